@@ -1,0 +1,58 @@
+"""lookalike: find the images that look like yours.
+
+The names below load on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lookalike import figures
+    from lookalike.encoders.catalog import load_encoder, open_encoder, save_encoder
+    from lookalike.errors import LookalikeError
+    from lookalike.evaluation import EvaluationOptions, evaluate
+    from lookalike.gallery import Gallery
+    from lookalike.sources import open_source
+    from lookalike.training.loop import TrainingOptions, train
+    from lookalike.types import Hit, Hits, Metric
+
+__all__ = [
+    "EvaluationOptions",
+    "Gallery",
+    "Hit",
+    "Hits",
+    "LookalikeError",
+    "Metric",
+    "TrainingOptions",
+    "__version__",
+    "evaluate",
+    "figures",
+    "load_encoder",
+    "open_encoder",
+    "open_source",
+    "save_encoder",
+    "train",
+]
+
+_HOMES = {
+    "lookalike.encoders.catalog": ("load_encoder", "open_encoder", "save_encoder"),
+    "lookalike.errors": ("LookalikeError",),
+    "lookalike.evaluation": ("EvaluationOptions", "evaluate"),
+    "lookalike.gallery": ("Gallery",),
+    "lookalike.sources": ("open_source",),
+    "lookalike.training.loop": ("TrainingOptions", "train"),
+    "lookalike.types": ("Hit", "Hits", "Metric"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "figures":
+        return importlib.import_module("lookalike.figures")
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'lookalike' has no attribute {name!r}")

@@ -1,0 +1,55 @@
+"""Settings from the environment; the only module that reads it.
+
+``LOOKALIKE_DATA``     where data sets are kept (default: the platform's cache folder)
+``LOOKALIKE_MIRROR``   base address asked for data sets instead of their public ones
+``LOOKALIKE_OFFLINE``  ``1``: never fetch anything
+``LOOKALIKE_THREADS``  threads for encoding and training (default: the cores this process may use)
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from lookalike.errors import SettingError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says, read once per call of :func:`settings`."""
+
+    data: Path
+    mirror: str | None
+    offline: bool
+    threads: int
+
+
+def settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingError: ``LOOKALIKE_THREADS`` is not a positive whole number.
+    """
+    data = os.environ.get("LOOKALIKE_DATA")
+    return Settings(
+        data=Path(data).expanduser() if data else Path(platformdirs.user_cache_dir("lookalike")),
+        mirror=os.environ.get("LOOKALIKE_MIRROR") or None,
+        offline=os.environ.get("LOOKALIKE_OFFLINE", "") not in ("", "0"),
+        threads=_threads(),
+    )
+
+
+def _threads() -> int:
+    raw = os.environ.get("LOOKALIKE_THREADS")
+    if not raw:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores()
+    if not raw.isdigit() or int(raw) < 1:
+        raise SettingError(f"LOOKALIKE_THREADS={raw!r}: expected a whole number of at least 1")
+    return int(raw)
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1

@@ -1,0 +1,84 @@
+"""The errors that lookalike raises, all below one root.
+
+    LookalikeError
+    ├── InputError               what was given cannot be used
+    │   ├── SourceError          a folder, IDX pair or data set cannot be read, or is empty
+    │   ├── ImageError           one image cannot be decoded, or the encoder cannot take it
+    │   ├── UnknownNameError     no such recipe, encoder or data set; the nearest is offered
+    │   └── SettingError         an option outside its range, or options that exclude each other
+    ├── ArtifactError            a folder on disk is not what it should be
+    │   ├── FormatVersionError   written by a newer lookalike
+    │   └── FingerprintError     vectors of one encoder offered to a gallery of another
+    ├── FetchError               no place that should have a data set gave it
+    ├── MissingDependencyError   an optional package is needed; how to install it is said
+    └── StorageError             a write failed (disk full, no permission); the old state is kept
+
+Each message names the input, says why it was refused, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class LookalikeError(Exception):
+    """Root of every error that lookalike raises on purpose."""
+
+
+class InputError(LookalikeError):
+    """What was given cannot be used."""
+
+
+class SourceError(InputError):
+    """A source of images cannot be read, or has none."""
+
+
+class ImageError(InputError):
+    """One image cannot be decoded, or the encoder cannot take it."""
+
+
+class UnknownNameError(InputError):
+    """A name that is in no catalogue."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
+
+
+class SettingError(InputError):
+    """An option outside its range, or options that exclude each other."""
+
+
+class ArtifactError(LookalikeError):
+    """A folder on disk is not what it should be."""
+
+
+class FormatVersionError(ArtifactError):
+    """A folder was written by a newer lookalike."""
+
+
+class FingerprintError(ArtifactError):
+    """Vectors of one encoder were offered to a gallery of another."""
+
+
+class FetchError(LookalikeError):
+    """No place that should have a data set gave it."""
+
+
+class MissingDependencyError(LookalikeError):
+    """An optional package is needed for this."""
+
+    def __init__(self, package: str, purpose: str, extra: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}: pip install 'lookalike[{extra}]'"
+        )
+
+
+class StorageError(LookalikeError):
+    """A write failed; what was there before is unchanged."""

@@ -1,0 +1,110 @@
+"""Named results and the arrays that cross boundaries, with their shapes checked once, on entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import InputError
+
+ImageArray = NDArray[np.uint8]
+"""``(H, W)`` grey or ``(H, W, 3)`` RGB, uint8, upright."""
+
+Embeddings = NDArray[np.float32]
+"""``(n, dim)`` float32, finite."""
+
+Metadata = Mapping[str, Any]
+"""What is known of an image, as JSON values; ``label`` is the one evaluation reads."""
+
+
+class Metric(StrEnum):
+    """How far apart two embeddings are; smaller is nearer.
+
+    ``l2`` is the Euclidean distance (not its square). ``cosine`` is 1 - cosine similarity, in
+    [0, 2]; a zero vector is at distance 1 from everything.
+    """
+
+    L2 = "l2"
+    COSINE = "cosine"
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One retrieved row. ``rank`` counts from 1; ``distance`` is in the metric's own units."""
+
+    rank: int
+    id: str
+    uri: str
+    distance: float
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Hits(Sequence[Hit]):
+    """The nearest rows to one query, nearest first; equal distances are ordered by id."""
+
+    query: str
+    metric: Metric
+    rows: tuple[Hit, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Hit, ...]: ...
+    def __getitem__(self, index: int | slice) -> Hit | tuple[Hit, ...]:
+        return self.rows[index]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON line of ``lookalike search --json``."""
+        return {"query": self.query, "hits": [asdict(hit) for hit in self.rows]}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a long job stands: ``done`` of ``total`` units (None: not known), and a remark."""
+
+    task: str
+    done: int
+    total: int | None
+    unit: str
+    note: str = ""
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def ignore_progress(_: Progress) -> None:
+    """Report to nobody."""
+
+
+def check_embeddings(values: object, *, dim: int | None = None, what: str) -> Embeddings:
+    """Return ``values`` as contiguous ``(n, dim)`` float32.
+
+    Raises:
+        InputError: not two-dimensional, of another ``dim``, or holding NaN or Inf; ``what`` names
+            the input in the message.
+    """
+    array = np.ascontiguousarray(values, dtype=np.float32)
+    if array.ndim != 2:
+        raise InputError(f"{what}: expected embeddings of shape (n, dim), got {array.shape}")
+    if dim is not None and array.shape[1] != dim:
+        raise InputError(f"{what}: expected {dim} dimensions, got {array.shape[1]}")
+    finite = np.isfinite(array).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise InputError(
+            f"{what}: row {row} holds NaN or Inf ({int((~finite).sum())} of {len(array)} rows do); "
+            "such vectors have no distance and are refused"
+        )
+    return array
