@@ -1,0 +1,115 @@
+"""Folders on disk: written whole or not at all, with a manifest that says what they are.
+
+A manifest is a JSON file that holds ``format`` and is written last, by an atomic rename, so that
+a folder without its manifest is unfinished and one with it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lookalike.errors import ArtifactError, FormatVersionError, StorageError
+
+FORMAT = 1
+"""Version of every manifest that is written. To raise it: add one here, teach the readers of
+:func:`read_manifest` the old layout, keep a folder of the old version under ``tests/data`` with a
+test that opens it, and say in CHANGELOG what changed."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds either all of it or what it held before.
+
+    Raises:
+        StorageError: the write failed (disk full, no permission); ``path`` is unchanged.
+    """
+    partial: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as f:
+            partial = Path(f.name)
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+    except OSError as error:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+        raise storage_error(path, error) from error
+
+
+def write_manifest(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a manifest: ``fields`` and the format version, as JSON."""
+    text = json.dumps({"format": FORMAT, **fields}, indent=2, ensure_ascii=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def read_manifest(path: Path, *, what: str) -> dict[str, Any]:
+    """Read a manifest of this or an older format version.
+
+    Args:
+        path: the JSON file.
+        what: what the folder should be, with its article ("a gallery"), for messages.
+
+    Raises:
+        ArtifactError: the folder or the manifest is missing or broken.
+        FormatVersionError: a newer lookalike wrote it.
+    """
+    folder = path.parent
+    try:
+        fields = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        state = f"has no {path.name}" if folder.is_dir() else "there is no such folder"
+        raise ArtifactError(f"{folder}: not {what} ({state})") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); {folder} is not {what}") from error
+    version = fields.get("format") if isinstance(fields, dict) else None
+    if not isinstance(version, int):
+        raise ArtifactError(f"{path}: has no format version; {folder} is not {what}")
+    if version > FORMAT:
+        raise FormatVersionError(
+            f"{folder}: written in format {version}, this lookalike reads up to {FORMAT}; "
+            "upgrade with: pip install --upgrade lookalike"
+        )
+    return dict(fields)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``path`` when the block ends well, else vanishes.
+
+    Raises:
+        ArtifactError: ``path`` exists and is not an empty folder.
+        StorageError: it could not be written.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ArtifactError(f"{path}: already exists; choose another name or remove it first")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        partial.replace(path)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """Say in one line that ``path`` could not be written and why."""
+    return StorageError(
+        f"{path}: cannot be written ({error.strerror or error}); what was there is unchanged"
+    )

