@@ -1,0 +1,146 @@
+"""What an encoder is, and how images are brought to the size and channels that it works on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import ImageError, InputError
+from lookalike.images import resized, with_channels
+from lookalike.types import Embeddings, ImageArray
+
+NATIVE_LIMIT = 64
+"""Images that all share one size of at most this many pixels a side are used as they are."""
+
+
+class Encoder(Protocol):
+    """Images in, embeddings out. An image alone gets the embedding it gets inside a batch.
+
+    ``normalised`` says whether embeddings have unit length; ``fingerprint`` is a SHA-256 over
+    weights and preprocessing, so that two encoders with the same one give the same embeddings.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name in the catalogue, or that of the recipe it was trained by."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        ...
+
+    @property
+    def normalised(self) -> bool:
+        """Whether every embedding has unit length (zero vectors excepted)."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of what it computes, as hexadecimal."""
+        ...
+
+    def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
+        """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8.
+
+        Raises:
+            ImageError: an image is not of a size that the encoder takes.
+        """
+        ...
+
+    def files(self) -> Mapping[str, bytes]:
+        """Return the files that, with :meth:`describe`, make it again."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return what ``encoder.json`` holds: kind, preprocessing, parameters, origin."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """Brings images to one size and number of channels.
+
+    Args:
+        height: rows, in pixels.
+        width: columns, in pixels.
+        channels: 1 (grey, ITU-R 601 luma) or 3 (RGB).
+        exact: refuse images of another size rather than stretch them to this one.
+    """
+
+    height: int
+    width: int
+    channels: int
+    exact: bool = False
+
+    @classmethod
+    def fitting(
+        cls, images: Sequence[ImageArray], *, size: int, least: int = 1, channels: int | None = None
+    ) -> Self:
+        """Choose for a sample of a collection.
+
+        Small images of one size keep it, unless that is below ``least`` pixels; others are
+        stretched to ``size`` x ``size``. Grey stays grey unless ``channels`` says otherwise.
+
+        Raises:
+            InputError: the sample is empty.
+        """
+        if len(images) == 0:
+            raise InputError("an encoder was to be fitted to no images at all")
+        shapes = {image.shape[:2] for image in images}
+        height, width = shapes.pop() if len(shapes) == 1 else (0, 0)
+        if not least <= min(height, width) <= max(height, width) <= NATIVE_LIMIT:
+            height = width = size
+        if channels is None:
+            channels = 3 if any(image.ndim == 3 for image in images) else 1
+        return cls(height, width, channels)
+
+    def apply(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return ``(n, height, width, channels)`` uint8.
+
+        Raises:
+            ImageError: ``exact`` is set and an image has another size.
+        """
+        if self._is_ready(images):
+            return np.asarray(images)[..., None]
+        out = np.empty((len(images), self.height, self.width, self.channels), np.uint8)
+        for row, image in zip(out, images, strict=True):
+            if self.exact and image.shape[:2] != (self.height, self.width):
+                raise ImageError(
+                    f"the image is {image.shape[1]}x{image.shape[0]} pixels; this encoder takes "
+                    f"{self.width}x{self.height} only, the size it was trained on: crop or scale "
+                    "the image to it, or index with an encoder that takes any size "
+                    "(lookalike encoders)"
+                )
+            row[:] = with_channels(resized(image, self.height, self.width), self.channels)
+        return out
+
+    def _is_ready(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> bool:
+        """Tell whether a stack of grey images needs nothing but a channel axis."""
+        size = (self.height, self.width)
+        return self.channels == 1 and isinstance(images, np.ndarray) and images.shape[1:] == size
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def fingerprint(description: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
+    """Hash a description (as canonical JSON) and files (by name) with SHA-256."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name in sorted(files):
+        digest.update(f"\0{name}\0{len(files[name])}\0".encode())
+        digest.update(files[name])
+    return digest.hexdigest()
+
+
+def unit_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale each row of ``(n, dim)`` to unit length; zero rows stay zero."""
+    norms = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.asarray(values / np.where(norms > 0, norms, 1), dtype=np.float32)

@@ -1,0 +1,179 @@
+"""Every encoder that has a name, and opening, saving and loading encoders.
+
+Third parties add theirs with an entry point in the group ``lookalike.encoders`` that names a
+:class:`Description`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lookalike.artifacts import new_folder, read_manifest, write_atomically, write_manifest
+from lookalike.encoders.base import Encoder, Preprocessing
+from lookalike.encoders.classic import ClassicEncoder, Histogram, Hog, Pca, Pixels
+from lookalike.errors import ArtifactError, SettingError, UnknownNameError
+from lookalike.types import ImageArray
+
+MANIFEST = "encoder.json"
+GROUP = "lookalike.encoders"
+SAMPLE = 5_000
+"""At most this many images of a collection are shown to :meth:`Description.fit`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An encoder that needs no training, as data.
+
+    ``fit(name, sample)`` makes it for a collection, of which it is shown a sample of images.
+    ``baseline`` encoders stand beside every evaluation.
+    """
+
+    name: str
+    summary: str
+    fit: Callable[[str, Sequence[ImageArray]], Encoder]
+    baseline: bool = False
+    licence: str = "Apache-2.0"
+
+
+def _pixels(name: str, sample: Sequence[ImageArray]) -> Encoder:
+    return Pixels(name, Preprocessing.fitting(sample, size=32))
+
+
+def _pca(name: str, sample: Sequence[ImageArray]) -> Encoder:
+    return Pca.fit(name, Preprocessing.fitting(sample, size=32), sample, dim=32)
+
+
+def _hog(name: str, sample: Sequence[ImageArray]) -> Encoder:
+    return Hog(name, Preprocessing.fitting(sample, size=64, least=24))
+
+
+def _histogram(
+    codes: str, levels: tuple[int, ...]
+) -> Callable[[str, Sequence[ImageArray]], Encoder]:
+    channels = {"hsv": 3, "lbp": 1}[codes]
+
+    def fit(name: str, sample: Sequence[ImageArray]) -> Encoder:
+        preprocessing = Preprocessing.fitting(sample, size=128, channels=channels)
+        return Histogram(name, preprocessing, codes, levels)
+
+    return fit
+
+
+def _untrained(name: str, sample: Sequence[ImageArray]) -> Encoder:
+    from lookalike.encoders.onnx import NetworkEncoder
+
+    del sample
+    model = importlib.resources.files("lookalike.encoders").joinpath("untrained.onnx").read_bytes()
+    return NetworkEncoder(name, model, Preprocessing(28, 28, 1))
+
+
+_BUILT_IN = (
+    Description("pixels", "the pixels themselves (32x32 where sizes differ)", _pixels, True),
+    Description("pca", "32 principal components of the pixels", _pca, True),
+    Description("hog", "gradient histograms, 9 bins, 8x8 cells at stride 4", _hog, True),
+    Description("colour", "HSV histogram, 8x4x4", _histogram("hsv", (1,))),
+    Description("colour-pyramid", "HSV histograms of 1, 4, 16 parts", _histogram("hsv", (1, 2, 4))),
+    Description("texture", "uniform local binary patterns", _histogram("lbp", (1,))),
+    Description("texture-pyramid", "patterns of 1, 4, 16 parts", _histogram("lbp", (1, 2, 4))),
+    Description("untrained", "report-conv before any training, 28x28 grey", _untrained, True),
+)
+
+_KINDS: Mapping[str, type[ClassicEncoder]] = {c.kind: c for c in (Pixels, Pca, Hog, Histogram)}
+
+
+def catalog() -> Mapping[str, Description]:
+    """Return every described encoder by name, third parties' included.
+
+    Raises:
+        SettingError: two descriptions share a name.
+    """
+    found: dict[str, Description] = {}
+    others = [entry.load() for entry in importlib.metadata.entry_points(group=GROUP)]
+    for description in (*_BUILT_IN, *others):
+        if description.name in found:
+            raise SettingError(
+                f"two encoders are called {description.name!r}; uninstall one of the packages "
+                f"that add to {GROUP}"
+            )
+        found[description.name] = description
+    return found
+
+
+def open_encoder(name: str, sample: Sequence[ImageArray]) -> Encoder:
+    """Make the encoder of that name for a collection.
+
+    Args:
+        name: a name in the catalogue.
+        sample: images of the collection, from which sizes and projections are learnt.
+
+    Raises:
+        UnknownNameError: no such encoder; the nearest is offered.
+        InputError: the sample is too small.
+    """
+    known = catalog()
+    if name not in known:
+        raise UnknownNameError("encoder", name, known)
+    return known[name].fit(name, sample)
+
+
+def save_encoder(encoder: Encoder, folder: Path) -> None:
+    """Write an encoder as a new folder: its files first, ``encoder.json`` last.
+
+    Raises:
+        ArtifactError: the folder exists and is not empty.
+        StorageError: it could not be written.
+    """
+    with new_folder(folder) as partial:
+        write_encoder(encoder, partial)
+
+
+def write_encoder(encoder: Encoder, folder: Path) -> None:
+    """Write an encoder's files into a folder that is there, ``encoder.json`` last."""
+    for name, data in encoder.files().items():
+        write_atomically(folder / name, data)
+    facts = {"dim": encoder.dim, "normalised": encoder.normalised}
+    fields = {**encoder.describe(), **facts, "files": sorted(encoder.files())}
+    write_manifest(folder / MANIFEST, {**fields, "fingerprint": encoder.fingerprint})
+
+
+def load_encoder(folder: Path) -> Encoder:
+    """Open an encoder folder.
+
+    Raises:
+        ArtifactError: not an encoder folder, weights missing, broken or changed.
+        FormatVersionError: a newer lookalike wrote it.
+    """
+    description = read_manifest(folder / MANIFEST, what="an encoder")
+    try:
+        files = {name: (folder / name).read_bytes() for name in description["files"]}
+        encoder = _restore(description, files)
+        expected = description["fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{folder / MANIFEST}: misses or misstates {error}") from error
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder}: its file {Path(error.filename).name} cannot be read ({error.strerror}); "
+            "train or copy the encoder again"
+        ) from error
+    if encoder.fingerprint != expected:
+        raise ArtifactError(
+            f"{folder}: its files are not those it was saved with (fingerprint "
+            f"{encoder.fingerprint[:12]}, expected {expected[:12]}); train or copy it again"
+        )
+    return encoder
+
+
+def _restore(description: Mapping[str, Any], files: Mapping[str, bytes]) -> Encoder:
+    kind = description["kind"]
+    if kind in _KINDS:
+        return _KINDS[kind].restore(description, files)
+    from lookalike.encoders.onnx import NetworkEncoder
+
+    if kind != NetworkEncoder.kind:
+        raise UnknownNameError("kind of encoder", kind, [*_KINDS, NetworkEncoder.kind])
+    return NetworkEncoder.restore(description, files)

@@ -1,0 +1,143 @@
+"""A trained or exported network, run by ONNX Runtime; torch is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from lookalike.config import settings
+from lookalike.encoders.base import Preprocessing, fingerprint
+from lookalike.errors import ArtifactError, InputError
+from lookalike.types import Embeddings, ImageArray
+
+MODEL = "model.onnx"
+DECODER = "decoder.onnx"
+BATCH = 256
+
+
+class Network:
+    """An ONNX model whose first input is ``(n, channels, height, width)`` float32 in [0, 1].
+
+    The batch dimension is free. Its first output has n rows; each is flattened.
+    """
+
+    def __init__(self, model: bytes, *, name: str) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = settings().threads
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise ArtifactError(f"{name}: not a model that ONNX Runtime reads ({error})") from error
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the model; return ``(n, ...)`` float32."""
+        return np.asarray(self._session.run(None, {self._input: values})[0], dtype=np.float32)
+
+
+class NetworkEncoder:
+    """A network as an encoder: preprocessing, scaling to [0, 1], then the ONNX model.
+
+    ``origin`` says where it comes from (recipe, seed, data, versions) and is no part of the
+    fingerprint. ``extra`` files (a decoder, torch weights) are kept beside the model.
+    """
+
+    kind = "network"
+
+    def __init__(
+        self,
+        name: str,
+        model: bytes,
+        preprocessing: Preprocessing,
+        *,
+        normalised: bool = False,
+        origin: Mapping[str, Any] | None = None,
+        extra: Mapping[str, bytes] | None = None,
+    ) -> None:
+        self.name = name
+        self.preprocessing = preprocessing
+        self.normalised = normalised
+        self.origin = dict(origin or {})
+        self._model = model
+        self._extra = dict(extra or {})
+        self._run = Network(model, name=f"encoder {name!r}")
+
+    @cached_property
+    def dim(self) -> int:
+        """Length of an embedding, found by encoding a black image."""
+        p = self.preprocessing
+        return int(self._run(np.zeros((1, p.channels, p.height, p.width), np.float32)).size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of what it computes: preprocessing and model, not its name or origin."""
+        fields = {"kind": self.kind, "preprocessing": self.preprocessing.as_dict()}
+        return fingerprint(fields, {MODEL: self._model})
+
+    def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
+        """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8.
+
+        Raises:
+            ImageError: an image has another size than the network was trained on.
+        """
+        out = np.empty((len(images), self.dim), np.float32)
+        for start in range(0, len(images), BATCH):
+            values = self.prepare(images[start : start + BATCH])
+            out[start : start + BATCH] = self._run(values).reshape(len(values), -1)
+        return out
+
+    def prepare(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the network's input, ``(n, channels, height, width)`` float32 in [0, 1]."""
+        pixels = self.preprocessing.apply(images).transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(pixels, dtype=np.float32) / np.float32(255)
+
+    def reconstruct(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
+        """Return what the decoder makes of the images' embeddings, as its network shapes them.
+
+        Raises:
+            InputError: the encoder has no decoder.
+        """
+        if DECODER not in self._extra:
+            raise InputError(f"encoder {self.name!r} has no decoder: it does not reconstruct")
+        decode = Network(self._extra[DECODER], name=f"decoder of {self.name!r}")
+        return decode(self._run(self.prepare(images)))
+
+    def files(self) -> Mapping[str, bytes]:
+        """Return the model and the files kept beside it."""
+        return {MODEL: self._model, **self._extra}
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return kind, name, preprocessing and origin."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "normalised": self.normalised,
+            "preprocessing": self.preprocessing.as_dict(),
+            "origin": self.origin,
+        }
+
+    @classmethod
+    def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
+        """Make it again from :meth:`describe` and :meth:`files`.
+
+        Raises:
+            ArtifactError: the model is missing or broken.
+        """
+        if MODEL not in files:
+            raise ArtifactError(f"encoder {description['name']!r}: its weights {MODEL} are gone")
+        return cls(
+            description["name"],
+            files[MODEL],
+            Preprocessing(**description["preprocessing"]),
+            normalised=description["normalised"],
+            origin=description["origin"],
+            extra={name: data for name, data in files.items() if name != MODEL},
+        )

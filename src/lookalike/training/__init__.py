@@ -1,0 +1,1 @@
+"""Label-free training; the only part that needs torch."""

@@ -1,0 +1,93 @@
+"""Recipes by name: network, objective and schedule, as frozen data. torch is not loaded here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from lookalike.errors import UnknownNameError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How an encoder is trained.
+
+    Args:
+        name: what ``--recipe`` takes.
+        summary: one line for people.
+        network: a key of :data:`lookalike.training.loop.NETWORKS`.
+        layers: the network in words, one line a layer: name, output shape, weights.
+        batch: images a step.
+        learning_rate: Adam's, constant.
+        epochs: passes over the images unless ``--epochs`` says otherwise.
+        size: images are brought to this many pixels a side, grey.
+    """
+
+    name: str
+    summary: str
+    network: str
+    layers: tuple[tuple[str, str, int], ...]
+    batch: int = 20
+    learning_rate: float = 0.01
+    epochs: int = 1
+    size: int = 28
+
+
+_LINEAR_LAYERS = (
+    ("input", "1 x 28 x 28", 0),
+    ("linear, ReLU = the code", "32", 25_120),
+    ("linear, sigmoid", "1 x 28 x 28", 25_872),
+)
+
+
+def _conv_layers(norm: str, extra: tuple[int, int]) -> tuple[tuple[str, str, int], ...]:
+    return (
+        ("input", "1 x 28 x 28", 0),
+        (f"conv 3x3{norm}, ReLU, max-pool 2", "16 x 14 x 14", 160 + extra[0]),
+        (f"conv 3x3{norm}, ReLU, max-pool 2 = the code", "4 x 7 x 7", 580 + extra[1]),
+        ("transposed conv 2x2, ReLU", "16 x 14 x 14", 272),
+        ("transposed conv 2x2, sigmoid", "1 x 28 x 28", 65),
+    )
+
+
+_LINEAR = Recipe(
+    "report-linear", "the report's 784-32-784 linear autoencoder", "linear", _LINEAR_LAYERS
+)
+_CONV = Recipe(
+    "report-conv",
+    "the report's convolutional autoencoder, code 4x7x7 = 196",
+    "conv",
+    _conv_layers("", (0, 0)),
+)
+_CONV_BN = Recipe(
+    "report-conv-bn",
+    "the same with batch norm after each encoder convolution",
+    "conv-bn",
+    _conv_layers(", batch norm", (32, 8)),
+)
+
+
+def _fast(recipe: Recipe) -> Recipe:
+    return replace(
+        recipe,
+        name=recipe.name.replace("report", "fast"),
+        summary=f"{recipe.name} in batches of 128: its code, sooner",
+        batch=128,
+    )
+
+
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (_LINEAR, _CONV, _CONV_BN, _fast(_LINEAR), _fast(_CONV), _fast(_CONV_BN))
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return the recipe of that name.
+
+    Raises:
+        UnknownNameError: there is none; the nearest is offered.
+    """
+    if name not in RECIPES:
+        raise UnknownNameError("recipe", name, RECIPES)
+    return RECIPES[name]

@@ -1,0 +1,25 @@
+"""The untrained network that ships as ``encoders/untrained.onnx``: report-conv's first weights.
+
+``python -m lookalike.training.untrained`` writes it anew; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import lookalike.encoders
+from lookalike.training.export import to_onnx
+from lookalike.training.networks import convolutional
+
+
+def untrained_model() -> bytes:
+    """Return the encoder of report-conv as it is before training with seed 0, as ONNX."""
+    torch.manual_seed(0)
+    return to_onnx(convolutional(batch_norm=False).encoder, torch.zeros(2, 1, 28, 28))
+
+
+if __name__ == "__main__":
+    target = Path(lookalike.encoders.__file__).with_name("untrained.onnx")
+    target.write_bytes(untrained_model())
