@@ -1,0 +1,207 @@
+"""Read, decode, encode, upsert: items of a source into a store, in batches committed as they come.
+
+Killed at any point and run again, it redoes at most one batch: items whose content the store
+already has are read but neither decoded nor encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain, islice
+
+import numpy as np
+
+from lookalike.config import settings
+from lookalike.encoders.base import Encoder
+from lookalike.encoders.catalog import SAMPLE
+from lookalike.errors import ImageError, SourceError
+from lookalike.images import content_hash, decode
+from lookalike.sources import Item, Source
+from lookalike.stores.base import Rows, VectorStore
+from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
+
+BATCH_IMAGES = 4096
+BATCH_BYTES = 128 << 20
+"""A batch ends at this many images or, all but its last piece, this many bytes of pixels."""
+
+_PIECE = 64
+"""Images a thread reads at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An image that could not be indexed, and why."""
+
+    uri: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of every item, by id, and the images that failed."""
+
+    added: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    item: Item
+    content_hash: str = ""
+    image: ImageArray | None = None
+    reason: str = ""
+
+
+def ingest(
+    source: Source,
+    encoder: Encoder,
+    store: VectorStore,
+    known: Mapping[str, str],
+    on_progress: ProgressCallback = ignore_progress,
+) -> Outcome:
+    """Bring a store up to date with a source; nothing is deleted.
+
+    Args:
+        source: the items.
+        encoder: whose embeddings the store holds.
+        store: written to, one commit a batch.
+        known: id to content hash of the source's rows that the store has.
+        on_progress: told after every batch.
+    """
+    outcome = Outcome()
+    done = 0
+    on_progress(Progress("index", done, len(source), "images"))
+    for batch in _batches(source, known):
+        _store(batch, encoder, store, known, outcome)
+        done += len(batch)
+        note = f"{len(outcome.failed)} failed" if outcome.failed else ""
+        on_progress(Progress("index", done, len(source), "images", note))
+    return outcome
+
+
+def sample_images(source: Source) -> list[ImageArray]:
+    """Return at most 5,000 images, evenly spread over a source, for an encoder to be fitted to.
+
+    Images that cannot be decoded are left out.
+
+    Raises:
+        SourceError: none can be decoded; the first one's reason is given.
+    """
+    images, reason = [], ""
+    for index in range(0, len(source), max(1, -(-len(source) // SAMPLE))):
+        read = _read(source[index], None)
+        if read.image is not None:
+            images.append(read.image)
+        reason = reason or f"{read.item.uri}: {read.reason}"
+    if not images:
+        raise SourceError(f"{source.spec}: not one image can be read; the first, {reason}")
+    return images
+
+
+def first_image(source: Source, encoder: Encoder) -> None:
+    """See that an encoder takes the first image of a source that can be decoded.
+
+    Raises:
+        SourceError: none can be decoded.
+        ImageError: the encoder refuses it; the image is named.
+    """
+    reason = ""
+    for item in source:
+        read = _read(item, None)
+        if read.image is None:
+            reason = reason or f"{item.uri}: {read.reason}"
+            continue
+        try:
+            encoder.encode([read.image])
+        except ImageError as error:
+            raise ImageError(f"{item.uri}: {error}") from error
+        return
+    raise SourceError(f"{source.spec}: not one image can be read; the first, {reason}")
+
+
+def _batches(source: Source, known: Mapping[str, str]) -> Iterator[list[_Read]]:
+    """Yield batches of read items, in the source's order; threads read ahead of the encoder."""
+    threads = settings().threads
+    items = iter(source)
+    pieces = iter(lambda: list(islice(items, _PIECE)), [])
+    with ThreadPoolExecutor(threads, thread_name_prefix="lookalike-read") as pool:
+        ahead: list[Future[list[_Read]]] = []
+        batch: list[_Read] = []
+        size = 0
+        for piece in chain(pieces, [None] * 2 * threads):
+            if piece is not None:
+                ahead.append(pool.submit(_read_all, piece, known))
+            if not ahead or (piece is not None and len(ahead) <= 2 * threads):
+                continue
+            batch += (reads := ahead.pop(0).result())
+            size += sum(read.image.nbytes for read in reads if read.image is not None)
+            if len(batch) >= BATCH_IMAGES or size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+
+def _read_all(items: Sequence[Item], known: Mapping[str, str]) -> list[_Read]:
+    return [_read(item, known.get(item.id)) for item in items]
+
+
+def _read(item: Item, known: str | None) -> _Read:
+    try:
+        data = item.read()
+        found = content_hash(data)
+        if found == known:
+            return _Read(item, found)
+        return _Read(item, found, decode(data, name=item.uri))
+    except ImageError as error:
+        return _Read(item, reason=str(error).removeprefix(f"{item.uri}: "))
+    except OSError as error:
+        return _Read(item, reason=f"cannot be read ({error.strerror or error})")
+
+
+def _store(
+    batch: Sequence[_Read],
+    encoder: Encoder,
+    store: VectorStore,
+    known: Mapping[str, str],
+    outcome: Outcome,
+) -> None:
+    outcome.failed += [Failure(read.item.uri, read.reason) for read in batch if read.reason]
+    outcome.unchanged += [r.item.id for r in batch if r.image is None and not r.reason]
+    kept, embeddings = _encode([r for r in batch if r.image is not None], encoder, outcome)
+    if kept:
+        store.upsert(
+            Rows(
+                ids=[read.item.id for read in kept],
+                uris=[read.item.uri for read in kept],
+                embeddings=embeddings,
+                metadata=[read.item.metadata for read in kept],
+                hashes=[read.content_hash for read in kept],
+            )
+        )
+    for read in kept:
+        (outcome.updated if read.item.id in known else outcome.added).append(read.item.id)
+        outcome.hashes[read.item.id] = read.content_hash
+
+
+def _encode(
+    reads: Sequence[_Read], encoder: Encoder, outcome: Outcome
+) -> tuple[list[_Read], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    """Encode a batch; where an image is refused, one by one, so that only it fails."""
+    images = [read.image for read in reads if read.image is not None]
+    try:
+        return list(reads), encoder.encode(images)
+    except ImageError:
+        kept, rows = [], []
+        for read, image in zip(reads, images, strict=True):
+            try:
+                rows.append(encoder.encode([image])[0])
+                kept.append(read)
+            except ImageError as error:
+                outcome.failed.append(Failure(read.item.uri, str(error)))
+        return kept, np.array(rows, np.float32).reshape(-1, encoder.dim)

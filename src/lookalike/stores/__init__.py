@@ -1,0 +1,1 @@
+"""Vector stores: rows with an embedding and metadata; they know nothing of images."""

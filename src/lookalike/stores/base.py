@@ -1,0 +1,130 @@
+"""What a vector store is. One contract suite, ``tests/contract``, runs over every store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lookalike.errors import InputError, SettingError
+from lookalike.types import Embeddings, Hit, Metadata, Metric, check_embeddings
+
+MAX_N = 16_384
+"""More hits than this for one query are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows as columns of one length: what goes into a store and comes out of it.
+
+    ``embeddings`` is ``(n, dim)`` float32, finite; ``hashes`` are of the images' contents;
+    ``metadata`` holds JSON values.
+    """
+
+    ids: Sequence[str]
+    uris: Sequence[str]
+    embeddings: Embeddings
+    metadata: Sequence[Metadata]
+    hashes: Sequence[str]
+
+    def __post_init__(self) -> None:
+        lengths = {
+            len(column)
+            for column in (self.ids, self.uris, self.embeddings, self.metadata, self.hashes)
+        }
+        if len(lengths) != 1:
+            raise InputError(f"rows need columns of one length, got lengths {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row without its embedding."""
+
+    id: str
+    uri: str
+    metadata: Metadata
+    content_hash: str
+
+
+class VectorStore(Protocol):
+    """Rows keyed by id. Search is exact; equal distances are ordered by id.
+
+    NaN and Inf are refused in rows and queries. A zero vector has cosine distance 1 to every
+    vector, itself included, and is never left out.
+    """
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        ...
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    def upsert(self, rows: Rows) -> None:
+        """Insert rows, or replace those whose id is there; all of them or, on error, none.
+
+        Raises:
+            InputError: embeddings of another length, not finite, or an id twice.
+            StorageError: they could not be written.
+        """
+        ...
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete rows by id and return how many there were."""
+        ...
+
+    def search(self, queries: Embeddings, n: int, metric: Metric) -> list[list[Hit]]:
+        """Return the ``n`` nearest rows (fewer if there are fewer) to each query, nearest first.
+
+        Args:
+            queries: ``(q, dim)`` float32.
+            n: at least 1, at most 16,384.
+            metric: ``l2`` or ``cosine``.
+
+        Raises:
+            InputError: queries of another length, or not finite.
+            SettingError: ``n`` out of range.
+        """
+        ...
+
+    def records(self) -> Iterator[Record]:
+        """Iterate over all rows, without embeddings, in order of id."""
+        ...
+
+    def get(self, ids: Sequence[str]) -> Rows:
+        """Return the rows of these ids, in this order.
+
+        Raises:
+            InputError: an id is not there.
+        """
+        ...
+
+
+def check_rows(rows: Rows, dim: int) -> Embeddings:
+    """Return the embeddings of rows that may be stored.
+
+    Raises:
+        InputError: see :meth:`VectorStore.upsert`.
+    """
+    if len(set(rows.ids)) != len(rows):
+        seen: set[str] = set()
+        twice = next(i for i in rows.ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+        raise InputError(f"the id {twice!r} comes twice in one batch of rows")
+    return check_embeddings(rows.embeddings, dim=dim, what="rows to store")
+
+
+def check_queries(queries: Embeddings, n: int, dim: int) -> Embeddings:
+    """Return queries that may be searched for.
+
+    Raises:
+        InputError: see :meth:`VectorStore.search`.
+        SettingError: ``n`` out of range.
+    """
+    if not 1 <= n <= MAX_N:
+        raise SettingError(f"n = {n}: must be from 1 to {MAX_N:,}")
+    return check_embeddings(queries, dim=dim, what="queries")

@@ -1,0 +1,83 @@
+"""A store in memory: exact, for small and passing galleries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import InputError
+from lookalike.stores.base import Record, Rows, check_queries, check_rows
+from lookalike.stores.exact import ExactIndex
+from lookalike.types import Embeddings, Hit, Metric
+
+
+class MemoryStore:
+    """Rows in a dictionary; the matrix that is searched is laid out on the first search."""
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+        self._rows: dict[str, tuple[Record, NDArray[np.float32]]] = {}
+        self._index: tuple[list[Record], ExactIndex] | None = None
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self._dim
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        return len(self._rows)
+
+    def upsert(self, rows: Rows) -> None:
+        """Insert or replace rows by id."""
+        embeddings = check_rows(rows, self.dim)
+        columns = zip(rows.ids, rows.uris, rows.metadata, rows.hashes, strict=True)
+        for fields, embedding in zip(columns, embeddings, strict=True):
+            self._rows[fields[0]] = Record(*fields), embedding.copy()
+        self._index = None
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete rows by id and return how many there were."""
+        gone = [self._rows.pop(key) for key in set(ids) if key in self._rows]
+        self._index = None
+        return len(gone)
+
+    def search(self, queries: Embeddings, n: int, metric: Metric) -> list[list[Hit]]:
+        """Return the ``n`` nearest rows to each query."""
+        queries = check_queries(queries, n, self.dim)
+        records, index = self._index or self._build()
+        found = index.search(queries, n, metric)
+        return [
+            [
+                Hit(rank, records[row].id, records[row].uri, float(distance), records[row].metadata)
+                for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
+            ]
+            for rows, distances in zip(found.rows, found.distances, strict=True)
+        ]
+
+    def records(self) -> Iterator[Record]:
+        """Iterate over all rows in order of id."""
+        return (self._rows[key][0] for key in sorted(self._rows))
+
+    def get(self, ids: Sequence[str]) -> Rows:
+        """Return the rows of these ids."""
+        missing = [key for key in ids if key not in self._rows]
+        if missing:
+            raise InputError(f"there is no row with the id {missing[0]!r}")
+        records = [self._rows[key][0] for key in ids]
+        embeddings = [self._rows[key][1] for key in ids]
+        return Rows(
+            ids=list(ids),
+            uris=[record.uri for record in records],
+            embeddings=np.stack(embeddings) if ids else np.empty((0, self.dim), np.float32),
+            metadata=[record.metadata for record in records],
+            hashes=[record.content_hash for record in records],
+        )
+
+    def _build(self) -> tuple[list[Record], ExactIndex]:
+        kept = [self._rows[key] for key in sorted(self._rows)]
+        matrix = np.stack([embedding for _, embedding in kept]) if kept else np.empty((0, self.dim))
+        self._index = [record for record, _ in kept], ExactIndex(matrix.astype(np.float32))
+        return self._index
