@@ -1,0 +1,48 @@
+"""The command line: one module a verb, each loading what it needs only when it runs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from lookalike.cli import catalogues, demo, evaluate, index, info, search, train
+from lookalike.errors import LookalikeError
+
+app = typer.Typer(
+    name="lookalike",
+    help="Find the images that look like yours.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (demo, train, index, search, evaluate, info):
+    app.command(verb.__name__.rpartition(".")[2])(verb.command)
+app.command("encoders")(catalogues.encoders)
+app.command("recipes")(catalogues.recipes)
+app.command("datasets")(catalogues.datasets)
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on stderr."),
+) -> None:
+    if version:
+        from lookalike import __version__
+
+        print(__version__)
+        raise typer.Exit
+    if verbose:
+        import logging
+
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        app()
+    except LookalikeError as error:
+        print(f"lookalike: error: {error}", file=sys.stderr)
+        sys.exit(2)

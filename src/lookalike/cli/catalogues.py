@@ -1,0 +1,59 @@
+"""lookalike encoders, recipes, datasets: what has a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import typer
+
+from lookalike.cli import screen
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+
+
+def encoders(as_json: AsJson = False) -> None:
+    """List the encoders that need no training."""
+    from lookalike.encoders.catalog import catalog
+
+    rows = [
+        {"name": d.name, "summary": d.summary, "baseline": d.baseline, "licence": d.licence}
+        for d in catalog().values()
+    ]
+    _list(rows, as_json)
+
+
+def recipes(as_json: AsJson = False) -> None:
+    """List the recipes that lookalike train knows."""
+    from lookalike.training.recipes import RECIPES
+
+    rows = [
+        {
+            "name": r.name,
+            "summary": r.summary,
+            "weights": sum(weights for _, _, weights in r.layers),
+            "batch": r.batch,
+            "learning_rate": r.learning_rate,
+            "epochs": r.epochs,
+        }
+        for r in RECIPES.values()
+    ]
+    _list(rows, as_json)
+
+
+def datasets(as_json: AsJson = False) -> None:
+    """List the public data sets that dataset:NAME/SPLIT opens."""
+    from lookalike.datasets import DATASETS
+
+    rows = [
+        {"name": d.name, "splits": ", ".join(d.splits), "summary": d.summary, "licence": d.licence}
+        for d in DATASETS.values()
+    ]
+    _list(rows, as_json)
+
+
+def _list(rows: Sequence[Mapping[str, object]], as_json: bool) -> None:
+    if as_json:
+        screen.print_json(rows)
+    else:
+        screen.print_table(list(rows[0]), [[str(v) for v in row.values()] for row in rows])

@@ -1,0 +1,151 @@
+"""What the verbs share: results on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lookalike.types import Progress, ProgressCallback
+
+if TYPE_CHECKING:
+    from lookalike.evaluation import Evaluation
+    from lookalike.metrics import Estimate
+
+_PLAIN_EVERY_S = 10.0
+
+
+def note(text: str) -> None:
+    """Print a remark to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any, *, one_line: bool = False) -> None:
+    """Print a JSON document, or one line of a stream of them, to stdout."""
+    print(json.dumps(value, ensure_ascii=False, indent=None if one_line else 2), flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
+    """Print a table to stdout; columns whose every cell is a number are set to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for i, name in enumerate(columns):
+        numeric = all(row[i][:1] in "0123456789.-+" for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, highlight=False, markup=False).print(table)
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """Print the table of scores and what it says."""
+    from lookalike.evaluation import ranking, verdict
+
+    rows = [
+        (
+            f"{name} *" if scores is found.scores else name,
+            _estimate(scores.precision),
+            _estimate(scores.map),
+            f"{scores.recall.value:.5f}",
+            f"{scores.first.precision:.4f}",
+        )
+        for name, scores in ranking(found)
+    ]
+    columns = ("encoder", f"precision@{found.n}", f"mAP@{found.n}", f"recall@{found.n}")
+    first = f"first {found.scores.first.queries}"
+    title = (
+        f"{len(found.examples):,} queries from {found.queries}, {found.rows:,} rows, "
+        f"{found.scores.metric.value}"
+    )
+    print_table((*columns, first), rows, title=title)
+    print(f"* {verdict(found)}")
+    print(f"one query: p50 {found.latency.p50:.2f} ms, p95 {found.latency.p95:.2f} ms")
+
+
+def _estimate(e: Estimate) -> str:
+    return f"{e.value:.4f} [{e.interval.low:.4f}, {e.interval.high:.4f}]"
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[ProgressCallback]:
+    """Show each task's progress, rate and remaining time on stderr while the block runs."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    with Bars(
+        TextColumn("{task.description:24}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    ) as bars:
+        ids: dict[str, Any] = {}
+        rates = _Rates()
+
+        def show(p: Progress) -> None:
+            if rates.note(p) or p.task not in ids:
+                ids[p.task] = bars.add_task(p.task, total=p.total, rate="", note="")
+            rate = rates.text(p)
+            bars.update(ids[p.task], completed=p.done, total=p.total, rate=rate, note=p.note)
+
+        yield show
+
+
+class _Rates:
+    """When each task started, and so how fast it goes; a task that begins again starts anew."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, tuple[float, int]] = {}
+        self._last: dict[str, int] = {}
+
+    def note(self, p: Progress) -> bool:
+        """Take note of where a task stands; tell whether it begins again."""
+        again = p.done < self._last.get(p.task, 0)
+        if again or p.task not in self._started:
+            self._started[p.task] = time.monotonic(), p.done
+        self._last[p.task] = p.done
+        return again
+
+    def per_second(self, p: Progress) -> float:
+        start, first = self._started[p.task]
+        seconds = time.monotonic() - start
+        return (p.done - first) / seconds if seconds > 0.2 else 0.0
+
+    def text(self, p: Progress) -> str:
+        rate = self.per_second(p)
+        return f"{rate:,.0f} {p.unit}/s" if rate else ""
+
+
+class _Lines:
+    """Progress where stderr is a file: a line at each task's end and now and then before."""
+
+    def __init__(self) -> None:
+        self._rates = _Rates()
+        self._said = time.monotonic()
+
+    def __call__(self, p: Progress) -> None:
+        self._rates.note(p)
+        now = time.monotonic()
+        if p.done != p.total and now - self._said < _PLAIN_EVERY_S:
+            return
+        self._said = now
+        count = f"{p.done:,}" if p.total is None else f"{p.done:,} of {p.total:,}"
+        rate = self._rates.per_second(p)
+        left = f"{(p.total - p.done) / rate:.0f} s left" if rate and p.total else ""
+        said = [f"{p.task}: {count} {p.unit}", self._rates.text(p), left, p.note]
+        note("  ".join(part for part in said if part))

@@ -1,0 +1,74 @@
+"""lookalike search: what looks like this."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lookalike.cli import screen
+
+
+def command(
+    gallery: Annotated[Path, typer.Argument(help="The gallery folder.")],
+    queries: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[QUERY]...", help="Image files, or dataset:NAME/SPLIT#INDEX."),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="How many hits for each query.")] = 7,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Ask with a row of the gallery, by its id.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="cosine or l2; the gallery's own unless given.")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Also draw the queries and their hits, as a PNG.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a query.")] = False,
+) -> None:
+    """Find the images that look most like each query, nearest first."""
+    from lookalike.errors import InputError, LookalikeError, SettingError
+    from lookalike.gallery import Gallery
+    from lookalike.sources import DATASET_PREFIX, open_items
+    from lookalike.types import Metric
+
+    if metric is not None and metric not in list(Metric):
+        raise SettingError(f"--metric {metric}: must be {' or '.join(Metric)}")
+    if not queries and not ids:
+        raise InputError("nothing to search for: give image files, or --id with a row's id")
+    opened = Gallery.open(gallery)
+    found = []
+    failed: list[LookalikeError] = []
+    for query in queries or []:
+        try:
+            asked = open_items([query])[0] if query.startswith(DATASET_PREFIX) else query
+            found.append(opened.search(asked, n=n, metric=metric))
+        except InputError as error:
+            failed.append(error)
+    found += [opened.search(id=row_id, n=n, metric=metric) for row_id in ids or []]
+    if failed and not found:
+        raise failed[0]
+    for hits in found:
+        if as_json:
+            screen.print_json(hits.as_dict(), one_line=True)
+            continue
+        rows = [
+            (str(hit.rank), f"{hit.distance:.4f}", str(hit.metadata.get("label", "")), hit.id)
+            for hit in hits
+        ]
+        screen.print_table(
+            ("rank", hits.metric.value, "label", "id"),
+            rows,
+            title=f"{hits.query}: {len(hits)} hits",
+        )
+    if image is not None:
+        from lookalike import figures
+
+        figures.save(figures.hits_grid(found), image)
+        screen.note(f"drawn: {image}")
+    for failure in failed:
+        screen.note(f"failed: {failure}")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,67 @@
+"""lookalike train: an encoder from images, without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lookalike.cli import screen
+
+
+def command(
+    source: Annotated[
+        str, typer.Argument(help="A folder, an IDX file, or dataset:NAME/SPLIT, perhaps [:5000].")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The encoder folder to make.")],
+    recipe: Annotated[
+        str, typer.Option(help="How to train; lists: lookalike recipes.")
+    ] = "report-conv-bn",
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the images; the recipe's own unless given.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="End after this much training time, whole epochs or not.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the first weights and the images' order.")] = 0,
+    device: Annotated[str, typer.Option(help="Where to train, in torch's words.")] = "cpu",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Train an encoder from images, without labels.
+
+    Ctrl-C leaves a checkpoint; --resume goes on from it. More --epochs with --resume trains a
+    finished encoder further.
+    """
+    from lookalike.errors import MissingDependencyError
+
+    try:
+        from lookalike.training.loop import TrainingOptions, train
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(error.name or "torch", "training", "train") from error
+
+    options = TrainingOptions(epochs, minutes, seed, device, resume)
+    try:
+        with screen.progress() as on_progress:
+            encoder = train(
+                source, recipe=recipe, out=out, options=options, on_progress=on_progress
+            )
+    except KeyboardInterrupt:
+        screen.note(f"interrupted; go on with the same command and --resume (in {out})")
+        raise typer.Exit(130) from None
+    origin = encoder.origin
+    loss = origin["history"][-1]["loss"] if origin["history"] else None
+    if as_json:
+        facts = {"encoder": encoder.name, "dim": encoder.dim, "fingerprint": encoder.fingerprint}
+        training = {key: origin[key] for key in ("epochs", "images", "seconds", "history")}
+        screen.print_json({"path": str(out), **facts, "loss": loss, **training})
+        return
+    said = f", loss {loss:.5f}" if loss is not None else ""
+    print(
+        f"{out}: {encoder.name}, {encoder.dim} dimensions, {origin['epochs']:.3g} epochs of "
+        f"{origin['images']:,} images in {origin['seconds']:.0f} s{said}"
+    )
+    screen.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")
