@@ -14,14 +14,13 @@ if TYPE_CHECKING:
     from lookalike import figures
     from lookalike.encoders.catalog import load_encoder, open_encoder, save_encoder
     from lookalike.errors import LookalikeError
-    from lookalike.evaluation import EvaluationOptions, evaluate
+    from lookalike.evaluation import evaluate
     from lookalike.gallery import Gallery
     from lookalike.sources import open_source
     from lookalike.training.loop import TrainingOptions, train
     from lookalike.types import Hit, Hits, Metric
 
 __all__ = [
-    "EvaluationOptions",
     "Gallery",
     "Hit",
     "Hits",
@@ -41,7 +40,7 @@ __all__ = [
 _HOMES = {
     "lookalike.encoders.catalog": ("load_encoder", "open_encoder", "save_encoder"),
     "lookalike.errors": ("LookalikeError",),
-    "lookalike.evaluation": ("EvaluationOptions", "evaluate"),
+    "lookalike.evaluation": ("evaluate",),
     "lookalike.gallery": ("Gallery",),
     "lookalike.sources": ("open_source",),
     "lookalike.training.loop": ("TrainingOptions", "train"),

@@ -11,7 +11,7 @@ from lookalike import figures
 from lookalike.encoders.catalog import MANIFEST, load_encoder
 from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.errors import ArtifactError, MissingDependencyError, UnknownNameError
-from lookalike.evaluation import Evaluation, EvaluationOptions, evaluate
+from lookalike.evaluation import Evaluation, evaluate
 from lookalike.gallery import Gallery
 from lookalike.report import write_report
 from lookalike.sources import Source, open_source
@@ -90,7 +90,7 @@ def tell(
     picture = folder / "hits.png"
     figures.save(figures.hits_grid([found], [str(test[story.query].metadata["label"])]), picture)
     say(f"5  evaluate: all {len(test):,} queries, beside what needs no learning")
-    judged = evaluate(galleries[main], test, EvaluationOptions(baselines=True), on_progress)
+    judged = evaluate(galleries[main], test, baselines=True, on_progress=on_progress)
     others = {
         recipe: evaluate(gallery, test, on_progress=on_progress).scores
         for recipe, gallery in galleries.items()

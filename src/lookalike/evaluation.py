@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,13 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.catalog import catalog, open_encoder
 from lookalike.errors import ImageError, InputError, SettingError
 from lookalike.gallery import Gallery
-from lookalike.ingest import Failure, sample_images
+from lookalike.ingest import Failure, encode_items, sample_images
 from lookalike.metrics import QueryScores, Scores
 from lookalike.sources import Item, ItemSource, Source, open_source
 from lookalike.stores.base import Rows, VectorStore
 from lookalike.stores.memory import MemoryStore
 from lookalike.types import (
-    Embeddings,
     Hit,
-    ImageArray,
     Metric,
     Progress,
     ProgressCallback,
@@ -32,26 +30,8 @@ from lookalike.types import (
 )
 
 CHANCE = "chance"
-_BATCH = 1024
+_REPORT_EVERY = 1000
 _TIMED = 200
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationOptions:
-    """How a gallery is judged.
-
-    Args:
-        n: hits for each query.
-        first: the first queries whose scores stand apart (the report's protocol has 100).
-        metric: ``l2`` or ``cosine``; the gallery's own unless given.
-        baselines: also judge chance, pixels, PCA, HOG and an untrained network, each made for and
-            run over the same images with the same metric.
-    """
-
-    n: int = 7
-    first: int = 100
-    metric: Metric | None = None
-    baselines: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +92,11 @@ class Evaluation:
 def evaluate(
     gallery: Gallery,
     queries: str | Path | Source | None = None,
-    options: EvaluationOptions = EvaluationOptions(),
+    *,
+    n: int = 7,
+    first: int = 100,
+    metric: Metric | str | None = None,
+    baselines: bool = False,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Evaluation:
     """Judge a gallery by labelled queries: a hit is right when it has the query's label.
@@ -123,38 +107,43 @@ def evaluate(
     Args:
         gallery: its rows carry labels.
         queries: a source of labelled images; without one, each row is asked for the others.
-        options: hits, metric, baselines.
+        n: hits for each query.
+        first: the first queries whose scores stand apart (the report's protocol has 100).
+        metric: ``l2`` or ``cosine``; the gallery's own unless given.
+        baselines: also judge chance, pixels, PCA, HOG and an untrained network, each made for and
+            run over the same images with the same metric.
         on_progress: told of each stage.
 
     Raises:
         InputError: the gallery or all the queries have no labels.
         SettingError: ``n`` or ``first`` below 1.
     """
-    for name, value in (("n", options.n), ("first", options.first)):
+    for name, value in (("n", n), ("first", first)):
         if value < 1:
-            raise SettingError(f"--{name} {value}: must be at least 1")
+            raise SettingError(f"{name} = {value}: must be at least 1")
     opened = open_source(queries, on_progress) if isinstance(queries, str | Path) else queries
     opened = opened or gallery.items()
-    bench = _Bench.set_up(gallery, opened, options, on_progress)
-    baselines: dict[str, Scores] = {}
-    if options.baselines:
-        baselines[CHANCE] = bench.by_chance()
+    chosen = gallery.metric if metric is None else Metric(metric)
+    bench = _Bench.set_up(gallery, opened, n, first, chosen, on_progress)
+    beside: dict[str, Scores] = {}
+    if baselines:
+        beside[CHANCE] = bench.by_chance()
         sample = sample_images(bench.rows)
         for description in catalog().values():
             if description.baseline:
                 encoder = open_encoder(description.name, sample)
                 hits = bench.search(encoder, bench.store_for(encoder))
-                baselines[description.name] = bench.score(encoder.name, hits)
+                beside[description.name] = bench.score(encoder.name, hits)
     hits = bench.search(gallery.encoder, gallery.store)
     labels = tuple(sorted({*bench.truth.values(), *bench.labels}))
     return Evaluation(
-        n=options.n,
+        n=n,
         gallery=str(gallery.path),
         rows=len(gallery),
         queries=opened.spec,
         skipped=bench.skipped,
         scores=bench.score(gallery.encoder.name, hits),
-        baselines=baselines,
+        baselines=beside,
         labels=labels,
         confusion=bench.confusion(labels, hits),
         query_labels=Counter(bench.labels),
@@ -199,7 +188,8 @@ class _Bench:
 
     gallery: Gallery
     rows: ItemSource
-    options: EvaluationOptions
+    n: int
+    first: int
     metric: Metric
     truth: Mapping[str, str]
     items: Sequence[Item]
@@ -212,7 +202,9 @@ class _Bench:
         cls,
         gallery: Gallery,
         source: Source,
-        options: EvaluationOptions,
+        n: int,
+        first: int,
+        metric: Metric,
         on_progress: ProgressCallback,
     ) -> _Bench:
         rows = gallery.items()
@@ -230,8 +222,9 @@ class _Bench:
         return cls(
             gallery=gallery,
             rows=rows,
-            options=options,
-            metric=options.metric or gallery.metric,
+            n=n,
+            first=first,
+            metric=metric,
             truth=truth,
             items=items,
             labels=[str(item.metadata["label"]) for item in items],
@@ -243,7 +236,7 @@ class _Bench:
         """Return the gallery's images as encoded by another encoder."""
         items = self.rows.items
         task = f"encode with {encoder.name}"
-        encoded = list(_encoded(encoder, items, self._reporter(task, len(items))))
+        encoded = list(encode_items(encoder, items, self._reporter(task, len(items))))
         embeddings = np.concatenate(encoded)
         store = MemoryStore(encoder.dim)
         blank = [""] * len(items)
@@ -252,15 +245,14 @@ class _Bench:
 
     def search(self, encoder: Encoder, store: VectorStore) -> list[list[Hit]]:
         """Return the n hits of every query, the query itself left out."""
-        n = self.options.n
         spare = any(item.id in self.truth for item in self.items)
         report = self._reporter(f"search with {encoder.name}", len(self.items))
         hits: list[list[Hit]] = []
-        for embeddings in _encoded(encoder, self.items, ignore_count):
+        for embeddings in encode_items(encoder, self.items, ignore_count):
             items = self.items[len(hits) : len(hits) + len(embeddings)]
-            found = store.search(embeddings, n + spare, self.metric)
+            found = store.search(embeddings, self.n + spare, self.metric)
             hits += [
-                [hit for hit in row if hit.id != item.id][:n]
+                [hit for hit in row if hit.id != item.id][: self.n]
                 for row, item in zip(found, items, strict=True)
             ]
             report(len(hits))
@@ -268,7 +260,7 @@ class _Bench:
 
     def score(self, encoder: str, hits: Sequence[Sequence[Hit]]) -> Scores:
         """Return the scores of hits."""
-        correct = np.zeros((len(hits), self.options.n), dtype=np.bool_)
+        correct = np.zeros((len(hits), self.n), dtype=np.bool_)
         for right, row, label in zip(correct, hits, self.labels, strict=True):
             right[: len(row)] = [self.truth.get(hit.id) == label for hit in row]
         return self._summary(encoder, QueryScores.of(correct, self._relevant()))
@@ -276,7 +268,7 @@ class _Bench:
     def by_chance(self) -> Scores:
         """Return the expected scores of rows drawn at random."""
         rows = np.array([len(self.gallery) - (i.id in self.truth) for i in self.items])
-        return self._summary(CHANCE, QueryScores.by_chance(self._relevant(), rows, self.options.n))
+        return self._summary(CHANCE, QueryScores.by_chance(self._relevant(), rows, self.n))
 
     def confusion(self, labels: Sequence[str], hits: Sequence[Sequence[Hit]]) -> NDArray[np.int64]:
         """Count hits by the label of the query (row) and of the hit (column)."""
@@ -294,13 +286,13 @@ class _Bench:
         for item in self.items[:_TIMED]:
             image = item.image()
             start = time.perf_counter()
-            self.gallery.search(image, n=self.options.n, metric=self.metric)
+            self.gallery.search(image, n=self.n, metric=self.metric)
             times.append((time.perf_counter() - start) * 1000)
         p50, p95 = np.percentile(times, [50, 95])
         return Latency(float(p50), float(p95))
 
     def _summary(self, encoder: str, values: QueryScores) -> Scores:
-        return Scores.of(encoder, self.metric, values, self.labels, self.options.first)
+        return Scores.of(encoder, self.metric, values, self.labels, self.first)
 
     def _relevant(self) -> NDArray[np.int64]:
         counts = Counter(self.truth.values())
@@ -336,7 +328,7 @@ def _labelled(source: Source, on_progress: ProgressCallback) -> tuple[list[Item]
                 items.append(item)
         except (ImageError, OSError) as error:
             skipped.append(Failure(item.uri, str(error)))
-        if number % _BATCH == 0 or number == len(source):
+        if number % _REPORT_EVERY == 0 or number == len(source):
             on_progress(Progress("read queries", number, len(source), "images"))
     if not items:
         raise InputError(
@@ -344,26 +336,3 @@ def _labelled(source: Source, on_progress: ProgressCallback) -> tuple[list[Item]
             f"{skipped[0].uri}: {skipped[0].reason}"
         )
     return items, skipped
-
-
-def _encoded(
-    encoder: Encoder, items: Sequence[Item], report: Callable[[int], None]
-) -> Iterator[Embeddings]:
-    """Yield embeddings of items, a batch at a time, naming the image that is refused."""
-    for start in range(0, len(items), _BATCH):
-        batch = items[start : start + _BATCH]
-        images: list[ImageArray] = [item.image() for item in batch]
-        try:
-            yield encoder.encode(images)
-        except ImageError as error:
-            raise ImageError(f"{_first_refused(encoder, batch)}: {error}") from error
-        report(start + len(batch))
-
-
-def _first_refused(encoder: Encoder, items: Sequence[Item]) -> str:
-    for item in items:
-        try:
-            encoder.encode([item.image()])
-        except ImageError:
-            return item.uri
-    return items[0].uri

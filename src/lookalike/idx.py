@@ -69,7 +69,8 @@ def parse(data: bytes, *, dims: int, name: str) -> NDArray[np.uint8]:
         kind = "images" if dims == 3 else "labels"
         raise SourceError(f"{name}: has {data[3]} dimensions, {kind} have {dims}")
     start = _HEADER + 4 * dims
-    shape = tuple(int(size) for size in np.frombuffer(data[_HEADER:start], dtype=">u4"))
+    sizes = data[_HEADER:start]
+    shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
     expected = start + math.prod(shape)
     if len(shape) != dims or len(data) != expected:
         raise SourceError(

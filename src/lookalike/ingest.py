@@ -6,7 +6,7 @@ already has are read but neither decoded nor encoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -20,11 +20,14 @@ from lookalike.errors import ImageError, SourceError
 from lookalike.images import content_hash, decode
 from lookalike.sources import Item, Source
 from lookalike.stores.base import Rows, VectorStore
-from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
+from lookalike.types import Embeddings, ImageArray, Progress, ProgressCallback, ignore_progress
 
 BATCH_IMAGES = 4096
 BATCH_BYTES = 128 << 20
 """A batch ends at this many images or, all but its last piece, this many bytes of pixels."""
+
+ENCODE_BATCH = 1024
+"""Images decoded and held at once where they are only encoded."""
 
 _PIECE = 64
 """Images a thread reads at a time."""
@@ -122,6 +125,35 @@ def first_image(source: Source, encoder: Encoder) -> None:
             raise ImageError(f"{item.uri}: {error}") from error
         return
     raise SourceError(f"{source.spec}: not one image can be read; the first, {reason}")
+
+
+def encode_items(
+    encoder: Encoder, items: Sequence[Item], report: Callable[[int], None]
+) -> Iterator[Embeddings]:
+    """Yield embeddings ``(n, dim)`` of items in their order, a batch at a time.
+
+    ``report`` is told how many are done.
+
+    Raises:
+        ImageError: an image cannot be decoded or the encoder refuses it; it is named.
+    """
+    for start in range(0, len(items), ENCODE_BATCH):
+        batch = items[start : start + ENCODE_BATCH]
+        images: list[ImageArray] = [item.image() for item in batch]
+        try:
+            yield encoder.encode(images)
+        except ImageError as error:
+            raise ImageError(f"{_first_refused(encoder, batch)}: {error}") from error
+        report(start + len(batch))
+
+
+def _first_refused(encoder: Encoder, items: Sequence[Item]) -> str:
+    for item in items:
+        try:
+            encoder.encode([item.image()])
+        except ImageError:
+            return item.uri
+    return items[0].uri
 
 
 def _batches(source: Source, known: Mapping[str, str]) -> Iterator[list[_Read]]:

@@ -6,7 +6,13 @@ import sys
 
 import typer
 
-from lookalike.cli import catalogues, demo, evaluate, index, info, search, train
+from lookalike.cli.catalogues import datasets, encoders, recipes
+from lookalike.cli.demo import command as demo
+from lookalike.cli.evaluate import command as evaluate
+from lookalike.cli.index import command as index
+from lookalike.cli.info import command as info
+from lookalike.cli.search import command as search
+from lookalike.cli.train import command as train
 from lookalike.errors import LookalikeError
 
 app = typer.Typer(
@@ -16,11 +22,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, train, index, search, evaluate, info):
-    app.command(verb.__name__.rpartition(".")[2])(verb.command)
-app.command("encoders")(catalogues.encoders)
-app.command("recipes")(catalogues.recipes)
-app.command("datasets")(catalogues.datasets)
+app.command("demo")(demo)
+app.command("train")(train)
+app.command("index")(index)
+app.command("search")(search)
+app.command("evaluate")(evaluate)
+app.command("info")(info)
+app.command("encoders")(encoders)
+app.command("recipes")(recipes)
+app.command("datasets")(datasets)
 
 
 @app.callback()

@@ -38,16 +38,23 @@ def command(
     bootstrap intervals over the queries. A query never counts as its own hit.
     """
     from lookalike.errors import SettingError
-    from lookalike.evaluation import EvaluationOptions, evaluate
+    from lookalike.evaluation import evaluate
     from lookalike.gallery import Gallery
     from lookalike.types import Metric
 
     if metric is not None and metric not in list(Metric):
         raise SettingError(f"--metric {metric}: must be {' or '.join(Metric)}")
-    options = EvaluationOptions(n, first, Metric(metric) if metric else None, baselines)
     opened = Gallery.open(gallery)
     with screen.progress() as on_progress:
-        found = evaluate(opened, queries, options, on_progress)
+        found = evaluate(
+            opened,
+            queries,
+            n=n,
+            first=first,
+            metric=metric,
+            baselines=baselines,
+            on_progress=on_progress,
+        )
         if report is not None:
             from lookalike.report import write_report
 

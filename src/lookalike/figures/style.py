@@ -1,0 +1,42 @@
+"""How every figure looks, and writing one to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lookalike.errors import SettingError, StorageError
+
+INK = "#222222"
+OURS = "#0b6e99"
+OTHERS = "#b4b4b4"
+RIGHT = "#1a7f37"
+WRONG = "#cf222e"
+PALETTE = ("#e6a23c", "#67a86b", "#a67bc0", "#c97a7a", "#5b8fd6", "#8a8a5c", "#777777")
+DPI = 130
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, or as what the suffix says (svg, pdf).
+
+    Raises:
+        SettingError: matplotlib does not write that kind of file.
+        StorageError: it could not be written.
+    """
+    try:
+        figure.savefig(path, dpi=DPI)
+    except ValueError as error:
+        raise SettingError(f"{path}: {error}") from error
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error

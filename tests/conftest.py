@@ -1,0 +1,67 @@
+"""What tests share: real skips that CI forbids, small collections, encoders and galleries."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike.encoders.base import Encoder
+from lookalike.encoders.catalog import open_encoder
+from lookalike.gallery import Gallery
+from lookalike.ingest import sample_images
+from lookalike.sources import Source, open_source
+
+Require = Callable[[object, str], None]
+
+
+@pytest.fixture(scope="session")
+def require() -> Require:
+    """Skip with a reason where something is not there; fail instead under LOOKALIKE_REQUIRE=all."""
+
+    def check(there: object, reason: str) -> None:
+        if not there:
+            if os.environ.get("LOOKALIKE_REQUIRE") == "all":
+                pytest.fail(f"LOOKALIKE_REQUIRE=all, but {reason}")
+            pytest.skip(reason)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def digits() -> Source:
+    return open_source("dataset:digits/train[:400]")
+
+
+@pytest.fixture(scope="session")
+def pixels(digits: Source) -> Encoder:
+    return open_encoder("pixels", sample_images(digits))
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, digits: Source, pixels: Encoder) -> Gallery:
+    made = Gallery.create(tmp_path / "digits.gallery", encoder=pixels)
+    made.sync(digits)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve colour images of three labels in sub-folders, each label of one colour."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "shapes"
+    for label, colour in {
+        "red": (200, 20, 20),
+        "green": (20, 200, 20),
+        "blue": (20, 20, 200),
+    }.items():
+        (root / label).mkdir(parents=True)
+        for number in range(4):
+            noise = rng.integers(-15, 15, (40, 50, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{number}.png")
+    return root
