@@ -269,8 +269,11 @@ class Histogram(ClassicEncoder):
 
 
 def _strongest_gradient(pixels: Pixels4) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the x and y gradients ``(n, H, W)`` of the channel where they are largest."""
-    values = pixels.astype(np.float32) / np.float32(255)
+    """Return the x and y gradients ``(n, H, W)`` of the channel where they are largest.
+
+    Pixels stay in [0, 255]: in float32 their squares are exact, and so are ties between channels.
+    """
+    values = pixels.astype(np.float32)
     gx = np.zeros_like(values)
     gy = np.zeros_like(values)
     gx[:, :, 1:-1] = values[:, :, 2:] - values[:, :, :-2]

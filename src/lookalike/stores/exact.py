@@ -36,10 +36,13 @@ class ExactIndex:
 
     def __init__(self, embeddings: Embeddings) -> None:
         self._rows = np.ascontiguousarray(embeddings, dtype=np.float32)
-        squares = np.einsum("ij,ij->i", self._rows, self._rows)
+        squares = np.einsum("ij,ij->i", self._rows, self._rows, dtype=np.float64)
         norms = np.sqrt(squares)
-        self._half_squares = squares / 2
-        self._inverse_norms = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+        self._plain = _plain(norms)
+        inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+        with np.errstate(over="ignore", under="ignore"):
+            self._half_squares = (squares / 2).astype(np.float32)
+            self._inverse_norms = inverse.astype(np.float32)
         self._largest = float(norms.max(initial=0))
 
     def __len__(self) -> int:
@@ -68,6 +71,11 @@ class ExactIndex:
     ) -> None:
         """Fill ``rows`` and ``distances``, both ``(q, n)``."""
         n = rows.shape[1]
+        if not (self._plain and _plain(np.linalg.norm(queries.astype(np.float64), axis=1))):
+            every = np.arange(len(self))
+            for i, query in enumerate(queries):
+                rows[i], distances[i] = self._nearest(query, every, n, metric)
+            return
         scores = self._scores(queries, metric)
         candidates = np.sort(_top(scores, min(n + _SPARE, len(self))), axis=1)
         exact = self._distances(queries[:, None], candidates, metric)
@@ -81,9 +89,14 @@ class ExactIndex:
         threshold = found[:, -n] - 2 * self._error(queries, metric)
         for i in np.flatnonzero(found[:, 0] >= threshold):
             more = np.flatnonzero(scores[i] >= threshold[i])
-            exact = self._distances(queries[i], more, metric)
-            order = np.argsort(exact, kind="stable")[:n]
-            rows[i], distances[i] = more[order], exact[order]
+            rows[i], distances[i] = self._nearest(queries[i], more, n, metric)
+
+    def _nearest(
+        self, query: NDArray[np.float32], rows: NDArray[np.int64], n: int, metric: Metric
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        exact = self._distances(query, rows, metric)
+        order = np.argsort(exact, kind="stable")[:n]
+        return rows[order], exact[order]
 
     def _scores(self, queries: Embeddings, metric: Metric) -> NDArray[np.float32]:
         """Return ``(q, rows)``: larger is nearer, in the order of the metric up to rounding."""
@@ -117,6 +130,12 @@ class ExactIndex:
         norms = np.sqrt(squares)
         similarity = np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
         return np.asarray(1 - similarity)
+
+
+def _plain(norms: NDArray[np.float64]) -> bool:
+    """Tell whether float32 products of vectors this long neither over- nor underflow."""
+    some = norms[norms > 0]
+    return bool(some.min(initial=1) > 1e-12 and some.max(initial=1) < 1e12)
 
 
 def _top(scores: NDArray[np.float32], n: int) -> NDArray[np.int64]:

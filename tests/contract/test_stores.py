@@ -1,0 +1,205 @@
+"""One suite over every store, with a slow, obvious oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lookalike.errors import InputError, SettingError
+from lookalike.stores.base import Rows, VectorStore
+from lookalike.stores.exact import ExactIndex
+from lookalike.stores.lance import LanceStore
+from lookalike.stores.memory import MemoryStore
+from lookalike.types import Metric
+
+DIM = 5
+Make = Callable[[int], VectorStore]
+
+
+@pytest.fixture(params=["memory", "lance"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    if request.param == "memory":
+        return MemoryStore
+    return lambda dim: LanceStore.create(tmp_path / "table", dim)
+
+
+def rows(embeddings: np.ndarray, prefix: str = "r") -> Rows:
+    n = len(embeddings)
+    ids = [f"{prefix}{(i * 7) % n if n > 7 else i:04}" for i in range(n)]
+    ids = [f"{prefix}{i:04}" for i in range(n)] if len(set(ids)) < n else ids
+    uris = [f"/{i}" for i in ids]
+    metadata = [{"label": "ab"[i % 2], "ü": [i, None]} for i in range(n)]
+    return Rows(ids, uris, embeddings.astype(np.float32), metadata, [f"h{i}" for i in range(n)])
+
+
+def oracle(stored: Rows, query: np.ndarray, n: int, metric: Metric) -> list[tuple[float, str]]:
+    found = []
+    for row_id, row in zip(stored.ids, stored.embeddings.astype(float), strict=True):
+        if metric is Metric.L2:
+            distance = float(np.sqrt(np.sum((row - query) ** 2)))
+        else:
+            lengths = float(np.linalg.norm(row) * np.linalg.norm(query))
+            distance = 1 - float(row @ query) / lengths if lengths else 1.0
+        found.append((distance, row_id))
+    return sorted(found)[:n]
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("count", [1, 3, 50, 700])
+def test_search_is_exact(make: Make, metric: Metric, count: int) -> None:
+    rng = np.random.default_rng(count)
+    stored = rows(rng.normal(size=(count, DIM)))
+    store = make(DIM)
+    store.upsert(stored)
+    queries = rng.normal(size=(20, DIM)).astype(np.float32)
+    for query, hits in zip(queries, store.search(queries, 7, metric), strict=True):
+        expected = oracle(stored, query.astype(float), 7, metric)
+        assert [hit.id for hit in hits] == [row_id for _, row_id in expected]
+        assert [hit.rank for hit in hits] == list(range(1, min(7, count) + 1))
+        np.testing.assert_allclose([h.distance for h in hits], [d for d, _ in expected], atol=1e-6)
+        place = stored.ids.index(hits[0].id)
+        assert hits[0].uri == stored.uris[place]
+        assert hits[0].metadata == stored.metadata[place]
+
+
+def test_equal_distances_are_ordered_by_id(make: Make) -> None:
+    store = make(DIM)
+    same = np.tile([1.0, 2, 3, 4, 5], (300, 1))
+    store.upsert(rows(same))
+    hits = store.search(same[:1].astype(np.float32), 9, Metric.COSINE)[0]
+    assert [hit.id for hit in hits] == [f"r{i:04}" for i in range(9)]
+
+
+def test_a_zero_vector_is_at_cosine_distance_one_and_stays(make: Make) -> None:
+    store = make(DIM)
+    store.upsert(rows(np.array([[0.0] * DIM, [1.0] + [0] * 4, [-1.0] + [0] * 4])))
+    query = np.array([[1, 0, 0, 0, 0], [0] * DIM], np.float32)
+    towards, zero = store.search(query, 5, Metric.COSINE)
+    assert [(hit.id, hit.distance) for hit in towards] == [("r0001", 0), ("r0000", 1), ("r0002", 2)]
+    assert [hit.distance for hit in zero] == [1, 1, 1]
+
+
+def test_upsert_replaces_and_delete_removes(make: Make) -> None:
+    store = make(DIM)
+    first = rows(np.eye(DIM))
+    store.upsert(first)
+    store.upsert(Rows(["r0001"], ["/new"], -np.eye(DIM, dtype=np.float32)[:1], [{"x": 1}], ["h"]))
+    assert store.count() == DIM
+    [changed] = [record for record in store.records() if record.id == "r0001"]
+    assert (changed.uri, changed.metadata, changed.content_hash) == ("/new", {"x": 1}, "h")
+    assert store.delete(["r0001", "none", "r0003", "r0003"]) == 2
+    assert [record.id for record in store.records()] == ["r0000", "r0002", "r0004"]
+    assert store.delete([]) == 0
+    assert [h.id for h in store.search(np.eye(DIM, dtype=np.float32)[2:3], 1, Metric.L2)[0]] == [
+        "r0002"
+    ]
+
+
+def test_hostile_ids_and_metadata_come_back_unchanged(make: Make) -> None:
+    ids = ["it's", 'a"b', "x' OR '1'='1", "ü/ö ✓.png", "", "a\nb", "-- drop", "%_\\"]
+    store = make(2)
+    metadata = [{"label": row_id, "deep": {"k": [1, 2.5, None, True]}} for row_id in ids]
+    vectors = np.arange(2 * len(ids), dtype=np.float32).reshape(-1, 2)
+    store.upsert(Rows(ids, ids, vectors, metadata, ids))
+    assert [record.id for record in store.records()] == sorted(ids)
+    assert store.get(ids[::-1]).metadata == metadata[::-1]
+    assert store.delete(["x' OR '1'='1"]) == 1
+    assert store.count() == len(ids) - 1
+
+
+def test_get_returns_rows_in_the_order_asked_for(make: Make) -> None:
+    store = make(DIM)
+    stored = rows(np.random.default_rng(0).normal(size=(30, DIM)))
+    store.upsert(stored)
+    got = store.get([stored.ids[9], stored.ids[2]])
+    np.testing.assert_array_equal(got.embeddings, stored.embeddings[[9, 2]])
+    assert list(got.hashes) == ["h9", "h2"]
+    with pytest.raises(InputError, match="no row with the id 'nobody'"):
+        store.get(["nobody"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_inf_are_refused_in_rows_and_queries(make: Make, bad: float) -> None:
+    store = make(DIM)
+    store.upsert(rows(np.eye(DIM)))
+    broken = np.eye(DIM, dtype=np.float32)
+    broken[3, 1] = bad
+    with pytest.raises(InputError, match="row 3 holds NaN or Inf"):
+        store.upsert(rows(broken, "new"))
+    with pytest.raises(InputError, match="queries: row 3 holds NaN or Inf"):
+        store.search(broken, 1, Metric.L2)
+    assert store.count() == DIM
+
+
+def test_wrong_shapes_and_double_ids_are_refused_whole(make: Make) -> None:
+    store = make(DIM)
+    with pytest.raises(InputError, match="expected 5 dimensions, got 4"):
+        store.upsert(rows(np.eye(4)))
+    with pytest.raises(InputError, match="expected 5 dimensions, got 4"):
+        store.search(np.eye(4, dtype=np.float32), 1, Metric.L2)
+    with pytest.raises(InputError, match="the id 'a' comes twice"):
+        store.upsert(Rows(["a", "a"], ["", ""], np.eye(DIM)[:2], [{}, {}], ["", ""]))
+    with pytest.raises(InputError, match="columns of one length"):
+        Rows(["a"], [], np.eye(DIM)[:1], [{}], [""])
+    assert store.count() == 0
+
+
+@pytest.mark.parametrize("n", [0, -1, 16_385])
+def test_n_is_bounded(make: Make, n: int) -> None:
+    with pytest.raises(SettingError, match="must be from 1 to 16,384"):
+        make(DIM).search(np.eye(DIM, dtype=np.float32), n, Metric.L2)
+
+
+def test_an_empty_store_has_no_hits(make: Make) -> None:
+    store = make(DIM)
+    assert store.search(np.eye(DIM, dtype=np.float32)[:2], 3, Metric.L2) == [[], []]
+    assert list(store.records()) == []
+    store.upsert(rows(np.empty((0, DIM))))
+    assert store.count() == 0
+
+
+def test_a_lance_table_opens_again_and_compacts(tmp_path: Path) -> None:
+    store = LanceStore.create(tmp_path / "t", DIM)
+    for i in range(20):
+        store.upsert(rows(np.full((3, DIM), float(i)), f"{i:02}-"))
+    store.compact()
+    again = LanceStore.open(tmp_path / "t")
+    assert again.count() == 60
+    assert again.dim == DIM
+    assert len(again._dataset.get_fragments()) == 1
+
+
+VALUES = st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, 1.0, -1.0, 1e-30])
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.data_too_large])
+@given(
+    matrix=hnp.arrays(np.float32, st.tuples(st.integers(1, 400), st.just(3)), elements=VALUES),
+    query=hnp.arrays(np.float32, 3, elements=VALUES),
+    n=st.integers(1, 12),
+    metric=st.sampled_from(list(Metric)),
+)
+def test_the_exact_index_never_misses(
+    matrix: np.ndarray, query: np.ndarray, n: int, metric: Metric
+) -> None:
+    stored = rows(matrix)
+    found = ExactIndex(matrix).search(query[None], n, metric)
+    expected = [d for d, _ in oracle(stored, query.astype(float), n, metric)]
+    np.testing.assert_allclose(found.distances[0], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_exact_index_looks_further_where_scores_are_close() -> None:
+    rng = np.random.default_rng(8)
+    base = 1000 + rng.normal(size=64)
+    matrix = (base + 1e-4 * rng.normal(size=(20_000, 64))).astype(np.float32)
+    queries = (base + 1e-4 * rng.normal(size=(5, 64))).astype(np.float32)
+    found = ExactIndex(matrix).search(queries, 7, Metric.L2)
+    for i, query in enumerate(queries):
+        distances = np.linalg.norm(matrix.astype(float) - query.astype(float), axis=1)
+        np.testing.assert_allclose(found.distances[i], np.sort(distances)[:7], rtol=1e-9)
