@@ -104,6 +104,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except OSError as error:
         raise storage_error(path, error) from error
+    except StorageError as error:
+        # What failed lies in the temporary folder, which nobody knows by name.
+        raise StorageError(str(error).replace(str(partial), str(path))) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -33,16 +33,22 @@ app.command("recipes")(recipes)
 app.command("datasets")(datasets)
 
 
-@app.callback()
-def _options(
-    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on stderr."),
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         from lookalike import __version__
 
         print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Print the version."
+    ),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on stderr."),
+) -> None:
+    del version
     if verbose:
         import logging
 

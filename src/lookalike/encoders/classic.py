@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -158,7 +159,12 @@ class Pca(ClassicEncoder):
         """Make it again from its description and the saved arrays."""
         if WEIGHTS not in files:
             raise ArtifactError(f"encoder {description['name']!r}: its weights {WEIGHTS} are gone")
-        arrays = load_tensors(files[WEIGHTS])
+        try:
+            arrays = load_tensors(files[WEIGHTS])
+        except SafetensorError as error:
+            raise ArtifactError(
+                f"encoder {description['name']!r}: its weights {WEIGHTS} are broken ({error})"
+            ) from error
         preprocessing = Preprocessing(**description["preprocessing"])
         return cls(description["name"], preprocessing, arrays["mean"], arrays["components"])
 

@@ -73,8 +73,8 @@ class ExactIndex:
         n = rows.shape[1]
         if not (self._plain and _plain(np.linalg.norm(queries.astype(np.float64), axis=1))):
             every = np.arange(len(self))
-            for i, query in enumerate(queries):
-                rows[i], distances[i] = self._nearest(query, every, n, metric)
+            for q, query in enumerate(queries):
+                rows[q], distances[q] = self._nearest(query, every, n, metric)
             return
         scores = self._scores(queries, metric)
         candidates = np.sort(_top(scores, min(n + _SPARE, len(self))), axis=1)

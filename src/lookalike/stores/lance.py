@@ -196,4 +196,5 @@ def _matrix(table: Any, dim: int) -> Embeddings:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Return what Lance says of an error, without the place in its own source."""
+    return (str(error).splitlines() or [type(error).__name__])[0].partition(", /")[0]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -92,7 +93,7 @@ def load(
         _lay_out_like_weights(optimiser)
         names = ("run", "epoch", "step", "loss_sum", "marks", "seconds", "history")
         return State(**{name: fields[name] for name in names})
-    except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: the checkpoint cannot be read ({error})") from error
 
 

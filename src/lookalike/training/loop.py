@@ -251,13 +251,13 @@ def _check_folder(folder: Path, options: TrainingOptions) -> None:
         if not (folder / CHECKPOINT / checkpoints.MANIFEST).is_file():
             raise ArtifactError(f"{folder}: holds no checkpoint to resume; leave out --resume")
         return
-    if (folder / CHECKPOINT).exists():
+    if (folder / CHECKPOINT / checkpoints.MANIFEST).exists():
         finished = "a finished" if (folder / MANIFEST).exists() else "an interrupted"
         raise ArtifactError(
             f"{folder}: holds {finished} training run; go on with --resume "
             "(and more --epochs), choose another -o, or remove it"
         )
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.is_file() or any(path.is_file() for path in folder.rglob("*")):
         raise ArtifactError(f"{folder}: already exists; choose another -o")
 
 

@@ -1,0 +1,300 @@
+"""The command line as scripts use it: real processes, exit codes, one clear line for mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.unit.test_idx import IMAGES, idx_bytes
+
+FULL_DISK = (
+    "import resource, signal, sys\n"
+    "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+    "sys.argv = ['lookalike', *sys.argv[1:]]\n"
+    "from lookalike.cli import main\nmain()"
+)
+
+
+def lookalike(
+    *arguments: object, cwd: Path | None = None, file_limit: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    start = (
+        ["-m", "lookalike"] if file_limit is None else ["-c", FULL_DISK.format(limit=file_limit)]
+    )
+    return subprocess.run(
+        [sys.executable, *start, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=300,
+        check=False,
+    )
+
+
+def run(*arguments: object, cwd: Path | None = None) -> str:
+    done = lookalike(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained encoder and a gallery of digits, made by the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    run("train", "dataset:digits/train", "-o", "e.encoder", "--recipe", "fast-conv", cwd=folder)
+    run("index", "d.gallery", "dataset:digits/train", "--encoder", "e.encoder", cwd=folder)
+    return folder
+
+
+def test_version_and_help() -> None:
+    assert run("--version").strip().count(".") == 2
+    shown = run("--help")
+    for verb in ("demo", "train", "index", "search", "evaluate", "info", "encoders", "recipes"):
+        assert f" {verb} " in shown
+        assert "Usage: lookalike" in run(verb, "--help")
+
+
+def test_index_prints_the_promised_keys(work: Path) -> None:
+    again = json.loads(run("index", "d.gallery", "dataset:digits/train", "--json", cwd=work))
+    assert again.pop("seconds") >= 0
+    assert again == {
+        "added": 0, "updated": 0, "moved": 0, "removed": 0, "unchanged": 1437,
+        "failed": [],
+    }
+
+
+def test_search_prints_a_json_line_a_query(work: Path) -> None:
+    uris = ["dataset:digits/test#3", "dataset:digits/test#8"]
+    shown = run("search", "d.gallery", *uris, "--id", "digits/train:5", "-n", 3, "--json", cwd=work)
+    lines = [json.loads(line) for line in shown.splitlines()]
+    assert [line["query"] for line in lines] == [*uris, "digits/train:5"]
+    for line in lines:
+        assert [hit["rank"] for hit in line["hits"]] == [1, 2, 3]
+        assert set(line["hits"][0]) == {"rank", "id", "uri", "distance", "metadata"}
+    assert "digits/train:5" not in [hit["id"] for hit in lines[2]["hits"]]
+
+
+def test_search_shows_a_table_and_draws(work: Path) -> None:
+    query = "dataset:digits/test#3"
+    shown = run("search", "d.gallery", query, "--metric", "l2", "--image", "h.png", cwd=work)
+    assert "7 hits" in shown
+    assert " l2 " in shown
+    with Image.open(work / "h.png") as image:
+        assert image.width > 500
+
+
+def test_evaluate_prints_the_promised_keys(work: Path) -> None:
+    found = json.loads(
+        run("evaluate", "d.gallery", "dataset:digits/test", "--baselines", "--json", cwd=work)
+    )
+    scores = {"encoder", "metric", "precision", "precision_interval", "map", "map_interval"}
+    scores |= {"recall", "recall_interval", "first", "per_label"}
+    assert set(found) == scores | {"n", "queries", "skipped", "gallery", "baselines", "latency_ms"}
+    assert found["queries"] == 360
+    assert found["n"] == 7
+    assert set(found["baselines"]) == {"chance", "pixels", "pca", "hog", "untrained"}
+    for baseline in found["baselines"].values():
+        assert set(baseline) == scores
+        assert baseline["precision_interval"][0] <= baseline["precision"]
+    assert found["first"]["queries"] == 100
+    assert set(found["first"]) == {"queries", "precision", "map"}
+    assert set(found["per_label"]) == set("0123456789")
+    assert found["baselines"]["chance"]["precision"] == pytest.approx(0.1, abs=0.01)
+    assert 0.8 < found["precision"] < 1
+    assert found["latency_ms"]["p50"] <= found["latency_ms"]["p95"]
+
+
+def test_evaluate_without_queries_asks_each_row_for_the_others(work: Path) -> None:
+    shown = run("evaluate", "d.gallery", "--report", "r.html", cwd=work)
+    assert "1,437 queries" in shown
+    assert (work / "r.html").stat().st_size > 50_000
+
+
+def test_info_and_catalogues(work: Path) -> None:
+    facts = json.loads(run("info", "d.gallery", "--json", cwd=work))
+    keys = {"format", "rows", "encoder", "fingerprint", "dim", "metric", "sources", "bytes"}
+    assert set(facts) == keys
+    assert facts["rows"] == 1437
+    assert facts["bytes"] > 100_000
+    encoder = json.loads(run("info", "e.encoder", "--json", cwd=work))
+    assert encoder["fingerprint"] == facts["fingerprint"]
+    assert "report-conv" in run("recipes")
+    assert "fashion-mnist" in run("datasets")
+    assert {row["name"] for row in json.loads(run("encoders", "--json"))} >= {"pixels", "hog"}
+
+
+def test_one_broken_image_is_named_and_the_rest_is_done(folder: Path, tmp_path: Path) -> None:
+    (folder / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    done = lookalike("index", tmp_path / "s.gallery", folder)
+    assert done.returncode == 1
+    assert "12 added" in done.stdout
+    assert "red/broken.jpg: broken image" in done.stderr or "not an image" in done.stderr
+    found = lookalike(
+        "search", tmp_path / "s.gallery", folder / "red" / "0.png", tmp_path / "no.png"
+    )
+    assert found.returncode == 1
+    assert "no.png: cannot be read" in found.stderr
+
+
+MISTAKES = {
+    "missing source": (["index", "x.gallery", "nowhere"], "nowhere: there is no such file"),
+    "empty folder": (["index", "x.gallery", "empty"], "empty: the folder has no image files"),
+    "no images": (["index", "x.gallery", "text"], "text: the folder has no image files"),
+    "text file": (["index", "x.gallery", "text/a.txt"], "a.txt: is neither a folder nor an IDX"),
+    "only broken": (["index", "x.gallery", "bad"], "not one image can be read; the first, "),
+    "corrupt idx": (
+        ["index", "x.gallery", "cut-images-idx3-ubyte"],
+        "cut-images-idx3-ubyte: corrupt",
+    ),
+    "unknown set": (["index", "x.gallery", "dataset:mnits/train"], "did you mean 'mnist'"),
+    "unknown split": (["index", "x.gallery", "dataset:digits/tset"], "did you mean 'test'"),
+    "bad set": (["index", "x.gallery", "dataset:digits"], "expected dataset:NAME/SPLIT"),
+    "empty slice": (["index", "x.gallery", "dataset:digits/test[900:]"], "the slice is empty"),
+    "unknown encoder": (
+        ["index", "x.gallery", "dataset:digits/test", "--encoder", "hgo"],
+        "did you mean 'hog'",
+    ),
+    "no encoder folder": (
+        ["index", "x.gallery", "dataset:digits/test", "--encoder", "empty"],
+        "empty: not an encoder (has no encoder.json)",
+    ),
+    "wrong size": (
+        ["index", "x.gallery", "photos", "--encoder", "exact.encoder"],
+        "0.png: the image is 40x30 pixels; this encoder takes 28x28 only",
+    ),
+    "bad metric": (
+        ["index", "x.gallery", "dataset:digits/test", "--metric", "l1"],
+        "--metric l1: must be l2 or cosine",
+    ),
+    "other encoder": (
+        ["index", "d.gallery", "dataset:digits/test", "--encoder", "hog"],
+        "d.gallery: made with encoder 'fast-conv', not 'hog'",
+    ),
+    "not a gallery": (["search", "text", "text/a.txt"], "text: not a gallery"),
+    "no gallery": (["search", "none.gallery", "a.png"], "there is no such folder"),
+    "newer gallery": (["search", "new.gallery", "a.png"], "written in format 99"),
+    "missing query": (["search", "d.gallery", "none.png"], "none.png: cannot be read"),
+    "query is text": (["search", "d.gallery", "text/a.txt"], "a.txt: not an image"),
+    "query size": (["search", "exact.gallery", "photos/0.png"], "0.png: the image is 40x30"),
+    "no query": (["search", "d.gallery"], "nothing to search for"),
+    "no such id": (["search", "d.gallery", "--id", "x"], "no row with the id 'x'"),
+    "n of zero": (["search", "d.gallery", "--id", "digits/train:1", "-n", "0"], "n = 0"),
+    "index outside": (["search", "d.gallery", "dataset:digits/test#999"], "has images 0 to 359"),
+    "set without index": (["search", "d.gallery", "dataset:digits/test"], "NAME/SPLIT#INDEX"),
+    "unlabelled": (["evaluate", "d.gallery", "photos"], "is a labelled query"),
+    "eval n": (["evaluate", "d.gallery", "dataset:digits/test", "-n", "-2"], "n = -2"),
+    "unknown recipe": (
+        ["train", "dataset:digits/train", "-o", "x.encoder", "--recipe", "report-con"],
+        "did you mean 'report-conv'",
+    ),
+    "train on nothing": (["train", "empty", "-o", "x.encoder"], "has no image files"),
+    "nothing to resume": (
+        ["train", "dataset:digits/train", "-o", "x.encoder", "--resume"],
+        "holds no checkpoint to resume",
+    ),
+    "no device": (
+        ["train", "dataset:digits/train", "-o", "x.encoder", "--device", "warp"],
+        "--device warp: not available",
+    ),
+    "unknown story": (["demo", "mnits", "-o", "x.demo"], "did you mean 'mnist'"),
+    "info on nothing": (["info", "empty"], "empty: not a gallery"),
+    "unknown verb": (["serach"], "No such command 'serach'"),
+    "unknown option": (["search", "d.gallery", "--nn", "3"], "No such option"),
+}
+
+
+@pytest.fixture(scope="module")
+def mistakes(work: Path) -> Path:
+    for name in ("empty", "text", "bad", "photos", "small"):
+        (work / name).mkdir()
+    (work / "text" / "a.txt").write_text("hello")
+    (work / "bad" / "a.png").write_bytes(b"x")
+    (work / "cut-images-idx3-ubyte").write_bytes(idx_bytes(IMAGES)[:-3])
+    Image.new("RGB", (40, 30)).save(work / "photos" / "0.png")
+    for i in range(3):
+        Image.new("L", (28, 28), 80 * i).save(work / "small" / f"{i}.png")
+    run("train", "small", "-o", "exact.encoder", "--recipe", "fast-linear", cwd=work)
+    run("index", "exact.gallery", "small", "--encoder", "exact.encoder", cwd=work)
+    shutil.copytree(work / "d.gallery", work / "new.gallery")
+    manifest = work / "new.gallery" / "gallery.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
+    return work
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_clear_line_and_exit_code_2(name: str, mistakes: Path) -> None:
+    arguments, said = MISTAKES[name]
+    before = sorted(path.name for path in mistakes.iterdir())
+    done = lookalike(*arguments, cwd=mistakes)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert said in " ".join(done.stderr.split())
+    if "Usage" not in done.stderr:
+        errors = [line for line in done.stderr.splitlines() if "error:" in line]
+        assert len(errors) == 1
+        assert errors[0] == done.stderr.splitlines()[-1]
+    assert done.stdout == ""
+    assert sorted(path.name for path in mistakes.iterdir()) == before
+
+
+def test_a_full_disk_leaves_the_gallery_as_it_was(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "d.gallery", tmp_path / "d.gallery")
+    before = json.loads(run("info", "d.gallery", "--json", cwd=tmp_path))
+    arguments = ("index", "d.gallery", "dataset:digits/test")
+    done = lookalike(*arguments, cwd=tmp_path, file_limit=20_000)
+    assert done.returncode == 2
+    assert "the table cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    after = json.loads(run("info", "d.gallery", "--json", cwd=tmp_path))
+    assert after["rows"] == before["rows"]
+    assert json.loads(run("search", "d.gallery", "--id", "digits/train:3", "--json", cwd=tmp_path))
+    assert run("index", "d.gallery", "dataset:digits/test", cwd=tmp_path).startswith(
+        "d.gallery: 1,797 rows; 360 added"
+    )
+
+
+def test_a_full_disk_leaves_nothing_half_made(work: Path, tmp_path: Path) -> None:
+    made = lookalike("index", "n.gallery", "dataset:digits/test", cwd=tmp_path, file_limit=500)
+    assert made.returncode == 2
+    assert "n.gallery" in made.stderr
+    assert "cannot be written" in made.stderr
+    assert list(tmp_path.iterdir()) == []
+    report = lookalike(
+        *("evaluate", work / "d.gallery", "dataset:digits/test", "--report", "r.html"),
+        cwd=tmp_path,
+        file_limit=10_000,
+    )
+    assert report.returncode == 2
+    assert "r.html: cannot be written" in report.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_resume_goes_on_from(tmp_path: Path) -> None:
+    arguments = ["train", "dataset:digits/train", "-o", "e", "--recipe", "report-conv"]
+    training = subprocess.Popen(
+        [sys.executable, "-m", "lookalike", *arguments, "--epochs", "100000"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    manifest = tmp_path / "e" / "checkpoint" / "checkpoint.json"
+    deadline = time.monotonic() + 120
+    while not manifest.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    training.send_signal(signal.SIGINT)
+    _, errors = training.communicate(timeout=120)
+    assert training.returncode == 130, errors
+    assert "interrupted; go on with the same command and --resume" in errors
+    assert "Traceback" not in errors
+    epoch = json.loads(manifest.read_text())["epoch"]
+    shown = run(*arguments, "--epochs", epoch + 2, "--resume", "--json", cwd=tmp_path)
+    assert len(json.loads(shown)["history"]) == epoch + 2

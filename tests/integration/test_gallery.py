@@ -1,0 +1,246 @@
+"""Galleries end to end in Python: create, sync, search, what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lookalike as la
+from lookalike.encoders.base import Encoder
+from lookalike.encoders.catalog import load_encoder, open_encoder, save_encoder
+from lookalike.errors import (
+    ArtifactError,
+    FingerprintError,
+    FormatVersionError,
+    ImageError,
+    InputError,
+    SettingError,
+    SourceError,
+)
+from lookalike.gallery import Gallery
+from lookalike.ingest import sample_images
+from lookalike.sources import Source, open_items, open_source
+from lookalike.stores.base import Rows
+
+
+@pytest.fixture
+def shapes(folder: Path) -> Gallery:
+    source = open_source(folder)
+    encoder = open_encoder("colour", sample_images(source))
+    gallery = Gallery.create(folder.parent / "shapes.gallery", encoder=encoder)
+    gallery.sync(source)
+    return gallery
+
+
+def test_a_row_finds_itself_first_and_others_of_its_kind_next(gallery: Gallery) -> None:
+    [item] = open_items(["dataset:digits/train#17"])
+    image = item.image()
+    hits = gallery.search(image, n=3)
+    assert hits[0].id == "digits/train:17"
+    assert hits[0].distance == pytest.approx(0, abs=1e-6)
+    assert [hit.rank for hit in hits] == [1, 2, 3]
+    assert all(a.distance <= b.distance for a, b in itertools.pairwise(hits))
+    by_item, by_id = gallery.search(item, n=3), gallery.search(id="digits/train:17", n=3)
+    assert [h.id for h in by_item] == [h.id for h in by_id]
+    assert "digits/train:17" not in [h.id for h in by_id]
+    assert [h.id for h in by_id[:2]] == [h.id for h in hits[1:]]
+
+
+def test_both_metrics_are_the_metrics_own(gallery: Gallery) -> None:
+    image = open_items(["dataset:digits/test#5"])[0].image()
+    for metric in la.Metric:
+        hit = gallery.search(image, metric=metric)[0]
+        row = open_items([hit.uri])[0].image().ravel() / 255
+        query = image.ravel() / 255
+        if metric is la.Metric.L2:
+            expected = np.linalg.norm(row - query)
+        else:
+            expected = 1 - row @ query / np.linalg.norm(row) / np.linalg.norm(query)
+        assert hit.distance == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_query_may_be_path_bytes_pil_or_array(shapes: Gallery, folder: Path) -> None:
+    path = folder / "red" / "1.png"
+    with Image.open(path) as opened:
+        opened.load()
+        queries = [path, str(path), path.read_bytes(), opened, np.asarray(opened)]
+    found = [shapes.search(query, n=12) for query in queries]
+    assert {hits[0].id for hits in found} == {"shapes:red/1.png"}
+    assert [hit.metadata["label"] for hit in found[0][:4]] == ["red"] * 4
+    assert len(found[0]) == 12
+
+
+def test_sync_sees_new_changed_moved_and_removed(shapes: Gallery, folder: Path) -> None:
+    assert shapes.sync(folder).as_dict() == {
+        "added": 0,
+        "updated": 0,
+        "moved": 0,
+        "removed": 0,
+        "unchanged": 12,
+        "failed": [],
+        "seconds": pytest.approx(0, abs=60),
+    }
+    shutil.copy(folder / "red" / "0.png", folder / "red" / "copy.png")
+    shutil.copy(folder / "blue" / "0.png", folder / "green" / "0.png")
+    (folder / "red" / "3.png").rename(folder / "blue" / "was-red.png")
+    (folder / "blue" / "1.png").unlink()
+    (folder / "blue" / "broken.png").write_bytes(b"no image")
+    report = shapes.sync(folder)
+    counts = (report.added, report.updated, report.moved, report.removed, report.unchanged)
+    assert counts == (1, 1, 1, 1, 9)
+    [failure] = report.failed
+    assert failure.uri.endswith("blue/broken.png")
+    assert failure.reason.startswith("not an image")
+    reopened = Gallery.open(shapes.path)
+    assert len(reopened) == 12
+    assert reopened.search(id="shapes:green/0.png", n=1)[0].metadata["label"] == "blue"
+    assert reopened.info()["rows"] == json.loads((shapes.path / "gallery.json").read_text())["rows"]
+
+
+def test_losing_most_of_a_source_needs_a_word(shapes: Gallery, folder: Path) -> None:
+    shutil.rmtree(folder / "red")
+    shutil.rmtree(folder / "green")
+    with pytest.raises(SourceError, match=r"8 of the 12 images .* are gone; .*--allow-removals"):
+        shapes.sync(folder)
+    assert len(shapes) == 12
+    assert shapes.sync(folder, allow_removals=True).removed == 8
+    assert len(Gallery.open(shapes.path)) == 4
+
+
+def test_sources_stay_apart(shapes: Gallery, folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder / "red", other / "red")
+    assert shapes.sync(other).added == 4
+    assert len(shapes) == 16
+    shutil.copytree(folder, tmp_path / "elsewhere" / "shapes")
+    with pytest.raises(SourceError, match="already has a source called 'shapes'"):
+        shapes.sync(tmp_path / "elsewhere" / "shapes")
+
+
+def test_vectors_of_another_encoder_are_refused(gallery: Gallery, digits: Source) -> None:
+    hog = open_encoder("hog", sample_images(digits))
+    with pytest.raises(FingerprintError, match=r"made with encoder 'pixels' .*, not with 'hog'"):
+        gallery.check_fingerprint(hog)
+    rows = Rows(["x"], [""], np.zeros((1, 64), np.float32), [{}], [""])
+    with pytest.raises(FingerprintError, match="cannot be mixed"):
+        gallery.upsert(rows, fingerprint=hog.fingerprint)
+    gallery.upsert(rows, fingerprint=gallery.encoder.fingerprint)
+    assert len(gallery) == 401
+
+
+def test_an_encoder_swapped_on_disk_is_noticed(gallery: Gallery, digits: Source) -> None:
+    shutil.rmtree(gallery.path / "encoder")
+    save_encoder(open_encoder("hog", sample_images(digits)), gallery.path / "encoder")
+    with pytest.raises(FingerprintError):
+        Gallery.open(gallery.path).search(id="digits/train:1") and Gallery.open(
+            gallery.path
+        ).encoder.encode([])
+
+
+def test_an_encoder_whose_weights_are_gone_or_changed_says_so(
+    tmp_path: Path, digits: Source
+) -> None:
+    encoder = open_encoder("pca", sample_images(digits))
+    save_encoder(encoder, tmp_path / "e")
+    assert load_encoder(tmp_path / "e").fingerprint == encoder.fingerprint
+    weights = tmp_path / "e" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ArtifactError, match="its files are not those it was saved with"):
+        load_encoder(tmp_path / "e")
+    weights.unlink()
+    with pytest.raises(ArtifactError, match=r"model\.safetensors cannot be read"):
+        load_encoder(tmp_path / "e")
+
+
+@pytest.mark.parametrize("name", ["pixels", "pca", "hog", "colour-pyramid", "untrained"])
+def test_every_encoder_is_the_same_after_saving(name: str, tmp_path: Path, digits: Source) -> None:
+    images = sample_images(digits)
+    encoder: Encoder = open_encoder(name, images)
+    save_encoder(encoder, tmp_path / "e")
+    again = load_encoder(tmp_path / "e")
+    np.testing.assert_array_equal(again.encode(images[:9]), encoder.encode(images[:9]))
+    assert (again.fingerprint, again.dim, again.name) == (encoder.fingerprint, encoder.dim, name)
+
+
+def test_what_is_no_gallery_is_refused(gallery: Gallery, tmp_path: Path, pixels: Encoder) -> None:
+    with pytest.raises(ArtifactError, match="there is no such folder"):
+        Gallery.open(tmp_path / "none")
+    with pytest.raises(ArtifactError, match=r"not a gallery \(has no gallery.json\)"):
+        Gallery.open(tmp_path)
+    with pytest.raises(ArtifactError, match="already exists"):
+        Gallery.create(gallery.path, encoder=pixels)
+    manifest = gallery.path / "gallery.json"
+    fields = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**fields, "format": 99}))
+    with pytest.raises(FormatVersionError, match="written in format 99"):
+        Gallery.open(gallery.path)
+    manifest.write_text(json.dumps({"format": 1}))
+    with pytest.raises(ArtifactError, match="misses or misstates 'metric'"):
+        Gallery.open(gallery.path)
+    manifest.write_text(json.dumps(fields))
+    shutil.rmtree(gallery.path / "store")
+    with pytest.raises(ArtifactError, match="missing or broken"):
+        Gallery.open(gallery.path)
+
+
+def test_bad_queries_are_refused(gallery: Gallery) -> None:
+    image = np.zeros((8, 8), np.uint8)
+    with pytest.raises(SettingError, match="n = 0"):
+        gallery.search(image, n=0)
+    with pytest.raises(InputError, match="either a query image or the id"):
+        gallery.search()
+    with pytest.raises(InputError, match="no row with the id 'nobody'"):
+        gallery.search(id="nobody")
+    with pytest.raises(ImageError, match="expected a uint8 array"):
+        gallery.search(image.astype(float))
+    assert len(gallery.search(image, n=1000)) == 400
+
+
+def test_a_source_of_broken_images_only_is_an_error(gallery: Gallery, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"x")
+    with pytest.raises(SourceError, match="not one of its 1 images could be indexed"):
+        gallery.sync(tmp_path / "bad")
+
+
+def test_evaluation_excludes_the_query_itself(gallery: Gallery) -> None:
+    found = la.evaluate(gallery, n=1, baselines=True)
+    assert len(found.examples) == 400
+    assert all(example.hits[0].uri != example.uri for example in found.examples)
+    # Without the exclusion a 1-nearest-neighbour search of its own rows would score 1.
+    assert 0.9 < found.scores.precision.value < 1
+    assert found.scores.precision.value == pytest.approx(found.baselines["pixels"].precision.value)
+    assert found.confusion.sum() == 400
+    assert found.confusion.trace() / 400 == pytest.approx(found.scores.precision.value)
+
+
+def test_evaluation_matches_counting_by_hand(gallery: Gallery) -> None:
+    queries = open_source("dataset:digits/test[:40]")
+    found = la.evaluate(gallery, queries, n=5, first=10, metric="l2")
+    right = []
+    for item in queries:
+        hits = gallery.search(item.image(), n=5, metric="l2")
+        right.append([hit.metadata["label"] == item.metadata["label"] for hit in hits])
+    assert found.scores.precision.value == pytest.approx(np.mean(right))
+    assert found.scores.first.precision == pytest.approx(np.mean(right[:10]))
+
+
+def test_unlabelled_queries_and_galleries_are_refused(
+    gallery: Gallery, pixels: Encoder, tmp_path: Path
+) -> None:
+    (tmp_path / "flat").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "flat" / "a.png")
+    with pytest.raises(InputError, match="none of its 1 images is a labelled query"):
+        la.evaluate(gallery, tmp_path / "flat")
+    unlabelled = Gallery.create(tmp_path / "u.gallery", encoder=pixels)
+    unlabelled.sync(tmp_path / "flat")
+    with pytest.raises(InputError, match="none of its 1 rows has a label"):
+        la.evaluate(unlabelled, "dataset:digits/test")

@@ -1,0 +1,248 @@
+"""Training: exact resume, interruption, export, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import lookalike as la
+from lookalike.encoders.catalog import load_encoder
+from lookalike.errors import ArtifactError, SettingError, SourceError, UnknownNameError
+from lookalike.sources import Source, open_source
+from lookalike.training.loop import NETWORKS, TrainingOptions, train
+from lookalike.training.networks import parameter_count
+from lookalike.training.recipes import RECIPES
+from lookalike.training.untrained import untrained_model
+from lookalike.types import Progress
+
+RECIPE_NAMES = ("report-linear", "report-conv", "report-conv-bn")
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    return open_source("dataset:digits/train")
+
+
+@pytest.mark.parametrize("recipe", RECIPE_NAMES)
+def test_the_exported_encoder_agrees_with_torch(
+    recipe: str, source: Source, tmp_path: Path
+) -> None:
+    encoder = train(source, recipe=recipe, out=tmp_path / "e")
+    model = NETWORKS[RECIPES[recipe].network]().eval()
+    model.load_state_dict(load_file(tmp_path / "e" / "model.safetensors"))
+    images = [item.image() for item in source][:1000]
+    values = torch.from_numpy(encoder.prepare(images))
+    with torch.no_grad():
+        expected = model.encoder(values).reshape(len(images), -1).numpy()
+        decoded = model(values).numpy()
+    np.testing.assert_allclose(encoder.encode(images), expected, atol=1e-4)
+    np.testing.assert_allclose(encoder.reconstruct(images), decoded, atol=1e-4)
+    np.testing.assert_allclose(encoder.encode(images[:1]), encoder.encode(images)[:1], atol=1e-5)
+    again = load_encoder(tmp_path / "e")
+    np.testing.assert_array_equal(again.encode(images[:5]), encoder.encode(images[:5]))
+    origin = encoder.origin
+    assert (origin["recipe"], origin["seed"], origin["images"]) == (recipe, 0, 1437)
+    assert len(origin["data"]) == 64
+    assert origin["versions"]["torch"] == torch.__version__
+    curve = origin["history"][0]["curve"]
+    assert len(curve) == 20
+    assert curve[-1] < curve[0] / 1.5
+
+
+@pytest.mark.parametrize("recipe", RECIPE_NAMES)
+def test_the_recipes_describe_their_networks(recipe: str) -> None:
+    layers = RECIPES[recipe].layers
+    network = NETWORKS[RECIPES[recipe].network]()
+    assert sum(weights for _, _, weights in layers) == parameter_count(network)
+    shape = tuple(int(n) for n in layers[-1][1].split(" x "))
+    assert network(torch.zeros(2, 1, 28, 28)).shape[1:] == shape
+    code = next(s for name, s, _ in layers if name.endswith("= the code"))
+    assert network.encoder(torch.zeros(2, 1, 28, 28)).shape[1:] == tuple(
+        int(n) for n in code.split(" x ")
+    )
+
+
+class Interrupt:
+    """Progress that interrupts training, as Ctrl-C would, once that many images are done."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def __call__(self, p: Progress) -> None:
+        if p.task.startswith("train") and p.done >= self.after:
+            self.after = 10**9
+            raise KeyboardInterrupt
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+@pytest.mark.parametrize("recipe", ["report-linear", "report-conv-bn"])
+def test_interrupted_and_resumed_gives_the_same_weights(
+    recipe: str, source: Source, tmp_path: Path
+) -> None:
+    options = TrainingOptions(epochs=2, seed=3)
+    train(source, recipe=recipe, out=tmp_path / "whole", options=options)
+    for after in (1000, 1437 + 1000):
+        part = tmp_path / f"parts-{after}"
+        with pytest.raises(KeyboardInterrupt):
+            train(source, recipe=recipe, out=part, options=options, on_progress=Interrupt(after))
+        assert not (part / "encoder.json").exists()
+        resumed = TrainingOptions(epochs=2, seed=3, resume=True)
+        train(source, recipe=recipe, out=part, options=resumed)
+        assert_same_weights(tmp_path / "whole", part)
+        origin = json.loads((part / "encoder.json").read_text())["origin"]
+        assert len(origin["history"]) == 2
+        assert len(list((part / "checkpoint").iterdir())) == 2
+
+
+def test_a_finished_run_is_trained_further_to_the_same_weights(
+    source: Source, tmp_path: Path
+) -> None:
+    one = TrainingOptions(epochs=1)
+    train(source, recipe="fast-conv", out=tmp_path / "a", options=one)
+    train(source, recipe="fast-conv", out=tmp_path / "a", options=TrainingOptions(2, resume=True))
+    train(source, recipe="fast-conv", out=tmp_path / "b", options=TrainingOptions(2))
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+
+
+def test_the_seed_decides(source: Source) -> None:
+    prints = [
+        train(source, recipe="fast-linear", options=TrainingOptions(seed=seed)).fingerprint
+        for seed in (1, 1, 2)
+    ]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_minutes_end_training_and_leave_a_usable_encoder(source: Source, tmp_path: Path) -> None:
+    options = TrainingOptions(epochs=10_000, minutes=0.01)
+    encoder = train(source, recipe="report-conv", out=tmp_path / "e", options=options)
+    assert 0 < encoder.origin["epochs"] < 100
+    assert encoder.encode([source[0].image()]).shape == (1, 196)
+
+
+def test_resuming_with_other_settings_is_refused(source: Source, tmp_path: Path) -> None:
+    train(source, recipe="fast-linear", out=tmp_path / "e")
+    for recipe, options in (
+        ("fast-conv", TrainingOptions(resume=True)),
+        ("fast-linear", TrainingOptions(seed=1, resume=True)),
+    ):
+        with pytest.raises(SettingError, match="cannot resume with other settings"):
+            train(source, recipe=recipe, out=tmp_path / "e", options=options)
+    few = open_source("dataset:digits/train[:50]")
+    with pytest.raises(SettingError, match="data was"):
+        train(few, recipe="fast-linear", out=tmp_path / "e", options=TrainingOptions(resume=True))
+
+
+def test_folders_in_the_way_are_left_alone(source: Source, tmp_path: Path) -> None:
+    train(source, recipe="fast-linear", out=tmp_path / "e")
+    before = weights(tmp_path / "e")
+    with pytest.raises(ArtifactError, match="holds a finished training run; go on with --resume"):
+        train(source, recipe="fast-linear", out=tmp_path / "e", options=TrainingOptions(seed=9))
+    assert weights(tmp_path / "e").keys() == before.keys()
+    with pytest.raises(ArtifactError, match="holds no checkpoint to resume"):
+        train(
+            source, recipe="fast-linear", out=tmp_path / "x", options=TrainingOptions(resume=True)
+        )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="already exists"):
+        train(source, recipe="fast-linear", out=tmp_path / "mine")
+    checkpoint = tmp_path / "e" / "checkpoint"
+    next(checkpoint.glob("*.safetensors")).write_bytes(b"broken")
+    with pytest.raises(ArtifactError, match="the checkpoint cannot be read"):
+        train(
+            source, recipe="fast-linear", out=tmp_path / "e", options=TrainingOptions(resume=True)
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (TrainingOptions(epochs=0), "--epochs 0: must be at least 1"),
+        (TrainingOptions(minutes=-1), "--minutes -1: must be above 0"),
+        (TrainingOptions(device="warp"), "--device warp: not available here"),
+    ],
+)
+def test_settings_out_of_range_are_refused(
+    options: TrainingOptions, said: str, source: Source, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=said):
+        train(source, recipe="fast-linear", out=tmp_path / "e", options=options)
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_device_that_is_not_there_is_refused(source: Source, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(SettingError, match="--device cuda: not available here"):
+        train(source, recipe="fast-linear", options=TrainingOptions(device="cuda"))
+
+
+def test_unknown_recipes_and_too_few_images_are_refused(source: Source, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'report-conv-bn'"):
+        train(source, recipe="report-conv-b")
+    with pytest.raises(SourceError, match="at least 2 images"):
+        train("dataset:digits/train[:1]", recipe="fast-linear")
+
+
+def test_images_of_any_size_can_be_trained_on(folder: Path, tmp_path: Path) -> None:
+    (folder / "broken.png").write_bytes(b"x")
+    encoder = la.train(folder, recipe="report-conv")
+    assert encoder.origin["images"] == 12
+    assert encoder.encode([np.zeros((300, 200, 3), np.uint8)]).shape == (1, 196)
+
+
+def test_an_encoder_of_images_of_one_size_refuses_others(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (28, 28), dtype=np.uint8)).save(
+            tmp_path / "s" / f"{i}.png"
+        )
+    encoder = la.train(tmp_path / "s", recipe="report-conv")
+    with pytest.raises(la.LookalikeError, match="takes 28x28 only"):
+        encoder.encode([np.zeros((30, 28), np.uint8)])
+
+
+def test_a_loss_that_breaks_stops_and_keeps_the_last_good_checkpoint(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lookalike.training import loop
+
+    train(source, recipe="report-linear", out=tmp_path / "e")
+    good = json.loads((tmp_path / "e" / "checkpoint" / "checkpoint.json").read_text())
+    monkeypatch.setattr(loop, "_step", lambda *_: float("nan"))
+    with pytest.raises(ArtifactError, match="NaN or infinite in epoch 2 by step 50"):
+        train(
+            source,
+            recipe="report-linear",
+            out=tmp_path / "e",
+            options=TrainingOptions(2, resume=True),
+        )
+    kept = json.loads((tmp_path / "e" / "checkpoint" / "checkpoint.json").read_text())
+    assert kept == good
+
+
+def test_the_shipped_untrained_network_is_report_conv_before_training() -> None:
+    from lookalike.encoders.catalog import open_encoder
+    from lookalike.encoders.onnx import NetworkEncoder
+
+    images = list(np.random.default_rng(0).integers(0, 255, (50, 28, 28), dtype=np.uint8))
+    shipped = open_encoder("untrained", images)
+    assert isinstance(shipped, NetworkEncoder)
+    fresh = NetworkEncoder("fresh", untrained_model(), shipped.preprocessing)
+    np.testing.assert_allclose(fresh.encode(images), shipped.encode(images), atol=1e-6)

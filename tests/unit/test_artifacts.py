@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lookalike.artifacts import FORMAT, new_folder, read_manifest, write_atomically, write_manifest
+from lookalike.errors import ArtifactError, FormatVersionError, StorageError
+
+
+def test_a_failed_write_keeps_the_old_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "f"
+    write_atomically(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"f: cannot be written \(No space left on device\)"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_manifests_of_this_version_are_read(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "m.json", {"a": "ü"})
+    assert read_manifest(tmp_path / "m.json", what="a thing") == {"format": FORMAT, "a": "ü"}
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "said"),
+    [
+        (json.dumps({"format": FORMAT + 1}), FormatVersionError, "upgrade with"),
+        ("{", ArtifactError, "cannot be read"),
+        ("[]", ArtifactError, "has no format version"),
+        ("{}", ArtifactError, "has no format version"),
+        (None, ArtifactError, "not a thing .has no m.json"),
+    ],
+)
+def test_other_manifests_are_refused(
+    tmp_path: Path, content: str | None, error: type[Exception], said: str
+) -> None:
+    if content is not None:
+        (tmp_path / "m.json").write_text(content)
+    with pytest.raises(error, match=said):
+        read_manifest(tmp_path / "m.json", what="a thing")
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+
+    def fail(partial: Path) -> None:
+        (partial / "half").write_text("x")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), new_folder(target) as partial:
+        fail(partial)
+    assert list(tmp_path.iterdir()) == []
+    with new_folder(target) as partial:
+        (partial / "whole").write_text("x")
+    assert [path.name for path in target.iterdir()] == ["whole"]
+    with pytest.raises(ArtifactError, match="already exists"), new_folder(target):
+        pass
