@@ -326,7 +326,7 @@ def _labelled(source: Source, on_progress: ProgressCallback) -> tuple[list[Item]
             else:
                 item.image()
                 items.append(item)
-        except (ImageError, OSError) as error:
+        except ImageError as error:
             skipped.append(Failure(item.uri, str(error)))
         if number % _REPORT_EVERY == 0 or number == len(source):
             on_progress(Progress("read queries", number, len(source), "images"))

@@ -243,14 +243,17 @@ class Gallery:
         if (query is None) == (id is None):
             raise InputError("a search needs either a query image or the id of a row")
         if id is not None:
-            return self.search_embeddings(self._store.get([id]).embeddings, [id], n, metric)[0]
-        name, image = _decode_query(query)
+            row = self._store.get([id])
+            hits = self.search_embeddings(row.embeddings, [id], n, metric)[0]
+            return replace(hits, query=id, uri=row.uris[0])
+        name, uri, image = _decode_query(query)
         try:
             embeddings = self.encoder.encode([image])
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
         own = query.id if isinstance(query, Item) else None
-        return self.search_embeddings(embeddings, [own], n, metric, names=[name])[0]
+        hits = self.search_embeddings(embeddings, [own], n, metric)[0]
+        return replace(hits, query=name, uri=uri)
 
     def search_embeddings(
         self,
@@ -258,7 +261,6 @@ class Gallery:
         own: Sequence[str | None],
         n: int,
         metric: Metric | str | None = None,
-        names: Sequence[str] | None = None,
     ) -> list[Hits]:
         """Return the ``n`` nearest rows to each of ``(q, dim)`` float32 embeddings.
 
@@ -270,8 +272,8 @@ class Gallery:
         spare = any(row_id is not None for row_id in own)
         found = self._store.search(embeddings, n + spare, chosen)
         return [
-            Hits(name or "query", chosen, _without(hits, own_id, n))
-            for hits, own_id, name in zip(found, own, names or own, strict=True)
+            Hits(own_id or "query", chosen, _without(hits, own_id, n))
+            for hits, own_id in zip(found, own, strict=True)
         ]
 
     def items(self) -> ItemSource:
@@ -326,13 +328,15 @@ class Gallery:
         )
 
 
-def _decode_query(query: Query | None) -> tuple[str, ImageArray]:
+def _decode_query(query: Query | None) -> tuple[str, str | None, ImageArray]:
+    """Return a query's name, its uri if it has one, and its image."""
     if isinstance(query, Item):
-        return query.uri, query.image()
+        return query.uri, query.uri, query.image()
     if query is None:
         raise InputError("no query was given")
-    name = str(query) if isinstance(query, str | Path) else f"query {type(query).__name__}"
-    return name, decode(query, name=name)
+    uri = str(query) if isinstance(query, str | Path) else None
+    name = uri or f"query {type(query).__name__}"
+    return name, uri, decode(query, name=name)
 
 
 def _without(hits: Sequence[Hit], own: str | None, n: int) -> tuple[Hit, ...]:

@@ -301,7 +301,7 @@ def _wrong(example: Example) -> int:
 
 
 def _as_hits(example: Example, found: Evaluation) -> Hits:
-    return Hits(example.uri, found.scores.metric, example.hits)
+    return Hits(example.uri, found.scores.metric, example.hits, example.uri)
 
 
 def _png(figure: Figure) -> str:

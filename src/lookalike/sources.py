@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lookalike import idx
 from lookalike.datasets import open_dataset
-from lookalike.errors import SourceError
+from lookalike.errors import ImageError, SourceError
 from lookalike.images import SUFFIXES, decode
 from lookalike.types import ImageArray, Metadata, ProgressCallback, ignore_progress
 
@@ -38,9 +38,12 @@ class Item:
         """Return the decoded image, ``(H, W)`` or ``(H, W, 3)`` uint8.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: it cannot be read or decoded.
         """
-        return decode(self.read(), name=self.uri)
+        try:
+            return decode(self.read(), name=self.uri)
+        except OSError as error:
+            raise ImageError(f"{self.uri}: cannot be read ({error.strerror or error})") from error
 
 
 class Source(Protocol):

@@ -46,11 +46,15 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Hits(Sequence[Hit]):
-    """The nearest rows to one query, nearest first; equal distances are ordered by id."""
+    """The nearest rows to one query, nearest first; equal distances are ordered by id.
+
+    ``query`` is its name, and ``uri`` where its image can be read, if it can.
+    """
 
     query: str
     metric: Metric
     rows: tuple[Hit, ...]
+    uri: str | None = None
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...

@@ -67,7 +67,11 @@ def test_index_prints_the_promised_keys(work: Path) -> None:
     again = json.loads(run("index", "d.gallery", "dataset:digits/train", "--json", cwd=work))
     assert again.pop("seconds") >= 0
     assert again == {
-        "added": 0, "updated": 0, "moved": 0, "removed": 0, "unchanged": 1437,
+        "added": 0,
+        "updated": 0,
+        "moved": 0,
+        "removed": 0,
+        "unchanged": 1437,
         "failed": [],
     }
 

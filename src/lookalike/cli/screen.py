@@ -9,11 +9,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lookalike.types import Progress, ProgressCallback
-
 if TYPE_CHECKING:
     from lookalike.evaluation import Evaluation
     from lookalike.metrics import Estimate
+    from lookalike.types import Progress, ProgressCallback
 
 _PLAIN_EVERY_S = 10.0
 

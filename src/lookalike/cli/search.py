@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lookalike.cli import screen
+
+if TYPE_CHECKING:
+    from lookalike.types import Hits
 
 
 def command(
@@ -39,15 +42,19 @@ def command(
     if not queries and not ids:
         raise InputError("nothing to search for: give image files, or --id with a row's id")
     opened = Gallery.open(gallery)
-    found = []
+    found: list[Hits] = []
+    labels: list[str | None] = []
     failed: list[LookalikeError] = []
     for query in queries or []:
         try:
-            asked = open_items([query])[0] if query.startswith(DATASET_PREFIX) else query
-            found.append(opened.search(asked, n=n, metric=metric))
+            item = open_items([query])[0] if query.startswith(DATASET_PREFIX) else None
+            found.append(opened.search(item or query, n=n, metric=metric))
+            labels.append(item.metadata.get("label") if item else None)
         except InputError as error:
             failed.append(error)
-    found += [opened.search(id=row_id, n=n, metric=metric) for row_id in ids or []]
+    for row_id in ids or []:
+        found.append(opened.search(id=row_id, n=n, metric=metric))
+        labels.append(opened.store.get([row_id]).metadata[0].get("label"))
     if failed and not found:
         raise failed[0]
     for hits in found:
@@ -66,7 +73,7 @@ def command(
     if image is not None:
         from lookalike import figures
 
-        figures.save(figures.hits_grid(found), image)
+        figures.save(figures.hits_grid(found, labels), image)
         screen.note(f"drawn: {image}")
     for failure in failed:
         screen.note(f"failed: {failure}")

@@ -26,19 +26,20 @@ def hits_grid(found: Sequence[Hits], labels: Sequence[str | None] | None = None)
     """Draw queries, one a row, beside their hits with the distances.
 
     Args:
-        found: the queries' hits; a query's picture is drawn where its name opens as an image.
+        found: the queries' hits; a query that has no uri is not drawn.
         labels: the queries' labels; then right hits are framed green and wrong ones red.
 
     Raises:
         SourceError, ImageError: an image is gone.
     """
     columns = max(len(row) for row in found) + 1
-    uris = [uri for row in found for uri in (row.query, *(hit.uri for hit in row))]
+    uris = [uri for row in found for uri in (row.uri, *(hit.uri for hit in row)) if uri]
     images = iter(_images(uris))
     figure, axes = _grid(len(found), columns, cell=(1.05, 1.38))
     for y, row in enumerate(found):
         label = labels[y] if labels else None
-        _picture(axes[y, 0], next(images), label or "query", INK)
+        if row.uri is not None:
+            _picture(axes[y, 0], next(images), label or "query", INK)
         for x, hit in enumerate(row, 1):
             own = str(hit.metadata.get("label", ""))
             colour = INK if label is None else (RIGHT if own == label else WRONG)

@@ -277,7 +277,7 @@ def _load(
     for number, item in enumerate(source, 1):
         try:
             image = item.image()
-        except (ImageError, OSError) as error:
+        except ImageError as error:
             log.warning("left out of training: %s", error)
             continue
         exact &= image.shape[:2] == (recipe.size, recipe.size)

@@ -1,0 +1,65 @@
+"""The README's own words, run as they stand."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.integration.test_cli import run
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/cats, photos/dogs, photos/birds of fifteen images each."""
+    rng = np.random.default_rng(1)
+    home = tmp_path_factory.mktemp("home")
+    for label in ("cats", "dogs", "birds"):
+        (home / "photos" / label).mkdir(parents=True)
+        base = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        for number in range(1, 16):
+            noisy = np.clip(base + rng.integers(-40, 40, base.shape), 0, 255).astype(np.uint8)
+            image = Image.fromarray(noisy).resize((160, 120))
+            image.save(home / "photos" / label / f"{number}.jpg")
+    return home
+
+
+def test_every_command_for_ones_own_folder_works(home: Path) -> None:
+    section = README.split("## The first ten minutes")[1].split("## From Python")[0]
+    commands = [
+        shlex.split(line, comments=True)
+        for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    assert len(commands) == 10
+    for program, *arguments in commands:
+        assert program == "lookalike"
+        assert run(*arguments, cwd=home), arguments
+    for left in ("hits.png", "colour.html", "photos.encoder/encoder.json", "trained.gallery"):
+        assert (home / left).exists()
+
+
+def test_the_python_example_works(home: Path) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=home, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "photos:cats/1.jpg" in done.stdout
+
+
+def test_links_and_targets_are_there() -> None:
+    root = Path(__file__).parents[2]
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (root / target).exists(), target
+    makefile = (root / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", README):
+        assert f"\n{target}:" in makefile
