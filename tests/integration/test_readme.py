@@ -61,5 +61,5 @@ def test_links_and_targets_are_there() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert (root / target).exists(), target
     makefile = (root / "Makefile").read_text()
-    for target in re.findall(r"make (\w+)", README):
+    for target in re.findall(r"(?:^|`)make (\w+)", README, re.MULTILINE):
         assert f"\n{target}:" in makefile
