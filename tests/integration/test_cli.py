@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from lookalike.cli import main
 from tests.unit.test_idx import IMAGES, idx_bytes
 
 FULL_DISK = (
@@ -24,13 +28,39 @@ FULL_DISK = (
 )
 
 
-def lookalike(
-    *arguments: object, cwd: Path | None = None, file_limit: int | None = None
-) -> subprocess.CompletedProcess[str]:
+@dataclass
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def lookalike(*arguments: object, cwd: Path | None = None) -> Done:
+    """Run the command line in this process, as its own process would run it in ``cwd``."""
+    out, err = io.StringIO(), io.StringIO()
+    code: object = 0
+    with (
+        contextlib.chdir(cwd or Path.cwd()),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    return Done(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+
+
+def process(*arguments: object, cwd: Path, file_limit: int | None = None) -> Done:
+    """Run the command line as a process, perhaps one that may write no larger files."""
     start = (
         ["-m", "lookalike"] if file_limit is None else ["-c", FULL_DISK.format(limit=file_limit)]
     )
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, *start, *map(str, arguments)],
         capture_output=True,
         text=True,
@@ -38,9 +68,11 @@ def lookalike(
         timeout=300,
         check=False,
     )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def run(*arguments: object, cwd: Path | None = None) -> str:
+    """Run the command line, see that it ends well, and return what it printed."""
     done = lookalike(*arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -61,6 +93,19 @@ def test_version_and_help() -> None:
     for verb in ("demo", "train", "index", "search", "evaluate", "info", "encoders", "recipes"):
         assert f" {verb} " in shown
         assert "Usage: lookalike" in run(verb, "--help")
+
+
+def test_it_runs_as_a_process_of_its_own(work: Path) -> None:
+    for start in (["-m", "lookalike"], ["-c", "from lookalike.cli import main; main()"]):
+        command = [sys.executable, *start, "search", "d.gallery", "dataset:digits/test#3", "--json"]
+        done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=True)
+        assert len(json.loads(done.stdout)["hits"]) == 7
+    mistake = process("search", "none.gallery", "a.png", cwd=work)
+    assert mistake.returncode == 2
+    assert (
+        mistake.stderr
+        == "lookalike: error: none.gallery: not a gallery (there is no such folder)\n"
+    )
 
 
 def test_index_prints_the_promised_keys(work: Path) -> None:
@@ -254,7 +299,7 @@ def test_a_full_disk_leaves_the_gallery_as_it_was(work: Path, tmp_path: Path) ->
     shutil.copytree(work / "d.gallery", tmp_path / "d.gallery")
     before = json.loads(run("info", "d.gallery", "--json", cwd=tmp_path))
     arguments = ("index", "d.gallery", "dataset:digits/test")
-    done = lookalike(*arguments, cwd=tmp_path, file_limit=20_000)
+    done = process(*arguments, cwd=tmp_path, file_limit=20_000)
     assert done.returncode == 2
     assert "the table cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
@@ -267,12 +312,12 @@ def test_a_full_disk_leaves_the_gallery_as_it_was(work: Path, tmp_path: Path) ->
 
 
 def test_a_full_disk_leaves_nothing_half_made(work: Path, tmp_path: Path) -> None:
-    made = lookalike("index", "n.gallery", "dataset:digits/test", cwd=tmp_path, file_limit=500)
+    made = process("index", "n.gallery", "dataset:digits/test", cwd=tmp_path, file_limit=500)
     assert made.returncode == 2
     assert "n.gallery" in made.stderr
     assert "cannot be written" in made.stderr
     assert list(tmp_path.iterdir()) == []
-    report = lookalike(
+    report = process(
         *("evaluate", work / "d.gallery", "dataset:digits/test", "--report", "r.html"),
         cwd=tmp_path,
         file_limit=10_000,
