@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/lookalike demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
