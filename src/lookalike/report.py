@@ -69,7 +69,7 @@ def write_report(
         loader=jinja2.PackageLoader("lookalike"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("report.html").render(
-        title=f"What looks like this? {found.scores.encoder} on {found.gallery}",
+        title=f"What looks like this? {found.scores.encoder} in {Path(found.gallery).name}",
         subtitle=(
             f"{len(found.examples):,} queries from {found.queries}, {found.rows:,} rows, "
             f"{found.n} hits each, {found.scores.metric} distance"
@@ -275,7 +275,8 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
 
 
 def _settings(found: Evaluation, gallery: Gallery) -> Section:
-    encoder = gallery.encoder
+    described = gallery.encoder.describe()
+    origin = described.get("origin", {})
     facts: dict[str, Any] = {
         "lookalike": lookalike.__version__,
         "python": platform.python_version(),
@@ -286,7 +287,8 @@ def _settings(found: Evaluation, gallery: Gallery) -> Section:
         "metric": found.scores.metric.value,
         "skipped queries": len(found.skipped),
         "latency of one query": f"p50 {found.latency.p50:.2f} ms, p95 {found.latency.p95:.2f} ms",
-        **{f"encoder {key}": value for key, value in encoder.describe().items()},
+        **{f"encoder {key}": value for key, value in described.items() if key != "origin"},
+        **{f"training {key}": value for key, value in origin.items() if key != "history"},
     }
     rows = [
         (key, value if isinstance(value, str) else json.dumps(value))

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 import lookalike as la
-from lookalike.encoders.base import Encoder
+from lookalike.encoders.base import Encoder, Preprocessing
 from lookalike.encoders.catalog import load_encoder, open_encoder, save_encoder
+from lookalike.encoders.classic import Pixels
 from lookalike.errors import (
     ArtifactError,
     FingerprintError,
@@ -209,6 +210,18 @@ def test_a_source_of_broken_images_only_is_an_error(gallery: Gallery, tmp_path: 
     (tmp_path / "bad" / "a.png").write_bytes(b"x")
     with pytest.raises(SourceError, match="not one of its 1 images could be indexed"):
         gallery.sync(tmp_path / "bad")
+
+
+def test_images_of_a_size_the_encoder_refuses_fail_one_by_one(tmp_path: Path) -> None:
+    encoder = Pixels("pixels", Preprocessing(8, 8, 1, exact=True))
+    (tmp_path / "mixed").mkdir()
+    for i, size in enumerate([(8, 8), (9, 8), (8, 8)]):
+        Image.new("L", size, 50 * i).save(tmp_path / "mixed" / f"{i}.png")
+    gallery = Gallery.create(tmp_path / "m.gallery", encoder=encoder)
+    report = gallery.sync(tmp_path / "mixed")
+    assert report.added == 2
+    assert [failure.uri.rpartition("/")[2] for failure in report.failed] == ["1.png"]
+    assert report.failed[0].reason.startswith("the image is 9x8 pixels; this encoder takes 8x8")
 
 
 def test_evaluation_excludes_the_query_itself(gallery: Gallery) -> None:

@@ -30,6 +30,8 @@ class Network:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = settings().threads
         options.log_severity_level = 3
+        # Threads that spin for more work take the cores from the search that follows.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
