@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.catalog import catalog, open_encoder
+from lookalike.encoders.catalog import catalog
 from lookalike.errors import ImageError, InputError, SettingError
 from lookalike.gallery import Gallery
 from lookalike.ingest import Failure, encode_items, sample_images
@@ -128,10 +128,10 @@ def evaluate(
     beside: dict[str, Scores] = {}
     if baselines:
         beside[CHANCE] = bench.by_chance()
-        sample = sample_images(bench.rows)
         for description in catalog().values():
             if description.baseline:
-                encoder = open_encoder(description.name, sample)
+                sample = sample_images(bench.rows, description.sample)
+                encoder = description.fit(description.name, sample)
                 hits = bench.search(encoder, bench.store_for(encoder))
                 beside[description.name] = bench.score(encoder.name, hits)
     hits = bench.search(gallery.encoder, gallery.store)

@@ -83,6 +83,15 @@ def resized(image: ImageArray, height: int, width: int) -> ImageArray:
     return np.asarray(scaled)
 
 
+def within(image: ImageArray, side: int) -> ImageArray:
+    """Make an image smaller, in proportion, if it has more than ``side`` pixels a side."""
+    scale = side / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
+    return resized(image, height, width)
+
+
 def with_channels(image: ImageArray, channels: int) -> ImageArray:
     """Return ``(H, W, channels)`` for 1 (grey, ITU-R 601 luma) or 3 (RGB) channels."""
     if image.ndim == 2:

@@ -17,7 +17,7 @@ from lookalike.config import settings
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.catalog import SAMPLE
 from lookalike.errors import ImageError, SourceError
-from lookalike.images import content_hash, decode
+from lookalike.images import content_hash, decode, within
 from lookalike.sources import Item, Source
 from lookalike.stores.base import Rows, VectorStore
 from lookalike.types import Embeddings, ImageArray, Progress, ProgressCallback, ignore_progress
@@ -27,10 +27,12 @@ BATCH_BYTES = 128 << 20
 """A batch ends at this many images or, all but its last piece, this many bytes of pixels."""
 
 ENCODE_BATCH = 1024
-"""Images decoded and held at once where they are only encoded."""
+"""As many images at most are held decoded where they are only encoded."""
 
-_PIECE = 64
-"""Images a thread reads at a time."""
+_PIECE = 8
+"""Images a thread reads at a time; as many for each thread, and one more, are held decoded."""
+
+_SAMPLE_SIDE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +89,20 @@ def ingest(
     return outcome
 
 
-def sample_images(source: Source) -> list[ImageArray]:
-    """Return at most 5,000 images, evenly spread over a source, for an encoder to be fitted to.
+def sample_images(source: Source, count: int = SAMPLE) -> list[ImageArray]:
+    """Return at most ``count`` images, evenly spread over a source, for an encoder to be fitted to.
 
-    Images that cannot be decoded are left out.
+    Images that cannot be decoded are left out; those of more than 128 pixels a side are made
+    smaller, so that a sample of large photographs fits into memory.
 
     Raises:
         SourceError: none can be decoded; the first one's reason is given.
     """
     images, reason = [], ""
-    for index in range(0, len(source), max(1, -(-len(source) // SAMPLE))):
+    for index in range(0, len(source), max(1, -(-len(source) // count))):
         read = _read(source[index], None)
         if read.image is not None:
-            images.append(read.image)
+            images.append(within(read.image, _SAMPLE_SIDE))
         reason = reason or f"{read.item.uri}: {read.reason}"
     if not images:
         raise SourceError(f"{source.spec}: not one image can be read; the first, {reason}")
@@ -137,14 +140,19 @@ def encode_items(
     Raises:
         ImageError: an image cannot be decoded or the encoder refuses it; it is named.
     """
-    for start in range(0, len(items), ENCODE_BATCH):
-        batch = items[start : start + ENCODE_BATCH]
-        images: list[ImageArray] = [item.image() for item in batch]
-        try:
-            yield encoder.encode(images)
-        except ImageError as error:
-            raise ImageError(f"{_first_refused(encoder, batch)}: {error}") from error
-        report(start + len(batch))
+    images: list[ImageArray] = []
+    size = 0
+    for done, item in enumerate(items, 1):
+        images.append(item.image())
+        size += images[-1].nbytes
+        if len(images) == ENCODE_BATCH or size >= BATCH_BYTES or done == len(items):
+            try:
+                yield encoder.encode(images)
+            except ImageError as error:
+                refused = _first_refused(encoder, items[done - len(images) : done])
+                raise ImageError(f"{refused}: {error}") from error
+            report(done)
+            images, size = [], 0
 
 
 def _first_refused(encoder: Encoder, items: Sequence[Item]) -> str:
@@ -165,10 +173,10 @@ def _batches(source: Source, known: Mapping[str, str]) -> Iterator[list[_Read]]:
         ahead: list[Future[list[_Read]]] = []
         batch: list[_Read] = []
         size = 0
-        for piece in chain(pieces, [None] * 2 * threads):
+        for piece in chain(pieces, [None] * threads):
             if piece is not None:
                 ahead.append(pool.submit(_read_all, piece, known))
-            if not ahead or (piece is not None and len(ahead) <= 2 * threads):
+            if not ahead or (piece is not None and len(ahead) <= threads):
                 continue
             batch += (reads := ahead.pop(0).result())
             size += sum(read.image.nbytes for read in reads if read.image is not None)

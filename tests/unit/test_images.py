@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import ImageError
-from lookalike.images import content_hash, decode, resized, with_channels
+from lookalike.images import content_hash, decode, resized, with_channels, within
 
 RNG = np.random.default_rng(3)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -118,6 +118,9 @@ def test_hashes_tell_contents_and_shapes_apart() -> None:
 
 
 def test_resizing_and_channels() -> None:
+    assert within(RGB, 9) is RGB
+    assert within(RGB, 3).shape == (2, 3, 3)
+    assert within(np.zeros((1, 4000), np.uint8), 100).shape == (1, 100)
     assert resized(RGB, 12, 4).shape == (12, 4, 3)
     assert resized(RGB, 6, 9) is RGB
     assert with_channels(GREY, 3).shape == (6, 9, 3)

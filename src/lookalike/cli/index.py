@@ -88,11 +88,12 @@ def _open(path: Path, encoder: str | None, metric: str, source: Source) -> Galle
 
 def _encoder(name: str, source: Source) -> Encoder:
     """Open an encoder for a new gallery, and see that it takes the source's images."""
-    from lookalike.encoders.catalog import load_encoder, open_encoder
+    from lookalike.encoders.catalog import find_encoder, load_encoder
     from lookalike.ingest import first_image, sample_images
 
     if not Path(name).is_dir():
-        return open_encoder(name, sample_images(source))
+        described = find_encoder(name)
+        return described.fit(name, sample_images(source, described.sample))
     encoder = load_encoder(Path(name))
     first_image(source, encoder)
     return encoder

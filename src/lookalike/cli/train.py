@@ -53,13 +53,13 @@ def command(
         screen.note(f"interrupted; go on with the same command and --resume (in {out})")
         raise typer.Exit(130) from None
     origin = encoder.origin
-    loss = origin["history"][-1]["loss"] if origin["history"] else None
+    loss = origin["loss"]
+    said = "" if loss is None else f", loss {loss:.5f}"
     if as_json:
         facts = {"encoder": encoder.name, "dim": encoder.dim, "fingerprint": encoder.fingerprint}
         training = {key: origin[key] for key in ("epochs", "images", "seconds", "history")}
         screen.print_json({"path": str(out), **facts, "loss": loss, **training})
         return
-    said = f", loss {loss:.5f}" if loss is not None else ""
     print(
         f"{out}: {encoder.name}, {encoder.dim} dimensions, {origin['epochs']:.3g} epochs of "
         f"{origin['images']:,} images in {origin['seconds']:.0f} s{said}"

@@ -22,7 +22,7 @@ from lookalike.types import ImageArray
 MANIFEST = "encoder.json"
 GROUP = "lookalike.encoders"
 SAMPLE = 5_000
-"""At most this many images of a collection are shown to :meth:`Description.fit`."""
+"""As many images of a collection are enough for an encoder that learns from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,14 @@ class Description:
     """An encoder that needs no training, as data.
 
     ``fit(name, sample)`` makes it for a collection, of which it is shown a sample of images.
-    ``baseline`` encoders stand beside every evaluation.
+    ``baseline`` encoders stand beside every evaluation. ``sample`` images are enough for ``fit``.
     """
 
     name: str
     summary: str
     fit: Callable[[str, Sequence[ImageArray]], Encoder]
     baseline: bool = False
+    sample: int = 200
     licence: str = "Apache-2.0"
 
 
@@ -74,7 +75,7 @@ def _untrained(name: str, sample: Sequence[ImageArray]) -> Encoder:
 
 _BUILT_IN = (
     Description("pixels", "the pixels themselves (32x32 where sizes differ)", _pixels, True),
-    Description("pca", "32 principal components of the pixels", _pca, True),
+    Description("pca", "32 principal components of the pixels", _pca, True, SAMPLE),
     Description("hog", "gradient histograms, 9 bins, 8x8 cells at stride 4", _hog, True),
     Description("colour", "HSV histogram, 8x4x4", _histogram("hsv", (1,))),
     Description("colour-pyramid", "HSV histograms of 1, 4, 16 parts", _histogram("hsv", (1, 2, 4))),
@@ -104,6 +105,18 @@ def catalog() -> Mapping[str, Description]:
     return found
 
 
+def find_encoder(name: str) -> Description:
+    """Return the description of that name.
+
+    Raises:
+        UnknownNameError: there is none; the nearest is offered.
+    """
+    known = catalog()
+    if name not in known:
+        raise UnknownNameError("encoder", name, known)
+    return known[name]
+
+
 def open_encoder(name: str, sample: Sequence[ImageArray]) -> Encoder:
     """Make the encoder of that name for a collection.
 
@@ -115,10 +128,7 @@ def open_encoder(name: str, sample: Sequence[ImageArray]) -> Encoder:
         UnknownNameError: no such encoder; the nearest is offered.
         InputError: the sample is too small.
     """
-    known = catalog()
-    if name not in known:
-        raise UnknownNameError("encoder", name, known)
-    return known[name].fit(name, sample)
+    return find_encoder(name).fit(name, sample)
 
 
 def save_encoder(encoder: Encoder, folder: Path) -> None:

@@ -26,6 +26,7 @@ from lookalike.errors import ArtifactError, ImageError, SettingError, SourceErro
 from lookalike.sources import Source, open_source
 from lookalike.training import checkpoints
 from lookalike.training.export import to_onnx
+from lookalike.training.interrupts import DeferredInterrupt
 from lookalike.training.networks import Autoencoder, convolutional, linear, to_channels_last
 from lookalike.training.objectives import reconstruction
 from lookalike.training.recipes import Recipe, find_recipe
@@ -99,12 +100,11 @@ def train(
     run = {
         "recipe": chosen.name,
         "seed": options.seed,
-        "source": opened.spec,
         "images": len(images),
         "data": hashlib.sha256(images.tobytes()).hexdigest(),
     }
     fitted = fit(chosen, images, options, folder / CHECKPOINT, run, on_progress)
-    return _export(fitted, chosen, preprocessing, folder, options)
+    return _export(fitted, chosen, preprocessing, folder, opened.spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,7 @@ class Fitted:
 
     model: Autoencoder
     state: checkpoints.State
+    device: str
 
 
 def fit(
@@ -126,7 +127,9 @@ def fit(
     """Train a recipe's network on images ``(n, 1, H, W)`` uint8, all in memory as one tensor.
 
     The order of the images depends on the seed and the number of the epoch alone, which is what
-    lets ``--resume`` go on exactly.
+    lets ``--resume`` go on exactly. Ctrl-C is heeded between two steps, never within one, where
+    running statistics would already have changed and weights not yet; then a checkpoint is written
+    and KeyboardInterrupt raised.
     """
     torch.set_num_threads(settings().threads)
     torch.manual_seed(options.seed)
@@ -143,14 +146,13 @@ def fit(
     saved = clock.now()
     on_progress(_progress(state, recipe, len(pixels), epochs))
     model.train()
-    try:
-        while state.epoch < epochs and not clock.over():
+    with DeferredInterrupt() as interrupt:
+        while state.epoch < epochs and not (clock.over() or interrupt.asked):
             order = _order(options.seed, state.epoch, len(pixels)).to(device)
             batches = order.split(recipe.batch)  # type: ignore[no-untyped-call]
-            while state.step < len(batches) and not clock.over():
-                loss = _step(model, optimiser, pixels[batches[state.step]])
+            while state.step < len(batches) and not (clock.over() or interrupt.asked):
+                state.loss_sum += _step(model, optimiser, pixels[batches[state.step]])
                 state.step += 1
-                state.loss_sum += loss
                 if state.step * _MARKS // len(batches) > len(state.marks):
                     state.marks.append((state.step, state.loss_sum))
                 if state.step % _REPORT_EVERY == 0 or state.step == len(batches):
@@ -164,14 +166,10 @@ def fit(
             if state.step == len(batches):
                 state.history.append(_epoch_record(state))
                 state.epoch, state.step, state.loss_sum, state.marks = state.epoch + 1, 0, 0.0, []
-                checkpoints.save(folder, state, model, optimiser)
-                saved = state.seconds
-    finally:
-        # Also when interrupted or failing: what was learnt since the last checkpoint is kept.
-        state.seconds = clock.now()
-        if np.isfinite(state.loss_sum):
+            _check_loss(state, folder)
             checkpoints.save(folder, state, model, optimiser)
-    return Fitted(model.cpu().eval(), state)
+            saved = state.seconds
+    return Fitted(model.cpu().eval(), state, str(device))
 
 
 _REPORT_EVERY = 50
@@ -187,6 +185,13 @@ def _epoch_record(state: checkpoints.State) -> dict[str, Any]:
         "seconds": state.seconds - sum(epoch["seconds"] for epoch in state.history),
         "curve": (np.diff(sums) / np.diff(steps)).tolist(),
     }
+
+
+def _last_loss(state: checkpoints.State) -> float | None:
+    """Return the mean loss of the epoch that was begun, or else of the last one, if any."""
+    if state.step:
+        return state.loss_sum / state.step
+    return float(state.history[-1]["loss"]) if state.history else None
 
 
 def _step(model: Autoencoder, optimiser: torch.optim.Optimizer, batch: torch.Tensor) -> float:
@@ -295,7 +300,7 @@ def _export(
     recipe: Recipe,
     preprocessing: Preprocessing,
     folder: Path,
-    options: TrainingOptions,
+    source: str,
 ) -> NetworkEncoder:
     state = fitted.state
     to_plain_layout = {k: v.contiguous() for k, v in fitted.model.state_dict().items()}
@@ -303,11 +308,13 @@ def _export(
     code = fitted.model.encoder(example)
     origin = {
         **state.run,
+        "source": source,
         "epochs": state.epoch + state.step * recipe.batch / int(state.run["images"]),
+        "loss": _last_loss(state),
         "history": state.history,
         "batch": recipe.batch,
         "learning_rate": recipe.learning_rate,
-        "device": options.device,
+        "device": fitted.device,
         "seconds": state.seconds,
         "versions": {
             "python": platform.python_version(),
