@@ -128,9 +128,9 @@ def evaluate(
     beside: dict[str, Scores] = {}
     if baselines:
         beside[CHANCE] = bench.by_chance()
+        sample = sample_images(bench.rows)
         for description in catalog().values():
             if description.baseline:
-                sample = sample_images(bench.rows, description.sample)
                 encoder = description.fit(description.name, sample)
                 hits = bench.search(encoder, bench.store_for(encoder))
                 beside[description.name] = bench.score(encoder.name, hits)
@@ -176,6 +176,19 @@ def verdict(found: Evaluation) -> str:
     if ours.interval.high < best.precision.interval.low:
         return f"{said} is worse than {against}, which needs no training"
     return f"{said} cannot be told apart from {against}: their intervals overlap"
+
+
+def most_confused(found: Evaluation, count: int = 3) -> str:
+    """Say which labels' queries most often got hits of which other label; empty if none did."""
+    pairs = sorted(
+        (
+            (int(found.confusion[y, x]), found.labels[y], found.labels[x])
+            for y, x in np.argwhere(~np.eye(len(found.labels), dtype=bool))
+        ),
+        reverse=True,
+    )
+    worst = [f"{a} answered with {b} ({hits:,} hits)" for hits, a, b in pairs[:count] if hits]
+    return ", ".join(worst)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +261,7 @@ class _Bench:
         spare = any(item.id in self.truth for item in self.items)
         report = self._reporter(f"search with {encoder.name}", len(self.items))
         hits: list[list[Hit]] = []
-        for embeddings in encode_items(encoder, self.items, ignore_count):
+        for embeddings in encode_items(encoder, self.items):
             items = self.items[len(hits) : len(hits) + len(embeddings)]
             found = store.search(embeddings, self.n + spare, self.metric)
             hits += [
@@ -309,10 +322,6 @@ class _Bench:
 
         report(0)
         return report
-
-
-def ignore_count(_: int) -> None:
-    """Report to nobody."""
 
 
 def _labelled(source: Source, on_progress: ProgressCallback) -> tuple[list[Item], list[Failure]]:

@@ -6,10 +6,12 @@ already has are read but neither decoded nor encoded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,6 +35,8 @@ _PIECE = 8
 """Images a thread reads at a time; as many for each thread, and one more, are held decoded."""
 
 _SAMPLE_SIDE = 128
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +102,19 @@ def sample_images(source: Source, count: int = SAMPLE) -> list[ImageArray]:
     Raises:
         SourceError: none can be decoded; the first one's reason is given.
     """
-    images, reason = [], ""
-    for index in range(0, len(source), max(1, -(-len(source) // count))):
-        read = _read(source[index], None)
-        if read.image is not None:
-            images.append(within(read.image, _SAMPLE_SIDE))
-        reason = reason or f"{read.item.uri}: {read.reason}"
+    every = max(1, -(-len(source) // count))
+    chosen = [source[index] for index in range(0, len(source), every)]
+    reads = list(_in_threads(_read_small, chosen))
+    images = [read.image for read in reads if read.image is not None]
     if not images:
-        raise SourceError(f"{source.spec}: not one image can be read; the first, {reason}")
+        first = f"{reads[0].item.uri}: {reads[0].reason}"
+        raise SourceError(f"{source.spec}: not one image can be read; the first, {first}")
     return images
+
+
+def _read_small(item: Item) -> _Read:
+    read = _read(item, None)
+    return read if read.image is None else replace(read, image=within(read.image, _SAMPLE_SIDE))
 
 
 def first_image(source: Source, encoder: Encoder) -> None:
@@ -131,7 +139,7 @@ def first_image(source: Source, encoder: Encoder) -> None:
 
 
 def encode_items(
-    encoder: Encoder, items: Sequence[Item], report: Callable[[int], None]
+    encoder: Encoder, items: Sequence[Item], report: Callable[[int], None] = lambda _: None
 ) -> Iterator[Embeddings]:
     """Yield embeddings ``(n, dim)`` of items in their order, a batch at a time.
 
@@ -142,8 +150,8 @@ def encode_items(
     """
     images: list[ImageArray] = []
     size = 0
-    for done, item in enumerate(items, 1):
-        images.append(item.image())
+    for done, image in enumerate(_in_threads(Item.image, items), 1):
+        images.append(image)
         size += images[-1].nbytes
         if len(images) == ENCODE_BATCH or size >= BATCH_BYTES or done == len(items):
             try:
@@ -165,30 +173,36 @@ def _first_refused(encoder: Encoder, items: Sequence[Item]) -> str:
 
 
 def _batches(source: Source, known: Mapping[str, str]) -> Iterator[list[_Read]]:
-    """Yield batches of read items, in the source's order; threads read ahead of the encoder."""
-    threads = settings().threads
-    items = iter(source)
-    pieces = iter(lambda: list(islice(items, _PIECE)), [])
-    with ThreadPoolExecutor(threads, thread_name_prefix="lookalike-read") as pool:
-        ahead: list[Future[list[_Read]]] = []
-        batch: list[_Read] = []
-        size = 0
-        for piece in chain(pieces, [None] * threads):
-            if piece is not None:
-                ahead.append(pool.submit(_read_all, piece, known))
-            if not ahead or (piece is not None and len(ahead) <= threads):
-                continue
-            batch += (reads := ahead.pop(0).result())
-            size += sum(read.image.nbytes for read in reads if read.image is not None)
-            if len(batch) >= BATCH_IMAGES or size >= BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
-        if batch:
+    """Yield batches of read items, in the source's order."""
+    batch: list[_Read] = []
+    size = 0
+    for read in _in_threads(lambda item: _read(item, known.get(item.id)), source):
+        batch.append(read)
+        size += 0 if read.image is None else read.image.nbytes
+        if len(batch) == BATCH_IMAGES or size >= BATCH_BYTES:
             yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
-def _read_all(items: Sequence[Item], known: Mapping[str, str]) -> list[_Read]:
-    return [_read(item, known.get(item.id)) for item in items]
+def _in_threads(work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
+    """Yield ``work(item)`` in order; threads run a few pieces ahead of whoever asks."""
+    threads = settings().threads
+    waiting = iter(items)
+    pieces = iter(lambda: list(islice(waiting, _PIECE)), [])
+
+    def work_on(piece: list[Item]) -> list[T]:
+        return [work(item) for item in piece]
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="lookalike-read") as pool:
+        ahead: deque[Future[list[T]]] = deque()
+        for piece in pieces:
+            ahead.append(pool.submit(work_on, piece))
+            if len(ahead) > threads:
+                yield from ahead.popleft().result()
+        for future in ahead:
+            yield from future.result()
 
 
 def _read(item: Item, known: str | None) -> _Read:

@@ -20,7 +20,7 @@ import lookalike
 from lookalike import figures
 from lookalike.artifacts import write_atomically
 from lookalike.encoders.onnx import DECODER, NetworkEncoder
-from lookalike.evaluation import Evaluation, Example, ranking, verdict
+from lookalike.evaluation import Evaluation, Example, most_confused, ranking, verdict
 from lookalike.gallery import Gallery
 from lookalike.sources import open_items
 from lookalike.training.recipes import RECIPES
@@ -174,12 +174,7 @@ def _confusion(found: Evaluation) -> Section:
         (label, *(f"{count:,}" for count in counts))
         for label, counts in zip(found.labels, found.confusion, strict=True)
     ]
-    pairs = [
-        (int(found.confusion[y, x]), found.labels[y], found.labels[x])
-        for y, x in np.argwhere(~np.eye(len(found.labels), dtype=bool))
-    ]
-    worst = sorted(pairs, reverse=True)[:3]
-    said = ", ".join(f"{a} answered with {b} ({count:,} hits)" for count, a, b in worst if count)
+    said = most_confused(found)
     return Section(
         "Which labels are confused",
         f"Most often: {said}." if said else "None.",

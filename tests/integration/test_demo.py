@@ -24,6 +24,7 @@ def test_the_demo_ends_with_table_report_and_next_steps(told: tuple[Path, str]) 
     for encoder in ("report-linear", "report-conv", "report-conv-bn *", "pixels", "hog", "chance"):
         assert f" {encoder} " in shown
     assert "What to type next:" in shown
+    assert re.search(r"most confused: \d answered with \d \(\d+ hits\), ", shown)
     assert str(Path("demo/digits/report.html")) in shown
     assert {"report.html", "hits.png", "report-conv.encoder", "report-conv.gallery"} <= {
         path.name for path in folder.iterdir()

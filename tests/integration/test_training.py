@@ -55,6 +55,7 @@ def test_the_exported_encoder_agrees_with_torch(
     assert (origin["recipe"], origin["seed"], origin["images"]) == (recipe, 0, 1437)
     assert len(origin["data"]) == 64
     assert origin["versions"]["torch"] == torch.__version__
+    assert set(origin["versions"]) == {"python", "lookalike", "torch", "onnx", "numpy"}
     curve = origin["history"][0]["curve"]
     assert len(curve) == 20
     assert curve[-1] < curve[0] / 1.5

@@ -45,7 +45,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
 
 def print_evaluation(found: Evaluation) -> None:
     """Print the table of scores and what it says."""
-    from lookalike.evaluation import ranking, verdict
+    from lookalike.evaluation import most_confused, ranking, verdict
 
     rows = [
         (
@@ -65,6 +65,8 @@ def print_evaluation(found: Evaluation) -> None:
     )
     print_table((*columns, first), rows, title=title)
     print(f"* {verdict(found)}")
+    if said := most_confused(found):
+        print(f"most confused: {said}")
     print(f"one query: p50 {found.latency.p50:.2f} ms, p95 {found.latency.p95:.2f} ms")
 
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -318,8 +319,7 @@ def _export(
         "seconds": state.seconds,
         "versions": {
             "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
+            **{name: version(name) for name in ("lookalike", "torch", "onnx", "numpy")},
         },
     }
     encoder = NetworkEncoder(
