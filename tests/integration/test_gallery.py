@@ -28,6 +28,7 @@ from lookalike.gallery import Gallery
 from lookalike.ingest import sample_images
 from lookalike.sources import Source, open_items, open_source
 from lookalike.stores.base import Rows
+from lookalike.types import Progress
 
 
 @pytest.fixture
@@ -102,6 +103,27 @@ def test_sync_sees_new_changed_moved_and_removed(shapes: Gallery, folder: Path) 
     assert len(reopened) == 12
     assert reopened.search(id="shapes:green/0.png", n=1)[0].metadata["label"] == "blue"
     assert reopened.info()["rows"] == json.loads((shapes.path / "gallery.json").read_text())["rows"]
+
+
+def test_an_interrupted_sync_goes_on_where_it_was(
+    tmp_path: Path, digits: Source, pixels: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.ingest.BATCH_IMAGES", 100)
+    gallery = Gallery.create(tmp_path / "i.gallery", encoder=pixels)
+
+    def interrupt(p: Progress) -> None:
+        if p.done == 200:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gallery.sync(digits, on_progress=interrupt)
+    again = Gallery.open(tmp_path / "i.gallery")
+    assert len(again) == 200
+    report = again.sync(digits)
+    assert (report.added, report.unchanged) == (200, 200)
+    whole = Gallery.create(tmp_path / "w.gallery", encoder=pixels)
+    whole.sync(digits)
+    assert list(again.store.records()) == list(whole.store.records())
 
 
 def test_losing_most_of_a_source_needs_a_word(shapes: Gallery, folder: Path) -> None:

@@ -42,10 +42,14 @@ def command(
     """
     from lookalike.sources import open_source
 
-    with screen.progress() as on_progress:
-        opened = open_source(source, on_progress)
-        target = _open(gallery, encoder, metric, opened)
-        report = target.sync(opened, allow_removals=allow_removals, on_progress=on_progress)
+    try:
+        with screen.progress() as on_progress:
+            opened = open_source(source, on_progress)
+            target = _open(gallery, encoder, metric, opened)
+            report = target.sync(opened, allow_removals=allow_removals, on_progress=on_progress)
+    except KeyboardInterrupt:
+        screen.note("interrupted; what was committed is kept, the same command goes on from there")
+        raise typer.Exit(130) from None
     if as_json:
         screen.print_json(report.as_dict())
     else:
