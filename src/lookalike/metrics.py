@@ -70,6 +70,8 @@ def bootstrap_interval(values: PerQuery, *, level: float = 0.95, seed: int = 0) 
         raise InputError("no interval can be given for no queries at all")
     rng = np.random.default_rng(seed)
     distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) == 1:  # resampling could only add rounding errors
+        return Interval(float(values.mean()), float(values.mean()))
     # Resampling values is drawing how often each distinct one comes up: a multinomial.
     drawn = rng.multinomial(len(values), counts / len(values), size=_RESAMPLES)
     means = drawn @ distinct / len(values)

@@ -107,6 +107,8 @@ def test_the_interval_matches_resampling_one_by_one() -> None:
     interval = bootstrap_interval(values)
     assert interval.low == pytest.approx(np.quantile(slow, 0.025), abs=0.01)
     assert interval.high == pytest.approx(np.quantile(slow, 0.975), abs=0.01)
+    same = np.full(10_000, 0.1)
+    assert bootstrap_interval(same).low == bootstrap_interval(same).high == same.mean()
     with pytest.raises(InputError, match="no queries"):
         bootstrap_interval(np.array([]))
 

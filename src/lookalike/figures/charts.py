@@ -146,10 +146,9 @@ def ladder(found: Evaluation) -> Figure:
     """Draw precision@n of the gallery's encoder and the baselines, with 95 % intervals."""
     scores = ranking(found)[::-1]
     values = [s.precision.value for _, s in scores]
-    errors = [
-        [s.precision.value - s.precision.interval.low for _, s in scores],
-        [s.precision.interval.high - s.precision.value for _, s in scores],
-    ]
+    lows = [s.precision.value - s.precision.interval.low for _, s in scores]
+    highs = [s.precision.interval.high - s.precision.value for _, s in scores]
+    errors = np.maximum([lows, highs], 0)  # a difference of nothing may round to below it
     with mpl.rc_context(STYLE):
         figure = _charted((7.5, 0.34 * len(scores) + 0.8))
         ax = figure.subplots()
