@@ -309,7 +309,7 @@ class Gallery:
 
     def _check_source(self, source: Source) -> None:
         recorded = self.sources.get(source.name)
-        if recorded is not None and recorded.partition("[")[0] != source.base.partition("[")[0]:
+        if recorded not in (None, source.base) and not f"{recorded}".startswith(f"{source.base}["):
             raise SourceError(
                 f"{source.base}: the gallery already has a source called {source.name!r}, "
                 f"{recorded}; rename the folder, or make another gallery"

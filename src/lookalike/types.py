@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import InputError
+from lookalike.errors import InputError, SettingError
 
 ImageArray = NDArray[np.uint8]
 """``(H, W)`` grey or ``(H, W, 3)`` RGB, uint8, upright."""
@@ -31,6 +31,11 @@ class Metric(StrEnum):
 
     L2 = "l2"
     COSINE = "cosine"
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        """Refuse other names as any other setting out of range."""
+        raise SettingError(f"--metric {value}: must be {' or '.join(cls)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,6 +218,8 @@ def test_bad_queries_are_refused(gallery: Gallery) -> None:
     image = np.zeros((8, 8), np.uint8)
     with pytest.raises(SettingError, match="n = 0"):
         gallery.search(image, n=0)
+    with pytest.raises(SettingError, match="l1: must be l2 or cosine"):
+        gallery.search(image, metric="l1")
     with pytest.raises(InputError, match="either a query image or the id"):
         gallery.search()
     with pytest.raises(InputError, match="no row with the id 'nobody'"):

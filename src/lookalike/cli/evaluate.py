@@ -37,13 +37,9 @@ def command(
     Precision@n is the share of right hits; mAP@n divides by min(n, relevant); intervals are 95 %
     bootstrap intervals over the queries. A query never counts as its own hit.
     """
-    from lookalike.errors import SettingError
     from lookalike.evaluation import evaluate
     from lookalike.gallery import Gallery
-    from lookalike.types import Metric
 
-    if metric is not None and metric not in list(Metric):
-        raise SettingError(f"--metric {metric}: must be {' or '.join(Metric)}")
     opened = Gallery.open(gallery)
     with screen.progress() as on_progress:
         found = evaluate(

@@ -68,15 +68,14 @@ def command(
 
 def _open(path: Path, encoder: str | None, metric: str, source: Source) -> Gallery:
     """Open the gallery, or create it when its folder is not there."""
-    from lookalike.errors import FingerprintError, SettingError
+    from lookalike.errors import FingerprintError
     from lookalike.gallery import Gallery
     from lookalike.types import Metric
 
-    if metric not in list(Metric):
-        raise SettingError(f"--metric {metric}: must be {' or '.join(Metric)}")
+    chosen = Metric(metric)
     if not path.exists():
         made = _encoder(encoder or DEFAULT_ENCODER, source)
-        return Gallery.create(path, encoder=made, metric=metric)
+        return Gallery.create(path, encoder=made, metric=chosen)
     gallery = Gallery.open(path)
     if encoder is not None and Path(encoder).is_dir():
         from lookalike.encoders.catalog import load_encoder

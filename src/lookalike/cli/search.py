@@ -32,28 +32,27 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a query.")] = False,
 ) -> None:
     """Find the images that look most like each query, nearest first."""
-    from lookalike.errors import InputError, LookalikeError, SettingError
+    from lookalike.errors import InputError, LookalikeError
     from lookalike.gallery import Gallery
     from lookalike.sources import DATASET_PREFIX, open_items
     from lookalike.types import Metric
 
-    if metric is not None and metric not in list(Metric):
-        raise SettingError(f"--metric {metric}: must be {' or '.join(Metric)}")
     if not queries and not ids:
         raise InputError("nothing to search for: give image files, or --id with a row's id")
     opened = Gallery.open(gallery)
     found: list[Hits] = []
     labels: list[str | None] = []
     failed: list[LookalikeError] = []
+    chosen = opened.metric if metric is None else Metric(metric)
     for query in queries or []:
         try:
             item = open_items([query])[0] if query.startswith(DATASET_PREFIX) else None
-            found.append(opened.search(item or query, n=n, metric=metric))
+            found.append(opened.search(item or query, n=n, metric=chosen))
             labels.append(item.metadata.get("label") if item else None)
         except InputError as error:
             failed.append(error)
     for row_id in ids or []:
-        found.append(opened.search(id=row_id, n=n, metric=metric))
+        found.append(opened.search(id=row_id, n=n, metric=chosen))
         labels.append(opened.store.get([row_id]).metadata[0].get("label"))
     if failed and not found:
         raise failed[0]
