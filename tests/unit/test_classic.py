@@ -10,8 +10,10 @@ import pytest
 
 from lookalike.encoders.base import Encoder, Preprocessing
 from lookalike.encoders.catalog import catalog, open_encoder
-from lookalike.encoders.classic import Histogram, Hog, Pca, Pixels
+from lookalike.encoders.classic import Histogram, Pca, Pixels
+from lookalike.encoders.hog import FineHog, Hog
 from lookalike.errors import ImageError, InputError, UnknownNameError
+from lookalike.sources import open_source
 from lookalike.types import ImageArray
 
 RNG = np.random.default_rng(5)
@@ -119,6 +121,67 @@ def test_hog_matches_its_definition(
     encoder = Hog("hog", Preprocessing(24, 32, channels), orientations, cell, stride)
     expected = slow_hog(image, orientations, cell, stride)
     np.testing.assert_allclose(encoder.encode([image])[0], expected, atol=2e-5)
+
+
+def slow_fine_cells(image: ImageArray, stride: int) -> np.ndarray:
+    values = image.astype(float).reshape(*image.shape[:2], -1)
+    height, width, channels = values.shape
+    background = values[[0, 0, -1, -1], [0, -1, 0, -1]].mean(axis=0)
+
+    def at(y: int, x: int) -> np.ndarray:
+        return values[y, x] if 0 <= y < height and 0 <= x < width else background
+
+    cells = []
+    for top in range(-stride // 2, height - stride, stride):
+        for left in range(-stride // 2, width - stride, stride):
+            bins = np.zeros(16)
+            for y in range(max(top, 0), min(top + 2 * stride, height)):
+                for x in range(max(left, 0), min(left + 2 * stride, width)):
+                    gx, gy = at(y, x + 1) - at(y, x - 1), at(y + 1, x) - at(y - 1, x)
+                    best = max(range(channels), key=lambda c: math.hypot(gx[c], gy[c]))
+                    position = math.atan2(gy[best], gx[best]) / (2 * math.pi) * 16
+                    low = math.floor(position)
+                    size = math.hypot(gx[best], gy[best])
+                    bins[low % 16] += size * (1 - position + low)
+                    bins[(low + 1) % 16] += size * (position - low)
+            cells.append(bins)
+    vector = np.sqrt(np.concatenate(cells))
+    return vector / np.linalg.norm(vector)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "stride"), [(28, 32, 0, 2), (56, 48, 3, 4)]
+)
+def test_fine_hog_matches_its_definition(
+    height: int, width: int, channels: int, stride: int
+) -> None:
+    image = smooth(height, width, channels)
+    encoder = FineHog.fit("fine", Preprocessing(height, width, channels or 1), [image])
+    assert encoder.stride == stride
+    expected = slow_fine_cells(image, stride)
+    assert encoder.dim == len(expected)
+    np.testing.assert_allclose(encoder.encode([image])[0], expected, atol=3e-5)
+
+
+def test_fine_hog_is_half_whitened() -> None:
+    images = [item.image() for item in open_source("dataset:digits/train[:400]")]
+    encoder = FineHog.fit("fine", Preprocessing(28, 28, 1), images, dim=16)
+    assert encoder.dim == 16
+    cells = FineHog.fit("plain", Preprocessing(28, 28, 1), images[:10]).encode(images)
+    values, vectors = np.linalg.eigh(np.cov(cells.T.astype(float)))
+    values, vectors = values[::-1][:16], vectors[:, ::-1][:, :16]
+    slow = (cells - cells.mean(axis=0)) @ (vectors / (values + 1e-4 * values[0]) ** 0.25)
+    slow /= np.linalg.norm(slow, axis=1, keepdims=True)
+    found = encoder.encode(images)
+    np.testing.assert_allclose(found @ found.T, slow @ slow.T, atol=5e-3)
+
+
+def test_a_plain_background_of_any_colour_has_no_edge() -> None:
+    dark = np.zeros((28, 28), np.uint8)
+    dark[8:20, 10:14] = 200
+    light = dark + np.uint8(55)
+    encoder = open_encoder("hog-fine", [dark])
+    np.testing.assert_allclose(*(encoder.encode([image]) for image in (dark, light)), atol=1e-6)
 
 
 def test_hog_cells_must_fit() -> None:

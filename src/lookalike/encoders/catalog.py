@@ -15,7 +15,8 @@ from typing import Any
 
 from lookalike.artifacts import new_folder, read_manifest, write_atomically, write_manifest
 from lookalike.encoders.base import Encoder, Preprocessing
-from lookalike.encoders.classic import ClassicEncoder, Histogram, Hog, Pca, Pixels
+from lookalike.encoders.classic import ClassicEncoder, Histogram, Pca, Pixels
+from lookalike.encoders.hog import FineHog, Hog
 from lookalike.errors import ArtifactError, SettingError, UnknownNameError
 from lookalike.types import ImageArray
 
@@ -53,6 +54,10 @@ def _hog(name: str, sample: Sequence[ImageArray]) -> Encoder:
     return Hog(name, Preprocessing.fitting(sample, size=64, least=24))
 
 
+def _fine_hog(name: str, sample: Sequence[ImageArray]) -> Encoder:
+    return FineHog.fit(name, Preprocessing.fitting(sample, size=64, least=24), sample)
+
+
 def _histogram(
     codes: str, levels: tuple[int, ...]
 ) -> Callable[[str, Sequence[ImageArray]], Encoder]:
@@ -77,6 +82,13 @@ _BUILT_IN = (
     Description("pixels", "the pixels themselves (32x32 where sizes differ)", _pixels, True),
     Description("pca", "32 principal components of the pixels", _pca, True, SAMPLE),
     Description("hog", "gradient histograms, 9 bins, 8x8 cells at stride 4", _hog, True),
+    Description(
+        "hog-fine",
+        "finer ones: 16 signed bins, 14x14 cells, half-whitened",
+        _fine_hog,
+        True,
+        SAMPLE,
+    ),
     Description("colour", "HSV histogram, 8x4x4", _histogram("hsv", (1,))),
     Description("colour-pyramid", "HSV histograms of 1, 4, 16 parts", _histogram("hsv", (1, 2, 4))),
     Description("texture", "uniform local binary patterns", _histogram("lbp", (1,))),
@@ -84,7 +96,9 @@ _BUILT_IN = (
     Description("untrained", "report-conv before any training, 28x28 grey", _untrained, True),
 )
 
-_KINDS: Mapping[str, type[ClassicEncoder]] = {c.kind: c for c in (Pixels, Pca, Hog, Histogram)}
+_KINDS: Mapping[str, type[ClassicEncoder]] = {
+    c.kind: c for c in (Pixels, Pca, Hog, FineHog, Histogram)
+}
 
 
 def catalog() -> Mapping[str, Description]:

@@ -152,80 +152,14 @@ class Pca(ClassicEncoder):
 
     def files(self) -> Mapping[str, bytes]:
         """Return mean and components as safetensors."""
-        return {WEIGHTS: save_tensors({"mean": self.mean, "components": self.components})}
+        return write_arrays({"mean": self.mean, "components": self.components})
 
     @classmethod
     def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
         """Make it again from its description and the saved arrays."""
-        if WEIGHTS not in files:
-            raise ArtifactError(f"encoder {description['name']!r}: its weights {WEIGHTS} are gone")
-        try:
-            arrays = load_tensors(files[WEIGHTS])
-        except SafetensorError as error:
-            raise ArtifactError(
-                f"encoder {description['name']!r}: its weights {WEIGHTS} are broken ({error})"
-            ) from error
+        arrays = read_arrays(description, files)
         preprocessing = Preprocessing(**description["preprocessing"])
         return cls(description["name"], preprocessing, arrays["mean"], arrays["components"])
-
-
-@dataclass(frozen=True)
-class Hog(ClassicEncoder):
-    """Histograms of oriented gradients over overlapping cells (Dalal and Triggs 2005).
-
-    Gradients are [-1, 0, 1] differences, zero at the border; of several channels the one with the
-    largest gradient counts (their section 6.1). Magnitudes are split linearly between the two
-    nearest of ``orientations`` unsigned bins and summed over ``cell`` x ``cell`` pixels at every
-    ``stride``; the square root of the whole vector is brought to unit length.
-    """
-
-    kind: ClassVar[str] = "hog"
-
-    orientations: int = 9
-    cell: int = 8
-    stride: int = 4
-
-    def __post_init__(self) -> None:
-        p = self.preprocessing
-        if self.cell % self.stride or min(p.height, p.width) < self.cell:
-            raise InputError(
-                f"encoder {self.name!r}: cells of {self.cell} pixels at stride {self.stride} do "
-                f"not fit images of {p.width}x{p.height}: the stride must divide the "
-                "cell, and a cell must fit the image"
-            )
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the layout of bins and cells."""
-        return {"orientations": self.orientations, "cell": self.cell, "stride": self.stride}
-
-    @property
-    def _cells(self) -> tuple[int, int]:
-        overlap = self.cell // self.stride - 1
-        p = self.preprocessing
-        return p.height // self.stride - overlap, p.width // self.stride - overlap
-
-    @property
-    def dim(self) -> int:
-        """Cells times orientations."""
-        rows, columns = self._cells
-        return rows * columns * self.orientations
-
-    def _embed(self, pixels: Pixels4) -> Embeddings:
-        gx, gy = _strongest_gradient(pixels)
-        magnitude = np.sqrt(gx * gx + gy * gy)
-        position = np.arctan2(gy, gx) * np.float32(self.orientations / np.pi)
-        low = np.floor(position)
-        share = position - low
-        low_bin = low.astype(np.int64) % self.orientations
-        high_bin = (low_bin + 1) % self.orientations
-        blocks = _block_sums(low_bin, magnitude * (1 - share), self.stride, self.orientations)
-        blocks += _block_sums(high_bin, magnitude * share, self.stride, self.orientations)
-        reach = self.cell // self.stride
-        rows, columns = self._cells
-        cells = sum(
-            blocks[:, y : y + rows, x : x + columns] for y in range(reach) for x in range(reach)
-        )
-        return unit_rows(np.sqrt(np.asarray(cells, np.float32).reshape(len(pixels), -1)))
 
 
 @dataclass(frozen=True)
@@ -274,35 +208,27 @@ class Histogram(ClassicEncoder):
         return unit_rows(np.sqrt(np.concatenate(grids, axis=1)).astype(np.float32))
 
 
-def _strongest_gradient(pixels: Pixels4) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the x and y gradients ``(n, H, W)`` of the channel where they are largest.
+def write_arrays(arrays: Mapping[str, NDArray[np.float32]]) -> Mapping[str, bytes]:
+    """Return what an encoder learnt as its one file."""
+    return {WEIGHTS: save_tensors(dict(arrays))}
 
-    Pixels stay in [0, 255]: in float32 their squares are exact, and so are ties between channels.
+
+def read_arrays(
+    description: Mapping[str, Any], files: Mapping[str, bytes]
+) -> Mapping[str, NDArray[np.float32]]:
+    """Return what :func:`write_arrays` wrote.
+
+    Raises:
+        ArtifactError: the file is missing or broken.
     """
-    values = pixels.astype(np.float32)
-    gx = np.zeros_like(values)
-    gy = np.zeros_like(values)
-    gx[:, :, 1:-1] = values[:, :, 2:] - values[:, :, :-2]
-    gy[:, 1:-1] = values[:, 2:] - values[:, :-2]
-    if pixels.shape[3] == 1:
-        return gx[..., 0], gy[..., 0]
-    best = np.argmax(gx * gx + gy * gy, axis=3)[..., None]
-    return np.take_along_axis(gx, best, 3)[..., 0], np.take_along_axis(gy, best, 3)[..., 0]
-
-
-def _block_sums(
-    bins: NDArray[np.int64], weights: NDArray[np.float32], side: int, count: int
-) -> NDArray[np.float64]:
-    """Sum ``weights`` ``(n, H, W)`` by bin over blocks; return ``(n, rows, columns, count)``."""
-    n, height, width = bins.shape
-    rows, columns = height // side, width // side
-    row = (np.arange(rows * side) // side)[:, None]
-    column = np.arange(columns * side) // side
-    block = (np.arange(n)[:, None, None] * rows + row) * columns + column
-    inside = np.s_[:, : rows * side, : columns * side]
-    index = block * count + bins[inside]
-    sums = np.bincount(index.ravel(), weights[inside].ravel(), minlength=n * rows * columns * count)
-    return np.asarray(sums.reshape(n, rows, columns, count), np.float64)
+    if WEIGHTS not in files:
+        raise ArtifactError(f"encoder {description['name']!r}: its weights {WEIGHTS} are gone")
+    try:
+        return dict(load_tensors(files[WEIGHTS]))
+    except SafetensorError as error:
+        raise ArtifactError(
+            f"encoder {description['name']!r}: its weights {WEIGHTS} are broken ({error})"
+        ) from error
 
 
 def _hsv_codes(pixels: Pixels4) -> NDArray[np.int64]:
