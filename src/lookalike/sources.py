@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -138,7 +138,11 @@ class FolderSource:
 
 @dataclass(frozen=True, slots=True)
 class ArraySource:
-    """Images held as one array ``(n, H, W)`` uint8, with labels: IDX pairs and data sets."""
+    """Images held as one array, with labels: IDX pairs and data sets.
+
+    ``images`` are ``(n, H, W)`` grey or ``(n, H, W, 3)`` RGB, uint8. Each of ``columns`` holds
+    ``n`` texts, which join the label in the items' metadata.
+    """
 
     name: str
     spec: str
@@ -146,6 +150,7 @@ class ArraySource:
     labels: Sequence[str] | None
     base: str
     first: int = 0
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -153,10 +158,11 @@ class ArraySource:
     def __getitem__(self, index: int) -> Item:
         index = range(len(self))[index]
         number = self.first + index
+        label = {} if self.labels is None else {"label": self.labels[index]}
         return Item(
             id=f"{self.name}:{number}",
             uri=f"{self.base}#{number}",
-            metadata={} if self.labels is None else {"label": self.labels[index]},
+            metadata={**label, **{name: texts[index] for name, texts in self.columns.items()}},
             read=lambda: self.images[index],
         )
 
@@ -171,7 +177,8 @@ class ArraySource:
         if first >= last:
             raise SourceError(f"{spec}: the slice is empty; there are {len(self):,} images")
         labels = None if self.labels is None else self.labels[part]
-        return ArraySource(self.name, spec, self.images[part], labels, self.base, first)
+        columns = {name: texts[part] for name, texts in self.columns.items()}
+        return ArraySource(self.name, spec, self.images[part], labels, self.base, first, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +277,9 @@ def _open_dataset(text: str, on_progress: ProgressCallback) -> Source:
     loaded = open_dataset(name).load(split, on_progress)
     labels = [loaded.classes[label] for label in loaded.labels]
     spec = f"{DATASET_PREFIX}{name}/{split}"
-    source = ArraySource(f"{name}/{split}", spec, loaded.images, labels, spec)
+    source = ArraySource(
+        f"{name}/{split}", spec, loaded.images, labels, spec, columns=loaded.columns
+    )
     if start is None and stop is None:
         return source
     return source.cut(int(start) if start else None, int(stop) if stop else None)
