@@ -23,7 +23,8 @@ from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.sources import ArraySource, open_source
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.export import to_onnx
-from lookalike.training.loop import TrainingOptions, train
+from lookalike.training.loop import TrainingOptions
+from lookalike.training.run import train
 from lookalike.types import Metric
 
 ROUNDS = 3

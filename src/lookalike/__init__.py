@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from lookalike.errors import LookalikeError
     from lookalike.evaluation import evaluate
     from lookalike.gallery import Gallery
+    from lookalike.invariance import self_retrieval
     from lookalike.sources import open_source
-    from lookalike.training.loop import TrainingOptions, train
+    from lookalike.training.loop import TrainingOptions
+    from lookalike.training.run import train
     from lookalike.types import Hit, Hits, Metric
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "open_encoder",
     "open_source",
     "save_encoder",
+    "self_retrieval",
     "train",
 ]
 
@@ -42,8 +45,10 @@ _HOMES = {
     "lookalike.errors": ("LookalikeError",),
     "lookalike.evaluation": ("evaluate",),
     "lookalike.gallery": ("Gallery",),
+    "lookalike.invariance": ("self_retrieval",),
     "lookalike.sources": ("open_source",),
-    "lookalike.training.loop": ("TrainingOptions", "train"),
+    "lookalike.training.loop": ("TrainingOptions",),
+    "lookalike.training.run": ("train",),
     "lookalike.types": ("Hit", "Hits", "Metric"),
 }
 

@@ -113,7 +113,8 @@ def _encoder(
             return encoder
         raise ArtifactError(f"{path}: not what this demo leaves there; remove it and try again")
     try:
-        from lookalike.training.loop import TrainingOptions, train
+        from lookalike.training.loop import TrainingOptions
+        from lookalike.training.run import train
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "torch", "training", "train") from error
     options = TrainingOptions(resume=path.exists())

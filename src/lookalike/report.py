@@ -48,6 +48,17 @@ class Section:
     table: Table | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A report: ``verdict`` is one sentence, ``ours`` the name whose table rows stand out."""
+
+    title: str
+    subtitle: str
+    verdict: str
+    ours: str
+    sections: Sequence[Section]
+
+
 def write_report(
     found: Evaluation,
     gallery: Gallery,
@@ -65,10 +76,7 @@ def write_report(
     Raises:
         StorageError: it could not be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lookalike"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("report.html").render(
+    page = Page(
         title=f"What looks like this? {found.scores.encoder} in {Path(found.gallery).name}",
         subtitle=(
             f"{len(found.examples):,} queries from {found.queries}, {found.rows:,} rows, "
@@ -78,7 +86,20 @@ def write_report(
         ours=found.scores.encoder,
         sections=list(_sections(found, gallery, beside or {})),
     )
-    write_atomically(path, page.encode())
+    write_page(page, path)
+
+
+def write_page(page: Page, path: Path) -> None:
+    """Write a report as one HTML file that needs no other.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lookalike"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    text = environment.get_template("report.html").render(page=page)
+    write_atomically(path, text.encode())
 
 
 def _sections(
@@ -121,7 +142,7 @@ def _ladder(found: Evaluation) -> Section:
         f"the queries. The first {first} queries stand apart as the 2020 report's protocol had "
         "them: too few to rank encoders by, their interval is about ±2 points. Every baseline "
         "saw the same images, queries and metric.",
-        _png(figures.ladder(found)),
+        png(figures.ladder(found)),
         Table((*columns, f"recall@{n}", f"first {first}"), rows),
     )
 
@@ -142,7 +163,7 @@ def _pipeline(found: Evaluation, gallery: Gallery) -> Section:
         "How a query is answered",
         "The encoder turns the query into an embedding; its distance to the embedding of every "
         "image in the gallery is computed; the nearest are the answer.",
-        _png(figures.pipeline(image, embedding, distances, _as_hits(example, found))),
+        png(figures.pipeline(image, embedding, distances, _as_hits(example, found))),
     )
 
 
@@ -164,9 +185,9 @@ def _hits(found: Evaluation, *, right: bool) -> Section:
             f"{len(found.examples) - wrong:,} of {len(found.examples):,} queries have only right "
             "hits. The query stands left; under each label is the hit's distance."
         )
-        return Section("Queries answered well", text, _png(grid))
+        return Section("Queries answered well", text, png(grid))
     text = f"{wrong:,} queries have at least one wrong hit; these have the most."
-    return Section("Queries answered badly", text, _png(grid))
+    return Section("Queries answered badly", text, png(grid))
 
 
 def _confusion(found: Evaluation) -> Section:
@@ -178,7 +199,7 @@ def _confusion(found: Evaluation) -> Section:
     return Section(
         "Which labels are confused",
         f"Most often: {said}." if said else "None.",
-        _png(figures.confusion(found.labels, found.confusion)),
+        png(figures.confusion(found.labels, found.confusion)),
         Table(("query \\ hit", *found.labels), rows),
     )
 
@@ -192,7 +213,7 @@ def _per_label(found: Evaluation) -> Section:
     return Section(
         "Precision of each label",
         "Beside the baselines; which labels are hard shows in all of them.",
-        _png(figures.precision_per_label(found)),
+        png(figures.precision_per_label(found)),
         Table(("label", "queries", *(name for name, _ in named)), rows),
     )
 
@@ -208,13 +229,13 @@ def _data(found: Evaluation) -> Iterator[Section]:
         "The images",
         "How many of each label the gallery and the queries have. Labels judge; nothing was "
         "trained on them.",
-        _png(chart),
+        png(chart),
         Table(("label", "gallery", "queries"), rows),
     )
     shown = found.examples[:: max(1, len(found.examples) // 30)][:30]
     images = [item.image() for item in open_items([example.uri for example in shown])]
     grid = figures.sample_grid(images, [example.label for example in shown])
-    yield Section("A sample of the queries", "Evenly spread over the source.", _png(grid))
+    yield Section("A sample of the queries", "Evenly spread over the source.", png(grid))
 
 
 def _training(found: Evaluation, encoders: Mapping[str, NetworkEncoder]) -> Iterator[Section]:
@@ -225,7 +246,7 @@ def _training(found: Evaluation, encoders: Mapping[str, NetworkEncoder]) -> Iter
             yield Section(
                 f"The network of {name}",
                 RECIPES[name].summary + ".",
-                _png(figures.network_table(name, layers)),
+                png(figures.network_table(name, layers)),
                 Table(("layer", "output", "weights"), rows),
             )
     curves = {
@@ -243,7 +264,7 @@ def _training(found: Evaluation, encoders: Mapping[str, NetworkEncoder]) -> Iter
             "How training went",
             "Mean squared error a pixel on the images as they were trained on, averaged over each "
             "twentieth of an epoch in the figure and over whole epochs in the table.",
-            _png(figures.training_curve(curves)),
+            png(figures.training_curve(curves)),
             Table(("recipe", "epoch", "mean loss", "seconds"), epochs),
         )
     able = {name: encoder for name, encoder in encoders.items() if DECODER in encoder.files()}
@@ -255,7 +276,7 @@ def _training(found: Evaluation, encoders: Mapping[str, NetworkEncoder]) -> Iter
             "What the codes keep",
             "Queries above what each autoencoder rebuilds from its embedding of them. A good "
             "picture here is no promise of good answers above.",
-            _png(figures.reconstructions(originals, decoded)),
+            png(figures.reconstructions(originals, decoded)),
         )
 
 
@@ -270,18 +291,26 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
 
 
 def _settings(found: Evaluation, gallery: Gallery) -> Section:
-    described = gallery.encoder.describe()
-    origin = described.get("origin", {})
-    facts: dict[str, Any] = {
-        "lookalike": lookalike.__version__,
-        "python": platform.python_version(),
-        "gallery": found.gallery,
-        **{f"gallery {key}": value for key, value in gallery.info().items()},
+    asked = {
         "queries": found.queries,
         "hits (n)": found.n,
         "metric": found.scores.metric.value,
         "skipped queries": len(found.skipped),
         "latency of one query": f"p50 {found.latency.p50:.2f} ms, p95 {found.latency.p95:.2f} ms",
+    }
+    return settings_of(gallery, asked)
+
+
+def settings_of(gallery: Gallery, asked: Mapping[str, Any]) -> Section:
+    """Return the section that says what was asked of which gallery and encoder, exactly."""
+    described = gallery.encoder.describe()
+    origin = described.get("origin", {})
+    facts: dict[str, Any] = {
+        "lookalike": lookalike.__version__,
+        "python": platform.python_version(),
+        "gallery": str(gallery.path),
+        **{f"gallery {key}": value for key, value in gallery.info().items()},
+        **asked,
         **{f"encoder {key}": value for key, value in described.items() if key != "origin"},
         **{f"training {key}": value for key, value in origin.items() if key != "history"},
     }
@@ -301,7 +330,8 @@ def _as_hits(example: Example, found: Evaluation) -> Hits:
     return Hits(example.uri, found.scores.metric, example.hits, example.uri)
 
 
-def _png(figure: Figure) -> str:
+def png(figure: Figure) -> str:
+    """Return a figure as the base64 text of a PNG, for :class:`Section`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=figures.DPI)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Training: exact resume, interruption, export, and what is refused."""
+"""Training the report's recipes: exact resume, interruption, export, and what is refused."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from lookalike.encoders.base import Preprocessing
 from lookalike.encoders.catalog import load_encoder
 from lookalike.errors import ArtifactError, SettingError, SourceError, UnknownNameError
 from lookalike.sources import Source, open_source
-from lookalike.training.loop import NETWORKS, TrainingOptions, fit, train
+from lookalike.training.loop import TrainingOptions, fit
 from lookalike.training.networks import parameter_count
 from lookalike.training.recipes import RECIPES
+from lookalike.training.run import train
+from lookalike.training.tasks import NETWORKS
 from lookalike.training.untrained import untrained_model
-from lookalike.types import Progress, ignore_progress
+from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 RECIPE_NAMES = ("report-linear", "report-conv", "report-conv-bn")
 
@@ -40,7 +42,8 @@ def test_the_exported_encoder_agrees_with_torch(
 ) -> None:
     encoder = train(source, recipe=recipe, out=tmp_path / "e")
     model = NETWORKS[RECIPES[recipe].network]().eval()
-    model.load_state_dict(load_file(tmp_path / "e" / "model.safetensors"))
+    weights = load_file(tmp_path / "e" / "model.safetensors")
+    model.load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})
     images = [item.image() for item in source][:1000]
     values = torch.from_numpy(encoder.prepare(images))
     with torch.no_grad():
@@ -86,15 +89,33 @@ class Interrupt:
             threading.Timer(0.003, os.kill, (os.getpid(), signal.SIGINT)).start()
 
 
+def test_an_interrupt_before_the_first_step_leaves_a_checkpoint_too(
+    source: Source, tmp_path: Path
+) -> None:
+    def press(p: Progress) -> None:
+        if p.task.startswith("train"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(source, tmp_path / "e", "fast-conv", press)
+    assert json.loads((tmp_path / "e" / "checkpoint.json").read_text())["step"] == 0
+    resumed = fitted(source, tmp_path / "e", "fast-conv", resume=True)
+    assert_same(resumed, fitted(source, tmp_path / "whole", "fast-conv"))
+
+
 def fitted(
-    source: Source, folder: Path, recipe: str, after: int | None = None, **options: Any
+    source: Source,
+    folder: Path,
+    recipe: str,
+    on_progress: ProgressCallback = ignore_progress,
+    **options: Any,
 ) -> dict[str, torch.Tensor]:
-    """Train without export; with ``after``, interrupt once that many images are done."""
+    """Train without export."""
     images = np.stack([Preprocessing(28, 28, 1).apply([item.image()])[0] for item in source])
     run = {"recipe": recipe, "data": "digits", "images": len(images)}
     fit(
         *(RECIPES[recipe], images.transpose(0, 3, 1, 2).copy(), TrainingOptions(**options)),
-        *(folder, run, ignore_progress if after is None else Interrupt(after)),
+        *(folder, run, on_progress),
     )
     return saved_weights(folder)
 
@@ -116,10 +137,10 @@ def test_interrupted_and_resumed_gives_the_same_weights(
     recipe: str, source: Source, tmp_path: Path
 ) -> None:
     whole = fitted(source, tmp_path / "whole", recipe, epochs=2, seed=3)
-    for after in (0, 1000, 1437):
+    for after in (1, 1000, 1437):
         part = tmp_path / f"parts-{after}"
         with pytest.raises(KeyboardInterrupt):
-            fitted(source, part, recipe, after, epochs=2, seed=3)
+            fitted(source, part, recipe, Interrupt(after), epochs=2, seed=3)
         stopped = json.loads((part / "checkpoint.json").read_text())
         assert 0 < stopped["epoch"] * 1437 + stopped["step"] < 2 * 1437
         assert_same(whole, fitted(source, part, recipe, epochs=2, seed=3, resume=True))
@@ -242,8 +263,9 @@ def test_a_loss_that_breaks_stops_and_keeps_the_last_good_checkpoint(
 
     train(source, recipe="report-linear", out=tmp_path / "e")
     good = json.loads((tmp_path / "e" / "checkpoint" / "checkpoint.json").read_text())
-    monkeypatch.setattr(loop, "_step", lambda *_: float("nan"))
-    with pytest.raises(ArtifactError, match="NaN or infinite in epoch 2 by step 50"):
+    steps = iter([0.1] * 6)
+    monkeypatch.setattr(loop, "_step", lambda *_: next(steps, float("nan")))
+    with pytest.raises(ArtifactError, match=r"NaN or infinite in epoch 2, step 7; .* --resume"):
         train(
             source,
             recipe="report-linear",

@@ -16,15 +16,15 @@ ROOT = Path(lookalike.__file__).parent
 # From top to bottom; a module imports only from rows below its own, or from its own row.
 LAYERS = (
     ("cli", "server", "demo"),
-    ("report", "figures"),
+    ("report", "self_report", "figures"),
     ("choose", "label", "explore"),
-    ("evaluation", "training"),
+    ("evaluation", "invariance", "training"),
     ("gallery",),
-    ("ingest", "runners", "rerank", "metrics"),
+    ("originals", "ingest", "runners", "rerank", "metrics"),
     ("encoders", "stores", "sources"),
     ("datasets",),
-    ("fetch", "pickles"),
-    ("artifacts", "idx"),
+    ("emoji", "fetch", "pickles"),
+    ("artifacts", "distortions", "idx"),
     ("images", "config"),
     ("types", "errors"),
 )

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lookalike.evaluation import Evaluation
+    from lookalike.ingest import Failure
+    from lookalike.invariance import SelfRetrieval
     from lookalike.metrics import Estimate
     from lookalike.types import Progress, ProgressCallback
 
 _PLAIN_EVERY_S = 10.0
+_LISTED = 20
 
 
 def note(text: str) -> None:
@@ -68,6 +71,37 @@ def print_evaluation(found: Evaluation) -> None:
     if said := most_confused(found):
         print(f"most confused: {said}")
     print(f"one query: p50 {found.latency.p50:.2f} ms, p95 {found.latency.p95:.2f} ms")
+
+
+def print_self_retrieval(found: SelfRetrieval) -> None:
+    """Print the table of distortions and what it says."""
+    from lookalike.invariance import verdict
+
+    rows = [
+        (
+            name,
+            _estimate(scores.map),
+            f"{scores.recall_at_1.value:.4f}",
+            f"{scores.recall.value:.4f}",
+            scores.summary,
+        )
+        for name, scores in found.scores.items()
+    ]
+    title = (
+        f"{found.queries:,} images distorted, each to find its original among {found.rows:,} rows, "
+        f"{found.metric.value}"
+    )
+    columns = ("distortion", f"mAP@{found.n}", "recall@1", f"recall@{found.n}", "how strong")
+    print_table(columns, rows, title=title)
+    print(verdict(found))
+
+
+def note_skipped(skipped: Sequence[Failure], what: str) -> None:
+    """Name what was skipped on stderr, the first twenty with their reasons."""
+    for failure in skipped[:_LISTED]:
+        note(f"skipped: {failure.uri}: {failure.reason}")
+    if skipped:
+        note(f"{len(skipped):,} {what} skipped")
 
 
 def _estimate(e: Estimate) -> str:

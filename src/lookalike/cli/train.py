@@ -17,7 +17,7 @@ def command(
     out: Annotated[Path, typer.Option("--out", "-o", help="The encoder folder to make.")],
     recipe: Annotated[
         str, typer.Option(help="How to train; lists: lookalike recipes.")
-    ] = "report-conv-bn",
+    ] = "contrastive",
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the images; the recipe's own unless given.")
     ] = None,
@@ -26,6 +26,13 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first weights and the images' order.")] = 0,
     device: Annotated[str, typer.Option(help="Where to train, in torch's words.")] = "cpu",
+    views: Annotated[
+        str | None,
+        typer.Option(help="How images are distorted in training: digits, objects or photos."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side in pixels to train at, 32 to 224; found unless given.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")
     ] = False,
@@ -39,11 +46,12 @@ def command(
     from lookalike.errors import MissingDependencyError
 
     try:
-        from lookalike.training.loop import TrainingOptions, train
+        from lookalike.training.loop import TrainingOptions
+        from lookalike.training.run import train
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "torch", "training", "train") from error
 
-    options = TrainingOptions(epochs, minutes, seed, device, resume)
+    options = TrainingOptions(epochs, minutes, seed, device, resume, views, size)
     try:
         with screen.progress() as on_progress:
             encoder = train(

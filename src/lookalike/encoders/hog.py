@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lookalike.encoders.base import Preprocessing, unit_rows
 from lookalike.encoders.classic import ClassicEncoder, Pixels4, read_arrays, write_arrays
+from lookalike.encoders.whitening import Whitening
 from lookalike.errors import InputError
 from lookalike.types import Embeddings, ImageArray
 
@@ -72,10 +73,10 @@ class FineHog(ClassicEncoder):
     64), which reach half a stride over the border; the image goes on beyond its border in the
     colour of its corners, so that an object cut off there has an edge and a plain background has
     none. The square root of the whole vector is brought to unit length, as in RootSIFT
-    (Arandjelovic and Zisserman 2012, section 3). Then ``dim`` principal components, each divided
-    by (variance + 1e-4 x the largest)^(1/4): halfway to whitening, which would give noise as much
-    weight as structure (Jegou and Chum 2012). ``mean`` is ``(d,)``, ``projection`` ``(d, dim)``
-    float32; without columns the vector itself is the embedding.
+    (Arandjelovic and Zisserman 2012, section 3). Then ``dim`` principal components halfway to
+    whitening, see :class:`~lookalike.encoders.whitening.Whitening`, and unit length again. ``mean``
+    is ``(d,)``, ``projection`` ``(d, dim)`` float32; without columns the vector before is the
+    embedding.
     """
 
     kind: ClassVar[str] = "hog-fine"
@@ -92,16 +93,8 @@ class FineHog(ClassicEncoder):
         plain = cls(name, preprocessing, np.empty(0, np.float32), np.empty((0, 0), np.float32))
         if len(images) < 2 * dim:
             return plain
-        from sklearn.decomposition import PCA
-
-        cells = plain.encode(images)
-        if np.ptp(cells, axis=0).max() == 0:
-            return plain
-        found = PCA(dim, svd_solver="randomized", random_state=0).fit(cells)
-        variances = found.explained_variance_
-        scale = (variances + 1e-4 * variances[0]) ** -0.25
-        projection = np.ascontiguousarray(found.components_.T * scale, np.float32)
-        return cls(name, preprocessing, found.mean_.astype(np.float32), projection)
+        found = Whitening.fit(plain.encode(images), dim)
+        return plain if found is None else cls(name, preprocessing, found.mean, found.projection)
 
     @property
     def stride(self) -> int:
@@ -134,7 +127,7 @@ class FineHog(ClassicEncoder):
         cells = unit_rows(np.sqrt(_cells(x, y, 2 * np.pi, self.bins, 2, self.stride)))
         if not self.projection.size:
             return cells
-        return unit_rows((cells - self.mean) @ self.projection)
+        return unit_rows(np.asarray((cells - self.mean) @ self.projection, np.float32))
 
     def files(self) -> Mapping[str, bytes]:
         """Return mean and projection as safetensors."""

@@ -3,20 +3,30 @@
 from lookalike.figures.charts import (
     class_distribution,
     confusion,
+    invariance,
     ladder,
     network_table,
     precision_per_label,
     training_curve,
 )
-from lookalike.figures.pictures import hits, hits_grid, pipeline, reconstructions, sample_grid
+from lookalike.figures.pictures import (
+    distortions,
+    hits,
+    hits_grid,
+    pipeline,
+    reconstructions,
+    sample_grid,
+)
 from lookalike.figures.style import DPI, save
 
 __all__ = [
     "DPI",
     "class_distribution",
     "confusion",
+    "distortions",
     "hits",
     "hits_grid",
+    "invariance",
     "ladder",
     "network_table",
     "pipeline",

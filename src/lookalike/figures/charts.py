@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from lookalike.evaluation import Evaluation, ranking
 from lookalike.figures.style import INK, OTHERS, OURS, PALETTE, STYLE
+from lookalike.invariance import SelfRetrieval
+from lookalike.metrics import Estimate
 
 
 def class_distribution(gallery: Mapping[str, int], queries: Mapping[str, int]) -> Figure:
@@ -145,21 +148,41 @@ def precision_per_label(found: Evaluation) -> Figure:
 def ladder(found: Evaluation) -> Figure:
     """Draw precision@n of the gallery's encoder and the baselines, with 95 % intervals."""
     scores = ranking(found)[::-1]
-    values = [s.precision.value for _, s in scores]
-    lows = [s.precision.value - s.precision.interval.low for _, s in scores]
-    highs = [s.precision.interval.high - s.precision.value for _, s in scores]
-    errors = np.maximum([lows, highs], 0)  # a difference of nothing may round to below it
     with mpl.rc_context(STYLE):
         figure = _charted((7.5, 0.34 * len(scores) + 0.8))
         ax = figure.subplots()
         colours = [OURS if s is found.scores else OTHERS for _, s in scores]
-        names = [name for name, _ in scores]
-        ax.barh(names, values, xerr=errors, color=colours, ecolor=INK, height=0.7)
-        for y, (value, high) in enumerate(zip(values, errors[1], strict=True)):
-            ax.text(value + high + 0.006, y, f"{value:.4f}", va="center", fontsize=8)
-        ax.set_xlim(0, 1.09)
+        _barh(ax, [name for name, _ in scores], [s.precision for _, s in scores], colours)
         ax.set_xlabel(f"precision@{found.n}, {found.scores.metric}, 95 % interval")
     return figure
+
+
+def invariance(found: SelfRetrieval) -> Figure:
+    """Draw how well distorted images found their originals: mAP@n with 95 % intervals."""
+    scores = list(found.scores.items())[::-1]
+    estimates = [s.map for _, s in scores]
+    with mpl.rc_context(STYLE):
+        figure = _charted((7.5, 0.34 * len(scores) + 0.8))
+        ax = figure.subplots()
+        _barh(ax, [name for name, _ in scores], estimates, [OURS] * len(scores))
+        ax.set_xlabel(f"mAP@{found.n} of finding the original, {found.metric}, 95 % interval")
+    return figure
+
+
+def _barh(
+    ax: Axes, names: Sequence[str], estimates: Sequence[Estimate], colours: Sequence[str]
+) -> None:
+    """Draw a bar from 0 to 1 for each estimate, with its interval and its value in figures."""
+    values = [e.value for e in estimates]
+    lows = [e.value - e.interval.low for e in estimates]
+    highs = [e.interval.high - e.value for e in estimates]
+    errors = np.maximum([lows, highs], 0)  # a difference of nothing may round to below it
+    places = np.arange(len(names))  # not the names, since a gallery's encoder may be a baseline too
+    ax.barh(places, values, xerr=errors, color=colours, ecolor=INK, height=0.7)
+    ax.set_yticks(places, names)
+    for y, (value, high) in enumerate(zip(values, errors[1], strict=True)):
+        ax.text(value + high + 0.006, y, f"{value:.4f}", va="center", fontsize=8)
+    ax.set_xlim(0, 1.09)
 
 
 def _charted(size: tuple[float, float]) -> Figure:

@@ -15,22 +15,35 @@ class Recipe:
     Args:
         name: what ``--recipe`` takes.
         summary: one line for people.
-        network: a key of :data:`lookalike.training.loop.NETWORKS`.
-        layers: the network in words, one line a layer: name, output shape, weights.
+        network: a key of :data:`lookalike.training.tasks.NETWORKS`, or "tower".
+        layers: the network in words, one line a layer: name, output shape, weights; none where
+            they depend on the size of the images.
+        objective: "reconstruction" or "contrastive".
+        views: how images are distorted unless ``--views`` says otherwise; None for not at all.
         batch: images a step.
-        learning_rate: Adam's, constant.
+        learning_rate: Adam's; the highest one of the cycle if there is one.
+        weight_decay: AdamW's; 0 for Adam.
+        one_cycle: whether the learning rate rises and falls, or is constant.
         epochs: passes over the images unless ``--epochs`` says otherwise.
-        size: images are brought to this many pixels a side, grey.
+        least_steps: so many steps at least, by more epochs; for small collections.
+        whole_batches: leave out the images that do not fill a last batch.
+        size: images are brought to this many pixels a side, grey; None for any size and colour.
     """
 
     name: str
     summary: str
     network: str
-    layers: tuple[tuple[str, str, int], ...]
+    layers: tuple[tuple[str, str, int], ...] = ()
+    objective: str = "reconstruction"
+    views: str | None = None
     batch: int = 20
     learning_rate: float = 0.01
+    weight_decay: float = 0
+    one_cycle: bool = False
     epochs: int = 1
-    size: int = 28
+    least_steps: int = 1
+    whole_batches: bool = False
+    size: int | None = 28
 
 
 _LINEAR_LAYERS = (
@@ -76,9 +89,36 @@ def _fast(recipe: Recipe) -> Recipe:
     )
 
 
+_CONTRASTIVE = Recipe(
+    "contrastive",
+    "views and neighbours brought together; with fine HOG, 256 dimensions",
+    "tower",
+    objective="contrastive",
+    views="objects",
+    batch=512,
+    learning_rate=3e-3,
+    weight_decay=1e-4,
+    one_cycle=True,
+    epochs=3,
+    least_steps=350,
+    whole_batches=True,
+    size=None,
+)
+_DENOISING = replace(
+    _CONTRASTIVE,
+    name="denoising",
+    summary="an autoencoder shown a distorted view and asked for the clean image, code 128",
+    objective="reconstruction",
+    batch=256,
+    epochs=5,
+)
+
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (_LINEAR, _CONV, _CONV_BN, _fast(_LINEAR), _fast(_CONV), _fast(_CONV_BN))
+    for recipe in (
+        *(_CONTRASTIVE, _DENOISING, _LINEAR, _CONV, _CONV_BN),
+        *(_fast(_LINEAR), _fast(_CONV), _fast(_CONV_BN)),
+    )
 }
 
 

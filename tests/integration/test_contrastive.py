@@ -1,0 +1,214 @@
+"""The recipes that go beyond the report: export, resume, what they learn, and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from lookalike.encoders.catalog import load_encoder, open_encoder
+from lookalike.encoders.onnx import NetworkEncoder
+from lookalike.errors import ArtifactError, SettingError, SourceError, UnknownNameError
+from lookalike.sources import ArraySource, Source, open_source
+from lookalike.stores.exact import ExactIndex
+from lookalike.training import run
+from lookalike.training.export import to_onnx
+from lookalike.training.loop import TrainingOptions
+from lookalike.training.run import train
+from lookalike.training.towers import mirror_tower, tower
+from lookalike.types import Metric, Progress
+
+SMALL = {"views": "digits", "size": 32}
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    return open_source("dataset:digits/train[:600]")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An encoder folder and the torch module that was exported to it."""
+
+    folder: Path
+    network: torch.nn.Module
+
+
+@pytest.fixture(scope="module")
+def trained(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("contrastive") / "e"
+    modules: list[torch.nn.Module] = []
+
+    def spy(module: torch.nn.Module, example: torch.Tensor) -> bytes:
+        modules.append(module)
+        return to_onnx(module, example)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "to_onnx", spy)
+        train(source, recipe="contrastive", out=folder, options=TrainingOptions(epochs=12, **SMALL))
+    return Trained(folder, modules[0])
+
+
+def precision(embeddings: np.ndarray, source: ArraySource) -> float:
+    rows = ExactIndex(embeddings).search(embeddings, 8, Metric.COSINE).rows[:, 1:]
+    labels = np.array(source.labels)
+    return float((labels[rows] == labels[:, None]).mean())
+
+
+def test_it_learns(trained: Trained, source: Source) -> None:
+    queries = open_source("dataset:digits/test")
+    assert isinstance(queries, ArraySource)
+    images = [item.image() for item in queries]
+    embeddings = load_encoder(trained.folder).encode(images)
+    sample = [item.image() for item in source]
+    pixels = open_encoder("pixels", sample).encode(images)
+    with torch.no_grad():
+        values = torch.from_numpy(load_encoder(trained.folder).prepare(images))
+        untrained = tower(1, 32, 32).eval()(values).numpy()
+    ours = precision(embeddings, queries)
+    assert ours > precision(pixels, queries)
+    assert precision(embeddings[:, :128], queries) > precision(untrained, queries)
+
+
+def test_the_exported_contrastive_encoder_agrees_with_torch(
+    trained: Trained, source: Source
+) -> None:
+    encoder = load_encoder(trained.folder)
+    assert isinstance(encoder, NetworkEncoder)
+    assert (encoder.dim, encoder.normalised) == (256, True)
+    images = [*[item.image() for item in source], np.zeros((8, 8), np.uint8)]
+    found = encoder.encode(images)
+    with torch.no_grad():
+        expected = trained.network(torch.from_numpy(encoder.prepare(images))).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(encoder.encode(images[:1]), found[:1], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    weights = np.linalg.norm(found[:-1, 128:], axis=1) / np.linalg.norm(found[:-1, :128], axis=1)
+    np.testing.assert_allclose(weights, 0.7, atol=1e-4)
+
+
+def test_an_export_that_computes_something_else_is_not_written(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = to_onnx(tower(1, 32, 32), torch.zeros(2, 1, 32, 32))
+    monkeypatch.setattr(run, "to_onnx", lambda *_: other)
+    options = TrainingOptions(epochs=1, **SMALL)
+    with pytest.raises(ArtifactError, match="computes other embeddings than torch"):
+        train(source, recipe="denoising", out=tmp_path / "e", options=options)
+    assert not (tmp_path / "e" / "encoder.json").exists()
+
+
+def test_the_exported_denoising_autoencoder_agrees_with_torch(
+    source: Source, tmp_path: Path
+) -> None:
+    options = TrainingOptions(epochs=2, **SMALL)
+    encoder = train(source, recipe="denoising", out=tmp_path / "e", options=options)
+    images = [item.image() for item in source]
+    weights = load_file(tmp_path / "e" / "model.safetensors")
+    halves = {"encoder": tower(1, 32, 32), "decoder": mirror_tower(1, 32, 32)}
+    for name, half in halves.items():
+        prefix = f"model.{name}."
+        half.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        )
+        half.eval()
+    with torch.no_grad():
+        code = halves["encoder"](torch.from_numpy(encoder.prepare(images)))
+        decoded = halves["decoder"](code).numpy()
+    np.testing.assert_allclose(encoder.encode(images), code.numpy(), atol=1e-4)
+    np.testing.assert_allclose(encoder.reconstruct(images), decoded, atol=1e-4)
+    assert not encoder.normalised
+
+
+def test_interrupted_and_resumed_views_and_schedule_go_on_exactly(
+    source: Source, tmp_path: Path
+) -> None:
+    options = TrainingOptions(epochs=5, seed=4, **SMALL)
+    train(source, recipe="contrastive", out=tmp_path / "whole", options=options)
+
+    def press(p: Progress) -> None:
+        if p.task == "train contrastive" and p.done >= 1500:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(source, recipe="contrastive", out=tmp_path / "e", options=options, on_progress=press)
+    again = TrainingOptions(epochs=5, seed=4, resume=True, **SMALL)
+    train(source, recipe="contrastive", out=tmp_path / "e", options=again)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "e"))
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+    other_views = TrainingOptions(epochs=6, seed=4, resume=True, views="objects", size=32)
+    with pytest.raises(SettingError, match="views was digits, is objects"):
+        train(source, recipe="contrastive", out=tmp_path / "e", options=other_views)
+
+
+def write(folder: Path, images: list[np.ndarray]) -> Path:
+    folder.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:03}.png")
+    return folder
+
+
+def test_fewer_images_than_a_batch_in_mixed_sizes_and_modes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shapes = [(30, 40), (80, 20, 3), (64, 64, 4), (9, 9, 3), (200, 300)]
+    images = [rng.integers(0, 256, shapes[i % 5], dtype=np.uint8) for i in range(15)]
+    folder = write(tmp_path / "mixed", images)
+    encoder = train(folder, recipe="contrastive", options=TrainingOptions(epochs=3, size=48))
+    assert encoder.preprocessing.channels == 3
+    assert encoder.origin["images"] == 15
+    found = encoder.encode([np.zeros((500, 100), np.uint8), images[1]])
+    assert np.isfinite(found).all()
+    two = train(
+        write(tmp_path / "two", images[:2]),
+        recipe="contrastive",
+        options=TrainingOptions(epochs=2, size=32),
+    )
+    assert np.isfinite(two.encode(images[:2])).all()
+
+
+def test_constant_images_train_and_identical_ones_are_refused(tmp_path: Path) -> None:
+    flat = [np.full((32, 32), value, np.uint8) for value in range(0, 250, 10)]
+    encoder = train(
+        write(tmp_path / "flat", flat), recipe="contrastive", options=TrainingOptions(epochs=3)
+    )
+    assert np.isfinite(encoder.encode(flat)).all()
+    same = write(tmp_path / "same", [flat[3]] * 5)
+    with pytest.raises(SourceError, match="all 5 images are the same once they are 32x32"):
+        train(same, recipe="contrastive", out=tmp_path / "e")
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "said"),
+    [
+        ("contrastive", TrainingOptions(size=20), "--size 20: must be from 32 to 224"),
+        ("report-conv", TrainingOptions(size=64), "recipe 'report-conv' takes 28 pixels only"),
+        ("report-conv", TrainingOptions(views="digits"), "distorts nothing"),
+    ],
+)
+def test_options_a_recipe_does_not_take_are_refused(
+    recipe: str, options: TrainingOptions, said: str, source: Source
+) -> None:
+    with pytest.raises(SettingError, match=said):
+        train(source, recipe=recipe, options=options)
+
+
+def test_unknown_views_are_refused(source: Source, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'photos'"):
+        train(source, recipe="contrastive", options=TrainingOptions(views="photo"))
+
+
+def test_few_images_get_enough_steps(source: Source, tmp_path: Path) -> None:
+    few = open_source("dataset:digits/train[:40]")
+    options = TrainingOptions(minutes=0.02, **SMALL)
+    train(few, recipe="contrastive", out=tmp_path / "e", options=options)
+    origin = json.loads((tmp_path / "e" / "encoder.json").read_text())["origin"]
+    assert 3 < origin["epochs"] < 350
