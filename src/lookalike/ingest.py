@@ -93,8 +93,25 @@ def ingest(
     return outcome
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """An item and its image, perhaps made smaller."""
+
+    item: Item
+    image: ImageArray
+
+
 def sample_images(source: Source, count: int = SAMPLE) -> list[ImageArray]:
-    """Return at most ``count`` images, evenly spread over a source, for an encoder to be fitted to.
+    """Return the images of :func:`read_sample`, for an encoder to be fitted to.
+
+    Raises:
+        SourceError: none can be decoded; the first one's reason is given.
+    """
+    return [sampled.image for sampled in read_sample(source, count)]
+
+
+def read_sample(source: Source, count: int) -> list[Sampled]:
+    """Return at most ``count`` images, evenly spread over a source, with their items.
 
     Images that cannot be decoded are left out; those of more than 128 pixels a side are made
     smaller, so that a sample of large photographs fits into memory.
@@ -105,11 +122,11 @@ def sample_images(source: Source, count: int = SAMPLE) -> list[ImageArray]:
     every = max(1, -(-len(source) // count))
     chosen = [source[index] for index in range(0, len(source), every)]
     reads = list(_in_threads(_read_small, chosen))
-    images = [read.image for read in reads if read.image is not None]
-    if not images:
+    sample = [Sampled(read.item, read.image) for read in reads if read.image is not None]
+    if not sample:
         first = f"{reads[0].item.uri}: {reads[0].reason}"
         raise SourceError(f"{source.spec}: not one image can be read; the first, {first}")
-    return images
+    return sample
 
 
 def _read_small(item: Item) -> _Read:

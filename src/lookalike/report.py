@@ -240,7 +240,7 @@ def _data(found: Evaluation) -> Iterator[Section]:
 
 def _training(found: Evaluation, encoders: Mapping[str, NetworkEncoder]) -> Iterator[Section]:
     for name in encoders:
-        if name in RECIPES:
+        if name in RECIPES and RECIPES[name].layers:
             layers = RECIPES[name].layers
             rows = [(layer, shape, f"{weights:,}") for layer, shape, weights in layers]
             yield Section(
@@ -249,24 +249,28 @@ def _training(found: Evaluation, encoders: Mapping[str, NetworkEncoder]) -> Iter
                 png(figures.network_table(name, layers)),
                 Table(("layer", "output", "weights"), rows),
             )
-    curves = {
-        name: _curve(encoder.origin["history"])
-        for name, encoder in encoders.items()
-        if encoder.origin.get("history")
-    }
-    if curves:
-        epochs = [
-            (name, str(number), f"{epoch['loss']:.6f}", f"{epoch['seconds']:.1f}")
-            for name in curves
-            for number, epoch in enumerate(encoders[name].origin["history"], 1)
-        ]
-        yield Section(
-            "How training went",
-            "Mean squared error a pixel on the images as they were trained on, averaged over each "
-            "twentieth of an epoch in the figure and over whole epochs in the table.",
-            png(figures.training_curve(curves)),
-            Table(("recipe", "epoch", "mean loss", "seconds"), epochs),
-        )
+    for objective, meaning in _OBJECTIVES.items():
+        histories = {
+            name: encoder.origin["history"]
+            for name, encoder in encoders.items()
+            if name in RECIPES
+            and RECIPES[name].objective == objective
+            and encoder.origin.get("history")
+        }
+        if histories:
+            epochs = [
+                (name, str(number), f"{epoch['loss']:.6f}", f"{epoch['seconds']:.1f}")
+                for name, history in histories.items()
+                for number, epoch in enumerate(history, 1)
+            ]
+            curves = {name: _curve(history) for name, history in histories.items()}
+            yield Section(
+                f"How training went: {objective}",
+                f"{meaning}, averaged over each twentieth of an epoch in the figure and over whole "
+                "epochs in the table.",
+                png(figures.training_curve(curves)),
+                Table(("recipe", "epoch", "mean loss", "seconds"), epochs),
+            )
     able = {name: encoder for name, encoder in encoders.items() if DECODER in encoder.files()}
     if able:
         items = open_items([example.uri for example in found.examples[:10]])
@@ -278,6 +282,12 @@ def _training(found: Evaluation, encoders: Mapping[str, NetworkEncoder]) -> Iter
             "picture here is no promise of good answers above.",
             png(figures.reconstructions(originals, decoded)),
         )
+
+
+_OBJECTIVES = {
+    "reconstruction": "Mean squared error a pixel on the images as they were trained on",
+    "contrastive": "Cross entropy of finding an image's other view among those of a batch",
+}
 
 
 def _curve(history: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:

@@ -21,7 +21,15 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_the_demo_ends_with_table_report_and_next_steps(told: tuple[Path, str]) -> None:
     folder, shown = told
-    for encoder in ("report-linear", "report-conv", "report-conv-bn *", "pixels", "hog", "chance"):
+    for encoder in (
+        "report-linear",
+        "report-conv",
+        "contrastive *",
+        "pixels",
+        "hog",
+        "hog-fine",
+        "chance",
+    ):
         assert f" {encoder} " in shown
     assert "What to type next:" in shown
     assert re.search(r"most confused: \d answered with \d \(\d+ hits\), ", shown)
@@ -45,13 +53,14 @@ def test_the_report_is_one_file_with_every_figure(told: tuple[Path, str]) -> Non
         "The network of report-linear",
         "The network of report-conv",
         "The network of report-conv-bn",
-        "How training went",
+        "How training went: reconstruction",
+        "How training went: contrastive",
         "What the codes keep",
         "Exact settings",
     ):
         assert f"<h2>{heading}</h2>" in page
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert len(pictures) == 13
+    assert len(pictures) == 14
     for picture in pictures:
         with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
             assert image.width > 300

@@ -17,7 +17,7 @@ ROOT = Path(lookalike.__file__).parent
 LAYERS = (
     ("cli", "server", "demo"),
     ("report", "self_report", "figures"),
-    ("choose", "label", "explore"),
+    ("choose", "assessment", "label", "explore"),
     ("evaluation", "invariance", "training"),
     ("gallery",),
     ("originals", "ingest", "runners", "rerank", "metrics"),

@@ -31,7 +31,7 @@ def recipes(as_json: AsJson = False) -> None:
         {
             "name": r.name,
             "summary": r.summary,
-            "weights": sum(weights for _, _, weights in r.layers),
+            "views": r.views or "",
             "batch": r.batch,
             "learning_rate": r.learning_rate,
             "epochs": r.epochs,

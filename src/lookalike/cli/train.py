@@ -36,12 +36,17 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")
     ] = False,
+    judge: Annotated[
+        bool,
+        typer.Option(help="End by looking at the encoder: spectrum, self-retrieval, baselines."),
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Train an encoder from images, without labels.
 
     Ctrl-C leaves a checkpoint; --resume goes on from it. More --epochs with --resume trains a
-    finished encoder further.
+    finished encoder further. Labels, where the images have them (names of sub-folders, those of a
+    data set), are not used in training; they judge it at the end, beside every baseline.
     """
     from lookalike.errors import MissingDependencyError
 
@@ -51,12 +56,17 @@ def command(
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "torch", "training", "train") from error
 
+    from lookalike.assessment import assess
+    from lookalike.sources import open_source
+
     options = TrainingOptions(epochs, minutes, seed, device, resume, views, size)
     try:
         with screen.progress() as on_progress:
+            opened = open_source(source, on_progress)
             encoder = train(
-                source, recipe=recipe, out=out, options=options, on_progress=on_progress
+                opened, recipe=recipe, out=out, options=options, on_progress=on_progress
             )
+            assessment = assess(encoder, opened, on_progress=on_progress) if judge else None
     except KeyboardInterrupt:
         screen.note(f"interrupted; go on with the same command and --resume (in {out})")
         raise typer.Exit(130) from None
@@ -66,10 +76,14 @@ def command(
     if as_json:
         facts = {"encoder": encoder.name, "dim": encoder.dim, "fingerprint": encoder.fingerprint}
         training = {key: origin[key] for key in ("epochs", "images", "seconds", "history")}
-        screen.print_json({"path": str(out), **facts, "loss": loss, **training})
+        judged = None if assessment is None else assessment.as_dict()
+        summary = {"path": str(out), **facts, "loss": loss, **training, "assessment": judged}
+        screen.print_json(summary)
         return
     print(
         f"{out}: {encoder.name}, {encoder.dim} dimensions, {origin['epochs']:.3g} epochs of "
         f"{origin['images']:,} images in {origin['seconds']:.0f} s{said}"
     )
+    for sentence in () if assessment is None else assessment.sentences():
+        print(f"  {sentence}")
     screen.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")

@@ -17,6 +17,7 @@ from lookalike.artifacts import new_folder, read_manifest, write_atomically, wri
 from lookalike.encoders.base import Encoder, Preprocessing
 from lookalike.encoders.classic import ClassicEncoder, Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
+from lookalike.encoders.wrappers import Combined, combine
 from lookalike.errors import ArtifactError, SettingError, UnknownNameError
 from lookalike.types import ImageArray
 
@@ -119,23 +120,42 @@ def catalog() -> Mapping[str, Description]:
     return found
 
 
+JOIN = "+"
+"""Between the names of encoders that are to stand side by side, as in ``hog-fine+colour``."""
+
+
 def find_encoder(name: str) -> Description:
-    """Return the description of that name.
+    """Return the description of that name; of several joined by ``+``, that of them together.
 
     Raises:
         UnknownNameError: there is none; the nearest is offered.
     """
     known = catalog()
-    if name not in known:
-        raise UnknownNameError("encoder", name, known)
-    return known[name]
+    parts = [part.strip() for part in name.split(JOIN)]
+    for part in parts:
+        if part not in known:
+            raise UnknownNameError("encoder", part, known)
+    if len(parts) == 1:
+        return known[name]
+    described = [known[part] for part in parts]
+
+    def fit(name: str, sample: Sequence[ImageArray]) -> Encoder:
+        return combine([part.fit(part.name, sample) for part in described], name=name)
+
+    return Description(
+        name,
+        " beside ".join(part.summary for part in described),
+        fit,
+        sample=max(part.sample for part in described),
+        licence=", ".join(sorted({part.licence for part in described})),
+    )
 
 
 def open_encoder(name: str, sample: Sequence[ImageArray]) -> Encoder:
     """Make the encoder of that name for a collection.
 
     Args:
-        name: a name in the catalogue.
+        name: a name in the catalogue, or several joined by ``+``.
         sample: images of the collection, from which sizes and projections are learnt.
 
     Raises:
@@ -196,8 +216,11 @@ def _restore(description: Mapping[str, Any], files: Mapping[str, bytes]) -> Enco
     kind = description["kind"]
     if kind in _KINDS:
         return _KINDS[kind].restore(description, files)
+    if kind == Combined.kind:
+        return Combined.restore(description, files, _restore)
     from lookalike.encoders.onnx import NetworkEncoder
 
     if kind != NetworkEncoder.kind:
-        raise UnknownNameError("kind of encoder", kind, [*_KINDS, NetworkEncoder.kind])
+        known = [*_KINDS, Combined.kind, NetworkEncoder.kind]
+        raise UnknownNameError("kind of encoder", kind, known)
     return NetworkEncoder.restore(description, files)

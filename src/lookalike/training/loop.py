@@ -32,10 +32,11 @@ CHECKPOINT_S = 60.0
 class TrainingOptions:
     """What a user may set: ``None`` leaves it to the recipe.
 
-    ``minutes`` ends training after that much training time, whole epochs or not. ``device`` is
-    torch's name of one. On a CPU, ``resume`` gives the weights of an uninterrupted run. ``views``
-    is a name in :data:`lookalike.training.views.VIEWS`; ``size`` the side in pixels that images
-    are brought to. Both are only for the recipes that use them.
+    ``minutes`` ends training after that much time, preparation included, whole epochs or not; a
+    learning rate that falls has fallen by then. ``device`` is torch's name of one. On a CPU,
+    ``resume`` gives the weights of an uninterrupted run. ``views`` is a name in
+    :data:`lookalike.training.views.VIEWS`; ``size`` the side in pixels that images are brought to.
+    Both are only for the recipes that use them.
     """
 
     epochs: int | None = None
@@ -49,11 +50,15 @@ class TrainingOptions:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What was trained, in eval mode on the CPU, and where its run stood at the end."""
+    """What was trained, in eval mode on the CPU, and where its run stood at the end.
+
+    ``preparing`` is how many seconds passed before the first step, finding neighbours.
+    """
 
     task: Task
     state: checkpoints.State
     device: str
+    preparing: float
 
 
 def fit(
@@ -79,6 +84,7 @@ def fit(
     device = torch.device(options.device)
     views = options.views or recipe.views
     chosen = None if views is None else find_views(views)
+    clock = _Clock(options.minutes)
     task = make_task(recipe, images, chosen, on_progress).to(device)
     to_channels_last(task)
     optimiser = _optimiser(task, recipe)
@@ -87,7 +93,7 @@ def fit(
         state = checkpoints.load(folder, run, task, optimiser)
     pixels = torch.from_numpy(images).to(device)
     plan = _Plan.of(recipe, len(images), options)
-    clock = _Clock(state.seconds, options.minutes)
+    clock.begin(state.seconds)
     saved = -math.inf
     task.train()
     with DeferredInterrupt() as interrupt, memory_kept():
@@ -117,7 +123,7 @@ def fit(
                 checkpoints.save(folder, state, task, optimiser)
                 saved = state.seconds
         checkpoints.save(folder, state, task, optimiser)
-    return Fitted(task.cpu().eval(), state, str(device))
+    return Fitted(task.cpu().eval(), state, str(device), clock.preparing)
 
 
 _REPORT_EVERY = 10
@@ -227,19 +233,29 @@ class _Plan:
 
 
 class _Clock:
-    """Training seconds, those of earlier parts of the run included."""
+    """Training seconds, those of earlier parts of the run included, and what is left of a limit.
 
-    def __init__(self, before: float, minutes: float | None) -> None:
-        self._start = time.perf_counter() - before
+    The limit holds from when the clock is made; training seconds count from :meth:`begin`.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        self._made = time.perf_counter()
+        self._limit = math.inf if minutes is None else minutes * 60
+        self.preparing = 0.0
+        self._before = 0.0
+
+    def begin(self, before: float) -> None:
+        """End the preparations; ``before`` are the seconds of earlier parts of the run."""
+        self.preparing = time.perf_counter() - self._made
         self._before = before
-        self._limit = math.inf if minutes is None else before + minutes * 60
 
     def now(self) -> float:
-        return time.perf_counter() - self._start
+        return time.perf_counter() - self._made - self.preparing + self._before
 
     def over(self) -> bool:
-        return self.now() >= self._limit
+        return time.perf_counter() - self._made >= self._limit
 
     def share(self) -> float:
-        """Return how much of the time limit is used up."""
-        return (self.now() - self._before) / (self._limit - self._before)
+        """Return how much of the time for training is used up."""
+        left = self._limit - self.preparing
+        return (self.now() - self._before) / left if left > 0 else 1.0

@@ -46,6 +46,7 @@ def train(
     *,
     recipe: str,
     out: str | Path | None = None,
+    views: str | None = None,
     options: TrainingOptions = DEFAULTS,
     on_progress: ProgressCallback = ignore_progress,
 ) -> NetworkEncoder:
@@ -56,6 +57,7 @@ def train(
         recipe: a name in :data:`lookalike.training.recipes.RECIPES`.
         out: the encoder folder to make. While training runs it holds only checkpoints. Without
             it the encoder is only returned, and an interrupted run is lost.
+        views: a name in :data:`lookalike.training.views.VIEWS`, for short; also in ``options``.
         options: epochs, minutes, seed, device, resume, views, size.
         on_progress: told of each stage, with loss and rate.
 
@@ -66,6 +68,8 @@ def train(
         ArtifactError: ``out`` holds something else, or nothing to resume.
         KeyboardInterrupt: interrupted; a checkpoint was written first.
     """
+    if views is not None:
+        options = replace(options, views=views)
     if out is None:
         with tempfile.TemporaryDirectory(prefix="lookalike-") as passing:
             folder = Path(passing) / "encoder"
@@ -194,6 +198,7 @@ def _origin(fitted: Fitted, recipe: Recipe, source: str) -> dict[str, Any]:
         "batch": recipe.batch,
         "learning_rate": recipe.learning_rate,
         "device": fitted.device,
+        "preparing": fitted.preparing,
         "seconds": state.seconds,
         "versions": {
             "python": platform.python_version(),

@@ -1,0 +1,84 @@
+"""Encoding speed: a trained contrastive encoder by ONNX Runtime beside the same network in torch.
+
+    python benchmarks/encode.py [ENCODER]
+
+Without a folder, one is trained for half a minute first. Rounds alternate, so that a busy machine
+slows both; times are of the network alone and, for one image, of ``encode`` as a search calls it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lookalike.config import settings
+from lookalike.encoders.base import Preprocessing
+from lookalike.encoders.catalog import load_encoder
+from lookalike.encoders.hog import FineHog
+from lookalike.encoders.onnx import MODEL, Network, NetworkEncoder
+from lookalike.sources import ArraySource, open_source
+from lookalike.training.export import to_onnx
+from lookalike.training.loop import TrainingOptions
+from lookalike.training.run import train
+from lookalike.training.towers import FineHogModule, Joined, Unit, tower
+
+ROUNDS = 15
+BATCH = 256
+
+
+def timed(call: Callable[[], object], times: int) -> float:
+    """Return seconds a call."""
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - start) / times
+
+
+def main() -> None:
+    """Print both rates, their ratio, and the time of one image."""
+    source = open_source("dataset:mnist/train[:5000]")
+    assert isinstance(source, ArraySource)
+    torch.set_num_threads(settings().threads)
+    if len(sys.argv) > 1:
+        encoder = load_encoder(Path(sys.argv[1]))
+    else:
+        options = TrainingOptions(minutes=0.5, views="digits")
+        encoder = train(source, recipe="contrastive", options=options)
+    assert isinstance(encoder, NetworkEncoder)
+    fine = FineHog.fit("hog-fine", Preprocessing(28, 28, 1), list(source.images))
+    halves = torch.nn.Sequential(tower(1, 28, 28), Unit(), torch.nn.Linear(128, 128))
+    model = Joined(halves, FineHogModule(fine), 0.7).eval()
+    same = Network(to_onnx(model, torch.zeros(2, 1, 28, 28)), name="benchmark")
+    batch = encoder.prepare(source.images[:BATCH])
+    tensor = torch.from_numpy(batch)
+    one = source.images[:1]
+    rates: dict[str, list[float]] = {"torch": [], "ONNX Runtime": [], "one": []}
+    with torch.inference_mode():
+        np.testing.assert_allclose(same(batch), model(tensor).numpy(), atol=1e-4)
+        for _ in range(ROUNDS):
+            rates["torch"].append(BATCH / timed(lambda: model(tensor), 4))
+            rates["ONNX Runtime"].append(BATCH / timed(lambda: same(batch), 4))
+            rates["one"].append(1000 * timed(lambda: encoder.encode(one), 40))
+    ratios = [a / b for a, b in zip(rates["ONNX Runtime"], rates["torch"], strict=True)]
+    size = len(encoder.files()[MODEL]) / 1e6
+    print(
+        f"{settings().threads} threads, batches of {BATCH}, {ROUNDS} rounds in turn, {size:.1f} MB"
+    )
+    for name in ("torch", "ONNX Runtime"):
+        print(f"  {name:13} {statistics.median(rates[name]):8,.0f} images/s")
+    print(
+        f"  ratio         {statistics.median(ratios):8.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+    print(
+        f"  one image     {statistics.median(rates['one']):8.3f} ms (best {min(rates['one']):.3f})"
+    )
+
+
+if __name__ == "__main__":
+    main()
