@@ -21,7 +21,8 @@ from lookalike.gallery import Gallery
 from lookalike.metrics import Scores
 from lookalike.sources import ArraySource, open_source
 from lookalike.stores.exact import ExactIndex
-from lookalike.training.loop import TrainingOptions, train
+from lookalike.training.loop import TrainingOptions
+from lookalike.training.run import train
 from lookalike.types import Metric, Progress
 
 RECIPES = ("report-linear", "report-conv", "report-conv-bn")

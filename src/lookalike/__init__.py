@@ -12,7 +12,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lookalike import figures
+    from lookalike.assessment import assess
     from lookalike.encoders.catalog import load_encoder, open_encoder, save_encoder
+    from lookalike.encoders.wrappers import combine
     from lookalike.errors import LookalikeError
     from lookalike.evaluation import evaluate
     from lookalike.gallery import Gallery
@@ -30,6 +32,8 @@ __all__ = [
     "Metric",
     "TrainingOptions",
     "__version__",
+    "assess",
+    "combine",
     "evaluate",
     "figures",
     "load_encoder",
@@ -41,7 +45,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "lookalike.assessment": ("assess",),
     "lookalike.encoders.catalog": ("load_encoder", "open_encoder", "save_encoder"),
+    "lookalike.encoders.wrappers": ("combine",),
     "lookalike.errors": ("LookalikeError",),
     "lookalike.evaluation": ("evaluate",),
     "lookalike.gallery": ("Gallery",),

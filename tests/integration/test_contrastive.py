@@ -25,6 +25,7 @@ from lookalike.training.loop import TrainingOptions
 from lookalike.training.run import train
 from lookalike.training.towers import mirror_tower, tower
 from lookalike.types import Metric, Progress
+from tests.integration.test_cli import run as run_lookalike
 
 SMALL = {"views": "digits", "size": 32}
 
@@ -212,3 +213,23 @@ def test_few_images_get_enough_steps(source: Source, tmp_path: Path) -> None:
     train(few, recipe="contrastive", out=tmp_path / "e", options=options)
     origin = json.loads((tmp_path / "e" / "encoder.json").read_text())["origin"]
     assert 3 < origin["epochs"] < 350
+
+
+def test_training_ends_with_what_can_be_said(tmp_path: Path) -> None:
+    arguments = ("train", "dataset:digits/train[:300]", "--recipe", "fast-linear", "-o")
+    shown = cli("fast", *arguments, cwd=tmp_path)
+    assert "spectrum: the variance of" in shown
+    assert "not how good it is: crop " in shown
+    assert "on 300 labelled images; pixels 0." in shown
+    assert "verdict: keep `" in shown
+    found = json.loads(cli("json", *arguments, "--json", cwd=tmp_path))["assessment"]
+    assert found["verdict"]["best_baseline"] in found["verdict"]["sentence"]
+    assert set(found["self_retrieval"]) >= {"crop", "noise", "jpeg"}
+    quiet = cli("quiet", *arguments, "--no-judge", cwd=tmp_path)
+    assert "spectrum" not in quiet
+
+
+def cli(folder: str, *arguments: str, cwd: Path) -> str:
+    """Run a command line with ``folder`` after its ``-o``."""
+    place = arguments.index("-o") + 1
+    return run_lookalike(*arguments[:place], folder, *arguments[place:], cwd=cwd)
