@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lookalike.config import settings
 from lookalike.encoders.base import Preprocessing
 from lookalike.encoders.catalog import SAMPLE
 from lookalike.encoders.hog import FineHog
@@ -178,11 +180,14 @@ def _fine_hog(
     listed = images[:, 0] if channels == 1 else images.transpose(0, 2, 3, 1)
     sample = listed[:: max(1, count // SAMPLE)]
     fine = FineHog.fit("hog-fine", Preprocessing(height, width, channels), list(sample), DIM)
+    parts = [listed[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
     embeddings = np.empty((count, fine.dim), np.float32)
-    for start in range(0, count, _CHUNK):
-        on_progress(Progress("describe by fine HOG", start, count, "images"))
-        embeddings[start : start + _CHUNK] = fine.encode(listed[start : start + _CHUNK])
-    on_progress(Progress("describe by fine HOG", count, count, "images"))
+    on_progress(Progress("describe by fine HOG", 0, count, "images"))
+    with ThreadPoolExecutor(settings().threads) as threads:
+        for number, found in enumerate(threads.map(fine.encode, parts)):
+            start = number * _CHUNK
+            embeddings[start : start + _CHUNK] = found
+            on_progress(Progress("describe by fine HOG", start + len(found), count, "images"))
     return fine, embeddings
 
 
