@@ -150,7 +150,7 @@ def test_evaluate_prints_the_promised_keys(work: Path) -> None:
     assert set(found) == scores | {"n", "queries", "skipped", "gallery", "baselines", "latency_ms"}
     assert found["queries"] == 360
     assert found["n"] == 7
-    assert set(found["baselines"]) == {"chance", "pixels", "pca", "hog", "untrained"}
+    assert set(found["baselines"]) == {"chance", "pixels", "pca", "hog", "hog-fine", "untrained"}
     for baseline in found["baselines"].values():
         assert set(baseline) == scores
         assert baseline["precision_interval"][0] <= baseline["precision"]

@@ -19,9 +19,10 @@ from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.errors import ArtifactError, SettingError, SourceError, UnknownNameError
 from lookalike.sources import ArraySource, Source, open_source
 from lookalike.stores.exact import ExactIndex
-from lookalike.training import run
+from lookalike.training import loop, run
 from lookalike.training.export import to_onnx
 from lookalike.training.loop import TrainingOptions
+from lookalike.training.recipes import RECIPES
 from lookalike.training.run import train
 from lookalike.training.towers import mirror_tower, tower
 from lookalike.types import Metric, Progress
@@ -207,12 +208,21 @@ def test_unknown_views_are_refused(source: Source, tmp_path: Path) -> None:
         train(source, recipe="contrastive", options=TrainingOptions(views="photo"))
 
 
-def test_few_images_get_enough_steps(source: Source, tmp_path: Path) -> None:
-    few = open_source("dataset:digits/train[:40]")
-    options = TrainingOptions(minutes=0.02, **SMALL)
-    train(few, recipe="contrastive", out=tmp_path / "e", options=options)
-    origin = json.loads((tmp_path / "e" / "encoder.json").read_text())["origin"]
-    assert 3 < origin["epochs"] < 350
+def test_few_images_get_enough_steps_and_many_few_passes() -> None:
+    def plan(count: int, epochs: int | None = None) -> loop.Plan:
+        return loop.Plan.of(RECIPES["contrastive"], count, TrainingOptions(epochs=epochs))
+
+    assert plan(40).epochs == 350
+    assert plan(5_120).epochs == 35
+    assert plan(60_000).epochs == 3
+    assert plan(40, epochs=2).epochs == 2
+
+
+def test_minutes_end_training_with_a_usable_encoder(source: Source) -> None:
+    options = TrainingOptions(minutes=0.05, **SMALL)
+    encoder = train(source, recipe="contrastive", options=options)
+    assert encoder.origin["epochs"] < 350
+    assert np.isfinite(encoder.encode([source[0].image()])).all()
 
 
 def test_training_ends_with_what_can_be_said(tmp_path: Path) -> None:

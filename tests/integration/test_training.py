@@ -162,7 +162,9 @@ def test_the_seed_decides(source: Source, tmp_path: Path) -> None:
         for i, seed in enumerate((1, 1, 2))
     )
     assert_same(one, again)
-    assert not torch.equal(one["model.encoder.1.weight"], other["model.encoder.1.weight"])
+    assert not torch.equal(
+        one["model.model.encoder.1.weight"], other["model.model.encoder.1.weight"]
+    )
 
 
 def test_minutes_end_training_and_leave_a_usable_encoder(source: Source, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def fit(
     if options.resume:
         state = checkpoints.load(folder, run, task, optimiser)
     pixels = torch.from_numpy(images).to(device)
-    plan = _Plan.of(recipe, len(images), options)
+    plan = Plan.of(recipe, len(images), options)
     clock.begin(state.seconds)
     saved = -math.inf
     task.train()
@@ -190,7 +190,7 @@ def _epoch_record(state: checkpoints.State) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
     """How many epochs, of which steps."""
 
     recipe: Recipe
@@ -199,7 +199,8 @@ class _Plan:
     epochs: int
 
     @classmethod
-    def of(cls, recipe: Recipe, count: int, options: TrainingOptions) -> _Plan:
+    def of(cls, recipe: Recipe, count: int, options: TrainingOptions) -> Plan:
+        """Plan the training of a recipe on ``count`` images."""
         steps = max(1, count // recipe.batch)
         epochs = options.epochs or max(recipe.epochs, math.ceil(recipe.least_steps / steps))
         return cls(recipe, count, options.seed, epochs)
