@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lookalike import figures
     from lookalike.assessment import assess
+    from lookalike.choosing import choose
     from lookalike.encoders.catalog import load_encoder, open_encoder, save_encoder
     from lookalike.encoders.wrappers import combine
     from lookalike.errors import LookalikeError
@@ -33,6 +34,7 @@ __all__ = [
     "TrainingOptions",
     "__version__",
     "assess",
+    "choose",
     "combine",
     "evaluate",
     "figures",
@@ -46,6 +48,7 @@ __all__ = [
 
 _HOMES = {
     "lookalike.assessment": ("assess",),
+    "lookalike.choosing": ("choose",),
     "lookalike.encoders.catalog": ("load_encoder", "open_encoder", "save_encoder"),
     "lookalike.encoders.wrappers": ("combine",),
     "lookalike.errors": ("LookalikeError",),

@@ -19,13 +19,13 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photos/cats, photos/dogs, photos/birds of fifteen images each."""
+    """A folder with photos/cats, photos/dogs, photos/birds of twelve images each."""
     rng = np.random.default_rng(1)
     home = tmp_path_factory.mktemp("home")
     for label in ("cats", "dogs", "birds"):
         (home / "photos" / label).mkdir(parents=True)
         base = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        for number in range(1, 16):
+        for number in range(1, 13):
             noisy = np.clip(base + rng.integers(-40, 40, base.shape), 0, 255).astype(np.uint8)
             image = Image.fromarray(noisy).resize((160, 120))
             image.save(home / "photos" / label / f"{number}.jpg")

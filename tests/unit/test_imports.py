@@ -17,7 +17,7 @@ ROOT = Path(lookalike.__file__).parent
 LAYERS = (
     ("cli", "server", "demo"),
     ("report", "self_report", "figures"),
-    ("choose", "assessment", "label", "explore"),
+    ("choosing", "asking", "judgements", "trials", "assessment", "label", "explore"),
     ("evaluation", "invariance", "training"),
     ("gallery",),
     ("originals", "ingest", "runners", "rerank", "metrics"),

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from lookalike.cli.catalogues import datasets, encoders, recipes
+from lookalike.cli.choose import command as choose
 from lookalike.cli.demo import command as demo
 from lookalike.cli.evaluate import command as evaluate
 from lookalike.cli.index import command as index
@@ -28,6 +29,7 @@ app.command("train")(train)
 app.command("index")(index)
 app.command("search")(search)
 app.command("evaluate")(evaluate)
+app.command("choose")(choose)
 app.command("info")(info)
 app.command("encoders")(encoders)
 app.command("recipes")(recipes)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lookalike.choosing import Choice
     from lookalike.evaluation import Evaluation
     from lookalike.ingest import Failure
     from lookalike.invariance import SelfRetrieval
@@ -94,6 +95,42 @@ def print_self_retrieval(found: SelfRetrieval) -> None:
     columns = ("distortion", f"mAP@{found.n}", "recall@1", f"recall@{found.n}", "how strong")
     print_table(columns, rows, title=title)
     print(verdict(found))
+
+
+def print_choice(found: Choice) -> None:
+    """Print the table of encoders, by quality where there were labels, and what it says."""
+    from lookalike.choosing import verdict
+
+    title = f"{len(found.items):,} images of {found.source}"
+    if found.judgements is not None:
+        title += f", {found.judgements.summary}"
+    rows = []
+    for each in found.candidates:
+        cost = (f"{each.rate:,.0f}", str(each.encoder.dim), f"{each.bytes_per_image:,}")
+        if each.quality is None:
+            smoke = [f"{share:.2f}" for share in each.smoke.values()]
+            rows.append((each.name, *cost, *smoke, "yes" if each.finds_itself else "no"))
+            continue
+        low, high = each.quality.difference.low, each.quality.difference.high
+        difference = "" if each.best else f"[{low:+.3f}, {high:+.3f}]"
+        marks = [
+            word for word, is_so in (("best", each.best), ("cheapest", each.cheapest)) if is_so
+        ]
+        if each.quality.within_noise and not each.best:
+            marks.append("within the noise")
+        rows.append(
+            (each.name, _estimate(each.quality.estimate), difference, *cost, ", ".join(marks))
+        )
+    costs = ("images/s", "dim", "bytes/image")
+    if found.judgements is None:
+        kinds = [f"found under {kind}" for kind in found.candidates[0].smoke]
+        print_table(("encoder", *costs, *kinds, "finds itself"), rows, title=title)
+    else:
+        columns = ("encoder", found.judgements.measure, "difference to the best", *costs, "")
+        print_table(columns, rows, title=title)
+    print(verdict(found))
+    for name, reason in found.not_tried.items():
+        note(f"not tried: {name}: {reason}")
 
 
 def note_skipped(skipped: Sequence[Failure], what: str) -> None:

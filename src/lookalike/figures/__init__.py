@@ -1,6 +1,7 @@
 """Every picture, as matplotlib figures made from real results; nothing here computes them."""
 
 from lookalike.figures.charts import (
+    choice,
     class_distribution,
     confusion,
     invariance,
@@ -21,6 +22,7 @@ from lookalike.figures.style import DPI, save
 
 __all__ = [
     "DPI",
+    "choice",
     "class_distribution",
     "confusion",
     "distortions",

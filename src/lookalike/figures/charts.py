@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
+from lookalike.choosing import Choice
 from lookalike.evaluation import Evaluation, ranking
 from lookalike.figures.style import INK, OTHERS, OURS, PALETTE, STYLE
 from lookalike.invariance import SelfRetrieval
@@ -166,6 +167,38 @@ def invariance(found: SelfRetrieval) -> Figure:
         ax = figure.subplots()
         _barh(ax, [name for name, _ in scores], estimates, [OURS] * len(scores))
         ax.set_xlabel(f"mAP@{found.n} of finding the original, {found.metric}, 95 % interval")
+    return figure
+
+
+def choice(found: Choice) -> Figure:
+    """Draw quality, with 95 % intervals, against encode rate; candidates without one are left out.
+
+    The best is drawn in our colour, and those within the noise are filled.
+    """
+    with mpl.rc_context(STYLE):
+        figure = _charted((7.5, 3.8))
+        ax = figure.subplots()
+        for number, candidate in enumerate(found.candidates):
+            if candidate.quality is None:
+                continue
+            estimate = candidate.quality.estimate
+            low, high = estimate.interval.low, estimate.interval.high
+            errors = np.maximum([[estimate.value - low], [high - estimate.value]], 0)
+            colour = OURS if candidate.best else PALETTE[number % len(PALETTE)]
+            ax.errorbar(
+                candidate.rate,
+                estimate.value,
+                yerr=errors,
+                fmt="os^vDP<>"[number % 8],
+                color=colour,
+                mfc=colour if candidate.quality.within_noise else "w",
+                capsize=2,
+                label=f"{candidate.name}, {candidate.encoder.dim} dimensions",
+            )
+        ax.set_xscale("log")
+        ax.set_xlabel("images encoded a second (filled: cannot be told apart from the best)")
+        ax.set_ylabel(found.judgements.measure if found.judgements else "")
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure
 
 
