@@ -75,13 +75,13 @@ def precisions(
 ) -> NDArray[np.float64]:
     """Return precision@7 of each query ``(q,)``; without queries, of each row among the others."""
     rows = encoder.encode(gallery.images)
-    asked = rows if queries is None else encoder.encode(queries.images)
-    spare = queries is None
-    found = ExactIndex(rows).search(asked, N + spare, Metric.COSINE).rows
     labels = np.array(gallery.labels)
     if queries is None:
-        found = np.stack([row[row != i][:N] for i, row in enumerate(found)])
-    wanted = labels if queries is None else np.array(queries.labels)
+        found, wanted = ExactIndex(rows).others(0, len(rows), N, Metric.COSINE), labels
+    else:
+        asked = encoder.encode(queries.images)
+        found = ExactIndex(rows).search(asked, N, Metric.COSINE).rows
+        wanted = np.array(queries.labels)
     return np.asarray((labels[found] == wanted[:, None]).mean(axis=1))
 
 

@@ -235,10 +235,7 @@ def _label(each: Sampled, labels: Mapping[str, str] | None) -> object:
 
 def _precisions(embeddings: Embeddings, labels: NDArray[Any], n: int) -> NDArray[np.float64]:
     """Return precision@n of each row among the others, ``(rows,)``."""
-    rows = ExactIndex(embeddings).search(embeddings, n + 1, Metric.COSINE).rows
-    other = rows != np.arange(len(rows))[:, None]
-    other[other.all(axis=1), -1] = False
-    others = rows[other].reshape(len(rows), -1)
+    others = ExactIndex(embeddings).others(0, len(embeddings), n, Metric.COSINE)
     return np.asarray((labels[others] == labels[:, None]).mean(axis=1))
 
 

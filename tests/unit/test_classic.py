@@ -184,6 +184,16 @@ def test_a_plain_background_of_any_colour_has_no_edge() -> None:
     np.testing.assert_allclose(*(encoder.encode([image]) for image in (dark, light)), atol=1e-6)
 
 
+def test_pca_of_many_pixels_finds_the_leading_components_too() -> None:
+    images = [smooth(64, 64, 3) for _ in range(40)]
+    found = Pca.fit("pca", Preprocessing(64, 64, 3), images, 8).encode(images)
+    values = np.stack(images).reshape(40, -1) / 255
+    sizes = np.linalg.svd(values - values.mean(axis=0), compute_uv=False)
+    most = (sizes[:8] ** 2).sum()
+    assert 0.98 * most < (found**2).sum() <= 1.0001 * most
+    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-3)
+
+
 def test_hog_cells_must_fit() -> None:
     for arguments in ((9, 8, 3), (9, 40, 8)):
         with pytest.raises(InputError, match="do not fit images of 28x28"):

@@ -26,6 +26,9 @@ CHUNK_PIXELS = 1 << 20
 
 WEIGHTS = "model.safetensors"
 
+_EXACT_PCA = 1 << 10
+"""With more pixel values an exact eigendecomposition takes minutes; a randomised one seconds."""
+
 Pixels4 = NDArray[np.uint8]
 """``(n, height, width, channels)`` uint8."""
 
@@ -137,6 +140,11 @@ class Pca(ClassicEncoder):
         pixels = Pixels(name, preprocessing).encode(images)
         dim = min(dim, pixels.shape[1])
         mean = pixels.mean(axis=0)
+        if pixels.shape[1] > _EXACT_PCA:
+            from sklearn.decomposition import PCA
+
+            found = PCA(dim, svd_solver="randomized", random_state=0).fit(pixels)
+            return cls(name, preprocessing, mean, found.components_.astype(np.float32))
         centred = pixels - mean
         _, vectors = np.linalg.eigh(centred.T @ centred / np.float32(len(pixels)))
         return cls(name, preprocessing, mean, np.ascontiguousarray(vectors.T[::-1][:dim]))

@@ -48,6 +48,18 @@ class ExactIndex:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def others(self, start: int, stop: int, n: int, metric: Metric) -> NDArray[np.int64]:
+        """Return the nearest other rows to each of the rows from ``start`` to ``stop``.
+
+        They are ``(stop - start, min(n, rows - 1))`` row numbers, nearest first.
+        """
+        asked = self._rows[start:stop]
+        rows = self.search(asked, n + 1, metric).rows
+        # Among identical rows the row itself need not be the first, nor be there at all.
+        other = rows != np.arange(start, start + len(asked))[:, None]
+        other[other.all(axis=1), -1] = False
+        return np.asarray(rows[other].reshape(len(asked), -1))
+
     def search(self, queries: Embeddings, n: int, metric: Metric) -> Neighbours:
         """Return the ``min(n, rows)`` nearest rows to each of ``(q, dim)`` float32 queries."""
         n = min(n, len(self))

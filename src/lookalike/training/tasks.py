@@ -201,11 +201,7 @@ def nearest(embeddings: Embeddings, k: int, on_progress: ProgressCallback) -> ND
     found = np.empty((count, min(k, count - 1)), np.int64)
     for start in range(0, count, _CHUNK):
         on_progress(Progress("find neighbours", start, count, "images"))
-        part = embeddings[start : start + _CHUNK]
-        rows = index.search(part, found.shape[1] + 1, Metric.COSINE).rows
-        # Among identical images the row itself need not be the first, nor be there at all.
-        other = rows != np.arange(start, start + len(part))[:, None]
-        other[other.all(axis=1), -1] = False
-        found[start : start + _CHUNK] = rows[other].reshape(len(part), -1)
+        stop = min(start + _CHUNK, count)
+        found[start:stop] = index.others(start, stop, k, Metric.COSINE)
     on_progress(Progress("find neighbours", count, count, "images"))
     return found
