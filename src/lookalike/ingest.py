@@ -7,7 +7,7 @@ already has are read but neither decoded nor encoded.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -110,8 +110,8 @@ def sample_images(source: Source, count: int = SAMPLE) -> list[ImageArray]:
     return [sampled.image for sampled in read_sample(source, count)]
 
 
-def read_sample(source: Source, count: int) -> list[Sampled]:
-    """Return at most ``count`` images, evenly spread over a source, with their items.
+def read_sample(source: Source, count: int, named: Set[str] = frozenset()) -> list[Sampled]:
+    """Return at most ``count`` images, evenly spread over a source, and those ``named`` by id.
 
     Images that cannot be decoded are left out; those of more than 128 pixels a side are made
     smaller, so that a sample of large photographs fits into memory.
@@ -121,6 +121,9 @@ def read_sample(source: Source, count: int) -> list[Sampled]:
     """
     every = max(1, -(-len(source) // count))
     chosen = [source[index] for index in range(0, len(source), every)]
+    if named:
+        drawn = {item.id for item in chosen}
+        chosen += [item for item in source if item.id in named and item.id not in drawn]
     reads = list(_in_threads(_read_small, chosen))
     sample = [Sampled(read.item, read.image) for read in reads if read.image is not None]
     if not sample:

@@ -26,6 +26,7 @@ from lookalike.training.recipes import RECIPES
 from lookalike.training.run import train
 from lookalike.training.towers import mirror_tower, tower
 from lookalike.types import Metric, Progress
+from tests.integration.test_cli import lookalike
 from tests.integration.test_cli import run as run_lookalike
 
 SMALL = {"views": "digits", "size": 32}
@@ -237,6 +238,46 @@ def test_training_ends_with_what_can_be_said(tmp_path: Path) -> None:
     assert set(found["self_retrieval"]) >= {"crop", "noise", "jpeg"}
     quiet = cli("quiet", *arguments, "--no-judge", cwd=tmp_path)
     assert "spectrum" not in quiet
+
+
+def test_a_file_of_labels_judges_training(tmp_path: Path) -> None:
+    arguments = ("train", "dataset:digits/train[:300]", "--recipe", "fast-linear", "-o")
+    labels = tmp_path / "labels.csv"
+    rows = [f"digits/train:{i},{'low' if i % 10 < 5 else 'high'}" for i in range(3, 300, 5)]
+    labels.write_text("\n".join(["id,label", *rows]))
+    shown = cli("few", *arguments, "--labels", str(labels), cwd=tmp_path)
+    assert "on 60 labelled images; pixels 0." in shown
+    assert "not known without labels" in cli("no", *arguments, "--labels", "none", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,label\ndigits/train:1,a\ndigits/train:9999,b\n", "no image has the id"),
+        (
+            "\n".join(["id,label", *(f"digits/train:{i},{i % 2}" for i in range(20))]),
+            "20 images are labelled, at least 30 are needed to judge training",
+        ),
+        (
+            "\n".join(
+                [
+                    "id_a,id_b,alike",
+                    *(f"digits/train:{i},digits/train:{i + 1},{i % 2}" for i in range(20)),
+                ]
+            ),
+            "holds pairs",
+        ),
+    ],
+)
+def test_labels_that_cannot_judge_are_refused_before_training(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    arguments = ("dataset:digits/train[:300]", "-o", "e", "--labels", "labels.csv")
+    done = lookalike("train", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not (tmp_path / "e").exists()
 
 
 def cli(folder: str, *arguments: str, cwd: Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 from lookalike.assessment import Spectrum, Verdict, assess
 from lookalike.encoders.catalog import open_encoder
 from lookalike.encoders.classic import Pixels
+from lookalike.ingest import read_sample
 from lookalike.metrics import Estimate, Interval
 from lookalike.sources import ArraySource, open_source
 from lookalike.types import Embeddings
@@ -110,3 +111,11 @@ def test_without_labels_nothing_is_said_of_quality(source: ArraySource) -> None:
     some = assess(open_encoder("pixels", sample), source, labels=few).verdict
     assert some is not None
     assert (some.queries, some.labels) == (40, 2)
+
+
+def test_labelled_images_are_looked_at_wherever_they_lie(source: ArraySource) -> None:
+    few = {source[i].id: str(i % 2) for i in range(1, 400, 10)}
+    sample = read_sample(source, 20, frozenset(few))
+    found = {each.item.id for each in sample}
+    assert found == {source[i].id for i in range(0, 400, 20)} | few.keys()
+    assert len(sample) == len(found)

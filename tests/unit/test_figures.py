@@ -12,7 +12,7 @@ import pytest
 import lookalike as la
 from lookalike import figures
 from lookalike.errors import SettingError
-from lookalike.evaluation import Evaluation
+from lookalike.evaluation import Evaluation, ranking, verdict
 from lookalike.gallery import Gallery
 from lookalike.metrics import Estimate, Interval
 
@@ -34,6 +34,15 @@ def test_the_ladder_takes_intervals_that_rounding_puts_beside_the_value(found: E
     chance = replace(found.baselines["chance"], precision=beside)
     odd = replace(found, baselines={**found.baselines, "chance": chance})
     assert drawn(figures.ladder(odd)) > 5_000
+
+
+def test_a_baseline_that_is_the_gallery_s_own_encoder_stands_once(found: Evaluation) -> None:
+    own = found.scores.encoder
+    assert own in found.baselines
+    assert sorted(name for name, _ in ranking(found)) == sorted(found.baselines)
+    assert own not in verdict(found).partition("the best baseline")[2]
+    axes = figures.ladder(found).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()].count(own) == 1
 
 
 def test_one_label_and_long_names_fit(found: Evaluation) -> None:

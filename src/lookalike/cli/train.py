@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lookalike.cli import screen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lookalike.sources import Source
+
+OWN, NONE = "own", "none"
 
 
 def command(
@@ -36,6 +43,13 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")
     ] = False,
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="Who judges at the end: own, the labels that the source carries; a CSV of id, "
+            "label for some of the images; or none."
+        ),
+    ] = OWN,
     judge: Annotated[
         bool,
         typer.Option(help="End by looking at the encoder: spectrum, self-retrieval, baselines."),
@@ -45,8 +59,9 @@ def command(
     """Train an encoder from images, without labels.
 
     Ctrl-C leaves a checkpoint; --resume goes on from it. More --epochs with --resume trains a
-    finished encoder further. Labels, where the images have them (names of sub-folders, those of a
-    data set), are not used in training; they judge it at the end, beside every baseline.
+    finished encoder further. Labels are not used in training; they judge it at the end, beside
+    every baseline: those that the images carry (names of sub-folders, those of a data set), or
+    the few in a file that lookalike choose --ask writes.
     """
     from lookalike.errors import MissingDependencyError
 
@@ -63,10 +78,13 @@ def command(
     try:
         with screen.progress() as on_progress:
             opened = open_source(source, on_progress)
+            judges = _labels(labels, opened)
             encoder = train(
                 opened, recipe=recipe, out=out, options=options, on_progress=on_progress
             )
-            assessment = assess(encoder, opened, on_progress=on_progress) if judge else None
+            assessment = (
+                assess(encoder, opened, labels=judges, on_progress=on_progress) if judge else None
+            )
     except KeyboardInterrupt:
         screen.note(f"interrupted; go on with the same command and --resume (in {out})")
         raise typer.Exit(130) from None
@@ -87,3 +105,27 @@ def command(
     for sentence in () if assessment is None else assessment.sentences():
         print(f"  {sentence}")
     screen.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")
+
+
+def _labels(labels: str, source: Source) -> Mapping[str, str] | None:
+    """Return labels by id from what ``--labels`` says; None stands for the source's own."""
+    if labels == OWN:
+        return None
+    if labels == NONE:
+        return {}
+    from lookalike.assessment import LEAST_LABELLED
+    from lookalike.errors import InputError
+    from lookalike.judgements import Labels, read_judgements
+
+    found = read_judgements(Path(labels), [item.id for item in source])
+    if not isinstance(found, Labels):
+        raise InputError(
+            f"{labels}: holds pairs; training is judged by columns id and label (lookalike choose "
+            "takes pairs)"
+        )
+    if len(found.of) < LEAST_LABELLED:
+        raise InputError(
+            f"{labels}: {len(found.of)} images are labelled, at least {LEAST_LABELLED} are needed "
+            "to judge training; label more, or say --labels none"
+        )
+    return found.of
