@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from lookalike.config import settings
 from lookalike.encoders.base import Preprocessing
+from lookalike.encoders.export import to_onnx
 from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.sources import ArraySource, open_source
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.allocator import memory_kept
-from lookalike.training.export import to_onnx
 from lookalike.training.loop import TrainingOptions
 from lookalike.training.networks import to_channels_last
 from lookalike.training.recipes import RECIPES

@@ -13,7 +13,7 @@ from PIL import Image
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.catalog import open_encoder
 from lookalike.gallery import Gallery
-from lookalike.ingest import sample_images
+from lookalike.reading import sample_images
 from lookalike.sources import Source, open_source
 
 Require = Callable[[object, str], None]

@@ -15,9 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from lookalike.errors import ArtifactError, FormatVersionError, StorageError
 
-FORMAT = 1
+FORMAT = 2
 """Version of every manifest that is written. To raise it: add one here, teach the readers of
 :func:`read_manifest` the old layout, keep a folder of the old version under ``tests/data`` with a
 test that opens it, and say in CHANGELOG what changed."""
@@ -41,10 +43,53 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(f.fileno())
         partial.chmod(0o644)
         partial.replace(path)
+        flush(path.parent)
     except OSError as error:
         if partial is not None:
             partial.unlink(missing_ok=True)
         raise storage_error(path, error) from error
+
+
+@contextlib.contextmanager
+def sole_writer(path: Path, *, what: str) -> Iterator[None]:
+    """Hold a lock file, which the system lets go of when the process ends, however it ends.
+
+    Args:
+        path: the lock file; it stays behind, empty.
+        what: what is being written, for messages.
+
+    Raises:
+        StorageError: another process holds it, or it cannot be made.
+    """
+    try:
+        lock = FileLock(path, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise StorageError(
+            f"{what} is being written by another process; wait until it is done, and do the same "
+            "again"
+        ) from None
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def flush(path: str | Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk.
+
+    Raises:
+        OSError: it could not.
+    """
+    if os.name == "nt" and Path(path).is_dir():  # names in folders need no flushing there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_manifest(path: Path, fields: Mapping[str, Any]) -> None:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.catalog import catalog, open_encoder
 from lookalike.errors import InputError
-from lookalike.ingest import Sampled, read_sample
 from lookalike.invariance import MEANING, self_retrieval_of
 from lookalike.metrics import Estimate, bootstrap_interval
+from lookalike.reading import Sampled, read_sample
 from lookalike.sources import Source
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import (

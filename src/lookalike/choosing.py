@@ -16,11 +16,11 @@ import numpy as np
 
 from lookalike.encoders.catalog import find_encoder
 from lookalike.errors import InputError, SettingError
-from lookalike.ingest import Failure, Sampled, read_sample
 from lookalike.judgements import Judgements, Labels, read_judgements
+from lookalike.reading import Sampled, read_sample
 from lookalike.sources import Item, ItemSource, Source, open_source
 from lookalike.trials import DEFAULTS, Candidate, ChooseOptions, Trial, candidate_names
-from lookalike.types import ProgressCallback, ignore_progress
+from lookalike.types import Failure, ProgressCallback, ignore_progress
 
 OWN = "own"
 IMAGES = 3_000

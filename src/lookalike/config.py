@@ -3,6 +3,7 @@
 ``LOOKALIKE_DATA``     where data sets are kept (default: the platform's cache folder)
 ``LOOKALIKE_MIRROR``   base address asked for data sets instead of their public ones
 ``LOOKALIKE_OFFLINE``  ``1``: never fetch anything
+``LOOKALIKE_FORMATS``  image formats to read besides the usual ones: ``tiff``, ``avif`` or both
 ``LOOKALIKE_THREADS``  threads for encoding and training (default: the cores this process may use)
 """
 
@@ -16,6 +17,8 @@ import platformdirs
 
 from lookalike.errors import SettingError
 
+OPTIONAL_FORMATS = ("TIFF", "AVIF")
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -25,13 +28,15 @@ class Settings:
     mirror: str | None
     offline: bool
     threads: int
+    formats: tuple[str, ...] = ()
 
 
 def settings() -> Settings:
     """Read the environment.
 
     Raises:
-        SettingError: ``LOOKALIKE_THREADS`` is not a positive whole number.
+        SettingError: ``LOOKALIKE_THREADS`` is not a positive whole number, or
+            ``LOOKALIKE_FORMATS`` names an unknown format.
     """
     data = os.environ.get("LOOKALIKE_DATA")
     return Settings(
@@ -39,6 +44,7 @@ def settings() -> Settings:
         mirror=os.environ.get("LOOKALIKE_MIRROR") or None,
         offline=os.environ.get("LOOKALIKE_OFFLINE", "") not in ("", "0"),
         threads=_threads(),
+        formats=_formats(),
     )
 
 
@@ -49,6 +55,16 @@ def _threads() -> int:
     if not raw.isdigit() or int(raw) < 1:
         raise SettingError(f"LOOKALIKE_THREADS={raw!r}: expected a whole number of at least 1")
     return int(raw)
+
+
+def _formats() -> tuple[str, ...]:
+    raw = os.environ.get("LOOKALIKE_FORMATS", "")
+    named = tuple(dict.fromkeys(raw.replace(",", " ").upper().split()))
+    for name in named:
+        if name not in OPTIONAL_FORMATS:
+            known = " and ".join(OPTIONAL_FORMATS).lower()
+            raise SettingError(f"LOOKALIKE_FORMATS={raw!r}: can be {known}")
+    return named
 
 
 def _cores() -> int:

@@ -30,7 +30,7 @@ class Story:
     dataset: str
     views: str
     size: int | None = None
-    minutes: float = 2.5
+    minutes: float = 2.0
     recipes: tuple[str, ...] = ("report-linear", "report-conv", "report-conv-bn", "contrastive")
     query: int = 17
 

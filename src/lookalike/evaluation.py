@@ -16,12 +16,13 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.catalog import catalog
 from lookalike.errors import ImageError, InputError, SettingError
 from lookalike.gallery import Gallery
-from lookalike.ingest import Failure, encode_items, sample_images
 from lookalike.metrics import QueryScores, Scores
+from lookalike.reading import encode_items, sample_images
 from lookalike.sources import Item, ItemSource, Source, open_source
 from lookalike.stores.base import Rows, VectorStore
 from lookalike.stores.memory import MemoryStore
 from lookalike.types import (
+    Failure,
     Hit,
     Metric,
     Progress,
@@ -154,47 +155,6 @@ def evaluate(
         ),
         latency=bench.latency(),
     )
-
-
-def ranking(found: Evaluation) -> list[tuple[str, Scores]]:
-    """Return the scores of gallery, baselines and others, best precision first."""
-    own = (found.scores.encoder, found.scores)
-    scores = [*_rivals(found).items(), *found.others.items(), own]
-    return sorted(scores, key=lambda named: -named[1].precision.value)
-
-
-def _rivals(found: Evaluation) -> Mapping[str, Scores]:
-    """Return the baselines but the one that the gallery itself is made with."""
-    return {name: s for name, s in found.baselines.items() if name != found.scores.encoder}
-
-
-def verdict(found: Evaluation) -> str:
-    """Say in one sentence how the gallery's encoder compares with the best baseline."""
-    ours = found.scores.precision
-    name = found.scores.encoder
-    said = f"{name}: precision@{found.n} {ours.value:.4f}"
-    if not found.baselines:
-        return f"{said}; without baselines (--baselines) nothing says whether that is good"
-    best_name, best = max(_rivals(found).items(), key=lambda named: named[1].precision.value)
-    against = f"the best baseline, {best_name}, {best.precision.value:.4f}"
-    if ours.interval.low > best.precision.interval.high:
-        return f"{said} is better than {against}"
-    if ours.interval.high < best.precision.interval.low:
-        return f"{said} is worse than {against}, which needs no training"
-    return f"{said} cannot be told apart from {against}: their intervals overlap"
-
-
-def most_confused(found: Evaluation, count: int = 3) -> str:
-    """Say which labels' queries most often got hits of which other label; empty if none did."""
-    pairs = sorted(
-        (
-            (int(found.confusion[y, x]), found.labels[y], found.labels[x])
-            for y, x in np.argwhere(~np.eye(len(found.labels), dtype=bool))
-        ),
-        reverse=True,
-    )
-    worst = [f"{a} answered with {b} ({hits:,} hits)" for hits, a, b in pairs[:count] if hits]
-    return ", ".join(worst)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from typing import Protocol
 from lookalike import idx
 from lookalike.artifacts import write_atomically
 from lookalike.config import settings
-from lookalike.errors import FetchError, SourceError
+from lookalike.errors import FetchError, ImageError, SourceError
 from lookalike.pickles import idx_files_from_pickle
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10
 _BLOCK = 1 << 18
+_IMAGE_BYTES = 64 << 20
 _COMMAND_S = 600
 
 
@@ -92,6 +93,25 @@ def fetch(
         f"data set {dataset!r} could not be had{offline}. Put its files {', '.join(sums)} "
         f"(or .gz) into {cache.path}, or make one of these places work:\n  {tried}"
     )
+
+
+def read_url(url: str) -> bytes:
+    """Return the bytes of one image at a public address.
+
+    Raises:
+        ImageError: it cannot be had, is larger than 64 MiB, or ``LOOKALIKE_OFFLINE`` forbids it.
+    """
+    if settings().offline:
+        raise ImageError(f"{url}: not fetched, LOOKALIKE_OFFLINE is set")
+    request = urllib.request.Request(url, headers={"User-Agent": "lookalike"})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:
+            data: bytes = reply.read(_IMAGE_BYTES + 1)
+    except (urllib.error.URLError, OSError, http.client.HTTPException, ValueError) as error:
+        raise ImageError(f"{url}: cannot be had ({getattr(error, 'reason', error)})") from error
+    if len(data) > _IMAGE_BYTES:
+        raise ImageError(f"{url}: larger than {_IMAGE_BYTES >> 20} MiB")
+    return data
 
 
 def _allowed(dataset: str, places: Sequence[Place]) -> list[Place]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from lookalike.artifacts import new_folder, read_manifest, write_manifest
+from lookalike.artifacts import new_folder, read_manifest, sole_writer, write_manifest
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.catalog import load_encoder, write_encoder
 from lookalike.errors import (
@@ -18,13 +20,14 @@ from lookalike.errors import (
     ImageError,
     InputError,
     SettingError,
-    SourceError,
 )
+from lookalike.filters import Filter, Where, as_filter
 from lookalike.images import ImageInput, decode
-from lookalike.ingest import Failure, ingest
+from lookalike.ingest import Known, Outcome, ingest
 from lookalike.sources import Item, ItemSource, Source, open_items, open_source
-from lookalike.stores.base import Record, Rows, VectorStore
+from lookalike.stores.base import MAX_N, Record, Rows, VectorStore
 from lookalike.stores.lance import LanceStore
+from lookalike.syncing import SyncReport, all_failed, check_source, rows_gone
 from lookalike.types import (
     Embeddings,
     Hit,
@@ -38,30 +41,9 @@ from lookalike.types import (
 MANIFEST = "gallery.json"
 ENCODER = "encoder"
 STORE = "store"
+LOCK = "writing.lock"
 
 Query = ImageInput | Item
-
-
-@dataclass(frozen=True, slots=True)
-class SyncReport:
-    """What a sync did, in images. ``moved`` are those found again under another id."""
-
-    added: int
-    updated: int
-    moved: int
-    removed: int
-    unchanged: int
-    failed: tuple[Failure, ...]
-    seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        failed = [{"uri": f.uri, "reason": f.reason} for f in self.failed]
-        counts = {
-            name: getattr(self, name)
-            for name in ("added", "updated", "moved", "removed", "unchanged")
-        }
-        return {**counts, "failed": failed, "seconds": round(self.seconds, 3)}
 
 
 class Gallery:
@@ -155,53 +137,66 @@ class Gallery:
         source: str | Path | Source,
         *,
         allow_removals: bool = False,
+        reroot: bool = False,
+        dry_run: bool = False,
         on_progress: ProgressCallback = ignore_progress,
     ) -> SyncReport:
         """Bring the rows of one source up to date: new, changed, moved and removed images.
 
+        Batches are committed, and on disk, as they come; interrupted at any point and called
+        again, it goes on from there. An image that can no longer be read keeps the row it had.
+
         Args:
             source: what :func:`lookalike.open_source` takes, or an opened source.
-            allow_removals: go on although more than half of the source's rows are gone.
-            on_progress: told after every batch.
+            allow_removals: go on although the source is empty or more than half of its rows gone.
+            reroot: the source of this name now lies here; its rows are kept.
+            dry_run: change nothing, only say what would be done. Nothing is decoded, so that
+                broken images are not found.
+            on_progress: told after every piece of a batch.
 
         Raises:
-            SourceError: the source is missing or empty, another one has its name, more than half
-                of its rows are gone, or not one of its images can be indexed.
-            StorageError: a batch could not be written; those before it are kept.
+            SourceError: the source is missing or empty, its name or its place is taken by another
+                one, more than half of its rows are gone, or not one of its images can be indexed.
+            StorageError: a batch could not be written, or another process is writing.
         """
         start = time.perf_counter()
-        opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
-        self._check_source(opened)
-        known = {r.id: r.content_hash for r in self._records_of(opened.name)}
-        gone = known.keys() - {item.id for item in opened} if known else set()
-        if 2 * len(gone) > len(known) and not allow_removals:
-            raise SourceError(
-                f"{opened.spec}: {len(gone):,} of the {len(known):,} images that the gallery has "
-                "from it are gone; if that is right, say --allow-removals. Nothing was changed"
-            )
-        outcome = ingest(opened, self.encoder, self._store, known, on_progress)
-        if len(outcome.failed) == len(opened):
-            first = outcome.failed[0]
-            raise SourceError(
-                f"{opened.spec}: not one of its {len(opened):,} images could be indexed; "
-                f"the first, {first.uri}: {first.reason}"
-            )
+        if isinstance(source, str | Path):
+            source = open_source(source, on_progress, empty=allow_removals)
+        with contextlib.nullcontext() if dry_run else self._writing():
+            check_source(source, self.sources, reroot=reroot)
+            rows = {record.id: record for record in self._records_of(source.name)}
+            gone = rows_gone(source, rows, allow_removals=allow_removals)
+            known = Known(rows, {rows[row_id].content_hash: row_id for row_id in sorted(gone)})
+            if dry_run:
+                outcome = ingest(source, None, None, known, on_progress)
+            else:
+                outcome = self._take_in(source, known, gone, on_progress)
+        return SyncReport.of(source, outcome, gone, time.perf_counter() - start)
+
+    def _take_in(
+        self, source: Source, known: Known, gone: Set[str], on_progress: ProgressCallback
+    ) -> Outcome:
+        """Write what is new of a source and delete what is gone."""
+        before = dict(self.sources)
+        self.sources[source.name] = source.spec
+        self._write_manifest()
+        outcome = ingest(source, self.encoder, self._store, known, on_progress)
+        if len(source) and len(outcome.failed) == len(source):
+            self.sources = before
+            self._write_manifest()
+            raise all_failed(source, outcome)
         self._store.delete(sorted(gone))
         self._store.compact()
-        self.sources[opened.name] = opened.spec
         self._write_manifest()
-        gone_hashes = [known[row_id] for row_id in gone]
-        new_hashes = {outcome.hashes[row_id] for row_id in outcome.added}
-        moved = sum(h in new_hashes for h in gone_hashes)
-        return SyncReport(
-            added=len(outcome.added) - moved,
-            updated=len(outcome.updated),
-            moved=moved,
-            removed=len(gone) - moved,
-            unchanged=len(outcome.unchanged),
-            failed=tuple(outcome.failed),
-            seconds=time.perf_counter() - start,
-        )
+        return outcome
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Be the only writer, knowing what others wrote before."""
+        with sole_writer(self.path / LOCK, what=f"the gallery {self.path}"):
+            fields = read_manifest(self.path / MANIFEST, what="a gallery")
+            self.sources = dict(fields["sources"])
+            yield
 
     def upsert(self, rows: Rows, *, fingerprint: str) -> None:
         """Insert or replace rows whose embeddings were made elsewhere.
@@ -215,8 +210,9 @@ class Gallery:
                 f"{self.path}: rows made with an encoder of fingerprint {fingerprint[:12]} cannot "
                 f"be mixed with those of {self._described['name']!r}"
             )
-        self._store.upsert(rows)
-        self._write_manifest()
+        with self._writing():
+            self._store.upsert(rows)
+            self._write_manifest()
 
     def search(
         self,
@@ -225,6 +221,8 @@ class Gallery:
         id: str | None = None,  # noqa: A002 - the word its users have for it
         n: int = 7,
         metric: Metric | str | None = None,
+        where: Where | None = None,
+        max_distance: float | None = None,
     ) -> Hits:
         """Return the ``n`` rows that look most like one query, nearest first.
 
@@ -234,17 +232,22 @@ class Gallery:
             id: instead of an image, the id of a row; the row itself is no hit.
             n: how many, at least 1.
             metric: ``l2`` or ``cosine``; the gallery's own unless given.
+            where: only rows whose metadata match, as ``"year >= 2020"`` or
+                ``{"year": {"gte": 2020}}`` (see :mod:`lookalike.filters`).
+            max_distance: only hits as near as this, in the metric's units.
 
         Raises:
             ImageError: the query cannot be decoded, or the encoder does not take it.
-            InputError: no row has the id, or not just one of query and id was given.
+            InputError: no row has the id, not just one of query and id was given, or the filter
+                cannot be understood or does not fit the metadata.
             SettingError: ``n`` out of range.
         """
         if (query is None) == (id is None):
             raise InputError("a search needs either a query image or the id of a row")
+        chosen = None if where is None else as_filter(where)
         if id is not None:
             row = self._store.get([id])
-            hits = self.search_embeddings(row.embeddings, [id], n, metric)[0]
+            hits = self.search_embeddings(row.embeddings, [id], n, metric, chosen, max_distance)[0]
             return replace(hits, query=id, uri=row.uris[0])
         name, uri, image = _decode_query(query)
         try:
@@ -252,7 +255,7 @@ class Gallery:
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
         own = query.id if isinstance(query, Item) else None
-        hits = self.search_embeddings(embeddings, [own], n, metric)[0]
+        hits = self.search_embeddings(embeddings, [own], n, metric, chosen, max_distance)[0]
         return replace(hits, query=name, uri=uri)
 
     def search_embeddings(
@@ -261,18 +264,24 @@ class Gallery:
         own: Sequence[str | None],
         n: int,
         metric: Metric | str | None = None,
+        where: Filter | None = None,
+        max_distance: float | None = None,
     ) -> list[Hits]:
         """Return the ``n`` nearest rows to each of ``(q, dim)`` float32 embeddings.
 
-        ``own`` holds each query's own id, if it may be a row: that row is never a hit.
+        ``own`` holds each query's own id, if it may be a row: that row is never a hit. The others
+        are as in :meth:`search`.
         """
         chosen = self.metric if metric is None else Metric(metric)
         if n < 1:
             raise SettingError(f"n = {n}: must be at least 1")
         spare = any(row_id is not None for row_id in own)
-        found = self._store.search(embeddings, n + spare, chosen)
+        found = self._store.search(embeddings, min(n + spare, max(n, MAX_N)), chosen, where)
+        furthest = math.inf if max_distance is None else max_distance
+        if math.isnan(furthest) or furthest < 0:
+            raise SettingError(f"--max-distance {max_distance}: must be at least 0")
         return [
-            Hits(own_id or "query", chosen, _without(hits, own_id, n))
+            Hits(own_id or "query", chosen, _without(hits, own_id, n, furthest))
             for hits, own_id in zip(found, own, strict=True)
         ]
 
@@ -307,14 +316,6 @@ class Gallery:
         prefix = f"{source}:"
         return [record for record in self._store.records() if record.id.startswith(prefix)]
 
-    def _check_source(self, source: Source) -> None:
-        recorded = self.sources.get(source.name)
-        if recorded not in (None, source.base) and not f"{recorded}".startswith(f"{source.base}["):
-            raise SourceError(
-                f"{source.base}: the gallery already has a source called {source.name!r}, "
-                f"{recorded}; rename the folder, or make another gallery"
-            )
-
     def _write_manifest(self) -> None:
         write_manifest(
             self.path / MANIFEST,
@@ -339,8 +340,8 @@ def _decode_query(query: Query | None) -> tuple[str, str | None, ImageArray]:
     return name, uri, decode(query, name=name)
 
 
-def _without(hits: Sequence[Hit], own: str | None, n: int) -> tuple[Hit, ...]:
-    kept = [hit for hit in hits if hit.id != own][:n]
+def _without(hits: Sequence[Hit], own: str | None, n: int, furthest: float) -> tuple[Hit, ...]:
+    kept = [hit for hit in hits if hit.id != own and hit.distance <= furthest][:n]
     return tuple(
         hit if hit.rank == rank else replace(hit, rank=rank) for rank, hit in enumerate(kept, 1)
     )

@@ -1,4 +1,10 @@
-"""From bytes, path, PIL image or array to an upright array; nothing else opens image files."""
+"""From bytes, path, PIL image or array to an upright array; nothing else opens image files.
+
+One set of rules, for what is indexed and for what is asked: the first frame; turned as EXIF says;
+colours brought to sRGB by the file's own ICC profile; CMYK without one as Pillow converts it;
+what is transparent lies on white; 16 bits cut to their upper 8. Large JPEGs are decoded at a half,
+a quarter or an eighth of their size, as long as 512 pixels a side are left.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +12,65 @@ import hashlib
 import io
 import struct
 import warnings
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from lookalike.config import settings
 from lookalike.errors import ImageError
 from lookalike.types import ImageArray
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 50_000_000
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+DRAFT_SIDE = 512
+BACKGROUND = "white"
+
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif"),
+}
+_ALWAYS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 ImageInput = str | Path | bytes | Image.Image | ImageArray
 """What :func:`decode` takes; a ``str`` is always a path."""
 
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowError)
 """What Pillow's decoders leak on broken files."""
+
+
+def formats() -> tuple[str, ...]:
+    """Return the formats that are read, in Pillow's words.
+
+    Five always, TIFF and AVIF where ``LOOKALIKE_FORMATS`` names them, HEIF where pi-heif is
+    installed.
+
+    Raises:
+        SettingError: ``LOOKALIKE_FORMATS`` names another one.
+    """
+    heif = ("HEIF",) if _heif() else ()
+    return (*_ALWAYS, *settings().formats, *heif)
+
+
+def suffixes() -> frozenset[str]:
+    """Return the suffixes of files in these formats, in lower case."""
+    return frozenset(suffix for name in formats() for suffix in _SUFFIXES[name])
+
+
+def looks_like_image(start: bytes) -> bool:
+    """Tell from a file's first 16 bytes whether it may be in one of the common formats."""
+    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    return webp or start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM"))
 
 
 def decode(image: ImageInput, *, name: str | None = None) -> ImageArray:
@@ -56,12 +104,13 @@ def decode(image: ImageInput, *, name: str | None = None) -> ImageArray:
             raise ImageError(f"{name}: cannot be read ({reason})") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as opened:
+            # Of large images, which are refused below, and of EXIF data, which are passed over.
+            warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+            with Image.open(file, formats=formats()) as opened:
                 return _to_array(opened, name)
     except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise ImageError(f"{name}: not an image in a format that is read ({known})") from None
+        raise ImageError(_unread(name, file.getvalue())) from None
     except (Image.DecompressionBombError, *_BROKEN) as error:
         raise ImageError(f"{name}: broken image ({error})") from error
 
@@ -75,12 +124,33 @@ def content_hash(data: bytes | ImageArray) -> str:
     return digest.hexdigest()
 
 
-def resized(image: ImageArray, height: int, width: int) -> ImageArray:
-    """Stretch to ``height`` x ``width`` with an antialiased bilinear filter."""
-    if image.shape[:2] == (height, width):
+def resized(
+    image: ImageArray,
+    height: int,
+    width: int,
+    *,
+    filter: str = "bilinear",  # noqa: A002 - the word for it
+    crop: float | None = None,
+) -> ImageArray:
+    """Stretch to ``height`` x ``width`` with an antialiased filter.
+
+    With ``crop``, take the middle of the image: that share of its shorter side.
+    """
+    if image.shape[:2] == (height, width) and crop in (None, 1):
         return image
-    scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(scaled)
+    box = None if crop is None else _middle(image.shape[:2], height / width, crop)
+    return np.asarray(Image.fromarray(image).resize((width, height), FILTERS[filter], box))
+
+
+def _middle(
+    shape: tuple[int, ...], aspect: float, share: float
+) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of the largest part with an aspect, times a share."""
+    rows, columns = shape
+    height = min(rows, columns * aspect) * share
+    width = height / aspect
+    left, top = (columns - width) / 2, (rows - height) / 2
+    return left, top, left + width, top + height
 
 
 def within(image: ImageArray, side: int) -> ImageArray:
@@ -107,16 +177,85 @@ def _to_array(image: Image.Image, name: str) -> ImageArray:
             f"{name}: {image.width}x{image.height} pixels, more than the limit of "
             f"{MAX_PIXELS // 1_000_000} megapixels; make it smaller"
         )
-    upright = ImageOps.exif_transpose(image)
+    image.draft(None, (DRAFT_SIDE, DRAFT_SIDE))
+    image.load()
+    upright = _in_srgb(_upright(image))
     if upright.mode in ("1", "L"):
         return _checked(np.asarray(upright.convert("L")), name)
     if upright.mode.startswith("I;16"):
         return _checked((np.asarray(upright) >> 8).astype(np.uint8), name)
+    if upright.mode in ("I", "F"):
+        return _checked(_of_large_range(np.asarray(upright, np.float64)), name)
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        upright = Image.alpha_composite(white, rgba)
+        ground = Image.new("RGBA", rgba.size, BACKGROUND)
+        upright = Image.alpha_composite(ground, rgba)
     return _checked(np.asarray(upright.convert("RGB")), name)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF data say; as it lies if they cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except _BROKEN:
+        return image
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Apply the ICC profile of a colour image; without one, or with a broken one, change nothing.
+
+    Profiles of grey images are passed over: they say how dark ink spreads, not what is seen.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = "RGBA" if image.mode == "RGBA" else "RGB"
+        changed = ImageCms.profileToProfile(image, own, _srgb(), outputMode=target)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    return image if changed is None else changed
+
+
+@cache
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+def _of_large_range(values: NDArray[np.float64]) -> ImageArray:
+    """Bring whole numbers up to 65,535, or fractions up to 1, to 8 bits."""
+    values = np.nan_to_num(values)
+    largest = values.max(initial=0)
+    scale = 255 if largest <= 1 else 1 if largest <= 255 else 255 / max(largest, 65535)
+    return np.clip(values * scale, 0, 255).astype(np.uint8)
+
+
+@cache
+def _heif() -> bool:
+    """Have Pillow read HEIF, if pi-heif is installed."""
+    if find_spec("pi_heif") is None:
+        return False
+    import pi_heif
+
+    pi_heif.register_heif_opener()
+    return True
+
+
+def _unread(name: str, data: bytes) -> str:
+    """Say why no format that is read took a file, and what would."""
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return f"{name}: a HEIC image: pip install pi-heif to read it"
+    for kind, found in (
+        ("tiff", data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+        ("avif", data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")),
+    ):
+        if found and kind.upper() not in formats():
+            return f"{name}: a {kind.upper()} image: set LOOKALIKE_FORMATS={kind} to read it"
+    if not data:
+        return f"{name}: the file is empty"
+    known = ", ".join(formats())
+    return f"{name}: not an image in a format that is read ({known})"
 
 
 def _checked(array: ImageArray, name: str) -> ImageArray:

@@ -1,281 +1,228 @@
 """Read, decode, encode, upsert: items of a source into a store, in batches committed as they come.
 
-Killed at any point and run again, it redoes at most one batch: items whose content the store
-already has are read but neither decoded nor encoded.
+Each thread takes pieces of items through reading, decoding and encoding by itself, so that all
+cores are busy and only a piece for each thread is held decoded. Killed at any point and run again,
+it redoes at most one batch: items whose content the store already has are not encoded again.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from functools import partial
 from itertools import islice
-from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lookalike.config import settings
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.catalog import SAMPLE
-from lookalike.errors import ImageError, SourceError
-from lookalike.images import content_hash, decode, within
+from lookalike.errors import ImageError
+from lookalike.images import content_hash, decode
+from lookalike.reading import in_threads
 from lookalike.sources import Item, Source
-from lookalike.stores.base import Rows, VectorStore
-from lookalike.types import Embeddings, ImageArray, Progress, ProgressCallback, ignore_progress
+from lookalike.stores.base import Record, Rows, VectorStore
+from lookalike.types import (
+    Failure,
+    ImageArray,
+    Progress,
+    ProgressCallback,
+    ignore_progress,
+)
 
 BATCH_IMAGES = 4096
-BATCH_BYTES = 128 << 20
-"""A batch ends at this many images or, all but its last piece, this many bytes of pixels."""
+BATCH_SECONDS = 10.0
+"""A batch is committed when it has this many images, or this long after the one before."""
 
-ENCODE_BATCH = 1024
-"""As many images at most are held decoded where they are only encoded."""
+_PIECE = 64
+"""Items a thread takes at a time; as many for each thread, and one piece more, are under way."""
 
-_PIECE = 8
-"""Images a thread reads at a time; as many for each thread, and one more, are held decoded."""
-
-_SAMPLE_SIDE = 128
-
-T = TypeVar("T")
+_PIECE_BYTES = 16 << 20
+"""A thread encodes what it has decoded at this many bytes of pixels, or at the piece's end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An image that could not be indexed, and why."""
+class Change(Enum):
+    """What became of an item."""
 
-    uri: str
-    reason: str
+    ADDED = auto()
+    UPDATED = auto()
+    MOVED = auto()
+    UNCHANGED = auto()
+    FAILED = auto()
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of every item, by id, and the images that failed."""
+    """How many items came to what, ids that items had before they moved, and what failed."""
 
-    added: list[str] = field(default_factory=list)
-    updated: list[str] = field(default_factory=list)
-    unchanged: list[str] = field(default_factory=list)
+    counts: dict[Change, int] = field(default_factory=lambda: dict.fromkeys(Change, 0))
+    moved: set[str] = field(default_factory=set)
     failed: list[Failure] = field(default_factory=list)
-    hashes: dict[str, str] = field(default_factory=dict)
+
+    def note(self, done: _Done) -> None:
+        """Count one item; of several copies of a row that is gone, the first has moved."""
+        change = done.change
+        if change is Change.MOVED and done.row is not None:
+            change = Change.ADDED if done.row in self.moved else Change.MOVED
+            self.moved.add(done.row)
+        elif change is Change.FAILED:
+            self.failed.append(Failure(done.item.uri, done.reason))
+        self.counts[change] += 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class Known:
+    """What a store has of a source: its rows by id, and the ids of rows gone, by content hash."""
+
+    rows: Mapping[str, Record] = field(default_factory=dict)
+    gone: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """An item that went through: its new embedding, or the id of the row that has it."""
+
     item: Item
+    change: Change
     content_hash: str = ""
-    image: ImageArray | None = None
+    signature: str = ""
+    embedding: NDArray[np.float32] | None = None
+    row: str | None = None
     reason: str = ""
 
 
 def ingest(
     source: Source,
-    encoder: Encoder,
-    store: VectorStore,
-    known: Mapping[str, str],
+    encoder: Encoder | None,
+    store: VectorStore | None,
+    known: Known,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Outcome:
     """Bring a store up to date with a source; nothing is deleted.
 
+    An item is unchanged if its signature is, or else its content hash. A new item with the content
+    of a row that is gone has moved, and takes over its embedding.
+
     Args:
         source: the items.
         encoder: whose embeddings the store holds.
-        store: written to, one commit a batch.
-        known: id to content hash of the source's rows that the store has.
-        on_progress: told after every batch.
+        store: written to, one commit a batch. Without encoder and store nothing is decoded or
+            written, only counted.
+        known: what the store has of the source.
+        on_progress: told after every piece.
     """
     outcome = Outcome()
-    done = 0
-    on_progress(Progress("index", done, len(source), "images"))
-    for batch in _batches(source, known):
-        _store(batch, encoder, store, known, outcome)
-        done += len(batch)
+    pending: list[_Done] = []
+    total, number = len(source), 0
+    on_progress(Progress("index", 0, total, "images"))
+    committed = time.monotonic()
+    items = iter(source)
+    pieces = iter(lambda: list(islice(items, _PIECE)), [])
+    for piece in in_threads(partial(_through, known, encoder), pieces):
+        for done in piece:
+            outcome.note(done)
+        number += len(piece)
+        pending += [done for done in piece if done.embedding is not None or done.row is not None]
+        waited = time.monotonic() - committed > BATCH_SECONDS
+        if store is not None and (len(pending) >= BATCH_IMAGES or (pending and waited)):
+            _commit(pending, store)
+            pending, committed = [], time.monotonic()
         note = f"{len(outcome.failed)} failed" if outcome.failed else ""
-        on_progress(Progress("index", done, len(source), "images", note))
+        on_progress(Progress("index", number, total, "images", note))
+    if store is not None and pending:
+        _commit(pending, store)
     return outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """An item and its image, perhaps made smaller."""
-
-    item: Item
-    image: ImageArray
-
-
-def sample_images(source: Source, count: int = SAMPLE) -> list[ImageArray]:
-    """Return the images of :func:`read_sample`, for an encoder to be fitted to.
-
-    Raises:
-        SourceError: none can be decoded; the first one's reason is given.
-    """
-    return [sampled.image for sampled in read_sample(source, count)]
-
-
-def read_sample(source: Source, count: int, named: Set[str] = frozenset()) -> list[Sampled]:
-    """Return at most ``count`` images, evenly spread over a source, and those ``named`` by id.
-
-    Images that cannot be decoded are left out; those of more than 128 pixels a side are made
-    smaller, so that a sample of large photographs fits into memory.
-
-    Raises:
-        SourceError: none can be decoded; the first one's reason is given.
-    """
-    every = max(1, -(-len(source) // count))
-    chosen = [source[index] for index in range(0, len(source), every)]
-    if named:
-        drawn = {item.id for item in chosen}
-        chosen += [item for item in source if item.id in named and item.id not in drawn]
-    reads = list(_in_threads(_read_small, chosen))
-    sample = [Sampled(read.item, read.image) for read in reads if read.image is not None]
-    if not sample:
-        first = f"{reads[0].item.uri}: {reads[0].reason}"
-        raise SourceError(f"{source.spec}: not one image can be read; the first, {first}")
-    return sample
-
-
-def _read_small(item: Item) -> _Read:
-    read = _read(item, None)
-    return read if read.image is None else replace(read, image=within(read.image, _SAMPLE_SIDE))
-
-
-def first_image(source: Source, encoder: Encoder) -> None:
-    """See that an encoder takes the first image of a source that can be decoded.
-
-    Raises:
-        SourceError: none can be decoded.
-        ImageError: the encoder refuses it; the image is named.
-    """
-    reason = ""
-    for item in source:
-        read = _read(item, None)
-        if read.image is None:
-            reason = reason or f"{item.uri}: {read.reason}"
+def _through(known: Known, encoder: Encoder | None, items: Sequence[Item]) -> list[_Done]:
+    """Take a piece of items through reading, decoding and encoding."""
+    found: list[_Done] = []
+    waiting: list[tuple[_Done, ImageArray]] = []
+    size = 0
+    for item in items:
+        done = _looked_at(item, known)
+        if isinstance(done, _Done):
+            found.append(done)
+            continue
+        data, done = done
+        if encoder is None:
+            found.append(done)
             continue
         try:
-            encoder.encode([read.image])
+            image = decode(data, name=item.uri)
         except ImageError as error:
-            raise ImageError(f"{item.uri}: {error}") from error
-        return
-    raise SourceError(f"{source.spec}: not one image can be read; the first, {reason}")
+            found.append(_failed(item, error))
+            continue
+        waiting.append((done, image))
+        size += image.nbytes
+        if size >= _PIECE_BYTES:
+            found += _encoded(waiting, encoder)
+            waiting, size = [], 0
+    if waiting and encoder is not None:
+        found += _encoded(waiting, encoder)
+    return found
 
 
-def encode_items(
-    encoder: Encoder, items: Sequence[Item], report: Callable[[int], None] = lambda _: None
-) -> Iterator[Embeddings]:
-    """Yield embeddings ``(n, dim)`` of items in their order, a batch at a time.
-
-    ``report`` is told how many are done.
-
-    Raises:
-        ImageError: an image cannot be decoded or the encoder refuses it; it is named.
-    """
-    images: list[ImageArray] = []
-    size = 0
-    for done, image in enumerate(_in_threads(Item.image, items), 1):
-        images.append(image)
-        size += images[-1].nbytes
-        if len(images) == ENCODE_BATCH or size >= BATCH_BYTES or done == len(items):
-            try:
-                yield encoder.encode(images)
-            except ImageError as error:
-                refused = _first_refused(encoder, items[done - len(images) : done])
-                raise ImageError(f"{refused}: {error}") from error
-            report(done)
-            images, size = [], 0
-
-
-def _first_refused(encoder: Encoder, items: Sequence[Item]) -> str:
-    for item in items:
-        try:
-            encoder.encode([item.image()])
-        except ImageError:
-            return item.uri
-    return items[0].uri
-
-
-def _batches(source: Source, known: Mapping[str, str]) -> Iterator[list[_Read]]:
-    """Yield batches of read items, in the source's order."""
-    batch: list[_Read] = []
-    size = 0
-    for read in _in_threads(lambda item: _read(item, known.get(item.id)), source):
-        batch.append(read)
-        size += 0 if read.image is None else read.image.nbytes
-        if len(batch) == BATCH_IMAGES or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _in_threads(work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
-    """Yield ``work(item)`` in order; threads run a few pieces ahead of whoever asks."""
-    threads = settings().threads
-    waiting = iter(items)
-    pieces = iter(lambda: list(islice(waiting, _PIECE)), [])
-
-    def work_on(piece: list[Item]) -> list[T]:
-        return [work(item) for item in piece]
-
-    with ThreadPoolExecutor(threads, thread_name_prefix="lookalike-read") as pool:
-        ahead: deque[Future[list[T]]] = deque()
-        for piece in pieces:
-            ahead.append(pool.submit(work_on, piece))
-            if len(ahead) > threads:
-                yield from ahead.popleft().result()
-        for future in ahead:
-            yield from future.result()
-
-
-def _read(item: Item, known: str | None) -> _Read:
+def _looked_at(item: Item, known: Known) -> _Done | tuple[bytes | ImageArray, _Done]:
+    """Return what became of an item, or its content and what becomes of it once it is encoded."""
+    row = known.rows.get(item.id)
+    signature = item.signature()
+    if row is not None and signature and signature == row.signature:
+        return _kept(item, row, signature)
     try:
         data = item.read()
-        found = content_hash(data)
-        if found == known:
-            return _Read(item, found)
-        return _Read(item, found, decode(data, name=item.uri))
     except ImageError as error:
-        return _Read(item, reason=str(error).removeprefix(f"{item.uri}: "))
+        return _failed(item, error)
     except OSError as error:
-        return _Read(item, reason=f"cannot be read ({error.strerror or error})")
+        reason = f"cannot be read ({error.strerror or error})"
+        return _Done(item, Change.FAILED, reason=reason)
+    found = content_hash(data)
+    if row is not None and row.content_hash == found:
+        return _kept(item, row, signature)
+    if row is None and found in known.gone:
+        return _Done(item, Change.MOVED, found, signature, row=known.gone[found])
+    change = Change.ADDED if row is None else Change.UPDATED
+    return data, _Done(item, change, found, signature)
 
 
-def _store(
-    batch: Sequence[_Read],
-    encoder: Encoder,
-    store: VectorStore,
-    known: Mapping[str, str],
-    outcome: Outcome,
-) -> None:
-    outcome.failed += [Failure(read.item.uri, read.reason) for read in batch if read.reason]
-    outcome.unchanged += [r.item.id for r in batch if r.image is None and not r.reason]
-    kept, embeddings = _encode([r for r in batch if r.image is not None], encoder, outcome)
-    if kept:
-        store.upsert(
-            Rows(
-                ids=[read.item.id for read in kept],
-                uris=[read.item.uri for read in kept],
-                embeddings=embeddings,
-                metadata=[read.item.metadata for read in kept],
-                hashes=[read.content_hash for read in kept],
-            )
-        )
-    for read in kept:
-        (outcome.updated if read.item.id in known else outcome.added).append(read.item.id)
-        outcome.hashes[read.item.id] = read.content_hash
+def _kept(item: Item, row: Record, signature: str) -> _Done:
+    """Return an item whose content is that of its row; other columns may have changed."""
+    if (item.uri, signature) == (row.uri, row.signature) and item.metadata == row.metadata:
+        return _Done(item, Change.UNCHANGED)
+    change = Change.UNCHANGED if item.metadata == row.metadata else Change.UPDATED
+    return _Done(item, change, row.content_hash, signature, row=row.id)
 
 
-def _encode(
-    reads: Sequence[_Read], encoder: Encoder, outcome: Outcome
-) -> tuple[list[_Read], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    """Encode a batch; where an image is refused, one by one, so that only it fails."""
-    images = [read.image for read in reads if read.image is not None]
+def _failed(item: Item, error: ImageError) -> _Done:
+    return _Done(item, Change.FAILED, reason=str(error).removeprefix(f"{item.uri}: "))
+
+
+def _encoded(waiting: Sequence[tuple[_Done, ImageArray]], encoder: Encoder) -> list[_Done]:
+    """Encode images together; where one is refused, one by one, so that only it fails."""
     try:
-        return list(reads), encoder.encode(images)
-    except ImageError:
-        kept, rows = [], []
-        for read, image in zip(reads, images, strict=True):
-            try:
-                rows.append(encoder.encode([image])[0])
-                kept.append(read)
-            except ImageError as error:
-                outcome.failed.append(Failure(read.item.uri, str(error)))
-        return kept, np.array(rows, np.float32).reshape(-1, encoder.dim)
+        rows = encoder.encode([image for _, image in waiting])
+        return [replace(done, embedding=row) for (done, _), row in zip(waiting, rows, strict=True)]
+    except ImageError as error:
+        if len(waiting) == 1:
+            return [_failed(waiting[0][0].item, error)]
+        return [done for each in waiting for done in _encoded([each], encoder)]
+
+
+def _commit(done: Sequence[_Done], store: VectorStore) -> None:
+    """Write a batch of rows; those whose content the store has take their embeddings from it."""
+    had = [each for each in done if each.row is not None]
+    rows = store.get([each.row for each in had if each.row is not None])
+    embeddings = dict(zip([each.item.id for each in had], rows.embeddings, strict=True))
+    store.upsert(
+        Rows(
+            ids=[each.item.id for each in done],
+            uris=[each.item.uri for each in done],
+            embeddings=np.stack(
+                [embeddings[d.item.id] if d.embedding is None else d.embedding for d in done]
+            ),
+            metadata=[each.item.metadata for each in done],
+            hashes=[each.content_hash for each in done],
+            signatures=[each.signature for each in done],
+        )
+    )

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from lookalike.encoders.base import Encoder
 from lookalike.gallery import Gallery
 from lookalike.images import content_hash
-from lookalike.ingest import Failure, encode_items
 from lookalike.metrics import (
     Correct,
     Estimate,
@@ -27,10 +26,11 @@ from lookalike.metrics import (
     recall_at_n,
 )
 from lookalike.originals import Collection, Found, Trial
+from lookalike.reading import encode_items
 from lookalike.sources import Item, open_items
 from lookalike.stores.base import Rows
 from lookalike.stores.memory import MemoryStore
-from lookalike.types import ImageArray, Metric, ProgressCallback, ignore_progress
+from lookalike.types import Failure, ImageArray, Metric, ProgressCallback, ignore_progress
 
 MEANING = "what this encoder is invariant to, not how good it is"
 """What every output of it says."""

@@ -22,11 +22,11 @@ from lookalike.distortions import Distortion, find_distortions
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ImageError, InputError, SettingError
 from lookalike.images import within
-from lookalike.ingest import Failure, encode_items
 from lookalike.metrics import Correct
+from lookalike.reading import encode_items
 from lookalike.sources import Item
 from lookalike.stores.base import MAX_N, Record, VectorStore
-from lookalike.types import Embeddings, Hit, ImageArray, Metric, Progress, ProgressCallback
+from lookalike.types import Embeddings, Failure, Hit, ImageArray, Metric, Progress, ProgressCallback
 
 ORIGINAL = "original"
 """The name of the undistorted image among the examples."""

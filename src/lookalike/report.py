@@ -20,11 +20,12 @@ import lookalike
 from lookalike import figures
 from lookalike.artifacts import write_atomically
 from lookalike.encoders.onnx import DECODER, NetworkEncoder
-from lookalike.evaluation import Evaluation, Example, most_confused, ranking, verdict
+from lookalike.evaluation import Evaluation, Example
 from lookalike.gallery import Gallery
 from lookalike.sources import open_items
 from lookalike.training.recipes import RECIPES
 from lookalike.types import Hits, Metric
+from lookalike.verdicts import most_confused, ranking, verdict
 
 _EXAMPLES = 8
 

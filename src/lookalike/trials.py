@@ -12,10 +12,16 @@ import numpy as np
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.catalog import catalog, open_encoder
-from lookalike.errors import ArtifactError, InputError, SettingError, UnknownNameError
-from lookalike.ingest import Sampled
+from lookalike.errors import (
+    ArtifactError,
+    InputError,
+    MissingDependencyError,
+    SettingError,
+    UnknownNameError,
+)
 from lookalike.invariance import self_retrieval_of
 from lookalike.judgements import Quality
+from lookalike.reading import Sampled
 from lookalike.sources import ItemSource
 from lookalike.types import Embeddings, Progress, ProgressCallback
 
@@ -161,7 +167,7 @@ class Trial:
             encoder = make()
         except (SettingError, UnknownNameError):
             raise
-        except (InputError, ArtifactError) as error:
+        except (InputError, ArtifactError, MissingDependencyError) as error:
             self.not_tried[name] = str(error)
             return
         if encoder is None:

@@ -22,6 +22,14 @@ Metadata = Mapping[str, Any]
 """What is known of an image, as JSON values; ``label`` is the one evaluation reads."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An input that was left out, and why."""
+
+    uri: str
+    reason: str
+
+
 class Metric(StrEnum):
     """How far apart two embeddings are; smaller is nearer.
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lookalike.errors import InputError, SettingError
+from lookalike.filters import as_filter
 from lookalike.stores.base import Rows, VectorStore
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.lance import LanceStore
@@ -203,3 +204,53 @@ def test_the_exact_index_looks_further_where_scores_are_close() -> None:
     for i, query in enumerate(queries):
         distances = np.linalg.norm(matrix.astype(float) - query.astype(float), axis=1)
         np.testing.assert_allclose(found.distances[i], np.sort(distances)[:7], rtol=1e-9)
+
+
+def test_a_filter_comes_before_the_cut(make: Make) -> None:
+    store = make(DIM)
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        stored = rows(rng.normal(size=(int(rng.integers(1, 40)), DIM)))
+        tags = rng.choice(["a", "b", "it's", "' or 1=1 --"], len(stored)).tolist()
+        metadata = [{"tag": tag} for tag in tags]
+        stored = Rows(stored.ids, stored.uris, stored.embeddings, metadata, stored.hashes)
+        store.upsert(stored)
+        query = rng.normal(size=(1, DIM)).astype(np.float32)
+        [hits] = store.search(query, 5, Metric.COSINE, as_filter({"tag": tags[0]}))
+        kept = [i for i, tag in enumerate(tags) if tag == tags[0]]
+        part = Rows(
+            [stored.ids[i] for i in kept],
+            [stored.uris[i] for i in kept],
+            stored.embeddings[kept],
+            [{} for _ in kept],
+            ["" for _ in kept],
+        )
+        expected = oracle(part, query[0].astype(float), 5, Metric.COSINE)
+        assert [hit.id for hit in hits] == [row_id for _, row_id in expected]
+        store.delete(stored.ids)
+
+
+def test_filters_see_what_was_written_last(make: Make) -> None:
+    store = make(DIM)
+    store.upsert(rows(np.eye(DIM)))
+    query = np.eye(DIM, dtype=np.float32)[:1]
+    where = as_filter("label = 'new'")
+    assert store.search(query, 9, Metric.L2, where) == [[]]
+    with pytest.raises(InputError, match="no column 'lable'"):
+        store.search(query, 9, Metric.L2, as_filter("lable = 'a'"))
+    store.upsert(Rows(["r0001"], ["/"], np.eye(DIM)[1:2], [{"label": "new"}], ["h"]))
+    assert [hit.id for hit in store.search(query, 9, Metric.L2, where)[0]] == ["r0001"]
+
+
+def test_rows_come_in_parts_and_all_of_them(make: Make) -> None:
+    store = make(DIM)
+    stored = rows(np.random.default_rng(0).normal(size=(30, DIM)))
+    store.upsert(stored)
+    store.upsert(rows(np.ones((3, DIM)), "more"))
+    parts = list(store.rows(7))
+    assert max(map(len, parts)) <= 7
+    found = {
+        row_id: row for part in parts for row_id, row in zip(part.ids, part.embeddings, strict=True)
+    }
+    assert sorted(found) == sorted([*stored.ids, "more0000", "more0001", "more0002"])
+    np.testing.assert_array_equal(found[stored.ids[4]], stored.embeddings[4])

@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lookalike.encoders.catalog import load_encoder, open_encoder
+from lookalike.encoders.export import to_onnx
 from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.errors import ArtifactError, SettingError, SourceError, UnknownNameError
 from lookalike.sources import ArraySource, Source, open_source
 from lookalike.stores.exact import ExactIndex
 from lookalike.training import loop, run
-from lookalike.training.export import to_onnx
 from lookalike.training.loop import TrainingOptions
 from lookalike.training.recipes import RECIPES
 from lookalike.training.run import train

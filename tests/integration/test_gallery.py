@@ -25,7 +25,7 @@ from lookalike.errors import (
     SourceError,
 )
 from lookalike.gallery import Gallery
-from lookalike.ingest import sample_images
+from lookalike.reading import sample_images
 from lookalike.sources import Source, open_items, open_source
 from lookalike.stores.base import Rows
 from lookalike.types import Progress
@@ -109,6 +109,7 @@ def test_an_interrupted_sync_goes_on_where_it_was(
     tmp_path: Path, digits: Source, pixels: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lookalike.ingest.BATCH_IMAGES", 100)
+    monkeypatch.setattr("lookalike.ingest._PIECE", 50)
     gallery = Gallery.create(tmp_path / "i.gallery", encoder=pixels)
 
     def interrupt(p: Progress) -> None:

@@ -10,7 +10,7 @@ import pytest
 import lookalike as la
 from lookalike.encoders.catalog import open_encoder
 from lookalike.errors import FetchError
-from lookalike.ingest import sample_images
+from lookalike.reading import sample_images
 from lookalike.sources import Source, open_source
 from tests.conftest import Require
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ from PIL import Image
 
 from tests.integration.test_cli import run
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "galleries.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,33 @@ def test_every_command_for_ones_own_folder_works(home: Path) -> None:
         assert run(*arguments, cwd=home), arguments
     for left in ("hits.png", "colour.html", "photos.encoder/encoder.json", "trained.gallery"):
         assert (home / left).exists()
+
+
+def test_every_command_of_the_guide_to_galleries_works(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its order; what it shows of a metadata table is put there, and files move with mv."""
+    shutil.copytree(home / "photos", tmp_path / "photos")
+    ran = 0
+    for kind, block in re.findall(r"```(\w+)\n(.*?)```", GUIDE, re.DOTALL):
+        if kind == "csv":
+            (tmp_path / "archive" / "metadata.csv").write_text(block)
+            continue
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line, comments=True)
+            if program == "mv":
+                (tmp_path / arguments[0]).rename(tmp_path / arguments[1])
+                continue
+            assert program == "lookalike"
+            said = run(*arguments, cwd=tmp_path)
+            assert said, arguments
+            ran += 1
+            if "--reroot" in arguments:
+                assert "36 unchanged" in said
+            if "year >= 2021 and" in line:
+                assert "3 hits" in said
+    assert ran == 16
+    assert (tmp_path / "hits.png").exists()
 
 
 def test_the_python_example_works(home: Path) -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from lookalike.artifacts import FORMAT, new_folder, read_manifest, write_atomically, write_manifest
 from lookalike.errors import ArtifactError, FormatVersionError, StorageError
+from lookalike.gallery import Gallery
 
 
 def test_a_failed_write_keeps_the_old_bytes(
@@ -65,3 +67,19 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert [path.name for path in target.iterdir()] == ["whole"]
     with pytest.raises(ArtifactError, match="already exists"), new_folder(target):
         pass
+
+
+def test_a_gallery_of_format_1_is_read_and_written(tmp_path: Path) -> None:
+    """Its table has no signatures; the first write adds them."""
+    old = Path(__file__).parents[1] / "data" / "format-1.gallery"
+    assert json.loads((old / "gallery.json").read_text())["format"] == 1
+    shutil.copytree(old, tmp_path / "g")
+    gallery = Gallery.open(tmp_path / "g")
+    assert len(gallery) == 20
+    before = [hit.id for hit in gallery.search(id="digits/train:3", n=5)]
+    assert {record.signature for record in gallery.store.records()} == {""}
+    report = gallery.sync("dataset:digits/train[:30]")
+    assert (report.added, report.unchanged) == (10, 20)
+    assert json.loads((tmp_path / "g" / "gallery.json").read_text())["format"] == FORMAT
+    where = [hit.id for hit in gallery.search(id="digits/train:3", n=40) if hit.id in before]
+    assert where == before

@@ -10,8 +10,8 @@ import pytest
 from lookalike.assessment import Spectrum, Verdict, assess
 from lookalike.encoders.catalog import open_encoder
 from lookalike.encoders.classic import Pixels
-from lookalike.ingest import read_sample
 from lookalike.metrics import Estimate, Interval
+from lookalike.reading import read_sample
 from lookalike.sources import ArraySource, open_source
 from lookalike.types import Embeddings
 

@@ -31,7 +31,7 @@ from lookalike.errors import (
     UnknownNameError,
 )
 from lookalike.fetch import Folder, NpmPackage, Place
-from lookalike.ingest import sample_images
+from lookalike.reading import sample_images
 from lookalike.sources import open_source
 from lookalike.types import Progress
 from tests.conftest import Require

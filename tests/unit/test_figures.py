@@ -12,9 +12,10 @@ import pytest
 import lookalike as la
 from lookalike import figures
 from lookalike.errors import SettingError
-from lookalike.evaluation import Evaluation, ranking, verdict
+from lookalike.evaluation import Evaluation
 from lookalike.gallery import Gallery
 from lookalike.metrics import Estimate, Interval
+from lookalike.verdicts import ranking, verdict
 
 
 @pytest.fixture

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import io
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
-from lookalike.errors import ImageError
-from lookalike.images import content_hash, decode, resized, with_channels, within
+from lookalike.errors import ImageError, SettingError
+from lookalike.images import content_hash, decode, resized, suffixes, with_channels, within
+from tests.conftest import Require
 
 RNG = np.random.default_rng(3)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -70,10 +72,14 @@ def test_transparency_lies_over_white() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (b"", "not an image"),
+        (b"", "the file is empty"),
         (b"hello", "not an image"),
         (encoded(Image.fromarray(RGB))[:60], "broken image"),
-        (encoded(Image.fromarray(RGB), "TIFF"), "not an image in a format that is read"),
+        (
+            encoded(Image.fromarray(RGB), "TIFF"),
+            "a TIFF image: set LOOKALIKE_FORMATS=tiff to read it",
+        ),
+        (encoded(Image.fromarray(RGB), "PPM"), "not an image in a format that is read"),
         (np.zeros((2, 2), np.float32), "expected a uint8 array"),
         (np.zeros((2, 2, 4), np.uint8), "expected a uint8 array"),
         (np.zeros((0, 4), np.uint8), "has no pixels"),
@@ -126,3 +132,123 @@ def test_resizing_and_channels() -> None:
     assert with_channels(GREY, 3).shape == (6, 9, 3)
     luma = RGB @ np.array([0.299, 0.587, 0.114])
     assert np.abs(with_channels(RGB, 1)[..., 0] - luma).max() <= 1
+
+
+def undone(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Return an array as a camera held otherwise would have stored it."""
+    undo = {
+        1: lambda a: a,
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: lambda a: a.transpose(1, 0, *range(2, a.ndim)),
+        6: np.rot90,
+        7: lambda a: np.rot90(a, 2).transpose(1, 0, *range(2, a.ndim)),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation]
+    return np.ascontiguousarray(undo(array))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_format_is_turned_upright(
+    kind: str, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_FORMATS", "tiff,avif")
+    array = np.zeros((40, 24, 3), np.uint8)
+    array[:10, :6] = (250, 10, 10)
+    array[30:, 18:] = (10, 10, 250)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}
+    data = encoded(
+        Image.fromarray(undone(array, orientation)), kind, exif=exif, **options.get(kind, {})
+    )
+    found = decode(data)
+    assert found.shape == array.shape
+    tolerance = 0 if kind in ("PNG", "WEBP", "TIFF") else 3
+    assert np.abs(found.astype(int) - array).mean() <= tolerance
+
+
+def test_a_profile_is_brought_to_srgb() -> None:
+    rgb = np.full((4, 4, 3), (200, 30, 60), np.uint8)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(rgb), icc_profile=srgb)), rgb)
+    np.testing.assert_array_equal(
+        decode(encoded(Image.fromarray(rgb), icc_profile=b"no profile at all")), rgb
+    )
+    # The red and the green of this profile are exchanged, so that what is seen is, too.
+    swapped = swapped_profile(srgb)
+    found = decode(encoded(Image.fromarray(rgb), icc_profile=swapped))
+    np.testing.assert_allclose(found[0, 0], (30, 200, 60), atol=3)
+    rgba = np.dstack([rgb, np.full((4, 4), 128, np.uint8)])
+    over_white = decode(encoded(Image.fromarray(rgba), icc_profile=swapped))
+    np.testing.assert_allclose(over_white[0, 0], (142, 227, 157), atol=4)
+
+
+def swapped_profile(profile: bytes) -> bytes:
+    """Return an ICC profile with the names of its red and green primaries exchanged."""
+    table = profile[128:].replace(b"rXYZ", b"?XYZ", 1)
+    table = table.replace(b"gXYZ", b"rXYZ", 1).replace(b"?XYZ", b"gXYZ", 1)
+    return profile[:128] + table
+
+
+def test_cmyk_is_converted_and_deep_values_are_cut() -> None:
+    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    found = decode(encoded(red, "JPEG", quality=95))
+    np.testing.assert_allclose(found[0, 0], (255, 0, 0), atol=4)
+    deep = Image.fromarray(np.array([[0, 256 * 7, 65535]], np.int32))
+    assert decode(deep).tolist() == [[0, 6, 255]]
+    fractions = Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32))
+    assert decode(fractions).tolist() == [[0, 127, 255]]
+
+
+def test_large_jpegs_are_decoded_smaller_and_look_the_same() -> None:
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    large = Image.fromarray(small).resize((70 * 32, 40 * 32), Image.Resampling.BICUBIC)
+    found = decode(encoded(large, "JPEG", quality=95))
+    assert found.shape == (640, 1120, 3)
+    whole = np.asarray(large.resize((1120, 640), Image.Resampling.BOX))
+    assert np.abs(found.astype(int) - whole).mean() < 3
+    assert decode(encoded(large, "PNG")).shape == (1280, 2240, 3)
+
+
+def test_formats_by_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOOKALIKE_FORMATS", raising=False)
+    for kind in ("TIFF", "AVIF"):
+        data = encoded(Image.fromarray(RGB), kind)
+        with pytest.raises(ImageError, match=f"set LOOKALIKE_FORMATS={kind.lower()} to read it"):
+            decode(data)
+        assert f".{kind.lower()}" not in suffixes()
+        monkeypatch.setenv("LOOKALIKE_FORMATS", kind)
+        assert decode(data).shape == RGB.shape
+        assert f".{kind.lower()}" in suffixes()
+    monkeypatch.setenv("LOOKALIKE_FORMATS", "tga")
+    with pytest.raises(SettingError, match="can be tiff and avif"):
+        decode(encoded(Image.fromarray(RGB)))
+
+
+def test_heic_is_read_where_pi_heif_is(require: Require) -> None:
+    require(find_spec("pi_heif"), "pi-heif is not installed")
+    assert ".heic" in suffixes()
+    # pi-heif only reads, so that there is no file of ours; it must at least be asked.
+    header = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
+    with pytest.raises(ImageError, match=r"broken|not an image|HEIC"):
+        decode(header)
+
+
+def test_only_the_first_frame_counts() -> None:
+    frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode(data)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_broken_exif_does_not_lose_the_picture() -> None:
+    data = encoded(Image.fromarray(RGB), "PNG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    np.testing.assert_array_equal(decode(data), RGB)
+
+
+def test_an_empty_file_says_so() -> None:
+    with pytest.raises(ImageError, match="the file is empty"):
+        decode(b"", name="a.png")

@@ -9,7 +9,9 @@ import typer
 from lookalike.cli.catalogues import datasets, encoders, recipes
 from lookalike.cli.choose import command as choose
 from lookalike.cli.demo import command as demo
+from lookalike.cli.doctor import command as doctor
 from lookalike.cli.evaluate import command as evaluate
+from lookalike.cli.export import command as export
 from lookalike.cli.index import command as index
 from lookalike.cli.info import command as info
 from lookalike.cli.search import command as search
@@ -31,6 +33,8 @@ app.command("search")(search)
 app.command("evaluate")(evaluate)
 app.command("choose")(choose)
 app.command("info")(info)
+app.command("export")(export)
+app.command("doctor")(doctor)
 app.command("encoders")(encoders)
 app.command("recipes")(recipes)
 app.command("datasets")(datasets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,11 +14,26 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
 
 def encoders(as_json: AsJson = False) -> None:
-    """List the encoders that need no training."""
+    """List the encoders that need no training.
+
+    Besides these: NAME/avg and NAME/max for another pooling of a pretrained one, timm:NAME for any
+    model of timm (a DINOv2 one is a good first choice for photographs), hf-hub:NAME, onnx:FILE for
+    a network of your own, and several of all these joined by +.
+    """
     from lookalike.encoders.catalog import catalog
 
     rows = [
-        {"name": d.name, "summary": d.summary, "baseline": d.baseline, "licence": d.licence}
+        {
+            "name": d.name,
+            "summary": d.summary,
+            "dim": "" if d.dim is None else d.dim,
+            "input": d.input,
+            "baseline": "yes" if d.baseline else "",
+            "licence": d.licence,
+            "source": d.source,
+            "cached": str(d.cached) if d.cached is not None and d.cached.is_file() else "",
+            "MB": _megabytes(d.cached),
+        }
         for d in catalog().values()
     ]
     _list(rows, as_json)
@@ -50,6 +66,10 @@ def datasets(as_json: AsJson = False) -> None:
         for d in DATASETS.values()
     ]
     _list(rows, as_json)
+
+
+def _megabytes(path: Path | None) -> str:
+    return f"{path.stat().st_size / 1e6:.1f}" if path is not None and path.is_file() else ""
 
 
 def _list(rows: Sequence[Mapping[str, object]], as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,19 +14,28 @@ if TYPE_CHECKING:
     from lookalike.encoders.base import Encoder
     from lookalike.gallery import Gallery
     from lookalike.sources import Source
+    from lookalike.syncing import SyncReport
 
+_SETTLED_MS = 1_000
 _LISTED = 20
-DEFAULT_ENCODER = "hog"
+_LOOKED_AT = 50
 
 
 def command(
     gallery: Annotated[Path, typer.Argument(help="The gallery folder, as in photos.gallery.")],
     source: Annotated[
-        str, typer.Argument(help="A folder, an IDX file, or dataset:NAME/SPLIT, perhaps [:5000].")
+        str,
+        typer.Argument(
+            help="A folder, a manifest (.csv .jsonl .parquet with a column path or url), tar or "
+            "Parquet shards, an IDX file, or dataset:NAME/SPLIT, perhaps [:5000]."
+        ),
     ],
     encoder: Annotated[
         str | None,
-        typer.Option(help="A trained encoder's folder, or a name from lookalike encoders."),
+        typer.Option(
+            help="A trained encoder's folder, or a name from lookalike encoders; unless given, one "
+            "that suits the images."
+        ),
     ] = None,
     metric: Annotated[
         str, typer.Option(help="What searches use unless told otherwise: cosine or l2.")
@@ -33,37 +43,95 @@ def command(
     allow_removals: Annotated[
         bool, typer.Option("--allow-removals", help="Also if over half of the source's rows go.")
     ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="What the source is called; its own name unless given.")
+    ] = None,
+    reroot: Annotated[
+        bool, typer.Option("--reroot", help="The source of this name has moved here.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing, only say what would be done.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Then stay, and do it again whenever files change.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Create a gallery from images, or bring it up to date with them.
 
-    New and changed images are encoded, those that are gone are removed, the rest stays. Killed and
-    run again, it goes on where it was. Exit code 1 when some images failed; each is named.
+    New and changed images are encoded, moved ones are known again, those that are gone are
+    removed, the rest stays. Killed and run again, it goes on where it was. Exit code 1 when some
+    images failed; each is named.
     """
+    from lookalike.errors import LookalikeError, SettingError
     from lookalike.sources import open_source
+    from lookalike.syncing import SyncReport
+
+    if watch and dry_run:
+        raise SettingError("--watch and --dry-run exclude each other")
+
+    def once() -> SyncReport:
+        with screen.progress() as on_progress:
+            opened = open_source(source, on_progress, empty=allow_removals, name=name)
+            if dry_run and not gallery.exists():
+                return SyncReport(len(opened), 0, 0, 0, 0, tuple(opened.problems), 0.0)
+            return _open(gallery, encoder, metric, opened).sync(
+                opened,
+                allow_removals=allow_removals,
+                reroot=reroot,
+                dry_run=dry_run,
+                on_progress=on_progress,
+            )
 
     try:
-        with screen.progress() as on_progress:
-            opened = open_source(source, on_progress)
-            target = _open(gallery, encoder, metric, opened)
-            report = target.sync(opened, allow_removals=allow_removals, on_progress=on_progress)
+        report = once()
+        _print(gallery, report, dry_run=dry_run, as_json=as_json, one_line=watch)
+        if watch:
+            reroot = False
+            for _ in _changes(Path(source)):
+                try:
+                    report = once()
+                    _print(gallery, report, dry_run=False, as_json=as_json, one_line=True)
+                except LookalikeError as error:
+                    screen.note(f"not indexed, still watching: {error}")
     except KeyboardInterrupt:
         screen.note("interrupted; what was committed is kept, the same command goes on from there")
         raise typer.Exit(130) from None
-    if as_json:
-        screen.print_json(report.as_dict())
-    else:
-        print(
-            f"{gallery}: {len(target):,} rows; {report.added:,} added, {report.updated:,} updated, "
-            f"{report.moved:,} moved, {report.removed:,} removed, {report.unchanged:,} unchanged, "
-            f"{len(report.failed):,} failed, in {report.seconds:.1f} s"
-        )
-        for failure in report.failed[:_LISTED]:
-            screen.note(f"failed: {failure.uri}: {failure.reason}")
-        if len(report.failed) > _LISTED:
-            screen.note(f"... and {len(report.failed) - _LISTED:,} more; --json lists them all")
     if report.failed:
         raise typer.Exit(1)
+
+
+def _print(path: Path, report: SyncReport, *, dry_run: bool, as_json: bool, one_line: bool) -> None:
+    from lookalike.gallery import Gallery
+
+    if as_json:
+        screen.print_json(report.as_dict(), one_line=one_line)
+        return
+    rows = f"{len(Gallery.open(path)):,} rows; " if path.exists() else ""
+    would = "nothing was changed; would be: " if dry_run else ""
+    print(
+        f"{path}: {rows}{would}{report.added:,} added, {report.updated:,} updated, "
+        f"{report.moved:,} moved, {report.removed:,} removed, {report.unchanged:,} unchanged, "
+        f"{len(report.failed):,} failed, in {report.seconds:.1f} s"
+    )
+    for failure in report.failed[:_LISTED]:
+        screen.note(f"failed: {failure.uri}: {failure.reason}")
+    if len(report.failed) > _LISTED:
+        screen.note(f"... and {len(report.failed) - _LISTED:,} more; --json lists them all")
+
+
+def _changes(path: Path) -> Iterator[object]:
+    """Yield whenever something below a folder, or a file, has changed."""
+    from lookalike.errors import MissingDependencyError, SettingError
+
+    try:
+        from watchfiles import watch
+    except ModuleNotFoundError:
+        raise MissingDependencyError("watchfiles", "--watch", "watch") from None
+    if not path.exists():
+        raise SettingError(f"--watch: {path} is no folder or file that could change")
+    screen.note(f"watching {path}; Ctrl-C ends it")
+    yield from watch(path, debounce=_SETTLED_MS, step=100, raise_interrupt=True)
 
 
 def _open(path: Path, encoder: str | None, metric: str, source: Source) -> Gallery:
@@ -74,7 +142,7 @@ def _open(path: Path, encoder: str | None, metric: str, source: Source) -> Galle
 
     chosen = Metric(metric)
     if not path.exists():
-        made = _encoder(encoder or DEFAULT_ENCODER, source)
+        made = _encoder(encoder, source)
         return Gallery.create(path, encoder=made, metric=chosen)
     gallery = Gallery.open(path)
     if encoder is not None and Path(encoder).is_dir():
@@ -89,11 +157,14 @@ def _open(path: Path, encoder: str | None, metric: str, source: Source) -> Galle
     return gallery
 
 
-def _encoder(name: str, source: Source) -> Encoder:
+def _encoder(name: str | None, source: Source) -> Encoder:
     """Open an encoder for a new gallery, and see that it takes the source's images."""
-    from lookalike.encoders.catalog import find_encoder, load_encoder
-    from lookalike.ingest import first_image, sample_images
+    from lookalike.encoders.catalog import find_encoder, load_encoder, usual_encoder
+    from lookalike.reading import first_image, sample_images
 
+    if name is None:
+        name, kind = usual_encoder(sample_images(source, _LOOKED_AT))
+        screen.note(f"encoder: {name} ({kind}); lookalike encoders lists others for --encoder")
     if not Path(name).is_dir():
         described = find_encoder(name)
         return described.fit(name, sample_images(source, described.sample))

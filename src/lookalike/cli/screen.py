@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lookalike.choosing import Choice
     from lookalike.evaluation import Evaluation
-    from lookalike.ingest import Failure
     from lookalike.invariance import SelfRetrieval
     from lookalike.metrics import Estimate
-    from lookalike.types import Progress, ProgressCallback
+    from lookalike.types import Failure, Progress, ProgressCallback
 
 _PLAIN_EVERY_S = 10.0
 _LISTED = 20
@@ -49,7 +48,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
 
 def print_evaluation(found: Evaluation) -> None:
     """Print the table of scores and what it says."""
-    from lookalike.evaluation import most_confused, ranking, verdict
+    from lookalike.verdicts import most_confused, ranking, verdict
 
     rows = [
         (

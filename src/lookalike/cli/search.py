@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookalike.cli import screen
 
 if TYPE_CHECKING:
-    from lookalike.types import Hits
+    from lookalike.types import Hits, Metric
 
 
 def command(
@@ -26,6 +26,17 @@ def command(
     metric: Annotated[
         str | None, typer.Option(help="cosine or l2; the gallery's own unless given.")
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help="Only rows like these: \"year >= 2020 and tag in ('a', 'b')\"."),
+    ] = None,
+    max_distance: Annotated[
+        float | None, typer.Option(help="Only hits as near as this, in the metric's units.")
+    ] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(help="Only hits as similar as this by cosine: 1 is the same, 0 unrelated."),
+    ] = None,
     image: Annotated[
         Path | None, typer.Option(help="Also draw the queries and their hits, as a PNG.")
     ] = None,
@@ -33,6 +44,7 @@ def command(
 ) -> None:
     """Find the images that look most like each query, nearest first."""
     from lookalike.errors import InputError, LookalikeError
+    from lookalike.filters import parse
     from lookalike.gallery import Gallery
     from lookalike.sources import DATASET_PREFIX, open_items
     from lookalike.types import Metric
@@ -44,15 +56,21 @@ def command(
     labels: list[str | None] = []
     failed: list[LookalikeError] = []
     chosen = opened.metric if metric is None else Metric(metric)
+    options: dict[str, Any] = {
+        "n": n,
+        "metric": chosen,
+        "where": None if where is None else parse(where),
+        "max_distance": _furthest(chosen, max_distance, min_score),
+    }
     for query in queries or []:
         try:
             item = open_items([query])[0] if query.startswith(DATASET_PREFIX) else None
-            found.append(opened.search(item or query, n=n, metric=chosen))
+            found.append(opened.search(item or query, **options))
             labels.append(item.metadata.get("label") if item else None)
         except InputError as error:
             failed.append(error)
     for row_id in ids or []:
-        found.append(opened.search(id=row_id, n=n, metric=chosen))
+        found.append(opened.search(id=row_id, **options))
         labels.append(opened.store.get([row_id]).metadata[0].get("label"))
     if failed and not found:
         raise failed[0]
@@ -76,5 +94,23 @@ def command(
         screen.note(f"drawn: {image}")
     for failure in failed:
         screen.note(f"failed: {failure}")
+    if n > len(opened):
+        screen.note(f"-n {n}: the gallery has only {len(opened):,} rows")
     if failed:
         raise typer.Exit(1)
+
+
+def _furthest(metric: Metric, distance: float | None, score: float | None) -> float | None:
+    """Return the largest distance that either option allows."""
+    from lookalike.errors import SettingError
+    from lookalike.types import Metric
+
+    if score is None:
+        return distance
+    if distance is not None:
+        raise SettingError("--min-score and --max-distance exclude each other")
+    if metric is not Metric.COSINE:
+        raise SettingError("--min-score is for cosine; with l2 say --max-distance")
+    if not -1 <= score <= 1:
+        raise SettingError(f"--min-score {score}: must be from -1 to 1")
+    return 1 - score

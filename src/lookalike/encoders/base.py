@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import ImageError, InputError
-from lookalike.images import resized, with_channels
+from lookalike.images import FILTERS, resized, with_channels
 from lookalike.types import Embeddings, ImageArray
 
 NATIVE_LIMIT = 64
@@ -72,12 +72,30 @@ class Preprocessing:
         width: columns, in pixels.
         channels: 1 (grey, ITU-R 601 luma) or 3 (RGB).
         exact: refuse images of another size rather than stretch them to this one.
+        filter: ``bilinear`` or ``bicubic``, both antialiased.
+        crop: instead of stretching the whole image, take the middle of it: this share of its
+            shorter side.
+        mean: taken from each channel's values in [0, 1] (0 unless given).
+        std: what they are divided by then (1 unless given).
     """
 
     height: int
     width: int
     channels: int
     exact: bool = False
+    filter: str = "bilinear"
+    crop: float | None = None
+    mean: Sequence[float] = ()
+    std: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        sizes = (self.height, self.width)
+        if min(sizes) < 1 or self.channels not in (1, 3):
+            raise ValueError(f"size {sizes} with {self.channels} channels")
+        if self.filter not in FILTERS:
+            raise ValueError(f"filter {self.filter!r}, expected {' or '.join(FILTERS)}")
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise ValueError(f"crop {self.crop}, expected a share above 0 and at most 1")
 
     @classmethod
     def fitting(
@@ -118,7 +136,9 @@ class Preprocessing:
                     "the image to it, or index with an encoder that takes any size "
                     "(lookalike encoders)"
                 )
-            row[:] = with_channels(resized(image, self.height, self.width), self.channels)
+            size = (self.height, self.width)
+            scaled = resized(image, *size, filter=self.filter, crop=self.crop)
+            row[:] = with_channels(scaled, self.channels)
         return out
 
     def _is_ready(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> bool:
@@ -126,9 +146,25 @@ class Preprocessing:
         size = (self.height, self.width)
         return self.channels == 1 and isinstance(images, np.ndarray) and images.shape[1:] == size
 
+    def scaled(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return ``(n, channels, height, width)`` float32 of what :meth:`apply` returned."""
+        values = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
+        values /= np.float32(255)
+        if self.mean:
+            values -= np.asarray(self.mean, np.float32)[:, None, None]
+        if self.std:
+            values /= np.asarray(self.std, np.float32)[:, None, None]
+        return values
+
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+        """Return as JSON values the fields that are not what they are unless given."""
+        always = ("height", "width", "channels", "exact")
+        defaults = {field.name: field.default for field in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if name in always or value != defaults[name]
+        }
 
 
 def fingerprint(description: Mapping[str, Any], files: Mapping[str, bytes]) -> str:

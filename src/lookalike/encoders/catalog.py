@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.resources
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lookalike.artifacts import new_folder, read_manifest, write_atomically, write_manifest
-from lookalike.encoders.base import Encoder, Preprocessing
+from lookalike.encoders import pretrained
+from lookalike.encoders.base import NATIVE_LIMIT, Encoder, Preprocessing
 from lookalike.encoders.classic import ClassicEncoder, Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
 from lookalike.encoders.wrappers import Combined, combine
@@ -33,6 +36,8 @@ class Description:
 
     ``fit(name, sample)`` makes it for a collection, of which it is shown a sample of images.
     ``baseline`` encoders stand beside every evaluation. ``sample`` images are enough for ``fit``.
+    ``dim`` and ``input`` are known beforehand of pretrained ones only; ``cached`` says where an
+    exported network is kept.
     """
 
     name: str
@@ -41,6 +46,10 @@ class Description:
     baseline: bool = False
     sample: int = 200
     licence: str = "Apache-2.0"
+    dim: int | None = None
+    input: str = "fits the images"
+    source: str = "built in"
+    cached: Path | None = None
 
 
 def _pixels(name: str, sample: Sequence[ImageArray]) -> Encoder:
@@ -102,6 +111,19 @@ _KINDS: Mapping[str, type[ClassicEncoder]] = {
 }
 
 
+def _described(backbone: pretrained.Backbone) -> Description:
+    return Description(
+        backbone.name,
+        backbone.summary,
+        pretrained.open_backbone,
+        licence=backbone.licence,
+        dim=backbone.dim,
+        input=f"{backbone.size}x{backbone.size} RGB",
+        source=backbone.source,
+        cached=backbone.path(pretrained.DEFAULT_POOLING),
+    )
+
+
 def catalog() -> Mapping[str, Description]:
     """Return every described encoder by name, third parties' included.
 
@@ -110,7 +132,8 @@ def catalog() -> Mapping[str, Description]:
     """
     found: dict[str, Description] = {}
     others = [entry.load() for entry in importlib.metadata.entry_points(group=GROUP)]
-    for description in (*_BUILT_IN, *others):
+    backbones = map(_described, pretrained.BACKBONES.values())
+    for description in (*_BUILT_IN, *backbones, *others):
         if description.name in found:
             raise SettingError(
                 f"two encoders are called {description.name!r}; uninstall one of the packages "
@@ -120,6 +143,22 @@ def catalog() -> Mapping[str, Description]:
     return found
 
 
+def usual_encoder(sample: Sequence[ImageArray]) -> tuple[str, str]:
+    """Return the name of the encoder that a collection gets unless another is named, and why.
+
+    Photographs get a pretrained network, where it is ready; small or grey images, for which it
+    was not made, fine HOG, beside colour where there is some.
+    """
+    large = np.median([min(image.shape[:2]) for image in sample]) > NATIVE_LIMIT
+    colour = any(image.ndim == 3 for image in sample)
+    kind = f"{'large' if large else 'small'} {'colour' if colour else 'grey'} images"
+    if large and colour:
+        if pretrained.LITE0.ready():
+            return pretrained.LITE0.name, kind
+        kind += "; pip install 'lookalike[pretrained]' for a network trained on photographs"
+    return ("hog-fine+colour" if colour else "hog-fine"), kind
+
+
 JOIN = "+"
 """Between the names of encoders that are to stand side by side, as in ``hog-fine+colour``."""
 
@@ -127,17 +166,15 @@ JOIN = "+"
 def find_encoder(name: str) -> Description:
     """Return the description of that name; of several joined by ``+``, that of them together.
 
+    Beside the names of the catalogue there are ``NAME/POOLING`` of the pretrained ones,
+    ``timm:NAME``, ``hf-hub:NAME`` and ``onnx:FILE``.
+
     Raises:
         UnknownNameError: there is none; the nearest is offered.
     """
-    known = catalog()
-    parts = [part.strip() for part in name.split(JOIN)]
-    for part in parts:
-        if part not in known:
-            raise UnknownNameError("encoder", part, known)
-    if len(parts) == 1:
-        return known[name]
-    described = [known[part] for part in parts]
+    described = [_find(part.strip()) for part in name.split(JOIN)]
+    if len(described) == 1:
+        return described[0]
 
     def fit(name: str, sample: Sequence[ImageArray]) -> Encoder:
         return combine([part.fit(part.name, sample) for part in described], name=name)
@@ -149,6 +186,20 @@ def find_encoder(name: str) -> Description:
         sample=max(part.sample for part in described),
         licence=", ".join(sorted({part.licence for part in described})),
     )
+
+
+def _find(part: str) -> Description:
+    if part.startswith(pretrained.TIMM):
+        return Description(part, "a model of timm", pretrained.open_backbone)
+    if part.startswith(pretrained.ONNX):
+        return Description(part, "a network of your own", pretrained.open_onnx)
+    known = catalog()
+    base = part.partition("/")[0]
+    if part not in known and base in pretrained.BACKBONES:
+        return replace(known[base], name=part)
+    if part not in known:
+        raise UnknownNameError("encoder", part, known)
+    return known[part]
 
 
 def open_encoder(name: str, sample: Sequence[ImageArray]) -> Encoder:

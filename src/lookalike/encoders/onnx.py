@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, Self
 
@@ -11,27 +12,28 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from lookalike.config import settings
-from lookalike.encoders.base import Preprocessing, fingerprint
+from lookalike.encoders.base import Preprocessing, fingerprint, unit_rows
 from lookalike.errors import ArtifactError, InputError
 from lookalike.types import Embeddings, ImageArray
 
 MODEL = "model.onnx"
 DECODER = "decoder.onnx"
-BATCH = 256
+BATCH = 64
+"""Images that one thread takes through the network at a time."""
 
 
 class Network:
-    """An ONNX model whose first input is ``(n, channels, height, width)`` float32 in [0, 1].
+    """An ONNX model whose first input is ``(n, channels, height, width)`` float32.
 
-    The batch dimension is free. Its first output has n rows; each is flattened.
+    The batch dimension is free. Its first output has n rows; each is flattened. A call keeps one
+    core busy, several at a time as many: threads within a call would wait for each other after
+    each of its operators, and for those of other calls.
     """
 
     def __init__(self, model: bytes, *, name: str) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = settings().threads
+        options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        # Threads that spin for more work take the cores from the search that follows.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
@@ -46,7 +48,7 @@ class Network:
 
 
 class NetworkEncoder:
-    """A network as an encoder: preprocessing, scaling to [0, 1], then the ONNX model.
+    """A network as an encoder: preprocessing, then the ONNX model; ``normalised``, to unit length.
 
     ``origin`` says where it comes from (recipe, seed, data, versions) and is no part of the
     fingerprint. ``extra`` files (a decoder, torch weights) are kept beside the model.
@@ -91,15 +93,29 @@ class NetworkEncoder:
             ImageError: an image has another size than the network was trained on.
         """
         out = np.empty((len(images), self.dim), np.float32)
-        for start in range(0, len(images), BATCH):
-            values = self.prepare(images[start : start + BATCH])
-            out[start : start + BATCH] = self._run(values).reshape(len(values), -1)
+
+        def encode(start: int) -> None:
+            batch = slice(start, start + BATCH)
+            out[batch] = self.run(self.prepare(images[batch]))
+
+        starts = range(0, len(images), BATCH)
+        if len(starts) <= 1:
+            for start in starts:
+                encode(start)
+            return out
+        with ThreadPoolExecutor(settings().threads, thread_name_prefix="lookalike-encode") as pool:
+            for _ in pool.map(encode, starts):
+                pass
         return out
 
     def prepare(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the network's input, ``(n, channels, height, width)`` float32 in [0, 1]."""
-        pixels = self.preprocessing.apply(images).transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(pixels, dtype=np.float32) / np.float32(255)
+        """Return the network's input, ``(n, channels, height, width)`` float32."""
+        return self.preprocessing.scaled(self.preprocessing.apply(images))
+
+    def run(self, values: NDArray[np.float32]) -> Embeddings:
+        """Return the embeddings ``(n, dim)`` of what :meth:`prepare` returned."""
+        rows = self._run(values).reshape(len(values), -1)
+        return unit_rows(rows) if self.normalised else rows
 
     def reconstruct(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
         """Return what the decoder makes of the images' embeddings, as its network shapes them.

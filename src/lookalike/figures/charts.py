@@ -12,10 +12,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from lookalike.choosing import Choice
-from lookalike.evaluation import Evaluation, ranking
+from lookalike.evaluation import Evaluation
 from lookalike.figures.style import INK, OTHERS, OURS, PALETTE, STYLE
 from lookalike.invariance import SelfRetrieval
 from lookalike.metrics import Estimate
+from lookalike.verdicts import ranking
 
 
 def class_distribution(gallery: Mapping[str, int], queries: Mapping[str, int]) -> Figure:

@@ -6,7 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lookalike.errors import InputError, SettingError
+from lookalike.filters import Columns, Filter
 from lookalike.types import Embeddings, Hit, Metadata, Metric, check_embeddings
 
 MAX_N = 16_384
@@ -18,7 +22,8 @@ class Rows:
     """Rows as columns of one length: what goes into a store and comes out of it.
 
     ``embeddings`` is ``(n, dim)`` float32, finite; ``hashes`` are of the images' contents;
-    ``metadata`` holds JSON values.
+    ``metadata`` holds JSON values; ``signatures`` are cheap signs of the contents, empty ones
+    unless given (see :class:`lookalike.sources.Item`).
     """
 
     ids: Sequence[str]
@@ -26,11 +31,17 @@ class Rows:
     embeddings: Embeddings
     metadata: Sequence[Metadata]
     hashes: Sequence[str]
+    signatures: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if not self.signatures:
+            object.__setattr__(self, "signatures", [""] * len(self.ids))
         lengths = {
             len(column)
-            for column in (self.ids, self.uris, self.embeddings, self.metadata, self.hashes)
+            for column in (
+                *(self.ids, self.uris, self.embeddings, self.metadata),
+                *(self.hashes, self.signatures),
+            )
         }
         if len(lengths) != 1:
             raise InputError(f"rows need columns of one length, got lengths {sorted(lengths)}")
@@ -47,6 +58,7 @@ class Record:
     uri: str
     metadata: Metadata
     content_hash: str
+    signature: str = ""
 
 
 class VectorStore(Protocol):
@@ -78,22 +90,30 @@ class VectorStore(Protocol):
         """Delete rows by id and return how many there were."""
         ...
 
-    def search(self, queries: Embeddings, n: int, metric: Metric) -> list[list[Hit]]:
+    def search(
+        self, queries: Embeddings, n: int, metric: Metric, where: Filter | None = None
+    ) -> list[list[Hit]]:
         """Return the ``n`` nearest rows (fewer if there are fewer) to each query, nearest first.
 
         Args:
             queries: ``(q, dim)`` float32.
             n: at least 1, at most 16,384.
             metric: ``l2`` or ``cosine``.
+            where: search only the rows that it matches.
 
         Raises:
-            InputError: queries of another length, or not finite.
+            InputError: queries of another length, or not finite; a filter on a column that is not
+                there, or whose values are of another kind.
             SettingError: ``n`` out of range.
         """
         ...
 
     def records(self) -> Iterator[Record]:
         """Iterate over all rows, without embeddings, in order of id."""
+        ...
+
+    def rows(self, count: int) -> Iterator[Rows]:
+        """Iterate over all rows, in no order of note, at most ``count`` at a time."""
         ...
 
     def get(self, ids: Sequence[str]) -> Rows:
@@ -128,3 +148,10 @@ def check_queries(queries: Embeddings, n: int, dim: int) -> Embeddings:
     if not 1 <= n <= MAX_N:
         raise SettingError(f"n = {n}: must be from 1 to {MAX_N:,}")
     return check_embeddings(queries, dim=dim, what="queries")
+
+
+def matching(where: Filter | None, columns: Columns) -> NDArray[np.int64] | None:
+    """Return the numbers of the rows that a filter matches; None for all, without a filter."""
+    if where is None or not len(columns):
+        return None
+    return np.flatnonzero(where.mask(columns))

@@ -2,17 +2,27 @@
 
 The product gives every row an approximate score; the rows that may be among the nearest, given
 its rounding error, get their distance computed directly, as ``|q - x|`` or ``1 - cos``. So the
-answers are those of computing every distance directly, at the speed of a matrix product.
+answers are those of computing every distance directly, at the speed of a matrix product. For
+single queries, once there have been a few, the product is one of the rows in 8 bits.
 """
 
 from __future__ import annotations
 
+import math
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.stores.coarse import CoarseRows
 from lookalike.types import Embeddings, Metric
+
+_MANY = 20_000
+"""Rows in 8 bits pay from here on, if they are asked more than once."""
+
+_FEW = 2_000
+"""So many rows are compared with a query directly."""
 
 _BLOCK = 64
 _SPARE = 16
@@ -44,6 +54,8 @@ class ExactIndex:
             self._half_squares = (squares / 2).astype(np.float32)
             self._inverse_norms = inverse.astype(np.float32)
         self._largest = float(norms.max(initial=0))
+        self._coarse: CoarseRows | None = None
+        self._singles: float = 0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -60,8 +72,29 @@ class ExactIndex:
         other[other.all(axis=1), -1] = False
         return np.asarray(rows[other].reshape(len(asked), -1))
 
-    def search(self, queries: Embeddings, n: int, metric: Metric) -> Neighbours:
-        """Return the ``min(n, rows)`` nearest rows to each of ``(q, dim)`` float32 queries."""
+    def search(
+        self,
+        queries: Embeddings,
+        n: int,
+        metric: Metric,
+        among: NDArray[np.int64] | None = None,
+    ) -> Neighbours:
+        """Return the ``min(n, rows)`` nearest rows to each of ``(q, dim)`` float32 queries.
+
+        ``among`` are the only rows that are searched, in ascending order; all unless given.
+        """
+        if among is not None and len(among) == len(self):
+            among = None
+        if len(queries) == 1 and n > 0 and self._plain and _plain(_lengths(queries)):
+            coarse = self._rounded()
+            if coarse is not None:
+                among = self._near(coarse, queries[0], n, metric, among)
+                if len(among) <= _FEW:
+                    rows, distances = self._nearest(queries[0], among, n, metric)
+                    return Neighbours(rows[None], distances[None])
+        if among is not None:
+            found = self._part(among).search(queries, n, metric)
+            return Neighbours(among[found.rows], found.distances)
         n = min(n, len(self))
         found = Neighbours(
             np.empty((len(queries), n), np.int64), np.empty((len(queries), n), np.float64)
@@ -74,6 +107,58 @@ class ExactIndex:
             self._search(queries[part], metric, found.rows[part], found.distances[part])
         return found
 
+    def _rounded(self) -> CoarseRows | None:
+        """Return the rows in 8 bits, from the second single query over many rows on."""
+        if len(self) < _MANY:
+            return None
+        self._singles += 1
+        if self._coarse is None and self._singles > 1:
+            self._coarse = CoarseRows(self._rows)
+        return self._coarse
+
+    def _near(
+        self,
+        coarse: CoarseRows,
+        query: NDArray[np.float32],
+        n: int,
+        metric: Metric,
+        among: NDArray[np.int64] | None,
+    ) -> NDArray[np.int64]:
+        """Return, in ascending order, rows among which the ``n`` nearest to a query are.
+
+        Of the ``n`` best by rounded products the worst true score is no better than that of the
+        n-th nearest row, so a row whose rounded score is worse than it by more than the error of
+        rounding is not among these.
+        """
+        products, rounded = coarse.products(query)
+        scores = self._scored(products, metric)
+        if among is not None:
+            scores = scores[among]
+        count = len(scores)
+        if count <= n:
+            return np.arange(count) if among is None else among
+        best = _top(scores[None], n)[0]
+        rows = best if among is None else among[best]
+        true = self._scored((self._rows[rows] @ query)[None], metric, rows)[0]
+        length = float(np.linalg.norm(query))
+        lost = float(np.linalg.norm(query - rounded))
+        error = float(self._error(query[None], metric)[0])
+        if metric is Metric.COSINE:
+            error += 1.001 * (lost + length * coarse.relative)
+        else:
+            error += 1.001 * (lost * self._largest + length * coarse.far)
+        near = np.flatnonzero(scores >= true.min() - error)
+        return near if among is None else among[near]
+
+    def _part(self, rows: NDArray[np.int64]) -> ExactIndex:
+        """Return some of the rows, without computing anything about them anew."""
+        part = copy(self)
+        part._coarse, part._singles = None, -math.inf
+        part._rows = self._rows[rows]
+        part._half_squares = self._half_squares[rows]
+        part._inverse_norms = self._inverse_norms[rows]
+        return part
+
     def _search(
         self,
         queries: Embeddings,
@@ -83,7 +168,7 @@ class ExactIndex:
     ) -> None:
         """Fill ``rows`` and ``distances``, both ``(q, n)``."""
         n = rows.shape[1]
-        if not (self._plain and _plain(np.linalg.norm(queries.astype(np.float64), axis=1))):
+        if not (self._plain and _plain(_lengths(queries))):
             every = np.arange(len(self))
             for q, query in enumerate(queries):
                 rows[q], distances[q] = self._nearest(query, every, n, metric)
@@ -113,12 +198,21 @@ class ExactIndex:
     def _scores(self, queries: Embeddings, metric: Metric) -> NDArray[np.float32]:
         """Return ``(q, rows)``: larger is nearer, in the order of the metric up to rounding."""
         one = len(queries) == 1  # a matrix-vector product is faster then
-        scores = (self._rows @ queries[0])[None] if one else queries @ self._rows.T
+        products = (self._rows @ queries[0])[None] if one else queries @ self._rows.T
+        return self._scored(products, metric)
+
+    def _scored(
+        self,
+        products: NDArray[np.float32],
+        metric: Metric,
+        rows: NDArray[np.int64] | slice = slice(None),
+    ) -> NDArray[np.float32]:
+        """Turn products ``(..., rows)`` of queries with rows into scores, in place."""
         if metric is Metric.L2:
-            scores -= self._half_squares
+            products -= self._half_squares[rows]
         else:
-            scores *= self._inverse_norms
-        return np.asarray(scores)
+            products *= self._inverse_norms[rows]
+        return products
 
     def _error(self, queries: Embeddings, metric: Metric) -> NDArray[np.float32]:
         """Bound the rounding error of each query's scores (Higham 2002, section 3.1)."""
@@ -142,6 +236,10 @@ class ExactIndex:
         norms = np.sqrt(squares)
         similarity = np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
         return np.asarray(1 - similarity)
+
+
+def _lengths(rows: Embeddings) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.norm(rows.astype(np.float64), axis=1))
 
 
 def _plain(norms: NDArray[np.float64]) -> bool:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lookalike.artifacts import flush
 from lookalike.errors import ArtifactError, InputError, StorageError
-from lookalike.stores.base import Record, Rows, check_queries, check_rows
+from lookalike.filters import Filter, MetadataColumns
+from lookalike.stores.base import Record, Rows, check_queries, check_rows, matching
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, Hit, Metric
 
 KEEP_VERSIONS = timedelta(minutes=15)
 """Old versions are kept this long, since cleaning at once breaks readers that have them open."""
 
+_VERSIONS = "_versions"
 _DELETE_AT_ONCE = 1_000
 _COMPACT_ABOVE = 8
+_SIGNATURE = "signature"
+"""A column that tables of format 1 lack; it is added on the first write."""
+
 _PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 """Without it, two concurrent merges can both insert an id."""
 
@@ -39,27 +46,39 @@ def _schema(dim: int) -> Any:
             pa.field("embedding", pa.list_(pa.float32(), dim), nullable=False),
             pa.field("metadata", pa.string(), nullable=False),
             pa.field("content_hash", pa.string(), nullable=False),
+            pa.field(_SIGNATURE, pa.string()),
         ]
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Loaded:
-    """The table in memory, in order of id."""
+    """One version of the table in memory, in order of id."""
 
+    version: int
     table: Any
     index: ExactIndex
+
+    @cached_property
+    def columns(self) -> MetadataColumns:
+        """The metadata, for filters."""
+        return MetadataColumns([json.loads(text) for text in self.table["metadata"].to_pylist()])
 
 
 class LanceStore:
     """A Lance table at a path. Metadata are kept as JSON text.
 
-    The rows are read into memory on the first search, and again after a write through this store.
+    The rows are read into memory on the first search, and again when this or another process has
+    written. A write is on disk, files and folders fsynced, when its method returns; Lance itself
+    leaves that to the system.
     """
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, path: Path) -> None:
         self._dataset = dataset
+        self._path = path
         self._loaded: _Loaded | None = None
+        self._seen: frozenset[str] = frozenset()
+        self._durable: dict[Path, int] = {}
 
     @classmethod
     def create(cls, path: Path, dim: int) -> LanceStore:
@@ -69,9 +88,11 @@ class LanceStore:
             StorageError: it could not be written.
         """
         try:
-            return cls(lance.write_dataset(_schema(dim).empty_table(), path, mode="create"))
+            store = cls(lance.write_dataset(_schema(dim).empty_table(), path, mode="create"), path)
+            store._make_durable()
         except OSError as error:
             raise StorageError(f"{path}: the table cannot be written ({error})") from error
+        return store
 
     @classmethod
     def open(cls, path: Path) -> LanceStore:
@@ -81,7 +102,7 @@ class LanceStore:
             ArtifactError: there is no table, or it is broken.
         """
         try:
-            return cls(lance.dataset(path))
+            return cls(lance.dataset(path), path)
         except (ValueError, OSError) as error:
             raise ArtifactError(
                 f"{path}: the table of the gallery is missing or broken ({_first_line(error)})"
@@ -94,6 +115,7 @@ class LanceStore:
 
     def count(self) -> int:
         """Return the number of rows."""
+        self._refresh()
         return int(self._dataset.count_rows())
 
     def upsert(self, rows: Rows) -> None:
@@ -109,13 +131,16 @@ class LanceStore:
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), self.dim)
         metadata = [json.dumps(dict(fields), ensure_ascii=False) for fields in rows.metadata]
         columns = [list(rows.ids), list(rows.uris), vectors, metadata, list(rows.hashes)]
-        batch = pa.table(columns, schema=_schema(self.dim))
+        batch = pa.table([*columns, list(rows.signatures)], schema=_schema(self.dim))
+        self._refresh()
+        if _SIGNATURE not in self._dataset.schema.names:
+            self._commit(lambda: self._dataset.add_columns({_SIGNATURE: "''"}))
         merge = self._dataset.merge_insert("id").when_matched_update_all()
         self._commit(lambda: merge.when_not_matched_insert_all().execute(batch))
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete rows by id and return how many there were."""
-        before = self.count()
+        before = self.count()  # of the newest version
         unique = sorted(set(ids))
         for start in range(0, len(unique), _DELETE_AT_ONCE):
             chosen = pc.field("id").isin(unique[start : start + _DELETE_AT_ONCE])
@@ -128,11 +153,14 @@ class LanceStore:
             self._commit(self._dataset.optimize.compact_files)
         self._commit(lambda: self._dataset.cleanup_old_versions(KEEP_VERSIONS))
 
-    def search(self, queries: Embeddings, n: int, metric: Metric) -> list[list[Hit]]:
+    def search(
+        self, queries: Embeddings, n: int, metric: Metric, where: Filter | None = None
+    ) -> list[list[Hit]]:
         """Return the ``n`` nearest rows to each query."""
         queries = check_queries(queries, n, self.dim)
         loaded = self._load()
-        found = loaded.index.search(queries, n, metric)
+        among = None if where is None else matching(where, loaded.columns)
+        found = loaded.index.search(queries, n, metric, among)
         names = ["id", "uri", "metadata"]
         taken = loaded.table.select(names).take(pa.array(found.rows.ravel()))
         ids, uris, metadata = (taken[name].to_pylist() for name in names)
@@ -151,43 +179,104 @@ class LanceStore:
 
     def records(self) -> Iterator[Record]:
         """Iterate over all rows in order of id."""
-        names = ["id", "uri", "metadata", "content_hash"]
-        columns = (self._load().table[name].to_pylist() for name in names)
-        for row_id, uri, metadata, content_hash in zip(*columns, strict=True):
-            yield Record(row_id, uri, json.loads(metadata), content_hash)
+        names = ["id", "uri", "metadata", "content_hash", _SIGNATURE]
+        table = self._table(names)
+        columns = (table[name].to_pylist() for name in names)
+        for row_id, uri, metadata, *rest in zip(*columns, strict=True):
+            yield Record(row_id, uri, json.loads(metadata), *rest)
 
     def get(self, ids: Sequence[str]) -> Rows:
         """Return the rows of these ids."""
-        table = self._load().table
-        positions = pc.index_in(pa.array(list(ids), pa.string()), table["id"])
+        wanted = pa.array(list(ids), pa.string())
+        table = self._table(_schema(self.dim).names, pc.field("id").isin(wanted))
+        positions = pc.index_in(wanted, table["id"])
         if positions.null_count:
             missing = ids[positions.to_pylist().index(None)]
             raise InputError(f"there is no row with the id {missing!r}")
-        taken = table.take(positions)
+        return self._rows(table.take(positions))
+
+    def rows(self, count: int) -> Iterator[Rows]:
+        """Iterate over all rows, at most ``count`` at a time, without holding more."""
+        self._refresh()
+        names = [name for name in _schema(self.dim).names if name in self._dataset.schema.names]
+        for batch in self._dataset.to_batches(columns=names, batch_size=count):
+            if len(batch):
+                yield self._rows(_signed(pa.Table.from_batches([batch])))
+
+    def _rows(self, table: Any) -> Rows:
         return Rows(
-            ids=list(ids),
-            uris=taken["uri"].to_pylist(),
-            embeddings=_matrix(taken, self.dim),
-            metadata=[json.loads(text) for text in taken["metadata"].to_pylist()],
-            hashes=taken["content_hash"].to_pylist(),
+            ids=table["id"].to_pylist(),
+            uris=table["uri"].to_pylist(),
+            embeddings=_matrix(table, self.dim),
+            metadata=[json.loads(text) for text in table["metadata"].to_pylist()],
+            hashes=table["content_hash"].to_pylist(),
+            signatures=table[_SIGNATURE].to_pylist(),
         )
 
     def _load(self) -> _Loaded:
-        if self._loaded is None:
-            table = self._dataset.to_table()
-            table = table.take(pc.sort_indices(table["id"]))
-            self._loaded = _Loaded(table, ExactIndex(_matrix(table, self.dim)))
+        self._refresh()
+        if self._loaded is None or self._loaded.version != self._dataset.version:
+            table = self._table(["id", "uri", "metadata", "embedding"])
+            index = ExactIndex(_matrix(table, self.dim))
+            self._loaded = _Loaded(self._dataset.version, table, index)
         return self._loaded
 
+    def _table(self, names: Sequence[str], where: Any = None) -> Any:
+        """Return columns of the newest version in order of id, of some rows or all."""
+        self._refresh()
+        there = [name for name in names if name in self._dataset.schema.names]
+        table = self._dataset.to_table(columns=there, filter=where)
+        table = _signed(table) if _SIGNATURE in names else table
+        return table.take(pc.sort_indices(table["id"]))
+
+    def _refresh(self) -> None:
+        """Take up the newest version, if anything was committed since the last look.
+
+        Raises:
+            ArtifactError: the table is gone or broken.
+        """
+        try:
+            versions = frozenset(os.listdir(self._path / _VERSIONS))  # noqa: PTH208 - names only
+            if versions != self._seen:
+                self._dataset = lance.dataset(self._path)
+                self._seen = versions
+        except (ValueError, OSError) as error:
+            raise ArtifactError(
+                f"{self._path}: the table of the gallery is missing or broken "
+                f"({_first_line(error)})"
+            ) from error
+
     def _commit(self, write: Any) -> None:
-        self._loaded = None
         try:
             write()
+            self._make_durable()
         except OSError as error:
             raise StorageError(
                 f"{self._dataset.uri}: the table cannot be written ({_first_line(error)}); "
                 "the rows committed before are unchanged"
             ) from error
+
+    def _make_durable(self) -> None:
+        """Have the system write every changed file to the disk, then the folders that name them."""
+        for folder, _, names in os.walk(self._path):
+            changed = False
+            for name in names:
+                path = Path(folder, name)
+                written = path.stat().st_mtime_ns
+                if self._durable.get(path) != written:
+                    flush(path)
+                    self._durable[path] = written
+                    changed = True
+            if changed:
+                flush(folder)
+        flush(self._path.parent)
+
+
+def _signed(table: Any) -> Any:
+    """Return a table with its column of signatures, which those of format 1 lack."""
+    if _SIGNATURE in table.column_names:
+        return table
+    return table.append_column(_SIGNATURE, pa.array([""] * len(table), pa.string()))
 
 
 def _matrix(table: Any, dim: int) -> Embeddings:

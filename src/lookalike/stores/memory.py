@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.stores.base import Record, Rows, check_queries, check_rows
+from lookalike.filters import Filter, MetadataColumns
+from lookalike.stores.base import Record, Rows, check_queries, check_rows, matching
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, Hit, Metric
 
@@ -19,7 +20,7 @@ class MemoryStore:
     def __init__(self, dim: int) -> None:
         self._dim = dim
         self._rows: dict[str, tuple[Record, NDArray[np.float32]]] = {}
-        self._index: tuple[list[Record], ExactIndex] | None = None
+        self._index: tuple[list[Record], ExactIndex, MetadataColumns] | None = None
 
     @property
     def dim(self) -> int:
@@ -33,7 +34,7 @@ class MemoryStore:
     def upsert(self, rows: Rows) -> None:
         """Insert or replace rows by id."""
         embeddings = check_rows(rows, self.dim)
-        columns = zip(rows.ids, rows.uris, rows.metadata, rows.hashes, strict=True)
+        columns = zip(rows.ids, rows.uris, rows.metadata, rows.hashes, rows.signatures, strict=True)
         for fields, embedding in zip(columns, embeddings, strict=True):
             self._rows[fields[0]] = Record(*fields), embedding.copy()
         self._index = None
@@ -44,11 +45,13 @@ class MemoryStore:
         self._index = None
         return len(gone)
 
-    def search(self, queries: Embeddings, n: int, metric: Metric) -> list[list[Hit]]:
+    def search(
+        self, queries: Embeddings, n: int, metric: Metric, where: Filter | None = None
+    ) -> list[list[Hit]]:
         """Return the ``n`` nearest rows to each query."""
         queries = check_queries(queries, n, self.dim)
-        records, index = self._index or self._build()
-        found = index.search(queries, n, metric)
+        records, index, columns = self._index or self._build()
+        found = index.search(queries, n, metric, matching(where, columns))
         return [
             [
                 Hit(rank, records[row].id, records[row].uri, float(distance), records[row].metadata)
@@ -60,6 +63,11 @@ class MemoryStore:
     def records(self) -> Iterator[Record]:
         """Iterate over all rows in order of id."""
         return (self._rows[key][0] for key in sorted(self._rows))
+
+    def rows(self, count: int) -> Iterator[Rows]:
+        """Iterate over all rows, at most ``count`` at a time."""
+        ids = sorted(self._rows)
+        return (self.get(ids[start : start + count]) for start in range(0, len(ids), count))
 
     def get(self, ids: Sequence[str]) -> Rows:
         """Return the rows of these ids."""
@@ -74,10 +82,13 @@ class MemoryStore:
             embeddings=np.stack(embeddings) if ids else np.empty((0, self.dim), np.float32),
             metadata=[record.metadata for record in records],
             hashes=[record.content_hash for record in records],
+            signatures=[record.signature for record in records],
         )
 
-    def _build(self) -> tuple[list[Record], ExactIndex]:
+    def _build(self) -> tuple[list[Record], ExactIndex, MetadataColumns]:
         kept = [self._rows[key] for key in sorted(self._rows)]
         matrix = np.stack([embedding for _, embedding in kept]) if kept else np.empty((0, self.dim))
-        self._index = [record for record, _ in kept], ExactIndex(matrix.astype(np.float32))
+        records = [record for record, _ in kept]
+        columns = MetadataColumns([record.metadata for record in records])
+        self._index = records, ExactIndex(matrix.astype(np.float32)), columns
         return self._index

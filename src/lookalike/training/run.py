@@ -20,12 +20,12 @@ from safetensors.torch import save as save_tensors
 
 from lookalike.encoders.base import Preprocessing
 from lookalike.encoders.catalog import MANIFEST, write_encoder
+from lookalike.encoders.export import to_onnx
 from lookalike.encoders.onnx import DECODER, NetworkEncoder
 from lookalike.errors import ArtifactError, ImageError, SettingError, SourceError
-from lookalike.ingest import sample_images
+from lookalike.reading import sample_images
 from lookalike.sources import Source, open_source
 from lookalike.training import checkpoints
-from lookalike.training.export import to_onnx
 from lookalike.training.loop import Fitted, TrainingOptions, fit
 from lookalike.training.recipes import Recipe, find_recipe
 from lookalike.training.tasks import Task

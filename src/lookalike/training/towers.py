@@ -37,35 +37,42 @@ class GradientStem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the normalised responses."""
-        x, y = gradients(framed(images))
+        x, y = gradients(images)
         compass = self.compass.view(2, self.directions, 1, 1)
         along = (x * compass[0] + y * compass[1]).relu()  # (n, 8, h, w)
         # The ONNX exporter drops sums with anything below 1e-8; a grey level's square is 1.5e-5.
         sharp = along * along * along / (x * x + y * y + 1e-6)
-        s = self.stride
-        pooled = functional.avg_pool2d(torch.cat((sharp, images), 1), 2 * s, s, s // 2)
+        pooled = overlapping_means(torch.cat((sharp, images), 1), self.stride)
         whole = torch.linalg.vector_norm(pooled, dim=(1, 2, 3), keepdim=True)
         rooted: Tensor = self.norm((pooled * (10 / (whole + 1e-6)) + 1e-4).sqrt())
         return rooted
 
 
-def framed(images: Tensor) -> Tensor:
-    """Return ``(n, c, h + 2, w + 2)``: differences from the corners' mean, zero around."""
-    corners = images[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].mean(2)[:, :, None, None]
-    return functional.pad(images - corners, (1, 1, 1, 1))
+def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return [-1, 0, 1] differences in x and y, ``(n, 1, h, w)``, of ``(n, c, h, w)``.
 
-
-def gradients(padded: Tensor) -> tuple[Tensor, Tensor]:
-    """Return [-1, 0, 1] differences in x and y, ``(n, 1, h, w)``, of ``(n, c, h + 2, w + 2)``.
-
-    Of several channels, each pixel takes those of the one where the gradient is largest.
+    The image goes on beyond its border in the mean of its corners. Of several channels, each pixel
+    takes those of the one where the gradient is largest.
     """
-    x = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
-    y = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
-    if padded.shape[1] == 1:
+    height, width = images.shape[-2:]
+    corners = images[:, :, :: height - 1, :: width - 1].mean(dim=(2, 3), keepdim=True)
+    framed = images - corners
+    beside = functional.pad(framed, (1, 1, 0, 0))
+    above = functional.pad(framed, (0, 0, 1, 1))
+    x, y = beside[..., 2:] - beside[..., :-2], above[..., 2:, :] - above[..., :-2, :]
+    if images.shape[1] == 1:
         return x, y
     strongest = (x * x + y * y).argmax(dim=1, keepdim=True)
     return x.gather(1, strongest), y.gather(1, strongest)
+
+
+def overlapping_means(maps: Tensor, stride: int) -> Tensor:
+    """Return the means over windows of ``2 * stride`` pixels at every ``stride``, zero around.
+
+    They are taken as means over four of the means over ``stride``, for a quarter of the additions.
+    """
+    apart = functional.avg_pool2d(maps, stride, stride, stride // 2)
+    return functional.avg_pool2d(apart, 2, 1)
 
 
 def tower(channels: int, height: int, width: int, dim: int = 128) -> nn.Sequential:
@@ -121,6 +128,9 @@ class _Crop(nn.Module):
         return images[:, :, : self.height, : self.width]
 
 
+_LARGE = 2.0**20
+
+
 class FineHogModule(nn.Module):
     """:class:`~lookalike.encoders.hog.FineHog` on tensors ``(n, c, h, w)`` in [0, 1]."""
 
@@ -129,26 +139,37 @@ class FineHogModule(nn.Module):
         self.bins, self.stride = encoder.bins, encoder.stride
         self.mean: Tensor
         self.projection: Tensor
+        self.places: Tensor
+        half = self.bins // 2
+        places = (torch.arange(self.bins) + half) % self.bins - half  # from -8 to 7
+        self.register_buffer("places", places.view(1, -1, 1, 1).float())
         self.register_buffer("mean", torch.from_numpy(encoder.mean.copy()))
         self.register_buffer("projection", torch.from_numpy(encoder.projection.copy()))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return ``(n, dim)`` of unit length."""
-        # Whole numbers, so that channels with equal gradients tie as they do there.
-        x, y = gradients(framed((images * 255).round()))
+        # Whole numbers, so that channels with equal gradients tie as they do there; large ones,
+        # beside which 1e-6 is nothing.
+        x, y = gradients((images * 255).round() * _LARGE)
         magnitude = (x * x + y * y).sqrt()
-        # ONNX has no atan2 and takes it from y / x, which is no number where both are zero.
-        position = torch.atan2(y, x + 1e-6) * (self.bins / (2 * math.pi))
-        bins = torch.arange(self.bins, device=images.device, dtype=images.dtype).view(1, -1, 1, 1)
+        # The angle as twice that of half of it: ONNX has no atan2, and takes 20 operators for it.
+        # Where y is 0 and x negative, the angle is pi, as the limit from above.
+        half = torch.atan((y + 1e-6) / (magnitude + x).clamp(min=1e-20))
         # The distance to each bin on the circle, in bins; a magnitude goes to the two nearest.
-        away = torch.remainder(position - bins + self.bins / 2, self.bins) - self.bins / 2
-        split = magnitude * (1 - away.abs()).relu()  # (n, 16, h, w)
-        s = self.stride
-        pooled = functional.avg_pool2d(split, 2 * s, s, s // 2)
-        cells = functional.normalize(pooled.permute(0, 2, 3, 1).flatten(1).sqrt())
+        straight = (half * (self.bins / math.pi) - self.places).abs()
+        away = torch.minimum(straight, self.bins - straight)
+        split = magnitude * (1 - away).relu()  # (n, 16, h, w)
+        pooled = overlapping_means(split, self.stride)
+        cells = unit(pooled.permute(0, 2, 3, 1).flatten(1).sqrt())
         if not self.projection.numel():
             return cells
-        return functional.normalize((cells - self.mean) @ self.projection)
+        return unit((cells - self.mean) @ self.projection)
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Return rows ``(n, dim)`` brought to unit length, with fewer operators than torch's own."""
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return torch.div(rows, length.clamp(min=1e-12))
 
 
 class Unit(nn.Module):
@@ -156,7 +177,7 @@ class Unit(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the same shape."""
-        return functional.normalize(rows)
+        return unit(rows)
 
 
 def affine(whitening: Whitening) -> nn.Linear:
@@ -177,6 +198,6 @@ class Joined(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return ``(n, dim + dim)``."""
-        one = functional.normalize(self.first(images))
-        other = functional.normalize(self.second(images)) * self.weight
-        return functional.normalize(torch.cat((one, other), dim=1))
+        one = unit(self.first(images))
+        other = unit(self.second(images)) * self.weight
+        return unit(torch.cat((one, other), dim=1))

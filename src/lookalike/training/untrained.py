@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import lookalike.encoders
-from lookalike.training.export import to_onnx
+from lookalike.encoders.export import to_onnx
 from lookalike.training.networks import convolutional
 
 

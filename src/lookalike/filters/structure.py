@@ -1,0 +1,88 @@
+"""Filters written as structures of mappings and lists, as JSON has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lookalike.errors import InputError
+from lookalike.filters.conditions import (
+    OPERATORS,
+    All,
+    Any_,
+    Compare,
+    Filter,
+    Like,
+    Missing,
+    Not,
+    Scalar,
+    Within,
+)
+
+
+def from_structure(where: Mapping[str, Any]) -> Filter:
+    """Return a filter from a structure.
+
+    A mapping of a column to a value (``{"label": "cat"}``, equal), or to operators
+    (``{"year": {"gte": 2020, "lt": 2024}}``; eq, ne, lt, lte, gt, gte, in, like, null), or of
+    ``and`` and ``or`` to a list of structures, or of ``not`` to one.
+
+    Raises:
+        InputError: it is none of these; the column is named.
+    """
+    parts = [_from_entry(str(name), value) for name, value in where.items()]
+    if not parts:
+        raise InputError("filter: it is empty; leave it out to search everything")
+    return parts[0] if len(parts) == 1 else All(tuple(parts))
+
+
+def _from_entry(name: str, value: Any) -> Filter:
+    if name in ("and", "or") and isinstance(value, Sequence) and not isinstance(value, str):
+        parts = tuple(_nested(name, each) for each in value)
+        if not parts:
+            raise InputError(f"filter: {name!r} has no conditions")
+        return All(parts) if name == "and" else Any_(parts)
+    if name == "not" and isinstance(value, Mapping):
+        return Not(from_structure(value))
+    if not isinstance(value, Mapping):
+        return Compare(name, "eq", _scalar(name, value))
+    parts = tuple(_from_operator(name, operator, each) for operator, each in value.items())
+    if not parts:
+        raise InputError(f"filter: column {name!r} has no conditions")
+    return parts[0] if len(parts) == 1 else All(parts)
+
+
+def _nested(name: str, value: Any) -> Filter:
+    if not isinstance(value, Mapping):
+        raise InputError(f"filter: {name!r} takes a list of structures, not {value!r}")
+    return from_structure(value)
+
+
+def _from_operator(name: str, operator: str, value: Any) -> Filter:
+    if operator in OPERATORS:
+        return Compare(name, operator, _scalar(name, value))
+    if operator == "in":
+        if not isinstance(value, list | tuple) or not value:
+            raise InputError(f"filter: column {name!r}: 'in' takes a list of values, not {value!r}")
+        return Within(name, tuple(_scalar(name, each) for each in value))
+    if operator == "like":
+        if not isinstance(value, str):
+            raise InputError(f"filter: column {name!r}: 'like' takes a text, not {value!r}")
+        return Like(name, value)
+    if operator == "null":
+        if not isinstance(value, bool):
+            raise InputError(f"filter: column {name!r}: 'null' takes true or false, not {value!r}")
+        return Missing(name) if value else Not(Missing(name))
+    known = ", ".join((*OPERATORS, "in", "like", "null"))
+    raise InputError(f"filter: column {name!r}: no operator {operator!r}; there are {known}")
+
+
+def _scalar(name: str, value: Any) -> Scalar:
+    if isinstance(value, str | bool | int) or (isinstance(value, float) and np.isfinite(value)):
+        return value
+    raise InputError(
+        f"filter: column {name!r}: compared with {value!r}; expected a text, a number, true or "
+        "false"
+    )

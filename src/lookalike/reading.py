@@ -1,0 +1,158 @@
+"""Images of a source read and decoded in threads: samples of them, and all of them encoded."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from lookalike.config import settings
+from lookalike.encoders.base import Encoder
+from lookalike.encoders.catalog import SAMPLE
+from lookalike.errors import ImageError, SourceError
+from lookalike.images import within
+from lookalike.sources import Item, Source
+from lookalike.types import Embeddings, ImageArray
+
+ENCODE_BATCH = 1024
+ENCODE_BYTES = 128 << 20
+"""As many images, or bytes of pixels, at most are held decoded where they are only encoded."""
+
+_FEW = 8
+_SAMPLE_SIDE = 128
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """An item and its image, perhaps made smaller."""
+
+    item: Item
+    image: ImageArray
+
+
+def sample_images(source: Source, count: int = SAMPLE) -> list[ImageArray]:
+    """Return the images of :func:`read_sample`, for an encoder to be fitted to.
+
+    Raises:
+        SourceError: none can be decoded; the first one's reason is given.
+    """
+    return [sampled.image for sampled in read_sample(source, count)]
+
+
+def read_sample(source: Source, count: int, named: Set[str] = frozenset()) -> list[Sampled]:
+    """Return at most ``count`` images, evenly spread over a source, and those ``named`` by id.
+
+    Images that cannot be decoded are left out; those of more than 128 pixels a side are made
+    smaller, so that a sample of large photographs fits into memory.
+
+    Raises:
+        SourceError: none can be decoded; the first one's reason is given.
+    """
+    every = max(1, -(-len(source) // count))
+    chosen = [source[index] for index in range(0, len(source), every)]
+    if named:
+        drawn = {item.id for item in chosen}
+        chosen += [item for item in source if item.id in named and item.id not in drawn]
+    reads = list(each_in_threads(_read_small, chosen))
+    sample = [Sampled(item, read) for item, read in reads if not isinstance(read, str)]
+    if not sample:
+        item, reason = reads[0]
+        raise SourceError(
+            f"{source.spec}: not one image can be read; the first, {item.uri}: {reason}"
+        )
+    return sample
+
+
+def _read_small(item: Item) -> tuple[Item, ImageArray | str]:
+    """Return an item and its image, made small, or the reason why it cannot be read."""
+    try:
+        return item, within(item.image(), _SAMPLE_SIDE)
+    except ImageError as error:
+        return item, str(error).removeprefix(f"{item.uri}: ")
+
+
+def first_image(source: Source, encoder: Encoder) -> None:
+    """See that an encoder takes the first image of a source that can be decoded.
+
+    Raises:
+        SourceError: none can be decoded.
+        ImageError: the encoder refuses it; the image is named.
+    """
+    reason = ""
+    for item in source:
+        try:
+            image = item.image()
+        except ImageError as error:
+            reason = reason or str(error)
+            continue
+        try:
+            encoder.encode([image])
+        except ImageError as error:
+            raise ImageError(f"{item.uri}: {error}") from error
+        return
+    raise SourceError(f"{source.spec}: not one image can be read; the first, {reason}")
+
+
+def encode_items(
+    encoder: Encoder, items: Sequence[Item], report: Callable[[int], None] = lambda _: None
+) -> Iterator[Embeddings]:
+    """Yield embeddings ``(n, dim)`` of items in their order, a batch at a time.
+
+    ``report`` is told how many are done.
+
+    Raises:
+        ImageError: an image cannot be decoded or the encoder refuses it; it is named.
+    """
+    images: list[ImageArray] = []
+    size = 0
+    for done, image in enumerate(each_in_threads(Item.image, items), 1):
+        images.append(image)
+        size += images[-1].nbytes
+        if len(images) == ENCODE_BATCH or size >= ENCODE_BYTES or done == len(items):
+            try:
+                yield encoder.encode(images)
+            except ImageError as error:
+                refused = _first_refused(encoder, items[done - len(images) : done])
+                raise ImageError(f"{refused}: {error}") from error
+            report(done)
+            images, size = [], 0
+
+
+def _first_refused(encoder: Encoder, items: Sequence[Item]) -> str:
+    for item in items:
+        try:
+            encoder.encode([item.image()])
+        except ImageError:
+            return item.uri
+    return items[0].uri
+
+
+def in_threads(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    """Yield ``work(item)`` in order; threads run a few ahead of whoever asks."""
+    threads = settings().threads
+    with ThreadPoolExecutor(threads, thread_name_prefix="lookalike-read") as pool:
+        ahead: deque[Future[U]] = deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(work, item))
+                if len(ahead) > threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def each_in_threads(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    """Yield ``work(item)`` in order; threads take a few items at a time."""
+    waiting = iter(items)
+    pieces = iter(lambda: list(islice(waiting, _FEW)), [])
+    for piece in in_threads(lambda few: [work(item) for item in few], pieces):
+        yield from piece

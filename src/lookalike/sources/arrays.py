@@ -1,0 +1,115 @@
+"""Images held as one array: IDX pairs and named data sets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike import idx
+from lookalike.datasets import open_dataset
+from lookalike.errors import SourceError
+from lookalike.sources.base import Item, source_name
+from lookalike.types import Failure, ProgressCallback
+
+DATASET_PREFIX = "dataset:"
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySource:
+    """Images held as one array, with labels: IDX pairs and data sets.
+
+    ``images`` are ``(n, H, W)`` grey or ``(n, H, W, 3)`` RGB, uint8. Each of ``columns`` holds
+    ``n`` texts, which join the label in the items' metadata.
+    """
+
+    name: str
+    spec: str
+    images: NDArray[np.uint8]
+    labels: Sequence[str] | None
+    base: str
+    first: int = 0
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    problems: Sequence[Failure] = ()
+    unread: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Item:
+        index = range(len(self))[index]
+        number = self.first + index
+        label = {} if self.labels is None else {"label": self.labels[index]}
+        return Item(
+            id=f"{self.name}:{number}",
+            uri=f"{self.base}#{number}",
+            metadata={**label, **{name: texts[index] for name, texts in self.columns.items()}},
+            read=lambda: self.images[index],
+        )
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[i] for i in range(len(self)))
+
+    def cut(self, start: int | None, stop: int | None) -> ArraySource:
+        """Return the items of a slice, their ids unchanged."""
+        spec = f"{self.spec}[{'' if start is None else start}:{'' if stop is None else stop}]"
+        part = slice(start, stop)
+        first, last, _ = part.indices(len(self))
+        if first >= last:
+            raise SourceError(f"{spec}: the slice is empty; there are {len(self):,} images")
+        labels = None if self.labels is None else self.labels[part]
+        columns = {name: texts[part] for name, texts in self.columns.items()}
+        return ArraySource(self.name, spec, self.images[part], labels, self.base, first, columns)
+
+
+def load_dataset(text: str, on_progress: ProgressCallback) -> ArraySource:
+    """Return ``dataset:NAME/SPLIT``, perhaps with a slice, as arrays.
+
+    Raises:
+        SourceError: not of this form, or an empty slice.
+        UnknownNameError: no such data set or split.
+        FetchError: the data set could not be had.
+    """
+    match = re.fullmatch(r"dataset:([^/#\[\]]+)/([^/#\[\]]+)(?:\[(\d*):(\d*)\])?", text)
+    if match is None:
+        raise SourceError(
+            f"{text}: expected dataset:NAME/SPLIT, as in dataset:mnist/train, "
+            "or a slice, as in dataset:mnist/train[:5000]"
+        )
+    name, split, start, stop = match.groups()
+    loaded = open_dataset(name).load(split, on_progress)
+    labels = [loaded.classes[label] for label in loaded.labels]
+    spec = f"{DATASET_PREFIX}{name}/{split}"
+    source = ArraySource(
+        f"{name}/{split}", spec, loaded.images, labels, spec, columns=loaded.columns
+    )
+    if start is None and stop is None:
+        return source
+    return source.cut(int(start) if start else None, int(stop) if stop else None)
+
+
+def load_idx(path: Path) -> ArraySource:
+    """Return an IDX file of images and, if it is beside it, its file of labels.
+
+    Raises:
+        SourceError: broken, empty, or with another number of labels.
+    """
+    images = idx.parse(idx.read_bytes(path), dims=3, name=str(path))
+    labels_path = idx.labels_beside(path)
+    labels = None
+    if labels_path is not None:
+        values = idx.parse(idx.read_bytes(labels_path), dims=1, name=str(labels_path))
+        if len(values) != len(images):
+            raise SourceError(
+                f"{labels_path}: has {len(values):,} labels for the {len(images):,} images "
+                f"of {path.name}"
+            )
+        labels = [str(value) for value in values]
+    if not len(images):
+        raise SourceError(f"{path}: holds no images")
+    spec = str(path.absolute())
+    return ArraySource(source_name(path.name.removesuffix(".gz")), spec, images, labels, spec)

@@ -1,0 +1,200 @@
+"""A folder of image files, with the columns of a metadata table inside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lookalike.errors import SourceError
+from lookalike.images import looks_like_image, suffixes
+from lookalike.sources.base import Item, source_name
+from lookalike.sources.tables import SUFFIXES as TABLES
+from lookalike.sources.tables import Table, read_table
+from lookalike.types import Failure
+
+PASSED_OVER = frozenset(
+    ("@eadir", "#recycle", "__macosx", "$recycle.bin", "system volume information", "lost+found")
+)
+"""Folders that network drives and desktops leave behind, in lower case."""
+
+METADATA = "metadata"
+_PATH_COLUMNS = ("path", "file_name")
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """The image files below a folder; a sub-folder's name is the label.
+
+    Files are taken by suffix in any case, and those without a suffix by their first bytes. Hidden
+    files and folders and those that systems leave behind are passed over. Links to folders are
+    followed if they lead out of the root, each folder once, so that loops end.
+
+    ``columns`` holds what ``metadata.csv``, ``.jsonl`` or ``.parquet`` in the root says of files,
+    by their path within it.
+    """
+
+    root: Path
+    files: Sequence[str]
+    problems: Sequence[Failure] = ()
+    unread: Sequence[str] = ()
+    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    called: str = ""
+
+    @classmethod
+    def scan(cls, root: Path) -> FolderSource:
+        """List the image files below ``root``, in sorted order.
+
+        Raises:
+            SourceError: the root cannot be listed, or its metadata table cannot be read.
+        """
+        root = root.absolute()
+        walk = _Walk(root)
+        files = list(walk.files())
+        source = cls(root, files, tuple(walk.problems), ())
+        source = replace(source, unread=tuple(f"{source.name}:{below}" for below in walk.unread))
+        return source._with_columns()
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, unless another was given."""
+        return self.called or source_name(self.root.resolve().name)
+
+    @property
+    def spec(self) -> str:
+        """The folder's absolute path."""
+        return str(self.root)
+
+    @property
+    def base(self) -> str:
+        """The folder's absolute path."""
+        return self.spec
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Item:
+        relative = self.files[index]
+        path = self.root / relative
+        label = os.path.basename(os.path.dirname(relative))  # noqa: PTH119, PTH120 - the fast way
+        return Item(
+            id=f"{self.name}:{relative}",
+            uri=str(path),
+            metadata={**({"label": label} if label else {}), **self.columns.get(relative, {})},
+            read=path.read_bytes,
+            signature=lambda: file_signature(path),
+        )
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[i] for i in range(len(self)))
+
+    def _with_columns(self) -> FolderSource:
+        tables = [p for p in sorted(self.root.glob(f"{METADATA}.*")) if p.suffix in TABLES]
+        if not tables:
+            return self
+        if len(tables) > 1:
+            names = " and ".join(path.name for path in tables)
+            raise SourceError(f"{self.root}: has {names}; keep one of them")
+        table = read_table(tables[0])
+        column = next((name for name in _PATH_COLUMNS if name in table.names), None)
+        if column is None:
+            raise SourceError(
+                f"{table.path}: has no column path (or file_name) that says which image a row is "
+                f"about; its columns are {', '.join(table.names)}"
+            )
+        columns, problems = _by_path(table, column, frozenset(self.files))
+        return replace(self, columns=columns, problems=(*self.problems, *problems))
+
+
+def file_signature(path: Path) -> str:
+    """Return a file's size and time; empty if it cannot be looked at."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - half the cost of Path.stat, and there may be millions
+    except OSError:
+        return ""
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def _by_path(
+    table: Table, column: str, files: frozenset[str]
+) -> tuple[dict[str, Mapping[str, Any]], list[Failure]]:
+    columns: dict[str, Mapping[str, Any]] = {}
+    problems = []
+    for number, row in enumerate(table.rows):
+        place = table.place(number)
+        named = str(row.get(column, ""))
+        path = os.path.normpath(named).replace(os.sep, "/") if named else ""
+        if path not in files:
+            what = f"names {named!r}, which is not in the folder" if named else f"has no {column}"
+            problems.append(Failure(place, what))
+        elif path in columns:
+            problems.append(Failure(place, f"names {named!r}, as a row before it does"))
+        else:
+            columns[path] = {key: value for key, value in row.items() if key != column}
+    return columns, problems
+
+
+class _Walk:
+    """The image files below a root in sorted order, and what could not be listed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.problems: list[Failure] = []
+        self.unread: list[str] = []
+        self._suffixes = suffixes()
+        self._real = os.path.realpath(root)
+        self._linked: set[str] = set()
+
+    def files(self) -> Iterator[str]:
+        try:
+            os.listdir(self.root)  # noqa: PTH208 - only to see that it can be
+        except OSError as error:
+            raise SourceError(f"{self.root}: cannot be read ({error.strerror})") from error
+        return self._below("")
+
+    def _below(self, below: str) -> Iterator[str]:
+        """Yield the files of a sub-folder, whose path ends with a slash or is empty."""
+        try:
+            with os.scandir(self.root / below) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            reason = f"the folder cannot be read ({error.strerror})"
+            self.problems.append(Failure(str(self.root / below), reason))
+            self.unread.append(below)
+            return
+        folders = []
+        for entry in found:
+            if entry.name.startswith(".") or entry.name.lower() in PASSED_OVER:
+                continue
+            if entry.is_dir():
+                if not entry.is_symlink() or self._leads_out(entry):
+                    folders.append(entry.name)
+            elif self._may_be_image(entry):
+                yield below + entry.name
+        for name in folders:
+            yield from self._below(f"{below}{name}/")
+
+    def _leads_out(self, entry: os.DirEntry[str]) -> bool:
+        """Tell whether a link leads to a folder that is met nowhere else."""
+        target = os.path.realpath(entry.path)
+        inside = f"{target}/".startswith(f"{self._real}/")
+        around = f"{self._real}/".startswith(f"{target}/")
+        known = any(f"{target}/".startswith(f"{linked}/") for linked in self._linked)
+        if inside or around or known:
+            return False
+        self._linked.add(target)
+        return True
+
+    def _may_be_image(self, entry: os.DirEntry[str]) -> bool:
+        suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - there may be millions
+        if suffix:
+            return suffix in self._suffixes
+        if not entry.is_file():
+            return False
+        try:
+            with open(entry.path, "rb") as file:  # noqa: PTH123
+                return looks_like_image(file.read(16))
+        except OSError:
+            return False

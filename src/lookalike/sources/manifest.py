@@ -1,0 +1,117 @@
+"""A manifest: a table with the path or the address of each image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lookalike.errors import SourceError
+from lookalike.fetch import read_url
+from lookalike.sources.base import Item, source_name, unsigned
+from lookalike.sources.folder import file_signature
+from lookalike.sources.tables import Table, read_table
+from lookalike.types import Failure
+
+_OWN = frozenset(("path", "url", "id"))
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestSource:
+    """The rows of a table with a column ``path`` or ``url``; other columns are metadata.
+
+    Paths are relative to the manifest's folder and stay within it. A column ``id`` names the
+    items; otherwise their paths or addresses do.
+    """
+
+    table: Table
+    name: str
+    keys: Sequence[str]
+    column: str
+    problems: Sequence[Failure] = ()
+    unread: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> ManifestSource:
+        """Read and check a manifest.
+
+        Raises:
+            SourceError: it cannot be read, lacks a column, or a row names no image, leaves the
+                folder or has another row's id; the line is named.
+        """
+        table = read_table(path.absolute())
+        column = next((name for name in ("path", "url") if name in table.names), None)
+        if column is None:
+            raise SourceError(
+                f"{path}: has no column path or url that says where an image is; its columns are "
+                f"{', '.join(table.names) or 'none'}"
+            )
+        if not len(table.rows):
+            raise SourceError(f"{path}: has no rows")
+        named = "id" if "id" in table.names else column
+        keys: dict[str, int] = {}
+        for number, row in enumerate(table.rows):
+            _check(table, number, row, column)
+            if named not in row:
+                raise SourceError(f"{table.place(number)}: has no {named}")
+            key = str(row[named])
+            if named == "path":
+                key = _relative(key)
+            if key in keys:
+                other = table.place(keys[key]).removeprefix(f"{table.path}, ")
+                raise SourceError(f"{table.place(number)}: has the {named} of {other}, {key!r}")
+            keys[key] = number
+        return cls(table, source_name(path.stem), tuple(keys), column)
+
+    @property
+    def spec(self) -> str:
+        """The manifest's absolute path."""
+        return str(self.table.path)
+
+    @property
+    def base(self) -> str:
+        """The manifest's absolute path."""
+        return self.spec
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Item:
+        return self._item(index, self.table.rows[index])
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self._item(index, row) for index, row in enumerate(self.table.rows))
+
+    def _item(self, index: int, row: Mapping[str, Any]) -> Item:
+        row_id = f"{self.name}:{self.keys[index]}"
+        metadata = {name: value for name, value in row.items() if name not in _OWN}
+        where = str(row[self.column])
+        if self.column == "url":
+            return Item(row_id, where, metadata, partial(read_url, where), unsigned)
+        path = self.table.path.parent / _relative(where)
+        return Item(row_id, str(path), metadata, path.read_bytes, partial(file_signature, path))
+
+
+def _relative(path: str) -> str:
+    return os.path.normpath(path).replace(os.sep, "/")
+
+
+def _check(table: Table, number: int, row: Mapping[str, Any], column: str) -> None:
+    where = row.get(column)
+    if not isinstance(where, str):
+        what = f"has no {column}" if where is None else f"has {where!r} for a {column}"
+        raise SourceError(f"{table.place(number)}: {what}")
+    if column == "url":
+        parts = urlsplit(where)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise SourceError(f"{table.place(number)}: {where!r} is no http or https address")
+        return
+    if Path(where).is_absolute() or _relative(where).split("/")[0] in ("..", "."):
+        raise SourceError(
+            f"{table.place(number)}: the path {where!r} is not below the manifest's folder; put "
+            "the manifest above the images and give paths relative to it"
+        )

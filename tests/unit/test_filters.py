@@ -1,0 +1,247 @@
+"""Filters against a plain reading of them, row by row, and what they say of mistakes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lookalike.errors import InputError
+from lookalike.filters import (
+    OPERATORS,
+    All,
+    Any_,
+    Compare,
+    Filter,
+    Like,
+    MetadataColumns,
+    Missing,
+    Not,
+    Within,
+    as_filter,
+    from_structure,
+    parse,
+)
+
+HOSTILE = ("' or 1=1 --", 'a"b', "`x`", "", "ü✓", "a\nb", "%_", "null", "and", "\\", "''")
+NAMES = st.sampled_from(("year", "tag", "not it", "a`b", "ü", "price", "and", "x.y-z", "1st"))
+TEXTS = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=4))
+NUMBERS = st.one_of(
+    st.integers(-5, 5),
+    st.sampled_from((2**53, 2**53 + 1, -(2**60), 0.1, 1e-300, -1.5e300)),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+SCALARS = st.one_of(TEXTS, NUMBERS, st.booleans())
+VALUES = st.one_of(SCALARS, st.none(), st.lists(SCALARS, max_size=3))
+ROWS = st.lists(st.dictionaries(NAMES, VALUES, max_size=5), min_size=1, max_size=8)
+LEAVES: st.SearchStrategy[Filter] = st.one_of(
+    st.builds(Compare, NAMES, st.sampled_from(sorted(OPERATORS)), SCALARS),
+    st.builds(Within, NAMES, st.lists(SCALARS, min_size=1, max_size=3).map(tuple)),
+    st.builds(Like, NAMES, st.text("ab%_'", max_size=4)),
+    st.builds(Missing, NAMES),
+)
+
+
+def groups(inner: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
+    several = st.lists(inner, min_size=2, max_size=3).map(tuple)
+    return st.one_of(st.builds(Not, inner), st.builds(All, several), st.builds(Any_, several))
+
+
+FILTERS = st.recursive(LEAVES, groups, max_leaves=6)
+
+
+def kind(value: object) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def holds(value: Any, wanted: Any, operator: str) -> bool:
+    if kind(value) != kind(wanted):
+        return False
+    sign = {"eq": value == wanted, "ne": value != wanted}
+    if operator in sign:
+        return sign[operator]
+    return {
+        "lt": value < wanted,
+        "lte": value <= wanted,
+        "gt": value > wanted,
+        "gte": value >= wanted,
+    }[operator]
+
+
+def oracle(where: Filter, row: Mapping[str, Any]) -> bool:
+    if isinstance(where, Not):
+        return not oracle(where.inner, row)
+    if isinstance(where, All):
+        return all(oracle(part, row) for part in where.parts)
+    if isinstance(where, Any_):
+        return any(oracle(part, row) for part in where.parts)
+    assert isinstance(where, Compare | Within | Like | Missing)
+    value = row.get(where.column)
+    if isinstance(where, Missing):
+        return value is None
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if isinstance(where, Compare):
+        return any(holds(each, where.value, where.operator) for each in values)
+    if isinstance(where, Within):
+        return any(holds(each, wanted, "eq") for each in values for wanted in where.values)
+    pattern = re.escape(where.pattern.casefold()).replace("%", "(?s:.*)").replace("_", "(?s:.)")
+    return any(
+        isinstance(each, str) and re.fullmatch(pattern, each.casefold()) is not None
+        for each in values
+    )
+
+
+def text_of(where: Filter) -> str:
+    if isinstance(where, Not):
+        return f"not ({text_of(where.inner)})"
+    if isinstance(where, All | Any_):
+        word = " and " if isinstance(where, All) else " OR "
+        return word.join(f"({text_of(part)})" for part in where.parts)
+    assert isinstance(where, Compare | Within | Like | Missing)
+    column = "`" + where.column.replace("`", "``") + "`"
+    if isinstance(where, Missing):
+        return f"{column} is null"
+    if isinstance(where, Compare):
+        return f"{column}{OPERATORS[where.operator]}{literal(where.value)}"
+    if isinstance(where, Within):
+        return f"{column} IN ({', '.join(map(literal, where.values))})"
+    return f"{column} like {literal(where.pattern)}"
+
+
+def literal(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return repr(value)
+
+
+def structure_of(where: Filter) -> dict[str, Any]:
+    if isinstance(where, Not):
+        return {"not": structure_of(where.inner)}
+    if isinstance(where, All | Any_):
+        return {"and" if isinstance(where, All) else "or": [structure_of(p) for p in where.parts]}
+    assert isinstance(where, Compare | Within | Like | Missing)
+    if isinstance(where, Missing):
+        return {where.column: {"null": True}}
+    if isinstance(where, Compare):
+        return {where.column: {where.operator: where.value}}
+    if isinstance(where, Within):
+        return {where.column: {"in": list(where.values)}}
+    return {where.column: {"like": where.pattern}}
+
+
+@settings(max_examples=1500, deadline=None)
+@given(ROWS, FILTERS)
+def test_a_filter_is_what_it_reads_as_row_by_row(rows: list[dict[str, Any]], where: Filter) -> None:
+    columns = MetadataColumns(rows)
+    try:
+        found = where.mask(columns)
+    except InputError as error:
+        said = str(error)
+    else:
+        assert found.tolist() == [oracle(where, row) for row in rows]
+        return
+    assert "no column" in said or "cannot be compared" in said
+
+
+@settings(max_examples=700, deadline=None)
+@given(FILTERS)
+def test_text_and_structure_say_the_same(where: Filter) -> None:
+    assert parse(text_of(where)) == where
+    assert from_structure(structure_of(where)) == where
+
+
+ROWS_OF_PHOTOS = [
+    {"year": 2019, "tag": "a", "sold": True},
+    {"year": 2021.5, "tag": ["a", "b"], "sold": False},
+    {"tag": "it's", "price": 3},
+    {"year": 2024, "label": "Cat"},
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("year >= 2020", [1, 3]),
+        ("year >= 2020 and tag in ('a','b')", [1]),
+        ("tag = 'a'", [0, 1]),
+        ("tag = 'it''s' or tag = \"it's\"", [2]),
+        ("year != 2019", [1, 3]),
+        ("not (year = 2019)", [1, 2, 3]),
+        ("year is null", [2]),
+        ("year is not null and not sold = true", [1, 3]),
+        ("sold = true", [0]),
+        ("label LIKE 'c%'", [3]),
+        ("label not like 'c%'", [0, 1, 2]),
+        ("tag not in ('a')", [2, 3]),
+        ("year = 2019 or year = 2024 and tag = 'a'", [0]),
+        ("(year = 2019 or year = 2024) and label = 'Cat'", [3]),
+        (" year\n<\t-1e3 ", []),
+    ],
+)
+def test_what_texts_mean(text: str, found: list[int]) -> None:
+    mask = as_filter(text).mask(MetadataColumns(ROWS_OF_PHOTOS))
+    assert np.flatnonzero(mask).tolist() == found
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        ({"tag": "a"}, [0, 1]),
+        ({"year": {"gte": 2019, "lt": 2022}, "tag": "a"}, [0, 1]),
+        ({"or": [{"price": {"gt": 2}}, {"label": {"like": "%t"}}]}, [2, 3]),
+        ({"year": {"null": False}}, [0, 1, 3]),
+        ({"not": {"tag": {"in": ["a"]}}}, [2, 3]),
+    ],
+)
+def test_what_structures_mean(where: dict[str, Any], found: list[int]) -> None:
+    mask = as_filter(where).mask(MetadataColumns(ROWS_OF_PHOTOS))
+    assert np.flatnonzero(mask).tolist() == found
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("", "it is empty"),
+        ("  ", "it is empty"),
+        ("yeer = 3", "no column 'yeer': did you mean 'year'?"),
+        ("year = 'x'", "column 'year' holds numbers, it cannot be compared with texts"),
+        ("year > ", "character 7: expected a text in quotes, a number, true or false"),
+        ("tag = abc", "put the text in quotes: 'abc'"),
+        ("tag = 'abc", "character 7: cannot be read here: tag = >>>'abc"),
+        ("tag in 'a'", "character 8: expected '('"),
+        ("tag in ('a' 'b')", "character 13: expected ')'"),
+        ("(year = 1", "character 10: expected ')'"),
+        ("year = 1 2", "character 10: expected 'and', 'or' or the end"),
+        ("year = 1; drop table x", "character 9: cannot be read here"),
+        ("= 3", "character 1: expected the name of a column"),
+        ("year is 3", "expected 'null'"),
+        ("year not = 3", "expected 'in' or 'like'"),
+        ("tag like 3", "expected a text in quotes"),
+        ("year 3", "expected = != < <= > >=, in, like or is null"),
+        ("not " * 60 + "year = 1", "nested more than 50 deep"),
+        ("year = 12abc", "cannot be read here"),
+        ({}, "it is empty"),
+        ({"year": {"above": 3}}, "no operator 'above'; there are eq, ne"),
+        ({"year": {}}, "column 'year' has no conditions"),
+        ({"year": {"in": 3}}, "'in' takes a list"),
+        ({"year": {"in": []}}, "'in' takes a list"),
+        ({"year": {"like": 3}}, "'like' takes a text"),
+        ({"year": {"null": 3}}, "'null' takes true or false"),
+        ({"year": None}, "compared with None"),
+        ({"year": float("nan")}, "compared with nan"),
+        ({"and": []}, "'and' has no conditions"),
+        ({"or": ["year = 3"]}, "takes a list of structures"),
+    ],
+)
+def test_mistakes_are_shown_where_they_are(where: Any, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        as_filter(where).mask(MetadataColumns(ROWS_OF_PHOTOS))

