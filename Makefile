@@ -36,6 +36,8 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/large.py
+	$(BIN)/python benchmarks/index.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -7,9 +7,11 @@ import importlib.util
 import io
 import platform
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +19,7 @@ from PIL import Image
 from lookalike import __version__
 from lookalike.config import OPTIONAL_FORMATS, settings
 from lookalike.encoders.pretrained import BACKBONES, FOLDER
+from lookalike.gallery import Gallery
 from lookalike.images import decode, formats
 
 
@@ -59,6 +62,32 @@ def check_up() -> Iterator[Check]:
     where = "forbidden (LOOKALIKE_OFFLINE)" if config.offline else config.mirror or "allowed"
     yield Check("fetching", True, where)
     yield Check("threads", True, str(config.threads))
+
+
+def measure_search(gallery: Gallery, queries: int = 100, n: int = 10) -> dict[str, Any]:
+    """Ask about so many rows, evenly spread, for their nearest; compare with looking at all rows.
+
+    Returns the number of queries, recall@n, and the median milliseconds of a search as usual and
+    of an exact one.
+    """
+    ids = [record.id for record in gallery.store.records()]
+    asked = gallery.store.get(ids[:: max(1, len(ids) // queries)])
+    found: dict[bool, list[set[str]]] = {False: [], True: []}
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for exact in found:
+        for row in asked.embeddings:
+            start = time.perf_counter()
+            [hits] = gallery.store.search(row[None], n, gallery.metric, exact=exact)
+            times[exact].append(time.perf_counter() - start)
+            found[exact].append({hit.id for hit in hits})
+    shared = sum(len(a & b) for a, b in zip(found[False], found[True], strict=True))
+    usual, exact_one = (1000 * float(np.median(times[exact])) for exact in (False, True))
+    return {
+        "queries": len(asked),
+        f"recall@{n}": shared / max(1, sum(map(len, found[True]))),
+        "p50_ms": round(usual, 2),
+        "p50_ms_exact": round(exact_one, 2),
+    }
 
 
 def _tried(name: str, work: Callable[[], str]) -> Check:

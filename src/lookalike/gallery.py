@@ -22,8 +22,8 @@ from lookalike.errors import (
     SettingError,
 )
 from lookalike.filters import Filter, Where, as_filter
-from lookalike.images import ImageInput, decode
 from lookalike.ingest import Known, Outcome, ingest
+from lookalike.queries import Query, decode_query
 from lookalike.sources import Item, ItemSource, Source, open_items, open_source
 from lookalike.stores.base import MAX_N, Record, Rows, VectorStore
 from lookalike.stores.lance import LanceStore
@@ -32,7 +32,6 @@ from lookalike.types import (
     Embeddings,
     Hit,
     Hits,
-    ImageArray,
     Metric,
     ProgressCallback,
     ignore_progress,
@@ -42,8 +41,6 @@ MANIFEST = "gallery.json"
 ENCODER = "encoder"
 STORE = "store"
 LOCK = "writing.lock"
-
-Query = ImageInput | Item
 
 
 class Gallery:
@@ -186,7 +183,7 @@ class Gallery:
             self._write_manifest()
             raise all_failed(source, outcome)
         self._store.delete(sorted(gone))
-        self._store.compact()
+        self._store.tend(self.metric)
         self._write_manifest()
         return outcome
 
@@ -223,6 +220,7 @@ class Gallery:
         metric: Metric | str | None = None,
         where: Where | None = None,
         max_distance: float | None = None,
+        exact: bool = False,
     ) -> Hits:
         """Return the ``n`` rows that look most like one query, nearest first.
 
@@ -235,6 +233,7 @@ class Gallery:
             where: only rows whose metadata match, as ``"year >= 2020"`` or
                 ``{"year": {"gte": 2020}}`` (see :mod:`lookalike.filters`).
             max_distance: only hits as near as this, in the metric's units.
+            exact: look at every row, also of a gallery so large that it has an index.
 
         Raises:
             ImageError: the query cannot be decoded, or the encoder does not take it.
@@ -247,15 +246,17 @@ class Gallery:
         chosen = None if where is None else as_filter(where)
         if id is not None:
             row = self._store.get([id])
-            hits = self.search_embeddings(row.embeddings, [id], n, metric, chosen, max_distance)[0]
+            hits = self.search_embeddings(
+                row.embeddings, [id], n, metric, chosen, max_distance, exact
+            )[0]
             return replace(hits, query=id, uri=row.uris[0])
-        name, uri, image = _decode_query(query)
+        name, uri, image = decode_query(query)
         try:
             embeddings = self.encoder.encode([image])
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
         own = query.id if isinstance(query, Item) else None
-        hits = self.search_embeddings(embeddings, [own], n, metric, chosen, max_distance)[0]
+        hits = self.search_embeddings(embeddings, [own], n, metric, chosen, max_distance, exact)[0]
         return replace(hits, query=name, uri=uri)
 
     def search_embeddings(
@@ -266,6 +267,7 @@ class Gallery:
         metric: Metric | str | None = None,
         where: Filter | None = None,
         max_distance: float | None = None,
+        exact: bool = False,
     ) -> list[Hits]:
         """Return the ``n`` nearest rows to each of ``(q, dim)`` float32 embeddings.
 
@@ -276,7 +278,8 @@ class Gallery:
         if n < 1:
             raise SettingError(f"n = {n}: must be at least 1")
         spare = any(row_id is not None for row_id in own)
-        found = self._store.search(embeddings, min(n + spare, max(n, MAX_N)), chosen, where)
+        asked = min(n + spare, max(n, MAX_N))
+        found = self._store.search(embeddings, asked, chosen, where, exact=exact)
         furthest = math.inf if max_distance is None else max_distance
         if math.isnan(furthest) or furthest < 0:
             raise SettingError(f"--max-distance {max_distance}: must be at least 0")
@@ -327,17 +330,6 @@ class Gallery:
                 "rows": len(self),
             },
         )
-
-
-def _decode_query(query: Query | None) -> tuple[str, str | None, ImageArray]:
-    """Return a query's name, its uri if it has one, and its image."""
-    if isinstance(query, Item):
-        return query.uri, query.uri, query.image()
-    if query is None:
-        raise InputError("no query was given")
-    uri = str(query) if isinstance(query, str | Path) else None
-    name = uri or f"query {type(query).__name__}"
-    return name, uri, decode(query, name=name)
 
 
 def _without(hits: Sequence[Hit], own: str | None, n: int, furthest: float) -> tuple[Hit, ...]:

@@ -169,7 +169,7 @@ def test_a_lance_table_opens_again_and_compacts(tmp_path: Path) -> None:
     store = LanceStore.create(tmp_path / "t", DIM)
     for i in range(20):
         store.upsert(rows(np.full((3, DIM), float(i)), f"{i:02}-"))
-    store.compact()
+    store.tend(Metric.COSINE)
     again = LanceStore.open(tmp_path / "t")
     assert again.count() == 60
     assert again.dim == DIM

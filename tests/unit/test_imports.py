@@ -23,7 +23,7 @@ LAYERS = (
     ("gallery",),
     ("syncing",),
     ("ingest", "runners"),
-    ("originals", "reading", "rerank", "metrics"),
+    ("originals", "reading", "queries", "rerank", "metrics"),
     ("encoders", "stores", "sources"),
     ("datasets",),
     ("emoji", "fetch", "pickles"),

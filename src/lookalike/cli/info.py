@@ -12,6 +12,10 @@ from lookalike.cli import screen
 
 def command(
     path: Annotated[Path, typer.Argument(help="A gallery or encoder folder.")],
+    recall: Annotated[
+        bool,
+        typer.Option("--recall", help="Also measure search: recall@10 against looking at all."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Print the facts of a gallery or an encoder."""
@@ -26,7 +30,12 @@ def command(
     else:
         from lookalike.gallery import Gallery
 
-        facts = Gallery.open(path).info()
+        gallery = Gallery.open(path)
+        facts = gallery.info()
+        if recall:
+            from lookalike.checkup import measure_search
+
+            facts["search"] = measure_search(gallery)
     if as_json:
         screen.print_json(facts)
         return

@@ -37,6 +37,9 @@ def command(
         float | None,
         typer.Option(help="Only hits as similar as this by cosine: 1 is the same, 0 unrelated."),
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Look at every row, also of a very large gallery.")
+    ] = False,
     image: Annotated[
         Path | None, typer.Option(help="Also draw the queries and their hits, as a PNG.")
     ] = None,
@@ -61,6 +64,7 @@ def command(
         "metric": chosen,
         "where": None if where is None else parse(where),
         "max_distance": _furthest(chosen, max_distance, min_score),
+        "exact": exact,
     }
     for query in queries or []:
         try:

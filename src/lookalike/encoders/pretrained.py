@@ -216,10 +216,9 @@ def _export(name: str, pooling: str, path: Path, load: Callable[[], Loaded]) -> 
 
 def _load_timm(name: str, pooling: str) -> Loaded:
     """Load a model through timm, which fetches its weights from the hub if it must."""
-    import timm
     import torch
-    from timm.data import resolve_model_data_config
 
+    timm: Any = importlib.import_module("timm")
     known = name.removeprefix("timm:")
     kept = {} if pooling == OWN_POOLING else {"global_pool": ""}
     try:
@@ -230,7 +229,7 @@ def _load_timm(name: str, pooling: str) -> Loaded:
             f"encoder {name!r}: timm cannot load it ({reason}); timm.list_models(pretrained=True) "
             "lists its names, and weights that are not in its cache need the internet"
         ) from error
-    config = resolve_model_data_config(network)
+    config = importlib.import_module("timm.data").resolve_model_data_config(network)
     _, height, width = config["input_size"]
     with torch.no_grad():
         found = network.eval()(torch.zeros(1, 3, height, width))

@@ -62,7 +62,7 @@ class Record:
 
 
 class VectorStore(Protocol):
-    """Rows keyed by id. Search is exact; equal distances are ordered by id.
+    """Rows keyed by id. Search is exact, but for very many rows; equal distances go by id.
 
     NaN and Inf are refused in rows and queries. A zero vector has cosine distance 1 to every
     vector, itself included, and is never left out.
@@ -91,7 +91,13 @@ class VectorStore(Protocol):
         ...
 
     def search(
-        self, queries: Embeddings, n: int, metric: Metric, where: Filter | None = None
+        self,
+        queries: Embeddings,
+        n: int,
+        metric: Metric,
+        where: Filter | None = None,
+        *,
+        exact: bool = False,
     ) -> list[list[Hit]]:
         """Return the ``n`` nearest rows (fewer if there are fewer) to each query, nearest first.
 
@@ -100,6 +106,8 @@ class VectorStore(Protocol):
             n: at least 1, at most 16,384.
             metric: ``l2`` or ``cosine``.
             where: search only the rows that it matches.
+            exact: look at every row, where a store would otherwise search a large table through
+                an index.
 
         Raises:
             InputError: queries of another length, or not finite; a filter on a column that is not

@@ -17,12 +17,14 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from lookalike.artifacts import flush
 from lookalike.errors import ArtifactError, InputError, StorageError
 from lookalike.filters import Filter, MetadataColumns
+from lookalike.stores import approximate
 from lookalike.stores.base import Record, Rows, check_queries, check_rows, matching
-from lookalike.stores.exact import ExactIndex
+from lookalike.stores.exact import ExactIndex, Neighbours
 from lookalike.types import Embeddings, Hit, Metric
 
 KEEP_VERSIONS = timedelta(minutes=15)
@@ -31,6 +33,9 @@ KEEP_VERSIONS = timedelta(minutes=15)
 _VERSIONS = "_versions"
 _DELETE_AT_ONCE = 1_000
 _COMPACT_ABOVE = 8
+_FEW = 5_000
+"""So many rows that match a filter are read and compared with a query directly."""
+
 _SIGNATURE = "signature"
 """A column that tables of format 1 lack; it is added on the first write."""
 
@@ -57,7 +62,14 @@ class _Loaded:
 
     version: int
     table: Any
-    index: ExactIndex
+    dataset: Any
+
+    @cached_property
+    def index(self) -> ExactIndex:
+        """The embeddings, to be searched."""
+        table = self.dataset.to_table(columns=["id", "embedding"])
+        table = table.take(pc.sort_indices(table["id"]))
+        return ExactIndex(_matrix(table, table.schema.field("embedding").type.list_size))
 
     @cached_property
     def columns(self) -> MetadataColumns:
@@ -147,35 +159,69 @@ class LanceStore:
             self._commit(lambda chosen=chosen: self._dataset.delete(chosen))
         return before - self.count()
 
-    def compact(self) -> None:
-        """Merge the small files that many commits leave, and drop versions that are long past."""
+    def tend(self, metric: Metric) -> None:
+        """Merge small files, drop versions long past, and see to the index of a large table."""
+        self._refresh()
+        self._commit(lambda: approximate.tend(self._dataset, metric))
         if len(self._dataset.get_fragments()) > _COMPACT_ABOVE:
             self._commit(self._dataset.optimize.compact_files)
         self._commit(lambda: self._dataset.cleanup_old_versions(KEEP_VERSIONS))
 
     def search(
-        self, queries: Embeddings, n: int, metric: Metric, where: Filter | None = None
+        self,
+        queries: Embeddings,
+        n: int,
+        metric: Metric,
+        where: Filter | None = None,
+        *,
+        exact: bool = False,
     ) -> list[list[Hit]]:
         """Return the ``n`` nearest rows to each query."""
         queries = check_queries(queries, n, self.dim)
+        self._refresh()
+        if not exact and approximate.serves(self._dataset, metric):
+            return [self._about(query, n, metric, where) for query in queries]
         loaded = self._load()
         among = None if where is None else matching(where, loaded.columns)
-        found = loaded.index.search(queries, n, metric, among)
-        names = ["id", "uri", "metadata"]
-        taken = loaded.table.select(names).take(pa.array(found.rows.ravel()))
-        ids, uris, metadata = (taken[name].to_pylist() for name in names)
-        hits = iter(
-            zip(ids, uris, map(json.loads, metadata), found.distances.ravel().tolist(), strict=True)
-        )
-        return [
-            [
-                Hit(rank, row_id, uri, distance, fields)
-                for rank, (row_id, uri, fields, distance) in zip(
-                    range(1, found.rows.shape[1] + 1), hits, strict=False
-                )
-            ]
-            for _ in queries
-        ]
+        return _hits(loaded.index.search(queries, n, metric, among), loaded.table)
+
+    def _about(
+        self, query: NDArray[np.float32], n: int, metric: Metric, where: Filter | None
+    ) -> list[Hit]:
+        """Return the ``n`` nearest rows to a query through the index.
+
+        With a filter, more and more rows are asked for until ``n`` of them match; where few match,
+        it is quicker to compare these directly.
+        """
+        loaded = self._load()
+        rows = asked = len(loaded.table)
+        among = None if where is None else matching(where, loaded.columns)
+        if among is not None and len(among) <= max(_FEW, n):
+            table = loaded.table.take(among)
+            wanted = pc.field("id").isin(table["id"].combine_chunks())
+            table = self._table(["id", "uri", "metadata", "embedding"], wanted)
+        else:
+            asked = n if among is None else 2 * n * rows // len(among)
+            table = self._nearest(query, asked, metric, among)
+            while len(table) < n and asked < rows:
+                asked = min(4 * asked, rows)
+                table = self._nearest(query, asked, metric, among)
+        found = ExactIndex(_matrix(table, self.dim)).search(query[None], n, metric)
+        return _hits(found, table)[0]
+
+    def _nearest(
+        self,
+        query: NDArray[np.float32],
+        n: int,
+        metric: Metric,
+        among: NDArray[np.int64] | None,
+    ) -> Any:
+        """Return about the nearest rows in order of id, of them those that match a filter."""
+        names = ["id", "uri", "metadata", "embedding"]
+        table = approximate.nearest(self._dataset, query, n, metric, names)
+        if among is not None:
+            table = table.filter(pc.is_in(table["id"], self._load().table["id"].take(among)))
+        return table.take(pc.sort_indices(table["id"]))
 
     def records(self) -> Iterator[Record]:
         """Iterate over all rows in order of id."""
@@ -216,9 +262,8 @@ class LanceStore:
     def _load(self) -> _Loaded:
         self._refresh()
         if self._loaded is None or self._loaded.version != self._dataset.version:
-            table = self._table(["id", "uri", "metadata", "embedding"])
-            index = ExactIndex(_matrix(table, self.dim))
-            self._loaded = _Loaded(self._dataset.version, table, index)
+            table = self._table(["id", "uri", "metadata"])
+            self._loaded = _Loaded(self._dataset.version, table, self._dataset)
         return self._loaded
 
     def _table(self, names: Sequence[str], where: Any = None) -> Any:
@@ -277,6 +322,19 @@ def _signed(table: Any) -> Any:
     if _SIGNATURE in table.column_names:
         return table
     return table.append_column(_SIGNATURE, pa.array([""] * len(table), pa.string()))
+
+
+def _hits(found: Neighbours, table: Any) -> list[list[Hit]]:
+    """Return the hits of each query from the numbers of a table's rows."""
+    taken = table.select(["id", "uri", "metadata"]).take(pa.array(found.rows.ravel()))
+    ids, uris, metadata = (column.to_pylist() for column in taken.columns)
+    fields = zip(
+        ids, uris, found.distances.ravel().tolist(), map(json.loads, metadata), strict=True
+    )
+    count = found.rows.shape[1]
+    return [
+        [Hit(rank, *next(fields)) for rank in range(1, count + 1)] for _ in range(len(found.rows))
+    ]
 
 
 def _matrix(table: Any, dim: int) -> Embeddings:

@@ -46,9 +46,16 @@ class MemoryStore:
         return len(gone)
 
     def search(
-        self, queries: Embeddings, n: int, metric: Metric, where: Filter | None = None
+        self,
+        queries: Embeddings,
+        n: int,
+        metric: Metric,
+        where: Filter | None = None,
+        *,
+        exact: bool = False,
     ) -> list[list[Hit]]:
-        """Return the ``n`` nearest rows to each query."""
+        """Return the ``n`` nearest rows to each query; it is always exact."""
+        del exact
         queries = check_queries(queries, n, self.dim)
         records, index, columns = self._index or self._build()
         found = index.search(queries, n, metric, matching(where, columns))

@@ -1,0 +1,111 @@
+"""Tables large enough for an index of Lance's: how it is made, used and kept up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookalike.checkup import measure_search
+from lookalike.encoders.base import Encoder
+from lookalike.filters import as_filter
+from lookalike.gallery import Gallery
+from lookalike.sources import Source
+from lookalike.stores import approximate, lance
+from lookalike.stores.base import Rows
+from lookalike.stores.lance import LanceStore
+from lookalike.types import Metric
+
+DIM = 16
+COUNT = 4_000
+
+
+def rows(count: int, seed: int, prefix: str) -> Rows:
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(7).normal(size=(40, DIM))
+    vectors = centres[rng.integers(0, 40, count)] + 0.3 * rng.normal(size=(count, DIM))
+    ids = [f"{prefix}:{i:05}" for i in range(count)]
+    metadata = [{"part": i % 10, "rare": i % 1000 == 0} for i in range(count)]
+    return Rows(ids, ids, vectors.astype(np.float32), metadata, ids)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LanceStore:
+    monkeypatch.setattr(approximate, "EXACT_VALUES", 1_000 * DIM)
+    monkeypatch.setattr(approximate, "_PARTITION", 100)
+    monkeypatch.setattr(lance, "_FEW", 50)
+    made = LanceStore.create(tmp_path / "table", DIM)
+    made.upsert(rows(COUNT, 1, "r"))
+    made.tend(Metric.COSINE)
+    return made
+
+
+def queries(count: int = 30) -> np.ndarray:
+    return rows(count, 2, "q").embeddings
+
+
+def recall(store: LanceStore, where: str | None = None) -> float:
+    chosen = None if where is None else as_filter(where)
+    shared = 0
+    for query in queries():
+        [about] = store.search(query[None], 10, Metric.COSINE, chosen)
+        [true] = store.search(query[None], 10, Metric.COSINE, chosen, exact=True)
+        assert len(about) == len(true) == 10 or (where and len(about) == len(true))
+        assert [hit.rank for hit in about] == list(range(1, len(about) + 1))
+        assert [hit.distance for hit in about] == sorted(hit.distance for hit in about)
+        shared += len({hit.id for hit in about} & {hit.id for hit in true}) / len(true)
+        by_id = {hit.id: hit for hit in true}
+        for hit in about:
+            if hit.id in by_id:
+                assert hit.distance == pytest.approx(by_id[hit.id].distance, abs=1e-9)
+                assert hit.metadata == by_id[hit.id].metadata
+    return shared / len(queries())
+
+
+def test_a_large_table_is_searched_through_its_index(store: LanceStore) -> None:
+    assert approximate.serves(store._dataset, Metric.COSINE)
+    assert not approximate.serves(store._dataset, Metric.L2)
+    assert recall(store) > 0.97
+    assert not approximate.tend(store._dataset, Metric.COSINE)
+    exact = store.search(queries(1), 10, Metric.L2)
+    assert exact == store.search(queries(1), 10, Metric.L2, exact=True)
+
+
+@pytest.mark.parametrize("where", ["part = 3", "part in (1, 2)", "rare = true", "part >= 0"])
+def test_a_filter_leaves_as_many_hits_as_there_are(store: LanceStore, where: str) -> None:
+    assert recall(store, where) > 0.9
+
+
+def test_rows_newer_than_the_index_are_searched(store: LanceStore) -> None:
+    new = rows(50, 3, "new")
+    store.upsert(new)
+    for place in (0, 20, 49):
+        [hits] = store.search(new.embeddings[place : place + 1], 3, Metric.COSINE)
+        assert hits[0].id == new.ids[place]
+    store.delete([new.ids[0]])
+    [hits] = store.search(new.embeddings[:1], 3, Metric.COSINE)
+    assert new.ids[0] not in {hit.id for hit in hits}
+    store.tend(Metric.COSINE)
+    stats = store._dataset.stats.index_stats("embedding_cosine")
+    assert stats["num_unindexed_rows"] == 0
+    store.upsert(rows(COUNT, 4, "many"))
+    store.tend(Metric.COSINE)
+    stats = store._dataset.stats.index_stats("embedding_cosine")
+    assert stats["num_unindexed_rows"] == 0
+    assert recall(store) > 0.95
+
+
+def test_a_gallery_makes_its_index_and_measures_it(
+    tmp_path: Path, pixels: Encoder, digits: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approximate, "EXACT_VALUES", 100 * 64)
+    monkeypatch.setattr(approximate, "_PARTITION", 50)
+    gallery = Gallery.create(tmp_path / "g", encoder=pixels)
+    gallery.sync(digits)
+    assert isinstance(gallery.store, LanceStore)
+    assert approximate.serves(gallery.store._dataset, Metric.COSINE)
+    found = measure_search(gallery, queries=20)
+    assert found["queries"] >= 20
+    assert found["recall@10"] > 0.9
+    assert gallery.search(id="digits/train:3", exact=True)[0].id
