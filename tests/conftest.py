@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -30,6 +33,17 @@ def require() -> Require:
             pytest.skip(reason)
 
     return check
+
+
+def without_torchvision(require: Require, package: str) -> None:
+    """Have a package imported that imports torchvision, which may be built for another torch.
+
+    It then lacks its own operators, and what describes them to torch fails on import; the packages
+    here use none of them.
+    """
+    require(find_spec(package), f"{package} is not installed")
+    described = "torchvision._meta_registrations"
+    sys.modules.setdefault(described, ModuleType(described))
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from lookalike.errors import (
 )
 from lookalike.filters import Filter, Where, as_filter
 from lookalike.ingest import Known, Outcome, ingest
-from lookalike.queries import Query, decode_query
+from lookalike.queries import Query, decode_query, encode_text
 from lookalike.sources import Item, ItemSource, Source, open_items, open_source
 from lookalike.stores.base import MAX_N, Record, Rows, VectorStore
 from lookalike.stores.lance import LanceStore
@@ -216,6 +216,7 @@ class Gallery:
         query: Query | None = None,
         *,
         id: str | None = None,  # noqa: A002 - the word its users have for it
+        text: str | None = None,
         n: int = 7,
         metric: Metric | str | None = None,
         where: Where | None = None,
@@ -228,6 +229,7 @@ class Gallery:
             query: a path (``str`` or Path), a file's bytes, a PIL image, an array ``(H, W)`` or
                 ``(H, W, 3)`` uint8, or an item of a source.
             id: instead of an image, the id of a row; the row itself is no hit.
+            text: instead of an image, words, if the encoder takes them.
             n: how many, at least 1.
             metric: ``l2`` or ``cosine``; the gallery's own unless given.
             where: only rows whose metadata match, as ``"year >= 2020"`` or
@@ -237,12 +239,12 @@ class Gallery:
 
         Raises:
             ImageError: the query cannot be decoded, or the encoder does not take it.
-            InputError: no row has the id, not just one of query and id was given, or the filter
-                cannot be understood or does not fit the metadata.
+            InputError: no row has the id, not just one of query, id and text was given, the
+                encoder takes no words, or the filter cannot be understood or does not fit.
             SettingError: ``n`` out of range.
         """
-        if (query is None) == (id is None):
-            raise InputError("a search needs either a query image or the id of a row")
+        if sum(asked is not None for asked in (query, id, text)) != 1:
+            raise InputError("a search needs one of a query image, the id of a row, or a text")
         chosen = None if where is None else as_filter(where)
         if id is not None:
             row = self._store.get([id])
@@ -250,6 +252,12 @@ class Gallery:
                 row.embeddings, [id], n, metric, chosen, max_distance, exact
             )[0]
             return replace(hits, query=id, uri=row.uris[0])
+        if text is not None:
+            embeddings = encode_text(self.encoder, [text])
+            hits = self.search_embeddings(
+                embeddings, [None], n, metric, chosen, max_distance, exact
+            )[0]
+            return replace(hits, query=text)
         name, uri, image = decode_query(query)
         try:
             embeddings = self.encoder.encode([image])

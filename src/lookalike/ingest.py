@@ -35,7 +35,7 @@ BATCH_IMAGES = 4096
 BATCH_SECONDS = 10.0
 """A batch is committed when it has this many images, or this long after the one before."""
 
-_PIECE = 64
+_PIECE = 32
 """Items a thread takes at a time; as many for each thread, and one piece more, are under way."""
 
 _PIECE_BYTES = 16 << 20

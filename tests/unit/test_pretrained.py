@@ -6,7 +6,6 @@ import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -32,7 +31,7 @@ from lookalike.errors import (
     MissingDependencyError,
     UnknownNameError,
 )
-from tests.conftest import Require
+from tests.conftest import Require, without_torchvision
 
 PALACE, DAISY = 698, 985
 
@@ -221,11 +220,7 @@ def test_catalogue_and_names(lite0: NetworkEncoder) -> None:
 
 @pytest.fixture
 def timm(require: Require) -> object:
-    require(find_spec("timm"), "timm is not installed")
-    # torchvision built for another torch lacks its own operators, and what describes them to torch
-    # fails on import; timm uses none of them.
-    described = "torchvision._meta_registrations"
-    sys.modules.setdefault(described, ModuleType(described))
+    without_torchvision(require, "timm")
     import timm
 
     return timm

@@ -23,6 +23,10 @@ def command(
     ids: Annotated[
         list[str] | None, typer.Option("--id", help="Ask with a row of the gallery, by its id.")
     ] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="Ask with words, if the gallery's encoder takes them."),
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="cosine or l2; the gallery's own unless given.")
     ] = None,
@@ -52,8 +56,10 @@ def command(
     from lookalike.sources import DATASET_PREFIX, open_items
     from lookalike.types import Metric
 
-    if not queries and not ids:
-        raise InputError("nothing to search for: give image files, or --id with a row's id")
+    if not queries and not ids and not texts:
+        raise InputError(
+            "nothing to search for: give image files, --id with a row's id, or --text with words"
+        )
     opened = Gallery.open(gallery)
     found: list[Hits] = []
     labels: list[str | None] = []
@@ -76,6 +82,9 @@ def command(
     for row_id in ids or []:
         found.append(opened.search(id=row_id, **options))
         labels.append(opened.store.get([row_id]).metadata[0].get("label"))
+    for text in texts or []:
+        found.append(opened.search(text=text, **options))
+        labels.append(None)
     if failed and not found:
         raise failed[0]
     for hits in found:

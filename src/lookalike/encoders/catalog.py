@@ -88,6 +88,12 @@ def _untrained(name: str, sample: Sequence[ImageArray]) -> Encoder:
     return NetworkEncoder(name, model, Preprocessing(28, 28, 1))
 
 
+def _pair(name: str, sample: Sequence[ImageArray]) -> Encoder:
+    from lookalike.encoders.pairs import open_pair
+
+    return open_pair(name, sample)
+
+
 _BUILT_IN = (
     Description("pixels", "the pixels themselves (32x32 where sizes differ)", _pixels, True),
     Description("pca", "32 principal components of the pixels", _pca, True, SAMPLE),
@@ -191,6 +197,8 @@ def find_encoder(name: str) -> Description:
 def _find(part: str) -> Description:
     if part.startswith(pretrained.TIMM):
         return Description(part, "a model of timm", pretrained.open_backbone)
+    if part.startswith(pretrained.TRANSFORMERS):
+        return Description(part, "a model of transformers, for images and words", _pair)
     if part.startswith(pretrained.ONNX):
         return Description(part, "a network of your own", pretrained.open_onnx)
     known = catalog()
@@ -270,8 +278,11 @@ def _restore(description: Mapping[str, Any], files: Mapping[str, bytes]) -> Enco
     if kind == Combined.kind:
         return Combined.restore(description, files, _restore)
     from lookalike.encoders.onnx import NetworkEncoder
+    from lookalike.encoders.pairs import PairEncoder
 
+    if kind == PairEncoder.kind:
+        return PairEncoder.restore(description, files)
     if kind != NetworkEncoder.kind:
-        known = [*_KINDS, Combined.kind, NetworkEncoder.kind]
+        known = [*_KINDS, Combined.kind, NetworkEncoder.kind, PairEncoder.kind]
         raise UnknownNameError("kind of encoder", kind, known)
     return NetworkEncoder.restore(description, files)

@@ -8,24 +8,28 @@ import warnings
 import torch
 
 
-def to_onnx(module: torch.nn.Module, example: torch.Tensor) -> bytes:
-    """Export ``module``, in eval mode, called with inputs shaped like ``example`` (n >= 2 rows).
+def to_onnx(
+    module: torch.nn.Module, *examples: torch.Tensor, names: tuple[str, ...] = ("images",)
+) -> bytes:
+    """Export ``module``, in eval mode, called with inputs shaped like ``examples`` (n >= 2 rows).
 
-    Returns the model as one file's bytes, weights inside.
+    Returns the model as one file's bytes, weights inside; ``names`` are those of its inputs.
     """
-    plain = example.detach().contiguous()
+    plain = tuple(example.detach().contiguous() for example in examples)
     module = module.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     # Says once per operator of torchvision, which nothing here uses, that torchvision is not there.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    # Of several inputs, one axis must not be named twice.
+    rows = torch.export.Dim("n") if len(plain) == 1 else torch.export.Dim.DYNAMIC
     with warnings.catch_warnings():
         # The exporter warns of deprecations inside torch itself; nothing a caller can act on.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         program = torch.onnx.export(
             module,
-            (plain,),
-            dynamic_shapes=({0: torch.export.Dim("n")},),
-            input_names=["images"],
+            plain,
+            dynamic_shapes=tuple({0: rows} for _ in plain),
+            input_names=list(names),
             output_names=["embeddings"],
             dynamo=True,
             external_data=False,

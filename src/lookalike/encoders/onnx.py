@@ -23,9 +23,9 @@ BATCH = 64
 
 
 class Network:
-    """An ONNX model whose first input is ``(n, channels, height, width)`` float32.
+    """An ONNX model with a free batch dimension; its first output has n rows.
 
-    The batch dimension is free. Its first output has n rows; each is flattened. A call keeps one
+    A call keeps one
     core busy, several at a time as many: threads within a call would wait for each other after
     each of its operators, and for those of other calls.
     """
@@ -40,11 +40,12 @@ class Network:
             )
         except Exception as error:
             raise ArtifactError(f"{name}: not a model that ONNX Runtime reads ({error})") from error
-        self._input = self._session.get_inputs()[0].name
+        self._inputs = [each.name for each in self._session.get_inputs()]
 
-    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run the model; return ``(n, ...)`` float32."""
-        return np.asarray(self._session.run(None, {self._input: values})[0], dtype=np.float32)
+    def __call__(self, *values: NDArray[Any]) -> NDArray[np.float32]:
+        """Run the model on its inputs; return ``(n, ...)`` float32."""
+        inputs = dict(zip(self._inputs, values, strict=True))
+        return np.asarray(self._session.run(None, inputs)[0], dtype=np.float32)
 
 
 class NetworkEncoder:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 class GeM(nn.Module):
@@ -54,4 +54,10 @@ class Embedder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return ``(n, dim)`` of unit length."""
-        return functional.normalize(self.pooling(self.features(images)))
+        return unit(self.pooling(self.features(images)))
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Return rows ``(n, dim)`` brought to unit length, with fewer operators than torch's own."""
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return torch.div(rows, length.clamp(min=1e-12))

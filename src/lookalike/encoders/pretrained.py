@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lookalike.artifacts import write_atomically
 from lookalike.config import settings
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 FOLDER = "encoders"
 EXTRA = "pretrained"
 TIMM = ("timm:", "hf-hub:")
+TRANSFORMERS = "transformers:"
 ONNX = "onnx:"
-PREFIXES = (*TIMM, ONNX)
 POOLINGS = ("gem", "avg", "max")
 DEFAULT_POOLING = "gem"
 OWN_POOLING = "own"
@@ -70,7 +71,7 @@ class Backbone:
 
     def path(self, pooling: str) -> Path:
         """Return where the exported network is kept."""
-        return _cached(f"{self.name}-{self.weights[:8]}-{pooling}")
+        return cached(f"{self.name}-{self.weights[:8]}-{pooling}")
 
     def ready(self) -> bool:
         """Tell whether it can be opened: exported already, or with all that it takes."""
@@ -143,7 +144,7 @@ def open_backbone(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncode
     base, pooling = _split(name)
     if name.startswith(TIMM):
         safe = re.sub(r"[^\w.\-]", "_", base)
-        return _open(name, pooling, _cached(f"{safe}-{pooling}"), lambda: _load_timm(base, pooling))
+        return _open(name, pooling, cached(f"{safe}-{pooling}"), lambda: _load_timm(base, pooling))
     if base not in BACKBONES:
         raise UnknownNameError("encoder", base, BACKBONES)
     return _open(name, pooling, BACKBONES[base].path(pooling), BACKBONES[base].load)
@@ -201,17 +202,25 @@ def _export(name: str, pooling: str, path: Path, load: Callable[[], Loaded]) -> 
     model = to_onnx(embedder, example)
     encoder = NetworkEncoder(name, model, p, normalised=True)
     with torch.no_grad():
-        expected = embedder(example).numpy()
-    difference = float(np.abs(encoder.run(example.numpy()) - expected).max())
+        check_export(name, embedder(example).numpy(), encoder.run(example.numpy()))
+    origin = {**loaded.facts, "pooling": pooling, "torch": torch.__version__}
+    fields = {"name": name, "preprocessing": p.as_dict(), "origin": origin}
+    write_atomically(path, model)
+    write_atomically(path.with_suffix(".json"), json.dumps(fields, indent=2).encode())
+
+
+def check_export(name: str, expected: NDArray[np.float32], found: NDArray[np.float32]) -> None:
+    """See that what was exported computes what torch did.
+
+    Raises:
+        ArtifactError: it does not.
+    """
+    difference = float(np.abs(found - expected).max())
     if not difference <= _TOLERANCE:
         raise ArtifactError(
             f"encoder {name!r}: ONNX Runtime computes other embeddings than torch (difference "
             f"{difference:.2g}); nothing was kept"
         )
-    origin = {**loaded.facts, "pooling": pooling, "torch": torch.__version__}
-    fields = {"name": name, "preprocessing": p.as_dict(), "origin": origin}
-    write_atomically(path, model)
-    write_atomically(path.with_suffix(".json"), json.dumps(fields, indent=2).encode())
 
 
 def _load_timm(name: str, pooling: str) -> Loaded:
@@ -258,7 +267,8 @@ def _verify(path: Path, expected: str) -> None:
         )
 
 
-def _cached(stem: str) -> Path:
+def cached(stem: str) -> Path:
+    """Return where an exported network of that name is kept."""
     return settings().data / FOLDER / f"{stem}.onnx"
 
 

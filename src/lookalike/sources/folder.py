@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,11 @@ class FolderSource:
     """
 
     root: Path
+    name: str
     files: Sequence[str]
     problems: Sequence[Failure] = ()
     unread: Sequence[str] = ()
     columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    called: str = ""
 
     @classmethod
     def scan(cls, root: Path) -> FolderSource:
@@ -53,14 +54,9 @@ class FolderSource:
         root = root.absolute()
         walk = _Walk(root)
         files = list(walk.files())
-        source = cls(root, files, tuple(walk.problems), ())
-        source = replace(source, unread=tuple(f"{source.name}:{below}" for below in walk.unread))
-        return source._with_columns()
-
-    @property
-    def name(self) -> str:
-        """The folder's own name, unless another was given."""
-        return self.called or source_name(self.root.resolve().name)
+        name = source_name(root.resolve().name)
+        unread = tuple(f"{name}:{below}" for below in walk.unread)
+        return cls(root, name, files, tuple(walk.problems), unread)._with_columns()
 
     @property
     def spec(self) -> str:
@@ -77,14 +73,15 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Item:
         relative = self.files[index]
-        path = self.root / relative
-        label = os.path.basename(os.path.dirname(relative))  # noqa: PTH119, PTH120 - the fast way
+        path = f"{self.root}/{relative}"  # as text: there may be millions
+        folder, _, _ = relative.rpartition("/")
+        label = folder.rpartition("/")[2]
         return Item(
             id=f"{self.name}:{relative}",
-            uri=str(path),
+            uri=path,
             metadata={**({"label": label} if label else {}), **self.columns.get(relative, {})},
-            read=path.read_bytes,
-            signature=lambda: file_signature(path),
+            read=partial(_bytes_of, path),
+            signature=partial(file_signature, path),
         )
 
     def __iter__(self) -> Iterator[Item]:
@@ -108,7 +105,11 @@ class FolderSource:
         return replace(self, columns=columns, problems=(*self.problems, *problems))
 
 
-def file_signature(path: Path) -> str:
+def _bytes_of(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def file_signature(path: str | Path) -> str:
     """Return a file's size and time; empty if it cannot be looked at."""
     try:
         found = os.stat(path)  # noqa: PTH116 - half the cost of Path.stat, and there may be millions

@@ -127,10 +127,7 @@ def _open_folder(path: Path) -> Source:
 def _called(source: Source, name: str) -> Source:
     if not name or ":" in name:
         raise SourceError(f"--name {name!r}: must not be empty and holds no colon")
-    if isinstance(source, FolderSource):
-        unread = [name + below.removeprefix(source.name) for below in source.unread]
-        return replace(source, called=name, unread=unread)
-    if isinstance(source, ShardSource):
+    if isinstance(source, FolderSource | ShardSource):
         unread = [name + below.removeprefix(source.name) for below in source.unread]
         return replace(source, name=name, unread=unread)
     if isinstance(source, ManifestSource):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lookalike.encoders.hog import FineHog
+from lookalike.encoders.pooling import unit
 from lookalike.encoders.whitening import Whitening
 
 WIDTHS = (64, 128, 192, 256)
@@ -164,12 +165,6 @@ class FineHogModule(nn.Module):
         if not self.projection.numel():
             return cells
         return unit((cells - self.mean) @ self.projection)
-
-
-def unit(rows: Tensor) -> Tensor:
-    """Return rows ``(n, dim)`` brought to unit length, with fewer operators than torch's own."""
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return torch.div(rows, length.clamp(min=1e-12))
 
 
 class Unit(nn.Module):

@@ -1,0 +1,243 @@
+"""Networks for images and words with one space of embeddings: CLIP (Radford et al. 2021), SigLIP.
+
+``transformers:NAME`` opens a model that transformers knows, by the name of a folder or of the hub,
+exports both of its halves to ONNX once, and keeps them in the cache. From then on ONNX Runtime and
+tokenizers (``pip install 'lookalike[text]'``) are all that a search by words takes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from lookalike.artifacts import new_folder
+from lookalike.encoders import pretrained
+from lookalike.encoders.base import Preprocessing, fingerprint, unit_rows
+from lookalike.encoders.onnx import MODEL, Network, NetworkEncoder
+from lookalike.errors import ArtifactError, InputError, MissingDependencyError
+from lookalike.types import Embeddings, ImageArray
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TEXT = "text.onnx"
+TOKENIZER = "tokenizer.json"
+
+_BILINEAR, _BICUBIC = 2, 3
+_LONGEST = 512
+
+
+class PairEncoder(NetworkEncoder):
+    """An image network that has a text network beside it: :meth:`encode_text`."""
+
+    kind = "pair"
+
+    def __init__(
+        self,
+        name: str,
+        model: bytes,
+        preprocessing: Preprocessing,
+        *,
+        text: bytes,
+        tokenizer: bytes,
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        extra = {TEXT: text, TOKENIZER: tokenizer}
+        super().__init__(name, model, preprocessing, normalised=True, origin=origin, extra=extra)
+        self._text, self._tokenizer = text, tokenizer
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of what it computes, for images and for words."""
+        fields = {"kind": self.kind, "preprocessing": self.preprocessing.as_dict()}
+        return fingerprint(
+            fields, {MODEL: self._model, TEXT: self._text, TOKENIZER: self._tokenizer}
+        )
+
+    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+        """Return ``(n, dim)`` float32 of unit length for n texts; what is too long is cut.
+
+        Raises:
+            InputError: a text is empty.
+            MissingDependencyError: tokenizers is not installed.
+        """
+        for text in texts:
+            if not text.strip():
+                raise InputError("the text to search for is empty")
+        tokens = self._words.encode_batch(list(texts))
+        ids = np.array([each.ids for each in tokens], np.int64)
+        mask = np.array([each.attention_mask for each in tokens], np.int64)
+        return unit_rows(self._network(ids, mask).reshape(len(ids), -1))
+
+    @cached_property
+    def _words(self) -> Any:
+        try:
+            tokenizers = importlib.import_module("tokenizers")
+        except ModuleNotFoundError:
+            raise MissingDependencyError("tokenizers", "searching by words", "text") from None
+        return tokenizers.Tokenizer.from_str(self._tokenizer.decode())
+
+    @cached_property
+    def _network(self) -> Network:
+        return Network(self._text, name=f"text network of {self.name!r}")
+
+    @classmethod
+    def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
+        """Make it again from :meth:`describe` and :meth:`files`.
+
+        Raises:
+            ArtifactError: a file is missing or broken.
+        """
+        for name in (MODEL, TEXT, TOKENIZER):
+            if name not in files:
+                raise ArtifactError(f"encoder {description['name']!r}: its file {name} is gone")
+        return cls(
+            description["name"],
+            files[MODEL],
+            Preprocessing(**description["preprocessing"]),
+            text=files[TEXT],
+            tokenizer=files[TOKENIZER],
+            origin=description["origin"],
+        )
+
+
+def open_pair(name: str, sample: Sequence[ImageArray] = ()) -> PairEncoder:
+    """Open ``transformers:NAME``, exporting it first if the cache does not have it.
+
+    Args:
+        name: with the prefix; a folder, or a name of the hub.
+        sample: not looked at.
+
+    Raises:
+        MissingDependencyError: transformers or torch is not installed.
+        InputError: not a model with an image and a text half, or it cannot be had.
+        ArtifactError: an export that differs from torch.
+    """
+    from lookalike.encoders.catalog import MANIFEST, load_encoder, write_encoder
+
+    del sample
+    source = name.removeprefix(pretrained.TRANSFORMERS)
+    folder = pretrained.cached(re.sub(r"[^\w.\-]", "_", name)).with_suffix("")
+    if not (folder / MANIFEST).is_file():
+        encoder = _export(name, source)
+        with new_folder(folder) as partial:
+            write_encoder(encoder, partial)
+    loaded = load_encoder(folder)
+    assert isinstance(loaded, PairEncoder)
+    return loaded
+
+
+def _export(name: str, source: str) -> PairEncoder:
+    try:
+        torch = importlib.import_module("torch")
+        transformers = importlib.import_module("transformers")
+        from lookalike.encoders.export import to_onnx
+    except ModuleNotFoundError as error:
+        package = error.name or "transformers"
+        raise MissingDependencyError(package, f"encoder {name!r}", "text") from error
+    try:
+        model = transformers.AutoModel.from_pretrained(source).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        mixin = importlib.import_module("transformers.image_processing_base").ImageProcessingMixin
+        facts, _ = mixin.get_image_processor_dict(source)
+        length = min(int(model.config.text_config.max_position_embeddings), _LONGEST)
+    except (OSError, ValueError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"encoder {name!r}: transformers finds no model of images and words there ({reason}); "
+            "give the folder or the name of a CLIP or SigLIP model"
+        ) from error
+    masked = "attention_mask" in tokenizer.model_input_names
+    words = tokenizer.backend_tokenizer
+    words.enable_truncation(length)
+    words.enable_padding(
+        length=length, pad_id=tokenizer.pad_token_id or 0, pad_token=tokenizer.pad_token or ""
+    )
+    p = _preprocessing(facts)
+    images = torch.rand(2, 3, p.height, p.width, generator=torch.Generator().manual_seed(0))
+    tokens = words.encode_batch(["a photo", "two photos of something else"])
+    ids = torch.tensor([each.ids for each in tokens])
+    mask = torch.tensor([each.attention_mask for each in tokens])
+    halves = _halves(model, masked=masked)
+    licence = getattr(model.config, "license", None) or "see the model's page"
+    encoder = PairEncoder(
+        name,
+        to_onnx(halves[0], images),
+        p,
+        text=to_onnx(halves[1], ids, mask, names=("tokens", "mask")),
+        tokenizer=words.to_str().encode(),
+        origin={"source": source, "licence": licence, "torch": torch.__version__},
+    )
+    with torch.no_grad():
+        pairs = (
+            (halves[0](images), encoder.run(images.numpy())),
+            (halves[1](ids, mask), encoder._network(ids.numpy(), mask.numpy())),
+        )
+    for expected, found in pairs:
+        pretrained.check_export(name, expected.numpy(), found)
+    return encoder
+
+
+def _halves(model: Any, *, masked: bool) -> tuple[nn.Module, nn.Module]:
+    """Return the image half and the text half as modules with embeddings of unit length."""
+    from torch import nn
+
+    from lookalike.encoders.pooling import unit
+
+    class Images(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: Tensor) -> Tensor:
+            return unit(_rows(self.model.get_image_features(pixel_values=images)))
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+            # SigLIP was trained without a mask; its network takes one only to have two inputs.
+            options = {"attention_mask": mask} if masked else {}
+            rows = _rows(self.model.get_text_features(input_ids=ids, **options))
+            return unit(rows if masked else rows + 0 * mask[:, :1])
+
+    return Images(), Words()
+
+
+def _rows(found: Any) -> Tensor:
+    """Return the embeddings, which newer versions of transformers wrap."""
+    rows: Tensor = getattr(found, "pooler_output", found)
+    return rows
+
+
+def _preprocessing(facts: Mapping[str, Any]) -> Preprocessing:
+    """Return what an image processor's configuration says, in our words."""
+    size = facts["size"]
+    crop = facts.get("crop_size") if facts.get("do_center_crop") else None
+    shortest = size if isinstance(size, int) else size.get("shortest_edge")
+    share = None
+    if crop is not None and shortest is not None:
+        side = crop if isinstance(crop, int) else crop["height"]
+        height = width = int(side)
+        share = min(1.0, side / shortest)
+    elif shortest is not None:
+        height = width = int(shortest)
+    else:
+        height, width = int(size["height"]), int(size["width"])
+    normalised = facts.get("do_normalize", True)
+    return Preprocessing(
+        height,
+        width,
+        3,
+        filter="bicubic" if facts.get("resample", _BILINEAR) == _BICUBIC else "bilinear",
+        crop=share,
+        mean=tuple(facts["image_mean"]) if normalised else (),
+        std=tuple(facts["image_std"]) if normalised else (),
+    )
