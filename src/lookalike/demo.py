@@ -47,7 +47,7 @@ STORIES: Mapping[str, Story] = {
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a story left behind."""
+    """What a story left behind, and commands to type ``then``."""
 
     evaluation: Evaluation
     hits: Hits
@@ -55,6 +55,7 @@ class Told:
     report: Path
     picture: Path
     seconds: float
+    then: tuple[str, ...]
 
 
 def tell(
@@ -78,7 +79,7 @@ def tell(
         FetchError: the data set could not be had.
     """
     if name not in STORIES:
-        raise UnknownNameError("story", name, STORIES)
+        raise UnknownNameError("story", name, [*STORIES, "photos"])
     story = STORIES[name]
     start = time.perf_counter()
     folder = out / name
@@ -116,7 +117,14 @@ def tell(
     report = folder / "report.html"
     write_report(judged, galleries[main], report, encoders)
     seconds = time.perf_counter() - start
-    return Told(judged, found, galleries[main].path, report, picture, seconds)
+    path = galleries[main].path
+    then = (
+        f"lookalike search {path} dataset:{name}/test#3 --image hits.png",
+        f"lookalike evaluate {path} dataset:{name}/test --baselines --json",
+        "lookalike index mine.gallery FOLDER-OF-IMAGES",
+        "lookalike search mine.gallery ONE-IMAGE.jpg",
+    )
+    return Told(judged, found, path, report, picture, seconds, then)
 
 
 def _encoder(

@@ -140,7 +140,7 @@ def test_it_is_kept_and_then_needs_neither_torch_nor_transformers(
     (tmp_path / "e" / "text.onnx").write_bytes(b"")
     with pytest.raises(ArtifactError):
         load_encoder(tmp_path / "e")
-    with pytest.raises(MissingDependencyError, match=r"pip install 'lookalike\[text\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'lookalike\[transformers\]'"):
         open_encoder(f"transformers:{tmp_path}", [])
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(MissingDependencyError, match="searching by words needs"):

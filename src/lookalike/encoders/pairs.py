@@ -139,7 +139,7 @@ def _export(name: str, source: str) -> PairEncoder:
         from lookalike.encoders.export import to_onnx
     except ModuleNotFoundError as error:
         package = error.name or "transformers"
-        raise MissingDependencyError(package, f"encoder {name!r}", "text") from error
+        raise MissingDependencyError(package, f"encoder {name!r}", "transformers") from error
     try:
         model = transformers.AutoModel.from_pretrained(source).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
