@@ -221,7 +221,7 @@ def test_bad_queries_are_refused(gallery: Gallery) -> None:
         gallery.search(image, n=0)
     with pytest.raises(SettingError, match="l1: must be l2 or cosine"):
         gallery.search(image, metric="l1")
-    with pytest.raises(InputError, match="either a query image or the id"):
+    with pytest.raises(InputError, match="one of a query image, the id of a row, or a text"):
         gallery.search()
     with pytest.raises(InputError, match="no row with the id 'nobody'"):
         gallery.search(id="nobody")
