@@ -99,7 +99,9 @@ def test_torch_is_imported_in_training_and_to_export_only() -> None:
     }
     assert importing
     others = {path for path in importing if not path.startswith("training/")}
-    assert others == {f"encoders/{name}.py" for name in ("export", "pairs", "pooling", "pretrained")}
+    assert others == {
+        f"encoders/{name}.py" for name in ("export", "pairs", "pooling", "pretrained")
+    }
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["train", "--help"]])

