@@ -24,6 +24,7 @@ from lookalike.sources import open_source
 from lookalike.syncing import SyncReport
 from lookalike.types import Progress
 from tests.integration.test_cli import lookalike, run
+from tests.unit.test_images import undone
 
 ROUNDS = 20
 
@@ -362,3 +363,42 @@ def test_watching_indexes_what_changes(photos: Path, tmp_path: Path) -> None:
         assert json.loads(child.stdout.readline())["removed"] == 1
         child.terminate()
     assert len(Gallery.open(tmp_path / "g")) == 12
+
+
+@pytest.mark.parametrize("encoder_name", ["colour", "hog-fine"])
+def test_one_picture_saved_in_every_way_looks_the_same(tmp_path: Path, encoder_name: str) -> None:
+    """Eight orientations, three formats, colour, grey and 16 bits: one embedding."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "ways"
+    for i in range(30):  # others, for an encoder that learns
+        draw(root / "others" / f"{i}.png", i)
+    small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    colour = np.asarray(Image.fromarray(small).resize((64, 48), Image.Resampling.BICUBIC))
+    grey = np.asarray(Image.fromarray(colour).convert("L"))
+    lossless = {"colour": [], "grey": []}
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for kind, array in (("colour", colour), ("grey", grey)):
+            stored = Image.fromarray(undone(array, orientation))
+            folder = root / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            stored.save(folder / f"{orientation}.png", exif=exif)
+            stored.save(folder / f"{orientation}.webp", exif=exif, lossless=True)
+            stored.save(folder / f"{orientation}.jpg", exif=exif, quality=95)
+            lossless[kind] += [f"ways:{kind}/{orientation}.{s}" for s in ("png", "webp")]
+        deep = Image.fromarray(undone(grey, orientation).astype(np.uint16) * 257)
+        deep.save(root / "grey" / f"{orientation}-16.png", exif=exif)
+        lossless["grey"].append(f"ways:grey/{orientation}-16.png")
+    sample = [item.image() for item in open_source(root)]
+    gallery = Gallery.create(tmp_path / "g", encoder=open_encoder(encoder_name, sample))
+    gallery.sync(root)
+    for kind, ids in lossless.items():
+        rows = gallery.store.get(ids).embeddings.astype(float)
+        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        assert (unit @ unit.T).min() > 0.999
+        every = {record.id for record in gallery.store.records() if f":{kind}/" in record.id}
+        for path in sorted((root / kind).iterdir()):
+            hits = gallery.search(path, n=len(every))
+            assert hits[0].distance < 1e-6
+            assert {hit.id for hit in hits} == every

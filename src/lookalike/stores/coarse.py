@@ -29,13 +29,13 @@ _AT_ONCE = 1 << 16
 class CoarseRows:
     """Embeddings ``(rows, dim)`` rounded to 8 bits, each row with a scale of its own.
 
-    ``far`` is the largest length of what rounding took from a row, ``relative`` the largest share
-    of a row's length.
+    ``scales`` are what a row's whole numbers stand for, ``far`` is the largest length of what
+    rounding took from a row, ``relative`` the largest share of a row's length.
     """
 
     def __init__(self, rows: Embeddings) -> None:
         count, dim = rows.shape
-        self._scales = np.empty(count, np.float32)
+        self.scales = np.empty(count, np.float32)
         self.far = self.relative = 0.0
         self._parts: list[Any] = []
         step = max(_AT_ONCE, _PART // dim // _AT_ONCE * _AT_ONCE)
@@ -56,20 +56,23 @@ class CoarseRows:
         shares = np.divide(lost, lengths, out=np.zeros_like(lost), where=lengths > 0)
         self.far = max(self.far, float(lost.max(initial=0)))
         self.relative = max(self.relative, float(shares.max(initial=0)))
-        self._scales[place] = scales
+        self.scales[place] = scales
         return codes
 
     def products(
         self, query: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the products with a query ``(dim,)``, about, and the query as it was rounded."""
+    ) -> tuple[NDArray[np.int32], float, NDArray[np.float32]]:
+        """Return whole numbers ``(rows,)``, a step, and a query ``(dim,)`` as it was rounded.
+
+        The numbers times ``scales`` times the step are about the products with the query.
+        """
         peak = np.abs(query).max()
         step = peak / np.float32(_QUERY_LEVELS) if peak > 0 else np.float32(1)
         rounded = np.rint(query / step)
         codes = (rounded + (_QUERY_LEVELS + 1)).astype(np.uint8)[None]
         found = [part.run(None, {"query": codes})[0][0] for part in self._parts]
         whole = found[0] if len(found) == 1 else np.concatenate(found)
-        return np.multiply(whole, self._scales * step, dtype=np.float32), rounded * step
+        return whole, float(step), rounded * step
 
 
 def _product(codes: NDArray[np.int8]) -> Any:

@@ -55,6 +55,7 @@ class ExactIndex:
             self._inverse_norms = inverse.astype(np.float32)
         self._largest = float(norms.max(initial=0))
         self._coarse: CoarseRows | None = None
+        self._cosine_scales = np.empty(0, np.float32)
         self._singles: float = 0
 
     def __len__(self) -> int:
@@ -113,7 +114,9 @@ class ExactIndex:
             return None
         self._singles += 1
         if self._coarse is None and self._singles > 1:
-            self._coarse = CoarseRows(self._rows)
+            coarse = CoarseRows(self._rows)
+            self._cosine_scales = coarse.scales * self._inverse_norms
+            self._coarse = coarse
         return self._coarse
 
     def _near(
@@ -130,8 +133,13 @@ class ExactIndex:
         n-th nearest row, so a row whose rounded score is worse than it by more than the error of
         rounding is not among these.
         """
-        products, rounded = coarse.products(query)
-        scores = self._scored(products, metric)
+        products, step, rounded = coarse.products(query)
+        if metric is Metric.COSINE:  # the step is left out: one look at all rows less
+            scores = np.multiply(products, self._cosine_scales, dtype=np.float32)
+        else:
+            scores = np.multiply(products, coarse.scales * np.float32(step), dtype=np.float32)
+            scores -= self._half_squares
+            step = 1.0
         if among is not None:
             scores = scores[among]
         count = len(scores)
@@ -147,7 +155,7 @@ class ExactIndex:
             error += 1.001 * (lost + length * coarse.relative)
         else:
             error += 1.001 * (lost * self._largest + length * coarse.far)
-        near = np.flatnonzero(scores >= true.min() - error)
+        near = np.flatnonzero(scores >= (true.min() - error) / step)
         return near if among is None else among[near]
 
     def _part(self, rows: NDArray[np.int64]) -> ExactIndex:
