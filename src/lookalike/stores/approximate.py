@@ -64,7 +64,9 @@ def nearest(
     """Return the table of about the ``n`` nearest rows."""
     wanted = {"column": "embedding", "q": query, "k": n, "metric": _NAMES[metric]}
     return dataset.to_table(
-        columns=columns, nearest={**wanted, "nprobes": _PROBES, "refine_factor": _REFINE}
+        columns=columns,
+        nearest={**wanted, "nprobes": _PROBES, "refine_factor": _REFINE},
+        with_row_id=True,
     )
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,11 @@ from numpy.typing import NDArray
 
 from lookalike.artifacts import flush
 from lookalike.errors import ArtifactError, InputError, StorageError
-from lookalike.filters import Filter, MetadataColumns
+from lookalike.filters import Filter
 from lookalike.stores import approximate
+from lookalike.stores.arrow import ROW, SIGNATURE, Loaded, hits_of, matrix, schema, signed
 from lookalike.stores.base import Record, Rows, check_queries, check_rows, matching
-from lookalike.stores.exact import ExactIndex, Neighbours
+from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, Hit, Metric
 
 KEEP_VERSIONS = timedelta(minutes=15)
@@ -35,46 +34,6 @@ _DELETE_AT_ONCE = 1_000
 _COMPACT_ABOVE = 8
 _FEW = 5_000
 """So many rows that match a filter are read and compared with a query directly."""
-
-_SIGNATURE = "signature"
-"""A column that tables of format 1 lack; it is added on the first write."""
-
-_PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
-"""Without it, two concurrent merges can both insert an id."""
-
-
-def _schema(dim: int) -> Any:
-    return pa.schema(
-        [
-            pa.field("id", pa.string(), nullable=False, metadata=_PRIMARY_KEY),
-            pa.field("uri", pa.string(), nullable=False),
-            pa.field("embedding", pa.list_(pa.float32(), dim), nullable=False),
-            pa.field("metadata", pa.string(), nullable=False),
-            pa.field("content_hash", pa.string(), nullable=False),
-            pa.field(_SIGNATURE, pa.string()),
-        ]
-    )
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """One version of the table in memory, in order of id."""
-
-    version: int
-    table: Any
-    dataset: Any
-
-    @cached_property
-    def index(self) -> ExactIndex:
-        """The embeddings, to be searched."""
-        table = self.dataset.to_table(columns=["id", "embedding"])
-        table = table.take(pc.sort_indices(table["id"]))
-        return ExactIndex(_matrix(table, table.schema.field("embedding").type.list_size))
-
-    @cached_property
-    def columns(self) -> MetadataColumns:
-        """The metadata, for filters."""
-        return MetadataColumns([json.loads(text) for text in self.table["metadata"].to_pylist()])
 
 
 class LanceStore:
@@ -88,7 +47,7 @@ class LanceStore:
     def __init__(self, dataset: Any, path: Path) -> None:
         self._dataset = dataset
         self._path = path
-        self._loaded: _Loaded | None = None
+        self._loaded: Loaded | None = None
         self._seen: frozenset[str] = frozenset()
         self._durable: dict[Path, int] = {}
 
@@ -100,7 +59,7 @@ class LanceStore:
             StorageError: it could not be written.
         """
         try:
-            store = cls(lance.write_dataset(_schema(dim).empty_table(), path, mode="create"), path)
+            store = cls(lance.write_dataset(schema(dim).empty_table(), path, mode="create"), path)
             store._make_durable()
         except OSError as error:
             raise StorageError(f"{path}: the table cannot be written ({error})") from error
@@ -143,10 +102,10 @@ class LanceStore:
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), self.dim)
         metadata = [json.dumps(dict(fields), ensure_ascii=False) for fields in rows.metadata]
         columns = [list(rows.ids), list(rows.uris), vectors, metadata, list(rows.hashes)]
-        batch = pa.table([*columns, list(rows.signatures)], schema=_schema(self.dim))
+        batch = pa.table([*columns, list(rows.signatures)], schema=schema(self.dim))
         self._refresh()
-        if _SIGNATURE not in self._dataset.schema.names:
-            self._commit(lambda: self._dataset.add_columns({_SIGNATURE: "''"}))
+        if SIGNATURE not in self._dataset.schema.names:
+            self._commit(lambda: self._dataset.add_columns({SIGNATURE: "''"}))
         merge = self._dataset.merge_insert("id").when_matched_update_all()
         self._commit(lambda: merge.when_not_matched_insert_all().execute(batch))
 
@@ -183,7 +142,7 @@ class LanceStore:
             return [self._about(query, n, metric, where) for query in queries]
         loaded = self._load()
         among = None if where is None else matching(where, loaded.columns)
-        return _hits(loaded.index.search(queries, n, metric, among), loaded.table)
+        return hits_of(loaded.index.search(queries, n, metric, among), loaded.table)
 
     def _about(
         self, query: NDArray[np.float32], n: int, metric: Metric, where: Filter | None
@@ -206,8 +165,8 @@ class LanceStore:
             while len(table) < n and asked < rows:
                 asked = min(4 * asked, rows)
                 table = self._nearest(query, asked, metric, among)
-        found = ExactIndex(_matrix(table, self.dim)).search(query[None], n, metric)
-        return _hits(found, table)[0]
+        found = ExactIndex(matrix(table, self.dim)).search(query[None], n, metric)
+        return hits_of(found, table)[0]
 
     def _nearest(
         self,
@@ -220,12 +179,12 @@ class LanceStore:
         names = ["id", "uri", "metadata", "embedding"]
         table = approximate.nearest(self._dataset, query, n, metric, names)
         if among is not None:
-            table = table.filter(pc.is_in(table["id"], self._load().table["id"].take(among)))
+            table = table.filter(pa.array(self._load().holds(table[ROW].to_numpy(), among)))
         return table.take(pc.sort_indices(table["id"]))
 
     def records(self) -> Iterator[Record]:
         """Iterate over all rows in order of id."""
-        names = ["id", "uri", "metadata", "content_hash", _SIGNATURE]
+        names = ["id", "uri", "metadata", "content_hash", SIGNATURE]
         table = self._table(names)
         columns = (table[name].to_pylist() for name in names)
         for row_id, uri, metadata, *rest in zip(*columns, strict=True):
@@ -234,7 +193,7 @@ class LanceStore:
     def get(self, ids: Sequence[str]) -> Rows:
         """Return the rows of these ids."""
         wanted = pa.array(list(ids), pa.string())
-        table = self._table(_schema(self.dim).names, pc.field("id").isin(wanted))
+        table = self._table(schema(self.dim).names, pc.field("id").isin(wanted))
         positions = pc.index_in(wanted, table["id"])
         if positions.null_count:
             missing = ids[positions.to_pylist().index(None)]
@@ -244,34 +203,37 @@ class LanceStore:
     def rows(self, count: int) -> Iterator[Rows]:
         """Iterate over all rows, at most ``count`` at a time, without holding more."""
         self._refresh()
-        names = [name for name in _schema(self.dim).names if name in self._dataset.schema.names]
+        names = [name for name in schema(self.dim).names if name in self._dataset.schema.names]
         for batch in self._dataset.to_batches(columns=names, batch_size=count):
             if len(batch):
-                yield self._rows(_signed(pa.Table.from_batches([batch])))
+                yield self._rows(signed(pa.Table.from_batches([batch])))
 
     def _rows(self, table: Any) -> Rows:
         return Rows(
             ids=table["id"].to_pylist(),
             uris=table["uri"].to_pylist(),
-            embeddings=_matrix(table, self.dim),
+            embeddings=matrix(table, self.dim),
             metadata=[json.loads(text) for text in table["metadata"].to_pylist()],
             hashes=table["content_hash"].to_pylist(),
-            signatures=table[_SIGNATURE].to_pylist(),
+            signatures=table[SIGNATURE].to_pylist(),
         )
 
-    def _load(self) -> _Loaded:
+    def _load(self) -> Loaded:
         self._refresh()
         if self._loaded is None or self._loaded.version != self._dataset.version:
-            table = self._table(["id", "uri", "metadata"])
-            self._loaded = _Loaded(self._dataset.version, table, self._dataset)
+            table = self._table(["id", "uri", "metadata"], rows=True)
+            self._loaded = Loaded(self._dataset.version, table, self._dataset)
         return self._loaded
 
-    def _table(self, names: Sequence[str], where: Any = None) -> Any:
-        """Return columns of the newest version in order of id, of some rows or all."""
+    def _table(self, names: Sequence[str], where: Any = None, *, rows: bool = False) -> Any:
+        """Return columns of the newest version in order of id, of some rows or all.
+
+        ``rows`` adds Lance's own numbers of the rows.
+        """
         self._refresh()
         there = [name for name in names if name in self._dataset.schema.names]
-        table = self._dataset.to_table(columns=there, filter=where)
-        table = _signed(table) if _SIGNATURE in names else table
+        table = self._dataset.to_table(columns=there, filter=where, with_row_id=rows)
+        table = signed(table) if SIGNATURE in names else table
         return table.take(pc.sort_indices(table["id"]))
 
     def _refresh(self) -> None:
@@ -315,31 +277,6 @@ class LanceStore:
             if changed:
                 flush(folder)
         flush(self._path.parent)
-
-
-def _signed(table: Any) -> Any:
-    """Return a table with its column of signatures, which those of format 1 lack."""
-    if _SIGNATURE in table.column_names:
-        return table
-    return table.append_column(_SIGNATURE, pa.array([""] * len(table), pa.string()))
-
-
-def _hits(found: Neighbours, table: Any) -> list[list[Hit]]:
-    """Return the hits of each query from the numbers of a table's rows."""
-    taken = table.select(["id", "uri", "metadata"]).take(pa.array(found.rows.ravel()))
-    ids, uris, metadata = (column.to_pylist() for column in taken.columns)
-    fields = zip(
-        ids, uris, found.distances.ravel().tolist(), map(json.loads, metadata), strict=True
-    )
-    count = found.rows.shape[1]
-    return [
-        [Hit(rank, *next(fields)) for rank in range(1, count + 1)] for _ in range(len(found.rows))
-    ]
-
-
-def _matrix(table: Any, dim: int) -> Embeddings:
-    values = table["embedding"].combine_chunks().flatten()
-    return np.asarray(values.to_numpy(zero_copy_only=False), np.float32).reshape(-1, dim)
 
 
 def _first_line(error: BaseException) -> str:
