@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lookalike.syncing import SyncReport
 
 _SETTLED_MS = 1_000
+_LOOK_MS = 500
 _LISTED = 20
 _LOOKED_AT = 50
 
@@ -84,11 +85,16 @@ def command(
             )
 
     try:
+        changes = _changes(Path(source), gallery) if watch else iter(())
+        next(changes, None)  # from here on no change is missed
         report = once()
         _print(gallery, report, dry_run=dry_run, as_json=as_json, one_line=watch)
         if watch:
             reroot = False
-            for _ in _changes(Path(source)):
+            screen.note(f"watching {source}; Ctrl-C ends it")
+            for changed in changes:
+                if not changed:
+                    continue
                 try:
                     report = once()
                     _print(gallery, report, dry_run=False, as_json=as_json, one_line=True)
@@ -120,8 +126,11 @@ def _print(path: Path, report: SyncReport, *, dry_run: bool, as_json: bool, one_
         screen.note(f"... and {len(report.failed) - _LISTED:,} more; --json lists them all")
 
 
-def _changes(path: Path) -> Iterator[object]:
-    """Yield whenever something below a folder, or a file, has changed."""
+def _changes(path: Path, gallery: Path) -> Iterator[bool]:
+    """Yield now and then whether something below a folder, or a file, has changed.
+
+    What the gallery writes is no change, should it lie there too.
+    """
     from lookalike.errors import MissingDependencyError, SettingError
 
     try:
@@ -130,8 +139,16 @@ def _changes(path: Path) -> Iterator[object]:
         raise MissingDependencyError("watchfiles", "--watch", "watch") from None
     if not path.exists():
         raise SettingError(f"--watch: {path} is no folder or file that could change")
-    screen.note(f"watching {path}; Ctrl-C ends it")
-    yield from watch(path, debounce=_SETTLED_MS, step=100, raise_interrupt=True)
+    own = gallery.resolve()
+    for changed in watch(
+        path,
+        watch_filter=lambda _, changed: not Path(changed).resolve().is_relative_to(own),
+        debounce=_SETTLED_MS,
+        step=100,
+        rust_timeout=_LOOK_MS,
+        yield_on_timeout=True,
+    ):
+        yield bool(changed)
 
 
 def _open(path: Path, encoder: str | None, metric: str, source: Source) -> Gallery:
