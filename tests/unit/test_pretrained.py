@@ -273,3 +273,11 @@ def test_a_name_that_timm_does_not_know(
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
     with pytest.raises(InputError, match=r"timm cannot load it .*Unknown model"):
         open_encoder("timm:resnet9000", [])
+
+
+def test_an_export_tells_nothing_of_the_machine_that_made_it() -> None:
+    model = to_onnx(Tiny(), torch.rand(2, 3, 16, 24))
+    folders = (str(Path(torch.__file__).parent), str(Path(pretrained.__file__).parent), ".py")
+    shipped = Path(pretrained.__file__).with_name("untrained.onnx").read_bytes()
+    for data in (model, shipped):
+        assert not any(folder.encode() in data for folder in folders)
