@@ -281,3 +281,14 @@ def test_an_export_tells_nothing_of_the_machine_that_made_it() -> None:
     shipped = Path(pretrained.__file__).with_name("untrained.onnx").read_bytes()
     for data in (model, shipped):
         assert not any(folder.encode() in data for folder in folders)
+
+
+def test_a_package_that_cannot_be_imported_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "timm.py").write_text("raise RuntimeError('operator x does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
+    with pytest.raises(InputError, match="'timm' is installed but cannot be imported"):
+        open_encoder("timm:resnet18", [])

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from lookalike.types import Hits, Metric
 
 
+_ROUNDING = 1e-9
+"""What the distance of an image to itself may be by rounding."""
+
+
 def command(
     gallery: Annotated[Path, typer.Argument(help="The gallery folder.")],
     queries: Annotated[
@@ -126,4 +130,4 @@ def _furthest(metric: Metric, distance: float | None, score: float | None) -> fl
         raise SettingError("--min-score is for cosine; with l2 say --max-distance")
     if not -1 <= score <= 1:
         raise SettingError(f"--min-score {score}: must be from -1 to 1")
-    return 1 - score
+    return 1 - score + _ROUNDING

@@ -146,6 +146,8 @@ def _export(name: str, source: str) -> PairEncoder:
         mixin = importlib.import_module("transformers.image_processing_base").ImageProcessingMixin
         facts, _ = mixin.get_image_processor_dict(source)
         length = min(int(model.config.text_config.max_position_embeddings), _LONGEST)
+    except (ImportError, RuntimeError) as error:
+        raise pretrained.broken_package("transformers", name, error) from error
     except (OSError, ValueError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

@@ -209,6 +209,15 @@ def _export(name: str, pooling: str, path: Path, load: Callable[[], Loaded]) -> 
     write_atomically(path.with_suffix(".json"), json.dumps(fields, indent=2).encode())
 
 
+def broken_package(package: str, name: str, error: Exception) -> InputError:
+    """Return the error that a package is there and cannot be imported."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(
+        f"encoder {name!r}: the package {package!r} is installed but cannot be imported "
+        f"({reason}); most often torchvision is made for another torch: install one that fits, or none"
+    )
+
+
 def check_export(name: str, expected: NDArray[np.float32], found: NDArray[np.float32]) -> None:
     """See that what was exported computes what torch did.
 
@@ -227,7 +236,12 @@ def _load_timm(name: str, pooling: str) -> Loaded:
     """Load a model through timm, which fetches its weights from the hub if it must."""
     import torch
 
-    timm: Any = importlib.import_module("timm")
+    try:
+        timm: Any = importlib.import_module("timm")
+    except ModuleNotFoundError:
+        raise
+    except (ImportError, RuntimeError) as error:
+        raise broken_package("timm", name, error) from error
     known = name.removeprefix("timm:")
     kept = {} if pooling == OWN_POOLING else {"global_pool": ""}
     try:
