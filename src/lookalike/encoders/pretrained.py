@@ -214,7 +214,8 @@ def broken_package(package: str, name: str, error: Exception) -> InputError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return InputError(
         f"encoder {name!r}: the package {package!r} is installed but cannot be imported "
-        f"({reason}); most often torchvision is made for another torch: install one that fits, or none"
+        f"({reason}); most often torchvision is made for another torch: install one that fits, "
+        "or none"
     )
 
 
