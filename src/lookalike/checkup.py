@@ -18,7 +18,7 @@ from PIL import Image
 
 from lookalike import __version__
 from lookalike.config import OPTIONAL_FORMATS, settings
-from lookalike.encoders.pretrained import BACKBONES, FOLDER
+from lookalike.encoders.backbones import BACKBONES, FOLDER
 from lookalike.gallery import Gallery
 from lookalike.images import decode, formats
 

@@ -5,60 +5,19 @@ Where the bytes come from is :mod:`lookalike.fetch`; here is what they must be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lookalike import emoji, idx
 from lookalike.config import settings
 from lookalike.errors import MissingDependencyError, UnknownNameError
 from lookalike.fetch import AptPackage, Folder, NpmPackage, PickleWheel, Place, Web, fetch
+from lookalike.splits import Dataset, Split, check_split
+from lookalike.stamps import STAMPS
 from lookalike.types import ProgressCallback, ignore_progress
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Images ``(n, H, W)`` grey or ``(n, H, W, 3)`` RGB, uint8, and what is known of each.
-
-    ``labels`` are ``(n,)`` uint8, indices into ``classes``; each of ``columns`` holds ``n`` texts.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    classes: tuple[str, ...]
-    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
-class Dataset(Protocol):
-    """A named data set: facts for people, and :meth:`load`."""
-
-    @property
-    def name(self) -> str:
-        """The name in ``dataset:NAME/SPLIT``."""
-        ...
-
-    @property
-    def summary(self) -> str:
-        """One line on what it holds."""
-        ...
-
-    @property
-    def licence(self) -> str:
-        """Its licence."""
-        ...
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The names that :meth:`load` takes."""
-        ...
-
-    def load(self, split: str, on_progress: ProgressCallback = ignore_progress) -> Split:
-        """Return one split, fetching it first where that is needed."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +39,7 @@ class IdxDataset:
             UnknownNameError: no such split.
             FetchError: no place gave the files with the pinned checksums.
         """
-        _check_split(self, split)
+        check_split(self, split)
         stem = {"train": "train", "test": "t10k"}[split]
         names = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
         files = fetch(self.name, self.sums, self.places, names, on_progress)
@@ -103,7 +62,7 @@ class BundledDigits:
     def load(self, split: str, on_progress: ProgressCallback = ignore_progress) -> Split:
         """Return the first 1,437 images as ``train`` or the last 360 as ``test``."""
         del on_progress
-        _check_split(self, split)
+        check_split(self, split)
         try:
             from sklearn.datasets import load_digits
         except ImportError:
@@ -114,9 +73,17 @@ class BundledDigits:
         return Split(images, bunch.target[part].astype(np.uint8), tuple("0123456789"))
 
 
+SHARED = "shared"
+_LARGE = 224
+_KEPT = {"all": "drawings.npz", SHARED: "shared.npz"}
+
+
 @dataclass(frozen=True, slots=True)
 class EmojiDataset:
-    """One vendor's emoji, drawn 64x64 in colour; the package is pinned by its files' SHA-256.
+    """One vendor's emoji, drawn in colour; the package is pinned by its files' SHA-256.
+
+    The split ``all`` has all of them at 64x64 pixels; ``shared`` the 1,594 that every vendor here
+    draws, at 224x224, in order of codepoint.
 
     The label is the category. The column ``codepoint`` is the same for an emoji at every vendor;
     ``name`` is the package's own. Items are in order of name. What is left out and why is said at
@@ -128,7 +95,7 @@ class EmojiDataset:
     licence: str
     sums: Mapping[str, str]
     places: tuple[Place, ...]
-    splits: tuple[str, ...] = ("all",)
+    splits: tuple[str, ...] = ("all", SHARED)
 
     def load(self, split: str, on_progress: ProgressCallback = ignore_progress) -> Split:
         """Return all drawings: the first time fetched and drawn, then read from the cache.
@@ -139,14 +106,20 @@ class EmojiDataset:
             FetchError: no place gave the files with the pinned checksums.
             StorageError: the cache cannot be written.
         """
-        _check_split(self, split)
+        check_split(self, split)
 
         def make() -> emoji.Drawings:
-            files = fetch(self.name, self.sums, self.places, emoji.FILES, on_progress)
-            return emoji.draw(emoji.choose(files), on_progress)
+            if split == SHARED:
+                drawn = [emoji.by_codepoint(d._files(on_progress)) for d in EMOJI]
+                common = sorted(set.intersection(*(set(icons) for icons in drawn)))
+                own = drawn[EMOJI.index(self)]
+                return emoji.draw([own[c] for c in common], on_progress, side=_LARGE)
+            return emoji.draw(emoji.choose(self._files(on_progress)), on_progress)
 
         try:
-            drawings = emoji.kept(settings().data / self.name / "drawings.npz", self.sums, make)
+            path = settings().data / self.name / _KEPT[split]
+            sums = self.sums if split != SHARED else _sums_of_all()
+            drawings = emoji.kept(path, sums, make)
         except ModuleNotFoundError as error:
             if error.name != "resvg_py":
                 raise
@@ -159,10 +132,8 @@ class EmojiDataset:
             {"codepoint": drawings.codepoints, "name": drawings.names},
         )
 
-
-def _check_split(dataset: Dataset, split: str) -> None:
-    if split not in dataset.splits:
-        raise UnknownNameError(f"split of dataset:{dataset.name}", split, dataset.splits)
+    def _files(self, on_progress: ProgressCallback) -> Mapping[str, bytes]:
+        return fetch(self.name, self.sums, self.places, emoji.FILES, on_progress)
 
 
 _MNIST_FILES = (
@@ -273,10 +244,15 @@ FLUENT_EMOJI = EmojiDataset(
     places=(NpmPackage("@iconify-json/fluent-emoji-flat", "1.2.6", "package"),),
 )
 
+
+def _sums_of_all() -> Mapping[str, str]:
+    return {f"{d.name} {name}": digest for d in EMOJI for name, digest in d.sums.items()}
+
+
 EMOJI = (TWEMOJI, NOTO_EMOJI, OPENMOJI, FLUENT_EMOJI)
 
 DATASETS: Mapping[str, Dataset] = {
-    d.name: d for d in (MNIST, FASHION_MNIST, BundledDigits(), *EMOJI)
+    d.name: d for d in (MNIST, FASHION_MNIST, BundledDigits(), *EMOJI, STAMPS)
 }
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 FILES = ("icons.json", "chars.json", "metadata.json")
 SIDE = 64
-"""Height and width of a drawing in pixels."""
+"""Height and width of a drawing in pixels, unless another is asked for."""
 
 _RULES = 1
 """Raise it when other icons are chosen or they are drawn otherwise: what was kept is made anew."""
@@ -54,17 +54,20 @@ _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.err
 
 @dataclass(frozen=True, slots=True)
 class Icon:
-    """One emoji of a package, not yet drawn; ``codepoint`` as in ``1f468-200d-1f33e``."""
+    """One emoji of a package, not yet drawn; ``codepoint`` as in ``1f468-200d-1f33e``.
+
+    ``drawing`` holds the SVG's body and, where they are stated, its left, top, width and height.
+    """
 
     name: str
     codepoint: str
     category: str
-    svg: str
+    drawing: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Drawings:
-    """Images ``(n, 64, 64, 3)`` uint8, RGB on white, and what is known of each, in order of name.
+    """Images ``(n, side, side, 3)`` uint8, RGB on white, and what is known of each.
 
     A codepoint is hexadecimal, its parts joined by hyphens, without variation selectors; the same
     emoji has the same one at every vendor.
@@ -86,34 +89,44 @@ def choose(files: Mapping[str, bytes]) -> list[Icon]:
     Args:
         files: the bytes of each of :data:`FILES`.
     """
+    named: dict[str, list[Icon]] = defaultdict(list)
+    for icon in by_codepoint(files).values():
+        named[icon.name].append(icon)
+    return [named[name][0] for name in sorted(named) if len(named[name]) == 1]
+
+
+def by_codepoint(files: Mapping[str, bytes]) -> dict[str, Icon]:
+    """Return the icons of a package that have a category, by codepoint, without skin tones.
+
+    An icon that stands for two codepoints is there twice.
+    """
     icons, characters, metadata = (json.loads(files[name]) for name in FILES)
-    codepoints: dict[str, list[str]] = defaultdict(list)
-    for codepoint, name in characters.items():
-        codepoints[name].append(codepoint)
     categories = {
         name: _WITH_AMPERSAND.get(category, category)
         for category, names in metadata["categories"].items()
         for name in names
     }
-    chosen = []
-    for name in sorted(categories.keys() & icons["icons"].keys()):
-        if len(codepoints[name]) != 1 or _SKIN_TONES & set(codepoints[name][0].split("-")):
-            continue
-        svg = _document({**icons, **icons["icons"][name]})
-        chosen.append(Icon(name, codepoints[name][0], categories[name], svg))
-    return chosen
+    return {
+        codepoint: Icon(name, codepoint, categories[name], {**icons, **icons["icons"][name]})
+        for codepoint, name in characters.items()
+        if name in categories
+        and name in icons["icons"]
+        and not _SKIN_TONES & set(codepoint.split("-"))
+    }
 
 
-def draw(icons: Sequence[Icon], on_progress: ProgressCallback = ignore_progress) -> Drawings:
-    """Draw each icon in the middle of a white square.
+def draw(
+    icons: Sequence[Icon], on_progress: ProgressCallback = ignore_progress, *, side: int = SIDE
+) -> Drawings:
+    """Draw each icon in the middle of a white square of ``side`` pixels.
 
     Raises:
         ImageError: the renderer refuses one.
         ImportError: ``resvg_py`` is not installed.
     """
-    images = np.empty((len(icons), SIDE, SIDE, 3), np.uint8)
+    images = np.empty((len(icons), side, side, 3), np.uint8)
     for number, icon in enumerate(icons):
-        images[number] = _rasterise(icon)
+        images[number] = _rasterise(icon, side)
         on_progress(Progress("draw emoji", number + 1, len(icons), "images"))
     return Drawings(
         images,
@@ -145,24 +158,24 @@ def kept(path: Path, sums: Mapping[str, str], make: Callable[[], Drawings]) -> D
     return found
 
 
-def _document(icon: Mapping[str, Any]) -> str:
+def _document(icon: Mapping[str, Any], side: int) -> str:
     """Return a whole SVG of one icon; what it does not state is Iconify's default."""
     left, top = icon.get("left", 0), icon.get("top", 0)
     width, height = icon.get("width", 16), icon.get("height", 16)
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'width="{SIDE}" height="{SIDE}" viewBox="{left} {top} {width} {height}">'
+        f'width="{side}" height="{side}" viewBox="{left} {top} {width} {height}">'
         f"{icon['body']}</svg>"
     )
 
 
-def _rasterise(icon: Icon) -> ImageArray:
+def _rasterise(icon: Icon, side: int) -> ImageArray:
     import resvg_py
 
     try:
         # Without the fonts of this machine every machine draws the same.
         png = resvg_py.svg_to_bytes(
-            svg_string=icon.svg, background="#ffffff", skip_system_fonts=True
+            svg_string=_document(icon.drawing, side), background="#ffffff", skip_system_fonts=True
         )
     except ValueError as error:
         renderer = resvg_py.__resvg_version__

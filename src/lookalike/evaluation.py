@@ -1,10 +1,10 @@
-"""A gallery judged by labels, beside what needs no learning: precision, mAP, recall, intervals."""
+"""A gallery judged by right answers, beside what needs no learning: precision, mAP, recall."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.catalog import catalog
 from lookalike.errors import ImageError, InputError, SettingError
 from lookalike.gallery import Gallery
-from lookalike.metrics import QueryScores, Scores
+from lookalike.metrics import QueryScores, Scores, ceiling_at_n
+from lookalike.protocols import EvaluationProtocol, open_protocol
 from lookalike.reading import encode_items, sample_images
+from lookalike.relevance import Basis, Relevance, Right, relevance_of
 from lookalike.sources import Item, ItemSource, Source, open_source
 from lookalike.stores.base import Rows, VectorStore
 from lookalike.stores.memory import MemoryStore
@@ -31,6 +33,9 @@ from lookalike.types import (
 )
 
 CHANCE = "chance"
+N = 7
+"""Hits for each query, unless told otherwise."""
+
 _REPORT_EVERY = 1000
 _TIMED = 200
 
@@ -45,11 +50,17 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One query with its hits."""
+    """One query with its hits, and whether each is right.
+
+    ``label`` is the query's label, its value in the column that judges, or its short name;
+    ``relevant`` is how many rows are right.
+    """
 
     uri: str
     label: str
     hits: tuple[Hit, ...]
+    right: tuple[bool, ...]
+    relevant: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +69,9 @@ class Evaluation:
 
     ``confusion`` is ``(labels, labels)`` int64: how many hits of each label (column) the queries
     of each label (row) got. ``examples`` holds every query with its hits; ``query_labels`` and
-    ``gallery_labels`` count labels. ``others`` may hold the scores of other galleries of the same
+    ``gallery_labels`` count labels. All of these but the examples are empty where not labels made
+    hits right but what ``basis`` says. ``ceiling`` is the highest precision@n there can be, the
+    mean of min(relevant, n) / n. ``others`` may hold the scores of other galleries of the same
     images for the same queries, to be shown beside.
     """
 
@@ -75,6 +88,9 @@ class Evaluation:
     gallery_labels: Mapping[str, int]
     examples: tuple[Example, ...]
     latency: Latency
+    basis: Basis
+    ceiling: float
+    protocol: EvaluationProtocol | None = None
     others: Mapping[str, Scores] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,6 +100,9 @@ class Evaluation:
             "queries": len(self.examples),
             "skipped": len(self.skipped),
             "gallery": self.gallery,
+            "protocol": None if self.protocol is None else self.protocol.as_dict(),
+            "relevance": self.basis.as_dict(),
+            "precision_ceiling": self.ceiling,
             **self.scores.as_dict(),
             "baselines": {name: scores.as_dict() for name, scores in self.baselines.items()},
             "latency_ms": {"p50": self.latency.p50, "p95": self.latency.p95},
@@ -94,38 +113,54 @@ def evaluate(
     gallery: Gallery,
     queries: str | Path | Source | None = None,
     *,
-    n: int = 7,
+    n: int | None = None,
     first: int = 100,
     metric: Metric | str | None = None,
+    match: str | None = None,
+    truth: str | Path | None = None,
+    protocol: str | None = None,
     baselines: bool = False,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Evaluation:
-    """Judge a gallery by labelled queries: a hit is right when it has the query's label.
+    """Judge a gallery by queries: a hit is right when it has the query's label, or as told.
 
     A query that is itself a row (the same id) never counts as its own hit. Queries without a
-    label, or that cannot be decoded, are skipped and listed.
+    label, or that cannot be decoded, are skipped and listed; so are queries that no row answers,
+    where ``match`` or ``truth`` is given.
 
     Args:
-        gallery: its rows carry labels.
-        queries: a source of labelled images; without one, each row is asked for the others.
-        n: hits for each query.
+        gallery: its rows carry labels, or what ``match`` or ``truth`` needs.
+        queries: a source of images; without one, each row is asked for the others.
+        n: hits for each query; 7, or the protocol's, unless given.
         first: the first queries whose scores stand apart (the report's protocol has 100).
         metric: ``l2`` or ``cosine``; the gallery's own unless given.
+        match: a column of metadata: rows with the query's value in it are right, not labels.
+        truth: a CSV file, on each line a query and the rows that are right.
+        protocol: what published figures were measured by, as ``perfect-500k``; with ``truth``.
         baselines: also judge chance, pixels, PCA, HOG and an untrained network, each made for and
             run over the same images with the same metric.
         on_progress: told of each stage.
 
     Raises:
-        InputError: the gallery or all the queries have no labels.
-        SettingError: ``n`` or ``first`` below 1.
+        InputError: the gallery or all the queries have no labels or values, or the truth file
+            cannot be used.
+        SettingError: ``n`` or ``first`` below 1, or options that exclude each other.
+        UnknownNameError: no such protocol.
     """
+    agreed = None if protocol is None else open_protocol(protocol)
+    if agreed is not None:
+        agreed.check(n, truth)
+    n = n if n is not None else N if agreed is None else agreed.n
     for name, value in (("n", n), ("first", first)):
         if value < 1:
             raise SettingError(f"{name} = {value}: must be at least 1")
     opened = open_source(queries, on_progress) if isinstance(queries, str | Path) else queries
     opened = opened or gallery.items()
     chosen = gallery.metric if metric is None else Metric(metric)
-    bench = _Bench.set_up(gallery, opened, n, first, chosen, on_progress)
+    rows = gallery.items()
+    relevance = relevance_of(rows, opened, match=match, truth=truth)
+    items, right, skipped = _asked(opened, relevance, on_progress)
+    bench = _Bench(gallery, rows, n, first, chosen, relevance.labels, items, right, on_progress)
     beside: dict[str, Scores] = {}
     if baselines:
         beside[CHANCE] = bench.by_chance()
@@ -136,33 +171,33 @@ def evaluate(
                 hits = bench.search(encoder, bench.store_for(encoder))
                 beside[description.name] = bench.score(encoder.name, hits)
     hits = bench.search(gallery.encoder, gallery.store)
-    labels = tuple(sorted({*bench.truth.values(), *bench.labels}))
+    labels = tuple(sorted({*bench.labels.values(), *bench.asked_labels}))
     return Evaluation(
         n=n,
         gallery=str(gallery.path),
         rows=len(gallery),
         queries=opened.spec,
-        skipped=bench.skipped,
+        skipped=tuple(skipped),
         scores=bench.score(gallery.encoder.name, hits),
         baselines=beside,
         labels=labels,
         confusion=bench.confusion(labels, hits),
-        query_labels=Counter(bench.labels),
-        gallery_labels=Counter(bench.truth.values()),
-        examples=tuple(
-            Example(item.uri, label, tuple(row))
-            for item, label, row in zip(bench.items, bench.labels, hits, strict=True)
-        ),
+        query_labels=Counter(bench.asked_labels),
+        gallery_labels=Counter(bench.labels.values()),
+        examples=tuple(bench.examples(hits)),
         latency=bench.latency(),
+        basis=relevance.basis,
+        ceiling=float(ceiling_at_n(bench.relevant, n).mean()),
+        protocol=agreed,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """What every encoder is judged on: the same rows, queries, labels and metric.
+    """What every encoder is judged on: the same rows, queries, right answers and metric.
 
-    ``truth`` is the label of each row that has one, by id; ``items`` are the labelled queries
-    and ``labels`` theirs.
+    ``labels`` is the label of each row that has one, by id, and empty where not labels judge;
+    ``items`` are the queries and ``right`` their right answers.
     """
 
     gallery: Gallery
@@ -170,46 +205,26 @@ class _Bench:
     n: int
     first: int
     metric: Metric
-    truth: Mapping[str, str]
+    labels: Mapping[str, str]
     items: Sequence[Item]
-    labels: Sequence[str]
-    skipped: tuple[Failure, ...]
+    right: Sequence[Right]
     on_progress: ProgressCallback
 
-    @classmethod
-    def set_up(
-        cls,
-        gallery: Gallery,
-        source: Source,
-        n: int,
-        first: int,
-        metric: Metric,
-        on_progress: ProgressCallback,
-    ) -> _Bench:
-        rows = gallery.items()
-        truth = {
-            item.id: str(item.metadata["label"])
-            for item in rows
-            if item.metadata.get("label") is not None
-        }
-        if not truth:
-            raise InputError(
-                f"{gallery.path}: none of its {len(gallery):,} rows has a label to judge by; put "
-                "the images into sub-folders named by label and index them again"
-            )
-        items, skipped = _labelled(source, on_progress)
-        return cls(
-            gallery=gallery,
-            rows=rows,
-            n=n,
-            first=first,
-            metric=metric,
-            truth=truth,
-            items=items,
-            labels=[str(item.metadata["label"]) for item in items],
-            skipped=tuple(skipped),
-            on_progress=on_progress,
-        )
+    @property
+    def asked_labels(self) -> list[str]:
+        """The queries' labels; none where not labels judge."""
+        return [right.name for right in self.right] if self.labels else []
+
+    @property
+    def relevant(self) -> NDArray[np.int64]:
+        """How many rows are right for each query, ``(q,)``."""
+        return np.array([right.relevant for right in self.right], np.int64)
+
+    @property
+    def own(self) -> NDArray[np.bool_]:
+        """Whether each query is itself a row, ``(q,)``."""
+        ids = {item.id for item in self.rows}
+        return np.array([item.id in ids for item in self.items], np.bool_)
 
     def store_for(self, encoder: Encoder) -> VectorStore:
         """Return the gallery's images as encoded by another encoder."""
@@ -224,7 +239,7 @@ class _Bench:
 
     def search(self, encoder: Encoder, store: VectorStore) -> list[list[Hit]]:
         """Return the n hits of every query, the query itself left out."""
-        spare = any(item.id in self.truth for item in self.items)
+        spare = bool(self.own.any())
         report = self._reporter(f"search with {encoder.name}", len(self.items))
         hits: list[list[Hit]] = []
         for embeddings in encode_items(encoder, self.items):
@@ -240,24 +255,30 @@ class _Bench:
     def score(self, encoder: str, hits: Sequence[Sequence[Hit]]) -> Scores:
         """Return the scores of hits."""
         correct = np.zeros((len(hits), self.n), dtype=np.bool_)
-        for right, row, label in zip(correct, hits, self.labels, strict=True):
-            right[: len(row)] = [self.truth.get(hit.id) == label for hit in row]
-        return self._summary(encoder, QueryScores.of(correct, self._relevant()))
+        for found, row, right in zip(correct, hits, self.right, strict=True):
+            found[: len(row)] = [hit.id in right.ids for hit in row]
+        return self._summary(encoder, QueryScores.of(correct, self.relevant))
 
     def by_chance(self) -> Scores:
         """Return the expected scores of rows drawn at random."""
-        rows = np.array([len(self.gallery) - (i.id in self.truth) for i in self.items])
-        return self._summary(CHANCE, QueryScores.by_chance(self._relevant(), rows, self.n))
+        rows = len(self.gallery) - self.own.astype(np.int64)
+        return self._summary(CHANCE, QueryScores.by_chance(self.relevant, rows, self.n))
 
     def confusion(self, labels: Sequence[str], hits: Sequence[Sequence[Hit]]) -> NDArray[np.int64]:
         """Count hits by the label of the query (row) and of the hit (column)."""
         place = {label: i for i, label in enumerate(labels)}
         counts = np.zeros((len(labels), len(labels)), np.int64)
-        for row, label in zip(hits, self.labels, strict=True):
+        for row, right in zip(hits, self.right, strict=True):
             for hit in row:
-                if hit.id in self.truth:
-                    counts[place[label], place[self.truth[hit.id]]] += 1
+                if hit.id in self.labels:
+                    counts[place[right.name], place[self.labels[hit.id]]] += 1
         return counts
+
+    def examples(self, hits: Sequence[Sequence[Hit]]) -> Iterator[Example]:
+        """Yield every query with its hits."""
+        for item, right, row in zip(self.items, self.right, hits, strict=True):
+            marks = tuple(hit.id in right.ids for hit in row)
+            yield Example(item.uri, right.name, tuple(row), marks, right.relevant)
 
     def latency(self) -> Latency:
         """Time single queries through the gallery: encode, search."""
@@ -271,16 +292,7 @@ class _Bench:
         return Latency(float(p50), float(p95))
 
     def _summary(self, encoder: str, values: QueryScores) -> Scores:
-        return Scores.of(encoder, self.metric, values, self.labels, self.first)
-
-    def _relevant(self) -> NDArray[np.int64]:
-        counts = Counter(self.truth.values())
-        return np.array(
-            [
-                counts[label] - (self.truth.get(item.id) == label)
-                for item, label in zip(self.items, self.labels, strict=True)
-            ]
-        )
+        return Scores.of(encoder, self.metric, values, self.asked_labels, self.first)
 
     def _reporter(self, task: str, total: int) -> Callable[[int], None]:
         def report(done: int) -> None:
@@ -290,24 +302,30 @@ class _Bench:
         return report
 
 
-def _labelled(source: Source, on_progress: ProgressCallback) -> tuple[list[Item], list[Failure]]:
-    """Return the queries that have a label and can be decoded, and the others with reasons."""
-    items, skipped = [], []
+def _asked(
+    source: Source, relevance: Relevance, on_progress: ProgressCallback
+) -> tuple[list[Item], list[Right], list[Failure]]:
+    """Return the queries that can be asked and decoded, their answers, and those skipped."""
+    items, answers, skipped = [], [], []
     on_progress(Progress("read queries", 0, len(source), "images"))
     for number, item in enumerate(source, 1):
-        try:
-            if item.metadata.get("label") is None:
-                skipped.append(Failure(item.uri, "has no label"))
-            else:
+        right = relevance.right(item)
+        if right is not None and right.why_not:
+            skipped.append(Failure(item.uri, right.why_not))
+        elif right is not None:
+            try:
                 item.image()
+            except ImageError as error:
+                skipped.append(Failure(item.uri, str(error).removeprefix(f"{item.uri}: ")))
+            else:
                 items.append(item)
-        except ImageError as error:
-            skipped.append(Failure(item.uri, str(error)))
+                answers.append(right)
         if number % _REPORT_EVERY == 0 or number == len(source):
             on_progress(Progress("read queries", number, len(source), "images"))
     if not items:
+        what = "a labelled query" if relevance.basis.labelled else "a query with a right answer"
         raise InputError(
-            f"{source.spec}: none of its {len(source):,} images is a labelled query; the first, "
+            f"{source.spec}: none of its {len(source):,} images is {what}; the first, "
             f"{skipped[0].uri}: {skipped[0].reason}"
         )
-    return items, skipped
+    return items, answers, skipped

@@ -90,9 +90,17 @@ def fetch(
     tried = "\n  ".join(reasons)
     offline = " (LOOKALIKE_OFFLINE is set)" if config.offline else ""
     raise FetchError(
-        f"data set {dataset!r} could not be had{offline}. Put its files {', '.join(sums)} "
+        f"data set {dataset!r} could not be had{offline}. Put its files {_listed(list(sums))} "
         f"(or .gz) into {cache.path}, or make one of these places work:\n  {tried}"
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+_LISTED = 6
 
 
 def read_url(url: str) -> bytes:
@@ -149,7 +157,7 @@ class Folder:
         found = {}
         for name in names:
             plain = self.path / name
-            path = plain if plain.is_file() else plain.with_name(name + ".gz")
+            path = plain if plain.is_file() else plain.with_name(plain.name + ".gz")
             if not path.is_file():
                 raise FetchError(f"has no {name}")
             found[name] = idx.read_bytes(path)
@@ -254,7 +262,7 @@ class PickleWheel:
 
 @dataclass(frozen=True, slots=True)
 class AptPackage:
-    """Gzipped IDX files inside a Debian package, unpacked without installing it."""
+    """Files inside a Debian package, plain or gzipped, unpacked without installing it."""
 
     package: str
     folder: str

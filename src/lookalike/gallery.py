@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -17,20 +16,18 @@ from lookalike.encoders.catalog import load_encoder, write_encoder
 from lookalike.errors import (
     ArtifactError,
     FingerprintError,
-    ImageError,
     InputError,
-    SettingError,
 )
-from lookalike.filters import Filter, Where, as_filter
+from lookalike.filters import Where
+from lookalike.foreground import Box
 from lookalike.ingest import Known, Outcome, ingest
-from lookalike.queries import Query, decode_query, encode_text
-from lookalike.sources import Item, ItemSource, Source, open_items, open_source
-from lookalike.stores.base import MAX_N, Record, Rows, VectorStore
+from lookalike.queries import Look, Query, images_of
+from lookalike.searching import Search
+from lookalike.sources import ItemSource, Source, open_items, open_source
+from lookalike.stores.base import Record, Rows, VectorStore
 from lookalike.stores.lance import LanceStore
 from lookalike.syncing import SyncReport, all_failed, check_source, rows_gone
 from lookalike.types import (
-    Embeddings,
-    Hit,
     Hits,
     Metric,
     ProgressCallback,
@@ -222,6 +219,10 @@ class Gallery:
         where: Where | None = None,
         max_distance: float | None = None,
         exact: bool = False,
+        box: Sequence[int] | None = None,
+        foreground: bool = False,
+        parts: bool = False,
+        rerank: str | Sequence[str] | None = None,
     ) -> Hits:
         """Return the ``n`` rows that look most like one query, nearest first.
 
@@ -236,65 +237,33 @@ class Gallery:
                 ``{"year": {"gte": 2020}}`` (see :mod:`lookalike.filters`).
             max_distance: only hits as near as this, in the metric's units.
             exact: look at every row, also of a gallery so large that it has an index.
+            box: x, y, width and height in pixels: only this part of the query.
+            foreground: of the query, only the part that holds its item, where one is found.
+            parts: look at parts of the query too; each row counts with the nearest.
+            rerank: names in :data:`lookalike.searching.RERANKINGS`, or a text of them joined by
+                ``+``, applied one after another to the first 200 hits. The order is theirs then,
+                distances stay those from the query to the rows.
 
         Raises:
             ImageError: the query cannot be decoded, or the encoder does not take it.
             InputError: no row has the id, not just one of query, id and text was given, the
-                encoder takes no words, or the filter cannot be understood or does not fit.
+                encoder takes no words, the filter cannot be understood or does not fit, or the
+                box is not inside the image.
             SettingError: ``n`` out of range.
+            UnknownNameError: no such re-ranking.
         """
-        if sum(asked is not None for asked in (query, id, text)) != 1:
+        look = Look(None if box is None else Box(*box), foreground, parts)
+        metric = self.metric if metric is None else Metric(metric)
+        asked = Search.of(n, metric, where, max_distance, exact, rerank)
+        if sum(given is not None for given in (query, id, text)) != 1:
             raise InputError("a search needs one of a query image, the id of a row, or a text")
-        chosen = None if where is None else as_filter(where)
-        if id is not None:
-            row = self._store.get([id])
-            hits = self.search_embeddings(
-                row.embeddings, [id], n, metric, chosen, max_distance, exact
-            )[0]
-            return replace(hits, query=id, uri=row.uris[0])
         if text is not None:
-            embeddings = encode_text(self.encoder, [text])
-            hits = self.search_embeddings(
-                embeddings, [None], n, metric, chosen, max_distance, exact
-            )[0]
-            return replace(hits, query=text)
-        name, uri, image = decode_query(query)
-        try:
-            embeddings = self.encoder.encode([image])
-        except ImageError as error:
-            raise ImageError(f"{name}: {error}") from error
-        own = query.id if isinstance(query, Item) else None
-        hits = self.search_embeddings(embeddings, [own], n, metric, chosen, max_distance, exact)[0]
-        return replace(hits, query=name, uri=uri)
-
-    def search_embeddings(
-        self,
-        embeddings: Embeddings,
-        own: Sequence[str | None],
-        n: int,
-        metric: Metric | str | None = None,
-        where: Filter | None = None,
-        max_distance: float | None = None,
-        exact: bool = False,
-    ) -> list[Hits]:
-        """Return the ``n`` nearest rows to each of ``(q, dim)`` float32 embeddings.
-
-        ``own`` holds each query's own id, if it may be a row: that row is never a hit. The others
-        are as in :meth:`search`.
-        """
-        chosen = self.metric if metric is None else Metric(metric)
-        if n < 1:
-            raise SettingError(f"n = {n}: must be at least 1")
-        spare = any(row_id is not None for row_id in own)
-        asked = min(n + spare, max(n, MAX_N))
-        found = self._store.search(embeddings, asked, chosen, where, exact=exact)
-        furthest = math.inf if max_distance is None else max_distance
-        if math.isnan(furthest) or furthest < 0:
-            raise SettingError(f"--max-distance {max_distance}: must be at least 0")
-        return [
-            Hits(own_id or "query", chosen, _without(hits, own_id, n, furthest))
-            for hits, own_id in zip(found, own, strict=True)
-        ]
+            views = look.at_text(text, self.encoder)
+        elif id is not None:
+            views = look.at_row(id, self._store, lambda: self.encoder, asked.needs_image)
+        else:
+            views = look.at_image(query, self.encoder)
+        return Hits(views.name, metric, asked.run(self._store, views, images_of), views.uri)
 
     def items(self) -> ItemSource:
         """Return the rows as a source of images, in order of id.
@@ -338,10 +307,3 @@ class Gallery:
                 "rows": len(self),
             },
         )
-
-
-def _without(hits: Sequence[Hit], own: str | None, n: int, furthest: float) -> tuple[Hit, ...]:
-    kept = [hit for hit in hits if hit.id != own and hit.distance <= furthest][:n]
-    return tuple(
-        hit if hit.rank == rank else replace(hit, rank=rank) for rank, hit in enumerate(kept, 1)
-    )

@@ -153,6 +153,26 @@ def _middle(
     return left, top, left + width, top + height
 
 
+def padded(image: ImageArray, aspect: float, ground: str) -> ImageArray:
+    """Make an image as high as ``aspect`` times its width, itself in the middle.
+
+    What is added is ``white``, or has the median colour of the image's ``border``.
+    """
+    height, width = image.shape[:2]
+    rows, columns = max(height, round(width * aspect)), max(width, round(height / aspect))
+    if (rows, columns) == (height, width):
+        return image
+    colour: NDArray[np.float64] | float = 255
+    if ground == "border":
+        sides = (image[0], image[-1], image[:, 0], image[:, -1])
+        colour = np.median(np.concatenate(sides), axis=0)
+    out = np.empty((rows, columns, *image.shape[2:]), np.uint8)
+    out[:] = np.asarray(colour).astype(np.uint8)
+    top, left = (rows - height) // 2, (columns - width) // 2
+    out[top : top + height, left : left + width] = image
+    return out
+
+
 def within(image: ImageArray, side: int) -> ImageArray:
     """Make an image smaller, in proportion, if it has more than ``side`` pixels a side."""
     scale = side / max(image.shape[:2])

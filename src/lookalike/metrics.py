@@ -1,8 +1,7 @@
 """Retrieval metrics: pure functions of which hits were right, and their summaries.
 
-The functions take ``correct``, ``(q, n)`` bool: whether the hit at each rank has the query's
-label, nearest first, False where a query has fewer than n hits; and give one value in [0, 1] for
-each query.
+The functions take ``correct``, ``(q, n)`` bool: whether the hit at each rank is right, nearest
+first, False where a query has fewer than n hits; and give one value in [0, 1] for each query.
 """
 
 from __future__ import annotations
@@ -40,16 +39,33 @@ def average_precision_at_n(correct: Correct, relevant: NDArray[np.int64]) -> Per
     """Return average precision at n, divided by ``min(n, relevant)``.
 
     So a query whose n hits are all right scores 1 however many more there are. Other tools divide
-    by all relevant rows or by the right hits found (Manning, Raghavan, Schütze 2008, section 8.4).
+    by all relevant rows (Manning, Raghavan, Schütze 2008, section 8.4), or as the next function.
 
     Args:
         correct: see the module.
-        relevant: ``(q,)``, how many rows of the gallery have the query's label; a query without
-            any scores 0.
+        relevant: ``(q,)``, how many rows of the gallery are right; a query without any scores 0.
     """
-    n = correct.shape[1]
-    precision = np.cumsum(correct, axis=1) / np.arange(1, n + 1)  # (q, n)
-    return _share((precision * correct).sum(axis=1), np.minimum(relevant, n))
+    return _share(_gains(correct), np.minimum(relevant, correct.shape[1]))
+
+
+def average_precision_of_found(correct: Correct) -> PerQuery:
+    """Return average precision at n, divided by the right hits among the n; 0 if there are none.
+
+    What was not found costs nothing: one right hit, if it comes first, scores 1 however many right
+    answers are missed. So it is never below :func:`average_precision_at_n`, and the same where
+    there is one right answer. Programs of the AI Meets Beauty challenge compute it so.
+    """
+    return _share(_gains(correct), correct.sum(axis=1))
+
+
+def first_right(correct: Correct) -> PerQuery:
+    """Return 1 where the first hit is right, else 0; its mean is also called recall@1."""
+    return np.asarray(correct[:, 0], np.float64)
+
+
+def ceiling_at_n(relevant: NDArray[np.int64], n: int) -> PerQuery:
+    """Return the highest precision at n that a query can have: ``min(relevant, n) / n``."""
+    return np.asarray(np.minimum(relevant, n) / n)
 
 
 def recall_at_n(correct: Correct, relevant: NDArray[np.int64]) -> PerQuery:
@@ -80,17 +96,25 @@ def bootstrap_interval(values: PerQuery, *, level: float = 0.95, seed: int = 0) 
     return Interval(float(low), float(high))
 
 
+def _gains(correct: Correct) -> PerQuery:
+    """Return the sum of the precisions at the ranks of right hits."""
+    precision = np.cumsum(correct, axis=1) / np.arange(1, correct.shape[1] + 1)  # (q, n)
+    return np.asarray((precision * correct).sum(axis=1))
+
+
 def _share(part: NDArray[Any], whole: NDArray[np.int64]) -> PerQuery:
     return np.asarray(np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0))
 
 
 @dataclass(frozen=True, slots=True)
 class QueryScores:
-    """The three metrics for each query, each ``(q,)`` in [0, 1]."""
+    """The metrics for each query, each ``(q,)`` in [0, 1]; see the functions above."""
 
     precision: PerQuery
     average_precision: PerQuery
+    average_precision_of_found: PerQuery
     recall: PerQuery
+    first_right: PerQuery
 
     @classmethod
     def of(cls, correct: Correct, relevant: NDArray[np.int64]) -> QueryScores:
@@ -98,24 +122,42 @@ class QueryScores:
         return cls(
             precision_at_n(correct),
             average_precision_at_n(correct, relevant),
+            average_precision_of_found(correct),
             recall_at_n(correct, relevant),
+            first_right(correct),
         )
 
     @classmethod
     def by_chance(cls, relevant: NDArray[np.int64], rows: NDArray[np.int64], n: int) -> QueryScores:
         """Return what n hits drawn at random are expected to score, exactly.
 
+        m = min(n, rows) are drawn. Given that h of them are right, these lie at random ranks, and
+        average precision of what was found is expected to be
+        ``(H(m) + (h - 1) (m - H(m)) / (m - 1)) / m`` with ``H(m) = 1 + 1/2 + ... + 1/m``. That is
+        linear in h, so that the mean of h and the chance of any right hit are enough.
+
         Args:
-            relevant: ``(q,)`` rows with the query's label.
+            relevant: ``(q,)`` rows that are right.
             rows: ``(q,)`` rows that may be drawn.
-            n: hits; at most the smallest of ``rows``.
+            n: hits.
         """
+        ranks = np.arange(1, n + 1)[:, None]
+        drawn = np.minimum(rows, n)
+        is_drawn = ranks <= drawn  # (n, q)
         share = _share(relevant, rows)
         again = _share(np.maximum(relevant - 1, 0), rows - 1)  # given that one was right
-        ranks = np.arange(1, n + 1)[:, None]
-        gain = (share * (1 + (ranks - 1) * again) / ranks).sum(axis=0)
-        average = _share(gain, np.minimum(relevant, n))
-        return cls(share, average, np.where(relevant > 0, n / rows, 0.0))
+        gains = (is_drawn * share * (1 + (ranks - 1) * again) / ranks).sum(axis=0)
+        harmonic = (is_drawn / ranks).sum(axis=0)
+        missed = np.maximum(rows - relevant - ranks + 1, 0) / np.maximum(rows - ranks + 1, 1)
+        found = 1 - np.where(is_drawn, missed, 1).prod(axis=0)  # the chance of any right hit
+        more = _share((drawn - harmonic) * (drawn * share - found), drawn - 1)
+        return cls(
+            precision=drawn / n * share,
+            average_precision=_share(gains, np.minimum(relevant, n)),
+            average_precision_of_found=_share(harmonic * found + more, drawn),
+            recall=np.where(relevant > 0, _share(drawn, rows), 0.0),
+            first_right=share,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +183,19 @@ class GroupScore:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One encoder's scores over all queries, over the first few, and by label."""
+    """One encoder's scores over all queries, over the first few, and by label.
+
+    ``map`` divides by ``min(n, relevant)`` and ``map_found`` by the right hits found;
+    ``first_right`` is the share of queries whose first hit is right.
+    """
 
     encoder: str
     metric: Metric
     precision: Estimate
     map: Estimate
+    map_found: Estimate
     recall: Estimate
+    first_right: Estimate
     first: GroupScore
     per_label: Mapping[str, GroupScore]
 
@@ -155,7 +203,7 @@ class Scores:
     def of(
         cls, encoder: str, metric: Metric, values: QueryScores, labels: Sequence[str], first: int
     ) -> Scores:
-        """Sum up per-query scores; ``labels`` are the queries'."""
+        """Sum up per-query scores; ``labels`` are the queries', or none for none by label."""
         names = np.array(labels)
 
         def group(chosen: slice | NDArray[np.bool_]) -> GroupScore:
@@ -171,7 +219,9 @@ class Scores:
             metric=metric,
             precision=estimate(values.precision),
             map=estimate(values.average_precision),
+            map_found=estimate(values.average_precision_of_found),
             recall=estimate(values.recall),
+            first_right=estimate(values.first_right),
             first=group(slice(first)),
             per_label={str(label): group(names == label) for label in np.unique(names)},
         )
@@ -179,7 +229,7 @@ class Scores:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, intervals as ``NAME_interval: [low, high]``."""
         fields: dict[str, Any] = {"encoder": self.encoder, "metric": self.metric.value}
-        for name in ("precision", "map", "recall"):
+        for name in ("precision", "map", "map_found", "recall", "first_right"):
             estimate: Estimate = getattr(self, name)
             fields[name] = estimate.value
             fields[f"{name}_interval"] = [estimate.interval.low, estimate.interval.high]

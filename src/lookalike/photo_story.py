@@ -15,12 +15,12 @@ from PIL import Image
 from lookalike import figures
 from lookalike.artifacts import write_atomically
 from lookalike.demo import Told
-from lookalike.encoders.catalog import open_encoder, usual_encoder
+from lookalike.encoders.catalog import usual_encoder
 from lookalike.errors import MissingDependencyError
 from lookalike.evaluation import evaluate
 from lookalike.gallery import Gallery
 from lookalike.images import decode
-from lookalike.reading import sample_images
+from lookalike.reading import fit_encoder, sample_images
 from lookalike.report import write_report
 from lookalike.sources import open_source
 from lookalike.types import ImageArray, ProgressCallback, ignore_progress
@@ -64,7 +64,7 @@ def tell_photos(
     if path.exists():
         gallery = Gallery.open(path)
     else:
-        gallery = Gallery.create(path, encoder=open_encoder(name, sample_images(source)))
+        gallery = Gallery.create(path, encoder=fit_encoder(name, source))
     report = gallery.sync(source, on_progress=on_progress)
     say(f"   {report.added:,} added, {report.unchanged:,} unchanged, in {report.seconds:.1f} s")
     moved = _move(pieces)

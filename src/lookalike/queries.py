@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lookalike.encoders.base import Encoder
-from lookalike.errors import InputError
+from lookalike.errors import ImageError, InputError, SourceError
+from lookalike.foreground import AROUND, Box, foreground
 from lookalike.images import ImageInput, decode
-from lookalike.sources import Item
-from lookalike.types import Embeddings, ImageArray
+from lookalike.reading import each_in_threads
+from lookalike.sources import Item, open_items
+from lookalike.stores.base import VectorStore
+from lookalike.types import Embeddings, Hit, ImageArray
 
 Query = ImageInput | Item
 """A path, a file's bytes, a PIL image, an array, or an item of a source."""
@@ -29,6 +33,119 @@ def decode_query(query: Query | None) -> tuple[str, str | None, ImageArray]:
     uri = str(query) if isinstance(query, str | Path) else None
     name = uri or f"query {type(query).__name__}"
     return name, uri, decode(query, name=name)
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """A query as it is searched for: one or several embeddings ``(v, dim)``.
+
+    Of several views of one query, each row counts with the nearest. ``own`` is the id of the row
+    that is the query itself, which is never a hit; ``image`` is what spatial verification sees.
+    """
+
+    name: str
+    uri: str | None
+    embeddings: Embeddings
+    own: str | None = None
+    image: ImageArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Which part of a query image is searched for.
+
+    Args:
+        box: this part only.
+        foreground: of it, the part that holds its item, where one is found.
+        parts: besides, 13 overlapping parts of two and three to a side; each row counts with the
+            nearest. It finds a small item in a cluttered photograph.
+    """
+
+    box: Box | None = None
+    foreground: bool = False
+    parts: bool = False
+
+    def at_image(self, query: Query | None, encoder: Encoder) -> Views:
+        """Encode an image.
+
+        Raises:
+            ImageError: it cannot be decoded, or the encoder does not take it; it is named.
+            InputError: the box is not inside the image.
+        """
+        name, uri, image = decode_query(query)
+        seen = self._seen(image)
+        try:
+            embeddings = encoder.encode(seen)
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from error
+        own = query.id if isinstance(query, Item) else None
+        return Views(name, uri, embeddings, own, seen[0])
+
+    def at_row(
+        self, row_id: str, store: VectorStore, encoder: Callable[[], Encoder], needs_image: bool
+    ) -> Views:
+        """Take a row as the query: its embedding or, where that is not enough, its image.
+
+        Raises:
+            InputError: no row has the id.
+            ImageError: its image is needed and cannot be read.
+            SourceError: its image is needed and where it came from is gone.
+        """
+        row = store.get([row_id])
+        if self == Look() and not needs_image:
+            return Views(row_id, row.uris[0], row.embeddings, row_id)
+        (item,) = open_items(row.uris)
+        views = self.at_image(item, encoder())
+        embeddings = row.embeddings if self == Look() else views.embeddings
+        return replace(views, name=row_id, embeddings=embeddings, own=row_id)
+
+    def at_text(self, text: str, encoder: Encoder) -> Views:
+        """Encode words.
+
+        Raises:
+            InputError: the encoder takes images only, or a part of an image is asked for.
+        """
+        if self != Look():
+            raise InputError(
+                "a part of an image was asked for, and the query is words; leave out one of both"
+            )
+        return Views(text, None, encode_text(encoder, [text]))
+
+    def _seen(self, image: ImageArray) -> list[ImageArray]:
+        """Return the views of an image, the whole of what is looked at first."""
+        seen = image if self.box is None else self.box.cut(image)
+        if self.foreground:
+            seen = foreground(seen).box(AROUND).cut(seen)
+        return [seen, *(part.cut(seen) for part in parts_of(seen))] if self.parts else [seen]
+
+
+def parts_of(image: ImageArray) -> list[Box]:
+    """Return 2 x 2 parts of two thirds of the sides and 3 x 3 of one half."""
+    height, width = image.shape[:2]
+    found = []
+    for share, count in _PARTS:
+        high, wide = max(1, round(height * share)), max(1, round(width * share))
+        tops, lefts = (
+            [round(step * (whole - part) / (count - 1)) for step in range(count)]
+            for whole, part in ((height, high), (width, wide))
+        )
+        found += [Box(left, top, wide, high) for top in tops for left in lefts]
+    return found
+
+
+_PARTS = ((2 / 3, 2), (1 / 2, 3))
+
+
+def images_of(hits: Sequence[Hit]) -> list[ImageArray | None]:
+    """Return the images of hits; None where one cannot be read."""
+    return list(each_in_threads(_image_of, [hit.uri for hit in hits]))
+
+
+def _image_of(uri: str) -> ImageArray | None:
+    try:
+        return open_items([uri])[0].image()
+    except (ImageError, SourceError):
+        return None
 
 
 def encode_text(encoder: Encoder, texts: Sequence[str]) -> Embeddings:

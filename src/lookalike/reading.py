@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
 from lookalike.config import settings
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.catalog import SAMPLE
+from lookalike.encoders.catalog import SAMPLE, SAMPLE_SIDE, find_encoder
 from lookalike.errors import ImageError, SourceError
 from lookalike.images import within
 from lookalike.sources import Item, Source
@@ -22,7 +23,6 @@ ENCODE_BYTES = 128 << 20
 """As many images, or bytes of pixels, at most are held decoded where they are only encoded."""
 
 _FEW = 8
-_SAMPLE_SIDE = 128
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -36,19 +36,33 @@ class Sampled:
     image: ImageArray
 
 
-def sample_images(source: Source, count: int = SAMPLE) -> list[ImageArray]:
+def fit_encoder(name: str, source: Source) -> Encoder:
+    """Make the encoder of that name for a source, of which it may learn sizes and projections.
+
+    Raises:
+        UnknownNameError: no such encoder; the nearest is offered.
+        InputError: it cannot be made for these images.
+        SourceError: none can be decoded; the first one's reason is given.
+    """
+    described = find_encoder(name)
+    return described.fit(name, sample_images(source, described.sample, described.side))
+
+
+def sample_images(source: Source, count: int = SAMPLE, side: int = SAMPLE_SIDE) -> list[ImageArray]:
     """Return the images of :func:`read_sample`, for an encoder to be fitted to.
 
     Raises:
         SourceError: none can be decoded; the first one's reason is given.
     """
-    return [sampled.image for sampled in read_sample(source, count)]
+    return [sampled.image for sampled in read_sample(source, count, side=side)]
 
 
-def read_sample(source: Source, count: int, named: Set[str] = frozenset()) -> list[Sampled]:
+def read_sample(
+    source: Source, count: int, named: Set[str] = frozenset(), side: int = SAMPLE_SIDE
+) -> list[Sampled]:
     """Return at most ``count`` images, evenly spread over a source, and those ``named`` by id.
 
-    Images that cannot be decoded are left out; those of more than 128 pixels a side are made
+    Images that cannot be decoded are left out; those of more than ``side`` pixels a side are made
     smaller, so that a sample of large photographs fits into memory.
 
     Raises:
@@ -59,7 +73,7 @@ def read_sample(source: Source, count: int, named: Set[str] = frozenset()) -> li
     if named:
         drawn = {item.id for item in chosen}
         chosen += [item for item in source if item.id in named and item.id not in drawn]
-    reads = list(each_in_threads(_read_small, chosen))
+    reads = list(each_in_threads(partial(_read_small, side=side), chosen))
     sample = [Sampled(item, read) for item, read in reads if not isinstance(read, str)]
     if not sample:
         item, reason = reads[0]
@@ -69,10 +83,10 @@ def read_sample(source: Source, count: int, named: Set[str] = frozenset()) -> li
     return sample
 
 
-def _read_small(item: Item) -> tuple[Item, ImageArray | str]:
+def _read_small(item: Item, side: int) -> tuple[Item, ImageArray | str]:
     """Return an item and its image, made small, or the reason why it cannot be read."""
     try:
-        return item, within(item.image(), _SAMPLE_SIDE)
+        return item, within(item.image(), side)
     except ImageError as error:
         return item, str(error).removeprefix(f"{item.uri}: ")
 

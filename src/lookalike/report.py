@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import platform
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-import lookalike
 from lookalike import figures
-from lookalike.artifacts import write_atomically
-from lookalike.encoders.onnx import DECODER, NetworkEncoder
+from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.evaluation import Evaluation, Example
 from lookalike.gallery import Gallery
+from lookalike.metrics import Estimate, Scores
+from lookalike.page import Page, Section, Table, png, settings_of, write_page
+from lookalike.relevance import short_name
 from lookalike.sources import open_items
-from lookalike.training.recipes import RECIPES
-from lookalike.types import Hits, Metric
-from lookalike.verdicts import most_confused, ranking, verdict
+from lookalike.training_sections import training_sections
+from lookalike.types import Hit, Hits, Metric
+from lookalike.verdicts import ceiling_note, most_confused, ranking, verdict
 
 _EXAMPLES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of cells under column names; ``wrap`` lets long cells break."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    wrap: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A heading, a sentence or two, and a figure or a table or both."""
-
-    title: str
-    text: str
-    image: str | None = None
-    table: Table | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A report: ``verdict`` is one sentence, ``ours`` the name whose table rows stand out."""
-
-    title: str
-    subtitle: str
-    verdict: str
-    ours: str
-    sections: Sequence[Section]
 
 
 def write_report(
@@ -90,19 +55,6 @@ def write_report(
     write_page(page, path)
 
 
-def write_page(page: Page, path: Path) -> None:
-    """Write a report as one HTML file that needs no other.
-
-    Raises:
-        StorageError: it could not be written.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lookalike"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    text = environment.get_template("report.html").render(page=page)
-    write_atomically(path, text.encode())
-
-
 def _sections(
     found: Evaluation, gallery: Gallery, beside: Mapping[str, NetworkEncoder]
 ) -> Iterator[Section]:
@@ -111,41 +63,81 @@ def _sections(
     yield _hits(found, right=True)
     if any(_wrong(example) for example in found.examples):
         yield _hits(found, right=False)
-    yield _confusion(found)
-    if len(found.scores.per_label) > 1:
-        yield _per_label(found)
-    yield from _data(found)
+    if found.basis.labelled:
+        yield _confusion(found)
+        if len(found.scores.per_label) > 1:
+            yield _per_label(found)
+        yield _classes(found)
+    else:
+        yield _answers(found)
+    yield _sample(found)
     encoder = gallery.encoder
     if isinstance(encoder, NetworkEncoder):
-        yield from _training(found, {encoder.name: encoder, **beside})
+        yield from training_sections(found, {encoder.name: encoder, **beside})
     yield _settings(found, gallery)
 
 
 def _ladder(found: Evaluation) -> Section:
-    rows = [
-        (
-            name,
-            f"{s.precision.value:.4f}",
-            f"{s.precision.interval.low:.4f} to {s.precision.interval.high:.4f}",
-            f"{s.map.value:.4f}",
-            f"{s.map.interval.low:.4f} to {s.map.interval.high:.4f}",
-            f"{s.recall.value:.5f}",
-            f"{s.first.precision:.4f}",
-        )
-        for name, s in ranking(found)
-    ]
     n, first = found.n, found.scores.first.queries
-    columns = ("encoder", f"precision@{n}", "95 % interval", f"mAP@{n}", "95 % interval")
+    columns: list[str] = []
+    rows: list[tuple[str, ...]] = []
+    for name, s in ranking(found):
+        precision = _cells(f"precision@{n}", s.precision)
+        average = _cells(f"mAP@{n}", s.map)
+        of_found = _cells(f"mAP@{n} (found)", s.map_found)
+        first_right = {"R@1": f"{s.first_right.value:.4f}"}
+        recall = {f"recall@{n}": f"{s.recall.value:.5f}"}
+        if found.basis.labelled:
+            early = {f"first {first}": f"{s.first.precision:.4f}"}
+            parts = [precision, average, of_found, first_right, recall, early]
+        else:
+            parts = [average, of_found, first_right, recall, precision]
+        cells = [cell for part in parts for cell in part.items()]
+        columns = ["encoder", *(column for column, _ in cells)]
+        rows.append((name, *(value for _, value in cells)))
+    protocol = f"{found.protocol.summary} ({found.protocol.source}). " if found.protocol else ""
+    early_said = (
+        f"The first {first} queries stand apart as the 2020 report's protocol had them: too few "
+        "to rank encoders by, their interval is about ±2 points. "
+    )
+    ceiling = ceiling_note(found)
     return Section(
         "How good the answers are",
-        f"Precision@{n} is the share of the {n} hits that have the query's label, over all "
-        f"queries; mAP@{n} divides by min({n}, relevant). Intervals are bootstrap intervals over "
-        f"the queries. The first {first} queries stand apart as the 2020 report's protocol had "
-        "them: too few to rank encoders by, their interval is about ±2 points. Every baseline "
-        "saw the same images, queries and metric.",
-        png(figures.ladder(found)),
-        Table((*columns, f"recall@{n}", f"first {first}"), rows),
+        f"{protocol}Precision@{n} is the share of the {n} hits that {found.basis.said}, over all "
+        f"queries; mAP@{n} divides by min({n}, relevant), mAP@{n} (found) by the right hits among "
+        f"the {n}; R@1 is the share of queries whose first hit is right. "
+        f"{f'Note that {ceiling}. ' if ceiling else ''}Intervals are bootstrap intervals over the "
+        f"queries. {early_said if found.basis.labelled else ''}Every baseline saw the same "
+        "images, queries and metric.",
+        png(_ladder_figure(found)),
+        Table(columns, rows),
     )
+
+
+def _cells(name: str, estimate: Estimate) -> dict[str, str]:
+    """Return two cells by their columns: the value, and the interval."""
+    low, high = estimate.interval.low, estimate.interval.high
+    return {name: f"{estimate.value:.4f}", "95 % interval": f"{low:.4f} to {high:.4f}"}
+
+
+def _ladder_figure(found: Evaluation) -> Figure:
+    """Draw precision or, where it has a low ceiling, mAP."""
+    if found.basis.labelled:
+        return figures.ladder(found)
+
+    def by_map(scores: Scores) -> Scores:
+        return replace(scores, precision=scores.map)
+
+    figure = figures.ladder(
+        replace(
+            found,
+            scores=by_map(found.scores),
+            baselines={name: by_map(s) for name, s in found.baselines.items()},
+            others={name: by_map(s) for name, s in found.others.items()},
+        )
+    )
+    figure.axes[0].set_xlabel(f"mAP@{found.n}, {found.scores.metric}, 95 % interval")
+    return figure
 
 
 def _pipeline(found: Evaluation, gallery: Gallery) -> Section:
@@ -164,7 +156,7 @@ def _pipeline(found: Evaluation, gallery: Gallery) -> Section:
         "How a query is answered",
         "The encoder turns the query into an embedding; its distance to the embedding of every "
         "image in the gallery is computed; the nearest are the answer.",
-        png(figures.pipeline(image, embedding, distances, _as_hits(example, found))),
+        png(figures.pipeline(image, embedding, distances, _as_hits(example, found, marked=False))),
     )
 
 
@@ -181,13 +173,19 @@ def _hits(found: Evaluation, *, right: bool) -> Section:
     shown = chosen[:_EXAMPLES]
     grid = figures.hits_grid([_as_hits(e, found) for e in shown], [e.label for e in shown])
     wrong = sum(1 for example in found.examples if _wrong(example))
+    full = found.ceiling == 1
     if right:
+        what = "only right hits" if full else "their right answers before any other hit"
+        under = "label" if found.basis.labelled else "name"
         text = (
-            f"{len(found.examples) - wrong:,} of {len(found.examples):,} queries have only right "
-            "hits. The query stands left; under each label is the hit's distance."
+            f"{len(found.examples) - wrong:,} of {len(found.examples):,} queries have {what}. "
+            f"The query stands left; under each {under} is the hit's distance."
         )
         return Section("Queries answered well", text, png(grid))
-    text = f"{wrong:,} queries have at least one wrong hit; these have the most."
+    what = (
+        "have at least one wrong hit" if full else "miss a right answer or have another hit first"
+    )
+    text = f"{wrong:,} queries {what}; these have the most."
     return Section("Queries answered badly", text, png(grid))
 
 
@@ -219,86 +217,44 @@ def _per_label(found: Evaluation) -> Section:
     )
 
 
-def _data(found: Evaluation) -> Iterator[Section]:
+def _classes(found: Evaluation) -> Section:
     labels = sorted({*found.gallery_labels, *found.query_labels})
     rows = [
         (label, f"{found.gallery_labels.get(label, 0):,}", f"{found.query_labels.get(label, 0):,}")
         for label in labels
     ]
     chart = figures.class_distribution(found.gallery_labels, found.query_labels)
-    yield Section(
+    return Section(
         "The images",
         "How many of each label the gallery and the queries have. Labels judge; nothing was "
         "trained on them.",
         png(chart),
         Table(("label", "gallery", "queries"), rows),
     )
+
+
+def _answers(found: Evaluation) -> Section:
+    counts = Counter(example.relevant for example in found.examples)
+    rows = [(f"{relevant:,}", f"{count:,}") for relevant, count in sorted(counts.items())]
+    notes = found.basis.truth.notes() if found.basis.truth else ()
+    return Section(
+        "The right answers",
+        " ".join(
+            (
+                f"Right are rows that {found.basis.said}; nothing was trained on that. The table "
+                "says how many queries have how many right answers in the gallery.",
+                *(f"{note}." for note in notes),
+            )
+        ),
+        table=Table(("right answers", "queries"), rows),
+    )
+
+
+def _sample(found: Evaluation) -> Section:
     shown = found.examples[:: max(1, len(found.examples) // 30)][:30]
     images = [item.image() for item in open_items([example.uri for example in shown])]
     grid = figures.sample_grid(images, [example.label for example in shown])
-    yield Section("A sample of the queries", "Evenly spread over the source.", png(grid))
-
-
-def _training(found: Evaluation, encoders: Mapping[str, NetworkEncoder]) -> Iterator[Section]:
-    for name in encoders:
-        if name in RECIPES and RECIPES[name].layers:
-            layers = RECIPES[name].layers
-            rows = [(layer, shape, f"{weights:,}") for layer, shape, weights in layers]
-            yield Section(
-                f"The network of {name}",
-                RECIPES[name].summary + ".",
-                png(figures.network_table(name, layers)),
-                Table(("layer", "output", "weights"), rows),
-            )
-    for objective, meaning in _OBJECTIVES.items():
-        histories = {
-            name: encoder.origin["history"]
-            for name, encoder in encoders.items()
-            if name in RECIPES
-            and RECIPES[name].objective == objective
-            and encoder.origin.get("history")
-        }
-        if histories:
-            epochs = [
-                (name, str(number), f"{epoch['loss']:.6f}", f"{epoch['seconds']:.1f}")
-                for name, history in histories.items()
-                for number, epoch in enumerate(history, 1)
-            ]
-            curves = {name: _curve(history) for name, history in histories.items()}
-            yield Section(
-                f"How training went: {objective}",
-                f"{meaning}, averaged over each twentieth of an epoch in the figure and over whole "
-                "epochs in the table.",
-                png(figures.training_curve(curves)),
-                Table(("recipe", "epoch", "mean loss", "seconds"), epochs),
-            )
-    able = {name: encoder for name, encoder in encoders.items() if DECODER in encoder.files()}
-    if able:
-        items = open_items([example.uri for example in found.examples[:10]])
-        originals = [item.image() for item in items]
-        decoded = {name: encoder.reconstruct(originals) for name, encoder in able.items()}
-        yield Section(
-            "What the codes keep",
-            "Queries above what each autoencoder rebuilds from its embedding of them. A good "
-            "picture here is no promise of good answers above.",
-            png(figures.reconstructions(originals, decoded)),
-        )
-
-
-_OBJECTIVES = {
-    "reconstruction": "Mean squared error a pixel on the images as they were trained on",
-    "contrastive": "Cross entropy of finding an image's other view among those of a batch",
-}
-
-
-def _curve(history: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """Return ``(points, 2)``: epochs trained and mean loss, from a training history."""
-    points = [
-        (epoch + (i + 1) / len(entry["curve"]), loss)
-        for epoch, entry in enumerate(history)
-        for i, loss in enumerate(entry["curve"])
-    ]
-    return np.array(points)
+    return Section("A sample of the queries", "Evenly spread over the source.", png(grid))
 
 
 def _settings(found: Evaluation, gallery: Gallery) -> Section:
@@ -307,42 +263,34 @@ def _settings(found: Evaluation, gallery: Gallery) -> Section:
         "hits (n)": found.n,
         "metric": found.scores.metric.value,
         "skipped queries": len(found.skipped),
+        "relevance": found.basis.as_dict(),
+        "protocol": found.protocol.name if found.protocol else "none",
         "latency of one query": f"p50 {found.latency.p50:.2f} ms, p95 {found.latency.p95:.2f} ms",
     }
     return settings_of(gallery, asked)
 
 
-def settings_of(gallery: Gallery, asked: Mapping[str, Any]) -> Section:
-    """Return the section that says what was asked of which gallery and encoder, exactly."""
-    described = gallery.encoder.describe()
-    origin = described.get("origin", {})
-    facts: dict[str, Any] = {
-        "lookalike": lookalike.__version__,
-        "python": platform.python_version(),
-        "gallery": str(gallery.path),
-        **{f"gallery {key}": value for key, value in gallery.info().items()},
-        **asked,
-        **{f"encoder {key}": value for key, value in described.items() if key != "origin"},
-        **{f"training {key}": value for key, value in origin.items() if key != "history"},
-    }
-    rows = [
-        (key, value if isinstance(value, str) else json.dumps(value))
-        for key, value in facts.items()
-    ]
-    text = "With these the figures can be made again."
-    return Section("Exact settings", text, table=Table(("setting", "value"), rows, wrap=True))
-
-
 def _wrong(example: Example) -> int:
-    return sum(str(hit.metadata.get("label")) != example.label for hit in example.hits)
+    """Count the hits that are not right among the first, as many as could be right."""
+    return example.right[: example.relevant or None].count(False)
 
 
-def _as_hits(example: Example, found: Evaluation) -> Hits:
-    return Hits(example.uri, found.scores.metric, example.hits, example.uri)
+def _as_hits(example: Example, found: Evaluation, *, marked: bool = True) -> Hits:
+    """Return hits whose labels tell right from wrong where ``marked``, as figures expect it."""
+    hits = example.hits
+    if not found.basis.labelled:
+        hits = tuple(
+            replace(hit, metadata={"label": _shown(hit, example, found, marked and is_right)})
+            for hit, is_right in zip(example.hits, example.right, strict=True)
+        )
+    return Hits(example.uri, found.scores.metric, hits, example.uri)
 
 
-def png(figure: Figure) -> str:
-    """Return a figure as the base64 text of a PNG, for :class:`Section`."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=figures.DPI)
-    return base64.b64encode(buffer.getvalue()).decode()
+def _shown(hit: Hit, example: Example, found: Evaluation, as_right: bool) -> str:
+    """Return what a hit is called: by a truth file, what is right has the query's name."""
+    if found.basis.column is not None:
+        return str(hit.metadata.get(found.basis.column, ""))
+    name = str(hit.metadata.get("id", short_name(hit.id)))
+    if as_right:
+        return example.label
+    return name if name != example.label else hit.id

@@ -8,7 +8,7 @@ from lookalike import figures
 from lookalike.gallery import Gallery
 from lookalike.invariance import MEANING, SelfRetrieval, verdict
 from lookalike.metrics import Estimate
-from lookalike.report import Page, Section, Table, png, settings_of, write_page
+from lookalike.page import Page, Section, Table, png, settings_of, write_page
 
 
 def write_self_report(found: SelfRetrieval, gallery: Gallery, path: Path) -> None:

@@ -19,7 +19,7 @@ Embeddings = NDArray[np.float32]
 """``(n, dim)`` float32, finite."""
 
 Metadata = Mapping[str, Any]
-"""What is known of an image, as JSON values; ``label`` is the one evaluation reads."""
+"""What is known of an image, as JSON values; ``label`` is the one evaluation reads, unless told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,26 @@ from collections.abc import Mapping
 import numpy as np
 
 from lookalike.evaluation import Evaluation
-from lookalike.metrics import Scores
+from lookalike.metrics import Estimate, Scores
+
+LOW_CEILING = 0.5
+"""Below it, precision@n is not to be read without its ceiling."""
 
 
 def ranking(found: Evaluation) -> list[tuple[str, Scores]]:
-    """Return the scores of gallery, baselines and others, best precision first."""
+    """Return the scores of gallery, baselines and others, the best first.
+
+    The best has the highest precision@n or, where not labels judge, mAP@n: an item of which the
+    gallery has one other picture cannot reach a precision@7 of more than 1/7.
+    """
     own = (found.scores.encoder, found.scores)
     scores = [*_rivals(found).items(), *found.others.items(), own]
-    return sorted(scores, key=lambda named: -named[1].precision.value)
+    return sorted(scores, key=lambda named: -_main(found, named[1]).value)
+
+
+def _main(found: Evaluation, scores: Scores) -> Estimate:
+    """Return what encoders are ranked by."""
+    return scores.precision if found.basis.labelled else scores.map
 
 
 def _rivals(found: Evaluation) -> Mapping[str, Scores]:
@@ -24,18 +36,32 @@ def _rivals(found: Evaluation) -> Mapping[str, Scores]:
 
 def verdict(found: Evaluation) -> str:
     """Say in one sentence how the gallery's encoder compares with the best baseline."""
-    ours = found.scores.precision
+    ours = _main(found, found.scores)
     name = found.scores.encoder
-    said = f"{name}: precision@{found.n} {ours.value:.4f}"
+    measure = "precision" if found.basis.labelled else "mAP"
+    said = f"{name}: {measure}@{found.n} {ours.value:.4f}"
     if not found.baselines:
         return f"{said}; without baselines (--baselines) nothing says whether that is good"
-    best_name, best = max(_rivals(found).items(), key=lambda named: named[1].precision.value)
-    against = f"the best baseline, {best_name}, {best.precision.value:.4f}"
-    if ours.interval.low > best.precision.interval.high:
+    rivals = {rival: _main(found, scores) for rival, scores in _rivals(found).items()}
+    best_name, best = max(rivals.items(), key=lambda named: named[1].value)
+    against = f"the best baseline, {best_name}, {best.value:.4f}"
+    if ours.interval.low > best.interval.high:
         return f"{said} is better than {against}"
-    if ours.interval.high < best.precision.interval.low:
+    if ours.interval.high < best.interval.low:
         return f"{said} is worse than {against}, which needs no training"
     return f"{said} cannot be told apart from {against}: their intervals overlap"
+
+
+def ceiling_note(found: Evaluation) -> str:
+    """Say how high precision@n can be, where that is low; empty otherwise."""
+    if found.ceiling >= LOW_CEILING:
+        return ""
+    right = np.mean([example.relevant for example in found.examples])
+    return (
+        f"precision@{found.n} cannot be higher than {found.ceiling:.4f} here, the mean of "
+        f"min(right answers, {found.n}) / {found.n}: a query has {right:.2f} right answers on "
+        f"average, so read mAP@{found.n} and R@1"
+    )
 
 
 def most_confused(found: Evaluation, count: int = 3) -> str:

@@ -146,8 +146,12 @@ def test_evaluate_prints_the_promised_keys(work: Path) -> None:
         run("evaluate", "d.gallery", "dataset:digits/test", "--baselines", "--json", cwd=work)
     )
     scores = {"encoder", "metric", "precision", "precision_interval", "map", "map_interval"}
+    scores |= {"map_found", "map_found_interval", "first_right", "first_right_interval"}
     scores |= {"recall", "recall_interval", "first", "per_label"}
-    assert set(found) == scores | {"n", "queries", "skipped", "gallery", "baselines", "latency_ms"}
+    others = {"n", "queries", "skipped", "gallery", "baselines", "latency_ms"}
+    assert set(found) == scores | others | {"protocol", "relevance", "precision_ceiling"}
+    assert found["relevance"] == {"by": "label", "column": "label"}
+    assert (found["protocol"], found["precision_ceiling"]) == (None, 1)
     assert found["queries"] == 360
     assert found["n"] == 7
     assert set(found["baselines"]) == {"chance", "pixels", "pca", "hog", "hog-fine", "untrained"}

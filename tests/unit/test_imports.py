@@ -16,18 +16,29 @@ ROOT = Path(lookalike.__file__).parent
 # From top to bottom; a module imports only from rows below its own, or from its own row.
 LAYERS = (
     ("cli", "server", "photo_story", "demo"),
-    ("report", "self_report", "figures"),
-    ("choosing", "asking", "judgements", "trials", "assessment", "label", "explore"),
+    ("report", "self_report", "training_sections", "page", "figures"),
+    ("adapting", "choosing", "asking", "judgements", "trials", "assessment", "label", "explore"),
     ("verdicts", "exporting", "checkup"),
     ("evaluation", "invariance", "training"),
     ("gallery",),
     ("syncing",),
     ("ingest", "runners"),
-    ("originals", "reading", "queries", "rerank", "metrics"),
+    (
+        "originals",
+        "searching",
+        "reading",
+        "queries",
+        "rerank",
+        "metrics",
+        "relevance",
+        "truths",
+        "protocols",
+    ),
     ("encoders", "stores", "sources"),
     ("datasets",),
+    ("stamps", "splits"),
     ("emoji", "fetch", "pickles"),
-    ("artifacts", "distortions", "idx"),
+    ("artifacts", "distortions", "idx", "foreground", "street", "redrawing", "spatial"),
     ("images", "config", "filters"),
     ("types", "errors"),
 )
@@ -41,6 +52,7 @@ HEAVY = (
     "starlette",
     "matplotlib",
     "onnxruntime",
+    "cv2",
 )
 
 
@@ -100,7 +112,7 @@ def test_torch_is_imported_in_training_and_to_export_only() -> None:
     assert importing
     others = {path for path in importing if not path.startswith("training/")}
     assert others == {
-        f"encoders/{name}.py" for name in ("export", "pairs", "pooling", "pretrained")
+        f"encoders/{name}.py" for name in ("backbones", "export", "pairs", "pooling", "pretrained")
     }
 
 

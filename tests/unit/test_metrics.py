@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from itertools import permutations
+
 import ir_measures
 import numpy as np
 import pytest
@@ -14,7 +17,10 @@ from lookalike.metrics import (
     QueryScores,
     Scores,
     average_precision_at_n,
+    average_precision_of_found,
     bootstrap_interval,
+    ceiling_at_n,
+    first_right,
     precision_at_n,
     recall_at_n,
 )
@@ -35,6 +41,15 @@ def slow_average_precision(row: np.ndarray, relevant: int) -> float:
     return total / min(len(row), relevant) if relevant else 0.0
 
 
+def slow_average_precision_of_found(row: np.ndarray) -> float:
+    """As programs of the AI Meets Beauty challenge have it: over one query's predictions."""
+    right, gains = 0, []
+    for position, is_right in enumerate(row, 1):
+        right += bool(is_right)
+        gains.append(right / position if is_right else 0.0)
+    return sum(gains) / right if right else 0.0
+
+
 @given(results())
 def test_metrics_match_their_definitions(given_results: tuple[np.ndarray, np.ndarray]) -> None:
     correct, relevant = given_results
@@ -43,6 +58,19 @@ def test_metrics_match_their_definitions(given_results: tuple[np.ndarray, np.nda
     np.testing.assert_allclose(average_precision_at_n(correct, relevant), expected)
     recall = [sum(r) / k if k else 0 for r, k in zip(correct, relevant, strict=True)]
     np.testing.assert_allclose(recall_at_n(correct, relevant), recall)
+    found = average_precision_of_found(correct)
+    np.testing.assert_allclose(found, [slow_average_precision_of_found(row) for row in correct])
+    assert (found >= average_precision_at_n(correct, relevant) - 1e-12).all()
+    assert first_right(correct).tolist() == [float(row[0]) for row in correct]
+    best = np.arange(correct.shape[1]) < relevant[:, None]  # all that is right comes first
+    np.testing.assert_allclose(ceiling_at_n(relevant, correct.shape[1]), precision_at_n(best))
+
+
+def test_the_two_conventions_of_average_precision_on_an_example() -> None:
+    correct = np.array([[1, 0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0]], np.bool_)
+    relevant = np.array([4, 1])
+    np.testing.assert_allclose(average_precision_at_n(correct, relevant), [(1 + 2 / 3) / 4, 0.5])
+    np.testing.assert_allclose(average_precision_of_found(correct), [(1 + 2 / 3) / 2, 0.5])
 
 
 def test_metrics_match_ir_measures() -> None:
@@ -71,24 +99,40 @@ def test_metrics_match_ir_measures() -> None:
     np.testing.assert_allclose(ours, theirs["AP@7"])
 
 
-def test_chance_is_what_drawing_at_random_gives() -> None:
+@pytest.mark.parametrize(
+    ("rows", "relevant", "n"), [(20, 6, 7), (20, 1, 7), (9, 8, 7), (5, 2, 7), (12, 3, 1), (1, 1, 7)]
+)
+def test_chance_is_what_drawing_at_random_gives(rows: int, relevant: int, n: int) -> None:
     rng = np.random.default_rng(2)
-    rows, relevant, n = 20, 6, 7
     labels = np.arange(rows) < relevant
-    drawn = np.stack([rng.permutation(labels)[:n] for _ in range(40_000)])
+    drawn = np.zeros((40_000, n), np.bool_)
+    for row in drawn:
+        row[: min(n, rows)] = rng.permutation(labels)[:n]
     many = np.full(len(drawn), relevant)
+    measured = QueryScores.of(drawn, many)
     chance = QueryScores.by_chance(np.array([relevant]), np.array([rows]), n)
-    assert precision_at_n(drawn).mean() == pytest.approx(chance.precision[0], abs=0.004)
-    assert recall_at_n(drawn, many).mean() == pytest.approx(chance.recall[0], abs=0.004)
-    found = average_precision_at_n(drawn, many).mean()
-    assert found == pytest.approx(chance.average_precision[0], abs=0.004)
+    for name in fields(QueryScores):
+        found = getattr(measured, name.name).mean()
+        assert found == pytest.approx(getattr(chance, name.name)[0], abs=0.006), name.name
+
+
+def test_chance_of_what_is_found_is_exact_by_enumeration() -> None:
+    rows, relevant, n = 7, 3, 4
+    drawn = np.array([p[:n] for p in set(permutations([True] * relevant + [False] * 4))])
+    chance = QueryScores.by_chance(np.array([relevant, relevant]), np.array([rows, rows]), n)
+    exact = QueryScores.of(drawn, np.full(len(drawn), relevant))
+    for name in fields(QueryScores):
+        mean = getattr(exact, name.name).mean()
+        np.testing.assert_allclose(getattr(chance, name.name), [mean, mean])
 
 
 def test_a_query_without_relevant_rows_scores_nothing() -> None:
     scores = QueryScores.of(np.zeros((1, 3), np.bool_), np.array([0]))
-    assert (scores.precision[0], scores.average_precision[0], scores.recall[0]) == (0, 0, 0)
+    assert [getattr(scores, name.name)[0] for name in fields(QueryScores)] == [0] * 5
     chance = QueryScores.by_chance(np.array([0]), np.array([9]), 3)
-    assert (chance.precision[0], chance.average_precision[0], chance.recall[0]) == (0, 0, 0)
+    assert [getattr(chance, name.name)[0] for name in fields(QueryScores)] == [0] * 5
+    nothing = QueryScores.by_chance(np.array([0]), np.array([0]), 3)
+    assert [getattr(nothing, name.name)[0] for name in fields(QueryScores)] == [0] * 5
 
 
 def test_the_interval_covers_the_mean_about_as_often_as_it_says() -> None:
@@ -122,3 +166,6 @@ def test_scores_are_summed_up_by_label_and_for_the_first() -> None:
     assert scores.per_label["a"].precision == pytest.approx(0.75)
     assert scores.per_label["a"].queries == 2
     assert scores.as_dict()["precision_interval"][0] <= 0.5
+    assert scores.first_right.value == pytest.approx(2 / 3)
+    assert scores.map_found.value == pytest.approx(2 / 3)
+    assert Scores.of("e", Metric.L2, values, [], first=2).per_label == {}

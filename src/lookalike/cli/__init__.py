@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from lookalike.cli.adapt import command as adapt
 from lookalike.cli.catalogues import datasets, encoders, recipes
 from lookalike.cli.choose import command as choose
 from lookalike.cli.demo import command as demo
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("train")(train)
+app.command("adapt")(adapt)
 app.command("index")(index)
 app.command("search")(search)
 app.command("evaluate")(evaluate)

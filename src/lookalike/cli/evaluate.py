@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,22 +11,40 @@ import typer
 from lookalike.cli import screen
 
 _FIRST = 100
+_N = 7
 
 
 def command(
     gallery: Annotated[
-        Path, typer.Argument(help="The gallery folder; its rows carry labels, or --self.")
+        Path,
+        typer.Argument(
+            help="The gallery folder; its rows carry labels, or --match, --truth, --self."
+        ),
     ],
     queries: Annotated[
         str | None,
-        typer.Argument(help="Labelled images; without them each row is asked for the others."),
+        typer.Argument(help="Images to ask with; without them each row is asked for the others."),
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="Hits for each query.")] = 7,
+    n: Annotated[
+        int | None, typer.Option("-n", help="Hits for each query.", show_default="7")
+    ] = None,
     first: Annotated[
         int, typer.Option(help="Also score the first so many queries (the report's protocol: 100).")
     ] = _FIRST,
     metric: Annotated[
         str | None, typer.Option(help="cosine or l2; the gallery's own unless given.")
+    ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(help="A column: a hit is right when it has the query's value there."),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="A CSV file: on each line a query and the ids of its right answers."),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="What published figures were measured by: perfect-500k, with --truth."),
     ] = None,
     baselines: Annotated[
         bool,
@@ -46,8 +65,21 @@ def command(
 ) -> None:
     """Judge a gallery by labels: a hit is right when it has the query's label.
 
-    Precision@n is the share of right hits; mAP@n divides by min(n, relevant); intervals are 95 %
-    bootstrap intervals over the queries. A query never counts as its own hit.
+    Precision@n is the share of right hits; mAP@n divides by min(n, relevant) and mAP@n (found) by
+    the right hits among the n; R@1 is the share of queries whose first hit is right; intervals
+    are 95 % bootstrap intervals over the queries. A query never counts as its own hit.
+
+    The same item in another picture has one right answer or a few. --match COLUMN makes rows right
+    that have the query's value in a column of metadata; --truth FILE those that a file names, with
+    a query at the beginning of each line. There, queries and rows are named by their ids, by a
+    column id of their metadata, by their ids without the source's name, or by their files' names,
+    with the suffix or without it. What is named and not there is said.
+
+    --json prints: n, queries (how many), skipped, gallery, protocol, relevance (by: label, match or
+    truth; for a truth file what it left out and what it names that is not there),
+    precision_ceiling, then of the gallery's encoder: encoder, metric, precision, map, map_found,
+    recall, first_right (R@1), each with its NAME_interval, first, per_label (empty unless labels
+    judge), and baselines (the same by name), latency_ms.
 
     With --self no labels are needed: up to 500 images are cropped, rotated, made brighter or
     darker, blurred, given noise, saved as poor JPEG and partly covered, and asked for their
@@ -55,7 +87,16 @@ def command(
     on such distortions wins it whatever its answers are worth.
     """
     if self_retrieval:
-        _refuse_with_self(queries=queries, baselines=baselines, first=first)
+        _refuse_with_self(
+            {
+                f"queries ({queries})": queries is not None,
+                "--match": match is not None,
+                "--truth": truth is not None,
+                "--protocol": protocol is not None,
+                "--baselines": baselines,
+                "--first": first != _FIRST,
+            }
+        )
         _judge_by_originals(gallery, n, metric, report, as_json)
         return
     from lookalike.evaluation import evaluate
@@ -69,6 +110,9 @@ def command(
             n=n,
             first=first,
             metric=metric,
+            match=match,
+            truth=truth,
+            protocol=protocol,
             baselines=baselines,
             on_progress=on_progress,
         )
@@ -82,24 +126,22 @@ def command(
         screen.print_evaluation(found)
     if report is not None:
         screen.note(f"report: {report}")
+    if found.basis.truth is not None:
+        for said in found.basis.truth.notes():
+            screen.note(said)
     screen.note_skipped(found.skipped, "queries")
     if found.skipped:
         raise typer.Exit(1)
 
 
-def _refuse_with_self(*, queries: str | None, baselines: bool, first: int) -> None:
-    """Refuse options that need labels.
+def _refuse_with_self(given: Mapping[str, bool]) -> None:
+    """Refuse options that need right answers; ``given`` says which of them are there.
 
     Raises:
         SettingError: one was given.
     """
     from lookalike.errors import SettingError
 
-    given = {
-        f"queries ({queries})": queries is not None,
-        "--baselines": baselines,
-        "--first": first != _FIRST,
-    }
     for name, was_given in given.items():
         if was_given:
             raise SettingError(
@@ -109,14 +151,16 @@ def _refuse_with_self(*, queries: str | None, baselines: bool, first: int) -> No
 
 
 def _judge_by_originals(
-    path: Path, n: int, metric: str | None, report: Path | None, as_json: bool
+    path: Path, n: int | None, metric: str | None, report: Path | None, as_json: bool
 ) -> None:
     from lookalike.gallery import Gallery
     from lookalike.invariance import self_retrieval
 
     opened = Gallery.open(path)
     with screen.progress() as on_progress:
-        found = self_retrieval(opened, n=n, metric=metric, on_progress=on_progress)
+        found = self_retrieval(
+            opened, n=_N if n is None else n, metric=metric, on_progress=on_progress
+        )
         if report is not None:
             from lookalike.self_report import write_self_report
 

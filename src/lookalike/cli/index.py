@@ -176,15 +176,14 @@ def _open(path: Path, encoder: str | None, metric: str, source: Source) -> Galle
 
 def _encoder(name: str | None, source: Source) -> Encoder:
     """Open an encoder for a new gallery, and see that it takes the source's images."""
-    from lookalike.encoders.catalog import find_encoder, load_encoder, usual_encoder
-    from lookalike.reading import first_image, sample_images
+    from lookalike.encoders.catalog import load_encoder, usual_encoder
+    from lookalike.reading import first_image, fit_encoder, sample_images
 
     if name is None:
         name, kind = usual_encoder(sample_images(source, _LOOKED_AT))
         screen.note(f"encoder: {name} ({kind}); lookalike encoders lists others for --encoder")
     if not Path(name).is_dir():
-        described = find_encoder(name)
-        return described.fit(name, sample_images(source, described.sample))
+        return fit_encoder(name, source)
     encoder = load_encoder(Path(name))
     first_image(source, encoder)
     return encoder

@@ -47,26 +47,38 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
 
 
 def print_evaluation(found: Evaluation) -> None:
-    """Print the table of scores and what it says."""
-    from lookalike.verdicts import most_confused, ranking, verdict
+    """Print the table of scores, mAP first where not labels judge, and what it says."""
+    from lookalike.verdicts import ceiling_note, most_confused, ranking, verdict
 
-    rows = [
-        (
-            f"{name} *" if scores is found.scores else name,
-            _estimate(scores.precision),
-            _estimate(scores.map),
-            f"{scores.recall.value:.5f}",
-            f"{scores.first.precision:.4f}",
-        )
-        for name, scores in ranking(found)
-    ]
-    columns = ("encoder", f"precision@{found.n}", f"mAP@{found.n}", f"recall@{found.n}")
-    first = f"first {found.scores.first.queries}"
+    n = found.n
+    rows = []
+    for name, scores in ranking(found):
+        precision = (f"precision@{n}", _estimate(scores.precision))
+        average = (f"mAP@{n}", _estimate(scores.map))
+        of_found = (f"mAP@{n} (found)", _estimate(scores.map_found))
+        first = ("R@1", f"{scores.first_right.value:.4f}")
+        recall = (f"recall@{n}", f"{scores.recall.value:.5f}")
+        early = (f"first {scores.first.queries}", f"{scores.first.precision:.4f}")
+        encoder = ("encoder", f"{name} *" if scores is found.scores else name)
+        if found.basis.labelled:
+            rows.append((encoder, precision, average, first, recall, early))
+        else:
+            rows.append((encoder, average, of_found, first, recall, precision))
     title = (
         f"{len(found.examples):,} queries from {found.queries}, {found.rows:,} rows, "
         f"{found.scores.metric.value}"
     )
-    print_table((*columns, first), rows, title=title)
+    if found.protocol is not None:
+        title = f"{found.protocol.name}: {title}"
+    columns = [name for name, _ in rows[0]]
+    print_table(columns, [[cell for _, cell in row] for row in rows], title=title)
+    if not found.basis.labelled:
+        print(
+            f"right hits {found.basis.said}; mAP@{n} divides by min({n}, right answers), "
+            f"mAP@{n} (found) by the right hits among the {n}"
+        )
+    if said := ceiling_note(found):
+        print(said)
     print(f"* {verdict(found)}")
     if said := most_confused(found):
         print(f"most confused: {said}")

@@ -45,6 +45,24 @@ def command(
         float | None,
         typer.Option(help="Only hits as similar as this by cosine: 1 is the same, 0 unrelated."),
     ] = None,
+    box: Annotated[
+        str | None, typer.Option(help="Only this part of each query image: x,y,w,h in pixels.")
+    ] = None,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Only the part that holds the query's item.")
+    ] = False,
+    parts: Annotated[
+        bool,
+        typer.Option(
+            "--parts", help="Also look at 13 parts of the query: finds a small item in clutter."
+        ),
+    ] = False,
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            help="expand, augment, reciprocal, diffuse or spatial; several joined by +, in turn."
+        ),
+    ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Look at every row, also of a very large gallery.")
     ] = False,
@@ -56,7 +74,9 @@ def command(
     """Find the images that look most like each query, nearest first."""
     from lookalike.errors import InputError, LookalikeError
     from lookalike.filters import parse
+    from lookalike.foreground import Box
     from lookalike.gallery import Gallery
+    from lookalike.searching import parse_rerankings
     from lookalike.sources import DATASET_PREFIX, open_items
     from lookalike.types import Metric
 
@@ -75,6 +95,10 @@ def command(
         "where": None if where is None else parse(where),
         "max_distance": _furthest(chosen, max_distance, min_score),
         "exact": exact,
+        "box": None if box is None else Box.parse(box),
+        "foreground": foreground,
+        "parts": parts,
+        "rerank": parse_rerankings(rerank),
     }
     for query in queries or []:
         try:

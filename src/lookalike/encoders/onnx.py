@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from typing import Any, Self
 
@@ -86,6 +87,17 @@ class NetworkEncoder:
         """Identity of what it computes: preprocessing and model, not its name or origin."""
         fields = {"kind": self.kind, "preprocessing": self.preprocessing.as_dict()}
         return fingerprint(fields, {MODEL: self._model})
+
+    def fitted(self, fit: str) -> Self:
+        """Return the same network for images brought to its size in another way.
+
+        Raises:
+            UnknownNameError: ``fit`` is none of :data:`lookalike.encoders.base.FITS`.
+        """
+        changed = copy(self)
+        changed.preprocessing = self.preprocessing.fitted(fit)
+        vars(changed).pop("fingerprint", None)
+        return changed
 
     def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8.

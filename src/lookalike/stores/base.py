@@ -124,6 +124,14 @@ class VectorStore(Protocol):
         """Iterate over all rows, in no order of note, at most ``count`` at a time."""
         ...
 
+    def embeddings(self, ids: Sequence[str]) -> Embeddings:
+        """Return ``(n, dim)`` of rows that a search has just found, in this order.
+
+        Raises:
+            InputError: an id is not there.
+        """
+        ...
+
     def get(self, ids: Sequence[str]) -> Rows:
         """Return the rows of these ids, in this order.
 

@@ -9,6 +9,7 @@ single queries, once there have been a few, the product is one of the rows in 8 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -60,6 +61,10 @@ class ExactIndex:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def at(self, rows: Sequence[int]) -> Embeddings:
+        """Return the embeddings of rows by their numbers."""
+        return self._rows[rows]
 
     def others(self, start: int, stop: int, n: int, metric: Metric) -> NDArray[np.int64]:
         """Return the nearest other rows to each of the rows from ``start`` to ``stop``.

@@ -190,6 +190,14 @@ class LanceStore:
         for row_id, uri, metadata, *rest in zip(*columns, strict=True):
             yield Record(row_id, uri, json.loads(metadata), *rest)
 
+    def embeddings(self, ids: Sequence[str]) -> Embeddings:
+        """Return the embeddings of rows, from memory if they are there."""
+        if self._loaded is not None and "index" in vars(self._loaded):
+            places = self._loaded.places(ids)
+            if places is not None:
+                return self._loaded.index.at(places)
+        return self.get(ids).embeddings
+
     def get(self, ids: Sequence[str]) -> Rows:
         """Return the rows of these ids."""
         wanted = pa.array(list(ids), pa.string())

@@ -76,6 +76,10 @@ class MemoryStore:
         ids = sorted(self._rows)
         return (self.get(ids[start : start + count]) for start in range(0, len(ids), count))
 
+    def embeddings(self, ids: Sequence[str]) -> Embeddings:
+        """Return the embeddings of rows."""
+        return self.get(ids).embeddings
+
     def get(self, ids: Sequence[str]) -> Rows:
         """Return the rows of these ids."""
         missing = [key for key in ids if key not in self._rows]

@@ -1,0 +1,384 @@
+"""The same item in another picture: judged by a column or by a truth file, from web to figures.
+
+The miniature has the formats of the AI Meets Beauty challenge: a manifest of ids, addresses and
+texts, images on a server, shards as img2dataset writes them, and a file of right answers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lookalike as la
+from lookalike.gallery import Gallery
+from tests.integration.test_cli import lookalike, run
+
+TEXTS = [
+    'Lipstick "Rouge", 3,5 g',
+    "Crème de jour\nSPF 30, 50 ml",
+    "口紅 赤 #12",
+    "Nail polish; two coats",
+    "Eau d'été",
+    *(f"plain {number}" for number in range(15)),
+]
+BROKEN, MISSING, GONE = "900097", "900098", "900099"
+IDS = [f"9000{number:02}" for number in range(1, 21)]
+DUPLICATES = (IDS[2], IDS[3])
+"""The third and the fourth product have the same picture."""
+
+FAR = IDS[19]
+"""A picture that looks like no query."""
+
+TRUTH = f"""\
+query,gt1,gt2
+v000101,{IDS[0]},,
+v000102.jpg,{IDS[1]},{FAR}
+v000103,{DUPLICATES[0]},{DUPLICATES[1]}
+v000104,{GONE}
+v000105,{IDS[5]},{GONE},{BROKEN},
+v000109,{FAR}
+v000106,{MISSING}
+v000108,{IDS[0]}
+v000999,{IDS[0]}
+"""
+
+
+def picture(number: int) -> Image.Image:
+    pixels = np.random.default_rng(number).integers(0, 256, (3, 4, 3), np.uint8)
+    return Image.fromarray(pixels).resize((120, 90), Image.Resampling.BICUBIC)
+
+
+def jpeg(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The server's pictures, the manifest and the query photos, while the server runs."""
+    folder = tmp_path_factory.mktemp("instance")
+    web = folder / "web"
+    web.mkdir()
+    for number, product in enumerate(IDS):
+        same = IDS.index(DUPLICATES[0]) if product == DUPLICATES[1] else number
+        shown = Image.new("RGB", (120, 90)) if product == FAR else picture(same)
+        (web / f"{number}.jpg").write_bytes(jpeg(shown))
+    (web / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(web)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    base = f"http://127.0.0.1:{server.server_address[1]}"
+    rows = [(p, f"{base}/{i}.jpg", t) for i, (p, t) in enumerate(zip(IDS, TEXTS, strict=True))]
+    rows += [(BROKEN, f"{base}/broken.jpg", "broken"), (MISSING, f"{base}/none.jpg", "missing")]
+    with (folder / "products.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("id", "url", "text"), *rows])
+    photos = folder / "val"
+    photos.mkdir()
+    for query, number in (
+        (101, 0),
+        (102, 1),
+        (103, 2),
+        (104, 30),
+        (105, 5),
+        (106, 31),
+        (107, 3),
+        (109, 6),
+    ):
+        photo = picture(number).crop((6, 4, 116, 88)).rotate(2)
+        (photos / f"v000{query}.jpg").write_bytes(jpeg(photo))
+    (photos / "v000108.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    (folder / "val.csv").write_text(TRUTH)
+    yield folder
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def write_shard(work: Path) -> None:
+    """Fetch what the manifest names and write it as img2dataset does, with the column id kept."""
+    (work / "shards").mkdir()
+    with (
+        (work / "products.csv").open(encoding="utf-8", newline="") as table,
+        tarfile.open(work / "shards" / "00000.tar", "w") as tar,
+    ):
+        for number, row in enumerate(csv.DictReader(table)):
+            key = f"{number:09d}"
+            try:
+                with urllib.request.urlopen(row["url"], timeout=10) as reply:
+                    image = reply.read()
+            except urllib.error.HTTPError as error:
+                error.close()
+                continue
+            facts = {"id": row["id"], "url": row["url"], "key": key, "status": "success"}
+            facts |= {"caption": row["text"], "error_message": None, "width": 120, "exif": "{}"}
+            for suffix, data in (
+                ("jpg", image),
+                ("json", json.dumps(facts, indent=4).encode()),
+                ("txt", row["text"].encode()),
+            ):
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture(scope="module")
+def galleries(work: Path) -> dict[str, Path]:
+    """The products from their addresses and from a shard; broken ones are named and left out."""
+    write_shard(work)
+    for name, source, failures in (
+        ("web", "products.csv", ("broken.jpg", "none.jpg")),
+        ("tar", "shards", (f"00000.tar#{len(IDS)}",)),
+    ):
+        done = lookalike("index", f"{name}.gallery", source, "--encoder", "pixels", cwd=work)
+        assert done.returncode == 1, done.stderr
+        assert f"{len(IDS)} added" in done.stdout
+        for failure in failures:
+            assert failure in done.stderr
+    return {name: work / f"{name}.gallery" for name in ("web", "tar")}
+
+
+def by_hand(gallery: Path, work: Path) -> dict[str, float]:
+    """Score the five queries that can be asked, by the definitions."""
+    opened = Gallery.open(gallery)
+    truth = {101: IDS[:1], 102: [IDS[1], FAR], 103: list(DUPLICATES), 105: IDS[5:6], 109: [FAR]}
+    totals = dict.fromkeys(("precision", "map", "map_found", "recall", "first_right"), 0.0)
+    for query, right in truth.items():
+        hits = opened.search(work / "val" / f"v000{query}.jpg", n=7)
+        marks = [product_of(hit) in right for hit in hits]
+        gains = [sum(marks[: k + 1]) / (k + 1) for k, is_right in enumerate(marks) if is_right]
+        totals["precision"] += sum(marks) / 7 / len(truth)
+        totals["map"] += sum(gains) / min(7, len(right)) / len(truth)
+        totals["map_found"] += sum(gains) / max(1, len(gains)) / len(truth)
+        totals["recall"] += sum(marks) / len(right) / len(truth)
+        totals["first_right"] += marks[0] / len(truth)
+    return totals
+
+
+def product_of(hit: la.Hit) -> str:
+    return str(hit.metadata.get("id") or hit.id.partition(":")[2])
+
+
+@pytest.mark.parametrize("name", ["web", "tar"])
+def test_the_miniature_of_perfect_500k(name: str, galleries: dict[str, Path], work: Path) -> None:
+    asked = ("evaluate", f"{name}.gallery", "val", "--protocol", "perfect-500k", "--truth")
+    done = lookalike(*asked, "val.csv", "--json", cwd=work)
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    for score, value in by_hand(galleries[name], work).items():
+        assert found[score] == pytest.approx(value), score
+        low, high = found[f"{score}_interval"]
+        assert low <= found[score] <= high
+    assert (found["n"], found["queries"], found["skipped"]) == (7, 5, 3)
+    assert found["map"] < found["map_found"]
+    assert found["protocol"]["name"] == "perfect-500k"
+    assert found["relevance"] == {
+        "by": "truth",
+        "file": "val.csv",
+        "left_out": 1,
+        "unknown_queries": ["v000999"],
+        "unknown_rows": [GONE, BROKEN, MISSING],
+    }
+    assert found["precision_ceiling"] == pytest.approx((1 + 2 + 2 + 1 + 1) / 5 / 7)
+    assert found["per_label"] == {}
+    notes = done.stderr
+    assert "val.csv does not name 1 of the queries: left out" in notes
+    assert "val.csv: 1 of its queries are not in the source: v000999" in notes
+    assert f"3 of its right answers are not in the gallery: {GONE}, {BROKEN}, {MISSING}" in notes
+    assert f"v000104.jpg: its right answers are not in the gallery: {GONE}" in notes
+    assert "val/v000108.jpg: not an image" in notes
+    assert "3 queries skipped" in notes
+
+
+def test_what_is_printed_has_map_first_and_says_what_precision_can_be(
+    galleries: dict[str, Path], work: Path
+) -> None:
+    arguments = ("web.gallery", "val", "--protocol", "perfect-500k", "--truth", "val.csv")
+    shown = lookalike("evaluate", *arguments, cwd=work).stdout
+    lines = shown.splitlines()
+    assert lines[0].startswith("perfect-500k: 5 queries from ")
+    [columns] = [" ".join(line.split()) for line in lines if "encoder" in line]
+    assert columns == "encoder mAP@7 mAP@7 (found) R@1 recall@7 precision@7"
+    assert "right hits are named by val.csv; mAP@7 divides by min(7, right answers)" in shown
+    assert "precision@7 cannot be higher than 0.2000 here" in shown
+    assert "a query has 1.40 right answers on average" in shown
+    assert "* pixels: mAP@7 " in shown
+    assert "most confused" not in shown
+
+
+def test_the_report_has_no_labels_but_marks_right_hits(
+    galleries: dict[str, Path], work: Path
+) -> None:
+    arguments = ("web.gallery", "val", "--protocol", "perfect-500k", "--truth", "val.csv")
+    lookalike("evaluate", *arguments, "--report", "r.html", cwd=work)
+    page = (work / "r.html").read_text()
+    for said in (
+        "How good the answers are",
+        "AI Meets Beauty challenge",
+        "the share of the 7 hits that are named by val.csv",
+        "mAP@7 (found)",
+        "cannot be higher than 0.2000",
+        "<h2>The right answers</h2>",
+        "<td>1</td><td>3</td>",
+        "<td>2</td><td>2</td>",
+        "val.csv: 1 of its queries are not in the source: v000999",
+        "before any other hit",
+    ):
+        assert said in page, said
+    for label in ("Which labels", "Precision of each label", "class_distribution", "2020 report"):
+        assert label not in page
+
+
+def test_a_gallery_can_be_asked_by_its_own_rows(galleries: dict[str, Path], work: Path) -> None:
+    own = work / "own.csv"
+    own.write_text(f"{DUPLICATES[0]},{DUPLICATES[0]},{DUPLICATES[1]}\n{IDS[0]},{IDS[0]}\n")
+    done = lookalike("evaluate", "web.gallery", "--truth", own, "-n", 1, "--json", cwd=work)
+    found = json.loads(done.stdout)
+    assert (found["queries"], found["map"], found["precision_ceiling"]) == (1, 1, 1)
+    assert "the truth names no other row than itself" in done.stderr
+    assert f"{own} does not name 18 of the queries" in done.stderr
+
+
+DRAWINGS = 40
+
+
+@pytest.fixture(scope="module")
+def vendors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty drawings by each of two vendors, one of them nobody else's, with code points."""
+    folder = tmp_path_factory.mktemp("vendors")
+    for vendor, shift in (("one", 0), ("two", 9)):
+        (folder / vendor).mkdir()
+        rows = []
+        for code in range(DRAWINGS):
+            drawing = np.asarray(picture(code), np.int16) + shift
+            name = f"{vendor}-{code}.png"
+            Image.fromarray(np.clip(drawing, 0, 255).astype(np.uint8)).save(folder / vendor / name)
+            point = {6: "", 7: f"{vendor}-only"}.get(code, f"1F6{code:02}")
+            rows.append(f"{name},{point}")
+        (folder / vendor / "metadata.csv").write_text("\n".join(["path,codepoint", *rows]))
+    run("index", "one.gallery", "one", "--encoder", "pixels", cwd=folder)
+    return folder
+
+
+def test_a_column_judges(vendors: Path) -> None:
+    done = lookalike(
+        "evaluate",
+        "one.gallery",
+        "two",
+        "--match",
+        "codepoint",
+        "--baselines",
+        "--json",
+        cwd=vendors,
+    )
+    assert done.returncode == 1
+    assert "two-6.png: has no codepoint" in done.stderr
+    assert "two-7.png: no other row has its codepoint, 'two-only'" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["relevance"] == {"by": "match", "column": "codepoint"}
+    assert (found["queries"], found["skipped"]) == (DRAWINGS - 2, 2)
+    assert found["first_right"] == found["map"] == found["map_found"] == found["recall"] == 1
+    assert found["precision"] == pytest.approx(found["precision_ceiling"]) == pytest.approx(1 / 7)
+    assert found["per_label"] == {}
+    chance = found["baselines"]["chance"]
+    assert chance["first_right"] == pytest.approx(1 / DRAWINGS)
+    assert chance["recall"] == pytest.approx(7 / DRAWINGS)
+    assert chance["map"] == pytest.approx(sum(1 / rank for rank in range(1, 8)) / DRAWINGS)
+    assert chance["map_found"] == pytest.approx(chance["map"])
+    evaluation = la.evaluate(
+        Gallery.open(vendors / "one.gallery"), vendors / "two", match="codepoint"
+    )
+    assert (evaluation.labels, evaluation.confusion.size) == ((), 0)
+    assert [sum(example.right) for example in evaluation.examples] == [1] * (DRAWINGS - 2)
+    shown = lookalike("evaluate", "one.gallery", "two", "--match", "codepoint", cwd=vendors).stdout
+    assert "right hits have the query's codepoint" in shown
+    assert "precision@7 cannot be higher than 0.1429 here" in shown
+    lookalike(
+        "evaluate", "one.gallery", "two", "--match", "codepoint", "--report", "m.html", cwd=vendors
+    )
+    page = (vendors / "m.html").read_text()
+    assert "that have the query&#39;s codepoint" in page
+    assert "<td>1F600</td>" not in page
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "missing truth": (["--truth", "none.csv"], "none.csv: cannot be read (No such file"),
+    "folder for a truth": (["--truth", "two"], "two: cannot be read (Is a directory)"),
+    "empty truth": (["--truth", "empty.csv"], "empty.csv: is empty; expected CSV"),
+    "one column": (["--truth", "one.csv"], "one.csv: has one column only; expected CSV"),
+    "picture for a truth": (["--truth", "two/two-1.png"], "two-1.png: is not UTF-8 text"),
+    "other names": (["--truth", "other.csv"], "names none of the 40 queries of "),
+    "nothing there": (["--truth", "gone.csv"], "is a query with a right answer; the first, "),
+    "ambiguous": (["--truth", "twice.csv"], "twice.csv, line 1: 'same' may be "),
+    "unknown column": (["--match", "codepiont"], "in the column 'codepiont'; its columns are"),
+    "both": (["--match", "codepoint", "--truth", "t.csv"], "cannot be combined with --truth"),
+    "no truth": (["--protocol", "perfect-500k"], "perfect-500k needs --truth FILE"),
+    "other n": (
+        ["--protocol", "perfect-500k", "--truth", "other.csv", "-n", "5"],
+        "-n 5 cannot be combined with --protocol perfect-500k, which counts 7 hits",
+    ),
+    "unknown protocol": (
+        ["--protocol", "perfect500k", "--truth", "other.csv"],
+        "unknown protocol 'perfect500k': did you mean 'perfect-500k'?",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_clear_line(name: str, vendors: Path) -> None:
+    for file, text in {
+        "empty.csv": "",
+        "one.csv": "two-1\ntwo-2\n",
+        "other.csv": "x1,y1\nx2,y2\n",
+        "gone.csv": "two-1,y1\n",
+        "twice.csv": "two-1,same\n",
+    }.items():
+        (vendors / file).write_text(text)
+    for twin in ("a", "b"):
+        (vendors / "twins" / twin).mkdir(parents=True, exist_ok=True)
+        picture(ord(twin)).save(vendors / "twins" / twin / "same.png")
+    gallery = "one.gallery"
+    if name == "ambiguous":
+        gallery = "twins.gallery"
+        lookalike("index", gallery, "twins", "--encoder", "pixels", cwd=vendors)
+    arguments, said = MISTAKES[name]
+    done = lookalike("evaluate", gallery, "two", *arguments, cwd=vendors)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sum("error:" in line for line in done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--match", "x"), ("--truth", "x.csv"), ("--protocol", "perfect-500k")]
+)
+def test_self_retrieval_takes_no_right_answers(arguments: tuple[str, str], vendors: Path) -> None:
+    done = lookalike("evaluate", "one.gallery", "--self", *arguments, cwd=vendors)
+    assert done.returncode == 2
+    assert f"--self cannot be combined with {arguments[0]}" in done.stderr
+
+
+def test_help_says_what_json_holds(vendors: Path) -> None:
+    shown: Any = " ".join(run("evaluate", "--help").split())
+    for word in ("--match", "--truth", "--protocol", "map_found", "first_right", "[default: (7)]"):
+        assert word in shown
