@@ -11,8 +11,9 @@ from lookalike import figures
 from lookalike.encoders.catalog import MANIFEST, load_encoder
 from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.errors import ArtifactError, MissingDependencyError, UnknownNameError
-from lookalike.evaluation import Evaluation, evaluate
+from lookalike.evaluation import evaluate
 from lookalike.gallery import Gallery
+from lookalike.judged import Evaluation
 from lookalike.report import write_report
 from lookalike.sources import Source, open_source
 from lookalike.training.recipes import RECIPES

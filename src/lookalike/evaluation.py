@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,15 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.catalog import catalog
 from lookalike.errors import ImageError, InputError, SettingError
 from lookalike.gallery import Gallery
+from lookalike.judged import Evaluation, Example, Latency
 from lookalike.metrics import QueryScores, Scores, ceiling_at_n
-from lookalike.protocols import EvaluationProtocol, open_protocol
+from lookalike.protocols import open_protocol
 from lookalike.reading import encode_items, sample_images
-from lookalike.relevance import Basis, Relevance, Right, relevance_of
+from lookalike.relevance import Relevance, Right, relevance_of
 from lookalike.sources import Item, ItemSource, Source, open_source
 from lookalike.stores.base import Rows, VectorStore
 from lookalike.stores.memory import MemoryStore
+from lookalike.street_queries import street_queries
 from lookalike.types import (
     Failure,
     Hit,
@@ -31,6 +32,7 @@ from lookalike.types import (
     ProgressCallback,
     ignore_progress,
 )
+from lookalike.ways import Trial, parse_ways
 
 CHANCE = "chance"
 N = 7
@@ -38,75 +40,6 @@ N = 7
 
 _REPORT_EVERY = 1000
 _TIMED = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Milliseconds from one query's pixels to its hits, over at most 200 queries one by one."""
-
-    p50: float
-    p95: float
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One query with its hits, and whether each is right.
-
-    ``label`` is the query's label, its value in the column that judges, or its short name;
-    ``relevant`` is how many rows are right.
-    """
-
-    uri: str
-    label: str
-    hits: tuple[Hit, ...]
-    right: tuple[bool, ...]
-    relevant: int
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What :func:`evaluate` found.
-
-    ``confusion`` is ``(labels, labels)`` int64: how many hits of each label (column) the queries
-    of each label (row) got. ``examples`` holds every query with its hits; ``query_labels`` and
-    ``gallery_labels`` count labels. All of these but the examples are empty where not labels made
-    hits right but what ``basis`` says. ``ceiling`` is the highest precision@n there can be, the
-    mean of min(relevant, n) / n. ``others`` may hold the scores of other galleries of the same
-    images for the same queries, to be shown beside.
-    """
-
-    n: int
-    gallery: str
-    rows: int
-    queries: str
-    skipped: tuple[Failure, ...]
-    scores: Scores
-    baselines: Mapping[str, Scores]
-    labels: tuple[str, ...]
-    confusion: NDArray[np.int64]
-    query_labels: Mapping[str, int]
-    gallery_labels: Mapping[str, int]
-    examples: tuple[Example, ...]
-    latency: Latency
-    basis: Basis
-    ceiling: float
-    protocol: EvaluationProtocol | None = None
-    others: Mapping[str, Scores] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the JSON document of ``lookalike evaluate --json``."""
-        return {
-            "n": self.n,
-            "queries": len(self.examples),
-            "skipped": len(self.skipped),
-            "gallery": self.gallery,
-            "protocol": None if self.protocol is None else self.protocol.as_dict(),
-            "relevance": self.basis.as_dict(),
-            "precision_ceiling": self.ceiling,
-            **self.scores.as_dict(),
-            "baselines": {name: scores.as_dict() for name, scores in self.baselines.items()},
-            "latency_ms": {"p50": self.latency.p50, "p95": self.latency.p95},
-        }
 
 
 def evaluate(
@@ -119,6 +52,9 @@ def evaluate(
     match: str | None = None,
     truth: str | Path | None = None,
     protocol: str | None = None,
+    street: bool = False,
+    grounds: str | Path | Source | None = None,
+    ways: str | Sequence[str] | None = None,
     baselines: bool = False,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Evaluation:
@@ -137,6 +73,11 @@ def evaluate(
         match: a column of metadata: rows with the query's value in it are right, not labels.
         truth: a CSV file, on each line a query and the rows that are right.
         protocol: what published figures were measured by, as ``perfect-500k``; with ``truth``.
+        street: ask with street views of the gallery's own images, each to find itself; no labels
+            are needed.
+        grounds: photographs for these views; collages of the gallery's images unless given.
+        ways: also ask in other ways: ``foreground``, ``parts``, re-rankings, several joined by
+            ``+``, or ``all`` for each of them.
         baselines: also judge chance, pixels, PCA, HOG and an untrained network, each made for and
             run over the same images with the same metric.
         on_progress: told of each stage.
@@ -145,8 +86,9 @@ def evaluate(
         InputError: the gallery or all the queries have no labels or values, or the truth file
             cannot be used.
         SettingError: ``n`` or ``first`` below 1, or options that exclude each other.
-        UnknownNameError: no such protocol.
+        UnknownNameError: no such protocol or way of asking.
     """
+    tried = parse_ways(ways)
     agreed = None if protocol is None else open_protocol(protocol)
     if agreed is not None:
         agreed.check(n, truth)
@@ -154,11 +96,20 @@ def evaluate(
     for name, value in (("n", n), ("first", first)):
         if value < 1:
             raise SettingError(f"{name} = {value}: must be at least 1")
-    opened = open_source(queries, on_progress) if isinstance(queries, str | Path) else queries
-    opened = opened or gallery.items()
     chosen = gallery.metric if metric is None else Metric(metric)
     rows = gallery.items()
-    relevance = relevance_of(rows, opened, match=match, truth=truth)
+    opened: Source
+    relevance: Relevance
+    if street:
+        _refuse_with_street(queries=queries, match=match, truth=truth)
+        opened, relevance = street_queries(gallery, grounds, on_progress=on_progress)
+    else:
+        opened = (
+            open_source(queries, on_progress)
+            if isinstance(queries, str | Path)
+            else queries or rows
+        )
+        relevance = relevance_of(rows, opened, match=match, truth=truth)
     items, right, skipped = _asked(opened, relevance, on_progress)
     bench = _Bench(gallery, rows, n, first, chosen, relevance.labels, items, right, on_progress)
     beside: dict[str, Scores] = {}
@@ -171,6 +122,8 @@ def evaluate(
                 hits = bench.search(encoder, bench.store_for(encoder))
                 beside[description.name] = bench.score(encoder.name, hits)
     hits = bench.search(gallery.encoder, gallery.store)
+    values = bench.values(hits)
+    trial = Trial(gallery, items, [r.ids for r in right], bench.relevant.tolist(), n, chosen, first)
     labels = tuple(sorted({*bench.labels.values(), *bench.asked_labels}))
     return Evaluation(
         n=n,
@@ -189,7 +142,17 @@ def evaluate(
         basis=relevance.basis,
         ceiling=float(ceiling_at_n(bench.relevant, n).mean()),
         protocol=agreed,
+        ways=trial.run(tried, values.average_precision, on_progress),
     )
+
+
+def _refuse_with_street(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise SettingError(
+                f"--street cannot be combined with {name} ({value}): it asks with the gallery's "
+                "own images, which are right themselves; leave out one of the two"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,10 +217,14 @@ class _Bench:
 
     def score(self, encoder: str, hits: Sequence[Sequence[Hit]]) -> Scores:
         """Return the scores of hits."""
+        return self._summary(encoder, self.values(hits))
+
+    def values(self, hits: Sequence[Sequence[Hit]]) -> QueryScores:
+        """Return the scores of each query."""
         correct = np.zeros((len(hits), self.n), dtype=np.bool_)
         for found, row, right in zip(correct, hits, self.right, strict=True):
             found[: len(row)] = [hit.id in right.ids for hit in row]
-        return self._summary(encoder, QueryScores.of(correct, self.relevant))
+        return QueryScores.of(correct, self.relevant)
 
     def by_chance(self) -> Scores:
         """Return the expected scores of rows drawn at random."""

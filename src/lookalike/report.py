@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from lookalike import figures
 from lookalike.encoders.onnx import NetworkEncoder
-from lookalike.evaluation import Evaluation, Example
 from lookalike.gallery import Gallery
+from lookalike.judged import Evaluation, Example
 from lookalike.metrics import Estimate, Scores
 from lookalike.page import Page, Section, Table, png, settings_of, write_page
 from lookalike.relevance import short_name

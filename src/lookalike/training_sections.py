@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lookalike import figures
 from lookalike.encoders.onnx import DECODER, NetworkEncoder
-from lookalike.evaluation import Evaluation
+from lookalike.judged import Evaluation
 from lookalike.page import Section, Table, png
 from lookalike.sources import open_items
 from lookalike.training.recipes import RECIPES

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lookalike.evaluation import Evaluation
+from lookalike.judged import Evaluation
 from lookalike.metrics import Estimate, Scores
 
 LOW_CEILING = 0.5

@@ -12,8 +12,8 @@ import pytest
 import lookalike as la
 from lookalike import figures
 from lookalike.errors import SettingError
-from lookalike.evaluation import Evaluation
 from lookalike.gallery import Gallery
+from lookalike.judged import Evaluation
 from lookalike.metrics import Estimate, Interval
 from lookalike.verdicts import ranking, verdict
 

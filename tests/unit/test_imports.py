@@ -20,6 +20,8 @@ LAYERS = (
     ("adapting", "choosing", "asking", "judgements", "trials", "assessment", "label", "explore"),
     ("verdicts", "exporting", "checkup"),
     ("evaluation", "invariance", "training"),
+    ("street_queries", "judged"),
+    ("ways",),
     ("gallery",),
     ("syncing",),
     ("ingest", "runners"),

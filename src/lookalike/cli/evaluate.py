@@ -46,6 +46,25 @@ def command(
         str | None,
         typer.Option(help="What published figures were measured by: perfect-500k, with --truth."),
     ] = None,
+    street: Annotated[
+        bool,
+        typer.Option(
+            "--street",
+            help="Without labels: ask with street views of the gallery's own items.",
+        ),
+    ] = False,
+    grounds: Annotated[
+        str | None,
+        typer.Option(help="With --street: photographs to put items on; collages unless given."),
+    ] = None,
+    ways: Annotated[
+        str | None,
+        typer.Option(
+            help="Also ask in other ways, and say what each adds and costs: foreground, parts, "
+            "expand, augment, reciprocal, diffuse, spatial, several joined by +, with commas "
+            "between ways; or all."
+        ),
+    ] = None,
     baselines: Annotated[
         bool,
         typer.Option("--baselines", help="Beside chance, pixels, PCA, HOG, an untrained network."),
@@ -79,7 +98,10 @@ def command(
     truth; for a truth file what it left out and what it names that is not there),
     precision_ceiling, then of the gallery's encoder: encoder, metric, precision, map, map_found,
     recall, first_right (R@1), each with its NAME_interval, first, per_label (empty unless labels
-    judge), and baselines (the same by name), latency_ms.
+    judge), baselines (the same by name), ways (by name the same, with map_gain and ms), latency_ms.
+
+    With --street no labels are needed either: up to 500 of the gallery's items are put on other
+    ground, in other light, turned and partly covered, and each is to find itself.
 
     With --self no labels are needed: up to 500 images are cropped, rotated, made brighter or
     darker, blurred, given noise, saved as poor JPEG and partly covered, and asked for their
@@ -93,6 +115,8 @@ def command(
                 "--match": match is not None,
                 "--truth": truth is not None,
                 "--protocol": protocol is not None,
+                "--street": street,
+                "--ways": ways is not None,
                 "--baselines": baselines,
                 "--first": first != _FIRST,
             }
@@ -113,6 +137,9 @@ def command(
             match=match,
             truth=truth,
             protocol=protocol,
+            street=street,
+            grounds=grounds,
+            ways=ways,
             baselines=baselines,
             on_progress=on_progress,
         )

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lookalike.choosing import Choice
-    from lookalike.evaluation import Evaluation
     from lookalike.invariance import SelfRetrieval
+    from lookalike.judged import Evaluation
     from lookalike.metrics import Estimate
     from lookalike.types import Failure, Progress, ProgressCallback
 
@@ -79,10 +79,35 @@ def print_evaluation(found: Evaluation) -> None:
         )
     if said := ceiling_note(found):
         print(said)
+    if found.ways:
+        _print_ways(found)
     print(f"* {verdict(found)}")
     if said := most_confused(found):
         print(f"most confused: {said}")
     print(f"one query: p50 {found.latency.p50:.2f} ms, p95 {found.latency.p95:.2f} ms")
+
+
+def _print_ways(found: Evaluation) -> None:
+    rows = [
+        (
+            name,
+            _estimate(tried.scores.map),
+            f"{tried.gain.value:+.4f} [{tried.gain.interval.low:+.4f}, "
+            f"{tried.gain.interval.high:+.4f}]",
+            f"{tried.scores.first_right.value:.4f}",
+            f"{tried.ms:.1f}",
+        )
+        for name, tried in found.ways.items()
+    ]
+    plain = (
+        "plain",
+        _estimate(found.scores.map),
+        "",
+        f"{found.scores.first_right.value:.4f}",
+        f"{found.latency.p50:.1f}",
+    )
+    columns = ("way of asking", f"mAP@{found.n}", "gain", "R@1", "ms, p50")
+    print_table(columns, [plain, *rows])
 
 
 def print_self_retrieval(found: SelfRetrieval) -> None:

@@ -12,9 +12,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from lookalike.choosing import Choice
-from lookalike.evaluation import Evaluation
 from lookalike.figures.style import INK, OTHERS, OURS, PALETTE, STYLE
 from lookalike.invariance import SelfRetrieval
+from lookalike.judged import Evaluation
 from lookalike.metrics import Estimate
 from lookalike.verdicts import ranking
 
