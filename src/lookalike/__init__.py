@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lookalike import figures
+    from lookalike.adapting import AdaptOptions, adapt
     from lookalike.assessment import assess
     from lookalike.choosing import choose
     from lookalike.encoders.catalog import load_encoder, open_encoder, save_encoder
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lookalike.types import Hit, Hits, Metric
 
 __all__ = [
+    "AdaptOptions",
     "Gallery",
     "Hit",
     "Hits",
@@ -33,6 +35,7 @@ __all__ = [
     "Metric",
     "TrainingOptions",
     "__version__",
+    "adapt",
     "assess",
     "choose",
     "combine",
@@ -47,6 +50,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "lookalike.adapting": ("AdaptOptions", "adapt"),
     "lookalike.assessment": ("assess",),
     "lookalike.choosing": ("choose",),
     "lookalike.encoders.catalog": ("load_encoder", "open_encoder", "save_encoder"),

@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -28,12 +28,18 @@ from lookalike.encoders.base import Encoder, unit_rows
 from lookalike.encoders.catalog import open_encoder, write_encoder
 from lookalike.encoders.whitening import Whitening
 from lookalike.encoders.wrappers import Projected
-from lookalike.errors import ArtifactError, InputError, SettingError, UnknownNameError
+from lookalike.errors import (
+    ArtifactError,
+    InputError,
+    MissingDependencyError,
+    SettingError,
+    UnknownNameError,
+)
 from lookalike.foreground import Mask, foreground
 from lookalike.reading import each_in_threads, sample_images
 from lookalike.redrawing import redrawn
 from lookalike.sources import Source, open_source
-from lookalike.street import collage, street_view
+from lookalike.street import STREET, collage, street_view
 from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
 
 BASE = "efficientnet-lite0/layers,fit=stretch"
@@ -54,6 +60,9 @@ RIDGE = 0.1
 
 _SIDE = 256
 _COMPONENTS = 1024
+_CONTRASTED = 3
+_STREET = replace(STREET, side=224, blur=(0.0, 1.0))
+"""Street views no larger than most networks see them."""
 _CHUNK = 256
 _GROUNDS, _GROUND_SIDE = 500, 480
 _FOLDER, _RUN = "views", "run.json"
@@ -65,12 +74,14 @@ class AdaptOptions:
 
     ``views`` is a name in :data:`VIEWS`, ``passes`` how many views of each image are made, fewer
     if ``minutes`` are over before. ``dim`` is that of the projection, at most 256 unless given.
+    ``contrast`` refines it by contrast with hard negatives, which takes torch.
     """
 
     views: str = "street"
     passes: int = 8
     minutes: float | None = None
     dim: int | None = None
+    contrast: bool = False
     seed: int = 0
     resume: bool = False
 
@@ -135,16 +146,19 @@ def adapt(
     first = kept.array("pass-000", lambda: embed(made.views(0), f"views 1/{options.passes}"))
     basis = _Basis.of(np.concatenate([whole, first]))
     passes = [basis(first)]
+    least = _CONTRASTED if options.contrast else 1
     for number in range(1, options.passes):
-        if options.minutes is not None and time.perf_counter() - start > options.minutes * 60:
+        over = options.minutes is not None and time.perf_counter() - start > options.minutes * 60
+        if over and number >= least:
             break
         task = f"views {number + 1}/{options.passes}"
         passes.append(
             kept.array(f"pass-{number:03}", partial(_pass, basis, embed, made, number, task))
         )
-    projection = learnt(basis(whole), np.stack(passes, axis=1), dim)
+    projection = _learnt(basis(whole), np.stack(passes, axis=1), dim, options, on_progress)
     origin = {
         "learnt": "adapt",
+        "contrast": options.contrast,
         **run,
         "source": opened.spec,
         "passes": len(passes),
@@ -156,6 +170,23 @@ def adapt(
         write_encoder(adapted, folder)
         kept.remove()
     return adapted
+
+
+def _learnt(
+    rows: NDArray[np.float32],
+    views: NDArray[np.float32],
+    dim: int,
+    options: AdaptOptions,
+    on_progress: ProgressCallback,
+) -> Whitening:
+    if not options.contrast:
+        return learnt(rows, views, dim)
+    try:
+        from lookalike.training.contrasting import refine
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(error.name or "torch", "--contrast", "train") from error
+    start = learnt(rows, views[:, :-1], dim)
+    return refine(rows, views, start, seed=options.seed, on_progress=on_progress).projection
 
 
 def learnt(rows: NDArray[np.float32], views: NDArray[np.float32], dim: int) -> Whitening:
@@ -255,8 +286,8 @@ class _Made:
         if self.grounds:
             ground = self.grounds[int(rng.integers(len(self.grounds)))]
         else:
-            ground = collage(self.images, self.masks, rng)
-        return street_view(image, ground, rng, mask=mask).image
+            ground = collage(self.images, self.masks, rng, side=_STREET.side)
+        return street_view(image, ground, rng, mask=mask, street=_STREET).image
 
 
 class _Kept:
@@ -303,6 +334,10 @@ def _check(options: AdaptOptions) -> None:
         raise UnknownNameError("views", options.views, VIEWS)
     if options.passes < 1:
         raise SettingError(f"--passes {options.passes}: must be at least 1")
+    if options.contrast and options.passes < _CONTRASTED:
+        raise SettingError(
+            f"--passes {options.passes}: --contrast holds one back and needs at least {_CONTRASTED}"
+        )
     if options.minutes is not None and options.minutes <= 0:
         raise SettingError(f"--minutes {options.minutes:g}: must be above 0")
     if options.dim is not None and options.dim < 1:

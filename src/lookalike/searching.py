@@ -33,7 +33,7 @@ RERANKINGS: Mapping[str, str] = {
 NEIGHBOURS = 3
 """Rows that expansion and augmentation take up: where few rows are right, more would be wrong."""
 
-VERIFIED = 30
+VERIFIED = 20
 """Hits whose images are looked at by ``spatial``."""
 
 Images = Callable[[Sequence[Hit]], Sequence[ImageArray | None]]

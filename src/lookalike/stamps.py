@@ -83,7 +83,7 @@ class StampsDataset:
         names = sorted(_sums())
         path = settings().data / self.name / f"{split}-{_made_of(split)}.npz"
         if not path.is_file():
-            grounds = _photographs() if split == STREETS else []
+            grounds = photographs() if split == STREETS else []
             files = fetch(self.name, _sums(), self.places, names, on_progress)
             items = [_item(files[name], name) for name in names]
             make = {SHOP: _shop, STREETS: _street(grounds), DRAWN: _drawn}[split]
@@ -145,8 +145,12 @@ def _all(
     return np.stack(images)
 
 
-def _photographs() -> list[ImageArray]:
-    """Return the grounds of street views."""
+def photographs() -> list[ImageArray]:
+    """Return the grounds of street views: photographs that come with packages.
+
+    Raises:
+        MissingDependencyError: scikit-image is not installed.
+    """
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise MissingDependencyError("scikit-image", "dataset:stamps/street", "stamps")

@@ -42,7 +42,7 @@ def test_every_command_for_ones_own_folder_works(home: Path) -> None:
         for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
         for line in block.splitlines()
     ]
-    assert len(commands) == 10
+    assert len(commands) == 14
     for program, *arguments in commands:
         assert program == "lookalike"
         assert run(*arguments, cwd=home), arguments

@@ -21,7 +21,7 @@ import resvg_py
 
 import lookalike as la
 from lookalike import datasets, emoji
-from lookalike.datasets import EMOJI, TWEMOJI, EmojiDataset
+from lookalike.datasets import EMOJI, OPENMOJI, TWEMOJI, EmojiDataset
 from lookalike.encoders.catalog import open_encoder
 from lookalike.errors import (
     FetchError,
@@ -120,6 +120,29 @@ def test_only_emoji_of_one_category_and_codepoint_are_kept(cache: Path, package:
     assert labels == ["Animals & Nature", "Symbols", "People & Body"]
     assert split.images.shape == (3, 64, 64, 3)
     assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.uint8)
+
+
+def test_by_codepoint_an_icon_of_two_is_there_twice() -> None:
+    found = emoji.by_codepoint(FILES)
+    names = {codepoint: icon.name for codepoint, icon in found.items()}
+    assert names == {
+        "1f44b": "waving-hand",
+        "1f338": "flower",
+        "1fa93": "axe",
+        "e347": "axe",
+        "1f500": "shifted",
+    }
+    assert all(icon.codepoint == codepoint for codepoint, icon in found.items())
+    assert found["e347"].category == "Extras"
+    assert found["1f44b"].category == "People & Body"
+
+
+def test_drawings_are_as_large_as_asked_for() -> None:
+    hand = emoji.by_codepoint(FILES)["1f44b"]
+    [image] = emoji.draw([hand], side=224).images
+    assert image.shape == (224, 224, 3)
+    np.testing.assert_array_equal(image[:, :112], np.broadcast_to((200, 0, 0), (224, 112, 3)))
+    assert (image[:, 112:] == 255).all()
 
 
 def test_drawings_lie_on_white_in_their_places(cache: Path, package: Folder) -> None:
@@ -252,7 +275,7 @@ def test_what_cannot_be_had_drawn_or_kept_is_said(
     with pytest.raises(UnknownNameError, match="known are all"):
         tiny(package).load("train")
     with pytest.raises(ImageError, match="emoji bad: resvg"):
-        emoji.draw([emoji.Icon("bad", "1f600", "Symbols", "<svg")])
+        emoji.draw([emoji.Icon("bad", "1f600", "Symbols", {"body": "<svg"})])
     monkeypatch.setenv("LOOKALIKE_OFFLINE", "1")
     with pytest.raises(FetchError, match=r"LOOKALIKE_OFFLINE is set.*icons\.json"):
         tiny(NpmPackage("@scope/tiny", "1.0.0", "package")).load("all")
@@ -313,3 +336,18 @@ def test_the_real_packages_are_what_their_summaries_say(
         strawberry = split.images[list(codepoints).index("1f353")]
         red, green, blue = strawberry[32:40, 28:36].mean(axis=(0, 1))
         assert red > 150 > 100 > max(green, blue)
+
+
+def test_what_every_vendor_draws_stands_in_one_order(require: Require) -> None:
+    try:
+        first, second = (dataset.load("shared") for dataset in (TWEMOJI, OPENMOJI))
+    except FetchError as error:
+        require(False, f"an emoji package could not be had: {error}")
+        raise
+    for split in (first, second):
+        assert (split.images.shape, split.images.dtype) == ((1594, 224, 224, 3), np.uint8)
+        assert len(split.labels) == len(split.columns["name"]) == 1594
+    codepoints = first.columns["codepoint"]
+    assert codepoints == second.columns["codepoint"]
+    assert list(codepoints) == sorted(set(codepoints))
+    assert (first.images != second.images).any(axis=(1, 2, 3)).all(), "two draw one alike"

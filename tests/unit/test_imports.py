@@ -15,7 +15,7 @@ ROOT = Path(lookalike.__file__).parent
 
 # From top to bottom; a module imports only from rows below its own, or from its own row.
 LAYERS = (
-    ("cli", "server", "photo_story", "demo"),
+    ("cli", "server", "photo_story", "product_story", "demo"),
     ("report", "self_report", "training_sections", "page", "figures"),
     ("adapting", "choosing", "asking", "judgements", "trials", "assessment", "label", "explore"),
     ("verdicts", "exporting", "checkup"),

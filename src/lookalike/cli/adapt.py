@@ -30,6 +30,12 @@ def command(
     dim: Annotated[
         int | None, typer.Option(help="Dimensions of the result; at most 256 unless given.")
     ] = None,
+    contrast: Annotated[
+        bool,
+        typer.Option(
+            "--contrast", help="Refine by contrast with hard negatives; seldom helps, takes torch."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the views.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")
@@ -45,7 +51,7 @@ def command(
     """
     from lookalike.adapting import AdaptOptions, adapt
 
-    options = AdaptOptions(views, passes, minutes, dim, seed, resume)
+    options = AdaptOptions(views, passes, minutes, dim, contrast, seed, resume)
     try:
         with screen.progress() as on_progress:
             adapted = adapt(

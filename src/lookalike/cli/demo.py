@@ -12,7 +12,7 @@ from lookalike.cli import screen
 
 def command(
     story: Annotated[
-        str, typer.Argument(help="mnist, fashion-mnist, digits, or photos.")
+        str, typer.Argument(help="mnist, fashion-mnist, digits, photos or products.")
     ] = "mnist",
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for everything.")] = Path(
         "demo"
@@ -21,16 +21,19 @@ def command(
     """Tell the whole story on real data: get, train, index, search, evaluate, report.
 
     The story photos keeps a gallery of a folder of photographs: index, change, filter, search.
+    The story products finds the item of a photograph among shop images.
 
     Run again, it uses what is there; remove the folder to begin anew.
     """
+    from lookalike import photo_story, product_story
     from lookalike.demo import tell
-    from lookalike.photo_story import NAME, tell_photos
 
     try:
         with screen.progress() as on_progress:
-            if story == NAME:
-                told = tell_photos(out, screen.note, on_progress)
+            if story == photo_story.NAME:
+                told = photo_story.tell_photos(out, screen.note, on_progress)
+            elif story == product_story.NAME:
+                told = product_story.tell_products(out, screen.note, on_progress)
             else:
                 told = tell(story, out, screen.note, on_progress)
     except KeyboardInterrupt:
@@ -38,7 +41,9 @@ def command(
         raise typer.Exit(130) from None
     print()
     screen.print_evaluation(told.evaluation)
-    labels = ", ".join(str(hit.metadata.get("label", "")) for hit in told.hits)
+    labels = ", ".join(
+        str(hit.metadata.get("item", hit.metadata.get("label", ""))) for hit in told.hits
+    )
     print(f"\n{told.hits.query} found: {labels}  (picture: {told.picture})")
     print(f"\nAll in {told.seconds:.0f} s. The report: {told.report}")
     print("What to type next:")

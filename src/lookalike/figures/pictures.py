@@ -22,12 +22,15 @@ def hits(found: Hits) -> Figure:
     return hits_grid([found])
 
 
-def hits_grid(found: Sequence[Hits], labels: Sequence[str | None] | None = None) -> Figure:
+def hits_grid(
+    found: Sequence[Hits], labels: Sequence[str | None] | None = None, *, column: str = "label"
+) -> Figure:
     """Draw queries, one a row, beside their hits with the distances.
 
     Args:
         found: the queries' hits; a query that has no uri is not drawn.
         labels: the queries' labels; then right hits are framed green and wrong ones red.
+        column: of metadata, that holds the hits' labels.
 
     Raises:
         SourceError, ImageError: an image is gone.
@@ -39,12 +42,13 @@ def hits_grid(found: Sequence[Hits], labels: Sequence[str | None] | None = None)
     for y, row in enumerate(found):
         label = labels[y] if labels else None
         if row.uri is not None:
-            _picture(axes[y, 0], next(images), label or "query", INK)
+            _picture(axes[y, 0], next(images), (label or "query").rpartition("/")[2], INK)
         for x, hit in enumerate(row, 1):
-            own = str(hit.metadata.get("label", ""))
+            own = str(hit.metadata.get(column, ""))
             colour = INK if label is None else (RIGHT if own == label else WRONG)
             mark = "" if label is None else ("✓ " if own == label else "✗ ")
-            _picture(axes[y, x], next(images), f"{mark}{own}\n{hit.distance:.3g}", colour)
+            said = own.rpartition("/")[2]
+            _picture(axes[y, x], next(images), f"{mark}{said}\n{hit.distance:.3g}", colour)
             if label is not None:
                 _frame(axes[y, x], colour)
     return figure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,13 +56,18 @@ class Loaded:
         table = table.take(pc.sort_indices(table["id"]))
         return ExactIndex(matrix(table, table.schema.field("embedding").type.list_size))
 
-    def places(self, ids: Sequence[str]) -> list[int] | None:
+    @cached_property
+    def _ids(self) -> NDArray[np.object_]:
+        """The ids as Python's texts, in their order, which is Arrow's."""
+        return np.array(self.table["id"].to_pylist(), dtype=np.object_)
+
+    def places(self, ids: Sequence[str]) -> NDArray[np.int64] | None:
         """Return the numbers of rows by their ids; None if one is not there."""
-        column = self.table["id"]
-        count = len(column)
-        places = [bisect_left(range(count), i, key=lambda n: column[n].as_py()) for i in ids]
-        there = all(p < count and column[p].as_py() == i for p, i in zip(places, ids, strict=True))
-        return places if there else None
+        wanted = np.array(ids, dtype=np.object_)
+        places = np.searchsorted(self._ids, wanted)
+        there = places < len(self._ids)
+        there[there] = self._ids[places[there]] == wanted[there]
+        return places if there.all() else None
 
     def holds(self, rows: NDArray[np.uint64], among: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell which of Lance's row numbers are among rows of the table."""

@@ -9,7 +9,6 @@ single queries, once there have been a few, the product is one of the rows in 8 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -62,7 +61,7 @@ class ExactIndex:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def at(self, rows: Sequence[int]) -> Embeddings:
+    def at(self, rows: NDArray[np.int64]) -> Embeddings:
         """Return the embeddings of rows by their numbers."""
         return self._rows[rows]
 

@@ -1,0 +1,270 @@
+"""What may follow an encoder's name, and the encoders that it makes."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookalike.encoders.base import Encoder, Preprocessing, unit_rows
+from lookalike.encoders.catalog import find_encoder, load_encoder, open_encoder, save_encoder
+from lookalike.encoders.options import SHRINKAGE, Options, whitened
+from lookalike.encoders.whitening import Whitening
+from lookalike.encoders.wrappers import Averaged, Projected
+from lookalike.errors import InputError, SettingError, UnknownNameError
+from lookalike.images import padded, resized
+from lookalike.reading import fit_encoder
+from lookalike.sources import open_source
+from lookalike.types import ImageArray
+
+RNG = np.random.default_rng(0)
+IMAGES = [RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8) for _ in range(12)]
+
+
+def test_every_option_is_read() -> None:
+    parts = ["size=224:320", " fit=white", "mirror", "foreground", "whiten=256"]
+    assert Options.parse("x", parts) == Options((224, 320), "white", True, True, 256)
+    assert Options.parse("x", ["size=96"]) == Options((96,))
+    assert Options.parse("x", []) == Options()
+
+
+@pytest.mark.parametrize(
+    ("part", "error", "expected"),
+    [
+        ("mirrored", UnknownNameError, "option of encoder 'x': 'mirrored': did you mean 'mirror'"),
+        ("", UnknownNameError, "option of encoder 'x': ''"),
+        ("fit=withe", UnknownNameError, "fit of encoder 'x': 'withe': did you mean 'white'"),
+        ("fit=", UnknownNameError, "fit of encoder 'x': ''"),
+        ("fit", SettingError, "'fit' must be fit=VALUE"),
+        ("size", SettingError, "'size' must be size=VALUE"),
+        ("size=abc", SettingError, "size=abc must be pixels, as in size=224 or size=224:320"),
+        ("size=224:", SettingError, "size=224: must be pixels"),
+        ("size=0", SettingError, "size=0 must be pixels"),
+        ("mirror=1", SettingError, "'mirror=1' must be mirror$"),
+        ("foreground=", SettingError, "'foreground=' must be foreground$"),
+        ("whiten=0", SettingError, "whiten=0 must be dimensions"),
+        ("whiten=-3", SettingError, "whiten=-3 must be dimensions"),
+        ("whiten=2:3", SettingError, "whiten=2:3 must be dimensions"),
+    ],
+)
+def test_what_is_no_option_is_said(part: str, error: type[Exception], expected: str) -> None:
+    with pytest.raises(error, match=expected):
+        Options.parse("x", [part])
+
+
+@pytest.mark.parametrize("option", ["size=64", "fit=white", "size=64:96,mirror"])
+def test_size_and_fit_are_for_networks(option: str) -> None:
+    with pytest.raises(SettingError, match=r"'hog,.*size and fit are for pretrained networks"):
+        find_encoder(f"hog,{option}")
+    assert find_encoder("hog,mirror").name == "hog,mirror"
+
+
+def test_the_description_of_an_encoder_with_options() -> None:
+    assert not find_encoder("pixels,mirror").baseline
+    plain, learnt = find_encoder("pixels,mirror"), find_encoder("pixels,whiten=7")
+    assert (plain.sample, plain.side) == (200, 128)
+    assert learnt.sample >= 5000
+    assert (learnt.side, learnt.dim) == (256, 7)
+    both = find_encoder("pixels,whiten=7+hog")
+    assert (both.name, both.sample) == ("pixels,whiten=7+hog", learnt.sample)
+    with pytest.raises(UnknownNameError, match="did you mean 'hog'"):
+        find_encoder("hogg,mirror")
+
+
+WIDE = RNG.integers(0, 256, (4, 8, 3), dtype=np.uint8)
+
+
+def in_the_middle(colour: int | np.ndarray) -> ImageArray:
+    square = np.empty((8, 8, 3), np.uint8)
+    square[:] = colour
+    square[2:6] = WIDE
+    return square
+
+
+def fitted(fit: str, side: int, crop: float | None = None) -> ImageArray:
+    [row] = Preprocessing(side, side, 3, crop=crop).fitted(fit).apply([WIDE])
+    return row
+
+
+def test_fits_are_what_they_say() -> None:
+    np.testing.assert_array_equal(fitted("white", 8), in_the_middle(255))
+    border = np.concatenate([WIDE[0], WIDE[-1], WIDE[:, 0], WIDE[:, -1]])
+    median = np.median(border, axis=0).astype(np.uint8)
+    np.testing.assert_array_equal(fitted("border", 8), in_the_middle(median))
+    np.testing.assert_array_equal(fitted("crop", 4), WIDE[:, 2:6])
+    np.testing.assert_array_equal(fitted("crop", 2, crop=0.5), WIDE[1:3, 3:5])
+    np.testing.assert_array_equal(fitted("stretch", 4, crop=0.5), resized(WIDE, 4, 4))
+
+
+def test_a_fit_replaces_the_one_before_and_is_described() -> None:
+    own = Preprocessing(8, 8, 3, crop=0.875)
+    assert own.fitted("crop") == own
+    white = own.fitted("white")
+    assert (white.crop, white.pad) == (None, "white")
+    assert white.fitted("border").pad == "border"
+    assert white.fitted("crop").crop == 1
+    assert white.fitted("stretch") == Preprocessing(8, 8, 3)
+    assert Preprocessing(**white.as_dict()) == white
+    assert "pad" not in own.as_dict()
+    with pytest.raises(UnknownNameError, match="unknown fit 'whit'.*did you mean 'white'"):
+        own.fitted("whit")
+    for wrong in ({"pad": "black"}, {"pad": "white", "crop": 0.5}):
+        with pytest.raises(ValueError, match="pad"):
+            Preprocessing(8, 8, 3, **wrong)  # type: ignore[arg-type]
+
+
+def test_padding_keeps_the_image_and_the_aspect() -> None:
+    tall = np.zeros((9, 2), np.uint8)
+    made = padded(tall, 1, "white")
+    assert made.shape == (9, 9)
+    assert (made[:, 3:5] == 0).all()
+    assert (np.delete(made, (3, 4), axis=1) == 255).all()
+    assert padded(tall, 2, "border").shape == (9, round(9 / 2))
+    assert padded(WIDE, 0.5, "white") is WIDE
+    assert padded(WIDE, 2, "white").shape == (16, 8, 3)
+
+
+def test_a_grey_stack_is_cropped_as_its_images_are_alone() -> None:
+    stack = RNG.integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    for crop in (None, 0.5, 1):
+        preprocessing = Preprocessing(16, 16, 1, crop=crop)
+        alone = np.concatenate([preprocessing.apply([image]) for image in stack])
+        np.testing.assert_array_equal(preprocessing.apply(stack), alone)
+
+
+@pytest.mark.parametrize("name", ["hog", "pixels", "colour-pyramid"])
+def test_an_image_and_its_mirror_image_are_one_thing(name: str) -> None:
+    encoder = open_encoder(f"{name},mirror", IMAGES)
+    assert isinstance(encoder, Averaged)
+    mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in IMAGES]
+    found = encoder.encode(IMAGES)
+    np.testing.assert_allclose(found, encoder.encode(mirrored), atol=1e-6)
+    plain = open_encoder(name, IMAGES)
+    slow = unit_rows(unit_rows(plain.encode(IMAGES)) + unit_rows(plain.encode(mirrored)))
+    np.testing.assert_allclose(found, slow, atol=1e-6)
+    assert (encoder.dim, encoder.normalised) == (plain.dim, True)
+
+
+def with_item_at(top: int, left: int) -> ImageArray:
+    item = np.random.default_rng(5).integers(0, 180, (40, 50, 3), dtype=np.uint8)
+    image = np.full((140, 140, 3), 255, np.uint8)
+    image[top : top + 40, left : left + 50] = item
+    return image
+
+
+def test_with_foreground_it_does_not_matter_where_the_item_is() -> None:
+    images = [with_item_at(20, 20), with_item_at(80, 60)]
+    plain = open_encoder("pixels", images)
+    looking = open_encoder("pixels,foreground", images)
+    here, there = unit_rows(plain.encode(images))
+    assert here @ there < 0.9
+    here, there = looking.encode(images)
+    assert here @ there > 0.9999
+    # Where there is no item, the whole image is looked at.
+    blank = np.full((140, 140, 3), 200, np.uint8)
+    np.testing.assert_allclose(looking.encode([blank]), unit_rows(plain.encode([blank])), atol=1e-6)
+
+
+def test_views_of_other_dimensions_are_refused() -> None:
+    hog, colour = open_encoder("hog", IMAGES), open_encoder("colour", IMAGES)
+    with pytest.raises(InputError, match=rf"'x'.*\[{hog.dim}, {colour.dim}\] dimensions"):
+        Averaged("x", (hog, colour))
+
+
+def correlated(rows: int) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return np.asarray(rng.normal(2, np.geomspace(3, 0.1, 12), (rows, 12)), np.float32)
+
+
+def test_whitening_is_what_the_paper_says() -> None:
+    rows = correlated(400)
+    learnt = Whitening.shrunk(rows, 5, 0)
+    found = (rows - learnt.mean) @ learnt.projection
+    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(np.cov(found.T), np.eye(5), atol=1e-3)
+
+
+def test_a_shrunk_spectrum_by_a_slow_obvious_version() -> None:
+    rows = correlated(400)
+    learnt = Whitening.shrunk(rows, 5, 0.2)
+    values, vectors = np.linalg.eigh(np.cov(rows.T.astype(float)))
+    values, vectors = values[::-1][:5], vectors[:, ::-1][:, :5]
+    shrunk = 0.8 * values + 0.2 * values.mean()
+    expected = (rows - rows.mean(axis=0)) @ vectors / np.sqrt(shrunk)
+    found = (rows - learnt.mean) @ learnt.projection
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=2e-3)
+    assert np.all([a >= b for a, b in pairwise(found.var(axis=0))])
+
+
+def test_directions_in_which_nothing_differs_are_not_blown_up() -> None:
+    rows = correlated(30)
+    rows[:, 3:] = 1
+    learnt = Whitening.shrunk(rows, 10, SHRINKAGE)
+    assert np.abs((rows - learnt.mean) @ learnt.projection).max() < 10
+
+
+def test_an_encoder_whitened_by_a_collection() -> None:
+    source = open_source("dataset:digits/train[:300]")
+    encoder = fit_encoder("pixels,whiten=16", source)
+    assert isinstance(encoder, Projected)
+    assert (encoder.name, encoder.dim, encoder.normalised) == ("pixels,whiten=16", 16, True)
+    assert encoder.origin == {"learnt": "whitening", "images": 300, "shrinkage": SHRINKAGE}
+    images = [item.image() for item in source]
+    rows = unit_rows(encoder.part.encode(images))
+    values = (rows - encoder.projection.mean) @ encoder.projection.projection
+    np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-3)
+    variances = values.var(axis=0)
+    assert 0.6 < variances.min() < variances.max() < 1.1
+    np.testing.assert_allclose(encoder.encode(images), unit_rows(values), atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(images[:1]), encoder.encode(images)[:1], atol=1e-6)
+
+
+def test_too_many_dimensions_or_too_few_images() -> None:
+    encoder = open_encoder("pixels", IMAGES)
+    with pytest.raises(InputError, match=f"whiten=99999: .* has {encoder.dim} dimensions"):
+        whitened(encoder, IMAGES, 99_999)
+    with pytest.raises(InputError, match=r"whiten=12: .* there are 12: ask for at most 6"):
+        open_encoder("pixels,whiten=12", IMAGES)
+    assert whitened(encoder, IMAGES, 11).dim == 11
+    with pytest.raises(InputError, match="whiten=1: .* there are 0: ask for at most 1"):
+        whitened(encoder, [], 1)
+    with pytest.raises(InputError, match="whiten=4: all 12 images have one embedding"):
+        open_encoder("pixels,whiten=4", IMAGES[:1] * 12)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hog,mirror",
+        "pixels,whiten=4",
+        "pixels,mirror,foreground,whiten=5",
+        "pixels,mirror,whiten=3+hog,foreground",
+        "pca+colour,whiten=2+hog-fine,mirror,whiten=4",
+    ],
+)
+def test_saved_and_loaded_it_is_the_same(name: str, tmp_path: Path) -> None:
+    images = [RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(70)]
+    encoder = open_encoder(name, images)
+    save_encoder(encoder, tmp_path / "e")
+    again = load_encoder(tmp_path / "e")
+    assert (again.name, again.dim, again.fingerprint) == (name, encoder.dim, encoder.fingerprint)
+    np.testing.assert_array_equal(again.encode(images[:9]), encoder.encode(images[:9]))
+    assert again.describe() == encoder.describe()
+
+
+def test_the_fingerprint_follows_views_and_projection() -> None:
+    def encoder(options: str, images: list[ImageArray] = IMAGES) -> Encoder:
+        return open_encoder(f"pixels{options}", images)
+
+    options = ("", ",mirror", ",foreground", ",mirror,foreground", ",whiten=3", ",whiten=4")
+    prints = [encoder(each).fingerprint for each in (*options, ",mirror,whiten=3")]
+    others = [np.ascontiguousarray(image[::-1]) for image in IMAGES]
+    prints.append(encoder(",whiten=3", others).fingerprint)
+    assert len(set(prints)) == len(prints)
+    assert encoder(",whiten=3").fingerprint in prints
+    assert re.fullmatch(r"[0-9a-f]{64}", prints[-1])
+    part = encoder("")
+    assert Averaged("a", (part,), True).fingerprint == Averaged("b", (part,), True).fingerprint
