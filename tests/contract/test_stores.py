@@ -254,3 +254,37 @@ def test_rows_come_in_parts_and_all_of_them(make: Make) -> None:
     }
     assert sorted(found) == sorted([*stored.ids, "more0000", "more0001", "more0002"])
     np.testing.assert_array_equal(found[stored.ids[4]], stored.embeddings[4])
+
+
+def test_embeddings_come_in_the_order_asked_for(make: Make) -> None:
+    ids = ["ü/ö ✓.png", "z", "口紅", "a", "it's", "Ω", "", "😀", "\uffee"]
+    vectors = np.random.default_rng(0).normal(size=(len(ids), DIM)).astype(np.float32)
+    store = make(DIM)
+    store.upsert(Rows(ids, ids, vectors, [{} for _ in ids], ids))
+
+    def check() -> None:
+        for order in (range(len(ids)), range(len(ids))[::-1], (4, 2, 0), (7,), (3, 3), ()):
+            found = store.embeddings([ids[i] for i in order])
+            assert found.shape == (len(order), DIM)
+            np.testing.assert_array_equal(found, vectors[list(order)])
+        for unknown in ("nobody", "~", "\U0010ffff"):
+            with pytest.raises(InputError, match="no row with the id"):
+                store.embeddings(["z", unknown])
+
+    check()
+    store.search(vectors[:1], 3, Metric.COSINE)
+    check()
+
+
+def test_embeddings_are_those_of_the_last_search(make: Make) -> None:
+    store = make(DIM)
+    store.upsert(rows(np.eye(DIM)))
+    query = np.eye(DIM, dtype=np.float32)[:1]
+    store.search(query, 2, Metric.L2)
+    store.upsert(Rows(["r0001"], ["/"], -query, [{}], ["h"]))
+    store.search(query, 2, Metric.L2)
+    np.testing.assert_array_equal(store.embeddings(["r0001"]), -query)
+    store.delete(["r0001"])
+    store.search(query, 2, Metric.L2)
+    with pytest.raises(InputError, match="no row with the id 'r0001'"):
+        store.embeddings(["r0001"])

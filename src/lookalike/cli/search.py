@@ -69,6 +69,12 @@ def command(
     image: Annotated[
         Path | None, typer.Option(help="Also draw the queries and their hits, as a PNG.")
     ] = None,
+    matches: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also draw which places of the first query and its first hit match, as a PNG."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a query.")] = False,
 ) -> None:
     """Find the images that look most like each query, nearest first."""
@@ -133,12 +139,30 @@ def command(
 
         figures.save(figures.hits_grid(found, labels), image)
         screen.note(f"drawn: {image}")
+    if matches is not None:
+        _draw_matches(found[0], matches)
     for failure in failed:
         screen.note(f"failed: {failure}")
     if n > len(opened):
         screen.note(f"-n {n}: the gallery has only {len(opened):,} rows")
     if failed:
         raise typer.Exit(1)
+
+
+def _draw_matches(hits: Hits, out: Path) -> None:
+    """Draw the local features that match between a query and its first hit."""
+    from lookalike import figures, spatial
+    from lookalike.errors import InputError
+    from lookalike.sources import open_items
+
+    if hits.uri is None or not len(hits):
+        raise InputError("--matches compares two images: ask with an image that has a hit")
+    query, row = (item.image() for item in open_items([hits.uri, hits[0].uri]))
+    match = spatial.verify(
+        spatial.features(query, most=spatial.QUERY_POINTS), spatial.features(row)
+    )
+    figures.save(figures.matches(query, row, match, title=hits[0].id), out)
+    screen.note(f"drawn: {out}, {match.inliers} places match")
 
 
 def _furthest(metric: Metric, distance: float | None, score: float | None) -> float | None:
