@@ -49,7 +49,7 @@ class Box(NamedTuple):
         """Read ``x,y,w,h``.
 
         Raises:
-            InputError: it is not four whole numbers, or width or height is below 1.
+            InputError: it is not four whole numbers.
         """
         try:
             x, y, width, height = (int(part) for part in text.split(","))

@@ -82,13 +82,19 @@ def street_queries(
 
 
 class _Views:
-    """Makes an item's street view; the same at every reading."""
+    """Makes an item's street view and keeps it, 300 kB each: queries are read several times."""
 
     def __init__(self, grounds: Sequence[ImageArray], seed: int) -> None:
         self._grounds = grounds
         self._seed = seed
+        self._made: dict[int, ImageArray] = {}
 
     def __call__(self, item: Item, number: int) -> ImageArray:
+        if number not in self._made:
+            self._made[number] = self._make(item, number)
+        return self._made[number]
+
+    def _make(self, item: Item, number: int) -> ImageArray:
         rng = np.random.default_rng([self._seed, number])
         ground = self._grounds[int(rng.integers(len(self._grounds)))]
         return street_view(within(item.image(), _SIDE), ground, rng).image

@@ -13,7 +13,7 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from lookalike.encoders import pretrained
+from lookalike.encoders import backbones, pretrained
 from lookalike.encoders.catalog import (
     catalog,
     find_encoder,
@@ -24,11 +24,23 @@ from lookalike.encoders.catalog import (
 )
 from lookalike.encoders.export import to_onnx
 from lookalike.encoders.onnx import NetworkEncoder
-from lookalike.encoders.pooling import MODULES, Average, GeM, Max
+from lookalike.encoders.pooling import (
+    MODULES,
+    Attention,
+    Average,
+    Embedder,
+    GeM,
+    Layers,
+    Max,
+    Places,
+    RMac,
+    region_grid,
+)
 from lookalike.errors import (
     ArtifactError,
     InputError,
     MissingDependencyError,
+    SettingError,
     UnknownNameError,
 )
 from tests.conftest import Require, without_torchvision
@@ -57,7 +69,7 @@ def test_its_logits_are_those_of_the_reference(
     lite0: NetworkEncoder, photographs: list[np.ndarray]
 ) -> None:
     """With the classifier put back: the Chinese temple is a palace, the flower a daisy."""
-    loaded = pretrained.LITE0.load()
+    loaded = backbones.LITE0.load("gem")
     features = loaded.features.eval()
     values = torch.from_numpy(lite0.prepare(photographs))
     with torch.no_grad():
@@ -73,7 +85,9 @@ def test_the_export_computes_what_torch_does(
 ) -> None:
     found = lite0.encode(photographs)
     with torch.no_grad():
-        maps = pretrained.LITE0.load().features.eval()(torch.from_numpy(lite0.prepare(photographs)))
+        maps = backbones.LITE0.load("gem").features.eval()(
+            torch.from_numpy(lite0.prepare(photographs))
+        )
         pooled = (maps.double().clamp(min=1e-6) ** 3).mean(dim=(2, 3)) ** (1 / 3)
     expected = nn.functional.normalize(pooled).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -107,7 +121,7 @@ def test_poolings_by_name(lite0: NetworkEncoder, photographs: list[np.ndarray]) 
 
 
 def test_a_broken_cache_says_what_to_remove(lite0: NetworkEncoder) -> None:
-    path = pretrained.LITE0.path("gem")
+    path = backbones.LITE0.path("gem")
     whole = path.read_bytes()
     path.write_bytes(whole[:1000])
     try:
@@ -140,6 +154,153 @@ def test_poolings_are_what_their_papers_say() -> None:
     assert set(pretrained.POOLINGS) < set(MODULES)
 
 
+def slow_gem(maps: torch.Tensor) -> torch.Tensor:
+    """GeM of each channel by its formula, to unit length."""
+    pooled = (maps.double().clamp(min=1e-6) ** 3).flatten(2).mean(dim=2) ** (1 / 3)
+    return nn.functional.normalize(pooled).float()
+
+
+def slow_regions(height: int, width: int) -> list[tuple[int, int, int]]:
+    """Return the square regions of Tolias et al. at scales 1 to 3: top, left, side."""
+    shorter, longer = min(height, width), max(height, width)
+    more = 0
+    if shorter != longer:
+        off = {m: abs(1 - (longer - shorter) / m / shorter - 0.4) for m in range(1, 7)}
+        more = min(off, key=lambda m: off[m])
+    found = []
+    for scale in (1, 2, 3):
+        side = max(1, int(2 * shorter / (scale + 1)))
+        rows, columns = scale + more * (height > width), scale + more * (width > height)
+        for i in range(rows):
+            top = round(i * (height - side) / (rows - 1)) if rows > 1 else (height - side) // 2
+            for j in range(columns):
+                left = (
+                    round(j * (width - side) / (columns - 1))
+                    if columns > 1
+                    else (width - side) // 2
+                )
+                found.append((top, left, side))
+    return found
+
+
+def slow_rmac(maps: torch.Tensor) -> torch.Tensor:
+    """R-MAC by its definition, to unit length."""
+    out = torch.zeros(maps.shape[:2], dtype=torch.float64)
+    for number, image in enumerate(maps.double()):
+        for top, left, side in slow_regions(*maps.shape[2:]):
+            region = image[:, top : top + side, left : left + side]
+            maxima = torch.stack([channel.max() for channel in region])
+            out[number] += maxima / maxima.norm()
+    return nn.functional.normalize(out).float()
+
+
+def test_the_regions_of_r_mac() -> None:
+    grid = region_grid(7, 7)
+    assert [side for _, _, side in grid] == [7] + [4] * 4 + [3] * 9
+    assert grid[:5] == [(0, 0, 7), (0, 0, 4), (0, 3, 4), (3, 0, 4), (3, 3, 4)]
+    assert {top for top, _, side in grid if side == 3} == {0, 2, 4}
+    assert [side for _, _, side in region_grid(1, 1)] == [1] * 14
+    for height in range(2, 15):
+        for width in range(max(2, height // 2), 2 * height + 1):
+            grid = region_grid(height, width)
+            assert grid == slow_regions(height, width)
+            covered = np.zeros((height, width), int)
+            for top, left, side in grid:
+                assert 0 <= top <= top + side <= height
+                assert 0 <= left <= left + side <= width
+                covered[top : top + side, left : left + side] += 1
+            assert covered.min() >= 1, f"a place of {height}x{width} is in no region"
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (5, 8), (9, 6), (1, 1)])
+def test_r_mac_by_a_slow_obvious_version(shape: tuple[int, int]) -> None:
+    maps = torch.rand(2, 6, *shape)
+    found = nn.functional.normalize(RMac()(maps))
+    torch.testing.assert_close(found, slow_rmac(maps), atol=1e-5, rtol=0)
+
+
+def test_attention_weights_regions_by_what_they_hold() -> None:
+    maps = torch.rand(2, 5, 4, 6)
+    slow = torch.zeros(2, 5)
+    for number, image in enumerate(maps):
+        lengths = torch.tensor([[image[:, y, x].norm() for x in range(6)] for y in range(4)])
+        weights = (lengths / lengths.max()).sqrt()
+        for top, left, side in slow_regions(4, 6):
+            rows, columns = slice(top, top + side), slice(left, left + side)
+            maxima = image[:, rows, columns].flatten(1).max(dim=1).values
+            slow[number] += maxima / maxima.norm() * weights[rows, columns].mean()
+    torch.testing.assert_close(Attention()(maps), slow)
+    assert Attention()(torch.zeros(1, 5, 4, 6)).isfinite().all()
+
+
+def test_attention_passes_over_plain_ground() -> None:
+    """An item in one corner, faint ground of another kind: the item decides."""
+    maps = torch.zeros(1, 2, 7, 7)
+    maps[:, 1] = 0.01
+    maps[:, 0, :3, :3] = 1
+    [plain], [weighted] = RMac()(maps), Attention()(maps)
+    assert weighted[0] / weighted[1] > 2 * plain[0] / plain[1]
+
+
+def test_places_are_means_of_parts() -> None:
+    maps = torch.randn(2, 3, 7, 7)
+    slow = [
+        maps[:, channel, top : top + 3, left : left + 3].clamp(min=0).mean(dim=(1, 2))
+        for channel in range(3)
+        for top in (0, 2, 4)
+        for left in (0, 2, 4)
+    ]
+    torch.testing.assert_close(Places(3)(maps), torch.stack(slow, dim=1))
+    for height, width in ((14, 14), (10, 7), (4, 9), (5, 5)):
+        ones = torch.ones(1, 2, height, width)
+        assert Places(4)(ones).shape == (1, 2 * 16)
+        touched = ones.requires_grad_()
+        Places(4)(touched).sum().backward()
+        assert touched.grad is not None
+        assert (touched.grad > 0).all(), "a place is in no part"
+
+
+def test_layers_parts_have_unit_length() -> None:
+    maps = [torch.rand(2, 4, 14, 14), torch.rand(2, 5, 7, 7), torch.rand(2, 6, 7, 7)]
+    found = Layers()(maps)
+    sizes = [6, 6 * 9, 4 * 16, 5 * 9]
+    assert found.shape == (2, sum(sizes))
+    parts = found.split(sizes, dim=1)
+    for part in parts:
+        torch.testing.assert_close(part.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(parts[0], slow_gem(maps[2]))
+    torch.testing.assert_close(parts[2], nn.functional.normalize(Places(4)(maps[0])))
+
+
+def test_layers_of_lite0(lite0: NetworkEncoder, photographs: list[np.ndarray]) -> None:
+    encoder = open_encoder("efficientnet-lite0/layers", [])
+    assert (encoder.dim, encoder.normalised) == (17_472, True)
+    found = encoder.encode(photographs)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    # Its first part is GeM of the maps that GeM alone pools: four parts of equal length.
+    np.testing.assert_allclose(2 * found[:, :1280], lite0.encode(photographs), atol=1e-4)
+
+
+def test_other_sizes_and_fits(lite0: NetworkEncoder, photographs: list[np.ndarray]) -> None:
+    small = open_encoder("efficientnet-lite0,size=160", [])
+    path, usual = backbones.LITE0.path("gem-160"), backbones.LITE0.path("gem")
+    assert path != usual
+    assert path.is_file()
+    assert isinstance(small, NetworkEncoder)
+    assert (small.dim, small.preprocessing.height, small.preprocessing.width) == (1280, 160, 160)
+    near = (small.encode(photographs) * lite0.encode(photographs)).sum(axis=1)
+    assert ((near > 0.5) & (near < 0.999)).all()
+    white = open_encoder("efficientnet-lite0,fit=white", [])
+    assert isinstance(white, NetworkEncoder)
+    assert (white.preprocessing.pad, white.preprocessing.crop) == ("white", None)
+    assert len({e.fingerprint for e in (lite0, small, white)}) == 3
+    for size in (8, 63, 1025):
+        with pytest.raises(SettingError, match=rf"size={size} must be from 64 to 1024"):
+            open_encoder(f"efficientnet-lite0,size={size}", [])
+    with pytest.raises(UnknownNameError, match="did you mean 'white'"):
+        open_encoder("efficientnet-lite0,fit=whyte", [])
+
+
 def test_the_encoder_that_images_get_unless_another_is_named(
     lite0: NetworkEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -148,7 +309,7 @@ def test_the_encoder_that_images_get_unless_another_is_named(
     assert usual_encoder([photo])[0] == "efficientnet-lite0"
     assert usual_encoder([drawing])[0] == "hog-fine+colour"
     assert usual_encoder([grey])[0] == "hog-fine"
-    monkeypatch.setattr(pretrained, "_installed", lambda _: False)
+    monkeypatch.setattr(backbones, "_installed", lambda _: False)
     assert usual_encoder([photo])[0] == "efficientnet-lite0"  # from the cache
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
     assert usual_encoder([photo])[0] == "hog-fine+colour"
@@ -262,9 +423,17 @@ def test_a_model_of_timm_with_local_weights(
         gem = open_encoder(f"timm:{name}/gem", [])
         assert gem.dim == dim
         assert gem.fingerprint != encoder.fingerprint
-    else:
-        with pytest.raises(InputError, match="has no maps to pool; leave out /gem"):
-            open_encoder(f"timm:{name}/gem", [])
+        return
+    with torch.no_grad():
+        tokens = reference.forward_features(values)[:, reference.num_prefix_tokens :]
+        grid = tokens.reshape(len(values), 10, 10, dim).permute(0, 3, 1, 2)
+        gem_by_hand = slow_gem(grid)
+        rmac_by_hand = slow_rmac(grid)
+        loaded = backbones.load_timm(f"timm:{name}", "gem", None)
+        found = Embedder(loaded.features.eval(), GeM())(values)
+    torch.testing.assert_close(found, gem_by_hand, atol=1e-4, rtol=0)
+    rmac = open_encoder(f"timm:{name}/rmac", [])
+    np.testing.assert_allclose(rmac.encode(photographs), rmac_by_hand.numpy(), atol=1e-4)
 
 
 def test_a_name_that_timm_does_not_know(

@@ -168,8 +168,9 @@ class Preprocessing:
 
     def _is_ready(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> bool:
         """Tell whether a stack of grey images needs nothing but a channel axis."""
-        size = (self.height, self.width)
-        return self.channels == 1 and isinstance(images, np.ndarray) and images.shape[1:] == size
+        if self.channels != 1 or self.crop not in (None, 1) or not isinstance(images, np.ndarray):
+            return False
+        return images.shape[1:] == (self.height, self.width)
 
     def scaled(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return ``(n, channels, height, width)`` float32 of what :meth:`apply` returned."""

@@ -218,7 +218,8 @@ class Histogram(ClassicEncoder):
 
 def write_arrays(arrays: Mapping[str, NDArray[np.float32]]) -> Mapping[str, bytes]:
     """Return what an encoder learnt as its one file."""
-    return {WEIGHTS: save_tensors(dict(arrays))}
+    # safetensors writes memory as it lies: columns first would be read back as rows.
+    return {WEIGHTS: save_tensors({n: np.ascontiguousarray(a) for n, a in arrays.items()})}
 
 
 def read_arrays(
