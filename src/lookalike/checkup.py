@@ -39,6 +39,8 @@ _OPTIONAL = (
     ("watchfiles", "watch", "index --watch"),
     ("timm", "timm", "encoders timm:NAME"),
     ("resvg_py", "emoji", "the emoji data sets"),
+    ("skimage", "stamps", "the data set stamps"),
+    ("cv2", "spatial", "search --rerank spatial"),
 )
 
 

@@ -119,7 +119,8 @@ class EmojiDataset:
         try:
             path = settings().data / self.name / _KEPT[split]
             sums = self.sums if split != SHARED else _sums_of_all()
-            drawings = emoji.kept(path, sums, make)
+            side = _LARGE if split == SHARED else emoji.SIDE
+            drawings = emoji.kept(path, sums, make, side=side)
         except ModuleNotFoundError as error:
             if error.name != "resvg_py":
                 raise

@@ -136,7 +136,9 @@ def draw(
     )
 
 
-def kept(path: Path, sums: Mapping[str, str], make: Callable[[], Drawings]) -> Drawings:
+def kept(
+    path: Path, sums: Mapping[str, str], make: Callable[[], Drawings], *, side: int = SIDE
+) -> Drawings:
     """Return the drawings that were kept in a file, or make them and keep them.
 
     They are made anew where the file is damaged, or of other files, rules or another renderer.
@@ -145,12 +147,13 @@ def kept(path: Path, sums: Mapping[str, str], make: Callable[[], Drawings]) -> D
         path: the ``.npz`` file; it holds plain arrays and no pickle.
         sums: what the drawings are made of: each file of the package, and its SHA-256.
         make: draws them.
+        side: of the drawings, in pixels.
 
     Raises:
         ImportError: ``resvg_py`` is not installed.
         StorageError: the file cannot be written.
     """
-    made_of = _made_of(sums)
+    made_of = _made_of(sums, side)
     found = _read(path, made_of)
     if found is None:
         found = make()
@@ -183,10 +186,10 @@ def _rasterise(icon: Icon, side: int) -> ImageArray:
     return decode(png, name=f"emoji {icon.name}")
 
 
-def _made_of(sums: Mapping[str, str]) -> str:
+def _made_of(sums: Mapping[str, str], side: int) -> str:
     import resvg_py
 
-    parts = [_RULES, SIDE, resvg_py.__resvg_version__, sorted(sums.items())]
+    parts = [_RULES, side, resvg_py.__resvg_version__, sorted(sums.items())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -12,6 +12,8 @@ import importlib.resources
 import importlib.util
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -82,14 +84,14 @@ class StampsDataset:
         check_split(self, split)
         names = sorted(_sums())
         path = settings().data / self.name / f"{split}-{_made_of(split)}.npz"
-        if not path.is_file():
+        images = _read(path)
+        if images is None:
             grounds = photographs() if split == STREETS else []
             files = fetch(self.name, _sums(), self.places, names, on_progress)
             items = [_item(files[name], name) for name in names]
             make = {SHOP: _shop, STREETS: _street(grounds), DRAWN: _drawn}[split]
-            write_atomically(path, _to_bytes(_all(items, make, VIEWS[split], on_progress)))
-        with np.load(path, allow_pickle=False) as arrays:
-            images = arrays["images"]
+            images = _all(items, make, VIEWS[split], on_progress)
+            write_atomically(path, _to_bytes(images))
         kinds = [name.partition("/")[0] for name in names]
         classes, labels = np.unique(np.repeat(kinds, VIEWS[split]), return_inverse=True)
         owners = np.repeat([name.removesuffix(".png") for name in names], VIEWS[split])
@@ -175,6 +177,15 @@ def _sums() -> Mapping[str, str]:
 def _made_of(split: str) -> str:
     parts = [_RULES, split, VIEWS[split], SIDE, repr(STREET), _SEED, sorted(_sums().items())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _read(path: Path) -> NDArray[np.uint8] | None:
+    """Return what was kept; None where nothing was, or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.asarray(arrays["images"], np.uint8)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def _to_bytes(images: NDArray[np.uint8]) -> bytes:

@@ -109,7 +109,7 @@ def test_a_fit_replaces_the_one_before_and_is_described() -> None:
     assert white.fitted("stretch") == Preprocessing(8, 8, 3)
     assert Preprocessing(**white.as_dict()) == white
     assert "pad" not in own.as_dict()
-    with pytest.raises(UnknownNameError, match="unknown fit 'whit'.*did you mean 'white'"):
+    with pytest.raises(UnknownNameError, match=r"unknown fit 'whit'.*did you mean 'white'"):
         own.fitted("whit")
     for wrong in ({"pad": "black"}, {"pad": "white", "crop": 0.5}):
         with pytest.raises(ValueError, match="pad"):
@@ -230,7 +230,7 @@ def test_too_many_dimensions_or_too_few_images() -> None:
     with pytest.raises(InputError, match=r"whiten=12: .* there are 12: ask for at most 6"):
         open_encoder("pixels,whiten=12", IMAGES)
     assert whitened(encoder, IMAGES, 11).dim == 11
-    with pytest.raises(InputError, match="whiten=1: .* there are 0: ask for at most 1"):
+    with pytest.raises(InputError, match=r"whiten=1: .* there are 0: ask for at most 1"):
         whitened(encoder, [], 1)
     with pytest.raises(InputError, match="whiten=4: all 12 images have one embedding"):
         open_encoder("pixels,whiten=4", IMAGES[:1] * 12)

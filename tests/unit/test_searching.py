@@ -129,9 +129,7 @@ def test_of_several_views_the_nearest_counts(
 
 @pytest.mark.parametrize("metric", list(Metric))
 @pytest.mark.parametrize("name", ["reciprocal", "diffuse", "augment"])
-def test_the_order_is_that_of_the_re_ranking(
-    store: VectorStore, metric: Metric, name: str
-) -> None:
+def test_the_order_is_that_of_the_re_ranking(store: VectorStore, metric: Metric, name: str) -> None:
     asked = query(2, own="07")
     first = [row_id for _, row_id in nearest(store, asked, metric)]
     rows = store.embeddings(first)

@@ -56,7 +56,7 @@ def test_the_real_splits(package: None, split: str, count: int, side: int) -> No
     kinds = [found.classes[label] for label in found.labels]
     assert kinds == [item.partition("/")[0] for item in items]
     assert {"animals", "food", "plants", "vehicles"} <= set(found.classes)
-    assert found.images.std(axis=(1, 2, 3)).min() > 3, "an image is blank"
+    assert found.images[:, ::8, ::8].std(axis=(1, 2, 3)).min() > 3, "an image is blank"
 
 
 def test_shop_images_lie_on_white(package: None) -> None:

@@ -16,9 +16,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 def encoders(as_json: AsJson = False) -> None:
     """List the encoders that need no training.
 
-    Besides these: NAME/avg and NAME/max for another pooling of a pretrained one, timm:NAME for any
-    model of timm (a DINOv2 one is a good first choice for photographs), hf-hub:NAME, onnx:FILE for
-    a network of your own, and several of all these joined by +.
+    Besides these: NAME/POOLING for another pooling of a pretrained one (gem, avg, max, rmac,
+    attention, places, layers), timm:NAME for any model of timm (a DINOv2 one is a good first choice
+    for photographs), hf-hub:NAME, onnx:FILE for a network of your own, and several of all these
+    joined by +.
+
+    Options follow a name, each after a comma: size=320 (or size=224:320, averaged) and
+    fit=crop|stretch|white|border of pretrained ones; mirror, foreground and whiten=DIM of any.
     """
     from lookalike.encoders.catalog import catalog
 

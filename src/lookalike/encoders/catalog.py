@@ -217,6 +217,8 @@ def find_encoder(name: str) -> Description:
 
 def _find(part: str) -> Description:
     """Return the description of one encoder with its options."""
+    if part.startswith(ONNX) and Path(part.removeprefix(ONNX)).expanduser().is_file():
+        return _find_plain(part)  # whose path may hold commas
     name, *given = part.split(",")
     described = _find_plain(name)
     if not given:

@@ -46,6 +46,7 @@ class Options:
             SettingError: a value that does not fit.
         """
         found: dict[str, Any] = {}
+        given_names: set[str] = set()
         for part in parts:
             option, given, value = part.strip().partition("=")
             if option not in NAMES:
@@ -55,6 +56,9 @@ class Options:
                 raise SettingError(
                     f"encoder {name!r}: {part!r} must be {option if flag else option + '=VALUE'}"
                 )
+            if option in given_names:
+                raise SettingError(f"encoder {name!r}: {option} is there twice; give it once")
+            given_names.add(option)
             found["sizes" if option == "size" else option] = (
                 True if flag else _value(name, option, value)
             )

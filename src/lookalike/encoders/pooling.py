@@ -82,7 +82,7 @@ class Places(nn.Module):
         self.side = side
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return ``(n, c * side * side)`` of ``(n, c, h, w)``."""
+        """Return ``(n, c * side * side)`` of ``(n, c, h, w)``; fewer of maps smaller than that."""
         (height, down), (width, across) = (_steps(s, self.side) for s in maps.shape[2:])
         found = functional.avg_pool2d(torch.relu(maps), (height, width), (down, across))
         return found.flatten(1)
