@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,9 @@ from lookalike.redrawing import redrawn
 from lookalike.sources import Source, open_source
 from lookalike.street import STREET, collage, street_view
 from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
+
+if TYPE_CHECKING:
+    from lookalike.training.contrasting import Refined
 
 BASE = "efficientnet-lite0/layers,fit=stretch"
 """What is adapted unless another encoder is named."""
@@ -124,6 +127,8 @@ def adapt(
         KeyboardInterrupt: interrupted; the passes that were made are kept in ``out``.
     """
     _check(options)
+    if options.contrast:
+        _refine()
     folder = None if out is None else Path(out)
     if folder is not None:
         _check_folder(folder, options)
@@ -131,6 +136,7 @@ def adapt(
     images = sample_images(opened, IMAGES, _SIDE)
     base = open_encoder(encoder, images) if isinstance(encoder, str) else encoder
     dim = _dim(options, len(images), base, opened)
+    behind = _grounds(grounds, on_progress)
     start = time.perf_counter()
     run = {
         "views": options.views,
@@ -138,11 +144,17 @@ def adapt(
         "images": len(images),
         "data": _digest(images),
         "encoder": base.fingerprint,
+        "grounds": _digest(behind),
     }
     kept = _Kept(folder / _FOLDER if folder else None, run)
-    made = _Made.of(images, options, _grounds(grounds, on_progress))
+    made = _Made.of(images, options, behind)
     embed = _Embedding(base, len(images), on_progress)
     whole = kept.array("originals", lambda: embed(images, "encode images"))
+    if np.ptp(whole, axis=0).max() == 0:
+        raise InputError(
+            f"{opened.spec}: all {len(images):,} images have one embedding; there is nothing to "
+            "tell apart"
+        )
     first = kept.array("pass-000", lambda: embed(made.views(0), f"views 1/{options.passes}"))
     basis = _Basis.of(np.concatenate([whole, first]))
     passes = [basis(first)]
@@ -155,6 +167,13 @@ def adapt(
         passes.append(
             kept.array(f"pass-{number:03}", partial(_pass, basis, embed, made, number, task))
         )
+    there = basis.components.shape[1]
+    if options.dim is not None and there < dim:
+        raise InputError(
+            f"{opened.spec}: its images differ in only {there} dimensions; ask for at most as many "
+            f"(--dim), not {dim}"
+        )
+    dim = min(dim, there)
     projection = _learnt(basis(whole), np.stack(passes, axis=1), dim, options, on_progress)
     origin = {
         "learnt": "adapt",
@@ -172,6 +191,19 @@ def adapt(
     return adapted
 
 
+def _refine() -> Callable[..., Refined]:
+    """Return what refines by contrast.
+
+    Raises:
+        MissingDependencyError: torch is not installed.
+    """
+    try:
+        from lookalike.training.contrasting import refine
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(error.name or "torch", "--contrast", "train") from error
+    return refine
+
+
 def _learnt(
     rows: NDArray[np.float32],
     views: NDArray[np.float32],
@@ -181,10 +213,7 @@ def _learnt(
 ) -> Whitening:
     if not options.contrast:
         return learnt(rows, views, dim)
-    try:
-        from lookalike.training.contrasting import refine
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "torch", "--contrast", "train") from error
+    refine = _refine()
     start = learnt(rows, views[:, :-1], dim)
     return refine(rows, views, start, seed=options.seed, on_progress=on_progress).projection
 
@@ -300,7 +329,8 @@ class _Kept:
         described = folder / _RUN
         if described.is_file() and json.loads(described.read_bytes()) != run:
             raise ArtifactError(
-                f"{folder.parent}: holds another run, of other images, views, seed or encoder; "
+                f"{folder.parent}: holds another run, of other images, views, grounds, seed or "
+                "encoder; "
                 "resume with those it was begun with, or choose another -o"
             )
         write_atomically(described, json.dumps(run).encode())

@@ -100,6 +100,8 @@ def evaluate(
     rows = gallery.items()
     opened: Source
     relevance: Relevance
+    if grounds is not None and not street:
+        raise SettingError("--grounds is for --street: add it, or leave out both")
     if street:
         _refuse_with_street(queries=queries, match=match, truth=truth)
         opened, relevance = street_queries(gallery, grounds, on_progress=on_progress)

@@ -7,6 +7,7 @@ nearly exact for shop images on plain ground, and a guess for photographs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,6 +44,17 @@ class Box(NamedTuple):
     y: int
     width: int
     height: int
+
+    @classmethod
+    def of(cls, values: Sequence[int]) -> Box:
+        """Make one of four numbers.
+
+        Raises:
+            InputError: they are not four.
+        """
+        if len(values) != len(cls._fields):
+            raise InputError(f"box {tuple(values)}: must be x, y, width and height in pixels")
+        return cls(*(int(value) for value in values))
 
     @classmethod
     def parse(cls, text: str) -> Box:

@@ -252,7 +252,7 @@ class Gallery:
             SettingError: ``n`` out of range.
             UnknownNameError: no such re-ranking.
         """
-        look = Look(None if box is None else Box(*box), foreground, parts)
+        look = Look(None if box is None else Box.of(box), foreground, parts)
         metric = self.metric if metric is None else Metric(metric)
         asked = Search.of(n, metric, where, max_distance, exact, rerank)
         if sum(given is not None for given in (query, id, text)) != 1:

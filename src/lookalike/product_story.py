@@ -16,7 +16,7 @@ from lookalike.evaluation import evaluate
 from lookalike.gallery import Gallery
 from lookalike.reading import fit_encoder
 from lookalike.report import write_report
-from lookalike.sources import Source, open_items, open_source
+from lookalike.sources import ItemSource, Source, open_items, open_source
 from lookalike.types import ProgressCallback, ignore_progress
 
 NAME = "products"
@@ -26,8 +26,8 @@ WAYS = ("parts", "parts+reciprocal")
 
 _PLAIN = "efficientnet-lite0"
 _QUERY = 151
-_ASKED = 300
-"""Queries that are judged: three of each of the first hundred items."""
+_EVERY = 3
+"""Of the street views every third is judged: one of each item."""
 
 
 def tell_products(
@@ -47,7 +47,9 @@ def tell_products(
     start = time.perf_counter()
     folder = out / NAME
     shop = open_source(SHOP, on_progress)
-    asked = f"{STREET}[:{_ASKED}]"
+    streets = open_source(STREET, on_progress)
+    one_each = [streets[number] for number in range(0, len(streets), _EVERY)]
+    asked = ItemSource(streets.name, streets.spec, one_each)
     say(f"1  get: {len(shop)} photographed items on white, and street views of each to ask with")
     say(f"2  index: {_PLAIN} as it is, for comparison")
     plain = _gallery(folder / "plain.gallery", shop, lambda: fit_encoder(_PLAIN, shop), on_progress)
@@ -71,7 +73,7 @@ def tell_products(
     picture = folder / "hits.png"
     item = str(query.metadata["item"])
     figures.save(figures.hits_grid(found, [item] * len(found), column="item"), picture)
-    say(f"5  evaluate: {_ASKED} street views, each to find its item; beside the baselines")
+    say(f"5  evaluate: {len(asked)} street views, each to find its item; beside the baselines")
     before = evaluate(plain, asked, match="item", on_progress=on_progress)
     judged = evaluate(
         adapted, asked, match="item", baselines=True, ways=WAYS, on_progress=on_progress

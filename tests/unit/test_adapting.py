@@ -155,11 +155,9 @@ def test_an_interrupted_run_goes_on(
     with pytest.raises(ArtifactError, match="interrupted run; go on with --resume"):
         adapt(drawings, encoder=base, out=out, options=DRAWN)
     resumed = replace(DRAWN, resume=True)
-    [*kept] = drawings
     for number in range(12):
         drawing(100 + number).save(tmp_path / f"{number}.png")
-    others = adapt_others(tmp_path)
-    assert len(kept) > len(others)
+    others = open_source(tmp_path)
     with pytest.raises(ArtifactError, match="holds another run"):
         adapt(others, encoder=base, out=out, options=replace(resumed, dim=5))
     with pytest.raises(ArtifactError, match="holds another run"):
@@ -170,11 +168,6 @@ def test_an_interrupted_run_goes_on(
     np.testing.assert_array_equal(found.projection.projection, whole.projection.projection)
     with pytest.raises(ArtifactError, match="holds nothing to resume"):
         adapt(drawings, encoder=base, out=tmp_path / "new", options=resumed)
-
-
-def adapt_others(folder: Path) -> Source:
-    """Return the pictures in a folder."""
-    return open_source(folder)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(SettingError, match="n = 0: must be at least 1"):
         search(0)
     for bad in (-0.1, math.nan):
-        with pytest.raises(SettingError, match="--max-distance .*: must be at least 0"):
+        with pytest.raises(SettingError, match=r"--max-distance .*: must be at least 0"):
             search(max_distance=bad)
     with pytest.raises(InputError):
         search(where="year >=")

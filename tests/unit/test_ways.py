@@ -33,7 +33,7 @@ def shop(tmp_path: Path) -> Gallery:
         (folder / label).mkdir(parents=True)
         base = rng.integers(0, 256, (3, 3, 3))
         for number in range(6):
-            colours = np.clip(base + rng.normal(0, 70, (3, 3, 3)), 0, 255).astype(np.uint8)
+            colours = np.clip(base + rng.normal(0, 150, (3, 3, 3)), 0, 255).astype(np.uint8)
             page = Image.new("RGB", (48, 48), "white")
             page.paste(Image.fromarray(colours).resize((36, 36), 0), (6, 6))
             page.save(folder / label / f"{number}.png")
@@ -59,7 +59,7 @@ def test_ways_are_read_from_a_text_or_a_list(monkeypatch: pytest.MonkeyPatch) ->
     assert [way.name for way in parse_ways("all")] == every
     both = [way.name for way in parse_ways("parts+diffuse,all")]
     assert both == ["parts+diffuse", *every]
-    monkeypatch.setattr(ways, "find_spec", lambda name: None)
+    monkeypatch.setattr(ways, "find_spec", lambda _: None)
     assert "spatial" not in [way.name for way in parse_ways("all")]
     assert parse_ways("spatial")[0].rerank == ("spatial",)
     for bad in ("parst", "parts+al", "", "parts,,expand", "parts+all"):
@@ -134,7 +134,7 @@ def test_copies_are_right_too(shop: Gallery) -> None:
     assert answer.relevant == 2
     found = la.evaluate(shop, street=True)
     assert len(found.examples) == 18
-    assert found.basis.as_dict()["by"] == "content"
+    assert (found.basis.as_dict()["by"], found.basis.column) == ("match", "content")
     assert found.labels == ()
 
 
@@ -156,7 +156,7 @@ def test_the_shell_prints_ways(shop: Gallery) -> None:
     done = lookalike("evaluate", shop.path, "--street", "--ways", "expand", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert document["relevance"]["by"] == "content"
+    assert document["relevance"]["column"] == "content"
     assert list(document["ways"]) == ["expand"]
     assert {"map", "map_gain", "map_gain_interval", "ms"} <= set(document["ways"]["expand"])
     grounds = str(shop.path.parent / "shop")

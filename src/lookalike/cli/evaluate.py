@@ -116,6 +116,7 @@ def command(
                 "--truth": truth is not None,
                 "--protocol": protocol is not None,
                 "--street": street,
+                "--grounds": grounds is not None,
                 "--ways": ways is not None,
                 "--baselines": baselines,
                 "--first": first != _FIRST,
