@@ -13,8 +13,8 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from lookalike.artifacts import write_atomically
 from lookalike.encoders.base import Encoder, unit_rows
 from lookalike.encoders.catalog import open_encoder, write_encoder
+from lookalike.encoders.discriminant import Basis, learnt
 from lookalike.encoders.whitening import Whitening
 from lookalike.encoders.wrappers import Projected
 from lookalike.errors import (
@@ -35,12 +36,10 @@ from lookalike.errors import (
     SettingError,
     UnknownNameError,
 )
-from lookalike.foreground import Mask, foreground
-from lookalike.reading import each_in_threads, sample_images
-from lookalike.redrawing import redrawn
+from lookalike.reading import sample_images
 from lookalike.sources import Source, open_source
-from lookalike.street import STREET, collage, street_view
 from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
+from lookalike.view_making import VIEWS, ViewMaker
 
 if TYPE_CHECKING:
     from lookalike.training.contrasting import Refined
@@ -48,24 +47,12 @@ if TYPE_CHECKING:
 BASE = "efficientnet-lite0/layers,fit=stretch"
 """What is adapted unless another encoder is named."""
 
-VIEWS: Mapping[str, str] = {
-    "street": "photographs of the item on other ground, in other light, turned and partly covered",
-    "drawn": "drawings of the item by other hands: flat colours, outlines, other palettes",
-}
-"""What a collection's queries will be like, by name."""
-
 DIM = 256
 IMAGES = 3000
 """So many images of a collection are enough; they are held in memory."""
 
-RIDGE = 0.1
-"""Share of the mean variance within items that is added in all directions."""
-
 _SIDE = 256
-_COMPONENTS = 1024
 _CONTRASTED = 3
-_STREET = replace(STREET, side=224, blur=(0.0, 1.0))
-"""Street views no larger than most networks see them."""
 _CHUNK = 256
 _GROUNDS, _GROUND_SIDE = 500, 480
 _FOLDER, _RUN = "views", "run.json"
@@ -147,7 +134,7 @@ def adapt(
         "grounds": _digest(behind),
     }
     kept = _Kept(folder / _FOLDER if folder else None, run)
-    made = _Made.of(images, options, behind)
+    made = ViewMaker.of(images, options.views, options.seed, behind)
     embed = _Embedding(base, len(images), on_progress)
     whole = kept.array("originals", lambda: embed(images, "encode images"))
     if np.ptp(whole, axis=0).max() == 0:
@@ -156,7 +143,7 @@ def adapt(
             "tell apart"
         )
     first = kept.array("pass-000", lambda: embed(made.views(0), f"views 1/{options.passes}"))
-    basis = _Basis.of(np.concatenate([whole, first]))
+    basis = Basis.of(np.concatenate([whole, first]))
     passes = [basis(first)]
     least = _CONTRASTED if options.contrast else 1
     for number in range(1, options.passes):
@@ -218,57 +205,6 @@ def _learnt(
     return refine(rows, views, start, seed=options.seed, on_progress=on_progress).projection
 
 
-def learnt(rows: NDArray[np.float32], views: NDArray[np.float32], dim: int) -> Whitening:
-    """Return the projection in which views of one row differ little and rows much.
-
-    Args:
-        rows: ``(n, d)``, n above ``dim``.
-        views: ``(n, v, d)``, of each row.
-        dim: at most d.
-    """
-    differences = (views - rows[:, None]).reshape(-1, rows.shape[1]).astype(np.float64)
-    within = differences.T @ differences / len(differences)
-    within += RIDGE * np.trace(within) / len(within) * np.eye(len(within))
-    variances, directions = np.linalg.eigh(within)
-    whiten = directions / np.sqrt(variances)
-    mean = rows.mean(axis=0, dtype=np.float64)
-    between = (rows - mean) @ whiten
-    _, directions = np.linalg.eigh(between.T @ between)
-    projection = whiten @ directions[:, ::-1][:, :dim]
-    return Whitening(mean.astype(np.float32), np.ascontiguousarray(projection, np.float32))
-
-
-@dataclass(frozen=True, slots=True)
-class _Basis:
-    """The leading principal components of embeddings: rows ``(n, d)`` to ``(n, components)``."""
-
-    mean: NDArray[np.float32]
-    components: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, rows: NDArray[np.float32]) -> _Basis:
-        mean = rows.mean(axis=0)
-        centred = rows - mean
-        count = min(_COMPONENTS, rows.shape[1], len(rows) - 1)
-        if rows.shape[1] <= len(rows):
-            _, directions = np.linalg.eigh(centred.T @ centred)
-            return cls(mean, np.ascontiguousarray(directions[:, ::-1][:, :count]))
-        # Of few rows of many dimensions, the components are combinations of the rows.
-        variances, weights = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-        there = variances[::-1][:count] > 1e-9 * max(variances[-1], 1e-30)
-        weights = weights[:, ::-1][:, :count][:, there]
-        components = centred.T @ (weights / np.sqrt(variances[::-1][:count][there]))
-        return cls(mean, np.ascontiguousarray(components, np.float32))
-
-    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray((rows - self.mean) @ self.components, np.float32)
-
-    def followed_by(self, after: Whitening) -> Whitening:
-        """Return both as one projection."""
-        mean = self.mean + self.components @ after.mean
-        return Whitening(mean, np.ascontiguousarray(self.components @ after.projection))
-
-
 @dataclass(frozen=True, slots=True)
 class _Embedding:
     """Encodes images as they are made, a chunk at a time; ``count`` of them."""
@@ -285,38 +221,6 @@ class _Embedding:
             found.append(unit_rows(self.encoder.encode(chunk)))
             self.on_progress(Progress(task, sum(map(len, found)), self.count, "images"))
         return np.concatenate(found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """Makes views of a collection's images; the same of the same seed, pass and image."""
-
-    images: Sequence[ImageArray]
-    masks: Sequence[Mask]
-    grounds: Sequence[ImageArray]
-    options: AdaptOptions
-
-    @classmethod
-    def of(
-        cls, images: Sequence[ImageArray], options: AdaptOptions, grounds: Sequence[ImageArray]
-    ) -> _Made:
-        masks = [found.mask for found in each_in_threads(foreground, images)]
-        return cls(images, masks, grounds, options)
-
-    def views(self, number: int) -> Iterator[ImageArray]:
-        """Yield a view of each image."""
-        return each_in_threads(partial(self._view, number), range(len(self.images)))
-
-    def _view(self, number: int, index: int) -> ImageArray:
-        rng = np.random.default_rng([self.options.seed, number, index])
-        image, mask = self.images[index], self.masks[index]
-        if self.options.views == "drawn":
-            return redrawn(image, rng, mask=mask)
-        if self.grounds:
-            ground = self.grounds[int(rng.integers(len(self.grounds)))]
-        else:
-            ground = collage(self.images, self.masks, rng, side=_STREET.side)
-        return street_view(image, ground, rng, mask=mask, street=_STREET).image
 
 
 class _Kept:
@@ -354,7 +258,7 @@ class _Kept:
 
 
 def _pass(
-    basis: _Basis, embed: _Embedding, made: _Made, number: int, task: str
+    basis: Basis, embed: _Embedding, made: ViewMaker, number: int, task: str
 ) -> NDArray[np.float32]:
     return basis(embed(made.views(number), task))
 

@@ -148,7 +148,7 @@ def test_evaluate_prints_the_promised_keys(work: Path) -> None:
     scores = {"encoder", "metric", "precision", "precision_interval", "map", "map_interval"}
     scores |= {"map_found", "map_found_interval", "first_right", "first_right_interval"}
     scores |= {"recall", "recall_interval", "first", "per_label"}
-    others = {"n", "queries", "skipped", "gallery", "baselines", "latency_ms"}
+    others = {"n", "queries", "skipped", "gallery", "baselines", "ways", "latency_ms"}
     assert set(found) == scores | others | {"protocol", "relevance", "precision_ceiling"}
     assert found["relevance"] == {"by": "label", "column": "label"}
     assert (found["protocol"], found["precision_ceiling"]) == (None, 1)

@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw
 from scipy.linalg import eigh
 from sklearn.decomposition import PCA
 
-from lookalike import adapting
-from lookalike.adapting import RIDGE, AdaptOptions, _Basis, adapt, learnt
+from lookalike.adapting import AdaptOptions, adapt
 from lookalike.encoders.base import Encoder, unit_rows
 from lookalike.encoders.catalog import load_encoder, open_encoder
+from lookalike.encoders.discriminant import RIDGE, Basis, learnt
 from lookalike.errors import (
     ArtifactError,
     InputError,
@@ -28,6 +28,7 @@ from lookalike.reading import sample_images
 from lookalike.redrawing import redrawn
 from lookalike.sources import Source, open_source
 from lookalike.types import ImageArray, Progress
+from lookalike.view_making import VIEWS
 from tests.conftest import Require
 from tests.integration.test_cli import lookalike
 
@@ -109,7 +110,7 @@ def test_the_projection_turns_with_the_rows() -> None:
 def test_the_basis_is_that_of_principal_components(shape: tuple[int, int]) -> None:
     rows = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     rows *= np.linspace(1, 3, shape[1], dtype=np.float32)
-    found = _Basis.of(rows)
+    found = Basis.of(rows)
     count = min(shape[1], shape[0] - 1)
     expected = PCA(count).fit(rows.astype(float))
     assert found.components.shape == (shape[1], count)
@@ -233,7 +234,7 @@ def test_contrast_says_what_it_lacks(
         adapt(drawings, encoder=base, options=replace(DRAWN, contrast=True))
 
 
-@pytest.mark.parametrize("views", sorted(adapting.VIEWS))
+@pytest.mark.parametrize("views", sorted(VIEWS))
 def test_the_shell_adapts(drawings: Source, tmp_path: Path, views: str) -> None:
     folder = tmp_path / "grounds"
     folder.mkdir()

@@ -28,6 +28,7 @@ LAYERS = (
     (
         "originals",
         "searching",
+        "view_making",
         "reading",
         "queries",
         "rerank",
