@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from lookalike.artifacts import write_atomically
 from lookalike.encoders.base import Encoder, unit_rows
-from lookalike.encoders.catalog import open_encoder, write_encoder
+from lookalike.encoders.catalog import load_encoder, open_encoder, write_encoder
 from lookalike.encoders.discriminant import Basis, learnt
 from lookalike.encoders.whitening import Whitening
 from lookalike.encoders.wrappers import Projected
@@ -43,6 +44,8 @@ from lookalike.view_making import VIEWS, ViewMaker
 
 if TYPE_CHECKING:
     from lookalike.training.contrasting import Refined
+
+log = logging.getLogger(__name__)
 
 BASE = "efficientnet-lite0/layers,fit=stretch"
 """What is adapted unless another encoder is named."""
@@ -98,11 +101,11 @@ def adapt(
     Args:
         source: what :func:`lookalike.open_source` takes, or an opened source; at most
             3,000 of its images are looked at.
-        encoder: a name, or an opened encoder.
+        encoder: a name, the path of an encoder folder, or an opened encoder.
         out: the encoder folder to make. While views are made it holds only these.
         grounds: photographs to put items on in street views, none of them the queries that the
             result is to be judged by; collages of the collection unless given.
-        options: views, passes, minutes, dim, seed, resume.
+        options: views, passes, minutes, dim, contrast, seed, resume.
         on_progress: told of each stage.
 
     Raises:
@@ -121,7 +124,15 @@ def adapt(
         _check_folder(folder, options)
     opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
     images = sample_images(opened, IMAGES, _SIDE)
-    base = open_encoder(encoder, images) if isinstance(encoder, str) else encoder
+    unread = len(opened) - len(images)
+    if len(opened) <= IMAGES and unread:
+        log.warning(
+            "left out of adapting: %d of %d images, which cannot be read (lookalike index names "
+            "them)",
+            unread,
+            len(opened),
+        )
+    base = _opened(encoder, images) if isinstance(encoder, str) else encoder
     dim = _dim(options, len(images), base, opened)
     behind = _grounds(grounds, on_progress)
     start = time.perf_counter()
@@ -138,6 +149,7 @@ def adapt(
     embed = _Embedding(base, len(images), on_progress)
     whole = kept.array("originals", lambda: embed(images, "encode images"))
     if np.ptp(whole, axis=0).max() == 0:
+        kept.remove()
         raise InputError(
             f"{opened.spec}: all {len(images):,} images have one embedding; there is nothing to "
             "tell apart"
@@ -156,6 +168,7 @@ def adapt(
         )
     there = basis.components.shape[1]
     if options.dim is not None and there < dim:
+        kept.remove()
         raise InputError(
             f"{opened.spec}: its images differ in only {there} dimensions; ask for at most as many "
             f"(--dim), not {dim}"
@@ -234,8 +247,7 @@ class _Kept:
         if described.is_file() and json.loads(described.read_bytes()) != run:
             raise ArtifactError(
                 f"{folder.parent}: holds another run, of other images, views, grounds, seed or "
-                "encoder; "
-                "resume with those it was begun with, or choose another -o"
+                "encoder; resume with those it was begun with, or choose another -o"
             )
         write_atomically(described, json.dumps(run).encode())
 
@@ -261,6 +273,10 @@ def _pass(
     basis: Basis, embed: _Embedding, made: ViewMaker, number: int, task: str
 ) -> NDArray[np.float32]:
     return basis(embed(made.views(number), task))
+
+
+def _opened(name: str, images: Sequence[ImageArray]) -> Encoder:
+    return load_encoder(Path(name)) if Path(name).is_dir() else open_encoder(name, images)
 
 
 def _check(options: AdaptOptions) -> None:

@@ -80,7 +80,7 @@ def tell(
         FetchError: the data set could not be had.
     """
     if name not in STORIES:
-        raise UnknownNameError("story", name, [*STORIES, "photos"])
+        raise UnknownNameError("story", name, [*STORIES, "photos", "products"])
     story = STORIES[name]
     start = time.perf_counter()
     folder = out / name

@@ -103,7 +103,7 @@ def evaluate(
     if grounds is not None and not street:
         raise SettingError("--grounds is for --street: add it, or leave out both")
     if street:
-        _refuse_with_street(queries=queries, match=match, truth=truth)
+        _refuse_with_street({"queries": queries, "--match": match, "--truth": truth})
         opened, relevance = street_queries(gallery, grounds, on_progress=on_progress)
     else:
         opened = (
@@ -148,7 +148,7 @@ def evaluate(
     )
 
 
-def _refuse_with_street(**given: object) -> None:
+def _refuse_with_street(given: Mapping[str, object]) -> None:
     for name, value in given.items():
         if value is not None:
             raise SettingError(

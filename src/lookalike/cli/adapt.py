@@ -14,7 +14,8 @@ def command(
     source: Annotated[str, typer.Argument(help="The collection: what lookalike index takes.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The encoder folder to make.")],
     encoder: Annotated[
-        str, typer.Option(help="The encoder to adapt; lists: lookalike encoders.")
+        str,
+        typer.Option(help="The encoder to adapt: a name (lists: lookalike encoders) or a folder."),
     ] = "efficientnet-lite0/layers,fit=stretch",
     views: Annotated[
         str, typer.Option(help="What queries will be: street (photographs) or drawn.")

@@ -181,8 +181,7 @@ class Projected:
 
     def files(self) -> Mapping[str, bytes]:
         """Return the part's files and the projection."""
-        arrays = {"mean": self.projection.mean, "projection": self.projection.projection}
-        return {**write_arrays(arrays), **_files_of((self.part,))}
+        return {**self._arrays(), **_files_of((self.part,))}
 
     def describe(self) -> Mapping[str, Any]:
         """Return how it was learnt and the part's description."""
@@ -203,8 +202,11 @@ class Projected:
     def fingerprint(self) -> str:
         """Identity of what it computes: the part's fingerprint and the projection."""
         fields = {"kind": self.kind, "part": self.part.fingerprint}
-        arrays = {"mean": self.projection.mean, "projection": self.projection.projection}
-        return fingerprint(fields, write_arrays(arrays))
+        return fingerprint(fields, self._arrays())
+
+    def _arrays(self) -> Mapping[str, bytes]:
+        learnt = self.projection
+        return write_arrays({"mean": learnt.mean, "projection": learnt.projection})
 
 
 def _files_of(parts: Sequence[Encoder]) -> Mapping[str, bytes]:
