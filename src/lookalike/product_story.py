@@ -25,7 +25,9 @@ PASSES = 4
 WAYS = ("parts", "parts+reciprocal")
 
 _PLAIN = "efficientnet-lite0"
-_QUERY = 151
+_QUERY = 636
+"""One that the network as it is does not find."""
+
 _EVERY = 3
 """Of the street views every third is judged: one of each item."""
 
@@ -72,7 +74,9 @@ def tell_products(
     ]
     picture = folder / "hits.png"
     item = str(query.metadata["item"])
-    figures.save(figures.hits_grid(found, [item] * len(found), column="item"), picture)
+    rows = ("plain", "adapted", "adapted, --parts")
+    grid = figures.hits_grid(found, [item] * len(found), column="item", names=rows)
+    figures.save(grid, picture)
     say(f"5  evaluate: {len(asked)} street views, each to find its item; beside the baselines")
     before = evaluate(plain, asked, match="item", on_progress=on_progress)
     judged = evaluate(

@@ -23,7 +23,11 @@ def hits(found: Hits) -> Figure:
 
 
 def hits_grid(
-    found: Sequence[Hits], labels: Sequence[str | None] | None = None, *, column: str = "label"
+    found: Sequence[Hits],
+    labels: Sequence[str | None] | None = None,
+    *,
+    column: str = "label",
+    names: Sequence[str] | None = None,
 ) -> Figure:
     """Draw queries, one a row, beside their hits with the distances.
 
@@ -31,6 +35,7 @@ def hits_grid(
         found: the queries' hits; a query that has no uri is not drawn.
         labels: the queries' labels; then right hits are framed green and wrong ones red.
         column: of metadata, that holds the hits' labels.
+        names: what to write beside each row.
 
     Raises:
         SourceError, ImageError: an image is gone.
@@ -38,17 +43,20 @@ def hits_grid(
     columns = max(len(row) for row in found) + 1
     uris = [uri for row in found for uri in (row.uri, *(hit.uri for hit in row)) if uri]
     images = iter(_images(uris))
-    figure, axes = _grid(len(found), columns, cell=(1.05, 1.38))
+    figure, axes = _grid(len(found), columns, cell=(1.05, 1.38), left=0.3 if names else 0.05)
+    for name, ax in zip(names or (), axes[:, 0], strict=False):
+        box = ax.get_position()
+        middle = (box.y0 + box.y1) / 2
+        figure.text(0.008, middle, name, fontsize=8, color=INK, rotation=90, va="center")
     for y, row in enumerate(found):
         label = labels[y] if labels else None
         if row.uri is not None:
-            _picture(axes[y, 0], next(images), (label or "query").rpartition("/")[2], INK)
+            _picture(axes[y, 0], next(images), _short(label or "query"), INK)
         for x, hit in enumerate(row, 1):
             own = str(hit.metadata.get(column, ""))
             colour = INK if label is None else (RIGHT if own == label else WRONG)
             mark = "" if label is None else ("✓ " if own == label else "✗ ")
-            said = own.rpartition("/")[2]
-            _picture(axes[y, x], next(images), f"{mark}{said}\n{hit.distance:.3g}", colour)
+            _picture(axes[y, x], next(images), f"{mark}{_short(own)}\n{hit.distance:.3g}", colour)
             if label is not None:
                 _frame(axes[y, x], colour)
     return figure
@@ -128,6 +136,12 @@ def reconstructions(
     for row, name in zip(axes, ["original", *decoded], strict=True):
         row[0].text(-0.15, 0.5, name, transform=row[0].transAxes, ha="right", va="center")
     return figure
+
+
+def _short(label: str, longest: int = 15) -> str:
+    """Return the last part of a label, as much of it as stands above a picture."""
+    last = label.rpartition("/")[2]
+    return last if len(last) <= longest else f"{last[: longest - 1]}…"
 
 
 def _images(uris: Sequence[str]) -> list[ImageArray]:
