@@ -73,13 +73,14 @@ def looks_like_image(start: bytes) -> bool:
     return webp or start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM"))
 
 
-def decode(image: ImageInput, *, name: str | None = None) -> ImageArray:
+def decode(image: ImageInput, *, name: str | None = None, whole: bool = False) -> ImageArray:
     """Decode one image to ``(H, W)`` grey or ``(H, W, 3)`` RGB uint8, EXIF orientation applied.
 
     Args:
         image: a path, the bytes of a file, a PIL image, or an array that already is
             ``(H, W)`` or ``(H, W, 3)`` uint8.
         name: what to call the image in errors; a path names itself.
+        whole: in all its pixels, also where a large JPEG would be decoded at a part of its size.
 
     Raises:
         ImageError: not an image, broken, empty, of a format that is not read, or larger than
@@ -88,7 +89,7 @@ def decode(image: ImageInput, *, name: str | None = None) -> ImageArray:
     if isinstance(image, np.ndarray):
         return _checked(image, name or "image array")
     if isinstance(image, Image.Image):
-        return _to_array(image, name or "PIL image")
+        return _to_array(image, name or "PIL image", whole=whole)
     if isinstance(image, bytes):
         name = name or "image bytes"
         file = io.BytesIO(image)
@@ -108,7 +109,7 @@ def decode(image: ImageInput, *, name: str | None = None) -> ImageArray:
             warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
             with Image.open(file, formats=formats()) as opened:
-                return _to_array(opened, name)
+                return _to_array(opened, name, whole=whole)
     except UnidentifiedImageError:
         raise ImageError(_unread(name, file.getvalue())) from None
     except (Image.DecompressionBombError, *_BROKEN) as error:
@@ -191,13 +192,14 @@ def with_channels(image: ImageArray, channels: int) -> ImageArray:
     return np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 
-def _to_array(image: Image.Image, name: str) -> ImageArray:
+def _to_array(image: Image.Image, name: str, *, whole: bool) -> ImageArray:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
             f"{name}: {image.width}x{image.height} pixels, more than the limit of "
             f"{MAX_PIXELS // 1_000_000} megapixels; make it smaller"
         )
-    image.draft(None, (DRAFT_SIDE, DRAFT_SIDE))
+    if not whole:
+        image.draft(None, (DRAFT_SIDE, DRAFT_SIDE))
     image.load()
     upright = _in_srgb(_upright(image))
     if upright.mode in ("1", "L"):

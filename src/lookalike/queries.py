@@ -19,20 +19,20 @@ Query = ImageInput | Item
 """A path, a file's bytes, a PIL image, an array, or an item of a source."""
 
 
-def decode_query(query: Query | None) -> tuple[str, str | None, ImageArray]:
-    """Return a query's name, its uri if it has one, and its image.
+def decode_query(query: Query | None, *, whole: bool = False) -> tuple[str, str | None, ImageArray]:
+    """Return a query's name, its uri if it has one, and its image; ``whole``, in all its pixels.
 
     Raises:
         InputError: there is none.
         ImageError: it cannot be decoded.
     """
     if isinstance(query, Item):
-        return query.uri, query.uri, query.image()
+        return query.uri, query.uri, query.image(whole=whole)
     if query is None:
         raise InputError("no query was given")
     uri = str(query) if isinstance(query, str | Path) else None
     name = uri or f"query {type(query).__name__}"
-    return name, uri, decode(query, name=name)
+    return name, uri, decode(query, name=name, whole=whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Look:
             ImageError: it cannot be decoded, or the encoder does not take it; it is named.
             InputError: the box is not inside the image.
         """
-        name, uri, image = decode_query(query)
+        name, uri, image = decode_query(query, whole=self.box is not None)
         seen = self._seen(image)
         try:
             embeddings = encoder.encode(seen)

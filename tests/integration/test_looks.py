@@ -88,6 +88,16 @@ def test_a_box_is_the_cut_image(shop: Gallery, cluttered: ImageArray) -> None:
     assert whole.rows != found.rows
 
 
+def test_a_box_on_a_large_jpeg_is_in_the_pixels_of_the_file(shop: Gallery, tmp_path: Path) -> None:
+    page = Image.new("RGB", (3000, 2400), "black")
+    page.paste(drawing(3, 600), (2300, 1700))
+    page.save(tmp_path / "large.jpg", quality=95)
+    found = shop.search(tmp_path / "large.jpg", box=(2300, 1700, 600, 600))
+    whole = shop.search(drawing(3, 600))
+    assert found[0].id == whole[0].id
+    assert found[0].distance == pytest.approx(whole[0].distance, abs=0.02)
+
+
 @pytest.mark.parametrize(
     "box", [(200, 0, 57, 10), (-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 5, 0), (0, 250, 5, 7)]
 )

@@ -32,14 +32,16 @@ class Item:
     read: Callable[[], bytes | ImageArray] = field(repr=False)
     signature: Callable[[], str] = field(default=unsigned, repr=False)
 
-    def image(self) -> ImageArray:
+    def image(self, *, whole: bool = False) -> ImageArray:
         """Return the decoded image, ``(H, W)`` or ``(H, W, 3)`` uint8.
+
+        ``whole`` is that of :func:`lookalike.images.decode`.
 
         Raises:
             ImageError: it cannot be read or decoded.
         """
         try:
-            return decode(self.read(), name=self.uri)
+            return decode(self.read(), name=self.uri, whole=whole)
         except OSError as error:
             raise ImageError(f"{self.uri}: cannot be read ({error.strerror or error})") from error
 
