@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lookalike.adapting import AdaptOptions, adapt
     from lookalike.assessment import assess
     from lookalike.choosing import choose
+    from lookalike.client import Client
     from lookalike.encoders.catalog import load_encoder, open_encoder, save_encoder
     from lookalike.encoders.wrappers import combine
     from lookalike.errors import LookalikeError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdaptOptions",
+    "Client",
     "Gallery",
     "Hit",
     "Hits",
@@ -53,6 +55,7 @@ _HOMES = {
     "lookalike.adapting": ("AdaptOptions", "adapt"),
     "lookalike.assessment": ("assess",),
     "lookalike.choosing": ("choose",),
+    "lookalike.client": ("Client",),
     "lookalike.encoders.catalog": ("load_encoder", "open_encoder", "save_encoder"),
     "lookalike.encoders.wrappers": ("combine",),
     "lookalike.errors": ("LookalikeError",),

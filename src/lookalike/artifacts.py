@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lookalike.errors import ArtifactError, FormatVersionError, StorageError
+from lookalike.errors import ArtifactError, BusyError, FormatVersionError, StorageError
 
 FORMAT = 2
 """Version of every manifest that is written. To raise it: add one here, teach the readers of
@@ -59,13 +59,14 @@ def sole_writer(path: Path, *, what: str) -> Iterator[None]:
         what: what is being written, for messages.
 
     Raises:
-        StorageError: another process holds it, or it cannot be made.
+        BusyError: another process holds it.
+        StorageError: it cannot be made.
     """
     try:
         lock = FileLock(path, timeout=0)
         lock.acquire()
     except Timeout:
-        raise StorageError(
+        raise BusyError(
             f"{what} is being written by another process; wait until it is done, and do the same "
             "again"
         ) from None

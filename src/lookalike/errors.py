@@ -4,14 +4,17 @@
     ├── InputError               what was given cannot be used
     │   ├── SourceError          a folder, IDX pair or data set cannot be read, or is empty
     │   ├── ImageError           one image cannot be decoded, or the encoder cannot take it
+    │   ├── MissingRowError      no row of the gallery has that id
     │   ├── UnknownNameError     no such recipe, encoder or data set; the nearest is offered
     │   └── SettingError         an option outside its range, or options that exclude each other
     ├── ArtifactError            a folder on disk is not what it should be
     │   ├── FormatVersionError   written by a newer lookalike
     │   └── FingerprintError     vectors of one encoder offered to a gallery of another
+    ├── ServiceError             a service answered with an error
     ├── FetchError               no place that should have a data set gave it
     ├── MissingDependencyError   an optional package is needed; how to install it is said
     └── StorageError             a write failed (disk full, no permission); the old state is kept
+        └── BusyError            another process is writing
 
 Each message names the input, says why it was refused, and what to do next.
 """
@@ -41,6 +44,10 @@ class ImageError(InputError):
     """One image cannot be decoded, or the encoder cannot take it."""
 
 
+class MissingRowError(InputError):
+    """No row of a gallery has that id."""
+
+
 class UnknownNameError(InputError):
     """A name that is in no catalogue."""
 
@@ -67,6 +74,15 @@ class FingerprintError(ArtifactError):
     """Vectors of one encoder were offered to a gallery of another."""
 
 
+class ServiceError(LookalikeError):
+    """A service refused or failed; ``status`` is HTTP's, ``kind`` the problem's."""
+
+    def __init__(self, message: str, *, status: int = 0, kind: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+
+
 class FetchError(LookalikeError):
     """No place that should have a data set gave it."""
 
@@ -82,3 +98,7 @@ class MissingDependencyError(LookalikeError):
 
 class StorageError(LookalikeError):
     """A write failed; what was there before is unchanged."""
+
+
+class BusyError(StorageError):
+    """Another process is writing."""

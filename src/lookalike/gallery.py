@@ -192,8 +192,12 @@ class Gallery:
             self.sources = dict(fields["sources"])
             yield
 
-    def upsert(self, rows: Rows, *, fingerprint: str) -> None:
+    def upsert(
+        self, rows: Rows, *, fingerprint: str, sources: Mapping[str, str] | None = None
+    ) -> None:
         """Insert or replace rows whose embeddings were made elsewhere.
+
+        ``sources`` maps names of sources, new ones among them, to the texts that open them.
 
         Raises:
             FingerprintError: not with this gallery's encoder.
@@ -206,7 +210,28 @@ class Gallery:
             )
         with self._writing():
             self._store.upsert(rows)
+            self.sources |= sources or {}
             self._write_manifest()
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Delete rows by id and return how many there were.
+
+        Raises:
+            StorageError: they could not be deleted, or another process is writing.
+        """
+        with self._writing():
+            count = self._store.delete(ids)
+            self._write_manifest()
+        return count
+
+    def tend(self) -> None:
+        """Merge small files that many small writes left, and drop versions long past.
+
+        Raises:
+            StorageError: it could not be done, or another process is writing.
+        """
+        with self._writing():
+            self._store.tend(self.metric)
 
     def search(
         self,

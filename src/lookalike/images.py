@@ -12,6 +12,7 @@ import hashlib
 import io
 import struct
 import warnings
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from lookalike.config import settings
+from lookalike.config import OPTIONAL_FORMATS, settings
 from lookalike.errors import ImageError
 from lookalike.types import ImageArray
 
@@ -41,6 +42,22 @@ _SUFFIXES = {
     "HEIF": (".heic", ".heif"),
 }
 _ALWAYS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_AVIF = (b"avif", b"avis")
+_HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+
+_KINDS: Mapping[str, tuple[str, str, Callable[[bytes], bool]]] = {
+    "JPEG": (".jpg", "image/jpeg", lambda d: d.startswith(b"\xff\xd8\xff")),
+    "PNG": (".png", "image/png", lambda d: d.startswith(b"\x89PNG\r\n")),
+    "WEBP": (".webp", "image/webp", lambda d: d[:4] == b"RIFF" and d[8:12] == b"WEBP"),
+    "GIF": (".gif", "image/gif", lambda d: d.startswith(b"GIF8")),
+    "BMP": (".bmp", "image/bmp", lambda d: d.startswith(b"BM")),
+    "TIFF": (".tif", "image/tiff", lambda d: d[:4] in _TIFF),
+    "AVIF": (".avif", "image/avif", lambda d: d[4:8] == b"ftyp" and d[8:12] in _AVIF),
+    "HEIF": (".heic", "image/heic", lambda d: d[4:8] == b"ftyp" and d[8:12] in _HEIC),
+}
+"""Suffix, media type and how a file begins, by format."""
 
 ImageInput = str | Path | bytes | Image.Image | ImageArray
 """What :func:`decode` takes; a ``str`` is always a path."""
@@ -69,8 +86,21 @@ def suffixes() -> frozenset[str]:
 
 def looks_like_image(start: bytes) -> bool:
     """Tell from a file's first 16 bytes whether it may be in one of the common formats."""
-    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
-    return webp or start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM"))
+    return any(_KINDS[name][2](start) for name in _ALWAYS)
+
+
+def media_type(data: bytes) -> str | None:
+    """Return the media type of a file in a format that is read, from how it begins."""
+    for name, (_, kind, begins) in _KINDS.items():
+        if name in formats() and begins(data[:16]):
+            return kind
+    return None
+
+
+def file_suffix(data: bytes) -> str:
+    """Return the suffix for a file in a format that is read; none if it is in no such format."""
+    kind = media_type(data)
+    return next((suffix for suffix, named, _ in _KINDS.values() if named == kind), "")
 
 
 def decode(image: ImageInput, *, name: str | None = None, whole: bool = False) -> ImageArray:
@@ -266,14 +296,11 @@ def _heif() -> bool:
 
 def _unread(name: str, data: bytes) -> str:
     """Say why no format that is read took a file, and what would."""
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+    if _KINDS["HEIF"][2](data):
         return f"{name}: a HEIC image: pip install pi-heif to read it"
-    for kind, found in (
-        ("tiff", data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-        ("avif", data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")),
-    ):
-        if found and kind.upper() not in formats():
-            return f"{name}: a {kind.upper()} image: set LOOKALIKE_FORMATS={kind} to read it"
+    for kind in OPTIONAL_FORMATS:
+        if _KINDS[kind][2](data) and kind not in formats():
+            return f"{name}: a {kind} image: set LOOKALIKE_FORMATS={kind.lower()} to read it"
     if not data:
         return f"{name}: the file is empty"
     known = ", ".join(formats())

@@ -73,7 +73,7 @@ class Look:
             InputError: the box is not inside the image.
         """
         name, uri, image = decode_query(query, whole=self.box is not None)
-        seen = self._seen(image)
+        seen = self.seen(image)
         try:
             embeddings = encoder.encode(seen)
         except ImageError as error:
@@ -111,7 +111,7 @@ class Look:
             )
         return Views(text, None, encode_text(encoder, [text]))
 
-    def _seen(self, image: ImageArray) -> list[ImageArray]:
+    def seen(self, image: ImageArray) -> list[ImageArray]:
         """Return the views of an image, the whole of what is looked at first."""
         seen = image if self.box is None else self.box.cut(image)
         if self.foreground:

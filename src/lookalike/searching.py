@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -40,6 +41,18 @@ Images = Callable[[Sequence[Hit]], Sequence[ImageArray | None]]
 """Reads the images of hits; None where one cannot be read."""
 
 
+_ROUNDING = 1e-9
+"""What the distance of an image to itself may be by rounding."""
+
+Timed = Callable[[str], AbstractContextManager[None]]
+"""Entered around each stage of a search, by its name."""
+
+
+def untimed(_: str) -> AbstractContextManager[None]:
+    """Take no time."""
+    return nullcontext()
+
+
 def parse_rerankings(names: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return re-rankings by their names, of which a text holds several joined by ``+``.
 
@@ -52,6 +65,23 @@ def parse_rerankings(names: str | Sequence[str] | None) -> tuple[str, ...]:
         if name not in RERANKINGS:
             raise UnknownNameError("re-ranking", name, RERANKINGS)
     return found
+
+
+def furthest(metric: Metric, distance: float | None, score: float | None) -> float | None:
+    """Return the largest distance that a limit of distance or of similarity allows.
+
+    Raises:
+        SettingError: both were given, or a score out of range or for another metric than cosine.
+    """
+    if score is None:
+        return distance
+    if distance is not None:
+        raise SettingError("--min-score and --max-distance exclude each other")
+    if metric is not Metric.COSINE:
+        raise SettingError("--min-score is for cosine; with l2 say --max-distance")
+    if not -1 <= score <= 1:
+        raise SettingError(f"--min-score {score}: must be from -1 to 1")
+    return 1 - score + _ROUNDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +125,23 @@ class Search:
         """Whether a re-ranking looks at the query's image."""
         return "spatial" in self.rerankings
 
-    def run(self, store: VectorStore, query: Views, images: Images) -> tuple[Hit, ...]:
+    def run(
+        self, store: VectorStore, query: Views, images: Images, timed: Timed = untimed
+    ) -> tuple[Hit, ...]:
         """Return at most ``n`` hits, best first; distances are those from the query to the rows.
+
+        ``timed`` is entered around the stages ``search`` and ``rerank``.
 
         Raises:
             InputError: spatial verification of a query that is no image.
             MissingDependencyError: OpenCV is not installed, which it takes.
         """
         depth = max(self.n, rerank.DEPTH) if self.rerankings else self.n
-        hits = self._nearest(store, query.embeddings, query.own, depth)
+        with timed("search"):
+            hits = self._nearest(store, query.embeddings, query.own, depth)
         if self.rerankings:
-            hits = self._reranked(store, query, images, hits, depth)
+            with timed("rerank"):
+                hits = self._reranked(store, query, images, hits, depth)
         kept = [hit for hit in hits if hit.distance <= self.furthest][: self.n]
         return tuple(
             hit if hit.rank == rank else replace(hit, rank=rank) for rank, hit in enumerate(kept, 1)

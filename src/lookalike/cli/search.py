@@ -10,11 +10,7 @@ import typer
 from lookalike.cli import screen
 
 if TYPE_CHECKING:
-    from lookalike.types import Hits, Metric
-
-
-_ROUNDING = 1e-9
-"""What the distance of an image to itself may be by rounding."""
+    from lookalike.types import Hits
 
 
 def command(
@@ -82,7 +78,7 @@ def command(
     from lookalike.filters import parse
     from lookalike.foreground import Box
     from lookalike.gallery import Gallery
-    from lookalike.searching import parse_rerankings
+    from lookalike.searching import furthest, parse_rerankings
     from lookalike.sources import DATASET_PREFIX, open_items
     from lookalike.types import Metric
 
@@ -99,7 +95,7 @@ def command(
         "n": n,
         "metric": chosen,
         "where": None if where is None else parse(where),
-        "max_distance": _furthest(chosen, max_distance, min_score),
+        "max_distance": furthest(chosen, max_distance, min_score),
         "exact": exact,
         "box": None if box is None else Box.parse(box),
         "foreground": foreground,
@@ -163,19 +159,3 @@ def _draw_matches(hits: Hits, out: Path) -> None:
     )
     figures.save(figures.matches(query, row, match, title=hits[0].id), out)
     screen.note(f"drawn: {out}, {match.inliers} places match")
-
-
-def _furthest(metric: Metric, distance: float | None, score: float | None) -> float | None:
-    """Return the largest distance that either option allows."""
-    from lookalike.errors import SettingError
-    from lookalike.types import Metric
-
-    if score is None:
-        return distance
-    if distance is not None:
-        raise SettingError("--min-score and --max-distance exclude each other")
-    if metric is not Metric.COSINE:
-        raise SettingError("--min-score is for cosine; with l2 say --max-distance")
-    if not -1 <= score <= 1:
-        raise SettingError(f"--min-score {score}: must be from -1 to 1")
-    return 1 - score + _ROUNDING

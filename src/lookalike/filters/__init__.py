@@ -25,6 +25,7 @@ from lookalike.filters.conditions import (
     Missing,
     Not,
     Within,
+    kind_of,
 )
 from lookalike.filters.structure import from_structure
 from lookalike.filters.text import parse
@@ -44,6 +45,7 @@ __all__ = [
     "Within",
     "as_filter",
     "from_structure",
+    "kind_of",
     "parse",
 ]
 

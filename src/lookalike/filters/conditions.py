@@ -26,6 +26,9 @@ OPERATORS = {
 }
 """Names in structures, and the same in texts."""
 
+DEEPEST = 50
+"""Conditions within conditions; deeper ones are refused."""
+
 
 class Columns(Protocol):
     """Rows by columns of metadata, as a filter sees them."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from lookalike.errors import InputError
 from lookalike.filters.conditions import (
+    DEEPEST,
     OPERATORS,
     All,
     Any_,
@@ -22,7 +23,7 @@ from lookalike.filters.conditions import (
 )
 
 
-def from_structure(where: Mapping[str, Any]) -> Filter:
+def from_structure(where: Mapping[str, Any], depth: int = 0) -> Filter:
     """Return a filter from a structure.
 
     A mapping of a column to a value (``{"label": "cat"}``, equal), or to operators
@@ -32,20 +33,22 @@ def from_structure(where: Mapping[str, Any]) -> Filter:
     Raises:
         InputError: it is none of these; the column is named.
     """
-    parts = [_from_entry(str(name), value) for name, value in where.items()]
+    if depth > DEEPEST:
+        raise InputError(f"filter: is nested more than {DEEPEST} deep")
+    parts = [_from_entry(str(name), value, depth) for name, value in where.items()]
     if not parts:
         raise InputError("filter: it is empty; leave it out to search everything")
     return parts[0] if len(parts) == 1 else All(tuple(parts))
 
 
-def _from_entry(name: str, value: Any) -> Filter:
+def _from_entry(name: str, value: Any, depth: int) -> Filter:
     if name in ("and", "or") and isinstance(value, Sequence) and not isinstance(value, str):
-        parts = tuple(_nested(name, each) for each in value)
+        parts = tuple(_nested(name, each, depth + 1) for each in value)
         if not parts:
             raise InputError(f"filter: {name!r} has no conditions")
         return All(parts) if name == "and" else Any_(parts)
     if name == "not" and isinstance(value, Mapping):
-        return Not(from_structure(value))
+        return Not(from_structure(value, depth + 1))
     if not isinstance(value, Mapping):
         return Compare(name, "eq", _scalar(name, value))
     parts = tuple(_from_operator(name, operator, each) for operator, each in value.items())
@@ -54,10 +57,10 @@ def _from_entry(name: str, value: Any) -> Filter:
     return parts[0] if len(parts) == 1 else All(parts)
 
 
-def _nested(name: str, value: Any) -> Filter:
+def _nested(name: str, value: Any, depth: int) -> Filter:
     if not isinstance(value, Mapping):
         raise InputError(f"filter: {name!r} takes a list of structures, not {value!r}")
-    return from_structure(value)
+    return from_structure(value, depth)
 
 
 def _from_operator(name: str, operator: str, value: Any) -> Filter:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lookalike.errors import InputError
 from lookalike.filters.conditions import (
+    DEEPEST,
     OPERATORS,
     All,
     Any_,
@@ -30,7 +31,6 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _SIGNS = {"==": "eq", "<>": "ne", **{sign: name for name, sign in OPERATORS.items()}}
-_DEEPEST = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ class _Parser:
 
     def _negated(self) -> Filter:
         self.depth += 1
-        if self.depth > _DEEPEST:
-            raise self._error(f"is nested more than {_DEEPEST} deep")
+        if self.depth > DEEPEST:
+            raise self._error(f"is nested more than {DEEPEST} deep")
         try:
             if self._taken("not"):
                 return Not(self._negated())

@@ -116,6 +116,10 @@ class VectorStore(Protocol):
         """
         ...
 
+    def columns(self) -> Columns:
+        """Return the metadata of all rows by column, the rows in order of id."""
+        ...
+
     def records(self) -> Iterator[Record]:
         """Iterate over all rows, without embeddings, in order of id."""
         ...

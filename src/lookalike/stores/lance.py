@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -18,8 +19,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lookalike.artifacts import flush
-from lookalike.errors import ArtifactError, InputError, StorageError
-from lookalike.filters import Filter
+from lookalike.errors import ArtifactError, MissingRowError, StorageError
+from lookalike.filters import Columns, Filter
 from lookalike.stores import approximate
 from lookalike.stores.arrow import ROW, SIGNATURE, Loaded, hits_of, matrix, schema, signed
 from lookalike.stores.base import Record, Rows, check_queries, check_rows, matching
@@ -50,6 +51,7 @@ class LanceStore:
         self._loaded: Loaded | None = None
         self._seen: frozenset[str] = frozenset()
         self._durable: dict[Path, int] = {}
+        self._reading = threading.RLock()
 
     @classmethod
     def create(cls, path: Path, dim: int) -> LanceStore:
@@ -141,8 +143,10 @@ class LanceStore:
         if not exact and approximate.serves(self._dataset, metric):
             return [self._about(query, n, metric, where) for query in queries]
         loaded = self._load()
-        among = None if where is None else matching(where, loaded.columns)
-        return hits_of(loaded.index.search(queries, n, metric, among), loaded.table)
+        with self._reading:  # of several threads, one lays out the rows
+            index = loaded.index
+            among = None if where is None else matching(where, loaded.columns)
+        return hits_of(index.search(queries, n, metric, among), loaded.table)
 
     def _about(
         self, query: NDArray[np.float32], n: int, metric: Metric, where: Filter | None
@@ -182,6 +186,10 @@ class LanceStore:
             table = table.filter(pa.array(self._load().holds(table[ROW].to_numpy(), among)))
         return table.take(pc.sort_indices(table["id"]))
 
+    def columns(self) -> Columns:
+        """Return the metadata of all rows by column."""
+        return self._load().columns
+
     def records(self) -> Iterator[Record]:
         """Iterate over all rows in order of id."""
         names = ["id", "uri", "metadata", "content_hash", SIGNATURE]
@@ -205,7 +213,7 @@ class LanceStore:
         positions = pc.index_in(wanted, table["id"])
         if positions.null_count:
             missing = ids[positions.to_pylist().index(None)]
-            raise InputError(f"there is no row with the id {missing!r}")
+            raise MissingRowError(f"there is no row with the id {missing!r}")
         return self._rows(table.take(positions))
 
     def rows(self, count: int) -> Iterator[Rows]:
@@ -227,11 +235,13 @@ class LanceStore:
         )
 
     def _load(self) -> Loaded:
-        self._refresh()
-        if self._loaded is None or self._loaded.version != self._dataset.version:
-            table = self._table(["id", "uri", "metadata"], rows=True)
-            self._loaded = Loaded(self._dataset.version, table, self._dataset)
-        return self._loaded
+        """Return the newest version in memory; of several threads, one reads it."""
+        with self._reading:
+            self._refresh()
+            if self._loaded is None or self._loaded.version != self._dataset.version:
+                table = self._table(["id", "uri", "metadata"], rows=True)
+                self._loaded = Loaded(self._dataset.version, table, self._dataset)
+            return self._loaded
 
     def _table(self, names: Sequence[str], where: Any = None, *, rows: bool = False) -> Any:
         """Return columns of the newest version in order of id, of some rows or all.
@@ -252,9 +262,10 @@ class LanceStore:
         """
         try:
             versions = frozenset(os.listdir(self._path / _VERSIONS))  # noqa: PTH208 - names only
-            if versions != self._seen:
-                self._dataset = lance.dataset(self._path)
-                self._seen = versions
+            with self._reading:
+                if versions != self._seen:
+                    self._dataset = lance.dataset(self._path)
+                    self._seen = versions
         except (ValueError, OSError) as error:
             raise ArtifactError(
                 f"{self._path}: the table of the gallery is missing or broken "

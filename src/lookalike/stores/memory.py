@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import InputError
-from lookalike.filters import Filter, MetadataColumns
+from lookalike.errors import MissingRowError
+from lookalike.filters import Columns, Filter, MetadataColumns
 from lookalike.stores.base import Record, Rows, check_queries, check_rows, matching
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, Hit, Metric
@@ -67,6 +67,10 @@ class MemoryStore:
             for rows, distances in zip(found.rows, found.distances, strict=True)
         ]
 
+    def columns(self) -> Columns:
+        """Return the metadata of all rows by column."""
+        return (self._index or self._build())[2]
+
     def records(self) -> Iterator[Record]:
         """Iterate over all rows in order of id."""
         return (self._rows[key][0] for key in sorted(self._rows))
@@ -84,7 +88,7 @@ class MemoryStore:
         """Return the rows of these ids."""
         missing = [key for key in ids if key not in self._rows]
         if missing:
-            raise InputError(f"there is no row with the id {missing[0]!r}")
+            raise MissingRowError(f"there is no row with the id {missing[0]!r}")
         records = [self._rows[key][0] for key in ids]
         embeddings = [self._rows[key][1] for key in ids]
         return Rows(

@@ -1,0 +1,64 @@
+"""What the columns of a gallery's metadata hold: what filters can be made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lookalike.filters import Columns, kind_of
+
+FEW = 50
+"""A column with more values than this is not listed value by value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facet:
+    """One column of metadata.
+
+    ``kind`` is truth, number, text or mixed; ``rows`` counts rows that have a value, ``distinct``
+    the different ones. ``values`` counts rows by value, most frequent first, where there are few;
+    ``low`` and ``high`` are those of numbers.
+    """
+
+    column: str
+    kind: str
+    rows: int
+    distinct: int
+    values: Mapping[str | float | bool, int] | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def facets(columns: Columns) -> list[Facet]:
+    """Describe every column that holds truth values, numbers or texts, or lists of these."""
+    found = (_facet(columns, name) for name in columns.names)
+    return [facet for facet in found if facet is not None]
+
+
+def _facet(columns: Columns, name: str) -> Facet | None:
+    codes, values = columns.encoded(name)
+    rows = np.bincount(codes[codes >= 0], minlength=len(values)).tolist()
+    counts: Counter[tuple[str, Any]] = Counter()
+    for value, count in zip(values, rows, strict=True):
+        for inner in value if isinstance(value, list | tuple) else (value,):
+            if (kind := kind_of(inner)) != "other":
+                counts[kind, inner] += count
+    if not counts:
+        return None
+    kinds = {kind for kind, _ in counts}
+    kind = kinds.pop() if len(kinds) == 1 else "mixed"
+    few = len(counts) <= FEW and kind != "mixed"
+    numbers = [value for _, value in counts] if kind == "number" else []
+    return Facet(
+        name,
+        kind,
+        sum(rows),
+        len(counts),
+        {value: count for (_, value), count in counts.most_common()} if few else None,
+        min(numbers, default=None),
+        max(numbers, default=None),
+    )

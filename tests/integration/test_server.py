@@ -1,0 +1,485 @@
+"""The service over HTTP: what it answers is what the gallery answers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lookalike as la
+from lookalike.encoders.base import Encoder
+from lookalike.encoders.catalog import open_encoder
+from lookalike.errors import BusyError, ImageError, InputError, MissingRowError, ServiceError
+from lookalike.gallery import LOCK, Gallery
+from lookalike.reading import sample_images
+from lookalike.server.keys import Key, add_key, find_key, read_keys, remove_key
+from lookalike.server.limits import Limits
+from lookalike.server.settings import LOOPBACK, ServeSettings, check_host, named
+from lookalike.sources import open_source
+from lookalike.uploads import FOLDER
+from tests.integration.test_cli import lookalike
+from tests.serving import Serving, serving
+
+READ, WRITE = "la_read", "la_write"
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty images of three labels, in sub-folders, with a table of years."""
+    root = tmp_path_factory.mktemp("shop") / "colours"
+    rng = np.random.default_rng(0)
+    lines = ["path,year"]
+    for label, colour in {
+        "red": (200, 20, 20),
+        "green": (20, 200, 20),
+        "blue": (9, 9, 200),
+    }.items():
+        (root / label).mkdir(parents=True)
+        for number in range(10):
+            noise = rng.integers(-60 - number, 60 + number, (40, 50, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{number}.png")
+            lines.append(f"{label}/{number}.png,{2000 + number}")
+    (root / "metadata.csv").write_text("\n".join(lines))
+    return root
+
+
+@pytest.fixture(scope="module")
+def encoder(colours: Path) -> Encoder:
+    return open_encoder("colour", sample_images(open_source(colours)))
+
+
+def made(path: Path, encoder: Encoder, source: Path) -> Gallery:
+    gallery = Gallery.create(path, encoder=encoder)
+    gallery.sync(source)
+    return gallery
+
+
+@pytest.fixture(scope="module")
+def shop(
+    tmp_path_factory: pytest.TempPathFactory, colours: Path, encoder: Encoder
+) -> Iterator[Serving]:
+    gallery = made(tmp_path_factory.mktemp("served") / "shop.gallery", encoder, colours)
+    with serving({"shop": gallery}) as served:
+        yield served
+
+
+@pytest.fixture
+def local(shop: Serving) -> Gallery:
+    return shop.service.served("shop").gallery
+
+
+@pytest.fixture
+def remote(shop: Serving) -> Any:
+    return shop.client().gallery("shop")
+
+
+def same(one: la.Hits, other: la.Hits) -> bool:
+    return [(h.rank, h.id, h.metadata) for h in one] == [
+        (h.rank, h.id, h.metadata) for h in other
+    ] and np.allclose([h.distance for h in one], [h.distance for h in other], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"n": 25, "metric": "l2"},
+        {"where": "year >= 2005 and label != 'red'"},
+        {"where": {"year": {"lt": 2003}}, "max_distance": 0.5},
+        {"box": (5, 5, 20, 30)},
+        {"foreground": True, "parts": True},
+        {"rerank": "expand+reciprocal", "exact": True},
+    ],
+)
+def test_the_service_answers_what_the_gallery_does(
+    colours: Path, local: Gallery, remote: Any, options: dict[str, Any]
+) -> None:
+    query = colours / "green" / "3.png"
+    assert same(remote.search(query, **options), local.search(query, **options))
+
+
+@pytest.mark.parametrize("options", [{}, {"box": (0, 0, 9, 9)}, {"rerank": "diffuse"}])
+def test_a_row_as_the_query(local: Gallery, remote: Any, options: dict[str, Any]) -> None:
+    found = remote.search(id="colours:red/4.png", **options)
+    assert same(found, local.search(id="colours:red/4.png", **options))
+    assert "colours:red/4.png" not in {hit.id for hit in found}
+
+
+def test_arrays_and_pillow_images_as_the_query(colours: Path, local: Gallery, remote: Any) -> None:
+    path = colours / "blue" / "1.png"
+    with Image.open(path) as image:
+        for query in (image, np.asarray(image), path.read_bytes(), str(path)):
+            assert same(remote.search(query), local.search(path))
+
+
+def test_the_body_of_a_request_as_the_query(shop: Serving, colours: Path, local: Gallery) -> None:
+    data = (colours / "red" / "0.png").read_bytes()
+    path = "/v1/galleries/shop/search/image?n=3&where=year%3D2000&box=1,2,30,20"
+    answer, body = shop.ask("POST", path, data, {"content-type": "image/png"})
+    assert answer.status == 200
+    found = json.loads(body)
+    expected = local.search(colours / "red" / "0.png", n=3, where="year=2000", box=(1, 2, 30, 20))
+    assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in expected]
+    assert re.fullmatch(
+        r"decode;dur=.*, encode;dur=.*, search;dur=.*", answer.headers["server-timing"]
+    )
+    assert str(colours) not in body.decode()
+
+
+def test_a_batch_answers_each(shop: Serving, colours: Path) -> None:
+    data = base64.b64encode((colours / "red" / "0.png").read_bytes()).decode()
+    body = {
+        "queries": [{"image": data}, {"id": "colours:blue/1.png"}, {"id": "no"}, {"image": "AAAA"}],
+        "n": 2,
+    }
+    answers = shop.client().json("POST", "/v1/galleries/shop/search/batch", body)["answers"]
+    assert [a["found"] is None for a in answers] == [False, False, True, True]
+    assert answers[0]["found"]["hits"][0]["id"] == "colours:red/0.png"
+    assert answers[2]["problem"]["status"] == 404
+    assert "not an image" in answers[3]["problem"]["detail"]
+
+
+def test_many_queries_at_once_are_each_their_own(
+    colours: Path, local: Gallery, remote: Any
+) -> None:
+    paths = sorted(colours.rglob("*.png"))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda path: remote.search(path, n=1), paths))
+    assert [hits[0].id for hits in found] == [f"colours:{p.relative_to(colours)}" for p in paths]
+    assert [hits[0].id for hits in remote.search_all(paths, n=1)] == [h[0].id for h in found]
+
+
+def test_facts_and_columns(shop: Serving, remote: Any, encoder: Encoder) -> None:
+    assert shop.client().galleries() == ["shop"]
+    info = remote.info()
+    assert (info["rows"], info["dim"], info["encoder"]) == (30, encoder.dim, "colour")
+    columns = {each["column"]: each for each in info["columns"]}
+    assert dict(columns["label"]["values"]) == {"red": 10, "green": 10, "blue": 10}
+    assert (columns["year"]["kind"], columns["year"]["low"], columns["year"]["high"]) == (
+        "number",
+        2000,
+        2009,
+    )
+
+
+def test_an_item_and_its_pictures(shop: Serving, colours: Path, remote: Any) -> None:
+    found = remote.item("colours:red/4.png")
+    assert found["metadata"] == {"label": "red", "year": 2004}
+    answer, body = shop.ask("GET", found["image"])
+    assert body == (colours / "red" / "4.png").read_bytes()
+    assert answer.headers["content-type"] == "image/png"
+    tag = answer.headers["etag"]
+    answer, body = shop.ask("GET", found["image"], headers={"if-none-match": tag})
+    assert (answer.status, body) == (304, b"")
+    answer, body = shop.ask("GET", found["thumbnail"] + "&side=16")
+    with Image.open(__import__("io").BytesIO(body)) as small:
+        assert max(small.size) == 16
+
+
+@pytest.mark.parametrize(
+    "row_id",
+    ["/etc/passwd", "../../etc/passwd", "colours:../metadata.csv", "colours:red/4.png/..", "\0"],
+)
+@pytest.mark.parametrize("what", ["", "/image", "/thumbnail", "/neighbours"])
+def test_files_are_served_by_id_only(shop: Serving, row_id: str, what: str) -> None:
+    path = f"/v1/galleries/shop/item{what}?id={quote(row_id, safe='')}"
+    assert shop.ask("GET", path)[0].status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "said"),
+    [
+        ("GET", "/v1/galleries/nosuch", None, 404, "served are shop"),
+        ("GET", "/nosuch", None, 404, "no-such-page"),
+        ("DELETE", "/healthz", None, 405, "no-such-method"),
+        ("POST", "/v1/galleries/shop/search", b"{", 422, "body"),
+        ("POST", "/v1/galleries/shop/search", b'{"id": "no"}', 404, "no row with the id"),
+        ("POST", "/v1/galleries/shop/search", b"{}", 422, "just one of"),
+        ("POST", "/v1/galleries/shop/search", b'{"id": "a", "nn": 1}', 422, "nn"),
+        ("POST", "/v1/galleries/shop/search", b'{"id": "a", "n": 1001}', 422, "1000"),
+        ("POST", "/v1/galleries/shop/search", b'{"id": "a", "where": "year >"}', 422, "filter"),
+        ("POST", "/v1/galleries/shop/search", b'{"id": "a", "rerank": "x"}', 422, "re-ranking"),
+        ("POST", "/v1/galleries/shop/search", b'{"text": "a cat"}', 422, "images only"),
+        ("POST", "/v1/galleries/shop/search", b'{"url": "http://a/"}', 403, "--allow-urls"),
+        ("POST", "/v1/galleries/shop/search/image", b"\x89PNG\r\n\x1a\n", 422, "not an image"),
+        ("POST", "/v1/galleries/shop/search/image", b"", 422, "empty"),
+        ("PUT", "/v1/galleries/shop/item?id=%00", b"x", 422, "printable"),
+        ("PUT", "/v1/galleries/shop/item?id=a&metadata=%5B%5D", b"x", 422, "JSON object"),
+        ("PUT", "/v1/galleries/shop/item?id=a", b"<svg/>", 422, "not an image"),
+        ("DELETE", "/v1/galleries/shop/item?id=api:none", None, 404, "no row"),
+        ("DELETE", "/v1/galleries/shop/item?id=colours:red/4.png", None, 422, "of its own"),
+        ("PATCH", "/v1/galleries/shop/item?id=api:a", b'{"metadata": {"a": NaN}}', 422, "metadata"),
+        (
+            "PATCH",
+            "/v1/galleries/shop/item?id=api:a",
+            b'{"metadata": {"a": "\\ud800"}}',
+            422,
+            "JSON",
+        ),
+    ],
+)
+def test_what_is_wrong_is_a_problem_document(
+    shop: Serving, method: str, path: str, body: bytes | None, status: int, said: str
+) -> None:
+    answer, found = shop.ask(method, path, body, {"content-type": "application/json"})
+    assert answer.status == status, found
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = json.loads(found)
+    assert problem["status"] == status
+    assert said in json.dumps(problem)
+
+
+def test_deeply_nested_filters_are_refused(shop: Serving) -> None:
+    for depth in (60, 400, 5_000):
+        where = '{"not": ' * depth + '{"year": 1}' + "}" * depth
+        body = f'{{"id": "colours:red/4.png", "where": {where}}}'.encode()
+        answer, _ = shop.ask(
+            "POST", "/v1/galleries/shop/search", body, {"content-type": "application/json"}
+        )
+        assert answer.status in (400, 422)
+
+
+def test_rows_are_put_changed_and_deleted(shop: Serving, local: Gallery, remote: Any) -> None:
+    folder = local.path / FOLDER
+    yellow = np.full((30, 30, 3), (230, 220, 10), np.uint8)
+    assert remote.put("odd/ä #1", yellow, {"label": "yellow"})
+    assert remote.search(yellow, n=1)[0].id == "api:odd/ä #1"
+    assert np.array_equal(remote.image("api:odd/ä #1"), yellow)
+    assert not remote.put("odd/ä #1", yellow // 2, {"label": "olive", "year": 1})
+    assert len(list(folder.iterdir())) == 1
+    assert remote.describe("api:odd/ä #1", {"year": None, "a": [1, "b"]}) == {
+        "label": "olive",
+        "a": [1, "b"],
+    }
+    assert (
+        remote.search(id="api:odd/ä #1", where="label = 'red'", n=1)[0].metadata["label"] == "red"
+    )
+    remote.remove("api:odd/ä #1")
+    assert list(folder.iterdir()) == []
+    with pytest.raises(MissingRowError):
+        remote.item("api:odd/ä #1")
+    assert len(remote) == 30
+
+
+def test_what_was_put_outlives_a_sync_of_a_source(
+    tmp_path: Path, colours: Path, encoder: Encoder
+) -> None:
+    gallery = made(tmp_path / "a.gallery", encoder, colours)
+    with serving({"a": gallery}) as served:
+        served.client().gallery("a").put("mine", np.zeros((9, 9, 3), np.uint8))
+    again = Gallery.open(tmp_path / "a.gallery")
+    assert again.sync(colours).unchanged == 30
+    assert len(again) == 31
+
+
+def test_rows_of_another_process_appear_and_a_busy_gallery_is_said(
+    tmp_path: Path, colours: Path, encoder: Encoder
+) -> None:
+    from filelock import FileLock
+
+    path = tmp_path / "a.gallery"
+    gallery = made(path, encoder, colours)
+    new = tmp_path / "new"
+    new.mkdir()
+    Image.new("RGB", (40, 40), (240, 240, 10)).save(new / "yellow.png")
+    with serving({"a": gallery}) as served:
+        remote = served.client().gallery("a")
+        assert remote.search(new / "yellow.png", n=1)[0].id != "new:yellow.png"
+        done = lookalike("index", path, new)
+        assert done.returncode == 0, done.stderr
+        assert remote.search(new / "yellow.png", n=1)[0].id == "new:yellow.png"
+        with FileLock(path / LOCK), pytest.raises(BusyError, match="another process"):
+            remote.put("mine", np.zeros((9, 9, 3), np.uint8))
+        assert not list((path / FOLDER).glob("*"))
+
+
+def test_keys_and_rights(tmp_path: Path, colours: Path, encoder: Encoder) -> None:
+    gallery = made(tmp_path / "a.gallery", encoder, colours)
+    file = tmp_path / "keys.json"
+    reader, writer = add_key(file, "reader", write=False), add_key(file, "writer", write=True)
+    assert reader not in file.read_text()
+    query = colours / "red" / "0.png"
+    with serving({"a": gallery}, ServeSettings(keys=read_keys(file))) as served:
+        for key in (None, "la_wrong", "ä"):
+            with pytest.raises((ServiceError, UnicodeError)):
+                served.client(key).galleries()
+        for key in (reader, writer):
+            assert served.client(key).gallery("a").search(query, n=1)[0].distance < 1e-3
+            answer, _ = served.ask("GET", "/metrics", headers={"x-api-key": key})
+            assert answer.status == 200
+        with pytest.raises(ServiceError, match="may only read") as refused:
+            served.client(reader).gallery("a").put("x", query)
+        assert refused.value.status == 403
+        assert served.client(writer).gallery("a").put("x", query)
+        assert served.ask("GET", "/metrics")[0].status == 401
+        assert served.ask("GET", "/healthz")[0].status == 200
+        assert served.ask("GET", "/readyz")[0].status == 200
+
+
+def test_without_keys_writing_is_off(tmp_path: Path, colours: Path, encoder: Encoder) -> None:
+    gallery = made(tmp_path / "a.gallery", encoder, colours)
+    with (
+        serving({"a": gallery}, ServeSettings()) as served,
+        pytest.raises(ServiceError, match="--write"),
+    ):
+        served.client().gallery("a").put("x", colours / "red" / "0.png")
+
+
+def test_a_page_elsewhere_cannot_ask_under_a_name_of_its_own(shop: Serving) -> None:
+    answer, _ = shop.ask("GET", "/v1/galleries", headers={"host": "evil.example"})
+    assert answer.status == 421
+    assert shop.ask("GET", "/v1/galleries", headers={"host": "localhost:1"})[0].status == 200
+
+
+def test_other_origins_only_where_listed(tmp_path: Path, colours: Path, encoder: Encoder) -> None:
+    gallery = made(tmp_path / "a.gallery", encoder, colours)
+    settings = ServeSettings(origins=("https://shop.example",))
+    with serving({"a": gallery}, settings) as served:
+        for origin, allowed in (("https://shop.example", True), ("https://evil.example", False)):
+            answer, _ = served.ask("GET", "/v1/galleries", headers={"origin": origin})
+            assert (answer.headers["access-control-allow-origin"] == origin) is allowed
+            assert answer.headers["set-cookie"] is None
+
+
+def test_more_than_it_can_do_is_turned_away(
+    tmp_path: Path, colours: Path, encoder: Encoder
+) -> None:
+    gallery = made(tmp_path / "a.gallery", encoder, colours)
+    query = (colours / "red" / "0.png").read_bytes()
+    with serving({"a": gallery}, ServeSettings(limits=Limits(waiting=1))) as served:
+
+        def ask(_: int) -> int:
+            answer, _body = served.ask("POST", "/v1/galleries/a/search/image?parts=true", query)
+            assert answer.status in (200, 429)
+            assert answer.status == 200 or answer.headers["retry-after"] == "1"
+            return answer.status
+
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(ask, range(80)))
+        assert {200, 429} == set(found)
+        assert ask(0) == 200
+        assert b'lookalike_failures_total{reason="too-busy"}' in served.ask("GET", "/metrics")[1]
+
+
+def test_metrics_tell_the_stages(shop: Serving, colours: Path, remote: Any) -> None:
+    remote.search(colours / "red" / "0.png", rerank="expand")
+    text = shop.ask("GET", "/metrics")[1].decode()
+    for stage in ("decode", "encode", "search", "rerank"):
+        assert f'lookalike_stage_seconds_count{{stage="{stage}"}}' in text
+    assert 'route="/v1/galleries/{gallery}/search"' in text
+
+
+def test_answers_carry_the_headers_of_a_careful_service(shop: Serving) -> None:
+    for path in ("/healthz", "/nosuch", "/v1/galleries/shop"):
+        headers = shop.ask("GET", path)[0].headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["server"] is None
+
+
+def test_the_document_describes_every_route_and_problem(shop: Serving) -> None:
+    document = shop.client().json("GET", "/openapi.json")
+    assert "HTTPValidationError" not in json.dumps(document)
+    for path, methods in document["paths"].items():
+        for method, route in methods.items():
+            assert route["summary"], (path, method)
+            if path != "/healthz":
+                assert {"401", "422", "429"} <= set(route["responses"])
+
+
+def test_serve_on_the_command_line(tmp_path: Path, colours: Path, encoder: Encoder) -> None:
+    path = tmp_path / "a.gallery"
+    made(path, encoder, colours)
+    command = [sys.executable, "-m", "lookalike", "serve", str(path), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        said = next(line for line in lines if "serving at" in line)
+        url = re.search(r"http://[\d.]+:\d+", said)
+        assert url is not None
+        client = la.Client(url[0])
+        query = colours / "red" / "3.png"
+        assert client.gallery("a").search(query, n=1)[0].id == "colours:red/3.png"
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("none.gallery",), "not a gallery"),
+        (("a.gallery", "--host", "0.0.0.0"), "lookalike key add"),
+        (("a.gallery", "a=a.gallery"), "give one as NAME=PATH"),
+        (("x y=a.gallery",), "cannot be part of an address"),
+        (("a.gallery", "--keys", "none.json"), "none.json: cannot be read"),
+    ],
+)
+def test_a_wrong_call_is_one_line(
+    tmp_path: Path,
+    colours: Path,
+    encoder: Encoder,
+    arguments: tuple[str, ...],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made(tmp_path / "a.gallery", encoder, colours)
+    monkeypatch.chdir(tmp_path)
+    done = lookalike("serve", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_keys_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    secret = lookalike("key", "add", file, "shop", "--write").stdout.strip()
+    assert find_key(secret, read_keys(file)) == Key("shop", True, read_keys(file)[0].sha256)
+    assert lookalike("key", "add", file, "shop").returncode == 2
+    assert "read, write" in lookalike("key", "list", file).stdout
+    assert lookalike("key", "remove", file, "none").returncode == 2
+    assert lookalike("key", "remove", file, "shop").returncode == 0
+    with pytest.raises(InputError, match="holds no key"):
+        read_keys(file)
+    add_key(file, "other", write=False)
+    with pytest.raises(InputError, match="no key named"):
+        remove_key(file, "shop")
+
+
+def test_hosts_and_names() -> None:
+    for host in ("127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"):
+        check_host(host, keys=False)
+    for host in ("0.0.0.0", "192.168.1.1", "::", "example.org"):
+        check_host(host, keys=True)
+        with pytest.raises(InputError, match="API keys"):
+            check_host(host, keys=False)
+    assert named(["x/photos.gallery", "b=y/c.gallery"]) == {
+        "photos": Path("x/photos.gallery"),
+        "b": Path("y/c.gallery"),
+    }
+    assert "127.0.0.1" in LOOPBACK
+
+
+def test_the_client_says_what_is_wrong(shop: Serving, tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="cannot be reached"):
+        la.Client("http://127.0.0.1:9").galleries()
+    with pytest.raises(ServiceError, match="There is no such gallery"):
+        shop.client().gallery("none").info()
+    with pytest.raises(ImageError, match="cannot be read"):
+        shop.client().gallery("shop").search(tmp_path / "none.png")
+    with pytest.raises(InputError, match="just one"):
+        shop.client().gallery("shop").search()

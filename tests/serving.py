@@ -1,0 +1,68 @@
+"""A service in a thread of the tests, at a port of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lookalike.client import Client
+from lookalike.gallery import Gallery
+from lookalike.server.app import create_app
+from lookalike.server.running import listen, server
+from lookalike.server.service import Service
+from lookalike.server.settings import LOOPBACK, ServeSettings
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A running service."""
+
+    port: int
+    service: Service
+    app: Any
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, key: str | None = None) -> Client:
+        return Client(self.url, key=key)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, dict(headers or {}))
+            answer = connection.getresponse()
+            return answer, answer.read()
+
+
+@contextlib.contextmanager
+def serving(
+    galleries: Mapping[str, Gallery], settings: ServeSettings | None = None
+) -> Iterator[Serving]:
+    settings = settings or ServeSettings(write=True, hosts=LOOPBACK)
+    app = create_app(galleries, settings)
+    listening = listen("127.0.0.1", 0)
+    running = server(app, settings.limits)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        while not running.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield Serving(listening.getsockname()[1], app.state.service, app)
+    finally:
+        running.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
