@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,8 +16,11 @@ from starlette.responses import Response
 import lookalike
 from lookalike.errors import LookalikeError
 from lookalike.gallery import Gallery
+from lookalike.server import pages
 from lookalike.server.api import router, v1
+from lookalike.server.browsing import Browsing
 from lookalike.server.gate import Gate, respond
+from lookalike.server.items import items
 from lookalike.server.problems import ProblemError, problem_of
 from lookalike.server.schemas import ProblemOut
 from lookalike.server.service import Service
@@ -45,7 +49,9 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with service:
+            warming = asyncio.create_task(app.state.browsing.warm())
             yield
+            warming.cancel()
 
     app = FastAPI(
         title="lookalike",
@@ -57,8 +63,11 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
         separate_input_output_schemas=False,
     )
     app.state.service = service
+    app.state.browsing = Browsing(service)
     app.include_router(router)
     app.include_router(v1)
+    app.include_router(items)
+    app.include_router(pages.router)
     app.add_exception_handler(LookalikeError, _told)
     app.add_exception_handler(ProblemError, _told)
     app.add_exception_handler(RequestValidationError, _told)
@@ -82,9 +91,9 @@ async def _told(request: Request, error: Exception) -> Response:
     problem = _problem(error)
     service: Service = request.app.state.service
     service.telemetry.failures.labels(problem.kind).inc()
-    if problem.status >= 500:
-        log.error("%s %s: %s", request.method, request.url.path, error, exc_info=error)
-    return respond(problem)
+    if problem.status >= 500 and problem.kind != "error":  # uvicorn logs those itself
+        log.error("%s %s: %s", request.method, request.url.path, error)
+    return respond(problem, request.scope)
 
 
 def _problem(error: Exception) -> ProblemError:

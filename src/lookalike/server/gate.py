@@ -12,18 +12,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lookalike.server.keys import find_key
+from lookalike.server.pages import is_page, problem_page
 from lookalike.server.problems import MEDIA_TYPE, ProblemError, too_busy
 from lookalike.server.settings import ServeSettings
 from lookalike.server.telemetry import Telemetry
 
 _OPEN = ("/healthz", "/readyz", "/openapi.json")
 _READING = ("GET", "HEAD", "OPTIONS")
-_SEARCHES = ("/search", "/search/image", "/search/batch")
+_SEARCHES = ("/search", "/search/image", "/search/batch", "/results")
 _BATCH = "/search/batch"
 _SECURITY = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
+    (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (
         b"content-security-policy",
@@ -62,7 +64,7 @@ class Gate:
             self._hold(size)
             await self._app(scope, _replayed(body, receive), out)
         except ProblemError as problem:
-            await respond(problem)(scope, receive, out)
+            await respond(problem, scope)(scope, receive, out)
         except _Gone:
             return
         finally:
@@ -84,7 +86,7 @@ class Gate:
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         path, method = scope["path"], scope["method"]
-        if path in _OPEN or method == "OPTIONS" or not path.startswith(("/v1/", "/metrics")):
+        if path in _OPEN or method == "OPTIONS" or path.startswith("/static/"):
             return
         writes = method not in _READING and not path.endswith(_SEARCHES)
         keys = self._settings.keys
@@ -196,8 +198,11 @@ class _Answer:
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-def respond(problem: ProblemError) -> Response:
-    """Return a problem as an answer."""
+def respond(problem: ProblemError, scope: Scope) -> Response:
+    """Return a problem as an answer: as a page where a page was asked for."""
+    accept = Headers(scope=scope).get("accept", "")
+    if is_page(scope["method"], scope["path"], accept):
+        return problem_page(problem)
     return _ProblemResponse(
         problem.as_dict(),
         problem.status,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -243,6 +244,10 @@ class Service:
         """
         return await self.thread(served.gallery.store.get, [row_id])
 
+    async def sample(self, served: Served, count: int, seed: int) -> Rows:
+        """Return rows drawn at random, the same ones for the same seed; all if there are fewer."""
+        return await self.thread(_sample, served.gallery, count, seed)
+
     async def put(self, served: Served, key: str, data: bytes, metadata: Metadata) -> bool:
         """Add an image or replace it; return whether it was there.
 
@@ -314,3 +319,9 @@ class Service:
         except Exception:  # noqa: BLE001 - it takes words, if not none at all
             return True
         return True
+
+
+def _sample(gallery: Gallery, count: int, seed: int) -> Rows:
+    ids = gallery.store.ids()
+    chosen = random.Random(seed).sample(range(len(ids)), min(count, len(ids)))
+    return gallery.store.get([ids[place] for place in chosen])

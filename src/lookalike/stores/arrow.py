@@ -57,16 +57,16 @@ class Loaded:
         return ExactIndex(matrix(table, table.schema.field("embedding").type.list_size))
 
     @cached_property
-    def _ids(self) -> NDArray[np.object_]:
+    def ids(self) -> NDArray[np.object_]:
         """The ids as Python's texts, in their order, which is Arrow's."""
         return np.array(self.table["id"].to_pylist(), dtype=np.object_)
 
     def places(self, ids: Sequence[str]) -> NDArray[np.int64] | None:
         """Return the numbers of rows by their ids; None if one is not there."""
         wanted = np.array(ids, dtype=np.object_)
-        places = np.searchsorted(self._ids, wanted)
-        there = places < len(self._ids)
-        there[there] = self._ids[places[there]] == wanted[there]
+        places = np.searchsorted(self.ids, wanted)
+        there = places < len(self.ids)
+        there[there] = self.ids[places[there]] == wanted[there]
         return places if there.all() else None
 
     def holds(self, rows: NDArray[np.uint64], among: NDArray[np.int64]) -> NDArray[np.bool_]:

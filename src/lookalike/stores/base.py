@@ -116,6 +116,10 @@ class VectorStore(Protocol):
         """
         ...
 
+    def ids(self) -> Sequence[str]:
+        """Return the ids of all rows, in order."""
+        ...
+
     def columns(self) -> Columns:
         """Return the metadata of all rows by column, the rows in order of id."""
         ...

@@ -186,6 +186,11 @@ class LanceStore:
             table = table.filter(pa.array(self._load().holds(table[ROW].to_numpy(), among)))
         return table.take(pc.sort_indices(table["id"]))
 
+    def ids(self) -> Sequence[str]:
+        """Return the ids of all rows, in order."""
+        found: list[str] = self._load().ids.tolist()
+        return found
+
     def columns(self) -> Columns:
         """Return the metadata of all rows by column."""
         return self._load().columns

@@ -67,6 +67,10 @@ class MemoryStore:
             for rows, distances in zip(found.rows, found.distances, strict=True)
         ]
 
+    def ids(self) -> Sequence[str]:
+        """Return the ids of all rows, in order."""
+        return sorted(self._rows)
+
     def columns(self) -> Columns:
         """Return the metadata of all rows by column."""
         return (self._index or self._build())[2]
