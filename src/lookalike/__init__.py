@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lookalike.errors import LookalikeError
     from lookalike.evaluation import evaluate
     from lookalike.gallery import Gallery
+    from lookalike.hit_judgements import evaluate_judgements
     from lookalike.invariance import self_retrieval
     from lookalike.sources import open_source
     from lookalike.training.loop import TrainingOptions
@@ -42,6 +43,7 @@ __all__ = [
     "choose",
     "combine",
     "evaluate",
+    "evaluate_judgements",
     "figures",
     "load_encoder",
     "open_encoder",
@@ -61,6 +63,7 @@ _HOMES = {
     "lookalike.errors": ("LookalikeError",),
     "lookalike.evaluation": ("evaluate",),
     "lookalike.gallery": ("Gallery",),
+    "lookalike.hit_judgements": ("evaluate_judgements",),
     "lookalike.invariance": ("self_retrieval",),
     "lookalike.sources": ("open_source",),
     "lookalike.training.loop": ("TrainingOptions",),

@@ -172,6 +172,11 @@ class RemoteGallery:
                 found.append(self._hits(answer["found"]))
         return found
 
+    def evaluation(self) -> dict[str, Any]:
+        """Return how good its answers are, as it was measured and kept last."""
+        found: dict[str, Any] = self.client.json("GET", self._path("/evaluation"))
+        return found
+
     def item(self, id: str) -> dict[str, Any]:  # noqa: A002
         """Return a row's id, metadata, content hash, and where its image is."""
         found: dict[str, Any] = self.client.json("GET", self._path("/item", id=id))

@@ -19,6 +19,9 @@ from lookalike import figures
 from lookalike.artifacts import write_atomically
 from lookalike.gallery import Gallery
 
+SETTINGS = "Exact settings"
+"""The title of the section that says what was asked of what, paths among it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -81,7 +84,7 @@ def settings_of(gallery: Gallery, asked: Mapping[str, Any]) -> Section:
         for key, value in facts.items()
     ]
     text = "With these the figures can be made again."
-    return Section("Exact settings", text, table=Table(("setting", "value"), rows, wrap=True))
+    return Section(SETTINGS, text, table=Table(("setting", "value"), rows, wrap=True))
 
 
 def png(figure: Figure) -> str:

@@ -42,7 +42,14 @@ def write_report(
     Raises:
         StorageError: it could not be written.
     """
-    page = Page(
+    write_page(report_page(found, gallery, beside), path)
+
+
+def report_page(
+    found: Evaluation, gallery: Gallery, beside: Mapping[str, NetworkEncoder] | None = None
+) -> Page:
+    """Return the report of an evaluation; see :func:`write_report`."""
+    return Page(
         title=f"What looks like this? {found.scores.encoder} in {Path(found.gallery).name}",
         subtitle=(
             f"{len(found.examples):,} queries from {found.queries}, {found.rows:,} rows, "
@@ -52,7 +59,6 @@ def write_report(
         ours=found.scores.encoder,
         sections=list(_sections(found, gallery, beside or {})),
     )
-    write_page(page, path)
 
 
 def _sections(

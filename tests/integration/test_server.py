@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
 import re
@@ -305,6 +306,44 @@ def test_rows_of_another_process_appear_and_a_busy_gallery_is_said(
         with FileLock(path / LOCK), pytest.raises(BusyError, match="another process"):
             remote.put("mine", np.zeros((9, 9, 3), np.uint8))
         assert not list((path / FOLDER).glob("*"))
+
+
+def test_an_evaluation_is_kept_and_served_without_paths(
+    tmp_path: Path, colours: Path, encoder: Encoder
+) -> None:
+    path = tmp_path / "a.gallery"
+    gallery = made(path, encoder, colours)
+    with serving({"a": gallery}) as served:
+        remote = served.client().gallery("a")
+        with pytest.raises(ServiceError, match="--keep"):
+            remote.evaluation()
+        done = lookalike("evaluate", path, colours, "--keep", "--json")
+        assert done.returncode == 0, done.stderr
+        found = remote.evaluation()
+        measured = json.loads(done.stdout)
+        assert found["evaluation"]["precision"] == measured["precision"]
+        assert (found["rows"], found["stale"]) == (30, False)
+        page = served.ask("GET", "/g/a/report")[1].decode()
+        assert found["verdict"] in html.unescape(page)
+        assert "data:image/png;base64," in page
+        for said in (page, json.dumps(found)):
+            assert str(tmp_path) not in said
+            assert str(colours) not in said
+        remote.put("one", np.zeros((9, 9, 3), np.uint8))
+        assert remote.evaluation()["stale"]
+        (path / "evaluation.json").write_text("{}")
+        with pytest.raises(ServiceError, match="cannot be read"):
+            remote.evaluation()
+
+
+def test_a_sample_is_the_same_for_the_same_seed(shop: Serving) -> None:
+    def drawn(asked: str) -> list[str]:
+        return [
+            each["id"] for each in shop.client().json("GET", f"/v1/galleries/shop/sample{asked}")
+        ]
+
+    assert drawn("?count=5&seed=3") == drawn("?count=5&seed=3") != drawn("?count=5&seed=4")
+    assert len(set(drawn("?count=1000"))) == 30
 
 
 def test_keys_and_rights(tmp_path: Path, colours: Path, encoder: Encoder) -> None:

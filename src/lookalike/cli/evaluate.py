@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lookalike.cli import screen
+
+if TYPE_CHECKING:
+    from lookalike.gallery import Gallery
+    from lookalike.judged import Evaluation
 
 _FIRST = 100
 _N = 7
@@ -16,11 +21,11 @@ _N = 7
 
 def command(
     gallery: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             help="The gallery folder; its rows carry labels, or --match, --truth, --self."
         ),
-    ],
+    ] = None,
     queries: Annotated[
         str | None,
         typer.Argument(help="Images to ask with; without them each row is asked for the others."),
@@ -77,6 +82,13 @@ def command(
             "encoder is invariant to, not how good it is.",
         ),
     ] = False,
+    judgements: Annotated[
+        list[Path] | None,
+        typer.Option(help="Files saved from the page's judging view, and no gallery."),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep it in the gallery, where lookalike serve shows it.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Also write the report with its figures, one HTML file.")
     ] = None,
@@ -107,20 +119,40 @@ def command(
     darker, blurred, given noise, saved as poor JPEG and partly covered, and asked for their
     originals. This says what this encoder is invariant to, not how good it is: an encoder trained
     on such distortions wins it whatever its answers are worth.
+
+    With --judgements people are the measure: files saved from the judging view of lookalike serve,
+    several people's together, give precision@n of each gallery, and where two were compared how
+    often one is preferred, with intervals over the queries.
     """
+    others = {
+        "--match": match is not None,
+        "--truth": truth is not None,
+        "--protocol": protocol is not None,
+        "--street": street,
+        "--grounds": grounds is not None,
+        "--ways": ways is not None,
+        "--baselines": baselines,
+        "--first": first != _FIRST,
+        "--keep": keep,
+    }
+    if judgements:
+        given = {f"a gallery ({gallery})": gallery is not None, "--self": self_retrieval}
+        given |= {"-n": n is not None, "--metric": metric is not None, "--report": bool(report)}
+        _refuse_with(
+            "--judgements", "it is what people said of hits, and asks nothing", given, others
+        )
+        _say_judgements(judgements, as_json)
+        return
+    if gallery is None:
+        from lookalike.errors import SettingError
+
+        raise SettingError("which gallery? give its folder, or --judgements FILE")
     if self_retrieval:
-        _refuse_with_self(
-            {
-                f"queries ({queries})": queries is not None,
-                "--match": match is not None,
-                "--truth": truth is not None,
-                "--protocol": protocol is not None,
-                "--street": street,
-                "--grounds": grounds is not None,
-                "--ways": ways is not None,
-                "--baselines": baselines,
-                "--first": first != _FIRST,
-            }
+        _refuse_with(
+            "--self",
+            "it asks the gallery's own images, distorted, for their originals, and knows no labels",
+            {f"queries ({queries})": queries is not None},
+            others,
         )
         _judge_by_originals(gallery, n, metric, report, as_json)
         return
@@ -148,6 +180,8 @@ def command(
             from lookalike.report import write_report
 
             write_report(found, opened, report)
+        if keep:
+            _keep(found, opened)
     if as_json:
         screen.print_json(found.as_dict())
     else:
@@ -162,19 +196,40 @@ def command(
         raise typer.Exit(1)
 
 
-def _refuse_with_self(given: Mapping[str, bool]) -> None:
-    """Refuse options that need right answers; ``given`` says which of them are there.
+def _keep(found: Evaluation, gallery: Gallery) -> None:
+    from dataclasses import asdict, replace
+
+    from lookalike import kept
+    from lookalike.page import SETTINGS
+    from lookalike.report import report_page
+
+    page = report_page(found, gallery)
+    shown = [section for section in page.sections if section.title != SETTINGS]
+    screen.note(f"kept: {kept.keep(found, gallery, asdict(replace(page, sections=shown)))}")
+
+
+def _say_judgements(files: Sequence[Path], as_json: bool) -> None:
+    from lookalike.hit_judgements import evaluate_judgements
+
+    found = evaluate_judgements(files)
+    if as_json:
+        screen.print_json(found.as_dict())
+    else:
+        screen.print_hit_judgements(found)
+
+
+def _refuse_with(mode: str, why: str, *given: Mapping[str, bool]) -> None:
+    """Refuse options that a mode has no use for; ``given`` says which of them are there.
 
     Raises:
         SettingError: one was given.
     """
     from lookalike.errors import SettingError
 
-    for name, was_given in given.items():
+    for name, was_given in ChainMap(*map(dict, reversed(given))).items():
         if was_given:
             raise SettingError(
-                f"--self cannot be combined with {name}: it asks the gallery's own images, "
-                "distorted, for their originals, and knows no labels; leave out one of the two"
+                f"{mode} cannot be combined with {name}: {why}; leave out one of the two"
             )
 
 

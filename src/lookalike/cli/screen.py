@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lookalike.choosing import Choice
+    from lookalike.hit_judgements import HitJudgements
     from lookalike.invariance import SelfRetrieval
     from lookalike.judged import Evaluation
     from lookalike.metrics import Estimate
@@ -145,6 +146,37 @@ def print_self_retrieval(found: SelfRetrieval) -> None:
     columns = ("distortion", f"mAP@{found.n}", "recall@1", f"recall@{found.n}", "how strong")
     print_table(columns, rows, title=title)
     print(verdict(found))
+
+
+def print_hit_judgements(found: HitJudgements) -> None:
+    """Print what people said of hits, by gallery and by pair of galleries."""
+    rows = [
+        (
+            each.gallery,
+            str(each.n),
+            _estimate(each.precision),
+            _estimate(each.map_found),
+            f"{each.first_right.value:.4f}",
+            f"{each.queries:,}",
+            "" if each.agreement is None else f"{each.agreement:.2f}",
+        )
+        for each in found.hits
+    ]
+    columns = ("gallery", "n", "precision@n", "mAP@n (found)", "R@1", "queries", "agreement")
+    if rows:
+        print_table(columns, rows, title="Hits that people called right")
+    pairs = [
+        (f"{p.a} : {p.b}", f"{p.for_a} : {p.for_b}", str(p.ties), _estimate(p.share))
+        for p in found.preferences
+    ]
+    if pairs:
+        headings = ("galleries", "preferred", "neither", "share for the first")
+        print_table(headings, pairs, title="Which answers people preferred")
+    for pair in found.preferences:
+        print(pair.verdict())
+    for each in found.hits:
+        if each.left_out:
+            note(f"{each.gallery}: {each.left_out} queries not judged to the end are left out")
 
 
 def print_choice(found: Choice) -> None:

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query, Request, Response
 
 from lookalike.errors import LookalikeError
 from lookalike.facets import facets
+from lookalike.kept import kept
 from lookalike.server import schemas as s
-from lookalike.server.problems import problem_of
+from lookalike.server.problems import ProblemError, problem_of
 from lookalike.server.routes import (
     IMAGE_FILE,
     TheGallery,
@@ -74,6 +75,21 @@ async def gallery_facts(served: TheGallery, service: TheService) -> s.GalleryFac
         for each in found
     ]
     return s.GalleryFacts(**await facts_of(service, served), columns=columns)
+
+
+@v1.get("/galleries/{gallery}/evaluation", tags=["galleries"], responses=errors())
+async def evaluation(served: TheGallery, service: TheService) -> s.EvaluationOut:
+    """Return how good the answers are, as ``lookalike evaluate --keep`` measured it last."""
+    found = await service.thread(kept, served.gallery)
+    if found is None:
+        raise ProblemError(
+            404,
+            "no-evaluation",
+            "The gallery was not evaluated",
+            "whoever keeps it can do so with lookalike evaluate GALLERY --keep",
+        )
+    names = ("made", "rows", "fingerprint", "verdict", "stale", "evaluation")
+    return s.EvaluationOut(**{name: getattr(found, name) for name in names})
 
 
 @v1.post("/galleries/{gallery}/search", tags=["search"], responses=errors(501, 502))

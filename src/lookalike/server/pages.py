@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from lookalike.errors import LookalikeError, MissingRowError
 from lookalike.facets import Facet
+from lookalike.kept import kept
 from lookalike.searching import RERANKINGS
 from lookalike.server.api import facts_of
 from lookalike.server.browsing import Browsing
@@ -156,6 +157,18 @@ async def results_of_image(
 async def judge_page(served: TheGallery, service: TheService) -> Response:
     """Show the view in which people judge hits."""
     return render("judge.html", service, served, below="/judge")
+
+
+@router.get("/g/{gallery}/report")
+async def report_page(served: TheGallery, service: TheService) -> Response:
+    """Show how good the answers are, as it was measured last."""
+    found = await service.thread(kept, served.gallery)
+    values = (
+        {"page": None, "made": "", "stale": False}
+        if found is None
+        else {"page": found.page, "made": found.made[:10], "stale": found.stale}
+    )
+    return render("report.html", service, served, below="/report", **values)
 
 
 def render(

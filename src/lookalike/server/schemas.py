@@ -218,6 +218,21 @@ class ItemOut(BaseModel):
     thumbnail: str
 
 
+class EvaluationOut(BaseModel):
+    """How good the answers are, as it was measured last.
+
+    ``evaluation`` is the document of ``lookalike evaluate --json``; ``stale``: the gallery's rows
+    or encoder are others by now.
+    """
+
+    made: str
+    rows: int
+    fingerprint: str
+    verdict: str
+    stale: bool
+    evaluation: dict[str, Any]
+
+
 class PutOut(BaseModel):
     """What became of an item that was put."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -62,7 +63,7 @@ def open_source(
 
 
 def open_items(uris: Sequence[str], on_progress: ProgressCallback = ignore_progress) -> list[Item]:
-    """Open items by their uris, each source only once.
+    """Open items by their uris; the four sources opened last are kept while their file is the same.
 
     A uri is a file's path, an address, or ``SOURCE#INDEX`` as in ``dataset:mnist/test#17``. An
     item opened by a path or an address has it as its id.
@@ -70,7 +71,6 @@ def open_items(uris: Sequence[str], on_progress: ProgressCallback = ignore_progr
     Raises:
         SourceError: no such source, or an index outside it. A missing file is an error when read.
     """
-    opened: dict[str, Source] = {}
     items = []
     for uri in uris:
         base, mark, number = uri.rpartition("#")
@@ -85,13 +85,32 @@ def open_items(uris: Sequence[str], on_progress: ProgressCallback = ignore_progr
             path = Path(uri)
             items.append(Item(uri, uri, {}, path.read_bytes, partial(file_signature, path)))
             continue
-        if base not in opened:
-            opened[base] = open_source(base, on_progress)
-        source = opened[base]
+        source = _kept(base, on_progress)
         if int(number) >= len(source):
             raise SourceError(f"{uri}: {base} has images 0 to {len(source) - 1}")
         items.append(source[int(number)])
     return items
+
+
+def _kept(base: str, on_progress: ProgressCallback) -> Source:
+    """Open a source, or return it if it was among the last and is still the same file."""
+    try:
+        found = os.stat(base)  # noqa: PTH116 - a uri need not be a path that can be
+        version = found.st_mtime_ns, found.st_size
+    except (OSError, ValueError):
+        version = 0, 0  # a data set, whose bytes are pinned
+    with _opening:
+        before = _opened.pop(base, None)
+        source = before[1] if before and before[0] == version else open_source(base, on_progress)
+        _opened[base] = version, source
+        while len(_opened) > _MOST_KEPT:
+            del _opened[next(iter(_opened))]
+        return source
+
+
+_MOST_KEPT = 4
+_opening = threading.Lock()
+_opened: dict[str, tuple[tuple[int, int], Source]] = {}
 
 
 def _open(spec: str | Path, on_progress: ProgressCallback) -> Source:

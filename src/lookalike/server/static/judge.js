@@ -121,7 +121,7 @@ async function oneHit({ query, hit }) {
 async function twoSets({ query, sets, swapped }) {
   const names = [gallery, plan.other];
   const order = swapped ? [1, 0] : [0, 1];
-  const box = element("div", {});
+  const box = element("div", { class: "duel" });
   box.append(await figure(gallery, query, "Query", 256));
   const sides = element("div", { class: "sets beside" });
   for (const [i, side] of order.entries()) {

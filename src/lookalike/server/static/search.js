@@ -10,6 +10,7 @@ import * as recent from "./recent.js";
 let form, results, gallery, cutter;
 let query = null; // {kind: "id" | "text" | "url", value} or {kind: "image", blob, name, local}
 let running = null;
+let at = location.search;
 
 export function start(main) {
   form = main.querySelector("#ask");
@@ -33,11 +34,11 @@ export function start(main) {
   });
   results.addEventListener("click", followed);
   results.addEventListener("keydown", moved);
-  addEventListener("popstate", () => location.reload());
+  addEventListener("popstate", () => location.search !== at && location.reload());
   startPad(form.querySelector("#pad"), form.querySelector("#draw"), drawn);
   startCamera(main.querySelector("#snap"), form.querySelector("#camera"), (blob) => take(blob, "camera.jpg"));
   if (matchMedia("(min-width: 60rem)").matches) form.querySelector("details.options").open = true;
-  recent.start(form.querySelector("#recent"), gallery, put);
+  recent.start(main.querySelector("#recent"), gallery, put);
   return arrive();
 }
 
@@ -193,6 +194,7 @@ async function run({ push = true, keep = false } = {}) {
     keepQuery();
     show(results);
     if (push) history[shown.toString() === location.search.slice(1) ? "replaceState" : "pushState"]({}, "", `?${shown}`);
+    at = location.search;
   } catch (problem) {
     if (problem.name !== "AbortError") fail(problem);
   } finally {

@@ -1,0 +1,581 @@
+"""The page, in Debian's Chromium: what a person does there, and what they see.
+
+Screenshots are left in build/page.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike.encoders.catalog import open_encoder
+from lookalike.fetch import NpmPackage
+from lookalike.gallery import Gallery
+from lookalike.reading import sample_images
+from lookalike.server.keys import add_key, read_keys
+from lookalike.server.limits import Limits
+from lookalike.server.settings import LOOPBACK, ServeSettings
+from lookalike.sources import open_source
+from tests.conftest import Require
+from tests.integration.test_cli import lookalike
+from tests.integration.test_mnist import fetched
+from tests.serving import Serving, serving
+
+SHOTS = Path(__file__).parents[2] / "build" / "page"
+AXE = NpmPackage("axe-core", "4.14.1", "package")
+NOTE = '<img src=x onerror=alert(1)> & "it\'s"'
+HOSTILE = "<script>alert(1)<"
+COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "<b>blue": (9, 9, 200)}
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("page") / "colours"
+    rng = np.random.default_rng(0)
+    lines = ["path,year,note,sale"]
+    for label, colour in COLOURS.items():
+        (root / label).mkdir(parents=True)
+        for number in range(10):
+            spread = 20 + 6 * number
+            noise = rng.integers(-spread, spread, (60, 80, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            name = f"{label}/{HOSTILE if number == 3 else number}.png"
+            Image.fromarray(pixels).save(root / name)
+            note = '"' + NOTE.replace('"', '""') + f' {number}{label}"'
+            lines.append(f"{name},{2000 + number},{note},{'true' if number % 2 else 'false'}")
+    (root / "metadata.csv").write_text("\n".join(lines))
+    return root
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, colours: Path, require: Require) -> Iterator:
+    """A shop in two encodings, digits to draw, and a gallery without images."""
+    folder = tmp_path_factory.mktemp("site")
+    digits = fetched("dataset:mnist/train[:6000]", require)
+    made = {}
+    for name, encoder, source in [
+        ("shop", "colour", open_source(colours)),
+        ("other", "pixels", open_source(colours)),
+        ("digits", "hog", digits),
+    ]:
+        gallery = Gallery.create(
+            folder / f"{name}.gallery", encoder=open_encoder(encoder, sample_images(source))
+        )
+        gallery.sync(source)
+        made[name] = gallery
+    made["empty"] = Gallery.create(folder / "empty.gallery", encoder=made["shop"].encoder)
+    with serving(made) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def chromium(require: Require) -> Iterator[Any]:
+    path = shutil.which("chromium")
+    require(path, "Chromium is not installed (apt-get install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            args=[
+                "--no-sandbox",
+                "--use-fake-ui-for-media-stream",
+                "--use-fake-device-for-media-stream",
+            ],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(chromium: Any, site: Serving) -> Iterator[Open]:
+    """Opens pages; whatever a page logs, or asks of another address, fails the test."""
+    wrong: list[str] = []
+    contexts = []
+
+    def opened(path: str, *, base: str = site.url, allow: str = r"^$", **how: Any) -> Any:
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **how})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+
+        def logged(message: Any) -> None:
+            if message.type in ("error", "warning") and not re.search(allow, message.text):
+                wrong.append(message.text)
+
+        def requested(request: Any) -> None:
+            if urlsplit(request.url).netloc != urlsplit(base).netloc and not request.url.startswith(
+                ("blob:", "data:")
+            ):
+                wrong.append(f"asked {request.url}")
+
+        page.on("console", logged)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.on("request", requested)
+        page.goto(base + path)
+        if how.get("java_script_enabled", True):
+            page.wait_for_selector("main[data-ready]")
+        return page
+
+    yield opened
+    for context in contexts:
+        assert context.cookies() == []
+        context.close()
+    assert wrong == []
+
+
+def hits(page: Any) -> list[str]:
+    """Return the ids that the page shows, once it has stopped searching."""
+    page.wait_for_selector("#results:not([aria-busy]) .hit dl", state="attached")
+    shown = page.locator("#results .hit dl dd:first-of-type").all_text_contents()
+    return [text.strip() for text in shown]
+
+
+def searched(page: Any, action: Callable[[], object]) -> list[str]:
+    with page.expect_response(lambda answer: "/results?" in answer.url) as found:
+        action()
+    assert found.value.status == 200
+    page.wait_for_function("() => !document.querySelector('#results').hasAttribute('aria-busy')")
+    page.wait_for_timeout(50)
+    return hits(page)
+
+
+def shoot(page: Any, name: str) -> None:
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.wait_for_load_state("networkidle")
+    page.screenshot(path=SHOTS / f"{name}.png")
+
+
+def ids(site: Serving, name: str, *query: Any, **options: Any) -> list[str]:
+    found = site.service.served(name).gallery.search(*query, **options)
+    return [hit.id for hit in found]
+
+
+def item(name: str = "red/4.png") -> str:
+    return f"/g/shop?id={quote('colours:' + name, safe='')}"
+
+
+def test_start_then_more_like_this_and_back(tab: Open, site: Serving) -> None:
+    page = tab("/g/shop")
+    assert page.locator("#results .shot").count() == 24
+    shoot(page, "start")
+    with page.expect_response(lambda answer: "/results?" in answer.url):
+        page.locator(".shot").nth(5).click()
+    found = hits(page)
+    [asked] = parse_qs(urlsplit(page.url).query)["id"]
+    assert found == ids(site, "shop", id=asked)
+    shoot(page, "results")
+    again = tab(page.url.removeprefix(site.url))
+    assert hits(again) == found
+    page.go_back()
+    page.wait_for_selector("text=Start from one of these")
+
+
+def test_a_chosen_file_is_searched_and_its_address_kept(
+    tab: Open, site: Serving, colours: Path
+) -> None:
+    page = tab("/g/shop")
+    path = colours / "green" / "7.png"
+    found = searched(page, lambda: page.set_input_files("#file", path))
+    assert found == ids(site, "shop", path)
+    page.wait_for_function("() => location.search.includes('local=')")
+    page.reload()
+    assert hits(page) == found
+    elsewhere = tab(page.url.removeprefix(site.url))
+    elsewhere.wait_for_selector("text=The image is not here")
+
+
+def test_dropped_and_pasted_images(tab: Open, site: Serving, colours: Path) -> None:
+    page = tab("/g/shop")
+    for kind, name in (("drop", "dragenter"), ("paste", None)):
+        path = colours / "red" / ("1.png" if kind == "drop" else "2.png")
+        holder = page.evaluate_handle(
+            """async ([data, name]) => {
+              const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt(0));
+              const held = new DataTransfer();
+              held.items.add(new File([bytes], name, { type: "image/png" }));
+              return held;
+            }""",
+            [base64.b64encode(path.read_bytes()).decode(), path.name],
+        )
+        if name:
+            page.dispatch_event("body", name, {"dataTransfer": holder})
+            assert page.locator("#dropping").is_visible()
+        event = {"dataTransfer" if kind == "drop" else "clipboardData": holder}
+        found = searched(
+            page,
+            lambda kind=kind, event=event, holder=holder: (
+                page.dispatch_event("body", kind, event)
+                if kind == "drop"
+                else page.evaluate(
+                    "(held) => dispatchEvent(new ClipboardEvent('paste', { clipboardData: held }))",
+                    holder,
+                )
+            ),
+        )
+        assert found == ids(site, "shop", path)
+        assert not page.locator("#dropping").is_visible()
+
+
+def test_a_picture_from_the_camera(tab: Open) -> None:
+    page = tab("/g/shop", permissions=["camera"])
+    page.click("#camera")
+    page.wait_for_function("() => document.querySelector('#snap video').videoWidth > 0")
+    assert len(searched(page, lambda: page.click("#take"))) == 7
+    assert not page.locator("#snap").is_visible()
+    assert page.evaluate("document.querySelector('#snap video').srcObject") is None
+
+
+def test_a_drawn_seven_finds_sevens_as_it_is_drawn(tab: Open) -> None:
+    page = tab("/g/digits")
+    page.click("#draw")
+    pad = page.locator("#pad canvas").bounding_box()
+
+    def to(x: float, y: float, steps: int = 6) -> None:
+        page.mouse.move(pad["x"] + x * pad["width"], pad["y"] + y * pad["height"], steps=steps)
+
+    to(0.25, 0.25, 1)
+    page.mouse.down()
+    to(0.72, 0.25)
+    page.wait_for_selector("#results .hit dl", state="attached")
+    assert "local=" not in page.url
+    to(0.45, 0.85)
+    page.mouse.up()
+    page.wait_for_function("() => location.search.includes('local=')")
+    labels = page.locator("#results .label").all_text_contents()
+    assert [text.strip() for text in labels].count("7") >= 5
+    shoot(page, "drawing")
+    page.click("#undo")
+    assert page.locator("#pad").get_attribute("data-side") == "28"
+    assert not tab("/g/shop").locator("#draw").count()
+
+
+def test_a_box_on_the_query(tab: Open, site: Serving) -> None:
+    page = tab(item())
+    page.wait_for_selector("#part:not([hidden])")
+    frame = page.locator("#frame img").bounding_box()
+    scale = 80 / frame["width"]
+
+    def drag() -> None:
+        page.mouse.move(frame["x"] + 10 / scale, frame["y"] + 5 / scale)
+        page.mouse.down()
+        page.mouse.move(frame["x"] + 50 / scale, frame["y"] + 35 / scale, steps=5)
+        page.mouse.up()
+
+    row = "colours:red/4.png"
+    assert searched(page, drag) == ids(site, "shop", id=row, box=(10, 5, 40, 30))
+    assert parse_qs(urlsplit(page.url).query)["box"] == ["10,5,40,30"]
+    shoot(page, "box")
+    page.focus(".box")
+    found = searched(page, lambda: page.keyboard.press("ArrowRight"))
+    assert found == ids(site, "shop", id=row, box=(12, 5, 40, 30))
+    searched(page, lambda: page.keyboard.press("Shift+ArrowDown"))
+    page.click("#part summary")
+    assert [page.input_value(f"#box-{each}") for each in "xywh"] == ["12", "5", "40", "32"]
+    page.fill("#box-w", "9")
+    found = searched(page, lambda: page.press("#box-w", "Enter"))
+    assert found == ids(site, "shop", id=row, box=(12, 5, 9, 32))
+    page.reload()
+    page.wait_for_selector("main[data-ready]")
+    assert hits(page) == found
+    page.wait_for_selector(".box:visible")
+    assert searched(page, lambda: page.click("#whole")) == ids(site, "shop", id=row)
+
+
+def test_filters_of_the_columns(tab: Open, site: Serving) -> None:
+    page = tab(item())
+    row = "colours:red/4.png"
+    label = "value:label"
+    values = (
+        page.locator("fieldset:has(legend:text-is('label'))").locator("label").all_text_contents()
+    )
+    assert [" ".join(text.split()) for text in values] == ["<b>blue 10", "green 10", "red 10"]
+    found = searched(page, lambda: page.check(f'input[name="{label}"][value="green"]'))
+    assert found == ids(site, "shop", id=row, where="label = 'green'")
+    page.fill('input[name="low:year"]', "2004")
+    found = searched(page, lambda: page.press('input[name="low:year"]', "Enter"))
+    assert found == ids(site, "shop", id=row, where="label = 'green' and year >= 2004")
+    shoot(page, "filters")
+    assert hits(tab(page.url.removeprefix(site.url))) == found
+    found = searched(page, lambda: page.check('input[name="value:sale"][value="yes"]'))
+    assert found == ids(site, "shop", id=row, where="label='green' and year>=2004 and sale=true")
+    page.fill("#where", "year = 2001")
+    page.press("#where", "Enter")
+    page.wait_for_selector("text=Nothing matches.")
+    page.fill("#where", "year >")
+    page.press("#where", "Enter")
+    page.wait_for_selector("[role=alert] >> text=filter")
+    shoot(page, "wrong-filter")
+
+
+def test_how_to_search(tab: Open, site: Serving) -> None:
+    page = tab(item())
+    page.click("text=How to search")
+    row = "colours:red/4.png"
+    page.fill("#n", "12")
+    assert searched(page, lambda: page.press("#n", "Enter")) == ids(site, "shop", id=row, n=12)
+    found = searched(page, lambda: page.select_option("#metric", index=1))
+    metric = page.input_value("#metric")
+    assert found == ids(site, "shop", id=row, n=12, metric=metric)
+    found = searched(page, lambda: page.select_option("#rerank", "expand+reciprocal"))
+    expected = ids(site, "shop", id=row, n=12, metric=metric, rerank="expand+reciprocal")
+    assert found == expected
+    assert searched(page, lambda: page.check("input[name=parts]")) == ids(
+        site, "shop", id=row, n=12, metric=metric, rerank="expand+reciprocal", parts=True
+    )
+
+
+def test_two_galleries_side_by_side(tab: Open, site: Serving) -> None:
+    page = tab(item())
+    page.click("text=How to search")
+    found = searched(page, lambda: page.select_option("#with", "other"))
+    row = "colours:red/4.png"
+    assert found == ids(site, "shop", id=row) + ids(site, "other", id=row)
+    shoot(page, "beside")
+    page = tab(f"/g/shop?id={quote(row)}&with=digits")
+    assert len(hits(page)) == 14  # its image is asked for where it is no item
+
+
+def test_names_and_metadata_are_text(tab: Open) -> None:
+    page = tab(item(f"<b>blue/{HOSTILE}.png") + "&n=20")
+    assert f"colours:<b>blue/{HOSTILE}.png" in page.locator("#caption").text_content()
+    page.locator(".hit summary").first.click()
+    said = page.locator(".hit dl").first.text_content()
+    assert '<img src=x onerror=alert(1)> & "it\'s"' in said
+    assert page.locator("#results script, #results b, #results dl img").count() == 0
+
+
+def test_what_went_wrong_is_said(tab: Open, tmp_path: Path, colours: Path) -> None:
+    page = tab("/g/shop", allow="404|422")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes((colours / "red" / "1.png").read_bytes()[:200])
+    page.set_input_files("#file", broken)
+    page.wait_for_selector("[role=alert] >> text=The image cannot be used")
+    large = tmp_path / "large.png"
+    large.write_bytes(b"\x89PNG" + bytes(20_000_000))
+    page.set_input_files("#file", large)
+    page.wait_for_selector("[role=alert] >> text=at most 20 MB")
+    shoot(page, "too-large")
+    page = tab("/g/none", allow="404")
+    assert "There is no such gallery" in page.inner_text("main")
+    page = tab(item("none.png"), allow="404")
+    assert "no row with the id" in page.inner_text("#results [role=alert]")
+    page = tab("/g/empty")
+    assert "This gallery is empty" in page.inner_text("#results")
+    page = tab("/g/shop/report")
+    assert "Not evaluated yet" in page.inner_text("main")
+
+
+def test_a_service_that_is_gone_is_said(tab: Open, site: Serving) -> None:
+    page = tab("/g/shop", allow="Failed to load resource|ERR_INTERNET_DISCONNECTED")
+    page.context.set_offline(True)
+    page.locator(".shot").first.click()
+    page.wait_for_selector("[role=alert] >> text=The service cannot be reached")
+
+
+def test_recent_queries(tab: Open, site: Serving, colours: Path) -> None:
+    page = tab("/g/shop")
+    found = searched(page, lambda: page.set_input_files("#file", colours / "red" / "5.png"))
+    searched(page, lambda: page.locator(".shot").nth(2).click())
+    page.wait_for_function("() => document.querySelectorAll('#recent li').length === 2")
+    assert searched(page, lambda: page.locator("#recent button").nth(1).click()) == found
+    page.click("#forget")
+    page.wait_for_selector("#recent", state="hidden")
+
+
+def judged(page: Any, tmp_path: Path) -> tuple[Path, Any]:
+    with page.expect_download() as download:
+        page.click("#save")
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    return path, json.loads(path.read_text())
+
+
+def test_hits_are_judged_by_keys(tab: Open, site: Serving, tmp_path: Path) -> None:
+    page = tab("/g/shop/judge")
+    page.fill("#queries", "3")
+    page.fill("#hits", "4")
+    page.click("text=Begin")
+    for number in range(12):
+        page.wait_for_selector(f"#progress >> text={number} of 12 judged")
+        page.wait_for_selector("#stage .pair img >> nth=1")
+        if number == 5:
+            shoot(page, "judging")
+            page.reload()
+            page.wait_for_selector("main[data-ready]")
+            page.click("#resume")
+            page.wait_for_selector("#progress >> text=5 of 12 judged")
+            page.wait_for_selector("#stage .pair img >> nth=1")
+        page.keyboard.press("r" if number % 4 else "w")
+    page.wait_for_selector("text=That was all")
+    page.keyboard.press("u")
+    page.wait_for_selector("#progress >> text=11 of 12 judged")
+    page.keyboard.press("w")
+    page.wait_for_selector("text=That was all")
+    _, said = judged(page, tmp_path)
+    gallery = site.service.served("shop").gallery
+    assert said["galleries"]["shop"]["fingerprint"] == gallery.encoder.fingerprint
+    assert len(said["hits"]) == 3
+    for each in said["hits"]:
+        expected = ids(site, "shop", id=each["query"], n=4)
+        assert [answer["id"] for answer in each["answers"]] == expected
+        assert [answer["rank"] for answer in each["answers"]] == [1, 2, 3, 4]
+    right = [answer["right"] for each in said["hits"] for answer in each["answers"]]
+    assert right.count(True) == 8
+
+
+def test_two_galleries_are_judged_blind(tab: Open, site: Serving, tmp_path: Path) -> None:
+    page = tab("/g/shop/judge")
+    page.select_option("#kind", "sets")
+    page.select_option("#other", "other")
+    page.fill("#queries", "6")
+    page.fill("#hits", "3")
+    page.click("text=Begin")
+    left = []
+    for number in range(6):
+        page.wait_for_selector(f"#progress >> text={number} of 6 judged")
+        page.wait_for_selector("#stage .set >> nth=1")
+        assert "shop" not in page.inner_text("#stage")
+        assert "other" not in page.inner_text("#stage")
+        left.append(page.locator("#stage .set").first.locator("img").count())
+        page.keyboard.press("1")
+    shoot(page, "judged")
+    path, said = judged(page, tmp_path)
+    assert left == [3] * 6
+    sides = [each["preferred"] for each in said["preferences"]]
+    assert set(sides) == {"a", "b"}  # the left one is now this gallery, now that
+    done = lookalike("evaluate", "--judgements", path, "--json")
+    assert done.returncode == 0, done.stderr
+
+
+def test_keys(tab: Open, site: Serving, tmp_path: Path, colours: Path) -> None:
+    file = tmp_path / "keys.json"
+    secret = add_key(file, "reader", write=False)
+    gallery = site.service.served("shop").gallery
+    settings = ServeSettings(keys=read_keys(file), hosts=LOOPBACK)
+    with serving({"shop": Gallery.open(gallery.path)}, settings) as served:
+        page = tab("/g/shop", base=served.url, allow="401")
+        assert "An API key is needed" in page.inner_text("main")
+        page.fill("#key", "la_wrong")
+        page.click("text=Sign in")
+        page.wait_for_selector("#refused >> text=not a key")
+        shoot(page, "sign-in")
+        page.fill("#key", secret)
+        page.click("text=Sign in")
+        page.wait_for_selector("main[data-page=search][data-ready] img[src^=blob]")
+        path = colours / "red" / "5.png"
+        found = searched(page, lambda: page.set_input_files("#file", path))
+        assert found == ids(site, "shop", path)
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('.hits img')].some((i) => i.naturalWidth > 0)"
+        )
+        page.reload()
+        page.wait_for_selector("main[data-page=search][data-ready]")
+        assert hits(page) == found
+        page.click("#sign-out")
+        page.wait_for_selector("main[data-page=sign-in]")
+        assert secret not in page.evaluate("JSON.stringify([sessionStorage, localStorage])")
+
+
+def test_by_keyboard_alone(tab: Open, site: Serving) -> None:
+    page = tab("/g/shop")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
+    page.keyboard.press("Enter")
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.classList.contains('shot')"):
+            break
+    first = page.evaluate("document.activeElement.href")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.href") != first
+    page.keyboard.press("ArrowLeft")
+    found = searched(page, lambda: page.keyboard.press("Enter"))
+    [asked] = parse_qs(urlsplit(first).query)["id"]
+    assert found == ids(site, "shop", id=asked)
+
+
+def test_without_scripts_items_can_be_asked_about(tab: Open, site: Serving) -> None:
+    page = tab("/g/shop", java_script_enabled=False)
+    with page.expect_navigation():
+        page.locator(".shot").first.click()
+    assert page.locator("#results .hit").count() == 7
+    page.locator("summary", has_text="How to search").click()
+    page.fill("#n", "3")
+    with page.expect_navigation():
+        page.click("noscript button")
+    assert page.locator("#results .hit").count() == 3
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_nothing_scrolls_sideways_on_a_phone(tab: Open, width: int) -> None:
+    for path in ("/", "/g/shop", item() + "&with=other", "/g/shop/judge", "/g/digits"):
+        page = tab(path, viewport={"width": width, "height": 800}, has_touch=True, is_mobile=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        shoot(page, f"phone-{width}-{re.sub('[^a-z]+', '-', path.partition('?')[0]).strip('-')}")
+
+
+@pytest.fixture(scope="module")
+def axe(require: Require) -> str:
+    try:
+        return AXE.get(["axe.min.js"], lambda _: None)["axe.min.js"].decode()
+    except Exception as error:
+        require(False, f"axe-core could not be had from npm: {error}")
+        raise
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(tab: Open, axe: str, scheme: str) -> None:
+    def check(page: Any, name: str) -> None:
+        page.evaluate(axe)
+        found = page.evaluate("axe.run()")
+        serious = [
+            (each["id"], node["html"], node["failureSummary"])
+            for each in found["violations"]
+            if each["impact"] in ("serious", "critical")
+            for node in each["nodes"]
+        ]
+        assert serious == [], name
+        shoot(page, f"{name}-{scheme}")
+
+    for path, name in [
+        ("/", "galleries"),
+        ("/g/shop", "search"),
+        (item() + "&box=1,1,40,40&with=other", "answer"),
+        (item() + "&where=year%20%3E", "problem"),
+        ("/g/digits", "paper"),
+        ("/g/shop/judge", "judge"),
+        ("/g/shop/report", "report"),
+    ]:
+        page = tab(path, color_scheme=scheme)
+        for summary in page.locator("details:visible > summary").all()[:6]:
+            summary.click()
+        if name == "paper":
+            page.click("#draw")
+        if name == "judge":
+            page.click("text=Begin")
+            page.wait_for_selector("#stage .pair img >> nth=1")
+        check(page, name)
+
+
+def test_at_the_limit_the_page_says_so(tab: Open, site: Serving, colours: Path) -> None:
+    gallery = Gallery.open(site.service.served("shop").gallery.path)
+    settings = ServeSettings(hosts=LOOPBACK, limits=Limits(waiting=0))
+    with contextlib.ExitStack() as stack:
+        served = stack.enter_context(serving({"shop": gallery}, settings))
+        page = tab("/g/shop", base=served.url, allow="429")
+        page.set_input_files("#file", colours / "red" / "5.png")
+        page.wait_for_selector("[role=alert] >> text=has enough to do")
