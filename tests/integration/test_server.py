@@ -346,6 +346,21 @@ def test_a_sample_is_the_same_for_the_same_seed(shop: Serving) -> None:
     assert len(set(drawn("?count=1000"))) == 30
 
 
+def test_searches_see_whole_versions_while_rows_are_put(
+    tmp_path: Path, colours: Path, encoder: Encoder
+) -> None:
+    gallery = made(tmp_path / "a.gallery", encoder, colours)
+    rng = np.random.default_rng(0)
+    with serving({"a": gallery}) as served, ThreadPoolExecutor(4) as pool:
+        remote = served.client().gallery("a")
+        images = rng.integers(0, 255, (30, 20, 20, 3), np.uint8)
+        puts = [pool.submit(remote.put, f"{i}", image) for i, image in enumerate(images)]
+        found = [pool.submit(remote.search, image, n=100) for image in images]
+        assert all(each.result() for each in puts)
+        assert all(len(each.result()) >= 30 for each in found)
+        assert len(remote) == 60
+
+
 def test_keys_and_rights(tmp_path: Path, colours: Path, encoder: Encoder) -> None:
     gallery = made(tmp_path / "a.gallery", encoder, colours)
     file = tmp_path / "keys.json"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,13 @@ class LanceStore:
         batch = pa.table([*columns, list(rows.signatures)], schema=schema(self.dim))
         self._refresh()
         if SIGNATURE not in self._dataset.schema.names:
-            self._commit(lambda: self._dataset.add_columns({SIGNATURE: "''"}))
-        merge = self._dataset.merge_insert("id").when_matched_update_all()
-        self._commit(lambda: merge.when_not_matched_insert_all().execute(batch))
+            self._commit(lambda table: table.add_columns({SIGNATURE: "''"}))
+
+        def merge(table: Any) -> None:
+            matched = table.merge_insert("id").when_matched_update_all()
+            matched.when_not_matched_insert_all().execute(batch)
+
+        self._commit(merge)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete rows by id and return how many there were."""
@@ -117,16 +122,16 @@ class LanceStore:
         unique = sorted(set(ids))
         for start in range(0, len(unique), _DELETE_AT_ONCE):
             chosen = pc.field("id").isin(unique[start : start + _DELETE_AT_ONCE])
-            self._commit(lambda chosen=chosen: self._dataset.delete(chosen))
+            self._commit(partial(_delete, chosen))
         return before - self.count()
 
     def tend(self, metric: Metric) -> None:
         """Merge small files, drop versions long past, and see to the index of a large table."""
+        self._commit(lambda table: approximate.tend(table, metric))
         self._refresh()
-        self._commit(lambda: approximate.tend(self._dataset, metric))
         if len(self._dataset.get_fragments()) > _COMPACT_ABOVE:
-            self._commit(self._dataset.optimize.compact_files)
-        self._commit(lambda: self._dataset.cleanup_old_versions(KEEP_VERSIONS))
+            self._commit(lambda table: table.optimize.compact_files())
+        self._commit(lambda table: table.cleanup_old_versions(KEEP_VERSIONS))
 
     def search(
         self,
@@ -277,9 +282,13 @@ class LanceStore:
                 f"({_first_line(error)})"
             ) from error
 
-    def _commit(self, write: Any) -> None:
+    def _commit(self, write: Callable[[Any], object]) -> None:
+        """Write through a table opened for it, since Lance moves it on to the version it wrote.
+
+        Threads that read have another one, which stays as it is.
+        """
         try:
-            write()
+            write(lance.dataset(self._path))
             self._make_durable()
         except OSError as error:
             raise StorageError(
@@ -306,3 +315,7 @@ class LanceStore:
 def _first_line(error: BaseException) -> str:
     """Return what Lance says of an error, without the place in its own source."""
     return (str(error).splitlines() or [type(error).__name__])[0].partition(", /")[0]
+
+
+def _delete(chosen: Any, table: Any) -> None:
+    table.delete(chosen)

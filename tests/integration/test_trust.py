@@ -1,0 +1,270 @@
+"""What strangers may do to the service: each costs what they asked for, and nobody else's."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike.encoders.catalog import open_encoder
+from lookalike.gallery import Gallery
+from lookalike.reading import sample_images
+from lookalike.server.keys import add_key, find_key, read_keys
+from lookalike.server.limits import Limits
+from lookalike.server.settings import LOOPBACK, ServeSettings
+from lookalike.sources import open_source
+from tests.conftest import Require
+from tests.integration.test_corpus import corpus
+from tests.serving import Serving, serving
+
+__all__ = ["corpus"]
+
+SEARCH = "/v1/galleries/a/search/image"
+
+
+def png(size: int = 32, tail: bytes = b"") -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(size).integers(0, 255, (size, size, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue() + tail
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trust")
+    (root / "few").mkdir()
+    for size in range(20, 40):
+        (root / "few" / f"{size}.png").write_bytes(png(size))
+    source = open_source(root / "few")
+    gallery = Gallery.create(
+        root / "a.gallery", encoder=open_encoder("colour", sample_images(source))
+    )
+    gallery.sync(source)
+    return gallery.path
+
+
+Start = Callable[..., Serving]
+
+
+@pytest.fixture
+def start(path: Path) -> Iterator[Start]:
+    """Starts services of the gallery with limits of one's own."""
+    with contextlib.ExitStack() as stack:
+
+        def started(**limits: Any) -> Serving:
+            settings = ServeSettings(write=True, hosts=LOOPBACK, limits=Limits(**limits))
+            return stack.enter_context(serving({"a": Gallery.open(path)}, settings))
+
+        yield started
+
+
+def asks(served: Serving, data: bytes) -> tuple[int, dict[str, Any]]:
+    answer, body = served.ask("POST", SEARCH, data)
+    return answer.status, json.loads(body)
+
+
+def test_large_images_are_refused_before_they_are_decoded(start: Start) -> None:
+    file = io.BytesIO()
+    Image.new("1", (10_000, 6_000)).save(file, "PNG")
+    status, found = asks(start(), file.getvalue())
+    assert status == 422
+    assert "pixels" in found["detail"]
+
+
+# ---- more than there is room for -----------------------------------------------------------------
+
+
+def test_too_many_requests_are_told_so_and_the_rest_answered(start: Start) -> None:
+    served = start(waiting=3)
+    release = threading.Event()
+    encoder = served.service.served("a").gallery.encoder
+    encode = encoder.encode
+
+    def slow(images: Any) -> Any:
+        release.wait(20)
+        return encode(images)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(12) as pool:
+        patch.setattr(type(encoder), "encode", lambda _, images: slow(images))
+        kept = [pool.submit(asks, served, png()) for _ in range(3)]
+        while served.service._waiting < 3:
+            time.sleep(0.01)
+        for _ in range(5):
+            answer, body = served.ask("POST", SEARCH, png())
+            assert answer.status == 429
+            assert int(answer.headers["retry-after"]) >= 1
+            assert json.loads(body)["title"] == "The service has enough to do"
+        assert served.ask("GET", "/healthz")[0].status == 200
+        patient = pool.submit(served.client().gallery("a").search, png())
+        time.sleep(0.2)
+        release.set()
+        assert [each.result()[0] for each in kept] == [200] * 3
+        assert len(patient.result()) == 7  # the client came again
+
+
+# ---- names, keys, texts --------------------------------------------------------------------------
+
+WALKS = [
+    "..",
+    "../..",
+    "%2e%2e%2f",
+    "..%2f..%2fetc%2fpasswd",
+    "%252e%252e%252f",
+    "..\\..",
+    "a%00",
+    "/",
+]
+
+
+def got(served: Serving, address: str) -> bytes:
+    """Return the answer to an address as it is, not as a client would put it right."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        lines = [f"GET {address} HTTP/1.1", "Host: localhost", "Connection: close", "", ""]
+        connection.sendall("\r\n".join(lines).encode())
+        found = b""
+        while piece := connection.recv(65536):
+            found += piece
+        return found
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_nobody_walks_out_of_a_gallery(start: Start, walk: str) -> None:
+    served = start()
+    for address in (
+        f"/static/{walk}",
+        f"/g/{walk}",
+        f"/v1/galleries/{walk}",
+        f"/v1/galleries/{walk}/item?id=few:20.png",
+        f"/v1/galleries/a/item/image?id={walk}",
+        f"/v1/galleries/a/item/image?id={quote('few:../a.gallery/gallery.json')}",
+        f"/v1/galleries/a/item/thumbnail?id=few:{walk}",
+    ):
+        found = got(served, address)
+        assert found[9:12] in (b"404", b"422", b"400", b"307", b"303"), (address, found[:200])
+        assert b"root:" not in found
+
+
+def test_every_key_is_compared_in_constant_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys.json"
+    secrets = [add_key(file, f"k{i}", write=False) for i in range(5)]
+    compared = []
+    compare = hmac.compare_digest
+
+    def noted(one: Any, other: Any) -> bool:
+        compared.append(other)
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", noted)
+    for secret in (secrets[0], secrets[4], "la_wrong", ""):
+        compared.clear()
+        find_key(secret, read_keys(file))
+        assert len(compared) == 5
+
+
+def test_no_route_of_the_api_is_open_without_a_key(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    reader = add_key(file, "reader", write=False)
+    settings = ServeSettings(keys=read_keys(file), hosts=LOOPBACK)
+    with serving({"a": Gallery.open(path)}, settings) as served:
+        document = json.loads(served.ask("GET", "/openapi.json")[1])
+        seen = set()
+        for route, methods in document["paths"].items():
+            if route in ("/healthz", "/readyz"):
+                continue
+            for method in methods:
+                address = route.replace("{gallery}", "a") + "?id=api:none"
+                status = served.ask(method.upper(), address, b"{}")[0].status
+                assert status == 401, (method, route)
+                answer, body = served.ask(
+                    method.upper(), address, b"{}", {"authorization": f"Bearer {reader}"}
+                )
+                assert reader not in body.decode(errors="replace")
+                if method in ("put", "patch", "delete"):
+                    assert answer.status == 403, (method, route)
+                    seen.add(method)
+                else:
+                    assert answer.status not in (401, 403), (method, route)
+        assert seen == {"put", "patch", "delete"}
+        for address in ("/", "/g/a", "/g/a/results?id=few:20.png", "/g/a/judge", "/metrics"):
+            answer, body = served.ask("GET", address, headers={"accept": "text/html"})
+            assert answer.status == 401
+            assert b"few" not in body
+
+
+def test_texts_come_back_as_they_were_and_never_as_pages(start: Start, tmp_path: Path) -> None:
+    remote = start().client().gallery("a")
+    odd = ["<script>alert(1)</script>", "\"'`&;", "a\nb\tc", "\u202egnp.exe", "ü✓😀", "{{7*7}}"]
+    key = "odd <b> \u202e & 'x'".replace("\u202e", "")
+    remote.put(key, png(), {f"c{i}": text for i, text in enumerate(odd)})
+    try:
+        assert list(remote.item(f"api:{key}")["metadata"].values()) == odd
+        served = remote.client
+        import urllib.request
+
+        for what in ("", "/image", "/thumbnail", "/neighbours"):
+            address = f"{served.url}/v1/galleries/a/item{what}?id={quote('api:' + key)}"
+            with urllib.request.urlopen(address) as answer:
+                assert answer.headers["x-content-type-options"] == "nosniff"
+                kind = answer.headers["content-type"]
+                assert kind == (
+                    "image/png" if what in ("/image", "/thumbnail") else "application/json"
+                )
+    finally:
+        remote.remove(f"api:{key}")
+
+
+@pytest.mark.parametrize(
+    "data", [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>", b"%PDF-1"]
+)
+def test_a_file_that_became_something_else_is_not_served(
+    start: Start, path: Path, data: bytes
+) -> None:
+    file = path.parent / "few" / "39.png"
+    before = file.read_bytes()
+    file.write_bytes(data)
+    try:
+        for what in ("image", "thumbnail"):
+            answer, body = start().ask("GET", f"/v1/galleries/a/item/{what}?id=few:39.png")
+            assert answer.status == 422
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert str(path.parent) not in body.decode()
+    finally:
+        file.write_bytes(before)
+
+
+def test_pillows_own_broken_and_hostile_images(
+    start: Start, corpus: Path, require: Require
+) -> None:
+    served = start()
+    files = [each for each in sorted(corpus.rglob("*")) if each.is_file()]
+    assert len(files) > 400
+
+    def post(file: Path) -> tuple[Path, int]:
+        data = file.read_bytes()
+        status = served.ask("POST", SEARCH, data)[0].status
+        if status == 200:
+            put = f"/v1/galleries/a/item?id={quote(file.name)}"
+            status = served.ask("PUT", put, data)[0].status
+        return file, status
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(post, files))
+    odd = [(file.name, status) for file, status in found if status not in (200, 413, 422)]
+    assert odd == []
+    assert sum(status == 200 for _, status in found) > 100
+    assert asks(served, png())[0] == 200
