@@ -173,7 +173,11 @@ class RemoteGallery:
         return found
 
     def evaluation(self) -> dict[str, Any]:
-        """Return how good its answers are, as it was measured and kept last."""
+        """Return how good its answers are, as ``lookalike evaluate --keep`` measured it last.
+
+        Raises:
+            ServiceError: it was not evaluated so.
+        """
         found: dict[str, Any] = self.client.json("GET", self._path("/evaluation"))
         return found
 

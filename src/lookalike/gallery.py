@@ -109,6 +109,11 @@ class Gallery:
         return encoder
 
     @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the encoder that its rows were made with."""
+        return str(self._described["fingerprint"])
+
+    @property
     def store(self) -> VectorStore:
         """The rows."""
         return self._store

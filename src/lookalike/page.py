@@ -9,15 +9,16 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-from matplotlib.figure import Figure
 
 import lookalike
-from lookalike import figures
 from lookalike.artifacts import write_atomically
 from lookalike.gallery import Gallery
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SETTINGS = "Exact settings"
 """The title of the section that says what was asked of what, paths among it."""
@@ -59,11 +60,15 @@ def write_page(page: Page, path: Path) -> None:
     Raises:
         StorageError: it could not be written.
     """
+    write_atomically(path, rendered(page).encode())
+
+
+def rendered(page: Page | Mapping[str, Any]) -> str:
+    """Return a report, or one kept as a mapping of the same fields, as HTML that needs no other."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lookalike"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    text = environment.get_template("report.html").render(page=page)
-    write_atomically(path, text.encode())
+    return environment.get_template("report.html").render(page=page)
 
 
 def settings_of(gallery: Gallery, asked: Mapping[str, Any]) -> Section:
@@ -89,6 +94,8 @@ def settings_of(gallery: Gallery, asked: Mapping[str, Any]) -> Section:
 
 def png(figure: Figure) -> str:
     """Return a figure as the base64 text of a PNG, for :class:`Section`."""
+    from lookalike import figures  # a service shows reports and draws none
+
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=figures.DPI)
     return base64.b64encode(buffer.getvalue()).decode()

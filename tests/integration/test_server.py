@@ -317,6 +317,9 @@ def test_an_evaluation_is_kept_and_served_without_paths(
         remote = served.client().gallery("a")
         with pytest.raises(ServiceError, match="--keep"):
             remote.evaluation()
+        answer, body = served.ask("GET", "/v1/galleries/a/evaluation/report")
+        assert answer.status == 404
+        assert json.loads(body)["type"] == "urn:lookalike:problem:no-evaluation"
         done = lookalike("evaluate", path, colours, "--keep", "--json")
         assert done.returncode == 0, done.stderr
         found = remote.evaluation()
@@ -326,14 +329,23 @@ def test_an_evaluation_is_kept_and_served_without_paths(
         page = served.ask("GET", "/g/a/report")[1].decode()
         assert found["verdict"] in html.unescape(page)
         assert "data:image/png;base64," in page
-        for said in (page, json.dumps(found)):
+        answer, body = served.ask("GET", "/v1/galleries/a/evaluation/report")
+        alone = body.decode()
+        policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+        assert answer.headers.get_all("content-security-policy") == [policy]
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert alone.count("data:image/png;base64,") == page.count("data:image/png;base64,")
+        assert found["verdict"] in html.unescape(alone)
+        for said in (page, alone, json.dumps(found)):
             assert str(tmp_path) not in said
             assert str(colours) not in said
         remote.put("one", np.zeros((9, 9, 3), np.uint8))
         assert remote.evaluation()["stale"]
         (path / "evaluation.json").write_text("{}")
-        with pytest.raises(ServiceError, match="cannot be read"):
+        with pytest.raises(ServiceError, match="cannot be read") as broken:
             remote.evaluation()
+        assert str(tmp_path) not in str(broken.value)
 
 
 def test_a_sample_is_the_same_for_the_same_seed(shop: Serving) -> None:

@@ -16,7 +16,7 @@ ROOT = Path(lookalike.__file__).parent
 # From top to bottom; a module imports only from rows below its own, or from its own row.
 LAYERS = (
     ("cli", "server", "photo_story", "product_story", "demo"),
-    ("report", "self_report", "training_sections", "page", "figures"),
+    ("report", "self_report", "hit_report", "training_sections", "page", "figures"),
     ("adapting", "choosing", "asking", "judgements", "trials", "assessment", "label", "explore"),
     ("kept",),
     ("verdicts", "exporting", "checkup", "uploads", "client"),
@@ -39,6 +39,7 @@ LAYERS = (
         "protocols",
         "facets",
         "hit_judgements",
+        "judgement_files",
     ),
     ("encoders", "stores", "sources"),
     ("datasets",),

@@ -121,8 +121,15 @@ def command(
     on such distortions wins it whatever its answers are worth.
 
     With --judgements people are the measure: files saved from the judging view of lookalike serve,
-    several people's together, give precision@n of each gallery, and where two were compared how
-    often one is preferred, with intervals over the queries.
+    several people's together, give precision@n of each gallery (of the hits shown, which are n or
+    what there was), and where two were compared how often one is preferred, with intervals over
+    the queries. Queries that were not judged to the end are left out. --json then prints: files,
+    hits (of each gallery and n: queries, left_out, precision, map_found, first_right, agreement
+    between people), preferences (a, b, for_a, for_b, ties, share for a, within_noise, agreement)
+    and unfinished.
+
+    With --keep the figures and the report stay in the gallery as evaluation.json, without the
+    places of files: lookalike info, the page and the service show them.
     """
     others = {
         "--match": match is not None,
@@ -137,11 +144,11 @@ def command(
     }
     if judgements:
         given = {f"a gallery ({gallery})": gallery is not None, "--self": self_retrieval}
-        given |= {"-n": n is not None, "--metric": metric is not None, "--report": bool(report)}
+        given |= {"-n": n is not None, "--metric": metric is not None}
         _refuse_with(
             "--judgements", "it is what people said of hits, and asks nothing", given, others
         )
-        _say_judgements(judgements, as_json)
+        _say_judgements(judgements, report, as_json)
         return
     if gallery is None:
         from lookalike.errors import SettingError
@@ -176,12 +183,8 @@ def command(
             baselines=baselines,
             on_progress=on_progress,
         )
-        if report is not None:
-            from lookalike.report import write_report
-
-            write_report(found, opened, report)
-        if keep:
-            _keep(found, opened)
+        if report is not None or keep:
+            _write(found, opened, report, keep)
     if as_json:
         screen.print_json(found.as_dict())
     else:
@@ -196,26 +199,35 @@ def command(
         raise typer.Exit(1)
 
 
-def _keep(found: Evaluation, gallery: Gallery) -> None:
+def _write(found: Evaluation, gallery: Gallery, report: Path | None, keep: bool) -> None:
     from dataclasses import asdict, replace
 
     from lookalike import kept
-    from lookalike.page import SETTINGS
+    from lookalike.page import SETTINGS, write_page
     from lookalike.report import report_page
 
     page = report_page(found, gallery)
-    shown = [section for section in page.sections if section.title != SETTINGS]
-    screen.note(f"kept: {kept.keep(found, gallery, asdict(replace(page, sections=shown)))}")
+    if report is not None:
+        write_page(page, report)
+    if keep:
+        shown = [section for section in page.sections if section.title != SETTINGS]
+        screen.note(f"kept: {kept.keep(found, gallery, asdict(replace(page, sections=shown)))}")
 
 
-def _say_judgements(files: Sequence[Path], as_json: bool) -> None:
+def _say_judgements(files: Sequence[Path], report: Path | None, as_json: bool) -> None:
     from lookalike.hit_judgements import evaluate_judgements
 
     found = evaluate_judgements(files)
+    if report is not None:
+        from lookalike.hit_report import write_hit_report
+
+        write_hit_report(found, report)
     if as_json:
         screen.print_json(found.as_dict())
     else:
         screen.print_hit_judgements(found)
+    if report is not None:
+        screen.note(f"report: {report}")
 
 
 def _refuse_with(mode: str, why: str, *given: Mapping[str, bool]) -> None:

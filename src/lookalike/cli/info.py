@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookalike.cli import screen
+
+if TYPE_CHECKING:
+    from lookalike.gallery import Gallery
 
 
 def command(
@@ -36,6 +39,7 @@ def command(
             from lookalike.checkup import measure_search
 
             facts["search"] = measure_search(gallery)
+        facts |= _evaluation(gallery)
     if as_json:
         screen.print_json(facts)
         return
@@ -43,3 +47,20 @@ def command(
         inner = value.items() if isinstance(value, dict) else [("", value)]
         for key, shown in inner:
             print(f"{f'{name} {key}'.strip():24} {shown}")
+
+
+def _evaluation(gallery: Gallery) -> dict[str, Any]:
+    """Return what is said of the evaluation that was kept, if one was; a broken one is no harm."""
+    from lookalike.errors import ArtifactError
+    from lookalike.kept import kept
+
+    try:
+        found = kept(gallery)
+    except ArtifactError as error:
+        screen.note(str(error))
+        return {}
+    if found is None:
+        return {}
+    return {
+        "evaluation": {"made": found.made, "verdict": found.verdict, "stale": found.stale},
+    }

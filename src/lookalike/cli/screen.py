@@ -158,25 +158,44 @@ def print_hit_judgements(found: HitJudgements) -> None:
             _estimate(each.map_found),
             f"{each.first_right.value:.4f}",
             f"{each.queries:,}",
-            "" if each.agreement is None else f"{each.agreement:.2f}",
+            _share(each.agreement),
         )
         for each in found.hits
     ]
     columns = ("gallery", "n", "precision@n", "mAP@n (found)", "R@1", "queries", "agreement")
     if rows:
         print_table(columns, rows, title="Hits that people called right")
+        print(
+            "precision@n is of the hits shown, n or as many as there were; mAP@n (found) divides "
+            "by the right ones among them"
+        )
     pairs = [
-        (f"{p.a} : {p.b}", f"{p.for_a} : {p.for_b}", str(p.ties), _estimate(p.share))
-        for p in found.preferences
+        (
+            f"{pair.a} : {pair.b}",
+            f"{pair.for_a} : {pair.for_b}",
+            str(pair.ties),
+            _estimate(pair.share),
+            _share(pair.agreement),
+        )
+        for pair in found.preferences
     ]
     if pairs:
-        headings = ("galleries", "preferred", "neither", "share for the first")
+        headings = ("galleries", "preferred", "neither", "share for the first", "agreement")
         print_table(headings, pairs, title="Which answers people preferred")
     for pair in found.preferences:
         print(pair.verdict())
     for each in found.hits:
         if each.left_out:
-            note(f"{each.gallery}: {each.left_out} queries not judged to the end are left out")
+            note(
+                f"{each.gallery}: {each.left_out} queries not judged to the end, or without hits, "
+                "are left out"
+            )
+    for name in found.unfinished:
+        note(f"{name}: no query was judged to the end")
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def print_choice(found: Choice) -> None:

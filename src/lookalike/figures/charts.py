@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lookalike.choosing import Choice
 from lookalike.figures.style import INK, OTHERS, OURS, PALETTE, STYLE
+from lookalike.hit_judgements import HitJudgements
 from lookalike.invariance import SelfRetrieval
 from lookalike.judged import Evaluation
 from lookalike.metrics import Estimate
@@ -168,6 +169,32 @@ def invariance(found: SelfRetrieval) -> Figure:
         ax = figure.subplots()
         _barh(ax, [name for name, _ in scores], estimates, [OURS] * len(scores))
         ax.set_xlabel(f"mAP@{found.n} of finding the original, {found.metric}, 95 % interval")
+    return figure
+
+
+def judged_hits(found: HitJudgements) -> Figure:
+    """Draw the share of hits that people called right, for each gallery, with 95 % intervals."""
+    hits = found.hits[::-1]
+    with mpl.rc_context(STYLE):
+        figure = _charted((7.5, 0.34 * len(hits) + 0.8))
+        ax = figure.subplots()
+        names = [f"{each.gallery}, n = {each.n}" for each in hits]
+        _barh(ax, names, [each.precision for each in hits], [OURS] * len(hits))
+        ax.set_xlabel("precision@n as people judge it, 95 % interval")
+    return figure
+
+
+def preferences(found: HitJudgements) -> Figure:
+    """Draw how often the first of two galleries was preferred, with 95 % intervals."""
+    pairs = found.preferences[::-1]
+    with mpl.rc_context(STYLE):
+        figure = _charted((7.5, 0.34 * len(pairs) + 0.8))
+        ax = figure.subplots()
+        names = [f"{each.a} rather than {each.b}" for each in pairs]
+        colours = [OTHERS if each.within_noise else OURS for each in pairs]
+        _barh(ax, names, [each.share for each in pairs], colours)
+        ax.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
+        ax.set_xlabel("share of queries, ties as half, 95 % interval; the dotted line: as good")
     return figure
 
 

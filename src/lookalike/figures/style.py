@@ -24,6 +24,7 @@ STYLE: Any = {
     "axes.edgecolor": "#888888",
     "text.color": INK,
     "axes.labelcolor": INK,
+    "text.parse_math": False,  # labels and names are people's; a dollar is a dollar
 }
 
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import HTMLResponse
 
 from lookalike.errors import LookalikeError
 from lookalike.facets import facets
-from lookalike.kept import kept
+from lookalike.kept import Kept, kept
+from lookalike.page import rendered
 from lookalike.server import schemas as s
 from lookalike.server.problems import ProblemError, problem_of
 from lookalike.server.routes import (
     IMAGE_FILE,
+    OPEN,
+    READS,
     TheGallery,
     TheService,
     errors,
     hits_out,
+    leads,
     search_with,
 )
 from lookalike.server.service import Ask, Served, Service
@@ -27,14 +32,17 @@ from lookalike.types import Hits
 router = APIRouter()
 v1 = APIRouter(prefix="/v1")
 
+_ALONE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+"""What a report may do: it holds its pictures and its style, and needs nothing else."""
 
-@router.get("/healthz", tags=["service"])
+
+@router.get("/healthz", tags=["service"], openapi_extra=OPEN)
 async def health() -> s.State:
     """Say that the process answers; costs nothing."""
     return s.State()
 
 
-@router.get("/readyz", tags=["service"], responses=errors())
+@router.get("/readyz", tags=["service"], responses=errors(), openapi_extra=OPEN)
 async def ready(service: TheService) -> s.State:
     """Encode an image and search with it in every gallery."""
     await service.check_ready()
@@ -80,19 +88,28 @@ async def gallery_facts(served: TheGallery, service: TheService) -> s.GalleryFac
 @v1.get("/galleries/{gallery}/evaluation", tags=["galleries"], responses=errors())
 async def evaluation(served: TheGallery, service: TheService) -> s.EvaluationOut:
     """Return how good the answers are, as ``lookalike evaluate --keep`` measured it last."""
-    found = await service.thread(kept, served.gallery)
-    if found is None:
-        raise ProblemError(
-            404,
-            "no-evaluation",
-            "The gallery was not evaluated",
-            "whoever keeps it can do so with lookalike evaluate GALLERY --keep",
-        )
+    found = await _kept(served, service)
     names = ("made", "rows", "fingerprint", "verdict", "stale", "evaluation")
     return s.EvaluationOut(**{name: getattr(found, name) for name in names})
 
 
-@v1.post("/galleries/{gallery}/search", tags=["search"], responses=errors(501, 502))
+@v1.get(
+    "/galleries/{gallery}/evaluation/report",
+    tags=["galleries"],
+    response_class=HTMLResponse,
+    responses={200: {"description": "A page that needs no other."}, **errors()},
+)
+async def evaluation_report(served: TheGallery, service: TheService) -> HTMLResponse:
+    """Return the report of that evaluation, with its figures, as one HTML page."""
+    page = rendered((await _kept(served, service)).page)
+    return HTMLResponse(page, headers={"content-security-policy": _ALONE})
+
+
+@v1.post(
+    "/galleries/{gallery}/search",
+    tags=["search"],
+    responses={**leads("$response.body#/hits/0/id", *READS), **errors(501, 502)},
+)
 async def search(
     served: TheGallery, service: TheService, body: s.SearchBody, response: Response
 ) -> s.HitsOut:
@@ -103,7 +120,7 @@ async def search(
 @v1.post(
     "/galleries/{gallery}/search/image",
     tags=["search"],
-    responses=errors(501),
+    responses={**leads("$response.body#/hits/0/id", *READS), **errors(501)},
     openapi_extra=IMAGE_FILE,
 )
 async def search_by_image(
@@ -140,6 +157,18 @@ async def facts_of(service: Service, served: Served) -> dict[str, Any]:
         "takes_text": service.takes_words(served),
         "writable": service.settings.write or any(key.write for key in service.settings.keys),
     }
+
+
+async def _kept(served: Served, service: Service) -> Kept:
+    found = await service.thread(kept, served.gallery)
+    if found is None:
+        raise ProblemError(
+            404,
+            "no-evaluation",
+            "The gallery was not evaluated",
+            "whoever keeps it can do so with lookalike evaluate GALLERY --keep",
+        )
+    return found
 
 
 def _answer(served: Served, found: Hits | LookalikeError) -> s.BatchAnswer:
