@@ -1,0 +1,16 @@
+# The service, without torch: what encoders it serves are ONNX by then.
+FROM python:3.13-slim AS built
+COPY pyproject.toml constraints.txt README.md LICENSE /source/
+COPY src /source/src
+RUN python -m venv /opt/lookalike \
+ && /opt/lookalike/bin/pip install --no-cache-dir -c /source/constraints.txt '/source[serve]'
+
+FROM python:3.13-slim
+COPY --from=built /opt/lookalike /opt/lookalike
+RUN useradd --system --uid 10001 --home-dir /tmp lookalike
+USER 10001
+ENV PYTHONDONTWRITEBYTECODE=1 MPLCONFIGDIR=/tmp/matplotlib LOOKALIKE_DATA=/data
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["/opt/lookalike/bin/python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+ENTRYPOINT ["/opt/lookalike/bin/lookalike", "serve", "--host", "0.0.0.0", "--keys", "/run/secrets/keys"]
+CMD ["/galleries/photos.gallery"]
