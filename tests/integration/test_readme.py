@@ -13,11 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import lookalike as la
+from tests.conftest import Require
 from tests.integration.test_cli import run
+from tests.serving import serving
+from tests.unit.test_hit_judgements import hits, saved
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs" / "galleries.md").read_text()
+SERVING = (ROOT / "docs" / "serving.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,8 @@ def test_every_command_of_the_guide_to_galleries_works(
 ) -> None:
     """In its order; what it shows of a metadata table is put there, and files move with mv."""
     shutil.copytree(home / "photos", tmp_path / "photos")
+    for name, right in (("anna", "yyny"), ("ben", "ynny")):
+        saved(tmp_path / f"{name}.json", hits=[hits(f"{i}", right) for i in range(3)])
     ran = 0
     for kind, block in re.findall(r"```(\w+)\n(.*?)```", GUIDE, re.DOTALL):
         if kind == "csv":
@@ -73,12 +80,12 @@ def test_every_command_of_the_guide_to_galleries_works(
                 assert "36 unchanged" in said
             if "year >= 2021 and" in line:
                 assert "3 hits" in said
-    assert ran == 16
+    assert ran == 17
     assert (tmp_path / "hits.png").exists()
 
 
 def test_the_python_example_works(home: Path) -> None:
-    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = README.split("## From Python")[1].split("```")[1].removeprefix("python\n")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=home, capture_output=True, text=True, check=False
     )
@@ -93,3 +100,33 @@ def test_links_and_targets_are_there() -> None:
     makefile = (root / "Makefile").read_text()
     for target in re.findall(r"(?:^|`)make (\w+)", README, re.MULTILINE):
         assert f"\n{target}:" in makefile
+
+
+def test_every_request_of_the_guide_to_serving_works(home: Path, require: Require) -> None:
+    require(shutil.which("curl"), "curl is not installed")
+    made = {"photos": "photos.gallery", "adapted": "colour-2.gallery"}
+    for path in made.values():
+        if not (home / path).exists():
+            assert run("index", path, "photos", "--encoder", "colour", cwd=home)
+    galleries = {name: la.Gallery.open(home / path) for name, path in made.items()}
+    blocks = re.findall(r"```(\w+)\n(.*?)```", SERVING + README, re.DOTALL)
+    ran = 0
+    with serving(galleries) as served:
+        for kind, block in blocks:
+            text = block.replace("127.0.0.1:8000", f"127.0.0.1:{served.port}")
+            if kind == "python" and "la.Client" in text:
+                done = subprocess.run(
+                    [sys.executable, "-c", f"import lookalike as la\n{text}"], cwd=home
+                )
+                assert done.returncode == 0, text
+                ran += 1
+            for line in text.splitlines() if kind == "sh" else ():
+                if line.startswith("curl"):
+                    command = [*shlex.split(line), "--fail", "--silent"]
+                    assert subprocess.run(command, cwd=home).returncode == 0, line
+                    ran += 1
+    assert ran == 9
+    lines = [line for _, block in blocks for line in block.splitlines() if " key " in line]
+    for arguments in sorted({tuple(shlex.split(line, comments=True)) for line in lines}):
+        assert arguments[:2] == ("lookalike", "key")
+        assert run(*arguments[1:], cwd=home) or arguments[2] == "list", arguments
