@@ -28,7 +28,7 @@ from lookalike.gallery import LOCK, Gallery
 from lookalike.reading import sample_images
 from lookalike.server.keys import Key, add_key, find_key, read_keys, remove_key
 from lookalike.server.limits import Limits
-from lookalike.server.settings import LOOPBACK, ServeSettings, check_host, named
+from lookalike.server.settings import LOOPBACK, ServeSettings, check_host, hosts_of, named
 from lookalike.sources import open_source
 from lookalike.uploads import FOLDER
 from tests.integration.test_cli import lookalike
@@ -537,7 +537,9 @@ def test_hosts_and_names() -> None:
         "photos": Path("x/photos.gallery"),
         "b": Path("y/c.gallery"),
     }
-    assert "127.0.0.1" in LOOPBACK
+    assert hosts_of("127.0.0.1", ["Shop.example"]) == (*LOOPBACK, "shop.example")
+    assert hosts_of("0.0.0.0", ["shop.example"]) == (*LOOPBACK, "shop.example")
+    assert hosts_of("0.0.0.0", []) == ()
 
 
 def test_the_client_says_what_is_wrong(shop: Serving, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hmac
 import io
 import json
+import os
 import socket
 import threading
 import time
@@ -28,6 +29,7 @@ from lookalike.server.settings import LOOPBACK, ServeSettings
 from lookalike.sources import open_source
 from tests.conftest import Require
 from tests.integration.test_corpus import corpus
+from tests.processes import PROC, memory
 from tests.serving import Serving, serving
 
 __all__ = ["corpus"]
@@ -262,8 +264,11 @@ def test_pillows_own_broken_and_hostile_images(
             status = served.ask("PUT", put, data)[0].status
         return file, status
 
+    before = memory(os.getpid()) if PROC.exists() else 0
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(post, files))
+    if PROC.exists():
+        assert memory(os.getpid()) < before + 500_000_000
     odd = [(file.name, status) for file, status in found if status not in (200, 413, 422)]
     assert odd == []
     assert sum(status == 200 for _, status in found) > 100

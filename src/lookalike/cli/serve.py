@@ -37,7 +37,7 @@ def command(
     """Serve galleries: an HTTP API, described at /openapi.json."""
     import logging
 
-    from lookalike.server.settings import LOOPBACK, ServeSettings, check_host, is_loopback, named
+    from lookalike.server.settings import ServeSettings, check_host, hosts_of, named
 
     check_host(host, keys=keys is not None)
     paths = named(galleries)
@@ -47,14 +47,11 @@ def command(
     from lookalike.server.keys import read_keys
     from lookalike.server.running import listen, run
 
-    hosts = tuple(name.lower() for name in allow_host or ())
-    if is_loopback(host):
-        hosts = (*LOOPBACK, *hosts)
     settings = ServeSettings(
         keys=() if keys is None else read_keys(keys),
         write=write,
         urls=allow_urls,
-        hosts=hosts,
+        hosts=hosts_of(host, allow_host or ()),
         origins=tuple(allow_origin or ()),
     )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Match
 
 import lookalike
 from lookalike.errors import LookalikeError
@@ -61,6 +63,7 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
         docs_url=None,  # these pages load their scripts from elsewhere
         redoc_url=None,
         separate_input_output_schemas=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.service = service
     app.state.browsing = Browsing(service)
@@ -89,11 +92,23 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
 async def _told(request: Request, error: Exception) -> Response:
     """Tell an error as a problem document, and count it."""
     problem = _problem(error)
+    if problem.status == 405:
+        problem = replace(problem, headers={"allow": ", ".join(_methods(request))})
     service: Service = request.app.state.service
     service.telemetry.failures.labels(problem.kind).inc()
     if problem.status >= 500 and problem.kind != "error":  # uvicorn logs those itself
         log.error("%s %s: %s", request.method, request.url.path, error)
     return respond(problem, request.scope)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return the methods of a path; the router names those of the first route there only."""
+    return [
+        method
+        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] == Match.FULL
+    ]
 
 
 def _problem(error: Exception) -> ProblemError:

@@ -77,13 +77,12 @@ def main(memory: int) -> None:
 
 
 def _confine(memory: int) -> None:
-    """Limit the memory that may be asked for, and write no files; where the system can."""
+    """Limit the memory that may be asked for, and leave no core files; where the system can."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 def _own_pipes() -> tuple[BinaryIO, BinaryIO]:

@@ -22,7 +22,8 @@ from lookalike.server import frames
 from lookalike.types import ImageArray
 
 _BUFFER = 1 << 20
-_DIED = (asyncio.IncompleteReadError, BrokenPipeError, ConnectionResetError)
+_DIED = (asyncio.IncompleteReadError, BrokenPipeError, ConnectionResetError, ValueError)
+"""What reading from a decoder raises that died, or that talks nonsense."""
 
 
 class Decoders:
@@ -74,6 +75,9 @@ class Decoders:
 
     async def _ask(self, data: bytes, **asked: Any) -> frames.Message:
         worker = await self._idle.get()
+        if worker.died:  # while nobody asked it anything
+            worker.kill()
+            self.restarts += 1
         try:
             async with asyncio.timeout(self.seconds):
                 header, payload = await worker.ask(asked, data)
@@ -111,6 +115,10 @@ class _Worker:
     @property
     def dead(self) -> bool:
         return self._process is None
+
+    @property
+    def died(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
 
     async def start(self) -> None:
         ours, theirs = socket.socketpair()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -21,6 +22,8 @@ from lookalike.errors import FetchError, InputError
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _PIECE = 1 << 16
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -30,18 +33,10 @@ _NOT_PUBLIC = tuple(
         "192.0.0.0/24",
         "192.88.99.0/24",  # 6to4 relays
         "198.18.0.0/15",
-        "64:ff9b::/96",  # NAT64
-        "64:ff9b:1::/48",
-        "100::/64",
         "2001::/23",  # Teredo, ORCHID and other protocol assignments
         "2001:db8::/32",
         "2002::/16",  # 6to4
         "3fff::/20",
-        "5f00::/16",
-        "fc00::/7",
-        "fe80::/10",
-        "fec0::/10",  # site-local
-        "::/96",  # IPv4-compatible, unspecified, loopback
     )
 )
 
@@ -64,6 +59,8 @@ def is_public(text: str) -> bool:
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
+        return False
     if not address.is_global or address.is_multicast or address.is_reserved:
         return False
     return not any(address in network for network in _NOT_PUBLIC)
@@ -80,6 +77,8 @@ def fetch(url: str, how: Fetching) -> bytes:
     try:
         for _ in range(how.redirects + 1):
             found = _get(url, how, deadline)
+            if deadline.passed:  # what was read may have been cut off
+                raise TimeoutError
             if isinstance(found, bytes):
                 return found
             url = urljoin(url, found)
@@ -125,6 +124,8 @@ def _parts(url: str) -> tuple[str, str, int, str]:
         raise InputError(f"{url}: holds a user name or password, which are not sent")
     if not url.isascii() or any(c <= " " for c in url) or "\x7f" in url:
         raise InputError(f"{url!r}: holds spaces or characters that must be percent-encoded")
+    if not _HOST.fullmatch(parts.hostname):
+        raise InputError(f"{url}: {parts.hostname!r} is no name or address of a host")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return parts.scheme, parts.hostname, port or _PORTS[parts.scheme], target
 
@@ -139,6 +140,8 @@ def _body(url: str, answer: http.client.HTTPResponse, most: int) -> bytes:
         if size > most:
             raise FetchError(f"{url}: has more than the {most:,} bytes allowed")
         pieces.append(piece)
+    if answer.length:
+        raise http.client.HTTPException(f"sent {answer.length:,} bytes less than it said")
     return b"".join(pieces)
 
 
@@ -156,11 +159,9 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         allowed = self._how.allowed or is_public
-        refused = [str(address[0]) for *_, address in found if not allowed(str(address[0]))]
-        if refused:
+        if not all(allowed(str(address[0])) for *_, address in found):
             raise InputError(
-                f"{self.host}: is {refused[0]}, which is not an address of the public internet; "
-                "upload the image instead"
+                f"{self.host}: is not on the public internet; upload the image instead"
             )
         family, kind, protocol, _, address = found[0]
         self.sock = socket.socket(family, kind, protocol)
@@ -169,8 +170,11 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(address)
         if self._secure:
             context = ssl.create_default_context()
-            self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
+            self.sock = context.wrap_socket(
+                self.sock, server_hostname=self.host, do_handshake_on_connect=False
+            )
             self._deadline.ends(self.sock)
+            self.sock.do_handshake()
 
 
 class _Deadline:
@@ -197,7 +201,7 @@ class _Deadline:
         self.passed = True
         if self._socket is not None:
             try:
-                self._socket.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # TLS has its own
             except OSError:
                 self._socket.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ _OPEN = ("/healthz", "/readyz", "/openapi.json")
 _READING = ("GET", "HEAD", "OPTIONS")
 _SEARCHES = ("/search", "/search/image", "/search/batch", "/results")
 _BATCH = "/search/batch"
+_TOO_SLOW = 408
 _SECURITY = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -53,7 +55,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        out = _Answer(scope, send, self._settings.limits.send_seconds, self._telemetry)
+        out = _Answer(scope, send, self._telemetry)
         size = 0
         try:
             headers = Headers(scope=scope)
@@ -61,10 +63,10 @@ class Gate:
             self._check_key(scope, headers)
             body = await self._read(scope, headers, receive)
             size = len(body)
-            self._hold(size)
             await self._app(scope, _replayed(body, receive), out)
         except ProblemError as problem:
-            await respond(problem, scope)(scope, receive, out)
+            seconds = 0 if problem.status == _TOO_SLOW else self._settings.limits.body_seconds
+            await respond(problem, scope)(scope, receive, _lingering(out, receive, seconds))
         except _Gone:
             return
         finally:
@@ -136,16 +138,20 @@ class Gate:
                         raise _Gone
                     piece = message.get("body", b"")
                     size += len(piece)
+                    self._hold(len(piece))
                     if size > most:
                         raise _too_large(most)
-                    if size + self._held > limits.held_bytes:
+                    if self._held > limits.held_bytes:
                         raise too_busy("it holds as many uploads as it may")
                     pieces.append(piece)
                     if not message.get("more_body", False):
                         return b"".join(pieces)
-        except TimeoutError:
+        except BaseException as error:
+            self._hold(-size)
+            if not isinstance(error, TimeoutError):
+                raise
             raise ProblemError(
-                408,
+                _TOO_SLOW,
                 "too-slow",
                 "The request took too long to arrive",
                 f"its body must be here within {limits.body_seconds:g} s",
@@ -162,12 +168,11 @@ class _Gone(Exception):  # noqa: N818 - no error: whoever asked has left
 
 
 class _Answer:
-    """Sends an answer with the headers that all have, within a time, and counts it."""
+    """Sends an answer with the headers that all have, and counts it."""
 
-    def __init__(self, scope: Scope, send: Send, seconds: float, telemetry: Telemetry) -> None:
+    def __init__(self, scope: Scope, send: Send, telemetry: Telemetry) -> None:
         self._scope = scope
         self._send = send
-        self._seconds = seconds
         self._telemetry = telemetry
         self._status: int | None = None
         self._start = time.perf_counter()
@@ -180,11 +185,7 @@ class _Answer:
             if b"cache-control" not in there:
                 added.append((b"cache-control", b"no-store"))
             message = {**message, "headers": [*message["headers"], *added]}
-        try:
-            async with asyncio.timeout(self._seconds):
-                await self._send(message)
-        except TimeoutError:
-            raise _Gone from None
+        await self._send(message)
 
     def count(self) -> None:
         """Count the request by its route, not by its address, of which there are many."""
@@ -224,8 +225,28 @@ def _too_large(most: int) -> ProblemError:
         "too-large",
         "The request is too large",
         f"at most {most / 1e6:g} MB can be sent",
-        {"connection": "close"},
     )
+
+
+def _lingering(send: Send, receive: Receive, seconds: float) -> Send:
+    """Return a send that ends an answer when the body is here, or after some seconds.
+
+    All bytes of the answer go out before. Who is still sending would not read them if the
+    connection were closed at once.
+    """
+
+    async def linger(message: Message) -> None:
+        if message["type"] != "http.response.body":
+            await send(message)
+            return
+        await send({**message, "more_body": True})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while (await receive()).get("more_body", False):
+                    pass
+        await send({"type": "http.response.body"})
+
+    return linger
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

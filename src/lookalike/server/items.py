@@ -12,10 +12,12 @@ from lookalike import uploads
 from lookalike.server import schemas as s
 from lookalike.server.routes import (
     IMAGE_FILE,
+    READS,
     TheGallery,
     TheId,
     TheService,
     errors,
+    leads,
     links,
     picture,
     search_with,
@@ -26,13 +28,17 @@ from lookalike.stores.base import Rows
 items = APIRouter(prefix="/v1/galleries/{gallery}")
 
 
-@items.get("/item", tags=["items"], responses=errors())
+@items.get(
+    "/item", tags=["items"], responses={**leads("$response.body#/id", *READS[1:]), **errors()}
+)
 async def item(served: TheGallery, service: TheService, row_id: TheId) -> s.ItemOut:
     """Return an item and its metadata."""
     return _out(served, await service.row(served, row_id), 0)
 
 
-@items.get("/sample", tags=["items"], responses=errors())
+@items.get(
+    "/sample", tags=["items"], responses={**leads("$response.body#/0/id", *READS), **errors()}
+)
 async def sample(
     served: TheGallery,
     service: TheService,
@@ -84,7 +90,11 @@ async def item_thumbnail(
     return Response(data, media_type=kind, headers=_cached(tag))
 
 
-@items.get("/item/neighbours", tags=["items"], responses=errors(501))
+@items.get(
+    "/item/neighbours",
+    tags=["items"],
+    responses={**leads("$response.body#/hits/0/id", *READS), **errors(501)},
+)
 async def item_neighbours(
     served: TheGallery,
     service: TheService,
@@ -100,7 +110,10 @@ async def item_neighbours(
 @items.put(
     "/item",
     tags=["items"],
-    responses=errors(409, 507),
+    responses={
+        **leads("$response.body#/id", *READS, "put_item", "patch_item", "delete_item"),
+        **errors(409, 507),
+    },
     openapi_extra=IMAGE_FILE,
 )
 async def put_item(

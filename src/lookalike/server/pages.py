@@ -78,7 +78,7 @@ def _static() -> dict[str, Static]:
 _FILES = _static()
 
 
-def _browsing(request: Request) -> Browsing:
+async def _browsing(request: Request) -> Browsing:
     browsing: Browsing = request.app.state.browsing
     return browsing
 

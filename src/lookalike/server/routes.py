@@ -26,6 +26,7 @@ _ERRORS = {
     421: "The service does not go by this name",
     422: "The request or the image cannot be used",
     429: "The service has enough to do; try again after the seconds in Retry-After",
+    431: "The address and headers are too large together",
     501: "A package for this is not installed",
     502: "The address did not give an image",
     503: "The gallery cannot be read",
@@ -36,13 +37,30 @@ _ERRORS = {
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe answers that are problems, for the API's document."""
     always = (400, 401, 403, 404, 408, 413, 421, 422, 429, 503)
-    return {
+    found: dict[int | str, dict[str, Any]] = {
         status: {
             "description": _ERRORS[status],
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemOut"}}},
         }
         for status in (*always, *statuses)
     }
+    found[401]["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    found[429]["headers"] = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}}}
+    return {**found, 431: {"description": _ERRORS[431]}}
+
+
+def leads(row_id: str, *operations: str) -> dict[int | str, dict[str, Any]]:
+    """Describe what can be asked about an item that an answer holds, for the API's document.
+
+    ``row_id`` is where its id stands, as an OpenAPI runtime expression.
+    """
+    parameters = {"path.gallery": "$request.path.gallery", "query.id": row_id}
+    return {200: {"links": {o: {"operationId": o, "parameters": parameters} for o in operations}}}
+
+
+READS = ("item", "item_image", "item_thumbnail", "item_neighbours")
+OPEN: dict[str, Any] = {"security": []}
+"""For routes that need no key."""
 
 
 def picture(what: str) -> dict[int | str, dict[str, Any]]:
@@ -62,7 +80,7 @@ IMAGE_FILE = {
 }
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # else FastAPI takes a thread for it
     service: Service = request.app.state.service
     return service
 
@@ -70,7 +88,7 @@ def _service(request: Request) -> Service:
 TheService = Annotated[Service, Depends(_service)]
 
 
-def _named(gallery: str, service: TheService) -> Served:
+async def _named(gallery: str, service: TheService) -> Served:
     return service.served(gallery)
 
 

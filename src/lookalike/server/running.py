@@ -18,59 +18,116 @@ from lookalike.server.limits import Limits
 
 KEEP_ALIVE_SECONDS = 15
 STOP_SECONDS = 15
+_LAST_ANSWERS_SECONDS = STOP_SECONDS - 1
+_LINGER_SECONDS = 2
 _BACKLOG = 2048
 
 log = logging.getLogger(__name__)
 
 
 def protocol(limits: Limits) -> type[HttpToolsProtocol]:
-    """Return uvicorn's protocol with a time and a size for a request's line and headers.
+    """Return uvicorn's protocol with bounds on who sends slowly, or much, or does not read.
 
-    uvicorn by itself keeps a connection whose headers never end.
+    uvicorn by itself keeps a connection whose headers never end, or whose answer is never read.
     """
 
-    class Timed(HttpToolsProtocol):
+    class Bounded(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
+        _sending: asyncio.TimerHandle | None = None
+        _refused = False
+        _in_body = False
         _unfinished = 0
+        """Bytes since a request began or last went on: those of its line, headers or trailers."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._timer = self.loop.call_later(limits.header_seconds, self._too_slow)
+            transport.set_write_buffer_limits(0)  # paused is then: not all is sent
+            self._within(limits.header_seconds)
 
         def data_received(self, data: bytes) -> None:
-            if self._timer is None and (self.cycle is None or self.cycle.response_complete):
-                self._timer = self.loop.call_later(limits.header_seconds, self._too_slow)
-            if self._timer is not None:
-                self._unfinished += len(data)
+            if self._refused:
+                return
+            if self._timer is None and not self._in_body and self._answered():
+                self._within(limits.header_seconds)
+            self._unfinished += len(data)
             super().data_received(data)
-            if self._timer is not None and self._unfinished > limits.header_bytes:
+            if self._unfinished > limits.header_bytes:
                 self._refuse(b"431 Request Header Fields Too Large")
 
         def on_headers_complete(self) -> None:
-            self._disarm()
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > limits.header_bytes:
+                raise ValueError  # the parser passes it on as its own error
+            self._went_on()
+            self._in_body = True
             super().on_headers_complete()
 
+        def on_body(self, body: bytes) -> None:
+            self._unfinished = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self._went_on()
+            self._in_body = False
+            super().on_message_complete()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self._in_body and self._answered():
+                self.transport.close()
+
+        def send_400_response(self, _: str) -> None:
+            large = self._unfinished > limits.header_bytes
+            self._refuse(b"431 Request Header Fields Too Large" if large else b"400 Bad Request")
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._sending = self.loop.call_later(limits.send_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._sending is not None:
+                self._sending.cancel()
+
         def connection_lost(self, exc: Exception | None) -> None:
-            self._disarm()
+            self._went_on()
+            self.resume_writing()
             super().connection_lost(exc)
 
-        def _disarm(self) -> None:
+        def shutdown(self) -> None:
+            super().shutdown()  # and before uvicorn ends its tasks, which it logs as errors:
+            self.loop.call_later(_LAST_ANSWERS_SECONDS, self.transport.abort)
+
+        def _answered(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def _within(self, seconds: float) -> None:
+            self._timer = self.loop.call_later(seconds, self._too_slow)
+
+        def _went_on(self) -> None:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer, self._unfinished = None, 0
 
         def _too_slow(self) -> None:
-            self._refuse(b"408 Request Timeout")
+            if self._refused:
+                self.transport.abort()
+            else:
+                self._refuse(b"408 Request Timeout")
 
         def _refuse(self, status: bytes) -> None:
-            self._disarm()
-            if not self.transport.is_closing():
-                self.transport.write(
-                    b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-                )
-                self.transport.close()
+            """Answer, and pass over what still comes: closing at once would lose the answer."""
+            self._went_on()
+            if self._refused or self.transport.is_closing():
+                return
+            self._refused = True
+            self.transport.write(
+                b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
+            self.transport.write_eof()
+            self._within(_LINGER_SECONDS)
 
-    return Timed
+    return Bounded
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -89,7 +89,7 @@ class AddressOptions(Common):
     where: Annotated[str, Field(max_length=_LONGEST_FILTER)] | None = Field(
         None, description="Only items whose metadata match.", examples=[_FILTER]
     )
-    box: Annotated[str, Field(pattern=r"^\d{1,6},\d{1,6},\d{1,6},\d{1,6}$")] | None = Field(
+    box: Annotated[str, Field(pattern=r"^[0-9]{1,5}(,[0-9]{1,5}){3}$")] | None = Field(
         None,
         description="Only this part of the query: x,y,width,height in its pixels.",
         examples=["40,20,200,180"],

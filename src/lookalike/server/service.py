@@ -234,7 +234,7 @@ class Service:
         limits = self.settings.limits
         how = Fetching(limits.fetch_seconds, limits.upload_bytes, limits.redirects)
         with stages("fetch"):
-            return await self.thread(fetch, url, how)
+            return await asyncio.to_thread(fetch, url, how)  # slow ones keep no search waiting
 
     async def row(self, served: Served, row_id: str) -> Rows:
         """Return one row.

@@ -54,6 +54,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def hosts_of(host: str, allowed: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that a service answers to which listens at ``host``; all if empty.
+
+    Where there are any, this machine's own are among them: health checks ask by these, and a page
+    elsewhere cannot go by one.
+    """
+    names = tuple(name.lower() for name in allowed)
+    return (*LOOPBACK, *names) if names or is_loopback(host) else ()
+
+
 def named(galleries: Iterable[str]) -> dict[str, Path]:
     """Return the paths of galleries by the names that they are served under.
 

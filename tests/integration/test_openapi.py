@@ -1,0 +1,239 @@
+"""The service keeps what its OpenAPI document promises, whatever is sent and in any order."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from PIL import Image
+
+from lookalike.encoders.catalog import open_encoder
+from lookalike.errors import InputError, MissingRowError
+from lookalike.gallery import Gallery
+from lookalike.reading import sample_images
+from lookalike.server.keys import add_key, read_keys
+from lookalike.server.settings import LOOPBACK, ServeSettings
+from lookalike.sources import open_source
+from lookalike.uploads import FOLDER
+from tests.serving import Serving, serving
+
+CONFIG = Path(__file__).parents[1] / "schemathesis.toml"
+ROWS = 40
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, str]]:
+    """A service with keys, and one that may write."""
+    folder = tmp_path_factory.mktemp("openapi")
+    source = open_source(f"dataset:digits/train[:{ROWS}]")
+    gallery = Gallery.create(
+        folder / "digits.gallery", encoder=open_encoder("pixels", sample_images(source))
+    )
+    gallery.sync(source)
+    key = add_key(folder / "keys.json", "writer", write=True)
+    allowed = ServeSettings(keys=read_keys(folder / "keys.json"), hosts=LOOPBACK)
+    with serving({"digits": gallery}, allowed) as served:
+        yield served, key
+
+
+@pytest.fixture(scope="module")
+def document(keyed: tuple[Serving, str]) -> dict[str, Any]:
+    found: dict[str, Any] = keyed[0].client().json("GET", "/openapi.json")
+    return found
+
+
+def test_every_promise_is_kept(keyed: tuple[Serving, str], tmp_path: Path) -> None:
+    """Thousands of requests by schemathesis, all its checks on, the same ones every time.
+
+    It makes them from examples, from the edges of the schema, at random, and along the links of
+    the document. Keys are not made at random: two kinds are offered, and one right one is enough.
+    """
+    served, key = keyed
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
+    options = ["--checks", "all", "--max-examples", "100", "--generation-deterministic"]
+    options += ["--generation-with-security-parameters", "false", "--warnings", "off", "--no-color"]
+    done = subprocess.run(
+        [*command, f"{served.url}/openapi.json", "-H", f"Authorization: Bearer {key}", *options],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    said = re.sub(r"(%[0-9A-F]{2}){50,}", "...", done.stdout[-20_000:])
+    assert done.returncode == 0, said + done.stderr
+    cases = re.search(r"(\d+) generated, (\d+) passed", said)
+    assert cases is not None, said
+    assert cases[1] == cases[2]
+    assert int(cases[1]) > 1_000
+    links = re.search(r"API Links: +(\d+) covered", said)
+    assert links is not None
+    assert int(links[1]) >= 5
+
+
+def test_its_requests_got_somewhere(keyed: tuple[Serving, str]) -> None:
+    """Each route was answered with success too, by the test before: not all was refused."""
+    served, key = keyed
+    text = served.ask("GET", "/metrics", headers={"x-api-key": key})[1].decode()
+    found = set(re.findall(r'requests_total{method="(\w+)",route="([^"]+)",status="20[04]"}', text))
+    gallery = "/v1/galleries/{gallery}"
+    assert found >= {
+        ("GET", "/v1/galleries"),
+        ("GET", gallery),
+        ("GET", f"{gallery}/sample"),
+        ("GET", f"{gallery}/item"),
+        ("GET", f"{gallery}/item/image"),
+        ("GET", f"{gallery}/item/thumbnail"),
+        ("GET", f"{gallery}/item/neighbours"),
+        ("POST", f"{gallery}/search/image"),
+        ("PUT", f"{gallery}/item"),
+    }
+    assert not re.search(r'requests_total{[^}]*status="5', text)
+
+
+def test_what_the_document_says_of_every_route(document: dict[str, Any]) -> None:
+    operations = [
+        (path, method, each)
+        for path, methods in document["paths"].items()
+        for method, each in methods.items()
+    ]
+    names = [each["operationId"] for *_, each in operations]
+    assert len(set(names)) == len(names)
+    for path, method, each in operations:
+        assert each["tags"], (path, method)
+        open_to_all = path in ("/healthz", "/readyz")
+        assert (each.get("security") == []) is open_to_all
+        if path != "/healthz":
+            assert {"400", "401", "403", "404", "408", "413", "421", "422", "429", "431"} <= set(
+                each["responses"]
+            )
+        for answer in each["responses"].values():
+            for link in answer.get("links", {}).values():
+                assert link["operationId"] in names
+    assert document["security"] == [{"key": []}, {"header": []}]
+
+
+def test_a_wrong_method_is_told_the_right_ones(
+    keyed: tuple[Serving, str], document: dict[str, Any]
+) -> None:
+    served, key = keyed
+    for path, methods in document["paths"].items():
+        address = path.replace("{gallery}", "digits")
+        for method in ("OPTIONS", "TRACE", "HEAD"):
+            answer, _ = served.ask(method, address, headers={"x-api-key": key})
+            assert answer.status == 405
+            allowed = answer.headers["allow"].split(", ")
+            assert allowed == sorted(each.upper() for each in methods)
+
+
+# ---- items against a model -----------------------------------------------------------------------
+
+KEYS = st.sampled_from(["a", "b/c", "ä ö", "..", "%2e%2e", "<script>", "'\"", "x" * 500])
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+VALUES = TEXTS | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+METADATA = st.dictionaries(TEXTS.filter(bool), VALUES | st.booleans(), max_size=4)
+
+
+def png(grey: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (8, 8), grey).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_items_are_what_was_put_and_gone_when_deleted(keyed: tuple[Serving, str]) -> None:
+    """Random orders of putting, changing and deleting, against a dictionary that does the same."""
+    served, key = keyed
+    gallery = served.service.served("digits").gallery
+    remote = served.client(key).gallery("digits")
+    for row_id in [each for each in gallery.store.ids() if each.startswith("api:")]:
+        remote.remove(row_id)
+
+    class Items(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept: dict[str, tuple[int, dict[str, Any]]] = {}
+
+        @rule(name=KEYS, grey=st.integers(0, 255), metadata=METADATA)
+        def put(self, name: str, grey: int, metadata: dict[str, Any]) -> None:
+            assert remote.put(name, png(grey), metadata) is (name not in self.kept)
+            self.kept[name] = grey, metadata
+
+        @rule(name=KEYS, metadata=METADATA)
+        def describe(self, name: str, metadata: dict[str, Any]) -> None:
+            if name not in self.kept:
+                with pytest.raises(MissingRowError):
+                    remote.describe(f"api:{name}", metadata)
+                return
+            grey, before = self.kept[name]
+            assert remote.describe(f"api:{name}", metadata) == {**before, **metadata}
+            self.kept[name] = grey, {**before, **metadata}
+
+        @rule(name=KEYS)
+        def forget_one_column(self, name: str) -> None:
+            if name in self.kept and self.kept[name][1]:
+                grey, before = self.kept[name]
+                column = next(iter(before))
+                left = {each: value for each, value in before.items() if each != column}
+                assert remote.describe(f"api:{name}", {column: None}) == left
+                self.kept[name] = grey, left
+
+        @rule(name=KEYS)
+        def remove(self, name: str) -> None:
+            if self.kept.pop(name, None) is None:
+                with pytest.raises(MissingRowError):
+                    remote.remove(f"api:{name}")
+                return
+            remote.remove(f"api:{name}")
+            for what in ("", "/image", "/thumbnail", "/neighbours"):
+                path = f"/v1/galleries/digits/item{what}?id={quote('api:' + name, safe='')}"
+                assert served.ask("GET", path, headers={"x-api-key": key})[0].status == 404
+
+        @rule(name=KEYS)
+        def read(self, name: str) -> None:
+            if name not in self.kept:
+                with pytest.raises(InputError):
+                    remote.search(id=f"api:{name}")
+                return
+            grey, metadata = self.kept[name]
+            assert remote.item(f"api:{name}")["metadata"] == metadata
+            assert np.array_equal(remote.image(f"api:{name}"), np.full((8, 8), grey, np.uint8))
+            assert f"api:{name}" not in {hit.id for hit in remote.search(id=f"api:{name}", n=100)}
+
+        @invariant()
+        def count(self) -> None:
+            assert len(remote) == ROWS + len(self.kept)
+            assert len(list((gallery.path / FOLDER).glob("*"))) == len(self.kept)
+
+        def teardown(self) -> None:
+            for name in self.kept:
+                remote.remove(f"api:{name}")
+
+    run_state_machine_as_test(
+        Items,
+        settings=settings(
+            max_examples=12,
+            stateful_step_count=12,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,393 @@
+"""Clients that send slowly, too much or nonsense, or do not read: each harms only itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike.encoders.base import Encoder
+from lookalike.errors import ServiceError
+from lookalike.gallery import Gallery
+from lookalike.server.limits import Limits
+from lookalike.server.settings import LOOPBACK, ServeSettings
+from lookalike.sources import Source
+from tests.raw import PATIENCE, answers, connected, dribble, exchange, rest, soon
+from tests.serving import Serving, serving
+
+LIMITS = Limits(
+    upload_bytes=3_000_000,
+    batch_bytes=3_000_000,
+    held_bytes=8_000_000,
+    header_bytes=8_192,
+    header_seconds=1.0,
+    body_seconds=1.5,
+    send_seconds=1.0,
+)
+HEAD = b"host: localhost\r\ncontent-type: image/png\r\n"
+SEARCH = b"POST /v1/galleries/digits/search/image HTTP/1.1\r\n" + HEAD
+PUT = b"PUT /v1/galleries/digits/item?id=a HTTP/1.1\r\n" + HEAD
+HEALTH = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"
+LAST = HEALTH + b"connection: close\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def served(
+    tmp_path_factory: pytest.TempPathFactory, digits: Source, pixels: Encoder
+) -> Iterator[Serving]:
+    gallery = Gallery.create(tmp_path_factory.mktemp("g") / "digits.gallery", encoder=pixels)
+    gallery.sync(digits)
+    with serving({"digits": gallery}, settings(LIMITS)) as running:
+        yield running
+
+
+def settings(limits: Limits) -> ServeSettings:
+    return ServeSettings(write=True, hosts=LOOPBACK, limits=limits)
+
+
+@pytest.fixture(autouse=True)
+def unharmed(served: Serving) -> Iterator[None]:
+    """Whatever a client did, others are answered afterwards and nothing of it is kept."""
+    yield
+    assert served.ask("GET", "/healthz")[0].status == 200
+    assert served.ask("GET", "/readyz")[0].status == 200
+    assert soon(lambda: b"\nlookalike_held_bytes 0.0" in served.ask("GET", "/metrics")[1])
+
+
+def problem(data: bytes) -> dict[str, object]:
+    (answer,) = answers(data)
+    assert answer.headers["content-type"] == "application/problem+json"
+    found: dict[str, object] = json.loads(answer.body)
+    assert found["status"] == answer.status
+    return found
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"", b"\r\n"),
+        (b"GE", b""),
+        (b"GET /", b"a"),
+        (HEALTH, b"a: b\r\n"),
+        (HEALTH + b"x-long: ", b"a"),
+        (SEARCH, b"content-encoding: x\r\n"),
+    ],
+)
+def test_headers_that_dribble_are_given_up(served: Serving, start: bytes, piece: bytes) -> None:
+    with connected(served.port) as connection:
+        connection.sendall(start)
+        begun = time.monotonic()
+        found = dribble(connection, piece)
+    assert time.monotonic() - begun >= LIMITS.header_seconds / 2
+    assert found.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_client_that_says_nothing_is_given_up(served: Serving) -> None:
+    with connected(served.port) as connection:
+        assert rest(connection).startswith(b"HTTP/1.1 408 ")
+
+
+def test_the_next_headers_of_a_connection_may_not_dribble_either(served: Serving) -> None:
+    with connected(served.port) as connection:
+        connection.sendall(HEALTH + b"\r\n")
+        first = connection.recv(1 << 16)
+        assert first.startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        assert b"HTTP/1.1 408 " in dribble(connection, b"a: b\r\n")
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (SEARCH + b"content-length: 10000\r\n\r\n", b"a"),
+        (SEARCH + b"transfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+        (PUT + b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n", b"a: b\r\n"),
+        (PUT + b"content-length: 5\r\n\r\n", b""),
+    ],
+)
+def test_a_body_that_dribbles_is_given_up(served: Serving, start: bytes, piece: bytes) -> None:
+    with connected(served.port) as connection:
+        connection.sendall(start)
+        found = dribble(connection, piece)
+    assert problem(found)["type"] == "urn:lookalike:problem:too-slow"
+
+
+@pytest.mark.parametrize("length", [LIMITS.upload_bytes + 1, 10**12, 10**18])
+def test_a_body_said_to_be_too_large_is_refused_before_it_comes(
+    served: Serving, length: int
+) -> None:
+    with connected(served.port) as connection:
+        connection.sendall(SEARCH + f"content-length: {length}\r\n\r\n".encode())
+        found = connection.recv(1 << 16)
+        assert found.startswith(b"HTTP/1.1 413 ")
+        assert problem(found)["status"] == 413
+        rest(connection)  # it is not waited for longer than any body
+
+
+def test_who_sends_a_body_that_is_too_large_anyway_reads_why_it_is_refused(
+    served: Serving,
+) -> None:
+    remote = served.client().gallery("digits")
+    with pytest.raises(ServiceError, match="at most 3 MB") as refused:
+        remote.put("large", bytes(2 * LIMITS.upload_bytes))
+    assert refused.value.status == 413
+
+
+def test_a_body_in_chunks_is_refused_once_it_is_too_large(served: Serving) -> None:
+    chunk = b"%x\r\n" % 100_000 + bytes(100_000) + b"\r\n"
+    sent = 0
+    with connected(served.port) as connection:
+        connection.sendall(SEARCH + b"transfer-encoding: chunked\r\n\r\n")
+        connection.settimeout(0.001)
+        found = b""
+        while not found and sent < 1_000:
+            with contextlib.suppress(TimeoutError):
+                found = connection.recv(1 << 16)
+            if not found:
+                connection.settimeout(PATIENCE)
+                connection.sendall(chunk)
+                connection.settimeout(0.001)
+                sent += 1
+        connection.settimeout(PATIENCE)
+        assert problem(found)["status"] == 413
+    assert sent >= LIMITS.upload_bytes // 100_000
+
+
+def test_a_refused_body_is_not_taken_for_ever(served: Serving) -> None:
+    with connected(served.port) as connection:
+        connection.sendall(SEARCH + b"content-length: 1000000000000\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
+        assert dribble(connection, bytes(10_000)) == b""
+
+
+LARGE = b"a" * 6_000
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        HEALTH + b"x: " + LARGE * 2 + b"\r\n\r\n",
+        HEALTH + b"x: " + LARGE + b"\r\ny: " + LARGE + b"\r\n\r\n",
+        HEALTH + LARGE * 2 + b": x\r\n\r\n",
+        HEALTH + b"".join(b"x%d: y\r\n" % i for i in range(5_000)) + b"\r\n",
+        b"GET /" + LARGE * 2 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET /" + b"a" * 2_000_000,
+        HEALTH + b"x: " + b"a" * 2_000_000,
+        HEALTH + b"x: " + b"a" * 200_000 + b"\r\n\r\n",
+        PUT + b"transfer-encoding: chunked\r\n\r\n0\r\nx: " + b"a" * 2_000_000,
+        PUT + b"transfer-encoding: chunked\r\n\r\n0\r\n" + b"x: y\r\n" * 500_000,
+        PUT + b"transfer-encoding: chunked\r\n\r\n1;x=" + b"a" * 2_000_000,
+    ],
+)
+def test_headers_that_are_too_large_are_refused(served: Serving, sent: bytes) -> None:
+    with connected(served.port) as connection:
+        sending = threading.Thread(target=_send_all, args=(connection, sent))
+        sending.start()
+        found = rest(connection)
+        sending.join(PATIENCE)
+        assert not sending.is_alive()
+    assert answers(found)[0].status == 431
+
+
+def _send_all(connection: socket.socket, sent: bytes) -> None:
+    with contextlib.suppress(OSError):
+        connection.sendall(sent)
+
+
+def test_headers_just_small_enough_are_taken(served: Serving) -> None:
+    sent = HEALTH + b"connection: close\r\nx: " + LARGE + b"\r\n\r\n"
+    assert answers(exchange(served.port, sent))[0].status == 200
+
+
+def test_requests_may_follow_each_other_without_waiting(served: Serving) -> None:
+    asked = "GET /v1/galleries/digits/item?id={} HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    ids = served.service.served("digits").gallery.store.ids()[:20]
+    sent = "".join(asked.format(quote(row_id, safe="")) for row_id in ids)
+    found = answers(exchange(served.port, sent.encode() + LAST))
+    assert [json.loads(answer.body).get("id") for answer in found] == [*ids, None]
+
+
+@pytest.mark.parametrize("sent", [0, 1, 70_000])
+def test_who_leaves_in_the_middle_of_a_body_does_no_harm(served: Serving, sent: int) -> None:
+    for _ in range(20):
+        with connected(served.port) as connection:
+            connection.sendall(PUT + b"content-length: 100000\r\n\r\n" + bytes(sent))
+    assert soon(lambda: b"\nlookalike_waiting 0.0" in served.ask("GET", "/metrics")[1])
+
+
+def test_who_leaves_before_the_answer_does_no_harm(served: Serving, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    for _ in range(20):
+        with connected(served.port) as connection:
+            connection.sendall(SEARCH + b"content-length: %d\r\n\r\n" % len(data) + data)
+    assert soon(lambda: b"\nlookalike_waiting 0.0" in served.ask("GET", "/metrics")[1])
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One image whose file is larger than what a connection holds under way."""
+    folder = tmp_path_factory.mktemp("large")
+    noise = np.random.default_rng(0).integers(0, 256, (1_800, 2_500, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png", compress_level=0)
+    return folder
+
+
+def test_who_does_not_read_the_answer_is_dropped(
+    large: Path, tmp_path: Path, pixels: Encoder
+) -> None:
+    from lookalike.encoders.catalog import open_encoder
+    from lookalike.reading import sample_images
+    from lookalike.sources import open_source
+
+    encoder = open_encoder("colour", sample_images(open_source(large)))
+    gallery = Gallery.create(tmp_path / "large.gallery", encoder=encoder)
+    gallery.sync(large)
+    path = f"/v1/galleries/large/item/image?id={gallery.store.ids()[0].replace(':', '%3A')}"
+    asked = f"GET {path} HTTP/1.1\r\nhost: localhost\r\n".encode()
+    size = (large / "noise.png").stat().st_size
+    with serving({"large": gallery}, settings(LIMITS)) as running:
+        assert len(running.ask("GET", path)[1]) == size
+        for last in (b"\r\n", b"connection: close\r\n\r\n"):
+            with socket.socket() as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+                connection.settimeout(PATIENCE)
+                connection.connect(("127.0.0.1", running.port))
+                connection.sendall(asked + last)
+                time.sleep(4 * LIMITS.send_seconds)
+                assert len(rest(connection)) < size
+
+
+def test_a_small_answer_nobody_reads_holds_no_connection(served: Serving) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.settimeout(PATIENCE)
+        connection.connect(("127.0.0.1", served.port))
+        asked = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            connection.settimeout(1)
+            for _ in range(100_000):
+                connection.sendall(asked)
+        time.sleep(4 * LIMITS.send_seconds)
+        connection.settimeout(PATIENCE)
+        rest(connection)  # ends, though there was much more to come
+
+
+def test_stalled_connections_keep_nobody_waiting(served: Serving) -> None:
+    starts = (b"", b"GET /", SEARCH, SEARCH + b"content-length: 1000\r\n\r\nabc")
+    limits = Limits(header_seconds=PATIENCE, body_seconds=PATIENCE)
+    gallery = served.service.served("digits").gallery
+    with serving({"digits": gallery}, settings(limits)) as running, contextlib.ExitStack() as stack:
+        for number in range(200):
+            connection = stack.enter_context(connected(running.port))
+            connection.sendall(starts[number % len(starts)])
+        begun = time.monotonic()
+        row_id = gallery.store.ids()[0]
+        for _ in range(20):
+            assert len(running.client().gallery("digits").search(id=row_id)) == 7
+        assert time.monotonic() - begun < PATIENCE / 2
+
+
+def test_bodies_under_way_count_as_held(served: Serving) -> None:
+    """Three uploads of 2.9 MB that stop before their end are more than the 8 MB allowed."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(connected(served.port)) for _ in range(3)]
+        for connection in connections:
+            connection.sendall(SEARCH + b"content-length: 2900000\r\n\r\n")
+            connection.sendall(bytes(2_890_000))
+        statuses = sorted(answers(rest(connection))[0].status for connection in connections)
+    assert statuses == [408, 408, 429]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x00\x01\x02\x03\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\n: empty\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\nx: a\x00b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\nx : a\r\n\r\n",
+        b"NONSENSE / HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET http://[::1 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        SEARCH + b"content-length: -1\r\n\r\n",
+        SEARCH + b"content-length: 1e3\r\n\r\n",
+        SEARCH + b"content-length: \xb2\r\n\r\n",
+        SEARCH + b"content-length: 5\r\ncontent-length: 6\r\n\r\nabcdef",
+        SEARCH + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        SEARCH + b"transfer-encoding: chunked\r\n\r\nxyz\r\n",
+        SEARCH + b"transfer-encoding: chunked\r\n\r\n-1\r\na\r\n0\r\n\r\n",
+        SEARCH + b"transfer-encoding: chunked, identity\r\n\r\n5\r\nabcde\r\n0\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.0\r\n",
+    ],
+)
+def test_what_is_no_request_is_refused(
+    served: Serving, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = answers(exchange(served.port, sent))
+    assert found[-1].status == 400
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /healthz HTTP/1.0\r\nhost: localhost\r\n\r\n", 200),
+        (b"GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n", 421),
+        (b"GET http://localhost/healthz HTTP/1.0\r\nhost: localhost\r\n\r\n", 200),
+        (b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 404),
+        (b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", None),
+        (b"TRACE /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 405),
+        (b"HEAD /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 405),
+        (HEALTH + b"upgrade: h2c\r\nconnection: upgrade, close\r\n\r\n", 200),
+        (HEALTH + b"upgrade: websocket\r\nconnection: upgrade, close\r\n\r\n", 200),
+        (b"\r\n\r\n" + LAST, 200),
+        (SEARCH + b"connection: close\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 422),
+        (
+            SEARCH
+            + b"connection: close\r\nexpect: 100-continue\r\ncontent-length: 9999999\r\n\r\n",
+            413,
+        ),
+    ],
+)
+def test_unusual_requests_are_answered(
+    served: Serving, sent: bytes, status: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = exchange(served.port, sent).split(b"\r\n")[0]
+    assert found.startswith(b"HTTP/1.1 ")
+    code = int(found.split()[1])
+    assert code < 500
+    assert status in (None, code)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_random_bytes_never_bring_it_down(served: Serving) -> None:
+    rng = np.random.default_rng(0)
+    seed = bytearray(SEARCH + b"content-length: 20\r\n\r\n" + bytes(20))
+
+    def one(number: int) -> bool:
+        sent = bytearray(seed)
+        for place in rng.integers(0, len(sent), 1 + number % 8):
+            sent[place] = rng.integers(0, 256)
+        with connected(served.port) as connection:
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            found = rest(connection)
+        return not found or 200 <= int(found[9:12]) < 500
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(one, range(400)))

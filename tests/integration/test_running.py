@@ -1,0 +1,273 @@
+"""The service as it runs for days: ended under load, its gallery written by others, its log."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import io
+import json
+import logging
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lookalike as la
+from lookalike.encoders.catalog import open_encoder
+from lookalike.errors import ServiceError
+from lookalike.gallery import Gallery
+from lookalike.reading import sample_images
+from lookalike.server.keys import add_key, read_keys
+from lookalike.server.settings import ServeSettings
+from lookalike.sources import open_source
+from tests.conftest import Require
+from tests.integration.test_cli import process
+from tests.processes import PROC, memory
+from tests.raw import soon
+from tests.serving import serving
+
+
+@pytest.fixture
+def shop(folder: Path, tmp_path: Path) -> Gallery:
+    """A gallery of twelve colour images, one of them with a large file."""
+    noise = np.random.default_rng(0).integers(0, 256, (1_800, 2_500, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png", compress_level=0)
+    encoder = open_encoder("colour", sample_images(open_source(folder)))
+    gallery = Gallery.create(tmp_path / "shop.gallery", encoder=encoder)
+    gallery.sync(folder)
+    return gallery
+
+
+@contextlib.contextmanager
+def started(gallery: Gallery, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Yield ``lookalike serve`` as a process, and its port."""
+    command = [sys.executable, "-m", "lookalike", "serve", str(gallery.path), "--port", "0"]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        try:
+            said = next(line for line in iter(running.stderr.readline, "") if "serving" in line)
+            port = re.search(r"http://127\.0\.0\.1:(\d+)", said)
+            assert port is not None
+            yield running, int(port[1])
+        finally:
+            if running.poll() is None:
+                running.kill()
+
+
+def png(grey: int = 0) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (200, 200), (grey, 255 - grey, 90)).save(file, "PNG")
+    return file.getvalue()
+
+
+def waiting(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    found = re.search(r"^lookalike_waiting (\d+)", text, re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+class Caller(threading.Thread):
+    """Searches over one connection until the service ends; ``wrong`` is what must not happen."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._port = port
+        self.answered = 0
+        self.wrong: list[str] = []
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        path = "/v1/galleries/shop/search/image"
+        with contextlib.closing(connection):
+            while True:
+                try:
+                    connection.request("POST", path, png())
+                    answer = connection.getresponse()
+                except (ConnectionError, http.client.CannotSendRequest):
+                    return  # closed before any byte of an answer
+                try:
+                    json.loads(answer.read())
+                except (ValueError, OSError, http.client.HTTPException) as error:
+                    self.wrong.append(f"cut off: {error!r}")
+                    return
+                if answer.status not in (200, 429):
+                    self.wrong.append(f"answered {answer.status}")
+                self.answered += answer.status == 200
+
+
+def test_sigterm_under_load_loses_no_request(shop: Gallery) -> None:
+    """Those at work are answered; who neither sends nor reads cannot keep it from ending."""
+    image = base64.b64encode(png()).decode()
+    body = json.dumps({"queries": [{"image": image}] * 24, "parts": True}).encode()
+    statuses: list[int] = []
+
+    def batch(port: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        with contextlib.closing(connection):
+            connection.request(
+                "POST",
+                "/v1/galleries/shop/search/batch",
+                body,
+                {"content-type": "application/json"},
+            )
+            answer = connection.getresponse()
+            answers = json.loads(answer.read())["answers"]
+            assert all(each["problem"] is None for each in answers)
+            statuses.append(answer.status)
+
+    with started(shop) as (running, port), contextlib.ExitStack() as stack:
+        idle, upload, unread = (
+            stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(3)
+        )
+        upload.sendall(
+            b"POST /v1/galleries/shop/search/image HTTP/1.1\r\nhost: localhost\r\n"
+            b"content-length: 1000\r\n\r\nabc"
+        )
+        unread.sendall(
+            b"GET /v1/galleries/shop/item/image?id=shapes:noise.png HTTP/1.1\r\n"
+            b"host: localhost\r\n\r\n"
+        )
+        callers = [Caller(port) for _ in range(4)]
+        slow = [threading.Thread(target=batch, args=(port,)) for _ in range(4)]
+        for each in slow:
+            each.start()
+        assert soon(lambda: len(slow) in (waiting(port), len(statuses)))
+        for each in callers:
+            each.start()
+        assert soon(lambda: all(caller.answered for caller in callers))
+        running.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        assert running.wait(20) == 0
+        took = time.monotonic() - begun
+        for each in (*callers, *slow):
+            each.join(30)
+        assert running.stderr is not None
+        said = running.stderr.read()
+        assert idle.recv(100) == b""
+    assert statuses == [200] * len(slow)
+    assert [caller.wrong for caller in callers] == [[]] * len(callers)
+    assert said == ""
+    assert took < 20
+
+
+def test_a_gallery_written_by_others_is_served_as_it_is_then(
+    shop: Gallery, folder: Path, tmp_path: Path
+) -> None:
+    """Another process adds, changes and removes rows while many search: no request fails."""
+    with started(shop) as (_running, port):
+        remote = la.Client(f"http://127.0.0.1:{port}").gallery("shop")
+        end, failed, asked = threading.Event(), [], [0]
+
+        def search(number: int) -> None:
+            while not end.is_set():
+                try:
+                    if number % 2:
+                        remote.search(png(number), n=5)
+                    else:
+                        remote.search(id="shapes:red/0.png", n=5, where="label != 'none'")
+                    remote.info()
+                    asked[0] += 1
+                except Exception as error:  # noqa: BLE001 - none may happen
+                    failed.append(error)
+
+        def indexed() -> None:
+            done = process("index", shop.path, folder, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+
+        def nearest() -> str:
+            return remote.search(folder / "new.png", n=1)[0].id
+
+        with ThreadPoolExecutor(4) as pool:
+            searching = [pool.submit(search, number) for number in range(4)]
+            try:
+                assert soon(lambda: asked[0] >= 8)
+                Image.new("RGB", (50, 40), (250, 240, 10)).save(folder / "new.png")
+                assert nearest() != "shapes:new.png"
+                indexed()
+                assert nearest() == "shapes:new.png"
+                assert len(remote) == 14
+                for path in folder.glob("green/*.png"):
+                    path.unlink()
+                Image.new("RGB", (50, 40), (10, 240, 250)).save(folder / "red" / "1.png")
+                indexed()
+                assert len(remote) == 10
+                assert not [hit for hit in remote.search(png(), n=100) if "green" in hit.id]
+                before = asked[0]
+                assert soon(lambda: asked[0] >= before + 8)
+            finally:
+                end.set()
+            for each in searching:
+                each.result(60)
+        assert failed == []
+
+
+def test_keys_are_in_no_log_and_no_answer(
+    shop: Gallery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys.json"
+    secrets = [add_key(file, "reader", write=False), add_key(file, "writer", write=True)]
+    secrets.append("la_wrong-" + "x" * 30)
+    hashes = [key.sha256 for key in read_keys(file)]
+    caplog.set_level(logging.DEBUG)
+    said = ""
+    with serving({"shop": shop}, ServeSettings(keys=read_keys(file))) as served:
+        for secret in secrets:
+            for headers in ({"authorization": f"Bearer {secret}"}, {"x-api-key": secret}):
+                for method, path, body in (
+                    ("GET", "/v1/galleries", None),
+                    ("GET", "/metrics", None),
+                    ("GET", "/g/shop", None),
+                    ("GET", "/nosuch", None),
+                    ("POST", "/v1/galleries/shop/search", b"{}"),
+                    ("POST", "/v1/galleries/shop/search/image", b"no image"),
+                    ("PUT", "/v1/galleries/shop/item?id=a", b"no image"),
+                    ("TRACE", "/healthz", None),
+                ):
+                    asked = {**headers, "accept": "text/html", "content-type": "application/json"}
+                    answer, found = served.ask(method, path, body, asked)
+                    said += f"{answer.headers}{found.decode()}"
+        with pytest.raises(ServiceError) as refused:
+            served.client(secrets[-1]).galleries()
+        said += f"{refused.value!r}{served.client(secrets[-1])!r}"
+    assert "reader" in said  # it is the names of keys that are told
+    assert not [each for each in (*secrets, *hashes) if each in said + caplog.text]
+
+
+def test_the_memory_of_a_service_does_not_grow(shop: Gallery, require: Require) -> None:
+    """Uploads of 13 MB, good and broken ones, in numbers that would show if they were kept."""
+    require(PROC.exists(), "memory is read from /proc only")
+    file = io.BytesIO()
+    noise = np.random.default_rng(1).integers(0, 256, (1_800, 2_500, 3), np.uint8)
+    Image.fromarray(noise).save(file, "PNG", compress_level=0)
+    good = file.getvalue()
+    with started(shop, "--write") as (running, port):
+        address = f"http://127.0.0.1:{port}"
+
+        def ask(number: int) -> None:
+            data = good if number % 3 else good[: len(good) // 2]
+            remote = la.Client(address).gallery("shop")
+            with contextlib.suppress(la.errors.ImageError):
+                remote.search(data, n=1)
+
+        def rounds(count: int) -> int:
+            with ThreadPoolExecutor(3) as pool:
+                list(pool.map(ask, range(count)))
+            return memory(running.pid)
+
+        before = rounds(12)
+        assert rounds(36) < before + 10 * len(good)
