@@ -6,7 +6,7 @@ import contextlib
 import http.client
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ class Serving:
     port: int
     service: Service
     app: Any
+    connections: Callable[[], int]
 
     @property
     def url(self) -> str:
@@ -61,7 +62,8 @@ def serving(
         while not running.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        yield Serving(listening.getsockname()[1], app.state.service, app)
+        port, connections = listening.getsockname()[1], running.server_state.connections
+        yield Serving(port, app.state.service, app, lambda: len(connections))
     finally:
         running.should_exit = True
         thread.join(30)

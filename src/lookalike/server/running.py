@@ -20,6 +20,8 @@ KEEP_ALIVE_SECONDS = 15
 STOP_SECONDS = 15
 _LAST_ANSWERS_SECONDS = STOP_SECONDS - 1
 _LINGER_SECONDS = 2
+_PIPELINED = 64
+"""Requests of one connection that may be here before the first of them is answered."""
 _BACKLOG = 2048
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
 
         def on_headers_complete(self) -> None:
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            if size > limits.header_bytes:
+            if size > limits.header_bytes or len(self.pipeline) >= _PIPELINED:
                 raise ValueError  # the parser passes it on as its own error
             self._went_on()
             self._in_body = True
