@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,20 @@ def rest(connection: socket.socket) -> bytes:
         while piece := connection.recv(1 << 16):
             pieces.append(piece)
     return b"".join(pieces)
+
+
+def one(connection: socket.socket, start: bytes = b"") -> bytes:
+    """Receive one whole answer, which may come in pieces, of a connection that stays open."""
+    found = start
+    while True:
+        head, separator, body = found.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\ncontent-length: (\d+)", head)
+        if separator and length and len(body) >= int(length[1]):
+            return found
+        piece = connection.recv(1 << 16)
+        if not piece:
+            raise AssertionError(f"closed in the middle of {found!r}")
+        found += piece
 
 
 def dribble(connection: socket.socket, piece: bytes, every: float = 0.05) -> bytes:
