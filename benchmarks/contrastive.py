@@ -77,7 +77,7 @@ def precisions(
     rows = encoder.encode(gallery.images)
     labels = np.array(gallery.labels)
     if queries is None:
-        found, wanted = ExactIndex(rows).others(0, len(rows), N, Metric.COSINE), labels
+        found, wanted = ExactIndex(rows).others(0, len(rows), N, Metric.COSINE).rows, labels
     else:
         asked = encoder.encode(queries.images)
         found = ExactIndex(rows).search(asked, N, Metric.COSINE).rows

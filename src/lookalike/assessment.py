@@ -236,7 +236,7 @@ def _label(each: Sampled, labels: Mapping[str, str] | None) -> object:
 
 def _precisions(embeddings: Embeddings, labels: NDArray[Any], n: int) -> NDArray[np.float64]:
     """Return precision@n of each row among the others, ``(rows,)``."""
-    others = ExactIndex(embeddings).others(0, len(embeddings), n, Metric.COSINE)
+    others = ExactIndex(embeddings).others(0, len(embeddings), n, Metric.COSINE).rows
     return np.asarray((labels[others] == labels[:, None]).mean(axis=1))
 
 

@@ -95,7 +95,7 @@ def augment(rows: Embeddings, k: int, *, alpha: float = 3.0) -> Embeddings:
     step = max(1, _VALUES // (k * max(1, unit.shape[1])))
     for start in range(0, len(kept), step):
         part = slice(start, start + step)
-        near = unit[index.others(start, start + step, k, Metric.COSINE)].astype(np.float64)
+        near = unit[index.others(start, start + step, k, Metric.COSINE).rows].astype(np.float64)
         asked = unit[part].astype(np.float64)
         weights = _weights(np.einsum("qd,qkd->qk", asked, near), alpha)
         result[kept[part]] = _summed(asked, weights, near)

@@ -16,6 +16,7 @@ from lookalike.cli.export import command as export
 from lookalike.cli.index import command as index
 from lookalike.cli.info import command as info
 from lookalike.cli.key import app as key
+from lookalike.cli.label import app as label
 from lookalike.cli.search import command as search
 from lookalike.cli.serve import command as serve
 from lookalike.cli.train import command as train
@@ -36,6 +37,7 @@ app.command("index")(index)
 app.command("search")(search)
 app.command("evaluate")(evaluate)
 app.command("choose")(choose)
+app.add_typer(label, name="label")
 app.command("serve")(serve)
 app.add_typer(key, name="key")
 app.command("info")(info)

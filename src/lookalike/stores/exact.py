@@ -65,17 +65,15 @@ class ExactIndex:
         """Return the embeddings of rows by their numbers."""
         return self._rows[rows]
 
-    def others(self, start: int, stop: int, n: int, metric: Metric) -> NDArray[np.int64]:
-        """Return the nearest other rows to each of the rows from ``start`` to ``stop``.
-
-        They are ``(stop - start, min(n, rows - 1))`` row numbers, nearest first.
-        """
+    def others(self, start: int, stop: int, n: int, metric: Metric) -> Neighbours:
+        """Return the ``min(n, rows - 1)`` nearest other rows to each from ``start`` to ``stop``."""
         asked = self._rows[start:stop]
-        rows = self.search(asked, n + 1, metric).rows
+        found = self.search(asked, n + 1, metric)
         # Among identical rows the row itself need not be the first, nor be there at all.
-        other = rows != np.arange(start, start + len(asked))[:, None]
+        other = found.rows != np.arange(start, start + len(asked))[:, None]
         other[other.all(axis=1), -1] = False
-        return np.asarray(rows[other].reshape(len(asked), -1))
+        shape = (len(asked), -1)
+        return Neighbours(found.rows[other].reshape(shape), found.distances[other].reshape(shape))
 
     def search(
         self,

@@ -202,6 +202,6 @@ def nearest(embeddings: Embeddings, k: int, on_progress: ProgressCallback) -> ND
     for start in range(0, count, _CHUNK):
         on_progress(Progress("find neighbours", start, count, "images"))
         stop = min(start + _CHUNK, count)
-        found[start:stop] = index.others(start, stop, k, Metric.COSINE)
+        found[start:stop] = index.others(start, stop, k, Metric.COSINE).rows
     on_progress(Progress("find neighbours", count, count, "images"))
     return found

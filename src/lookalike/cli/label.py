@@ -1,0 +1,248 @@
+"""lookalike label: from a few labels to all."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lookalike.cli import screen
+
+if TYPE_CHECKING:
+    from lookalike.gallery import Gallery
+    from lookalike.label import Given, Spread
+
+app = typer.Typer(
+    help="Name a few images, get the rest labelled, and find labels that are wrong.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_GALLERY = typer.Argument(help="The gallery folder.")
+_SHEET = 100
+
+
+@app.command("suggest")
+def suggest_command(
+    gallery: Annotated[Path, _GALLERY],
+    count: Annotated[int, typer.Option("-k", help="How many images.")] = 100,
+    given: Annotated[
+        Path | None,
+        typer.Option(help="A CSV of id, label: labels so far. Then the doubtful are suggested."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The folder for labels.csv and sheet.png."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the clusters' starts.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the images as JSON.")] = False,
+) -> None:
+    """Say which images to name first; no labels and no number of classes are needed.
+
+    With -o FOLDER a CSV to fill in and a contact sheet with the same numbers are written. Labels
+    given so far are in the CSV too, so that it is the whole of what is given in the next round.
+    Several labels of one image are joined by semicolons.
+    """
+    from lookalike.errors import ArtifactError
+    from lookalike.gallery import Gallery
+    from lookalike.label import neighbour_graph, read_given, suggest
+
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ArtifactError(f"{out}: already exists; choose another -o or remove it first")
+    opened = Gallery.open(gallery)
+    labels = None if given is None else read_given(given, opened.store.ids())
+    with screen.progress() as on_progress:
+        graph = neighbour_graph(opened, on_progress=on_progress)
+        rows = suggest(graph, count, labels, seed=seed, on_progress=on_progress)
+    ids = [graph.ids[row] for row in rows]
+    if as_json:
+        uris = opened.store.get(ids).uris
+        screen.print_json([{"id": i, "uri": uri} for i, uri in zip(ids, uris, strict=True)])
+    elif out is None:
+        print("\n".join(ids))
+    if out is not None:
+        _write_suggested(opened, ids, labels, out)
+        screen.note(f"{out / 'labels.csv'}: fill in the column label; {out / 'sheet.png'} shows")
+        screen.note("the images by number")
+        screen.note(
+            f"next: lookalike label spread {gallery} --given {out / 'labels.csv'} -o OUT.csv"
+        )
+
+
+@app.command("spread")
+def spread_command(
+    gallery: Annotated[Path, _GALLERY],
+    given: Annotated[Path, typer.Option(help="A CSV of id, label.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The CSV to write.")],
+    precision: Annotated[
+        float | None,
+        typer.Option(help="The share that shall be right, as 0.99; what is doubtful is unknown."),
+    ] = None,
+    write: Annotated[
+        str | None,
+        typer.Option("--write", help="Also write labels into the metadata, as this column."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the cross-validation.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Label all images from those given, with a confidence, and leave the doubtful unknown.
+
+    The method is chosen by cross-validation on the given labels, which also calibrates the
+    confidence. A given label is never changed. --write adds COLUMN, COLUMN_confidence and
+    COLUMN_status to the gallery's metadata; a column that is there already is refused, unless it
+    was written by --write before.
+    """
+    from lookalike.artifacts import write_atomically
+    from lookalike.gallery import Gallery
+    from lookalike.label import neighbour_graph, read_given, spread
+    from lookalike.label.writing import check_column, write_labels
+
+    opened = Gallery.open(gallery)
+    labels = read_given(given, opened.store.ids())
+    if write is not None:
+        check_column(opened, write)
+    with screen.progress() as on_progress:
+        labels.check()
+        graph = neighbour_graph(opened, on_progress=on_progress)
+        found = spread(graph, labels, precision=precision, seed=seed, on_progress=on_progress)
+    uris = opened.store.get(found.ids).uris
+    rows = ({**row, "uri": uri} for row, uri in zip(found.rows(), uris, strict=True))
+    write_atomically(out, _csv(("id", "label", "confidence", "status", "guess", "uri"), rows))
+    if write is not None:
+        write_labels(opened, found, write)
+        screen.note(f"{gallery}: {write} written into the metadata")
+    if as_json:
+        screen.print_json(found.as_dict())
+    else:
+        _print_spread(found)
+    screen.note(f"{out}: {len(found.ids):,} rows")
+
+
+@app.command("check")
+def check_command(
+    gallery: Annotated[Path, _GALLERY],
+    given: Annotated[
+        Path | None, typer.Option(help="A CSV of id, label; else the gallery's own labels.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="The column of the gallery's own labels.")] = "label",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The folder for suspects.csv and sheet.png."),
+    ] = None,
+    show: Annotated[int, typer.Option("-n", help="How many to print and to draw.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of them as JSON.")] = False,
+) -> None:
+    """Rank labels that the labels of the nearest images contradict. Nothing is changed."""
+    from lookalike.errors import ArtifactError
+    from lookalike.gallery import Gallery
+    from lookalike.label import check, neighbour_graph, read_given
+
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ArtifactError(f"{out}: already exists; choose another -o or remove it first")
+    opened = Gallery.open(gallery)
+    labels = read_given(given, opened.store.ids()) if given is not None else _own(opened, column)
+    labels.check()
+    with screen.progress() as on_progress:
+        found = check(neighbour_graph(opened, on_progress=on_progress), labels)
+    rows = list(found.rows())
+    if as_json:
+        screen.print_json(found.as_dict())
+    elif rows:
+        columns = ("id", "label", "proposed", "contradiction", "agreeing")
+        screen.print_table(columns, [[row[name] for name in columns] for row in rows[:show]])
+    if not as_json:
+        print(f"{len(rows):,} of {found.labelled:,} labels are contradicted by their neighbours")
+    if out is not None:
+        _write_checked(opened, rows, show, out)
+        screen.note(f"{out / 'suspects.csv'}: all of them; {out / 'sheet.png'}: the first {show}")
+
+
+def _own(gallery: Gallery, column: str) -> Given:
+    from lookalike.errors import InputError
+    from lookalike.label.given import given_in_column
+
+    records = list(gallery.store.records())
+    if not any(column in record.metadata for record in records):
+        raise InputError(
+            f"{gallery.path}: has no column {column!r}; name another with --column, or give labels "
+            "with --given FILE"
+        )
+    values = [record.metadata.get(column) for record in records]
+    name = f"{gallery.path}, column {column}"
+    return given_in_column(name, [record.id for record in records], values)
+
+
+def _csv(columns: tuple[str, ...], rows: Iterable[Mapping[str, str]]) -> bytes:
+    text = StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _write_suggested(gallery: Gallery, ids: list[str], given: Given | None, out: Path) -> None:
+    from lookalike.artifacts import write_atomically
+    from lookalike.label.given import SEPARATOR
+
+    named = {} if given is None else given.of
+    every = [*ids, *named]
+    uris = gallery.store.get(every).uris
+    rows = [
+        {"number": str(i), "id": row_id, "label": SEPARATOR.join(named.get(row_id, ())), "uri": uri}
+        for i, (row_id, uri) in enumerate(zip(every, uris, strict=True), 1)
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    _sheet(gallery, ids, [str(number) for number in range(1, len(ids) + 1)], out / "sheet.png")
+    write_atomically(out / "labels.csv", _csv(("number", "id", "label", "uri"), rows))
+
+
+def _write_checked(gallery: Gallery, rows: list[dict[str, str]], show: int, out: Path) -> None:
+    from lookalike.artifacts import write_atomically
+
+    out.mkdir(parents=True, exist_ok=True)
+    shown = rows[:show]
+    if shown:
+        titles = [f"{row['label']} → {row['proposed']}?" for row in shown]
+        _sheet(gallery, [row["id"] for row in shown], titles, out / "sheet.png")
+    columns = ("id", "label", "proposed", "contradiction", "agreeing")
+    write_atomically(out / "suspects.csv", _csv(columns, rows))
+
+
+def _sheet(gallery: Gallery, ids: list[str], titles: list[str], path: Path) -> None:
+    from lookalike import figures
+    from lookalike.sources import open_items
+
+    items = open_items(list(gallery.store.get(ids[:_SHEET]).uris))
+    figures.save(figures.sample_grid([item.image() for item in items], titles[:_SHEET]), path)
+    if len(ids) > _SHEET:
+        screen.note(f"{path}: shows the first {_SHEET} of {len(ids)}")
+
+
+def _print_spread(found: Spread) -> None:
+    rows = [
+        [
+            str(row["label"]),
+            f"{row['given']:,}",
+            f"{row['spread']:,}",
+            "-" if row["confidence"] is None else f"{row['confidence']:.3f}",
+        ]
+        for row in found.summary()
+    ]
+    screen.print_table(("label", "given", "spread", "confidence"), rows)
+    facts = found.as_dict()
+    unknown = facts["images"] - facts["given"] - facts["spread"]
+    print(
+        f"{facts['given']:,} given, {facts['spread']:,} spread ({found.coverage:.1%} of the rest), "
+        f"{unknown:,} unknown"
+    )
+    if not found.calibrated:
+        print("too few labels to be calibrated: confidence orders the images, it is no probability")
+        return
+    print(f"of those spread {found.expected:.4f} are expected to be right")
+    tried = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in found.tried.items())
+    print(f"method {found.method}; accuracy on given labels left out: {tried}")

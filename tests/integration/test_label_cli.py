@@ -1,0 +1,124 @@
+"""lookalike label, from the first images to name to labels in the metadata."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lookalike.sources import open_source
+from tests.integration.test_cli import lookalike, run
+
+SOURCE = "dataset:digits/train"
+TRUTH = {item.id: str(item.metadata["label"]) for item in open_source(SOURCE)}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def fill_in(path: Path) -> None:
+    rows = [{**row, "label": TRUTH[row["id"]]} for row in table(path)]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gallery of digits, and a hundred of them named as suggested."""
+    folder = tmp_path_factory.mktemp("label")
+    run("index", "d.gallery", SOURCE, "--encoder", "pixels", cwd=folder)
+    run("label", "suggest", "d.gallery", "-k", 100, "-o", "first", cwd=folder)
+    fill_in(folder / "first" / "labels.csv")
+    return folder
+
+
+def test_suggestions_are_a_file_and_a_sheet(work: Path) -> None:
+    rows = table(work / "first" / "labels.csv")
+    assert len({row["id"] for row in rows}) == 100
+    with Image.open(work / "first" / "sheet.png") as sheet:
+        assert sheet.width > 500
+    more = ("-k", 5, "--given", "first/labels.csv", "--json")
+    found = json.loads(run("label", "suggest", "d.gallery", *more, cwd=work))
+    assert len(found) == 5
+    assert not {row["id"] for row in rows} & {each["id"] for each in found}
+
+
+def test_spread_labels_are_right_and_go_into_the_metadata(work: Path) -> None:
+    arguments = ("--given", "first/labels.csv", "-o", "all.csv", "--write", "digit", "--json")
+    found = json.loads(run("label", "spread", "d.gallery", *arguments, cwd=work))
+    assert found["given"] == 100
+    assert found["coverage"] == 1
+    rows = table(work / "all.csv")
+    assert len(rows) == found["images"] == len(TRUTH)
+    right = sum(row["label"] == TRUTH[row["id"]] for row in rows) / len(rows)
+    assert right > 0.95
+    assert abs(found["expected_precision"] - right) < 0.04
+    line = run("search", "d.gallery", "--id", rows[0]["id"], "-n", 1, "--json", cwd=work)
+    metadata = json.loads(line)["hits"][0]["metadata"]
+    assert {"digit", "digit_confidence", "digit_status", "label"} <= metadata.keys()
+    again = ("--given", "all.csv", "-o", "again.csv", "--precision", 0.99, "--write", "digit")
+    assert "unknown" in run("label", "spread", "d.gallery", *again, cwd=work)
+    shown = table(work / "again.csv")
+    assert sum(row["status"] == "given" for row in shown) == 100
+    sure = [row for row in shown if row["status"] == "spread"]
+    assert sum(row["label"] == TRUTH[row["id"]] for row in sure) / len(sure) >= 0.99
+
+
+def test_wrong_labels_are_found(work: Path) -> None:
+    lines = [{"id": i, "label": label} for i, label in TRUTH.items()]
+    wrong = lines[::40]
+    for line in wrong:
+        line["label"] = str((int(line["label"]) + 3) % 10)
+    with (work / "noisy.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "label"])
+        writer.writeheader()
+        writer.writerows(lines)
+    arguments = ("--given", "noisy.csv", "-o", "suspects", "--json")
+    found = json.loads(run("label", "check", "d.gallery", *arguments, cwd=work))
+    first = {row["id"] for row in found["contradicted"][: len(wrong)]}
+    assert len(first & {line["id"] for line in wrong}) > 0.8 * len(wrong)
+    assert (work / "suspects" / "sheet.png").exists()
+    own = run("label", "check", "d.gallery", cwd=work)
+    assert f"of {len(TRUTH):,} labels are contradicted" in own
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("suggest", "d.gallery", "-k", "100000"), "the images that have no label yet"),
+        (("suggest", "d.gallery", "-o", "first"), "already exists"),
+        (("spread", "d.gallery", "--given", "no.csv", "-o", "x.csv"), "cannot be read"),
+        (("spread", "d.gallery", "--given", "one.csv", "-o", "x.csv"), "all 1 labelled images"),
+        (("spread", "d.gallery", "--given", "all-bad.csv", "-o", "x.csv"), "has the id 'nobody'"),
+        (
+            ("spread", "d.gallery", "--given", "two.csv", "-o", "x.csv", "--precision", "0.9"),
+            "too few to promise a precision",
+        ),
+        (
+            ("spread", "d.gallery", "--given", "two.csv", "-o", "x.csv", "--precision", "99"),
+            "must be between 0 and 1",
+        ),
+        (
+            ("spread", "d.gallery", "--given", "two.csv", "-o", "x.csv", "--write", "label"),
+            "has a column 'label' already",
+        ),
+        (("check", "d.gallery", "--column", "colour"), "has no column 'colour'"),
+    ],
+)
+def test_mistakes_are_one_clear_line(work: Path, arguments: tuple[str, ...], said: str) -> None:
+    ids = list(TRUTH)
+    (work / "one.csv").write_text(f"id,label\n{ids[0]},1\n")
+    (work / "two.csv").write_text(f"id,label\n{ids[0]},1\n{ids[1]},2\n")
+    (work / "all-bad.csv").write_text("id,label\nnobody,1\n")
+    done = lookalike("label", *arguments, cwd=work)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (work / "x.csv").exists()
