@@ -67,8 +67,8 @@ def suggest_command(
         print("\n".join(ids))
     if out is not None:
         _write_suggested(opened, ids, labels, out)
-        screen.note(f"{out / 'labels.csv'}: fill in the column label; {out / 'sheet.png'} shows")
-        screen.note("the images by number")
+        screen.note(f"{out / 'labels.csv'}: fill in the column label")
+        screen.note(f"{out / 'sheet.png'}: the images by number")
         screen.note(
             f"next: lookalike label spread {gallery} --given {out / 'labels.csv'} -o OUT.csv"
         )
@@ -207,7 +207,7 @@ def _write_checked(gallery: Gallery, rows: list[dict[str, str]], show: int, out:
     out.mkdir(parents=True, exist_ok=True)
     shown = rows[:show]
     if shown:
-        titles = [f"{row['label']} → {row['proposed']}?" for row in shown]
+        titles = [f"{row['label']}\n{row['proposed']}?" for row in shown]
         _sheet(gallery, [row["id"] for row in shown], titles, out / "sheet.png")
     columns = ("id", "label", "proposed", "contradiction", "agreeing")
     write_atomically(out / "suspects.csv", _csv(columns, rows))

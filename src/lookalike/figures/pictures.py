@@ -105,12 +105,13 @@ def pipeline(
 
 
 def sample_grid(images: Sequence[ImageArray], labels: Sequence[str]) -> Figure:
-    """Draw images with their labels, ten a row."""
+    """Draw images with their labels, ten a row; labels may have two lines, cut where too long."""
     columns = min(10, len(images))
     rows = -(-len(images) // columns)
-    figure, axes = _grid(rows, columns, cell=(0.8, 0.95))
+    lines = max(label.count("\n") for label in labels)
+    figure, axes = _grid(rows, columns, cell=(0.8, 0.95 + 0.17 * lines))
     for ax, image, label in zip(axes.flat, images, labels, strict=False):
-        _picture(ax, image, label, INK)
+        _picture(ax, image, "\n".join(_short(line, 12) for line in label.split("\n")), INK)
     return figure
 
 
