@@ -14,7 +14,7 @@ from lookalike.stores.exact import ExactIndex
 from lookalike.types import Metric
 
 DEFAULT = "spread-10"
-_NEAR = (5, 10, 20)
+_NEAR = (10, 5, 20)
 _VOTES = (1, 3, 5)
 
 Numbers = NDArray[np.int64]

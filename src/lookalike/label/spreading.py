@@ -14,7 +14,7 @@ from lookalike.errors import InputError, SettingError
 from lookalike.label.given import GIVEN, SEPARATOR, UNKNOWN, Given
 from lookalike.label.graph import Graph
 from lookalike.label.methods import DEFAULT, Problem, methods_for
-from lookalike.label.trials import Trial, divide, try_method
+from lookalike.label.trials import Trial, divide, simplest_of_the_best, try_method
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 __all__ = ["UNKNOWN", "Spread", "spread"]
@@ -122,11 +122,12 @@ def spread(
 ) -> Spread:
     """Label all rows from a few.
 
-    Methods are spreading on the neighbour graph (5, 10 or 20 neighbours) and a vote of the 1, 3 or
-    5 nearest given ones. Each is tried on the given labels, a tenth left out at a time, twice; the
-    one with the best accuracy is taken, of equals the one that is surest of the right labels. Its
-    confidences are calibrated on the same left-out labels, by logistic regression on their log odds
-    (Platt 1999, with his targets for few errors).
+    Methods are spreading on the neighbour graph (10, 5 or 20 neighbours) and a vote of the 1, 3 or
+    5 nearest given ones. Each is tried on the given labels, a tenth left out at a time, twice. The
+    first in that order is taken whose accuracy is within one standard error of the best one's (the
+    rule of Hastie et al. 2009, section 7.10): a hundred labels cannot tell a hundredth from luck.
+    Its confidences are calibrated on the same left-out labels, by logistic regression on their log
+    odds (Platt 1999, with his targets for few errors).
 
     Args:
         graph: of the gallery.
@@ -159,7 +160,7 @@ def spread(
             f"{count} can be left out and still have their label elsewhere, {LEAST} are needed; "
             "label more, or leave --precision away"
         )
-    method = max(trials, key=lambda name: trials[name].order) if calibrated else DEFAULT
+    method = simplest_of_the_best(trials) if calibrated else DEFAULT
     shares = methods[method](problem, problem.labelled, np.arange(len(graph)))
     guesses, raw = problem.read(shares)
     confidence = trials[method].calibrate(raw) if calibrated else raw

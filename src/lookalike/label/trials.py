@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,12 +52,9 @@ class Trial:
         return float(self.right.mean()) if len(self.right) else 0.0
 
     @property
-    def order(self) -> tuple[float, float]:
-        """Better is larger: accuracy, then the likelihood of what was right and wrong."""
-        if not len(self.right):
-            return 0.0, 0.0
-        sure = np.clip(self.calibrate(self.raw), 1e-6, 1 - 1e-6)
-        return self.accuracy, float(np.log(np.where(self.right, sure, 1 - sure)).mean())
+    def error(self) -> float:
+        """The standard error of the accuracy."""
+        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / max(1, self.labels)))
 
     @property
     def caution(self) -> float:
@@ -83,6 +81,13 @@ class Trial:
             np.concatenate([target, 1 - target]),
         )
         return np.asarray(model.predict_proba(_log_odds(raw))[:, 1], np.float64)
+
+
+def simplest_of_the_best(trials: Mapping[str, Trial]) -> str:
+    """Return the first method whose accuracy is within one standard error of the best one's."""
+    best = max(trials.values(), key=lambda trial: trial.accuracy)
+    least = best.accuracy - best.error
+    return next(name for name, trial in trials.items() if trial.accuracy >= least)
 
 
 def try_method(problem: Problem, method: OnGraph | Vote, folds: Folds) -> Trial:
