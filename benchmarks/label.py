@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 import lookalike as la
 from lookalike.encoders.base import unit_rows
 from lookalike.encoders.catalog import load_encoder, open_encoder
+from lookalike.graph import graph_of
 from lookalike.label import Given, Graph, check, spread, suggest
-from lookalike.label.graph import graph_of
 from lookalike.metrics import bootstrap_interval
 from lookalike.reading import encode_items
 from lookalike.stores.exact import ExactIndex

@@ -20,7 +20,7 @@ LAYERS = (
     ("adapting", "choosing", "asking", "judgements", "trials", "assessment", "label", "explore"),
     ("kept",),
     ("verdicts", "exporting", "checkup", "uploads", "client"),
-    ("evaluation", "invariance", "training"),
+    ("evaluation", "invariance", "training", "graph"),
     ("street_queries", "judged"),
     ("ways",),
     ("gallery",),

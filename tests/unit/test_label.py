@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lookalike.errors import InputError, SettingError
+from lookalike.graph import graph_of
 from lookalike.label import Given, Graph, check, read_given, separate, spread, suggest
-from lookalike.label.graph import graph_of
 from lookalike.label.spreading import SPREAD
 
 KINDS = 6

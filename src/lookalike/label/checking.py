@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.graph import Graph
 from lookalike.label.given import SEPARATOR, Given
-from lookalike.label.graph import Graph
 
 K = 10
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from lookalike.graph import Graph, spread_over
 from lookalike.label.given import Given
-from lookalike.label.graph import Graph, spread_over
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Metric
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError, SettingError
+from lookalike.graph import Graph
 from lookalike.label.given import GIVEN, SEPARATOR, UNKNOWN, Given
-from lookalike.label.graph import Graph
 from lookalike.label.methods import DEFAULT, Problem, methods_for
 from lookalike.label.trials import Trial, divide, simplest_of_the_best, try_method
 from lookalike.types import Progress, ProgressCallback, ignore_progress

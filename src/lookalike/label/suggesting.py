@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import SettingError
+from lookalike.graph import Graph
 from lookalike.label.given import Given
-from lookalike.label.graph import Graph
 from lookalike.label.spreading import raw_confidence
 from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
 
