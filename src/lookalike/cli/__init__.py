@@ -12,6 +12,7 @@ from lookalike.cli.choose import command as choose
 from lookalike.cli.demo import command as demo
 from lookalike.cli.doctor import command as doctor
 from lookalike.cli.evaluate import command as evaluate
+from lookalike.cli.explore import app as explore
 from lookalike.cli.export import command as export
 from lookalike.cli.index import command as index
 from lookalike.cli.info import command as info
@@ -38,6 +39,7 @@ app.command("search")(search)
 app.command("evaluate")(evaluate)
 app.command("choose")(choose)
 app.add_typer(label, name="label")
+app.add_typer(explore, name="explore")
 app.command("serve")(serve)
 app.add_typer(key, name="key")
 app.command("info")(info)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lookalike.cli import screen
+from lookalike.cli.folders import check_free, csv_bytes, write_sheet
 
 if TYPE_CHECKING:
     from lookalike.gallery import Gallery
@@ -24,7 +22,6 @@ app = typer.Typer(
 )
 
 _GALLERY = typer.Argument(help="The gallery folder.")
-_SHEET = 100
 
 
 @app.command("suggest")
@@ -48,12 +45,10 @@ def suggest_command(
     given so far are in the CSV too, so that it is the whole of what is given in the next round.
     Several labels of one image are joined by semicolons.
     """
-    from lookalike.errors import ArtifactError
     from lookalike.gallery import Gallery
     from lookalike.label import neighbour_graph, read_given, suggest
 
-    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ArtifactError(f"{out}: already exists; choose another -o or remove it first")
+    check_free(out)
     opened = Gallery.open(gallery)
     labels = None if given is None else read_given(given, opened.store.ids())
     with screen.progress() as on_progress:
@@ -112,7 +107,7 @@ def spread_command(
         found = spread(graph, labels, precision=precision, seed=seed, on_progress=on_progress)
     uris = opened.store.get(found.ids).uris
     rows = ({**row, "uri": uri} for row, uri in zip(found.rows(), uris, strict=True))
-    write_atomically(out, _csv(("id", "label", "confidence", "status", "guess", "uri"), rows))
+    write_atomically(out, csv_bytes(("id", "label", "confidence", "status", "guess", "uri"), rows))
     if write is not None:
         write_labels(opened, found, write)
         screen.note(f"{gallery}: {write} written into the metadata")
@@ -138,12 +133,10 @@ def check_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print all of them as JSON.")] = False,
 ) -> None:
     """Rank labels that the labels of the nearest images contradict. Nothing is changed."""
-    from lookalike.errors import ArtifactError
     from lookalike.gallery import Gallery
     from lookalike.label import check, neighbour_graph, read_given
 
-    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ArtifactError(f"{out}: already exists; choose another -o or remove it first")
+    check_free(out)
     opened = Gallery.open(gallery)
     labels = read_given(given, opened.store.ids()) if given is not None else _own(opened, column)
     labels.check()
@@ -177,14 +170,6 @@ def _own(gallery: Gallery, column: str) -> Given:
     return given_in_column(name, [record.id for record in records], values)
 
 
-def _csv(columns: tuple[str, ...], rows: Iterable[Mapping[str, str]]) -> bytes:
-    text = StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
 def _write_suggested(gallery: Gallery, ids: list[str], given: Given | None, out: Path) -> None:
     from lookalike.artifacts import write_atomically
     from lookalike.label.given import SEPARATOR
@@ -197,8 +182,8 @@ def _write_suggested(gallery: Gallery, ids: list[str], given: Given | None, out:
         for i, (row_id, uri) in enumerate(zip(every, uris, strict=True), 1)
     ]
     out.mkdir(parents=True, exist_ok=True)
-    _sheet(gallery, ids, [str(number) for number in range(1, len(ids) + 1)], out / "sheet.png")
-    write_atomically(out / "labels.csv", _csv(("number", "id", "label", "uri"), rows))
+    write_sheet(gallery, ids, [str(number) for number in range(1, len(ids) + 1)], out / "sheet.png")
+    write_atomically(out / "labels.csv", csv_bytes(("number", "id", "label", "uri"), rows))
 
 
 def _write_checked(gallery: Gallery, rows: list[dict[str, str]], show: int, out: Path) -> None:
@@ -206,21 +191,10 @@ def _write_checked(gallery: Gallery, rows: list[dict[str, str]], show: int, out:
 
     out.mkdir(parents=True, exist_ok=True)
     shown = rows[:show]
-    if shown:
-        titles = [f"{row['label']}\n{row['proposed']}?" for row in shown]
-        _sheet(gallery, [row["id"] for row in shown], titles, out / "sheet.png")
+    titles = [f"{row['label']}\n{row['proposed']}?" for row in shown]
+    write_sheet(gallery, [row["id"] for row in shown], titles, out / "sheet.png")
     columns = ("id", "label", "proposed", "contradiction", "agreeing")
-    write_atomically(out / "suspects.csv", _csv(columns, rows))
-
-
-def _sheet(gallery: Gallery, ids: list[str], titles: list[str], path: Path) -> None:
-    from lookalike import figures
-    from lookalike.sources import open_items
-
-    items = open_items(list(gallery.store.get(ids[:_SHEET]).uris))
-    figures.save(figures.sample_grid([item.image() for item in items], titles[:_SHEET]), path)
-    if len(ids) > _SHEET:
-        screen.note(f"{path}: shows the first {_SHEET} of {len(ids)}")
+    write_atomically(out / "suspects.csv", csv_bytes(columns, rows))
 
 
 def _print_spread(found: Spread) -> None:

@@ -13,16 +13,21 @@ from PIL import Image
 
 from lookalike.encoders.base import Encoder, unit_rows
 from lookalike.images import resized, with_channels
+from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, ImageArray, Metric
 
-SIDE = 24
+SIDE = 16
 """Pixels a side of the small version in which two images are compared point by point."""
 
 SHARE = 0.95
-"""Of the copies, so many are to be found."""
+"""Of the copies, so many are to be within each limit."""
 
+CROWD = 10
+"""An image is compared with no more others than this, on average."""
+
+_DEPTH = 20
 _QUALITY = 60
-_MARGIN = 0.02
+_LEAST = 48
 _BRIGHTER = 1.1
 
 
@@ -34,16 +39,10 @@ def _saved(image: ImageArray) -> ImageArray:
 
 
 def _scaled(image: ImageArray) -> ImageArray:
+    """Make an image smaller, and as large as before, since some encoders take one size only."""
     height, width = image.shape[:2]
-    small = resized(image, max(1, height * 3 // 4), max(1, width * 3 // 4))
-    return resized(small, height, width)
-
-
-def _trimmed(image: ImageArray) -> ImageArray:
-    height, width = image.shape[:2]
-    top, left = round(_MARGIN * height), round(_MARGIN * width)
-    inner = image[top : height - top, left : width - left]
-    return resized(np.ascontiguousarray(inner), height, width)
+    scale = max(3 / 4, min(1, _LEAST / min(height, width)))
+    return resized(resized(image, round(height * scale), round(width * scale)), height, width)
 
 
 def _brightened(image: ImageArray) -> ImageArray:
@@ -53,59 +52,86 @@ def _brightened(image: ImageArray) -> ImageArray:
 COPIES: Mapping[str, Callable[[ImageArray], ImageArray]] = MappingProxyType(
     {
         f"saved as JPEG of quality {_QUALITY}": _saved,
-        "scaled to three quarters and back": _scaled,
-        f"trimmed by {_MARGIN:.0%} at each edge": _trimmed,
+        f"scaled to three quarters, where that leaves {_LEAST} pixels": _scaled,
         f"brightened by {_BRIGHTER - 1:.0%}": _brightened,
     }
 )
-"""What people and programs do to copies, by what it is called. The size stays."""
+"""What people and programs do to copies, by what it is called."""
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
     """What two images are at least like if one is a copy of the other.
 
-    ``distance`` is how far apart their embeddings are at most, in the graph's Euclidean distance;
-    ``likeness`` the least correlation of their small versions; of ``images`` images of the
-    collection, ``copies`` copies were made, and of these 95 % are within each.
+    ``distance`` is how far apart their embeddings are at most, Euclidean, of unit length where the
+    metric is cosine; ``likeness`` the least correlation of their small versions. ``copies`` of
+    ``images`` images of the collection were made, and ``found`` is the share of them within both.
     """
 
     distance: float
     likeness: float
     images: int
     copies: int
+    found: float
 
     def explained(self) -> str:
         """Return it in words."""
-        if not self.copies:
-            return f"distance at most {self.distance:.4g}, as given; likeness {self.likeness:.3f}"
-        ways = ", ".join(COPIES)
         return (
-            f"distance at most {self.distance:.4g} and likeness at least {self.likeness:.3f}: "
-            f"{SHARE:.0%} of {self.copies:,} copies made of {self.images:,} of these images "
-            f"({ways}) are so near"
+            f"distance at most {self.distance:.4g} and likeness at least {self.likeness:.4f}: "
+            f"{self.found:.1%} of {self.copies:,} copies made of {self.images:,} of these images "
+            f"({'; '.join(COPIES)}) are so near"
         )
 
 
-def threshold(images: Sequence[ImageArray], encoder: Encoder, metric: Metric) -> Threshold:
+def threshold(
+    images: Sequence[ImageArray],
+    encoder: Encoder,
+    embeddings: Embeddings,
+    metric: Metric,
+    within: float | None = None,
+) -> Threshold:
     """Make copies of some images and see how far off they come.
+
+    The distance is that of 95 % of them, but no more than one within which an image has 10 others
+    on average: where an encoder puts copies further off than other images, fewer are found. The
+    likeness is that of 95 % of them.
+
+    Args:
+        images: some of the collection.
+        encoder: of the collection.
+        embeddings: ``(n, dim)`` of the collection, of unit length where the metric is cosine.
+        metric: of the collection.
+        within: the distance, given.
 
     Raises:
         ImageError: the encoder refuses one.
     """
+    ways = len(COPIES)
     copies = [copy(image) for image in images for copy in COPIES.values()]
-    apart = distances(encoder.encode(list(images)), encoder.encode(copies), len(COPIES), metric)
-    alike = [
-        likeness(small(image), small(copies[place * len(COPIES) + way]))
-        for place, image in enumerate(images)
-        for way in range(len(COPIES))
-    ]
-    return Threshold(
-        distance=float(np.quantile(apart, SHARE)),
-        likeness=float(np.quantile(alike, 1 - SHARE)),
-        images=len(images),
-        copies=len(copies),
+    originals = encoder.encode(list(images))
+    apart = distances(originals, encoder.encode(copies), ways, metric)
+    alike = np.array(
+        [
+            likeness(small(image), small(copies[place * ways + way]))
+            for place, image in enumerate(images)
+            for way in range(ways)
+        ]
     )
+    if within is None:
+        within = float(np.quantile(apart, SHARE))
+        within = min(within, _crowded(originals, embeddings, metric))
+    least = float(np.quantile(alike, 1 - SHARE))
+    found = float(((apart <= within) & (alike >= least)).mean())
+    return Threshold(within, least, len(images), len(copies), found)
+
+
+def _crowded(originals: Embeddings, embeddings: Embeddings, metric: Metric) -> float:
+    """Return the distance within which the originals have 10 other rows on average."""
+    if metric is Metric.COSINE:
+        originals = unit_rows(originals)
+    found = ExactIndex(embeddings).search(originals, _DEPTH * CROWD, Metric.L2).distances
+    count = (CROWD + 1) * len(originals)  # each is a neighbour of itself
+    return float(np.sort(found, axis=None)[count]) if count < found.size else np.inf
 
 
 def distances(
@@ -119,7 +145,7 @@ def distances(
 
 
 def small(image: ImageArray) -> NDArray[np.float32]:
-    """Return an image's small version in colour, ``(24 * 24 * 3,)``, of mean 0 and length 1.
+    """Return an image's small version in colour, ``(16 * 16 * 3,)``, of mean 0 and length 1.
 
     Of an image in which nothing is to be seen, all are 0.
     """

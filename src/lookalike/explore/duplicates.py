@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 
 from lookalike.encoders.base import unit_rows
 from lookalike.errors import ImageError, InputError, SettingError, SourceError, UnknownNameError
-from lookalike.explore.copies import Threshold, likeness, small, threshold
+from lookalike.explore.copies import Threshold, small, threshold
 from lookalike.explore.pairs import Pairs, pairs_within
 from lookalike.gallery import Gallery
 from lookalike.reading import each_in_threads
 from lookalike.sources import open_items
-from lookalike.types import ImageArray, Metric, Progress, ProgressCallback, ignore_progress
+from lookalike.types import (
+    Embeddings,
+    ImageArray,
+    Metric,
+    Progress,
+    ProgressCallback,
+    ignore_progress,
+)
 
 EXACT = "exact"
 VISUAL = "visual"
@@ -26,6 +33,7 @@ SAMPLE = 200
 """Images that copies are made of, to learn what a copy is."""
 
 _BATCH = 256
+_PAIRS = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,7 @@ class Duplicates:
                 "distance": limit.distance,
                 "likeness": limit.likeness,
                 "copies": limit.copies,
+                "found": limit.found,
                 "explained": limit.explained(),
             },
             "groups": [
@@ -192,7 +201,7 @@ def duplicates(
         embeddings = gallery.store.get([ids[row] for row in stands]).embeddings
         if gallery.metric is Metric.COSINE:
             embeddings = unit_rows(embeddings)
-        limit = _limit(gallery, uris, within, seed)
+        limit = _limit(gallery, uris, embeddings, within, seed)
         pairs = pairs_within(embeddings, limit.distance, on_progress)
         seen, near = _looked_at(uris, pairs, limit.likeness, on_progress)
         missing = {*pairs.first.tolist(), *pairs.second.tolist()} - seen.keys()
@@ -232,7 +241,9 @@ def _stars(order: Sequence[int], near: Near) -> Iterator[tuple[int, list[int]]]:
         yield kept, others
 
 
-def _limit(gallery: Gallery, uris: Sequence[str], within: float | None, seed: int) -> Threshold:
+def _limit(
+    gallery: Gallery, uris: Sequence[str], embeddings: Embeddings, within: float | None, seed: int
+) -> Threshold:
     rng = np.random.default_rng(seed)
     drawn = rng.permutation(len(uris))[:SAMPLE]
     read = each_in_threads(_image, [uris[row] for row in drawn])
@@ -242,8 +253,7 @@ def _limit(gallery: Gallery, uris: Sequence[str], within: float | None, seed: in
             f"{gallery.path}: none of {len(drawn)} images drawn can be read; the first is "
             f"{uris[drawn[0]]}. Duplicate files are found all the same with --exact"
         )
-    found = threshold(images, gallery.encoder, gallery.metric)
-    return found if within is None else Threshold(within, found.likeness, 0, 0)
+    return threshold(images, gallery.encoder, embeddings, gallery.metric, within)
 
 
 def _looked_at(
@@ -262,13 +272,18 @@ def _looked_at(
         done = min(start + _BATCH, len(wanted))
         on_progress(Progress("comparison", done, len(wanted), "images"))
     near: Near = defaultdict(dict)
-    for a, b, distance in zip(
-        pairs.first.tolist(), pairs.second.tolist(), pairs.distances.tolist(), strict=True
-    ):
-        if a in seen and b in seen:
-            alike = likeness(seen[a].small, seen[b].small)
-            if alike >= least:
-                near[a][b] = near[b][a] = distance, alike
+    if not seen:
+        return seen, near
+    place = np.full(len(uris), -1, np.int64)
+    place[list(seen)] = np.arange(len(seen))
+    every = np.stack([each.small for each in seen.values()])
+    for start in range(0, len(pairs), _PAIRS):
+        some = pairs.at(np.arange(start, min(start + _PAIRS, len(pairs))))
+        some = some.at((place[some.first] >= 0) & (place[some.second] >= 0))
+        alike = np.einsum("pd,pd->p", every[place[some.first]], every[place[some.second]])
+        for i in np.flatnonzero(alike >= least):
+            a, b = int(some.first[i]), int(some.second[i])
+            near[a][b] = near[b][a] = float(some.distances[i]), float(alike[i])
     return seen, near
 
 

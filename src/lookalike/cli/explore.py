@@ -1,0 +1,254 @@
+"""lookalike explore: a collection seen whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lookalike.cli import screen
+from lookalike.cli.folders import check_free, csv_bytes, write_sheet
+
+if TYPE_CHECKING:
+    from lookalike.explore import Atlas, Duplicates
+    from lookalike.gallery import Gallery
+
+app = typer.Typer(
+    help="See a collection whole: a map, clusters, outliers and duplicates.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_GALLERY = typer.Argument(help="The gallery folder.")
+_COLUMN = typer.Option(help="The column of labels that clusters are named by.")
+_FRESH = typer.Option("--fresh", help="Make the map anew, even if the gallery keeps one.")
+_JSON = typer.Option("--json", help="Print JSON.")
+_FOLDER = typer.Option("--out", "-o", help="The folder for a CSV and a contact sheet.")
+_PRINTED = 20
+
+
+@app.command("map")
+def map_command(
+    gallery: Annotated[Path, _GALLERY],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file to write.")] = None,
+    column: Annotated[str, _COLUMN] = "label",
+    thumbnails: Annotated[
+        int, typer.Option(help="Pixels a side of the thumbnails in the file; 0 for none.")
+    ] = 32,
+    fresh: Annotated[bool, _FRESH] = False,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Draw a map on which images that look alike lie together, and say how far it is true.
+
+    The gallery keeps the map, and its page under lookalike serve shows it. With -o FILE.html it is
+    written as one file with small images in it, which needs nothing else.
+    """
+    from lookalike.artifacts import write_atomically
+    from lookalike.explore import atlas
+    from lookalike.explore.page import html
+    from lookalike.gallery import Gallery
+
+    opened = Gallery.open(gallery)
+    with screen.progress() as on_progress:
+        found = atlas(opened, column=column, fresh=fresh, on_progress=on_progress)
+        if out is not None:
+            page = html(found, opened, side=thumbnails, on_progress=on_progress).encode()
+            write_atomically(out, page)
+    facts = {
+        "images": len(found.ids),
+        "clusters": len(found.clusters),
+        "in_none": float((found.numbers < 0).mean()),
+        "trustworthiness": found.faith.trustworthiness,
+        "kept": found.faith.kept,
+        "judged": found.faith.judged,
+        "made": found.made,
+    }
+    if as_json:
+        screen.print_json(facts)
+    else:
+        faith = found.faith
+        print(f"{len(found.ids):,} images, {len(found.clusters)} clusters; made {found.made}")
+        print(
+            f"trustworthiness {faith.trustworthiness:.4f}; of each image's 10 nearest "
+            f"{faith.kept:.1%} are its 10 nearest on the map (over {faith.judged:,} images)"
+        )
+    if out is not None:
+        screen.note(f"{out}: {len(page) / 1e6:.1f} MB; open it in a browser")
+    screen.note(f"{gallery} keeps the map: lookalike serve {gallery} shows it")
+
+
+@app.command("clusters")
+def clusters_command(
+    gallery: Annotated[Path, _GALLERY],
+    out: Annotated[Path | None, _FOLDER] = None,
+    column: Annotated[str, _COLUMN] = "label",
+    fresh: Annotated[bool, _FRESH] = False,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """List the clusters of the map, named by labels or shown by their medoids.
+
+    With -o FOLDER clusters.csv says which cluster each image is in, and sheet.png shows medoids.
+    """
+    opened, found = _atlas(gallery, column, out, fresh)
+    if as_json:
+        screen.print_json([_cluster(found, place) for place in range(len(found.clusters))])
+    else:
+        screen.print_table(
+            ("cluster", "images", "share of the label", "medoid"),
+            [
+                (
+                    each.name,
+                    f"{each.size:,}",
+                    "-" if each.share is None else f"{each.share:.1%}",
+                    found.ids[each.medoid],
+                )
+                for each in found.clusters
+            ],
+        )
+        print(f"{int((found.numbers < 0).sum()):,} of {len(found.ids):,} images are in none")
+    if out is None:
+        return
+    names = {each.number: each.name for each in found.clusters} | {-1: ""}
+    rows = (
+        {"id": row_id, "cluster": str(number + 1) if number >= 0 else "", "name": names[number]}
+        for row_id, number in zip(found.ids, found.numbers.tolist(), strict=True)
+    )
+    titles = [f"{each.name}\n{each.size:,}" for each in found.clusters]
+    medoids = [found.ids[each.medoid] for each in found.clusters]
+    _write(opened, out, "clusters.csv", ("id", "cluster", "name"), rows, medoids, titles)
+
+
+@app.command("outliers")
+def outliers_command(
+    gallery: Annotated[Path, _GALLERY],
+    show: Annotated[int, typer.Option("-n", help="How many.")] = _PRINTED,
+    out: Annotated[Path | None, _FOLDER] = None,
+    fresh: Annotated[bool, _FRESH] = False,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """List the images that fit least: local outlier factors, about 1 for those that fit."""
+    from lookalike.errors import SettingError
+
+    if show < 1:
+        raise SettingError(f"-n {show}: must be at least 1")
+    opened, found = _atlas(gallery, "label", out, fresh)
+    first = (-found.outlying).argsort(kind="stable")[:show].tolist()
+    if as_json:
+        screen.print_json(
+            [{"id": found.ids[row], "factor": float(found.outlying[row])} for row in first]
+        )
+    else:
+        screen.print_table(
+            ("factor", "id"), [(f"{found.outlying[row]:.2f}", found.ids[row]) for row in first]
+        )
+    if out is not None:
+        rows = [{"id": found.ids[row], "factor": f"{found.outlying[row]:.4f}"} for row in first]
+        titles = [f"{found.outlying[row]:.2f}" for row in first]
+        ids = [found.ids[row] for row in first]
+        _write(opened, out, "outliers.csv", ("id", "factor"), rows, ids, titles)
+
+
+@app.command("duplicates")
+def duplicates_command(
+    gallery: Annotated[Path, _GALLERY],
+    keep: Annotated[
+        str, typer.Option(help="Which of a group to keep: largest (most pixels), first or last.")
+    ] = "largest",
+    within: Annotated[
+        float | None,
+        typer.Option(help="How far apart embeddings of copies are; else learnt from copies."),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Only files that are the same; no image is read.")
+    ] = False,
+    out: Annotated[Path | None, _FOLDER] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Find groups of duplicates: the same files, and images that look like copies.
+
+    What a copy looks like is learnt from copies made of 200 of the images. Nothing is deleted: the
+    list says which of each group the rule keeps. With -o FOLDER duplicates.csv and a contact sheet
+    are written.
+    """
+    from lookalike.explore import duplicates
+    from lookalike.gallery import Gallery
+
+    check_free(out)
+    opened = Gallery.open(gallery)
+    with screen.progress() as on_progress:
+        found = duplicates(
+            opened, keep=keep, within=within, visual=not exact, on_progress=on_progress
+        )
+    if as_json:
+        screen.print_json(found.as_dict())
+    else:
+        _print_duplicates(found)
+    for row_id in found.unread[:_PRINTED]:
+        screen.note(f"not compared, cannot be read: {row_id}")
+    if out is None:
+        return
+    rows = list(found.rows())
+    places = opened.store.get([row["id"] for row in rows]).uris
+    rows = [{**row, "uri": uri} for row, uri in zip(rows, places, strict=True)]
+    titles = [f"{row['group']} {'keep' if row['keep'] == 'yes' else row['kind']}" for row in rows]
+    columns = ("group", "kind", "keep", "id", "distance", "likeness", "uri")
+    ids = [row["id"] for row in rows]
+    _write(opened, out, "duplicates.csv", columns, rows, ids, titles)
+
+
+def _print_duplicates(found: Duplicates) -> None:
+    rows = [
+        (group.kind, str(1 + len(group.others)), group.keep, group.others[0].id)
+        for group in found.groups[:_PRINTED]
+    ]
+    if rows:
+        screen.print_table(("kind", "images", "keep", "not, for one"), rows)
+    if len(found.groups) > _PRINTED:
+        print(f"and {len(found.groups) - _PRINTED:,} groups more: see --json or -o")
+    print(
+        f"{len(found.groups):,} groups; {len(found.spare):,} of {found.images:,} images are spare "
+        f"by the rule {found.rule}; nothing was deleted"
+    )
+    if found.threshold is not None:
+        print(f"visual duplicates: {found.threshold.explained()}")
+
+
+def _atlas(gallery: Path, column: str, out: Path | None, fresh: bool) -> tuple[Gallery, Atlas]:
+    from lookalike.explore import atlas
+    from lookalike.gallery import Gallery
+
+    check_free(out)
+    opened = Gallery.open(gallery)
+    with screen.progress() as on_progress:
+        return opened, atlas(opened, column=column, fresh=fresh, on_progress=on_progress)
+
+
+def _cluster(found: Atlas, place: int) -> dict[str, object]:
+    each = found.clusters[place]
+    return {
+        "name": each.name,
+        "images": each.size,
+        "label": each.label,
+        "share": each.share,
+        "medoid": found.ids[each.medoid],
+    }
+
+
+def _write(
+    gallery: Gallery,
+    out: Path,
+    name: str,
+    columns: tuple[str, ...],
+    rows: Iterable[Mapping[str, str]],
+    ids: Sequence[str],
+    titles: Sequence[str],
+) -> None:
+    from lookalike.artifacts import write_atomically
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_sheet(gallery, ids, titles, out / "sheet.png")
+    write_atomically(out / name, csv_bytes(columns, rows))
+    screen.note(f"{out / name}, and a contact sheet beside it")
