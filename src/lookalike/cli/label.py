@@ -36,6 +36,9 @@ def suggest_command(
         Path | None,
         typer.Option("--out", "-o", help="The folder for labels.csv and sheet.png."),
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep them in the gallery, for its page to ask for.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the clusters' starts.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the images as JSON.")] = False,
 ) -> None:
@@ -47,6 +50,7 @@ def suggest_command(
     """
     from lookalike.gallery import Gallery
     from lookalike.label import neighbour_graph, read_given, suggest
+    from lookalike.label.rounds import keep_round
 
     check_free(out)
     opened = Gallery.open(gallery)
@@ -55,10 +59,13 @@ def suggest_command(
         graph = neighbour_graph(opened, on_progress=on_progress)
         rows = suggest(graph, count, labels, seed=seed, on_progress=on_progress)
     ids = [graph.ids[row] for row in rows]
+    if keep:
+        keep_round(opened, graph, rows, labels)
+        screen.note(f"{gallery} keeps them: lookalike serve {gallery} asks for their labels")
     if as_json:
         uris = opened.store.get(ids).uris
         screen.print_json([{"id": i, "uri": uri} for i, uri in zip(ids, uris, strict=True)])
-    elif out is None:
+    elif out is None and not keep:
         print("\n".join(ids))
     if out is not None:
         _write_suggested(opened, ids, labels, out)

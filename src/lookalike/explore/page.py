@@ -57,7 +57,7 @@ def html(
     style = (room / "map.css").read_text(encoding="utf-8")
     title = gallery.path.name.replace("&", "&amp;").replace("<", "&lt;")
     for hold, value in zip(_HOLDS, (title, style, script, text), strict=True):
-        page = page.replace(hold, value, 1)
+        page = page.replace(hold, value)  # the data come last: a hold in them stays
     return page
 
 
@@ -69,7 +69,7 @@ def _sheets(
     each = _SHEET * _SHEET
     for start in range(0, len(uris), each):
         part = uris[start : start + each]
-        sheet = np.full((-(-len(part) // _SHEET) * side, _SHEET * side, 3), 128, np.uint8)
+        sheet = np.zeros((-(-len(part) // _SHEET) * side, _SHEET * side, 4), np.uint8)
         for place, image in enumerate(each_in_threads(_read, part)):
             if image is not None:
                 _put(sheet, image, place, side)
@@ -80,12 +80,13 @@ def _sheets(
 
 
 def _put(sheet: ImageArray, image: ImageArray, place: int, side: int) -> None:
-    """Put a thumbnail in the middle of its place."""
+    """Put a thumbnail in the middle of its place; around it nothing is seen."""
     small = with_channels(within(image, side), 3)
     height, width = small.shape[:2]
     top = place // _SHEET * side + (side - height) // 2
     left = place % _SHEET * side + (side - width) // 2
-    sheet[top : top + height, left : left + width] = small
+    sheet[top : top + height, left : left + width, :3] = small
+    sheet[top : top + height, left : left + width, 3] = 255
 
 
 def _read(uri: str) -> ImageArray | None:

@@ -21,6 +21,7 @@ from lookalike.gallery import Gallery
 from lookalike.server import pages
 from lookalike.server.api import router, v1
 from lookalike.server.browsing import Browsing
+from lookalike.server.exploring import exploring
 from lookalike.server.gate import Gate, respond
 from lookalike.server.items import items
 from lookalike.server.problems import ProblemError, problem_of
@@ -67,9 +68,11 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
     )
     app.state.service = service
     app.state.browsing = Browsing(service)
+    app.state.rounds = {}
     app.include_router(router)
     app.include_router(v1)
     app.include_router(items)
+    app.include_router(exploring)
     app.include_router(pages.router)
     app.add_exception_handler(LookalikeError, _told)
     app.add_exception_handler(ProblemError, _told)

@@ -68,7 +68,10 @@ class Static:
 
 def _static() -> dict[str, Static]:
     found = {}
-    for each in (files("lookalike.server") / "static").iterdir():
+    rooms = (files(f"lookalike.{room}") / "static" for room in ("server", "explore"))
+    for each in (file for room in rooms for file in room.iterdir()):
+        if each.name.endswith(".html"):
+            continue
         data, suffix = each.read_bytes(), each.name[each.name.rfind(".") :]
         tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
         found[each.name] = Static(data, _TYPES[suffix], tag)
@@ -157,6 +160,18 @@ async def results_of_image(
 async def judge_page(served: TheGallery, service: TheService) -> Response:
     """Show the view in which people judge hits."""
     return render("judge.html", service, served, below="/judge")
+
+
+@router.get("/g/{gallery}/map")
+async def map_page(served: TheGallery, service: TheService) -> Response:
+    """Show the map of a gallery."""
+    return render("map.html", service, served, below="/map")
+
+
+@router.get("/g/{gallery}/label")
+async def label_page(served: TheGallery, service: TheService) -> Response:
+    """Show the view in which people name images."""
+    return render("label.html", service, served, below="/label")
 
 
 @router.get("/g/{gallery}/report")

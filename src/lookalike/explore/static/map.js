@@ -8,7 +8,8 @@ const MOST_SHOTS = 48;
 const REACH = 14;
 
 // Draws `data`, the document of lookalike.explore, into `root`. `how.thumbnail(row)` gives a picture
-// and the part of it to draw, `how.side` its pixels; `how.search(id)` the address of a search.
+// and the part of it to draw, `how.side` its pixels; `how.most` of them are drawn on the map at a time.
+// `how.search(id)` is the address of a search.
 export function showMap(root, data, how = {}) {
   const ids = data.ids;
   const count = ids.length;
@@ -126,7 +127,7 @@ export function showMap(root, data, how = {}) {
   function paint() {
     const whole = Math.min(width, height) / view.scale;
     const size = Math.max(1, Math.round(ratio * Math.min(4, 0.9 / Math.sqrt(whole) * (count < 5000 ? 2.4 : 1.2))));
-    const visible = grid.inside(view.x - width / 2 / view.scale, view.y - height / 2 / view.scale, view.x + width / 2 / view.scale, view.y + height / 2 / view.scale, SHOWN_AS_IMAGES);
+    const visible = grid.inside(view.x - width / 2 / view.scale, view.y - height / 2 / view.scale, view.x + width / 2 / view.scale, view.y + height / 2 / view.scale, how.most ?? SHOWN_AS_IMAGES);
     const fade = (colour) => (dark.matches ? mix(colour, 20, 0.75) : mix(colour, 255, 0.75));
     const table = new Map();
     for (const code of new Set(scheme.codes)) {

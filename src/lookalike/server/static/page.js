@@ -6,6 +6,8 @@ import { show } from "./pictures.js";
 const starts = {
   search: () => import("./search.js"),
   judge: () => import("./judge.js"),
+  map: () => import("./atlas.js"),
+  label: () => import("./label.js"),
 };
 
 async function start() {
