@@ -20,7 +20,7 @@ from lookalike.server.telemetry import Telemetry
 
 _OPEN = ("/healthz", "/readyz", "/openapi.json")
 _READING = ("GET", "HEAD", "OPTIONS")
-_SEARCHES = ("/search", "/search/image", "/search/batch", "/results")
+_QUESTIONS = ("/search", "/search/image", "/search/batch", "/results", "/labelling/reach")
 _BATCH = "/search/batch"
 _TOO_SLOW = 408
 _SECURITY = (
@@ -90,7 +90,7 @@ class Gate:
         path, method = scope["path"], scope["method"]
         if path in _OPEN or method == "OPTIONS" or path.startswith("/static/"):
             return
-        writes = method not in _READING and not path.endswith(_SEARCHES)
+        writes = method not in _READING and not path.endswith(_QUESTIONS)
         keys = self._settings.keys
         if not keys:
             if writes and not self._settings.write:

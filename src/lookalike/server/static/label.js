@@ -5,7 +5,7 @@ import { address, ask, element, problemBox } from "./http.js";
 import { fetched } from "./pictures.js";
 
 const find = (id) => document.querySelector(id);
-const KEYS = "abcdefghijklmnopqrstvwxyz"; // without u, which undoes; numbers choose images
+const KEYS = "abcdefghijklmnopqrstvwxyz0123456789"; // without u, which undoes
 
 let gallery, asked, done, names, out, keyed;
 // `done` holds what was said in turn: {group, label, ids}, or {group, later: true}.
@@ -67,13 +67,13 @@ async function show() {
   const list = find("#group");
   list.dataset.group = now?.group ?? "";
   list.replaceChildren(...(now?.ids ?? []).map((id, i) => {
-    const shot = element("button", { type: "button", class: "shot", "aria-pressed": "true", "aria-label": `${i + 1}: ${id}` });
+    const shot = element("button", { type: "button", class: "shot", "aria-pressed": "true", "aria-label": id, title: id });
     shot.addEventListener("click", () => toggle(i));
     fetched(`${address(gallery, "/thumbnail", id)}&side=192`).then(
       (blob) => shot.append(element("img", { alt: "", src: URL.createObjectURL(blob) })),
       () => shot.append("cannot be read"),
     );
-    return element("li", { class: "hit" }, shot, element("p", { class: "soft" }, `${i + 1}`));
+    return element("li", { class: "hit" }, shot);
   }));
   const [, next] = open();
   for (const id of next?.ids ?? []) fetched(`${address(gallery, "/thumbnail", id)}&side=192`).catch(() => {});
@@ -89,7 +89,7 @@ function toggle(i) {
 
 // ---- labels --------------------------------------------------------------------------------------
 
-// A label has the first free key of its own letters, or any that is free; digits have their own.
+// A label has the first free key of its own letters and digits, or any that is free.
 function showLabels() {
   const all = [...new Set([...Object.values(asked.given).flat(), ...names])];
   keyed = new Map();
@@ -143,7 +143,6 @@ function pressed(event) {
   const key = event.key.toLowerCase();
   if (key === " " && !event.target.matches("button, a")) later();
   else if (key === "u") undo();
-  else if (/^[1-9]$/.test(key)) toggle(Number(key) - 1);
   else if (keyed?.has(key)) give(keyed.get(key));
   else return;
   event.preventDefault();
