@@ -132,6 +132,7 @@ class RemoteGallery:
         foreground: bool = False,
         parts: bool = False,
         rerank: str | Sequence[str] | None = None,
+        words: str | None = None,
     ) -> Hits:
         """Return the ``n`` rows that look most like one query, as a gallery's ``search`` does.
 
@@ -148,6 +149,7 @@ class RemoteGallery:
             foreground=foreground,
             parts=parts,
             rerank=rerank if rerank is None or isinstance(rerank, str) else "+".join(rerank),
+            words=words,
         )
         asked = _options(id=id, text=text, url=url)
         if query is not None:

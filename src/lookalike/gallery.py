@@ -253,6 +253,7 @@ class Gallery:
         foreground: bool = False,
         parts: bool = False,
         rerank: str | Sequence[str] | None = None,
+        words: str | None = None,
     ) -> Hits:
         """Return the ``n`` rows that look most like one query, nearest first.
 
@@ -273,6 +274,8 @@ class Gallery:
             rerank: names in :data:`lookalike.searching.RERANKINGS`, or a text of them joined by
                 ``+``, applied one after another to the first 200 hits. The order is theirs then,
                 distances stay those from the query to the rows.
+            words: looked for in the metadata (:mod:`lookalike.keywords`); fused by rank with what
+                looks alike or, without a query, alone.
 
         Raises:
             ImageError: the query cannot be decoded, or the encoder does not take it.
@@ -284,10 +287,13 @@ class Gallery:
         """
         look = Look(None if box is None else Box.of(box), foreground, parts)
         metric = self.metric if metric is None else Metric(metric)
-        asked = Search.of(n, metric, where, max_distance, exact, rerank)
-        if sum(given is not None for given in (query, id, text)) != 1:
+        asked = Search.of(n, metric, where, max_distance, exact, rerank, words)
+        given = sum(each is not None for each in (query, id, text))
+        if given > 1 or (given == 0 and words is None):
             raise InputError("a search needs one of a query image, the id of a row, or a text")
-        if text is not None:
+        if given == 0:
+            views = look.at_nothing(str(words), self._store.dim)
+        elif text is not None:
             views = look.at_text(text, self.encoder)
         elif id is not None:
             views = look.at_row(id, self._store, lambda: self.encoder, asked.needs_image)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ImageError, InputError, SourceError
 from lookalike.foreground import AROUND, Box, foreground
@@ -110,6 +112,16 @@ class Look:
                 "a part of an image was asked for, and the query is words; leave out one of both"
             )
         return Views(text, None, encode_text(encoder, [text]))
+
+    def at_nothing(self, words: str, dim: int) -> Views:
+        """Return the views of no image, where only words are looked for.
+
+        Raises:
+            InputError: a part of an image is asked for.
+        """
+        if self != Look():
+            raise InputError("a part of an image was asked for, and there is only words, no image")
+        return Views(words, None, np.empty((0, dim), np.float32))
 
     def seen(self, image: ImageArray) -> list[ImageArray]:
         """Return the views of an image, the whole of what is looked at first."""

@@ -18,6 +18,7 @@ from lookalike import rerank, spatial
 from lookalike.encoders.base import unit_rows
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.filters import Filter, Where, as_filter
+from lookalike.keywords import Among, fused, keywords_of
 from lookalike.queries import Views
 from lookalike.stores.base import MAX_N, VectorStore
 from lookalike.types import Embeddings, Hit, ImageArray, Metric
@@ -94,6 +95,7 @@ class Search:
     furthest: float = math.inf
     exact: bool = False
     rerankings: tuple[str, ...] = ()
+    words: str | None = None
 
     @classmethod
     def of(
@@ -104,12 +106,13 @@ class Search:
         max_distance: float | None,
         exact: bool,
         rerank: str | Sequence[str] | None,
+        words: str | None = None,
     ) -> Self:
         """Check the settings.
 
         Raises:
             SettingError: ``n`` or ``max_distance`` out of range.
-            InputError: the filter cannot be understood.
+            InputError: the filter or the words cannot be understood.
             UnknownNameError: no such re-ranking.
         """
         if n < 1:
@@ -118,7 +121,8 @@ class Search:
         if math.isnan(furthest) or furthest < 0:
             raise SettingError(f"--max-distance {max_distance}: must be at least 0")
         condition = None if where is None else as_filter(where)
-        return cls(n, metric, condition, furthest, exact, parse_rerankings(rerank))
+        names = parse_rerankings(rerank)
+        return cls(n, metric, condition, furthest, exact, names, words)
 
     @property
     def needs_image(self) -> bool:
@@ -136,12 +140,16 @@ class Search:
             InputError: spatial verification of a query that is no image.
             MissingDependencyError: OpenCV is not installed, which it takes.
         """
-        depth = max(self.n, rerank.DEPTH) if self.rerankings else self.n
+        looked = len(query.embeddings) > 0
+        depth = self.n if not (self.rerankings or self.words) else max(self.n, rerank.DEPTH)
         with timed("search"):
-            hits = self._nearest(store, query.embeddings, query.own, depth)
+            hits = self._nearest(store, query.embeddings, query.own, depth) if looked else []
         if self.rerankings:
             with timed("rerank"):
                 hits = self._reranked(store, query, images, hits, depth)
+        if self.words is not None:
+            with timed("words"):
+                hits = self._with_words(store, query, hits, depth)
         kept = [hit for hit in hits if hit.distance <= self.furthest][: self.n]
         return tuple(
             hit if hit.rank == rank else replace(hit, rank=rank) for rank, hit in enumerate(kept, 1)
@@ -164,6 +172,41 @@ class Search:
             if hit.id not in best or hit.distance < best[hit.id].distance:
                 best[hit.id] = hit
         return sorted(best.values(), key=lambda hit: (hit.distance, hit.id))[:depth]
+
+    def _with_words(
+        self, store: VectorStore, query: Views, hits: list[Hit], depth: int
+    ) -> list[Hit]:
+        """Return hits fused by rank with the rows whose metadata have the words.
+
+        Without an image, the distance of a row is 1 less its BM25 as a share of the best row's.
+        """
+        assert self.words is not None
+        columns = store.columns()
+        rows, scores = keywords_of(columns).find(self.words)
+        if self.where is not None and len(rows):
+            passing = self.where.mask(columns)[rows]
+            rows, scores = rows[passing], scores[passing]
+        ids = store.ids()
+        said = {ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
+        said.pop(query.own or "", None)
+        if not said:
+            return hits
+        if not len(query.embeddings):
+            first = list(said)[: self.n]
+            found = store.get(first)
+            best = max(said[first[0]], 1e-12)
+            fields = zip(found.ids, found.uris, found.metadata, strict=True)
+            return [
+                Hit(rank, row_id, uri, max(0.0, 1 - said[row_id] / best), metadata)
+                for rank, (row_id, uri, metadata) in enumerate(fields, 1)
+            ]
+        among = replace(self, where=Among(rows))
+        near = among._nearest(store, query.embeddings, query.own, depth)
+        looks = {hit.id: hit for hit in hits}
+        more = sorted((hit for hit in near if hit.id not in looks), key=lambda hit: hit.distance)
+        looks |= {hit.id: hit for hit in more}
+        ranked = [(row_id, score) for row_id, score in said.items() if row_id in looks]
+        return [looks[row_id] for row_id in fused(list(looks), ranked)]
 
     def _reranked(
         self, store: VectorStore, query: Views, images: Images, hits: list[Hit], depth: int

@@ -28,6 +28,7 @@ LAYERS = (
     ("ingest", "runners"),
     (
         "originals",
+        "keywords",
         "searching",
         "view_making",
         "reading",

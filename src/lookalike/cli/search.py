@@ -27,6 +27,12 @@ def command(
         list[str] | None,
         typer.Option("--text", help="Ask with words, if the gallery's encoder takes them."),
     ] = None,
+    words: Annotated[
+        str | None,
+        typer.Option(
+            help="Words of the metadata, put first together with what looks alike; or alone."
+        ),
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="cosine or l2; the gallery's own unless given.")
     ] = None,
@@ -82,9 +88,10 @@ def command(
     from lookalike.sources import DATASET_PREFIX, open_items
     from lookalike.types import Metric
 
-    if not queries and not ids and not texts:
+    if not queries and not ids and not texts and words is None:
         raise InputError(
-            "nothing to search for: give image files, --id with a row's id, or --text with words"
+            "nothing to search for: give image files, --id with a row's id, --text with words, or "
+            "--words of the metadata"
         )
     opened = Gallery.open(gallery)
     found: list[Hits] = []
@@ -101,6 +108,7 @@ def command(
         "foreground": foreground,
         "parts": parts,
         "rerank": parse_rerankings(rerank),
+        "words": words,
     }
     for query in queries or []:
         try:
@@ -114,6 +122,9 @@ def command(
         labels.append(opened.store.get([row_id]).metadata[0].get("label"))
     for text in texts or []:
         found.append(opened.search(text=text, **options))
+        labels.append(None)
+    if words is not None and not (queries or ids or texts):
+        found.append(opened.search(**options))
         labels.append(None)
     if failed and not found:
         raise failed[0]

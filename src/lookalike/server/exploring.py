@@ -2,22 +2,107 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
 from lookalike.explore import kept_atlas
 from lookalike.label.rounds import FILE, SURE, Round, kept_round
-from lookalike.server import schemas as s
 from lookalike.server.problems import ProblemError
 from lookalike.server.routes import TheGallery, TheService, errors
+from lookalike.server.schemas import LONGEST, Model
 from lookalike.server.service import Served, Service
 
 exploring = APIRouter(prefix="/v1/galleries/{gallery}", tags=["exploring"])
 
 
-@exploring.get(
-    "/map", response_class=JSONResponse, responses={200: {"model": s.MapOut}, **errors()}
-)
+class ClusterOut(BaseModel):
+    """Images that lie together on a map; ``medoid`` is the number of the one in their middle."""
+
+    number: int
+    name: str
+    size: int
+    medoid: int
+    label: str | None
+    share: float | None
+
+
+class ColourOut(BaseModel):
+    """A column to colour by: base64 of a 16-bit place among its values for each item, -1 none."""
+
+    name: str
+    values: list[str]
+    codes: str
+
+
+class MapOut(BaseModel):
+    """A map. Arrays are base64 of little-endian numbers, for each item in the order of ``ids``.
+
+    ``points`` are two 16-bit numbers each, ``numbers`` the 16-bit number of its cluster or -1,
+    ``outlying`` a 32-bit float, ``near`` 32-bit numbers of its nearest ``neighbours`` others.
+    """
+
+    format: int
+    made: str
+    fingerprint: str
+    method: str
+    stale: bool
+    trustworthiness: float
+    kept: float
+    judged: int
+    ids: list[str]
+    points: str
+    numbers: str
+    clusters: list[ClusterOut]
+    outlying: str
+    neighbours: int
+    near: str
+    columns: list[ColourOut]
+
+
+class LabellingOut(BaseModel):
+    """Ids of images to name next, in groups that look alike, and labels given before."""
+
+    made: str
+    images: int
+    stale: bool
+    groups: list[list[str]]
+    given: dict[str, list[str]]
+
+
+Label = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class LabelsBody(Model):
+    """Labels by id."""
+
+    labels: dict[
+        Annotated[str, Field(max_length=LONGEST)],
+        Annotated[list[Label], Field(min_length=1, max_length=20)],
+    ] = Field(max_length=10_000, examples=[{"photos:cats/1.jpg": ["cat"]}])
+
+
+class LabelReach(BaseModel):
+    """How many images a label was given to, and how many it surely reaches."""
+
+    label: str
+    given: int
+    sure: int
+
+
+class ReachOut(BaseModel):
+    """How far labels reach: ``sure`` images have ``least`` of what reaches them for one label."""
+
+    images: int
+    labelled: int
+    sure: int
+    least: float
+    labels: list[LabelReach]
+
+
+@exploring.get("/map", response_class=JSONResponse, responses={200: {"model": MapOut}, **errors()})
 async def gallery_map(served: TheGallery, service: TheService) -> Response:
     """Return the map of a gallery, as ``lookalike explore map`` made it last."""
     found = await service.thread(kept_atlas, served.gallery)
@@ -32,10 +117,10 @@ async def gallery_map(served: TheGallery, service: TheService) -> Response:
 
 
 @exploring.get("/labelling", responses=errors())
-async def labelling(served: TheGallery, service: TheService, request: Request) -> s.LabellingOut:
+async def labelling(served: TheGallery, service: TheService, request: Request) -> LabellingOut:
     """Return which images to name next, as ``lookalike label suggest --keep`` chose them last."""
     found = await _round(served, service, request)
-    return s.LabellingOut(
+    return LabellingOut(
         made=found.made,
         images=len(found.graph),
         stale=found.stale,
@@ -46,20 +131,20 @@ async def labelling(served: TheGallery, service: TheService, request: Request) -
 
 @exploring.post("/labelling/reach", responses=errors())
 async def labelling_reach(
-    served: TheGallery, service: TheService, request: Request, body: s.LabelsBody
-) -> s.ReachOut:
+    served: TheGallery, service: TheService, request: Request, body: LabelsBody
+) -> ReachOut:
     """Say how far labels reach along the neighbour graph. Nothing is written."""
     found = await _round(served, service, request)
     labels = {row_id: tuple(dict.fromkeys(of)) for row_id, of in body.labels.items()}
     async with service.turn():
         reach = await service.thread(found.reach, labels)
-    return s.ReachOut(
+    return ReachOut(
         images=reach.images,
         labelled=reach.labelled,
         sure=reach.sure,
         least=SURE,
         labels=[
-            s.LabelReach(label=label, given=given, sure=sure)
+            LabelReach(label=label, given=given, sure=sure)
             for label, (given, sure) in reach.labels.items()
         ],
     )

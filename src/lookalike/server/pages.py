@@ -213,7 +213,7 @@ async def _results(
 ) -> dict[str, Any]:
     """Return what the template of results shows: hits by gallery, or where to start."""
     again = f"&{form.again}" if form.again else ""
-    ask = ask or form.ask
+    ask = ask or form.ask or (Ask() if form.params.get("words", "").strip() else None)
     if ask is None:
         return {"start": await _start(service, served, form), "sets": [], "again": again}
     asked = [served, *([service.served(form.beside)] if form.beside else [])]
@@ -251,6 +251,8 @@ async def _set(
         return {**shown, "problem": problem_of(error)}
     return {
         **shown,
+        "worded": search.words is not None,
+        "looked": not ask.empty,
         "metric": found.metric.value,
         "rows": await service.thread(lambda: len(served.gallery)),
         "ms": (time.perf_counter() - begun) * 1000,

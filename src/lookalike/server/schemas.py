@@ -17,7 +17,7 @@ from lookalike.types import Metric
 
 _LIMITS = Limits()
 _LARGEST = 100_000
-_LONGEST = 2_000
+LONGEST = 2_000
 _LONGEST_FILTER = 10_000
 _FILTER = "year >= 2020 and tag in ('a', 'b')"
 
@@ -52,6 +52,11 @@ class Common(Model):
         examples=["expand+reciprocal"],
     )
     exact: bool = Field(False, description="Look at every row, also of a very large gallery.")
+    words: Annotated[str, Field(max_length=LONGEST)] | None = Field(
+        None,
+        description="Words of the metadata, fused by rank with what looks alike; or alone.",
+        examples=["red shoe"],
+    )
 
 
 class Options(Common):
@@ -80,7 +85,7 @@ class Options(Common):
         metric = own if self.metric is None else Metric(self.metric)
         limit = furthest(metric, self.max_distance, self.min_score)
         where: Where | None = self.where
-        return Search.of(self.n, metric, where, limit, self.exact, self.rerank)
+        return Search.of(self.n, metric, where, limit, self.exact, self.rerank, self.words)
 
 
 class AddressOptions(Common):
@@ -104,13 +109,13 @@ class AddressOptions(Common):
 class Query(Model):
     """What to look for: just one of these."""
 
-    id: Annotated[str, Field(max_length=_LONGEST)] | None = Field(
+    id: Annotated[str, Field(max_length=LONGEST)] | None = Field(
         None, description="The id of an item of the gallery, which is no hit itself."
     )
-    text: Annotated[str, Field(max_length=_LONGEST)] | None = Field(
+    text: Annotated[str, Field(max_length=LONGEST)] | None = Field(
         None, description="Words, if the gallery's encoder takes them."
     )
-    url: Annotated[str, Field(max_length=_LONGEST)] | None = Field(
+    url: Annotated[str, Field(max_length=LONGEST)] | None = Field(
         None, description="The address of an image, if the service fetches them."
     )
     image: Base64Bytes | None = Field(None, description="An image file, as base64 text.")
@@ -231,90 +236,6 @@ class EvaluationOut(BaseModel):
     verdict: str
     stale: bool
     evaluation: dict[str, Any]
-
-
-class ClusterOut(BaseModel):
-    """Images that lie together on a map; ``medoid`` is the number of the one in their middle."""
-
-    number: int
-    name: str
-    size: int
-    medoid: int
-    label: str | None
-    share: float | None
-
-
-class ColourOut(BaseModel):
-    """A column to colour by: base64 of a 16-bit place among its values for each item, -1 none."""
-
-    name: str
-    values: list[str]
-    codes: str
-
-
-class MapOut(BaseModel):
-    """A map. Arrays are base64 of little-endian numbers, for each item in the order of ``ids``.
-
-    ``points`` are two 16-bit numbers each, ``numbers`` the 16-bit number of its cluster or -1,
-    ``outlying`` a 32-bit float, ``near`` 32-bit numbers of its nearest ``neighbours`` others.
-    """
-
-    format: int
-    made: str
-    fingerprint: str
-    method: str
-    stale: bool
-    trustworthiness: float
-    kept: float
-    judged: int
-    ids: list[str]
-    points: str
-    numbers: str
-    clusters: list[ClusterOut]
-    outlying: str
-    neighbours: int
-    near: str
-    columns: list[ColourOut]
-
-
-class LabellingOut(BaseModel):
-    """Ids of images to name next, in groups that look alike, and labels given before."""
-
-    made: str
-    images: int
-    stale: bool
-    groups: list[list[str]]
-    given: dict[str, list[str]]
-
-
-Label = Annotated[str, Field(min_length=1, max_length=200)]
-
-
-class LabelsBody(Model):
-    """Labels by id."""
-
-    labels: dict[
-        Annotated[str, Field(max_length=_LONGEST)],
-        Annotated[list[Label], Field(min_length=1, max_length=20)],
-    ] = Field(max_length=10_000, examples=[{"photos:cats/1.jpg": ["cat"]}])
-
-
-class LabelReach(BaseModel):
-    """How many images a label was given to, and how many it surely reaches."""
-
-    label: str
-    given: int
-    sure: int
-
-
-class ReachOut(BaseModel):
-    """How far labels reach: ``sure`` images have ``least`` of what reaches them for one label."""
-
-    images: int
-    labelled: int
-    sure: int
-    least: float
-    labels: list[LabelReach]
 
 
 class PutOut(BaseModel):

@@ -47,12 +47,19 @@ class Ask:
     text: str | None = None
     url: str | None = None
 
-    def check(self) -> None:
-        """See that it is one.
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is asked but, perhaps, words of the metadata."""
+        return (self.image, self.id, self.text, self.url) == (None,) * 4
+
+    def check(self, search: Search) -> None:
+        """See that it is one; none where words of the metadata are searched for.
 
         Raises:
             InputError: it is none or several.
         """
+        if self.empty and search.words is not None:
+            return
         given = (self.image, self.id, self.text, self.url)
         if sum(each is not None for each in given) != 1:
             raise InputError("a search needs just one of image, id, text and url")
@@ -153,7 +160,7 @@ class Service:
             LookalikeError: it cannot be answered.
             ProblemError: there is too much to do, or addresses are not fetched.
         """
-        ask.check()
+        ask.check(search)
         async with self.turn():
             return await self._search(served, ask, look, search, stages)
 
@@ -170,7 +177,7 @@ class Service:
         async def one(ask: Ask) -> Hits | LookalikeError:
             async with places:
                 try:
-                    ask.check()
+                    ask.check(search)
                     return await self._search(served, ask, look, search, stages)
                 except LookalikeError as error:
                     return error
@@ -181,7 +188,10 @@ class Service:
     async def _search(
         self, served: Served, ask: Ask, look: Look, search: Search, stages: Stages
     ) -> Hits:
-        views = await self._views(served, ask, look, search.needs_image, stages)
+        if ask.empty:
+            views = look.at_nothing(str(search.words), served.gallery.store.dim)
+        else:
+            views = await self._views(served, ask, look, search.needs_image, stages)
         store = served.gallery.store
         rows = await self.thread(search.run, store, views, images_of, stages)
         return Hits(views.name, search.metric, rows, views.uri)
