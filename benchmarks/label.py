@@ -148,6 +148,9 @@ def trust(graphs: list[Graph], truth: Labels) -> None:
         )
         right = right_of(found, truth)
         taken = np.array([bool(labels) for labels in found.labels]) & ~found.given
+        if not taken.any():
+            print(f"seed {seed}, 100 as suggested, --precision 0.99: nothing accepted", flush=True)
+            continue
         bound = bootstrap_interval(right[taken].astype(np.float64))
         low, high = bound.low, bound.high
         error = calibration_error(found.confidence[~found.given], right[~found.given])

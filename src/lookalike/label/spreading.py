@@ -14,7 +14,7 @@ from lookalike.errors import InputError, SettingError
 from lookalike.graph import Graph
 from lookalike.label.given import GIVEN, SEPARATOR, UNKNOWN, Given
 from lookalike.label.methods import DEFAULT, Problem, methods_for
-from lookalike.label.trials import Trial, divide, simplest_of_the_best, try_method
+from lookalike.label.trials import divide, simplest_of_the_best, try_method
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 __all__ = ["UNKNOWN", "Spread", "spread"]
@@ -126,15 +126,13 @@ def spread(
     5 nearest given ones. Each is tried on the given labels, a tenth left out at a time, twice. The
     first in that order is taken whose accuracy is within one standard error of the best one's (the
     rule of Hastie et al. 2009, section 7.10): a hundred labels cannot tell a hundredth from luck.
-    Its confidences are calibrated on the same left-out labels, by logistic regression on their log
-    odds (Platt 1999, with his targets for few errors).
+    Its confidences are calibrated on the same left-out labels (:meth:`Trial.calibrate`).
 
     Args:
         graph: of the gallery.
         given: labels by id.
-        precision: the share of the accepted labels that shall be right; the rest are unknown. None
-            accepts all. The errors left out of a few labels are few, so as many are reckoned with
-            as the upper 70 % bound of their number says.
+        precision: the share of the accepted labels that shall be right by their confidences; the
+            rest are unknown. None accepts all.
         seed: of the division into tenths.
         on_progress: told after each method.
 
@@ -169,7 +167,7 @@ def spread(
     rest[problem.labelled] = False
     threshold = 0.0
     if precision is not None:
-        threshold = _threshold(confidence[rest], precision, trials[method])
+        threshold = _threshold(confidence[rest], precision)
     named = problem.named(guesses)
     for row in problem.labelled:
         named[row] = given.of[graph.ids[row]]
@@ -203,10 +201,10 @@ def raw_confidence(graph: Graph, given: Given) -> NDArray[np.float32]:
     return raw.astype(np.float32)
 
 
-def _threshold(confidence: NDArray[np.float64], precision: float, trial: Trial) -> float:
+def _threshold(confidence: NDArray[np.float64], precision: float) -> float:
     """Return the lowest confidence at which the accepted are as precise as asked."""
     falling = np.sort(confidence)[::-1]
-    wrong = np.cumsum(1 - falling) / np.arange(1, len(falling) + 1) * trial.caution
+    wrong = np.cumsum(1 - falling) / np.arange(1, len(falling) + 1)
     fits = np.flatnonzero(wrong <= 1 - precision)
     return float(falling[fits[-1]]) if len(fits) else float(np.nextafter(1, 2))
 
