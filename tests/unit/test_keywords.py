@@ -1,0 +1,144 @@
+"""Words of the metadata: found as people type them, and fused with images by rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookalike.errors import InputError
+from lookalike.filters import MetadataColumns
+from lookalike.gallery import Gallery
+from lookalike.keywords import Keywords, fused, keywords_of
+from lookalike.sources import open_source
+from tests.unit.test_explore import scene
+
+ROWS = [
+    {"title": "Red shoe", "tags": ["leather", "summer"], "year": 2020},
+    {"title": "red, red and red again", "colour": "red"},
+    {"title": "Blue shoes", "price": 12.5, "sale": True},
+    {"title": "Châle Été", "colour": None},
+    {},
+]
+
+
+def rows(text: str) -> list[int]:
+    return Keywords(MetadataColumns(ROWS)).find(text)[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("red", {0, 1}),
+        ("RED", {0, 1}),
+        ("shoe", {0, 2}),
+        ('"red shoe"', {0}),
+        ("chale ete", {3}),
+        ("leather", {0}),
+        ("2020", {0}),
+        ("12.5", {2}),
+        ("red blue", {0, 1, 2}),
+        ("nothing", set()),
+        ('red OR NOT ( "', {0, 1}),
+        ("title:red*", set()),
+        ("true", set()),
+    ],
+)
+def test_words_are_found_as_people_type_them(text: str, expected: set[int]) -> None:
+    assert set(rows(text)) == expected
+
+
+def test_more_of_the_words_is_better() -> None:
+    assert rows("red shoe")[0] == 0
+    assert rows("red")[0] == 1
+
+
+@pytest.mark.parametrize("text", ["", "  ", "***", '""', "\0"])
+def test_no_words_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="no word"):
+        rows(text)
+
+
+def test_too_many_words_are_refused() -> None:
+    with pytest.raises(InputError, match="51 are too many"):
+        rows("red " * 51)
+
+
+def test_the_index_is_made_once_for_the_same_metadata() -> None:
+    columns = MetadataColumns(ROWS)
+    assert keywords_of(columns) is keywords_of(columns)
+    assert keywords_of(MetadataColumns(ROWS)) is not keywords_of(columns)
+
+
+def test_ranks_are_fused_and_equal_scores_have_one_rank() -> None:
+    looks = ["a", "b", "c", "d"]
+    assert fused(looks, []) == looks
+    assert fused(looks, [("d", 2.0), ("c", 2.0)]) == ["c", "d", "a", "b"]
+    assert fused(looks, [("d", 3.0), ("c", 1.0)])[0] == "d"
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    from lookalike.encoders.catalog import open_encoder
+    from lookalike.reading import sample_images
+
+    folder: Path = tmp_path_factory.mktemp("words") / "things"
+    folder.mkdir()
+    lines = ["path,kind,year"]
+    for seed in range(40):
+        scene(seed, 24).save(folder / f"{seed:02d}.png")
+        lines.append(f"{seed:02d}.png,{'red thing' if seed % 4 == 1 else 'thing'},{2000 + seed}")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    source = open_source(folder)
+    made = Gallery.create(
+        folder.parent / "g.gallery", encoder=open_encoder("pixels", sample_images(source))
+    )
+    made.sync(source)
+    return made
+
+
+def test_what_looks_alike_and_says_so_comes_first(gallery: Gallery) -> None:
+    asked = gallery.store.ids()[0]
+    every = list(gallery.search(id=asked, n=39))
+    red = [hit.id for hit in every if hit.metadata["kind"] == "red thing"]
+    found = gallery.search(id=asked, words="red", n=39)
+    assert [hit.id for hit in found][: len(red)] == red
+    assert {hit.id for hit in found} == {hit.id for hit in every}
+    near = {hit.id: hit.distance for hit in every}
+    assert all(hit.distance == pytest.approx(near[hit.id]) for hit in found)
+    assert [hit.rank for hit in found] == list(range(1, 40))
+    assert asked not in [hit.id for hit in found]
+
+
+def test_words_alone_are_a_search(gallery: Gallery) -> None:
+    found = gallery.search(words="red", n=5)
+    assert len(found) == 5
+    assert all(hit.metadata["kind"] == "red thing" for hit in found)
+    assert found.query == "red"
+    assert found[0].distance == 0
+    assert len(gallery.search(words="red", n=40)) == 10
+    assert len(gallery.search(words="nobody", n=5)) == 0
+
+
+def test_filters_hold_for_words_too(gallery: Gallery) -> None:
+    found = gallery.search(words="red", where="year >= 2020", n=40)
+    assert {hit.metadata["year"] for hit in found} == {2021, 2025, 2029, 2033, 2037}
+    asked = gallery.store.ids()[0]
+    both = gallery.search(id=asked, words="red", where="year < 2010", n=40)
+    assert [hit.metadata["kind"] for hit in both[:3]] == ["red thing"] * 3
+    assert all(hit.metadata["year"] < 2010 for hit in both)
+
+
+def test_a_row_far_off_is_found_by_its_words(gallery: Gallery) -> None:
+    asked = gallery.store.ids()[0]
+    every = [hit.id for hit in gallery.search(id=asked, n=39)]
+    last = gallery.store.get([every[-1]]).metadata[0]["year"]
+    assert every[-1] in [hit.id for hit in gallery.search(id=asked, words=str(last), n=3)]
+
+
+def test_a_part_of_no_image_is_refused(gallery: Gallery) -> None:
+    with pytest.raises(InputError, match="only words"):
+        gallery.search(words="red", parts=True)
+    with pytest.raises(InputError, match="one of"):
+        gallery.search(np.zeros((24, 24, 3), np.uint8), id="things:00.png", words="red")
