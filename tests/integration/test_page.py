@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import csv
 import json
 import re
 import shutil
@@ -20,8 +21,12 @@ import pytest
 from PIL import Image
 
 from lookalike.encoders.catalog import open_encoder
+from lookalike.explore import atlas
 from lookalike.fetch import NpmPackage
 from lookalike.gallery import Gallery
+from lookalike.graph import neighbour_graph
+from lookalike.label import suggest
+from lookalike.label.rounds import keep_round
 from lookalike.reading import sample_images
 from lookalike.server.keys import add_key, read_keys
 from lookalike.server.limits import Limits
@@ -76,6 +81,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, colours: Path, require: Requi
         )
         gallery.sync(source)
         made[name] = gallery
+    atlas(made["shop"])
+    graph = neighbour_graph(made["shop"])
+    keep_round(made["shop"], graph, suggest(graph, 18), None)
     made["empty"] = Gallery.create(folder / "empty.gallery", encoder=made["shop"].encoder)
     with serving(made) as served:
         yield served
@@ -522,10 +530,153 @@ def test_without_scripts_items_can_be_asked_about(tab: Open, site: Serving) -> N
 
 @pytest.mark.parametrize("width", [320, 390, 768])
 def test_nothing_scrolls_sideways_on_a_phone(tab: Open, width: int) -> None:
-    for path in ("/", "/g/shop", item() + "&with=other", "/g/shop/judge", "/g/digits"):
+    for path in (
+        "/",
+        "/g/shop",
+        item() + "&with=other",
+        "/g/shop/judge",
+        "/g/digits",
+        "/g/shop/map",
+        "/g/shop/label",
+    ):
         page = tab(path, viewport={"width": width, "height": 800}, has_touch=True, is_mobile=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
         shoot(page, f"phone-{width}-{re.sub('[^a-z]+', '-', path.partition('?')[0]).strip('-')}")
+
+
+WHERE = """async (row) => {
+  const data = await (await fetch("/v1/galleries/shop/map")).json();
+  const bytes = Uint8Array.from(atob(data.points), (each) => each.charCodeAt(0));
+  const steps = [...new Uint16Array(bytes.buffer)].map((each) => each / 65535);
+  const [xs, ys] = [0, 1].map((axis) => steps.filter((_, i) => i % 2 === axis));
+  const box = document.querySelector(".sea canvas").getBoundingClientRect();
+  const extent = (values) => Math.max(...values) - Math.min(...values);
+  const middle = (values) => (Math.max(...values) + Math.min(...values)) / 2;
+  const scale = 0.92 * Math.min(box.width / extent(xs), box.height / extent(ys));
+  return [box.left + box.width / 2 + (xs[row] - middle(xs)) * scale,
+          box.top + box.height / 2 + (ys[row] - middle(ys)) * scale];
+}"""
+
+
+def test_the_map_shows_points_and_what_is_chosen(tab: Open, site: Serving) -> None:
+    page = tab("/g/shop/map")
+    gallery = site.service.served("shop").gallery
+    rows = gallery.store.ids()
+    x, y = page.evaluate(WHERE, 4)  # when all of the map is shown
+    page.mouse.move(x, y)
+    page.wait_for_selector(".tip:not([hidden]) canvas")
+    shoot(page, "map-hover")
+    page.mouse.click(x, y)
+    page.wait_for_selector(".shots canvas")
+    assert rows[4] in page.inner_text("aside [role=status]")
+    assert page.get_by_role("link", name="Search with this").get_attribute("href") == (
+        f"/g/shop?id={quote(rows[4], safe='')}"
+    )
+    near = [hit.id.rpartition("/")[2] for hit in gallery.search(id=rows[4], n=8)]
+    shown = page.locator(".shots button").evaluate_all("all => all.map((each) => each.title)")
+    assert shown[1:] == near
+    page.keyboard.press("Escape")
+    page.click("text=Lasso")
+    box = page.locator(".sea canvas").first.bounding_box()
+    left, top = box["x"] + 2, box["y"] + 2
+    right, bottom = box["x"] + box["width"] - 2, box["y"] + box["height"] - 2
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for to in ((right, top), (right, bottom), (left, bottom)):
+        page.mouse.move(*to, steps=4)
+    page.mouse.up()
+    page.wait_for_selector(f"aside [role=status]:has-text('{len(rows)} images')")
+    page.fill("aside input", 'a "b", c')
+    with page.expect_download() as saved:
+        page.click("text=Save as CSV")
+    table = list(csv.DictReader(Path(saved.value.path()).open(newline="", encoding="utf-8")))
+    assert [row["id"] for row in table] == list(rows)
+    assert {row["label"] for row in table} == {'a "b", c'}
+
+
+def test_the_map_is_moved_by_keys_and_coloured_by_columns(tab: Open) -> None:
+    page = tab("/g/shop/map")
+    page.select_option(".tools select", label="label")
+    assert page.locator(".legend button").count() == len(COLOURS)
+    page.click(".legend button >> nth=0")
+    page.wait_for_selector("aside [role=status]:has-text('10 images')")
+
+    def picture() -> str:
+        page.wait_for_timeout(150)
+        return str(page.evaluate("document.querySelector('.sea canvas').toDataURL()"))
+
+    page.focus(".sea canvas")
+    seen = [picture()]
+    for key in ("+", "ArrowRight", "ArrowDown", "-"):
+        page.keyboard.press(key)
+        seen.append(picture())
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_gallery_without_a_map_says_how_to_draw_one(tab: Open) -> None:
+    assert "lookalike explore map" in tab("/g/digits/map", allow="404").inner_text("main")
+    assert "label suggest" in tab("/g/digits/label", allow="404").inner_text("main")
+
+
+def group(page: Any) -> list[str]:
+    """Return what the images that are asked about are."""
+    page.wait_for_selector("#group img")
+    found = page.locator("#group button").evaluate_all("all => all.map((each) => each.title)")
+    return [row_id.partition(":")[2].partition("/")[0] for row_id in found]
+
+
+def test_images_are_named_in_groups_by_one_key(tab: Open) -> None:
+    page = tab("/g/shop/label")
+    assert page.inner_text("#progress") == "0 of 18 named"
+    done = 0
+    while done < 18:
+        kinds = group(page)
+        kind = kinds[0]
+        for place, other in enumerate(kinds):
+            if other != kind:
+                page.locator("#group button").nth(place).click()
+        key = page.locator("#labels button", has_text=kind).locator("kbd")
+        if key.count():
+            page.keyboard.press(key.inner_text().lower())
+        else:
+            page.fill("#name", kind)
+            page.press("#name", "Enter")
+        done += kinds.count(kind)
+        page.wait_for_selector(f"#progress:has-text('{done}')")
+    page.wait_for_selector("#reach:has-text('of 30 images')")
+    shoot(page, "label-all")
+    page.keyboard.press("u")
+    page.wait_for_selector("#progress:has-text('of 18 named')")
+    before = group(page)
+    page.reload()
+    page.wait_for_selector("main[data-ready]")
+    assert group(page) == before
+    page.locator("#labels button", has_text=before[0]).click()
+    page.wait_for_selector("#progress:has-text('All 18')")
+    with page.expect_download() as saved:
+        page.click("text=Save as CSV")
+    table = list(csv.DictReader(Path(saved.value.path()).open(newline="", encoding="utf-8")))
+    assert len(table) == 18
+    assert all(row["label"] == row["id"].partition(":")[2].partition("/")[0] for row in table)
+
+
+def test_a_group_can_wait(tab: Open) -> None:
+    page = tab("/g/shop/label")
+    first = page.get_attribute("#group", "data-group")
+    page.keyboard.press(" ")
+    assert page.get_attribute("#group", "data-group") != first
+    page.keyboard.press("u")
+    assert page.get_attribute("#group", "data-group") == first
+
+
+def test_words_of_the_metadata_and_an_image_are_combined(tab: Open, site: Serving) -> None:
+    page = tab("/g/shop")
+    page.fill("#words", "green")
+    found = searched(page, lambda: page.press("#words", "Enter"))
+    assert found == ids(site, "shop", words="green")
+    page = tab(item() + "&words=green")
+    assert hits(page) == ids(site, "shop", id="colours:red/4.png", words="green")
+    assert "says so first" in page.inner_text("#results [role=status]")
 
 
 @pytest.fixture(scope="module")
@@ -559,6 +710,8 @@ def test_axe_finds_no_serious_fault(tab: Open, axe: str, scheme: str) -> None:
         ("/g/digits", "paper"),
         ("/g/shop/judge", "judge"),
         ("/g/shop/report", "report"),
+        ("/g/shop/map", "map"),
+        ("/g/shop/label", "label"),
     ]:
         page = tab(path, color_scheme=scheme)
         for summary in page.locator("details:visible > summary").all()[:6]:

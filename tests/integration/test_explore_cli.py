@@ -1,0 +1,170 @@
+"""lookalike explore, and words of the metadata: as commands and over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike.client import ServiceError
+from lookalike.errors import InputError, MissingRowError
+from lookalike.gallery import Gallery
+from lookalike.server.settings import LOOPBACK, ServeSettings
+from tests.integration.test_cli import lookalike, run
+from tests.serving import Serving, serving
+from tests.unit.test_explore import collection
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gallery of digits, and one of scenes some of which are copies."""
+    folder = tmp_path_factory.mktemp("explore")
+    run("index", "d.gallery", "dataset:digits/train", "--encoder", "pixels", cwd=folder)
+    collection(folder / "scenes")
+    return folder
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_map_is_a_file_with_a_figure_of_its_truth(work: Path) -> None:
+    facts = json.loads(run("explore", "map", "d.gallery", "-o", "map.html", "--json", cwd=work))
+    assert facts["images"] > 1_000
+    assert facts["trustworthiness"] > 0.97
+    assert 0.1 < facts["kept"] <= 1
+    assert b"<canvas" not in (work / "map.html").read_bytes()[:2_000]
+    again = run("explore", "map", "d.gallery", cwd=work)
+    assert facts["made"] in again
+
+
+def test_clusters_of_digits_have_the_names_of_digits(work: Path) -> None:
+    found = json.loads(run("explore", "clusters", "d.gallery", "-o", "c", "--json", cwd=work))
+    assert {each["label"] for each in found} == set("0123456789")
+    rows = table(work / "c" / "clusters.csv")
+    assert {row["name"] for row in rows} <= {*"0123456789", ""}
+    assert sum(each["images"] for each in found) == sum(row["cluster"] != "" for row in rows)
+    with Image.open(work / "c" / "sheet.png") as sheet:
+        assert sheet.width > 300
+
+
+def test_outliers_come_with_their_factors(work: Path) -> None:
+    found = json.loads(run("explore", "outliers", "d.gallery", "-n", 5, "--json", cwd=work))
+    factors = [each["factor"] for each in found]
+    assert len(factors) == 5
+    assert factors == sorted(factors, reverse=True)
+    assert factors[0] > 1.2
+
+
+def test_duplicates_are_a_list_and_nothing_is_deleted(work: Path) -> None:
+    before = sorted((work / "scenes").iterdir())
+    found = json.loads(
+        run("explore", "duplicates", "made.gallery", "-o", "dup", "--json", cwd=work)
+    )
+    assert len(found["groups"]) == 4
+    assert len(found["spare"]) == 4
+    rows = table(work / "dup" / "duplicates.csv")
+    assert [row["keep"] for row in rows].count("yes") == 4
+    assert {row["id"] for row in rows if row["keep"] == "no"} == set(found["spare"])
+    assert sorted((work / "scenes").iterdir()) == before
+    said = run("explore", "duplicates", "made.gallery", cwd=work)
+    assert "nothing was deleted" in said
+    assert "copies made of" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("map", "none.gallery"), "not a gallery"),
+        (("map", "d.gallery", "-o", "m.html", "--thumbnails", "-1"), "--thumbnails -1"),
+        (("clusters", "d.gallery", "-o", "scenes"), "already exists"),
+        (("outliers", "d.gallery", "-n", "0"), "-n 0"),
+        (("duplicates", "made.gallery", "--keep", "best"), "best"),
+        (("duplicates", "made.gallery", "--within", "-1"), "--within -1"),
+        (("duplicates", "d.gallery", "--within", "1000"), "smaller --within"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(
+    work: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = lookalike("explore", *arguments, cwd=work)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_words_are_searched_for_from_the_shell(work: Path) -> None:
+    found = json.loads(run("search", "d.gallery", "--words", "7", "-n", 5, "--json", cwd=work))
+    assert [hit["metadata"]["label"] for hit in found["hits"]] == ["7"] * 5
+    asked = found["hits"][0]["id"]
+    both = run("search", "d.gallery", "--id", asked, "--words", "1", "-n", 3, "--json", cwd=work)
+    assert [hit["metadata"]["label"] for hit in json.loads(both)["hits"]] == ["1"] * 3
+    done = lookalike("search", "d.gallery", "--words", "?", cwd=work)
+    assert done.returncode == 2
+    assert "no word" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def served(work: Path) -> Iterator[Serving]:
+    run("explore", "map", "d.gallery", cwd=work)
+    run("label", "suggest", "d.gallery", "-k", 40, "--keep", cwd=work)
+    galleries = {name: Gallery.open(work / f"{name}.gallery") for name in ("d", "made")}
+    with serving(galleries, ServeSettings(hosts=LOOPBACK)) as found:
+        yield found
+
+
+def test_the_map_is_served_as_it_was_kept(served: Serving) -> None:
+    found = served.client().json("GET", "/v1/galleries/d/map")
+    gallery = served.service.served("d").gallery
+    assert found["ids"] == list(gallery.store.ids())
+    assert not found["stale"]
+    points = np.frombuffer(base64.b64decode(found["points"]), "<u2")
+    assert len(points) == 2 * len(found["ids"])
+    with pytest.raises(ServiceError, match="no map yet"):
+        served.client().json("GET", "/v1/galleries/made/map")
+
+
+def test_labels_are_asked_for_in_groups_and_reach_far(served: Serving, work: Path) -> None:
+    client = served.client()
+    found = client.json("GET", "/v1/galleries/d/labelling")
+    suggested = [row_id for group in found["groups"] for row_id in group]
+    assert len(set(suggested)) == 40
+    assert len(found["groups"]) == 5
+    records = {record.id: record for record in served.service.served("d").gallery.store.records()}
+    truth = {row_id: [str(records[row_id].metadata["label"])] for row_id in suggested}
+    reach = client.json("POST", "/v1/galleries/d/labelling/reach", {"labels": truth})
+    assert reach["labelled"] == 40
+    assert reach["images"] == found["images"]
+    assert sum(each["given"] for each in reach["labels"]) == 40
+    assert sum(each["sure"] for each in reach["labels"]) == reach["sure"] > 0.5 * reach["images"]
+    few = dict(list(truth.items())[:3])
+    assert (
+        client.json("POST", "/v1/galleries/d/labelling/reach", {"labels": few})["sure"]
+        <= (reach["images"])
+    )
+    alone = {suggested[0]: ["one"]}
+    one = client.json("POST", "/v1/galleries/d/labelling/reach", {"labels": alone})
+    assert one["sure"] == 0
+    with pytest.raises(MissingRowError, match="nobody"):
+        client.json("POST", "/v1/galleries/d/labelling/reach", {"labels": {"nobody": ["x"]}})
+    with pytest.raises(InputError):
+        client.json("POST", "/v1/galleries/d/labelling/reach", {"labels": {suggested[0]: []}})
+    with pytest.raises(ServiceError, match="suggested"):
+        client.json("GET", "/v1/galleries/made/labelling")
+
+
+def test_words_are_searched_for_over_http(served: Serving) -> None:
+    remote = served.client().gallery("d")
+    local = served.service.served("d").gallery
+    asked = local.store.ids()[0]
+    for how in ({"words": "3"}, {"words": "3", "id": asked}):
+        assert [hit.id for hit in remote.search(**how)] == [hit.id for hit in local.search(**how)]
+    with pytest.raises(InputError, match="no word"):
+        remote.search(words="!")
