@@ -13,11 +13,7 @@ from typing import Any, Self
 from lookalike.artifacts import new_folder, read_manifest, sole_writer, write_manifest
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.catalog import load_encoder, write_encoder
-from lookalike.errors import (
-    ArtifactError,
-    FingerprintError,
-    InputError,
-)
+from lookalike.errors import ArtifactError, FingerprintError, InputError
 from lookalike.filters import Where
 from lookalike.foreground import Box
 from lookalike.ingest import Known, Outcome, ingest
@@ -27,12 +23,7 @@ from lookalike.sources import ItemSource, Source, open_items, open_source
 from lookalike.stores.base import Record, Rows, VectorStore
 from lookalike.stores.lance import LanceStore
 from lookalike.syncing import SyncReport, all_failed, check_source, rows_gone
-from lookalike.types import (
-    Hits,
-    Metric,
-    ProgressCallback,
-    ignore_progress,
-)
+from lookalike.types import Hits, Metric, ProgressCallback, ignore_progress
 
 MANIFEST = "gallery.json"
 ENCODER = "encoder"
@@ -43,14 +34,16 @@ LOCK = "writing.lock"
 class Gallery:
     """A searchable collection. Make one with :meth:`create` or :meth:`open`.
 
-    ``path`` is its folder, ``metric`` the one that searches use unless told otherwise, and
-    ``sources`` maps the name of each source to the text that opens it.
+    ``path`` is its folder, ``metric`` the one that searches use unless told otherwise, ``sources``
+    maps the name of each source to the text that opens it, and ``written`` are columns of metadata
+    that no source gave, as labels: they stay while the images do.
     """
 
     def __init__(self, path: Path, fields: Mapping[str, Any], store: LanceStore) -> None:
         self.path = path
         self.metric = Metric(fields["metric"])
         self.sources: dict[str, str] = dict(fields["sources"])
+        self.written = frozenset(fields.get("written", ()))
         self._described = fields["encoder"]
         self._store = store
 
@@ -165,7 +158,8 @@ class Gallery:
             check_source(source, self.sources, reroot=reroot)
             rows = {record.id: record for record in self._records_of(source.name)}
             gone = rows_gone(source, rows, allow_removals=allow_removals)
-            known = Known(rows, {rows[row_id].content_hash: row_id for row_id in sorted(gone)})
+            moved = {rows[row_id].content_hash: row_id for row_id in sorted(gone)}
+            known = Known(rows, moved, self.written)
             if dry_run:
                 outcome = ingest(source, None, None, known, on_progress)
             else:
@@ -195,14 +189,21 @@ class Gallery:
         with sole_writer(self.path / LOCK, what=f"the gallery {self.path}"):
             fields = read_manifest(self.path / MANIFEST, what="a gallery")
             self.sources = dict(fields["sources"])
+            self.written = frozenset(fields.get("written", ()))
             yield
 
     def upsert(
-        self, rows: Rows, *, fingerprint: str, sources: Mapping[str, str] | None = None
+        self,
+        rows: Rows,
+        *,
+        fingerprint: str,
+        sources: Mapping[str, str] | None = None,
+        written: Set[str] = frozenset(),
     ) -> None:
         """Insert or replace rows whose embeddings were made elsewhere.
 
-        ``sources`` maps names of sources, new ones among them, to the texts that open them.
+        ``sources`` maps names of sources, new ones among them, to the texts that open them;
+        ``written`` are columns that no source gives.
 
         Raises:
             FingerprintError: not with this gallery's encoder.
@@ -216,6 +217,7 @@ class Gallery:
         with self._writing():
             self._store.upsert(rows)
             self.sources |= sources or {}
+            self.written |= written
             self._write_manifest()
 
     def remove(self, ids: Sequence[str]) -> int:
@@ -340,6 +342,7 @@ class Gallery:
                 "dim": self._store.dim,
                 "metric": self.metric.value,
                 "sources": self.sources,
+                "written": sorted(self.written),
                 "rows": len(self),
             },
         )

@@ -8,7 +8,7 @@ it redoes at most one batch: items whose content the store already has are not e
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from functools import partial
@@ -26,6 +26,7 @@ from lookalike.stores.base import Record, Rows, VectorStore
 from lookalike.types import (
     Failure,
     ImageArray,
+    Metadata,
     Progress,
     ProgressCallback,
     ignore_progress,
@@ -73,10 +74,20 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a store has of a source: its rows by id, and the ids of rows gone, by content hash."""
+    """What a store has of a source: its rows by id, and the ids of rows gone, by content hash.
+
+    ``written`` are columns of metadata that the source knows nothing of: they stay with an image
+    as long as its content does.
+    """
 
     rows: Mapping[str, Record] = field(default_factory=dict)
     gone: Mapping[str, str] = field(default_factory=dict)
+    written: Set[str] = frozenset()
+
+    def metadata(self, item: Item, row: Record) -> Metadata:
+        """Return the metadata of an item whose content is that of a row."""
+        kept = {name: value for name, value in row.metadata.items() if name in self.written}
+        return {**item.metadata, **kept} if kept else item.metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,7 @@ class _Done:
     embedding: NDArray[np.float32] | None = None
     row: str | None = None
     reason: str = ""
+    metadata: Metadata | None = None
 
 
 def ingest(
@@ -169,7 +181,7 @@ def _looked_at(item: Item, known: Known) -> _Done | tuple[bytes | ImageArray, _D
     row = known.rows.get(item.id)
     signature = item.signature()
     if row is not None and signature and signature == row.signature:
-        return _kept(item, row, signature)
+        return _kept(item, row, signature, known)
     try:
         data = item.read()
     except ImageError as error:
@@ -179,19 +191,22 @@ def _looked_at(item: Item, known: Known) -> _Done | tuple[bytes | ImageArray, _D
         return _Done(item, Change.FAILED, reason=reason)
     found = content_hash(data)
     if row is not None and row.content_hash == found:
-        return _kept(item, row, signature)
+        return _kept(item, row, signature, known)
     if row is None and found in known.gone:
-        return _Done(item, Change.MOVED, found, signature, row=known.gone[found])
+        before = known.rows[known.gone[found]]
+        metadata = known.metadata(item, before)
+        return _Done(item, Change.MOVED, found, signature, row=before.id, metadata=metadata)
     change = Change.ADDED if row is None else Change.UPDATED
     return data, _Done(item, change, found, signature)
 
 
-def _kept(item: Item, row: Record, signature: str) -> _Done:
+def _kept(item: Item, row: Record, signature: str, known: Known) -> _Done:
     """Return an item whose content is that of its row; other columns may have changed."""
-    if (item.uri, signature) == (row.uri, row.signature) and item.metadata == row.metadata:
+    metadata = known.metadata(item, row)
+    if (item.uri, signature) == (row.uri, row.signature) and metadata == row.metadata:
         return _Done(item, Change.UNCHANGED)
-    change = Change.UNCHANGED if item.metadata == row.metadata else Change.UPDATED
-    return _Done(item, change, row.content_hash, signature, row=row.id)
+    change = Change.UNCHANGED if metadata == row.metadata else Change.UPDATED
+    return _Done(item, change, row.content_hash, signature, row=row.id, metadata=metadata)
 
 
 def _failed(item: Item, error: ImageError) -> _Done:
@@ -221,7 +236,7 @@ def _commit(done: Sequence[_Done], store: VectorStore) -> None:
             embeddings=np.stack(
                 [embeddings[d.item.id] if d.embedding is None else d.embedding for d in done]
             ),
-            metadata=[each.item.metadata for each in done],
+            metadata=[d.item.metadata if d.metadata is None else d.metadata for d in done],
             hashes=[each.content_hash for each in done],
             signatures=[each.signature for each in done],
         )

@@ -6,9 +6,11 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from lookalike.gallery import Gallery
 from lookalike.sources import open_source
 from tests.integration.test_cli import lookalike, run
 
@@ -122,3 +124,35 @@ def test_mistakes_are_one_clear_line(work: Path, arguments: tuple[str, ...], sai
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (work / "x.csv").exists()
+
+
+def test_written_labels_stay_when_the_source_is_indexed_again(tmp_path: Path) -> None:
+    folder = tmp_path / "things"
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 30), ("light", 220)):
+        (folder / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.clip(level + rng.integers(-20, 20, (16, 16)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:02d}.png")
+    run("index", "g.gallery", "things", "--encoder", "pixels", cwd=tmp_path)
+    given = [
+        "id,label",
+        *(f"things:{kind}/{i:02d}.png,{kind}" for kind in ("dark", "light") for i in range(12)),
+    ]
+    (tmp_path / "given.csv").write_text("\n".join(given))
+    how = ("--given", "given.csv", "-o", "all.csv", "--write", "kind")
+    run("label", "spread", "g.gallery", *how, cwd=tmp_path)
+    (folder / "dark" / "00.png").rename(folder / "dark" / "moved.png")
+    Image.new("L", (16, 16), 128).save(folder / "light" / "01.png")
+    (folder / "metadata.csv").write_text("path,year\ndark/02.png,1999\n")
+    run("index", "g.gallery", "things", cwd=tmp_path)
+
+    rows = {
+        row.id.partition(":")[2]: row.metadata
+        for row in Gallery.open(tmp_path / "g.gallery").store.records()
+    }
+    assert rows["dark/moved.png"]["kind"] == "dark"
+    assert (rows["dark/02.png"]["kind"], rows["dark/02.png"]["year"]) == ("dark", 1999)
+    assert "kind" not in rows["light/01.png"]
+    assert sum("kind" in row for row in rows.values()) == 39
+    assert "0 updated" in run("index", "g.gallery", "things", cwd=tmp_path)

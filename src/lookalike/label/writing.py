@@ -30,7 +30,7 @@ def check_column(gallery: Gallery, column: str) -> None:
 def write_labels(gallery: Gallery, found: Spread, column: str) -> None:
     """Write accepted labels, confidences and status as three columns.
 
-    The next sync of a source whose own metadata differ writes these again: keep the CSV.
+    They stay with an image, also when its source is indexed again, as long as its content does.
 
     Raises:
         StorageError: it could not be written, or another process is writing.
@@ -42,4 +42,8 @@ def write_labels(gallery: Gallery, found: Spread, column: str) -> None:
             {**old, **new}
             for old, new in zip(rows.metadata, added[start : start + _BATCH], strict=True)
         ]
-        gallery.upsert(replace(rows, metadata=metadata), fingerprint=gallery.fingerprint)
+        gallery.upsert(
+            replace(rows, metadata=metadata),
+            fingerprint=gallery.fingerprint,
+            written=frozenset(added[0]),
+        )
