@@ -22,7 +22,11 @@ from playwright.sync_api import sync_playwright
 from lookalike.adapting import AdaptOptions, adapt
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.catalog import load_encoder, open_encoder
+from lookalike.explore import atlas
 from lookalike.gallery import Gallery
+from lookalike.graph import neighbour_graph
+from lookalike.label import suggest
+from lookalike.label.rounds import keep_round, kept_round
 from lookalike.reading import sample_images
 from lookalike.sources import open_source
 
@@ -44,6 +48,11 @@ def galleries(work: Path) -> list[Path]:
         work / name for name in ("digits.gallery", "shop.gallery", "shop-street.gallery")
     )
     gallery(digits, DIGITS, open_encoder("hog", sample_images(open_source(DIGITS))))
+    opened = Gallery.open(digits)
+    atlas(opened)
+    if kept_round(opened) is None:
+        graph = neighbour_graph(opened)
+        keep_round(opened, graph, suggest(graph, 100), None)
     gallery(shop, SHOP, open_encoder("efficientnet-lite0", []))
     adapted = work / "street.encoder"
     if not (adapted / "encoder.json").exists():
@@ -102,6 +111,29 @@ def draw(page: Any, url: str) -> float:
     return sorted(took)[len(took) // 2]
 
 
+def whole(page: Any, url: str) -> None:
+    """Show the map of the digits, and some of them being named."""
+    ready(page, f"{url}/g/digits/map")
+    sea = page.locator(".sea canvas").first.bounding_box()
+    page.mouse.move(sea["x"] + 0.45 * sea["width"], sea["y"] + 0.3 * sea["height"])
+    page.wait_for_timeout(500)
+    shoot(page, "page-map")
+    ready(page, f"{url}/g/digits/label")
+    truth = {item.id: str(item.metadata["label"]) for item in open_source(DIGITS)}
+    for _ in range(6):
+        page.wait_for_selector("#group img")
+        shown = page.locator("#group button")
+        kinds = [truth[row_id] for row_id in shown.evaluate_all("all => all.map((e) => e.title)")]
+        most = max(kinds, key=kinds.count)
+        for place, kind in enumerate(kinds):
+            if kind != most:
+                shown.nth(place).click()
+        page.fill("#name", most)
+        page.press("#name", "Enter")
+        page.wait_for_timeout(2_000)
+    shoot(page, "page-label")
+
+
 def main(work: Path) -> None:
     """Serve the galleries and take the pictures."""
     paths = galleries(work)
@@ -132,6 +164,7 @@ def main(work: Path) -> None:
         page.click("text=Begin")
         page.wait_for_selector("#stage .pair img >> nth=1")
         shoot(page, "page-judge")
+        whole(page, url)
         page = browser.new_page(**wide, color_scheme="dark")
         ready(page, f"{url}/g/shop?id=stamps%2Fshop%3A116&box=110,10,140,110")
         shoot(page, "page-dark")

@@ -55,14 +55,14 @@ def lay_out(
     Raises:
         MissingDependencyError: openTSNE is not installed.
     """
-    start = _components(graph.embeddings)
+    start = components(graph.embeddings)
     if len(graph) >= _FEW:
         start = _tsne(graph, start, seed, on_progress)
     start -= start.min(axis=0)
     return np.asarray(start / max(float(start.max()), 1e-12), np.float32)
 
 
-def _components(embeddings: Embeddings) -> NDArray[np.float64]:
+def components(embeddings: Embeddings) -> NDArray[np.float64]:
     """Return the first two principal components, ``(n, 2)``, the first of deviation 1e-4."""
     centred = embeddings - embeddings.mean(axis=0)
     _, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
