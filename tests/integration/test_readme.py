@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 import shutil
@@ -41,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_command_for_ones_own_folder_works(home: Path) -> None:
-    section = README.split("## The first ten minutes")[1].split("## From Python")[0]
+    section = README.split("## The first ten minutes")[1].split("## Name a hundred")[0]
     commands = [
         shlex.split(line, comments=True)
         for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
@@ -53,6 +54,31 @@ def test_every_command_for_ones_own_folder_works(home: Path) -> None:
         assert run(*arguments, cwd=home), arguments
     for left in ("hits.png", "colour.html", "photos.encoder/encoder.json", "trained.gallery"):
         assert (home / left).exists()
+
+
+def test_the_commands_for_naming_images_work(home: Path) -> None:
+    """With 24 images to name instead of 100, since there are 36; each is named by its folder."""
+    section = README.split("## Name a hundred")[1].split("## From Python")[0]
+    block = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[0].replace("-k 100", "-k 24")
+    suggest, spread, explore = (shlex.split(x, comments=True)[1:] for x in block.splitlines())
+    if not (home / "photos.gallery").exists():
+        assert run("index", "photos.gallery", "photos", cwd=home)
+    run(*suggest, cwd=home)
+    named = home / "first" / "labels.csv"
+    with named.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 24
+    with named.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | {"label": row["id"].split(":")[1].split("/")[0]} for row in rows)
+    run(*spread, cwd=home)
+    with (home / "all.csv").open(newline="") as file:
+        told = list(csv.DictReader(file))
+    assert len(told) == 36
+    assert all(row["guess"] in row["id"] for row in told)
+    run(*explore, cwd=home)
+    assert "data:image" in (home / "map.html").read_text()
 
 
 def test_every_command_of_the_guide_to_galleries_works(
