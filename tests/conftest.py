@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +18,8 @@ from lookalike.encoders.catalog import open_encoder
 from lookalike.gallery import Gallery
 from lookalike.reading import sample_images
 from lookalike.sources import Source, open_source
+from tests import milvus_server
+from tests.milvus_server import MilvusServer
 
 Require = Callable[[object, str], None]
 
@@ -44,6 +46,21 @@ def without_torchvision(require: Require, package: str) -> None:
     require(find_spec(package), f"{package} is not installed")
     described = "torchvision._meta_registrations"
     sys.modules.setdefault(described, ModuleType(described))
+
+
+@pytest.fixture(scope="session")
+def milvus(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    """A real Milvus server for the tests of this process, and its token in the environment."""
+    reason = milvus_server.missing()
+    require(not reason, reason)
+    server = MilvusServer(tmp_path_factory.mktemp("milvus"))
+    with pytest.MonkeyPatch.context() as patch:
+        lock = tmp_path_factory.getbasetemp().parent / "milvus.lock"  # of all test processes
+        patch.setenv("LOOKALIKE_TEST_MILVUS_LOCK", str(lock))
+        patch.setenv("LOOKALIKE_MILVUS_TOKEN", milvus_server.TOKEN)
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,15 @@
 ``LOOKALIKE_MIRROR``   base address asked for data sets instead of their public ones
 ``LOOKALIKE_OFFLINE``  ``1``: never fetch anything
 ``LOOKALIKE_FORMATS``  image formats to read besides the usual ones: ``tiff``, ``avif`` or both
+``LOOKALIKE_MILVUS_TOKEN``  ``USER:PASSWORD`` or a key, for rows in Milvus
+``LOOKALIKE_MILVUS_CA``     a file with the certificate that signed the server's, for milvus+tls://
 ``LOOKALIKE_THREADS``  threads for encoding and training (default: the cores this process may use)
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
@@ -29,6 +31,8 @@ class Settings:
     offline: bool
     threads: int
     formats: tuple[str, ...] = ()
+    milvus_token: str | None = field(default=None, repr=False)
+    milvus_ca: Path | None = None
 
 
 def settings() -> Settings:
@@ -45,6 +49,8 @@ def settings() -> Settings:
         offline=os.environ.get("LOOKALIKE_OFFLINE", "") not in ("", "0"),
         threads=_threads(),
         formats=_formats(),
+        milvus_token=os.environ.get("LOOKALIKE_MILVUS_TOKEN") or None,
+        milvus_ca=Path(ca) if (ca := os.environ.get("LOOKALIKE_MILVUS_CA")) else None,
     )
 
 

@@ -11,6 +11,7 @@
     │   ├── FormatVersionError   written by a newer lookalike
     │   └── FingerprintError     vectors of one encoder offered to a gallery of another
     ├── ServiceError             a service answered with an error
+    ├── UnreachableError         the server that has the rows does not answer, or lets nobody in
     ├── FetchError               no place that should have a data set gave it
     ├── MissingDependencyError   an optional package is needed; how to install it is said
     └── StorageError             a write failed (disk full, no permission); the old state is kept
@@ -81,6 +82,10 @@ class ServiceError(LookalikeError):
         super().__init__(message)
         self.status = status
         self.kind = kind
+
+
+class UnreachableError(LookalikeError):
+    """The server that has the rows does not answer, or refuses the token."""
 
 
 class FetchError(LookalikeError):

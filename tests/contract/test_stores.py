@@ -13,21 +13,41 @@ from hypothesis.extra import numpy as hnp
 
 from lookalike.errors import InputError, SettingError
 from lookalike.filters import as_filter
+from lookalike.stores.addresses import Address
 from lookalike.stores.base import Rows, VectorStore
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.lance import LanceStore
 from lookalike.stores.memory import MemoryStore
+from lookalike.stores.milvus import MilvusStore
 from lookalike.types import Metric
+from tests.milvus_server import emptied
 
 DIM = 5
 Make = Callable[[int], VectorStore]
 
 
-@pytest.fixture(params=["memory", "lance"])
+@pytest.fixture(scope="session")
+def collections() -> dict[int, MilvusStore]:
+    """Collections by dimension, made once: it takes seconds."""
+    return {}
+
+
+@pytest.fixture(params=["memory", "lance", "milvus"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     if request.param == "memory":
         return MemoryStore
-    return lambda dim: LanceStore.create(tmp_path / "table", dim)
+    if request.param == "lance":
+        return lambda dim: LanceStore.create(tmp_path / "table", dim)
+    server = request.getfixturevalue("milvus")
+    made = request.getfixturevalue("collections")
+
+    def collection(dim: int) -> VectorStore:
+        if dim not in made:
+            address = Address.parse(f"milvus://{server.host}/contract_{dim}")
+            made[dim] = MilvusStore.create(address, dim, Metric.COSINE)
+        return emptied(made[dim])
+
+    return collection
 
 
 def rows(embeddings: np.ndarray, prefix: str = "r") -> Rows:

@@ -16,6 +16,7 @@ from lookalike.errors import (
     MissingDependencyError,
     MissingRowError,
     StorageError,
+    UnreachableError,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -51,6 +52,7 @@ _KINDS: tuple[tuple[type[LookalikeError], int, str, str], ...] = (
     (BusyError, 409, "busy", "Another process is writing"),
     (FetchError, 502, "not-fetched", "The address did not give an image"),
     (MissingDependencyError, 501, "not-installed", "This is not installed here"),
+    (UnreachableError, 503, "rows-away", "The server of the rows does not answer"),
     (ArtifactError, 503, "gallery-broken", "The gallery cannot be read"),
     (StorageError, 507, "not-written", "The gallery cannot be written"),
 )

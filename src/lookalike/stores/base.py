@@ -90,6 +90,10 @@ class VectorStore(Protocol):
         """Delete rows by id and return how many there were."""
         ...
 
+    def tend(self, metric: Metric) -> None:
+        """Do what is due after many writes, for searches by a metric: merge, index, clean up."""
+        ...
+
     def search(
         self,
         queries: Embeddings,
@@ -124,8 +128,8 @@ class VectorStore(Protocol):
         """Return the metadata of all rows by column, the rows in order of id."""
         ...
 
-    def records(self) -> Iterator[Record]:
-        """Iterate over all rows, without embeddings, in order of id."""
+    def records(self, prefix: str = "") -> Iterator[Record]:
+        """Iterate over rows without embeddings in order of id: all, or whose id begins so."""
         ...
 
     def rows(self, count: int) -> Iterator[Rows]:

@@ -200,10 +200,12 @@ class LanceStore:
         """Return the metadata of all rows by column."""
         return self._load().columns
 
-    def records(self) -> Iterator[Record]:
-        """Iterate over all rows in order of id."""
+    def records(self, prefix: str = "") -> Iterator[Record]:
+        """Iterate over rows in order of id."""
         names = ["id", "uri", "metadata", "content_hash", SIGNATURE]
         table = self._table(names)
+        if prefix:
+            table = table.filter(pc.starts_with(table["id"], prefix))
         columns = (table[name].to_pylist() for name in names)
         for row_id, uri, metadata, *rest in zip(*columns, strict=True):
             yield Record(row_id, uri, json.loads(metadata), *rest)

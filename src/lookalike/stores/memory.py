@@ -75,9 +75,12 @@ class MemoryStore:
         """Return the metadata of all rows by column."""
         return (self._index or self._build())[2]
 
-    def records(self) -> Iterator[Record]:
-        """Iterate over all rows in order of id."""
-        return (self._rows[key][0] for key in sorted(self._rows))
+    def records(self, prefix: str = "") -> Iterator[Record]:
+        """Iterate over rows in order of id."""
+        return (self._rows[key][0] for key in sorted(self._rows) if key.startswith(prefix))
+
+    def tend(self, metric: Metric) -> None:
+        """Do nothing: nothing is due."""
 
     def rows(self, count: int) -> Iterator[Rows]:
         """Iterate over all rows, at most ``count`` at a time."""

@@ -1,0 +1,490 @@
+"""Milvus: rows on a server, or a cluster of them, for collections that outgrow one machine."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import ArtifactError, InputError, MissingRowError
+from lookalike.filters import Columns, Filter, MetadataColumns
+from lookalike.stores.addresses import CONSISTENCIES, INDEXES, Address, IndexKind
+from lookalike.stores.base import Record, Rows, check_queries, check_rows
+from lookalike.stores.connection import LONGEST, PAGE, STRONG, Connection
+from lookalike.stores.exact import ExactIndex
+from lookalike.stores.expressions import (
+    FIELD,
+    KnownColumns,
+    among,
+    expression,
+    facts_of,
+    having,
+    pick,
+    values_of,
+    within_source,
+)
+from lookalike.stores.notes import Notes
+from lookalike.types import Embeddings, Hit, Metadata, Metric
+
+_METRICS = {Metric.L2: "L2", Metric.COSINE: "COSINE"}
+_TEXTS = ("uri", "metadata", "content_hash", "signature")
+_VECTOR = "embedding"
+_ZERO = "zero"
+"""What marks, among a row's values, a vector that Milvus leaves out of searches by cosine."""
+
+_SPARE = 16
+"""Hits that are asked for besides, since Milvus orders equal distances by no rule."""
+
+_CLOSE = 1e-6
+"""Distances nearer to each other than this share may be equal: Milvus rounds to 32 bits."""
+
+_MOST = 16_384
+"""Hits that Milvus gives for one query at most."""
+
+_REQUEST_BYTES = 16 << 20
+_IDS_AT_ONCE = 1_000
+_UNSEALED = 10_000
+"""Rows outside the index, compared one by one, from which :meth:`MilvusStore.tend` seals them."""
+
+_FRESH_S = 5.0
+"""Seconds for which columns that others may have added to are taken as known."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """Ids in order and their metadata, as they were at a stamp."""
+
+    stamp: str
+    ids: Sequence[str]
+    columns: MetadataColumns
+
+
+class MilvusStore:
+    """A collection of a Milvus server; ``metric`` is that of its index.
+
+    Search goes through the index, which above a thousand rows is approximate unless it is
+    ``flat``; ``exact``, and a search by the other metric, read all rows. Its distances are computed
+    by Milvus, in 32 bits.
+
+    An upsert is sent in requests of at most 16 MB, and each is repeated until it is acknowledged or
+    the address's timeout is over; where a later one fails, rows of those before are there, and the
+    same upsert again replaces them. Acknowledged rows are in Milvus' log.
+    """
+
+    def __init__(
+        self, connection: Connection, dim: int, metric: Metric, kind: IndexKind, described: str
+    ) -> None:
+        self.address = connection.address
+        self.metric = metric
+        self.described: Mapping[str, Any] = json.loads(described)
+        self.notes = Notes(connection)
+        self._connection = connection
+        self._name = connection.address.name
+        self._dim = dim
+        self._kind = kind
+        self._known = KnownColumns()
+        self._known_at = -_FRESH_S
+        self._snapshot: _Snapshot | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def create(
+        cls, address: Address, dim: int, metric: Metric, described: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Make an empty collection.
+
+        ``described`` are JSON values that stay with it.
+
+        Raises:
+            ArtifactError: there is one of that name.
+            UnreachableError: the server does not answer.
+            StorageError: the server refuses.
+        """
+        connection = Connection(address)
+        if connection.exists(address.name):
+            raise ArtifactError(
+                f"{address}: there is a collection of that name; choose another name, or remove it"
+            )
+        Notes(connection).create()
+        connection.create(
+            address.name,
+            {_VECTOR: dim},
+            key="id",
+            texts=_TEXTS,
+            objects=[FIELD],
+            metric=_METRICS[metric],
+            described=json.dumps({"lookalike": dict(described or {})}),
+            kind=address.kind,
+        )
+        return cls.open(address)
+
+    @classmethod
+    def open(cls, address: Address) -> Self:
+        """Open a collection.
+
+        Raises:
+            ArtifactError: there is none, or it is not one of lookalike's.
+            UnreachableError: the server does not answer.
+        """
+        connection = Connection(address)
+        found = connection.describe(address.name)
+        fields = {field["name"]: field for field in found["fields"]}
+        ours = {"id", *_TEXTS, FIELD, _VECTOR}
+        if not found["description"].startswith('{"lookalike":') or fields.keys() != ours:
+            raise ArtifactError(
+                f"{address}: this collection was not made by lookalike; choose another name"
+            )
+        index = connection.ask("describe_index", address.name, _VECTOR)
+        if index is None:
+            raise ArtifactError(f"{address}: has no index; it was not made to the end, remove it")
+        kinds = {kind.type: kind for kind in INDEXES.values()}
+        kind = kinds.get(index["index_type"]) or IndexKind(index["index_type"], {})
+        metric = {name: each for each, name in _METRICS.items()}[index["metric_type"]]
+        connection.load(address.name)
+        connection.load(Notes(connection).name)
+        dim = int(fields[_VECTOR]["params"]["dim"])
+        return cls(connection, dim, metric, kind, found["description"])
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self._dim
+
+    @property
+    def index(self) -> Mapping[str, Any]:
+        """The index's type, how it is built, and how far a search for 10 rows looks."""
+        looking = self.address.looking(10, self._kind)
+        return {"type": self._kind.type, **self._kind.build, **looking}
+
+    def drop(self) -> None:
+        """Remove the collection and what is beside it."""
+        for name in (self._name, self.notes.name):
+            self._connection.ask("drop_collection", name)
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        [found] = self._query("", ["count(*)"], STRONG)
+        return int(found["count(*)"])
+
+    def upsert(self, rows: Rows) -> None:
+        """Insert or replace rows by id.
+
+        Raises:
+            InputError: embeddings of another length, not finite, an id twice, or a row with a text
+                longer than Milvus holds.
+            UnreachableError: the server does not answer.
+            StorageError: the server refuses.
+        """
+        embeddings = check_rows(rows, self.dim)
+        if not len(rows):
+            return
+        columns = (rows.ids, rows.uris, rows.metadata, rows.hashes, rows.signatures, embeddings)
+        sent = [_sent(*fields) for fields in zip(*columns, strict=True)]
+        self._learn(rows, embeddings)
+        step = max(1, _REQUEST_BYTES // (4 * self.dim + 1_000))
+        for start in range(0, len(sent), step):
+            self._connection.ask("upsert", self._name, sent[start : start + step])
+        self.notes.renew_stamp()
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete rows by id and return how many there were."""
+        unique, count = sorted(set(ids)), 0
+        for start in range(0, len(unique), _IDS_AT_ONCE):
+            chosen = among(unique[start : start + _IDS_AT_ONCE])
+            count += len(self._query(chosen, ["id"], STRONG))
+            self._connection.ask("delete", self._name, filter=chosen)
+        if count:
+            self.notes.renew_stamp()
+        return count
+
+    def tend(self, metric: Metric) -> None:
+        """Have Milvus seal rows that are outside the index, if there are many; it indexes them."""
+        del metric
+        sealed = self._connection.ask("get_collection_stats", self._name)["row_count"]
+        if self.count() - int(sealed) >= _UNSEALED:
+            self._connection.ask("flush", self._name)
+
+    def search(
+        self,
+        queries: Embeddings,
+        n: int,
+        metric: Metric,
+        where: Filter | None = None,
+        *,
+        exact: bool = False,
+    ) -> list[list[Hit]]:
+        """Return the ``n`` nearest rows to each query."""
+        queries = check_queries(queries, n, self.dim)
+        chosen = self._expression(where)
+        if chosen is None:
+            return [[] for _ in queries]
+        through = metric is self.metric and not (exact and self._kind.type != "FLAT")
+        plain = np.linalg.norm(queries, axis=1) > 0 if metric is Metric.COSINE else None
+        if not through or (plain is not None and not plain.all()):
+            return self._compared(queries, n, metric, chosen)
+        asked = min(_MOST, n + _SPARE)
+        step = max(1, min(_MOST, _REQUEST_BYTES // (4 * self.dim + 500)) // asked)
+        hits: list[list[Hit]] = []
+        for start in range(0, len(queries), step):
+            hits += self._through_index(queries[start : start + step], n, asked, chosen)
+        return hits
+
+    def _through_index(
+        self, queries: Embeddings, n: int, asked: int, where: str
+    ) -> list[list[Hit]]:
+        """Return the ``n`` nearest rows by the index, of ``asked`` that Milvus is asked for.
+
+        Where the last of those is as far as the n-th, more may be, and more are asked for.
+        """
+        answers = self._connection.ask(
+            "search",
+            self._name,
+            data=list(queries),
+            limit=asked,
+            filter=where,
+            output_fields=["uri", "metadata"],
+            search_params={"params": self.address.looking(asked, self._kind)},
+            consistency_level=CONSISTENCIES[self.address.consistency],
+        )
+        zeros = self._zeros(where)
+        hits = []
+        for query, answer in zip(queries, answers, strict=True):
+            last = [hit["distance"] for hit in answer][n - 1 :: max(1, asked - n)]
+            if len(answer) == asked < _MOST and _as_far(last):
+                hits += self._through_index(query[None], n, min(_MOST, 4 * asked), where)
+                continue
+            found = {hit["id"]: (self._distance(hit["distance"]), hit["entity"]) for hit in answer}
+            hits.append(self._ordered(query, found | zeros)[:n])
+        return hits
+
+    def _distance(self, score: float) -> float:
+        """Return the distance that Milvus calls this: the similarity, or the square."""
+        return 1 - score if self.metric is Metric.COSINE else math.sqrt(max(0.0, score))
+
+    def _ordered(
+        self, query: NDArray[np.float32], found: Mapping[str, tuple[float, Mapping[str, Any]]]
+    ) -> list[Hit]:
+        """Return hits in order; distances next to 0 are computed anew, as of a row to itself."""
+        distances = {row_id: distance for row_id, (distance, _) in found.items()}
+        same = [row_id for row_id, distance in distances.items() if distance < _CLOSE]
+        if same:
+            index = ExactIndex(self.embeddings(same))
+            exact = index.search(query[None], len(same), self.metric)
+            for row, distance in zip(exact.rows[0], exact.distances[0].tolist(), strict=True):
+                distances[same[row]] = distance
+        order = sorted(distances, key=lambda row_id: (distances[row_id], row_id))
+        rows_of = {row_id: row for row_id, (_, row) in found.items()}
+        return [
+            Hit(rank, i, rows_of[i]["uri"], distances[i], json.loads(rows_of[i]["metadata"]))
+            for rank, i in enumerate(order, 1)
+        ]
+
+    def _zeros(self, where: str) -> dict[str, tuple[float, Mapping[str, Any]]]:
+        """Return the rows that Milvus does not find by cosine, having no direction; by id."""
+        if self.metric is not Metric.COSINE or not self._columns().zeros:
+            return {}
+        zero = f'(exists {FIELD}["{_ZERO}"])'
+        chosen = f"{zero} and ({where})" if where else zero
+        found = self._query(chosen, ["id", "uri", "metadata"], limit=_MOST)
+        return {row["id"]: (1.0, row) for row in found}
+
+    def _compared(self, queries: Embeddings, n: int, metric: Metric, where: str) -> list[list[Hit]]:
+        """Return the ``n`` nearest rows by reading all that an expression matches."""
+        best: list[list[tuple[float, str]]] = [[] for _ in queries]
+        for page in self._pages(where, [_VECTOR]):
+            found = ExactIndex(_matrix(page, self.dim)).search(queries, n, metric)
+            for q, (rows, distances) in enumerate(zip(found.rows, found.distances, strict=True)):
+                more = zip(distances.tolist(), [page[row]["id"] for row in rows], strict=True)
+                best[q] = sorted([*best[q], *more])[:n]
+        wanted = self._rows_of({row_id for near in best for _, row_id in near}, _TEXTS[:2])
+        return [
+            [
+                Hit(rank, i, wanted[i]["uri"], distance, json.loads(wanted[i]["metadata"]))
+                for rank, (distance, i) in enumerate(
+                    (each for each in near if each[1] in wanted), 1
+                )
+            ]
+            for near in best
+        ]
+
+    def ids(self) -> Sequence[str]:
+        """Return the ids of all rows, in order; kept until rows are written."""
+        return self._read().ids
+
+    def columns(self) -> Columns:
+        """Return the metadata of all rows by column; kept until rows are written."""
+        return self._read().columns
+
+    def records(self, prefix: str = "") -> Iterator[Record]:
+        """Iterate over rows in order of id, without holding them."""
+        for page in self._pages(within_source(prefix), _TEXTS):
+            yield from map(_record, page)
+
+    def rows(self, count: int) -> Iterator[Rows]:
+        """Iterate over all rows, at most ``count`` at a time, without holding more."""
+        page = min(count, max(1, _REQUEST_BYTES // (4 * self.dim + 1_000)))
+        for rows in self._pages("", [*_TEXTS, _VECTOR], page):
+            yield _rows(rows, self.dim)
+
+    def embeddings(self, ids: Sequence[str]) -> Embeddings:
+        """Return the embeddings of rows."""
+        found = self._rows_of(ids, [_VECTOR])
+        return _matrix([_there(found, row_id) for row_id in ids], self.dim)
+
+    def get(self, ids: Sequence[str]) -> Rows:
+        """Return the rows of these ids."""
+        found = self._rows_of(ids, [*_TEXTS, _VECTOR])
+        return _rows([_there(found, row_id) for row_id in ids], self.dim)
+
+    def _rows_of(self, ids: Sequence[str] | set[str], names: Sequence[str]) -> dict[str, Any]:
+        """Return fields of rows by id, of those that are there."""
+        unique = sorted(set(ids))
+        found: dict[str, Any] = {}
+        for start in range(0, len(unique), _IDS_AT_ONCE):
+            chosen = among(unique[start : start + _IDS_AT_ONCE])
+            found |= {row["id"]: row for row in self._query(chosen, ["id", *names])}
+        return found
+
+    def _pages(
+        self, where: str, names: Sequence[str], page: int = PAGE
+    ) -> Iterator[list[dict[str, Any]]]:
+        return self._connection.pages(self._name, "id", where, names, page)
+
+    def _query(
+        self, where: str, names: Sequence[str], consistency: str = "", limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        level = CONSISTENCIES[consistency or self.address.consistency]
+        more = {} if limit is None else {"limit": limit}
+        names = list(names)
+        found = self._connection.ask(
+            "query", self._name, filter=where, output_fields=names, consistency_level=level, **more
+        )
+        return list(found)
+
+    def _read(self) -> _Snapshot:
+        """Return ids and metadata as they are now; of several threads, one reads them."""
+        with self._lock:
+            stamp = self.notes.stamp()
+            if self._snapshot is None or self._snapshot.stamp != stamp:
+                read = [(record.id, record.metadata) for record in self.records()]
+                ids = tuple(row_id for row_id, _ in read)
+                self._snapshot = _Snapshot(
+                    stamp, ids, MetadataColumns([fields for _, fields in read])
+                )
+            return self._snapshot
+
+    def _columns(self, *, fresh: bool = False) -> KnownColumns:
+        """Return the columns there are, as others may have written them some seconds ago."""
+        if fresh or time.monotonic() - self._known_at > _FRESH_S:
+            self._known, self._known_at = self.notes.columns(), time.monotonic()
+        return self._known
+
+    def _learn(self, rows: Rows, embeddings: Embeddings) -> None:
+        """Note columns, and kinds of values, that no row had before."""
+        facts = {fact for metadata in rows.metadata for fact in facts_of(metadata)}
+        if not embeddings.any(axis=1).all():
+            facts.add(("", _ZERO))
+        known = self._columns()
+        new = [fact for fact in sorted(facts) if not known.has(*fact)]
+        if new:
+            self.notes.add_columns(new)
+            for fact in new:
+                known.add(*fact)
+
+    def _expression(self, where: Filter | None) -> str | None:
+        """Return a filter as an expression, empty for none; None where no row can match."""
+        if where is None:
+            return ""
+        known = self._columns()
+        chosen = expression(where, known, self._texts)
+        if chosen is None:
+            columns = self.columns()
+            mask = where.mask(columns)
+            ids = np.array(self.ids(), dtype=np.object_)[mask].tolist()
+            return among(ids) if ids else None
+        try:
+            known.refuse(where)
+        except InputError:
+            known = self._columns(fresh=True)
+            if not known.kinds and self.count() == 0:
+                return None
+            known.refuse(where)
+            chosen = expression(where, known, self._texts)
+        return chosen
+
+    def _texts(self, column: str) -> set[str]:
+        """Return the distinct texts of a column, which all rows are read for."""
+        pages = self._pages(having(column), [FIELD])
+        return {text for page in pages for row in page for text in pick(row[FIELD], column)}
+
+
+def _sent(
+    row_id: str,
+    uri: str,
+    metadata: Metadata,
+    content_hash: str,
+    signature: str,
+    embedding: NDArray[np.float32],
+) -> dict[str, Any]:
+    """Return a row as Milvus takes it."""
+    values = values_of(metadata)
+    if not embedding.any():
+        values[_ZERO] = 1
+    texts = (row_id, uri, json.dumps(dict(metadata), ensure_ascii=False), content_hash, signature)
+    for name, text in zip(("id", *_TEXTS), (*texts,), strict=True):
+        if len(text.encode()) > LONGEST:
+            raise InputError(
+                f"{row_id[:80]}: its {name} has {len(text.encode()):,} bytes, Milvus holds "
+                f"{LONGEST:,}; shorten it"
+            )
+    if len(json.dumps(values).encode()) > LONGEST:
+        raise InputError(
+            f"{row_id[:80]}: its metadata are too long for Milvus, which holds {LONGEST:,} bytes "
+            "of values; leave columns out"
+        )
+    return {
+        **dict(zip(("id", *_TEXTS), texts, strict=True)),
+        FIELD: values,
+        _VECTOR: embedding,
+    }
+
+
+def _record(row: Mapping[str, Any]) -> Record:
+    fields = (row[name] for name in ("content_hash", "signature"))
+    return Record(row["id"], row["uri"], json.loads(row["metadata"]), *fields)
+
+
+def _rows(found: Sequence[Mapping[str, Any]], dim: int) -> Rows:
+    return Rows(
+        ids=[row["id"] for row in found],
+        uris=[row["uri"] for row in found],
+        embeddings=_matrix(found, dim),
+        metadata=[json.loads(row["metadata"]) for row in found],
+        hashes=[row["content_hash"] for row in found],
+        signatures=[row["signature"] for row in found],
+    )
+
+
+def _matrix(rows: Sequence[Mapping[str, Any]], dim: int) -> Embeddings:
+    """Return the embeddings of rows, ``(n, dim)``."""
+    return np.array([row[_VECTOR] for row in rows], np.float32).reshape(len(rows), dim)
+
+
+def _there(found: Mapping[str, Any], row_id: str) -> Mapping[str, Any]:
+    if row_id not in found:
+        raise MissingRowError(f"there is no row with the id {row_id!r}")
+    row: Mapping[str, Any] = found[row_id]
+    return row
+
+
+def _as_far(scores: Sequence[float]) -> bool:
+    """Tell whether the last of two scores of Milvus may be equal to the first."""
+    first, last = scores[0], scores[-1]
+    return abs(first - last) <= _CLOSE * max(1.0, abs(first))

@@ -1,0 +1,144 @@
+"""What is kept beside the rows of a collection: files, known columns, and when it was written to.
+
+They are rows of a second collection, named as the first and ``_notes``, so that whoever can reach
+the rows has them too.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lookalike.errors import ArtifactError
+from lookalike.stores.addresses import CONSISTENCIES, INDEXES
+from lookalike.stores.connection import STRONG, Connection, quoted
+from lookalike.stores.expressions import KnownColumns
+
+_PART = 48_000
+"""Bytes of a file in one row, whose text is a third longer."""
+
+_AT_ONCE = 200
+_FILE, _COLUMN, _STAMP = "file:", "column:", "stamp"
+_VECTOR = {"none": 2}
+"""Milvus 2.3 has no collection without vectors."""
+
+
+class Notes:
+    """The notes beside a collection. Small ones are one row each, files several.
+
+    A file is written under a new number and then named, so that whoever reads meanwhile finds the
+    one before.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._name = f"{connection.address.name}_notes"
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self._name
+
+    def create(self) -> None:
+        """Make the collection, if it is not there."""
+        if not self._connection.exists(self._name):
+            kind = INDEXES["flat"]
+            self._connection.create(
+                self._name, _VECTOR, key="key", texts=["data"], metric="L2", kind=kind
+            )
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file over the one before.
+
+        Raises:
+            UnreachableError: the server does not answer.
+            StorageError: it refuses.
+        """
+        number = uuid.uuid4().hex
+        starts = range(0, max(1, len(data)), _PART)
+        parts = [base64.b64encode(data[start : start + _PART]).decode() for start in starts]
+        keys = [f"part:{name}:{number}:{place:06}" for place in range(len(parts))]
+        for start in range(0, len(parts), _AT_ONCE):
+            few = slice(start, start + _AT_ONCE)
+            self._put(dict(zip(keys[few], parts[few], strict=True)))
+        checked = hashlib.sha256(data).hexdigest()
+        self._put({_FILE + name: json.dumps([number, len(parts), checked])})
+        old = f"key > {quoted(f'part:{name}:')} and key < {quoted(f'part:{name};')}"
+        gone = [key for key in self._rows(old) if key not in set(keys)]
+        for start in range(0, len(gone), _AT_ONCE):
+            listed = ", ".join(map(quoted, gone[start : start + _AT_ONCE]))
+            self._connection.ask("delete", self._name, filter=f"key in [{listed}]")
+
+    def read(self, name: str) -> bytes:
+        """Return a file.
+
+        Raises:
+            ArtifactError: there is none, or it is broken.
+            UnreachableError: the server does not answer.
+        """
+        wanted = _FILE + name
+        head = self._rows(f"key == {quoted(wanted)}").get(wanted)
+        if head is None:
+            raise ArtifactError(
+                f"{self._connection.address}: holds no {name}: not a gallery, or an unfinished one"
+            )
+        number, count, checked = json.loads(head)
+        begins = f"part:{name}:{number}:"
+        parts = self._rows(f"key >= {quoted(begins)} and key < {quoted(begins[:-1] + ';')}")
+        data = b"".join(base64.b64decode(parts[key]) for key in sorted(parts))
+        if len(parts) != count or hashlib.sha256(data).hexdigest() != checked:
+            raise ArtifactError(
+                f"{self._connection.address}: its {name} is broken, {len(parts)} of {count} parts"
+            )
+        return data
+
+    def files(self) -> list[str]:
+        """Return the names of the files there are."""
+        found = self._rows(f"key >= {quoted(_FILE)} and key < {quoted('file;')}")
+        return sorted(key.removeprefix(_FILE) for key in found)
+
+    def columns(self) -> KnownColumns:
+        """Return the columns that rows have, or had."""
+        known = KnownColumns()
+        for key in self._rows(f"key >= {quoted(_COLUMN)} and key < {quoted('column;')}"):
+            known.add(*json.loads(key.removeprefix(_COLUMN)))
+        return known
+
+    def add_columns(self, facts: Sequence[tuple[str, str]]) -> None:
+        """Note that columns have values of a kind."""
+        self._put(
+            {_COLUMN + json.dumps([name, kind], ensure_ascii=False): "" for name, kind in facts}
+        )
+
+    def stamp(self) -> str:
+        """Return what is another text whenever rows were written."""
+        found = self._rows(f"key == {quoted(_STAMP)}", consistency="session")
+        return str(found.get(_STAMP, ""))
+
+    def renew_stamp(self) -> str:
+        """Note that rows were written."""
+        stamp = uuid.uuid4().hex
+        self._put({_STAMP: stamp})
+        return stamp
+
+    def _put(self, notes: Mapping[str, str]) -> None:
+        rows = [{"key": key, "data": data, "none": [0.0, 0.0]} for key, data in notes.items()]
+        self._connection.ask("upsert", self._name, rows)
+
+    def _rows(self, where: str, *, consistency: str = STRONG) -> dict[str, Any]:
+        """Return the texts of the rows that an expression matches, by key."""
+        if consistency == STRONG:
+            pages = self._connection.pages(self._name, "key", where, ["data"], _AT_ONCE)
+            return {row["key"]: row["data"] for page in pages for row in page}
+        found = self._connection.ask(
+            "query",
+            self._name,
+            filter=where,
+            output_fields=["key", "data"],
+            consistency_level=CONSISTENCIES[consistency],
+        )
+        return {row["key"]: row["data"] for row in found}
