@@ -95,8 +95,13 @@ def flush(path: str | Path) -> None:
 
 def write_manifest(path: Path, fields: Mapping[str, Any]) -> None:
     """Write a manifest: ``fields`` and the format version, as JSON."""
+    write_atomically(path, manifest_bytes(fields))
+
+
+def manifest_bytes(fields: Mapping[str, Any]) -> bytes:
+    """Return what :func:`write_manifest` writes."""
     text = json.dumps({"format": FORMAT, **fields}, indent=2, ensure_ascii=False)
-    write_atomically(path, (text + "\n").encode())
+    return (text + "\n").encode()
 
 
 def read_manifest(path: Path, *, what: str) -> dict[str, Any]:
@@ -118,12 +123,27 @@ def read_manifest(path: Path, *, what: str) -> dict[str, Any]:
         raise ArtifactError(f"{folder}: not {what} ({state})") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); {folder} is not {what}") from error
+    return checked_manifest(fields, place=str(path), what=what)
+
+
+def checked_manifest(fields: Any, *, place: str, what: str) -> dict[str, Any]:
+    """Return the fields of a manifest whose format version can be read.
+
+    Args:
+        fields: what the manifest holds, as JSON.
+        place: where it was read, for messages.
+        what: what it should be of, with its article.
+
+    Raises:
+        ArtifactError: it has no format version.
+        FormatVersionError: a newer lookalike wrote it.
+    """
     version = fields.get("format") if isinstance(fields, dict) else None
     if not isinstance(version, int):
-        raise ArtifactError(f"{path}: has no format version; {folder} is not {what}")
+        raise ArtifactError(f"{place}: has no format version; it is not the manifest of {what}")
     if version > FORMAT:
         raise FormatVersionError(
-            f"{folder}: written in format {version}, this lookalike reads up to {FORMAT}; "
+            f"{place}: written in format {version}, this lookalike reads up to {FORMAT}; "
             "upgrade with: pip install --upgrade lookalike"
         )
     return dict(fields)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lookalike import figures
-from lookalike.encoders.catalog import MANIFEST, load_encoder
+from lookalike.encoders.base import MANIFEST
+from lookalike.encoders.catalog import load_encoder
 from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.errors import ArtifactError, MissingDependencyError, UnknownNameError
 from lookalike.evaluation import evaluate

@@ -10,84 +10,85 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from lookalike.artifacts import new_folder, read_manifest, sole_writer, write_manifest
+from lookalike.artifacts import sole_writer
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.catalog import load_encoder, write_encoder
+from lookalike.encoders.catalog import load_encoder
 from lookalike.errors import ArtifactError, FingerprintError, InputError
 from lookalike.filters import Where
 from lookalike.foreground import Box
+from lookalike.homes import ENCODER, MANIFEST, Home, create_home, open_home
 from lookalike.ingest import Known, Outcome, ingest
 from lookalike.queries import Look, Query, images_of
 from lookalike.searching import Search
 from lookalike.sources import ItemSource, Source, open_items, open_source
-from lookalike.stores.base import Record, Rows, VectorStore
-from lookalike.stores.lance import LanceStore
+from lookalike.stores.addresses import Address
+from lookalike.stores.base import Rows, VectorStore
 from lookalike.syncing import SyncReport, all_failed, check_source, rows_gone
 from lookalike.types import Hits, Metric, ProgressCallback, ignore_progress
 
-MANIFEST = "gallery.json"
-ENCODER = "encoder"
-STORE = "store"
 LOCK = "writing.lock"
 
 
 class Gallery:
     """A searchable collection. Make one with :meth:`create` or :meth:`open`.
 
-    ``path`` is its folder, ``metric`` the one that searches use unless told otherwise, ``sources``
-    maps the name of each source to the text that opens it, and ``written`` are columns of metadata
-    that no source gave, as labels: they stay while the images do.
+    ``path`` is its folder, ``address`` where its rows are if not in it, ``metric`` the one that
+    searches use unless told otherwise, ``sources`` maps the name of each source to the text that
+    opens it, and ``written`` are columns that no source gave, as labels: they stay while images do.
     """
 
-    def __init__(self, path: Path, fields: Mapping[str, Any], store: LanceStore) -> None:
-        self.path = path
+    def __init__(self, home: Home, fields: Mapping[str, Any]) -> None:
+        self.path = home.path
+        self.address = home.address
         self.metric = Metric(fields["metric"])
         self.sources: dict[str, str] = dict(fields["sources"])
         self.written = frozenset(fields.get("written", ()))
         self._described = fields["encoder"]
-        self._store = store
+        self._home = home
+        self._store = home.store
 
     @classmethod
     def create(
-        cls, path: str | Path, *, encoder: Encoder, metric: Metric | str = Metric.COSINE
+        cls,
+        path: str | Path,
+        *,
+        encoder: Encoder,
+        metric: Metric | str = Metric.COSINE,
+        store: str | None = None,
     ) -> Self:
         """Make an empty gallery, whole or not at all.
 
+        Args:
+            path: its folder; or the address of a collection, ``milvus://HOST:PORT/NAME``.
+            encoder: of its rows.
+            metric: what its searches use unless told otherwise.
+            store: an address: the rows go there, and the folder holds the address.
+
         Raises:
-            ArtifactError: the folder exists and is not empty.
+            ArtifactError: the folder exists and is not empty, or the collection exists.
+            UnreachableError: the server does not answer.
             StorageError: it could not be written.
         """
-        folder = Path(path)
-        with new_folder(folder) as partial:
-            (partial / ENCODER).mkdir()
-            write_encoder(encoder, partial / ENCODER)
-            LanceStore.create(partial / STORE, encoder.dim)
-            described = {"name": encoder.name, "fingerprint": encoder.fingerprint}
-            fields = {"encoder": described, "dim": encoder.dim, "metric": Metric(metric).value}
-            write_manifest(partial / MANIFEST, {**fields, "sources": {}, "rows": 0})
-        return cls.open(folder)
+        made = {"name": encoder.name, "fingerprint": encoder.fingerprint}
+        fields = {"encoder": made, "dim": encoder.dim, "metric": Metric(metric).value}
+        address = None if store is None else Address.parse(store)
+        create_home(path, {**fields, "sources": {}, "rows": 0}, encoder, address)
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open a gallery folder.
+        """Open a gallery by its folder, or by the address of its rows in Milvus.
 
         Raises:
             ArtifactError: not a gallery, or broken.
             FormatVersionError: a newer lookalike wrote it.
+            UnreachableError: the server of its rows does not answer.
         """
-        folder = Path(path)
-        fields = read_manifest(folder / MANIFEST, what="a gallery")
-        store = LanceStore.open(folder / STORE)
+        home = open_home(path)
         try:
-            gallery = cls(folder, fields, store)
-            expected = fields["dim"]
+            return cls(home, home.read())
         except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{folder / MANIFEST}: misses or misstates {error}") from error
-        if store.dim != expected:
-            raise ArtifactError(
-                f"{folder}: its table has {store.dim} dimensions, {MANIFEST} says {expected}"
-            )
-        return gallery
+            raise ArtifactError(f"{home.path / MANIFEST}: misses or misstates {error}") from error
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -156,7 +157,7 @@ class Gallery:
             source = open_source(source, on_progress, empty=allow_removals)
         with contextlib.nullcontext() if dry_run else self._writing():
             check_source(source, self.sources, reroot=reroot)
-            rows = {record.id: record for record in self._records_of(source.name)}
+            rows = {record.id: record for record in self._store.records(f"{source.name}:")}
             gone = rows_gone(source, rows, allow_removals=allow_removals)
             moved = {rows[row_id].content_hash: row_id for row_id in sorted(gone)}
             known = Known(rows, moved, self.written)
@@ -187,7 +188,7 @@ class Gallery:
     def _writing(self) -> Iterator[None]:
         """Be the only writer, knowing what others wrote before."""
         with sole_writer(self.path / LOCK, what=f"the gallery {self.path}"):
-            fields = read_manifest(self.path / MANIFEST, what="a gallery")
+            fields = self._home.read()
             self.sources = dict(fields["sources"])
             self.written = frozenset(fields.get("written", ()))
             yield
@@ -320,7 +321,7 @@ class Gallery:
     def info(self) -> dict[str, Any]:
         """Return the facts that ``lookalike info`` prints."""
         return {
-            "format": read_manifest(self.path / MANIFEST, what="a gallery")["format"],
+            "format": self._home.read()["format"],
             "rows": len(self),
             "encoder": self._described["name"],
             "fingerprint": self._described["fingerprint"],
@@ -328,15 +329,11 @@ class Gallery:
             "metric": self.metric.value,
             "sources": self.sources,
             "bytes": sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file()),
+            **({} if self.address is None else {"store": str(self.address)}),
         }
 
-    def _records_of(self, source: str) -> list[Record]:
-        prefix = f"{source}:"
-        return [record for record in self._store.records() if record.id.startswith(prefix)]
-
     def _write_manifest(self) -> None:
-        write_manifest(
-            self.path / MANIFEST,
+        self._home.write(
             {
                 "encoder": self._described,
                 "dim": self._store.dim,
@@ -344,5 +341,5 @@ class Gallery:
                 "sources": self.sources,
                 "written": sorted(self.written),
                 "rows": len(self),
-            },
+            }
         )

@@ -10,8 +10,8 @@ from pathlib import Path
 from lookalike import figures
 from lookalike.adapting import BASE, AdaptOptions, adapt
 from lookalike.demo import Told
-from lookalike.encoders.base import Encoder
-from lookalike.encoders.catalog import MANIFEST, load_encoder
+from lookalike.encoders.base import MANIFEST, Encoder
+from lookalike.encoders.catalog import load_encoder
 from lookalike.evaluation import evaluate
 from lookalike.gallery import Gallery
 from lookalike.reading import fit_encoder

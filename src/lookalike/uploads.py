@@ -47,10 +47,16 @@ def put(gallery: Gallery, key: str, data: bytes, embedding: Embeddings, metadata
         metadata: JSON values.
 
     Raises:
-        InputError: the key cannot be one.
+        InputError: the key cannot be one, or the gallery's rows are in Milvus.
         BusyError: another process is writing.
         StorageError: it could not be written.
     """
+    if gallery.address is not None:
+        raise InputError(
+            "images can be put only into galleries whose rows are in their folder: those in Milvus "
+            "may be served by several machines, and one would have the image; put it where all "
+            "read from, and index it"
+        )
     own = row_id(key)
     found = content_hash(data)
     name = f"{hashlib.sha256(own.encode()).hexdigest()[:24]}-{found[:16]}{file_suffix(data)}"

@@ -24,7 +24,7 @@ LAYERS = (
     ("street_queries", "judged"),
     ("ways",),
     ("gallery",),
-    ("syncing",),
+    ("syncing", "homes"),
     ("ingest", "runners"),
     (
         "originals",

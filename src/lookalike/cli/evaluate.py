@@ -21,7 +21,7 @@ _N = 7
 
 def command(
     gallery: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
             help="The gallery folder; its rows carry labels, or --match, --truth, --self."
         ),
@@ -246,7 +246,7 @@ def _refuse_with(mode: str, why: str, *given: Mapping[str, bool]) -> None:
 
 
 def _judge_by_originals(
-    path: Path, n: int | None, metric: str | None, report: Path | None, as_json: bool
+    path: str, n: int | None, metric: str | None, report: Path | None, as_json: bool
 ) -> None:
     from lookalike.gallery import Gallery
     from lookalike.invariance import self_retrieval

@@ -32,7 +32,7 @@ _PRINTED = 20
 
 @app.command("map")
 def map_command(
-    gallery: Annotated[Path, _GALLERY],
+    gallery: Annotated[str, _GALLERY],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file to write.")] = None,
     column: Annotated[str, _COLUMN] = "label",
     thumbnails: Annotated[
@@ -82,7 +82,7 @@ def map_command(
 
 @app.command("clusters")
 def clusters_command(
-    gallery: Annotated[Path, _GALLERY],
+    gallery: Annotated[str, _GALLERY],
     out: Annotated[Path | None, _FOLDER] = None,
     column: Annotated[str, _COLUMN] = "label",
     fresh: Annotated[bool, _FRESH] = False,
@@ -123,7 +123,7 @@ def clusters_command(
 
 @app.command("outliers")
 def outliers_command(
-    gallery: Annotated[Path, _GALLERY],
+    gallery: Annotated[str, _GALLERY],
     show: Annotated[int, typer.Option("-n", help="How many.")] = _PRINTED,
     out: Annotated[Path | None, _FOLDER] = None,
     fresh: Annotated[bool, _FRESH] = False,
@@ -153,7 +153,7 @@ def outliers_command(
 
 @app.command("duplicates")
 def duplicates_command(
-    gallery: Annotated[Path, _GALLERY],
+    gallery: Annotated[str, _GALLERY],
     keep: Annotated[
         str, typer.Option(help="Which of a group to keep: largest (most pixels), first or last.")
     ] = "largest",
@@ -216,7 +216,7 @@ def _print_duplicates(found: Duplicates) -> None:
         print(f"visual duplicates: {found.threshold.explained()}")
 
 
-def _atlas(gallery: Path, column: str, out: Path | None, fresh: bool) -> tuple[Gallery, Atlas]:
+def _atlas(gallery: str, column: str, out: Path | None, fresh: bool) -> tuple[Gallery, Atlas]:
     from lookalike.explore import atlas
     from lookalike.gallery import Gallery
 

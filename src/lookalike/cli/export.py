@@ -11,7 +11,7 @@ from lookalike.cli import screen
 
 
 def command(
-    gallery: Annotated[Path, typer.Argument(help="The gallery folder.")],
+    gallery: Annotated[str, typer.Argument(help="The gallery: its folder, or milvus://...")],
     out: Annotated[Path, typer.Argument(help="The file or folder to make.")],
     layout: Annotated[
         str,

@@ -23,7 +23,12 @@ _LOOKED_AT = 50
 
 
 def command(
-    gallery: Annotated[Path, typer.Argument(help="The gallery folder, as in photos.gallery.")],
+    gallery: Annotated[
+        str,
+        typer.Argument(
+            help="The gallery folder, as in photos.gallery, or milvus://HOST:PORT/NAME."
+        ),
+    ],
     source: Annotated[
         str,
         typer.Argument(
@@ -41,6 +46,10 @@ def command(
     metric: Annotated[
         str, typer.Option(help="What searches use unless told otherwise: cosine or l2.")
     ] = "cosine",
+    store: Annotated[
+        str | None,
+        typer.Option(help="Where the rows of a new gallery go: milvus://HOST:PORT/NAME."),
+    ] = None,
     allow_removals: Annotated[
         bool, typer.Option("--allow-removals", help="Also if over half of the source's rows go.")
     ] = False,
@@ -65,6 +74,7 @@ def command(
     images failed; each is named.
     """
     from lookalike.errors import LookalikeError, SettingError
+    from lookalike.homes import is_there
     from lookalike.sources import open_source
     from lookalike.syncing import SyncReport
 
@@ -74,9 +84,9 @@ def command(
     def once() -> SyncReport:
         with screen.progress() as on_progress:
             opened = open_source(source, on_progress, empty=allow_removals, name=name)
-            if dry_run and not gallery.exists():
+            if dry_run and not is_there(gallery):
                 return SyncReport(len(opened), 0, 0, 0, 0, tuple(opened.problems), 0.0)
-            return _open(gallery, encoder, metric, opened).sync(
+            return _open(gallery, encoder, metric, store, opened).sync(
                 opened,
                 allow_removals=allow_removals,
                 reroot=reroot,
@@ -107,13 +117,14 @@ def command(
         raise typer.Exit(1)
 
 
-def _print(path: Path, report: SyncReport, *, dry_run: bool, as_json: bool, one_line: bool) -> None:
+def _print(path: str, report: SyncReport, *, dry_run: bool, as_json: bool, one_line: bool) -> None:
     from lookalike.gallery import Gallery
+    from lookalike.homes import is_there
 
     if as_json:
         screen.print_json(report.as_dict(), one_line=one_line)
         return
-    rows = f"{len(Gallery.open(path)):,} rows; " if path.exists() else ""
+    rows = f"{len(Gallery.open(path)):,} rows; " if is_there(path) else ""
     would = "nothing was changed; would be: " if dry_run else ""
     print(
         f"{path}: {rows}{would}{report.added:,} added, {report.updated:,} updated, "
@@ -126,7 +137,7 @@ def _print(path: Path, report: SyncReport, *, dry_run: bool, as_json: bool, one_
         screen.note(f"... and {len(report.failed) - _LISTED:,} more; --json lists them all")
 
 
-def _changes(path: Path, gallery: Path) -> Iterator[bool]:
+def _changes(path: Path, gallery: str) -> Iterator[bool]:
     """Yield now and then whether something below a folder, or a file, has changed.
 
     What the gallery writes is no change, should it lie there too.
@@ -139,7 +150,7 @@ def _changes(path: Path, gallery: Path) -> Iterator[bool]:
         raise MissingDependencyError("watchfiles", "--watch", "watch") from None
     if not path.exists():
         raise SettingError(f"--watch: {path} is no folder or file that could change")
-    own = gallery.resolve()
+    own = Path(gallery).resolve()
     for changed in watch(
         path,
         watch_filter=lambda _, changed: not Path(changed).resolve().is_relative_to(own),
@@ -151,17 +162,26 @@ def _changes(path: Path, gallery: Path) -> Iterator[bool]:
         yield bool(changed)
 
 
-def _open(path: Path, encoder: str | None, metric: str, source: Source) -> Gallery:
+def _open(
+    path: str, encoder: str | None, metric: str, store: str | None, source: Source
+) -> Gallery:
     """Open the gallery, or create it when its folder is not there."""
-    from lookalike.errors import FingerprintError
+    from lookalike.errors import FingerprintError, SettingError
     from lookalike.gallery import Gallery
+    from lookalike.homes import is_there
+    from lookalike.stores.addresses import Address
     from lookalike.types import Metric
 
     chosen = Metric(metric)
-    if not path.exists():
+    if not is_there(path):
         made = _encoder(encoder, source)
-        return Gallery.create(path, encoder=made, metric=chosen)
+        return Gallery.create(path, encoder=made, metric=chosen, store=store)
     gallery = Gallery.open(path)
+    if store is not None and Address.parse(store) != gallery.address:
+        raise SettingError(
+            f"{path}: its rows are in {gallery.address or 'its folder'}, not in {store}; "
+            f"lookalike copy {path} {store} moves them"
+        )
     if encoder is not None and Path(encoder).is_dir():
         from lookalike.encoders.catalog import load_encoder
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="A gallery or encoder folder.")],
+    path: Annotated[str, typer.Argument(help="A gallery or encoder folder, or milvus://...")],
     recall: Annotated[
         bool,
         typer.Option("--recall", help="Also measure search: recall@10 against looking at all."),
@@ -23,13 +23,13 @@ def command(
 ) -> None:
     """Print the facts of a gallery or an encoder."""
     from lookalike.artifacts import read_manifest
-    from lookalike.encoders.catalog import MANIFEST as ENCODER_MANIFEST
+    from lookalike.encoders.base import MANIFEST as ENCODER_MANIFEST
     from lookalike.encoders.catalog import load_encoder
 
     facts: dict[str, Any]
-    if (path / ENCODER_MANIFEST).is_file():
-        load_encoder(path)
-        facts = read_manifest(path / ENCODER_MANIFEST, what="an encoder")
+    if (Path(path) / ENCODER_MANIFEST).is_file():
+        load_encoder(Path(path))
+        facts = read_manifest(Path(path) / ENCODER_MANIFEST, what="an encoder")
     else:
         from lookalike.gallery import Gallery
 

@@ -26,7 +26,7 @@ _GALLERY = typer.Argument(help="The gallery folder.")
 
 @app.command("suggest")
 def suggest_command(
-    gallery: Annotated[Path, _GALLERY],
+    gallery: Annotated[str, _GALLERY],
     count: Annotated[int, typer.Option("-k", help="How many images.")] = 100,
     given: Annotated[
         Path | None,
@@ -78,7 +78,7 @@ def suggest_command(
 
 @app.command("spread")
 def spread_command(
-    gallery: Annotated[Path, _GALLERY],
+    gallery: Annotated[str, _GALLERY],
     given: Annotated[Path, typer.Option(help="A CSV of id, label.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The CSV to write.")],
     precision: Annotated[
@@ -127,7 +127,7 @@ def spread_command(
 
 @app.command("check")
 def check_command(
-    gallery: Annotated[Path, _GALLERY],
+    gallery: Annotated[str, _GALLERY],
     given: Annotated[
         Path | None, typer.Option(help="A CSV of id, label; else the gallery's own labels.")
     ] = None,

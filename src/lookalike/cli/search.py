@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    gallery: Annotated[Path, typer.Argument(help="The gallery folder.")],
+    gallery: Annotated[str, typer.Argument(help="The gallery: its folder, or milvus://...")],
     queries: Annotated[
         list[str] | None,
         typer.Argument(metavar="[QUERY]...", help="Image files, or dataset:NAME/SPLIT#INDEX."),

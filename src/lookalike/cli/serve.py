@@ -12,7 +12,7 @@ from lookalike.cli import screen
 
 def command(
     galleries: Annotated[
-        list[str], typer.Argument(help="Gallery folders, each as PATH or NAME=PATH.")
+        list[str], typer.Argument(help="Galleries, each as PATH or NAME=PATH, or milvus://...")
     ],
     host: Annotated[
         str, typer.Option(help="The address to listen at; others than this machine need --keys.")

@@ -11,9 +11,12 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.artifacts import manifest_bytes
 from lookalike.errors import ImageError, InputError, UnknownNameError
 from lookalike.images import FILTERS, padded, resized, with_channels
 from lookalike.types import Embeddings, ImageArray
+
+MANIFEST = "encoder.json"
 
 FITS = ("crop", "stretch", "white", "border")
 """How an image becomes a square: its middle, all of it stretched, or all of it with white beside
@@ -206,3 +209,12 @@ def unit_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale each row of ``(n, dim)`` to unit length; zero rows stay zero."""
     norms = np.linalg.norm(values, axis=1, keepdims=True)
     return np.asarray(values / np.where(norms > 0, norms, 1), dtype=np.float32)
+
+
+def encoder_files(encoder: Encoder) -> dict[str, bytes]:
+    """Return what an encoder's folder holds, by name, ``encoder.json`` last."""
+    files = dict(encoder.files())
+    facts = {"dim": encoder.dim, "normalised": encoder.normalised}
+    said = {**encoder.describe(), **facts, "files": sorted(files)}
+    manifest = manifest_bytes({**said, "fingerprint": encoder.fingerprint})
+    return {**files, MANIFEST: manifest}

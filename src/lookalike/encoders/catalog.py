@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.artifacts import new_folder, read_manifest, write_atomically, write_manifest
-from lookalike.encoders import backbones, pretrained
-from lookalike.encoders.base import NATIVE_LIMIT, Encoder, Preprocessing
+from lookalike.artifacts import new_folder, read_manifest, write_atomically
+from lookalike.encoders import backbones, base, pretrained
+from lookalike.encoders.base import MANIFEST, NATIVE_LIMIT, Encoder, Preprocessing
 from lookalike.encoders.classic import ClassicEncoder, Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
 from lookalike.encoders.options import Options
@@ -25,7 +25,6 @@ from lookalike.encoders.wrappers import Averaged, Combined, Projected, combine
 from lookalike.errors import ArtifactError, SettingError, UnknownNameError
 from lookalike.types import ImageArray
 
-MANIFEST = "encoder.json"
 GROUP = "lookalike.encoders"
 SAMPLE = 5_000
 """As many images of a collection are enough for an encoder that learns from them."""
@@ -298,11 +297,8 @@ def save_encoder(encoder: Encoder, folder: Path) -> None:
 
 def write_encoder(encoder: Encoder, folder: Path) -> None:
     """Write an encoder's files into a folder that is there, ``encoder.json`` last."""
-    for name, data in encoder.files().items():
+    for name, data in base.encoder_files(encoder).items():
         write_atomically(folder / name, data)
-    facts = {"dim": encoder.dim, "normalised": encoder.normalised}
-    fields = {**encoder.describe(), **facts, "files": sorted(encoder.files())}
-    write_manifest(folder / MANIFEST, {**fields, "fingerprint": encoder.fingerprint})
 
 
 def load_encoder(folder: Path) -> Encoder:

@@ -120,7 +120,8 @@ def open_pair(name: str, sample: Sequence[ImageArray] = ()) -> PairEncoder:
         InputError: not a model with an image and a text half, or it cannot be had.
         ArtifactError: an export that differs from torch.
     """
-    from lookalike.encoders.catalog import MANIFEST, load_encoder, write_encoder
+    from lookalike.encoders.base import MANIFEST
+    from lookalike.encoders.catalog import load_encoder, write_encoder
 
     del sample
     source = name.removeprefix(PREFIX)

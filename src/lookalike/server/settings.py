@@ -10,6 +10,7 @@ from pathlib import Path
 from lookalike.errors import InputError, SettingError
 from lookalike.server.keys import Key
 from lookalike.server.limits import Limits
+from lookalike.stores.addresses import Address, is_address
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
@@ -64,19 +65,21 @@ def hosts_of(host: str, allowed: Iterable[str]) -> tuple[str, ...]:
     return (*LOOPBACK, *names) if names or is_loopback(host) else ()
 
 
-def named(galleries: Iterable[str]) -> dict[str, Path]:
-    """Return the paths of galleries by the names that they are served under.
+def named(galleries: Iterable[str]) -> dict[str, str]:
+    """Return the paths, or addresses, of galleries by the names that they are served under.
 
-    A gallery is given as its path, and goes by its folder's name without ``.gallery``, or as
-    NAME=PATH.
+    A gallery is given as its path, and goes by its folder's name without ``.gallery``, or as its
+    address, and goes by its collection's; or as NAME=PATH.
 
     Raises:
         InputError: two have one name, or a name cannot be part of an address.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for text in galleries:
         name, mark, path = text.partition("=")
-        if not mark or Path(text).exists():
+        if is_address(text):
+            path, name = text, Address.parse(text).name
+        elif not mark or Path(text).exists():
             path, name = text, Path(text).resolve().name.removesuffix(".gallery")
         if not name or not all(c.isalnum() or c in "-_." for c in name) or not name.isascii():
             raise InputError(
@@ -85,5 +88,5 @@ def named(galleries: Iterable[str]) -> dict[str, Path]:
             )
         if name in found:
             raise InputError(f"{text}: {found[name]} is called {name!r} too; give one as NAME=PATH")
-        found[name] = Path(path)
+        found[name] = path
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,7 @@ _GONE = 100
 _UNKNOWN = 65_535
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 _FIRST_LOOK_S = 10.0
+_LOOK_S = 2.0
 
 STRONG = "strong"
 
@@ -239,6 +241,15 @@ class Connection:
             )
         return client
 
+    def _listens(self) -> bool:
+        """Tell whether anything listens at the address."""
+        try:
+            where = (self.address.host, self.address.port)
+            with socket.create_connection(where, timeout=_LOOK_S):
+                return True
+        except OSError:
+            return False
+
     def _error(self, method: str, name: str, error: Exception) -> LookalikeError:
         """Say in one line what happened, and what to do."""
         code, said = getattr(error, "code", None), _said(error)
@@ -247,15 +258,17 @@ class Connection:
                 f"{self.address}: the server has no collection {name!r}; index the images again, "
                 "or see whether the address is right"
             )
-        if "auth" in said.lower() or "permission" in said.lower():
+        refused = "auth" in said.lower() or "permission" in said.lower()
+        if refused or (method == "connect" and self._listens()):
             return UnreachableError(
-                f"{self.address}: the server refuses the token in LOOKALIKE_MILVUS_TOKEN ({said}); "
-                "it is USER:PASSWORD or a key"
+                f"{self.address}: the server lets nobody in with this token; see that "
+                "LOOKALIKE_MILVUS_TOKEN is USER:PASSWORD or a key of it, and whether it wants TLS "
+                "(milvus+tls://)"
             )
         if method == "connect" or _passes(error):
             return UnreachableError(
-                f"{self.address}: the server does not answer ({said}); see that it runs, that the "
-                f"address is right, and whether it wants TLS (milvus+tls://)"
+                f"{self.address}: the server does not answer ({said}); see that it runs, and that "
+                "the address is right"
             )
         return StorageError(f"{self.address}: {method} was refused ({said})")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,31 +11,27 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import ArtifactError, InputError, MissingRowError
 from lookalike.filters import Columns, Filter, MetadataColumns
-from lookalike.stores.addresses import CONSISTENCIES, INDEXES, Address, IndexKind
-from lookalike.stores.base import Record, Rows, check_queries, check_rows
-from lookalike.stores.connection import LONGEST, PAGE, STRONG, Connection
-from lookalike.stores.exact import ExactIndex
-from lookalike.stores.expressions import (
-    FIELD,
-    KnownColumns,
-    among,
-    expression,
-    facts_of,
-    having,
-    pick,
-    values_of,
-    within_source,
+from lookalike.stores.addresses import CONSISTENCIES, Address
+from lookalike.stores.base import MAX_N, Record, Rows, check_queries, check_rows
+from lookalike.stores.catalogue import ColumnCatalogue
+from lookalike.stores.connection import PAGE, STRONG, Connection
+from lookalike.stores.entities import (
+    TEXTS,
+    VECTOR,
+    ZERO,
+    entity_of,
+    hits_of,
+    matrix,
+    record_of,
+    rows_of,
+    there,
 )
+from lookalike.stores.exact import ExactIndex
+from lookalike.stores.expressions import FIELD, among, within_source
 from lookalike.stores.notes import Notes
-from lookalike.types import Embeddings, Hit, Metadata, Metric
-
-_METRICS = {Metric.L2: "L2", Metric.COSINE: "COSINE"}
-_TEXTS = ("uri", "metadata", "content_hash", "signature")
-_VECTOR = "embedding"
-_ZERO = "zero"
-"""What marks, among a row's values, a vector that Milvus leaves out of searches by cosine."""
+from lookalike.stores.schema import Collection, make_collection, open_collection
+from lookalike.types import Embeddings, Hit, Metric
 
 _SPARE = 16
 """Hits that are asked for besides, since Milvus orders equal distances by no rule."""
@@ -45,16 +39,10 @@ _SPARE = 16
 _CLOSE = 1e-6
 """Distances nearer to each other than this share may be equal: Milvus rounds to 32 bits."""
 
-_MOST = 16_384
-"""Hits that Milvus gives for one query at most."""
-
 _REQUEST_BYTES = 16 << 20
 _IDS_AT_ONCE = 1_000
 _UNSEALED = 10_000
 """Rows outside the index, compared one by one, from which :meth:`MilvusStore.tend` seals them."""
-
-_FRESH_S = 5.0
-"""Seconds for which columns that others may have added to are taken as known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +66,16 @@ class MilvusStore:
     same upsert again replaces them. Acknowledged rows are in Milvus' log.
     """
 
-    def __init__(
-        self, connection: Connection, dim: int, metric: Metric, kind: IndexKind, described: str
-    ) -> None:
-        self.address = connection.address
-        self.metric = metric
-        self.described: Mapping[str, Any] = json.loads(described)
-        self.notes = Notes(connection)
-        self._connection = connection
-        self._name = connection.address.name
-        self._dim = dim
-        self._kind = kind
-        self._known = KnownColumns()
-        self._known_at = -_FRESH_S
+    def __init__(self, collection: Collection) -> None:
+        self.address = collection.connection.address
+        self.metric = collection.metric
+        self.described = collection.described
+        self.notes = Notes(collection.connection)
+        self._connection = collection.connection
+        self._name = self.address.name
+        self._dim = collection.dim
+        self._kind = collection.kind
+        self._columns = ColumnCatalogue(self.notes, self._pages, self.count)
         self._snapshot: _Snapshot | None = None
         self._lock = threading.Lock()
 
@@ -107,22 +92,7 @@ class MilvusStore:
             UnreachableError: the server does not answer.
             StorageError: the server refuses.
         """
-        connection = Connection(address)
-        if connection.exists(address.name):
-            raise ArtifactError(
-                f"{address}: there is a collection of that name; choose another name, or remove it"
-            )
-        Notes(connection).create()
-        connection.create(
-            address.name,
-            {_VECTOR: dim},
-            key="id",
-            texts=_TEXTS,
-            objects=[FIELD],
-            metric=_METRICS[metric],
-            described=json.dumps({"lookalike": dict(described or {})}),
-            kind=address.kind,
-        )
+        make_collection(address, dim, metric, described or {})
         return cls.open(address)
 
     @classmethod
@@ -133,24 +103,17 @@ class MilvusStore:
             ArtifactError: there is none, or it is not one of lookalike's.
             UnreachableError: the server does not answer.
         """
-        connection = Connection(address)
-        found = connection.describe(address.name)
-        fields = {field["name"]: field for field in found["fields"]}
-        ours = {"id", *_TEXTS, FIELD, _VECTOR}
-        if not found["description"].startswith('{"lookalike":') or fields.keys() != ours:
-            raise ArtifactError(
-                f"{address}: this collection was not made by lookalike; choose another name"
-            )
-        index = connection.ask("describe_index", address.name, _VECTOR)
-        if index is None:
-            raise ArtifactError(f"{address}: has no index; it was not made to the end, remove it")
-        kinds = {kind.type: kind for kind in INDEXES.values()}
-        kind = kinds.get(index["index_type"]) or IndexKind(index["index_type"], {})
-        metric = {name: each for each, name in _METRICS.items()}[index["metric_type"]]
-        connection.load(address.name)
-        connection.load(Notes(connection).name)
-        dim = int(fields[_VECTOR]["params"]["dim"])
-        return cls(connection, dim, metric, kind, found["description"])
+        return cls(open_collection(address))
+
+    @classmethod
+    def find(cls, address: Address) -> Self | None:
+        """Open a collection; None if there is none of that name.
+
+        Raises:
+            ArtifactError: it is not one of lookalike's.
+            UnreachableError: the server does not answer.
+        """
+        return cls.open(address) if Connection(address).exists(address.name) else None
 
     @property
     def dim(self) -> int:
@@ -186,8 +149,8 @@ class MilvusStore:
         if not len(rows):
             return
         columns = (rows.ids, rows.uris, rows.metadata, rows.hashes, rows.signatures, embeddings)
-        sent = [_sent(*fields) for fields in zip(*columns, strict=True)]
-        self._learn(rows, embeddings)
+        sent = [entity_of(*fields) for fields in zip(*columns, strict=True)]
+        self._columns.learn(rows, embeddings)
         step = max(1, _REQUEST_BYTES // (4 * self.dim + 1_000))
         for start in range(0, len(sent), step):
             self._connection.ask("upsert", self._name, sent[start : start + step])
@@ -229,8 +192,8 @@ class MilvusStore:
         plain = np.linalg.norm(queries, axis=1) > 0 if metric is Metric.COSINE else None
         if not through or (plain is not None and not plain.all()):
             return self._compared(queries, n, metric, chosen)
-        asked = min(_MOST, n + _SPARE)
-        step = max(1, min(_MOST, _REQUEST_BYTES // (4 * self.dim + 500)) // asked)
+        asked = min(MAX_N, n + _SPARE)
+        step = max(1, min(MAX_N, _REQUEST_BYTES // (4 * self.dim + 500)) // asked)
         hits: list[list[Hit]] = []
         for start in range(0, len(queries), step):
             hits += self._through_index(queries[start : start + step], n, asked, chosen)
@@ -257,8 +220,8 @@ class MilvusStore:
         hits = []
         for query, answer in zip(queries, answers, strict=True):
             last = [hit["distance"] for hit in answer][n - 1 :: max(1, asked - n)]
-            if len(answer) == asked < _MOST and _as_far(last):
-                hits += self._through_index(query[None], n, min(_MOST, 4 * asked), where)
+            if len(answer) == asked < MAX_N and _as_far(last):
+                hits += self._through_index(query[None], n, min(MAX_N, 4 * asked), where)
                 continue
             found = {hit["id"]: (self._distance(hit["distance"]), hit["entity"]) for hit in answer}
             hits.append(self._ordered(query, found | zeros)[:n])
@@ -279,40 +242,28 @@ class MilvusStore:
             exact = index.search(query[None], len(same), self.metric)
             for row, distance in zip(exact.rows[0], exact.distances[0].tolist(), strict=True):
                 distances[same[row]] = distance
-        order = sorted(distances, key=lambda row_id: (distances[row_id], row_id))
-        rows_of = {row_id: row for row_id, (_, row) in found.items()}
-        return [
-            Hit(rank, i, rows_of[i]["uri"], distances[i], json.loads(rows_of[i]["metadata"]))
-            for rank, i in enumerate(order, 1)
-        ]
+        order = sorted((distance, row_id) for row_id, distance in distances.items())
+        return hits_of(order, {row_id: row for row_id, (_, row) in found.items()})
 
     def _zeros(self, where: str) -> dict[str, tuple[float, Mapping[str, Any]]]:
         """Return the rows that Milvus does not find by cosine, having no direction; by id."""
-        if self.metric is not Metric.COSINE or not self._columns().zeros:
+        if self.metric is not Metric.COSINE or not self._columns.known().zeros:
             return {}
-        zero = f'(exists {FIELD}["{_ZERO}"])'
+        zero = f'(exists {FIELD}["{ZERO}"])'
         chosen = f"{zero} and ({where})" if where else zero
-        found = self._query(chosen, ["id", "uri", "metadata"], limit=_MOST)
+        found = self._query(chosen, ["id", "uri", "metadata"], limit=MAX_N)
         return {row["id"]: (1.0, row) for row in found}
 
     def _compared(self, queries: Embeddings, n: int, metric: Metric, where: str) -> list[list[Hit]]:
         """Return the ``n`` nearest rows by reading all that an expression matches."""
         best: list[list[tuple[float, str]]] = [[] for _ in queries]
-        for page in self._pages(where, [_VECTOR]):
-            found = ExactIndex(_matrix(page, self.dim)).search(queries, n, metric)
+        for page in self._pages(where, [VECTOR]):
+            found = ExactIndex(matrix(page, self.dim)).search(queries, n, metric)
             for q, (rows, distances) in enumerate(zip(found.rows, found.distances, strict=True)):
                 more = zip(distances.tolist(), [page[row]["id"] for row in rows], strict=True)
                 best[q] = sorted([*best[q], *more])[:n]
-        wanted = self._rows_of({row_id for near in best for _, row_id in near}, _TEXTS[:2])
-        return [
-            [
-                Hit(rank, i, wanted[i]["uri"], distance, json.loads(wanted[i]["metadata"]))
-                for rank, (distance, i) in enumerate(
-                    (each for each in near if each[1] in wanted), 1
-                )
-            ]
-            for near in best
-        ]
+        wanted = self._rows_of({row_id for near in best for _, row_id in near}, TEXTS[:2])
+        return [hits_of([each for each in near if each[1] in wanted], wanted) for near in best]
 
     def ids(self) -> Sequence[str]:
         """Return the ids of all rows, in order; kept until rows are written."""
@@ -324,24 +275,24 @@ class MilvusStore:
 
     def records(self, prefix: str = "") -> Iterator[Record]:
         """Iterate over rows in order of id, without holding them."""
-        for page in self._pages(within_source(prefix), _TEXTS):
-            yield from map(_record, page)
+        for page in self._pages(within_source(prefix), TEXTS):
+            yield from map(record_of, page)
 
     def rows(self, count: int) -> Iterator[Rows]:
         """Iterate over all rows, at most ``count`` at a time, without holding more."""
         page = min(count, max(1, _REQUEST_BYTES // (4 * self.dim + 1_000)))
-        for rows in self._pages("", [*_TEXTS, _VECTOR], page):
-            yield _rows(rows, self.dim)
+        for rows in self._pages("", [*TEXTS, VECTOR], page):
+            yield rows_of(rows, self.dim)
 
     def embeddings(self, ids: Sequence[str]) -> Embeddings:
         """Return the embeddings of rows."""
-        found = self._rows_of(ids, [_VECTOR])
-        return _matrix([_there(found, row_id) for row_id in ids], self.dim)
+        found = self._rows_of(ids, [VECTOR])
+        return matrix([there(found, row_id) for row_id in ids], self.dim)
 
     def get(self, ids: Sequence[str]) -> Rows:
         """Return the rows of these ids."""
-        found = self._rows_of(ids, [*_TEXTS, _VECTOR])
-        return _rows([_there(found, row_id) for row_id in ids], self.dim)
+        found = self._rows_of(ids, [*TEXTS, VECTOR])
+        return rows_of([there(found, row_id) for row_id in ids], self.dim)
 
     def _rows_of(self, ids: Sequence[str] | set[str], names: Sequence[str]) -> dict[str, Any]:
         """Return fields of rows by id, of those that are there."""
@@ -380,108 +331,16 @@ class MilvusStore:
                 )
             return self._snapshot
 
-    def _columns(self, *, fresh: bool = False) -> KnownColumns:
-        """Return the columns there are, as others may have written them some seconds ago."""
-        if fresh or time.monotonic() - self._known_at > _FRESH_S:
-            self._known, self._known_at = self.notes.columns(), time.monotonic()
-        return self._known
-
-    def _learn(self, rows: Rows, embeddings: Embeddings) -> None:
-        """Note columns, and kinds of values, that no row had before."""
-        facts = {fact for metadata in rows.metadata for fact in facts_of(metadata)}
-        if not embeddings.any(axis=1).all():
-            facts.add(("", _ZERO))
-        known = self._columns()
-        new = [fact for fact in sorted(facts) if not known.has(*fact)]
-        if new:
-            self.notes.add_columns(new)
-            for fact in new:
-                known.add(*fact)
-
     def _expression(self, where: Filter | None) -> str | None:
         """Return a filter as an expression, empty for none; None where no row can match."""
         if where is None:
             return ""
-        known = self._columns()
-        chosen = expression(where, known, self._texts)
-        if chosen is None:
-            columns = self.columns()
-            mask = where.mask(columns)
-            ids = np.array(self.ids(), dtype=np.object_)[mask].tolist()
-            return among(ids) if ids else None
-        try:
-            known.refuse(where)
-        except InputError:
-            known = self._columns(fresh=True)
-            if not known.kinds and self.count() == 0:
-                return None
-            known.refuse(where)
-            chosen = expression(where, known, self._texts)
-        return chosen
-
-    def _texts(self, column: str) -> set[str]:
-        """Return the distinct texts of a column, which all rows are read for."""
-        pages = self._pages(having(column), [FIELD])
-        return {text for page in pages for row in page for text in pick(row[FIELD], column)}
-
-
-def _sent(
-    row_id: str,
-    uri: str,
-    metadata: Metadata,
-    content_hash: str,
-    signature: str,
-    embedding: NDArray[np.float32],
-) -> dict[str, Any]:
-    """Return a row as Milvus takes it."""
-    values = values_of(metadata)
-    if not embedding.any():
-        values[_ZERO] = 1
-    texts = (row_id, uri, json.dumps(dict(metadata), ensure_ascii=False), content_hash, signature)
-    for name, text in zip(("id", *_TEXTS), (*texts,), strict=True):
-        if len(text.encode()) > LONGEST:
-            raise InputError(
-                f"{row_id[:80]}: its {name} has {len(text.encode()):,} bytes, Milvus holds "
-                f"{LONGEST:,}; shorten it"
-            )
-    if len(json.dumps(values).encode()) > LONGEST:
-        raise InputError(
-            f"{row_id[:80]}: its metadata are too long for Milvus, which holds {LONGEST:,} bytes "
-            "of values; leave columns out"
-        )
-    return {
-        **dict(zip(("id", *_TEXTS), texts, strict=True)),
-        FIELD: values,
-        _VECTOR: embedding,
-    }
-
-
-def _record(row: Mapping[str, Any]) -> Record:
-    fields = (row[name] for name in ("content_hash", "signature"))
-    return Record(row["id"], row["uri"], json.loads(row["metadata"]), *fields)
-
-
-def _rows(found: Sequence[Mapping[str, Any]], dim: int) -> Rows:
-    return Rows(
-        ids=[row["id"] for row in found],
-        uris=[row["uri"] for row in found],
-        embeddings=_matrix(found, dim),
-        metadata=[json.loads(row["metadata"]) for row in found],
-        hashes=[row["content_hash"] for row in found],
-        signatures=[row["signature"] for row in found],
-    )
-
-
-def _matrix(rows: Sequence[Mapping[str, Any]], dim: int) -> Embeddings:
-    """Return the embeddings of rows, ``(n, dim)``."""
-    return np.array([row[_VECTOR] for row in rows], np.float32).reshape(len(rows), dim)
-
-
-def _there(found: Mapping[str, Any], row_id: str) -> Mapping[str, Any]:
-    if row_id not in found:
-        raise MissingRowError(f"there is no row with the id {row_id!r}")
-    row: Mapping[str, Any] = found[row_id]
-    return row
+        chosen = self._columns.expression(where)
+        if chosen is not None:
+            return chosen or None
+        mask = where.mask(self.columns())
+        ids = np.array(self.ids(), dtype=np.object_)[mask].tolist()
+        return among(ids) if ids else None
 
 
 def _as_far(scores: Sequence[float]) -> bool:
