@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -195,13 +195,13 @@ class Gallery:
 
     def upsert(
         self,
-        rows: Rows,
+        rows: Rows | Iterable[Rows],
         *,
         fingerprint: str,
         sources: Mapping[str, str] | None = None,
         written: Set[str] = frozenset(),
     ) -> None:
-        """Insert or replace rows whose embeddings were made elsewhere.
+        """Insert or replace rows whose embeddings were made elsewhere, in one batch or several.
 
         ``sources`` maps names of sources, new ones among them, to the texts that open them;
         ``written`` are columns that no source gives.
@@ -216,7 +216,8 @@ class Gallery:
                 f"be mixed with those of {self._described['name']!r}"
             )
         with self._writing():
-            self._store.upsert(rows)
+            for batch in (rows,) if isinstance(rows, Rows) else rows:
+                self._store.upsert(batch)
             self.sources |= sources or {}
             self.written |= written
             self._write_manifest()

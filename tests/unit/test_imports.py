@@ -19,7 +19,7 @@ LAYERS = (
     ("report", "self_report", "hit_report", "training_sections", "page", "figures"),
     ("adapting", "choosing", "asking", "judgements", "trials", "assessment", "label", "explore"),
     ("kept",),
-    ("verdicts", "exporting", "checkup", "uploads", "client"),
+    ("verdicts", "exporting", "checkup", "uploads", "client", "copying"),
     ("evaluation", "invariance", "training", "graph"),
     ("street_queries", "judged"),
     ("ways",),
