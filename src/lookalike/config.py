@@ -6,6 +6,7 @@
 ``LOOKALIKE_FORMATS``  image formats to read besides the usual ones: ``tiff``, ``avif`` or both
 ``LOOKALIKE_MILVUS_TOKEN``  ``USER:PASSWORD`` or a key, for rows in Milvus
 ``LOOKALIKE_MILVUS_CA``     a file with the certificate that signed the server's, for milvus+tls://
+``LOOKALIKE_DEVICE``   ``cuda``: networks run on a GPU; needs the package onnxruntime-gpu
 ``LOOKALIKE_THREADS``  threads for encoding and training (default: the cores this process may use)
 """
 
@@ -19,6 +20,7 @@ import platformdirs
 
 from lookalike.errors import SettingError
 
+DEVICES = ("cpu", "cuda")
 OPTIONAL_FORMATS = ("TIFF", "AVIF")
 
 
@@ -33,6 +35,7 @@ class Settings:
     formats: tuple[str, ...] = ()
     milvus_token: str | None = field(default=None, repr=False)
     milvus_ca: Path | None = None
+    device: str = "cpu"
 
 
 def settings() -> Settings:
@@ -40,7 +43,7 @@ def settings() -> Settings:
 
     Raises:
         SettingError: ``LOOKALIKE_THREADS`` is not a positive whole number, or
-            ``LOOKALIKE_FORMATS`` names an unknown format.
+            ``LOOKALIKE_FORMATS`` or ``LOOKALIKE_DEVICE`` names an unknown one.
     """
     data = os.environ.get("LOOKALIKE_DATA")
     return Settings(
@@ -49,9 +52,15 @@ def settings() -> Settings:
         offline=os.environ.get("LOOKALIKE_OFFLINE", "") not in ("", "0"),
         threads=_threads(),
         formats=_formats(),
+        device=_device(),
         milvus_token=os.environ.get("LOOKALIKE_MILVUS_TOKEN") or None,
         milvus_ca=Path(ca) if (ca := os.environ.get("LOOKALIKE_MILVUS_CA")) else None,
     )
+
+
+def forwarded() -> dict[str, str]:
+    """Return the variables of lookalike that are set, for processes on other machines."""
+    return {name: value for name, value in os.environ.items() if name.startswith("LOOKALIKE_")}
 
 
 def _threads() -> int:
@@ -61,6 +70,13 @@ def _threads() -> int:
     if not raw.isdigit() or int(raw) < 1:
         raise SettingError(f"LOOKALIKE_THREADS={raw!r}: expected a whole number of at least 1")
     return int(raw)
+
+
+def _device() -> str:
+    raw = os.environ.get("LOOKALIKE_DEVICE") or DEVICES[0]
+    if raw not in DEVICES:
+        raise SettingError(f"LOOKALIKE_DEVICE={raw!r}: can be {' or '.join(DEVICES)}")
+    return raw
 
 
 def _formats() -> tuple[str, ...]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from lookalike.errors import ArtifactError, FingerprintError, InputError
 from lookalike.filters import Where
 from lookalike.foreground import Box
 from lookalike.homes import ENCODER, MANIFEST, Home, create_home, open_home
-from lookalike.ingest import Known, Outcome, ingest
+from lookalike.ingest import Known, Outcome, Runner, ingest
 from lookalike.queries import Look, Query, images_of
 from lookalike.searching import Search
 from lookalike.sources import ItemSource, Source, open_items, open_source
@@ -133,6 +133,7 @@ class Gallery:
         reroot: bool = False,
         dry_run: bool = False,
         on_progress: ProgressCallback = ignore_progress,
+        runner: Runner | None = None,
     ) -> SyncReport:
         """Bring the rows of one source up to date: new, changed, moved and removed images.
 
@@ -146,6 +147,7 @@ class Gallery:
             dry_run: change nothing, only say what would be done. Nothing is decoded, so that
                 broken images are not found.
             on_progress: told after every piece of a batch.
+            runner: where images are encoded, if not here (:mod:`lookalike.runners`).
 
         Raises:
             SourceError: the source is missing or empty, its name or its place is taken by another
@@ -161,20 +163,21 @@ class Gallery:
             gone = rows_gone(source, rows, allow_removals=allow_removals)
             moved = {rows[row_id].content_hash: row_id for row_id in sorted(gone)}
             known = Known(rows, moved, self.written)
+            run = partial(ingest, on_progress=on_progress, runner=runner)
             if dry_run:
-                outcome = ingest(source, None, None, known, on_progress)
+                outcome = run(source, None, None, known)
             else:
-                outcome = self._take_in(source, known, gone, on_progress)
+                outcome = self._take_in(source, known, gone, run)
         return SyncReport.of(source, outcome, gone, time.perf_counter() - start)
 
     def _take_in(
-        self, source: Source, known: Known, gone: Set[str], on_progress: ProgressCallback
+        self, source: Source, known: Known, gone: Set[str], run: Callable[..., Outcome]
     ) -> Outcome:
         """Write what is new of a source and delete what is gone."""
         before = dict(self.sources)
         self.sources[source.name] = source.spec
         self._write_manifest()
-        outcome = ingest(source, self.encoder, self._store, known, on_progress)
+        outcome = run(source, self.encoder, self._store, known)
         if len(source) and len(outcome.failed) == len(source):
             self.sources = before
             self._write_manifest()

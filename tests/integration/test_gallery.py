@@ -109,7 +109,7 @@ def test_an_interrupted_sync_goes_on_where_it_was(
     tmp_path: Path, digits: Source, pixels: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lookalike.ingest.BATCH_IMAGES", 100)
-    monkeypatch.setattr("lookalike.ingest._PIECE", 50)
+    monkeypatch.setattr("lookalike.ingest.Threads.piece", 50)
     gallery = Gallery.create(tmp_path / "i.gallery", encoder=pixels)
 
     def interrupt(p: Progress) -> None:

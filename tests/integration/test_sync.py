@@ -198,7 +198,7 @@ def test_a_second_writer_is_refused_and_readers_go_on(
     made: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest, "BATCH_IMAGES", 1)
-    monkeypatch.setattr(ingest, "_PIECE", 4)
+    monkeypatch.setattr(ingest.Threads, "piece", 4)
     for i in range(12, 24):
         draw(photos / "c" / f"{i}.png", i)
     reader = Gallery.open(made.path)
@@ -223,12 +223,12 @@ CHILD = """
 import sys
 from lookalike import ingest
 from lookalike.gallery import Gallery
-ingest.BATCH_IMAGES, ingest._PIECE = 20, 10
-commit = ingest._commit
+ingest.BATCH_IMAGES, ingest.Threads.piece = 20, 10
+commit = ingest.commit
 def told(done, store):
     commit(done, store)
-    print(" ".join(each.item.id for each in done), flush=True)
-ingest._commit = told
+    print(" ".join(each.id for each in done), flush=True)
+ingest.commit = told
 Gallery.open(sys.argv[1]).sync(sys.argv[2])
 """
 
@@ -281,7 +281,7 @@ def test_a_batch_is_on_the_disk_before_it_is_reported(
 ) -> None:
     """Lance calls no fsync: every file of the table and every folder of it must have had one."""
     monkeypatch.setattr(ingest, "BATCH_IMAGES", 4)
-    monkeypatch.setattr(ingest, "_PIECE", 4)
+    monkeypatch.setattr(ingest.Threads, "piece", 4)
     for i in range(12, 30):
         draw(photos / "c" / f"{i}.png", i)
     flushed: dict[str, float] = {}
@@ -294,7 +294,7 @@ def test_a_batch_is_on_the_disk_before_it_is_reported(
     monkeypatch.setattr(os, "fsync", fsync)
     store = made.path / "store"
     commits = []
-    commit = ingest._commit
+    commit = ingest.commit
 
     def checked(done: list[object], target: object) -> None:
         commit(done, target)
@@ -305,7 +305,7 @@ def test_a_batch_is_on_the_disk_before_it_is_reported(
             assert flushed[str(path)] >= path.stat().st_mtime - 0.02
         commits.append(len(done))
 
-    monkeypatch.setattr(ingest, "_commit", checked)
+    monkeypatch.setattr(ingest, "commit", checked)
     made = Gallery.open(made.path)
     made.sync(photos)
     assert len(commits) >= 4

@@ -25,7 +25,9 @@ LAYERS = (
     ("ways",),
     ("gallery",),
     ("syncing", "homes"),
-    ("ingest", "runners"),
+    ("runners",),
+    ("workers",),
+    ("ingest",),
     (
         "originals",
         "keywords",

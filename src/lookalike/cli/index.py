@@ -13,11 +13,13 @@ from lookalike.cli import screen
 if TYPE_CHECKING:
     from lookalike.encoders.base import Encoder
     from lookalike.gallery import Gallery
+    from lookalike.ingest import Runner
     from lookalike.sources import Source
     from lookalike.syncing import SyncReport
 
 _SETTLED_MS = 1_000
 _LOOK_MS = 500
+_RUNNERS = ("local", "ray")
 _LISTED = 20
 _LOOKED_AT = 50
 
@@ -50,6 +52,16 @@ def command(
         str | None,
         typer.Option(help="Where the rows of a new gallery go: milvus://HOST:PORT/NAME."),
     ] = None,
+    runner: Annotated[
+        str, typer.Option(help="Where images are encoded: local, or ray, on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="With --runner ray: auto or HOST:PORT; else this machine alone."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --runner ray: processes; all cores or GPUs.")
+    ] = None,
     allow_removals: Annotated[
         bool, typer.Option("--allow-removals", help="Also if over half of the source's rows go.")
     ] = False,
@@ -81,6 +93,8 @@ def command(
     if watch and dry_run:
         raise SettingError("--watch and --dry-run exclude each other")
 
+    chosen = _runner(runner, address, workers)
+
     def once() -> SyncReport:
         with screen.progress() as on_progress:
             opened = open_source(source, on_progress, empty=allow_removals, name=name)
@@ -92,6 +106,7 @@ def command(
                 reroot=reroot,
                 dry_run=dry_run,
                 on_progress=on_progress,
+                runner=chosen,
             )
 
     try:
@@ -115,6 +130,22 @@ def command(
         raise typer.Exit(130) from None
     if report.failed:
         raise typer.Exit(1)
+
+
+def _runner(name: str, address: str | None, workers: int | None) -> Runner | None:
+    """Return where images are encoded; None for here."""
+    from lookalike.errors import SettingError, UnknownNameError
+
+    if name not in _RUNNERS:
+        raise UnknownNameError("runner", name, _RUNNERS)
+    if name == "local":
+        if address is not None or workers is not None:
+            raise SettingError("--address and --workers are for --runner ray")
+        return None
+    screen.need("ray", "--runner ray", "scale")
+    from lookalike.runners import RayCluster
+
+    return RayCluster(address, workers)
 
 
 def _print(path: str, report: SyncReport, *, dry_run: bool, as_json: bool, one_line: bool) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lookalike.config import settings
 from lookalike.encoders.base import Preprocessing, fingerprint, unit_rows
-from lookalike.errors import ArtifactError, InputError
+from lookalike.errors import ArtifactError, InputError, SettingError
 from lookalike.types import Embeddings, ImageArray
 
 MODEL = "model.onnx"
@@ -35,10 +35,9 @@ class Network:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
+        providers = _providers()
         try:
-            self._session = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(model, options, providers=providers)
         except Exception as error:
             raise ArtifactError(f"{name}: not a model that ONNX Runtime reads ({error})") from error
         self._inputs = [each.name for each in self._session.get_inputs()]
@@ -47,6 +46,23 @@ class Network:
         """Run the model on its inputs; return ``(n, ...)`` float32."""
         inputs = dict(zip(self._inputs, values, strict=True))
         return np.asarray(self._session.run(None, inputs)[0], dtype=np.float32)
+
+
+def _providers() -> list[str]:
+    """Return what ONNX Runtime is to run networks on.
+
+    Raises:
+        SettingError: a GPU is asked for, and this ONNX Runtime has none.
+    """
+    if settings().device == "cpu":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise SettingError(
+            "LOOKALIKE_DEVICE=cuda: this ONNX Runtime cannot use a GPU; pip uninstall onnxruntime, "
+            "and pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
+    onnxruntime.preload_dlls()
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
 class NetworkEncoder:
