@@ -9,6 +9,7 @@ import typer
 from lookalike.cli.adapt import command as adapt
 from lookalike.cli.catalogues import datasets, encoders, recipes
 from lookalike.cli.choose import command as choose
+from lookalike.cli.copy import command as copy
 from lookalike.cli.demo import command as demo
 from lookalike.cli.doctor import command as doctor
 from lookalike.cli.evaluate import command as evaluate
@@ -18,6 +19,7 @@ from lookalike.cli.index import command as index
 from lookalike.cli.info import command as info
 from lookalike.cli.key import app as key
 from lookalike.cli.label import app as label
+from lookalike.cli.launched import one_voice
 from lookalike.cli.search import command as search
 from lookalike.cli.serve import command as serve
 from lookalike.cli.train import command as train
@@ -40,6 +42,7 @@ app.command("evaluate")(evaluate)
 app.command("choose")(choose)
 app.add_typer(label, name="label")
 app.add_typer(explore, name="explore")
+app.command("copy")(copy)
 app.command("serve")(serve)
 app.add_typer(key, name="key")
 app.command("info")(info)
@@ -74,8 +77,9 @@ def _options(
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
-    try:
-        app()
-    except LookalikeError as error:
-        print(f"lookalike: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with one_voice():
+        try:
+            app()
+        except LookalikeError as error:
+            print(f"lookalike: error: {error}", file=sys.stderr)
+            sys.exit(2)

@@ -62,11 +62,15 @@ def command(
     finished encoder further. Labels are not used in training; they judge it at the end, beside
     every baseline: those that the images carry (names of sub-folders, those of a data set), or
     the few in a file that lookalike choose --ask writes.
+
+    On several processes: torchrun --nproc-per-node 2 -m lookalike train ...; each takes its share
+    of every batch.
     """
     from lookalike.errors import MissingDependencyError
 
     try:
         from lookalike.training.loop import TrainingOptions
+        from lookalike.training.processes import joined
         from lookalike.training.run import train
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "torch", "training", "train") from error
@@ -77,11 +81,15 @@ def command(
     options = TrainingOptions(epochs, minutes, seed, device, resume, views, size)
     try:
         with screen.progress() as on_progress:
-            opened = open_source(source, on_progress)
-            judges = _labels(labels, opened)
-            encoder = train(
-                opened, recipe=recipe, out=out, options=options, on_progress=on_progress
-            )
+            with joined(device) as here:
+                with here.together():
+                    opened = open_source(source, on_progress)
+                    judges = _labels(labels, opened)
+                encoder = train(
+                    opened, recipe=recipe, out=out, options=options, on_progress=on_progress
+                )
+            if not here.first:
+                return
             assessment = (
                 assess(encoder, opened, labels=judges, on_progress=on_progress) if judge else None
             )

@@ -21,6 +21,9 @@ from lookalike.errors import ArtifactError, SettingError
 
 MANIFEST = "checkpoint.json"
 
+_UNSAID = {"processes": 1}
+"""What a run says by not saying it."""
+
 
 @dataclass(slots=True)
 class State:
@@ -28,7 +31,8 @@ class State:
 
     ``loss_sum`` is the sum of the losses of those steps and ``marks`` are what it was after each
     twentieth of the epoch; ``seconds`` is training time.
-    ``run`` is what must not change between the parts of a run (recipe, seed, data).
+    ``run`` is what must not change between the parts of a run (recipe, seed, data; the number of
+    processes where it is not 1).
     """
 
     run: Mapping[str, Any]
@@ -74,10 +78,10 @@ def load(
     """
     fields = read_manifest(folder / MANIFEST, what="a training run to resume")
     try:
-        found = fields["run"]
-        changed = [key for key in run if found.get(key) != run[key]]
+        found, now = ({**_UNSAID, **each} for each in (fields["run"], run))
+        changed = [key for key in now if found.get(key) != now[key]]
         if changed:
-            details = ", ".join(f"{key} was {found.get(key)}, is {run[key]}" for key in changed)
+            details = ", ".join(f"{key} was {found.get(key)}, is {now[key]}" for key in changed)
             raise SettingError(f"{folder}: cannot resume with other settings ({details})")
         tensors = load_tensors((folder / fields["weights"]).read_bytes())
         model.load_state_dict(

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lookalike.config import settings
 from lookalike.errors import ArtifactError
 from lookalike.training import checkpoints
 from lookalike.training.allocator import memory_kept
 from lookalike.training.interrupts import DeferredInterrupt
 from lookalike.training.networks import to_channels_last
+from lookalike.training.processes import Processes, current
 from lookalike.training.recipes import Recipe
 from lookalike.training.tasks import Task, make_task
 from lookalike.training.views import find_views
@@ -75,11 +75,13 @@ def fit(
     views on these and the number of the step, which is what lets ``--resume`` go on exactly.
     Ctrl-C is heeded between two steps, never within one, where running statistics would already
     have changed and weights not yet; then a checkpoint is written and KeyboardInterrupt raised.
+    Several processes do this together (:mod:`lookalike.training.processes`); the first one writes.
 
     Raises:
         ArtifactError: the loss became NaN or infinite; the last good checkpoint is kept.
     """
-    torch.set_num_threads(settings().threads)
+    here = current()
+    torch.set_num_threads(here.threads)
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
     views = options.views or recipe.views
@@ -90,21 +92,28 @@ def fit(
     optimiser = _optimiser(task, recipe)
     state = checkpoints.State(run=run)
     if options.resume:
-        state = checkpoints.load(folder, run, task, optimiser)
+        with here.together():
+            state = checkpoints.load(folder, run, task, optimiser)
     pixels = torch.from_numpy(images).to(device)
     plan = Plan.of(recipe, len(images), options)
     clock.begin(state.seconds)
     saved = -math.inf
+
+    def save() -> None:
+        if here.first:
+            checkpoints.save(folder, state, task, optimiser)
+
     task.train()
     with DeferredInterrupt() as interrupt, memory_kept():
+        pace = _Pace(clock, interrupt, here)
         on_progress(plan.progress(state))
-        while state.epoch < plan.epochs and not (clock.over() or interrupt.asked):
+        while state.epoch < plan.epochs and pace.goes_on():
             batches = plan.batches(state.epoch, device)
-            while state.step < len(batches) and not (clock.over() or interrupt.asked):
-                _set_rate(optimiser, recipe, max(plan.done(state), clock.share()))
-                generator = plan.generator(state, device)
-                loss = task.loss(pixels, batches[state.step], generator)
-                state.loss_sum += _step(loss, optimiser)
+            while state.step < len(batches) and pace.goes_on():
+                _set_rate(optimiser, recipe, max(plan.done(state), pace.share))
+                rows = batches[state.step]
+                loss = task.loss(pixels, rows, plan.generator(state, device))
+                state.loss_sum += _step(loss, optimiser, task, len(rows))
                 state.step += 1
                 _check_loss(state, folder)
                 if state.step * _MARKS // len(batches) > len(state.marks):
@@ -113,16 +122,17 @@ def fit(
                     state.seconds = clock.now()
                     on_progress(plan.progress(state))
                     if state.seconds - saved > CHECKPOINT_S:
-                        checkpoints.save(folder, state, task, optimiser)
+                        save()
                         saved = state.seconds
             state.seconds = clock.now()
             if state.step == len(batches):
                 state.history.append(_epoch_record(state))
                 state.epoch, state.step, state.loss_sum, state.marks = state.epoch + 1, 0, 0.0, []
             if state.seconds - saved > _EPOCHS_APART_S:
-                checkpoints.save(folder, state, task, optimiser)
+                save()
                 saved = state.seconds
-        checkpoints.save(folder, state, task, optimiser)
+        save()
+        pace.goes_on()  # for an interrupt of the last step, which all are to raise
     return Fitted(task.cpu().eval(), state, str(device), clock.preparing)
 
 
@@ -157,12 +167,12 @@ def _set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, share: float) ->
         group["lr"] = recipe.learning_rate * factor
 
 
-def _step(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> float:
-    """Move the weights, unless the loss is no number; return it."""
-    value = loss.item()
+def _step(loss: torch.Tensor, optimiser: torch.optim.Optimizer, task: Task, rows: int) -> float:
+    """Move the weights by a batch of so many rows, unless the loss is no number; return it."""
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    value = current().averaged(task, loss, rows)
     if math.isfinite(value):
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return value
 
@@ -197,26 +207,29 @@ class Plan:
     count: int
     seed: int
     epochs: int
+    here: Processes
 
     @classmethod
     def of(cls, recipe: Recipe, count: int, options: TrainingOptions) -> Plan:
         """Plan the training of a recipe on ``count`` images."""
         steps = max(1, count // recipe.batch)
         epochs = options.epochs or max(recipe.epochs, math.ceil(recipe.least_steps / steps))
-        return cls(recipe, count, options.seed, epochs)
+        return cls(recipe, count, options.seed, epochs, current())
 
     def batches(self, epoch: int, device: torch.device) -> list[torch.Tensor]:
-        """Return the rows of each step of an epoch."""
+        """Return the rows of each step of an epoch, for all processes together."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.count, generator=generator).to(device)
         batches = list(order.split(self.recipe.batch))  # type: ignore[no-untyped-call]
-        if self.recipe.whole_batches and len(batches) > 1 and len(batches[-1]) < self.recipe.batch:
+        least = self.recipe.batch if self.recipe.whole_batches else self.here.count
+        if len(batches) > 1 and len(batches[-1]) < least:
             batches.pop()
         return batches
 
     def generator(self, state: checkpoints.State, device: torch.device) -> torch.Generator:
-        """Return what the views of a step are drawn from."""
+        """Return what the views of a step are drawn from, for this process."""
         number = (self.seed * 1_000_003 + state.epoch) * 1_000_003 + state.step
+        number = number * self.here.count + self.here.rank
         return torch.Generator(device).manual_seed(number % 2**63)
 
     def done(self, state: checkpoints.State) -> float:
@@ -260,3 +273,22 @@ class _Clock:
         """Return how much of the time for training is used up."""
         left = self._limit - self.preparing
         return (self.now() - self._before) / left if left > 0 else 1.0
+
+
+class _Pace:
+    """Whether training goes on, and the share of its time that is used up, as all processes see it.
+
+    What any of them says holds for all: their clocks differ, and a Ctrl-C may reach only one.
+    """
+
+    def __init__(self, clock: _Clock, interrupt: DeferredInterrupt, here: Processes) -> None:
+        self._clock, self._interrupt, self._here = clock, interrupt, here
+        self.share = 0.0
+
+    def goes_on(self) -> bool:
+        """Ask all processes; each has to."""
+        clock, interrupt = self._clock, self._interrupt
+        asked, over, self.share = self._here.most(interrupt.asked, clock.over(), clock.share())
+        if asked:
+            interrupt.asked = True
+        return not (asked or over)

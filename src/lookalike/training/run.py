@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save as save_tensors
 
-from lookalike.encoders.base import Preprocessing
-from lookalike.encoders.catalog import MANIFEST, write_encoder
+from lookalike.encoders.base import MANIFEST, Preprocessing
+from lookalike.encoders.catalog import write_encoder
 from lookalike.encoders.export import to_onnx
 from lookalike.encoders.onnx import DECODER, NetworkEncoder
 from lookalike.errors import ArtifactError, ImageError, SettingError, SourceError
@@ -27,6 +27,7 @@ from lookalike.reading import sample_images
 from lookalike.sources import Source, open_source
 from lookalike.training import checkpoints
 from lookalike.training.loop import Fitted, TrainingOptions, fit
+from lookalike.training.processes import Processes, joined
 from lookalike.training.recipes import Recipe, find_recipe
 from lookalike.training.tasks import Task
 from lookalike.training.views import find_views
@@ -52,6 +53,9 @@ def train(
 ) -> NetworkEncoder:
     """Train an encoder without labels and leave it in the folder ``out``.
 
+    Under ``torchrun`` all processes train together and all return the encoder; the first writes it
+    and is told of progress. ``out`` is then a folder that all of them see.
+
     Args:
         source: what :func:`lookalike.open_source` takes, or an opened source.
         recipe: a name in :data:`lookalike.training.recipes.RECIPES`.
@@ -76,30 +80,43 @@ def train(
             return train(
                 source, recipe=recipe, out=folder, options=options, on_progress=on_progress
             )
-    chosen = find_recipe(recipe)
-    _check(chosen, options)
-    folder = Path(out)
-    _check_folder(folder, options)
-    opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
-    preprocessing = _preprocessing(opened, chosen, options)
-    images, exact = _load(opened, preprocessing, on_progress)
-    preprocessing = replace(preprocessing, exact=exact and chosen.size is not None)
-    run = {
-        "recipe": chosen.name,
-        "views": options.views or chosen.views,
-        "seed": options.seed,
-        "images": len(images),
-        "data": hashlib.sha256(images.tobytes()).hexdigest(),
-    }
-    fitted = fit(chosen, images, options, folder / CHECKPOINT, run, on_progress)
-    on_progress(Progress("export", 0, 1, "encoder"))
-    network = fitted.task.encoder(torch.from_numpy(images)).eval()
-    origin = json.loads(json.dumps(_origin(fitted, chosen, opened.spec)))
-    encoder = _exported(fitted.task, network, preprocessing, origin)
-    _check_export(encoder, network, images[:_CHECKED])
-    write_encoder(encoder, folder)
-    on_progress(Progress("export", 1, 1, "encoder"))
-    return encoder
+    with joined(options.device) as here:
+        options = replace(options, device=here.device(options.device))
+        if not here.first:
+            on_progress = ignore_progress
+        folder = Path(out)
+        with here.together():
+            chosen = find_recipe(recipe)
+            _check(chosen, options)
+            _check_folder(folder, options)
+            opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
+            preprocessing = _preprocessing(opened, chosen, options)
+            images, exact = _load(opened, preprocessing, on_progress)
+            _check_shares(min(len(images), chosen.batch), here)
+        preprocessing = replace(preprocessing, exact=exact and chosen.size is not None)
+        run = {
+            "recipe": chosen.name,
+            "views": options.views or chosen.views,
+            "seed": options.seed,
+            "images": len(images),
+            "data": hashlib.sha256(images.tobytes()).hexdigest(),
+        }
+        here.check_data(str(run["data"]))
+        if here.count > 1:
+            run["processes"] = here.count
+        fitted = fit(chosen, images, options, folder / CHECKPOINT, run, on_progress)
+
+        def finished() -> tuple[Mapping[str, Any], Mapping[str, bytes]]:
+            on_progress(Progress("export", 0, 1, "encoder"))
+            network = fitted.task.encoder(torch.from_numpy(images)).eval()
+            origin = json.loads(json.dumps(_origin(fitted, chosen, opened.spec)))
+            encoder = _exported(fitted.task, network, preprocessing, origin)
+            _check_export(encoder, network, images[:_CHECKED])
+            write_encoder(encoder, folder)
+            on_progress(Progress("export", 1, 1, "encoder"))
+            return encoder.describe(), encoder.files()
+
+        return NetworkEncoder.restore(*here.from_first(finished))
 
 
 def _check(recipe: Recipe, options: TrainingOptions) -> None:
@@ -124,6 +141,15 @@ def _check(recipe: Recipe, options: TrainingOptions) -> None:
         raise SettingError(
             f"--device {options.device}: not available here ({reason}); use --device cpu"
         ) from error
+
+
+def _check_shares(step: int, here: Processes) -> None:
+    """See that a step's images are enough for all processes: batch norm compares some."""
+    if step < 2 * here.count:
+        raise SettingError(
+            f"{here.count} processes: each needs at least 2 images a step, a step has {step}; "
+            "start fewer (torchrun --nproc-per-node)"
+        )
 
 
 def _check_folder(folder: Path, options: TrainingOptions) -> None:

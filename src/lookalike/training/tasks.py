@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lookalike.config import settings
 from lookalike.encoders.base import Preprocessing
 from lookalike.encoders.catalog import SAMPLE
 from lookalike.encoders.hog import FineHog
@@ -19,6 +18,7 @@ from lookalike.encoders.whitening import Whitening
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.networks import Autoencoder, convolutional, linear
 from lookalike.training.objectives import nt_xent, reconstruction
+from lookalike.training.processes import current
 from lookalike.training.recipes import Recipe
 from lookalike.training.towers import FineHogModule, Joined, Unit, affine, mirror_tower, tower
 from lookalike.training.views import Views
@@ -43,7 +43,8 @@ class Task(nn.Module, ABC):
     def loss(self, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Return the loss, a scalar, on the images ``rows`` of ``pixels`` ``(n, c, h, w)`` uint8.
 
-        All tensors and ``generator``, the only source of chance, are on one device.
+        All tensors and ``generator``, the only source of chance, are on one device. Of several
+        processes each takes its share of the rows.
         """
 
     @abstractmethod
@@ -71,7 +72,7 @@ class Reconstruction(Task):
 
     def loss(self, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Return the mean squared error of the reconstructions."""
-        clean = _values(pixels[rows])
+        clean = _values(pixels[current().share(rows)])
         shown = clean if self.views is None else self.views(clean, generator)
         return reconstruction(
             self.model(shown.contiguous(memory_format=torch.channels_last)), clean
@@ -120,16 +121,18 @@ class Contrastive(Task):
         self.register_buffer("neighbours", torch.from_numpy(neighbours), persistent=False)
 
     def loss(self, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Return NT-Xent of two views of each image."""
-        count, among = len(rows), self.neighbours.shape[1]
-        pick = torch.randint(among, (count,), generator=generator, device=rows.device)
-        nearby = torch.rand(count, generator=generator, device=rows.device) < self.near
-        others = torch.where(nearby, self.neighbours[rows, pick], rows)
-        images = self.views(_values(pixels[torch.cat((rows, others))]), generator)
+        """Return NT-Xent of two views of each image, those of all processes among the others."""
+        own = current().share(rows)
+        count, among = len(own), self.neighbours.shape[1]
+        pick = torch.randint(among, (count,), generator=generator, device=own.device)
+        nearby = torch.rand(count, generator=generator, device=own.device) < self.near
+        others = torch.where(nearby, self.neighbours[own, pick], own)
+        images = self.views(_values(pixels[torch.cat((own, others))]), generator)
         images = images.contiguous(memory_format=torch.channels_last)
         with _autocast(images.device):
             projected = self.head(self.net(images))
-        return nt_xent(projected.float(), self.temperature)
+        views = projected.float().unflatten(0, (2, count))  # (2, n, d)
+        return nt_xent(current().gathered(views, len(rows)).flatten(0, 1), self.temperature)
 
     def encoder(self, pixels: Tensor) -> nn.Module:
         """Return the half-whitened tower and fine HOG side by side, of unit length."""
@@ -180,28 +183,34 @@ def _fine_hog(
     listed = images[:, 0] if channels == 1 else images.transpose(0, 2, 3, 1)
     sample = listed[:: max(1, count // SAMPLE)]
     fine = FineHog.fit("hog-fine", Preprocessing(height, width, channels), list(sample), DIM)
-    parts = [listed[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
-    embeddings = np.empty((count, fine.dim), np.float32)
+    here = current()
+    starts = range(0, count, _CHUNK)[here.rank :: here.count]
+    parts = [listed[start : start + _CHUNK] for start in starts]
+    embeddings = np.zeros((count, fine.dim), np.float32)
     on_progress(Progress("describe by fine HOG", 0, count, "images"))
-    with ThreadPoolExecutor(settings().threads) as threads:
-        for number, found in enumerate(threads.map(fine.encode, parts)):
-            start = number * _CHUNK
+    with ThreadPoolExecutor(here.threads) as threads:
+        for start, found in zip(starts, threads.map(fine.encode, parts), strict=True):
             embeddings[start : start + _CHUNK] = found
             on_progress(Progress("describe by fine HOG", start + len(found), count, "images"))
-    return fine, embeddings
+    return fine, here.summed(embeddings)
 
 
 _CHUNK = 2000
 
 
 def nearest(embeddings: Embeddings, k: int, on_progress: ProgressCallback) -> NDArray[np.int64]:
-    """Return the k nearest other rows to each row by cosine, ``(n, min(k, n - 1))`` int64."""
+    """Return the k nearest other rows to each row by cosine, ``(n, min(k, n - 1))`` int64.
+
+    Of several processes each looks for its share of them.
+    """
     count = len(embeddings)
     index = ExactIndex(embeddings)
-    found = np.empty((count, min(k, count - 1)), np.int64)
-    for start in range(0, count, _CHUNK):
+    here = current()
+    found = np.zeros((count, min(k, count - 1)), np.int64)
+    for start in range(0, count, _CHUNK)[here.rank :: here.count]:
         on_progress(Progress("find neighbours", start, count, "images"))
         stop = min(start + _CHUNK, count)
         found[start:stop] = index.others(start, stop, k, Metric.COSINE).rows
+    found = here.summed(found)
     on_progress(Progress("find neighbours", count, count, "images"))
     return found

@@ -1,0 +1,156 @@
+"""What several processes find when they train together; ``torchrun -m tests.together FOLDER``.
+
+Each leaves what it found in ``FOLDER/RANK.json`` and its weights beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lookalike.encoders.base import Preprocessing
+from lookalike.errors import LookalikeError, SettingError, SourceError
+from lookalike.sources import open_source
+from lookalike.training.loop import TrainingOptions, fit
+from lookalike.training.objectives import nt_xent
+from lookalike.training.processes import Processes, current, joined
+from lookalike.training.recipes import RECIPES, Recipe
+from lookalike.training.run import train
+from lookalike.types import Progress, ProgressCallback, ignore_progress
+
+ROWS = 13
+SOURCE = "dataset:digits/train[:100]"
+WHOLE = TrainingOptions(epochs=8, seed=5, views="digits", size=32)
+"""What the command line is interrupted and resumed in."""
+
+
+def main(folder: Path) -> None:
+    with joined("cpu") as here:
+        found = {
+            "gradients": gradients(here),
+            "errors": [said(here, 1, SettingError("mine")), said(here, 0, SettingError("ours"))],
+            "data": different_data(here),
+            "summed": here.summed(np.eye(here.count, dtype=np.int64)[here.rank]).tolist(),
+            "most": here.most(here.rank, 1 - here.rank, 0.25),
+        }
+        fits(folder, here, found)
+        encoder = train(SOURCE, recipe="contrastive", out=folder / "whole", options=WHOLE)
+        found["fingerprint"] = encoder.fingerprint
+        (folder / f"{here.rank}.json").write_text(json.dumps(found))
+
+
+def gradients(here: Processes) -> Mapping[str, float]:
+    """Return the largest differences to the gradients of one process that has all rows."""
+    torch.manual_seed(0)
+    images = torch.randn(2, ROWS, 6, dtype=torch.float64)  # two views of each
+    net = nn.Linear(6, 4).double()
+
+    def loss_of_all() -> torch.Tensor:
+        return nt_xent(net(images).flatten(0, 1), 0.2)
+
+    def loss_of_share() -> torch.Tensor:
+        own = images[:, here.share(torch.arange(ROWS))]
+        return nt_xent(here.gathered(net(own), ROWS).flatten(0, 1), 0.2)
+
+    def error_of_all() -> torch.Tensor:
+        return net(images).square().mean()
+
+    def error_of_share() -> torch.Tensor:
+        return net(images[:, here.share(torch.arange(ROWS))]).square().mean()
+
+    apart = {}
+    for name, whole, share in (
+        ("contrastive", loss_of_all, loss_of_share),
+        ("mean", error_of_all, error_of_share),
+    ):
+        net.zero_grad()
+        value = whole()
+        value.backward()
+        expected = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+        net.zero_grad()
+        loss = share()
+        loss.backward()
+        averaged = here.averaged(net, loss, ROWS)
+        pairs = zip(net.parameters(), expected, strict=True)
+        apart[name] = max(float((p.grad - e).abs().max()) for p, e in pairs if p.grad is not None)
+        apart[f"{name} loss"] = abs(averaged - value.item())
+    return apart
+
+
+def said(here: Processes, rank: int, error: LookalikeError) -> list[str]:
+    """Return what is raised on this process when one fails."""
+    try:
+        with here.together():
+            if here.rank == rank:
+                raise error
+    except LookalikeError as found:
+        return [type(found).__name__, str(found)]
+    return []
+
+
+def different_data(here: Processes) -> str:
+    here.check_data("same")
+    try:
+        here.check_data(f"other {here.rank}")
+    except SourceError as error:
+        return str(error)
+    return ""
+
+
+def fits(folder: Path, here: Processes, found: dict[str, Any]) -> None:
+    """Train whole, and interrupted on one process and resumed; end by the clock."""
+    small = {"batch": 65, "least_steps": 1}
+    for name, epochs in (("contrastive", 3), ("report-conv-bn", 2), ("report-linear", 1)):
+        recipe = replace(RECIPES[name], **small) if name == "contrastive" else RECIPES[name]
+        options = TrainingOptions(epochs=epochs, seed=3)
+        trained(recipe, options, folder / f"{name}-whole")
+        parts = folder / f"{name}-parts"
+        try:
+            trained(recipe, options, parts, Interrupt(here.rank == 1, 200 * epochs // 2))
+        except KeyboardInterrupt:
+            found[f"{name} interrupted"] = True
+        trained(recipe, replace(options, resume=True), parts)
+    denoising = replace(RECIPES["denoising"], batch=65)
+    trained(denoising, TrainingOptions(epochs=10**6, minutes=0.02), folder / "minutes")
+
+
+class Interrupt:
+    """Presses Ctrl-C on one process only, once."""
+
+    def __init__(self, here: bool, after: int) -> None:
+        self.here, self.after = here, after
+
+    def __call__(self, p: Progress) -> None:
+        if self.here and p.task.startswith("train") and p.done >= self.after:
+            self.here = False
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def trained(
+    recipe: Recipe,
+    options: TrainingOptions,
+    folder: Path,
+    on_progress: ProgressCallback = ignore_progress,
+) -> None:
+    source = open_source("dataset:digits/train[:203]")
+    images = np.stack([Preprocessing(28, 28, 1).apply([item.image()])[0] for item in source])
+    run = {"recipe": recipe.name, "processes": current().count}
+    pixels = images.transpose(0, 3, 1, 2).copy()
+    fitted = fit(recipe, pixels, options, folder, run, on_progress)
+    weights = {name: value.contiguous() for name, value in fitted.task.state_dict().items()}
+    save_file(weights, f"{folder}-{current().rank}.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
