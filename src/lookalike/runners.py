@@ -8,8 +8,11 @@ its pieces are done again by others: rows are replaced by id, so that nothing is
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +34,8 @@ from lookalike.stores.base import VectorStore
 from lookalike.stores.milvus import MilvusStore
 from lookalike.workers import Sent, Shared, Worker, whole
 
+_log = logging.getLogger(__name__)
+
 _UNDER_WAY = 2
 """Pieces that an actor has at a time: one it works on, and the next."""
 
@@ -42,6 +47,7 @@ _LOSSES = 3
 
 _NO_ACTOR_S = 120.0
 _LOOK_S = 1.0
+_REACH_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +83,17 @@ class RayCluster:
             replace(work.known, rows=gone),
             address,
         )
+        with contextlib.redirect_stdout(_Aside()):  # results go there, not what Ray has to say
+            yield from self._run(work.known, pieces, shared)
+
+    def _run(
+        self, known: Known, pieces: Iterable[Sequence[Item]], shared: Shared
+    ) -> Iterator[list[Done]]:
         ray = _connect(self.address)
         try:
             crew = _Crew(ray, shared, self._count(ray))
             try:
-                yield from crew.results(work.known, pieces)
+                yield from crew.results(known, pieces)
             finally:
                 crew.dismiss()
         finally:
@@ -93,6 +105,15 @@ class RayCluster:
         if there < 1:
             raise UnreachableError(f"the Ray cluster {self.address or ''} has no {device} to give")
         return min(there, self.workers or there)
+
+
+class _Aside(io.TextIOBase):
+    """Takes what Ray prints about workers and machines that are lost, for the log."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            _log.info("%s", text.strip())
+        return len(text)
 
 
 def _resource() -> str:
@@ -107,11 +128,12 @@ def _connect(address: str | None) -> Any:
         UnreachableError: there is none at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns
     try:
         import ray
     except ModuleNotFoundError:
         raise MissingDependencyError("ray", "--runner ray", "scale") from None
+    _check_reachable(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
@@ -119,11 +141,35 @@ def _connect(address: str | None) -> Any:
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        if any("InvalidAuthToken" in str(each) for each in _chain(error)):
+            raise UnreachableError(
+                f"--address {address}: this Ray cluster asks for its token; set "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to it (ray get-auth-token says it on the "
+                "cluster)"
+            ) from error
         raise UnreachableError(
             f"--address {address}: no Ray cluster answers there ({_first_line(error)}); start one "
             "with ray start --head, or leave --address out for this machine alone"
         ) from error
     return ray
+
+
+def _check_reachable(address: str | None) -> None:
+    """See that something listens at an address with a port, since Ray takes long to say so.
+
+    Raises:
+        UnreachableError: nothing does.
+    """
+    host, _, port = (address or "").rpartition("//")[2].rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
+    except OSError as error:
+        raise UnreachableError(
+            f"--address {address}: no Ray cluster answers there ({error}); start one with "
+            "ray start --head, or leave --address out for this machine alone"
+        ) from error
 
 
 @dataclass(slots=True)
@@ -282,6 +328,13 @@ def _cause(error: Any) -> Exception:
     """Return the error of lookalike that an actor raised, or what Ray says of another."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, LookalikeError) else error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _first_line(error: BaseException) -> str:

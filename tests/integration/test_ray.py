@@ -1,0 +1,257 @@
+"""Encoding on a real Ray cluster of two nodes; the same rows and failures as without it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lookalike as la
+from lookalike.encoders.catalog import open_encoder
+from lookalike.gallery import Gallery
+from lookalike.sources import open_source
+from tests.conftest import Require
+from tests.milvus_server import MilvusServer
+from tests.ray_cluster import ENVIRONMENT, RayNodes
+
+MANY = 2_400
+POISON = """
+import os, pathlib
+whole = pathlib.Path.read_bytes
+def read_bytes(self):
+    if "poison" in self.name:
+        os._exit(3)
+    return whole(self)
+pathlib.Path.read_bytes = read_bytes
+"""
+"""What a file that crashes its decoder does to the process that reads it."""
+
+
+@pytest.fixture(scope="module")
+def cluster(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
+    require(find_spec("ray"), "ray is not installed")
+    customised = tmp_path_factory.mktemp("site")
+    (customised / "sitecustomize.py").write_text(POISON)
+    nodes = RayNodes(tmp_path_factory.mktemp("ray"), {"PYTHONPATH": str(customised)})
+    try:
+        nodes.start()
+        yield nodes
+    finally:
+        nodes.stop()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some thousand images in folders, some broken in two ways, some twice."""
+    root = tmp_path_factory.mktemp("images") / "photos"
+    rng = np.random.default_rng(0)
+    for number in range(MANY):
+        folder = root / f"{number % 7}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{number:05}.png"
+        if number % 100 == 50:
+            path.write_bytes(b"not an image")
+        elif number % 100 == 51:
+            path.write_bytes(b"")
+        elif number % 100 == 52:
+            shutil.copy(root / f"{(number - 3) % 7}" / f"{number - 3:05}.png", path)
+        else:
+            pixels = np.repeat(rng.integers(0, 256, (20, 1, 3), dtype=np.uint8), 20, axis=1)
+            Image.fromarray(pixels).resize((160, 160)).save(path, compress_level=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def local(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    """The same, indexed by the threads of this process."""
+    source = open_source(photos)
+    encoder = open_encoder("colour", [source[0].image()])
+    made = Gallery.create(tmp_path_factory.mktemp("local") / "local.gallery", encoder=encoder)
+    made.sync(source)
+    return made
+
+
+def index(gallery: Path | str, photos: Path, nodes: RayNodes, *more: str) -> subprocess.Popen[str]:
+    command = ["index", str(gallery), str(photos), "--runner", "ray", "--json"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "lookalike", *command, "--address", nodes.address, *more],
+        env={**os.environ, **ENVIRONMENT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(running: subprocess.Popen[str], code: int) -> dict[str, Any]:
+    """Wait for its end, and return the report."""
+    said, notes = running.communicate(timeout=180)
+    assert running.returncode == code, notes
+    assert "Traceback" not in notes
+    assert said.startswith("{") or not said, said[:2000]
+    return json.loads(said) if said else {"notes": notes}
+
+
+def same_rows(one: Gallery, other: Gallery) -> None:
+    """See that two galleries hold the same rows, to the bit of each embedding."""
+    assert list(one.store.records()) == list(other.store.records())
+    ids = one.store.ids()
+    np.testing.assert_array_equal(one.store.get(ids).embeddings, other.store.get(ids).embeddings)
+
+
+def wait_for(there: Callable[[], Any], running: subprocess.Popen[str]) -> Any:
+    """Return what is there once it is."""
+    until = time.monotonic() + 90
+    while not (found := there()):
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return found
+
+
+def test_the_same_rows_and_failures_as_here(
+    cluster: RayNodes, photos: Path, local: Gallery, tmp_path: Path
+) -> None:
+    path = tmp_path / "ray.gallery"
+    Gallery.create(path, encoder=local.encoder)
+    report = ended(index(path, photos, cluster), 1)  # some images are broken
+    assert report["added"] == len(local)
+    told = [(each["uri"], each["reason"]) for each in report["failed"]]
+    assert told == [(each.uri, each.reason) for each in local.sync(photos).failed]
+    assert len(told) == MANY // 50
+    same_rows(Gallery.open(path), local)
+
+
+def test_into_milvus_with_workers_killed(
+    cluster: RayNodes, photos: Path, local: Gallery, milvus: MilvusServer
+) -> None:
+    """Workers write their rows themselves; killed again and again, the rows are the same."""
+    address = f"milvus://{milvus.host}/ray_workers"
+    Gallery.create(address, encoder=local.encoder)
+    running = index(address, photos, cluster)
+    killed: set[int] = set()
+    while running.poll() is None and len(killed) < 4:
+        new = {pid for node in cluster.nodes for pid in node.workers()} - killed
+        if new:
+            time.sleep(0.7)
+            pid = min(new)
+            killed.add(pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    report = ended(running, 1)
+    assert len(killed) >= 2
+    assert (report["added"], len(report["failed"])) == (len(local), MANY // 50)
+    same_rows(Gallery.open(address), local)
+    again = ended(index(address, photos, cluster), 1)
+    assert (again["added"], again["unchanged"]) == (0, len(local))
+
+
+def test_the_driver_killed_and_run_again(
+    cluster: RayNodes, photos: Path, local: Gallery, milvus: MilvusServer
+) -> None:
+    address = f"milvus://{milvus.host}/ray_driver"
+    gallery = Gallery.create(address, encoder=local.encoder)
+    running = index(address, photos, cluster)
+    there = wait_for(lambda: len(gallery), running)
+    running.kill()
+    running.communicate()
+    report = ended(index(address, photos, cluster), 1)
+    assert there <= report["unchanged"] < len(local)
+    assert report["added"] + report["unchanged"] == len(local)
+    same_rows(gallery, local)
+
+
+def test_an_image_that_kills_its_reader_is_named(
+    cluster: RayNodes, local: Gallery, tmp_path: Path
+) -> None:
+    root = tmp_path / "few"
+    root.mkdir()
+    for number in range(40):
+        name = "poison" if number == 17 else f"{number:02}"
+        Image.new("RGB", (30, 30), (number, 0, 0)).save(root / f"{name}.png")
+    path = tmp_path / "few.gallery"
+    Gallery.create(path, encoder=local.encoder)
+    report = ended(index(path, root, cluster), 1)
+    assert report["added"] == 39
+    [failed] = report["failed"]
+    assert failed["uri"].endswith("poison.png")
+    assert "the process that read it ended" in failed["reason"]
+
+
+def test_workers_of_another_version_are_refused(
+    cluster: RayNodes, photos: Path, local: Gallery, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(Path(la.__file__).parent, other / "lookalike")
+    file = other / "lookalike" / "__init__.py"
+    file.write_text(file.read_text().replace(f'"{la.__version__}"', '"0.0.1"'))
+    path = tmp_path / "ray.gallery"
+    Gallery.create(path, encoder=local.encoder)
+    node = cluster.add({"PYTHONPATH": str(other)})
+    try:
+        said = ended(index(path, photos, cluster, "--workers", "3"), 2)["notes"]
+    finally:
+        node.kill()
+        cluster.nodes.remove(node)
+    assert f"has lookalike 0.0.1, here is {la.__version__}; install the same" in said
+    assert len(Gallery.open(path)) == 0
+
+
+def test_a_node_killed(cluster: RayNodes, photos: Path, local: Gallery, tmp_path: Path) -> None:
+    """The last test of the cluster: it has one node afterwards."""
+    path = tmp_path / "ray.gallery"
+    Gallery.create(path, encoder=local.encoder)
+    running = index(path, photos, cluster)
+    second = cluster.nodes[1]
+    wait_for(second.workers, running)
+    time.sleep(1)
+    second.kill()
+    report = ended(running, 1)
+    assert (report["added"], len(report["failed"])) == (len(local), MANY // 50)
+    same_rows(Gallery.open(path), local)
+
+
+def test_what_cannot_be_done_is_said(require: Require, folder: Path, tmp_path: Path) -> None:
+    require(find_spec("ray"), "ray is not installed")
+
+    def said(*more: str, **environment: str) -> str:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "lookalike",
+                "index",
+                str(tmp_path / "x.gallery"),
+                str(folder),
+                *more,
+            ],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        return done.stderr.splitlines()[-1]
+
+    assert "unknown runner 'rya': did you mean 'ray'?" in said("--runner", "rya")
+    assert "are for --runner ray" in said("--workers", "2")
+    hidden = tmp_path / "hidden"
+    (hidden / "ray").mkdir(parents=True)
+    (hidden / "ray" / "__init__.py").write_text("raise ModuleNotFoundError('ray')")
+    missing = said("--runner", "ray", PYTHONPATH=str(hidden))
+    assert "pip install 'lookalike[scale]'" in missing
+    away = said("--runner", "ray", "--address", "127.0.0.1:1")
+    assert "--address 127.0.0.1:1: no Ray cluster answers there" in away
