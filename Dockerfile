@@ -1,9 +1,11 @@
 # The service, without torch: what encoders it serves are ONNX by then.
+# For rows in Milvus: docker build --build-arg EXTRAS=serve,milvus .
 FROM python:3.13-slim AS built
+ARG EXTRAS=serve
 COPY pyproject.toml constraints.txt README.md LICENSE /source/
 COPY src /source/src
 RUN python -m venv /opt/lookalike \
- && /opt/lookalike/bin/pip install --no-cache-dir -c /source/constraints.txt '/source[serve]'
+ && /opt/lookalike/bin/pip install --no-cache-dir -c /source/constraints.txt "/source[$EXTRAS]"
 
 FROM python:3.13-slim
 COPY --from=built /opt/lookalike /opt/lookalike

@@ -42,7 +42,7 @@ _OPTIONAL = (
     ("resvg_py", "emoji", "the emoji data sets"),
     ("skimage", "stamps", "the data set stamps"),
     ("cv2", "spatial", "search --rerank spatial"),
-    ("pymilvus", "scale", "rows in Milvus"),
+    ("pymilvus", "milvus", "rows in Milvus"),
     ("ray", "scale", "index --runner ray"),
 )
 
