@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -135,6 +136,7 @@ def _connect(address: str | None) -> Any:
         raise MissingDependencyError("ray", "--runner ray", "scale") from None
     _check_reachable(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    warnings.filterwarnings("ignore", "lance is not fork-safe")  # Ray forks to start programs
     try:
         if address is None:
             ray.init(address="local", include_dashboard=False, num_cpus=settings().threads, **quiet)

@@ -16,7 +16,7 @@ import numpy as np
 
 from lookalike import uploads
 from lookalike.config import settings as machine
-from lookalike.errors import ImageError, InputError, LookalikeError
+from lookalike.errors import ImageError, InputError, LookalikeError, UnreachableError
 from lookalike.gallery import Gallery
 from lookalike.queries import Look, Views, encode_text, images_of
 from lookalike.searching import Search
@@ -93,7 +93,9 @@ class Service:
             threads, seconds=limits.decode_seconds, memory=limits.decode_memory
         )
         self._served = {name: Served(name, each, threads) for name, each in galleries.items()}
-        self._threads = ThreadPoolExecutor(2 * threads, thread_name_prefix="lookalike-search")
+        remote = any(each.address is not None for each in galleries.values())
+        most = limits.waiting if remote else 2 * threads  # who waits for a server needs no core
+        self._threads = ThreadPoolExecutor(most, thread_name_prefix="lookalike-search")
         self._waiting = 0
         self.pictures = Pictures(self.decoders, self.thread)
         self._ready_until = 0.0
@@ -171,6 +173,7 @@ class Service:
 
         Raises:
             ProblemError: there is too much to do.
+            UnreachableError: the server of the rows does not answer, to whichever query.
         """
         places = asyncio.Semaphore(_AT_ONCE)
 
@@ -179,11 +182,18 @@ class Service:
                 try:
                     ask.check(search)
                     return await self._search(served, ask, look, search, stages)
+                except UnreachableError:
+                    raise
                 except LookalikeError as error:
                     return error
 
         async with self.turn():
-            return await asyncio.gather(*map(one, asks))
+            tasks = [asyncio.create_task(one(ask)) for ask in asks]
+            try:
+                return await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()  # else each would wait for a server that is away
 
     async def _search(
         self, served: Served, ask: Ask, look: Look, search: Search, stages: Stages

@@ -1,0 +1,467 @@
+"""Several services over one gallery in Milvus, behind nginx: killed, ended and fed under load."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike.encoders.base import Encoder
+from lookalike.gallery import Gallery
+from lookalike.sources import Source
+from tests.conftest import Require
+from tests.milvus_server import MilvusServer
+from tests.processes import alive, children
+from tests.raw import PATIENCE, soon
+
+DOCS = Path(__file__).parents[2] / "docs" / "serving.md"
+SEARCH = "/v1/galleries/replicas/search"
+QUERIES = 20
+KIND = {"content-type": "application/json"}
+CALLERS = 6
+SLOW = 1
+"""Callers that ask all queries at once."""
+
+PAUSE_S = 0.05
+LONGEST_S = 10
+"""No search takes longer, whatever happens to a replica meanwhile."""
+
+TIMEOUT_S = 5
+RELOAD_S = 120
+"""Within which Milvus has rows in memory again, once it runs; most of it waiting by its rules."""
+
+_LOGGED = "$upstream_addr;$upstream_status;$upstream_connect_time;$status;$request_completion"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2 * PATIENCE)
+    with contextlib.closing(connection):
+        connection.request(method, path, body or None, KIND if body.startswith(b"{") else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+def problem(answer: tuple[int, bytes]) -> tuple[int, str]:
+    return answer[0], json.loads(answer[1])["type"].removeprefix("urn:lookalike:problem:")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A search as it is posted, and the ids of the hits of each of its queries."""
+
+    path: str
+    body: bytes
+    right: Sequence[Sequence[str]]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return KIND if self.body.startswith(b"{") else {}
+
+    def found(self, data: bytes) -> list[list[str]]:
+        """Return the ids that an answer holds."""
+        found = json.loads(data)
+        each = [one["found"] for one in found["answers"]] if "answers" in found else [found]
+        return [[hit["id"] for hit in one["hits"]] for one in each]
+
+
+def png(pixels: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def questions(gallery: Gallery, digits: Source) -> list[Question]:
+    """Return searches by images and by ids, and what the gallery itself answers."""
+    asked = []
+    for item in itertools.islice(digits, QUERIES):
+        by_image = gallery.search(item.image(), n=5)
+        assert by_image[0].id == item.id
+        by_id = gallery.search(id=item.id, n=5)
+        body = json.dumps({"id": item.id, "n": 5}).encode()
+        right = [[hit.id for hit in by_image]], [[hit.id for hit in by_id]]
+        asked.append(Question(f"{SEARCH}/image?n=5", png(item.image()), right[0]))
+        asked.append(Question(SEARCH, body, right[1]))
+    return asked
+
+
+def together(asked: Sequence[Question]) -> Question:
+    """Return the searches by images as one that takes long."""
+    few = [question for question in asked if question.path != SEARCH]
+    queries = [{"image": base64.b64encode(question.body).decode()} for question in few]
+    body = json.dumps({"queries": queries, "n": 5}).encode()
+    return Question(f"{SEARCH}/batch", body, [question.right[0] for question in few])
+
+
+class Replica:
+    """``lookalike serve`` as a process, with a port and a folder of cached files of its own."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it without anything kept from before."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir()
+        command = [sys.executable, "-m", "lookalike", "serve", *self._arguments]
+        own = {"LOOKALIKE_DATA": str(self._folder / "data")}
+        threads = {"LOOKALIKE_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        with (self._folder / "log.txt").open("wb") as log:
+            self._process = subprocess.Popen(
+                [*command, "--host", "127.0.0.1", "--port", str(self.port)],
+                env={**os.environ, **threads, **own},
+                stderr=log,
+            )
+
+    def wait(self) -> None:
+        """Wait until it is ready."""
+        serving = f"serving at http://127.0.0.1:{self.port}/"
+        assert soon(lambda: serving in self.said() or self.ended), self.said()
+        assert soon(lambda: self.ended or ask(self.port, "GET", "/readyz")[0] == 200)
+        assert not self.ended, self.said()
+
+    def send(self, how: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(how)
+
+    def end(self, how: signal.Signals) -> int:
+        """Send it a signal, and return what it ended with."""
+        assert self._process is not None
+        self.send(how)
+        return self._process.wait(PATIENCE)
+
+    @property
+    def ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    @property
+    def decoders(self) -> set[int]:
+        assert self._process is not None
+        return children(self._process.pid)
+
+    def said(self) -> str:
+        return (self._folder / "log.txt").read_text()
+
+    def count(self, pattern: str) -> int:
+        """Return the sum of the figures whose names match."""
+        text = ask(self.port, "GET", "/metrics")[1].decode()
+        return sum(int(float(each)) for each in re.findall(rf"(?m)^{pattern} (\S+)$", text))
+
+    def searches(self) -> int:
+        """Return how many it has answered."""
+        return self.count(r'lookalike_requests_total\{method="POST",.*status="200"\}')
+
+
+class Proxy:
+    """nginx as docs/serving.md configures it, between here and the replicas."""
+
+    def __init__(self, binary: str, folder: Path, replicas: Sequence[Replica]) -> None:
+        self.port = free_port()
+        self._log = folder / "access.log"
+        documented = DOCS.read_text().partition("## Several replicas")[2]
+        [found] = re.findall(r"```nginx\n(.*?)```", documented.partition("\n## ")[0], re.DOTALL)
+        ports = iter(replica.port for replica in replicas)
+        found, servers = re.subn(
+            r"server 10\.0\.0\.\d+:8000", lambda _: f"server 127.0.0.1:{next(ports)}", found
+        )
+        found, listening = re.subn("listen 80;", f"listen 127.0.0.1:{self.port};", found)
+        assert (servers, listening) == (len(replicas), 1)
+        temporary = "".join(
+            f"{kind}_temp_path {folder}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (folder / "nginx.conf").write_text(
+            f"daemon off;\nuser root;\nworker_processes 2;\npid {folder}/nginx.pid;\n"
+            f"events {{}}\nhttp {{\nlog_format tried '{_LOGGED}';\n"
+            f"access_log {self._log} tried;\n{temporary}{found}}}\n"
+        )
+        self._errors = folder / "error.log"
+        self._process = subprocess.Popen(
+            [binary, "-p", folder, "-c", folder / "nginx.conf", "-e", self._errors]
+        )
+
+    def wait(self) -> None:
+        """Wait until it passes requests on."""
+
+        def passes() -> bool:
+            with contextlib.suppress(ConnectionError):
+                return ask(self.port, "GET", "/healthz")[0] == 200
+            return self._process.poll() is not None
+
+        assert soon(passes)
+        assert self._process.poll() is None, self._errors.read_text()
+
+    def lost(self, replica: Replica) -> int:
+        """Return how many requests a replica had, and did not answer; others may have then."""
+        lost = 0
+        for line in self._log.read_text().splitlines():
+            fields = [part.split(", ") for part in line.split(";")]
+            for where, status, connected in zip(*fields[:3], strict=True):
+                here = where == f"127.0.0.1:{replica.port}" and connected != "-"
+                lost += here and (status == "502" or not fields[4][0])
+        return lost
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(PATIENCE)
+
+
+class Load:
+    """Searches through a port by several threads until the end, each answer compared."""
+
+    def __init__(self, port: int, asked: Sequence[Question]) -> None:
+        self.failed: list[str] = []
+        self.took: list[float] = []
+        self._port = port
+        self._ended = threading.Event()
+        many = [[together(asked)]] * SLOW
+        single = [[*asked[start:], *asked[:start]] for start in range(CALLERS - SLOW)]
+        self._threads = [threading.Thread(target=self._run, args=(own,)) for own in many + single]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def go_on(self, count: int = 50) -> None:
+        """Return after that many more answers."""
+        before = len(self.took)
+        assert soon(lambda: len(self.took) >= before + count), self.failed
+
+    def _run(self, asked: Sequence[Question]) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=2 * PATIENCE)
+        with contextlib.closing(connection):
+            for question in itertools.cycle(asked):
+                if self._ended.wait(PAUSE_S):
+                    return
+                begun = time.monotonic()
+                try:
+                    connection.request("POST", question.path, question.body, question.headers)
+                    answer = connection.getresponse()
+                    self._check(question, answer.status, answer.read())
+                except (OSError, http.client.HTTPException) as error:
+                    self.failed.append(f"{question.path}: {error!r}")
+                    connection.close()
+                self.took.append(time.monotonic() - begun)
+
+    def _check(self, question: Question, status: int, data: bytes) -> None:
+        if status != 200 or question.found(data) != question.right:
+            self.failed.append(f"{question.path}: {status} {data[:500]!r}")
+
+
+@dataclass
+class Fleet:
+    """A gallery, two replicas of its service and the proxy before them."""
+
+    gallery: Gallery
+    replicas: list[Replica]
+    proxy: Proxy
+    asked: list[Question]
+
+    def load(self) -> Load:
+        return Load(self.proxy.port, self.asked)
+
+    def all_answer(self) -> bool:
+        """Tell whether each replica is asked now."""
+        before = [replica.searches() for replica in self.replicas]
+
+        def grown() -> bool:
+            now = [replica.searches() for replica in self.replicas]
+            return all(new >= old + 5 for new, old in zip(now, before, strict=True))
+
+        return soon(grown)
+
+
+@pytest.fixture(scope="module")
+def address(
+    milvus: MilvusServer, digits: Source, pixels: Encoder, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The address of a gallery of digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOOKALIKE_DATA", str(tmp_path_factory.mktemp("data")))
+        there = f"milvus://{milvus.host}/replicas"
+        Gallery.create(there, encoder=pixels).sync(digits)
+        yield there
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    require: Require, address: str, digits: Source, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    binary = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    require(binary, "nginx is not installed")
+    assert binary is not None
+    folder = tmp_path_factory.mktemp("fleet")
+    replicas = [Replica(folder / name, address) for name in ("one", "two")]
+    with contextlib.ExitStack() as stack:
+        for replica in replicas:
+            replica.start()
+            stack.callback(replica.end, signal.SIGKILL)
+        gallery = Gallery.open(address)
+        asked = questions(gallery, digits)
+        for replica in replicas:
+            replica.wait()
+        proxy = Proxy(binary, folder, replicas)
+        stack.callback(proxy.close)
+        proxy.wait()
+        yield Fleet(gallery, replicas, proxy, asked)
+
+
+@pytest.fixture(scope="module")
+def hasty(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    """A replica that waits for Milvus a few seconds only, and would take images."""
+    folder = tmp_path_factory.mktemp("hasty") / "replica"
+    replica = Replica(folder, f"{address}?timeout={TIMEOUT_S}", "--write")
+    replica.start()
+    try:
+        replica.wait()
+        yield replica
+    finally:
+        replica.end(signal.SIGKILL)
+
+
+def test_a_replica_killed_under_load_loses_what_it_had_at_most(fleet: Fleet) -> None:
+    """nginx asks the other one; the service goes on, and the killed one comes back into it."""
+    killed, other = fleet.replicas
+    with fleet.load() as load:
+        load.go_on()
+        decoders = killed.decoders
+        killed.send(signal.SIGSTOP)
+        load.go_on(10)  # by the other one; this one has some now, and gives no answer
+        killed.end(signal.SIGKILL)
+        load.go_on()
+        assert soon(lambda: not any(map(alive, decoders)))
+        killed.start()
+        killed.wait()
+        assert fleet.all_answer()
+    lost = fleet.proxy.lost(killed)
+    assert lost
+    assert len(load.failed) <= lost, load.failed
+    assert fleet.proxy.lost(other) == 0
+    assert max(load.took) < LONGEST_S
+    for question in fleet.asked:
+        one, two = (ask(each.port, "POST", question.path, question.body) for each in fleet.replicas)
+        assert one == two
+        assert question.found(one[1]) == question.right
+
+
+def test_a_replica_ended_under_load_loses_nothing(fleet: Fleet) -> None:
+    """As each is in turn when a new version is rolled out."""
+    replica = fleet.replicas[1]
+    with fleet.load() as load:
+        load.go_on()
+        assert soon(lambda: replica.count("lookalike_waiting"))
+        assert replica.end(signal.SIGTERM) == 0
+        assert len(replica.said().splitlines()) == 2  # what it said when it started
+        load.go_on()
+        replica.start()
+        replica.wait()
+        assert fleet.all_answer()
+    assert load.failed == []
+    assert max(load.took) < LONGEST_S
+
+
+def test_rows_that_another_process_writes_are_found_by_all(fleet: Fleet, tmp_path: Path) -> None:
+    """Also by a column that no row had before, and while others search."""
+    rng = np.random.default_rng(0)
+    images = [png(rng.integers(0, 256, (8, 8), np.uint8)) for _ in range(4)]
+    lines = [f"{number}.png,noise {number}\n" for number in range(len(images))]
+    for number, image in enumerate(images):
+        (tmp_path / f"{number}.png").write_bytes(image)
+    manifest = tmp_path / "new.csv"
+    manifest.write_text("path,shade\n" + "".join(lines))
+    path = f"{SEARCH}/image?n=1&where=shade%20=%20'noise%203'"
+
+    def found(replica: Replica) -> bool:
+        status, data = ask(replica.port, "POST", path, images[3])
+        if status == 422:
+            return "shade" not in json.loads(data)["detail"]  # there is no such column yet
+        return [hit["id"] for hit in json.loads(data)["hits"]] == ["new:3.png"]
+
+    with fleet.load() as load:
+        load.go_on()
+        assert not any(map(found, fleet.replicas))
+        assert fleet.gallery.sync(manifest).added == len(images)
+        written = time.monotonic()
+        assert soon(lambda: all(map(found, fleet.replicas)))
+        took = time.monotonic() - written
+    assert load.failed == []
+    assert took < LONGEST_S
+
+
+def test_images_cannot_be_put_through_one_of_several(hasty: Replica, digits: Source) -> None:
+    path = SEARCH.replace("/search", "/item?id=mine")
+    status, data = ask(hasty.port, "PUT", path, png(digits[0].image()))
+    assert (status, json.loads(data)["title"]) == (422, "The request cannot be carried out")
+    assert "Milvus may be served by several machines" in json.loads(data)["detail"]
+    assert ask(hasty.port, "GET", f"{path.replace('mine', 'api:mine')}")[0] == 404
+
+
+def test_a_replica_waits_for_its_rows_to_come_back(
+    milvus: MilvusServer, hasty: Replica, digits: Source
+) -> None:
+    """Meanwhile it says within Milvus' timeout that they are away, however many ask."""
+    search = ("POST", f"{SEARCH}/image?n=1", png(digits[0].image()))
+    many = [{"image": base64.b64encode(search[2]).decode()}] * 40
+    batch = ("POST", f"{SEARCH}/batch", json.dumps({"queries": many}).encode())
+    ready = ("GET", "/readyz")
+
+    def timed(number: int) -> tuple[tuple[int, str], float]:
+        begun = time.monotonic()
+        asked = batch if number == 5 else search
+        return problem(ask(hasty.port, *asked)), time.monotonic() - begun
+
+    assert ask(hasty.port, *search)[0] == 200
+    milvus.kill()
+    try:
+        with ThreadPoolExecutor(12) as pool:
+            asked = pool.map(timed, range(12))
+            assert ask(hasty.port, "GET", "/healthz")[0] == 200
+            assert soon(lambda: b"rows-away" in ask(hasty.port, *ready)[1])  # it was just ready
+            told = list(asked)
+        assert {answer for answer, _ in told} == {(503, "rows-away")}
+        assert max(took for _, took in told) < 3 * TIMEOUT_S
+    finally:
+        milvus.start()
+    begun = time.monotonic()
+    while ask(hasty.port, *search)[0] != 200:
+        assert time.monotonic() - begun < RELOAD_S, hasty.said()
+        time.sleep(0.1)
+    assert ask(hasty.port, *ready)[0] == 200
+    assert hasty.count(r'lookalike_failures_total\{reason="rows-away"\}') >= len(told)
+    said = hasty.said().splitlines()[2:]
+    assert all(line.startswith("ERROR lookalike.server.app: ") for line in said), said
