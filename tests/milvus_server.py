@@ -6,7 +6,9 @@ mount namespace of its own instead, where that folder is its own. That takes roo
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,7 +26,12 @@ from lookalike.stores.connection import Connection
 from lookalike.stores.milvus import MilvusStore
 
 TOKEN = "root:Milvus"
+MESSAGE_BYTES = 16 << 20
+"""What it takes and sends at once: a quarter of the usual, so that it takes less to exceed it."""
+
 _READY_S = 120
+_TRIES = 4
+"""Starts that are tried: others may take a port between its choice and its use."""
 
 
 def missing() -> str:
@@ -52,34 +59,54 @@ class MilvusServer:
     def host(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Its process, which has the mounts that it sees."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it, and wait until it answers; its ports stay what they were."""
         lock = self.folder.parent / "milvus.lock"
+        new = not self.port
         with FileLock(os.environ.get("LOOKALIKE_TEST_MILVUS_LOCK", str(lock))):
-            if not self.port:
-                self._configure()
-                self._health = _free_port()
-                self._move_etcd()
-            binary = self.folder / "bin" / "milvus"
-            setup = "mkdir -p /run/milvus && mount -t tmpfs none /run/milvus"
-            if self.disk:
-                setup += f" && mkdir -p {self.folder}/data && {self.disk}"
-            with (self.folder / "stdout.log").open("ab") as log:
-                self._process = subprocess.Popen(
-                    ["unshare", "--mount", "sh", "-c", f"{setup} && exec {binary} run standalone"],
-                    cwd=self.folder,
-                    env={
-                        **os.environ,
-                        "DEPLOY_MODE": "STANDALONE",
-                        "METRICS_PORT": str(self._health),
-                        "MILVUS_RUN_DIR": str(self.folder / "run"),
-                        "LD_LIBRARY_PATH": str(binary.parent),
-                    },
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            self._wait()
+            for left in reversed(range(_TRIES)):
+                if new:
+                    shutil.rmtree(self.folder / "data", ignore_errors=True)
+                    self._configure()
+                    self._health = _free_port()
+                    self._move_etcd()
+                try:
+                    self._launch()
+                except RuntimeError:
+                    self.kill()
+                    if not left:
+                        raise
+                    time.sleep(random.uniform(0.5, 3))
+                else:
+                    return
+
+    def _launch(self) -> None:
+        binary = self.folder / "bin" / "milvus"
+        setup = "mkdir -p /run/milvus && mount -t tmpfs none /run/milvus"
+        if self.disk:
+            setup += f" && mkdir -p {self.folder}/data && {self.disk}"
+        with (self.folder / "stdout.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                ["unshare", "--mount", "sh", "-c", f"{setup} && exec {binary} run standalone"],
+                cwd=self.folder,
+                env={
+                    **os.environ,
+                    "DEPLOY_MODE": "STANDALONE",
+                    "METRICS_PORT": str(self._health),
+                    "MILVUS_RUN_DIR": str(self.folder / "run"),
+                    "LD_LIBRARY_PATH": str(binary.parent),
+                },
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._wait()
 
     def _configure(self) -> None:
         from milvus import MilvusServer as Package
@@ -91,6 +118,9 @@ class MilvusServer:
             package.set_base_dir(str(self.folder))
             package.config.set("authorization_enabled", True)
             package.config.set("proxy.timeTickInterval", 50)  # ms; what strong reads wait for
+            package.config.set("common.session.ttl", 10)  # s; a killed one is waited for as long
+            for limit in ("serverMaxRecvSize", "serverMaxSendSize"):
+                package.config.set(f"proxy.grpc.{limit}", MESSAGE_BYTES)
             package.config.resolve()
             _initialize_data_files(str(self.folder))
             self.port = package.listen_port
@@ -126,13 +156,15 @@ class MilvusServer:
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 pass
             time.sleep(0.2)
-        said = (self.folder / "stdout.log").read_text(errors="replace")[-2000:]
-        raise RuntimeError(f"Milvus did not start: {said}")
+        lines = (self.folder / "stdout.log").read_text(errors="replace").splitlines()
+        said = next((line for line in lines if line.startswith("panic:")), " ".join(lines[-3:]))
+        raise RuntimeError(f"Milvus did not start: {said[:500]}")
 
     def kill(self) -> None:
         """End it at once, as a power cut would."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from lookalike.checkup import recall
-from lookalike.errors import ArtifactError, FingerprintError, InputError
+from lookalike.errors import ArtifactError, FingerprintError, InputError, SettingError
 from lookalike.gallery import Gallery
 from lookalike.homes import is_there
+from lookalike.stores.addresses import Address
 from lookalike.stores.base import Record, Rows
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
@@ -73,7 +74,7 @@ def copy(
         on_progress: told after every batch.
 
     Raises:
-        InputError: the target is the gallery itself.
+        InputError: the target is the gallery itself, or its rows are elsewhere than ``store``.
         FingerprintError: the target is a gallery of another encoder.
         ArtifactError: the target has rows that the gallery has not, or what was written is not
             what is read.
@@ -86,7 +87,7 @@ def copy(
         into = Gallery.create(target, encoder=gallery.encoder, metric=gallery.metric, store=store)
     else:
         into = Gallery.open(target)
-        _check(gallery, into, target)
+        _check(gallery, into, target, store)
     there = {} if made else {record.id: _digest(record) for record in into.store.records()}
     extra = sorted(there.keys() - set(gallery.store.ids())) if there else []
     if extra and not allow_removals:
@@ -115,7 +116,12 @@ def copy(
     )
 
 
-def _check(gallery: Gallery, into: Gallery, target: str | Path) -> None:
+def _check(gallery: Gallery, into: Gallery, target: str | Path, store: str | None) -> None:
+    if store is not None and Address.parse(store) != into.address:
+        raise SettingError(
+            f"{target}: its rows are in {into.address or 'its folder'}, not in {store}; leave "
+            "--store out"
+        )
     same = gallery.path.resolve() == into.path.resolve()
     if same or (gallery.address is not None and gallery.address == into.address):
         raise InputError(f"{target}: is the gallery itself; name another place")

@@ -24,7 +24,7 @@ from lookalike.artifacts import (
 from lookalike.config import settings
 from lookalike.encoders.base import Encoder, encoder_files
 from lookalike.encoders.catalog import write_encoder
-from lookalike.errors import ArtifactError, FingerprintError
+from lookalike.errors import ArtifactError, FingerprintError, SettingError
 from lookalike.stores.addresses import Address, is_address
 from lookalike.stores.base import VectorStore
 from lookalike.stores.lance import LanceStore
@@ -164,13 +164,17 @@ def create_home(
         address: where the rows are to be, if not in the folder.
 
     Raises:
+        SettingError: both are addresses, and not of one collection.
         ArtifactError: the folder or the collection is there.
         UnreachableError: the server of the rows does not answer.
         StorageError: it could not be written.
     """
     if isinstance(path, str) and is_address(path):
-        _make_collection(Address.parse(path), fields, encoder)
-        return _visited(Address.parse(path))
+        given = Address.parse(path)
+        if address not in (None, given):
+            raise SettingError(f"{path}: its rows are there, not in {address}; leave --store out")
+        _make_collection(given, fields, encoder)
+        return _visited(given)
     folder = Path(path)
     with new_folder(folder) as partial:
         (partial / ENCODER).mkdir()

@@ -38,11 +38,11 @@ class IndexKind:
     factor: int = 1
     most: int = 0
 
-    def looking(self, n: int) -> dict[str, int]:
-        """Return the parameters of a search for n rows."""
+    def looking(self, n: int, least: int = 0) -> dict[str, int]:
+        """Return the parameters of a search for n rows; ``least`` replaces its own if not 0."""
         if not self.search:
             return {}
-        return {self.search: min(self.most, max(self.least, self.factor * n))}
+        return {self.search: min(self.most, max(least or self.least, self.factor * n))}
 
 
 INDEXES: Mapping[str, IndexKind] = {
@@ -55,7 +55,8 @@ INDEXES: Mapping[str, IndexKind] = {
 """``hnsw`` holds vectors and graph in memory, ``ivf_sq8`` a quarter of the vectors' size, and
 ``diskann`` keeps both on the query nodes' disks; ``flat`` compares all rows."""
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}(?<!_notes)")
+"""Of a collection; what ends in ``_notes`` lies beside another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +66,20 @@ class Address:
     ``index`` is a name in :data:`INDEXES`, ``effort`` replaces the least value of its search
     parameter, ``consistency`` is a name in :data:`CONSISTENCIES`, ``shards`` the write channels a
     new collection gets, ``replicas`` the copies of it in query nodes' memory, ``timeout`` the
-    seconds after which a request is given up, retries included.
+    seconds after which a request is given up, retries included. Addresses are equal where the
+    collection is the same.
     """
 
     host: str
     port: int
     name: str
-    tls: bool = False
-    index: str = "hnsw"
-    effort: int = 0
-    consistency: str = "session"
-    shards: int = 1
-    replicas: int = 1
-    timeout: float = 30.0
+    tls: bool = field(default=False, compare=False)
+    index: str = field(default="hnsw", compare=False)
+    effort: int = field(default=0, compare=False)
+    consistency: str = field(default="session", compare=False)
+    shards: int = field(default=1, compare=False)
+    replicas: int = field(default=1, compare=False)
+    timeout: float = field(default=30.0, compare=False)
     given: str = field(default="", compare=False)
 
     @classmethod
@@ -92,7 +94,7 @@ class Address:
             raise SettingError(f"{text}: expected milvus://HOST:PORT/NAME")
         try:
             parts = urlsplit(text)
-            host, port = parts.hostname, parts.port or PORT
+            host, port = parts.hostname, PORT if parts.port is None else parts.port
         except ValueError as error:
             raise SettingError(f"{text}: is no address ({error})") from None
         if parts.username is not None or parts.password is not None:
@@ -101,15 +103,17 @@ class Address:
                 "key, into the environment as LOOKALIKE_MILVUS_TOKEN"
             )
         name = parts.path.strip("/")
-        if not host:
-            raise SettingError(f"{text}: names no host; expected milvus://HOST:PORT/NAME")
+        if not host or not port:
+            lacks = "port" if host else "host"
+            raise SettingError(f"{text}: names no {lacks}; expected milvus://HOST:PORT/NAME")
         if not _NAME.fullmatch(name):
             raise SettingError(
                 f"{text}: {name!r} cannot name a collection: letters, digits and _ only, not "
-                "beginning with a digit, at most 200"
+                "beginning with a digit nor ending in _notes, at most 200"
             )
         chosen: dict[str, Any] = {
-            key: _option(text, key, value) for key, value in parse_qsl(parts.query)
+            key: _option(text, key, value)
+            for key, value in parse_qsl(parts.query, keep_blank_values=True)
         }
         return cls(host, port, name, parts.scheme.endswith("+tls"), given=text, **chosen)
 
@@ -126,8 +130,7 @@ class Address:
 
     def looking(self, n: int, kind: IndexKind) -> dict[str, int]:
         """Return the parameters of a search for n rows through an index."""
-        found = kind.looking(n)
-        return {key: max(value, self.effort) for key, value in found.items()}
+        return kind.looking(n, self.effort)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -151,6 +154,6 @@ def _option(text: str, key: str, value: str) -> str | int:
     if key not in _NUMBERS:
         raise UnknownNameError(f"option of {text.partition('?')[0]}:", key, (*_NAMES, *_NUMBERS))
     low, high = _NUMBERS[key]
-    if not value.isdigit() or not low <= int(value) <= high:
+    if not value.isdecimal() or not low <= int(value) <= high:
         raise SettingError(f"{text}: {key}={value}: must be a whole number from {low} to {high:,}")
     return int(value)

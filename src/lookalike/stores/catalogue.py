@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lookalike.errors import InputError
-from lookalike.filters import Filter
+from lookalike.filters import Filter, MetadataColumns
 from lookalike.stores.base import Rows
 from lookalike.stores.entities import ZERO
 from lookalike.stores.expressions import (
@@ -26,6 +27,15 @@ _FRESH_S = 5.0
 
 Pages = Callable[[str, Sequence[str]], Iterable[Sequence[Mapping[str, Any]]]]
 """Reads fields of the rows that an expression matches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Ids in order and their metadata, as they were at a stamp."""
+
+    stamp: str
+    ids: Sequence[str]
+    columns: MetadataColumns
 
 
 class ColumnCatalogue:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from lookalike.config import settings
 from lookalike.errors import (
@@ -45,6 +46,15 @@ _FIRST_LOOK_S = 10.0
 _LOOK_S = 2.0
 
 STRONG = "strong"
+_TOO_LARGE = "larger than max"
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class TooLargeError(StorageError):
+    """A request, or the answer to it, is larger than the server takes or sends at once."""
 
 
 class Connection:
@@ -155,22 +165,28 @@ class Connection:
             key: its field of keys, which is read too.
             where: the expression; all rows if empty.
             fields: that are read.
-            page: rows at a time.
+            page: rows at a time, at most; fewer where the server cannot send as many.
 
         Raises:
             UnreachableError: the server does not answer.
         """
         level, begins = CONSISTENCIES[STRONG], f'{key} >= ""'
         while True:
-            rows = self.ask(
-                "query",
-                name,
-                filter=f"{begins} and ({where})" if where else begins,
-                output_fields=[key, *fields],
-                limit=page,
-                reduce_stop_for_best=True,
-                consistency_level=level,
-            )
+            try:
+                rows = self.ask(
+                    "query",
+                    name,
+                    filter=f"{begins} and ({where})" if where else begins,
+                    output_fields=[key, *fields],
+                    limit=page,
+                    reduce_stop_for_best=True,
+                    consistency_level=level,
+                )
+            except TooLargeError:
+                if page == 1:
+                    raise
+                page = max(1, page // 4)
+                continue
             if not rows:
                 return
             yield list(rows)
@@ -184,6 +200,7 @@ class Connection:
             ArtifactError: there is no such collection.
             UnreachableError: the server does not answer.
             StorageError: the server refuses.
+            TooLargeError: it refuses since it is asked for too much at once.
         """
         call = getattr(self.client, method)
         options["timeout"] = self.address.timeout
@@ -208,14 +225,17 @@ class Connection:
                 time.sleep(pause)
 
     def _connected(self) -> Any:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors are raised, and told once
         try:
             from pymilvus import MilvusClient
             from pymilvus.exceptions import MilvusException
         except ModuleNotFoundError:
-            raise MissingDependencyError("pymilvus", f"the store {self.address}", "scale") from None
+            raise MissingDependencyError(
+                "pymilvus", f"the store {self.address}", "milvus"
+            ) from None
         from grpc import RpcError
 
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are raised, and told once
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # the same
         config = settings()
         more = {"server_pem_path": str(config.milvus_ca)} if config.milvus_ca else {}
         try:
@@ -258,6 +278,8 @@ class Connection:
                 f"{self.address}: the server has no collection {name!r}; index the images again, "
                 "or see whether the address is right"
             )
+        if _TOO_LARGE in said:
+            return TooLargeError(f"{self.address}: {method} of too much at once ({said})")
         refused = "auth" in said.lower() or "permission" in said.lower()
         if refused or (method == "connect" and self._listens()):
             return UnreachableError(
@@ -278,13 +300,24 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def in_parts(items: Sequence[T], call: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
+    """Return what a call returns for all items, made for parts where they are too much at once."""
+    try:
+        return list(call(items))
+    except TooLargeError:
+        if len(items) < 2:
+            raise
+    half = len(items) // 2
+    return [*in_parts(items[:half], call), *in_parts(items[half:], call)]
+
+
 def _passes(error: Exception) -> bool:
     """Tell whether the same request may succeed later."""
     if type(error).__name__ == "MilvusUnavailableException" or getattr(error, "retriable", False):
         return True
     code = getattr(error, "code", None)
-    if callable(code):
-        return True  # of gRPC: the connection broke, or the time was over
+    if callable(code):  # of gRPC: the connection broke, or the time was over
+        return _TOO_LARGE not in _said(error)
     if isinstance(code, int) and not isinstance(code, bool) and code != _UNKNOWN:
         return code in _NOT_READY
     return not isinstance(code, int) or "not ready" in _said(error)
@@ -292,6 +325,7 @@ def _passes(error: Exception) -> bool:
 
 def _said(error: Exception) -> str:
     """Return the first line of what an error says, without numbers of no use to people."""
-    text = getattr(error, "message", "") or str(error)
+    details = getattr(error, "details", None)
+    text = details() if callable(details) else getattr(error, "message", "") or str(error)
     first = str(text).strip().splitlines()[0] if str(text).strip() else type(error).__name__
     return first.partition(", debug=")[0][:300]

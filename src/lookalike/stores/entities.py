@@ -20,6 +20,9 @@ VECTOR = "embedding"
 ZERO = "zero"
 """What marks, among a row's values, a vector that Milvus leaves out of searches by cosine."""
 
+CLOSE = 1e-6
+"""Distances nearer to each other than this share may be equal: Milvus rounds to 32 bits."""
+
 
 def entity_of(
     row_id: str,
@@ -99,3 +102,9 @@ def there(found: Mapping[str, Any], row_id: str) -> Mapping[str, Any]:
         raise MissingRowError(f"there is no row with the id {row_id!r}")
     row: Mapping[str, Any] = found[row_id]
     return row
+
+
+def as_far(scores: Sequence[float]) -> bool:
+    """Tell whether the last of two scores of Milvus may be equal to the first."""
+    first, last = scores[0], scores[-1]
+    return abs(first - last) <= CLOSE * max(1.0, abs(first))

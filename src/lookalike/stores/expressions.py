@@ -43,7 +43,9 @@ _NOTHING = "o"
 """What stands for a value that compares with nothing, as an object: it is only not missing."""
 
 _PLAIN = re.compile(r"\w{1,100}", re.ASCII)
-_WHOLE = 1 << 63
+_WHOLE = 1 << 64
+_LAST = chr(0x10FFFF)
+_SURROGATES = range(0xD800, 0xE000)
 
 
 @dataclass(slots=True)
@@ -60,7 +62,10 @@ class KnownColumns:
     zeros: bool = False
 
     def add(self, name: str, kind: str) -> None:
-        """Take up that a column has values of a kind, or ``list``; or that ``zero`` vectors are."""
+        """Take up that a column has values of a kind, or ``list``; or that ``zero`` vectors are.
+
+        A column is there too where it has ``none``.
+        """
         if kind == "zero":
             self.zeros = True
         elif kind == "list":
@@ -84,7 +89,8 @@ class KnownColumns:
         """
         examples = {"truth": True, "number": 0, "text": "", "other": {"": None}}
         row = {
-            name: [examples[kind] for kind in sorted(kinds)] for name, kinds in self.kinds.items()
+            name: [examples[kind] for kind in sorted(kinds - {"none"})]
+            for name, kinds in self.kinds.items()
         }
         where.mask(MetadataColumns([row] if row else []))
 
@@ -92,13 +98,11 @@ class KnownColumns:
 def facts_of(metadata: Metadata) -> Iterable[tuple[str, str]]:
     """Yield the columns of a row's metadata with the kinds of their values, and ``list``."""
     for name, value in metadata.items():
-        if value is None:
-            continue
-        inner = _inner(value)
+        inner = () if value is None else _inner(value)
         for each in inner:
-            yield name, "other" if isinstance(each, list | tuple) else kind_of(each)
+            yield name, kind_of(each)
         if not inner:
-            yield name, "other"
+            yield name, "none"
         if len({_key(each) for each in inner if _key(each)}) > 1:
             yield name, "list"
 
@@ -166,8 +170,12 @@ def within_source(prefix: str) -> str:
     """Return the expression for rows whose id begins with a text; an empty one for all."""
     if not prefix:
         return ""
-    after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-    return f"id >= {quoted(prefix)} and id < {quoted(after)}"
+    begins, before = f"id >= {quoted(prefix)}", prefix.rstrip(_LAST)
+    if not before:
+        return begins
+    code = ord(before[-1]) + 1
+    after = before[:-1] + chr(_SURROGATES.stop if code in _SURROGATES else code)
+    return f"{begins} and id < {quoted(after)}"
 
 
 def _compared(where: Compare, known: KnownColumns) -> str:

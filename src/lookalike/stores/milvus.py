@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from lookalike.filters import Columns, Filter, MetadataColumns
 from lookalike.stores.addresses import CONSISTENCIES, Address
 from lookalike.stores.base import MAX_N, Record, Rows, check_queries, check_rows
-from lookalike.stores.catalogue import ColumnCatalogue
-from lookalike.stores.connection import PAGE, STRONG, Connection
+from lookalike.stores.catalogue import ColumnCatalogue, Snapshot
+from lookalike.stores.connection import PAGE, STRONG, in_parts
 from lookalike.stores.entities import (
+    CLOSE,
     TEXTS,
     VECTOR,
     ZERO,
+    as_far,
     entity_of,
     hits_of,
     matrix,
@@ -30,28 +32,16 @@ from lookalike.stores.entities import (
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.expressions import FIELD, among, within_source
 from lookalike.stores.notes import Notes
-from lookalike.stores.schema import Collection, make_collection, open_collection
+from lookalike.stores.schema import Collection, find_collection, make_collection, open_collection
 from lookalike.types import Embeddings, Hit, Metric
 
 _SPARE = 16
 """Hits that are asked for besides, since Milvus orders equal distances by no rule."""
 
-_CLOSE = 1e-6
-"""Distances nearer to each other than this share may be equal: Milvus rounds to 32 bits."""
-
 _REQUEST_BYTES = 16 << 20
 _IDS_AT_ONCE = 1_000
 _UNSEALED = 10_000
 """Rows outside the index, compared one by one, from which :meth:`MilvusStore.tend` seals them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """Ids in order and their metadata, as they were at a stamp."""
-
-    stamp: str
-    ids: Sequence[str]
-    columns: MetadataColumns
 
 
 class MilvusStore:
@@ -76,7 +66,7 @@ class MilvusStore:
         self._dim = collection.dim
         self._kind = collection.kind
         self._columns = ColumnCatalogue(self.notes, self._pages, self.count)
-        self._snapshot: _Snapshot | None = None
+        self._snapshot: Snapshot | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -107,13 +97,14 @@ class MilvusStore:
 
     @classmethod
     def find(cls, address: Address) -> Self | None:
-        """Open a collection; None if there is none of that name.
+        """Open a collection; None if there is none of that name, or an unfinished one.
 
         Raises:
             ArtifactError: it is not one of lookalike's.
             UnreachableError: the server does not answer.
         """
-        return cls.open(address) if Connection(address).exists(address.name) else None
+        found = find_collection(address)
+        return None if found is None else cls(found)
 
     @property
     def dim(self) -> int:
@@ -123,8 +114,7 @@ class MilvusStore:
     @property
     def index(self) -> Mapping[str, Any]:
         """The index's type, how it is built, and how far a search for 10 rows looks."""
-        looking = self.address.looking(10, self._kind)
-        return {"type": self._kind.type, **self._kind.build, **looking}
+        return {"type": self._kind.type, **self._kind.build, **self.address.looking(10, self._kind)}
 
     def drop(self) -> None:
         """Remove the collection and what is beside it."""
@@ -133,8 +123,7 @@ class MilvusStore:
 
     def count(self) -> int:
         """Return the number of rows."""
-        [found] = self._query("", ["count(*)"], STRONG)
-        return int(found["count(*)"])
+        return self._matching("", STRONG)
 
     def upsert(self, rows: Rows) -> None:
         """Insert or replace rows by id.
@@ -152,8 +141,9 @@ class MilvusStore:
         sent = [entity_of(*fields) for fields in zip(*columns, strict=True)]
         self._columns.learn(rows, embeddings)
         step = max(1, _REQUEST_BYTES // (4 * self.dim + 1_000))
+        send = partial(self._connection.ask, "upsert", self._name)
         for start in range(0, len(sent), step):
-            self._connection.ask("upsert", self._name, sent[start : start + step])
+            in_parts(sent[start : start + step], send)
         self.notes.renew_stamp()
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -204,27 +194,34 @@ class MilvusStore:
     ) -> list[list[Hit]]:
         """Return the ``n`` nearest rows by the index, of ``asked`` that Milvus is asked for.
 
-        Where the last of those is as far as the n-th, more may be, and more are asked for.
+        Where the last of those is as far as the n-th, more may be, and more are asked for. A graph
+        with many rows filtered out, or replaced, can lead nowhere: then all that match are read.
         """
-        answers = self._connection.ask(
+        search = partial(
+            self._connection.ask,
             "search",
             self._name,
-            data=list(queries),
             limit=asked,
             filter=where,
             output_fields=["uri", "metadata"],
             search_params={"params": self.address.looking(asked, self._kind)},
             consistency_level=CONSISTENCIES[self.address.consistency],
         )
+        answers = in_parts(list(queries), lambda few: search(data=few))
         zeros = self._zeros(where)
         hits = []
         for query, answer in zip(queries, answers, strict=True):
             last = [hit["distance"] for hit in answer][n - 1 :: max(1, asked - n)]
-            if len(answer) == asked < MAX_N and _as_far(last):
+            if len(answer) == asked < MAX_N and as_far(last):
                 hits += self._through_index(query[None], n, min(MAX_N, 4 * asked), where)
                 continue
             found = {hit["id"]: (self._distance(hit["distance"]), hit["entity"]) for hit in answer}
             hits.append(self._ordered(query, found | zeros)[:n])
+        short = [q for q, near in enumerate(hits) if len(near) < n]
+        if short and min(len(hits[q]) for q in short) < self._matching(where):
+            read = self._compared(queries[short], n, self.metric, where)
+            for q, near in zip(short, read, strict=True):
+                hits[q] = near
         return hits
 
     def _distance(self, score: float) -> float:
@@ -236,7 +233,7 @@ class MilvusStore:
     ) -> list[Hit]:
         """Return hits in order; distances next to 0 are computed anew, as of a row to itself."""
         distances = {row_id: distance for row_id, (distance, _) in found.items()}
-        same = [row_id for row_id, distance in distances.items() if distance < _CLOSE]
+        same = [row_id for row_id, distance in distances.items() if distance < CLOSE]
         if same:
             index = ExactIndex(self.embeddings(same))
             exact = index.search(query[None], len(same), self.metric)
@@ -296,11 +293,12 @@ class MilvusStore:
 
     def _rows_of(self, ids: Sequence[str] | set[str], names: Sequence[str]) -> dict[str, Any]:
         """Return fields of rows by id, of those that are there."""
-        unique = sorted(set(ids))
+        unique, wanted = sorted(set(ids)), ["id", *names]
         found: dict[str, Any] = {}
         for start in range(0, len(unique), _IDS_AT_ONCE):
-            chosen = among(unique[start : start + _IDS_AT_ONCE])
-            found |= {row["id"]: row for row in self._query(chosen, ["id", *names])}
+            part = unique[start : start + _IDS_AT_ONCE]
+            rows = in_parts(part, lambda few: self._query(among(few), wanted))
+            found |= {row["id"]: row for row in rows}
         return found
 
     def _pages(
@@ -319,14 +317,17 @@ class MilvusStore:
         )
         return list(found)
 
-    def _read(self) -> _Snapshot:
+    def _matching(self, where: str, consistency: str = "") -> int:
+        return int(self._query(where, ["count(*)"], consistency)[0]["count(*)"])
+
+    def _read(self) -> Snapshot:
         """Return ids and metadata as they are now; of several threads, one reads them."""
         with self._lock:
             stamp = self.notes.stamp()
             if self._snapshot is None or self._snapshot.stamp != stamp:
                 read = [(record.id, record.metadata) for record in self.records()]
                 ids = tuple(row_id for row_id, _ in read)
-                self._snapshot = _Snapshot(
+                self._snapshot = Snapshot(
                     stamp, ids, MetadataColumns([fields for _, fields in read])
                 )
             return self._snapshot
@@ -341,9 +342,3 @@ class MilvusStore:
         mask = where.mask(self.columns())
         ids = np.array(self.ids(), dtype=np.object_)[mask].tolist()
         return among(ids) if ids else None
-
-
-def _as_far(scores: Sequence[float]) -> bool:
-    """Tell whether the last of two scores of Milvus may be equal to the first."""
-    first, last = scores[0], scores[-1]
-    return abs(first - last) <= _CLOSE * max(1.0, abs(first))

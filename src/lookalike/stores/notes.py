@@ -31,7 +31,7 @@ class Notes:
     """The notes beside a collection. Small ones are one row each, files several.
 
     A file is written under a new number and then named, so that whoever reads meanwhile finds the
-    one before.
+    one before, or looks again. Of several writers the last to name theirs wins.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -44,12 +44,13 @@ class Notes:
         return self._name
 
     def create(self) -> None:
-        """Make the collection, if it is not there."""
-        if not self._connection.exists(self._name):
-            kind = INDEXES["flat"]
-            self._connection.create(
-                self._name, _VECTOR, key="key", texts=["data"], metric="L2", kind=kind
-            )
+        """Make the collection; one that is there is left of rows that are gone or never came."""
+        if self._connection.exists(self._name):
+            self._connection.ask("drop_collection", self._name)
+        kind = INDEXES["flat"]
+        self._connection.create(
+            self._name, _VECTOR, key="key", texts=["data"], metric="L2", kind=kind
+        )
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file over the one before.
@@ -58,17 +59,17 @@ class Notes:
             UnreachableError: the server does not answer.
             StorageError: it refuses.
         """
+        before = self._head(name)
         number = uuid.uuid4().hex
         starts = range(0, max(1, len(data)), _PART)
         parts = [base64.b64encode(data[start : start + _PART]).decode() for start in starts]
-        keys = [f"part:{name}:{number}:{place:06}" for place in range(len(parts))]
+        keys = _keys(name, number, len(parts))
         for start in range(0, len(parts), _AT_ONCE):
             few = slice(start, start + _AT_ONCE)
             self._put(dict(zip(keys[few], parts[few], strict=True)))
         checked = hashlib.sha256(data).hexdigest()
         self._put({_FILE + name: json.dumps([number, len(parts), checked])})
-        old = f"key > {quoted(f'part:{name}:')} and key < {quoted(f'part:{name};')}"
-        gone = [key for key in self._rows(old) if key not in set(keys)]
+        gone = [] if before is None else _keys(name, *json.loads(before)[:2])
         for start in range(0, len(gone), _AT_ONCE):
             listed = ", ".join(map(quoted, gone[start : start + _AT_ONCE]))
             self._connection.ask("delete", self._name, filter=f"key in [{listed}]")
@@ -80,21 +81,25 @@ class Notes:
             ArtifactError: there is none, or it is broken.
             UnreachableError: the server does not answer.
         """
-        wanted = _FILE + name
-        head = self._rows(f"key == {quoted(wanted)}").get(wanted)
-        if head is None:
-            raise ArtifactError(
-                f"{self._connection.address}: holds no {name}: not a gallery, or an unfinished one"
-            )
-        number, count, checked = json.loads(head)
-        begins = f"part:{name}:{number}:"
-        parts = self._rows(f"key >= {quoted(begins)} and key < {quoted(begins[:-1] + ';')}")
-        data = b"".join(base64.b64decode(parts[key]) for key in sorted(parts))
-        if len(parts) != count or hashlib.sha256(data).hexdigest() != checked:
-            raise ArtifactError(
-                f"{self._connection.address}: its {name} is broken, {len(parts)} of {count} parts"
-            )
-        return data
+        seen, broken = "", ""
+        while (head := self._head(name)) != seen:
+            if head is None:
+                raise ArtifactError(
+                    f"{self._connection.address}: holds no {name}: not a gallery, or an unfinished "
+                    "one"
+                )
+            number, count, checked = json.loads(head)
+            begins = f"part:{name}:{number}:"
+            parts = self._rows(f"key >= {quoted(begins)} and key < {quoted(begins[:-1] + ';')}")
+            data = b"".join(base64.b64decode(parts[key]) for key in sorted(parts))
+            if len(parts) == count and hashlib.sha256(data).hexdigest() == checked:
+                return data
+            seen, broken = head, f"its {name} is broken, {len(parts)} of {count} parts"
+        raise ArtifactError(f"{self._connection.address}: {broken}")
+
+    def _head(self, name: str) -> str | None:
+        """Return the number, parts and checksum of a file, as JSON; None if there is none."""
+        return self._rows(f"key == {quoted(_FILE + name)}").get(_FILE + name)
 
     def files(self) -> list[str]:
         """Return the names of the files there are."""
@@ -142,3 +147,8 @@ class Notes:
             consistency_level=CONSISTENCIES[consistency],
         )
         return {row["key"]: row["data"] for row in found}
+
+
+def _keys(name: str, number: str, count: int) -> list[str]:
+    """Return the keys of a file's parts, in order."""
+    return [f"part:{name}:{number}:{place:06}" for place in range(count)]

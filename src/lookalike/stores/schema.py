@@ -41,11 +41,13 @@ def make_collection(
         UnreachableError: the server does not answer.
         StorageError: the server refuses.
     """
-    connection = Connection(address)
-    if connection.exists(address.name):
+    if find_collection(address) is not None:
         raise ArtifactError(
             f"{address}: there is a collection of that name; choose another name, or remove it"
         )
+    connection = Connection(address)
+    if connection.exists(address.name):  # one that did not come to its end
+        connection.ask("drop_collection", address.name)
     Notes(connection).create()
     connection.create(
         address.name,
@@ -66,7 +68,25 @@ def open_collection(address: Address) -> Collection:
         ArtifactError: there is none, or it is not one of lookalike's.
         UnreachableError: the server does not answer.
     """
+    found = find_collection(address)
+    if found is None:
+        raise ArtifactError(
+            f"{address}: the server has no collection {address.name!r}, or one that was not made "
+            "to its end; index the images again, or see whether the address is right"
+        )
+    return found
+
+
+def find_collection(address: Address) -> Collection | None:
+    """Open a collection as :func:`open_collection`; None if there is none, or an unfinished one.
+
+    Raises:
+        ArtifactError: it is not one of lookalike's.
+        UnreachableError: the server does not answer.
+    """
     connection = Connection(address)
+    if not connection.exists(address.name):
+        return None
     found = connection.describe(address.name)
     fields = {field["name"]: field for field in found["fields"]}
     if not found["description"].startswith(_BEGINS) or fields.keys() != {
@@ -78,7 +98,7 @@ def open_collection(address: Address) -> Collection:
         )
     index = connection.ask("describe_index", address.name, VECTOR)
     if index is None:
-        raise ArtifactError(f"{address}: has no index; it was not made to the end, remove it")
+        return None
     kinds = {kind.type: kind for kind in INDEXES.values()}
     kind = kinds.get(index["index_type"]) or IndexKind(index["index_type"], {})
     metric = {name: each for each, name in _METRICS.items()}[index["metric_type"]]

@@ -1,0 +1,946 @@
+"""Galleries and their rows in a real Milvus: what is found there, and how mistakes are told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lookalike.copying import CopyReport, copy
+from lookalike.encoders.base import Encoder
+from lookalike.encoders.catalog import open_encoder
+from lookalike.errors import (
+    ArtifactError,
+    FingerprintError,
+    InputError,
+    LookalikeError,
+    MissingDependencyError,
+    SettingError,
+    UnreachableError,
+)
+from lookalike.filters import (
+    OPERATORS,
+    All,
+    Any_,
+    Compare,
+    Filter,
+    Like,
+    Missing,
+    Not,
+    Within,
+    as_filter,
+)
+from lookalike.gallery import Gallery
+from lookalike.homes import MANIFEST, is_there
+from lookalike.sources import open_source
+from lookalike.stores import catalogue, connection
+from lookalike.stores import milvus as milvus_module
+from lookalike.stores.addresses import Address
+from lookalike.stores.base import Rows
+from lookalike.stores.connection import Connection
+from lookalike.stores.memory import MemoryStore
+from lookalike.stores.milvus import MilvusStore
+from lookalike.stores.notes import Notes
+from lookalike.types import Metric, Progress
+from tests.conftest import Require
+from tests.integration.test_cli import lookalike, process, run
+from tests.integration.test_sync import counts, draw, state
+from tests.milvus_server import MESSAGE_BYTES, MilvusServer, emptied
+
+log = logging.getLogger(__name__)
+
+DIM = 4
+LARGE, LARGE_DIM = 5_000, 32
+STEPS = (("_notes", "create_index"), ("", "create_index"), ("_notes", "upsert"))
+"""Where the making of a gallery is broken off, before the request is sent."""
+
+Made = dict[str, Any]
+
+
+def rows_of(ids: Sequence[str], embeddings: np.ndarray, metadata: Any = None) -> Rows:
+    """Return rows whose other texts are their ids."""
+    return Rows(ids, ids, embeddings.astype(np.float32), metadata or [{} for _ in ids], ids)
+
+
+@pytest.fixture(scope="module")
+def place(milvus: MilvusServer) -> Callable[[str], str]:
+    """Return the address of a collection by name."""
+    return lambda name: f"milvus://{milvus.host}/{name}"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sources") / "photos"
+    for i in range(12):
+        draw(root / f"{'ab'[i % 2]}" / f"{i:02}.png", i)
+    return root
+
+
+@pytest.fixture(scope="module")
+def encoders(photos: Path) -> tuple[Encoder, Encoder]:
+    """Two of the same dimensions."""
+    images = [item.image() for item in open_source(photos)]
+    return open_encoder("colour", images), open_encoder("colour,mirror", images)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOOKALIKE_DATA", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def made(
+    milvus: MilvusServer,
+    place: Callable[[str], str],
+    encoders: tuple[Encoder, Encoder],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Made:
+    """Collections and galleries, made side by side: each takes seconds."""
+    folder = tmp_path_factory.mktemp("galleries")
+
+    def store(name: str, dim: int, metric: Metric = Metric.COSINE) -> MilvusStore:
+        return MilvusStore.create(Address.parse(place(name)), dim, metric)
+
+    def filled(name: str, metric: Metric) -> MilvusStore:
+        made = store(name, LARGE_DIM, metric)
+        made.upsert(many_rows())
+        Connection(made.address).ask("flush", made.address.name)
+        return made
+
+    def gallery(name: str, encoder: Encoder = encoders[0]) -> Gallery:
+        return Gallery.create(folder / f"{name}.gallery", encoder=encoder, store=place(name))
+
+    def remade() -> Gallery:
+        before = gallery("remade")
+        MilvusStore.open(Address.parse(place("remade"))).drop()
+        Gallery.create(place("remade"), encoder=encoders[1])
+        return before
+
+    def unfinished(step: int) -> Gallery:
+        name = f"unfinished_{step}"
+        with pytest.raises(KeyboardInterrupt):
+            gallery(name)
+        assert not (folder / f"{name}.gallery").exists()
+        assert not is_there(place(name))
+        with pytest.raises(ArtifactError, match=r"see whether the address|or an unfinished one"):
+            Gallery.open(place(name))
+        return gallery(name)
+
+    makers: dict[str, Callable[[], Any]] = {
+        "small": lambda: store("small", DIM),
+        "filters": lambda: store("filters", DIM),
+        "large": lambda: filled("large", Metric.COSINE),
+        "flat": lambda: filled("flat?index=flat", Metric.L2),
+        "home": lambda: gallery("home"),
+        "remade": remade,
+        **{f"unfinished_{i}": lambda i=i: unfinished(i) for i in range(len(STEPS))},
+    }
+    left = {f"unfinished_{i}{end}": method for i, (end, method) in enumerate(STEPS)}
+    ask = Connection.ask
+
+    def breaking_off(self: Connection, method: str, name: str, *rest: Any, **more: Any) -> Any:
+        if left.get(name) == method:
+            del left[name]
+            raise KeyboardInterrupt
+        return ask(self, method, name, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(len(makers)) as pool:
+        patch.setattr(Connection, "ask", breaking_off)
+        futures = {name: pool.submit(make) for name, make in makers.items()}
+        return {name: future.result() for name, future in futures.items()}
+
+
+@pytest.fixture
+def small(made: Made) -> MilvusStore:
+    """A collection without rows."""
+    return emptied(made["small"])
+
+
+# Filters.
+
+NAMES = ("year", "tag", "ü", "a b", 'q"x', "x.y", "", "a/b~0", "and", "none", "空")
+WITH_OBJECTS = ("a b", "")
+PURE = ("only texts", "only truths", "only numbers", "nothing but empty")
+TEXTS = (
+    *("", "a", "A", "b", "ab", "it's", 'say "no"', "back\\slash", "tab\tnew\nline", "ü✓", "😀"),
+    *("\uffee", "%_", "null", "'' or 1=1 --", "\x00\x1f\x7f", "n123", "\u2028", "ß", "a" * 300),
+)
+NUMBERS = (
+    *(0, 1, -1, 2020, 2020.0, -0.0, 0.5, 1e-300, -1.5e300, 2**53, 2**53 + 1, 2**63 - 1),
+    *(2**64 - 1, -(2**63), 5e-324),
+)
+
+
+def hostile_metadata(rng: random.Random) -> dict[str, Any]:
+    def scalar() -> Any:
+        few = rng.choice((rng.choice(TEXTS), rng.choice(NUMBERS), rng.random() < 0.5))
+        return rng.choice((few, rng.randint(-5, 5)))
+
+    def value(name: str) -> Any:
+        kind, objects = rng.random(), name in WITH_OBJECTS
+        odd = ({"x": [1]}, [scalar()], None) if objects else ()
+        if kind < 0.25:
+            return rng.choice((None, [], {"k": [1, {"deep": scalar()}]} if objects else []))
+        if kind < 0.5:
+            return [rng.choice((scalar(), scalar(), *odd)) for _ in range(rng.randint(1, 4))]
+        return scalar()
+
+    found = {name: value(name) for name in NAMES if name != "none" and rng.random() < 0.5}
+    pure = (rng.choice(TEXTS), rng.random() < 0.5, rng.choice(NUMBERS), rng.choice(([], None)))
+    found |= {name: each for name, each in zip(PURE, pure, strict=True) if rng.random() < 0.4}
+    return found | ({"none": None} if rng.random() < 0.2 else {})
+
+
+SCALARS = st.one_of(
+    st.sampled_from((*TEXTS, *NUMBERS, True, False)),
+    st.text(max_size=3),
+    st.integers(-10, 10),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+COLUMNS = st.sampled_from((*NAMES, *PURE, *PURE, "nowhere"))
+LEAVES: st.SearchStrategy[Filter] = st.one_of(
+    st.builds(Compare, COLUMNS, st.sampled_from(sorted(OPERATORS)), SCALARS),
+    st.builds(
+        Within,
+        COLUMNS.filter(lambda name: name not in WITH_OBJECTS),
+        st.lists(SCALARS, min_size=1, max_size=4).map(tuple),
+    ),
+    st.builds(Like, COLUMNS, st.one_of(st.text("ab%_ß'ü\\", max_size=4), st.sampled_from(TEXTS))),
+    st.builds(Missing, COLUMNS),
+)
+
+
+def groups(inner: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
+    several = st.lists(inner, min_size=2, max_size=3).map(tuple)
+    return st.one_of(st.builds(Not, inner), st.builds(All, several), st.builds(Any_, several))
+
+
+FILTERS = st.recursive(LEAVES, groups, max_leaves=5)
+
+
+@pytest.fixture(scope="module")
+def both(made: Made) -> tuple[MilvusStore, MemoryStore]:
+    """The same rows in Milvus, half of them in a sealed segment, and in memory."""
+    rng = random.Random(7)
+    ids = [f"r{i:03}" for i in range(200)]
+    embeddings = np.random.default_rng(0).normal(size=(len(ids), DIM))
+    metadata = [hostile_metadata(rng) for _ in ids]
+    store, oracle = made["filters"], MemoryStore(DIM)
+    oracle.upsert(rows_of(ids, embeddings, metadata))
+    store.upsert(rows_of(ids[:120], embeddings[:120], metadata[:120]))
+    Connection(store.address).ask("flush", store.address.name)
+    store.upsert(rows_of(ids[100:], embeddings[100:], metadata[100:]))
+    return store, oracle
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(where=FILTERS)
+def test_a_filter_means_the_same_as_in_memory(
+    both: tuple[MilvusStore, MemoryStore], where: Filter
+) -> None:
+    """1,500 filters were compared by hand."""
+    store, oracle = both
+
+    def expected() -> list[str]:
+        return np.array(oracle.ids())[where.mask(oracle.columns())].tolist()
+
+    def found() -> list[str]:
+        query = np.ones((1, DIM), np.float32)
+        return sorted(
+            hit.id for hit in store.search(query, oracle.count(), Metric.COSINE, where)[0]
+        )
+
+    assert _outcome(found) == _outcome(expected)
+
+
+def _outcome(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except InputError as error:
+        return f"refused: {error}"
+
+
+# Paging.
+
+HOSTILE = ("it's", 'a"b', "x' OR '1'='1", "ü/ö ✓.png", "", "a\nb", "%_\\", "\\", '\\"', '"', "😀")
+
+
+def test_pages_end_at_any_id(small: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = sorted({f"{a}{b}" for a in HOSTILE for b in HOSTILE})
+    embeddings = np.random.default_rng(0).normal(size=(len(ids), DIM)).astype(np.float32)
+    small.upsert(rows_of(ids, embeddings, [{"i": i} for i in range(len(ids))]))
+    asked = []
+    pages = Connection.pages
+
+    def in_threes(*arguments: Any) -> Iterator[list[dict[str, Any]]]:
+        for page in pages(*arguments[:5], page=3):
+            asked.append(len(page))
+            yield page
+
+    monkeypatch.setattr(Connection, "pages", in_threes)
+    assert [record.id for record in small.records()] == ids
+    assert max(asked) == 3
+    for prefix in (*HOSTILE, '"a', "nobody", "\U0010ffff"):
+        expected = [row_id for row_id in ids if row_id.startswith(prefix)]
+        assert [record.id for record in small.records(prefix)] == expected
+    monkeypatch.setattr(Connection, "pages", pages)
+    for count in (1, 7, len(ids), 10_000):
+        parts = list(small.rows(count))
+        assert [len(part) for part in parts[:-1]] == [count] * (len(parts) - 1)
+        assert [row_id for part in parts for row_id in part.ids] == ids
+        found = np.concatenate([part.embeddings for part in parts])
+        np.testing.assert_array_equal(found, embeddings)
+        assert [row["i"] for part in parts for row in part.metadata] == list(range(len(ids)))
+
+
+def test_rows_larger_than_an_answer_may_be_come_in_parts(small: MilvusStore) -> None:
+    """Texts of a row may have 64 kB each."""
+    ids = [f"r{i:03}" for i in range(MESSAGE_BYTES // 100_000)]
+    text = "u" * 60_000
+    embeddings = np.random.default_rng(0).normal(size=(len(ids), DIM)).astype(np.float32)
+    hashes = [f"{row_id}{text}" for row_id in ids]
+    stored = Rows(ids, [text] * len(ids), embeddings, [{} for _ in ids], hashes)
+    small.upsert(stored)
+    records = list(small.records())
+    assert [record.id for record in records] == ids
+    assert [record.content_hash for record in records] == hashes
+    got = small.get(ids[::-1])
+    assert got.hashes == hashes[::-1]
+    np.testing.assert_array_equal(got.embeddings, embeddings[::-1])
+    hits = small.search(embeddings[:3], len(ids), Metric.COSINE)
+    assert [near[0].id for near in hits] == ids[:3]
+    assert [len({hit.id for hit in near}) for near in hits] == [len(ids)] * 3
+    with pytest.raises(InputError, match=r"r: its uri has 70,000 bytes, Milvus holds 65,535"):
+        small.upsert(Rows(["r"], ["u" * 70_000], embeddings[:1], [{}], [""]))
+
+
+# Galleries.
+
+
+def test_a_gallery_is_one_by_folder_and_by_address(
+    made: Made, place: Callable[[str], str], photos: Path, tmp_path: Path
+) -> None:
+    own = shutil.copytree(photos, tmp_path / "photos")
+    by_folder: Gallery = made["home"]
+    assert counts(by_folder.sync(own)) == (12, 0, 0, 0, 0)
+    by_address = Gallery.open(place("home"))
+    assert by_address.path != by_folder.path
+    assert (len(by_address), by_address.sources) == (12, {"photos": str(own)})
+    assert by_address.fingerprint == by_folder.fingerprint == by_address.encoder.fingerprint
+    assert by_address.info()["store"] == by_folder.info()["store"] == place("home")
+    assert counts(by_address.sync(own)) == (0, 0, 0, 0, 12)
+
+    def hits(gallery: Gallery) -> list[tuple[str, float]]:
+        found = gallery.search(own / "a" / "00.png", n=5, where="label = 'a'")
+        return [(hit.id, hit.distance) for hit in found]
+
+    assert hits(by_folder) == hits(by_address)
+    assert hits(by_folder)[0][0] == "photos:a/00.png"
+    assert hits(by_folder)[0][1] < 1e-6
+
+    (own / "b" / "01.png").unlink()
+    (own / "b" / "03.png").rename(own / "b" / "moved.png")
+    draw(own / "a" / "02.png", 50)
+    draw(own / "a" / "new.png", 51)
+    assert counts(by_address.sync(own)) == (1, 1, 1, 1, 9)
+    assert counts(by_folder.sync(own)) == (0, 0, 0, 0, 12)
+    assert state(by_folder) == state(by_address)
+    assert "photos:b/01.png" not in by_folder.store.ids()
+    assert by_folder.search(own / "a" / "new.png", n=1)[0].id == "photos:a/new.png"
+
+    evaluated = []
+    for where in (by_folder.path, place("home")):
+        said = json.loads(run("evaluate", where, "--json"))
+        assert said.pop("gallery")
+        assert said.pop("latency_ms")
+        evaluated.append(said)
+    assert evaluated[0] == evaluated[1]
+    for where in (by_folder.path, place("home")):
+        assert json.loads(run("info", where, "--json"))["rows"] == 12
+        found = json.loads(run("search", where, own / "a" / "new.png", "--json"))["hits"]
+        assert found[0]["id"] == "photos:a/new.png"
+    again = json.loads(run("index", place("home"), own, "--json"))
+    assert (again["unchanged"], again["added"]) == (12, 0)
+
+
+def test_a_collection_made_anew_with_another_encoder_is_refused(
+    made: Made, place: Callable[[str], str], encoders: tuple[Encoder, Encoder]
+) -> None:
+    before: Gallery = made["remade"]
+    with pytest.raises(FingerprintError, match="were made with another encoder by now") as caught:
+        Gallery.open(before.path)
+    assert f"({encoders[1].fingerprint[:12]}, not {encoders[0].fingerprint[:12]})" in str(
+        caught.value
+    )
+    assert Gallery.open(place("remade")).fingerprint == encoders[1].fingerprint
+    assert Gallery.open(place("remade")).encoder.fingerprint == encoders[1].fingerprint
+
+
+@pytest.mark.parametrize("step", range(len(STEPS)))
+def test_a_creation_broken_off_anywhere_is_begun_anew(
+    made: Made, place: Callable[[str], str], encoders: tuple[Encoder, Encoder], step: int
+) -> None:
+    gallery: Gallery = made[f"unfinished_{step}"]
+    assert len(gallery) == 0
+    assert is_there(place(f"unfinished_{step}"))
+    assert Gallery.open(place(f"unfinished_{step}")).encoder.fingerprint == encoders[0].fingerprint
+
+
+def test_what_is_there_already_is_not_made_again(
+    made: Made, place: Callable[[str], str], encoders: tuple[Encoder, Encoder], tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError, match="there is a gallery already; open it by that address"):
+        Gallery.create(tmp_path / "new.gallery", encoder=encoders[0], store=place("home"))
+    assert not (tmp_path / "new.gallery").exists()
+    with pytest.raises(ArtifactError, match="there is a collection of that name"):
+        MilvusStore.create(Address.parse(place("home")), DIM, Metric.L2)
+
+
+def foreign(place: Callable[[str], str]) -> str:
+    """Return the address of a collection that something else made."""
+    address = Address.parse(place("foreign"))
+    client = Connection(address).client
+    if not client.has_collection("foreign"):
+        client.create_collection("foreign", dimension=DIM)
+    return place("foreign")
+
+
+def test_mistakes_at_the_shell_are_one_line(
+    made: Made,
+    place: Callable[[str], str],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home, other = made["home"].path, foreign(place)
+    closed = f"milvus://127.0.0.1:{free_port()}/x"
+    local = tmp_path / "local.gallery"
+    run("index", local, photos, "--encoder", "colour")
+    query = photos / "a" / "00.png"
+    new = ("index", tmp_path / "n", photos, "--encoder", "colour")
+    named = ("index", place("y"), photos, "--encoder", "colour")
+    for arguments, said in (
+        (("index", home, photos, "--store", place("elsewhere")), "its rows are in milvus://"),
+        (("index", local, photos, "--store", place("x")), "its rows are in its folder, not in"),
+        (("index", other, photos), "this collection was not made by lookalike; choose another"),
+        ((*new, "--store", other), "was not made by lookalike"),
+        (("search", place("nobody"), query), "the server has no collection 'nobody'"),
+        (("info", other), "this collection was not made by lookalike"),
+        (("info", closed), "the server does not answer"),
+        (("info", "milvus://h"), "cannot name a collection"),
+        (("info", f"{place('home')}?index=hsnw"), "did you mean 'hnsw'?"),
+        (("search", place("home"), query, "--where", "labl = 'a'"), "did you mean 'label'?"),
+        (("copy", place("home"), f"{place('home')}?timeout=9"), "is the gallery itself"),
+        (("copy", home, place("home")), "is the gallery itself"),
+        (("copy", local, home, "--store", place("x")), "its rows are in milvus://"),
+        (("copy", local, place("y"), "--store", place("x")), "its rows are there, not in milvus"),
+        ((*named, "--store", place("x")), "its rows are there, not in milvus"),
+        (("copy", local, other), "was not made by lookalike"),
+        (("copy", local, place("remade")), "is a gallery of another encoder"),
+    ):
+        done = lookalike(*arguments)
+        assert done.returncode == 2, (arguments, done)
+        assert said in done.stderr, (arguments, done)
+        assert len(done.stderr.strip().splitlines()) == 1, (arguments, done)
+    assert not (tmp_path / "n").exists()
+
+
+def test_a_store_of_other_dimensions_is_refused(made: Made, place: Callable[[str], str]) -> None:
+    gallery: Gallery = made["unfinished_1"]
+    notes = MilvusStore.open(Address.parse(place("unfinished_1"))).notes
+    fields = json.loads(notes.read(MANIFEST))
+    notes.write(MANIFEST, json.dumps({**fields, "dim": 7}).encode())
+    with pytest.raises(ArtifactError, match=r"its table has \d+ dimensions, gallery.json says 7"):
+        Gallery.open(gallery.path)
+    with pytest.raises(InputError, match="expected 4 dimensions, got 5"):
+        made["small"].upsert(rows_of(["x"], np.ones((1, 5))))
+
+
+def test_notes_are_whole_while_they_are_written_over(small: MilvusStore) -> None:
+    """Each text is of one letter and several parts long."""
+    small.notes.write("text", b"a" * 100_000)
+    ends = time.monotonic() + 2
+    broken: list[object] = []
+
+    def write(letter: bytes) -> None:
+        notes = Notes(Connection(small.address))
+        while time.monotonic() < ends:
+            notes.write("text", letter * 100_000)
+
+    def read() -> None:
+        notes = Notes(Connection(small.address))
+        while time.monotonic() < ends:
+            try:
+                data = notes.read("text")
+            except LookalikeError as error:
+                broken.append(error)
+                return
+            if len(set(data)) != 1 or len(data) != 100_000:
+                broken.append(data[:10])
+
+    threads = [threading.Thread(target=write, args=(letter,)) for letter in (b"b", b"c", b"d")]
+    threads += [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not broken
+    assert len(set(small.notes.read("text"))) == 1
+    assert small.notes.files() == ["text"]
+
+
+# Copies.
+
+
+def test_a_copy_goes_over_and_comes_back_the_same(
+    place: Callable[[str], str],
+    encoders: tuple[Encoder, Encoder],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lookalike.copying.BATCH", 20)
+    rng = np.random.default_rng(0)
+    here = Gallery.create(tmp_path / "here.gallery", encoder=encoders[0])
+    ids = [f"photos:{number:03}{HOSTILE[number % len(HOSTILE)]}" for number in range(100)]
+    vectors = rng.normal(size=(len(ids), here.store.dim))
+    metadata = [hostile_metadata(random.Random(number)) for number in range(len(ids))]
+    stored = rows_of(ids, vectors, metadata)
+    fingerprint = encoders[0].fingerprint
+    here.upsert(stored, fingerprint=fingerprint, sources={"photos": "/p"}, written={"tag"})
+
+    target = place("copied")
+    seen: list[int] = []
+
+    def interrupt(progress: Progress) -> None:
+        seen.append(progress.done)
+        if progress.done >= 60:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        copy(here, target, on_progress=interrupt)
+    there = Gallery.open(target)
+    assert 20 <= len(there) < len(ids)
+    before = len(there)
+    report = copy(here, target)
+    assert done(report) == (len(ids) - before, 0, 0, before)
+    assert (report.rows, report.compared, report.asked, report.recall) == (100, 100, 100, 1.0)
+    assert done(copy(here, target)) == (0, 0, 0, len(ids))
+
+    there = Gallery.open(target)
+    copy(there, tmp_path / "back.gallery")
+    back = Gallery.open(tmp_path / "back.gallery")
+    for gallery in (Gallery.open(target), back):
+        assert same(gallery, here)
+        assert gallery.sources == {"photos": "/p"}
+        assert gallery.written == {"tag"}
+        assert gallery.encoder.fingerprint == fingerprint
+
+    here.remove(ids[:5])
+    here.upsert(
+        rows_of(ids[10:12], vectors[10:12], [{"new": 1}, {"new": 2}]), fingerprint=fingerprint
+    )
+    with pytest.raises(ArtifactError, match=r"has 5 rows that here\.gallery has not") as caught:
+        copy(here, target)
+    assert "say --allow-removals. Nothing was changed" in str(caught.value)
+    assert same(Gallery.open(target), back)
+    assert done(copy(here, target, allow_removals=True)) == (0, 2, 5, 93)
+    assert same(Gallery.open(target), here)
+
+    with pytest.raises(InputError, match="is the gallery itself; name another place"):
+        copy(there, f"{target}?timeout=99")
+    other = Gallery.create(tmp_path / "other.gallery", encoder=encoders[1])
+    with pytest.raises(FingerprintError, match="is a gallery of another encoder"):
+        copy(other, target)
+    assert same(Gallery.open(target), here)
+
+
+def done(report: CopyReport) -> tuple[int, int, int, int]:
+    return (report.added, report.updated, report.removed, report.unchanged)
+
+
+def same(one: Gallery, other: Gallery) -> bool:
+    """Tell whether all rows of two galleries are the same, embeddings to the bit."""
+    ids = [record.id for record in one.store.records()]
+    if ids != [record.id for record in other.store.records()] or state_of(one) != state_of(other):
+        return False
+    rows = one.store.get(ids).embeddings, other.store.get(ids).embeddings
+    return rows[0].tobytes() == rows[1].tobytes()
+
+
+def state_of(gallery: Gallery) -> list[str]:
+    return [
+        json.dumps([r.id, r.uri, dict(r.metadata), r.content_hash, r.signature], sort_keys=True)
+        for r in gallery.store.records()
+    ]
+
+
+# Searches.
+
+
+def clustered(seed: int, count: int) -> np.ndarray:
+    """Return unit vectors in 50 clusters, always the same ones, ``(count, 32)``."""
+    centres = np.random.default_rng(99).normal(size=(50, LARGE_DIM))
+    rng = np.random.default_rng(seed)
+    rows = centres[rng.integers(0, 50, count)] + 0.4 * rng.normal(size=(count, LARGE_DIM))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def nearest(stored: np.ndarray, queries: np.ndarray, metric: Metric) -> np.ndarray:
+    """Return the distances of all rows to each query, ``(queries, rows)``."""
+    rows, asked = stored.astype(float), queries.astype(float)
+    if metric is Metric.COSINE:
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        asked = asked / np.linalg.norm(asked, axis=1, keepdims=True)
+        return 1 - asked @ rows.T
+    return np.linalg.norm(asked[:, None] - rows[None], axis=2)
+
+
+def many_rows() -> Rows:
+    ids = [f"r{i:04}" for i in range(LARGE)]
+    metadata = [{"tenth": i % 10, "hundredth": i % 100} for i in range(LARGE)]
+    return rows_of(ids, clustered(1, LARGE), metadata)
+
+
+@pytest.fixture(scope="module")
+def large(made: Made) -> tuple[dict[str, MilvusStore], Rows]:
+    """5,000 rows through a graph, once it is built, and without one."""
+    stores = {name: made[name] for name in ("large", "flat")}
+    connected = Connection(stores["large"].address)
+    ends = time.monotonic() + 60
+    while time.monotonic() < ends:
+        segments = connected.ask("list_loaded_segments", "large")
+        if sum(s.num_rows for s in segments if s.index_name) == LARGE:
+            return stores, many_rows()
+        time.sleep(0.2)
+    raise AssertionError(f"not indexed: {segments}")
+
+
+def recall_at_10(hits: list[list[Any]], distances: np.ndarray) -> float:
+    """Return the share of hits no farther than the tenth nearest row; none may be missing."""
+    assert {len(near) for near in hits} == {10}
+    limits = np.sort(distances, axis=1)[:, 9]
+    return float(
+        np.mean(
+            [
+                [hit.distance <= limit + 1e-6 for hit in near]
+                for near, limit in zip(hits, limits, strict=True)
+            ]
+        )
+    )
+
+
+def test_searches_through_the_graph_find_nearly_all(
+    large: tuple[dict[str, MilvusStore], Rows],
+) -> None:
+    stores, stored = large
+    store, queries = stores["large"], clustered(2, 100)
+    distances = nearest(stored.embeddings, queries, Metric.COSINE)
+    hits = store.search(queries, 10, Metric.COSINE)
+    found = recall_at_10(hits, distances)
+    log.info("recall@10 %.4f", found)
+    assert found >= 0.98
+    for column, share, least in (("tenth", 10, 0.9), ("hundredth", 100, 0.98)):
+        kept = np.flatnonzero(np.arange(LARGE) % share == 3)
+        some = store.search(queries, 10, Metric.COSINE, as_filter({column: 3}))
+        assert {hit.metadata[column] for near in some for hit in near} == {3}
+        found = recall_at_10(some, distances[:, kept])
+        log.info("recall@10 of one in %d %.4f", share, found)
+        assert found >= least
+    one_by_one = [store.search(query[None], 10, Metric.COSINE)[0] for query in queries[:30]]
+    assert hits[:30] == one_by_one
+
+
+@pytest.mark.parametrize(("name", "metric", "exact"), [
+    ("large", Metric.COSINE, True),
+    ("large", Metric.L2, False),
+    ("flat", Metric.L2, False),
+    ("flat", Metric.L2, True),
+    ("flat", Metric.COSINE, False),
+])  # fmt: skip
+def test_exact_searches_miss_nothing(
+    large: tuple[dict[str, MilvusStore], Rows],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    metric: Metric,
+    exact: bool,
+) -> None:
+    stores, stored = large
+    queries = 2 * clustered(3, 20)
+    distances = nearest(stored.embeddings, queries, metric)
+    hits = stores[name].search(queries, 10, metric, exact=exact)
+    for near, row in zip(hits, distances, strict=True):
+        order = np.argsort(row, kind="stable")[:10]
+        assert [hit.id for hit in near] == [stored.ids[i] for i in order]
+        np.testing.assert_allclose([hit.distance for hit in near], row[order], atol=2e-6)
+    monkeypatch.setattr(milvus_module, "_REQUEST_BYTES", 60_000)
+    assert stores[name].search(queries, 10, metric, exact=exact) == hits
+    kept = as_filter({"tenth": 4})
+    some = stores[name].search(queries[:3], 10, metric, kept, exact=exact)
+    for near, row in zip(some, distances[:3], strict=True):
+        order = [i for i in np.argsort(row, kind="stable") if i % 10 == 4][:10]
+        assert [hit.id for hit in near] == [stored.ids[i] for i in order]
+
+
+def test_all_rows_come_in_pages_from_sealed_and_growing_parts(
+    large: tuple[dict[str, MilvusStore], Rows],
+) -> None:
+    """Last of those that use these rows: it changes them."""
+    stores, stored = large
+    store, rng = stores["large"], np.random.default_rng(4)
+    now = dict(zip(stored.ids, stored.embeddings, strict=True))
+    for _ in range(3):
+        chosen = [stored.ids[i] for i in rng.choice(LARGE, 150, replace=False)]
+        new = clustered(int(rng.integers(1_000)), 150)
+        store.upsert(rows_of(chosen, new))
+        now |= dict(zip(chosen, new, strict=True))
+        gone = [stored.ids[i] for i in rng.choice(LARGE, 100, replace=False)]
+        store.delete(gone)
+        now = {row_id: row for row_id, row in now.items() if row_id not in set(gone)}
+    assert store.count() == len(now)
+    assert [record.id for record in store.records()] == sorted(now)
+    assert store.ids() == tuple(sorted(now))
+    parts = list(store.rows(333))
+    assert [row_id for part in parts for row_id in part.ids] == sorted(now)
+    found = np.concatenate([part.embeddings for part in parts])
+    np.testing.assert_array_equal(found, np.stack([now[row_id] for row_id in sorted(now)]))
+
+
+# Other processes.
+
+WRITER = """
+import json, sys
+import numpy as np
+from lookalike.stores.addresses import Address
+from lookalike.stores.base import Rows
+from lookalike.stores.milvus import MilvusStore
+store = MilvusStore.open(Address.parse(sys.argv[1]))
+print("ready", flush=True)
+for line in sys.stdin:
+    row_id, vector, metadata = json.loads(line)
+    if vector is None:
+        store.delete([row_id])
+    else:
+        store.upsert(Rows([row_id], [""], np.array([vector], np.float32), [metadata], [""]))
+    print("done", flush=True)
+"""
+
+
+def test_what_another_process_writes_is_seen(
+    small: MilvusStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "_FRESH_S", 0.5)  # seconds; for new kinds in known columns
+    small.upsert(rows_of(["mine"], np.eye(DIM)[:1], [{"tag": "x"}]))
+    query = np.eye(DIM, dtype=np.float32)[1:2]
+    assert small.ids() == ("mine",)
+    assert small.columns().names == ("tag",)
+    took = []
+    command = [sys.executable, "-c", WRITER, str(small.address)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+
+        def told(row_id: str, vector: list[float] | None, metadata: Any = None) -> None:
+            child.stdin.write(json.dumps([row_id, vector, metadata]) + "\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == "done\n"
+
+        def seen(check: Callable[[], bool], within: float = 3.0) -> None:
+            start = time.monotonic()
+            while not check():
+                assert time.monotonic() - start < within
+            took.append(time.monotonic() - start)
+
+        def found(where: Any = None) -> list[str]:
+            where = where and as_filter(where)
+            return [hit.id for hit in small.search(query, 9, Metric.COSINE, where)[0]]
+
+        told("theirs", [0, 1, 0, 0], {"tag": "y"})
+        seen(lambda: found() == ["theirs", "mine"])
+        seen(lambda: found("tag = 'y'") == ["theirs"])
+        seen(lambda: small.ids() == ("mine", "theirs"))
+        told("new", [0, 2, 0.1, 0], {"year": 2020})
+        seen(lambda: found("year > 2000") == ["new"])
+        seen(lambda: small.columns().names == ("tag", "year"))
+        told("mine", None)
+        seen(lambda: found() == ["theirs", "new"])
+        seen(lambda: small.ids() == ("new", "theirs"))
+        told("zero", [0, 0, 0, 0], {"tag": ["x", "z"]})
+        seen(lambda: found("tag = 'z'") == ["zero"])
+        child.stdin.close()
+    log.info("seen after %s s", [round(seconds, 2) for seconds in took])
+
+
+# Servers that are not as they should be.
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def refused(address: str) -> str:
+    """Return why a server cannot be used, which must be said soon."""
+    start = time.monotonic()
+    with pytest.raises(UnreachableError) as caught:
+        MilvusStore.open(Address.parse(address))
+    assert time.monotonic() - start < 15
+    said = str(caught.value)
+    assert "\n" not in said
+    return said
+
+
+def test_a_closed_port_is_told(milvus: MilvusServer) -> None:
+    port = free_port()
+    said = refused(f"milvus://127.0.0.1:{port}/x")
+    assert said.startswith(f"milvus://127.0.0.1:{port}/x: the server does not answer")
+    assert "see that it runs, and that the address is right" in said
+
+
+def test_a_host_that_is_not_there_is_told(milvus: MilvusServer) -> None:
+    assert "nowhere.invalid:19530/x: the server does not answer" in refused(
+        "milvus://nowhere.invalid/x"
+    )
+
+
+@pytest.mark.parametrize("token", ["root:wrong", "nobody", ""])
+def test_a_wrong_token_is_told_and_not_repeated(
+    place: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_MILVUS_TOKEN", token)
+    said = refused(place("home"))
+    assert "the server lets nobody in with this token; see that LOOKALIKE_MILVUS_TOKEN is" in said
+    assert "wrong" not in said
+
+
+def test_tls_asked_of_a_plain_server_is_told_in_one_line(
+    place: Callable[[str], str], tmp_path: Path
+) -> None:
+    address = place("home").replace("milvus://", "milvus+tls://")
+    assert "whether it wants TLS" in refused(address)
+    ended = process("info", address, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
+
+
+def test_too_old_a_server_is_refused(
+    place: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "OLDEST", (99, 0))
+    with pytest.raises(
+        SettingError, match=r"the server is Milvus v?2\.3\S*; 99\.0 or newer is need"
+    ):
+        MilvusStore.open(Address.parse(place("home")))
+
+
+def test_without_its_client_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    with pytest.raises(MissingDependencyError) as caught:
+        MilvusStore.open(Address.parse("milvus://h/x"))
+    assert (
+        "milvus://h:19530/x needs the package 'pymilvus': pip install 'lookalike[milvus]'"
+        in str(caught.value)
+    )
+
+
+@contextlib.contextmanager
+def tls_in_front_of(port: int, certificate: Path, key: Path) -> Iterator[int]:
+    """Take TLS off connections to a port of its own, and hand them on."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.set_alpn_protocols(["h2"])
+    loop = asyncio.new_event_loop()
+
+    open_now: set[asyncio.StreamWriter] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_now.add(writer)
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        open_now.discard(writer)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, out = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, out), pump(inner, writer))
+
+    async def start() -> asyncio.Server:
+        return await asyncio.start_server(serve, "localhost", 0, ssl=context, family=socket.AF_INET)
+
+    async def end() -> None:
+        server.close()
+        while open_now:
+            for writer in open_now:
+                writer.transport.abort()
+            await asyncio.sleep(0.02)
+
+    server = loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield int(server.sockets[0].getsockname()[1])
+    finally:
+        asyncio.run_coroutine_threadsafe(end(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_rows_are_reached_through_tls(
+    made: Made,
+    milvus: MilvusServer,
+    require: Require,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    require(shutil.which("openssl"), "openssl is not there, which makes a certificate")
+    certificate, key = tmp_path / "server.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+            *("-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    with tls_in_front_of(milvus.port, certificate, key) as port:
+        address = f"milvus+tls://localhost:{port}/home"
+        assert "whether it wants TLS" in refused(address)
+        monkeypatch.setenv("LOOKALIKE_MILVUS_CA", str(certificate))
+        gallery = Gallery.open(address)
+        assert gallery.info()["store"] == address
+        assert gallery.fingerprint == made["home"].fingerprint
+        assert len(gallery) == len(made["home"])
+        monkeypatch.setenv("LOOKALIKE_MILVUS_CA", str(tmp_path / "none.pem"))
+        with pytest.raises(SettingError, match=r"LOOKALIKE_MILVUS_CA=.*none.pem: cannot be read"):
+            MilvusStore.open(Address.parse(address))
