@@ -8,7 +8,6 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +128,7 @@ def test_what_was_acknowledged_outlives_kills(milvus: MilvusServer) -> None:
     os.environ.get("LOOKALIKE_TEST_DISK") != "1", reason="slow: LOOKALIKE_TEST_DISK=1 runs it"
 )
 def test_a_full_disk_at_the_server_is_told_and_loses_nothing(
-    require: Callable[[object, str], None], milvus: MilvusServer, tmp_path: Path
+    milvus: MilvusServer, tmp_path: Path
 ) -> None:
     """Writes are refused at once, reads that must be new wait in vain; with room, all goes on."""
     disk = f"mount -t tmpfs -o size=300m none {tmp_path}/data"

@@ -245,3 +245,8 @@ def test_what_structures_mean(where: dict[str, Any], found: list[int]) -> None:
 def test_mistakes_are_shown_where_they_are(where: Any, said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         as_filter(where).mask(MetadataColumns(ROWS_OF_PHOTOS))
+
+
+def test_in_passes_over_objects_and_nested_lists() -> None:
+    columns = MetadataColumns([{"x": {"a": 1}}, {"x": [["a"], "b"]}, {"x": "b"}, {"x": None}])
+    assert as_filter("x in ('a', 'b')").mask(columns).tolist() == [False, True, True, False]

@@ -89,7 +89,11 @@ class Within:
         wanted = {(kind_of(value), value) for value in self.values}
         kinds = {kind_of(value) for value in self.values}
         only = kinds.pop() if len(kinds) == 1 else None
-        return _where(columns, self.column, lambda value: (kind_of(value), value) in wanted, only)
+
+        def matches(value: Any) -> bool:
+            return kind_of(value) != "other" and (kind_of(value), value) in wanted
+
+        return _where(columns, self.column, matches, only)
 
 
 @dataclass(frozen=True, slots=True)

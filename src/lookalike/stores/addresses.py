@@ -128,9 +128,9 @@ class Address:
         """The index of the collection."""
         return INDEXES[self.index]
 
-    def looking(self, n: int, kind: IndexKind) -> dict[str, int]:
-        """Return the parameters of a search for n rows through an index."""
-        return kind.looking(n, self.effort)
+    def looking(self, n: int, kind: IndexKind, wider: int = 1) -> dict[str, int]:
+        """Return the parameters of a search for n rows through an index, ``wider`` times as far."""
+        return kind.looking(n, wider * (self.effort or kind.least))
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -38,6 +38,9 @@ from lookalike.types import Embeddings, Hit, Metric
 _SPARE = 16
 """Hits that are asked for besides, since Milvus orders equal distances by no rule."""
 
+_WIDER = 4
+"""Times as far that a search with a filter looks, since rows it passes over lead nowhere."""
+
 _REQUEST_BYTES = 16 << 20
 _IDS_AT_ONCE = 1_000
 _UNSEALED = 10_000
@@ -204,7 +207,9 @@ class MilvusStore:
             limit=asked,
             filter=where,
             output_fields=["uri", "metadata"],
-            search_params={"params": self.address.looking(asked, self._kind)},
+            search_params={
+                "params": self.address.looking(asked, self._kind, _WIDER if where else 1)
+            },
             consistency_level=CONSISTENCIES[self.address.consistency],
         )
         answers = in_parts(list(queries), lambda few: search(data=few))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,9 @@ _PART = 48_000
 
 _AT_ONCE = 200
 _FILE, _COLUMN, _STAMP = "file:", "column:", "stamp"
+_PAUSES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Seconds before each look at a file whose parts are not there: it is being written over."""
+
 _VECTOR = {"none": 2}
 """Milvus 2.3 has no collection without vectors."""
 
@@ -31,7 +35,8 @@ class Notes:
     """The notes beside a collection. Small ones are one row each, files several.
 
     A file is written under a new number and then named, so that whoever reads meanwhile finds the
-    one before, or looks again. Of several writers the last to name theirs wins.
+    one before, or looks again. Of several writers at once the last to name theirs wins, and parts
+    that another wrote may stay.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -59,7 +64,7 @@ class Notes:
             UnreachableError: the server does not answer.
             StorageError: it refuses.
         """
-        before = self._head(name)
+        before = self._row(_FILE + name, STRONG)
         number = uuid.uuid4().hex
         starts = range(0, max(1, len(data)), _PART)
         parts = [base64.b64encode(data[start : start + _PART]).decode() for start in starts]
@@ -81,8 +86,10 @@ class Notes:
             ArtifactError: there is none, or it is broken.
             UnreachableError: the server does not answer.
         """
-        seen, broken = "", ""
-        while (head := self._head(name)) != seen:
+        broken = ""
+        for pause in _PAUSES:
+            time.sleep(pause)
+            head = self._row(_FILE + name, STRONG)
             if head is None:
                 raise ArtifactError(
                     f"{self._connection.address}: holds no {name}: not a gallery, or an unfinished "
@@ -94,12 +101,8 @@ class Notes:
             data = b"".join(base64.b64decode(parts[key]) for key in sorted(parts))
             if len(parts) == count and hashlib.sha256(data).hexdigest() == checked:
                 return data
-            seen, broken = head, f"its {name} is broken, {len(parts)} of {count} parts"
+            broken = f"its {name} is broken, {len(parts)} of {count} parts"
         raise ArtifactError(f"{self._connection.address}: {broken}")
-
-    def _head(self, name: str) -> str | None:
-        """Return the number, parts and checksum of a file, as JSON; None if there is none."""
-        return self._rows(f"key == {quoted(_FILE + name)}").get(_FILE + name)
 
     def files(self) -> list[str]:
         """Return the names of the files there are."""
@@ -121,8 +124,7 @@ class Notes:
 
     def stamp(self) -> str:
         """Return what is another text whenever rows were written."""
-        found = self._rows(f"key == {quoted(_STAMP)}", consistency="session")
-        return str(found.get(_STAMP, ""))
+        return self._row(_STAMP, "session") or ""
 
     def renew_stamp(self) -> str:
         """Note that rows were written."""
@@ -134,19 +136,24 @@ class Notes:
         rows = [{"key": key, "data": data, "none": [0.0, 0.0]} for key, data in notes.items()]
         self._connection.ask("upsert", self._name, rows)
 
-    def _rows(self, where: str, *, consistency: str = STRONG) -> dict[str, Any]:
-        """Return the texts of the rows that an expression matches, by key."""
-        if consistency == STRONG:
-            pages = self._connection.pages(self._name, "key", where, ["data"], _AT_ONCE)
-            return {row["key"]: row["data"] for page in pages for row in page}
+    def _row(self, key: str, consistency: str) -> str | None:
+        """Return the text of one row, None if there is none.
+
+        While it is written over, Milvus 2.3 gives now and then what it was long ago.
+        """
         found = self._connection.ask(
             "query",
             self._name,
-            filter=where,
-            output_fields=["key", "data"],
+            filter=f"key == {quoted(key)}",
+            output_fields=["data"],
             consistency_level=CONSISTENCIES[consistency],
         )
-        return {row["key"]: row["data"] for row in found}
+        return str(found[0]["data"]) if found else None
+
+    def _rows(self, where: str) -> dict[str, Any]:
+        """Return the texts of the rows that an expression matches, by key."""
+        pages = self._connection.pages(self._name, "key", where, ["data"], _AT_ONCE)
+        return {row["key"]: row["data"] for page in pages for row in page}
 
 
 def _keys(name: str, number: str, count: int) -> list[str]:
