@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import random
+import shlex
 import shutil
 import socket
 import ssl
@@ -23,6 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from lookalike.copying import CopyReport, copy
 from lookalike.encoders.base import Encoder
@@ -945,3 +947,22 @@ def test_rows_are_reached_through_tls(
         monkeypatch.setenv("LOOKALIKE_MILVUS_CA", str(tmp_path / "none.pem"))
         with pytest.raises(SettingError, match=r"LOOKALIKE_MILVUS_CA=.*none.pem: cannot be read"):
             MilvusStore.open(Address.parse(address))
+
+
+def test_the_commands_of_the_guide_work(milvus: MilvusServer, folder: Path, tmp_path: Path) -> None:
+    """Those of docs/scaling.md, in their order; the folder's labels are colours there."""
+    guide = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    block = guide.split("## Rows in Milvus")[1].split("```sh\n")[1].split("```")[0]
+    block = block.replace("127.0.0.1:19530/photos", f"{milvus.host}/guide_photos")
+    shutil.copytree(folder, tmp_path / "photos")
+    cats = (tmp_path / "photos" / "red").rename(tmp_path / "photos" / "cats")
+    Image.open(cats / "1.png").save(cats / "1.jpg")
+    lines = [shlex.split(line, comments=True) for line in block.splitlines()]
+    assert lines[0][0] == "export"
+    assert len(lines) == 7
+    for program, *arguments in lines[1:]:
+        assert program == "lookalike"
+        assert run(*arguments, cwd=tmp_path), arguments
+    assert state(Gallery.open(tmp_path / "back.gallery")) == state(
+        Gallery.open(f"milvus://{milvus.host}/guide_photos_2")
+    )
