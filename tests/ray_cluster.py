@@ -59,8 +59,10 @@ class Node:
         return {pid for pid in self._below() if "ray::Worker" in _command(pid)}
 
     def kill(self) -> None:
+        """End it and all that it started; again, if it has ended, is no harm."""
         pids = self._below()
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -109,8 +111,7 @@ class RayNodes:
 
     def stop(self) -> None:
         for node in reversed(self.nodes):
-            if node.running():
-                node.kill()
+            node.kill()
 
 
 def _command(pid: int) -> str:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -45,12 +46,15 @@ def cluster(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Itera
     require(find_spec("ray"), "ray is not installed")
     customised = tmp_path_factory.mktemp("site")
     (customised / "sitecustomize.py").write_text(POISON)
-    nodes = RayNodes(tmp_path_factory.mktemp("ray"), {"PYTHONPATH": str(customised)})
-    try:
-        nodes.start()
-        yield nodes
-    finally:
-        nodes.stop()
+    with tempfile.TemporaryDirectory(
+        prefix="ray"
+    ) as short:  # sockets in it have names of 107 bytes
+        nodes = RayNodes(Path(short), {"PYTHONPATH": str(customised)})
+        try:
+            nodes.start()
+            yield nodes
+        finally:
+            nodes.stop()
 
 
 @pytest.fixture(scope="module")

@@ -533,9 +533,12 @@ def test_hosts_and_names() -> None:
         check_host(host, keys=True)
         with pytest.raises(InputError, match="API keys"):
             check_host(host, keys=False)
-    assert named(["x/photos.gallery", "b=y/c.gallery"]) == {
-        "photos": Path("x/photos.gallery"),
-        "b": Path("y/c.gallery"),
+    places = ["x/photos.gallery", "b=y/c.gallery", "milvus://h/prints?index=flat", "d=milvus://h/e"]
+    assert named(places) == {
+        "photos": "x/photos.gallery",
+        "b": "y/c.gallery",
+        "prints": "milvus://h/prints?index=flat",
+        "d": "milvus://h/e",
     }
     assert hosts_of("127.0.0.1", ["Shop.example"]) == (*LOOPBACK, "shop.example")
     assert hosts_of("0.0.0.0", ["shop.example"]) == (*LOOPBACK, "shop.example")
