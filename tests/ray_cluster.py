@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.processes import children
 
 RAY = str(Path(sys.executable).with_name("ray"))
-_READY_S = 60
+_READY_S = 120
 
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
