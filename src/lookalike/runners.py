@@ -206,10 +206,9 @@ class _Crew:
     def results(self, known: Known, pieces: Iterable[Sequence[Item]]) -> Iterator[list[Done]]:
         """Yield what became of each piece, in their order."""
         numbered = enumerate(pieces)
-        first = 0
-        more = True
+        first, more, most = 0, True, _AHEAD * self._count
         while more or self._parts:
-            while more and len(self._waiting) < self._count and len(self._parts) < self._most:
+            while more and len(self._waiting) < self._count and len(self._parts) < most:
                 number, items = next(numbered, (0, None))
                 more = items is not None
                 if items is not None:
@@ -223,10 +222,6 @@ class _Crew:
             while first in self._parts and None not in self._parts[first]:
                 yield [done for done in self._parts.pop(first) if done is not None]
                 first += 1
-
-    @property
-    def _most(self) -> int:
-        return _AHEAD * self._count
 
     def dismiss(self) -> None:
         """End all actors."""
@@ -309,7 +304,10 @@ class _Crew:
                 ) from error
             self._hire()
             return
-        piece, actor = self._doing.pop(reference)
+        actor = self._doing[reference][1]
+        its = [each for each, (_, other) in self._doing.items() if other is actor]
+        piece, *later = [self._doing.pop(each)[0] for each in its]
+        self._waiting.extendleft(reversed(later))  # it had not begun these
         if self._idle.pop(actor, None) is not None:
             self._hire()
         piece.losses += 1
@@ -318,7 +316,8 @@ class _Crew:
         elif len(piece.sent) > 1:
             middle = len(piece.sent) // 2
             for start, sent in ((middle, piece.sent[middle:]), (0, piece.sent[:middle])):
-                half = _Piece(piece.number, piece.start + start, sent, _LOSSES - 1)
+                losses = _LOSSES - 1 if len(sent) > 1 else 1
+                half = _Piece(piece.number, piece.start + start, sent, losses)
                 self._waiting.appendleft(half)
         else:
             [one] = piece.sent
