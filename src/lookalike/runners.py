@@ -236,11 +236,11 @@ class _Crew:
         """Give pieces to the actors that have the fewest."""
         while self._waiting and self._idle:
             actor = min(self._idle, key=lambda each: self._idle[each])
-            if self._idle[actor] >= _UNDER_WAY:
+            if self._idle[actor] >= (1 if self._waiting[0].losses else _UNDER_WAY):
                 return
             piece = self._waiting.popleft()
             self._doing[actor.do.remote(piece.sent)] = piece, actor
-            self._idle[actor] += 1
+            self._idle[actor] += _UNDER_WAY if piece.losses else 1  # what may end it goes alone
 
     def _look(self) -> None:
         """Take up what actors have done; what lost ones were doing waits again.
@@ -264,7 +264,7 @@ class _Crew:
                 continue
             piece, actor = self._doing.pop(reference)
             if actor in self._idle:
-                self._idle[actor] -= 1
+                self._idle[actor] -= _UNDER_WAY if piece.losses else 1
             self._take_up(piece, whole(*answer))
         if self._idle:
             self._seen = time.monotonic()
