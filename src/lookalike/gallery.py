@@ -16,7 +16,7 @@ from lookalike.encoders.catalog import load_encoder
 from lookalike.errors import ArtifactError, FingerprintError, InputError
 from lookalike.filters import Where
 from lookalike.foreground import Box
-from lookalike.homes import ENCODER, MANIFEST, Home, create_home, open_home
+from lookalike.homes import ENCODER, MANIFEST, Home, create_home, manifest_of, open_home
 from lookalike.ingest import Known, Outcome, Runner, ingest
 from lookalike.queries import Look, Query, images_of
 from lookalike.searching import Search
@@ -86,7 +86,7 @@ class Gallery:
         """
         home = open_home(path)
         try:
-            return cls(home, home.read())
+            return cls(home, manifest_of(home))
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{home.path / MANIFEST}: misses or misstates {error}") from error
 
@@ -333,7 +333,7 @@ class Gallery:
             "metric": self.metric.value,
             "sources": self.sources,
             "bytes": sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file()),
-            **({} if self.address is None else {"store": str(self.address)}),
+            **self._home.facts,
         }
 
     def _write_manifest(self) -> None:

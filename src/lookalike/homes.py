@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from lookalike.artifacts import (
@@ -56,6 +57,11 @@ class Home(Protocol):
         """Where the rows are, if not in the folder."""
         ...
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is to be said of where the rows are, if not in the folder."""
+        ...
+
     def read(self) -> dict[str, Any]:
         """Return the manifest as it is now.
 
@@ -74,6 +80,7 @@ class FolderHome:
     """All in one folder."""
 
     address: Address | None = None
+    facts: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,13 +98,14 @@ class FolderHome:
 class MilvusHome:
     """Rows, manifest and encoder in Milvus; a folder with their address and the encoder."""
 
-    def __init__(self, path: Path, address: Address, expected: str) -> None:
-        store = MilvusStore.open(address)
+    def __init__(self, path: Path, store: MilvusStore, expected: str) -> None:
+        address = store.address
         self.path = path
         self.address: Address | None = address
         self.store: VectorStore = store
+        self.facts: Mapping[str, Any] = {"store": str(address), "index": store.index}
         self._notes = store.notes
-        found = store.described.get("fingerprint", "")
+        found = _fingerprint(store)
         if found != expected:
             raise FingerprintError(
                 f"{path}: its rows in {address} were made with another encoder by now "
@@ -122,21 +130,32 @@ def open_home(path: str | Path) -> Home:
         FingerprintError: the collection was made anew with another encoder.
         UnreachableError: the server of the rows does not answer.
     """
-    given = Address.parse(path) if isinstance(path, str) and is_address(path) else None
-    folder = Path(path) if given is None else _visited(given)
+    if isinstance(path, str) and is_address(path):
+        store = MilvusStore.open(Address.parse(path))
+        return MilvusHome(_visited(store), store, _fingerprint(store))
+    folder = Path(path)
     fields = read_manifest(folder / MANIFEST, what=_WHAT)
-    home: Home
     if "address" in fields:
-        address = given or Address.parse(fields["address"])
-        home = MilvusHome(folder, address, str(fields.get("fingerprint")))
-    else:
-        home = FolderHome(folder)
-    expected = home.read().get("dim", home.store.dim)
+        store = MilvusStore.open(Address.parse(fields["address"]))
+        return MilvusHome(folder, store, str(fields.get("fingerprint")))
+    return FolderHome(folder)
+
+
+def manifest_of(home: Home) -> dict[str, Any]:
+    """Return the manifest of a home whose rows have the dimensions that it says.
+
+    Raises:
+        ArtifactError: they have others, or it is missing or broken.
+        FormatVersionError: a newer lookalike wrote it.
+    """
+    fields = home.read()
+    expected = fields.get("dim", home.store.dim)
     if home.store.dim != expected:
         raise ArtifactError(
-            f"{path}: its table has {home.store.dim} dimensions, {MANIFEST} says {expected}"
+            f"{home.address or home.path}: its table has {home.store.dim} dimensions, {MANIFEST} "
+            f"says {expected}"
         )
-    return home
+    return fields
 
 
 def is_there(path: str | Path) -> bool:
@@ -173,8 +192,7 @@ def create_home(
         given = Address.parse(path)
         if address not in (None, given):
             raise SettingError(f"{path}: its rows are there, not in {address}; leave --store out")
-        _make_collection(given, fields, encoder)
-        return _visited(given)
+        return _visited(_make_collection(given, fields, encoder))
     folder = Path(path)
     with new_folder(folder) as partial:
         (partial / ENCODER).mkdir()
@@ -188,7 +206,7 @@ def create_home(
     return folder
 
 
-def _make_collection(address: Address, fields: Mapping[str, Any], encoder: Encoder) -> None:
+def _make_collection(address: Address, fields: Mapping[str, Any], encoder: Encoder) -> MilvusStore:
     """Make a collection, its encoder and its manifest, which is written last."""
     before = MilvusStore.find(address)
     if before is not None:
@@ -203,16 +221,20 @@ def _make_collection(address: Address, fields: Mapping[str, Any], encoder: Encod
     for name, data in encoder_files(encoder).items():
         store.notes.write(f"{ENCODER}/{name}", data)
     store.notes.write(MANIFEST, manifest_bytes(fields))
+    return store
+
+
+def _fingerprint(store: MilvusStore) -> str:
+    return str(store.described.get("fingerprint", ""))
 
 
 def _write_handle(folder: Path, address: Address, fingerprint: str) -> None:
     write_manifest(folder / MANIFEST, {"address": address.given, "fingerprint": fingerprint})
 
 
-def _visited(address: Address) -> Path:
+def _visited(store: MilvusStore) -> Path:
     """Return the cached folder of a gallery in Milvus, with the encoder that it has now."""
-    store = MilvusStore.open(address)
-    fingerprint = str(store.described.get("fingerprint", ""))
+    address, fingerprint = store.address, _fingerprint(store)
     where = f"{address.host}_{address.port}".replace(":", "_")
     folder = settings().data / "galleries" / where / fingerprint[:16] / f"{address.name}.gallery"
     if not (folder / MANIFEST).exists():

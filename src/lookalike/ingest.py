@@ -135,7 +135,7 @@ class Work:
             try:
                 image = decode(data, name=item.uri)
             except ImageError as error:
-                found.append(failed(item, error))
+                found.append(failed(item.id, item.uri, error))
                 continue
             waiting.append((done, image))
             size += image.nbytes
@@ -234,10 +234,9 @@ def _looked_at(item: Item, known: Known) -> Done | tuple[bytes | ImageArray, Don
     try:
         data = item.read()
     except ImageError as error:
-        return failed(item, error)
+        return failed(item.id, item.uri, error)
     except OSError as error:
-        reason = f"cannot be read ({error.strerror or error})"
-        return Done(item.id, item.uri, {}, Change.FAILED, reason=reason)
+        return failed(item.id, item.uri, f"cannot be read ({error.strerror or error})")
     found = content_hash(data)
     if row is not None and row.content_hash == found:
         return _kept(item, row, signature, known)
@@ -258,10 +257,10 @@ def _kept(item: Item, row: Record, signature: str, known: Known) -> Done:
     return Done(item.id, item.uri, metadata, change, row.content_hash, signature, row=row.id)
 
 
-def failed(item: Item, error: Exception | str) -> Done:
-    """Return an item that could not be indexed, and why."""
-    reason = str(error).removeprefix(f"{item.uri}: ")
-    return Done(item.id, item.uri, {}, Change.FAILED, reason=reason)
+def failed(row_id: str, uri: str, reason: Exception | str) -> Done:
+    """Return what became of an item that could not be indexed, and why."""
+    said = str(reason).removeprefix(f"{uri}: ")
+    return Done(row_id, uri, {}, Change.FAILED, reason=said)
 
 
 def _encoded(waiting: Sequence[tuple[Done, ImageArray]], encoder: Encoder) -> list[Done]:
@@ -272,8 +271,7 @@ def _encoded(waiting: Sequence[tuple[Done, ImageArray]], encoder: Encoder) -> li
     except ImageError as error:
         if len(waiting) == 1:
             done = waiting[0][0]
-            reason = str(error).removeprefix(f"{done.uri}: ")
-            return [replace(done, change=Change.FAILED, reason=reason)]
+            return [failed(done.id, done.uri, error)]
         return [done for each in waiting for done in _encoded([each], encoder)]
 
 

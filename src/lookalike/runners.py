@@ -149,10 +149,7 @@ def _connect(address: str | None) -> Any:
                 "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to it (ray get-auth-token says it on the "
                 "cluster)"
             ) from error
-        raise UnreachableError(
-            f"--address {address}: no Ray cluster answers there ({_first_line(error)}); start one "
-            "with ray start --head, or leave --address out for this machine alone"
-        ) from error
+        raise _no_cluster(address, error) from error
     return ray
 
 
@@ -168,10 +165,17 @@ def _check_reachable(address: str | None) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_REACH_S).close()
     except OSError as error:
-        raise UnreachableError(
-            f"--address {address}: no Ray cluster answers there ({error}); start one with "
-            "ray start --head, or leave --address out for this machine alone"
-        ) from error
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> UnreachableError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if address is None:
+        return UnreachableError(f"--runner ray: Ray does not start on this machine ({reason})")
+    return UnreachableError(
+        f"--address {address}: no Ray cluster answers there ({reason}); start one with "
+        "ray start --head, or leave --address out for this machine alone"
+    )
 
 
 @dataclass(slots=True)
@@ -336,10 +340,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _last_line(error: BaseException) -> str:

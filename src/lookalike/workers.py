@@ -37,7 +37,7 @@ class Sent:
 
     def failed(self, reason: Exception | str) -> Done:
         """Return it as one that could not be indexed, and why."""
-        return failed(Item(self.id, self.uri, {}, bytes), reason)
+        return failed(self.id, self.uri, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,6 @@ class Worker:
     """An actor: opens images, encodes them and, into Milvus, writes their rows."""
 
     def __init__(self) -> None:
-        self._known = Known()
         self._store: VectorStore | None = None
         self._work: Work | None = None
 
@@ -69,7 +68,6 @@ class Worker:
             for name, data in shared.files.items():
                 (Path(folder) / name).write_bytes(data)
             self._work = Work(shared.known, load_encoder(Path(folder)))
-        self._known = shared.known
         if shared.address is not None:
             self._store = MilvusStore.open(shared.address)
 
@@ -77,7 +75,7 @@ class Worker:
         """Return what became of items, and the embeddings of those that are yet to be written."""
         assert self._work is not None
         rows = {each.id: each.row for each in sent if each.row is not None}
-        known = replace(self._known, rows={**self._known.rows, **rows})
+        known = replace(self._work.known, rows={**self._work.known.rows, **rows})
         opened = [_opened(each) for each in sent]
         items = [each for each in opened if isinstance(each, Item)]
         by_id = {done.id: done for done in replace(self._work, known=known)(items)}

@@ -308,3 +308,16 @@ def test_embeddings_are_those_of_the_last_search(make: Make) -> None:
     store.search(query, 2, Metric.L2)
     with pytest.raises(InputError, match="no row with the id 'r0001'"):
         store.embeddings(["r0001"])
+
+
+def test_zero_queries_among_others_are_answered_in_their_places(make: Make) -> None:
+    rng = np.random.default_rng(4)
+    stored = rows(rng.normal(size=(60, DIM)))
+    store = make(DIM)
+    store.upsert(stored)
+    queries = rng.normal(size=(7, DIM)).astype(np.float32)
+    queries[[0, 3, 4]] = 0
+    together = store.search(queries, 5, Metric.COSINE)
+    for query, hits in zip(queries, together, strict=True):
+        expected = oracle(stored, query.astype(float), 5, Metric.COSINE)
+        assert [hit.id for hit in hits] == [row_id for _, row_id in expected]

@@ -351,6 +351,7 @@ def test_a_gallery_is_one_by_folder_and_by_address(
     assert (len(by_address), by_address.sources) == (12, {"photos": str(own)})
     assert by_address.fingerprint == by_folder.fingerprint == by_address.encoder.fingerprint
     assert by_address.info()["store"] == by_folder.info()["store"] == place("home")
+    assert by_address.info()["index"] == {"type": "HNSW", "M": 16, "efConstruction": 200, "ef": 128}
     assert counts(by_address.sync(own)) == (0, 0, 0, 0, 12)
 
     def hits(gallery: Gallery) -> list[tuple[str, float]]:

@@ -95,12 +95,14 @@ def command(
 
     chosen = _runner(runner, address, workers)
 
-    def once() -> SyncReport:
+    def once() -> tuple[SyncReport, int | None]:
+        """Index, and return what came of it and how many rows there are then."""
         with screen.progress() as on_progress:
             opened = open_source(source, on_progress, empty=allow_removals, name=name)
             if dry_run and not is_there(gallery):
-                return SyncReport(len(opened), 0, 0, 0, 0, tuple(opened.problems), 0.0)
-            return _open(gallery, encoder, metric, store, opened).sync(
+                return SyncReport(len(opened), 0, 0, 0, 0, tuple(opened.problems), 0.0), None
+            into = _open(gallery, encoder, metric, store, opened)
+            report = into.sync(
                 opened,
                 allow_removals=allow_removals,
                 reroot=reroot,
@@ -108,12 +110,13 @@ def command(
                 on_progress=on_progress,
                 runner=chosen,
             )
+        return report, len(into)
 
     try:
         changes = _changes(Path(source), gallery) if watch else iter(())
         next(changes, None)  # from here on no change is missed
-        report = once()
-        _print(gallery, report, dry_run=dry_run, as_json=as_json, one_line=watch)
+        report, rows = once()
+        _print(gallery, report, rows, dry_run=dry_run, as_json=as_json, one_line=watch)
         if watch:
             reroot = False
             screen.note(f"watching {source}; Ctrl-C ends it")
@@ -121,8 +124,8 @@ def command(
                 if not changed:
                     continue
                 try:
-                    report = once()
-                    _print(gallery, report, dry_run=False, as_json=as_json, one_line=True)
+                    report, rows = once()
+                    _print(gallery, report, rows, dry_run=False, as_json=as_json, one_line=True)
                 except LookalikeError as error:
                     screen.note(f"not indexed, still watching: {error}")
     except KeyboardInterrupt:
@@ -148,17 +151,22 @@ def _runner(name: str, address: str | None, workers: int | None) -> Runner | Non
     return RayCluster(address, workers)
 
 
-def _print(path: str, report: SyncReport, *, dry_run: bool, as_json: bool, one_line: bool) -> None:
-    from lookalike.gallery import Gallery
-    from lookalike.homes import is_there
-
+def _print(
+    path: str,
+    report: SyncReport,
+    rows: int | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    one_line: bool,
+) -> None:
     if as_json:
         screen.print_json(report.as_dict(), one_line=one_line)
         return
-    rows = f"{len(Gallery.open(path)):,} rows; " if is_there(path) else ""
+    there = "" if rows is None else f"{rows:,} rows; "
     would = "nothing was changed; would be: " if dry_run else ""
     print(
-        f"{path}: {rows}{would}{report.added:,} added, {report.updated:,} updated, "
+        f"{path}: {there}{would}{report.added:,} added, {report.updated:,} updated, "
         f"{report.moved:,} moved, {report.removed:,} removed, {report.unchanged:,} unchanged, "
         f"{len(report.failed):,} failed, in {report.seconds:.1f} s"
     )

@@ -49,12 +49,19 @@ class ColumnCatalogue:
         self._pages = pages
         self._count = count
         self._known = KnownColumns()
-        self._read_at = -_FRESH_S
+        self._stamp: str | None = None
+        self._looked_at = -_FRESH_S
 
     def known(self, *, fresh: bool = False) -> KnownColumns:
-        """Return the columns there are, unless ``fresh`` as they were some seconds ago."""
-        if fresh or time.monotonic() - self._read_at > _FRESH_S:
-            self._known, self._read_at = self._notes.columns(), time.monotonic()
+        """Return the columns there are, unless ``fresh`` as they were some seconds ago.
+
+        They are read again only if something was written, which is cheap to ask.
+        """
+        if fresh or time.monotonic() - self._looked_at > _FRESH_S:
+            stamp = self._notes.stamp()
+            if fresh or stamp != self._stamp:
+                self._known, self._stamp = self._notes.columns(), stamp
+            self._looked_at = time.monotonic()
         return self._known
 
     def learn(self, rows: Rows, embeddings: Embeddings) -> None:
@@ -66,6 +73,7 @@ class ColumnCatalogue:
         new = [fact for fact in sorted(facts) if not known.has(*fact)]
         if new:
             self._notes.add_columns(new)
+            self._notes.renew_stamp()  # before the rows come: others are to know these by then
             for fact in new:
                 known.add(*fact)
 

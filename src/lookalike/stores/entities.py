@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from lookalike.errors import InputError, MissingRowError
 from lookalike.stores.base import Record, Rows
 from lookalike.stores.connection import LONGEST
 from lookalike.stores.expressions import FIELD, values_of
-from lookalike.types import Embeddings, Hit, Metadata
+from lookalike.types import Embeddings, Hit, Metadata, Metric
 
 TEXTS = ("uri", "metadata", "content_hash", "signature")
 VECTOR = "embedding"
@@ -102,6 +103,11 @@ def there(found: Mapping[str, Any], row_id: str) -> Mapping[str, Any]:
         raise MissingRowError(f"there is no row with the id {row_id!r}")
     row: Mapping[str, Any] = found[row_id]
     return row
+
+
+def distance_of(score: float, metric: Metric) -> float:
+    """Return the distance that Milvus tells by a similarity (cosine) or a square (l2)."""
+    return 1 - score if metric is Metric.COSINE else math.sqrt(max(0.0, score))
 
 
 def as_far(scores: Sequence[float]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from lookalike.stores.entities import (
     VECTOR,
     ZERO,
     as_far,
+    distance_of,
     entity_of,
     hits_of,
     matrix,
@@ -181,16 +181,19 @@ class MilvusStore:
         chosen = self._expression(where)
         if chosen is None:
             return [[] for _ in queries]
-        through = metric is self.metric and not (exact and self._kind.type != "FLAT")
-        plain = np.linalg.norm(queries, axis=1) > 0 if metric is Metric.COSINE else None
-        if not through or (plain is not None and not plain.all()):
+        if metric is not self.metric or (exact and self._kind.type != "FLAT"):
             return self._compared(queries, n, metric, chosen)
+        # A query without direction is as far by cosine from every row: all are read for it.
+        plain = np.asarray(queries.any(axis=1) | (metric is Metric.L2))
         asked = min(MAX_N, n + _SPARE)
         step = max(1, min(MAX_N, _REQUEST_BYTES // (4 * self.dim + 500)) // asked)
-        hits: list[list[Hit]] = []
-        for start in range(0, len(queries), step):
-            hits += self._through_index(queries[start : start + step], n, asked, chosen)
-        return hits
+        near: list[list[Hit]] = []
+        for start in range(0, int(plain.sum()), step):
+            near += self._through_index(queries[plain][start : start + step], n, asked, chosen)
+        if plain.all():
+            return near
+        hits, rest = iter(near), iter(self._compared(queries[~plain], n, metric, chosen))
+        return [next(hits if each else rest) for each in plain.tolist()]
 
     def _through_index(
         self, queries: Embeddings, n: int, asked: int, where: str
@@ -220,7 +223,10 @@ class MilvusStore:
             if len(answer) == asked < MAX_N and as_far(last):
                 hits += self._through_index(query[None], n, min(MAX_N, 4 * asked), where)
                 continue
-            found = {hit["id"]: (self._distance(hit["distance"]), hit["entity"]) for hit in answer}
+            found = {
+                hit["id"]: (distance_of(hit["distance"], self.metric), hit["entity"])
+                for hit in answer
+            }
             hits.append(self._ordered(query, found | zeros)[:n])
         short = [q for q, near in enumerate(hits) if len(near) < n]
         if short and min(len(hits[q]) for q in short) < self._matching(where):
@@ -228,10 +234,6 @@ class MilvusStore:
             for q, near in zip(short, read, strict=True):
                 hits[q] = near
         return hits
-
-    def _distance(self, score: float) -> float:
-        """Return the distance that Milvus calls this: the similarity, or the square."""
-        return 1 - score if self.metric is Metric.COSINE else math.sqrt(max(0.0, score))
 
     def _ordered(
         self, query: NDArray[np.float32], found: Mapping[str, tuple[float, Mapping[str, Any]]]
@@ -315,12 +317,9 @@ class MilvusStore:
         self, where: str, names: Sequence[str], consistency: str = "", limit: int | None = None
     ) -> list[dict[str, Any]]:
         level = CONSISTENCIES[consistency or self.address.consistency]
-        more = {} if limit is None else {"limit": limit}
-        names = list(names)
-        found = self._connection.ask(
-            "query", self._name, filter=where, output_fields=names, consistency_level=level, **more
-        )
-        return list(found)
+        more: dict[str, Any] = {} if limit is None else {"limit": limit}
+        more |= {"filter": where, "output_fields": list(names), "consistency_level": level}
+        return list(self._connection.ask("query", self._name, **more))
 
     def _matching(self, where: str, consistency: str = "") -> int:
         return int(self._query(where, ["count(*)"], consistency)[0]["count(*)"])

@@ -123,14 +123,12 @@ class Notes:
         )
 
     def stamp(self) -> str:
-        """Return what is another text whenever rows were written."""
+        """Return what is another text whenever rows or columns were written."""
         return self._row(_STAMP, "session") or ""
 
-    def renew_stamp(self) -> str:
-        """Note that rows were written."""
-        stamp = uuid.uuid4().hex
-        self._put({_STAMP: stamp})
-        return stamp
+    def renew_stamp(self) -> None:
+        """Note that rows or columns were written."""
+        self._put({_STAMP: uuid.uuid4().hex})
 
     def _put(self, notes: Mapping[str, str]) -> None:
         rows = [{"key": key, "data": data, "none": [0.0, 0.0]} for key, data in notes.items()]
