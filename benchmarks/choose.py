@@ -16,18 +16,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lookalike.asking import images_to_ask
-from lookalike.encoders.base import unit_rows
-from lookalike.encoders.catalog import open_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import InputError
-from lookalike.judgements import Labels
-from lookalike.metrics import bootstrap_interval
+from lookalike.evaluation.agreement import Labels
+from lookalike.evaluation.candidates import TRAINED, candidate_names
+from lookalike.evaluation.metrics import bootstrap_interval
+from lookalike.labels.suggest import images_to_ask
 from lookalike.sources import ArraySource, open_source
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.loop import TrainingOptions
-from lookalike.training.run import train
-from lookalike.trials import TRAINED, candidate_names
+from lookalike.training.train import train
 from lookalike.types import Embeddings, Metric
+from lookalike.vectors import unit_rows
 
 SETS = (
     ("dataset:mnist/train[:6000]", "digits"),

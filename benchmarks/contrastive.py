@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 
 from lookalike.config import settings
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.catalog import SAMPLE, load_encoder, open_encoder
 from lookalike.encoders.onnx import NetworkEncoder
-from lookalike.metrics import bootstrap_interval
+from lookalike.encoders.persistence import load_encoder
+from lookalike.encoders.registry import open_encoder
+from lookalike.evaluation.metrics import bootstrap_interval
 from lookalike.sources import ArraySource, open_source
+from lookalike.sources.sampling import SAMPLE
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.loop import TrainingOptions
-from lookalike.training.run import train
+from lookalike.training.train import train
 from lookalike.types import Metric
 
 SEEDS = 3

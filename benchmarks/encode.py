@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 
 from lookalike.config import settings
 from lookalike.encoders.base import Preprocessing
-from lookalike.encoders.catalog import load_encoder
 from lookalike.encoders.export import to_onnx
 from lookalike.encoders.hog import FineHog
 from lookalike.encoders.onnx import BATCH as PART
 from lookalike.encoders.onnx import MODEL, Network, NetworkEncoder
+from lookalike.encoders.persistence import load_encoder
 from lookalike.sources import ArraySource, open_source
 from lookalike.training.loop import TrainingOptions
-from lookalike.training.run import train
 from lookalike.training.towers import FineHogModule, Joined, Unit, tower
+from lookalike.training.train import train
 
 ROUNDS = 15
 BATCH = 256

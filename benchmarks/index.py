@@ -27,11 +27,11 @@ from sklearn.datasets import load_sample_images
 
 from lookalike.config import settings
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.catalog import open_encoder
-from lookalike.gallery import Gallery
-from lookalike.images import decode
-from lookalike.reading import sample_images
+from lookalike.encoders.registry import open_encoder
+from lookalike.gallery.gallery import Gallery
+from lookalike.images.decode import decode
 from lookalike.sources import open_source
+from lookalike.sources.sampling import sample_images
 from lookalike.types import Progress
 
 JPEGS = 1_500

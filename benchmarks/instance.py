@@ -25,17 +25,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lookalike.adapting import AdaptOptions, adapt
-from lookalike.datasets import open_dataset
-from lookalike.encoders.catalog import load_encoder
-from lookalike.evaluation import evaluate
-from lookalike.gallery import Gallery
-from lookalike.metrics import bootstrap_interval
-from lookalike.reading import fit_encoder
-from lookalike.redrawing import redrawn
+from lookalike.datasets.registry import open_dataset
+from lookalike.datasets.stamps import photographs
+from lookalike.encoders.batching import fit_encoder
+from lookalike.encoders.persistence import load_encoder
+from lookalike.evaluation.evaluate import evaluate
+from lookalike.evaluation.metrics import bootstrap_interval
+from lookalike.gallery.gallery import Gallery
+from lookalike.images.compositing import street_view
+from lookalike.images.stylization import redrawn
 from lookalike.sources import open_source
-from lookalike.stamps import photographs
-from lookalike.street import street_view
+from lookalike.training.adapt import AdaptOptions, adapt
 
 LITE0 = "efficientnet-lite0"
 STEPS = (

@@ -17,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lookalike as la
-from lookalike.encoders.base import unit_rows
-from lookalike.encoders.catalog import load_encoder
-from lookalike.graph import graph_of
-from lookalike.label import Given, Graph, check, spread, suggest
-from lookalike.metrics import bootstrap_interval
-from lookalike.reading import encode_items, fit_encoder
+from lookalike.encoders.batching import encode_items, fit_encoder
+from lookalike.encoders.persistence import load_encoder
+from lookalike.evaluation.metrics import bootstrap_interval
+from lookalike.gallery.neighbors import graph_of
+from lookalike.labels import Given, Graph, check, spread, suggest
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.loop import TrainingOptions
-from lookalike.training.run import train
+from lookalike.training.train import train
 from lookalike.types import Metric
+from lookalike.vectors import unit_rows
 
 SEEDS = 3
 TEN_SEEDS = 10

@@ -29,7 +29,7 @@ from lookalike.config import settings
 from lookalike.filters import parse
 from lookalike.stores.base import Rows
 from lookalike.stores.exact import ExactIndex
-from lookalike.stores.lance import LanceStore
+from lookalike.stores.lance.store import LanceStore
 from lookalike.types import Metric
 
 DIM = 256

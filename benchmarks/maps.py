@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 import lookalike as la
-from lookalike.encoders.base import unit_rows
-from lookalike.encoders.catalog import load_encoder
-from lookalike.explore.mapping import Points, components, faith, lay_out
-from lookalike.graph import Graph, graph_of
-from lookalike.reading import encode_items
+from lookalike.encoders.batching import encode_items
+from lookalike.encoders.persistence import load_encoder
+from lookalike.explore.layout import Points, components, faith, lay_out
+from lookalike.gallery.neighbors import Graph, graph_of
 from lookalike.training.loop import TrainingOptions
-from lookalike.training.run import train
+from lookalike.training.train import train
+from lookalike.vectors import unit_rows
 
 NEAR = 15
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.config import settings
-from lookalike.encoders.catalog import load_encoder
 from lookalike.encoders.onnx import NetworkEncoder
-from lookalike.metrics import bootstrap_interval
+from lookalike.encoders.persistence import load_encoder
+from lookalike.evaluation.metrics import bootstrap_interval
 from lookalike.sources import ArraySource, open_source
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Metric

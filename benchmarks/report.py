@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from lookalike.encoders.catalog import load_encoder
 from lookalike.encoders.onnx import NetworkEncoder
-from lookalike.evaluation import evaluate
-from lookalike.gallery import Gallery
-from lookalike.metrics import Scores
+from lookalike.encoders.persistence import load_encoder
+from lookalike.evaluation.evaluate import evaluate
+from lookalike.evaluation.metrics import Scores
+from lookalike.gallery.gallery import Gallery
 from lookalike.sources import ArraySource, open_source
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.loop import TrainingOptions
-from lookalike.training.run import train
+from lookalike.training.train import train
 from lookalike.types import Metric, Progress
 
 RECIPES = ("report-linear", "report-conv", "report-conv-bn")

@@ -29,19 +29,19 @@ from numpy.typing import NDArray
 from index import jpegs
 from large import DIM, N, clusters
 from lookalike.config import settings
-from lookalike.encoders.catalog import open_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.filters import parse
-from lookalike.gallery import Gallery
-from lookalike.images import decode
-from lookalike.ingest import Runner
-from lookalike.reading import sample_images
-from lookalike.runners import RayCluster
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.ingest import Runner
+from lookalike.gallery.ray_runner import RayCluster
+from lookalike.images.decode import decode
 from lookalike.sources import Source, open_source
-from lookalike.stores import approximate
-from lookalike.stores.addresses import Address
+from lookalike.sources.sampling import sample_images
 from lookalike.stores.base import Rows, VectorStore
-from lookalike.stores.lance import LanceStore
-from lookalike.stores.milvus import MilvusStore
+from lookalike.stores.lance import index
+from lookalike.stores.lance.store import LanceStore
+from lookalike.stores.milvus.address import Address
+from lookalike.stores.milvus.store import MilvusStore
 from lookalike.types import Metric, Progress
 
 BATCH = 10_000
@@ -127,7 +127,7 @@ def stores(work: Path, count: int) -> None:
         )
         print(f"{size(work / 'table') / count:,.0f} bytes a row on disk")
     ask("Lance, exact", lance, rows, queries)
-    approximate.EXACT_VALUES = 0
+    index.EXACT_VALUES = 0
     start, cpu = time.perf_counter(), time.process_time()
     lance.tend(Metric.COSINE)
     if not again:

@@ -19,16 +19,17 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from lookalike.adapting import AdaptOptions, adapt
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.catalog import load_encoder, open_encoder
-from lookalike.explore import atlas
-from lookalike.gallery import Gallery
-from lookalike.graph import neighbour_graph
-from lookalike.label import suggest
-from lookalike.label.rounds import keep_round, kept_round
-from lookalike.reading import sample_images
+from lookalike.encoders.persistence import load_encoder
+from lookalike.encoders.registry import open_encoder
+from lookalike.explore import build_map
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.neighbors import neighbour_graph
+from lookalike.labels import suggest
+from lookalike.labels.session import keep_round, kept_round
 from lookalike.sources import open_source
+from lookalike.sources.sampling import sample_images
+from lookalike.training.adapt import AdaptOptions, adapt
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 DIGITS, SHOP = "dataset:mnist/train", "dataset:stamps/shop"
@@ -49,7 +50,7 @@ def galleries(work: Path) -> list[Path]:
     )
     gallery(digits, DIGITS, open_encoder("hog", sample_images(open_source(DIGITS))))
     opened = Gallery.open(digits)
-    atlas(opened)
+    build_map(opened)
     if kept_round(opened) is None:
         graph = neighbour_graph(opened)
         keep_round(opened, graph, suggest(graph, 100), None)

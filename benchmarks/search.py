@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lookalike.encoders.catalog import open_encoder
-from lookalike.gallery import Gallery
+from lookalike.encoders.registry import open_encoder
+from lookalike.gallery.gallery import Gallery
 from lookalike.sources import ArraySource, open_source
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Metric

@@ -39,8 +39,8 @@ from fastapi import FastAPI, Request
 from PIL import Image
 
 from lookalike.config import settings
-from lookalike.gallery import Gallery
-from lookalike.images import decode
+from lookalike.gallery.gallery import Gallery
+from lookalike.images.decode import decode
 from lookalike.sources import open_source
 from screens import galleries
 

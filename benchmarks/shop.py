@@ -23,14 +23,14 @@ import numpy as np
 from PIL import Image
 
 from large import DIM, clusters
-from lookalike.encoders.catalog import load_encoder
-from lookalike.gallery import Gallery
-from lookalike.queries import Views
-from lookalike.rerank import DEPTH
-from lookalike.searching import RERANKINGS, Search
-from lookalike.stamps import photographs
+from lookalike.datasets.stamps import photographs
+from lookalike.encoders.persistence import load_encoder
+from lookalike.gallery.gallery import Gallery
+from lookalike.search.query import Views
+from lookalike.search.rerank import DEPTH
+from lookalike.search.search import RERANKINGS, Search
 from lookalike.stores.base import Rows
-from lookalike.stores.lance import LanceStore
+from lookalike.stores.lance.store import LanceStore
 from lookalike.types import Metric, Progress
 
 ROWS, IMAGES, QUERIES = 500_000, 50_000, 60

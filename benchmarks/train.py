@@ -26,12 +26,12 @@ from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.sources import ArraySource, open_source
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.allocator import memory_kept
+from lookalike.training.augmentations import VIEWS
 from lookalike.training.loop import TrainingOptions
 from lookalike.training.networks import to_channels_last
 from lookalike.training.recipes import RECIPES
-from lookalike.training.run import train
 from lookalike.training.tasks import make_task
-from lookalike.training.views import VIEWS
+from lookalike.training.train import train
 from lookalike.types import Metric, ignore_progress
 
 ROUNDS = 3

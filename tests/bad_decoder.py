@@ -8,13 +8,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from lookalike.server import decoder, frames
+from lookalike.server import decoder_process, frames
 
 CRASH, EXIT, SPIN, HOG, BABBLE = b"<crash>", b"<exit>", b"<spin>", b"<hog>", b"<babble>"
 MARKS = (CRASH, EXIT, SPIN, HOG, BABBLE)
 
 
-def image(data: bytes, asked: Mapping[str, Any]) -> decoder.Answer:
+def image(data: bytes, asked: Mapping[str, Any]) -> decoder_process.Answer:
     if data.endswith(CRASH):
         os.kill(os.getpid(), signal.SIGSEGV)
     if data.endswith(EXIT):
@@ -25,9 +25,9 @@ def image(data: bytes, asked: Mapping[str, Any]) -> decoder.Answer:
         os.write(0, frames.LENGTHS.pack(9, 0) + b"not JSON!")
     while data.endswith(SPIN):
         pass
-    return decoder.image(data, asked)
+    return decoder_process.image(data, asked)
 
 
 if __name__ == "__main__":
-    decoder.TASKS = {**decoder.TASKS, "image": image}
-    decoder.main(int(sys.argv[1]))
+    decoder_process.TASKS = {**decoder_process.TASKS, "image": image}
+    decoder_process.main(int(sys.argv[1]))

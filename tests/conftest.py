@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.catalog import open_encoder
-from lookalike.gallery import Gallery
-from lookalike.reading import sample_images
+from lookalike.encoders.registry import open_encoder
+from lookalike.gallery.gallery import Gallery
 from lookalike.sources import Source, open_source
+from lookalike.sources.sampling import sample_images
 from tests import milvus_server
 from tests.milvus_server import MilvusServer
 

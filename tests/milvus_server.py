@@ -22,8 +22,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from lookalike.stores.connection import Connection
-from lookalike.stores.milvus import MilvusStore
+from lookalike.stores.milvus.client import Connection
+from lookalike.stores.milvus.store import MilvusStore
 
 TOKEN = "root:Milvus"
 MESSAGE_BYTES = 16 << 20

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lookalike.client import Client
-from lookalike.gallery import Gallery
+from lookalike.gallery.gallery import Gallery
 from lookalike.server.app import create_app
 from lookalike.server.running import listen, server
 from lookalike.server.service import Service

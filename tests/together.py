@@ -22,11 +22,11 @@ from torch import nn
 from lookalike.encoders.base import Preprocessing
 from lookalike.errors import LookalikeError, SettingError, SourceError
 from lookalike.sources import open_source
+from lookalike.training.distributed import Processes, current, joined
 from lookalike.training.loop import TrainingOptions, fit
-from lookalike.training.objectives import nt_xent
-from lookalike.training.processes import Processes, current, joined
+from lookalike.training.losses import nt_xent
 from lookalike.training.recipes import RECIPES, Recipe
-from lookalike.training.run import train
+from lookalike.training.train import train
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 ROWS = 13

@@ -9,27 +9,28 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from lookalike._version import __version__
 
 # ONNX Runtime tells its makers of each session unless this is set before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from lookalike import figures
-    from lookalike.adapting import AdaptOptions, adapt
-    from lookalike.assessment import assess
-    from lookalike.choosing import choose
     from lookalike.client import Client
-    from lookalike.encoders.catalog import load_encoder, open_encoder, save_encoder
-    from lookalike.encoders.wrappers import combine
+    from lookalike.encoders.composite import combine
+    from lookalike.encoders.persistence import load_encoder, save_encoder
+    from lookalike.encoders.registry import open_encoder
     from lookalike.errors import LookalikeError
-    from lookalike.evaluation import evaluate
-    from lookalike.gallery import Gallery
-    from lookalike.hit_judgements import evaluate_judgements
-    from lookalike.invariance import self_retrieval
+    from lookalike.evaluation.evaluate import evaluate
+    from lookalike.evaluation.human_judgements import evaluate_judgements
+    from lookalike.evaluation.model_selection import choose
+    from lookalike.evaluation.robustness import self_retrieval
+    from lookalike.evaluation.sanity_check import assess
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.report import figures
     from lookalike.sources import open_source
+    from lookalike.training.adapt import AdaptOptions, adapt
     from lookalike.training.loop import TrainingOptions
-    from lookalike.training.run import train
+    from lookalike.training.train import train
     from lookalike.types import Hit, Hits, Metric
 
 __all__ = [
@@ -58,27 +59,38 @@ __all__ = [
 ]
 
 _HOMES = {
-    "lookalike.adapting": ("AdaptOptions", "adapt"),
-    "lookalike.assessment": ("assess",),
-    "lookalike.choosing": ("choose",),
     "lookalike.client": ("Client",),
-    "lookalike.encoders.catalog": ("load_encoder", "open_encoder", "save_encoder"),
-    "lookalike.encoders.wrappers": ("combine",),
+    "lookalike.encoders.composite": ("combine",),
+    "lookalike.encoders.persistence": (
+        "load_encoder",
+        "save_encoder",
+    ),
+    "lookalike.encoders.registry": ("open_encoder",),
     "lookalike.errors": ("LookalikeError",),
-    "lookalike.evaluation": ("evaluate",),
-    "lookalike.gallery": ("Gallery",),
-    "lookalike.hit_judgements": ("evaluate_judgements",),
-    "lookalike.invariance": ("self_retrieval",),
+    "lookalike.evaluation.evaluate": ("evaluate",),
+    "lookalike.evaluation.human_judgements": ("evaluate_judgements",),
+    "lookalike.evaluation.model_selection": ("choose",),
+    "lookalike.evaluation.robustness": ("self_retrieval",),
+    "lookalike.evaluation.sanity_check": ("assess",),
+    "lookalike.gallery.gallery": ("Gallery",),
     "lookalike.sources": ("open_source",),
+    "lookalike.training.adapt": (
+        "AdaptOptions",
+        "adapt",
+    ),
     "lookalike.training.loop": ("TrainingOptions",),
-    "lookalike.training.run": ("train",),
-    "lookalike.types": ("Hit", "Hits", "Metric"),
+    "lookalike.training.train": ("train",),
+    "lookalike.types": (
+        "Hit",
+        "Hits",
+        "Metric",
+    ),
 }
 
 
 def __getattr__(name: str) -> Any:
     if name == "figures":
-        return importlib.import_module("lookalike.figures")
+        return importlib.import_module("lookalike.report.figures")
     for home, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(home), name)

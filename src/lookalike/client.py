@@ -22,7 +22,7 @@ from PIL import Image
 
 from lookalike.errors import BusyError, ImageError, InputError, MissingRowError, ServiceError
 from lookalike.filters import Where
-from lookalike.images import ImageInput, decode
+from lookalike.images.decode import ImageInput, decode
 from lookalike.types import Hit, Hits, ImageArray, Metadata, Metric
 
 _PROBLEMS: Mapping[str, type[Exception]] = {

@@ -13,12 +13,12 @@ from hypothesis.extra import numpy as hnp
 
 from lookalike.errors import InputError, SettingError
 from lookalike.filters import as_filter
-from lookalike.stores.addresses import Address
 from lookalike.stores.base import Rows, VectorStore
 from lookalike.stores.exact import ExactIndex
-from lookalike.stores.lance import LanceStore
+from lookalike.stores.lance.store import LanceStore
 from lookalike.stores.memory import MemoryStore
-from lookalike.stores.milvus import MilvusStore
+from lookalike.stores.milvus.address import Address
+from lookalike.stores.milvus.store import MilvusStore
 from lookalike.types import Metric
 from tests.milvus_server import emptied
 

@@ -14,17 +14,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lookalike.encoders.catalog import load_encoder, open_encoder
 from lookalike.encoders.export import to_onnx
 from lookalike.encoders.onnx import NetworkEncoder
+from lookalike.encoders.persistence import load_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError, SettingError, SourceError, UnknownNameError
 from lookalike.sources import ArraySource, Source, open_source
 from lookalike.stores.exact import ExactIndex
-from lookalike.training import loop, run
+from lookalike.training import loop
+from lookalike.training import train as training_train
 from lookalike.training.loop import TrainingOptions
 from lookalike.training.recipes import RECIPES
-from lookalike.training.run import train
 from lookalike.training.towers import mirror_tower, tower
+from lookalike.training.train import train
 from lookalike.types import Metric, Progress
 from tests.integration.test_cli import lookalike
 from tests.integration.test_cli import run as run_lookalike
@@ -55,7 +57,7 @@ def trained(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Trained
         return to_onnx(module, example)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "to_onnx", spy)
+        patch.setattr(training_train, "to_onnx", spy)
         train(source, recipe="contrastive", out=folder, options=TrainingOptions(epochs=12, **SMALL))
     return Trained(folder, modules[0])
 
@@ -102,7 +104,7 @@ def test_an_export_that_computes_something_else_is_not_written(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = to_onnx(tower(1, 32, 32), torch.zeros(2, 1, 32, 32))
-    monkeypatch.setattr(run, "to_onnx", lambda *_: other)
+    monkeypatch.setattr(training_train, "to_onnx", lambda *_: other)
     options = TrainingOptions(epochs=1, **SMALL)
     with pytest.raises(ArtifactError, match="computes other embeddings than torch"):
         train(source, recipe="denoising", out=tmp_path / "e", options=options)

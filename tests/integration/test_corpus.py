@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike.encoders.catalog import open_encoder
-from lookalike.gallery import Gallery
-from lookalike.images import decode, suffixes
+from lookalike.encoders.registry import open_encoder
+from lookalike.gallery.gallery import Gallery
+from lookalike.images.decode import decode, suffixes
 from tests.conftest import Require
 from tests.integration.test_cli import lookalike
 

@@ -23,8 +23,8 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import ImageError
-from lookalike.gallery import Gallery
-from lookalike.server.decoding import Decoders
+from lookalike.gallery.gallery import Gallery
+from lookalike.server.decoder_pool import Decoders
 from lookalike.server.limits import Limits
 from lookalike.server.settings import ServeSettings
 from tests.bad_decoder import BABBLE, CRASH, EXIT, HOG, MARKS, SPIN
@@ -192,8 +192,8 @@ def test_decoders_do_not_outlive_a_service_that_is_killed(
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         next(line for line in iter(process.stderr.readline, "") if "serving at" in line)
-        assert soon(lambda: children(process.pid, named="lookalike.server.decoder"))
-        decoders = children(process.pid, named="lookalike.server.decoder")
+        assert soon(lambda: children(process.pid, named="lookalike.server.decoder_process"))
+        decoders = children(process.pid, named="lookalike.server.decoder_process")
         process.kill()
         process.wait(30)
     assert soon(lambda: not any(map(alive, decoders)))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lookalike.client import ServiceError
 from lookalike.errors import InputError, MissingRowError
-from lookalike.gallery import Gallery
+from lookalike.gallery.gallery import Gallery
 from lookalike.server.settings import LOOPBACK, ServeSettings
 from tests.integration.test_cli import lookalike, run
 from tests.serving import Serving, serving

@@ -13,8 +13,9 @@ from PIL import Image
 
 import lookalike as la
 from lookalike.encoders.base import Encoder, Preprocessing
-from lookalike.encoders.catalog import load_encoder, open_encoder, save_encoder
-from lookalike.encoders.classic import Pixels
+from lookalike.encoders.handcrafted import Pixels
+from lookalike.encoders.persistence import load_encoder, save_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import (
     ArtifactError,
     FingerprintError,
@@ -24,9 +25,9 @@ from lookalike.errors import (
     SettingError,
     SourceError,
 )
-from lookalike.gallery import Gallery
-from lookalike.reading import sample_images
+from lookalike.gallery.gallery import Gallery
 from lookalike.sources import Source, open_items, open_source
+from lookalike.sources.sampling import sample_images
 from lookalike.stores.base import Rows
 from lookalike.types import Progress
 
@@ -108,8 +109,8 @@ def test_sync_sees_new_changed_moved_and_removed(shapes: Gallery, folder: Path) 
 def test_an_interrupted_sync_goes_on_where_it_was(
     tmp_path: Path, digits: Source, pixels: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookalike.ingest.BATCH_IMAGES", 100)
-    monkeypatch.setattr("lookalike.ingest.Threads.piece", 50)
+    monkeypatch.setattr("lookalike.gallery.ingest.BATCH_IMAGES", 100)
+    monkeypatch.setattr("lookalike.gallery.ingest.Threads.piece", 50)
     gallery = Gallery.create(tmp_path / "i.gallery", encoder=pixels)
 
     def interrupt(p: Progress) -> None:

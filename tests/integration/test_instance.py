@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 import lookalike as la
-from lookalike.gallery import Gallery
+from lookalike.gallery.gallery import Gallery
 from tests.integration.test_cli import lookalike, run
 
 TEXTS = [

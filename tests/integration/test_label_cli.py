@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.gallery import Gallery
+from lookalike.gallery.gallery import Gallery
 from lookalike.sources import open_source
 from tests.integration.test_cli import lookalike, run
 

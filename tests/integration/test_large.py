@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike.checkup import measure_search
 from lookalike.encoders.base import Encoder
 from lookalike.filters import as_filter
-from lookalike.gallery import Gallery
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.recall import measure_search
 from lookalike.sources import Source
-from lookalike.stores import approximate, lance
 from lookalike.stores.base import Rows
-from lookalike.stores.lance import LanceStore
+from lookalike.stores.lance import index
+from lookalike.stores.lance import store as lance_store
+from lookalike.stores.lance.store import LanceStore
 from lookalike.types import Metric
 
 DIM = 16
@@ -32,9 +33,9 @@ def rows(count: int, seed: int, prefix: str) -> Rows:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LanceStore:
-    monkeypatch.setattr(approximate, "EXACT_VALUES", 1_000 * DIM)
-    monkeypatch.setattr(approximate, "_PARTITION", 100)
-    monkeypatch.setattr(lance, "_FEW", 50)
+    monkeypatch.setattr(index, "EXACT_VALUES", 1_000 * DIM)
+    monkeypatch.setattr(index, "_PARTITION", 100)
+    monkeypatch.setattr(lance_store, "_FEW", 50)
     made = LanceStore.create(tmp_path / "table", DIM)
     made.upsert(rows(COUNT, 1, "r"))
     made.tend(Metric.COSINE)
@@ -64,10 +65,10 @@ def recall(store: LanceStore, where: str | None = None) -> float:
 
 
 def test_a_large_table_is_searched_through_its_index(store: LanceStore) -> None:
-    assert approximate.serves(store._dataset, Metric.COSINE)
-    assert not approximate.serves(store._dataset, Metric.L2)
+    assert index.serves(store._dataset, Metric.COSINE)
+    assert not index.serves(store._dataset, Metric.L2)
     assert recall(store) > 0.97
-    assert not approximate.tend(store._dataset, Metric.COSINE)
+    assert not index.tend(store._dataset, Metric.COSINE)
     exact = store.search(queries(1), 10, Metric.L2)
     assert exact == store.search(queries(1), 10, Metric.L2, exact=True)
 
@@ -99,12 +100,12 @@ def test_rows_newer_than_the_index_are_searched(store: LanceStore) -> None:
 def test_a_gallery_makes_its_index_and_measures_it(
     tmp_path: Path, pixels: Encoder, digits: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(approximate, "EXACT_VALUES", 100 * 64)
-    monkeypatch.setattr(approximate, "_PARTITION", 50)
+    monkeypatch.setattr(index, "EXACT_VALUES", 100 * 64)
+    monkeypatch.setattr(index, "_PARTITION", 50)
     gallery = Gallery.create(tmp_path / "g", encoder=pixels)
     gallery.sync(digits)
     assert isinstance(gallery.store, LanceStore)
-    assert approximate.serves(gallery.store._dataset, Metric.COSINE)
+    assert index.serves(gallery.store._dataset, Metric.COSINE)
     found = measure_search(gallery, queries=20)
     assert found["queries"] >= 20
     assert found["recall@10"] > 0.9

@@ -26,9 +26,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lookalike.copying import CopyReport, copy
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.catalog import open_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import (
     ArtifactError,
     FingerprintError,
@@ -50,17 +49,18 @@ from lookalike.filters import (
     Within,
     as_filter,
 )
-from lookalike.gallery import Gallery
-from lookalike.homes import MANIFEST, is_there
+from lookalike.gallery.copy import CopyReport, copy
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.storage import MANIFEST, is_there
 from lookalike.sources import open_source
-from lookalike.stores import catalogue, connection
-from lookalike.stores import milvus as milvus_module
-from lookalike.stores.addresses import Address
 from lookalike.stores.base import Rows
-from lookalike.stores.connection import Connection
 from lookalike.stores.memory import MemoryStore
-from lookalike.stores.milvus import MilvusStore
-from lookalike.stores.notes import Notes
+from lookalike.stores.milvus import client, sidecar
+from lookalike.stores.milvus import store as milvus_module
+from lookalike.stores.milvus.address import Address
+from lookalike.stores.milvus.client import Connection
+from lookalike.stores.milvus.sidecar import Notes
+from lookalike.stores.milvus.store import MilvusStore
 from lookalike.types import Metric, Progress
 from tests.conftest import Require
 from tests.integration.test_cli import lookalike, process, run
@@ -524,7 +524,7 @@ def test_a_copy_goes_over_and_comes_back_the_same(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lookalike.copying.BATCH", 20)
+    monkeypatch.setattr("lookalike.gallery.copy.BATCH", 20)
     rng = np.random.default_rng(0)
     here = Gallery.create(tmp_path / "here.gallery", encoder=encoders[0])
     ids = [f"photos:{number:03}{HOSTILE[number % len(HOSTILE)]}" for number in range(100)]
@@ -736,9 +736,9 @@ def test_all_rows_come_in_pages_from_sealed_and_growing_parts(
 WRITER = """
 import json, sys
 import numpy as np
-from lookalike.stores.addresses import Address
+from lookalike.stores.milvus.address import Address
 from lookalike.stores.base import Rows
-from lookalike.stores.milvus import MilvusStore
+from lookalike.stores.milvus.store import MilvusStore
 store = MilvusStore.open(Address.parse(sys.argv[1]))
 print("ready", flush=True)
 for line in sys.stdin:
@@ -754,7 +754,7 @@ for line in sys.stdin:
 def test_what_another_process_writes_is_seen(
     small: MilvusStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalogue, "_FRESH_S", 0.5)  # seconds; for new kinds in known columns
+    monkeypatch.setattr(sidecar, "_FRESH_S", 0.5)  # seconds; for new kinds in known columns
     small.upsert(rows_of(["mine"], np.eye(DIM)[:1], [{"tag": "x"}]))
     query = np.eye(DIM, dtype=np.float32)[1:2]
     assert small.ids() == ("mine",)
@@ -855,7 +855,7 @@ def test_tls_asked_of_a_plain_server_is_told_in_one_line(
 def test_too_old_a_server_is_refused(
     place: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "OLDEST", (99, 0))
+    monkeypatch.setattr(client, "OLDEST", (99, 0))
     with pytest.raises(
         SettingError, match=r"the server is Milvus v?2\.3\S*; 99\.0 or newer is need"
     ):

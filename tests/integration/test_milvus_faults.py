@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from lookalike.errors import LookalikeError, StorageError, UnreachableError
-from lookalike.stores.addresses import Address
 from lookalike.stores.base import Rows
-from lookalike.stores.milvus import MilvusStore
+from lookalike.stores.milvus.address import Address
+from lookalike.stores.milvus.store import MilvusStore
 from lookalike.types import Metric
 from tests.milvus_server import MilvusServer
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import lookalike as la
-from lookalike.encoders.catalog import open_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import FetchError
-from lookalike.reading import sample_images
 from lookalike.sources import Source, open_source
+from lookalike.sources.sampling import sample_images
 from tests.conftest import Require
 
 

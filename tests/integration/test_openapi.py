@@ -24,14 +24,14 @@ from hypothesis.stateful import (
 )
 from PIL import Image
 
-from lookalike.encoders.catalog import open_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import InputError, MissingRowError
-from lookalike.gallery import Gallery
-from lookalike.reading import sample_images
-from lookalike.server.keys import add_key, read_keys
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.uploads import FOLDER
+from lookalike.server.api_keys import add_key, read_keys
 from lookalike.server.settings import LOOPBACK, ServeSettings
 from lookalike.sources import open_source
-from lookalike.uploads import FOLDER
+from lookalike.sources.sampling import sample_images
 from tests.serving import Serving, serving
 
 CONFIG = Path(__file__).parents[1] / "schemathesis.toml"

@@ -20,18 +20,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.encoders.catalog import open_encoder
-from lookalike.explore import atlas
-from lookalike.fetch import NpmPackage
-from lookalike.gallery import Gallery
-from lookalike.graph import neighbour_graph
-from lookalike.label import suggest
-from lookalike.label.rounds import keep_round
-from lookalike.reading import sample_images
-from lookalike.server.keys import add_key, read_keys
+from lookalike.datasets.download import NpmPackage
+from lookalike.encoders.registry import open_encoder
+from lookalike.explore import build_map
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.neighbors import neighbour_graph
+from lookalike.labels import suggest
+from lookalike.labels.session import keep_round
+from lookalike.server.api_keys import add_key, read_keys
 from lookalike.server.limits import Limits
 from lookalike.server.settings import LOOPBACK, ServeSettings
 from lookalike.sources import open_source
+from lookalike.sources.sampling import sample_images
 from tests.conftest import Require
 from tests.integration.test_cli import lookalike
 from tests.integration.test_mnist import fetched
@@ -81,7 +81,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, colours: Path, require: Requi
         )
         gallery.sync(source)
         made[name] = gallery
-    atlas(made["shop"])
+    build_map(made["shop"])
     graph = neighbour_graph(made["shop"])
     keep_round(made["shop"], graph, suggest(graph, 18), None)
     made["empty"] = Gallery.create(folder / "empty.gallery", encoder=made["shop"].encoder)

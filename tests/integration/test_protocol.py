@@ -18,7 +18,7 @@ from PIL import Image
 
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ServiceError
-from lookalike.gallery import Gallery
+from lookalike.gallery.gallery import Gallery
 from lookalike.server.limits import Limits
 from lookalike.server.settings import LOOPBACK, ServeSettings
 from lookalike.sources import Source
@@ -244,9 +244,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_who_does_not_read_the_answer_is_dropped(
     large: Path, tmp_path: Path, pixels: Encoder
 ) -> None:
-    from lookalike.encoders.catalog import open_encoder
-    from lookalike.reading import sample_images
+    from lookalike.encoders.registry import open_encoder
     from lookalike.sources import open_source
+    from lookalike.sources.sampling import sample_images
 
     encoder = open_encoder("colour", sample_images(open_source(large)))
     gallery = Gallery.create(tmp_path / "large.gallery", encoder=encoder)

@@ -21,8 +21,8 @@ import pytest
 from PIL import Image
 
 import lookalike as la
-from lookalike.encoders.catalog import open_encoder
-from lookalike.gallery import Gallery
+from lookalike.encoders.registry import open_encoder
+from lookalike.gallery.gallery import Gallery
 from lookalike.sources import open_source
 from tests.conftest import Require
 from tests.milvus_server import MilvusServer

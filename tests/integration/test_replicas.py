@@ -28,7 +28,7 @@ import pytest
 from PIL import Image
 
 from lookalike.encoders.base import Encoder
-from lookalike.gallery import Gallery
+from lookalike.gallery.gallery import Gallery
 from lookalike.sources import Source
 from tests.conftest import Require
 from tests.milvus_server import MilvusServer

@@ -24,13 +24,13 @@ import pytest
 from PIL import Image
 
 import lookalike as la
-from lookalike.encoders.catalog import open_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ServiceError
-from lookalike.gallery import Gallery
-from lookalike.reading import sample_images
-from lookalike.server.keys import add_key, read_keys
+from lookalike.gallery.gallery import Gallery
+from lookalike.server.api_keys import add_key, read_keys
 from lookalike.server.settings import ServeSettings
 from lookalike.sources import open_source
+from lookalike.sources.sampling import sample_images
 from tests.conftest import Require
 from tests.integration.test_cli import process
 from tests.processes import PROC, memory

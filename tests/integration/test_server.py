@@ -22,15 +22,15 @@ from PIL import Image
 
 import lookalike as la
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.catalog import open_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import BusyError, ImageError, InputError, MissingRowError, ServiceError
-from lookalike.gallery import LOCK, Gallery
-from lookalike.reading import sample_images
-from lookalike.server.keys import Key, add_key, find_key, read_keys, remove_key
+from lookalike.gallery.gallery import LOCK, Gallery
+from lookalike.gallery.uploads import FOLDER
+from lookalike.server.api_keys import Key, add_key, find_key, read_keys, remove_key
 from lookalike.server.limits import Limits
 from lookalike.server.settings import LOOPBACK, ServeSettings, check_host, hosts_of, named
 from lookalike.sources import open_source
-from lookalike.uploads import FOLDER
+from lookalike.sources.sampling import sample_images
 from tests.integration.test_cli import lookalike
 from tests.serving import Serving, serving
 

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike import ingest
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.catalog import open_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import InputError, SourceError, StorageError
-from lookalike.gallery import Gallery
+from lookalike.gallery import ingest
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.sync import SyncReport
 from lookalike.sources import open_source
-from lookalike.syncing import SyncReport
 from lookalike.types import Progress
 from tests.integration.test_cli import lookalike, run
 from tests.unit.test_images import undone
@@ -222,7 +222,7 @@ def test_a_second_writer_is_refused_and_readers_go_on(
 CHILD = """
 import sys
 from lookalike import ingest
-from lookalike.gallery import Gallery
+from lookalike.gallery.gallery import Gallery
 ingest.BATCH_IMAGES, ingest.Threads.piece = 20, 10
 commit = ingest.commit
 def told(done, store):

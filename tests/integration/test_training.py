@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 
 import lookalike as la
 from lookalike.encoders.base import Preprocessing
-from lookalike.encoders.catalog import load_encoder
+from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import ArtifactError, SettingError, SourceError, UnknownNameError
 from lookalike.sources import Source, open_source
 from lookalike.training.loop import TrainingOptions, fit
 from lookalike.training.networks import parameter_count
 from lookalike.training.recipes import RECIPES
-from lookalike.training.run import train
 from lookalike.training.tasks import NETWORKS
+from lookalike.training.train import train
 from lookalike.training.untrained import untrained_model
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
@@ -279,8 +279,8 @@ def test_a_loss_that_breaks_stops_and_keeps_the_last_good_checkpoint(
 
 
 def test_the_shipped_untrained_network_is_report_conv_before_training() -> None:
-    from lookalike.encoders.catalog import open_encoder
     from lookalike.encoders.onnx import NetworkEncoder
+    from lookalike.encoders.registry import open_encoder
 
     images = list(np.random.default_rng(0).integers(0, 255, (50, 28, 28), dtype=np.uint8))
     shipped = open_encoder("untrained", images)

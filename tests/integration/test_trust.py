@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.encoders.catalog import open_encoder
-from lookalike.gallery import Gallery
-from lookalike.reading import sample_images
-from lookalike.server.keys import add_key, find_key, read_keys
+from lookalike.encoders.registry import open_encoder
+from lookalike.gallery.gallery import Gallery
+from lookalike.server.api_keys import add_key, find_key, read_keys
 from lookalike.server.limits import Limits
 from lookalike.server.settings import LOOPBACK, ServeSettings
 from lookalike.sources import open_source
+from lookalike.sources.sampling import sample_images
 from tests.conftest import Require
 from tests.integration.test_corpus import corpus
 from tests.processes import PROC, memory

@@ -9,7 +9,7 @@ import pytest
 
 from lookalike.artifacts import FORMAT, new_folder, read_manifest, write_atomically, write_manifest
 from lookalike.errors import ArtifactError, FormatVersionError, StorageError
-from lookalike.gallery import Gallery
+from lookalike.gallery.gallery import Gallery
 
 
 def test_a_failed_write_keeps_the_old_bytes(

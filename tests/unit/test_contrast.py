@@ -10,7 +10,7 @@ from lookalike.encoders.base import Preprocessing
 from lookalike.encoders.hog import FineHog
 from lookalike.encoders.whitening import Whitening
 from lookalike.training.allocator import memory_kept
-from lookalike.training.objectives import nt_xent
+from lookalike.training.losses import nt_xent
 from lookalike.training.tasks import nearest
 from lookalike.training.towers import (
     FineHogModule,

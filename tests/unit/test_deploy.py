@@ -18,7 +18,7 @@ from lookalike.cli import app
 from lookalike.errors import LookalikeError
 from lookalike.server.limits import Limits
 from lookalike.server.settings import hosts_of
-from lookalike.stores.addresses import Address
+from lookalike.stores.milvus.address import Address
 from tests.conftest import Require
 
 Document = dict[str, Any]

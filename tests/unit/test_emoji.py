@@ -20,9 +20,10 @@ import pytest
 import resvg_py
 
 import lookalike as la
-from lookalike import datasets, emoji
-from lookalike.datasets import EMOJI, OPENMOJI, TWEMOJI, EmojiDataset
-from lookalike.encoders.catalog import open_encoder
+from lookalike.datasets import emoji, registry
+from lookalike.datasets.download import Folder, NpmPackage, Place
+from lookalike.datasets.registry import EMOJI, OPENMOJI, TWEMOJI, EmojiDataset
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import (
     FetchError,
     ImageError,
@@ -30,9 +31,8 @@ from lookalike.errors import (
     StorageError,
     UnknownNameError,
 )
-from lookalike.fetch import Folder, NpmPackage, Place
-from lookalike.reading import sample_images
 from lookalike.sources import open_source
+from lookalike.sources.sampling import sample_images
 from lookalike.types import Progress
 from tests.conftest import Require
 
@@ -242,7 +242,7 @@ def test_another_package_or_renderer_is_drawn_anew(
 def test_items_say_codepoint_and_name_and_can_be_cut_and_searched(
     cache: Path, package: Folder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(datasets, "DATASETS", {"tiny": tiny(package)})
+    monkeypatch.setattr(registry, "DATASETS", {"tiny": tiny(package)})
     source = open_source("dataset:tiny/all")
     hand = {"label": "People & Body", "codepoint": "1f44b", "name": "waving-hand"}
     assert source[2].metadata == hand

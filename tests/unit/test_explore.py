@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.encoders.catalog import open_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError, InputError, SettingError, UnknownNameError
-from lookalike.explore import Duplicates, atlas, duplicates, kept_atlas, outlying
-from lookalike.explore.atlas import FILE
+from lookalike.explore import Duplicates, build_map, duplicates, load_map, outlying
 from lookalike.explore.clusters import cluster, described
-from lookalike.explore.copies import likeness, small
-from lookalike.explore.mapping import faith, lay_out
+from lookalike.explore.copy_threshold import likeness, small
+from lookalike.explore.layout import faith, lay_out
+from lookalike.explore.map import FILE
 from lookalike.explore.page import html
-from lookalike.explore.pairs import pairs_within
-from lookalike.gallery import Gallery
-from lookalike.graph import Graph, graph_of
-from lookalike.reading import sample_images
+from lookalike.explore.range_search import pairs_within
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.neighbors import Graph, graph_of
 from lookalike.sources import open_source
+from lookalike.sources.sampling import sample_images
 
 SCENES = 30
 
@@ -235,30 +235,30 @@ def test_outliers_are_scikit_learns() -> None:
 
 def test_a_map_is_kept_until_the_rows_change(tmp_path: Path) -> None:
     gallery = collection(tmp_path / "scenes")
-    assert kept_atlas(gallery) is None
-    made = atlas(gallery)
-    kept = kept_atlas(gallery)
+    assert load_map(gallery) is None
+    made = build_map(gallery)
+    kept = load_map(gallery)
     assert kept is not None
     assert not kept.stale
     assert kept.ids == made.ids
     np.testing.assert_allclose(kept.points, made.points, atol=1e-4)
     np.testing.assert_array_equal(kept.near, made.near)
     assert kept.clusters == made.clusters
-    assert atlas(gallery).made == made.made
+    assert build_map(gallery).made == made.made
     gallery.remove([made.ids[0]])
-    stale = kept_atlas(gallery)
+    stale = load_map(gallery)
     assert stale is not None
     assert stale.stale
-    assert len(atlas(gallery).ids) == len(made.ids) - 1
+    assert len(build_map(gallery).ids) == len(made.ids) - 1
     (gallery.path / FILE).write_text('{"format": 1}')
     with pytest.raises(ArtifactError, match="--fresh"):
-        kept_atlas(gallery)
-    assert len(atlas(gallery).ids) == len(made.ids) - 1
+        load_map(gallery)
+    assert len(build_map(gallery).ids) == len(made.ids) - 1
 
 
 def test_the_page_holds_everything_and_nothing_it_should_not(tmp_path: Path) -> None:
     gallery = collection(tmp_path / "scenes")
-    found = atlas(gallery)
+    found = build_map(gallery)
     page = html(found, gallery, side=16)
     _, _, rest = page.partition('<script id="data" type="application/json">')
     data = json.loads(rest.partition("</script>")[0])
@@ -287,13 +287,13 @@ def test_three_images_have_a_map_and_two_have_none(tmp_path: Path) -> None:
         tmp_path / "g.gallery", encoder=open_encoder("pixels", sample_images(source))
     )
     gallery.sync(source)
-    found = atlas(gallery)
+    found = build_map(gallery)
     assert len(found.ids) == 3
     assert "few:0.png" in html(found, gallery)
     assert duplicates(gallery).groups == ()
     gallery.remove(["few:0.png"])
     with pytest.raises(InputError, match="at least three"):
-        atlas(gallery)
+        build_map(gallery)
     gallery.remove(["few:1.png"])
     with pytest.raises(InputError, match="at least two"):
         duplicates(gallery)

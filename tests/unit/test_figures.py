@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import lookalike as la
-from lookalike import figures
 from lookalike.errors import SettingError
-from lookalike.gallery import Gallery
-from lookalike.judged import Evaluation
-from lookalike.metrics import Estimate, Interval
-from lookalike.verdicts import ranking, verdict
+from lookalike.evaluation.metrics import Estimate, Interval
+from lookalike.evaluation.results import Evaluation
+from lookalike.evaluation.summary import ranking, verdict
+from lookalike.gallery.gallery import Gallery
+from lookalike.report import figures
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 from lookalike.errors import InputError
-from lookalike.foreground import AROUND, Box, Foreground, foreground
+from lookalike.images.foreground import AROUND, Box, Foreground, foreground
 from lookalike.types import ImageArray
 
 GROUNDS = [(255, 255, 255), (30, 60, 90), (0, 0, 0)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike import idx
+from lookalike.datasets import idx
 from lookalike.errors import SourceError
 from lookalike.sources import open_source
 

@@ -9,8 +9,8 @@ import pytest
 
 from lookalike.errors import InputError
 from lookalike.filters import MetadataColumns
-from lookalike.gallery import Gallery
-from lookalike.keywords import Keywords, fused, keywords_of
+from lookalike.gallery.gallery import Gallery
+from lookalike.search.keywords import Keywords, fused, keywords_of
 from lookalike.sources import open_source
 from tests.unit.test_explore import scene
 
@@ -80,8 +80,8 @@ def test_ranks_are_fused_and_equal_scores_have_one_rank() -> None:
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
-    from lookalike.encoders.catalog import open_encoder
-    from lookalike.reading import sample_images
+    from lookalike.encoders.registry import open_encoder
+    from lookalike.sources.sampling import sample_images
 
     folder: Path = tmp_path_factory.mktemp("words") / "things"
     folder.mkdir()

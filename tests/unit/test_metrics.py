@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ir_measures import AP, P, R
 
 from lookalike.errors import InputError
-from lookalike.metrics import (
+from lookalike.evaluation.metrics import (
     QueryScores,
     Scores,
     average_precision_at_n,

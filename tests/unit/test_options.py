@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike.encoders.base import Encoder, Preprocessing, unit_rows
-from lookalike.encoders.catalog import find_encoder, load_encoder, open_encoder, save_encoder
+from lookalike.encoders.base import Encoder, Preprocessing
+from lookalike.encoders.batching import fit_encoder
+from lookalike.encoders.composite import Averaged, Projected
 from lookalike.encoders.options import SHRINKAGE, Options, whitened
+from lookalike.encoders.persistence import load_encoder, save_encoder
+from lookalike.encoders.registry import find_encoder, open_encoder
 from lookalike.encoders.whitening import Whitening
-from lookalike.encoders.wrappers import Averaged, Projected
 from lookalike.errors import InputError, SettingError, UnknownNameError
-from lookalike.images import padded, resized
-from lookalike.reading import fit_encoder
+from lookalike.images.decode import padded, resized
 from lookalike.sources import open_source
 from lookalike.types import ImageArray
+from lookalike.vectors import unit_rows
 
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8) for _ in range(12)]

@@ -14,16 +14,9 @@ from sklearn.datasets import load_sample_images
 from torch import nn
 
 from lookalike.encoders import backbones, pretrained
-from lookalike.encoders.catalog import (
-    catalog,
-    find_encoder,
-    load_encoder,
-    open_encoder,
-    save_encoder,
-    usual_encoder,
-)
 from lookalike.encoders.export import to_onnx
 from lookalike.encoders.onnx import NetworkEncoder
+from lookalike.encoders.persistence import load_encoder, save_encoder
 from lookalike.encoders.pooling import (
     MODULES,
     Attention,
@@ -36,6 +29,7 @@ from lookalike.encoders.pooling import (
     RMac,
     region_grid,
 )
+from lookalike.encoders.registry import catalog, find_encoder, open_encoder, usual_encoder
 from lookalike.errors import (
     ArtifactError,
     InputError,

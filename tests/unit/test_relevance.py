@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lookalike.errors import InputError, SettingError, UnknownNameError
-from lookalike.protocols import PROTOCOLS, open_protocol
-from lookalike.relevance import Truth, TruthUse, relevance_of
+from lookalike.evaluation.protocols import PROTOCOLS, open_protocol
+from lookalike.evaluation.relevance import Truth, TruthUse, relevance_of
 from lookalike.sources import Item, ItemSource
 
 

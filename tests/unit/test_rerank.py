@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike import rerank
 from lookalike.errors import InputError, SettingError
-from lookalike.rerank import augment, diffuse, expand, reciprocal
+from lookalike.search import rerank
+from lookalike.search.rerank import augment, diffuse, expand, reciprocal
 
 Rows = np.ndarray[Any, np.dtype[np.float32]]
 

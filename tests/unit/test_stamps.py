@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike import stamps
-from lookalike.datasets import open_dataset
+from lookalike.datasets import stamps
+from lookalike.datasets.base import Split
+from lookalike.datasets.download import Folder, _listed
+from lookalike.datasets.registry import open_dataset
+from lookalike.datasets.stamps import STAMPS, VIEWS, StampsDataset
 from lookalike.errors import FetchError, MissingDependencyError, UnknownNameError
-from lookalike.fetch import Folder, _listed
-from lookalike.splits import Split
-from lookalike.stamps import STAMPS, VIEWS, StampsDataset
 from lookalike.types import Progress
 from tests.conftest import Require
 

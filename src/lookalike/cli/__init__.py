@@ -7,7 +7,6 @@ import sys
 import typer
 
 from lookalike.cli.adapt import command as adapt
-from lookalike.cli.catalogues import datasets, encoders, recipes
 from lookalike.cli.choose import command as choose
 from lookalike.cli.copy import command as copy
 from lookalike.cli.demo import command as demo
@@ -19,9 +18,10 @@ from lookalike.cli.index import command as index
 from lookalike.cli.info import command as info
 from lookalike.cli.key import app as key
 from lookalike.cli.label import app as label
-from lookalike.cli.launched import one_voice
+from lookalike.cli.listings import datasets, encoders, recipes
 from lookalike.cli.search import command as search
 from lookalike.cli.serve import command as serve
+from lookalike.cli.torchrun import one_voice
 from lookalike.cli.train import command as train
 from lookalike.errors import LookalikeError
 
@@ -55,7 +55,7 @@ app.command("datasets")(datasets)
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from lookalike import __version__
+        from lookalike._version import __version__
 
         print(__version__)
         raise typer.Exit

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli import screen
+from lookalike.cli import console
 
 
 def command(
@@ -50,11 +50,11 @@ def command(
     each other. It takes minutes for some thousands of images on two cores. Whether it helps is
     for lookalike evaluate --street, or labels, to say.
     """
-    from lookalike.adapting import AdaptOptions, adapt
+    from lookalike.training.adapt import AdaptOptions, adapt
 
     options = AdaptOptions(views, passes, minutes, dim, contrast, seed, resume)
     try:
-        with screen.progress() as on_progress:
+        with console.progress() as on_progress:
             adapted = adapt(
                 source,
                 encoder=encoder,
@@ -64,16 +64,16 @@ def command(
                 on_progress=on_progress,
             )
     except KeyboardInterrupt:
-        screen.note(f"interrupted; go on with the same command and --resume (in {out})")
+        console.note(f"interrupted; go on with the same command and --resume (in {out})")
         raise typer.Exit(130) from None
     origin = adapted.origin
     if as_json:
         facts = {"encoder": adapted.name, "dim": adapted.dim, "fingerprint": adapted.fingerprint}
         training = {key: origin[key] for key in ("views", "passes", "images", "seconds")}
-        screen.print_json({"path": str(out), **facts, **training})
+        console.print_json({"path": str(out), **facts, **training})
         return
     print(
         f"{out}: {adapted.name}, {adapted.dim} dimensions, from {origin['passes']} views of "
         f"{origin['images']:,} images in {origin['seconds']:.0f} s"
     )
-    screen.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")
+    console.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lookalike.cli import screen
+from lookalike.cli import console
 
 if TYPE_CHECKING:
-    from lookalike.choosing import Choice
+    from lookalike.evaluation.model_selection import Choice
 
 
 def command(
@@ -59,32 +59,32 @@ def command(
     Without labels only speed, size and a smoke test are shown: quality cannot be ranked then. The
     source's own labels are not used unless you say --labels own.
     """
-    from lookalike.choosing import choose
-    from lookalike.trials import ChooseOptions
+    from lookalike.evaluation.candidates import ChooseOptions
+    from lookalike.evaluation.model_selection import choose
 
     _refuse(labels, ask, out, plot, cheapest=cheapest)
     options = ChooseOptions(minutes, tuple(encoder) if encoder else None, train, views, seed)
-    with screen.progress() as on_progress:
+    with console.progress() as on_progress:
         found = choose(source, labels=labels, options=options, on_progress=on_progress)
     if as_json:
-        screen.print_json(found.as_dict())
+        console.print_json(found.as_dict())
     else:
-        screen.print_choice(found)
+        console.print_choice(found)
     if plot is not None:
-        from lookalike import figures
+        from lookalike.report import figures
 
         figures.save(figures.choice(found), plot)
-        screen.note(f"plot: {plot}")
+        console.note(f"plot: {plot}")
     if ask is not None and out is not None:
         _write_asked(found, ask, out, seed)
     elif out is not None:
-        from lookalike.encoders.catalog import save_encoder
+        from lookalike.encoders.persistence import save_encoder
 
         chosen = found.chosen(cheapest=cheapest)
         save_encoder(chosen.encoder, out)
-        screen.note(f"{out}: {chosen.name}")
-        screen.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")
-    screen.note_skipped(found.skipped, "images")
+        console.note(f"{out}: {chosen.name}")
+        console.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")
+    console.note_skipped(found.skipped, "images")
     if found.skipped:
         raise typer.Exit(1)
 
@@ -98,8 +98,8 @@ def _refuse(
         SettingError: they do not.
         ArtifactError: ``out`` exists and is not an empty folder.
     """
-    from lookalike.choosing import UNRANKED
     from lookalike.errors import ArtifactError, SettingError
+    from lookalike.evaluation.model_selection import UNRANKED
 
     if ask is not None and out is None:
         raise SettingError(f"--ask {ask}: say with -o FOLDER where to write the images to name")
@@ -116,9 +116,9 @@ def _refuse(
 
 
 def _write_asked(found: Choice, count: int, folder: Path, seed: int) -> None:
-    from lookalike import figures
-    from lookalike.asking import images_to_ask, write_asked
-    from lookalike.judgements import Labels
+    from lookalike.evaluation.agreement import Labels
+    from lookalike.labels.suggest import images_to_ask, write_asked
+    from lookalike.report import figures
 
     given = found.judgements.of if isinstance(found.judgements, Labels) else {}
     judged = frozenset(i for i, item in enumerate(found.items) if item.id in given)
@@ -129,5 +129,5 @@ def _write_asked(found: Choice, count: int, folder: Path, seed: int) -> None:
     sheet = folder / "sheet.png"
     numbers = [str(number) for number in range(1, len(asked) + 1)]
     figures.save(figures.sample_grid([item.image() for item in asked], numbers), sheet)
-    screen.note(f"{path}: fill in the column label; {sheet} shows the images by number")
-    screen.note(f"next: lookalike choose {found.source} --labels {path}")
+    console.note(f"{path}: fill in the column label; {sheet} shows the images by number")
+    console.note(f"next: lookalike choose {found.source} --labels {path}")

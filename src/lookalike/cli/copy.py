@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli import screen
+from lookalike.cli import console
 
 
 def command(
@@ -27,20 +27,20 @@ def command(
     Interrupted and run again, it goes on where it was; run again later, it brings the copy up to
     date. Images stay where they are.
     """
-    from lookalike.copying import N, copy
-    from lookalike.gallery import Gallery
+    from lookalike.gallery.copy import N, copy
+    from lookalike.gallery.gallery import Gallery
 
     opened = Gallery.open(gallery)
     try:
-        with screen.progress() as on_progress:
+        with console.progress() as on_progress:
             report = copy(
                 opened, target, store=store, allow_removals=allow_removals, on_progress=on_progress
             )
     except KeyboardInterrupt:
-        screen.note("interrupted; what was copied stays, the same command goes on from there")
+        console.note("interrupted; what was copied stays, the same command goes on from there")
         raise typer.Exit(130) from None
     if as_json:
-        screen.print_json(report.as_dict())
+        console.print_json(report.as_dict())
         return
     print(
         f"{target}: {report.rows:,} rows; {report.added:,} added, {report.updated:,} updated, "

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli import screen
+from lookalike.cli import console
 
 
 def command(
@@ -25,22 +25,22 @@ def command(
 
     Run again, it uses what is there; remove the folder to begin anew.
     """
-    from lookalike import photo_story, product_story
-    from lookalike.demo import tell
+    from lookalike.demos import photos, products
+    from lookalike.demos.digits import tell
 
     try:
-        with screen.progress() as on_progress:
-            if story == photo_story.NAME:
-                told = photo_story.tell_photos(out, screen.note, on_progress)
-            elif story == product_story.NAME:
-                told = product_story.tell_products(out, screen.note, on_progress)
+        with console.progress() as on_progress:
+            if story == photos.NAME:
+                told = photos.tell_photos(out, console.note, on_progress)
+            elif story == products.NAME:
+                told = products.tell_products(out, console.note, on_progress)
             else:
-                told = tell(story, out, screen.note, on_progress)
+                told = tell(story, out, console.note, on_progress)
     except KeyboardInterrupt:
-        screen.note("interrupted; the same command goes on where it stopped")
+        console.note("interrupted; the same command goes on where it stopped")
         raise typer.Exit(130) from None
     print()
-    screen.print_evaluation(told.evaluation)
+    console.print_evaluation(told.evaluation)
     labels = ", ".join(
         str(hit.metadata.get("item", hit.metadata.get("label", ""))) for hit in told.hits
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli import screen
+from lookalike.cli import console
 
 
 def command(
@@ -16,7 +16,7 @@ def command(
 
     Exit code 1 when something that lookalike cannot do without does not work.
     """
-    from lookalike.checkup import check_up
+    from lookalike.diagnostics import check_up
 
     checks = []
     for check in check_up():
@@ -25,6 +25,6 @@ def command(
             sign = {True: "ok", False: "BROKEN", None: "-"}[check.ok]
             print(f"{sign:6} {check.name:20} {check.said}", flush=True)
     if as_json:
-        screen.print_json([{"name": c.name, "ok": c.ok, "said": c.said} for c in checks])
+        console.print_json([{"name": c.name, "ok": c.ok, "said": c.said} for c in checks])
     if any(check.ok is False for check in checks):
         raise typer.Exit(1)

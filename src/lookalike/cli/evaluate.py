@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lookalike.cli import screen
+from lookalike.cli import console
 
 if TYPE_CHECKING:
-    from lookalike.gallery import Gallery
-    from lookalike.judged import Evaluation
+    from lookalike.evaluation.results import Evaluation
+    from lookalike.gallery.gallery import Gallery
 
 _FIRST = 100
 _N = 7
@@ -163,11 +163,11 @@ def command(
         )
         _judge_by_originals(gallery, n, metric, report, as_json)
         return
-    from lookalike.evaluation import evaluate
-    from lookalike.gallery import Gallery
+    from lookalike.evaluation.evaluate import evaluate
+    from lookalike.gallery.gallery import Gallery
 
     opened = Gallery.open(gallery)
-    with screen.progress() as on_progress:
+    with console.progress() as on_progress:
         found = evaluate(
             opened,
             queries,
@@ -186,15 +186,15 @@ def command(
         if report is not None or keep:
             _write(found, opened, report, keep)
     if as_json:
-        screen.print_json(found.as_dict())
+        console.print_json(found.as_dict())
     else:
-        screen.print_evaluation(found)
+        console.print_evaluation(found)
     if report is not None:
-        screen.note(f"report: {report}")
+        console.note(f"report: {report}")
     if found.basis.truth is not None:
         for said in found.basis.truth.notes():
-            screen.note(said)
-    screen.note_skipped(found.skipped, "queries")
+            console.note(said)
+    console.note_skipped(found.skipped, "queries")
     if found.skipped:
         raise typer.Exit(1)
 
@@ -202,32 +202,32 @@ def command(
 def _write(found: Evaluation, gallery: Gallery, report: Path | None, keep: bool) -> None:
     from dataclasses import asdict, replace
 
-    from lookalike import kept
-    from lookalike.page import SETTINGS, write_page
-    from lookalike.report import report_page
+    from lookalike.evaluation import saved
+    from lookalike.report.evaluation import report_page
+    from lookalike.report.page import SETTINGS, write_page
 
     page = report_page(found, gallery)
     if report is not None:
         write_page(page, report)
     if keep:
         shown = [section for section in page.sections if section.title != SETTINGS]
-        screen.note(f"kept: {kept.keep(found, gallery, asdict(replace(page, sections=shown)))}")
+        console.note(f"kept: {saved.keep(found, gallery, asdict(replace(page, sections=shown)))}")
 
 
 def _say_judgements(files: Sequence[Path], report: Path | None, as_json: bool) -> None:
-    from lookalike.hit_judgements import evaluate_judgements
+    from lookalike.evaluation.human_judgements import evaluate_judgements
 
     found = evaluate_judgements(files)
     if report is not None:
-        from lookalike.hit_report import write_hit_report
+        from lookalike.report.human_judgements import write_hit_report
 
         write_hit_report(found, report)
     if as_json:
-        screen.print_json(found.as_dict())
+        console.print_json(found.as_dict())
     else:
-        screen.print_hit_judgements(found)
+        console.print_hit_judgements(found)
     if report is not None:
-        screen.note(f"report: {report}")
+        console.note(f"report: {report}")
 
 
 def _refuse_with(mode: str, why: str, *given: Mapping[str, bool]) -> None:
@@ -248,24 +248,24 @@ def _refuse_with(mode: str, why: str, *given: Mapping[str, bool]) -> None:
 def _judge_by_originals(
     path: str, n: int | None, metric: str | None, report: Path | None, as_json: bool
 ) -> None:
-    from lookalike.gallery import Gallery
-    from lookalike.invariance import self_retrieval
+    from lookalike.evaluation.robustness import self_retrieval
+    from lookalike.gallery.gallery import Gallery
 
     opened = Gallery.open(path)
-    with screen.progress() as on_progress:
+    with console.progress() as on_progress:
         found = self_retrieval(
             opened, n=_N if n is None else n, metric=metric, on_progress=on_progress
         )
         if report is not None:
-            from lookalike.self_report import write_self_report
+            from lookalike.report.robustness import write_self_report
 
             write_self_report(found, opened, report)
     if as_json:
-        screen.print_json(found.as_dict())
+        console.print_json(found.as_dict())
     else:
-        screen.print_self_retrieval(found)
+        console.print_self_retrieval(found)
     if report is not None:
-        screen.note(f"report: {report}")
-    screen.note_skipped(found.skipped, "images")
+        console.note(f"report: {report}")
+    console.note_skipped(found.skipped, "images")
     if found.skipped:
         raise typer.Exit(1)

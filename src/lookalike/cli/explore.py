@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lookalike.cli import screen
-from lookalike.cli.folders import check_free, csv_bytes, write_sheet
+from lookalike.cli import console
+from lookalike.cli.output_files import check_free, csv_bytes, write_sheet
 
 if TYPE_CHECKING:
-    from lookalike.explore import Atlas, Duplicates
-    from lookalike.gallery import Gallery
+    from lookalike.explore import CollectionMap, Duplicates
+    from lookalike.gallery.gallery import Gallery
 
 app = typer.Typer(
     help="See a collection whole: a map, clusters, outliers and duplicates.",
@@ -47,13 +47,13 @@ def map_command(
     written as one file with small images in it, which needs nothing else.
     """
     from lookalike.artifacts import write_atomically
-    from lookalike.explore import atlas
+    from lookalike.explore import build_map
     from lookalike.explore.page import html
-    from lookalike.gallery import Gallery
+    from lookalike.gallery.gallery import Gallery
 
     opened = Gallery.open(gallery)
-    with screen.progress() as on_progress:
-        found = atlas(opened, column=column, fresh=fresh, on_progress=on_progress)
+    with console.progress() as on_progress:
+        found = build_map(opened, column=column, fresh=fresh, on_progress=on_progress)
         if out is not None:
             page = html(found, opened, side=thumbnails, on_progress=on_progress).encode()
             write_atomically(out, page)
@@ -67,7 +67,7 @@ def map_command(
         "made": found.made,
     }
     if as_json:
-        screen.print_json(facts)
+        console.print_json(facts)
     else:
         faith = found.faith
         print(f"{len(found.ids):,} images, {len(found.clusters)} clusters; made {found.made}")
@@ -76,8 +76,8 @@ def map_command(
             f"{faith.kept:.1%} are its 10 nearest on the map (over {faith.judged:,} images)"
         )
     if out is not None:
-        screen.note(f"{out}: {len(page) / 1e6:.1f} MB; open it in a browser")
-    screen.note(f"{gallery} keeps the map: lookalike serve {gallery} shows it")
+        console.note(f"{out}: {len(page) / 1e6:.1f} MB; open it in a browser")
+    console.note(f"{gallery} keeps the map: lookalike serve {gallery} shows it")
 
 
 @app.command("clusters")
@@ -94,9 +94,9 @@ def clusters_command(
     """
     opened, found = _atlas(gallery, column, out, fresh)
     if as_json:
-        screen.print_json([_cluster(found, place) for place in range(len(found.clusters))])
+        console.print_json([_cluster(found, place) for place in range(len(found.clusters))])
     else:
-        screen.print_table(
+        console.print_table(
             ("cluster", "images", "share of the label", "medoid"),
             [
                 (
@@ -137,11 +137,11 @@ def outliers_command(
     opened, found = _atlas(gallery, "label", out, fresh)
     first = (-found.outlying).argsort(kind="stable")[:show].tolist()
     if as_json:
-        screen.print_json(
+        console.print_json(
             [{"id": found.ids[row], "factor": float(found.outlying[row])} for row in first]
         )
     else:
-        screen.print_table(
+        console.print_table(
             ("factor", "id"), [(f"{found.outlying[row]:.2f}", found.ids[row]) for row in first]
         )
     if out is not None:
@@ -174,20 +174,20 @@ def duplicates_command(
     are written.
     """
     from lookalike.explore import duplicates
-    from lookalike.gallery import Gallery
+    from lookalike.gallery.gallery import Gallery
 
     check_free(out)
     opened = Gallery.open(gallery)
-    with screen.progress() as on_progress:
+    with console.progress() as on_progress:
         found = duplicates(
             opened, keep=keep, within=within, visual=not exact, on_progress=on_progress
         )
     if as_json:
-        screen.print_json(found.as_dict())
+        console.print_json(found.as_dict())
     else:
         _print_duplicates(found)
     for row_id in found.unread[:_PRINTED]:
-        screen.note(f"not compared, cannot be read: {row_id}")
+        console.note(f"not compared, cannot be read: {row_id}")
     if out is None:
         return
     rows = list(found.rows())
@@ -205,7 +205,7 @@ def _print_duplicates(found: Duplicates) -> None:
         for group in found.groups[:_PRINTED]
     ]
     if rows:
-        screen.print_table(("kind", "images", "keep", "not, for one"), rows)
+        console.print_table(("kind", "images", "keep", "not, for one"), rows)
     if len(found.groups) > _PRINTED:
         print(f"and {len(found.groups) - _PRINTED:,} groups more: see --json or -o")
     print(
@@ -216,17 +216,19 @@ def _print_duplicates(found: Duplicates) -> None:
         print(f"visual duplicates: {found.threshold.explained()}")
 
 
-def _atlas(gallery: str, column: str, out: Path | None, fresh: bool) -> tuple[Gallery, Atlas]:
-    from lookalike.explore import atlas
-    from lookalike.gallery import Gallery
+def _atlas(
+    gallery: str, column: str, out: Path | None, fresh: bool
+) -> tuple[Gallery, CollectionMap]:
+    from lookalike.explore import build_map
+    from lookalike.gallery.gallery import Gallery
 
     check_free(out)
     opened = Gallery.open(gallery)
-    with screen.progress() as on_progress:
-        return opened, atlas(opened, column=column, fresh=fresh, on_progress=on_progress)
+    with console.progress() as on_progress:
+        return opened, build_map(opened, column=column, fresh=fresh, on_progress=on_progress)
 
 
-def _cluster(found: Atlas, place: int) -> dict[str, object]:
+def _cluster(found: CollectionMap, place: int) -> dict[str, object]:
     each = found.clusters[place]
     return {
         "name": each.name,
@@ -251,4 +253,4 @@ def _write(
     out.mkdir(parents=True, exist_ok=True)
     write_sheet(gallery, ids, titles, out / "sheet.png")
     write_atomically(out / name, csv_bytes(columns, rows))
-    screen.note(f"{out / name}, and a contact sheet beside it")
+    console.note(f"{out / name}, and a contact sheet beside it")

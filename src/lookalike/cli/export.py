@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli import screen
+from lookalike.cli import console
 
 
 def command(
@@ -20,12 +20,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Write ids, uris, metadata and embeddings of all rows."""
-    from lookalike.exporting import export
-    from lookalike.gallery import Gallery
+    from lookalike.gallery.export import export
+    from lookalike.gallery.gallery import Gallery
 
-    with screen.progress() as on_progress:
+    with console.progress() as on_progress:
         rows = export(Gallery.open(gallery), out, layout=layout, on_progress=on_progress)
     if as_json:
-        screen.print_json({"path": str(out), "rows": rows, "layout": layout})
+        console.print_json({"path": str(out), "rows": rows, "layout": layout})
     else:
         print(f"{out}: {rows:,} rows, {layout}")

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lookalike.cli import screen
+from lookalike.cli import console
 
 if TYPE_CHECKING:
     from lookalike.encoders.base import Encoder
-    from lookalike.gallery import Gallery
-    from lookalike.ingest import Runner
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.ingest import Runner
+    from lookalike.gallery.sync import SyncReport
     from lookalike.sources import Source
-    from lookalike.syncing import SyncReport
 
 _SETTLED_MS = 1_000
 _LOOK_MS = 500
@@ -86,9 +86,9 @@ def command(
     images failed; each is named.
     """
     from lookalike.errors import LookalikeError, SettingError
-    from lookalike.homes import is_there
+    from lookalike.gallery.storage import is_there
+    from lookalike.gallery.sync import SyncReport
     from lookalike.sources import open_source
-    from lookalike.syncing import SyncReport
 
     if watch and dry_run:
         raise SettingError("--watch and --dry-run exclude each other")
@@ -97,7 +97,7 @@ def command(
 
     def once() -> tuple[SyncReport, int | None]:
         """Index, and return what came of it and how many rows there are then."""
-        with screen.progress() as on_progress:
+        with console.progress() as on_progress:
             opened = open_source(source, on_progress, empty=allow_removals, name=name)
             if dry_run and not is_there(gallery):
                 return SyncReport(len(opened), 0, 0, 0, 0, tuple(opened.problems), 0.0), None
@@ -119,7 +119,7 @@ def command(
         _print(gallery, report, rows, dry_run=dry_run, as_json=as_json, one_line=watch)
         if watch:
             reroot = False
-            screen.note(f"watching {source}; Ctrl-C ends it")
+            console.note(f"watching {source}; Ctrl-C ends it")
             for changed in changes:
                 if not changed:
                     continue
@@ -127,9 +127,9 @@ def command(
                     report, rows = once()
                     _print(gallery, report, rows, dry_run=False, as_json=as_json, one_line=True)
                 except LookalikeError as error:
-                    screen.note(f"not indexed, still watching: {error}")
+                    console.note(f"not indexed, still watching: {error}")
     except KeyboardInterrupt:
-        screen.note("interrupted; what was committed is kept, the same command goes on from there")
+        console.note("interrupted; what was committed is kept, the same command goes on from there")
         raise typer.Exit(130) from None
     if report.failed:
         raise typer.Exit(1)
@@ -145,8 +145,8 @@ def _runner(name: str, address: str | None, workers: int | None) -> Runner | Non
         if address is not None or workers is not None:
             raise SettingError("--address and --workers are for --runner ray")
         return None
-    screen.need("ray", "--runner ray", "scale")
-    from lookalike.runners import RayCluster
+    console.need("ray", "--runner ray", "scale")
+    from lookalike.gallery.ray_runner import RayCluster
 
     return RayCluster(address, workers)
 
@@ -161,7 +161,7 @@ def _print(
     one_line: bool,
 ) -> None:
     if as_json:
-        screen.print_json(report.as_dict(), one_line=one_line)
+        console.print_json(report.as_dict(), one_line=one_line)
         return
     there = "" if rows is None else f"{rows:,} rows; "
     would = "nothing was changed; would be: " if dry_run else ""
@@ -171,9 +171,9 @@ def _print(
         f"{len(report.failed):,} failed, in {report.seconds:.1f} s"
     )
     for failure in report.failed[:_LISTED]:
-        screen.note(f"failed: {failure.uri}: {failure.reason}")
+        console.note(f"failed: {failure.uri}: {failure.reason}")
     if len(report.failed) > _LISTED:
-        screen.note(f"... and {len(report.failed) - _LISTED:,} more; --json lists them all")
+        console.note(f"... and {len(report.failed) - _LISTED:,} more; --json lists them all")
 
 
 def _changes(path: Path, gallery: str) -> Iterator[bool]:
@@ -206,9 +206,9 @@ def _open(
 ) -> Gallery:
     """Open the gallery, or create it when its folder is not there."""
     from lookalike.errors import FingerprintError, SettingError
-    from lookalike.gallery import Gallery
-    from lookalike.homes import is_there
-    from lookalike.stores.addresses import Address
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.storage import is_there
+    from lookalike.stores.milvus.address import Address
     from lookalike.types import Metric
 
     chosen = Metric(metric)
@@ -222,7 +222,7 @@ def _open(
             f"lookalike copy {path} {store} moves them"
         )
     if encoder is not None and Path(encoder).is_dir():
-        from lookalike.encoders.catalog import load_encoder
+        from lookalike.encoders.persistence import load_encoder
 
         gallery.check_fingerprint(load_encoder(Path(encoder)))
     elif encoder is not None and encoder != gallery.encoder.name:
@@ -235,12 +235,14 @@ def _open(
 
 def _encoder(name: str | None, source: Source) -> Encoder:
     """Open an encoder for a new gallery, and see that it takes the source's images."""
-    from lookalike.encoders.catalog import load_encoder, usual_encoder
-    from lookalike.reading import first_image, fit_encoder, sample_images
+    from lookalike.encoders.batching import first_image, fit_encoder
+    from lookalike.encoders.persistence import load_encoder
+    from lookalike.encoders.registry import usual_encoder
+    from lookalike.sources.sampling import sample_images
 
     if name is None:
         name, kind = usual_encoder(sample_images(source, _LOOKED_AT))
-        screen.note(f"encoder: {name} ({kind}); lookalike encoders lists others for --encoder")
+        console.note(f"encoder: {name} ({kind}); lookalike encoders lists others for --encoder")
     if not Path(name).is_dir():
         return fit_encoder(name, source)
     encoder = load_encoder(Path(name))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike.cli import screen
+from lookalike.cli import console
 
 if TYPE_CHECKING:
-    from lookalike.gallery import Gallery
+    from lookalike.gallery.gallery import Gallery
 
 
 def command(
@@ -24,24 +24,24 @@ def command(
     """Print the facts of a gallery or an encoder."""
     from lookalike.artifacts import read_manifest
     from lookalike.encoders.base import MANIFEST as ENCODER_MANIFEST
-    from lookalike.encoders.catalog import load_encoder
+    from lookalike.encoders.persistence import load_encoder
 
     facts: dict[str, Any]
     if (Path(path) / ENCODER_MANIFEST).is_file():
         load_encoder(Path(path))
         facts = read_manifest(Path(path) / ENCODER_MANIFEST, what="an encoder")
     else:
-        from lookalike.gallery import Gallery
+        from lookalike.gallery.gallery import Gallery
 
         gallery = Gallery.open(path)
         facts = gallery.info()
         if recall:
-            from lookalike.checkup import measure_search
+            from lookalike.gallery.recall import measure_search
 
             facts["search"] = measure_search(gallery)
         facts |= _evaluation(gallery)
     if as_json:
-        screen.print_json(facts)
+        console.print_json(facts)
         return
     for name, value in facts.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
@@ -52,12 +52,12 @@ def command(
 def _evaluation(gallery: Gallery) -> dict[str, Any]:
     """Return what is said of the evaluation that was kept, if one was; a broken one is no harm."""
     from lookalike.errors import ArtifactError
-    from lookalike.kept import kept
+    from lookalike.evaluation.saved import kept
 
     try:
         found = kept(gallery)
     except ArtifactError as error:
-        screen.note(str(error))
+        console.note(str(error))
         return {}
     if found is None:
         return {}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli import screen
+from lookalike.cli import console
 
 app = typer.Typer(
     help="API keys for lookalike serve --keys FILE.",
@@ -29,25 +29,25 @@ def add(
     ] = False,
 ) -> None:
     """Make a key and print it. It is not kept: who loses it needs another one."""
-    from lookalike.server.keys import add_key
+    from lookalike.server.api_keys import add_key
 
     print(add_key(file, name, write=write))
-    screen.note(f"added to {file}: {name}, may {'read and write' if write else 'read'}")
+    console.note(f"added to {file}: {name}, may {'read and write' if write else 'read'}")
 
 
 @app.command("list")
 def show(file: _File) -> None:
     """List the keys by name and what each may do."""
-    from lookalike.server.keys import read_keys
+    from lookalike.server.api_keys import read_keys
 
     rows = [(key.name, "read, write" if key.write else "read") for key in read_keys(file)]
-    screen.print_table(("key", "may"), rows)
+    console.print_table(("key", "may"), rows)
 
 
 @app.command("remove")
 def remove(file: _File, name: _Name) -> None:
     """Remove a key; a running service has it until it is started again."""
-    from lookalike.server.keys import remove_key
+    from lookalike.server.api_keys import remove_key
 
     remove_key(file, name)
-    screen.note(f"removed from {file}: {name}")
+    console.note(f"removed from {file}: {name}")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lookalike.cli import screen
-from lookalike.cli.folders import check_free, csv_bytes, write_sheet
+from lookalike.cli import console
+from lookalike.cli.output_files import check_free, csv_bytes, write_sheet
 
 if TYPE_CHECKING:
-    from lookalike.gallery import Gallery
-    from lookalike.label import Given, Spread
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.labels import Given, Spread
 
 app = typer.Typer(
     help="Name a few images, get the rest labelled, and find labels that are wrong.",
@@ -48,30 +48,30 @@ def suggest_command(
     given so far are in the CSV too, so that it is the whole of what is given in the next round.
     Several labels of one image are joined by semicolons.
     """
-    from lookalike.gallery import Gallery
-    from lookalike.label import neighbour_graph, read_given, suggest
-    from lookalike.label.rounds import keep_round
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.labels import neighbour_graph, read_given, suggest
+    from lookalike.labels.session import keep_round
 
     check_free(out)
     opened = Gallery.open(gallery)
     labels = None if given is None else read_given(given, opened.store.ids())
-    with screen.progress() as on_progress:
+    with console.progress() as on_progress:
         graph = neighbour_graph(opened, on_progress=on_progress)
         rows = suggest(graph, count, labels, seed=seed, on_progress=on_progress)
     ids = [graph.ids[row] for row in rows]
     if keep:
         keep_round(opened, graph, rows, labels)
-        screen.note(f"{gallery} keeps them: lookalike serve {gallery} asks for their labels")
+        console.note(f"{gallery} keeps them: lookalike serve {gallery} asks for their labels")
     if as_json:
         uris = opened.store.get(ids).uris
-        screen.print_json([{"id": i, "uri": uri} for i, uri in zip(ids, uris, strict=True)])
+        console.print_json([{"id": i, "uri": uri} for i, uri in zip(ids, uris, strict=True)])
     elif out is None and not keep:
         print("\n".join(ids))
     if out is not None:
         _write_suggested(opened, ids, labels, out)
-        screen.note(f"{out / 'labels.csv'}: fill in the column label")
-        screen.note(f"{out / 'sheet.png'}: the images by number")
-        screen.note(
+        console.note(f"{out / 'labels.csv'}: fill in the column label")
+        console.note(f"{out / 'sheet.png'}: the images by number")
+        console.note(
             f"next: lookalike label spread {gallery} --given {out / 'labels.csv'} -o OUT.csv"
         )
 
@@ -100,15 +100,15 @@ def spread_command(
     was written by --write before.
     """
     from lookalike.artifacts import write_atomically
-    from lookalike.gallery import Gallery
-    from lookalike.label import neighbour_graph, read_given, spread
-    from lookalike.label.writing import check_column, write_labels
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.labels import neighbour_graph, read_given, spread
+    from lookalike.labels.write_back import check_column, write_labels
 
     opened = Gallery.open(gallery)
     labels = read_given(given, opened.store.ids())
     if write is not None:
         check_column(opened, write)
-    with screen.progress() as on_progress:
+    with console.progress() as on_progress:
         labels.check()
         graph = neighbour_graph(opened, on_progress=on_progress)
         found = spread(graph, labels, precision=precision, seed=seed, on_progress=on_progress)
@@ -117,12 +117,12 @@ def spread_command(
     write_atomically(out, csv_bytes(("id", "label", "confidence", "status", "guess", "uri"), rows))
     if write is not None:
         write_labels(opened, found, write)
-        screen.note(f"{gallery}: {write} written into the metadata")
+        console.note(f"{gallery}: {write} written into the metadata")
     if as_json:
-        screen.print_json(found.as_dict())
+        console.print_json(found.as_dict())
     else:
         _print_spread(found)
-    screen.note(f"{out}: {len(found.ids):,} rows")
+    console.note(f"{out}: {len(found.ids):,} rows")
 
 
 @app.command("check")
@@ -140,31 +140,31 @@ def check_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print all of them as JSON.")] = False,
 ) -> None:
     """Rank labels that the labels of the nearest images contradict. Nothing is changed."""
-    from lookalike.gallery import Gallery
-    from lookalike.label import check, neighbour_graph, read_given
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.labels import check, neighbour_graph, read_given
 
     check_free(out)
     opened = Gallery.open(gallery)
     labels = read_given(given, opened.store.ids()) if given is not None else _own(opened, column)
     labels.check()
-    with screen.progress() as on_progress:
+    with console.progress() as on_progress:
         found = check(neighbour_graph(opened, on_progress=on_progress), labels)
     rows = list(found.rows())
     if as_json:
-        screen.print_json(found.as_dict())
+        console.print_json(found.as_dict())
     elif rows:
         columns = ("id", "label", "proposed", "contradiction", "agreeing")
-        screen.print_table(columns, [[row[name] for name in columns] for row in rows[:show]])
+        console.print_table(columns, [[row[name] for name in columns] for row in rows[:show]])
     if not as_json:
         print(f"{len(rows):,} of {found.labelled:,} labels are contradicted by their neighbours")
     if out is not None:
         _write_checked(opened, rows, show, out)
-        screen.note(f"{out / 'suspects.csv'}: all of them; {out / 'sheet.png'}: the first {show}")
+        console.note(f"{out / 'suspects.csv'}: all of them; {out / 'sheet.png'}: the first {show}")
 
 
 def _own(gallery: Gallery, column: str) -> Given:
     from lookalike.errors import InputError
-    from lookalike.label.given import given_in_column
+    from lookalike.labels.label_set import given_in_column
 
     records = list(gallery.store.records())
     if not any(column in record.metadata for record in records):
@@ -179,7 +179,7 @@ def _own(gallery: Gallery, column: str) -> Given:
 
 def _write_suggested(gallery: Gallery, ids: list[str], given: Given | None, out: Path) -> None:
     from lookalike.artifacts import write_atomically
-    from lookalike.label.given import SEPARATOR
+    from lookalike.labels.label_set import SEPARATOR
 
     named = {} if given is None else given.of
     every = [*ids, *named]
@@ -214,7 +214,7 @@ def _print_spread(found: Spread) -> None:
         ]
         for row in found.summary()
     ]
-    screen.print_table(("label", "given", "spread", "confidence"), rows)
+    console.print_table(("label", "given", "spread", "confidence"), rows)
     facts = found.as_dict()
     unknown = facts["images"] - facts["given"] - facts["spread"]
     print(

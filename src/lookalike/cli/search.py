@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike.cli import screen
+from lookalike.cli import console
 
 if TYPE_CHECKING:
     from lookalike.types import Hits
@@ -82,9 +82,9 @@ def command(
     """Find the images that look most like each query, nearest first."""
     from lookalike.errors import InputError, LookalikeError
     from lookalike.filters import parse
-    from lookalike.foreground import Box
-    from lookalike.gallery import Gallery
-    from lookalike.searching import furthest, parse_rerankings
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.images.foreground import Box
+    from lookalike.search.search import furthest, parse_rerankings
     from lookalike.sources import DATASET_PREFIX, open_items
     from lookalike.types import Metric
 
@@ -130,43 +130,45 @@ def command(
         raise failed[0]
     for hits in found:
         if as_json:
-            screen.print_json(hits.as_dict(), one_line=True)
+            console.print_json(hits.as_dict(), one_line=True)
             continue
         rows = [
             (str(hit.rank), f"{hit.distance:.4f}", str(hit.metadata.get("label", "")), hit.id)
             for hit in hits
         ]
-        screen.print_table(
+        console.print_table(
             ("rank", hits.metric.value, "label", "id"),
             rows,
             title=f"{hits.query}: {len(hits)} hits",
         )
     if image is not None:
-        from lookalike import figures
+        from lookalike.report import figures
 
         figures.save(figures.hits_grid(found, labels), image)
-        screen.note(f"drawn: {image}")
+        console.note(f"drawn: {image}")
     if matches is not None:
         _draw_matches(found[0], matches)
     for failure in failed:
-        screen.note(f"failed: {failure}")
+        console.note(f"failed: {failure}")
     if n > len(opened):
-        screen.note(f"-n {n}: the gallery has only {len(opened):,} rows")
+        console.note(f"-n {n}: the gallery has only {len(opened):,} rows")
     if failed:
         raise typer.Exit(1)
 
 
 def _draw_matches(hits: Hits, out: Path) -> None:
     """Draw the local features that match between a query and its first hit."""
-    from lookalike import figures, spatial
     from lookalike.errors import InputError
+    from lookalike.images import local_features
+    from lookalike.report import figures
     from lookalike.sources import open_items
 
     if hits.uri is None or not len(hits):
         raise InputError("--matches compares two images: ask with an image that has a hit")
     query, row = (item.image() for item in open_items([hits.uri, hits[0].uri]))
-    match = spatial.verify(
-        spatial.features(query, most=spatial.QUERY_POINTS), spatial.features(row)
+    match = local_features.verify(
+        local_features.features(query, most=local_features.QUERY_POINTS),
+        local_features.features(row),
     )
     figures.save(figures.matches(query, row, match, title=hits[0].id), out)
-    screen.note(f"drawn: {out}, {match.inliers} places match")
+    console.note(f"drawn: {out}, {match.inliers} places match")

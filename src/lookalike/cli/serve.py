@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli import screen
+from lookalike.cli import console
 
 
 def command(
@@ -41,10 +41,10 @@ def command(
 
     check_host(host, keys=keys is not None)
     paths = named(galleries)
-    screen.need("fastapi", "serving galleries", "serve")
-    from lookalike.gallery import Gallery
+    console.need("fastapi", "serving galleries", "serve")
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.server.api_keys import read_keys
     from lookalike.server.app import create_app
-    from lookalike.server.keys import read_keys
     from lookalike.server.running import listen, run
 
     settings = ServeSettings(
@@ -61,6 +61,6 @@ def command(
     there, chosen = listening.getsockname()[:2]
     shown = f"[{there}]" if ":" in there else there
     for name, gallery in opened.items():
-        screen.note(f"{name}: {len(gallery):,} rows, {gallery.encoder.name}")
-    screen.note(f"serving at http://{shown}:{chosen}/ (Ctrl-C ends it)")
+        console.note(f"{name}: {len(gallery):,} rows, {gallery.encoder.name}")
+    console.note(f"serving at http://{shown}:{chosen}/ (Ctrl-C ends it)")
     run(app, listening, settings.limits)

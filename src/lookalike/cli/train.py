@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lookalike.cli import screen
+from lookalike.cli import console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,18 +69,18 @@ def command(
     from lookalike.errors import MissingDependencyError
 
     try:
+        from lookalike.training.distributed import joined
         from lookalike.training.loop import TrainingOptions
-        from lookalike.training.processes import joined
-        from lookalike.training.run import train
+        from lookalike.training.train import train
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "torch", "training", "train") from error
 
-    from lookalike.assessment import assess
+    from lookalike.evaluation.sanity_check import assess
     from lookalike.sources import open_source
 
     options = TrainingOptions(epochs, minutes, seed, device, resume, views, size)
     try:
-        with screen.progress() as on_progress:
+        with console.progress() as on_progress:
             with joined(device) as here:
                 with here.together():
                     opened = open_source(source, on_progress)
@@ -94,7 +94,7 @@ def command(
                 assess(encoder, opened, labels=judges, on_progress=on_progress) if judge else None
             )
     except KeyboardInterrupt:
-        screen.note(f"interrupted; go on with the same command and --resume (in {out})")
+        console.note(f"interrupted; go on with the same command and --resume (in {out})")
         raise typer.Exit(130) from None
     origin = encoder.origin
     loss = origin["loss"]
@@ -104,7 +104,7 @@ def command(
         training = {key: origin[key] for key in ("epochs", "images", "seconds", "history")}
         judged = None if assessment is None else assessment.as_dict()
         summary = {"path": str(out), **facts, "loss": loss, **training, "assessment": judged}
-        screen.print_json(summary)
+        console.print_json(summary)
         return
     print(
         f"{out}: {encoder.name}, {encoder.dim} dimensions, {origin['epochs']:.3g} epochs of "
@@ -112,7 +112,7 @@ def command(
     )
     for sentence in () if assessment is None else assessment.sentences():
         print(f"  {sentence}")
-    screen.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")
+    console.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")
 
 
 def _labels(labels: str, source: Source) -> Mapping[str, str] | None:
@@ -121,9 +121,9 @@ def _labels(labels: str, source: Source) -> Mapping[str, str] | None:
         return None
     if labels == NONE:
         return {}
-    from lookalike.assessment import LEAST_LABELLED
     from lookalike.errors import InputError
-    from lookalike.judgements import Labels, read_judgements
+    from lookalike.evaluation.agreement import Labels, read_judgements
+    from lookalike.evaluation.sanity_check import LEAST_LABELLED
 
     found = read_judgements(Path(labels), [item.id for item in source])
     if not isinstance(found, Labels):

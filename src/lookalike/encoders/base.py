@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lookalike.artifacts import manifest_bytes
 from lookalike.errors import ImageError, InputError, UnknownNameError
-from lookalike.images import FILTERS, padded, resized, with_channels
+from lookalike.images.decode import FILTERS, padded, resized, with_channels
 from lookalike.types import Embeddings, ImageArray
 
 MANIFEST = "encoder.json"
@@ -203,12 +203,6 @@ def fingerprint(description: Mapping[str, Any], files: Mapping[str, bytes]) -> s
         digest.update(f"\0{name}\0{len(files[name])}\0".encode())
         digest.update(files[name])
     return digest.hexdigest()
-
-
-def unit_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale each row of ``(n, dim)`` to unit length; zero rows stay zero."""
-    norms = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.asarray(values / np.where(norms > 0, norms, 1), dtype=np.float32)
 
 
 def encoder_files(encoder: Encoder) -> dict[str, bytes]:

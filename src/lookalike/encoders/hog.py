@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.encoders.base import Preprocessing, unit_rows
-from lookalike.encoders.classic import ClassicEncoder, Pixels4, read_arrays, write_arrays
+from lookalike.encoders.base import Preprocessing
+from lookalike.encoders.handcrafted import ClassicEncoder, Pixels4, read_arrays, write_arrays
 from lookalike.encoders.whitening import Whitening
 from lookalike.errors import InputError
 from lookalike.types import Embeddings, ImageArray
+from lookalike.vectors import unit_rows
 
 
 @dataclass(frozen=True)

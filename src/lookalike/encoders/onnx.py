@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -13,9 +15,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from lookalike.config import settings
-from lookalike.encoders.base import Preprocessing, fingerprint, unit_rows
+from lookalike.encoders.base import Preprocessing, fingerprint
 from lookalike.errors import ArtifactError, InputError, SettingError
 from lookalike.types import Embeddings, ImageArray
+from lookalike.vectors import unit_rows
 
 MODEL = "model.onnx"
 DECODER = "decoder.onnx"
@@ -188,3 +191,59 @@ class NetworkEncoder:
             origin=description["origin"],
             extra={name: data for name, data in files.items() if name != MODEL},
         )
+
+
+PREFIX = "onnx:"
+
+
+def open_onnx(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
+    """Open a network of one's own: ``onnx:FILE``, with a file beside it that says what it takes.
+
+    ``FILE`` without its suffix, and ``.json``, holds ``size`` (pixels, or ``[height, width]``)
+    and, unless they are these: ``channels`` 3, ``mean`` 0 and ``std`` 1 (numbers or one for each
+    channel, of values in [0, 1]), ``filter`` bilinear or bicubic, ``crop`` (the share of the
+    shorter side that is kept, in the middle; all of the image, stretched, unless given) and
+    ``normalise`` true.
+
+    Raises:
+        InputError: a file is missing or says something else.
+        ArtifactError: not a model that ONNX Runtime reads.
+    """
+    del sample
+    path = Path(name.removeprefix(PREFIX)).expanduser()
+    described = path.with_suffix(".json")
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"encoder {name!r}: cannot be read ({error.strerror or error})") from error
+    try:
+        said = json.loads(described.read_bytes())
+        size = said.pop("size")
+        height, width = size if isinstance(size, list) else (size, size)
+        channels = int(said.pop("channels", 3))
+        preprocessing = Preprocessing(
+            int(height),
+            int(width),
+            channels,
+            filter=str(said.pop("filter", "bilinear")),
+            crop=said.pop("crop", None),
+            mean=_each(said.pop("mean", 0.0), channels),
+            std=_each(said.pop("std", 1.0), channels),
+        )
+        normalise = bool(said.pop("normalise", True))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"encoder {name!r}: {described} must say what the network takes, as in "
+            f'{{"size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}} ({error})'
+        ) from error
+    if said:
+        raise InputError(f"{described}: knows nothing of {', '.join(map(repr, said))}")
+    origin = {"source": str(path.absolute()), "licence": "your own"}
+    return NetworkEncoder(path.stem, model, preprocessing, normalised=normalise, origin=origin)
+
+
+def _each(value: float | list[float], channels: int) -> tuple[float, ...]:
+    values = [value] * channels if isinstance(value, int | float) else value
+    if len(values) != channels:
+        raise ValueError(f"expected {channels} numbers, got {values}")
+    return tuple(float(each) for each in values)

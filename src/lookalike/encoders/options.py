@@ -8,11 +8,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from lookalike.encoders.base import FITS, Encoder, unit_rows
+from lookalike.encoders.base import FITS, Encoder
+from lookalike.encoders.composite import Averaged, Projected
 from lookalike.encoders.whitening import Whitening
-from lookalike.encoders.wrappers import Averaged, Projected
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.types import ImageArray
+from lookalike.vectors import unit_rows
 
 NAMES = ("size", "fit", "mirror", "foreground", "whiten")
 SHRINKAGE = 0.05

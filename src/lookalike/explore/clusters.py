@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.explore.mapping import Points
+from lookalike.explore.layout import Points
 from lookalike.types import Embeddings
 
 NONE = -1

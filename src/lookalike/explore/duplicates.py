@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.encoders.base import unit_rows
 from lookalike.errors import ImageError, InputError, SettingError, SourceError, UnknownNameError
-from lookalike.explore.copies import Threshold, small, threshold
-from lookalike.explore.pairs import Pairs, pairs_within
-from lookalike.gallery import Gallery
-from lookalike.reading import each_in_threads
+from lookalike.explore.copy_threshold import Threshold, small, threshold
+from lookalike.explore.range_search import Pairs, pairs_within
+from lookalike.gallery.gallery import Gallery
 from lookalike.sources import open_items
+from lookalike.sources.sampling import each_in_threads
 from lookalike.types import (
     Embeddings,
     ImageArray,
@@ -25,6 +24,7 @@ from lookalike.types import (
     ProgressCallback,
     ignore_progress,
 )
+from lookalike.vectors import unit_rows
 
 EXACT = "exact"
 VISUAL = "visual"
@@ -160,9 +160,9 @@ def duplicates(
     """Find groups of duplicates. Nothing is deleted or written.
 
     Exact ones have one content hash. For visual ones copies of 200 images of the collection are
-    made (:data:`lookalike.explore.copies.COPIES`); two images are duplicates if their embeddings
-    and their small versions are as near as 95 % of copies are to their originals. Each image of a
-    group is so near to the one that is kept, so that no chain joins what is not alike.
+    made (:data:`lookalike.explore.copy_threshold.COPIES`); two images are duplicates if their
+    embeddings and their small versions are as near as 95 % of copies are to their originals. Each
+    image of a group is so near to the one that is kept, so that no chain joins what is not alike.
 
     Args:
         gallery: whose rows are compared.

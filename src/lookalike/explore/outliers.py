@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.graph import Graph
+from lookalike.gallery.neighbors import Graph
 
 
 def outlying(graph: Graph) -> NDArray[np.float32]:

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from lookalike.errors import ImageError, SettingError, SourceError
-from lookalike.explore.atlas import Atlas
-from lookalike.gallery import Gallery
-from lookalike.images import with_channels, within
-from lookalike.reading import each_in_threads
+from lookalike.explore.map import CollectionMap
+from lookalike.gallery.gallery import Gallery
+from lookalike.images.decode import with_channels, within
 from lookalike.sources import open_items
+from lookalike.sources.sampling import each_in_threads
 from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
 
 _SHEET = 32
@@ -28,7 +28,7 @@ _HOLDS = ("__TITLE__", "__STYLE__", "__SCRIPT__", "__DATA__")
 
 
 def html(
-    found: Atlas,
+    found: CollectionMap,
     gallery: Gallery,
     *,
     side: int = 32,
@@ -62,7 +62,7 @@ def html(
 
 
 def _sheets(
-    found: Atlas, gallery: Gallery, side: int, on_progress: ProgressCallback
+    found: CollectionMap, gallery: Gallery, side: int, on_progress: ProgressCallback
 ) -> Iterator[str]:
     """Yield WebP pictures of 32 x 32 thumbnails each, in order of rows, as base64."""
     uris = gallery.store.get(found.ids).uris

@@ -8,10 +8,12 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from lookalike.errors import LookalikeError
-from lookalike.facets import facets
-from lookalike.kept import Kept, kept
-from lookalike.page import rendered
+from lookalike.evaluation.saved import Kept, kept
+from lookalike.gallery.facets import facets
+from lookalike.report.page import rendered
 from lookalike.server import schemas as s
+from lookalike.server.metrics import MEDIA_TYPE as METRICS
+from lookalike.server.metrics import Stages
 from lookalike.server.problems import ProblemError, problem_of
 from lookalike.server.routes import (
     IMAGE_FILE,
@@ -25,8 +27,6 @@ from lookalike.server.routes import (
     search_with,
 )
 from lookalike.server.service import Ask, Served, Service
-from lookalike.server.telemetry import MEDIA_TYPE as METRICS
-from lookalike.server.telemetry import Stages
 from lookalike.types import Hits
 
 router = APIRouter()

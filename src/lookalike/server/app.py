@@ -15,20 +15,20 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Match
 
-import lookalike
+from lookalike._version import __version__
 from lookalike.errors import LookalikeError
-from lookalike.gallery import Gallery
+from lookalike.gallery.gallery import Gallery
 from lookalike.server import pages
 from lookalike.server.api import router, v1
 from lookalike.server.browsing import Browsing
 from lookalike.server.exploring import exploring
-from lookalike.server.gate import Gate, respond
 from lookalike.server.items import items
+from lookalike.server.metrics import Telemetry
+from lookalike.server.middleware import Gate, respond
 from lookalike.server.problems import ProblemError, problem_of
 from lookalike.server.schemas import ProblemOut
 from lookalike.server.service import Service
 from lookalike.server.settings import ServeSettings
-from lookalike.server.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
     app = FastAPI(
         title="lookalike",
         summary="Find the images that look like yours.",
-        version=lookalike.__version__,
+        version=__version__,
         lifespan=lifespan,
         docs_url=None,  # these pages load their scripts from elsewhere
         redoc_url=None,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lookalike.errors import ImageError, LookalikeError
-from lookalike.facets import Facet, facets
-from lookalike.server.drawing import Paper, paper_of
-from lookalike.server.pictures import read
+from lookalike.gallery.facets import Facet, facets
 from lookalike.server.service import Served, Service
+from lookalike.server.sketch import Paper, paper_of
+from lookalike.server.thumbnails import read
 
 _LOOKED_AT = 32
 _LISTED = 200

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
-from lookalike.explore import kept_atlas
-from lookalike.label.rounds import FILE, SURE, Round, kept_round
+from lookalike.explore import load_map
+from lookalike.labels.session import FILE, SURE, Round, kept_round
 from lookalike.server.problems import ProblemError
 from lookalike.server.routes import TheGallery, TheService, errors
 from lookalike.server.schemas import LONGEST, Model
@@ -105,7 +105,7 @@ class ReachOut(BaseModel):
 @exploring.get("/map", response_class=JSONResponse, responses={200: {"model": MapOut}, **errors()})
 async def gallery_map(served: TheGallery, service: TheService) -> Response:
     """Return the map of a gallery, as ``lookalike explore map`` made it last."""
-    found = await service.thread(kept_atlas, served.gallery)
+    found = await service.thread(load_map, served.gallery)
     if found is None:
         raise ProblemError(
             404,

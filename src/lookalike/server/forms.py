@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 
 from lookalike.errors import InputError
-from lookalike.facets import Facet
 from lookalike.filters import All, Filter, from_structure
-from lookalike.queries import Look
-from lookalike.searching import Search
+from lookalike.gallery.facets import Facet
+from lookalike.search.query import Look
+from lookalike.search.search import Search
 from lookalike.server.schemas import AddressOptions
 from lookalike.server.service import Ask
 from lookalike.types import Metric

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from lookalike import uploads
+from lookalike.gallery import uploads
 from lookalike.server import schemas as s
 from lookalike.server.routes import (
     IMAGE_FILE,

@@ -15,17 +15,17 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from lookalike.errors import LookalikeError, MissingRowError
-from lookalike.facets import Facet
-from lookalike.kept import kept
-from lookalike.searching import RERANKINGS
+from lookalike.evaluation.saved import kept
+from lookalike.gallery.facets import Facet
+from lookalike.search.search import RERANKINGS
 from lookalike.server.api import facts_of
 from lookalike.server.browsing import Browsing
 from lookalike.server.forms import HIGH, LOW, VALUE, Form, shown
+from lookalike.server.metrics import Stages
 from lookalike.server.problems import ProblemError, problem_of
 from lookalike.server.routes import TheGallery, TheService
 from lookalike.server.schemas import AddressOptions
 from lookalike.server.service import Ask, Served, Service
-from lookalike.server.telemetry import Stages
 from lookalike.types import Hit, Metadata
 
 router = APIRouter(include_in_schema=False)

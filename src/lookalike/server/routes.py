@@ -8,9 +8,9 @@ from urllib.parse import quote
 from fastapi import Depends, Query, Request, Response
 
 from lookalike.server import schemas as s
+from lookalike.server.metrics import Stages
 from lookalike.server.problems import MEDIA_TYPE
 from lookalike.server.service import Ask, Served, Service
-from lookalike.server.telemetry import Stages
 from lookalike.types import Hits
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}

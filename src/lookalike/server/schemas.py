@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, field_validator
 
 from lookalike.filters import Where
-from lookalike.foreground import Box
-from lookalike.queries import Look
-from lookalike.searching import Search, furthest
+from lookalike.images.foreground import Box
+from lookalike.search.query import Look
+from lookalike.search.search import Search, furthest
 from lookalike.server.limits import Limits
 from lookalike.server.service import Ask
 from lookalike.types import Metric

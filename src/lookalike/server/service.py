@@ -14,19 +14,19 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from lookalike import uploads
 from lookalike.config import settings as machine
 from lookalike.errors import ImageError, InputError, LookalikeError, UnreachableError
-from lookalike.gallery import Gallery
-from lookalike.queries import Look, Views, encode_text, images_of
-from lookalike.searching import Search
+from lookalike.gallery import uploads
+from lookalike.gallery.gallery import Gallery
+from lookalike.search.query import Look, Views, encode_text, images_of
+from lookalike.search.search import Search
 from lookalike.server.batching import Batcher
-from lookalike.server.decoding import Decoders
-from lookalike.server.fetching import Fetching, fetch
-from lookalike.server.pictures import Pictures, read
+from lookalike.server.decoder_pool import Decoders
+from lookalike.server.metrics import Stages, Telemetry
 from lookalike.server.problems import ProblemError, too_busy
 from lookalike.server.settings import ServeSettings
-from lookalike.server.telemetry import Stages, Telemetry
+from lookalike.server.thumbnails import Pictures, read
+from lookalike.server.url_fetch import Fetching, fetch
 from lookalike.stores.base import Rows
 from lookalike.types import Hits, ImageArray, Metadata
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lookalike.errors import InputError, SettingError
-from lookalike.server.keys import Key
+from lookalike.server.api_keys import Key
 from lookalike.server.limits import Limits
-from lookalike.stores.addresses import Address, is_address
+from lookalike.stores.milvus.address import Address, is_address
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 

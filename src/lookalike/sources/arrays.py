@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike import idx
-from lookalike.datasets import open_dataset
+from lookalike.datasets import idx
+from lookalike.datasets.registry import open_dataset
 from lookalike.errors import SourceError
 from lookalike.sources.base import Item, source_name
 from lookalike.types import Failure, ProgressCallback

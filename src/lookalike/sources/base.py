@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lookalike.errors import ImageError
-from lookalike.images import decode
+from lookalike.images.decode import decode
 from lookalike.types import Failure, ImageArray, Metadata
 
 
@@ -35,7 +35,7 @@ class Item:
     def image(self, *, whole: bool = False) -> ImageArray:
         """Return the decoded image, ``(H, W)`` or ``(H, W, 3)`` uint8.
 
-        ``whole`` is that of :func:`lookalike.images.decode`.
+        ``whole`` is that of :func:`lookalike.images.decode.decode`.
 
         Raises:
             ImageError: it cannot be read or decoded.

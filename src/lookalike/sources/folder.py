@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import SourceError
-from lookalike.images import looks_like_image, suffixes
+from lookalike.images.decode import looks_like_image, suffixes
 from lookalike.sources.base import Item, source_name
 from lookalike.sources.tables import SUFFIXES as TABLES
 from lookalike.sources.tables import Table, read_table

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from lookalike.datasets.download import read_url
 from lookalike.errors import SourceError
-from lookalike.fetch import read_url
 from lookalike.sources.base import Item, source_name, unsigned
 from lookalike.sources.folder import file_signature
 from lookalike.sources.tables import Table, read_table

@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lookalike import idx
+from lookalike.datasets import idx
+from lookalike.datasets.download import read_url
 from lookalike.errors import SourceError
-from lookalike.fetch import read_url
-from lookalike.images import suffixes
+from lookalike.images.decode import suffixes
 from lookalike.sources.arrays import DATASET_PREFIX, load_dataset, load_idx
 from lookalike.sources.base import Item, Source
 from lookalike.sources.folder import FolderSource, file_signature

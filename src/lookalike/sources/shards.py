@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from lookalike.errors import ImageError, SourceError
-from lookalike.images import suffixes
+from lookalike.images.decode import suffixes
 from lookalike.sources.base import Item, source_name
 from lookalike.sources.folder import file_signature
 from lookalike.sources.tables import Table, plain, read_table

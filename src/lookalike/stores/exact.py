@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.stores.coarse import CoarseRows
+from lookalike.stores.quantized import CoarseRows
 from lookalike.types import Embeddings, Metric
 
 _MANY = 20_000

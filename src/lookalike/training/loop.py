@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from lookalike.errors import ArtifactError
 from lookalike.training import checkpoints
 from lookalike.training.allocator import memory_kept
+from lookalike.training.augmentations import find_views
+from lookalike.training.distributed import Processes, current
 from lookalike.training.interrupts import DeferredInterrupt
 from lookalike.training.networks import to_channels_last
-from lookalike.training.processes import Processes, current
 from lookalike.training.recipes import Recipe
 from lookalike.training.tasks import Task, make_task
-from lookalike.training.views import find_views
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 CHECKPOINT_S = 60.0
@@ -35,8 +35,8 @@ class TrainingOptions:
     ``minutes`` ends training after that much time, preparation included, whole epochs or not; a
     learning rate that falls has fallen by then. ``device`` is torch's name of one. On a CPU,
     ``resume`` gives the weights of an uninterrupted run. ``views`` is a name in
-    :data:`lookalike.training.views.VIEWS`; ``size`` the side in pixels that images are brought to.
-    Both are only for the recipes that use them.
+    :data:`lookalike.training.augmentations.VIEWS`; ``size`` the side in pixels that images are
+    brought to. Both are only for the recipes that use them.
     """
 
     epochs: int | None = None
@@ -71,11 +71,11 @@ def fit(
 ) -> Fitted:
     """Train a recipe's task on images ``(n, c, H, W)`` uint8, all in memory as one tensor.
 
-    The order of the images depends on the seed and the number of the epoch alone, the random
-    views on these and the number of the step, which is what lets ``--resume`` go on exactly.
-    Ctrl-C is heeded between two steps, never within one, where running statistics would already
-    have changed and weights not yet; then a checkpoint is written and KeyboardInterrupt raised.
-    Several processes do this together (:mod:`lookalike.training.processes`); the first one writes.
+    The order of the images depends on the seed and the number of the epoch alone, the random views
+    on these and the number of the step, which is what lets ``--resume`` go on exactly. Ctrl-C is
+    heeded between two steps, never within one, where running statistics would already have changed
+    and weights not yet; then a checkpoint is written and KeyboardInterrupt raised. Several
+    processes do this together (:mod:`lookalike.training.distributed`); the first one writes.
 
     Raises:
         ArtifactError: the loss became NaN or infinite; the last good checkpoint is kept.

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lookalike.encoders.base import Preprocessing
-from lookalike.encoders.catalog import SAMPLE
 from lookalike.encoders.hog import FineHog
 from lookalike.encoders.whitening import Whitening
+from lookalike.sources.sampling import SAMPLE
 from lookalike.stores.exact import ExactIndex
+from lookalike.training.augmentations import Views
+from lookalike.training.distributed import current
+from lookalike.training.losses import nt_xent, reconstruction
 from lookalike.training.networks import Autoencoder, convolutional, linear
-from lookalike.training.objectives import nt_xent, reconstruction
-from lookalike.training.processes import current
 from lookalike.training.recipes import Recipe
 from lookalike.training.towers import FineHogModule, Joined, Unit, affine, mirror_tower, tower
-from lookalike.training.views import Views
 from lookalike.types import Embeddings, Metric, Progress, ProgressCallback
 
 NETWORKS: Mapping[str, Callable[[], Autoencoder]] = {

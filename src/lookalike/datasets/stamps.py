@@ -1,0 +1,204 @@
+"""Cut-outs of photographs, and the same items made into street photographs and drawings.
+
+The stand-in for a shop and its customers' photographs: the items are the photographs among Tux
+Paint's stamps, on white; the queries are made by :mod:`lookalike.images.compositing`, on
+photographs that come with scikit-learn and scikit-image, and by
+:mod:`lookalike.images.stylization`, each with a fixed seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import importlib.util
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lookalike.artifacts import write_atomically
+from lookalike.config import settings
+from lookalike.datasets.base import Split, check_split
+from lookalike.datasets.download import AptPackage, Folder, Place, fetch
+from lookalike.errors import MissingDependencyError
+from lookalike.images.compositing import STREET, street_view
+from lookalike.images.decode import decode, padded, resized, within
+from lookalike.images.stylization import redrawn
+from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
+
+SHOP, STREETS, DRAWN = "shop", "street", "drawn"
+SIDE = 256
+"""Height and width of a shop image in pixels."""
+
+VIEWS: Mapping[str, int] = {SHOP: 1, STREETS: 3, DRAWN: 2}
+"""Images of each item in each split."""
+
+_SEED = 2018
+_RULES = 1
+"""Raise it when images are made otherwise: what was kept is made anew."""
+
+_GROUNDS = (
+    "astronaut.png",
+    "brick.png",
+    "chelsea.png",
+    "coffee.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "motorcycle_left.png",
+    "rocket.jpg",
+)
+"""Photographs of scikit-image's."""
+
+
+@dataclass(frozen=True, slots=True)
+class StampsDataset:
+    """The items as ``shop`` images, and as ``street`` and ``drawn`` queries.
+
+    The column ``item`` is the same for all images of an item; the label is its kind, the
+    outermost folder of the package.
+    """
+
+    name: str
+    summary: str
+    licence: str
+    places: tuple[Place, ...]
+    splits: tuple[str, ...] = tuple(VIEWS)
+
+    def load(self, split: str, on_progress: ProgressCallback = ignore_progress) -> Split:
+        """Return one split: the first time fetched and made, then read from the cache.
+
+        Raises:
+            UnknownNameError: no such split.
+            MissingDependencyError: scikit-image, whose photographs are taken, is not installed.
+            FetchError: no place gave the files with the pinned checksums.
+            StorageError: the cache cannot be written.
+        """
+        check_split(self, split)
+        names = sorted(_sums())
+        path = settings().data / self.name / f"{split}-{_made_of(split)}.npz"
+        images = _read(path)
+        if images is None:
+            grounds = photographs() if split == STREETS else []
+            files = fetch(self.name, _sums(), self.places, names, on_progress)
+            items = [_item(files[name], name) for name in names]
+            make = {SHOP: _shop, STREETS: _street(grounds), DRAWN: _drawn}[split]
+            images = _all(items, make, VIEWS[split], on_progress)
+            write_atomically(path, _to_bytes(images))
+        kinds = [name.partition("/")[0] for name in names]
+        classes, labels = np.unique(np.repeat(kinds, VIEWS[split]), return_inverse=True)
+        owners = np.repeat([name.removesuffix(".png") for name in names], VIEWS[split])
+        columns = {"item": owners.tolist()}
+        return Split(images, labels.astype(np.uint8), tuple(classes.tolist()), columns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A cut-out on white, its longer side 256 pixels, and where it is."""
+
+    image: ImageArray
+    mask: NDArray[np.float32]
+
+
+_Make = Callable[[_Item, np.random.Generator], ImageArray]
+
+
+def _item(data: bytes, name: str) -> _Item:
+    image = within(decode(data, name=name), SIDE)
+    with Image.open(io.BytesIO(data)) as opened:
+        alpha = np.asarray(opened.convert("RGBA"))[:, :, 3]
+    mask = resized(np.ascontiguousarray(alpha), *image.shape[:2])
+    return _Item(image, np.asarray(mask / np.float32(255), np.float32))
+
+
+def _shop(item: _Item, rng: np.random.Generator) -> ImageArray:
+    del rng
+    return resized(padded(item.image, 1, "white"), SIDE, SIDE)
+
+
+def _street(grounds: list[ImageArray]) -> _Make:
+    def make(item: _Item, rng: np.random.Generator) -> ImageArray:
+        ground = grounds[int(rng.integers(len(grounds)))]
+        return street_view(item.image, ground, rng, mask=item.mask).image
+
+    return make
+
+
+def _drawn(item: _Item, rng: np.random.Generator) -> ImageArray:
+    drawing = redrawn(item.image, rng, mask=item.mask)
+    return resized(padded(drawing, 1, "white"), SIDE, SIDE)
+
+
+def _all(
+    items: list[_Item], make: _Make, views: int, on_progress: ProgressCallback
+) -> NDArray[np.uint8]:
+    images: list[ImageArray] = []
+    for number, item in enumerate(items):
+        generators = (np.random.default_rng([_SEED, number, view]) for view in range(views))
+        images += [make(item, rng) for rng in generators]
+        on_progress(Progress("make images of stamps", number + 1, len(items), "items"))
+    return np.stack(images)
+
+
+def photographs() -> list[ImageArray]:
+    """Return the grounds of street views: photographs that come with packages.
+
+    Raises:
+        MissingDependencyError: scikit-image is not installed.
+    """
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise MissingDependencyError("scikit-image", "dataset:stamps/street", "stamps")
+    from sklearn.datasets import load_sample_images
+
+    folder = Path(spec.origin).parent / "data"
+    return [*(decode(folder / name) for name in _GROUNDS), *load_sample_images().images]
+
+
+@cache
+def _sums() -> Mapping[str, str]:
+    """Return the files of the photographs among the stamps, each with its SHA-256.
+
+    They are those outside the folders of cartoons with more than 1,500 colours, but for drawings
+    that have as many, road signs, and copies.
+    """
+    text = importlib.resources.files("lookalike.datasets").joinpath("stamps.json").read_text()
+    sums: dict[str, str] = json.loads(text)
+    return sums
+
+
+def _made_of(split: str) -> str:
+    parts = [_RULES, split, VIEWS[split], SIDE, repr(STREET), _SEED, sorted(_sums().items())]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _read(path: Path) -> NDArray[np.uint8] | None:
+    """Return what was kept; None where nothing was, or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.asarray(arrays["images"], np.uint8)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def _to_bytes(images: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, images=images)
+    return file.getvalue()
+
+
+_FOLDER = "usr/share/tuxpaint/stamps"
+STAMPS = StampsDataset(
+    name="stamps",
+    summary="307 photographed items on white, 256x256 colour, and the same in street views",
+    licence="GPL-2.0 (Tux Paint Stamps)",
+    places=(Folder(Path("/", _FOLDER)), AptPackage("tuxpaint-stamps-default", _FOLDER)),
+)

@@ -1,0 +1,1 @@
+"""The demos behind ``lookalike demo``: ``digits``, ``photos`` and ``products``."""

@@ -1,0 +1,283 @@
+"""Encoders that learn nothing, or only a projection: the baselines, and useful in themselves.
+
+They take grey and colour images of any size. All but pixels and PCA have unit length.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from lookalike.encoders.base import Preprocessing, fingerprint
+from lookalike.errors import ArtifactError, InputError
+from lookalike.types import Embeddings, ImageArray
+from lookalike.vectors import unit_rows
+
+CHUNK_PIXELS = 1 << 20
+"""Images are worked on in chunks of about this many pixels, which bounds memory."""
+
+WEIGHTS = "model.safetensors"
+
+_EXACT_PCA = 1 << 10
+"""With more pixel values an exact eigendecomposition takes minutes; a randomised one seconds."""
+
+Pixels4 = NDArray[np.uint8]
+"""``(n, height, width, channels)`` uint8."""
+
+
+@dataclass(frozen=True)
+class ClassicEncoder(ABC):
+    """Preprocessing, then a pure function of the pixels in :meth:`_embed`."""
+
+    kind: ClassVar[str]
+    normalised: ClassVar[bool] = True
+
+    name: str
+    preprocessing: Preprocessing
+
+    @abstractmethod
+    def _embed(self, pixels: Pixels4) -> Embeddings:
+        """Return ``(n, dim)`` float32 for preprocessed images."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Length of an embedding."""
+
+    def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
+        """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8."""
+        p = self.preprocessing
+        size = max(1, CHUNK_PIXELS // (p.height * p.width * p.channels))
+        out = np.empty((len(images), self.dim), np.float32)
+        for start in range(0, len(images), size):
+            out[start : start + size] = self._embed(p.apply(images[start : start + size]))
+        return out
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what makes it again beside name and preprocessing, as JSON values."""
+        return {}
+
+    def files(self) -> Mapping[str, bytes]:
+        """Return the learnt arrays, if there are any."""
+        return {}
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return kind, name, preprocessing and parameters."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "preprocessing": self.preprocessing.as_dict(),
+            "parameters": self.parameters(),
+        }
+
+    @classmethod
+    def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
+        """Make it again from :meth:`describe` and :meth:`files`."""
+        del files
+        return cls(
+            description["name"],
+            Preprocessing(**description["preprocessing"]),
+            **description["parameters"],
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of what it computes."""
+        return fingerprint({**self.describe(), "name": self.kind}, self.files())
+
+
+@dataclass(frozen=True)
+class Pixels(ClassicEncoder):
+    """The pixels themselves, in [0, 1]: what every other encoder has to beat."""
+
+    kind: ClassVar[str] = "pixels"
+    normalised: ClassVar[bool] = False
+
+    @property
+    def dim(self) -> int:
+        """One value per pixel and channel."""
+        return self.preprocessing.height * self.preprocessing.width * self.preprocessing.channels
+
+    def _embed(self, pixels: Pixels4) -> Embeddings:
+        return pixels.reshape(len(pixels), -1).astype(np.float32) / np.float32(255)
+
+
+@dataclass(frozen=True)
+class Pca(ClassicEncoder):
+    """Principal components of the pixels (Pearson 1901), not whitened.
+
+    ``mean`` is ``(d,)`` and ``components`` ``(dim, d)`` float32 for d pixel values in [0, 1].
+    """
+
+    kind: ClassVar[str] = "pca"
+    normalised: ClassVar[bool] = False
+
+    mean: NDArray[np.float32]
+    components: NDArray[np.float32]
+
+    @classmethod
+    def fit(
+        cls, name: str, preprocessing: Preprocessing, images: Sequence[ImageArray], dim: int
+    ) -> Self:
+        """Learn the ``dim`` leading components of a sample of images.
+
+        Raises:
+            InputError: fewer images than components.
+        """
+        if len(images) < dim:
+            raise InputError(
+                f"encoder {name!r} learns {dim} components and needs at least as many images; "
+                f"there are {len(images)}"
+            )
+        pixels = Pixels(name, preprocessing).encode(images)
+        dim = min(dim, pixels.shape[1])
+        mean = pixels.mean(axis=0)
+        if pixels.shape[1] > _EXACT_PCA:
+            from sklearn.decomposition import PCA
+
+            found = PCA(dim, svd_solver="randomized", random_state=0).fit(pixels)
+            return cls(name, preprocessing, mean, found.components_.astype(np.float32))
+        centred = pixels - mean
+        _, vectors = np.linalg.eigh(centred.T @ centred / np.float32(len(pixels)))
+        return cls(name, preprocessing, mean, np.ascontiguousarray(vectors.T[::-1][:dim]))
+
+    @property
+    def dim(self) -> int:
+        """Number of components."""
+        return len(self.components)
+
+    def _embed(self, pixels: Pixels4) -> Embeddings:
+        flat = pixels.reshape(len(pixels), -1).astype(np.float32) / np.float32(255)
+        return np.asarray((flat - self.mean) @ self.components.T, dtype=np.float32)
+
+    def files(self) -> Mapping[str, bytes]:
+        """Return mean and components as safetensors."""
+        return write_arrays({"mean": self.mean, "components": self.components})
+
+    @classmethod
+    def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
+        """Make it again from its description and the saved arrays."""
+        arrays = read_arrays(description, files)
+        preprocessing = Preprocessing(**description["preprocessing"])
+        return cls(description["name"], preprocessing, arrays["mean"], arrays["components"])
+
+
+@dataclass(frozen=True)
+class Histogram(ClassicEncoder):
+    """How often each of a few codes occurs, in the whole image or in a pyramid of its parts.
+
+    ``codes="hsv"``: colours on a grid of 8 hues x 4 saturations x 4 values. ``codes="lbp"``:
+    uniform local binary patterns of the eight neighbours (Ojala, Pietikäinen, Mäenpää 2002,
+    section 2.3), 59 of them. ``levels`` are the pyramid's grids, (1,) being the whole image and
+    (1, 2, 4) that of Lazebnik, Schmid, Ponce 2006, with their weights. Each grid's counts are
+    shares; the square root of the whole vector (Hellinger) has unit length.
+    """
+
+    kind: ClassVar[str] = "histogram"
+
+    codes: str = "hsv"
+    levels: tuple[int, ...] = (1,)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the codes and the grids."""
+        return {"codes": self.codes, "levels": list(self.levels)}
+
+    @property
+    def _bins(self) -> int:
+        return {"hsv": 8 * 4 * 4, "lbp": 59}[self.codes]
+
+    @property
+    def dim(self) -> int:
+        """Codes times parts."""
+        return self._bins * sum(level * level for level in self.levels)
+
+    def _embed(self, pixels: Pixels4) -> Embeddings:
+        codes = _hsv_codes(pixels) if self.codes == "hsv" else _lbp_codes(pixels)
+        n, height, width = codes.shape
+        image = np.arange(n)[:, None, None]
+        finest = len(self.levels) - 1
+        grids = []
+        for depth, level in enumerate(self.levels):
+            row = np.arange(height) * level // height
+            column = np.arange(width) * level // width
+            part = (image * level + row[:, None]) * level + column
+            size = n * level * level * self._bins
+            counts = np.bincount((part * self._bins + codes).ravel(), minlength=size)
+            weight = 2.0 ** -(finest if depth == 0 else finest - depth + 1)
+            grids.append(counts.reshape(n, -1) * (weight / (height * width)))
+        return unit_rows(np.sqrt(np.concatenate(grids, axis=1)).astype(np.float32))
+
+
+def write_arrays(arrays: Mapping[str, NDArray[np.float32]]) -> Mapping[str, bytes]:
+    """Return what an encoder learnt as its one file."""
+    # safetensors writes memory as it lies: columns first would be read back as rows.
+    return {WEIGHTS: save_tensors({n: np.ascontiguousarray(a) for n, a in arrays.items()})}
+
+
+def read_arrays(
+    description: Mapping[str, Any], files: Mapping[str, bytes]
+) -> Mapping[str, NDArray[np.float32]]:
+    """Return what :func:`write_arrays` wrote.
+
+    Raises:
+        ArtifactError: the file is missing or broken.
+    """
+    if WEIGHTS not in files:
+        raise ArtifactError(f"encoder {description['name']!r}: its weights {WEIGHTS} are gone")
+    try:
+        return dict(load_tensors(files[WEIGHTS]))
+    except SafetensorError as error:
+        raise ArtifactError(
+            f"encoder {description['name']!r}: its weights {WEIGHTS} are broken ({error})"
+        ) from error
+
+
+def _hsv_codes(pixels: Pixels4) -> NDArray[np.int64]:
+    """Return the cell of each pixel on the 8 x 4 x 4 grid of hue, saturation and value."""
+    rgb = pixels.astype(np.float32) / np.float32(255)
+    red, green, blue = (rgb[..., c] for c in ((0, 1, 2) if rgb.shape[3] == 3 else (0, 0, 0)))
+    value = np.maximum(np.maximum(red, green), blue)
+    spread = value - np.minimum(np.minimum(red, green), blue)
+    safe = np.where(spread > 0, spread, 1)
+    hue = np.select(
+        [spread == 0, value == red, value == green],
+        [np.zeros_like(value), (green - blue) / safe % 6, (blue - red) / safe + 2],
+        (red - green) / safe + 4,
+    )
+    saturation = spread / np.where(value > 0, value, 1)
+    levels = [(hue / 6, 8), (saturation, 4), (value, 4)]
+    h, s, v = (np.minimum((x * bins).astype(np.int64), bins - 1) for x, bins in levels)
+    return np.asarray((h * 4 + s) * 4 + v)
+
+
+def _lbp_codes(pixels: Pixels4) -> NDArray[np.int64]:
+    """Return the uniform local binary pattern of each pixel, 0 to 58; the border is repeated."""
+    grey = pixels.astype(np.int16).mean(axis=3) if pixels.shape[3] > 1 else pixels[..., 0]
+    padded = np.pad(grey, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    _, height, width = grey.shape
+    around = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
+    pattern = np.zeros(grey.shape, np.int64)
+    for bit, (y, x) in enumerate(around):
+        pattern |= (padded[:, y : y + height, x : x + width] >= grey).astype(np.int64) << bit
+    return np.asarray(_UNIFORM[pattern])
+
+
+def _uniform_patterns() -> NDArray[np.int64]:
+    """Return the number of each of 256 patterns: 0 to 57 with at most two changes, 58 others."""
+    table = np.full(256, 58)
+    bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
+    uniform = np.flatnonzero((bits != np.roll(bits, 1, axis=1)).sum(axis=1) <= 2)
+    table[uniform] = np.arange(len(uniform))
+    return table
+
+
+_UNIFORM = _uniform_patterns()

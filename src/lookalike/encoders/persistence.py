@@ -1,0 +1,84 @@
+"""Save encoders as folders and load them again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lookalike.artifacts import new_folder, read_manifest, write_atomically
+from lookalike.encoders import base
+from lookalike.encoders.base import MANIFEST, Encoder
+from lookalike.encoders.composite import Averaged, Combined, Projected
+from lookalike.encoders.handcrafted import ClassicEncoder, Histogram, Pca, Pixels
+from lookalike.encoders.hog import FineHog, Hog
+from lookalike.errors import ArtifactError, UnknownNameError
+
+_KINDS: Mapping[str, type[ClassicEncoder]] = {
+    c.kind: c for c in (Pixels, Pca, Hog, FineHog, Histogram)
+}
+
+_WRAPPERS: Mapping[str, type[Averaged] | type[Combined] | type[Projected]] = {
+    w.kind: w for w in (Averaged, Combined, Projected)
+}
+
+
+def save_encoder(encoder: Encoder, folder: Path) -> None:
+    """Write an encoder as a new folder: its files first, ``encoder.json`` last.
+
+    Raises:
+        ArtifactError: the folder exists and is not empty.
+        StorageError: it could not be written.
+    """
+    with new_folder(folder) as partial:
+        write_encoder(encoder, partial)
+
+
+def write_encoder(encoder: Encoder, folder: Path) -> None:
+    """Write an encoder's files into a folder that is there, ``encoder.json`` last."""
+    for name, data in base.encoder_files(encoder).items():
+        write_atomically(folder / name, data)
+
+
+def load_encoder(folder: Path) -> Encoder:
+    """Open an encoder folder.
+
+    Raises:
+        ArtifactError: not an encoder folder, weights missing, broken or changed.
+        FormatVersionError: a newer lookalike wrote it.
+    """
+    description = read_manifest(folder / MANIFEST, what="an encoder")
+    try:
+        files = {name: (folder / name).read_bytes() for name in description["files"]}
+        encoder = _restore(description, files)
+        expected = description["fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{folder / MANIFEST}: misses or misstates {error}") from error
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder}: its file {Path(error.filename).name} cannot be read ({error.strerror}); "
+            "train or copy the encoder again"
+        ) from error
+    if encoder.fingerprint != expected:
+        raise ArtifactError(
+            f"{folder}: its files are not those it was saved with (fingerprint "
+            f"{encoder.fingerprint[:12]}, expected {expected[:12]}); train or copy it again"
+        )
+    return encoder
+
+
+def _restore(description: Mapping[str, Any], files: Mapping[str, bytes]) -> Encoder:
+    kind = description["kind"]
+    if kind in _KINDS:
+        return _KINDS[kind].restore(description, files)
+    if kind in _WRAPPERS:
+        return _WRAPPERS[kind].restore(description, files, _restore)
+    from lookalike.encoders.image_text import PairEncoder
+    from lookalike.encoders.onnx import NetworkEncoder
+
+    if kind == PairEncoder.kind:
+        return PairEncoder.restore(description, files)
+    if kind != NetworkEncoder.kind:
+        known = [*_KINDS, *_WRAPPERS, NetworkEncoder.kind, PairEncoder.kind]
+        raise UnknownNameError("kind of encoder", kind, known)
+    return NetworkEncoder.restore(description, files)

@@ -1,0 +1,152 @@
+"""One picture drawn again by another hand: flat colours, outlines, another palette, other shapes.
+
+It keeps what the same item has in common in the drawings of two illustrators, and changes what
+tells their hands apart. Drawn with the same generator a drawing is the same again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from lookalike.images.decode import resized, with_channels, within
+from lookalike.images.foreground import Mask, foreground
+from lookalike.types import ImageArray
+
+WHITE = 255.0
+SIDE = 160
+"""Pixels on the longer side of a drawing, at most."""
+
+_FLAT = 0.6
+_OUTLINED = 0.5
+_SHADED = 0.4
+_BENT = 0.7
+_LOST_COLOUR = 0.1
+
+
+def redrawn(image: ImageArray, rng: np.random.Generator, *, mask: Mask | None = None) -> ImageArray:
+    """Return the item of an image in another style, on white, RGB, at most 160 pixels a side.
+
+    Args:
+        image: ``(H, W)`` or ``(H, W, 3)`` uint8.
+        rng: draws all that is drawn.
+        mask: where the item is, ``(H, W)`` in [0, 1]; found unless given.
+    """
+    image = with_channels(within(image, SIDE), 3)
+    if mask is None:
+        mask = foreground(image).mask
+    elif mask.shape != image.shape[:2]:
+        mask = _smaller(mask, image.shape[:2])
+    alpha = mask[:, :, None]
+    values = image * alpha + WHITE * (1 - alpha)
+    values = _repainted(values, rng) if rng.random() < _FLAT else _retouched(values, rng)
+    if rng.random() < _SHADED:
+        values = _shaded(values, rng)
+    if rng.random() < _LOST_COLOUR:
+        values = np.repeat(values.mean(axis=2, keepdims=True), 3, axis=2)
+    if rng.random() < _OUTLINED:
+        values = _outlined(values, mask, rng)
+    values = values * alpha + WHITE * (1 - alpha)
+    drawn = np.clip(values, 0, 255).astype(np.uint8)
+    return _bent(drawn, rng)
+
+
+def _smaller(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    levels = resized(np.rint(mask * 255).astype(np.uint8), shape[0], shape[1])
+    return np.asarray(levels / np.float32(255), np.float32)
+
+
+def _repainted(values: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Reduce to a few flat colours and shift each of them by itself."""
+    height, width = values.shape[:2]
+    size = 1 + 2 * max(1, round(max(height, width) * rng.uniform(0.005, 0.018)))
+    picture = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    picture = picture.filter(ImageFilter.MedianFilter(min(size, 9)))
+    few = picture.quantize(int(rng.integers(4, 14)), Image.Quantize.MEDIANCUT, Image.Dither.NONE)
+    palette = np.asarray(few.getpalette("RGB"), np.float32).reshape(-1, 3)
+    changed = np.stack([_shifted(colour[None], rng, 0.06, 0.3)[0] for colour in palette])
+    return np.asarray(changed[np.asarray(few)], np.float32)
+
+
+def _retouched(values: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    return np.reshape(_shifted(values.reshape(-1, 3), rng, 0.06, 0.35), values.shape)
+
+
+def _shifted(
+    colours: NDArray[np.float32], rng: np.random.Generator, hue: float, amount: float
+) -> NDArray[np.float32]:
+    """Turn the hue by a share of the circle; change saturation, brightness and contrast."""
+    pixels = Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8)[None])
+    hsv = np.asarray(pixels.convert("HSV"), np.float32)[0].copy()
+    wide = 3 if rng.random() < 0.15 else 1
+    hsv[:, 0] = (hsv[:, 0] + 255 * wide * rng.uniform(-hue, hue)) % 256
+    hsv[:, 1:] *= 1 + rng.uniform(-amount, amount, 2).astype(np.float32)
+    changed = Image.fromarray(np.clip(hsv, 0, 255).astype(np.uint8)[None], "HSV").convert("RGB")
+    found: NDArray[np.float32] = np.asarray(changed, np.float32)[0]
+    return found
+
+
+def _shaded(values: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Let the light change from one side to the other."""
+    height, width = values.shape[:2]
+    y, x = np.mgrid[0:height, 0:width] / max(height, width) - 0.5
+    direction = rng.uniform(0, 2 * np.pi)
+    light = 1 + rng.uniform(0.1, 0.6) * (x * np.cos(direction) + y * np.sin(direction))
+    return np.asarray(values * light[:, :, None], np.float32)
+
+
+def _outlined(
+    values: NDArray[np.float32], mask: Mask, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Draw dark lines around the item and where its colours change."""
+    from scipy import ndimage
+
+    side = max(mask.shape)
+    smooth = ndimage.gaussian_filter(values, (side * 0.01, side * 0.01, 0))
+    slope = np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1)).max(axis=2)
+    edge = slope > rng.uniform(80, 240)
+    inside = mask > 0.5
+    edge |= inside & ~ndimage.binary_erosion(inside, iterations=1)
+    thickness = max(1, round(side * rng.uniform(0.003, 0.011)))
+    edge = ndimage.binary_dilation(edge, iterations=thickness)
+    ink = values.min(axis=2, keepdims=True) * rng.uniform(0, 0.4)
+    soft = ndimage.gaussian_filter(edge.astype(np.float32), 0.7)[:, :, None]
+    return np.asarray(values * (1 - soft) + ink * soft, np.float32)
+
+
+def _bent(image: ImageArray, rng: np.random.Generator) -> ImageArray:
+    """Change proportions a little, as no two hands draw alike."""
+    height, width = image.shape[:2]
+    angle = np.deg2rad(rng.uniform(-10, 10))
+    stretch = np.exp(rng.uniform(0, 0.25, 2))
+    shear = rng.uniform(-0.08, 0.08)
+    linear = np.array([(np.cos(angle), np.sin(angle) + shear), (-np.sin(angle), np.cos(angle))])
+    linear = linear * stretch[:, None]
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    centre = np.array([width, height]) / 2
+    shift = rng.uniform(-0.04, 0.04, 2) * (width, height)
+    u = linear[0, 0] * (x - centre[0]) + linear[0, 1] * (y - centre[1]) + centre[0] + shift[0]
+    v = linear[1, 0] * (x - centre[0]) + linear[1, 1] * (y - centre[1]) + centre[1] + shift[1]
+    if rng.random() < _BENT:
+        u += _waves((height, width), rng) * width
+        v += _waves((height, width), rng) * height
+    return _taken_from(image, u, v)
+
+
+def _waves(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return a smooth displacement in shares of the side."""
+    coarse = rng.normal(0, 0.025, (5, 5)).astype(np.float32)
+    return np.asarray(
+        Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BICUBIC), np.float32
+    )
+
+
+def _taken_from(image: ImageArray, u: NDArray[np.float32], v: NDArray[np.float32]) -> ImageArray:
+    from scipy import ndimage
+
+    planes = [
+        ndimage.map_coordinates(image[:, :, c], [v, u], order=1, mode="constant", cval=WHITE)
+        for c in range(3)
+    ]
+    return np.ascontiguousarray(np.dstack(planes))

@@ -1,0 +1,22 @@
+"""From a few labels to all: what to name first, labels spread to the rest, and labels checked."""
+
+from lookalike.gallery.neighbors import Graph, neighbour_graph
+from lookalike.labels.issues import Check, Suspect, check
+from lookalike.labels.label_set import Given, read_given, separate
+from lookalike.labels.propagation import UNKNOWN, Spread, spread
+from lookalike.labels.suggest import suggest
+
+__all__ = [
+    "UNKNOWN",
+    "Check",
+    "Given",
+    "Graph",
+    "Spread",
+    "Suspect",
+    "check",
+    "neighbour_graph",
+    "read_given",
+    "separate",
+    "spread",
+    "suggest",
+]

@@ -1,0 +1,202 @@
+"""Figures made of images: hits, the pipeline, samples, reconstructions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
+from numpy.typing import NDArray
+
+from lookalike.report.figures.style import INK, OTHERS, OURS, RIGHT, STYLE, WRONG
+from lookalike.sources import open_items
+from lookalike.types import Embeddings, Hits, ImageArray
+
+
+def hits(found: Hits) -> Figure:
+    """Draw one query beside its hits, with distances and labels."""
+    return hits_grid([found])
+
+
+def hits_grid(
+    found: Sequence[Hits],
+    labels: Sequence[str | None] | None = None,
+    *,
+    column: str = "label",
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """Draw queries, one a row, beside their hits with the distances.
+
+    Args:
+        found: the queries' hits; a query that has no uri is not drawn.
+        labels: the queries' labels; then right hits are framed green and wrong ones red.
+        column: of metadata, that holds the hits' labels.
+        names: what to write beside each row.
+
+    Raises:
+        SourceError, ImageError: an image is gone.
+    """
+    columns = max(len(row) for row in found) + 1
+    uris = [uri for row in found for uri in (row.uri, *(hit.uri for hit in row)) if uri]
+    images = iter(_images(uris))
+    figure, axes = _grid(len(found), columns, cell=(1.05, 1.38), left=0.3 if names else 0.05)
+    for name, ax in zip(names or (), axes[:, 0], strict=False):
+        box = ax.get_position()
+        middle = (box.y0 + box.y1) / 2
+        figure.text(0.008, middle, name, fontsize=8, color=INK, rotation=90, va="center")
+    for y, row in enumerate(found):
+        label = labels[y] if labels else None
+        if row.uri is not None:
+            _picture(axes[y, 0], next(images), _short(label or "query"), INK)
+        for x, hit in enumerate(row, 1):
+            own = str(hit.metadata.get(column, ""))
+            colour = INK if label is None else (RIGHT if own == label else WRONG)
+            mark = "" if label is None else ("✓ " if own == label else "✗ ")
+            _picture(axes[y, x], next(images), f"{mark}{_short(own)}\n{hit.distance:.3g}", colour)
+            if label is not None:
+                _frame(axes[y, x], colour)
+    return figure
+
+
+def pipeline(
+    query: ImageArray, embedding: Embeddings, distances: NDArray[np.float64], found: Hits
+) -> Figure:
+    """Draw how one query is answered: image, embedding, distances to all rows, the nearest.
+
+    Args:
+        query: the image.
+        embedding: ``(1, dim)``.
+        distances: ``(rows,)``, to every row of the gallery.
+        found: its hits.
+    """
+    shown = min(4, len(found))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 2.5))
+        names: list[Any] = ["query", "code", "all", *(f"hit{i}" for i in range(shown))]
+        grid = {"left": 0.01, "right": 0.99, "top": 0.72, "bottom": 0.14, "wspace": 0.35}
+        ratios = [1, 1, 2, *[0.8] * shown]
+        parts = figure.subplot_mosaic([names], width_ratios=ratios, gridspec_kw=grid)
+        _picture(parts["query"], query, "", INK)
+        parts["query"].set_title("1  query", fontsize=9)
+        side = int(np.ceil(np.sqrt(embedding.size)))
+        code = np.full(side * side, np.nan)
+        code[: embedding.size] = embedding[0]
+        parts["code"].imshow(code.reshape(side, side), cmap="viridis")
+        parts["code"].set_title(f"2  embedding\n{embedding.size} numbers", fontsize=9)
+        parts["code"].axis("off")
+        ax = parts["all"]
+        ax.hist(distances, bins=60, color=OTHERS)
+        ax.axvspan(0, found[-1].distance, color=OURS, alpha=0.4, lw=0)
+        ax.set_title(f"3  {found.metric} distance to all\n{len(distances):,} rows", fontsize=9)
+        ax.set_xlim(left=0)
+        ax.set_yticks([])
+        for i, image in enumerate(_images([hit.uri for hit in found[:shown]])):
+            text = f"{found[i].metadata.get('label', '')}\n{found[i].distance:.3g}"
+            _picture(parts[f"hit{i}"], image, text, INK)
+        left = parts["hit0"].get_position().x0
+        figure.text(left, 0.92, f"4  the nearest {len(found)} are its hits ({shown} shown)")
+        for one, other in (("query", "code"), ("code", "all"), ("all", "hit0")):
+            _arrow(figure, parts[one], parts[other])
+    return figure
+
+
+def sample_grid(images: Sequence[ImageArray], labels: Sequence[str]) -> Figure:
+    """Draw images with their labels, ten a row; labels may have two lines, cut where too long."""
+    columns = min(10, len(images))
+    rows = -(-len(images) // columns)
+    lines = max(label.count("\n") for label in labels)
+    figure, axes = _grid(rows, columns, cell=(0.8, 0.95 + 0.17 * lines))
+    for ax, image, label in zip(axes.flat, images, labels, strict=False):
+        _picture(ax, image, "\n".join(_short(line, 12) for line in label.split("\n")), INK)
+    return figure
+
+
+def distortions(examples: Sequence[Mapping[str, ImageArray]]) -> Figure:
+    """Draw images, one a row, beside what each distortion makes of them; both by name."""
+    figure, axes = _grid(len(examples), len(examples[0]), cell=(1.05, 1.2))
+    for row, images in zip(axes, examples, strict=True):
+        for ax, (name, image) in zip(row, images.items(), strict=True):
+            _picture(ax, image, name, INK)
+    return figure
+
+
+def reconstructions(
+    originals: Sequence[ImageArray], decoded: Mapping[str, NDArray[np.float32]]
+) -> Figure:
+    """Draw originals above what each autoencoder makes of them, ``(n, 1, H, W)`` in [0, 1]."""
+    figure, axes = _grid(len(decoded) + 1, len(originals), cell=(0.8, 0.86), left=1.25)
+    for ax, image in zip(axes[0], originals, strict=True):
+        _picture(ax, image, "", INK)
+    for row, values in zip(axes[1:], decoded.values(), strict=True):
+        for ax, image in zip(row, values, strict=True):
+            _picture(ax, np.rint(image[0] * 255).astype(np.uint8), "", INK)
+    for row, name in zip(axes, ["original", *decoded], strict=True):
+        row[0].text(-0.15, 0.5, name, transform=row[0].transAxes, ha="right", va="center")
+    return figure
+
+
+def _short(label: str, longest: int = 15) -> str:
+    """Return the last part of a label, as much of it as stands above a picture."""
+    last = label.rpartition("/")[2]
+    return last if len(last) <= longest else f"{last[: longest - 1]}…"
+
+
+def _images(uris: Sequence[str]) -> list[ImageArray]:
+    return [item.image() for item in open_items(uris)]
+
+
+def _grid(
+    rows: int, columns: int, *, cell: tuple[float, float], left: float = 0.05
+) -> tuple[Figure, NDArray[Any]]:
+    """Return a figure of rows x columns axes without ticks, ``cell`` inches each."""
+    width = columns * cell[0] + left + 0.05
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, rows * cell[1] + 0.1))
+        axes = figure.subplots(
+            rows,
+            columns,
+            squeeze=False,
+            gridspec_kw={
+                "left": left / width,
+                "right": 1 - 0.05 / width,
+                "bottom": 0.02,
+                "top": 1 - 0.33 / (rows * cell[1] + 0.1) if cell[1] > 0.9 else 0.98,
+                "wspace": 0.12,
+                "hspace": 0.12 if cell[1] < 0.9 else 0.42,
+            },
+        )
+    for ax in axes.flat:
+        ax.axis("off")
+    return figure, axes
+
+
+def _picture(ax: Axes, image: ImageArray, title: str, colour: str) -> None:
+    ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_title(title, fontsize=7.5, color=colour, pad=3)
+    ax.axis("off")
+
+
+def _frame(ax: Axes, colour: str) -> None:
+    ax.axis("on")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set(visible=True, color=colour, linewidth=2)
+
+
+def _arrow(figure: Figure, left: Axes, right: Axes) -> None:
+    figure.add_artist(
+        ConnectionPatch(
+            (1.04, 0.5),
+            (-0.06, 0.5),
+            left.transAxes,
+            right.transAxes,
+            arrowstyle="-|>",
+            mutation_scale=12,
+            color=INK,
+        )
+    )

@@ -1,0 +1,80 @@
+"""The report of a self-retrieval as one HTML file: what the encoder is invariant to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lookalike.evaluation.metrics import Estimate
+from lookalike.evaluation.robustness import MEANING, SelfRetrieval, verdict
+from lookalike.gallery.gallery import Gallery
+from lookalike.report import figures
+from lookalike.report.page import Page, Section, Table, png, settings_of, write_page
+
+
+def write_self_report(found: SelfRetrieval, gallery: Gallery, path: Path) -> None:
+    """Write the report of a self-retrieval as one HTML file that needs no other.
+
+    Args:
+        found: what was measured.
+        gallery: what it was measured on.
+        path: the file; its folder is made.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    page = Page(
+        title=f"What {found.encoder} is invariant to, in {gallery.path.name}",
+        subtitle=(
+            f"{found.queries:,} images distorted, each to find its original among "
+            f"{found.rows:,} rows, {found.metric} distance"
+        ),
+        verdict=verdict(found),
+        ours="",
+        sections=[_scores(found), _strengths(found), _settings(found, gallery)],
+    )
+    write_page(page, path)
+
+
+def _scores(found: SelfRetrieval) -> Section:
+    columns = ["distortion"]
+    for name in (f"mAP@{found.n}", "recall@1", f"recall@{found.n}"):
+        columns += [name, "95 % interval"]
+    rows = [
+        (name, *_cells(scores.map), *_cells(scores.recall_at_1), *_cells(scores.recall))
+        for name, scores in found.scores.items()
+    ]
+    return Section(
+        "Which distorted images find their originals",
+        f"This is {MEANING}: an encoder trained on such distortions wins here whatever its "
+        "answers are worth. How good answers are takes labels to say (lookalike evaluate without "
+        f"--self). There is one right answer, the original, so mAP@{found.n} is the mean of 1 / "
+        f"its rank, and of 0 where it is not among the {found.n} nearest; other images that are "
+        "as near as it count as nearer. Intervals are bootstrap intervals over the images.",
+        png(figures.invariance(found)),
+        Table(columns, rows),
+    )
+
+
+def _cells(e: Estimate) -> tuple[str, str]:
+    return f"{e.value:.4f}", f"{e.interval.low:.4f} to {e.interval.high:.4f}"
+
+
+def _strengths(found: SelfRetrieval) -> Section:
+    said = "; ".join(f"{name}, {scores.summary}" for name, scores in found.scores.items())
+    return Section(
+        "How strong the distortions are",
+        f"Some of the images that were asked, as they are and distorted: {said}. Within a range, "
+        "the strength was drawn at random for each image.",
+        png(figures.distortions(found.examples)),
+    )
+
+
+def _settings(found: SelfRetrieval, gallery: Gallery) -> Section:
+    asked = {
+        "images distorted": found.queries,
+        "seed": found.seed,
+        "hits (n)": found.n,
+        "metric": found.metric.value,
+        "skipped images": len(found.skipped),
+    }
+    return settings_of(gallery, asked)

@@ -1,0 +1,58 @@
+"""Views of a collection's images, as queries may show them: street photographs, drawings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from lookalike.images.compositing import STREET, collage, street_view
+from lookalike.images.foreground import Mask, foreground
+from lookalike.images.stylization import redrawn
+from lookalike.sources.sampling import each_in_threads
+from lookalike.types import ImageArray
+
+VIEWS: Mapping[str, str] = {
+    "street": "photographs of the item on other ground, in other light, turned and partly covered",
+    "drawn": "drawings of the item by other hands: flat colours, outlines, other palettes",
+}
+"""What a collection's queries will be like, by name."""
+
+_STREET = replace(STREET, side=224, blur=(0.0, 1.0))
+"""Street views no larger than most networks see them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewMaker:
+    """Makes views of a collection's images; the same of the same seed, pass and image."""
+
+    images: Sequence[ImageArray]
+    masks: Sequence[Mask]
+    grounds: Sequence[ImageArray]
+    kind: str
+    seed: int
+
+    @classmethod
+    def of(
+        cls, images: Sequence[ImageArray], kind: str, seed: int, grounds: Sequence[ImageArray]
+    ) -> ViewMaker:
+        """Find the items of the images; ``kind`` is a name in :data:`VIEWS`."""
+        masks = [found.mask for found in each_in_threads(foreground, images)]
+        return cls(images, masks, grounds, kind, seed)
+
+    def views(self, number: int) -> Iterator[ImageArray]:
+        """Yield a view of each image."""
+        return each_in_threads(partial(self._view, number), range(len(self.images)))
+
+    def _view(self, number: int, index: int) -> ImageArray:
+        rng = np.random.default_rng([self.seed, number, index])
+        image, mask = self.images[index], self.masks[index]
+        if self.kind == "drawn":
+            return redrawn(image, rng, mask=mask)
+        if self.grounds:
+            ground = self.grounds[int(rng.integers(len(self.grounds)))]
+        else:
+            ground = collage(self.images, self.masks, rng, side=_STREET.side)
+        return street_view(image, ground, rng, mask=mask, street=_STREET).image

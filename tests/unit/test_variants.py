@@ -1,0 +1,170 @@
+"""Ways of asking side by side, and galleries asked with street views of their own images."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lookalike as la
+from lookalike.encoders.registry import open_encoder
+from lookalike.errors import InputError, SettingError, UnknownNameError
+from lookalike.evaluation import variants
+from lookalike.evaluation.synthetic_queries import street_queries
+from lookalike.evaluation.variants import LOOKS, parse_ways
+from lookalike.gallery.gallery import Gallery
+from lookalike.search.search import RERANKINGS
+from lookalike.sources import open_source
+from lookalike.sources.sampling import sample_images
+from tests.integration.test_cli import lookalike
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Gallery:
+    """Eighteen drawings in three folders, noisy colours of which the labels are the order."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "shop"
+    for label in "abc":
+        (folder / label).mkdir(parents=True)
+        base = rng.integers(0, 256, (3, 3, 3))
+        for number in range(6):
+            colours = np.clip(base + rng.normal(0, 150, (3, 3, 3)), 0, 255).astype(np.uint8)
+            page = Image.new("RGB", (48, 48), "white")
+            page.paste(Image.fromarray(colours).resize((36, 36), 0), (6, 6))
+            page.save(folder / label / f"{number}.png")
+    return indexed(folder)
+
+
+def indexed(folder: Path) -> Gallery:
+    source = open_source(folder)
+    encoder = open_encoder("pixels", sample_images(source))
+    gallery = Gallery.create(folder.parent / f"{folder.name}.gallery", encoder=encoder)
+    gallery.sync(source)
+    return gallery
+
+
+def test_ways_are_read_from_a_text_or_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_ways(None) == ()
+    [way] = parse_ways("foreground + expand+ reciprocal")
+    assert (way.foreground, way.parts, way.rerank) == (True, False, ("expand", "reciprocal"))
+    assert [way.name for way in parse_ways("parts, expand,parts")] == ["parts", "expand"]
+    assert parse_ways(["parts", "expand"]) == parse_ways("parts,expand")
+    there = importlib.util.find_spec("cv2") is not None
+    every = [*LOOKS, *(name for name in RERANKINGS if there or name != "spatial")]
+    assert [way.name for way in parse_ways("all")] == every
+    both = [way.name for way in parse_ways("parts+diffuse,all")]
+    assert both == ["parts+diffuse", *every]
+    monkeypatch.setattr(variants, "find_spec", lambda _: None)
+    assert "spatial" not in [way.name for way in parse_ways("all")]
+    assert parse_ways("spatial")[0].rerank == ("spatial",)
+    for bad in ("parst", "parts+al", "", "parts,,expand", "parts+all"):
+        with pytest.raises(UnknownNameError, match="way of asking"):
+            parse_ways(bad)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_ways_are_judged_as_counted_by_hand(shop: Gallery, metric: str) -> None:
+    n, names = 4, ["parts", "foreground", "reciprocal", "parts+expand"]
+    found = la.evaluate(shop, n=n, metric=metric, ways=names)
+    assert list(found.ways) == names
+    options: dict[str, dict[str, object]] = {
+        "parts": {"parts": True},
+        "foreground": {"foreground": True},
+        "reciprocal": {"rerank": "reciprocal"},
+        "parts+expand": {"parts": True, "rerank": "expand"},
+        "plain": {},
+    }
+    precision: dict[str, float] = {}
+    average: dict[str, np.ndarray] = {}
+    for name, options_of in options.items():
+        shares, values = [], []
+        for item in shop.items():
+            hits = shop.search(item, n=n, metric=metric, **options_of)  # type: ignore[arg-type]
+            right = [hit.metadata["label"] == item.metadata["label"] for hit in hits]
+            shares.append(sum(right) / n)
+            so_far = [sum(right[: i + 1]) / (i + 1) for i in range(n) if right[i]]
+            values.append(sum(so_far) / min(n, 5))
+        precision[name], average[name] = float(np.mean(shares)), np.array(values)
+    assert found.scores.map.value == pytest.approx(average["plain"].mean())
+    assert len({values.mean() for values in average.values()}) > 2
+    for name, tried in found.ways.items():
+        assert tried.scores.precision.value == pytest.approx(precision[name])
+        assert tried.scores.map.value == pytest.approx(average[name].mean())
+        gain = (average[name] - average["plain"]).mean()
+        assert tried.gain.value == pytest.approx(gain, abs=1e-12)
+        assert tried.gain.interval.low <= gain <= tried.gain.interval.high
+        fields = found.as_dict()["ways"][name]
+        assert fields["map_gain"] == tried.gain.value
+        assert fields["map_gain_interval"] == [tried.gain.interval.low, tried.gain.interval.high]
+        assert fields["ms"] == tried.ms > 0
+    json.dumps(found.as_dict())
+
+
+def test_street_queries_are_the_same_again(shop: Gallery) -> None:
+    once, relevance = street_queries(shop, queries=7)
+    again, _ = street_queries(shop, queries=7)
+    assert len(once) == 7
+    for a, b in zip(once, again, strict=True):
+        assert (a.id, a.uri, a.metadata) == (b.id, b.uri, b.metadata)
+        np.testing.assert_array_equal(a.image(), b.image())
+        np.testing.assert_array_equal(a.image(), a.image())
+        right = relevance.right(a)
+        assert right is not None
+        assert len(right.ids) == 1
+    other, _ = street_queries(shop, queries=7, seed=2)
+    assert [item.uri for item in other] != [item.uri for item in once]
+
+
+def test_copies_are_right_too(shop: Gallery) -> None:
+    folder = shop.path.parent / "shop"
+    shutil.copy(folder / "a" / "0.png", folder / "c" / "copy.png")
+    shop.sync(folder)
+    source, relevance = street_queries(shop)
+    assert len(shop) == 19
+    assert len(source) == 18
+    answers = {item.uri.rpartition("shop/")[2]: relevance.right(item) for item in source}
+    answer = answers["a/0.png"]
+    assert answer is not None
+    assert answer.ids == {"shop:a/0.png", "shop:c/copy.png"}
+    assert answer.relevant == 2
+    found = la.evaluate(shop, street=True)
+    assert len(found.examples) == 18
+    assert (found.basis.as_dict()["by"], found.basis.column) == ("match", "content")
+    assert found.labels == ()
+
+
+def test_one_image_alone_is_always_found(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    for name in "ab":
+        Image.new("RGB", (40, 40), (9, 90, 200)).save(tmp_path / "one" / f"{name}.png")
+    with pytest.raises(InputError, match=r"at least 2 distinct images.*here are 1"):
+        la.evaluate(indexed(tmp_path / "one"), street=True)
+
+
+@pytest.mark.parametrize("given", [{"queries": "q"}, {"match": "label"}, {"truth": "t.csv"}])
+def test_street_excludes_other_right_answers(shop: Gallery, given: dict[str, str]) -> None:
+    with pytest.raises(SettingError, match="--street cannot be combined with"):
+        la.evaluate(shop, street=True, **given)  # type: ignore[arg-type]
+
+
+def test_the_shell_prints_ways(shop: Gallery) -> None:
+    done = lookalike("evaluate", shop.path, "--street", "--ways", "expand", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["relevance"]["column"] == "content"
+    assert list(document["ways"]) == ["expand"]
+    assert {"map", "map_gain", "map_gain_interval", "ms"} <= set(document["ways"]["expand"])
+    grounds = str(shop.path.parent / "shop")
+    done = lookalike("evaluate", shop.path, "--street", "--grounds", grounds, "--ways", "expand")
+    assert done.returncode == 0, done.stderr
+    assert "way of asking" in done.stdout
+    assert "expand" in done.stdout
+    assert "plain" in done.stdout
+    done = lookalike("evaluate", shop.path, "--street", "--match", "label")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
