@@ -97,7 +97,7 @@ def at_random(nearest: np.ndarray, count: int, seed: int) -> list[int]:
 
 
 def pooled(nearest: np.ndarray, count: int, seed: int) -> list[int]:
-    """Return rows whose neighbours are disputed, each followed by one of these neighbours."""
+    """Return rows whose neighbors are disputed, each followed by one of these neighbors."""
     rng = np.random.default_rng(seed)
     drawn = rng.permutation(len(nearest))
     first = drawn[: 2 * count]

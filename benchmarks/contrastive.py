@@ -33,7 +33,7 @@ from lookalike.types import Metric
 
 SEEDS = 3
 N = 7
-BASELINES = ("pixels", "colour", "hog", "hog-fine")
+BASELINES = ("pixels", "color", "hog", "hog-fine")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def report(name: str, task: Task, work: Path) -> None:
     print(f"\n{name}: {len(gallery):,} images, P@{N}, {settings().threads} threads", flush=True)
     scores = {}
     for baseline in BASELINES:
-        if baseline == "colour" and gallery.images.ndim == 3:
+        if baseline == "color" and gallery.images.ndim == 3:
             continue
         scores[baseline] = precisions(open_encoder(baseline, sample), gallery, queries)
         print(f"  {baseline:14} {said(scores[baseline])}", flush=True)

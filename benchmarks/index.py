@@ -104,7 +104,7 @@ def unchanged(work: Path) -> None:
     small_files(work / "unchanged", UNCHANGED)
     source = open_source(work / "unchanged")
     gallery = Gallery.create(
-        work / "u.gallery", encoder=open_encoder("colour", sample_images(source))
+        work / "u.gallery", encoder=open_encoder("color", sample_images(source))
     )
     gallery.sync(source)
     start = time.perf_counter()
@@ -115,7 +115,7 @@ def unchanged(work: Path) -> None:
 def memory(work: Path) -> None:
     """Print the peak memory as the files go by."""
     small_files(work / "many", FILES)
-    encoder = open_encoder("colour", sample_images(open_source(work / "unchanged")))
+    encoder = open_encoder("color", sample_images(open_source(work / "unchanged")))
     gallery = Gallery.create(work / "m.gallery", encoder=encoder)
     seen: dict[int, float] = {}
 

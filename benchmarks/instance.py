@@ -40,7 +40,7 @@ from lookalike.training.adapt import AdaptOptions, adapt
 LITE0 = "efficientnet-lite0"
 STEPS = (
     "pixels",
-    "hog-fine+colour",
+    "hog-fine+color",
     LITE0,
     f"{LITE0},fit=stretch",
     f"{LITE0}/avg,fit=stretch",
@@ -203,7 +203,7 @@ def _print_row(name: str, found: Any, dim: int, gain: Any, ms: float) -> None:
 def draw(out: Path) -> None:
     """Draw some of noto's emoji, each beside street views and drawings made of it.
 
-    They stand in for the stamps, whose licence (GPL) would be the picture's.
+    They stand in for the stamps, whose license (GPL) would be the picture's.
     """
     shop = open_dataset("noto-emoji").load("shared").images
     grounds = photographs()

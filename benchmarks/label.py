@@ -116,7 +116,7 @@ def given_of(graph: Graph, truth: Labels, rows: list[int]) -> Given:
 
 
 def scores(graph: Graph, truth: Labels, rows: list[int]) -> tuple[float, float]:
-    """Return the accuracy of the nearest labelled image, and of ``spread``."""
+    """Return the accuracy of the nearest labeled image, and of ``spread``."""
     rest = np.ones(len(truth), np.bool_)
     rest[rows] = False
     near = ExactIndex(graph.embeddings[rows]).search(graph.embeddings, 1, Metric.L2).rows[:, 0]

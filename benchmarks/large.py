@@ -3,9 +3,9 @@
     python benchmarks/large.py [ROWS...]
     python benchmarks/large.py --index ROWS
 
-Clustered vectors of 256 dimensions and unit length (2,000 centres, noise of .7), queries of the
+Clustered vectors of 256 dimensions and unit length (2,000 centers, noise of .7), queries of the
 same kind, cosine, n = 10, in turn in one run: median and 95th percentile in ms a query, recall@10
-against the true neighbours, the same with a filter that a tenth of the rows match, how long the
+against the true neighbors, the same with a filter that a tenth of the rows match, how long the
 rows take to be laid out, and the memory at its peak. faiss is used where it is installed.
 
 With --index, a table of more than 400 million values: how long Lance's index takes to be made, and
@@ -41,13 +41,13 @@ Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 
 def clusters(count: int, seed: int) -> NDArray[np.float32]:
-    """Return rows of unit length around centres that do not depend on the seed."""
-    centres = np.random.default_rng(0).normal(size=(2_000, DIM)).astype(np.float32)
+    """Return rows of unit length around centers that do not depend on the seed."""
+    centers = np.random.default_rng(0).normal(size=(2_000, DIM)).astype(np.float32)
     rng = np.random.default_rng(seed)
     rows = np.empty((count, DIM), np.float32)
     for start in range(0, count, 50_000):
         part = rows[start : start + 50_000]
-        part[:] = centres[rng.integers(0, len(centres), len(part))]
+        part[:] = centers[rng.integers(0, len(centers), len(part))]
         part += rng.normal(size=part.shape).astype(np.float32) * np.float32(0.7)
         part /= np.linalg.norm(part, axis=1, keepdims=True)
     return rows

@@ -3,7 +3,7 @@
     python benchmarks/maps.py WORK           # WORK/mnist-0.encoder, or trains it
     pip install umap-learn pacmap            # for these beside openTSNE, which alone is needed
 
-MNIST's 60,000 training images; all but PaCMAP are given the same exact neighbours, and the same
+MNIST's 60,000 training images; all but PaCMAP are given the same exact neighbors, and the same
 principal components to begin with.
 """
 
@@ -45,11 +45,11 @@ def main() -> None:
     values = unit_rows(np.concatenate(list(encode_items(load_encoder(folder), items))))
     start = time.perf_counter()
     graph = graph_of(tuple(item.id for item in items), values)
-    print(f"neighbours of {len(graph):,} images: {time.perf_counter() - start:.1f} s", flush=True)
+    print(f"neighbors of {len(graph):,} images: {time.perf_counter() - start:.1f} s", flush=True)
     for name, package, draw in (
         ("openTSNE, 125 + 375 steps", "openTSNE", lay_out),
         ("UMAP, 200 epochs", "umap", by_umap),
-        ("PaCMAP, its own neighbours", "pacmap", by_pacmap),
+        ("PaCMAP, its own neighbors", "pacmap", by_pacmap),
     ):
         if find_spec(package) is None:
             print(f"{name}: {package} is not installed")

@@ -6,7 +6,7 @@ Runs ``lookalike train dataset:mnist/train --recipe contrastive --views digits``
 ``torchrun --nproc-per-node COUNT`` (2 unless given), for the same EPOCHS (2) and the same seed,
 keeps the encoders in the folder WORK, and prints precision@7 by cosine over all 10,000 queries with
 95 % bootstrap intervals; the difference is paired, query by query. Seconds an epoch do not hold
-finding neighbours, which stands beside them. Labels only judge.
+finding neighbors, which stands beside them. Labels only judge.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main() -> None:
     gallery, queries = source(SOURCE), source("dataset:mnist/test")
     print(f"{len(gallery):,} images, {epochs} epochs, {settings().threads} cores")
     scores = {n: precisions(encoder, gallery, queries) for n, encoder in made.items()}
-    print(f"processes  precision@{N}               s/epoch  neighbours, s  last loss")
+    print(f"processes  precision@{N}               s/epoch  neighbors, s  last loss")
     for n, encoder in made.items():
         preparing, loss = encoder.origin["preparing"], encoder.origin["loss"]
         took = f"{seconds(encoder):7.1f}  {preparing:13.1f}  {loss:9.4f}"

@@ -78,7 +78,7 @@ def write(store: VectorStore, rows: NDArray[np.float32]) -> float:
 
 
 def truth(rows: NDArray[np.float32], queries: NDArray[np.float32], tenth: bool) -> list[set[str]]:
-    """Return the ids of the true neighbours of each query."""
+    """Return the ids of the true neighbors of each query."""
     found = []
     for query in queries:
         scores = rows @ query
@@ -208,7 +208,7 @@ def cost(work: Path) -> None:
     images = [decode(each) for each in data]
     print(f"one JPEG of 640x427, {np.mean([len(each) for each in data]) / 1000:.0f} kB, one core:")
     print(f"  decode {1000 * each_takes(lambda: [decode(d) for d in data], len(data)):.1f} ms")
-    for name in ("efficientnet-lite0", "hog-fine", "colour"):
+    for name in ("efficientnet-lite0", "hog-fine", "color"):
         encoder = open_encoder(name, images[:50])
         seconds = each_takes(lambda encoder=encoder: encoder.encode(images), len(images))
         print(f"  encode, {name:20} {1000 * seconds:6.1f} ms, {encoder.dim} dimensions")

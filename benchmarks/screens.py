@@ -24,7 +24,7 @@ from lookalike.encoders.persistence import load_encoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.explore import build_map
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.neighbors import neighbour_graph
+from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.labels import suggest
 from lookalike.labels.session import keep_round, kept_round
 from lookalike.sources import open_source
@@ -34,7 +34,7 @@ from lookalike.training.adapt import AdaptOptions, adapt
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 DIGITS, SHOP = "dataset:mnist/train", "dataset:stamps/shop"
 SEVEN = ((0.22, 0.25), (0.74, 0.25), (0.42, 0.85))
-_COLOURS = 256
+_COLORS = 256
 
 
 def gallery(path: Path, source: str, encoder: Encoder) -> None:
@@ -52,7 +52,7 @@ def galleries(work: Path) -> list[Path]:
     opened = Gallery.open(digits)
     build_map(opened)
     if kept_round(opened) is None:
-        graph = neighbour_graph(opened)
+        graph = neighbor_graph(opened)
         keep_round(opened, graph, suggest(graph, 100), None)
     gallery(shop, SHOP, open_encoder("efficientnet-lite0", []))
     adapted = work / "street.encoder"
@@ -70,12 +70,12 @@ def ready(page: Any, address: str) -> None:
 
 
 def shoot(page: Any, name: str) -> None:
-    """Keep what is seen, as a PNG of few colours."""
+    """Keep what is seen, as a PNG of few colors."""
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(300)
     with Image.open(io.BytesIO(page.screenshot())) as shot:
         path = IMAGES / f"{name}.png"
-        shot.convert("RGB").quantize(_COLOURS).save(path, optimize=True)
+        shot.convert("RGB").quantize(_COLORS).save(path, optimize=True)
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -3,7 +3,7 @@
     python benchmarks/serve.py WORK [SECTION ...] [--json FILE] [--markdown]
 
 WORK is the folder of galleries that screens.py makes too: MNIST by HOG (60,000 rows, small and
-grey) and a shop's photographs by efficientnet-lite0. The real ``lookalike serve`` runs in a process
+gray) and a shop's photographs by efficientnet-lite0. The real ``lookalike serve`` runs in a process
 of its own and is asked over loopback by wrk and hey, which must be installed. What is compared is
 measured in turn, in one run. Sections: latency, throughput, overhead, overload, stalled, sigterm,
 reindex, memory; all unless some are named. ``--markdown`` prints the table of docs/benchmarks.md.

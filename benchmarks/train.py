@@ -72,15 +72,15 @@ def report_loop(source: ArraySource, seed: int) -> tuple[float, NetworkEncoder]:
     torch.set_num_threads(settings().threads)
     torch.manual_seed(seed)
     model = report_network()
-    criterion, optimiser = nn.MSELoss(), torch.optim.Adam(model.parameters(), lr=0.01)
+    criterion, optimizer = nn.MSELoss(), torch.optim.Adam(model.parameters(), lr=0.01)
     loader = DataLoader(Digits(source.images), batch_size=20, shuffle=True, num_workers=0)
     start = time.perf_counter()
     train_loss = 0.0
     for images in loader:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = criterion(model(images), images)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         train_loss += loss.item() * images.size(0)
     rate = len(source) / (time.perf_counter() - start)
     exported = to_onnx(model[0], torch.zeros(2, 1, 28, 28))

@@ -82,10 +82,10 @@ def gallery(tmp_path: Path, digits: Source, pixels: Encoder) -> Gallery:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twelve colour images of three labels in sub-folders, each label of one colour."""
+    """Twelve color images of three labels in sub-folders, each label of one color."""
     rng = np.random.default_rng(0)
     root = tmp_path / "shapes"
-    for label, colour in {
+    for label, color in {
         "red": (200, 20, 20),
         "green": (20, 200, 20),
         "blue": (20, 20, 200),
@@ -93,6 +93,6 @@ def folder(tmp_path: Path) -> Path:
         (root / label).mkdir(parents=True)
         for number in range(4):
             noise = rng.integers(-15, 15, (40, 50, 3))
-            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            pixels = np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / label / f"{number}.png")
     return root

@@ -19,10 +19,14 @@ from filelock import FileLock, Timeout
 
 from lookalike.errors import ArtifactError, BusyError, FormatVersionError, StorageError
 
-FORMAT = 2
-"""Version of every manifest that is written. To raise it: add one here, teach the readers of
-:func:`read_manifest` the old layout, keep a folder of the old version under ``tests/data`` with a
-test that opens it, and say in CHANGELOG what changed."""
+FORMAT = 3
+"""Version of every manifest that is written. To raise it: add one here, teach :func:`_upgraded` the
+old layout, keep a folder of the old version under ``tests/data`` with a test that opens it, and say
+in CHANGELOG what changed."""
+
+_KEYS_BEFORE_3 = {"normalised": "normalized", "learnt": "learned", "licence": "license"}
+_NAMES_BEFORE_3 = (("colour", "color"),)
+"""What formats 1 and 2 call manifest keys and, in a value of ``name``, encoders."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -146,7 +150,21 @@ def checked_manifest(fields: Any, *, place: str, what: str) -> dict[str, Any]:
             f"{place}: written in format {version}, this lookalike reads up to {FORMAT}; "
             "upgrade with: pip install --upgrade lookalike"
         )
-    return dict(fields)
+    return dict(fields if version == FORMAT else _upgraded(fields))
+
+
+def _upgraded(value: Any, key: str = "") -> Any:
+    """Return the value of a manifest of format 1 or 2 with the names of format 3."""
+    if isinstance(value, dict):
+        return {
+            _KEYS_BEFORE_3.get(name, name): _upgraded(inner, name) for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_upgraded(inner, key) for inner in value]
+    if key == "name" and isinstance(value, str):
+        for old, new in _NAMES_BEFORE_3:
+            value = value.replace(old, new)
+    return value
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ class MissingRowError(InputError):
 
 
 class UnknownNameError(InputError):
-    """A name that is in no catalogue."""
+    """A name that is in no registry."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lookalike.errors import InputError, SettingError
 
 ImageArray = NDArray[np.uint8]
-"""``(H, W)`` grey or ``(H, W, 3)`` RGB, uint8, upright."""
+"""``(H, W)`` gray or ``(H, W, 3)`` RGB, uint8, upright."""
 
 Embeddings = NDArray[np.float32]
 """``(n, dim)`` float32, finite."""

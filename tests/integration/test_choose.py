@@ -61,7 +61,7 @@ def test_the_sheet_shows_the_images(work: Path) -> None:
 def test_labels_rank_and_the_encoder_indexes(work: Path) -> None:
     arguments = ("--labels", "ask/labels.csv", "--plot", "p.png", "-o", "best.encoder", "--json")
     found = json.loads(run("choose", SOURCE, *QUICK, *arguments, cwd=work))
-    assert found["judgements"].startswith("54 labelled images")
+    assert found["judgements"].startswith("54 labeled images")
     assert [c["best"] for c in found["candidates"]] == [True, False, False]
     assert found["best"] == found["candidates"][0]["name"]
     assert found["candidates"][-1]["name"] == "texture-pyramid"

@@ -172,7 +172,7 @@ def test_evaluate_without_queries_asks_each_row_for_the_others(work: Path) -> No
     assert (work / "r.html").stat().st_size > 50_000
 
 
-def test_info_and_catalogues(work: Path) -> None:
+def test_info_and_registrys(work: Path) -> None:
     facts = json.loads(run("info", "d.gallery", "--json", cwd=work))
     keys = {"format", "rows", "encoder", "fingerprint", "dim", "metric", "sources", "bytes"}
     assert set(facts) == keys
@@ -243,7 +243,7 @@ MISTAKES = {
     "n of zero": (["search", "d.gallery", "--id", "digits/train:1", "-n", "0"], "n = 0"),
     "index outside": (["search", "d.gallery", "dataset:digits/test#999"], "has images 0 to 359"),
     "set without index": (["search", "d.gallery", "dataset:digits/test"], "NAME/SPLIT#INDEX"),
-    "unlabelled": (["evaluate", "d.gallery", "photos"], "is a labelled query"),
+    "unlabeled": (["evaluate", "d.gallery", "photos"], "is a labeled query"),
     "eval n": (["evaluate", "d.gallery", "dataset:digits/test", "-n", "-2"], "n = -2"),
     "unknown recipe": (
         ["train", "dataset:digits/train", "-o", "x.encoder", "--recipe", "report-con"],

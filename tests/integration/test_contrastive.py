@@ -88,7 +88,7 @@ def test_the_exported_contrastive_encoder_agrees_with_torch(
 ) -> None:
     encoder = load_encoder(trained.folder)
     assert isinstance(encoder, NetworkEncoder)
-    assert (encoder.dim, encoder.normalised) == (256, True)
+    assert (encoder.dim, encoder.normalized) == (256, True)
     images = [*[item.image() for item in source], np.zeros((8, 8), np.uint8)]
     found = encoder.encode(images)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_the_exported_denoising_autoencoder_agrees_with_torch(
         decoded = halves["decoder"](code).numpy()
     np.testing.assert_allclose(encoder.encode(images), code.numpy(), atol=1e-4)
     np.testing.assert_allclose(encoder.reconstruct(images), decoded, atol=1e-4)
-    assert not encoder.normalised
+    assert not encoder.normalized
 
 
 def test_interrupted_and_resumed_views_and_schedule_go_on_exactly(
@@ -233,7 +233,7 @@ def test_training_ends_with_what_can_be_said(tmp_path: Path) -> None:
     shown = cli("fast", *arguments, cwd=tmp_path)
     assert "spectrum: the variance of" in shown
     assert "not how good it is: crop " in shown
-    assert "on 300 labelled images; pixels 0." in shown
+    assert "on 300 labeled images; pixels 0." in shown
     assert "verdict: keep `" in shown
     found = json.loads(cli("json", *arguments, "--json", cwd=tmp_path))["assessment"]
     assert found["verdict"]["best_baseline"] in found["verdict"]["sentence"]
@@ -248,7 +248,7 @@ def test_a_file_of_labels_judges_training(tmp_path: Path) -> None:
     rows = [f"digits/train:{i},{'low' if i % 10 < 5 else 'high'}" for i in range(3, 300, 5)]
     labels.write_text("\n".join(["id,label", *rows]))
     shown = cli("few", *arguments, "--labels", str(labels), cwd=tmp_path)
-    assert "on 60 labelled images; pixels 0." in shown
+    assert "on 60 labeled images; pixels 0." in shown
     assert "not known without labels" in cli("no", *arguments, "--labels", "none", cwd=tmp_path)
 
 
@@ -258,7 +258,7 @@ def test_a_file_of_labels_judges_training(tmp_path: Path) -> None:
         ("id,label\ndigits/train:1,a\ndigits/train:9999,b\n", "no image has the id"),
         (
             "\n".join(["id,label", *(f"digits/train:{i},{i % 2}" for i in range(20))]),
-            "20 images are labelled, at least 30 are needed to judge training",
+            "20 images are labeled, at least 30 are needed to judge training",
         ),
         (
             "\n".join(

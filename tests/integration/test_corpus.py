@@ -55,7 +55,7 @@ def test_indexing_survives_it_with_one_status_for_each_file(
     monkeypatch.setenv("LOOKALIKE_FORMATS", "tiff,avif")
     files = images_in(corpus)
     assert len(files) > 700
-    arguments = ("index", "g", corpus, "--encoder", "colour", "--json")
+    arguments = ("index", "g", corpus, "--encoder", "color", "--json")
     done = lookalike(*arguments, cwd=tmp_path)
     assert done.returncode == 1, done.stderr[-500:]
     assert "Traceback" not in done.stderr

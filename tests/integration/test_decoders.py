@@ -47,9 +47,9 @@ SAID = {
 KILLED = set(MARKS) - {HOG}
 
 
-def png(grey: int = 0) -> bytes:
+def png(gray: int = 0) -> bytes:
     file = io.BytesIO()
-    Image.new("L", (8, 8), grey).save(file, "PNG")
+    Image.new("L", (8, 8), gray).save(file, "PNG")
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""What stands around a gallery: export, doctor, the catalogue, the encoder nobody named."""
+"""What stands around a gallery: export, doctor, the registry, the encoder nobody named."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def test_the_doctor_looks_at_each_thing(tmp_path: Path, monkeypatch: pytest.Monk
 def test_indexing_names_the_encoder_it_takes(folder: Path, tmp_path: Path) -> None:
     done = lookalike("index", "g", folder, cwd=tmp_path)
     assert done.returncode == 0
-    assert "encoder: hog-fine+colour (small colour images)" in done.stderr
-    assert Gallery.open(tmp_path / "g").encoder.name == "hog-fine+colour"
+    assert "encoder: hog-fine+color (small color images)" in done.stderr
+    assert Gallery.open(tmp_path / "g").encoder.name == "hog-fine+color"
 
 
 def test_completion_can_be_installed() -> None:
@@ -100,7 +100,7 @@ def test_every_image_of_a_hostile_folder_gets_one_status(tmp_path: Path) -> None
             (root / f"bent{cut}.{suffix}").write_bytes(bytes(broken))
     (root / "folder.png").mkdir()
     (root / "gone.png").symlink_to(root / "nowhere")
-    done = lookalike("index", "g", "hostile", "--encoder", "colour", "--json", cwd=tmp_path)
+    done = lookalike("index", "g", "hostile", "--encoder", "color", "--json", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     report = json.loads(done.stdout)

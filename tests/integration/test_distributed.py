@@ -163,7 +163,7 @@ def test_a_killed_and_then_interrupted_run_ends_as_an_uninterrupted_one(
     assert code == 0, err
     assert out.count("e: contrastive, ") == out.count("8 epochs of 100 images") == 1
     assert err.count("next: lookalike index") == 1
-    assert err.count("find neighbours") == 1
+    assert err.count("find neighbors") == 1
     encoder = load_encoder(tmp_path / "e")
     assert encoder.fingerprint == together.found[0]["fingerprint"]
     whole, parts = together.folder / "whole", tmp_path / "e"
@@ -201,11 +201,11 @@ def test_other_processes_are_silent_unless_they_crash(
 
 def test_a_run_of_one_process_is_not_resumed_by_two(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 2)
-    optimiser = torch.optim.Adam(model.parameters())
-    checkpoints.save(tmp_path, checkpoints.State(run={"seed": 1}), model, optimiser)
-    checkpoints.load(tmp_path, {"seed": 1}, model, optimiser)
+    optimizer = torch.optim.Adam(model.parameters())
+    checkpoints.save(tmp_path, checkpoints.State(run={"seed": 1}), model, optimizer)
+    checkpoints.load(tmp_path, {"seed": 1}, model, optimizer)
     with pytest.raises(SettingError, match="processes was 1, is 2"):
-        checkpoints.load(tmp_path, {"seed": 1, "processes": 2}, model, optimiser)
+        checkpoints.load(tmp_path, {"seed": 1, "processes": 2}, model, optimizer)
 
 
 def test_one_process_is_alone_and_gets_back_what_it_gave() -> None:

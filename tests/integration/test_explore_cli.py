@@ -133,31 +133,31 @@ def test_the_map_is_served_as_it_was_kept(served: Serving) -> None:
 
 def test_labels_are_asked_for_in_groups_and_reach_far(served: Serving, work: Path) -> None:
     client = served.client()
-    found = client.json("GET", "/v1/galleries/d/labelling")
+    found = client.json("GET", "/v1/galleries/d/labeling")
     suggested = [row_id for group in found["groups"] for row_id in group]
     assert len(set(suggested)) == 40
     assert len(found["groups"]) == 5
     records = {record.id: record for record in served.service.served("d").gallery.store.records()}
     truth = {row_id: [str(records[row_id].metadata["label"])] for row_id in suggested}
-    reach = client.json("POST", "/v1/galleries/d/labelling/reach", {"labels": truth})
-    assert reach["labelled"] == 40
+    reach = client.json("POST", "/v1/galleries/d/labeling/reach", {"labels": truth})
+    assert reach["labeled"] == 40
     assert reach["images"] == found["images"]
     assert sum(each["given"] for each in reach["labels"]) == 40
     assert sum(each["sure"] for each in reach["labels"]) == reach["sure"] > 0.5 * reach["images"]
     few = dict(list(truth.items())[:3])
     assert (
-        client.json("POST", "/v1/galleries/d/labelling/reach", {"labels": few})["sure"]
+        client.json("POST", "/v1/galleries/d/labeling/reach", {"labels": few})["sure"]
         <= (reach["images"])
     )
     alone = {suggested[0]: ["one"]}
-    one = client.json("POST", "/v1/galleries/d/labelling/reach", {"labels": alone})
+    one = client.json("POST", "/v1/galleries/d/labeling/reach", {"labels": alone})
     assert one["sure"] == 0
     with pytest.raises(MissingRowError, match="nobody"):
-        client.json("POST", "/v1/galleries/d/labelling/reach", {"labels": {"nobody": ["x"]}})
+        client.json("POST", "/v1/galleries/d/labeling/reach", {"labels": {"nobody": ["x"]}})
     with pytest.raises(InputError):
-        client.json("POST", "/v1/galleries/d/labelling/reach", {"labels": {suggested[0]: []}})
+        client.json("POST", "/v1/galleries/d/labeling/reach", {"labels": {suggested[0]: []}})
     with pytest.raises(ServiceError, match="suggested"):
-        client.json("GET", "/v1/galleries/made/labelling")
+        client.json("GET", "/v1/galleries/made/labeling")
 
 
 def test_words_are_searched_for_over_http(served: Serving) -> None:

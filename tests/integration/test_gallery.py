@@ -35,7 +35,7 @@ from lookalike.types import Progress
 @pytest.fixture
 def shapes(folder: Path) -> Gallery:
     source = open_source(folder)
-    encoder = open_encoder("colour", sample_images(source))
+    encoder = open_encoder("color", sample_images(source))
     gallery = Gallery.create(folder.parent / "shapes.gallery", encoder=encoder)
     gallery.sync(source)
     return gallery
@@ -185,7 +185,7 @@ def test_an_encoder_whose_weights_are_gone_or_changed_says_so(
         load_encoder(tmp_path / "e")
 
 
-@pytest.mark.parametrize("name", ["pixels", "pca", "hog", "colour-pyramid", "untrained"])
+@pytest.mark.parametrize("name", ["pixels", "pca", "hog", "color-pyramid", "untrained"])
 def test_every_encoder_is_the_same_after_saving(name: str, tmp_path: Path, digits: Source) -> None:
     images = sample_images(digits)
     encoder: Encoder = open_encoder(name, images)
@@ -254,7 +254,7 @@ def test_evaluation_excludes_the_query_itself(gallery: Gallery) -> None:
     found = la.evaluate(gallery, n=1, baselines=True)
     assert len(found.examples) == 400
     assert all(example.hits[0].uri != example.uri for example in found.examples)
-    # Without the exclusion a 1-nearest-neighbour search of its own rows would score 1.
+    # Without the exclusion a 1-nearest-neighbor search of its own rows would score 1.
     assert 0.9 < found.scores.precision.value < 1
     assert found.scores.precision.value == pytest.approx(found.baselines["pixels"].precision.value)
     assert found.confusion.sum() == 400
@@ -272,14 +272,14 @@ def test_evaluation_matches_counting_by_hand(gallery: Gallery) -> None:
     assert found.scores.first.precision == pytest.approx(np.mean(right[:10]))
 
 
-def test_unlabelled_queries_and_galleries_are_refused(
+def test_unlabeled_queries_and_galleries_are_refused(
     gallery: Gallery, pixels: Encoder, tmp_path: Path
 ) -> None:
     (tmp_path / "flat").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "flat" / "a.png")
-    with pytest.raises(InputError, match="none of its 1 images is a labelled query"):
+    with pytest.raises(InputError, match="none of its 1 images is a labeled query"):
         la.evaluate(gallery, tmp_path / "flat")
-    unlabelled = Gallery.create(tmp_path / "u.gallery", encoder=pixels)
-    unlabelled.sync(tmp_path / "flat")
+    unlabeled = Gallery.create(tmp_path / "u.gallery", encoder=pixels)
+    unlabeled.sync(tmp_path / "flat")
     with pytest.raises(InputError, match="none of its 1 rows has a label"):
-        la.evaluate(unlabelled, "dataset:digits/test")
+        la.evaluate(unlabeled, "dataset:digits/test")

@@ -97,7 +97,7 @@ def test_wrong_labels_are_found(work: Path) -> None:
         (("suggest", "d.gallery", "-k", "100000"), "the images that have no label yet"),
         (("suggest", "d.gallery", "-o", "first"), "already exists"),
         (("spread", "d.gallery", "--given", "no.csv", "-o", "x.csv"), "cannot be read"),
-        (("spread", "d.gallery", "--given", "one.csv", "-o", "x.csv"), "all 1 labelled images"),
+        (("spread", "d.gallery", "--given", "one.csv", "-o", "x.csv"), "all 1 labeled images"),
         (("spread", "d.gallery", "--given", "all-bad.csv", "-o", "x.csv"), "has the id 'nobody'"),
         (
             ("spread", "d.gallery", "--given", "two.csv", "-o", "x.csv", "--precision", "0.9"),
@@ -111,7 +111,7 @@ def test_wrong_labels_are_found(work: Path) -> None:
             ("spread", "d.gallery", "--given", "two.csv", "-o", "x.csv", "--write", "label"),
             "has a column 'label' already",
         ),
-        (("check", "d.gallery", "--column", "colour"), "has no column 'colour'"),
+        (("check", "d.gallery", "--column", "color"), "has no column 'color'"),
     ],
 )
 def test_mistakes_are_one_clear_line(work: Path, arguments: tuple[str, ...], said: str) -> None:

@@ -24,8 +24,8 @@ COUNT = 4_000
 
 def rows(count: int, seed: int, prefix: str) -> Rows:
     rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(7).normal(size=(40, DIM))
-    vectors = centres[rng.integers(0, 40, count)] + 0.3 * rng.normal(size=(count, DIM))
+    centers = np.random.default_rng(7).normal(size=(40, DIM))
+    vectors = centers[rng.integers(0, 40, count)] + 0.3 * rng.normal(size=(count, DIM))
     ids = [f"{prefix}:{i:05}" for i in range(count)]
     metadata = [{"part": i % 10, "rare": i % 1000 == 0} for i in range(count)]
     return Rows(ids, ids, vectors.astype(np.float32), metadata, ids)

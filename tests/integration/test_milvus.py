@@ -100,7 +100,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encoders(photos: Path) -> tuple[Encoder, Encoder]:
     """Two of the same dimensions."""
     images = [item.image() for item in open_source(photos)]
-    return open_encoder("colour", images), open_encoder("colour,mirror", images)
+    return open_encoder("color", images), open_encoder("color,mirror", images)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -439,10 +439,10 @@ def test_mistakes_at_the_shell_are_one_line(
     home, other = made["home"].path, foreign(place)
     closed = f"milvus://127.0.0.1:{free_port()}/x"
     local = tmp_path / "local.gallery"
-    run("index", local, photos, "--encoder", "colour")
+    run("index", local, photos, "--encoder", "color")
     query = photos / "a" / "00.png"
-    new = ("index", tmp_path / "n", photos, "--encoder", "colour")
-    named = ("index", place("y"), photos, "--encoder", "colour")
+    new = ("index", tmp_path / "n", photos, "--encoder", "color")
+    named = ("index", place("y"), photos, "--encoder", "color")
     for arguments, said in (
         (("index", home, photos, "--store", place("elsewhere")), "its rows are in milvus://"),
         (("index", local, photos, "--store", place("x")), "its rows are in its folder, not in"),
@@ -605,9 +605,9 @@ def state_of(gallery: Gallery) -> list[str]:
 
 def clustered(seed: int, count: int) -> np.ndarray:
     """Return unit vectors in 50 clusters, always the same ones, ``(count, 32)``."""
-    centres = np.random.default_rng(99).normal(size=(50, LARGE_DIM))
+    centers = np.random.default_rng(99).normal(size=(50, LARGE_DIM))
     rng = np.random.default_rng(seed)
-    rows = centres[rng.integers(0, 50, count)] + 0.4 * rng.normal(size=(count, LARGE_DIM))
+    rows = centers[rng.integers(0, 50, count)] + 0.4 * rng.normal(size=(count, LARGE_DIM))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -951,7 +951,7 @@ def test_rows_are_reached_through_tls(
 
 
 def test_the_commands_of_the_guide_work(milvus: MilvusServer, folder: Path, tmp_path: Path) -> None:
-    """Those of docs/scaling.md, in their order; the folder's labels are colours there."""
+    """Those of docs/scaling.md, in their order; the folder's labels are colors there."""
     guide = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
     block = guide.split("## Rows in Milvus")[1].split("```sh\n")[1].split("```")[0]
     block = block.replace("127.0.0.1:19530/photos", f"{milvus.host}/guide_photos")

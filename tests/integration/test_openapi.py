@@ -102,7 +102,7 @@ def test_its_requests_got_somewhere(keyed: tuple[Serving, str]) -> None:
         ("GET", f"{gallery}/item"),
         ("GET", f"{gallery}/item/image"),
         ("GET", f"{gallery}/item/thumbnail"),
-        ("GET", f"{gallery}/item/neighbours"),
+        ("GET", f"{gallery}/item/neighbors"),
         ("POST", f"{gallery}/search/image"),
         ("PUT", f"{gallery}/item"),
     }
@@ -152,9 +152,9 @@ VALUES = TEXTS | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow
 METADATA = st.dictionaries(TEXTS.filter(bool), VALUES | st.booleans(), max_size=4)
 
 
-def png(grey: int) -> bytes:
+def png(gray: int) -> bytes:
     file = io.BytesIO()
-    Image.new("L", (8, 8), grey).save(file, "PNG")
+    Image.new("L", (8, 8), gray).save(file, "PNG")
     return file.getvalue()
 
 
@@ -171,10 +171,10 @@ def test_items_are_what_was_put_and_gone_when_deleted(keyed: tuple[Serving, str]
             super().__init__()
             self.kept: dict[str, tuple[int, dict[str, Any]]] = {}
 
-        @rule(name=KEYS, grey=st.integers(0, 255), metadata=METADATA)
-        def put(self, name: str, grey: int, metadata: dict[str, Any]) -> None:
-            assert remote.put(name, png(grey), metadata) is (name not in self.kept)
-            self.kept[name] = grey, metadata
+        @rule(name=KEYS, gray=st.integers(0, 255), metadata=METADATA)
+        def put(self, name: str, gray: int, metadata: dict[str, Any]) -> None:
+            assert remote.put(name, png(gray), metadata) is (name not in self.kept)
+            self.kept[name] = gray, metadata
 
         @rule(name=KEYS, metadata=METADATA)
         def describe(self, name: str, metadata: dict[str, Any]) -> None:
@@ -182,18 +182,18 @@ def test_items_are_what_was_put_and_gone_when_deleted(keyed: tuple[Serving, str]
                 with pytest.raises(MissingRowError):
                     remote.describe(f"api:{name}", metadata)
                 return
-            grey, before = self.kept[name]
+            gray, before = self.kept[name]
             assert remote.describe(f"api:{name}", metadata) == {**before, **metadata}
-            self.kept[name] = grey, {**before, **metadata}
+            self.kept[name] = gray, {**before, **metadata}
 
         @rule(name=KEYS)
         def forget_one_column(self, name: str) -> None:
             if name in self.kept and self.kept[name][1]:
-                grey, before = self.kept[name]
+                gray, before = self.kept[name]
                 column = next(iter(before))
                 left = {each: value for each, value in before.items() if each != column}
                 assert remote.describe(f"api:{name}", {column: None}) == left
-                self.kept[name] = grey, left
+                self.kept[name] = gray, left
 
         @rule(name=KEYS)
         def remove(self, name: str) -> None:
@@ -202,7 +202,7 @@ def test_items_are_what_was_put_and_gone_when_deleted(keyed: tuple[Serving, str]
                     remote.remove(f"api:{name}")
                 return
             remote.remove(f"api:{name}")
-            for what in ("", "/image", "/thumbnail", "/neighbours"):
+            for what in ("", "/image", "/thumbnail", "/neighbors"):
                 path = f"/v1/galleries/digits/item{what}?id={quote('api:' + name, safe='')}"
                 assert served.ask("GET", path, headers={"x-api-key": key})[0].status == 404
 
@@ -212,9 +212,9 @@ def test_items_are_what_was_put_and_gone_when_deleted(keyed: tuple[Serving, str]
                 with pytest.raises(InputError):
                     remote.search(id=f"api:{name}")
                 return
-            grey, metadata = self.kept[name]
+            gray, metadata = self.kept[name]
             assert remote.item(f"api:{name}")["metadata"] == metadata
-            assert np.array_equal(remote.image(f"api:{name}"), np.full((8, 8), grey, np.uint8))
+            assert np.array_equal(remote.image(f"api:{name}"), np.full((8, 8), gray, np.uint8))
             assert f"api:{name}" not in {hit.id for hit in remote.search(id=f"api:{name}", n=100)}
 
         @invariant()

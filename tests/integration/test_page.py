@@ -24,7 +24,7 @@ from lookalike.datasets.download import NpmPackage
 from lookalike.encoders.registry import open_encoder
 from lookalike.explore import build_map
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.neighbors import neighbour_graph
+from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.labels import suggest
 from lookalike.labels.session import keep_round
 from lookalike.server.api_keys import add_key, read_keys
@@ -41,22 +41,22 @@ SHOTS = Path(__file__).parents[2] / "build" / "page"
 AXE = NpmPackage("axe-core", "4.14.1", "package")
 NOTE = '<img src=x onerror=alert(1)> & "it\'s"'
 HOSTILE = "<script>alert(1)<"
-COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "<b>blue": (9, 9, 200)}
+COLORS = {"red": (200, 20, 20), "green": (20, 200, 20), "<b>blue": (9, 9, 200)}
 
 Open = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("page") / "colours"
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("page") / "colors"
     rng = np.random.default_rng(0)
     lines = ["path,year,note,sale"]
-    for label, colour in COLOURS.items():
+    for label, color in COLORS.items():
         (root / label).mkdir(parents=True)
         for number in range(10):
             spread = 20 + 6 * number
             noise = rng.integers(-spread, spread, (60, 80, 3))
-            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            pixels = np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)
             name = f"{label}/{HOSTILE if number == 3 else number}.png"
             Image.fromarray(pixels).save(root / name)
             note = '"' + NOTE.replace('"', '""') + f' {number}{label}"'
@@ -66,14 +66,14 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, colours: Path, require: Require) -> Iterator:
+def site(tmp_path_factory: pytest.TempPathFactory, colors: Path, require: Require) -> Iterator:
     """A shop in two encodings, digits to draw, and a gallery without images."""
     folder = tmp_path_factory.mktemp("site")
     digits = fetched("dataset:mnist/train[:6000]", require)
     made = {}
     for name, encoder, source in [
-        ("shop", "colour", open_source(colours)),
-        ("other", "pixels", open_source(colours)),
+        ("shop", "color", open_source(colors)),
+        ("other", "pixels", open_source(colors)),
         ("digits", "hog", digits),
     ]:
         gallery = Gallery.create(
@@ -82,7 +82,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, colours: Path, require: Requi
         gallery.sync(source)
         made[name] = gallery
     build_map(made["shop"])
-    graph = neighbour_graph(made["shop"])
+    graph = neighbor_graph(made["shop"])
     keep_round(made["shop"], graph, suggest(graph, 18), None)
     made["empty"] = Gallery.create(folder / "empty.gallery", encoder=made["shop"].encoder)
     with serving(made) as served:
@@ -173,7 +173,7 @@ def ids(site: Serving, name: str, *query: Any, **options: Any) -> list[str]:
 
 
 def item(name: str = "red/4.png") -> str:
-    return f"/g/shop?id={quote('colours:' + name, safe='')}"
+    return f"/g/shop?id={quote('colors:' + name, safe='')}"
 
 
 def test_start_then_more_like_this_and_back(tab: Open, site: Serving) -> None:
@@ -193,10 +193,10 @@ def test_start_then_more_like_this_and_back(tab: Open, site: Serving) -> None:
 
 
 def test_a_chosen_file_is_searched_and_its_address_kept(
-    tab: Open, site: Serving, colours: Path
+    tab: Open, site: Serving, colors: Path
 ) -> None:
     page = tab("/g/shop")
-    path = colours / "green" / "7.png"
+    path = colors / "green" / "7.png"
     found = searched(page, lambda: page.set_input_files("#file", path))
     assert found == ids(site, "shop", path)
     page.wait_for_function("() => location.search.includes('local=')")
@@ -206,10 +206,10 @@ def test_a_chosen_file_is_searched_and_its_address_kept(
     elsewhere.wait_for_selector("text=The image is not here")
 
 
-def test_dropped_and_pasted_images(tab: Open, site: Serving, colours: Path) -> None:
+def test_dropped_and_pasted_images(tab: Open, site: Serving, colors: Path) -> None:
     page = tab("/g/shop")
     for kind, name in (("drop", "dragenter"), ("paste", None)):
-        path = colours / "red" / ("1.png" if kind == "drop" else "2.png")
+        path = colors / "red" / ("1.png" if kind == "drop" else "2.png")
         holder = page.evaluate_handle(
             """async ([data, name]) => {
               const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt(0));
@@ -283,7 +283,7 @@ def test_a_box_on_the_query(tab: Open, site: Serving) -> None:
         page.mouse.move(frame["x"] + 50 / scale, frame["y"] + 35 / scale, steps=5)
         page.mouse.up()
 
-    row = "colours:red/4.png"
+    row = "colors:red/4.png"
     assert searched(page, drag) == ids(site, "shop", id=row, box=(10, 5, 40, 30))
     assert parse_qs(urlsplit(page.url).query)["box"] == ["10,5,40,30"]
     shoot(page, "box")
@@ -305,7 +305,7 @@ def test_a_box_on_the_query(tab: Open, site: Serving) -> None:
 
 def test_filters_of_the_columns(tab: Open, site: Serving) -> None:
     page = tab(item())
-    row = "colours:red/4.png"
+    row = "colors:red/4.png"
     label = "value:label"
     values = (
         page.locator("fieldset:has(legend:text-is('label'))").locator("label").all_text_contents()
@@ -332,7 +332,7 @@ def test_filters_of_the_columns(tab: Open, site: Serving) -> None:
 def test_how_to_search(tab: Open, site: Serving) -> None:
     page = tab(item())
     page.click("text=How to search")
-    row = "colours:red/4.png"
+    row = "colors:red/4.png"
     page.fill("#n", "12")
     assert searched(page, lambda: page.press("#n", "Enter")) == ids(site, "shop", id=row, n=12)
     found = searched(page, lambda: page.select_option("#metric", index=1))
@@ -350,7 +350,7 @@ def test_two_galleries_side_by_side(tab: Open, site: Serving) -> None:
     page = tab(item())
     page.click("text=How to search")
     found = searched(page, lambda: page.select_option("#with", "other"))
-    row = "colours:red/4.png"
+    row = "colors:red/4.png"
     assert found == ids(site, "shop", id=row) + ids(site, "other", id=row)
     shoot(page, "beside")
     page = tab(f"/g/shop?id={quote(row)}&with=digits")
@@ -359,17 +359,17 @@ def test_two_galleries_side_by_side(tab: Open, site: Serving) -> None:
 
 def test_names_and_metadata_are_text(tab: Open) -> None:
     page = tab(item(f"<b>blue/{HOSTILE}.png") + "&n=20")
-    assert f"colours:<b>blue/{HOSTILE}.png" in page.locator("#caption").text_content()
+    assert f"colors:<b>blue/{HOSTILE}.png" in page.locator("#caption").text_content()
     page.locator(".hit summary").first.click()
     said = page.locator(".hit dl").first.text_content()
     assert '<img src=x onerror=alert(1)> & "it\'s"' in said
     assert page.locator("#results script, #results b, #results dl img").count() == 0
 
 
-def test_what_went_wrong_is_said(tab: Open, tmp_path: Path, colours: Path) -> None:
+def test_what_went_wrong_is_said(tab: Open, tmp_path: Path, colors: Path) -> None:
     page = tab("/g/shop", allow="404|422")
     broken = tmp_path / "broken.png"
-    broken.write_bytes((colours / "red" / "1.png").read_bytes()[:200])
+    broken.write_bytes((colors / "red" / "1.png").read_bytes()[:200])
     page.set_input_files("#file", broken)
     page.wait_for_selector("[role=alert] >> text=The image cannot be used")
     large = tmp_path / "large.png"
@@ -394,9 +394,9 @@ def test_a_service_that_is_gone_is_said(tab: Open, site: Serving) -> None:
     page.wait_for_selector("[role=alert] >> text=The service cannot be reached")
 
 
-def test_recent_queries(tab: Open, site: Serving, colours: Path) -> None:
+def test_recent_queries(tab: Open, site: Serving, colors: Path) -> None:
     page = tab("/g/shop")
-    found = searched(page, lambda: page.set_input_files("#file", colours / "red" / "5.png"))
+    found = searched(page, lambda: page.set_input_files("#file", colors / "red" / "5.png"))
     searched(page, lambda: page.locator(".shot").nth(2).click())
     page.wait_for_function("() => document.querySelectorAll('#recent li').length === 2")
     assert searched(page, lambda: page.locator("#recent button").nth(1).click()) == found
@@ -469,7 +469,7 @@ def test_two_galleries_are_judged_blind(tab: Open, site: Serving, tmp_path: Path
     assert done.returncode == 0, done.stderr
 
 
-def test_keys(tab: Open, site: Serving, tmp_path: Path, colours: Path) -> None:
+def test_keys(tab: Open, site: Serving, tmp_path: Path, colors: Path) -> None:
     file = tmp_path / "keys.json"
     secret = add_key(file, "reader", write=False)
     gallery = site.service.served("shop").gallery
@@ -484,7 +484,7 @@ def test_keys(tab: Open, site: Serving, tmp_path: Path, colours: Path) -> None:
         page.fill("#key", secret)
         page.click("text=Sign in")
         page.wait_for_selector("main[data-page=search][data-ready] img[src^=blob]")
-        path = colours / "red" / "5.png"
+        path = colors / "red" / "5.png"
         found = searched(page, lambda: page.set_input_files("#file", path))
         assert found == ids(site, "shop", path)
         page.wait_for_function(
@@ -594,10 +594,10 @@ def test_the_map_shows_points_and_what_is_chosen(tab: Open, site: Serving) -> No
     assert {row["label"] for row in table} == {'a "b", c'}
 
 
-def test_the_map_is_moved_by_keys_and_coloured_by_columns(tab: Open) -> None:
+def test_the_map_is_moved_by_keys_and_colored_by_columns(tab: Open) -> None:
     page = tab("/g/shop/map")
     page.select_option(".tools select", label="label")
-    assert page.locator(".legend button").count() == len(COLOURS)
+    assert page.locator(".legend button").count() == len(COLORS)
     page.click(".legend button >> nth=0")
     page.wait_for_selector("aside [role=status]:has-text('10 images')")
 
@@ -675,7 +675,7 @@ def test_words_of_the_metadata_and_an_image_are_combined(tab: Open, site: Servin
     found = searched(page, lambda: page.press("#words", "Enter"))
     assert found == ids(site, "shop", words="green")
     page = tab(item() + "&words=green")
-    assert hits(page) == ids(site, "shop", id="colours:red/4.png", words="green")
+    assert hits(page) == ids(site, "shop", id="colors:red/4.png", words="green")
     assert "says so first" in page.inner_text("#results [role=status]")
 
 
@@ -724,11 +724,11 @@ def test_axe_finds_no_serious_fault(tab: Open, axe: str, scheme: str) -> None:
         check(page, name)
 
 
-def test_at_the_limit_the_page_says_so(tab: Open, site: Serving, colours: Path) -> None:
+def test_at_the_limit_the_page_says_so(tab: Open, site: Serving, colors: Path) -> None:
     gallery = Gallery.open(site.service.served("shop").gallery.path)
     settings = ServeSettings(hosts=LOOPBACK, limits=Limits(waiting=0))
     with contextlib.ExitStack() as stack:
         served = stack.enter_context(serving({"shop": gallery}, settings))
         page = tab("/g/shop", base=served.url, allow="429")
-        page.set_input_files("#file", colours / "red" / "5.png")
+        page.set_input_files("#file", colors / "red" / "5.png")
         page.wait_for_selector("[role=alert] >> text=has enough to do")

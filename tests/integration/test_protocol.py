@@ -248,7 +248,7 @@ def test_who_does_not_read_the_answer_is_dropped(
     from lookalike.sources import open_source
     from lookalike.sources.sampling import sample_images
 
-    encoder = open_encoder("colour", sample_images(open_source(large)))
+    encoder = open_encoder("color", sample_images(open_source(large)))
     gallery = Gallery.create(tmp_path / "large.gallery", encoder=encoder)
     gallery.sync(large)
     path = f"/v1/galleries/large/item/image?id={gallery.store.ids()[0].replace(':', '%3A')}"

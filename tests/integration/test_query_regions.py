@@ -24,10 +24,10 @@ PLACE = (128, 128)
 
 
 def drawing(number: int, side: int = SIDE) -> Image.Image:
-    """Nine squares of colours of their own, on the whole of the picture."""
+    """Nine squares of colors of their own, on the whole of the picture."""
     rng = np.random.default_rng(number)
-    colours = rng.integers(0, 256, (3, 3, 3), np.uint8)
-    return Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST)
+    colors = rng.integers(0, 256, (3, 3, 3), np.uint8)
+    return Image.fromarray(colors).resize((side, side), Image.Resampling.NEAREST)
 
 
 def on_white(number: int, side: int, corner: tuple[int, int]) -> Image.Image:
@@ -42,8 +42,8 @@ def clutter() -> Image.Image:
     pen = ImageDraw.Draw(page)
     for _ in range(80):
         x, y, radius = (int(v) for v in rng.integers((0, 0, 8), (256, 256, 40)))
-        colour = tuple(int(v) for v in rng.integers(0, 120, 3))
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        color = tuple(int(v) for v in rng.integers(0, 120, 3))
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
     return page
 
 

@@ -44,12 +44,12 @@ pathlib.Path.read_bytes = read_bytes
 @pytest.fixture(scope="module")
 def cluster(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
     require(find_spec("ray"), "ray is not installed")
-    customised = tmp_path_factory.mktemp("site")
-    (customised / "sitecustomize.py").write_text(POISON)
+    customized = tmp_path_factory.mktemp("site")
+    (customized / "sitecustomize.py").write_text(POISON)
     with tempfile.TemporaryDirectory(
         prefix="ray"
     ) as short:  # sockets in it have names of 107 bytes
-        nodes = RayNodes(Path(short), {"PYTHONPATH": str(customised)})
+        nodes = RayNodes(Path(short), {"PYTHONPATH": str(customized)})
         try:
             nodes.start()
             yield nodes
@@ -82,7 +82,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def local(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
     """The same, indexed by the threads of this process."""
     source = open_source(photos)
-    encoder = open_encoder("colour", [source[0].image()])
+    encoder = open_encoder("color", [source[0].image()])
     made = Gallery.create(tmp_path_factory.mktemp("local") / "local.gallery", encoder=encoder)
     made.sync(source)
     return made

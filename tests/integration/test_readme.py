@@ -52,7 +52,7 @@ def test_every_command_for_ones_own_folder_works(home: Path) -> None:
     for program, *arguments in commands:
         assert program == "lookalike"
         assert run(*arguments, cwd=home), arguments
-    for left in ("hits.png", "colour.html", "photos.encoder/encoder.json", "trained.gallery"):
+    for left in ("hits.png", "color.html", "photos.encoder/encoder.json", "trained.gallery"):
         assert (home / left).exists()
 
 
@@ -130,10 +130,10 @@ def test_links_and_targets_are_there() -> None:
 
 def test_every_request_of_the_guide_to_serving_works(home: Path, require: Require) -> None:
     require(shutil.which("curl"), "curl is not installed")
-    made = {"photos": "photos.gallery", "adapted": "colour-2.gallery"}
+    made = {"photos": "photos.gallery", "adapted": "color-2.gallery"}
     for path in made.values():
         if not (home / path).exists():
-            assert run("index", path, "photos", "--encoder", "colour", cwd=home)
+            assert run("index", path, "photos", "--encoder", "color", cwd=home)
     galleries = {name: la.Gallery.open(home / path) for name, path in made.items()}
     blocks = re.findall(r"```(\w+)\n(.*?)```", SERVING + README, re.DOTALL)
     ran = 0

@@ -31,11 +31,11 @@ SAID = "what this encoder is invariant to, not how good it is"
 Images = Sequence[ImageArray] | NDArray[np.uint8]
 
 
-class MeanColour:
-    """Knows an image by its mean colour alone: blind to where anything is."""
+class MeanColor:
+    """Knows an image by its mean color alone: blind to where anything is."""
 
-    name = "mean-colour"
-    normalised = False
+    name = "mean-color"
+    normalized = False
     fingerprint = "mean"
     dim = 3
 
@@ -53,7 +53,7 @@ class MeanColour:
         return {"kind": self.name}
 
 
-class Same(MeanColour):
+class Same(MeanColor):
     """Gives every image one embedding."""
 
     def __init__(self, value: float) -> None:
@@ -64,11 +64,11 @@ class Same(MeanColour):
         return np.full((len(images), self.dim), self.value, np.float32)
 
 
-def plain_colours(count: int) -> list[ImageArray]:
-    """Images of one colour each, all of different hue."""
+def plain_colors(count: int) -> list[ImageArray]:
+    """Images of one color each, all of different hue."""
     rng = np.random.default_rng(3)
-    colours = rng.permutation(np.stack(np.meshgrid(*[(40, 120, 200)] * 3), -1).reshape(-1, 3))
-    hues = {tuple(c / np.linalg.norm(c)): c for c in colours if len(set(c.tolist())) > 1}
+    colors = rng.permutation(np.stack(np.meshgrid(*[(40, 120, 200)] * 3), -1).reshape(-1, 3))
+    hues = {tuple(c / np.linalg.norm(c)): c for c in colors if len(set(c.tolist())) > 1}
     return [np.full((20, 24, 3), c, np.uint8) for c in list(hues.values())[:count]]
 
 
@@ -78,8 +78,8 @@ def photographs(count: int, *, seed: int = 5) -> list[ImageArray]:
 
 
 def test_an_invariant_encoder_finds_every_original() -> None:
-    images = plain_colours(12)
-    found = self_retrieval_of(MeanColour(), images, kinds=("crop", "rotation", "blur"))
+    images = plain_colors(12)
+    found = self_retrieval_of(MeanColor(), images, kinds=("crop", "rotation", "blur"))
     assert found.queries == found.rows == 12
     assert list(found.scores) == ["crop", "rotation", "blur"]
     for scores in found.scores.values():
@@ -96,19 +96,19 @@ def test_an_encoder_that_cannot_tell_images_apart_finds_none(value: float) -> No
 
 def test_it_agrees_with_the_slow_way() -> None:
     images = photographs(40)
-    encoder = MeanColour()
+    encoder = MeanColor()
     n = 3
     found = self_retrieval_of(encoder, images, n=n)
     rows, *batches = encoder.seen
     assert len(rows) == 40
     assert len(batches) == len(DISTORTIONS)
-    embeddings = MeanColour().encode(images).astype(float)
+    embeddings = MeanColor().encode(images).astype(float)
     for (name, scores), batch in zip(found.scores.items(), batches, strict=True):
         shown = [example[name] for example in found.examples]
         np.testing.assert_array_equal(shown, [batch[i] for i in (0, 14, 27)])
         gains, firsts, recalls = [], [], []
         for own, image in enumerate(batch):
-            query = MeanColour().encode([image])[0].astype(float)
+            query = MeanColor().encode([image])[0].astype(float)
             distances = [
                 1 - query @ row / np.linalg.norm(query) / np.linalg.norm(row) for row in embeddings
             ]
@@ -140,11 +140,11 @@ def test_gallery_and_array_agree(gallery: Gallery, digits: Source, pixels: Encod
 
 def test_the_seed_decides_whatever_encoder_and_kinds() -> None:
     images = photographs(30)
-    every = self_retrieval_of(MeanColour(), images, queries=10, seed=4)
-    some = self_retrieval_of(MeanColour(), images, queries=10, seed=4, kinds=["noise"])
+    every = self_retrieval_of(MeanColor(), images, queries=10, seed=4)
+    some = self_retrieval_of(MeanColor(), images, queries=10, seed=4, kinds=["noise"])
     assert dict(some.scores) == {"noise": every.scores["noise"]}
     other = self_retrieval_of(Same(1), images, queries=10, seed=4)
-    differing = self_retrieval_of(MeanColour(), images, queries=10, seed=5)
+    differing = self_retrieval_of(MeanColor(), images, queries=10, seed=5)
     for name, image in every.examples[0].items():
         np.testing.assert_array_equal(image, other.examples[0][name])
     assert any((every.examples[0][k] != differing.examples[0][k]).any() for k in DISTORTIONS)
@@ -152,18 +152,18 @@ def test_the_seed_decides_whatever_encoder_and_kinds() -> None:
 
 
 def test_copies_count_as_the_original_and_are_asked_once() -> None:
-    images = plain_colours(6)
+    images = plain_colors(6)
     copied = [*images, *images[:4], *[images[0]] * 20]
-    found = self_retrieval_of(MeanColour(), copied, n=2, kinds=["crop"])
+    found = self_retrieval_of(MeanColor(), copied, n=2, kinds=["crop"])
     assert (found.rows, found.queries) == (30, 6)
     assert found.scores["crop"].recall_at_1.value == 1
 
 
 def test_another_image_at_the_same_distance_counts_as_nearer() -> None:
-    red, green, blue = plain_colours(3)
+    red, green, blue = plain_colors(3)
     twin = red.copy()
     twin[[0, 1], 0] = (red[0, 0] - 10, red[0, 0] + 10)  # other pixels of the same mean
-    found = self_retrieval_of(MeanColour(), [red, twin, green, blue], n=4, kinds=["occlusion"])
+    found = self_retrieval_of(MeanColor(), [red, twin, green, blue], n=4, kinds=["occlusion"])
     assert found.scores["occlusion"].recall.value == 1
     assert found.scores["occlusion"].recall_at_1.value == 0.5, "red and its twin are second"
 
@@ -174,7 +174,7 @@ def test_encoders_of_one_size_and_large_images_are_served(digits: Source) -> Non
     assert self_retrieval_of(exact, images).scores["jpeg"].recall.value > 0.5
     rng = np.random.default_rng(0)
     large = [rng.integers(0, 256, (40, 1500, 3), dtype=np.uint8) for _ in range(2)]
-    found = self_retrieval_of(MeanColour(), large)
+    found = self_retrieval_of(MeanColor(), large)
     assert {image.shape for image in found.examples[0].values()} == {(27, 1024, 3)}
 
 
@@ -188,7 +188,7 @@ def test_encoders_of_one_size_and_large_images_are_served(digits: Source) -> Non
 )
 def test_one_image_alone_says_nothing(images: list[ImageArray], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        self_retrieval_of(MeanColour(), images)
+        self_retrieval_of(MeanColor(), images)
 
 
 def test_settings_out_of_range_are_refused(gallery: Gallery) -> None:
@@ -196,9 +196,9 @@ def test_settings_out_of_range_are_refused(gallery: Gallery) -> None:
         with pytest.raises(SettingError, match=f"{next(iter(setting))}"):
             la.self_retrieval(gallery, **setting)  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="at least one distortion"):
-        self_retrieval_of(MeanColour(), photographs(3), kinds=[])
+        self_retrieval_of(MeanColor(), photographs(3), kinds=[])
     with pytest.raises(UnknownNameError, match="did you mean 'noise'"):
-        self_retrieval_of(MeanColour(), photographs(3), kinds=["nois"])
+        self_retrieval_of(MeanColor(), photographs(3), kinds=["nois"])
     assert la.self_retrieval(gallery, n=1_000, queries=5).scores["jpeg"].recall.value == 1
 
 
@@ -217,7 +217,7 @@ def test_the_function_is_not_hidden_by_a_module() -> None:
 
 
 @pytest.fixture
-def unlabelled(tmp_path: Path) -> Path:
+def unlabeled(tmp_path: Path) -> Path:
     """A gallery of twelve files without labels, one of them twice; its images lie beside it."""
     (tmp_path / "photos").mkdir()
     for number, image in enumerate(photographs(12)):
@@ -227,31 +227,31 @@ def unlabelled(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_images_that_are_gone_are_skipped_and_named(unlabelled: Path) -> None:
-    gallery = Gallery.open(unlabelled / "p.gallery")
+def test_images_that_are_gone_are_skipped_and_named(unlabeled: Path) -> None:
+    gallery = Gallery.open(unlabeled / "p.gallery")
     whole = la.self_retrieval(gallery)
     assert (whole.queries, whole.rows) == (12, 13)
     assert whole.scores["jpeg"].recall_at_1.value == 1
-    (unlabelled / "photos" / "3.png").unlink()
-    (unlabelled / "photos" / "7.png").write_bytes(b"x")
+    (unlabeled / "photos" / "3.png").unlink()
+    (unlabeled / "photos" / "7.png").write_bytes(b"x")
     found = la.self_retrieval(gallery)
     assert found.queries == 10
     assert [Path(failure.uri).name for failure in found.skipped] == ["3.png", "7.png"]
     assert found.skipped[0].reason.startswith("cannot be read")
     assert found.as_dict()["skipped"] == 2
-    done = lookalike("evaluate", "p.gallery", "--self", "--json", cwd=unlabelled)
+    done = lookalike("evaluate", "p.gallery", "--self", "--json", cwd=unlabeled)
     assert done.returncode == 1
     assert "3.png: cannot be read" in done.stderr
     assert "2 images skipped" in done.stderr
     assert json.loads(done.stdout)["queries"] == 10
-    shutil.rmtree(unlabelled / "photos")
-    gone = lookalike("evaluate", "p.gallery", "--self", cwd=unlabelled)
+    shutil.rmtree(unlabeled / "photos")
+    gone = lookalike("evaluate", "p.gallery", "--self", cwd=unlabeled)
     assert gone.returncode == 2
     assert "not one of the 12 images drawn can be read; the first, " in gone.stderr
 
 
-def test_the_command_line_prints_table_json_and_report(unlabelled: Path) -> None:
-    shown = run("evaluate", "p.gallery", "--self", "-n", 3, cwd=unlabelled)
+def test_the_command_line_prints_table_json_and_report(unlabeled: Path) -> None:
+    shown = run("evaluate", "p.gallery", "--self", "-n", 3, cwd=unlabeled)
     assert "12 images distorted, each to find its original among 13 rows, cosine" in shown
     assert f"pixels: {SAID}" in shown
     for name, kind in DISTORTIONS.items():
@@ -260,7 +260,7 @@ def test_the_command_line_prints_table_json_and_report(unlabelled: Path) -> None
     for column in ("mAP@3", "recall@1", "recall@3"):
         assert column in shown
     arguments = ("evaluate", "p.gallery", "--self", "--metric", "l2", "--report", "r/self.html")
-    found = json.loads(run(*arguments, "--json", cwd=unlabelled))
+    found = json.loads(run(*arguments, "--json", cwd=unlabeled))
     distortions = found.pop("distortions")
     assert found == {
         "measures": SAID,
@@ -281,7 +281,7 @@ def test_the_command_line_prints_table_json_and_report(unlabelled: Path) -> None
             low, high = scores[f"{name}_interval"]
             assert 0 <= low <= scores[name] <= high <= 1
         assert scores["recall_at_1"] <= scores["map"] <= scores["recall"]
-    page = (unlabelled / "r" / "self.html").read_text()
+    page = (unlabeled / "r" / "self.html").read_text()
     assert page.count(SAID) >= 2
     assert page.count("data:image/png;base64,") == 2
     assert "What pixels is invariant to, in p.gallery" in page
@@ -303,9 +303,9 @@ def test_the_help_says_what_it_is_not() -> None:
     ],
 )
 def test_what_does_not_go_together_is_refused(
-    unlabelled: Path, arguments: list[str], said: str
+    unlabeled: Path, arguments: list[str], said: str
 ) -> None:
-    done = lookalike("evaluate", "p.gallery", "--self", *arguments, cwd=unlabelled)
+    done = lookalike("evaluate", "p.gallery", "--self", *arguments, cwd=unlabeled)
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -40,10 +40,10 @@ from tests.serving import serving
 
 @pytest.fixture
 def shop(folder: Path, tmp_path: Path) -> Gallery:
-    """A gallery of twelve colour images, one of them with a large file."""
+    """A gallery of twelve color images, one of them with a large file."""
     noise = np.random.default_rng(0).integers(0, 256, (1_800, 2_500, 3), np.uint8)
     Image.fromarray(noise).save(folder / "noise.png", compress_level=0)
-    encoder = open_encoder("colour", sample_images(open_source(folder)))
+    encoder = open_encoder("color", sample_images(open_source(folder)))
     gallery = Gallery.create(tmp_path / "shop.gallery", encoder=encoder)
     gallery.sync(folder)
     return gallery
@@ -65,9 +65,9 @@ def started(gallery: Gallery, *options: str) -> Iterator[tuple[subprocess.Popen[
                 running.kill()
 
 
-def png(grey: int = 0) -> bytes:
+def png(gray: int = 0) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (200, 200), (grey, 255 - grey, 90)).save(file, "PNG")
+    Image.new("RGB", (200, 200), (gray, 255 - gray, 90)).save(file, "PNG")
     return file.getvalue()
 
 

@@ -30,7 +30,7 @@ def work(tmp_path: Path) -> Path:
             pixels = np.full((16, 16, 3), level + number, np.uint8)
             Image.fromarray(pixels).save(tmp_path / "secret" / "photos" / label / f"{number}.png")
     source = open_source(tmp_path / "secret" / "photos")
-    encoder = open_encoder("colour", sample_images(source))
+    encoder = open_encoder("color", sample_images(source))
     gallery = Gallery.create(tmp_path / "g.gallery", encoder=encoder)
     gallery.sync(source)
     return tmp_path
@@ -55,10 +55,10 @@ def test_what_is_kept_is_what_was_measured(work: Path) -> None:
 def test_info_says_it_and_a_change_makes_it_stale(work: Path) -> None:
     run("evaluate", "g.gallery", "--keep", cwd=work)
     told = json.loads(run("info", "g.gallery", "--json", cwd=work))["evaluation"]
-    assert told["verdict"].startswith("colour: precision@7 ")
+    assert told["verdict"].startswith("color: precision@7 ")
     assert told["stale"] is False
     assert told["made"].endswith("+00:00")
-    assert "evaluation verdict       colour: precision@7" in run("info", "g.gallery", cwd=work)
+    assert "evaluation verdict       color: precision@7" in run("info", "g.gallery", cwd=work)
     unchanged = json.loads(run("index", "g.gallery", "secret/photos", "--json", cwd=work))
     assert unchanged["unchanged"] == 6
     assert json.loads(run("info", "g.gallery", "--json", cwd=work))["evaluation"] == told

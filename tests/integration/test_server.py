@@ -38,12 +38,12 @@ READ, WRITE = "la_read", "la_write"
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty images of three labels, in sub-folders, with a table of years."""
-    root = tmp_path_factory.mktemp("shop") / "colours"
+    root = tmp_path_factory.mktemp("shop") / "colors"
     rng = np.random.default_rng(0)
     lines = ["path,year"]
-    for label, colour in {
+    for label, color in {
         "red": (200, 20, 20),
         "green": (20, 200, 20),
         "blue": (9, 9, 200),
@@ -51,7 +51,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / label).mkdir(parents=True)
         for number in range(10):
             noise = rng.integers(-60 - number, 60 + number, (40, 50, 3))
-            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            pixels = np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / label / f"{number}.png")
             lines.append(f"{label}/{number}.png,{2000 + number}")
     (root / "metadata.csv").write_text("\n".join(lines))
@@ -59,8 +59,8 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def encoder(colours: Path) -> Encoder:
-    return open_encoder("colour", sample_images(open_source(colours)))
+def encoder(colors: Path) -> Encoder:
+    return open_encoder("color", sample_images(open_source(colors)))
 
 
 def made(path: Path, encoder: Encoder, source: Path) -> Gallery:
@@ -71,9 +71,9 @@ def made(path: Path, encoder: Encoder, source: Path) -> Gallery:
 
 @pytest.fixture(scope="module")
 def shop(
-    tmp_path_factory: pytest.TempPathFactory, colours: Path, encoder: Encoder
+    tmp_path_factory: pytest.TempPathFactory, colors: Path, encoder: Encoder
 ) -> Iterator[Serving]:
-    gallery = made(tmp_path_factory.mktemp("served") / "shop.gallery", encoder, colours)
+    gallery = made(tmp_path_factory.mktemp("served") / "shop.gallery", encoder, colors)
     with serving({"shop": gallery}) as served:
         yield served
 
@@ -107,67 +107,65 @@ def same(one: la.Hits, other: la.Hits) -> bool:
     ],
 )
 def test_the_service_answers_what_the_gallery_does(
-    colours: Path, local: Gallery, remote: Any, options: dict[str, Any]
+    colors: Path, local: Gallery, remote: Any, options: dict[str, Any]
 ) -> None:
-    query = colours / "green" / "3.png"
+    query = colors / "green" / "3.png"
     assert same(remote.search(query, **options), local.search(query, **options))
 
 
 @pytest.mark.parametrize("options", [{}, {"box": (0, 0, 9, 9)}, {"rerank": "diffuse"}])
 def test_a_row_as_the_query(local: Gallery, remote: Any, options: dict[str, Any]) -> None:
-    found = remote.search(id="colours:red/4.png", **options)
-    assert same(found, local.search(id="colours:red/4.png", **options))
-    assert "colours:red/4.png" not in {hit.id for hit in found}
+    found = remote.search(id="colors:red/4.png", **options)
+    assert same(found, local.search(id="colors:red/4.png", **options))
+    assert "colors:red/4.png" not in {hit.id for hit in found}
 
 
-def test_arrays_and_pillow_images_as_the_query(colours: Path, local: Gallery, remote: Any) -> None:
-    path = colours / "blue" / "1.png"
+def test_arrays_and_pillow_images_as_the_query(colors: Path, local: Gallery, remote: Any) -> None:
+    path = colors / "blue" / "1.png"
     with Image.open(path) as image:
         for query in (image, np.asarray(image), path.read_bytes(), str(path)):
             assert same(remote.search(query), local.search(path))
 
 
-def test_the_body_of_a_request_as_the_query(shop: Serving, colours: Path, local: Gallery) -> None:
-    data = (colours / "red" / "0.png").read_bytes()
+def test_the_body_of_a_request_as_the_query(shop: Serving, colors: Path, local: Gallery) -> None:
+    data = (colors / "red" / "0.png").read_bytes()
     path = "/v1/galleries/shop/search/image?n=3&where=year%3D2000&box=1,2,30,20"
     answer, body = shop.ask("POST", path, data, {"content-type": "image/png"})
     assert answer.status == 200
     found = json.loads(body)
-    expected = local.search(colours / "red" / "0.png", n=3, where="year=2000", box=(1, 2, 30, 20))
+    expected = local.search(colors / "red" / "0.png", n=3, where="year=2000", box=(1, 2, 30, 20))
     assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in expected]
     assert re.fullmatch(
         r"decode;dur=.*, encode;dur=.*, search;dur=.*", answer.headers["server-timing"]
     )
-    assert str(colours) not in body.decode()
+    assert str(colors) not in body.decode()
 
 
-def test_a_batch_answers_each(shop: Serving, colours: Path) -> None:
-    data = base64.b64encode((colours / "red" / "0.png").read_bytes()).decode()
+def test_a_batch_answers_each(shop: Serving, colors: Path) -> None:
+    data = base64.b64encode((colors / "red" / "0.png").read_bytes()).decode()
     body = {
-        "queries": [{"image": data}, {"id": "colours:blue/1.png"}, {"id": "no"}, {"image": "AAAA"}],
+        "queries": [{"image": data}, {"id": "colors:blue/1.png"}, {"id": "no"}, {"image": "AAAA"}],
         "n": 2,
     }
     answers = shop.client().json("POST", "/v1/galleries/shop/search/batch", body)["answers"]
     assert [a["found"] is None for a in answers] == [False, False, True, True]
-    assert answers[0]["found"]["hits"][0]["id"] == "colours:red/0.png"
+    assert answers[0]["found"]["hits"][0]["id"] == "colors:red/0.png"
     assert answers[2]["problem"]["status"] == 404
     assert "not an image" in answers[3]["problem"]["detail"]
 
 
-def test_many_queries_at_once_are_each_their_own(
-    colours: Path, local: Gallery, remote: Any
-) -> None:
-    paths = sorted(colours.rglob("*.png"))
+def test_many_queries_at_once_are_each_their_own(colors: Path, local: Gallery, remote: Any) -> None:
+    paths = sorted(colors.rglob("*.png"))
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda path: remote.search(path, n=1), paths))
-    assert [hits[0].id for hits in found] == [f"colours:{p.relative_to(colours)}" for p in paths]
+    assert [hits[0].id for hits in found] == [f"colors:{p.relative_to(colors)}" for p in paths]
     assert [hits[0].id for hits in remote.search_all(paths, n=1)] == [h[0].id for h in found]
 
 
 def test_facts_and_columns(shop: Serving, remote: Any, encoder: Encoder) -> None:
     assert shop.client().galleries() == ["shop"]
     info = remote.info()
-    assert (info["rows"], info["dim"], info["encoder"]) == (30, encoder.dim, "colour")
+    assert (info["rows"], info["dim"], info["encoder"]) == (30, encoder.dim, "color")
     columns = {each["column"]: each for each in info["columns"]}
     assert dict(columns["label"]["values"]) == {"red": 10, "green": 10, "blue": 10}
     assert (columns["year"]["kind"], columns["year"]["low"], columns["year"]["high"]) == (
@@ -177,11 +175,11 @@ def test_facts_and_columns(shop: Serving, remote: Any, encoder: Encoder) -> None
     )
 
 
-def test_an_item_and_its_pictures(shop: Serving, colours: Path, remote: Any) -> None:
-    found = remote.item("colours:red/4.png")
+def test_an_item_and_its_pictures(shop: Serving, colors: Path, remote: Any) -> None:
+    found = remote.item("colors:red/4.png")
     assert found["metadata"] == {"label": "red", "year": 2004}
     answer, body = shop.ask("GET", found["image"])
-    assert body == (colours / "red" / "4.png").read_bytes()
+    assert body == (colors / "red" / "4.png").read_bytes()
     assert answer.headers["content-type"] == "image/png"
     tag = answer.headers["etag"]
     answer, body = shop.ask("GET", found["image"], headers={"if-none-match": tag})
@@ -193,9 +191,9 @@ def test_an_item_and_its_pictures(shop: Serving, colours: Path, remote: Any) -> 
 
 @pytest.mark.parametrize(
     "row_id",
-    ["/etc/passwd", "../../etc/passwd", "colours:../metadata.csv", "colours:red/4.png/..", "\0"],
+    ["/etc/passwd", "../../etc/passwd", "colors:../metadata.csv", "colors:red/4.png/..", "\0"],
 )
-@pytest.mark.parametrize("what", ["", "/image", "/thumbnail", "/neighbours"])
+@pytest.mark.parametrize("what", ["", "/image", "/thumbnail", "/neighbors"])
 def test_files_are_served_by_id_only(shop: Serving, row_id: str, what: str) -> None:
     path = f"/v1/galleries/shop/item{what}?id={quote(row_id, safe='')}"
     assert shop.ask("GET", path)[0].status == 404
@@ -222,7 +220,7 @@ def test_files_are_served_by_id_only(shop: Serving, row_id: str, what: str) -> N
         ("PUT", "/v1/galleries/shop/item?id=a&metadata=%5B%5D", b"x", 422, "JSON object"),
         ("PUT", "/v1/galleries/shop/item?id=a", b"<svg/>", 422, "not an image"),
         ("DELETE", "/v1/galleries/shop/item?id=api:none", None, 404, "no row"),
-        ("DELETE", "/v1/galleries/shop/item?id=colours:red/4.png", None, 422, "of its own"),
+        ("DELETE", "/v1/galleries/shop/item?id=colors:red/4.png", None, 422, "of its own"),
         ("PATCH", "/v1/galleries/shop/item?id=api:a", b'{"metadata": {"a": NaN}}', 422, "metadata"),
         (
             "PATCH",
@@ -247,7 +245,7 @@ def test_what_is_wrong_is_a_problem_document(
 def test_deeply_nested_filters_are_refused(shop: Serving) -> None:
     for depth in (60, 400, 5_000):
         where = '{"not": ' * depth + '{"year": 1}' + "}" * depth
-        body = f'{{"id": "colours:red/4.png", "where": {where}}}'.encode()
+        body = f'{{"id": "colors:red/4.png", "where": {where}}}'.encode()
         answer, _ = shop.ask(
             "POST", "/v1/galleries/shop/search", body, {"content-type": "application/json"}
         )
@@ -277,23 +275,23 @@ def test_rows_are_put_changed_and_deleted(shop: Serving, local: Gallery, remote:
 
 
 def test_what_was_put_outlives_a_sync_of_a_source(
-    tmp_path: Path, colours: Path, encoder: Encoder
+    tmp_path: Path, colors: Path, encoder: Encoder
 ) -> None:
-    gallery = made(tmp_path / "a.gallery", encoder, colours)
+    gallery = made(tmp_path / "a.gallery", encoder, colors)
     with serving({"a": gallery}) as served:
         served.client().gallery("a").put("mine", np.zeros((9, 9, 3), np.uint8))
     again = Gallery.open(tmp_path / "a.gallery")
-    assert again.sync(colours).unchanged == 30
+    assert again.sync(colors).unchanged == 30
     assert len(again) == 31
 
 
 def test_rows_of_another_process_appear_and_a_busy_gallery_is_said(
-    tmp_path: Path, colours: Path, encoder: Encoder
+    tmp_path: Path, colors: Path, encoder: Encoder
 ) -> None:
     from filelock import FileLock
 
     path = tmp_path / "a.gallery"
-    gallery = made(path, encoder, colours)
+    gallery = made(path, encoder, colors)
     new = tmp_path / "new"
     new.mkdir()
     Image.new("RGB", (40, 40), (240, 240, 10)).save(new / "yellow.png")
@@ -309,10 +307,10 @@ def test_rows_of_another_process_appear_and_a_busy_gallery_is_said(
 
 
 def test_an_evaluation_is_kept_and_served_without_paths(
-    tmp_path: Path, colours: Path, encoder: Encoder
+    tmp_path: Path, colors: Path, encoder: Encoder
 ) -> None:
     path = tmp_path / "a.gallery"
-    gallery = made(path, encoder, colours)
+    gallery = made(path, encoder, colors)
     with serving({"a": gallery}) as served:
         remote = served.client().gallery("a")
         with pytest.raises(ServiceError, match="--keep"):
@@ -320,7 +318,7 @@ def test_an_evaluation_is_kept_and_served_without_paths(
         answer, body = served.ask("GET", "/v1/galleries/a/evaluation/report")
         assert answer.status == 404
         assert json.loads(body)["type"] == "urn:lookalike:problem:no-evaluation"
-        done = lookalike("evaluate", path, colours, "--keep", "--json")
+        done = lookalike("evaluate", path, colors, "--keep", "--json")
         assert done.returncode == 0, done.stderr
         found = remote.evaluation()
         measured = json.loads(done.stdout)
@@ -339,7 +337,7 @@ def test_an_evaluation_is_kept_and_served_without_paths(
         assert found["verdict"] in html.unescape(alone)
         for said in (page, alone, json.dumps(found)):
             assert str(tmp_path) not in said
-            assert str(colours) not in said
+            assert str(colors) not in said
         remote.put("one", np.zeros((9, 9, 3), np.uint8))
         assert remote.evaluation()["stale"]
         (path / "evaluation.json").write_text("{}")
@@ -359,9 +357,9 @@ def test_a_sample_is_the_same_for_the_same_seed(shop: Serving) -> None:
 
 
 def test_searches_see_whole_versions_while_rows_are_put(
-    tmp_path: Path, colours: Path, encoder: Encoder
+    tmp_path: Path, colors: Path, encoder: Encoder
 ) -> None:
-    gallery = made(tmp_path / "a.gallery", encoder, colours)
+    gallery = made(tmp_path / "a.gallery", encoder, colors)
     rng = np.random.default_rng(0)
     with serving({"a": gallery}) as served, ThreadPoolExecutor(4) as pool:
         remote = served.client().gallery("a")
@@ -373,12 +371,12 @@ def test_searches_see_whole_versions_while_rows_are_put(
         assert len(remote) == 60
 
 
-def test_keys_and_rights(tmp_path: Path, colours: Path, encoder: Encoder) -> None:
-    gallery = made(tmp_path / "a.gallery", encoder, colours)
+def test_keys_and_rights(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
+    gallery = made(tmp_path / "a.gallery", encoder, colors)
     file = tmp_path / "keys.json"
     reader, writer = add_key(file, "reader", write=False), add_key(file, "writer", write=True)
     assert reader not in file.read_text()
-    query = colours / "red" / "0.png"
+    query = colors / "red" / "0.png"
     with serving({"a": gallery}, ServeSettings(keys=read_keys(file))) as served:
         for key in (None, "la_wrong", "ä"):
             with pytest.raises((ServiceError, UnicodeError)):
@@ -396,13 +394,13 @@ def test_keys_and_rights(tmp_path: Path, colours: Path, encoder: Encoder) -> Non
         assert served.ask("GET", "/readyz")[0].status == 200
 
 
-def test_without_keys_writing_is_off(tmp_path: Path, colours: Path, encoder: Encoder) -> None:
-    gallery = made(tmp_path / "a.gallery", encoder, colours)
+def test_without_keys_writing_is_off(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
+    gallery = made(tmp_path / "a.gallery", encoder, colors)
     with (
         serving({"a": gallery}, ServeSettings()) as served,
         pytest.raises(ServiceError, match="--write"),
     ):
-        served.client().gallery("a").put("x", colours / "red" / "0.png")
+        served.client().gallery("a").put("x", colors / "red" / "0.png")
 
 
 def test_a_page_elsewhere_cannot_ask_under_a_name_of_its_own(shop: Serving) -> None:
@@ -411,8 +409,8 @@ def test_a_page_elsewhere_cannot_ask_under_a_name_of_its_own(shop: Serving) -> N
     assert shop.ask("GET", "/v1/galleries", headers={"host": "localhost:1"})[0].status == 200
 
 
-def test_other_origins_only_where_listed(tmp_path: Path, colours: Path, encoder: Encoder) -> None:
-    gallery = made(tmp_path / "a.gallery", encoder, colours)
+def test_other_origins_only_where_listed(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
+    gallery = made(tmp_path / "a.gallery", encoder, colors)
     settings = ServeSettings(origins=("https://shop.example",))
     with serving({"a": gallery}, settings) as served:
         for origin, allowed in (("https://shop.example", True), ("https://evil.example", False)):
@@ -421,11 +419,9 @@ def test_other_origins_only_where_listed(tmp_path: Path, colours: Path, encoder:
             assert answer.headers["set-cookie"] is None
 
 
-def test_more_than_it_can_do_is_turned_away(
-    tmp_path: Path, colours: Path, encoder: Encoder
-) -> None:
-    gallery = made(tmp_path / "a.gallery", encoder, colours)
-    query = (colours / "red" / "0.png").read_bytes()
+def test_more_than_it_can_do_is_turned_away(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
+    gallery = made(tmp_path / "a.gallery", encoder, colors)
+    query = (colors / "red" / "0.png").read_bytes()
     with serving({"a": gallery}, ServeSettings(limits=Limits(waiting=1))) as served:
 
         def ask(_: int) -> int:
@@ -441,8 +437,8 @@ def test_more_than_it_can_do_is_turned_away(
         assert b'lookalike_failures_total{reason="too-busy"}' in served.ask("GET", "/metrics")[1]
 
 
-def test_metrics_tell_the_stages(shop: Serving, colours: Path, remote: Any) -> None:
-    remote.search(colours / "red" / "0.png", rerank="expand")
+def test_metrics_tell_the_stages(shop: Serving, colors: Path, remote: Any) -> None:
+    remote.search(colors / "red" / "0.png", rerank="expand")
     text = shop.ask("GET", "/metrics")[1].decode()
     for stage in ("decode", "encode", "search", "rerank"):
         assert f'lookalike_stage_seconds_count{{stage="{stage}"}}' in text
@@ -467,9 +463,9 @@ def test_the_document_describes_every_route_and_problem(shop: Serving) -> None:
                 assert {"401", "422", "429"} <= set(route["responses"])
 
 
-def test_serve_on_the_command_line(tmp_path: Path, colours: Path, encoder: Encoder) -> None:
+def test_serve_on_the_command_line(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
     path = tmp_path / "a.gallery"
-    made(path, encoder, colours)
+    made(path, encoder, colors)
     command = [sys.executable, "-m", "lookalike", "serve", str(path), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -478,8 +474,8 @@ def test_serve_on_the_command_line(tmp_path: Path, colours: Path, encoder: Encod
         url = re.search(r"http://[\d.]+:\d+", said)
         assert url is not None
         client = la.Client(url[0])
-        query = colours / "red" / "3.png"
-        assert client.gallery("a").search(query, n=1)[0].id == "colours:red/3.png"
+        query = colors / "red" / "3.png"
+        assert client.gallery("a").search(query, n=1)[0].id == "colors:red/3.png"
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(20) == 0
         assert process.stderr.read() == ""
@@ -497,13 +493,13 @@ def test_serve_on_the_command_line(tmp_path: Path, colours: Path, encoder: Encod
 )
 def test_a_wrong_call_is_one_line(
     tmp_path: Path,
-    colours: Path,
+    colors: Path,
     encoder: Encoder,
     arguments: tuple[str, ...],
     said: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made(tmp_path / "a.gallery", encoder, colours)
+    made(tmp_path / "a.gallery", encoder, colors)
     monkeypatch.chdir(tmp_path)
     done = lookalike("serve", *arguments)
     assert done.returncode == 2

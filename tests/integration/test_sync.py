@@ -49,7 +49,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def encoder(photos: Path) -> Encoder:
-    return open_encoder("colour", [item.image() for item in open_source(photos)])
+    return open_encoder("color", [item.image() for item in open_source(photos)])
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_killed_at_any_moment_it_ends_the_same(tmp_path: Path, photos: Path) -> 
     rng = random.Random(0)
     for i in range(12, 300):
         draw(photos / "c" / f"{i}.png", i)
-    encoder = open_encoder("colour", [item.image() for item in open_source(photos)])
+    encoder = open_encoder("color", [item.image() for item in open_source(photos)])
     whole = Gallery.create(tmp_path / "whole.gallery", encoder=encoder)
     whole.sync(photos)
     expected = state(whole)
@@ -329,7 +329,7 @@ def test_index_and_search_from_the_shell(photos: Path, tmp_path: Path) -> None:
     dry = json.loads(run("index", "g", "photos", "--dry-run", "--json", cwd=tmp_path))
     assert dry["added"] == 12
     assert not (tmp_path / "g").exists()
-    run("index", "g", "photos", "--encoder", "colour", cwd=tmp_path)
+    run("index", "g", "photos", "--encoder", "color", cwd=tmp_path)
     draw(photos / "a" / "new.png", 70)
     said = run("index", "g", "photos", "--dry-run", cwd=tmp_path)
     assert "12 rows; nothing was changed; would be: 1 added" in said
@@ -356,7 +356,7 @@ def test_watching_indexes_what_changes(photos: Path, tmp_path: Path) -> None:
     """The gallery lies in the folder itself, and what it writes there is no change."""
     command = [sys.executable, "-m", "lookalike", "index", "photos/g", "photos", "--watch"]
     with subprocess.Popen(
-        [*command, "--json", "--encoder", "colour"],
+        [*command, "--json", "--encoder", "color"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -380,21 +380,21 @@ def test_watching_indexes_what_changes(photos: Path, tmp_path: Path) -> None:
     assert len(Gallery.open(photos / "g")) == 12
 
 
-@pytest.mark.parametrize("encoder_name", ["colour", "hog-fine"])
+@pytest.mark.parametrize("encoder_name", ["color", "hog-fine"])
 def test_one_picture_saved_in_every_way_looks_the_same(tmp_path: Path, encoder_name: str) -> None:
-    """Eight orientations, three formats, colour, grey and 16 bits: one embedding."""
+    """Eight orientations, three formats, color, gray and 16 bits: one embedding."""
     rng = np.random.default_rng(0)
     root = tmp_path / "ways"
     for i in range(30):  # others, for an encoder that learns
         draw(root / "others" / f"{i}.png", i)
     small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    colour = np.asarray(Image.fromarray(small).resize((64, 48), Image.Resampling.BICUBIC))
-    grey = np.asarray(Image.fromarray(colour).convert("L"))
-    lossless = {"colour": [], "grey": []}
+    color = np.asarray(Image.fromarray(small).resize((64, 48), Image.Resampling.BICUBIC))
+    gray = np.asarray(Image.fromarray(color).convert("L"))
+    lossless = {"color": [], "gray": []}
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        for kind, array in (("colour", colour), ("grey", grey)):
+        for kind, array in (("color", color), ("gray", gray)):
             stored = Image.fromarray(undone(array, orientation))
             folder = root / kind
             folder.mkdir(parents=True, exist_ok=True)
@@ -402,9 +402,9 @@ def test_one_picture_saved_in_every_way_looks_the_same(tmp_path: Path, encoder_n
             stored.save(folder / f"{orientation}.webp", exif=exif, lossless=True)
             stored.save(folder / f"{orientation}.jpg", exif=exif, quality=95)
             lossless[kind] += [f"ways:{kind}/{orientation}.{s}" for s in ("png", "webp")]
-        deep = Image.fromarray(undone(grey, orientation).astype(np.uint16) * 257)
-        deep.save(root / "grey" / f"{orientation}-16.png", exif=exif)
-        lossless["grey"].append(f"ways:grey/{orientation}-16.png")
+        deep = Image.fromarray(undone(gray, orientation).astype(np.uint16) * 257)
+        deep.save(root / "gray" / f"{orientation}-16.png", exif=exif)
+        lossless["gray"].append(f"ways:gray/{orientation}-16.png")
     sample = [item.image() for item in open_source(root)]
     gallery = Gallery.create(tmp_path / "g", encoder=open_encoder(encoder_name, sample))
     gallery.sync(root)

@@ -121,7 +121,7 @@ def fitted(
 
 
 def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return everything that a checkpoint holds: weights and the optimiser's state."""
+    """Return everything that a checkpoint holds: weights and the optimizer's state."""
     manifest = json.loads((folder / "checkpoint.json").read_text())
     assert len(list(folder.iterdir())) == 2
     return load_file(folder / manifest["weights"])

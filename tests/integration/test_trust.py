@@ -52,7 +52,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "few" / f"{size}.png").write_bytes(png(size))
     source = open_source(root / "few")
     gallery = Gallery.create(
-        root / "a.gallery", encoder=open_encoder("colour", sample_images(source))
+        root / "a.gallery", encoder=open_encoder("color", sample_images(source))
     )
     gallery.sync(source)
     return gallery.path
@@ -218,7 +218,7 @@ def test_texts_come_back_as_they_were_and_never_as_pages(start: Start, tmp_path:
         served = remote.client
         import urllib.request
 
-        for what in ("", "/image", "/thumbnail", "/neighbours"):
+        for what in ("", "/image", "/thumbnail", "/neighbors"):
             address = f"{served.url}/v1/galleries/a/item{what}?id={quote('api:' + key)}"
             with urllib.request.urlopen(address) as answer:
                 assert answer.headers["x-content-type-options"] == "nosniff"

@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.encoders.registry import open_encoder
-from lookalike.encoders.whitening import RIDGE, Basis, learnt
+from lookalike.encoders.whitening import RIDGE, Basis, learned
 from lookalike.errors import (
     ArtifactError,
     InputError,
@@ -38,16 +38,16 @@ DRAWN = AdaptOptions(views="drawn", passes=3, dim=24)
 
 
 def drawing(number: int) -> Image.Image:
-    """A few coloured shapes on white, of their own for each number."""
+    """A few colored shapes on white, of their own for each number."""
     rng = np.random.default_rng([7, number])
     page = Image.new("RGB", (48, 48), "white")
     pen = ImageDraw.Draw(page)
     for _ in range(4):
         x, y = (int(v) for v in rng.integers(6, 26, 2))
         w, h = (int(v) for v in rng.integers(6, 16, 2))
-        colour = tuple(int(v) for v in rng.integers(0, 230, 3))
+        color = tuple(int(v) for v in rng.integers(0, 230, 3))
         draw = pen.ellipse if rng.random() < 0.5 else pen.rectangle
-        draw((x, y, x + w, y + h), fill=colour)
+        draw((x, y, x + w, y + h), fill=color)
     return page
 
 
@@ -72,7 +72,7 @@ def spread(n: int = 80, views: int = 3, d: int = 8) -> tuple[np.ndarray, np.ndar
     return rows.astype(np.float32), (rows[:, None] + noise).astype(np.float32)
 
 
-def test_the_projection_is_that_of_the_generalised_eigenproblem() -> None:
+def test_the_projection_is_that_of_the_generalized_eigenproblem() -> None:
     rows, views = spread()
     n, v, d = views.shape
     within = np.zeros((d, d))
@@ -81,10 +81,10 @@ def test_the_projection_is_that_of_the_generalised_eigenproblem() -> None:
             difference = views[i, j].astype(float) - rows[i]
             within += np.outer(difference, difference) / (n * v)
     within += RIDGE * np.trace(within) / d * np.eye(d)
-    centred = rows.astype(float) - rows.mean(axis=0, dtype=float)
-    _, vectors = eigh(centred.T @ centred, within)
+    centered = rows.astype(float) - rows.mean(axis=0, dtype=float)
+    _, vectors = eigh(centered.T @ centered, within)
     expected = vectors[:, ::-1][:, :5]
-    found = learnt(rows, views, 5)
+    found = learned(rows, views, 5)
     np.testing.assert_allclose(found.mean, rows.mean(axis=0), atol=1e-6)
     signs = np.sign((found.projection * expected).sum(axis=0))
     np.testing.assert_allclose(found.projection * signs, expected, atol=1e-4)
@@ -94,7 +94,7 @@ def test_what_differs_within_items_alone_is_suppressed() -> None:
     rows, views = spread()
     rows[:, 0] = 0.001 * rows[:, 0]
     views[:, :, 0] = 5 * np.random.default_rng(1).normal(size=views.shape[:2])
-    projection = learnt(rows, views, 3).projection
+    projection = learned(rows, views, 3).projection
     assert np.linalg.norm(projection[0]) < 0.05 * np.linalg.norm(projection, axis=1).max()
 
 
@@ -102,7 +102,7 @@ def test_the_projection_turns_with_the_rows() -> None:
     rows, views = spread()
     turning, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(8, 8)))
     turning = turning.astype(np.float32)
-    a, b = learnt(rows, views, 4), learnt(rows @ turning, views @ turning, 4)
+    a, b = learned(rows, views, 4), learned(rows @ turning, views @ turning, 4)
     before = (rows - a.mean) @ a.projection
     after = (rows @ turning - b.mean) @ b.projection
     np.testing.assert_allclose(before @ before.T, after @ after.T, rtol=1e-3, atol=1e-3)
@@ -213,7 +213,7 @@ def test_contrast_is_never_worse_than_where_it_began(
     assert found.origin["contrast"]
     assert np.isfinite(found.projection.projection).all()
     rows, views = spread()
-    start = learnt(rows, views[:, :-1], 4)
+    start = learned(rows, views[:, :-1], 4)
     refined = contrastive_refinement.refine(rows, views, start)
 
     def share(projection: np.ndarray) -> float:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lookalike.artifacts import FORMAT, new_folder, read_manifest, write_atomically, write_manifest
 from lookalike.errors import ArtifactError, FormatVersionError, StorageError
@@ -83,3 +84,25 @@ def test_a_gallery_of_format_1_is_read_and_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "g" / "gallery.json").read_text())["format"] == FORMAT
     where = [hit.id for hit in gallery.search(id="digits/train:3", n=40) if hit.id in before]
     assert where == before
+
+
+def test_a_gallery_of_format_2_is_read_searched_and_written(tmp_path: Path) -> None:
+    """Its manifests spell keys and encoder names otherwise; its encoder has every wrapper."""
+    old = Path(__file__).parents[1] / "data" / "format-2.gallery"
+    manifest = json.loads((old / "encoder" / "encoder.json").read_text())
+    assert manifest["format"] == 2
+    shutil.copytree(old, tmp_path / "g")
+    gallery = Gallery.open(tmp_path / "g")
+    assert gallery.encoder.fingerprint == manifest["fingerprint"]
+    assert gallery.encoder.name == "untrained,mirror+color,whiten=6+texture"
+    hits = gallery.search(id="shapes:red/1.png", n=3)
+    assert {hit.metadata["label"] for hit in hits} == {"red"}
+    images = tmp_path / "shapes"
+    for row_id in gallery.store.ids():
+        path = images / row_id.removeprefix("shapes:")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (50, 40), "red").save(path)
+    report = gallery.sync(images, reroot=True)
+    assert report.updated == 12
+    written = json.loads((tmp_path / "g" / "gallery.json").read_text())
+    assert written["format"] == FORMAT

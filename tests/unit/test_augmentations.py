@@ -29,7 +29,7 @@ AMOUNTS = {
     "saturation": 0.5,
     "erase": 1,
 }
-COLOUR_ONLY = {"saturation"}
+COLOR_ONLY = {"saturation"}
 
 
 def images(n: int = 6, channels: int = 1, height: int = 28, width: int = 32) -> torch.Tensor:
@@ -65,7 +65,7 @@ def test_without_amounts_nothing_changes() -> None:
 
 
 def test_every_distortion_is_tried() -> None:
-    named = {f.name for f in fields(Views)} - {"name", "summary", "grey"}
+    named = {f.name for f in fields(Views)} - {"name", "summary", "gray"}
     assert named == set(AMOUNTS)
 
 
@@ -75,7 +75,7 @@ def test_each_distortion_alone_changes_images_differently(name: str, channels: i
     original = images(12, channels)
     view = Views("one", "", **{name: AMOUNTS[name]})(original, generator())
     changed = (view - original).abs().flatten(1).amax(1) > 1e-3
-    if name in COLOUR_ONLY and channels == 1:
+    if name in COLOR_ONLY and channels == 1:
         assert not changed.any()
         return
     assert changed.any()
@@ -108,12 +108,12 @@ def test_thickness_grows_and_shrinks_strokes() -> None:
     assert sums.max() > 24 * 1.4
 
 
-def test_a_loss_of_colour_leaves_the_luma() -> None:
+def test_a_loss_of_color_leaves_the_luma() -> None:
     original = images(4, 3)
-    grey = Views("grey", "", saturation=1e-9, grey=1)(original, generator())
+    gray = Views("gray", "", saturation=1e-9, gray=1)(original, generator())
     luma = (original * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
     for channel in range(3):
-        torch.testing.assert_close(grey[:, channel], luma, atol=1e-4, rtol=0)
+        torch.testing.assert_close(gray[:, channel], luma, atol=1e-4, rtol=0)
 
 
 def test_crops_keep_at_least_their_share() -> None:

@@ -18,14 +18,14 @@ IMAGES = [RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8) for _ in range(8)]
 
 
 def test_parts_stand_side_by_side_with_their_weights() -> None:
-    hog, colour = open_encoder("hog", IMAGES), open_encoder("colour", IMAGES)
-    together = combine([hog, colour], [1, 0.5])
+    hog, color = open_encoder("hog", IMAGES), open_encoder("color", IMAGES)
+    together = combine([hog, color], [1, 0.5])
     found = together.encode(IMAGES)
-    assert found.shape == (8, together.dim) == (8, hog.dim + colour.dim)
+    assert found.shape == (8, together.dim) == (8, hog.dim + color.dim)
     assert found.dtype == np.float32
-    slow = np.hstack([hog.encode(IMAGES), 0.5 * colour.encode(IMAGES)]) / np.sqrt(1.25)
+    slow = np.hstack([hog.encode(IMAGES), 0.5 * color.encode(IMAGES)]) / np.sqrt(1.25)
     np.testing.assert_allclose(found, slow, atol=1e-6)
-    assert together.name == "hog+colour"
+    assert together.name == "hog+color"
 
 
 def test_raw_embeddings_are_brought_to_unit_length_first() -> None:
@@ -50,15 +50,15 @@ def test_names_joined_by_plus_open_save_and_load(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_follows_weights_and_parts() -> None:
-    hog, colour = open_encoder("hog", IMAGES), open_encoder("colour", IMAGES)
+    hog, color = open_encoder("hog", IMAGES), open_encoder("color", IMAGES)
     prints = {
-        combine([hog, colour]).fingerprint,
-        combine([colour, hog]).fingerprint,
-        combine([hog, colour], [1, 2]).fingerprint,
+        combine([hog, color]).fingerprint,
+        combine([color, hog]).fingerprint,
+        combine([hog, color], [1, 2]).fingerprint,
         combine([hog, hog]).fingerprint,
     }
     assert len(prints) == 4
-    assert combine([hog, colour], name="x").fingerprint in prints
+    assert combine([hog, color], name="x").fingerprint in prints
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -68,5 +68,5 @@ def test_what_does_not_fit_is_refused() -> None:
     for weights in ([1], [1, 0], [1, float("nan")]):
         with pytest.raises(InputError, match="one weight above 0 for each of 2"):
             combine([hog, hog], weights)
-    with pytest.raises(UnknownNameError, match="did you mean 'colour'"):
+    with pytest.raises(UnknownNameError, match="did you mean 'color'"):
         open_encoder("hog+color", IMAGES)

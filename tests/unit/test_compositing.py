@@ -29,7 +29,7 @@ STILL = Street(
 """An item at half the size, in some place, and nothing else."""
 
 MAGENTA = (255, 0, 255)
-GREY = np.full((240, 300), 128, np.uint8)
+GRAY = np.full((240, 300), 128, np.uint8)
 GREEN_ON_WHITE = np.full((90, 120, 3), 255, np.uint8)
 GREEN_ON_WHITE[20:70, 30:100] = (20, 140, 60)
 GREEN_ON_WHITE[40:50, 50:90] = (200, 190, 20)
@@ -41,7 +41,7 @@ def item(height: int, width: int) -> tuple[ImageArray, np.ndarray]:
     return image, np.ones((height, width), np.float32)
 
 
-def view(seed: int, street: Street = STREET, ground: ImageArray = GREY) -> View:
+def view(seed: int, street: Street = STREET, ground: ImageArray = GRAY) -> View:
     return street_view(GREEN_ON_WHITE, ground, np.random.default_rng(seed), street=street)
 
 
@@ -62,7 +62,7 @@ def test_a_seed_makes_the_same_view_and_another_seed_another() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_box_holds_the_item(shape: tuple[int, int], seed: int) -> None:
     magenta, mask = item(*shape)
-    seen = street_view(magenta, GREY, np.random.default_rng(seed), mask=mask, street=STILL)
+    seen = street_view(magenta, GRAY, np.random.default_rng(seed), mask=mask, street=STILL)
     values = seen.image.astype(int)
     found = extent((values[:, :, 0] > 190) & (values[:, :, 1] < 64) & (values[:, :, 2] > 190))
     left, top, width, height = seen.box
@@ -76,7 +76,7 @@ def test_the_box_holds_the_item(shape: tuple[int, int], seed: int) -> None:
 def test_turned_and_in_perspective_the_box_is_still_right(seed: int) -> None:
     magenta, mask = item(80, 120)
     street = replace(STILL, turn=30, perspective=0.15, size=(0.4, 0.95))
-    seen = street_view(magenta, GREY, np.random.default_rng(seed), mask=mask, street=street)
+    seen = street_view(magenta, GRAY, np.random.default_rng(seed), mask=mask, street=street)
     values = seen.image.astype(int)
     found = extent((values[:, :, 0] > 170) & (values[:, :, 1] < 90))
     left, top, width, height = seen.box
@@ -88,7 +88,7 @@ def test_turned_and_in_perspective_the_box_is_still_right(seed: int) -> None:
 
 def test_without_distortions_the_ground_is_as_it_was() -> None:
     magenta, mask = item(50, 50)
-    seen = street_view(magenta, GREY, np.random.default_rng(0), mask=mask, street=STILL)
+    seen = street_view(magenta, GRAY, np.random.default_rng(0), mask=mask, street=STILL)
     left, top, width, height = seen.box
     outside = np.ones((200, 200), bool)
     outside[max(0, top - 17) : top + height + 17, max(0, left - 17) : left + width + 17] = False
@@ -98,17 +98,17 @@ def test_without_distortions_the_ground_is_as_it_was() -> None:
 def test_something_hides_a_share_of_it() -> None:
     magenta, mask = item(100, 100)
     hidden = replace(STILL, covered=(0.4, 0.4))
-    seen = street_view(magenta, GREY, np.random.default_rng(1), mask=mask, street=hidden)
+    seen = street_view(magenta, GRAY, np.random.default_rng(1), mask=mask, street=hidden)
     left, top, width, height = seen.box
     inside = seen.image[top : top + height, left : left + width].astype(int)
     assert (inside[:, :, 1] > 64).mean() == pytest.approx(0.4, abs=0.04)
 
 
-def test_grey_items_and_grounds_and_tiny_ones() -> None:
-    grey = np.full((40, 60), 255, np.uint8)
-    grey[10:30, 10:50] = 20
+def test_gray_items_and_grounds_and_tiny_ones() -> None:
+    gray = np.full((40, 60), 255, np.uint8)
+    gray[10:30, 10:50] = 20
     tiny = np.zeros((1, 1), np.uint8)
-    for thing, ground in ((grey, GREY), (grey, tiny), (tiny, GREY), (tiny, tiny)):
+    for thing, ground in ((gray, GRAY), (gray, tiny), (tiny, GRAY), (tiny, tiny)):
         seen = street_view(thing, ground, np.random.default_rng(0))
         assert seen.image.shape == (320, 320, 3)
     photograph = load_sample_images().images[0]
@@ -119,7 +119,7 @@ def test_grey_items_and_grounds_and_tiny_ones() -> None:
 def test_an_item_of_which_nothing_is_left_leaves_the_ground() -> None:
     nothing = np.zeros(GREEN_ON_WHITE.shape[:2], np.float32)
     rng = np.random.default_rng(0)
-    seen = street_view(GREEN_ON_WHITE, GREY, rng, mask=nothing, street=STILL)
+    seen = street_view(GREEN_ON_WHITE, GRAY, rng, mask=nothing, street=STILL)
     assert seen.box == (0, 0, 200, 200)
     assert np.abs(seen.image.astype(int) - 128).max() <= 2
 
@@ -159,7 +159,7 @@ def test_a_drawing_takes_a_mask_of_the_image_s_own_size() -> None:
 
 
 def test_a_collage_is_the_same_again_and_cluttered() -> None:
-    images = [GREEN_ON_WHITE, GREY[:80, :60]]
+    images = [GREEN_ON_WHITE, GRAY[:80, :60]]
     masks = [foreground(image).mask for image in images]
     first, again, other = (
         collage(images, masks, np.random.default_rng(seed), side=96) for seed in (0, 0, 1)

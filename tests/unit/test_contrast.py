@@ -40,7 +40,7 @@ def test_nt_xent_is_the_cross_entropy_of_finding_the_other_view() -> None:
     assert nt_xent(rows, 0.2).item() == pytest.approx(slow / 10)
 
 
-def test_neighbours_are_those_of_brute_force_and_never_the_image_itself() -> None:
+def test_neighbors_are_those_of_brute_force_and_never_the_image_itself() -> None:
     rows = RNG.standard_normal((3000, 8)).astype(np.float32)
     rows[100:140] = rows[100]
     rows[7] = 0

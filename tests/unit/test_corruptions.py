@@ -8,7 +8,7 @@ import pytest
 from lookalike.errors import UnknownNameError
 from lookalike.images.corruptions import (
     DISTORTIONS,
-    GREY,
+    GRAY,
     NOISE_LEVELS,
     Distortion,
     find_distortions,
@@ -59,13 +59,13 @@ def test_each_changes_the_image_and_is_drawn_by_its_generator(
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_colours_are_distorted_as_one_picture(name: str) -> None:
-    grey = textured((30, 30))
-    made = applied(name, np.repeat(grey[..., None], 3, axis=2))
+def test_colors_are_distorted_as_one_picture(name: str) -> None:
+    gray = textured((30, 30))
+    made = applied(name, np.repeat(gray[..., None], 3, axis=2))
     if name == "noise":  # the one that is drawn for each channel
         assert (made[..., 0] != made[..., 1]).mean() > 0.9
     else:
-        assert np.abs(made.astype(int) - applied(name, grey)[..., None]).max() <= 1
+        assert np.abs(made.astype(int) - applied(name, gray)[..., None]).max() <= 1
 
 
 def test_crop_shows_a_window_of_the_stated_area() -> None:
@@ -131,7 +131,7 @@ def test_occlusion_covers_a_ninth_in_one_piece(shape: tuple[int, ...]) -> None:
     image = np.zeros(shape, np.uint8)
     places = set()
     for seed in range(20):
-        covered = applied("occlusion", image, seed) == GREY
+        covered = applied("occlusion", image, seed) == GRAY
         rows, columns = np.nonzero(covered if covered.ndim == 2 else covered.all(axis=2))
         height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
         assert len(rows) == height * width == shape[0] * shape[1] // 9
@@ -140,7 +140,7 @@ def test_occlusion_covers_a_ninth_in_one_piece(shape: tuple[int, ...]) -> None:
     assert len(places) > 10
 
 
-def test_they_are_found_by_name_in_the_order_of_the_catalogue() -> None:
+def test_they_are_found_by_name_in_the_order_of_the_registry() -> None:
     assert tuple(DISTORTIONS) == KINDS
     assert all(isinstance(kind, Distortion) and kind.summary for kind in find_distortions())
     assert [kind.name for kind in find_distortions()] == list(KINDS)

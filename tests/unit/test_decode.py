@@ -14,7 +14,7 @@ from tests.conftest import Require
 
 RNG = np.random.default_rng(3)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
-GREY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -30,8 +30,8 @@ def test_path_bytes_pil_and_array_are_one_image(tmp_path: Path) -> None:
         np.testing.assert_array_equal(decode(given), RGB)
 
 
-def test_grey_stays_grey() -> None:
-    np.testing.assert_array_equal(decode(encoded(Image.fromarray(GREY))), GREY)
+def test_gray_stays_gray() -> None:
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(GRAY))), GRAY)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -53,10 +53,10 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "RGBA", "LA", "CMYK", "I;16"])
-def test_every_mode_becomes_grey_or_rgb(mode: str) -> None:
+def test_every_mode_becomes_gray_or_rgb(mode: str) -> None:
     if mode == "I;16":
-        image = Image.fromarray(GREY.astype(np.uint16) * 257)
-        np.testing.assert_array_equal(decode(encoded(image)), GREY)
+        image = Image.fromarray(GRAY.astype(np.uint16) * 257)
+        np.testing.assert_array_equal(decode(encoded(image)), GRAY)
         return
     kind = "JPEG" if mode == "CMYK" else "PNG"
     array = decode(encoded(Image.fromarray(RGB).convert(mode), kind))
@@ -118,8 +118,8 @@ def test_missing_files_and_folders_say_so(tmp_path: Path) -> None:
 
 
 def test_hashes_tell_contents_and_shapes_apart() -> None:
-    assert content_hash(GREY) == content_hash(GREY.copy())
-    assert content_hash(GREY) != content_hash(GREY.T)
+    assert content_hash(GRAY) == content_hash(GRAY.copy())
+    assert content_hash(GRAY) != content_hash(GRAY.T)
     assert content_hash(b"a") != content_hash(b"b")
 
 
@@ -129,7 +129,7 @@ def test_resizing_and_channels() -> None:
     assert within(np.zeros((1, 4000), np.uint8), 100).shape == (1, 100)
     assert resized(RGB, 12, 4).shape == (12, 4, 3)
     assert resized(RGB, 6, 9) is RGB
-    assert with_channels(GREY, 3).shape == (6, 9, 3)
+    assert with_channels(GRAY, 3).shape == (6, 9, 3)
     luma = RGB @ np.array([0.299, 0.587, 0.114])
     assert np.abs(with_channels(RGB, 1)[..., 0] - luma).max() <= 1
 
@@ -239,7 +239,7 @@ def test_heic_is_read_where_pi_heif_is(require: Require) -> None:
 
 
 def test_only_the_first_frame_counts() -> None:
-    frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (5, 5), color) for color in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decode(data)[0, 0].tolist() == [255, 0, 0]
 

@@ -253,7 +253,7 @@ def test_items_say_codepoint_and_name_and_can_be_cut_and_searched(
     ]
     assert cut[1].metadata == hand
     np.testing.assert_array_equal(cut[1].image(), source[2].image())
-    encoder = open_encoder("colour", sample_images(source))
+    encoder = open_encoder("color", sample_images(source))
     gallery = la.Gallery.create(tmp_path / "tiny.gallery", encoder=encoder)
     assert gallery.sync(source).added == 3
     hit = gallery.search(source[2].image(), n=1)[0]

@@ -27,7 +27,7 @@ SCENES = 30
 
 
 def scene(seed: int, side: int = 96) -> Image.Image:
-    """Return a picture of coloured blocks unlike that of any other seed."""
+    """Return a picture of colored blocks unlike that of any other seed."""
     blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3)).astype(np.uint8)
     return Image.fromarray(blocks).resize((side, side), Image.Resampling.BICUBIC)
 
@@ -43,9 +43,9 @@ def collection(folder: Path) -> Gallery:
     darker = np.asarray(scene(3)) * 0.92
     Image.fromarray(darker.astype(np.uint8)).save(folder / "03 darker.png")
     turned = np.asarray(scene(4))[..., ::-1]
-    Image.fromarray(np.ascontiguousarray(turned)).save(folder / "04 other colours.png")
+    Image.fromarray(np.ascontiguousarray(turned)).save(folder / "04 other colors.png")
     source = open_source(folder)
-    encoder = open_encoder("colour", sample_images(source))
+    encoder = open_encoder("color", sample_images(source))
     gallery = Gallery.create(folder.parent / "made.gallery", encoder=encoder)
     gallery.sync(source)
     return gallery
@@ -182,7 +182,7 @@ def test_trustworthiness_is_scikit_learns() -> None:
         assert found.trustworthiness == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_map_keeps_neighbours_and_clusters_are_found_on_it() -> None:
+def test_the_map_keeps_neighbors_and_clusters_are_found_on_it() -> None:
     graph = blobs()
     points = lay_out(graph)
     assert points.dtype == np.float32

@@ -75,7 +75,7 @@ def test_what_is_inside_a_ring_cannot_be_reached_and_counts_as_item() -> None:
 
 
 def test_of_a_photograph_a_part_is_guessed() -> None:
-    """No colour is common to the border; the petals are what is least like it."""
+    """No color is common to the border; the petals are what is least like it."""
     flower = load_sample_images().images[1]
     found = foreground(flower)
     assert found.found
@@ -86,7 +86,7 @@ def test_of_a_photograph_a_part_is_guessed() -> None:
     assert inside[0] - outside[0] > 50  # they are red and yellow, on dark green
 
 
-def test_an_item_on_ground_of_two_colours_is_found_by_falling_back() -> None:
+def test_an_item_on_ground_of_two_colors_is_found_by_falling_back() -> None:
     shape = disc(120, 120, 60, 60, 30)
     image = np.full((120, 120, 3), (20, 90, 20), np.uint8)
     image[60:] = (120, 190, 220)
@@ -140,12 +140,12 @@ def test_the_one_dark_pixel_of_nine_is_the_item() -> None:
     assert found.box() == (1, 1, 1, 1)
 
 
-def test_a_grey_image_is_taken_like_its_colours() -> None:
+def test_a_gray_image_is_taken_like_its_colors() -> None:
     shape = disc(80, 80, 40, 30, 20)
-    grey = np.where(shape, 40, 250).astype(np.uint8)
-    found = foreground(grey)
+    gray = np.where(shape, 40, 250).astype(np.uint8)
+    found = foreground(gray)
     assert overlap(found, shape) == 1
-    np.testing.assert_array_equal(found.mask, foreground(np.dstack([grey] * 3)).mask)
+    np.testing.assert_array_equal(found.mask, foreground(np.dstack([gray] * 3)).mask)
 
 
 def test_the_box_and_its_margin_stay_inside_the_image() -> None:

@@ -47,7 +47,7 @@ def test_any_images_alone_or_in_a_batch(name: str, images: list[ImageArray]) -> 
     assert np.isfinite(together).all()
     alone = np.concatenate([encoder.encode([image]) for image in images])
     np.testing.assert_allclose(alone, together, atol=1e-5)
-    if encoder.normalised:
+    if encoder.normalized:
         np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
 
 
@@ -176,7 +176,7 @@ def test_fine_hog_is_half_whitened() -> None:
     np.testing.assert_allclose(found @ found.T, slow @ slow.T, atol=5e-3)
 
 
-def test_a_plain_background_of_any_colour_has_no_edge() -> None:
+def test_a_plain_background_of_any_color_has_no_edge() -> None:
     dark = np.zeros((28, 28), np.uint8)
     dark[8:20, 10:14] = 200
     light = dark + np.uint8(55)
@@ -190,7 +190,7 @@ def test_pca_of_many_pixels_finds_the_leading_components_too() -> None:
     values = np.stack(images).reshape(40, -1) / 255
     sizes = np.linalg.svd(values - values.mean(axis=0), compute_uv=False)
     most = (sizes[:8] ** 2).sum()
-    # Of noise, whose components hardly differ, a randomised search may miss a little.
+    # Of noise, whose components hardly differ, a randomized search may miss a little.
     assert 0.95 * most < (found**2).sum() <= 1.0001 * most
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-3)
 
@@ -209,10 +209,10 @@ def slow_hsv(image: ImageArray) -> np.ndarray:
     return np.sqrt(counts.ravel() / counts.sum())
 
 
-def test_colour_histogram_matches_colorsys() -> None:
+def test_color_histogram_matches_colorsys() -> None:
     image = RNG.integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    found = open_encoder("colour", [image]).encode([image])[0]
-    # Colours that lie on a bin's border may fall to either side of it in float32.
+    found = open_encoder("color", [image]).encode([image])[0]
+    # Colors that lie on a bin's border may fall to either side of it in float32.
     assert np.abs(found**2 - slow_hsv(image) ** 2).sum() < 0.002
 
 
@@ -241,7 +241,7 @@ def test_a_pyramid_knows_where_things_are() -> None:
     left = np.zeros((64, 64, 3), np.uint8)
     left[:, :32] = (255, 0, 0)
     right = left[:, ::-1].copy()
-    flat, pyramid = (open_encoder(n, [left]) for n in ("colour", "colour-pyramid"))
+    flat, pyramid = (open_encoder(n, [left]) for n in ("color", "color-pyramid"))
     np.testing.assert_allclose(flat.encode([left]), flat.encode([right]))
     assert np.linalg.norm(pyramid.encode([left]) - pyramid.encode([right])) > 0.5
     assert pyramid.dim == 21 * flat.dim

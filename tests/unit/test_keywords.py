@@ -16,9 +16,9 @@ from tests.unit.test_explore import scene
 
 ROWS = [
     {"title": "Red shoe", "tags": ["leather", "summer"], "year": 2020},
-    {"title": "red, red and red again", "colour": "red"},
+    {"title": "red, red and red again", "color": "red"},
     {"title": "Blue shoes", "price": 12.5, "sale": True},
-    {"title": "Châle Été", "colour": None},
+    {"title": "Châle Été", "color": None},
     {},
 ]
 

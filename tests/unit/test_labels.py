@@ -20,9 +20,9 @@ PRECISION = 0.95
 def clusters(spread_by: float = 0.25, seed: int = 0) -> tuple[Graph, list[str]]:
     """Return a graph of blobs, the first ones larger, and what each row is."""
     rng = np.random.default_rng(seed)
-    centres = np.eye(KINDS, 16) * 3
+    centers = np.eye(KINDS, 16) * 3
     kinds = np.repeat(np.arange(KINDS), EACH)
-    values = centres[kinds] + rng.normal(0, spread_by, (len(kinds), 16))
+    values = centers[kinds] + rng.normal(0, spread_by, (len(kinds), 16))
     ids = tuple(f"x:{row:03d}" for row in range(len(kinds)))
     return graph_of(ids, values.astype(np.float32)), [f"kind {kind}" for kind in kinds]
 
@@ -44,7 +44,7 @@ def test_the_graph_is_that_of_computing_every_distance() -> None:
     np.testing.assert_allclose(graph.distances, np.sort(all_pairs, 1)[:, :20], rtol=1e-4)
 
 
-def test_identical_images_are_each_others_neighbours_and_never_their_own() -> None:
+def test_identical_images_are_each_others_neighbors_and_never_their_own() -> None:
     graph = graph_of(tuple("abcdef"), np.ones((6, 3), np.float32))
     assert all(row not in near for row, near in enumerate(graph.rows))
     assert np.isfinite(graph.affinity(5).toarray()).all()
@@ -57,7 +57,7 @@ def test_as_many_suggestions_as_kinds_show_every_kind() -> None:
     assert {truth[row] for row in rows} == set(truth)
 
 
-def test_suggestions_are_never_twice_and_never_labelled_ones() -> None:
+def test_suggestions_are_never_twice_and_never_labeled_ones() -> None:
     graph, truth = clusters()
     first = suggest(graph, 10)
     given = named(graph, truth, first)
@@ -80,7 +80,7 @@ def test_one_label_a_kind_labels_all() -> None:
     assert accuracy(graph, truth, named(graph, truth, rows)) == 1
 
 
-def test_given_labels_are_kept_even_if_all_neighbours_say_otherwise() -> None:
+def test_given_labels_are_kept_even_if_all_neighbors_say_otherwise() -> None:
     graph, truth = clusters()
     rows = suggest(graph, 40)
     given = named(graph, truth, rows)
@@ -151,7 +151,7 @@ def test_three_images_are_enough() -> None:
     assert len(suggest(graph, 2)) == 2
     found = spread(graph, Given("g", {"a": ("x",), "c": ("y",)}))
     assert found.guesses[1] == ("x",)
-    assert check(graph, Given("g", {"a": ("x",), "b": ("y",), "c": ("y",)})).labelled == 3
+    assert check(graph, Given("g", {"a": ("x",), "b": ("y",), "c": ("y",)})).labeled == 3
 
 
 def test_cells_are_separated() -> None:
@@ -186,7 +186,7 @@ def test_files_that_are_not_usable_are_refused(tmp_path: Path, text: str, said: 
 
 @pytest.mark.parametrize(
     ("of", "said"),
-    [({}, "no image has a label"), ({"a": ("x",), "b": ("x",)}, "all 2 labelled images are 'x'")],
+    [({}, "no image has a label"), ({"a": ("x",), "b": ("x",)}, "all 2 labeled images are 'x'")],
 )
 def test_labels_that_tell_nothing_apart_are_refused(
     of: dict[str, tuple[str, ...]], said: str

@@ -55,12 +55,12 @@ def pieces() -> list[ImageArray]:
 def known(
     degrees: float, scale: float, *, shear: float = 0.0, tilt: float = 0.0
 ) -> NDArray[np.float64]:
-    """Return a map about the centre of a piece, ``(3, 3)``; with a tilt a homography."""
+    """Return a map about the center of a piece, ``(3, 3)``; with a tilt a homography."""
     angle, half = np.deg2rad(degrees), SIDE / 2
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     about = np.array([(cos, shear - sin, 0), (sin, cos, 0), (tilt / half, 0, 1)])
-    centre = np.array([(1, 0, half), (0, 1, half), (0, 0, 1)])
-    moved: NDArray[np.float64] = centre @ about @ np.linalg.inv(centre)
+    center = np.array([(1, 0, half), (0, 1, half), (0, 0, 1)])
+    moved: NDArray[np.float64] = center @ about @ np.linalg.inv(center)
     return moved
 
 
@@ -258,7 +258,7 @@ def test_fewer_than_four_count_as_none_and_a_place_counts_once() -> None:
 
 PLAIN: dict[str, Callable[[], ImageArray]] = {
     "white": lambda: np.full((200, 300, 3), 255, np.uint8),
-    "grey white": lambda: np.full((200, 300), 255, np.uint8),
+    "gray white": lambda: np.full((200, 300), 255, np.uint8),
     "one pixel": lambda: np.zeros((1, 1, 3), np.uint8),
     "a line": lambda: np.zeros((1, 5000), np.uint8),
     "tall": lambda: np.random.default_rng(0).integers(0, 256, (900, 2), dtype=np.uint8),
@@ -281,9 +281,9 @@ def test_images_with_little_in_them_do_no_harm(name: str, house: ImageArray) -> 
     assert verify(found, found).inliers >= 0
 
 
-def test_grey_and_colour_are_verified_with_each_other(house: ImageArray) -> None:
-    grey = with_channels(house, 1)[:, :, 0]
-    match = verify(features(grey), features(warped(house, known(8, 0.9))))
+def test_gray_and_color_are_verified_with_each_other(house: ImageArray) -> None:
+    gray = with_channels(house, 1)[:, :, 0]
+    match = verify(features(gray), features(warped(house, known(8, 0.9))))
     assert match.inliers >= 50
 
 
@@ -339,11 +339,11 @@ def test_without_opencv_the_extra_is_named(
 
 
 def test_matches_are_drawn(house: ImageArray) -> None:
-    grey = with_channels(house, 1)[:100, :, 0]
+    gray = with_channels(house, 1)[:100, :, 0]
     sizes = []
     for row, title in ((house, ""), (house, "a title"), (np.full((40, 90), 9, np.uint8), "")):
-        match = verify(features(grey), features(row))
-        figure = figures.matches(grey, row, match, title)
+        match = verify(features(gray), features(row))
+        figure = figures.matches(gray, row, match, title)
         axes = figure.axes[0]
         assert axes.get_title().startswith(title)
         said = f"{match.inliers} inliers" if match.inliers else "no inliers"

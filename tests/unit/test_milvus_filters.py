@@ -54,7 +54,7 @@ def test_keys_of_numbers_are_in_the_order_of_the_numbers(one: float, other: floa
 
 
 @given(st.integers(2**53, 2**64 - 4), st.integers(1, 3), st.sampled_from((1, -1)))
-def test_neighbours_among_whole_numbers_of_64_bits_differ(low: int, more: int, sign: int) -> None:
+def test_neighbors_among_whole_numbers_of_64_bits_differ(low: int, more: int, sign: int) -> None:
     numbers = sorted((sign * low, sign * (low + more)))
     assert _key(numbers[0]) < _key(numbers[1])
 

@@ -33,7 +33,7 @@ IDS = tuple(f"s:{i}" for i in range(40))
 class Named:
     """An encoder that is only looked at."""
 
-    normalised = True
+    normalized = True
     fingerprint = "none"
     dim = 2
 
@@ -55,11 +55,11 @@ def candidate(name: str, embeddings: NDArray[np.float64], rate: float) -> Candid
 
 
 def clustered(labels: Sequence[str], noise: float, seed: int = 0) -> Embeddings:
-    """Vectors about one centre a label."""
+    """Vectors about one center a label."""
     rng = np.random.default_rng(seed)
     names = sorted(set(labels))
-    centres = np.eye(len(names), 8)
-    rows = np.stack([centres[names.index(label)] for label in labels])
+    centers = np.eye(len(names), 8)
+    rows = np.stack([centers[names.index(label)] for label in labels])
     return (rows + noise * rng.standard_normal(rows.shape)).astype(np.float32)
 
 
@@ -207,10 +207,10 @@ BAD = {
     ),
     "one label": (
         "id,label\n" + "".join(f"{i},a\n" for i in IDS[:12]),
-        r"all 12 images are labelled 'a'",
+        r"all 12 images are labeled 'a'",
     ),
-    "too few": ("id,label\ns:0,a\ns:1,b\ns:2,\n", r"2 images are labelled.* label 8 more"),
-    "all empty": ("id,label\ns:0,\n", r"0 images are labelled.* label 10 more"),
+    "too few": ("id,label\ns:0,a\ns:1,b\ns:2,\n", r"2 images are labeled.* label 8 more"),
+    "all empty": ("id,label\ns:0,\n", r"0 images are labeled.* label 10 more"),
     "all different": (
         "id,label\n" + "".join(f"{i},{i}\n" for i in IDS),
         r"only 0 images share their label",
@@ -258,7 +258,7 @@ def test_without_labels_nothing_is_ranked(digits: Source) -> None:
 def test_own_labels_are_used_only_when_asked_for(digits: Source) -> None:
     found = la.choose(digits, labels=OWN, options=QUICK)
     assert found.judgements is not None
-    assert found.judgements.summary == "400 labelled images of 10 labels"
+    assert found.judgements.summary == "400 labeled images of 10 labels"
     values = [c.quality.estimate.value for c in found.candidates if c.quality]
     assert values == sorted(values, reverse=True)
     assert found.chosen().best
@@ -282,7 +282,7 @@ def test_images_that_cannot_be_read_are_left_out(folder: Path) -> None:
     found = choose(FolderSource.scan(folder), labels=OWN, options=QUICK)
     assert [Path(f.uri).name for f in found.skipped] == ["broken.png"]
     assert found.judgements is not None
-    assert found.judgements.summary == "12 labelled images of 3 labels"
+    assert found.judgements.summary == "12 labeled images of 3 labels"
 
 
 def test_settings_are_checked_first(digits: Source) -> None:

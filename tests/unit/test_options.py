@@ -66,12 +66,12 @@ def test_size_and_fit_are_for_networks(option: str) -> None:
 
 def test_the_description_of_an_encoder_with_options() -> None:
     assert not find_encoder("pixels,mirror").baseline
-    plain, learnt = find_encoder("pixels,mirror"), find_encoder("pixels,whiten=7")
+    plain, learned = find_encoder("pixels,mirror"), find_encoder("pixels,whiten=7")
     assert (plain.sample, plain.side) == (200, 128)
-    assert learnt.sample >= 5000
-    assert (learnt.side, learnt.dim) == (256, 7)
+    assert learned.sample >= 5000
+    assert (learned.side, learned.dim) == (256, 7)
     both = find_encoder("pixels,whiten=7+hog")
-    assert (both.name, both.sample) == ("pixels,whiten=7+hog", learnt.sample)
+    assert (both.name, both.sample) == ("pixels,whiten=7+hog", learned.sample)
     with pytest.raises(UnknownNameError, match="did you mean 'hog'"):
         find_encoder("hogg,mirror")
 
@@ -79,9 +79,9 @@ def test_the_description_of_an_encoder_with_options() -> None:
 WIDE = RNG.integers(0, 256, (4, 8, 3), dtype=np.uint8)
 
 
-def in_the_middle(colour: int | np.ndarray) -> ImageArray:
+def in_the_middle(color: int | np.ndarray) -> ImageArray:
     square = np.empty((8, 8, 3), np.uint8)
-    square[:] = colour
+    square[:] = color
     square[2:6] = WIDE
     return square
 
@@ -129,7 +129,7 @@ def test_padding_keeps_the_image_and_the_aspect() -> None:
     assert padded(WIDE, 2, "white").shape == (16, 8, 3)
 
 
-def test_a_grey_stack_is_cropped_as_its_images_are_alone() -> None:
+def test_a_gray_stack_is_cropped_as_its_images_are_alone() -> None:
     stack = RNG.integers(0, 256, (3, 16, 16), dtype=np.uint8)
     for crop in (None, 0.5, 1):
         preprocessing = Preprocessing(16, 16, 1, crop=crop)
@@ -137,7 +137,7 @@ def test_a_grey_stack_is_cropped_as_its_images_are_alone() -> None:
         np.testing.assert_array_equal(preprocessing.apply(stack), alone)
 
 
-@pytest.mark.parametrize("name", ["hog", "pixels", "colour-pyramid"])
+@pytest.mark.parametrize("name", ["hog", "pixels", "color-pyramid"])
 def test_an_image_and_its_mirror_image_are_one_thing(name: str) -> None:
     encoder = open_encoder(f"{name},mirror", IMAGES)
     assert isinstance(encoder, Averaged)
@@ -147,7 +147,7 @@ def test_an_image_and_its_mirror_image_are_one_thing(name: str) -> None:
     plain = open_encoder(name, IMAGES)
     slow = unit_rows(unit_rows(plain.encode(IMAGES)) + unit_rows(plain.encode(mirrored)))
     np.testing.assert_allclose(found, slow, atol=1e-6)
-    assert (encoder.dim, encoder.normalised) == (plain.dim, True)
+    assert (encoder.dim, encoder.normalized) == (plain.dim, True)
 
 
 def with_item_at(top: int, left: int) -> ImageArray:
@@ -172,9 +172,9 @@ def test_with_foreground_it_does_not_matter_where_the_item_is() -> None:
 
 
 def test_views_of_other_dimensions_are_refused() -> None:
-    hog, colour = open_encoder("hog", IMAGES), open_encoder("colour", IMAGES)
-    with pytest.raises(InputError, match=rf"'x'.*\[{hog.dim}, {colour.dim}\] dimensions"):
-        Averaged("x", (hog, colour))
+    hog, color = open_encoder("hog", IMAGES), open_encoder("color", IMAGES)
+    with pytest.raises(InputError, match=rf"'x'.*\[{hog.dim}, {color.dim}\] dimensions"):
+        Averaged("x", (hog, color))
 
 
 def correlated(rows: int) -> np.ndarray:
@@ -184,20 +184,20 @@ def correlated(rows: int) -> np.ndarray:
 
 def test_whitening_is_what_the_paper_says() -> None:
     rows = correlated(400)
-    learnt = Whitening.shrunk(rows, 5, 0)
-    found = (rows - learnt.mean) @ learnt.projection
+    learned = Whitening.shrunk(rows, 5, 0)
+    found = (rows - learned.mean) @ learned.projection
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(np.cov(found.T), np.eye(5), atol=1e-3)
 
 
 def test_a_shrunk_spectrum_by_a_slow_obvious_version() -> None:
     rows = correlated(400)
-    learnt = Whitening.shrunk(rows, 5, 0.2)
+    learned = Whitening.shrunk(rows, 5, 0.2)
     values, vectors = np.linalg.eigh(np.cov(rows.T.astype(float)))
     values, vectors = values[::-1][:5], vectors[:, ::-1][:, :5]
     shrunk = 0.8 * values + 0.2 * values.mean()
     expected = (rows - rows.mean(axis=0)) @ vectors / np.sqrt(shrunk)
-    found = (rows - learnt.mean) @ learnt.projection
+    found = (rows - learned.mean) @ learned.projection
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=2e-3)
     assert np.all([a >= b for a, b in pairwise(found.var(axis=0))])
 
@@ -205,16 +205,16 @@ def test_a_shrunk_spectrum_by_a_slow_obvious_version() -> None:
 def test_directions_in_which_nothing_differs_are_not_blown_up() -> None:
     rows = correlated(30)
     rows[:, 3:] = 1
-    learnt = Whitening.shrunk(rows, 10, SHRINKAGE)
-    assert np.abs((rows - learnt.mean) @ learnt.projection).max() < 10
+    learned = Whitening.shrunk(rows, 10, SHRINKAGE)
+    assert np.abs((rows - learned.mean) @ learned.projection).max() < 10
 
 
 def test_an_encoder_whitened_by_a_collection() -> None:
     source = open_source("dataset:digits/train[:300]")
     encoder = fit_encoder("pixels,whiten=16", source)
     assert isinstance(encoder, Projected)
-    assert (encoder.name, encoder.dim, encoder.normalised) == ("pixels,whiten=16", 16, True)
-    assert encoder.origin == {"learnt": "whitening", "images": 300, "shrinkage": SHRINKAGE}
+    assert (encoder.name, encoder.dim, encoder.normalized) == ("pixels,whiten=16", 16, True)
+    assert encoder.origin == {"learned": "whitening", "images": 300, "shrinkage": SHRINKAGE}
     images = [item.image() for item in source]
     rows = unit_rows(encoder.part.encode(images))
     values = (rows - encoder.projection.mean) @ encoder.projection.projection
@@ -245,7 +245,7 @@ def test_too_many_dimensions_or_too_few_images() -> None:
         "pixels,whiten=4",
         "pixels,mirror,foreground,whiten=5",
         "pixels,mirror,whiten=3+hog,foreground",
-        "pca+colour,whiten=2+hog-fine,mirror,whiten=4",
+        "pca+color,whiten=2+hog-fine,mirror,whiten=4",
     ],
 )
 def test_saved_and_loaded_it_is_the_same(name: str, tmp_path: Path) -> None:

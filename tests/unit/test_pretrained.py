@@ -85,10 +85,10 @@ def test_the_export_computes_what_torch_does(
         pooled = (maps.double().clamp(min=1e-6) ** 3).mean(dim=(2, 3)) ** (1 / 3)
     expected = nn.functional.normalize(pooled).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert (lite0.dim, lite0.normalised) == (1280, True)
+    assert (lite0.dim, lite0.normalized) == (1280, True)
     alone = np.concatenate([lite0.encode([image]) for image in photographs])
     np.testing.assert_allclose(alone, found, atol=1e-5)
-    assert lite0.origin["licence"] == "Apache-2.0"
+    assert lite0.origin["license"] == "Apache-2.0"
 
 
 def test_it_is_exported_once_and_then_needs_no_torch(
@@ -268,7 +268,7 @@ def test_layers_parts_have_unit_length() -> None:
 
 def test_layers_of_lite0(lite0: NetworkEncoder, photographs: list[np.ndarray]) -> None:
     encoder = open_encoder("efficientnet-lite0/layers", [])
-    assert (encoder.dim, encoder.normalised) == (17_472, True)
+    assert (encoder.dim, encoder.normalized) == (17_472, True)
     found = encoder.encode(photographs)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     # Its first part is GeM of the maps that GeM alone pools: four parts of equal length.
@@ -299,14 +299,14 @@ def test_the_encoder_that_images_get_unless_another_is_named(
     lite0: NetworkEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     photo, drawing = np.zeros((120, 90, 3), np.uint8), np.zeros((32, 32, 3), np.uint8)
-    grey = np.zeros((28, 28), np.uint8)
+    gray = np.zeros((28, 28), np.uint8)
     assert usual_encoder([photo])[0] == "efficientnet-lite0"
-    assert usual_encoder([drawing])[0] == "hog-fine+colour"
-    assert usual_encoder([grey])[0] == "hog-fine"
+    assert usual_encoder([drawing])[0] == "hog-fine+color"
+    assert usual_encoder([gray])[0] == "hog-fine"
     monkeypatch.setattr(backbones, "_installed", lambda _: False)
     assert usual_encoder([photo])[0] == "efficientnet-lite0"  # from the cache
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
-    assert usual_encoder([photo])[0] == "hog-fine+colour"
+    assert usual_encoder([photo])[0] == "hog-fine+color"
 
 
 class Tiny(nn.Module):
@@ -319,7 +319,7 @@ class Tiny(nn.Module):
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     (tmp_path / "own.onnx").write_bytes(to_onnx(Tiny(), torch.rand(2, 3, 16, 24)))
-    said = {"size": [16, 24], "mean": 0.5, "std": [0.1, 0.2, 0.4], "crop": 1.0, "normalise": False}
+    said = {"size": [16, 24], "mean": 0.5, "std": [0.1, 0.2, 0.4], "crop": 1.0, "normalize": False}
     (tmp_path / "own.json").write_text(json.dumps(said))
     return tmp_path / "own.onnx"
 
@@ -335,7 +335,7 @@ def test_a_network_of_your_own(own: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, (expected - 0.5) / np.tile([0.1, 0.2, 0.4], 2), atol=1e-4)
     save_encoder(encoder, tmp_path / "e")
     np.testing.assert_array_equal(load_encoder(tmp_path / "e").encode([image])[0], found)
-    both = open_encoder(f"onnx:{own}+colour", [image])
+    both = open_encoder(f"onnx:{own}+color", [image])
     assert both.dim == 6 + 128
 
 
@@ -364,12 +364,12 @@ def test_a_missing_network_is_named(tmp_path: Path) -> None:
         open_encoder(f"onnx:{tmp_path}/none.onnx", [])
 
 
-def test_catalogue_and_names(lite0: NetworkEncoder) -> None:
+def test_registry_and_names(lite0: NetworkEncoder) -> None:
     described = catalog()["efficientnet-lite0"]
     assert described.cached is not None
     assert described.cached.is_file()
-    assert (described.dim, described.licence) == (1280, "Apache-2.0")
-    assert find_encoder("efficientnet-lite0/avg+colour").name == "efficientnet-lite0/avg+colour"
+    assert (described.dim, described.license) == (1280, "Apache-2.0")
+    assert find_encoder("efficientnet-lite0/avg+color").name == "efficientnet-lite0/avg+color"
     assert find_encoder("timm:resnet18").name == "timm:resnet18"
 
 
@@ -404,8 +404,8 @@ def test_a_model_of_timm_with_local_weights(
 
     monkeypatch.setattr(timm, "create_model", with_file)
     encoder = open_encoder(f"timm:{name}", [])
-    assert (encoder.dim, encoder.normalised) == (dim, True)
-    assert encoder.origin["licence"] == "apache-2.0"
+    assert (encoder.dim, encoder.normalized) == (dim, True)
+    assert encoder.origin["license"] == "apache-2.0"
     preprocessing = encoder.preprocessing
     assert (preprocessing.height, preprocessing.crop) == (160, 0.95)
     values = torch.from_numpy(encoder.prepare(photographs))

@@ -46,7 +46,7 @@ KINDS = ("plain", "extreme", "crowded", "scales", "sparse", "twins")
     st.sampled_from(list(Metric)),
     st.booleans(),
 )
-def test_the_same_neighbours_are_found(
+def test_the_same_neighbors_are_found(
     seed: int, kind: str, count: int, dim: int, n: int, metric: Metric, filtered: bool
 ) -> None:
     rows = table(seed, kind, count, dim)

@@ -42,7 +42,7 @@ def test_labels_judge_unless_told_otherwise() -> None:
     asked = judge.right(rows[0])
     assert asked is not None
     assert (asked.ids, asked.relevant, asked.name) == ({"s:1", "s:2"}, 1, "a")
-    assert judge.basis.labelled
+    assert judge.basis.labeled
     assert judge.labels == {"s:1": "a", "s:2": "a", "s:3": "b"}
     alone = judge.right(rows[2])
     assert alone is not None

@@ -25,8 +25,8 @@ few = settings(max_examples=40, deadline=None)
 def gallery(seed: int, n: int, dim: int = 4) -> tuple[Rows, Rows]:
     """Return a query and n rows in clusters of any length, with copies and rows of zeros."""
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(3, dim))
-    rows = centres[rng.integers(0, 3, n)] + rng.normal(size=(n, dim)) * rng.choice([0.05, 0.5, 2])
+    centers = rng.normal(size=(3, dim))
+    rows = centers[rng.integers(0, 3, n)] + rng.normal(size=(n, dim)) * rng.choice([0.05, 0.5, 2])
     rows *= rng.choice([0.01, 1, 30], size=(n, 1))
     rows[rng.random(n) < 0.1] = 0
     for i in np.flatnonzero(rng.random(n) < 0.3):
@@ -294,7 +294,7 @@ def test_diffusion_follows_two_moons() -> None:
     assert mean_average_precision(points, labels, diffuse) > before + 0.15
 
 
-def test_reciprocal_neighbours_tell_clusters_of_unequal_spread() -> None:
+def test_reciprocal_neighbors_tell_clusters_of_unequal_spread() -> None:
     spread = np.random.default_rng(1).uniform(0.4, 1.6, size=(150, 1)).astype(np.float32)
     points, labels = clusters(spread)
     before = mean_average_precision(points, labels, plain)

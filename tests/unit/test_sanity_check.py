@@ -113,7 +113,7 @@ def test_without_labels_nothing_is_said_of_quality(source: ArraySource) -> None:
     assert (some.queries, some.labels) == (40, 2)
 
 
-def test_labelled_images_are_looked_at_wherever_they_lie(source: ArraySource) -> None:
+def test_labeled_images_are_looked_at_wherever_they_lie(source: ArraySource) -> None:
     few = {source[i].id: str(i % 2) for i in range(1, 400, 10)}
     sample = read_sample(source, 20, frozenset(few))
     found = {each.item.id for each in sample}

@@ -30,7 +30,7 @@ def no_images(hits: Sequence[Hit]) -> list[ImageArray | None]:
 
 @pytest.fixture(params=["memory", "lance"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> VectorStore:
-    """Sixty rows of different lengths about five centres, the last ten copies of the first."""
+    """Sixty rows of different lengths about five centers, the last ten copies of the first."""
     rng = np.random.default_rng(3)
     values = rng.normal(size=(5, DIM))[rng.integers(5, size=ROWS)] + rng.normal(size=(ROWS, DIM))
     values[50:] = values[:10]

@@ -34,7 +34,7 @@ def test_paper_is_measured_on_the_images(ground: int, ink: int) -> None:
         [np.zeros((28, 28), np.uint8)],
         [np.arange(28 * 28, dtype=np.uint32).astype(np.uint8).reshape(28, 28)],
     ],
-    ids=["none", "colour", "large", "blank", "texture"],
+    ids=["none", "color", "large", "blank", "texture"],
 )
 def test_other_images_are_not_drawn(images: list[ImageArray]) -> None:
     assert paper_of(images) is None

@@ -77,11 +77,11 @@ def test_what_was_made_is_read_again(package: None, monkeypatch: pytest.MonkeyPa
     assert (again.classes, again.columns) == (first.classes, first.columns)
 
 
-def png(colour: tuple[int, int, int], width: int, height: int) -> bytes:
+def png(color: tuple[int, int, int], width: int, height: int) -> bytes:
     """Return an item that fills the middle half of a transparent image, both ways."""
     rgba = np.zeros((height, width, 4), np.uint8)
     inside = np.s_[height // 4 : -(height // 4), width // 4 : -(width // 4)]
-    rgba[inside] = (*colour, 255)
+    rgba[inside] = (*color, 255)
     file = io.BytesIO()
     Image.fromarray(rgba).save(file, "PNG")
     return file.getvalue()

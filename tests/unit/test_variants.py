@@ -26,16 +26,16 @@ from tests.integration.test_cli import lookalike
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Gallery:
-    """Eighteen drawings in three folders, noisy colours of which the labels are the order."""
+    """Eighteen drawings in three folders, noisy colors of which the labels are the order."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "shop"
     for label in "abc":
         (folder / label).mkdir(parents=True)
         base = rng.integers(0, 256, (3, 3, 3))
         for number in range(6):
-            colours = np.clip(base + rng.normal(0, 150, (3, 3, 3)), 0, 255).astype(np.uint8)
+            colors = np.clip(base + rng.normal(0, 150, (3, 3, 3)), 0, 255).astype(np.uint8)
             page = Image.new("RGB", (48, 48), "white")
-            page.paste(Image.fromarray(colours).resize((36, 36), 0), (6, 6))
+            page.paste(Image.fromarray(colors).resize((36, 36), 0), (6, 6))
             page.save(folder / label / f"{number}.png")
     return indexed(folder)
 

@@ -46,7 +46,7 @@ def command(
     """Adapt a pretrained encoder to a collection, without labels.
 
     Of each image views are made as queries may show it: street photographs of its item, or
-    drawings by other hands. From these a projection is learnt in which views of one item are near
+    drawings by other hands. From these a projection is learned in which views of one item are near
     each other. It takes minutes for some thousands of images on two cores. Whether it helps is
     for lookalike evaluate --street, or labels, to say.
     """

@@ -75,7 +75,7 @@ def print_evaluation(found: Evaluation) -> None:
         recall = (f"recall@{n}", f"{scores.recall.value:.5f}")
         early = (f"first {scores.first.queries}", f"{scores.first.precision:.4f}")
         encoder = ("encoder", f"{name} *" if scores is found.scores else name)
-        if found.basis.labelled:
+        if found.basis.labeled:
             rows.append((encoder, precision, average, first, recall, early))
         else:
             rows.append((encoder, average, of_found, first, recall, precision))
@@ -87,7 +87,7 @@ def print_evaluation(found: Evaluation) -> None:
         title = f"{found.protocol.name}: {title}"
     columns = [name for name, _ in rows[0]]
     print_table(columns, [[cell for _, cell in row] for row in rows], title=title)
-    if not found.basis.labelled:
+    if not found.basis.labeled:
         print(
             f"right hits {found.basis.said}; mAP@{n} divides by min({n}, right answers), "
             f"mAP@{n} (found) by the right hits among the {n}"

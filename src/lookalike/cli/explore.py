@@ -159,7 +159,7 @@ def duplicates_command(
     ] = "largest",
     within: Annotated[
         float | None,
-        typer.Option(help="How far apart embeddings of copies are; else learnt from copies."),
+        typer.Option(help="How far apart embeddings of copies are; else learned from copies."),
     ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Only files that are the same; no image is read.")
@@ -169,7 +169,7 @@ def duplicates_command(
 ) -> None:
     """Find groups of duplicates: the same files, and images that look like copies.
 
-    What a copy looks like is learnt from copies made of 200 of the images. Nothing is deleted: the
+    What a copy looks like is learned from copies made of 200 of the images. Nothing is deleted: the
     list says which of each group the rule keeps. With -o FOLDER duplicates.csv and a contact sheet
     are written.
     """

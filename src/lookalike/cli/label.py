@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lookalike.labels import Given, Spread
 
 app = typer.Typer(
-    help="Name a few images, get the rest labelled, and find labels that are wrong.",
+    help="Name a few images, get the rest labeled, and find labels that are wrong.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -49,14 +49,14 @@ def suggest_command(
     Several labels of one image are joined by semicolons.
     """
     from lookalike.gallery.gallery import Gallery
-    from lookalike.labels import neighbour_graph, read_given, suggest
+    from lookalike.labels import neighbor_graph, read_given, suggest
     from lookalike.labels.session import keep_round
 
     check_free(out)
     opened = Gallery.open(gallery)
     labels = None if given is None else read_given(given, opened.store.ids())
     with console.progress() as on_progress:
-        graph = neighbour_graph(opened, on_progress=on_progress)
+        graph = neighbor_graph(opened, on_progress=on_progress)
         rows = suggest(graph, count, labels, seed=seed, on_progress=on_progress)
     ids = [graph.ids[row] for row in rows]
     if keep:
@@ -101,7 +101,7 @@ def spread_command(
     """
     from lookalike.artifacts import write_atomically
     from lookalike.gallery.gallery import Gallery
-    from lookalike.labels import neighbour_graph, read_given, spread
+    from lookalike.labels import neighbor_graph, read_given, spread
     from lookalike.labels.write_back import check_column, write_labels
 
     opened = Gallery.open(gallery)
@@ -110,7 +110,7 @@ def spread_command(
         check_column(opened, write)
     with console.progress() as on_progress:
         labels.check()
-        graph = neighbour_graph(opened, on_progress=on_progress)
+        graph = neighbor_graph(opened, on_progress=on_progress)
         found = spread(graph, labels, precision=precision, seed=seed, on_progress=on_progress)
     uris = opened.store.get(found.ids).uris
     rows = ({**row, "uri": uri} for row, uri in zip(found.rows(), uris, strict=True))
@@ -141,14 +141,14 @@ def check_command(
 ) -> None:
     """Rank labels that the labels of the nearest images contradict. Nothing is changed."""
     from lookalike.gallery.gallery import Gallery
-    from lookalike.labels import check, neighbour_graph, read_given
+    from lookalike.labels import check, neighbor_graph, read_given
 
     check_free(out)
     opened = Gallery.open(gallery)
     labels = read_given(given, opened.store.ids()) if given is not None else _own(opened, column)
     labels.check()
     with console.progress() as on_progress:
-        found = check(neighbour_graph(opened, on_progress=on_progress), labels)
+        found = check(neighbor_graph(opened, on_progress=on_progress), labels)
     rows = list(found.rows())
     if as_json:
         console.print_json(found.as_dict())
@@ -156,7 +156,7 @@ def check_command(
         columns = ("id", "label", "proposed", "contradiction", "agreeing")
         console.print_table(columns, [[row[name] for name in columns] for row in rows[:show]])
     if not as_json:
-        print(f"{len(rows):,} of {found.labelled:,} labels are contradicted by their neighbours")
+        print(f"{len(rows):,} of {found.labeled:,} labels are contradicted by their neighbors")
     if out is not None:
         _write_checked(opened, rows, show, out)
         console.note(f"{out / 'suspects.csv'}: all of them; {out / 'sheet.png'}: the first {show}")

@@ -33,7 +33,7 @@ def encoders(as_json: AsJson = False) -> None:
             "dim": "" if d.dim is None else d.dim,
             "input": d.input,
             "baseline": "yes" if d.baseline else "",
-            "licence": d.licence,
+            "license": d.license,
             "source": d.source,
             "cached": str(d.cached) if d.cached is not None and d.cached.is_file() else "",
             "MB": _megabytes(d.cached),
@@ -66,7 +66,7 @@ def datasets(as_json: AsJson = False) -> None:
     from lookalike.datasets.registry import DATASETS
 
     rows = [
-        {"name": d.name, "splits": ", ".join(d.splits), "summary": d.summary, "licence": d.licence}
+        {"name": d.name, "splits": ", ".join(d.splits), "summary": d.summary, "license": d.license}
         for d in DATASETS.values()
     ]
     _list(rows, as_json)

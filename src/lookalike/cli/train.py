@@ -123,7 +123,7 @@ def _labels(labels: str, source: Source) -> Mapping[str, str] | None:
         return {}
     from lookalike.errors import InputError
     from lookalike.evaluation.agreement import Labels, read_judgements
-    from lookalike.evaluation.sanity_check import LEAST_LABELLED
+    from lookalike.evaluation.sanity_check import LEAST_LABELED
 
     found = read_judgements(Path(labels), [item.id for item in source])
     if not isinstance(found, Labels):
@@ -131,9 +131,9 @@ def _labels(labels: str, source: Source) -> Mapping[str, str] | None:
             f"{labels}: holds pairs; training is judged by columns id and label (lookalike choose "
             "takes pairs)"
         )
-    if len(found.of) < LEAST_LABELLED:
+    if len(found.of) < LEAST_LABELED:
         raise InputError(
-            f"{labels}: {len(found.of)} images are labelled, at least {LEAST_LABELLED} are needed "
+            f"{labels}: {len(found.of)} images are labeled, at least {LEAST_LABELED} are needed "
             "to judge training; label more, or say --labels none"
         )
     return found.of

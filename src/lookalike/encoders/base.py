@@ -20,7 +20,7 @@ MANIFEST = "encoder.json"
 
 FITS = ("crop", "stretch", "white", "border")
 """How an image becomes a square: its middle, all of it stretched, or all of it with white beside
-it, or with the colour of its border."""
+it, or with the color of its border."""
 
 NATIVE_LIMIT = 64
 """Images that all share one size of at most this many pixels a side are used as they are."""
@@ -29,13 +29,13 @@ NATIVE_LIMIT = 64
 class Encoder(Protocol):
     """Images in, embeddings out. An image alone gets the embedding it gets inside a batch.
 
-    ``normalised`` says whether embeddings have unit length; ``fingerprint`` is a SHA-256 over
+    ``normalized`` says whether embeddings have unit length; ``fingerprint`` is a SHA-256 over
     weights and preprocessing, so that two encoders with the same one give the same embeddings.
     """
 
     @property
     def name(self) -> str:
-        """Its name in the catalogue, or that of the recipe it was trained by."""
+        """Its name in the registry, or that of the recipe it was trained by."""
         ...
 
     @property
@@ -44,7 +44,7 @@ class Encoder(Protocol):
         ...
 
     @property
-    def normalised(self) -> bool:
+    def normalized(self) -> bool:
         """Whether every embedding has unit length (zero vectors excepted)."""
         ...
 
@@ -77,7 +77,7 @@ class Preprocessing:
     Args:
         height: rows, in pixels.
         width: columns, in pixels.
-        channels: 1 (grey, ITU-R 601 luma) or 3 (RGB).
+        channels: 1 (gray, ITU-R 601 luma) or 3 (RGB).
         exact: refuse images of another size rather than stretch them to this one.
         filter: ``bilinear`` or ``bicubic``, both antialiased.
         crop: instead of stretching the whole image, take the middle of it: this share of its
@@ -85,7 +85,7 @@ class Preprocessing:
         mean: taken from each channel's values in [0, 1] (0 unless given).
         std: what they are divided by then (1 unless given).
         pad: instead of stretching the whole image, keep its proportions and fill what is left, in
-            equal parts on both sides, with ``white`` or the middle colour of its ``border``.
+            equal parts on both sides, with ``white`` or the middle color of its ``border``.
     """
 
     height: int
@@ -118,7 +118,7 @@ class Preprocessing:
         """Choose for a sample of a collection.
 
         Small images of one size keep it, unless that is below ``least`` pixels; others are
-        stretched to ``size`` x ``size``. Grey stays grey unless ``channels`` says otherwise.
+        stretched to ``size`` x ``size``. Gray stays gray unless ``channels`` says otherwise.
 
         Raises:
             InputError: the sample is empty.
@@ -170,7 +170,7 @@ class Preprocessing:
         return out
 
     def _is_ready(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> bool:
-        """Tell whether a stack of grey images needs nothing but a channel axis."""
+        """Tell whether a stack of gray images needs nothing but a channel axis."""
         if self.channels != 1 or self.crop not in (None, 1) or not isinstance(images, np.ndarray):
             return False
         return images.shape[1:] == (self.height, self.width)
@@ -208,7 +208,7 @@ def fingerprint(description: Mapping[str, Any], files: Mapping[str, bytes]) -> s
 def encoder_files(encoder: Encoder) -> dict[str, bytes]:
     """Return what an encoder's folder holds, by name, ``encoder.json`` last."""
     files = dict(encoder.files())
-    facts = {"dim": encoder.dim, "normalised": encoder.normalised}
+    facts = {"dim": encoder.dim, "normalized": encoder.normalized}
     said = {**encoder.describe(), **facts, "files": sorted(files)}
     manifest = manifest_bytes({**said, "fingerprint": encoder.fingerprint})
     return {**files, MANIFEST: manifest}

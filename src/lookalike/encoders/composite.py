@@ -31,7 +31,7 @@ class Combined:
     """
 
     kind: ClassVar[str] = "combined"
-    normalised: ClassVar[bool] = True
+    normalized: ClassVar[bool] = True
 
     name: str
     parts: tuple[Encoder, ...]
@@ -86,7 +86,7 @@ class Averaged:
     """
 
     kind: ClassVar[str] = "averaged"
-    normalised: ClassVar[bool] = True
+    normalized: ClassVar[bool] = True
 
     name: str
     parts: tuple[Encoder, ...]
@@ -151,15 +151,15 @@ def _item_of(image: ImageArray) -> ImageArray:
 
 @dataclass(frozen=True)
 class Projected:
-    """An encoder's unit-length embeddings, centred, projected and brought to unit length.
+    """An encoder's unit-length embeddings, centered, projected and brought to unit length.
 
-    The projection is one that whitens (:meth:`Whitening.fit`) or one learnt from views of the
+    The projection is one that whitens (:meth:`Whitening.fit`) or one learned from views of the
     images (:func:`lookalike.training.adapt.adapt`); ``origin`` says how and from what it was
-    learnt, and is no part of the fingerprint.
+    learned, and is no part of the fingerprint.
     """
 
     kind: ClassVar[str] = "projected"
-    normalised: ClassVar[bool] = True
+    normalized: ClassVar[bool] = True
 
     name: str
     part: Encoder
@@ -177,15 +177,15 @@ class Projected:
 
     def project(self, rows: NDArray[np.float32]) -> Embeddings:
         """Return ``(n, dim)`` for unit-length embeddings of its part."""
-        centred = np.asarray(rows - self.projection.mean, np.float32)
-        return unit_rows(np.asarray(centred @ self.projection.projection, np.float32))
+        centered = np.asarray(rows - self.projection.mean, np.float32)
+        return unit_rows(np.asarray(centered @ self.projection.projection, np.float32))
 
     def files(self) -> Mapping[str, bytes]:
         """Return the part's files and the projection."""
         return {**self._arrays(), **_files_of((self.part,))}
 
     def describe(self) -> Mapping[str, Any]:
-        """Return how it was learnt and the part's description."""
+        """Return how it was learned and the part's description."""
         part = dict(self.part.describe())
         return {"kind": self.kind, "name": self.name, "origin": self.origin, "parts": [part]}
 
@@ -206,8 +206,8 @@ class Projected:
         return fingerprint(fields, self._arrays())
 
     def _arrays(self) -> Mapping[str, bytes]:
-        learnt = self.projection
-        return write_arrays({"mean": learnt.mean, "projection": learnt.projection})
+        learned = self.projection
+        return write_arrays({"mean": learned.mean, "projection": learned.projection})
 
 
 def _files_of(parts: Sequence[Encoder]) -> Mapping[str, bytes]:

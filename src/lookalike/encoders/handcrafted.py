@@ -1,6 +1,6 @@
 """Encoders that learn nothing, or only a projection: the baselines, and useful in themselves.
 
-They take grey and colour images of any size. All but pixels and PCA have unit length.
+They take gray and color images of any size. All but pixels and PCA have unit length.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHUNK_PIXELS = 1 << 20
 WEIGHTS = "model.safetensors"
 
 _EXACT_PCA = 1 << 10
-"""With more pixel values an exact eigendecomposition takes minutes; a randomised one seconds."""
+"""With more pixel values an exact eigendecomposition takes minutes; a randomized one seconds."""
 
 Pixels4 = NDArray[np.uint8]
 """``(n, height, width, channels)`` uint8."""
@@ -39,7 +39,7 @@ class ClassicEncoder(ABC):
     """Preprocessing, then a pure function of the pixels in :meth:`_embed`."""
 
     kind: ClassVar[str]
-    normalised: ClassVar[bool] = True
+    normalized: ClassVar[bool] = True
 
     name: str
     preprocessing: Preprocessing
@@ -67,7 +67,7 @@ class ClassicEncoder(ABC):
         return {}
 
     def files(self) -> Mapping[str, bytes]:
-        """Return the learnt arrays, if there are any."""
+        """Return the learned arrays, if there are any."""
         return {}
 
     def describe(self) -> Mapping[str, Any]:
@@ -100,7 +100,7 @@ class Pixels(ClassicEncoder):
     """The pixels themselves, in [0, 1]: what every other encoder has to beat."""
 
     kind: ClassVar[str] = "pixels"
-    normalised: ClassVar[bool] = False
+    normalized: ClassVar[bool] = False
 
     @property
     def dim(self) -> int:
@@ -119,7 +119,7 @@ class Pca(ClassicEncoder):
     """
 
     kind: ClassVar[str] = "pca"
-    normalised: ClassVar[bool] = False
+    normalized: ClassVar[bool] = False
 
     mean: NDArray[np.float32]
     components: NDArray[np.float32]
@@ -146,8 +146,8 @@ class Pca(ClassicEncoder):
 
             found = PCA(dim, svd_solver="randomized", random_state=0).fit(pixels)
             return cls(name, preprocessing, mean, found.components_.astype(np.float32))
-        centred = pixels - mean
-        _, vectors = np.linalg.eigh(centred.T @ centred / np.float32(len(pixels)))
+        centered = pixels - mean
+        _, vectors = np.linalg.eigh(centered.T @ centered / np.float32(len(pixels)))
         return cls(name, preprocessing, mean, np.ascontiguousarray(vectors.T[::-1][:dim]))
 
     @property
@@ -175,8 +175,8 @@ class Pca(ClassicEncoder):
 class Histogram(ClassicEncoder):
     """How often each of a few codes occurs, in the whole image or in a pyramid of its parts.
 
-    ``codes="hsv"``: colours on a grid of 8 hues x 4 saturations x 4 values. ``codes="lbp"``:
-    uniform local binary patterns of the eight neighbours (Ojala, Pietikäinen, Mäenpää 2002,
+    ``codes="hsv"``: colors on a grid of 8 hues x 4 saturations x 4 values. ``codes="lbp"``:
+    uniform local binary patterns of the eight neighbors (Ojala, Pietikäinen, Mäenpää 2002,
     section 2.3), 59 of them. ``levels`` are the pyramid's grids, (1,) being the whole image and
     (1, 2, 4) that of Lazebnik, Schmid, Ponce 2006, with their weights. Each grid's counts are
     shares; the square root of the whole vector (Hellinger) has unit length.
@@ -218,7 +218,7 @@ class Histogram(ClassicEncoder):
 
 
 def write_arrays(arrays: Mapping[str, NDArray[np.float32]]) -> Mapping[str, bytes]:
-    """Return what an encoder learnt as its one file."""
+    """Return what an encoder learned as its one file."""
     # safetensors writes memory as it lies: columns first would be read back as rows.
     return {WEIGHTS: save_tensors({n: np.ascontiguousarray(a) for n, a in arrays.items()})}
 
@@ -261,13 +261,13 @@ def _hsv_codes(pixels: Pixels4) -> NDArray[np.int64]:
 
 def _lbp_codes(pixels: Pixels4) -> NDArray[np.int64]:
     """Return the uniform local binary pattern of each pixel, 0 to 58; the border is repeated."""
-    grey = pixels.astype(np.int16).mean(axis=3) if pixels.shape[3] > 1 else pixels[..., 0]
-    padded = np.pad(grey, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    _, height, width = grey.shape
+    gray = pixels.astype(np.int16).mean(axis=3) if pixels.shape[3] > 1 else pixels[..., 0]
+    padded = np.pad(gray, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    _, height, width = gray.shape
     around = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
-    pattern = np.zeros(grey.shape, np.int64)
+    pattern = np.zeros(gray.shape, np.int64)
     for bit, (y, x) in enumerate(around):
-        pattern |= (padded[:, y : y + height, x : x + width] >= grey).astype(np.int64) << bit
+        pattern |= (padded[:, y : y + height, x : x + width] >= gray).astype(np.int64) << bit
     return np.asarray(_UNIFORM[pattern])
 
 

@@ -72,7 +72,7 @@ class FineHog(ClassicEncoder):
     As :class:`Hog`, but: 16 bins over the whole circle, so that light on dark differs from dark
     on light; cells of ``2 * stride`` pixels at every ``stride`` (2 for images of 28 pixels, 4 for
     64), which reach half a stride over the border; the image goes on beyond its border in the
-    colour of its corners, so that an object cut off there has an edge and a plain background has
+    color of its corners, so that an object cut off there has an edge and a plain background has
     none. The square root of the whole vector is brought to unit length, as in RootSIFT
     (Arandjelovic and Zisserman 2012, section 3). Then ``dim`` principal components halfway to
     whitening, see :class:`~lookalike.encoders.whitening.Whitening`, and unit length again. ``mean``

@@ -43,7 +43,7 @@ class PairEncoder(NetworkEncoder):
         origin: Mapping[str, Any] | None = None,
     ) -> None:
         extra = {TEXT: text, TOKENIZER: tokenizer}
-        super().__init__(name, model, preprocessing, normalised=True, origin=origin, extra=extra)
+        super().__init__(name, model, preprocessing, normalized=True, origin=origin, extra=extra)
         self._text, self._tokenizer = text, tokenizer
 
     @cached_property

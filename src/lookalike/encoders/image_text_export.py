@@ -85,14 +85,14 @@ def _export(name: str, source: str) -> PairEncoder:
     ids = torch.tensor([each.ids for each in tokens])
     mask = torch.tensor([each.attention_mask for each in tokens])
     halves = _halves(model, masked=masked)
-    licence = getattr(model.config, "license", None) or "see the model's page"
+    model_license = getattr(model.config, "license", None) or "see the model's page"
     encoder = PairEncoder(
         name,
         to_onnx(halves[0], images),
         p,
         text=to_onnx(halves[1], ids, mask, names=("tokens", "mask")),
         tokenizer=words.to_str().encode(),
-        origin={"source": source, "licence": licence, "torch": torch.__version__},
+        origin={"source": source, "license": model_license, "torch": torch.__version__},
     )
     with torch.no_grad():
         pairs = (
@@ -152,13 +152,13 @@ def _preprocessing(facts: Mapping[str, Any]) -> Preprocessing:
         height = width = int(shortest)
     else:
         height, width = int(size["height"]), int(size["width"])
-    normalised = facts.get("do_normalize", True)
+    normalized = facts.get("do_normalize", True)
     return Preprocessing(
         height,
         width,
         3,
         filter="bicubic" if facts.get("resample", _BILINEAR) == _BICUBIC else "bilinear",
         crop=share,
-        mean=tuple(facts["image_mean"]) if normalised else (),
-        std=tuple(facts["image_std"]) if normalised else (),
+        mean=tuple(facts["image_mean"]) if normalized else (),
+        std=tuple(facts["image_std"]) if normalized else (),
     )

@@ -69,7 +69,7 @@ def _providers() -> list[str]:
 
 
 class NetworkEncoder:
-    """A network as an encoder: preprocessing, then the ONNX model; ``normalised``, to unit length.
+    """A network as an encoder: preprocessing, then the ONNX model; ``normalized``, to unit length.
 
     ``origin`` says where it comes from (recipe, seed, data, versions) and is no part of the
     fingerprint. ``extra`` files (a decoder, torch weights) are kept beside the model.
@@ -83,13 +83,13 @@ class NetworkEncoder:
         model: bytes,
         preprocessing: Preprocessing,
         *,
-        normalised: bool = False,
+        normalized: bool = False,
         origin: Mapping[str, Any] | None = None,
         extra: Mapping[str, bytes] | None = None,
     ) -> None:
         self.name = name
         self.preprocessing = preprocessing
-        self.normalised = normalised
+        self.normalized = normalized
         self.origin = dict(origin or {})
         self._model = model
         self._extra = dict(extra or {})
@@ -147,7 +147,7 @@ class NetworkEncoder:
     def run(self, values: NDArray[np.float32]) -> Embeddings:
         """Return the embeddings ``(n, dim)`` of what :meth:`prepare` returned."""
         rows = self._run(values).reshape(len(values), -1)
-        return unit_rows(rows) if self.normalised else rows
+        return unit_rows(rows) if self.normalized else rows
 
     def reconstruct(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
         """Return what the decoder makes of the images' embeddings, as its network shapes them.
@@ -169,7 +169,7 @@ class NetworkEncoder:
         return {
             "kind": self.kind,
             "name": self.name,
-            "normalised": self.normalised,
+            "normalized": self.normalized,
             "preprocessing": self.preprocessing.as_dict(),
             "origin": self.origin,
         }
@@ -187,7 +187,7 @@ class NetworkEncoder:
             description["name"],
             files[MODEL],
             Preprocessing(**description["preprocessing"]),
-            normalised=description["normalised"],
+            normalized=description["normalized"],
             origin=description["origin"],
             extra={name: data for name, data in files.items() if name != MODEL},
         )
@@ -203,7 +203,7 @@ def open_onnx(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
     and, unless they are these: ``channels`` 3, ``mean`` 0 and ``std`` 1 (numbers or one for each
     channel, of values in [0, 1]), ``filter`` bilinear or bicubic, ``crop`` (the share of the
     shorter side that is kept, in the middle; all of the image, stretched, unless given) and
-    ``normalise`` true.
+    ``normalize`` true.
 
     Raises:
         InputError: a file is missing or says something else.
@@ -230,7 +230,7 @@ def open_onnx(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
             mean=_each(said.pop("mean", 0.0), channels),
             std=_each(said.pop("std", 1.0), channels),
         )
-        normalise = bool(said.pop("normalise", True))
+        normalize = bool(said.pop("normalize", True))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"encoder {name!r}: {described} must say what the network takes, as in "
@@ -238,8 +238,8 @@ def open_onnx(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
         ) from error
     if said:
         raise InputError(f"{described}: knows nothing of {', '.join(map(repr, said))}")
-    origin = {"source": str(path.absolute()), "licence": "your own"}
-    return NetworkEncoder(path.stem, model, preprocessing, normalised=normalise, origin=origin)
+    origin = {"source": str(path.absolute()), "license": "your own"}
+    return NetworkEncoder(path.stem, model, preprocessing, normalized=normalize, origin=origin)
 
 
 def _each(value: float | list[float], channels: int) -> tuple[float, ...]:

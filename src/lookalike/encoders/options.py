@@ -103,9 +103,9 @@ def _value(name: str, option: str, value: str) -> Any:
 def whitened(
     encoder: Encoder, images: Sequence[ImageArray], dim: int, *, name: str | None = None
 ) -> Projected:
-    """Whiten an encoder by principal components, learnt from a collection's images alone.
+    """Whiten an encoder by principal components, learned from a collection's images alone.
 
-    The embeddings are centred and brought to ``dim`` components of equal variance (Jegou and Chum
+    The embeddings are centered and brought to ``dim`` components of equal variance (Jegou and Chum
     2012, section 4), after the spectrum was shrunk by 5 % towards its mean, so that directions in
     which a few images hardly differ are not blown up (Ledoit and Wolf 2004).
 
@@ -132,5 +132,5 @@ def whitened(
     if np.ptp(rows, axis=0).max() == 0:
         raise InputError(f"whiten={dim}: all {len(images):,} images have one embedding")
     projection = Whitening.shrunk(rows, dim, SHRINKAGE)
-    origin = {"learnt": "whitening", "images": len(images), "shrinkage": SHRINKAGE}
+    origin = {"learned": "whitening", "images": len(images), "shrinkage": SHRINKAGE}
     return Projected(name or f"{encoder.name},whiten={dim}", encoder, projection, origin)

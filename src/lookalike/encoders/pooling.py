@@ -16,7 +16,7 @@ _LEAST = 1e-12
 
 
 class GeM(nn.Module):
-    """Generalised mean over places (Radenović et al. 2018, section 3.2): p = 1 is the average."""
+    """Generalized mean over places (Radenović et al. 2018, section 3.2): p = 1 is the average."""
 
     def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Layers(nn.Module):
     """GeM and 3 x 3 places of the deepest maps beside 4 x 4 places of those before them.
 
     Each part has unit length. Deep maps say what is to be seen, those before them what it looks
-    like; which of it counts is for whitening, or what is learnt from views, to find.
+    like; which of it counts is for whitening, or what is learned from views, to find.
     """
 
     needs_layers = True
@@ -160,7 +160,7 @@ def region_grid(height: int, width: int, scales: int = 3) -> list[tuple[int, int
     """Return top, left and side of R-MAC's regions, in places of the maps.
 
     At scale l the side is ``2 * min(height, width) / (l + 1)``; along the longer side there are
-    as many more regions as make neighbours overlap by about 40 %.
+    as many more regions as make neighbors overlap by about 40 %.
     """
     shorter, longer = min(height, width), max(height, width)
     more = 0

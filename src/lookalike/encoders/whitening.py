@@ -28,7 +28,7 @@ class Whitening:
         Each of the ``dim`` leading components is divided by its standard deviation (the largest
         one's hundredth is added to its square) to the power ``strength``: 0 leaves the scale
         alone, 1 whitens. From fewer than ``2 * dim`` rows, or rows that are all alike, nothing can
-        be learnt: then None.
+        be learned: then None.
         """
         if len(values) < 2 * dim or np.ptp(values, axis=0).max() == 0:
             return None
@@ -68,7 +68,7 @@ RIDGE = 0.1
 _COMPONENTS = 1024
 
 
-def learnt(rows: NDArray[np.float32], views: NDArray[np.float32], dim: int) -> Whitening:
+def learned(rows: NDArray[np.float32], views: NDArray[np.float32], dim: int) -> Whitening:
     """Return the projection in which views of one row differ little and rows much.
 
     Args:
@@ -99,16 +99,16 @@ class Basis:
     def of(cls, rows: NDArray[np.float32]) -> Basis:
         """Find the components of ``(n, d)`` rows that are not all alike."""
         mean = rows.mean(axis=0)
-        centred = rows - mean
+        centered = rows - mean
         count = min(_COMPONENTS, rows.shape[1], len(rows) - 1)
         if rows.shape[1] <= len(rows):
-            _, directions = np.linalg.eigh(centred.T @ centred)
+            _, directions = np.linalg.eigh(centered.T @ centered)
             return cls(mean, np.ascontiguousarray(directions[:, ::-1][:, :count]))
         # Of few rows of many dimensions, the components are combinations of the rows.
-        variances, weights = np.linalg.eigh((centred @ centred.T).astype(np.float64))
+        variances, weights = np.linalg.eigh((centered @ centered.T).astype(np.float64))
         there = variances[::-1][:count] > 1e-9 * max(variances[-1], 1e-30)
         weights = weights[:, ::-1][:, :count][:, there]
-        components = centred.T @ (weights / np.sqrt(variances[::-1][:count][there]))
+        components = centered.T @ (weights / np.sqrt(variances[::-1][:count][there]))
         return cls(mean, np.ascontiguousarray(components, np.float32))
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
 """What people said of images, labels or pairs alike or not, and how encoders agree with it.
 
-Quality from labels is leave-one-out mAP@5 by cosine: each labelled image is asked for the other
-labelled images. Five, and not all of them, since what a search shows are the nearest: over all
-labelled images mAP was measured to prefer the wrong encoder however many labels there were
+Quality from labels is leave-one-out mAP@5 by cosine: each labeled image is asked for the other
+labeled images. Five, and not all of them, since what a search shows are the nearest: over all
+labeled images mAP was measured to prefer the wrong encoder however many labels there were
 (HOG before fine HOG on MNIST, in each of 60 draws of 500 labels). Quality from pairs is the area
 under the ROC curve of the cosine similarity. Both compare encoders on the same images.
 """
@@ -31,9 +31,9 @@ from lookalike.types import Embeddings
 from lookalike.vectors import unit_rows
 
 N = 5
-"""Hits that count for each labelled image."""
+"""Hits that count for each labeled image."""
 
-LEAST_LABELLED = 10
+LEAST_LABELED = 10
 LEAST_PAIRS = 5
 """At least so many pairs alike, and as many that are not."""
 
@@ -66,13 +66,13 @@ class Labels:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The labelled images."""
+        """The labeled images."""
         return tuple(self.of)
 
     @property
     def summary(self) -> str:
         """How many there are, in words."""
-        return f"{len(self.of):,} labelled images of {len(set(self.of.values())):,} labels"
+        return f"{len(self.of):,} labeled images of {len(set(self.of.values())):,} labels"
 
     def among(self, ids: frozenset[str]) -> Labels:
         """Return the labels of these images only."""
@@ -84,22 +84,22 @@ class Labels:
         Raises:
             InputError: too few, or of one label only; ``name`` is what the message calls them.
         """
-        if len(self.of) < LEAST_LABELLED:
+        if len(self.of) < LEAST_LABELED:
             raise InputError(
-                f"{name}: {len(self.of)} images are labelled, at least {LEAST_LABELLED} are "
-                f"needed: label {LEAST_LABELLED - len(self.of)} more"
+                f"{name}: {len(self.of)} images are labeled, at least {LEAST_LABELED} are "
+                f"needed: label {LEAST_LABELED - len(self.of)} more"
             )
         counts = Counter(self.of.values())
         if len(counts) == 1:
             raise InputError(
-                f"{name}: all {len(self.of)} images are labelled {next(iter(counts))!r}; label "
+                f"{name}: all {len(self.of)} images are labeled {next(iter(counts))!r}; label "
                 "images of at least one other kind too"
             )
         paired = sum(count for count in counts.values() if count > 1)
-        if paired < LEAST_LABELLED // 2:
+        if paired < LEAST_LABELED // 2:
             raise InputError(
                 f"{name}: only {paired} images share their label with another one, at least "
-                f"{LEAST_LABELLED // 2} must: label more images, or use fewer, broader labels"
+                f"{LEAST_LABELED // 2} must: label more images, or use fewer, broader labels"
             )
 
     def compare(self, embeddings: Mapping[str, Embeddings]) -> dict[str, Quality]:

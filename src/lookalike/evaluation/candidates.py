@@ -25,17 +25,17 @@ from lookalike.sources import ItemSource
 from lookalike.sources.sampling import Sampled
 from lookalike.types import Embeddings, Progress, ProgressCallback
 
-CANDIDATES = ("pixels", "colour-pyramid", "texture-pyramid", "hog", "hog-fine", "hog-fine+colour")
+CANDIDATES = ("pixels", "color-pyramid", "texture-pyramid", "hog", "hog-fine", "hog-fine+color")
 """Tried in this order, which is about that of their cost; others' encoders come after them."""
 
-PASSED_OVER = frozenset(("pca", "colour", "texture", "untrained"))
-"""In the catalogue but not tried unless named: their likes above are better, and PCA takes minutes
-to be fitted to colour images."""
+PASSED_OVER = frozenset(("pca", "color", "texture", "untrained"))
+"""In the registry but not tried unless named: their likes above are better, and PCA takes minutes
+to be fitted to color images."""
 
 TRAINED = "contrastive"
 
 KINDS = ("noise", "jpeg")
-"""Distortions that training never uses as views, so that they favour no trained encoder."""
+"""Distortions that training never uses as views, so that they favor no trained encoder."""
 
 _TRAINING_SHARE = 0.6
 _LEAST_TRAINING_S = 10.0

@@ -293,7 +293,7 @@ def _asked(
         if number % _REPORT_EVERY == 0 or number == len(source):
             on_progress(Progress("read queries", number, len(source), "images"))
     if not items:
-        what = "a labelled query" if relevance.basis.labelled else "a query with a right answer"
+        what = "a labeled query" if relevance.basis.labeled else "a query with a right answer"
         raise InputError(
             f"{source.spec}: none of its {len(source):,} images is {what}; the first, "
             f"{skipped[0].uri}: {skipped[0].reason}"

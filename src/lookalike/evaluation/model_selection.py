@@ -35,7 +35,7 @@ IMAGES = 3_000
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What :func:`choose` found: by quality where there were judgements, else in catalogue order.
+    """What :func:`choose` found: by quality where there were judgements, else in registry order.
 
     ``items`` are the images tried; ``not_tried`` says why, by name of the encoder.
     """

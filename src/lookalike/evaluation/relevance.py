@@ -52,13 +52,13 @@ class TruthUse:
 class Basis:
     """What made hits right: a column with the query's value, or a truth file.
 
-    ``labelled`` says that the column is the label, as without any choice: then results are also
+    ``labeled`` says that the column is the label, as without any choice: then results are also
     summed up by it.
     """
 
     column: str | None = LABEL
     truth: TruthUse | None = None
-    labelled: bool = True
+    labeled: bool = True
 
     @property
     def said(self) -> str:
@@ -70,7 +70,7 @@ class Basis:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         if self.truth is None:
-            return {"by": "label" if self.labelled else "match", "column": self.column}
+            return {"by": "label" if self.labeled else "match", "column": self.column}
         return {
             "by": "truth",
             "file": self.truth.file,
@@ -181,12 +181,12 @@ class SameValue:
                 f"{match!r}; its columns are {there}"
             )
         named = {value: frozenset(ids) for value, ids in groups.items()}
-        return cls(Basis(column, labelled=match is None), named)
+        return cls(Basis(column, labeled=match is None), named)
 
     @property
     def labels(self) -> Mapping[str, str]:
         """The label of each row that has one, by id; empty for another column."""
-        if not self.basis.labelled:
+        if not self.basis.labeled:
             return {}
         return {row_id: label for label, ids in self.groups.items() for row_id in ids}
 
@@ -200,7 +200,7 @@ class SameValue:
         if value is None:
             return Right.none(f"has no {self.basis.column}")
         right = Right.to(query, self.groups.get(str(value), frozenset()), str(value))
-        if right.relevant or self.basis.labelled:
+        if right.relevant or self.basis.labeled:
             return right
         return Right.none(f"no other row has its {self.basis.column}, {str(value)!r}")
 
@@ -249,7 +249,7 @@ class Truth:
             unknown_queries=_missing([line.query for line in lines], asked),
             unknown_rows=_missing([name for line in lines for name in line.right], found),
         )
-        basis = Basis(None, use, labelled=False)
+        basis = Basis(None, use, labeled=False)
         return cls(basis, {q: frozenset(ids) for q, ids in answers.items()}, gone, {})
 
     def right(self, query: Item) -> Right | None:

@@ -1,7 +1,7 @@
 """Self-retrieval: distorted images asked for their originals, without any labels.
 
 It says what an encoder is invariant to, not how good it is: it was measured not to rank encoders
-by the precision of their answers, since it favours the one that was trained on the distortions it
+by the precision of their answers, since it favors the one that was trained on the distortions it
 is tried with.
 """
 

@@ -29,7 +29,7 @@ from lookalike.types import (
 SAMPLE = 3_000
 """Images that are looked at, spread evenly over the collection."""
 
-LEAST_LABELLED = 30
+LEAST_LABELED = 30
 _SELF_QUERIES = 100
 
 
@@ -62,7 +62,7 @@ class Spectrum:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Precision@n of an encoder and every baseline: each labelled image is asked for the others.
+    """Precision@n of an encoder and every baseline: each labeled image is asked for the others.
 
     ``differences`` are the encoder's less each baseline's, paired query by query.
     """
@@ -122,7 +122,7 @@ class Assessment:
         table = ", ".join(f"{name} {score.value:.4f}" for name, score in v.baselines.items())
         said.append(
             f"quality: precision@{v.n} {v.precision.value:.4f} [{v.precision.interval.low:.4f}, "
-            f"{v.precision.interval.high:.4f}] on {v.queries:,} labelled images; {table}"
+            f"{v.precision.interval.high:.4f}] on {v.queries:,} labeled images; {table}"
         )
         said.append(f"verdict: {v.sentence()}")
         return said
@@ -199,13 +199,13 @@ def _verdict(
     n: int,
     on_progress: ProgressCallback,
 ) -> Verdict | None:
-    """Compare with every baseline on the labelled part of a sample, if that is enough to say."""
+    """Compare with every baseline on the labeled part of a sample, if that is enough to say."""
     known = {
         each.item.id: str(label) for each in sample if (label := _label(each, labels)) is not None
     }
     judged = [each for each in sample if each.item.id in known]
     names = np.array([known[each.item.id] for each in judged])
-    if len(judged) < LEAST_LABELLED or len(set(names)) < 2:
+    if len(judged) < LEAST_LABELED or len(set(names)) < 2:
         return None
     images = [each.image for each in judged]
     everything = [each.image for each in sample]

@@ -78,7 +78,7 @@ def street_queries(
     ]
     right = {content: frozenset(ids) for content, ids in groups.items()}
     source = ItemSource("street", f"street views of {gallery.path}", asked)
-    return source, SameValue(Basis(CONTENT, labelled=False), right)
+    return source, SameValue(Basis(CONTENT, labeled=False), right)
 
 
 class _Views:

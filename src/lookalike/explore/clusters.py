@@ -26,7 +26,7 @@ class Cluster:
     """Images that lie together.
 
     ``medoid`` is the row nearest to the mean of the embeddings. ``label`` is the label that most
-    of its labelled images have, if more than half have it, and ``share`` how many of these do.
+    of its labeled images have, if more than half have it, and ``share`` how many of these do.
     """
 
     number: int
@@ -68,7 +68,7 @@ def cluster(points: Points) -> NDArray[np.int64]:
 def described(
     numbers: NDArray[np.int64], embeddings: Embeddings, labels: Sequence[str | None]
 ) -> tuple[Cluster, ...]:
-    """Return the clusters with their medoids and, where images are labelled, their names."""
+    """Return the clusters with their medoids and, where images are labeled, their names."""
     found = []
     for number in range(int(numbers.max(initial=NONE)) + 1):
         rows = np.flatnonzero(numbers == number)

@@ -131,7 +131,7 @@ def _crowded(originals: Embeddings, embeddings: Embeddings, metric: Metric) -> f
     if metric is Metric.COSINE:
         originals = unit_rows(originals)
     found = ExactIndex(embeddings).search(originals, _DEPTH * CROWD, Metric.L2).distances
-    count = (CROWD + 1) * len(originals)  # each is a neighbour of itself
+    count = (CROWD + 1) * len(originals)  # each is a neighbor of itself
     return float(np.sort(found, axis=None)[count]) if count < found.size else np.inf
 
 
@@ -146,7 +146,7 @@ def distances(
 
 
 def small(image: ImageArray) -> NDArray[np.float32]:
-    """Return an image's small version in colour, ``(16 * 16 * 3,)``, of mean 0 and length 1.
+    """Return an image's small version in color, ``(16 * 16 * 3,)``, of mean 0 and length 1.
 
     Of an image in which nothing is to be seen, all are 0.
     """

@@ -1,4 +1,4 @@
-"""A map of a collection: each image a point, its neighbours near it, and how far that is true."""
+"""A map of a collection: each image a point, its neighbors near it, and how far that is true."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progr
 METHOD = "t-SNE"
 
 K = 10
-"""Neighbours whose place on the map is judged."""
+"""Neighbors whose place on the map is judged."""
 
 _NEAR = 15
 _EARLY = 125
@@ -46,7 +46,7 @@ class Faith:
 def lay_out(
     graph: Graph, *, seed: int = 0, on_progress: ProgressCallback = ignore_progress
 ) -> Points:
-    """Return a place for each row, by t-SNE on the neighbour graph (openTSNE, FIt-SNE).
+    """Return a place for each row, by t-SNE on the neighbor graph (openTSNE, FIt-SNE).
 
     Begins with the first two principal components, which keeps what is far apart so (Kobak and
     Berens 2019), with a learning rate of n / 12 (Belkina et al. 2019). Of fewer than 12 rows these
@@ -64,9 +64,9 @@ def lay_out(
 
 def components(embeddings: Embeddings) -> NDArray[np.float64]:
     """Return the first two principal components, ``(n, 2)``, the first of deviation 1e-4."""
-    centred = embeddings - embeddings.mean(axis=0)
-    _, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-    found = centred.astype(np.float64) @ axes[:, -2:][:, ::-1]
+    centered = embeddings - embeddings.mean(axis=0)
+    _, axes = np.linalg.eigh((centered.T @ centered).astype(np.float64))
+    found = centered.astype(np.float64) @ axes[:, -2:][:, ::-1]
     if found.shape[1] < 2:
         found = np.column_stack([found, np.zeros(len(found))])
     # The sign of a component is the machine's choice; the map should not be.

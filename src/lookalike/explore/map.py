@@ -19,13 +19,13 @@ from lookalike.explore.layout import METHOD, Faith, Points, faith, lay_out
 from lookalike.explore.outliers import outlying
 from lookalike.gallery.facets import FEW
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.neighbors import neighbour_graph
+from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 FILE = "map.json"
 
 NEAR = 8
-"""Neighbours of each image that the document holds."""
+"""Neighbors of each image that the document holds."""
 
 _FORMAT = 1
 _STEPS = 65_535
@@ -73,7 +73,7 @@ class CollectionMap:
             "numbers": _text(self.numbers.astype("<i2")),
             "clusters": [{**asdict(each), "name": each.name} for each in self.clusters],
             "outlying": _text(self.outlying.astype("<f4")),
-            "neighbours": self.near.shape[1],
+            "neighbors": self.near.shape[1],
             "near": _text(self.near.astype("<u4")),
             "columns": columns,
         }
@@ -106,7 +106,7 @@ def build_map(
         return _named(kept, gallery, column)
     if len(gallery) < 3:
         raise InputError(f"{gallery.path}: has {len(gallery)} rows; a map takes at least three")
-    graph = neighbour_graph(gallery, on_progress=on_progress)
+    graph = neighbor_graph(gallery, on_progress=on_progress)
     points = lay_out(graph, seed=seed, on_progress=on_progress)
     on_progress(Progress("clusters", 0, len(graph), "images"))
     made = CollectionMap(
@@ -174,7 +174,7 @@ def _readable(gallery: Gallery) -> CollectionMap | None:
 
 
 def _named(found: CollectionMap, gallery: Gallery, column: str) -> CollectionMap:
-    """Return a map whose clusters have their names of a column, and the columns to colour by."""
+    """Return a map whose clusters have their names of a column, and the columns to color by."""
     rows = [record.metadata for record in gallery.store.records()]
     labels = [_said(row.get(column)) for row in rows]
     columns: dict[str, list[str | None]] = {}
@@ -190,7 +190,7 @@ def _named(found: CollectionMap, gallery: Gallery, column: str) -> CollectionMap
 
 
 def _said(value: object) -> str | None:
-    """Return a value as it is shown; lists have no one colour."""
+    """Return a value as it is shown; lists have no one color."""
     if value is None or isinstance(value, list | dict | float):
         return None
     return str(value)

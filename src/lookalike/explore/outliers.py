@@ -1,4 +1,4 @@
-"""Outliers: images that lie farther from their neighbours than these from theirs."""
+"""Outliers: images that lie farther from their neighbors than these from theirs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lookalike.gallery.neighbors import Graph
 def outlying(graph: Graph) -> NDArray[np.float32]:
     """Return the local outlier factor of each row, ``(n,)``: about 1 inside, more outside.
 
-    Breunig et al. 2000, definitions 5 to 7, on the graph's own neighbours. scikit-learn's would
+    Breunig et al. 2000, definitions 5 to 7, on the graph's own neighbors. scikit-learn's would
     look for these again. Where many images are equal, distances count as no less than a thousandth
     of their mean.
     """

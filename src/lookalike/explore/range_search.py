@@ -36,7 +36,7 @@ def pairs_within(
 ) -> Pairs:
     """Return all pairs of ``(n, dim)`` rows at most ``within`` apart, exactly, nearest first.
 
-    Each pair is looked at once, in blocks: half the work of finding everybody's neighbours.
+    Each pair is looked at once, in blocks: half the work of finding everybody's neighbors.
 
     Raises:
         InputError: there are more than 50 pairs for each row.

@@ -1,4 +1,4 @@
-"""The neighbour graph of a collection: who is near whom, and what spreads along it."""
+"""The neighbor graph of a collection: who is near whom, and what spreads along it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lookalike.types import Embeddings, Metric, Progress, ProgressCallback, igno
 from lookalike.vectors import unit_rows
 
 K = 20
-"""Neighbours of each row in a graph."""
+"""Neighbors of each row in a graph."""
 
 _SCALE = 7
 _CHUNK = 2_048
@@ -41,10 +41,10 @@ class Graph:
         return len(self.ids)
 
     def affinity(self, k: int) -> sparse.csr_array:
-        """Return the normalised affinity ``D^-1/2 W D^-1/2``, ``(n, n)`` float32.
+        """Return the normalized affinity ``D^-1/2 W D^-1/2``, ``(n, n)`` float32.
 
         ``W`` joins rows of which one is among the ``k`` nearest of the other, with the weight
-        ``exp(-d_ij^2 / (s_i s_j))``, where ``s_i`` is the distance to the seventh neighbour
+        ``exp(-d_ij^2 / (s_i s_j))``, where ``s_i`` is the distance to the seventh neighbor
         (Zelnik-Manor and Perona 2004, section 2).
         """
         k = min(k, self.rows.shape[1])
@@ -62,10 +62,10 @@ class Graph:
         return sparse.csr_array(inverse @ both @ inverse)
 
     def smoothed(self) -> Embeddings:
-        """Return each row's embedding and the mean of its neighbours', twice over, unit length.
+        """Return each row's embedding and the mean of its neighbors', twice over, unit length.
 
-        Clusters of these follow the shape of the collection: their medoids are better labelled
-        first (``docs/labelling.md``).
+        Clusters of these follow the shape of the collection: their medoids are better labeled
+        first (``docs/labeling.md``).
         """
         values = unit_rows(self.embeddings)
         for _ in range(_SMOOTHED):
@@ -76,7 +76,7 @@ class Graph:
         return values
 
 
-def neighbour_graph(
+def neighbor_graph(
     gallery: Gallery, k: int = K, on_progress: ProgressCallback = ignore_progress
 ) -> Graph:
     """Return the graph of a gallery's rows by its metric, exactly.
@@ -106,7 +106,7 @@ def graph_of(
         found = index.others(start, min(start + _CHUNK, len(ids)), k, Metric.L2)
         rows.append(found.rows)
         distances.append(found.distances)
-        on_progress(Progress("neighbours", min(start + _CHUNK, len(ids)), len(ids), "images"))
+        on_progress(Progress("neighbors", min(start + _CHUNK, len(ids)), len(ids), "images"))
     return Graph(ids, embeddings, np.concatenate(rows), np.concatenate(distances))
 
 

@@ -133,7 +133,7 @@ def _warped(item: ImageArray, rng: np.random.Generator, street: Street) -> NDArr
 
 
 def _premultiplied(rgba: ImageArray) -> ImageArray:
-    """Return colours times opacity, so that what is outside the item does not bleed into it."""
+    """Return colors times opacity, so that what is outside the item does not bleed into it."""
     values = rgba.astype(np.float32)
     values[:, :, :3] *= values[:, :, 3:] / 255
     return np.rint(values).astype(np.uint8)
@@ -206,7 +206,7 @@ def collage(
     *,
     side: int = STREET.side,
 ) -> ImageArray:
-    """Make a cluttered ground of smooth colours and items of a collection, turned at will.
+    """Make a cluttered ground of smooth colors and items of a collection, turned at will.
 
     Args:
         images: of the collection.
@@ -214,8 +214,8 @@ def collage(
         rng: draws all that is drawn.
         side: height and width in pixels.
     """
-    colours = rng.uniform(0, 255, (*(int(rng.integers(2, 9)),) * 2, 3)).astype(np.uint8)
-    ground = Image.fromarray(colours).resize((side, side), Image.Resampling.BICUBIC)
+    colors = rng.uniform(0, 255, (*(int(rng.integers(2, 9)),) * 2, 3)).astype(np.uint8)
+    ground = Image.fromarray(colors).resize((side, side), Image.Resampling.BICUBIC)
     for _ in range(int(rng.integers(*_PIECES))):
         index = int(rng.integers(len(images)))
         size = (int(side * rng.uniform(0.2, 0.8)),) * 2

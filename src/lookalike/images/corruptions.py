@@ -25,7 +25,7 @@ BRIGHTNESS = (1.3, 1.8)
 BLUR_PERCENT = 3
 NOISE_LEVELS = 25
 JPEG_QUALITY = 10
-GREY = 128
+GRAY = 128
 
 _LEAST_BLUR = 0.5
 _CORNER_SHARE = 0.1
@@ -44,7 +44,7 @@ class Distortion:
 
 
 def find_distortions(names: Sequence[str] | None = None) -> tuple[Distortion, ...]:
-    """Return the distortions of these names in the order of the catalogue; without names, all.
+    """Return the distortions of these names in the order of the registry; without names, all.
 
     Raises:
         UnknownNameError: there is none of that name; the nearest is offered.
@@ -70,7 +70,7 @@ def _crop(image: ImageArray, rng: np.random.Generator) -> ImageArray:
 
 
 def _rotation(image: ImageArray, rng: np.random.Generator) -> ImageArray:
-    """Turn about the centre; what comes into view has the colour of the background."""
+    """Turn about the center; what comes into view has the color of the background."""
     angle = rng.uniform(*ROTATION_DEGREES) * rng.choice([-1, 1])
     turned = Image.fromarray(image).rotate(
         angle, Image.Resampling.BILINEAR, fillcolor=_background(image)
@@ -79,7 +79,7 @@ def _rotation(image: ImageArray, rng: np.random.Generator) -> ImageArray:
 
 
 def _background(image: ImageArray) -> int | tuple[int, ...]:
-    """Estimate the background as the median of the four corners, as Pillow takes a colour."""
+    """Estimate the background as the median of the four corners, as Pillow takes a color."""
     side = max(1, round(_CORNER_SHARE * min(image.shape[:2])))
     ends = np.r_[:side, -side:0]
     rows, columns = ends % image.shape[0], ends % image.shape[1]
@@ -121,7 +121,7 @@ def _occlusion(image: ImageArray, rng: np.random.Generator) -> ImageArray:
     top = int(rng.integers(height - covered_height + 1))
     left = int(rng.integers(width - covered_width + 1))
     covered = image.copy()
-    covered[top : top + covered_height, left : left + covered_width] = GREY
+    covered[top : top + covered_height, left : left + covered_width] = GRAY
     return covered
 
 
@@ -140,7 +140,7 @@ _KINDS = (
     Distortion("blur", f"Gaussian, sigma {BLUR_PERCENT} % of the shorter side", _blur),
     Distortion("noise", f"Gaussian, sigma {NOISE_LEVELS} of 255 levels", _noise),
     Distortion("jpeg", f"saved as JPEG of quality {JPEG_QUALITY}", _jpeg),
-    Distortion("occlusion", "a ninth of the area covered with grey", _occlusion),
+    Distortion("occlusion", "a ninth of the area covered with gray", _occlusion),
 )
 
 DISTORTIONS: Mapping[str, Distortion] = MappingProxyType({kind.name: kind for kind in _KINDS})

@@ -1,7 +1,7 @@
 """From bytes, path, PIL image or array to an upright array; nothing else opens image files.
 
 One set of rules, for what is indexed and for what is asked: the first frame; turned as EXIF says;
-colours brought to sRGB by the file's own ICC profile; CMYK without one as Pillow converts it;
+colors brought to sRGB by the file's own ICC profile; CMYK without one as Pillow converts it;
 what is transparent lies on white; 16 bits cut to their upper 8. Large JPEGs are decoded at a half,
 a quarter or an eighth of their size, as long as 512 pixels a side are left.
 """
@@ -104,7 +104,7 @@ def file_suffix(data: bytes) -> str:
 
 
 def decode(image: ImageInput, *, name: str | None = None, whole: bool = False) -> ImageArray:
-    """Decode one image to ``(H, W)`` grey or ``(H, W, 3)`` RGB uint8, EXIF orientation applied.
+    """Decode one image to ``(H, W)`` gray or ``(H, W, 3)`` RGB uint8, EXIF orientation applied.
 
     Args:
         image: a path, the bytes of a file, a PIL image, or an array that already is
@@ -187,18 +187,18 @@ def _middle(
 def padded(image: ImageArray, aspect: float, ground: str) -> ImageArray:
     """Make an image as high as ``aspect`` times its width, itself in the middle.
 
-    What is added is ``white``, or has the median colour of the image's ``border``.
+    What is added is ``white``, or has the median color of the image's ``border``.
     """
     height, width = image.shape[:2]
     rows, columns = max(height, round(width * aspect)), max(width, round(height / aspect))
     if (rows, columns) == (height, width):
         return image
-    colour: NDArray[np.float64] | float = 255
+    color: NDArray[np.float64] | float = 255
     if ground == "border":
         sides = (image[0], image[-1], image[:, 0], image[:, -1])
-        colour = np.median(np.concatenate(sides), axis=0)
+        color = np.median(np.concatenate(sides), axis=0)
     out = np.empty((rows, columns, *image.shape[2:]), np.uint8)
-    out[:] = np.asarray(colour).astype(np.uint8)
+    out[:] = np.asarray(color).astype(np.uint8)
     top, left = (rows - height) // 2, (columns - width) // 2
     out[top : top + height, left : left + width] = image
     return out
@@ -214,7 +214,7 @@ def within(image: ImageArray, side: int) -> ImageArray:
 
 
 def with_channels(image: ImageArray, channels: int) -> ImageArray:
-    """Return ``(H, W, channels)`` for 1 (grey, ITU-R 601 luma) or 3 (RGB) channels."""
+    """Return ``(H, W, channels)`` for 1 (gray, ITU-R 601 luma) or 3 (RGB) channels."""
     if image.ndim == 2:
         return np.repeat(image[:, :, None], channels, axis=2) if channels == 3 else image[..., None]
     if channels == 3:
@@ -254,9 +254,9 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """Apply the ICC profile of a colour image; without one, or with a broken one, change nothing.
+    """Apply the ICC profile of a color image; without one, or with a broken one, change nothing.
 
-    Profiles of grey images are passed over: they say how dark ink spreads, not what is seen.
+    Profiles of gray images are passed over: they say how dark ink spreads, not what is seen.
     """
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):

@@ -111,9 +111,9 @@ class Foreground:
 def foreground(image: ImageArray) -> Foreground:
     """Find the item of an image ``(H, W)`` or ``(H, W, 3)`` uint8.
 
-    Where the border or all four corners are of one colour, ground is what has it and can be
+    Where the border or all four corners are of one color, ground is what has it and can be
     reached from the border.
-    Otherwise the colours of the border are gathered into eight, and ground is what is nearer to
+    Otherwise the colors of the border are gathered into eight, and ground is what is nearer to
     them than half of what is not; the largest piece of the rest is the item.
     """
     from scipy import ndimage
@@ -144,7 +144,7 @@ def _border(image: NDArray[np.float32]) -> NDArray[np.float32]:
 def _plain_ground(
     image: NDArray[np.float32], rim: NDArray[np.float32]
 ) -> NDArray[np.float32] | None:
-    """Return the colour of plain ground, if it is plain."""
+    """Return the color of plain ground, if it is plain."""
     common = np.median(rim, axis=0)
     if (np.abs(rim - common).max(axis=1) <= _PLAIN).mean() >= _PLAIN_SHARE:
         return np.asarray(common)
@@ -174,13 +174,13 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _distance_to(image: NDArray[np.float32], rim: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return how far each pixel's colour is from the nearest of eight that the border has."""
+    """Return how far each pixel's color is from the nearest of eight that the border has."""
     from sklearn.cluster import KMeans
 
     kinds = min(8, len(np.unique(rim, axis=0)))
-    centres = KMeans(kinds, n_init=1, random_state=0).fit(rim).cluster_centers_
+    centers = KMeans(kinds, n_init=1, random_state=0).fit(rim).cluster_centers_
     pixels = image.reshape(-1, 1, 3)
-    nearest = np.linalg.norm(pixels - centres[None], axis=2).min(axis=1)
+    nearest = np.linalg.norm(pixels - centers[None], axis=2).min(axis=1)
     return np.asarray(nearest.reshape(image.shape[:2]), np.float32)
 
 

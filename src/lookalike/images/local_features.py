@@ -99,12 +99,12 @@ def features(image: ImageArray, *, most: int = POINTS) -> Features:
     except ImportError as error:
         package = "opencv-python-headless"
         raise MissingDependencyError(package, "re-ranking by spatial", "spatial") from error
-    grey = _in_size(np.ascontiguousarray(with_channels(image, 1)[:, :, 0]))
+    gray = _in_size(np.ascontiguousarray(with_channels(image, 1)[:, :, 0]))
     sift = cv2.SIFT.create(contrastThreshold=_CONTRAST, enable_precise_upscale=True)
-    found, descriptors = sift.detectAndCompute(grey, None)
+    found, descriptors = sift.detectAndCompute(gray, None)
     values = np.array([(*p.pt, p.size, p.angle) for p in found], np.float64).reshape(-1, 4)
     values = values[largest := np.argsort(-values[:, 2], kind="stable")[:most]]
-    pixels = np.array(image.shape[1::-1]) / grey.shape[::-1]
+    pixels = np.array(image.shape[1::-1]) / gray.shape[::-1]
     pixel = float(pixels.max())
     counts = np.zeros((0, 128), np.float32) if descriptors is None else descriptors[largest]
     sums = np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -178,14 +178,14 @@ def order(distances: Sequence[float], inliers: Sequence[int | None]) -> list[int
     return list(dict.fromkeys([*verified, *range(len(inliers))]))
 
 
-def _in_size(grey: ImageArray) -> ImageArray:
+def _in_size(gray: ImageArray) -> ImageArray:
     """Bring an image to a size at which features are looked for."""
-    longer = max(grey.shape)
+    longer = max(gray.shape)
     if longer >= _SMALL:
-        return within(grey, _LARGE)
+        return within(gray, _LARGE)
     scale = min(_ENLARGED / longer, _TIMES)
-    height, width = (round(length * scale) for length in grey.shape)
-    return resized(grey, height, width, filter="bicubic")
+    height, width = (round(length * scale) for length in gray.shape)
+    return resized(gray, height, width, filter="bicubic")
 
 
 def _matched(query: NDArray[np.float32], row: NDArray[np.float32]) -> NDArray[np.intp]:

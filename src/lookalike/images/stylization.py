@@ -1,4 +1,4 @@
-"""One picture drawn again by another hand: flat colours, outlines, another palette, other shapes.
+"""One picture drawn again by another hand: flat colors, outlines, another palette, other shapes.
 
 It keeps what the same item has in common in the drawings of two illustrators, and changes what
 tells their hands apart. Drawn with the same generator a drawing is the same again.
@@ -22,7 +22,7 @@ _FLAT = 0.6
 _OUTLINED = 0.5
 _SHADED = 0.4
 _BENT = 0.7
-_LOST_COLOUR = 0.1
+_LOST_COLOR = 0.1
 
 
 def redrawn(image: ImageArray, rng: np.random.Generator, *, mask: Mask | None = None) -> ImageArray:
@@ -43,7 +43,7 @@ def redrawn(image: ImageArray, rng: np.random.Generator, *, mask: Mask | None = 
     values = _repainted(values, rng) if rng.random() < _FLAT else _retouched(values, rng)
     if rng.random() < _SHADED:
         values = _shaded(values, rng)
-    if rng.random() < _LOST_COLOUR:
+    if rng.random() < _LOST_COLOR:
         values = np.repeat(values.mean(axis=2, keepdims=True), 3, axis=2)
     if rng.random() < _OUTLINED:
         values = _outlined(values, mask, rng)
@@ -58,14 +58,14 @@ def _smaller(mask: Mask, shape: tuple[int, ...]) -> Mask:
 
 
 def _repainted(values: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Reduce to a few flat colours and shift each of them by itself."""
+    """Reduce to a few flat colors and shift each of them by itself."""
     height, width = values.shape[:2]
     size = 1 + 2 * max(1, round(max(height, width) * rng.uniform(0.005, 0.018)))
     picture = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
     picture = picture.filter(ImageFilter.MedianFilter(min(size, 9)))
     few = picture.quantize(int(rng.integers(4, 14)), Image.Quantize.MEDIANCUT, Image.Dither.NONE)
     palette = np.asarray(few.getpalette("RGB"), np.float32).reshape(-1, 3)
-    changed = np.stack([_shifted(colour[None], rng, 0.06, 0.3)[0] for colour in palette])
+    changed = np.stack([_shifted(color[None], rng, 0.06, 0.3)[0] for color in palette])
     return np.asarray(changed[np.asarray(few)], np.float32)
 
 
@@ -74,10 +74,10 @@ def _retouched(values: NDArray[np.float32], rng: np.random.Generator) -> NDArray
 
 
 def _shifted(
-    colours: NDArray[np.float32], rng: np.random.Generator, hue: float, amount: float
+    colors: NDArray[np.float32], rng: np.random.Generator, hue: float, amount: float
 ) -> NDArray[np.float32]:
     """Turn the hue by a share of the circle; change saturation, brightness and contrast."""
-    pixels = Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8)[None])
+    pixels = Image.fromarray(np.clip(colors, 0, 255).astype(np.uint8)[None])
     hsv = np.asarray(pixels.convert("HSV"), np.float32)[0].copy()
     wide = 3 if rng.random() < 0.15 else 1
     hsv[:, 0] = (hsv[:, 0] + 255 * wide * rng.uniform(-hue, hue)) % 256
@@ -99,7 +99,7 @@ def _shaded(values: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np
 def _outlined(
     values: NDArray[np.float32], mask: Mask, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Draw dark lines around the item and where its colours change."""
+    """Draw dark lines around the item and where its colors change."""
     from scipy import ndimage
 
     side = max(mask.shape)
@@ -124,10 +124,10 @@ def _bent(image: ImageArray, rng: np.random.Generator) -> ImageArray:
     linear = np.array([(np.cos(angle), np.sin(angle) + shear), (-np.sin(angle), np.cos(angle))])
     linear = linear * stretch[:, None]
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    centre = np.array([width, height]) / 2
+    center = np.array([width, height]) / 2
     shift = rng.uniform(-0.04, 0.04, 2) * (width, height)
-    u = linear[0, 0] * (x - centre[0]) + linear[0, 1] * (y - centre[1]) + centre[0] + shift[0]
-    v = linear[1, 0] * (x - centre[0]) + linear[1, 1] * (y - centre[1]) + centre[1] + shift[1]
+    u = linear[0, 0] * (x - center[0]) + linear[0, 1] * (y - center[1]) + center[0] + shift[0]
+    v = linear[1, 0] * (x - center[0]) + linear[1, 1] * (y - center[1]) + center[1] + shift[1]
     if rng.random() < _BENT:
         u += _waves((height, width), rng) * width
         v += _waves((height, width), rng) * height

@@ -1,6 +1,6 @@
 """From a few labels to all: what to name first, labels spread to the rest, and labels checked."""
 
-from lookalike.gallery.neighbors import Graph, neighbour_graph
+from lookalike.gallery.neighbors import Graph, neighbor_graph
 from lookalike.labels.issues import Check, Suspect, check
 from lookalike.labels.label_set import Given, read_given, separate
 from lookalike.labels.propagation import UNKNOWN, Spread, spread
@@ -14,7 +14,7 @@ __all__ = [
     "Spread",
     "Suspect",
     "check",
-    "neighbour_graph",
+    "neighbor_graph",
     "read_given",
     "separate",
     "spread",

@@ -16,7 +16,7 @@ _REPEATS = 2
 
 @dataclass(frozen=True, slots=True)
 class Folds:
-    """Divisions of ``m`` labelled rows: ``(repeats, m)`` fold numbers, and which are judged.
+    """Divisions of ``m`` labeled rows: ``(repeats, m)`` fold numbers, and which are judged.
 
     Rows are not judged whose label nobody else has in the other folds.
     """
@@ -27,8 +27,8 @@ class Folds:
 
 
 def divide(problem: Problem, seed: int) -> Folds:
-    """Divide the labelled rows into tenths, twice."""
-    m = len(problem.labelled)
+    """Divide the labeled rows into tenths, twice."""
+    m = len(problem.labeled)
     count = min(_FOLDS, m)
     rng = np.random.default_rng(seed)
     number = np.stack([rng.permutation(m) % count for _ in range(_REPEATS)])
@@ -95,8 +95,8 @@ def try_method(problem: Problem, method: OnGraph | Vote, folds: Folds) -> Trial:
             shown = number != fold
             if not held.any() or not shown.any():
                 continue
-            rows = problem.labelled[held]
-            guesses, sure = problem.read(method(problem, problem.labelled[shown], rows))
+            rows = problem.labeled[held]
+            guesses, sure = problem.read(method(problem, problem.labeled[shown], rows))
             raw.append(sure)
             right.append((guesses == problem.has[held]).all(axis=1))
     labels = int(folds.judged.sum())

@@ -1,4 +1,4 @@
-"""Given labels that their neighbourhood contradicts."""
+"""Given labels that their neighborhood contradicts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ K = 10
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A labelled image, what its neighbours say it is, and how strongly they contradict: 0 to 1.
+    """A labeled image, what its neighbors say it is, and how strongly they contradict: 0 to 1.
 
-    ``agreeing`` of ``asked`` labelled neighbours share a label with it.
+    ``agreeing`` of ``asked`` labeled neighbors share a label with it.
     """
 
     row: int
@@ -32,14 +32,14 @@ class Suspect:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """All images with a labelled neighbour, the most contradicted first."""
+    """All images with a labeled neighbor, the most contradicted first."""
 
     suspects: tuple[Suspect, ...]
-    labelled: int
+    labeled: int
 
     @property
     def contradicted(self) -> tuple[Suspect, ...]:
-        """Those whose neighbours propose something else."""
+        """Those whose neighbors propose something else."""
         return tuple(s for s in self.suspects if s.proposed != s.given and s.contradiction > 0.5)
 
     def rows(self) -> Iterator[dict[str, str]]:
@@ -56,19 +56,19 @@ class Check:
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of ``lookalike label check --json``."""
         return {
-            "labelled": self.labelled,
+            "labeled": self.labeled,
             "asked": len(self.suspects),
             "contradicted": list(self.rows()),
         }
 
 
 def check(graph: Graph, given: Given) -> Check:
-    """Rank labelled images by how much the labels of their neighbours contradict theirs.
+    """Rank labeled images by how much the labels of their neighbors contradict theirs.
 
-    Among the nearest labelled neighbours (at most ten of the graph's) each speaks for its labels
+    Among the nearest labeled neighbors (at most ten of the graph's) each speaks for its labels
     with the weight ``exp(-d^2 / s^2)``, ``s`` the distance to the furthest of them. Contradiction
     is the weight that does not share the label, out of all. Equal ones are ordered by how near
-    the contradicting neighbours are.
+    the contradicting neighbors are.
 
     Raises:
         InputError: no labels, or all the same.

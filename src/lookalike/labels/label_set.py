@@ -51,7 +51,7 @@ class Given:
         if len(set(self.of.values())) == 1:
             only = SEPARATOR.join(next(iter(self.of.values())))
             raise InputError(
-                f"{self.name}: all {len(self.of)} labelled images are {only!r}; nothing can be "
+                f"{self.name}: all {len(self.of)} labeled images are {only!r}; nothing can be "
                 "told apart: label images of at least one other kind too"
             )
 

@@ -122,7 +122,7 @@ def spread(
 ) -> Spread:
     """Label all rows from a few.
 
-    Methods are spreading on the neighbour graph (10, 5 or 20 neighbours) and a vote of the 1, 3 or
+    Methods are spreading on the neighbor graph (10, 5 or 20 neighbors) and a vote of the 1, 3 or
     5 nearest given ones. Each is tried on the given labels, a tenth left out at a time, twice. The
     first in that order is taken whose accuracy is within one standard error of the best one's (the
     rule of Hastie et al. 2009, section 7.10): a hundred labels cannot tell a hundredth from luck.
@@ -159,17 +159,17 @@ def spread(
             "label more, or leave --precision away"
         )
     method = simplest_of_the_best(trials) if calibrated else DEFAULT
-    shares = methods[method](problem, problem.labelled, np.arange(len(graph)))
+    shares = methods[method](problem, problem.labeled, np.arange(len(graph)))
     guesses, raw = problem.read(shares)
     confidence = trials[method].calibrate(raw) if calibrated else raw
-    confidence[problem.labelled] = 1
+    confidence[problem.labeled] = 1
     rest = np.ones(len(graph), np.bool_)
-    rest[problem.labelled] = False
+    rest[problem.labeled] = False
     threshold = 0.0
     if precision is not None:
         threshold = _threshold(confidence[rest], precision)
     named = problem.named(guesses)
-    for row in problem.labelled:
+    for row in problem.labeled:
         named[row] = given.of[graph.ids[row]]
     accepted = ~rest | (confidence >= threshold)
     return Spread(
@@ -195,9 +195,9 @@ def raw_confidence(graph: Graph, given: Given) -> NDArray[np.float32]:
     given.check()
     problem = Problem.of(graph, given)
     _, raw = problem.read(
-        methods_for(graph)[DEFAULT](problem, problem.labelled, np.arange(len(graph)))
+        methods_for(graph)[DEFAULT](problem, problem.labeled, np.arange(len(graph)))
     )
-    raw[problem.labelled] = 1
+    raw[problem.labeled] = 1
     return raw.astype(np.float32)
 
 

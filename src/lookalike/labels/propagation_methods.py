@@ -1,4 +1,4 @@
-"""Ways of labelling all images from some: along the neighbour graph, or by the nearest labelled."""
+"""Ways of labeling all images from some: along the neighbor graph, or by the nearest labeled."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Shares = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """``labelled`` row numbers ``(m,)``, and which of the ``names`` each has: ``(m, labels)``."""
+    """``labeled`` row numbers ``(m,)``, and which of the ``names`` each has: ``(m, labels)``."""
 
     graph: Graph
     names: tuple[str, ...]
-    labelled: NDArray[np.int64]
+    labeled: NDArray[np.int64]
     has: NDArray[np.bool_]
     several: bool
 
@@ -37,16 +37,16 @@ class Problem:
         """Put given labels into arrays."""
         names = tuple(sorted({label for labels in given.of.values() for label in labels}))
         column = {name: place for place, name in enumerate(names)}
-        labelled = [row for row, row_id in enumerate(graph.ids) if row_id in given.of]
-        has = np.zeros((len(labelled), len(names)), np.bool_)
-        for place, row in enumerate(labelled):
+        labeled = [row for row, row_id in enumerate(graph.ids) if row_id in given.of]
+        has = np.zeros((len(labeled), len(names)), np.bool_)
+        for place, row in enumerate(labeled):
             has[place, [column[label] for label in given.of[graph.ids[row]]]] = True
-        return cls(graph, names, np.array(labelled, np.int64), has, given.several)
+        return cls(graph, names, np.array(labeled, np.int64), has, given.several)
 
     def seeds(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return ``(n, labels + 1)``: 1 for each label of these rows, and for being labelled."""
+        """Return ``(n, labels + 1)``: 1 for each label of these rows, and for being labeled."""
         found = np.zeros((len(self.graph), len(self.names) + 1), np.float32)
-        places = np.searchsorted(self.labelled, rows)
+        places = np.searchsorted(self.labeled, rows)
         found[rows, :-1] = self.has[places]
         found[rows, -1] = 1
         return found
@@ -71,7 +71,7 @@ class Problem:
 
 
 class OnGraph:
-    """Spreading along the graph of so many neighbours."""
+    """Spreading along the graph of so many neighbors."""
 
     def __init__(self, graph: Graph, k: int) -> None:
         self._graph, self._k = graph, k
@@ -89,7 +89,7 @@ class OnGraph:
 
 
 class Vote:
-    """A vote of so many nearest labelled rows, each with the inverse of its squared distance."""
+    """A vote of so many nearest labeled rows, each with the inverse of its squared distance."""
 
     def __init__(self, graph: Graph, k: int) -> None:
         self._graph, self._k = graph, k
@@ -100,7 +100,7 @@ class Vote:
         near = ExactIndex(values[shown]).search(values[asked], self._k, Metric.L2)
         weights = 1 / np.maximum(near.distances**2, 1e-12)
         weights /= weights.sum(axis=1, keepdims=True)
-        has = problem.has[np.searchsorted(problem.labelled, shown)].astype(np.float32)
+        has = problem.has[np.searchsorted(problem.labeled, shown)].astype(np.float32)
         found: Shares = np.einsum("nk,nkl->nl", weights.astype(np.float32), has[near.rows])
         return found
 

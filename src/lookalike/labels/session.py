@@ -20,7 +20,7 @@ from lookalike.gallery.neighbors import Graph
 from lookalike.labels.label_set import Given
 from lookalike.labels.propagation_methods import OnGraph, Problem
 
-FILE = "labelling.npz"
+FILE = "labeling.npz"
 
 SURE = 0.9
 """An image counts as reached where so much of what reaches it speaks for one label."""
@@ -54,7 +54,7 @@ class Round:
         return frozenset(self.graph.ids)
 
     def reach(self, labels: Mapping[str, tuple[str, ...]]) -> Reach:
-        """Return how far labels by id reach along the neighbour graph.
+        """Return how far labels by id reach along the neighbor graph.
 
         Raises:
             MissingRowError: an id is not there.
@@ -72,7 +72,7 @@ class Round:
         if len(counts) > 1:  # one label alone reaches everything, which says nothing
             problem = Problem.of(self.graph, Given("labels", dict(labels)))
             every = np.arange(len(self.graph))
-            guesses, shares = problem.read(self._spread(problem, problem.labelled, every))
+            guesses, shares = problem.read(self._spread(problem, problem.labeled, every))
             sure = shares >= SURE
             for place, label in enumerate(problem.names):
                 counts[label][1] = int((guesses[:, place] & sure).sum())
@@ -81,10 +81,10 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Of ``images``, so many are labelled and ``sure``; ``labels`` says both of each label."""
+    """Of ``images``, so many are labeled and ``sure``; ``labels`` says both of each label."""
 
     images: int
-    labelled: int
+    labeled: int
     sure: int
     labels: Mapping[str, list[int]]
 

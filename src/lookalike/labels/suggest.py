@@ -33,7 +33,7 @@ def suggest(
     """Return the row numbers of ``count`` images to name, those that tell most first.
 
     The smoothed embeddings are put into as many k-means clusters as there will be labels. Of the
-    clusters in which nothing is labelled yet, those with the most images, or, when there are
+    clusters in which nothing is labeled yet, those with the most images, or, when there are
     labels, with the most that these leave in doubt, give their medoid: representative, since it
     stands for a dense group, and diverse, since there is one of each (TypiClust, Hacohen et al.
     2022, section 3, with medoids). Nothing has to be known of the classes.
@@ -67,7 +67,7 @@ def suggest(
 def _medoids(
     values: Embeddings, free: NDArray[np.bool_], doubt: NDArray[np.float32], count: int, seed: int
 ) -> list[int]:
-    """Return the rows nearest to the centres of clusters without a label, most doubt first."""
+    """Return the rows nearest to the centers of clusters without a label, most doubt first."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
@@ -99,7 +99,7 @@ def images_to_ask(
 ) -> list[int]:
     """Return ``count`` of ``total`` rows, drawn at random.
 
-    Random images were measured to need fewer labels than pairs of neighbours about which the
+    Random images were measured to need fewer labels than pairs of neighbors about which the
     encoders disagree (``benchmarks/choose.py``): at most 200 for 8 right choices of 10 with the
     trained encoder among the candidates, against 500.
 
@@ -122,7 +122,7 @@ def images_to_ask(
 
 
 def write_asked(folder: Path, items: Sequence[Item], labels: Mapping[str, str]) -> Path:
-    """Write a CSV of items to be labelled, one a line; labels already given are filled in.
+    """Write a CSV of items to be labeled, one a line; labels already given are filled in.
 
     Raises:
         StorageError: it could not be written.

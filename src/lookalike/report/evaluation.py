@@ -69,7 +69,7 @@ def _sections(
     yield _hits(found, right=True)
     if any(_wrong(example) for example in found.examples):
         yield _hits(found, right=False)
-    if found.basis.labelled:
+    if found.basis.labeled:
         yield _confusion(found)
         if len(found.scores.per_label) > 1:
             yield _per_label(found)
@@ -93,7 +93,7 @@ def _ladder(found: Evaluation) -> Section:
         of_found = _cells(f"mAP@{n} (found)", s.map_found)
         first_right = {"R@1": f"{s.first_right.value:.4f}"}
         recall = {f"recall@{n}": f"{s.recall.value:.5f}"}
-        if found.basis.labelled:
+        if found.basis.labeled:
             early = {f"first {first}": f"{s.first.precision:.4f}"}
             parts = [precision, average, of_found, first_right, recall, early]
         else:
@@ -113,7 +113,7 @@ def _ladder(found: Evaluation) -> Section:
         f"queries; mAP@{n} divides by min({n}, relevant), mAP@{n} (found) by the right hits among "
         f"the {n}; R@1 is the share of queries whose first hit is right. "
         f"{f'Note that {ceiling}. ' if ceiling else ''}Intervals are bootstrap intervals over the "
-        f"queries. {early_said if found.basis.labelled else ''}Every baseline saw the same "
+        f"queries. {early_said if found.basis.labeled else ''}Every baseline saw the same "
         "images, queries and metric.",
         png(_ladder_figure(found)),
         Table(columns, rows),
@@ -128,7 +128,7 @@ def _cells(name: str, estimate: Estimate) -> dict[str, str]:
 
 def _ladder_figure(found: Evaluation) -> Figure:
     """Draw precision or, where it has a low ceiling, mAP."""
-    if found.basis.labelled:
+    if found.basis.labeled:
         return figures.ladder(found)
 
     def by_map(scores: Scores) -> Scores:
@@ -182,7 +182,7 @@ def _hits(found: Evaluation, *, right: bool) -> Section:
     full = found.ceiling == 1
     if right:
         what = "only right hits" if full else "their right answers before any other hit"
-        under = "label" if found.basis.labelled else "name"
+        under = "label" if found.basis.labeled else "name"
         text = (
             f"{len(found.examples) - wrong:,} of {len(found.examples):,} queries have {what}. "
             f"The query stands left; under each {under} is the hit's distance."
@@ -284,7 +284,7 @@ def _wrong(example: Example) -> int:
 def _as_hits(example: Example, found: Evaluation, *, marked: bool = True) -> Hits:
     """Return hits whose labels tell right from wrong where ``marked``, as figures expect it."""
     hits = example.hits
-    if not found.basis.labelled:
+    if not found.basis.labeled:
         hits = tuple(
             replace(hit, metadata={"label": _shown(hit, example, found, marked and is_right)})
             for hit, is_right in zip(example.hits, example.right, strict=True)

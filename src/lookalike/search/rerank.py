@@ -1,4 +1,4 @@
-"""Re-ranking: query expansion, database-side augmentation, k-reciprocal neighbours, diffusion.
+"""Re-ranking: query expansion, database-side augmentation, k-reciprocal neighbors, diffusion.
 
 Pure functions of embeddings, compared by their cosine similarity. They may have any length: each
 function brings them to unit length first. Zero rows stay zero and have similarity 0 to everything.
@@ -22,7 +22,7 @@ DEPTH = 200
 """How many nearest rows of a query to give to :func:`reciprocal` and :func:`diffuse`."""
 
 _VALUES = 1 << 21
-"""Values of neighbours held at once in 64 bits (16 MiB)."""
+"""Values of neighbors held at once in 64 bits (16 MiB)."""
 
 _LEAST = 1e-150
 """Weights below this one count as none: sums and products of them would underflow."""
@@ -32,18 +32,18 @@ _MOST_SPREAD = 0.999
 
 
 def expand(
-    query: NDArray[np.float32], neighbours: Embeddings, *, alpha: float = 3.0
+    query: NDArray[np.float32], neighbors: Embeddings, *, alpha: float = 3.0
 ) -> NDArray[np.float32]:
     """Return a query drawn towards its nearest rows (alpha query expansion).
 
-    It is the sum of the query, with weight 1, and of the neighbours, each with its similarity to
+    It is the sum of the query, with weight 1, and of the neighbors, each with its similarity to
     the power ``alpha`` as weight (Radenović, Tolias, Chum 2018, "Fine-tuning CNN image retrieval
-    with no human annotation"). A neighbour of negative similarity has weight 0; with ``alpha`` 0
+    with no human annotation"). A neighbor of negative similarity has weight 0; with ``alpha`` 0
     all others weigh the same.
 
     Args:
         query: ``(dim,)`` float32.
-        neighbours: ``(k, dim)`` float32, the query's nearest rows; none leave it as it is.
+        neighbors: ``(k, dim)`` float32, the query's nearest rows; none leave it as it is.
         alpha: at least 0.
 
     Returns:
@@ -54,7 +54,7 @@ def expand(
         SettingError: ``alpha`` out of range.
     """
     _check_power("alpha", alpha)
-    nodes = _together(query, neighbours, "neighbours").astype(np.float64)
+    nodes = _together(query, neighbors, "neighbors").astype(np.float64)
     weights = _weights(nodes[1:] @ nodes[0], alpha)  # (k,)
     return np.asarray(_summed(nodes[:1], weights[None], nodes[None, 1:])[0])
 
@@ -63,7 +63,7 @@ def augment(rows: Embeddings, k: int, *, alpha: float = 3.0) -> Embeddings:
     """Return each row drawn towards its ``k`` nearest other rows, as :func:`expand` does it.
 
     Database-side augmentation (Arandjelović and Zisserman 2012, "Three things everyone should know
-    to improve object retrieval"; the weights are Radenović's). Neighbours are those of the rows
+    to improve object retrieval"; the weights are Radenović's). Neighbors are those of the rows
     as given, found exactly. Copies of a row are other rows; all copies get the same result.
 
     Beside the rows in unit length and the result, ``n = 500,000`` rows take less than 256 MiB; the
@@ -71,7 +71,7 @@ def augment(rows: Embeddings, k: int, *, alpha: float = 3.0) -> Embeddings:
 
     Args:
         rows: ``(n, dim)`` float32.
-        k: at least 1; fewer than ``k`` other rows are all neighbours.
+        k: at least 1; fewer than ``k`` other rows are all neighbors.
         alpha: at least 0.
 
     Returns:
@@ -85,7 +85,7 @@ def augment(rows: Embeddings, k: int, *, alpha: float = 3.0) -> Embeddings:
     _check_power("alpha", alpha)
     unit = _unit(check_embeddings(rows, what="rows"))
     first, earlier = _copies(unit)
-    # Zero rows have no weight, and of one row's copies none needs more than k as neighbours.
+    # Zero rows have no weight, and of one row's copies none needs more than k as neighbors.
     # Left in, many alike would have the index compare each with all the others.
     kept = np.flatnonzero(unit.any(axis=1) & (earlier <= k))
     if len(kept) < len(unit):
@@ -112,20 +112,20 @@ def reciprocal(
     k2: int = 6,
     share: float = 0.3,
 ) -> NDArray[np.float32]:
-    """Return distances that count common k-reciprocal neighbours.
+    """Return distances that count common k-reciprocal neighbors.
 
     Zhong et al. 2017, "Re-ranking person re-identification with k-reciprocal encoding", sections
     3.2 to 3.5, among the query and its candidates alone. As in the authors' code, a row is its own
-    neighbour, beside ``k1`` others (for half of ``k1``, rounded up, so many) or ``k2 - 1``; and
-    the weights of equation 7 are scaled to sum 1. Rows as similar as the last neighbour are
-    neighbours too, so that copies of a row are treated alike and the order of the candidates does
+    neighbor, beside ``k1`` others (for half of ``k1``, rounded up, so many) or ``k2 - 1``; and
+    the weights of equation 7 are scaled to sum 1. Rows as similar as the last neighbor are
+    neighbors too, so that copies of a row are treated alike and the order of the candidates does
     not matter.
 
     Args:
         query: ``(dim,)`` float32.
         candidates: ``(m, dim)`` float32, about the :data:`DEPTH` nearest rows.
-        k1: neighbours that have to be mutual, at least 1.
-        k2: neighbours whose encodings are averaged (local query expansion), at least 1.
+        k1: neighbors that have to be mutual, at least 1.
+        k2: neighbors whose encodings are averaged (local query expansion), at least 1.
         share: of ``1 - cosine`` in the result, in [0, 1]; the rest is the Jaccard distance.
 
     Returns:
@@ -164,19 +164,19 @@ def diffuse(
     alpha: float = 0.9,
     gamma: float = 3.0,
 ) -> NDArray[np.float32]:
-    """Return distances along the candidates' neighbour graph (diffusion).
+    """Return distances along the candidates' neighbor graph (diffusion).
 
     Zhou et al. 2004, "Ranking on data manifolds", section 2, solved in closed form; graph and
     source as in Iscen et al. 2017, "Efficient diffusion on region manifolds": candidates among
     each other's ``k`` nearest are joined by their similarity to the power ``gamma``, and the query
     feeds its ``k`` nearest with theirs. Negative similarities count 0; rows as similar as the last
-    neighbour are neighbours too.
+    neighbor are neighbors too.
 
     Args:
         query: ``(dim,)`` float32.
         candidates: ``(m, dim)`` float32, about the :data:`DEPTH` nearest rows; time grows with
             the cube of m.
-        k: neighbours, at least 1.
+        k: neighbors, at least 1.
         alpha: share that is passed on along the graph, from 0 to 0.999.
         gamma: at least 0.
 

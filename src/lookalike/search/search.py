@@ -27,13 +27,13 @@ from lookalike.vectors import unit_rows
 RERANKINGS: Mapping[str, str] = {
     "expand": "search again, the query moved towards its 3 nearest rows (alpha query expansion)",
     "augment": "compare with each hit moved towards its 3 nearest hits (database augmentation)",
-    "reciprocal": "prefer hits that have the query's neighbours for neighbours (k-reciprocal)",
-    "diffuse": "follow neighbours of neighbours among the hits (diffusion)",
+    "reciprocal": "prefer hits that have the query's neighbors for neighbors (k-reciprocal)",
+    "diffuse": "follow neighbors of neighbors among the hits (diffusion)",
     "spatial": "put hits first whose local features match the query's in one arrangement",
 }
 """By name, what each does."""
 
-NEIGHBOURS = 3
+NEIGHBORS = 3
 """Rows that expansion and augmentation take up: where few rows are right, more would be wrong."""
 
 VERIFIED = 20
@@ -220,7 +220,7 @@ class Search:
         asked = query.embeddings[nearest]
         for name in self.rerankings:
             if name == "expand":
-                asked = rerank.expand(asked, rows[:NEIGHBOURS])
+                asked = rerank.expand(asked, rows[:NEIGHBORS])
                 hits = self._nearest(store, asked[None], query.own, depth)
                 rows = store.embeddings([hit.id for hit in hits])
                 continue
@@ -238,7 +238,7 @@ def _scored(name: str, query: NDArray[np.float32], rows: Embeddings) -> NDArray[
         return rerank.reciprocal(query, rows)
     if name == "diffuse":
         return rerank.diffuse(query, rows)
-    augmented = rerank.augment(rows, NEIGHBOURS)
+    augmented = rerank.augment(rows, NEIGHBORS)
     return np.asarray(-(augmented @ unit_rows(query[None])[0]))
 
 

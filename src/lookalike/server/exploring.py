@@ -29,8 +29,8 @@ class ClusterOut(BaseModel):
     share: float | None
 
 
-class ColourOut(BaseModel):
-    """A column to colour by: base64 of a 16-bit place among its values for each item, -1 none."""
+class ColorOut(BaseModel):
+    """A column to color by: base64 of a 16-bit place among its values for each item, -1 none."""
 
     name: str
     values: list[str]
@@ -41,7 +41,7 @@ class MapOut(BaseModel):
     """A map. Arrays are base64 of little-endian numbers, for each item in the order of ``ids``.
 
     ``points`` are two 16-bit numbers each, ``numbers`` the 16-bit number of its cluster or -1,
-    ``outlying`` a 32-bit float, ``near`` 32-bit numbers of its nearest ``neighbours`` others.
+    ``outlying`` a 32-bit float, ``near`` 32-bit numbers of its nearest ``neighbors`` others.
     """
 
     format: int
@@ -57,12 +57,12 @@ class MapOut(BaseModel):
     numbers: str
     clusters: list[ClusterOut]
     outlying: str
-    neighbours: int
+    neighbors: int
     near: str
-    columns: list[ColourOut]
+    columns: list[ColorOut]
 
 
-class LabellingOut(BaseModel):
+class LabelingOut(BaseModel):
     """Ids of images to name next, in groups that look alike, and labels given before."""
 
     made: str
@@ -96,7 +96,7 @@ class ReachOut(BaseModel):
     """How far labels reach: ``sure`` images have ``least`` of what reaches them for one label."""
 
     images: int
-    labelled: int
+    labeled: int
     sure: int
     least: float
     labels: list[LabelReach]
@@ -116,11 +116,11 @@ async def gallery_map(served: TheGallery, service: TheService) -> Response:
     return await service.thread(lambda: JSONResponse(found.document()))
 
 
-@exploring.get("/labelling", responses=errors())
-async def labelling(served: TheGallery, service: TheService, request: Request) -> LabellingOut:
+@exploring.get("/labeling", responses=errors())
+async def labeling(served: TheGallery, service: TheService, request: Request) -> LabelingOut:
     """Return which images to name next, as ``lookalike label suggest --keep`` chose them last."""
     found = await _round(served, service, request)
-    return LabellingOut(
+    return LabelingOut(
         made=found.made,
         images=len(found.graph),
         stale=found.stale,
@@ -129,18 +129,18 @@ async def labelling(served: TheGallery, service: TheService, request: Request) -
     )
 
 
-@exploring.post("/labelling/reach", responses=errors())
-async def labelling_reach(
+@exploring.post("/labeling/reach", responses=errors())
+async def labeling_reach(
     served: TheGallery, service: TheService, request: Request, body: LabelsBody
 ) -> ReachOut:
-    """Say how far labels reach along the neighbour graph. Nothing is written."""
+    """Say how far labels reach along the neighbor graph. Nothing is written."""
     found = await _round(served, service, request)
     labels = {row_id: tuple(dict.fromkeys(of)) for row_id, of in body.labels.items()}
     async with service.turn():
         reach = await service.thread(found.reach, labels)
     return ReachOut(
         images=reach.images,
-        labelled=reach.labelled,
+        labeled=reach.labeled,
         sure=reach.sure,
         least=SURE,
         labels=[

@@ -91,11 +91,11 @@ async def item_thumbnail(
 
 
 @items.get(
-    "/item/neighbours",
+    "/item/neighbors",
     tags=["items"],
     responses={**leads("$response.body#/hits/0/id", *READS), **errors(501)},
 )
-async def item_neighbours(
+async def item_neighbors(
     served: TheGallery,
     service: TheService,
     row_id: TheId,

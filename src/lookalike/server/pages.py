@@ -34,7 +34,7 @@ _START = 24
 _RERANKINGS = {
     "expand": "query expansion",
     "augment": "augmentation",
-    "reciprocal": "k-reciprocal neighbours",
+    "reciprocal": "k-reciprocal neighbors",
     "expand+reciprocal": "expansion, then reciprocal",
     "diffuse": "diffusion",
     "spatial": "spatial verification",

@@ -58,7 +58,7 @@ def leads(row_id: str, *operations: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"links": {o: {"operationId": o, "parameters": parameters} for o in operations}}}
 
 
-READS = ("item", "item_image", "item_thumbnail", "item_neighbours")
+READS = ("item", "item_image", "item_thumbnail", "item_neighbors")
 OPEN: dict[str, Any] = {"security": []}
 """For routes that need no key."""
 

@@ -1,4 +1,4 @@
-"""Galleries of small grey images, which a drawing can be a query for."""
+"""Galleries of small gray images, which a drawing can be a query for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGEST_SIDE = 64
 class Paper:
     """What a drawing must be like to look like the images of a gallery.
 
-    ``side`` is theirs in pixels, ``ground`` their grey, 0 to 255, where nothing is drawn, ``pen``
+    ``side`` is theirs in pixels, ``ground`` their gray, 0 to 255, where nothing is drawn, ``pen``
     where something is. ``share`` is how much of the side the drawn part takes, and ``stroke`` how
     thick its lines are, in pixels.
     """
@@ -29,7 +29,7 @@ class Paper:
 
 
 def paper_of(images: Sequence[ImageArray]) -> Paper | None:
-    """Return what drawings for these images are like; None if they are not small and grey."""
+    """Return what drawings for these images are like; None if they are not small and gray."""
     if not images or any(i.ndim != 2 or max(i.shape) > LARGEST_SIDE for i in images):
         return None
     border = np.concatenate([_border(image) for image in images])

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours in memory: one matrix product, then the true distances of a few.
+"""Exact nearest neighbors in memory: one matrix product, then the true distances of a few.
 
 The product gives every row an approximate score; the rows that may be among the nearest, given
 its rounding error, get their distance computed directly, as ``|q - x|`` or ``1 - cos``. So the
@@ -31,7 +31,7 @@ _SCORES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbours:
+class Neighbors:
     """Row numbers ``(q, n)`` int64 and distances ``(q, n)`` float64, nearest first.
 
     Equal distances are ordered by row number.
@@ -65,7 +65,7 @@ class ExactIndex:
         """Return the embeddings of rows by their numbers."""
         return self._rows[rows]
 
-    def others(self, start: int, stop: int, n: int, metric: Metric) -> Neighbours:
+    def others(self, start: int, stop: int, n: int, metric: Metric) -> Neighbors:
         """Return the ``min(n, rows - 1)`` nearest other rows to each from ``start`` to ``stop``."""
         asked = self._rows[start:stop]
         found = self.search(asked, n + 1, metric)
@@ -73,7 +73,7 @@ class ExactIndex:
         other = found.rows != np.arange(start, start + len(asked))[:, None]
         other[other.all(axis=1), -1] = False
         shape = (len(asked), -1)
-        return Neighbours(found.rows[other].reshape(shape), found.distances[other].reshape(shape))
+        return Neighbors(found.rows[other].reshape(shape), found.distances[other].reshape(shape))
 
     def search(
         self,
@@ -81,7 +81,7 @@ class ExactIndex:
         n: int,
         metric: Metric,
         among: NDArray[np.int64] | None = None,
-    ) -> Neighbours:
+    ) -> Neighbors:
         """Return the ``min(n, rows)`` nearest rows to each of ``(q, dim)`` float32 queries.
 
         ``among`` are the only rows that are searched, in ascending order; all unless given.
@@ -94,12 +94,12 @@ class ExactIndex:
                 among = self._near(coarse, queries[0], n, metric, among)
                 if len(among) <= _FEW:
                     rows, distances = self._nearest(queries[0], among, n, metric)
-                    return Neighbours(rows[None], distances[None])
+                    return Neighbors(rows[None], distances[None])
         if among is not None:
             found = self._part(among).search(queries, n, metric)
-            return Neighbours(among[found.rows], found.distances)
+            return Neighbors(among[found.rows], found.distances)
         n = min(n, len(self))
-        found = Neighbours(
+        found = Neighbors(
             np.empty((len(queries), n), np.int64), np.empty((len(queries), n), np.float64)
         )
         if n == 0:

@@ -1,4 +1,4 @@
-"""adapt(): a projection of a pretrained encoder's embeddings, learnt from a collection alone.
+"""adapt(): a projection of a pretrained encoder's embeddings, learned from a collection alone.
 
 Each image is made into street photographs or drawings of its item
 (:mod:`lookalike.images.compositing`, :mod:`lookalike.images.stylization`), and the projection makes
@@ -30,7 +30,7 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.composite import Projected
 from lookalike.encoders.persistence import load_encoder, write_encoder
 from lookalike.encoders.registry import open_encoder
-from lookalike.encoders.whitening import Basis, Whitening, learnt
+from lookalike.encoders.whitening import Basis, Whitening, learned
 from lookalike.errors import (
     ArtifactError,
     InputError,
@@ -96,7 +96,7 @@ def adapt(
     """Adapt an encoder to a collection without labels, and leave it in the folder ``out``.
 
     The projection is that of linear discriminant analysis with every image as a class of its
-    views: embeddings are whitened by their scatter within items, as with the learnt whitening of
+    views: embeddings are whitened by their scatter within items, as with the learned whitening of
     Mikolajczyk and Matas 2007, section 3, and of it the directions of most variance between items
     are kept.
 
@@ -176,9 +176,9 @@ def adapt(
             f"(--dim), not {dim}"
         )
     dim = min(dim, there)
-    projection = _learnt(basis(whole), np.stack(passes, axis=1), dim, options, on_progress)
+    projection = _learned(basis(whole), np.stack(passes, axis=1), dim, options, on_progress)
     origin = {
-        "learnt": "adapt",
+        "learned": "adapt",
         "contrast": options.contrast,
         **run,
         "source": opened.spec,
@@ -206,7 +206,7 @@ def _refine() -> Callable[..., Refined]:
     return refine
 
 
-def _learnt(
+def _learned(
     rows: NDArray[np.float32],
     views: NDArray[np.float32],
     dim: int,
@@ -214,9 +214,9 @@ def _learnt(
     on_progress: ProgressCallback,
 ) -> Whitening:
     if not options.contrast:
-        return learnt(rows, views, dim)
+        return learned(rows, views, dim)
     refine = _refine()
-    start = learnt(rows, views[:, :-1], dim)
+    start = learned(rows, views[:, :-1], dim)
     return refine(rows, views, start, seed=options.seed, on_progress=on_progress).projection
 
 

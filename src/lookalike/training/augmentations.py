@@ -40,8 +40,8 @@ class Views:
         gamma: logarithm of the exponent.
         brightness: share of the full range that is added.
         contrast: share by which differences from the mean change.
-        saturation: share by which differences from grey change; colour only.
-        grey: chance of losing all colour; colour only.
+        saturation: share by which differences from gray change; color only.
+        gray: chance of losing all color; color only.
         erase: chance that a window of .2 to .4 of either side becomes black.
     """
 
@@ -62,14 +62,14 @@ class Views:
     brightness: float = 0
     contrast: float = 0
     saturation: float = 0
-    grey: float = 0
+    gray: float = 0
     erase: float = 0
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return a view of each image.
 
         Args:
-            images: ``(n, c, h, w)`` floats in [0, 1], c being 1 (grey) or 3 (RGB).
+            images: ``(n, c, h, w)`` floats in [0, 1], c being 1 (gray) or 3 (RGB).
             generator: on the same device.
 
         Returns:
@@ -83,7 +83,7 @@ class Views:
             images = _thickened(images, draw.amount(self.thickness))
         if self.blur:
             images = torch.where(draw.chance(self.blur), _blurred(images), images)
-        images = _recoloured(self, images, draw)
+        images = _recolored(self, images, draw)
         return _erased(images, self.erase, draw) if self.erase else images
 
 
@@ -152,7 +152,7 @@ def _blurred(images: Tensor) -> Tensor:
     return images
 
 
-def _recoloured(views: Views, images: Tensor, draw: _Draw) -> Tensor:
+def _recolored(views: Views, images: Tensor, draw: _Draw) -> Tensor:
     if views.gamma:
         images = images.clamp(1e-6, 1).pow(draw.amount(views.gamma).exp())
     if views.contrast:
@@ -162,11 +162,11 @@ def _recoloured(views: Views, images: Tensor, draw: _Draw) -> Tensor:
         images = images + draw.amount(views.brightness)
     if views.saturation and images.shape[1] == 3:
         keep = 1 + draw.amount(views.saturation)
-        if views.grey:
-            keep = torch.where(draw.chance(views.grey), 0.0, keep)
+        if views.gray:
+            keep = torch.where(draw.chance(views.gray), 0.0, keep)
         luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
-        grey = (images * luma).sum(1, keepdim=True)
-        images = grey + (images - grey) * keep
+        gray = (images * luma).sum(1, keepdim=True)
+        images = gray + (images - gray) * keep
     return images.clamp(0, 1)
 
 
@@ -211,7 +211,7 @@ VIEWS: Mapping[str, Views] = {
         ),
         Views(
             "photos",
-            "anything: larger crops, mirrored, light and colour",
+            "anything: larger crops, mirrored, light and color",
             crop=0.4,
             aspect=1.33,
             mirror=True,
@@ -220,7 +220,7 @@ VIEWS: Mapping[str, Views] = {
             brightness=0.15,
             contrast=0.4,
             saturation=0.4,
-            grey=0.2,
+            gray=0.2,
         ),
     )
 }

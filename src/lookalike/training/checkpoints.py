@@ -1,4 +1,4 @@
-"""A training run on disk: weights and optimiser state that resume exactly where they stood.
+"""A training run on disk: weights and optimizer state that resume exactly where they stood.
 
 ``checkpoint.json`` names the safetensors file that belongs to it and is written last, by an
 atomic rename, so that a kill at any moment leaves the checkpoint before or the one after.
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from lookalike.artifacts import read_manifest, write_atomically, write_manifest
+from lookalike.artifacts import FORMAT, read_manifest, write_atomically, write_manifest
 from lookalike.errors import ArtifactError, SettingError
 
 MANIFEST = "checkpoint.json"
@@ -45,7 +45,7 @@ class State:
 
 
 def save(
-    folder: Path, state: State, model: torch.nn.Module, optimiser: torch.optim.Optimizer
+    folder: Path, state: State, model: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
     """Write a checkpoint over the one before.
 
@@ -53,8 +53,8 @@ def save(
         StorageError: it could not be written; the one before is unchanged.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for index, slots in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": value for name, value in slots.items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in slots.items()}
     name = f"checkpoint-{state.epoch:05d}-{state.step:07d}.safetensors"
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     write_atomically(folder / name, save_tensors(plain))
@@ -68,15 +68,20 @@ def load(
     folder: Path,
     run: Mapping[str, Any],
     model: torch.nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
 ) -> State:
-    """Bring model and optimiser back to a checkpoint and return where the run stood.
+    """Bring model and optimizer back to a checkpoint and return where the run stood.
 
     Raises:
         ArtifactError: there is no checkpoint, or it is broken.
         SettingError: it belongs to another run (recipe, seed or data differ).
     """
     fields = read_manifest(folder / MANIFEST, what="a training run to resume")
+    if fields["format"] != FORMAT:
+        raise ArtifactError(
+            f"{folder}: a training run of an older lookalike (format {fields['format']}) cannot be "
+            "resumed; train again into a new folder"
+        )
     try:
         found, now = ({**_UNSAID, **each} for each in (fields["run"], run))
         changed = [key for key in now if found.get(key) != now[key]]
@@ -90,20 +95,20 @@ def load(
         slots: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
             part, _, rest = key.partition(".")
-            if part == "optimiser":
+            if part == "optimizer":
                 index, _, name = rest.partition(".")
                 slots.setdefault(int(index), {})[name] = value
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
-        _lay_out_like_weights(optimiser)
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+        _lay_out_like_weights(optimizer)
         names = ("run", "epoch", "step", "loss_sum", "marks", "seconds", "history")
         return State(**{name: fields[name] for name in names})
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: the checkpoint cannot be read ({error})") from error
 
 
-def _lay_out_like_weights(optimiser: torch.optim.Optimizer) -> None:
-    """Give the optimiser's slots the memory layout of their weights, as its kernel expects."""
-    for weight, slots in optimiser.state.items():
+def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer's slots the memory layout of their weights, as its kernel expects."""
+    for weight, slots in optimizer.state.items():
         for name, value in slots.items():
             if value.shape == weight.shape:
                 slots[name] = torch.empty_like(weight).copy_(value)

@@ -51,7 +51,7 @@ def refine(
     Args:
         rows: ``(n, d)``, items.
         views: ``(n, v, d)``, v at least 2.
-        start: of d dimensions, learnt without the last views.
+        start: of d dimensions, learned without the last views.
         seed: of the batches.
         device: in torch's words.
         on_progress: told of each round.
@@ -61,7 +61,7 @@ def refine(
     seen = torch.from_numpy(views - start.mean).to(device)
     seen, held = seen[:, :-1], seen[:, -1]
     weight = torch.from_numpy(start.projection.copy()).to(device).requires_grad_()
-    optimiser = torch.optim.AdamW([weight], lr=_RATE * float(weight.detach().abs().mean()))
+    optimizer = torch.optim.AdamW([weight], lr=_RATE * float(weight.detach().abs().mean()))
     before = best = _found(items, held, weight)
     kept = weight.detach().clone()
     for number in range(ROUNDS):
@@ -71,9 +71,9 @@ def refine(
             batch = torch.cat([anchors, near[anchors].flatten()]).unique()  # type: ignore[no-untyped-call]
             which = torch.randint(seen.shape[1], (len(batch),), generator=generator).to(device)
             loss = _loss(items[batch], seen[batch, which], weight)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
         found = _found(items, held, weight)
         if found > best:
             best, kept = found, weight.detach().clone()

@@ -52,7 +52,7 @@ class TrainingOptions:
 class Fitted:
     """What was trained, in eval mode on the CPU, and where its run stood at the end.
 
-    ``preparing`` is how many seconds passed before the first step, finding neighbours.
+    ``preparing`` is how many seconds passed before the first step, finding neighbors.
     """
 
     task: Task
@@ -89,11 +89,11 @@ def fit(
     clock = _Clock(options.minutes)
     task = make_task(recipe, images, chosen, on_progress).to(device)
     to_channels_last(task)
-    optimiser = _optimiser(task, recipe)
+    optimizer = _optimizer(task, recipe)
     state = checkpoints.State(run=run)
     if options.resume:
         with here.together():
-            state = checkpoints.load(folder, run, task, optimiser)
+            state = checkpoints.load(folder, run, task, optimizer)
     pixels = torch.from_numpy(images).to(device)
     plan = Plan.of(recipe, len(images), options)
     clock.begin(state.seconds)
@@ -101,7 +101,7 @@ def fit(
 
     def save() -> None:
         if here.first:
-            checkpoints.save(folder, state, task, optimiser)
+            checkpoints.save(folder, state, task, optimizer)
 
     task.train()
     with DeferredInterrupt() as interrupt, memory_kept():
@@ -110,10 +110,10 @@ def fit(
         while state.epoch < plan.epochs and pace.goes_on():
             batches = plan.batches(state.epoch, device)
             while state.step < len(batches) and pace.goes_on():
-                _set_rate(optimiser, recipe, max(plan.done(state), pace.share))
+                _set_rate(optimizer, recipe, max(plan.done(state), pace.share))
                 rows = batches[state.step]
                 loss = task.loss(pixels, rows, plan.generator(state, device))
-                state.loss_sum += _step(loss, optimiser, task, len(rows))
+                state.loss_sum += _step(loss, optimizer, task, len(rows))
                 state.step += 1
                 _check_loss(state, folder)
                 if state.step * _MARKS // len(batches) > len(state.marks):
@@ -144,14 +144,14 @@ _EPOCHS_APART_S = 1.0
 """Epochs of a few images end many times a second; not each is worth a checkpoint."""
 
 
-def _optimiser(task: Task, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(task: Task, recipe: Recipe) -> torch.optim.Optimizer:
     weights, rate = list(task.parameters()), recipe.learning_rate
     if recipe.weight_decay:
         return torch.optim.AdamW(weights, rate, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.Adam(weights, rate, fused=True)
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, share: float) -> None:
+def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, share: float) -> None:
     """Set the learning rate for a share of the training that is done.
 
     One cycle (Smith and Topin 2018): up from a tenth over the first fifth, down to a hundredth,
@@ -163,17 +163,17 @@ def _set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, share: float) ->
             (0.1, 1.0, share / 0.2) if share < 0.2 else (1.0, 0.01, share / 0.8 - 0.25)
         )
         factor = end + (start - end) * (1 + math.cos(math.pi * min(along, 1))) / 2
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate * factor
 
 
-def _step(loss: torch.Tensor, optimiser: torch.optim.Optimizer, task: Task, rows: int) -> float:
+def _step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, task: Task, rows: int) -> float:
     """Move the weights by a batch of so many rows, unless the loss is no number; return it."""
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     value = current().averaged(task, loss, rows)
     if math.isfinite(value):
-        optimiser.step()
+        optimizer.step()
     return value
 
 

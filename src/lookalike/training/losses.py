@@ -19,7 +19,7 @@ def reconstruction(reconstructed: Tensor, images: Tensor) -> Tensor:
 
 
 def nt_xent(projected: Tensor, temperature: float) -> Tensor:
-    """Return the normalised temperature-scaled cross entropy (Chen et al. 2020, equation 1).
+    """Return the normalized temperature-scaled cross entropy (Chen et al. 2020, equation 1).
 
     Args:
         projected: ``(2 n, d)``; rows i and n + i are two views of one thing.

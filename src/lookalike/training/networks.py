@@ -31,7 +31,7 @@ def linear() -> Autoencoder:
 def convolutional(*, batch_norm: bool) -> Autoencoder:
     """Two 3x3 convolutions (1-16-4) with max-pooling to a 4x7x7 code, transposed ones back.
 
-    With ``batch_norm``, batch normalisation follows each convolution of the encoder.
+    With ``batch_norm``, batch normalization follows each convolution of the encoder.
     """
     return Autoencoder(
         nn.Sequential(*_stage(1, 16, batch_norm), *_stage(16, 4, batch_norm)),

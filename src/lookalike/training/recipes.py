@@ -27,7 +27,7 @@ class Recipe:
         epochs: passes over the images unless ``--epochs`` says otherwise.
         least_steps: so many steps at least, by more epochs; for small collections.
         whole_batches: leave out the images that do not fill a last batch.
-        size: images are brought to this many pixels a side, grey; None for any size and colour.
+        size: images are brought to this many pixels a side, gray; None for any size and color.
     """
 
     name: str
@@ -91,7 +91,7 @@ def _fast(recipe: Recipe) -> Recipe:
 
 _CONTRASTIVE = Recipe(
     "contrastive",
-    "views and neighbours brought together; with fine HOG, 256 dimensions",
+    "views and neighbors brought together; with fine HOG, 256 dimensions",
     "tower",
     objective="contrastive",
     views="objects",

@@ -16,7 +16,7 @@ from lookalike.types import ImageArray
 
 VIEWS: Mapping[str, str] = {
     "street": "photographs of the item on other ground, in other light, turned and partly covered",
-    "drawn": "drawings of the item by other hands: flat colours, outlines, other palettes",
+    "drawn": "drawings of the item by other hands: flat colors, outlines, other palettes",
 }
 """What a collection's queries will be like, by name."""
 

@@ -29,7 +29,7 @@ NETWORKS: Mapping[str, Callable[[], Autoencoder]] = {
     "conv": lambda: convolutional(batch_norm=False),
     "conv-bn": lambda: convolutional(batch_norm=True),
 }
-"""The report's, for grey images of 28 x 28 pixels; a tower is made to fit any size."""
+"""The report's, for gray images of 28 x 28 pixels; a tower is made to fit any size."""
 
 DIM = 128
 
@@ -37,7 +37,7 @@ DIM = 128
 class Task(nn.Module, ABC):
     """A network in training."""
 
-    normalised = False
+    normalized = False
 
     @abstractmethod
     def loss(self, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -91,42 +91,42 @@ class Reconstruction(Task):
 class Contrastive(Task):
     """Two views are to be nearer to each other than to any other image's in the batch.
 
-    The second view is of a random one of the image's nearest neighbours in fine HOG, with
-    probability ``near``, else of the image itself (as in Dwibedi et al. 2021, with neighbours found
+    The second view is of a random one of the image's nearest neighbors in fine HOG, with
+    probability ``near``, else of the image itself (as in Dwibedi et al. 2021, with neighbors found
     once and by an encoder that learns nothing). The embedding is the tower's, before a head that
     only training uses (Chen et al. 2020, section 4.2), beside fine HOG's.
 
     Args:
         net: images to ``(n, DIM)``.
-        fine: the encoder that stands beside it and gave the neighbours.
-        neighbours: ``(images, k)`` int64 row numbers.
+        fine: the encoder that stands beside it and gave the neighbors.
+        neighbors: ``(images, k)`` int64 row numbers.
         views: how images are distorted.
     """
 
-    normalised = True
+    normalized = True
     near = 0.8
     temperature = 0.2
     fine_weight = 0.7
     whitening = 0.4
 
     def __init__(
-        self, net: nn.Module, fine: FineHog, neighbours: NDArray[np.int64], views: Views
+        self, net: nn.Module, fine: FineHog, neighbors: NDArray[np.int64], views: Views
     ) -> None:
         super().__init__()
         self.net = net
         self.fine = FineHogModule(fine)
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(DIM, 64))
         self.views = views
-        self.neighbours: Tensor
-        self.register_buffer("neighbours", torch.from_numpy(neighbours), persistent=False)
+        self.neighbors: Tensor
+        self.register_buffer("neighbors", torch.from_numpy(neighbors), persistent=False)
 
     def loss(self, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Return NT-Xent of two views of each image, those of all processes among the others."""
         own = current().share(rows)
-        count, among = len(own), self.neighbours.shape[1]
+        count, among = len(own), self.neighbors.shape[1]
         pick = torch.randint(among, (count,), generator=generator, device=own.device)
         nearby = torch.rand(count, generator=generator, device=own.device) < self.near
-        others = torch.where(nearby, self.neighbours[own, pick], own)
+        others = torch.where(nearby, self.neighbors[own, pick], own)
         images = self.views(_values(pixels[torch.cat((own, others))]), generator)
         images = images.contiguous(memory_format=torch.channels_last)
         with _autocast(images.device):
@@ -169,10 +169,10 @@ def make_task(
     if views is None:
         raise ValueError(f"recipe {recipe.name!r} compares views and names none")
     fine, embeddings = _fine_hog(images, on_progress)
-    return Contrastive(net, fine, nearest(embeddings, NEIGHBOURS, on_progress), views)
+    return Contrastive(net, fine, nearest(embeddings, NEIGHBORS, on_progress), views)
 
 
-NEIGHBOURS = 10
+NEIGHBORS = 10
 
 
 def _fine_hog(
@@ -208,9 +208,9 @@ def nearest(embeddings: Embeddings, k: int, on_progress: ProgressCallback) -> ND
     here = current()
     found = np.zeros((count, min(k, count - 1)), np.int64)
     for start in range(0, count, _CHUNK)[here.rank :: here.count]:
-        on_progress(Progress("find neighbours", start, count, "images"))
+        on_progress(Progress("find neighbors", start, count, "images"))
         stop = min(start + _CHUNK, count)
         found[start:stop] = index.others(start, stop, k, Metric.COSINE).rows
     found = here.summed(found)
-    on_progress(Progress("find neighbours", count, count, "images"))
+    on_progress(Progress("find neighbors", count, count, "images"))
     return found

@@ -23,7 +23,7 @@ class GradientStem(nn.Module):
     so that it is sharp and smooth at once; of several channels the strongest gradient counts.
     Responses and the image itself are averaged over windows of 2 s pixels at every s (2 below 48
     pixels, 4 from there on), divided by the norm of the whole, rooted as histograms are (Hellinger)
-    and batch-normalised.
+    and batch-normalized.
     """
 
     directions = 8
@@ -37,11 +37,11 @@ class GradientStem(nn.Module):
         self.norm = nn.BatchNorm2d(self.directions + channels)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the normalised responses."""
+        """Return the normalized responses."""
         x, y = gradients(images)
         compass = self.compass.view(2, self.directions, 1, 1)
         along = (x * compass[0] + y * compass[1]).relu()  # (n, 8, h, w)
-        # The ONNX exporter drops sums with anything below 1e-8; a grey level's square is 1.5e-5.
+        # The ONNX exporter drops sums with anything below 1e-8; a gray level's square is 1.5e-5.
         sharp = along * along * along / (x * x + y * y + 1e-6)
         pooled = overlapping_means(torch.cat((sharp, images), 1), self.stride)
         whole = torch.linalg.vector_norm(pooled, dim=(1, 2, 3), keepdim=True)

@@ -278,7 +278,7 @@ def _exported(
         str(origin["recipe"]),
         to_onnx(network, example),
         preprocessing,
-        normalised=task.normalised,
+        normalized=task.normalized,
         origin=origin,
         extra=extra,
     )

@@ -1,7 +1,7 @@
 // The map of a collection: drag to move, wheel or pinch to zoom, point for the image, lasso to
 // choose. Used by the page of the service and by the file that lookalike explore map writes.
 
-const COLOURS = ["#3b76af", "#ef8636", "#519e3e", "#c53a32", "#8d69b8", "#84584e", "#d57dbe", "#8a8a2f", "#40a8b9", "#1f9e74", "#b0469f", "#6f7fd8", "#a96b1d", "#4d8f96", "#d1605e", "#5d7d3a"];
+const COLORS = ["#3b76af", "#ef8636", "#519e3e", "#c53a32", "#8d69b8", "#84584e", "#d57dbe", "#8a8a2f", "#40a8b9", "#1f9e74", "#b0469f", "#6f7fd8", "#a96b1d", "#4d8f96", "#d1605e", "#5d7d3a"];
 const NOWHERE = "#9aa1a8";
 const SHOWN_AS_IMAGES = 400;
 const MOST_SHOTS = 48;
@@ -27,9 +27,9 @@ export function showMap(root, data, how = {}) {
   const sea = make("div", { class: "sea" });
   const canvas = make("canvas", { tabindex: "0", role: "img", "aria-label": `Map of ${count.toLocaleString("en")} images. Arrow keys move, plus and minus zoom, 0 shows all; the clusters are listed beside it.` });
   const tip = make("div", { class: "tip", hidden: "" });
-  const colourBy = make("select");
+  const colorBy = make("select");
   const lassoButton = button("Lasso", () => setLasso(!lassoing));
-  const tools = make("div", { class: "tools" }, make("label", {}, "Colour ", colourBy), button("+", () => zoom(1.5), "Zoom in"), button("−", () => zoom(1 / 1.5), "Zoom out"), button("All", fit, "Show all"), lassoButton);
+  const tools = make("div", { class: "tools" }, make("label", {}, "Color ", colorBy), button("+", () => zoom(1.5), "Zoom in"), button("−", () => zoom(1 / 1.5), "Zoom out"), button("All", fit, "Show all"), lassoButton);
   lassoButton.setAttribute("aria-pressed", "false");
   const legend = make("ul", { class: "legend" });
   const about = make("p", { class: "soft" }, `${count.toLocaleString("en")} images. Trustworthiness ${data.trustworthiness.toFixed(3)}: near on this map is near by the encoder, if it is close to 1; far apart says little. Of each image's nearest, ${Math.round(100 * data.kept)} % are nearest here too.`);
@@ -41,20 +41,20 @@ export function showMap(root, data, how = {}) {
   chosenBox.append(heading, said, doing, shots);
   sea.append(canvas, tip);
   root.classList.add("map");
-  root.replaceChildren(make("div", {}, tools, sea), make("aside", {}, chosenBox, make("section", { "aria-label": "Colours" }, legend), about));
+  root.replaceChildren(make("div", {}, tools, sea), make("aside", {}, chosenBox, make("section", { "aria-label": "Colors" }, legend), about));
 
-  // ---- colours -------------------------------------------------------------------------------
+  // ---- colors -------------------------------------------------------------------------------
 
   const schemes = [
     { name: "clusters", values: data.clusters.map((each) => each.name), codes: inCluster },
     ...data.columns.map(({ name, values, codes }) => ({ name, values, codes: numbers(codes, Int16Array) })),
     outlyingScheme(),
   ];
-  for (const [i, each] of schemes.entries()) colourBy.append(make("option", { value: i }, each.name));
+  for (const [i, each] of schemes.entries()) colorBy.append(make("option", { value: i }, each.name));
   let scheme = schemes[0];
-  let only = null; // the code that alone is shown in colour
-  colourBy.addEventListener("change", () => {
-    [scheme, only] = [schemes[colourBy.value], null];
+  let only = null; // the code that alone is shown in color
+  colorBy.addEventListener("change", () => {
+    [scheme, only] = [schemes[colorBy.value], null];
     showLegend();
     draw();
   });
@@ -63,10 +63,10 @@ export function showMap(root, data, how = {}) {
     const order = Float32Array.from(outlying).sort();
     const [some, many] = [order[Math.floor(count * 0.95)], order[Math.floor(count * 0.99)]];
     const codes = Int16Array.from(outlying, (value) => (value > many ? 0 : value > some ? 1 : 2));
-    return { name: "outliers", values: ["the farthest 1 %", "the next 4 %", "the rest"], codes, colours: ["#c53a32", "#ef8636", NOWHERE] };
+    return { name: "outliers", values: ["the farthest 1 %", "the next 4 %", "the rest"], codes, colors: ["#c53a32", "#ef8636", NOWHERE] };
   }
 
-  const colourOf = (code) => (code < 0 ? NOWHERE : (scheme.colours ?? COLOURS)[code % (scheme.colours ?? COLOURS).length]);
+  const colorOf = (code) => (code < 0 ? NOWHERE : (scheme.colors ?? COLORS)[code % (scheme.colors ?? COLORS).length]);
 
   function showLegend() {
     const sizes = new Map();
@@ -74,7 +74,7 @@ export function showMap(root, data, how = {}) {
     const order = [...sizes.keys()].sort((a, b) => (a < 0) - (b < 0) || a - b);
     legend.replaceChildren(...order.map((code) => {
       const dot = make("i");
-      dot.style.background = colourOf(code);
+      dot.style.background = colorOf(code);
       const name = code < 0 ? "in none" : scheme.values[code];
       const entry = button("", () => {
         only = only === code ? null : code;
@@ -128,17 +128,17 @@ export function showMap(root, data, how = {}) {
     const whole = Math.min(width, height) / view.scale;
     const size = Math.max(1, Math.round(ratio * Math.min(4, 0.9 / Math.sqrt(whole) * (count < 5000 ? 2.4 : 1.2))));
     const visible = grid.inside(view.x - width / 2 / view.scale, view.y - height / 2 / view.scale, view.x + width / 2 / view.scale, view.y + height / 2 / view.scale, how.most ?? SHOWN_AS_IMAGES);
-    const fade = (colour) => (dark.matches ? mix(colour, 20, 0.75) : mix(colour, 255, 0.75));
+    const fade = (color) => (dark.matches ? mix(color, 20, 0.75) : mix(color, 255, 0.75));
     const table = new Map();
     for (const code of new Set(scheme.codes)) {
-      const colour = colourOf(code);
-      table.set(code, packed(only === null || only === code ? colour : fade(colour)));
+      const color = colorOf(code);
+      table.set(code, packed(only === null || only === code ? color : fade(color)));
     }
     words.fill(0);
-    const put = (i, colour, wide) => {
+    const put = (i, color, wide) => {
       const [left, top] = [Math.round(toX(xs[i]) - wide / 2), Math.round(toY(ys[i]) - wide / 2)];
       const [right, bottom] = [Math.min(left + wide, width), Math.min(top + wide, height)];
-      for (let y = Math.max(0, top); y < bottom; y++) for (let x = Math.max(0, left); x < right; x++) words[y * width + x] = colour;
+      for (let y = Math.max(0, top); y < bottom; y++) for (let x = Math.max(0, left); x < right; x++) words[y * width + x] = color;
     };
     for (let i = 0; i < count; i++) if (only !== null && scheme.codes[i] !== only) put(i, table.get(scheme.codes[i]), size);
     for (let i = 0; i < count; i++) if (only === null || scheme.codes[i] === only) put(i, table.get(scheme.codes[i]), size);
@@ -163,7 +163,7 @@ export function showMap(root, data, how = {}) {
     const [wide, high] = [found.width * scale, found.height * scale];
     const [left, top] = [toX(xs[i]) - wide / 2, toY(ys[i]) - high / 2];
     context.drawImage(found.image, found.x, found.y, found.width, found.height, left, top, wide, high);
-    context.strokeStyle = chosen.has(i) ? (dark.matches ? "#fff" : "#000") : colourOf(scheme.codes[i]);
+    context.strokeStyle = chosen.has(i) ? (dark.matches ? "#fff" : "#000") : colorOf(scheme.codes[i]);
     context.lineWidth = (chosen.has(i) ? 3 : 1.5) * ratio;
     context.strokeRect(left, top, wide, high);
   }
@@ -205,7 +205,7 @@ export function showMap(root, data, how = {}) {
   }
 
   const fingers = new Map();
-  let travelled = 0;
+  let traveled = 0;
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
     return [(event.clientX - box.left) * (width / box.width), (event.clientY - box.top) * (height / box.height)];
@@ -219,14 +219,14 @@ export function showMap(root, data, how = {}) {
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
     fingers.set(event.pointerId, place(event));
-    travelled = 0;
+    traveled = 0;
     if (lassoing || event.shiftKey) path = [onMap(place(event))];
   });
   canvas.addEventListener("pointermove", (event) => {
     const now = place(event);
     const before = fingers.get(event.pointerId);
     if (!before) return hover(now);
-    travelled += Math.hypot(now[0] - before[0], now[1] - before[1]);
+    traveled += Math.hypot(now[0] - before[0], now[1] - before[1]);
     if (path) {
       path.push(onMap(now));
       draw();
@@ -246,7 +246,7 @@ export function showMap(root, data, how = {}) {
       if (drawn.length > 2 && event.type === "pointerup") choose(rowsOf((i) => within(xs[i], ys[i], drawn)), "Lasso");
       setLasso(false);
       draw();
-    } else if (travelled < 5 * ratio && event.type === "pointerup") {
+    } else if (traveled < 5 * ratio && event.type === "pointerup") {
       const row = nearest(place(event));
       if (row === null) choose([], "");
       else lookAt(row);
@@ -314,7 +314,7 @@ export function showMap(root, data, how = {}) {
   };
 
   function lookAt(row) {
-    const around = Array.from(near.subarray(row * data.neighbours, (row + 1) * data.neighbours));
+    const around = Array.from(near.subarray(row * data.neighbors, (row + 1) * data.neighbors));
     show([row, ...around], title(ids[row]), `${ids[row]}; outlier factor ${outlying[row].toFixed(2)}. After it, the images that look most like it.`);
     doing.replaceChildren(...(how.search ? [make("a", { href: how.search(ids[row]), class: "button" }, "Search with this")] : []), button("Close", () => choose([], "")));
   }
@@ -431,12 +431,12 @@ function within(x, y, path) {
   return inside;
 }
 
-const channels = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
-const packed = (colour) => {
-  const [red, green, blue] = channels(colour);
+const channels = (color) => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
+const packed = (color) => {
+  const [red, green, blue] = channels(color);
   return ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 };
-const mix = (colour, towards, share) => `#${channels(colour).map((each) => Math.round(each + (towards - each) * share).toString(16).padStart(2, "0")).join("")}`;
+const mix = (color, towards, share) => `#${channels(color).map((each) => Math.round(each + (towards - each) * share).toString(16).padStart(2, "0")).join("")}`;
 const title = (id) => id.slice(id.lastIndexOf(":") + 1).split("/").pop() || id;
 
 function make(name, attributes = {}, ...children) {

@@ -27,12 +27,12 @@ def class_distribution(gallery: Mapping[str, int], queries: Mapping[str, int]) -
     with mpl.rc_context(STYLE):
         figure = _charted((7.5, 2.9))
         ax = figure.subplots()
-        for offset, counts, name, colour in (
+        for offset, counts, name, color in (
             (-0.2, gallery, "gallery", OURS),
             (0.2, queries, "queries", OTHERS),
         ):
             heights = [counts.get(label, 0) for label in labels]
-            bars = ax.bar(place + offset, heights, 0.4, label=name, color=colour)
+            bars = ax.bar(place + offset, heights, 0.4, label=name, color=color)
             if len(labels) <= 12:
                 ax.bar_label(bars, fmt="{:,.0f}", fontsize=6.5, padding=1)
         ax.set_xticks(place, labels, rotation=30 if max(map(len, labels)) > 3 else 0)
@@ -130,13 +130,13 @@ def precision_per_label(found: Evaluation) -> Figure:
             if name not in names:
                 continue
             ours = scores is found.scores
-            marker, colour = ("o", OURS) if ours else next(styles, ("x", OTHERS))
+            marker, color = ("o", OURS) if ours else next(styles, ("x", OTHERS))
             values = [scores.per_label[label].precision for label in labels]
             ax.plot(
                 labels,
                 values,
                 marker,
-                color=colour,
+                color=color,
                 ms=8 if ours else 5,
                 label=name,
                 zorder=3 if ours else 2,
@@ -154,8 +154,8 @@ def ladder(found: Evaluation) -> Figure:
     with mpl.rc_context(STYLE):
         figure = _charted((7.5, 0.34 * len(scores) + 0.8))
         ax = figure.subplots()
-        colours = [OURS if s is found.scores else OTHERS for _, s in scores]
-        _barh(ax, [name for name, _ in scores], [s.precision for _, s in scores], colours)
+        colors = [OURS if s is found.scores else OTHERS for _, s in scores]
+        _barh(ax, [name for name, _ in scores], [s.precision for _, s in scores], colors)
         ax.set_xlabel(f"precision@{found.n}, {found.scores.metric}, 95 % interval")
     return figure
 
@@ -191,8 +191,8 @@ def preferences(found: HitJudgements) -> Figure:
         figure = _charted((7.5, 0.34 * len(pairs) + 0.8))
         ax = figure.subplots()
         names = [f"{each.a} rather than {each.b}" for each in pairs]
-        colours = [OTHERS if each.within_noise else OURS for each in pairs]
-        _barh(ax, names, [each.share for each in pairs], colours)
+        colors = [OTHERS if each.within_noise else OURS for each in pairs]
+        _barh(ax, names, [each.share for each in pairs], colors)
         ax.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
         ax.set_xlabel("share of queries, ties as half, 95 % interval; the dotted line: as good")
     return figure
@@ -201,7 +201,7 @@ def preferences(found: HitJudgements) -> Figure:
 def choice(found: Choice) -> Figure:
     """Draw quality, with 95 % intervals, against encode rate; candidates without one are left out.
 
-    The best is drawn in our colour, and those within the noise are filled.
+    The best is drawn in our color, and those within the noise are filled.
     """
     with mpl.rc_context(STYLE):
         figure = _charted((7.5, 3.8))
@@ -212,14 +212,14 @@ def choice(found: Choice) -> Figure:
             estimate = candidate.quality.estimate
             low, high = estimate.interval.low, estimate.interval.high
             errors = np.maximum([[estimate.value - low], [high - estimate.value]], 0)
-            colour = OURS if candidate.best else PALETTE[number % len(PALETTE)]
+            color = OURS if candidate.best else PALETTE[number % len(PALETTE)]
             ax.errorbar(
                 candidate.rate,
                 estimate.value,
                 yerr=errors,
                 fmt="os^vDP<>"[number % 8],
-                color=colour,
-                mfc=colour if candidate.quality.within_noise else "w",
+                color=color,
+                mfc=color if candidate.quality.within_noise else "w",
                 capsize=2,
                 label=f"{candidate.name}, {candidate.encoder.dim} dimensions",
             )
@@ -231,7 +231,7 @@ def choice(found: Choice) -> Figure:
 
 
 def _barh(
-    ax: Axes, names: Sequence[str], estimates: Sequence[Estimate], colours: Sequence[str]
+    ax: Axes, names: Sequence[str], estimates: Sequence[Estimate], colors: Sequence[str]
 ) -> None:
     """Draw a bar from 0 to 1 for each estimate, with its interval and its value in figures."""
     values = [e.value for e in estimates]
@@ -239,7 +239,7 @@ def _barh(
     highs = [e.interval.high - e.value for e in estimates]
     errors = np.maximum([lows, highs], 0)  # a difference of nothing may round to below it
     places = np.arange(len(names))  # not the names, since a gallery's encoder may be a baseline too
-    ax.barh(places, values, xerr=errors, color=colours, ecolor=INK, height=0.7)
+    ax.barh(places, values, xerr=errors, color=colors, ecolor=INK, height=0.7)
     ax.set_yticks(places, names)
     for y, (value, high) in enumerate(zip(values, errors[1], strict=True)):
         ax.text(value + high + 0.006, y, f"{value:.4f}", va="center", fontsize=8)

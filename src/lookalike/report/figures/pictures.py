@@ -54,11 +54,11 @@ def hits_grid(
             _picture(axes[y, 0], next(images), _short(label or "query"), INK)
         for x, hit in enumerate(row, 1):
             own = str(hit.metadata.get(column, ""))
-            colour = INK if label is None else (RIGHT if own == label else WRONG)
+            color = INK if label is None else (RIGHT if own == label else WRONG)
             mark = "" if label is None else ("✓ " if own == label else "✗ ")
-            _picture(axes[y, x], next(images), f"{mark}{_short(own)}\n{hit.distance:.3g}", colour)
+            _picture(axes[y, x], next(images), f"{mark}{_short(own)}\n{hit.distance:.3g}", color)
             if label is not None:
-                _frame(axes[y, x], colour)
+                _frame(axes[y, x], color)
     return figure
 
 
@@ -174,18 +174,18 @@ def _grid(
     return figure, axes
 
 
-def _picture(ax: Axes, image: ImageArray, title: str, colour: str) -> None:
+def _picture(ax: Axes, image: ImageArray, title: str, color: str) -> None:
     ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    ax.set_title(title, fontsize=7.5, color=colour, pad=3)
+    ax.set_title(title, fontsize=7.5, color=color, pad=3)
     ax.axis("off")
 
 
-def _frame(ax: Axes, colour: str) -> None:
+def _frame(ax: Axes, color: str) -> None:
     ax.axis("on")
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
-        spine.set(visible=True, color=colour, linewidth=2)
+        spine.set(visible=True, color=color, linewidth=2)
 
 
 def _arrow(figure: Figure, left: Axes, right: Axes) -> None:

@@ -61,7 +61,7 @@ async function prepare() {
   for (const [i, { id }] of queries.entries()) {
     find("#progress").textContent = `Asking the gallery … ${i + 1} of ${queries.length}`;
     const sets = [];
-    for (const name of names) sets.push(await neighbours(name, id));
+    for (const name of names) sets.push(await neighbors(name, id));
     if (plan.kind === "sets") found.push({ query: id, sets, swapped: chance(`${plan.seed}/${id}`) < 0.5 });
     else for (const [rank, hit] of sets[0].entries()) found.push({ query: id, hit, rank: rank + 1, given: sets[0].length });
   }
@@ -69,9 +69,9 @@ async function prepare() {
 }
 
 // What looks like an item; a gallery that does not hold it is asked with its image.
-async function neighbours(name, id) {
+async function neighbors(name, id) {
   try {
-    return (await json(`${address(name, "/neighbours", id)}&n=${plan.n}`)).hits.map((hit) => hit.id);
+    return (await json(`${address(name, "/neighbors", id)}&n=${plan.n}`)).hits.map((hit) => hit.id);
   } catch (problem) {
     if (problem.status !== 404 || name === gallery) throw problem;
     const body = await fetched(address(gallery, "/image", id));

@@ -1,4 +1,4 @@
-// The labelling view: suggested images in groups, one key a label, and how far the labels reach.
+// The labeling view: suggested images in groups, one key a label, and how far the labels reach.
 // What was said is kept in this browser until it is saved as a file.
 
 import { address, ask, element, problemBox } from "./http.js";
@@ -13,14 +13,14 @@ let gallery, asked, done, names, out, keyed;
 export async function start(main) {
   gallery = main.dataset.gallery;
   try {
-    asked = await (await ask(`/v1/galleries/${gallery}/labelling`)).json();
+    asked = await (await ask(`/v1/galleries/${gallery}/labeling`)).json();
   } catch (problem) {
     find("#trouble").replaceChildren(problemBox(problem));
     return;
   }
   ({ done, names } = restore());
   find("#stale").hidden = !asked.stale;
-  find("#labelling").hidden = false;
+  find("#labeling").hidden = false;
   find("#new").addEventListener("submit", (event) => {
     event.preventDefault();
     add(find("#name").value);
@@ -39,10 +39,10 @@ export async function start(main) {
 
 // The ids of each group that have no label yet; groups left for later come last.
 function open() {
-  const labelled = labels();
+  const labeled = labels();
   const late = new Map(done.filter((each) => each.later).map((each, i) => [each.group, i + 1]));
   return asked.groups
-    .map((ids, group) => ({ group, ids: ids.filter((id) => !(id in labelled)), late: late.get(group) ?? 0 }))
+    .map((ids, group) => ({ group, ids: ids.filter((id) => !(id in labeled)), late: late.get(group) ?? 0 }))
     .filter(({ ids }) => ids.length)
     .sort((a, b) => a.late - b.late || a.group - b.group);
 }
@@ -58,8 +58,8 @@ async function show() {
   out = new Set();
   const [now] = open();
   const suggested = asked.groups.flat();
-  const labelled = labels();
-  const named = suggested.filter((id) => id in labelled).length;
+  const labeled = labels();
+  const named = suggested.filter((id) => id in labeled).length;
   find("#progress").textContent = now ? `${named} of ${suggested.length} named` : `All ${suggested.length} are named. Save them, and label the rest with lookalike label spread.`;
   find("#undo").disabled = done.length === 0;
   find("#later").disabled = !now;
@@ -162,7 +162,7 @@ async function measure() {
     waiting = false;
     const body = JSON.stringify({ labels: labels() });
     try {
-      reached = await (await ask(`/v1/galleries/${gallery}/labelling/reach`, { method: "POST", body, headers: { "Content-Type": "application/json" } })).json();
+      reached = await (await ask(`/v1/galleries/${gallery}/labeling/reach`, { method: "POST", body, headers: { "Content-Type": "application/json" } })).json();
       find("#trouble").replaceChildren();
     } catch (problem) {
       find("#trouble").replaceChildren(problemBox(problem));
@@ -186,7 +186,7 @@ function showCounts() {
 
 // ---- keeping and saving --------------------------------------------------------------------------
 
-const place = () => `lookalike.labelling.${gallery}`;
+const place = () => `lookalike.labeling.${gallery}`;
 
 function store() {
   try {

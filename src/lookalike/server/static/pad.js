@@ -1,5 +1,5 @@
-// A drawing pad for galleries of small grey images. What is drawn is put where these have it: as
-// large on the paper, its centre of mass in the middle.
+// A drawing pad for galleries of small gray images. What is drawn is put where these have it: as
+// large on the paper, its center of mass in the middle.
 
 const FINE = 4; // drawn so many times larger, then made small
 
@@ -10,17 +10,17 @@ export function startPad(pad, button, drawn) {
   const paper = Object.fromEntries(Object.entries(pad.dataset).map(([name, value]) => [name, Number(value)]));
   let strokes = [];
 
-  const grey = (value) => `rgb(${value} ${value} ${value})`;
+  const gray = (value) => `rgb(${value} ${value} ${value})`;
 
   function redraw() {
-    pen.fillStyle = grey(paper.ground);
+    pen.fillStyle = gray(paper.ground);
     pen.fillRect(0, 0, canvas.width, canvas.height);
-    lines(pen, strokes, (canvas.width * paper.stroke * paper.share) / paper.side, ([x, y]) => [x, y], grey(paper.pen));
+    lines(pen, strokes, (canvas.width * paper.stroke * paper.share) / paper.side, ([x, y]) => [x, y], gray(paper.pen));
   }
 
   async function tell(finished) {
     if (!strokes.length) return;
-    const small = asPaper(strokes, paper, canvas.width, grey);
+    const small = asPaper(strokes, paper, canvas.width, gray);
     small.toBlob((blob) => drawn(blob, finished), "image/png");
   }
 
@@ -58,8 +58,8 @@ export function startPad(pad, button, drawn) {
   });
 }
 
-function lines(pen, strokes, width, move, colour) {
-  pen.strokeStyle = pen.fillStyle = colour;
+function lines(pen, strokes, width, move, color) {
+  pen.strokeStyle = pen.fillStyle = color;
   pen.lineCap = pen.lineJoin = "round";
   pen.lineWidth = width;
   for (const stroke of strokes) {
@@ -72,7 +72,7 @@ function lines(pen, strokes, width, move, colour) {
   }
 }
 
-function asPaper(strokes, paper, size, grey) {
+function asPaper(strokes, paper, size, gray) {
   const all = strokes.flat();
   const range = (axis) => {
     const values = all.map((point) => point[axis]);
@@ -86,12 +86,12 @@ function asPaper(strokes, paper, size, grey) {
   const large = canvasOf(side);
   const pen = large.getContext("2d", { willReadFrequently: true });
   const draw = (dx, dy) => {
-    pen.fillStyle = grey(paper.ground);
+    pen.fillStyle = gray(paper.ground);
     pen.fillRect(0, 0, side, side);
-    lines(pen, strokes, stroke, ([x, y]) => [(x - (left + right) / 2) * scale + side / 2 + dx, (y - (top + bottom) / 2) * scale + side / 2 + dy], grey(paper.pen));
+    lines(pen, strokes, stroke, ([x, y]) => [(x - (left + right) / 2) * scale + side / 2 + dx, (y - (top + bottom) / 2) * scale + side / 2 + dy], gray(paper.pen));
   };
   draw(0, 0);
-  const [x, y] = centre(pen.getImageData(0, 0, side, side), paper.ground);
+  const [x, y] = center(pen.getImageData(0, 0, side, side), paper.ground);
   draw(side / 2 - x, side / 2 - y);
   const small = canvasOf(paper.side);
   const to = small.getContext("2d");
@@ -104,7 +104,7 @@ function canvasOf(side) {
   return Object.assign(document.createElement("canvas"), { width: side, height: side });
 }
 
-function centre({ data, width }, ground) {
+function center({ data, width }, ground) {
   let mass = 0, across = 0, down = 0;
   for (let i = 0; i < data.length; i += 4) {
     const weight = Math.abs(data[i] - ground);

@@ -1,6 +1,6 @@
 """Approximate search through Lance's index, for tables too large to be held and searched exactly.
 
-An inverted file (Sivic and Zisserman 2003) with product quantisation (Jégou et al. 2011): the rows
+An inverted file (Sivic and Zisserman 2003) with product quantization (Jégou et al. 2011): the rows
 in the partitions nearest to a query are ranked by compressed vectors, and the best of them by their
 own. Rows that are newer than the index are always searched, by Lance itself.
 """

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lookalike.filters import MetadataColumns
-from lookalike.stores.exact import ExactIndex, Neighbours
+from lookalike.stores.exact import ExactIndex, Neighbors
 from lookalike.types import Embeddings, Hit
 
 SIGNATURE = "signature"
@@ -96,7 +96,7 @@ def signed(table: Any) -> Any:
     return table.append_column(SIGNATURE, pa.array([""] * len(table), pa.string()))
 
 
-def hits_of(found: Neighbours, table: Any) -> list[list[Hit]]:
+def hits_of(found: Neighbors, table: Any) -> list[list[Hit]]:
     """Return the hits of each query from the numbers of a table's rows."""
     taken = table.select(["id", "uri", "metadata"]).take(pa.array(found.rows.ravel()))
     ids, uris, metadata = (column.to_pylist() for column in taken.columns)

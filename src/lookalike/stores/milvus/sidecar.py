@@ -47,7 +47,7 @@ class Snapshot:
     columns: MetadataColumns
 
 
-class ColumnCatalogue:
+class ColumnCatalog:
     """The columns of a collection, kept in its notes: a filter need not look at rows to be refused.
 
     Columns stay in it when their last row goes.

@@ -34,7 +34,7 @@ from lookalike.stores.milvus.collection import (
     there,
 )
 from lookalike.stores.milvus.filters import FIELD, among, within_source
-from lookalike.stores.milvus.sidecar import ColumnCatalogue, Notes, Snapshot
+from lookalike.stores.milvus.sidecar import ColumnCatalog, Notes, Snapshot
 from lookalike.types import Embeddings, Hit, Metric
 
 _SPARE = 16
@@ -70,7 +70,7 @@ class MilvusStore:
         self._name = self.address.name
         self._dim = collection.dim
         self._kind = collection.kind
-        self._columns = ColumnCatalogue(self.notes, self._pages, self.count)
+        self._columns = ColumnCatalog(self.notes, self._pages, self.count)
         self._snapshot: Snapshot | None = None
         self._lock = threading.Lock()
 
