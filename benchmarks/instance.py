@@ -63,8 +63,8 @@ FEW_STEPS = (
     f"{LITE0}/layers,fit=stretch,whiten=256",
 )
 ADAPTED = f"{LITE0}/layers,fit=stretch"
-WAYS = "foreground,parts,expand,augment,reciprocal,diffuse,parts+reciprocal"
-FEW_WAYS = "expand,reciprocal,diffuse"
+WAYS = "foreground,parts,aqe,dba,k-reciprocal,diffusion,multi-crop+k-reciprocal"
+FEW_WAYS = "aqe,k-reciprocal,diffusion"
 PASSES = 4
 
 
@@ -120,7 +120,9 @@ class Bench:
             gem = f"{LITE0},fit=stretch"
             self._judge(task, f"{gem} adapted", gem, adapted=True)
             self._judge(task, f"{name}, contrast", ADAPTED, adapted=True, contrast=True)
-        self._judge(task, f"{name}, asked in other ways", ADAPTED, adapted=True, ways=task.ways)
+        self._judge(
+            task, f"{name}, asked in other ways", ADAPTED, adapted=True, variants=task.variants
+        )
 
     def _judge(
         self,
@@ -155,7 +157,7 @@ class Bench:
             Gallery.create(path, encoder=made)
         gallery = Gallery.open(path)
         gallery.sync(source)
-        found = evaluate(gallery, f"dataset:{task.queries}", match=task.match, ways=ways)
+        found = evaluate(gallery, f"dataset:{task.queries}", match=task.match, variants=ways)
         averages = [_average(example.right) for example in found.examples]
         self.results[key] = {**found.as_dict(), "averages": averages, "dim": gallery.encoder.dim}
         self.path.write_text(json.dumps(self.results))
@@ -196,7 +198,7 @@ def _print_row(name: str, found: Any, dim: int, gain: Any, ms: float) -> None:
     low, high = found["map_interval"]
     print(
         f"| {name} | {dim:,} | {found['map']:.3f} [{low:.3f}, {high:.3f}] | "
-        f"{found['first_right']:.3f} | {found['recall']:.3f} | {gain} | {ms:.1f} |"
+        f"{found['recall_at_1']:.3f} | {found['recall']:.3f} | {gain} | {ms:.1f} |"
     )
 
 

@@ -21,7 +21,7 @@ from lookalike.encoders.batching import encode_items, fit_encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.evaluation.metrics import bootstrap_interval
 from lookalike.gallery.neighbors import graph_of
-from lookalike.labels import Given, Graph, check, spread, suggest
+from lookalike.labels import Graph, LabelSet, check, spread, suggest
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.loop import TrainingOptions
 from lookalike.training.train import train
@@ -110,9 +110,9 @@ def line(name, graphs, pixels, truth, choose) -> list[str]:  # type: ignore[no-u
     return [name, *(f"{value:.4f}" for value in means)]
 
 
-def given_of(graph: Graph, truth: Labels, rows: list[int]) -> Given:
+def given_of(graph: Graph, truth: Labels, rows: list[int]) -> LabelSet:
     """Return the true labels of some rows."""
-    return Given("benchmark", {graph.ids[row]: (str(truth[row]),) for row in rows})
+    return LabelSet("benchmark", {graph.ids[row]: (str(truth[row]),) for row in rows})
 
 
 def scores(graph: Graph, truth: Labels, rows: list[int]) -> tuple[float, float]:

@@ -123,7 +123,7 @@ def indexed(count: int) -> None:
             tenths = [{"tenth": number % 10} for number in range(len(part))]
             store.upsert(Rows(ids, ids, part, tenths, [""] * len(part)))
         start_s, start_cpu = time.perf_counter(), time.process_time()
-        store.tend(Metric.COSINE)
+        store.optimize(Metric.COSINE)
         seconds, cpu = time.perf_counter() - start_s, time.process_time() - start_cpu
         print(f"  index made in {seconds:.0f} s, {cpu:.0f} s of CPU time")
         for name, where in (("all rows", None), ("filter of 10 %", parse("tenth = 3"))):

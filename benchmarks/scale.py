@@ -129,7 +129,7 @@ def stores(work: Path, count: int) -> None:
     ask("Lance, exact", lance, rows, queries)
     index.EXACT_VALUES = 0
     start, cpu = time.perf_counter(), time.process_time()
-    lance.tend(Metric.COSINE)
+    lance.optimize(Metric.COSINE)
     if not again:
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         print(f"  Lance: IVF_PQ made in {seconds:.0f} s, {cpu:.0f} s of CPU")
@@ -142,7 +142,7 @@ def stores(work: Path, count: int) -> None:
             seconds = write(store, rows)
             print(f"  Milvus: written in {seconds:.0f} s ({1e6 * seconds / count:.0f} us a row)")
         start, cpu = time.perf_counter(), cpu_of(process)
-        store.tend(Metric.COSINE)
+        store.optimize(Metric.COSINE)
         wait_for_index(store, count)
         if not again:
             seconds, cpu = time.perf_counter() - start, cpu_of(process) - cpu

@@ -57,7 +57,7 @@ def galleries(work: Path) -> list[Path]:
     gallery(shop, SHOP, open_encoder("efficientnet-lite0", []))
     adapted = work / "street.encoder"
     if not (adapted / "encoder.json").exists():
-        adapt(SHOP, out=adapted, options=AdaptOptions(passes=4))
+        adapt(SHOP, out=adapted, options=AdaptOptions(views_per_image=4))
     gallery(street, SHOP, load_encoder(adapted))
     return [digits, shop, street]
 
@@ -155,7 +155,7 @@ def main(work: Path) -> None:
         page = browser.new_page(**wide)
         ready(page, f"{url}/g/shop")
         shoot(page, "page")
-        ready(page, f"{url}/g/shop?id=stamps%2Fshop%3A292&n=10")
+        ready(page, f"{url}/g/shop?id=stamps%2Fshop%3A292&k=10")
         shoot(page, "page-results")
         print(f"a drawn stroke to new hits: {draw(page, url):.0f} ms (median of 7)")
         shoot(page, "page-drawing")

@@ -83,7 +83,7 @@ class Bench:
 
 
 @dataclass
-class Served:
+class GalleryHandle:
     """A running service."""
 
     process: subprocess.Popen[str]
@@ -104,7 +104,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(*paths: Path) -> Iterator[Served]:
+def serving(*paths: Path) -> Iterator[GalleryHandle]:
     """Run ``lookalike serve`` and wait until it is ready."""
     command = [sys.executable, "-m", "lookalike", "serve", *map(str, paths), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -113,7 +113,7 @@ def serving(*paths: Path) -> Iterator[Served]:
         found = re.search(r":(\d+)/", said)
         assert found is not None
         threading.Thread(target=process.stderr.read, daemon=True).start()
-        served = Served(process, int(found[1]))
+        served = GalleryHandle(process, int(found[1]))
         _get(served, "/readyz")
         try:
             yield served
@@ -121,7 +121,9 @@ def serving(*paths: Path) -> Iterator[Served]:
             process.terminate()
 
 
-def wrk(served: Served, path: str, body: Path | None, clients: int) -> tuple[float, float, float]:
+def wrk(
+    served: GalleryHandle, path: str, body: Path | None, clients: int
+) -> tuple[float, float, float]:
     """Return requests a second, p50 and p99 in milliseconds."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(_POST if body else "")
@@ -144,7 +146,12 @@ def wrk(served: Served, path: str, body: Path | None, clients: int) -> tuple[flo
 
 
 def hey(
-    served: Served, path: str, body: Path, clients: int, seconds: int, rate: float | None = None
+    served: GalleryHandle,
+    path: str,
+    body: Path,
+    clients: int,
+    seconds: int,
+    rate: float | None = None,
 ) -> list[tuple[float, int]]:
     """Return how many seconds each request took, and its status.
 
@@ -394,13 +401,13 @@ def _inside(path: Path, body: Path, search: bool) -> float:
 
 
 @contextlib.contextmanager
-def _bare() -> Iterator[Served]:
+def _bare() -> Iterator[GalleryHandle]:
     """Serve uploads that nothing is done with, as the framework alone does it."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     command = [sys.executable, __file__, "--empty", str(port)]
     with subprocess.Popen(command, text=True) as process:
-        served = Served(process, port)
+        served = GalleryHandle(process, port)
         try:
             while process.poll() is None:
                 with contextlib.suppress(ConnectionRefusedError):
@@ -423,7 +430,7 @@ def _serve_empty(port: int) -> None:
 
 
 def _until_refused(
-    served: Served, path: str, body: bytes, ends: threading.Event
+    served: GalleryHandle, path: str, body: bytes, ends: threading.Event
 ) -> tuple[int, int]:
     """Ask over one connection until the service is gone; return answers and failures.
 
@@ -447,14 +454,14 @@ def _until_refused(
         answered += 1
 
 
-def _stall(served: Served, path: str, *, whole_head: bool) -> socket.socket:
+def _stall(served: GalleryHandle, path: str, *, whole_head: bool) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", served.port))
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n".encode()
     connection.sendall(head + b"abc" if whole_head else head[:40])
     return connection
 
 
-def _ask(served: Served, path: str, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
+def _ask(served: GalleryHandle, path: str, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
     with contextlib.closing(connection):
         connection.request("POST", path, body)
@@ -462,20 +469,20 @@ def _ask(served: Served, path: str, body: bytes) -> tuple[http.client.HTTPRespon
         return answer, answer.read()
 
 
-def _get(served: Served, path: str) -> bytes:
+def _get(served: GalleryHandle, path: str) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
     with contextlib.closing(connection):
         connection.request("GET", path)
         return connection.getresponse().read()
 
 
-def _timed(served: Served, path: str, body: bytes) -> float:
+def _timed(served: GalleryHandle, path: str, body: bytes) -> float:
     start = time.perf_counter()
     _ask(served, path, body)
     return (time.perf_counter() - start) * 1000
 
 
-def _stages(served: Served, path: str, body: bytes) -> dict[str, float]:
+def _stages(served: GalleryHandle, path: str, body: bytes) -> dict[str, float]:
     said = _ask(served, path, body)[0].headers["server-timing"]
     return {name: float(took) for name, took in re.findall(r"(\w+);dur=([\d.]+)", said)}
 

@@ -57,8 +57,8 @@ def ask(count: int) -> None:
             f"{size_mb:,.0f} MB on the disk"
         )
         queries = clusters(QUERIES, 999_999_937)
-        steps = [name for name in RERANKINGS if name != "spatial"]
-        for name in ("", *steps, "expand+reciprocal", "14 views"):
+        steps = [name for name in RERANKINGS if name != "geometric"]
+        for name in ("", *steps, "aqe+k-reciprocal", "14 views"):
             rerank = "" if name == "14 views" else name
             search = Search.of(7, Metric.COSINE, None, None, False, rerank or None)
             times = []

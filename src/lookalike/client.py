@@ -123,33 +123,33 @@ class RemoteGallery:
         id: str | None = None,  # noqa: A002 - the word its users have for it
         text: str | None = None,
         url: str | None = None,
-        n: int = 7,
+        k: int = 7,
         metric: Metric | str | None = None,
         where: Where | None = None,
         max_distance: float | None = None,
         exact: bool = False,
         box: Sequence[int] | None = None,
         foreground: bool = False,
-        parts: bool = False,
+        multi_crop: bool = False,
         rerank: str | Sequence[str] | None = None,
-        words: str | None = None,
+        keywords: str | None = None,
     ) -> Hits:
-        """Return the ``n`` rows that look most like one query, as a gallery's ``search`` does.
+        """Return the ``k`` rows that look most like one query, as a gallery's ``search`` does.
 
         Instead of an image, id or text, ``url`` is an address for the service to fetch, where it
         may. Filters are texts or structures. The uri of a hit is the address of its image.
         """
         options = _options(
-            n=n,
+            k=k,
             metric=None if metric is None else Metric(metric).value,
             where=where,
             max_distance=max_distance,
             exact=exact,
             box=None if box is None else list(box),
             foreground=foreground,
-            parts=parts,
+            multi_crop=multi_crop,
             rerank=rerank if rerank is None or isinstance(rerank, str) else "+".join(rerank),
-            words=words,
+            keywords=keywords,
         )
         asked = _options(id=id, text=text, url=url)
         if query is not None:
@@ -157,7 +157,7 @@ class RemoteGallery:
         found = self.client.json("POST", f"{self._path()}/search", {**asked, **options})
         return self._hits(found)
 
-    def search_all(self, queries: Sequence[ImageInput], *, n: int = 7) -> list[Hits]:
+    def search_all(self, queries: Sequence[ImageInput], *, k: int = 7) -> list[Hits]:
         """Return the hits of many images, 64 a request.
 
         Raises:
@@ -167,7 +167,7 @@ class RemoteGallery:
         for start in range(0, len(queries), _BATCH):
             files = [_file(query) for query in queries[start : start + _BATCH]]
             asked = [{"image": base64.b64encode(data).decode()} for data in files]
-            body = {"queries": asked, "n": n}
+            body = {"queries": asked, "k": k}
             for answer in self.client.json("POST", f"{self._path()}/search/batch", body)["answers"]:
                 if answer["found"] is None:
                     raise _problem(answer["problem"])
@@ -175,7 +175,7 @@ class RemoteGallery:
         return found
 
     def evaluation(self) -> dict[str, Any]:
-        """Return how good its answers are, as ``lookalike evaluate --keep`` measured it last.
+        """Return how good its answers are, as ``lookalike evaluate --save`` measured it last.
 
         Raises:
             ServiceError: it was not evaluated so.

@@ -171,7 +171,7 @@ def test_wrong_shapes_and_double_ids_are_refused_whole(make: Make) -> None:
     assert store.count() == 0
 
 
-@pytest.mark.parametrize("n", [0, -1, 16_385])
+@pytest.mark.parametrize("k", [0, -1, 16_385])
 def test_n_is_bounded(make: Make, n: int) -> None:
     with pytest.raises(SettingError, match="must be from 1 to 16,384"):
         make(DIM).search(np.eye(DIM, dtype=np.float32), n, Metric.L2)
@@ -189,7 +189,7 @@ def test_a_lance_table_opens_again_and_compacts(tmp_path: Path) -> None:
     store = LanceStore.create(tmp_path / "t", DIM)
     for i in range(20):
         store.upsert(rows(np.full((3, DIM), float(i)), f"{i:02}-"))
-    store.tend(Metric.COSINE)
+    store.optimize(Metric.COSINE)
     again = LanceStore.open(tmp_path / "t")
     assert again.count() == 60
     assert again.dim == DIM
@@ -203,7 +203,7 @@ VALUES = st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, 1.0, -1.0, 1e-30
 @given(
     matrix=hnp.arrays(np.float32, st.tuples(st.integers(1, 400), st.just(3)), elements=VALUES),
     query=hnp.arrays(np.float32, 3, elements=VALUES),
-    n=st.integers(1, 12),
+    k=st.integers(1, 12),
     metric=st.sampled_from(list(Metric)),
 )
 def test_the_exact_index_never_misses(

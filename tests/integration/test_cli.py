@@ -29,7 +29,7 @@ FULL_DISK = (
 
 
 @dataclass
-class Done:
+class ItemResult:
     """How a command ended."""
 
     returncode: int
@@ -37,7 +37,7 @@ class Done:
     stderr: str
 
 
-def lookalike(*arguments: object, cwd: Path | None = None) -> Done:
+def lookalike(*arguments: object, cwd: Path | None = None) -> ItemResult:
     """Run the command line in this process, as its own process would run it in ``cwd``."""
     out, err = io.StringIO(), io.StringIO()
     code: object = 0
@@ -52,10 +52,10 @@ def lookalike(*arguments: object, cwd: Path | None = None) -> Done:
             main()
         except SystemExit as end:
             code = end.code
-    return Done(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+    return ItemResult(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
 
 
-def process(*arguments: object, cwd: Path, file_limit: int | None = None) -> Done:
+def process(*arguments: object, cwd: Path, file_limit: int | None = None) -> ItemResult:
     """Run the command line as a process, perhaps one that may write no larger files."""
     start = (
         ["-m", "lookalike"] if file_limit is None else ["-c", FULL_DISK.format(limit=file_limit)]
@@ -68,7 +68,7 @@ def process(*arguments: object, cwd: Path, file_limit: int | None = None) -> Don
         timeout=300,
         check=False,
     )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return ItemResult(done.returncode, done.stdout, done.stderr)
 
 
 def run(*arguments: object, cwd: Path | None = None) -> str:
@@ -123,7 +123,7 @@ def test_index_prints_the_promised_keys(work: Path) -> None:
 
 def test_search_prints_a_json_line_a_query(work: Path) -> None:
     uris = ["dataset:digits/test#3", "dataset:digits/test#8"]
-    shown = run("search", "d.gallery", *uris, "--id", "digits/train:5", "-n", 3, "--json", cwd=work)
+    shown = run("search", "d.gallery", *uris, "--id", "digits/train:5", "-k", 3, "--json", cwd=work)
     lines = [json.loads(line) for line in shown.splitlines()]
     assert [line["query"] for line in lines] == [*uris, "digits/train:5"]
     for line in lines:
@@ -146,14 +146,14 @@ def test_evaluate_prints_the_promised_keys(work: Path) -> None:
         run("evaluate", "d.gallery", "dataset:digits/test", "--baselines", "--json", cwd=work)
     )
     scores = {"encoder", "metric", "precision", "precision_interval", "map", "map_interval"}
-    scores |= {"map_found", "map_found_interval", "first_right", "first_right_interval"}
+    scores |= {"map_retrieved", "map_found_interval", "recall_at_1", "first_right_interval"}
     scores |= {"recall", "recall_interval", "first", "per_label"}
-    others = {"n", "queries", "skipped", "gallery", "baselines", "ways", "latency_ms"}
+    others = {"k", "queries", "skipped", "gallery", "baselines", "ways", "latency_ms"}
     assert set(found) == scores | others | {"protocol", "relevance", "precision_ceiling"}
     assert found["relevance"] == {"by": "label", "column": "label"}
     assert (found["protocol"], found["precision_ceiling"]) == (None, 1)
     assert found["queries"] == 360
-    assert found["n"] == 7
+    assert found["k"] == 7
     assert set(found["baselines"]) == {"chance", "pixels", "pca", "hog", "hog-fine", "untrained"}
     for baseline in found["baselines"].values():
         assert set(baseline) == scores
@@ -240,11 +240,11 @@ MISTAKES = {
     "query size": (["search", "exact.gallery", "photos/0.png"], "0.png: the image is 40x30"),
     "no query": (["search", "d.gallery"], "nothing to search for"),
     "no such id": (["search", "d.gallery", "--id", "x"], "no row with the id 'x'"),
-    "n of zero": (["search", "d.gallery", "--id", "digits/train:1", "-n", "0"], "n = 0"),
+    "n of zero": (["search", "d.gallery", "--id", "digits/train:1", "-k", "0"], "n = 0"),
     "index outside": (["search", "d.gallery", "dataset:digits/test#999"], "has images 0 to 359"),
     "set without index": (["search", "d.gallery", "dataset:digits/test"], "NAME/SPLIT#INDEX"),
     "unlabeled": (["evaluate", "d.gallery", "photos"], "is a labeled query"),
-    "eval n": (["evaluate", "d.gallery", "dataset:digits/test", "-n", "-2"], "n = -2"),
+    "eval n": (["evaluate", "d.gallery", "dataset:digits/test", "-k", "-2"], "n = -2"),
     "unknown recipe": (
         ["train", "dataset:digits/train", "-o", "x.encoder", "--recipe", "report-con"],
         "did you mean 'report-conv'",

@@ -92,6 +92,6 @@ def test_the_orientations_look_alike(
         of_kind = unit[[path.suffix == kind for path in turned]]
         assert (of_kind @ of_kind.T).min() > 0.995
     for path in turned:
-        hits = gallery.search(path, n=8)
+        hits = gallery.search(path, k=8)
         assert hits[0].distance < 1e-6
         assert sum("hopper" in hit.id for hit in hits) == 8

@@ -162,7 +162,7 @@ def test_a_batch_is_answered_around_a_bad_file(bad: None, gallery: Gallery) -> N
 
     limits = Limits(decode_seconds=SECONDS, decode_memory=MEMORY)
     files = [png(1), png(2) + CRASH, png(3), png(4) + HOG, png(5)]
-    body = {"queries": [{"image": base64.b64encode(data).decode()} for data in files], "n": 1}
+    body = {"queries": [{"image": base64.b64encode(data).decode()} for data in files], "k": 1}
     with serving({"digits": gallery}, ServeSettings(limits=limits)) as served:
         answers = served.client().json("POST", "/v1/galleries/digits/search/batch", body)["answers"]
     assert [answer["problem"] is None for answer in answers] == [True, False, True, False, True]

@@ -31,7 +31,7 @@ def test_pieces_of_one_photograph_look_alike(told: Path) -> None:
     gallery = Gallery.open(told / "photos.gallery")
     assert len(gallery) >= 40
     assert gallery.encoder.name in ("efficientnet-lite0", "hog-fine+color")
-    hits = gallery.search(told / "pieces" / "flower" / "12.jpg", n=5)
+    hits = gallery.search(told / "pieces" / "flower" / "12.jpg", k=5)
     assert hits[0].id == "pieces:flower/12.jpg"
     assert sum(hit.metadata["label"] == "flower" for hit in hits) >= 4
     others = gallery.search(told / "pieces" / "flower" / "12.jpg", where="label != 'flower'")

@@ -56,7 +56,7 @@ def test_clusters_of_digits_have_the_names_of_digits(work: Path) -> None:
 
 
 def test_outliers_come_with_their_factors(work: Path) -> None:
-    found = json.loads(run("explore", "outliers", "d.gallery", "-n", 5, "--json", cwd=work))
+    found = json.loads(run("explore", "outliers", "d.gallery", "-k", 5, "--json", cwd=work))
     factors = [each["factor"] for each in found]
     assert len(factors) == 5
     assert factors == sorted(factors, reverse=True)
@@ -85,8 +85,8 @@ def test_duplicates_are_a_list_and_nothing_is_deleted(work: Path) -> None:
         (("map", "none.gallery"), "not a gallery"),
         (("map", "d.gallery", "-o", "m.html", "--thumbnails", "-1"), "--thumbnails -1"),
         (("clusters", "d.gallery", "-o", "scenes"), "already exists"),
-        (("outliers", "d.gallery", "-n", "0"), "-n 0"),
-        (("duplicates", "made.gallery", "--keep", "best"), "best"),
+        (("outliers", "d.gallery", "-k", "0"), "-n 0"),
+        (("duplicates", "made.gallery", "--save", "best"), "best"),
         (("duplicates", "made.gallery", "--within", "-1"), "--within -1"),
         (("duplicates", "d.gallery", "--within", "1000"), "smaller --within"),
     ],
@@ -101,12 +101,12 @@ def test_what_cannot_be_done_is_said_in_a_line(
 
 
 def test_words_are_searched_for_from_the_shell(work: Path) -> None:
-    found = json.loads(run("search", "d.gallery", "--words", "7", "-n", 5, "--json", cwd=work))
+    found = json.loads(run("search", "d.gallery", "--keywords", "7", "-k", 5, "--json", cwd=work))
     assert [hit["metadata"]["label"] for hit in found["hits"]] == ["7"] * 5
     asked = found["hits"][0]["id"]
-    both = run("search", "d.gallery", "--id", asked, "--words", "1", "-n", 3, "--json", cwd=work)
+    both = run("search", "d.gallery", "--id", asked, "--keywords", "1", "-k", 3, "--json", cwd=work)
     assert [hit["metadata"]["label"] for hit in json.loads(both)["hits"]] == ["1"] * 3
-    done = lookalike("search", "d.gallery", "--words", "?", cwd=work)
+    done = lookalike("search", "d.gallery", "--keywords", "?", cwd=work)
     assert done.returncode == 2
     assert "no word" in done.stderr
 
@@ -114,7 +114,7 @@ def test_words_are_searched_for_from_the_shell(work: Path) -> None:
 @pytest.fixture(scope="module")
 def served(work: Path) -> Iterator[Serving]:
     run("explore", "map", "d.gallery", cwd=work)
-    run("label", "suggest", "d.gallery", "-k", 40, "--keep", cwd=work)
+    run("label", "suggest", "d.gallery", "-k", 40, "--save", cwd=work)
     galleries = {name: Gallery.open(work / f"{name}.gallery") for name in ("d", "made")}
     with serving(galleries, ServeSettings(hosts=LOOPBACK)) as found:
         yield found
@@ -164,7 +164,7 @@ def test_words_are_searched_for_over_http(served: Serving) -> None:
     remote = served.client().gallery("d")
     local = served.service.served("d").gallery
     asked = local.store.ids()[0]
-    for how in ({"words": "3"}, {"words": "3", "id": asked}):
+    for how in ({"keywords": "3"}, {"keywords": "3", "id": asked}):
         assert [hit.id for hit in remote.search(**how)] == [hit.id for hit in local.search(**how)]
     with pytest.raises(InputError, match="no word"):
-        remote.search(words="!")
+        remote.search(keywords="!")

@@ -44,12 +44,12 @@ def shapes(folder: Path) -> Gallery:
 def test_a_row_finds_itself_first_and_others_of_its_kind_next(gallery: Gallery) -> None:
     [item] = open_items(["dataset:digits/train#17"])
     image = item.image()
-    hits = gallery.search(image, n=3)
+    hits = gallery.search(image, k=3)
     assert hits[0].id == "digits/train:17"
     assert hits[0].distance == pytest.approx(0, abs=1e-6)
     assert [hit.rank for hit in hits] == [1, 2, 3]
     assert all(a.distance <= b.distance for a, b in itertools.pairwise(hits))
-    by_item, by_id = gallery.search(item, n=3), gallery.search(id="digits/train:17", n=3)
+    by_item, by_id = gallery.search(item, k=3), gallery.search(id="digits/train:17", k=3)
     assert [h.id for h in by_item] == [h.id for h in by_id]
     assert "digits/train:17" not in [h.id for h in by_id]
     assert [h.id for h in by_id[:2]] == [h.id for h in hits[1:]]
@@ -73,7 +73,7 @@ def test_a_query_may_be_path_bytes_pil_or_array(shapes: Gallery, folder: Path) -
     with Image.open(path) as opened:
         opened.load()
         queries = [path, str(path), path.read_bytes(), opened, np.asarray(opened)]
-    found = [shapes.search(query, n=12) for query in queries]
+    found = [shapes.search(query, k=12) for query in queries]
     assert {hits[0].id for hits in found} == {"shapes:red/1.png"}
     assert [hit.metadata["label"] for hit in found[0][:4]] == ["red"] * 4
     assert len(found[0]) == 12
@@ -102,7 +102,7 @@ def test_sync_sees_new_changed_moved_and_removed(shapes: Gallery, folder: Path) 
     assert failure.reason.startswith("not an image")
     reopened = Gallery.open(shapes.path)
     assert len(reopened) == 12
-    assert reopened.search(id="shapes:green/0.png", n=1)[0].metadata["label"] == "blue"
+    assert reopened.search(id="shapes:green/0.png", k=1)[0].metadata["label"] == "blue"
     assert reopened.info()["rows"] == json.loads((shapes.path / "gallery.json").read_text())["rows"]
 
 
@@ -219,7 +219,7 @@ def test_what_is_no_gallery_is_refused(gallery: Gallery, tmp_path: Path, pixels:
 def test_bad_queries_are_refused(gallery: Gallery) -> None:
     image = np.zeros((8, 8), np.uint8)
     with pytest.raises(SettingError, match="n = 0"):
-        gallery.search(image, n=0)
+        gallery.search(image, k=0)
     with pytest.raises(SettingError, match="l1: must be l2 or cosine"):
         gallery.search(image, metric="l1")
     with pytest.raises(InputError, match="one of a query image, the id of a row, or a text"):
@@ -228,7 +228,7 @@ def test_bad_queries_are_refused(gallery: Gallery) -> None:
         gallery.search(id="nobody")
     with pytest.raises(ImageError, match="expected a uint8 array"):
         gallery.search(image.astype(float))
-    assert len(gallery.search(image, n=1000)) == 400
+    assert len(gallery.search(image, k=1000)) == 400
 
 
 def test_a_source_of_broken_images_only_is_an_error(gallery: Gallery, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_images_of_a_size_the_encoder_refuses_fail_one_by_one(tmp_path: Path) ->
 
 
 def test_evaluation_excludes_the_query_itself(gallery: Gallery) -> None:
-    found = la.evaluate(gallery, n=1, baselines=True)
+    found = la.evaluate(gallery, k=1, baselines=True)
     assert len(found.examples) == 400
     assert all(example.hits[0].uri != example.uri for example in found.examples)
     # Without the exclusion a 1-nearest-neighbor search of its own rows would score 1.
@@ -263,10 +263,10 @@ def test_evaluation_excludes_the_query_itself(gallery: Gallery) -> None:
 
 def test_evaluation_matches_counting_by_hand(gallery: Gallery) -> None:
     queries = open_source("dataset:digits/test[:40]")
-    found = la.evaluate(gallery, queries, n=5, first=10, metric="l2")
+    found = la.evaluate(gallery, queries, k=5, first=10, metric="l2")
     right = []
     for item in queries:
-        hits = gallery.search(item.image(), n=5, metric="l2")
+        hits = gallery.search(item.image(), k=5, metric="l2")
         right.append([hit.metadata["label"] == item.metadata["label"] for hit in hits])
     assert found.scores.precision.value == pytest.approx(np.mean(right))
     assert found.scores.first.precision == pytest.approx(np.mean(right[:10]))

@@ -161,16 +161,16 @@ def by_hand(gallery: Path, work: Path) -> dict[str, float]:
     """Score the five queries that can be asked, by the definitions."""
     opened = Gallery.open(gallery)
     truth = {101: IDS[:1], 102: [IDS[1], FAR], 103: list(DUPLICATES), 105: IDS[5:6], 109: [FAR]}
-    totals = dict.fromkeys(("precision", "map", "map_found", "recall", "first_right"), 0.0)
+    totals = dict.fromkeys(("precision", "map", "map_retrieved", "recall", "recall_at_1"), 0.0)
     for query, right in truth.items():
-        hits = opened.search(work / "val" / f"v000{query}.jpg", n=7)
+        hits = opened.search(work / "val" / f"v000{query}.jpg", k=7)
         marks = [product_of(hit) in right for hit in hits]
         gains = [sum(marks[: k + 1]) / (k + 1) for k, is_right in enumerate(marks) if is_right]
         totals["precision"] += sum(marks) / 7 / len(truth)
         totals["map"] += sum(gains) / min(7, len(right)) / len(truth)
-        totals["map_found"] += sum(gains) / max(1, len(gains)) / len(truth)
+        totals["map_retrieved"] += sum(gains) / max(1, len(gains)) / len(truth)
         totals["recall"] += sum(marks) / len(right) / len(truth)
-        totals["first_right"] += marks[0] / len(truth)
+        totals["recall_at_1"] += marks[0] / len(truth)
     return totals
 
 
@@ -180,7 +180,7 @@ def product_of(hit: la.Hit) -> str:
 
 @pytest.mark.parametrize("name", ["web", "tar"])
 def test_the_miniature_of_perfect_500k(name: str, galleries: dict[str, Path], work: Path) -> None:
-    asked = ("evaluate", f"{name}.gallery", "val", "--protocol", "perfect-500k", "--truth")
+    asked = ("evaluate", f"{name}.gallery", "val", "--protocol", "perfect-500k", "--ground-truth")
     done = lookalike(*asked, "val.csv", "--json", cwd=work)
     assert done.returncode == 1
     found = json.loads(done.stdout)
@@ -188,8 +188,8 @@ def test_the_miniature_of_perfect_500k(name: str, galleries: dict[str, Path], wo
         assert found[score] == pytest.approx(value), score
         low, high = found[f"{score}_interval"]
         assert low <= found[score] <= high
-    assert (found["n"], found["queries"], found["skipped"]) == (7, 5, 3)
-    assert found["map"] < found["map_found"]
+    assert (found["k"], found["queries"], found["skipped"]) == (7, 5, 3)
+    assert found["map"] < found["map_retrieved"]
     assert found["protocol"]["name"] == "perfect-500k"
     assert found["relevance"] == {
         "by": "truth",
@@ -212,7 +212,7 @@ def test_the_miniature_of_perfect_500k(name: str, galleries: dict[str, Path], wo
 def test_what_is_printed_has_map_first_and_says_what_precision_can_be(
     galleries: dict[str, Path], work: Path
 ) -> None:
-    arguments = ("web.gallery", "val", "--protocol", "perfect-500k", "--truth", "val.csv")
+    arguments = ("web.gallery", "val", "--protocol", "perfect-500k", "--ground-truth", "val.csv")
     shown = lookalike("evaluate", *arguments, cwd=work).stdout
     lines = shown.splitlines()
     assert lines[0].startswith("perfect-500k: 5 queries from ")
@@ -228,7 +228,7 @@ def test_what_is_printed_has_map_first_and_says_what_precision_can_be(
 def test_the_report_has_no_labels_but_marks_right_hits(
     galleries: dict[str, Path], work: Path
 ) -> None:
-    arguments = ("web.gallery", "val", "--protocol", "perfect-500k", "--truth", "val.csv")
+    arguments = ("web.gallery", "val", "--protocol", "perfect-500k", "--ground-truth", "val.csv")
     lookalike("evaluate", *arguments, "--report", "r.html", cwd=work)
     page = (work / "r.html").read_text()
     for said in (
@@ -251,7 +251,7 @@ def test_the_report_has_no_labels_but_marks_right_hits(
 def test_a_gallery_can_be_asked_by_its_own_rows(galleries: dict[str, Path], work: Path) -> None:
     own = work / "own.csv"
     own.write_text(f"{DUPLICATES[0]},{DUPLICATES[0]},{DUPLICATES[1]}\n{IDS[0]},{IDS[0]}\n")
-    done = lookalike("evaluate", "web.gallery", "--truth", own, "-n", 1, "--json", cwd=work)
+    done = lookalike("evaluate", "web.gallery", "--ground-truth", own, "-k", 1, "--json", cwd=work)
     found = json.loads(done.stdout)
     assert (found["queries"], found["map"], found["precision_ceiling"]) == (1, 1, 1)
     assert "the truth names no other row than itself" in done.stderr
@@ -296,14 +296,14 @@ def test_a_column_judges(vendors: Path) -> None:
     found = json.loads(done.stdout)
     assert found["relevance"] == {"by": "match", "column": "codepoint"}
     assert (found["queries"], found["skipped"]) == (DRAWINGS - 2, 2)
-    assert found["first_right"] == found["map"] == found["map_found"] == found["recall"] == 1
+    assert found["recall_at_1"] == found["map"] == found["map_retrieved"] == found["recall"] == 1
     assert found["precision"] == pytest.approx(found["precision_ceiling"]) == pytest.approx(1 / 7)
     assert found["per_label"] == {}
     chance = found["baselines"]["chance"]
-    assert chance["first_right"] == pytest.approx(1 / DRAWINGS)
+    assert chance["recall_at_1"] == pytest.approx(1 / DRAWINGS)
     assert chance["recall"] == pytest.approx(7 / DRAWINGS)
     assert chance["map"] == pytest.approx(sum(1 / rank for rank in range(1, 8)) / DRAWINGS)
-    assert chance["map_found"] == pytest.approx(chance["map"])
+    assert chance["map_retrieved"] == pytest.approx(chance["map"])
     evaluation = la.evaluate(
         Gallery.open(vendors / "one.gallery"), vendors / "two", match="codepoint"
     )
@@ -321,23 +321,29 @@ def test_a_column_judges(vendors: Path) -> None:
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
-    "missing truth": (["--truth", "none.csv"], "none.csv: cannot be read (No such file"),
-    "folder for a truth": (["--truth", "two"], "two: cannot be read (Is a directory)"),
-    "empty truth": (["--truth", "empty.csv"], "empty.csv: is empty; expected CSV"),
-    "one column": (["--truth", "one.csv"], "one.csv: has one column only; expected CSV"),
-    "picture for a truth": (["--truth", "two/two-1.png"], "two-1.png: is not UTF-8 text"),
-    "other names": (["--truth", "other.csv"], "names none of the 40 queries of "),
-    "nothing there": (["--truth", "gone.csv"], "is a query with a right answer; the first, "),
-    "ambiguous": (["--truth", "twice.csv"], "twice.csv, line 1: 'same' may be "),
+    "missing truth": (["--ground-truth", "none.csv"], "none.csv: cannot be read (No such file"),
+    "folder for a truth": (["--ground-truth", "two"], "two: cannot be read (Is a directory)"),
+    "empty truth": (["--ground-truth", "empty.csv"], "empty.csv: is empty; expected CSV"),
+    "one column": (["--ground-truth", "one.csv"], "one.csv: has one column only; expected CSV"),
+    "picture for a truth": (["--ground-truth", "two/two-1.png"], "two-1.png: is not UTF-8 text"),
+    "other names": (["--ground-truth", "other.csv"], "names none of the 40 queries of "),
+    "nothing there": (
+        ["--ground-truth", "gone.csv"],
+        "is a query with a right answer; the first, ",
+    ),
+    "ambiguous": (["--ground-truth", "twice.csv"], "twice.csv, line 1: 'same' may be "),
     "unknown column": (["--match", "codepiont"], "in the column 'codepiont'; its columns are"),
-    "both": (["--match", "codepoint", "--truth", "t.csv"], "cannot be combined with --truth"),
-    "no truth": (["--protocol", "perfect-500k"], "perfect-500k needs --truth FILE"),
+    "both": (
+        ["--match", "codepoint", "--ground-truth", "t.csv"],
+        "cannot be combined with --ground-truth",
+    ),
+    "no truth": (["--protocol", "perfect-500k"], "perfect-500k needs --ground-truth FILE"),
     "other n": (
-        ["--protocol", "perfect-500k", "--truth", "other.csv", "-n", "5"],
+        ["--protocol", "perfect-500k", "--ground-truth", "other.csv", "-k", "5"],
         "-n 5 cannot be combined with --protocol perfect-500k, which counts 7 hits",
     ),
     "unknown protocol": (
-        ["--protocol", "perfect500k", "--truth", "other.csv"],
+        ["--protocol", "perfect500k", "--ground-truth", "other.csv"],
         "unknown protocol 'perfect500k': did you mean 'perfect-500k'?",
     ),
 }
@@ -370,7 +376,7 @@ def test_a_mistake_is_one_clear_line(name: str, vendors: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--match", "x"), ("--truth", "x.csv"), ("--protocol", "perfect-500k")]
+    "arguments", [("--match", "x"), ("--ground-truth", "x.csv"), ("--protocol", "perfect-500k")]
 )
 def test_self_retrieval_takes_no_right_answers(arguments: tuple[str, str], vendors: Path) -> None:
     done = lookalike("evaluate", "one.gallery", "--self", *arguments, cwd=vendors)
@@ -380,5 +386,12 @@ def test_self_retrieval_takes_no_right_answers(arguments: tuple[str, str], vendo
 
 def test_help_says_what_json_holds(vendors: Path) -> None:
     shown: Any = " ".join(run("evaluate", "--help").split())
-    for word in ("--match", "--truth", "--protocol", "map_found", "first_right", "[default: (7)]"):
+    for word in (
+        "--match",
+        "--ground-truth",
+        "--protocol",
+        "map_retrieved",
+        "recall_at_1",
+        "[default: (7)]",
+    ):
         assert word in shown

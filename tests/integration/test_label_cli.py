@@ -46,15 +46,15 @@ def test_suggestions_are_a_file_and_a_sheet(work: Path) -> None:
     assert len({row["id"] for row in rows}) == 100
     with Image.open(work / "first" / "sheet.png") as sheet:
         assert sheet.width > 500
-    more = ("-k", 5, "--given", "first/labels.csv", "--json")
+    more = ("-k", 5, "--labels", "first/labels.csv", "--json")
     found = json.loads(run("label", "suggest", "d.gallery", *more, cwd=work))
     assert len(found) == 5
     assert not {row["id"] for row in rows} & {each["id"] for each in found}
 
 
 def test_spread_labels_are_right_and_go_into_the_metadata(work: Path) -> None:
-    arguments = ("--given", "first/labels.csv", "-o", "all.csv", "--write", "digit", "--json")
-    found = json.loads(run("label", "spread", "d.gallery", *arguments, cwd=work))
+    arguments = ("--labels", "first/labels.csv", "-o", "all.csv", "--write", "digit", "--json")
+    found = json.loads(run("label", "propagate", "d.gallery", *arguments, cwd=work))
     assert found["given"] == 100
     assert found["coverage"] == 1
     rows = table(work / "all.csv")
@@ -62,11 +62,11 @@ def test_spread_labels_are_right_and_go_into_the_metadata(work: Path) -> None:
     right = sum(row["label"] == TRUTH[row["id"]] for row in rows) / len(rows)
     assert right > 0.95
     assert abs(found["expected_precision"] - right) < 0.04
-    line = run("search", "d.gallery", "--id", rows[0]["id"], "-n", 1, "--json", cwd=work)
+    line = run("search", "d.gallery", "--id", rows[0]["id"], "-k", 1, "--json", cwd=work)
     metadata = json.loads(line)["hits"][0]["metadata"]
     assert {"digit", "digit_confidence", "digit_status", "label"} <= metadata.keys()
-    again = ("--given", "all.csv", "-o", "again.csv", "--precision", 0.99, "--write", "digit")
-    assert "unknown" in run("label", "spread", "d.gallery", *again, cwd=work)
+    again = ("--labels", "all.csv", "-o", "again.csv", "--precision", 0.99, "--write", "digit")
+    assert "unknown" in run("label", "propagate", "d.gallery", *again, cwd=work)
     shown = table(work / "again.csv")
     assert sum(row["status"] == "given" for row in shown) == 100
     sure = [row for row in shown if row["status"] == "spread"]
@@ -82,12 +82,12 @@ def test_wrong_labels_are_found(work: Path) -> None:
         writer = csv.DictWriter(file, ["id", "label"])
         writer.writeheader()
         writer.writerows(lines)
-    arguments = ("--given", "noisy.csv", "-o", "suspects", "--json")
-    found = json.loads(run("label", "check", "d.gallery", *arguments, cwd=work))
+    arguments = ("--labels", "noisy.csv", "-o", "suspects", "--json")
+    found = json.loads(run("label", "issues", "d.gallery", *arguments, cwd=work))
     first = {row["id"] for row in found["contradicted"][: len(wrong)]}
     assert len(first & {line["id"] for line in wrong}) > 0.8 * len(wrong)
     assert (work / "suspects" / "sheet.png").exists()
-    own = run("label", "check", "d.gallery", cwd=work)
+    own = run("label", "issues", "d.gallery", cwd=work)
     assert f"of {len(TRUTH):,} labels are contradicted" in own
 
 
@@ -96,19 +96,19 @@ def test_wrong_labels_are_found(work: Path) -> None:
     [
         (("suggest", "d.gallery", "-k", "100000"), "the images that have no label yet"),
         (("suggest", "d.gallery", "-o", "first"), "already exists"),
-        (("spread", "d.gallery", "--given", "no.csv", "-o", "x.csv"), "cannot be read"),
-        (("spread", "d.gallery", "--given", "one.csv", "-o", "x.csv"), "all 1 labeled images"),
-        (("spread", "d.gallery", "--given", "all-bad.csv", "-o", "x.csv"), "has the id 'nobody'"),
+        (("spread", "d.gallery", "--labels", "no.csv", "-o", "x.csv"), "cannot be read"),
+        (("spread", "d.gallery", "--labels", "one.csv", "-o", "x.csv"), "all 1 labeled images"),
+        (("spread", "d.gallery", "--labels", "all-bad.csv", "-o", "x.csv"), "has the id 'nobody'"),
         (
-            ("spread", "d.gallery", "--given", "two.csv", "-o", "x.csv", "--precision", "0.9"),
+            ("spread", "d.gallery", "--labels", "two.csv", "-o", "x.csv", "--precision", "0.9"),
             "too few to promise a precision",
         ),
         (
-            ("spread", "d.gallery", "--given", "two.csv", "-o", "x.csv", "--precision", "99"),
+            ("spread", "d.gallery", "--labels", "two.csv", "-o", "x.csv", "--precision", "99"),
             "must be between 0 and 1",
         ),
         (
-            ("spread", "d.gallery", "--given", "two.csv", "-o", "x.csv", "--write", "label"),
+            ("spread", "d.gallery", "--labels", "two.csv", "-o", "x.csv", "--write", "label"),
             "has a column 'label' already",
         ),
         (("check", "d.gallery", "--column", "color"), "has no column 'color'"),
@@ -140,8 +140,8 @@ def test_written_labels_stay_when_the_source_is_indexed_again(tmp_path: Path) ->
         *(f"things:{kind}/{i:02d}.png,{kind}" for kind in ("dark", "light") for i in range(12)),
     ]
     (tmp_path / "given.csv").write_text("\n".join(given))
-    how = ("--given", "given.csv", "-o", "all.csv", "--write", "kind")
-    run("label", "spread", "g.gallery", *how, cwd=tmp_path)
+    how = ("--labels", "given.csv", "-o", "all.csv", "--write", "kind")
+    run("label", "propagate", "g.gallery", *how, cwd=tmp_path)
     (folder / "dark" / "00.png").rename(folder / "dark" / "moved.png")
     Image.new("L", (16, 16), 128).save(folder / "light" / "01.png")
     (folder / "metadata.csv").write_text("path,year\ndark/02.png,1999\n")

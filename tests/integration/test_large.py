@@ -38,7 +38,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LanceStore:
     monkeypatch.setattr(lance_store, "_FEW", 50)
     made = LanceStore.create(tmp_path / "table", DIM)
     made.upsert(rows(COUNT, 1, "r"))
-    made.tend(Metric.COSINE)
+    made.optimize(Metric.COSINE)
     return made
 
 
@@ -68,7 +68,7 @@ def test_a_large_table_is_searched_through_its_index(store: LanceStore) -> None:
     assert index.serves(store._dataset, Metric.COSINE)
     assert not index.serves(store._dataset, Metric.L2)
     assert recall(store) > 0.97
-    assert not index.tend(store._dataset, Metric.COSINE)
+    assert not index.optimize(store._dataset, Metric.COSINE)
     exact = store.search(queries(1), 10, Metric.L2)
     assert exact == store.search(queries(1), 10, Metric.L2, exact=True)
 
@@ -87,11 +87,11 @@ def test_rows_newer_than_the_index_are_searched(store: LanceStore) -> None:
     store.delete([new.ids[0]])
     [hits] = store.search(new.embeddings[:1], 3, Metric.COSINE)
     assert new.ids[0] not in {hit.id for hit in hits}
-    store.tend(Metric.COSINE)
+    store.optimize(Metric.COSINE)
     stats = store._dataset.stats.index_stats("embedding_cosine")
     assert stats["num_unindexed_rows"] == 0
     store.upsert(rows(COUNT, 4, "many"))
-    store.tend(Metric.COSINE)
+    store.optimize(Metric.COSINE)
     stats = store._dataset.stats.index_stats("embedding_cosine")
     assert stats["num_unindexed_rows"] == 0
     assert recall(store) > 0.95

@@ -59,7 +59,7 @@ from lookalike.stores.milvus import client, sidecar
 from lookalike.stores.milvus import store as milvus_module
 from lookalike.stores.milvus.address import Address
 from lookalike.stores.milvus.client import Connection
-from lookalike.stores.milvus.sidecar import Notes
+from lookalike.stores.milvus.sidecar import SidecarCollection
 from lookalike.stores.milvus.store import MilvusStore
 from lookalike.types import Metric, Progress
 from tests.conftest import Require
@@ -355,7 +355,7 @@ def test_a_gallery_is_one_by_folder_and_by_address(
     assert counts(by_address.sync(own)) == (0, 0, 0, 0, 12)
 
     def hits(gallery: Gallery) -> list[tuple[str, float]]:
-        found = gallery.search(own / "a" / "00.png", n=5, where="label = 'a'")
+        found = gallery.search(own / "a" / "00.png", k=5, where="label = 'a'")
         return [(hit.id, hit.distance) for hit in found]
 
     assert hits(by_folder) == hits(by_address)
@@ -370,7 +370,7 @@ def test_a_gallery_is_one_by_folder_and_by_address(
     assert counts(by_folder.sync(own)) == (0, 0, 0, 0, 12)
     assert state(by_folder) == state(by_address)
     assert "photos:b/01.png" not in by_folder.store.ids()
-    assert by_folder.search(own / "a" / "new.png", n=1)[0].id == "photos:a/new.png"
+    assert by_folder.search(own / "a" / "new.png", k=1)[0].id == "photos:a/new.png"
 
     evaluated = []
     for where in (by_folder.path, place("home")):
@@ -441,7 +441,7 @@ def test_mistakes_at_the_shell_are_one_line(
     local = tmp_path / "local.gallery"
     run("index", local, photos, "--encoder", "color")
     query = photos / "a" / "00.png"
-    new = ("index", tmp_path / "n", photos, "--encoder", "color")
+    new = ("index", tmp_path / "k", photos, "--encoder", "color")
     named = ("index", place("y"), photos, "--encoder", "color")
     for arguments, said in (
         (("index", home, photos, "--store", place("elsewhere")), "its rows are in milvus://"),
@@ -466,7 +466,7 @@ def test_mistakes_at_the_shell_are_one_line(
         assert done.returncode == 2, (arguments, done)
         assert said in done.stderr, (arguments, done)
         assert len(done.stderr.strip().splitlines()) == 1, (arguments, done)
-    assert not (tmp_path / "n").exists()
+    assert not (tmp_path / "k").exists()
 
 
 def test_a_store_of_other_dimensions_is_refused(made: Made, place: Callable[[str], str]) -> None:
@@ -487,13 +487,13 @@ def test_notes_are_whole_while_they_are_written_over(small: MilvusStore) -> None
     broken: list[object] = []
 
     def write(letter: bytes) -> None:
-        notes = Notes(Connection(small.address))
+        notes = SidecarCollection(Connection(small.address))
         while time.monotonic() < ends:
             notes.write("text", letter * 100_000)
             time.sleep(0.1)
 
     def read() -> None:
-        notes = Notes(Connection(small.address))
+        notes = SidecarCollection(Connection(small.address))
         while time.monotonic() < ends:
             try:
                 data = notes.read("text")

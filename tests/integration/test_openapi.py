@@ -215,7 +215,7 @@ def test_items_are_what_was_put_and_gone_when_deleted(keyed: tuple[Serving, str]
             gray, metadata = self.kept[name]
             assert remote.item(f"api:{name}")["metadata"] == metadata
             assert np.array_equal(remote.image(f"api:{name}"), np.full((8, 8), gray, np.uint8))
-            assert f"api:{name}" not in {hit.id for hit in remote.search(id=f"api:{name}", n=100)}
+            assert f"api:{name}" not in {hit.id for hit in remote.search(id=f"api:{name}", k=100)}
 
         @invariant()
         def count(self) -> None:

@@ -334,15 +334,15 @@ def test_how_to_search(tab: Open, site: Serving) -> None:
     page.click("text=How to search")
     row = "colors:red/4.png"
     page.fill("#n", "12")
-    assert searched(page, lambda: page.press("#n", "Enter")) == ids(site, "shop", id=row, n=12)
+    assert searched(page, lambda: page.press("#n", "Enter")) == ids(site, "shop", id=row, k=12)
     found = searched(page, lambda: page.select_option("#metric", index=1))
     metric = page.input_value("#metric")
-    assert found == ids(site, "shop", id=row, n=12, metric=metric)
-    found = searched(page, lambda: page.select_option("#rerank", "expand+reciprocal"))
-    expected = ids(site, "shop", id=row, n=12, metric=metric, rerank="expand+reciprocal")
+    assert found == ids(site, "shop", id=row, k=12, metric=metric)
+    found = searched(page, lambda: page.select_option("#rerank", "aqe+k-reciprocal"))
+    expected = ids(site, "shop", id=row, k=12, metric=metric, rerank="aqe+k-reciprocal")
     assert found == expected
     assert searched(page, lambda: page.check("input[name=parts]")) == ids(
-        site, "shop", id=row, n=12, metric=metric, rerank="expand+reciprocal", parts=True
+        site, "shop", id=row, k=12, metric=metric, rerank="aqe+k-reciprocal", multi_crop=True
     )
 
 
@@ -358,7 +358,7 @@ def test_two_galleries_side_by_side(tab: Open, site: Serving) -> None:
 
 
 def test_names_and_metadata_are_text(tab: Open) -> None:
-    page = tab(item(f"<b>blue/{HOSTILE}.png") + "&n=20")
+    page = tab(item(f"<b>blue/{HOSTILE}.png") + "&k=20")
     assert f"colors:<b>blue/{HOSTILE}.png" in page.locator("#caption").text_content()
     page.locator(".hit summary").first.click()
     said = page.locator(".hit dl").first.text_content()
@@ -438,7 +438,7 @@ def test_hits_are_judged_by_keys(tab: Open, site: Serving, tmp_path: Path) -> No
     assert said["galleries"]["shop"]["fingerprint"] == gallery.encoder.fingerprint
     assert len(said["hits"]) == 3
     for each in said["hits"]:
-        expected = ids(site, "shop", id=each["query"], n=4)
+        expected = ids(site, "shop", id=each["query"], k=4)
         assert [answer["id"] for answer in each["answers"]] == expected
         assert [answer["rank"] for answer in each["answers"]] == [1, 2, 3, 4]
     right = [answer["right"] for each in said["hits"] for answer in each["answers"]]
@@ -572,7 +572,7 @@ def test_the_map_shows_points_and_what_is_chosen(tab: Open, site: Serving) -> No
     assert page.get_by_role("link", name="Search with this").get_attribute("href") == (
         f"/g/shop?id={quote(rows[4], safe='')}"
     )
-    near = [hit.id.rpartition("/")[2] for hit in gallery.search(id=rows[4], n=8)]
+    near = [hit.id.rpartition("/")[2] for hit in gallery.search(id=rows[4], k=8)]
     shown = page.locator(".shots button").evaluate_all("all => all.map((each) => each.title)")
     assert shown[1:] == near
     page.keyboard.press("Escape")
@@ -673,9 +673,9 @@ def test_words_of_the_metadata_and_an_image_are_combined(tab: Open, site: Servin
     page = tab("/g/shop")
     page.fill("#words", "green")
     found = searched(page, lambda: page.press("#words", "Enter"))
-    assert found == ids(site, "shop", words="green")
-    page = tab(item() + "&words=green")
-    assert hits(page) == ids(site, "shop", id="colors:red/4.png", words="green")
+    assert found == ids(site, "shop", keywords="green")
+    page = tab(item() + "&keywords=green")
+    assert hits(page) == ids(site, "shop", id="colors:red/4.png", keywords="green")
     assert "says so first" in page.inner_text("#results [role=status]")
 
 

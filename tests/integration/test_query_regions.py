@@ -79,12 +79,12 @@ def ids(hits: la.Hits) -> list[str]:
 
 
 def test_a_box_is_the_cut_image(shop: Gallery, cluttered: ImageArray) -> None:
-    found = shop.search(cluttered, box=(128, 128, 128, 100), n=20)
-    cut = shop.search(np.ascontiguousarray(cluttered[128:228, 128:256]), n=20)
+    found = shop.search(cluttered, box=(128, 128, 128, 100), k=20)
+    cut = shop.search(np.ascontiguousarray(cluttered[128:228, 128:256]), k=20)
     assert found.rows == cut.rows
     assert ids(found)[0] == "07"
-    whole = shop.search(cluttered, box=(0, 0, 256, 256), n=20)
-    assert whole.rows == shop.search(cluttered, n=20).rows
+    whole = shop.search(cluttered, box=(0, 0, 256, 256), k=20)
+    assert whole.rows == shop.search(cluttered, k=20).rows
     assert whole.rows != found.rows
 
 
@@ -108,7 +108,9 @@ def test_a_box_outside_the_image_is_refused(
         shop.search(cluttered, box=box)
 
 
-@pytest.mark.parametrize("look", [{"box": (0, 0, 5, 5)}, {"foreground": True}, {"parts": True}])
+@pytest.mark.parametrize(
+    "look", [{"box": (0, 0, 5, 5)}, {"foreground": True}, {"multi_crop": True}]
+)
 def test_words_have_no_parts(shop: Gallery, look: dict[str, object]) -> None:
     with pytest.raises(InputError, match="a part of an image was asked for, and the query is word"):
         shop.search(text="shoe", **look)  # type: ignore[arg-type]
@@ -116,9 +118,9 @@ def test_words_have_no_parts(shop: Gallery, look: dict[str, object]) -> None:
 
 def test_a_row_with_a_box_is_encoded_again(shop: Gallery) -> None:
     box = (10, 0, 50, 96)
-    found = shop.search(id="shop:03.png", box=box, n=20)
+    found = shop.search(id="shop:03.png", box=box, k=20)
     image = np.asarray(drawing(3))
-    cut = shop.search(np.ascontiguousarray(image[:, 10:60]), n=20)
+    cut = shop.search(np.ascontiguousarray(image[:, 10:60]), k=20)
     assert len(found) == 19
     assert "03" not in ids(found)
     assert ids(found) == [name for name in ids(cut) if name != "03"]
@@ -139,14 +141,14 @@ def test_foreground_finds_an_item_that_was_moved(tmp_path: Path) -> None:
 
 
 def test_parts_find_a_small_item_in_clutter(shop: Gallery, cluttered: ImageArray) -> None:
-    plain = shop.search(cluttered, n=20)
-    found = shop.search(cluttered, n=20, parts=True)
+    plain = shop.search(cluttered, k=20)
+    found = shop.search(cluttered, k=20, multi_crop=True)
     assert ids(plain)[0] != "07"
     assert ids(found)[0] == "07"
     assert found[0].distance < 0.01
     before = {hit.id: hit.distance for hit in plain}
     assert all(hit.distance <= before[hit.id] + 1e-6 for hit in found)
-    boxed = shop.search(cluttered, box=(64, 64, 192, 192), parts=True)
+    boxed = shop.search(cluttered, box=(64, 64, 192, 192), multi_crop=True)
     assert boxed.query == plain.query
 
 
@@ -157,19 +159,19 @@ def test_the_shell_takes_parts_of_queries(
     Image.fromarray(cluttered).save(photo)
 
     def found(*options: object) -> list[dict[str, object]]:
-        done = lookalike("search", shop.path, photo, *options, "--json", "-n", 5)
+        done = lookalike("search", shop.path, photo, *options, "--json", "-k", 5)
         assert (done.returncode, done.stderr) == (0, "")
         hits: list[dict[str, object]] = json.loads(done.stdout)["hits"]
         return hits
 
     boxed = found("--box", "128,128,128,128")
     assert [hit["id"] for hit in boxed] == [
-        hit.id for hit in shop.search(cluttered, n=5, box=(128, 128, 128, 128))
+        hit.id for hit in shop.search(cluttered, k=5, box=(128, 128, 128, 128))
     ]
     assert found()[0]["id"] != "shop:07.png"
-    assert found("--parts")[0]["id"] == "shop:07.png"
-    ranked = shop.search(cluttered, n=5, rerank="reciprocal+expand", foreground=True)
-    hits = found("--rerank", "reciprocal+expand", "--foreground")
+    assert found("--multi-crop")[0]["id"] == "shop:07.png"
+    ranked = shop.search(cluttered, k=5, rerank="k-reciprocal+aqe", foreground=True)
+    hits = found("--rerank", "k-reciprocal+aqe", "--foreground")
     assert [(hit["rank"], hit["id"]) for hit in hits] == [(hit.rank, hit.id) for hit in ranked]
 
 
@@ -179,7 +181,7 @@ def test_the_shell_takes_parts_of_queries(
         (("--box", "1,2,3"), "--box 1,2,3: must be x,y,w,h in whole pixels"),
         (("--box", "1,2,3,4.5"), "must be x,y,w,h in whole pixels"),
         (("--box", "200,200,200,200"), "which is 256x256 pixels"),
-        (("--rerank", "recipocal"), "reciprocal"),
+        (("--rerank", "recipocal"), "k-reciprocal"),
     ],
 )
 def test_mistakes_are_one_line(

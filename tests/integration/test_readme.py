@@ -102,7 +102,7 @@ def test_every_command_of_the_guide_to_galleries_works(
             said = run(*arguments, cwd=tmp_path)
             assert said, arguments
             ran += 1
-            if "--reroot" in arguments:
+            if "--relocate" in arguments:
                 assert "36 unchanged" in said
             if "year >= 2021 and" in line:
                 assert "3 hits" in said

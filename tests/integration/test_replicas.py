@@ -101,12 +101,12 @@ def questions(gallery: Gallery, digits: Source) -> list[Question]:
     """Return searches by images and by ids, and what the gallery itself answers."""
     asked = []
     for item in itertools.islice(digits, QUERIES):
-        by_image = gallery.search(item.image(), n=5)
+        by_image = gallery.search(item.image(), k=5)
         assert by_image[0].id == item.id
-        by_id = gallery.search(id=item.id, n=5)
-        body = json.dumps({"id": item.id, "n": 5}).encode()
+        by_id = gallery.search(id=item.id, k=5)
+        body = json.dumps({"id": item.id, "k": 5}).encode()
         right = [[hit.id for hit in by_image]], [[hit.id for hit in by_id]]
-        asked.append(Question(f"{SEARCH}/image?n=5", png(item.image()), right[0]))
+        asked.append(Question(f"{SEARCH}/image?k=5", png(item.image()), right[0]))
         asked.append(Question(SEARCH, body, right[1]))
     return asked
 
@@ -115,7 +115,7 @@ def together(asked: Sequence[Question]) -> Question:
     """Return the searches by images as one that takes long."""
     few = [question for question in asked if question.path != SEARCH]
     queries = [{"image": base64.b64encode(question.body).decode()} for question in few]
-    body = json.dumps({"queries": queries, "n": 5}).encode()
+    body = json.dumps({"queries": queries, "k": 5}).encode()
     return Question(f"{SEARCH}/batch", body, [question.right[0] for question in few])
 
 
@@ -404,7 +404,7 @@ def test_rows_that_another_process_writes_are_found_by_all(fleet: Fleet, tmp_pat
         (tmp_path / f"{number}.png").write_bytes(image)
     manifest = tmp_path / "new.csv"
     manifest.write_text("path,shade\n" + "".join(lines))
-    path = f"{SEARCH}/image?n=1&where=shade%20=%20'noise%203'"
+    path = f"{SEARCH}/image?k=1&where=shade%20=%20'noise%203'"
 
     def found(replica: Replica) -> bool:
         status, data = ask(replica.port, "POST", path, images[3])
@@ -435,7 +435,7 @@ def test_a_replica_waits_for_its_rows_to_come_back(
     milvus: MilvusServer, hasty: Replica, digits: Source
 ) -> None:
     """Meanwhile it says within Milvus' timeout that they are away, however many ask."""
-    search = ("POST", f"{SEARCH}/image?n=1", png(digits[0].image()))
+    search = ("POST", f"{SEARCH}/image?k=1", png(digits[0].image()))
     many = [{"image": base64.b64encode(search[2]).decode()}] * 40
     batch = ("POST", f"{SEARCH}/batch", json.dumps({"queries": many}).encode())
     ready = ("GET", "/readyz")

@@ -98,7 +98,7 @@ def test_it_agrees_with_the_slow_way() -> None:
     images = photographs(40)
     encoder = MeanColor()
     n = 3
-    found = self_retrieval_of(encoder, images, n=n)
+    found = self_retrieval_of(encoder, images, k=n)
     rows, *batches = encoder.seen
     assert len(rows) == 40
     assert len(batches) == len(DISTORTIONS)
@@ -154,7 +154,7 @@ def test_the_seed_decides_whatever_encoder_and_kinds() -> None:
 def test_copies_count_as_the_original_and_are_asked_once() -> None:
     images = plain_colors(6)
     copied = [*images, *images[:4], *[images[0]] * 20]
-    found = self_retrieval_of(MeanColor(), copied, n=2, kinds=["crop"])
+    found = self_retrieval_of(MeanColor(), copied, k=2, kinds=["crop"])
     assert (found.rows, found.queries) == (30, 6)
     assert found.scores["crop"].recall_at_1.value == 1
 
@@ -163,7 +163,7 @@ def test_another_image_at_the_same_distance_counts_as_nearer() -> None:
     red, green, blue = plain_colors(3)
     twin = red.copy()
     twin[[0, 1], 0] = (red[0, 0] - 10, red[0, 0] + 10)  # other pixels of the same mean
-    found = self_retrieval_of(MeanColor(), [red, twin, green, blue], n=4, kinds=["occlusion"])
+    found = self_retrieval_of(MeanColor(), [red, twin, green, blue], k=4, kinds=["occlusion"])
     assert found.scores["occlusion"].recall.value == 1
     assert found.scores["occlusion"].recall_at_1.value == 0.5, "red and its twin are second"
 
@@ -192,14 +192,14 @@ def test_one_image_alone_says_nothing(images: list[ImageArray], said: str) -> No
 
 
 def test_settings_out_of_range_are_refused(gallery: Gallery) -> None:
-    for setting in ({"n": 0}, {"queries": 0}, {"seed": -1}, {"metric": "l3"}, {"n": 20_000}):
+    for setting in ({"k": 0}, {"queries": 0}, {"seed": -1}, {"metric": "l3"}, {"k": 20_000}):
         with pytest.raises(SettingError, match=f"{next(iter(setting))}"):
             la.self_retrieval(gallery, **setting)  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="at least one distortion"):
         self_retrieval_of(MeanColor(), photographs(3), kinds=[])
     with pytest.raises(UnknownNameError, match="did you mean 'noise'"):
         self_retrieval_of(MeanColor(), photographs(3), kinds=["nois"])
-    assert la.self_retrieval(gallery, n=1_000, queries=5).scores["jpeg"].recall.value == 1
+    assert la.self_retrieval(gallery, k=1_000, queries=5).scores["jpeg"].recall.value == 1
 
 
 def test_progress_comes_to_its_end(gallery: Gallery) -> None:
@@ -251,7 +251,7 @@ def test_images_that_are_gone_are_skipped_and_named(unlabeled: Path) -> None:
 
 
 def test_the_command_line_prints_table_json_and_report(unlabeled: Path) -> None:
-    shown = run("evaluate", "p.gallery", "--self", "-n", 3, cwd=unlabeled)
+    shown = run("evaluate", "p.gallery", "--self", "-k", 3, cwd=unlabeled)
     assert "12 images distorted, each to find its original among 13 rows, cosine" in shown
     assert f"pixels: {SAID}" in shown
     for name, kind in DISTORTIONS.items():
@@ -264,7 +264,7 @@ def test_the_command_line_prints_table_json_and_report(unlabeled: Path) -> None:
     distortions = found.pop("distortions")
     assert found == {
         "measures": SAID,
-        "n": 7,
+        "k": 7,
         "seed": 0,
         "queries": 12,
         "skipped": 0,
@@ -298,7 +298,7 @@ def test_the_help_says_what_it_is_not() -> None:
         (["photos"], "--self cannot be combined with queries (photos)"),
         (["--baselines"], "--self cannot be combined with --baselines"),
         (["--first", "50"], "--self cannot be combined with --first"),
-        (["-n", "0"], "n = 0"),
+        (["-k", "0"], "n = 0"),
         (["--metric", "dot"], "--metric dot"),
     ],
 )

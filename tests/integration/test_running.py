@@ -113,7 +113,7 @@ class Caller(threading.Thread):
 def test_sigterm_under_load_loses_no_request(shop: Gallery) -> None:
     """Those at work are answered; who neither sends nor reads cannot keep it from ending."""
     image = base64.b64encode(png()).decode()
-    body = json.dumps({"queries": [{"image": image}] * 24, "parts": True}).encode()
+    body = json.dumps({"queries": [{"image": image}] * 24, "multi_crop": True}).encode()
     statuses: list[int] = []
 
     def batch(port: int) -> None:
@@ -177,9 +177,9 @@ def test_a_gallery_written_by_others_is_served_as_it_is_then(
             while not end.is_set():
                 try:
                     if number % 2:
-                        remote.search(png(number), n=5)
+                        remote.search(png(number), k=5)
                     else:
-                        remote.search(id="shapes:red/0.png", n=5, where="label != 'none'")
+                        remote.search(id="shapes:red/0.png", k=5, where="label != 'none'")
                     remote.info()
                     asked[0] += 1
                 except Exception as error:  # noqa: BLE001 - none may happen
@@ -190,7 +190,7 @@ def test_a_gallery_written_by_others_is_served_as_it_is_then(
             assert done.returncode == 0, done.stderr
 
         def nearest() -> str:
-            return remote.search(folder / "new.png", n=1)[0].id
+            return remote.search(folder / "new.png", k=1)[0].id
 
         with ThreadPoolExecutor(4) as pool:
             searching = [pool.submit(search, number) for number in range(4)]
@@ -206,7 +206,7 @@ def test_a_gallery_written_by_others_is_served_as_it_is_then(
                 Image.new("RGB", (50, 40), (10, 240, 250)).save(folder / "red" / "1.png")
                 indexed()
                 assert len(remote) == 10
-                assert not [hit for hit in remote.search(png(), n=100) if "green" in hit.id]
+                assert not [hit for hit in remote.search(png(), k=100) if "green" in hit.id]
                 before = asked[0]
                 assert soon(lambda: asked[0] >= before + 8)
             finally:
@@ -262,7 +262,7 @@ def test_the_memory_of_a_service_does_not_grow(shop: Gallery, require: Require) 
             data = good if number % 3 else good[: len(good) // 2]
             remote = la.Client(address).gallery("shop")
             with contextlib.suppress(la.errors.ImageError):
-                remote.search(data, n=1)
+                remote.search(data, k=1)
 
         def rounds(count: int) -> int:
             with ThreadPoolExecutor(3) as pool:

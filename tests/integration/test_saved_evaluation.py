@@ -39,7 +39,7 @@ def work(tmp_path: Path) -> Path:
 def test_what_is_kept_is_what_was_measured(work: Path) -> None:
     before = json.loads(run("info", "g.gallery", "--json", cwd=work))
     assert "evaluation" not in before
-    done = lookalike("evaluate", "g.gallery", "--keep", "--json", cwd=work)
+    done = lookalike("evaluate", "g.gallery", "--save", "--json", cwd=work)
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
     gallery = Gallery.open(work / "g.gallery")
@@ -53,7 +53,7 @@ def test_what_is_kept_is_what_was_measured(work: Path) -> None:
 
 
 def test_info_says_it_and_a_change_makes_it_stale(work: Path) -> None:
-    run("evaluate", "g.gallery", "--keep", cwd=work)
+    run("evaluate", "g.gallery", "--save", cwd=work)
     told = json.loads(run("info", "g.gallery", "--json", cwd=work))["evaluation"]
     assert told["verdict"].startswith("color: precision@7 ")
     assert told["stale"] is False
@@ -91,7 +91,14 @@ def test_no_place_is_told(work: Path) -> None:
     truth = work / "secret" / "truth.csv"
     truth.write_text("photos:dark/0.png,photos:dark/1.png\nphotos:light/0.png,none.png\n")
     done = lookalike(
-        *("evaluate", work / "g.gallery", work / "secret" / "photos", "--truth", truth, "--keep")
+        *(
+            "evaluate",
+            work / "g.gallery",
+            work / "secret" / "photos",
+            "--ground-truth",
+            truth,
+            "--save",
+        )
     )
     assert str(truth) in done.stderr  # here it is said: whoever measures knows it
     text = (work / "g.gallery" / FILE).read_text()
@@ -117,7 +124,7 @@ def test_neither_relative_places_nor_parts_of_a_file_are_told(
 
 
 def test_a_gallery_asked_from_within_keeps_its_figures_whole(work: Path) -> None:
-    done = lookalike("evaluate", ".", "--keep", "--json", cwd=work / "g.gallery")
+    done = lookalike("evaluate", ".", "--save", "--json", cwd=work / "g.gallery")
     assert done.returncode == 0, done.stderr
     found = kept(Gallery.open(work / "g.gallery"))
     assert found is not None

@@ -98,12 +98,12 @@ def same(one: la.Hits, other: la.Hits) -> bool:
     "options",
     [
         {},
-        {"n": 25, "metric": "l2"},
+        {"k": 25, "metric": "l2"},
         {"where": "year >= 2005 and label != 'red'"},
         {"where": {"year": {"lt": 2003}}, "max_distance": 0.5},
         {"box": (5, 5, 20, 30)},
-        {"foreground": True, "parts": True},
-        {"rerank": "expand+reciprocal", "exact": True},
+        {"foreground": True, "multi_crop": True},
+        {"rerank": "aqe+k-reciprocal", "exact": True},
     ],
 )
 def test_the_service_answers_what_the_gallery_does(
@@ -113,7 +113,7 @@ def test_the_service_answers_what_the_gallery_does(
     assert same(remote.search(query, **options), local.search(query, **options))
 
 
-@pytest.mark.parametrize("options", [{}, {"box": (0, 0, 9, 9)}, {"rerank": "diffuse"}])
+@pytest.mark.parametrize("options", [{}, {"box": (0, 0, 9, 9)}, {"rerank": "diffusion"}])
 def test_a_row_as_the_query(local: Gallery, remote: Any, options: dict[str, Any]) -> None:
     found = remote.search(id="colors:red/4.png", **options)
     assert same(found, local.search(id="colors:red/4.png", **options))
@@ -129,11 +129,11 @@ def test_arrays_and_pillow_images_as_the_query(colors: Path, local: Gallery, rem
 
 def test_the_body_of_a_request_as_the_query(shop: Serving, colors: Path, local: Gallery) -> None:
     data = (colors / "red" / "0.png").read_bytes()
-    path = "/v1/galleries/shop/search/image?n=3&where=year%3D2000&box=1,2,30,20"
+    path = "/v1/galleries/shop/search/image?k=3&where=year%3D2000&box=1,2,30,20"
     answer, body = shop.ask("POST", path, data, {"content-type": "image/png"})
     assert answer.status == 200
     found = json.loads(body)
-    expected = local.search(colors / "red" / "0.png", n=3, where="year=2000", box=(1, 2, 30, 20))
+    expected = local.search(colors / "red" / "0.png", k=3, where="year=2000", box=(1, 2, 30, 20))
     assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in expected]
     assert re.fullmatch(
         r"decode;dur=.*, encode;dur=.*, search;dur=.*", answer.headers["server-timing"]
@@ -145,7 +145,7 @@ def test_a_batch_answers_each(shop: Serving, colors: Path) -> None:
     data = base64.b64encode((colors / "red" / "0.png").read_bytes()).decode()
     body = {
         "queries": [{"image": data}, {"id": "colors:blue/1.png"}, {"id": "no"}, {"image": "AAAA"}],
-        "n": 2,
+        "k": 2,
     }
     answers = shop.client().json("POST", "/v1/galleries/shop/search/batch", body)["answers"]
     assert [a["found"] is None for a in answers] == [False, False, True, True]
@@ -157,9 +157,9 @@ def test_a_batch_answers_each(shop: Serving, colors: Path) -> None:
 def test_many_queries_at_once_are_each_their_own(colors: Path, local: Gallery, remote: Any) -> None:
     paths = sorted(colors.rglob("*.png"))
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda path: remote.search(path, n=1), paths))
+        found = list(pool.map(lambda path: remote.search(path, k=1), paths))
     assert [hits[0].id for hits in found] == [f"colors:{p.relative_to(colors)}" for p in paths]
-    assert [hits[0].id for hits in remote.search_all(paths, n=1)] == [h[0].id for h in found]
+    assert [hits[0].id for hits in remote.search_all(paths, k=1)] == [h[0].id for h in found]
 
 
 def test_facts_and_columns(shop: Serving, remote: Any, encoder: Encoder) -> None:
@@ -256,7 +256,7 @@ def test_rows_are_put_changed_and_deleted(shop: Serving, local: Gallery, remote:
     folder = local.path / FOLDER
     yellow = np.full((30, 30, 3), (230, 220, 10), np.uint8)
     assert remote.put("odd/ä #1", yellow, {"label": "yellow"})
-    assert remote.search(yellow, n=1)[0].id == "api:odd/ä #1"
+    assert remote.search(yellow, k=1)[0].id == "api:odd/ä #1"
     assert np.array_equal(remote.image("api:odd/ä #1"), yellow)
     assert not remote.put("odd/ä #1", yellow // 2, {"label": "olive", "year": 1})
     assert len(list(folder.iterdir())) == 1
@@ -265,7 +265,7 @@ def test_rows_are_put_changed_and_deleted(shop: Serving, local: Gallery, remote:
         "a": [1, "b"],
     }
     assert (
-        remote.search(id="api:odd/ä #1", where="label = 'red'", n=1)[0].metadata["label"] == "red"
+        remote.search(id="api:odd/ä #1", where="label = 'red'", k=1)[0].metadata["label"] == "red"
     )
     remote.remove("api:odd/ä #1")
     assert list(folder.iterdir()) == []
@@ -297,10 +297,10 @@ def test_rows_of_another_process_appear_and_a_busy_gallery_is_said(
     Image.new("RGB", (40, 40), (240, 240, 10)).save(new / "yellow.png")
     with serving({"a": gallery}) as served:
         remote = served.client().gallery("a")
-        assert remote.search(new / "yellow.png", n=1)[0].id != "new:yellow.png"
+        assert remote.search(new / "yellow.png", k=1)[0].id != "new:yellow.png"
         done = lookalike("index", path, new)
         assert done.returncode == 0, done.stderr
-        assert remote.search(new / "yellow.png", n=1)[0].id == "new:yellow.png"
+        assert remote.search(new / "yellow.png", k=1)[0].id == "new:yellow.png"
         with FileLock(path / LOCK), pytest.raises(BusyError, match="another process"):
             remote.put("mine", np.zeros((9, 9, 3), np.uint8))
         assert not list((path / FOLDER).glob("*"))
@@ -313,12 +313,12 @@ def test_an_evaluation_is_kept_and_served_without_paths(
     gallery = made(path, encoder, colors)
     with serving({"a": gallery}) as served:
         remote = served.client().gallery("a")
-        with pytest.raises(ServiceError, match="--keep"):
+        with pytest.raises(ServiceError, match="--save"):
             remote.evaluation()
         answer, body = served.ask("GET", "/v1/galleries/a/evaluation/report")
         assert answer.status == 404
         assert json.loads(body)["type"] == "urn:lookalike:problem:no-evaluation"
-        done = lookalike("evaluate", path, colors, "--keep", "--json")
+        done = lookalike("evaluate", path, colors, "--save", "--json")
         assert done.returncode == 0, done.stderr
         found = remote.evaluation()
         measured = json.loads(done.stdout)
@@ -365,7 +365,7 @@ def test_searches_see_whole_versions_while_rows_are_put(
         remote = served.client().gallery("a")
         images = rng.integers(0, 255, (30, 20, 20, 3), np.uint8)
         puts = [pool.submit(remote.put, f"{i}", image) for i, image in enumerate(images)]
-        found = [pool.submit(remote.search, image, n=100) for image in images]
+        found = [pool.submit(remote.search, image, k=100) for image in images]
         assert all(each.result() for each in puts)
         assert all(len(each.result()) >= 30 for each in found)
         assert len(remote) == 60
@@ -382,7 +382,7 @@ def test_keys_and_rights(tmp_path: Path, colors: Path, encoder: Encoder) -> None
             with pytest.raises((ServiceError, UnicodeError)):
                 served.client(key).galleries()
         for key in (reader, writer):
-            assert served.client(key).gallery("a").search(query, n=1)[0].distance < 1e-3
+            assert served.client(key).gallery("a").search(query, k=1)[0].distance < 1e-3
             answer, _ = served.ask("GET", "/metrics", headers={"x-api-key": key})
             assert answer.status == 200
         with pytest.raises(ServiceError, match="may only read") as refused:
@@ -425,7 +425,9 @@ def test_more_than_it_can_do_is_turned_away(tmp_path: Path, colors: Path, encode
     with serving({"a": gallery}, ServeSettings(limits=Limits(waiting=1))) as served:
 
         def ask(_: int) -> int:
-            answer, _body = served.ask("POST", "/v1/galleries/a/search/image?parts=true", query)
+            answer, _body = served.ask(
+                "POST", "/v1/galleries/a/search/image?multi_crop=true", query
+            )
             assert answer.status in (200, 429)
             assert answer.status == 200 or answer.headers["retry-after"] == "1"
             return answer.status
@@ -438,7 +440,7 @@ def test_more_than_it_can_do_is_turned_away(tmp_path: Path, colors: Path, encode
 
 
 def test_metrics_tell_the_stages(shop: Serving, colors: Path, remote: Any) -> None:
-    remote.search(colors / "red" / "0.png", rerank="expand")
+    remote.search(colors / "red" / "0.png", rerank="aqe")
     text = shop.ask("GET", "/metrics")[1].decode()
     for stage in ("decode", "encode", "search", "rerank"):
         assert f'lookalike_stage_seconds_count{{stage="{stage}"}}' in text
@@ -475,7 +477,7 @@ def test_serve_on_the_command_line(tmp_path: Path, colors: Path, encoder: Encode
         assert url is not None
         client = la.Client(url[0])
         query = colors / "red" / "3.png"
-        assert client.gallery("a").search(query, n=1)[0].id == "colors:red/3.png"
+        assert client.gallery("a").search(query, k=1)[0].id == "colors:red/3.png"
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(20) == 0
         assert process.stderr.read() == ""

@@ -112,7 +112,7 @@ def test_new_metadata_reach_the_rows_without_encoding(
         "names 'none.png', which is not in the folder"
     ]
     assert made.store.get(["photos:a/00.png"]).metadata == [{"label": "a", "year": 2020}]
-    hits = made.search(id="photos:a/02.png", n=5, where="year >= 2020")
+    hits = made.search(id="photos:a/02.png", k=5, where="year >= 2020")
     assert [hit.id for hit in hits] == ["photos:a/00.png"]
 
 
@@ -173,12 +173,12 @@ def test_a_moved_collection_is_rerooted(
     new.parent.mkdir()
     photos.rename(new)
     source = open_source(new, name="photos")
-    with pytest.raises(SourceError, match="if it has moved, say --reroot"):
+    with pytest.raises(SourceError, match="if it has moved, say --relocate"):
         made.sync(source)
     with pytest.raises(SourceError, match="no source called 'pictures', only photos"):
-        made.sync(new, reroot=True)
+        made.sync(new, relocate=True)
     monkeypatch.setattr(ingest, "_encoded", None)
-    assert counts(made.sync(source, reroot=True)) == (0, 0, 0, 0, 12)
+    assert counts(made.sync(source, relocate=True)) == (0, 0, 0, 0, 12)
     assert made.sources == {"photos": str(new)}
     assert {Path(record.uri).parents[1] for record in made.store.records()} == {new}
     assert counts(made.sync(source)) == (0, 0, 0, 0, 12)
@@ -211,7 +211,7 @@ def test_a_second_writer_is_refused_and_readers_go_on(
         done = lookalike("index", made.path, photos)
         assert done.returncode == 2
         assert "is being written by another process" in done.stderr
-        seen.append((len(reader), len(reader.search(id="photos:a/00.png", n=50))))
+        seen.append((len(reader), len(reader.search(id="photos:a/00.png", k=50))))
 
     made.sync(photos, on_progress=look)
     assert seen[-1] == (24, 23)
@@ -314,12 +314,12 @@ def test_a_batch_is_on_the_disk_before_it_is_reported(
 
 
 def test_filters_and_distances_in_searches(made: Gallery, photos: Path) -> None:
-    hits = made.search(id="photos:a/00.png", n=20, where={"label": "b"})
+    hits = made.search(id="photos:a/00.png", k=20, where={"label": "b"})
     assert {hit.metadata["label"] for hit in hits} == {"b"}
     assert len(hits) == 6
-    everything = made.search(id="photos:a/00.png", n=20)
+    everything = made.search(id="photos:a/00.png", k=20)
     limit = everything[3].distance
-    near = made.search(id="photos:a/00.png", n=20, max_distance=limit)
+    near = made.search(id="photos:a/00.png", k=20, max_distance=limit)
     assert [hit.id for hit in near] == [hit.id for hit in everything[:4]]
     with pytest.raises(InputError, match="no column 'lable': did you mean 'label'"):
         made.search(id="photos:a/00.png", where="lable = 'a'")
@@ -334,7 +334,7 @@ def test_index_and_search_from_the_shell(photos: Path, tmp_path: Path) -> None:
     said = run("index", "g", "photos", "--dry-run", cwd=tmp_path)
     assert "12 rows; nothing was changed; would be: 1 added" in said
     (tmp_path / "photos").rename(tmp_path / "fotos")
-    moved = run(*("index", "g", "fotos", "--name", "photos", "--reroot", "--json"), cwd=tmp_path)
+    moved = run(*("index", "g", "fotos", "--name", "photos", "--relocate", "--json"), cwd=tmp_path)
     assert json.loads(moved)["unchanged"] == 12
     query = "fotos/a/00.png"
     options = ("--where", "label = 'a'", "--min-score", "0.9999", "--json")
@@ -414,6 +414,6 @@ def test_one_picture_saved_in_every_way_looks_the_same(tmp_path: Path, encoder_n
         assert (unit @ unit.T).min() > 0.999
         every = {record.id for record in gallery.store.records() if f":{kind}/" in record.id}
         for path in sorted((root / kind).iterdir()):
-            hits = gallery.search(path, n=len(every))
+            hits = gallery.search(path, k=len(every))
             assert hits[0].distance < 1e-6
             assert {hit.id for hit in hits} == every

@@ -34,7 +34,7 @@ from lookalike.vectors import unit_rows
 from tests.conftest import Require
 from tests.integration.test_cli import lookalike
 
-DRAWN = AdaptOptions(views="drawn", passes=3, dim=24)
+DRAWN = AdaptOptions(views="drawn", views_per_image=3, dim=24)
 
 
 def drawing(number: int) -> Image.Image:
@@ -176,8 +176,11 @@ def test_an_interrupted_run_goes_on(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (AdaptOptions(passes=0), "--passes 0: must be at least 1"),
-        (AdaptOptions(passes=2, contrast=True), "--contrast holds one back and needs at least 3"),
+        (AdaptOptions(views_per_image=0), "--views-per-image 0: must be at least 1"),
+        (
+            AdaptOptions(views_per_image=2, contrast=True),
+            "--contrast holds one back and needs at least 3",
+        ),
         (AdaptOptions(minutes=0), "--minutes 0: must be above 0"),
         (AdaptOptions(dim=0), "--dim 0: must be at least 1"),
     ],
@@ -198,7 +201,7 @@ def test_views_and_dimensions_that_there_are_not(drawings: Source, base: Encoder
 
 def test_minutes_end_a_run_early(drawings: Source, base: Encoder) -> None:
     found = adapt(drawings, encoder=base, options=replace(DRAWN, minutes=1e-9))
-    assert found.origin["passes"] == 1
+    assert found.origin["views_per_image"] == 1
 
 
 def test_contrast_is_never_worse_than_where_it_began(
@@ -242,12 +245,17 @@ def test_the_shell_adapts(drawings: Source, tmp_path: Path, views: str) -> None:
     folder.mkdir()
     for number in range(3):
         drawing(200 + number).resize((90, 90)).save(folder / f"{number}.png")
-    grounds = ("--grounds", folder) if views == "street" else ()
-    arguments = ("--encoder", "pixels", "--passes", 2, "--views", views, *grounds)
+    grounds = ("--backgrounds", folder) if views == "street" else ()
+    arguments = ("--encoder", "pixels", "--views-per-image", 2, "--views", views, *grounds)
     done = lookalike("adapt", drawings.spec, "-o", tmp_path / "e", *arguments, "--json")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
-    assert (facts["views"], facts["passes"], facts["images"], facts["dim"]) == (views, 2, 60, 59)
+    assert (facts["views"], facts["views_per_image"], facts["images"], facts["dim"]) == (
+        views,
+        2,
+        60,
+        59,
+    )
     assert facts["fingerprint"] == load_encoder(tmp_path / "e").fingerprint
     done = lookalike("adapt", drawings.spec, "-o", tmp_path / "e", "--encoder", "pixels")
     assert done.returncode == 2

@@ -77,12 +77,12 @@ def test_a_gallery_of_format_1_is_read_and_written(tmp_path: Path) -> None:
     shutil.copytree(old, tmp_path / "g")
     gallery = Gallery.open(tmp_path / "g")
     assert len(gallery) == 20
-    before = [hit.id for hit in gallery.search(id="digits/train:3", n=5)]
+    before = [hit.id for hit in gallery.search(id="digits/train:3", k=5)]
     assert {record.signature for record in gallery.store.records()} == {""}
     report = gallery.sync("dataset:digits/train[:30]")
     assert (report.added, report.unchanged) == (10, 20)
     assert json.loads((tmp_path / "g" / "gallery.json").read_text())["format"] == FORMAT
-    where = [hit.id for hit in gallery.search(id="digits/train:3", n=40) if hit.id in before]
+    where = [hit.id for hit in gallery.search(id="digits/train:3", k=40) if hit.id in before]
     assert where == before
 
 
@@ -95,14 +95,14 @@ def test_a_gallery_of_format_2_is_read_searched_and_written(tmp_path: Path) -> N
     gallery = Gallery.open(tmp_path / "g")
     assert gallery.encoder.fingerprint == manifest["fingerprint"]
     assert gallery.encoder.name == "untrained,mirror+color,whiten=6+texture"
-    hits = gallery.search(id="shapes:red/1.png", n=3)
+    hits = gallery.search(id="shapes:red/1.png", k=3)
     assert {hit.metadata["label"] for hit in hits} == {"red"}
     images = tmp_path / "shapes"
     for row_id in gallery.store.ids():
         path = images / row_id.removeprefix("shapes:")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (50, 40), "red").save(path)
-    report = gallery.sync(images, reroot=True)
+    report = gallery.sync(images, relocate=True)
     assert report.updated == 12
     written = json.loads((tmp_path / "g" / "gallery.json").read_text())
     assert written["format"] == FORMAT

@@ -256,7 +256,7 @@ def test_items_say_codepoint_and_name_and_can_be_cut_and_searched(
     encoder = open_encoder("color", sample_images(source))
     gallery = la.Gallery.create(tmp_path / "tiny.gallery", encoder=encoder)
     assert gallery.sync(source).added == 3
-    hit = gallery.search(source[2].image(), n=1)[0]
+    hit = gallery.search(source[2].image(), k=1)[0]
     assert (hit.id, dict(hit.metadata)) == ("tiny/all:2", hand)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError, InputError, SettingError, UnknownNameError
-from lookalike.explore import Duplicates, build_map, duplicates, load_map, outlying
+from lookalike.explore import Duplicates, build_map, duplicates, load_map, lof_scores
 from lookalike.explore.clusters import cluster, described
 from lookalike.explore.copy_threshold import likeness, small
 from lookalike.explore.layout import faith, lay_out
@@ -218,7 +218,7 @@ def test_small_and_equal_collections_have_maps(count: int, kind: str) -> None:
     assert np.isfinite(points).all()
     assert 0 <= faith(graph, points).trustworthiness <= 1
     assert len(cluster(points)) == count
-    assert np.isfinite(outlying(graph)).all()
+    assert np.isfinite(lof_scores(graph)).all()
 
 
 def test_outliers_are_scikit_learns() -> None:
@@ -229,8 +229,8 @@ def test_outliers_are_scikit_learns() -> None:
     values[0] = 9
     graph = graph_of(tuple(f"{i:03d}" for i in range(200)), values)
     model = LocalOutlierFactor(20).fit(values)
-    np.testing.assert_allclose(outlying(graph), -model.negative_outlier_factor_, rtol=1e-4)
-    assert outlying(graph).argmax() == 0
+    np.testing.assert_allclose(lof_scores(graph), -model.negative_outlier_factor_, rtol=1e-4)
+    assert lof_scores(graph).argmax() == 0
 
 
 def test_a_map_is_kept_until_the_rows_change(tmp_path: Path) -> None:

@@ -54,13 +54,13 @@ def test_one_label_and_long_names_fit(found: Evaluation) -> None:
 
 
 def test_hits_are_drawn_with_and_without_a_picture_of_the_query(gallery: Gallery) -> None:
-    with_picture = gallery.search(id="digits/train:1", n=3)
-    without = gallery.search(np.zeros((8, 8), np.uint8), n=3)
+    with_picture = gallery.search(id="digits/train:1", k=3)
+    without = gallery.search(np.zeros((8, 8), np.uint8), k=3)
     assert drawn(figures.hits(with_picture)) > drawn(figures.hits(without)) > 1_000
 
 
 def test_files_of_unknown_kinds_are_refused(gallery: Gallery, tmp_path: Path) -> None:
-    figure = figures.hits(gallery.search(id="digits/train:1", n=1))
+    figure = figures.hits(gallery.search(id="digits/train:1", k=1))
     with pytest.raises(SettingError, match=r"h\.xyz: "):
         figures.save(figure, tmp_path / "h.xyz")
     figures.save(figure, tmp_path / "h.svg")

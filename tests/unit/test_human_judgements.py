@@ -38,7 +38,7 @@ def hits(query: str, right: str, *, given: int | None = None, gallery: str = "sh
         for rank, each in enumerate(right, 1)
     ]
     given = len(right) if given is None else given
-    return {"gallery": gallery, "query": query, "n": 4, "given": given, "answers": answers}
+    return {"gallery": gallery, "query": query, "k": 4, "given": given, "answers": answers}
 
 
 def prefer(query: str, side: str, a: str = "shop", b: str = "other") -> Any:
@@ -63,10 +63,10 @@ def test_precision_is_of_the_hits_shown_and_unfinished_queries_are_left_out(
 ) -> None:
     said = [hits("a", "yyny"), hits("b", "nn"), hits("c", "yy", given=4), hits("d", "ny")]
     [found] = la.evaluate_judgements([saved(tmp_path / "a.json", hits=said)]).hits
-    assert (found.queries, found.left_out, found.n, found.encoder) == (3, 1, 4, "hog")
+    assert (found.queries, found.left_out, found.k, found.encoder) == (3, 1, 4, "hog")
     assert found.precision.value == pytest.approx((3 / 4 + 0 + 1 / 2) / 3)
-    assert found.map_found.value == pytest.approx(((1 + 1 + 3 / 4) / 3 + 0 + 1 / 2) / 3)
-    assert found.first_right.value == pytest.approx(1 / 3)
+    assert found.map_retrieved.value == pytest.approx(((1 + 1 + 3 / 4) / 3 + 0 + 1 / 2) / 3)
+    assert found.recall_at_1.value == pytest.approx(1 / 3)
     assert found.precision.interval.low <= found.precision.value <= found.precision.interval.high
     assert found.agreement is None
 
@@ -105,16 +105,16 @@ def test_a_gallery_that_was_only_begun_does_not_hide_the_other(tmp_path: Path) -
 def test_the_order_of_answers_in_a_file_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, right: list[bool], random: Any
 ) -> None:
-    said = hits("a", "".join("y" if each else "n" for each in right))
-    said["n"] = len(right)
+    said = hits("a", "".join("y" if each else "k" for each in right))
+    said["k"] = len(right)
     random.shuffle(said["answers"])
     path = saved(tmp_path_factory.mktemp("j") / "a.json", hits=[said])
     [found] = la.evaluate_judgements([path]).hits
     precisions = [sum(right[: rank + 1]) / (rank + 1) for rank, each in enumerate(right) if each]
     average = sum(precisions) / len(precisions) if precisions else 0
     assert found.precision.value == pytest.approx(sum(right) / len(right))
-    assert found.map_found.value == pytest.approx(average)
-    assert found.first_right.value == right[0]
+    assert found.map_retrieved.value == pytest.approx(average)
+    assert found.recall_at_1.value == right[0]
 
 
 def test_a_file_is_read_as_it_was_saved(tmp_path: Path) -> None:
@@ -126,9 +126,9 @@ def test_a_file_is_read_as_it_was_saved(tmp_path: Path) -> None:
 
 
 def test_galleries_and_numbers_of_hits_are_apart(tmp_path: Path) -> None:
-    other = {**hits("a", "n", gallery="other"), "n": 1}
+    other = {**hits("a", "k", gallery="other"), "k": 1}
     found = la.evaluate_judgements([saved(tmp_path / "a.json", hits=[hits("a", "y"), other])])
-    assert [(each.gallery, each.n, each.precision.value) for each in found.hits] == [
+    assert [(each.gallery, each.k, each.precision.value) for each in found.hits] == [
         ("other", 1, 0.0),
         ("shop", 4, 1.0),
     ]
@@ -198,13 +198,13 @@ def test_a_clear_preference_is_said(tmp_path: Path, side: str, better: str) -> N
         ({"hits": [hits("a", "yy", given=1)]}, r"hits\[0\]: has ranks or answers beyond"),
         ({"hits": [hits("a", "yyyyy")]}, "beyond the 5 hits"),
         ({"hits": [hits("a", "", given=3)]}, r"a\.json: no query was judged to the end"),
-        ({"hits": [hits("a", "y"), hits("a", "n")]}, r"hits\[1\]: judges the query of \[0\] again"),
+        ({"hits": [hits("a", "y"), hits("a", "k")]}, r"hits\[1\]: judges the query of \[0\] again"),
         (
             {"preferences": [prefer("a", "a"), prefer("a", "a", "other", "shop")]},
             r"preferences\[1\]: judges the query of \[0\] again",
         ),
-        ({"hits": [{**hits("a", "y"), "n": 0}]}, "'n' must be at least 1"),
-        ({"hits": [{**hits("a", "y"), "n": float("nan")}]}, "'n' must be of type int"),
+        ({"hits": [{**hits("a", "y"), "k": 0}]}, "'n' must be at least 1"),
+        ({"hits": [{**hits("a", "y"), "k": float("nan")}]}, "'n' must be of type int"),
         ({"hits": [{**hits("a", "y"), "query": None}]}, "'query' must be of type str"),
         ({"made": 3}, "'made' must be of type str"),
         ({"galleries": {"x": {"encoder": "e", "fingerprint": "f"}}}, "galleries.x: 'rows'"),
@@ -295,7 +295,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert page.count("data:image/png;base64,") == 2
     for text in ("between shop and other there is no difference", "<td>0.7500</td>", "hog"):
         assert text in page
-    for wrong in (["x.gallery", "--judgements", path], ["--judgements", path, "--keep"], []):
+    for wrong in (["x.gallery", "--judgements", path], ["--judgements", path, "--save"], []):
         done = lookalike("evaluate", *wrong)
         assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
 

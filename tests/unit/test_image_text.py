@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lookalike.encoders.image_text import PairEncoder
+from lookalike.encoders.image_text import ImageTextEncoder
 from lookalike.encoders.persistence import load_encoder, save_encoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError, InputError, MissingDependencyError
@@ -90,14 +90,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pair(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> PairEncoder:
+def pair(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> ImageTextEncoder:
     monkeypatch.setenv("LOOKALIKE_DATA", str(cache))
     encoder = open_encoder(f"transformers:{folder}", [])
-    assert isinstance(encoder, PairEncoder)
+    assert isinstance(encoder, ImageTextEncoder)
     return encoder
 
 
-def test_both_halves_compute_what_transformers_does(pair: PairEncoder, folder: Path) -> None:
+def test_both_halves_compute_what_transformers_does(pair: ImageTextEncoder, folder: Path) -> None:
     import transformers
 
     model = transformers.AutoModel.from_pretrained(folder).eval()
@@ -120,7 +120,9 @@ def test_both_halves_compute_what_transformers_does(pair: PairEncoder, folder: P
     assert found.shape[1] == pair.encode_text(TEXTS).shape[1] == pair.dim
 
 
-def test_images_are_brought_to_size_as_its_processor_does(pair: PairEncoder, folder: Path) -> None:
+def test_images_are_brought_to_size_as_its_processor_does(
+    pair: ImageTextEncoder, folder: Path
+) -> None:
     preprocessing = pair.preprocessing
     assert (preprocessing.height, preprocessing.filter) == (32, "bicubic")
     assert preprocessing.crop == (0.8 if folder.name == "clip" else None)
@@ -128,14 +130,14 @@ def test_images_are_brought_to_size_as_its_processor_does(pair: PairEncoder, fol
 
 
 def test_it_is_kept_and_then_needs_neither_torch_nor_transformers(
-    pair: PairEncoder, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: ImageTextEncoder, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("torch", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
     again = open_encoder(f"transformers:{folder}", [])
     save_encoder(again, tmp_path / "e")
     loaded = load_encoder(tmp_path / "e")
-    assert isinstance(loaded, PairEncoder)
+    assert isinstance(loaded, ImageTextEncoder)
     assert loaded.fingerprint == pair.fingerprint
     np.testing.assert_array_equal(loaded.encode_text(TEXTS), pair.encode_text(TEXTS))
     (tmp_path / "e" / "text.onnx").write_bytes(b"")
@@ -149,7 +151,7 @@ def test_it_is_kept_and_then_needs_neither_torch_nor_transformers(
 
 
 def test_a_gallery_is_searched_by_words(
-    pair: PairEncoder, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: ImageTextEncoder, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
@@ -158,7 +160,7 @@ def test_a_gallery_is_searched_by_words(
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
     gallery = Gallery.create(tmp_path / "g", encoder=pair)
     gallery.sync(tmp_path / "photos")
-    hits = Gallery.open(tmp_path / "g").search(text="a red shoe", n=8)
+    hits = Gallery.open(tmp_path / "g").search(text="a red shoe", k=8)
     rows = gallery.store.get([hit.id for hit in hits]).embeddings
     distances = 1 - rows @ pair.encode_text(["a red shoe"])[0]
     np.testing.assert_allclose([hit.distance for hit in hits], distances, atol=1e-5)

@@ -100,9 +100,9 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
 
 def test_what_looks_alike_and_says_so_comes_first(gallery: Gallery) -> None:
     asked = gallery.store.ids()[0]
-    every = list(gallery.search(id=asked, n=39))
+    every = list(gallery.search(id=asked, k=39))
     red = [hit.id for hit in every if hit.metadata["kind"] == "red thing"]
-    found = gallery.search(id=asked, words="red", n=39)
+    found = gallery.search(id=asked, keywords="red", k=39)
     assert [hit.id for hit in found][: len(red)] == red
     assert {hit.id for hit in found} == {hit.id for hit in every}
     near = {hit.id: hit.distance for hit in every}
@@ -112,33 +112,33 @@ def test_what_looks_alike_and_says_so_comes_first(gallery: Gallery) -> None:
 
 
 def test_words_alone_are_a_search(gallery: Gallery) -> None:
-    found = gallery.search(words="red", n=5)
+    found = gallery.search(keywords="red", k=5)
     assert len(found) == 5
     assert all(hit.metadata["kind"] == "red thing" for hit in found)
     assert found.query == "red"
     assert found[0].distance == 0
-    assert len(gallery.search(words="red", n=40)) == 10
-    assert len(gallery.search(words="nobody", n=5)) == 0
+    assert len(gallery.search(keywords="red", k=40)) == 10
+    assert len(gallery.search(keywords="nobody", k=5)) == 0
 
 
 def test_filters_hold_for_words_too(gallery: Gallery) -> None:
-    found = gallery.search(words="red", where="year >= 2020", n=40)
+    found = gallery.search(keywords="red", where="year >= 2020", k=40)
     assert {hit.metadata["year"] for hit in found} == {2021, 2025, 2029, 2033, 2037}
     asked = gallery.store.ids()[0]
-    both = gallery.search(id=asked, words="red", where="year < 2010", n=40)
+    both = gallery.search(id=asked, keywords="red", where="year < 2010", k=40)
     assert [hit.metadata["kind"] for hit in both[:3]] == ["red thing"] * 3
     assert all(hit.metadata["year"] < 2010 for hit in both)
 
 
 def test_a_row_far_off_is_found_by_its_words(gallery: Gallery) -> None:
     asked = gallery.store.ids()[0]
-    every = [hit.id for hit in gallery.search(id=asked, n=39)]
+    every = [hit.id for hit in gallery.search(id=asked, k=39)]
     last = gallery.store.get([every[-1]]).metadata[0]["year"]
-    assert every[-1] in [hit.id for hit in gallery.search(id=asked, words=str(last), n=3)]
+    assert every[-1] in [hit.id for hit in gallery.search(id=asked, words=str(last), k=3)]
 
 
 def test_a_part_of_no_image_is_refused(gallery: Gallery) -> None:
     with pytest.raises(InputError, match="only words"):
-        gallery.search(words="red", parts=True)
+        gallery.search(keywords="red", multi_crop=True)
     with pytest.raises(InputError, match="one of"):
-        gallery.search(np.zeros((24, 24, 3), np.uint8), id="things:00.png", words="red")
+        gallery.search(np.zeros((24, 24, 3), np.uint8), id="things:00.png", keywords="red")

@@ -9,7 +9,7 @@ import pytest
 
 from lookalike.errors import InputError, SettingError
 from lookalike.gallery.neighbors import graph_of
-from lookalike.labels import Given, Graph, check, read_given, separate, spread, suggest
+from lookalike.labels import Graph, LabelSet, check, read_given, separate, spread, suggest
 from lookalike.labels.propagation import SPREAD
 
 KINDS = 6
@@ -27,11 +27,11 @@ def clusters(spread_by: float = 0.25, seed: int = 0) -> tuple[Graph, list[str]]:
     return graph_of(ids, values.astype(np.float32)), [f"kind {kind}" for kind in kinds]
 
 
-def named(graph: Graph, truth: list[str], rows: list[int]) -> Given:
-    return Given("labels.csv", {graph.ids[row]: (truth[row],) for row in rows})
+def named(graph: Graph, truth: list[str], rows: list[int]) -> LabelSet:
+    return LabelSet("labels.csv", {graph.ids[row]: (truth[row],) for row in rows})
 
 
-def accuracy(graph: Graph, truth: list[str], given: Given) -> float:
+def accuracy(graph: Graph, truth: list[str], given: LabelSet) -> float:
     found = spread(graph, given)
     return float(np.mean([guess == (t,) for guess, t in zip(found.guesses, truth, strict=True)]))
 
@@ -84,7 +84,7 @@ def test_given_labels_are_kept_even_if_all_neighbors_say_otherwise() -> None:
     graph, truth = clusters()
     rows = suggest(graph, 40)
     given = named(graph, truth, rows)
-    wrong = Given("labels.csv", {**given.of, graph.ids[rows[0]]: ("another",)})
+    wrong = LabelSet("labels.csv", {**given.of, graph.ids[rows[0]]: ("another",)})
     found = spread(graph, wrong)
     assert found.labels[rows[0]] == ("another",)
     assert found.confidence[rows[0]] == 1
@@ -121,7 +121,7 @@ def test_confidence_is_calibrated() -> None:
 def test_several_labels_an_image() -> None:
     graph, truth = clusters()
     both = {kind: (kind, "round") if kind < "kind 3" else (kind,) for kind in set(truth)}
-    given = Given("g", {graph.ids[row]: both[truth[row]] for row in range(0, len(graph), 5)})
+    given = LabelSet("g", {graph.ids[row]: both[truth[row]] for row in range(0, len(graph), 5)})
     found = spread(graph, given)
     want = [tuple(sorted(both[kind])) for kind in truth]
     assert np.mean([a == b for a, b in zip(found.guesses, want, strict=True)]) > 0.98
@@ -140,7 +140,7 @@ def test_wrong_labels_are_ranked_first() -> None:
     planted = [5, 100, 200, 300]
     said = {i: (truth[row],) for row, i in enumerate(graph.ids)}
     said |= {graph.ids[row]: ("kind 5" if row < 300 else "kind 0",) for row in planted}
-    found = check(graph, Given("g", said))
+    found = check(graph, LabelSet("g", said))
     assert {suspect.row for suspect in found.suspects[:4]} == set(planted)
     assert {suspect.row for suspect in found.contradicted} == set(planted)
     assert found.suspects[0].proposed == (truth[found.suspects[0].row],)
@@ -149,9 +149,9 @@ def test_wrong_labels_are_ranked_first() -> None:
 def test_three_images_are_enough() -> None:
     graph = graph_of(tuple("abc"), np.array([[0, 1], [0, 1.1], [5, 5]], np.float32))
     assert len(suggest(graph, 2)) == 2
-    found = spread(graph, Given("g", {"a": ("x",), "c": ("y",)}))
+    found = spread(graph, LabelSet("g", {"a": ("x",), "c": ("y",)}))
     assert found.guesses[1] == ("x",)
-    assert check(graph, Given("g", {"a": ("x",), "b": ("y",), "c": ("y",)})).labeled == 3
+    assert check(graph, LabelSet("g", {"a": ("x",), "b": ("y",), "c": ("y",)})).labeled == 3
 
 
 def test_cells_are_separated() -> None:
@@ -194,4 +194,4 @@ def test_labels_that_tell_nothing_apart_are_refused(
     graph = graph_of(tuple("abc"), np.eye(3, dtype=np.float32))
     for work in (spread, check):
         with pytest.raises(InputError, match=said):
-            work(graph, Given("g.csv", of))
+            work(graph, LabelSet("g.csv", of))

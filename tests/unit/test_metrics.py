@@ -16,13 +16,13 @@ from lookalike.errors import InputError
 from lookalike.evaluation.metrics import (
     QueryScores,
     Scores,
-    average_precision_at_n,
+    average_precision_at_k,
     average_precision_of_found,
     bootstrap_interval,
-    ceiling_at_n,
-    first_right,
-    precision_at_n,
-    recall_at_n,
+    ceiling_at_k,
+    precision_at_k,
+    recall_at_1,
+    recall_at_k,
 )
 from lookalike.types import Metric
 
@@ -53,30 +53,30 @@ def slow_average_precision_of_found(row: np.ndarray) -> float:
 @given(results())
 def test_metrics_match_their_definitions(given_results: tuple[np.ndarray, np.ndarray]) -> None:
     correct, relevant = given_results
-    np.testing.assert_allclose(precision_at_n(correct), [sum(r) / len(r) for r in correct])
+    np.testing.assert_allclose(precision_at_k(correct), [sum(r) / len(r) for r in correct])
     expected = [slow_average_precision(r, k) for r, k in zip(correct, relevant, strict=True)]
-    np.testing.assert_allclose(average_precision_at_n(correct, relevant), expected)
+    np.testing.assert_allclose(average_precision_at_k(correct, relevant), expected)
     recall = [sum(r) / k if k else 0 for r, k in zip(correct, relevant, strict=True)]
-    np.testing.assert_allclose(recall_at_n(correct, relevant), recall)
+    np.testing.assert_allclose(recall_at_k(correct, relevant), recall)
     found = average_precision_of_found(correct)
     np.testing.assert_allclose(found, [slow_average_precision_of_found(row) for row in correct])
-    assert (found >= average_precision_at_n(correct, relevant) - 1e-12).all()
-    assert first_right(correct).tolist() == [float(row[0]) for row in correct]
+    assert (found >= average_precision_at_k(correct, relevant) - 1e-12).all()
+    assert recall_at_1(correct).tolist() == [float(row[0]) for row in correct]
     best = np.arange(correct.shape[1]) < relevant[:, None]  # all that is right comes first
-    np.testing.assert_allclose(ceiling_at_n(relevant, correct.shape[1]), precision_at_n(best))
+    np.testing.assert_allclose(ceiling_at_k(relevant, correct.shape[1]), precision_at_k(best))
 
 
 def test_the_two_conventions_of_average_precision_on_an_example() -> None:
     correct = np.array([[1, 0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0]], np.bool_)
     relevant = np.array([4, 1])
-    np.testing.assert_allclose(average_precision_at_n(correct, relevant), [(1 + 2 / 3) / 4, 0.5])
+    np.testing.assert_allclose(average_precision_at_k(correct, relevant), [(1 + 2 / 3) / 4, 0.5])
     np.testing.assert_allclose(average_precision_of_found(correct), [(1 + 2 / 3) / 2, 0.5])
 
 
 def test_metrics_match_ir_measures() -> None:
     rng = np.random.default_rng(1)
     n, queries = 7, 50
-    correct = rng.random((queries, n)) < 0.5
+    correct = rng.random((queries, k)) < 0.5
     relevant = correct.sum(axis=1) + rng.integers(0, 9, queries)
     relevant[relevant == 0] = 1
     qrels, run = [], []
@@ -92,15 +92,15 @@ def test_metrics_match_ir_measures() -> None:
     )
     for value in found:
         theirs[str(value.measure)].append(value.value)
-    np.testing.assert_allclose(precision_at_n(correct), theirs["P@7"])
-    np.testing.assert_allclose(recall_at_n(correct, relevant), theirs["R@7"])
+    np.testing.assert_allclose(precision_at_k(correct), theirs["P@7"])
+    np.testing.assert_allclose(recall_at_k(correct, relevant), theirs["R@7"])
     # Theirs divides by all relevant documents, ours by those that fit into n.
-    ours = average_precision_at_n(correct, relevant) * np.minimum(relevant, n) / relevant
+    ours = average_precision_at_k(correct, relevant) * np.minimum(relevant, n) / relevant
     np.testing.assert_allclose(ours, theirs["AP@7"])
 
 
 @pytest.mark.parametrize(
-    ("rows", "relevant", "n"), [(20, 6, 7), (20, 1, 7), (9, 8, 7), (5, 2, 7), (12, 3, 1), (1, 1, 7)]
+    ("rows", "relevant", "k"), [(20, 6, 7), (20, 1, 7), (9, 8, 7), (5, 2, 7), (12, 3, 1), (1, 1, 7)]
 )
 def test_chance_is_what_drawing_at_random_gives(rows: int, relevant: int, n: int) -> None:
     rng = np.random.default_rng(2)
@@ -166,6 +166,6 @@ def test_scores_are_summed_up_by_label_and_for_the_first() -> None:
     assert scores.per_label["a"].precision == pytest.approx(0.75)
     assert scores.per_label["a"].queries == 2
     assert scores.as_dict()["precision_interval"][0] <= 0.5
-    assert scores.first_right.value == pytest.approx(2 / 3)
-    assert scores.map_found.value == pytest.approx(2 / 3)
+    assert scores.recall_at_1.value == pytest.approx(2 / 3)
+    assert scores.map_retrieved.value == pytest.approx(2 / 3)
     assert Scores.of("e", Metric.L2, values, [], first=2).per_label == {}

@@ -59,7 +59,7 @@ def test_options_do_not_make_another_place() -> None:
         assert Address.parse(one) != Address.parse(another)
 
 
-@pytest.mark.parametrize(("index", "n", "looking"), [
+@pytest.mark.parametrize(("index", "k", "looking"), [
     ("hnsw", 10, {"ef": 128}),
     ("hnsw", 1_000, {"ef": 2_000}),
     ("hnsw", 16_384, {"ef": 32_768}),

@@ -187,7 +187,7 @@ def test_spreadsheets_files_are_read(tmp_path: Path) -> None:
 
 
 def test_pairs_are_read_in_any_words(tmp_path: Path) -> None:
-    said = ["yes", "1", "TRUE", "y", "Yes", "no", "0", "false", "n", "No", ""]
+    said = ["yes", "1", "TRUE", "y", "Yes", "no", "0", "false", "k", "No", ""]
     rows = "".join(f"{IDS[i]},{IDS[i + 12]},{word},x\n" for i, word in enumerate(said))
     found = read_judgements(written(tmp_path / "p.csv", "id_a,id_b,alike,why\n" + rows), IDS)
     assert isinstance(found, Pairs)

@@ -24,7 +24,7 @@ def source(*items: Item, spec: str = "s") -> ItemSource:
 def truth(tmp_path: Path, text: str | bytes, rows: ItemSource, queries: ItemSource) -> Truth:
     path = tmp_path / "val.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    found = relevance_of(rows, queries, truth=path)
+    found = relevance_of(rows, queries, ground_truth=path)
     assert isinstance(found, Truth)
     return found
 
@@ -82,8 +82,8 @@ def test_columns_that_no_row_has_are_refused() -> None:
         relevance_of(rows, rows, match="yera")
     with pytest.raises(InputError, match="has a label to judge by"):
         relevance_of(rows, rows)
-    with pytest.raises(SettingError, match="cannot be combined with --truth"):
-        relevance_of(rows, rows, match="year", truth="t.csv")
+    with pytest.raises(SettingError, match="cannot be combined with --ground-truth"):
+        relevance_of(rows, rows, match="year", ground_truth="t.csv")
 
 
 # ------------------------------------------------------------------------------------ truth
@@ -101,7 +101,7 @@ def test_truth_with_and_without_a_header(header: str, end: str, tmp_path: Path) 
         "val:v000102.jpg": {"shop:1", "shop:2"},
         "val:v000103.jpg": {f"shop:{i}" for i in range(1, 6)},
     }
-    use = judge.basis.truth
+    use = judge.basis.ground_truth
     assert use == TruthUse(str(tmp_path / "val.csv"), 1, (), ())
     assert judge.right(QUERIES[3]) is None
     found = judge.right(QUERIES[1])
@@ -173,7 +173,7 @@ def test_what_is_named_and_not_there_is_listed_and_left_out(tmp_path: Path) -> N
         "its right answers are not in the gallery: 88, 99",
         "the truth names no right answer",
     ]
-    use = judge.basis.truth
+    use = judge.basis.ground_truth
     assert use is not None
     assert use.unknown_queries == ("v000999", "v000998")
     assert use.unknown_rows == ("77", "88", "99")
@@ -224,9 +224,9 @@ def test_files_that_are_no_truth_are_refused(text: str | bytes, said: str, tmp_p
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.csv: cannot be read \(No such file"):
-        relevance_of(ROWS, QUERIES, truth=tmp_path / "none.csv")
+        relevance_of(ROWS, QUERIES, ground_truth=tmp_path / "none.csv")
     with pytest.raises(InputError, match=r"cannot be read \(Is a directory"):
-        relevance_of(ROWS, QUERIES, truth=tmp_path)
+        relevance_of(ROWS, QUERIES, ground_truth=tmp_path)
     with pytest.raises(InputError, match="has no rows"):
         truth(tmp_path, "v000101,1\n", source(), QUERIES)
 
@@ -236,8 +236,8 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
 def test_protocols_are_opened_by_name() -> None:
     protocol = open_protocol("perfect-500k")
-    assert protocol.n == 7
-    assert set(protocol.as_dict()) == {"name", "n", "summary", "source"}
+    assert protocol.k == 7
+    assert set(protocol.as_dict()) == {"name", "k", "summary", "source"}
     assert all(name == each.name for name, each in PROTOCOLS.items())
     with pytest.raises(UnknownNameError, match="did you mean 'perfect-500k'"):
         open_protocol("perfect500k")
@@ -249,5 +249,5 @@ def test_settings_that_contradict_a_protocol_are_refused() -> None:
     protocol.check(7, "val.csv")
     with pytest.raises(SettingError, match="-n 5 cannot be combined with --protocol perfect-500k"):
         protocol.check(5, "val.csv")
-    with pytest.raises(SettingError, match="needs --truth FILE"):
+    with pytest.raises(SettingError, match="needs --ground-truth FILE"):
         protocol.check(None, None)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.search import rerank
-from lookalike.search.query import Views, images_of
+from lookalike.search.query import QueryVectors, images_of
 from lookalike.search.search import RERANKINGS, Search, parse_rerankings
 from lookalike.stores.base import Rows, VectorStore
 from lookalike.stores.lance.store import LanceStore
@@ -35,7 +35,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> VectorStore:
     values = rng.normal(size=(5, DIM))[rng.integers(5, size=ROWS)] + rng.normal(size=(ROWS, DIM))
     values[50:] = values[:10]
     ids = [f"{i:02}" for i in range(ROWS)]
-    metadata = [{"even": i % 2 == 0, "n": i} for i in range(ROWS)]
+    metadata = [{"even": i % 2 == 0, "k": i} for i in range(ROWS)]
     made: VectorStore
     made = (
         MemoryStore(DIM)
@@ -46,13 +46,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> VectorStore:
     return made
 
 
-def query(seed: int = 0, views: int = 1, own: str | None = None) -> Views:
+def query(seed: int = 0, views: int = 1, own: str | None = None) -> QueryVectors:
     rng = np.random.default_rng(seed)
-    return Views("asked", None, rng.normal(size=(views, DIM)).astype(np.float32), own)
+    return QueryVectors("asked", None, rng.normal(size=(views, DIM)).astype(np.float32), own)
 
 
 def search(
-    n: int = 7,
+    k: int = 7,
     metric: Metric = Metric.COSINE,
     *,
     where: str | None = None,
@@ -70,7 +70,10 @@ def distance(a: np.ndarray, b: np.ndarray, metric: Metric) -> float:
 
 
 def nearest(
-    store: VectorStore, query: Views, metric: Metric, keep: Callable[[int], bool] = lambda _: True
+    store: VectorStore,
+    query: QueryVectors,
+    metric: Metric,
+    keep: Callable[[int], bool] = lambda _: True,
 ) -> list[tuple[float, str]]:
     """All rows by their distance to the nearest view, ties by id, by loops."""
     found = []
@@ -85,9 +88,9 @@ def nearest(
 
 def test_rerankings_are_a_text_or_a_list() -> None:
     assert parse_rerankings(None) == ()
-    assert parse_rerankings("expand") == ("expand",)
-    assert parse_rerankings(" reciprocal + expand") == ("reciprocal", "expand")
-    assert parse_rerankings(["diffuse", "augment"]) == ("diffuse", "augment")
+    assert parse_rerankings("aqe") == ("aqe",)
+    assert parse_rerankings(" reciprocal + expand") == ("k-reciprocal", "aqe")
+    assert parse_rerankings(["diffusion", "dba"]) == ("diffusion", "dba")
     assert parse_rerankings(()) == ()
     assert all(parse_rerankings(name) == (name,) for name in RERANKINGS)
     with pytest.raises(UnknownNameError, match=r"'expnad'.*expand"):
@@ -106,9 +109,9 @@ def test_settings_out_of_range_are_refused() -> None:
         search(where="year >=")
     with pytest.raises(UnknownNameError):
         search(rerank="none")
-    assert search(max_distance=0).furthest == 0
-    assert search(rerank="expand+spatial").needs_image
-    assert not search(rerank="expand").needs_image
+    assert search(max_distance=0).distance_threshold == 0
+    assert search(rerank="aqe+geometric").needs_image
+    assert not search(rerank="aqe").needs_image
 
 
 @pytest.mark.parametrize("metric", list(Metric))
@@ -128,13 +131,13 @@ def test_of_several_views_the_nearest_counts(
 
 
 @pytest.mark.parametrize("metric", list(Metric))
-@pytest.mark.parametrize("name", ["reciprocal", "diffuse", "augment"])
+@pytest.mark.parametrize("name", ["k-reciprocal", "diffusion", "dba"])
 def test_the_order_is_that_of_the_re_ranking(store: VectorStore, metric: Metric, name: str) -> None:
     asked = query(2, own="07")
     first = [row_id for _, row_id in nearest(store, asked, metric)]
     rows = store.embeddings(first)
     [vector] = asked.embeddings
-    if name == "augment":
+    if name == "dba":
         unit = vector / np.linalg.norm(vector)
         scores = -rerank.augment(rows, 3) @ unit
     else:
@@ -145,7 +148,7 @@ def test_the_order_is_that_of_the_re_ranking(store: VectorStore, metric: Metric,
     assert expected != first
     for rank, hit in enumerate(hits, 1):
         row = store.get([hit.id]).embeddings[0]
-        assert (hit.rank, hit.uri, hit.metadata["n"]) == (rank, hit.id, int(hit.id))
+        assert (hit.rank, hit.uri, hit.metadata["k"]) == (rank, hit.id, int(hit.id))
         assert hit.distance == pytest.approx(distance(vector, row, metric), abs=1e-6)
     assert search(4, metric, rerank=name).run(store, asked, no_images) == hits[:4]
 
@@ -160,8 +163,8 @@ def test_expansion_searches_again(
         asked = query(seed)
         first = [row_id for _, row_id in nearest(store, asked, metric)]
         moved = rerank.expand(asked.embeddings[0], store.embeddings(first[:3]))
-        again = nearest(store, Views("moved", None, moved[None]), metric)
-        hits = search(4, metric, rerank="expand").run(store, asked, no_images)
+        again = nearest(store, QueryVectors("moved", None, moved[None]), metric)
+        hits = search(4, metric, rerank="aqe").run(store, asked, no_images)
         assert [hit.id for hit in hits] == [row_id for _, row_id in again[:4]]
         came_in += len({hit.id for hit in hits} - set(first[:4]))
         for hit in hits:
@@ -171,7 +174,7 @@ def test_expansion_searches_again(
     assert came_in
 
 
-@pytest.mark.parametrize("name", ["expand", "augment", "reciprocal", "diffuse"])
+@pytest.mark.parametrize("name", ["aqe", "dba", "k-reciprocal", "diffusion"])
 def test_filters_hold_and_the_furthest_is_left_out_last(store: VectorStore, name: str) -> None:
     asked = query(5, views=3, own="08")
     every = search(ROWS, where="even = true", rerank=name).run(store, asked, no_images)
@@ -191,14 +194,14 @@ def test_re_rankings_follow_each_other(store: VectorStore) -> None:
     moved = rerank.expand(
         vector, store.embeddings([i for _, i in nearest(store, asked, Metric.COSINE)[:3]])
     )
-    ids = [i for _, i in nearest(store, Views("moved", None, moved[None]), Metric.COSINE)]
+    ids = [i for _, i in nearest(store, QueryVectors("moved", None, moved[None]), Metric.COSINE)]
     order = np.argsort(rerank.reciprocal(moved, store.embeddings(ids)), kind="stable")
-    both = search(ROWS, rerank="expand+reciprocal").run(store, asked, no_images)
+    both = search(ROWS, rerank="aqe+k-reciprocal").run(store, asked, no_images)
     assert [hit.id for hit in both] == [ids[i] for i in order]
-    turned = search(ROWS, rerank="reciprocal+expand").run(store, asked, no_images)
-    first = search(3, rerank="reciprocal").run(store, asked, no_images)
+    turned = search(ROWS, rerank="k-reciprocal+aqe").run(store, asked, no_images)
+    first = search(3, rerank="k-reciprocal").run(store, asked, no_images)
     moved = rerank.expand(vector, store.embeddings([hit.id for hit in first]))
-    ids = [i for _, i in nearest(store, Views("moved", None, moved[None]), Metric.COSINE)]
+    ids = [i for _, i in nearest(store, QueryVectors("moved", None, moved[None]), Metric.COSINE)]
     assert [hit.id for hit in turned] == ids
 
 
@@ -210,7 +213,7 @@ def test_a_filter_that_nothing_matches_has_no_hits(store: VectorStore, name: str
 
 def test_spatial_takes_an_image(store: VectorStore) -> None:
     with pytest.raises(InputError, match="ask with an image, not with words or vectors"):
-        search(rerank="spatial").run(store, query(), no_images)
+        search(rerank="geometric").run(store, query(), no_images)
 
 
 def test_spatial_puts_what_it_verifies_first(tmp_path: Path, require: Require) -> None:
@@ -231,10 +234,10 @@ def test_spatial_puts_what_it_verifies_first(tmp_path: Path, require: Require) -
     vectors = np.array([(1, 0), (0.5, 1), (1, 0.2), (1, 0.1)], np.float32)
     store.upsert(Rows(ids, uris, vectors, [{}] * 4, ids))
     warped = np.asarray(Image.fromarray(china).rotate(8).crop((150, 80, 500, 380)))
-    asked = Views("china", None, np.array([(1, 0)], np.float32), None, warped)
+    asked = QueryVectors("china", None, np.array([(1, 0)], np.float32), None, warped)
     plain = search(4).run(store, asked, images_of)
     assert [hit.id for hit in plain] == ["blank", "gone", "flower", "china"]
-    hits = search(4, rerank="spatial").run(store, asked, images_of)
+    hits = search(4, rerank="geometric").run(store, asked, images_of)
     assert [hit.id for hit in hits] == ["china", "blank", "gone", "flower"]
     assert {hit.id: hit.distance for hit in hits} == pytest.approx(
         {hit.id: hit.distance for hit in plain}, abs=1e-6

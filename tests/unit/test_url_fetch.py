@@ -493,7 +493,7 @@ def test_no_proxy_is_asked(bird: Canary, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def asked(served: Serving, url: str) -> tuple[int, dict[str, Any]]:
-    body = json.dumps({"url": url, "n": 1}).encode()
+    body = json.dumps({"url": url, "k": 1}).encode()
     answer, found = served.ask(
         "POST", "/v1/galleries/digits/search", body, {"content-type": "application/json"}
     )

@@ -51,32 +51,32 @@ def indexed(folder: Path) -> Gallery:
 def test_ways_are_read_from_a_text_or_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_ways(None) == ()
     [way] = parse_ways("foreground + expand+ reciprocal")
-    assert (way.foreground, way.parts, way.rerank) == (True, False, ("expand", "reciprocal"))
-    assert [way.name for way in parse_ways("parts, expand,parts")] == ["parts", "expand"]
-    assert parse_ways(["parts", "expand"]) == parse_ways("parts,expand")
+    assert (way.foreground, way.parts, way.rerank) == (True, False, ("aqe", "k-reciprocal"))
+    assert [way.name for way in parse_ways("parts, expand,parts")] == ["parts", "aqe"]
+    assert parse_ways(["parts", "aqe"]) == parse_ways("parts,aqe")
     there = importlib.util.find_spec("cv2") is not None
-    every = [*LOOKS, *(name for name in RERANKINGS if there or name != "spatial")]
+    every = [*LOOKS, *(name for name in RERANKINGS if there or name != "geometric")]
     assert [way.name for way in parse_ways("all")] == every
-    both = [way.name for way in parse_ways("parts+diffuse,all")]
-    assert both == ["parts+diffuse", *every]
+    both = [way.name for way in parse_ways("multi-crop+diffuse,all")]
+    assert both == ["multi-crop+diffusion", *every]
     monkeypatch.setattr(variants, "find_spec", lambda _: None)
-    assert "spatial" not in [way.name for way in parse_ways("all")]
-    assert parse_ways("spatial")[0].rerank == ("spatial",)
-    for bad in ("parst", "parts+al", "", "parts,,expand", "parts+all"):
+    assert "geometric" not in [way.name for way in parse_ways("all")]
+    assert parse_ways("geometric")[0].rerank == ("geometric",)
+    for bad in ("parst", "multi-crop+al", "", "parts,,expand", "multi-crop+all"):
         with pytest.raises(UnknownNameError, match="way of asking"):
             parse_ways(bad)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_ways_are_judged_as_counted_by_hand(shop: Gallery, metric: str) -> None:
-    n, names = 4, ["parts", "foreground", "reciprocal", "parts+expand"]
-    found = la.evaluate(shop, n=n, metric=metric, ways=names)
-    assert list(found.ways) == names
+    n, names = 4, ["parts", "foreground", "k-reciprocal", "multi-crop+aqe"]
+    found = la.evaluate(shop, k=n, metric=metric, variants=names)
+    assert list(found.variants) == names
     options: dict[str, dict[str, object]] = {
-        "parts": {"parts": True},
+        "parts": {"multi_crop": True},
         "foreground": {"foreground": True},
-        "reciprocal": {"rerank": "reciprocal"},
-        "parts+expand": {"parts": True, "rerank": "expand"},
+        "k-reciprocal": {"rerank": "k-reciprocal"},
+        "multi-crop+aqe": {"multi_crop": True, "rerank": "aqe"},
         "plain": {},
     }
     precision: dict[str, float] = {}
@@ -84,7 +84,7 @@ def test_ways_are_judged_as_counted_by_hand(shop: Gallery, metric: str) -> None:
     for name, options_of in options.items():
         shares, values = [], []
         for item in shop.items():
-            hits = shop.search(item, n=n, metric=metric, **options_of)  # type: ignore[arg-type]
+            hits = shop.search(item, k=n, metric=metric, **options_of)  # type: ignore[arg-type]
             right = [hit.metadata["label"] == item.metadata["label"] for hit in hits]
             shares.append(sum(right) / n)
             so_far = [sum(right[: i + 1]) / (i + 1) for i in range(n) if right[i]]
@@ -92,7 +92,7 @@ def test_ways_are_judged_as_counted_by_hand(shop: Gallery, metric: str) -> None:
         precision[name], average[name] = float(np.mean(shares)), np.array(values)
     assert found.scores.map.value == pytest.approx(average["plain"].mean())
     assert len({values.mean() for values in average.values()}) > 2
-    for name, tried in found.ways.items():
+    for name, tried in found.variants.items():
         assert tried.scores.precision.value == pytest.approx(precision[name])
         assert tried.scores.map.value == pytest.approx(average[name].mean())
         gain = (average[name] - average["plain"]).mean()
@@ -132,7 +132,7 @@ def test_copies_are_right_too(shop: Gallery) -> None:
     assert answer is not None
     assert answer.ids == {"shop:a/0.png", "shop:c/copy.png"}
     assert answer.relevant == 2
-    found = la.evaluate(shop, street=True)
+    found = la.evaluate(shop, synthetic_queries=True)
     assert len(found.examples) == 18
     assert (found.basis.as_dict()["by"], found.basis.column) == ("match", "content")
     assert found.labels == ()
@@ -143,28 +143,30 @@ def test_one_image_alone_is_always_found(tmp_path: Path) -> None:
     for name in "ab":
         Image.new("RGB", (40, 40), (9, 90, 200)).save(tmp_path / "one" / f"{name}.png")
     with pytest.raises(InputError, match=r"at least 2 distinct images.*here are 1"):
-        la.evaluate(indexed(tmp_path / "one"), street=True)
+        la.evaluate(indexed(tmp_path / "one"), synthetic_queries=True)
 
 
 @pytest.mark.parametrize("given", [{"queries": "q"}, {"match": "label"}, {"truth": "t.csv"}])
 def test_street_excludes_other_right_answers(shop: Gallery, given: dict[str, str]) -> None:
-    with pytest.raises(SettingError, match="--street cannot be combined with"):
-        la.evaluate(shop, street=True, **given)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="--synthetic-queries cannot be combined with"):
+        la.evaluate(shop, synthetic_queries=True, **given)  # type: ignore[arg-type]
 
 
 def test_the_shell_prints_ways(shop: Gallery) -> None:
-    done = lookalike("evaluate", shop.path, "--street", "--ways", "expand", "--json")
+    done = lookalike("evaluate", shop.path, "--synthetic-queries", "--variants", "aqe", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["relevance"]["column"] == "content"
-    assert list(document["ways"]) == ["expand"]
-    assert {"map", "map_gain", "map_gain_interval", "ms"} <= set(document["ways"]["expand"])
+    assert list(document["ways"]) == ["aqe"]
+    assert {"map", "map_gain", "map_gain_interval", "ms"} <= set(document["ways"]["aqe"])
     grounds = str(shop.path.parent / "shop")
-    done = lookalike("evaluate", shop.path, "--street", "--grounds", grounds, "--ways", "expand")
+    done = lookalike(
+        "evaluate", shop.path, "--synthetic-queries", "--backgrounds", grounds, "--variants", "aqe"
+    )
     assert done.returncode == 0, done.stderr
     assert "way of asking" in done.stdout
-    assert "expand" in done.stdout
+    assert "aqe" in done.stdout
     assert "plain" in done.stdout
-    done = lookalike("evaluate", shop.path, "--street", "--match", "label")
+    done = lookalike("evaluate", shop.path, "--synthetic-queries", "--match", "label")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

@@ -20,11 +20,11 @@ def command(
     views: Annotated[
         str, typer.Option(help="What queries will be: street (photographs) or drawn.")
     ] = "street",
-    grounds: Annotated[
+    backgrounds: Annotated[
         str | None,
         typer.Option(help="Photographs to put items on; collages of the collection unless given."),
     ] = None,
-    passes: Annotated[int, typer.Option(help="Views made of each image.")] = 8,
+    views_per_image: Annotated[int, typer.Option(help="Views made of each image.")] = 8,
     minutes: Annotated[
         float | None, typer.Option(help="Begin no further pass after this time.")
     ] = None,
@@ -48,18 +48,18 @@ def command(
     Of each image views are made as queries may show it: street photographs of its item, or
     drawings by other hands. From these a projection is learned in which views of one item are near
     each other. It takes minutes for some thousands of images on two cores. Whether it helps is
-    for lookalike evaluate --street, or labels, to say.
+    for lookalike evaluate --synthetic-queries, or labels, to say.
     """
     from lookalike.training.adapt import AdaptOptions, adapt
 
-    options = AdaptOptions(views, passes, minutes, dim, contrast, seed, resume)
+    options = AdaptOptions(views, views_per_image, minutes, dim, contrast, seed, resume)
     try:
         with console.progress() as on_progress:
             adapted = adapt(
                 source,
                 encoder=encoder,
                 out=out,
-                grounds=grounds,
+                backgrounds=backgrounds,
                 options=options,
                 on_progress=on_progress,
             )
@@ -69,11 +69,11 @@ def command(
     origin = adapted.origin
     if as_json:
         facts = {"encoder": adapted.name, "dim": adapted.dim, "fingerprint": adapted.fingerprint}
-        training = {key: origin[key] for key in ("views", "passes", "images", "seconds")}
+        training = {key: origin[key] for key in ("views", "views_per_image", "images", "seconds")}
         console.print_json({"path": str(out), **facts, **training})
         return
     print(
-        f"{out}: {adapted.name}, {adapted.dim} dimensions, from {origin['passes']} views of "
+        f"{out}: {adapted.name}, {adapted.dim} dimensions, from {origin['views_per_image']} views of "
         f"{origin['images']:,} images in {origin['seconds']:.0f} s"
     )
     console.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")

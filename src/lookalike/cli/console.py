@@ -65,14 +65,14 @@ def print_evaluation(found: Evaluation) -> None:
     """Print the table of scores, mAP first where not labels judge, and what it says."""
     from lookalike.evaluation.summary import ceiling_note, most_confused, ranking, verdict
 
-    n = found.n
+    k = found.k
     rows = []
     for name, scores in ranking(found):
-        precision = (f"precision@{n}", _estimate(scores.precision))
-        average = (f"mAP@{n}", _estimate(scores.map))
-        of_found = (f"mAP@{n} (found)", _estimate(scores.map_found))
-        first = ("R@1", f"{scores.first_right.value:.4f}")
-        recall = (f"recall@{n}", f"{scores.recall.value:.5f}")
+        precision = (f"precision@{k}", _estimate(scores.precision))
+        average = (f"mAP@{k}", _estimate(scores.map))
+        of_found = (f"mAP@{k} (found)", _estimate(scores.map_retrieved))
+        first = ("R@1", f"{scores.recall_at_1.value:.4f}")
+        recall = (f"recall@{k}", f"{scores.recall.value:.5f}")
         early = (f"first {scores.first.queries}", f"{scores.first.precision:.4f}")
         encoder = ("encoder", f"{name} *" if scores is found.scores else name)
         if found.basis.labeled:
@@ -89,8 +89,8 @@ def print_evaluation(found: Evaluation) -> None:
     print_table(columns, [[cell for _, cell in row] for row in rows], title=title)
     if not found.basis.labeled:
         print(
-            f"right hits {found.basis.said}; mAP@{n} divides by min({n}, right answers), "
-            f"mAP@{n} (found) by the right hits among the {n}"
+            f"right hits {found.basis.said}; mAP@{k} divides by min({k}, right answers), "
+            f"mAP@{k} (found) by the right hits among the {k}"
         )
     if said := ceiling_note(found):
         print(said)
@@ -109,7 +109,7 @@ def _print_ways(found: Evaluation) -> None:
             _estimate(tried.scores.map),
             f"{tried.gain.value:+.4f} [{tried.gain.interval.low:+.4f}, "
             f"{tried.gain.interval.high:+.4f}]",
-            f"{tried.scores.first_right.value:.4f}",
+            f"{tried.scores.recall_at_1.value:.4f}",
             f"{tried.ms:.1f}",
         )
         for name, tried in found.ways.items()
@@ -118,10 +118,10 @@ def _print_ways(found: Evaluation) -> None:
         "plain",
         _estimate(found.scores.map),
         "",
-        f"{found.scores.first_right.value:.4f}",
+        f"{found.scores.recall_at_1.value:.4f}",
         f"{found.latency.p50:.1f}",
     )
-    columns = ("way of asking", f"mAP@{found.n}", "gain", "R@1", "ms, p50")
+    columns = ("way of asking", f"mAP@{found.k}", "gain", "R@1", "ms, p50")
     print_table(columns, [plain, *rows])
 
 
@@ -143,7 +143,7 @@ def print_self_retrieval(found: SelfRetrieval) -> None:
         f"{found.queries:,} images distorted, each to find its original among {found.rows:,} rows, "
         f"{found.metric.value}"
     )
-    columns = ("distortion", f"mAP@{found.n}", "recall@1", f"recall@{found.n}", "how strong")
+    columns = ("distortion", f"mAP@{found.k}", "recall@1", f"recall@{found.k}", "how strong")
     print_table(columns, rows, title=title)
     print(verdict(found))
 
@@ -153,20 +153,20 @@ def print_hit_judgements(found: HitJudgements) -> None:
     rows = [
         (
             each.gallery,
-            str(each.n),
+            str(each.k),
             _estimate(each.precision),
-            _estimate(each.map_found),
-            f"{each.first_right.value:.4f}",
+            _estimate(each.map_retrieved),
+            f"{each.recall_at_1.value:.4f}",
             f"{each.queries:,}",
             _share(each.agreement),
         )
         for each in found.hits
     ]
-    columns = ("gallery", "n", "precision@n", "mAP@n (found)", "R@1", "queries", "agreement")
+    columns = ("gallery", "k", "precision@k", "mAP@k (found)", "R@1", "queries", "agreement")
     if rows:
         print_table(columns, rows, title="Hits that people called right")
         print(
-            "precision@n is of the hits shown, n or as many as there were; mAP@n (found) divides "
+            "precision@k is of the hits shown, n or as many as there were; mAP@k (found) divides "
             "by the right ones among them"
         )
     pairs = [

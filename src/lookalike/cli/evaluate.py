@@ -23,15 +23,15 @@ def command(
     gallery: Annotated[
         str | None,
         typer.Argument(
-            help="The gallery folder; its rows carry labels, or --match, --truth, --self."
+            help="The gallery folder; its rows carry labels, or --match, --ground-truth, --self."
         ),
     ] = None,
     queries: Annotated[
         str | None,
         typer.Argument(help="Images to ask with; without them each row is asked for the others."),
     ] = None,
-    n: Annotated[
-        int | None, typer.Option("-n", help="Hits for each query.", show_default="7")
+    k: Annotated[
+        int | None, typer.Option("-k", help="Hits for each query.", show_default="7")
     ] = None,
     first: Annotated[
         int, typer.Option(help="Also score the first so many queries (the report's protocol: 100).")
@@ -43,30 +43,34 @@ def command(
         str | None,
         typer.Option(help="A column: a hit is right when it has the query's value there."),
     ] = None,
-    truth: Annotated[
+    ground_truth: Annotated[
         Path | None,
         typer.Option(help="A CSV file: on each line a query and the ids of its right answers."),
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="What published figures were measured by: perfect-500k, with --truth."),
+        typer.Option(
+            help="What published figures were measured by: perfect-500k, with --ground-truth."
+        ),
     ] = None,
-    street: Annotated[
+    synthetic_queries: Annotated[
         bool,
         typer.Option(
-            "--street",
+            "--synthetic-queries",
             help="Without labels: ask with street views of the gallery's own items.",
         ),
     ] = False,
-    grounds: Annotated[
+    backgrounds: Annotated[
         str | None,
-        typer.Option(help="With --street: photographs to put items on; collages unless given."),
+        typer.Option(
+            help="With --synthetic-queries: photographs to put items on; collages unless given."
+        ),
     ] = None,
-    ways: Annotated[
+    variants: Annotated[
         str | None,
         typer.Option(
             help="Also ask in other ways, and say what each adds and costs: foreground, parts, "
-            "expand, augment, reciprocal, diffuse, spatial, several joined by +, with commas "
+            "aqe, dba, k-reciprocal, diffusion, geometric, several joined by +, with commas "
             "between ways; or all."
         ),
     ] = None,
@@ -87,7 +91,7 @@ def command(
         typer.Option(help="Files saved from the page's judging view, and no gallery."),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep it in the gallery, where lookalike serve shows it.")
+        bool, typer.Option("--save", help="Keep it in the gallery, where lookalike serve shows it.")
     ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Also write the report with its figures, one HTML file.")
@@ -96,12 +100,12 @@ def command(
 ) -> None:
     """Judge a gallery by labels: a hit is right when it has the query's label.
 
-    Precision@n is the share of right hits; mAP@n divides by min(n, relevant) and mAP@n (found) by
+    Precision@k is the share of right hits; mAP@k divides by min(n, relevant) and mAP@k (found) by
     the right hits among the n; R@1 is the share of queries whose first hit is right; intervals
     are 95 % bootstrap intervals over the queries. A query never counts as its own hit.
 
     The same item in another picture has one right answer or a few. --match COLUMN makes rows right
-    that have the query's value in a column of metadata; --truth FILE those that a file names, with
+    that have the query's value in a column of metadata; --ground-truth FILE those that a file names, with
     a query at the beginning of each line. There, queries and rows are named by their ids, by a
     column id of their metadata, by their ids without the source's name, or by their files' names,
     with the suffix or without it. What is named and not there is said.
@@ -112,7 +116,7 @@ def command(
     recall, first_right (R@1), each with its NAME_interval, first, per_label (empty unless labels
     judge), baselines (the same by name), ways (by name the same, with map_gain and ms), latency_ms.
 
-    With --street no labels are needed either: up to 500 of the gallery's items are put on other
+    With --synthetic-queries no labels are needed either: up to 500 of the gallery's items are put on other
     ground, in other light, turned and partly covered, and each is to find itself.
 
     With --self no labels are needed: up to 500 images are cropped, rotated, made brighter or
@@ -121,30 +125,30 @@ def command(
     on such distortions wins it whatever its answers are worth.
 
     With --judgements people are the measure: files saved from the judging view of lookalike serve,
-    several people's together, give precision@n of each gallery (of the hits shown, which are n or
+    several people's together, give precision@k of each gallery (of the hits shown, which are n or
     what there was), and where two were compared how often one is preferred, with intervals over
     the queries. Queries that were not judged to the end are left out. --json then prints: files,
     hits (of each gallery and n: queries, left_out, precision, map_found, first_right, agreement
     between people), preferences (a, b, for_a, for_b, ties, share for a, within_noise, agreement)
     and unfinished.
 
-    With --keep the figures and the report stay in the gallery as evaluation.json, without the
+    With --save the figures and the report stay in the gallery as evaluation.json, without the
     places of files: lookalike info, the page and the service show them.
     """
     others = {
         "--match": match is not None,
-        "--truth": truth is not None,
+        "--ground-truth": ground_truth is not None,
         "--protocol": protocol is not None,
-        "--street": street,
-        "--grounds": grounds is not None,
-        "--ways": ways is not None,
+        "--synthetic-queries": synthetic_queries,
+        "--backgrounds": backgrounds is not None,
+        "--variants": variants is not None,
         "--baselines": baselines,
         "--first": first != _FIRST,
-        "--keep": keep,
+        "--save": keep,
     }
     if judgements:
         given = {f"a gallery ({gallery})": gallery is not None, "--self": self_retrieval}
-        given |= {"-n": n is not None, "--metric": metric is not None}
+        given |= {"-k": k is not None, "--metric": metric is not None}
         _refuse_with(
             "--judgements", "it is what people said of hits, and asks nothing", given, others
         )
@@ -161,7 +165,7 @@ def command(
             {f"queries ({queries})": queries is not None},
             others,
         )
-        _judge_by_originals(gallery, n, metric, report, as_json)
+        _judge_by_originals(gallery, k, metric, report, as_json)
         return
     from lookalike.evaluation.evaluate import evaluate
     from lookalike.gallery.gallery import Gallery
@@ -171,15 +175,15 @@ def command(
         found = evaluate(
             opened,
             queries,
-            n=n,
+            k=k,
             first=first,
             metric=metric,
             match=match,
-            truth=truth,
+            ground_truth=ground_truth,
             protocol=protocol,
-            street=street,
-            grounds=grounds,
-            ways=ways,
+            synthetic_queries=synthetic_queries,
+            backgrounds=backgrounds,
+            variants=variants,
             baselines=baselines,
             on_progress=on_progress,
         )
@@ -191,8 +195,8 @@ def command(
         console.print_evaluation(found)
     if report is not None:
         console.note(f"report: {report}")
-    if found.basis.truth is not None:
-        for said in found.basis.truth.notes():
+    if found.basis.ground_truth is not None:
+        for said in found.basis.ground_truth.notes():
             console.note(said)
     console.note_skipped(found.skipped, "queries")
     if found.skipped:
@@ -246,7 +250,7 @@ def _refuse_with(mode: str, why: str, *given: Mapping[str, bool]) -> None:
 
 
 def _judge_by_originals(
-    path: str, n: int | None, metric: str | None, report: Path | None, as_json: bool
+    path: str, k: int | None, metric: str | None, report: Path | None, as_json: bool
 ) -> None:
     from lookalike.evaluation.robustness import self_retrieval
     from lookalike.gallery.gallery import Gallery
@@ -254,7 +258,7 @@ def _judge_by_originals(
     opened = Gallery.open(path)
     with console.progress() as on_progress:
         found = self_retrieval(
-            opened, n=_N if n is None else n, metric=metric, on_progress=on_progress
+            opened, k=_N if k is None else k, metric=metric, on_progress=on_progress
         )
         if report is not None:
             from lookalike.report.robustness import write_self_report

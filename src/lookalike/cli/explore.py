@@ -124,7 +124,7 @@ def clusters_command(
 @app.command("outliers")
 def outliers_command(
     gallery: Annotated[str, _GALLERY],
-    show: Annotated[int, typer.Option("-n", help="How many.")] = _PRINTED,
+    show: Annotated[int, typer.Option("-k", help="How many.")] = _PRINTED,
     out: Annotated[Path | None, _FOLDER] = None,
     fresh: Annotated[bool, _FRESH] = False,
     as_json: Annotated[bool, _JSON] = False,
@@ -135,18 +135,18 @@ def outliers_command(
     if show < 1:
         raise SettingError(f"-n {show}: must be at least 1")
     opened, found = _atlas(gallery, "label", out, fresh)
-    first = (-found.outlying).argsort(kind="stable")[:show].tolist()
+    first = (-found.lof_scores).argsort(kind="stable")[:show].tolist()
     if as_json:
         console.print_json(
-            [{"id": found.ids[row], "factor": float(found.outlying[row])} for row in first]
+            [{"id": found.ids[row], "factor": float(found.lof_scores[row])} for row in first]
         )
     else:
         console.print_table(
-            ("factor", "id"), [(f"{found.outlying[row]:.2f}", found.ids[row]) for row in first]
+            ("factor", "id"), [(f"{found.lof_scores[row]:.2f}", found.ids[row]) for row in first]
         )
     if out is not None:
-        rows = [{"id": found.ids[row], "factor": f"{found.outlying[row]:.4f}"} for row in first]
-        titles = [f"{found.outlying[row]:.2f}" for row in first]
+        rows = [{"id": found.ids[row], "factor": f"{found.lof_scores[row]:.4f}"} for row in first]
+        titles = [f"{found.lof_scores[row]:.2f}" for row in first]
         ids = [found.ids[row] for row in first]
         _write(opened, out, "outliers.csv", ("id", "factor"), rows, ids, titles)
 

@@ -68,8 +68,8 @@ def command(
     name: Annotated[
         str | None, typer.Option(help="What the source is called; its own name unless given.")
     ] = None,
-    reroot: Annotated[
-        bool, typer.Option("--reroot", help="The source of this name has moved here.")
+    relocate: Annotated[
+        bool, typer.Option("--relocate", help="The source of this name has moved here.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing, only say what would be done.")
@@ -105,7 +105,7 @@ def command(
             report = into.sync(
                 opened,
                 allow_removals=allow_removals,
-                reroot=reroot,
+                relocate=relocate,
                 dry_run=dry_run,
                 on_progress=on_progress,
                 runner=chosen,
@@ -118,7 +118,7 @@ def command(
         report, rows = once()
         _print(gallery, report, rows, dry_run=dry_run, as_json=as_json, one_line=watch)
         if watch:
-            reroot = False
+            relocate = False
             console.note(f"watching {source}; Ctrl-C ends it")
             for changed in changes:
                 if not changed:

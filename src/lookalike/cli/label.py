@@ -12,7 +12,7 @@ from lookalike.cli.output_files import check_free, csv_bytes, write_sheet
 
 if TYPE_CHECKING:
     from lookalike.gallery.gallery import Gallery
-    from lookalike.labels import Given, Spread
+    from lookalike.labels import LabelSet, Spread
 
 app = typer.Typer(
     help="Name a few images, get the rest labeled, and find labels that are wrong.",
@@ -37,7 +37,7 @@ def suggest_command(
         typer.Option("--out", "-o", help="The folder for labels.csv and sheet.png."),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep them in the gallery, for its page to ask for.")
+        bool, typer.Option("--save", help="Keep them in the gallery, for its page to ask for.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the clusters' starts.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the images as JSON.")] = False,
@@ -72,11 +72,11 @@ def suggest_command(
         console.note(f"{out / 'labels.csv'}: fill in the column label")
         console.note(f"{out / 'sheet.png'}: the images by number")
         console.note(
-            f"next: lookalike label spread {gallery} --given {out / 'labels.csv'} -o OUT.csv"
+            f"next: lookalike label propagate {gallery} --labels {out / 'labels.csv'} -o OUT.csv"
         )
 
 
-@app.command("spread")
+@app.command("propagate")
 def spread_command(
     gallery: Annotated[str, _GALLERY],
     given: Annotated[Path, typer.Option(help="A CSV of id, label.")],
@@ -125,7 +125,7 @@ def spread_command(
     console.note(f"{out}: {len(found.ids):,} rows")
 
 
-@app.command("check")
+@app.command("issues")
 def check_command(
     gallery: Annotated[str, _GALLERY],
     given: Annotated[
@@ -136,7 +136,7 @@ def check_command(
         Path | None,
         typer.Option("--out", "-o", help="The folder for suspects.csv and sheet.png."),
     ] = None,
-    show: Annotated[int, typer.Option("-n", help="How many to print and to draw.")] = 20,
+    show: Annotated[int, typer.Option("-k", help="How many to print and to draw.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of them as JSON.")] = False,
 ) -> None:
     """Rank labels that the labels of the nearest images contradict. Nothing is changed."""
@@ -162,7 +162,7 @@ def check_command(
         console.note(f"{out / 'suspects.csv'}: all of them; {out / 'sheet.png'}: the first {show}")
 
 
-def _own(gallery: Gallery, column: str) -> Given:
+def _own(gallery: Gallery, column: str) -> LabelSet:
     from lookalike.errors import InputError
     from lookalike.labels.label_set import given_in_column
 
@@ -170,14 +170,14 @@ def _own(gallery: Gallery, column: str) -> Given:
     if not any(column in record.metadata for record in records):
         raise InputError(
             f"{gallery.path}: has no column {column!r}; name another with --column, or give labels "
-            "with --given FILE"
+            "with --labels FILE"
         )
     values = [record.metadata.get(column) for record in records]
     name = f"{gallery.path}, column {column}"
     return given_in_column(name, [record.id for record in records], values)
 
 
-def _write_suggested(gallery: Gallery, ids: list[str], given: Given | None, out: Path) -> None:
+def _write_suggested(gallery: Gallery, ids: list[str], given: LabelSet | None, out: Path) -> None:
     from lookalike.artifacts import write_atomically
     from lookalike.labels.label_set import SEPARATOR
 

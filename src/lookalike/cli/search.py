@@ -19,7 +19,7 @@ def command(
         list[str] | None,
         typer.Argument(metavar="[QUERY]...", help="Image files, or dataset:NAME/SPLIT#INDEX."),
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="How many hits for each query.")] = 7,
+    k: Annotated[int, typer.Option("-k", help="How many hits for each query.")] = 7,
     ids: Annotated[
         list[str] | None, typer.Option("--id", help="Ask with a row of the gallery, by its id.")
     ] = None,
@@ -27,7 +27,7 @@ def command(
         list[str] | None,
         typer.Option("--text", help="Ask with words, if the gallery's encoder takes them."),
     ] = None,
-    words: Annotated[
+    keywords: Annotated[
         str | None,
         typer.Option(
             help="Words of the metadata, put first together with what looks alike; or alone."
@@ -53,16 +53,17 @@ def command(
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Only the part that holds the query's item.")
     ] = False,
-    parts: Annotated[
+    multi_crop: Annotated[
         bool,
         typer.Option(
-            "--parts", help="Also look at 13 parts of the query: finds a small item in clutter."
+            "--multi-crop",
+            help="Also look at 13 parts of the query: finds a small item in clutter.",
         ),
     ] = False,
     rerank: Annotated[
         str | None,
         typer.Option(
-            help="expand, augment, reciprocal, diffuse or spatial; several joined by +, in turn."
+            help="aqe, dba, k-reciprocal, diffusion or geometric; several joined by +, in turn."
         ),
     ] = None,
     exact: Annotated[
@@ -84,14 +85,14 @@ def command(
     from lookalike.filters import parse
     from lookalike.gallery.gallery import Gallery
     from lookalike.images.foreground import Box
-    from lookalike.search.search import furthest, parse_rerankings
+    from lookalike.search.search import distance_threshold, parse_rerankings
     from lookalike.sources import DATASET_PREFIX, open_items
     from lookalike.types import Metric
 
-    if not queries and not ids and not texts and words is None:
+    if not queries and not ids and not texts and keywords is None:
         raise InputError(
             "nothing to search for: give image files, --id with a row's id, --text with words, or "
-            "--words of the metadata"
+            "--keywords of the metadata"
         )
     opened = Gallery.open(gallery)
     found: list[Hits] = []
@@ -99,16 +100,16 @@ def command(
     failed: list[LookalikeError] = []
     chosen = opened.metric if metric is None else Metric(metric)
     options: dict[str, Any] = {
-        "n": n,
+        "k": k,
         "metric": chosen,
         "where": None if where is None else parse(where),
-        "max_distance": furthest(chosen, max_distance, min_score),
+        "max_distance": distance_threshold(chosen, max_distance, min_score),
         "exact": exact,
         "box": None if box is None else Box.parse(box),
         "foreground": foreground,
-        "parts": parts,
+        "multi_crop": multi_crop,
         "rerank": parse_rerankings(rerank),
-        "words": words,
+        "keywords": keywords,
     }
     for query in queries or []:
         try:
@@ -123,7 +124,7 @@ def command(
     for text in texts or []:
         found.append(opened.search(text=text, **options))
         labels.append(None)
-    if words is not None and not (queries or ids or texts):
+    if keywords is not None and not (queries or ids or texts):
         found.append(opened.search(**options))
         labels.append(None)
     if failed and not found:
@@ -150,8 +151,8 @@ def command(
         _draw_matches(found[0], matches)
     for failure in failed:
         console.note(f"failed: {failure}")
-    if n > len(opened):
-        console.note(f"-n {n}: the gallery has only {len(opened):,} rows")
+    if k > len(opened):
+        console.note(f"-n {k}: the gallery has only {len(opened):,} rows")
     if failed:
         raise typer.Exit(1)
 

@@ -17,7 +17,7 @@ from lookalike.types import ProgressCallback, ignore_progress
 class Split:
     """Images ``(n, H, W)`` gray or ``(n, H, W, 3)`` RGB, uint8, and what is known of each.
 
-    ``labels`` are ``(n,)`` uint8, indices into ``classes``; each of ``columns`` holds ``n`` texts.
+    ``labels`` are ``(n,)`` uint8, indices into ``classes``; each of ``columns`` holds ``k`` texts.
     """
 
     images: NDArray[np.uint8]

@@ -48,7 +48,7 @@ STORIES: Mapping[str, Story] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DemoResult:
     """What a story left behind, and commands to type ``then``."""
 
     evaluation: Evaluation
@@ -65,7 +65,7 @@ def tell(
     out: Path,
     say: Callable[[str], None],
     on_progress: ProgressCallback = ignore_progress,
-) -> Told:
+) -> DemoResult:
     """Get a data set, train, index, search, evaluate and report, below ``out/name``.
 
     What an earlier run finished is used again, and what it had begun is gone on with.
@@ -126,7 +126,7 @@ def tell(
         "lookalike index mine.gallery FOLDER-OF-IMAGES",
         "lookalike search mine.gallery ONE-IMAGE.jpg",
     )
-    return Told(judged, found, path, report, picture, seconds, then)
+    return DemoResult(judged, found, path, report, picture, seconds, then)
 
 
 def _encoder(

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lookalike.artifacts import write_atomically
-from lookalike.demos.digits import Told
+from lookalike.demos.digits import DemoResult
 from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.registry import usual_encoder
 from lookalike.errors import MissingDependencyError
@@ -43,7 +43,7 @@ _NAMES = ("china/21.jpg", "china/another name.jpg")
 
 def tell_photos(
     out: Path, say: Callable[[str], None], on_progress: ProgressCallback = ignore_progress
-) -> Told:
+) -> DemoResult:
     """Make a folder of pieces of photographs below ``out`` and keep a gallery of it.
 
     The photographs are those that scikit-learn and, where it is installed, scikit-image bring.
@@ -77,10 +77,10 @@ def tell_photos(
     query = pieces / _QUERY
     photograph = query.parent.name
     say(f"4  search: what looks like {query}?")
-    found = gallery.search(query, n=7)
+    found = gallery.search(query, k=7)
     where = f"label != '{photograph}' and row < {ROWS - 1}"
     say(f'   and among other photographs, their lowest pieces left out: --where "{where}"')
-    others = gallery.search(query, n=7, where=where)
+    others = gallery.search(query, k=7, where=where)
     picture = folder / "hits.png"
     figures.save(figures.hits_grid([found, others], [photograph, None]), picture)
     say("5  evaluate: each piece asked for the others of its photograph, beside the baselines")
@@ -88,7 +88,7 @@ def tell_photos(
     say("6  report: every figure with its table, in one file")
     write_report(judged, gallery, folder / "report.html")
     seconds = time.perf_counter() - start
-    return Told(
+    return DemoResult(
         judged,
         found,
         path,

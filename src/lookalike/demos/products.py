@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from lookalike.demos.digits import Told
+from lookalike.demos.digits import DemoResult
 from lookalike.encoders.base import MANIFEST, Encoder
 from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.persistence import load_encoder
@@ -22,7 +22,7 @@ from lookalike.types import ProgressCallback, ignore_progress
 NAME = "products"
 SHOP, STREET = "dataset:stamps/shop", "dataset:stamps/street"
 PASSES = 4
-WAYS = ("parts", "parts+reciprocal")
+VARIANTS = ("parts", "multi-crop+k-reciprocal")
 
 _PLAIN = "efficientnet-lite0"
 _QUERY = 636
@@ -34,7 +34,7 @@ _EVERY = 3
 
 def tell_products(
     out: Path, say: Callable[[str], None], on_progress: ProgressCallback = ignore_progress
-) -> Told:
+) -> DemoResult:
     """Make a shop's gallery below ``out`` and ask it with street photographs.
 
     Args:
@@ -61,12 +61,12 @@ def tell_products(
     )
     encoder = folder / "street.encoder"
     if not (encoder / MANIFEST).exists():
-        options = AdaptOptions(passes=PASSES, resume=(encoder / "views").exists())
+        options = AdaptOptions(views_per_image=PASSES, resume=(encoder / "views").exists())
         adapt(shop, encoder=BASE, out=encoder, options=options, on_progress=on_progress)
     path = folder / "products.gallery"
     adapted = _gallery(path, shop, lambda: load_encoder(encoder), on_progress)
     (query,) = open_items([f"{STREET}#{_QUERY}"])
-    say(f"4  search: which item is on {query.uri}? plain, adapted, and adapted with --parts")
+    say(f"4  search: which item is on {query.uri}? plain, adapted, and adapted with --multi-crop")
     found = [
         plain.search(query),
         adapted.search(query),
@@ -74,18 +74,18 @@ def tell_products(
     ]
     picture = folder / "hits.png"
     item = str(query.metadata["item"])
-    rows = ("plain", "adapted", "adapted, --parts")
+    rows = ("plain", "adapted", "adapted, --multi-crop")
     grid = figures.hits_grid(found, [item] * len(found), column="item", names=rows)
     figures.save(grid, picture)
     say(f"5  evaluate: {len(asked)} street views, each to find its item; beside the baselines")
     before = evaluate(plain, asked, match="item", on_progress=on_progress)
     judged = evaluate(
-        adapted, asked, match="item", baselines=True, ways=WAYS, on_progress=on_progress
+        adapted, asked, match="item", baselines=True, variants=VARIANTS, on_progress=on_progress
     )
     judged = replace(judged, others={f"{_PLAIN}, plain": before.scores})
     say("6  report: every figure with its table, in one file")
     write_report(judged, adapted, folder / "report.html")
-    return Told(
+    return DemoResult(
         judged,
         found[-1],
         path,
@@ -93,8 +93,8 @@ def tell_products(
         picture,
         time.perf_counter() - start,
         (
-            f"lookalike search {path} '{query.uri}' --parts --rerank reciprocal --image hits.png",
-            f"lookalike evaluate {path} --street --ways parts",
+            f"lookalike search {path} '{query.uri}' --multi-crop --rerank k-reciprocal --image hits.png",
+            f"lookalike evaluate {path} --synthetic-queries --variants multi-crop",
             f"lookalike info {path}",
         ),
     )

@@ -27,7 +27,7 @@ TEXT = "text.onnx"
 TOKENIZER = "tokenizer.json"
 
 
-class PairEncoder(NetworkEncoder):
+class ImageTextEncoder(NetworkEncoder):
     """An image network that has a text network beside it: :meth:`encode_text`."""
 
     kind = "pair"

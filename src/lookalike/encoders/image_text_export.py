@@ -16,7 +16,7 @@ from lookalike.types import ImageArray
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-from lookalike.encoders.image_text import PairEncoder
+from lookalike.encoders.image_text import ImageTextEncoder
 
 PREFIX = "transformers:"
 
@@ -24,7 +24,7 @@ _BILINEAR, _BICUBIC = 2, 3
 _LONGEST = 512
 
 
-def open_pair(name: str, sample: Sequence[ImageArray] = ()) -> PairEncoder:
+def open_pair(name: str, sample: Sequence[ImageArray] = ()) -> ImageTextEncoder:
     """Open ``transformers:NAME``, exporting it first if the cache does not have it.
 
     Args:
@@ -47,11 +47,11 @@ def open_pair(name: str, sample: Sequence[ImageArray] = ()) -> PairEncoder:
         with new_folder(folder) as partial:
             write_encoder(encoder, partial)
     loaded = load_encoder(folder)
-    assert isinstance(loaded, PairEncoder)
+    assert isinstance(loaded, ImageTextEncoder)
     return loaded
 
 
-def _export(name: str, source: str) -> PairEncoder:
+def _export(name: str, source: str) -> ImageTextEncoder:
     try:
         torch = importlib.import_module("torch")
         transformers = importlib.import_module("transformers")
@@ -86,7 +86,7 @@ def _export(name: str, source: str) -> PairEncoder:
     mask = torch.tensor([each.attention_mask for each in tokens])
     halves = _halves(model, masked=masked)
     model_license = getattr(model.config, "license", None) or "see the model's page"
-    encoder = PairEncoder(
+    encoder = ImageTextEncoder(
         name,
         to_onnx(halves[0], images),
         p,

@@ -73,12 +73,12 @@ def _restore(description: Mapping[str, Any], files: Mapping[str, bytes]) -> Enco
         return _KINDS[kind].restore(description, files)
     if kind in _WRAPPERS:
         return _WRAPPERS[kind].restore(description, files, _restore)
-    from lookalike.encoders.image_text import PairEncoder
+    from lookalike.encoders.image_text import ImageTextEncoder
     from lookalike.encoders.onnx import NetworkEncoder
 
-    if kind == PairEncoder.kind:
-        return PairEncoder.restore(description, files)
+    if kind == ImageTextEncoder.kind:
+        return ImageTextEncoder.restore(description, files)
     if kind != NetworkEncoder.kind:
-        known = [*_KINDS, *_WRAPPERS, NetworkEncoder.kind, PairEncoder.kind]
+        known = [*_KINDS, *_WRAPPERS, NetworkEncoder.kind, ImageTextEncoder.kind]
         raise UnknownNameError("kind of encoder", kind, known)
     return NetworkEncoder.restore(description, files)

@@ -24,7 +24,7 @@ from lookalike.errors import InputError
 from lookalike.evaluation.metrics import (
     Estimate,
     Interval,
-    average_precision_at_n,
+    average_precision_at_k,
     bootstrap_interval,
 )
 from lookalike.types import Embeddings
@@ -39,7 +39,7 @@ LEAST_PAIRS = 5
 
 _RESAMPLES = 2_000
 _YES = frozenset(("yes", "y", "1", "true"))
-_NO = frozenset(("no", "n", "0", "false"))
+_NO = frozenset(("no", "k", "0", "false"))
 _OFFERED_AMONG = 20_000
 
 
@@ -210,7 +210,7 @@ def average_precisions(embeddings: Embeddings, labels: NDArray[np.str_]) -> NDAr
     n = min(N, count - 1)
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :n]
     relevant = (names[:, None] == names).sum(axis=1) - 1
-    found = average_precision_at_n(names[nearest] == names[:, None], relevant)
+    found = average_precision_at_k(names[nearest] == names[:, None], relevant)
     values = np.empty(count)
     values[order] = found
     shared = np.empty(count, np.bool_)

@@ -15,9 +15,9 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.batching import encode_items
 from lookalike.encoders.registry import catalog
 from lookalike.errors import ImageError, InputError, SettingError
-from lookalike.evaluation.metrics import QueryScores, Scores, ceiling_at_n
+from lookalike.evaluation.metrics import QueryScores, Scores, ceiling_at_k
 from lookalike.evaluation.protocols import open_protocol
-from lookalike.evaluation.relevance import Relevance, Right, relevance_of
+from lookalike.evaluation.relevance import Relevance, RelevantSet, relevance_of
 from lookalike.evaluation.results import Evaluation, Example, Latency
 from lookalike.evaluation.synthetic_queries import street_queries
 from lookalike.evaluation.variants import Trial, parse_ways
@@ -47,15 +47,15 @@ def evaluate(
     gallery: Gallery,
     queries: str | Path | Source | None = None,
     *,
-    n: int | None = None,
+    k: int | None = None,
     first: int = 100,
     metric: Metric | str | None = None,
     match: str | None = None,
-    truth: str | Path | None = None,
+    ground_truth: str | Path | None = None,
     protocol: str | None = None,
-    street: bool = False,
-    grounds: str | Path | Source | None = None,
-    ways: str | Sequence[str] | None = None,
+    synthetic_queries: bool = False,
+    backgrounds: str | Path | Source | None = None,
+    variants: str | Sequence[str] | None = None,
     baselines: bool = False,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Evaluation:
@@ -63,21 +63,21 @@ def evaluate(
 
     A query that is itself a row (the same id) never counts as its own hit. Queries without a
     label, or that cannot be decoded, are skipped and listed; so are queries that no row answers,
-    where ``match`` or ``truth`` is given.
+    where ``match`` or ``ground_truth`` is given.
 
     Args:
-        gallery: its rows carry labels, or what ``match`` or ``truth`` needs.
+        gallery: its rows carry labels, or what ``match`` or ``ground_truth`` needs.
         queries: a source of images; without one, each row is asked for the others.
-        n: hits for each query; 7, or the protocol's, unless given.
+        k: hits for each query; 7, or the protocol's, unless given.
         first: the first queries whose scores stand apart (the report's protocol has 100).
         metric: ``l2`` or ``cosine``; the gallery's own unless given.
         match: a column of metadata: rows with the query's value in it are right, not labels.
-        truth: a CSV file, on each line a query and the rows that are right.
-        protocol: what published figures were measured by, as ``perfect-500k``; with ``truth``.
-        street: ask with street views of the gallery's own images, each to find itself; no labels
+        ground_truth: a CSV file, on each line a query and the rows that are right.
+        protocol: what published figures were measured by, as ``perfect-500k``; with ``ground_truth``.
+        synthetic_queries: ask with street views of the gallery's own images, each to find itself; no labels
             are needed.
-        grounds: photographs for these views; collages of the gallery's images unless given.
-        ways: also ask in other ways: ``foreground``, ``parts``, re-rankings, several joined by
+        backgrounds: photographs for these views; collages of the gallery's images unless given.
+        variants: also ask in other ways: ``foreground``, ``parts``, re-rankings, several joined by
             ``+``, or ``all`` for each of them.
         baselines: also judge chance, pixels, PCA, HOG and an untrained network, each made for and
             run over the same images with the same metric.
@@ -86,35 +86,35 @@ def evaluate(
     Raises:
         InputError: the gallery or all the queries have no labels or values, or the truth file
             cannot be used.
-        SettingError: ``n`` or ``first`` below 1, or options that exclude each other.
+        SettingError: ``k`` or ``first`` below 1, or options that exclude each other.
         UnknownNameError: no such protocol or way of asking.
     """
-    tried = parse_ways(ways)
+    tried = parse_ways(variants)
     agreed = None if protocol is None else open_protocol(protocol)
     if agreed is not None:
-        agreed.check(n, truth)
-    n = n if n is not None else N if agreed is None else agreed.n
-    for name, value in (("n", n), ("first", first)):
+        agreed.check(k, ground_truth)
+    k = k if k is not None else N if agreed is None else agreed.k
+    for name, value in (("k", k), ("first", first)):
         if value < 1:
             raise SettingError(f"{name} = {value}: must be at least 1")
     chosen = gallery.metric if metric is None else Metric(metric)
     rows = gallery.items()
     opened: Source
     relevance: Relevance
-    if grounds is not None and not street:
-        raise SettingError("--grounds is for --street: add it, or leave out both")
-    if street:
-        _refuse_with_street({"queries": queries, "--match": match, "--truth": truth})
-        opened, relevance = street_queries(gallery, grounds, on_progress=on_progress)
+    if backgrounds is not None and not synthetic_queries:
+        raise SettingError("--backgrounds is for --synthetic-queries: add it, or leave out both")
+    if synthetic_queries:
+        _refuse_with_street({"queries": queries, "--match": match, "--ground-truth": ground_truth})
+        opened, relevance = street_queries(gallery, backgrounds, on_progress=on_progress)
     else:
         opened = (
             open_source(queries, on_progress)
             if isinstance(queries, str | Path)
             else queries or rows
         )
-        relevance = relevance_of(rows, opened, match=match, truth=truth)
+        relevance = relevance_of(rows, opened, match=match, ground_truth=ground_truth)
     items, right, skipped = _asked(opened, relevance, on_progress)
-    bench = _Bench(gallery, rows, n, first, chosen, relevance.labels, items, right, on_progress)
+    bench = _Bench(gallery, rows, k, first, chosen, relevance.labels, items, right, on_progress)
     beside: dict[str, Scores] = {}
     if baselines:
         beside[CHANCE] = bench.by_chance()
@@ -126,10 +126,10 @@ def evaluate(
                 beside[description.name] = bench.score(encoder.name, hits)
     hits = bench.search(gallery.encoder, gallery.store)
     values = bench.values(hits)
-    trial = Trial(gallery, items, [r.ids for r in right], bench.relevant.tolist(), n, chosen, first)
+    trial = Trial(gallery, items, [r.ids for r in right], bench.relevant.tolist(), k, chosen, first)
     labels = tuple(sorted({*bench.labels.values(), *bench.asked_labels}))
     return Evaluation(
-        n=n,
+        k=k,
         gallery=str(gallery.path),
         rows=len(gallery),
         queries=opened.spec,
@@ -143,9 +143,9 @@ def evaluate(
         examples=tuple(bench.examples(hits)),
         latency=bench.latency(),
         basis=relevance.basis,
-        ceiling=float(ceiling_at_n(bench.relevant, n).mean()),
+        ceiling=float(ceiling_at_k(bench.relevant, k).mean()),
         protocol=agreed,
-        ways=trial.run(tried, values.average_precision, on_progress),
+        variants=trial.run(tried, values.average_precision, on_progress),
     )
 
 
@@ -153,7 +153,7 @@ def _refuse_with_street(given: Mapping[str, object]) -> None:
     for name, value in given.items():
         if value is not None:
             raise SettingError(
-                f"--street cannot be combined with {name} ({value}): it asks with the gallery's "
+                f"--synthetic-queries cannot be combined with {name} ({value}): it asks with the gallery's "
                 "own images, which are right themselves; leave out one of the two"
             )
 
@@ -168,12 +168,12 @@ class _Bench:
 
     gallery: Gallery
     rows: ItemSource
-    n: int
+    k: int
     first: int
     metric: Metric
     labels: Mapping[str, str]
     items: Sequence[Item]
-    right: Sequence[Right]
+    right: Sequence[RelevantSet]
     on_progress: ProgressCallback
 
     @property
@@ -210,9 +210,9 @@ class _Bench:
         hits: list[list[Hit]] = []
         for embeddings in encode_items(encoder, self.items):
             items = self.items[len(hits) : len(hits) + len(embeddings)]
-            found = store.search(embeddings, self.n + spare, self.metric)
+            found = store.search(embeddings, self.k + spare, self.metric)
             hits += [
-                [hit for hit in row if hit.id != item.id][: self.n]
+                [hit for hit in row if hit.id != item.id][: self.k]
                 for row, item in zip(found, items, strict=True)
             ]
             report(len(hits))
@@ -224,7 +224,7 @@ class _Bench:
 
     def values(self, hits: Sequence[Sequence[Hit]]) -> QueryScores:
         """Return the scores of each query."""
-        correct = np.zeros((len(hits), self.n), dtype=np.bool_)
+        correct = np.zeros((len(hits), self.k), dtype=np.bool_)
         for found, row, right in zip(correct, hits, self.right, strict=True):
             found[: len(row)] = [hit.id in right.ids for hit in row]
         return QueryScores.of(correct, self.relevant)
@@ -232,7 +232,7 @@ class _Bench:
     def by_chance(self) -> Scores:
         """Return the expected scores of rows drawn at random."""
         rows = len(self.gallery) - self.own.astype(np.int64)
-        return self._summary(CHANCE, QueryScores.by_chance(self.relevant, rows, self.n))
+        return self._summary(CHANCE, QueryScores.by_chance(self.relevant, rows, self.k))
 
     def confusion(self, labels: Sequence[str], hits: Sequence[Sequence[Hit]]) -> NDArray[np.int64]:
         """Count hits by the label of the query (row) and of the hit (column)."""
@@ -256,7 +256,7 @@ class _Bench:
         for item in self.items[:_TIMED]:
             image = item.image()
             start = time.perf_counter()
-            self.gallery.search(image, n=self.n, metric=self.metric)
+            self.gallery.search(image, k=self.k, metric=self.metric)
             times.append((time.perf_counter() - start) * 1000)
         p50, p95 = np.percentile(times, [50, 95])
         return Latency(float(p50), float(p95))
@@ -274,7 +274,7 @@ class _Bench:
 
 def _asked(
     source: Source, relevance: Relevance, on_progress: ProgressCallback
-) -> tuple[list[Item], list[Right], list[Failure]]:
+) -> tuple[list[Item], list[RelevantSet], list[Failure]]:
     """Return the queries that can be asked and decoded, their answers, and those skipped."""
     items, answers, skipped = [], [], []
     on_progress(Progress("read queries", 0, len(source), "images"))

@@ -30,12 +30,12 @@ T = TypeVar("T")
 class Answers:
     """One person's answers to a query's hits, by id in order of rank.
 
-    ``n`` hits were asked for and ``given`` were found; who stopped early judged fewer.
+    ``k`` hits were asked for and ``given`` were found; who stopped early judged fewer.
     """
 
     gallery: str
     query: str
-    n: int
+    k: int
     given: int
     right: Mapping[str, bool]
 
@@ -127,7 +127,7 @@ def _parsed(path: Path, data: bytes) -> Judged:
     preferences = [_preferred(each, galleries) for each in fields.each("preferences")]
     if not hits and not preferences:
         raise InputError(f"{path}: holds no judgement; judge something, then save it")
-    _once(f"{path}: hits", [(each.gallery, each.query, each.n) for each in hits])
+    _once(f"{path}: hits", [(each.gallery, each.query, each.k) for each in hits])
     pairs = [(frozenset((each.a, each.b)), each.query) for each in preferences]
     _once(f"{path}: preferences", pairs)
     return Judged(path, galleries, hits, preferences)
@@ -183,7 +183,7 @@ class _Fields:
 
 
 def _answers(each: _Fields, galleries: Mapping[str, object]) -> Answers:
-    n = each.count("n", least=1)
+    n = each.count("k", least=1)
     given = each.count("given") if "given" in each else n
     ranked = sorted(
         (answer.get("rank", int), answer.get("id", str), answer.get("right", bool))
@@ -224,8 +224,8 @@ class JudgedHits:
     """A gallery's hits as people judged them.
 
     ``precision`` is the share of right hits among those shown: n, or fewer where the gallery gave
-    fewer, so that 1 can always be reached. ``map_found`` is mAP@n divided by the right hits among
-    them, ``first_right`` the share of queries whose first hit is right. All are over the
+    fewer, so that 1 can always be reached. ``map_retrieved`` is mAP@k divided by the right hits among
+    them, ``recall_at_1`` the share of queries whose first hit is right. All are over the
     ``queries`` that were judged to the end; ``left_out`` were not, or had no hits. A query that
     several people judged counts once, with their mean. ``agreement`` is the share of hits on which
     two people who saw the same one agree, None if nobody did.
@@ -233,12 +233,12 @@ class JudgedHits:
 
     gallery: str
     encoder: str
-    n: int
+    k: int
     queries: int
     left_out: int
     precision: Estimate
-    map_found: Estimate
-    first_right: Estimate
+    map_retrieved: Estimate
+    recall_at_1: Estimate
     agreement: float | None
 
 
@@ -330,7 +330,7 @@ def evaluate_judgements(files: Sequence[str | Path]) -> HitJudgements:
     for file in read:
         encoders |= {name: encoder for name, (encoder, _) in file.galleries.items()}
         for said in file.hits:
-            answers[said.gallery, said.n][said.query].append(said)
+            answers[said.gallery, said.k][said.query].append(said)
         for each in file.preferences:
             turned = (each.b, each.a) in preferred
             pair = (each.b, each.a) if turned else (each.a, each.b)
@@ -350,12 +350,12 @@ def evaluate_judgements(files: Sequence[str | Path]) -> HitJudgements:
     return HitJudgements(len(read), tuple(hits), tuple(pairs), tuple(dict.fromkeys(unfinished)))
 
 
-def _judged(gallery: str, n: int, encoder: str, queries: Mapping[str, list[Answers]]) -> JudgedHits:
+def _judged(gallery: str, k: int, encoder: str, queries: Mapping[str, list[Answers]]) -> JudgedHits:
     judged = [[said for said in people if said.complete] for people in queries.values()]
     scores = np.array(  # (queries, 3)
         [np.mean([_scores(said.right) for said in people], axis=0) for people in judged if people]
     )
-    precision, map_found, first = (
+    precision, map_retrieved, first = (
         Estimate(float(column.mean()), bootstrap_interval(column)) for column in scores.T
     )
     agreement = _agreement(
@@ -366,7 +366,7 @@ def _judged(gallery: str, n: int, encoder: str, queries: Mapping[str, list[Answe
     )
     left_out = len(queries) - len(scores)
     return JudgedHits(
-        gallery, encoder, n, len(scores), left_out, precision, map_found, first, agreement
+        gallery, encoder, k, len(scores), left_out, precision, map_retrieved, first, agreement
     )
 
 

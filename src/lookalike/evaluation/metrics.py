@@ -1,6 +1,6 @@
 """Retrieval metrics: pure functions of which hits were right, and their summaries.
 
-The functions take ``correct``, ``(q, n)`` bool: whether the hit at each rank is right, nearest
+The functions take ``correct``, ``(q, k)`` bool: whether the hit at each rank is right, nearest
 first, False where a query has fewer than n hits; and give one value in [0, 1] for each query.
 """
 
@@ -30,12 +30,12 @@ class Interval:
     high: float
 
 
-def precision_at_n(correct: Correct) -> PerQuery:
+def precision_at_k(correct: Correct) -> PerQuery:
     """Return the share of the n hits that are right (the report's accuracy, per query)."""
     return np.asarray(correct.mean(axis=1, dtype=np.float64))
 
 
-def average_precision_at_n(correct: Correct, relevant: NDArray[np.int64]) -> PerQuery:
+def average_precision_at_k(correct: Correct, relevant: NDArray[np.int64]) -> PerQuery:
     """Return average precision at n, divided by ``min(n, relevant)``.
 
     So a query whose n hits are all right scores 1 however many more there are. Other tools divide
@@ -52,23 +52,23 @@ def average_precision_of_found(correct: Correct) -> PerQuery:
     """Return average precision at n, divided by the right hits among the n; 0 if there are none.
 
     What was not found costs nothing: one right hit, if it comes first, scores 1 however many right
-    answers are missed. So it is never below :func:`average_precision_at_n`, and the same where
+    answers are missed. So it is never below :func:`average_precision_at_k`, and the same where
     there is one right answer. Programs of the AI Meets Beauty challenge compute it so.
     """
     return _share(_gains(correct), correct.sum(axis=1))
 
 
-def first_right(correct: Correct) -> PerQuery:
+def recall_at_1(correct: Correct) -> PerQuery:
     """Return 1 where the first hit is right, else 0; its mean is also called recall@1."""
     return np.asarray(correct[:, 0], np.float64)
 
 
-def ceiling_at_n(relevant: NDArray[np.int64], n: int) -> PerQuery:
+def ceiling_at_k(relevant: NDArray[np.int64], k: int) -> PerQuery:
     """Return the highest precision at n that a query can have: ``min(relevant, n) / n``."""
-    return np.asarray(np.minimum(relevant, n) / n)
+    return np.asarray(np.minimum(relevant, k) / k)
 
 
-def recall_at_n(correct: Correct, relevant: NDArray[np.int64]) -> PerQuery:
+def recall_at_k(correct: Correct, relevant: NDArray[np.int64]) -> PerQuery:
     """Return the share of the ``relevant`` rows that are among the n hits; 0 if there are none."""
     return _share(correct.sum(axis=1), relevant)
 
@@ -98,7 +98,7 @@ def bootstrap_interval(values: PerQuery, *, level: float = 0.95, seed: int = 0) 
 
 def _gains(correct: Correct) -> PerQuery:
     """Return the sum of the precisions at the ranks of right hits."""
-    precision = np.cumsum(correct, axis=1) / np.arange(1, correct.shape[1] + 1)  # (q, n)
+    precision = np.cumsum(correct, axis=1) / np.arange(1, correct.shape[1] + 1)  # (q, k)
     return np.asarray((precision * correct).sum(axis=1))
 
 
@@ -114,21 +114,21 @@ class QueryScores:
     average_precision: PerQuery
     average_precision_of_found: PerQuery
     recall: PerQuery
-    first_right: PerQuery
+    recall_at_1: PerQuery
 
     @classmethod
     def of(cls, correct: Correct, relevant: NDArray[np.int64]) -> QueryScores:
-        """Score ``(q, n)`` hits; see the functions above."""
+        """Score ``(q, k)`` hits; see the functions above."""
         return cls(
-            precision_at_n(correct),
-            average_precision_at_n(correct, relevant),
+            precision_at_k(correct),
+            average_precision_at_k(correct, relevant),
             average_precision_of_found(correct),
-            recall_at_n(correct, relevant),
-            first_right(correct),
+            recall_at_k(correct, relevant),
+            recall_at_1(correct),
         )
 
     @classmethod
-    def by_chance(cls, relevant: NDArray[np.int64], rows: NDArray[np.int64], n: int) -> QueryScores:
+    def by_chance(cls, relevant: NDArray[np.int64], rows: NDArray[np.int64], k: int) -> QueryScores:
         """Return what n hits drawn at random are expected to score, exactly.
 
         m = min(n, rows) are drawn. Given that h of them are right, these lie at random ranks, and
@@ -139,10 +139,10 @@ class QueryScores:
         Args:
             relevant: ``(q,)`` rows that are right.
             rows: ``(q,)`` rows that may be drawn.
-            n: hits.
+            k: hits.
         """
-        ranks = np.arange(1, n + 1)[:, None]
-        drawn = np.minimum(rows, n)
+        ranks = np.arange(1, k + 1)[:, None]
+        drawn = np.minimum(rows, k)
         is_drawn = ranks <= drawn  # (n, q)
         share = _share(relevant, rows)
         again = _share(np.maximum(relevant - 1, 0), rows - 1)  # given that one was right
@@ -152,11 +152,11 @@ class QueryScores:
         found = 1 - np.where(is_drawn, missed, 1).prod(axis=0)  # the chance of any right hit
         more = _share((drawn - harmonic) * (drawn * share - found), drawn - 1)
         return cls(
-            precision=drawn / n * share,
-            average_precision=_share(gains, np.minimum(relevant, n)),
+            precision=drawn / k * share,
+            average_precision=_share(gains, np.minimum(relevant, k)),
             average_precision_of_found=_share(harmonic * found + more, drawn),
             recall=np.where(relevant > 0, _share(drawn, rows), 0.0),
-            first_right=share,
+            recall_at_1=share,
         )
 
 
@@ -170,7 +170,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class GroupScore:
-    """Precision@n and mAP@n over some of the queries."""
+    """Precision@k and mAP@k over some of the queries."""
 
     queries: int
     precision: float
@@ -185,17 +185,17 @@ class GroupScore:
 class Scores:
     """One encoder's scores over all queries, over the first few, and by label.
 
-    ``map`` divides by ``min(n, relevant)`` and ``map_found`` by the right hits found;
-    ``first_right`` is the share of queries whose first hit is right.
+    ``map`` divides by ``min(n, relevant)`` and ``map_retrieved`` by the right hits found;
+    ``recall_at_1`` is the share of queries whose first hit is right.
     """
 
     encoder: str
     metric: Metric
     precision: Estimate
     map: Estimate
-    map_found: Estimate
+    map_retrieved: Estimate
     recall: Estimate
-    first_right: Estimate
+    recall_at_1: Estimate
     first: GroupScore
     per_label: Mapping[str, GroupScore]
 
@@ -219,9 +219,9 @@ class Scores:
             metric=metric,
             precision=estimate(values.precision),
             map=estimate(values.average_precision),
-            map_found=estimate(values.average_precision_of_found),
+            map_retrieved=estimate(values.average_precision_of_found),
             recall=estimate(values.recall),
-            first_right=estimate(values.first_right),
+            recall_at_1=estimate(values.recall_at_1),
             first=group(slice(first)),
             per_label={str(label): group(names == label) for label in np.unique(names)},
         )
@@ -229,7 +229,7 @@ class Scores:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, intervals as ``NAME_interval: [low, high]``."""
         fields: dict[str, Any] = {"encoder": self.encoder, "metric": self.metric.value}
-        for name in ("precision", "map", "map_found", "recall", "first_right"):
+        for name in ("precision", "map", "map_retrieved", "recall", "recall_at_1"):
             estimate: Estimate = getattr(self, name)
             fields[name] = estimate.value
             fields[f"{name}_interval"] = [estimate.interval.low, estimate.interval.high]

@@ -13,29 +13,29 @@ from lookalike.errors import SettingError, UnknownNameError
 class EvaluationProtocol:
     """Settings that figures have to share to be compared.
 
-    ``n`` is how many hits count; the right answers come from a truth file. ``source`` says where
+    ``k`` is how many hits count; the right answers come from a truth file. ``source`` says where
     the definition was read.
     """
 
     name: str
-    n: int
+    k: int
     summary: str
     source: str
 
-    def check(self, n: int | None, truth: str | Path | None) -> None:
+    def check(self, k: int | None, ground_truth: str | Path | None) -> None:
         """See that other settings do not contradict it.
 
         Raises:
-            SettingError: another ``n`` was asked for, or no truth file given.
+            SettingError: another ``k`` was asked for, or no truth file given.
         """
-        if n is not None and n != self.n:
+        if k is not None and k != self.k:
             raise SettingError(
-                f"-n {n} cannot be combined with --protocol {self.name}, which counts {self.n} "
+                f"-n {k} cannot be combined with --protocol {self.name}, which counts {self.k} "
                 "hits; leave out -n"
             )
-        if truth is None:
+        if ground_truth is None:
             raise SettingError(
-                f"--protocol {self.name} needs --truth FILE, the file of its right answers: "
+                f"--protocol {self.name} needs --ground-truth FILE, the file of its right answers: "
                 "each line a query and the ids of one or more rows"
             )
 
@@ -49,7 +49,7 @@ PROTOCOLS: Mapping[str, EvaluationProtocol] = {
     for protocol in (
         EvaluationProtocol(
             name="perfect-500k",
-            n=7,
+            k=7,
             summary="AI Meets Beauty challenge: mAP@7 of finding a product in half a million",
             source="seven answers a query: challenge2019.perfectcorp.com; division by those found: "
             "evaluation.py of cvte-research-datamining/AIMeetsBeautyChallenge on GitHub",

@@ -49,7 +49,7 @@ class TruthUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Basis:
+class RelevanceCriterion:
     """What made hits right: a column with the query's value, or a truth file.
 
     ``labeled`` says that the column is the label, as without any choice: then results are also
@@ -57,31 +57,31 @@ class Basis:
     """
 
     column: str | None = LABEL
-    truth: TruthUse | None = None
+    ground_truth: TruthUse | None = None
     labeled: bool = True
 
     @property
     def said(self) -> str:
         """What right hits do, in words."""
-        if self.truth is not None:
-            return f"are named by {Path(self.truth.file).name}"
+        if self.ground_truth is not None:
+            return f"are named by {Path(self.ground_truth.file).name}"
         return f"have the query's {self.column}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        if self.truth is None:
+        if self.ground_truth is None:
             return {"by": "label" if self.labeled else "match", "column": self.column}
         return {
-            "by": "truth",
-            "file": self.truth.file,
-            "left_out": self.truth.left_out,
-            "unknown_queries": list(self.truth.unknown_queries),
-            "unknown_rows": list(self.truth.unknown_rows),
+            "by": "ground_truth",
+            "file": self.ground_truth.file,
+            "left_out": self.ground_truth.left_out,
+            "unknown_queries": list(self.ground_truth.unknown_queries),
+            "unknown_rows": list(self.ground_truth.unknown_rows),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Right:
+class RelevantSet:
     """The right answers to one query, or why it cannot be asked.
 
     ``ids`` are those of the right rows (the query's own may be among them), ``relevant`` how many
@@ -94,12 +94,12 @@ class Right:
     why_not: str = ""
 
     @classmethod
-    def to(cls, query: Item, ids: frozenset[str], name: str) -> Right:
+    def to(cls, query: Item, ids: frozenset[str], name: str) -> RelevantSet:
         """Return these right answers to a query."""
         return cls(ids, len(ids) - (query.id in ids), name)
 
     @classmethod
-    def none(cls, why_not: str) -> Right:
+    def none(cls, why_not: str) -> RelevantSet:
         """Return that a query cannot be asked."""
         return cls(frozenset(), 0, "", why_not)
 
@@ -108,7 +108,7 @@ class Relevance(Protocol):
     """Tells which rows are right for a query."""
 
     @property
-    def basis(self) -> Basis:
+    def basis(self) -> RelevanceCriterion:
         """What makes a hit right."""
         ...
 
@@ -117,13 +117,17 @@ class Relevance(Protocol):
         """The label of each row that has one, by id, where results are summed up by label."""
         ...
 
-    def right(self, query: Item) -> Right | None:
+    def right(self, query: Item) -> RelevantSet | None:
         """Return the right answers to a query; None if it is not one of those to be asked."""
         ...
 
 
 def relevance_of(
-    rows: Source, queries: Source, *, match: str | None = None, truth: str | Path | None = None
+    rows: Source,
+    queries: Source,
+    *,
+    match: str | None = None,
+    ground_truth: str | Path | None = None,
 ) -> Relevance:
     """Return what judges the hits among rows of a gallery: labels, unless told otherwise.
 
@@ -131,27 +135,27 @@ def relevance_of(
         rows: the gallery's.
         queries: what will be asked.
         match: a column of metadata: rows with the query's value in it are right.
-        truth: a file of queries and their right answers (see :func:`truths.read_truth`).
+        ground_truth: a file of queries and their right answers (see :func:`truths.read_truth`).
 
     Raises:
         SettingError: both were given.
         InputError: no row has a label or a value in the column, or the truth file cannot be used.
     """
-    if truth is None:
+    if ground_truth is None:
         return SameValue.of(rows, match)
     if match is not None:
         raise SettingError(
-            f"--match {match} cannot be combined with --truth {truth}: each says which hits are "
+            f"--match {match} cannot be combined with --ground-truth {ground_truth}: each says which hits are "
             "right; leave out one of the two"
         )
-    return Truth.of(Path(truth), rows, queries)
+    return Truth.of(Path(ground_truth), rows, queries)
 
 
 @dataclass(frozen=True, slots=True)
 class SameValue:
     """A hit is right when it has the query's value in a column, both taken as texts."""
 
-    basis: Basis
+    basis: RelevanceCriterion
     groups: Mapping[str, frozenset[str]]
 
     @classmethod
@@ -172,7 +176,7 @@ class SameValue:
             raise InputError(
                 f"{rows.spec}: none of its {len(rows):,} rows has a label to judge by; put the "
                 "images into sub-folders named by label and index them again, or say what else "
-                "makes a hit right (--match COLUMN, --truth FILE)"
+                "makes a hit right (--match COLUMN, --ground-truth FILE)"
             )
         if not groups:
             there = ", ".join(name for name, _ in columns.most_common(_LISTED)) or "none"
@@ -181,7 +185,7 @@ class SameValue:
                 f"{match!r}; its columns are {there}"
             )
         named = {value: frozenset(ids) for value, ids in groups.items()}
-        return cls(Basis(column, labeled=match is None), named)
+        return cls(RelevanceCriterion(column, labeled=match is None), named)
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -190,7 +194,7 @@ class SameValue:
             return {}
         return {row_id: label for label, ids in self.groups.items() for row_id in ids}
 
-    def right(self, query: Item) -> Right:
+    def right(self, query: Item) -> RelevantSet:
         """Return the rows with the query's value.
 
         A label that no other row has scores 0, as the report's protocol has it; a value of another
@@ -198,18 +202,18 @@ class SameValue:
         """
         value = query.metadata.get(self.basis.column or LABEL)
         if value is None:
-            return Right.none(f"has no {self.basis.column}")
-        right = Right.to(query, self.groups.get(str(value), frozenset()), str(value))
+            return RelevantSet.none(f"has no {self.basis.column}")
+        right = RelevantSet.to(query, self.groups.get(str(value), frozenset()), str(value))
         if right.relevant or self.basis.labeled:
             return right
-        return Right.none(f"no other row has its {self.basis.column}, {str(value)!r}")
+        return RelevantSet.none(f"no other row has its {self.basis.column}, {str(value)!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
     """A hit is right when a file says so. ``answers`` and ``gone`` are by the id of the query."""
 
-    basis: Basis
+    basis: RelevanceCriterion
     answers: Mapping[str, frozenset[str]]
     gone: Mapping[str, Sequence[str]]
     labels: Mapping[str, str]
@@ -249,22 +253,22 @@ class Truth:
             unknown_queries=_missing([line.query for line in lines], asked),
             unknown_rows=_missing([name for line in lines for name in line.right], found),
         )
-        basis = Basis(None, use, labeled=False)
+        basis = RelevanceCriterion(None, use, labeled=False)
         return cls(basis, {q: frozenset(ids) for q, ids in answers.items()}, gone, {})
 
-    def right(self, query: Item) -> Right | None:
+    def right(self, query: Item) -> RelevantSet | None:
         """Return the rows that the file names for a query; None if it does not name the query."""
         if query.id not in self.answers:
             return None
-        right = Right.to(query, self.answers[query.id], short_name(query.id))
+        right = RelevantSet.to(query, self.answers[query.id], short_name(query.id))
         if right.relevant:
             return right
         gone = self.gone[query.id]
         if right.ids:
-            return Right.none("the truth names no other row than itself")
+            return RelevantSet.none("the truth names no other row than itself")
         if not gone:
-            return Right.none("the truth names no right answer")
-        return Right.none(f"its right answers are not in the gallery: {_first(gone)}")
+            return RelevantSet.none("the truth names no right answer")
+        return RelevantSet.none(f"its right answers are not in the gallery: {_first(gone)}")
 
 
 def short_name(row_id: str) -> str:

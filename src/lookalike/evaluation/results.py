@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from lookalike.evaluation.metrics import Scores
 from lookalike.evaluation.protocols import EvaluationProtocol
-from lookalike.evaluation.relevance import Basis
-from lookalike.evaluation.variants import Tried
+from lookalike.evaluation.relevance import RelevanceCriterion
+from lookalike.evaluation.variants import VariantResult
 from lookalike.types import Failure, Hit
 
 
@@ -46,13 +46,13 @@ class Evaluation:
     ``confusion`` is ``(labels, labels)`` int64: how many hits of each label (column) the queries
     of each label (row) got. ``examples`` holds every query with its hits; ``query_labels`` and
     ``gallery_labels`` count labels. All of these but the examples are empty where not labels made
-    hits right but what ``basis`` says. ``ceiling`` is the highest precision@n there can be, the
+    hits right but what ``basis`` says. ``ceiling`` is the highest precision@k there can be, the
     mean of min(relevant, n) / n. ``others`` may hold the scores of other galleries of the same
-    images for the same queries, to be shown beside, and ``ways`` what other ways of asking it
+    images for the same queries, to be shown beside, and ``variants`` what other ways of asking it
     came to.
     """
 
-    n: int
+    k: int
     gallery: str
     rows: int
     queries: str
@@ -65,16 +65,16 @@ class Evaluation:
     gallery_labels: Mapping[str, int]
     examples: tuple[Example, ...]
     latency: Latency
-    basis: Basis
+    basis: RelevanceCriterion
     ceiling: float
     protocol: EvaluationProtocol | None = None
     others: Mapping[str, Scores] = field(default_factory=dict)
-    ways: Mapping[str, Tried] = field(default_factory=dict)
+    variants: Mapping[str, VariantResult] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of ``lookalike evaluate --json``."""
         return {
-            "n": self.n,
+            "k": self.k,
             "queries": len(self.examples),
             "skipped": len(self.skipped),
             "gallery": self.gallery,
@@ -83,6 +83,6 @@ class Evaluation:
             "precision_ceiling": self.ceiling,
             **self.scores.as_dict(),
             "baselines": {name: scores.as_dict() for name, scores in self.baselines.items()},
-            "ways": {name: tried.as_dict() for name, tried in self.ways.items()},
+            "variants": {name: tried.as_dict() for name, tried in self.variants.items()},
             "latency_ms": {"p50": self.latency.p50, "p95": self.latency.p95},
         }

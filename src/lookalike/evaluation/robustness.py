@@ -25,15 +25,15 @@ from lookalike.errors import ImageError, InputError, SettingError
 from lookalike.evaluation.metrics import (
     Correct,
     Estimate,
-    average_precision_at_n,
+    average_precision_at_k,
     bootstrap_interval,
-    recall_at_n,
+    recall_at_k,
 )
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.corruptions import Distortion, find_distortions
 from lookalike.images.decode import content_hash, within
 from lookalike.sources import Item, open_items
-from lookalike.stores.base import MAX_N, Record, Rows, VectorStore
+from lookalike.stores.base import MAX_K, Record, Rows, VectorStore
 from lookalike.stores.memory import MemoryStore
 from lookalike.types import (
     Embeddings,
@@ -76,7 +76,7 @@ class Collection:
 class Found:
     """Where the originals came.
 
-    ``correct`` holds for each distortion ``(queries, n)``: whether the original came at each rank.
+    ``correct`` holds for each distortion ``(queries, k)``: whether the original came at each rank.
     ``examples`` are a few queries: the original and what each distortion made of it, by name.
     """
 
@@ -90,26 +90,26 @@ class Found:
 class Trial:
     """What is asked of a collection: at most ``queries`` distinct images, distorted in each way."""
 
-    n: int
+    k: int
     queries: int
     seed: int
     kinds: tuple[Distortion, ...]
 
     @classmethod
-    def of(cls, n: int, queries: int, seed: int, kinds: Sequence[str] | None = None) -> Self:
+    def of(cls, k: int, queries: int, seed: int, kinds: Sequence[str] | None = None) -> Self:
         """Check the settings; without names of ``kinds``, take all.
 
         Raises:
-            SettingError: ``n`` or ``queries`` below 1, ``seed`` below 0, or ``kinds`` empty.
+            SettingError: ``k`` or ``queries`` below 1, ``seed`` below 0, or ``kinds`` empty.
             UnknownNameError: no such distortion.
         """
-        for name, value, least in (("n", n, 1), ("queries", queries, 1), ("seed", seed, 0)):
+        for name, value, least in (("k", k, 1), ("queries", queries, 1), ("seed", seed, 0)):
             if value < least:
                 raise SettingError(f"{name} = {value}: must be at least {least}")
         chosen = find_distortions(kinds)
         if not chosen:
             raise SettingError("kinds = []: name at least one distortion, or leave it out for all")
-        return cls(n, queries, seed, chosen)
+        return cls(k, queries, seed, chosen)
 
     def run(self, collection: Collection, on_progress: ProgressCallback) -> Found:
         """Ask for the original of every query under every distortion.
@@ -120,7 +120,7 @@ class Trial:
         """
         records = list(collection.store.records())
         drawn = self._draw(collection, records)
-        ranks = _Ranks.among(records, collection, self.n)
+        ranks = _Ranks.among(records, collection, self.k)
         correct: dict[str, list[Correct]] = {kind.name: [] for kind in self.kinds}
         skipped: list[Failure] = []
         examples: list[_Query] = []
@@ -203,26 +203,26 @@ class _Ranks:
 
     store: VectorStore
     metric: Metric
-    n: int
+    k: int
     contents: Mapping[str, str]
     copies: Mapping[str, int]
 
     @classmethod
-    def among(cls, records: Sequence[Record], collection: Collection, n: int) -> Self:
+    def among(cls, records: Sequence[Record], collection: Collection, k: int) -> Self:
         contents = {record.id: _content(record) for record in records}
-        return cls(collection.store, collection.metric, n, contents, Counter(contents.values()))
+        return cls(collection.store, collection.metric, k, contents, Counter(contents.values()))
 
     def correct(self, embeddings: Embeddings, contents: Sequence[str]) -> Correct:
-        """Return ``(q, n)``: whether the original of each of ``(q, dim)`` came at each rank."""
-        correct = np.zeros((len(embeddings), self.n), np.bool_)
+        """Return ``(q, k)``: whether the original of each of ``(q, dim)`` came at each rank."""
+        correct = np.zeros((len(embeddings), self.k), np.bool_)
         # With as many hits more as there are copies, all ties of an original within n are seen.
-        wanted = [max(self.n, min(self.n + self.copies[c], MAX_N)) for c in contents]
+        wanted = [max(self.k, min(self.k + self.copies[c], MAX_K)) for c in contents]
         for count in sorted(set(wanted)):
             chosen = [q for q, value in enumerate(wanted) if value == count]
             found = self.store.search(embeddings[chosen], count, self.metric)
             for q, hits in zip(chosen, found, strict=True):
                 rank = self._rank(hits, contents[q])
-                if rank is not None and rank <= self.n:
+                if rank is not None and rank <= self.k:
                     correct[q, rank - 1] = True
         return correct
 
@@ -264,9 +264,9 @@ MEANING = "what this encoder is invariant to, not how good it is"
 class DistortionScores:
     """How the originals were found again under one distortion, over all queries.
 
-    With one right answer, the original, mAP@n is the mean of 1 / rank, and of 0 where it is not
-    among the n nearest; recall@1 and recall@n are the shares of originals that came first and
-    among the n nearest.
+    With one right answer, the original, mAP@k is the mean of 1 / rank, and of 0 where it is not
+    among the k nearest; recall@1 and recall@k are the shares of originals that came first and
+    among the k nearest.
     """
 
     summary: str
@@ -276,13 +276,13 @@ class DistortionScores:
 
     @classmethod
     def of(cls, summary: str, correct: Correct) -> Self:
-        """Sum up ``(q, n)``: whether the original came at each rank."""
+        """Sum up ``(q, k)``: whether the original came at each rank."""
         one = np.ones(len(correct), np.int64)
         return cls(
             summary,
-            _estimate(average_precision_at_n(correct, one)),
-            _estimate(recall_at_n(correct[:, :1], one)),
-            _estimate(recall_at_n(correct, one)),
+            _estimate(average_precision_at_k(correct, one)),
+            _estimate(recall_at_k(correct[:, :1], one)),
+            _estimate(recall_at_k(correct, one)),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -307,7 +307,7 @@ class SelfRetrieval:
 
     encoder: str
     metric: Metric
-    n: int
+    k: int
     seed: int
     gallery: str | None
     rows: int
@@ -320,7 +320,7 @@ class SelfRetrieval:
         """Return the JSON document of ``lookalike evaluate --self --json``."""
         return {
             "measures": MEANING,
-            "n": self.n,
+            "k": self.k,
             "seed": self.seed,
             "queries": self.queries,
             "skipped": len(self.skipped),
@@ -335,7 +335,7 @@ class SelfRetrieval:
 def self_retrieval(
     gallery: Gallery,
     *,
-    n: int = 7,
+    k: int = 7,
     queries: int = 500,
     seed: int = 0,
     metric: Metric | str | None = None,
@@ -353,7 +353,7 @@ def self_retrieval(
 
     Args:
         gallery: its rows need no labels.
-        n: hits for each query.
+        k: hits for each query.
         queries: as many distinct images, at most, are drawn and distorted in every way.
         seed: of the draw and of the distortions; with the same one, galleries of the same images
             are asked the same queries, whatever their encoder.
@@ -362,10 +362,10 @@ def self_retrieval(
 
     Raises:
         InputError: fewer than two distinct images, or none that can be read.
-        SettingError: ``n`` or ``queries`` below 1, or ``seed`` below 0.
+        SettingError: ``k`` or ``queries`` below 1, or ``seed`` below 0.
         SourceError: a source that rows came from is gone.
     """
-    trial = Trial.of(n, queries, seed)
+    trial = Trial.of(k, queries, seed)
     collection = Collection(
         name=str(gallery.path),
         encoder=gallery.encoder,
@@ -380,7 +380,7 @@ def self_retrieval_of(
     encoder: Encoder,
     images: Sequence[ImageArray] | NDArray[np.uint8],
     *,
-    n: int = 7,
+    k: int = 7,
     queries: int = 500,
     seed: int = 0,
     kinds: Sequence[str] | None = None,
@@ -390,7 +390,7 @@ def self_retrieval_of(
     Args:
         encoder: what is tried.
         images: each ``(H, W)`` or ``(H, W, 3)`` uint8; all of them are searched.
-        n: hits for each query.
+        k: hits for each query.
         queries: as many distinct images, at most, are drawn and distorted.
         seed: of the draw and of the distortions.
         kinds: names of distortions; all of them unless given.
@@ -399,9 +399,9 @@ def self_retrieval_of(
         InputError: fewer than two distinct images.
         ImageError: the encoder refuses one.
         UnknownNameError: no such distortion.
-        SettingError: ``n`` or ``queries`` below 1, ``seed`` below 0, or ``kinds`` empty.
+        SettingError: ``k`` or ``queries`` below 1, ``seed`` below 0, or ``kinds`` empty.
     """
-    trial = Trial.of(n, queries, seed, kinds)
+    trial = Trial.of(k, queries, seed, kinds)
     ids = [f"{number:09d}" for number in range(len(images))]
     items = {
         row_id: Item(row_id, f"image {number}", {}, partial(np.asarray, image))
@@ -426,7 +426,7 @@ def verdict(found: SelfRetrieval) -> str:
     """Say in one sentence what the encoder is most and least invariant to."""
     values = {name: f"{scores.map.value:.4f}" for name, scores in found.scores.items()}
     most, least = (
-        f"{', '.join(name for name in values if values[name] == end)} (mAP@{found.n} {end})"
+        f"{', '.join(name for name in values if values[name] == end)} (mAP@{found.k} {end})"
         for end in (max(values.values()), min(values.values()))
     )
     said = f"alike to {most}" if most == least else f"most to {most}, least to {least}"
@@ -440,7 +440,7 @@ def _summary(
     return SelfRetrieval(
         encoder=collection.encoder.name,
         metric=collection.metric,
-        n=trial.n,
+        k=trial.k,
         seed=trial.seed,
         gallery=gallery,
         rows=found.rows,

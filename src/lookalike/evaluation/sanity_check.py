@@ -62,12 +62,12 @@ class Spectrum:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Precision@n of an encoder and every baseline: each labeled image is asked for the others.
+    """Precision@k of an encoder and every baseline: each labeled image is asked for the others.
 
     ``differences`` are the encoder's less each baseline's, paired query by query.
     """
 
-    n: int
+    k: int
     queries: int
     labels: int
     precision: Estimate
@@ -121,7 +121,7 @@ class Assessment:
         v = self.verdict
         table = ", ".join(f"{name} {score.value:.4f}" for name, score in v.baselines.items())
         said.append(
-            f"quality: precision@{v.n} {v.precision.value:.4f} [{v.precision.interval.low:.4f}, "
+            f"quality: precision@{v.k} {v.precision.value:.4f} [{v.precision.interval.low:.4f}, "
             f"{v.precision.interval.high:.4f}] on {v.queries:,} labeled images; {table}"
         )
         said.append(f"verdict: {v.sentence()}")
@@ -140,7 +140,7 @@ class Assessment:
         if self.verdict is not None:
             v = self.verdict
             fields["verdict"] = {
-                "n": v.n,
+                "k": v.k,
                 "queries": v.queries,
                 "labels": v.labels,
                 "precision": _pair(v.precision),
@@ -157,7 +157,7 @@ def assess(
     source: Source,
     *,
     labels: Mapping[str, str] | None = None,
-    n: int = 7,
+    k: int = 7,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Assessment:
     """Look at an encoder's spectrum, what it is invariant to, and, with labels, how good it is.
@@ -167,7 +167,7 @@ def assess(
         source: the images it was trained on.
         labels: by id; those of the source itself unless given. An empty mapping is for none.
             The images they name are looked at in addition to those drawn.
-        n: hits that precision is taken over.
+        k: hits that precision is taken over.
         on_progress: told of each encoder that is tried.
 
     Raises:
@@ -180,7 +180,7 @@ def assess(
         images=len(sample),
         spectrum=Spectrum.of(embeddings),
         self_retrieval=_self_retrieval(encoder, images),
-        verdict=_verdict(encoder, sample, labels, n, on_progress),
+        verdict=_verdict(encoder, sample, labels, k, on_progress),
     )
 
 
@@ -196,7 +196,7 @@ def _verdict(
     encoder: Encoder,
     sample: Sequence[Sampled],
     labels: Mapping[str, str] | None,
-    n: int,
+    k: int,
     on_progress: ProgressCallback,
 ) -> Verdict | None:
     """Compare with every baseline on the labeled part of a sample, if that is enough to say."""
@@ -210,7 +210,7 @@ def _verdict(
     images = [each.image for each in judged]
     everything = [each.image for each in sample]
     baselines = [name for name, described in catalog().items() if described.baseline]
-    own = _precisions(encoder.encode(images), names, n)
+    own = _precisions(encoder.encode(images), names, k)
     scores: dict[str, NDArray[np.float64]] = {}
     for number, name in enumerate(baselines):
         on_progress(Progress("compare with baselines", number, len(baselines), "encoders"))
@@ -218,10 +218,10 @@ def _verdict(
             baseline = open_encoder(name, everything)
         except InputError:  # too few images for a baseline that learns
             continue
-        scores[name] = _precisions(baseline.encode(images), names, n)
+        scores[name] = _precisions(baseline.encode(images), names, k)
     on_progress(Progress("compare with baselines", len(baselines), len(baselines), "encoders"))
     return Verdict(
-        n=n,
+        k=k,
         queries=len(judged),
         labels=len(set(names)),
         precision=_estimate(own),
@@ -234,9 +234,9 @@ def _label(each: Sampled, labels: Mapping[str, str] | None) -> object:
     return each.item.metadata.get("label") if labels is None else labels.get(each.item.id)
 
 
-def _precisions(embeddings: Embeddings, labels: NDArray[Any], n: int) -> NDArray[np.float64]:
-    """Return precision@n of each row among the others, ``(rows,)``."""
-    others = ExactIndex(embeddings).others(0, len(embeddings), n, Metric.COSINE).rows
+def _precisions(embeddings: Embeddings, labels: NDArray[Any], k: int) -> NDArray[np.float64]:
+    """Return precision@k of each row among the others, ``(rows,)``."""
+    others = ExactIndex(embeddings).others(0, len(embeddings), k, Metric.COSINE).rows
     return np.asarray((labels[others] == labels[:, None]).mean(axis=1))
 
 

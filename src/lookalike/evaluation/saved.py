@@ -88,14 +88,20 @@ def kept(gallery: Gallery) -> Kept | None:
         # The gallery's name and not its place: who searches it over HTTP reads this too.
         raise ArtifactError(
             f"{FILE} of {gallery.path.absolute().name}: is no kept evaluation "
-            f"({type(error).__name__}); make it again with lookalike evaluate --keep"
+            f"({type(error).__name__}); make it again with lookalike evaluate --save"
         ) from error
 
 
 def _names(found: Evaluation, gallery: Gallery) -> dict[str, str]:
     """Return the files and folders that an evaluation may speak of, and their names alone."""
-    truth = [found.basis.truth.file] if found.basis.truth else []
-    said = {found.queries, found.gallery, str(gallery.path), *gallery.sources.values(), *truth}
+    ground_truth = [found.basis.ground_truth.file] if found.basis.ground_truth else []
+    said = {
+        found.queries,
+        found.gallery,
+        str(gallery.path),
+        *gallery.sources.values(),
+        *ground_truth,
+    }
     places = {each for each in said if Path(each).is_absolute() or Path(each).exists()}
     named = {each: Path(each).name for each in places if len(Path(each).parts) > 1}
     return dict(sorted(named.items(), key=lambda pair: -len(pair[0])))

@@ -10,13 +10,13 @@ from lookalike.evaluation.metrics import Estimate, Scores
 from lookalike.evaluation.results import Evaluation
 
 LOW_CEILING = 0.5
-"""Below it, precision@n is not to be read without its ceiling."""
+"""Below it, precision@k is not to be read without its ceiling."""
 
 
 def ranking(found: Evaluation) -> list[tuple[str, Scores]]:
     """Return the scores of gallery, baselines and others, the best first.
 
-    The best has the highest precision@n or, where not labels judge, mAP@n: an item of which the
+    The best has the highest precision@k or, where not labels judge, mAP@k: an item of which the
     gallery has one other picture cannot reach a precision@7 of more than 1/7.
     """
     own = (found.scores.encoder, found.scores)
@@ -39,7 +39,7 @@ def verdict(found: Evaluation) -> str:
     ours = _main(found, found.scores)
     name = found.scores.encoder
     measure = "precision" if found.basis.labeled else "mAP"
-    said = f"{name}: {measure}@{found.n} {ours.value:.4f}"
+    said = f"{name}: {measure}@{found.k} {ours.value:.4f}"
     if not found.baselines:
         return f"{said}; without baselines (--baselines) nothing says whether that is good"
     rivals = {rival: _main(found, scores) for rival, scores in _rivals(found).items()}
@@ -53,14 +53,14 @@ def verdict(found: Evaluation) -> str:
 
 
 def ceiling_note(found: Evaluation) -> str:
-    """Say how high precision@n can be, where that is low; empty otherwise."""
+    """Say how high precision@k can be, where that is low; empty otherwise."""
     if found.ceiling >= LOW_CEILING:
         return ""
     right = np.mean([example.relevant for example in found.examples])
     return (
-        f"precision@{found.n} cannot be higher than {found.ceiling:.4f} here, the mean of "
-        f"min(right answers, {found.n}) / {found.n}: a query has {right:.2f} right answers on "
-        f"average, so read mAP@{found.n} and R@1"
+        f"precision@{found.k} cannot be higher than {found.ceiling:.4f} here, the mean of "
+        f"min(right answers, {found.k}) / {found.k}: a query has {right:.2f} right answers on "
+        f"average, so read mAP@{found.k} and R@1"
     )
 
 

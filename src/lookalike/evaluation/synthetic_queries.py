@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.errors import InputError
-from lookalike.evaluation.relevance import Basis, SameValue
+from lookalike.evaluation.relevance import RelevanceCriterion, SameValue
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.compositing import collage, street_view
 from lookalike.images.decode import within
@@ -31,7 +31,7 @@ _GROUNDS, _GROUND_SIDE = 200, 480
 
 def street_queries(
     gallery: Gallery,
-    grounds: str | Path | Source | None = None,
+    backgrounds: str | Path | Source | None = None,
     *,
     queries: int = QUERIES,
     seed: int = 1,
@@ -43,7 +43,7 @@ def street_queries(
 
     Args:
         gallery: at least two rows.
-        grounds: photographs to put items on; collages of the gallery's items unless given.
+        backgrounds: photographs to put items on; collages of the gallery's items unless given.
         queries: as many distinct images are drawn.
         seed: of the draw and the views; not that of adapting, whose views must not come again.
         on_progress: told of the grounds' listing.
@@ -66,7 +66,7 @@ def street_queries(
     contents = list(first)
     drawn = sorted(np.random.default_rng(seed).permutation(len(contents))[:queries].tolist())
     items = open_items([first[contents[number]] for number in drawn])
-    view = _Views(_grounds(gallery, grounds, on_progress), seed)
+    view = _Views(_grounds(gallery, backgrounds, on_progress), seed)
     asked = [
         replace(
             item,
@@ -78,14 +78,14 @@ def street_queries(
     ]
     right = {content: frozenset(ids) for content, ids in groups.items()}
     source = ItemSource("street", f"street views of {gallery.path}", asked)
-    return source, SameValue(Basis(CONTENT, labeled=False), right)
+    return source, SameValue(RelevanceCriterion(CONTENT, labeled=False), right)
 
 
 class _Views:
     """Makes an item's street view and keeps it, 300 kB each: queries are read several times."""
 
-    def __init__(self, grounds: Sequence[ImageArray], seed: int) -> None:
-        self._grounds = grounds
+    def __init__(self, backgrounds: Sequence[ImageArray], seed: int) -> None:
+        self._grounds = backgrounds
         self._seed = seed
         self._made: dict[int, ImageArray] = {}
 
@@ -101,10 +101,14 @@ class _Views:
 
 
 def _grounds(
-    gallery: Gallery, grounds: str | Path | Source | None, on_progress: ProgressCallback
+    gallery: Gallery, backgrounds: str | Path | Source | None, on_progress: ProgressCallback
 ) -> list[ImageArray]:
-    if grounds is not None:
-        opened = open_source(grounds, on_progress) if isinstance(grounds, str | Path) else grounds
+    if backgrounds is not None:
+        opened = (
+            open_source(backgrounds, on_progress)
+            if isinstance(backgrounds, str | Path)
+            else backgrounds
+        )
         return sample_images(opened, _GROUNDS, _GROUND_SIDE)
     images = sample_images(gallery.items(), _GROUNDS)
     masks = [foreground(image).mask for image in images]

@@ -1,6 +1,6 @@
 """Ways of asking a gallery, side by side: what each adds to the plain one, and what it costs.
 
-A way is parts of the query that are looked at (``foreground``, ``parts``) and re-rankings, joined
+A way is parts of the query that are looked at (``foreground``, ``multi_crop``) and re-rankings, joined
 by ``+``.
 """
 
@@ -23,24 +23,24 @@ from lookalike.sources import Item
 from lookalike.sources.sampling import each_in_threads
 from lookalike.types import Hit, Metric, Progress, ProgressCallback
 
-LOOKS = ("foreground", "parts")
+LOOKS = ("foreground", "multi_crop")
 EVERY = "all"
 _TIMED = 50
 _REPORT_EVERY = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class SearchVariant:
     """One way of asking: what :meth:`lookalike.Gallery.search` is told."""
 
     name: str
     foreground: bool
-    parts: bool
+    multi_crop: bool
     rerank: tuple[str, ...]
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read a name such as ``parts+expand``.
+        """Read a name such as ``multi-crop+aqe``.
 
         Raises:
             UnknownNameError: a part of it is no way of asking.
@@ -50,25 +50,25 @@ class Way:
             if step not in LOOKS and step not in RERANKINGS:
                 raise UnknownNameError("way of asking", step, [*LOOKS, *RERANKINGS, EVERY])
         rerank = tuple(step for step in steps if step in RERANKINGS)
-        return cls(name, "foreground" in steps, "parts" in steps, rerank)
+        return cls(name, "foreground" in steps, "multi_crop" in steps, rerank)
 
-    def search(self, gallery: Gallery, item: Item, n: int, metric: Metric) -> tuple[Hit, ...]:
+    def search(self, gallery: Gallery, item: Item, k: int, metric: Metric) -> tuple[Hit, ...]:
         """Ask a gallery in this way."""
         return gallery.search(
             item,
-            n=n,
+            k=k,
             metric=metric,
             foreground=self.foreground,
-            parts=self.parts,
+            multi_crop=self.multi_crop,
             rerank=self.rerank,
         ).rows
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class VariantResult:
     """What a way came to.
 
-    ``gain`` is the mean difference of mAP@n to the plain way over the same queries, with the
+    ``gain`` is the mean difference of mAP@k to the plain way over the same queries, with the
     interval of that difference; ``ms`` the median time of one query, decoding left out.
     """
 
@@ -83,10 +83,10 @@ class Tried:
         return {**self.scores.as_dict(), **gain, "ms": self.ms}
 
 
-def parse_ways(text: str | Sequence[str] | None) -> tuple[Way, ...]:
+def parse_ways(text: str | Sequence[str] | None) -> tuple[SearchVariant, ...]:
     """Return ways from a text of names with commas between, or ``all``.
 
-    ``all`` is each step by itself; ``spatial`` only where OpenCV is installed.
+    ``all`` is each step by itself; ``geometric`` only where OpenCV is installed.
 
     Raises:
         UnknownNameError: no such way.
@@ -94,9 +94,9 @@ def parse_ways(text: str | Sequence[str] | None) -> tuple[Way, ...]:
     names = text.split(",") if isinstance(text, str) else list(text or ())
     every = [*LOOKS, *RERANKINGS]
     if find_spec("cv2") is None:
-        every.remove("spatial")
+        every.remove("geometric")
     spelt = [name for given in names for name in (every if given.strip() == EVERY else [given])]
-    return tuple(Way.parse(name.strip()) for name in dict.fromkeys(spelt))
+    return tuple(SearchVariant.parse(name.strip()) for name in dict.fromkeys(spelt))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +107,20 @@ class Trial:
     items: Sequence[Item]
     right: Sequence[frozenset[str]]
     relevant: Sequence[int]
-    n: int
+    k: int
     metric: Metric
     first: int
 
     def run(
-        self, ways: Sequence[Way], plain: PerQuery, on_progress: ProgressCallback
-    ) -> Mapping[str, Tried]:
+        self, variants: Sequence[SearchVariant], plain: PerQuery, on_progress: ProgressCallback
+    ) -> Mapping[str, VariantResult]:
         """Ask all queries in each way; ``plain`` is the average precision of the plain one."""
-        return {way.name: self._try(way, plain, on_progress) for way in ways}
+        return {way.name: self._try(way, plain, on_progress) for way in variants}
 
-    def _try(self, way: Way, plain: PerQuery, on_progress: ProgressCallback) -> Tried:
-        correct = np.zeros((len(self.items), self.n), np.bool_)
+    def _try(
+        self, way: SearchVariant, plain: PerQuery, on_progress: ProgressCallback
+    ) -> VariantResult:
+        correct = np.zeros((len(self.items), self.k), np.bool_)
         times: list[float] = []
         for number, hits in enumerate(self._hits(way, times)):
             marks = [hit.id in self.right[number] for hit in hits]
@@ -130,9 +132,9 @@ class Trial:
         scores = Scores.of(way.name, self.metric, values, [], self.first)
         gains = values.average_precision - plain
         gain = Estimate(float(gains.mean()), bootstrap_interval(gains))
-        return Tried(scores, gain, float(np.median(times)))
+        return VariantResult(scores, gain, float(np.median(times)))
 
-    def _hits(self, way: Way, times: list[float]) -> Iterator[tuple[Hit, ...]]:
+    def _hits(self, way: SearchVariant, times: list[float]) -> Iterator[tuple[Hit, ...]]:
         """Yield the hits of each query; the first are asked one by one and timed."""
         for item in self.items[:_TIMED]:
             decoded = replace(item, read=partial(np.asarray, item.image()))
@@ -143,5 +145,5 @@ class Trial:
         rest = self.items[_TIMED:]
         yield from each_in_threads(lambda item: self._search(way, item), rest)
 
-    def _search(self, way: Way, item: Item) -> tuple[Hit, ...]:
-        return way.search(self.gallery, item, self.n, self.metric)
+    def _search(self, way: SearchVariant, item: Item) -> tuple[Hit, ...]:
+        return way.search(self.gallery, item, self.k, self.metric)

@@ -2,9 +2,9 @@
 
 from lookalike.explore.clusters import Cluster
 from lookalike.explore.duplicates import RULES, Duplicate, Duplicates, Group, duplicates
-from lookalike.explore.layout import Faith
+from lookalike.explore.layout import MapQuality
 from lookalike.explore.map import CollectionMap, build_map, load_map
-from lookalike.explore.outliers import outlying
+from lookalike.explore.outliers import lof_scores
 
 __all__ = [
     "RULES",

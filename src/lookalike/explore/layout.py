@@ -30,7 +30,7 @@ Points = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Faith:
+class MapQuality:
     """How far a map can be believed, over ``judged`` of its points.
 
     ``trustworthiness`` is 1 if whoever is near on the map is near in the embedding (Venna and Kaski
@@ -116,7 +116,7 @@ def _tsne(
     return np.asarray(points, np.float64)
 
 
-def faith(graph: Graph, points: Points, *, seed: int = 0) -> Faith:
+def faith(graph: Graph, points: Points, *, seed: int = 0) -> MapQuality:
     """Return how far a map can be believed, from at most 1,000 of its points."""
     from scipy.spatial import cKDTree
 
@@ -134,4 +134,4 @@ def faith(graph: Graph, points: Points, *, seed: int = 0) -> Faith:
         worse += int(np.maximum(ranks - k, 0).sum())
         kept += int((ranks <= k).sum())
     most = k * (2 * count - 3 * k - 1) / 2 * len(judged)
-    return Faith(1 - worse / max(most, 1), kept / (k * len(judged)), len(judged))
+    return MapQuality(1 - worse / max(most, 1), kept / (k * len(judged)), len(judged))

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from lookalike.artifacts import write_atomically
 from lookalike.errors import ArtifactError, InputError
 from lookalike.explore.clusters import Cluster, cluster, described
-from lookalike.explore.layout import METHOD, Faith, Points, faith, lay_out
-from lookalike.explore.outliers import outlying
+from lookalike.explore.layout import METHOD, MapQuality, Points, faith, lay_out
+from lookalike.explore.outliers import lof_scores
 from lookalike.gallery.facets import FEW
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
@@ -36,7 +36,7 @@ class CollectionMap:
     """A collection seen whole; rows are numbered as ``ids``, in their order.
 
     ``points`` is ``(n, 2)`` float32 in 0 to 1, ``numbers`` ``(n,)`` of clusters, -1 for none,
-    ``outlying`` ``(n,)`` local outlier factors, ``near`` ``(n, k)`` row numbers of the nearest,
+    ``lof_scores`` ``(n,)`` local outlier factors, ``near`` ``(n, k)`` row numbers of the nearest,
     nearest first. ``columns`` maps a column of few values to the value of each row. ``stale``:
     the gallery's rows or encoder are others by now.
     """
@@ -45,9 +45,9 @@ class CollectionMap:
     points: Points
     numbers: NDArray[np.int64]
     clusters: tuple[Cluster, ...]
-    outlying: NDArray[np.float32]
+    lof_scores: NDArray[np.float32]
     near: NDArray[np.int64]
-    faith: Faith
+    faith: MapQuality
     fingerprint: str
     made: str
     columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class CollectionMap:
             "points": _text(np.rint(self.points * _STEPS).astype("<u2")),
             "numbers": _text(self.numbers.astype("<i2")),
             "clusters": [{**asdict(each), "name": each.name} for each in self.clusters],
-            "outlying": _text(self.outlying.astype("<f4")),
+            "outlying": _text(self.lof_scores.astype("<f4")),
             "neighbors": self.near.shape[1],
             "near": _text(self.near.astype("<u4")),
             "columns": columns,
@@ -114,7 +114,7 @@ def build_map(
         points=points,
         numbers=cluster(points),
         clusters=(),
-        outlying=outlying(graph),
+        lof_scores=lof_scores(graph),
         near=graph.rows[:, :NEAR],
         faith=faith(graph, points, seed=seed),
         fingerprint=gallery.fingerprint,
@@ -148,9 +148,9 @@ def load_map(gallery: Gallery) -> CollectionMap | None:
                 Cluster(*(each[name] for name in ("number", "size", "medoid", "label", "share")))
                 for each in found["clusters"]
             ),
-            outlying=_numbers(found["outlying"], "<f4"),
+            lof_scores=_numbers(found["outlying"], "<f4"),
             near=_numbers(found["near"], "<u4").reshape(len(ids), -1).astype(np.int64),
-            faith=Faith(*(found[name] for name in ("trustworthiness", "kept", "judged"))),
+            faith=MapQuality(*(found[name] for name in ("trustworthiness", "kept", "judged"))),
             fingerprint=found["fingerprint"],
             made=found["made"],
             columns={each["name"]: _column(each) for each in found["columns"]},

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from lookalike.gallery.neighbors import Graph
 
 
-def outlying(graph: Graph) -> NDArray[np.float32]:
+def lof_scores(graph: Graph) -> NDArray[np.float32]:
     """Return the local outlier factor of each row, ``(n,)``: about 1 inside, more outside.
 
     Breunig et al. 2000, definitions 5 to 7, on the graph's own neighbors. scikit-learn's would

@@ -101,7 +101,7 @@ def copy(
         changed, fingerprint=gallery.fingerprint, sources=gallery.sources, written=gallery.written
     )
     removed = into.remove(extra) if extra else 0
-    into.tend()
+    into.optimize()
     compared = _compare(gallery, into)
     asked, found = _recall(gallery, into)
     seconds = time.perf_counter() - start

@@ -15,11 +15,11 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import ArtifactError, FingerprintError, InputError
 from lookalike.filters import Where
-from lookalike.gallery.ingest import Known, Outcome, Runner, ingest
+from lookalike.gallery.ingest import ExistingRows, Outcome, Runner, ingest
 from lookalike.gallery.storage import ENCODER, MANIFEST, Home, create_home, manifest_of, open_home
 from lookalike.gallery.sync import SyncReport, all_failed, check_source, rows_gone
 from lookalike.images.foreground import Box
-from lookalike.search.query import Look, Query, images_of
+from lookalike.search.query import Query, QueryRegion, images_of
 from lookalike.search.search import Search
 from lookalike.sources import ItemSource, Source, open_items, open_source
 from lookalike.stores.base import Rows, VectorStore
@@ -130,7 +130,7 @@ class Gallery:
         source: str | Path | Source,
         *,
         allow_removals: bool = False,
-        reroot: bool = False,
+        relocate: bool = False,
         dry_run: bool = False,
         on_progress: ProgressCallback = ignore_progress,
         runner: Runner | None = None,
@@ -143,7 +143,7 @@ class Gallery:
         Args:
             source: what :func:`lookalike.open_source` takes, or an opened source.
             allow_removals: go on although the source is empty or more than half of its rows gone.
-            reroot: the source of this name now lies here; its rows are kept.
+            relocate: the source of this name now lies here; its rows are kept.
             dry_run: change nothing, only say what would be done. Nothing is decoded, so that
                 broken images are not found.
             on_progress: told after every piece of a batch.
@@ -158,11 +158,11 @@ class Gallery:
         if isinstance(source, str | Path):
             source = open_source(source, on_progress, empty=allow_removals)
         with contextlib.nullcontext() if dry_run else self._writing():
-            check_source(source, self.sources, reroot=reroot)
+            check_source(source, self.sources, relocate=relocate)
             rows = {record.id: record for record in self._store.records(f"{source.name}:")}
             gone = rows_gone(source, rows, allow_removals=allow_removals)
             moved = {rows[row_id].content_hash: row_id for row_id in sorted(gone)}
-            known = Known(rows, moved, self.written)
+            known = ExistingRows(rows, moved, self.written)
             run = partial(ingest, on_progress=on_progress, runner=runner)
             if dry_run:
                 outcome = run(source, None, None, known)
@@ -171,7 +171,7 @@ class Gallery:
         return SyncReport.of(source, outcome, gone, time.perf_counter() - start)
 
     def _take_in(
-        self, source: Source, known: Known, gone: Set[str], run: Callable[..., Outcome]
+        self, source: Source, known: ExistingRows, gone: Set[str], run: Callable[..., Outcome]
     ) -> Outcome:
         """Write what is new of a source and delete what is gone."""
         before = dict(self.sources)
@@ -183,7 +183,7 @@ class Gallery:
             self._write_manifest()
             raise all_failed(source, outcome)
         self._store.delete(sorted(gone))
-        self._store.tend(self.metric)
+        self._store.optimize(self.metric)
         self._write_manifest()
         return outcome
 
@@ -236,14 +236,14 @@ class Gallery:
             self._write_manifest()
         return count
 
-    def tend(self) -> None:
+    def optimize(self) -> None:
         """Merge small files that many small writes left, and drop versions long past.
 
         Raises:
             StorageError: it could not be done, or another process is writing.
         """
         with self._writing():
-            self._store.tend(self.metric)
+            self._store.optimize(self.metric)
 
     def search(
         self,
@@ -251,25 +251,25 @@ class Gallery:
         *,
         id: str | None = None,  # noqa: A002 - the word its users have for it
         text: str | None = None,
-        n: int = 7,
+        k: int = 7,
         metric: Metric | str | None = None,
         where: Where | None = None,
         max_distance: float | None = None,
         exact: bool = False,
         box: Sequence[int] | None = None,
         foreground: bool = False,
-        parts: bool = False,
+        multi_crop: bool = False,
         rerank: str | Sequence[str] | None = None,
-        words: str | None = None,
+        keywords: str | None = None,
     ) -> Hits:
-        """Return the ``n`` rows that look most like one query, nearest first.
+        """Return the ``k`` rows that look most like one query, nearest first.
 
         Args:
             query: a path (``str`` or Path), a file's bytes, a PIL image, an array ``(H, W)`` or
                 ``(H, W, 3)`` uint8, or an item of a source.
             id: instead of an image, the id of a row; the row itself is no hit.
             text: instead of an image, words, if the encoder takes them.
-            n: how many, at least 1.
+            k: how many, at least 1.
             metric: ``l2`` or ``cosine``; the gallery's own unless given.
             where: only rows whose metadata match, as ``"year >= 2020"`` or
                 ``{"year": {"gte": 2020}}`` (see :mod:`lookalike.filters`).
@@ -277,11 +277,11 @@ class Gallery:
             exact: look at every row, also of a gallery so large that it has an index.
             box: x, y, width and height in pixels: only this part of the query.
             foreground: of the query, only the part that holds its item, where one is found.
-            parts: look at parts of the query too; each row counts with the nearest.
+            multi_crop: look at parts of the query too; each row counts with the nearest.
             rerank: names in :data:`lookalike.search.search.RERANKINGS`, or a text of them joined by
                 ``+``, applied one after another to the first 200 hits. The order is theirs then,
                 distances stay those from the query to the rows.
-            words: looked for in the metadata (:mod:`lookalike.search.keywords`); fused by rank with
+            keywords: looked for in the metadata (:mod:`lookalike.search.keywords`); fused by rank with
                 what looks alike or, without a query, alone.
 
         Raises:
@@ -289,17 +289,17 @@ class Gallery:
             InputError: no row has the id, not just one of query, id and text was given, the
                 encoder takes no words, the filter cannot be understood or does not fit, or the
                 box is not inside the image.
-            SettingError: ``n`` out of range.
+            SettingError: ``k`` out of range.
             UnknownNameError: no such re-ranking.
         """
-        look = Look(None if box is None else Box.of(box), foreground, parts)
+        look = QueryRegion(None if box is None else Box.of(box), foreground, multi_crop)
         metric = self.metric if metric is None else Metric(metric)
-        asked = Search.of(n, metric, where, max_distance, exact, rerank, words)
+        asked = Search.of(k, metric, where, max_distance, exact, rerank, keywords)
         given = sum(each is not None for each in (query, id, text))
-        if given > 1 or (given == 0 and words is None):
+        if given > 1 or (given == 0 and keywords is None):
             raise InputError("a search needs one of a query image, the id of a row, or a text")
         if given == 0:
-            views = look.at_nothing(str(words), self._store.dim)
+            views = look.at_nothing(str(keywords), self._store.dim)
         elif text is not None:
             views = look.at_text(text, self.encoder)
         elif id is not None:

@@ -58,7 +58,7 @@ class Outcome:
     moved: set[str] = field(default_factory=set)
     failed: list[Failure] = field(default_factory=list)
 
-    def note(self, done: Done) -> None:
+    def note(self, done: ItemResult) -> None:
         """Count one item; of several copies of a row that is gone, the first has moved."""
         change = done.change
         if change is Change.MOVED and done.row is not None:
@@ -70,7 +70,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ExistingRows:
     """What a store has of a source: its rows by id, and the ids of rows gone, by content hash.
 
     ``written`` are columns of metadata that the source knows nothing of: they stay with an image
@@ -88,7 +88,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class ItemResult:
     """An item that went through: its new embedding, or the id of the row that has it.
 
     ``metadata`` is what its row is to have; ``written``, that it is in the store already.
@@ -112,20 +112,20 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class EncodeTask:
     """What is done with pieces of a source, wherever it is done; without encoder, only counted."""
 
-    known: Known
+    known: ExistingRows
     encoder: Encoder | None
 
-    def __call__(self, items: Sequence[Item]) -> list[Done]:
+    def __call__(self, items: Sequence[Item]) -> list[ItemResult]:
         """Take items through reading, decoding and encoding."""
-        found: list[Done] = []
-        waiting: list[tuple[Done, ImageArray]] = []
+        found: list[ItemResult] = []
+        waiting: list[tuple[ItemResult, ImageArray]] = []
         size = 0
         for item in items:
             done = _looked_at(item, self.known)
-            if isinstance(done, Done):
+            if isinstance(done, ItemResult):
                 found.append(done)
                 continue
             data, done = done
@@ -156,8 +156,8 @@ class Runner(Protocol):
         ...
 
     def run(
-        self, work: Work, pieces: Iterable[Sequence[Item]], store: VectorStore | None
-    ) -> Iterator[list[Done]]:
+        self, work: EncodeTask, pieces: Iterable[Sequence[Item]], store: VectorStore | None
+    ) -> Iterator[list[ItemResult]]:
         """Yield what became of each piece, in their order.
 
         They may have been written into ``store`` already, which is said of each.
@@ -172,8 +172,8 @@ class Threads:
     """As many items for each thread, and one piece more, are under way."""
 
     def run(
-        self, work: Work, pieces: Iterable[Sequence[Item]], store: VectorStore | None
-    ) -> Iterator[list[Done]]:
+        self, work: EncodeTask, pieces: Iterable[Sequence[Item]], store: VectorStore | None
+    ) -> Iterator[list[ItemResult]]:
         """Yield what became of each piece, in their order."""
         del store
         return in_threads(work, pieces)
@@ -183,7 +183,7 @@ def ingest(
     source: Source,
     encoder: Encoder | None,
     store: VectorStore | None,
-    known: Known,
+    known: ExistingRows,
     on_progress: ProgressCallback = ignore_progress,
     runner: Runner | None = None,
 ) -> Outcome:
@@ -203,13 +203,13 @@ def ingest(
     """
     runner = runner or Threads()
     outcome = Outcome()
-    pending: list[Done] = []
+    pending: list[ItemResult] = []
     total, number = len(source), 0
     on_progress(Progress("index", 0, total, "images"))
     committed = time.monotonic()
     items = iter(source)
     pieces = iter(lambda: list(islice(items, runner.piece)), [])
-    for piece in runner.run(Work(known, encoder), pieces, store):
+    for piece in runner.run(EncodeTask(known, encoder), pieces, store):
         for done in piece:
             outcome.note(done)
         number += len(piece)
@@ -225,7 +225,9 @@ def ingest(
     return outcome
 
 
-def _looked_at(item: Item, known: Known) -> Done | tuple[bytes | ImageArray, Done]:
+def _looked_at(
+    item: Item, known: ExistingRows
+) -> ItemResult | tuple[bytes | ImageArray, ItemResult]:
     """Return what became of an item, or its content and what becomes of it once it is encoded."""
     row = known.rows.get(item.id)
     signature = item.signature()
@@ -243,27 +245,31 @@ def _looked_at(item: Item, known: Known) -> Done | tuple[bytes | ImageArray, Don
     if row is None and found in known.gone:
         before = known.rows[known.gone[found]]
         metadata = known.metadata(item, before)
-        return Done(item.id, item.uri, metadata, Change.MOVED, found, signature, row=before.id)
+        return ItemResult(
+            item.id, item.uri, metadata, Change.MOVED, found, signature, row=before.id
+        )
     change = Change.ADDED if row is None else Change.UPDATED
-    return data, Done(item.id, item.uri, item.metadata, change, found, signature)
+    return data, ItemResult(item.id, item.uri, item.metadata, change, found, signature)
 
 
-def _kept(item: Item, row: Record, signature: str, known: Known) -> Done:
+def _kept(item: Item, row: Record, signature: str, known: ExistingRows) -> ItemResult:
     """Return an item whose content is that of its row; other columns may have changed."""
     metadata = known.metadata(item, row)
     if (item.uri, signature) == (row.uri, row.signature) and metadata == row.metadata:
-        return Done(item.id, item.uri, metadata, Change.UNCHANGED)
+        return ItemResult(item.id, item.uri, metadata, Change.UNCHANGED)
     change = Change.UNCHANGED if metadata == row.metadata else Change.UPDATED
-    return Done(item.id, item.uri, metadata, change, row.content_hash, signature, row=row.id)
+    return ItemResult(item.id, item.uri, metadata, change, row.content_hash, signature, row=row.id)
 
 
-def failed(row_id: str, uri: str, reason: Exception | str) -> Done:
+def failed(row_id: str, uri: str, reason: Exception | str) -> ItemResult:
     """Return what became of an item that could not be indexed, and why."""
     said = str(reason).removeprefix(f"{uri}: ")
-    return Done(row_id, uri, {}, Change.FAILED, reason=said)
+    return ItemResult(row_id, uri, {}, Change.FAILED, reason=said)
 
 
-def _encoded(waiting: Sequence[tuple[Done, ImageArray]], encoder: Encoder) -> list[Done]:
+def _encoded(
+    waiting: Sequence[tuple[ItemResult, ImageArray]], encoder: Encoder
+) -> list[ItemResult]:
     """Encode images together; where one is refused, one by one, so that only it fails."""
     try:
         rows = encoder.encode([image for _, image in waiting])
@@ -275,7 +281,7 @@ def _encoded(waiting: Sequence[tuple[Done, ImageArray]], encoder: Encoder) -> li
         return [done for each in waiting for done in _encoded([each], encoder)]
 
 
-def commit(done: Sequence[Done], store: VectorStore) -> None:
+def commit(done: Sequence[ItemResult], store: VectorStore) -> None:
     """Write a batch of rows; those whose content the store has take their embeddings from it."""
     had = [each for each in done if each.row is not None]
     rows = store.get([each.row for each in had if each.row is not None])

@@ -99,7 +99,7 @@ def graph_of(
     k: int = K,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Graph:
-    """Return the graph of embeddings ``(n, dim)``, ``n`` at least 2, by Euclidean distance."""
+    """Return the graph of embeddings ``(n, dim)``, ``k`` at least 2, by Euclidean distance."""
     index = ExactIndex(embeddings)
     rows, distances = [], []
     for start in range(0, len(ids), _CHUNK):

@@ -29,8 +29,8 @@ from lookalike.errors import (
     SettingError,
     UnreachableError,
 )
-from lookalike.gallery.ingest import Done, Known, Work
-from lookalike.gallery.ray_worker import Sent, Shared, Worker, whole
+from lookalike.gallery.ingest import EncodeTask, ExistingRows, ItemResult
+from lookalike.gallery.ray_worker import ItemPayload, Worker, WorkerConfig, whole
 from lookalike.sources import Item
 from lookalike.stores.base import VectorStore
 from lookalike.stores.milvus.store import MilvusStore
@@ -65,8 +65,8 @@ class RayCluster:
     piece: int = 128
 
     def run(
-        self, work: Work, pieces: Iterable[Sequence[Item]], store: VectorStore | None
-    ) -> Iterator[list[Done]]:
+        self, work: EncodeTask, pieces: Iterable[Sequence[Item]], store: VectorStore | None
+    ) -> Iterator[list[ItemResult]]:
         """Yield what became of each piece, in their order.
 
         Raises:
@@ -78,7 +78,7 @@ class RayCluster:
             raise SettingError("--runner ray: nothing is encoded in a dry run; leave it out")
         address = store.address if isinstance(store, MilvusStore) else None
         gone = {row: work.known.rows[row] for row in work.known.gone.values()}
-        shared = Shared(
+        shared = WorkerConfig(
             encoder_files(work.encoder),
             {**forwarded(), "LOOKALIKE_THREADS": "1"},
             replace(work.known, rows=gone),
@@ -88,11 +88,11 @@ class RayCluster:
             yield from self._run(work.known, pieces, shared)
 
     def _run(
-        self, known: Known, pieces: Iterable[Sequence[Item]], shared: Shared
-    ) -> Iterator[list[Done]]:
+        self, known: ExistingRows, pieces: Iterable[Sequence[Item]], shared: WorkerConfig
+    ) -> Iterator[list[ItemResult]]:
         ray = _connect(self.address)
         try:
-            crew = _Crew(ray, shared, self._count(ray))
+            crew = _ActorPool(ray, shared, self._count(ray))
             try:
                 yield from crew.results(known, pieces)
             finally:
@@ -184,14 +184,14 @@ class _Piece:
 
     number: int
     start: int
-    sent: Sequence[Sent]
+    sent: Sequence[ItemPayload]
     losses: int = 0
 
 
-class _Crew:
+class _ActorPool:
     """Actors, and the pieces that they are working on."""
 
-    def __init__(self, ray: Any, shared: Shared, count: int) -> None:
+    def __init__(self, ray: Any, shared: WorkerConfig, count: int) -> None:
         self._ray = ray
         self._shared = ray.put(shared)
         resources = {"num_gpus": 1} if _resource() == "GPU" else {"num_cpus": 1}
@@ -201,13 +201,15 @@ class _Crew:
         self._idle: dict[Any, int] = {}
         self._doing: dict[Any, tuple[_Piece, Any]] = {}
         self._waiting: deque[_Piece] = deque()
-        self._parts: dict[int, list[Done | None]] = {}
+        self._parts: dict[int, list[ItemResult | None]] = {}
         self._failures = 0
         self._seen = time.monotonic()
         for _ in range(count):
-            self._hire()
+            self._start_actor()
 
-    def results(self, known: Known, pieces: Iterable[Sequence[Item]]) -> Iterator[list[Done]]:
+    def results(
+        self, known: ExistingRows, pieces: Iterable[Sequence[Item]]
+    ) -> Iterator[list[ItemResult]]:
         """Yield what became of each piece, in their order."""
         numbered = enumerate(pieces)
         first, more, most = 0, True, _AHEAD * self._count
@@ -218,7 +220,7 @@ class _Crew:
                 if items is not None:
                     self._parts[number] = [None] * len(items)
                     self._waiting.append(
-                        _Piece(number, 0, [Sent.of(item, known) for item in items])
+                        _Piece(number, 0, [ItemPayload.of(item, known) for item in items])
                     )
             self._hand_out()
             if self._parts:
@@ -232,7 +234,7 @@ class _Crew:
         for actor in {*self._starting.values(), *self._idle}:
             self._ray.kill(actor)
 
-    def _hire(self) -> None:
+    def _start_actor(self) -> None:
         actor = self._kind.remote()
         self._starting[actor.hello.remote()] = actor
 
@@ -278,7 +280,7 @@ class _Crew:
                 f"has a free {_resource()} (ray status)"
             )
 
-    def _take_up(self, piece: _Piece, found: Sequence[Done]) -> None:
+    def _take_up(self, piece: _Piece, found: Sequence[ItemResult]) -> None:
         self._parts[piece.number][piece.start : piece.start + len(found)] = found
 
     def _started(self, reference: Any, answer: tuple[str, str] | None) -> None:
@@ -306,14 +308,14 @@ class _Crew:
                     f"workers of the Ray cluster end as they start ({_last_line(error)}); is "
                     "lookalike installed on all its machines?"
                 ) from error
-            self._hire()
+            self._start_actor()
             return
         actor = self._doing[reference][1]
         its = [each for each, (_, other) in self._doing.items() if other is actor]
         piece, *later = [self._doing.pop(each)[0] for each in its]
         self._waiting.extendleft(reversed(later))  # it had not begun these
         if self._idle.pop(actor, None) is not None:
-            self._hire()
+            self._start_actor()
         piece.losses += 1
         if piece.losses < _LOSSES:
             self._waiting.appendleft(piece)

@@ -13,7 +13,7 @@ import numpy as np
 from lookalike._version import __version__
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import SourceError
-from lookalike.gallery.ingest import Done, Known, Work, commit, failed
+from lookalike.gallery.ingest import EncodeTask, ExistingRows, ItemResult, commit, failed
 from lookalike.sources import Item, open_items
 from lookalike.stores.base import Record, VectorStore
 from lookalike.stores.milvus.address import Address
@@ -22,7 +22,7 @@ from lookalike.types import Embeddings, Metadata
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class ItemPayload:
     """An item on its way to an actor, with the row that the store has of it."""
 
     id: str
@@ -31,22 +31,22 @@ class Sent:
     row: Record | None
 
     @classmethod
-    def of(cls, item: Item, known: Known) -> Sent:
+    def of(cls, item: Item, known: ExistingRows) -> ItemPayload:
         """Return what is sent of an item."""
         return cls(item.id, item.uri, item.metadata, known.rows.get(item.id))
 
-    def failed(self, reason: Exception | str) -> Done:
+    def failed(self, reason: Exception | str) -> ItemResult:
         """Return it as one that could not be indexed, and why."""
         return failed(self.id, self.uri, reason)
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class WorkerConfig:
     """What every actor needs, sent once."""
 
     files: Mapping[str, bytes]
     variables: Mapping[str, str]
-    known: Known
+    known: ExistingRows
     address: Address | None
 
 
@@ -55,23 +55,23 @@ class Worker:
 
     def __init__(self) -> None:
         self._store: VectorStore | None = None
-        self._work: Work | None = None
+        self._work: EncodeTask | None = None
 
     def hello(self) -> tuple[str, str]:
         """Return the version of lookalike here, and the machine's name."""
         return __version__, os.uname().nodename
 
-    def prepare(self, shared: Shared) -> None:
+    def prepare(self, shared: WorkerConfig) -> None:
         """Load the encoder, and connect to where rows go."""
         os.environ.update(shared.variables)
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             for name, data in shared.files.items():
                 (Path(folder) / name).write_bytes(data)
-            self._work = Work(shared.known, load_encoder(Path(folder)))
+            self._work = EncodeTask(shared.known, load_encoder(Path(folder)))
         if shared.address is not None:
             self._store = MilvusStore.open(shared.address)
 
-    def do(self, sent: Sequence[Sent]) -> tuple[list[Done], Embeddings]:
+    def do(self, sent: Sequence[ItemPayload]) -> tuple[list[ItemResult], Embeddings]:
         """Return what became of items, and the embeddings of those that are yet to be written."""
         assert self._work is not None
         rows = {each.id: each.row for each in sent if each.row is not None}
@@ -79,7 +79,7 @@ class Worker:
         opened = [_opened(each) for each in sent]
         items = [each for each in opened if isinstance(each, Item)]
         by_id = {done.id: done for done in replace(self._work, known=known)(items)}
-        by_id |= {each.id: each for each in opened if isinstance(each, Done)}
+        by_id |= {each.id: each for each in opened if isinstance(each, ItemResult)}
         found = [by_id[each.id] for each in sent]
         if self._store is not None:
             new = [done for done in found if done.pending]
@@ -96,7 +96,7 @@ _LATER = np.empty(0, np.float32)
 """Stands for an embedding on its way, which comes in one matrix with the others."""
 
 
-def whole(found: Sequence[Done], matrix: Embeddings) -> list[Done]:
+def whole(found: Sequence[ItemResult], matrix: Embeddings) -> list[ItemResult]:
     """Return what became of items, with their embeddings."""
     rows = iter(matrix)
     return [
@@ -104,7 +104,7 @@ def whole(found: Sequence[Done], matrix: Embeddings) -> list[Done]:
     ]
 
 
-def _opened(sent: Sent) -> Item | Done:
+def _opened(sent: ItemPayload) -> Item | ItemResult:
     """Open an item where its uri says that it is."""
     try:
         return replace(open_items([sent.uri])[0], id=sent.id, metadata=sent.metadata)

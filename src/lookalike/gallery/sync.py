@@ -50,26 +50,26 @@ class SyncReport:
         )
 
 
-def check_source(source: Source, sources: Mapping[str, str], *, reroot: bool) -> None:
+def check_source(source: Source, sources: Mapping[str, str], *, relocate: bool) -> None:
     """See that neither the name nor the place of a source is another one's.
 
-    ``sources`` are those that a gallery has, by name; ``reroot`` says that this one has moved.
+    ``sources`` are those that a gallery has, by name; ``relocate`` says that this one has moved.
 
     Raises:
         SourceError: it is.
     """
     recorded = sources.get(source.name)
     moved = recorded is not None and not _same(_base(recorded), source.base)
-    if recorded is not None and moved and not reroot:
+    if recorded is not None and moved and not relocate:
         raise SourceError(
             f"{source.base}: the gallery already has a source called {source.name!r}, "
-            f"{_base(recorded)}; if it has moved, say --reroot, if this is another one, give "
+            f"{_base(recorded)}; if it has moved, say --relocate, if this is another one, give "
             "it another --name"
         )
-    if recorded is None and reroot:
+    if recorded is None and relocate:
         known = ", ".join(sources) or "none"
         raise SourceError(
-            f"--reroot: the gallery has no source called {source.name!r}, only {known}; say "
+            f"--relocate: the gallery has no source called {source.name!r}, only {known}; say "
             "with --name which one has moved here"
         )
     for name, spec in sources.items():

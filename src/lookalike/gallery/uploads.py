@@ -85,7 +85,7 @@ def describe(gallery: Gallery, given: str, metadata: Metadata) -> dict[str, Any]
         BusyError: another process is writing.
         StorageError: it could not be written.
     """
-    own = changeable(given)
+    own = editable(given)
     row = gallery.store.get([own])
     merged = {**row.metadata[0], **metadata}
     merged = {name: value for name, value in merged.items() if value is not None}
@@ -103,7 +103,7 @@ def remove(gallery: Gallery, given: str) -> None:
         BusyError: another process is writing.
         StorageError: it could not be written.
     """
-    own = changeable(given)
+    own = editable(given)
     file = _file_of(gallery, own)
     if file is None:
         raise MissingRowError(f"there is no row with the id {own!r}")
@@ -111,7 +111,7 @@ def remove(gallery: Gallery, given: str) -> None:
     _forget(gallery, file)
 
 
-def changeable(given: str) -> str:
+def editable(given: str) -> str:
     """Return the id of a row that may be changed one by one.
 
     Raises:

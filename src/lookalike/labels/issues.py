@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from lookalike.gallery.neighbors import Graph
-from lookalike.labels.label_set import SEPARATOR, Given
+from lookalike.labels.label_set import SEPARATOR, LabelSet
 
 K = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class LabelIssue:
     """A labeled image, what its neighbors say it is, and how strongly they contradict: 0 to 1.
 
     ``agreeing`` of ``asked`` labeled neighbors share a label with it.
@@ -34,11 +34,11 @@ class Suspect:
 class Check:
     """All images with a labeled neighbor, the most contradicted first."""
 
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[LabelIssue, ...]
     labeled: int
 
     @property
-    def contradicted(self) -> tuple[Suspect, ...]:
+    def contradicted(self) -> tuple[LabelIssue, ...]:
         """Those whose neighbors propose something else."""
         return tuple(s for s in self.suspects if s.proposed != s.given and s.contradiction > 0.5)
 
@@ -54,7 +54,7 @@ class Check:
             }
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON document of ``lookalike label check --json``."""
+        """Return the JSON document of ``lookalike label issues --json``."""
         return {
             "labeled": self.labeled,
             "asked": len(self.suspects),
@@ -62,7 +62,7 @@ class Check:
         }
 
 
-def check(graph: Graph, given: Given) -> Check:
+def check(graph: Graph, given: LabelSet) -> Check:
     """Rank labeled images by how much the labels of their neighbors contradict theirs.
 
     Among the nearest labeled neighbors (at most ten of the graph's) each speaks for its labels
@@ -90,8 +90,8 @@ def check(graph: Graph, given: Given) -> Check:
 
 
 def _suspect(
-    row: int, row_id: str, given: Given, near: list[tuple[str, float]]
-) -> tuple[Suspect, float]:
+    row: int, row_id: str, given: LabelSet, near: list[tuple[str, float]]
+) -> tuple[LabelIssue, float]:
     own = given.of[row_id]
     distances = np.array([distance for _, distance in near])
     weights = np.exp(-((distances / max(float(distances[-1]), 1e-12)) ** 2))
@@ -104,5 +104,5 @@ def _suspect(
     shared = sum(weight for labels, weight in votes.items() if set(labels) & set(own))
     proposed = max(votes, key=lambda labels: (votes[labels], labels))
     contradiction = 1 - shared / float(weights.sum())
-    suspect = Suspect(row, row_id, own, proposed, contradiction, agreeing, len(near))
+    suspect = LabelIssue(row, row_id, own, proposed, contradiction, agreeing, len(near))
     return suspect, float(distances.mean())

@@ -21,7 +21,7 @@ _OFFERED_AMONG = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class LabelSet:
     """Labels by id, one or several each; ``name`` is where they are from."""
 
     name: str
@@ -62,11 +62,11 @@ def separate(cell: str) -> tuple[str, ...]:
     return tuple(sorted(part for part in parts if part and part != UNKNOWN))
 
 
-def read_given(path: Path, known: Sequence[str]) -> Given:
+def read_given(path: Path, known: Sequence[str]) -> LabelSet:
     """Read a CSV with the columns ``id`` and ``label``; others are passed over.
 
     Empty labels and ``unknown`` are no labels. Several labels of one image are joined by
-    semicolons. A file of ``lookalike label spread`` can be read too: of it, only what was given.
+    semicolons. A file of ``lookalike label propagate`` can be read too: of it, only what was given.
 
     Args:
         path: the file, UTF-8.
@@ -108,10 +108,10 @@ def read_given(path: Path, known: Sequence[str]) -> Given:
                 )
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: broken CSV ({error})") from error
-    return Given(str(path), found)
+    return LabelSet(str(path), found)
 
 
-def given_in_column(name: str, ids: Sequence[str], values: Sequence[object]) -> Given:
+def given_in_column(name: str, ids: Sequence[str], values: Sequence[object]) -> LabelSet:
     """Return the labels in a column of the metadata.
 
     Args:
@@ -124,7 +124,7 @@ def given_in_column(name: str, ids: Sequence[str], values: Sequence[object]) -> 
         for row_id, value in zip(ids, values, strict=True)
         if value not in (None, "", UNKNOWN)
     }
-    return Given(name, found)
+    return LabelSet(name, found)
 
 
 def _nobody(where: str, row_id: str, known: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lookalike.errors import InputError, SettingError
 from lookalike.gallery.neighbors import Graph
 from lookalike.labels.cross_validation import divide, simplest_of_the_best, try_method
-from lookalike.labels.label_set import GIVEN, SEPARATOR, UNKNOWN, Given
+from lookalike.labels.label_set import GIVEN, SEPARATOR, UNKNOWN, LabelSet
 from lookalike.labels.propagation_methods import DEFAULT, Problem, methods_for
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
@@ -96,7 +96,7 @@ class Spread:
             }
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON document of ``lookalike label spread --json``."""
+        """Return the JSON document of ``lookalike label propagate --json``."""
         return {
             "images": len(self.ids),
             "given": int(self.given.sum()),
@@ -114,7 +114,7 @@ class Spread:
 
 def spread(
     graph: Graph,
-    given: Given,
+    given: LabelSet,
     *,
     precision: float | None = None,
     seed: int = 0,
@@ -186,7 +186,7 @@ def spread(
     )
 
 
-def raw_confidence(graph: Graph, given: Given) -> NDArray[np.float32]:
+def raw_confidence(graph: Graph, given: LabelSet) -> NDArray[np.float32]:
     """Return ``(n,)`` uncalibrated confidences of labels spread, 1 for the given: for ordering.
 
     Raises:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from lookalike.gallery.neighbors import Graph, spread_over
-from lookalike.labels.label_set import Given
+from lookalike.labels.label_set import LabelSet
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Metric
 
@@ -33,7 +33,7 @@ class Problem:
     several: bool
 
     @classmethod
-    def of(cls, graph: Graph, given: Given) -> Problem:
+    def of(cls, graph: Graph, given: LabelSet) -> Problem:
         """Put given labels into arrays."""
         names = tuple(sorted({label for labels in given.of.values() for label in labels}))
         column = {name: place for place, name in enumerate(names)}

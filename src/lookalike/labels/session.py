@@ -17,7 +17,7 @@ from lookalike.artifacts import write_atomically
 from lookalike.errors import ArtifactError, MissingRowError
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import Graph
-from lookalike.labels.label_set import Given
+from lookalike.labels.label_set import LabelSet
 from lookalike.labels.propagation_methods import OnGraph, Problem
 
 FILE = "labeling.npz"
@@ -70,7 +70,7 @@ class Round:
                 counts[label][0] += 1
         sure = np.zeros(len(self.graph), np.bool_)
         if len(counts) > 1:  # one label alone reaches everything, which says nothing
-            problem = Problem.of(self.graph, Given("labels", dict(labels)))
+            problem = Problem.of(self.graph, LabelSet("labels", dict(labels)))
             every = np.arange(len(self.graph))
             guesses, shares = problem.read(self._spread(problem, problem.labeled, every))
             sure = shares >= SURE
@@ -89,7 +89,7 @@ class Reach:
     labels: Mapping[str, list[int]]
 
 
-def keep_round(gallery: Gallery, graph: Graph, rows: list[int], given: Given | None) -> Round:
+def keep_round(gallery: Gallery, graph: Graph, rows: list[int], given: LabelSet | None) -> Round:
     """Put suggested rows into groups that look alike, and keep them.
 
     Raises:
@@ -150,7 +150,7 @@ def kept_round(gallery: Gallery) -> Round | None:
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise ArtifactError(
             f"{FILE} of {gallery.path.absolute().name}: cannot be read ({type(error).__name__}); "
-            "make it again with lookalike label suggest --keep"
+            "make it again with lookalike label suggest --save"
         ) from error
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lookalike.artifacts import write_atomically
 from lookalike.errors import SettingError
 from lookalike.gallery.neighbors import Graph
-from lookalike.labels.label_set import Given
+from lookalike.labels.label_set import LabelSet
 from lookalike.labels.propagation import raw_confidence
 from lookalike.sources import Item
 from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
@@ -25,7 +25,7 @@ _FEW = 20
 def suggest(
     graph: Graph,
     count: int,
-    given: Given | None = None,
+    given: LabelSet | None = None,
     *,
     seed: int = 0,
     on_progress: ProgressCallback = ignore_progress,

@@ -53,7 +53,7 @@ def report_page(
         title=f"What looks like this? {found.scores.encoder} in {Path(found.gallery).name}",
         subtitle=(
             f"{len(found.examples):,} queries from {found.queries}, {found.rows:,} rows, "
-            f"{found.n} hits each, {found.scores.metric} distance"
+            f"{found.k} hits each, {found.scores.metric} distance"
         ),
         verdict=verdict(found),
         ours=found.scores.encoder,
@@ -84,20 +84,20 @@ def _sections(
 
 
 def _ladder(found: Evaluation) -> Section:
-    n, first = found.n, found.scores.first.queries
+    n, first = found.k, found.scores.first.queries
     columns: list[str] = []
     rows: list[tuple[str, ...]] = []
     for name, s in ranking(found):
-        precision = _cells(f"precision@{n}", s.precision)
-        average = _cells(f"mAP@{n}", s.map)
-        of_found = _cells(f"mAP@{n} (found)", s.map_found)
-        first_right = {"R@1": f"{s.first_right.value:.4f}"}
-        recall = {f"recall@{n}": f"{s.recall.value:.5f}"}
+        precision = _cells(f"precision@{k}", s.precision)
+        average = _cells(f"mAP@{k}", s.map)
+        of_found = _cells(f"mAP@{k} (found)", s.map_retrieved)
+        recall_at_1 = {"R@1": f"{s.recall_at_1.value:.4f}"}
+        recall = {f"recall@{k}": f"{s.recall.value:.5f}"}
         if found.basis.labeled:
             early = {f"first {first}": f"{s.first.precision:.4f}"}
-            parts = [precision, average, of_found, first_right, recall, early]
+            parts = [precision, average, of_found, recall_at_1, recall, early]
         else:
-            parts = [average, of_found, first_right, recall, precision]
+            parts = [average, of_found, recall_at_1, recall, precision]
         cells = [cell for part in parts for cell in part.items()]
         columns = ["encoder", *(column for column, _ in cells)]
         rows.append((name, *(value for _, value in cells)))
@@ -109,8 +109,8 @@ def _ladder(found: Evaluation) -> Section:
     ceiling = ceiling_note(found)
     return Section(
         "How good the answers are",
-        f"{protocol}Precision@{n} is the share of the {n} hits that {found.basis.said}, over all "
-        f"queries; mAP@{n} divides by min({n}, relevant), mAP@{n} (found) by the right hits among "
+        f"{protocol}Precision@{k} is the share of the {n} hits that {found.basis.said}, over all "
+        f"queries; mAP@{k} divides by min({n}, relevant), mAP@{k} (found) by the right hits among "
         f"the {n}; R@1 is the share of queries whose first hit is right. "
         f"{f'Note that {ceiling}. ' if ceiling else ''}Intervals are bootstrap intervals over the "
         f"queries. {early_said if found.basis.labeled else ''}Every baseline saw the same "
@@ -142,7 +142,7 @@ def _ladder_figure(found: Evaluation) -> Figure:
             others={name: by_map(s) for name, s in found.others.items()},
         )
     )
-    figure.axes[0].set_xlabel(f"mAP@{found.n}, {found.scores.metric}, 95 % interval")
+    figure.axes[0].set_xlabel(f"mAP@{found.k}, {found.scores.metric}, 95 % interval")
     return figure
 
 
@@ -242,7 +242,7 @@ def _classes(found: Evaluation) -> Section:
 def _answers(found: Evaluation) -> Section:
     counts = Counter(example.relevant for example in found.examples)
     rows = [(f"{relevant:,}", f"{count:,}") for relevant, count in sorted(counts.items())]
-    notes = found.basis.truth.notes() if found.basis.truth else ()
+    notes = found.basis.ground_truth.notes() if found.basis.ground_truth else ()
     return Section(
         "The right answers",
         " ".join(
@@ -266,7 +266,7 @@ def _sample(found: Evaluation) -> Section:
 def _settings(found: Evaluation, gallery: Gallery) -> Section:
     asked = {
         "queries": found.queries,
-        "hits (n)": found.n,
+        "hits (n)": found.k,
         "metric": found.scores.metric.value,
         "skipped queries": len(found.skipped),
         "relevance": found.basis.as_dict(),

@@ -24,7 +24,7 @@ def write_hit_report(found: HitJudgements, path: Path) -> None:
     """
     said = [pair.verdict() for pair in found.preferences]
     said += [
-        f"{each.precision.value:.1%} of the hits of {each.gallery} (n = {each.n}) are right"
+        f"{each.precision.value:.1%} of the hits of {each.gallery} (n = {each.k}) are right"
         for each in found.hits
     ]
     page = Page(
@@ -54,13 +54,13 @@ def _sections(found: HitJudgements) -> Iterator[Section]:
 
 
 def _hits(found: HitJudgements) -> Section:
-    columns = ["gallery", "encoder", "n", "queries", "left out"]
-    for name in ("precision@n", "mAP@n (found)", "R@1"):
+    columns = ["gallery", "encoder", "k", "queries", "left out"]
+    for name in ("precision@k", "mAP@k (found)", "R@1"):
         columns += [name, "95 % interval"]
     rows = [
         (
-            *(each.gallery, each.encoder, str(each.n), f"{each.queries:,}", f"{each.left_out:,}"),
-            *(*_cells(each.precision), *_cells(each.map_found), *_cells(each.first_right)),
+            *(each.gallery, each.encoder, str(each.k), f"{each.queries:,}", f"{each.left_out:,}"),
+            *(*_cells(each.precision), *_cells(each.map_retrieved), *_cells(each.recall_at_1)),
             _share(each.agreement),
         )
         for each in found.hits
@@ -68,8 +68,8 @@ def _hits(found: HitJudgements) -> Section:
     unfinished = ", ".join(found.unfinished)
     return Section(
         "Hits that people called right",
-        "Precision@n is the share of right hits among those shown: n, or fewer where the gallery "
-        "gave fewer; mAP@n (found) divides by the right hits among them; R@1 is the share of "
+        "Precision@k is the share of right hits among those shown: n, or fewer where the gallery "
+        "gave fewer; mAP@k (found) divides by the right hits among them; R@1 is the share of "
         "queries whose first hit is right. What was never found, nobody judged: none of these is "
         "a recall. Queries that were not judged to the end, or had no hits, are left out."
         f"{f' Of {unfinished}, no query was judged to the end.' if unfinished else ''}",

@@ -37,7 +37,7 @@ def write_self_report(found: SelfRetrieval, gallery: Gallery, path: Path) -> Non
 
 def _scores(found: SelfRetrieval) -> Section:
     columns = ["distortion"]
-    for name in (f"mAP@{found.n}", "recall@1", f"recall@{found.n}"):
+    for name in (f"mAP@{found.k}", "recall@1", f"recall@{found.k}"):
         columns += [name, "95 % interval"]
     rows = [
         (name, *_cells(scores.map), *_cells(scores.recall_at_1), *_cells(scores.recall))
@@ -47,8 +47,8 @@ def _scores(found: SelfRetrieval) -> Section:
         "Which distorted images find their originals",
         f"This is {MEANING}: an encoder trained on such distortions wins here whatever its "
         "answers are worth. How good answers are takes labels to say (lookalike evaluate without "
-        f"--self). There is one right answer, the original, so mAP@{found.n} is the mean of 1 / "
-        f"its rank, and of 0 where it is not among the {found.n} nearest; other images that are "
+        f"--self). There is one right answer, the original, so mAP@{found.k} is the mean of 1 / "
+        f"its rank, and of 0 where it is not among the {found.k} nearest; other images that are "
         "as near as it count as nearer. Intervals are bootstrap intervals over the images.",
         png(figures.invariance(found)),
         Table(columns, rows),
@@ -73,7 +73,7 @@ def _settings(found: SelfRetrieval, gallery: Gallery) -> Section:
     asked = {
         "images distorted": found.queries,
         "seed": found.seed,
-        "hits (n)": found.n,
+        "hits (n)": found.k,
         "metric": found.metric.value,
         "skipped images": len(found.skipped),
     }

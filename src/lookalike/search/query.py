@@ -38,7 +38,7 @@ def decode_query(query: Query | None, *, whole: bool = False) -> tuple[str, str 
 
 
 @dataclass(frozen=True, slots=True)
-class Views:
+class QueryVectors:
     """A query as it is searched for: one or several embeddings ``(v, dim)``.
 
     Of several views of one query, each row counts with the nearest. ``own`` is the id of the row
@@ -53,21 +53,21 @@ class Views:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class QueryRegion:
     """Which part of a query image is searched for.
 
     Args:
         box: this part only.
         foreground: of it, the part that holds its item, where one is found.
-        parts: besides, 13 overlapping parts of two and three to a side; each row counts with the
+        multi_crop: besides, 13 overlapping parts of two and three to a side; each row counts with the
             nearest. It finds a small item in a cluttered photograph.
     """
 
     box: Box | None = None
     foreground: bool = False
-    parts: bool = False
+    multi_crop: bool = False
 
-    def at_image(self, query: Query | None, encoder: Encoder) -> Views:
+    def at_image(self, query: Query | None, encoder: Encoder) -> QueryVectors:
         """Encode an image.
 
         Raises:
@@ -75,17 +75,17 @@ class Look:
             InputError: the box is not inside the image.
         """
         name, uri, image = decode_query(query, whole=self.box is not None)
-        seen = self.seen(image)
+        crops = self.crops(image)
         try:
-            embeddings = encoder.encode(seen)
+            embeddings = encoder.encode(crops)
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
         own = query.id if isinstance(query, Item) else None
-        return Views(name, uri, embeddings, own, seen[0])
+        return QueryVectors(name, uri, embeddings, own, crops[0])
 
     def at_row(
         self, row_id: str, store: VectorStore, encoder: Callable[[], Encoder], needs_image: bool
-    ) -> Views:
+    ) -> QueryVectors:
         """Take a row as the query: its embedding or, where that is not enough, its image.
 
         Raises:
@@ -94,41 +94,43 @@ class Look:
             SourceError: its image is needed and where it came from is gone.
         """
         row = store.get([row_id])
-        if self == Look() and not needs_image:
-            return Views(row_id, row.uris[0], row.embeddings, row_id)
+        if self == QueryRegion() and not needs_image:
+            return QueryVectors(row_id, row.uris[0], row.embeddings, row_id)
         (item,) = open_items(row.uris)
         views = self.at_image(item, encoder())
-        embeddings = row.embeddings if self == Look() else views.embeddings
+        embeddings = row.embeddings if self == QueryRegion() else views.embeddings
         return replace(views, name=row_id, embeddings=embeddings, own=row_id)
 
-    def at_text(self, text: str, encoder: Encoder) -> Views:
+    def at_text(self, text: str, encoder: Encoder) -> QueryVectors:
         """Encode words.
 
         Raises:
             InputError: the encoder takes images only, or a part of an image is asked for.
         """
-        if self != Look():
+        if self != QueryRegion():
             raise InputError(
                 "a part of an image was asked for, and the query is words; leave out one of both"
             )
-        return Views(text, None, encode_text(encoder, [text]))
+        return QueryVectors(text, None, encode_text(encoder, [text]))
 
-    def at_nothing(self, words: str, dim: int) -> Views:
+    def at_nothing(self, keywords: str, dim: int) -> QueryVectors:
         """Return the views of no image, where only words are looked for.
 
         Raises:
             InputError: a part of an image is asked for.
         """
-        if self != Look():
+        if self != QueryRegion():
             raise InputError("a part of an image was asked for, and there is only words, no image")
-        return Views(words, None, np.empty((0, dim), np.float32))
+        return QueryVectors(keywords, None, np.empty((0, dim), np.float32))
 
-    def seen(self, image: ImageArray) -> list[ImageArray]:
+    def crops(self, image: ImageArray) -> list[ImageArray]:
         """Return the views of an image, the whole of what is looked at first."""
-        seen = image if self.box is None else self.box.cut(image)
+        crops = image if self.box is None else self.box.cut(image)
         if self.foreground:
-            seen = foreground(seen).box(AROUND).cut(seen)
-        return [seen, *(part.cut(seen) for part in parts_of(seen))] if self.parts else [seen]
+            crops = foreground(crops).box(AROUND).cut(crops)
+        return (
+            [crops, *(part.cut(crops) for part in parts_of(crops))] if self.multi_crop else [crops]
+        )
 
 
 def parts_of(image: ImageArray) -> list[Box]:

@@ -19,17 +19,17 @@ from lookalike.filters import Filter, Where, as_filter
 from lookalike.images import local_features
 from lookalike.search import rerank
 from lookalike.search.keywords import Among, fused, keywords_of
-from lookalike.search.query import Views
-from lookalike.stores.base import MAX_N, VectorStore
+from lookalike.search.query import QueryVectors
+from lookalike.stores.base import MAX_K, VectorStore
 from lookalike.types import Embeddings, Hit, ImageArray, Metric
 from lookalike.vectors import unit_rows
 
 RERANKINGS: Mapping[str, str] = {
-    "expand": "search again, the query moved towards its 3 nearest rows (alpha query expansion)",
-    "augment": "compare with each hit moved towards its 3 nearest hits (database augmentation)",
-    "reciprocal": "prefer hits that have the query's neighbors for neighbors (k-reciprocal)",
-    "diffuse": "follow neighbors of neighbors among the hits (diffusion)",
-    "spatial": "put hits first whose local features match the query's in one arrangement",
+    "aqe": "search again, the query moved towards its 3 nearest rows (alpha query expansion)",
+    "dba": "compare with each hit moved towards its 3 nearest hits (database augmentation)",
+    "k-reciprocal": "prefer hits that have the query's neighbors for neighbors (k-reciprocal)",
+    "diffusion": "follow neighbors of neighbors among the hits (diffusion)",
+    "geometric": "put hits first whose local features match the query's in one arrangement",
 }
 """By name, what each does."""
 
@@ -37,7 +37,7 @@ NEIGHBORS = 3
 """Rows that expansion and augmentation take up: where few rows are right, more would be wrong."""
 
 VERIFIED = 20
-"""Hits whose images are looked at by ``spatial``."""
+"""Hits whose images are looked at by ``geometric``."""
 
 Images = Callable[[Sequence[Hit]], Sequence[ImageArray | None]]
 """Reads the images of hits; None where one cannot be read."""
@@ -69,7 +69,7 @@ def parse_rerankings(names: str | Sequence[str] | None) -> tuple[str, ...]:
     return found
 
 
-def furthest(metric: Metric, distance: float | None, score: float | None) -> float | None:
+def distance_threshold(metric: Metric, distance: float | None, score: float | None) -> float | None:
     """Return the largest distance that a limit of distance or of similarity allows.
 
     Raises:
@@ -90,50 +90,50 @@ def furthest(metric: Metric, distance: float | None, score: float | None) -> flo
 class Search:
     """What is asked for, checked: see :meth:`lookalike.Gallery.search`."""
 
-    n: int
+    k: int
     metric: Metric
     where: Filter | None = None
-    furthest: float = math.inf
+    distance_threshold: float = math.inf
     exact: bool = False
     rerankings: tuple[str, ...] = ()
-    words: str | None = None
+    keywords: str | None = None
 
     @classmethod
     def of(
         cls,
-        n: int,
+        k: int,
         metric: Metric,
         where: Where | None,
         max_distance: float | None,
         exact: bool,
         rerank: str | Sequence[str] | None,
-        words: str | None = None,
+        keywords: str | None = None,
     ) -> Self:
         """Check the settings.
 
         Raises:
-            SettingError: ``n`` or ``max_distance`` out of range.
+            SettingError: ``k`` or ``max_distance`` out of range.
             InputError: the filter or the words cannot be understood.
             UnknownNameError: no such re-ranking.
         """
-        if n < 1:
-            raise SettingError(f"n = {n}: must be at least 1")
-        furthest = math.inf if max_distance is None else max_distance
-        if math.isnan(furthest) or furthest < 0:
+        if k < 1:
+            raise SettingError(f"n = {k}: must be at least 1")
+        distance_threshold = math.inf if max_distance is None else max_distance
+        if math.isnan(distance_threshold) or distance_threshold < 0:
             raise SettingError(f"--max-distance {max_distance}: must be at least 0")
         condition = None if where is None else as_filter(where)
         names = parse_rerankings(rerank)
-        return cls(n, metric, condition, furthest, exact, names, words)
+        return cls(k, metric, condition, distance_threshold, exact, names, keywords)
 
     @property
     def needs_image(self) -> bool:
         """Whether a re-ranking looks at the query's image."""
-        return "spatial" in self.rerankings
+        return "geometric" in self.rerankings
 
     def run(
-        self, store: VectorStore, query: Views, images: Images, timed: Timed = untimed
+        self, store: VectorStore, query: QueryVectors, images: Images, timed: Timed = untimed
     ) -> tuple[Hit, ...]:
-        """Return at most ``n`` hits, best first; distances are those from the query to the rows.
+        """Return at most ``k`` hits, best first; distances are those from the query to the rows.
 
         ``timed`` is entered around the stages ``search`` and ``rerank``.
 
@@ -142,16 +142,16 @@ class Search:
             MissingDependencyError: OpenCV is not installed, which it takes.
         """
         looked = len(query.embeddings) > 0
-        depth = self.n if not (self.rerankings or self.words) else max(self.n, rerank.DEPTH)
+        depth = self.k if not (self.rerankings or self.keywords) else max(self.k, rerank.DEPTH)
         with timed("search"):
             hits = self._nearest(store, query.embeddings, query.own, depth) if looked else []
         if self.rerankings:
             with timed("rerank"):
                 hits = self._reranked(store, query, images, hits, depth)
-        if self.words is not None:
-            with timed("words"):
+        if self.keywords is not None:
+            with timed("keywords"):
                 hits = self._with_words(store, query, hits, depth)
-        kept = [hit for hit in hits if hit.distance <= self.furthest][: self.n]
+        kept = [hit for hit in hits if hit.distance <= self.distance_threshold][: self.k]
         return tuple(
             hit if hit.rank == rank else replace(hit, rank=rank) for rank, hit in enumerate(kept, 1)
         )
@@ -164,7 +164,7 @@ class Search:
         The nearest rows to several views are among the nearest to each, so this is as exact as
         the store.
         """
-        asked = min(depth + (own is not None), max(depth, MAX_N))
+        asked = min(depth + (own is not None), max(depth, MAX_K))
         found = store.search(views, asked, self.metric, self.where, exact=self.exact)
         if len(found) == 1:
             return [hit for hit in found[0] if hit.id != own][:depth]
@@ -175,15 +175,15 @@ class Search:
         return sorted(best.values(), key=lambda hit: (hit.distance, hit.id))[:depth]
 
     def _with_words(
-        self, store: VectorStore, query: Views, hits: list[Hit], depth: int
+        self, store: VectorStore, query: QueryVectors, hits: list[Hit], depth: int
     ) -> list[Hit]:
         """Return hits fused by rank with the rows whose metadata have the words.
 
         Without an image, the distance of a row is 1 less its BM25 as a share of the best row's.
         """
-        assert self.words is not None
+        assert self.keywords is not None
         columns = store.columns()
-        rows, scores = keywords_of(columns).find(self.words)
+        rows, scores = keywords_of(columns).find(self.keywords)
         if self.where is not None and len(rows):
             passing = self.where.mask(columns)[rows]
             rows, scores = rows[passing], scores[passing]
@@ -193,7 +193,7 @@ class Search:
         if not said:
             return hits
         if not len(query.embeddings):
-            first = list(said)[: self.n]
+            first = list(said)[: self.k]
             found = store.get(first)
             best = max(said[first[0]], 1e-12)
             fields = zip(found.ids, found.uris, found.metadata, strict=True)
@@ -210,7 +210,7 @@ class Search:
         return [looks[row_id] for row_id in fused(list(looks), ranked)]
 
     def _reranked(
-        self, store: VectorStore, query: Views, images: Images, hits: list[Hit], depth: int
+        self, store: VectorStore, query: QueryVectors, images: Images, hits: list[Hit], depth: int
     ) -> list[Hit]:
         """Return the hits in the order of the last re-ranking."""
         if not hits:
@@ -219,12 +219,12 @@ class Search:
         nearest = _distances(query.embeddings, rows[:1], self.metric)[:, 0].argmin()
         asked = query.embeddings[nearest]
         for name in self.rerankings:
-            if name == "expand":
+            if name == "aqe":
                 asked = rerank.expand(asked, rows[:NEIGHBORS])
                 hits = self._nearest(store, asked[None], query.own, depth)
                 rows = store.embeddings([hit.id for hit in hits])
                 continue
-            if name == "spatial":
+            if name == "geometric":
                 order = _verified(query.image, hits, images)
             else:
                 order = np.argsort(_scored(name, asked, rows), kind="stable").tolist()
@@ -234,9 +234,9 @@ class Search:
 
 
 def _scored(name: str, query: NDArray[np.float32], rows: Embeddings) -> NDArray[np.floating]:
-    if name == "reciprocal":
+    if name == "k-reciprocal":
         return rerank.reciprocal(query, rows)
-    if name == "diffuse":
+    if name == "diffusion":
         return rerank.diffuse(query, rows)
     augmented = rerank.augment(rows, NEIGHBORS)
     return np.asarray(-(augmented @ unit_rows(query[None])[0]))
@@ -255,7 +255,7 @@ def _verified(image: ImageArray | None, hits: Sequence[Hit], images: Images) -> 
 
 
 def _distances(queries: Embeddings, rows: Embeddings, metric: Metric) -> NDArray[np.float64]:
-    """Return the distance of each query to each row, ``(q, n)``."""
+    """Return the distance of each query to each row, ``(q, k)``."""
     a, b = queries.astype(np.float64), rows.astype(np.float64)
     if metric is Metric.L2:
         return np.asarray(np.linalg.norm(a[:, None] - b[None], axis=2))

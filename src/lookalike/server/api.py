@@ -26,7 +26,7 @@ from lookalike.server.routes import (
     leads,
     search_with,
 )
-from lookalike.server.service import Ask, Served, Service
+from lookalike.server.service import GalleryHandle, SearchQuery, Service
 from lookalike.types import Hits
 
 router = APIRouter()
@@ -87,7 +87,7 @@ async def gallery_facts(served: TheGallery, service: TheService) -> s.GalleryFac
 
 @v1.get("/galleries/{gallery}/evaluation", tags=["galleries"], responses=errors())
 async def evaluation(served: TheGallery, service: TheService) -> s.EvaluationOut:
-    """Return how good the answers are, as ``lookalike evaluate --keep`` measured it last."""
+    """Return how good the answers are, as ``lookalike evaluate --save`` measured it last."""
     found = await _kept(served, service)
     names = ("made", "rows", "fingerprint", "verdict", "stale", "evaluation")
     return s.EvaluationOut(**{name: getattr(found, name) for name in names})
@@ -131,7 +131,7 @@ async def search_by_image(
     options: Annotated[s.AddressOptions, Query()],
 ) -> s.HitsOut:
     """Search with an image file, which is the body of the request."""
-    ask = Ask(image=await request.body())
+    ask = SearchQuery(image=await request.body())
     return await search_with(served, service, ask, options.options(), response)
 
 
@@ -148,30 +148,30 @@ async def search_batch(
     return s.BatchOut(answers=[_answer(served, each) for each in found])
 
 
-async def facts_of(service: Service, served: Served) -> dict[str, Any]:
+async def facts_of(service: Service, served: GalleryHandle) -> dict[str, Any]:
     """Return the facts of a gallery, as :class:`GalleryOut` has them."""
     info = await service.thread(served.gallery.info)
     return {
         "name": served.name,
         **{name: info[name] for name in ("rows", "dim", "metric", "encoder", "fingerprint")},
-        "takes_text": service.takes_words(served),
+        "supports_text": service.takes_words(served),
         "writable": service.settings.write or any(key.write for key in service.settings.keys),
     }
 
 
-async def _kept(served: Served, service: Service) -> Kept:
+async def _kept(served: GalleryHandle, service: Service) -> Kept:
     found = await service.thread(kept, served.gallery)
     if found is None:
         raise ProblemError(
             404,
             "no-evaluation",
             "The gallery was not evaluated",
-            "whoever keeps it can do so with lookalike evaluate GALLERY --keep",
+            "whoever keeps it can do so with lookalike evaluate GALLERY --save",
         )
     return found
 
 
-def _answer(served: Served, found: Hits | LookalikeError) -> s.BatchAnswer:
+def _answer(served: GalleryHandle, found: Hits | LookalikeError) -> s.BatchAnswer:
     if isinstance(found, LookalikeError):
         return s.BatchAnswer(problem=s.ProblemOut(**problem_of(found).as_dict()))
     return s.BatchAnswer(found=hits_out(served, found))

@@ -9,7 +9,7 @@ from typing import Any
 
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.gallery.facets import Facet, facets
-from lookalike.server.service import Served, Service
+from lookalike.server.service import GalleryHandle, Service
 from lookalike.server.sketch import Paper, paper_of
 from lookalike.server.thumbnails import read
 
@@ -44,7 +44,7 @@ class Browsing:
                 await self.facets(served)
                 await self.paper(served)
 
-    async def facets(self, served: Served) -> tuple[Facet, ...]:
+    async def facets(self, served: GalleryHandle) -> tuple[Facet, ...]:
         """Return the columns of a gallery's metadata."""
         known = self._known.setdefault(served.name, _Known())
         columns = await self._service.thread(served.gallery.store.columns)
@@ -53,7 +53,7 @@ class Browsing:
             known.columns = columns
         return known.facets
 
-    async def paper(self, served: Served) -> Paper | None:
+    async def paper(self, served: GalleryHandle) -> Paper | None:
         """Return what drawings for a gallery are like; None if its images are no such."""
         known = self._known.setdefault(served.name, _Known())
         async with self._looking:
@@ -63,7 +63,7 @@ class Browsing:
                 known.rows = rows
         return known.paper
 
-    async def _look(self, served: Served) -> Paper | None:
+    async def _look(self, served: GalleryHandle) -> Paper | None:
         sample = await self._service.sample(served, _LOOKED_AT, 0)
         found = []
         for uri, row_id in zip(sample.uris, sample.ids, strict=True):

@@ -13,7 +13,7 @@ from lookalike.labels.session import FILE, SURE, Round, kept_round
 from lookalike.server.problems import ProblemError
 from lookalike.server.routes import TheGallery, TheService, errors
 from lookalike.server.schemas import LONGEST, Model
-from lookalike.server.service import Served, Service
+from lookalike.server.service import GalleryHandle, Service
 
 exploring = APIRouter(prefix="/v1/galleries/{gallery}", tags=["exploring"])
 
@@ -41,7 +41,7 @@ class MapOut(BaseModel):
     """A map. Arrays are base64 of little-endian numbers, for each item in the order of ``ids``.
 
     ``points`` are two 16-bit numbers each, ``numbers`` the 16-bit number of its cluster or -1,
-    ``outlying`` a 32-bit float, ``near`` 32-bit numbers of its nearest ``neighbors`` others.
+    ``lof_scores`` a 32-bit float, ``near`` 32-bit numbers of its nearest ``neighbors`` others.
     """
 
     format: int
@@ -56,7 +56,7 @@ class MapOut(BaseModel):
     points: str
     numbers: str
     clusters: list[ClusterOut]
-    outlying: str
+    lof_scores: str
     neighbors: int
     near: str
     columns: list[ColorOut]
@@ -118,7 +118,7 @@ async def gallery_map(served: TheGallery, service: TheService) -> Response:
 
 @exploring.get("/labeling", responses=errors())
 async def labeling(served: TheGallery, service: TheService, request: Request) -> LabelingOut:
-    """Return which images to name next, as ``lookalike label suggest --keep`` chose them last."""
+    """Return which images to name next, as ``lookalike label suggest --save`` chose them last."""
     found = await _round(served, service, request)
     return LabelingOut(
         made=found.made,
@@ -150,7 +150,7 @@ async def labeling_reach(
     )
 
 
-async def _round(served: Served, service: Service, request: Request) -> Round:
+async def _round(served: GalleryHandle, service: Service, request: Request) -> Round:
     rounds: dict[str, tuple[object, Round | None]] = request.app.state.rounds
     stamp, found = await service.thread(_newest, served, rounds.get(served.name))
     rounds[served.name] = stamp, found
@@ -159,13 +159,13 @@ async def _round(served: Served, service: Service, request: Request) -> Round:
             404,
             "nothing-suggested",
             "No images are suggested yet",
-            "whoever keeps the gallery can do so with lookalike label suggest GALLERY --keep",
+            "whoever keeps the gallery can do so with lookalike label suggest GALLERY --save",
         )
     return found
 
 
 def _newest(
-    served: Served, known: tuple[object, Round | None] | None
+    served: GalleryHandle, known: tuple[object, Round | None] | None
 ) -> tuple[object, Round | None]:
     """Read the kept round, unless neither it nor the gallery changed since it was read."""
     file = served.gallery.path / FILE

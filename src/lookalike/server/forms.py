@@ -13,10 +13,10 @@ from starlette.datastructures import QueryParams
 from lookalike.errors import InputError
 from lookalike.filters import All, Filter, from_structure
 from lookalike.gallery.facets import Facet
-from lookalike.search.query import Look
+from lookalike.search.query import QueryRegion
 from lookalike.search.search import Search
 from lookalike.server.schemas import AddressOptions
-from lookalike.server.service import Ask
+from lookalike.server.service import SearchQuery
 from lookalike.types import Metric
 
 _QUERIES = ("id", "text", "url")
@@ -32,10 +32,10 @@ class Form:
     params: QueryParams
 
     @property
-    def ask(self) -> Ask | None:
+    def ask(self) -> SearchQuery | None:
         """The query, None if the address holds none."""
         row_id, text, url = (self.params.get(name) or None for name in _QUERIES)
-        return Ask(id=row_id, text=text, url=url) if row_id or text or url else None
+        return SearchQuery(id=row_id, text=text, url=url) if row_id or text or url else None
 
     @property
     def beside(self) -> str | None:
@@ -49,7 +49,7 @@ class Form:
         gone = ("box", "local", "start", *_QUERIES)
         return str(QueryParams([pair for pair in rest if pair[0] not in gone]))
 
-    def read(self, facets: Sequence[Facet], own: Metric) -> tuple[Look, Search]:
+    def read(self, facets: Sequence[Facet], own: Metric) -> tuple[QueryRegion, Search]:
         """Return which part of the query is looked at and what is searched for.
 
         Raises:
@@ -60,7 +60,7 @@ class Form:
             for name, value in self.params.items()
             if value and name not in _ITS_OWN and not name.startswith((VALUE, LOW, HIGH))
         }
-        fields |= {name: "true" for name in ("foreground", "parts", "exact") if name in fields}
+        fields |= {name: "true" for name in ("foreground", "multi_crop", "exact") if name in fields}
         try:
             options = AddressOptions(**fields).options()
         except ValidationError as error:

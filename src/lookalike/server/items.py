@@ -22,7 +22,7 @@ from lookalike.server.routes import (
     picture,
     search_with,
 )
-from lookalike.server.service import Ask, Served
+from lookalike.server.service import GalleryHandle, SearchQuery
 from lookalike.stores.base import Rows
 
 items = APIRouter(prefix="/v1/galleries/{gallery}")
@@ -100,11 +100,11 @@ async def item_neighbors(
     service: TheService,
     row_id: TheId,
     response: Response,
-    n: Annotated[int, Query(ge=1, le=1_000)] = 7,
+    k: Annotated[int, Query(ge=1, le=1_000)] = 7,
 ) -> s.HitsOut:
     """Return the items that look most like an item; it is not among them."""
-    options = s.Options(n=n)
-    return await search_with(served, service, Ask(id=row_id), options, response)
+    options = s.Options(k=k)
+    return await search_with(served, service, SearchQuery(id=row_id), options, response)
 
 
 @items.put(
@@ -144,13 +144,13 @@ async def delete_item(served: TheGallery, service: TheService, row_id: TheId) ->
     await service.remove(served, row_id)
 
 
-def _out(served: Served, row: Rows, place: int) -> s.ItemOut:
+def _out(served: GalleryHandle, row: Rows, place: int) -> s.ItemOut:
     row_id = row.ids[place]
     return s.ItemOut(
         id=row_id,
         metadata=dict(row.metadata[place]),
         content_hash=row.hashes[place],
-        changeable=row_id.startswith(f"{uploads.SOURCE}:"),
+        editable=row_id.startswith(f"{uploads.SOURCE}:"),
         **links(served, row_id),
     )
 

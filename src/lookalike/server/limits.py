@@ -28,4 +28,4 @@ class Limits:
     connections: int = 2_000
     waiting: int = 32
     batch: int = 64
-    n: int = 1_000
+    k: int = 1_000

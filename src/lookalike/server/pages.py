@@ -25,19 +25,19 @@ from lookalike.server.metrics import Stages
 from lookalike.server.problems import ProblemError, problem_of
 from lookalike.server.routes import TheGallery, TheService
 from lookalike.server.schemas import AddressOptions
-from lookalike.server.service import Ask, Served, Service
+from lookalike.server.service import GalleryHandle, SearchQuery, Service
 from lookalike.types import Hit, Metadata
 
 router = APIRouter(include_in_schema=False)
 
 _START = 24
 _RERANKINGS = {
-    "expand": "query expansion",
-    "augment": "augmentation",
-    "reciprocal": "k-reciprocal neighbors",
-    "expand+reciprocal": "expansion, then reciprocal",
-    "diffuse": "diffusion",
-    "spatial": "spatial verification",
+    "aqe": "query expansion",
+    "dba": "augmentation",
+    "k-reciprocal": "k-reciprocal neighbors",
+    "aqe+k-reciprocal": "expansion, then reciprocal",
+    "diffusion": "diffusion",
+    "geometric": "spatial verification",
 }
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
@@ -128,7 +128,7 @@ async def search_page(
         filtered=_filtered(form, facets),
         paper=await browsing.paper(served),
         rerankings=[pair for pair in _RERANKINGS.items() if pair[0].split("+")[0] in RERANKINGS],
-        n=AddressOptions().n,
+        k=AddressOptions().k,
         urls=service.settings.urls,
         most=service.settings.limits.upload_bytes,
         **await _results(service, browsing, served, form),
@@ -151,7 +151,7 @@ async def results_of_image(
 ) -> Response:
     """Show the answer to an image, which is the body."""
     form = Form(request.query_params)
-    ask = Ask(image=await request.body())
+    ask = SearchQuery(image=await request.body())
     found = await _results(service, browsing, served, form, ask)
     return render("_results.html", service, served, **found)
 
@@ -187,7 +187,7 @@ async def report_page(served: TheGallery, service: TheService) -> Response:
 
 
 def render(
-    template: str, service: Service, served: Served | None = None, **values: Any
+    template: str, service: Service, served: GalleryHandle | None = None, **values: Any
 ) -> Response:
     """Return a page."""
     values |= {"keyed": bool(service.settings.keys)}
@@ -209,11 +209,15 @@ def is_page(method: str, path: str, accept: str) -> bool:
 
 
 async def _results(
-    service: Service, browsing: Browsing, served: Served, form: Form, ask: Ask | None = None
+    service: Service,
+    browsing: Browsing,
+    served: GalleryHandle,
+    form: Form,
+    ask: SearchQuery | None = None,
 ) -> dict[str, Any]:
     """Return what the template of results shows: hits by gallery, or where to start."""
     again = f"&{form.again}" if form.again else ""
-    ask = ask or form.ask or (Ask() if form.params.get("words", "").strip() else None)
+    ask = ask or form.ask or (SearchQuery() if form.params.get("keywords", "").strip() else None)
     if ask is None:
         return {"start": await _start(service, served, form), "sets": [], "again": again}
     asked = [served, *([service.served(form.beside)] if form.beside else [])]
@@ -224,7 +228,7 @@ async def _results(
     return {"start": None, "sets": sets, "again": again, "narrowed": narrowed}
 
 
-async def _start(service: Service, served: Served, form: Form) -> Mapping[str, Any]:
+async def _start(service: Service, served: GalleryHandle, form: Form) -> Mapping[str, Any]:
     text = form.params.get("start", "0")
     seed = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
     rows = await service.sample(served, _START, seed)
@@ -236,7 +240,12 @@ async def _start(service: Service, served: Served, form: Form) -> Mapping[str, A
 
 
 async def _set(
-    service: Service, browsing: Browsing, served: Served, origin: Served, form: Form, ask: Ask
+    service: Service,
+    browsing: Browsing,
+    served: GalleryHandle,
+    origin: GalleryHandle,
+    form: Form,
+    ask: SearchQuery,
 ) -> Mapping[str, Any]:
     """Return the hits of one gallery, or why there are none."""
     stages, begun = Stages(service.telemetry), time.perf_counter()
@@ -251,7 +260,7 @@ async def _set(
         return {**shown, "problem": problem_of(error)}
     return {
         **shown,
-        "worded": search.words is not None,
+        "worded": search.keywords is not None,
         "looked": not ask.empty,
         "metric": found.metric.value,
         "rows": await service.thread(lambda: len(served.gallery)),
@@ -260,7 +269,9 @@ async def _set(
     }
 
 
-async def _elsewhere(service: Service, served: Served, origin: Served, ask: Ask) -> Ask:
+async def _elsewhere(
+    service: Service, served: GalleryHandle, origin: GalleryHandle, ask: SearchQuery
+) -> SearchQuery:
     """Return a query for another gallery: an item that it does not hold is asked as an image."""
     if ask.id is None:
         return ask
@@ -268,7 +279,7 @@ async def _elsewhere(service: Service, served: Served, origin: Served, ask: Ask)
         await service.row(served, ask.id)
     except MissingRowError:
         row = await service.row(origin, ask.id)
-        return Ask(image=(await service.pictures.whole(row))[1])
+        return SearchQuery(image=(await service.pictures.whole(row))[1])
     return ask
 
 

@@ -10,7 +10,7 @@ from fastapi import Depends, Query, Request, Response
 from lookalike.server import schemas as s
 from lookalike.server.metrics import Stages
 from lookalike.server.problems import MEDIA_TYPE
-from lookalike.server.service import Ask, Served, Service
+from lookalike.server.service import GalleryHandle, SearchQuery, Service
 from lookalike.types import Hits
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -88,18 +88,22 @@ async def _service(request: Request) -> Service:  # else FastAPI takes a thread 
 TheService = Annotated[Service, Depends(_service)]
 
 
-async def _named(gallery: str, service: TheService) -> Served:
+async def _named(gallery: str, service: TheService) -> GalleryHandle:
     return service.served(gallery)
 
 
-TheGallery = Annotated[Served, Depends(_named)]
+TheGallery = Annotated[GalleryHandle, Depends(_named)]
 TheId = Annotated[
     str, Query(alias="id", min_length=1, max_length=2_000, examples=["photos:cats/1.jpg"])
 ]
 
 
 async def search_with(
-    served: Served, service: Service, ask: Ask, options: s.Options, response: Response
+    served: GalleryHandle,
+    service: Service,
+    ask: SearchQuery,
+    options: s.Options,
+    response: Response,
 ) -> s.HitsOut:
     """Answer one query, and say in a header how long each stage took."""
     stages = Stages(service.telemetry)
@@ -109,7 +113,7 @@ async def search_with(
     return hits_out(served, found)
 
 
-def hits_out(served: Served, found: Hits) -> s.HitsOut:
+def hits_out(served: GalleryHandle, found: Hits) -> s.HitsOut:
     """Return hits as they go out: where pictures are, by id."""
     return s.HitsOut(
         query=found.query,
@@ -127,7 +131,7 @@ def hits_out(served: Served, found: Hits) -> s.HitsOut:
     )
 
 
-def links(served: Served, row_id: str) -> dict[str, str]:
+def links(served: GalleryHandle, row_id: str) -> dict[str, str]:
     """Return where an item's pictures are; by id, never by where its file lies."""
     base = f"/v1/galleries/{served.name}/item"
     asked = f"?id={quote(row_id, safe='')}"

@@ -9,10 +9,10 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, field_validator
 
 from lookalike.filters import Where
 from lookalike.images.foreground import Box
-from lookalike.search.query import Look
-from lookalike.search.search import Search, furthest
+from lookalike.search.query import QueryRegion
+from lookalike.search.search import Search, distance_threshold
 from lookalike.server.limits import Limits
-from lookalike.server.service import Ask
+from lookalike.server.service import SearchQuery
 from lookalike.types import Metric
 
 _LIMITS = Limits()
@@ -34,7 +34,7 @@ class Model(BaseModel):
 class Common(Model):
     """How to search, but for what is written in one way in JSON and in another in an address."""
 
-    n: int = Field(7, ge=1, le=_LIMITS.n, description="How many hits.")
+    k: int = Field(7, ge=1, le=_LIMITS.k, description="How many hits.")
     metric: Literal["cosine", "l2"] | None = Field(
         None, description="The gallery's own unless given."
     )
@@ -45,14 +45,14 @@ class Common(Model):
         None, description="Only hits as similar as this by cosine: 1 is the same, 0 unrelated."
     )
     foreground: bool = Field(False, description="Only the part that holds the query's item.")
-    parts: bool = Field(False, description="Also look at 13 parts of the query.")
+    multi_crop: bool = Field(False, description="Also look at 13 parts of the query.")
     rerank: Annotated[str, Field(max_length=200)] | None = Field(
         None,
-        description="expand, augment, reciprocal, diffuse or spatial; several joined by +.",
-        examples=["expand+reciprocal"],
+        description="aqe, dba, k-reciprocal, diffusion or geometric; several joined by +.",
+        examples=["aqe+k-reciprocal"],
     )
     exact: bool = Field(False, description="Look at every row, also of a very large gallery.")
-    words: Annotated[str, Field(max_length=LONGEST)] | None = Field(
+    keywords: Annotated[str, Field(max_length=LONGEST)] | None = Field(
         None,
         description="Words of the metadata, fused by rank with what looks alike; or alone.",
         examples=["red shoe"],
@@ -71,10 +71,10 @@ class Options(Common):
         None, description="Only this part of the query: x, y, width, height in its pixels."
     )
 
-    def look(self) -> Look:
+    def look(self) -> QueryRegion:
         """Return which part of the query is looked at."""
         box = None if self.box is None else Box.of(self.box)
-        return Look(box, self.foreground, self.parts)
+        return QueryRegion(box, self.foreground, self.multi_crop)
 
     def search(self, own: Metric) -> Search:
         """Return what is searched for in a gallery whose metric is ``own``.
@@ -83,9 +83,9 @@ class Options(Common):
             InputError: options exclude each other, or the filter cannot be understood.
         """
         metric = own if self.metric is None else Metric(self.metric)
-        limit = furthest(metric, self.max_distance, self.min_score)
+        limit = distance_threshold(metric, self.max_distance, self.min_score)
         where: Where | None = self.where
-        return Search.of(self.n, metric, where, limit, self.exact, self.rerank, self.words)
+        return Search.of(self.k, metric, where, limit, self.exact, self.rerank, self.keywords)
 
 
 class AddressOptions(Common):
@@ -120,16 +120,16 @@ class Query(Model):
     )
     image: Base64Bytes | None = Field(None, description="An image file, as base64 text.")
 
-    def ask(self) -> Ask:
+    def ask(self) -> SearchQuery:
         """Return it as the service takes it."""
-        return Ask(self.image, self.id, self.text, self.url)
+        return SearchQuery(self.image, self.id, self.text, self.url)
 
 
 class SearchBody(Options, Query):
     """One query and how to search."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"id": "photos:cats/1.jpg", "n": 7}]}
+        extra="forbid", json_schema_extra={"examples": [{"id": "photos:cats/1.jpg", "k": 7}]}
     )
 
 
@@ -202,7 +202,7 @@ class GalleryOut(BaseModel):
     metric: str
     encoder: str
     fingerprint: str
-    takes_text: bool
+    supports_text: bool
     writable: bool
 
 
@@ -218,7 +218,7 @@ class ItemOut(BaseModel):
     id: str
     metadata: dict[str, Any]
     content_hash: str
-    changeable: bool
+    editable: bool
     image: str
     thumbnail: str
 

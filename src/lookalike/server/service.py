@@ -18,7 +18,7 @@ from lookalike.config import settings as machine
 from lookalike.errors import ImageError, InputError, LookalikeError, UnreachableError
 from lookalike.gallery import uploads
 from lookalike.gallery.gallery import Gallery
-from lookalike.search.query import Look, Views, encode_text, images_of
+from lookalike.search.query import QueryRegion, QueryVectors, encode_text, images_of
 from lookalike.search.search import Search
 from lookalike.server.batching import Batcher
 from lookalike.server.decoder_pool import Decoders
@@ -39,7 +39,7 @@ _AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class SearchQuery:
     """A query as it came: just one of an image file's bytes, an id, words or an address."""
 
     image: bytes | None = None
@@ -58,14 +58,14 @@ class Ask:
         Raises:
             InputError: it is none or several.
         """
-        if self.empty and search.words is not None:
+        if self.empty and search.keywords is not None:
             return
         given = (self.image, self.id, self.text, self.url)
         if sum(each is not None for each in given) != 1:
             raise InputError("a search needs just one of image, id, text and url")
 
 
-class Served:
+class GalleryHandle:
     """A gallery in service."""
 
     def __init__(self, name: str, gallery: Gallery, threads: int) -> None:
@@ -92,7 +92,9 @@ class Service:
         self.decoders = Decoders(
             threads, seconds=limits.decode_seconds, memory=limits.decode_memory
         )
-        self._served = {name: Served(name, each, threads) for name, each in galleries.items()}
+        self._served = {
+            name: GalleryHandle(name, each, threads) for name, each in galleries.items()
+        }
         remote = any(each.address is not None for each in galleries.values())
         most = limits.waiting if remote else 2 * threads  # who waits for a server needs no core
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="lookalike-search")
@@ -117,7 +119,7 @@ class Service:
     def __iter__(self) -> Any:
         return iter(self._served.values())
 
-    def served(self, name: str) -> Served:
+    def served(self, name: str) -> GalleryHandle:
         """Return a gallery by the name it is served under.
 
         Raises:
@@ -154,7 +156,12 @@ class Service:
             self.telemetry.waiting.set(self._waiting)
 
     async def search(
-        self, served: Served, ask: Ask, look: Look, search: Search, stages: Stages
+        self,
+        served: GalleryHandle,
+        ask: SearchQuery,
+        look: QueryRegion,
+        search: Search,
+        stages: Stages,
     ) -> Hits:
         """Answer one query.
 
@@ -167,7 +174,12 @@ class Service:
             return await self._search(served, ask, look, search, stages)
 
     async def search_all(
-        self, served: Served, asks: list[Ask], look: Look, search: Search, stages: Stages
+        self,
+        served: GalleryHandle,
+        asks: list[SearchQuery],
+        look: QueryRegion,
+        search: Search,
+        stages: Stages,
     ) -> list[Hits | LookalikeError]:
         """Answer several queries in their order; what is wrong with one is its answer.
 
@@ -177,7 +189,7 @@ class Service:
         """
         places = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(ask: Ask) -> Hits | LookalikeError:
+        async def one(ask: SearchQuery) -> Hits | LookalikeError:
             async with places:
                 try:
                     ask.check(search)
@@ -196,10 +208,15 @@ class Service:
                     task.cancel()  # else each would wait for a server that is away
 
     async def _search(
-        self, served: Served, ask: Ask, look: Look, search: Search, stages: Stages
+        self,
+        served: GalleryHandle,
+        ask: SearchQuery,
+        look: QueryRegion,
+        search: Search,
+        stages: Stages,
     ) -> Hits:
         if ask.empty:
-            views = look.at_nothing(str(search.words), served.gallery.store.dim)
+            views = look.at_nothing(str(search.keywords), served.gallery.store.dim)
         else:
             views = await self._views(served, ask, look, search.needs_image, stages)
         store = served.gallery.store
@@ -207,8 +224,13 @@ class Service:
         return Hits(views.name, search.metric, rows, views.uri)
 
     async def _views(
-        self, served: Served, ask: Ask, look: Look, needs_image: bool, stages: Stages
-    ) -> Views:
+        self,
+        served: GalleryHandle,
+        ask: SearchQuery,
+        look: QueryRegion,
+        needs_image: bool,
+        stages: Stages,
+    ) -> QueryVectors:
         encoder = served.gallery.encoder
         if ask.text is not None:
             with stages("encode"):
@@ -217,8 +239,8 @@ class Service:
         if ask.id is not None:
             row = await self.thread(served.gallery.store.get, [ask.id])
             own, uri, kept = ask.id, row.uris[0], row.embeddings
-            if look == Look() and not needs_image:
-                return Views(ask.id, uri, kept, own)
+            if look == QueryRegion() and not needs_image:
+                return QueryVectors(ask.id, uri, kept, own)
             data = await self.thread(read, uri, ask.id)
             name = ask.id
         elif ask.url is not None:
@@ -229,16 +251,16 @@ class Service:
         with stages("decode"):
             image = await self._decode(data, name, look)
         rest = replace(look, box=None)
-        seen = await self.thread(rest.seen, image) if rest != Look() else [image]
-        if kept is None or look != Look():
+        seen = await self.thread(rest.seen, image) if rest != QueryRegion() else [image]
+        if kept is None or look != QueryRegion():
             with stages("encode"):
                 try:
                     kept = await served.batcher.encode(seen)
                 except ImageError as error:
                     raise ImageError(f"{name}: {error}") from error
-        return Views(name, uri, kept, own, seen[0])
+        return QueryVectors(name, uri, kept, own, seen[0])
 
-    async def _decode(self, data: bytes | ImageArray, name: str, look: Look) -> ImageArray:
+    async def _decode(self, data: bytes | ImageArray, name: str, look: QueryRegion) -> ImageArray:
         if isinstance(data, bytes):
             return await self.decoders.image(data, name, look.box)
         return data if look.box is None else look.box.cut(data)
@@ -256,7 +278,7 @@ class Service:
         with stages("fetch"):
             return await asyncio.to_thread(fetch, url, how)  # slow ones keep no search waiting
 
-    async def row(self, served: Served, row_id: str) -> Rows:
+    async def row(self, served: GalleryHandle, row_id: str) -> Rows:
         """Return one row.
 
         Raises:
@@ -264,11 +286,11 @@ class Service:
         """
         return await self.thread(served.gallery.store.get, [row_id])
 
-    async def sample(self, served: Served, count: int, seed: int) -> Rows:
+    async def sample(self, served: GalleryHandle, count: int, seed: int) -> Rows:
         """Return rows drawn at random, the same ones for the same seed; all if there are fewer."""
         return await self.thread(_sample, served.gallery, count, seed)
 
-    async def put(self, served: Served, key: str, data: bytes, metadata: Metadata) -> bool:
+    async def put(self, served: GalleryHandle, key: str, data: bytes, metadata: Metadata) -> bool:
         """Add an image or replace it; return whether it was there.
 
         Raises:
@@ -284,24 +306,26 @@ class Service:
                 served, partial(uploads.put, gallery, row_id, data, embedding, metadata)
             )
 
-    async def describe(self, served: Served, row_id: str, metadata: Metadata) -> dict[str, Any]:
+    async def describe(
+        self, served: GalleryHandle, row_id: str, metadata: Metadata
+    ) -> dict[str, Any]:
         """Change metadata of a row; return what they are then."""
         work = partial(uploads.describe, served.gallery, row_id, metadata)
         async with self.turn():
             return await self._write(served, work)
 
-    async def remove(self, served: Served, row_id: str) -> None:
+    async def remove(self, served: GalleryHandle, row_id: str) -> None:
         """Delete a row."""
         async with self.turn():
             await self._write(served, partial(uploads.remove, served.gallery, row_id))
 
-    async def _write(self, served: Served, work: Callable[[], T]) -> T:
+    async def _write(self, served: GalleryHandle, work: Callable[[], T]) -> T:
         """Write, one after another; now and then see to the table's files."""
         async with served.writing:
             done = await self.thread(work)
             served.writes += 1
             if served.writes % _TEND_EVERY == 0:
-                await self.thread(served.gallery.tend)
+                await self.thread(served.gallery.optimize)
             return done
 
     async def check_ready(self) -> None:
@@ -316,7 +340,7 @@ class Service:
             await self._try(served)
         self._ready_until = time.monotonic() + _READY_SECONDS
 
-    async def _try(self, served: Served) -> None:
+    async def _try(self, served: GalleryHandle) -> None:
         stages = Stages(self.telemetry)
         gallery = served.gallery
         rows = await self.thread(lambda: len(gallery))
@@ -327,10 +351,10 @@ class Service:
             embedding = await served.batcher.encode([blank])
         except ImageError:  # the encoder takes one size only, and has said so
             embedding = np.zeros((1, gallery.store.dim), np.float32)
-        views = Views("ready", None, embedding)
+        views = QueryVectors("ready", None, embedding)
         await self.thread(search.run, gallery.store, views, images_of, stages)
 
-    def takes_words(self, served: Served) -> bool:
+    def takes_words(self, served: GalleryHandle) -> bool:
         """Whether a gallery can be searched by words."""
         try:
             encode_text(served.gallery.encoder, [])

@@ -24,7 +24,7 @@ class ArraySource:
     """Images held as one array, with labels: IDX pairs and data sets.
 
     ``images`` are ``(n, H, W)`` gray or ``(n, H, W, 3)`` RGB, uint8. Each of ``columns`` holds
-    ``n`` texts, which join the label in the items' metadata.
+    ``k`` texts, which join the label in the items' metadata.
     """
 
     name: str

@@ -13,7 +13,7 @@ from lookalike.errors import InputError, SettingError
 from lookalike.filters import Columns, Filter
 from lookalike.types import Embeddings, Hit, Metadata, Metric, check_embeddings
 
-MAX_N = 16_384
+MAX_K = 16_384
 """More hits than this for one query are refused."""
 
 
@@ -90,24 +90,24 @@ class VectorStore(Protocol):
         """Delete rows by id and return how many there were."""
         ...
 
-    def tend(self, metric: Metric) -> None:
+    def optimize(self, metric: Metric) -> None:
         """Do what is due after many writes, for searches by a metric: merge, index, clean up."""
         ...
 
     def search(
         self,
         queries: Embeddings,
-        n: int,
+        k: int,
         metric: Metric,
         where: Filter | None = None,
         *,
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """Return the ``n`` nearest rows (fewer if there are fewer) to each query, nearest first.
+        """Return the ``k`` nearest rows (fewer if there are fewer) to each query, nearest first.
 
         Args:
             queries: ``(q, dim)`` float32.
-            n: at least 1, at most 16,384.
+            k: at least 1, at most 16,384.
             metric: ``l2`` or ``cosine``.
             where: search only the rows that it matches.
             exact: look at every row, where a store would otherwise search a large table through
@@ -116,7 +116,7 @@ class VectorStore(Protocol):
         Raises:
             InputError: queries of another length, or not finite; a filter on a column that is not
                 there, or whose values are of another kind.
-            SettingError: ``n`` out of range.
+            SettingError: ``k`` out of range.
         """
         ...
 
@@ -166,15 +166,15 @@ def check_rows(rows: Rows, dim: int) -> Embeddings:
     return check_embeddings(rows.embeddings, dim=dim, what="rows to store")
 
 
-def check_queries(queries: Embeddings, n: int, dim: int) -> Embeddings:
+def check_queries(queries: Embeddings, k: int, dim: int) -> Embeddings:
     """Return queries that may be searched for.
 
     Raises:
         InputError: see :meth:`VectorStore.search`.
-        SettingError: ``n`` out of range.
+        SettingError: ``k`` out of range.
     """
-    if not 1 <= n <= MAX_N:
-        raise SettingError(f"n = {n}: must be from 1 to {MAX_N:,}")
+    if not 1 <= k <= MAX_K:
+        raise SettingError(f"n = {k}: must be from 1 to {MAX_K:,}")
     return check_embeddings(queries, dim=dim, what="queries")
 
 

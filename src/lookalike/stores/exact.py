@@ -32,7 +32,7 @@ _SCORES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Neighbors:
-    """Row numbers ``(q, n)`` int64 and distances ``(q, n)`` float64, nearest first.
+    """Row numbers ``(q, k)`` int64 and distances ``(q, k)`` float64, nearest first.
 
     Equal distances are ordered by row number.
     """
@@ -65,10 +65,10 @@ class ExactIndex:
         """Return the embeddings of rows by their numbers."""
         return self._rows[rows]
 
-    def others(self, start: int, stop: int, n: int, metric: Metric) -> Neighbors:
+    def others(self, start: int, stop: int, k: int, metric: Metric) -> Neighbors:
         """Return the ``min(n, rows - 1)`` nearest other rows to each from ``start`` to ``stop``."""
         asked = self._rows[start:stop]
-        found = self.search(asked, n + 1, metric)
+        found = self.search(asked, k + 1, metric)
         # Among identical rows the row itself need not be the first, nor be there at all.
         other = found.rows != np.arange(start, start + len(asked))[:, None]
         other[other.all(axis=1), -1] = False
@@ -78,7 +78,7 @@ class ExactIndex:
     def search(
         self,
         queries: Embeddings,
-        n: int,
+        k: int,
         metric: Metric,
         among: NDArray[np.int64] | None = None,
     ) -> Neighbors:
@@ -88,21 +88,21 @@ class ExactIndex:
         """
         if among is not None and len(among) == len(self):
             among = None
-        if len(queries) == 1 and n > 0 and self._plain and _plain(_lengths(queries)):
+        if len(queries) == 1 and k > 0 and self._plain and _plain(_lengths(queries)):
             coarse = self._rounded()
             if coarse is not None:
-                among = self._near(coarse, queries[0], n, metric, among)
+                among = self._near(coarse, queries[0], k, metric, among)
                 if len(among) <= _FEW:
-                    rows, distances = self._nearest(queries[0], among, n, metric)
+                    rows, distances = self._nearest(queries[0], among, k, metric)
                     return Neighbors(rows[None], distances[None])
         if among is not None:
-            found = self._part(among).search(queries, n, metric)
+            found = self._part(among).search(queries, k, metric)
             return Neighbors(among[found.rows], found.distances)
-        n = min(n, len(self))
+        k = min(k, len(self))
         found = Neighbors(
-            np.empty((len(queries), n), np.int64), np.empty((len(queries), n), np.float64)
+            np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float64)
         )
-        if n == 0:
+        if k == 0:
             return found
         step = max(1, _SCORES // len(self))
         for start in range(0, len(queries), step):
@@ -125,13 +125,13 @@ class ExactIndex:
         self,
         coarse: CoarseRows,
         query: NDArray[np.float32],
-        n: int,
+        k: int,
         metric: Metric,
         among: NDArray[np.int64] | None,
     ) -> NDArray[np.int64]:
-        """Return, in ascending order, rows among which the ``n`` nearest to a query are.
+        """Return, in ascending order, rows among which the ``k`` nearest to a query are.
 
-        Of the ``n`` best by rounded products the worst true score is no better than that of the
+        Of the ``k`` best by rounded products the worst true score is no better than that of the
         n-th nearest row, so a row whose rounded score is worse than it by more than the error of
         rounding is not among these.
         """
@@ -145,9 +145,9 @@ class ExactIndex:
         if among is not None:
             scores = scores[among]
         count = len(scores)
-        if count <= n:
+        if count <= k:
             return np.arange(count) if among is None else among
-        best = _top(scores[None], n)[0]
+        best = _top(scores[None], k)[0]
         rows = best if among is None else among[best]
         true = self._scored((self._rows[rows] @ query)[None], metric, rows)[0]
         length = float(np.linalg.norm(query))
@@ -176,7 +176,7 @@ class ExactIndex:
         rows: NDArray[np.int64],
         distances: NDArray[np.float64],
     ) -> None:
-        """Fill ``rows`` and ``distances``, both ``(q, n)``."""
+        """Fill ``rows`` and ``distances``, both ``(q, k)``."""
         n = rows.shape[1]
         if not (self._plain and _plain(_lengths(queries))):
             every = np.arange(len(self))
@@ -199,10 +199,10 @@ class ExactIndex:
             rows[i], distances[i] = self._nearest(queries[i], more, n, metric)
 
     def _nearest(
-        self, query: NDArray[np.float32], rows: NDArray[np.int64], n: int, metric: Metric
+        self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int, metric: Metric
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         exact = self._distances(query, rows, metric)
-        order = np.argsort(exact, kind="stable")[:n]
+        order = np.argsort(exact, kind="stable")[:k]
         return rows[order], exact[order]
 
     def _scores(self, queries: Embeddings, metric: Metric) -> NDArray[np.float32]:
@@ -258,22 +258,22 @@ def _plain(norms: NDArray[np.float64]) -> bool:
     return bool(some.min(initial=1) > 1e-12 and some.max(initial=1) < 1e12)
 
 
-def _top(scores: NDArray[np.float32], n: int) -> NDArray[np.int64]:
-    """Return the columns of the ``n`` largest scores of each row, in no order.
+def _top(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Return the columns of the ``k`` largest scores of each row, in no order.
 
     The n largest lie in the n blocks of columns with the largest maxima, so only these are
     looked into.
     """
     count, rows = scores.shape
     blocks = rows // _BLOCK
-    if blocks <= 2 * n:
-        return np.argpartition(scores, rows - n, axis=1)[:, rows - n :]
+    if blocks <= 2 * k:
+        return np.argpartition(scores, rows - k, axis=1)[:, rows - k :]
     whole = blocks * _BLOCK
     maxima = scores[:, :whole].reshape(count, blocks, _BLOCK).max(axis=2)
-    best = np.argpartition(maxima, blocks - n, axis=1)[:, blocks - n :]
+    best = np.argpartition(maxima, blocks - k, axis=1)[:, blocks - k :]
     columns = (best[:, :, None] * _BLOCK + np.arange(_BLOCK)).reshape(count, -1)
     rest = np.broadcast_to(np.arange(whole, rows), (count, rows - whole))
     columns = np.concatenate([columns, rest], axis=1)
     inside = np.take_along_axis(scores, columns, axis=1)
-    chosen = np.argpartition(inside, inside.shape[1] - n, axis=1)[:, inside.shape[1] - n :]
+    chosen = np.argpartition(inside, inside.shape[1] - k, axis=1)[:, inside.shape[1] - k :]
     return np.take_along_axis(columns, chosen, axis=1)

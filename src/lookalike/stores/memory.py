@@ -48,17 +48,17 @@ class MemoryStore:
     def search(
         self,
         queries: Embeddings,
-        n: int,
+        k: int,
         metric: Metric,
         where: Filter | None = None,
         *,
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """Return the ``n`` nearest rows to each query; it is always exact."""
+        """Return the ``k`` nearest rows to each query; it is always exact."""
         del exact
-        queries = check_queries(queries, n, self.dim)
+        queries = check_queries(queries, k, self.dim)
         records, index, columns = self._index or self._build()
-        found = index.search(queries, n, metric, matching(where, columns))
+        found = index.search(queries, k, metric, matching(where, columns))
         return [
             [
                 Hit(rank, records[row].id, records[row].uri, float(distance), records[row].metadata)
@@ -79,7 +79,7 @@ class MemoryStore:
         """Iterate over rows in order of id."""
         return (self._rows[key][0] for key in sorted(self._rows) if key.startswith(prefix))
 
-    def tend(self, metric: Metric) -> None:
+    def optimize(self, metric: Metric) -> None:
         """Do nothing: nothing is due."""
 
     def rows(self, count: int) -> Iterator[Rows]:

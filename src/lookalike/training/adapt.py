@@ -67,13 +67,13 @@ _FOLDER, _RUN = "views", "run.json"
 class AdaptOptions:
     """What a user may set.
 
-    ``views`` is a name in :data:`VIEWS`, ``passes`` how many views of each image are made, fewer
+    ``views`` is a name in :data:`VIEWS`, ``views_per_image`` how many views of each image are made, fewer
     if ``minutes`` are over before. ``dim`` is that of the projection, at most 256 unless given.
     ``contrast`` refines it by contrast with hard negatives, which takes torch.
     """
 
     views: str = "street"
-    passes: int = 8
+    views_per_image: int = 8
     minutes: float | None = None
     dim: int | None = None
     contrast: bool = False
@@ -89,7 +89,7 @@ def adapt(
     *,
     encoder: str | Encoder = BASE,
     out: str | Path | None = None,
-    grounds: str | Path | Source | None = None,
+    backgrounds: str | Path | Source | None = None,
     options: AdaptOptions = DEFAULTS,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Projected:
@@ -105,7 +105,7 @@ def adapt(
             3,000 of its images are looked at.
         encoder: a name, the path of an encoder folder, or an opened encoder.
         out: the encoder folder to make. While views are made it holds only these.
-        grounds: photographs to put items on in street views, none of them the queries that the
+        backgrounds: photographs to put items on in street views, none of them the queries that the
             result is to be judged by; collages of the collection unless given.
         options: views, passes, minutes, dim, contrast, seed, resume.
         on_progress: told of each stage.
@@ -136,7 +136,7 @@ def adapt(
         )
     base = _opened(encoder, images) if isinstance(encoder, str) else encoder
     dim = _dim(options, len(images), base, opened)
-    behind = _grounds(grounds, on_progress)
+    behind = _grounds(backgrounds, on_progress)
     start = time.perf_counter()
     run = {
         "views": options.views,
@@ -144,7 +144,7 @@ def adapt(
         "images": len(images),
         "data": _digest(images),
         "encoder": base.fingerprint,
-        "grounds": _digest(behind),
+        "backgrounds": _digest(behind),
     }
     kept = _Kept(folder / _FOLDER if folder else None, run)
     made = ViewMaker.of(images, options.views, options.seed, behind)
@@ -156,16 +156,18 @@ def adapt(
             f"{opened.spec}: all {len(images):,} images have one embedding; there is nothing to "
             "tell apart"
         )
-    first = kept.array("pass-000", lambda: embed(made.views(0), f"views 1/{options.passes}"))
+    first = kept.array(
+        "pass-000", lambda: embed(made.views(0), f"views 1/{options.views_per_image}")
+    )
     basis = Basis.of(np.concatenate([whole, first]))
-    passes = [basis(first)]
+    views_per_image = [basis(first)]
     least = _CONTRASTED if options.contrast else 1
-    for number in range(1, options.passes):
+    for number in range(1, options.views_per_image):
         over = options.minutes is not None and time.perf_counter() - start > options.minutes * 60
         if over and number >= least:
             break
-        task = f"views {number + 1}/{options.passes}"
-        passes.append(
+        task = f"views {number + 1}/{options.views_per_image}"
+        views_per_image.append(
             kept.array(f"pass-{number:03}", partial(_pass, basis, embed, made, number, task))
         )
     there = basis.components.shape[1]
@@ -176,13 +178,15 @@ def adapt(
             f"(--dim), not {dim}"
         )
     dim = min(dim, there)
-    projection = _learned(basis(whole), np.stack(passes, axis=1), dim, options, on_progress)
+    projection = _learned(
+        basis(whole), np.stack(views_per_image, axis=1), dim, options, on_progress
+    )
     origin = {
         "learned": "adapt",
         "contrast": options.contrast,
         **run,
         "source": opened.spec,
-        "passes": len(passes),
+        "views_per_image": len(views_per_image),
         "seconds": time.perf_counter() - start,
     }
     name = f"{base.name},adapted={options.views}"
@@ -284,11 +288,11 @@ def _opened(name: str, images: Sequence[ImageArray]) -> Encoder:
 def _check(options: AdaptOptions) -> None:
     if options.views not in VIEWS:
         raise UnknownNameError("views", options.views, VIEWS)
-    if options.passes < 1:
-        raise SettingError(f"--passes {options.passes}: must be at least 1")
-    if options.contrast and options.passes < _CONTRASTED:
+    if options.views_per_image < 1:
+        raise SettingError(f"--views-per-image {options.views_per_image}: must be at least 1")
+    if options.contrast and options.views_per_image < _CONTRASTED:
         raise SettingError(
-            f"--passes {options.passes}: --contrast holds one back and needs at least {_CONTRASTED}"
+            f"--views-per-image {options.views_per_image}: --contrast holds one back and needs at least {_CONTRASTED}"
         )
     if options.minutes is not None and options.minutes <= 0:
         raise SettingError(f"--minutes {options.minutes:g}: must be above 0")
@@ -324,11 +328,15 @@ def _dim(options: AdaptOptions, count: int, base: Encoder, source: Source) -> in
 
 
 def _grounds(
-    grounds: str | Path | Source | None, on_progress: ProgressCallback
+    backgrounds: str | Path | Source | None, on_progress: ProgressCallback
 ) -> list[ImageArray]:
-    if grounds is None:
+    if backgrounds is None:
         return []
-    opened = open_source(grounds, on_progress) if isinstance(grounds, str | Path) else grounds
+    opened = (
+        open_source(backgrounds, on_progress)
+        if isinstance(backgrounds, str | Path)
+        else backgrounds
+    )
     return sample_images(opened, _GROUNDS, _GROUND_SIDE)
 
 

@@ -30,17 +30,17 @@ class ViewMaker:
 
     images: Sequence[ImageArray]
     masks: Sequence[Mask]
-    grounds: Sequence[ImageArray]
+    backgrounds: Sequence[ImageArray]
     kind: str
     seed: int
 
     @classmethod
     def of(
-        cls, images: Sequence[ImageArray], kind: str, seed: int, grounds: Sequence[ImageArray]
+        cls, images: Sequence[ImageArray], kind: str, seed: int, backgrounds: Sequence[ImageArray]
     ) -> ViewMaker:
         """Find the items of the images; ``kind`` is a name in :data:`VIEWS`."""
         masks = [found.mask for found in each_in_threads(foreground, images)]
-        return cls(images, masks, grounds, kind, seed)
+        return cls(images, masks, backgrounds, kind, seed)
 
     def views(self, number: int) -> Iterator[ImageArray]:
         """Yield a view of each image."""
@@ -51,8 +51,8 @@ class ViewMaker:
         image, mask = self.images[index], self.masks[index]
         if self.kind == "drawn":
             return redrawn(image, rng, mask=mask)
-        if self.grounds:
-            ground = self.grounds[int(rng.integers(len(self.grounds)))]
+        if self.backgrounds:
+            ground = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
         else:
             ground = collage(self.images, self.masks, rng, side=_STREET.side)
         return street_view(image, ground, rng, mask=mask, street=_STREET).image

@@ -141,7 +141,7 @@ def precision_per_label(found: Evaluation) -> Figure:
                 label=name,
                 zorder=3 if ours else 2,
             )
-        ax.set_ylabel(f"precision@{found.n}")
+        ax.set_ylabel(f"precision@{found.k}")
         ax.grid(axis="y", color="#eeeeee")
         ax.tick_params(axis="x", rotation=30 if max(map(len, labels)) > 3 else 0)
         ax.legend(frameon=False, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.16))
@@ -149,26 +149,26 @@ def precision_per_label(found: Evaluation) -> Figure:
 
 
 def ladder(found: Evaluation) -> Figure:
-    """Draw precision@n of the gallery's encoder and the baselines, with 95 % intervals."""
+    """Draw precision@k of the gallery's encoder and the baselines, with 95 % intervals."""
     scores = ranking(found)[::-1]
     with mpl.rc_context(STYLE):
         figure = _charted((7.5, 0.34 * len(scores) + 0.8))
         ax = figure.subplots()
         colors = [OURS if s is found.scores else OTHERS for _, s in scores]
         _barh(ax, [name for name, _ in scores], [s.precision for _, s in scores], colors)
-        ax.set_xlabel(f"precision@{found.n}, {found.scores.metric}, 95 % interval")
+        ax.set_xlabel(f"precision@{found.k}, {found.scores.metric}, 95 % interval")
     return figure
 
 
 def invariance(found: SelfRetrieval) -> Figure:
-    """Draw how well distorted images found their originals: mAP@n with 95 % intervals."""
+    """Draw how well distorted images found their originals: mAP@k with 95 % intervals."""
     scores = list(found.scores.items())[::-1]
     estimates = [s.map for _, s in scores]
     with mpl.rc_context(STYLE):
         figure = _charted((7.5, 0.34 * len(scores) + 0.8))
         ax = figure.subplots()
         _barh(ax, [name for name, _ in scores], estimates, [OURS] * len(scores))
-        ax.set_xlabel(f"mAP@{found.n} of finding the original, {found.metric}, 95 % interval")
+        ax.set_xlabel(f"mAP@{found.k} of finding the original, {found.metric}, 95 % interval")
     return figure
 
 
@@ -178,9 +178,9 @@ def judged_hits(found: HitJudgements) -> Figure:
     with mpl.rc_context(STYLE):
         figure = _charted((7.5, 0.34 * len(hits) + 0.8))
         ax = figure.subplots()
-        names = [f"{each.gallery}, n = {each.n}" for each in hits]
+        names = [f"{each.gallery}, n = {each.k}" for each in hits]
         _barh(ax, names, [each.precision for each in hits], [OURS] * len(hits))
-        ax.set_xlabel("precision@n as people judge it, 95 % interval")
+        ax.set_xlabel("precision@k as people judge it, 95 % interval")
     return figure
 
 

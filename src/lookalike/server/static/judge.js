@@ -21,7 +21,7 @@ export function start(main) {
       kind: find("#kind").value,
       other: find("#other")?.value ?? null,
       queries: find("#queries").valueAsNumber,
-      n: find("#hits").valueAsNumber,
+      k: find("#hits").valueAsNumber,
       seed: find("#seed").valueAsNumber,
     }, []);
   });
@@ -71,11 +71,11 @@ async function prepare() {
 // What looks like an item; a gallery that does not hold it is asked with its image.
 async function neighbors(name, id) {
   try {
-    return (await json(`${address(name, "/neighbors", id)}&n=${plan.n}`)).hits.map((hit) => hit.id);
+    return (await json(`${address(name, "/neighbors", id)}&k=${plan.k}`)).hits.map((hit) => hit.id);
   } catch (problem) {
     if (problem.status !== 404 || name === gallery) throw problem;
     const body = await fetched(address(gallery, "/image", id));
-    const answer = await ask(`/v1/galleries/${name}/search/image?n=${plan.n}`, { method: "POST", body });
+    const answer = await ask(`/v1/galleries/${name}/search/image?k=${plan.k}`, { method: "POST", body });
     return (await answer.json()).hits.map((hit) => hit.id);
   }
 }
@@ -195,7 +195,7 @@ function asFile() {
   const queries = [...new Set(judged.map(({ query }) => query))];
   const hits = plan.kind === "sets" ? [] : queries.map((query) => {
     const mine = judged.filter((each) => each.query === query).sort((a, b) => a.rank - b.rank);
-    return { gallery, query, n: plan.n, given: mine[0].given, answers: mine.map(({ hit, rank, answer }) => ({ id: hit, rank, right: answer })) };
+    return { gallery, query, k: plan.k, given: mine[0].given, answers: mine.map(({ hit, rank, answer }) => ({ id: hit, rank, right: answer })) };
   });
   const side = ({ answer, swapped }) => (answer === "neither" ? "neither" : (answer === "left") !== swapped ? "a" : "b");
   const preferences = plan.kind === "hits" ? [] : judged.map((each) => ({ query: each.query, a: gallery, b: plan.other, preferred: side(each) }));

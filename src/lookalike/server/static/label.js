@@ -60,7 +60,7 @@ async function show() {
   const suggested = asked.groups.flat();
   const labeled = labels();
   const named = suggested.filter((id) => id in labeled).length;
-  find("#progress").textContent = now ? `${named} of ${suggested.length} named` : `All ${suggested.length} are named. Save them, and label the rest with lookalike label spread.`;
+  find("#progress").textContent = now ? `${named} of ${suggested.length} named` : `All ${suggested.length} are named. Save them, and label the rest with lookalike label propagate.`;
   find("#undo").disabled = done.length === 0;
   find("#later").disabled = !now;
   showLabels();

@@ -32,7 +32,7 @@ def serves(dataset: Any, metric: Metric) -> bool:
     return _large(dataset) and _index_name(metric) in _indices(dataset)
 
 
-def tend(dataset: Any, metric: Metric) -> bool:
+def optimize(dataset: Any, metric: Metric) -> bool:
     """Make a large table's index for a metric, or bring it up to date; tell whether it did."""
     if not _large(dataset):
         return False
@@ -59,10 +59,10 @@ def tend(dataset: Any, metric: Metric) -> bool:
 
 
 def nearest(
-    dataset: Any, query: NDArray[np.float32], n: int, metric: Metric, columns: list[str]
+    dataset: Any, query: NDArray[np.float32], k: int, metric: Metric, columns: list[str]
 ) -> Any:
-    """Return the table of about the ``n`` nearest rows."""
-    wanted = {"column": "embedding", "q": query, "k": n, "metric": _NAMES[metric]}
+    """Return the table of about the ``k`` nearest rows."""
+    wanted = {"column": "embedding", "q": query, "k": k, "metric": _NAMES[metric]}
     return dataset.to_table(
         columns=columns,
         nearest={**wanted, "nprobes": _PROBES, "refine_factor": _REFINE},

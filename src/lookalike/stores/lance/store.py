@@ -125,9 +125,9 @@ class LanceStore:
             self._commit(partial(_delete, chosen))
         return before - self.count()
 
-    def tend(self, metric: Metric) -> None:
+    def optimize(self, metric: Metric) -> None:
         """Merge small files, drop versions long past, and see to the index of a large table."""
-        self._commit(lambda table: index.tend(table, metric))
+        self._commit(lambda table: index.optimize(table, metric))
         self._refresh()
         if len(self._dataset.get_fragments()) > _COMPACT_ABOVE:
             self._commit(lambda table: table.optimize.compact_files())
@@ -136,57 +136,57 @@ class LanceStore:
     def search(
         self,
         queries: Embeddings,
-        n: int,
+        k: int,
         metric: Metric,
         where: Filter | None = None,
         *,
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """Return the ``n`` nearest rows to each query."""
-        queries = check_queries(queries, n, self.dim)
+        """Return the ``k`` nearest rows to each query."""
+        queries = check_queries(queries, k, self.dim)
         self._refresh()
         if not exact and index.serves(self._dataset, metric):
-            return [self._about(query, n, metric, where) for query in queries]
+            return [self._about(query, k, metric, where) for query in queries]
         loaded = self._load()
         with self._reading:  # of several threads, one lays out the rows
             exact_index = loaded.index
             among = None if where is None else matching(where, loaded.columns)
-        return hits_of(exact_index.search(queries, n, metric, among), loaded.table)
+        return hits_of(exact_index.search(queries, k, metric, among), loaded.table)
 
     def _about(
-        self, query: NDArray[np.float32], n: int, metric: Metric, where: Filter | None
+        self, query: NDArray[np.float32], k: int, metric: Metric, where: Filter | None
     ) -> list[Hit]:
-        """Return the ``n`` nearest rows to a query through the index.
+        """Return the ``k`` nearest rows to a query through the index.
 
-        With a filter, more and more rows are asked for until ``n`` of them match; where few match,
+        With a filter, more and more rows are asked for until ``k`` of them match; where few match,
         it is quicker to compare these directly.
         """
         loaded = self._load()
         rows = asked = len(loaded.table)
         among = None if where is None else matching(where, loaded.columns)
-        if among is not None and len(among) <= max(_FEW, n):
+        if among is not None and len(among) <= max(_FEW, k):
             table = loaded.table.take(among)
             wanted = pc.field("id").isin(table["id"].combine_chunks())
             table = self._table(["id", "uri", "metadata", "embedding"], wanted)
         else:
-            asked = n if among is None else 2 * n * rows // len(among)
+            asked = k if among is None else 2 * k * rows // len(among)
             table = self._nearest(query, asked, metric, among)
-            while len(table) < n and asked < rows:
+            while len(table) < k and asked < rows:
                 asked = min(4 * asked, rows)
                 table = self._nearest(query, asked, metric, among)
-        found = ExactIndex(matrix(table, self.dim)).search(query[None], n, metric)
+        found = ExactIndex(matrix(table, self.dim)).search(query[None], k, metric)
         return hits_of(found, table)[0]
 
     def _nearest(
         self,
         query: NDArray[np.float32],
-        n: int,
+        k: int,
         metric: Metric,
         among: NDArray[np.int64] | None,
     ) -> Any:
         """Return about the nearest rows in order of id, of them those that match a filter."""
         names = ["id", "uri", "metadata", "embedding"]
-        table = index.nearest(self._dataset, query, n, metric, names)
+        table = index.nearest(self._dataset, query, k, metric, names)
         if among is not None:
             table = table.filter(pa.array(self._load().holds(table[ROW].to_numpy(), among)))
         return table.take(pc.sort_indices(table["id"]))

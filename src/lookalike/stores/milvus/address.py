@@ -38,11 +38,11 @@ class IndexKind:
     factor: int = 1
     most: int = 0
 
-    def looking(self, n: int, least: int = 0) -> dict[str, int]:
+    def looking(self, k: int, least: int = 0) -> dict[str, int]:
         """Return the parameters of a search for n rows; ``least`` replaces its own if not 0."""
         if not self.search:
             return {}
-        return {self.search: min(self.most, max(least or self.least, self.factor * n))}
+        return {self.search: min(self.most, max(least or self.least, self.factor * k))}
 
 
 INDEXES: Mapping[str, IndexKind] = {
@@ -128,9 +128,9 @@ class Address:
         """The index of the collection."""
         return INDEXES[self.index]
 
-    def looking(self, n: int, kind: IndexKind, wider: int = 1) -> dict[str, int]:
+    def looking(self, k: int, kind: IndexKind, wider: int = 1) -> dict[str, int]:
         """Return the parameters of a search for n rows through an index, ``wider`` times as far."""
-        return kind.looking(n, wider * (self.effort or kind.least))
+        return kind.looking(k, wider * (self.effort or kind.least))
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -16,7 +16,7 @@ from lookalike.stores.base import Record, Rows
 from lookalike.stores.milvus.address import INDEXES, Address, IndexKind
 from lookalike.stores.milvus.client import LONGEST, Connection
 from lookalike.stores.milvus.filters import FIELD, ZERO, values_of
-from lookalike.stores.milvus.sidecar import Notes
+from lookalike.stores.milvus.sidecar import SidecarCollection
 from lookalike.types import Embeddings, Hit, Metadata, Metric
 
 TEXTS = ("uri", "metadata", "content_hash", "signature")
@@ -150,7 +150,7 @@ def make_collection(
     connection = Connection(address)
     if connection.exists(address.name):  # one that did not come to its end
         connection.ask("drop_collection", address.name)
-    Notes(connection).create()
+    SidecarCollection(connection).create()
     connection.create(
         address.name,
         {VECTOR: dim},
@@ -205,7 +205,7 @@ def find_collection(address: Address) -> Collection | None:
     kind = kinds.get(index["index_type"]) or IndexKind(index["index_type"], {})
     metric = {name: each for each, name in _METRICS.items()}[index["metric_type"]]
     connection.load(address.name)
-    connection.load(Notes(connection).name)
+    connection.load(SidecarCollection(connection).name)
     dim = int(fields[VECTOR]["params"]["dim"])
     described = json.loads(found["description"])["lookalike"]
     return Collection(connection, dim, metric, kind, described)

@@ -53,7 +53,7 @@ class ColumnCatalog:
     Columns stay in it when their last row goes.
     """
 
-    def __init__(self, notes: Notes, pages: Pages, count: Callable[[], int]) -> None:
+    def __init__(self, notes: SidecarCollection, pages: Pages, count: Callable[[], int]) -> None:
         self._notes = notes
         self._pages = pages
         self._count = count
@@ -123,7 +123,7 @@ _VECTOR = {"none": 2}
 """Milvus 2.3 has no collection without vectors."""
 
 
-class Notes:
+class SidecarCollection:
     """The notes beside a collection. Small ones are one row each, files several.
 
     A file is written under a new number and then named, so that whoever reads meanwhile finds the

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.filters import Columns, Filter, MetadataColumns
-from lookalike.stores.base import MAX_N, Record, Rows, check_queries, check_rows
+from lookalike.stores.base import MAX_K, Record, Rows, check_queries, check_rows
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.milvus.address import CONSISTENCIES, Address
 from lookalike.stores.milvus.client import PAGE, STRONG, in_parts
@@ -34,7 +34,7 @@ from lookalike.stores.milvus.collection import (
     there,
 )
 from lookalike.stores.milvus.filters import FIELD, among, within_source
-from lookalike.stores.milvus.sidecar import ColumnCatalog, Notes, Snapshot
+from lookalike.stores.milvus.sidecar import ColumnCatalog, SidecarCollection, Snapshot
 from lookalike.types import Embeddings, Hit, Metric
 
 _SPARE = 16
@@ -46,7 +46,7 @@ _WIDER = 4
 _REQUEST_BYTES = 16 << 20
 _IDS_AT_ONCE = 1_000
 _UNSEALED = 10_000
-"""Rows outside the index, compared one by one, from which :meth:`MilvusStore.tend` seals them."""
+"""Rows outside the index, compared one by one, from which :meth:`MilvusStore.optimize` seals them."""
 
 
 class MilvusStore:
@@ -65,7 +65,7 @@ class MilvusStore:
         self.address = collection.connection.address
         self.metric = collection.metric
         self.described = collection.described
-        self.notes = Notes(collection.connection)
+        self.notes = SidecarCollection(collection.connection)
         self._connection = collection.connection
         self._name = self.address.name
         self._dim = collection.dim
@@ -162,7 +162,7 @@ class MilvusStore:
             self.notes.renew_stamp()
         return count
 
-    def tend(self, metric: Metric) -> None:
+    def optimize(self, metric: Metric) -> None:
         """Have Milvus seal rows that are outside the index, if there are many; it indexes them."""
         del metric
         sealed = self._connection.ask("get_collection_stats", self._name)["row_count"]
@@ -172,35 +172,35 @@ class MilvusStore:
     def search(
         self,
         queries: Embeddings,
-        n: int,
+        k: int,
         metric: Metric,
         where: Filter | None = None,
         *,
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """Return the ``n`` nearest rows to each query."""
-        queries = check_queries(queries, n, self.dim)
+        """Return the ``k`` nearest rows to each query."""
+        queries = check_queries(queries, k, self.dim)
         chosen = self._expression(where)
         if chosen is None:
             return [[] for _ in queries]
         if metric is not self.metric or (exact and self._kind.type != "FLAT"):
-            return self._compared(queries, n, metric, chosen)
+            return self._compared(queries, k, metric, chosen)
         # A query without direction is as far by cosine from every row: all are read for it.
         plain = np.asarray(queries.any(axis=1) | (metric is Metric.L2))
-        asked = min(MAX_N, n + _SPARE)
-        step = max(1, min(MAX_N, _REQUEST_BYTES // (4 * self.dim + 500)) // asked)
+        asked = min(MAX_K, k + _SPARE)
+        step = max(1, min(MAX_K, _REQUEST_BYTES // (4 * self.dim + 500)) // asked)
         near: list[list[Hit]] = []
         for start in range(0, int(plain.sum()), step):
-            near += self._through_index(queries[plain][start : start + step], n, asked, chosen)
+            near += self._through_index(queries[plain][start : start + step], k, asked, chosen)
         if plain.all():
             return near
-        hits, rest = iter(near), iter(self._compared(queries[~plain], n, metric, chosen))
+        hits, rest = iter(near), iter(self._compared(queries[~plain], k, metric, chosen))
         return [next(hits if each else rest) for each in plain.tolist()]
 
     def _through_index(
-        self, queries: Embeddings, n: int, asked: int, where: str
+        self, queries: Embeddings, k: int, asked: int, where: str
     ) -> list[list[Hit]]:
-        """Return the ``n`` nearest rows by the index, of ``asked`` that Milvus is asked for.
+        """Return the ``k`` nearest rows by the index, of ``asked`` that Milvus is asked for.
 
         Where the last of those is as far as the n-th, more may be, and more are asked for. A graph
         with many rows filtered out, or replaced, can lead nowhere: then all that match are read.
@@ -221,18 +221,18 @@ class MilvusStore:
         zeros = self._zeros(where)
         hits = []
         for query, answer in zip(queries, answers, strict=True):
-            last = [hit["distance"] for hit in answer][n - 1 :: max(1, asked - n)]
-            if len(answer) == asked < MAX_N and as_far(last):
-                hits += self._through_index(query[None], n, min(MAX_N, 4 * asked), where)
+            last = [hit["distance"] for hit in answer][k - 1 :: max(1, asked - k)]
+            if len(answer) == asked < MAX_K and as_far(last):
+                hits += self._through_index(query[None], k, min(MAX_K, 4 * asked), where)
                 continue
             found = {
                 hit["id"]: (distance_of(hit["distance"], self.metric), hit["entity"])
                 for hit in answer
             }
-            hits.append(self._ordered(query, found | zeros)[:n])
-        short = [q for q, near in enumerate(hits) if len(near) < n]
+            hits.append(self._ordered(query, found | zeros)[:k])
+        short = [q for q, near in enumerate(hits) if len(near) < k]
         if short and min(len(hits[q]) for q in short) < self._matching(where):
-            read = self._compared(queries[short], n, self.metric, where)
+            read = self._compared(queries[short], k, self.metric, where)
             for q, near in zip(short, read, strict=True):
                 hits[q] = near
         return hits
@@ -257,17 +257,17 @@ class MilvusStore:
             return {}
         zero = f'(exists {FIELD}["{ZERO}"])'
         chosen = f"{zero} and ({where})" if where else zero
-        found = self._query(chosen, ["id", "uri", "metadata"], limit=MAX_N)
+        found = self._query(chosen, ["id", "uri", "metadata"], limit=MAX_K)
         return {row["id"]: (1.0, row) for row in found}
 
-    def _compared(self, queries: Embeddings, n: int, metric: Metric, where: str) -> list[list[Hit]]:
-        """Return the ``n`` nearest rows by reading all that an expression matches."""
+    def _compared(self, queries: Embeddings, k: int, metric: Metric, where: str) -> list[list[Hit]]:
+        """Return the ``k`` nearest rows by reading all that an expression matches."""
         best: list[list[tuple[float, str]]] = [[] for _ in queries]
         for page in self._pages(where, [VECTOR]):
-            found = ExactIndex(matrix(page, self.dim)).search(queries, n, metric)
+            found = ExactIndex(matrix(page, self.dim)).search(queries, k, metric)
             for q, (rows, distances) in enumerate(zip(found.rows, found.distances, strict=True)):
                 more = zip(distances.tolist(), [page[row]["id"] for row in rows], strict=True)
-                best[q] = sorted([*best[q], *more])[:n]
+                best[q] = sorted([*best[q], *more])[:k]
         wanted = self._rows_of({row_id for near in best for _, row_id in near}, TEXTS[:2])
         return [hits_of([each for each in near if each[1] in wanted], wanted) for near in best]
 
