@@ -75,27 +75,27 @@ def test_the_two_conventions_of_average_precision_on_an_example() -> None:
 
 def test_metrics_match_ir_measures() -> None:
     rng = np.random.default_rng(1)
-    n, queries = 7, 50
+    k, queries = 7, 50
     correct = rng.random((queries, k)) < 0.5
     relevant = correct.sum(axis=1) + rng.integers(0, 9, queries)
     relevant[relevant == 0] = 1
     qrels, run = [], []
     for q in range(queries):
-        for k in range(n):
-            run.append(ir_measures.ScoredDoc(f"q{q:03}", f"d{k}", float(n - k)))
-            qrels.append(ir_measures.Qrel(f"q{q:03}", f"d{k}", int(correct[q, k])))
+        for rank in range(k):
+            run.append(ir_measures.ScoredDoc(f"q{q:03}", f"d{rank}", float(k - rank)))
+            qrels.append(ir_measures.Qrel(f"q{q:03}", f"d{rank}", int(correct[q, rank])))
         unseen = range(int(relevant[q] - correct[q].sum()))
-        qrels += [ir_measures.Qrel(f"q{q:03}", f"unseen{k}", 1) for k in unseen]
+        qrels += [ir_measures.Qrel(f"q{q:03}", f"unseen{i}", 1) for i in unseen]
     theirs: dict[str, list[float]] = {"P@7": [], "R@7": [], "AP@7": []}
     found = sorted(
-        ir_measures.iter_calc([P @ n, R @ n, AP @ n], qrels, run), key=lambda m: m.query_id
+        ir_measures.iter_calc([P @ k, R @ k, AP @ k], qrels, run), key=lambda m: m.query_id
     )
     for value in found:
         theirs[str(value.measure)].append(value.value)
     np.testing.assert_allclose(precision_at_k(correct), theirs["P@7"])
     np.testing.assert_allclose(recall_at_k(correct, relevant), theirs["R@7"])
-    # Theirs divides by all relevant documents, ours by those that fit into n.
-    ours = average_precision_at_k(correct, relevant) * np.minimum(relevant, n) / relevant
+    # Theirs divides by all relevant documents, ours by those that fit into k.
+    ours = average_precision_at_k(correct, relevant) * np.minimum(relevant, k) / relevant
     np.testing.assert_allclose(ours, theirs["AP@7"])
 
 

@@ -59,7 +59,7 @@ def search(
     max_distance: float | None = None,
     rerank: str | Sequence[str] | None = None,
 ) -> Search:
-    return Search.of(n, metric, where, max_distance, False, rerank)
+    return Search.of(k, metric, where, max_distance, False, rerank)
 
 
 def distance(a: np.ndarray, b: np.ndarray, metric: Metric) -> float:

@@ -73,7 +73,7 @@ def command(
         console.print_json({"path": str(out), **facts, **training})
         return
     print(
-        f"{out}: {adapted.name}, {adapted.dim} dimensions, from {origin['views_per_image']} views of "
-        f"{origin['images']:,} images in {origin['seconds']:.0f} s"
+        f"{out}: {adapted.name}, {adapted.dim} dimensions, from {origin['views_per_image']} views "
+        f"of {origin['images']:,} images in {origin['seconds']:.0f} s"
     )
     console.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")

@@ -94,7 +94,7 @@ def print_evaluation(found: Evaluation) -> None:
         )
     if said := ceiling_note(found):
         print(said)
-    if found.ways:
+    if found.variants:
         _print_ways(found)
     print(f"* {verdict(found)}")
     if said := most_confused(found):
@@ -112,7 +112,7 @@ def _print_ways(found: Evaluation) -> None:
             f"{tried.scores.recall_at_1.value:.4f}",
             f"{tried.ms:.1f}",
         )
-        for name, tried in found.ways.items()
+        for name, tried in found.variants.items()
     ]
     plain = (
         "plain",

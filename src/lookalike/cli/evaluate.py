@@ -105,10 +105,10 @@ def command(
     are 95 % bootstrap intervals over the queries. A query never counts as its own hit.
 
     The same item in another picture has one right answer or a few. --match COLUMN makes rows right
-    that have the query's value in a column of metadata; --ground-truth FILE those that a file names, with
-    a query at the beginning of each line. There, queries and rows are named by their ids, by a
-    column id of their metadata, by their ids without the source's name, or by their files' names,
-    with the suffix or without it. What is named and not there is said.
+    that have the query's value in a column of metadata; --ground-truth FILE those that a file
+    names, with a query at the beginning of each line. There, queries and rows are named by their
+    ids, by a column id of their metadata, by their ids without the source's name, or by their
+    files' names, with the suffix or without it. What is named and not there is said.
 
     --json prints: n, queries (how many), skipped, gallery, protocol, relevance (by: label, match or
     truth; for a truth file what it left out and what it names that is not there),
@@ -116,8 +116,8 @@ def command(
     recall, first_right (R@1), each with its NAME_interval, first, per_label (empty unless labels
     judge), baselines (the same by name), ways (by name the same, with map_gain and ms), latency_ms.
 
-    With --synthetic-queries no labels are needed either: up to 500 of the gallery's items are put on other
-    ground, in other light, turned and partly covered, and each is to find itself.
+    With --synthetic-queries no labels are needed either: up to 500 of the gallery's items are put
+    on other ground, in other light, turned and partly covered, and each is to find itself.
 
     With --self no labels are needed: up to 500 images are cropped, rotated, made brighter or
     darker, blurred, given noise, saved as poor JPEG and partly covered, and asked for their

@@ -22,7 +22,7 @@ from lookalike.types import ProgressCallback, ignore_progress
 NAME = "products"
 SHOP, STREET = "dataset:stamps/shop", "dataset:stamps/street"
 PASSES = 4
-VARIANTS = ("parts", "multi-crop+k-reciprocal")
+VARIANTS = ("multi-crop", "multi-crop+k-reciprocal")
 
 _PLAIN = "efficientnet-lite0"
 _QUERY = 636
@@ -70,7 +70,7 @@ def tell_products(
     found = [
         plain.search(query),
         adapted.search(query),
-        adapted.search(query, parts=True),
+        adapted.search(query, multi_crop=True),
     ]
     picture = folder / "hits.png"
     item = str(query.metadata["item"])
@@ -93,7 +93,8 @@ def tell_products(
         picture,
         time.perf_counter() - start,
         (
-            f"lookalike search {path} '{query.uri}' --multi-crop --rerank k-reciprocal --image hits.png",
+            f"lookalike search {path} '{query.uri}' --multi-crop --rerank k-reciprocal "
+            "--image hits.png",
             f"lookalike evaluate {path} --synthetic-queries --variants multi-crop",
             f"lookalike info {path}",
         ),

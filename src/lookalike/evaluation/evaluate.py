@@ -73,9 +73,10 @@ def evaluate(
         metric: ``l2`` or ``cosine``; the gallery's own unless given.
         match: a column of metadata: rows with the query's value in it are right, not labels.
         ground_truth: a CSV file, on each line a query and the rows that are right.
-        protocol: what published figures were measured by, as ``perfect-500k``; with ``ground_truth``.
-        synthetic_queries: ask with street views of the gallery's own images, each to find itself; no labels
-            are needed.
+        protocol: what published figures were measured by, as ``perfect-500k``; with
+            ``ground_truth``.
+        synthetic_queries: ask with street views of the gallery's own images, each to find itself;
+            no labels are needed.
         backgrounds: photographs for these views; collages of the gallery's images unless given.
         variants: also ask in other ways: ``foreground``, ``parts``, re-rankings, several joined by
             ``+``, or ``all`` for each of them.
@@ -153,8 +154,8 @@ def _refuse_with_street(given: Mapping[str, object]) -> None:
     for name, value in given.items():
         if value is not None:
             raise SettingError(
-                f"--synthetic-queries cannot be combined with {name} ({value}): it asks with the gallery's "
-                "own images, which are right themselves; leave out one of the two"
+                f"--synthetic-queries cannot be combined with {name} ({value}): it asks with the "
+                "gallery's own images, which are right themselves; leave out one of the two"
             )
 
 

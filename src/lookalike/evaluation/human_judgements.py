@@ -224,8 +224,8 @@ class JudgedHits:
     """A gallery's hits as people judged them.
 
     ``precision`` is the share of right hits among those shown: n, or fewer where the gallery gave
-    fewer, so that 1 can always be reached. ``map_retrieved`` is mAP@k divided by the right hits among
-    them, ``recall_at_1`` the share of queries whose first hit is right. All are over the
+    fewer, so that 1 can always be reached. ``map_retrieved`` is mAP@k divided by the right hits
+    among them, ``recall_at_1`` the share of queries whose first hit is right. All are over the
     ``queries`` that were judged to the end; ``left_out`` were not, or had no hits. A query that
     several people judged counts once, with their mean. ``agreement`` is the share of hits on which
     two people who saw the same one agree, None if nobody did.

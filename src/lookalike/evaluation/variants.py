@@ -1,7 +1,7 @@
 """Ways of asking a gallery, side by side: what each adds to the plain one, and what it costs.
 
-A way is parts of the query that are looked at (``foreground``, ``multi_crop``) and re-rankings, joined
-by ``+``.
+A way is parts of the query that are looked at (``foreground``, ``multi_crop``) and re-rankings,
+joined by ``+``.
 """
 
 from __future__ import annotations

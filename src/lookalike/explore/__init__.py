@@ -12,10 +12,10 @@ __all__ = [
     "CollectionMap",
     "Duplicate",
     "Duplicates",
-    "Faith",
     "Group",
+    "MapQuality",
     "build_map",
     "duplicates",
     "load_map",
-    "outlying",
+    "lof_scores",
 ]

@@ -281,8 +281,8 @@ class Gallery:
             rerank: names in :data:`lookalike.search.search.RERANKINGS`, or a text of them joined by
                 ``+``, applied one after another to the first 200 hits. The order is theirs then,
                 distances stay those from the query to the rows.
-            keywords: looked for in the metadata (:mod:`lookalike.search.keywords`); fused by rank with
-                what looks alike or, without a query, alone.
+            keywords: looked for in the metadata (:mod:`lookalike.search.keywords`); fused by rank
+                with what looks alike or, without a query, alone.
 
         Raises:
             ImageError: the query cannot be decoded, or the encoder does not take it.

@@ -9,10 +9,10 @@ from lookalike.labels.suggest import suggest
 __all__ = [
     "UNKNOWN",
     "Check",
-    "Given",
     "Graph",
+    "LabelIssue",
+    "LabelSet",
     "Spread",
-    "Suspect",
     "check",
     "neighbor_graph",
     "read_given",

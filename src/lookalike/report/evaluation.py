@@ -84,7 +84,7 @@ def _sections(
 
 
 def _ladder(found: Evaluation) -> Section:
-    n, first = found.k, found.scores.first.queries
+    k, first = found.k, found.scores.first.queries
     columns: list[str] = []
     rows: list[tuple[str, ...]] = []
     for name, s in ranking(found):
@@ -109,9 +109,9 @@ def _ladder(found: Evaluation) -> Section:
     ceiling = ceiling_note(found)
     return Section(
         "How good the answers are",
-        f"{protocol}Precision@{k} is the share of the {n} hits that {found.basis.said}, over all "
-        f"queries; mAP@{k} divides by min({n}, relevant), mAP@{k} (found) by the right hits among "
-        f"the {n}; R@1 is the share of queries whose first hit is right. "
+        f"{protocol}Precision@{k} is the share of the {k} hits that {found.basis.said}, over all "
+        f"queries; mAP@{k} divides by min({k}, relevant), mAP@{k} (found) by the right hits among "
+        f"the {k}; R@1 is the share of queries whose first hit is right. "
         f"{f'Note that {ceiling}. ' if ceiling else ''}Intervals are bootstrap intervals over the "
         f"queries. {early_said if found.basis.labeled else ''}Every baseline saw the same "
         "images, queries and metric.",

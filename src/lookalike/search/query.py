@@ -59,8 +59,8 @@ class QueryRegion:
     Args:
         box: this part only.
         foreground: of it, the part that holds its item, where one is found.
-        multi_crop: besides, 13 overlapping parts of two and three to a side; each row counts with the
-            nearest. It finds a small item in a cluttered photograph.
+        multi_crop: besides, 13 overlapping parts of two and three to a side; each row counts with
+            the nearest. It finds a small item in a cluttered photograph.
     """
 
     box: Box | None = None

@@ -251,14 +251,14 @@ class Service:
         with stages("decode"):
             image = await self._decode(data, name, look)
         rest = replace(look, box=None)
-        seen = await self.thread(rest.seen, image) if rest != QueryRegion() else [image]
+        crops = await self.thread(rest.crops, image) if rest != QueryRegion() else [image]
         if kept is None or look != QueryRegion():
             with stages("encode"):
                 try:
-                    kept = await served.batcher.encode(seen)
+                    kept = await served.batcher.encode(crops)
                 except ImageError as error:
                     raise ImageError(f"{name}: {error}") from error
-        return QueryVectors(name, uri, kept, own, seen[0])
+        return QueryVectors(name, uri, kept, own, crops[0])
 
     async def _decode(self, data: bytes | ImageArray, name: str, look: QueryRegion) -> ImageArray:
         if isinstance(data, bytes):

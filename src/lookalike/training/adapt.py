@@ -67,9 +67,9 @@ _FOLDER, _RUN = "views", "run.json"
 class AdaptOptions:
     """What a user may set.
 
-    ``views`` is a name in :data:`VIEWS`, ``views_per_image`` how many views of each image are made, fewer
-    if ``minutes`` are over before. ``dim`` is that of the projection, at most 256 unless given.
-    ``contrast`` refines it by contrast with hard negatives, which takes torch.
+    ``views`` is a name in :data:`VIEWS`, ``views_per_image`` how many views of each image are made,
+    fewer if ``minutes`` are over before. ``dim`` is that of the projection, at most 256 unless
+    given. ``contrast`` refines it by contrast with hard negatives, which takes torch.
     """
 
     views: str = "street"
@@ -292,7 +292,8 @@ def _check(options: AdaptOptions) -> None:
         raise SettingError(f"--views-per-image {options.views_per_image}: must be at least 1")
     if options.contrast and options.views_per_image < _CONTRASTED:
         raise SettingError(
-            f"--views-per-image {options.views_per_image}: --contrast holds one back and needs at least {_CONTRASTED}"
+            f"--views-per-image {options.views_per_image}: --contrast holds one back and needs "
+            f"at least {_CONTRASTED}"
         )
     if options.minutes is not None and options.minutes <= 0:
         raise SettingError(f"--minutes {options.minutes:g}: must be above 0")

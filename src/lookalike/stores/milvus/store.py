@@ -19,7 +19,6 @@ from lookalike.stores.milvus.collection import (
     CLOSE,
     TEXTS,
     VECTOR,
-    ZERO,
     Collection,
     as_far,
     distance_of,
@@ -33,7 +32,7 @@ from lookalike.stores.milvus.collection import (
     rows_of,
     there,
 )
-from lookalike.stores.milvus.filters import FIELD, among, within_source
+from lookalike.stores.milvus.filters import FIELD, ZERO, among, within_source
 from lookalike.stores.milvus.sidecar import ColumnCatalog, SidecarCollection, Snapshot
 from lookalike.types import Embeddings, Hit, Metric
 
@@ -46,7 +45,8 @@ _WIDER = 4
 _REQUEST_BYTES = 16 << 20
 _IDS_AT_ONCE = 1_000
 _UNSEALED = 10_000
-"""Rows outside the index, compared one by one, from which :meth:`MilvusStore.optimize` seals them."""
+"""Rows outside the index, compared one by one, from which :meth:`MilvusStore.optimize` seals
+them."""
 
 
 class MilvusStore:
