@@ -145,8 +145,8 @@ def relevance_of(
         return SameValue.of(rows, match)
     if match is not None:
         raise SettingError(
-            f"--match {match} cannot be combined with --ground-truth {ground_truth}: each says which "
-            "hits are right; leave out one of the two"
+            f"--match {match} cannot be combined with --ground-truth {ground_truth}: each says "
+            "which hits are right; leave out one of the two"
         )
     return Truth.of(Path(ground_truth), rows, queries)
 
