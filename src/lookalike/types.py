@@ -46,6 +46,15 @@ class Metric(StrEnum):
         raise SettingError(f"--metric {value}: must be {' or '.join(cls)}")
 
 
+def format_distance(distance: float) -> str:
+    """Return a distance as people see it: four decimals, and no sign on what rounds to zero.
+
+    An image's distance to itself is zero only up to rounding, such as -2e-15. What programs read
+    (JSON, CSV) has the distance as it is.
+    """
+    return f"{distance:z.4f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One retrieved row. ``rank`` counts from 1; ``distance`` is in the metric's own units."""

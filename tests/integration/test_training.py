@@ -68,12 +68,12 @@ def test_the_exported_encoder_agrees_with_torch(
 def test_the_recipes_describe_their_networks(recipe: str) -> None:
     layers = RECIPES[recipe].layers
     network = NETWORKS[RECIPES[recipe].network]()
-    assert sum(weights for _, _, weights in layers) == parameter_count(network)
-    shape = tuple(int(n) for n in layers[-1][1].split(" x "))
+    assert sum(layer.weights for layer in layers) == parameter_count(network)
+    shape = tuple(int(n) for n in layers[-1].output.split(" x "))
     assert network(torch.zeros(2, 1, 28, 28)).shape[1:] == shape
-    code = next(s for name, s, _ in layers if name.endswith("= the code"))
+    (embedding,) = (layer.output for layer in layers if layer.is_embedding)
     assert network.encoder(torch.zeros(2, 1, 28, 28)).shape[1:] == tuple(
-        int(n) for n in code.split(" x ")
+        int(n) for n in embedding.split(" x ")
     )
 
 

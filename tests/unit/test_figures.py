@@ -1,62 +1,407 @@
-"""Figures of results at the edges; what they look like is for people to see."""
+"""What figures draw: values, labels, marks. What they look like is for people to see."""
 
 from __future__ import annotations
 
+import csv
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.figure import Figure
+from typer.testing import CliRunner
 
 import lookalike as la
+from lookalike import cli
 from lookalike.errors import SettingError
 from lookalike.evaluation.metrics import Estimate, Interval
+from lookalike.evaluation.relevance import hits_with_value
 from lookalike.evaluation.results import Evaluation
 from lookalike.evaluation.summary import ranking, verdict
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
+from lookalike.report.evaluation import report_page
+from lookalike.report.figures.style import CORRECT, HIGHLIGHT, INCORRECT, INK, MUTED
+from lookalike.server import pages
+from lookalike.training.recipes import Layer
+from lookalike.types import Hit, Hits, Metric, format_distance
 
 
 @pytest.fixture
-def found(gallery: Gallery) -> Evaluation:
+def evaluation(gallery: Gallery) -> Evaluation:
     return la.evaluate(gallery, "dataset:digits/test[:30]", baselines=True)
 
 
-def drawn(figure: object) -> int:
+@pytest.fixture
+def truth_evaluation(gallery: Gallery, tmp_path: Path) -> Evaluation:
+    """Judged by a file that names the two nearest rows of one query and a far one of another."""
+    hits = gallery.search(la.open_source("dataset:digits/test[:1]")[0].image(), k=2)
+    with (tmp_path / "truth.csv").open("w") as file:
+        writer = csv.writer(file)
+        writer.writerow(["digits/test:0", *(hit.id for hit in hits)])
+        writer.writerow(["digits/test:1", "digits/train:0"])
+    return la.evaluate(
+        gallery, "dataset:digits/test[:30]", ground_truth=tmp_path / "truth.csv", k=5
+    )
+
+
+def png_size(figure: Figure) -> int:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")  # type: ignore[attr-defined]
+    figure.savefig(buffer, format="png")
     return len(buffer.getvalue())
 
 
-def test_the_ladder_takes_intervals_that_rounding_puts_beside_the_value(found: Evaluation) -> None:
+def frames(figure: Figure) -> list[str]:
+    """Return the color of the frame of each image that has one."""
+    return [
+        to_hex(ax.spines["left"].get_edgecolor())
+        for ax in figure.axes
+        if ax.axison and ax.images and ax.spines["left"].get_linewidth() == 2
+    ]
+
+
+def titles(figure: Figure) -> list[str]:
+    return [ax.get_title() for ax in figure.axes if ax.images]
+
+
+def axes_of(figure: Figure, place: int = 0) -> Any:
+    """Return axes, whose artists matplotlib types too loosely to be looked at."""
+    return figure.axes[place]
+
+
+def texts(ax: Any) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def tick_labels(ax: Any, axis: str) -> list[str]:
+    ticks = ax.get_xticklabels() if axis == "x" else ax.get_yticklabels()
+    return [label.get_text() for label in ticks]
+
+
+def bar_widths(ax: Any) -> list[float]:
+    (bars,) = (each for each in ax.containers if isinstance(each, BarContainer))
+    return [bar.get_width() for bar in bars]
+
+
+def results(gallery: Gallery, *distances: float, labels: str = "abcdefg") -> Hits:
+    """Return hits with labels and distances of one's own on images of a gallery."""
+    found = gallery.search(id="digits/train:1", k=len(distances))
+    rows = tuple(
+        Hit(hit.rank, hit.id, hit.uri, distance, {"label": label})
+        for hit, distance, label in zip(found, distances, labels, strict=False)
+    )
+    return Hits(found.query, Metric.COSINE, rows, found.uri)
+
+
+@pytest.mark.parametrize(
+    ("distance", "text"),
+    [
+        (-1.998e-15, "0.0000"),
+        (3.33e-15, "0.0000"),
+        (-0.0, "0.0000"),
+        (-0.00004, "0.0000"),
+        (-0.00006, "-0.0001"),
+        (0.12345, "0.1235"),
+        (1234.5, "1234.5000"),
+    ],
+)
+def test_distances_are_written_without_exponent_or_sign_of_zero(distance: float, text: str) -> None:
+    assert format_distance(distance) == text
+
+
+def test_distances_on_the_command_line_and_the_page_are_written_alike(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hits = results(gallery, -2e-15, 3e-15, 0.25)
+    monkeypatch.setattr(Gallery, "search", lambda *_, **__: hits)
+    shown = CliRunner().invoke(cli.app, ["search", str(gallery.path), "--id", "digits/train:1"])
+    assert shown.exit_code == 0
+    cells = [line.split() for line in shown.stdout.splitlines() if "digits/train:" in line]
+    assert [row[1] for row in cells if len(row) == 4] == ["0.0000", "0.0000", "0.2500"]
+    result = {
+        "gallery": "g",
+        "problem": None,
+        "rows": 400,
+        "ms": 1.0,
+        "metric": "cosine",
+        "worded": False,
+        "looked": True,
+        "hits": [pages._hit(hit) for hit in hits],
+    }
+    template = pages._templates.get_template("_results.html")
+    page = template.render(start=None, sets=[result], again="", keyed=False, narrowed=False)
+    written = re.findall(r"</span>(\S+)</p>", page)
+    assert written == ["0.0000", "0.0000", "0.2500"]
+
+
+def test_bars_stand_from_top_to_bottom_with_values_and_intervals() -> None:
+    bars = [
+        figures.Bar("ours", 0.75, 0.5, 0.875, highlight=True),
+        figures.Bar("theirs", 0.25, 0.125, 0.5),
+        figures.Bar("theirs", 0.125, 0.125, 0.125),
+    ]
+    figure = figures.interval_chart(bars, "R@1", reference=0.5)
+    assert png_size(figure) > 3_000
+    ax = axes_of(figure)
+    assert ax.get_xlabel() == "R@1"
+    assert tick_labels(ax, "y") == ["ours", "theirs", "theirs"]
+    assert ax.yaxis_inverted()
+    assert bar_widths(ax) == [0.75, 0.25, 0.125]
+    assert [to_hex(bar.get_facecolor()) for bar in ax.patches] == [HIGHLIGHT, MUTED, MUTED]
+    assert texts(ax) == ["0.7500", "0.2500", "0.1250"]
+    (errors,) = (each for each in ax.containers if isinstance(each, ErrorbarContainer))
+    segments: Any = errors.lines[2][0]
+    ends = [segment[:, 0].tolist() for segment in segments.get_segments()]
+    assert ends == [[0.5, 0.875], [0.125, 0.5], [0.125, 0.125]]
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"] == [0.5]
+
+
+def test_an_interval_that_rounding_puts_beside_the_value_is_drawn() -> None:
     value = 0.1
-    beside = Estimate(value, Interval(np.nextafter(value, 1), np.nextafter(value, 0)))
-    chance = replace(found.baselines["chance"], precision=beside)
-    odd = replace(found, baselines={**found.baselines, "chance": chance})
-    assert drawn(figures.ladder(odd)) > 5_000
+    estimate = Estimate(value, Interval(np.nextafter(value, 1), np.nextafter(value, 0)))
+    bar = figures.Bar.of("chance", estimate)
+    assert (bar.name, bar.value, bar.highlight) == ("chance", value, False)
+    figure = figures.interval_chart([bar], "precision@7")
+    assert png_size(figure) > 3_000
+    assert bar_widths(figure.axes[0]) == [value]
 
 
-def test_a_baseline_that_is_the_gallery_s_own_encoder_stands_once(found: Evaluation) -> None:
-    own = found.scores.encoder
-    assert own in found.baselines
-    assert sorted(name for name, _ in ranking(found)) == sorted(found.baselines)
-    assert own not in verdict(found).partition("the best baseline")[2]
-    axes = figures.ladder(found).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()].count(own) == 1
+def recorded(
+    monkeypatch: pytest.MonkeyPatch, name: str, evaluation: Evaluation, gallery: Gallery
+) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Return the arguments that the report gives to a drawing function, call by call."""
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    draw = getattr(figures, name)
+
+    def record(*args: Any, **kwargs: Any) -> Figure:
+        calls.append((args, kwargs))
+        figure: Figure = draw(*args, **kwargs)
+        return figure
+
+    monkeypatch.setattr(figures, name, record)
+    report_page(evaluation, gallery)
+    return calls
 
 
-def test_one_label_and_long_names_fit(found: Evaluation) -> None:
-    assert drawn(figures.class_distribution({"only": 3}, {})) > 3_000
+def test_the_report_draws_precision_by_labels_and_map_otherwise(
+    evaluation: Evaluation,
+    truth_evaluation: Evaluation,
+    gallery: Gallery,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (((bars, label), _),) = recorded(monkeypatch, "interval_chart", evaluation, gallery)
+    assert label == "precision@7, cosine distance; error bars: 95 % confidence interval"
+    assert [bar.value for bar in bars] == [s.precision.value for _, s in ranking(evaluation)]
+    assert [bar.name for bar in bars if bar.highlight] == [evaluation.scores.encoder]
+    (((bars, label), _),) = recorded(monkeypatch, "interval_chart", truth_evaluation, gallery)
+    assert label == "mAP@5, cosine distance; error bars: 95 % confidence interval"
+    own = truth_evaluation.scores
+    assert own.map.value != own.precision.value
+    assert bars == [figures.Bar.of(own.encoder, own.map, highlight=True)]
+
+
+def test_a_baseline_that_is_the_gallery_s_own_encoder_stands_once(
+    evaluation: Evaluation, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = evaluation.scores.encoder
+    assert own in evaluation.baselines
+    assert sorted(name for name, _ in ranking(evaluation)) == sorted(evaluation.baselines)
+    assert own not in verdict(evaluation).partition("the best baseline")[2]
+    (((bars, _), _),) = recorded(monkeypatch, "interval_chart", evaluation, gallery)
+    assert [bar.name for bar in bars].count(own) == 1
+
+
+def test_the_report_marks_hits_by_the_truth_file_and_calls_them_by_their_own_names(
+    truth_evaluation: Evaluation, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = recorded(monkeypatch, "hits_grid", truth_evaluation, gallery)
+    assert len(calls) == 2
+    ((well, well_marks), well_titles), ((_, bad_marks), bad_titles) = calls
+    assert well_marks == [(True, True, False, False, False)]
+    assert bad_marks == [truth_evaluation.examples[1].right]
+    assert (well_titles["query_titles"], bad_titles["query_titles"]) == (["0"], ["1"])
+    assert well_titles["hit_titles"] == [[hit.id.rpartition(":")[2] for hit in well[0]]]
+    assert all("label" in hit.metadata for hit in well[0])
+
+
+def test_the_report_of_a_gallery_without_other_rows_is_written(
+    tmp_path: Path, gallery: Gallery
+) -> None:
+    single = Gallery.create(tmp_path / "single.gallery", encoder=gallery.encoder)
+    single.sync(la.open_source("dataset:digits/train[:1]"))
+    headings = [section.title for section in report_page(la.evaluate(single), single).sections]
+    assert "How a query is answered" not in headings
+    assert "How good the answers are" in headings
+
+
+def test_labels_are_counted_and_confusions_given_in_per_cent() -> None:
+    figure = figures.class_distribution({"cat": 3, "dog": 1}, {"dog": 2})
+    assert png_size(figure) > 3_000
+    ax = axes_of(figure)
+    assert tick_labels(ax, "x") == ["cat", "dog"]
+    assert [bar.get_height() for bar in ax.patches] == [3, 1, 0, 2]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("label", "number of images")
+    figure = figures.confusion(("cat", "dog"), np.array([[3, 1], [0, 4]]))
+    assert png_size(figure) > 3_000
+    ax = axes_of(figure)
+    assert texts(ax) == ["75.0", "25.0", "100.0"]
+    assert ax.images[0].get_array().filled(-1).tolist() == [[-1, 25], [0, -1]]
+
+
+def test_one_label_and_long_names_fit() -> None:
+    assert png_size(figures.class_distribution({"only": 3}, {})) > 3_000
+    assert png_size(figures.confusion(["only"], np.array([[3]]))) > 3_000
     names = [f"a rather long label, number {i}" for i in range(30)]
-    assert drawn(figures.confusion(names, np.eye(30, dtype=np.int64))) > 5_000
-    assert drawn(figures.precision_per_label(found)) > 5_000
+    assert png_size(figures.confusion(names, np.eye(30, dtype=np.int64))) > 5_000
+    series = [figures.Series(f"an encoder of a long name {i}", [0.5] * 30) for i in range(9)]
+    figure = figures.scores_per_label(names, series, "precision@7")
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0
+    assert legend.x1 <= figure.bbox.width
+
+
+def test_scores_of_labels_are_drawn_for_each_encoder() -> None:
+    series = [figures.Series("hog", [0.5, 1.0], highlight=True), figures.Series("pca", [0.25, 0.0])]
+    figure = figures.scores_per_label(["0", "1"], series, "precision@7")
+    ax = axes_of(figure)
+    assert [line.get_label() for line in ax.lines] == ["hog", "pca"]
+    assert [np.asarray(line.get_ydata()).tolist() for line in ax.lines] == [[0.5, 1], [0.25, 0]]
+    assert [line.get_color() == HIGHLIGHT for line in ax.lines] == [True, False]
+    assert tick_labels(ax, "x") == ["0", "1"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("label of the query", "precision@7")
+
+
+def test_encoders_are_drawn_by_quality_and_speed() -> None:
+    points = [
+        figures.TradeOff("hog", 100, 0.9, 0.8, 1.0, best=True, tied=True),
+        figures.TradeOff("pixels", 10_000, 0.85, 0.75, 0.9, tied=True),
+        figures.TradeOff("color", 1_000, 0.5, 0.4, 0.6),
+    ]
+    figure = figures.quality_by_speed(points, "ROC AUC")
+    assert png_size(figure) > 3_000
+    ax = axes_of(figure)
+    markers: list[Any] = [
+        each.lines[0] for each in ax.containers if isinstance(each, ErrorbarContainer)
+    ]
+    places = [(float(m.get_xdata()[0]), float(m.get_ydata()[0])) for m in markers]
+    assert places == [(100, 0.9), (10_000, 0.85), (1_000, 0.5)]
+    assert [marker.get_markerfacecolor() == "w" for marker in markers] == [False, False, True]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["hog (best)", "pixels", "color"]
+    assert ax.get_ylabel() == "ROC AUC"
+    assert ax.get_xlabel().startswith("encoding speed, images per second")
+
+
+def test_a_training_curve_names_its_loss() -> None:
+    curves = {"contrastive": np.array([[1, 6.0], [2, 4.5]])}
+    ax = axes_of(figures.training_curve(curves, "NT-Xent loss"))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("epochs", "NT-Xent loss")
+    assert np.asarray(ax.lines[0].get_xydata()).tolist() == [[1, 6], [2, 4.5]]
+    assert ax.lines[0].get_label() == "contrastive (final 4.50000)"
+
+
+def test_the_layer_of_the_embedding_is_bold() -> None:
+    layers = (
+        Layer("input", "1 x 28 x 28", 0),
+        Layer("linear", "32", 25_120, is_embedding=True),
+        Layer("linear", "784", 25_872),
+    )
+    ax = axes_of(figures.network_table("net", layers))
+    assert ax.get_title(loc="left") == "net: 50,992 weights"
+    cells = ax.tables[0].get_celld()
+    bold = {row for (row, _), cell in cells.items() if cell.get_text().get_fontweight() == "bold"}
+    assert bold == {0, 2}
+    rows = [[cells[row, column].get_text().get_text() for column in range(3)] for row in range(5)]
+    assert rows == [
+        ["layer", "output shape", "weights"],
+        ["input", "1 x 28 x 28", ""],
+        ["linear (embedding)", "32", "25,120"],
+        ["linear", "784", "25,872"],
+        ["", "total", "50,992"],
+    ]
 
 
 def test_hits_are_drawn_with_and_without_a_picture_of_the_query(gallery: Gallery) -> None:
     with_picture = gallery.search(id="digits/train:1", k=3)
     without = gallery.search(np.zeros((8, 8), np.uint8), k=3)
-    assert drawn(figures.hits(with_picture)) > drawn(figures.hits(without)) > 1_000
+    assert (len(titles(figures.hits(with_picture))), len(titles(figures.hits(without)))) == (4, 3)
+    assert png_size(figures.hits(with_picture)) > png_size(figures.hits(without)) > 1_000
+
+
+def test_hits_are_framed_by_whether_they_are_correct_alone(gallery: Gallery) -> None:
+    hits = results(gallery, -2e-15, 0.25, 0.5)
+    figure = figures.hits(hits, [True, None, False])
+    assert frames(figure) == [CORRECT, INCORRECT]
+    assert titles(figure) == ["query", "✓ a\n0.0000", "b\n0.2500", "✗ c\n0.5000"]
+    colors = [ax.title.get_color() for ax in figure.axes]
+    assert colors == [INK, CORRECT, INK, INCORRECT]
+    assert frames(figures.hits(hits)) == []
+
+
+def test_a_grid_of_hits_takes_marks_titles_and_names_for_each_row(gallery: Gallery) -> None:
+    rows = [results(gallery, 0.1, 0.2), results(gallery, 0.3), results(gallery, 0.4)]
+    figure = figures.hits_grid(
+        rows,
+        [[False, False], None, [True]],
+        query_titles=["folder/cat", None, "a label of many letters"],
+        hit_titles=[["x", "y"], ["z"], ["x"]],
+        row_names=["plain", "adapted", "multi-crop"],
+    )
+    assert frames(figure) == [INCORRECT, INCORRECT, CORRECT]
+    assert titles(figure) == [
+        *("query\ncat", "✗ x\n0.1000", "✗ y\n0.2000"),
+        *("query", "z\n0.3000"),
+        *("query\na label of man…", "✓ x\n0.4000"),
+    ]
+    assert [text.get_text() for text in figure.texts] == ["plain", "adapted", "multi-crop"]
+    assert png_size(figure) > 3_000
+
+
+def test_a_hit_without_a_label_is_called_by_its_id(gallery: Gallery) -> None:
+    hits = results(gallery, 0.1, 0.2)
+    bare = (replace(hits[0], metadata={}), replace(hits[1], metadata={"label": None}))
+    names = [f"{hit.id}\n{format_distance(hit.distance)}" for hit in hits]
+    assert titles(figures.hits(replace(hits, rows=bare)))[1:] == [
+        name.rpartition("/")[2] for name in names
+    ]
+
+
+def test_hits_have_a_value_as_a_text_or_it_is_not_known() -> None:
+    def hit(**metadata: object) -> Hit:
+        return Hit(1, "a", "a", 0.0, metadata)
+
+    hits = [hit(label=3), hit(label="3"), hit(label="4"), hit(label=None), hit()]
+    assert hits_with_value(hits, 3) == (True, True, False, None, None)
+    assert hits_with_value(hits, "3") == (True, True, False, None, None)
+    assert hits_with_value(hits, None) == (None,) * 5
+    assert hits_with_value([hit(item=1), hit(label=1)], 1, "item") == (True, None)
+
+
+def test_the_pipeline_shows_the_distances_and_the_nearest(gallery: Gallery) -> None:
+    hits = results(gallery, 0.1, 0.2, 0.3, 0.4, 0.5)
+    embedding = np.arange(10, dtype=np.float32)[None]
+    distances = np.linspace(0, 1, 400)
+    figure = figures.pipeline(np.zeros((8, 8), np.uint8), embedding, distances, hits)
+    assert png_size(figure) > 3_000
+    shown = [f"{label}\n0.{n}000" for n, label in enumerate("abcd", 1)]
+    assert titles(figure) == ["1  query", "2  embedding\n10 dimensions", *shown]
+    ax = axes_of(figure, 2)
+    assert (ax.get_title(), ax.get_xlabel()) == ("3  distances to all\n400 rows", "cosine distance")
+    *columns, band = ax.patches
+    assert sum(column.get_height() for column in columns) == 400
+    assert band.get_width() == pytest.approx(0.5)
+    names = [text.get_text() for text in figure.texts]
+    assert names == ["4  the 5 nearest rows are the hits, 4 of them shown"]
+    few = figures.pipeline(
+        np.zeros((8, 8), np.uint8), embedding, distances, results(gallery, 0.1), ["mine"]
+    )
+    assert titles(few)[-1] == "mine\n0.1000"
 
 
 def test_files_of_unknown_kinds_are_refused(gallery: Gallery, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 import lookalike as la
@@ -22,7 +23,7 @@ from lookalike.evaluation.human_judgements import (
 )
 from lookalike.evaluation.metrics import Estimate, Interval
 from lookalike.report import figures
-from lookalike.report.page import png
+from lookalike.report.human_judgements import write_hit_report
 from tests.integration.test_cli import lookalike
 
 GALLERIES = {
@@ -300,7 +301,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
 
 
-def test_what_people_said_is_drawn() -> None:
+def test_what_people_said_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     half, full = (Estimate(value, Interval(value - 0.1, value + 0.1)) for value in (0.5, 0.875))
     hits_of = [
         JudgedHits(name, "hog", 7, 9, 0, full, full, full, None) for name in ("$shop", r"$\frac$")
@@ -309,14 +310,22 @@ def test_what_people_said_is_drawn() -> None:
         Preference("$shop", r"$\frac$", 9, 9, 0, 0, full, None),
         Preference("$shop", "c", 9, 4, 5, 0, half, None),
     ]
-    found = HitJudgements(1, tuple(hits_of), tuple(pairs))
-    drawn = figures.judged_hits(found)
-    assert png(drawn)
-    names = [label.get_text() for label in drawn.axes[0].get_yticklabels()]
-    assert names == [r"$\frac$, n = 7", "$shop, n = 7"]
-    assert [bar.get_width() for bar in drawn.axes[0].patches] == [0.875, 0.875]
-    drawn = figures.preferences(found)
-    assert png(drawn)
-    noise, clear = drawn.axes[0].patches
-    assert (noise.get_width(), clear.get_width()) == (0.5, 0.875)
-    assert noise.get_facecolor() != clear.get_facecolor()
+    drawn: list[Figure] = []
+
+    def interval_chart(*args: Any, **kwargs: Any) -> Figure:
+        drawn.append(chart(*args, **kwargs))
+        return drawn[-1]
+
+    chart = figures.interval_chart
+    monkeypatch.setattr(figures, "interval_chart", interval_chart)
+    path = tmp_path / "report.html"
+    write_hit_report(HitJudgements(1, tuple(hits_of), tuple(pairs)), path)
+    assert path.read_text().count("data:image/png;base64,") == 2
+    axes: list[Any] = [figure.axes[0] for figure in drawn]
+    judged, preferred = axes
+    names = [label.get_text() for label in judged.get_yticklabels()]
+    assert names == ["$shop (n = 7)", r"$\frac$ (n = 7)"]
+    assert [bar.get_width() for bar in judged.patches] == [0.875, 0.875]
+    clear, noise = preferred.patches
+    assert (clear.get_width(), noise.get_width()) == (0.875, 0.5)
+    assert clear.get_facecolor() != noise.get_facecolor()

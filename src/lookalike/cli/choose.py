@@ -71,10 +71,7 @@ def command(
     else:
         console.print_choice(found)
     if plot is not None:
-        from lookalike.report import figures
-
-        figures.save(figures.choice(found), plot)
-        console.note(f"plot: {plot}")
+        _draw_choice(found, plot)
     if ask is not None and out is not None:
         _write_asked(found, ask, out, seed)
     elif out is not None:
@@ -113,6 +110,28 @@ def _refuse(
         raise SettingError("--cheapest says which encoder -o FOLDER gets; with --ask none is")
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ArtifactError(f"{out}: already exists; choose another -o or remove it first")
+
+
+def _draw_choice(found: Choice, path: Path) -> None:
+    """Draw quality against speed of the encoders that were ranked."""
+    from lookalike.report import figures
+
+    assert found.judgements is not None  # _refuse: no plot without labels
+    points = [
+        figures.TradeOff(
+            name=f"{candidate.name}, {candidate.encoder.dim:,} dimensions",
+            images_per_second=candidate.rate,
+            quality=candidate.quality.estimate.value,
+            low=candidate.quality.estimate.interval.low,
+            high=candidate.quality.estimate.interval.high,
+            best=candidate.best,
+            tied=candidate.quality.within_noise,
+        )
+        for candidate in found.candidates
+        if candidate.quality is not None
+    ]
+    figures.save(figures.quality_by_speed(points, found.judgements.measure), path)
+    console.note(f"plot: {path}")
 
 
 def _write_asked(found: Choice, count: int, folder: Path, seed: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,7 +88,7 @@ def command(
     from lookalike.images.foreground import Box
     from lookalike.search.search import distance_threshold, parse_rerankings
     from lookalike.sources import DATASET_PREFIX, open_items
-    from lookalike.types import Metric
+    from lookalike.types import Metric, format_distance
 
     if not queries and not ids and not texts and keywords is None:
         raise InputError(
@@ -96,7 +97,7 @@ def command(
         )
     opened = Gallery.open(gallery)
     found: list[Hits] = []
-    labels: list[str | None] = []
+    labels: list[object] = []
     failed: list[LookalikeError] = []
     chosen = opened.metric if metric is None else Metric(metric)
     options: dict[str, Any] = {
@@ -134,7 +135,12 @@ def command(
             console.print_json(hits.as_dict(), one_line=True)
             continue
         rows = [
-            (str(hit.rank), f"{hit.distance:.4f}", str(hit.metadata.get("label", "")), hit.id)
+            (
+                str(hit.rank),
+                format_distance(hit.distance),
+                str(hit.metadata.get("label", "")),
+                hit.id,
+            )
             for hit in hits
         ]
         console.print_table(
@@ -143,10 +149,7 @@ def command(
             title=f"{hits.query}: {len(hits)} hits",
         )
     if image is not None:
-        from lookalike.report import figures
-
-        figures.save(figures.hits_grid(found, labels), image)
-        console.note(f"drawn: {image}")
+        _draw_hits(found, labels, image)
     if matches is not None:
         _draw_matches(found[0], matches)
     for failure in failed:
@@ -155,6 +158,20 @@ def command(
         console.note(f"-n {k}: the gallery has only {len(opened):,} rows")
     if failed:
         raise typer.Exit(1)
+
+
+def _draw_hits(results: Sequence[Hits], labels: Sequence[object], out: Path) -> None:
+    """Draw queries beside their hits, marked as correct or not where both have a label."""
+    from lookalike.evaluation.relevance import hits_with_value
+    from lookalike.report import figures
+
+    grid = figures.hits_grid(
+        results,
+        [hits_with_value(hits, label) for hits, label in zip(results, labels, strict=True)],
+        query_titles=[None if label is None else str(label) for label in labels],
+    )
+    figures.save(grid, out)
+    console.note(f"drawn: {out}")
 
 
 def _draw_matches(hits: Hits, out: Path) -> None:

@@ -18,6 +18,7 @@ from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.registry import usual_encoder
 from lookalike.errors import MissingDependencyError
 from lookalike.evaluation.evaluate import evaluate
+from lookalike.evaluation.relevance import hits_with_value
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import decode
 from lookalike.report import figures
@@ -82,7 +83,13 @@ def tell_photos(
     say(f'   and among other photographs, their lowest pieces left out: --where "{where}"')
     others = gallery.search(query, k=7, where=where)
     picture = folder / "hits.png"
-    figures.save(figures.hits_grid([found, others], [photograph, None]), picture)
+    grid = figures.hits_grid(
+        [found, others],
+        [hits_with_value(found, photograph), None],
+        query_titles=[photograph, None],
+        row_names=["all", "other photographs"],
+    )
+    figures.save(grid, picture)
     say("5  evaluate: each piece asked for the others of its photograph, beside the baselines")
     judged = evaluate(gallery, baselines=True, on_progress=on_progress)
     say("6  report: every figure with its table, in one file")

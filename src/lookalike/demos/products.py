@@ -12,6 +12,7 @@ from lookalike.encoders.base import MANIFEST, Encoder
 from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.evaluation.evaluate import evaluate
+from lookalike.evaluation.relevance import hits_with_value
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
 from lookalike.report.evaluation import write_report
@@ -74,8 +75,13 @@ def tell_products(
     ]
     picture = folder / "hits.png"
     item = str(query.metadata["item"])
-    rows = ("plain", "adapted", "adapted, --multi-crop")
-    grid = figures.hits_grid(found, [item] * len(found), column="item", names=rows)
+    grid = figures.hits_grid(
+        found,
+        [hits_with_value(hits, item, "item") for hits in found],
+        query_titles=[item] * len(found),
+        hit_titles=[[str(hit.metadata["item"]) for hit in hits] for hits in found],
+        row_names=("plain", "adapted", "adapted, --multi-crop"),
+    )
     figures.save(grid, picture)
     say(f"5  evaluate: {len(asked)} street views, each to find its item; beside the baselines")
     before = evaluate(plain, asked, match="item", on_progress=on_progress)

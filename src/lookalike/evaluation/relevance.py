@@ -7,7 +7,7 @@ what makes a hit right.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from lookalike.errors import InputError, SettingError
 from lookalike.evaluation.ground_truth import find_named, is_header, read_truth
 from lookalike.sources import Item, Source
+from lookalike.types import Hit
 
 LABEL = "label"
 
@@ -269,6 +270,21 @@ class Truth:
         if not gone:
             return RelevantSet.none("the truth names no right answer")
         return RelevantSet.none(f"its right answers are not in the gallery: {_first(gone)}")
+
+
+def hits_with_value(
+    hits: Iterable[Hit], value: object, column: str = LABEL
+) -> tuple[bool | None, ...]:
+    """Return for each hit whether it has a value in a column, both taken as texts.
+
+    None where that is not known: the hit has nothing in the column, or ``value`` is None.
+    """
+    return tuple(
+        None
+        if value is None or hit.metadata.get(column) is None
+        else str(hit.metadata[column]) == str(value)
+        for hit in hits
+    )
 
 
 def short_name(row_id: str) -> str:

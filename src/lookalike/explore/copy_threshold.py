@@ -14,7 +14,7 @@ from PIL import Image
 from lookalike.encoders.base import Encoder
 from lookalike.images.decode import resized, with_channels
 from lookalike.stores.exact import ExactIndex
-from lookalike.types import Embeddings, ImageArray, Metric
+from lookalike.types import Embeddings, ImageArray, Metric, format_distance
 from lookalike.vectors import unit_rows
 
 SIDE = 16
@@ -78,9 +78,9 @@ class Threshold:
     def explained(self) -> str:
         """Return it in words."""
         return (
-            f"distance at most {self.distance:.4g} and likeness at least {self.likeness:.4f}: "
-            f"{self.found:.1%} of {self.copies:,} copies made of {self.images:,} of these images "
-            f"({'; '.join(COPIES)}) are so near"
+            f"distance at most {format_distance(self.distance)} and likeness at least "
+            f"{self.likeness:.4f}: {self.found:.1%} of {self.copies:,} copies made of "
+            f"{self.images:,} of these images ({'; '.join(COPIES)}) are so near"
         )
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from lookalike.encoders.onnx import NetworkEncoder
-from lookalike.evaluation.metrics import Estimate, Scores
-from lookalike.evaluation.relevance import short_name
+from lookalike.evaluation.evaluate import CHANCE
+from lookalike.evaluation.metrics import Estimate
+from lookalike.evaluation.relevance import RelevanceCriterion, short_name
 from lookalike.evaluation.results import Evaluation, Example
 from lookalike.evaluation.summary import ceiling_note, most_confused, ranking, verdict
 from lookalike.gallery.gallery import Gallery
@@ -20,7 +19,7 @@ from lookalike.report import figures
 from lookalike.report.page import Page, Section, Table, png, settings_of, write_page
 from lookalike.report.training import training_sections
 from lookalike.sources import open_items
-from lookalike.types import Hit, Hits, Metric
+from lookalike.types import Hits, Metric
 
 _EXAMPLES = 8
 
@@ -65,7 +64,9 @@ def _sections(
     found: Evaluation, gallery: Gallery, beside: Mapping[str, NetworkEncoder]
 ) -> Iterator[Section]:
     yield _ladder(found)
-    yield _pipeline(found, gallery)
+    answered = next((example for example in found.examples if example.hits), None)
+    if answered is not None:
+        yield _pipeline(answered, found, gallery)
     yield _hits(found, right=True)
     if any(_wrong(example) for example in found.examples):
         yield _hits(found, right=False)
@@ -107,6 +108,8 @@ def _ladder(found: Evaluation) -> Section:
         "to rank encoders by, their interval is about ±2 points. "
     )
     ceiling = ceiling_note(found)
+    measure = f"precision@{k}" if found.basis.labeled else f"mAP@{k}"
+    label = f"{measure}, {found.scores.metric} distance; {figures.ERROR_BARS}"
     return Section(
         "How good the answers are",
         f"{protocol}Precision@{k} is the share of the {k} hits that {found.basis.said}, over all "
@@ -115,7 +118,7 @@ def _ladder(found: Evaluation) -> Section:
         f"{f'Note that {ceiling}. ' if ceiling else ''}Intervals are bootstrap intervals over the "
         f"queries. {early_said if found.basis.labeled else ''}Every baseline saw the same "
         "images, queries and metric.",
-        png(_ladder_figure(found)),
+        png(figures.interval_chart(_bars(found), label)),
         Table(columns, rows),
     )
 
@@ -126,28 +129,19 @@ def _cells(name: str, estimate: Estimate) -> dict[str, str]:
     return {name: f"{estimate.value:.4f}", "95 % interval": f"{low:.4f} to {high:.4f}"}
 
 
-def _ladder_figure(found: Evaluation) -> Figure:
-    """Draw precision or, where it has a low ceiling, mAP."""
-    if found.basis.labeled:
-        return figures.ladder(found)
-
-    def by_map(scores: Scores) -> Scores:
-        return replace(scores, precision=scores.map)
-
-    figure = figures.ladder(
-        replace(
-            found,
-            scores=by_map(found.scores),
-            baselines={name: by_map(s) for name, s in found.baselines.items()},
-            others={name: by_map(s) for name, s in found.others.items()},
+def _bars(found: Evaluation) -> list[figures.Bar]:
+    """Return precision of each encoder or, where that has a low ceiling, mAP; the best first."""
+    return [
+        figures.Bar.of(
+            name,
+            scores.precision if found.basis.labeled else scores.map,
+            highlight=scores is found.scores,
         )
-    )
-    figure.axes[0].set_xlabel(f"mAP@{found.k}, {found.scores.metric}, 95 % interval")
-    return figure
+        for name, scores in ranking(found)
+    ]
 
 
-def _pipeline(found: Evaluation, gallery: Gallery) -> Section:
-    example = found.examples[0]
+def _pipeline(example: Example, found: Evaluation, gallery: Gallery) -> Section:
     image = open_items([example.uri])[0].image()
     embedding = gallery.encoder.encode([image])
     ids = [record.id for record in gallery.store.records()]
@@ -162,7 +156,15 @@ def _pipeline(found: Evaluation, gallery: Gallery) -> Section:
         "How a query is answered",
         "The encoder turns the query into an embedding; its distance to the embedding of every "
         "image in the gallery is computed; the nearest are the answer.",
-        png(figures.pipeline(image, embedding, distances, _as_hits(example, found, marked=False))),
+        png(
+            figures.pipeline(
+                image,
+                embedding,
+                distances,
+                _results(example, found.scores.metric),
+                _hit_titles(example, found.basis),
+            )
+        ),
     )
 
 
@@ -177,7 +179,12 @@ def _hits(found: Evaluation, *, right: bool) -> Section:
     else:
         chosen = sorted(chosen, key=_wrong, reverse=True)
     shown = chosen[:_EXAMPLES]
-    grid = figures.hits_grid([_as_hits(e, found) for e in shown], [e.label for e in shown])
+    grid = figures.hits_grid(
+        [_results(example, found.scores.metric) for example in shown],
+        [example.right for example in shown],
+        query_titles=[example.label for example in shown],
+        hit_titles=[_hit_titles(example, found.basis) for example in shown],
+    )
     wrong = sum(1 for example in found.examples if _wrong(example))
     full = found.ceiling == 1
     if right:
@@ -185,7 +192,8 @@ def _hits(found: Evaluation, *, right: bool) -> Section:
         under = "label" if found.basis.labeled else "name"
         text = (
             f"{len(found.examples) - wrong:,} of {len(found.examples):,} queries have {what}. "
-            f"The query stands left; under each {under} is the hit's distance."
+            f"The query stands left; under each hit's {under} is its distance. Correct hits have a "
+            "green frame, incorrect ones a red one."
         )
         return Section("Queries answered well", text, png(grid))
     what = (
@@ -210,7 +218,16 @@ def _confusion(found: Evaluation) -> Section:
 
 
 def _per_label(found: Evaluation) -> Section:
-    named = [(name, scores) for name, scores in ranking(found) if name != "chance"]
+    named = [(name, scores) for name, scores in ranking(found) if name != CHANCE]
+    labels = sorted(found.scores.per_label)
+    series = [
+        figures.Series(
+            name,
+            [scores.per_label[label].precision for label in labels],
+            highlight=scores is found.scores,
+        )
+        for name, scores in named
+    ]
     rows = [
         (label, f"{score.queries:,}", *(f"{s.per_label[label].precision:.4f}" for _, s in named))
         for label, score in found.scores.per_label.items()
@@ -218,7 +235,7 @@ def _per_label(found: Evaluation) -> Section:
     return Section(
         "Precision of each label",
         "Beside the baselines; which labels are hard shows in all of them.",
-        png(figures.precision_per_label(found)),
+        png(figures.scores_per_label(labels, series, f"precision@{found.k}")),
         Table(("label", "queries", *(name for name, _ in named)), rows),
     )
 
@@ -281,22 +298,13 @@ def _wrong(example: Example) -> int:
     return example.right[: example.relevant or None].count(False)
 
 
-def _as_hits(example: Example, found: Evaluation, *, marked: bool = True) -> Hits:
-    """Return hits whose labels tell right from wrong where ``marked``, as figures expect it."""
-    hits = example.hits
-    if not found.basis.labeled:
-        hits = tuple(
-            replace(hit, metadata={"label": _shown(hit, example, found, marked and is_right)})
-            for hit, is_right in zip(example.hits, example.right, strict=True)
-        )
-    return Hits(example.uri, found.scores.metric, hits, example.uri)
+def _results(example: Example, metric: Metric) -> Hits:
+    return Hits(example.uri, metric, example.hits, example.uri)
 
 
-def _shown(hit: Hit, example: Example, found: Evaluation, as_right: bool) -> str:
-    """Return what a hit is called: by a truth file, what is right has the query's name."""
-    if found.basis.column is not None:
-        return str(hit.metadata.get(found.basis.column, ""))
-    name = str(hit.metadata.get("id", short_name(hit.id)))
-    if as_right:
-        return example.label
-    return name if name != example.label else hit.id
+def _hit_titles(example: Example, basis: RelevanceCriterion) -> list[str]:
+    """Return what each hit is called: its value in the column that judges, or its short name."""
+    if basis.column is None:
+        return [str(hit.metadata.get("id", short_name(hit.id))) for hit in example.hits]
+    values = (hit.metadata.get(basis.column) for hit in example.hits)
+    return ["no value" if value is None else str(value) for value in values]

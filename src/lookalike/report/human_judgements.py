@@ -31,7 +31,6 @@ def write_hit_report(found: HitJudgements, path: Path) -> None:
         title="What people say of the hits",
         subtitle=f"{found.files:,} file{'s' * (found.files > 1)} of judgements, made blind",
         verdict="; ".join(said),
-        ours="",
         sections=list(_sections(found)),
     )
     write_page(page, path)
@@ -65,6 +64,11 @@ def _hits(found: HitJudgements) -> Section:
         )
         for each in found.hits
     ]
+    bars = [
+        figures.Bar.of(f"{each.gallery} (n = {each.k})", each.precision, highlight=True)
+        for each in found.hits
+    ]
+    label = f"precision@k by human judgements; {figures.ERROR_BARS}"
     unfinished = ", ".join(found.unfinished)
     return Section(
         "Hits that people called right",
@@ -73,7 +77,7 @@ def _hits(found: HitJudgements) -> Section:
         "queries whose first hit is right. What was never found, nobody judged: none of these is "
         "a recall. Queries that were not judged to the end, or had no hits, are left out."
         f"{f' Of {unfinished}, no query was judged to the end.' if unfinished else ''}",
-        png(figures.judged_hits(found)),
+        png(figures.interval_chart(bars, label)),
         Table((*columns, "agreement"), rows),
     )
 
@@ -87,6 +91,16 @@ def _preferences(found: HitJudgements) -> Section:
         )
         for each in found.preferences
     ]
+    bars = [
+        figures.Bar.of(
+            f"{each.a} preferred to {each.b}", each.share, highlight=not each.within_noise
+        )
+        for each in found.preferences
+    ]
+    label = (
+        f"share of queries, a tie counts half; {figures.ERROR_BARS}\n"
+        "dotted line: no preference; gray bar: no significant difference"
+    )
     columns = ("first", "second", "queries", "for the first", "for the second", "neither")
     more = ("share for the first", "95 % interval", "sign test p", "agreement")
     said = "; ".join(pair.verdict() for pair in found.preferences)
@@ -95,7 +109,7 @@ def _preferences(found: HitJudgements) -> Section:
         f"{said[:1].upper()}{said[1:]}. A difference counts as more than noise if the interval "
         "leaves out one half and so uneven a count would come by chance in fewer than one of 20 "
         "times (two-sided sign test), which takes six queries at least.",
-        png(figures.preferences(found)),
+        png(figures.interval_chart(bars, label, reference=0.5)),
         Table((*columns, *more), rows),
     )
 

@@ -45,13 +45,13 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A report: ``verdict`` is one sentence, ``ours`` the name whose table rows stand out."""
+    """A report: ``verdict`` is one sentence; rows of tables that begin with ``ours`` stand out."""
 
     title: str
     subtitle: str
     verdict: str
-    ours: str
     sections: Sequence[Section]
+    ours: str | None = None
 
 
 def write_page(page: Page, path: Path) -> None:

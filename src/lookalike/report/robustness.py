@@ -29,7 +29,6 @@ def write_self_report(found: SelfRetrieval, gallery: Gallery, path: Path) -> Non
             f"{found.rows:,} rows, {found.metric} distance"
         ),
         verdict=verdict(found),
-        ours="",
         sections=[_scores(found), _strengths(found), _settings(found, gallery)],
     )
     write_page(page, path)
@@ -43,6 +42,8 @@ def _scores(found: SelfRetrieval) -> Section:
         (name, *_cells(scores.map), *_cells(scores.recall_at_1), *_cells(scores.recall))
         for name, scores in found.scores.items()
     ]
+    bars = [figures.Bar.of(name, each.map, highlight=True) for name, each in found.scores.items()]
+    label = f"mAP@{found.k} of the original, {found.metric} distance; {figures.ERROR_BARS}"
     return Section(
         "Which distorted images find their originals",
         f"This is {MEANING}: an encoder trained on such distortions wins here whatever its "
@@ -50,7 +51,7 @@ def _scores(found: SelfRetrieval) -> Section:
         f"--self). There is one right answer, the original, so mAP@{found.k} is the mean of 1 / "
         f"its rank, and of 0 where it is not among the {found.k} nearest; other images that are "
         "as near as it count as nearer. Intervals are bootstrap intervals over the images.",
-        png(figures.invariance(found)),
+        png(figures.interval_chart(bars, label)),
         Table(columns, rows),
     )
 

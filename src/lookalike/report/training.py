@@ -23,14 +23,14 @@ def training_sections(
     for name in encoders:
         if name in RECIPES and RECIPES[name].layers:
             layers = RECIPES[name].layers
-            rows = [(layer, shape, f"{weights:,}") for layer, shape, weights in layers]
+            rows = [(layer.title, layer.output, f"{layer.weights:,}") for layer in layers]
             yield Section(
                 f"The network of {name}",
                 RECIPES[name].summary + ".",
                 png(figures.network_table(name, layers)),
-                Table(("layer", "output", "weights"), rows),
+                Table(("layer", "output shape", "weights"), rows),
             )
-    for objective, meaning in _OBJECTIVES.items():
+    for objective, (loss, meaning) in _LOSSES.items():
         histories = {
             name: encoder.origin["history"]
             for name, encoder in encoders.items()
@@ -49,7 +49,7 @@ def training_sections(
                 f"How training went: {objective}",
                 f"{meaning}, averaged over each twentieth of an epoch in the figure and over whole "
                 "epochs in the table.",
-                png(figures.training_curve(curves)),
+                png(figures.training_curve(curves, loss)),
                 Table(("recipe", "epoch", "mean loss", "seconds"), epochs),
             )
     able = {name: encoder for name, encoder in encoders.items() if DECODER in encoder.files()}
@@ -65,10 +65,17 @@ def training_sections(
         )
 
 
-_OBJECTIVES = {
-    "reconstruction": "Mean squared error a pixel on the images as they were trained on",
-    "contrastive": "Cross entropy of finding an image's other view among those of a batch",
+_LOSSES = {
+    "reconstruction": (
+        "mean squared error per pixel",
+        "Mean squared error per pixel on the training images, with values from 0 to 1",
+    ),
+    "contrastive": (
+        "NT-Xent loss",
+        "NT-Xent: cross entropy, in nats, of finding an image's other view among those of a batch",
+    ),
 }
+"""For each objective the loss as an axis names it, and what it is."""
 
 
 def _curve(history: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ from lookalike.server.problems import ProblemError, problem_of
 from lookalike.server.routes import TheGallery, TheService
 from lookalike.server.schemas import AddressOptions
 from lookalike.server.service import GalleryHandle, SearchQuery, Service
-from lookalike.types import Hit, Metadata
+from lookalike.types import Hit, Metadata, format_distance
 
 router = APIRouter(include_in_schema=False)
 
@@ -54,6 +54,7 @@ _templates = jinja2.Environment(
     lstrip_blocks=True,
 )
 _templates.globals |= {"address": _address, "shown": shown}
+_templates.filters["format_distance"] = format_distance
 _templates.filters["urlencode"] = lambda text: quote(text, safe="")
 
 

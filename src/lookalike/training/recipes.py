@@ -9,6 +9,24 @@ from lookalike.errors import UnknownNameError
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of a network in words: what it does, its output's shape, how many weights it has.
+
+    ``is_embedding`` marks the one whose output is the embedding.
+    """
+
+    name: str
+    output: str
+    weights: int
+    is_embedding: bool = False
+
+    @property
+    def title(self) -> str:
+        """The name, and whether its output is the embedding."""
+        return f"{self.name} (embedding)" if self.is_embedding else self.name
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """How an encoder is trained.
 
@@ -16,8 +34,7 @@ class Recipe:
         name: what ``--recipe`` takes.
         summary: one line for people.
         network: a key of :data:`lookalike.training.tasks.NETWORKS`, or "tower".
-        layers: the network in words, one line a layer: name, output shape, weights; none where
-            they depend on the size of the images.
+        layers: of the network; none where they depend on the size of the images.
         objective: "reconstruction" or "contrastive".
         views: how images are distorted unless ``--views`` says otherwise; None for not at all.
         batch: images a step.
@@ -33,7 +50,7 @@ class Recipe:
     name: str
     summary: str
     network: str
-    layers: tuple[tuple[str, str, int], ...] = ()
+    layers: tuple[Layer, ...] = ()
     objective: str = "reconstruction"
     views: str | None = None
     batch: int = 20
@@ -47,19 +64,20 @@ class Recipe:
 
 
 _LINEAR_LAYERS = (
-    ("input", "1 x 28 x 28", 0),
-    ("linear, ReLU = the code", "32", 25_120),
-    ("linear, sigmoid", "1 x 28 x 28", 25_872),
+    Layer("input", "1 x 28 x 28", 0),
+    Layer("linear, ReLU", "32", 25_120, is_embedding=True),
+    Layer("linear, sigmoid", "1 x 28 x 28", 25_872),
 )
 
 
-def _conv_layers(norm: str, extra: tuple[int, int]) -> tuple[tuple[str, str, int], ...]:
+def _conv_layers(norm: str, extra: tuple[int, int]) -> tuple[Layer, ...]:
+    conv = f"conv 3x3{norm}, ReLU, max-pool 2"
     return (
-        ("input", "1 x 28 x 28", 0),
-        (f"conv 3x3{norm}, ReLU, max-pool 2", "16 x 14 x 14", 160 + extra[0]),
-        (f"conv 3x3{norm}, ReLU, max-pool 2 = the code", "4 x 7 x 7", 580 + extra[1]),
-        ("transposed conv 2x2, ReLU", "16 x 14 x 14", 272),
-        ("transposed conv 2x2, sigmoid", "1 x 28 x 28", 65),
+        Layer("input", "1 x 28 x 28", 0),
+        Layer(conv, "16 x 14 x 14", 160 + extra[0]),
+        Layer(conv, "4 x 7 x 7", 580 + extra[1], is_embedding=True),
+        Layer("transposed conv 2x2, ReLU", "16 x 14 x 14", 272),
+        Layer("transposed conv 2x2, sigmoid", "1 x 28 x 28", 65),
     )
 
 

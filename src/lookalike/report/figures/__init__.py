@@ -1,15 +1,16 @@
 """Every picture, as matplotlib figures made from real results; nothing here computes them."""
 
 from lookalike.report.figures.charts import (
-    choice,
+    ERROR_BARS,
+    Bar,
+    Series,
+    TradeOff,
     class_distribution,
     confusion,
-    invariance,
-    judged_hits,
-    ladder,
+    interval_chart,
     network_table,
-    precision_per_label,
-    preferences,
+    quality_by_speed,
+    scores_per_label,
     training_curve,
 )
 from lookalike.report.figures.matching import matches
@@ -25,22 +26,23 @@ from lookalike.report.figures.style import DPI, save
 
 __all__ = [
     "DPI",
-    "choice",
+    "ERROR_BARS",
+    "Bar",
+    "Series",
+    "TradeOff",
     "class_distribution",
     "confusion",
     "distortions",
     "hits",
     "hits_grid",
-    "invariance",
-    "judged_hits",
-    "ladder",
+    "interval_chart",
     "matches",
     "network_table",
     "pipeline",
-    "precision_per_label",
-    "preferences",
+    "quality_by_speed",
     "reconstructions",
     "sample_grid",
     "save",
+    "scores_per_label",
     "training_curve",
 ]

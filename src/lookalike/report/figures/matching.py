@@ -8,7 +8,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from lookalike.images.local_features import Match
-from lookalike.report.figures.style import INK, OURS, STYLE
+from lookalike.report.figures.style import HIGHLIGHT, INK, STYLE
 from lookalike.types import ImageArray
 
 _SIDE = 3.2
@@ -16,9 +16,16 @@ _GAP = 0.04
 
 
 def matches(
-    query_image: ImageArray, row_image: ImageArray, match: Match, title: str = ""
+    query_image: ImageArray, row_image: ImageArray, match: Match, title: str | None = None
 ) -> Figure:
-    """Draw a query beside a row's image, each inlier as a line between its two points."""
+    """Draw a query beside a row's image, each inlier as a line between its two points.
+
+    Args:
+        query_image: on the left.
+        row_image: on the right.
+        match: of the two.
+        title: a line above the number of inliers, if any.
+    """
     images = query_image, row_image
     scales = [1 / max(image.shape[:2]) for image in images]  # each fills a square of side 1
     sizes = [
@@ -42,11 +49,13 @@ def matches(
         extent = (corner[0], right, bottom, corner[1])
         ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="antialiased", extent=extent)
         ends.append((at + 0.5) * scale + corner)
-    ax.add_collection(LineCollection(list(np.stack(ends, axis=1)), colors=OURS, linewidths=0.7))
+    ax.add_collection(
+        LineCollection(list(np.stack(ends, axis=1)), colors=HIGHLIGHT, linewidths=0.7)
+    )
     x, y = np.concatenate(ends).T
-    ax.scatter(x, y, s=7, color=OURS, edgecolors="white", linewidths=0.4)
+    ax.scatter(x, y, s=7, color=HIGHLIGHT, edgecolors="white", linewidths=0.4)
     ax.set(xlim=(0, width), ylim=(height, 0))
     ax.axis("off")
-    said = f"{match.inliers} inliers" if match.inliers else "no inliers"
-    ax.set_title(f"{title}\n{said}" if title else said, fontsize=9, color=INK, pad=4)
+    count = f"{match.inliers} inliers" if match.inliers else "no inliers"
+    ax.set_title(f"{title}\n{count}" if title else count, fontsize=9, color=INK, pad=4)
     return figure

@@ -12,58 +12,96 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 from numpy.typing import NDArray
 
-from lookalike.report.figures.style import INK, OTHERS, OURS, RIGHT, STYLE, WRONG
+from lookalike.report.figures.style import (
+    CORRECT,
+    HIGHLIGHT,
+    INCORRECT,
+    INK,
+    MUTED,
+    STYLE,
+)
 from lookalike.sources import open_items
-from lookalike.types import Embeddings, Hits, ImageArray
+from lookalike.types import Embeddings, Hit, Hits, ImageArray, format_distance
 
 
-def hits(found: Hits) -> Figure:
-    """Draw one query beside its hits, with distances and labels."""
-    return hits_grid([found])
+def hits(results: Hits, correct: Sequence[bool | None] | None = None) -> Figure:
+    """Draw a query beside its hits, with their labels and distances.
+
+    Args:
+        results: of one query; without a uri its image is not drawn.
+        correct: whether each hit is correct, None where that is not known.
+
+    Raises:
+        SourceError, ImageError: an image cannot be read.
+    """
+    return hits_grid([results], None if correct is None else [correct])
 
 
 def hits_grid(
-    found: Sequence[Hits],
-    labels: Sequence[str | None] | None = None,
+    results: Sequence[Hits],
+    correct: Sequence[Sequence[bool | None] | None] | None = None,
     *,
-    column: str = "label",
-    names: Sequence[str] | None = None,
+    query_titles: Sequence[str | None] | None = None,
+    hit_titles: Sequence[Sequence[str]] | None = None,
+    row_names: Sequence[str] | None = None,
 ) -> Figure:
     """Draw queries, one a row, beside their hits with the distances.
 
     Args:
-        found: the queries' hits; a query that has no uri is not drawn.
-        labels: the queries' labels; then right hits are framed green and wrong ones red.
-        column: of metadata, that holds the hits' labels.
-        names: what to write beside each row.
+        results: of each query; the image of one without a uri is not drawn.
+        correct: for each query whether each of its hits is correct (green frame and check mark)
+            or not (red frame and cross). A hit with None, and those of a query with None, have no
+            frame.
+        query_titles: what to write above each query's image, after "query".
+        hit_titles: what to write above each hit; by default its label or, without one, the end of
+            its id.
+        row_names: what to write beside each row.
 
     Raises:
-        SourceError, ImageError: an image is gone.
+        SourceError, ImageError: an image cannot be read.
     """
-    columns = max(len(row) for row in found) + 1
-    uris = [uri for row in found for uri in (row.uri, *(hit.uri for hit in row)) if uri]
+    columns = max(len(row) for row in results) + 1
+    uris = [uri for row in results for uri in (row.uri, *(hit.uri for hit in row)) if uri]
     images = iter(_images(uris))
-    figure, axes = _grid(len(found), columns, cell=(1.05, 1.38), left=0.3 if names else 0.05)
-    for name, ax in zip(names or (), axes[:, 0], strict=False):
+    left = 0.3 if row_names else 0.05
+    figure, axes = _grid(len(results), columns, cell=(1.05, 1.38), left=left)
+    for name, ax in zip(row_names or (), axes[:, 0], strict=False):
         box = ax.get_position()
         middle = (box.y0 + box.y1) / 2
         figure.text(0.008, middle, name, fontsize=8, color=INK, rotation=90, va="center")
-    for y, row in enumerate(found):
-        label = labels[y] if labels else None
+    for y, row in enumerate(results):
         if row.uri is not None:
-            _picture(axes[y, 0], next(images), _short(label or "query"), INK)
-        for x, hit in enumerate(row, 1):
-            own = str(hit.metadata.get(column, ""))
-            color = INK if label is None else (RIGHT if own == label else WRONG)
-            mark = "" if label is None else ("✓ " if own == label else "✗ ")
-            _picture(axes[y, x], next(images), f"{mark}{_short(own)}\n{hit.distance:.3g}", color)
-            if label is not None:
-                _frame(axes[y, x], color)
+            title = query_titles[y] if query_titles else None
+            text = "query" if title is None else f"query\n{_short(title)}"
+            _picture(axes[y, 0], next(images), text, INK)
+        titles = hit_titles[y] if hit_titles else [_hit_title(hit) for hit in row]
+        marks = (correct[y] if correct else None) or [None] * len(row)
+        for ax, hit, title, mark in zip(axes[y, 1:], row, titles, marks, strict=False):
+            _draw_hit(ax, next(images), hit, title, mark)
     return figure
 
 
+def _hit_title(hit: Hit) -> str:
+    label = hit.metadata.get("label")
+    return hit.id if label is None else str(label)
+
+
+def _draw_hit(ax: Axes, image: ImageArray, hit: Hit, title: str, correct: bool | None) -> None:
+    text = f"{_short(title)}\n{format_distance(hit.distance)}"
+    if correct is None:
+        _picture(ax, image, text, INK)
+    else:
+        color, mark = (CORRECT, "✓") if correct else (INCORRECT, "✗")
+        _picture(ax, image, f"{mark} {text}", color)
+        _frame(ax, color)
+
+
 def pipeline(
-    query: ImageArray, embedding: Embeddings, distances: NDArray[np.float64], found: Hits
+    query: ImageArray,
+    embedding: Embeddings,
+    distances: NDArray[np.float64],
+    results: Hits,
+    hit_titles: Sequence[str] | None = None,
 ) -> Figure:
     """Draw how one query is answered: image, embedding, distances to all rows, the nearest.
 
@@ -71,35 +109,40 @@ def pipeline(
         query: the image.
         embedding: ``(1, dim)``.
         distances: ``(rows,)``, to every row of the gallery.
-        found: its hits.
+        results: its hits, at least one.
+        hit_titles: what to write above each hit; by default as :func:`hits_grid` does.
     """
-    shown = min(4, len(found))
+    shown = min(4, len(results))
+    titles = hit_titles or [_hit_title(hit) for hit in results]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 2.5))
-        names: list[Any] = ["query", "code", "all", *(f"hit{i}" for i in range(shown))]
-        grid = {"left": 0.01, "right": 0.99, "top": 0.72, "bottom": 0.14, "wspace": 0.35}
+        figure = Figure(figsize=(10, 2.6))
+        names: list[Any] = ["query", "embedding", "all", *(f"hit{i}" for i in range(shown))]
+        grid = {"left": 0.01, "right": 0.99, "top": 0.72, "bottom": 0.2, "wspace": 0.35}
         ratios = [1, 1, 2, *[0.8] * shown]
         parts = figure.subplot_mosaic([names], width_ratios=ratios, gridspec_kw=grid)
         _picture(parts["query"], query, "", INK)
         parts["query"].set_title("1  query", fontsize=9)
         side = int(np.ceil(np.sqrt(embedding.size)))
-        code = np.full(side * side, np.nan)
-        code[: embedding.size] = embedding[0]
-        parts["code"].imshow(code.reshape(side, side), cmap="viridis")
-        parts["code"].set_title(f"2  embedding\n{embedding.size} numbers", fontsize=9)
-        parts["code"].axis("off")
+        square = np.full(side * side, np.nan)  # cells without a number stay blank
+        square[: embedding.size] = embedding[0]
+        parts["embedding"].imshow(square.reshape(side, side), cmap="viridis")
+        parts["embedding"].set_title(f"2  embedding\n{embedding.size:,} dimensions", fontsize=9)
+        parts["embedding"].axis("off")
         ax = parts["all"]
-        ax.hist(distances, bins=60, color=OTHERS)
-        ax.axvspan(0, found[-1].distance, color=OURS, alpha=0.4, lw=0)
-        ax.set_title(f"3  {found.metric} distance to all\n{len(distances):,} rows", fontsize=9)
+        ax.hist(distances, bins=60, color=MUTED)
+        ax.axvspan(0, results[-1].distance, color=HIGHLIGHT, alpha=0.4, lw=0)
+        ax.set_title(f"3  distances to all\n{len(distances):,} rows", fontsize=9)
+        ax.set_xlabel(f"{results.metric} distance", fontsize=8)
+        ax.tick_params(labelsize=8)
         ax.set_xlim(left=0)
         ax.set_yticks([])
-        for i, image in enumerate(_images([hit.uri for hit in found[:shown]])):
-            text = f"{found[i].metadata.get('label', '')}\n{found[i].distance:.3g}"
-            _picture(parts[f"hit{i}"], image, text, INK)
+        for i, image in enumerate(_images([hit.uri for hit in results[:shown]])):
+            _draw_hit(parts[f"hit{i}"], image, results[i], titles[i], None)
         left = parts["hit0"].get_position().x0
-        figure.text(left, 0.92, f"4  the nearest {len(found)} are its hits ({shown} shown)")
-        for one, other in (("query", "code"), ("code", "all"), ("all", "hit0")):
+        count = len(results)
+        few = f", {shown} of them shown" if shown < count else ""
+        figure.text(left, 0.92, f"4  the {count} nearest rows are the hits{few}")
+        for one, other in (("query", "embedding"), ("embedding", "all"), ("all", "hit0")):
             _arrow(figure, parts[one], parts[other])
     return figure
 
@@ -111,7 +154,7 @@ def sample_grid(images: Sequence[ImageArray], labels: Sequence[str]) -> Figure:
     lines = max(label.count("\n") for label in labels)
     figure, axes = _grid(rows, columns, cell=(0.8, 0.95 + 0.17 * lines))
     for ax, image, label in zip(axes.flat, images, labels, strict=False):
-        _picture(ax, image, "\n".join(_short(line, 12) for line in label.split("\n")), INK)
+        _picture(ax, image, "\n".join(_short(line, 11) for line in label.split("\n")), INK)
     return figure
 
 
@@ -140,7 +183,7 @@ def reconstructions(
 
 
 def _short(label: str, longest: int = 15) -> str:
-    """Return the last part of a label, as much of it as stands above a picture."""
+    """Return the last part of a label or id, as much of it as fits above a picture."""
     last = label.rpartition("/")[2]
     return last if len(last) <= longest else f"{last[: longest - 1]}…"
 
@@ -176,7 +219,7 @@ def _grid(
 
 def _picture(ax: Axes, image: ImageArray, title: str, color: str) -> None:
     ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    ax.set_title(title, fontsize=7.5, color=color, pad=3)
+    ax.set_title(title, fontsize=7.5, color=color, pad=4)
     ax.axis("off")
 
 

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from lookalike.errors import SettingError, StorageError
 
 INK = "#222222"
-OURS = "#0b6e99"
-OTHERS = "#b4b4b4"
-RIGHT = "#1a7f37"
-WRONG = "#cf222e"
+HIGHLIGHT = "#0b6e99"
+MUTED = "#b4b4b4"
+CORRECT = "#1a7f37"
+INCORRECT = "#cf222e"
 PALETTE = ("#e6a23c", "#67a86b", "#a67bc0", "#c97a7a", "#5b8fd6", "#8a8a5c", "#777777")
 DPI = 130
 STYLE: Any = {
