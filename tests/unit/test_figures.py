@@ -28,7 +28,7 @@ from lookalike.report import figures
 from lookalike.report.evaluation import report_page
 from lookalike.report.figures.style import CORRECT, HIGHLIGHT, INCORRECT, INK, MUTED
 from lookalike.server import pages
-from lookalike.training.recipes import Layer
+from lookalike.training.recipe import Layer
 from lookalike.types import Hit, Hits, Metric, format_distance
 
 

@@ -40,6 +40,16 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert run.stdout.strip().endswith("LOADED []")
 
 
+def test_evaluation_loads_scipy_stats_only_when_it_needs_it() -> None:
+    modules = "metrics, human_judgements, agreement"
+    code = (
+        f"import sys\nfrom lookalike.evaluation import {modules}\n"
+        "print('scipy.stats' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
 def test_public_names_all_resolve() -> None:
     assert [name for name in lookalike.__all__ if getattr(lookalike, name, None) is None] == []
     with pytest.raises(AttributeError, match="no_such"):

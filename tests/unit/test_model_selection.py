@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 import lookalike as la
 from lookalike.errors import InputError, SettingError, UnknownNameError
@@ -18,7 +19,7 @@ from lookalike.evaluation.agreement import (
     Pairs,
     average_precisions,
     read_judgements,
-    won,
+    roc_auc,
 )
 from lookalike.evaluation.candidates import Candidate, ChooseOptions, candidate_names
 from lookalike.evaluation.model_selection import OWN, choose, ranked, verdict
@@ -102,7 +103,32 @@ def test_area_under_the_curve_matches_a_slow_version() -> None:
     alike, other = np.array([0.9, 0.5, 0.5]), np.array([0.5, 0.1])
     pairs = [(a, b) for a in alike for b in other]
     slow = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs)
-    assert won(alike, other).mean() == pytest.approx(slow)
+    assert roc_auc(alike, other) == pytest.approx(slow)
+    assert roc_auc(np.ones(5), np.ones(6)) == 0.5
+
+
+def test_area_under_the_curve_matches_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    alike, other = rng.normal(1, 1, (3, 40)).round(1), rng.normal(0, 1, (3, 60)).round(1)
+    truth = np.repeat([1, 0], [40, 60])
+    theirs = [roc_auc_score(truth, np.concatenate(row)) for row in zip(alike, other, strict=True)]
+    np.testing.assert_allclose(roc_auc(alike, other), theirs)
+
+
+def test_the_difference_between_encoders_is_paired() -> None:
+    rng = np.random.default_rng(7)
+    ids = tuple(f"s:{i}" for i in range(200))
+    rows = rng.standard_normal((200, 2)).astype(np.float32)
+    pairs = tuple((ids[i], ids[i + 100]) for i in range(100))
+    rows[100:150] = rows[:50] + 0.5 * rng.standard_normal((50, 2))
+    judged = Pairs(pairs, tuple(i < 50 for i in range(100)))
+    place = {row_id: i for i, row_id in enumerate(ids)}
+    rows = rows[[place[row_id] for row_id in judged.ids]]
+    quality = judged.compare({"one": rows, "turned": rows @ np.array([[0, 1], [-1, 0]], "f4")})
+    assert quality["one"].estimate.interval.low < quality["one"].estimate.interval.high - 0.05
+    for each in quality.values():  # the same similarities but for rounding
+        assert abs(each.difference.low) < 1e-3
+        assert abs(each.difference.high) < 1e-3
 
 
 def test_pairs_prefer_the_encoder_that_tells_them_apart() -> None:

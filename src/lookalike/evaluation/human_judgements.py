@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -272,9 +271,10 @@ class Preference:
     @property
     def by_chance(self) -> float:
         """The chance of so uneven a count if both were as good (two-sided sign test, no ties)."""
-        told = self.for_a + self.for_b
-        fewer = sum(math.comb(told, k) for k in range(min(self.for_a, self.for_b) + 1))
-        return min(1.0, 2 * fewer / (1 << told))
+        from scipy.stats import binomtest
+
+        decided = self.for_a + self.for_b
+        return float(binomtest(self.for_a, decided).pvalue) if decided else 1.0
 
     def verdict(self) -> str:
         """Say it in a sentence."""

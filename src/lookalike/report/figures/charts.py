@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lookalike.evaluation.metrics import Estimate
 from lookalike.report.figures.style import HIGHLIGHT, INK, MUTED, PALETTE, STYLE
-from lookalike.training.recipes import Layer
+from lookalike.training.recipe import Layer
 
 ERROR_BARS = "error bars: 95 % confidence interval"
 """What axis labels say of the intervals."""
