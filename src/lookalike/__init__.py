@@ -6,13 +6,9 @@ The names below load on first use, so that importing the package costs nothing.
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 from lookalike._version import __version__
-
-# ONNX Runtime tells its makers of each session unless this is set before it is imported.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from lookalike.client import Client

@@ -18,6 +18,7 @@ from lookalike._version import __version__
 from lookalike.config import OPTIONAL_FORMATS, settings
 from lookalike.encoders.backbones import BACKBONES, FOLDER
 from lookalike.images.decode import decode, formats
+from lookalike.process_state import default_environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,10 @@ def _tried(name: str, work: Callable[[], str]) -> Check:
 
 
 def _encode() -> str:
-    import onnxruntime
-
     from lookalike.encoders.registry import open_encoder
+
+    with default_environment(ORT_DISABLE_TELEMETRY="1"):  # read when it is imported
+        import onnxruntime
 
     rows = open_encoder("untrained", []).encode([np.zeros((28, 28), np.uint8)])
     return f"ONNX Runtime {onnxruntime.__version__} works, {rows.shape[1]} dimensions"

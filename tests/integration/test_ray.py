@@ -259,3 +259,42 @@ def test_what_cannot_be_done_is_said(require: Require, folder: Path, tmp_path: P
     assert "pip install 'lookalike[scale]'" in missing
     away = said("--runner", "ray", "--address", "127.0.0.1:1")
     assert "--address 127.0.0.1:1: no Ray cluster answers there" in away
+
+
+SYNC = """
+import sys
+import numpy as np
+import ray
+from pathlib import Path
+import lookalike as la
+from lookalike.gallery.ray_runner import RayCluster
+from tests.process_state import changes, snapshot
+
+encoder = la.open_encoder("pixels", [np.zeros((9, 9, 3), np.uint8)])
+gallery = la.Gallery.create(sys.argv[1], encoder=encoder)
+import lookalike.gallery.ray_driver, ray.util.client.logsclient, sklearn.cluster
+before = snapshot("ray", "ray._private.worker")
+report = gallery.sync(
+    Path(sys.argv[2]), runner=RayCluster(piece=4), on_progress=lambda _: print("the program's")
+)
+changed = changes(before, snapshot("ray", "ray._private.worker"))
+changed.pop("random", None)  # Ray draws names from it
+assert changed == {}, changed
+print(report.added, "added")
+"""
+
+
+def test_the_process_is_left_as_it_was(require: Require, folder: Path, tmp_path: Path) -> None:
+    """A cluster of one's own is started and ended; what the program prints meanwhile is printed."""
+    require(find_spec("ray"), "ray is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c", SYNC, str(tmp_path / "x.gallery"), str(folder)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LOOKALIKE_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "12 added"
+    assert set(lines[:-1]) == {"the program's"}
+    assert len(lines) > 3

@@ -25,12 +25,12 @@ def test_onnx_runtime_keeps_no_device_id_and_sends_nothing(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.rglob("*onnxruntime*")] == []
 
 
-def test_who_wants_to_may_let_it() -> None:
-    code = "import lookalike, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
-    for said, found in (("0", "0"), (None, "1")):
+def test_the_variable_is_left_as_it_was() -> None:
+    code = f"{_ENCODES}\nimport os\nprint(os.environ.get('ORT_DISABLE_TELEMETRY'))"
+    for value in ("0", None):
         given = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
-        given |= {} if said is None else {"ORT_DISABLE_TELEMETRY": said}
+        given |= {} if value is None else {"ORT_DISABLE_TELEMETRY": value}
         done = subprocess.run(
             [sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True
         )
-        assert done.stdout.strip() == found
+        assert done.stdout.strip() == str(value)

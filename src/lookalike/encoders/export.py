@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import logging
-import warnings
 
 import torch
+
+from lookalike.process_state import IgnoreWarnings, MuteLoggers
+
+# The exporter warns of deprecations inside torch itself; nothing a caller can act on.
+_DEPRECATED = IgnoreWarnings(FutureWarning), IgnoreWarnings(DeprecationWarning)
+
+# Says once per operator of torchvision, which nothing here uses, that torchvision is not there.
+_REGISTRATION = MuteLoggers("torch.onnx._internal.exporter._registration", logging.ERROR)
 
 
 def to_onnx(
@@ -17,14 +24,9 @@ def to_onnx(
     """
     plain = tuple(example.detach().contiguous() for example in examples)
     module = module.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    # Says once per operator of torchvision, which nothing here uses, that torchvision is not there.
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     # Of several inputs, one axis must not be named twice.
     rows = torch.export.Dim("n") if len(plain) == 1 else torch.export.Dim.DYNAMIC
-    with warnings.catch_warnings():
-        # The exporter warns of deprecations inside torch itself; nothing a caller can act on.
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with _DEPRECATED[0], _DEPRECATED[1], _REGISTRATION:
         program = torch.onnx.export(
             module,
             plain,

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from lookalike.config import settings
 from lookalike.encoders.base import Preprocessing, fingerprint
 from lookalike.errors import ArtifactError, InputError, SettingError
+from lookalike.process_state import default_environment
 from lookalike.types import Embeddings, ImageArray
 from lookalike.vectors import unit_rows
+
+# It sends its makers usage data and keeps a device id, unless this is set before it is imported.
+with default_environment(ORT_DISABLE_TELEMETRY="1"):
+    import onnxruntime
 
 MODEL = "model.onnx"
 DECODER = "decoder.onnx"

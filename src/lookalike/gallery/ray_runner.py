@@ -8,13 +8,9 @@ its pieces are done again by others: rows are replaced by id, so that nothing is
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
-import os
 import socket
 import time
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,12 +26,11 @@ from lookalike.errors import (
     UnreachableError,
 )
 from lookalike.gallery.ingest import EncodeTask, ExistingRows, ItemResult
+from lookalike.gallery.ray_driver import driver_restored, starting
 from lookalike.gallery.ray_worker import ItemPayload, Worker, WorkerConfig, whole
 from lookalike.sources import Item
 from lookalike.stores.base import VectorStore
 from lookalike.stores.milvus.store import MilvusStore
-
-_log = logging.getLogger(__name__)
 
 _UNDER_WAY = 2
 """Pieces that an actor has at a time: one it works on, and the next."""
@@ -84,13 +79,14 @@ class RayCluster:
             replace(work.known, rows=gone),
             address,
         )
-        with contextlib.redirect_stdout(_Aside()):  # results go there, not what Ray has to say
-            yield from self._run(work.known, pieces, shared)
+        ray = _imported()
+        with driver_restored():
+            yield from self._run(ray, work.known, pieces, shared)
 
     def _run(
-        self, known: ExistingRows, pieces: Iterable[Sequence[Item]], shared: WorkerConfig
+        self, ray: Any, known: ExistingRows, pieces: Iterable[Sequence[Item]], shared: WorkerConfig
     ) -> Iterator[list[ItemResult]]:
-        ray = _connect(self.address)
+        _connect(ray, self.address)
         try:
             crew = _ActorPool(ray, shared, self._count(ray))
             try:
@@ -108,40 +104,37 @@ class RayCluster:
         return min(there, self.workers or there)
 
 
-class _Aside(io.TextIOBase):
-    """Takes what Ray prints about workers and machines that are lost, for the log."""
-
-    def write(self, text: str) -> int:
-        if text.strip():
-            _log.info("%s", text.strip())
-        return len(text)
-
-
 def _resource() -> str:
     return "GPU" if settings().device == "cuda" else "CPU"
 
 
-def _connect(address: str | None) -> Any:
+def _imported() -> Any:
+    """Return Ray.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        with starting():
+            import ray
+    except ModuleNotFoundError:
+        raise MissingDependencyError("ray", "--runner ray", "scale") from None
+    return ray
+
+
+def _connect(ray: Any, address: str | None) -> None:
     """Connect to a cluster, or start one on this machine.
 
     Raises:
-        MissingDependencyError: Ray is not installed.
         UnreachableError: there is none at the address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns
-    try:
-        import ray
-    except ModuleNotFoundError:
-        raise MissingDependencyError("ray", "--runner ray", "scale") from None
     _check_reachable(address)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    warnings.filterwarnings("ignore", "lance is not fork-safe")  # Ray forks to start programs
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        options |= {"include_dashboard": False, "num_cpus": settings().threads}
     try:
-        if address is None:
-            ray.init(address="local", include_dashboard=False, num_cpus=settings().threads, **quiet)
-        else:
-            ray.init(address=address, **quiet)
+        with starting():
+            ray.init(address=address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         if any("InvalidAuthToken" in str(each) for each in _chain(error)):
             raise UnreachableError(
@@ -150,7 +143,6 @@ def _connect(address: str | None) -> Any:
                 "cluster)"
             ) from error
         raise _no_cluster(address, error) from error
-    return ray
 
 
 def _check_reachable(address: str | None) -> None:

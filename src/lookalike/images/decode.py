@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -23,6 +22,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lookalike.config import OPTIONAL_FORMATS, settings
 from lookalike.errors import ImageError
+from lookalike.process_state import IgnoreWarnings
 from lookalike.types import ImageArray
 
 MAX_PIXELS = 50_000_000
@@ -45,7 +45,7 @@ _ALWAYS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _AVIF = (b"avif", b"avis")
-_HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 
 _KINDS: Mapping[str, tuple[str, str, Callable[[bytes], bool]]] = {
     "JPEG": (".jpg", "image/jpeg", lambda d: d.startswith(b"\xff\xd8\xff")),
@@ -64,6 +64,9 @@ ImageInput = str | Path | bytes | Image.Image | ImageArray
 
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowError)
 """What Pillow's decoders leak on broken files."""
+
+_TOO_LARGE = IgnoreWarnings(Image.DecompressionBombWarning)  # these are refused below
+_BAD_METADATA = IgnoreWarnings(UserWarning, module=r"PIL\.")  # of no use here
 
 
 def formats() -> tuple[str, ...]:
@@ -134,12 +137,8 @@ def decode(image: ImageInput, *, name: str | None = None, whole: bool = False) -
             reason = error.strerror or str(error)
             raise ImageError(f"{name}: cannot be read ({reason})") from error
     try:
-        with warnings.catch_warnings():
-            # Of large images, which are refused below, and of EXIF data, which are passed over.
-            warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-            with Image.open(file, formats=formats()) as opened:
-                return _to_array(opened, name, whole=whole)
+        with _TOO_LARGE, _BAD_METADATA, _opened(file) as opened:
+            return _to_array(opened, name, whole=whole)
     except UnidentifiedImageError:
         raise ImageError(_unread(name, file.getvalue())) from None
     except (Image.DecompressionBombError, *_BROKEN) as error:
@@ -222,6 +221,24 @@ def with_channels(image: ImageArray, channels: int) -> ImageArray:
     return np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 
+def _opened(file: io.BytesIO) -> Image.Image:
+    """Open a file in a format that is read.
+
+    HEIF is opened here rather than registered with Pillow, which the whole process shares.
+    """
+    known = formats()
+    try:
+        return Image.open(file, formats=[name for name in known if name != "HEIF"])
+    except UnidentifiedImageError:
+        if "HEIF" not in known or not _KINDS["HEIF"][2](file.getvalue()[:16]):
+            raise
+    import pi_heif
+
+    file.seek(0)
+    heif: Image.Image = pi_heif.HeifImageFile(file)
+    return heif
+
+
 def _to_array(image: Image.Image, name: str, *, whole: bool) -> ImageArray:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
@@ -285,13 +302,8 @@ def _of_large_range(values: NDArray[np.float64]) -> ImageArray:
 
 @cache
 def _heif() -> bool:
-    """Have Pillow read HEIF, if pi-heif is installed."""
-    if find_spec("pi_heif") is None:
-        return False
-    import pi_heif
-
-    pi_heif.register_heif_opener()
-    return True
+    """Tell whether HEIF is read, as it is if pi-heif is installed."""
+    return find_spec("pi_heif") is not None
 
 
 def _unread(name: str, data: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -16,6 +15,7 @@ from lookalike.errors import SettingError
 from lookalike.gallery.neighbors import Graph
 from lookalike.labels.label_set import LabelSet
 from lookalike.labels.propagation import raw_confidence
+from lookalike.process_state import IgnoreWarnings
 from lookalike.sources import Item
 from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
 
@@ -74,8 +74,8 @@ def _medoids(
     clusters = count + int((~free).sum())
     # A bad start of a few clusters loses a class; of many, hardly anything.
     kmeans = KMeans(clusters, n_init=10 if clusters <= _FEW else 2, max_iter=50, random_state=seed)
-    with warnings.catch_warnings():  # fewer different images than clusters leave some empty
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    # Fewer different images than clusters leave some empty.
+    with IgnoreWarnings(ConvergenceWarning):
         near = kmeans.fit_transform(values)
     covered = np.bincount(kmeans.labels_[~free], minlength=clusters) > 0
     total = np.bincount(kmeans.labels_, doubt, clusters)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.config import settings
+from lookalike.process_state import default_environment
 from lookalike.types import Embeddings
 
 _LEVELS = 127
@@ -77,7 +78,8 @@ class CoarseRows:
 
 def _product(codes: NDArray[np.int8]) -> Any:
     """Return a session that multiplies a query ``(1, dim)`` with columns ``(dim, rows)``."""
-    import onnxruntime
+    with default_environment(ORT_DISABLE_TELEMETRY="1"):  # read when it is imported
+        import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings().threads

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import lookalike.training.torch_state  # noqa: F401 - before torch is imported
+
+# isort: split
 import numpy as np
 import torch
 from numpy.typing import NDArray

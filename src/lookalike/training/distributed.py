@@ -18,6 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import lookalike.training.torch_state  # noqa: F401 - before torch is imported
+
+# isort: split
 import numpy as np
 import torch
 from numpy.typing import NDArray

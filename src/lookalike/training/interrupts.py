@@ -20,7 +20,8 @@ class DeferredInterrupt:
         self._before: Any = None
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is not None:  # Python can put it back
             self._before = signal.signal(signal.SIGINT, self._note)
         return self
 

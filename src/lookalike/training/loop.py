@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lookalike.training.torch_state  # noqa: F401 - before torch is imported
+
+# isort: split
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,6 +25,7 @@ from lookalike.training.interrupts import DeferredInterrupt
 from lookalike.training.networks import to_channels_last
 from lookalike.training.recipes import Recipe
 from lookalike.training.tasks import Task, make_task
+from lookalike.training.torch_state import seed_weights, torch_state_restored
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 CHECKPOINT_S = 60.0
@@ -61,6 +65,7 @@ class Fitted:
     preparing: float
 
 
+@torch_state_restored()
 def fit(
     recipe: Recipe,
     images: NDArray[np.uint8],
@@ -82,7 +87,7 @@ def fit(
     """
     here = current()
     torch.set_num_threads(here.threads)
-    torch.manual_seed(options.seed)
+    seed_weights(options.seed)
     device = torch.device(options.device)
     views = options.views or recipe.views
     chosen = None if views is None else find_views(views)

@@ -13,6 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import lookalike.training.torch_state  # noqa: F401 - before torch is imported
+
+# isort: split
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,6 +34,7 @@ from lookalike.training.distributed import Processes, joined
 from lookalike.training.loop import Fitted, TrainingOptions, fit
 from lookalike.training.recipes import Recipe, find_recipe
 from lookalike.training.tasks import Task
+from lookalike.training.torch_state import torch_state_restored
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,7 @@ SIZES = (32, 224)
 """The least and the largest ``--size``, in pixels."""
 
 
+@torch_state_restored()
 def train(
     source: str | Path | Source,
     *,
@@ -82,6 +87,7 @@ def train(
                 source, recipe=recipe, out=folder, options=options, on_progress=on_progress
             )
     with joined(options.device) as here:
+        torch.set_num_threads(here.threads)
         options = replace(options, device=here.device(options.device))
         if not here.first:
             on_progress = ignore_progress

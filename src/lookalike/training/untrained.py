@@ -12,11 +12,13 @@ import torch
 import lookalike.encoders
 from lookalike.encoders.export import to_onnx
 from lookalike.training.networks import convolutional
+from lookalike.training.torch_state import seed_weights, torch_state_restored
 
 
+@torch_state_restored()
 def untrained_model() -> bytes:
     """Return the encoder of report-conv as it is before training with seed 0, as ONNX."""
-    torch.manual_seed(0)
+    seed_weights(0)
     return to_onnx(convolutional(batch_norm=False).encoder, torch.zeros(2, 1, 28, 28))
 
 

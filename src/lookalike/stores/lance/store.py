@@ -11,9 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("LANCE_LOG", "error")
-
-import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,11 +19,15 @@ from numpy.typing import NDArray
 from lookalike.artifacts import flush
 from lookalike.errors import ArtifactError, MissingRowError, StorageError
 from lookalike.filters import Columns, Filter
+from lookalike.process_state import default_environment
 from lookalike.stores.base import Record, Rows, check_queries, check_rows, matching
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.lance import index
 from lookalike.stores.lance.table import ROW, SIGNATURE, Loaded, hits_of, matrix, schema, signed
 from lookalike.types import Embeddings, Hit, Metric
+
+with default_environment(LANCE_LOG="error"):  # read when it is imported
+    import lance
 
 KEEP_VERSIONS = timedelta(minutes=15)
 """Old versions are kept this long, since cleaning at once breaks readers that have them open."""

@@ -7,8 +7,6 @@ reached, or says that it is not ready. All that are sent may be: rows are replac
 from __future__ import annotations
 
 import json
-import logging
-import os
 import re
 import socket
 import threading
@@ -25,6 +23,7 @@ from lookalike.errors import (
     StorageError,
     UnreachableError,
 )
+from lookalike.process_state import MuteLoggers, default_environment
 from lookalike.stores.milvus.address import CONSISTENCIES, Address, IndexKind
 
 OLDEST = (2, 3)
@@ -47,6 +46,7 @@ _LOOK_S = 2.0
 
 STRONG = "strong"
 _TOO_LARGE = "larger than max"
+_LOGS = MuteLoggers("pymilvus")  # errors are raised, and need not be logged as well
 
 
 T = TypeVar("T")
@@ -215,7 +215,8 @@ class Connection:
         pause = 0.0
         while True:
             try:
-                return call()
+                with _LOGS:
+                    return call()
             except (MilvusException, RpcError, ValueError) as error:
                 if isinstance(error, ValueError) and "closed channel" not in str(error):
                     raise
@@ -225,28 +226,28 @@ class Connection:
                 time.sleep(pause)
 
     def _connected(self) -> Any:
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors are raised, and told once
         try:
-            from pymilvus import MilvusClient
-            from pymilvus.exceptions import MilvusException
+            with default_environment(GRPC_VERBOSITY="NONE"):  # read when it is imported
+                from pymilvus import MilvusClient
+                from pymilvus.exceptions import MilvusException
         except ModuleNotFoundError:
             raise MissingDependencyError(
                 "pymilvus", f"the store {self.address}", "milvus"
             ) from None
         from grpc import RpcError
 
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # the same
         config = settings()
         more = {"server_pem_path": str(config.milvus_ca)} if config.milvus_ca else {}
         try:
-            client = MilvusClient(
-                uri=self.address.uri,
-                token=config.milvus_token or "",
-                timeout=min(_FIRST_LOOK_S, self.address.timeout),
-                dedicated=True,
-                **more,
-            )
-            said = str(client.get_server_version(timeout=self.address.timeout))
+            with _LOGS:
+                client = MilvusClient(
+                    uri=self.address.uri,
+                    token=config.milvus_token or "",
+                    timeout=min(_FIRST_LOOK_S, self.address.timeout),
+                    dedicated=True,
+                    **more,
+                )
+                said = str(client.get_server_version(timeout=self.address.timeout))
         except OSError as error:
             raise SettingError(
                 f"LOOKALIKE_MILVUS_CA={config.milvus_ca}: cannot be read ({error.strerror})"

@@ -1,0 +1,96 @@
+"""What Ray changes in the process that connects to a cluster, undone when it is shut down."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from lookalike.process_state import IgnoreWarnings, default_environment
+
+_log = logging.getLogger(__name__)
+
+_FORKS = IgnoreWarnings(UserWarning, "lance is not fork-safe")  # Ray forks to start programs
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Have Ray imported and started without its usage statistics, and without warnings."""
+    variables = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns
+    }
+    with default_environment(**variables), _FORKS:
+        yield
+
+
+@contextlib.contextmanager
+def driver_restored() -> Iterator[None]:
+    """Restore what ``ray.init`` changes; what Ray would print meanwhile goes to our log.
+
+    That is its own log level and environment variables (a cluster that it starts here sets
+    ``RAY_AUTH_MODE``, which would hold for the next cluster too), the handler of SIGTERM, the limit
+    of open files, the fault handler and the hook of ``breakpoint()``. Ray prints to standard
+    output, which is the program's, and has no option against that: its thread that does so is given
+    another function.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.callback(logging.getLogger("ray").setLevel, logging.getLogger("ray").level)
+        stack.callback(_restore_variables, _variables())
+        stack.callback(_restore_handler, signal.getsignal(signal.SIGTERM))
+        if not faulthandler.is_enabled():
+            stack.callback(faulthandler.disable)
+        with contextlib.suppress(ModuleNotFoundError):
+            import resource
+
+            files = resource.RLIMIT_NOFILE
+            stack.callback(resource.setrlimit, files, resource.getrlimit(files))
+        worker = import_module("ray._private.worker")
+        client = import_module("ray.util.client.logsclient").LogstreamClient
+        stack.enter_context(_replaced(worker, "print_to_stdstream", _log_messages))
+        stack.enter_context(_replaced(client, "stdstream", _log_text))
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _log_messages(data: dict[str, Any], **_: object) -> None:
+    """Log what Ray has to say of workers and machines that are lost."""
+    for line in data.get("lines", ()):
+        _log.info("%s", line.strip())
+
+
+def _log_text(_client: object, _level: int, msg: str) -> None:
+    """Log what workers print, where Ray is connected to through a proxy (``ray://``)."""
+    if msg.strip():
+        _log.info("%s", msg.strip())
+
+
+def _variables() -> dict[str, str]:
+    """Return the environment variables that Ray sets."""
+    return {k: v for k, v in os.environ.items() if k.startswith("RAY_") or k == "PYTHONBREAKPOINT"}
+
+
+def _restore_variables(before: dict[str, str]) -> None:
+    for name in _variables().keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+def _restore_handler(handler: Any) -> None:
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)

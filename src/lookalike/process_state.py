@@ -1,0 +1,164 @@
+"""Warnings, log records and environment variables, changed for the library's own calls only.
+
+All three belong to the whole process: to the program that uses the library and to its threads.
+``warnings.catch_warnings`` and ``Logger.setLevel`` act on all threads, and where the blocks of two
+threads overlap, the last one to end restores what the other one had set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+_NOTHING = r"(?!)"
+
+
+class _Here(threading.local):
+    """State of the current thread, which is also a regular expression for warning filters.
+
+    It matches nothing in threads that are in no block. All of this is C code, so that no other
+    thread gets to change the filters while the interpreter goes through them.
+    """
+
+    depth = 0
+    match = staticmethod(re.compile(_NOTHING).match)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return re.compile, (_NOTHING,)  # some libraries send the filters to other processes
+
+
+class _SharedBlock(ABC):
+    """A block that several threads may be in at once, each of them more than once.
+
+    Something is installed while any thread is in it, and takes effect in these threads only.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entered = 0
+        self._here = _Here()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._install()
+            self._entered += 1
+        self._here.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._here.depth -= 1
+        with self._lock:
+            self._entered -= 1
+            if not self._entered:
+                self._remove()
+
+    @abstractmethod
+    def _install(self) -> None:
+        """Install it, unless it is."""
+
+    @abstractmethod
+    def _remove(self) -> None:
+        """Remove it, if it is there."""
+
+
+class IgnoreWarnings(_SharedBlock):
+    """Ignore some warnings in the threads that are in the block, whatever other filters say.
+
+    Filters that the program adds or removes meanwhile stay as it left them: ours is added to the
+    list and removed from it, and the list is not replaced. Unlike ``catch_warnings``, this does not
+    make Python show warnings again that it shows once.
+
+    Args:
+        category: of the warnings, with its subclasses.
+        message: a regular expression that they begin with.
+        module: a regular expression that the module that they come from begins with.
+    """
+
+    def __init__(self, category: type[Warning], message: str = "", module: str = "") -> None:
+        super().__init__()
+        self._match = re.compile(message, re.IGNORECASE).match
+        self._filter = ("ignore", self._here, category, re.compile(module), 0)
+        self._lists: list[list[Any]] = []
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._here.match = self._match
+
+    def __exit__(self, *details: object) -> None:
+        if self._here.depth == 1:
+            del self._here.match
+        super().__exit__(*details)
+
+    def _install(self) -> None:
+        filters: Any = warnings.filters
+        if filters and filters[0] is self._filter:
+            return
+        filters.insert(0, self._filter)
+        with contextlib.suppress(ValueError):
+            del filters[filters.index(self._filter, 1)]
+        if not any(each is filters for each in self._lists):
+            self._lists.append(filters)
+
+    def _remove(self) -> None:
+        filters: Any = warnings.filters  # another list inside somebody's catch_warnings
+        for each in (*self._lists, filters):
+            with contextlib.suppress(ValueError):
+                while True:
+                    each.remove(self._filter)
+        self._lists.clear()
+
+
+class MuteLoggers(_SharedBlock):
+    """Drop what a logger and those below it log in the threads that are in the block.
+
+    Args:
+        name: of the logger.
+        level: records of this level and above are kept.
+    """
+
+    def __init__(self, name: str, level: int = logging.CRITICAL) -> None:
+        super().__init__()
+        self._name = name
+        self._level = level
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is kept."""
+        return not self._here.depth or record.levelno >= self._level
+
+    def _install(self) -> None:
+        for logger in self._loggers():
+            logger.addFilter(self)
+
+    def _remove(self) -> None:
+        for logger in self._loggers():
+            logger.removeFilter(self)
+
+    def _loggers(self) -> list[logging.Logger]:
+        known = list(logging.root.manager.loggerDict.items())
+        return [
+            logger
+            for name, logger in known
+            if isinstance(logger, logging.Logger) and f"{name}.".startswith(f"{self._name}.")
+        ]
+
+
+@contextlib.contextmanager
+def default_environment(**values: str) -> Iterator[None]:
+    """Set environment variables that are not set while the block runs.
+
+    It is for libraries that read them once, when they are imported or started.
+    """
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name, value in added.items():
+            if os.environ.get(name) == value:
+                del os.environ[name]
