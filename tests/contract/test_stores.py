@@ -172,9 +172,9 @@ def test_wrong_shapes_and_double_ids_are_refused_whole(make: Make) -> None:
 
 
 @pytest.mark.parametrize("k", [0, -1, 16_385])
-def test_n_is_bounded(make: Make, n: int) -> None:
+def test_k_is_bounded(make: Make, k: int) -> None:
     with pytest.raises(SettingError, match="must be from 1 to 16,384"):
-        make(DIM).search(np.eye(DIM, dtype=np.float32), n, Metric.L2)
+        make(DIM).search(np.eye(DIM, dtype=np.float32), k, Metric.L2)
 
 
 def test_an_empty_store_has_no_hits(make: Make) -> None:

@@ -18,7 +18,7 @@ import lookalike as la
 from tests.conftest import Require
 from tests.integration.test_cli import run
 from tests.serving import serving
-from tests.unit.test_hit_judgements import hits, saved
+from tests.unit.test_human_judgements import hits, saved
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -26,7 +26,7 @@ from lookalike.gallery.sync import SyncReport
 from lookalike.sources import open_source
 from lookalike.types import Progress
 from tests.integration.test_cli import lookalike, run
-from tests.unit.test_images import undone
+from tests.unit.test_decode import undone
 
 ROUNDS = int(os.environ.get("LOOKALIKE_KILLS", "20"))
 """Each kills a sync at a moment of its own; 200 were done by hand."""

@@ -102,15 +102,15 @@ def test_metrics_match_ir_measures() -> None:
 @pytest.mark.parametrize(
     ("rows", "relevant", "k"), [(20, 6, 7), (20, 1, 7), (9, 8, 7), (5, 2, 7), (12, 3, 1), (1, 1, 7)]
 )
-def test_chance_is_what_drawing_at_random_gives(rows: int, relevant: int, n: int) -> None:
+def test_chance_is_what_drawing_at_random_gives(rows: int, relevant: int, k: int) -> None:
     rng = np.random.default_rng(2)
     labels = np.arange(rows) < relevant
-    drawn = np.zeros((40_000, n), np.bool_)
+    drawn = np.zeros((40_000, k), np.bool_)
     for row in drawn:
-        row[: min(n, rows)] = rng.permutation(labels)[:n]
+        row[: min(k, rows)] = rng.permutation(labels)[:k]
     many = np.full(len(drawn), relevant)
     measured = QueryScores.of(drawn, many)
-    chance = QueryScores.by_chance(np.array([relevant]), np.array([rows]), n)
+    chance = QueryScores.by_chance(np.array([relevant]), np.array([rows]), k)
     for name in fields(QueryScores):
         found = getattr(measured, name.name).mean()
         assert found == pytest.approx(getattr(chance, name.name)[0], abs=0.006), name.name

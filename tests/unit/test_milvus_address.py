@@ -68,10 +68,10 @@ def test_options_do_not_make_another_place() -> None:
     ("diskann", 100, {"search_list": 200}),
     ("flat", 10, {}),
 ])  # fmt: skip
-def test_a_search_looks_further_for_more_rows(index: str, n: int, looking: dict[str, int]) -> None:
+def test_a_search_looks_further_for_more_rows(index: str, k: int, looking: dict[str, int]) -> None:
     address = Address.parse(f"milvus://h/n?index={index}")
     assert address.kind is INDEXES[index]
-    assert address.looking(n, address.kind) == looking
+    assert address.looking(k, address.kind) == looking
 
 
 def test_effort_replaces_the_least_that_is_looked_at() -> None:
