@@ -23,14 +23,40 @@ Each message names the input, says why it was refused, and what to do next.
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class LookalikeError(Exception):
-    """Root of every error that lookalike raises on purpose."""
+    """Root of every error that lookalike raises on purpose.
+
+    A message names parameters as ``{name}``, each with its value as a keyword (None where only the
+    name matters): ``SettingError("{dim} must be at least 1", dim=0)`` reads "dim=0 must be at least
+    1". Other interfaces call :meth:`worded` to write parameters in their own way.
+    """
+
+    def __init__(self, message: str, **parameters: object) -> None:
+        super().__init__(message)
+        self._message = message
+        self._parameters = parameters
+
+    def worded(self, write: Callable[[str, object], str]) -> str:
+        """Return the message with each parameter as ``write(name, value)`` writes it."""
+
+        def replacement(match: re.Match[str]) -> str:
+            name = match[1]
+            return write(name, self._parameters[name]) if name in self._parameters else match[0]
+
+        return re.sub(r"\{(\w+)\}", replacement, self._message)
+
+    def __str__(self) -> str:
+        return self.worded(lambda name, value: name if value is None else f"{name}={value}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Exception.__new__, (type(self),), self.__dict__ | {"args": self.args}
 
 
 class InputError(LookalikeError):
