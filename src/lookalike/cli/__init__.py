@@ -1,13 +1,15 @@
-"""The command line: one module a verb, each loading what it needs only when it runs."""
+"""The command line: one module a command, each importing what it needs only when it runs."""
 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
 from lookalike.cli.adapt import command as adapt
 from lookalike.cli.choose import command as choose
+from lookalike.cli.commands import HELP_NAMES, Command, Group, message, usage_message
 from lookalike.cli.copy import command as copy
 from lookalike.cli.demo import command as demo
 from lookalike.cli.doctor import command as doctor
@@ -27,34 +29,39 @@ from lookalike.errors import LookalikeError
 
 app = typer.Typer(
     name="lookalike",
-    help="Find the images that look like yours.",
+    cls=Group,
+    help="Find similar images, and measure how well it works.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help, in half the time
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_NAMES,
 )
-app.command("demo")(demo)
-app.command("train")(train)
-app.command("adapt")(adapt)
-app.command("index")(index)
-app.command("search")(search)
-app.command("evaluate")(evaluate)
-app.command("choose")(choose)
-app.add_typer(label, name="label")
-app.add_typer(explore, name="explore")
-app.command("copy")(copy)
-app.command("serve")(serve)
-app.add_typer(key, name="key")
-app.command("info")(info)
-app.command("export")(export)
-app.command("doctor")(doctor)
-app.command("encoders")(encoders)
-app.command("recipes")(recipes)
-app.command("datasets")(datasets)
+
+_SEARCH, _QUALITY, _ENCODERS = "Index and search", "Measure and choose", "Encoders"
+_COLLECTIONS, _SETUP = "Explore and label", "Setup and data"
+
+app.command("index", cls=Command, rich_help_panel=_SEARCH)(index)
+app.command("search", cls=Command, rich_help_panel=_SEARCH)(search)
+app.command("serve", cls=Command, rich_help_panel=_SEARCH)(serve)
+app.add_typer(key, name="key", rich_help_panel=_SEARCH)
+app.command("info", cls=Command, rich_help_panel=_SEARCH)(info)
+app.command("copy", cls=Command, rich_help_panel=_SEARCH)(copy)
+app.command("export", cls=Command, rich_help_panel=_SEARCH)(export)
+app.command("evaluate", cls=Command, rich_help_panel=_QUALITY)(evaluate)
+app.command("choose", cls=Command, rich_help_panel=_QUALITY)(choose)
+app.add_typer(explore, name="explore", rich_help_panel=_COLLECTIONS)
+app.add_typer(label, name="label", rich_help_panel=_COLLECTIONS)
+app.command("encoders", cls=Command, rich_help_panel=_ENCODERS)(encoders)
+app.command("train", cls=Command, rich_help_panel=_ENCODERS)(train)
+app.command("recipes", cls=Command, rich_help_panel=_ENCODERS)(recipes)
+app.command("adapt", cls=Command, rich_help_panel=_ENCODERS)(adapt)
+app.command("doctor", cls=Command, rich_help_panel=_SETUP)(doctor)
+app.command("demo", cls=Command, rich_help_panel=_SETUP)(demo)
+app.command("datasets", cls=Command, rich_help_panel=_SETUP)(datasets)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from lookalike._version import __version__
 
         print(__version__)
@@ -63,10 +70,15 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(
-        False, "--version", is_eager=True, callback=_print_version, help="Print the version."
-    ),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on stderr."),
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Show the version and exit."
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Verbose logging to stderr.")
+    ] = False,
 ) -> None:
     del version
     if verbose:
@@ -76,10 +88,19 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    """Run the command line; a user's mistake is an error on stderr and exit code 2."""
     with one_voice():
+        code: object = 0
         try:
-            app()
+            code = typer.main.get_command(app).main(prog_name="lookalike", standalone_mode=False)
         except LookalikeError as error:
-            print(f"lookalike: error: {error}", file=sys.stderr)
-            sys.exit(2)
+            _fail(message(error))
+        except typer.TyperException as error:
+            _fail(usage_message(error))
+        if isinstance(code, int) and code:
+            sys.exit(code)
+
+
+def _fail(text: str) -> None:
+    print(f"lookalike: error: {text}", file=sys.stderr)
+    sys.exit(2)

@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.commands import Command, new_group
 from lookalike.cli.output_files import check_free, csv_bytes, write_sheet
 
 if TYPE_CHECKING:
     from lookalike.explore import CollectionMap, Duplicates
     from lookalike.gallery.gallery import Gallery
 
-app = typer.Typer(
-    help="See a collection whole: a map, clusters, outliers and duplicates.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = new_group("See a collection whole: a map, clusters, outliers and duplicates.")
 
 _GALLERY = typer.Argument(help="The gallery folder.")
 _COLUMN = typer.Option(help="The column of labels that clusters are named by.")
@@ -30,7 +26,7 @@ _FOLDER = typer.Option("--out", "-o", help="The folder for a CSV and a contact s
 _PRINTED = 20
 
 
-@app.command("map")
+@app.command("map", cls=Command)
 def map_command(
     gallery: Annotated[str, _GALLERY],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file to write.")] = None,
@@ -80,7 +76,7 @@ def map_command(
     console.note(f"{gallery} keeps the map: lookalike serve {gallery} shows it")
 
 
-@app.command("clusters")
+@app.command("clusters", cls=Command)
 def clusters_command(
     gallery: Annotated[str, _GALLERY],
     out: Annotated[Path | None, _FOLDER] = None,
@@ -121,7 +117,7 @@ def clusters_command(
     _write(opened, out, "clusters.csv", ("id", "cluster", "name"), rows, medoids, titles)
 
 
-@app.command("outliers")
+@app.command("outliers", cls=Command)
 def outliers_command(
     gallery: Annotated[str, _GALLERY],
     show: Annotated[int, typer.Option("-k", help="How many.")] = _PRINTED,
@@ -151,7 +147,7 @@ def outliers_command(
         _write(opened, out, "outliers.csv", ("id", "factor"), rows, ids, titles)
 
 
-@app.command("duplicates")
+@app.command("duplicates", cls=Command)
 def duplicates_command(
     gallery: Annotated[str, _GALLERY],
     keep: Annotated[

@@ -8,19 +8,15 @@ from typing import Annotated
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.commands import Command, new_group
 
-app = typer.Typer(
-    help="API keys for lookalike serve --keys FILE.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = new_group("API keys for lookalike serve --keys FILE.")
 
 _File = Annotated[Path, typer.Argument(help="The file of keys; it holds their hashes only.")]
 _Name = Annotated[str, typer.Argument(help="Who or what the key is for.")]
 
 
-@app.command("add")
+@app.command("add", cls=Command)
 def add(
     file: _File,
     name: _Name,
@@ -35,7 +31,7 @@ def add(
     console.note(f"added to {file}: {name}, may {'read and write' if write else 'read'}")
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def show(file: _File) -> None:
     """List the keys by name and what each may do."""
     from lookalike.server.api_keys import read_keys
@@ -44,7 +40,7 @@ def show(file: _File) -> None:
     console.print_table(("key", "may"), rows)
 
 
-@app.command("remove")
+@app.command("remove", cls=Command)
 def remove(file: _File, name: _Name) -> None:
     """Remove a key; a running service has it until it is started again."""
     from lookalike.server.api_keys import remove_key

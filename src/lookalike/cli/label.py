@@ -8,23 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.commands import Command, new_group
 from lookalike.cli.output_files import check_free, csv_bytes, write_sheet
 
 if TYPE_CHECKING:
     from lookalike.gallery.gallery import Gallery
     from lookalike.labels import LabelSet, Spread
 
-app = typer.Typer(
-    help="Name a few images, get the rest labeled, and find labels that are wrong.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = new_group("Name a few images, get the rest labeled, and find labels that are wrong.")
 
 _GALLERY = typer.Argument(help="The gallery folder.")
 
 
-@app.command("suggest")
+@app.command("suggest", cls=Command)
 def suggest_command(
     gallery: Annotated[str, _GALLERY],
     count: Annotated[int, typer.Option("-k", help="How many images.")] = 100,
@@ -76,7 +72,7 @@ def suggest_command(
         )
 
 
-@app.command("propagate")
+@app.command("propagate", cls=Command)
 def spread_command(
     gallery: Annotated[str, _GALLERY],
     given: Annotated[Path, typer.Option(help="A CSV of id, label.")],
@@ -125,7 +121,7 @@ def spread_command(
     console.note(f"{out}: {len(found.ids):,} rows")
 
 
-@app.command("issues")
+@app.command("issues", cls=Command)
 def check_command(
     gallery: Annotated[str, _GALLERY],
     given: Annotated[
