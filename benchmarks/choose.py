@@ -59,14 +59,14 @@ class Truth:
         return {name for name, value in self.precision.items() if value >= self.low}
 
 
-def encode(source: ArraySource, views: str) -> dict[str, Embeddings]:
+def encode(source: ArraySource, augment: str) -> dict[str, Embeddings]:
     """Return the embeddings of all candidates, the trained one after one minute of training."""
     sample = list(source.images[:SAMPLE])
     found = {}
     for name in candidate_names():
         found[name] = open_encoder(name, sample).encode(source.images)
     small = source.cut(0, min(SAMPLE, len(source)))
-    trained = train(small, recipe=TRAINED, views=views, options=TrainingOptions(minutes=1))
+    trained = train(small, recipe=TRAINED, augment=augment, options=TrainingOptions(minutes=1))
     found[TRAINED] = trained.encode(source.images)
     return found
 
@@ -156,12 +156,12 @@ def enough(found: Mapping[int, tuple[int, int]]) -> str:
 def main() -> None:
     """Measure each data set with and without the trained candidate, and print the tables."""
     summary = []
-    for spec, views in SETS:
+    for spec, augment in SETS:
         start = time.monotonic()
         source = open_source(spec)
         assert isinstance(source, ArraySource)
         assert source.labels is not None
-        every = encode(source, views)
+        every = encode(source, augment)
         labels = np.array(source.labels)
         for left_out in ((), (TRAINED,)):
             embeddings = {n: unit_rows(v) for n, v in every.items() if n not in left_out}

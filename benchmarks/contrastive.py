@@ -2,7 +2,7 @@
 
     python benchmarks/contrastive.py WORK [SET...]
 
-Trains as ``lookalike train dataset:SET --views VIEWS --minutes MINUTES --seed SEED`` does, keeps
+Trains as ``lookalike train dataset:SET --augment NAME --minutes MINUTES --seed SEED`` does, keeps
 the encoders in the folder WORK, and prints precision@7 by cosine over all queries with 95 %
 bootstrap intervals; the differences to fine HOG are paired, query by query. Labels only judge.
 Emoji have no queries of their own: each of the drawings is asked for the others.
@@ -38,11 +38,11 @@ BASELINES = ("pixels", "color", "hog", "hog-fine")
 
 @dataclass(frozen=True)
 class Task:
-    """What is searched, what is asked, the views to train with and the minutes it may take."""
+    """What is searched, what is asked, the augmentations to train with and the minutes it may take."""
 
     gallery: str
     queries: str | None
-    views: str
+    augment: str
     minutes: float
 
 
@@ -65,7 +65,7 @@ def source(spec: str) -> ArraySource:
 def trained(task: Task, seed: int, folder: Path) -> NetworkEncoder:
     """Return the encoder in ``folder``, trained now if it is not there."""
     if not (folder / "encoder.json").exists():
-        options = TrainingOptions(seed=seed, views=task.views, minutes=task.minutes)
+        options = TrainingOptions(seed=seed, augment=task.augment, minutes=task.minutes)
         train(task.gallery, recipe="contrastive", out=folder, options=options)
     encoder = load_encoder(folder)
     assert isinstance(encoder, NetworkEncoder)

@@ -58,7 +58,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         encoder = load_encoder(Path(sys.argv[1]))
     else:
-        options = TrainingOptions(minutes=0.5, views="digits")
+        options = TrainingOptions(minutes=0.5, augment="digits")
         encoder = train(source, recipe="contrastive", options=options)
     assert isinstance(encoder, NetworkEncoder)
     fine = FineHog.fit("hog-fine", Preprocessing(28, 28, 1), list(source.images))

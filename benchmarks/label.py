@@ -54,7 +54,7 @@ def main() -> None:
         folder = options.work / f"mnist-{seed}.encoder"
         if not folder.exists():
             told = TrainingOptions(seed=seed, minutes=2)
-            train(source, recipe="contrastive", out=folder, views="digits", options=told)
+            train(source, recipe="contrastive", out=folder, augment="digits", options=told)
         start = time.perf_counter()
         values = np.concatenate(list(encode_items(load_encoder(folder), items)))
         graphs.append(graph_of(ids, unit_rows(values)))

@@ -40,7 +40,7 @@ def main() -> None:
     folder = options.work / "mnist-0.encoder"
     if not folder.exists():
         told = TrainingOptions(seed=0, minutes=2)
-        train(source, recipe="contrastive", out=folder, views="digits", options=told)
+        train(source, recipe="contrastive", out=folder, augment="digits", options=told)
     items = list(source)
     values = unit_rows(np.concatenate(list(encode_items(load_encoder(folder), items))))
     start = time.perf_counter()

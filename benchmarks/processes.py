@@ -2,7 +2,7 @@
 
     python benchmarks/processes.py WORK [COUNT [EPOCHS]]
 
-Runs ``lookalike train dataset:mnist/train --recipe contrastive --views digits`` as it is and under
+Runs ``lookalike train dataset:mnist/train --recipe contrastive --augment digits`` as it is and under
 ``torchrun --nproc-per-node COUNT`` (2 unless given), for the same EPOCHS (2) and the same seed,
 keeps the encoders in the folder WORK, and prints precision@7 by cosine over all 10,000 queries with
 95 % bootstrap intervals; the difference is paired, query by query. Seconds an epoch do not hold
@@ -40,7 +40,7 @@ def source(spec: str) -> ArraySource:
 def trained(count: int, epochs: int, folder: Path) -> NetworkEncoder:
     """Return the encoder in ``folder``, trained as from a shell now if it is not there."""
     launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m")
-    options = ("--views", "digits", "--epochs", str(epochs), "--no-judge", "-o", str(folder))
+    options = ("--augment", "digits", "--epochs", str(epochs), "--no-judge", "-o", str(folder))
     if not (folder / "encoder.json").exists():
         command = [*(launch if count > 1 else ()), "lookalike", "train", SOURCE, *options]
         subprocess.run([sys.executable, "-m", *command], check=True)

@@ -26,7 +26,7 @@ from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.sources import ArraySource, open_source
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.allocator import memory_kept
-from lookalike.training.augmentations import VIEWS
+from lookalike.training.augmentations import AUGMENTATIONS
 from lookalike.training.loop import TrainingOptions
 from lookalike.training.networks import to_channels_last
 from lookalike.training.recipes import RECIPES
@@ -103,8 +103,8 @@ def precision(encoder: NetworkEncoder, source: ArraySource, queries: ArraySource
 def view_share(images: np.ndarray) -> float:
     """Return the share of a training step that making the views takes, steps and views in turn."""
     torch.set_num_threads(settings().threads)
-    recipe, views = RECIPES["contrastive"], VIEWS["digits"]
-    task = make_task(recipe, images[:5000, None], views, ignore_progress).train()
+    recipe, augment = RECIPES["contrastive"], AUGMENTATIONS["digits"]
+    task = make_task(recipe, images[:5000, None], augment, ignore_progress).train()
     to_channels_last(task)
     pixels = torch.from_numpy(images[:5000, None].copy())
     rows = torch.arange(recipe.batch)
@@ -116,7 +116,7 @@ def view_share(images: np.ndarray) -> float:
             start = time.perf_counter()
             task.loss(pixels, rows, generator).backward()
             middle = time.perf_counter()
-            views(values, generator)
+            augment(values, generator)
             if number > 1:
                 spent["step"] += middle - start
                 spent["views"] += time.perf_counter() - middle
@@ -128,7 +128,7 @@ def contrastive(source: ArraySource, queries: ArraySource, report_rate: float) -
     reached: dict[float, float] = {}
     print("\ncontrastive, views digits: minutes allowed, seconds used, views/s, P@7")
     for minutes in MINUTES:
-        options = TrainingOptions(minutes=minutes, views="digits")
+        options = TrainingOptions(minutes=minutes, augment="digits")
         encoder = train(source, recipe="contrastive", options=options)
         origin = encoder.origin
         used = origin["preparing"] + origin["seconds"]

@@ -31,7 +31,7 @@ from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 ROWS = 13
 SOURCE = "dataset:digits/train[:100]"
-WHOLE = TrainingOptions(epochs=8, seed=5, views="digits", size=32)
+WHOLE = TrainingOptions(epochs=8, seed=5, augment="digits", size=32)
 """What the command line is interrupted and resumed in."""
 
 

@@ -31,7 +31,7 @@ from lookalike.types import Metric, Progress
 from tests.integration.test_cli import lookalike
 from tests.integration.test_cli import run as run_lookalike
 
-SMALL = {"views": "digits", "size": 32}
+SMALL = {"augment": "digits", "size": 32}
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +149,8 @@ def test_interrupted_and_resumed_views_and_schedule_go_on_exactly(
     train(source, recipe="contrastive", out=tmp_path / "e", options=again)
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "e"))
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
-    other_views = TrainingOptions(epochs=6, seed=4, resume=True, views="objects", size=32)
-    with pytest.raises(SettingError, match="views was digits, is objects"):
+    other_views = TrainingOptions(epochs=6, seed=4, resume=True, augment="objects", size=32)
+    with pytest.raises(SettingError, match="augment was digits, is objects"):
         train(source, recipe="contrastive", out=tmp_path / "e", options=other_views)
 
 
@@ -196,7 +196,7 @@ def test_constant_images_train_and_identical_ones_are_refused(tmp_path: Path) ->
     [
         ("contrastive", TrainingOptions(size=20), "--size 20: must be from 32 to 224"),
         ("report-conv", TrainingOptions(size=64), "recipe 'report-conv' takes 28 pixels only"),
-        ("report-conv", TrainingOptions(views="digits"), "distorts nothing"),
+        ("report-conv", TrainingOptions(augment="digits"), "distorts nothing"),
     ],
 )
 def test_options_a_recipe_does_not_take_are_refused(
@@ -208,7 +208,7 @@ def test_options_a_recipe_does_not_take_are_refused(
 
 def test_unknown_views_are_refused(source: Source, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'photos'"):
-        train(source, recipe="contrastive", options=TrainingOptions(views="photo"))
+        train(source, recipe="contrastive", options=TrainingOptions(augment="photo"))
 
 
 def test_few_images_get_enough_steps_and_many_few_passes() -> None:

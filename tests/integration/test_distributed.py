@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 LONGEST_S = 300
 TRAIN = (
     *("lookalike", "train", SOURCE, "-o", "e", "--no-judge", "--epochs", WHOLE.epochs),
-    *("--seed", WHOLE.seed, "--views", WHOLE.views, "--size", WHOLE.size),
+    *("--seed", WHOLE.seed, "--augment", WHOLE.augment, "--size", WHOLE.size),
 )
 
 

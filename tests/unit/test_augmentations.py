@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lookalike.errors import UnknownNameError
-from lookalike.training.augmentations import VIEWS, Views, find_views
+from lookalike.training.augmentations import AUGMENTATIONS, Augmentations, find_augmentations
 
 AMOUNTS = {
     "rotation": 20,
@@ -41,31 +41,31 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("name", sorted(VIEWS))
+@pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 48), (1, 1, 1)])
 def test_views_keep_shape_and_range_and_follow_the_generator(
     name: str, shape: tuple[int, int, int]
 ) -> None:
     original = torch.rand((5, *shape), generator=generator())
     before = original.clone()
-    one = VIEWS[name](original, generator(1))
+    one = AUGMENTATIONS[name](original, generator(1))
     assert one.shape == original.shape
     assert one.min() >= 0
     assert one.max() <= 1
     assert torch.isfinite(one).all()
-    assert torch.equal(one, VIEWS[name](original, generator(1)))
+    assert torch.equal(one, AUGMENTATIONS[name](original, generator(1)))
     assert torch.equal(original, before)
     if shape[1] > 1:
-        assert not torch.equal(one, VIEWS[name](original, generator(2)))
+        assert not torch.equal(one, AUGMENTATIONS[name](original, generator(2)))
 
 
 def test_without_amounts_nothing_changes() -> None:
     original = images(channels=3)
-    torch.testing.assert_close(Views("none", "")(original, generator()), original)
+    torch.testing.assert_close(Augmentations("none", "")(original, generator()), original)
 
 
 def test_every_distortion_is_tried() -> None:
-    named = {f.name for f in fields(Views)} - {"name", "summary", "gray"}
+    named = {f.name for f in fields(Augmentations)} - {"name", "summary", "gray"}
     assert named == set(AMOUNTS)
 
 
@@ -73,7 +73,7 @@ def test_every_distortion_is_tried() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_each_distortion_alone_changes_images_differently(name: str, channels: int) -> None:
     original = images(12, channels)
-    view = Views("one", "", **{name: AMOUNTS[name]})(original, generator())
+    view = Augmentations("one", "", **{name: AMOUNTS[name]})(original, generator())
     changed = (view - original).abs().flatten(1).amax(1) > 1e-3
     if name in COLOR_ONLY and channels == 1:
         assert not changed.any()
@@ -89,7 +89,7 @@ def test_each_distortion_alone_changes_images_differently(name: str, channels: i
 def test_rotation_turns_about_the_middle_by_no_more_than_it_says() -> None:
     dot = torch.zeros(400, 1, 41, 41)
     dot[:, 0, 19:22, 35:38] = 1
-    views = Views("turn", "", rotation=30)(dot, generator())
+    views = Augmentations("turn", "", rotation=30)(dot, generator())
     place = torch.arange(41.0) - 20
     mass = views.sum((1, 2, 3))
     x = (views.sum(2)[:, 0] * place).sum(1) / mass
@@ -103,14 +103,14 @@ def test_rotation_turns_about_the_middle_by_no_more_than_it_says() -> None:
 def test_thickness_grows_and_shrinks_strokes() -> None:
     stroke = torch.zeros(200, 1, 28, 28)
     stroke[:, :, 10:18, 13:16] = 1
-    sums = Views("thick", "", thickness=0.7)(stroke, generator()).sum((1, 2, 3))
+    sums = Augmentations("thick", "", thickness=0.7)(stroke, generator()).sum((1, 2, 3))
     assert sums.min() < 24 * 0.6
     assert sums.max() > 24 * 1.4
 
 
 def test_a_loss_of_color_leaves_the_luma() -> None:
     original = images(4, 3)
-    gray = Views("gray", "", saturation=1e-9, gray=1)(original, generator())
+    gray = Augmentations("gray", "", saturation=1e-9, gray=1)(original, generator())
     luma = (original * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
     for channel in range(3):
         torch.testing.assert_close(gray[:, channel], luma, atol=1e-4, rtol=0)
@@ -118,7 +118,7 @@ def test_a_loss_of_color_leaves_the_luma() -> None:
 
 def test_crops_keep_at_least_their_share() -> None:
     ramp = torch.linspace(0, 1, 64).expand(300, 1, 64, 64)
-    seen = Views("crop", "", crop=0.49)(ramp, generator())[:, 0, 0]
+    seen = Augmentations("crop", "", crop=0.49)(ramp, generator())[:, 0, 0]
     widths = (seen[:, -1] - seen[:, 0]).numpy()
     assert 0.68 < widths.min() < 0.75
     assert 0.97 < widths.max() <= 1
@@ -127,4 +127,4 @@ def test_crops_keep_at_least_their_share() -> None:
 
 def test_unknown_presets_are_met_with_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'digits'"):
-        find_views("digit")
+        find_augmentations("digit")

@@ -41,8 +41,9 @@ def command(
     train: Annotated[
         bool, typer.Option(help="Also try an encoder trained on the images; needs torch.")
     ] = True,
-    views: Annotated[
-        str | None, typer.Option(help="Views it is trained with: digits, objects or photos.")
+    augment: Annotated[
+        str | None,
+        typer.Option(help="Augmentation preset for --train: digits, objects or photos."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the images drawn and of training.")] = 0,
     plot: Annotated[
@@ -63,7 +64,7 @@ def command(
     from lookalike.evaluation.model_selection import choose
 
     _refuse(labels, ask, out, plot, cheapest=cheapest)
-    options = ChooseOptions(minutes, tuple(encoder) if encoder else None, train, views, seed)
+    options = ChooseOptions(minutes, tuple(encoder) if encoder else None, train, augment, seed)
     with console.progress() as on_progress:
         found = choose(source, labels=labels, options=options, on_progress=on_progress)
     if as_json:

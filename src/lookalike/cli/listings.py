@@ -51,7 +51,7 @@ def recipes(as_json: AsJson = False) -> None:
         {
             "name": r.name,
             "summary": r.summary,
-            "views": r.views or "",
+            "augment": r.augment or "",
             "batch": r.batch,
             "learning_rate": r.learning_rate,
             "epochs": r.epochs,

@@ -33,9 +33,11 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first weights and the images' order.")] = 0,
     device: Annotated[str, typer.Option(help="Where to train, in torch's words.")] = "cpu",
-    views: Annotated[
+    augment: Annotated[
         str | None,
-        typer.Option(help="How images are distorted in training: digits, objects or photos."),
+        typer.Option(
+            help="Augmentation preset: digits, objects or photos [default: the recipe's]."
+        ),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side in pixels to train at, 32 to 224; found unless given.")
@@ -78,7 +80,15 @@ def command(
     from lookalike.evaluation.sanity_check import assess
     from lookalike.sources import open_source
 
-    options = TrainingOptions(epochs, minutes, seed, device, resume, views, size)
+    options = TrainingOptions(
+        epochs=epochs,
+        minutes=minutes,
+        seed=seed,
+        device=device,
+        resume=resume,
+        augment=augment,
+        size=size,
+    )
     try:
         with console.progress() as on_progress:
             with joined(device) as here:

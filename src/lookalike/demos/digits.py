@@ -26,12 +26,12 @@ from lookalike.types import Hits, ProgressCallback, ignore_progress
 class Story:
     """A data set, the recipes trained on it (the last one is judged beside the baselines).
 
-    ``views`` and ``size`` are the last one's options; so are ``minutes``, the most its training
+    ``augment`` and ``size`` are the last one's options; so are ``minutes``, the most its training
     may take.
     """
 
     dataset: str
-    views: str
+    augment: str
     size: int | None = None
     minutes: float = 2.0
     recipes: tuple[str, ...] = ("report-linear", "report-conv", "report-conv-bn", "contrastive")
@@ -147,7 +147,7 @@ def _encoder(
         raise MissingDependencyError(error.name or "torch", "training", "train") from error
     options = TrainingOptions(resume=path.exists())
     if recipe == story.recipes[-1]:
-        options = replace(options, views=story.views, size=story.size, minutes=story.minutes)
+        options = replace(options, augment=story.augment, size=story.size, minutes=story.minutes)
     return train(source, recipe=recipe, out=path, options=options, on_progress=on_progress)
 
 

@@ -35,7 +35,7 @@ to be fitted to color images."""
 TRAINED = "contrastive"
 
 KINDS = ("noise", "jpeg")
-"""Distortions that training never uses as views, so that they favor no trained encoder."""
+"""Distortions that training never uses as augmentations, so that they favor no trained encoder."""
 
 _TRAINING_SHARE = 0.6
 _LEAST_TRAINING_S = 10.0
@@ -50,13 +50,13 @@ class ChooseOptions:
     """What a user may set.
 
     ``minutes`` is the time for all of it. ``encoders`` are names for :func:`open_encoder`, the
-    usual ones unless given; ``train`` adds one that is trained on the images with ``views``.
+    usual ones unless given; ``train`` adds one that is trained on the images with the preset ``augment``.
     """
 
     minutes: float = 5.0
     encoders: tuple[str, ...] | None = None
     train: bool = True
-    views: str | None = None
+    augment: str | None = None
     seed: int = 0
 
 
@@ -205,7 +205,7 @@ class Trial:
         return train(
             ItemSource("sample", "a sample of the images", items),
             recipe=TRAINED,
-            views=self.options.views,
+            augment=self.options.augment,
             options=TrainingOptions(minutes=seconds / 60, seed=self.options.seed),
             on_progress=self.on_progress,
         )

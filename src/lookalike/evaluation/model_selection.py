@@ -104,7 +104,7 @@ def choose(
     Raises:
         InputError: labels that cannot be used or are too few, or fewer than two images.
         SettingError: ``minutes`` not above 0.
-        UnknownNameError: no such encoder or preset of views.
+        UnknownNameError: no such encoder or augmentation preset.
         SourceError: no images.
     """
     if not options.minutes > 0:

@@ -18,13 +18,13 @@ from lookalike.errors import UnknownNameError
 
 
 @dataclass(frozen=True, slots=True)
-class Views:
+class Augmentations:
     """How images are distorted; each distortion is off at its default.
 
     Amounts are drawn evenly from -amount to amount for each image, chances are shares of images.
 
     Args:
-        name: what ``--views`` takes.
+        name: what selects it.
         summary: one line for people.
         rotation: degrees.
         scale: logarithm of the factor.
@@ -106,28 +106,28 @@ class _Draw:
         return self.between(0, 1) < share
 
 
-def _grid(views: Views, images: Tensor, draw: _Draw) -> Tensor:
+def _grid(preset: Augmentations, images: Tensor, draw: _Draw) -> Tensor:
     """Return where each pixel of the views is taken from, ``(n, h, w, 2)`` in [-1, 1]."""
     n, _, height, width = images.shape
     side = max(height, width)
-    angle = draw.amount(math.radians(views.rotation))
-    scale, stretch = draw.amount(views.scale), draw.amount(views.anisotropy)
-    area = draw.between(views.crop, 1).sqrt()
-    aspect = draw.amount(math.log(views.aspect) / 2).exp()
+    angle = draw.amount(math.radians(preset.rotation))
+    scale, stretch = draw.amount(preset.scale), draw.amount(preset.anisotropy)
+    area = draw.between(preset.crop, 1).sqrt()
+    aspect = draw.amount(math.log(preset.aspect) / 2).exp()
     wide, high = (area * aspect).clamp(max=1), (area / aspect).clamp(max=1)
-    cos, sin, shear = angle.cos(), angle.sin(), draw.amount(views.shear)
+    cos, sin, shear = angle.cos(), angle.sin(), draw.amount(preset.shear)
     x, y = (scale + stretch).exp() * wide, (scale - stretch).exp() * high
     # Of a window that is smaller than the image, the place is drawn too.
-    right = draw.amount(1) * (1 - wide) + draw.amount(2 * views.shift * side / width)
-    down = draw.amount(1) * (1 - high) + draw.amount(2 * views.shift * side / height)
-    turn = torch.where(draw.chance(0.5 if views.mirror else 0), -1.0, 1.0)
+    right = draw.amount(1) * (1 - wide) + draw.amount(2 * preset.shift * side / width)
+    down = draw.amount(1) * (1 - high) + draw.amount(2 * preset.shift * side / height)
+    turn = torch.where(draw.chance(0.5 if preset.mirror else 0), -1.0, 1.0)
     rows = (x * cos * turn, x * (shear * cos - sin), right, y * sin * turn)
     matrix = torch.cat((*rows, y * (shear * sin + cos), down), dim=1).view(n, 2, 3)
     grid = functional.affine_grid(matrix, [n, 1, height, width], align_corners=False)
-    if not views.elastic:
+    if not preset.elastic:
         return grid
     coarse = torch.randn((n, 2, 5, 5), generator=draw.generator, device=images.device)
-    coarse = coarse * (2 * views.elastic)
+    coarse = coarse * (2 * preset.elastic)
     smooth = functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
     return grid + smooth.permute(0, 2, 3, 1)
 
@@ -152,18 +152,18 @@ def _blurred(images: Tensor) -> Tensor:
     return images
 
 
-def _recolored(views: Views, images: Tensor, draw: _Draw) -> Tensor:
-    if views.gamma:
-        images = images.clamp(1e-6, 1).pow(draw.amount(views.gamma).exp())
-    if views.contrast:
+def _recolored(preset: Augmentations, images: Tensor, draw: _Draw) -> Tensor:
+    if preset.gamma:
+        images = images.clamp(1e-6, 1).pow(draw.amount(preset.gamma).exp())
+    if preset.contrast:
         mean = images.mean((1, 2, 3), keepdim=True)
-        images = mean + (images - mean) * (1 + draw.amount(views.contrast))
-    if views.brightness:
-        images = images + draw.amount(views.brightness)
-    if views.saturation and images.shape[1] == 3:
-        keep = 1 + draw.amount(views.saturation)
-        if views.gray:
-            keep = torch.where(draw.chance(views.gray), 0.0, keep)
+        images = mean + (images - mean) * (1 + draw.amount(preset.contrast))
+    if preset.brightness:
+        images = images + draw.amount(preset.brightness)
+    if preset.saturation and images.shape[1] == 3:
+        keep = 1 + draw.amount(preset.saturation)
+        if preset.gray:
+            keep = torch.where(draw.chance(preset.gray), 0.0, keep)
         luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
         gray = (images * luma).sum(1, keepdim=True)
         images = gray + (images - gray) * keep
@@ -184,10 +184,10 @@ def _erased(images: Tensor, share: float, draw: _Draw) -> Tensor:
     return images.masked_fill(inside, 0)
 
 
-VIEWS: Mapping[str, Views] = {
-    views.name: views
-    for views in (
-        Views(
+AUGMENTATIONS: Mapping[str, Augmentations] = {
+    preset.name: preset
+    for preset in (
+        Augmentations(
             "digits",
             "strokes: turned, sheared, bent, thicker and thinner; never mirrored",
             rotation=20,
@@ -198,7 +198,7 @@ VIEWS: Mapping[str, Views] = {
             elastic=0.043,
             thickness=0.7,
         ),
-        Views(
+        Augmentations(
             "objects",
             "one upright thing filling the image: slight crops, mirrored, light, parts hidden",
             crop=0.7,
@@ -209,7 +209,7 @@ VIEWS: Mapping[str, Views] = {
             contrast=0.2,
             erase=0.3,
         ),
-        Views(
+        Augmentations(
             "photos",
             "anything: larger crops, mirrored, light and color",
             crop=0.4,
@@ -226,12 +226,12 @@ VIEWS: Mapping[str, Views] = {
 }
 
 
-def find_views(name: str) -> Views:
+def find_augmentations(name: str) -> Augmentations:
     """Return the preset of that name.
 
     Raises:
         UnknownNameError: there is none; the nearest is offered.
     """
-    if name not in VIEWS:
-        raise UnknownNameError("preset of views", name, VIEWS)
-    return VIEWS[name]
+    if name not in AUGMENTATIONS:
+        raise UnknownNameError("augmentation preset", name, AUGMENTATIONS)
+    return AUGMENTATIONS[name]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lookalike.errors import ArtifactError
 from lookalike.training import checkpoints
 from lookalike.training.allocator import memory_kept
-from lookalike.training.augmentations import find_views
+from lookalike.training.augmentations import find_augmentations
 from lookalike.training.distributed import Processes, current
 from lookalike.training.interrupts import DeferredInterrupt
 from lookalike.training.networks import to_channels_last
@@ -38,8 +38,8 @@ class TrainingOptions:
 
     ``minutes`` ends training after that much time, preparation included, whole epochs or not; a
     learning rate that falls has fallen by then. ``device`` is torch's name of one. On a CPU,
-    ``resume`` gives the weights of an uninterrupted run. ``views`` is a name in
-    :data:`lookalike.training.augmentations.VIEWS`; ``size`` the side in pixels that images are
+    ``resume`` gives the weights of an uninterrupted run. ``augment`` is a name in
+    :data:`lookalike.training.augmentations.AUGMENTATIONS`; ``size`` the side in pixels that images are
     brought to. Both are only for the recipes that use them.
     """
 
@@ -48,7 +48,7 @@ class TrainingOptions:
     seed: int = 0
     device: str = "cpu"
     resume: bool = False
-    views: str | None = None
+    augment: str | None = None
     size: int | None = None
 
 
@@ -89,8 +89,8 @@ def fit(
     torch.set_num_threads(here.threads)
     seed_weights(options.seed)
     device = torch.device(options.device)
-    views = options.views or recipe.views
-    chosen = None if views is None else find_views(views)
+    augment = options.augment or recipe.augment
+    chosen = None if augment is None else find_augmentations(augment)
     clock = _Clock(options.minutes)
     task = make_task(recipe, images, chosen, on_progress).to(device)
     to_channels_last(task)

@@ -33,7 +33,7 @@ class Recipe:
         network: a key of :data:`lookalike.training.tasks.NETWORKS`, or "tower".
         layers: of the network; none where they depend on the size of the images.
         objective: "reconstruction" or "contrastive".
-        views: how images are distorted unless ``--views`` says otherwise; None for not at all.
+        augment: the augmentation preset unless another is chosen; None for not at all.
         batch: images a step.
         learning_rate: Adam's; the highest one of the cycle if there is one.
         weight_decay: AdamW's; 0 for Adam.
@@ -49,7 +49,7 @@ class Recipe:
     network: str
     layers: tuple[Layer, ...] = ()
     objective: str = "reconstruction"
-    views: str | None = None
+    augment: str | None = None
     batch: int = 20
     learning_rate: float = 0.01
     weight_decay: float = 0

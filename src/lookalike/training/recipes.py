@@ -19,7 +19,7 @@ _CONTRASTIVE = Recipe(
     "views and neighbors brought together; with fine HOG, 256 dimensions",
     "tower",
     objective="contrastive",
-    views="objects",
+    augment="objects",
     batch=512,
     learning_rate=3e-3,
     weight_decay=1e-4,

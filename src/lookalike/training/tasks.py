@@ -16,7 +16,7 @@ from lookalike.encoders.hog import FineHog
 from lookalike.encoders.whitening import Whitening
 from lookalike.sources.sampling import SAMPLE
 from lookalike.stores.exact import ExactIndex
-from lookalike.training.augmentations import Views
+from lookalike.training.augmentations import Augmentations
 from lookalike.training.distributed import current
 from lookalike.training.losses import nt_xent, reconstruction
 from lookalike.training.networks import Autoencoder, convolutional, linear
@@ -65,15 +65,15 @@ class Reconstruction(Task):
     The latter after Vincent, Larochelle, Bengio, Manzagol 2008 (denoising autoencoders).
     """
 
-    def __init__(self, model: Autoencoder, views: Views | None) -> None:
+    def __init__(self, model: Autoencoder, augment: Augmentations | None) -> None:
         super().__init__()
         self.model = model
-        self.views = views
+        self.augment = augment
 
     def loss(self, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Return the mean squared error of the reconstructions."""
         clean = _values(pixels[current().share(rows)])
-        shown = clean if self.views is None else self.views(clean, generator)
+        shown = clean if self.augment is None else self.augment(clean, generator)
         return reconstruction(
             self.model(shown.contiguous(memory_format=torch.channels_last)), clean
         )
@@ -100,7 +100,7 @@ class Contrastive(Task):
         net: images to ``(n, DIM)``.
         fine: the encoder that stands beside it and gave the neighbors.
         neighbors: ``(images, k)`` int64 row numbers.
-        views: how images are distorted.
+        augment: how views are made.
     """
 
     normalized = True
@@ -110,13 +110,13 @@ class Contrastive(Task):
     whitening = 0.4
 
     def __init__(
-        self, net: nn.Module, fine: FineHog, neighbors: NDArray[np.int64], views: Views
+        self, net: nn.Module, fine: FineHog, neighbors: NDArray[np.int64], augment: Augmentations
     ) -> None:
         super().__init__()
         self.net = net
         self.fine = FineHogModule(fine)
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(DIM, 64))
-        self.views = views
+        self.augment = augment
         self.neighbors: Tensor
         self.register_buffer("neighbors", torch.from_numpy(neighbors), persistent=False)
 
@@ -127,7 +127,7 @@ class Contrastive(Task):
         pick = torch.randint(among, (count,), generator=generator, device=own.device)
         nearby = torch.rand(count, generator=generator, device=own.device) < self.near
         others = torch.where(nearby, self.neighbors[own, pick], own)
-        images = self.views(_values(pixels[torch.cat((own, others))]), generator)
+        images = self.augment(_values(pixels[torch.cat((own, others))]), generator)
         images = images.contiguous(memory_format=torch.channels_last)
         with _autocast(images.device):
             projected = self.head(self.net(images))
@@ -157,19 +157,22 @@ def _autocast(device: torch.device) -> torch.autocast:
 
 
 def make_task(
-    recipe: Recipe, images: NDArray[np.uint8], views: Views | None, on_progress: ProgressCallback
+    recipe: Recipe,
+    images: NDArray[np.uint8],
+    augment: Augmentations | None,
+    on_progress: ProgressCallback,
 ) -> Task:
     """Return a recipe's task for images ``(n, c, h, w)`` uint8, with torch's first weights."""
     _, channels, height, width = images.shape
     if recipe.network != "tower":
-        return Reconstruction(NETWORKS[recipe.network](), views)
+        return Reconstruction(NETWORKS[recipe.network](), augment)
     net = tower(channels, height, width, DIM)
     if recipe.objective == "reconstruction":
-        return Reconstruction(Autoencoder(net, mirror_tower(channels, height, width, DIM)), views)
-    if views is None:
+        return Reconstruction(Autoencoder(net, mirror_tower(channels, height, width, DIM)), augment)
+    if augment is None:
         raise ValueError(f"recipe {recipe.name!r} compares views and names none")
     fine, embeddings = _fine_hog(images, on_progress)
-    return Contrastive(net, fine, nearest(embeddings, NEIGHBORS, on_progress), views)
+    return Contrastive(net, fine, nearest(embeddings, NEIGHBORS, on_progress), augment)
 
 
 NEIGHBORS = 10

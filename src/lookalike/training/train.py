@@ -29,7 +29,7 @@ from lookalike.errors import ArtifactError, ImageError, SettingError, SourceErro
 from lookalike.sources import Source, open_source
 from lookalike.sources.sampling import sample_images
 from lookalike.training import checkpoints
-from lookalike.training.augmentations import find_views
+from lookalike.training.augmentations import find_augmentations
 from lookalike.training.distributed import Processes, joined
 from lookalike.training.loop import Fitted, TrainingOptions, fit
 from lookalike.training.recipes import Recipe, find_recipe
@@ -52,7 +52,7 @@ def train(
     *,
     recipe: str,
     out: str | Path | None = None,
-    views: str | None = None,
+    augment: str | None = None,
     options: TrainingOptions = DEFAULTS,
     on_progress: ProgressCallback = ignore_progress,
 ) -> NetworkEncoder:
@@ -66,9 +66,9 @@ def train(
         recipe: a name in :data:`lookalike.training.recipes.RECIPES`.
         out: the encoder folder to make. While training runs it holds only checkpoints. Without
             it the encoder is only returned, and an interrupted run is lost.
-        views: a name in :data:`lookalike.training.augmentations.VIEWS`, for short; also in
+        augment: a name in :data:`lookalike.training.augmentations.AUGMENTATIONS`, for short; also in
             ``options``.
-        options: epochs, minutes, seed, device, resume, views, size.
+        options: epochs, minutes, seed, device, resume, augment, size.
         on_progress: told of each stage, with loss and rate.
 
     Raises:
@@ -78,8 +78,8 @@ def train(
         ArtifactError: ``out`` holds something else, or nothing to resume.
         KeyboardInterrupt: interrupted; a checkpoint was written first.
     """
-    if views is not None:
-        options = replace(options, views=views)
+    if augment is not None:
+        options = replace(options, augment=augment)
     if out is None:
         with tempfile.TemporaryDirectory(prefix="lookalike-") as passing:
             folder = Path(passing) / "encoder"
@@ -103,7 +103,7 @@ def train(
         preprocessing = replace(preprocessing, exact=exact and chosen.size is not None)
         run = {
             "recipe": chosen.name,
-            "views": options.views or chosen.views,
+            "augment": options.augment or chosen.augment,
             "seed": options.seed,
             "images": len(images),
             "data": hashlib.sha256(images.tobytes()).hexdigest(),
@@ -127,10 +127,12 @@ def train(
 
 
 def _check(recipe: Recipe, options: TrainingOptions) -> None:
-    if options.views is not None:
-        find_views(options.views)
-        if recipe.views is None:
-            raise SettingError(f"--views {options.views}: recipe {recipe.name!r} distorts nothing")
+    if options.augment is not None:
+        find_augmentations(options.augment)
+        if recipe.augment is None:
+            raise SettingError(
+                f"--augment {options.augment}: recipe {recipe.name!r} distorts nothing"
+            )
     if options.size is not None and recipe.size is not None:
         raise SettingError(
             f"--size {options.size}: recipe {recipe.name!r} takes {recipe.size} pixels only"
