@@ -65,18 +65,18 @@ FEW_STEPS = (
 ADAPTED = f"{LITE0}/layers,fit=stretch"
 WAYS = "foreground,parts,aqe,dba,k-reciprocal,diffusion,multi-crop+k-reciprocal"
 FEW_WAYS = "aqe,k-reciprocal,diffusion"
-PASSES = 4
+VIEWS_PER_IMAGE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Queries, a gallery, the column that says what is right, and the views to adapt by."""
+    """Queries, a gallery, the column that says what is right, and the query domain to adapt to."""
 
     name: str
     queries: str
     gallery: str
     match: str
-    views: str
+    query_domain: str
     ways: str
     steps: tuple[str, ...]
     all_steps: bool = False
@@ -139,12 +139,12 @@ class Bench:
             return
         start = time.perf_counter()
         folder = "".join(c if c.isalnum() else "-" for c in f"{task.gallery}-{encoder}")
-        folder += f"-{task.views}{'-contrast' if contrast else ''}" if adapted else ""
+        folder += f"-{task.query_domain}{'-contrast' if contrast else ''}" if adapted else ""
         path = self.work / f"{folder}.gallery"
         source = open_source(f"dataset:{task.gallery}")
         if not path.exists():
             if adapted:
-                options = AdaptOptions(views=task.views, passes=PASSES, contrast=contrast)
+                options = AdaptOptions(query_domain=task.query_domain, views_per_image=VIEWS_PER_IMAGE, contrast=contrast)
                 out = self.work / f"{folder}.encoder"
                 if not (out / "encoder.json").exists():
                     options = AdaptOptions(

@@ -28,7 +28,7 @@ def test_the_story_finds_items_and_adapting_helps(
         open_source(products.STREET)
     except (FetchError, MissingDependencyError) as error:
         require(False, f"the items could not be had: {error}")
-    monkeypatch.setattr(products, "PASSES", 3)
+    monkeypatch.setattr(products, "VIEWS_PER_IMAGE", 3)
     monkeypatch.setattr(products, "WAYS", ())
     done = lookalike("demo", "products", "--out", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -28,13 +28,13 @@ from lookalike.images.stylization import redrawn
 from lookalike.sources import Source, open_source
 from lookalike.sources.sampling import sample_images
 from lookalike.training.adapt import AdaptOptions, adapt
-from lookalike.training.synthesis import VIEWS
+from lookalike.training.synthesis import QUERY_DOMAINS
 from lookalike.types import ImageArray, Progress
 from lookalike.vectors import unit_rows
 from tests.conftest import Require
 from tests.integration.test_cli import lookalike
 
-DRAWN = AdaptOptions(views="drawn", views_per_image=3, dim=24)
+DRAWN = AdaptOptions(query_domain="drawn", views_per_image=3, dim=24)
 
 
 def drawing(number: int) -> Image.Image:
@@ -194,7 +194,7 @@ def test_settings_out_of_range_are_refused(
 
 def test_views_and_dimensions_that_there_are_not(drawings: Source, base: Encoder) -> None:
     with pytest.raises(UnknownNameError, match=r"'drwan'.*drawn"):
-        adapt(drawings, encoder=base, options=AdaptOptions(views="drwan"))
+        adapt(drawings, encoder=base, options=AdaptOptions(query_domain="drwan"))
     with pytest.raises(InputError, match=r"--dim 60: 60 images .* allow at most 59"):
         adapt(drawings, encoder=base, options=replace(DRAWN, dim=60))
 
@@ -239,19 +239,27 @@ def test_contrast_says_what_it_lacks(
         adapt(drawings, encoder=base, options=replace(DRAWN, contrast=True))
 
 
-@pytest.mark.parametrize("views", sorted(VIEWS))
-def test_the_shell_adapts(drawings: Source, tmp_path: Path, views: str) -> None:
+@pytest.mark.parametrize("query_domain", sorted(QUERY_DOMAINS))
+def test_the_shell_adapts(drawings: Source, tmp_path: Path, query_domain: str) -> None:
     folder = tmp_path / "grounds"
     folder.mkdir()
     for number in range(3):
         drawing(200 + number).resize((90, 90)).save(folder / f"{number}.png")
-    grounds = ("--backgrounds", folder) if views == "street" else ()
-    arguments = ("--encoder", "pixels", "--views-per-image", 2, "--views", views, *grounds)
+    grounds = ("--backgrounds", folder) if query_domain == "street" else ()
+    arguments = (
+        "--encoder",
+        "pixels",
+        "--views-per-image",
+        2,
+        "--query-domain",
+        query_domain,
+        *grounds,
+    )
     done = lookalike("adapt", drawings.spec, "-o", tmp_path / "e", *arguments, "--json")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
-    assert (facts["views"], facts["views_per_image"], facts["images"], facts["dim"]) == (
-        views,
+    assert (facts["query_domain"], facts["views_per_image"], facts["images"], facts["dim"]) == (
+        query_domain,
         2,
         60,
         59,

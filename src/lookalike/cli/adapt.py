@@ -17,8 +17,8 @@ def command(
         str,
         typer.Option(help="The encoder to adapt: a name (lists: lookalike encoders) or a folder."),
     ] = "efficientnet-lite0/layers,fit=stretch",
-    views: Annotated[
-        str, typer.Option(help="What queries will be: street (photographs) or drawn.")
+    query_domain: Annotated[
+        str, typer.Option(help="What queries look like: street (photographs) or drawn.")
     ] = "street",
     backgrounds: Annotated[
         str | None,
@@ -52,7 +52,15 @@ def command(
     """
     from lookalike.training.adapt import AdaptOptions, adapt
 
-    options = AdaptOptions(views, views_per_image, minutes, dim, contrast, seed, resume)
+    options = AdaptOptions(
+        query_domain=query_domain,
+        views_per_image=views_per_image,
+        minutes=minutes,
+        dim=dim,
+        contrast=contrast,
+        seed=seed,
+        resume=resume,
+    )
     try:
         with console.progress() as on_progress:
             adapted = adapt(
@@ -69,7 +77,8 @@ def command(
     origin = adapted.origin
     if as_json:
         facts = {"encoder": adapted.name, "dim": adapted.dim, "fingerprint": adapted.fingerprint}
-        training = {key: origin[key] for key in ("views", "views_per_image", "images", "seconds")}
+        keys = ("query_domain", "views_per_image", "images", "seconds")
+        training = {key: origin[key] for key in keys}
         console.print_json({"path": str(out), **facts, **training})
         return
     print(

@@ -22,7 +22,7 @@ from lookalike.types import ProgressCallback, ignore_progress
 
 NAME = "products"
 SHOP, STREET = "dataset:stamps/shop", "dataset:stamps/street"
-PASSES = 4
+VIEWS_PER_IMAGE = 4
 VARIANTS = ("multi-crop", "multi-crop+k-reciprocal")
 
 _PLAIN = "efficientnet-lite0"
@@ -57,12 +57,12 @@ def tell_products(
     say(f"2  index: {_PLAIN} as it is, for comparison")
     plain = _gallery(folder / "plain.gallery", shop, lambda: fit_encoder(_PLAIN, shop), on_progress)
     say(
-        f"3  adapt: {PASSES} street views of each shop image, on collages of the shop's own, and "
+        f"3  adapt: {VIEWS_PER_IMAGE} street views of each shop image, on collages of the shop's own, and "
         "from these a projection; none of the queries, nor the photographs behind them, is seen"
     )
     encoder = folder / "street.encoder"
     if not (encoder / MANIFEST).exists():
-        options = AdaptOptions(views_per_image=PASSES, resume=(encoder / "views").exists())
+        options = AdaptOptions(views_per_image=VIEWS_PER_IMAGE, resume=(encoder / "views").exists())
         adapt(shop, encoder=BASE, out=encoder, options=options, on_progress=on_progress)
     path = folder / "products.gallery"
     adapted = _gallery(path, shop, lambda: load_encoder(encoder), on_progress)

@@ -50,7 +50,8 @@ class ChooseOptions:
     """What a user may set.
 
     ``minutes`` is the time for all of it. ``encoders`` are names for :func:`open_encoder`, the
-    usual ones unless given; ``train`` adds one that is trained on the images with the preset ``augment``.
+    usual ones unless given; ``train`` adds one that is trained on the images, with the augmentation
+    preset ``augment``.
     """
 
     minutes: float = 5.0

@@ -40,7 +40,7 @@ from lookalike.errors import (
 )
 from lookalike.sources import Source, open_source
 from lookalike.sources.sampling import sample_images
-from lookalike.training.synthesis import VIEWS, ViewMaker
+from lookalike.training.synthesis import QUERY_DOMAINS, ViewGenerator
 from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
 from lookalike.vectors import unit_rows
 
@@ -67,12 +67,12 @@ _FOLDER, _RUN = "views", "run.json"
 class AdaptOptions:
     """What a user may set.
 
-    ``views`` is a name in :data:`VIEWS`, ``views_per_image`` how many views of each image are made,
+    ``query_domain`` is a name in :data:`QUERY_DOMAINS`, ``views_per_image`` how many views of each image are made,
     fewer if ``minutes`` are over before. ``dim`` is that of the projection, at most 256 unless
     given. ``contrast`` refines it by contrast with hard negatives, which takes torch.
     """
 
-    views: str = "street"
+    query_domain: str = "street"
     views_per_image: int = 8
     minutes: float | None = None
     dim: int | None = None
@@ -107,11 +107,11 @@ def adapt(
         out: the encoder folder to make. While views are made it holds only these.
         backgrounds: photographs to put items on in street views, none of them the queries that the
             result is to be judged by; collages of the collection unless given.
-        options: views, passes, minutes, dim, contrast, seed, resume.
+        see :class:`AdaptOptions`.
         on_progress: told of each stage.
 
     Raises:
-        UnknownNameError: no such encoder or views.
+        UnknownNameError: no such encoder or query domain.
         SettingError: an option outside its range.
         InputError: fewer images than dimensions, or images that are all alike.
         SourceError: no images, or none that can be read.
@@ -139,7 +139,7 @@ def adapt(
     behind = _grounds(backgrounds, on_progress)
     start = time.perf_counter()
     run = {
-        "views": options.views,
+        "query_domain": options.query_domain,
         "seed": options.seed,
         "images": len(images),
         "data": _digest(images),
@@ -147,7 +147,7 @@ def adapt(
         "backgrounds": _digest(behind),
     }
     kept = _Kept(folder / _FOLDER if folder else None, run)
-    made = ViewMaker.of(images, options.views, options.seed, behind)
+    made = ViewGenerator.of(images, options.query_domain, options.seed, behind)
     embed = _Embedding(base, len(images), on_progress)
     whole = kept.array("originals", lambda: embed(images, "encode images"))
     if np.ptp(whole, axis=0).max() == 0:
@@ -157,7 +157,7 @@ def adapt(
             "tell apart"
         )
     first = kept.array(
-        "pass-000", lambda: embed(made.views(0), f"views 1/{options.views_per_image}")
+        "views-000", lambda: embed(made.views(0), f"views 1/{options.views_per_image}")
     )
     basis = Basis.of(np.concatenate([whole, first]))
     views_per_image = [basis(first)]
@@ -168,7 +168,7 @@ def adapt(
             break
         task = f"views {number + 1}/{options.views_per_image}"
         views_per_image.append(
-            kept.array(f"pass-{number:03}", partial(_pass, basis, embed, made, number, task))
+            kept.array(f"views-{number:03}", partial(_pass, basis, embed, made, number, task))
         )
     there = basis.components.shape[1]
     if options.dim is not None and there < dim:
@@ -189,7 +189,7 @@ def adapt(
         "views_per_image": len(views_per_image),
         "seconds": time.perf_counter() - start,
     }
-    name = f"{base.name},adapted={options.views}"
+    name = f"{base.name},adapted={options.query_domain}"
     adapted = Projected(name, base, basis.followed_by(projection), origin)
     if folder is not None:
         write_encoder(adapted, folder)
@@ -252,7 +252,7 @@ class _Kept:
         described = folder / _RUN
         if described.is_file() and json.loads(described.read_bytes()) != run:
             raise ArtifactError(
-                f"{folder.parent}: holds another run, of other images, views, grounds, seed or "
+                f"{folder.parent}: holds another run, of other images, query domain, backgrounds, seed or "
                 "encoder; resume with those it was begun with, or choose another -o"
             )
         write_atomically(described, json.dumps(run).encode())
@@ -276,7 +276,7 @@ class _Kept:
 
 
 def _pass(
-    basis: Basis, embed: _Embedding, made: ViewMaker, number: int, task: str
+    basis: Basis, embed: _Embedding, made: ViewGenerator, number: int, task: str
 ) -> NDArray[np.float32]:
     return basis(embed(made.views(number), task))
 
@@ -286,8 +286,8 @@ def _opened(name: str, images: Sequence[ImageArray]) -> Encoder:
 
 
 def _check(options: AdaptOptions) -> None:
-    if options.views not in VIEWS:
-        raise UnknownNameError("views", options.views, VIEWS)
+    if options.query_domain not in QUERY_DOMAINS:
+        raise UnknownNameError("query domain", options.query_domain, QUERY_DOMAINS)
     if options.views_per_image < 1:
         raise SettingError(f"--views-per-image {options.views_per_image}: must be at least 1")
     if options.contrast and options.views_per_image < _CONTRASTED:

@@ -14,7 +14,7 @@ from lookalike.images.stylization import redrawn
 from lookalike.sources.sampling import each_in_threads
 from lookalike.types import ImageArray
 
-VIEWS: Mapping[str, str] = {
+QUERY_DOMAINS: Mapping[str, str] = {
     "street": "photographs of the item on other ground, in other light, turned and partly covered",
     "drawn": "drawings of the item by other hands: flat colors, outlines, other palettes",
 }
@@ -25,7 +25,7 @@ _STREET = replace(STREET, side=224, blur=(0.0, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
-class ViewMaker:
+class ViewGenerator:
     """Makes views of a collection's images; the same of the same seed, pass and image."""
 
     images: Sequence[ImageArray]
@@ -37,8 +37,8 @@ class ViewMaker:
     @classmethod
     def of(
         cls, images: Sequence[ImageArray], kind: str, seed: int, backgrounds: Sequence[ImageArray]
-    ) -> ViewMaker:
-        """Find the items of the images; ``kind`` is a name in :data:`VIEWS`."""
+    ) -> ViewGenerator:
+        """Find the items of the images; ``kind`` is a name in :data:`QUERY_DOMAINS`."""
         masks = [found.mask for found in each_in_threads(foreground, images)]
         return cls(images, masks, backgrounds, kind, seed)
 
