@@ -13,7 +13,7 @@ from lookalike.cli.commands import HELP_NAMES, Command, Group, message, usage_me
 from lookalike.cli.copy import command as copy
 from lookalike.cli.demo import command as demo
 from lookalike.cli.doctor import command as doctor
-from lookalike.cli.evaluate import command as evaluate
+from lookalike.cli.evaluate import app as evaluate
 from lookalike.cli.explore import app as explore
 from lookalike.cli.export import command as export
 from lookalike.cli.index import command as index
@@ -47,7 +47,7 @@ app.add_typer(key, name="key", rich_help_panel=_SEARCH)
 app.command("info", cls=Command, rich_help_panel=_SEARCH)(info)
 app.command("copy", cls=Command, rich_help_panel=_SEARCH)(copy)
 app.command("export", cls=Command, rich_help_panel=_SEARCH)(export)
-app.command("evaluate", cls=Command, rich_help_panel=_QUALITY)(evaluate)
+app.add_typer(evaluate, name="evaluate", rich_help_panel=_QUALITY)
 app.command("choose", cls=Command, rich_help_panel=_QUALITY)(choose)
 app.add_typer(explore, name="explore", rich_help_panel=_COLLECTIONS)
 app.add_typer(label, name="label", rich_help_panel=_COLLECTIONS)

@@ -1,123 +1,203 @@
-"""lookalike choose: which encoder, from a few labels."""
+"""lookalike choose: compare encoders on your images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.options import AsJson, Seed, Source
 
 if TYPE_CHECKING:
+    from lookalike.evaluation.candidates import Candidate
     from lookalike.evaluation.model_selection import Choice
 
 
 def command(
-    source: Annotated[
-        str, typer.Argument(help="A folder, an IDX file, or dataset:NAME/SPLIT, perhaps [:5000].")
-    ],
+    source: Source,
+    ask: Annotated[
+        int | None, typer.Option(metavar="N", help="Write N images to label to --out.")
+    ] = None,
     labels: Annotated[
         str | None,
         typer.Option(
-            help="A CSV of id, label, or of id_a, id_b, alike (yes or no); or own: the labels "
-            "that the source carries, such as names of sub-folders."
+            metavar="FILE",
+            help="CSV of id,label or id_a,id_b,alike; or own: the source's labels, e.g. folders.",
         ),
-    ] = None,
-    ask: Annotated[
-        int | None, typer.Option(help="Write so many images to name into the folder --out.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The encoder folder to make; with --ask, that to name."),
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="Save the chosen encoder, or images to label."
+        ),
     ] = None,
     cheapest: Annotated[
-        bool, typer.Option("--cheapest", help="Write the fastest within the noise, not the best.")
+        bool,
+        typer.Option(
+            "--cheapest", help="Pick the fastest encoder statistically tied with the best."
+        ),
     ] = False,
-    minutes: Annotated[float, typer.Option(help="Time for all of it.")] = 5.0,
     encoder: Annotated[
-        list[str] | None, typer.Option(help="Try this one; may be given several times.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Encoder to try (repeatable) [default: a selection]."),
     ] = None,
     train: Annotated[
-        bool, typer.Option(help="Also try an encoder trained on the images; needs torch.")
+        bool, typer.Option("--train/--no-train", help="Don't train an encoder on the images.")
     ] = True,
     augment: Annotated[
         str | None,
-        typer.Option(help="Augmentation preset for --train: digits, objects or photos."),
+        typer.Option(
+            metavar="NAME",
+            help="Augmentations in training: digits, objects or photos.",
+            show_default="by image type",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the images drawn and of training.")] = 0,
+    minutes: Annotated[float, typer.Option(metavar="N", help="Time limit in minutes.")] = 5.0,
+    seed: Seed = 0,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw quality against speed into this file.")
+        Path | None, typer.Option(metavar="FILE", help="Save a plot of quality against speed.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Try encoders on your images and rank them from a few labels or judgements.
+    """Compare encoders on your images with a few labels or judgements.
 
-    Start with --ask 50 -o FOLDER: it writes labels.csv and a sheet of the numbered images. Fill in
-    the column label as far as you like and give the file with --labels. Quality is shown with 95 %
-    intervals; the cheapest is the fastest of those that cannot be told apart from the best.
+      lookalike choose photos --ask 50 -o label-me     then fill in labels.csv
+      lookalike choose photos --labels label-me/labels.csv -o best.encoder
+      lookalike choose photos --labels own --cheapest -o fast.encoder
 
-    Without labels only speed, size and a smoke test are shown: quality cannot be ranked then. The
-    source's own labels are not used unless you say --labels own.
+    Without labels only speed, size and a sanity check are reported.
+
+    Exit code 1: some images were skipped; each is listed.
     """
     from lookalike.evaluation.candidates import ChooseOptions
     from lookalike.evaluation.model_selection import choose
 
-    _refuse(labels, ask, out, plot, cheapest=cheapest)
-    options = ChooseOptions(minutes, tuple(encoder) if encoder else None, train, augment, seed)
+    _check_options(labels, ask, out, plot, cheapest=cheapest)
+    options = ChooseOptions(
+        minutes=minutes,
+        encoders=tuple(encoder) if encoder else None,
+        train=train,
+        augment=augment,
+        seed=seed,
+    )
     with console.progress() as on_progress:
-        found = choose(source, labels=labels, options=options, on_progress=on_progress)
+        choice = choose(source, labels=labels, options=options, on_progress=on_progress)
     if as_json:
-        console.print_json(found.as_dict())
+        console.print_json(choice.as_dict())
     else:
-        console.print_choice(found)
+        _print(choice)
     if plot is not None:
-        _draw_choice(found, plot)
+        _save_plot(choice, plot)
     if ask is not None and out is not None:
-        _write_asked(found, ask, out, seed)
+        _write_images_to_label(choice, ask, out, seed)
     elif out is not None:
         from lookalike.encoders.persistence import save_encoder
 
-        chosen = found.chosen(cheapest=cheapest)
+        chosen = choice.chosen(cheapest=cheapest)
         save_encoder(chosen.encoder, out)
         console.note(f"{out}: {chosen.name}")
         console.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")
-    console.note_skipped(found.skipped, "images")
-    if found.skipped:
+    console.note_skipped(choice.skipped, "image", "images")
+    if choice.skipped:
         raise typer.Exit(1)
 
 
-def _refuse(
+def _check_options(
     labels: str | None, ask: int | None, out: Path | None, plot: Path | None, *, cheapest: bool
 ) -> None:
-    """Refuse, before any work, options that do not go together.
+    """Check, before any work, that options go together.
 
     Raises:
         SettingError: they do not.
         ArtifactError: ``out`` exists and is not an empty folder.
     """
-    from lookalike.errors import ArtifactError, SettingError
+    from lookalike.cli.output_files import check_free
+    from lookalike.errors import SettingError
     from lookalike.evaluation.model_selection import UNRANKED
 
     if ask is not None and out is None:
-        raise SettingError(f"--ask {ask}: say with -o FOLDER where to write the images to name")
+        raise SettingError("{ask} needs {out} for the images to label", ask=ask, out=None)
     if ask is not None and ask < 2:
-        raise SettingError(f"--ask {ask}: must be at least 2")
+        raise SettingError("{ask} must be at least 2", ask=ask)
     if labels is None and plot is not None:
-        raise SettingError(f"--plot needs --labels: {UNRANKED}")
+        raise SettingError("{plot} needs {labels}: " + UNRANKED, plot=None, labels=None)
     if labels is None and (cheapest or (out is not None and ask is None)):
-        raise SettingError(f"no encoder is chosen without --labels: {UNRANKED}")
+        raise SettingError("choosing an encoder needs {labels}: " + UNRANKED, labels=None)
     if cheapest and (out is None or ask is not None):
-        raise SettingError("--cheapest says which encoder -o FOLDER gets; with --ask none is")
-    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ArtifactError(f"{out}: already exists; choose another -o or remove it first")
+        raise SettingError(
+            "{cheapest} picks the encoder to save: add {out} and leave out {ask}",
+            cheapest=True,
+            out=None,
+            ask=None,
+        )
+    check_free(out)
 
 
-def _draw_choice(found: Choice, path: Path) -> None:
-    """Draw quality against speed of the encoders that were ranked."""
+def _print(choice: Choice) -> None:
+    """Print the encoders, by quality where there were labels, and the verdict."""
+    from lookalike.evaluation.model_selection import verdict
+
+    title = f"{console.count(len(choice.items), 'image')} of {choice.source}"
+    if choice.judgements is None:
+        columns, rows = _unranked(choice.candidates)
+    else:
+        title += f", {choice.judgements.summary}; quality: {choice.judgements.measure}"
+        columns = ["encoder", "quality", "difference to best", "images/s", "dim", ""]
+        rows = [_ranked(candidate) for candidate in choice.candidates]
+    console.print_table(columns, rows, title=title)
+    print(verdict(choice))
+    for name, reason in choice.not_tried.items():
+        console.note(f"not tried: {name}: {reason}")
+
+
+def _ranked(candidate: Candidate) -> list[str]:
+    quality = candidate.quality
+    assert quality is not None  # there were labels
+    low, high = quality.difference.low, quality.difference.high
+    marks = [
+        mark
+        for mark, applies in (
+            ("best", candidate.best),
+            ("tied", quality.within_noise and not candidate.best),
+            ("cheapest", candidate.cheapest),
+        )
+        if applies
+    ]
+    return [
+        candidate.name,
+        f"{quality.estimate.value:.4f}",
+        "" if candidate.best else f"[{low:+.3f}, {high:+.3f}]",
+        f"{candidate.rate:,.0f}",
+        str(candidate.encoder.dim),
+        ", ".join(marks),
+    ]
+
+
+def _unranked(candidates: Sequence[Candidate]) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows of encoders without labels."""
+    corruptions = list(candidates[0].smoke)
+    rows = [
+        [
+            candidate.name,
+            f"{candidate.rate:,.0f}",
+            str(candidate.encoder.dim),
+            *(f"{share:.2f}" for share in candidate.smoke.values()),
+            "yes" if candidate.finds_itself else "no",
+        ]
+        for candidate in candidates
+    ]
+    columns = [f"R@1, {corruption}" for corruption in corruptions]
+    return ["encoder", "images/s", "dim", *columns, "finds itself"], rows
+
+
+def _save_plot(choice: Choice, path: Path) -> None:
+    """Plot quality against speed."""
     from lookalike.report import figures
 
-    assert found.judgements is not None  # _refuse: no plot without labels
+    assert choice.judgements is not None  # _check_options: no plot without labels
     points = [
         figures.TradeOff(
             name=f"{candidate.name}, {candidate.encoder.dim:,} dimensions",
@@ -128,26 +208,26 @@ def _draw_choice(found: Choice, path: Path) -> None:
             best=candidate.best,
             tied=candidate.quality.within_noise,
         )
-        for candidate in found.candidates
+        for candidate in choice.candidates
         if candidate.quality is not None
     ]
-    figures.save(figures.quality_by_speed(points, found.judgements.measure), path)
+    figures.save(figures.quality_by_speed(points, choice.judgements.measure), path)
     console.note(f"plot: {path}")
 
 
-def _write_asked(found: Choice, count: int, folder: Path, seed: int) -> None:
+def _write_images_to_label(choice: Choice, count: int, folder: Path, seed: int) -> None:
     from lookalike.evaluation.agreement import Labels
-    from lookalike.labels.suggest import images_to_ask, write_asked
+    from lookalike.evaluation.label_sheet import draw_rows, write_label_sheet
     from lookalike.report import figures
 
-    given = found.judgements.of if isinstance(found.judgements, Labels) else {}
-    judged = frozenset(i for i, item in enumerate(found.items) if item.id in given)
-    rows = images_to_ask(len(found.items), count, left_out=judged, seed=seed)
-    asked = [found.items[row] for row in rows]
-    # Those already named follow, so that the next --labels can be this one file.
-    path = write_asked(folder, [*asked, *(found.items[row] for row in sorted(judged))], given)
+    labels = choice.judgements.of if isinstance(choice.judgements, Labels) else {}
+    labeled = [row for row, item in enumerate(choice.items) if item.id in labels]
+    drawn = draw_rows(len(choice.items), count, exclude=frozenset(labeled), seed=seed)
+    items = [choice.items[row] for row in drawn]
+    # Labeled images follow, so that this one file is enough for the next --labels.
+    path = write_label_sheet(folder, [*items, *(choice.items[row] for row in labeled)], labels)
     sheet = folder / "sheet.png"
-    numbers = [str(number) for number in range(1, len(asked) + 1)]
-    figures.save(figures.sample_grid([item.image() for item in asked], numbers), sheet)
-    console.note(f"{path}: fill in the column label; {sheet} shows the images by number")
-    console.note(f"next: lookalike choose {found.source} --labels {path}")
+    numbers = [str(number) for number in range(1, len(items) + 1)]
+    figures.save(figures.sample_grid([item.image() for item in items], numbers), sheet)
+    console.note(f"{path}: fill in the column label; {sheet} shows the numbered images")
+    console.note(f"next: lookalike choose {choice.source} --labels {path}")

@@ -101,7 +101,10 @@ class Group(TyperGroup):
 
 
 class DefaultGroup(Group):
-    """A group that runs its command of the same name if no sub-command is named."""
+    """A group that runs its command of the same name if no sub-command is named.
+
+    An argument that is called like a sub-command is given as a path: ``./robustness``.
+    """
 
     def __init__(self, *, name: str, commands: dict[str, Any], **attributes: Any) -> None:
         self.default: Command = commands.pop(name)
@@ -112,9 +115,14 @@ class DefaultGroup(Group):
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
         """Return the context of the default command, unless a sub-command is named first."""
-        if args and args[0] in self.commands:
+        first = args[0] if args else ""
+        if first in self.commands:
             return super().make_context(info_name, args, parent, **extra)
-        return self.default.make_context(info_name, args, parent, **extra)
+        ctx = self.default.make_context(info_name, args, parent, **extra)
+        if near := difflib.get_close_matches(first, self.commands, n=1, cutoff=0.8):
+            if not Path(first).exists():
+                ctx.fail(f"no such command {first}; did you mean {near[0]}?")
+        return ctx
 
 
 def message(error: LookalikeError) -> str:
@@ -235,19 +243,20 @@ def _left(param: Any) -> str:
         return _name(param)
     if param.is_flag:
         negated = param.secondary_opts and param.default is True
-        return ", ".join(param.secondary_opts if negated else param.opts)
+        return ", ".join(sorted(param.secondary_opts if negated else param.opts, key=len))
     names = ", ".join(sorted(param.opts, key=len))
     return f"{names} {param.metavar or param.name.upper()}"
 
 
 def _right(param: Any) -> str:
     """Return a parameter's help text with its default value."""
-    text = param.help or ""
     default = param.show_default if isinstance(param.show_default, str) else param.default
-    if param.show_default is False or default in (None, False, True, (), [], ""):
-        return text
-    shown = str(default) if isinstance(default, Path) else default
-    return f"{text} [default: {shown}]"
+    if not param.show_default or param.required or default is None or default in ([], ()):
+        return str(param.help)
+    if isinstance(default, bool):
+        return str(param.help)
+    shown = f"{default:g}" if isinstance(default, float) else default
+    return f"{param.help} [default: {shown}]"
 
 
 def _write_text(text: str, formatter: Any) -> None:

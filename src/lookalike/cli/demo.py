@@ -39,8 +39,10 @@ def command(
     except KeyboardInterrupt:
         console.note("interrupted; the same command goes on where it stopped")
         raise typer.Exit(130) from None
+    from lookalike.cli.evaluation_tables import print_evaluation
+
     print()
-    console.print_evaluation(told.evaluation)
+    print_evaluation(told.evaluation)
     labels = ", ".join(
         str(hit.metadata.get("item", hit.metadata.get("label", ""))) for hit in told.hits
     )

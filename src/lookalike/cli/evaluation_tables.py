@@ -1,0 +1,162 @@
+"""Tables of evaluations, in 80 columns; reports and JSON have every interval."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lookalike.cli.console import count, note, print_table
+
+if TYPE_CHECKING:
+    from lookalike.evaluation.human_judgements import HitJudgements
+    from lookalike.evaluation.metrics import Estimate
+    from lookalike.evaluation.results import Evaluation
+    from lookalike.evaluation.robustness import SelfRetrieval
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the scores of gallery and baselines, those of variants, and the verdict."""
+    from lookalike.evaluation.summary import ceiling_note, most_confused, verdict
+
+    print_table(*_scores(evaluation), title=_title(evaluation))
+    k = evaluation.k
+    if not evaluation.basis.labeled:
+        print(
+            f"relevant results {evaluation.basis.said}; mAP@{k} divides by min({k}, relevant "
+            f"rows), mAP retrieved by the relevant results"
+        )
+    if text := ceiling_note(evaluation):
+        print(text)
+    if evaluation.variants:
+        _print_variants(evaluation)
+    first = evaluation.scores.first
+    if first.queries < len(evaluation.examples):
+        print(f"first {first.queries} queries: precision@{k} {first.precision:.4f}")
+    print(f"* {verdict(evaluation)}")
+    if text := most_confused(evaluation):
+        print(f"most confused: {text}")
+    print(
+        f"latency per query: median {evaluation.latency.p50:.2f} ms, "
+        f"95th percentile {evaluation.latency.p95:.2f} ms"
+    )
+
+
+def _title(evaluation: Evaluation) -> str:
+    title = (
+        f"{count(len(evaluation.examples), 'query', 'queries')} from {evaluation.queries}, "
+        f"{count(evaluation.rows, 'row')}, {evaluation.scores.metric.value}"
+    )
+    return title if evaluation.protocol is None else f"{evaluation.protocol.name}: {title}"
+
+
+def _scores(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows, the best encoder first."""
+    from lookalike.evaluation.summary import ranking
+
+    k, rows = evaluation.k, []
+    for name, scores in ranking(evaluation):
+        marked = f"{name} *" if scores is evaluation.scores else name
+        first = f"{scores.recall_at_1.value:.4f}"
+        if evaluation.basis.labeled:
+            rows.append([marked, _interval(scores.precision), _interval(scores.map), first])
+        else:
+            retrieved, recall = (f"{e.value:.4f}" for e in (scores.map_retrieved, scores.recall))
+            rows.append([marked, _interval(scores.map), retrieved, first, recall])
+    if evaluation.basis.labeled:
+        return ["encoder", f"precision@{k}", f"mAP@{k}", "R@1"], rows
+    return ["encoder", f"mAP@{k}", "mAP retrieved", "R@1", f"recall@{k}"], rows
+
+
+def _print_variants(evaluation: Evaluation) -> None:
+    baseline = [
+        "baseline",
+        f"{evaluation.scores.map.value:.4f}",
+        "",
+        f"{evaluation.scores.recall_at_1.value:.4f}",
+        f"{evaluation.latency.p50:.1f}",
+    ]
+    rows = [
+        [
+            name,
+            f"{result.scores.map.value:.4f}",
+            f"{result.gain.value:+.4f} [{result.gain.interval.low:+.3f}, "
+            f"{result.gain.interval.high:+.3f}]",
+            f"{result.scores.recall_at_1.value:.4f}",
+            f"{result.ms:.1f}",
+        ]
+        for name, result in evaluation.variants.items()
+    ]
+    columns = ("variant", f"mAP@{evaluation.k}", "difference", "R@1", "median ms")
+    print_table(columns, [baseline, *rows])
+
+
+def print_robustness(result: SelfRetrieval) -> None:
+    """Print the scores under each corruption, and the verdict."""
+    from lookalike.evaluation.robustness import verdict
+
+    rows = [
+        (
+            name,
+            _interval(scores.map),
+            f"{scores.recall_at_1.value:.4f}",
+            f"{scores.recall.value:.4f}",
+            scores.summary,
+        )
+        for name, scores in result.scores.items()
+    ]
+    title = (
+        f"{count(result.queries, 'corrupted image')}, each to find its original among "
+        f"{count(result.rows, 'row')}, {result.metric.value}"
+    )
+    columns = ("corruption", f"mAP@{result.k}", "R@1", f"recall@{result.k}", "strength")
+    print_table(columns, rows, title=title)
+    print(verdict(result))
+
+
+def print_judgements(result: HitJudgements) -> None:
+    """Print people's judgements by gallery, and their preferences by pair of galleries."""
+    rows = [
+        (
+            each.gallery,
+            str(each.k),
+            _interval(each.precision),
+            f"{each.map_retrieved.value:.4f}",
+            f"{each.recall_at_1.value:.4f}",
+            f"{each.queries:,}",
+            _share(each.agreement),
+        )
+        for each in result.hits
+    ]
+    if rows:
+        columns = ("gallery", "k", "precision@k", "mAP", "R@1", "queries", "agreement")
+        print_table(columns, rows, title="Results judged relevant")
+        print("precision@k is over the results shown; mAP divides by the relevant ones among them")
+    pairs = [
+        (
+            f"{pair.a} : {pair.b}",
+            f"{pair.for_a} : {pair.for_b}",
+            str(pair.ties),
+            _interval(pair.share),
+            _share(pair.agreement),
+        )
+        for pair in result.preferences
+    ]
+    if pairs:
+        headings = ("galleries", "preferred", "ties", "share of the first", "agreement")
+        print_table(headings, pairs, title="Preferences")
+    for pair in result.preferences:
+        print(pair.verdict())
+    for each in result.hits:
+        if each.left_out:
+            queries = count(each.left_out, "query", "queries")
+            note(f"{each.gallery}: {queries} left out (judgements unfinished, or no results)")
+    for name in result.unfinished:
+        note(f"{name}: no query was judged completely")
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _interval(e: Estimate) -> str:
+    """Return a value with its 95 % interval."""
+    return f"{e.value:.4f} [{e.interval.low:.3f}, {e.interval.high:.3f}]"
