@@ -20,8 +20,8 @@ from lookalike.encoders.registry import open_encoder
 from lookalike.errors import InputError
 from lookalike.evaluation.agreement import Labels
 from lookalike.evaluation.candidates import TRAINED, candidate_names
+from lookalike.evaluation.label_sheet import draw_rows
 from lookalike.evaluation.metrics import bootstrap_interval
-from lookalike.labels.suggest import images_to_ask
 from lookalike.sources import ArraySource, open_source
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.loop import TrainingOptions
@@ -93,7 +93,7 @@ def truth(embeddings: Mapping[str, Embeddings], labels: np.ndarray) -> Truth:
 
 def at_random(nearest: np.ndarray, count: int, seed: int) -> list[int]:
     """Return the rows that --ask picks."""
-    return images_to_ask(len(nearest), count, seed=seed)
+    return draw_rows(len(nearest), count, seed=seed)
 
 
 def pooled(nearest: np.ndarray, count: int, seed: int) -> list[int]:

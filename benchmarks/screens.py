@@ -25,8 +25,7 @@ from lookalike.encoders.registry import open_encoder
 from lookalike.explore import build_map
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
-from lookalike.labels import suggest
-from lookalike.labels.session import keep_round, kept_round
+from lookalike.labels import load_session, save_session, suggest
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
 from lookalike.training.adapt import AdaptOptions, adapt
@@ -51,9 +50,9 @@ def galleries(work: Path) -> list[Path]:
     gallery(digits, DIGITS, open_encoder("hog", sample_images(open_source(DIGITS))))
     opened = Gallery.open(digits)
     build_map(opened)
-    if kept_round(opened) is None:
+    if load_session(opened) is None:
         graph = neighbor_graph(opened)
-        keep_round(opened, graph, suggest(graph, 100), None)
+        save_session(opened, graph, suggest(graph, 100), None)
     gallery(shop, SHOP, open_encoder("efficientnet-lite0", []))
     adapted = work / "street.encoder"
     if not (adapted / "encoder.json").exists():

@@ -131,32 +131,33 @@ def test_the_map_is_served_as_it_was_kept(served: Serving) -> None:
         served.client().json("GET", "/v1/galleries/made/map")
 
 
-def test_labels_are_asked_for_in_groups_and_reach_far(served: Serving, work: Path) -> None:
+def test_a_labeling_session_is_served_with_label_coverage(served: Serving, work: Path) -> None:
     client = served.client()
-    found = client.json("GET", "/v1/galleries/d/labeling")
-    suggested = [row_id for group in found["groups"] for row_id in group]
+    session = client.json("GET", "/v1/galleries/d/labeling")
+    suggested = [row_id for group in session["groups"] for row_id in group]
     assert len(set(suggested)) == 40
-    assert len(found["groups"]) == 5
+    assert len(session["groups"]) == 5
     records = {record.id: record for record in served.service.served("d").gallery.store.records()}
     truth = {row_id: [str(records[row_id].metadata["label"])] for row_id in suggested}
-    reach = client.json("POST", "/v1/galleries/d/labeling/reach", {"labels": truth})
-    assert reach["labeled"] == 40
-    assert reach["images"] == found["images"]
-    assert sum(each["given"] for each in reach["labels"]) == 40
-    assert sum(each["sure"] for each in reach["labels"]) == reach["sure"] > 0.5 * reach["images"]
+    coverage = client.json("POST", "/v1/galleries/d/labeling/coverage", {"labels": truth})
+    assert coverage["labeled"] == 40
+    assert coverage["images"] == session["images"]
+    assert sum(each["labeled"] for each in coverage["labels"]) == 40
+    assert sum(each["covered"] for each in coverage["labels"]) == coverage["covered"]
+    assert coverage["covered"] > 0.5 * coverage["images"]
     few = dict(list(truth.items())[:3])
     assert (
-        client.json("POST", "/v1/galleries/d/labeling/reach", {"labels": few})["sure"]
-        <= (reach["images"])
+        client.json("POST", "/v1/galleries/d/labeling/coverage", {"labels": few})["covered"]
+        <= coverage["covered"]
     )
     alone = {suggested[0]: ["one"]}
-    one = client.json("POST", "/v1/galleries/d/labeling/reach", {"labels": alone})
-    assert one["sure"] == 0
+    one = client.json("POST", "/v1/galleries/d/labeling/coverage", {"labels": alone})
+    assert one["covered"] == 0
     with pytest.raises(MissingRowError, match="nobody"):
-        client.json("POST", "/v1/galleries/d/labeling/reach", {"labels": {"nobody": ["x"]}})
+        client.json("POST", "/v1/galleries/d/labeling/coverage", {"labels": {"nobody": ["x"]}})
     with pytest.raises(InputError):
-        client.json("POST", "/v1/galleries/d/labeling/reach", {"labels": {suggested[0]: []}})
-    with pytest.raises(ServiceError, match="suggested"):
+        client.json("POST", "/v1/galleries/d/labeling/coverage", {"labels": {suggested[0]: []}})
+    with pytest.raises(ServiceError, match="No suggestions"):
         client.json("GET", "/v1/galleries/made/labeling")
 
 

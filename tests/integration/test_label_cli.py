@@ -52,10 +52,10 @@ def test_suggestions_are_a_file_and_a_sheet(work: Path) -> None:
     assert not {row["id"] for row in rows} & {each["id"] for each in found}
 
 
-def test_spread_labels_are_right_and_go_into_the_metadata(work: Path) -> None:
+def test_propagated_labels_are_right_and_go_into_the_metadata(work: Path) -> None:
     arguments = ("--labels", "first/labels.csv", "-o", "all.csv", "--write", "digit", "--json")
     found = json.loads(run("label", "propagate", "d.gallery", *arguments, cwd=work))
-    assert found["given"] == 100
+    assert found["labeled"] == 100
     assert found["coverage"] == 1
     rows = table(work / "all.csv")
     assert len(rows) == found["images"] == len(TRUTH)
@@ -68,8 +68,8 @@ def test_spread_labels_are_right_and_go_into_the_metadata(work: Path) -> None:
     again = ("--labels", "all.csv", "-o", "again.csv", "--precision", 0.99, "--write", "digit")
     assert "unknown" in run("label", "propagate", "d.gallery", *again, cwd=work)
     shown = table(work / "again.csv")
-    assert sum(row["status"] == "given" for row in shown) == 100
-    sure = [row for row in shown if row["status"] == "spread"]
+    assert sum(row["status"] == "labeled" for row in shown) == 100
+    sure = [row for row in shown if row["status"] == "propagated"]
     assert sum(row["label"] == TRUTH[row["id"]] for row in sure) / len(sure) >= 0.99
 
 
@@ -84,7 +84,7 @@ def test_wrong_labels_are_found(work: Path) -> None:
         writer.writerows(lines)
     arguments = ("--labels", "noisy.csv", "-o", "suspects", "--json")
     found = json.loads(run("label", "issues", "d.gallery", *arguments, cwd=work))
-    first = {row["id"] for row in found["contradicted"][: len(wrong)]}
+    first = {row["id"] for row in found["issues"][: len(wrong)]}
     assert len(first & {line["id"] for line in wrong}) > 0.8 * len(wrong)
     assert (work / "suspects" / "sheet.png").exists()
     own = run("label", "issues", "d.gallery", cwd=work)
@@ -94,24 +94,24 @@ def test_wrong_labels_are_found(work: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("suggest", "d.gallery", "-k", "100000"), "the images that have no label yet"),
+        (("suggest", "d.gallery", "-k", "100000"), "the number of unlabeled images"),
         (("suggest", "d.gallery", "-o", "first"), "already exists"),
-        (("spread", "d.gallery", "--labels", "no.csv", "-o", "x.csv"), "cannot be read"),
-        (("spread", "d.gallery", "--labels", "one.csv", "-o", "x.csv"), "all 1 labeled images"),
-        (("spread", "d.gallery", "--labels", "all-bad.csv", "-o", "x.csv"), "has the id 'nobody'"),
+        (("propagate", "d.gallery", "--labels", "no.csv", "-o", "x.csv"), "cannot be read"),
+        (("propagate", "d.gallery", "--labels", "one.csv", "-o", "x.csv"), "the only label is '1' (1 image)"),
+        (("propagate", "d.gallery", "--labels", "all-bad.csv", "-o", "x.csv"), "with the id 'nobody'"),
         (
-            ("spread", "d.gallery", "--labels", "two.csv", "-o", "x.csv", "--precision", "0.9"),
-            "too few to promise a precision",
+            ("propagate", "d.gallery", "--labels", "two.csv", "-o", "x.csv", "--precision", "0.9"),
+            "too few labels for a target precision",
         ),
         (
-            ("spread", "d.gallery", "--labels", "two.csv", "-o", "x.csv", "--precision", "99"),
+            ("propagate", "d.gallery", "--labels", "two.csv", "-o", "x.csv", "--precision", "99"),
             "must be between 0 and 1",
         ),
         (
-            ("spread", "d.gallery", "--labels", "two.csv", "-o", "x.csv", "--write", "label"),
-            "has a column 'label' already",
+            ("propagate", "d.gallery", "--labels", "two.csv", "-o", "x.csv", "--write", "label"),
+            "the metadata column 'label' exists already",
         ),
-        (("check", "d.gallery", "--column", "color"), "has no column 'color'"),
+        (("issues", "d.gallery", "--column", "color"), "has no column 'color'"),
     ],
 )
 def test_mistakes_are_one_clear_line(work: Path, arguments: tuple[str, ...], said: str) -> None:

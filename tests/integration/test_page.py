@@ -25,8 +25,7 @@ from lookalike.encoders.registry import open_encoder
 from lookalike.explore import build_map
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
-from lookalike.labels import suggest
-from lookalike.labels.session import keep_round
+from lookalike.labels import save_session, suggest
 from lookalike.server.api_keys import add_key, read_keys
 from lookalike.server.limits import Limits
 from lookalike.server.settings import LOOPBACK, ServeSettings
@@ -83,7 +82,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, colors: Path, require: Requir
         made[name] = gallery
     build_map(made["shop"])
     graph = neighbor_graph(made["shop"])
-    keep_round(made["shop"], graph, suggest(graph, 18), None)
+    save_session(made["shop"], graph, suggest(graph, 18), None)
     made["empty"] = Gallery.create(folder / "empty.gallery", encoder=made["shop"].encoder)
     with serving(made) as served:
         yield served

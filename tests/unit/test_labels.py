@@ -1,7 +1,8 @@
-"""Labels suggested, spread and checked, on clusters whose labels are known."""
+"""Suggestion, propagation and checking of labels, on clusters whose classes are known."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,34 +10,45 @@ import pytest
 
 from lookalike.errors import InputError, SettingError
 from lookalike.gallery.neighbors import graph_of
-from lookalike.labels import Graph, LabelSet, check, read_given, separate, spread, suggest
-from lookalike.labels.propagation import SPREAD
+from lookalike.labels import (
+    Graph,
+    LabelSet,
+    Propagation,
+    find_label_issues,
+    propagate,
+    read_labels,
+    split_labels,
+    suggest,
+)
 
-KINDS = 6
-EACH = 60
+CLASSES = 6
+PER_CLASS = 60
 PRECISION = 0.95
 
 
-def clusters(spread_by: float = 0.25, seed: int = 0) -> tuple[Graph, list[str]]:
-    """Return a graph of blobs, the first ones larger, and what each row is."""
+def clusters(noise: float = 0.25, seed: int = 0) -> tuple[Graph, list[str]]:
+    """Return a graph of Gaussian clusters and the class of each row."""
     rng = np.random.default_rng(seed)
-    centers = np.eye(KINDS, 16) * 3
-    kinds = np.repeat(np.arange(KINDS), EACH)
-    values = centers[kinds] + rng.normal(0, spread_by, (len(kinds), 16))
-    ids = tuple(f"x:{row:03d}" for row in range(len(kinds)))
-    return graph_of(ids, values.astype(np.float32)), [f"kind {kind}" for kind in kinds]
+    centers = np.eye(CLASSES, 16) * 3
+    numbers = np.repeat(np.arange(CLASSES), PER_CLASS)
+    values = centers[numbers] + rng.normal(0, noise, (len(numbers), 16))
+    ids = tuple(f"x:{row:03d}" for row in range(len(numbers)))
+    return graph_of(ids, values.astype(np.float32)), [f"class {number}" for number in numbers]
 
 
-def named(graph: Graph, truth: list[str], rows: list[int]) -> LabelSet:
+def labels_of(graph: Graph, truth: list[str], rows: list[int]) -> LabelSet:
+    """Return the true labels of some rows."""
     return LabelSet("labels.csv", {graph.ids[row]: (truth[row],) for row in rows})
 
 
-def accuracy(graph: Graph, truth: list[str], given: LabelSet) -> float:
-    found = spread(graph, given)
-    return float(np.mean([guess == (t,) for guess, t in zip(found.guesses, truth, strict=True)]))
+def correct(result: Propagation, truth: list[str]) -> np.ndarray:
+    """Return which predictions are correct, ``(n,)``."""
+    return np.array(
+        [predicted == (label,) for predicted, label in zip(result.predictions, truth, strict=True)]
+    )
 
 
-def test_the_graph_is_that_of_computing_every_distance() -> None:
+def test_graph_equals_brute_force() -> None:
     graph, _ = clusters()
     all_pairs = np.linalg.norm(graph.embeddings[:, None] - graph.embeddings[None], axis=2)
     np.fill_diagonal(all_pairs, np.inf)
@@ -44,154 +56,185 @@ def test_the_graph_is_that_of_computing_every_distance() -> None:
     np.testing.assert_allclose(graph.distances, np.sort(all_pairs, 1)[:, :20], rtol=1e-4)
 
 
-def test_identical_images_are_each_others_neighbors_and_never_their_own() -> None:
+def test_identical_images_are_neighbors_of_each_other_but_not_of_themselves() -> None:
     graph = graph_of(tuple("abcdef"), np.ones((6, 3), np.float32))
-    assert all(row not in near for row, near in enumerate(graph.rows))
+    assert all(row not in neighbors for row, neighbors in enumerate(graph.rows))
     assert np.isfinite(graph.affinity(5).toarray()).all()
     assert len(set(suggest(graph, 4))) == 4
 
 
-def test_as_many_suggestions_as_kinds_show_every_kind() -> None:
+def test_as_many_suggestions_as_classes_include_every_class() -> None:
     graph, truth = clusters()
-    rows = suggest(graph, KINDS)
+    rows = suggest(graph, CLASSES)
     assert {truth[row] for row in rows} == set(truth)
 
 
-def test_suggestions_are_never_twice_and_never_labeled_ones() -> None:
+def test_suggestions_are_distinct_and_unlabeled() -> None:
     graph, truth = clusters()
     first = suggest(graph, 10)
-    given = named(graph, truth, first)
-    second = suggest(graph, 10, given)
+    labels = labels_of(graph, truth, first)
+    second = suggest(graph, 10, labels)
     assert len(set(first) | set(second)) == 20
     assert sorted(suggest(graph, len(graph))) == list(range(len(graph)))
-    with pytest.raises(SettingError, match="must be from 1 to 350"):
-        suggest(graph, 351, given)
+    with pytest.raises(SettingError, match="count=351 must be from 1 to 350"):
+        suggest(graph, 351, labels)
 
 
-def test_a_kind_that_nobody_named_is_suggested_next() -> None:
+def test_unlabeled_class_is_suggested_next() -> None:
     graph, truth = clusters()
-    known = [row for row in range(len(graph)) if truth[row] in ("kind 0", "kind 1")][::12]
-    assert truth[suggest(graph, 4, named(graph, truth, known))[0]] not in ("kind 0", "kind 1")
+    labeled = [row for row in range(len(graph)) if truth[row] in ("class 0", "class 1")][::12]
+    next_row = suggest(graph, 4, labels_of(graph, truth, labeled))[0]
+    assert truth[next_row] not in ("class 0", "class 1")
 
 
-def test_one_label_a_kind_labels_all() -> None:
+def test_one_label_per_class_labels_all_images() -> None:
     graph, truth = clusters()
-    rows = suggest(graph, KINDS)
-    assert accuracy(graph, truth, named(graph, truth, rows)) == 1
+    labels = labels_of(graph, truth, suggest(graph, CLASSES))
+    assert correct(propagate(graph, labels), truth).all()
 
 
-def test_given_labels_are_kept_even_if_all_neighbors_say_otherwise() -> None:
+def test_labels_are_kept_even_if_all_neighbors_disagree() -> None:
     graph, truth = clusters()
     rows = suggest(graph, 40)
-    given = named(graph, truth, rows)
-    wrong = LabelSet("labels.csv", {**given.of, graph.ids[rows[0]]: ("another",)})
-    found = spread(graph, wrong)
-    assert found.labels[rows[0]] == ("another",)
-    assert found.confidence[rows[0]] == 1
-    assert found.status(rows[0]) == "given"
+    labels = labels_of(graph, truth, rows)
+    wrong = LabelSet("labels.csv", {**labels.by_id, graph.ids[rows[0]]: ("another",)})
+    result = propagate(graph, wrong)
+    assert result.labels[rows[0]] == ("another",)
+    assert result.confidence[rows[0]] == 1
+    assert result.status(rows[0]) == "labeled"
 
 
-def test_what_is_accepted_at_a_precision_is_as_precise_and_the_rest_unknown() -> None:
-    graph, truth = clusters(spread_by=0.9)
-    given = named(graph, truth, suggest(graph, 80))
-    found = spread(graph, given, precision=PRECISION)
-    rest = [row for row in range(len(graph)) if not found.given[row]]
-    accepted = [row for row in rest if found.status(row) == SPREAD]
-    right = np.mean([found.labels[row] == (truth[row],) for row in accepted])
-    all_right = np.mean([found.guesses[row] == (truth[row],) for row in rest])
-    assert all_right < PRECISION <= right
-    assert 0.3 < found.coverage < 1
-    assert found.coverage == len(accepted) / len(rest)
-    assert found.expected >= PRECISION
-    statuses = {row["status"] for row in found.rows()}
-    assert statuses == {"given", "spread", "unknown"}
+def test_target_precision_is_reached_and_the_rest_is_unknown() -> None:
+    graph, truth = clusters(noise=0.9)
+    labels = labels_of(graph, truth, suggest(graph, 80))
+    result = propagate(graph, labels, precision=PRECISION)
+    is_correct = correct(result, truth)
+    rest = np.flatnonzero(~result.labeled)
+    accepted = [row for row in rest if result.status(row) == "propagated"]
+    assert all(result.labels[row] == result.predictions[row] for row in accepted)
+    assert is_correct[rest].mean() < PRECISION <= is_correct[accepted].mean()
+    assert 0.3 < result.coverage < 1
+    assert result.coverage == len(accepted) / len(rest)
+    assert result.expected_precision >= PRECISION
+    statuses = {row["status"] for row in result.rows()}
+    assert statuses == {"labeled", "propagated", "unknown"}
 
 
 def test_confidence_is_calibrated() -> None:
     gaps = []
     for seed in range(5):
-        graph, truth = clusters(spread_by=1.1, seed=seed)
-        found = spread(graph, named(graph, truth, suggest(graph, 80)))
-        rest = ~found.given
-        right = np.array([g == (t,) for g, t in zip(found.guesses, truth, strict=True)])[rest]
-        gaps.append(float(found.confidence[rest].mean() - right.mean()))
+        graph, truth = clusters(noise=1.1, seed=seed)
+        result = propagate(graph, labels_of(graph, truth, suggest(graph, 80)))
+        rest = ~result.labeled
+        gaps.append(float(result.confidence[rest].mean() - correct(result, truth)[rest].mean()))
     assert abs(np.mean(gaps)) < 0.06
 
 
-def test_several_labels_an_image() -> None:
+def test_summary_counts_labels_and_averages_confidence() -> None:
     graph, truth = clusters()
-    both = {kind: (kind, "round") if kind < "kind 3" else (kind,) for kind in set(truth)}
-    given = LabelSet("g", {graph.ids[row]: both[truth[row]] for row in range(0, len(graph), 5)})
-    found = spread(graph, given)
-    want = [tuple(sorted(both[kind])) for kind in truth]
-    assert np.mean([a == b for a, b in zip(found.guesses, want, strict=True)]) > 0.98
+    result = propagate(graph, labels_of(graph, truth, suggest(graph, 40)))
+    summary = result.summary()
+    assert [each["label"] for each in summary] == sorted(set(truth))
+    assert sum(each["labeled"] for each in summary) == 40
+    assert sum(each["labeled"] + each["propagated"] for each in summary) == len(graph)
+    rows = [r for r in np.flatnonzero(~result.labeled) if result.labels[r] == ("class 0",)]
+    assert summary[0]["confidence"] == pytest.approx(result.confidence[rows].mean())
 
 
-def test_too_few_labels_are_spread_but_promise_nothing() -> None:
+def test_images_with_several_labels() -> None:
     graph, truth = clusters()
-    given = named(graph, truth, suggest(graph, KINDS))
-    assert not spread(graph, given).calibrated
-    with pytest.raises(InputError, match="too few to promise a precision"):
-        spread(graph, given, precision=0.9)
+    several = {each: (each, "round") if each < "class 3" else (each,) for each in set(truth)}
+    rows = range(0, len(graph), 5)
+    labels = LabelSet("labels.csv", {graph.ids[row]: several[truth[row]] for row in rows})
+    result = propagate(graph, labels)
+    expected = [tuple(sorted(several[each])) for each in truth]
+    assert np.mean([a == b for a, b in zip(result.predictions, expected, strict=True)]) > 0.98
 
 
-def test_wrong_labels_are_ranked_first() -> None:
+def test_few_labels_are_propagated_without_calibration() -> None:
     graph, truth = clusters()
-    planted = [5, 100, 200, 300]
-    said = {i: (truth[row],) for row, i in enumerate(graph.ids)}
-    said |= {graph.ids[row]: ("kind 5" if row < 300 else "kind 0",) for row in planted}
-    found = check(graph, LabelSet("g", said))
-    assert {suspect.row for suspect in found.suspects[:4]} == set(planted)
-    assert {suspect.row for suspect in found.contradicted} == set(planted)
-    assert found.suspects[0].proposed == (truth[found.suspects[0].row],)
+    labels = labels_of(graph, truth, suggest(graph, CLASSES))
+    assert not propagate(graph, labels).calibrated
+    with pytest.raises(InputError, match="too few labels for a target precision"):
+        propagate(graph, labels, precision=0.9)
+
+
+def test_precision_out_of_range_is_rejected() -> None:
+    graph, truth = clusters()
+    with pytest.raises(SettingError, match="precision=99 must be between 0 and 1"):
+        propagate(graph, labels_of(graph, truth, suggest(graph, CLASSES)), precision=99)
+
+
+def test_wrong_labels_rank_first() -> None:
+    graph, truth = clusters()
+    wrong = [5, 100, 200, 300]
+    labels = {row_id: (truth[row],) for row, row_id in enumerate(graph.ids)}
+    labels |= {graph.ids[row]: ("class 5" if row < 300 else "class 0",) for row in wrong}
+    result = find_label_issues(graph, LabelSet("labels.csv", labels))
+    assert {issue.row for issue in result.ranking[:4]} == set(wrong)
+    assert {issue.row for issue in result.issues} == set(wrong)
+    assert result.issues[0].suggested == (truth[result.issues[0].row],)
+    assert result.issues[0].neighbors == 10
+    assert all(each.disagreement == 0 for each in result.ranking if each.agreeing == 10)
 
 
 def test_three_images_are_enough() -> None:
     graph = graph_of(tuple("abc"), np.array([[0, 1], [0, 1.1], [5, 5]], np.float32))
     assert len(suggest(graph, 2)) == 2
-    found = spread(graph, LabelSet("g", {"a": ("x",), "c": ("y",)}))
-    assert found.guesses[1] == ("x",)
-    assert check(graph, LabelSet("g", {"a": ("x",), "b": ("y",), "c": ("y",)})).labeled == 3
+    result = propagate(graph, LabelSet("labels.csv", {"a": ("x",), "c": ("y",)}))
+    assert result.predictions[1] == ("x",)
+    labels = LabelSet("labels.csv", {"a": ("x",), "b": ("y",), "c": ("y",)})
+    assert find_label_issues(graph, labels).labeled == 3
 
 
-def test_cells_are_separated() -> None:
-    assert separate(" b; a ;b;; unknown") == ("a", "b")
-    assert separate("unknown") == separate("") == ()
+def test_cells_are_split_into_labels() -> None:
+    assert split_labels(" b; a ;b;; unknown") == ("a", "b")
+    assert split_labels("unknown") == split_labels("") == ()
 
 
-def test_files_of_labels_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "g.csv"
+def test_label_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
     path.write_text("\ufeffid,label,other\na,Öl; 猫,1\nb,,2\nc,unknown,3\n", encoding="utf-8")
-    assert read_given(path, "abc").of == {"a": ("Öl", "猫")}
-    path.write_text("id,label,status\na,x,given\nb,x,spread\nc,unknown,unknown\n")
-    assert read_given(path, "abc").of == {"a": ("x",)}
+    assert read_labels(path, "abc").by_id == {"a": ("Öl", "猫")}
+
+
+def test_propagated_labels_are_not_read_as_labels(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("id,label,status\na,x,labeled\nb,x,propagated\nc,unknown,unknown\n")
+    assert read_labels(path, "abc").by_id == {"a": ("x",)}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("id,label\nabx,1\n", "line 2: no image of the gallery has the id 'abx'; did you mean"),
-        ("id,label\nabc,1\nabc,2\n", "line 3: abc is '2' here and '1' above"),
-        ("name,label\nabc,1\n", "line 1: its columns are label, name; expected id and label"),
-        ("", "line 1: its columns are none"),
+        ("id,label\nabx,1\n", "line 2: the gallery has no image with the id 'abx'; did you mean"),
+        ("id,label\nabc,1\nabc,2\n", "line 3: abc has the label '2' here and '1' above"),
+        ("name,label\nabc,1\n", "line 1: the columns are label, name; expected id and label"),
+        ("", "line 1: the columns are missing"),
+        ("id,label,status\nabc,1,spread\n", "line 2: unknown status 'spread'"),
     ],
 )
-def test_files_that_are_not_usable_are_refused(tmp_path: Path, text: str, said: str) -> None:
-    path = tmp_path / "g.csv"
+def test_invalid_label_files_are_rejected(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "labels.csv"
     path.write_text(text)
     with pytest.raises(InputError, match="csv") as raised:
-        read_given(path, ["abc", "abd"])
-    assert said in str(raised.value)
+        read_labels(path, ["abc", "abd"])
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("of", "said"),
-    [({}, "no image has a label"), ({"a": ("x",), "b": ("x",)}, "all 2 labeled images are 'x'")],
+    ("labels", "message"),
+    [
+        ({}, "no image has a label"),
+        ({"a": ("x",), "b": ("x",)}, r"the only label is 'x' \(2 images\)"),
+    ],
 )
-def test_labels_that_tell_nothing_apart_are_refused(
-    of: dict[str, tuple[str, ...]], said: str
+@pytest.mark.parametrize("function", [propagate, find_label_issues])
+def test_fewer_than_two_classes_are_rejected(
+    labels: dict[str, tuple[str, ...]],
+    message: str,
+    function: Callable[[Graph, LabelSet], object],
 ) -> None:
     graph = graph_of(tuple("abc"), np.eye(3, dtype=np.float32))
-    for work in (spread, check):
-        with pytest.raises(InputError, match=said):
-            work(graph, LabelSet("g.csv", of))
+    with pytest.raises(InputError, match=message):
+        function(graph, LabelSet("labels.csv", labels))

@@ -22,8 +22,8 @@ from lookalike.evaluation.agreement import (
     roc_auc,
 )
 from lookalike.evaluation.candidates import Candidate, ChooseOptions, candidate_names
+from lookalike.evaluation.label_sheet import draw_rows, write_label_sheet
 from lookalike.evaluation.model_selection import OWN, choose, ranked, verdict
-from lookalike.labels.suggest import images_to_ask, write_asked
 from lookalike.sources import FolderSource, Source
 from lookalike.types import Embeddings
 
@@ -180,21 +180,21 @@ def test_the_cheapest_may_be_another_than_the_best() -> None:
 
 
 def test_what_is_asked_is_deterministic_distinct_and_leaves_out_what_is_known() -> None:
-    first = images_to_ask(60, 20, left_out={3, 7}, seed=1)
-    assert first == images_to_ask(60, 20, left_out={3, 7}, seed=1)
+    first = draw_rows(60, 20, exclude={3, 7}, seed=1)
+    assert first == draw_rows(60, 20, exclude={3, 7}, seed=1)
     assert len(set(first)) == 20
     assert not {3, 7} & set(first)
-    assert first != images_to_ask(60, 20, left_out={3, 7}, seed=2)
-    assert sorted(images_to_ask(60, 60)) == list(range(60))
+    assert first != draw_rows(60, 20, exclude={3, 7}, seed=2)
+    assert sorted(draw_rows(60, 60)) == list(range(60))
     for count in (1, 59):
-        with pytest.raises(SettingError, match=f"--ask {count}: must be from 2 to 58"):
-            images_to_ask(60, count, left_out={3, 7})
+        with pytest.raises(SettingError, match=f"ask={count} must be from 2 to 58"):
+            draw_rows(60, count, exclude={3, 7})
 
 
 def test_what_is_written_is_read_as_it_is(digits: Source, tmp_path: Path) -> None:
     items = [digits[i] for i in range(30)]
     given = {item.id: str(item.metadata["label"]) for item in items[:20]}
-    path = write_asked(tmp_path / "ask", items, given)
+    path = write_label_sheet(tmp_path / "ask", items, given)
     assert read_judgements(path, [item.id for item in digits]) == Labels(given)
 
 

@@ -13,7 +13,7 @@ from lookalike.cli.output_files import check_free, csv_bytes, write_sheet
 
 if TYPE_CHECKING:
     from lookalike.gallery.gallery import Gallery
-    from lookalike.labels import LabelSet, Spread
+    from lookalike.labels import LabelSet, Propagation
 
 app = new_group("Name a few images, get the rest labeled, and find labels that are wrong.")
 
@@ -45,18 +45,17 @@ def suggest_command(
     Several labels of one image are joined by semicolons.
     """
     from lookalike.gallery.gallery import Gallery
-    from lookalike.labels import neighbor_graph, read_given, suggest
-    from lookalike.labels.session import keep_round
+    from lookalike.labels import neighbor_graph, read_labels, save_session, suggest
 
     check_free(out)
     opened = Gallery.open(gallery)
-    labels = None if given is None else read_given(given, opened.store.ids())
+    labels = None if given is None else read_labels(given, opened.store.ids())
     with console.progress() as on_progress:
         graph = neighbor_graph(opened, on_progress=on_progress)
         rows = suggest(graph, count, labels, seed=seed, on_progress=on_progress)
     ids = [graph.ids[row] for row in rows]
     if keep:
-        keep_round(opened, graph, rows, labels)
+        save_session(opened, graph, rows, labels)
         console.note(f"{gallery} keeps them: lookalike serve {gallery} asks for their labels")
     if as_json:
         uris = opened.store.get(ids).uris
@@ -97,27 +96,27 @@ def spread_command(
     """
     from lookalike.artifacts import write_atomically
     from lookalike.gallery.gallery import Gallery
-    from lookalike.labels import neighbor_graph, read_given, spread
+    from lookalike.labels import neighbor_graph, propagate, read_labels
     from lookalike.labels.write_back import check_column, write_labels
 
     opened = Gallery.open(gallery)
-    labels = read_given(given, opened.store.ids())
+    labels = read_labels(given, opened.store.ids())
     if write is not None:
         check_column(opened, write)
     with console.progress() as on_progress:
-        labels.check()
+        labels.validate()
         graph = neighbor_graph(opened, on_progress=on_progress)
-        found = spread(graph, labels, precision=precision, seed=seed, on_progress=on_progress)
+        found = propagate(graph, labels, precision=precision, seed=seed, on_progress=on_progress)
     uris = opened.store.get(found.ids).uris
     rows = ({**row, "uri": uri} for row, uri in zip(found.rows(), uris, strict=True))
-    write_atomically(out, csv_bytes(("id", "label", "confidence", "status", "guess", "uri"), rows))
+    write_atomically(out, csv_bytes(("id", "label", "confidence", "status", "prediction", "uri"), rows))
     if write is not None:
         write_labels(opened, found, write)
         console.note(f"{gallery}: {write} written into the metadata")
     if as_json:
         console.print_json(found.as_dict())
     else:
-        _print_spread(found)
+        _print_propagation(found)
     console.note(f"{out}: {len(found.ids):,} rows")
 
 
@@ -137,19 +136,19 @@ def check_command(
 ) -> None:
     """Rank labels that the labels of the nearest images contradict. Nothing is changed."""
     from lookalike.gallery.gallery import Gallery
-    from lookalike.labels import check, neighbor_graph, read_given
+    from lookalike.labels import find_label_issues, neighbor_graph, read_labels
 
     check_free(out)
     opened = Gallery.open(gallery)
-    labels = read_given(given, opened.store.ids()) if given is not None else _own(opened, column)
-    labels.check()
+    labels = read_labels(given, opened.store.ids()) if given is not None else _own(opened, column)
+    labels.validate()
     with console.progress() as on_progress:
-        found = check(neighbor_graph(opened, on_progress=on_progress), labels)
+        found = find_label_issues(neighbor_graph(opened, on_progress=on_progress), labels)
     rows = list(found.rows())
     if as_json:
         console.print_json(found.as_dict())
     elif rows:
-        columns = ("id", "label", "proposed", "contradiction", "agreeing")
+        columns = ("id", "label", "suggested", "disagreement", "agreeing", "neighbors")
         console.print_table(columns, [[row[name] for name in columns] for row in rows[:show]])
     if not as_json:
         print(f"{len(rows):,} of {found.labeled:,} labels are contradicted by their neighbors")
@@ -160,7 +159,7 @@ def check_command(
 
 def _own(gallery: Gallery, column: str) -> LabelSet:
     from lookalike.errors import InputError
-    from lookalike.labels.label_set import given_in_column
+    from lookalike.labels.label_set import labels_from_column
 
     records = list(gallery.store.records())
     if not any(column in record.metadata for record in records):
@@ -170,14 +169,14 @@ def _own(gallery: Gallery, column: str) -> LabelSet:
         )
     values = [record.metadata.get(column) for record in records]
     name = f"{gallery.path}, column {column}"
-    return given_in_column(name, [record.id for record in records], values)
+    return labels_from_column(name, [record.id for record in records], values)
 
 
 def _write_suggested(gallery: Gallery, ids: list[str], given: LabelSet | None, out: Path) -> None:
     from lookalike.artifacts import write_atomically
     from lookalike.labels.label_set import SEPARATOR
 
-    named = {} if given is None else given.of
+    named = {} if given is None else given.by_id
     every = [*ids, *named]
     uris = gallery.store.get(every).uris
     rows = [
@@ -194,32 +193,32 @@ def _write_checked(gallery: Gallery, rows: list[dict[str, str]], show: int, out:
 
     out.mkdir(parents=True, exist_ok=True)
     shown = rows[:show]
-    titles = [f"{row['label']}\n{row['proposed']}?" for row in shown]
+    titles = [f"{row['label']}\n{row['suggested']}?" for row in shown]
     write_sheet(gallery, [row["id"] for row in shown], titles, out / "sheet.png")
-    columns = ("id", "label", "proposed", "contradiction", "agreeing")
+    columns = ("id", "label", "suggested", "disagreement", "agreeing", "neighbors")
     write_atomically(out / "suspects.csv", csv_bytes(columns, rows))
 
 
-def _print_spread(found: Spread) -> None:
+def _print_propagation(found: Propagation) -> None:
     rows = [
         [
             str(row["label"]),
-            f"{row['given']:,}",
-            f"{row['spread']:,}",
+            f"{row['labeled']:,}",
+            f"{row['propagated']:,}",
             "-" if row["confidence"] is None else f"{row['confidence']:.3f}",
         ]
         for row in found.summary()
     ]
-    console.print_table(("label", "given", "spread", "confidence"), rows)
+    console.print_table(("label", "labeled", "propagated", "confidence"), rows)
     facts = found.as_dict()
-    unknown = facts["images"] - facts["given"] - facts["spread"]
+    unknown = facts["images"] - facts["labeled"] - facts["propagated"]
     print(
-        f"{facts['given']:,} given, {facts['spread']:,} spread ({found.coverage:.1%} of the rest), "
-        f"{unknown:,} unknown"
+        f"{facts['labeled']:,} labeled, {facts['propagated']:,} propagated "
+        f"({found.coverage:.1%} of the rest), {unknown:,} unknown"
     )
     if not found.calibrated:
         print("too few labels to be calibrated: confidence orders the images, it is no probability")
         return
-    print(f"of those spread {found.expected:.4f} are expected to be right")
-    tried = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in found.tried.items())
+    print(f"expected precision of the propagated labels: {found.expected_precision:.1%}")
+    tried = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in found.accuracies.items())
     print(f"method {found.method}; accuracy on given labels left out: {tried}")

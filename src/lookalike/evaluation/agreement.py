@@ -40,7 +40,7 @@ LEAST_PAIRS = 5
 """At least so many pairs alike, and as many that are not."""
 
 _YES = frozenset(("yes", "y", "1", "true"))
-_NO = frozenset(("no", "k", "0", "false"))
+_NO = frozenset(("no", "n", "0", "false"))
 _OFFERED_AMONG = 20_000
 
 

@@ -1,22 +1,32 @@
-"""From a few labels to all: what to name first, labels spread to the rest, and labels checked."""
+"""Labeling: which images to label next, label propagation to all images, and label issues.
+
+``suggest`` picks images to label (active learning), ``read_labels`` reads the labels,
+``propagate`` extends them along the neighbor graph to the whole gallery, and
+``find_label_issues`` ranks existing labels that their neighborhood contradicts.
+``save_session`` and ``load_session`` keep suggestions in the gallery for the labeling page.
+"""
 
 from lookalike.gallery.neighbors import Graph, neighbor_graph
-from lookalike.labels.issues import Check, LabelIssue, check
-from lookalike.labels.label_set import LabelSet, read_given, separate
-from lookalike.labels.propagation import UNKNOWN, Spread, spread
+from lookalike.labels.issues import LabelIssue, LabelIssues, find_label_issues
+from lookalike.labels.label_set import UNKNOWN, LabelSet, read_labels, split_labels
+from lookalike.labels.propagation import Propagation, propagate
+from lookalike.labels.session import LabelingSession, load_session, save_session
 from lookalike.labels.suggest import suggest
 
 __all__ = [
     "UNKNOWN",
-    "Check",
     "Graph",
     "LabelIssue",
+    "LabelIssues",
     "LabelSet",
-    "Spread",
-    "check",
+    "LabelingSession",
+    "Propagation",
+    "find_label_issues",
+    "load_session",
     "neighbor_graph",
-    "read_given",
-    "separate",
-    "spread",
+    "propagate",
+    "read_labels",
+    "save_session",
+    "split_labels",
     "suggest",
 ]

@@ -1,4 +1,4 @@
-"""Methods tried on given labels that they are not shown, and what their confidence is worth."""
+"""Cross-validation of propagation methods on the labeled images, and confidence calibration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.labels.propagation_methods import OnGraph, Problem, Vote
+from lookalike.labels.propagation_methods import LabelMatrix, Method
 
 _FOLDS = 10
 _REPEATS = 2
@@ -16,93 +16,101 @@ _REPEATS = 2
 
 @dataclass(frozen=True, slots=True)
 class Folds:
-    """Divisions of ``m`` labeled rows: ``(repeats, m)`` fold numbers, and which are judged.
+    """Repeated divisions of ``m`` labeled rows into ``count`` folds.
 
-    Rows are not judged whose label nobody else has in the other folds.
+    ``assignment`` is ``(repeats, m)`` fold numbers. ``scored`` ``(m,)`` is false for rows with a
+    label that no other row has: no method could predict them.
     """
 
-    number: NDArray[np.int64]
-    judged: NDArray[np.bool_]
+    assignment: NDArray[np.int64]
+    scored: NDArray[np.bool_]
     count: int
 
 
-def divide(problem: Problem, seed: int) -> Folds:
-    """Divide the labeled rows into tenths, twice."""
-    m = len(problem.labeled)
+def make_folds(labels: LabelMatrix, seed: int) -> Folds:
+    """Divide the labeled rows into ten folds at random, twice."""
+    m = len(labels.labeled)
     count = min(_FOLDS, m)
     rng = np.random.default_rng(seed)
-    number = np.stack([rng.permutation(m) % count for _ in range(_REPEATS)])
-    lone = (problem.has.sum(axis=0) < 2)[None] & problem.has
-    judged = ~lone.any(axis=1)
-    return Folds(number, judged, count)
+    assignment = np.stack([rng.permutation(m) % count for _ in range(_REPEATS)])
+    unique = (labels.indicators.sum(axis=0) < 2)[None] & labels.indicators
+    return Folds(assignment, ~unique.any(axis=1), count)
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """What a method said of labels it was not shown: ``(trials,)`` raw confidence, and if right."""
+class HeldOutPredictions:
+    """A method's predictions of held-out labels.
 
-    raw: NDArray[np.float64]
-    right: NDArray[np.bool_]
+    ``confidence`` is ``(trials,)``, raw; ``correct`` ``(trials,)``; ``labels`` counts the rows
+    that were held out, each of them once per repeat.
+    """
+
+    confidence: NDArray[np.float64]
+    correct: NDArray[np.bool_]
     labels: int
 
     @property
     def accuracy(self) -> float:
-        """The share of labels that were right; 0 if none was tried."""
-        return float(self.right.mean()) if len(self.right) else 0.0
+        """The share of correct predictions; 0 if there are none."""
+        return float(self.correct.mean()) if len(self.correct) else 0.0
 
     @property
-    def error(self) -> float:
+    def standard_error(self) -> float:
         """The standard error of the accuracy."""
         return float(np.sqrt(self.accuracy * (1 - self.accuracy) / max(1, self.labels)))
 
-    def calibrate(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return probabilities of being right for raw confidences, ``(n,)``.
+    def calibrate(self, confidence: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the probability that predictions of a raw confidence ``(n,)`` are correct.
 
-        Logistic regression on their log odds (Platt 1999, section 2.2, with his targets for few
-        errors). A hundred labels leave a handful of errors or none, so that intercept and slope
-        have normal priors of deviation 1 about 0 and 1: without evidence raw confidences stay.
+        Logistic regression on the log odds of the confidence (Platt 1999, section 2.2, with the
+        paper's targets for few errors). A hundred labels leave a handful of errors or none, so
+        intercept and slope have normal priors of standard deviation 1 around 0 and 1: without
+        evidence the raw confidence is returned unchanged.
         """
         from scipy.optimize import minimize
         from scipy.special import expit
 
-        odds = _log_odds(self.raw)
-        each = self.labels / max(1, len(odds))  # a label that was tried twice counts once
-        right, wrong = each * self.right.sum(), each * (~self.right).sum()
-        target = np.where(self.right, (right + 1) / (right + 2), 1 / (wrong + 2))
+        odds = _log_odds(self.confidence)
+        weight = self.labels / max(1, len(odds))  # a label held out twice counts once
+        correct, wrong = weight * self.correct.sum(), weight * (~self.correct).sum()
+        target = np.where(self.correct, (correct + 1) / (correct + 2), 1 / (wrong + 2))
 
-        def surprise(line: NDArray[np.float64]) -> float:
-            found = line[0] + line[1] * odds
-            seen = each * float((np.logaddexp(0, found) - target * found).sum())
-            return seen + float(line[0] ** 2 + (line[1] - 1) ** 2) / 2
+        def loss(parameters: NDArray[np.float64]) -> float:
+            logits = parameters[0] + parameters[1] * odds
+            likelihood = weight * float((np.logaddexp(0, logits) - target * logits).sum())
+            return likelihood + float(parameters[0] ** 2 + (parameters[1] - 1) ** 2) / 2
 
-        intercept, slope = minimize(surprise, [0.0, 1.0]).x
-        return np.asarray(expit(intercept + slope * _log_odds(raw)), np.float64)
-
-
-def simplest_of_the_best(trials: Mapping[str, Trial]) -> str:
-    """Return the first method whose accuracy is within one standard error of the best one's."""
-    best = max(trials.values(), key=lambda trial: trial.accuracy)
-    least = best.accuracy - best.error
-    return next(name for name, trial in trials.items() if trial.accuracy >= least)
+        intercept, slope = minimize(loss, [0.0, 1.0]).x
+        return np.asarray(expit(intercept + slope * _log_odds(confidence)), np.float64)
 
 
-def try_method(problem: Problem, method: OnGraph | Vote, folds: Folds) -> Trial:
-    """Have a method label each judged row from the other folds."""
-    raw, right = [], []
-    for number in folds.number:
+def select_method(results: Mapping[str, HeldOutPredictions]) -> str:
+    """Return the first method whose accuracy is within one standard error of the best.
+
+    The one-standard-error rule of Hastie et al. 2009, section 7.10.
+    """
+    best = max(results.values(), key=lambda result: result.accuracy)
+    required = best.accuracy - best.standard_error
+    return next(name for name, result in results.items() if result.accuracy >= required)
+
+
+def cross_validate(labels: LabelMatrix, method: Method, folds: Folds) -> HeldOutPredictions:
+    """Predict the rows of each fold from the rows of all other folds."""
+    confidence, correct = [], []
+    for assignment in folds.assignment:
         for fold in range(folds.count):
-            held = (number == fold) & folds.judged
-            shown = number != fold
-            if not held.any() or not shown.any():
+            test = (assignment == fold) & folds.scored
+            train = assignment != fold
+            if not test.any() or not train.any():
                 continue
-            rows = problem.labeled[held]
-            guesses, sure = problem.read(method(problem, problem.labeled[shown], rows))
-            raw.append(sure)
-            right.append((guesses == problem.has[held]).all(axis=1))
-    labels = int(folds.judged.sum())
-    if not raw:
-        return Trial(np.empty(0), np.empty(0, np.bool_), labels)
-    return Trial(np.concatenate(raw), np.concatenate(right), labels)
+            scores = method(labels, labels.labeled[train], labels.labeled[test])
+            predicted, raw = labels.predict(scores)
+            confidence.append(raw)
+            correct.append((predicted == labels.indicators[test]).all(axis=1))
+    held_out = int(folds.scored.sum())
+    if not confidence:
+        return HeldOutPredictions(np.empty(0), np.empty(0, np.bool_), held_out)
+    return HeldOutPredictions(np.concatenate(confidence), np.concatenate(correct), held_out)
 
 
 def _log_odds(values: NDArray[np.float64]) -> NDArray[np.float64]:

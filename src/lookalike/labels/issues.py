@@ -1,7 +1,8 @@
-"""Given labels that their neighborhood contradicts."""
+"""Label issues: labels that those of the nearest images contradict."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,97 +13,123 @@ from lookalike.gallery.neighbors import Graph
 from lookalike.labels.label_set import SEPARATOR, LabelSet
 
 K = 10
+"""Labeled neighbors that are compared with each image."""
+
+_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class LabelIssue:
-    """A labeled image, what its neighbors say it is, and how strongly they contradict: 0 to 1.
+    """A labeled image whose label may be wrong.
 
-    ``agreeing`` of ``asked`` labeled neighbors share a label with it.
+    ``suggested`` are the labels with the most weight among its labeled ``neighbors``, of which
+    ``agreeing`` share a label with it. ``disagreement``, from 0 to 1, is the weight of the others.
     """
 
     row: int
     id: str
-    given: tuple[str, ...]
-    proposed: tuple[str, ...]
-    contradiction: float
+    labels: tuple[str, ...]
+    suggested: tuple[str, ...]
+    disagreement: float
     agreeing: int
-    asked: int
+    neighbors: int
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """All images with a labeled neighbor, the most contradicted first."""
+class LabelIssues:
+    """All ``labeled`` images that have a labeled neighbor, by falling disagreement."""
 
-    suspects: tuple[LabelIssue, ...]
+    ranking: tuple[LabelIssue, ...]
     labeled: int
 
     @property
-    def contradicted(self) -> tuple[LabelIssue, ...]:
-        """Those whose neighbors propose something else."""
-        return tuple(s for s in self.suspects if s.proposed != s.given and s.contradiction > 0.5)
+    def issues(self) -> tuple[LabelIssue, ...]:
+        """Those whose neighbors suggest other labels, with a disagreement above 0.5."""
+        return tuple(
+            each
+            for each in self.ranking
+            if each.suggested != each.labels and each.disagreement > _THRESHOLD
+        )
 
     def rows(self) -> Iterator[dict[str, str]]:
-        """Yield a row of the CSV for each contradicted one."""
-        for suspect in self.contradicted:
+        """Yield a CSV row for each issue."""
+        for issue in self.issues:
             yield {
-                "id": suspect.id,
-                "label": SEPARATOR.join(suspect.given),
-                "proposed": SEPARATOR.join(suspect.proposed),
-                "contradiction": f"{suspect.contradiction:.4f}",
-                "agreeing": f"{suspect.agreeing} of {suspect.asked}",
+                "id": issue.id,
+                "label": SEPARATOR.join(issue.labels),
+                "suggested": SEPARATOR.join(issue.suggested),
+                "disagreement": f"{issue.disagreement:.4f}",
+                "agreeing": str(issue.agreeing),
+                "neighbors": str(issue.neighbors),
             }
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of ``lookalike label issues --json``."""
         return {
             "labeled": self.labeled,
-            "asked": len(self.suspects),
-            "contradicted": list(self.rows()),
+            "compared": len(self.ranking),
+            "issues": [
+                {
+                    "id": issue.id,
+                    "labels": list(issue.labels),
+                    "suggested": list(issue.suggested),
+                    "disagreement": issue.disagreement,
+                    "agreeing": issue.agreeing,
+                    "neighbors": issue.neighbors,
+                }
+                for issue in self.issues
+            ],
         }
 
 
-def check(graph: Graph, given: LabelSet) -> Check:
-    """Rank labeled images by how much the labels of their neighbors contradict theirs.
+def find_label_issues(graph: Graph, labels: LabelSet) -> LabelIssues:
+    """Rank labeled images by how much the labels of their neighbors disagree with theirs.
 
-    Among the nearest labeled neighbors (at most ten of the graph's) each speaks for its labels
-    with the weight ``exp(-d^2 / s^2)``, ``s`` the distance to the furthest of them. Contradiction
-    is the weight that does not share the label, out of all. Equal ones are ordered by how near
-    the contradicting neighbors are.
+    Each of the nearest labeled neighbors (at most ten of those in the graph) votes with the
+    weight ``exp(-d^2 / s^2)``, where ``s`` is the distance to the farthest of them. Images of
+    equal disagreement are ordered by the mean distance to these neighbors.
 
     Raises:
-        InputError: no labels, or all the same.
+        InputError: no labels, or only one class.
     """
-    given.check()
-    found = []
+    labels.validate()
+    compared: list[tuple[LabelIssue, float]] = []
     for row, row_id in enumerate(graph.ids):
-        if row_id not in given.of:
+        if row_id not in labels.by_id:
             continue
-        near = [
+        neighbors = [
             (graph.ids[other], distance)
             for other, distance in zip(graph.rows[row], graph.distances[row], strict=True)
-            if graph.ids[other] in given.of
+            if graph.ids[other] in labels.by_id
         ][:K]
-        if near:
-            found.append(_suspect(row, row_id, given, near))
-    found.sort(key=lambda pair: (-pair[0].contradiction, pair[1], pair[0].id))
-    return Check(tuple(suspect for suspect, _ in found), len(given.of))
+        if neighbors:
+            issue = _compare(row, row_id, labels, neighbors)
+            compared.append((issue, float(np.mean([distance for _, distance in neighbors]))))
+    compared.sort(key=lambda pair: (-pair[0].disagreement, pair[1], pair[0].id))
+    return LabelIssues(tuple(issue for issue, _ in compared), len(labels))
 
 
-def _suspect(
-    row: int, row_id: str, given: LabelSet, near: list[tuple[str, float]]
-) -> tuple[LabelIssue, float]:
-    own = given.of[row_id]
-    distances = np.array([distance for _, distance in near])
+def _compare(
+    row: int, row_id: str, labels: LabelSet, neighbors: list[tuple[str, float]]
+) -> LabelIssue:
+    own = set(labels.by_id[row_id])
+    distances = np.array([distance for _, distance in neighbors])
     weights = np.exp(-((distances / max(float(distances[-1]), 1e-12)) ** 2))
-    votes: dict[tuple[str, ...], float] = {}
-    agreeing = 0
-    for (other, _), weight in zip(near, weights, strict=True):
-        labels = given.of[other]
-        votes[labels] = votes.get(labels, 0) + float(weight)
-        agreeing += bool(set(labels) & set(own))
-    shared = sum(weight for labels, weight in votes.items() if set(labels) & set(own))
-    proposed = max(votes, key=lambda labels: (votes[labels], labels))
-    contradiction = 1 - shared / float(weights.sum())
-    suspect = LabelIssue(row, row_id, own, proposed, contradiction, agreeing, len(near))
-    return suspect, float(distances.mean())
+    votes: dict[tuple[str, ...], float] = defaultdict(float)
+    agreeing, against = 0, 0.0
+    for (other, _), weight in zip(neighbors, weights.tolist(), strict=True):
+        theirs = labels.by_id[other]
+        votes[theirs] += weight
+        if own.intersection(theirs):
+            agreeing += 1
+        else:
+            against += weight
+    return LabelIssue(
+        row=row,
+        id=row_id,
+        labels=labels.by_id[row_id],
+        suggested=max(votes, key=lambda each: (votes[each], each)),
+        disagreement=against / sum(weights.tolist()),
+        agreeing=agreeing,
+        neighbors=len(neighbors),
+    )

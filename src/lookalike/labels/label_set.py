@@ -1,11 +1,11 @@
-"""Labels that a person gave: read from a file or a column of the metadata, and checked."""
+"""Labels of some images, read from a CSV file or a metadata column."""
 
 from __future__ import annotations
 
 import csv
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -13,121 +13,141 @@ from pathlib import Path
 from lookalike.errors import InputError
 
 SEPARATOR = ";"
-"""Between several labels of one image."""
+"""Separates the labels of an image that has several."""
 
+LABELED = "labeled"
+PROPAGATED = "propagated"
 UNKNOWN = "unknown"
-GIVEN = "given"
-_OFFERED_AMONG = 20_000
+STATUSES = (LABELED, PROPAGATED, UNKNOWN)
+"""Values of the column ``status`` in files of ``lookalike label propagate``."""
+
+_MAX_COMPARED_IDS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class LabelSet:
-    """Labels by id, one or several each; ``name`` is where they are from."""
+    """Labels by image id, one or several each; ``name`` says in messages where they come from."""
 
     name: str
-    of: Mapping[str, tuple[str, ...]]
+    by_id: Mapping[str, tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.by_id)
 
     @property
-    def several(self) -> bool:
-        """Whether any image has several."""
-        return any(len(labels) > 1 for labels in self.of.values())
+    def multi_label(self) -> bool:
+        """Whether any image has several labels."""
+        return any(len(labels) > 1 for labels in self.by_id.values())
 
     @property
     def counts(self) -> Counter[str]:
-        """How many images each label was given to, the most frequent first."""
-        found = Counter(label for labels in self.of.values() for label in labels)
-        return Counter(dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))))
+        """Images per label, the most frequent first."""
+        counts = Counter(label for labels in self.by_id.values() for label in labels)
+        return Counter(dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))))
 
-    def check(self) -> None:
-        """See that there are labels to tell apart.
+    def validate(self) -> None:
+        """Check that there are at least two different labels.
 
         Raises:
-            InputError: there are none, or all images have the same.
+            InputError: no image is labeled, or all have the same labels.
         """
-        if not self.of:
+        if not self.by_id:
+            raise InputError(f"{self.name}: no image has a label; fill in the column 'label'")
+        if len(set(self.by_id.values())) == 1:
+            label = SEPARATOR.join(next(iter(self.by_id.values())))
+            images = "1 image" if len(self) == 1 else f"{len(self):,} images"
             raise InputError(
-                f"{self.name}: no image has a label; fill in the column label and try again"
-            )
-        if len(set(self.of.values())) == 1:
-            only = SEPARATOR.join(next(iter(self.of.values())))
-            raise InputError(
-                f"{self.name}: all {len(self.of)} labeled images are {only!r}; nothing can be "
-                "told apart: label images of at least one other kind too"
+                f"{self.name}: the only label is {label!r} ({images}); label images of at least "
+                "one other class"
             )
 
 
-def separate(cell: str) -> tuple[str, ...]:
-    """Return the labels in a cell, in order and each once; none for ``unknown`` and empty ones."""
-    parts = dict.fromkeys(part.strip() for part in cell.split(SEPARATOR))
-    return tuple(sorted(part for part in parts if part and part != UNKNOWN))
+def split_labels(cell: str) -> tuple[str, ...]:
+    """Return the distinct labels in a cell, sorted; none if it is empty or ``unknown``."""
+    labels = {label.strip() for label in cell.split(SEPARATOR)} - {"", UNKNOWN}
+    return tuple(sorted(labels))
 
 
-def read_given(path: Path, known: Sequence[str]) -> LabelSet:
-    """Read a CSV with the columns ``id`` and ``label``; others are passed over.
+def read_labels(path: Path, known: Sequence[str]) -> LabelSet:
+    """Read a CSV file with the columns ``id`` and ``label``; other columns are ignored.
 
-    Empty labels and ``unknown`` are no labels. Several labels of one image are joined by
-    semicolons. A file of ``lookalike label propagate`` can be read too: of it, only what was given.
+    Several labels of one image are separated by semicolons. Rows whose label is empty or
+    ``unknown`` are skipped. Of a file written by ``lookalike label propagate`` only the rows of
+    status ``labeled`` are read, so that propagated labels are never taken for labels of a person.
 
     Args:
         path: the file, UTF-8.
         known: the ids of the gallery.
 
     Raises:
-        InputError: it cannot be read, lacks a column, names an id that is not there, or gives one
-            image different labels; the line is named.
+        InputError: the file cannot be read, lacks a column, has an unknown id or status, or has
+            different labels for one image. The message names the line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text; save it as CSV in UTF-8") from error
+        raise InputError(f"{path}: not UTF-8 text; save it as CSV in UTF-8") from error
     reader = csv.DictReader(StringIO(text, newline=""), restval="")
     names = {name.strip() for name in reader.fieldnames or ()}
     if not names >= {"id", "label"}:
         raise InputError(
-            f"{path}, line 1: its columns are {', '.join(sorted(names)) or 'none'}; expected id "
-            "and label, separated by commas"
+            f"{path}, line 1: the columns are {', '.join(sorted(names)) or 'missing'}; expected "
+            "id and label, separated by commas"
         )
     ids = frozenset(known)
-    found: dict[str, tuple[str, ...]] = {}
+    labels_by_id: dict[str, tuple[str, ...]] = {}
     try:
-        for raw in reader:
-            row = {key.strip(): cell.strip() for key, cell in raw.items() if isinstance(key, str)}
-            labels = separate(row["label"])
-            if not labels or row.get("status", GIVEN) != GIVEN:
-                continue
-            row_id = row["id"]
+        for row_id, labels in _labeled_rows(reader, path):
             if row_id not in ids:
-                raise InputError(_nobody(f"{path}, line {reader.line_num}", row_id, known))
-            if found.setdefault(row_id, labels) != labels:
+                raise InputError(_unknown_id(f"{path}, line {reader.line_num}", row_id, known))
+            earlier = labels_by_id.setdefault(row_id, labels)
+            if earlier != labels:
                 raise InputError(
-                    f"{path}, line {reader.line_num}: {row_id} is {SEPARATOR.join(labels)!r} here "
-                    f"and {SEPARATOR.join(found[row_id])!r} above; keep one of the two rows, or "
-                    f"join labels that are both right with {SEPARATOR!r}"
+                    f"{path}, line {reader.line_num}: {row_id} has the label "
+                    f"{SEPARATOR.join(labels)!r} here and {SEPARATOR.join(earlier)!r} above; "
+                    f"remove one of the rows, or write both labels separated by {SEPARATOR!r}"
                 )
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: broken CSV ({error})") from error
-    return LabelSet(str(path), found)
+        raise InputError(f"{path}, line {reader.line_num}: invalid CSV ({error})") from error
+    return LabelSet(str(path), labels_by_id)
 
 
-def given_in_column(name: str, ids: Sequence[str], values: Sequence[object]) -> LabelSet:
-    """Return the labels in a column of the metadata.
+def _labeled_rows(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield id and labels of each row that a person labeled."""
+    for raw in reader:
+        row = {key.strip(): cell.strip() for key, cell in raw.items() if isinstance(key, str)}
+        labels = split_labels(row["label"])
+        status = row.get("status") or LABELED
+        if status not in STATUSES:
+            raise InputError(
+                f"{path}, line {reader.line_num}: unknown status {status!r}; expected "
+                f"{', '.join(STATUSES[:-1])} or {STATUSES[-1]}, or no column 'status'"
+            )
+        if labels and status == LABELED:
+            yield row["id"], labels
+
+
+def labels_from_column(name: str, ids: Sequence[str], values: Sequence[object]) -> LabelSet:
+    """Return the labels in a metadata column.
 
     Args:
-        name: what messages call them.
+        name: what messages call the labels.
         ids: of all rows.
-        values: the column's, None where a row has none.
+        values: the column, None where a row has no value.
     """
-    found = {
+    labels = {
         row_id: (str(value),)
         for row_id, value in zip(ids, values, strict=True)
         if value not in (None, "", UNKNOWN)
     }
-    return LabelSet(name, found)
+    return LabelSet(name, labels)
 
 
-def _nobody(where: str, row_id: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(row_id, known[:_OFFERED_AMONG], n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"an id looks like {known[0]!r}"
-    return f"{where}: no image of the gallery has the id {row_id!r}; {hint}"
+def _unknown_id(where: str, row_id: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(row_id, known[:_MAX_COMPARED_IDS], n=1, cutoff=0.4)
+    hint = "the gallery is empty"
+    if known:
+        hint = f"did you mean {near[0]!r}?" if near else f"ids look like {known[0]!r}"
+    return f"{where}: the gallery has no image with the id {row_id!r}; {hint}"

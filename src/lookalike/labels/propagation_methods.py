@@ -1,4 +1,4 @@
-"""Ways of labeling all images from some: along the neighbor graph, or by the nearest labeled."""
+"""Two families of label propagation: along the neighbor graph, and k-nearest-neighbor votes."""
 
 from __future__ import annotations
 
@@ -13,99 +13,116 @@ from lookalike.labels.label_set import LabelSet
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Metric
 
-DEFAULT = "spread-10"
-_NEAR = (10, 5, 20)
-_VOTES = (1, 3, 5)
+DEFAULT = "graph-10"
+_GRAPH_NEIGHBORS = (10, 5, 20)
+_VOTERS = (1, 3, 5)
 
-Numbers = NDArray[np.int64]
-Shares = NDArray[np.float32]
-"""``(n, labels)``: how much speaks for each label, in [0, 1]."""
+RowNumbers = NDArray[np.int64]
+Scores = NDArray[np.float32]
+"""``(n, classes)``, in [0, 1]: the support for each class."""
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """``labeled`` row numbers ``(m,)``, and which of the ``names`` each has: ``(m, labels)``."""
+class LabelMatrix:
+    """A label set as arrays.
+
+    ``labeled`` is ``(m,)`` row numbers in the graph, and ``indicators`` ``(m, classes)`` tells
+    which of the ``classes`` each of them has.
+    """
 
     graph: Graph
-    names: tuple[str, ...]
-    labeled: NDArray[np.int64]
-    has: NDArray[np.bool_]
-    several: bool
+    classes: tuple[str, ...]
+    labeled: RowNumbers
+    indicators: NDArray[np.bool_]
+    multi_label: bool
 
     @classmethod
-    def of(cls, graph: Graph, given: LabelSet) -> Problem:
-        """Put given labels into arrays."""
-        names = tuple(sorted({label for labels in given.of.values() for label in labels}))
-        column = {name: place for place, name in enumerate(names)}
-        labeled = [row for row, row_id in enumerate(graph.ids) if row_id in given.of]
-        has = np.zeros((len(labeled), len(names)), np.bool_)
+    def of(cls, graph: Graph, labels: LabelSet) -> LabelMatrix:
+        """Encode a label set."""
+        classes = tuple(sorted({label for each in labels.by_id.values() for label in each}))
+        column = {label: place for place, label in enumerate(classes)}
+        labeled = [row for row, row_id in enumerate(graph.ids) if row_id in labels.by_id]
+        indicators = np.zeros((len(labeled), len(classes)), np.bool_)
         for place, row in enumerate(labeled):
-            has[place, [column[label] for label in given.of[graph.ids[row]]]] = True
-        return cls(graph, names, np.array(labeled, np.int64), has, given.several)
+            indicators[place, [column[label] for label in labels.by_id[graph.ids[row]]]] = True
+        return cls(graph, classes, np.array(labeled, np.int64), indicators, labels.multi_label)
 
-    def seeds(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return ``(n, labels + 1)``: 1 for each label of these rows, and for being labeled."""
-        found = np.zeros((len(self.graph), len(self.names) + 1), np.float32)
-        places = np.searchsorted(self.labeled, rows)
-        found[rows, :-1] = self.has[places]
-        found[rows, -1] = 1
-        return found
+    def indicators_of(self, rows: RowNumbers) -> NDArray[np.bool_]:
+        """Return the indicators of some labeled rows, ``(len(rows), classes)``."""
+        return np.asarray(self.indicators[np.searchsorted(self.labeled, rows)])
 
-    def read(self, shares: Shares) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """Return which labels are likeliest, ``(n, labels)``, and how sure that is, ``(n,)``.
+    def seeds(self, rows: RowNumbers) -> NDArray[np.float32]:
+        """Return the start of propagation from some labeled rows, ``(n, classes + 1)`` float32.
 
-        Of several, all that more than half speaks for, as sure as the least sure of all labels.
+        The last column is 1 for each of the rows: what it propagates to is reached by any label.
         """
-        best = shares.argmax(axis=1)
-        every = np.arange(len(shares))
-        guesses = np.zeros(shares.shape, np.bool_)
-        guesses[every, best] = True
-        if not self.several:
-            return guesses, shares[every, best].astype(np.float64)
-        guesses |= shares > 0.5
-        return guesses, np.where(guesses, shares, 1 - shares).min(axis=1).astype(np.float64)
+        seeds = np.zeros((len(self.graph), len(self.classes) + 1), np.float32)
+        seeds[rows, :-1] = self.indicators_of(rows)
+        seeds[rows, -1] = 1
+        return seeds
 
-    def named(self, guesses: NDArray[np.bool_]) -> list[tuple[str, ...]]:
-        """Return the labels of each row by name."""
-        return [tuple(self.names[i] for i in np.flatnonzero(row)) for row in guesses]
+    def predict(self, scores: Scores) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Return the predicted classes ``(n, classes)`` and their raw confidence ``(n,)``.
+
+        A single-label prediction is the class of the highest score. A multi-label one is that and
+        every class above 0.5, as confident as its least certain class.
+        """
+        best = scores.argmax(axis=1)
+        every_row = np.arange(len(scores))
+        predicted = np.zeros(scores.shape, np.bool_)
+        predicted[every_row, best] = True
+        if not self.multi_label:
+            return predicted, scores[every_row, best].astype(np.float64)
+        predicted |= scores > 0.5
+        certainty = np.where(predicted, scores, 1 - scores)
+        return predicted, certainty.min(axis=1).astype(np.float64)
+
+    def names(self, predicted: NDArray[np.bool_]) -> list[tuple[str, ...]]:
+        """Return the labels of each row of ``(n, classes)`` by name."""
+        return [tuple(self.classes[i] for i in np.flatnonzero(row)) for row in predicted]
 
 
-class OnGraph:
-    """Spreading along the graph of so many neighbors."""
+class GraphPropagation:
+    """Label propagation along the graph of the ``k`` nearest neighbors."""
 
     def __init__(self, graph: Graph, k: int) -> None:
         self._graph, self._k = graph, k
         self._affinity: sparse.csr_array | None = None
 
-    def __call__(self, problem: Problem, shown: Numbers, asked: Numbers) -> Shares:
-        """Return what the ``shown`` rows say of the ``asked`` ones."""
+    def __call__(self, labels: LabelMatrix, train: RowNumbers, test: RowNumbers) -> Scores:
+        """Score the ``test`` rows by the labels of the ``train`` rows."""
         if self._affinity is None:
             self._affinity = self._graph.affinity(self._k)
-        found = spread_over(self._affinity, problem.seeds(shown))[asked]
-        reached = found[:, -1:] > 0
-        # What nothing reaches could be anything.
-        even = np.float32(1 / len(problem.names))
-        return np.where(reached, found[:, :-1] / np.where(reached, found[:, -1:], 1), even)
+        propagated = spread_over(self._affinity, labels.seeds(train))[test]
+        total = propagated[:, -1:]
+        # A row that no label reaches is equally likely of any class.
+        uniform = np.float32(1 / len(labels.classes))
+        return np.where(total > 0, propagated[:, :-1] / np.where(total > 0, total, 1), uniform)
 
 
-class Vote:
-    """A vote of so many nearest labeled rows, each with the inverse of its squared distance."""
+class NeighborVote:
+    """A vote of the ``k`` nearest labeled rows, weighted by the inverse squared distance."""
 
     def __init__(self, graph: Graph, k: int) -> None:
         self._graph, self._k = graph, k
 
-    def __call__(self, problem: Problem, shown: Numbers, asked: Numbers) -> Shares:
-        """Return what the ``shown`` rows say of the ``asked`` ones."""
-        values = self._graph.embeddings
-        near = ExactIndex(values[shown]).search(values[asked], self._k, Metric.L2)
-        weights = 1 / np.maximum(near.distances**2, 1e-12)
+    def __call__(self, labels: LabelMatrix, train: RowNumbers, test: RowNumbers) -> Scores:
+        """Score the ``test`` rows by the labels of the ``train`` rows."""
+        embeddings = self._graph.embeddings
+        neighbors = ExactIndex(embeddings[train]).search(embeddings[test], self._k, Metric.L2)
+        weights = 1 / np.maximum(neighbors.distances**2, 1e-12)
         weights /= weights.sum(axis=1, keepdims=True)
-        has = problem.has[np.searchsorted(problem.labeled, shown)].astype(np.float32)
-        found: Shares = np.einsum("nk,nkl->nl", weights.astype(np.float32), has[near.rows])
-        return found
+        votes = labels.indicators_of(train).astype(np.float32)[neighbors.rows]
+        scores: Scores = np.einsum("nk,nkc->nc", weights.astype(np.float32), votes)
+        return scores
 
 
-def methods_for(graph: Graph) -> dict[str, OnGraph | Vote]:
-    """Return every method by name."""
-    found: dict[str, OnGraph | Vote] = {f"spread-{k}": OnGraph(graph, k) for k in _NEAR}
-    return found | {f"nearest-{k}": Vote(graph, k) for k in _VOTES}
+Method = GraphPropagation | NeighborVote
+
+
+def methods_for(graph: Graph) -> dict[str, Method]:
+    """Return every method by name, in order of preference."""
+    methods: dict[str, Method] = {
+        f"graph-{k}": GraphPropagation(graph, k) for k in _GRAPH_NEIGHBORS
+    }
+    return methods | {f"nearest-{k}": NeighborVote(graph, k) for k in _VOTERS}

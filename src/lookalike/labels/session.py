@@ -1,4 +1,4 @@
-"""What is to be named next, kept in the gallery's folder for the page on which people name it."""
+"""A labeling session: suggested images, saved in the gallery for the page that asks for labels."""
 
 from __future__ import annotations
 
@@ -14,149 +14,165 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.artifacts import write_atomically
-from lookalike.errors import ArtifactError, MissingRowError
+from lookalike.errors import ArtifactError, FormatVersionError, MissingRowError
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import Graph
 from lookalike.labels.label_set import LabelSet
-from lookalike.labels.propagation_methods import OnGraph, Problem
+from lookalike.labels.propagation_methods import GraphPropagation, LabelMatrix
 
 FILE = "labeling.npz"
 
-SURE = 0.9
-"""An image counts as reached where so much of what reaches it speaks for one label."""
+MIN_CONFIDENCE = 0.9
+"""Labels cover an image if the raw confidence of its propagated label is at least this."""
 
-_GROUP = 8
-_NEAR = 10
-_FORMAT = 1
+_GROUP_SIZE = 8
+_GRAPH_NEIGHBORS = 10
+_FORMAT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCount:
+    """How many images have a label, and how many more it covers by propagation."""
+
+    label: str
+    labeled: int
+    covered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Of all ``images``, how many are ``labeled`` and how many are ``covered`` by the labels."""
+
+    images: int
+    labeled: int
+    covered: int
+    labels: tuple[LabelCount, ...]
 
 
 @dataclass(frozen=True)
-class Round:
-    """Suggested images in groups that look alike, and labels that were given before.
+class LabelingSession:
+    """Images to label, in groups of similar ones, with the labels so far.
 
-    ``groups`` hold row numbers; ``given`` maps ids to labels. ``stale``: the gallery's rows or
-    encoder are others by now.
+    ``groups`` hold row numbers of ``graph``; ``labels`` maps ids to labels. ``stale``: the
+    gallery's rows or encoder have changed since the session was created.
     """
 
     graph: Graph
     groups: tuple[tuple[int, ...], ...]
-    given: Mapping[str, tuple[str, ...]]
+    labels: Mapping[str, tuple[str, ...]]
     fingerprint: str
-    made: str
+    created_at: str
     stale: bool = False
 
     @cached_property
-    def _spread(self) -> OnGraph:
-        return OnGraph(self.graph, _NEAR)
+    def _propagation(self) -> GraphPropagation:
+        return GraphPropagation(self.graph, _GRAPH_NEIGHBORS)
 
     @cached_property
-    def _known(self) -> frozenset[str]:
+    def _known_ids(self) -> frozenset[str]:
         return frozenset(self.graph.ids)
 
-    def reach(self, labels: Mapping[str, tuple[str, ...]]) -> Reach:
-        """Return how far labels by id reach along the neighbor graph.
+    def coverage(self, labels: Mapping[str, tuple[str, ...]]) -> Coverage:
+        """Return how many images labels by id cover along the neighbor graph.
 
         Raises:
-            MissingRowError: an id is not there.
+            MissingRowError: the gallery has no row with one of the ids.
         """
-        missing = next((row_id for row_id in labels if row_id not in self._known), None)
-        if missing is not None:
-            raise MissingRowError(f"there is no row with the id {missing!r}")
-        counts: dict[str, list[int]] = {
-            label: [0, 0] for label in sorted({each for of in labels.values() for each in of})
-        }
-        for of in labels.values():
-            for label in of:
-                counts[label][0] += 1
-        sure = np.zeros(len(self.graph), np.bool_)
-        if len(counts) > 1:  # one label alone reaches everything, which says nothing
-            problem = Problem.of(self.graph, LabelSet("labels", dict(labels)))
-            every = np.arange(len(self.graph))
-            guesses, shares = problem.read(self._spread(problem, problem.labeled, every))
-            sure = shares >= SURE
-            for place, label in enumerate(problem.names):
-                counts[label][1] = int((guesses[:, place] & sure).sum())
-        return Reach(len(self.graph), len(labels), int(sure.sum()), counts)
+        unknown = next((row_id for row_id in labels if row_id not in self._known_ids), None)
+        if unknown is not None:
+            raise MissingRowError(f"no image has the id {unknown!r}")
+        matrix = LabelMatrix.of(self.graph, LabelSet("labels", dict(labels)))
+        labeled = matrix.indicators.sum(axis=0)
+        covered = np.zeros((len(self.graph), len(matrix.classes)), np.bool_)
+        if len(matrix.classes) > 1:  # a single label would cover everything it is connected to
+            every_row = np.arange(len(self.graph))
+            predicted, confidence = matrix.predict(
+                self._propagation(matrix, matrix.labeled, every_row)
+            )
+            covered = predicted & (confidence >= MIN_CONFIDENCE)[:, None]
+        return Coverage(
+            images=len(self.graph),
+            labeled=len(labels),
+            covered=int(covered.any(axis=1).sum()),
+            labels=tuple(
+                LabelCount(label, int(labeled[place]), int(covered[:, place].sum()))
+                for place, label in enumerate(matrix.classes)
+            ),
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """Of ``images``, so many are labeled and ``sure``; ``labels`` says both of each label."""
-
-    images: int
-    labeled: int
-    sure: int
-    labels: Mapping[str, list[int]]
-
-
-def keep_round(gallery: Gallery, graph: Graph, rows: list[int], given: LabelSet | None) -> Round:
-    """Put suggested rows into groups that look alike, and keep them.
+def save_session(
+    gallery: Gallery, graph: Graph, rows: list[int], labels: LabelSet | None
+) -> LabelingSession:
+    """Create a session from suggested rows, grouped by similarity, and save it in the gallery.
 
     Raises:
-        StorageError: it could not be written.
+        StorageError: the file could not be written.
     """
-    found = Round(
+    session = LabelingSession(
         graph=graph,
         groups=_grouped(graph, rows),
-        given={} if given is None else given.of,
+        labels={} if labels is None else labels.by_id,
         fingerprint=gallery.fingerprint,
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    facts = {
+    header = {
         "format": _FORMAT,
-        "groups": found.groups,
-        "given": found.given,
-        "fingerprint": found.fingerprint,
-        "made": found.made,
+        "groups": session.groups,
+        "labels": session.labels,
+        "fingerprint": session.fingerprint,
+        "created_at": session.created_at,
         "ids": graph.ids,
     }
     buffer = io.BytesIO()
     np.savez(
         buffer,
-        facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
+        header=np.frombuffer(json.dumps(header).encode(), np.uint8),
         rows=graph.rows.astype(np.int32),
         distances=graph.distances.astype(np.float32),
     )
     write_atomically(gallery.path / FILE, buffer.getvalue())
-    return found
+    return session
 
 
-def kept_round(gallery: Gallery) -> Round | None:
-    """Return the round that the gallery keeps, None if there is none.
+def load_session(gallery: Gallery) -> LabelingSession | None:
+    """Return the session saved in the gallery, None if there is none.
 
     Raises:
-        ArtifactError: the file is broken.
+        FormatVersionError: a newer lookalike wrote the file.
+        ArtifactError: an older lookalike wrote the file, or it is damaged.
     """
     import zipfile
 
+    name = f"{FILE} of {gallery.path.absolute().name}"
+    hint = f"create it again: lookalike label suggest {gallery.path.name} --save"
     try:
         with np.load(gallery.path / FILE, allow_pickle=False) as file:
-            facts: dict[str, Any] = json.loads(file["facts"].tobytes())
-            if facts["format"] != _FORMAT:
-                raise ValueError(f"format {facts['format']}")
-            ids = tuple(facts["ids"])
+            if "header" not in file:
+                raise ArtifactError(f"{name}: written by an older lookalike; {hint}")
+            header: dict[str, Any] = json.loads(file["header"].tobytes())
+            if header["format"] != _FORMAT:
+                raise FormatVersionError(f"{name}: written by a newer lookalike; {hint}")
+            ids = tuple(header["ids"])
             rows, distances = file["rows"].astype(np.int64), file["distances"].astype(np.float64)
-        now = tuple(gallery.store.ids()), gallery.fingerprint
-        return Round(
+        current = tuple(gallery.store.ids()), gallery.fingerprint
+        return LabelingSession(
             graph=Graph(ids, np.empty((len(ids), 0), np.float32), rows, distances),
-            groups=tuple(tuple(group) for group in facts["groups"]),
-            given={row_id: tuple(labels) for row_id, labels in facts["given"].items()},
-            fingerprint=facts["fingerprint"],
-            made=facts["made"],
-            stale=(ids, facts["fingerprint"]) != now,
+            groups=tuple(tuple(group) for group in header["groups"]),
+            labels={row_id: tuple(labels) for row_id, labels in header["labels"].items()},
+            fingerprint=header["fingerprint"],
+            created_at=header["created_at"],
+            stale=(ids, header["fingerprint"]) != current,
         )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ArtifactError(
-            f"{FILE} of {gallery.path.absolute().name}: cannot be read ({type(error).__name__}); "
-            "make it again with lookalike label suggest --save"
-        ) from error
+        raise ArtifactError(f"{name}: damaged ({type(error).__name__}); {hint}") from error
 
 
 def _grouped(graph: Graph, rows: list[int]) -> tuple[tuple[int, ...], ...]:
-    """Return rows in groups of about eight that look alike, in the order of their first."""
-    count = -(-len(rows) // _GROUP)
+    """Return rows in groups of about eight similar images, in the order of their first row."""
+    count = -(-len(rows) // _GROUP_SIZE)
     numbers: NDArray[np.int64] = np.zeros(len(rows), np.int64)
     if count > 1:
         from sklearn.cluster import AgglomerativeClustering

@@ -68,7 +68,7 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
     )
     app.state.service = service
     app.state.browsing = Browsing(service)
-    app.state.rounds = {}
+    app.state.labeling_sessions = {}
     app.include_router(router)
     app.include_router(v1)
     app.include_router(items)

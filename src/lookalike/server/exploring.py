@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
 from lookalike.explore import load_map
-from lookalike.labels.session import FILE, SURE, Round, kept_round
+from lookalike.labels.session import FILE, MIN_CONFIDENCE, LabelingSession, load_session
 from lookalike.server.problems import ProblemError
 from lookalike.server.routes import TheGallery, TheService, errors
 from lookalike.server.schemas import LONGEST, Model
@@ -63,13 +63,13 @@ class MapOut(BaseModel):
 
 
 class LabelingOut(BaseModel):
-    """Ids of images to name next, in groups that look alike, and labels given before."""
+    """Ids of images to label next, in groups of similar ones, and the labels so far."""
 
-    made: str
+    created_at: str
     images: int
     stale: bool
     groups: list[list[str]]
-    given: dict[str, list[str]]
+    labels: dict[str, list[str]]
 
 
 Label = Annotated[str, Field(min_length=1, max_length=200)]
@@ -84,22 +84,22 @@ class LabelsBody(Model):
     ] = Field(max_length=10_000, examples=[{"photos:cats/1.jpg": ["cat"]}])
 
 
-class LabelReach(BaseModel):
-    """How many images a label was given to, and how many it surely reaches."""
+class LabelCountOut(BaseModel):
+    """How many images have a label, and how many it covers by propagation."""
 
     label: str
-    given: int
-    sure: int
+    labeled: int
+    covered: int
 
 
-class ReachOut(BaseModel):
-    """How far labels reach: ``sure`` images have ``least`` of what reaches them for one label."""
+class CoverageOut(BaseModel):
+    """How many images labels cover by propagation with a confidence of ``min_confidence``."""
 
     images: int
     labeled: int
-    sure: int
-    least: float
-    labels: list[LabelReach]
+    covered: int
+    min_confidence: float
+    labels: list[LabelCountOut]
 
 
 @exploring.get("/map", response_class=JSONResponse, responses={200: {"model": MapOut}, **errors()})
@@ -116,61 +116,63 @@ async def gallery_map(served: TheGallery, service: TheService) -> Response:
     return await service.thread(lambda: JSONResponse(found.document()))
 
 
-@exploring.get("/labeling", responses=errors())
+@exploring.get("/labeling", summary="Get the images to label next", responses=errors())
 async def labeling(served: TheGallery, service: TheService, request: Request) -> LabelingOut:
-    """Return which images to name next, as ``lookalike label suggest --save`` chose them last."""
-    found = await _round(served, service, request)
+    """Return the labeling session that ``lookalike label suggest --save`` created last."""
+    session = await _session(served, service, request)
     return LabelingOut(
-        made=found.made,
-        images=len(found.graph),
-        stale=found.stale,
-        groups=[[found.graph.ids[row] for row in group] for group in found.groups],
-        given={row_id: list(labels) for row_id, labels in found.given.items()},
+        created_at=session.created_at,
+        images=len(session.graph),
+        stale=session.stale,
+        groups=[[session.graph.ids[row] for row in group] for group in session.groups],
+        labels={row_id: list(labels) for row_id, labels in session.labels.items()},
     )
 
 
-@exploring.post("/labeling/reach", responses=errors())
-async def labeling_reach(
+@exploring.post("/labeling/coverage", summary="Compute label coverage", responses=errors())
+async def labeling_coverage(
     served: TheGallery, service: TheService, request: Request, body: LabelsBody
-) -> ReachOut:
-    """Say how far labels reach along the neighbor graph. Nothing is written."""
-    found = await _round(served, service, request)
-    labels = {row_id: tuple(dict.fromkeys(of)) for row_id, of in body.labels.items()}
+) -> CoverageOut:
+    """Count the images that labels cover along the neighbor graph. Nothing is written."""
+    session = await _session(served, service, request)
+    labels = {row_id: tuple(dict.fromkeys(each)) for row_id, each in body.labels.items()}
     async with service.turn():
-        reach = await service.thread(found.reach, labels)
-    return ReachOut(
-        images=reach.images,
-        labeled=reach.labeled,
-        sure=reach.sure,
-        least=SURE,
+        coverage = await service.thread(session.coverage, labels)
+    return CoverageOut(
+        images=coverage.images,
+        labeled=coverage.labeled,
+        covered=coverage.covered,
+        min_confidence=MIN_CONFIDENCE,
         labels=[
-            LabelReach(label=label, given=given, sure=sure)
-            for label, (given, sure) in reach.labels.items()
+            LabelCountOut(label=each.label, labeled=each.labeled, covered=each.covered)
+            for each in coverage.labels
         ],
     )
 
 
-async def _round(served: GalleryHandle, service: Service, request: Request) -> Round:
-    rounds: dict[str, tuple[object, Round | None]] = request.app.state.rounds
-    stamp, found = await service.thread(_newest, served, rounds.get(served.name))
-    rounds[served.name] = stamp, found
-    if found is None:
+async def _session(served: GalleryHandle, service: Service, request: Request) -> LabelingSession:
+    sessions: dict[str, tuple[object, LabelingSession | None]] = request.app.state.labeling_sessions
+    revision, session = await service.thread(_newest, served, sessions.get(served.name))
+    sessions[served.name] = revision, session
+    if session is None:
         raise ProblemError(
             404,
-            "nothing-suggested",
-            "No images are suggested yet",
-            "whoever keeps the gallery can do so with lookalike label suggest GALLERY --save",
+            "no-suggestions",
+            "No suggestions yet",
+            "run: lookalike label suggest GALLERY --save",
         )
-    return found
+    return session
 
 
 def _newest(
-    served: GalleryHandle, known: tuple[object, Round | None] | None
-) -> tuple[object, Round | None]:
-    """Read the kept round, unless neither it nor the gallery changed since it was read."""
+    served: GalleryHandle, cached: tuple[object, LabelingSession | None] | None
+) -> tuple[object, LabelingSession | None]:
+    """Load the session, unless neither it nor the gallery has changed since the cached one."""
     file = served.gallery.path / FILE
-    stamp = (
+    revision = (
         file.stat().st_mtime_ns if file.exists() else None,
         id(served.gallery.store.columns()),
     )
-    return known if known is not None and known[0] == stamp else (stamp, kept_round(served.gallery))
+    if cached is not None and cached[0] == revision:
+        return cached
+    return revision, load_session(served.gallery)

@@ -20,7 +20,7 @@ from lookalike.server.settings import ServeSettings
 
 _OPEN = ("/healthz", "/readyz", "/openapi.json")
 _READING = ("GET", "HEAD", "OPTIONS")
-_QUESTIONS = ("/search", "/search/image", "/search/batch", "/results", "/labeling/reach")
+_QUESTIONS = ("/search", "/search/image", "/search/batch", "/results", "/labeling/coverage")
 _BATCH = "/search/batch"
 _TOO_SLOW = 408
 _SECURITY = (

@@ -1,4 +1,4 @@
-// The labeling view: suggested images in groups, one key a label, and how far the labels reach.
+// The labeling view: suggested images in groups, one key a label, and how many images the labels cover.
 // What was said is kept in this browser until it is saved as a file.
 
 import { address, ask, element, problemBox } from "./http.js";
@@ -7,19 +7,19 @@ import { fetched } from "./pictures.js";
 const find = (id) => document.querySelector(id);
 const KEYS = "abcdefghijklmnopqrstvwxyz0123456789"; // without u, which undoes
 
-let gallery, asked, done, names, out, keyed;
+let gallery, session, done, names, out, keyed;
 // `done` holds what was said in turn: {group, label, ids}, or {group, later: true}.
 
 export async function start(main) {
   gallery = main.dataset.gallery;
   try {
-    asked = await (await ask(`/v1/galleries/${gallery}/labeling`)).json();
+    session = await (await ask(`/v1/galleries/${gallery}/labeling`)).json();
   } catch (problem) {
     find("#trouble").replaceChildren(problemBox(problem));
     return;
   }
   ({ done, names } = restore());
-  find("#stale").hidden = !asked.stale;
+  find("#stale").hidden = !session.stale;
   find("#labeling").hidden = false;
   find("#new").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -41,14 +41,14 @@ export async function start(main) {
 function open() {
   const labeled = labels();
   const late = new Map(done.filter((each) => each.later).map((each, i) => [each.group, i + 1]));
-  return asked.groups
+  return session.groups
     .map((ids, group) => ({ group, ids: ids.filter((id) => !(id in labeled)), late: late.get(group) ?? 0 }))
     .filter(({ ids }) => ids.length)
     .sort((a, b) => a.late - b.late || a.group - b.group);
 }
 
 function labels() {
-  const found = Object.fromEntries(Object.entries(asked.given).map(([id, of]) => [id, [...of]]));
+  const found = Object.fromEntries(Object.entries(session.labels).map(([id, of]) => [id, [...of]]));
   for (const { label, ids } of done) for (const id of ids ?? []) found[id] = [label];
   return found;
 }
@@ -57,7 +57,7 @@ async function show() {
   store();
   out = new Set();
   const [now] = open();
-  const suggested = asked.groups.flat();
+  const suggested = session.groups.flat();
   const labeled = labels();
   const named = suggested.filter((id) => id in labeled).length;
   find("#progress").textContent = now ? `${named} of ${suggested.length} named` : `All ${suggested.length} are named. Save them, and label the rest with lookalike label propagate.`;
@@ -91,7 +91,7 @@ function toggle(i) {
 
 // A label has the first free key of its own letters and digits, or any that is free.
 function showLabels() {
-  const all = [...new Set([...Object.values(asked.given).flat(), ...names])];
+  const all = [...new Set([...Object.values(session.labels).flat(), ...names])];
   keyed = new Map();
   for (const name of all) {
     const key = [...name.toLowerCase(), ...KEYS].find((each) => KEYS.includes(each) && !keyed.has(each));
@@ -148,9 +148,9 @@ function pressed(event) {
   event.preventDefault();
 }
 
-// ---- how far they reach --------------------------------------------------------------------------
+// ---- label coverage ------------------------------------------------------------------------------
 
-let reached = null;
+let coverage = null;
 let waiting = false;
 async function measure() {
   if (measure.busy) {
@@ -162,7 +162,7 @@ async function measure() {
     waiting = false;
     const body = JSON.stringify({ labels: labels() });
     try {
-      reached = await (await ask(`/v1/galleries/${gallery}/labeling/reach`, { method: "POST", body, headers: { "Content-Type": "application/json" } })).json();
+      coverage = await (await ask(`/v1/galleries/${gallery}/labeling/coverage`, { method: "POST", body, headers: { "Content-Type": "application/json" } })).json();
       find("#trouble").replaceChildren();
     } catch (problem) {
       find("#trouble").replaceChildren(problemBox(problem));
@@ -173,14 +173,14 @@ async function measure() {
 }
 
 function showCounts() {
-  if (!reached) return;
-  const share = reached.sure / Math.max(1, reached.images);
+  if (!coverage) return;
+  const share = coverage.covered / Math.max(1, coverage.images);
   find("#bar").style.width = `${100 * share}%`;
-  find("#reach").textContent = reached.labels.length < 2 ? "At least two labels are needed." : `${reached.sure.toLocaleString("en")} of ${reached.images.toLocaleString("en")} images (${(100 * share).toFixed(1)} %)`;
-  const of = new Map(reached.labels.map((each) => [each.label, each]));
+  find("#reach").textContent = coverage.labels.length < 2 ? "At least two labels are needed." : `${coverage.covered.toLocaleString("en")} of ${coverage.images.toLocaleString("en")} images (${(100 * share).toFixed(1)} %)`;
+  const of = new Map(coverage.labels.map((each) => [each.label, each]));
   for (const each of document.querySelectorAll("[data-label]")) {
     const found = of.get(each.dataset.label);
-    each.textContent = found ? `${found.given} given, ${found.sure.toLocaleString("en")} reached` : "none yet";
+    each.textContent = found ? `${found.labeled} labeled, ${found.covered.toLocaleString("en")} covered` : "none yet";
   }
 }
 
@@ -190,7 +190,7 @@ const place = () => `lookalike.labeling.${gallery}`;
 
 function store() {
   try {
-    localStorage.setItem(place(), JSON.stringify({ made: asked.made, done, names }));
+    localStorage.setItem(place(), JSON.stringify({ created_at: session.created_at, done, names }));
   } catch {
     // a private window keeps nothing; the file can be saved all the same
   }
@@ -200,7 +200,7 @@ function store() {
 function restore() {
   try {
     const found = JSON.parse(localStorage.getItem(place()));
-    return { done: found.made === asked.made ? found.done : [], names: found.names };
+    return { done: found.created_at === session.created_at ? found.done : [], names: found.names };
   } catch {
     return { done: [], names: [] };
   }
