@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from lookalike.evaluation.evaluate import evaluate
     from lookalike.evaluation.human_judgements import evaluate_judgements
     from lookalike.evaluation.model_selection import choose
-    from lookalike.evaluation.robustness import self_retrieval
-    from lookalike.evaluation.sanity_check import assess
+    from lookalike.evaluation.robustness import evaluate_robustness
+    from lookalike.evaluation.sanity_check import sanity_check
     from lookalike.gallery.gallery import Gallery
     from lookalike.report import figures
     from lookalike.sources import open_source
@@ -40,17 +40,17 @@ __all__ = [
     "TrainingOptions",
     "__version__",
     "adapt",
-    "assess",
     "choose",
     "combine",
     "evaluate",
     "evaluate_judgements",
+    "evaluate_robustness",
     "figures",
     "load_encoder",
     "open_encoder",
     "open_source",
+    "sanity_check",
     "save_encoder",
-    "self_retrieval",
     "train",
 ]
 
@@ -66,8 +66,8 @@ _HOMES = {
     "lookalike.evaluation.evaluate": ("evaluate",),
     "lookalike.evaluation.human_judgements": ("evaluate_judgements",),
     "lookalike.evaluation.model_selection": ("choose",),
-    "lookalike.evaluation.robustness": ("self_retrieval",),
-    "lookalike.evaluation.sanity_check": ("assess",),
+    "lookalike.evaluation.robustness": ("evaluate_robustness",),
+    "lookalike.evaluation.sanity_check": ("sanity_check",),
     "lookalike.gallery.gallery": ("Gallery",),
     "lookalike.sources": ("open_source",),
     "lookalike.training.adapt": (

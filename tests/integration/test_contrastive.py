@@ -237,7 +237,7 @@ def test_training_ends_with_what_can_be_said(tmp_path: Path) -> None:
     assert "verdict: keep `" in shown
     found = json.loads(cli("json", *arguments, "--json", cwd=tmp_path))["assessment"]
     assert found["verdict"]["best_baseline"] in found["verdict"]["sentence"]
-    assert set(found["self_retrieval"]) >= {"crop", "noise", "jpeg"}
+    assert set(found["robustness"]) >= {"crop", "noise", "jpeg"}
     quiet = cli("quiet", *arguments, "--no-judge", cwd=tmp_path)
     assert "spectrum" not in quiet
 

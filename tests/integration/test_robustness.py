@@ -19,9 +19,9 @@ from lookalike.encoders.base import Encoder, Preprocessing
 from lookalike.encoders.handcrafted import Pixels
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.evaluation.metrics import bootstrap_interval
-from lookalike.evaluation.robustness import MEANING, self_retrieval_of, verdict
+from lookalike.evaluation.robustness import MEANING, evaluate_encoder_robustness, verdict
 from lookalike.gallery.gallery import Gallery
-from lookalike.images.corruptions import DISTORTIONS
+from lookalike.images.corruptions import CORRUPTIONS
 from lookalike.sources import Source, open_source
 from lookalike.types import Embeddings, ImageArray, Progress
 from tests.integration.test_cli import lookalike, run
@@ -79,7 +79,7 @@ def photographs(count: int, *, seed: int = 5) -> list[ImageArray]:
 
 def test_an_invariant_encoder_finds_every_original() -> None:
     images = plain_colors(12)
-    found = self_retrieval_of(MeanColor(), images, kinds=("crop", "rotation", "blur"))
+    found = evaluate_encoder_robustness(MeanColor(), images, kinds=("crop", "rotation", "blur"))
     assert found.queries == found.rows == 12
     assert list(found.scores) == ["crop", "rotation", "blur"]
     for scores in found.scores.values():
@@ -90,7 +90,7 @@ def test_an_invariant_encoder_finds_every_original() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_an_encoder_that_cannot_tell_images_apart_finds_none(value: float) -> None:
-    found = self_retrieval_of(Same(value), photographs(30))
+    found = evaluate_encoder_robustness(Same(value), photographs(30))
     assert {scores.recall.value for scores in found.scores.values()} == {0}
 
 
@@ -98,10 +98,10 @@ def test_it_agrees_with_the_slow_way() -> None:
     images = photographs(40)
     encoder = MeanColor()
     n = 3
-    found = self_retrieval_of(encoder, images, k=n)
+    found = evaluate_encoder_robustness(encoder, images, k=n)
     rows, *batches = encoder.seen
     assert len(rows) == 40
-    assert len(batches) == len(DISTORTIONS)
+    assert len(batches) == len(CORRUPTIONS)
     embeddings = MeanColor().encode(images).astype(float)
     for (name, scores), batch in zip(found.scores.items(), batches, strict=True):
         shown = [example[name] for example in found.examples]
@@ -129,9 +129,9 @@ def test_it_agrees_with_the_slow_way() -> None:
 
 
 def test_gallery_and_array_agree(gallery: Gallery, digits: Source, pixels: Encoder) -> None:
-    found = la.self_retrieval(gallery, queries=50)
+    found = la.evaluate_robustness(gallery, queries=50)
     ordered = [item.image() for item in sorted(digits, key=lambda item: item.id)]
-    again = self_retrieval_of(pixels, ordered, queries=50)
+    again = evaluate_encoder_robustness(pixels, ordered, queries=50)
     assert found.scores == again.scores
     assert found.gallery == str(gallery.path)
     assert (found.queries, found.rows, found.skipped) == (50, 400, ())
@@ -140,21 +140,21 @@ def test_gallery_and_array_agree(gallery: Gallery, digits: Source, pixels: Encod
 
 def test_the_seed_decides_whatever_encoder_and_kinds() -> None:
     images = photographs(30)
-    every = self_retrieval_of(MeanColor(), images, queries=10, seed=4)
-    some = self_retrieval_of(MeanColor(), images, queries=10, seed=4, kinds=["noise"])
+    every = evaluate_encoder_robustness(MeanColor(), images, queries=10, seed=4)
+    some = evaluate_encoder_robustness(MeanColor(), images, queries=10, seed=4, kinds=["noise"])
     assert dict(some.scores) == {"noise": every.scores["noise"]}
-    other = self_retrieval_of(Same(1), images, queries=10, seed=4)
-    differing = self_retrieval_of(MeanColor(), images, queries=10, seed=5)
+    other = evaluate_encoder_robustness(Same(1), images, queries=10, seed=4)
+    differing = evaluate_encoder_robustness(MeanColor(), images, queries=10, seed=5)
     for name, image in every.examples[0].items():
         np.testing.assert_array_equal(image, other.examples[0][name])
-    assert any((every.examples[0][k] != differing.examples[0][k]).any() for k in DISTORTIONS)
-    assert list(every.examples[0]) == ["original", *DISTORTIONS]
+    assert any((every.examples[0][k] != differing.examples[0][k]).any() for k in CORRUPTIONS)
+    assert list(every.examples[0]) == ["original", *CORRUPTIONS]
 
 
 def test_copies_count_as_the_original_and_are_asked_once() -> None:
     images = plain_colors(6)
     copied = [*images, *images[:4], *[images[0]] * 20]
-    found = self_retrieval_of(MeanColor(), copied, k=2, kinds=["crop"])
+    found = evaluate_encoder_robustness(MeanColor(), copied, k=2, kinds=["crop"])
     assert (found.rows, found.queries) == (30, 6)
     assert found.scores["crop"].recall_at_1.value == 1
 
@@ -163,7 +163,7 @@ def test_another_image_at_the_same_distance_counts_as_nearer() -> None:
     red, green, blue = plain_colors(3)
     twin = red.copy()
     twin[[0, 1], 0] = (red[0, 0] - 10, red[0, 0] + 10)  # other pixels of the same mean
-    found = self_retrieval_of(MeanColor(), [red, twin, green, blue], k=4, kinds=["occlusion"])
+    found = evaluate_encoder_robustness(MeanColor(), [red, twin, green, blue], k=4, kinds=["occlusion"])
     assert found.scores["occlusion"].recall.value == 1
     assert found.scores["occlusion"].recall_at_1.value == 0.5, "red and its twin are second"
 
@@ -171,10 +171,10 @@ def test_another_image_at_the_same_distance_counts_as_nearer() -> None:
 def test_encoders_of_one_size_and_large_images_are_served(digits: Source) -> None:
     exact = Pixels("exact", Preprocessing(8, 8, 1, exact=True))
     images = [item.image() for item in digits][:40]
-    assert self_retrieval_of(exact, images).scores["jpeg"].recall.value > 0.5
+    assert evaluate_encoder_robustness(exact, images).scores["jpeg"].recall.value > 0.5
     rng = np.random.default_rng(0)
     large = [rng.integers(0, 256, (40, 1500, 3), dtype=np.uint8) for _ in range(2)]
-    found = self_retrieval_of(MeanColor(), large)
+    found = evaluate_encoder_robustness(MeanColor(), large)
     assert {image.shape for image in found.examples[0].values()} == {(27, 1024, 3)}
 
 
@@ -188,32 +188,32 @@ def test_encoders_of_one_size_and_large_images_are_served(digits: Source) -> Non
 )
 def test_one_image_alone_says_nothing(images: list[ImageArray], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        self_retrieval_of(MeanColor(), images)
+        evaluate_encoder_robustness(MeanColor(), images)
 
 
 def test_settings_out_of_range_are_refused(gallery: Gallery) -> None:
     for setting in ({"k": 0}, {"queries": 0}, {"seed": -1}, {"metric": "l3"}, {"k": 20_000}):
         with pytest.raises(SettingError, match=f"{next(iter(setting))}"):
-            la.self_retrieval(gallery, **setting)  # type: ignore[arg-type]
+            la.evaluate_robustness(gallery, **setting)  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="at least one distortion"):
-        self_retrieval_of(MeanColor(), photographs(3), kinds=[])
+        evaluate_encoder_robustness(MeanColor(), photographs(3), kinds=[])
     with pytest.raises(UnknownNameError, match="did you mean 'noise'"):
-        self_retrieval_of(MeanColor(), photographs(3), kinds=["nois"])
-    assert la.self_retrieval(gallery, k=1_000, queries=5).scores["jpeg"].recall.value == 1
+        evaluate_encoder_robustness(MeanColor(), photographs(3), kinds=["nois"])
+    assert la.evaluate_robustness(gallery, k=1_000, queries=5).scores["jpeg"].recall.value == 1
 
 
 def test_progress_comes_to_its_end(gallery: Gallery) -> None:
     told: list[Progress] = []
-    la.self_retrieval(gallery, queries=100, on_progress=told.append)
+    la.evaluate_robustness(gallery, queries=100, on_progress=told.append)
     assert [p.done for p in told] == [0, 64, 100]
     assert {(p.task, p.total) for p in told} == {("self-retrieval", 100)}
 
 
 def test_the_function_is_not_hidden_by_a_module() -> None:
-    for name in ("invariance", "originals", "self_report", "distortions"):
+    for name in ("invariance", "originals", "self_report", "corruptions"):
         importlib.import_module(f"lookalike.{name}")
-    assert callable(la.self_retrieval)
-    assert SAID in (la.self_retrieval.__doc__ or "").replace("the encoder", "this encoder")
+    assert callable(la.evaluate_robustness)
+    assert SAID in (la.evaluate_robustness.__doc__ or "").replace("the encoder", "this encoder")
 
 
 @pytest.fixture
@@ -229,12 +229,12 @@ def unlabeled(tmp_path: Path) -> Path:
 
 def test_images_that_are_gone_are_skipped_and_named(unlabeled: Path) -> None:
     gallery = Gallery.open(unlabeled / "p.gallery")
-    whole = la.self_retrieval(gallery)
+    whole = la.evaluate_robustness(gallery)
     assert (whole.queries, whole.rows) == (12, 13)
     assert whole.scores["jpeg"].recall_at_1.value == 1
     (unlabeled / "photos" / "3.png").unlink()
     (unlabeled / "photos" / "7.png").write_bytes(b"x")
-    found = la.self_retrieval(gallery)
+    found = la.evaluate_robustness(gallery)
     assert found.queries == 10
     assert [Path(failure.uri).name for failure in found.skipped] == ["3.png", "7.png"]
     assert found.skipped[0].reason.startswith("cannot be read")
@@ -254,14 +254,14 @@ def test_the_command_line_prints_table_json_and_report(unlabeled: Path) -> None:
     shown = run("evaluate", "p.gallery", "--self", "-k", 3, cwd=unlabeled)
     assert "12 images distorted, each to find its original among 13 rows, cosine" in shown
     assert f"pixels: {SAID}" in shown
-    for name, kind in DISTORTIONS.items():
+    for name, kind in CORRUPTIONS.items():
         assert f" {name} " in shown
         assert kind.summary in shown
     for column in ("mAP@3", "recall@1", "recall@3"):
         assert column in shown
     arguments = ("evaluate", "p.gallery", "--self", "--metric", "l2", "--report", "r/self.html")
     found = json.loads(run(*arguments, "--json", cwd=unlabeled))
-    distortions = found.pop("distortions")
+    corruptions = found.pop("corruptions")
     assert found == {
         "measures": SAID,
         "k": 7,
@@ -273,8 +273,8 @@ def test_the_command_line_prints_table_json_and_report(unlabeled: Path) -> None:
         "encoder": "pixels",
         "metric": "l2",
     }
-    assert list(distortions) == list(DISTORTIONS)
-    for scores in distortions.values():
+    assert list(corruptions) == list(CORRUPTIONS)
+    for scores in corruptions.values():
         names = {"map", "recall_at_1", "recall"}
         assert set(scores) == {"summary", *names, *(f"{name}_interval" for name in names)}
         for name in names:

@@ -1,4 +1,4 @@
-"""Evaluations kept in a gallery: what stays there, what goes stale, and that no place is told."""
+"""Evaluations load_saved_evaluation in a gallery: what stays there, what goes stale, and that no place is told."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 import lookalike as la
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError
-from lookalike.evaluation.saved import FILE, keep, kept
+from lookalike.evaluation.saved import FILE, save_evaluation, load_saved_evaluation
 from lookalike.evaluation.summary import verdict
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import open_source
@@ -43,7 +43,7 @@ def test_what_is_kept_is_what_was_measured(work: Path) -> None:
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
     gallery = Gallery.open(work / "g.gallery")
-    found = kept(gallery)
+    found = load_saved_evaluation(gallery)
     assert found is not None
     assert found.evaluation == {**measured, "gallery": "g.gallery", "queries": 6}
     assert (found.rows, found.fingerprint) == (6, gallery.encoder.fingerprint)
@@ -80,8 +80,8 @@ WHOLE = {"made": "", "rows": 6, "fingerprint": "", "verdict": "", "evaluation": 
 )
 def test_a_broken_one_is_said_and_hides_no_facts(work: Path, text: str) -> None:
     (work / "g.gallery" / FILE).write_bytes(text.encode("latin-1"))
-    with pytest.raises(ArtifactError, match=r"^evaluation\.json of g\.gallery: is no kept"):
-        kept(Gallery.open(work / "g.gallery"))
+    with pytest.raises(ArtifactError, match=r"^evaluation\.json of g\.gallery: is no load_saved_evaluation"):
+        load_saved_evaluation(Gallery.open(work / "g.gallery"))
     done = lookalike("info", "g.gallery", "--json", cwd=work)
     assert (done.returncode, json.loads(done.stdout)["rows"]) == (0, 6)
     assert "make it again" in done.stderr
@@ -114,7 +114,7 @@ def test_neither_relative_places_nor_parts_of_a_file_are_told(
     gallery = Gallery.open("../g.gallery")
     found = replace(la.evaluate(gallery), queries=f"{work}/secret/photos[:5]")
     section = {"text": f"of {work}/secret/photos/dark/0.png and dataset:mnist/test, 1/2."}
-    keep(found, gallery, {"subtitle": f"from {found.queries}", "sections": [section]})
+    save_evaluation(found, gallery, {"subtitle": f"from {found.queries}", "sections": [section]})
     document = json.loads((gallery.path / FILE).read_text())
     assert document["page"] == {
         "subtitle": "from photos[:5]",
@@ -126,7 +126,7 @@ def test_neither_relative_places_nor_parts_of_a_file_are_told(
 def test_a_gallery_asked_from_within_keeps_its_figures_whole(work: Path) -> None:
     done = lookalike("evaluate", ".", "--save", "--json", cwd=work / "g.gallery")
     assert done.returncode == 0, done.stderr
-    found = kept(Gallery.open(work / "g.gallery"))
+    found = load_saved_evaluation(Gallery.open(work / "g.gallery"))
     assert found is not None
     assert found.evaluation["gallery"] == "g.gallery"
     assert found.verdict == verdict(la.evaluate(Gallery.open(work / "g.gallery")))

@@ -7,11 +7,11 @@ import pytest
 
 from lookalike.errors import UnknownNameError
 from lookalike.images.corruptions import (
-    DISTORTIONS,
+    CORRUPTIONS,
     GRAY,
     NOISE_LEVELS,
-    Distortion,
-    find_distortions,
+    Corruption,
+    find_corruptions,
 )
 from lookalike.images.decode import resized
 from lookalike.types import ImageArray
@@ -29,7 +29,7 @@ def textured(shape: tuple[int, ...], seed: int = 0) -> ImageArray:
 
 
 def applied(name: str, image: ImageArray, seed: int = 0) -> ImageArray:
-    return DISTORTIONS[name].apply(image, np.random.default_rng(seed))
+    return CORRUPTIONS[name].apply(image, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -141,10 +141,10 @@ def test_occlusion_covers_a_ninth_in_one_piece(shape: tuple[int, ...]) -> None:
 
 
 def test_they_are_found_by_name_in_the_order_of_the_registry() -> None:
-    assert tuple(DISTORTIONS) == KINDS
-    assert all(isinstance(kind, Distortion) and kind.summary for kind in find_distortions())
-    assert [kind.name for kind in find_distortions()] == list(KINDS)
-    assert [kind.name for kind in find_distortions(["noise", "crop"])] == ["crop", "noise"]
-    assert find_distortions([]) == ()
+    assert tuple(CORRUPTIONS) == KINDS
+    assert all(isinstance(kind, Corruption) and kind.summary for kind in find_corruptions())
+    assert [kind.name for kind in find_corruptions()] == list(KINDS)
+    assert [kind.name for kind in find_corruptions(["noise", "crop"])] == ["crop", "noise"]
+    assert find_corruptions([]) == ()
     with pytest.raises(UnknownNameError, match="did you mean 'rotation'"):
-        find_distortions(["crop", "rotations"])
+        find_corruptions(["crop", "rotations"])

@@ -20,7 +20,7 @@ import lookalike as la
 from lookalike import cli
 from lookalike.errors import SettingError
 from lookalike.evaluation.metrics import Estimate, Interval
-from lookalike.evaluation.relevance import hits_with_value
+from lookalike.evaluation.relevance import mark_correct
 from lookalike.evaluation.results import Evaluation
 from lookalike.evaluation.summary import ranking, verdict
 from lookalike.gallery.gallery import Gallery
@@ -377,10 +377,10 @@ def test_hits_have_a_value_as_a_text_or_it_is_not_known() -> None:
         return Hit(1, "a", "a", 0.0, metadata)
 
     hits = [hit(label=3), hit(label="3"), hit(label="4"), hit(label=None), hit()]
-    assert hits_with_value(hits, 3) == (True, True, False, None, None)
-    assert hits_with_value(hits, "3") == (True, True, False, None, None)
-    assert hits_with_value(hits, None) == (None,) * 5
-    assert hits_with_value([hit(item=1), hit(label=1)], 1, "item") == (True, None)
+    assert mark_correct(hits, 3) == (True, True, False, None, None)
+    assert mark_correct(hits, "3") == (True, True, False, None, None)
+    assert mark_correct(hits, None) == (None,) * 5
+    assert mark_correct([hit(item=1), hit(label=1)], 1, "item") == (True, None)
 
 
 def test_the_pipeline_shows_the_distances_and_the_nearest(gallery: Gallery) -> None:

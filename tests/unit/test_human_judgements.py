@@ -15,15 +15,15 @@ from scipy.stats import binomtest
 import lookalike as la
 from lookalike.errors import InputError
 from lookalike.evaluation.human_judgements import (
-    Answers,
-    HitJudgements,
-    JudgedHits,
+    QueryJudgement,
+    JudgementsResult,
+    GalleryJudgements,
     Preference,
     read_files,
 )
 from lookalike.evaluation.metrics import Estimate, Interval
 from lookalike.report import figures
-from lookalike.report.human_judgements import write_hit_report
+from lookalike.report.human_judgements import write_judgements_report
 from tests.integration.test_cli import lookalike
 
 GALLERIES = {
@@ -122,7 +122,7 @@ def test_a_file_is_read_as_it_was_saved(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.json", hits=[hits("a", "yn", given=3)])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors save it
     [file] = read_files([path])
-    assert file.hits == [Answers("shop", "a", 4, 3, {"a-1": True, "a-2": False})]
+    assert file.hits == [QueryJudgement("shop", "a", 4, 3, {"a-1": True, "a-2": False})]
     assert file.galleries == {"shop": ("hog", "f1"), "other": ("pixels", "f2")}
 
 
@@ -304,7 +304,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 def test_what_people_said_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     half, full = (Estimate(value, Interval(value - 0.1, value + 0.1)) for value in (0.5, 0.875))
     hits_of = [
-        JudgedHits(name, "hog", 7, 9, 0, full, full, full, None) for name in ("$shop", r"$\frac$")
+        GalleryJudgements(name, "hog", 7, 9, 0, full, full, full, None) for name in ("$shop", r"$\frac$")
     ]
     pairs = [
         Preference("$shop", r"$\frac$", 9, 9, 0, 0, full, None),
@@ -319,7 +319,7 @@ def test_what_people_said_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     chart = figures.interval_chart
     monkeypatch.setattr(figures, "interval_chart", interval_chart)
     path = tmp_path / "report.html"
-    write_hit_report(HitJudgements(1, tuple(hits_of), tuple(pairs)), path)
+    write_judgements_report(JudgementsResult(1, tuple(hits_of), tuple(pairs)), path)
     assert path.read_text().count("data:image/png;base64,") == 2
     axes: list[Any] = [figure.axes[0] for figure in drawn]
     judged, preferred = axes

@@ -17,7 +17,7 @@ from lookalike.evaluation.metrics import (
     QueryScores,
     Scores,
     average_precision_at_k,
-    average_precision_of_found,
+    average_precision_of_retrieved,
     bootstrap_interval,
     ceiling_at_k,
     precision_at_k,
@@ -58,7 +58,7 @@ def test_metrics_match_their_definitions(given_results: tuple[np.ndarray, np.nda
     np.testing.assert_allclose(average_precision_at_k(correct, relevant), expected)
     recall = [sum(r) / k if k else 0 for r, k in zip(correct, relevant, strict=True)]
     np.testing.assert_allclose(recall_at_k(correct, relevant), recall)
-    found = average_precision_of_found(correct)
+    found = average_precision_of_retrieved(correct)
     np.testing.assert_allclose(found, [slow_average_precision_of_found(row) for row in correct])
     assert (found >= average_precision_at_k(correct, relevant) - 1e-12).all()
     assert recall_at_1(correct).tolist() == [float(row[0]) for row in correct]
@@ -70,7 +70,7 @@ def test_the_two_conventions_of_average_precision_on_an_example() -> None:
     correct = np.array([[1, 0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0]], np.bool_)
     relevant = np.array([4, 1])
     np.testing.assert_allclose(average_precision_at_k(correct, relevant), [(1 + 2 / 3) / 4, 0.5])
-    np.testing.assert_allclose(average_precision_of_found(correct), [(1 + 2 / 3) / 2, 0.5])
+    np.testing.assert_allclose(average_precision_of_retrieved(correct), [(1 + 2 / 3) / 2, 0.5])
 
 
 def test_metrics_match_ir_measures() -> None:

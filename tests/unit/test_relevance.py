@@ -9,7 +9,7 @@ import pytest
 
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.evaluation.protocols import PROTOCOLS, open_protocol
-from lookalike.evaluation.relevance import Truth, TruthUse, relevance_of
+from lookalike.evaluation.relevance import GroundTruthRelevance, GroundTruthCoverage, build_relevance
 from lookalike.sources import Item, ItemSource
 
 
@@ -21,11 +21,11 @@ def source(*items: Item, spec: str = "s") -> ItemSource:
     return ItemSource("s", spec, items)
 
 
-def truth(tmp_path: Path, text: str | bytes, rows: ItemSource, queries: ItemSource) -> Truth:
+def truth(tmp_path: Path, text: str | bytes, rows: ItemSource, queries: ItemSource) -> GroundTruthRelevance:
     path = tmp_path / "val.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    found = relevance_of(rows, queries, ground_truth=path)
-    assert isinstance(found, Truth)
+    found = build_relevance(rows, queries, ground_truth=path)
+    assert isinstance(found, GroundTruthRelevance)
     return found
 
 
@@ -38,11 +38,11 @@ QUERIES = source(*(item(f"val:v{i:06}.jpg") for i in range(101, 105)), spec="val
 
 def test_labels_judge_unless_told_otherwise() -> None:
     rows = source(item("s:1", label="a"), item("s:2", label="a"), item("s:3", label="b"))
-    judge = relevance_of(rows, rows)
+    judge = build_relevance(rows, rows)
     asked = judge.right(rows[0])
     assert asked is not None
     assert (asked.ids, asked.relevant, asked.name) == ({"s:1", "s:2"}, 1, "a")
-    assert judge.basis.labeled
+    assert judge.criterion.labeled
     assert judge.labels == {"s:1": "a", "s:2": "a", "s:3": "b"}
     alone = judge.right(rows[2])
     assert alone is not None
@@ -54,9 +54,9 @@ def test_labels_judge_unless_told_otherwise() -> None:
 
 def test_a_column_judges_by_its_values_as_texts() -> None:
     rows = source(item("s:1", code=128512), item("s:2", code="128512"), item("s:3", label="x"))
-    judge = relevance_of(rows, rows, match="code")
+    judge = build_relevance(rows, rows, match="code")
     assert judge.labels == {}
-    assert judge.basis.as_dict() == {"by": "match", "column": "code"}
+    assert judge.criterion.as_dict() == {"by": "match", "column": "code"}
     found = judge.right(item("q:1", code="128512"))
     assert found is not None
     assert found.ids == {"s:1", "s:2"}
@@ -71,7 +71,7 @@ def test_a_column_judges_by_its_values_as_texts() -> None:
 
 def test_a_row_alone_in_its_group_cannot_be_asked() -> None:
     rows = source(item("s:1", code=1), item("s:2", code=2), item("s:3", code=2))
-    judge = relevance_of(rows, rows, match="code")
+    judge = build_relevance(rows, rows, match="code")
     why = [found.why_not for row in rows if (found := judge.right(row)) is not None]
     assert why == ["no other row has its code, '1'", "", ""]
 
@@ -79,11 +79,11 @@ def test_a_row_alone_in_its_group_cannot_be_asked() -> None:
 def test_columns_that_no_row_has_are_refused() -> None:
     rows = source(item("s:1", year=1, place="x"), item("s:2", year=2))
     with pytest.raises(InputError, match=r"'yera'; its columns are year, place"):
-        relevance_of(rows, rows, match="yera")
+        build_relevance(rows, rows, match="yera")
     with pytest.raises(InputError, match="has a label to judge by"):
-        relevance_of(rows, rows)
+        build_relevance(rows, rows)
     with pytest.raises(SettingError, match="cannot be combined with --ground-truth"):
-        relevance_of(rows, rows, match="year", ground_truth="t.csv")
+        build_relevance(rows, rows, match="year", ground_truth="t.csv")
 
 
 # ------------------------------------------------------------------------------------ truth
@@ -101,8 +101,8 @@ def test_truth_with_and_without_a_header(header: str, end: str, tmp_path: Path) 
         "val:v000102.jpg": {"shop:1", "shop:2"},
         "val:v000103.jpg": {f"shop:{i}" for i in range(1, 6)},
     }
-    use = judge.basis.ground_truth
-    assert use == TruthUse(str(tmp_path / "val.csv"), 1, (), ())
+    use = judge.criterion.ground_truth
+    assert use == GroundTruthCoverage(str(tmp_path / "val.csv"), 1, (), ())
     assert judge.right(QUERIES[3]) is None
     found = judge.right(QUERIES[1])
     assert found is not None
@@ -173,7 +173,7 @@ def test_what_is_named_and_not_there_is_listed_and_left_out(tmp_path: Path) -> N
         "its right answers are not in the gallery: 88, 99",
         "the truth names no right answer",
     ]
-    use = judge.basis.ground_truth
+    use = judge.criterion.ground_truth
     assert use is not None
     assert use.unknown_queries == ("v000999", "v000998")
     assert use.unknown_rows == ("77", "88", "99")
@@ -224,9 +224,9 @@ def test_files_that_are_no_truth_are_refused(text: str | bytes, said: str, tmp_p
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.csv: cannot be read \(No such file"):
-        relevance_of(ROWS, QUERIES, ground_truth=tmp_path / "none.csv")
+        build_relevance(ROWS, QUERIES, ground_truth=tmp_path / "none.csv")
     with pytest.raises(InputError, match=r"cannot be read \(Is a directory"):
-        relevance_of(ROWS, QUERIES, ground_truth=tmp_path)
+        build_relevance(ROWS, QUERIES, ground_truth=tmp_path)
     with pytest.raises(InputError, match="has no rows"):
         truth(tmp_path, "v000101,1\n", source(), QUERIES)
 

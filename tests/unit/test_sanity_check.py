@@ -10,7 +10,7 @@ import pytest
 from lookalike.encoders.handcrafted import Pixels
 from lookalike.encoders.registry import open_encoder
 from lookalike.evaluation.metrics import Estimate, Interval
-from lookalike.evaluation.sanity_check import Spectrum, Verdict, assess
+from lookalike.evaluation.sanity_check import Spectrum, Verdict, sanity_check
 from lookalike.sources import ArraySource, open_source
 from lookalike.sources.sampling import read_sample
 from lookalike.types import Embeddings
@@ -70,7 +70,7 @@ def test_an_encoder_that_learnt_nothing_is_told_so(source: ArraySource) -> None:
     sample = [item.image() for item in source]
     pixels = open_encoder("pixels", sample)
     assert isinstance(pixels, Pixels)
-    found = assess(Blind("blind", pixels.preprocessing), source)
+    found = sanity_check(Blind("blind", pixels.preprocessing), source)
     assert found.verdict is not None
     assert "keep `" in found.verdict.sentence()
     assert len(found.spectrum.collapsed) >= 56
@@ -90,7 +90,7 @@ def test_an_encoder_that_learnt_nothing_is_told_so(source: ArraySource) -> None:
 
 def test_its_precision_is_that_of_brute_force(source: ArraySource) -> None:
     sample = [item.image() for item in source]
-    found = assess(open_encoder("hog", sample), source).verdict
+    found = sanity_check(open_encoder("hog", sample), source).verdict
     assert found is not None
     rows = open_encoder("hog", sample).encode(sample).astype(float)
     labels = np.array(source.labels)
@@ -104,11 +104,11 @@ def test_its_precision_is_that_of_brute_force(source: ArraySource) -> None:
 
 def test_without_labels_nothing_is_said_of_quality(source: ArraySource) -> None:
     sample = [item.image() for item in source]
-    found = assess(open_encoder("pixels", sample), source, labels={})
+    found = sanity_check(open_encoder("pixels", sample), source, labels={})
     assert found.verdict is None
     assert found.sentences()[-1].startswith("quality: not known without labels")
     few = {source[i].id: str(i % 2) for i in range(40)}
-    some = assess(open_encoder("pixels", sample), source, labels=few).verdict
+    some = sanity_check(open_encoder("pixels", sample), source, labels=few).verdict
     assert some is not None
     assert (some.queries, some.labels) == (40, 2)
 

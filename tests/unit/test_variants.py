@@ -15,8 +15,8 @@ import lookalike as la
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.evaluation import variants
-from lookalike.evaluation.synthetic_queries import street_queries
-from lookalike.evaluation.variants import LOOKS, parse_ways
+from lookalike.evaluation.synthetic_queries import make_synthetic_queries
+from lookalike.evaluation.variants import CROP_STEPS, parse_variants
 from lookalike.gallery.gallery import Gallery
 from lookalike.search.search import RERANKINGS
 from lookalike.sources import open_source
@@ -49,22 +49,22 @@ def indexed(folder: Path) -> Gallery:
 
 
 def test_ways_are_read_from_a_text_or_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parse_ways(None) == ()
-    [way] = parse_ways("foreground + expand+ reciprocal")
+    assert parse_variants(None) == ()
+    [way] = parse_variants("foreground + expand+ reciprocal")
     assert (way.foreground, way.parts, way.rerank) == (True, False, ("aqe", "k-reciprocal"))
-    assert [way.name for way in parse_ways("parts, expand,parts")] == ["parts", "aqe"]
-    assert parse_ways(["parts", "aqe"]) == parse_ways("parts,aqe")
+    assert [way.name for way in parse_variants("parts, expand,parts")] == ["parts", "aqe"]
+    assert parse_variants(["parts", "aqe"]) == parse_variants("parts,aqe")
     there = importlib.util.find_spec("cv2") is not None
-    every = [*LOOKS, *(name for name in RERANKINGS if there or name != "geometric")]
-    assert [way.name for way in parse_ways("all")] == every
-    both = [way.name for way in parse_ways("multi-crop+diffuse,all")]
+    every = [*CROP_STEPS, *(name for name in RERANKINGS if there or name != "geometric")]
+    assert [way.name for way in parse_variants("all")] == every
+    both = [way.name for way in parse_variants("multi-crop+diffuse,all")]
     assert both == ["multi-crop+diffusion", *every]
     monkeypatch.setattr(variants, "find_spec", lambda _: None)
-    assert "geometric" not in [way.name for way in parse_ways("all")]
-    assert parse_ways("geometric")[0].rerank == ("geometric",)
+    assert "geometric" not in [way.name for way in parse_variants("all")]
+    assert parse_variants("geometric")[0].rerank == ("geometric",)
     for bad in ("parst", "multi-crop+al", "", "parts,,expand", "multi-crop+all"):
         with pytest.raises(UnknownNameError, match="way of asking"):
-            parse_ways(bad)
+            parse_variants(bad)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -106,8 +106,8 @@ def test_ways_are_judged_as_counted_by_hand(shop: Gallery, metric: str) -> None:
 
 
 def test_street_queries_are_the_same_again(shop: Gallery) -> None:
-    once, relevance = street_queries(shop, queries=7)
-    again, _ = street_queries(shop, queries=7)
+    once, relevance = make_synthetic_queries(shop, queries=7)
+    again, _ = make_synthetic_queries(shop, queries=7)
     assert len(once) == 7
     for a, b in zip(once, again, strict=True):
         assert (a.id, a.uri, a.metadata) == (b.id, b.uri, b.metadata)
@@ -116,7 +116,7 @@ def test_street_queries_are_the_same_again(shop: Gallery) -> None:
         right = relevance.right(a)
         assert right is not None
         assert len(right.ids) == 1
-    other, _ = street_queries(shop, queries=7, seed=2)
+    other, _ = make_synthetic_queries(shop, queries=7, seed=2)
     assert [item.uri for item in other] != [item.uri for item in once]
 
 
@@ -124,7 +124,7 @@ def test_copies_are_right_too(shop: Gallery) -> None:
     folder = shop.path.parent / "shop"
     shutil.copy(folder / "a" / "0.png", folder / "c" / "copy.png")
     shop.sync(folder)
-    source, relevance = street_queries(shop)
+    source, relevance = make_synthetic_queries(shop)
     assert len(shop) == 19
     assert len(source) == 18
     answers = {item.uri.rpartition("shop/")[2]: relevance.right(item) for item in source}
@@ -134,7 +134,7 @@ def test_copies_are_right_too(shop: Gallery) -> None:
     assert answer.relevant == 2
     found = la.evaluate(shop, synthetic_queries=True)
     assert len(found.examples) == 18
-    assert (found.basis.as_dict()["by"], found.basis.column) == ("match", "content")
+    assert (found.criterion.as_dict()["by"], found.criterion.column) == ("match", "content")
     assert found.labels == ()
 
 

@@ -52,10 +52,10 @@ def command(
 def _evaluation(gallery: Gallery) -> dict[str, Any]:
     """Return what is said of the evaluation that was kept, if one was; a broken one is no harm."""
     from lookalike.errors import ArtifactError
-    from lookalike.evaluation.saved import kept
+    from lookalike.evaluation.saved import load_saved_evaluation
 
     try:
-        found = kept(gallery)
+        found = load_saved_evaluation(gallery)
     except ArtifactError as error:
         console.note(str(error))
         return {}

@@ -1,104 +1,117 @@
-"""lookalike search: what looks like this."""
+"""lookalike search: similar images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.commands import message
+from lookalike.cli.options import Gallery, K, MetricName
 
 if TYPE_CHECKING:
+    from lookalike.errors import InputError
+    from lookalike.gallery import gallery as galleries
     from lookalike.types import Hits
 
 
 def command(
-    gallery: Annotated[str, typer.Argument(help="The gallery: its folder, or milvus://...")],
+    gallery: Gallery,
     queries: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[QUERY]...", help="Image files, or dataset:NAME/SPLIT#INDEX."),
+        typer.Argument(metavar="QUERY", help="Image file, or dataset:NAME/SPLIT#INDEX."),
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many hits for each query.")] = 7,
-    ids: Annotated[
-        list[str] | None, typer.Option("--id", help="Ask with a row of the gallery, by its id.")
-    ] = None,
-    texts: Annotated[
+    text: Annotated[
         list[str] | None,
-        typer.Option("--text", help="Ask with words, if the gallery's encoder takes them."),
+        typer.Option(
+            metavar="TEXT",
+            help="Text query (needs an image-text encoder such as CLIP or SigLIP).",
+        ),
     ] = None,
     keywords: Annotated[
         str | None,
         typer.Option(
-            help="Words of the metadata, put first together with what looks alike; or alone."
+            metavar="WORDS",
+            help="Full-text search in metadata; fused with the image ranking if a query image is "
+            "given.",
         ),
     ] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="cosine or l2; the gallery's own unless given.")
+    ids: Annotated[
+        list[str] | None,
+        typer.Option("--id", metavar="ID", help="Use an indexed image as the query, by ID."),
     ] = None,
+    k: K = 7,
+    metric: MetricName = None,
     where: Annotated[
         str | None,
-        typer.Option(help="Only rows like these: \"year >= 2020 and tag in ('a', 'b')\"."),
+        typer.Option(
+            metavar="FILTER",
+            help="Filter by metadata, e.g. \"year >= 2020 and tag in ('a', 'b')\".",
+        ),
     ] = None,
     max_distance: Annotated[
-        float | None, typer.Option(help="Only hits as near as this, in the metric's units.")
+        float | None, typer.Option(metavar="D", help="Maximum distance.")
     ] = None,
     min_score: Annotated[
         float | None,
-        typer.Option(help="Only hits as similar as this by cosine: 1 is the same, 0 unrelated."),
+        typer.Option(metavar="S", help="Minimum cosine similarity (1 = identical)."),
     ] = None,
     box: Annotated[
-        str | None, typer.Option(help="Only this part of each query image: x,y,w,h in pixels.")
+        str | None, typer.Option(metavar="X,Y,W,H", help="Crop the query, in pixels.")
     ] = None,
     foreground: Annotated[
-        bool, typer.Option("--foreground", help="Only the part that holds the query's item.")
+        bool, typer.Option("--foreground", help="Crop the query to its main object.")
     ] = False,
     multi_crop: Annotated[
         bool,
-        typer.Option(
-            "--multi-crop",
-            help="Also look at 13 parts of the query: finds a small item in clutter.",
-        ),
+        typer.Option("--multi-crop", help="Also search with 13 crops: small objects in clutter."),
     ] = False,
     rerank: Annotated[
         str | None,
         typer.Option(
-            help="aqe, dba, k-reciprocal, diffusion or geometric; several joined by +, in turn."
+            metavar="NAME",
+            help="Re-ranking: aqe, dba, k-reciprocal, diffusion, geometric; or A+B.",
         ),
     ] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Look at every row, also of a very large gallery.")
+        bool, typer.Option("--exact", help="Exact search; skip the approximate index.")
     ] = False,
     image: Annotated[
-        Path | None, typer.Option(help="Also draw the queries and their hits, as a PNG.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Save a contact sheet of the results (PNG)."),
     ] = None,
     matches: Annotated[
         Path | None,
-        typer.Option(
-            help="Also draw which places of the first query and its first hit match, as a PNG."
-        ),
+        typer.Option(metavar="FILE", help="Save the matching points of the first result (PNG)."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a query.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Output JSON Lines, one per query.")
+    ] = False,
 ) -> None:
-    """Find the images that look most like each query, nearest first."""
-    from lookalike.errors import InputError, LookalikeError
+    """Find the images most similar to each query, nearest first.
+
+      lookalike search photos.gallery query.jpg --image results.png
+      lookalike search photos.gallery --text "a red bicycle" -k 20
+      lookalike search photos.gallery query.jpg --where "year >= 2020"
+
+    A JSON line has query and hits; each hit has rank, id, uri, distance and metadata.
+
+    Exit code 1: some queries could not be read; each is listed.
+    """
+    from lookalike.errors import InputError
     from lookalike.filters import parse
     from lookalike.gallery.gallery import Gallery
     from lookalike.images.foreground import Box
     from lookalike.search.search import distance_threshold, parse_rerankings
-    from lookalike.sources import DATASET_PREFIX, open_items
-    from lookalike.types import Metric, format_distance
+    from lookalike.types import Metric
 
-    if not queries and not ids and not texts and keywords is None:
-        raise InputError(
-            "nothing to search for: give image files, --id with a row's id, --text with words, or "
-            "--keywords of the metadata"
-        )
+    if not queries and not ids and not text and keywords is None:
+        raise InputError("no query: pass an image, --text, --keywords or --id")
     opened = Gallery.open(gallery)
-    found: list[Hits] = []
-    labels: list[object] = []
-    failed: list[LookalikeError] = []
     chosen = opened.metric if metric is None else Metric(metric)
     options: dict[str, Any] = {
         "k": k,
@@ -112,69 +125,103 @@ def command(
         "rerank": parse_rerankings(rerank),
         "keywords": keywords,
     }
-    for query in queries or []:
-        try:
-            item = open_items([query])[0] if query.startswith(DATASET_PREFIX) else None
-            found.append(opened.search(item or query, **options))
-            labels.append(item.metadata.get("label") if item else None)
-        except InputError as error:
-            failed.append(error)
-    for row_id in ids or []:
-        found.append(opened.search(id=row_id, **options))
-        labels.append(opened.store.get([row_id]).metadata[0].get("label"))
-    for text in texts or []:
-        found.append(opened.search(text=text, **options))
-        labels.append(None)
-    if keywords is not None and not (queries or ids or texts):
-        found.append(opened.search(**options))
-        labels.append(None)
-    if failed and not found:
-        raise failed[0]
-    for hits in found:
+    results, failures = _search_images(opened, queries or [], options)
+    results += _search_others(opened, ids or [], text or [], options)
+    if not results and not failures:
+        results = [_Result(opened.search(**options))]
+    if failures and not results:
+        raise failures[0]
+    for result in results:
         if as_json:
-            console.print_json(hits.as_dict(), one_line=True)
-            continue
-        rows = [
-            (
-                str(hit.rank),
-                format_distance(hit.distance),
-                str(hit.metadata.get("label", "")),
-                hit.id,
-            )
-            for hit in hits
-        ]
-        console.print_table(
-            ("rank", hits.metric.value, "label", "id"),
-            rows,
-            title=f"{hits.query}: {len(hits)} hits",
-        )
+            console.print_json(result.hits.as_dict(), one_line=True)
+        else:
+            _print(result.hits)
     if image is not None:
-        _draw_hits(found, labels, image)
+        _save_contact_sheet(results, image)
     if matches is not None:
-        _draw_matches(found[0], matches)
-    for failure in failed:
-        console.note(f"failed: {failure}")
+        _save_matches(results[0].hits, matches)
+    for failure in failures:
+        console.note(f"failed: {message(failure)}")
     if k > len(opened):
-        console.note(f"-n {k}: the gallery has only {len(opened):,} rows")
-    if failed:
+        console.note(f"-k {k}: the gallery has only {console.count(len(opened), 'row')}")
+    if failures:
         raise typer.Exit(1)
 
 
-def _draw_hits(results: Sequence[Hits], labels: Sequence[object], out: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """The hits of one query; ``label`` is the query's own, if it has one."""
+
+    hits: Hits
+    label: object = None
+
+
+def _search_images(
+    gallery: galleries.Gallery, queries: Sequence[str], options: Mapping[str, Any]
+) -> tuple[list[_Result], list[InputError]]:
+    """Search by image files and items of data sets; unreadable ones are failures."""
+    from lookalike.errors import InputError
+    from lookalike.sources import DATASET_PREFIX, open_items
+
+    results, failures = [], []
+    for query in queries:
+        try:
+            item = open_items([query])[0] if query.startswith(DATASET_PREFIX) else None
+            label = None if item is None else item.metadata.get("label")
+            results.append(_Result(gallery.search(item or query, **options), label))
+        except InputError as error:
+            failures.append(error)
+    return results, failures
+
+
+def _search_others(
+    gallery: galleries.Gallery,
+    ids: Sequence[str],
+    texts: Sequence[str],
+    options: Mapping[str, Any],
+) -> list[_Result]:
+    """Search by indexed images, then by texts."""
+    results = []
+    for row_id in ids:
+        hits = gallery.search(id=row_id, **options)
+        label = gallery.store.get([row_id]).metadata[0].get("label")
+        results.append(_Result(hits, label))
+    return results + [_Result(gallery.search(text=text, **options)) for text in texts]
+
+
+def _print(hits: Hits) -> None:
+    from lookalike.types import format_distance
+
+    labeled = any("label" in hit.metadata for hit in hits)
+    columns = ("rank", "distance", *(["label"] if labeled else []), "id")
+    rows = [
+        (
+            str(hit.rank),
+            format_distance(hit.distance),
+            *([str(hit.metadata.get("label", ""))] if labeled else []),
+            hit.id,
+        )
+        for hit in hits
+    ]
+    results = console.count(len(hits), "result")
+    console.print_table(columns, rows, title=f"{hits.query}: {results}, {hits.metric.value}")
+
+
+def _save_contact_sheet(results: Sequence[_Result], path: Path) -> None:
     """Draw queries beside their hits, marked as correct or not where both have a label."""
     from lookalike.evaluation.relevance import hits_with_value
     from lookalike.report import figures
 
     grid = figures.hits_grid(
-        results,
-        [hits_with_value(hits, label) for hits, label in zip(results, labels, strict=True)],
-        query_titles=[None if label is None else str(label) for label in labels],
+        [result.hits for result in results],
+        [hits_with_value(result.hits, result.label) for result in results],
+        query_titles=[None if result.label is None else str(result.label) for result in results],
     )
-    figures.save(grid, out)
-    console.note(f"drawn: {out}")
+    figures.save(grid, path)
+    console.note(f"contact sheet: {path}")
 
 
-def _draw_matches(hits: Hits, out: Path) -> None:
+def _save_matches(hits: Hits, path: Path) -> None:
     """Draw the local features that match between a query and its first hit."""
     from lookalike.errors import InputError
     from lookalike.images import local_features
@@ -182,11 +229,11 @@ def _draw_matches(hits: Hits, out: Path) -> None:
     from lookalike.sources import open_items
 
     if hits.uri is None or not len(hits):
-        raise InputError("--matches compares two images: ask with an image that has a hit")
+        raise InputError("{matches} needs a query image with a result", matches=None)
     query, row = (item.image() for item in open_items([hits.uri, hits[0].uri]))
     match = local_features.verify(
         local_features.features(query, most=local_features.QUERY_POINTS),
         local_features.features(row),
     )
-    figures.save(figures.matches(query, row, match, title=hits[0].id), out)
-    console.note(f"drawn: {out}, {match.inliers} places match")
+    figures.save(figures.matches(query, row, match, title=hits[0].id), path)
+    console.note(f"matches: {path}, {console.count(match.inliers, 'matching point')}")

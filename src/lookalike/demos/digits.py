@@ -12,7 +12,7 @@ from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import ArtifactError, MissingDependencyError, UnknownNameError
 from lookalike.evaluation.evaluate import evaluate
-from lookalike.evaluation.relevance import hits_with_value
+from lookalike.evaluation.relevance import mark_correct
 from lookalike.evaluation.results import Evaluation
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
@@ -108,7 +108,7 @@ def tell(
     found = galleries[main].search(test[story.query])
     picture = folder / "hits.png"
     label = str(test[story.query].metadata["label"])
-    grid = figures.hits_grid([found], [hits_with_value(found, label)], query_titles=[label])
+    grid = figures.hits_grid([found], [mark_correct(found, label)], query_titles=[label])
     figures.save(grid, picture)
     say(f"5  evaluate: all {len(test):,} queries, beside what needs no learning")
     judged = evaluate(galleries[main], test, baselines=True, on_progress=on_progress)

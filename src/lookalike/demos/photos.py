@@ -18,7 +18,7 @@ from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.registry import usual_encoder
 from lookalike.errors import MissingDependencyError
 from lookalike.evaluation.evaluate import evaluate
-from lookalike.evaluation.relevance import hits_with_value
+from lookalike.evaluation.relevance import mark_correct
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import decode
 from lookalike.report import figures
@@ -85,7 +85,7 @@ def tell_photos(
     picture = folder / "hits.png"
     grid = figures.hits_grid(
         [found, others],
-        [hits_with_value(found, photograph), None],
+        [mark_correct(found, photograph), None],
         query_titles=[photograph, None],
         row_names=["all", "other photographs"],
     )

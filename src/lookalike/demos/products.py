@@ -12,7 +12,7 @@ from lookalike.encoders.base import MANIFEST, Encoder
 from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.evaluation.evaluate import evaluate
-from lookalike.evaluation.relevance import hits_with_value
+from lookalike.evaluation.relevance import mark_correct
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
 from lookalike.report.evaluation import write_report
@@ -77,7 +77,7 @@ def tell_products(
     item = str(query.metadata["item"])
     grid = figures.hits_grid(
         found,
-        [hits_with_value(hits, item, "item") for hits in found],
+        [mark_correct(hits, item, "item") for hits in found],
         query_titles=[item] * len(found),
         hit_titles=[[str(hit.metadata["item"]) for hit in hits] for hits in found],
         row_names=("plain", "adapted", "adapted, --multi-crop"),

@@ -27,7 +27,7 @@ from lookalike.evaluation.metrics import (
     Interval,
     average_precision_at_k,
     bootstrap_interval,
-    resamples_at_once,
+    bootstrap_batch_size,
 )
 from lookalike.types import Embeddings
 from lookalike.vectors import unit_rows
@@ -35,7 +35,7 @@ from lookalike.vectors import unit_rows
 N = 5
 """Hits that count for each labeled image."""
 
-LEAST_LABELED = 10
+MIN_LABELED = 10
 LEAST_PAIRS = 5
 """At least so many pairs alike, and as many that are not."""
 
@@ -85,10 +85,10 @@ class Labels:
         Raises:
             InputError: too few, or of one label only; ``name`` is what the message calls them.
         """
-        if len(self.of) < LEAST_LABELED:
+        if len(self.of) < MIN_LABELED:
             raise InputError(
-                f"{name}: {len(self.of)} images are labeled, at least {LEAST_LABELED} are "
-                f"needed: label {LEAST_LABELED - len(self.of)} more"
+                f"{name}: {len(self.of)} images are labeled, at least {MIN_LABELED} are "
+                f"needed: label {MIN_LABELED - len(self.of)} more"
             )
         counts = Counter(self.of.values())
         if len(counts) == 1:
@@ -97,10 +97,10 @@ class Labels:
                 "images of at least one other kind too"
             )
         paired = sum(count for count in counts.values() if count > 1)
-        if paired < LEAST_LABELED // 2:
+        if paired < MIN_LABELED // 2:
             raise InputError(
                 f"{name}: only {paired} images share their label with another one, at least "
-                f"{LEAST_LABELED // 2} must: label more images, or use fewer, broader labels"
+                f"{MIN_LABELED // 2} must: label more images, or use fewer, broader labels"
             )
 
     def compare(self, embeddings: Mapping[str, Embeddings]) -> dict[str, Quality]:
@@ -185,7 +185,7 @@ class Pairs:
             roc_auc,
             axis=-1,
             n_resamples=RESAMPLES,
-            batch=resamples_at_once(similarity.size),
+            batch=bootstrap_batch_size(similarity.size),
             method="percentile",
             rng=np.random.default_rng(0),
         ).bootstrap_distribution

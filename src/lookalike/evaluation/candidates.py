@@ -20,7 +20,7 @@ from lookalike.errors import (
     UnknownNameError,
 )
 from lookalike.evaluation.agreement import Quality
-from lookalike.evaluation.robustness import self_retrieval_of
+from lookalike.evaluation.robustness import evaluate_encoder_robustness
 from lookalike.sources import ItemSource
 from lookalike.sources.sampling import Sampled
 from lookalike.types import Embeddings, Progress, ProgressCallback
@@ -35,7 +35,7 @@ to be fitted to color images."""
 TRAINED = "contrastive"
 
 KINDS = ("noise", "jpeg")
-"""Distortions that training never uses as augmentations, so that they favor no trained encoder."""
+"""Corruptions that training never uses as augmentations, so that they favor no trained encoder."""
 
 _TRAINING_SHARE = 0.6
 _LEAST_TRAINING_S = 10.0
@@ -68,7 +68,7 @@ DEFAULTS = ChooseOptions()
 class Candidate:
     """One encoder as tried. ``rate`` is in images a second, resizing included, decoding not.
 
-    ``smoke`` is, without labels, the share of images that find themselves first under each kind
+    ``robustness`` is, without labels, the share of images that find themselves first under each kind
     of distortion. ``embeddings`` are those of the images tried.
     """
 
@@ -77,7 +77,7 @@ class Candidate:
     embeddings: Embeddings = field(repr=False)
     rate: float
     quality: Quality | None = None
-    smoke: Mapping[str, float] = field(default_factory=dict)
+    robustness: Mapping[str, float] = field(default_factory=dict)
     best: bool = False
     cheapest: bool = False
 
@@ -87,9 +87,9 @@ class Candidate:
         return 4 * self.encoder.dim
 
     @property
-    def finds_itself(self) -> bool:
+    def robust(self) -> bool:
         """Whether nine in ten images find themselves under every kind of distortion."""
-        return all(share >= _FOUND for share in self.smoke.values())
+        return all(share >= _FOUND for share in self.robustness.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -100,7 +100,7 @@ class Candidate:
             "bytes_per_image": self.bytes_per_image,
         }
         if self.quality is None:
-            return {**fields, "self_retrieval": dict(self.smoke), "finds_itself": self.finds_itself}
+            return {**fields, "robustness": dict(self.robustness), "robust": self.robust}
         estimate, difference = self.quality.estimate, self.quality.difference
         return {
             **fields,
@@ -147,14 +147,14 @@ class Trial:
             yield from self._try(TRAINED, self._trained)
         self.on_progress(Progress("try encoders", total, total, "encoders"))
 
-    def smoke(self, candidates: Sequence[Candidate]) -> Iterator[Candidate]:
+    def robustness(self, candidates: Sequence[Candidate]) -> Iterator[Candidate]:
         """Yield candidates with the share of images that find themselves again."""
         for candidate in candidates:
-            found = self_retrieval_of(
+            found = evaluate_encoder_robustness(
                 candidate.encoder, self.images[:_SMOKE_IMAGES], queries=_SMOKE_QUERIES, kinds=KINDS
             )
             shares = {name: scores.recall_at_1.value for name, scores in found.scores.items()}
-            yield replace(candidate, smoke=shares)
+            yield replace(candidate, robustness=shares)
 
     def why_not(self) -> str:
         """Say what kept each encoder from being tried."""

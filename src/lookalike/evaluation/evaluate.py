@@ -17,10 +17,10 @@ from lookalike.encoders.registry import catalog
 from lookalike.errors import ImageError, InputError, SettingError
 from lookalike.evaluation.metrics import QueryScores, Scores, ceiling_at_k
 from lookalike.evaluation.protocols import open_protocol
-from lookalike.evaluation.relevance import Relevance, RelevantSet, relevance_of
+from lookalike.evaluation.relevance import Relevance, RelevantSet, build_relevance
 from lookalike.evaluation.results import Evaluation, Example, Latency
-from lookalike.evaluation.synthetic_queries import street_queries
-from lookalike.evaluation.variants import Trial, parse_ways
+from lookalike.evaluation.synthetic_queries import make_synthetic_queries
+from lookalike.evaluation.variants import Trial, parse_variants
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import Item, ItemSource, Source, open_source
 from lookalike.sources.sampling import sample_images
@@ -90,7 +90,7 @@ def evaluate(
         SettingError: ``k`` or ``first`` below 1, or options that exclude each other.
         UnknownNameError: no such protocol or way of asking.
     """
-    tried = parse_ways(variants)
+    tried = parse_variants(variants)
     agreed = None if protocol is None else open_protocol(protocol)
     if agreed is not None:
         agreed.check(k, ground_truth)
@@ -106,14 +106,14 @@ def evaluate(
         raise SettingError("--backgrounds is for --synthetic-queries: add it, or leave out both")
     if synthetic_queries:
         _refuse_with_street({"queries": queries, "--match": match, "--ground-truth": ground_truth})
-        opened, relevance = street_queries(gallery, backgrounds, on_progress=on_progress)
+        opened, relevance = make_synthetic_queries(gallery, backgrounds, on_progress=on_progress)
     else:
         opened = (
             open_source(queries, on_progress)
             if isinstance(queries, str | Path)
             else queries or rows
         )
-        relevance = relevance_of(rows, opened, match=match, ground_truth=ground_truth)
+        relevance = build_relevance(rows, opened, match=match, ground_truth=ground_truth)
     items, right, skipped = _asked(opened, relevance, on_progress)
     bench = _Bench(gallery, rows, k, first, chosen, relevance.labels, items, right, on_progress)
     beside: dict[str, Scores] = {}
@@ -143,7 +143,7 @@ def evaluate(
         gallery_labels=Counter(bench.labels.values()),
         examples=tuple(bench.examples(hits)),
         latency=bench.latency(),
-        basis=relevance.basis,
+        criterion=relevance.criterion,
         ceiling=float(ceiling_at_k(bench.relevant, k).mean()),
         protocol=agreed,
         variants=trial.run(tried, values.average_precision, on_progress),
@@ -294,7 +294,7 @@ def _asked(
         if number % _REPORT_EVERY == 0 or number == len(source):
             on_progress(Progress("read queries", number, len(source), "images"))
     if not items:
-        what = "a labeled query" if relevance.basis.labeled else "a query with a right answer"
+        what = "a labeled query" if relevance.criterion.labeled else "a query with a right answer"
         raise InputError(
             f"{source.spec}: none of its {len(source):,} images is {what}; the first, "
             f"{skipped[0].uri}: {skipped[0].reason}"

@@ -17,7 +17,7 @@ _EXPECTED = "expected CSV, on each line a query and the ids of its right answers
 
 
 @dataclass(frozen=True, slots=True)
-class TruthLine:
+class GroundTruthLine:
     """A query and its right answers as a file names them, and the line's number."""
 
     number: int
@@ -25,7 +25,7 @@ class TruthLine:
     right: tuple[str, ...]
 
 
-def read_truth(path: Path) -> list[TruthLine]:
+def read_ground_truth(path: Path) -> list[GroundTruthLine]:
     """Read a CSV file ``query,right,right,...``, as the AI Meets Beauty challenge has it.
 
     Lines may have different lengths; empty fields and lines are passed over. Semicolons may stand
@@ -53,7 +53,7 @@ def read_truth(path: Path) -> list[TruthLine]:
             query, *right = [field.strip() for field in fields] or [""]
             named = tuple(name for name in right if name)
             if query or named:
-                lines.append(TruthLine(reader.line_num, query, named))
+                lines.append(GroundTruthLine(reader.line_num, query, named))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: broken CSV ({error})") from error
     for line in lines[1:]:
@@ -66,7 +66,7 @@ def read_truth(path: Path) -> list[TruthLine]:
     return lines
 
 
-def is_header(first: TruthLine, queries: Container[str], rows: Container[str]) -> bool:
+def is_header(first: GroundTruthLine, queries: Container[str], rows: Container[str]) -> bool:
     """Tell whether a file's first line holds names of columns.
 
     It does if its first field is empty, as pandas writes an index, or is no query's name and a
@@ -81,7 +81,7 @@ def is_header(first: TruthLine, queries: Container[str], rows: Container[str]) -
     return not like_a_name and not any(name in rows for name in first.right)
 
 
-def find_named(path: Path, source: Source, wanted: Mapping[str, int]) -> dict[str, str]:
+def resolve_names(path: Path, source: Source, wanted: Mapping[str, int]) -> dict[str, str]:
     """Return the ids of the items that names mean; a name that means none is left out.
 
     An item is named by its id, before all others, then by the column ``id`` of its metadata, and

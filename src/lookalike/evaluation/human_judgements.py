@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class QueryJudgement:
     """One person's answers to a query's hits, by id in order of rank.
 
     ``k`` hits were asked for and ``given`` were found; who stopped early judged fewer.
@@ -45,7 +45,7 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Preferred:
+class PreferenceVote:
     """Which of two galleries' answers one person preferred: 1 for ``a``'s, 0 for ``b``'s, 0.5."""
 
     a: str
@@ -55,23 +55,23 @@ class Preferred:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgementFile:
     """A file as it was read; ``galleries`` maps names to encoders and their fingerprints."""
 
     path: Path
     galleries: Mapping[str, tuple[str, str]]
-    hits: Sequence[Answers]
-    preferences: Sequence[Preferred]
+    hits: Sequence[QueryJudgement]
+    preferences: Sequence[PreferenceVote]
 
 
-def read_files(files: Iterable[Path]) -> list[Judged]:
+def read_files(files: Iterable[Path]) -> list[JudgementFile]:
     """Read files of judgements.
 
     Raises:
         InputError: one cannot be read or used, and where in it; one is given twice, or two judge
             galleries of one name and different encoders.
     """
-    read: dict[bytes, Judged] = {}
+    read: dict[bytes, JudgementFile] = {}
     for path in files:
         data = _bytes(path)
         if data in read:
@@ -100,7 +100,7 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _parsed(path: Path, data: bytes) -> Judged:
+def _parsed(path: Path, data: bytes) -> JudgementFile:
     try:
         found = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -129,7 +129,7 @@ def _parsed(path: Path, data: bytes) -> Judged:
     _once(f"{path}: hits", [(each.gallery, each.query, each.k) for each in hits])
     pairs = [(frozenset((each.a, each.b)), each.query) for each in preferences]
     _once(f"{path}: preferences", pairs)
-    return Judged(path, galleries, hits, preferences)
+    return JudgementFile(path, galleries, hits, preferences)
 
 
 class _Fields:
@@ -181,7 +181,7 @@ class _Fields:
         return found
 
 
-def _answers(each: _Fields, galleries: Mapping[str, object]) -> Answers:
+def _answers(each: _Fields, galleries: Mapping[str, object]) -> QueryJudgement:
     n = each.count("k", least=1)
     given = each.count("given") if "given" in each else n
     ranked = sorted(
@@ -194,17 +194,17 @@ def _answers(each: _Fields, galleries: Mapping[str, object]) -> Answers:
         raise InputError(f"{each.where}: judges a hit twice")
     if len(right) > given or given > n or not all(1 <= rank <= given for rank in ranks):
         raise InputError(f"{each.where}: has ranks or answers beyond the {given} hits given")
-    return Answers(each.gallery("gallery", galleries), each.get("query", str), n, given, right)
+    return QueryJudgement(each.gallery("gallery", galleries), each.get("query", str), n, given, right)
 
 
-def _preferred(each: _Fields, galleries: Mapping[str, object]) -> Preferred:
+def _preferred(each: _Fields, galleries: Mapping[str, object]) -> PreferenceVote:
     side = each.get("preferred", str)
     if side not in _WEIGHT:
         raise InputError(f"{each.where}: 'preferred' must be one of {', '.join(_WEIGHT)}")
     a, b = each.gallery("a", galleries), each.gallery("b", galleries)
     if a == b:
         raise InputError(f"{each.where}: compares {a!r} with itself")
-    return Preferred(a, b, each.get("query", str), _WEIGHT[side])
+    return PreferenceVote(a, b, each.get("query", str), _WEIGHT[side])
 
 
 def _once(where: str, judged: Sequence[Hashable]) -> None:
@@ -219,7 +219,7 @@ _CHANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedHits:
+class GalleryJudgements:
     """A gallery's hits as people judged them.
 
     ``precision`` is the share of right hits among those shown: n, or fewer where the gallery gave
@@ -285,14 +285,14 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
-class HitJudgements:
+class JudgementsResult:
     """What :func:`evaluate_judgements` found.
 
     ``unfinished`` names galleries of which hits were judged, but none of a query to the end.
     """
 
     files: int
-    hits: tuple[JudgedHits, ...]
+    hits: tuple[GalleryJudgements, ...]
     preferences: tuple[Preference, ...]
     unfinished: tuple[str, ...] = ()
 
@@ -306,7 +306,7 @@ class HitJudgements:
         }
 
 
-def evaluate_judgements(files: Sequence[str | Path]) -> HitJudgements:
+def evaluate_judgements(files: Sequence[str | Path]) -> JudgementsResult:
     """Return what people's judgements of hits come to, with 95 % intervals over the queries.
 
     Args:
@@ -320,7 +320,7 @@ def evaluate_judgements(files: Sequence[str | Path]) -> HitJudgements:
     read = read_files(Path(file) for file in files)
     if not read:
         raise InputError("no file of judgements was given")
-    answers: dict[tuple[str, int], dict[str, list[Answers]]] = defaultdict(
+    answers: dict[tuple[str, int], dict[str, list[QueryJudgement]]] = defaultdict(
         lambda: defaultdict(list)
     )
     preferred: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(
@@ -347,10 +347,10 @@ def evaluate_judgements(files: Sequence[str | Path]) -> HitJudgements:
         raise InputError(
             f"{names}: no query was judged to the end; judge all hits of at least one query"
         )
-    return HitJudgements(len(read), tuple(hits), tuple(pairs), tuple(dict.fromkeys(unfinished)))
+    return JudgementsResult(len(read), tuple(hits), tuple(pairs), tuple(dict.fromkeys(unfinished)))
 
 
-def _judged(gallery: str, k: int, encoder: str, queries: Mapping[str, list[Answers]]) -> JudgedHits:
+def _judged(gallery: str, k: int, encoder: str, queries: Mapping[str, list[QueryJudgement]]) -> GalleryJudgements:
     judged = [[said for said in people if said.complete] for people in queries.values()]
     scores = np.array(  # (queries, 3)
         [np.mean([_scores(said.right) for said in people], axis=0) for people in judged if people]
@@ -365,7 +365,7 @@ def _judged(gallery: str, k: int, encoder: str, queries: Mapping[str, list[Answe
         for row in one.right.keys() & other.right.keys()
     )
     left_out = len(queries) - len(scores)
-    return JudgedHits(
+    return GalleryJudgements(
         gallery, encoder, k, len(scores), left_out, precision, map_retrieved, first, agreement
     )
 

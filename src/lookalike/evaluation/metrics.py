@@ -50,7 +50,7 @@ def average_precision_at_k(correct: Correct, relevant: NDArray[np.int64]) -> Per
     return _share(_gains(correct), np.minimum(relevant, correct.shape[1]))
 
 
-def average_precision_of_found(correct: Correct) -> PerQuery:
+def average_precision_of_retrieved(correct: Correct) -> PerQuery:
     """Return average precision at n, divided by the right hits among the n; 0 if there are none.
 
     What was not found costs nothing: one right hit, if it comes first, scores 1 however many right
@@ -94,7 +94,7 @@ def bootstrap_interval(values: PerQuery, *, level: float = 0.95, seed: int = 0) 
         (values,),
         np.mean,
         n_resamples=RESAMPLES,
-        batch=resamples_at_once(len(values)),
+        batch=bootstrap_batch_size(len(values)),
         confidence_level=level,
         method="percentile",
         rng=np.random.default_rng(seed),
@@ -102,7 +102,7 @@ def bootstrap_interval(values: PerQuery, *, level: float = 0.95, seed: int = 0) 
     return Interval(float(low), float(high))
 
 
-def resamples_at_once(count: int) -> int:
+def bootstrap_batch_size(count: int) -> int:
     """Return the ``batch`` of :func:`scipy.stats.bootstrap` for samples of ``count`` values."""
     return max(1, _BATCH // count)
 
@@ -123,7 +123,7 @@ class QueryScores:
 
     precision: PerQuery
     average_precision: PerQuery
-    average_precision_of_found: PerQuery
+    average_precision_of_retrieved: PerQuery
     recall: PerQuery
     recall_at_1: PerQuery
 
@@ -133,7 +133,7 @@ class QueryScores:
         return cls(
             precision_at_k(correct),
             average_precision_at_k(correct, relevant),
-            average_precision_of_found(correct),
+            average_precision_of_retrieved(correct),
             recall_at_k(correct, relevant),
             recall_at_1(correct),
         )
@@ -165,7 +165,7 @@ class QueryScores:
         return cls(
             precision=drawn / k * share,
             average_precision=_share(gains, np.minimum(relevant, k)),
-            average_precision_of_found=_share(harmonic * found + more, drawn),
+            average_precision_of_retrieved=_share(harmonic * found + more, drawn),
             recall=np.where(relevant > 0, _share(drawn, rows), 0.0),
             recall_at_1=share,
         )
@@ -230,7 +230,7 @@ class Scores:
             metric=metric,
             precision=estimate(values.precision),
             map=estimate(values.average_precision),
-            map_retrieved=estimate(values.average_precision_of_found),
+            map_retrieved=estimate(values.average_precision_of_retrieved),
             recall=estimate(values.recall),
             recall_at_1=estimate(values.recall_at_1),
             first=group(slice(first)),

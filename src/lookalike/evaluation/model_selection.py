@@ -124,7 +124,7 @@ def choose(
     if not candidates:
         raise InputError(f"{opened.spec}: no encoder could be tried: {trial.why_not()}")
     if judgements is None:
-        candidates = tuple(trial.smoke(candidates))
+        candidates = tuple(trial.robustness(candidates))
     else:
         candidates = ranked(candidates, judgements, [each.item.id for each in sample])
     return Choice(

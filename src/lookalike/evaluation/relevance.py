@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lookalike.errors import InputError, SettingError
-from lookalike.evaluation.ground_truth import find_named, is_header, read_truth
+from lookalike.evaluation.ground_truth import resolve_names, is_header, read_ground_truth
 from lookalike.sources import Item, Source
 from lookalike.types import Hit
 
@@ -24,7 +24,7 @@ _LISTED = 12
 
 
 @dataclass(frozen=True, slots=True)
-class TruthUse:
+class GroundTruthCoverage:
     """How a truth file fitted: what it does not name, and what it names that is not there.
 
     ``left_out`` counts queries of the source that the file does not name. ``unknown_queries`` are
@@ -58,11 +58,11 @@ class RelevanceCriterion:
     """
 
     column: str | None = LABEL
-    ground_truth: TruthUse | None = None
+    ground_truth: GroundTruthCoverage | None = None
     labeled: bool = True
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """What right hits do, in words."""
         if self.ground_truth is not None:
             return f"are named by {Path(self.ground_truth.file).name}"
@@ -109,7 +109,7 @@ class Relevance(Protocol):
     """Tells which rows are right for a query."""
 
     @property
-    def basis(self) -> RelevanceCriterion:
+    def criterion(self) -> RelevanceCriterion:
         """What makes a hit right."""
         ...
 
@@ -123,7 +123,7 @@ class Relevance(Protocol):
         ...
 
 
-def relevance_of(
+def build_relevance(
     rows: Source,
     queries: Source,
     *,
@@ -136,31 +136,31 @@ def relevance_of(
         rows: the gallery's.
         queries: what will be asked.
         match: a column of metadata: rows with the query's value in it are right.
-        ground_truth: a file of queries and their right answers (see :func:`truths.read_truth`).
+        ground_truth: a file of queries and their right answers (see :func:`truths.read_ground_truth`).
 
     Raises:
         SettingError: both were given.
         InputError: no row has a label or a value in the column, or the truth file cannot be used.
     """
     if ground_truth is None:
-        return SameValue.of(rows, match)
+        return ColumnRelevance.of(rows, match)
     if match is not None:
         raise SettingError(
             f"--match {match} cannot be combined with --ground-truth {ground_truth}: each says "
             "which hits are right; leave out one of the two"
         )
-    return Truth.of(Path(ground_truth), rows, queries)
+    return GroundTruthRelevance.of(Path(ground_truth), rows, queries)
 
 
 @dataclass(frozen=True, slots=True)
-class SameValue:
+class ColumnRelevance:
     """A hit is right when it has the query's value in a column, both taken as texts."""
 
-    basis: RelevanceCriterion
+    criterion: RelevanceCriterion
     groups: Mapping[str, frozenset[str]]
 
     @classmethod
-    def of(cls, rows: Source, match: str | None) -> SameValue:
+    def of(cls, rows: Source, match: str | None) -> ColumnRelevance:
         """Group rows by a column, or by label.
 
         Raises:
@@ -191,7 +191,7 @@ class SameValue:
     @property
     def labels(self) -> Mapping[str, str]:
         """The label of each row that has one, by id; empty for another column."""
-        if not self.basis.labeled:
+        if not self.criterion.labeled:
             return {}
         return {row_id: label for label, ids in self.groups.items() for row_id in ids}
 
@@ -201,38 +201,38 @@ class SameValue:
         A label that no other row has scores 0, as the report's protocol has it; a value of another
         column that no other row has cannot be found and is not asked for.
         """
-        value = query.metadata.get(self.basis.column or LABEL)
+        value = query.metadata.get(self.criterion.column or LABEL)
         if value is None:
-            return RelevantSet.none(f"has no {self.basis.column}")
+            return RelevantSet.none(f"has no {self.criterion.column}")
         right = RelevantSet.to(query, self.groups.get(str(value), frozenset()), str(value))
-        if right.relevant or self.basis.labeled:
+        if right.relevant or self.criterion.labeled:
             return right
-        return RelevantSet.none(f"no other row has its {self.basis.column}, {str(value)!r}")
+        return RelevantSet.none(f"no other row has its {self.criterion.column}, {str(value)!r}")
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class GroundTruthRelevance:
     """A hit is right when a file says so. ``answers`` and ``gone`` are by the id of the query."""
 
-    basis: RelevanceCriterion
+    criterion: RelevanceCriterion
     answers: Mapping[str, frozenset[str]]
     gone: Mapping[str, Sequence[str]]
     labels: Mapping[str, str]
 
     @classmethod
-    def of(cls, path: Path, rows: Source, queries: Source) -> Truth:
+    def of(cls, path: Path, rows: Source, queries: Source) -> GroundTruthRelevance:
         """Read a truth file and find what it names.
 
         Raises:
             InputError: it cannot be read, names none of the queries, or a name is ambiguous.
         """
-        lines = read_truth(path)
+        lines = read_ground_truth(path)
         if not len(rows):
             raise InputError(f"{rows.spec}: has no rows to find anything among")
         latest = lines[::-1]  # so that a name stands for its first line
-        asked = find_named(path, queries, {line.query: line.number for line in latest})
+        asked = resolve_names(path, queries, {line.query: line.number for line in latest})
         wanted = {name: line.number for line in latest for name in line.right}
-        found = find_named(path, rows, wanted)
+        found = resolve_names(path, rows, wanted)
         if is_header(lines[0], asked, found):
             lines = lines[1:]
         answers: dict[str, set[str]] = {}
@@ -248,14 +248,14 @@ class Truth:
                 f"{path}: names none of the {len(queries):,} queries of {queries.spec}; {said}, "
                 f"the source's is {queries[0].id!r}"
             )
-        use = TruthUse(
+        use = GroundTruthCoverage(
             str(path),
             left_out=len(queries) - len(answers),
             unknown_queries=_missing([line.query for line in lines], asked),
             unknown_rows=_missing([name for line in lines for name in line.right], found),
         )
-        basis = RelevanceCriterion(None, use, labeled=False)
-        return cls(basis, {q: frozenset(ids) for q, ids in answers.items()}, gone, {})
+        criterion = RelevanceCriterion(None, use, labeled=False)
+        return cls(criterion, {q: frozenset(ids) for q, ids in answers.items()}, gone, {})
 
     def right(self, query: Item) -> RelevantSet | None:
         """Return the rows that the file names for a query; None if it does not name the query."""
@@ -272,7 +272,7 @@ class Truth:
         return RelevantSet.none(f"its right answers are not in the gallery: {_first(gone)}")
 
 
-def hits_with_value(
+def mark_correct(
     hits: Iterable[Hit], value: object, column: str = LABEL
 ) -> tuple[bool | None, ...]:
     """Return for each hit whether it has a value in a column, both taken as texts.

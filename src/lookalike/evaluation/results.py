@@ -46,7 +46,7 @@ class Evaluation:
     ``confusion`` is ``(labels, labels)`` int64: how many hits of each label (column) the queries
     of each label (row) got. ``examples`` holds every query with its hits; ``query_labels`` and
     ``gallery_labels`` count labels. All of these but the examples are empty where not labels made
-    hits right but what ``basis`` says. ``ceiling`` is the highest precision@k there can be, the
+    hits right but what ``criterion`` says. ``ceiling`` is the highest precision@k there can be, the
     mean of min(relevant, n) / n. ``others`` may hold the scores of other galleries of the same
     images for the same queries, to be shown beside, and ``variants`` what other ways of asking it
     came to.
@@ -65,7 +65,7 @@ class Evaluation:
     gallery_labels: Mapping[str, int]
     examples: tuple[Example, ...]
     latency: Latency
-    basis: RelevanceCriterion
+    criterion: RelevanceCriterion
     ceiling: float
     protocol: EvaluationProtocol | None = None
     others: Mapping[str, Scores] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Evaluation:
             "skipped": len(self.skipped),
             "gallery": self.gallery,
             "protocol": None if self.protocol is None else self.protocol.as_dict(),
-            "relevance": self.basis.as_dict(),
+            "relevance": self.criterion.as_dict(),
             "precision_ceiling": self.ceiling,
             **self.scores.as_dict(),
             "baselines": {name: scores.as_dict() for name, scores in self.baselines.items()},

@@ -1,7 +1,7 @@
-"""Self-retrieval: distorted images asked for their originals, without any labels.
+"""Self-retrieval: corrupted images asked for their originals, without any labels.
 
 It says what an encoder is invariant to, not how good it is: it was measured not to rank encoders
-by the precision of their answers, since it favors the one that was trained on the distortions it
+by the precision of their answers, since it favors the one that was trained on the corruptions it
 is tried with.
 """
 
@@ -30,7 +30,7 @@ from lookalike.evaluation.metrics import (
     recall_at_k,
 )
 from lookalike.gallery.gallery import Gallery
-from lookalike.images.corruptions import Distortion, find_distortions
+from lookalike.images.corruptions import Corruption, find_corruptions
 from lookalike.images.decode import content_hash, within
 from lookalike.sources import Item, open_items
 from lookalike.stores.base import MAX_K, Record, Rows, VectorStore
@@ -50,7 +50,7 @@ ORIGINAL = "original"
 """The name of the undistorted image among the examples."""
 
 LARGEST_SIDE = 1024
-"""Images of more pixels a side are made smaller before they are distorted."""
+"""Images of more pixels a side are made smaller before they are corrupted."""
 
 _CHUNK = 64
 """As many images at most are held decoded."""
@@ -76,8 +76,8 @@ class Collection:
 class Found:
     """Where the originals came.
 
-    ``correct`` holds for each distortion ``(queries, k)``: whether the original came at each rank.
-    ``examples`` are a few queries: the original and what each distortion made of it, by name.
+    ``correct`` holds for each corruption ``(queries, k)``: whether the original came at each rank.
+    ``examples`` are a few queries: the original and what each corruption made of it, by name.
     """
 
     rows: int
@@ -88,12 +88,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What is asked of a collection: at most ``queries`` distinct images, distorted in each way."""
+    """What is asked of a collection: at most ``queries`` distinct images, corrupted in each way."""
 
     k: int
     queries: int
     seed: int
-    kinds: tuple[Distortion, ...]
+    kinds: tuple[Corruption, ...]
 
     @classmethod
     def of(cls, k: int, queries: int, seed: int, kinds: Sequence[str] | None = None) -> Self:
@@ -101,18 +101,18 @@ class Trial:
 
         Raises:
             SettingError: ``k`` or ``queries`` below 1, ``seed`` below 0, or ``kinds`` empty.
-            UnknownNameError: no such distortion.
+            UnknownNameError: no such corruption.
         """
         for name, value, least in (("k", k, 1), ("queries", queries, 1), ("seed", seed, 0)):
             if value < least:
                 raise SettingError(f"{name} = {value}: must be at least {least}")
-        chosen = find_distortions(kinds)
+        chosen = find_corruptions(kinds)
         if not chosen:
-            raise SettingError("kinds = []: name at least one distortion, or leave it out for all")
+            raise SettingError("kinds = []: name at least one corruption, or leave it out for all")
         return cls(k, queries, seed, chosen)
 
     def run(self, collection: Collection, on_progress: ProgressCallback) -> Found:
-        """Ask for the original of every query under every distortion.
+        """Ask for the original of every query under every corruption.
 
         Raises:
             InputError: fewer than two distinct images, or none that can be read.
@@ -130,8 +130,8 @@ class Trial:
             queries = [read for read in chunk if isinstance(read, _Query)]
             skipped += [read for read in chunk if isinstance(read, Failure)]
             for kind in self.kinds if queries else ():
-                distorted = [query.item(kind, self.seed) for query in queries]
-                embeddings = np.concatenate(list(encode_items(collection.encoder, distorted)))
+                corrupted = [query.item(kind, self.seed) for query in queries]
+                embeddings = np.concatenate(list(encode_items(collection.encoder, corrupted)))
                 contents = [query.content for query in queries]
                 correct[kind.name].append(ranks.correct(embeddings, contents))
             for place, query in enumerate(queries, done):
@@ -179,22 +179,22 @@ class _Drawn:
 
 @dataclass(frozen=True, slots=True)
 class _Query:
-    """An image to be distorted; its number decides how, whatever else is drawn."""
+    """An image to be corrupted; its number decides how, whatever else is drawn."""
 
     number: int
     content: str
     uri: str
     image: ImageArray
 
-    def distorted(self, kind: Distortion, seed: int) -> ImageArray:
+    def corrupted(self, kind: Corruption, seed: int) -> ImageArray:
         rng = np.random.default_rng([seed, zlib.crc32(kind.name.encode()), self.number])
         return kind.apply(self.image, rng)
 
-    def item(self, kind: Distortion, seed: int) -> Item:
-        return Item(self.uri, self.uri, {}, partial(self.distorted, kind, seed))
+    def item(self, kind: Corruption, seed: int) -> Item:
+        return Item(self.uri, self.uri, {}, partial(self.corrupted, kind, seed))
 
-    def example(self, kinds: Sequence[Distortion], seed: int) -> Mapping[str, ImageArray]:
-        return {ORIGINAL: self.image, **{k.name: self.distorted(k, seed) for k in kinds}}
+    def example(self, kinds: Sequence[Corruption], seed: int) -> Mapping[str, ImageArray]:
+        return {ORIGINAL: self.image, **{k.name: self.corrupted(k, seed) for k in kinds}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +261,8 @@ MEANING = "what this encoder is invariant to, not how good it is"
 
 
 @dataclass(frozen=True, slots=True)
-class DistortionScores:
-    """How the originals were found again under one distortion, over all queries.
+class CorruptionScores:
+    """How the originals were found again under one corruption, over all queries.
 
     With one right answer, the original, mAP@k is the mean of 1 / rank, and of 0 where it is not
     among the k nearest; recall@1 and recall@k are the shares of originals that came first and
@@ -296,13 +296,13 @@ class DistortionScores:
 
 
 @dataclass(frozen=True, slots=True)
-class SelfRetrieval:
-    """What :func:`self_retrieval` found: what an encoder is invariant to, not how good it is.
+class RobustnessResult:
+    """What :func:`evaluate_robustness` found: what an encoder is invariant to, not how good it is.
 
     ``gallery`` is its path (None for images that are in none), ``rows`` how many images were
-    searched, ``queries`` how many were distorted and asked. ``scores`` holds those of each
-    distortion by its name. Each of ``examples`` is one of the queries: the original and what each
-    distortion made of it, by name.
+    searched, ``queries`` how many were corrupted and asked. ``scores`` holds those of each
+    corruption by its name. Each of ``examples`` is one of the queries: the original and what each
+    corruption made of it, by name.
     """
 
     encoder: str
@@ -313,7 +313,7 @@ class SelfRetrieval:
     rows: int
     queries: int
     skipped: tuple[Failure, ...]
-    scores: Mapping[str, DistortionScores]
+    scores: Mapping[str, CorruptionScores]
     examples: tuple[Mapping[str, ImageArray], ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -328,11 +328,11 @@ class SelfRetrieval:
             "rows": self.rows,
             "encoder": self.encoder,
             "metric": self.metric.value,
-            "distortions": {name: scores.as_dict() for name, scores in self.scores.items()},
+            "corruptions": {name: scores.as_dict() for name, scores in self.scores.items()},
         }
 
 
-def self_retrieval(
+def evaluate_robustness(
     gallery: Gallery,
     *,
     k: int = 7,
@@ -340,7 +340,7 @@ def self_retrieval(
     seed: int = 0,
     metric: Metric | str | None = None,
     on_progress: ProgressCallback = ignore_progress,
-) -> SelfRetrieval:
+) -> RobustnessResult:
     """Distort images of a gallery and see whether each still finds its own row.
 
     Says what the encoder is invariant to, not how good it is. No labels are needed. The images
@@ -349,13 +349,13 @@ def self_retrieval(
     Rows with the same content as the original (the same bytes) are the original too; any other
     row that is as near counts as nearer, so that an encoder which gives all images one embedding
     finds nothing. Images of more than 1,024 pixels a side are made smaller before they are
-    distorted.
+    corrupted.
 
     Args:
         gallery: its rows need no labels.
         k: hits for each query.
-        queries: as many distinct images, at most, are drawn and distorted in every way.
-        seed: of the draw and of the distortions; with the same one, galleries of the same images
+        queries: as many distinct images, at most, are drawn and corrupted in every way.
+        seed: of the draw and of the corruptions; with the same one, galleries of the same images
             are asked the same queries, whatever their encoder.
         metric: ``l2`` or ``cosine``; the gallery's own unless given.
         on_progress: told of each batch.
@@ -376,7 +376,7 @@ def self_retrieval(
     return _summary(trial, collection, trial.run(collection, on_progress), str(gallery.path))
 
 
-def self_retrieval_of(
+def evaluate_encoder_robustness(
     encoder: Encoder,
     images: Sequence[ImageArray] | NDArray[np.uint8],
     *,
@@ -384,21 +384,21 @@ def self_retrieval_of(
     queries: int = 500,
     seed: int = 0,
     kinds: Sequence[str] | None = None,
-) -> SelfRetrieval:
-    """Do as :func:`self_retrieval` does with images that are in no gallery, by cosine distance.
+) -> RobustnessResult:
+    """Do as :func:`evaluate_robustness` does with images that are in no gallery, by cosine distance.
 
     Args:
         encoder: what is tried.
         images: each ``(H, W)`` or ``(H, W, 3)`` uint8; all of them are searched.
         k: hits for each query.
-        queries: as many distinct images, at most, are drawn and distorted.
-        seed: of the draw and of the distortions.
-        kinds: names of distortions; all of them unless given.
+        queries: as many distinct images, at most, are drawn and corrupted.
+        seed: of the draw and of the corruptions.
+        kinds: names of corruptions; all of them unless given.
 
     Raises:
         InputError: fewer than two distinct images.
         ImageError: the encoder refuses one.
-        UnknownNameError: no such distortion.
+        UnknownNameError: no such corruption.
         SettingError: ``k`` or ``queries`` below 1, ``seed`` below 0, or ``kinds`` empty.
     """
     trial = Trial.of(k, queries, seed, kinds)
@@ -422,7 +422,7 @@ def self_retrieval_of(
     return _summary(trial, collection, trial.run(collection, ignore_progress), None)
 
 
-def verdict(found: SelfRetrieval) -> str:
+def verdict(found: RobustnessResult) -> str:
     """Say in one sentence what the encoder is most and least invariant to."""
     values = {name: f"{scores.map.value:.4f}" for name, scores in found.scores.items()}
     most, least = (
@@ -435,9 +435,9 @@ def verdict(found: SelfRetrieval) -> str:
 
 def _summary(
     trial: Trial, collection: Collection, found: Found, gallery: str | None
-) -> SelfRetrieval:
+) -> RobustnessResult:
     correct = found.correct
-    return SelfRetrieval(
+    return RobustnessResult(
         encoder=collection.encoder.name,
         metric=collection.metric,
         k=trial.k,
@@ -446,7 +446,7 @@ def _summary(
         rows=found.rows,
         queries=len(next(iter(correct.values()))),
         skipped=found.skipped,
-        scores={k.name: DistortionScores.of(k.summary, correct[k.name]) for k in trial.kinds},
+        scores={k.name: CorruptionScores.of(k.summary, correct[k.name]) for k in trial.kinds},
         examples=found.examples,
     )
 

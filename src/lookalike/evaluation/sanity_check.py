@@ -13,7 +13,7 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import catalog, open_encoder
 from lookalike.errors import InputError
 from lookalike.evaluation.metrics import Estimate, bootstrap_interval
-from lookalike.evaluation.robustness import MEANING, self_retrieval_of
+from lookalike.evaluation.robustness import MEANING, evaluate_encoder_robustness
 from lookalike.sources import Source
 from lookalike.sources.sampling import Sampled, read_sample
 from lookalike.stores.exact import ExactIndex
@@ -29,7 +29,7 @@ from lookalike.types import (
 SAMPLE = 3_000
 """Images that are looked at, spread evenly over the collection."""
 
-LEAST_LABELED = 30
+MIN_LABELED = 30
 _SELF_QUERIES = 100
 
 
@@ -91,15 +91,15 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Assessment:
-    """What :func:`assess` found.
+class SanityCheck:
+    """What :func:`sanity_check` found.
 
-    ``self_retrieval`` is mAP@7 by distortion; ``verdict`` is None without enough labels.
+    ``robustness`` is mAP@7 by distortion; ``verdict`` is None without enough labels.
     """
 
     images: int
     spectrum: Spectrum
-    self_retrieval: Mapping[str, float]
+    robustness: Mapping[str, float]
     verdict: Verdict | None
 
     def sentences(self) -> list[str]:
@@ -110,8 +110,8 @@ class Assessment:
             shown = ", ".join(map(str, s.collapsed[:10]))
             more = ", ..." if len(s.collapsed) > 10 else ""
             said[0] += f"; {len(s.collapsed)} collapsed (hardly vary): {shown}{more}"
-        if self.self_retrieval:
-            each = ", ".join(f"{name} {value:.2f}" for name, value in self.self_retrieval.items())
+        if self.robustness:
+            each = ", ".join(f"{name} {value:.2f}" for name, value in self.robustness.items())
             said.append(f"self-retrieval, {MEANING}: {each}")
         if self.verdict is None:
             said.append(
@@ -134,7 +134,7 @@ class Assessment:
             "dim": self.spectrum.dim,
             "effective_dim": self.spectrum.effective,
             "collapsed": list(self.spectrum.collapsed),
-            "self_retrieval": dict(self.self_retrieval),
+            "robustness": dict(self.robustness),
             "verdict": None,
         }
         if self.verdict is not None:
@@ -152,14 +152,14 @@ class Assessment:
         return fields
 
 
-def assess(
+def sanity_check(
     encoder: Encoder,
     source: Source,
     *,
     labels: Mapping[str, str] | None = None,
     k: int = 7,
     on_progress: ProgressCallback = ignore_progress,
-) -> Assessment:
+) -> SanityCheck:
     """Look at an encoder's spectrum, what it is invariant to, and, with labels, how good it is.
 
     Args:
@@ -176,17 +176,17 @@ def assess(
     sample = read_sample(source, SAMPLE, frozenset(labels or ()))
     images = [each.image for each in sample]
     embeddings = encoder.encode(images)
-    return Assessment(
+    return SanityCheck(
         images=len(sample),
         spectrum=Spectrum.of(embeddings),
-        self_retrieval=_self_retrieval(encoder, images),
+        robustness=_self_retrieval(encoder, images),
         verdict=_verdict(encoder, sample, labels, k, on_progress),
     )
 
 
 def _self_retrieval(encoder: Encoder, images: Sequence[ImageArray]) -> dict[str, float]:
     try:
-        found = self_retrieval_of(encoder, images, queries=_SELF_QUERIES)
+        found = evaluate_encoder_robustness(encoder, images, queries=_SELF_QUERIES)
     except InputError:  # fewer than two distinct images: nothing can be found again
         return {}
     return {name: scores.map.value for name, scores in found.scores.items()}
@@ -205,7 +205,7 @@ def _verdict(
     }
     judged = [each for each in sample if each.item.id in known]
     names = np.array([known[each.item.id] for each in judged])
-    if len(judged) < LEAST_LABELED or len(set(names)) < 2:
+    if len(judged) < MIN_LABELED or len(set(names)) < 2:
         return None
     images = [each.image for each in judged]
     everything = [each.image for each in sample]

@@ -1,4 +1,4 @@
-"""The last evaluation of a gallery, kept in its folder for those who search it."""
+"""The last evaluation of a gallery, load_saved_evaluation in its folder for those who search it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """An evaluation as it was kept.
+class SavedEvaluation:
+    """An evaluation as it was load_saved_evaluation.
 
     ``made`` is when, in UTC. ``evaluation`` is the document of ``lookalike evaluate --json``,
     ``page`` the report's title, sections and figures; neither says where anything lies. ``stale``:
@@ -46,7 +46,7 @@ class Kept:
     stale: bool
 
 
-def keep(found: Evaluation, gallery: Gallery, page: Mapping[str, Any]) -> Path:
+def save_evaluation(found: Evaluation, gallery: Gallery, page: Mapping[str, Any]) -> Path:
     """Keep an evaluation, with the report made of it; return the file.
 
     Raises:
@@ -69,8 +69,8 @@ def keep(found: Evaluation, gallery: Gallery, page: Mapping[str, Any]) -> Path:
     return path
 
 
-def kept(gallery: Gallery) -> Kept | None:
-    """Return the evaluation that was kept last, None if there is none.
+def load_saved_evaluation(gallery: Gallery) -> SavedEvaluation | None:
+    """Return the evaluation that was load_saved_evaluation last, None if there is none.
 
     Raises:
         ArtifactError: the file is broken.
@@ -81,20 +81,20 @@ def kept(gallery: Gallery) -> Kept | None:
             if not isinstance(found[name], kind):
                 raise TypeError(name)
         stale = (found["rows"], found["fingerprint"]) != (len(gallery), gallery.fingerprint)
-        return Kept(**found, stale=stale)
+        return SavedEvaluation(**found, stale=stale)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         # The gallery's name and not its place: who searches it over HTTP reads this too.
         raise ArtifactError(
-            f"{FILE} of {gallery.path.absolute().name}: is no kept evaluation "
+            f"{FILE} of {gallery.path.absolute().name}: is no load_saved_evaluation evaluation "
             f"({type(error).__name__}); make it again with lookalike evaluate --save"
         ) from error
 
 
 def _names(found: Evaluation, gallery: Gallery) -> dict[str, str]:
     """Return the files and folders that an evaluation may speak of, and their names alone."""
-    ground_truth = [found.basis.ground_truth.file] if found.basis.ground_truth else []
+    ground_truth = [found.criterion.ground_truth.file] if found.criterion.ground_truth else []
     said = {
         found.queries,
         found.gallery,

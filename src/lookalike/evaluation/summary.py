@@ -26,7 +26,7 @@ def ranking(found: Evaluation) -> list[tuple[str, Scores]]:
 
 def _main(found: Evaluation, scores: Scores) -> Estimate:
     """Return what encoders are ranked by."""
-    return scores.precision if found.basis.labeled else scores.map
+    return scores.precision if found.criterion.labeled else scores.map
 
 
 def _rivals(found: Evaluation) -> Mapping[str, Scores]:
@@ -38,7 +38,7 @@ def verdict(found: Evaluation) -> str:
     """Say in one sentence how the gallery's encoder compares with the best baseline."""
     ours = _main(found, found.scores)
     name = found.scores.encoder
-    measure = "precision" if found.basis.labeled else "mAP"
+    measure = "precision" if found.criterion.labeled else "mAP"
     said = f"{name}: {measure}@{found.k} {ours.value:.4f}"
     if not found.baselines:
         return f"{said}; without baselines (--baselines) nothing says whether that is good"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.errors import InputError
-from lookalike.evaluation.relevance import RelevanceCriterion, SameValue
+from lookalike.evaluation.relevance import RelevanceCriterion, ColumnRelevance
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.compositing import collage, street_view
 from lookalike.images.decode import within
@@ -29,14 +29,14 @@ _SIDE = 512
 _GROUNDS, _GROUND_SIDE = 200, 480
 
 
-def street_queries(
+def make_synthetic_queries(
     gallery: Gallery,
     backgrounds: str | Path | Source | None = None,
     *,
     queries: int = QUERIES,
     seed: int = 1,
     on_progress: ProgressCallback = ignore_progress,
-) -> tuple[ItemSource, SameValue]:
+) -> tuple[ItemSource, ColumnRelevance]:
     """Return street views of at most so many distinct images, and what is right for each.
 
     Rows with the same content as the original are right too.
@@ -78,7 +78,7 @@ def street_queries(
     ]
     right = {content: frozenset(ids) for content, ids in groups.items()}
     source = ItemSource("street", f"street views of {gallery.path}", asked)
-    return source, SameValue(RelevanceCriterion(CONTENT, labeled=False), right)
+    return source, ColumnRelevance(RelevanceCriterion(CONTENT, labeled=False), right)
 
 
 class _Views:

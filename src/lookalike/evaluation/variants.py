@@ -23,7 +23,7 @@ from lookalike.sources import Item
 from lookalike.sources.sampling import each_in_threads
 from lookalike.types import Hit, Metric, Progress, ProgressCallback
 
-LOOKS = ("foreground", "multi_crop")
+CROP_STEPS = ("foreground", "multi_crop")
 EVERY = "all"
 _TIMED = 50
 _REPORT_EVERY = 20
@@ -47,8 +47,8 @@ class SearchVariant:
         """
         steps = tuple(step.strip() for step in name.split("+"))
         for step in steps:
-            if step not in LOOKS and step not in RERANKINGS:
-                raise UnknownNameError("way of asking", step, [*LOOKS, *RERANKINGS, EVERY])
+            if step not in CROP_STEPS and step not in RERANKINGS:
+                raise UnknownNameError("way of asking", step, [*CROP_STEPS, *RERANKINGS, EVERY])
         rerank = tuple(step for step in steps if step in RERANKINGS)
         return cls(name, "foreground" in steps, "multi_crop" in steps, rerank)
 
@@ -83,7 +83,7 @@ class VariantResult:
         return {**self.scores.as_dict(), **gain, "ms": self.ms}
 
 
-def parse_ways(text: str | Sequence[str] | None) -> tuple[SearchVariant, ...]:
+def parse_variants(text: str | Sequence[str] | None) -> tuple[SearchVariant, ...]:
     """Return ways from a text of names with commas between, or ``all``.
 
     ``all`` is each step by itself; ``geometric`` only where OpenCV is installed.
@@ -92,7 +92,7 @@ def parse_ways(text: str | Sequence[str] | None) -> tuple[SearchVariant, ...]:
         UnknownNameError: no such way.
     """
     names = text.split(",") if isinstance(text, str) else list(text or ())
-    every = [*LOOKS, *RERANKINGS]
+    every = [*CROP_STEPS, *RERANKINGS]
     if find_spec("cv2") is None:
         every.remove("geometric")
     spelt = [name for given in names for name in (every if given.strip() == EVERY else [given])]

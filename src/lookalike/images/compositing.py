@@ -22,7 +22,7 @@ from lookalike.types import ImageArray
 
 @dataclass(frozen=True, slots=True)
 class Street:
-    """How strong the distortions are; amounts are drawn evenly between both values.
+    """How strong the corruptions are; amounts are drawn evenly between both values.
 
     Args:
         side: height and width of a view in pixels.
@@ -78,7 +78,7 @@ def street_view(
         rng: draws all that is drawn.
         mask: where the item is, ``(H, W)`` in [0, 1]; found by
             :func:`lookalike.images.foreground.foreground` unless given.
-        street: how strong the distortions are.
+        street: how strong the corruptions are.
     """
     if mask is None:
         mask = foreground(item).mask

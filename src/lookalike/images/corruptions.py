@@ -1,8 +1,8 @@
-"""Distortions of one image by name, of stated strength: what an encoder is tried with.
+"""Corruptions of one image by name, of stated strength: what an encoder is tried with.
 
 Each takes an image, ``(H, W)`` or ``(H, W, 3)`` uint8, and gives one of the same shape and kind;
 drawn with the same generator it is the same again. They are for measuring, not for training:
-:mod:`lookalike.evaluation.robustness` asks whether a distorted image still finds its original.
+:mod:`lookalike.evaluation.robustness` asks whether a corrupted image still finds its original.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _CORNER_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Distortion:
-    """One kind of distortion; ``summary`` says in words and numbers how strong it is.
+class Corruption:
+    """One kind of corruption; ``summary`` says in words and numbers how strong it is.
 
-    ``apply(image, rng)`` returns the distorted image, of the same shape, uint8.
+    ``apply(image, rng)`` returns the corrupted image, of the same shape, uint8.
     """
 
     name: str
@@ -43,16 +43,16 @@ class Distortion:
     apply: Callable[[ImageArray, np.random.Generator], ImageArray]
 
 
-def find_distortions(names: Sequence[str] | None = None) -> tuple[Distortion, ...]:
-    """Return the distortions of these names in the order of the registry; without names, all.
+def find_corruptions(names: Sequence[str] | None = None) -> tuple[Corruption, ...]:
+    """Return the corruptions of these names in the order of the registry; without names, all.
 
     Raises:
         UnknownNameError: there is none of that name; the nearest is offered.
     """
     for name in names or ():
-        if name not in DISTORTIONS:
-            raise UnknownNameError("distortion", name, DISTORTIONS)
-    return tuple(d for d in DISTORTIONS.values() if names is None or d.name in names)
+        if name not in CORRUPTIONS:
+            raise UnknownNameError("corruption", name, CORRUPTIONS)
+    return tuple(d for d in CORRUPTIONS.values() if names is None or d.name in names)
 
 
 def _crop(image: ImageArray, rng: np.random.Generator) -> ImageArray:
@@ -134,14 +134,14 @@ def _range(ends: tuple[float, float], digits: int = 0) -> str:
 
 
 _KINDS = (
-    Distortion("crop", f"a window of {_range(CROPPED_PERCENT)} % of the area", _crop),
-    Distortion("rotation", f"by {_range(ROTATION_DEGREES)} degrees, either way", _rotation),
-    Distortion("brightness", f"factor and gamma {_range(BRIGHTNESS, 1)}, either way", _brightness),
-    Distortion("blur", f"Gaussian, sigma {BLUR_PERCENT} % of the shorter side", _blur),
-    Distortion("noise", f"Gaussian, sigma {NOISE_LEVELS} of 255 levels", _noise),
-    Distortion("jpeg", f"saved as JPEG of quality {JPEG_QUALITY}", _jpeg),
-    Distortion("occlusion", "a ninth of the area covered with gray", _occlusion),
+    Corruption("crop", f"a window of {_range(CROPPED_PERCENT)} % of the area", _crop),
+    Corruption("rotation", f"by {_range(ROTATION_DEGREES)} degrees, either way", _rotation),
+    Corruption("brightness", f"factor and gamma {_range(BRIGHTNESS, 1)}, either way", _brightness),
+    Corruption("blur", f"Gaussian, sigma {BLUR_PERCENT} % of the shorter side", _blur),
+    Corruption("noise", f"Gaussian, sigma {NOISE_LEVELS} of 255 levels", _noise),
+    Corruption("jpeg", f"saved as JPEG of quality {JPEG_QUALITY}", _jpeg),
+    Corruption("occlusion", "a ninth of the area covered with gray", _occlusion),
 )
 
-DISTORTIONS: Mapping[str, Distortion] = MappingProxyType({kind.name: kind for kind in _KINDS})
-"""Every distortion by name, in the order in which they are shown."""
+CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType({kind.name: kind for kind in _KINDS})
+"""Every corruption by name, in the order in which they are shown."""

@@ -70,7 +70,7 @@ def _sections(
     yield _hits(found, right=True)
     if any(_wrong(example) for example in found.examples):
         yield _hits(found, right=False)
-    if found.basis.labeled:
+    if found.criterion.labeled:
         yield _confusion(found)
         if len(found.scores.per_label) > 1:
             yield _per_label(found)
@@ -94,7 +94,7 @@ def _ladder(found: Evaluation) -> Section:
         of_found = _cells(f"mAP@{k} (found)", s.map_retrieved)
         recall_at_1 = {"R@1": f"{s.recall_at_1.value:.4f}"}
         recall = {f"recall@{k}": f"{s.recall.value:.5f}"}
-        if found.basis.labeled:
+        if found.criterion.labeled:
             early = {f"first {first}": f"{s.first.precision:.4f}"}
             parts = [precision, average, of_found, recall_at_1, recall, early]
         else:
@@ -108,15 +108,15 @@ def _ladder(found: Evaluation) -> Section:
         "to rank encoders by, their interval is about ±2 points. "
     )
     ceiling = ceiling_note(found)
-    measure = f"precision@{k}" if found.basis.labeled else f"mAP@{k}"
+    measure = f"precision@{k}" if found.criterion.labeled else f"mAP@{k}"
     label = f"{measure}, {found.scores.metric} distance; {figures.ERROR_BARS}"
     return Section(
         "How good the answers are",
-        f"{protocol}Precision@{k} is the share of the {k} hits that {found.basis.said}, over all "
+        f"{protocol}Precision@{k} is the share of the {k} hits that {found.criterion.description}, over all "
         f"queries; mAP@{k} divides by min({k}, relevant), mAP@{k} (found) by the right hits among "
         f"the {k}; R@1 is the share of queries whose first hit is right. "
         f"{f'Note that {ceiling}. ' if ceiling else ''}Intervals are bootstrap intervals over the "
-        f"queries. {early_said if found.basis.labeled else ''}Every baseline saw the same "
+        f"queries. {early_said if found.criterion.labeled else ''}Every baseline saw the same "
         "images, queries and metric.",
         png(figures.interval_chart(_bars(found), label)),
         Table(columns, rows),
@@ -134,7 +134,7 @@ def _bars(found: Evaluation) -> list[figures.Bar]:
     return [
         figures.Bar.of(
             name,
-            scores.precision if found.basis.labeled else scores.map,
+            scores.precision if found.criterion.labeled else scores.map,
             highlight=scores is found.scores,
         )
         for name, scores in ranking(found)
@@ -162,7 +162,7 @@ def _pipeline(example: Example, found: Evaluation, gallery: Gallery) -> Section:
                 embedding,
                 distances,
                 _results(example, found.scores.metric),
-                _hit_titles(example, found.basis),
+                _hit_titles(example, found.criterion),
             )
         ),
     )
@@ -183,13 +183,13 @@ def _hits(found: Evaluation, *, right: bool) -> Section:
         [_results(example, found.scores.metric) for example in shown],
         [example.right for example in shown],
         query_titles=[example.label for example in shown],
-        hit_titles=[_hit_titles(example, found.basis) for example in shown],
+        hit_titles=[_hit_titles(example, found.criterion) for example in shown],
     )
     wrong = sum(1 for example in found.examples if _wrong(example))
     full = found.ceiling == 1
     if right:
         what = "only right hits" if full else "their right answers before any other hit"
-        under = "label" if found.basis.labeled else "name"
+        under = "label" if found.criterion.labeled else "name"
         text = (
             f"{len(found.examples) - wrong:,} of {len(found.examples):,} queries have {what}. "
             f"The query stands left; under each hit's {under} is its distance. Correct hits have a "
@@ -259,12 +259,12 @@ def _classes(found: Evaluation) -> Section:
 def _answers(found: Evaluation) -> Section:
     counts = Counter(example.relevant for example in found.examples)
     rows = [(f"{relevant:,}", f"{count:,}") for relevant, count in sorted(counts.items())]
-    notes = found.basis.ground_truth.notes() if found.basis.ground_truth else ()
+    notes = found.criterion.ground_truth.notes() if found.criterion.ground_truth else ()
     return Section(
         "The right answers",
         " ".join(
             (
-                f"Right are rows that {found.basis.said}; nothing was trained on that. The table "
+                f"Right are rows that {found.criterion.description}; nothing was trained on that. The table "
                 "says how many queries have how many right answers in the gallery.",
                 *(f"{note}." for note in notes),
             )
@@ -286,7 +286,7 @@ def _settings(found: Evaluation, gallery: Gallery) -> Section:
         "hits (n)": found.k,
         "metric": found.scores.metric.value,
         "skipped queries": len(found.skipped),
-        "relevance": found.basis.as_dict(),
+        "relevance": found.criterion.as_dict(),
         "protocol": found.protocol.name if found.protocol else "none",
         "latency of one query": f"p50 {found.latency.p50:.2f} ms, p95 {found.latency.p95:.2f} ms",
     }
@@ -302,9 +302,9 @@ def _results(example: Example, metric: Metric) -> Hits:
     return Hits(example.uri, metric, example.hits, example.uri)
 
 
-def _hit_titles(example: Example, basis: RelevanceCriterion) -> list[str]:
+def _hit_titles(example: Example, criterion: RelevanceCriterion) -> list[str]:
     """Return what each hit is called: its value in the column that judges, or its short name."""
-    if basis.column is None:
+    if criterion.column is None:
         return [str(hit.metadata.get("id", short_name(hit.id))) for hit in example.hits]
-    values = (hit.metadata.get(basis.column) for hit in example.hits)
+    values = (hit.metadata.get(criterion.column) for hit in example.hits)
     return ["no value" if value is None else str(value) for value in values]

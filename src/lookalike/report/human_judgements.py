@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lookalike._version import __version__
-from lookalike.evaluation.human_judgements import HitJudgements
+from lookalike.evaluation.human_judgements import JudgementsResult
 from lookalike.evaluation.metrics import Estimate
 from lookalike.report import figures
 from lookalike.report.page import Page, Section, Table, png, write_page
 
 
-def write_hit_report(found: HitJudgements, path: Path) -> None:
+def write_judgements_report(found: JudgementsResult, path: Path) -> None:
     """Write the report of people's judgements as one HTML file that needs no other.
 
     Args:
@@ -36,7 +36,7 @@ def write_hit_report(found: HitJudgements, path: Path) -> None:
     write_page(page, path)
 
 
-def _sections(found: HitJudgements) -> Iterator[Section]:
+def _sections(found: JudgementsResult) -> Iterator[Section]:
     if found.hits:
         yield _hits(found)
     if found.preferences:
@@ -52,7 +52,7 @@ def _sections(found: HitJudgements) -> Iterator[Section]:
     )
 
 
-def _hits(found: HitJudgements) -> Section:
+def _hits(found: JudgementsResult) -> Section:
     columns = ["gallery", "encoder", "k", "queries", "left out"]
     for name in ("precision@k", "mAP@k (found)", "R@1"):
         columns += [name, "95 % interval"]
@@ -82,7 +82,7 @@ def _hits(found: HitJudgements) -> Section:
     )
 
 
-def _preferences(found: HitJudgements) -> Section:
+def _preferences(found: JudgementsResult) -> Section:
     rows = [
         (
             *(each.a, each.b, f"{each.queries:,}"),

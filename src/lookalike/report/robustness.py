@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from lookalike.evaluation.metrics import Estimate
-from lookalike.evaluation.robustness import MEANING, SelfRetrieval, verdict
+from lookalike.evaluation.robustness import MEANING, RobustnessResult, verdict
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
 from lookalike.report.page import Page, Section, Table, png, settings_of, write_page
 
 
-def write_self_report(found: SelfRetrieval, gallery: Gallery, path: Path) -> None:
+def write_robustness_report(found: RobustnessResult, gallery: Gallery, path: Path) -> None:
     """Write the report of a self-retrieval as one HTML file that needs no other.
 
     Args:
@@ -25,7 +25,7 @@ def write_self_report(found: SelfRetrieval, gallery: Gallery, path: Path) -> Non
     page = Page(
         title=f"What {found.encoder} is invariant to, in {gallery.path.name}",
         subtitle=(
-            f"{found.queries:,} images distorted, each to find its original among "
+            f"{found.queries:,} images corrupted, each to find its original among "
             f"{found.rows:,} rows, {found.metric} distance"
         ),
         verdict=verdict(found),
@@ -34,8 +34,8 @@ def write_self_report(found: SelfRetrieval, gallery: Gallery, path: Path) -> Non
     write_page(page, path)
 
 
-def _scores(found: SelfRetrieval) -> Section:
-    columns = ["distortion"]
+def _scores(found: RobustnessResult) -> Section:
+    columns = ["corruption"]
     for name in (f"mAP@{found.k}", "recall@1", f"recall@{found.k}"):
         columns += [name, "95 % interval"]
     rows = [
@@ -45,8 +45,8 @@ def _scores(found: SelfRetrieval) -> Section:
     bars = [figures.Bar.of(name, each.map, highlight=True) for name, each in found.scores.items()]
     label = f"mAP@{found.k} of the original, {found.metric} distance; {figures.ERROR_BARS}"
     return Section(
-        "Which distorted images find their originals",
-        f"This is {MEANING}: an encoder trained on such distortions wins here whatever its "
+        "Which corrupted images find their originals",
+        f"This is {MEANING}: an encoder trained on such corruptions wins here whatever its "
         "answers are worth. How good answers are takes labels to say (lookalike evaluate without "
         f"--self). There is one right answer, the original, so mAP@{found.k} is the mean of 1 / "
         f"its rank, and of 0 where it is not among the {found.k} nearest; other images that are "
@@ -60,19 +60,19 @@ def _cells(e: Estimate) -> tuple[str, str]:
     return f"{e.value:.4f}", f"{e.interval.low:.4f} to {e.interval.high:.4f}"
 
 
-def _strengths(found: SelfRetrieval) -> Section:
+def _strengths(found: RobustnessResult) -> Section:
     said = "; ".join(f"{name}, {scores.summary}" for name, scores in found.scores.items())
     return Section(
-        "How strong the distortions are",
-        f"Some of the images that were asked, as they are and distorted: {said}. Within a range, "
+        "How strong the corruptions are",
+        f"Some of the images that were asked, as they are and corrupted: {said}. Within a range, "
         "the strength was drawn at random for each image.",
-        png(figures.distortions(found.examples)),
+        png(figures.corruptions(found.examples)),
     )
 
 
-def _settings(found: SelfRetrieval, gallery: Gallery) -> Section:
+def _settings(found: RobustnessResult, gallery: Gallery) -> Section:
     asked = {
-        "images distorted": found.queries,
+        "images corrupted": found.queries,
         "seed": found.seed,
         "hits (n)": found.k,
         "metric": found.metric.value,

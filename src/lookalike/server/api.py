@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from lookalike.errors import LookalikeError
-from lookalike.evaluation.saved import Kept, kept
+from lookalike.evaluation.saved import SavedEvaluation, load_saved_evaluation
 from lookalike.gallery.facets import facets
 from lookalike.report.page import rendered
 from lookalike.server import schemas as s
@@ -159,8 +159,8 @@ async def facts_of(service: Service, served: GalleryHandle) -> dict[str, Any]:
     }
 
 
-async def _kept(served: GalleryHandle, service: Service) -> Kept:
-    found = await service.thread(kept, served.gallery)
+async def _kept(served: GalleryHandle, service: Service) -> SavedEvaluation:
+    found = await service.thread(load_saved_evaluation, served.gallery)
     if found is None:
         raise ProblemError(
             404,

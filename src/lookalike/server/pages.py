@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from lookalike.errors import LookalikeError, MissingRowError
-from lookalike.evaluation.saved import kept
+from lookalike.evaluation.saved import load_saved_evaluation
 from lookalike.gallery.facets import Facet
 from lookalike.search.search import RERANKINGS
 from lookalike.server.api import facts_of
@@ -178,7 +178,7 @@ async def label_page(served: TheGallery, service: TheService) -> Response:
 @router.get("/g/{gallery}/report")
 async def report_page(served: TheGallery, service: TheService) -> Response:
     """Show how good the answers are, as it was measured last."""
-    found = await service.thread(kept, served.gallery)
+    found = await service.thread(load_saved_evaluation, served.gallery)
     values = (
         {"page": None, "made": "", "stale": False}
         if found is None

@@ -15,7 +15,7 @@ from lookalike.report.figures.charts import (
 )
 from lookalike.report.figures.matching import matches
 from lookalike.report.figures.pictures import (
-    distortions,
+    corruptions,
     hits,
     hits_grid,
     pipeline,
@@ -32,7 +32,7 @@ __all__ = [
     "TradeOff",
     "class_distribution",
     "confusion",
-    "distortions",
+    "corruptions",
     "hits",
     "hits_grid",
     "interval_chart",

@@ -158,8 +158,8 @@ def sample_grid(images: Sequence[ImageArray], labels: Sequence[str]) -> Figure:
     return figure
 
 
-def distortions(examples: Sequence[Mapping[str, ImageArray]]) -> Figure:
-    """Draw images, one a row, beside what each distortion makes of them; both by name."""
+def corruptions(examples: Sequence[Mapping[str, ImageArray]]) -> Figure:
+    """Draw images, one a row, beside what each corruption makes of them; both by name."""
     figure, axes = _grid(len(examples), len(examples[0]), cell=(1.05, 1.2))
     for row, images in zip(axes, examples, strict=True):
         for ax, (name, image) in zip(row, images.items(), strict=True):
