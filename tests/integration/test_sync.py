@@ -221,14 +221,14 @@ def test_a_second_writer_is_refused_and_readers_go_on(
 
 CHILD = """
 import sys
-from lookalike import ingest
+from lookalike.gallery import ingest
 from lookalike.gallery.gallery import Gallery
 ingest.BATCH_IMAGES, ingest.Threads.piece = 20, 10
 commit = ingest.commit
-def told(done, store):
+def commit_and_print(done, store):
     commit(done, store)
     print(" ".join(each.id for each in done), flush=True)
-ingest.commit = told
+ingest.commit = commit_and_print
 Gallery.open(sys.argv[1]).sync(sys.argv[2])
 """
 

@@ -134,7 +134,7 @@ def test_a_row_far_off_is_found_by_its_words(gallery: Gallery) -> None:
     asked = gallery.store.ids()[0]
     every = [hit.id for hit in gallery.search(id=asked, k=39)]
     last = gallery.store.get([every[-1]]).metadata[0]["year"]
-    assert every[-1] in [hit.id for hit in gallery.search(id=asked, words=str(last), k=3)]
+    assert every[-1] in [hit.id for hit in gallery.search(id=asked, keywords=str(last), k=3)]
 
 
 def test_a_part_of_no_image_is_refused(gallery: Gallery) -> None:
