@@ -131,11 +131,7 @@ def command(
         results = [_Result(opened.search(**options))]
     if failures and not results:
         raise failures[0]
-    for result in results:
-        if as_json:
-            console.print_json(result.hits.as_dict(), one_line=True)
-        else:
-            _print(result.hits)
+    _print(results, as_json=as_json)
     if image is not None:
         _save_contact_sheet(results, image)
     if matches is not None:
@@ -189,7 +185,15 @@ def _search_others(
     return results + [_Result(gallery.search(text=text, **options)) for text in texts]
 
 
-def _print(hits: Hits) -> None:
+def _print(results: Sequence[_Result], *, as_json: bool) -> None:
+    for result in results:
+        if as_json:
+            console.print_json(result.hits.as_dict(), one_line=True)
+        else:
+            _print_table(result.hits)
+
+
+def _print_table(hits: Hits) -> None:
     from lookalike.types import format_distance
 
     labeled = any("label" in hit.metadata for hit in hits)
@@ -209,12 +213,12 @@ def _print(hits: Hits) -> None:
 
 def _save_contact_sheet(results: Sequence[_Result], path: Path) -> None:
     """Draw queries beside their hits, marked as correct or not where both have a label."""
-    from lookalike.evaluation.relevance import hits_with_value
+    from lookalike.evaluation.relevance import mark_correct
     from lookalike.report import figures
 
     grid = figures.hits_grid(
         [result.hits for result in results],
-        [hits_with_value(result.hits, result.label) for result in results],
+        [mark_correct(result.hits, result.label) for result in results],
         query_titles=[None if result.label is None else str(result.label) for result in results],
     )
     figures.save(grid, path)
