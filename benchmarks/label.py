@@ -20,8 +20,8 @@ import lookalike as la
 from lookalike.encoders.batching import encode_items, fit_encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.evaluation.metrics import bootstrap_interval
-from lookalike.gallery.neighbors import graph_of
-from lookalike.labels import Graph, LabelSet, check, spread, suggest
+from lookalike.gallery.neighbors import graph_from_embeddings
+from lookalike.labels import LabelSet, NeighborGraph, check, spread, suggest
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.loop import TrainingOptions
 from lookalike.training.train import train
@@ -57,7 +57,7 @@ def main() -> None:
             train(source, recipe="contrastive", out=folder, augment="digits", options=told)
         start = time.perf_counter()
         values = np.concatenate(list(encode_items(load_encoder(folder), items)))
-        graphs.append(graph_of(ids, unit_rows(values)))
+        graphs.append(graph_from_embeddings(ids, unit_rows(values)))
         print(
             f"seed {seed}: encoded, and its graph made, in {time.perf_counter() - start:.0f} s",
             flush=True,
@@ -66,7 +66,9 @@ def main() -> None:
     trust(graphs, truth)
     wrong(graphs[0], truth)
     rows: list[list[str]] = []
-    pixels = graph_of(ids, np.concatenate(list(encode_items(fit_encoder("pixels", source), items))))
+    pixels = graph_from_embeddings(
+        ids, np.concatenate(list(encode_items(fit_encoder("pixels", source), items)))
+    )
     for each in EACH:
         rows.append(
             line(
@@ -110,12 +112,12 @@ def line(name, graphs, pixels, truth, choose) -> list[str]:  # type: ignore[no-u
     return [name, *(f"{value:.4f}" for value in means)]
 
 
-def given_of(graph: Graph, truth: Labels, rows: list[int]) -> LabelSet:
+def given_of(graph: NeighborGraph, truth: Labels, rows: list[int]) -> LabelSet:
     """Return the true labels of some rows."""
     return LabelSet("benchmark", {graph.ids[row]: (str(truth[row]),) for row in rows})
 
 
-def scores(graph: Graph, truth: Labels, rows: list[int]) -> tuple[float, float]:
+def scores(graph: NeighborGraph, truth: Labels, rows: list[int]) -> tuple[float, float]:
     """Return the accuracy of the nearest labeled image, and of ``spread``."""
     rest = np.ones(len(truth), np.bool_)
     rest[rows] = False
@@ -131,7 +133,7 @@ def right_of(found, truth: Labels) -> NDArray[np.bool_]:  # type: ignore[no-unty
     return np.array([guess == (label,) for guess, label in zip(found.guesses, truth, strict=True)])
 
 
-def ten(graphs: list[Graph], truth: Labels) -> None:
+def ten(graphs: list[NeighborGraph], truth: Labels) -> None:
     """Print the accuracy of ten images in total, over ten seeds, the encoders in turn."""
     turns = [(seed, graphs[seed % len(graphs)]) for seed in range(TEN_SEEDS)]
     found = [scores(graph, truth, suggest(graph, 10, seed=seed))[1] for seed, graph in turns]
@@ -141,7 +143,7 @@ def ten(graphs: list[Graph], truth: Labels) -> None:
     )
 
 
-def trust(graphs: list[Graph], truth: Labels) -> None:
+def trust(graphs: list[NeighborGraph], truth: Labels) -> None:
     """Print what --precision 0.99 accepts of 100 suggested, and how far confidence is off."""
     for seed, graph in enumerate(graphs):
         found = spread(
@@ -173,7 +175,7 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
     )
 
 
-def wrong(graph: Graph, truth: Labels) -> None:
+def wrong(graph: NeighborGraph, truth: Labels) -> None:
     """Print the average precision of ``check`` at finding planted wrong labels."""
     for share in WRONG:
         rng = np.random.default_rng(0)

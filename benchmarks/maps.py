@@ -21,7 +21,7 @@ import lookalike as la
 from lookalike.encoders.batching import encode_items
 from lookalike.encoders.persistence import load_encoder
 from lookalike.explore.layout import Points, components, faith, lay_out
-from lookalike.gallery.neighbors import Graph, graph_of
+from lookalike.gallery.neighbors import NeighborGraph, graph_from_embeddings
 from lookalike.training.loop import TrainingOptions
 from lookalike.training.train import train
 from lookalike.vectors import unit_rows
@@ -44,7 +44,7 @@ def main() -> None:
     items = list(source)
     values = unit_rows(np.concatenate(list(encode_items(load_encoder(folder), items))))
     start = time.perf_counter()
-    graph = graph_of(tuple(item.id for item in items), values)
+    graph = graph_from_embeddings(tuple(item.id for item in items), values)
     print(f"neighbors of {len(graph):,} images: {time.perf_counter() - start:.1f} s", flush=True)
     for name, package, draw in (
         ("openTSNE, 125 + 375 steps", "openTSNE", lay_out),
@@ -57,7 +57,7 @@ def main() -> None:
         show(name, graph, draw)
 
 
-def show(name: str, graph: Graph, draw: Callable[[Graph], Points]) -> None:
+def show(name: str, graph: NeighborGraph, draw: Callable[[NeighborGraph], Points]) -> None:
     """Time one way twice, since the first compiles what numba compiles."""
     took = []
     for _ in range(2):
@@ -72,7 +72,7 @@ def show(name: str, graph: Graph, draw: Callable[[Graph], Points]) -> None:
     )
 
 
-def by_umap(graph: Graph) -> Points:
+def by_umap(graph: NeighborGraph) -> Points:
     """UMAP (McInnes et al. 2018) with its own settings."""
     import umap
 
@@ -89,7 +89,7 @@ def by_umap(graph: Graph) -> Points:
     return np.asarray(model.fit_transform(graph.embeddings), np.float32)
 
 
-def by_pacmap(graph: Graph) -> Points:
+def by_pacmap(graph: NeighborGraph) -> Points:
     """PaCMAP (Wang et al. 2021) with its own settings."""
     import pacmap
 

@@ -33,7 +33,7 @@ from lookalike.encoders.registry import open_encoder
 from lookalike.filters import parse
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ingest import Runner
-from lookalike.gallery.ray_runner import RayCluster
+from lookalike.gallery.ray_runner import RayRunner
 from lookalike.images.decode import decode
 from lookalike.sources import Source, open_source
 from lookalike.sources.sampling import sample_images
@@ -177,7 +177,7 @@ def runners(work: Path, count: int) -> None:
     print(f"{count:,} JPEGs of 640x427, efficientnet-lite0, {settings().threads} cores")
     rates: dict[str, list[float]] = {}
     for turn in range(3):
-        for name, runner in (("threads", None), ("Ray", RayCluster())):
+        for name, runner in (("threads", None), ("Ray", RayRunner())):
             gallery = Gallery.create(work / f"{name}{turn}.gallery", encoder=encoder)
             start, rate = indexed(gallery, source, runner)
             rates.setdefault(name, []).append(rate)

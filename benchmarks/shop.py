@@ -28,7 +28,7 @@ from lookalike.encoders.persistence import load_encoder
 from lookalike.gallery.gallery import Gallery
 from lookalike.search.query import Views
 from lookalike.search.rerank import DEPTH
-from lookalike.search.search import RERANKINGS, Search
+from lookalike.search.search import RERANKINGS, SearchOptions
 from lookalike.stores.base import Rows
 from lookalike.stores.lance.store import LanceStore
 from lookalike.types import Metric, Progress
@@ -60,7 +60,7 @@ def ask(count: int) -> None:
         steps = [name for name in RERANKINGS if name != "geometric"]
         for name in ("", *steps, "aqe+k-reciprocal", "14 views"):
             rerank = "" if name == "14 views" else name
-            search = Search.of(7, Metric.COSINE, None, None, False, rerank or None)
+            search = SearchOptions.of(7, Metric.COSINE, None, None, False, rerank or None)
             times = []
             for number, query in enumerate(queries):
                 views = query[None]

@@ -110,7 +110,7 @@ def test_an_interrupted_sync_goes_on_where_it_was(
     tmp_path: Path, digits: Source, pixels: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lookalike.gallery.ingest.BATCH_IMAGES", 100)
-    monkeypatch.setattr("lookalike.gallery.ingest.Threads.piece", 50)
+    monkeypatch.setattr("lookalike.gallery.ingest.ThreadRunner.piece", 50)
     gallery = Gallery.create(tmp_path / "i.gallery", encoder=pixels)
 
     def interrupt(p: Progress) -> None:

@@ -10,7 +10,7 @@ import pytest
 from lookalike.encoders.base import Encoder
 from lookalike.filters import as_filter
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.recall import measure_search
+from lookalike.gallery.recall import measure_recall
 from lookalike.sources import Source
 from lookalike.stores.base import Rows
 from lookalike.stores.lance import index
@@ -106,7 +106,7 @@ def test_a_gallery_makes_its_index_and_measures_it(
     gallery.sync(digits)
     assert isinstance(gallery.store, LanceStore)
     assert index.serves(gallery.store._dataset, Metric.COSINE)
-    found = measure_search(gallery, queries=20)
+    found = measure_recall(gallery, queries=20)
     assert found["queries"] >= 20
     assert found["recall@10"] > 0.9
     assert gallery.search(id="digits/train:3", exact=True)[0].id

@@ -39,19 +39,19 @@ from lookalike.errors import (
 )
 from lookalike.filters import (
     OPERATORS,
-    All,
-    Any_,
+    AllOf,
+    AnyOf,
     Compare,
     Filter,
+    In,
+    IsNull,
     Like,
-    Missing,
     Not,
-    Within,
     as_filter,
 )
 from lookalike.gallery.copy import CopyReport, copy
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.storage import MANIFEST, is_there
+from lookalike.gallery.storage import MANIFEST, gallery_exists
 from lookalike.sources import open_source
 from lookalike.stores.base import Rows
 from lookalike.stores.memory import MemoryStore
@@ -144,7 +144,7 @@ def made(
         with pytest.raises(KeyboardInterrupt):
             gallery(name)
         assert not (folder / f"{name}.gallery").exists()
-        assert not is_there(place(name))
+        assert not gallery_exists(place(name))
         with pytest.raises(ArtifactError, match=r"see whether the address|or an unfinished one"):
             Gallery.open(place(name))
         return gallery(name)
@@ -224,18 +224,18 @@ COLUMNS = st.sampled_from((*NAMES, *PURE, *PURE, "nowhere"))
 LEAVES: st.SearchStrategy[Filter] = st.one_of(
     st.builds(Compare, COLUMNS, st.sampled_from(sorted(OPERATORS)), SCALARS),
     st.builds(
-        Within,
+        In,
         COLUMNS.filter(lambda name: name not in WITH_OBJECTS),
         st.lists(SCALARS, min_size=1, max_size=4).map(tuple),
     ),
     st.builds(Like, COLUMNS, st.one_of(st.text("ab%_ß'ü\\", max_size=4), st.sampled_from(TEXTS))),
-    st.builds(Missing, COLUMNS),
+    st.builds(IsNull, COLUMNS),
 )
 
 
 def groups(inner: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
     several = st.lists(inner, min_size=2, max_size=3).map(tuple)
-    return st.one_of(st.builds(Not, inner), st.builds(All, several), st.builds(Any_, several))
+    return st.one_of(st.builds(Not, inner), st.builds(AllOf, several), st.builds(AnyOf, several))
 
 
 FILTERS = st.recursive(LEAVES, groups, max_leaves=5)
@@ -406,7 +406,7 @@ def test_a_creation_broken_off_anywhere_is_begun_anew(
 ) -> None:
     gallery: Gallery = made[f"unfinished_{step}"]
     assert len(gallery) == 0
-    assert is_there(place(f"unfinished_{step}"))
+    assert gallery_exists(place(f"unfinished_{step}"))
     assert Gallery.open(place(f"unfinished_{step}")).encoder.fingerprint == encoders[0].fingerprint
 
 

@@ -267,7 +267,7 @@ import numpy as np
 import ray
 from pathlib import Path
 import lookalike as la
-from lookalike.gallery.ray_runner import RayCluster
+from lookalike.gallery.ray_runner import RayRunner
 from tests.process_state import changes, snapshot
 
 encoder = la.open_encoder("pixels", [np.zeros((9, 9, 3), np.uint8)])
@@ -275,7 +275,7 @@ gallery = la.Gallery.create(sys.argv[1], encoder=encoder)
 import lookalike.gallery.ray_driver, ray.util.client.logsclient, sklearn.cluster
 before = snapshot("ray", "ray._private.worker")
 report = gallery.sync(
-    Path(sys.argv[2]), runner=RayCluster(piece=4), on_progress=lambda _: print("the program's")
+    Path(sys.argv[2]), runner=RayRunner(piece=4), on_progress=lambda _: print("the program's")
 )
 changed = changes(before, snapshot("ray", "ray._private.worker"))
 changed.pop("random", None)  # Ray draws names from it

@@ -198,7 +198,7 @@ def test_a_second_writer_is_refused_and_readers_go_on(
     made: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest, "BATCH_IMAGES", 1)
-    monkeypatch.setattr(ingest.Threads, "piece", 4)
+    monkeypatch.setattr(ingest.ThreadRunner, "piece", 4)
     for i in range(12, 24):
         draw(photos / "c" / f"{i}.png", i)
     reader = Gallery.open(made.path)
@@ -223,7 +223,7 @@ CHILD = """
 import sys
 from lookalike.gallery import ingest
 from lookalike.gallery.gallery import Gallery
-ingest.BATCH_IMAGES, ingest.Threads.piece = 20, 10
+ingest.BATCH_IMAGES, ingest.ThreadRunner.piece = 20, 10
 commit = ingest.commit
 def commit_and_print(done, store):
     commit(done, store)
@@ -281,7 +281,7 @@ def test_a_batch_is_on_the_disk_before_it_is_reported(
 ) -> None:
     """Lance calls no fsync: every file of the table and every folder of it must have had one."""
     monkeypatch.setattr(ingest, "BATCH_IMAGES", 4)
-    monkeypatch.setattr(ingest.Threads, "piece", 4)
+    monkeypatch.setattr(ingest.ThreadRunner, "piece", 4)
     for i in range(12, 30):
         draw(photos / "c" / f"{i}.png", i)
     flushed: dict[str, float] = {}

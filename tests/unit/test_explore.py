@@ -19,7 +19,7 @@ from lookalike.explore.map import FILE
 from lookalike.explore.page import html
 from lookalike.explore.range_search import pairs_within
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.neighbors import Graph, graph_of
+from lookalike.gallery.neighbors import NeighborGraph, graph_from_embeddings
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
 
@@ -63,10 +63,12 @@ def grouped(found: Duplicates) -> dict[str, tuple[str, list[str]]]:
     return {name(g.keep): (g.kind, [name(o.id) for o in g.others]) for g in found.groups}
 
 
-def blobs(each: int = 60, kinds: int = 5, seed: int = 0) -> Graph:
+def blobs(each: int = 60, kinds: int = 5, seed: int = 0) -> NeighborGraph:
     rng = np.random.default_rng(seed)
     values = np.repeat(np.eye(kinds, 12) * 8, each, axis=0) + rng.normal(size=(each * kinds, 12))
-    return graph_of(tuple(f"x:{i:03d}" for i in range(len(values))), values.astype(np.float32))
+    return graph_from_embeddings(
+        tuple(f"x:{i:03d}" for i in range(len(values))), values.astype(np.float32)
+    )
 
 
 def test_pairs_are_those_of_computing_every_distance() -> None:
@@ -212,7 +214,9 @@ def test_clusters_without_labels_have_numbers() -> None:
 def test_small_and_equal_collections_have_maps(count: int, kind: str) -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(count, 5)) if kind == "random" else np.ones((count, 5))
-    graph = graph_of(tuple(f"{i:02d}" for i in range(count)), values.astype(np.float32))
+    graph = graph_from_embeddings(
+        tuple(f"{i:02d}" for i in range(count)), values.astype(np.float32)
+    )
     points = lay_out(graph)
     assert points.shape == (count, 2)
     assert np.isfinite(points).all()
@@ -227,7 +231,7 @@ def test_outliers_are_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(200, 4)).astype(np.float32)
     values[0] = 9
-    graph = graph_of(tuple(f"{i:03d}" for i in range(200)), values)
+    graph = graph_from_embeddings(tuple(f"{i:03d}" for i in range(200)), values)
     model = LocalOutlierFactor(20).fit(values)
     np.testing.assert_allclose(lof_scores(graph), -model.negative_outlier_factor_, rtol=1e-4)
     assert lof_scores(graph).argmax() == 0

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lookalike.errors import InputError, SettingError
-from lookalike.gallery.neighbors import graph_of
+from lookalike.gallery.neighbors import graph_from_embeddings
 from lookalike.labels import (
-    Graph,
     LabelSet,
+    NeighborGraph,
     Propagation,
     find_label_issues,
     propagate,
@@ -26,17 +26,19 @@ PER_CLASS = 60
 PRECISION = 0.95
 
 
-def clusters(noise: float = 0.25, seed: int = 0) -> tuple[Graph, list[str]]:
+def clusters(noise: float = 0.25, seed: int = 0) -> tuple[NeighborGraph, list[str]]:
     """Return a graph of Gaussian clusters and the class of each row."""
     rng = np.random.default_rng(seed)
     centers = np.eye(CLASSES, 16) * 3
     numbers = np.repeat(np.arange(CLASSES), PER_CLASS)
     values = centers[numbers] + rng.normal(0, noise, (len(numbers), 16))
     ids = tuple(f"x:{row:03d}" for row in range(len(numbers)))
-    return graph_of(ids, values.astype(np.float32)), [f"class {number}" for number in numbers]
+    return graph_from_embeddings(ids, values.astype(np.float32)), [
+        f"class {number}" for number in numbers
+    ]
 
 
-def labels_of(graph: Graph, truth: list[str], rows: list[int]) -> LabelSet:
+def labels_of(graph: NeighborGraph, truth: list[str], rows: list[int]) -> LabelSet:
     """Return the true labels of some rows."""
     return LabelSet("labels.csv", {graph.ids[row]: (truth[row],) for row in rows})
 
@@ -57,7 +59,7 @@ def test_graph_equals_brute_force() -> None:
 
 
 def test_identical_images_are_neighbors_of_each_other_but_not_of_themselves() -> None:
-    graph = graph_of(tuple("abcdef"), np.ones((6, 3), np.float32))
+    graph = graph_from_embeddings(tuple("abcdef"), np.ones((6, 3), np.float32))
     assert all(row not in neighbors for row, neighbors in enumerate(graph.rows))
     assert np.isfinite(graph.affinity(5).toarray()).all()
     assert len(set(suggest(graph, 4))) == 4
@@ -179,7 +181,7 @@ def test_wrong_labels_rank_first() -> None:
 
 
 def test_three_images_are_enough() -> None:
-    graph = graph_of(tuple("abc"), np.array([[0, 1], [0, 1.1], [5, 5]], np.float32))
+    graph = graph_from_embeddings(tuple("abc"), np.array([[0, 1], [0, 1.1], [5, 5]], np.float32))
     assert len(suggest(graph, 2)) == 2
     result = propagate(graph, LabelSet("labels.csv", {"a": ("x",), "c": ("y",)}))
     assert result.predictions[1] == ("x",)
@@ -233,8 +235,8 @@ def test_invalid_label_files_are_rejected(tmp_path: Path, text: str, message: st
 def test_fewer_than_two_classes_are_rejected(
     labels: dict[str, tuple[str, ...]],
     message: str,
-    function: Callable[[Graph, LabelSet], object],
+    function: Callable[[NeighborGraph, LabelSet], object],
 ) -> None:
-    graph = graph_of(tuple("abc"), np.eye(3, dtype=np.float32))
+    graph = graph_from_embeddings(tuple("abc"), np.eye(3, dtype=np.float32))
     with pytest.raises(InputError, match=message):
         function(graph, LabelSet("labels.csv", labels))

@@ -274,7 +274,9 @@ def test_files_that_are_no_text_or_not_there_are_refused(tmp_path: Path) -> None
 def test_without_labels_nothing_is_ranked(digits: Source) -> None:
     found = choose(digits, options=QUICK)
     assert [c.name for c in found.candidates] == ["pixels", "hog"]
-    assert all(c.quality is None and set(c.smoke) == {"noise", "jpeg"} for c in found.candidates)
+    assert all(
+        c.quality is None and set(c.robustness) == {"noise", "jpeg"} for c in found.candidates
+    )
     assert "cannot be ranked without labels" in verdict(found)
     assert found.as_dict()["best"] is None
     with pytest.raises(InputError, match="cannot be ranked without labels"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lookalike.stores import exact, quantized
 from lookalike.stores.exact import ExactIndex
-from lookalike.stores.quantized import CoarseRows
+from lookalike.stores.quantized import QuantizedRows
 from lookalike.types import Metric
 
 
@@ -69,7 +69,7 @@ def test_products_are_as_near_as_they_say(kind: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(quantized, "_AT_ONCE", 50)
     monkeypatch.setattr(quantized, "_PART", 50 * 128)
     rows = table(1, kind, 260, 128)
-    held = CoarseRows(rows)
+    held = QuantizedRows(rows)
     query = table(2, "extreme" if kind == "extreme" else "plain", 1, 128)[0]
     whole, step, rounded = held.products(query)
     products = whole * held.scales.astype(float) * step

@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 
 from lookalike.errors import InputError, SettingError
 from lookalike.search import rerank
-from lookalike.search.rerank import augment, diffuse, expand, reciprocal
+from lookalike.search.rerank import (
+    alpha_query_expansion,
+    database_augmentation,
+    diffusion_distances,
+    k_reciprocal_distances,
+)
 
 Rows = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -149,7 +154,7 @@ def mean_average_precision(points: Rows, labels: Any, method: Callable[[Rows, Ro
 @given(seeds, sizes, st.sampled_from([0.0, 1.0, 3.0]))
 def test_expand_is_the_weighted_sum(seed: int, k: int, alpha: float) -> None:
     query, rows = gallery(seed, k)
-    found = expand(query, rows, alpha=alpha)
+    found = alpha_query_expansion(query, rows, alpha=alpha)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, slow_sum(query, list(rows), alpha), atol=1e-6)
 
@@ -158,7 +163,7 @@ def test_expand_is_the_weighted_sum(seed: int, k: int, alpha: float) -> None:
 @given(seeds, sizes, st.integers(1, 50), st.sampled_from([0.0, 1.0, 3.0]))
 def test_augment_is_the_weighted_sum(seed: int, n: int, k: int, alpha: float) -> None:
     _, rows = gallery(seed, n)
-    found = augment(rows, k, alpha=alpha)
+    found = database_augmentation(rows, k, alpha=alpha)
     assert (found.dtype, found.shape) == (np.float32, rows.shape)
     if n:
         np.testing.assert_allclose(found, slow_augment(rows, k, alpha), atol=1e-6)
@@ -166,9 +171,9 @@ def test_augment_is_the_weighted_sum(seed: int, n: int, k: int, alpha: float) ->
 
 def test_augment_takes_a_copy_for_another_row_and_a_row_once_for_itself() -> None:
     a, b = np.array([1, 0], np.float32), np.array([0.6, 0.8], np.float32)
-    one = augment(np.stack([b, a, a]), 1, alpha=1)
+    one = database_augmentation(np.stack([b, a, a]), 1, alpha=1)
     np.testing.assert_allclose(one, [unit(b + 0.6 * a), a, a], atol=1e-6)
-    two = augment(np.stack([a, b, a]), 2, alpha=1)
+    two = database_augmentation(np.stack([a, b, a]), 2, alpha=1)
     drawn = unit(2 * a + 0.6 * b)
     np.testing.assert_allclose(two, [drawn, unit(b + 1.2 * a), drawn], atol=1e-6)
 
@@ -178,7 +183,7 @@ def test_augment_treats_many_copies_alike(k: int) -> None:
     rng = np.random.default_rng(k)
     rows = rng.normal(size=(60, 3)).astype(np.float32)
     rows[rng.permutation(60)[:40]] = rows[0]
-    found = augment(rows, k)
+    found = database_augmentation(rows, k)
     np.testing.assert_allclose(found, slow_augment(rows, k, 3), atol=1e-6)
     copies = found[(rows == rows[0]).all(axis=1)]
     np.testing.assert_allclose(copies, np.broadcast_to(copies[0], copies.shape), atol=1e-6)
@@ -186,16 +191,16 @@ def test_augment_treats_many_copies_alike(k: int) -> None:
 
 def test_augment_does_not_depend_on_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     _, rows = gallery(3, 300, dim=8)
-    whole = augment(rows, 5)
+    whole = database_augmentation(rows, 5)
     monkeypatch.setattr(rerank, "_VALUES", 7 * 5 * 8)
-    np.testing.assert_allclose(augment(rows, 5), whole, atol=1e-6)
+    np.testing.assert_allclose(database_augmentation(rows, 5), whole, atol=1e-6)
 
 
 @few
 @given(seeds, sizes, st.integers(1, 25), st.integers(1, 8), st.sampled_from([0.0, 0.3, 1.0]))
 def test_reciprocal_follows_the_paper(seed: int, m: int, k1: int, k2: int, share: float) -> None:
     query, rows = gallery(seed, m)
-    found = reciprocal(query, rows, k1=k1, k2=k2, share=share)
+    found = k_reciprocal_distances(query, rows, k1=k1, k2=k2, share=share)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, slow_reciprocal(query, rows, k1, k2, share), atol=1e-6)
 
@@ -206,7 +211,7 @@ def test_diffuse_is_where_iteration_ends(
     seed: int, m: int, k: int, alpha: float, gamma: float
 ) -> None:
     query, rows = gallery(seed, m)
-    found = diffuse(query, rows, k=k, alpha=alpha, gamma=gamma)
+    found = diffusion_distances(query, rows, k=k, alpha=alpha, gamma=gamma)
     assert found.dtype == np.float32
     expected = slow_diffuse(query, rows, k, alpha, gamma)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -219,7 +224,7 @@ def test_rows_that_diffusion_does_not_reach_come_last_in_their_order() -> None:
     island = [0.9, 0, 0.45] + rng.normal(size=(10, 3)) * 0.01
     opposite = -np.array(chain[:5])
     rows = np.vstack([opposite, island, chain, np.zeros((2, 3))]).astype(np.float32)
-    order = np.argsort(diffuse(query, rows, k=2), kind="stable")
+    order = np.argsort(diffusion_distances(query, rows, k=2), kind="stable")
     kind = np.repeat([2, 1, 0, 2], [5, 10, 30, 2])[order]
     assert (kind == 0).argmin() == 30
     far = order[30:]
@@ -228,7 +233,7 @@ def test_rows_that_diffusion_does_not_reach_come_last_in_their_order() -> None:
 
 def test_scores_too_small_for_32_bits_still_come_before_rows_out_of_reach() -> None:
     rows = np.array([[0, 0], [0.6, 0.8], [1, 0]], np.float32)
-    found = diffuse(rows[2], rows, k=1, alpha=1e-60)
+    found = diffusion_distances(rows[2], rows, k=1, alpha=1e-60)
     np.testing.assert_array_equal(found, np.array([1, -np.finfo(np.float32).tiny, -1]))
 
 
@@ -265,15 +270,17 @@ def test_very_long_and_short_rows_are_brought_to_unit_length(value: float) -> No
     rows = np.full((4, 3), value, np.float32)
     rows[3] = 0
     third = np.full(3, 1 / math.sqrt(3))
-    np.testing.assert_allclose(augment(rows, 2), [third] * 3 + [np.zeros(3)], atol=1e-6)
-    np.testing.assert_allclose(expand(rows[0], rows), third, atol=1e-6)
-    np.testing.assert_array_equal(expand(rows[3], rows), np.zeros(3))
+    np.testing.assert_allclose(
+        database_augmentation(rows, 2), [third] * 3 + [np.zeros(3)], atol=1e-6
+    )
+    np.testing.assert_allclose(alpha_query_expansion(rows[0], rows), third, atol=1e-6)
+    np.testing.assert_array_equal(alpha_query_expansion(rows[3], rows), np.zeros(3))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 50.0, 1e6])
 def test_diffusion_of_any_power_is_finite(gamma: float) -> None:
     query, rows = gallery(8, 45)
-    assert np.isfinite(diffuse(query, rows, gamma=gamma, alpha=0.999)).all()
+    assert np.isfinite(diffusion_distances(query, rows, gamma=gamma, alpha=0.999)).all()
 
 
 def clusters(spread: float | Rows) -> tuple[Rows, Any]:
@@ -291,14 +298,14 @@ def test_diffusion_follows_two_moons() -> None:
     points = np.c_[moons - moons.mean(axis=0), np.full(160, 3)].astype(np.float32)
     labels = np.repeat([0, 1], 80)
     before = mean_average_precision(points, labels, plain)
-    assert mean_average_precision(points, labels, diffuse) > before + 0.15
+    assert mean_average_precision(points, labels, diffusion_distances) > before + 0.15
 
 
 def test_reciprocal_neighbors_tell_clusters_of_unequal_spread() -> None:
     spread = np.random.default_rng(1).uniform(0.4, 1.6, size=(150, 1)).astype(np.float32)
     points, labels = clusters(spread)
     before = mean_average_precision(points, labels, plain)
-    assert mean_average_precision(points, labels, reciprocal) > before + 0.08
+    assert mean_average_precision(points, labels, k_reciprocal_distances) > before + 0.08
 
 
 def test_expansion_and_augmentation_tell_clusters() -> None:
@@ -306,10 +313,10 @@ def test_expansion_and_augmentation_tell_clusters() -> None:
 
     def expanded(query: Rows, others: Rows) -> Any:
         near = others[np.argsort(plain(query, others))[:10]]
-        return plain(expand(query, near), others)
+        return plain(alpha_query_expansion(query, near), others)
 
     def augmented(query: Rows, others: Rows) -> Any:
-        return plain(query, augment(others, 10))
+        return plain(query, database_augmentation(others, 10))
 
     before = mean_average_precision(points, labels, plain)
     assert mean_average_precision(points, labels, expanded) > before + 0.05
@@ -319,7 +326,9 @@ def test_expansion_and_augmentation_tell_clusters() -> None:
 QUERY, ROWS = np.ones(3, np.float32), np.ones((4, 3), np.float32)
 
 
-@pytest.mark.parametrize("method", [expand, reciprocal, diffuse])
+@pytest.mark.parametrize(
+    "method", [alpha_query_expansion, k_reciprocal_distances, diffusion_distances]
+)
 def test_shapes_that_do_not_fit_are_refused(method: Callable[[Any, Any], Any]) -> None:
     with pytest.raises(InputError, match="query: expected one embedding"):
         method(ROWS, ROWS)
@@ -335,26 +344,26 @@ def test_shapes_that_do_not_fit_are_refused(method: Callable[[Any, Any], Any]) -
 
 def test_rows_that_cannot_be_augmented_are_refused() -> None:
     with pytest.raises(InputError, match=r"rows: expected embeddings of shape \(n, dim\)"):
-        augment(QUERY, 1)
+        database_augmentation(QUERY, 1)
     with pytest.raises(InputError, match="rows: row 0 holds NaN"):
-        augment(ROWS * np.float32(np.nan), 1)
+        database_augmentation(ROWS * np.float32(np.nan), 1)
 
 
 @pytest.mark.parametrize(
     ("call", "name"),
     [
-        (lambda: expand(QUERY, ROWS, alpha=-1), "alpha"),
-        (lambda: expand(QUERY, ROWS, alpha=math.nan), "alpha"),
-        (lambda: augment(ROWS, 0), "k"),
-        (lambda: augment(ROWS, 1, alpha=math.inf), "alpha"),
-        (lambda: reciprocal(QUERY, ROWS, k1=0), "k1"),
-        (lambda: reciprocal(QUERY, ROWS, k2=0), "k2"),
-        (lambda: reciprocal(QUERY, ROWS, share=1.1), "share"),
-        (lambda: reciprocal(QUERY, ROWS, share=math.nan), "share"),
-        (lambda: diffuse(QUERY, ROWS, k=0), "k"),
-        (lambda: diffuse(QUERY, ROWS, alpha=1), "alpha"),
-        (lambda: diffuse(QUERY, ROWS, alpha=-0.1), "alpha"),
-        (lambda: diffuse(QUERY, ROWS, gamma=-1), "gamma"),
+        (lambda: alpha_query_expansion(QUERY, ROWS, alpha=-1), "alpha"),
+        (lambda: alpha_query_expansion(QUERY, ROWS, alpha=math.nan), "alpha"),
+        (lambda: database_augmentation(ROWS, 0), "k"),
+        (lambda: database_augmentation(ROWS, 1, alpha=math.inf), "alpha"),
+        (lambda: k_reciprocal_distances(QUERY, ROWS, k1=0), "k1"),
+        (lambda: k_reciprocal_distances(QUERY, ROWS, k2=0), "k2"),
+        (lambda: k_reciprocal_distances(QUERY, ROWS, share=1.1), "share"),
+        (lambda: k_reciprocal_distances(QUERY, ROWS, share=math.nan), "share"),
+        (lambda: diffusion_distances(QUERY, ROWS, k=0), "k"),
+        (lambda: diffusion_distances(QUERY, ROWS, alpha=1), "alpha"),
+        (lambda: diffusion_distances(QUERY, ROWS, alpha=-0.1), "alpha"),
+        (lambda: diffusion_distances(QUERY, ROWS, gamma=-1), "gamma"),
     ],
 )
 def test_options_out_of_range_are_refused(call: Callable[[], Any], name: str) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.search import rerank
-from lookalike.search.query import QueryVectors, images_of
-from lookalike.search.search import RERANKINGS, Search, parse_rerankings
+from lookalike.search.query import QueryVectors, read_images
+from lookalike.search.search import RERANKINGS, SearchOptions, parse_rerankings
 from lookalike.stores.base import Rows, VectorStore
 from lookalike.stores.lance.store import LanceStore
 from lookalike.stores.memory import MemoryStore
@@ -58,8 +58,8 @@ def search(
     where: str | None = None,
     max_distance: float | None = None,
     rerank: str | Sequence[str] | None = None,
-) -> Search:
-    return Search.of(k, metric, where, max_distance, False, rerank)
+) -> SearchOptions:
+    return SearchOptions.of(k, metric, where, max_distance, False, rerank)
 
 
 def distance(a: np.ndarray, b: np.ndarray, metric: Metric) -> float:
@@ -139,7 +139,7 @@ def test_the_order_is_that_of_the_re_ranking(store: VectorStore, metric: Metric,
     [vector] = asked.embeddings
     if name == "dba":
         unit = vector / np.linalg.norm(vector)
-        scores = -rerank.augment(rows, 3) @ unit
+        scores = -rerank.database_augmentation(rows, 3) @ unit
     else:
         scores = getattr(rerank, name)(vector, rows)
     expected = [first[i] for i in np.argsort(scores, kind="stable")]
@@ -162,7 +162,7 @@ def test_expansion_searches_again(
     for seed in range(8):
         asked = query(seed)
         first = [row_id for _, row_id in nearest(store, asked, metric)]
-        moved = rerank.expand(asked.embeddings[0], store.embeddings(first[:3]))
+        moved = rerank.alpha_query_expansion(asked.embeddings[0], store.embeddings(first[:3]))
         again = nearest(store, QueryVectors("moved", None, moved[None]), metric)
         hits = search(4, metric, rerank="aqe").run(store, asked, no_images)
         assert [hit.id for hit in hits] == [row_id for _, row_id in again[:4]]
@@ -191,16 +191,16 @@ def test_filters_hold_and_the_furthest_is_left_out_last(store: VectorStore, name
 def test_re_rankings_follow_each_other(store: VectorStore) -> None:
     asked = query(6)
     [vector] = asked.embeddings
-    moved = rerank.expand(
+    moved = rerank.alpha_query_expansion(
         vector, store.embeddings([i for _, i in nearest(store, asked, Metric.COSINE)[:3]])
     )
     ids = [i for _, i in nearest(store, QueryVectors("moved", None, moved[None]), Metric.COSINE)]
-    order = np.argsort(rerank.reciprocal(moved, store.embeddings(ids)), kind="stable")
+    order = np.argsort(rerank.k_reciprocal_distances(moved, store.embeddings(ids)), kind="stable")
     both = search(ROWS, rerank="aqe+k-reciprocal").run(store, asked, no_images)
     assert [hit.id for hit in both] == [ids[i] for i in order]
     turned = search(ROWS, rerank="k-reciprocal+aqe").run(store, asked, no_images)
     first = search(3, rerank="k-reciprocal").run(store, asked, no_images)
-    moved = rerank.expand(vector, store.embeddings([hit.id for hit in first]))
+    moved = rerank.alpha_query_expansion(vector, store.embeddings([hit.id for hit in first]))
     ids = [i for _, i in nearest(store, QueryVectors("moved", None, moved[None]), Metric.COSINE)]
     assert [hit.id for hit in turned] == ids
 
@@ -235,9 +235,9 @@ def test_spatial_puts_what_it_verifies_first(tmp_path: Path, require: Require) -
     store.upsert(Rows(ids, uris, vectors, [{}] * 4, ids))
     warped = np.asarray(Image.fromarray(china).rotate(8).crop((150, 80, 500, 380)))
     asked = QueryVectors("china", None, np.array([(1, 0)], np.float32), None, warped)
-    plain = search(4).run(store, asked, images_of)
+    plain = search(4).run(store, asked, read_images)
     assert [hit.id for hit in plain] == ["blank", "gone", "flower", "china"]
-    hits = search(4, rerank="geometric").run(store, asked, images_of)
+    hits = search(4, rerank="geometric").run(store, asked, read_images)
     assert [hit.id for hit in hits] == ["china", "blank", "gone", "flower"]
     assert {hit.id: hit.distance for hit in hits} == pytest.approx(
         {hit.id: hit.distance for hit in plain}, abs=1e-6

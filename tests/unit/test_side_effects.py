@@ -25,7 +25,7 @@ from PIL import Image
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import StorageError, UnreachableError
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.neighbors import graph_of
+from lookalike.gallery.neighbors import graph_from_embeddings
 from lookalike.images.decode import decode
 from lookalike.labels.suggest import suggest
 from lookalike.process_state import IgnoreWarnings, MuteLoggers, default_environment
@@ -84,7 +84,7 @@ def test_images_are_suggested_from_fewer_clusters() -> None:
     import sklearn.cluster  # noqa: F401 - it and scipy set filters and variables then
 
     rows = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
-    graph = graph_of(tuple(f"{number:02}" for number in range(12)), rows)
+    graph = graph_from_embeddings(tuple(f"{number:02}" for number in range(12)), rows)
     with unchanged(), ThreadPoolExecutor(2) as pool:
         for chosen in pool.map(lambda seed: suggest(graph, 6, seed=seed), range(4)):
             assert len(chosen) == 6

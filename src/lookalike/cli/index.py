@@ -86,7 +86,7 @@ def command(
     images failed; each is named.
     """
     from lookalike.errors import LookalikeError, SettingError
-    from lookalike.gallery.storage import is_there
+    from lookalike.gallery.storage import gallery_exists
     from lookalike.gallery.sync import SyncReport
     from lookalike.sources import open_source
 
@@ -99,7 +99,7 @@ def command(
         """Index, and return what came of it and how many rows there are then."""
         with console.progress() as on_progress:
             opened = open_source(source, on_progress, empty=allow_removals, name=name)
-            if dry_run and not is_there(gallery):
+            if dry_run and not gallery_exists(gallery):
                 return SyncReport(len(opened), 0, 0, 0, 0, tuple(opened.problems), 0.0), None
             into = _open(gallery, encoder, metric, store, opened)
             report = into.sync(
@@ -146,9 +146,9 @@ def _runner(name: str, address: str | None, workers: int | None) -> Runner | Non
             raise SettingError("--address and --workers are for --runner ray")
         return None
     console.need("ray", "--runner ray", "scale")
-    from lookalike.gallery.ray_runner import RayCluster
+    from lookalike.gallery.ray_runner import RayRunner
 
-    return RayCluster(address, workers)
+    return RayRunner(address, workers)
 
 
 def _print(
@@ -207,12 +207,12 @@ def _open(
     """Open the gallery, or create it when its folder is not there."""
     from lookalike.errors import FingerprintError, SettingError
     from lookalike.gallery.gallery import Gallery
-    from lookalike.gallery.storage import is_there
+    from lookalike.gallery.storage import gallery_exists
     from lookalike.stores.milvus.address import Address
     from lookalike.types import Metric
 
     chosen = Metric(metric)
-    if not is_there(path):
+    if not gallery_exists(path):
         made = _encoder(encoder, source)
         return Gallery.create(path, encoder=made, metric=chosen, store=store)
     gallery = Gallery.open(path)

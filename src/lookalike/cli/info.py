@@ -36,9 +36,9 @@ def command(
         gallery = Gallery.open(path)
         facts = gallery.info()
         if recall:
-            from lookalike.gallery.recall import measure_search
+            from lookalike.gallery.recall import measure_recall
 
-            facts["search"] = measure_search(gallery)
+            facts["search"] = measure_recall(gallery)
         facts |= _evaluation(gallery)
     if as_json:
         console.print_json(facts)

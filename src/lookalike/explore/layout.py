@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import MissingDependencyError
-from lookalike.gallery.neighbors import Graph
+from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
 
 METHOD = "t-SNE"
@@ -44,7 +44,7 @@ class MapQuality:
 
 
 def lay_out(
-    graph: Graph, *, seed: int = 0, on_progress: ProgressCallback = ignore_progress
+    graph: NeighborGraph, *, seed: int = 0, on_progress: ProgressCallback = ignore_progress
 ) -> Points:
     """Return a place for each row, by t-SNE on the neighbor graph (openTSNE, FIt-SNE).
 
@@ -75,7 +75,7 @@ def components(embeddings: Embeddings) -> NDArray[np.float64]:
 
 
 def _tsne(
-    graph: Graph, start: NDArray[np.float64], seed: int, on_progress: ProgressCallback
+    graph: NeighborGraph, start: NDArray[np.float64], seed: int, on_progress: ProgressCallback
 ) -> NDArray[np.float64]:
     try:
         from openTSNE import TSNEEmbedding
@@ -116,7 +116,7 @@ def _tsne(
     return np.asarray(points, np.float64)
 
 
-def faith(graph: Graph, points: Points, *, seed: int = 0) -> MapQuality:
+def faith(graph: NeighborGraph, points: Points, *, seed: int = 0) -> MapQuality:
     """Return how far a map can be believed, from at most 1,000 of its points."""
     from scipy.spatial import cKDTree
 

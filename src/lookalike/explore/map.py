@@ -17,7 +17,7 @@ from lookalike.errors import ArtifactError, InputError
 from lookalike.explore.clusters import Cluster, cluster, described
 from lookalike.explore.layout import METHOD, MapQuality, Points, faith, lay_out
 from lookalike.explore.outliers import lof_scores
-from lookalike.gallery.facets import FEW
+from lookalike.gallery.facets import MAX_LISTED
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.types import Progress, ProgressCallback, ignore_progress
@@ -182,7 +182,7 @@ def _named(found: CollectionMap, gallery: Gallery, column: str) -> CollectionMap
         {name for row in rows for name in row}, key=lambda name: (name != column, name)
     ):
         values = [_said(row.get(name)) for row in rows]
-        if 1 < len({*values} - {None}) <= FEW:
+        if 1 < len({*values} - {None}) <= MAX_LISTED:
             columns[name] = values
     embeddings = gallery.store.get(found.ids).embeddings
     clusters = described(found.numbers, embeddings, labels)

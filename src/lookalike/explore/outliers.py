@@ -1,4 +1,4 @@
-"""Outliers: images that lie farther from their neighbors than these from theirs."""
+"""Outliers: images in sparser surroundings than their neighbors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from lookalike.gallery.neighbors import Graph
 
 
 def lof_scores(graph: Graph) -> NDArray[np.float32]:
-    """Return the local outlier factor of each row, ``(n,)``: about 1 inside, more outside.
+    """Return the local outlier factor of each row, ``(n,)``: about 1 for inliers, higher outside.
 
-    Breunig et al. 2000, definitions 5 to 7, on the graph's own neighbors. scikit-learn's would
-    look for these again. Where many images are equal, distances count as no less than a thousandth
-    of their mean.
+    Breunig et al. 2000, definitions 5 to 7, on the neighbors in the graph, which scikit-learn's
+    LocalOutlierFactor would search again. Distances below a thousandth of the mean distance are
+    raised to it, so that groups of identical images have finite densities.
     """
-    apart = np.maximum(graph.distances, max(1e-3 * float(graph.distances.mean()), 1e-12))
-    reach = np.maximum(apart, apart[:, -1][graph.rows])
-    density = 1 / reach.mean(axis=1)
+    floor = max(1e-3 * float(graph.distances.mean()), 1e-12)
+    distances = np.maximum(graph.distances, floor)
+    reachability = np.maximum(distances, distances[:, -1][graph.rows])
+    density = 1 / reachability.mean(axis=1)
     return np.asarray(density[graph.rows].mean(axis=1) / density, np.float32)

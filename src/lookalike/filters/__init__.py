@@ -16,15 +16,15 @@ from typing import Any
 from lookalike.filters.columns import MetadataColumns
 from lookalike.filters.conditions import (
     OPERATORS,
-    All,
-    Any_,
+    AllOf,
+    AnyOf,
     Columns,
     Compare,
     Filter,
+    In,
+    IsNull,
     Like,
-    Missing,
     Not,
-    Within,
     kind_of,
 )
 from lookalike.filters.structure import from_structure
@@ -32,17 +32,17 @@ from lookalike.filters.text import parse
 
 __all__ = [
     "OPERATORS",
-    "All",
-    "Any_",
+    "AllOf",
+    "AnyOf",
     "Columns",
     "Compare",
     "Filter",
+    "In",
+    "IsNull",
     "Like",
     "MetadataColumns",
-    "Missing",
     "Not",
     "Where",
-    "Within",
     "as_filter",
     "from_structure",
     "kind_of",

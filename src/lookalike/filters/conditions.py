@@ -26,7 +26,7 @@ OPERATORS = {
 }
 """Names in structures, and the same in texts."""
 
-DEEPEST = 50
+MAX_DEPTH = 50
 """Conditions within conditions; deeper ones are refused."""
 
 
@@ -78,7 +78,7 @@ class Compare:
 
 
 @dataclass(frozen=True, slots=True)
-class Within:
+class In:
     """A column's value is one of several."""
 
     column: str
@@ -120,7 +120,7 @@ class Like:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class IsNull:
     """A row has no value in a column."""
 
     column: str
@@ -143,7 +143,7 @@ class Not:
 
 
 @dataclass(frozen=True, slots=True)
-class All:
+class AllOf:
     """The rows that every one of several filters matches."""
 
     parts: tuple[Filter, ...]
@@ -157,7 +157,7 @@ class All:
 
 
 @dataclass(frozen=True, slots=True)
-class Any_:  # noqa: N801 - the plain word is taken
+class AnyOf:
     """The rows that at least one of several filters matches."""
 
     parts: tuple[Filter, ...]

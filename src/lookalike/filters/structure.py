@@ -9,17 +9,17 @@ import numpy as np
 
 from lookalike.errors import InputError
 from lookalike.filters.conditions import (
-    DEEPEST,
+    MAX_DEPTH,
     OPERATORS,
-    All,
-    Any_,
+    AllOf,
+    AnyOf,
     Compare,
     Filter,
+    In,
+    IsNull,
     Like,
-    Missing,
     Not,
     Scalar,
-    Within,
 )
 
 
@@ -33,12 +33,12 @@ def from_structure(where: Mapping[str, Any], depth: int = 0) -> Filter:
     Raises:
         InputError: it is none of these; the column is named.
     """
-    if depth > DEEPEST:
-        raise InputError(f"filter: is nested more than {DEEPEST} deep")
+    if depth > MAX_DEPTH:
+        raise InputError(f"filter: is nested more than {MAX_DEPTH} deep")
     parts = [_from_entry(str(name), value, depth) for name, value in where.items()]
     if not parts:
         raise InputError("filter: it is empty; leave it out to search everything")
-    return parts[0] if len(parts) == 1 else All(tuple(parts))
+    return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
 
 
 def _from_entry(name: str, value: Any, depth: int) -> Filter:
@@ -46,7 +46,7 @@ def _from_entry(name: str, value: Any, depth: int) -> Filter:
         parts = tuple(_nested(name, each, depth + 1) for each in value)
         if not parts:
             raise InputError(f"filter: {name!r} has no conditions")
-        return All(parts) if name == "and" else Any_(parts)
+        return AllOf(parts) if name == "and" else AnyOf(parts)
     if name == "not" and isinstance(value, Mapping):
         return Not(from_structure(value, depth + 1))
     if not isinstance(value, Mapping):
@@ -54,7 +54,7 @@ def _from_entry(name: str, value: Any, depth: int) -> Filter:
     parts = tuple(_from_operator(name, operator, each) for operator, each in value.items())
     if not parts:
         raise InputError(f"filter: column {name!r} has no conditions")
-    return parts[0] if len(parts) == 1 else All(parts)
+    return parts[0] if len(parts) == 1 else AllOf(parts)
 
 
 def _nested(name: str, value: Any, depth: int) -> Filter:
@@ -69,7 +69,7 @@ def _from_operator(name: str, operator: str, value: Any) -> Filter:
     if operator == "in":
         if not isinstance(value, list | tuple) or not value:
             raise InputError(f"filter: column {name!r}: 'in' takes a list of values, not {value!r}")
-        return Within(name, tuple(_scalar(name, each) for each in value))
+        return In(name, tuple(_scalar(name, each) for each in value))
     if operator == "like":
         if not isinstance(value, str):
             raise InputError(f"filter: column {name!r}: 'like' takes a text, not {value!r}")
@@ -77,7 +77,7 @@ def _from_operator(name: str, operator: str, value: Any) -> Filter:
     if operator == "null":
         if not isinstance(value, bool):
             raise InputError(f"filter: column {name!r}: 'null' takes true or false, not {value!r}")
-        return Missing(name) if value else Not(Missing(name))
+        return IsNull(name) if value else Not(IsNull(name))
     known = ", ".join((*OPERATORS, "in", "like", "null"))
     raise InputError(f"filter: column {name!r}: no operator {operator!r}; there are {known}")
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from lookalike.errors import InputError
 from lookalike.filters.conditions import (
-    DEEPEST,
+    MAX_DEPTH,
     OPERATORS,
-    All,
-    Any_,
+    AllOf,
+    AnyOf,
     Compare,
     Filter,
+    In,
+    IsNull,
     Like,
-    Missing,
     Not,
     Scalar,
-    Within,
 )
 
 _TOKEN = re.compile(
@@ -91,18 +91,18 @@ class _Parser:
         parts = [self._both()]
         while self._taken("or"):
             parts.append(self._both())
-        return parts[0] if len(parts) == 1 else Any_(tuple(parts))
+        return parts[0] if len(parts) == 1 else AnyOf(tuple(parts))
 
     def _both(self) -> Filter:
         parts = [self._negated()]
         while self._taken("and"):
             parts.append(self._negated())
-        return parts[0] if len(parts) == 1 else All(tuple(parts))
+        return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
 
     def _negated(self) -> Filter:
         self.depth += 1
-        if self.depth > DEEPEST:
-            raise self._error(f"is nested more than {DEEPEST} deep")
+        if self.depth > MAX_DEPTH:
+            raise self._error(f"is nested more than {MAX_DEPTH} deep")
         try:
             if self._taken("not"):
                 return Not(self._negated())
@@ -119,7 +119,7 @@ class _Parser:
         negated = self._taken("not")
         found: Filter
         if self._taken("in"):
-            found = Within(column, self._list())
+            found = In(column, self._list())
         elif self._taken("like"):
             token = self._peek()
             pattern = self._value()
@@ -132,7 +132,7 @@ class _Parser:
             negated = self._taken("not")
             if not self._taken("null"):
                 raise self._error("expected 'null'")
-            found = Missing(column)
+            found = IsNull(column)
         else:
             token = self._peek()
             if token.text not in _SIGNS:

@@ -15,7 +15,7 @@ import numpy as np
 from lookalike.errors import ArtifactError, FingerprintError, InputError, SettingError
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.recall import recall
-from lookalike.gallery.storage import is_there
+from lookalike.gallery.storage import gallery_exists
 from lookalike.stores.base import Record, Rows
 from lookalike.stores.milvus.address import Address
 from lookalike.types import Progress, ProgressCallback, ignore_progress
@@ -82,7 +82,7 @@ def copy(
         StorageError: it could not be written.
     """
     start = time.perf_counter()
-    made = not is_there(target)
+    made = not gallery_exists(target)
     if made:
         into = Gallery.create(target, encoder=gallery.encoder, metric=gallery.metric, store=store)
     else:

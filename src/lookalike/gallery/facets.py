@@ -11,7 +11,7 @@ import numpy as np
 
 from lookalike.filters import Columns, kind_of
 
-FEW = 50
+MAX_LISTED = 50
 """A column with more values than this is not listed value by value."""
 
 
@@ -51,7 +51,7 @@ def _facet(columns: Columns, name: str) -> Facet | None:
         return None
     kinds = {kind for kind, _ in counts}
     kind = kinds.pop() if len(kinds) == 1 else "mixed"
-    few = len(counts) <= FEW and kind != "mixed"
+    few = len(counts) <= MAX_LISTED and kind != "mixed"
     numbers = [value for _, value in counts] if kind == "number" else []
     return Facet(
         name,

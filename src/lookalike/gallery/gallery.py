@@ -15,12 +15,19 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import ArtifactError, FingerprintError, InputError
 from lookalike.filters import Where
-from lookalike.gallery.ingest import ExistingRows, Outcome, Runner, ingest
-from lookalike.gallery.storage import ENCODER, MANIFEST, Home, create_home, manifest_of, open_home
-from lookalike.gallery.sync import SyncReport, all_failed, check_source, rows_gone
+from lookalike.gallery.ingest import ExistingRows, IngestSummary, Runner, ingest
+from lookalike.gallery.storage import (
+    ENCODER,
+    MANIFEST,
+    GalleryStorage,
+    create_storage,
+    open_storage,
+    read_gallery_manifest,
+)
+from lookalike.gallery.sync import SyncReport, all_failed_error, check_source, removed_ids
 from lookalike.images.foreground import Box
-from lookalike.search.query import Query, QueryRegion, images_of
-from lookalike.search.search import Search
+from lookalike.search.query import Query, QueryRegion, read_images
+from lookalike.search.search import SearchOptions
 from lookalike.sources import ItemSource, Source, open_items, open_source
 from lookalike.stores.base import Rows, VectorStore
 from lookalike.stores.milvus.address import Address
@@ -37,7 +44,7 @@ class Gallery:
     opens it, and ``written`` are columns that no source gave, as labels: they stay while images do.
     """
 
-    def __init__(self, home: Home, fields: Mapping[str, Any]) -> None:
+    def __init__(self, home: GalleryStorage, fields: Mapping[str, Any]) -> None:
         self.path = home.path
         self.address = home.address
         self.metric = Metric(fields["metric"])
@@ -72,7 +79,7 @@ class Gallery:
         made = {"name": encoder.name, "fingerprint": encoder.fingerprint}
         fields = {"encoder": made, "dim": encoder.dim, "metric": Metric(metric).value}
         address = None if store is None else Address.parse(store)
-        create_home(path, {**fields, "sources": {}, "rows": 0}, encoder, address)
+        create_storage(path, {**fields, "sources": {}, "rows": 0}, encoder, address)
         return cls.open(path)
 
     @classmethod
@@ -84,9 +91,9 @@ class Gallery:
             FormatVersionError: a newer lookalike wrote it.
             UnreachableError: the server of its rows does not answer.
         """
-        home = open_home(path)
+        home = open_storage(path)
         try:
-            return cls(home, manifest_of(home))
+            return cls(home, read_gallery_manifest(home))
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{home.path / MANIFEST}: misses or misstates {error}") from error
 
@@ -160,7 +167,7 @@ class Gallery:
         with contextlib.nullcontext() if dry_run else self._writing():
             check_source(source, self.sources, relocate=relocate)
             rows = {record.id: record for record in self._store.records(f"{source.name}:")}
-            gone = rows_gone(source, rows, allow_removals=allow_removals)
+            gone = removed_ids(source, rows, allow_removals=allow_removals)
             moved = {rows[row_id].content_hash: row_id for row_id in sorted(gone)}
             known = ExistingRows(rows, moved, self.written)
             run = partial(ingest, on_progress=on_progress, runner=runner)
@@ -171,8 +178,8 @@ class Gallery:
         return SyncReport.of(source, outcome, gone, time.perf_counter() - start)
 
     def _take_in(
-        self, source: Source, known: ExistingRows, gone: Set[str], run: Callable[..., Outcome]
-    ) -> Outcome:
+        self, source: Source, known: ExistingRows, gone: Set[str], run: Callable[..., IngestSummary]
+    ) -> IngestSummary:
         """Write what is new of a source and delete what is gone."""
         before = dict(self.sources)
         self.sources[source.name] = source.spec
@@ -181,7 +188,7 @@ class Gallery:
         if len(source) and len(outcome.failed) == len(source):
             self.sources = before
             self._write_manifest()
-            raise all_failed(source, outcome)
+            raise all_failed_error(source, outcome)
         self._store.delete(sorted(gone))
         self._store.optimize(self.metric)
         self._write_manifest()
@@ -294,19 +301,19 @@ class Gallery:
         """
         look = QueryRegion(None if box is None else Box.of(box), foreground, multi_crop)
         metric = self.metric if metric is None else Metric(metric)
-        asked = Search.of(k, metric, where, max_distance, exact, rerank, keywords)
+        asked = SearchOptions.of(k, metric, where, max_distance, exact, rerank, keywords)
         given = sum(each is not None for each in (query, id, text))
         if given > 1 or (given == 0 and keywords is None):
             raise InputError("a search needs one of a query image, the id of a row, or a text")
         if given == 0:
-            views = look.at_nothing(str(keywords), self._store.dim)
+            views = look.without_image(str(keywords), self._store.dim)
         elif text is not None:
-            views = look.at_text(text, self.encoder)
+            views = look.encode_text(text, self.encoder)
         elif id is not None:
-            views = look.at_row(id, self._store, lambda: self.encoder, asked.needs_image)
+            views = look.encode_row(id, self._store, lambda: self.encoder, asked.needs_image)
         else:
-            views = look.at_image(query, self.encoder)
-        return Hits(views.name, metric, asked.run(self._store, views, images_of), views.uri)
+            views = look.encode_image(query, self.encoder)
+        return Hits(views.name, metric, asked.run(self._store, views, read_images), views.uri)
 
     def items(self) -> ItemSource:
         """Return the rows as a source of images, in order of id.

@@ -51,7 +51,7 @@ class Change(Enum):
 
 
 @dataclass(slots=True)
-class Outcome:
+class IngestSummary:
     """How many items came to what, ids that items had before they moved, and what failed."""
 
     counts: dict[Change, int] = field(default_factory=lambda: dict.fromkeys(Change, 0))
@@ -165,7 +165,7 @@ class Runner(Protocol):
         ...
 
 
-class Threads:
+class ThreadRunner:
     """The threads of this process."""
 
     piece = 32
@@ -186,7 +186,7 @@ def ingest(
     known: ExistingRows,
     on_progress: ProgressCallback = ignore_progress,
     runner: Runner | None = None,
-) -> Outcome:
+) -> IngestSummary:
     """Bring a store up to date with a source; nothing is deleted.
 
     An item is unchanged if its signature is, or else its content hash. A new item with the content
@@ -201,8 +201,8 @@ def ingest(
         on_progress: told after every piece.
         runner: where the work is done; by threads unless given.
     """
-    runner = runner or Threads()
-    outcome = Outcome()
+    runner = runner or ThreadRunner()
+    outcome = IngestSummary()
     pending: list[ItemResult] = []
     total, number = len(source), 0
     on_progress(Progress("index", 0, total, "images"))

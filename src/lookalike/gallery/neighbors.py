@@ -25,7 +25,7 @@ _STEPS = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
+class NeighborGraph:
     """All rows of a gallery, in order of id, and the nearest others of each.
 
     ``embeddings`` is ``(n, dim)`` float32, of unit length where the metric is cosine; ``rows`` are
@@ -61,7 +61,7 @@ class Graph:
         inverse = sparse.diags_array((1 / np.sqrt(degree)).astype(np.float32))
         return sparse.csr_array(inverse @ both @ inverse)
 
-    def smoothed(self) -> Embeddings:
+    def smoothed_embeddings(self) -> Embeddings:
         """Return each row's embedding and the mean of its neighbors', twice over, unit length.
 
         Clusters of these follow the shape of the collection: their medoids are better labeled
@@ -78,7 +78,7 @@ class Graph:
 
 def neighbor_graph(
     gallery: Gallery, k: int = K, on_progress: ProgressCallback = ignore_progress
-) -> Graph:
+) -> NeighborGraph:
     """Return the graph of a gallery's rows by its metric, exactly.
 
     Raises:
@@ -90,15 +90,15 @@ def neighbor_graph(
     embeddings = gallery.store.get(ids).embeddings
     if gallery.metric is Metric.COSINE:
         embeddings = unit_rows(embeddings)
-    return graph_of(ids, embeddings, k, on_progress)
+    return graph_from_embeddings(ids, embeddings, k, on_progress)
 
 
-def graph_of(
+def graph_from_embeddings(
     ids: tuple[str, ...],
     embeddings: Embeddings,
     k: int = K,
     on_progress: ProgressCallback = ignore_progress,
-) -> Graph:
+) -> NeighborGraph:
     """Return the graph of embeddings ``(n, dim)``, ``k`` at least 2, by Euclidean distance."""
     index = ExactIndex(embeddings)
     rows, distances = [], []
@@ -107,10 +107,10 @@ def graph_of(
         rows.append(found.rows)
         distances.append(found.distances)
         on_progress(Progress("neighbors", min(start + _CHUNK, len(ids)), len(ids), "images"))
-    return Graph(ids, embeddings, np.concatenate(rows), np.concatenate(distances))
+    return NeighborGraph(ids, embeddings, np.concatenate(rows), np.concatenate(distances))
 
 
-def spread_over(affinity: sparse.csr_array, seeds: NDArray[np.float32]) -> NDArray[np.float32]:
+def propagate_seeds(affinity: sparse.csr_array, seeds: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return seeds ``(n, c)`` spread along a graph, ``(n, c)``.
 
     Repeats ``F = a S F + (1 - a) Y`` (Zhou et al. 2004, section 2) with ``a = .9``. scikit-learn's

@@ -47,7 +47,7 @@ _REACH_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class RayCluster:
+class RayRunner:
     """The machines of a Ray cluster, or this one if no address is given.
 
     ``address`` is Ray's: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``. ``workers`` are actors at

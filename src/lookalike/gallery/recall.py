@@ -12,7 +12,7 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.types import Embeddings, Hit
 
 
-def measure_search(gallery: Gallery, queries: int = 100, k: int = 10) -> dict[str, Any]:
+def measure_recall(gallery: Gallery, queries: int = 100, k: int = 10) -> dict[str, Any]:
     """Ask about so many rows, evenly spread, for their nearest; compare with looking at all rows.
 
     Returns the number of queries, recall@k, and the median milliseconds of a search as usual and

@@ -39,7 +39,7 @@ STORE = "store"
 _WHAT = "a gallery"
 
 
-class Home(Protocol):
+class GalleryStorage(Protocol):
     """A gallery's folder, and where its rows and its manifest are."""
 
     @property
@@ -76,7 +76,7 @@ class Home(Protocol):
         ...
 
 
-class FolderHome:
+class FolderStorage:
     """All in one folder."""
 
     address: Address | None = None
@@ -95,7 +95,7 @@ class FolderHome:
         write_manifest(self.path / MANIFEST, fields)
 
 
-class MilvusHome:
+class MilvusStorage:
     """Rows, manifest and encoder in Milvus; a folder with their address and the encoder."""
 
     def __init__(self, path: Path, store: MilvusStore, expected: str) -> None:
@@ -122,7 +122,7 @@ class MilvusHome:
         self._notes.write(MANIFEST, manifest_bytes(fields))
 
 
-def open_home(path: str | Path) -> Home:
+def open_storage(path: str | Path) -> GalleryStorage:
     """Open the home of a gallery: a folder, or an address.
 
     Raises:
@@ -132,16 +132,16 @@ def open_home(path: str | Path) -> Home:
     """
     if isinstance(path, str) and is_address(path):
         store = MilvusStore.open(Address.parse(path))
-        return MilvusHome(_visited(store), store, _fingerprint(store))
+        return MilvusStorage(_visited(store), store, _fingerprint(store))
     folder = Path(path)
     fields = read_manifest(folder / MANIFEST, what=_WHAT)
     if "address" in fields:
         store = MilvusStore.open(Address.parse(fields["address"]))
-        return MilvusHome(folder, store, str(fields.get("fingerprint")))
-    return FolderHome(folder)
+        return MilvusStorage(folder, store, str(fields.get("fingerprint")))
+    return FolderStorage(folder)
 
 
-def manifest_of(home: Home) -> dict[str, Any]:
+def read_gallery_manifest(home: GalleryStorage) -> dict[str, Any]:
     """Return the manifest of a home whose rows have the dimensions that it says.
 
     Raises:
@@ -158,7 +158,7 @@ def manifest_of(home: Home) -> dict[str, Any]:
     return fields
 
 
-def is_there(path: str | Path) -> bool:
+def gallery_exists(path: str | Path) -> bool:
     """Tell whether there is something at a path, or a gallery at an address.
 
     Raises:
@@ -171,7 +171,7 @@ def is_there(path: str | Path) -> bool:
     return Path(path).exists()
 
 
-def create_home(
+def create_storage(
     path: str | Path, fields: Mapping[str, Any], encoder: Encoder, address: Address | None
 ) -> Path:
     """Make the home of an empty gallery, whole or not at all, and return its folder.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import SourceError
-from lookalike.gallery.ingest import Change, Outcome
+from lookalike.gallery.ingest import Change, IngestSummary
 from lookalike.sources import DATASET_PREFIX, Source
 from lookalike.stores.base import Record
 from lookalike.types import Failure
@@ -37,7 +37,9 @@ class SyncReport:
         return {**counts, "failed": failed, "seconds": round(self.seconds, 3)}
 
     @classmethod
-    def of(cls, source: Source, outcome: Outcome, gone: Set[str], seconds: float) -> SyncReport:
+    def of(
+        cls, source: Source, outcome: IngestSummary, gone: Set[str], seconds: float
+    ) -> SyncReport:
         """Sum up what became of a source; ``gone`` are the rows that it no longer has."""
         return cls(
             added=outcome.counts[Change.ADDED],
@@ -80,7 +82,7 @@ def check_source(source: Source, sources: Mapping[str, str], *, relocate: bool) 
             )
 
 
-def rows_gone(source: Source, rows: Mapping[str, Record], *, allow_removals: bool) -> set[str]:
+def removed_ids(source: Source, rows: Mapping[str, Record], *, allow_removals: bool) -> set[str]:
     """Return the rows that the source no longer has; not those that may only be unreadable.
 
     Raises:
@@ -98,7 +100,7 @@ def rows_gone(source: Source, rows: Mapping[str, Record], *, allow_removals: boo
     return gone
 
 
-def all_failed(source: Source, outcome: Outcome) -> SourceError:
+def all_failed_error(source: Source, outcome: IngestSummary) -> SourceError:
     """Return the error that not one image of a source could be indexed; the first is named."""
     first = outcome.failed[0]
     return SourceError(

@@ -6,7 +6,7 @@
 ``save_session`` and ``load_session`` keep suggestions in the gallery for the labeling page.
 """
 
-from lookalike.gallery.neighbors import Graph, neighbor_graph
+from lookalike.gallery.neighbors import NeighborGraph, neighbor_graph
 from lookalike.labels.issues import LabelIssue, LabelIssues, find_label_issues
 from lookalike.labels.label_set import UNKNOWN, LabelSet, read_labels, split_labels
 from lookalike.labels.propagation import Propagation, propagate
@@ -15,11 +15,11 @@ from lookalike.labels.suggest import suggest
 
 __all__ = [
     "UNKNOWN",
-    "Graph",
     "LabelIssue",
     "LabelIssues",
     "LabelSet",
     "LabelingSession",
+    "NeighborGraph",
     "Propagation",
     "find_label_issues",
     "load_session",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.gallery.neighbors import Graph
+from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.labels.label_set import SEPARATOR, LabelSet
 
 K = 10
@@ -82,7 +82,7 @@ class LabelIssues:
         }
 
 
-def find_label_issues(graph: Graph, labels: LabelSet) -> LabelIssues:
+def find_label_issues(graph: NeighborGraph, labels: LabelSet) -> LabelIssues:
     """Rank labeled images by how much the labels of their neighbors disagree with theirs.
 
     Each of the nearest labeled neighbors (at most ten of those in the graph) votes with the

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError, SettingError
-from lookalike.gallery.neighbors import Graph
+from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.labels.cross_validation import (
     HeldOutPredictions,
     cross_validate,
@@ -128,7 +128,7 @@ class Propagation:
 
 
 def propagate(
-    graph: Graph,
+    graph: NeighborGraph,
     labels: LabelSet,
     *,
     precision: float | None = None,
@@ -199,7 +199,7 @@ def propagate(
     )
 
 
-def raw_confidence(graph: Graph, labels: LabelSet) -> NDArray[np.float32]:
+def raw_confidence(graph: NeighborGraph, labels: LabelSet) -> NDArray[np.float32]:
     """Return uncalibrated confidences of propagated labels, ``(n,)``, 1 for labeled rows.
 
     Raises:

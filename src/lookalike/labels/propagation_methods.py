@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from lookalike.gallery.neighbors import Graph, spread_over
+from lookalike.gallery.neighbors import NeighborGraph, propagate_seeds
 from lookalike.labels.label_set import LabelSet
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Metric
@@ -30,14 +30,14 @@ class LabelMatrix:
     which of the ``classes`` each of them has.
     """
 
-    graph: Graph
+    graph: NeighborGraph
     classes: tuple[str, ...]
     labeled: RowNumbers
     indicators: NDArray[np.bool_]
     multi_label: bool
 
     @classmethod
-    def of(cls, graph: Graph, labels: LabelSet) -> LabelMatrix:
+    def of(cls, graph: NeighborGraph, labels: LabelSet) -> LabelMatrix:
         """Encode a label set."""
         classes = tuple(sorted({label for each in labels.by_id.values() for label in each}))
         column = {label: place for place, label in enumerate(classes)}
@@ -85,7 +85,7 @@ class LabelMatrix:
 class GraphPropagation:
     """Label propagation along the graph of the ``k`` nearest neighbors."""
 
-    def __init__(self, graph: Graph, k: int) -> None:
+    def __init__(self, graph: NeighborGraph, k: int) -> None:
         self._graph, self._k = graph, k
         self._affinity: sparse.csr_array | None = None
 
@@ -93,7 +93,7 @@ class GraphPropagation:
         """Score the ``test`` rows by the labels of the ``train`` rows."""
         if self._affinity is None:
             self._affinity = self._graph.affinity(self._k)
-        propagated = spread_over(self._affinity, labels.seeds(train))[test]
+        propagated = propagate_seeds(self._affinity, labels.seeds(train))[test]
         total = propagated[:, -1:]
         # A row that no label reaches is equally likely of any class.
         uniform = np.float32(1 / len(labels.classes))
@@ -103,7 +103,7 @@ class GraphPropagation:
 class NeighborVote:
     """A vote of the ``k`` nearest labeled rows, weighted by the inverse squared distance."""
 
-    def __init__(self, graph: Graph, k: int) -> None:
+    def __init__(self, graph: NeighborGraph, k: int) -> None:
         self._graph, self._k = graph, k
 
     def __call__(self, labels: LabelMatrix, train: RowNumbers, test: RowNumbers) -> Scores:
@@ -120,7 +120,7 @@ class NeighborVote:
 Method = GraphPropagation | NeighborVote
 
 
-def methods_for(graph: Graph) -> dict[str, Method]:
+def methods_for(graph: NeighborGraph) -> dict[str, Method]:
     """Return every method by name, in order of preference."""
     methods: dict[str, Method] = {
         f"graph-{k}": GraphPropagation(graph, k) for k in _GRAPH_NEIGHBORS

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lookalike.artifacts import write_atomically
 from lookalike.errors import ArtifactError, FormatVersionError, MissingRowError
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.neighbors import Graph
+from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.labels.label_set import LabelSet
 from lookalike.labels.propagation_methods import GraphPropagation, LabelMatrix
 
@@ -57,7 +57,7 @@ class LabelingSession:
     gallery's rows or encoder have changed since the session was created.
     """
 
-    graph: Graph
+    graph: NeighborGraph
     groups: tuple[tuple[int, ...], ...]
     labels: Mapping[str, tuple[str, ...]]
     fingerprint: str
@@ -102,7 +102,7 @@ class LabelingSession:
 
 
 def save_session(
-    gallery: Gallery, graph: Graph, rows: list[int], labels: LabelSet | None
+    gallery: Gallery, graph: NeighborGraph, rows: list[int], labels: LabelSet | None
 ) -> LabelingSession:
     """Create a session from suggested rows, grouped by similarity, and save it in the gallery.
 
@@ -157,7 +157,7 @@ def load_session(gallery: Gallery) -> LabelingSession | None:
             rows, distances = file["rows"].astype(np.int64), file["distances"].astype(np.float64)
         current = tuple(gallery.store.ids()), gallery.fingerprint
         return LabelingSession(
-            graph=Graph(ids, np.empty((len(ids), 0), np.float32), rows, distances),
+            graph=NeighborGraph(ids, np.empty((len(ids), 0), np.float32), rows, distances),
             groups=tuple(tuple(group) for group in header["groups"]),
             labels={row_id: tuple(labels) for row_id, labels in header["labels"].items()},
             fingerprint=header["fingerprint"],
@@ -170,7 +170,7 @@ def load_session(gallery: Gallery) -> LabelingSession | None:
         raise ArtifactError(f"{name}: damaged ({type(error).__name__}); {hint}") from error
 
 
-def _grouped(graph: Graph, rows: list[int]) -> tuple[tuple[int, ...], ...]:
+def _grouped(graph: NeighborGraph, rows: list[int]) -> tuple[tuple[int, ...], ...]:
     """Return rows in groups of about eight similar images, in the order of their first row."""
     count = -(-len(rows) // _GROUP_SIZE)
     numbers: NDArray[np.int64] = np.zeros(len(rows), np.int64)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import SettingError
-from lookalike.gallery.neighbors import Graph
+from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.labels.label_set import LabelSet
 from lookalike.labels.propagation import raw_confidence
 from lookalike.process_state import IgnoreWarnings
@@ -16,7 +16,7 @@ _FEW_CLUSTERS = 20
 
 
 def suggest(
-    graph: Graph,
+    graph: NeighborGraph,
     count: int,
     labels: LabelSet | None = None,
     *,
@@ -53,7 +53,7 @@ def suggest(
     uncertainty = np.ones(len(graph), np.float32)
     if labels is not None and labels.by_id:
         uncertainty = 1 - raw_confidence(graph, labels)
-    rows = _medoids(graph.smoothed(), unlabeled, uncertainty, count, seed)
+    rows = _medoids(graph.smoothed_embeddings(), unlabeled, uncertainty, count, seed)
     on_progress(Progress("clusters", count, count, "groups"))
     return rows
 

@@ -67,7 +67,7 @@ class QueryRegion:
     foreground: bool = False
     multi_crop: bool = False
 
-    def at_image(self, query: Query | None, encoder: Encoder) -> QueryVectors:
+    def encode_image(self, query: Query | None, encoder: Encoder) -> QueryVectors:
         """Encode an image.
 
         Raises:
@@ -83,7 +83,7 @@ class QueryRegion:
         own = query.id if isinstance(query, Item) else None
         return QueryVectors(name, uri, embeddings, own, crops[0])
 
-    def at_row(
+    def encode_row(
         self, row_id: str, store: VectorStore, encoder: Callable[[], Encoder], needs_image: bool
     ) -> QueryVectors:
         """Take a row as the query: its embedding or, where that is not enough, its image.
@@ -97,11 +97,11 @@ class QueryRegion:
         if self == QueryRegion() and not needs_image:
             return QueryVectors(row_id, row.uris[0], row.embeddings, row_id)
         (item,) = open_items(row.uris)
-        views = self.at_image(item, encoder())
+        views = self.encode_image(item, encoder())
         embeddings = row.embeddings if self == QueryRegion() else views.embeddings
         return replace(views, name=row_id, embeddings=embeddings, own=row_id)
 
-    def at_text(self, text: str, encoder: Encoder) -> QueryVectors:
+    def encode_text(self, text: str, encoder: Encoder) -> QueryVectors:
         """Encode words.
 
         Raises:
@@ -113,7 +113,7 @@ class QueryRegion:
             )
         return QueryVectors(text, None, encode_text(encoder, [text]))
 
-    def at_nothing(self, keywords: str, dim: int) -> QueryVectors:
+    def without_image(self, keywords: str, dim: int) -> QueryVectors:
         """Return the views of no image, where only words are looked for.
 
         Raises:
@@ -150,7 +150,7 @@ def parts_of(image: ImageArray) -> list[Box]:
 _PARTS = ((2 / 3, 2), (1 / 2, 3))
 
 
-def images_of(hits: Sequence[Hit]) -> list[ImageArray | None]:
+def read_images(hits: Sequence[Hit]) -> list[ImageArray | None]:
     """Return the images of hits; None where one cannot be read."""
     return list(each_in_threads(_image_of, [hit.uri for hit in hits]))
 

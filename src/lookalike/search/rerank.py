@@ -19,7 +19,7 @@ from lookalike.types import Embeddings, Metric, check_embeddings
 from lookalike.vectors import unit_rows
 
 DEPTH = 200
-"""How many nearest rows of a query to give to :func:`reciprocal` and :func:`diffuse`."""
+"""Candidates per query for :func:`k_reciprocal_distances` and :func:`diffusion_distances`."""
 
 _VALUES = 1 << 21
 """Values of neighbors held at once in 64 bits (16 MiB)."""
@@ -31,7 +31,7 @@ _MOST_SPREAD = 0.999
 """The largest alpha of diffusion: at 1 its equations have no solution."""
 
 
-def expand(
+def alpha_query_expansion(
     query: NDArray[np.float32], neighbors: Embeddings, *, alpha: float = 3.0
 ) -> NDArray[np.float32]:
     """Return a query drawn towards its nearest rows (alpha query expansion).
@@ -59,8 +59,8 @@ def expand(
     return np.asarray(_summed(nodes[:1], weights[None], nodes[None, 1:])[0])
 
 
-def augment(rows: Embeddings, k: int, *, alpha: float = 3.0) -> Embeddings:
-    """Return each row drawn towards its ``k`` nearest other rows, as :func:`expand` does it.
+def database_augmentation(rows: Embeddings, k: int, *, alpha: float = 3.0) -> Embeddings:
+    """Return each row moved towards its ``k`` nearest other rows (database augmentation).
 
     Database-side augmentation (Arandjelović and Zisserman 2012, "Three things everyone should know
     to improve object retrieval"; the weights are Radenović's). Neighbors are those of the rows
@@ -104,7 +104,7 @@ def augment(rows: Embeddings, k: int, *, alpha: float = 3.0) -> Embeddings:
     return result
 
 
-def reciprocal(
+def k_reciprocal_distances(
     query: NDArray[np.float32],
     candidates: Embeddings,
     *,
@@ -156,7 +156,7 @@ def reciprocal(
     return np.asarray(distances, np.float32)
 
 
-def diffuse(
+def diffusion_distances(
     query: NDArray[np.float32],
     candidates: Embeddings,
     *,

@@ -87,7 +87,7 @@ def distance_threshold(metric: Metric, distance: float | None, score: float | No
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class SearchOptions:
     """What is asked for, checked: see :meth:`lookalike.Gallery.search`."""
 
     k: int
@@ -220,7 +220,7 @@ class Search:
         asked = query.embeddings[nearest]
         for name in self.rerankings:
             if name == "aqe":
-                asked = rerank.expand(asked, rows[:NEIGHBORS])
+                asked = rerank.alpha_query_expansion(asked, rows[:NEIGHBORS])
                 hits = self._nearest(store, asked[None], query.own, depth)
                 rows = store.embeddings([hit.id for hit in hits])
                 continue
@@ -235,10 +235,10 @@ class Search:
 
 def _scored(name: str, query: NDArray[np.float32], rows: Embeddings) -> NDArray[np.floating]:
     if name == "k-reciprocal":
-        return rerank.reciprocal(query, rows)
+        return rerank.k_reciprocal_distances(query, rows)
     if name == "diffusion":
-        return rerank.diffuse(query, rows)
-    augmented = rerank.augment(rows, NEIGHBORS)
+        return rerank.diffusion_distances(query, rows)
+    augmented = rerank.database_augmentation(rows, NEIGHBORS)
     return np.asarray(-(augmented @ unit_rows(query[None])[0]))
 
 

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 
 from lookalike.errors import InputError
-from lookalike.filters import All, Filter, from_structure
+from lookalike.filters import AllOf, Filter, from_structure
 from lookalike.gallery.facets import Facet
 from lookalike.search.query import QueryRegion
-from lookalike.search.search import Search
+from lookalike.search.search import SearchOptions
 from lookalike.server.schemas import AddressOptions
 from lookalike.server.service import SearchQuery
 from lookalike.types import Metric
@@ -49,7 +49,7 @@ class Form:
         gone = ("box", "local", "start", *_QUERIES)
         return str(QueryParams([pair for pair in rest if pair[0] not in gone]))
 
-    def read(self, facets: Sequence[Facet], own: Metric) -> tuple[QueryRegion, Search]:
+    def read(self, facets: Sequence[Facet], own: Metric) -> tuple[QueryRegion, SearchOptions]:
         """Return which part of the query is looked at and what is searched for.
 
         Raises:
@@ -70,7 +70,7 @@ class Form:
         chosen = [found for each in facets if (found := self._filter(each)) is not None]
         conditions = [*chosen, *([search.where] if search.where is not None else [])]
         if len(conditions) > 1:
-            search = replace(search, where=All(tuple(conditions)))
+            search = replace(search, where=AllOf(tuple(conditions)))
         elif conditions:
             search = replace(search, where=conditions[0])
         return options.look(), search

@@ -10,7 +10,7 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, field_validator
 from lookalike.filters import Where
 from lookalike.images.foreground import Box
 from lookalike.search.query import QueryRegion
-from lookalike.search.search import Search, distance_threshold
+from lookalike.search.search import SearchOptions, distance_threshold
 from lookalike.server.limits import Limits
 from lookalike.server.service import SearchQuery
 from lookalike.types import Metric
@@ -76,7 +76,7 @@ class Options(Common):
         box = None if self.box is None else Box.of(self.box)
         return QueryRegion(box, self.foreground, self.multi_crop)
 
-    def search(self, own: Metric) -> Search:
+    def search(self, own: Metric) -> SearchOptions:
         """Return what is searched for in a gallery whose metric is ``own``.
 
         Raises:
@@ -85,7 +85,9 @@ class Options(Common):
         metric = own if self.metric is None else Metric(self.metric)
         limit = distance_threshold(metric, self.max_distance, self.min_score)
         where: Where | None = self.where
-        return Search.of(self.k, metric, where, limit, self.exact, self.rerank, self.keywords)
+        return SearchOptions.of(
+            self.k, metric, where, limit, self.exact, self.rerank, self.keywords
+        )
 
 
 class AddressOptions(Common):

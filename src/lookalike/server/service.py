@@ -18,8 +18,8 @@ from lookalike.config import settings as machine
 from lookalike.errors import ImageError, InputError, LookalikeError, UnreachableError
 from lookalike.gallery import uploads
 from lookalike.gallery.gallery import Gallery
-from lookalike.search.query import QueryRegion, QueryVectors, encode_text, images_of
-from lookalike.search.search import Search
+from lookalike.search.query import QueryRegion, QueryVectors, encode_text, read_images
+from lookalike.search.search import SearchOptions
 from lookalike.server.batching import Batcher
 from lookalike.server.decoder_pool import Decoders
 from lookalike.server.metrics import Stages, Telemetry
@@ -52,7 +52,7 @@ class SearchQuery:
         """Whether nothing is asked but, perhaps, words of the metadata."""
         return (self.image, self.id, self.text, self.url) == (None,) * 4
 
-    def check(self, search: Search) -> None:
+    def check(self, search: SearchOptions) -> None:
         """See that it is one; none where words of the metadata are searched for.
 
         Raises:
@@ -160,7 +160,7 @@ class Service:
         served: GalleryHandle,
         ask: SearchQuery,
         look: QueryRegion,
-        search: Search,
+        search: SearchOptions,
         stages: Stages,
     ) -> Hits:
         """Answer one query.
@@ -178,7 +178,7 @@ class Service:
         served: GalleryHandle,
         asks: list[SearchQuery],
         look: QueryRegion,
-        search: Search,
+        search: SearchOptions,
         stages: Stages,
     ) -> list[Hits | LookalikeError]:
         """Answer several queries in their order; what is wrong with one is its answer.
@@ -212,15 +212,15 @@ class Service:
         served: GalleryHandle,
         ask: SearchQuery,
         look: QueryRegion,
-        search: Search,
+        search: SearchOptions,
         stages: Stages,
     ) -> Hits:
         if ask.empty:
-            views = look.at_nothing(str(search.keywords), served.gallery.store.dim)
+            views = look.without_image(str(search.keywords), served.gallery.store.dim)
         else:
             views = await self._views(served, ask, look, search.needs_image, stages)
         store = served.gallery.store
-        rows = await self.thread(search.run, store, views, images_of, stages)
+        rows = await self.thread(search.run, store, views, read_images, stages)
         return Hits(views.name, search.metric, rows, views.uri)
 
     async def _views(
@@ -234,7 +234,7 @@ class Service:
         encoder = served.gallery.encoder
         if ask.text is not None:
             with stages("encode"):
-                return await self.thread(look.at_text, ask.text, encoder)
+                return await self.thread(look.encode_text, ask.text, encoder)
         own, uri, kept = None, None, None
         if ask.id is not None:
             row = await self.thread(served.gallery.store.get, [ask.id])
@@ -345,14 +345,14 @@ class Service:
         gallery = served.gallery
         rows = await self.thread(lambda: len(gallery))
         self.telemetry.rows.labels(served.name).set(rows)
-        search = Search.of(1, gallery.metric, None, None, False, None)
+        search = SearchOptions.of(1, gallery.metric, None, None, False, None)
         blank = np.full((64, 64, 3), 255, np.uint8)
         try:
             embedding = await served.batcher.encode([blank])
         except ImageError:  # the encoder takes one size only, and has said so
             embedding = np.zeros((1, gallery.store.dim), np.float32)
         views = QueryVectors("ready", None, embedding)
-        await self.thread(search.run, gallery.store, views, images_of, stages)
+        await self.thread(search.run, gallery.store, views, read_images, stages)
 
     def takes_words(self, served: GalleryHandle) -> bool:
         """Whether a gallery can be searched by words."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.stores.quantized import CoarseRows
+from lookalike.stores.quantized import QuantizedRows
 from lookalike.types import Embeddings, Metric
 
 _MANY = 20_000
@@ -54,7 +54,7 @@ class ExactIndex:
             self._half_squares = (squares / 2).astype(np.float32)
             self._inverse_norms = inverse.astype(np.float32)
         self._largest = float(norms.max(initial=0))
-        self._coarse: CoarseRows | None = None
+        self._coarse: QuantizedRows | None = None
         self._cosine_scales = np.empty(0, np.float32)
         self._singles: float = 0
 
@@ -110,20 +110,20 @@ class ExactIndex:
             self._search(queries[part], metric, found.rows[part], found.distances[part])
         return found
 
-    def _rounded(self) -> CoarseRows | None:
+    def _rounded(self) -> QuantizedRows | None:
         """Return the rows in 8 bits, from the second single query over many rows on."""
         if len(self) < _MANY:
             return None
         self._singles += 1
         if self._coarse is None and self._singles > 1:
-            coarse = CoarseRows(self._rows)
+            coarse = QuantizedRows(self._rows)
             self._cosine_scales = coarse.scales * self._inverse_norms
             self._coarse = coarse
         return self._coarse
 
     def _near(
         self,
-        coarse: CoarseRows,
+        coarse: QuantizedRows,
         query: NDArray[np.float32],
         k: int,
         metric: Metric,

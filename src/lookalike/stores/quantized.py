@@ -27,7 +27,7 @@ _PART = 1 << 27
 _AT_ONCE = 1 << 16
 
 
-class CoarseRows:
+class QuantizedRows:
     """Embeddings ``(rows, dim)`` rounded to 8 bits, each row with a scale of its own.
 
     ``scales`` are what a row's whole numbers stand for, ``far`` is the largest length of what

@@ -18,15 +18,15 @@ from typing import Any
 
 from lookalike.errors import InputError
 from lookalike.filters import (
-    All,
-    Any_,
+    AllOf,
+    AnyOf,
     Compare,
     Filter,
+    In,
+    IsNull,
     Like,
     MetadataColumns,
-    Missing,
     Not,
-    Within,
 )
 from lookalike.filters.conditions import kind_of
 from lookalike.stores.milvus.client import quoted
@@ -147,19 +147,19 @@ def expression(
     """
     if isinstance(where, Compare):
         return _compared(where, known)
-    if isinstance(where, Within):
+    if isinstance(where, In):
         return _within(where.column, [_key(value) for value in where.values], known)
     if isinstance(where, Like):
         return _like(where, known, texts)
-    if isinstance(where, Missing):
+    if isinstance(where, IsNull):
         column = _column(where.column)
         return f"not ({_exists(f's{column}')} or {_exists(f'l{column}')})"
     if isinstance(where, Not):
         inner = expression(where.inner, known, texts)
         return None if inner is None else f"not ({inner})"
-    if isinstance(where, All | Any_):
+    if isinstance(where, AllOf | AnyOf):
         parts = [expression(part, known, texts) for part in where.parts]
-        joint = " and " if isinstance(where, All) else " or "
+        joint = " and " if isinstance(where, AllOf) else " or "
         return None if None in parts else "(" + joint.join(f"({part})" for part in parts) + ")"
     return None
 
