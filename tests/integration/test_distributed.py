@@ -22,13 +22,13 @@ from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import SettingError
 from lookalike.training import checkpoints
 from lookalike.training import train as training_train
-from lookalike.training.distributed import ALONE, Processes, current
+from lookalike.training.distributed import SINGLE_PROCESS, ProcessGroup, current_group
 from lookalike.training.loop import Plan, TrainingOptions
 from lookalike.training.recipes import RECIPES
 from lookalike.training.train import train
 from tests.integration.test_cli import lookalike
 from tests.processes import children
-from tests.together import SOURCE, WHOLE
+from tests.distributed_run import SOURCE, WHOLE
 
 ROOT = Path(__file__).parents[2]
 LONGEST_S = 300
@@ -75,7 +75,7 @@ class Together:
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
     folder = tmp_path_factory.mktemp("together")
-    code, _, err = ended(torchrun("tests.together", folder, cwd=ROOT))
+    code, _, err = ended(torchrun("tests.distributed_run", folder, cwd=ROOT))
     assert code == 0, err
     one, other = (json.loads((folder / f"{rank}.json").read_text()) for rank in range(2))
     return Together(folder, (one, other))
@@ -210,40 +210,45 @@ def test_a_run_of_one_process_is_not_resumed_by_two(tmp_path: Path) -> None:
 
 def test_one_process_is_alone_and_gets_back_what_it_gave() -> None:
     rows = torch.arange(5)
-    assert current() is ALONE
-    assert (ALONE.first, ALONE.device("cuda")) == (True, "cuda")
-    assert ALONE.gathered(rows, 5) is rows
-    assert torch.equal(ALONE.share(rows), rows)
-    assert ALONE.from_first(lambda: 3) == 3
+    assert current_group() is SINGLE_PROCESS
+    assert (SINGLE_PROCESS.is_main, SINGLE_PROCESS.device("cuda")) == (True, "cuda")
+    assert SINGLE_PROCESS.all_gather(rows, 5) is rows
+    assert torch.equal(SINGLE_PROCESS.shard(rows), rows)
+    assert SINGLE_PROCESS.broadcast(lambda: 3) == 3
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_shares_are_the_whole_and_differ_by_one_row(count: int) -> None:
     rows = torch.arange(20)
-    shares = [Processes(rank, count).share(rows) for rank in range(count)]
+    shares = [ProcessGroup(rank=rank, world_size=count).shard(rows) for rank in range(count)]
     assert torch.equal(torch.cat(shares), rows)
     assert {len(share) for share in shares} <= {20 // count, 20 // count + 1}
 
 
 def test_no_process_is_left_without_images(monkeypatch: pytest.MonkeyPatch) -> None:
     options = TrainingOptions(seed=1)
-    monkeypatch.setattr("lookalike.training.loop.current", lambda: Processes(1, 3))
+    monkeypatch.setattr(
+        "lookalike.training.loop.current_group", lambda: ProcessGroup(rank=1, world_size=3)
+    )
     plan = Plan.of(RECIPES["report-conv"], 62, options)
     assert [len(rows) for rows in plan.batches(0, torch.device("cpu"))] == [20, 20, 20]
     numbers = {
-        Processes(rank, 3): replace(plan, here=Processes(rank, 3)) for rank in range(3)
+        rank: replace(plan, group=ProcessGroup(rank=rank, world_size=3)) for rank in range(3)
     }.values()
     state = checkpoints.State(run={}, step=1)
     seeds = {each.generator(state, torch.device("cpu")).initial_seed() for each in numbers}
     assert len(seeds) == 3
     with pytest.raises(SettingError, match="11 processes: each needs at least 2 images a step"):
-        training_train._check_shares(20, Processes(0, 11))
+        training_train._check_shares(20, ProcessGroup(rank=0, world_size=11))
 
 
 def test_threads_are_shared_out_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOOKALIKE_THREADS", raising=False)
-    cores = ALONE.threads
-    assert Processes(0, 2, local_count=2).threads == max(1, cores // 2)
+    cores = SINGLE_PROCESS.threads
+    assert ProcessGroup(world_size=2, local_world_size=2).threads == max(1, cores // 2)
     monkeypatch.setenv("LOOKALIKE_THREADS", "3")
-    assert Processes(0, 2, local_count=2).threads == 3
-    assert Processes(1, 2, 1, 2).device("cuda") == "cuda:1"
+    assert ProcessGroup(world_size=2, local_world_size=2).threads == 3
+    assert (
+        ProcessGroup(rank=1, world_size=2, local_rank=1, local_world_size=2).device("cuda")
+        == "cuda:1"
+    )

@@ -71,13 +71,13 @@ def command(
     from lookalike.errors import MissingDependencyError
 
     try:
-        from lookalike.training.distributed import joined
+        from lookalike.training.distributed import process_group
         from lookalike.training.loop import TrainingOptions
         from lookalike.training.train import train
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "torch", "training", "train") from error
 
-    from lookalike.evaluation.sanity_check import assess
+    from lookalike.evaluation.sanity_check import sanity_check
     from lookalike.sources import open_source
 
     options = TrainingOptions(
@@ -91,17 +91,17 @@ def command(
     )
     try:
         with console.progress() as on_progress:
-            with joined(device) as here:
-                with here.together():
+            with process_group(device) as group:
+                with group.shared_errors():
                     opened = open_source(source, on_progress)
                     judges = _labels(labels, opened)
                 encoder = train(
                     opened, recipe=recipe, out=out, options=options, on_progress=on_progress
                 )
-            if not here.first:
+            if not group.is_main:
                 return
             assessment = (
-                assess(encoder, opened, labels=judges, on_progress=on_progress) if judge else None
+                sanity_check(encoder, opened, labels=judges, on_progress=on_progress) if judge else None
             )
     except KeyboardInterrupt:
         console.note(f"interrupted; go on with the same command and --resume (in {out})")
@@ -133,7 +133,7 @@ def _labels(labels: str, source: Source) -> Mapping[str, str] | None:
         return {}
     from lookalike.errors import InputError
     from lookalike.evaluation.agreement import Labels, read_judgements
-    from lookalike.evaluation.sanity_check import LEAST_LABELED
+    from lookalike.evaluation.sanity_check import MIN_LABELED
 
     found = read_judgements(Path(labels), [item.id for item in source])
     if not isinstance(found, Labels):
@@ -141,9 +141,9 @@ def _labels(labels: str, source: Source) -> Mapping[str, str] | None:
             f"{labels}: holds pairs; training is judged by columns id and label (lookalike choose "
             "takes pairs)"
         )
-    if len(found.of) < LEAST_LABELED:
+    if len(found.of) < MIN_LABELED:
         raise InputError(
-            f"{labels}: {len(found.of)} images are labeled, at least {LEAST_LABELED} are needed "
+            f"{labels}: {len(found.of)} images are labeled, at least {MIN_LABELED} are needed "
             "to judge training; label more, or say --labels none"
         )
     return found.of

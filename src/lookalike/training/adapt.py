@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from lookalike.artifacts import write_atomically
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.composite import Projected
+from lookalike.encoders.composite import ProjectedEncoder
 from lookalike.encoders.persistence import load_encoder, write_encoder
 from lookalike.encoders.registry import open_encoder
-from lookalike.encoders.whitening import Basis, Whitening, learned
+from lookalike.encoders.whitening import LinearProjection, PrincipalComponents, fit_discriminant
 from lookalike.errors import (
     ArtifactError,
     InputError,
@@ -92,7 +92,7 @@ def adapt(
     backgrounds: str | Path | Source | None = None,
     options: AdaptOptions = DEFAULTS,
     on_progress: ProgressCallback = ignore_progress,
-) -> Projected:
+) -> ProjectedEncoder:
     """Adapt an encoder to a collection without labels, and leave it in the folder ``out``.
 
     The projection is that of linear discriminant analysis with every image as a class of its
@@ -159,8 +159,8 @@ def adapt(
     first = kept.array(
         "views-000", lambda: embed(made.views(0), f"views 1/{options.views_per_image}")
     )
-    basis = Basis.of(np.concatenate([whole, first]))
-    views_per_image = [basis(first)]
+    basis = PrincipalComponents.fit(np.concatenate([whole, first]))
+    views_per_image = [basis.transform(first)]
     least = _CONTRASTED if options.contrast else 1
     for number in range(1, options.views_per_image):
         over = options.minutes is not None and time.perf_counter() - start > options.minutes * 60
@@ -179,7 +179,7 @@ def adapt(
         )
     dim = min(dim, there)
     projection = _learned(
-        basis(whole), np.stack(views_per_image, axis=1), dim, options, on_progress
+        basis.transform(whole), np.stack(views_per_image, axis=1), dim, options, on_progress
     )
     origin = {
         "learned": "adapt",
@@ -190,7 +190,7 @@ def adapt(
         "seconds": time.perf_counter() - start,
     }
     name = f"{base.name},adapted={options.query_domain}"
-    adapted = Projected(name, base, basis.followed_by(projection), origin)
+    adapted = ProjectedEncoder(name, base, basis.compose(projection), origin)
     if folder is not None:
         write_encoder(adapted, folder)
         kept.remove()
@@ -216,11 +216,11 @@ def _learned(
     dim: int,
     options: AdaptOptions,
     on_progress: ProgressCallback,
-) -> Whitening:
+) -> LinearProjection:
     if not options.contrast:
-        return learned(rows, views, dim)
+        return fit_discriminant(rows, views, dim)
     refine = _refine()
-    start = learned(rows, views[:, :-1], dim)
+    start = fit_discriminant(rows, views[:, :-1], dim)
     return refine(rows, views, start, seed=options.seed, on_progress=on_progress).projection
 
 
@@ -276,9 +276,9 @@ class _Kept:
 
 
 def _pass(
-    basis: Basis, embed: _Embedding, made: ViewGenerator, number: int, task: str
+    basis: PrincipalComponents, embed: _Embedding, made: ViewGenerator, number: int, task: str
 ) -> NDArray[np.float32]:
-    return basis(embed(made.views(number), task))
+    return basis.transform(embed(made.views(number), task))
 
 
 def _opened(name: str, images: Sequence[ImageArray]) -> Encoder:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lookalike.encoders.whitening import Whitening
+from lookalike.encoders.whitening import LinearProjection
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 ROUNDS = 12
@@ -30,7 +30,7 @@ _RATE = 0.03
 class Refined:
     """A projection, and what share of held-out views found their item first, before and after."""
 
-    projection: Whitening
+    projection: LinearProjection
     before: float
     after: float
 
@@ -38,7 +38,7 @@ class Refined:
 def refine(
     rows: NDArray[np.float32],
     views: NDArray[np.float32],
-    start: Whitening,
+    start: LinearProjection,
     *,
     seed: int = 0,
     device: str = "cpu",
@@ -81,7 +81,7 @@ def refine(
         if found > best:
             best, kept = found, weight.detach().clone()
         on_progress(Progress("contrast", number + 1, ROUNDS, "rounds", f"found {found:.4f}"))
-    projection = Whitening(start.mean, kept.cpu().numpy())
+    projection = LinearProjection(start.mean, kept.cpu().numpy())
     return Refined(projection, before, best)
 
 

@@ -20,7 +20,7 @@ from lookalike.errors import ArtifactError
 from lookalike.training import checkpoints
 from lookalike.training.allocator import memory_kept
 from lookalike.training.augmentations import find_augmentations
-from lookalike.training.distributed import Processes, current
+from lookalike.training.distributed import ProcessGroup, current_group
 from lookalike.training.interrupts import DeferredInterrupt
 from lookalike.training.networks import to_channels_last
 from lookalike.training.recipes import Recipe
@@ -85,8 +85,8 @@ def fit(
     Raises:
         ArtifactError: the loss became NaN or infinite; the last good checkpoint is kept.
     """
-    here = current()
-    torch.set_num_threads(here.threads)
+    group = current_group()
+    torch.set_num_threads(group.threads)
     seed_weights(options.seed)
     device = torch.device(options.device)
     augment = options.augment or recipe.augment
@@ -97,7 +97,7 @@ def fit(
     optimizer = _optimizer(task, recipe)
     state = checkpoints.State(run=run)
     if options.resume:
-        with here.together():
+        with group.shared_errors():
             state = checkpoints.load(folder, run, task, optimizer)
     pixels = torch.from_numpy(images).to(device)
     plan = Plan.of(recipe, len(images), options)
@@ -105,12 +105,12 @@ def fit(
     saved = -math.inf
 
     def save() -> None:
-        if here.first:
+        if group.is_main:
             checkpoints.save(folder, state, task, optimizer)
 
     task.train()
     with DeferredInterrupt() as interrupt, memory_kept():
-        pace = _Pace(clock, interrupt, here)
+        pace = _Pace(clock, interrupt, group)
         on_progress(plan.progress(state))
         while state.epoch < plan.epochs and pace.goes_on():
             batches = plan.batches(state.epoch, device)
@@ -176,7 +176,7 @@ def _step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, task: Task, rows
     """Move the weights by a batch of so many rows, unless the loss is no number; return it."""
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    value = current().averaged(task, loss, rows)
+    value = current_group().average_step(task, loss, rows)
     if math.isfinite(value):
         optimizer.step()
     return value
@@ -212,21 +212,21 @@ class Plan:
     count: int
     seed: int
     epochs: int
-    here: Processes
+    group: ProcessGroup
 
     @classmethod
     def of(cls, recipe: Recipe, count: int, options: TrainingOptions) -> Plan:
         """Plan the training of a recipe on ``count`` images."""
         steps = max(1, count // recipe.batch)
         epochs = options.epochs or max(recipe.epochs, math.ceil(recipe.least_steps / steps))
-        return cls(recipe, count, options.seed, epochs, current())
+        return cls(recipe, count, options.seed, epochs, current_group())
 
     def batches(self, epoch: int, device: torch.device) -> list[torch.Tensor]:
         """Return the rows of each step of an epoch, for all processes together."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.count, generator=generator).to(device)
         batches = list(order.split(self.recipe.batch))  # type: ignore[no-untyped-call]
-        least = self.recipe.batch if self.recipe.whole_batches else self.here.count
+        least = self.recipe.batch if self.recipe.whole_batches else self.group.world_size
         if len(batches) > 1 and len(batches[-1]) < least:
             batches.pop()
         return batches
@@ -234,7 +234,7 @@ class Plan:
     def generator(self, state: checkpoints.State, device: torch.device) -> torch.Generator:
         """Return what the views of a step are drawn from, for this process."""
         number = (self.seed * 1_000_003 + state.epoch) * 1_000_003 + state.step
-        number = number * self.here.count + self.here.rank
+        number = number * self.group.world_size + self.group.rank
         return torch.Generator(device).manual_seed(number % 2**63)
 
     def done(self, state: checkpoints.State) -> float:
@@ -286,14 +286,16 @@ class _Pace:
     What any of them says holds for all: their clocks differ, and a Ctrl-C may reach only one.
     """
 
-    def __init__(self, clock: _Clock, interrupt: DeferredInterrupt, here: Processes) -> None:
-        self._clock, self._interrupt, self._here = clock, interrupt, here
+    def __init__(self, clock: _Clock, interrupt: DeferredInterrupt, group: ProcessGroup) -> None:
+        self._clock, self._interrupt, self._group = clock, interrupt, group
         self.share = 0.0
 
     def goes_on(self) -> bool:
         """Ask all processes; each has to."""
         clock, interrupt = self._clock, self._interrupt
-        asked, over, self.share = self._here.most(interrupt.asked, clock.over(), clock.share())
+        asked, over, self.share = self._group.all_reduce_max(
+            interrupt.asked, clock.over(), clock.share()
+        )
         if asked:
             interrupt.asked = True
         return not (asked or over)

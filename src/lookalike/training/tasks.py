@@ -17,7 +17,7 @@ from lookalike.encoders.whitening import Whitening
 from lookalike.sources.sampling import SAMPLE
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.augmentations import Augmentations
-from lookalike.training.distributed import current
+from lookalike.training.distributed import current_group
 from lookalike.training.losses import nt_xent, reconstruction
 from lookalike.training.networks import Autoencoder, convolutional, linear
 from lookalike.training.recipes import Recipe
@@ -72,7 +72,7 @@ class Reconstruction(Task):
 
     def loss(self, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Return the mean squared error of the reconstructions."""
-        clean = _values(pixels[current().share(rows)])
+        clean = _values(pixels[current_group().shard(rows)])
         shown = clean if self.augment is None else self.augment(clean, generator)
         return reconstruction(
             self.model(shown.contiguous(memory_format=torch.channels_last)), clean
@@ -122,7 +122,7 @@ class Contrastive(Task):
 
     def loss(self, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Return NT-Xent of two views of each image, those of all processes among the others."""
-        own = current().share(rows)
+        own = current_group().shard(rows)
         count, among = len(own), self.neighbors.shape[1]
         pick = torch.randint(among, (count,), generator=generator, device=own.device)
         nearby = torch.rand(count, generator=generator, device=own.device) < self.near
@@ -132,7 +132,7 @@ class Contrastive(Task):
         with _autocast(images.device):
             projected = self.head(self.net(images))
         views = projected.float().unflatten(0, (2, count))  # (2, n, d)
-        return nt_xent(current().gathered(views, len(rows)).flatten(0, 1), self.temperature)
+        return nt_xent(current_group().all_gather(views, len(rows)).flatten(0, 1), self.temperature)
 
     def encoder(self, pixels: Tensor) -> nn.Module:
         """Return the half-whitened tower and fine HOG side by side, of unit length."""
@@ -186,16 +186,16 @@ def _fine_hog(
     listed = images[:, 0] if channels == 1 else images.transpose(0, 2, 3, 1)
     sample = listed[:: max(1, count // SAMPLE)]
     fine = FineHog.fit("hog-fine", Preprocessing(height, width, channels), list(sample), DIM)
-    here = current()
-    starts = range(0, count, _CHUNK)[here.rank :: here.count]
+    group = current_group()
+    starts = range(0, count, _CHUNK)[group.rank :: group.world_size]
     parts = [listed[start : start + _CHUNK] for start in starts]
     embeddings = np.zeros((count, fine.dim), np.float32)
     on_progress(Progress("describe by fine HOG", 0, count, "images"))
-    with ThreadPoolExecutor(here.threads) as threads:
+    with ThreadPoolExecutor(group.threads) as threads:
         for start, found in zip(starts, threads.map(fine.encode, parts), strict=True):
             embeddings[start : start + _CHUNK] = found
             on_progress(Progress("describe by fine HOG", start + len(found), count, "images"))
-    return fine, here.summed(embeddings)
+    return fine, group.all_reduce_sum(embeddings)
 
 
 _CHUNK = 2000
@@ -208,12 +208,12 @@ def nearest(embeddings: Embeddings, k: int, on_progress: ProgressCallback) -> ND
     """
     count = len(embeddings)
     index = ExactIndex(embeddings)
-    here = current()
+    group = current_group()
     found = np.zeros((count, min(k, count - 1)), np.int64)
-    for start in range(0, count, _CHUNK)[here.rank :: here.count]:
+    for start in range(0, count, _CHUNK)[group.rank :: group.world_size]:
         on_progress(Progress("find neighbors", start, count, "images"))
         stop = min(start + _CHUNK, count)
         found[start:stop] = index.others(start, stop, k, Metric.COSINE).rows
-    found = here.summed(found)
+    found = group.all_reduce_sum(found)
     on_progress(Progress("find neighbors", count, count, "images"))
     return found

@@ -30,7 +30,7 @@ from lookalike.sources import Source, open_source
 from lookalike.sources.sampling import sample_images
 from lookalike.training import checkpoints
 from lookalike.training.augmentations import find_augmentations
-from lookalike.training.distributed import Processes, joined
+from lookalike.training.distributed import ProcessGroup, process_group
 from lookalike.training.loop import Fitted, TrainingOptions, fit
 from lookalike.training.recipes import Recipe, find_recipe
 from lookalike.training.tasks import Task
@@ -86,20 +86,20 @@ def train(
             return train(
                 source, recipe=recipe, out=folder, options=options, on_progress=on_progress
             )
-    with joined(options.device) as here:
-        torch.set_num_threads(here.threads)
-        options = replace(options, device=here.device(options.device))
-        if not here.first:
+    with process_group(options.device) as group:
+        torch.set_num_threads(group.threads)
+        options = replace(options, device=group.device(options.device))
+        if not group.is_main:
             on_progress = ignore_progress
         folder = Path(out)
-        with here.together():
+        with group.shared_errors():
             chosen = find_recipe(recipe)
             _check(chosen, options)
             _check_folder(folder, options)
             opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
             preprocessing = _preprocessing(opened, chosen, options)
             images, exact = _load(opened, preprocessing, on_progress)
-            _check_shares(min(len(images), chosen.batch), here)
+            _check_shares(min(len(images), chosen.batch), group)
         preprocessing = replace(preprocessing, exact=exact and chosen.size is not None)
         run = {
             "recipe": chosen.name,
@@ -108,9 +108,9 @@ def train(
             "images": len(images),
             "data": hashlib.sha256(images.tobytes()).hexdigest(),
         }
-        here.check_data(str(run["data"]))
-        if here.count > 1:
-            run["processes"] = here.count
+        group.check_same_data(str(run["data"]))
+        if group.world_size > 1:
+            run["processes"] = group.world_size
         fitted = fit(chosen, images, options, folder / CHECKPOINT, run, on_progress)
 
         def finished() -> tuple[Mapping[str, Any], Mapping[str, bytes]]:
@@ -123,7 +123,7 @@ def train(
             on_progress(Progress("export", 1, 1, "encoder"))
             return encoder.describe(), encoder.files()
 
-        return NetworkEncoder.restore(*here.from_first(finished))
+        return NetworkEncoder.restore(*group.broadcast(finished))
 
 
 def _check(recipe: Recipe, options: TrainingOptions) -> None:
@@ -152,11 +152,11 @@ def _check(recipe: Recipe, options: TrainingOptions) -> None:
         ) from error
 
 
-def _check_shares(step: int, here: Processes) -> None:
+def _check_shares(step: int, group: ProcessGroup) -> None:
     """See that a step's images are enough for all processes: batch norm compares some."""
-    if step < 2 * here.count:
+    if step < 2 * group.world_size:
         raise SettingError(
-            f"{here.count} processes: each needs at least 2 images a step, a step has {step}; "
+            f"{group.world_size} processes: each needs at least 2 images a step, a step has {step}; "
             "start fewer (torchrun --nproc-per-node)"
         )
 

@@ -1,4 +1,4 @@
-"""What several processes find when they train together; ``torchrun -m tests.together FOLDER``.
+"""What several processes find when they train together; ``torchrun -m tests.distributed_run FOLDER``.
 
 Each leaves what it found in ``FOLDER/RANK.json`` and its weights beside it.
 """
@@ -22,7 +22,7 @@ from torch import nn
 from lookalike.encoders.base import Preprocessing
 from lookalike.errors import LookalikeError, SettingError, SourceError
 from lookalike.sources import open_source
-from lookalike.training.distributed import Processes, current, joined
+from lookalike.training.distributed import ProcessGroup, current_group, process_group
 from lookalike.training.loop import TrainingOptions, fit
 from lookalike.training.losses import nt_xent
 from lookalike.training.recipes import RECIPES, Recipe
@@ -36,21 +36,23 @@ WHOLE = TrainingOptions(epochs=8, seed=5, augment="digits", size=32)
 
 
 def main(folder: Path) -> None:
-    with joined("cpu") as here:
+    with process_group("cpu") as group:
         found = {
-            "gradients": gradients(here),
-            "errors": [said(here, 1, SettingError("mine")), said(here, 0, SettingError("ours"))],
-            "data": different_data(here),
-            "summed": here.summed(np.eye(here.count, dtype=np.int64)[here.rank]).tolist(),
-            "most": here.most(here.rank, 1 - here.rank, 0.25),
+            "gradients": gradients(group),
+            "errors": [said(group, 1, SettingError("mine")), said(group, 0, SettingError("ours"))],
+            "data": different_data(group),
+            "summed": group.all_reduce_sum(
+                np.eye(group.world_size, dtype=np.int64)[group.rank]
+            ).tolist(),
+            "most": group.all_reduce_max(group.rank, 1 - group.rank, 0.25),
         }
-        fits(folder, here, found)
+        fits(folder, group, found)
         encoder = train(SOURCE, recipe="contrastive", out=folder / "whole", options=WHOLE)
         found["fingerprint"] = encoder.fingerprint
-        (folder / f"{here.rank}.json").write_text(json.dumps(found))
+        (folder / f"{group.rank}.json").write_text(json.dumps(found))
 
 
-def gradients(here: Processes) -> Mapping[str, float]:
+def gradients(group: ProcessGroup) -> Mapping[str, float]:
     """Return the largest differences to the gradients of one process that has all rows."""
     torch.manual_seed(0)
     images = torch.randn(2, ROWS, 6, dtype=torch.float64)  # two views of each
@@ -60,14 +62,14 @@ def gradients(here: Processes) -> Mapping[str, float]:
         return nt_xent(net(images).flatten(0, 1), 0.2)
 
     def loss_of_share() -> torch.Tensor:
-        own = images[:, here.share(torch.arange(ROWS))]
-        return nt_xent(here.gathered(net(own), ROWS).flatten(0, 1), 0.2)
+        own = images[:, group.shard(torch.arange(ROWS))]
+        return nt_xent(group.all_gather(net(own), ROWS).flatten(0, 1), 0.2)
 
     def error_of_all() -> torch.Tensor:
         return net(images).square().mean()
 
     def error_of_share() -> torch.Tensor:
-        return net(images[:, here.share(torch.arange(ROWS))]).square().mean()
+        return net(images[:, group.shard(torch.arange(ROWS))]).square().mean()
 
     apart = {}
     for name, whole, share in (
@@ -81,34 +83,34 @@ def gradients(here: Processes) -> Mapping[str, float]:
         net.zero_grad()
         loss = share()
         loss.backward()
-        averaged = here.averaged(net, loss, ROWS)
+        averaged = group.average_step(net, loss, ROWS)
         pairs = zip(net.parameters(), expected, strict=True)
         apart[name] = max(float((p.grad - e).abs().max()) for p, e in pairs if p.grad is not None)
         apart[f"{name} loss"] = abs(averaged - value.item())
     return apart
 
 
-def said(here: Processes, rank: int, error: LookalikeError) -> list[str]:
+def said(group: ProcessGroup, rank: int, error: LookalikeError) -> list[str]:
     """Return what is raised on this process when one fails."""
     try:
-        with here.together():
-            if here.rank == rank:
+        with group.shared_errors():
+            if group.rank == rank:
                 raise error
     except LookalikeError as found:
         return [type(found).__name__, str(found)]
     return []
 
 
-def different_data(here: Processes) -> str:
-    here.check_data("same")
+def different_data(group: ProcessGroup) -> str:
+    group.check_same_data("same")
     try:
-        here.check_data(f"other {here.rank}")
+        group.check_same_data(f"other {group.rank}")
     except SourceError as error:
         return str(error)
     return ""
 
 
-def fits(folder: Path, here: Processes, found: dict[str, Any]) -> None:
+def fits(folder: Path, group: ProcessGroup, found: dict[str, Any]) -> None:
     """Train whole, and interrupted on one process and resumed; end by the clock."""
     small = {"batch": 65, "least_steps": 1}
     for name, epochs in (("contrastive", 3), ("report-conv-bn", 2), ("report-linear", 1)):
@@ -117,7 +119,7 @@ def fits(folder: Path, here: Processes, found: dict[str, Any]) -> None:
         trained(recipe, options, folder / f"{name}-whole")
         parts = folder / f"{name}-parts"
         try:
-            trained(recipe, options, parts, Interrupt(here.rank == 1, 200 * epochs // 2))
+            trained(recipe, options, parts, Interrupt(group.rank == 1, 200 * epochs // 2))
         except KeyboardInterrupt:
             found[f"{name} interrupted"] = True
         trained(recipe, replace(options, resume=True), parts)
@@ -145,11 +147,11 @@ def trained(
 ) -> None:
     source = open_source("dataset:digits/train[:203]")
     images = np.stack([Preprocessing(28, 28, 1).apply([item.image()])[0] for item in source])
-    run = {"recipe": recipe.name, "processes": current().count}
+    run = {"recipe": recipe.name, "processes": current_group().world_size}
     pixels = images.transpose(0, 3, 1, 2).copy()
     fitted = fit(recipe, pixels, options, folder, run, on_progress)
     weights = {name: value.contiguous() for name, value in fitted.task.state_dict().items()}
-    save_file(weights, f"{folder}-{current().rank}.safetensors")
+    save_file(weights, f"{folder}-{current_group().rank}.safetensors")
 
 
 if __name__ == "__main__":
