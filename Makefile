@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
 
-.PHONY: install demo test check format bench clean
+.PHONY: install demo quick test coverage check format bench clean
 
 install: $(READY)
 
@@ -18,11 +18,20 @@ demo: $(READY)
 	$(BIN)/lookalike demo
 
 # One test process for each core: threads within them would only wait for each other.
-test: export OMP_NUM_THREADS = 1
-test: export OPENBLAS_NUM_THREADS = 1
-test: export LOOKALIKE_THREADS = 1
+quick test coverage: export OMP_NUM_THREADS = 1
+quick test coverage: export OPENBLAS_NUM_THREADS = 1
+quick test coverage: export LOOKALIKE_THREADS = 1
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
+
+# What to run between two edits: unit and contract tests, without the slow ones and the engines.
+quick: $(READY)
+	$(PYTEST) tests/unit tests/contract -m "not slow and not engine" $(PYTEST_ARGS)
+
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+coverage: $(READY)
+	$(PYTEST) --cov --cov-report=term $(PYTEST_ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

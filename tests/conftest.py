@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +22,38 @@ from tests import milvus_server
 from tests.milvus_server import MilvusServer
 
 Require = Callable[[object, str], None]
+
+LONGEST_FIRST = ("milvus",)
+"""Groups of tests in the order in which processes take them; the others follow by name."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests for ``--dist loadgroup``, so that processes share no slow fixture.
+
+    A file is a group; all files that use Milvus are one, so that one server serves them. Tests
+    that need a database server are marked ``engine``.
+    """
+    uses_milvus = {item.path for item in items if "milvus" in _fixtures(item)}
+    for item in items:
+        params: Mapping[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+        engine = "milvus" in params.values()
+        by_engine = item.path.parent.name == "contract"  # the same tests over several stores
+        in_group = engine if by_engine else item.path in uses_milvus
+        group = "milvus" if in_group else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+        if engine or "lance" in params.values():
+            item.add_marker(pytest.mark.engine)
+    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(_group(item), len(rank)))
+
+
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    return getattr(item, "fixturenames", ())
+
+
+def _group(item: pytest.Item) -> str:
+    return str(next(item.iter_markers("xdist_group")).args[0])
 
 
 @pytest.fixture(scope="session")
