@@ -23,8 +23,7 @@ from lookalike.config import settings
 from lookalike.encoders.base import Preprocessing
 from lookalike.encoders.export import to_onnx
 from lookalike.encoders.hog import FineHog
-from lookalike.encoders.onnx import BATCH as PART
-from lookalike.encoders.onnx import MODEL, Network, NetworkEncoder
+from lookalike.encoders.onnx import BATCH_SIZE, MODEL_FILE, NetworkEncoder, OnnxModel
 from lookalike.encoders.persistence import load_encoder
 from lookalike.sources import ArraySource, open_source
 from lookalike.training.loop import TrainingOptions
@@ -43,9 +42,9 @@ def timed(call: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
-def encoded(network: Network, batch: NDArray[np.float32]) -> None:
+def encoded(network: OnnxModel, batch: NDArray[np.float32]) -> None:
     """Run a batch as an encoder does: a part at a time in each thread."""
-    parts = [batch[start : start + PART] for start in range(0, len(batch), PART)]
+    parts = [batch[start : start + BATCH_SIZE] for start in range(0, len(batch), BATCH_SIZE)]
     with ThreadPoolExecutor(settings().threads) as pool:
         list(pool.map(network, parts))
 
@@ -64,7 +63,7 @@ def main() -> None:
     fine = FineHog.fit("hog-fine", Preprocessing(28, 28, 1), list(source.images))
     halves = torch.nn.Sequential(tower(1, 28, 28), Unit(), torch.nn.Linear(128, 128))
     model = Joined(halves, FineHogModule(fine), 0.7).eval()
-    same = Network(to_onnx(model, torch.zeros(2, 1, 28, 28)), name="benchmark")
+    same = OnnxModel(to_onnx(model, torch.zeros(2, 1, 28, 28)), name="benchmark")
     batch = encoder.prepare(source.images[:BATCH])
     tensor = torch.from_numpy(batch)
     one = source.images[:1]
@@ -76,7 +75,7 @@ def main() -> None:
             rates["ONNX Runtime"].append(BATCH / timed(lambda: encoded(same, batch), 4))
             rates["one"].append(1000 * timed(lambda: encoder.encode(one), 40))
     ratios = [a / b for a, b in zip(rates["ONNX Runtime"], rates["torch"], strict=True)]
-    size = len(encoder.files()[MODEL]) / 1e6
+    size = len(encoder.files()[MODEL_FILE]) / 1e6
     print(
         f"{settings().threads} threads, batches of {BATCH}, {ROUNDS} rounds in turn, {size:.1f} MB"
     )

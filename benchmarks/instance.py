@@ -25,15 +25,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lookalike.datasets.registry import open_dataset
+from lookalike.datasets import open_dataset
 from lookalike.datasets.stamps import photographs
 from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.evaluation.evaluate import evaluate
 from lookalike.evaluation.metrics import bootstrap_interval
 from lookalike.gallery.gallery import Gallery
-from lookalike.images.compositing import street_view
-from lookalike.images.stylization import redrawn
+from lookalike.images.compositing import compose_photo
+from lookalike.images.stylization import restyle
 from lookalike.sources import open_source
 from lookalike.training.adapt import AdaptOptions, adapt
 
@@ -215,9 +215,9 @@ def draw(out: Path) -> None:
         image = shop[place * len(shop) // (across * down) + 40]
         rng = np.random.default_rng(place)
         views = [
-            street_view(image, grounds[int(rng.integers(len(grounds)))], rng) for _ in range(3)
+            compose_photo(image, grounds[int(rng.integers(len(grounds)))], rng) for _ in range(3)
         ]
-        row = [image, *(view.image for view in views), *(redrawn(image, rng) for _ in range(2))]
+        row = [image, *(view.image for view in views), *(restyle(image, rng) for _ in range(2))]
         for number, view in enumerate(row):
             left = (place % across * 6 + number) * tile
             small = Image.fromarray(view).resize((tile - 4,) * 2)

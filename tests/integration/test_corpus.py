@@ -14,7 +14,7 @@ import pytest
 
 from lookalike.encoders.registry import open_encoder
 from lookalike.gallery.gallery import Gallery
-from lookalike.images.decode import decode, suffixes
+from lookalike.images.decode import decode, supported_suffixes
 from tests.conftest import Require
 from tests.integration.test_cli import lookalike
 
@@ -44,7 +44,7 @@ def images_in(folder: Path) -> list[Path]:
     return [
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes()
+        if path.suffix.lower() in supported_suffixes()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
 

@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.encoders.registry import open_encoder
-from lookalike.encoders.whitening import RIDGE, Basis, learned
+from lookalike.encoders.whitening import RIDGE, PrincipalComponents, fit_discriminant
 from lookalike.errors import (
     ArtifactError,
     InputError,
@@ -24,7 +24,7 @@ from lookalike.errors import (
     SettingError,
     UnknownNameError,
 )
-from lookalike.images.stylization import redrawn
+from lookalike.images.stylization import restyle
 from lookalike.sources import Source, open_source
 from lookalike.sources.sampling import sample_images
 from lookalike.training.adapt import AdaptOptions, adapt
@@ -84,7 +84,7 @@ def test_the_projection_is_that_of_the_generalized_eigenproblem() -> None:
     centered = rows.astype(float) - rows.mean(axis=0, dtype=float)
     _, vectors = eigh(centered.T @ centered, within)
     expected = vectors[:, ::-1][:, :5]
-    found = learned(rows, views, 5)
+    found = fit_discriminant(rows, views, 5)
     np.testing.assert_allclose(found.mean, rows.mean(axis=0), atol=1e-6)
     signs = np.sign((found.projection * expected).sum(axis=0))
     np.testing.assert_allclose(found.projection * signs, expected, atol=1e-4)
@@ -94,7 +94,7 @@ def test_what_differs_within_items_alone_is_suppressed() -> None:
     rows, views = spread()
     rows[:, 0] = 0.001 * rows[:, 0]
     views[:, :, 0] = 5 * np.random.default_rng(1).normal(size=views.shape[:2])
-    projection = learned(rows, views, 3).projection
+    projection = fit_discriminant(rows, views, 3).projection
     assert np.linalg.norm(projection[0]) < 0.05 * np.linalg.norm(projection, axis=1).max()
 
 
@@ -102,7 +102,7 @@ def test_the_projection_turns_with_the_rows() -> None:
     rows, views = spread()
     turning, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(8, 8)))
     turning = turning.astype(np.float32)
-    a, b = learned(rows, views, 4), learned(rows @ turning, views @ turning, 4)
+    a, b = fit_discriminant(rows, views, 4), fit_discriminant(rows @ turning, views @ turning, 4)
     before = (rows - a.mean) @ a.projection
     after = (rows @ turning - b.mean) @ b.projection
     np.testing.assert_allclose(before @ before.T, after @ after.T, rtol=1e-3, atol=1e-3)
@@ -112,7 +112,7 @@ def test_the_projection_turns_with_the_rows() -> None:
 def test_the_basis_is_that_of_principal_components(shape: tuple[int, int]) -> None:
     rows = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     rows *= np.linspace(1, 3, shape[1], dtype=np.float32)
-    found = Basis.of(rows)
+    found = PrincipalComponents.fit(rows)
     count = min(shape[1], shape[0] - 1)
     expected = PCA(count).fit(rows.astype(float))
     assert found.components.shape == (shape[1], count)
@@ -131,7 +131,7 @@ def test_adapting_to_drawings_finds_more_and_is_kept(
 ) -> None:
     adapted = adapt(drawings, encoder=base, out=tmp_path / "e", options=DRAWN)
     images = [item.image() for item in drawings]
-    held = [redrawn(image, np.random.default_rng([99, i])) for i, image in enumerate(images)]
+    held = [restyle(image, np.random.default_rng([99, i])) for i, image in enumerate(images)]
     assert found_first(adapted, images, held) > found_first(base, images, held)
     again = load_encoder(tmp_path / "e")
     assert (again.fingerprint, again.dim) == (adapted.fingerprint, 24)
@@ -216,7 +216,7 @@ def test_contrast_is_never_worse_than_where_it_began(
     assert found.origin["contrast"]
     assert np.isfinite(found.projection.projection).all()
     rows, views = spread()
-    start = learned(rows, views[:, :-1], 4)
+    start = fit_discriminant(rows, views[:, :-1], 4)
     refined = contrastive_refinement.refine(rows, views, start)
 
     def share(projection: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import pytest
 import lookalike as la
 from lookalike.encoders.composite import combine
 from lookalike.encoders.persistence import load_encoder, save_encoder
-from lookalike.encoders.registry import find_encoder, open_encoder
+from lookalike.encoders.registry import find_encoder_spec, open_encoder
 from lookalike.errors import ArtifactError, InputError, UnknownNameError
 
 RNG = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def test_raw_embeddings_are_brought_to_unit_length_first() -> None:
 
 def test_names_joined_by_plus_open_save_and_load(tmp_path: Path) -> None:
     encoder = open_encoder("pixels+untrained", IMAGES)
-    assert find_encoder("pixels+untrained").sample == 200
+    assert find_encoder_spec("pixels+untrained").sample == 200
     save_encoder(encoder, tmp_path / "e")
     again = load_encoder(tmp_path / "e")
     assert (again.name, again.fingerprint) == (encoder.name, encoder.fingerprint)

@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_images
 
-from lookalike.images.compositing import STREET, Street, View, collage, street_view
-from lookalike.images.foreground import foreground
-from lookalike.images.stylization import SIDE, redrawn
+from lookalike.images.compositing import (
+    DEFAULT_PHOTO,
+    ComposedPhoto,
+    PhotoParams,
+    cluttered_background,
+    compose_photo,
+)
+from lookalike.images.foreground import find_foreground
+from lookalike.images.stylization import SIDE, restyle
 from lookalike.types import ImageArray
 
-STILL = Street(
+STILL = PhotoParams(
     side=200,
     size=(0.5, 0.5),
     turn=0,
@@ -41,8 +47,8 @@ def item(height: int, width: int) -> tuple[ImageArray, np.ndarray]:
     return image, np.ones((height, width), np.float32)
 
 
-def view(seed: int, street: Street = STREET, ground: ImageArray = GRAY) -> View:
-    return street_view(GREEN_ON_WHITE, ground, np.random.default_rng(seed), street=street)
+def view(seed: int, street: PhotoParams = DEFAULT_PHOTO, ground: ImageArray = GRAY) -> ComposedPhoto:
+    return compose_photo(GREEN_ON_WHITE, ground, np.random.default_rng(seed), params=street)
 
 
 def extent(inside: np.ndarray) -> tuple[int, int, int, int]:
@@ -62,7 +68,7 @@ def test_a_seed_makes_the_same_view_and_another_seed_another() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_box_holds_the_item(shape: tuple[int, int], seed: int) -> None:
     magenta, mask = item(*shape)
-    seen = street_view(magenta, GRAY, np.random.default_rng(seed), mask=mask, street=STILL)
+    seen = compose_photo(magenta, GRAY, np.random.default_rng(seed), mask=mask, params=STILL)
     values = seen.image.astype(int)
     found = extent((values[:, :, 0] > 190) & (values[:, :, 1] < 64) & (values[:, :, 2] > 190))
     left, top, width, height = seen.box
@@ -76,7 +82,7 @@ def test_the_box_holds_the_item(shape: tuple[int, int], seed: int) -> None:
 def test_turned_and_in_perspective_the_box_is_still_right(seed: int) -> None:
     magenta, mask = item(80, 120)
     street = replace(STILL, turn=30, perspective=0.15, size=(0.4, 0.95))
-    seen = street_view(magenta, GRAY, np.random.default_rng(seed), mask=mask, street=street)
+    seen = compose_photo(magenta, GRAY, np.random.default_rng(seed), mask=mask, params=street)
     values = seen.image.astype(int)
     found = extent((values[:, :, 0] > 170) & (values[:, :, 1] < 90))
     left, top, width, height = seen.box
@@ -88,7 +94,7 @@ def test_turned_and_in_perspective_the_box_is_still_right(seed: int) -> None:
 
 def test_without_distortions_the_ground_is_as_it_was() -> None:
     magenta, mask = item(50, 50)
-    seen = street_view(magenta, GRAY, np.random.default_rng(0), mask=mask, street=STILL)
+    seen = compose_photo(magenta, GRAY, np.random.default_rng(0), mask=mask, params=STILL)
     left, top, width, height = seen.box
     outside = np.ones((200, 200), bool)
     outside[max(0, top - 17) : top + height + 17, max(0, left - 17) : left + width + 17] = False
@@ -98,7 +104,7 @@ def test_without_distortions_the_ground_is_as_it_was() -> None:
 def test_something_hides_a_share_of_it() -> None:
     magenta, mask = item(100, 100)
     hidden = replace(STILL, covered=(0.4, 0.4))
-    seen = street_view(magenta, GRAY, np.random.default_rng(1), mask=mask, street=hidden)
+    seen = compose_photo(magenta, GRAY, np.random.default_rng(1), mask=mask, params=hidden)
     left, top, width, height = seen.box
     inside = seen.image[top : top + height, left : left + width].astype(int)
     assert (inside[:, :, 1] > 64).mean() == pytest.approx(0.4, abs=0.04)
@@ -109,29 +115,29 @@ def test_gray_items_and_grounds_and_tiny_ones() -> None:
     gray[10:30, 10:50] = 20
     tiny = np.zeros((1, 1), np.uint8)
     for thing, ground in ((gray, GRAY), (gray, tiny), (tiny, GRAY), (tiny, tiny)):
-        seen = street_view(thing, ground, np.random.default_rng(0))
+        seen = compose_photo(thing, ground, np.random.default_rng(0))
         assert seen.image.shape == (320, 320, 3)
     photograph = load_sample_images().images[0]
-    seen = street_view(GREEN_ON_WHITE, photograph, np.random.default_rng(0))
+    seen = compose_photo(GREEN_ON_WHITE, photograph, np.random.default_rng(0))
     assert seen.image.std() > 20
 
 
 def test_an_item_of_which_nothing_is_left_leaves_the_ground() -> None:
     nothing = np.zeros(GREEN_ON_WHITE.shape[:2], np.float32)
     rng = np.random.default_rng(0)
-    seen = street_view(GREEN_ON_WHITE, GRAY, rng, mask=nothing, street=STILL)
+    seen = compose_photo(GREEN_ON_WHITE, GRAY, rng, mask=nothing, params=STILL)
     assert seen.box == (0, 0, 200, 200)
     assert np.abs(seen.image.astype(int) - 128).max() <= 2
 
 
 def test_a_drawing_is_the_same_again_and_differs_from_the_image() -> None:
     for seed in range(6):
-        drawing = redrawn(GREEN_ON_WHITE, np.random.default_rng(seed))
-        again = redrawn(GREEN_ON_WHITE, np.random.default_rng(seed))
+        drawing = restyle(GREEN_ON_WHITE, np.random.default_rng(seed))
+        again = restyle(GREEN_ON_WHITE, np.random.default_rng(seed))
         np.testing.assert_array_equal(drawing, again)
         assert (drawing.shape, drawing.dtype) == (GREEN_ON_WHITE.shape, np.uint8)
         assert np.abs(drawing.astype(int) - GREEN_ON_WHITE).mean() > 3
-    other = redrawn(GREEN_ON_WHITE, np.random.default_rng(7))
+    other = restyle(GREEN_ON_WHITE, np.random.default_rng(7))
     assert (other != drawing).any()
 
 
@@ -139,7 +145,7 @@ def test_a_drawing_lies_on_white_and_is_small() -> None:
     large = np.full((300, 600, 3), 255, np.uint8)
     large[100:200, 200:400] = (30, 60, 200)
     for seed in range(8):
-        drawing = redrawn(large, np.random.default_rng(seed))
+        drawing = restyle(large, np.random.default_rng(seed))
         assert drawing.shape == (SIDE // 2, SIDE, 3)
         corners = drawing[[0, 0, -1, -1], [0, -1, 0, -1]]
         assert (corners >= 253).all()
@@ -151,18 +157,18 @@ def test_a_drawing_takes_a_mask_of_the_image_s_own_size() -> None:
     image = np.full((400, 200), 90, np.uint8)
     mask = np.zeros((400, 200), np.float32)
     mask[100:300, 50:150] = 1
-    drawing = redrawn(image, np.random.default_rng(0), mask=mask)
+    drawing = restyle(image, np.random.default_rng(0), mask=mask)
     assert drawing.shape == (SIDE, SIDE // 2, 3)
     assert (drawing[0] == 255).all()
-    blank = redrawn(image, np.random.default_rng(0), mask=np.zeros_like(mask))
+    blank = restyle(image, np.random.default_rng(0), mask=np.zeros_like(mask))
     assert (blank == 255).all()
 
 
 def test_a_collage_is_the_same_again_and_cluttered() -> None:
     images = [GREEN_ON_WHITE, GRAY[:80, :60]]
-    masks = [foreground(image).mask for image in images]
+    masks = [find_foreground(image).mask for image in images]
     first, again, other = (
-        collage(images, masks, np.random.default_rng(seed), side=96) for seed in (0, 0, 1)
+        cluttered_background(images, masks, np.random.default_rng(seed), side=96) for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
     assert (first.shape, first.dtype) == ((96, 96, 3), np.uint8)

@@ -8,7 +8,7 @@ import torch
 
 from lookalike.encoders.base import Preprocessing
 from lookalike.encoders.hog import FineHog
-from lookalike.encoders.whitening import Whitening
+from lookalike.encoders.whitening import LinearProjection
 from lookalike.training.allocator import memory_kept
 from lookalike.training.losses import nt_xent
 from lookalike.training.tasks import nearest
@@ -117,15 +117,15 @@ def test_joined_halves_have_their_weights() -> None:
 def test_whitening_as_a_layer_and_its_strength() -> None:
     values = (RNG.standard_normal((500, 8)) * np.arange(1, 9)).astype(np.float32)
     for strength, ratio in ((0.0, 8.0), (0.5, 8**0.5), (1.0, 1.0)):
-        whitening = Whitening.fit(values, 8, strength)
+        whitening = LinearProjection.fit(values, 8, strength)
         assert whitening is not None
         projected = (values - whitening.mean) @ whitening.projection
         spread = np.sqrt(np.diag(np.cov(projected.T)))
         assert spread.max() / spread.min() == pytest.approx(ratio, rel=0.1)
         layer = affine(whitening)(torch.from_numpy(values)).detach().numpy()
         np.testing.assert_allclose(layer, projected, atol=1e-4)
-    assert Whitening.fit(values[:15], 8) is None
-    assert Whitening.fit(np.ones((50, 8), np.float32), 8) is None
+    assert LinearProjection.fit(values[:15], 8) is None
+    assert LinearProjection.fit(np.ones((50, 8), np.float32), 8) is None
 
 
 def test_unit_rows_keep_zero() -> None:

@@ -13,7 +13,7 @@ from lookalike.images.corruptions import (
     Corruption,
     find_corruptions,
 )
-from lookalike.images.decode import resized
+from lookalike.images.decode import resize_image
 from lookalike.types import ImageArray
 
 KINDS = ("crop", "rotation", "brightness", "blur", "noise", "jpeg", "occlusion")
@@ -24,7 +24,7 @@ def textured(shape: tuple[int, ...], seed: int = 0) -> ImageArray:
     """A picture with coarse structure and fine grain, neither black nor white anywhere."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(70, 190, (4, 5, *shape[2:]), dtype=np.uint8)
-    image = resized(coarse, *shape[:2]).astype(np.int64)
+    image = resize_image(coarse, *shape[:2]).astype(np.int64)
     return (image + rng.integers(-9, 10, image.shape)).astype(np.uint8)
 
 

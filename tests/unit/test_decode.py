@@ -9,7 +9,14 @@ import pytest
 from PIL import Image, ImageCms
 
 from lookalike.errors import ImageError, SettingError
-from lookalike.images.decode import content_hash, decode, resized, suffixes, with_channels, within
+from lookalike.images.decode import (
+    content_hash,
+    decode,
+    resize_image,
+    shrink_image,
+    supported_suffixes,
+    to_channels,
+)
 from tests.conftest import Require
 
 RNG = np.random.default_rng(3)
@@ -124,14 +131,14 @@ def test_hashes_tell_contents_and_shapes_apart() -> None:
 
 
 def test_resizing_and_channels() -> None:
-    assert within(RGB, 9) is RGB
-    assert within(RGB, 3).shape == (2, 3, 3)
-    assert within(np.zeros((1, 4000), np.uint8), 100).shape == (1, 100)
-    assert resized(RGB, 12, 4).shape == (12, 4, 3)
-    assert resized(RGB, 6, 9) is RGB
-    assert with_channels(GRAY, 3).shape == (6, 9, 3)
+    assert shrink_image(RGB, 9) is RGB
+    assert shrink_image(RGB, 3).shape == (2, 3, 3)
+    assert shrink_image(np.zeros((1, 4000), np.uint8), 100).shape == (1, 100)
+    assert resize_image(RGB, 12, 4).shape == (12, 4, 3)
+    assert resize_image(RGB, 6, 9) is RGB
+    assert to_channels(GRAY, 3).shape == (6, 9, 3)
     luma = RGB @ np.array([0.299, 0.587, 0.114])
-    assert np.abs(with_channels(RGB, 1)[..., 0] - luma).max() <= 1
+    assert np.abs(to_channels(RGB, 1)[..., 0] - luma).max() <= 1
 
 
 def undone(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -220,10 +227,10 @@ def test_formats_by_option(monkeypatch: pytest.MonkeyPatch) -> None:
         data = encoded(Image.fromarray(RGB), kind)
         with pytest.raises(ImageError, match=f"set LOOKALIKE_FORMATS={kind.lower()} to read it"):
             decode(data)
-        assert f".{kind.lower()}" not in suffixes()
+        assert f".{kind.lower()}" not in supported_suffixes()
         monkeypatch.setenv("LOOKALIKE_FORMATS", kind)
         assert decode(data).shape == RGB.shape
-        assert f".{kind.lower()}" in suffixes()
+        assert f".{kind.lower()}" in supported_suffixes()
     monkeypatch.setenv("LOOKALIKE_FORMATS", "tga")
     with pytest.raises(SettingError, match="can be tiff and avif"):
         decode(encoded(Image.fromarray(RGB)))
@@ -231,7 +238,7 @@ def test_formats_by_option(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_heic_is_read_where_pi_heif_is(require: Require) -> None:
     require(find_spec("pi_heif"), "pi-heif is not installed")
-    assert ".heic" in suffixes()
+    assert ".heic" in supported_suffixes()
     # pi-heif only reads, so that there is no file of ours; it must at least be asked.
     header = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
     with pytest.raises(ImageError, match=r"broken|not an image|HEIC"):

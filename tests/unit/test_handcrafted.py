@@ -11,7 +11,7 @@ import pytest
 from lookalike.encoders.base import Encoder, Preprocessing
 from lookalike.encoders.handcrafted import Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
-from lookalike.encoders.registry import catalog, open_encoder
+from lookalike.encoders.registry import encoder_specs, open_encoder
 from lookalike.errors import ImageError, InputError, UnknownNameError
 from lookalike.sources import open_source
 from lookalike.types import ImageArray
@@ -37,7 +37,7 @@ MIXED = [
 SMALL = [smooth(28, 28) for _ in range(40)]
 
 
-@pytest.mark.parametrize("name", sorted(catalog()))
+@pytest.mark.parametrize("name", sorted(encoder_specs()))
 @pytest.mark.parametrize("images", [MIXED, SMALL], ids=["mixed", "small"])
 def test_any_images_alone_or_in_a_batch(name: str, images: list[ImageArray]) -> None:
     encoder = open_encoder(name, images)
@@ -51,13 +51,13 @@ def test_any_images_alone_or_in_a_batch(name: str, images: list[ImageArray]) -> 
         np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(catalog()))
+@pytest.mark.parametrize("name", sorted(encoder_specs()))
 def test_a_stack_and_a_list_of_images_are_alike(name: str) -> None:
     encoder = open_encoder(name, SMALL)
     np.testing.assert_array_equal(encoder.encode(np.stack(SMALL)), encoder.encode(SMALL))
 
 
-@pytest.mark.parametrize("name", sorted(catalog()))
+@pytest.mark.parametrize("name", sorted(encoder_specs()))
 @pytest.mark.parametrize("value", [0, 255])
 def test_constant_images_have_finite_embeddings(name: str, value: int) -> None:
     encoder = open_encoder(name, SMALL)

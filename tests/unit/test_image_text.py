@@ -178,7 +178,7 @@ def test_a_gallery_is_searched_by_words(
 def test_an_encoder_of_images_only_says_so(gallery: Gallery, tmp_path: Path) -> None:
     done = lookalike("search", gallery.path, "--text", "a shoe")
     assert done.returncode == 2
-    assert "encoder 'pixels' takes images only" in done.stderr
+    assert "encoder 'pixels' supports images only" in done.stderr
 
 
 def test_what_is_no_model_of_words_is_refused(

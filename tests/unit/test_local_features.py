@@ -14,16 +14,16 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from lookalike.errors import InputError, MissingDependencyError
-from lookalike.images.decode import decode, resized, with_channels
+from lookalike.images.decode import decode, resize_image, to_channels
 from lookalike.images.local_features import (
-    LEAST_INLIERS,
-    POINTS,
+    MAX_FEATURES,
+    MIN_INLIERS,
     Features,
-    Match,
-    features,
-    order,
-    rank,
-    verify,
+    GeometricMatch,
+    extract_features,
+    match_features,
+    rerank_order,
+    verify_candidates,
 )
 from lookalike.report import figures
 from lookalike.types import ImageArray
@@ -49,7 +49,7 @@ def pieces() -> list[ImageArray]:
     photograph = load_sample_images().images[0][107:]
     corners = [(top, left) for top in (0, 160) for left in (0, 160, 320, 480)]
     parts = [photograph[top : top + 160, left : left + 160] for top, left in corners]
-    return [resized(np.ascontiguousarray(part), SIDE, SIDE, filter="bicubic") for part in parts]
+    return [resize_image(np.ascontiguousarray(part), SIDE, SIDE, filter="bicubic") for part in parts]
 
 
 def known(
@@ -92,7 +92,7 @@ def mapped(by: NDArray[np.float64], points: NDArray[np.floating]) -> NDArray[np.
     return np.asarray(moved[:, :2] / moved[:, 2:])
 
 
-def missed(match: Match, forward: NDArray[np.float64]) -> float:
+def missed(match: GeometricMatch, forward: NDArray[np.float64]) -> float:
     """Return by how many pixels a match maps the middle of the image wrongly, at most."""
     assert match.affine is not None
     grid = np.stack(np.meshgrid(*[np.linspace(70, 250, 7)] * 2), axis=-1).reshape(-1, 2)
@@ -100,7 +100,7 @@ def missed(match: Match, forward: NDArray[np.float64]) -> float:
     return float(np.linalg.norm(wrong, axis=1).max())
 
 
-def same(one: Match | None, other: Match | None) -> bool:
+def same(one: GeometricMatch | None, other: GeometricMatch | None) -> bool:
     assert one is not None
     assert other is not None
     assert one.affine is not None
@@ -128,8 +128,8 @@ def test_a_photograph_moved_relit_and_noisy_is_found_where_it_is(
     house: ImageArray, forward: NDArray[np.float64]
 ) -> None:
     view = relit(warped(house, forward))
-    match = verify(features(view), features(house))
-    assert match.inliers == len(match.row_points) >= 25
+    match = match_features(extract_features(view), extract_features(house))
+    assert match.inlier_count == len(match.row_points) >= 25
     assert missed(match, np.linalg.inv(forward)) < 3
     assert match.query_points.dtype == match.row_points.dtype == np.float32
     assert match.affine is not None
@@ -139,8 +139,8 @@ def test_a_photograph_moved_relit_and_noisy_is_found_where_it_is(
 
 def test_perspective_is_within_the_tolerance(house: ImageArray) -> None:
     forward = known(12, 0.75, tilt=0.12)
-    match = verify(features(relit(warped(house, forward))), features(house))
-    assert match.inliers >= 50
+    match = match_features(extract_features(relit(warped(house, forward))), extract_features(house))
+    assert match.inlier_count >= 50
     there = mapped(np.linalg.inv(forward), match.query_points)
     wrong = np.linalg.norm(there - match.row_points, axis=1)
     assert np.median(wrong) < 1.5
@@ -150,56 +150,56 @@ def test_perspective_is_within_the_tolerance(house: ImageArray) -> None:
 @pytest.mark.parametrize("name", SKIMAGE)
 def test_photographs_of_scikit_image(name: str, house: ImageArray) -> None:
     data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
-    image = resized(decode(Path(data.__file__).parent / f"{name}.png"), SIDE, SIDE)
+    image = resize_image(decode(Path(data.__file__).parent / f"{name}.png"), SIDE, SIDE)
     forward = known(-20, 0.7, shear=0.1)
-    row = features(image)
-    match = verify(features(relit(warped(image, forward))), row)
-    assert match.inliers >= 20
+    row = extract_features(image)
+    match = match_features(extract_features(relit(warped(image, forward))), row)
+    assert match.inlier_count >= 20
     assert missed(match, np.linalg.inv(forward)) < 3
-    assert verify(features(house), row).inliers == 0
+    assert match_features(extract_features(house), row).inlier_count == 0
 
 
 def test_other_photographs_have_nothing_in_common(
     pieces: list[ImageArray], house: ImageArray, flower: ImageArray
 ) -> None:
-    found = features(flower)
-    for other in map(features, (house, *pieces)):
-        match = verify(found, other)
-        assert verify(other, found).inliers == 0
-        assert (match.inliers, match.affine) == (0, None)
+    found = extract_features(flower)
+    for other in map(extract_features, (house, *pieces)):
+        match = match_features(found, other)
+        assert match_features(other, found).inlier_count == 0
+        assert (match.inlier_count, match.affine) == (0, None)
         assert match.query_points.shape == match.row_points.shape == (0, 2)
 
 
 def test_points_are_in_the_image_s_own_pixels(house: ImageArray) -> None:
-    large = resized(house, 4 * SIDE, 4 * SIDE, filter="bicubic")
-    small = resized(house, SIDE // 4, SIDE // 4)
+    large = resize_image(house, 4 * SIDE, 4 * SIDE, filter="bicubic")
+    small = resize_image(house, SIDE // 4, SIDE // 4)
     for image, scale in ((large, 4.0), (small, 0.25)):
-        match = verify(features(house), features(image))
-        assert match.inliers >= 20
+        match = match_features(extract_features(house), extract_features(image))
+        assert match.inlier_count >= 20
         assert match.affine is not None
         np.testing.assert_allclose(match.affine[:2, :2], np.eye(2) * scale, atol=0.02 * scale)
     # What is refused is judged at the sizes looked at: 16 times as large is no scale at all there.
-    assert verify(features(large), features(small)).inliers >= 20
+    assert match_features(extract_features(large), extract_features(small)).inlier_count >= 20
 
 
 def test_features_are_unit_length_and_the_largest(house: ImageArray) -> None:
-    found = features(house)
+    found = extract_features(house)
     assert found.points.shape == (len(found.points), 2)
-    assert 100 < len(found.points) <= POINTS
+    assert 100 < len(found.points) <= MAX_FEATURES
     assert found.descriptors.shape == (len(found.points), 128)
     assert found.points.dtype == found.descriptors.dtype == np.float32
     assert np.all((found.points >= -1) & (found.points <= SIDE))
     np.testing.assert_allclose(np.linalg.norm(found.descriptors, axis=1), 1, atol=1e-5)
     assert np.all(np.diff(found.sizes) <= 0)
-    few = features(house, most=50)
+    few = extract_features(house, max_features=50)
     np.testing.assert_array_equal(few.points, found.points[:50])
 
 
 def test_small_icons_are_enlarged(house: ImageArray, flower: ImageArray) -> None:
-    icons = [resized(image, 64, 64) for image in (house, flower)]
-    assert min(len(features(icon).points) for icon in icons) >= 50
-    match = verify(features(relit(house)), features(icons[0]))
-    assert match.inliers >= LEAST_INLIERS
+    icons = [resize_image(image, 64, 64) for image in (house, flower)]
+    assert min(len(extract_features(icon).points) for icon in icons) >= 50
+    match = match_features(extract_features(relit(house)), extract_features(icons[0]))
+    assert match.inlier_count >= MIN_INLIERS
     assert match.row_points.max() < 64
 
 
@@ -236,24 +236,24 @@ SCATTERED = np.random.default_rng(1).uniform(0, 3000, (40, 2))
 def test_maps_that_no_view_makes_are_refused(
     moved: NDArray[np.float64], size: float, found: int
 ) -> None:
-    match = verify(given(SCATTERED), given(moved, size=size))
-    assert match.inliers == found
+    match = match_features(given(SCATTERED), given(moved, size=size))
+    assert match.inlier_count == found
     assert (match.affine is None) == (found == 0)
 
 
 def test_a_line_of_points_is_enough() -> None:
     line = np.column_stack([np.arange(12) * 20.0, np.full(12, 40.0)])
-    match = verify(given(line), given(line * 0.5 + 9, size=2))
-    assert match.inliers == 12
+    match = match_features(given(line), given(line * 0.5 + 9, size=2))
+    assert match.inlier_count == 12
     assert match.affine is not None
     np.testing.assert_allclose(match.affine, [(0.5, 0, 9), (0, 0.5, 9), (0, 0, 1)], atol=1e-4)
 
 
 def test_fewer_than_four_count_as_none_and_a_place_counts_once() -> None:
-    assert verify(given(SCATTERED[:3]), given(SCATTERED[:3])).inliers == 0
-    assert verify(given(SCATTERED[:4]), given(SCATTERED[:4])).inliers == 4
+    assert match_features(given(SCATTERED[:3]), given(SCATTERED[:3])).inlier_count == 0
+    assert match_features(given(SCATTERED[:4]), given(SCATTERED[:4])).inlier_count == 4
     doubled = np.repeat(SCATTERED[:5], 3, axis=0)
-    assert verify(given(doubled), given(doubled)).inliers == 5
+    assert match_features(given(doubled), given(doubled)).inlier_count == 5
 
 
 PLAIN: dict[str, Callable[[], ImageArray]] = {
@@ -271,20 +271,20 @@ PLAIN: dict[str, Callable[[], ImageArray]] = {
 @pytest.mark.parametrize("name", PLAIN)
 def test_images_with_little_in_them_do_no_harm(name: str, house: ImageArray) -> None:
     plain = PLAIN[name]()
-    found = features(plain)
+    found = extract_features(plain)
     assert found.points.shape[1:] == (2,)
     assert found.descriptors.shape == (len(found.points), 128)
     assert np.isfinite(found.points).all()
     assert np.isfinite(found.descriptors).all()
-    assert verify(features(house), found).inliers == 0
-    assert verify(found, features(house)).inliers == 0
-    assert verify(found, found).inliers >= 0
+    assert match_features(extract_features(house), found).inlier_count == 0
+    assert match_features(found, extract_features(house)).inlier_count == 0
+    assert match_features(found, found).inlier_count >= 0
 
 
 def test_gray_and_color_are_verified_with_each_other(house: ImageArray) -> None:
-    gray = with_channels(house, 1)[:, :, 0]
-    match = verify(features(gray), features(warped(house, known(8, 0.9))))
-    assert match.inliers >= 50
+    gray = to_channels(house, 1)[:, :, 0]
+    match = match_features(extract_features(gray), extract_features(warped(house, known(8, 0.9))))
+    assert match.inlier_count >= 50
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])
@@ -294,39 +294,39 @@ def test_rank_finds_the_right_one_among_eight(
     monkeypatch.setenv("LOOKALIKE_THREADS", threads)
     query = relit(warped(pieces[5], known(20, 0.6)))
     rows = [*pieces[:3], None, *pieces[3:]]
-    found = rank(query, rows)
+    found = verify_candidates(query, rows)
     assert found[3] is None
-    counts = [None if match is None else match.inliers for match in found]
-    assert order(range(len(rows)), counts)[0] == 6
-    assert [index for index, count in enumerate(counts) if (count or 0) >= LEAST_INLIERS] == [6]
-    assert same(found[6], rank(query, rows)[6])
-    assert rank(query, []) == []
+    counts = [None if match is None else match.inlier_count for match in found]
+    assert rerank_order(range(len(rows)), counts)[0] == 6
+    assert [index for index, count in enumerate(counts) if (count or 0) >= MIN_INLIERS] == [6]
+    assert same(found[6], verify_candidates(query, rows)[6])
+    assert verify_candidates(query, []) == []
 
 
 def test_the_same_twice_is_the_same(house: ImageArray) -> None:
     view = relit(warped(house, known(20, 0.7)))
-    one, other = (verify(features(view), features(house)) for _ in range(2))
+    one, other = (match_features(extract_features(view), extract_features(house)) for _ in range(2))
     assert same(one, other)
-    found, again = features(view), features(view.copy())
+    found, again = extract_features(view), extract_features(view.copy())
     np.testing.assert_array_equal(found.descriptors, again.descriptors)
 
 
 def test_verified_hits_come_first_and_others_keep_their_order() -> None:
-    least = LEAST_INLIERS
-    assert order([], []) == []
-    assert order([0.1, 0.2, 0.3], [0, least - 1, 4]) == [0, 1, 2]
-    assert order([0.1, 0.2, 0.3, 0.4], [0, least, None, 90]) == [3, 1, 0, 2]
-    assert order([0.3, 0.2, 0.1, 0.2], [9, 9, 9, 9]) == [2, 1, 3, 0]
-    assert order([0.5, 0.5, 0.5, 0.5], [9, 0, 9, 9]) == [0, 2, 3, 1]
+    least = MIN_INLIERS
+    assert rerank_order([], []) == []
+    assert rerank_order([0.1, 0.2, 0.3], [0, least - 1, 4]) == [0, 1, 2]
+    assert rerank_order([0.1, 0.2, 0.3, 0.4], [0, least, None, 90]) == [3, 1, 0, 2]
+    assert rerank_order([0.3, 0.2, 0.1, 0.2], [9, 9, 9, 9]) == [2, 1, 3, 0]
+    assert rerank_order([0.5, 0.5, 0.5, 0.5], [9, 0, 9, 9]) == [0, 2, 3, 1]
     rng = np.random.default_rng(0)
     distances, inliers = rng.random(200), rng.integers(0, 20, 200)
     slow = sorted(
         range(200),
         key=lambda i: (0, -inliers[i], distances[i]) if inliers[i] >= least else (1, 0, i),
     )
-    assert order(distances.tolist(), inliers.tolist()) == slow
+    assert rerank_order(distances.tolist(), inliers.tolist()) == slow
     with pytest.raises(InputError, match="2 distances for 1 numbers of inliers"):
-        order([0.1, 0.2], [3])
+        rerank_order([0.1, 0.2], [3])
 
 
 def test_without_opencv_the_extra_is_named(
@@ -335,20 +335,20 @@ def test_without_opencv_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "cv2", None)
     said = r"spatial needs the package 'opencv-python-headless': .*\[spatial\]"
     with pytest.raises(MissingDependencyError, match=said):
-        rank(house, [None])
+        verify_candidates(house, [None])
 
 
 def test_matches_are_drawn(house: ImageArray) -> None:
-    gray = with_channels(house, 1)[:100, :, 0]
+    gray = to_channels(house, 1)[:100, :, 0]
     sizes = []
     for row, title in ((house, ""), (house, "a title"), (np.full((40, 90), 9, np.uint8), "")):
-        match = verify(features(gray), features(row))
+        match = match_features(extract_features(gray), extract_features(row))
         figure = figures.matches(gray, row, match, title)
         axes = figure.axes[0]
         assert axes.get_title().startswith(title)
-        said = f"{match.inliers} inliers" if match.inliers else "no inliers"
+        said = f"{match.inlier_count} inliers" if match.inlier_count else "no inliers"
         assert axes.get_title().endswith(said)
-        assert len(axes.collections[0].get_segments()) == match.inliers  # type: ignore[attr-defined]
+        assert len(axes.collections[0].get_segments()) == match.inlier_count  # type: ignore[attr-defined]
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         sizes.append(len(buffer.getvalue()))

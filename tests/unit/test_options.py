@@ -11,13 +11,13 @@ import pytest
 
 from lookalike.encoders.base import Encoder, Preprocessing
 from lookalike.encoders.batching import fit_encoder
-from lookalike.encoders.composite import Averaged, Projected
-from lookalike.encoders.options import SHRINKAGE, Options, whitened
+from lookalike.encoders.composite import MultiViewEncoder, ProjectedEncoder
+from lookalike.encoders.options import SHRINKAGE, EncoderOptions, whiten_encoder
 from lookalike.encoders.persistence import load_encoder, save_encoder
-from lookalike.encoders.registry import find_encoder, open_encoder
-from lookalike.encoders.whitening import Whitening
+from lookalike.encoders.registry import find_encoder_spec, open_encoder
+from lookalike.encoders.whitening import LinearProjection
 from lookalike.errors import InputError, SettingError, UnknownNameError
-from lookalike.images.decode import padded, resized
+from lookalike.images.decode import pad_image, resize_image
 from lookalike.sources import open_source
 from lookalike.types import ImageArray
 from lookalike.vectors import unit_rows
@@ -28,9 +28,9 @@ IMAGES = [RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8) for _ in range(12)]
 
 def test_every_option_is_read() -> None:
     parts = ["size=224:320", " fit=white", "mirror", "foreground", "whiten=256"]
-    assert Options.parse("x", parts) == Options((224, 320), "white", True, True, 256)
-    assert Options.parse("x", ["size=96"]) == Options((96,))
-    assert Options.parse("x", []) == Options()
+    assert EncoderOptions.parse("x", parts) == EncoderOptions((224, 320), "white", True, True, 256)
+    assert EncoderOptions.parse("x", ["size=96"]) == EncoderOptions((96,))
+    assert EncoderOptions.parse("x", []) == EncoderOptions()
 
 
 @pytest.mark.parametrize(
@@ -54,26 +54,26 @@ def test_every_option_is_read() -> None:
 )
 def test_what_is_no_option_is_said(part: str, error: type[Exception], expected: str) -> None:
     with pytest.raises(error, match=expected):
-        Options.parse("x", [part])
+        EncoderOptions.parse("x", [part])
 
 
 @pytest.mark.parametrize("option", ["size=64", "fit=white", "size=64:96,mirror"])
 def test_size_and_fit_are_for_networks(option: str) -> None:
     with pytest.raises(SettingError, match=r"'hog,.*size and fit are for pretrained networks"):
-        find_encoder(f"hog,{option}")
-    assert find_encoder("hog,mirror").name == "hog,mirror"
+        find_encoder_spec(f"hog,{option}")
+    assert find_encoder_spec("hog,mirror").name == "hog,mirror"
 
 
 def test_the_description_of_an_encoder_with_options() -> None:
-    assert not find_encoder("pixels,mirror").baseline
-    plain, learned = find_encoder("pixels,mirror"), find_encoder("pixels,whiten=7")
+    assert not find_encoder_spec("pixels,mirror").baseline
+    plain, learned = find_encoder_spec("pixels,mirror"), find_encoder_spec("pixels,whiten=7")
     assert (plain.sample, plain.side) == (200, 128)
     assert learned.sample >= 5000
     assert (learned.side, learned.dim) == (256, 7)
-    both = find_encoder("pixels,whiten=7+hog")
+    both = find_encoder_spec("pixels,whiten=7+hog")
     assert (both.name, both.sample) == ("pixels,whiten=7+hog", learned.sample)
     with pytest.raises(UnknownNameError, match="did you mean 'hog'"):
-        find_encoder("hogg,mirror")
+        find_encoder_spec("hogg,mirror")
 
 
 WIDE = RNG.integers(0, 256, (4, 8, 3), dtype=np.uint8)
@@ -87,7 +87,7 @@ def in_the_middle(color: int | np.ndarray) -> ImageArray:
 
 
 def fitted(fit: str, side: int, crop: float | None = None) -> ImageArray:
-    [row] = Preprocessing(side, side, 3, crop=crop).fitted(fit).apply([WIDE])
+    [row] = Preprocessing(side, side, 3, crop=crop).with_fit(fit).apply([WIDE])
     return row
 
 
@@ -98,21 +98,21 @@ def test_fits_are_what_they_say() -> None:
     np.testing.assert_array_equal(fitted("border", 8), in_the_middle(median))
     np.testing.assert_array_equal(fitted("crop", 4), WIDE[:, 2:6])
     np.testing.assert_array_equal(fitted("crop", 2, crop=0.5), WIDE[1:3, 3:5])
-    np.testing.assert_array_equal(fitted("stretch", 4, crop=0.5), resized(WIDE, 4, 4))
+    np.testing.assert_array_equal(fitted("stretch", 4, crop=0.5), resize_image(WIDE, 4, 4))
 
 
 def test_a_fit_replaces_the_one_before_and_is_described() -> None:
     own = Preprocessing(8, 8, 3, crop=0.875)
-    assert own.fitted("crop") == own
-    white = own.fitted("white")
+    assert own.with_fit("crop") == own
+    white = own.with_fit("white")
     assert (white.crop, white.pad) == (None, "white")
-    assert white.fitted("border").pad == "border"
-    assert white.fitted("crop").crop == 1
-    assert white.fitted("stretch") == Preprocessing(8, 8, 3)
+    assert white.with_fit("border").pad == "border"
+    assert white.with_fit("crop").crop == 1
+    assert white.with_fit("stretch") == Preprocessing(8, 8, 3)
     assert Preprocessing(**white.as_dict()) == white
     assert "pad" not in own.as_dict()
     with pytest.raises(UnknownNameError, match=r"unknown fit 'whit'.*did you mean 'white'"):
-        own.fitted("whit")
+        own.with_fit("whit")
     for wrong in ({"pad": "black"}, {"pad": "white", "crop": 0.5}):
         with pytest.raises(ValueError, match="pad"):
             Preprocessing(8, 8, 3, **wrong)  # type: ignore[arg-type]
@@ -120,13 +120,13 @@ def test_a_fit_replaces_the_one_before_and_is_described() -> None:
 
 def test_padding_keeps_the_image_and_the_aspect() -> None:
     tall = np.zeros((9, 2), np.uint8)
-    made = padded(tall, 1, "white")
+    made = pad_image(tall, 1, "white")
     assert made.shape == (9, 9)
     assert (made[:, 3:5] == 0).all()
     assert (np.delete(made, (3, 4), axis=1) == 255).all()
-    assert padded(tall, 2, "border").shape == (9, round(9 / 2))
-    assert padded(WIDE, 0.5, "white") is WIDE
-    assert padded(WIDE, 2, "white").shape == (16, 8, 3)
+    assert pad_image(tall, 2, "border").shape == (9, round(9 / 2))
+    assert pad_image(WIDE, 0.5, "white") is WIDE
+    assert pad_image(WIDE, 2, "white").shape == (16, 8, 3)
 
 
 def test_a_gray_stack_is_cropped_as_its_images_are_alone() -> None:
@@ -140,7 +140,7 @@ def test_a_gray_stack_is_cropped_as_its_images_are_alone() -> None:
 @pytest.mark.parametrize("name", ["hog", "pixels", "color-pyramid"])
 def test_an_image_and_its_mirror_image_are_one_thing(name: str) -> None:
     encoder = open_encoder(f"{name},mirror", IMAGES)
-    assert isinstance(encoder, Averaged)
+    assert isinstance(encoder, MultiViewEncoder)
     mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in IMAGES]
     found = encoder.encode(IMAGES)
     np.testing.assert_allclose(found, encoder.encode(mirrored), atol=1e-6)
@@ -174,7 +174,7 @@ def test_with_foreground_it_does_not_matter_where_the_item_is() -> None:
 def test_views_of_other_dimensions_are_refused() -> None:
     hog, color = open_encoder("hog", IMAGES), open_encoder("color", IMAGES)
     with pytest.raises(InputError, match=rf"'x'.*\[{hog.dim}, {color.dim}\] dimensions"):
-        Averaged("x", (hog, color))
+        MultiViewEncoder("x", (hog, color))
 
 
 def correlated(rows: int) -> np.ndarray:
@@ -184,7 +184,7 @@ def correlated(rows: int) -> np.ndarray:
 
 def test_whitening_is_what_the_paper_says() -> None:
     rows = correlated(400)
-    learned = Whitening.shrunk(rows, 5, 0)
+    learned = LinearProjection.fit_shrunk(rows, 5, 0)
     found = (rows - learned.mean) @ learned.projection
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(np.cov(found.T), np.eye(5), atol=1e-3)
@@ -192,7 +192,7 @@ def test_whitening_is_what_the_paper_says() -> None:
 
 def test_a_shrunk_spectrum_by_a_slow_obvious_version() -> None:
     rows = correlated(400)
-    learned = Whitening.shrunk(rows, 5, 0.2)
+    learned = LinearProjection.fit_shrunk(rows, 5, 0.2)
     values, vectors = np.linalg.eigh(np.cov(rows.T.astype(float)))
     values, vectors = values[::-1][:5], vectors[:, ::-1][:, :5]
     shrunk = 0.8 * values + 0.2 * values.mean()
@@ -205,14 +205,14 @@ def test_a_shrunk_spectrum_by_a_slow_obvious_version() -> None:
 def test_directions_in_which_nothing_differs_are_not_blown_up() -> None:
     rows = correlated(30)
     rows[:, 3:] = 1
-    learned = Whitening.shrunk(rows, 10, SHRINKAGE)
+    learned = LinearProjection.fit_shrunk(rows, 10, SHRINKAGE)
     assert np.abs((rows - learned.mean) @ learned.projection).max() < 10
 
 
 def test_an_encoder_whitened_by_a_collection() -> None:
     source = open_source("dataset:digits/train[:300]")
     encoder = fit_encoder("pixels,whiten=16", source)
-    assert isinstance(encoder, Projected)
+    assert isinstance(encoder, ProjectedEncoder)
     assert (encoder.name, encoder.dim, encoder.normalized) == ("pixels,whiten=16", 16, True)
     assert encoder.origin == {"learned": "whitening", "images": 300, "shrinkage": SHRINKAGE}
     images = [item.image() for item in source]
@@ -228,12 +228,12 @@ def test_an_encoder_whitened_by_a_collection() -> None:
 def test_too_many_dimensions_or_too_few_images() -> None:
     encoder = open_encoder("pixels", IMAGES)
     with pytest.raises(InputError, match=f"whiten=99999: .* has {encoder.dim} dimensions"):
-        whitened(encoder, IMAGES, 99_999)
+        whiten_encoder(encoder, IMAGES, 99_999)
     with pytest.raises(InputError, match=r"whiten=12: .* there are 12: ask for at most 6"):
         open_encoder("pixels,whiten=12", IMAGES)
-    assert whitened(encoder, IMAGES, 11).dim == 11
+    assert whiten_encoder(encoder, IMAGES, 11).dim == 11
     with pytest.raises(InputError, match=r"whiten=1: .* there are 0: ask for at most 1"):
-        whitened(encoder, [], 1)
+        whiten_encoder(encoder, [], 1)
     with pytest.raises(InputError, match="whiten=4: all 12 images have one embedding"):
         open_encoder("pixels,whiten=4", IMAGES[:1] * 12)
 
@@ -270,4 +270,4 @@ def test_the_fingerprint_follows_views_and_projection() -> None:
     assert encoder(",whiten=3").fingerprint in prints
     assert re.fullmatch(r"[0-9a-f]{64}", prints[-1])
     part = encoder("")
-    assert Averaged("a", (part,), True).fingerprint == Averaged("b", (part,), True).fingerprint
+    assert MultiViewEncoder("a", (part,), True).fingerprint == MultiViewEncoder("b", (part,), True).fingerprint

@@ -29,7 +29,12 @@ from lookalike.encoders.pooling import (
     RMac,
     region_grid,
 )
-from lookalike.encoders.registry import catalog, find_encoder, open_encoder, usual_encoder
+from lookalike.encoders.registry import (
+    default_encoder,
+    encoder_specs,
+    find_encoder_spec,
+    open_encoder,
+)
 from lookalike.errors import (
     ArtifactError,
     InputError,
@@ -300,13 +305,13 @@ def test_the_encoder_that_images_get_unless_another_is_named(
 ) -> None:
     photo, drawing = np.zeros((120, 90, 3), np.uint8), np.zeros((32, 32, 3), np.uint8)
     gray = np.zeros((28, 28), np.uint8)
-    assert usual_encoder([photo])[0] == "efficientnet-lite0"
-    assert usual_encoder([drawing])[0] == "hog-fine+color"
-    assert usual_encoder([gray])[0] == "hog-fine"
+    assert default_encoder([photo])[0] == "efficientnet-lite0"
+    assert default_encoder([drawing])[0] == "hog-fine+color"
+    assert default_encoder([gray])[0] == "hog-fine"
     monkeypatch.setattr(backbones, "_installed", lambda _: False)
-    assert usual_encoder([photo])[0] == "efficientnet-lite0"  # from the cache
+    assert default_encoder([photo])[0] == "efficientnet-lite0"  # from the cache
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
-    assert usual_encoder([photo])[0] == "hog-fine+color"
+    assert default_encoder([photo])[0] == "hog-fine+color"
 
 
 class Tiny(nn.Module):
@@ -365,12 +370,12 @@ def test_a_missing_network_is_named(tmp_path: Path) -> None:
 
 
 def test_registry_and_names(lite0: NetworkEncoder) -> None:
-    described = catalog()["efficientnet-lite0"]
+    described = encoder_specs()["efficientnet-lite0"]
     assert described.cached is not None
     assert described.cached.is_file()
     assert (described.dim, described.license) == (1280, "Apache-2.0")
-    assert find_encoder("efficientnet-lite0/avg+color").name == "efficientnet-lite0/avg+color"
-    assert find_encoder("timm:resnet18").name == "timm:resnet18"
+    assert find_encoder_spec("efficientnet-lite0/avg+color").name == "efficientnet-lite0/avg+color"
+    assert find_encoder_spec("timm:resnet18").name == "timm:resnet18"
 
 
 @pytest.fixture

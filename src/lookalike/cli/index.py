@@ -1,4 +1,4 @@
-"""lookalike index: create a gallery, or bring it up to date."""
+"""lookalike index: create a gallery, or sync it with its source."""
 
 from __future__ import annotations
 
@@ -9,81 +9,101 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.commands import message
+from lookalike.cli.options import AsJson, Source
 
 if TYPE_CHECKING:
+    from lookalike import sources
     from lookalike.encoders.base import Encoder
     from lookalike.gallery.gallery import Gallery
     from lookalike.gallery.ingest import Runner
     from lookalike.gallery.sync import SyncReport
-    from lookalike.sources import Source
+
+_RUNNERS = ("local", "ray")
 
 _SETTLED_MS = 1_000
-_LOOK_MS = 500
-_RUNNERS = ("local", "ray")
+"""Milliseconds without a change after which changed files are indexed."""
+
+_POLL_MS = 500
+
 _LISTED = 20
-_LOOKED_AT = 50
+"""Failures that are listed, at most."""
+
+_SAMPLED = 50
+"""Images that the default encoder is chosen by."""
 
 
 def command(
     gallery: Annotated[
         str,
         typer.Argument(
-            help="The gallery folder, as in photos.gallery, or milvus://HOST:PORT/NAME."
+            metavar="GALLERY", help="Gallery folder, e.g. photos.gallery, or milvus://HOST:PORT/NAME."
         ),
     ],
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A folder, a manifest (.csv .jsonl .parquet with a column path or url), tar or "
-            "Parquet shards, an IDX file, or dataset:NAME/SPLIT, perhaps [:5000]."
-        ),
-    ],
+    source: Source,
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="A trained encoder's folder, or a name from lookalike encoders; unless given, one "
-            "that suits the images."
+            metavar="NAME",
+            help="Encoder name or folder; see lookalike encoders.",
+            show_default="by image type",
         ),
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="What searches use unless told otherwise: cosine or l2.")
+        str, typer.Option(metavar="METRIC", help="Distance of a new gallery: cosine or l2.")
     ] = "cosine",
     store: Annotated[
         str | None,
-        typer.Option(help="Where the rows of a new gallery go: milvus://HOST:PORT/NAME."),
+        typer.Option(
+            metavar="ADDRESS", help="Keep the rows of a new gallery at milvus://HOST:PORT/NAME."
+        ),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Source name.", show_default="folder name"),
+    ] = None,
+    relocate: Annotated[
+        bool, typer.Option("--relocate", help="Update the location of a moved source folder.")
+    ] = False,
+    allow_removals: Annotated[
+        bool,
+        typer.Option(
+            "--allow-removals", help="Allow removing more than half of the indexed images."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would change without writing.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep running and re-index on changes.")
+    ] = False,
     runner: Annotated[
-        str, typer.Option(help="Where images are encoded: local, or ray, on a Ray cluster.")
+        str, typer.Option(metavar="NAME", help="Where to encode: local or ray (a Ray cluster).")
     ] = "local",
     address: Annotated[
         str | None,
-        typer.Option(help="With --runner ray: auto or HOST:PORT; else this machine alone."),
+        typer.Option(
+            metavar="HOST:PORT", help="Ray cluster, or auto.", show_default="this machine"
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="With --runner ray: processes; all cores or GPUs.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Ray workers.", show_default="all cores or GPUs"),
     ] = None,
-    allow_removals: Annotated[
-        bool, typer.Option("--allow-removals", help="Also if over half of the source's rows go.")
-    ] = False,
-    name: Annotated[
-        str | None, typer.Option(help="What the source is called; its own name unless given.")
-    ] = None,
-    relocate: Annotated[
-        bool, typer.Option("--relocate", help="The source of this name has moved here.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Change nothing, only say what would be done.")
-    ] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Then stay, and do it again whenever files change.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Create a gallery from images, or bring it up to date with them.
+    """Create a gallery from images, or sync it with its source.
 
-    New and changed images are encoded, moved ones are known again, those that are gone are
-    removed, the rest stays. Killed and run again, it goes on where it was. Exit code 1 when some
-    images failed; each is named.
+    New and changed images are encoded, moved files are recognized, deleted ones
+    are removed. Interrupted runs resume where they stopped.
+
+      lookalike index photos.gallery photos
+      lookalike index photos.gallery photos --watch
+      lookalike index shop.gallery products.csv --encoder hog-fine+color
+
+    JSON: added, updated, moved, removed, unchanged, failed and seconds.
+
+    Exit code 1: some images failed; each is listed.
     """
     from lookalike.errors import LookalikeError, SettingError
     from lookalike.gallery.storage import gallery_exists
@@ -91,59 +111,65 @@ def command(
     from lookalike.sources import open_source
 
     if watch and dry_run:
-        raise SettingError("--watch and --dry-run exclude each other")
+        raise SettingError("{watch} and {dry_run} exclude each other", watch=True, dry_run=True)
+    chosen_runner = _runner(runner, address, workers)
 
-    chosen = _runner(runner, address, workers)
-
-    def once() -> tuple[SyncReport, int | None]:
-        """Index, and return what came of it and how many rows there are then."""
+    def sync() -> None:
+        nonlocal relocate
         with console.progress() as on_progress:
             opened = open_source(source, on_progress, empty=allow_removals, name=name)
             if dry_run and not gallery_exists(gallery):
-                return SyncReport(len(opened), 0, 0, 0, 0, tuple(opened.problems), 0.0), None
-            into = _open(gallery, encoder, metric, store, opened)
-            report = into.sync(
-                opened,
-                allow_removals=allow_removals,
-                relocate=relocate,
-                dry_run=dry_run,
-                on_progress=on_progress,
-                runner=chosen,
-            )
-        return report, len(into)
+                report = SyncReport(len(opened), 0, 0, 0, 0, tuple(opened.problems), 0.0)
+                rows = None
+            else:
+                into = _open(gallery, encoder, metric, store, opened)
+                report = into.sync(
+                    opened,
+                    allow_removals=allow_removals,
+                    relocate=relocate,
+                    dry_run=dry_run,
+                    on_progress=on_progress,
+                    runner=chosen_runner,
+                )
+                rows = len(into)
+        relocate = False  # once is enough, however long a watch goes on
+        if as_json:
+            console.print_json(report.as_dict(), one_line=watch)
+        else:
+            _print(gallery, report, rows, dry_run=dry_run)
+        failures.append(len(report.failed))
 
+    failures: list[int] = []
     try:
         changes = _changes(Path(source), gallery) if watch else iter(())
         next(changes, None)  # from here on no change is missed
-        report, rows = once()
-        _print(gallery, report, rows, dry_run=dry_run, as_json=as_json, one_line=watch)
+        sync()
         if watch:
-            relocate = False
-            console.note(f"watching {source}; Ctrl-C ends it")
-            for changed in changes:
-                if not changed:
-                    continue
-                try:
-                    report, rows = once()
-                    _print(gallery, report, rows, dry_run=False, as_json=as_json, one_line=True)
-                except LookalikeError as error:
-                    console.note(f"not indexed, still watching: {error}")
+            console.note(f"watching {source}; Ctrl-C to stop")
+        for changed in changes:
+            try:
+                if changed:
+                    sync()
+            except LookalikeError as error:
+                console.note(f"not indexed, still watching: {message(error)}")
     except KeyboardInterrupt:
-        console.note("interrupted; what was committed is kept, the same command goes on from there")
+        console.note("interrupted; run the same command again to resume")
         raise typer.Exit(130) from None
-    if report.failed:
+    if failures[-1]:
         raise typer.Exit(1)
 
 
 def _runner(name: str, address: str | None, workers: int | None) -> Runner | None:
-    """Return where images are encoded; None for here."""
+    """Return where images are encoded; None for this process."""
     from lookalike.errors import SettingError, UnknownNameError
 
     if name not in _RUNNERS:
         raise UnknownNameError("runner", name, _RUNNERS)
     if name == "local":
         if address is not None or workers is not None:
-            raise SettingError("--address and --workers are for --runner ray")
+            raise SettingError(
+                "{address} and {workers} need {runner}", address=None, workers=None, runner="ray"
+            )
         return None
     console.need("ray", "--runner ray", "scale")
     from lookalike.gallery.ray_runner import RayRunner
@@ -151,22 +177,11 @@ def _runner(name: str, address: str | None, workers: int | None) -> Runner | Non
     return RayRunner(address, workers)
 
 
-def _print(
-    path: str,
-    report: SyncReport,
-    rows: int | None,
-    *,
-    dry_run: bool,
-    as_json: bool,
-    one_line: bool,
-) -> None:
-    if as_json:
-        console.print_json(report.as_dict(), one_line=one_line)
-        return
-    there = "" if rows is None else f"{rows:,} rows; "
-    would = "nothing was changed; would be: " if dry_run else ""
+def _print(path: str, report: SyncReport, rows: int | None, *, dry_run: bool) -> None:
+    total = "" if rows is None else f"{console.count(rows, 'row')}; "
+    would = "dry run, nothing written: " if dry_run else ""
     print(
-        f"{path}: {there}{would}{report.added:,} added, {report.updated:,} updated, "
+        f"{path}: {total}{would}{report.added:,} added, {report.updated:,} updated, "
         f"{report.moved:,} moved, {report.removed:,} removed, {report.unchanged:,} unchanged, "
         f"{len(report.failed):,} failed, in {report.seconds:.1f} s"
     )
@@ -177,9 +192,9 @@ def _print(
 
 
 def _changes(path: Path, gallery: str) -> Iterator[bool]:
-    """Yield now and then whether something below a folder, or a file, has changed.
+    """Yield, every half second, whether a file or something in a folder has changed.
 
-    What the gallery writes is no change, should it lie there too.
+    What the gallery itself writes does not count, should it be in that folder.
     """
     from lookalike.errors import MissingDependencyError, SettingError
 
@@ -188,23 +203,25 @@ def _changes(path: Path, gallery: str) -> Iterator[bool]:
     except ModuleNotFoundError:
         raise MissingDependencyError("watchfiles", "--watch", "watch") from None
     if not path.exists():
-        raise SettingError(f"--watch: {path} is no folder or file that could change")
+        raise SettingError(
+            "{watch} needs a folder or file; there is no " + str(path), watch=True
+        )
     own = Path(gallery).resolve()
     for changed in watch(
         path,
         watch_filter=lambda _, changed: not Path(changed).resolve().is_relative_to(own),
         debounce=_SETTLED_MS,
         step=100,
-        rust_timeout=_LOOK_MS,
+        rust_timeout=_POLL_MS,
         yield_on_timeout=True,
     ):
         yield bool(changed)
 
 
 def _open(
-    path: str, encoder: str | None, metric: str, store: str | None, source: Source
+    path: str, encoder: str | None, metric: str, store: str | None, source: sources.Source
 ) -> Gallery:
-    """Open the gallery, or create it when its folder is not there."""
+    """Open the gallery, or create it."""
     from lookalike.errors import FingerprintError, SettingError
     from lookalike.gallery.gallery import Gallery
     from lookalike.gallery.storage import gallery_exists
@@ -213,13 +230,13 @@ def _open(
 
     chosen = Metric(metric)
     if not gallery_exists(path):
-        made = _encoder(encoder, source)
-        return Gallery.create(path, encoder=made, metric=chosen, store=store)
+        opened = _encoder(encoder, source)
+        return Gallery.create(path, encoder=opened, metric=chosen, store=store)
     gallery = Gallery.open(path)
     if store is not None and Address.parse(store) != gallery.address:
         raise SettingError(
             f"{path}: its rows are in {gallery.address or 'its folder'}, not in {store}; "
-            f"lookalike copy {path} {store} moves them"
+            f"to move them: lookalike copy {path} {store}"
         )
     if encoder is not None and Path(encoder).is_dir():
         from lookalike.encoders.persistence import load_encoder
@@ -227,24 +244,24 @@ def _open(
         gallery.check_fingerprint(load_encoder(Path(encoder)))
     elif encoder is not None and encoder != gallery.encoder.name:
         raise FingerprintError(
-            f"{path}: made with encoder {gallery.encoder.name!r}, not {encoder!r}; make a new "
-            "gallery for the other encoder"
+            f"{path}: made with encoder {gallery.encoder.name!r}, not {encoder!r}; create a "
+            "new gallery for the other encoder"
         )
     return gallery
 
 
-def _encoder(name: str | None, source: Source) -> Encoder:
-    """Open an encoder for a new gallery, and see that it takes the source's images."""
-    from lookalike.encoders.batching import first_image, fit_encoder
+def _encoder(name: str | None, source: sources.Source) -> Encoder:
+    """Open an encoder for a new gallery, and check that it takes the source's images."""
+    from lookalike.encoders.batching import check_first_image, fit_encoder
     from lookalike.encoders.persistence import load_encoder
-    from lookalike.encoders.registry import usual_encoder
+    from lookalike.encoders.registry import default_encoder
     from lookalike.sources.sampling import sample_images
 
     if name is None:
-        name, kind = usual_encoder(sample_images(source, _LOOKED_AT))
-        console.note(f"encoder: {name} ({kind}); lookalike encoders lists others for --encoder")
+        name, kind = default_encoder(sample_images(source, _SAMPLED))
+        console.note(f"encoder: {name} ({kind}); for others: lookalike encoders")
     if not Path(name).is_dir():
         return fit_encoder(name, source)
     encoder = load_encoder(Path(name))
-    first_image(source, encoder)
+    check_first_image(source, encoder)
     return encoder

@@ -24,7 +24,7 @@ def encoders(as_json: AsJson = False) -> None:
     Options follow a name, each after a comma: size=320 (or size=224:320, averaged) and
     fit=crop|stretch|white|border of pretrained ones; mirror, foreground and whiten=DIM of any.
     """
-    from lookalike.encoders.registry import catalog
+    from lookalike.encoders.registry import encoder_specs
 
     rows = [
         {
@@ -38,7 +38,7 @@ def encoders(as_json: AsJson = False) -> None:
             "cached": str(d.cached) if d.cached is not None and d.cached.is_file() else "",
             "MB": _megabytes(d.cached),
         }
-        for d in catalog().values()
+        for d in encoder_specs().values()
     ]
     _list(rows, as_json)
 
@@ -63,7 +63,7 @@ def recipes(as_json: AsJson = False) -> None:
 
 def datasets(as_json: AsJson = False) -> None:
     """List the public data sets that dataset:NAME/SPLIT opens."""
-    from lookalike.datasets.registry import DATASETS
+    from lookalike.datasets import DATASETS
 
     rows = [
         {"name": d.name, "splits": ", ".join(d.splits), "summary": d.summary, "license": d.license}

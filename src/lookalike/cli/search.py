@@ -235,9 +235,9 @@ def _save_matches(hits: Hits, path: Path) -> None:
     if hits.uri is None or not len(hits):
         raise InputError("{matches} needs a query image with a result", matches=None)
     query, row = (item.image() for item in open_items([hits.uri, hits[0].uri]))
-    match = local_features.verify(
-        local_features.features(query, most=local_features.QUERY_POINTS),
-        local_features.features(row),
+    match = local_features.match_features(
+        local_features.extract_features(query, max_features=local_features.MAX_QUERY_FEATURES),
+        local_features.extract_features(row),
     )
     figures.save(figures.matches(query, row, match, title=hits[0].id), path)
-    console.note(f"matches: {path}, {console.count(match.inliers, 'matching point')}")
+    console.note(f"matches: {path}, {console.count(match.inlier_count, 'matching point')}")

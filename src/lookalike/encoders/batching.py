@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.registry import find_encoder
+from lookalike.encoders.registry import find_encoder_spec
 from lookalike.errors import ImageError, SourceError
 from lookalike.sources import Item, Source
 from lookalike.sources.sampling import each_in_threads, sample_images
@@ -24,11 +24,11 @@ def fit_encoder(name: str, source: Source) -> Encoder:
         InputError: it cannot be made for these images.
         SourceError: none can be decoded; the first one's reason is given.
     """
-    described = find_encoder(name)
+    described = find_encoder_spec(name)
     return described.fit(name, sample_images(source, described.sample, described.side))
 
 
-def first_image(source: Source, encoder: Encoder) -> None:
+def check_first_image(source: Source, encoder: Encoder) -> None:
     """See that an encoder takes the first image of a source that can be decoded.
 
     Raises:

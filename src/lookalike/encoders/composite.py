@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder, fingerprint
 from lookalike.encoders.handcrafted import read_arrays, write_arrays
-from lookalike.encoders.whitening import Whitening
+from lookalike.encoders.whitening import LinearProjection
 from lookalike.errors import InputError
-from lookalike.images.foreground import AROUND, foreground
+from lookalike.images.foreground import FOREGROUND_MARGIN, find_foreground
 from lookalike.types import Embeddings, ImageArray
 from lookalike.vectors import unit_rows
 
@@ -23,7 +23,7 @@ Restore = Callable[[Mapping[str, Any], Mapping[str, bytes]], Encoder]
 
 
 @dataclass(frozen=True)
-class Combined:
+class ConcatenatedEncoder:
     """Several encoders' embeddings side by side, each of unit length times its weight.
 
     The squared distance between two embeddings is the weighted mean of the parts' (weights
@@ -64,7 +64,7 @@ class Combined:
     @classmethod
     def restore(
         cls, description: Mapping[str, Any], files: Mapping[str, bytes], part: Restore
-    ) -> Combined:
+    ) -> ConcatenatedEncoder:
         """Make it again; ``part`` does so for each of its parts."""
         parts = _parts_of(description, files, part)
         return cls(description["name"], parts, tuple(description["weights"]))
@@ -77,7 +77,7 @@ class Combined:
 
 
 @dataclass(frozen=True)
-class Averaged:
+class MultiViewEncoder:
     """The sum of unit-length embeddings of several views of an image, brought to unit length.
 
     Each of ``parts`` sees the image, as do those of other input sizes; with ``mirror`` each of
@@ -131,7 +131,7 @@ class Averaged:
     @classmethod
     def restore(
         cls, description: Mapping[str, Any], files: Mapping[str, bytes], part: Restore
-    ) -> Averaged:
+    ) -> MultiViewEncoder:
         """Make it again; ``part`` does so for each of its parts."""
         parts = _parts_of(description, files, part)
         return cls(description["name"], parts, description["mirror"], description["foreground"])
@@ -145,15 +145,15 @@ class Averaged:
 
 
 def _item_of(image: ImageArray) -> ImageArray:
-    found = foreground(image)
-    return found.box(AROUND).cut(image) if found.found else image
+    found = find_foreground(image)
+    return found.box(FOREGROUND_MARGIN).crop(image) if found.detected else image
 
 
 @dataclass(frozen=True)
-class Projected:
+class ProjectedEncoder:
     """An encoder's unit-length embeddings, centered, projected and brought to unit length.
 
-    The projection is one that whitens (:meth:`Whitening.fit`) or one learned from views of the
+    The projection is one that whitens (:meth:`LinearProjection.fit`) or one learned from views of the
     images (:func:`lookalike.training.adapt.adapt`); ``origin`` says how and from what it was
     learned, and is no part of the fingerprint.
     """
@@ -163,7 +163,7 @@ class Projected:
 
     name: str
     part: Encoder
-    projection: Whitening
+    projection: LinearProjection
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -192,10 +192,10 @@ class Projected:
     @classmethod
     def restore(
         cls, description: Mapping[str, Any], files: Mapping[str, bytes], part: Restore
-    ) -> Projected:
+    ) -> ProjectedEncoder:
         """Make it again; ``part`` does so for the encoder that it projects."""
         arrays = read_arrays(description, files)
-        projection = Whitening(arrays["mean"], arrays["projection"])
+        projection = LinearProjection(arrays["mean"], arrays["projection"])
         (only,) = _parts_of(description, files, part)
         return cls(description["name"], only, projection, description["origin"])
 
@@ -239,7 +239,7 @@ def combine(
     weights: Sequence[float] | None = None,
     *,
     name: str | None = None,
-) -> Combined:
+) -> ConcatenatedEncoder:
     """Put encoders side by side.
 
     Args:
@@ -257,4 +257,4 @@ def combine(
         raise InputError(
             f"combine takes one weight above 0 for each of {len(encoders)} encoders; got {chosen}"
         )
-    return Combined(name or "+".join(e.name for e in encoders), tuple(encoders), chosen)
+    return ConcatenatedEncoder(name or "+".join(e.name for e in encoders), tuple(encoders), chosen)

@@ -30,12 +30,12 @@ WEIGHTS = "model.safetensors"
 _EXACT_PCA = 1 << 10
 """With more pixel values an exact eigendecomposition takes minutes; a randomized one seconds."""
 
-Pixels4 = NDArray[np.uint8]
+PixelBatch = NDArray[np.uint8]
 """``(n, height, width, channels)`` uint8."""
 
 
 @dataclass(frozen=True)
-class ClassicEncoder(ABC):
+class HandcraftedEncoder(ABC):
     """Preprocessing, then a pure function of the pixels in :meth:`_embed`."""
 
     kind: ClassVar[str]
@@ -45,7 +45,7 @@ class ClassicEncoder(ABC):
     preprocessing: Preprocessing
 
     @abstractmethod
-    def _embed(self, pixels: Pixels4) -> Embeddings:
+    def _embed(self, pixels: PixelBatch) -> Embeddings:
         """Return ``(n, dim)`` float32 for preprocessed images."""
 
     @property
@@ -96,7 +96,7 @@ class ClassicEncoder(ABC):
 
 
 @dataclass(frozen=True)
-class Pixels(ClassicEncoder):
+class Pixels(HandcraftedEncoder):
     """The pixels themselves, in [0, 1]: what every other encoder has to beat."""
 
     kind: ClassVar[str] = "pixels"
@@ -107,12 +107,12 @@ class Pixels(ClassicEncoder):
         """One value per pixel and channel."""
         return self.preprocessing.height * self.preprocessing.width * self.preprocessing.channels
 
-    def _embed(self, pixels: Pixels4) -> Embeddings:
+    def _embed(self, pixels: PixelBatch) -> Embeddings:
         return pixels.reshape(len(pixels), -1).astype(np.float32) / np.float32(255)
 
 
 @dataclass(frozen=True)
-class Pca(ClassicEncoder):
+class Pca(HandcraftedEncoder):
     """Principal components of the pixels (Pearson 1901), not whitened.
 
     ``mean`` is ``(d,)`` and ``components`` ``(dim, d)`` float32 for d pixel values in [0, 1].
@@ -155,7 +155,7 @@ class Pca(ClassicEncoder):
         """Number of components."""
         return len(self.components)
 
-    def _embed(self, pixels: Pixels4) -> Embeddings:
+    def _embed(self, pixels: PixelBatch) -> Embeddings:
         flat = pixels.reshape(len(pixels), -1).astype(np.float32) / np.float32(255)
         return np.asarray((flat - self.mean) @ self.components.T, dtype=np.float32)
 
@@ -172,7 +172,7 @@ class Pca(ClassicEncoder):
 
 
 @dataclass(frozen=True)
-class Histogram(ClassicEncoder):
+class Histogram(HandcraftedEncoder):
     """How often each of a few codes occurs, in the whole image or in a pyramid of its parts.
 
     ``codes="hsv"``: colors on a grid of 8 hues x 4 saturations x 4 values. ``codes="lbp"``:
@@ -200,7 +200,7 @@ class Histogram(ClassicEncoder):
         """Codes times parts."""
         return self._bins * sum(level * level for level in self.levels)
 
-    def _embed(self, pixels: Pixels4) -> Embeddings:
+    def _embed(self, pixels: PixelBatch) -> Embeddings:
         codes = _hsv_codes(pixels) if self.codes == "hsv" else _lbp_codes(pixels)
         n, height, width = codes.shape
         image = np.arange(n)[:, None, None]
@@ -241,7 +241,7 @@ def read_arrays(
         ) from error
 
 
-def _hsv_codes(pixels: Pixels4) -> NDArray[np.int64]:
+def _hsv_codes(pixels: PixelBatch) -> NDArray[np.int64]:
     """Return the cell of each pixel on the 8 x 4 x 4 grid of hue, saturation and value."""
     rgb = pixels.astype(np.float32) / np.float32(255)
     red, green, blue = (rgb[..., c] for c in ((0, 1, 2) if rgb.shape[3] == 3 else (0, 0, 0)))
@@ -259,7 +259,7 @@ def _hsv_codes(pixels: Pixels4) -> NDArray[np.int64]:
     return np.asarray((h * 4 + s) * 4 + v)
 
 
-def _lbp_codes(pixels: Pixels4) -> NDArray[np.int64]:
+def _lbp_codes(pixels: PixelBatch) -> NDArray[np.int64]:
     """Return the uniform local binary pattern of each pixel, 0 to 58; the border is repeated."""
     gray = pixels.astype(np.int16).mean(axis=3) if pixels.shape[3] > 1 else pixels[..., 0]
     padded = np.pad(gray, ((0, 0), (1, 1), (1, 1)), mode="edge")

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.encoders.base import Preprocessing
-from lookalike.encoders.handcrafted import ClassicEncoder, Pixels4, read_arrays, write_arrays
-from lookalike.encoders.whitening import Whitening
+from lookalike.encoders.handcrafted import HandcraftedEncoder, PixelBatch, read_arrays, write_arrays
+from lookalike.encoders.whitening import LinearProjection
 from lookalike.errors import InputError
 from lookalike.types import Embeddings, ImageArray
 from lookalike.vectors import unit_rows
 
 
 @dataclass(frozen=True)
-class Hog(ClassicEncoder):
+class Hog(HandcraftedEncoder):
     """Histograms of oriented gradients over overlapping cells (Dalal and Triggs 2005).
 
     Gradients are [-1, 0, 1] differences, zero at the border; of several channels the one with the
@@ -55,7 +55,7 @@ class Hog(ClassicEncoder):
         rows, columns = p.height // self.stride - overlap, p.width // self.stride - overlap
         return rows * columns * self.orientations
 
-    def _embed(self, pixels: Pixels4) -> Embeddings:
+    def _embed(self, pixels: PixelBatch) -> Embeddings:
         values = pixels.astype(np.float32)
         gx, gy = np.zeros_like(values), np.zeros_like(values)
         gx[:, :, 1:-1] = values[:, :, 2:] - values[:, :, :-2]
@@ -66,7 +66,7 @@ class Hog(ClassicEncoder):
 
 
 @dataclass(frozen=True)
-class FineHog(ClassicEncoder):
+class FineHog(HandcraftedEncoder):
     """Fine, signed gradient histograms, half-whitened: the baseline that training has to beat.
 
     As :class:`Hog`, but: 16 bins over the whole circle, so that light on dark differs from dark
@@ -75,7 +75,7 @@ class FineHog(ClassicEncoder):
     color of its corners, so that an object cut off there has an edge and a plain background has
     none. The square root of the whole vector is brought to unit length, as in RootSIFT
     (Arandjelovic and Zisserman 2012, section 3). Then ``dim`` principal components halfway to
-    whitening, see :class:`~lookalike.encoders.whitening.Whitening`, and unit length again. ``mean``
+    whitening, see :class:`~lookalike.encoders.whitening.LinearProjection`, and unit length again. ``mean``
     is ``(d,)``, ``projection`` ``(d, dim)`` float32; without columns the vector before is the
     embedding.
     """
@@ -94,7 +94,7 @@ class FineHog(ClassicEncoder):
         plain = cls(name, preprocessing, np.empty(0, np.float32), np.empty((0, 0), np.float32))
         if len(images) < 2 * dim:
             return plain
-        found = Whitening.fit(plain.encode(images), dim)
+        found = LinearProjection.fit(plain.encode(images), dim)
         return plain if found is None else cls(name, preprocessing, found.mean, found.projection)
 
     @property
@@ -113,7 +113,7 @@ class FineHog(ClassicEncoder):
         p, side = self.preprocessing, self.stride
         return ((p.height + side) // side - 1) * ((p.width + side) // side - 1) * self.bins
 
-    def _embed(self, pixels: Pixels4) -> Embeddings:
+    def _embed(self, pixels: PixelBatch) -> Embeddings:
         values = pixels.astype(np.float32)
         corners = values[:, :: values.shape[1] - 1, :: values.shape[2] - 1]
         padded = np.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from lookalike.encoders.base import Preprocessing, fingerprint
-from lookalike.encoders.onnx import MODEL, Network, NetworkEncoder
+from lookalike.encoders.onnx import MODEL_FILE, NetworkEncoder, OnnxModel
 from lookalike.errors import ArtifactError, InputError, MissingDependencyError
 from lookalike.types import Embeddings
 from lookalike.vectors import unit_rows
@@ -51,7 +51,7 @@ class ImageTextEncoder(NetworkEncoder):
         """Identity of what it computes, for images and for words."""
         fields = {"kind": self.kind, "preprocessing": self.preprocessing.as_dict()}
         return fingerprint(
-            fields, {MODEL: self._model, TEXT: self._text, TOKENIZER: self._tokenizer}
+            fields, {MODEL_FILE: self._model, TEXT: self._text, TOKENIZER: self._tokenizer}
         )
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
@@ -78,8 +78,8 @@ class ImageTextEncoder(NetworkEncoder):
         return tokenizers.Tokenizer.from_str(self._tokenizer.decode())
 
     @cached_property
-    def _network(self) -> Network:
-        return Network(self._text, name=f"text network of {self.name!r}")
+    def _network(self) -> OnnxModel:
+        return OnnxModel(self._text, name=f"text network of {self.name!r}")
 
     @classmethod
     def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
@@ -88,12 +88,12 @@ class ImageTextEncoder(NetworkEncoder):
         Raises:
             ArtifactError: a file is missing or broken.
         """
-        for name in (MODEL, TEXT, TOKENIZER):
+        for name in (MODEL_FILE, TEXT, TOKENIZER):
             if name not in files:
                 raise ArtifactError(f"encoder {description['name']!r}: its file {name} is gone")
         return cls(
             description["name"],
-            files[MODEL],
+            files[MODEL_FILE],
             Preprocessing(**description["preprocessing"]),
             text=files[TEXT],
             tokenizer=files[TOKENIZER],

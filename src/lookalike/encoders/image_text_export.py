@@ -24,7 +24,7 @@ _BILINEAR, _BICUBIC = 2, 3
 _LONGEST = 512
 
 
-def open_pair(name: str, sample: Sequence[ImageArray] = ()) -> ImageTextEncoder:
+def open_image_text(name: str, sample: Sequence[ImageArray] = ()) -> ImageTextEncoder:
     """Open ``transformers:NAME``, exporting it first if the cache does not have it.
 
     Args:

@@ -24,13 +24,13 @@ from lookalike.vectors import unit_rows
 with default_environment(ORT_DISABLE_TELEMETRY="1"):
     import onnxruntime
 
-MODEL = "model.onnx"
-DECODER = "decoder.onnx"
-BATCH = 64
+MODEL_FILE = "model.onnx"
+DECODER_FILE = "decoder.onnx"
+BATCH_SIZE = 64
 """Images that one thread takes through the network at a time."""
 
 
-class Network:
+class OnnxModel:
     """An ONNX model with a free batch dimension; its first output has n rows.
 
     A call keeps one
@@ -97,7 +97,7 @@ class NetworkEncoder:
         self.origin = dict(origin or {})
         self._model = model
         self._extra = dict(extra or {})
-        self._run = Network(model, name=f"encoder {name!r}")
+        self._run = OnnxModel(model, name=f"encoder {name!r}")
 
     @cached_property
     def dim(self) -> int:
@@ -109,16 +109,16 @@ class NetworkEncoder:
     def fingerprint(self) -> str:
         """Identity of what it computes: preprocessing and model, not its name or origin."""
         fields = {"kind": self.kind, "preprocessing": self.preprocessing.as_dict()}
-        return fingerprint(fields, {MODEL: self._model})
+        return fingerprint(fields, {MODEL_FILE: self._model})
 
-    def fitted(self, fit: str) -> Self:
+    def with_fit(self, fit: str) -> Self:
         """Return the same network for images brought to its size in another way.
 
         Raises:
-            UnknownNameError: ``fit`` is none of :data:`lookalike.encoders.base.FITS`.
+            UnknownNameError: ``fit`` is none of :data:`lookalike.encoders.base.FIT_MODES`.
         """
         changed = copy(self)
-        changed.preprocessing = self.preprocessing.fitted(fit)
+        changed.preprocessing = self.preprocessing.with_fit(fit)
         vars(changed).pop("fingerprint", None)
         return changed
 
@@ -131,10 +131,10 @@ class NetworkEncoder:
         out = np.empty((len(images), self.dim), np.float32)
 
         def encode(start: int) -> None:
-            batch = slice(start, start + BATCH)
+            batch = slice(start, start + BATCH_SIZE)
             out[batch] = self.run(self.prepare(images[batch]))
 
-        starts = range(0, len(images), BATCH)
+        starts = range(0, len(images), BATCH_SIZE)
         if len(starts) <= 1:
             for start in starts:
                 encode(start)
@@ -159,14 +159,14 @@ class NetworkEncoder:
         Raises:
             InputError: the encoder has no decoder.
         """
-        if DECODER not in self._extra:
+        if DECODER_FILE not in self._extra:
             raise InputError(f"encoder {self.name!r} has no decoder: it does not reconstruct")
-        decode = Network(self._extra[DECODER], name=f"decoder of {self.name!r}")
+        decode = OnnxModel(self._extra[DECODER_FILE], name=f"decoder of {self.name!r}")
         return decode(self._run(self.prepare(images)))
 
     def files(self) -> Mapping[str, bytes]:
         """Return the model and the files kept beside it."""
-        return {MODEL: self._model, **self._extra}
+        return {MODEL_FILE: self._model, **self._extra}
 
     def describe(self) -> Mapping[str, Any]:
         """Return kind, name, preprocessing and origin."""
@@ -185,15 +185,15 @@ class NetworkEncoder:
         Raises:
             ArtifactError: the model is missing or broken.
         """
-        if MODEL not in files:
-            raise ArtifactError(f"encoder {description['name']!r}: its weights {MODEL} are gone")
+        if MODEL_FILE not in files:
+            raise ArtifactError(f"encoder {description['name']!r}: its weights {MODEL_FILE} are gone")
         return cls(
             description["name"],
-            files[MODEL],
+            files[MODEL_FILE],
             Preprocessing(**description["preprocessing"]),
             normalized=description["normalized"],
             origin=description["origin"],
-            extra={name: data for name, data in files.items() if name != MODEL},
+            extra={name: data for name, data in files.items() if name != MODEL_FILE},
         )
 
 

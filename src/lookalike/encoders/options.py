@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from lookalike.encoders.base import FITS, Encoder
-from lookalike.encoders.composite import Averaged, Projected
-from lookalike.encoders.whitening import Whitening
+from lookalike.encoders.base import FIT_MODES, Encoder
+from lookalike.encoders.composite import MultiViewEncoder, ProjectedEncoder
+from lookalike.encoders.whitening import LinearProjection
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.types import ImageArray
 from lookalike.vectors import unit_rows
@@ -21,12 +21,12 @@ SHRINKAGE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class EncoderOptions:
     """How an encoder is used; what is not asked for is as the encoder has it.
 
     Args:
         sizes: pixels a side; several are averaged.
-        fit: one of :data:`lookalike.encoders.base.FITS`.
+        fit: one of :data:`lookalike.encoders.base.FIT_MODES`.
         mirror: average with the mirror image.
         foreground: look at the part of the image that holds its item.
         whiten: dimensions to whiten to, by what the collection's images have in common.
@@ -65,7 +65,7 @@ class Options:
             )
         return cls(**found)
 
-    def applied(
+    def build(
         self,
         name: str,
         open_one: Callable[[int | None, str | None], Encoder],
@@ -79,16 +79,16 @@ class Options:
         opened: list[Encoder] = [open_one(size, self.fit) for size in self.sizes or (None,)]
         encoder = opened[0]
         if len(opened) > 1 or self.mirror or self.foreground:
-            encoder = Averaged(name, tuple(opened), self.mirror, self.foreground)
+            encoder = MultiViewEncoder(name, tuple(opened), self.mirror, self.foreground)
         if self.whiten is None:
             return encoder
-        return whitened(encoder, sample, self.whiten, name=name)
+        return whiten_encoder(encoder, sample, self.whiten, name=name)
 
 
 def _value(name: str, option: str, value: str) -> Any:
     if option == "fit":
-        if value not in FITS:
-            raise UnknownNameError(f"fit of encoder {name!r}:", value, FITS)
+        if value not in FIT_MODES:
+            raise UnknownNameError(f"fit of encoder {name!r}:", value, FIT_MODES)
         return value
     try:
         numbers = tuple(int(part) for part in value.split(":"))
@@ -100,9 +100,9 @@ def _value(name: str, option: str, value: str) -> Any:
     return numbers if option == "size" else numbers[0]
 
 
-def whitened(
+def whiten_encoder(
     encoder: Encoder, images: Sequence[ImageArray], dim: int, *, name: str | None = None
-) -> Projected:
+) -> ProjectedEncoder:
     """Whiten an encoder by principal components, learned from a collection's images alone.
 
     The embeddings are centered and brought to ``dim`` components of equal variance (Jegou and Chum
@@ -131,6 +131,6 @@ def whitened(
     rows = unit_rows(encoder.encode(images))
     if np.ptp(rows, axis=0).max() == 0:
         raise InputError(f"whiten={dim}: all {len(images):,} images have one embedding")
-    projection = Whitening.shrunk(rows, dim, SHRINKAGE)
+    projection = LinearProjection.fit_shrunk(rows, dim, SHRINKAGE)
     origin = {"learned": "whitening", "images": len(images), "shrinkage": SHRINKAGE}
-    return Projected(name or f"{encoder.name},whiten={dim}", encoder, projection, origin)
+    return ProjectedEncoder(name or f"{encoder.name},whiten={dim}", encoder, projection, origin)

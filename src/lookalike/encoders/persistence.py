@@ -9,17 +9,17 @@ from typing import Any
 from lookalike.artifacts import new_folder, read_manifest, write_atomically
 from lookalike.encoders import base
 from lookalike.encoders.base import MANIFEST, Encoder
-from lookalike.encoders.composite import Averaged, Combined, Projected
-from lookalike.encoders.handcrafted import ClassicEncoder, Histogram, Pca, Pixels
+from lookalike.encoders.composite import ConcatenatedEncoder, MultiViewEncoder, ProjectedEncoder
+from lookalike.encoders.handcrafted import HandcraftedEncoder, Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
 from lookalike.errors import ArtifactError, UnknownNameError
 
-_KINDS: Mapping[str, type[ClassicEncoder]] = {
+_KINDS: Mapping[str, type[HandcraftedEncoder]] = {
     c.kind: c for c in (Pixels, Pca, Hog, FineHog, Histogram)
 }
 
-_WRAPPERS: Mapping[str, type[Averaged] | type[Combined] | type[Projected]] = {
-    w.kind: w for w in (Averaged, Combined, Projected)
+_WRAPPERS: Mapping[str, type[MultiViewEncoder] | type[ConcatenatedEncoder] | type[ProjectedEncoder]] = {
+    w.kind: w for w in (MultiViewEncoder, ConcatenatedEncoder, ProjectedEncoder)
 }
 
 

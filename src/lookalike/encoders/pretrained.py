@@ -20,10 +20,10 @@ from lookalike.artifacts import write_atomically
 from lookalike.encoders.backbones import (
     BACKBONES,
     DEFAULT_POOLING,
-    OWN_POOLING,
-    TIMM,
+    NATIVE_POOLING,
+    TIMM_PREFIXES,
     Backbone,
-    Loaded,
+    LoadedBackbone,
     cached,
     load_timm,
 )
@@ -59,7 +59,7 @@ def open_backbone(
         sample: not looked at.
         size: height and width that images are brought to, in pixels; the network's own unless
             given.
-        fit: how; a key of :data:`lookalike.encoders.base.FITS`, the network's own unless given.
+        fit: how; a key of :data:`lookalike.encoders.base.FIT_MODES`, the network's own unless given.
 
     Raises:
         UnknownNameError: no such name, pooling or fit.
@@ -73,7 +73,7 @@ def open_backbone(
     if size is not None and not SIZES[0] <= size <= SIZES[1]:
         raise SettingError(f"encoder {name!r}: size={size} must be from {SIZES[0]} to {SIZES[1]}")
     variant = pooling if size is None else f"{pooling}-{size}"
-    if name.startswith(TIMM):
+    if name.startswith(TIMM_PREFIXES):
         safe = re.sub(r"[^\w.\-]", "_", base)
         path = cached(f"{safe}-{variant}")
         opened = _open(name, pooling, path, lambda: load_timm(base, pooling, size))
@@ -84,10 +84,10 @@ def open_backbone(
         )
     else:
         raise UnknownNameError("encoder", base, BACKBONES)
-    return opened if fit is None else opened.fitted(fit)
+    return opened if fit is None else opened.with_fit(fit)
 
 
-def _sized(backbone: Backbone, pooling: str, size: int | None) -> Loaded:
+def _sized(backbone: Backbone, pooling: str, size: int | None) -> LoadedBackbone:
     loaded = backbone.load(pooling)
     if size is None:
         return loaded
@@ -97,8 +97,8 @@ def _sized(backbone: Backbone, pooling: str, size: int | None) -> Loaded:
 def _split(name: str) -> tuple[str, str]:
     """Return a name without its pooling, and the pooling."""
     base, mark, pooling = name.rpartition("/")
-    if name.startswith(TIMM):
-        return (base, pooling) if pooling in POOLINGS else (name, OWN_POOLING)
+    if name.startswith(TIMM_PREFIXES):
+        return (base, pooling) if pooling in POOLINGS else (name, NATIVE_POOLING)
     if not mark:
         return name, DEFAULT_POOLING
     if pooling not in POOLINGS:
@@ -106,7 +106,7 @@ def _split(name: str) -> tuple[str, str]:
     return base, pooling
 
 
-def _open(name: str, pooling: str, path: Path, load: Callable[[], Loaded]) -> NetworkEncoder:
+def _open(name: str, pooling: str, path: Path, load: Callable[[], LoadedBackbone]) -> NetworkEncoder:
     from lookalike.encoders.onnx import NetworkEncoder
 
     described = path.with_suffix(".json")
@@ -127,7 +127,7 @@ def _open(name: str, pooling: str, path: Path, load: Callable[[], Loaded]) -> Ne
         ) from error
 
 
-def _export(name: str, pooling: str, path: Path, load: Callable[[], Loaded]) -> None:
+def _export(name: str, pooling: str, path: Path, load: Callable[[], LoadedBackbone]) -> None:
     """Export a backbone into the cache: the network first, what describes it last."""
     from lookalike.encoders.onnx import NetworkEncoder
 

@@ -1,7 +1,7 @@
 """Every encoder that has a name, and opening, saving and loading encoders.
 
 Third parties add theirs with an entry point in the group ``lookalike.encoders`` that names a
-:class:`Description`.
+:class:`EncoderSpec`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lookalike.encoders.base import NATIVE_LIMIT, Encoder, Preprocessing
 from lookalike.encoders.composite import combine
 from lookalike.encoders.handcrafted import Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
-from lookalike.encoders.options import Options
+from lookalike.encoders.options import EncoderOptions
 from lookalike.errors import SettingError, UnknownNameError
 from lookalike.sources.sampling import SAMPLE, SAMPLE_SIDE
 from lookalike.types import ImageArray
@@ -28,7 +28,7 @@ GROUP = "lookalike.encoders"
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class EncoderSpec:
     """An encoder that needs no training, as data.
 
     ``fit(name, sample)`` makes it for a collection, of which it is shown a sample of images.
@@ -52,19 +52,19 @@ class Description:
 
 
 def _pixels(name: str, sample: Sequence[ImageArray]) -> Encoder:
-    return Pixels(name, Preprocessing.fitting(sample, size=32))
+    return Pixels(name, Preprocessing.for_sample(sample, size=32))
 
 
 def _pca(name: str, sample: Sequence[ImageArray]) -> Encoder:
-    return Pca.fit(name, Preprocessing.fitting(sample, size=32), sample, dim=32)
+    return Pca.fit(name, Preprocessing.for_sample(sample, size=32), sample, dim=32)
 
 
 def _hog(name: str, sample: Sequence[ImageArray]) -> Encoder:
-    return Hog(name, Preprocessing.fitting(sample, size=64, least=24))
+    return Hog(name, Preprocessing.for_sample(sample, size=64, min_size=24))
 
 
 def _fine_hog(name: str, sample: Sequence[ImageArray]) -> Encoder:
-    return FineHog.fit(name, Preprocessing.fitting(sample, size=64, least=24), sample)
+    return FineHog.fit(name, Preprocessing.for_sample(sample, size=64, min_size=24), sample)
 
 
 def _histogram(
@@ -73,7 +73,7 @@ def _histogram(
     channels = {"hsv": 3, "lbp": 1}[codes]
 
     def fit(name: str, sample: Sequence[ImageArray]) -> Encoder:
-        preprocessing = Preprocessing.fitting(sample, size=128, channels=channels)
+        preprocessing = Preprocessing.for_sample(sample, size=128, channels=channels)
         return Histogram(name, preprocessing, codes, levels)
 
     return fit
@@ -88,9 +88,9 @@ def _untrained(name: str, sample: Sequence[ImageArray]) -> Encoder:
 
 
 def _pair(name: str, sample: Sequence[ImageArray]) -> Encoder:
-    from lookalike.encoders.image_text_export import open_pair
+    from lookalike.encoders.image_text_export import open_image_text
 
-    return open_pair(name, sample)
+    return open_image_text(name, sample)
 
 
 def _own(name: str, sample: Sequence[ImageArray]) -> Encoder:
@@ -103,26 +103,26 @@ TRANSFORMERS = "transformers:"
 ONNX = "onnx:"
 
 _BUILT_IN = (
-    Description("pixels", "the pixels themselves (32x32 where sizes differ)", _pixels, True),
-    Description("pca", "32 principal components of the pixels", _pca, True, SAMPLE),
-    Description("hog", "gradient histograms, 9 bins, 8x8 cells at stride 4", _hog, True),
-    Description(
+    EncoderSpec("pixels", "the pixels themselves (32x32 where sizes differ)", _pixels, True),
+    EncoderSpec("pca", "32 principal components of the pixels", _pca, True, SAMPLE),
+    EncoderSpec("hog", "gradient histograms, 9 bins, 8x8 cells at stride 4", _hog, True),
+    EncoderSpec(
         "hog-fine",
         "finer ones: 16 signed bins, 14x14 cells, half-whitened",
         _fine_hog,
         True,
         SAMPLE,
     ),
-    Description("color", "HSV histogram, 8x4x4", _histogram("hsv", (1,))),
-    Description("color-pyramid", "HSV histograms of 1, 4, 16 parts", _histogram("hsv", (1, 2, 4))),
-    Description("texture", "uniform local binary patterns", _histogram("lbp", (1,))),
-    Description("texture-pyramid", "patterns of 1, 4, 16 parts", _histogram("lbp", (1, 2, 4))),
-    Description("untrained", "report-conv before any training, 28x28 gray", _untrained, True),
+    EncoderSpec("color", "HSV histogram, 8x4x4", _histogram("hsv", (1,))),
+    EncoderSpec("color-pyramid", "HSV histograms of 1, 4, 16 parts", _histogram("hsv", (1, 2, 4))),
+    EncoderSpec("texture", "uniform local binary patterns", _histogram("lbp", (1,))),
+    EncoderSpec("texture-pyramid", "patterns of 1, 4, 16 parts", _histogram("lbp", (1, 2, 4))),
+    EncoderSpec("untrained", "report-conv before any training, 28x28 gray", _untrained, True),
 )
 
 
-def _described(backbone: backbones.Backbone) -> Description:
-    return Description(
+def _described(backbone: backbones.Backbone) -> EncoderSpec:
+    return EncoderSpec(
         backbone.name,
         backbone.summary,
         pretrained.open_backbone,
@@ -134,13 +134,13 @@ def _described(backbone: backbones.Backbone) -> Description:
     )
 
 
-def catalog() -> Mapping[str, Description]:
+def encoder_specs() -> Mapping[str, EncoderSpec]:
     """Return every described encoder by name, third parties' included.
 
     Raises:
         SettingError: two descriptions share a name.
     """
-    found: dict[str, Description] = {}
+    found: dict[str, EncoderSpec] = {}
     others = [entry.load() for entry in importlib.metadata.entry_points(group=GROUP)]
     networks = map(_described, backbones.BACKBONES.values())
     for description in (*_BUILT_IN, *networks, *others):
@@ -153,7 +153,7 @@ def catalog() -> Mapping[str, Description]:
     return found
 
 
-def usual_encoder(sample: Sequence[ImageArray]) -> tuple[str, str]:
+def default_encoder(sample: Sequence[ImageArray]) -> tuple[str, str]:
     """Return the name of the encoder that a collection gets unless another is named, and why.
 
     Photographs get a pretrained network, where it is ready; small or gray images, for which it
@@ -173,7 +173,7 @@ JOIN = "+"
 """Between the names of encoders that are to stand side by side, as in ``hog-fine+color``."""
 
 
-def find_encoder(name: str) -> Description:
+def find_encoder_spec(name: str) -> EncoderSpec:
     """Return the description of that name; of several joined by ``+``, that of them together.
 
     Beside the names of the registry there are ``NAME/POOLING`` of the pretrained ones,
@@ -190,7 +190,7 @@ def find_encoder(name: str) -> Description:
     def fit(name: str, sample: Sequence[ImageArray]) -> Encoder:
         return combine([part.fit(part.name, sample) for part in described], name=name)
 
-    return Description(
+    return EncoderSpec(
         name,
         " beside ".join(part.summary for part in described),
         fit,
@@ -200,7 +200,7 @@ def find_encoder(name: str) -> Description:
     )
 
 
-def _find(part: str) -> Description:
+def _find(part: str) -> EncoderSpec:
     """Return the description of one encoder with its options."""
     if part.startswith(ONNX) and Path(part.removeprefix(ONNX)).expanduser().is_file():
         return _find_plain(part)  # whose path may hold commas
@@ -208,8 +208,8 @@ def _find(part: str) -> Description:
     described = _find_plain(name)
     if not given:
         return described
-    options = Options.parse(name, given)
-    network = name.startswith(backbones.TIMM) or name.split("/")[0] in backbones.BACKBONES
+    options = EncoderOptions.parse(name, given)
+    network = name.startswith(backbones.TIMM_PREFIXES) or name.split("/")[0] in backbones.BACKBONES
     if not network and (options.sizes or options.fit):
         raise SettingError(
             f"encoder {part!r}: size and fit are for pretrained networks "
@@ -222,7 +222,7 @@ def _find(part: str) -> Description:
                 return pretrained.open_backbone(described.name, size=size, fit=fit)
             return described.fit(described.name, sample)
 
-        return options.applied(name, open_one, sample)
+        return options.build(name, open_one, sample)
 
     learns = options.whiten is not None
     return replace(
@@ -240,14 +240,14 @@ _LARGE_SIDE = 256
 """Pixels at which a network sees what it would see of the whole image."""
 
 
-def _find_plain(part: str) -> Description:
-    if part.startswith(backbones.TIMM):
-        return Description(part, "a model of timm", pretrained.open_backbone)
+def _find_plain(part: str) -> EncoderSpec:
+    if part.startswith(backbones.TIMM_PREFIXES):
+        return EncoderSpec(part, "a model of timm", pretrained.open_backbone)
     if part.startswith(TRANSFORMERS):
-        return Description(part, "a model of transformers, for images and words", _pair)
+        return EncoderSpec(part, "a model of transformers, for images and words", _pair)
     if part.startswith(ONNX):
-        return Description(part, "a network of your own", _own)
-    known = catalog()
+        return EncoderSpec(part, "a network of your own", _own)
+    known = encoder_specs()
     base = part.partition("/")[0]
     if part not in known and base in backbones.BACKBONES:
         return replace(known[base], name=part)
@@ -267,4 +267,4 @@ def open_encoder(name: str, sample: Sequence[ImageArray]) -> Encoder:
         UnknownNameError: no such encoder; the nearest is offered.
         InputError: the sample is too small.
     """
-    return find_encoder(name).fit(name, sample)
+    return find_encoder_spec(name).fit(name, sample)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class Whitening:
+class LinearProjection:
     """``(values - mean) @ projection``; ``mean`` is ``(d,)``, ``projection`` ``(d, dim)`` float32.
 
-    Whitening gives every direction the same variance, which lets noise count as much as structure
+    LinearProjection gives every direction the same variance, which lets noise count as much as structure
     (Jegou and Chum 2012). Halfway there, the few directions that dominate an embedding no longer
     drown the others, and noise stays small.
     """
@@ -43,7 +43,7 @@ class Whitening:
         return cls(found.mean_.astype(np.float32), projection)
 
     @classmethod
-    def shrunk(cls, values: NDArray[np.float32], dim: int, shrinkage: float) -> Self:
+    def fit_shrunk(cls, values: NDArray[np.float32], dim: int, shrinkage: float) -> Self:
         """Whiten ``(n, d)`` float32 to ``dim`` components; more than ``dim`` rows, not all alike.
 
         Of each variance a share of ``shrinkage`` is replaced by the mean of all of them.
@@ -68,7 +68,7 @@ RIDGE = 0.1
 _COMPONENTS = 1024
 
 
-def learned(rows: NDArray[np.float32], views: NDArray[np.float32], dim: int) -> Whitening:
+def fit_discriminant(rows: NDArray[np.float32], views: NDArray[np.float32], dim: int) -> LinearProjection:
     """Return the projection in which views of one row differ little and rows much.
 
     Args:
@@ -85,18 +85,18 @@ def learned(rows: NDArray[np.float32], views: NDArray[np.float32], dim: int) -> 
     between = (rows - mean) @ whiten
     _, directions = np.linalg.eigh(between.T @ between)
     projection = whiten @ directions[:, ::-1][:, :dim]
-    return Whitening(mean.astype(np.float32), np.ascontiguousarray(projection, np.float32))
+    return LinearProjection(mean.astype(np.float32), np.ascontiguousarray(projection, np.float32))
 
 
 @dataclass(frozen=True, slots=True)
-class Basis:
+class PrincipalComponents:
     """The leading principal components of embeddings: rows ``(n, d)`` to ``(n, components)``."""
 
     mean: NDArray[np.float32]
     components: NDArray[np.float32]
 
     @classmethod
-    def of(cls, rows: NDArray[np.float32]) -> Basis:
+    def fit(cls, rows: NDArray[np.float32]) -> PrincipalComponents:
         """Find the components of ``(n, d)`` rows that are not all alike."""
         mean = rows.mean(axis=0)
         centered = rows - mean
@@ -111,11 +111,11 @@ class Basis:
         components = centered.T @ (weights / np.sqrt(variances[::-1][:count][there]))
         return cls(mean, np.ascontiguousarray(components, np.float32))
 
-    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def transform(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return ``(n, components)``."""
         return np.asarray((rows - self.mean) @ self.components, np.float32)
 
-    def followed_by(self, after: Whitening) -> Whitening:
+    def compose(self, after: LinearProjection) -> LinearProjection:
         """Return both as one projection."""
         mean = self.mean + self.components @ after.mean
-        return Whitening(mean, np.ascontiguousarray(self.components @ after.projection))
+        return LinearProjection(mean, np.ascontiguousarray(self.components @ after.projection))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.registry import catalog, open_encoder
+from lookalike.encoders.registry import encoder_specs, open_encoder
 from lookalike.errors import (
     ArtifactError,
     InputError,
@@ -115,7 +115,7 @@ class Candidate:
 
 def candidate_names() -> tuple[str, ...]:
     """Return :data:`CANDIDATES`, then encoders that other packages add, pretrained ones say."""
-    added = (name for name in catalog() if name not in PASSED_OVER and name not in CANDIDATES)
+    added = (name for name in encoder_specs() if name not in PASSED_OVER and name not in CANDIDATES)
     return (*CANDIDATES, *added)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.batching import encode_items
-from lookalike.encoders.registry import catalog
+from lookalike.encoders.registry import encoder_specs
 from lookalike.errors import ImageError, InputError, SettingError
 from lookalike.evaluation.metrics import QueryScores, Scores, ceiling_at_k
 from lookalike.evaluation.protocols import open_protocol
@@ -120,7 +120,7 @@ def evaluate(
     if baselines:
         beside[CHANCE] = bench.by_chance()
         sample = sample_images(bench.rows)
-        for description in catalog().values():
+        for description in encoder_specs().values():
             if description.baseline:
                 encoder = description.fit(description.name, sample)
                 hits = bench.search(encoder, bench.store_for(encoder))

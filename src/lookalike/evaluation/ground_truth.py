@@ -1,4 +1,4 @@
-"""Files of queries and their right answers, and what such a file means by a name."""
+"""Ground-truth files: CSV of queries and their relevant rows, and how names are resolved."""
 
 from __future__ import annotations
 
@@ -9,39 +9,55 @@ from io import StringIO
 from pathlib import Path
 
 from lookalike.errors import InputError
-from lookalike.images.decode import suffixes
+from lookalike.images.decode import supported_suffixes
 from lookalike.sources import Item, Source
 
 _HEADERS = frozenset(("query", "query_id", "id", "image", "image_id", "name", "file", "filename"))
-_EXPECTED = "expected CSV, on each line a query and the ids of its right answers"
+_EXPECTED = "expected CSV, on each line a query and the ids of its relevant rows"
 
 
 @dataclass(frozen=True, slots=True)
 class GroundTruthLine:
-    """A query and its right answers as a file names them, and the line's number."""
+    """A query and its relevant rows, by the names in the file; ``number`` is the line's."""
 
     number: int
     query: str
-    right: tuple[str, ...]
+    relevant: tuple[str, ...]
 
 
 def read_ground_truth(path: Path) -> list[GroundTruthLine]:
-    """Read a CSV file ``query,right,right,...``, as the AI Meets Beauty challenge has it.
+    """Read a CSV file ``query,relevant,relevant,...``, the format of the AI Meets Beauty challenge.
 
-    Lines may have different lengths; empty fields and lines are passed over. Semicolons may stand
-    for the commas. The first line may be a header (see :func:`is_header`).
+    Lines may have different lengths; empty fields and lines are ignored. The separator is a comma
+    or a semicolon. The first line may be a header (see :func:`is_header`).
 
     Raises:
-        InputError: it cannot be read, is empty, has one column only, or a line names no query.
+        InputError: it cannot be read, is empty, has one column only, or a line has no query.
     """
+    lines = _parse(path, _read_text(path))
+    for line in lines[1:]:
+        if not line.query:
+            raise InputError(f"{path}, line {line.number}: no query; {_EXPECTED}")
+    if not lines:
+        raise InputError(f"{path}: empty; {_EXPECTED}")
+    if not any(line.relevant for line in lines):
+        raise InputError(f"{path}: only one column; {_EXPECTED}")
+    return lines
+
+
+def _read_text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; {_EXPECTED}") from None
+        raise InputError(f"{path}: not UTF-8 text; {_EXPECTED}") from None
     if "\0" in text:
-        raise InputError(f"{path}: is not text; {_EXPECTED}")
+        raise InputError(f"{path}: not a text file; {_EXPECTED}")
+    return text
+
+
+def _parse(path: Path, text: str) -> list[GroundTruthLine]:
     start = text.partition("\n")[0]
     separator = ";" if start.count(";") > start.count(",") else ","
     reader = csv.reader(
@@ -50,83 +66,77 @@ def read_ground_truth(path: Path) -> list[GroundTruthLine]:
     lines = []
     try:
         for fields in reader:
-            query, *right = [field.strip() for field in fields] or [""]
-            named = tuple(name for name in right if name)
-            if query or named:
-                lines.append(GroundTruthLine(reader.line_num, query, named))
+            query, *names = [field.strip() for field in fields] or [""]
+            relevant = tuple(name for name in names if name)
+            if query or relevant:
+                lines.append(GroundTruthLine(reader.line_num, query, relevant))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: broken CSV ({error})") from error
-    for line in lines[1:]:
-        if not line.query:
-            raise InputError(f"{path}, line {line.number}: names no query; {_EXPECTED}")
-    if not lines:
-        raise InputError(f"{path}: is empty; {_EXPECTED}")
-    if not any(line.right for line in lines):
-        raise InputError(f"{path}: has one column only; {_EXPECTED}")
     return lines
 
 
 def is_header(first: GroundTruthLine, queries: Container[str], rows: Container[str]) -> bool:
-    """Tell whether a file's first line holds names of columns.
+    """Return whether the first line of a file holds column names.
 
-    It does if its first field is empty, as pandas writes an index, or is no query's name and a
-    word for one. Other words without a digit or a dot are taken for a column's name as long as no
-    other field names a row.
+    It does if its first field is empty, as pandas writes an index, or is a usual name of a query
+    column and not a query. Other words without a digit or a dot count as a column name if no other
+    field of the line names a row.
     """
     if first.query in queries:
         return False
     if not first.query or first.query.casefold() in _HEADERS:
         return True
     like_a_name = any(c.isdigit() or c in ".:/" for c in first.query)
-    return not like_a_name and not any(name in rows for name in first.right)
+    return not like_a_name and not any(name in rows for name in first.relevant)
 
 
-def resolve_names(path: Path, source: Source, wanted: Mapping[str, int]) -> dict[str, str]:
-    """Return the ids of the items that names mean; a name that means none is left out.
+def resolve_names(path: Path, source: Source, lines: Mapping[str, int]) -> dict[str, str]:
+    """Return the item id that each name stands for; names that match nothing are left out.
 
-    An item is named by its id, before all others, then by the column ``id`` of its metadata, and
-    then by its id without the source's name, by its file's name, or by that without the suffix.
+    A name may be an item's id, the value of its metadata column ``id``, its id without the source's
+    name, its file name, or its file name without suffix. The id has precedence, then the column,
+    then the others.
 
     Args:
-        path: the file that has the names, for messages.
+        path: the file with the names, for messages.
         source: the items.
-        wanted: the names and the first lines they stand on.
+        lines: the number of the first line with each name.
 
     Raises:
-        InputError: two items answer to one name equally well.
+        InputError: two items match a name equally well.
     """
-    found: dict[str, tuple[int, dict[str, None]]] = {}
-    images = suffixes()
+    matches: dict[str, tuple[int, dict[str, None]]] = {}
+    image_suffixes = supported_suffixes()
     for item in source:
-        for rank, name in _names(item, images):
-            if name in wanted:
-                best, ids = found.setdefault(name, (rank, {}))
+        for rank, name in _names(item, image_suffixes):
+            if name in lines:
+                best, ids = matches.setdefault(name, (rank, {}))
                 if rank < best:
-                    found[name] = (rank, {item.id: None})
+                    matches[name] = (rank, {item.id: None})
                 elif rank == best:
                     ids[item.id] = None
-    for name, (_, ids) in found.items():
+    for name, (_, ids) in matches.items():
         if len(ids) > 1:
             one, other = list(ids)[:2]
             raise InputError(
-                f"{path}, line {wanted[name]}: {name!r} may be {one} or {other} "
-                f"({len(ids):,} of {source.spec} answer to it); name it by its whole id"
+                f"{path}, line {lines[name]}: {name!r} is ambiguous: {one} or {other} "
+                f"({len(ids):,} matches in {source.spec}); use the full id"
             )
-    return {name: next(iter(ids)) for name, (_, ids) in found.items()}
+    return {name: next(iter(ids)) for name, (_, ids) in matches.items()}
 
 
-def _names(item: Item, images: frozenset[str]) -> Iterator[tuple[int, str]]:
-    """Yield what an item answers to; smaller numbers come before larger ones."""
+def _names(item: Item, image_suffixes: frozenset[str]) -> Iterator[tuple[int, str]]:
+    """Yield the names of an item with their precedence, 0 first."""
     yield 0, item.id
-    given = item.metadata.get("id")
-    if given is not None:
-        yield 1, str(given)
+    column = item.metadata.get("id")
+    if column is not None:
+        yield 1, str(column)
     key = item.id.partition(":")[2] or item.id
     yield 2, key
-    # The end of an address beside an id is a shop's own number more often than a file's name.
-    places = [key] if item.uri.startswith(("http://", "https://")) else [key, item.uri]
-    for file in {place.rpartition("/")[2] for place in places}:
+    # The end of a URL beside an id is a shop's own number more often than a file's name.
+    paths = [key] if item.uri.startswith(("http://", "https://")) else [key, item.uri]
+    for file in {path.rpartition("/")[2] for path in paths}:
         yield 2, file
         stem, dot, suffix = file.rpartition(".")
-        if f"{dot}{suffix}".lower() in images:
+        if f"{dot}{suffix}".lower() in image_suffixes:
             yield 2, stem

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.encoders.registry import find_encoder
+from lookalike.encoders.registry import find_encoder_spec
 from lookalike.errors import InputError, SettingError
 from lookalike.evaluation.agreement import Judgements, Labels, read_judgements
 from lookalike.evaluation.candidates import (
@@ -111,7 +111,7 @@ def choose(
         raise SettingError(f"--minutes {options.minutes:g}: must be above 0")
     names = candidate_names() if options.encoders is None else options.encoders
     for name in names:
-        find_encoder(name)
+        find_encoder_spec(name)
     start = time.monotonic()
     opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
     judgements = _judgements(opened, labels)

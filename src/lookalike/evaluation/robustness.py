@@ -31,7 +31,7 @@ from lookalike.evaluation.metrics import (
 )
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.corruptions import Corruption, find_corruptions
-from lookalike.images.decode import content_hash, within
+from lookalike.images.decode import content_hash, shrink_image
 from lookalike.sources import Item, open_items
 from lookalike.stores.base import MAX_K, Record, Rows, VectorStore
 from lookalike.stores.memory import MemoryStore
@@ -250,7 +250,7 @@ def _read(drawn: Sequence[_Drawn]) -> Iterator[list[_Query | Failure]]:
 def _read_one(drawn: _Drawn) -> _Query | Failure:
     uri = drawn.item.uri
     try:
-        image = within(drawn.item.image(), LARGEST_SIDE)
+        image = shrink_image(drawn.item.image(), LARGEST_SIDE)
     except ImageError as error:
         return Failure(uri, str(error).removeprefix(f"{uri}: "))
     return _Query(drawn.number, drawn.content, uri, image)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.registry import catalog, open_encoder
+from lookalike.encoders.registry import encoder_specs, open_encoder
 from lookalike.errors import InputError
 from lookalike.evaluation.metrics import Estimate, bootstrap_interval
 from lookalike.evaluation.robustness import MEANING, evaluate_encoder_robustness
@@ -209,7 +209,7 @@ def _verdict(
         return None
     images = [each.image for each in judged]
     everything = [each.image for each in sample]
-    baselines = [name for name, described in catalog().items() if described.baseline]
+    baselines = [name for name, described in encoder_specs().items() if described.baseline]
     own = _precisions(encoder.encode(images), names, k)
     scores: dict[str, NDArray[np.float64]] = {}
     for number, name in enumerate(baselines):

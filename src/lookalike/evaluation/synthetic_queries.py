@@ -1,7 +1,7 @@
-"""Queries made of a gallery's own images: an item in a street view is to find itself.
+"""Synthetic queries: street photos composed from a gallery's images, each to find its original.
 
-So a gallery without labels, judgements or photographs of customers can be judged on how well it
-bridges the gap between shop and street, as far as :mod:`lookalike.images.compositing` makes it.
+They measure retrieval from street photos to shop images without labels, judgements or customers'
+photographs, as far as :mod:`lookalike.images.compositing` imitates such photographs.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.errors import InputError
-from lookalike.evaluation.relevance import RelevanceCriterion, ColumnRelevance
+from lookalike.evaluation.relevance import ColumnRelevance, RelevanceCriterion
 from lookalike.gallery.gallery import Gallery
-from lookalike.images.compositing import collage, street_view
-from lookalike.images.decode import within
-from lookalike.images.foreground import foreground
+from lookalike.images.compositing import cluttered_background, compose_photo
+from lookalike.images.decode import shrink_image
+from lookalike.images.foreground import find_foreground
 from lookalike.sources import Item, ItemSource, Source, open_items, open_source
 from lookalike.sources.sampling import sample_images
 from lookalike.types import ImageArray, ProgressCallback, ignore_progress
@@ -26,7 +26,7 @@ from lookalike.types import ImageArray, ProgressCallback, ignore_progress
 CONTENT = "content"
 QUERIES = 500
 _SIDE = 512
-_GROUNDS, _GROUND_SIDE = 200, 480
+_BACKGROUNDS, _BACKGROUND_SIDE = 200, 480
 
 
 def make_synthetic_queries(
@@ -37,80 +37,81 @@ def make_synthetic_queries(
     seed: int = 1,
     on_progress: ProgressCallback = ignore_progress,
 ) -> tuple[ItemSource, ColumnRelevance]:
-    """Return street views of at most so many distinct images, and what is right for each.
+    """Return synthetic queries of distinct images, and their relevance.
 
-    Rows with the same content as the original are right too.
+    The original is relevant, and so are rows with the same content.
 
     Args:
-        gallery: at least two rows.
-        backgrounds: photographs to put items on; collages of the gallery's items unless given.
-        queries: as many distinct images are drawn.
-        seed: of the draw and the views; not that of adapting, whose views must not come again.
-        on_progress: told of the grounds' listing.
+        gallery: with at least two distinct images.
+        backgrounds: photographs to put items on; by default, collages of the gallery's items.
+        queries: maximum number of queries.
+        seed: of the sample and of the compositions; differs from the default of adapting, so that
+            its training views do not recur.
+        on_progress: called while backgrounds are listed.
 
     Raises:
         InputError: fewer than two distinct images.
-        SourceError: not one image can be read.
+        SourceError: no image can be read.
     """
     groups: dict[str, set[str]] = {}
-    first: dict[str, str] = {}
+    uris: dict[str, str] = {}
     for record in gallery.store.records():
         content = record.content_hash or record.id
         groups.setdefault(content, set()).add(record.id)
-        first.setdefault(content, record.uri)
-    if len(first) < 2:
+        uris.setdefault(content, record.uri)
+    if len(uris) < 2:
         raise InputError(
-            f"{gallery.path}: judging by street views needs at least 2 distinct images, one alone "
-            f"is always found; here are {len(first)}: index more images"
+            f"{gallery.path}: synthetic queries need at least 2 distinct images, the gallery has "
+            f"{len(uris)}; index more images"
         )
-    contents = list(first)
+    contents = list(uris)
     drawn = sorted(np.random.default_rng(seed).permutation(len(contents))[:queries].tolist())
-    items = open_items([first[contents[number]] for number in drawn])
-    view = _Views(_grounds(gallery, backgrounds, on_progress), seed)
-    asked = [
+    items = open_items([uris[contents[number]] for number in drawn])
+    compose = _Composer(_open_backgrounds(gallery, backgrounds, on_progress), seed)
+    composed = [
         replace(
             item,
             id=f"street:{number}",
             metadata={CONTENT: contents[number]},
-            read=partial(view, item, number),
+            read=partial(compose, item, number),
         )
         for number, item in zip(drawn, items, strict=True)
     ]
-    right = {content: frozenset(ids) for content, ids in groups.items()}
-    source = ItemSource("street", f"street views of {gallery.path}", asked)
-    return source, ColumnRelevance(RelevanceCriterion(CONTENT, labeled=False), right)
+    ids = {content: frozenset(group) for content, group in groups.items()}
+    source = ItemSource("street", f"synthetic queries from {gallery.path}", composed)
+    return source, ColumnRelevance(RelevanceCriterion(CONTENT, labeled=False), ids)
 
 
-class _Views:
-    """Makes an item's street view and keeps it, 300 kB each: queries are read several times."""
+class _Composer:
+    """Composes street views and caches them, 300 kB each: queries are read several times."""
 
     def __init__(self, backgrounds: Sequence[ImageArray], seed: int) -> None:
-        self._grounds = backgrounds
+        self._backgrounds = backgrounds
         self._seed = seed
-        self._made: dict[int, ImageArray] = {}
+        self._cache: dict[int, ImageArray] = {}
 
     def __call__(self, item: Item, number: int) -> ImageArray:
-        if number not in self._made:
-            self._made[number] = self._make(item, number)
-        return self._made[number]
+        if number not in self._cache:
+            self._cache[number] = self._compose(item, number)
+        return self._cache[number]
 
-    def _make(self, item: Item, number: int) -> ImageArray:
+    def _compose(self, item: Item, number: int) -> ImageArray:
         rng = np.random.default_rng([self._seed, number])
-        ground = self._grounds[int(rng.integers(len(self._grounds)))]
-        return street_view(within(item.image(), _SIDE), ground, rng).image
+        background = self._backgrounds[int(rng.integers(len(self._backgrounds)))]
+        return compose_photo(shrink_image(item.image(), _SIDE), background, rng).image
 
 
-def _grounds(
+def _open_backgrounds(
     gallery: Gallery, backgrounds: str | Path | Source | None, on_progress: ProgressCallback
 ) -> list[ImageArray]:
     if backgrounds is not None:
-        opened = (
+        source = (
             open_source(backgrounds, on_progress)
             if isinstance(backgrounds, str | Path)
             else backgrounds
         )
-        return sample_images(opened, _GROUNDS, _GROUND_SIDE)
-    images = sample_images(gallery.items(), _GROUNDS)
-    masks = [foreground(image).mask for image in images]
+        return sample_images(source, _BACKGROUNDS, _BACKGROUND_SIDE)
+    images = sample_images(gallery.items(), _BACKGROUNDS)
+    masks = [find_foreground(image).mask for image in images]
     rng = np.random.default_rng(len(images))
-    return [collage(images, masks, rng) for _ in range(_GROUNDS // 2)]
+    return [cluttered_background(images, masks, rng) for _ in range(_BACKGROUNDS // 2)]

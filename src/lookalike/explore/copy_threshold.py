@@ -1,4 +1,4 @@
-"""How far copies of a collection's own images lie from them: what a visual duplicate is."""
+"""What counts as a near-duplicate, calibrated on altered copies of the collection's own images."""
 
 from __future__ import annotations
 
@@ -12,150 +12,154 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.encoders.base import Encoder
-from lookalike.images.decode import resized, with_channels
+from lookalike.images.decode import resize_image, to_channels
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, ImageArray, Metric, format_distance
 from lookalike.vectors import unit_rows
 
-SIDE = 16
-"""Pixels a side of the small version in which two images are compared point by point."""
+THUMBNAIL_SIDE = 16
+"""Pixels per side of the thumbnails that are correlated."""
 
-SHARE = 0.95
-"""Of the copies, so many are to be within each limit."""
+TARGET_RECALL = 0.95
+"""The share of copies within each of the two limits."""
 
-CROWD = 10
-"""An image is compared with no more others than this, on average."""
+MAX_CANDIDATES = 10
+"""Images within the distance limit of an image, on average, at most."""
 
-_DEPTH = 20
-_QUALITY = 60
-_LEAST = 48
-_BRIGHTER = 1.1
+_SEARCH_FACTOR = 20
+_JPEG_QUALITY = 60
+_MIN_SIDE = 48
+_BRIGHTNESS = 1.1
 
 
-def _saved(image: ImageArray) -> ImageArray:
+def _recompressed(image: ImageArray) -> ImageArray:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="JPEG", quality=_QUALITY)
+    Image.fromarray(image).save(buffer, format="JPEG", quality=_JPEG_QUALITY)
     with Image.open(buffer, formats=("JPEG",)) as saved:
         return np.asarray(saved)
 
 
-def _scaled(image: ImageArray) -> ImageArray:
-    """Make an image smaller, and as large as before, since some encoders take one size only."""
+def _rescaled(image: ImageArray) -> ImageArray:
+    """Scale an image down, and up again because some encoders accept one size only."""
     height, width = image.shape[:2]
-    scale = max(3 / 4, min(1, _LEAST / min(height, width)))
-    return resized(resized(image, round(height * scale), round(width * scale)), height, width)
+    scale = max(3 / 4, min(1, _MIN_SIDE / min(height, width)))
+    return resize_image(resize_image(image, round(height * scale), round(width * scale)), height, width)
 
 
 def _brightened(image: ImageArray) -> ImageArray:
-    return np.asarray(np.rint(np.minimum(image * _BRIGHTER, 255)), np.uint8)
+    return np.asarray(np.rint(np.minimum(image * _BRIGHTNESS, 255)), np.uint8)
 
 
-COPIES: Mapping[str, Callable[[ImageArray], ImageArray]] = MappingProxyType(
+ALTERATIONS: Mapping[str, Callable[[ImageArray], ImageArray]] = MappingProxyType(
     {
-        f"saved as JPEG of quality {_QUALITY}": _saved,
-        f"scaled to three quarters, where that leaves {_LEAST} pixels": _scaled,
-        f"brightened by {_BRIGHTER - 1:.0%}": _brightened,
+        f"JPEG quality {_JPEG_QUALITY}": _recompressed,
+        f"scaled to 75 %, at least {_MIN_SIDE} pixels": _rescaled,
+        f"{_BRIGHTNESS - 1:.0%} brighter": _brightened,
     }
 )
-"""What people and programs do to copies, by what it is called."""
+"""Alterations that copies typically went through, by their description."""
 
 
 @dataclass(frozen=True, slots=True)
-class Threshold:
-    """What two images are at least like if one is a copy of the other.
+class CopyThreshold:
+    """When two images count as near-duplicates: both limits must be met.
 
-    ``distance`` is how far apart their embeddings are at most, Euclidean, of unit length where the
-    metric is cosine; ``likeness`` the least correlation of their small versions. ``copies`` of
-    ``images`` images of the collection were made, and ``found`` is the share of them within both.
+    ``distance`` is the maximum Euclidean distance of their embeddings (of unit length where the
+    metric is cosine), ``correlation`` the minimum correlation of their thumbnails. Calibrated on
+    ``copies`` altered copies of ``images`` images, of which the share ``recall`` meets both.
     """
 
     distance: float
-    likeness: float
+    correlation: float
     images: int
     copies: int
-    found: float
+    recall: float
 
-    def explained(self) -> str:
-        """Return it in words."""
+    def describe(self) -> str:
+        """Return the limits and how they were calibrated as one line of text."""
         return (
-            f"distance at most {format_distance(self.distance)} and likeness at least "
-            f"{self.likeness:.4f}: {self.found:.1%} of {self.copies:,} copies made of "
-            f"{self.images:,} of these images ({'; '.join(COPIES)}) are so near"
+            f"distance up to {format_distance(self.distance)} and correlation of at least "
+            f"{self.correlation:.4f}; finds {self.recall:.1%} of {self.copies:,} altered copies "
+            f"of {self.images:,} images ({'; '.join(ALTERATIONS)})"
         )
 
 
-def threshold(
+def calibrate_threshold(
     images: Sequence[ImageArray],
     encoder: Encoder,
     embeddings: Embeddings,
     metric: Metric,
-    within: float | None = None,
-) -> Threshold:
-    """Make copies of some images and see how far off they come.
+    max_distance: float | None = None,
+) -> CopyThreshold:
+    """Alter copies of some images and measure how far they move.
 
-    The distance is that of 95 % of them, but no more than one within which an image has 10 others
-    on average: where an encoder puts copies further off than other images, fewer are found. The
-    likeness is that of 95 % of them.
+    Each limit is met by 95 % of the copies. The distance is also limited so that, on average, no
+    more than ten other images lie within it: for an encoder that places copies farther away than
+    other images, recall is lower instead.
 
     Args:
-        images: some of the collection.
+        images: a sample of the collection.
         encoder: of the collection.
         embeddings: ``(n, dim)`` of the collection, of unit length where the metric is cosine.
         metric: of the collection.
-        within: the distance, given.
+        max_distance: replaces the calibrated distance.
 
     Raises:
-        ImageError: the encoder refuses one.
+        ImageError: the encoder rejects an image.
     """
-    ways = len(COPIES)
-    copies = [copy(image) for image in images for copy in COPIES.values()]
+    per_image = len(ALTERATIONS)
+    copies = [alter(image) for image in images for alter in ALTERATIONS.values()]
     originals = encoder.encode(list(images))
-    apart = distances(originals, encoder.encode(copies), ways, metric)
-    alike = np.array(
+    distances = copy_distances(originals, encoder.encode(copies), per_image, metric)
+    correlations = np.array(
         [
-            likeness(small(image), small(copies[place * ways + way]))
+            correlation(thumbnail_vector(image), thumbnail_vector(copy))
             for place, image in enumerate(images)
-            for way in range(ways)
+            for copy in copies[place * per_image : (place + 1) * per_image]
         ]
     )
-    if within is None:
-        within = float(np.quantile(apart, SHARE))
-        within = min(within, _crowded(originals, embeddings, metric))
-    least = float(np.quantile(alike, 1 - SHARE))
-    found = float(((apart <= within) & (alike >= least)).mean())
-    return Threshold(within, least, len(images), len(copies), found)
+    if max_distance is None:
+        max_distance = min(
+            float(np.quantile(distances, TARGET_RECALL)),
+            _crowding_distance(originals, embeddings, metric),
+        )
+    min_correlation = float(np.quantile(correlations, 1 - TARGET_RECALL))
+    recall = float(((distances <= max_distance) & (correlations >= min_correlation)).mean())
+    return CopyThreshold(max_distance, min_correlation, len(images), len(copies), recall)
 
 
-def _crowded(originals: Embeddings, embeddings: Embeddings, metric: Metric) -> float:
-    """Return the distance within which the originals have 10 other rows on average."""
+def _crowding_distance(originals: Embeddings, embeddings: Embeddings, metric: Metric) -> float:
+    """Return the distance within which the originals have ten other rows on average."""
     if metric is Metric.COSINE:
         originals = unit_rows(originals)
-    found = ExactIndex(embeddings).search(originals, _DEPTH * CROWD, Metric.L2).distances
-    count = (CROWD + 1) * len(originals)  # each is a neighbor of itself
-    return float(np.sort(found, axis=None)[count]) if count < found.size else np.inf
+    depth = _SEARCH_FACTOR * MAX_CANDIDATES
+    distances = ExactIndex(embeddings).search(originals, depth, Metric.L2).distances
+    count = (MAX_CANDIDATES + 1) * len(originals)  # each original is its own neighbor
+    return float(np.sort(distances, axis=None)[count]) if count < distances.size else np.inf
 
 
-def distances(
-    originals: Embeddings, copies: Embeddings, each: int, metric: Metric
+def copy_distances(
+    originals: Embeddings, copies: Embeddings, per_image: int, metric: Metric
 ) -> NDArray[np.float64]:
-    """Return how far each copy lies from its original, ``each`` of them for one."""
+    """Return the distance of each copy to its original, ``per_image`` copies of each in turn."""
     if metric is Metric.COSINE:
         originals, copies = unit_rows(originals), unit_rows(copies)
-    apart = np.repeat(originals.astype(np.float64), each, axis=0) - copies
-    return np.asarray(np.linalg.norm(apart, axis=1))
+    differences = np.repeat(originals.astype(np.float64), per_image, axis=0) - copies
+    return np.asarray(np.linalg.norm(differences, axis=1))
 
 
-def small(image: ImageArray) -> NDArray[np.float32]:
-    """Return an image's small version in color, ``(16 * 16 * 3,)``, of mean 0 and length 1.
+def thumbnail_vector(image: ImageArray) -> NDArray[np.float32]:
+    """Return the 16 x 16 color thumbnail of an image, ``(768,)`` float32, mean 0 and length 1.
 
-    Of an image in which nothing is to be seen, all are 0.
+    A blank image gives zeros.
     """
-    values = resized(with_channels(image, 3), SIDE, SIDE).astype(np.float32).ravel()
+    small = resize_image(to_channels(image, 3), THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    values = small.astype(np.float32).ravel()
     values -= values.mean()
     length = float(np.linalg.norm(values))
     return values / length if length > len(values) ** 0.5 else np.zeros_like(values)
 
 
-def likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Return the correlation of two small versions, from -1 to 1."""
+def correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Return the correlation of two thumbnail vectors, from -1 to 1."""
     return float(one @ other)

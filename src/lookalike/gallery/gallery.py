@@ -299,7 +299,7 @@ class Gallery:
             SettingError: ``k`` out of range.
             UnknownNameError: no such re-ranking.
         """
-        look = QueryRegion(None if box is None else Box.of(box), foreground, multi_crop)
+        look = QueryRegion(None if box is None else Box.from_sequence(box), foreground, multi_crop)
         metric = self.metric if metric is None else Metric(metric)
         asked = SearchOptions.of(k, metric, where, max_distance, exact, rerank, keywords)
         given = sum(each is not None for each in (query, id, text))

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from lookalike.images.decode import resized, with_channels
-from lookalike.images.foreground import Box, Mask, foreground
+from lookalike.images.decode import resize_image, to_channels
+from lookalike.images.foreground import Box, Mask, find_foreground
 from lookalike.types import ImageArray
 
 
 @dataclass(frozen=True, slots=True)
-class Street:
+class PhotoParams:
     """How strong the corruptions are; amounts are drawn evenly between both values.
 
     Args:
@@ -51,25 +51,25 @@ class Street:
     quality: tuple[int, int] = (30, 80)
 
 
-STREET = Street()
+DEFAULT_PHOTO = PhotoParams()
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ComposedPhoto:
     """A street view ``(side, side, 3)`` uint8, and where the item is in it."""
 
     image: ImageArray
     box: Box
 
 
-def street_view(
+def compose_photo(
     item: ImageArray,
     ground: ImageArray,
     rng: np.random.Generator,
     *,
     mask: Mask | None = None,
-    street: Street = STREET,
-) -> View:
+    params: PhotoParams = DEFAULT_PHOTO,
+) -> ComposedPhoto:
     """Put an item on a ground, as a photograph taken in passing would show it.
 
     Args:
@@ -78,50 +78,50 @@ def street_view(
         rng: draws all that is drawn.
         mask: where the item is, ``(H, W)`` in [0, 1]; found by
             :func:`lookalike.images.foreground.foreground` unless given.
-        street: how strong the corruptions are.
+        params: how strong the corruptions are.
     """
     if mask is None:
-        mask = foreground(item).mask
-    pasted = _warped(_cut_out(item, mask), rng, street)
-    view = _part(ground, street.side, rng).astype(np.float32)
+        mask = find_foreground(item).mask
+    pasted = _warped(_cut_out(item, mask), rng, params)
+    view = _part(ground, params.side, rng).astype(np.float32)
     alpha = pasted[:, :, 3:] / np.float32(255)
-    covered, box = _covered(alpha, _part(ground, street.side, rng), rng, street)
+    covered, box = _covered(alpha, _part(ground, params.side, rng), rng, params)
     view = view * (1 - alpha) + pasted[:, :, :3] * alpha
     view = np.where(covered[:, :, :1] < 0, view, covered).astype(np.float32)
-    return View(_photographed(view, rng, street), box)
+    return ComposedPhoto(_photographed(view, rng, params), box)
 
 
 def _cut_out(item: ImageArray, mask: Mask) -> ImageArray:
     """Return the item alone, ``(h, w, 4)`` uint8 with its mask as opacity."""
-    rgba = np.dstack([with_channels(item, 3), np.rint(mask * 255).astype(np.uint8)])
+    rgba = np.dstack([to_channels(item, 3), np.rint(mask * 255).astype(np.uint8)])
     rows, columns = (np.flatnonzero((mask > 0.02).any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return rgba
     return rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _warped(item: ImageArray, rng: np.random.Generator, street: Street) -> NDArray[np.float32]:
+def _warped(item: ImageArray, rng: np.random.Generator, params: PhotoParams) -> NDArray[np.float32]:
     """Place the item on an empty view, turned and in perspective: ``(side, side, 4)``."""
     height, width = item.shape[:2]
-    longer = street.side * rng.uniform(*street.size)
+    longer = params.side * rng.uniform(*params.size)
     scale = longer / max(height, width)
     half = np.array([width, height]) * scale / 2
     corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half
-    corners = corners + rng.uniform(-1, 1, (4, 2)) * street.perspective * 2 * half.min()
-    angle = np.deg2rad(rng.uniform(-street.turn, street.turn))
+    corners = corners + rng.uniform(-1, 1, (4, 2)) * params.perspective * 2 * half.min()
+    angle = np.deg2rad(rng.uniform(-params.turn, params.turn))
     turning = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
     corners = corners @ turning
     low, high = corners.min(axis=0), corners.max(axis=0)
-    corners *= min(1.0, 0.98 * street.side / (high - low).max())
+    corners *= min(1.0, 0.98 * params.side / (high - low).max())
     low, high = corners.min(axis=0), corners.max(axis=0)
-    corners += rng.uniform(-low, np.maximum(street.side - high, -low + 1e-6))
+    corners += rng.uniform(-low, np.maximum(params.side - high, -low + 1e-6))
     before = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float64)
     if scale < 0.5:  # a perspective transform does not average what it skips
         reduced = max(1, round(height * scale * 1.5)), max(1, round(width * scale * 1.5))
         item = np.asarray(Image.fromarray(item).resize(reduced[::-1], Image.Resampling.BOX))
         before *= np.array([reduced[1] / width, reduced[0] / height])
     moved = Image.fromarray(_premultiplied(item)).transform(
-        (street.side, street.side),
+        (params.side, params.side),
         Image.Transform.PERSPECTIVE,
         _homography(corners, before),
         Image.Resampling.BICUBIC,
@@ -153,14 +153,14 @@ def _part(ground: ImageArray, side: int, rng: np.random.Generator) -> ImageArray
     height, width = ground.shape[:2]
     cut = round(min(height, width) * rng.uniform(0.5, 1))
     top, left = (int(rng.integers(0, length - cut + 1)) for length in (height, width))
-    part = with_channels(ground[top : top + cut, left : left + cut], 3)
+    part = to_channels(ground[top : top + cut, left : left + cut], 3)
     if rng.random() < 0.5:
         part = part[:, ::-1]
-    return resized(np.ascontiguousarray(part), side, side)
+    return resize_image(np.ascontiguousarray(part), side, side)
 
 
 def _covered(
-    alpha: NDArray[np.float32], cover: ImageArray, rng: np.random.Generator, street: Street
+    alpha: NDArray[np.float32], cover: ImageArray, rng: np.random.Generator, params: PhotoParams
 ) -> tuple[NDArray[np.float32], Box]:
     """Return what hides a part of the item (-1 where nothing does), and where the item is."""
     out = np.full((*alpha.shape[:2], 3), -1, np.float32)
@@ -169,7 +169,7 @@ def _covered(
         return out, Box(0, 0, alpha.shape[1], alpha.shape[0])
     top, left = int(rows[0]), int(columns[0])
     box = Box(left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1)
-    share = rng.uniform(*street.covered)
+    share = rng.uniform(*params.covered)
     inside = [slice(top, top + box.height), slice(left, left + box.width)]
     axis = int(rng.integers(2))
     length = (box.height, box.width)[axis]
@@ -181,30 +181,30 @@ def _covered(
 
 
 def _photographed(
-    view: NDArray[np.float32], rng: np.random.Generator, street: Street
+    view: NDArray[np.float32], rng: np.random.Generator, params: PhotoParams
 ) -> ImageArray:
     """Light, blur, noise and JPEG."""
-    side = street.side
+    side = params.side
     direction = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[0:side, 0:side] / side - 0.5
-    fall = 1 - rng.uniform(*street.shade) * (0.5 + x * np.cos(direction) + y * np.sin(direction))
-    gain = rng.uniform(*street.gain) * np.exp(rng.uniform(-street.tint, street.tint, 3))
+    fall = 1 - rng.uniform(*params.shade) * (0.5 + x * np.cos(direction) + y * np.sin(direction))
+    gain = rng.uniform(*params.gain) * np.exp(rng.uniform(-params.tint, params.tint, 3))
     lit = np.clip(view * fall[:, :, None] * gain, 0, 255).astype(np.uint8)
-    radius = rng.uniform(*street.blur)
+    radius = rng.uniform(*params.blur)
     blurred = np.asarray(Image.fromarray(lit).filter(ImageFilter.GaussianBlur(radius)), np.float32)
-    noisy = blurred + rng.normal(0, rng.uniform(*street.noise), blurred.shape)
+    noisy = blurred + rng.normal(0, rng.uniform(*params.noise), blurred.shape)
     file = io.BytesIO()
-    quality = int(rng.integers(street.quality[0], street.quality[1] + 1))
+    quality = int(rng.integers(params.quality[0], params.quality[1] + 1))
     Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def collage(
+def cluttered_background(
     images: Sequence[ImageArray],
     masks: Sequence[Mask],
     rng: np.random.Generator,
     *,
-    side: int = STREET.side,
+    side: int = DEFAULT_PHOTO.side,
 ) -> ImageArray:
     """Make a cluttered ground of smooth colors and items of a collection, turned at will.
 
@@ -222,11 +222,11 @@ def collage(
         angle = float(rng.uniform(-180, 180))
         levels = np.rint(masks[index] * 255).astype(np.uint8)
         mask = Image.fromarray(levels).resize(size).rotate(angle)
-        item = Image.fromarray(with_channels(images[index], 3)).resize(size).rotate(angle)
+        item = Image.fromarray(to_channels(images[index], 3)).resize(size).rotate(angle)
         left, top = (int(v) for v in rng.integers(-size[0] // 2, side - size[0] // 2, 2))
         ground.paste(item, (left, top), mask)
     return np.asarray(ground)
 
 
 _PIECES = (4, 16)
-"""Items on a collage, from and below."""
+"""Items on a cluttered_background, from and below."""

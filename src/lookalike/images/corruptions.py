@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from lookalike.errors import UnknownNameError
-from lookalike.images.decode import resized
+from lookalike.images.decode import resize_image
 from lookalike.types import ImageArray
 
 CROPPED_PERCENT = (60, 80)
@@ -66,7 +66,7 @@ def _crop(image: ImageArray, rng: np.random.Generator) -> ImageArray:
     top = int(rng.integers(height - inner_height + 1))
     left = int(rng.integers(width - inner_width + 1))
     window = image[top : top + inner_height, left : left + inner_width]
-    return resized(np.ascontiguousarray(window), height, width)
+    return resize_image(np.ascontiguousarray(window), height, width)
 
 
 def _rotation(image: ImageArray, rng: np.random.Generator) -> ImageArray:

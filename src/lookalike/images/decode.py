@@ -69,7 +69,7 @@ _TOO_LARGE = IgnoreWarnings(Image.DecompressionBombWarning)  # these are refused
 _BAD_METADATA = IgnoreWarnings(UserWarning, module=r"PIL\.")  # of no use here
 
 
-def formats() -> tuple[str, ...]:
+def supported_formats() -> tuple[str, ...]:
     """Return the formats that are read, in Pillow's words.
 
     Five always, TIFF and AVIF where ``LOOKALIKE_FORMATS`` names them, HEIF where pi-heif is
@@ -82,12 +82,12 @@ def formats() -> tuple[str, ...]:
     return (*_ALWAYS, *settings().formats, *heif)
 
 
-def suffixes() -> frozenset[str]:
+def supported_suffixes() -> frozenset[str]:
     """Return the suffixes of files in these formats, in lower case."""
-    return frozenset(suffix for name in formats() for suffix in _SUFFIXES[name])
+    return frozenset(suffix for name in supported_formats() for suffix in _SUFFIXES[name])
 
 
-def looks_like_image(start: bytes) -> bool:
+def has_image_signature(start: bytes) -> bool:
     """Tell from a file's first 16 bytes whether it may be in one of the common formats."""
     return any(_KINDS[name][2](start) for name in _ALWAYS)
 
@@ -95,7 +95,7 @@ def looks_like_image(start: bytes) -> bool:
 def media_type(data: bytes) -> str | None:
     """Return the media type of a file in a format that is read, from how it begins."""
     for name, (_, kind, begins) in _KINDS.items():
-        if name in formats() and begins(data[:16]):
+        if name in supported_formats() and begins(data[:16]):
             return kind
     return None
 
@@ -154,7 +154,7 @@ def content_hash(data: bytes | ImageArray) -> str:
     return digest.hexdigest()
 
 
-def resized(
+def resize_image(
     image: ImageArray,
     height: int,
     width: int,
@@ -183,7 +183,7 @@ def _middle(
     return left, top, left + width, top + height
 
 
-def padded(image: ImageArray, aspect: float, ground: str) -> ImageArray:
+def pad_image(image: ImageArray, aspect: float, ground: str) -> ImageArray:
     """Make an image as high as ``aspect`` times its width, itself in the middle.
 
     What is added is ``white``, or has the median color of the image's ``border``.
@@ -203,16 +203,16 @@ def padded(image: ImageArray, aspect: float, ground: str) -> ImageArray:
     return out
 
 
-def within(image: ImageArray, side: int) -> ImageArray:
+def shrink_image(image: ImageArray, side: int) -> ImageArray:
     """Make an image smaller, in proportion, if it has more than ``side`` pixels a side."""
     scale = side / max(image.shape[:2])
     if scale >= 1:
         return image
     height, width = (max(1, round(length * scale)) for length in image.shape[:2])
-    return resized(image, height, width)
+    return resize_image(image, height, width)
 
 
-def with_channels(image: ImageArray, channels: int) -> ImageArray:
+def to_channels(image: ImageArray, channels: int) -> ImageArray:
     """Return ``(H, W, channels)`` for 1 (gray, ITU-R 601 luma) or 3 (RGB) channels."""
     if image.ndim == 2:
         return np.repeat(image[:, :, None], channels, axis=2) if channels == 3 else image[..., None]
@@ -226,7 +226,7 @@ def _opened(file: io.BytesIO) -> Image.Image:
 
     HEIF is opened here rather than registered with Pillow, which the whole process shares.
     """
-    known = formats()
+    known = supported_formats()
     try:
         return Image.open(file, formats=[name for name in known if name != "HEIF"])
     except UnidentifiedImageError:
@@ -311,11 +311,11 @@ def _unread(name: str, data: bytes) -> str:
     if _KINDS["HEIF"][2](data):
         return f"{name}: a HEIC image: pip install pi-heif to read it"
     for kind in OPTIONAL_FORMATS:
-        if _KINDS[kind][2](data) and kind not in formats():
+        if _KINDS[kind][2](data) and kind not in supported_formats():
             return f"{name}: a {kind} image: set LOOKALIKE_FORMATS={kind.lower()} to read it"
     if not data:
         return f"{name}: the file is empty"
-    known = ", ".join(formats())
+    known = ", ".join(supported_formats())
     return f"{name}: not an image in a format that is read ({known})"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.images.decode import with_channels, within
+from lookalike.images.decode import shrink_image, to_channels
 from lookalike.types import ImageArray
 
 Mask = NDArray[np.float32]
@@ -30,7 +30,7 @@ _PLAIN = 14.0
 _PLAIN_SHARE = 0.9
 """Of the border, where the item may touch it."""
 
-AROUND = 0.1
+FOREGROUND_MARGIN = 0.1
 """Share of an item's longer side that is left around it."""
 
 _LEAST, _MOST = 0.005, 0.98
@@ -71,7 +71,7 @@ class Box(NamedTuple):
             ) from None
         return cls(x, y, width, height)
 
-    def cut(self, image: ImageArray) -> ImageArray:
+    def crop(self, image: ImageArray) -> ImageArray:
         """Return the part of an image.
 
         Raises:
@@ -94,7 +94,7 @@ class Foreground:
     """A mask of an image, and whether it was found: otherwise it is 1 everywhere."""
 
     mask: Mask
-    found: bool
+    detected: bool
 
     def box(self, margin: float = 0.0) -> Box:
         """Return the smallest part that holds the item, and a share of its longer side around."""
@@ -108,7 +108,7 @@ class Foreground:
         return Box(left, top, right - left, min(height, bottom) - top)
 
 
-def foreground(image: ImageArray) -> Foreground:
+def find_foreground(image: ImageArray) -> Foreground:
     """Find the item of an image ``(H, W)`` or ``(H, W, 3)`` uint8.
 
     Where the border or all four corners are of one color, ground is what has it and can be
@@ -118,7 +118,7 @@ def foreground(image: ImageArray) -> Foreground:
     """
     from scipy import ndimage
 
-    small = within(with_channels(image, 3), _LOOKED_AT).astype(np.float32)
+    small = shrink_image(to_channels(image, 3), _LOOKED_AT).astype(np.float32)
     rim = _border(small)
     ground = _plain_ground(small, rim)
     if ground is not None:
@@ -132,8 +132,8 @@ def foreground(image: ImageArray) -> Foreground:
     share = float(item.mean())
     shape = image.shape[:2]
     if not _LEAST <= share <= _MOST:
-        return Foreground(np.ones(shape, np.float32), found=False)
-    return Foreground(_enlarged(item, shape), found=True)
+        return Foreground(np.ones(shape, np.float32), detected=False)
+    return Foreground(_enlarged(item, shape), detected=True)
 
 
 def _border(image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -197,8 +197,8 @@ def _otsu(values: NDArray[np.float32]) -> float:
 
 
 def _enlarged(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> Mask:
-    from lookalike.images.decode import resized
+    from lookalike.images.decode import resize_image
 
     height, width = shape[:2]
-    values = resized((mask * 255).astype(np.uint8), height, width)
+    values = resize_image((mask * 255).astype(np.uint8), height, width)
     return np.asarray(values / np.float32(255), np.float32)

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from lookalike.config import settings
 from lookalike.errors import InputError, MissingDependencyError
-from lookalike.images.decode import resized, with_channels, within
+from lookalike.images.decode import resize_image, shrink_image, to_channels
 from lookalike.types import ImageArray
 
-LEAST_INLIERS = 6
+MIN_INLIERS = 6
 """From so many inliers on a hit is verified; of 8,973 pairs with nothing in common none had 6."""
 
-POINTS = 800
-QUERY_POINTS = 2000
+MAX_FEATURES = 800
+MAX_QUERY_FEATURES = 2000
 """Features looked at in a row, and in a query of :func:`rank`: its ground has most of them."""
 
 _LARGE, _SMALL, _ENLARGED, _TIMES = 480, 200, 256, 4.0
@@ -66,7 +66,7 @@ class Features:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class GeometricMatch:
     """What two images have in common: the points on one map, ``(i, 2)`` float32, x and y.
 
     ``affine (3, 3)`` float64 maps the query's ``(x, y, 1)`` to the row's; None without inliers.
@@ -77,16 +77,16 @@ class Match:
     affine: NDArray[np.float64] | None = None
 
     @property
-    def inliers(self) -> int:
+    def inlier_count(self) -> int:
         """How many matches fit the map, each at a place of its own: 0, or at least 4."""
         return len(self.query_points)
 
 
-_NOTHING = Match(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))
+_NOTHING = GeometricMatch(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))
 
 
-def features(image: ImageArray, *, most: int = POINTS) -> Features:
-    """Find the local features of an image; the ``most`` largest are kept.
+def extract_features(image: ImageArray, *, max_features: int = MAX_FEATURES) -> Features:
+    """Find the local features of an image; the ``max_features`` largest are kept.
 
     The largest rather than those of the highest contrast, which on grass or gravel are the ground:
     of 48 street views of printed items 83 % were verified, not 73 %, and with 2,000 points 94 %.
@@ -99,11 +99,11 @@ def features(image: ImageArray, *, most: int = POINTS) -> Features:
     except ImportError as error:
         package = "opencv-python-headless"
         raise MissingDependencyError(package, "re-ranking by spatial", "spatial") from error
-    gray = _in_size(np.ascontiguousarray(with_channels(image, 1)[:, :, 0]))
+    gray = _in_size(np.ascontiguousarray(to_channels(image, 1)[:, :, 0]))
     sift = cv2.SIFT.create(contrastThreshold=_CONTRAST, enable_precise_upscale=True)
     found, descriptors = sift.detectAndCompute(gray, None)
     values = np.array([(*p.pt, p.size, p.angle) for p in found], np.float64).reshape(-1, 4)
-    values = values[largest := np.argsort(-values[:, 2], kind="stable")[:most]]
+    values = values[largest := np.argsort(-values[:, 2], kind="stable")[:max_features]]
     pixels = np.array(image.shape[1::-1]) / gray.shape[::-1]
     pixel = float(pixels.max())
     counts = np.zeros((0, 128), np.float32) if descriptors is None else descriptors[largest]
@@ -117,8 +117,8 @@ def features(image: ImageArray, *, most: int = POINTS) -> Features:
     )
 
 
-def verify(query: Features, row: Features) -> Match:
-    """Match the features of two images and keep the matches that one affine map explains.
+def match_features(query: Features, row: Features) -> GeometricMatch:
+    """GeometricMatch the features of two images and keep the matches that one affine map explains.
 
     Affine rather than a homography: four wrong matches make any homography, so that of pairs that
     have nothing in common 5 % got inliers, against 1 % for affine maps, and .05 % for those that a
@@ -136,36 +136,36 @@ def verify(query: Features, row: Features) -> Match:
     support = (_errors(proposed, of, to) < _LOOSE).sum(axis=1)
     best = _NOTHING
     for index in np.argsort(-support, kind="stable")[:_REFINED]:
-        if support[index] < max(_LEAST_FITTED, best.inliers + 1):
+        if support[index] < max(_LEAST_FITTED, best.inlier_count + 1):
             break
         affine = _refined(proposed[index], of, to)
         on = np.flatnonzero(_errors(affine[None], of, to)[0] < _TOLERANCE)
         for points in (of, to):  # SIFT finds several features at some places: the first counts
             cells = np.rint(points[on] / 2)
             on = on[np.sort(np.unique(cells, axis=0, return_index=True)[1])]
-        if len(on) >= max(_LEAST_FITTED, best.inliers + 1):
+        if len(on) >= max(_LEAST_FITTED, best.inlier_count + 1):
             affine = row.pixel * affine / (query.pixel, query.pixel, 1)
-            best = Match(before[on], after[on], np.vstack([affine, (0, 0, 1)]))
+            best = GeometricMatch(before[on], after[on], np.vstack([affine, (0, 0, 1)]))
     return best
 
 
-def rank(query: ImageArray, rows: Sequence[ImageArray | None]) -> list[Match | None]:
+def verify_candidates(query: ImageArray, rows: Sequence[ImageArray | None]) -> list[GeometricMatch | None]:
     """Verify the images of hits, in threads; None for one that could not be read.
 
     Raises:
         MissingDependencyError: OpenCV is not installed.
     """
-    asked = features(query, most=QUERY_POINTS)
+    asked = extract_features(query, max_features=MAX_QUERY_FEATURES)
     with ThreadPoolExecutor(settings().threads, thread_name_prefix="lookalike-spatial") as pool:
         return list(
-            pool.map(lambda row: None if row is None else verify(asked, features(row)), rows)
+            pool.map(lambda row: None if row is None else match_features(asked, extract_features(row)), rows)
         )
 
 
-def order(distances: Sequence[float], inliers: Sequence[int | None]) -> list[int]:
+def rerank_order(distances: Sequence[float], inliers: Sequence[int | None]) -> list[int]:
     """Return the new order of hits, as indices into the old one.
 
-    Hits of at least :data:`LEAST_INLIERS` inliers come first: most inliers, then the nearest. All
+    Hits of at least :data:`MIN_INLIERS` inliers come first: most inliers, then the nearest. All
     others keep their order, also those of which nothing is known (None).
 
     Raises:
@@ -173,7 +173,7 @@ def order(distances: Sequence[float], inliers: Sequence[int | None]) -> list[int
     """
     if len(distances) != len(inliers):
         raise InputError(f"{len(distances)} distances for {len(inliers)} numbers of inliers")
-    verified = [index for index, count in enumerate(inliers) if (count or 0) >= LEAST_INLIERS]
+    verified = [index for index, count in enumerate(inliers) if (count or 0) >= MIN_INLIERS]
     verified.sort(key=lambda index: (-(inliers[index] or 0), distances[index]))
     return list(dict.fromkeys([*verified, *range(len(inliers))]))
 
@@ -182,10 +182,10 @@ def _in_size(gray: ImageArray) -> ImageArray:
     """Bring an image to a size at which features are looked for."""
     longer = max(gray.shape)
     if longer >= _SMALL:
-        return within(gray, _LARGE)
+        return shrink_image(gray, _LARGE)
     scale = min(_ENLARGED / longer, _TIMES)
     height, width = (round(length * scale) for length in gray.shape)
-    return resized(gray, height, width, filter="bicubic")
+    return resize_image(gray, height, width, filter="bicubic")
 
 
 def _matched(query: NDArray[np.float32], row: NDArray[np.float32]) -> NDArray[np.intp]:

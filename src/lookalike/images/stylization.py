@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from lookalike.images.decode import resized, with_channels, within
-from lookalike.images.foreground import Mask, foreground
+from lookalike.images.decode import resize_image, shrink_image, to_channels
+from lookalike.images.foreground import Mask, find_foreground
 from lookalike.types import ImageArray
 
 WHITE = 255.0
@@ -25,7 +25,7 @@ _BENT = 0.7
 _LOST_COLOR = 0.1
 
 
-def redrawn(image: ImageArray, rng: np.random.Generator, *, mask: Mask | None = None) -> ImageArray:
+def restyle(image: ImageArray, rng: np.random.Generator, *, mask: Mask | None = None) -> ImageArray:
     """Return the item of an image in another style, on white, RGB, at most 160 pixels a side.
 
     Args:
@@ -33,9 +33,9 @@ def redrawn(image: ImageArray, rng: np.random.Generator, *, mask: Mask | None = 
         rng: draws all that is drawn.
         mask: where the item is, ``(H, W)`` in [0, 1]; found unless given.
     """
-    image = with_channels(within(image, SIDE), 3)
+    image = to_channels(shrink_image(image, SIDE), 3)
     if mask is None:
-        mask = foreground(image).mask
+        mask = find_foreground(image).mask
     elif mask.shape != image.shape[:2]:
         mask = _smaller(mask, image.shape[:2])
     alpha = mask[:, :, None]
@@ -53,7 +53,7 @@ def redrawn(image: ImageArray, rng: np.random.Generator, *, mask: Mask | None = 
 
 
 def _smaller(mask: Mask, shape: tuple[int, ...]) -> Mask:
-    levels = resized(np.rint(mask * 255).astype(np.uint8), shape[0], shape[1])
+    levels = resize_image(np.rint(mask * 255).astype(np.uint8), shape[0], shape[1])
     return np.asarray(levels / np.float32(255), np.float32)
 
 

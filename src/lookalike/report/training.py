@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.encoders.onnx import DECODER, NetworkEncoder
+from lookalike.encoders.onnx import DECODER_FILE, NetworkEncoder
 from lookalike.evaluation.results import Evaluation
 from lookalike.report import figures
 from lookalike.report.page import Section, Table, png
@@ -52,7 +52,7 @@ def training_sections(
                 png(figures.training_curve(curves, loss)),
                 Table(("recipe", "epoch", "mean loss", "seconds"), epochs),
             )
-    able = {name: encoder for name, encoder in encoders.items() if DECODER in encoder.files()}
+    able = {name: encoder for name, encoder in encoders.items() if DECODER_FILE in encoder.files()}
     if able:
         items = open_items([example.uri for example in found.examples[:10]])
         originals = [item.image() for item in items]

@@ -1,4 +1,4 @@
-"""What a search may be asked with."""
+"""Queries: images, rows or texts, turned into query vectors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ImageError, InputError, SourceError
 from lookalike.images.decode import ImageInput, decode
-from lookalike.images.foreground import AROUND, Box, foreground
+from lookalike.images.foreground import FOREGROUND_MARGIN, Box, find_foreground
 from lookalike.sources import Item, open_items
 from lookalike.sources.sampling import each_in_threads
 from lookalike.stores.base import VectorStore
@@ -20,18 +20,25 @@ from lookalike.types import Embeddings, Hit, ImageArray
 Query = ImageInput | Item
 """A path, a file's bytes, a PIL image, an array, or an item of a source."""
 
+_CROPS = ((2 / 3, 2), (1 / 2, 3))
+"""Crops of a multi-crop query: the share of each side, and crops per side."""
+
 
 def decode_query(query: Query | None, *, whole: bool = False) -> tuple[str, str | None, ImageArray]:
-    """Return a query's name, its uri if it has one, and its image; ``whole``, in all its pixels.
+    """Return a query's name, its uri if it has one, and its image.
+
+    Args:
+        query: the image.
+        whole: decode at full resolution, also where a smaller image would do.
 
     Raises:
-        InputError: there is none.
+        InputError: the query is None.
         ImageError: it cannot be decoded.
     """
     if isinstance(query, Item):
         return query.uri, query.uri, query.image(whole=whole)
     if query is None:
-        raise InputError("no query was given")
+        raise InputError("no query image")
     uri = str(query) if isinstance(query, str | Path) else None
     name = uri or f"query {type(query).__name__}"
     return name, uri, decode(query, name=name, whole=whole)
@@ -39,10 +46,10 @@ def decode_query(query: Query | None, *, whole: bool = False) -> tuple[str, str 
 
 @dataclass(frozen=True, slots=True)
 class QueryVectors:
-    """A query as it is searched for: one or several embeddings ``(v, dim)``.
+    """A query as vectors ``(v, dim)`` float32: one per crop, none for keywords alone.
 
-    Of several views of one query, each row counts with the nearest. ``own`` is the id of the row
-    that is the query itself, which is never a hit; ``image`` is what spatial verification sees.
+    Each row counts with its nearest vector. ``own`` is the id of the row that is the query itself,
+    which is never a hit; ``image`` is the image that geometric verification compares.
     """
 
     name: str
@@ -54,24 +61,30 @@ class QueryVectors:
 
 @dataclass(frozen=True, slots=True)
 class QueryRegion:
-    """Which part of a query image is searched for.
+    """The region of a query image to search for.
 
     Args:
-        box: this part only.
-        foreground: of it, the part that holds its item, where one is found.
-        multi_crop: besides, 13 overlapping parts of two and three to a side; each row counts with
-            the nearest. It finds a small item in a cluttered photograph.
+        box: crop to this box first.
+        foreground: crop to the main object, if one is detected.
+        multi_crop: also search with 13 overlapping crops (2 x 2 of two thirds of each side, 3 x 3
+            of one half); each row counts with its nearest crop. Finds small objects in cluttered
+            photos.
     """
 
     box: Box | None = None
     foreground: bool = False
     multi_crop: bool = False
 
+    @property
+    def is_whole_image(self) -> bool:
+        """Whether the query is the image as it is."""
+        return self == QueryRegion()
+
     def encode_image(self, query: Query | None, encoder: Encoder) -> QueryVectors:
         """Encode an image.
 
         Raises:
-            ImageError: it cannot be decoded, or the encoder does not take it; it is named.
+            ImageError: it cannot be decoded, or the encoder refuses it.
             InputError: the box is not inside the image.
         """
         name, uri, image = decode_query(query, whole=self.box is not None)
@@ -86,76 +99,84 @@ class QueryRegion:
     def encode_row(
         self, row_id: str, store: VectorStore, encoder: Callable[[], Encoder], needs_image: bool
     ) -> QueryVectors:
-        """Take a row as the query: its embedding or, where that is not enough, its image.
+        """Return a row as the query: its stored embedding, or its image encoded again.
+
+        Args:
+            row_id: the row.
+            store: where it is.
+            encoder: opens the encoder, which is needed for a region only.
+            needs_image: a re-ranking reads the query's image.
 
         Raises:
-            InputError: no row has the id.
+            MissingRowError: there is no row with this id.
             ImageError: its image is needed and cannot be read.
-            SourceError: its image is needed and where it came from is gone.
+            SourceError: its image is needed and its source is missing.
         """
         row = store.get([row_id])
-        if self == QueryRegion() and not needs_image:
+        if self.is_whole_image and not needs_image:
             return QueryVectors(row_id, row.uris[0], row.embeddings, row_id)
         (item,) = open_items(row.uris)
-        views = self.encode_image(item, encoder())
-        embeddings = row.embeddings if self == QueryRegion() else views.embeddings
-        return replace(views, name=row_id, embeddings=embeddings, own=row_id)
+        vectors = self.encode_image(item, encoder())
+        embeddings = row.embeddings if self.is_whole_image else vectors.embeddings
+        return replace(vectors, name=row_id, embeddings=embeddings, own=row_id)
 
     def encode_text(self, text: str, encoder: Encoder) -> QueryVectors:
-        """Encode words.
+        """Encode a text.
 
         Raises:
-            InputError: the encoder takes images only, or a part of an image is asked for.
+            InputError: the encoder supports images only, or a region is set.
         """
-        if self != QueryRegion():
-            raise InputError(
-                "a part of an image was asked for, and the query is words; leave out one of both"
-            )
+        self._refuse_region("a text query")
         return QueryVectors(text, None, encode_text(encoder, [text]))
 
     def without_image(self, keywords: str, dim: int) -> QueryVectors:
-        """Return the views of no image, where only words are looked for.
+        """Return the query of a search by keywords alone, which has no vectors.
 
         Raises:
-            InputError: a part of an image is asked for.
+            InputError: a region is set.
         """
-        if self != QueryRegion():
-            raise InputError("a part of an image was asked for, and there is only words, no image")
+        self._refuse_region("a search by keywords alone")
         return QueryVectors(keywords, None, np.empty((0, dim), np.float32))
 
     def crops(self, image: ImageArray) -> list[ImageArray]:
-        """Return the views of an image, the whole of what is looked at first."""
-        crops = image if self.box is None else self.box.cut(image)
+        """Return the crops of an image to encode; the first holds all the others."""
+        region = image if self.box is None else self.box.crop(image)
         if self.foreground:
-            crops = foreground(crops).box(AROUND).cut(crops)
-        return (
-            [crops, *(part.cut(crops) for part in parts_of(crops))] if self.multi_crop else [crops]
-        )
+            region = find_foreground(region).box(FOREGROUND_MARGIN).crop(region)
+        if not self.multi_crop:
+            return [region]
+        return [region, *(box.crop(region) for box in multi_crop_boxes(region))]
+
+    def _refuse_region(self, what: str) -> None:
+        if not self.is_whole_image:
+            raise InputError(
+                f"{what} has no image to crop; remove {{box}}, {{foreground}} and {{multi_crop}}",
+                box=None,
+                foreground=None,
+                multi_crop=None,
+            )
 
 
-def parts_of(image: ImageArray) -> list[Box]:
-    """Return 2 x 2 parts of two thirds of the sides and 3 x 3 of one half."""
+def multi_crop_boxes(image: ImageArray) -> list[Box]:
+    """Return 2 x 2 boxes of two thirds of the sides and 3 x 3 of one half."""
     height, width = image.shape[:2]
-    found = []
-    for share, count in _PARTS:
+    boxes = []
+    for share, count in _CROPS:
         high, wide = max(1, round(height * share)), max(1, round(width * share))
         tops, lefts = (
             [round(step * (whole - part) / (count - 1)) for step in range(count)]
             for whole, part in ((height, high), (width, wide))
         )
-        found += [Box(left, top, wide, high) for top in tops for left in lefts]
-    return found
-
-
-_PARTS = ((2 / 3, 2), (1 / 2, 3))
+        boxes += [Box(left, top, wide, high) for top in tops for left in lefts]
+    return boxes
 
 
 def read_images(hits: Sequence[Hit]) -> list[ImageArray | None]:
     """Return the images of hits; None where one cannot be read."""
-    return list(each_in_threads(_image_of, [hit.uri for hit in hits]))
+    return list(each_in_threads(_read_image, [hit.uri for hit in hits]))
 
 
-def _image_of(uri: str) -> ImageArray | None:
+def _read_image(uri: str) -> ImageArray | None:
     try:
         return open_items([uri])[0].image()
     except (ImageError, SourceError):
@@ -166,13 +187,13 @@ def encode_text(encoder: Encoder, texts: Sequence[str]) -> Embeddings:
     """Return ``(n, dim)`` embeddings of texts.
 
     Raises:
-        InputError: the encoder takes images only.
+        InputError: the encoder supports images only.
     """
     encode = getattr(encoder, "encode_text", None)
     if encode is None:
         raise InputError(
-            f"encoder {encoder.name!r} takes images only; for searches by words make a gallery "
-            "with --encoder transformers:NAME of a CLIP or SigLIP model"
+            f"encoder {encoder.name!r} supports images only; for text queries index with a CLIP or "
+            "SigLIP model: lookalike index GALLERY SOURCE --encoder transformers:NAME"
         )
-    found: Embeddings = encode(texts)
-    return found
+    embeddings: Embeddings = encode(texts)
+    return embeddings

@@ -1,6 +1,6 @@
-"""One search: the nearest rows to one or several views of a query, and their re-ranking.
+"""One search: the nearest rows to a query, their re-ranking, and fusion with keyword search.
 
-Re-ranking looks at the first 200 hits only, so that its cost does not grow with the gallery.
+Re-ranking reads the first 200 hits only, so its cost does not grow with the gallery.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,222 +17,264 @@ from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.filters import Filter, Where, as_filter
 from lookalike.images import local_features
 from lookalike.search import rerank
-from lookalike.search.keywords import Among, fused, keywords_of
+from lookalike.search.keywords import RowFilter, fuse_rankings, keyword_index
 from lookalike.search.query import QueryVectors
 from lookalike.stores.base import MAX_K, VectorStore
 from lookalike.types import Embeddings, Hit, ImageArray, Metric
 from lookalike.vectors import unit_rows
 
 RERANKINGS: Mapping[str, str] = {
-    "aqe": "search again, the query moved towards its 3 nearest rows (alpha query expansion)",
-    "dba": "compare with each hit moved towards its 3 nearest hits (database augmentation)",
-    "k-reciprocal": "prefer hits that have the query's neighbors for neighbors (k-reciprocal)",
-    "diffusion": "follow neighbors of neighbors among the hits (diffusion)",
-    "geometric": "put hits first whose local features match the query's in one arrangement",
+    "aqe": "alpha query expansion: search again with the query moved towards its 3 nearest rows",
+    "dba": "database augmentation: compare with each hit moved towards its 3 nearest hits",
+    "k-reciprocal": "prefer hits that share mutual nearest neighbors with the query",
+    "diffusion": "rank hits by diffusion over their neighbor graph",
+    "geometric": "geometric verification: first the hits whose local features match the query's",
 }
-"""By name, what each does."""
+"""Re-ranking methods and what each does."""
 
 NEIGHBORS = 3
-"""Rows that expansion and augmentation take up: where few rows are right, more would be wrong."""
+"""Neighbors used by query expansion and database augmentation. Where a query has few relevant
+rows, more neighbors would pull it away from them."""
 
 VERIFIED = 20
-"""Hits whose images are looked at by ``geometric``."""
-
-Images = Callable[[Sequence[Hit]], Sequence[ImageArray | None]]
-"""Reads the images of hits; None where one cannot be read."""
-
+"""Hits whose images ``geometric`` reads."""
 
 _ROUNDING = 1e-9
-"""What the distance of an image to itself may be by rounding."""
+"""Distance that an image may have to itself by rounding."""
 
-Timed = Callable[[str], AbstractContextManager[None]]
-"""Entered around each stage of a search, by its name."""
+ImageReader = Callable[[Sequence[Hit]], Sequence[ImageArray | None]]
+"""Reads the images of hits; None where one cannot be read."""
+
+StageTimer = Callable[[str], AbstractContextManager[None]]
+"""Returns the context in which the stage of that name runs."""
 
 
-def untimed(_: str) -> AbstractContextManager[None]:
-    """Take no time."""
+def no_timer(_: str) -> AbstractContextManager[None]:
+    """Measure nothing."""
     return nullcontext()
 
 
 def parse_rerankings(names: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return re-rankings by their names, of which a text holds several joined by ``+``.
+    """Return the names of re-rankings; a string holds several joined by ``+``.
 
     Raises:
-        UnknownNameError: there is none of that name; the nearest is offered.
+        UnknownNameError: no re-ranking has that name; the nearest one is suggested.
     """
-    given = names.split("+") if isinstance(names, str) else names or ()
-    found = tuple(name.strip() for name in given)
-    for name in found:
+    parts = names.split("+") if isinstance(names, str) else names or ()
+    rerankings = tuple(name.strip() for name in parts)
+    for name in rerankings:
         if name not in RERANKINGS:
             raise UnknownNameError("re-ranking", name, RERANKINGS)
-    return found
+    return rerankings
 
 
-def distance_threshold(metric: Metric, distance: float | None, score: float | None) -> float | None:
-    """Return the largest distance that a limit of distance or of similarity allows.
+def distance_threshold(
+    metric: Metric, max_distance: float | None, min_score: float | None
+) -> float | None:
+    """Return the maximum distance for a limit of distance or of cosine similarity.
 
     Raises:
-        SettingError: both were given, or a score out of range or for another metric than cosine.
+        SettingError: both limits are set, ``min_score`` is out of range, or the metric is not
+            cosine.
     """
-    if score is None:
-        return distance
-    if distance is not None:
-        raise SettingError("--min-score and --max-distance exclude each other")
+    if min_score is None:
+        return max_distance
+    if max_distance is not None:
+        raise SettingError(
+            "{min_score} and {max_distance} exclude each other", min_score=None, max_distance=None
+        )
     if metric is not Metric.COSINE:
-        raise SettingError("--min-score is for cosine; with l2 say --max-distance")
-    if not -1 <= score <= 1:
-        raise SettingError(f"--min-score {score}: must be from -1 to 1")
-    return 1 - score + _ROUNDING
+        raise SettingError(
+            "{min_score} needs the cosine metric; for l2 use {max_distance}",
+            min_score=None,
+            max_distance=None,
+        )
+    if not -1 <= min_score <= 1:
+        raise SettingError("{min_score} must be from -1 to 1", min_score=min_score)
+    return 1 - min_score + _ROUNDING
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
-    """What is asked for, checked: see :meth:`lookalike.Gallery.search`."""
+    """How to search, checked; see :meth:`lookalike.Gallery.search` for each option.
+
+    Raises:
+        SettingError: ``k`` or ``max_distance`` is out of range.
+        InputError: the filter cannot be parsed.
+        UnknownNameError: no such re-ranking.
+    """
 
     k: int
     metric: Metric
-    where: Filter | None = None
-    distance_threshold: float = math.inf
+    where: Where | None = None
+    max_distance: float | None = None
     exact: bool = False
-    rerankings: tuple[str, ...] = ()
+    rerank: str | Sequence[str] | None = None
     keywords: str | None = None
 
-    @classmethod
-    def of(
-        cls,
-        k: int,
-        metric: Metric,
-        where: Where | None,
-        max_distance: float | None,
-        exact: bool,
-        rerank: str | Sequence[str] | None,
-        keywords: str | None = None,
-    ) -> Self:
-        """Check the settings.
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise SettingError("{k} must be at least 1", k=self.k)
+        if self.max_distance is not None and not self.max_distance >= 0:
+            raise SettingError("{max_distance} must be at least 0", max_distance=self.max_distance)
+        if self.where is not None:
+            object.__setattr__(self, "where", as_filter(self.where))
+        object.__setattr__(self, "rerank", parse_rerankings(self.rerank))
 
-        Raises:
-            SettingError: ``k`` or ``max_distance`` out of range.
-            InputError: the filter or the words cannot be understood.
-            UnknownNameError: no such re-ranking.
-        """
-        if k < 1:
-            raise SettingError(f"n = {k}: must be at least 1")
-        distance_threshold = math.inf if max_distance is None else max_distance
-        if math.isnan(distance_threshold) or distance_threshold < 0:
-            raise SettingError(f"--max-distance {max_distance}: must be at least 0")
-        condition = None if where is None else as_filter(where)
-        names = parse_rerankings(rerank)
-        return cls(k, metric, condition, distance_threshold, exact, names, keywords)
+    @property
+    def filter(self) -> Filter | None:
+        """The condition on metadata, parsed."""
+        return None if self.where is None else as_filter(self.where)
+
+    @property
+    def rerankings(self) -> tuple[str, ...]:
+        """The names of the re-rankings, in their order."""
+        return parse_rerankings(self.rerank)
 
     @property
     def needs_image(self) -> bool:
-        """Whether a re-ranking looks at the query's image."""
+        """Whether a re-ranking reads the query's image."""
         return "geometric" in self.rerankings
 
     def run(
-        self, store: VectorStore, query: QueryVectors, images: Images, timed: Timed = untimed
+        self,
+        store: VectorStore,
+        query: QueryVectors,
+        read_images: ImageReader,
+        timer: StageTimer = no_timer,
     ) -> tuple[Hit, ...]:
-        """Return at most ``k`` hits, best first; distances are those from the query to the rows.
+        """Return at most ``k`` hits, best first; distances are from the query to the rows.
 
-        ``timed`` is entered around the stages ``search`` and ``rerank``.
+        Args:
+            store: the rows.
+            query: the query's embeddings; none for a search by keywords alone.
+            read_images: for geometric verification.
+            timer: entered around the stages ``search``, ``rerank`` and ``keywords``.
 
         Raises:
-            InputError: spatial verification of a query that is no image.
-            MissingDependencyError: OpenCV is not installed, which it takes.
+            InputError: geometric verification of a query that is not an image, or keywords
+                without a word.
+            MissingDependencyError: geometric verification without OpenCV.
         """
-        looked = len(query.embeddings) > 0
-        depth = self.k if not (self.rerankings or self.keywords) else max(self.k, rerank.DEPTH)
-        with timed("search"):
-            hits = self._nearest(store, query.embeddings, query.own, depth) if looked else []
+        depth = max(self.k, rerank.DEPTH) if self.rerankings or self.keywords else self.k
+        hits: list[Hit] = []
+        with timer("search"):
+            if len(query.embeddings):
+                hits = self._nearest(store, query.embeddings, query.own, depth)
         if self.rerankings:
-            with timed("rerank"):
-                hits = self._reranked(store, query, images, hits, depth)
+            with timer("rerank"):
+                hits = self._rerank(store, query, read_images, hits, depth)
         if self.keywords is not None:
-            with timed("keywords"):
-                hits = self._with_words(store, query, hits, depth)
-        kept = [hit for hit in hits if hit.distance <= self.distance_threshold][: self.k]
+            with timer("keywords"):
+                hits = self._fuse_keywords(store, query, hits, depth)
+        limit = math.inf if self.max_distance is None else self.max_distance
+        results = [hit for hit in hits if hit.distance <= limit][: self.k]
         return tuple(
-            hit if hit.rank == rank else replace(hit, rank=rank) for rank, hit in enumerate(kept, 1)
+            hit if hit.rank == rank else replace(hit, rank=rank)
+            for rank, hit in enumerate(results, 1)
         )
 
     def _nearest(
-        self, store: VectorStore, views: Embeddings, own: str | None, depth: int
+        self,
+        store: VectorStore,
+        vectors: Embeddings,
+        own: str | None,
+        depth: int,
+        where: Filter | None = None,
     ) -> list[Hit]:
-        """Return the nearest rows to any of the views ``(v, dim)``, nearest first.
+        """Return the nearest rows to any of the query vectors ``(v, dim)``, nearest first.
 
-        The nearest rows to several views are among the nearest to each, so this is as exact as
+        The nearest rows to several vectors are among the nearest to each, so this is as exact as
         the store.
         """
-        asked = min(depth + (own is not None), max(depth, MAX_K))
-        found = store.search(views, asked, self.metric, self.where, exact=self.exact)
-        if len(found) == 1:
-            return [hit for hit in found[0] if hit.id != own][:depth]
+        k = min(depth + (own is not None), max(depth, MAX_K))
+        results = store.search(vectors, k, self.metric, where or self.filter, exact=self.exact)
+        if len(results) == 1:
+            return [hit for hit in results[0] if hit.id != own][:depth]
         best: dict[str, Hit] = {}
-        for hit in (hit for hits in found for hit in hits if hit.id != own):
+        for hit in (hit for hits in results for hit in hits if hit.id != own):
             if hit.id not in best or hit.distance < best[hit.id].distance:
                 best[hit.id] = hit
         return sorted(best.values(), key=lambda hit: (hit.distance, hit.id))[:depth]
 
-    def _with_words(
+    def _fuse_keywords(
         self, store: VectorStore, query: QueryVectors, hits: list[Hit], depth: int
     ) -> list[Hit]:
-        """Return hits fused by rank with the rows whose metadata have the words.
+        """Return hits fused by rank with the rows whose metadata match the keywords.
 
-        Without an image, the distance of a row is 1 less its BM25 as a share of the best row's.
+        Without an image, a row's distance is 1 - BM25 / (BM25 of the best row).
         """
-        assert self.keywords is not None
-        columns = store.columns()
-        rows, scores = keywords_of(columns).find(self.keywords)
-        if self.where is not None and len(rows):
-            passing = self.where.mask(columns)[rows]
-            rows, scores = rows[passing], scores[passing]
-        ids = store.ids()
-        said = {ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
-        said.pop(query.own or "", None)
-        if not said:
+        rows, scores = self._keyword_scores(store, query.own)
+        if not scores:
             return hits
         if not len(query.embeddings):
-            first = list(said)[: self.k]
-            found = store.get(first)
-            best = max(said[first[0]], 1e-12)
-            fields = zip(found.ids, found.uris, found.metadata, strict=True)
-            return [
-                Hit(rank, row_id, uri, max(0.0, 1 - said[row_id] / best), metadata)
-                for rank, (row_id, uri, metadata) in enumerate(fields, 1)
-            ]
-        among = replace(self, where=Among(rows))
-        near = among._nearest(store, query.embeddings, query.own, depth)
-        looks = {hit.id: hit for hit in hits}
-        more = sorted((hit for hit in near if hit.id not in looks), key=lambda hit: hit.distance)
-        looks |= {hit.id: hit for hit in more}
-        ranked = [(row_id, score) for row_id, score in said.items() if row_id in looks]
-        return [looks[row_id] for row_id in fused(list(looks), ranked)]
+            return _keyword_hits(store, scores, self.k)
+        nearest = self._nearest(store, query.embeddings, query.own, depth, RowFilter(rows))
+        by_id = {hit.id: hit for hit in hits}
+        by_id |= {hit.id: hit for hit in nearest if hit.id not in by_id}
+        ranked = [(row_id, score) for row_id, score in scores.items() if row_id in by_id]
+        return [by_id[row_id] for row_id in fuse_rankings(list(by_id), ranked)]
 
-    def _reranked(
-        self, store: VectorStore, query: QueryVectors, images: Images, hits: list[Hit], depth: int
+    def _keyword_scores(
+        self, store: VectorStore, own: str | None
+    ) -> tuple[NDArray[np.int64], dict[str, float]]:
+        """Return the rows with the keywords that pass the filter, and their BM25 by id.
+
+        The best come first. ``own`` has no score.
+        """
+        columns = store.columns()
+        rows, scores = keyword_index(columns).search(str(self.keywords))
+        if self.filter is not None and len(rows):
+            passing = self.filter.mask(columns)[rows]
+            rows, scores = rows[passing], scores[passing]
+        ids = store.ids()
+        by_id = {ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
+        by_id.pop(own or "", None)
+        return rows, by_id
+
+    def _rerank(
+        self,
+        store: VectorStore,
+        query: QueryVectors,
+        read_images: ImageReader,
+        hits: list[Hit],
+        depth: int,
     ) -> list[Hit]:
         """Return the hits in the order of the last re-ranking."""
         if not hits:
             return hits
         rows = store.embeddings([hit.id for hit in hits])
-        nearest = _distances(query.embeddings, rows[:1], self.metric)[:, 0].argmin()
-        asked = query.embeddings[nearest]
+        closest = _distances(query.embeddings, rows[:1], self.metric)[:, 0].argmin()
+        vector = query.embeddings[closest]
         for name in self.rerankings:
             if name == "aqe":
-                asked = rerank.alpha_query_expansion(asked, rows[:NEIGHBORS])
-                hits = self._nearest(store, asked[None], query.own, depth)
+                vector = rerank.alpha_query_expansion(vector, rows[:NEIGHBORS])
+                hits = self._nearest(store, vector[None], query.own, depth)
                 rows = store.embeddings([hit.id for hit in hits])
                 continue
             if name == "geometric":
-                order = _verified(query.image, hits, images)
+                order = _verified_order(query.image, hits, read_images)
             else:
-                order = np.argsort(_scored(name, asked, rows), kind="stable").tolist()
+                order = np.argsort(_rerank_distances(name, vector, rows), kind="stable").tolist()
             hits, rows = [hits[i] for i in order], rows[order]
         distances = _distances(query.embeddings, rows, self.metric).min(axis=0)
         return [replace(hit, distance=float(d)) for hit, d in zip(hits, distances, strict=True)]
 
 
-def _scored(name: str, query: NDArray[np.float32], rows: Embeddings) -> NDArray[np.floating]:
+def _keyword_hits(store: VectorStore, scores: Mapping[str, float], k: int) -> list[Hit]:
+    ids = list(scores)[:k]
+    rows = store.get(ids)
+    best = max(scores[ids[0]], 1e-12)
+    fields = zip(rows.ids, rows.uris, rows.metadata, strict=True)
+    return [
+        Hit(rank, row_id, uri, max(0.0, 1 - scores[row_id] / best), metadata)
+        for rank, (row_id, uri, metadata) in enumerate(fields, 1)
+    ]
+
+
+def _rerank_distances(
+    name: str, query: NDArray[np.float32], rows: Embeddings
+) -> NDArray[np.floating]:
     if name == "k-reciprocal":
         return rerank.k_reciprocal_distances(query, rows)
     if name == "diffusion":
@@ -242,16 +283,19 @@ def _scored(name: str, query: NDArray[np.float32], rows: Embeddings) -> NDArray[
     return np.asarray(-(augmented @ unit_rows(query[None])[0]))
 
 
-def _verified(image: ImageArray | None, hits: Sequence[Hit], images: Images) -> list[int]:
+def _verified_order(
+    image: ImageArray | None, hits: Sequence[Hit], read_images: ImageReader
+) -> list[int]:
     if image is None:
         raise InputError(
-            "re-ranking by spatial compares images: ask with an image, not with words or vectors"
+            "re-ranking by geometric verification compares images: the query must be an image, "
+            "not a text or a vector"
         )
-    first = hits[:VERIFIED]
-    matches = local_features.rank(image, images(first))
-    inliers = [None if match is None else match.inliers for match in matches]
-    order = local_features.order([hit.distance for hit in first], inliers)
-    return [*order, *range(len(first), len(hits))]
+    verified = hits[:VERIFIED]
+    matches = local_features.verify_candidates(image, read_images(verified))
+    inliers = [None if match is None else match.inlier_count for match in matches]
+    order = local_features.rerank_order([hit.distance for hit in verified], inliers)
+    return [*order, *range(len(verified), len(hits))]
 
 
 def _distances(queries: Embeddings, rows: Embeddings, metric: Metric) -> NDArray[np.float64]:

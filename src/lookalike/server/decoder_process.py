@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from lookalike.errors import InputError
-from lookalike.images.decode import decode, within
+from lookalike.images.decode import decode, shrink_image
 from lookalike.images.foreground import Box
 from lookalike.server import frames
 from lookalike.types import ImageArray
@@ -32,8 +32,8 @@ def image(data: bytes, asked: Mapping[str, Any]) -> Answer:
     """Decode to pixels; ``box`` names the part of the image that is wanted."""
     box = asked.get("box")
     found = decode(data, name=asked["name"], whole=box is not None)
-    found = found if box is None else Box.of(box).cut(found)
-    found = np.ascontiguousarray(within(found, LARGEST_SIDE))
+    found = found if box is None else Box.from_sequence(box).crop(found)
+    found = np.ascontiguousarray(shrink_image(found, LARGEST_SIDE))
     return {"shape": found.shape}, found.reshape(-1).data
 
 
@@ -43,7 +43,7 @@ def thumbnail(data: bytes, asked: Mapping[str, Any]) -> Answer:
         found: ImageArray = np.frombuffer(data, np.uint8).reshape(asked["shape"])
     else:
         found = decode(data, name=asked["name"])
-    found = within(found, asked["side"])
+    found = shrink_image(found, asked["side"])
     small = max(found.shape[:2]) <= _TINY
     file = io.BytesIO()
     Image.fromarray(found).save(file, "PNG" if small else "JPEG", quality=85)

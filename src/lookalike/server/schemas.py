@@ -73,7 +73,7 @@ class Options(Common):
 
     def look(self) -> QueryRegion:
         """Return which part of the query is looked at."""
-        box = None if self.box is None else Box.of(self.box)
+        box = None if self.box is None else Box.from_sequence(self.box)
         return QueryRegion(box, self.foreground, self.multi_crop)
 
     def search(self, own: Metric) -> SearchOptions:
@@ -85,8 +85,14 @@ class Options(Common):
         metric = own if self.metric is None else Metric(self.metric)
         limit = distance_threshold(metric, self.max_distance, self.min_score)
         where: Where | None = self.where
-        return SearchOptions.of(
-            self.k, metric, where, limit, self.exact, self.rerank, self.keywords
+        return SearchOptions(
+            k=self.k,
+            metric=metric,
+            where=where,
+            max_distance=limit,
+            exact=self.exact,
+            rerank=self.rerank,
+            keywords=self.keywords,
         )
 
 

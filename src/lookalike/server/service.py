@@ -263,7 +263,7 @@ class Service:
     async def _decode(self, data: bytes | ImageArray, name: str, look: QueryRegion) -> ImageArray:
         if isinstance(data, bytes):
             return await self.decoders.image(data, name, look.box)
-        return data if look.box is None else look.box.cut(data)
+        return data if look.box is None else look.box.crop(data)
 
     async def _fetch(self, url: str, stages: Stages) -> bytes:
         if not self.settings.urls:
@@ -345,7 +345,7 @@ class Service:
         gallery = served.gallery
         rows = await self.thread(lambda: len(gallery))
         self.telemetry.rows.labels(served.name).set(rows)
-        search = SearchOptions.of(1, gallery.metric, None, None, False, None)
+        search = SearchOptions(k=1, metric=gallery.metric)
         blank = np.full((64, 64, 3), 255, np.uint8)
         try:
             embedding = await served.batcher.encode([blank])

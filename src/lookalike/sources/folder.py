@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import SourceError
-from lookalike.images.decode import looks_like_image, suffixes
+from lookalike.images.decode import has_image_signature, supported_suffixes
 from lookalike.sources.base import Item, source_name
 from lookalike.sources.tables import SUFFIXES as TABLES
 from lookalike.sources.tables import Table, read_table
@@ -144,7 +144,7 @@ class _Walk:
         self.root = root
         self.problems: list[Failure] = []
         self.unread: list[str] = []
-        self._suffixes = suffixes()
+        self._suffixes = supported_suffixes()
         self._real = os.path.realpath(root)
         self._linked: set[str] = set()
 
@@ -196,6 +196,6 @@ class _Walk:
             return False
         try:
             with open(entry.path, "rb") as file:  # noqa: PTH123
-                return looks_like_image(file.read(16))
+                return has_image_signature(file.read(16))
         except OSError:
             return False

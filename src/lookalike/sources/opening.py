@@ -9,10 +9,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lookalike.datasets import idx
-from lookalike.datasets.download import read_url
 from lookalike.errors import SourceError
-from lookalike.images.decode import suffixes
+from lookalike.images import idx
+from lookalike.images.decode import supported_suffixes
 from lookalike.sources.arrays import DATASET_PREFIX, load_dataset, load_idx
 from lookalike.sources.base import Item, Source
 from lookalike.sources.folder import FolderSource, file_signature
@@ -27,6 +26,7 @@ from lookalike.sources.shards import (
     shards_in,
 )
 from lookalike.sources.tables import SUFFIXES as TABLES
+from lookalike.sources.urls import read_url
 from lookalike.types import ProgressCallback, ignore_progress
 
 
@@ -55,7 +55,7 @@ def open_source(
     """
     source = _open(spec, on_progress)
     if not len(source) and not empty:
-        listed = " ".join(sorted(suffixes()))
+        listed = " ".join(sorted(supported_suffixes()))
         said = f"; {source.problems[0].reason}" if source.problems else ""
         kind = "the folder has no image files" if Path(spec).is_dir() else "holds no images"
         raise SourceError(f"{spec}: {kind} ({listed}){said}")

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from lookalike.config import settings
 from lookalike.errors import ImageError, SourceError
-from lookalike.images.decode import within
+from lookalike.images.decode import shrink_image
 from lookalike.sources import Item, Source
 from lookalike.types import ImageArray
 
@@ -75,7 +75,7 @@ def read_sample(
 def _read_small(item: Item, side: int) -> tuple[Item, ImageArray | str]:
     """Return an item and its image, made small, or the reason why it cannot be read."""
     try:
-        return item, within(item.image(), side)
+        return item, shrink_image(item.image(), side)
     except ImageError as error:
         return item, str(error).removeprefix(f"{item.uri}: ")
 

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from lookalike.errors import ImageError, SourceError
-from lookalike.images.decode import suffixes
+from lookalike.images.decode import supported_suffixes
 from lookalike.sources.base import Item, source_name
 from lookalike.sources.folder import file_signature
 from lookalike.sources.tables import Table, plain, read_table
@@ -201,7 +201,7 @@ class TarShard:
         key = f"{folder}/{stem}" if folder else stem
         suffix = f".{rest.lower()}"
         where = (member.offset_data, member.size)
-        if suffix in suffixes():
+        if suffix in supported_suffixes():
             entry = found.setdefault(key, _Member())
             if entry.image is not None:
                 raise SourceError(f"{self.path}: two images are called {key!r}")

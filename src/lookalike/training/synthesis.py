@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from lookalike.images.compositing import STREET, collage, street_view
-from lookalike.images.foreground import Mask, foreground
-from lookalike.images.stylization import redrawn
+from lookalike.images.compositing import DEFAULT_PHOTO, cluttered_background, compose_photo
+from lookalike.images.foreground import Mask, find_foreground
+from lookalike.images.stylization import restyle
 from lookalike.sources.sampling import each_in_threads
 from lookalike.types import ImageArray
 
@@ -20,7 +20,7 @@ QUERY_DOMAINS: Mapping[str, str] = {
 }
 """What a collection's queries will be like, by name."""
 
-_STREET = replace(STREET, side=224, blur=(0.0, 1.0))
+_STREET = replace(DEFAULT_PHOTO, side=224, blur=(0.0, 1.0))
 """Street views no larger than most networks see them."""
 
 
@@ -39,7 +39,7 @@ class ViewGenerator:
         cls, images: Sequence[ImageArray], kind: str, seed: int, backgrounds: Sequence[ImageArray]
     ) -> ViewGenerator:
         """Find the items of the images; ``kind`` is a name in :data:`QUERY_DOMAINS`."""
-        masks = [found.mask for found in each_in_threads(foreground, images)]
+        masks = [found.mask for found in each_in_threads(find_foreground, images)]
         return cls(images, masks, backgrounds, kind, seed)
 
     def views(self, number: int) -> Iterator[ImageArray]:
@@ -50,9 +50,9 @@ class ViewGenerator:
         rng = np.random.default_rng([self.seed, number, index])
         image, mask = self.images[index], self.masks[index]
         if self.kind == "drawn":
-            return redrawn(image, rng, mask=mask)
+            return restyle(image, rng, mask=mask)
         if self.backgrounds:
             ground = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
         else:
-            ground = collage(self.images, self.masks, rng, side=_STREET.side)
-        return street_view(image, ground, rng, mask=mask, street=_STREET).image
+            ground = cluttered_background(self.images, self.masks, rng, side=_STREET.side)
+        return compose_photo(image, ground, rng, mask=mask, params=_STREET).image

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lookalike.encoders.base import Preprocessing
 from lookalike.encoders.hog import FineHog
-from lookalike.encoders.whitening import Whitening
+from lookalike.encoders.whitening import LinearProjection
 from lookalike.sources.sampling import SAMPLE
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.augmentations import Augmentations
@@ -140,7 +140,7 @@ class Contrastive(Task):
         unit = nn.Sequential(self.net.eval(), Unit())
         with torch.no_grad():
             found = torch.cat([unit(_values(part)) for part in some.split(_CHUNK)])  # type: ignore[no-untyped-call]
-        whitening = Whitening.fit(found.numpy(), DIM, self.whitening)
+        whitening = LinearProjection.fit(found.numpy(), DIM, self.whitening)
         if whitening is not None:
             unit.append(affine(whitening))
         return Joined(unit, self.fine, self.fine_weight)

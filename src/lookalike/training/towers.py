@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lookalike.encoders.hog import FineHog
 from lookalike.encoders.pooling import unit
-from lookalike.encoders.whitening import Whitening
+from lookalike.encoders.whitening import LinearProjection
 
 WIDTHS = (64, 128, 192, 256)
 """Channels of the tower's convolutions; one more stage for each doubling of the image."""
@@ -175,7 +175,7 @@ class Unit(nn.Module):
         return unit(rows)
 
 
-def affine(whitening: Whitening) -> nn.Linear:
+def affine(whitening: LinearProjection) -> nn.Linear:
     """Return a whitening as a layer."""
     layer = nn.Linear(*whitening.projection.shape)
     with torch.no_grad():

@@ -23,7 +23,7 @@ from safetensors.torch import save as save_tensors
 
 from lookalike.encoders.base import MANIFEST, Preprocessing
 from lookalike.encoders.export import to_onnx
-from lookalike.encoders.onnx import DECODER, NetworkEncoder
+from lookalike.encoders.onnx import DECODER_FILE, NetworkEncoder
 from lookalike.encoders.persistence import write_encoder
 from lookalike.errors import ArtifactError, ImageError, SettingError, SourceError
 from lookalike.sources import Source, open_source
@@ -185,7 +185,7 @@ def _preprocessing(source: Source, recipe: Recipe, options: TrainingOptions) -> 
     if recipe.size is not None:
         return Preprocessing(recipe.size, recipe.size, 1)
     sample = sample_images(source, 200)
-    fitting = Preprocessing.fitting(sample, size=options.size or 64, least=24)
+    fitting = Preprocessing.for_sample(sample, size=options.size or 64, min_size=24)
     if options.size is None:
         return fitting
     return Preprocessing(options.size, options.size, fitting.channels)
@@ -281,7 +281,7 @@ def _exported(
     if decoder is not None:
         with torch.no_grad():
             code = network(example)
-        extra[DECODER] = to_onnx(decoder.eval(), code)
+        extra[DECODER_FILE] = to_onnx(decoder.eval(), code)
     return NetworkEncoder(
         str(origin["recipe"]),
         to_onnx(network, example),

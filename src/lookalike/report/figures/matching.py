@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from lookalike.images.local_features import Match
+from lookalike.images.local_features import GeometricMatch
 from lookalike.report.figures.style import HIGHLIGHT, INK, STYLE
 from lookalike.types import ImageArray
 
@@ -16,7 +16,7 @@ _GAP = 0.04
 
 
 def matches(
-    query_image: ImageArray, row_image: ImageArray, match: Match, title: str | None = None
+    query_image: ImageArray, row_image: ImageArray, match: GeometricMatch, title: str | None = None
 ) -> Figure:
     """Draw a query beside a row's image, each inlier as a line between its two points.
 
@@ -56,6 +56,6 @@ def matches(
     ax.scatter(x, y, s=7, color=HIGHLIGHT, edgecolors="white", linewidths=0.4)
     ax.set(xlim=(0, width), ylim=(height, 0))
     ax.axis("off")
-    count = f"{match.inliers} inliers" if match.inliers else "no inliers"
+    count = f"{match.inlier_count} inliers" if match.inlier_count else "no inliers"
     ax.set_title(f"{title}\n{count}" if title else count, fontsize=9, color=INK, pad=4)
     return figure
