@@ -40,7 +40,7 @@ def source(spec: str) -> ArraySource:
 def trained(count: int, epochs: int, folder: Path) -> NetworkEncoder:
     """Return the encoder in ``folder``, trained as from a shell now if it is not there."""
     launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m")
-    options = ("--augment", "digits", "--epochs", str(epochs), "--no-judge", "-o", str(folder))
+    options = ("--augment", "digits", "--epochs", str(epochs), "--no-evaluate", "-o", str(folder))
     if not (folder / "encoder.json").exists():
         command = [*(launch if count > 1 else ()), "lookalike", "train", SOURCE, *options]
         subprocess.run([sys.executable, "-m", *command], check=True)

@@ -238,7 +238,7 @@ def test_training_ends_with_what_can_be_said(tmp_path: Path) -> None:
     found = json.loads(cli("json", *arguments, "--json", cwd=tmp_path))["assessment"]
     assert found["verdict"]["best_baseline"] in found["verdict"]["sentence"]
     assert set(found["robustness"]) >= {"crop", "noise", "jpeg"}
-    quiet = cli("quiet", *arguments, "--no-judge", cwd=tmp_path)
+    quiet = cli("quiet", *arguments, "--no-evaluate", cwd=tmp_path)
     assert "spectrum" not in quiet
 
 

@@ -33,7 +33,7 @@ from tests.distributed_run import SOURCE, WHOLE
 ROOT = Path(__file__).parents[2]
 LONGEST_S = 300
 TRAIN = (
-    *("lookalike", "train", SOURCE, "-o", "e", "--no-judge", "--epochs", WHOLE.epochs),
+    *("lookalike", "train", SOURCE, "-o", "e", "--no-evaluate", "--epochs", WHOLE.epochs),
     *("--seed", WHOLE.seed, "--augment", WHOLE.augment, "--size", WHOLE.size),
 )
 

@@ -1,4 +1,4 @@
-"""lookalike adapt: an encoder made to fit a collection, without labels."""
+"""lookalike adapt: fit a pretrained encoder to a collection."""
 
 from __future__ import annotations
 
@@ -8,47 +8,52 @@ from typing import Annotated
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.options import AsJson, Resume, Seed, Source
 
 
 def command(
-    source: Annotated[str, typer.Argument(help="The collection: what lookalike index takes.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The encoder folder to make.")],
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder.")],
     encoder: Annotated[
-        str,
-        typer.Option(help="The encoder to adapt: a name (lists: lookalike encoders) or a folder."),
+        str, typer.Option(metavar="NAME", help="Encoder to adapt, by name or folder.")
     ] = "efficientnet-lite0/layers,fit=stretch",
     query_domain: Annotated[
-        str, typer.Option(help="What queries look like: street (photographs) or drawn.")
+        str, typer.Option(metavar="NAME", help="What queries look like: street (photos) or drawn.")
     ] = "street",
     backgrounds: Annotated[
         str | None,
-        typer.Option(help="Photographs to put items on; collages of the collection unless given."),
+        typer.Option(
+            metavar="SOURCE", help="Photos to put items on.", show_default="collages of SOURCE"
+        ),
     ] = None,
-    views_per_image: Annotated[int, typer.Option(help="Views made of each image.")] = 8,
+    views_per_image: Annotated[
+        int, typer.Option(metavar="N", help="Synthetic views per image.")
+    ] = 8,
     minutes: Annotated[
-        float | None, typer.Option(help="Begin no further pass after this time.")
+        float | None,
+        typer.Option(metavar="N", help="Time limit in minutes; finishes the current pass."),
     ] = None,
     dim: Annotated[
-        int | None, typer.Option(help="Dimensions of the result; at most 256 unless given.")
+        int | None,
+        typer.Option(metavar="N", help="Output dimensions.", show_default="at most 256"),
     ] = None,
     contrast: Annotated[
         bool,
         typer.Option(
-            "--contrast", help="Refine by contrast with hard negatives; seldom helps, takes torch."
+            "--contrast", help="Contrastive refinement with hard negatives (needs torch)."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the views.")] = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    seed: Seed = 0,
+    resume: Resume = False,
+    as_json: AsJson = False,
 ) -> None:
     """Adapt a pretrained encoder to a collection, without labels.
 
-    Of each image views are made as queries may show it: street photographs of its item, or
-    drawings by other hands. From these a projection is learned in which views of one item are near
-    each other. It takes minutes for some thousands of images on two cores. Whether it helps is
-    for lookalike evaluate --synthetic-queries, or labels, to say.
+    Learns a projection from synthetic queries: street photos or drawings of each
+    item. Takes minutes for a few thousand images on two cores.
+
+      lookalike adapt products -o shop.encoder
+      lookalike evaluate shop.gallery --synthetic-queries      did it help?
     """
     from lookalike.training.adapt import AdaptOptions, adapt
 
@@ -72,7 +77,9 @@ def command(
                 on_progress=on_progress,
             )
     except KeyboardInterrupt:
-        console.note(f"interrupted; go on with the same command and --resume (in {out})")
+        console.note(
+            f"interrupted; resume with the same command and --resume (checkpoint in {out})"
+        )
         raise typer.Exit(130) from None
     origin = adapted.origin
     if as_json:

@@ -178,14 +178,14 @@ def _ranked(candidate: Candidate) -> list[str]:
 
 def _unranked(candidates: Sequence[Candidate]) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows of encoders without labels."""
-    corruptions = list(candidates[0].smoke)
+    corruptions = list(candidates[0].robustness)
     rows = [
         [
             candidate.name,
             f"{candidate.rate:,.0f}",
             str(candidate.encoder.dim),
-            *(f"{share:.2f}" for share in candidate.smoke.values()),
-            "yes" if candidate.finds_itself else "no",
+            *(f"{share:.2f}" for share in candidate.robustness.values()),
+            "yes" if candidate.robust else "no",
         ]
         for candidate in candidates
     ]

@@ -119,9 +119,9 @@ class DefaultGroup(Group):
         if first in self.commands:
             return super().make_context(info_name, args, parent, **extra)
         ctx = self.default.make_context(info_name, args, parent, **extra)
-        if near := difflib.get_close_matches(first, self.commands, n=1, cutoff=0.8):
-            if not Path(first).exists():
-                ctx.fail(f"no such command {first}; did you mean {near[0]}?")
+        near = difflib.get_close_matches(first, self.commands, n=1, cutoff=0.8)
+        if near and not Path(first).exists():
+            ctx.fail(f"no such command {first}; did you mean {near[0]}?")
         return ctx
 
 

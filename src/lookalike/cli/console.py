@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,25 +47,68 @@ def print_json(value: Any, *, one_line: bool = False) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=None if one_line else 2), flush=True)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-    """Print a table to stdout; columns of numbers are right-aligned."""
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    max_width: int = _PIPED_WIDTH,
+) -> None:
+    """Print a table to stdout; columns of numbers are right-aligned.
+
+    It is as wide as the terminal or, where there is none, at most ``max_width``.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(
+        title=title or None,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for i, name in enumerate(columns):
         numeric = all(row[i][:1] in "0123456789.-+" for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else max_width
     Console(width=width, highlight=False, markup=False).print(table)
 
 
 def count(number: int, singular: str, plural: str = "") -> str:
     """Return a number with its noun: ``1 row``, ``1,437 rows``."""
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print names and values to stdout, one a line; nested ones by both names."""
+    for name, value in facts.items():
+        nested = value.items() if isinstance(value, Mapping) else [("", value)]
+        for key, each in nested:
+            label = f"{name} {key}".strip().replace("_", " ")
+            print(f"{label:24} {_readable(each)}")
+
+
+def _readable(value: object) -> str:
+    """Return a JSON value as people read it."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_readable(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        if len(value) > _LISTED:
+            return count(len(value), "value")
+        return ", ".join(map(_readable, value))
+    return str(value)
 
 
 def size(number: int) -> str:

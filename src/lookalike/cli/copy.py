@@ -1,4 +1,4 @@
-"""lookalike copy: a gallery in another place."""
+"""lookalike copy: copy a gallery."""
 
 from __future__ import annotations
 
@@ -7,25 +7,36 @@ from typing import Annotated
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.options import AsJson, Gallery
 
 
 def command(
-    gallery: Annotated[str, typer.Argument(help="The gallery: its folder, or milvus://...")],
+    gallery: Gallery,
     target: Annotated[
-        str, typer.Argument(help="Where to: a folder, or milvus://HOST:PORT/NAME; made if missing.")
+        str,
+        typer.Argument(
+            metavar="TARGET", help="Folder or milvus://HOST:PORT/NAME; created if missing."
+        ),
     ],
     store: Annotated[
-        str | None, typer.Option(help="With a new folder: where its rows go, milvus://...")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Keep the rows of a new folder at milvus://HOST:PORT/NAME."
+        ),
     ] = None,
     allow_removals: Annotated[
-        bool, typer.Option("--allow-removals", help="Delete rows there that the gallery has not.")
+        bool,
+        typer.Option("--allow-removals", help="Delete target rows missing from the source."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Copy encoder, rows and sources to another place, and check them there.
+    """Copy a gallery, or update a copy, and verify it.
 
-    Interrupted and run again, it goes on where it was; run again later, it brings the copy up to
-    date. Images stay where they are.
+    Encoder, rows and sources are copied; the images stay where they are.
+    Interrupted runs resume where they stopped.
+
+      lookalike copy photos.gallery backup.gallery
+      lookalike copy photos.gallery milvus://localhost:19530/photos
     """
     from lookalike.gallery.copy import N, copy
     from lookalike.gallery.gallery import Gallery
@@ -37,7 +48,7 @@ def command(
                 opened, target, store=store, allow_removals=allow_removals, on_progress=on_progress
             )
     except KeyboardInterrupt:
-        console.note("interrupted; what was copied stays, the same command goes on from there")
+        console.note("interrupted; run the same command again to resume")
         raise typer.Exit(130) from None
     if as_json:
         console.print_json(report.as_dict())

@@ -1,30 +1,31 @@
-"""lookalike doctor: what is installed and what works."""
+"""lookalike doctor: check the installation."""
 
 from __future__ import annotations
-
-from typing import Annotated
 
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.options import AsJson
 
 
-def command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
-) -> None:
-    """Look at what is installed, what works, and which cache is used, one line each.
+def command(as_json: AsJson = False) -> None:
+    """Check the installation.
 
-    Exit code 1 when something that lookalike cannot do without does not work.
+    Each line is one check: what is installed, what works, which cache is used.
+
+    JSON: a list of name, ok (null: missing but optional) and detail.
+
+    Exit code 1: a required part does not work.
     """
-    from lookalike.diagnostics import check_up
+    from lookalike.diagnostics import run_checks
 
     checks = []
-    for check in check_up():
+    for check in run_checks():
         checks.append(check)
         if not as_json:
-            sign = {True: "ok", False: "BROKEN", None: "-"}[check.ok]
-            print(f"{sign:6} {check.name:20} {check.said}", flush=True)
+            status = {True: "ok", False: "BROKEN", None: "-"}[check.ok]
+            print(f"{status:6} {check.name:18} {check.detail}", flush=True)
     if as_json:
-        console.print_json([{"name": c.name, "ok": c.ok, "said": c.said} for c in checks])
+        console.print_json([{"name": c.name, "ok": c.ok, "detail": c.detail} for c in checks])
     if any(check.ok is False for check in checks):
         raise typer.Exit(1)

@@ -117,8 +117,8 @@ def evaluate_command(
         print_evaluation(evaluation)
     if report is not None:
         console.note(f"report: {report}")
-    if evaluation.basis.ground_truth is not None:
-        for text in evaluation.basis.ground_truth.notes():
+    if evaluation.criterion.ground_truth is not None:
+        for text in evaluation.criterion.ground_truth.notes():
             console.note(text)
     console.note_skipped(evaluation.skipped, "query", "queries")
     if evaluation.skipped:
@@ -133,27 +133,27 @@ def robustness_command(
     report: Report = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure robustness: do corrupted images find their originals?
+    """Measure robustness: whether corrupted images find their originals.
 
-    No labels needed. Up to 500 images are cropped, rotated, brightened, darkened, blurred, given
-    noise, compressed and partly covered. This says what the encoder is invariant
-    to, not how good it is.
+    No labels needed. Up to 500 images are cropped, rotated, brightened, darkened,
+    blurred, given noise, compressed and partly covered. This says what the
+    encoder is invariant to, not how good it is.
 
       lookalike evaluate robustness photos.gallery
       lookalike evaluate robustness photos.gallery --report robustness.html
 
     Exit code 1: some images were skipped; each is listed.
     """
-    from lookalike.evaluation.robustness import self_retrieval
+    from lookalike.evaluation.robustness import evaluate_robustness
     from lookalike.gallery.gallery import Gallery
 
     opened = Gallery.open(gallery)
     with console.progress() as on_progress:
-        result = self_retrieval(opened, k=k, metric=metric, on_progress=on_progress)
+        result = evaluate_robustness(opened, k=k, metric=metric, on_progress=on_progress)
         if report is not None:
-            from lookalike.report.robustness import write_self_report
+            from lookalike.report.robustness import write_robustness_report
 
-            write_self_report(result, opened, report)
+            write_robustness_report(result, opened, report)
     if as_json:
         console.print_json(result.as_dict())
     else:
@@ -188,9 +188,9 @@ def judgements_command(
 
     result = evaluate_judgements(files)
     if report is not None:
-        from lookalike.report.human_judgements import write_hit_report
+        from lookalike.report.human_judgements import write_judgements_report
 
-        write_hit_report(result, report)
+        write_judgements_report(result, report)
     if as_json:
         console.print_json(result.as_dict())
     else:
@@ -215,5 +215,5 @@ def _write(
         write_page(page, report)
     if save:
         sections = [section for section in page.sections if section.title != SETTINGS]
-        path = saved.keep(evaluation, gallery, asdict(replace(page, sections=sections)))
+        path = saved.save_evaluation(evaluation, gallery, asdict(replace(page, sections=sections)))
         console.note(f"saved: {path}")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from lookalike.cli.console import count, note, print_table
 
 if TYPE_CHECKING:
-    from lookalike.evaluation.human_judgements import HitJudgements
+    from lookalike.evaluation.human_judgements import JudgementsResult
     from lookalike.evaluation.metrics import Estimate
     from lookalike.evaluation.results import Evaluation
-    from lookalike.evaluation.robustness import SelfRetrieval
+    from lookalike.evaluation.robustness import RobustnessResult
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -19,10 +19,10 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
     print_table(*_scores(evaluation), title=_title(evaluation))
     k = evaluation.k
-    if not evaluation.basis.labeled:
+    if not evaluation.criterion.labeled:
         print(
-            f"relevant results {evaluation.basis.said}; mAP@{k} divides by min({k}, relevant "
-            f"rows), mAP retrieved by the relevant results"
+            f"relevant results {evaluation.criterion.description}; mAP@{k} divides by "
+            f"min({k}, relevant rows), mAP retrieved by the relevant results"
         )
     if text := ceiling_note(evaluation):
         print(text)
@@ -56,12 +56,12 @@ def _scores(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     for name, scores in ranking(evaluation):
         marked = f"{name} *" if scores is evaluation.scores else name
         first = f"{scores.recall_at_1.value:.4f}"
-        if evaluation.basis.labeled:
+        if evaluation.criterion.labeled:
             rows.append([marked, _interval(scores.precision), _interval(scores.map), first])
         else:
             retrieved, recall = (f"{e.value:.4f}" for e in (scores.map_retrieved, scores.recall))
             rows.append([marked, _interval(scores.map), retrieved, first, recall])
-    if evaluation.basis.labeled:
+    if evaluation.criterion.labeled:
         return ["encoder", f"precision@{k}", f"mAP@{k}", "R@1"], rows
     return ["encoder", f"mAP@{k}", "mAP retrieved", "R@1", f"recall@{k}"], rows
 
@@ -78,10 +78,10 @@ def _print_variants(evaluation: Evaluation) -> None:
         [
             name,
             f"{result.scores.map.value:.4f}",
-            f"{result.gain.value:+.4f} [{result.gain.interval.low:+.3f}, "
-            f"{result.gain.interval.high:+.3f}]",
+            f"{result.map_delta.value:+.4f} [{result.map_delta.interval.low:+.3f}, "
+            f"{result.map_delta.interval.high:+.3f}]",
             f"{result.scores.recall_at_1.value:.4f}",
-            f"{result.ms:.1f}",
+            f"{result.latency_ms:.1f}",
         ]
         for name, result in evaluation.variants.items()
     ]
@@ -89,7 +89,7 @@ def _print_variants(evaluation: Evaluation) -> None:
     print_table(columns, [baseline, *rows])
 
 
-def print_robustness(result: SelfRetrieval) -> None:
+def print_robustness(result: RobustnessResult) -> None:
     """Print the scores under each corruption, and the verdict."""
     from lookalike.evaluation.robustness import verdict
 
@@ -112,7 +112,7 @@ def print_robustness(result: SelfRetrieval) -> None:
     print(verdict(result))
 
 
-def print_judgements(result: HitJudgements) -> None:
+def print_judgements(result: JudgementsResult) -> None:
     """Print people's judgements by gallery, and their preferences by pair of galleries."""
     rows = [
         (

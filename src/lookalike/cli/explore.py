@@ -51,26 +51,28 @@ def map_command(
     with console.progress() as on_progress:
         found = build_map(opened, column=column, fresh=fresh, on_progress=on_progress)
         if out is not None:
-            page = html(found, opened, side=thumbnails, on_progress=on_progress).encode()
+            page = html(found, opened, thumbnails=thumbnails, on_progress=on_progress).encode()
             write_atomically(out, page)
     facts = {
         "images": len(found.ids),
         "clusters": len(found.clusters),
-        "in_none": float((found.numbers < 0).mean()),
-        "trustworthiness": found.faith.trustworthiness,
-        "kept": found.faith.kept,
-        "judged": found.faith.judged,
-        "made": found.made,
+        "unclustered": found.unclustered,
+        "trustworthiness": found.quality.trustworthiness,
+        "neighborhood_preservation": found.quality.neighborhood_preservation,
+        "sampled": found.quality.sampled,
+        "created_at": found.created_at,
     }
     if as_json:
         console.print_json(facts)
     else:
-        faith = found.faith
-        print(f"{len(found.ids):,} images, {len(found.clusters)} clusters; made {found.made}")
+        quality = found.quality
+        clusters = "1 cluster" if len(found.clusters) == 1 else f"{len(found.clusters)} clusters"
+        print(f"{len(found.ids):,} images, {clusters}, {found.unclustered:,} unclustered")
         print(
-            f"trustworthiness {faith.trustworthiness:.4f}; of each image's 10 nearest "
-            f"{faith.kept:.1%} are its 10 nearest on the map (over {faith.judged:,} images)"
+            f"trustworthiness {quality.trustworthiness:.4f}, neighborhood preservation "
+            f"{quality.neighborhood_preservation:.1%} ({quality.sampled:,} images sampled)"
         )
+        print(f"created {found.created_at}")
     if out is not None:
         console.note(f"{out}: {len(page) / 1e6:.1f} MB; open it in a browser")
     console.note(f"{gallery} keeps the map: lookalike serve {gallery} shows it")
@@ -104,13 +106,13 @@ def clusters_command(
                 for each in found.clusters
             ],
         )
-        print(f"{int((found.numbers < 0).sum()):,} of {len(found.ids):,} images are in none")
+        print(f"{found.unclustered:,} of {len(found.ids):,} images are unclustered")
     if out is None:
         return
     names = {each.number: each.name for each in found.clusters} | {-1: ""}
     rows = (
         {"id": row_id, "cluster": str(number + 1) if number >= 0 else "", "name": names[number]}
-        for row_id, number in zip(found.ids, found.numbers.tolist(), strict=True)
+        for row_id, number in zip(found.ids, found.membership.tolist(), strict=True)
     )
     titles = [f"{each.name}\n{each.size:,}" for each in found.clusters]
     medoids = [found.ids[each.medoid] for each in found.clusters]
@@ -153,7 +155,7 @@ def duplicates_command(
     keep: Annotated[
         str, typer.Option(help="Which of a group to keep: largest (most pixels), first or last.")
     ] = "largest",
-    within: Annotated[
+    max_distance: Annotated[
         float | None,
         typer.Option(help="How far apart embeddings of copies are; else learned from copies."),
     ] = None,
@@ -169,47 +171,44 @@ def duplicates_command(
     list says which of each group the rule keeps. With -o FOLDER duplicates.csv and a contact sheet
     are written.
     """
-    from lookalike.explore import duplicates
+    from lookalike.explore import find_duplicates
     from lookalike.gallery.gallery import Gallery
 
     check_free(out)
     opened = Gallery.open(gallery)
     with console.progress() as on_progress:
-        found = duplicates(
-            opened, keep=keep, within=within, visual=not exact, on_progress=on_progress
+        found = find_duplicates(
+            opened, keep=keep, max_distance=max_distance, exact=exact, on_progress=on_progress
         )
     if as_json:
         console.print_json(found.as_dict())
     else:
         _print_duplicates(found)
-    for row_id in found.unread[:_PRINTED]:
-        console.note(f"not compared, cannot be read: {row_id}")
+    for row_id in found.unreadable[:_PRINTED]:
+        console.note(f"unreadable, not compared: {row_id}")
     if out is None:
         return
     rows = list(found.rows())
     places = opened.store.get([row["id"] for row in rows]).uris
     rows = [{**row, "uri": uri} for row, uri in zip(rows, places, strict=True)]
     titles = [f"{row['group']} {'keep' if row['keep'] == 'yes' else row['kind']}" for row in rows]
-    columns = ("group", "kind", "keep", "id", "distance", "likeness", "uri")
+    columns = ("group", "kind", "keep", "id", "distance", "correlation", "uri")
     ids = [row["id"] for row in rows]
     _write(opened, out, "duplicates.csv", columns, rows, ids, titles)
 
 
 def _print_duplicates(found: Duplicates) -> None:
     rows = [
-        (group.kind, str(1 + len(group.others)), group.keep, group.others[0].id)
+        (group.kind, str(1 + len(group.duplicates)), group.keep, group.duplicates[0].id)
         for group in found.groups[:_PRINTED]
     ]
     if rows:
-        console.print_table(("kind", "images", "keep", "not, for one"), rows)
+        console.print_table(("kind", "images", "kept", "duplicate of it (first)"), rows)
     if len(found.groups) > _PRINTED:
-        print(f"and {len(found.groups) - _PRINTED:,} groups more: see --json or -o")
-    print(
-        f"{len(found.groups):,} groups; {len(found.spare):,} of {found.images:,} images are spare "
-        f"by the rule {found.rule}; nothing was deleted"
-    )
+        print(f"and {len(found.groups) - _PRINTED:,} more groups; list them with --json or -o")
+    print(f"{found.summary()}; nothing was deleted")
     if found.threshold is not None:
-        print(f"visual duplicates: {found.threshold.explained()}")
+        print(f"near-duplicates: {found.threshold.describe()}")
 
 
 def _atlas(

@@ -8,18 +8,25 @@ from typing import Annotated
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.options import AsJson, Gallery
 
 
 def command(
-    gallery: Annotated[str, typer.Argument(help="The gallery: its folder, or milvus://...")],
-    out: Annotated[Path, typer.Argument(help="The file or folder to make.")],
+    gallery: Gallery,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output file or folder.")],
     layout: Annotated[
         str,
-        typer.Option(help="parquet: one file; npy: a folder as clip-retrieval has it."),
+        typer.Option(
+            metavar="NAME", help="parquet (one file) or npy (a folder, as clip-retrieval's)."
+        ),
     ] = "parquet",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Write ids, uris, metadata and embeddings of all rows."""
+    """Export ids, URIs, metadata and embeddings.
+
+    lookalike export photos.gallery photos.parquet
+    lookalike export photos.gallery embeddings --layout npy
+    """
     from lookalike.gallery.export import export
     from lookalike.gallery.gallery import Gallery
 
@@ -28,4 +35,4 @@ def command(
     if as_json:
         console.print_json({"path": str(out), "rows": rows, "layout": layout})
     else:
-        print(f"{out}: {rows:,} rows, {layout}")
+        print(f"{out}: {console.count(rows, 'row')}, {layout}")

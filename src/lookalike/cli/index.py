@@ -37,7 +37,8 @@ def command(
     gallery: Annotated[
         str,
         typer.Argument(
-            metavar="GALLERY", help="Gallery folder, e.g. photos.gallery, or milvus://HOST:PORT/NAME."
+            metavar="GALLERY",
+            help="Gallery folder, e.g. photos.gallery, or milvus://HOST:PORT/NAME.",
         ),
     ],
     source: Source,
@@ -203,9 +204,7 @@ def _changes(path: Path, gallery: str) -> Iterator[bool]:
     except ModuleNotFoundError:
         raise MissingDependencyError("watchfiles", "--watch", "watch") from None
     if not path.exists():
-        raise SettingError(
-            "{watch} needs a folder or file; there is no " + str(path), watch=True
-        )
+        raise SettingError("{watch} needs a folder or file; there is no " + str(path), watch=True)
     own = Path(gallery).resolve()
     for changed in watch(
         path,

@@ -1,4 +1,4 @@
-"""lookalike info: what a gallery or encoder folder holds."""
+"""lookalike info: facts of a gallery or encoder."""
 
 from __future__ import annotations
 
@@ -8,20 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.commands import message
+from lookalike.cli.options import AsJson
 
 if TYPE_CHECKING:
     from lookalike.gallery.gallery import Gallery
 
 
 def command(
-    path: Annotated[str, typer.Argument(help="A gallery or encoder folder, or milvus://...")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="Gallery or encoder folder, or milvus://HOST:PORT/NAME."
+        ),
+    ],
     recall: Annotated[
         bool,
-        typer.Option("--recall", help="Also measure search: recall@10 against looking at all."),
+        typer.Option("--recall", help="Also measure recall@10 of search against exact search."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print the facts of a gallery or an encoder."""
+    """Show the facts of a gallery or encoder.
+
+    lookalike info photos.gallery --recall
+    lookalike info my.encoder --json
+    """
     from lookalike.artifacts import read_manifest
     from lookalike.encoders.base import MANIFEST as ENCODER_MANIFEST
     from lookalike.encoders.persistence import load_encoder
@@ -42,25 +53,40 @@ def command(
         facts |= _evaluation(gallery)
     if as_json:
         console.print_json(facts)
-        return
-    for name, value in facts.items():
-        inner = value.items() if isinstance(value, dict) else [("", value)]
-        for key, shown in inner:
-            print(f"{f'{name} {key}'.strip():24} {shown}")
+    else:
+        console.print_facts(_readable(facts))
+
+
+def _readable(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts for people: a size in MB, and whether an evaluation is up to date."""
+    shown = dict(facts)
+    if "bytes" in shown:
+        shown["size"] = console.size(shown.pop("bytes"))
+    if "evaluation" in shown:
+        evaluation = dict(shown["evaluation"])
+        evaluation["status"] = (
+            "outdated: the gallery has changed since" if evaluation.pop("stale") else "up to date"
+        )
+        shown["evaluation"] = evaluation
+    return shown
 
 
 def _evaluation(gallery: Gallery) -> dict[str, Any]:
-    """Return what is said of the evaluation that was kept, if one was; a broken one is no harm."""
+    """Return the facts of the saved evaluation, if there is one; a broken one is only noted."""
     from lookalike.errors import ArtifactError
     from lookalike.evaluation.saved import load_saved_evaluation
 
     try:
-        found = load_saved_evaluation(gallery)
+        saved = load_saved_evaluation(gallery)
     except ArtifactError as error:
-        console.note(str(error))
+        console.note(message(error))
         return {}
-    if found is None:
+    if saved is None:
         return {}
     return {
-        "evaluation": {"made": found.made, "verdict": found.verdict, "stale": found.stale},
+        "evaluation": {
+            "created_at": saved.created_at,
+            "verdict": saved.verdict,
+            "stale": saved.stale,
+        }
     }

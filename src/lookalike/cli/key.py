@@ -1,4 +1,4 @@
-"""lookalike key: API keys of a service."""
+"""lookalike key: API keys."""
 
 from __future__ import annotations
 
@@ -10,40 +10,47 @@ import typer
 from lookalike.cli import console
 from lookalike.cli.commands import Command, new_group
 
-app = new_group("API keys for lookalike serve --keys FILE.")
+app = new_group("Manage API keys for lookalike serve --keys FILE.")
 
-_File = Annotated[Path, typer.Argument(help="The file of keys; it holds their hashes only.")]
-_Name = Annotated[str, typer.Argument(help="Who or what the key is for.")]
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="Key file; it stores hashes only.")]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="Who or what the key is for.")]
 
 
 @app.command("add", cls=Command)
-def add(
+def add_command(
     file: _File,
     name: _Name,
     write: Annotated[
-        bool, typer.Option("--write", help="It may add, change and delete items too.")
+        bool, typer.Option("--write", help="Allow adding, changing and deleting items.")
     ] = False,
 ) -> None:
-    """Make a key and print it. It is not kept: who loses it needs another one."""
+    """Create a key and print it; the key is shown only once.
+
+    lookalike key add keys.json alice --write
+    """
     from lookalike.server.api_keys import add_key
 
     print(add_key(file, name, write=write))
-    console.note(f"added to {file}: {name}, may {'read and write' if write else 'read'}")
+    console.note(f"added to {file}: {name} ({_rights(write)})")
 
 
 @app.command("list", cls=Command)
-def show(file: _File) -> None:
-    """List the keys by name and what each may do."""
+def list_command(file: _File) -> None:
+    """List keys and their rights."""
     from lookalike.server.api_keys import read_keys
 
-    rows = [(key.name, "read, write" if key.write else "read") for key in read_keys(file)]
-    console.print_table(("key", "may"), rows)
+    rows = [(key.name, _rights(key.write)) for key in read_keys(file)]
+    console.print_table(("key", "rights"), rows)
 
 
 @app.command("remove", cls=Command)
-def remove(file: _File, name: _Name) -> None:
-    """Remove a key; a running service has it until it is started again."""
+def remove_command(file: _File, name: _Name) -> None:
+    """Remove a key; takes effect after a restart of the service."""
     from lookalike.server.api_keys import remove_key
 
     remove_key(file, name)
     console.note(f"removed from {file}: {name}")
+
+
+def _rights(write: bool) -> str:
+    return "read, write" if write else "read"

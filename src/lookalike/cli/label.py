@@ -109,7 +109,9 @@ def spread_command(
         found = propagate(graph, labels, precision=precision, seed=seed, on_progress=on_progress)
     uris = opened.store.get(found.ids).uris
     rows = ({**row, "uri": uri} for row, uri in zip(found.rows(), uris, strict=True))
-    write_atomically(out, csv_bytes(("id", "label", "confidence", "status", "prediction", "uri"), rows))
+    write_atomically(
+        out, csv_bytes(("id", "label", "confidence", "status", "prediction", "uri"), rows)
+    )
     if write is not None:
         write_labels(opened, found, write)
         console.note(f"{gallery}: {write} written into the metadata")

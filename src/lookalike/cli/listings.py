@@ -1,83 +1,131 @@
-"""lookalike encoders, recipes, datasets: what has a name."""
+"""lookalike encoders, recipes, datasets: what can be named on the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.options import AsJson
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+_Name = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="Show the details of one [default: list all].")
+]
+_WIDTH = 80
 
 
-def encoders(as_json: AsJson = False) -> None:
-    """List the encoders that need no training.
+def encoders(name: _Name = None, as_json: AsJson = False) -> None:
+    """List built-in and pretrained encoders.
 
-    Besides these: NAME/POOLING for another pooling of a pretrained one (gem, avg, max, rmac,
-    attention, places, layers), timm:NAME for any model of timm (a DINOv2 one is a good first choice
-    for photographs), hf-hub:NAME, onnx:FILE for a network of your own, and several of all these
-    joined by +.
+      lookalike encoders
+      lookalike encoders efficientnet-lite0
 
-    Options follow a name, each after a comma: size=320 (or size=224:320, averaged) and
-    fit=crop|stretch|white|border of pretrained ones; mirror, foreground and whiten=DIM of any.
+    More can be named wherever an encoder is:
+
+      efficientnet-lite0/rmac     another pooling: gem, avg, max, rmac, attention,
+                                  places, layers
+      timm:NAME, hf-hub:NAME      a model of timm, e.g. DINOv2
+      onnx:FILE                   your own network
+      hog+color                   several, joined by +
+      NAME,size=320,fit=stretch   input size, or sizes 224:320; fit: crop, stretch,
+                                  white, border (pretrained encoders)
+      NAME,mirror,whiten=128      also foreground (any encoder)
     """
     from lookalike.encoders.registry import encoder_specs
 
-    rows = [
-        {
-            "name": d.name,
-            "summary": d.summary,
-            "dim": "" if d.dim is None else d.dim,
-            "input": d.input,
-            "baseline": "yes" if d.baseline else "",
-            "license": d.license,
-            "source": d.source,
-            "cached": str(d.cached) if d.cached is not None and d.cached.is_file() else "",
-            "MB": _megabytes(d.cached),
-        }
-        for d in encoder_specs().values()
-    ]
-    _list(rows, as_json)
+    rows = []
+    for each in encoder_specs().values():
+        cached = each.cached if each.cached is not None and each.cached.is_file() else None
+        rows.append(
+            {
+                "name": each.name,
+                "summary": each.summary,
+                "dim": each.dim,
+                "input": each.input,
+                "baseline": each.baseline,
+                "license": each.license,
+                "source": each.source,
+                "cached": None if cached is None else str(cached),
+                "bytes": None if cached is None else cached.stat().st_size,
+            }
+        )
+    _show("encoder", rows, ("name", "summary"), name, as_json)
 
 
-def recipes(as_json: AsJson = False) -> None:
-    """List the recipes that lookalike train knows."""
+def recipes(name: _Name = None, as_json: AsJson = False) -> None:
+    """List training recipes.
+
+    lookalike recipes
+    lookalike train photos -o my.encoder --recipe contrastive
+    """
     from lookalike.training.recipes import RECIPES
 
     rows = [
         {
-            "name": r.name,
-            "summary": r.summary,
-            "augment": r.augment or "",
-            "batch": r.batch,
-            "learning_rate": r.learning_rate,
-            "epochs": r.epochs,
+            "name": each.name,
+            "summary": each.summary,
+            "augment": each.augment,
+            "batch": each.batch,
+            "learning_rate": each.learning_rate,
+            "epochs": each.epochs,
         }
-        for r in RECIPES.values()
+        for each in RECIPES.values()
     ]
-    _list(rows, as_json)
+    _show("recipe", rows, ("name", "epochs", "summary"), name, as_json)
 
 
-def datasets(as_json: AsJson = False) -> None:
-    """List the public data sets that dataset:NAME/SPLIT opens."""
+def datasets(name: _Name = None, as_json: AsJson = False) -> None:
+    """List public data sets.
+
+    lookalike datasets
+    lookalike index digits.gallery dataset:digits/train
+    lookalike index some.gallery "dataset:mnist/train[:5000]"
+    """
     from lookalike.datasets import DATASETS
 
     rows = [
-        {"name": d.name, "splits": ", ".join(d.splits), "summary": d.summary, "license": d.license}
-        for d in DATASETS.values()
+        {
+            "name": each.name,
+            "splits": list(each.splits),
+            "summary": each.summary,
+            "license": each.license,
+        }
+        for each in DATASETS.values()
     ]
-    _list(rows, as_json)
+    _show("data set", rows, ("name", "splits", "summary"), name, as_json)
 
 
-def _megabytes(path: Path | None) -> str:
-    return f"{path.stat().st_size / 1e6:.1f}" if path is not None and path.is_file() else ""
+def _show(
+    kind: str,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Print all rows as a table of some columns, or one with everything known of it."""
+    from lookalike.errors import UnknownNameError
 
-
-def _list(rows: Sequence[Mapping[str, object]], as_json: bool) -> None:
+    if name is None:
+        if as_json:
+            console.print_json(rows)
+            return
+        cells = [[_cell(row[column]) for column in columns] for row in rows]
+        console.print_table(columns, cells, max_width=_WIDTH)
+        return
+    by_name = {row["name"]: row for row in rows}
+    if name not in by_name:
+        raise UnknownNameError(kind, name, by_name)
+    row = dict(by_name[name])
     if as_json:
-        console.print_json(rows)
-    else:
-        console.print_table(list(rows[0]), [[str(v) for v in row.values()] for row in rows])
+        console.print_json(row)
+        return
+    if "bytes" in row:
+        size = row.pop("bytes")
+        row["size"] = None if size is None else console.size(size)
+    console.print_facts(row)
+
+
+def _cell(value: object) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)

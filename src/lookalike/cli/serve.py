@@ -12,29 +12,40 @@ from lookalike.cli import console
 
 def command(
     galleries: Annotated[
-        list[str], typer.Argument(help="Galleries, each as PATH or NAME=PATH, or milvus://...")
+        list[str],
+        typer.Argument(metavar="GALLERY", help="Gallery: PATH, NAME=PATH or milvus://..."),
     ],
     host: Annotated[
-        str, typer.Option(help="The address to listen at; others than this machine need --keys.")
+        str, typer.Option(metavar="HOST", help="Address to listen on; a public one needs --keys.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="Port (0 picks a free one).")
+    ] = 8000,
     keys: Annotated[
-        Path | None, typer.Option(help="A file of API keys, made with lookalike key add.")
+        Path | None, typer.Option(metavar="FILE", help="Key file; see lookalike key add.")
     ] = None,
     write: Annotated[
-        bool, typer.Option("--write", help="Without --keys: anybody here may add and delete.")
+        bool, typer.Option("--write", help="Allow unauthenticated writes from localhost.")
     ] = False,
     allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch query images from public addresses.")
+        bool, typer.Option("--allow-urls", help="Allow query images by public URL.")
     ] = False,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="Another name that the service goes by.")
+        list[str] | None, typer.Option(metavar="HOST", help="Allowed Host header (repeatable).")
     ] = None,
     allow_origin: Annotated[
-        list[str] | None, typer.Option(help="A page's origin that may call it (CORS).")
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="Allowed CORS origin (repeatable)."),
     ] = None,
 ) -> None:
-    """Serve galleries: an HTTP API, described at /openapi.json."""
+    """Serve galleries over HTTP: a search page and an API.
+
+      lookalike serve photos.gallery
+      lookalike serve shop=products.gallery photos.gallery --port 0
+      lookalike serve photos.gallery --host 0.0.0.0 --keys keys.json
+
+    The page is at /, the API's description at /openapi.json.
+    """
     import logging
 
     from lookalike.server.settings import ServeSettings, check_host, hosts_of, named
@@ -58,9 +69,9 @@ def command(
     opened = {name: Gallery.open(path) for name, path in paths.items()}
     app = create_app(opened, settings)
     listening = listen(host, port)
-    there, chosen = listening.getsockname()[:2]
-    shown = f"[{there}]" if ":" in there else there
+    address, chosen_port = listening.getsockname()[:2]
+    url_host = f"[{address}]" if ":" in address else address
     for name, gallery in opened.items():
-        console.note(f"{name}: {len(gallery):,} rows, {gallery.encoder.name}")
-    console.note(f"serving at http://{shown}:{chosen}/ (Ctrl-C ends it)")
+        console.note(f"{name}: {console.count(len(gallery), 'row')}, {gallery.encoder.name}")
+    console.note(f"serving at http://{url_host}:{chosen_port}/ (Ctrl-C to stop)")
     run(app, listening, settings.limits)

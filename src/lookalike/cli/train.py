@@ -3,70 +3,74 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.options import AsJson, Resume, Seed, Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lookalike.sources import Source
+    from lookalike import sources
+    from lookalike.encoders.onnx import NetworkEncoder
 
 OWN, NONE = "own", "none"
 
 
 def command(
-    source: Annotated[
-        str, typer.Argument(help="A folder, an IDX file, or dataset:NAME/SPLIT, perhaps [:5000].")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The encoder folder to make.")],
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder.")],
     recipe: Annotated[
-        str, typer.Option(help="How to train; lists: lookalike recipes.")
+        str, typer.Option(metavar="NAME", help="Training recipe; see lookalike recipes.")
     ] = "contrastive",
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the images; the recipe's own unless given.")
+        int | None,
+        typer.Option(metavar="N", help="Passes over the images.", show_default="the recipe's"),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="End after this much training time, whole epochs or not.")
+        float | None, typer.Option(metavar="N", help="Time limit in minutes.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first weights and the images' order.")] = 0,
-    device: Annotated[str, typer.Option(help="Where to train, in torch's words.")] = "cpu",
     augment: Annotated[
         str | None,
         typer.Option(
-            help="Augmentation preset: digits, objects or photos [default: the recipe's]."
+            metavar="NAME",
+            help="Augmentations: digits, objects or photos.",
+            show_default="the recipe's",
         ),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Side in pixels to train at, 32 to 224; found unless given.")
+        int | None,
+        typer.Option(
+            metavar="N", help="Image side in pixels, 32 to 224.", show_default="by image size"
+        ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")
-    ] = False,
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="Torch device, e.g. cpu, cuda.")
+    ] = "cpu",
+    seed: Seed = 0,
+    resume: Resume = False,
     labels: Annotated[
         str,
         typer.Option(
-            help="Who judges at the end: own, the labels that the source carries; a CSV of id, "
-            "label for some of the images; or none."
+            metavar="FILE",
+            help="Labels for the final evaluation: own (the source's), a CSV of id,label, or none.",
         ),
     ] = OWN,
-    judge: Annotated[
-        bool,
-        typer.Option(help="End by looking at the encoder: spectrum, self-retrieval, baselines."),
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Skip the final evaluation.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train an encoder from images, without labels.
 
-    Ctrl-C leaves a checkpoint; --resume goes on from it. More --epochs with --resume trains a
-    finished encoder further. Labels are not used in training; they judge it at the end, beside
-    every baseline: those that the images carry (names of sub-folders, those of a data set), or
-    the few in a file that lookalike choose --ask writes.
+    Ctrl-C leaves a checkpoint, which --resume continues; --resume with more
+    --epochs trains a finished encoder further. Labels are used only in the final
+    evaluation.
 
-    On several processes: torchrun --nproc-per-node 2 -m lookalike train ...; each takes its share
-    of every batch.
+      lookalike train photos -o my.encoder --minutes 10
+      torchrun --nproc-per-node 2 -m lookalike train photos -o my.encoder
     """
     from lookalike.errors import MissingDependencyError
 
@@ -94,39 +98,54 @@ def command(
             with process_group(device) as group:
                 with group.shared_errors():
                     opened = open_source(source, on_progress)
-                    judges = _labels(labels, opened)
+                    label_of = _labels(labels, opened)
                 encoder = train(
                     opened, recipe=recipe, out=out, options=options, on_progress=on_progress
                 )
             if not group.is_main:
                 return
             assessment = (
-                sanity_check(encoder, opened, labels=judges, on_progress=on_progress) if judge else None
+                sanity_check(encoder, opened, labels=label_of, on_progress=on_progress)
+                if evaluate
+                else None
             )
     except KeyboardInterrupt:
-        console.note(f"interrupted; go on with the same command and --resume (in {out})")
+        console.note(
+            f"interrupted; resume with the same command and --resume (checkpoint in {out})"
+        )
         raise typer.Exit(130) from None
-    origin = encoder.origin
-    loss = origin["loss"]
-    said = "" if loss is None else f", loss {loss:.5f}"
+    result = None if assessment is None else assessment.as_dict()
     if as_json:
-        facts = {"encoder": encoder.name, "dim": encoder.dim, "fingerprint": encoder.fingerprint}
-        training = {key: origin[key] for key in ("epochs", "images", "seconds", "history")}
-        judged = None if assessment is None else assessment.as_dict()
-        summary = {"path": str(out), **facts, "loss": loss, **training, "assessment": judged}
-        console.print_json(summary)
+        console.print_json(_summary(encoder, out) | {"assessment": result})
         return
-    print(
-        f"{out}: {encoder.name}, {encoder.dim} dimensions, {origin['epochs']:.3g} epochs of "
-        f"{origin['images']:,} images in {origin['seconds']:.0f} s{said}"
-    )
+    _print(encoder, out)
     for sentence in () if assessment is None else assessment.sentences():
         print(f"  {sentence}")
     console.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")
 
 
-def _labels(labels: str, source: Source) -> Mapping[str, str] | None:
-    """Return labels by id from what ``--labels`` says; None stands for the source's own."""
+def _summary(encoder: NetworkEncoder, out: Path) -> dict[str, Any]:
+    keys = ("loss", "epochs", "images", "seconds", "history")
+    return {
+        "path": str(out),
+        "encoder": encoder.name,
+        "dim": encoder.dim,
+        "fingerprint": encoder.fingerprint,
+        **{key: encoder.origin[key] for key in keys},
+    }
+
+
+def _print(encoder: NetworkEncoder, out: Path) -> None:
+    origin = encoder.origin
+    loss = "" if origin["loss"] is None else f", loss {origin['loss']:.5f}"
+    print(
+        f"{out}: {encoder.name}, {encoder.dim} dimensions, {origin['epochs']:.3g} epochs of "
+        f"{console.count(origin['images'], 'image')} in {origin['seconds']:.0f} s{loss}"
+    )
+
+
+def _labels(labels: str, source: sources.Source) -> Mapping[str, str] | None:
+    """Return labels by id; None stands for the source's own."""
     if labels == OWN:
         return None
     if labels == NONE:
@@ -135,15 +154,15 @@ def _labels(labels: str, source: Source) -> Mapping[str, str] | None:
     from lookalike.evaluation.agreement import Labels, read_judgements
     from lookalike.evaluation.sanity_check import MIN_LABELED
 
-    found = read_judgements(Path(labels), [item.id for item in source])
-    if not isinstance(found, Labels):
+    judgements = read_judgements(Path(labels), [item.id for item in source])
+    if not isinstance(judgements, Labels):
         raise InputError(
-            f"{labels}: holds pairs; training is judged by columns id and label (lookalike choose "
-            "takes pairs)"
+            f"{labels}: has pairs; evaluating training needs the columns id and label (pairs are "
+            "for lookalike choose)"
         )
-    if len(found.of) < MIN_LABELED:
+    if len(judgements.of) < MIN_LABELED:
         raise InputError(
-            f"{labels}: {len(found.of)} images are labeled, at least {MIN_LABELED} are needed "
-            "to judge training; label more, or say --labels none"
+            f"{labels}: {console.count(len(judgements.of), 'image')} labeled, at least "
+            f"{MIN_LABELED} are needed to evaluate training; label more, or pass --labels none"
         )
-    return found.of
+    return judgements.of
