@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from lookalike.datasets import open_dataset
-from lookalike.datasets.stamps import photographs
+from lookalike.datasets.stamps import background_photos
 from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.evaluation.evaluate import evaluate
@@ -158,7 +158,7 @@ class Bench:
         gallery = Gallery.open(path)
         gallery.sync(source)
         found = evaluate(gallery, f"dataset:{task.queries}", match=task.match, variants=ways)
-        averages = [_average(example.right) for example in found.examples]
+        averages = [_average(example.correct) for example in found.examples]
         self.results[key] = {**found.as_dict(), "averages": averages, "dim": gallery.encoder.dim}
         self.path.write_text(json.dumps(self.results))
         seconds = time.perf_counter() - start
@@ -208,7 +208,7 @@ def draw(out: Path) -> None:
     They stand in for the stamps, whose license (GPL) would be the picture's.
     """
     shop = open_dataset("noto-emoji").load("shared").images
-    grounds = photographs()
+    grounds = background_photos()
     tile, across, down = 96, 3, 5
     sheet = Image.new("RGB", (tile * 6 * across, tile * down), "white")
     for place in range(across * down):

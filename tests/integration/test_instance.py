@@ -308,7 +308,7 @@ def test_a_column_judges(vendors: Path) -> None:
         Gallery.open(vendors / "one.gallery"), vendors / "two", match="codepoint"
     )
     assert (evaluation.labels, evaluation.confusion.size) == ((), 0)
-    assert [sum(example.right) for example in evaluation.examples] == [1] * (DRAWINGS - 2)
+    assert [sum(example.correct) for example in evaluation.examples] == [1] * (DRAWINGS - 2)
     shown = lookalike("evaluate", "one.gallery", "two", "--match", "codepoint", cwd=vendors).stdout
     assert "right hits have the query's codepoint" in shown
     assert "precision@7 cannot be higher than 0.1429 here" in shown

@@ -223,7 +223,7 @@ def test_the_report_marks_hits_by_the_truth_file_and_calls_them_by_their_own_nam
     assert len(calls) == 2
     ((well, well_marks), well_titles), ((_, bad_marks), bad_titles) = calls
     assert well_marks == [(True, True, False, False, False)]
-    assert bad_marks == [truth_evaluation.examples[1].right]
+    assert bad_marks == [truth_evaluation.examples[1].correct]
     assert (well_titles["query_titles"], bad_titles["query_titles"]) == (["0"], ["1"])
     assert well_titles["hit_titles"] == [[hit.id.rpartition(":")[2] for hit in well[0]]]
     assert all("label" in hit.metadata for hit in well[0])

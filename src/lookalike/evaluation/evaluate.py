@@ -1,4 +1,4 @@
-"""A gallery judged by right answers, beside what needs no learning: precision, mAP, recall."""
+"""Evaluate the search quality of a gallery: precision, mAP and recall, beside baselines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lookalike.evaluation.protocols import open_protocol
 from lookalike.evaluation.relevance import Relevance, RelevantSet, build_relevance
 from lookalike.evaluation.results import Evaluation, Example, Latency
 from lookalike.evaluation.synthetic_queries import make_synthetic_queries
-from lookalike.evaluation.variants import Trial, parse_variants
+from lookalike.evaluation.variants import VariantBenchmark, parse_variants
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import Item, ItemSource, Source, open_source
 from lookalike.sources.sampling import sample_images
@@ -36,14 +36,13 @@ from lookalike.types import (
 )
 
 CHANCE = "chance"
-N = 7
-"""Hits for each query, unless told otherwise."""
+DEFAULT_K = 7
 
 _REPORT_EVERY = 1000
 _TIMED = 200
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - keyword options of the public call
     gallery: Gallery,
     queries: str | Path | Source | None = None,
     *,
@@ -59,112 +58,122 @@ def evaluate(
     baselines: bool = False,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Evaluation:
-    """Judge a gallery by queries: a hit is right when it has the query's label, or as told.
+    """Measure the search quality of a gallery.
 
-    A query that is itself a row (the same id) never counts as its own hit. Queries without a
-    label, or that cannot be decoded, are skipped and listed; so are queries that no row answers,
-    where ``match`` or ``ground_truth`` is given.
+    A hit is correct if its row has the query's label, unless ``match``, ``ground_truth`` or
+    ``synthetic_queries`` defines relevance otherwise. A query that is itself a row (same id) never
+    counts as its own hit. Queries without a label or relevant row, or that cannot be decoded, are
+    skipped and listed.
 
     Args:
-        gallery: its rows carry labels, or what ``match`` or ``ground_truth`` needs.
-        queries: a source of images; without one, each row is asked for the others.
-        k: hits for each query; 7, or the protocol's, unless given.
-        first: the first queries whose scores stand apart (the report's protocol has 100).
-        metric: ``l2`` or ``cosine``; the gallery's own unless given.
-        match: a column of metadata: rows with the query's value in it are right, not labels.
-        ground_truth: a CSV file, on each line a query and the rows that are right.
-        protocol: what published figures were measured by, as ``perfect-500k``; with
-            ``ground_truth``.
-        synthetic_queries: ask with street views of the gallery's own images, each to find itself;
-            no labels are needed.
-        backgrounds: photographs for these views; collages of the gallery's images unless given.
-        variants: also ask in other ways: ``foreground``, ``parts``, re-rankings, several joined by
-            ``+``, or ``all`` for each of them.
-        baselines: also judge chance, pixels, PCA, HOG and an untrained network, each made for and
-            run over the same images with the same metric.
-        on_progress: told of each stage.
+        gallery: the gallery to search.
+        queries: a source of query images; by default, the gallery's own rows.
+        k: hits per query; by default 7, or the protocol's.
+        first: number of first queries that are also reported by themselves.
+        metric: ``l2`` or ``cosine``; by default the gallery's own.
+        match: a metadata column: rows with the query's value are relevant.
+        ground_truth: a CSV file, on each line a query and the ids of its relevant rows.
+        protocol: a published protocol such as ``perfect-500k``; needs ``ground_truth``.
+        synthetic_queries: search with street photos composed from the gallery's images, each of
+            which is to find its original.
+        backgrounds: photographs for synthetic queries; by default, collages of the gallery's
+            images.
+        variants: search variants to compare with a plain search: ``foreground``, ``multi-crop``,
+            names of re-rankings, several joined by ``+``, or ``all``.
+        baselines: compare with chance, pixels, PCA, HOG and an untrained network, each fitted to
+            and run on the same images with the same metric.
+        on_progress: called at each stage.
 
     Raises:
-        InputError: the gallery or all the queries have no labels or values, or the truth file
-            cannot be used.
+        InputError: no row or no query has a label or value, or the ground-truth file cannot be
+            used.
         SettingError: ``k`` or ``first`` below 1, or options that exclude each other.
-        UnknownNameError: no such protocol or way of asking.
+        UnknownNameError: no such protocol or search variant.
     """
-    tried = parse_variants(variants)
-    agreed = None if protocol is None else open_protocol(protocol)
-    if agreed is not None:
-        agreed.check(k, ground_truth)
-    k = k if k is not None else N if agreed is None else agreed.k
-    for name, value in (("k", k), ("first", first)):
-        if value < 1:
-            raise SettingError(f"{name} = {value}: must be at least 1")
-    chosen = gallery.metric if metric is None else Metric(metric)
+    parsed_variants = parse_variants(variants)
+    opened_protocol = None if protocol is None else open_protocol(protocol)
+    if opened_protocol is not None:
+        opened_protocol.check(k, ground_truth)
+    if k is None:
+        k = DEFAULT_K if opened_protocol is None else opened_protocol.k
+    if k < 1:
+        raise SettingError("{k} must be at least 1", k=k)
+    if first < 1:
+        raise SettingError("{first} must be at least 1", first=first)
+    metric = gallery.metric if metric is None else Metric(metric)
     rows = gallery.items()
-    opened: Source
+    source: Source
     relevance: Relevance
     if backgrounds is not None and not synthetic_queries:
-        raise SettingError("--backgrounds is for --synthetic-queries: add it, or leave out both")
+        raise SettingError(
+            "{backgrounds} needs {synthetic_queries}", backgrounds=None, synthetic_queries=None
+        )
     if synthetic_queries:
-        _refuse_with_street({"queries": queries, "--match": match, "--ground-truth": ground_truth})
-        opened, relevance = make_synthetic_queries(gallery, backgrounds, on_progress=on_progress)
+        _check_synthetic(queries=queries, match=match, ground_truth=ground_truth)
+        source, relevance = make_synthetic_queries(gallery, backgrounds, on_progress=on_progress)
     else:
-        opened = (
+        source = (
             open_source(queries, on_progress)
             if isinstance(queries, str | Path)
             else queries or rows
         )
-        relevance = build_relevance(rows, opened, match=match, ground_truth=ground_truth)
-    items, right, skipped = _asked(opened, relevance, on_progress)
-    bench = _Bench(gallery, rows, k, first, chosen, relevance.labels, items, right, on_progress)
-    beside: dict[str, Scores] = {}
-    if baselines:
-        beside[CHANCE] = bench.by_chance()
-        sample = sample_images(bench.rows)
-        for description in encoder_specs().values():
-            if description.baseline:
-                encoder = description.fit(description.name, sample)
-                hits = bench.search(encoder, bench.store_for(encoder))
-                beside[description.name] = bench.score(encoder.name, hits)
-    hits = bench.search(gallery.encoder, gallery.store)
-    values = bench.values(hits)
-    trial = Trial(gallery, items, [r.ids for r in right], bench.relevant.tolist(), k, chosen, first)
-    labels = tuple(sorted({*bench.labels.values(), *bench.asked_labels}))
+        relevance = build_relevance(rows, source, match=match, ground_truth=ground_truth)
+    items, relevant, skipped = _read_queries(source, relevance, on_progress)
+    benchmark = _Benchmark(
+        gallery=gallery,
+        rows=rows,
+        k=k,
+        first=first,
+        metric=metric,
+        labels=relevance.labels,
+        queries=items,
+        relevant=relevant,
+        on_progress=on_progress,
+    )
+    baseline_scores = benchmark.baselines() if baselines else {}
+    hits = benchmark.search(gallery.encoder, gallery.store)
+    values = benchmark.query_scores(hits)
+    labels = tuple(sorted({*benchmark.labels.values(), *benchmark.query_labels}))
     return Evaluation(
         k=k,
         gallery=str(gallery.path),
         rows=len(gallery),
-        queries=opened.spec,
+        queries=source.spec,
         skipped=tuple(skipped),
-        scores=bench.score(gallery.encoder.name, hits),
-        baselines=beside,
+        scores=benchmark.score(gallery.encoder.name, hits),
+        baselines=baseline_scores,
         labels=labels,
-        confusion=bench.confusion(labels, hits),
-        query_labels=Counter(bench.asked_labels),
-        gallery_labels=Counter(bench.labels.values()),
-        examples=tuple(bench.examples(hits)),
-        latency=bench.latency(),
+        confusion=benchmark.confusion(labels, hits),
+        query_labels=Counter(benchmark.query_labels),
+        gallery_labels=Counter(benchmark.labels.values()),
+        examples=tuple(benchmark.examples(hits)),
+        latency=benchmark.latency(),
         criterion=relevance.criterion,
-        ceiling=float(ceiling_at_k(bench.relevant, k).mean()),
-        protocol=agreed,
-        variants=trial.run(tried, values.average_precision, on_progress),
+        ceiling=float(ceiling_at_k(benchmark.relevant_counts, k).mean()),
+        protocol=opened_protocol,
+        variants=VariantBenchmark(
+            gallery=gallery, queries=items, relevant=relevant, k=k, metric=metric, first=first
+        ).run(parsed_variants, values.average_precision, on_progress),
     )
 
 
-def _refuse_with_street(given: Mapping[str, object]) -> None:
-    for name, value in given.items():
+def _check_synthetic(**options: object) -> None:
+    for name, value in options.items():
         if value is not None:
             raise SettingError(
-                f"--synthetic-queries cannot be combined with {name} ({value}): it asks with the "
-                "gallery's own images, which are right themselves; leave out one of the two"
+                f"{{synthetic_queries}} cannot be combined with {{{name}}}: it makes its own "
+                "queries, each with its original as the relevant row; use one",
+                synthetic_queries=None,
+                **{name: value},
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Bench:
-    """What every encoder is judged on: the same rows, queries, right answers and metric.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Benchmark:
+    """The rows, queries, relevance and metric that every encoder is scored on.
 
-    ``labels`` is the label of each row that has one, by id, and empty where not labels judge;
-    ``items`` are the queries and ``right`` their right answers.
+    ``labels`` is the label of each row by id, empty unless relevance is by label; ``relevant``
+    has the relevant rows of each of the ``queries``.
     """
 
     gallery: Gallery
@@ -173,25 +182,36 @@ class _Bench:
     first: int
     metric: Metric
     labels: Mapping[str, str]
-    items: Sequence[Item]
-    right: Sequence[RelevantSet]
+    queries: Sequence[Item]
+    relevant: Sequence[RelevantSet]
     on_progress: ProgressCallback
 
     @property
-    def asked_labels(self) -> list[str]:
-        """The queries' labels; none where not labels judge."""
-        return [right.name for right in self.right] if self.labels else []
+    def query_labels(self) -> list[str]:
+        """The queries' labels; empty unless relevance is by label."""
+        return [relevant.name for relevant in self.relevant] if self.labels else []
 
     @property
-    def relevant(self) -> NDArray[np.int64]:
-        """How many rows are right for each query, ``(q,)``."""
-        return np.array([right.relevant for right in self.right], np.int64)
+    def relevant_counts(self) -> NDArray[np.int64]:
+        """Number of relevant rows of each query, ``(q,)``."""
+        return np.array([relevant.count for relevant in self.relevant], np.int64)
 
     @property
-    def own(self) -> NDArray[np.bool_]:
+    def indexed(self) -> NDArray[np.bool_]:
         """Whether each query is itself a row, ``(q,)``."""
         ids = {item.id for item in self.rows}
-        return np.array([item.id in ids for item in self.items], np.bool_)
+        return np.array([item.id in ids for item in self.queries], np.bool_)
+
+    def baselines(self) -> dict[str, Scores]:
+        """Return the scores of chance and of every baseline encoder, by name."""
+        scores = {CHANCE: self.chance()}
+        sample = sample_images(self.rows)
+        for spec in encoder_specs().values():
+            if spec.baseline:
+                encoder = spec.fit(spec.name, sample)
+                hits = self.search(encoder, self.store_for(encoder))
+                scores[spec.name] = self.score(encoder.name, hits)
+        return scores
 
     def store_for(self, encoder: Encoder) -> VectorStore:
         """Return the gallery's images as encoded by another encoder."""
@@ -205,65 +225,65 @@ class _Bench:
         return store
 
     def search(self, encoder: Encoder, store: VectorStore) -> list[list[Hit]]:
-        """Return the n hits of every query, the query itself left out."""
-        spare = bool(self.own.any())
-        report = self._reporter(f"search with {encoder.name}", len(self.items))
+        """Return the k hits of each query, without the query itself."""
+        wanted = self.k + bool(self.indexed.any())
+        report = self._reporter(f"search with {encoder.name}", len(self.queries))
         hits: list[list[Hit]] = []
-        for embeddings in encode_items(encoder, self.items):
-            items = self.items[len(hits) : len(hits) + len(embeddings)]
-            found = store.search(embeddings, self.k + spare, self.metric)
+        for embeddings in encode_items(encoder, self.queries):
+            queries = self.queries[len(hits) : len(hits) + len(embeddings)]
+            results = store.search(embeddings, wanted, self.metric)
             hits += [
-                [hit for hit in row if hit.id != item.id][: self.k]
-                for row, item in zip(found, items, strict=True)
+                [hit for hit in row if hit.id != query.id][: self.k]
+                for row, query in zip(results, queries, strict=True)
             ]
             report(len(hits))
         return hits
 
     def score(self, encoder: str, hits: Sequence[Sequence[Hit]]) -> Scores:
-        """Return the scores of hits."""
-        return self._summary(encoder, self.values(hits))
+        """Return the mean scores of hits."""
+        return self._mean(encoder, self.query_scores(hits))
 
-    def values(self, hits: Sequence[Sequence[Hit]]) -> QueryScores:
+    def query_scores(self, hits: Sequence[Sequence[Hit]]) -> QueryScores:
         """Return the scores of each query."""
         correct = np.zeros((len(hits), self.k), dtype=np.bool_)
-        for found, row, right in zip(correct, hits, self.right, strict=True):
-            found[: len(row)] = [hit.id in right.ids for hit in row]
-        return QueryScores.of(correct, self.relevant)
+        for marks, row, relevant in zip(correct, hits, self.relevant, strict=True):
+            marks[: len(row)] = [hit.id in relevant.ids for hit in row]
+        return QueryScores.of(correct, self.relevant_counts)
 
-    def by_chance(self) -> Scores:
+    def chance(self) -> Scores:
         """Return the expected scores of rows drawn at random."""
-        rows = len(self.gallery) - self.own.astype(np.int64)
-        return self._summary(CHANCE, QueryScores.by_chance(self.relevant, rows, self.k))
+        rows = len(self.gallery) - self.indexed.astype(np.int64)
+        return self._mean(CHANCE, QueryScores.by_chance(self.relevant_counts, rows, self.k))
 
     def confusion(self, labels: Sequence[str], hits: Sequence[Sequence[Hit]]) -> NDArray[np.int64]:
         """Count hits by the label of the query (row) and of the hit (column)."""
         place = {label: i for i, label in enumerate(labels)}
         counts = np.zeros((len(labels), len(labels)), np.int64)
-        for row, right in zip(hits, self.right, strict=True):
+        for row, relevant in zip(hits, self.relevant, strict=True):
             for hit in row:
                 if hit.id in self.labels:
-                    counts[place[right.name], place[self.labels[hit.id]]] += 1
+                    counts[place[relevant.name], place[self.labels[hit.id]]] += 1
         return counts
 
     def examples(self, hits: Sequence[Sequence[Hit]]) -> Iterator[Example]:
-        """Yield every query with its hits."""
-        for item, right, row in zip(self.items, self.right, hits, strict=True):
-            marks = tuple(hit.id in right.ids for hit in row)
-            yield Example(item.uri, right.name, tuple(row), marks, right.relevant)
+        """Yield each query with its hits."""
+        for query, relevant, row in zip(self.queries, self.relevant, hits, strict=True):
+            correct = tuple(hit.id in relevant.ids for hit in row)
+            yield Example(query.uri, relevant.name, tuple(row), correct, relevant.count)
 
     def latency(self) -> Latency:
-        """Time single queries through the gallery: encode, search."""
-        times = []
-        for item in self.items[:_TIMED]:
-            image = item.image()
+        """Time queries one by one: encoding and search."""
+        milliseconds = []
+        for query in self.queries[:_TIMED]:
+            image = query.image()
             start = time.perf_counter()
             self.gallery.search(image, k=self.k, metric=self.metric)
-            times.append((time.perf_counter() - start) * 1000)
-        p50, p95 = np.percentile(times, [50, 95])
+            milliseconds.append((time.perf_counter() - start) * 1000)
+        p50, p95 = np.percentile(milliseconds, [50, 95])
         return Latency(float(p50), float(p95))
 
-    def _summary(self, encoder: str, values: QueryScores) -> Scores:
-        return Scores.of(encoder, self.metric, values, self.asked_labels, self.first)
+    def _mean(self, encoder: str, values: QueryScores) -> Scores:
+        return Scores.of(encoder, self.metric, values, self.query_labels, self.first)
 
     def _reporter(self, task: str, total: int) -> Callable[[int], None]:
         def report(done: int) -> None:
@@ -273,30 +293,30 @@ class _Bench:
         return report
 
 
-def _asked(
+def _read_queries(
     source: Source, relevance: Relevance, on_progress: ProgressCallback
 ) -> tuple[list[Item], list[RelevantSet], list[Failure]]:
-    """Return the queries that can be asked and decoded, their answers, and those skipped."""
-    items, answers, skipped = [], [], []
+    """Return the queries that can be used, their relevant rows, and the skipped queries."""
+    queries, relevant_sets, skipped = [], [], []
     on_progress(Progress("read queries", 0, len(source), "images"))
     for number, item in enumerate(source, 1):
-        right = relevance.right(item)
-        if right is not None and right.why_not:
-            skipped.append(Failure(item.uri, right.why_not))
-        elif right is not None:
+        relevant = relevance.relevant(item)
+        if relevant is not None and relevant.skip_reason:
+            skipped.append(Failure(item.uri, relevant.skip_reason))
+        elif relevant is not None:
             try:
                 item.image()
             except ImageError as error:
                 skipped.append(Failure(item.uri, str(error).removeprefix(f"{item.uri}: ")))
             else:
-                items.append(item)
-                answers.append(right)
+                queries.append(item)
+                relevant_sets.append(relevant)
         if number % _REPORT_EVERY == 0 or number == len(source):
             on_progress(Progress("read queries", number, len(source), "images"))
-    if not items:
-        what = "a labeled query" if relevance.criterion.labeled else "a query with a right answer"
+    if not queries:
+        kind = "labeled query" if relevance.criterion.labeled else "query with a relevant row"
         raise InputError(
-            f"{source.spec}: none of its {len(source):,} images is {what}; the first, "
+            f"{source.spec}: no {kind} among {len(source):,} images; the first, "
             f"{skipped[0].uri}: {skipped[0].reason}"
         )
-    return items, answers, skipped
+    return queries, relevant_sets, skipped

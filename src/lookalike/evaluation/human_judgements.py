@@ -194,7 +194,9 @@ def _answers(each: _Fields, galleries: Mapping[str, object]) -> QueryJudgement:
         raise InputError(f"{each.where}: judges a hit twice")
     if len(right) > given or given > n or not all(1 <= rank <= given for rank in ranks):
         raise InputError(f"{each.where}: has ranks or answers beyond the {given} hits given")
-    return QueryJudgement(each.gallery("gallery", galleries), each.get("query", str), n, given, right)
+    return QueryJudgement(
+        each.gallery("gallery", galleries), each.get("query", str), n, given, right
+    )
 
 
 def _preferred(each: _Fields, galleries: Mapping[str, object]) -> PreferenceVote:
@@ -350,7 +352,9 @@ def evaluate_judgements(files: Sequence[str | Path]) -> JudgementsResult:
     return JudgementsResult(len(read), tuple(hits), tuple(pairs), tuple(dict.fromkeys(unfinished)))
 
 
-def _judged(gallery: str, k: int, encoder: str, queries: Mapping[str, list[QueryJudgement]]) -> GalleryJudgements:
+def _judged(
+    gallery: str, k: int, encoder: str, queries: Mapping[str, list[QueryJudgement]]
+) -> GalleryJudgements:
     judged = [[said for said in people if said.complete] for people in queries.values()]
     scores = np.array(  # (queries, 3)
         [np.mean([_scores(said.right) for said in people], axis=0) for people in judged if people]

@@ -1,4 +1,4 @@
-"""Protocols of evaluation by name: what a published figure was measured by, as data."""
+"""Evaluation protocols of published benchmarks, as data."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lookalike.errors import SettingError, UnknownNameError
 
 @dataclass(frozen=True, slots=True)
 class EvaluationProtocol:
-    """Settings that figures have to share to be compared.
+    """Settings that results must share to be comparable.
 
-    ``k`` is how many hits count; the right answers come from a truth file. ``source`` says where
-    the definition was read.
+    ``k`` is the number of results that count; relevance comes from a ground-truth file. ``source``
+    cites the definition.
     """
 
     name: str
@@ -23,20 +23,23 @@ class EvaluationProtocol:
     source: str
 
     def check(self, k: int | None, ground_truth: str | Path | None) -> None:
-        """See that other settings do not contradict it.
+        """Check that other settings agree with the protocol.
 
         Raises:
-            SettingError: another ``k`` was asked for, or no truth file given.
+            SettingError: ``k`` differs from the protocol's, or ``ground_truth`` is missing.
         """
         if k is not None and k != self.k:
             raise SettingError(
-                f"-n {k} cannot be combined with --protocol {self.name}, which counts {self.k} "
-                "hits; leave out -n"
+                f"{{k}} contradicts {{protocol}}, which counts {self.k} results; leave out {{k}}",
+                k=k,
+                protocol=self.name,
             )
         if ground_truth is None:
             raise SettingError(
-                f"--protocol {self.name} needs --ground-truth FILE, the file of its right answers: "
-                "each line a query and the ids of one or more rows"
+                "{protocol} needs {ground_truth}: a CSV file, on each line a query and the ids of "
+                "its relevant rows",
+                protocol=self.name,
+                ground_truth=None,
             )
 
     def as_dict(self) -> dict[str, str | int]:
@@ -50,9 +53,10 @@ PROTOCOLS: Mapping[str, EvaluationProtocol] = {
         EvaluationProtocol(
             name="perfect-500k",
             k=7,
-            summary="AI Meets Beauty challenge: mAP@7 of finding a product in half a million",
-            source="seven answers a query: challenge2019.perfectcorp.com; division by those found: "
-            "evaluation.py of cvte-research-datamining/AIMeetsBeautyChallenge on GitHub",
+            summary="AI Meets Beauty challenge: mAP@7 of retrieving products among half a million",
+            source="seven results per query: challenge2019.perfectcorp.com; division by the "
+            "relevant results retrieved: evaluation.py of "
+            "cvte-research-datamining/AIMeetsBeautyChallenge on GitHub",
         ),
     )
 }
@@ -62,7 +66,7 @@ def open_protocol(name: str) -> EvaluationProtocol:
     """Return a protocol by name.
 
     Raises:
-        UnknownNameError: no such protocol.
+        UnknownNameError: there is no such protocol.
     """
     if name not in PROTOCOLS:
         raise UnknownNameError("protocol", name, PROTOCOLS)

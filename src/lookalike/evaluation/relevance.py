@@ -1,7 +1,6 @@
-"""Which rows are the right answers to a query: those of its label, of another column, or of a file.
+"""Relevance: which rows are relevant to a query, by label, by a metadata column or by a file.
 
-``evaluation.py`` asks one :class:`Relevance` about each query and counts; nothing else there knows
-what makes a hit right.
+An evaluation asks one :class:`Relevance` for the relevant rows of each query and counts hits.
 """
 
 from __future__ import annotations
@@ -13,23 +12,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lookalike.errors import InputError, SettingError
-from lookalike.evaluation.ground_truth import resolve_names, is_header, read_ground_truth
+from lookalike.evaluation.ground_truth import is_header, read_ground_truth, resolve_names
 from lookalike.sources import Item, Source
 from lookalike.types import Hit
 
 LABEL = "label"
 
-_FEW = 3
-_LISTED = 12
+_MAX_NAMES = 3
+_MAX_COLUMNS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class GroundTruthCoverage:
-    """How a truth file fitted: what it does not name, and what it names that is not there.
+    """How a ground-truth file matches the queries and the gallery.
 
-    ``left_out`` counts queries of the source that the file does not name. ``unknown_queries`` are
-    names of its queries that the source does not have, ``unknown_rows`` of its right answers that
-    the gallery does not have, as they are written.
+    ``left_out`` is the number of queries that the file does not list. ``unknown_queries`` and
+    ``unknown_rows`` are names in the file that match no query and no row.
     """
 
     file: str
@@ -38,23 +36,24 @@ class GroundTruthCoverage:
     unknown_rows: tuple[str, ...]
 
     def notes(self) -> Iterator[str]:
-        """Yield a sentence for each that there are any of, with the first few names."""
+        """Yield a sentence for each mismatch, with the first few names."""
         if self.left_out:
-            yield f"{self.file} does not name {self.left_out:,} of the queries: left out"
-        for names, what in (
-            (self.unknown_queries, "of its queries are not in the source"),
-            (self.unknown_rows, "of its right answers are not in the gallery"),
+            queries = "1 query" if self.left_out == 1 else f"{self.left_out:,} queries"
+            yield f"{self.file}: {queries} left out, not listed in the file"
+        for names, singular, plural, place in (
+            (self.unknown_queries, "query", "queries", "source"),
+            (self.unknown_rows, "relevant row", "relevant rows", "gallery"),
         ):
             if names:
-                yield f"{self.file}: {len(names):,} {what}: {_first(names)}"
+                noun = f"1 {singular} is" if len(names) == 1 else f"{len(names):,} {plural} are"
+                yield f"{self.file}: {noun} not in the {place}: {_listed(names)}"
 
 
 @dataclass(frozen=True, slots=True)
 class RelevanceCriterion:
-    """What made hits right: a column with the query's value, or a truth file.
+    """What makes a row relevant: the query's value in a column, or a ground-truth file.
 
-    ``labeled`` says that the column is the label, as without any choice: then results are also
-    summed up by it.
+    ``labeled``: the column is the label, the default; results are then also reported by label.
     """
 
     column: str | None = LABEL
@@ -63,9 +62,9 @@ class RelevanceCriterion:
 
     @property
     def description(self) -> str:
-        """What right hits do, in words."""
+        """What relevant rows do, as the end of a sentence: ``have the query's label``."""
         if self.ground_truth is not None:
-            return f"are named by {Path(self.ground_truth.file).name}"
+            return f"are listed in {Path(self.ground_truth.file).name}"
         return f"have the query's {self.column}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,43 +82,43 @@ class RelevanceCriterion:
 
 @dataclass(frozen=True, slots=True)
 class RelevantSet:
-    """The right answers to one query, or why it cannot be asked.
+    """The relevant rows of one query, or the reason to skip the query.
 
-    ``ids`` are those of the right rows (the query's own may be among them), ``relevant`` how many
-    these are without itself, and ``name`` what the query is called where it is shown.
+    ``ids`` may hold the query's own row; ``count`` does not include it. ``name`` is the query's
+    label, value or short name, for display.
     """
 
     ids: frozenset[str]
-    relevant: int
+    count: int
     name: str
-    why_not: str = ""
+    skip_reason: str = ""
 
     @classmethod
-    def to(cls, query: Item, ids: frozenset[str], name: str) -> RelevantSet:
-        """Return these right answers to a query."""
+    def of(cls, query: Item, ids: frozenset[str], name: str) -> RelevantSet:
+        """Return the set of these rows for a query."""
         return cls(ids, len(ids) - (query.id in ids), name)
 
     @classmethod
-    def none(cls, why_not: str) -> RelevantSet:
-        """Return that a query cannot be asked."""
-        return cls(frozenset(), 0, "", why_not)
+    def skip(cls, reason: str) -> RelevantSet:
+        """Return that a query is skipped."""
+        return cls(frozenset(), 0, "", reason)
 
 
 class Relevance(Protocol):
-    """Tells which rows are right for a query."""
+    """Decides which rows are relevant to a query."""
 
     @property
     def criterion(self) -> RelevanceCriterion:
-        """What makes a hit right."""
+        """What makes a row relevant."""
         ...
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """The label of each row that has one, by id, where results are summed up by label."""
+        """The label of each row by id; empty if results are not reported by label."""
         ...
 
-    def right(self, query: Item) -> RelevantSet | None:
-        """Return the right answers to a query; None if it is not one of those to be asked."""
+    def relevant(self, query: Item) -> RelevantSet | None:
+        """Return the relevant rows; None if the query is not part of the evaluation."""
         ...
 
 
@@ -130,31 +129,35 @@ def build_relevance(
     match: str | None = None,
     ground_truth: str | Path | None = None,
 ) -> Relevance:
-    """Return what judges the hits among rows of a gallery: labels, unless told otherwise.
+    """Return the relevance of a gallery's rows to queries; by label, unless an option is given.
 
     Args:
-        rows: the gallery's.
-        queries: what will be asked.
-        match: a column of metadata: rows with the query's value in it are right.
-        ground_truth: a file of queries and their right answers (see :func:`truths.read_ground_truth`).
+        rows: the gallery's rows.
+        queries: the query images.
+        match: a metadata column: rows with the query's value are relevant.
+        ground_truth: a CSV file of queries and relevant rows (see :func:`read_ground_truth`).
 
     Raises:
-        SettingError: both were given.
-        InputError: no row has a label or a value in the column, or the truth file cannot be used.
+        SettingError: both options were given.
+        InputError: no row has a label or a value in the column, or the file cannot be used.
     """
     if ground_truth is None:
         return ColumnRelevance.of(rows, match)
     if match is not None:
         raise SettingError(
-            f"--match {match} cannot be combined with --ground-truth {ground_truth}: each says "
-            "which hits are right; leave out one of the two"
+            "{match} cannot be combined with {ground_truth}: each defines relevance; use one",
+            match=match,
+            ground_truth=ground_truth,
         )
     return GroundTruthRelevance.of(Path(ground_truth), rows, queries)
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnRelevance:
-    """A hit is right when it has the query's value in a column, both taken as texts."""
+    """Rows with the query's value in a column are relevant; values are compared as strings.
+
+    ``groups`` are the ids of the rows with each value.
+    """
 
     criterion: RelevanceCriterion
     groups: Mapping[str, frozenset[str]]
@@ -175,109 +178,114 @@ class ColumnRelevance:
                 groups.setdefault(str(item.metadata[column]), set()).add(item.id)
         if not groups and match is None:
             raise InputError(
-                f"{rows.spec}: none of its {len(rows):,} rows has a label to judge by; put the "
-                "images into sub-folders named by label and index them again, or say what else "
-                "makes a hit right (--match COLUMN, --ground-truth FILE)"
+                f"{rows.spec}: no labels among {len(rows):,} rows; index images from sub-folders "
+                "named by label, or define relevance by {match} or {ground_truth}",
+                match=None,
+                ground_truth=None,
             )
         if not groups:
-            there = ", ".join(name for name, _ in columns.most_common(_LISTED)) or "none"
+            names = ", ".join(name for name, _ in columns.most_common(_MAX_COLUMNS)) or "none"
             raise InputError(
-                f"{rows.spec}: none of its {len(rows):,} rows has a value in the column "
-                f"{match!r}; its columns are {there}"
+                f"{rows.spec}: no values in column {match!r} among {len(rows):,} rows; columns: "
+                f"{names}"
             )
-        named = {value: frozenset(ids) for value, ids in groups.items()}
-        return cls(RelevanceCriterion(column, labeled=match is None), named)
+        ids = {value: frozenset(ids) for value, ids in groups.items()}
+        return cls(RelevanceCriterion(column, labeled=match is None), ids)
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """The label of each row that has one, by id; empty for another column."""
+        """The label of each row by id; empty for another column."""
         if not self.criterion.labeled:
             return {}
         return {row_id: label for label, ids in self.groups.items() for row_id in ids}
 
-    def right(self, query: Item) -> RelevantSet:
+    def relevant(self, query: Item) -> RelevantSet:
         """Return the rows with the query's value.
 
-        A label that no other row has scores 0, as the report's protocol has it; a value of another
-        column that no other row has cannot be found and is not asked for.
+        A query whose label no other row has scores 0, as in the 2020 report. One whose value of
+        another column no other row has is skipped.
         """
         value = query.metadata.get(self.criterion.column or LABEL)
         if value is None:
-            return RelevantSet.none(f"has no {self.criterion.column}")
-        right = RelevantSet.to(query, self.groups.get(str(value), frozenset()), str(value))
-        if right.relevant or self.criterion.labeled:
-            return right
-        return RelevantSet.none(f"no other row has its {self.criterion.column}, {str(value)!r}")
+            return RelevantSet.skip(f"has no {self.criterion.column}")
+        relevant = RelevantSet.of(query, self.groups.get(str(value), frozenset()), str(value))
+        if relevant.count or self.criterion.labeled:
+            return relevant
+        return RelevantSet.skip(f"no other row has its {self.criterion.column}, {str(value)!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class GroundTruthRelevance:
-    """A hit is right when a file says so. ``answers`` and ``gone`` are by the id of the query."""
+    """Rows listed in a ground-truth file are relevant.
+
+    ``ids`` are the relevant rows and ``unknown`` the names that match no row, by query id.
+    """
 
     criterion: RelevanceCriterion
-    answers: Mapping[str, frozenset[str]]
-    gone: Mapping[str, Sequence[str]]
+    ids: Mapping[str, frozenset[str]]
+    unknown: Mapping[str, Sequence[str]]
     labels: Mapping[str, str]
 
     @classmethod
     def of(cls, path: Path, rows: Source, queries: Source) -> GroundTruthRelevance:
-        """Read a truth file and find what it names.
+        """Read a ground-truth file and resolve its names.
 
         Raises:
-            InputError: it cannot be read, names none of the queries, or a name is ambiguous.
+            InputError: it cannot be read, lists none of the queries, or a name is ambiguous.
         """
         lines = read_ground_truth(path)
         if not len(rows):
-            raise InputError(f"{rows.spec}: has no rows to find anything among")
+            raise InputError(f"{rows.spec}: no rows to search")
         latest = lines[::-1]  # so that a name stands for its first line
-        asked = resolve_names(path, queries, {line.query: line.number for line in latest})
-        wanted = {name: line.number for line in latest for name in line.right}
-        found = resolve_names(path, rows, wanted)
-        if is_header(lines[0], asked, found):
+        query_ids = resolve_names(path, queries, {line.query: line.number for line in latest})
+        row_names = {name: line.number for line in latest for name in line.relevant}
+        row_ids = resolve_names(path, rows, row_names)
+        if is_header(lines[0], query_ids, row_ids):
             lines = lines[1:]
-        answers: dict[str, set[str]] = {}
-        gone: dict[str, list[str]] = {}
+        ids: dict[str, set[str]] = {}
+        unknown: dict[str, list[str]] = {}
         for line in lines:
-            if line.query in asked:
-                query = asked[line.query]
-                answers.setdefault(query, set()).update(found[n] for n in line.right if n in found)
-                gone.setdefault(query, []).extend(n for n in line.right if n not in found)
-        if not answers:
-            said = f"its first is {lines[0].query!r}" if lines else "it has a header only"
+            if line.query in query_ids:
+                query = query_ids[line.query]
+                known = [row_ids[name] for name in line.relevant if name in row_ids]
+                ids.setdefault(query, set()).update(known)
+                unknown.setdefault(query, []).extend(_unknown(line.relevant, row_ids))
+        if not ids:
+            first = f"its first is {lines[0].query!r}" if lines else "it has only a header"
             raise InputError(
-                f"{path}: names none of the {len(queries):,} queries of {queries.spec}; {said}, "
+                f"{path}: lists none of the {len(queries):,} queries of {queries.spec}; {first}, "
                 f"the source's is {queries[0].id!r}"
             )
-        use = GroundTruthCoverage(
+        coverage = GroundTruthCoverage(
             str(path),
-            left_out=len(queries) - len(answers),
-            unknown_queries=_missing([line.query for line in lines], asked),
-            unknown_rows=_missing([name for line in lines for name in line.right], found),
+            left_out=len(queries) - len(ids),
+            unknown_queries=_unknown([line.query for line in lines], query_ids),
+            unknown_rows=_unknown([name for line in lines for name in line.relevant], row_ids),
         )
-        criterion = RelevanceCriterion(None, use, labeled=False)
-        return cls(criterion, {q: frozenset(ids) for q, ids in answers.items()}, gone, {})
+        criterion = RelevanceCriterion(None, coverage, labeled=False)
+        return cls(criterion, {query: frozenset(rows) for query, rows in ids.items()}, unknown, {})
 
-    def right(self, query: Item) -> RelevantSet | None:
-        """Return the rows that the file names for a query; None if it does not name the query."""
-        if query.id not in self.answers:
+    def relevant(self, query: Item) -> RelevantSet | None:
+        """Return the rows that the file lists for a query; None if it does not list the query."""
+        if query.id not in self.ids:
             return None
-        right = RelevantSet.to(query, self.answers[query.id], short_name(query.id))
-        if right.relevant:
-            return right
-        gone = self.gone[query.id]
-        if right.ids:
-            return RelevantSet.none("the truth names no other row than itself")
-        if not gone:
-            return RelevantSet.none("the truth names no right answer")
-        return RelevantSet.none(f"its right answers are not in the gallery: {_first(gone)}")
+        relevant = RelevantSet.of(query, self.ids[query.id], short_name(query.id))
+        if relevant.count:
+            return relevant
+        unknown = self.unknown[query.id]
+        if relevant.ids:
+            return RelevantSet.skip("the ground truth lists no row but the query itself")
+        if not unknown:
+            return RelevantSet.skip("the ground truth lists no relevant row")
+        return RelevantSet.skip(f"its relevant rows are not in the gallery: {_listed(unknown)}")
 
 
 def mark_correct(
     hits: Iterable[Hit], value: object, column: str = LABEL
 ) -> tuple[bool | None, ...]:
-    """Return for each hit whether it has a value in a column, both taken as texts.
+    """Return for each hit whether it has a value in a column, both compared as strings.
 
-    None where that is not known: the hit has nothing in the column, or ``value`` is None.
+    None where unknown: the hit has nothing in the column, or ``value`` is None.
     """
     return tuple(
         None
@@ -288,14 +296,15 @@ def mark_correct(
 
 
 def short_name(row_id: str) -> str:
-    """Return the last part of an id, for where there is little room."""
+    """Return the last part of an id, for display in little space."""
     return row_id.partition(":")[2].rpartition("/")[2] or row_id
 
 
-def _missing(names: Sequence[str], found: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for name in names if name not in found))
+def _unknown(names: Iterable[str], ids: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in names if name not in ids))
 
 
-def _first(names: Sequence[str]) -> str:
-    few = ", ".join(names[:_FEW])
-    return few if len(names) <= _FEW else f"{few} and {len(names) - _FEW:,} more"
+def _listed(names: Sequence[str]) -> str:
+    first = ", ".join(names[:_MAX_NAMES])
+    more = len(names) - _MAX_NAMES
+    return first if more <= 0 else f"{first} and {more:,} more"

@@ -1,4 +1,4 @@
-"""What an evaluation found: scores, examples and what made hits right."""
+"""The result of an evaluation: scores, confusions, examples and latency."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lookalike.types import Failure, Hit
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds from one query's pixels to its hits, over at most 200 queries one by one."""
+    """Milliseconds per query, from pixels to hits; at most 200 queries are timed, one by one."""
 
     p50: float
     p95: float
@@ -26,30 +26,29 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One query with its hits, and whether each is right.
+    """One query with its hits.
 
-    ``label`` is the query's label, its value in the column that judges, or its short name;
-    ``relevant`` is how many rows are right.
+    ``label`` is the query's label, its value in the matched column, or its short name;
+    ``correct`` says of each hit whether its row is relevant; ``relevant`` is the number of
+    relevant rows.
     """
 
     uri: str
     label: str
     hits: tuple[Hit, ...]
-    right: tuple[bool, ...]
+    correct: tuple[bool, ...]
     relevant: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What :func:`evaluate` found.
+    """The result of :func:`evaluate`.
 
-    ``confusion`` is ``(labels, labels)`` int64: how many hits of each label (column) the queries
-    of each label (row) got. ``examples`` holds every query with its hits; ``query_labels`` and
-    ``gallery_labels`` count labels. All of these but the examples are empty where not labels made
-    hits right but what ``criterion`` says. ``ceiling`` is the highest precision@k there can be, the
-    mean of min(relevant, n) / n. ``others`` may hold the scores of other galleries of the same
-    images for the same queries, to be shown beside, and ``variants`` what other ways of asking it
-    came to.
+    ``confusion`` is ``(labels, labels)`` int64: hits by label of the query (row) and of the hit
+    (column); ``query_labels`` and ``gallery_labels`` count images by label. These and ``labels``
+    are empty unless ``criterion`` is the label. ``ceiling`` is the highest possible precision@k,
+    the mean of min(relevant, k) / k. ``others`` may hold scores of other galleries of the same
+    images for the same queries, for comparison.
     """
 
     k: int
@@ -83,6 +82,6 @@ class Evaluation:
             "precision_ceiling": self.ceiling,
             **self.scores.as_dict(),
             "baselines": {name: scores.as_dict() for name, scores in self.baselines.items()},
-            "variants": {name: tried.as_dict() for name, tried in self.variants.items()},
+            "variants": {name: result.as_dict() for name, result in self.variants.items()},
             "latency_ms": {"p50": self.latency.p50, "p95": self.latency.p95},
         }

@@ -1,4 +1,4 @@
-"""The last evaluation of a gallery, load_saved_evaluation in its folder for those who search it."""
+"""The last evaluation of a gallery, saved in its folder for ``lookalike info`` and ``serve``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.artifacts import write_atomically
-from lookalike.errors import ArtifactError
+from lookalike.errors import ArtifactError, FormatVersionError
 from lookalike.evaluation.results import Evaluation
 from lookalike.evaluation.summary import verdict
 from lookalike.gallery.gallery import Gallery
 
 FILE = "evaluation.json"
+FORMAT = 2
+"""Raise it with every change of the fields. Version 1 had no number."""
 
 _IMAGE = "image"
-_KINDS = {
-    "made": str,
+_FIELDS = {
+    "created_at": str,
     "rows": int,
     "fingerprint": str,
     "verdict": str,
@@ -28,16 +30,16 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SavedEvaluation:
-    """An evaluation as it was load_saved_evaluation.
+    """An evaluation as it was saved.
 
-    ``made`` is when, in UTC. ``evaluation`` is the document of ``lookalike evaluate --json``,
-    ``page`` the report's title, sections and figures; neither says where anything lies. ``stale``:
-    the gallery's rows or encoder are others by now.
+    ``created_at`` is in UTC, ISO 8601. ``evaluation`` is the document of ``lookalike evaluate
+    --json``, ``page`` the report's title, sections and figures; neither contains paths. ``stale``:
+    the gallery's rows or encoder have changed since.
     """
 
-    made: str
+    created_at: str
     rows: int
     fingerprint: str
     verdict: str
@@ -46,23 +48,24 @@ class SavedEvaluation:
     stale: bool
 
 
-def save_evaluation(found: Evaluation, gallery: Gallery, page: Mapping[str, Any]) -> Path:
-    """Keep an evaluation, with the report made of it; return the file.
+def save_evaluation(evaluation: Evaluation, gallery: Gallery, page: Mapping[str, Any]) -> Path:
+    """Save an evaluation and its report in the gallery's folder; return the file.
 
     Raises:
         StorageError: it could not be written.
     """
-    names = _names(found, gallery)
+    names = _file_names(evaluation, gallery)
     document = {
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rows": found.rows,
+        "format": FORMAT,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": evaluation.rows,
         "fingerprint": gallery.fingerprint,
-        "verdict": verdict(found),
+        "verdict": verdict(evaluation),
         "evaluation": {
-            **_named(found.as_dict(), names),
+            **_without_paths(evaluation.as_dict(), names),
             "gallery": gallery.path.absolute().name,
         },
-        "page": _named(page, names),
+        "page": _without_paths(page, names),
     }
     path = gallery.path / FILE
     write_atomically(path, json.dumps(document).encode())
@@ -70,54 +73,63 @@ def save_evaluation(found: Evaluation, gallery: Gallery, page: Mapping[str, Any]
 
 
 def load_saved_evaluation(gallery: Gallery) -> SavedEvaluation | None:
-    """Return the evaluation that was load_saved_evaluation last, None if there is none.
+    """Return the evaluation that was saved last, None if there is none.
 
     Raises:
-        ArtifactError: the file is broken.
+        FormatVersionError: another version of lookalike wrote the file.
+        ArtifactError: the file is damaged.
     """
+    # The gallery's name and not its path: clients of the HTTP service read these messages too.
+    name = gallery.path.absolute().name
+    again = f"evaluate again: lookalike evaluate {name} --save"
     try:
-        found = json.loads((gallery.path / FILE).read_bytes())
-        for name, kind in _KINDS.items():
-            if not isinstance(found[name], kind):
-                raise TypeError(name)
-        stale = (found["rows"], found["fingerprint"]) != (len(gallery), gallery.fingerprint)
-        return SavedEvaluation(**found, stale=stale)
+        document = json.loads((gallery.path / FILE).read_bytes())
+        version = document.pop("format", 1)
+        if version != FORMAT and isinstance(version, int) and "page" in document:
+            age = "an older" if version < FORMAT else "a newer"
+            raise FormatVersionError(
+                f"{FILE} of {name}: written by {age} lookalike (format {version}, not {FORMAT}); "
+                f"{again}"
+            )
+        for field, kind in _FIELDS.items():
+            if not isinstance(document[field], kind):
+                raise TypeError(field)
+        stale = (document["rows"], document["fingerprint"]) != (len(gallery), gallery.fingerprint)
+        return SavedEvaluation(**document, stale=stale)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        # The gallery's name and not its place: who searches it over HTTP reads this too.
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ArtifactError(
-            f"{FILE} of {gallery.path.absolute().name}: is no load_saved_evaluation evaluation "
-            f"({type(error).__name__}); make it again with lookalike evaluate --save"
+            f"{FILE} of {name}: not a saved evaluation ({type(error).__name__}); {again}"
         ) from error
 
 
-def _names(found: Evaluation, gallery: Gallery) -> dict[str, str]:
-    """Return the files and folders that an evaluation may speak of, and their names alone."""
-    ground_truth = [found.criterion.ground_truth.file] if found.criterion.ground_truth else []
-    said = {
-        found.queries,
-        found.gallery,
+def _file_names(evaluation: Evaluation, gallery: Gallery) -> dict[str, str]:
+    """Return the paths that an evaluation may contain, longest first, and their file names."""
+    truth = evaluation.criterion.ground_truth
+    texts = {
+        evaluation.queries,
+        evaluation.gallery,
         str(gallery.path),
         *gallery.sources.values(),
-        *ground_truth,
+        *([truth.file] if truth else []),
     }
-    places = {each for each in said if Path(each).is_absolute() or Path(each).exists()}
-    named = {each: Path(each).name for each in places if len(Path(each).parts) > 1}
-    return dict(sorted(named.items(), key=lambda pair: -len(pair[0])))
+    paths = {text for text in texts if Path(text).is_absolute() or Path(text).exists()}
+    names = {path: Path(path).name for path in paths if len(Path(path).parts) > 1}
+    return dict(sorted(names.items(), key=lambda pair: -len(pair[0])))
 
 
-def _named(value: Any, names: Mapping[str, str]) -> Any:
-    """Return JSON values whose texts name files and folders, but not where they lie."""
+def _without_paths(value: Any, names: Mapping[str, str]) -> Any:
+    """Return JSON values with paths replaced by file names."""
     if isinstance(value, Mapping):
         return {
-            key: inner if key == _IMAGE and isinstance(inner, str) else _named(inner, names)
+            key: inner if key == _IMAGE and isinstance(inner, str) else _without_paths(inner, names)
             for key, inner in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_named(inner, names) for inner in value]
+        return [_without_paths(inner, names) for inner in value]
     if not isinstance(value, str):
         return value
-    for place, name in names.items():
-        value = value.replace(place, name)
+    for path, name in names.items():
+        value = value.replace(path, name)
     return Path(value).name if Path(value).is_absolute() else value

@@ -1,7 +1,7 @@
-"""Ways of asking a gallery, side by side: what each adds to the plain one, and what it costs.
+"""Compare search variants on the same queries: the gain in mAP@k of each, and its latency.
 
-A way is parts of the query that are looked at (``foreground``, ``multi_crop``) and re-rankings,
-joined by ``+``.
+A variant is a way to crop the query (``foreground``, ``multi-crop``) and re-rankings, joined by
+``+``.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from typing import Any, Self
 import numpy as np
 
 from lookalike.errors import UnknownNameError
-from lookalike.evaluation.metrics import Estimate, PerQuery, QueryScores, Scores, bootstrap_interval
+from lookalike.evaluation.metrics import Estimate, PerQuery, QueryScores, Scores
+from lookalike.evaluation.relevance import RelevantSet
 from lookalike.gallery.gallery import Gallery
 from lookalike.search.search import RERANKINGS
 from lookalike.sources import Item
 from lookalike.sources.sampling import each_in_threads
 from lookalike.types import Hit, Metric, Progress, ProgressCallback
 
-CROP_STEPS = ("foreground", "multi_crop")
-EVERY = "all"
+CROPS = ("foreground", "multi-crop")
+ALL = "all"
 _TIMED = 50
 _REPORT_EVERY = 20
 
 
 @dataclass(frozen=True, slots=True)
 class SearchVariant:
-    """One way of asking: what :meth:`lookalike.Gallery.search` is told."""
+    """Options of :meth:`lookalike.Gallery.search` under one name."""
 
     name: str
     foreground: bool
@@ -40,20 +41,20 @@ class SearchVariant:
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read a name such as ``multi-crop+aqe``.
+        """Parse a name such as ``multi-crop+aqe``.
 
         Raises:
-            UnknownNameError: a part of it is no way of asking.
+            UnknownNameError: a part of it is neither a crop nor a re-ranking.
         """
         steps = tuple(step.strip() for step in name.split("+"))
         for step in steps:
-            if step not in CROP_STEPS and step not in RERANKINGS:
-                raise UnknownNameError("way of asking", step, [*CROP_STEPS, *RERANKINGS, EVERY])
+            if step not in CROPS and step not in RERANKINGS:
+                raise UnknownNameError("search variant", step, [*CROPS, *RERANKINGS, ALL])
         rerank = tuple(step for step in steps if step in RERANKINGS)
-        return cls(name, "foreground" in steps, "multi_crop" in steps, rerank)
+        return cls("+".join(steps), "foreground" in steps, "multi-crop" in steps, rerank)
 
     def search(self, gallery: Gallery, item: Item, k: int, metric: Metric) -> tuple[Hit, ...]:
-        """Ask a gallery in this way."""
+        """Search a gallery with these options."""
         return gallery.search(
             item,
             k=k,
@@ -66,47 +67,53 @@ class SearchVariant:
 
 @dataclass(frozen=True, slots=True)
 class VariantResult:
-    """What a way came to.
+    """Scores and latency of one search variant.
 
-    ``gain`` is the mean difference of mAP@k to the plain way over the same queries, with the
-    interval of that difference; ``ms`` the median time of one query, decoding left out.
+    ``map_delta`` is the mean difference in mAP@k to a plain search over the same queries, with a
+    paired confidence interval. ``latency_ms`` is the median time of one query in milliseconds,
+    without decoding the image.
     """
 
     scores: Scores
-    gain: Estimate
-    ms: float
+    map_delta: Estimate
+    latency_ms: float
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        interval = self.gain.interval
-        gain = {"map_gain": self.gain.value, "map_gain_interval": [interval.low, interval.high]}
-        return {**self.scores.as_dict(), **gain, "ms": self.ms}
+        interval = self.map_delta.interval
+        return {
+            **self.scores.as_dict(),
+            "map_delta": self.map_delta.value,
+            "map_delta_interval": [interval.low, interval.high],
+            "latency_ms": self.latency_ms,
+        }
 
 
-def parse_variants(text: str | Sequence[str] | None) -> tuple[SearchVariant, ...]:
-    """Return ways from a text of names with commas between, or ``all``.
+def parse_variants(names: str | Sequence[str] | None) -> tuple[SearchVariant, ...]:
+    """Parse variants from a list of names, or a string of names separated by commas.
 
-    ``all`` is each step by itself; ``geometric`` only where OpenCV is installed.
+    ``all`` stands for each crop and re-ranking by itself; ``geometric`` is among them only where
+    OpenCV is installed.
 
     Raises:
-        UnknownNameError: no such way.
+        UnknownNameError: there is no such crop or re-ranking.
     """
-    names = text.split(",") if isinstance(text, str) else list(text or ())
-    every = [*CROP_STEPS, *RERANKINGS]
+    listed = names.split(",") if isinstance(names, str) else list(names or ())
+    single = [*CROPS, *RERANKINGS]
     if find_spec("cv2") is None:
-        every.remove("geometric")
-    spelt = [name for given in names for name in (every if given.strip() == EVERY else [given])]
-    return tuple(SearchVariant.parse(name.strip()) for name in dict.fromkeys(spelt))
+        single.remove("geometric")
+    expanded = [each for name in listed for each in (single if name.strip() == ALL else [name])]
+    variants = [SearchVariant.parse(name) for name in expanded]
+    return tuple({variant.name: variant for variant in variants}.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """Queries, the ids of the rows that are right for each, and how many these are."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantBenchmark:
+    """Queries of a gallery, each with its relevant rows, to compare search variants on."""
 
     gallery: Gallery
-    items: Sequence[Item]
-    right: Sequence[frozenset[str]]
-    relevant: Sequence[int]
+    queries: Sequence[Item]
+    relevant: Sequence[RelevantSet]
     k: int
     metric: Metric
     first: int
@@ -114,36 +121,35 @@ class Trial:
     def run(
         self, variants: Sequence[SearchVariant], plain: PerQuery, on_progress: ProgressCallback
     ) -> Mapping[str, VariantResult]:
-        """Ask all queries in each way; ``plain`` is the average precision of the plain one."""
-        return {way.name: self._try(way, plain, on_progress) for way in variants}
+        """Score each variant; ``plain`` is ``(q,)``, average precision of a plain search."""
+        return {variant.name: self._measure(variant, plain, on_progress) for variant in variants}
 
-    def _try(
-        self, way: SearchVariant, plain: PerQuery, on_progress: ProgressCallback
+    def _measure(
+        self, variant: SearchVariant, plain: PerQuery, on_progress: ProgressCallback
     ) -> VariantResult:
-        correct = np.zeros((len(self.items), self.k), np.bool_)
-        times: list[float] = []
-        for number, hits in enumerate(self._hits(way, times)):
-            marks = [hit.id in self.right[number] for hit in hits]
-            correct[number, : len(marks)] = marks
-            if (number + 1) % _REPORT_EVERY == 0 or number + 1 == len(self.items):
-                task = f"search, {way.name}"
-                on_progress(Progress(task, number + 1, len(self.items), "queries"))
-        values = QueryScores.of(correct, np.asarray(self.relevant, np.int64))
-        scores = Scores.of(way.name, self.metric, values, [], self.first)
-        gains = values.average_precision - plain
-        gain = Estimate(float(gains.mean()), bootstrap_interval(gains))
-        return VariantResult(scores, gain, float(np.median(times)))
+        correct = np.zeros((len(self.queries), self.k), np.bool_)
+        seconds: list[float] = []
+        for number, hits in enumerate(self._hits(variant, seconds)):
+            correct[number, : len(hits)] = [hit.id in self.relevant[number].ids for hit in hits]
+            if (number + 1) % _REPORT_EVERY == 0 or number + 1 == len(self.queries):
+                task = f"search, {variant.name}"
+                on_progress(Progress(task, number + 1, len(self.queries), "queries"))
+        counts = np.array([relevant.count for relevant in self.relevant], np.int64)
+        values = QueryScores.of(correct, counts)
+        scores = Scores.of(variant.name, self.metric, values, [], self.first)
+        delta = Estimate.of(values.average_precision - plain)
+        return VariantResult(scores, delta, 1000 * float(np.median(seconds)))
 
-    def _hits(self, way: SearchVariant, times: list[float]) -> Iterator[tuple[Hit, ...]]:
-        """Yield the hits of each query; the first are asked one by one and timed."""
-        for item in self.items[:_TIMED]:
+    def _hits(self, variant: SearchVariant, seconds: list[float]) -> Iterator[tuple[Hit, ...]]:
+        """Yield the hits of each query; run the first ones one by one and note their times."""
+        for item in self.queries[:_TIMED]:
             decoded = replace(item, read=partial(np.asarray, item.image()))
             start = time.perf_counter()
-            hits = self._search(way, decoded)
-            times.append((time.perf_counter() - start) * 1000)
+            hits = self._search(variant, decoded)
+            seconds.append(time.perf_counter() - start)
             yield hits
-        rest = self.items[_TIMED:]
-        yield from each_in_threads(lambda item: self._search(way, item), rest)
+        rest = self.queries[_TIMED:]
+        yield from each_in_threads(lambda item: self._search(variant, item), rest)
 
-    def _search(self, way: SearchVariant, item: Item) -> tuple[Hit, ...]:
-        return way.search(self.gallery, item, self.k, self.metric)
+    def _search(self, variant: SearchVariant, item: Item) -> tuple[Hit, ...]:
+        return variant.search(self.gallery, item, self.k, self.metric)

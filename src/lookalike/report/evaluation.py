@@ -181,7 +181,7 @@ def _hits(found: Evaluation, *, right: bool) -> Section:
     shown = chosen[:_EXAMPLES]
     grid = figures.hits_grid(
         [_results(example, found.scores.metric) for example in shown],
-        [example.right for example in shown],
+        [example.correct for example in shown],
         query_titles=[example.label for example in shown],
         hit_titles=[_hit_titles(example, found.criterion) for example in shown],
     )
@@ -295,7 +295,7 @@ def _settings(found: Evaluation, gallery: Gallery) -> Section:
 
 def _wrong(example: Example) -> int:
     """Count the hits that are not right among the first, as many as could be right."""
-    return example.right[: example.relevant or None].count(False)
+    return example.correct[: example.relevant or None].count(False)
 
 
 def _results(example: Example, metric: Metric) -> Hits:

@@ -89,7 +89,7 @@ async def gallery_facts(served: TheGallery, service: TheService) -> s.GalleryFac
 async def evaluation(served: TheGallery, service: TheService) -> s.EvaluationOut:
     """Return how good the answers are, as ``lookalike evaluate --save`` measured it last."""
     found = await _kept(served, service)
-    names = ("made", "rows", "fingerprint", "verdict", "stale", "evaluation")
+    names = ("created_at", "rows", "fingerprint", "verdict", "stale", "evaluation")
     return s.EvaluationOut(**{name: getattr(found, name) for name in names})
 
 

@@ -182,7 +182,7 @@ async def report_page(served: TheGallery, service: TheService) -> Response:
     values = (
         {"page": None, "made": "", "stale": False}
         if found is None
-        else {"page": found.page, "made": found.made[:10], "stale": found.stale}
+        else {"page": found.page, "made": found.created_at[:10], "stale": found.stale}
     )
     return render("report.html", service, served, below="/report", **values)
 
