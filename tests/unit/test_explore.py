@@ -1,9 +1,10 @@
-"""Duplicates planted in a collection, maps of known clusters, and what fits nowhere."""
+"""Planted duplicates, maps of known clusters, and outliers."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from PIL import Image
 
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError, InputError, SettingError, UnknownNameError
-from lookalike.explore import Duplicates, build_map, duplicates, load_map, lof_scores
-from lookalike.explore.clusters import cluster, described
-from lookalike.explore.copy_threshold import likeness, small
-from lookalike.explore.layout import faith, lay_out
+from lookalike.explore import Duplicates, build_map, find_duplicates, load_map, lof_scores
+from lookalike.explore.clusters import describe_clusters, find_clusters
+from lookalike.explore.copy_threshold import correlation, thumbnail_vector
+from lookalike.explore.layout import compute_layout, measure_quality
 from lookalike.explore.map import FILE
 from lookalike.explore.page import html
 from lookalike.explore.range_search import pairs_within
@@ -27,13 +28,13 @@ SCENES = 30
 
 
 def scene(seed: int, side: int = 96) -> Image.Image:
-    """Return a picture of colored blocks unlike that of any other seed."""
+    """Return an image of colored blocks, unlike those of other seeds."""
     blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3)).astype(np.uint8)
     return Image.fromarray(blocks).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def collection(folder: Path) -> Gallery:
-    """Return a gallery of scenes, of which some were copied in one way or another."""
+    """Return a gallery of scenes, some of them with altered copies."""
     folder.mkdir()
     for seed in range(SCENES):
         scene(seed).save(folder / f"{seed:02d}.png")
@@ -42,8 +43,8 @@ def collection(folder: Path) -> Gallery:
     scene(2, 192).save(folder / "02 large.png")
     darker = np.asarray(scene(3)) * 0.92
     Image.fromarray(darker.astype(np.uint8)).save(folder / "03 darker.png")
-    turned = np.asarray(scene(4))[..., ::-1]
-    Image.fromarray(np.ascontiguousarray(turned)).save(folder / "04 other colors.png")
+    swapped = np.asarray(scene(4))[..., ::-1]
+    Image.fromarray(np.ascontiguousarray(swapped)).save(folder / "04 other colors.png")
     source = open_source(folder)
     encoder = open_encoder("color", sample_images(source))
     gallery = Gallery.create(folder.parent / "made.gallery", encoder=encoder)
@@ -56,93 +57,100 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
     return collection(tmp_path_factory.mktemp("explore") / "scenes")
 
 
-def grouped(found: Duplicates) -> dict[str, tuple[str, list[str]]]:
-    def name(row_id: str) -> str:
-        return row_id.partition(":")[2]
-
-    return {name(g.keep): (g.kind, [name(o.id) for o in g.others]) for g in found.groups}
+def file_name(row_id: str) -> str:
+    return row_id.partition(":")[2]
 
 
-def blobs(each: int = 60, kinds: int = 5, seed: int = 0) -> NeighborGraph:
+def groups_of(result: Duplicates) -> dict[str, tuple[str, list[str]]]:
+    """Return kind and redundant files by kept file."""
+    return {
+        file_name(group.keep): (group.kind, [file_name(each.id) for each in group.duplicates])
+        for group in result.groups
+    }
+
+
+def clusters_graph(size: int = 60, clusters: int = 5, seed: int = 0) -> NeighborGraph:
     rng = np.random.default_rng(seed)
-    values = np.repeat(np.eye(kinds, 12) * 8, each, axis=0) + rng.normal(size=(each * kinds, 12))
-    return graph_from_embeddings(
-        tuple(f"x:{i:03d}" for i in range(len(values))), values.astype(np.float32)
-    )
+    centers = np.repeat(np.eye(clusters, 12) * 8, size, axis=0)
+    values = (centers + rng.normal(size=(size * clusters, 12))).astype(np.float32)
+    return graph_from_embeddings(tuple(f"x:{i:03d}" for i in range(len(values))), values)
 
 
-def test_pairs_are_those_of_computing_every_distance() -> None:
+def test_range_search_equals_brute_force() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(300, 8)).astype(np.float32)
     values[7] = values[250]
-    apart = np.linalg.norm(values[:, None].astype(float) - values[None], axis=2)
-    for within in (0.0, 1.0, 1.7):
-        found = pairs_within(values, within)
-        expected = {(a, b) for a, b in np.argwhere(apart <= within).tolist() if a < b}
-        assert set(zip(found.first.tolist(), found.second.tolist(), strict=True)) == expected
-        assert (np.diff(found.distances) >= 0).all()
-    assert (7, 250) in zip(found.first.tolist(), found.second.tolist(), strict=True)
+    distances = np.linalg.norm(values[:, None].astype(float) - values[None], axis=2)
+    for max_distance in (0.0, 1.0, 1.7):
+        pairs = pairs_within(values, max_distance)
+        expected = {(a, b) for a, b in np.argwhere(distances <= max_distance).tolist() if a < b}
+        assert set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)) == expected
+        assert (np.diff(pairs.distances) >= 0).all()
+    assert (7, 250) in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
 
 
-def test_a_distance_that_everything_is_within_is_refused() -> None:
+def test_range_search_with_too_many_pairs_is_rejected() -> None:
     values = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
-    with pytest.raises(InputError, match="smaller --within"):
+    with pytest.raises(InputError, match="set a smaller max_distance"):
         pairs_within(values, 100)
 
 
-def test_likeness_is_of_what_is_seen_not_of_light() -> None:
-    one = np.asarray(scene(1))
-    assert likeness(small(one), small((one * 0.8).astype(np.uint8))) > 0.99
-    assert likeness(small(one), small(np.asarray(scene(2)))) < 0.7
-    assert likeness(small(one), small(one[..., ::-1])) < 0.9
+def test_thumbnail_correlation_ignores_brightness_but_not_color() -> None:
+    image = np.asarray(scene(1))
+    vector = thumbnail_vector(image)
+    assert correlation(vector, thumbnail_vector((image * 0.8).astype(np.uint8))) > 0.99
+    assert correlation(vector, thumbnail_vector(np.asarray(scene(2)))) < 0.7
+    assert correlation(vector, thumbnail_vector(image[..., ::-1])) < 0.9
     blank = np.full((20, 20), 200, np.uint8)
-    assert likeness(small(blank), small(blank)) == 0
+    assert correlation(thumbnail_vector(blank), thumbnail_vector(blank)) == 0
 
 
-def test_copies_are_found_and_what_is_only_similar_is_not(scenes: Gallery) -> None:
-    before = (scenes.path / "gallery.json").read_bytes()
-    found = duplicates(scenes)
-    assert grouped(found) == {
+def test_altered_copies_are_duplicates_and_similar_images_are_not(scenes: Gallery) -> None:
+    manifest = (scenes.path / "gallery.json").read_bytes()
+    result = find_duplicates(scenes)
+    assert groups_of(result) == {
         "00 (copy).png": ("exact", ["00.png"]),
-        "01 saved.jpg": ("visual", ["01.png"]),
-        "02 large.png": ("visual", ["02.png"]),
-        "03 darker.png": ("visual", ["03.png"]),
+        "01 saved.jpg": ("near", ["01.png"]),
+        "02 large.png": ("near", ["02.png"]),
+        "03 darker.png": ("near", ["03.png"]),
     }
-    assert [row_id.partition(":")[2] for row_id in found.spare] == [
+    assert [file_name(row_id) for row_id in result.redundant] == [
         *("00.png", "01.png", "02.png", "03.png")
     ]
-    assert found.threshold is not None
-    assert found.threshold.copies == 3 * found.threshold.images
-    assert found.threshold.found > 0.85
+    assert result.summary() == "4 duplicate groups, 4 redundant files (kept: largest)"
+    assert result.threshold is not None
+    assert result.threshold.copies == 3 * result.threshold.images
+    assert result.threshold.recall > 0.85
     assert len(scenes) == SCENES + 5
-    assert (scenes.path / "gallery.json").read_bytes() == before
+    assert (scenes.path / "gallery.json").read_bytes() == manifest
 
 
-def test_the_rule_says_which_is_kept(scenes: Gallery) -> None:
-    assert set(grouped(duplicates(scenes, keep="last"))) == {
+def test_keep_rules(scenes: Gallery) -> None:
+    assert set(groups_of(find_duplicates(scenes, keep="last"))) == {
         *("00.png", "01.png", "02.png", "03.png")
     }
-    assert "02 large.png" in grouped(duplicates(scenes, keep="first"))
+    assert "02 large.png" in groups_of(find_duplicates(scenes, keep="first"))
     with pytest.raises(UnknownNameError, match="largest"):
-        duplicates(scenes, keep="largst")
+        find_duplicates(scenes, keep="largst")
 
 
-def test_exact_ones_alone_need_no_image(scenes: Gallery) -> None:
-    found = duplicates(scenes, visual=False)
-    assert grouped(found) == {"00 (copy).png": ("exact", ["00.png"])}
-    assert found.threshold is None
-    assert json.loads(json.dumps(found.as_dict()))["spare"] == ["scenes:00.png"]
+def test_exact_duplicates_are_found_without_reading_images(scenes: Gallery) -> None:
+    result = find_duplicates(scenes, exact=True)
+    assert groups_of(result) == {"00 (copy).png": ("exact", ["00.png"])}
+    assert result.threshold is None
+    assert result.summary() == "1 duplicate group, 1 redundant file (kept: largest)"
+    assert json.loads(json.dumps(result.as_dict()))["redundant"] == ["scenes:00.png"]
 
 
-def test_an_image_that_is_gone_is_named_and_not_guessed_at(tmp_path: Path) -> None:
+def test_unreadable_images_are_reported_and_not_grouped(tmp_path: Path) -> None:
     gallery = collection(tmp_path / "scenes")
     (tmp_path / "scenes" / "03 darker.png").unlink()
-    found = duplicates(gallery)
-    assert "03 darker.png" not in grouped(found)
-    assert found.unread == ("scenes:03 darker.png",)
+    result = find_duplicates(gallery)
+    assert "03 darker.png" not in groups_of(result)
+    assert result.unreadable == ("scenes:03 darker.png",)
 
 
-def test_no_chain_joins_what_is_not_alike(tmp_path: Path) -> None:
+def test_chains_of_similar_images_do_not_join_a_group(tmp_path: Path) -> None:
     folder = tmp_path / "steps"
     folder.mkdir()
     first, last = (np.asarray(scene(seed)).astype(float) for seed in (1, 2))
@@ -156,76 +164,84 @@ def test_no_chain_joins_what_is_not_alike(tmp_path: Path) -> None:
         tmp_path / "g.gallery", encoder=open_encoder("pixels", sample_images(source))
     )
     gallery.sync(source)
-    for group in duplicates(gallery, within=10.0, keep="first").groups:
-        kept = np.asarray(Image.open(folder / group.keep.partition(":")[2]))
-        for other in group.others:
-            seen = np.asarray(Image.open(folder / other.id.partition(":")[2]))
-            assert likeness(small(kept), small(seen)) == pytest.approx(other.likeness, abs=1e-5)
-            assert other.likeness > 0.9
+    for group in find_duplicates(gallery, max_distance=10.0, keep="first").groups:
+        kept = thumbnail_vector(np.asarray(Image.open(folder / file_name(group.keep))))
+        for each in group.duplicates:
+            other = thumbnail_vector(np.asarray(Image.open(folder / file_name(each.id))))
+            assert correlation(kept, other) == pytest.approx(each.correlation, abs=1e-5)
+            assert each.correlation > 0.9
 
 
-@pytest.mark.parametrize(("within", "error"), [(-1.0, SettingError), (float("nan"), SettingError)])
-def test_a_distance_that_is_none_is_refused(
-    scenes: Gallery, within: float, error: type[Exception]
-) -> None:
-    with pytest.raises(error, match="--within"):
-        duplicates(scenes, within=within)
+@pytest.mark.parametrize("max_distance", [-1.0, float("nan")])
+def test_max_distance_out_of_range_is_rejected(scenes: Gallery, max_distance: float) -> None:
+    with pytest.raises(SettingError, match=r"max_distance=.* must be at least 0"):
+        find_duplicates(scenes, max_distance=max_distance)
 
 
-def test_trustworthiness_is_scikit_learns() -> None:
+def test_trustworthiness_equals_scikit_learn() -> None:
     from sklearn.manifold import trustworthiness
 
-    graph = blobs()
+    graph = clusters_graph()
     rng = np.random.default_rng(0)
     for points in (graph.embeddings[:, :2], rng.random((len(graph), 2), np.float32)):
-        found = faith(graph, points)
+        quality = measure_quality(graph, points)
         expected = trustworthiness(graph.embeddings, points, n_neighbors=10)
-        assert found.judged == len(graph)
-        assert found.trustworthiness == pytest.approx(expected, abs=1e-9)
+        assert quality.sampled == len(graph)
+        assert quality.trustworthiness == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_map_keeps_neighbors_and_clusters_are_found_on_it() -> None:
-    graph = blobs()
-    points = lay_out(graph)
+def test_the_map_preserves_neighborhoods_and_clusters() -> None:
+    graph = clusters_graph()
+    points = compute_layout(graph)
     assert points.dtype == np.float32
     assert points.min() == 0
     assert points.max() == 1
-    assert faith(graph, points).trustworthiness > 0.95
-    numbers = cluster(points)
+    quality = measure_quality(graph, points)
+    assert quality.trustworthiness > 0.95
+    assert 10 / len(graph) < quality.neighborhood_preservation <= 1
+    membership = find_clusters(points)
     truth = np.repeat(np.arange(5), 60)
-    labels = [None if row % 3 else f"kind {truth[row]}" for row in range(len(truth))]
-    found = described(numbers, graph.embeddings, labels)
-    assert {each.name for each in found} == {f"kind {kind}" for kind in range(5)}
-    assert [each.size for each in found] == sorted((each.size for each in found), reverse=True)
-    for each in found:
-        rows = np.flatnonzero(numbers == each.number)
+    labels = [None if row % 3 else f"class {truth[row]}" for row in range(len(truth))]
+    clusters = describe_clusters(membership, graph.embeddings, labels)
+    assert {each.name for each in clusters} == {f"class {number}" for number in range(5)}
+    sizes = [each.size for each in clusters]
+    assert sizes == sorted(sizes, reverse=True)
+    for each in clusters:
+        rows = np.flatnonzero(membership == each.number)
         assert len(set(truth[rows])) == 1
         assert each.medoid in rows
         assert each.share == 1
 
 
-def test_clusters_without_labels_have_numbers() -> None:
-    found = described(np.zeros(4, np.int64), np.eye(4, dtype=np.float32), [None] * 4)
-    assert [(each.name, each.label, each.share) for each in found] == [("cluster 1", None, None)]
+def test_clusters_without_labels_are_numbered() -> None:
+    clusters = describe_clusters(np.zeros(4, np.int64), np.eye(4, dtype=np.float32), [None] * 4)
+    assert [(each.name, each.label, each.share) for each in clusters] == [("cluster 1", None, None)]
+
+
+def test_a_label_names_a_cluster_only_as_its_majority() -> None:
+    embeddings = np.eye(4, dtype=np.float32)
+    (tied,) = describe_clusters(np.zeros(4, np.int64), embeddings, ["a", "a", "b", "b"])
+    assert tied.label is None
+    (majority,) = describe_clusters(np.zeros(4, np.int64), embeddings, ["a", "a", "b", None])
+    assert (majority.label, majority.share) == ("a", pytest.approx(2 / 3))
 
 
 @pytest.mark.parametrize("count", [3, 11, 12, 30])
-@pytest.mark.parametrize("kind", ["random", "equal"])
-def test_small_and_equal_collections_have_maps(count: int, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["random", "identical"])
+def test_small_and_identical_collections_have_maps(count: int, kind: str) -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(count, 5)) if kind == "random" else np.ones((count, 5))
-    graph = graph_from_embeddings(
-        tuple(f"{i:02d}" for i in range(count)), values.astype(np.float32)
-    )
-    points = lay_out(graph)
+    ids = tuple(f"{i:02d}" for i in range(count))
+    graph = graph_from_embeddings(ids, values.astype(np.float32))
+    points = compute_layout(graph)
     assert points.shape == (count, 2)
     assert np.isfinite(points).all()
-    assert 0 <= faith(graph, points).trustworthiness <= 1
-    assert len(cluster(points)) == count
+    assert 0 <= measure_quality(graph, points).trustworthiness <= 1
+    assert len(find_clusters(points)) == count
     assert np.isfinite(lof_scores(graph)).all()
 
 
-def test_outliers_are_scikit_learns() -> None:
+def test_lof_scores_equal_scikit_learn() -> None:
     from sklearn.neighbors import LocalOutlierFactor
 
     rng = np.random.default_rng(0)
@@ -237,67 +253,90 @@ def test_outliers_are_scikit_learns() -> None:
     assert lof_scores(graph).argmax() == 0
 
 
-def test_a_map_is_kept_until_the_rows_change(tmp_path: Path) -> None:
+def test_a_saved_map_is_reused_until_the_rows_change(tmp_path: Path) -> None:
     gallery = collection(tmp_path / "scenes")
     assert load_map(gallery) is None
-    made = build_map(gallery)
-    kept = load_map(gallery)
-    assert kept is not None
-    assert not kept.stale
-    assert kept.ids == made.ids
-    np.testing.assert_allclose(kept.points, made.points, atol=1e-4)
-    np.testing.assert_array_equal(kept.near, made.near)
-    assert kept.clusters == made.clusters
-    assert build_map(gallery).made == made.made
-    gallery.remove([made.ids[0]])
+    built = build_map(gallery)
+    saved = load_map(gallery)
+    assert saved is not None
+    assert not saved.stale
+    assert saved.ids == built.ids
+    np.testing.assert_allclose(saved.points, built.points, atol=1e-4)
+    np.testing.assert_array_equal(saved.membership, built.membership)
+    np.testing.assert_array_equal(saved.neighbors, built.neighbors)
+    np.testing.assert_array_equal(saved.lof_scores, built.lof_scores)
+    assert saved.quality == built.quality
+    assert saved.clusters == built.clusters
+    assert build_map(gallery).created_at == built.created_at
+    gallery.remove([built.ids[0]])
     stale = load_map(gallery)
     assert stale is not None
     assert stale.stale
-    assert len(build_map(gallery).ids) == len(made.ids) - 1
-    (gallery.path / FILE).write_text('{"format": 1}')
-    with pytest.raises(ArtifactError, match="--fresh"):
+    assert len(build_map(gallery).ids) == len(built.ids) - 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"format": 1}', "written by an older lookalike; recompute it: lookalike explore map"),
+        ('{"format": 99}', "written by a newer lookalike"),
+        ('{"format": 2}', "damaged"),
+        ("[]", "damaged"),
+    ],
+)
+def test_unusable_map_files_are_reported_and_replaced(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    gallery = few_images(tmp_path)
+    (gallery.path / FILE).write_text(text)
+    with pytest.raises(ArtifactError, match=message):
         load_map(gallery)
-    assert len(build_map(gallery).ids) == len(made.ids) - 1
+    assert len(build_map(gallery).ids) == 3
 
 
-def test_the_page_holds_everything_and_nothing_it_should_not(tmp_path: Path) -> None:
+def test_the_page_is_self_contained(tmp_path: Path) -> None:
     gallery = collection(tmp_path / "scenes")
-    found = build_map(gallery)
-    page = html(found, gallery, side=16)
-    _, _, rest = page.partition('<script id="data" type="application/json">')
-    data = json.loads(rest.partition("</script>")[0])
-    assert data["ids"] == list(found.ids)
+    collection_map = build_map(gallery)
+    page = html(collection_map, gallery, thumbnails=16)
+    data = page_data(page)
+    assert data["ids"] == list(collection_map.ids)
     assert len(data["sheets"]) == 1
     assert str(tmp_path) not in page
     assert "https://" not in page
     assert "__" not in page.partition('<script id="data"')[0]
-    assert (
-        json.loads(html(found, gallery, side=0).partition('json">')[2].partition("</s")[0])[
-            "sheets"
-        ]
-        == []
-    )
-    with pytest.raises(SettingError, match="--thumbnails"):
-        html(found, gallery, side=1000)
+    assert page_data(html(collection_map, gallery, thumbnails=0))["sheets"] == []
+    with pytest.raises(SettingError, match="thumbnails=1000 must be from 0"):
+        html(collection_map, gallery, thumbnails=1000)
 
 
-def test_three_images_have_a_map_and_two_have_none(tmp_path: Path) -> None:
-    folder = tmp_path / "few"
-    folder.mkdir()
+def page_data(page: str) -> Any:
+    _, _, rest = page.partition('<script id="data" type="application/json">')
+    return json.loads(rest.partition("</script>")[0])
+
+
+def few_images(folder: Path) -> Gallery:
+    """Return a gallery of three images."""
+    images = folder / "few"
+    images.mkdir()
     for seed in range(3):
-        scene(seed).save(folder / f"{seed}.png")
-    source = open_source(folder)
+        scene(seed).save(images / f"{seed}.png")
+    source = open_source(images)
     gallery = Gallery.create(
-        tmp_path / "g.gallery", encoder=open_encoder("pixels", sample_images(source))
+        folder / "g.gallery", encoder=open_encoder("pixels", sample_images(source))
     )
     gallery.sync(source)
-    found = build_map(gallery)
-    assert len(found.ids) == 3
-    assert "few:0.png" in html(found, gallery)
-    assert duplicates(gallery).groups == ()
+    return gallery
+
+
+def test_a_map_needs_three_images_and_duplicates_two(tmp_path: Path) -> None:
+    gallery = few_images(tmp_path)
+    collection_map = build_map(gallery)
+    assert len(collection_map.ids) == 3
+    assert "few:0.png" in html(collection_map, gallery)
+    assert find_duplicates(gallery).groups == ()
     gallery.remove(["few:0.png"])
-    with pytest.raises(InputError, match="at least three"):
+    with pytest.raises(InputError, match="has 2 images; a map needs at least three"):
         build_map(gallery)
     gallery.remove(["few:1.png"])
-    with pytest.raises(InputError, match="at least two"):
-        duplicates(gallery)
+    with pytest.raises(InputError, match="has 1 image; at least two"):
+        find_duplicates(gallery)

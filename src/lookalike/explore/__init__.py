@@ -1,21 +1,35 @@
-"""A collection seen whole: its duplicates, its map, its clusters and what fits nowhere."""
+"""Exploring a whole gallery: near-duplicates, a 2-D map, clusters and outliers.
 
-from lookalike.explore.clusters import Cluster
-from lookalike.explore.duplicates import RULES, Duplicate, Duplicates, Group, duplicates
+``find_duplicates`` groups identical files and near-duplicates. ``build_map`` places all images on
+a map by t-SNE, finds its clusters, scores outliers, and saves the result in the gallery
+(``load_map``); :mod:`lookalike.explore.page` writes it as one HTML file.
+"""
+
+from lookalike.explore.clusters import UNCLUSTERED, Cluster
+from lookalike.explore.copy_threshold import CopyThreshold
+from lookalike.explore.duplicates import (
+    KEEP_RULES,
+    Duplicate,
+    DuplicateGroup,
+    Duplicates,
+    find_duplicates,
+)
 from lookalike.explore.layout import MapQuality
 from lookalike.explore.map import CollectionMap, build_map, load_map
 from lookalike.explore.outliers import lof_scores
 
 __all__ = [
-    "RULES",
+    "KEEP_RULES",
+    "UNCLUSTERED",
     "Cluster",
     "CollectionMap",
+    "CopyThreshold",
     "Duplicate",
+    "DuplicateGroup",
     "Duplicates",
-    "Group",
     "MapQuality",
     "build_map",
-    "duplicates",
+    "find_duplicates",
     "load_map",
     "lof_scores",
 ]

@@ -1,4 +1,4 @@
-"""Clusters of a collection, named by the labels of their images or shown by their medoids."""
+"""Clusters of a map, named by the labels of their images."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from lookalike.explore.layout import Points
 from lookalike.types import Embeddings
 
-NONE = -1
-"""The number of the cluster of an image that is in none."""
+UNCLUSTERED = -1
+"""The cluster number of images between the clusters."""
 
-_SHARE = 200
-_LEAST = 5
-_DENSE = 10
-_MOST_OF = 0.5
+_MIN_SIZE = 5
+_MAX_CLUSTERS = 200
+_MIN_SAMPLES = 10
+_MAJORITY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Images that lie together.
+    """A dense group of images on a map.
 
-    ``medoid`` is the row nearest to the mean of the embeddings. ``label`` is the label that most
-    of its labeled images have, if more than half have it, and ``share`` how many of these do.
+    ``medoid`` is the row nearest to the mean embedding. ``label`` is the label of more than half
+    of the labeled images in the cluster, if there is one, and ``share`` the share that has it.
     """
 
     number: int
@@ -37,50 +37,59 @@ class Cluster:
 
     @property
     def name(self) -> str:
-        """What it is called: its label, or its number."""
+        """The label or, without one, the number."""
         return self.label if self.label is not None else f"cluster {self.number + 1}"
 
 
-def cluster(points: Points) -> NDArray[np.int64]:
-    """Return the number of the cluster of each point of a map, ``(n,)``, the largest first.
+def find_clusters(points: Points) -> NDArray[np.int64]:
+    """Return the cluster number of each point of a map, ``(n,)``, 0 for the largest cluster.
 
-    HDBSCAN (Campello et al. 2013), of at least a two-hundredth of the points each: how many there
-    are need not be known, and what lies between them is in none, -1. They are clusters of the
-    map, which is where people see them.
+    HDBSCAN (Campello et al. 2013) with clusters of at least 0.5 % of the points. Points between
+    clusters get :data:`UNCLUSTERED`. Clusters of the map, not of the embeddings, are the ones
+    that people see.
     """
     from sklearn.cluster import HDBSCAN
 
-    least = max(_LEAST, len(points) // _SHARE)
-    if len(points) < 2 * least:
+    min_size = max(_MIN_SIZE, len(points) // _MAX_CLUSTERS)
+    if len(points) < 2 * min_size:
         return np.zeros(len(points), np.int64)
-    # scikit-learn takes min_samples of itself as one of them.
-    found = HDBSCAN(least, min_samples=min(_DENSE, least), copy=True).fit_predict(points)
-    if (found < 0).all():
+    # scikit-learn counts a point itself as one of its min_samples.
+    hdbscan = HDBSCAN(min_size, min_samples=min(_MIN_SAMPLES, min_size), copy=True)
+    numbers = hdbscan.fit_predict(points)
+    if (numbers < 0).all():
         return np.zeros(len(points), np.int64)
-    sizes = np.bincount(found[found >= 0])
-    order = np.argsort(-sizes, kind="stable")
-    place = np.empty(len(sizes) + 1, np.int64)
-    place[order] = np.arange(len(sizes))
-    place[NONE] = NONE
-    return np.asarray(place[found])
+    sizes = np.bincount(numbers[numbers >= 0])
+    by_size = np.empty(len(sizes) + 1, np.int64)
+    by_size[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
+    by_size[UNCLUSTERED] = UNCLUSTERED
+    return np.asarray(by_size[numbers])
 
 
-def described(
-    numbers: NDArray[np.int64], embeddings: Embeddings, labels: Sequence[str | None]
+def describe_clusters(
+    membership: NDArray[np.int64], embeddings: Embeddings, labels: Sequence[str | None]
 ) -> tuple[Cluster, ...]:
-    """Return the clusters with their medoids and, where images are labeled, their names."""
-    found = []
-    for number in range(int(numbers.max(initial=NONE)) + 1):
-        rows = np.flatnonzero(numbers == number)
+    """Return the clusters of a map with their medoids and names.
+
+    Args:
+        membership: cluster number of each row, ``(n,)``.
+        embeddings: ``(n, dim)``.
+        labels: of each row, None if it has none.
+    """
+    clusters = []
+    for number in range(int(membership.max(initial=UNCLUSTERED)) + 1):
+        rows = np.flatnonzero(membership == number)
         values = embeddings[rows]
-        apart = np.linalg.norm(values - values.mean(axis=0), axis=1)
-        named = Counter(
-            label for label in (labels[row] for row in rows.tolist()) if label is not None
-        )
-        label, share = None, None
-        if named:
-            (most, count), share_of = named.most_common(1)[0], named.total()
-            if count > _MOST_OF * share_of:
-                label, share = most, count / share_of
-        found.append(Cluster(number, len(rows), int(rows[apart.argmin()]), label, share))
-    return tuple(found)
+        distances = np.linalg.norm(values - values.mean(axis=0), axis=1)
+        label, share = _majority([labels[row] for row in rows.tolist()])
+        clusters.append(Cluster(number, len(rows), int(rows[distances.argmin()]), label, share))
+    return tuple(clusters)
+
+
+def _majority(labels: Sequence[str | None]) -> tuple[str | None, float | None]:
+    """Return the label of more than half of the labeled images and its share, if there is one."""
+    counts = Counter(label for label in labels if label is not None)
+    if not counts:
+        return None, None
+    label, count = counts.most_common(1)[0]
+    share = count / counts.total()
+    return (label, share) if share > _MAJORITY else (None, None)

@@ -43,7 +43,9 @@ def _rescaled(image: ImageArray) -> ImageArray:
     """Scale an image down, and up again because some encoders accept one size only."""
     height, width = image.shape[:2]
     scale = max(3 / 4, min(1, _MIN_SIDE / min(height, width)))
-    return resize_image(resize_image(image, round(height * scale), round(width * scale)), height, width)
+    return resize_image(
+        resize_image(image, round(height * scale), round(width * scale)), height, width
+    )
 
 
 def _brightened(image: ImageArray) -> ImageArray:

@@ -1,21 +1,22 @@
-"""Duplicates: files that are the same, and images that look like copies of each other."""
+"""Duplicates: identical files, and near-duplicates."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import ImageError, InputError, SettingError, SourceError, UnknownNameError
-from lookalike.explore.copy_threshold import Threshold, small, threshold
+from lookalike.explore.copy_threshold import CopyThreshold, calibrate_threshold, thumbnail_vector
 from lookalike.explore.range_search import Pairs, pairs_within
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import open_items
 from lookalike.sources.sampling import each_in_threads
+from lookalike.stores.base import Rows
 from lookalike.types import (
     Embeddings,
     ImageArray,
@@ -27,269 +28,318 @@ from lookalike.types import (
 from lookalike.vectors import unit_rows
 
 EXACT = "exact"
-VISUAL = "visual"
+NEAR = "near"
 
 SAMPLE = 200
-"""Images that copies are made of, to learn what a copy is."""
+"""Images of which altered copies are made to calibrate the threshold."""
 
 _BATCH = 256
-_PAIRS = 4_096
+_PAIRS_PER_BLOCK = 4_096
+
+KEEP_RULES: Mapping[str, str] = {
+    "largest": "most pixels; the first id among equals",
+    "first": "first id in alphabetical order",
+    "last": "last id in alphabetical order",
+}
+"""Rules for the image of a group that is kept, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """An image that is like the one of its group that is kept.
+    """A redundant image of a group.
 
-    ``kind`` is exact (the same file, or the same pixels where there is none) or visual, and
-    ``distance`` the Euclidean distance of their embeddings, of unit length where the metric is
-    cosine. ``likeness`` is the correlation of their small versions, 1 of exact ones.
+    ``kind`` is ``exact`` (the same file content) or ``near``. ``distance`` is the Euclidean
+    distance of its embedding to that of the kept image (of unit length where the metric is
+    cosine), ``correlation`` that of their thumbnails; 0 and 1 for exact duplicates.
     """
 
     id: str
     kind: str
     distance: float
-    likeness: float
+    correlation: float
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """The id that is kept, and what is like it."""
+class DuplicateGroup:
+    """The id of the image to ``keep``, and its duplicates."""
 
     keep: str
-    others: tuple[Duplicate, ...]
+    duplicates: tuple[Duplicate, ...]
 
     @property
     def kind(self) -> str:
-        """Exact if all are."""
-        return EXACT if all(other.kind == EXACT for other in self.others) else VISUAL
+        """``exact`` if all duplicates are exact, else ``near``."""
+        return EXACT if all(each.kind == EXACT for each in self.duplicates) else NEAR
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """Groups, the largest first; ``unread`` ids were near another image but could not be read."""
+    """Groups of duplicates, the largest first.
+
+    ``keep`` is the name of the rule, ``threshold`` None if only identical files were compared.
+    ``unreadable`` lists images with a neighbor within the distance whose files cannot be read.
+    """
 
     images: int
-    rule: str
-    threshold: Threshold | None
-    groups: tuple[Group, ...]
-    unread: tuple[str, ...] = ()
+    keep: str
+    threshold: CopyThreshold | None
+    groups: tuple[DuplicateGroup, ...]
+    unreadable: tuple[str, ...] = ()
 
     @property
-    def spare(self) -> tuple[str, ...]:
-        """The ids that the rule would not keep, in order."""
-        return tuple(sorted(other.id for group in self.groups for other in group.others))
+    def redundant(self) -> tuple[str, ...]:
+        """The ids that the rule does not keep, sorted."""
+        return tuple(sorted(each.id for group in self.groups for each in group.duplicates))
 
     def rows(self) -> Iterator[dict[str, str]]:
-        """Yield a row of the CSV for each image in a group, that which is kept first."""
+        """Yield a CSV row for each image of a group, the one to keep first."""
         for number, group in enumerate(self.groups, 1):
             yield {"group": str(number), "kind": group.kind, "keep": "yes", "id": group.keep}
-            for other in group.others:
+            for each in group.duplicates:
                 yield {
                     "group": str(number),
-                    "kind": other.kind,
+                    "kind": each.kind,
                     "keep": "no",
-                    "id": other.id,
-                    "distance": f"{other.distance:.6f}",
-                    "likeness": f"{other.likeness:.4f}",
+                    "id": each.id,
+                    "distance": f"{each.distance:.6f}",
+                    "correlation": f"{each.correlation:.4f}",
                 }
+
+    def summary(self) -> str:
+        """Return the number of groups and redundant files as one line of text."""
+        groups = (
+            "1 duplicate group"
+            if len(self.groups) == 1
+            else (f"{len(self.groups):,} duplicate groups")
+        )
+        redundant = len(self.redundant)
+        files = "1 redundant file" if redundant == 1 else f"{redundant:,} redundant files"
+        return f"{groups}, {files} (kept: {self.keep})"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of ``lookalike explore duplicates --json``."""
-        limit = self.threshold
+        threshold = self.threshold
         return {
             "images": self.images,
-            "rule": self.rule,
+            "keep": self.keep,
             "threshold": None
-            if limit is None
+            if threshold is None
             else {
-                "distance": limit.distance,
-                "likeness": limit.likeness,
-                "copies": limit.copies,
-                "found": limit.found,
-                "explained": limit.explained(),
+                "distance": threshold.distance,
+                "correlation": threshold.correlation,
+                "images": threshold.images,
+                "copies": threshold.copies,
+                "recall": threshold.recall,
             },
             "groups": [
                 {
                     "kind": group.kind,
                     "keep": group.keep,
-                    "others": [
+                    "duplicates": [
                         {
-                            "id": other.id,
-                            "kind": other.kind,
-                            "distance": other.distance,
-                            "likeness": other.likeness,
+                            "id": each.id,
+                            "kind": each.kind,
+                            "distance": each.distance,
+                            "correlation": each.correlation,
                         }
-                        for other in group.others
+                        for each in group.duplicates
                     ],
                 }
                 for group in self.groups
             ],
-            "spare": list(self.spare),
-            "unread": list(self.unread),
+            "redundant": list(self.redundant),
+            "unreadable": list(self.unreadable),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """An image as it was read: its small version and its pixels' number."""
+class _Thumbnail:
+    """The thumbnail vector of an image, and the number of its pixels."""
 
-    small: NDArray[np.float32]
+    vector: NDArray[np.float32]
     pixels: int
 
 
-Near = dict[int, dict[int, tuple[float, float]]]
-"""Of each image those alike, with distance and likeness."""
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """Near-duplicates among distinct files, by their place in the list of these.
 
-RULES: Mapping[str, str] = {
-    "largest": "the image of most pixels; of equal ones the first id",
-    "first": "the first id, in the order of ids",
-    "last": "the last id, in the order of ids",
-}
-"""Which image of a group is kept, by name."""
+    ``similar`` maps a place to those of its near-duplicates, with distance and correlation.
+    """
+
+    threshold: CopyThreshold | None = None
+    pixels: Mapping[int, int] = field(default_factory=dict)
+    similar: Mapping[int, Mapping[int, tuple[float, float]]] = field(default_factory=dict)
+    unreadable: tuple[int, ...] = ()
 
 
-def duplicates(
+def find_duplicates(
     gallery: Gallery,
     *,
     keep: str = "largest",
-    within: float | None = None,
-    visual: bool = True,
+    max_distance: float | None = None,
+    exact: bool = False,
     seed: int = 0,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Duplicates:
     """Find groups of duplicates. Nothing is deleted or written.
 
-    Exact ones have one content hash. For visual ones copies of 200 images of the collection are
-    made (:data:`lookalike.explore.copy_threshold.COPIES`); two images are duplicates if their
-    embeddings and their small versions are as near as 95 % of copies are to their originals. Each
-    image of a group is so near to the one that is kept, so that no chain joins what is not alike.
+    Exact duplicates have the same content hash. Near-duplicates have embeddings and thumbnails as
+    similar as those of altered copies to their originals, calibrated on 200 images of the gallery
+    (:mod:`lookalike.explore.copy_threshold`). Every image of a group is a duplicate of the kept
+    one itself, so a chain of small differences does not join dissimilar images.
 
     Args:
         gallery: whose rows are compared.
-        keep: a name in :data:`RULES`.
-        within: the distance of embeddings, in place of that of the copies.
-        visual: look for visual ones too.
-        seed: of the draw of images that copies are made of.
-        on_progress: told after each piece.
+        keep: which image of a group is kept, a name in :data:`KEEP_RULES`.
+        max_distance: maximum distance of embeddings, instead of the calibrated one.
+        exact: find identical files only; no image is read.
+        seed: of the sample of images for the calibration.
+        on_progress: called after each step.
 
     Raises:
-        InputError: fewer than two rows, or so many pairs that the distance tells nothing.
-        SettingError: ``within`` is negative.
+        InputError: fewer than two rows, no readable image, or too many pairs within the distance.
+        SettingError: ``max_distance`` is negative.
         UnknownNameError: no such rule.
-        ImageError: the encoder refuses an image.
+        ImageError: the encoder rejects an image.
     """
-    if keep not in RULES:
-        raise UnknownNameError("rule", keep, RULES)
-    if within is not None and not within >= 0:
-        raise SettingError(f"--within {within:g}: must be at least 0")
+    if keep not in KEEP_RULES:
+        raise UnknownNameError("keep rule", keep, KEEP_RULES)
+    if max_distance is not None and not max_distance >= 0:
+        raise SettingError("{max_distance} must be at least 0", max_distance=max_distance)
     records = list(gallery.store.records())
     if len(records) < 2:
-        raise InputError(f"{gallery.path}: has {len(records)} rows; at least two are needed")
+        size = "1 image" if records else "no images"
+        raise InputError(f"{gallery.path}: has {size}; at least two are needed")
     ids = [record.id for record in records]
-    same: dict[str, list[int]] = defaultdict(list)
+    by_hash: dict[str, list[int]] = defaultdict(list)
     for row, record in enumerate(records):
-        same[record.content_hash or record.id].append(row)
-    # Of exact copies one stands for all; their pixels are as many.
-    copies = {rows[-1 if keep == "last" else 0]: rows for rows in same.values()}
-    stands = np.array(sorted(copies), np.int64)
-    limit: Threshold | None = None
-    seen: dict[int, _Seen] = {}
-    near: Near = {}
-    unread: tuple[str, ...] = ()
-    if visual and len(stands) > 1:
-        uris = [records[row].uri for row in stands]
-        embeddings = gallery.store.get([ids[row] for row in stands]).embeddings
-        if gallery.metric is Metric.COSINE:
-            embeddings = unit_rows(embeddings)
-        limit = _limit(gallery, uris, embeddings, within, seed)
-        pairs = pairs_within(embeddings, limit.distance, on_progress)
-        seen, near = _looked_at(uris, pairs, limit.likeness, on_progress)
-        missing = {*pairs.first.tolist(), *pairs.second.tolist()} - seen.keys()
-        unread = tuple(ids[stands[place]] for place in sorted(missing))
-    order = list(range(len(stands)))
-    if keep == "largest":
-        order.sort(key=lambda place: -seen[place].pixels if place in seen else 0)
-    elif keep == "last":
-        order.reverse()
+        by_hash[record.content_hash or record.id].append(row)
+    # One of identical files represents all of them: they have the same pixels.
+    identical = {rows[-1 if keep == "last" else 0]: rows for rows in by_hash.values()}
+    distinct = sorted(identical)
+    comparison = _Comparison()
+    if not exact and len(distinct) > 1:
+        rows = gallery.store.get([ids[row] for row in distinct])
+        comparison = _compare(gallery, rows, max_distance, seed, on_progress)
     groups = []
-    for kept, places in _stars(order, near):
-        others = [
+    for kept, places in _stars(_keep_order(len(distinct), keep, comparison.pixels), comparison):
+        duplicates = [
             Duplicate(ids[row], EXACT, 0.0, 1.0)
-            for row in copies[stands[kept]]
-            if row != stands[kept]
+            for row in identical[distinct[kept]]
+            if row != distinct[kept]
         ]
         for place in places:
-            distance, alike = near[kept][place]
-            others += [
-                Duplicate(ids[row], VISUAL, distance, alike) for row in copies[stands[place]]
+            duplicates += [
+                Duplicate(ids[row], NEAR, *comparison.similar[kept][place])
+                for row in identical[distinct[place]]
             ]
-        if others:
-            groups.append(Group(ids[stands[kept]], tuple(others)))
-    groups.sort(key=lambda group: (-len(group.others), group.keep))
-    return Duplicates(len(ids), keep, limit, tuple(groups), unread)
+        if duplicates:
+            groups.append(DuplicateGroup(ids[distinct[kept]], tuple(duplicates)))
+    groups.sort(key=lambda group: (-len(group.duplicates), group.keep))
+    unreadable = tuple(ids[distinct[place]] for place in comparison.unreadable)
+    return Duplicates(len(ids), keep, comparison.threshold, tuple(groups), unreadable)
 
 
-def _stars(order: Sequence[int], near: Near) -> Iterator[tuple[int, list[int]]]:
-    """Yield each image that is kept, in an order, and those alike that no other kept one has."""
+def _keep_order(count: int, keep: str, pixels: Mapping[int, int]) -> list[int]:
+    """Return the places of distinct files in the order in which a rule prefers them."""
+    places = list(range(count))
+    if keep == "largest":
+        places.sort(key=lambda place: -pixels.get(place, 0))
+    elif keep == "last":
+        places.reverse()
+    return places
+
+
+def _stars(order: Sequence[int], comparison: _Comparison) -> Iterator[tuple[int, list[int]]]:
+    """Yield each kept place, and its near-duplicates that no earlier one has taken."""
     taken: set[int] = set()
     for kept in order:
         if kept in taken:
             continue
-        around = near.get(kept, {})
-        others = sorted((each for each in around if each not in taken), key=around.__getitem__)
-        taken.update(others, (kept,))
-        yield kept, others
+        similar = comparison.similar.get(kept, {})
+        places = sorted((place for place in similar if place not in taken), key=similar.__getitem__)
+        taken.update(places, (kept,))
+        yield kept, places
 
 
-def _limit(
-    gallery: Gallery, uris: Sequence[str], embeddings: Embeddings, within: float | None, seed: int
-) -> Threshold:
-    rng = np.random.default_rng(seed)
-    drawn = rng.permutation(len(uris))[:SAMPLE]
-    read = each_in_threads(_image, [uris[row] for row in drawn])
-    images = [image for image in read if image is not None]
+def _calibrated(
+    gallery: Gallery,
+    uris: Sequence[str],
+    embeddings: Embeddings,
+    max_distance: float | None,
+    seed: int,
+) -> CopyThreshold:
+    sample = np.random.default_rng(seed).permutation(len(uris))[:SAMPLE]
+    loaded = each_in_threads(_image, [uris[place] for place in sample])
+    images = [image for image in loaded if image is not None]
     if not images:
         raise InputError(
-            f"{gallery.path}: none of {len(drawn)} images drawn can be read; the first is "
-            f"{uris[drawn[0]]}. Duplicate files are found all the same with --exact"
+            f"{gallery.path}: none of {len(sample)} sampled images can be read, the first is "
+            f"{uris[sample[0]]}; identical files are found without reading images: "
+            f"lookalike explore duplicates {gallery.path} --exact"
         )
-    return threshold(images, gallery.encoder, embeddings, gallery.metric, within)
+    return calibrate_threshold(images, gallery.encoder, embeddings, gallery.metric, max_distance)
 
 
-def _looked_at(
-    uris: Sequence[str], pairs: Pairs, least: float, on_progress: ProgressCallback
-) -> tuple[dict[int, _Seen], Near]:
-    """Read the images of pairs; return them, and of each row those alike: distance, likeness."""
-    wanted = np.unique(np.concatenate([pairs.first, pairs.second]))
-    seen: dict[int, _Seen] = {}
-    for start in range(0, len(wanted), _BATCH):
-        part = wanted[start : start + _BATCH]
-        for row, found in zip(
-            part, each_in_threads(_see, [uris[row] for row in part]), strict=True
-        ):
-            if found is not None:
-                seen[int(row)] = found
-        done = min(start + _BATCH, len(wanted))
-        on_progress(Progress("comparison", done, len(wanted), "images"))
-    near: Near = defaultdict(dict)
-    if not seen:
-        return seen, near
-    place = np.full(len(uris), -1, np.int64)
-    place[list(seen)] = np.arange(len(seen))
-    every = np.stack([each.small for each in seen.values()])
-    for start in range(0, len(pairs), _PAIRS):
-        some = pairs.at(np.arange(start, min(start + _PAIRS, len(pairs))))
-        some = some.at((place[some.first] >= 0) & (place[some.second] >= 0))
-        alike = np.einsum("pd,pd->p", every[place[some.first]], every[place[some.second]])
-        for i in np.flatnonzero(alike >= least):
-            a, b = int(some.first[i]), int(some.second[i])
-            near[a][b] = near[b][a] = float(some.distances[i]), float(alike[i])
-    return seen, near
+def _compare(
+    gallery: Gallery,
+    rows: Rows,
+    max_distance: float | None,
+    seed: int,
+    on_progress: ProgressCallback,
+) -> _Comparison:
+    """Find the pairs of rows within the distance, and compare their thumbnails."""
+    uris, embeddings = rows.uris, rows.embeddings
+    if gallery.metric is Metric.COSINE:
+        embeddings = unit_rows(embeddings)
+    threshold = _calibrated(gallery, uris, embeddings, max_distance, seed)
+    pairs = pairs_within(embeddings, threshold.distance, on_progress)
+    paired = np.unique(np.concatenate([pairs.first, pairs.second]))
+    thumbnails: dict[int, _Thumbnail] = {}
+    for start in range(0, len(paired), _BATCH):
+        part = paired[start : start + _BATCH].tolist()
+        loaded = each_in_threads(_thumbnail, [uris[place] for place in part])
+        thumbnails |= {
+            place: thumbnail
+            for place, thumbnail in zip(part, loaded, strict=True)
+            if thumbnail is not None
+        }
+        on_progress(Progress("comparison", start + len(part), len(paired), "images"))
+    return _Comparison(
+        threshold,
+        pixels={place: thumbnail.pixels for place, thumbnail in thumbnails.items()},
+        similar=_correlated(pairs, thumbnails, len(uris), threshold.correlation),
+        unreadable=tuple(place for place in paired.tolist() if place not in thumbnails),
+    )
 
 
-def _see(uri: str) -> _Seen | None:
+def _correlated(
+    pairs: Pairs, thumbnails: Mapping[int, _Thumbnail], count: int, min_correlation: float
+) -> Mapping[int, Mapping[int, tuple[float, float]]]:
+    """Return the pairs of correlated thumbnails: of both sides, distance and correlation."""
+    similar: dict[int, dict[int, tuple[float, float]]] = defaultdict(dict)
+    if not thumbnails:
+        return similar
+    index = np.full(count, -1, np.int64)
+    index[list(thumbnails)] = np.arange(len(thumbnails))
+    vectors = np.stack([thumbnail.vector for thumbnail in thumbnails.values()])
+    for start in range(0, len(pairs), _PAIRS_PER_BLOCK):
+        block = pairs.select(np.arange(start, min(start + _PAIRS_PER_BLOCK, len(pairs))))
+        block = block.select((index[block.first] >= 0) & (index[block.second] >= 0))
+        first, second = vectors[index[block.first]], vectors[index[block.second]]
+        correlations = np.einsum("pd,pd->p", first, second)
+        for i in np.flatnonzero(correlations >= min_correlation):
+            a, b = int(block.first[i]), int(block.second[i])
+            similar[a][b] = similar[b][a] = float(block.distances[i]), float(correlations[i])
+    return similar
+
+
+def _thumbnail(uri: str) -> _Thumbnail | None:
     image = _image(uri)
-    return None if image is None else _Seen(small(image), image.shape[0] * image.shape[1])
+    if image is None:
+        return None
+    return _Thumbnail(thumbnail_vector(image), image.shape[0] * image.shape[1])
 
 
 def _image(uri: str) -> ImageArray | None:

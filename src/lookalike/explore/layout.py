@@ -1,4 +1,4 @@
-"""A map of a collection: each image a point, its neighbors near it, and how far that is true."""
+"""The layout of a map: t-SNE on the neighbor graph, and measures of its quality."""
 
 from __future__ import annotations
 
@@ -15,63 +15,64 @@ from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progr
 METHOD = "t-SNE"
 
 K = 10
-"""Neighbors whose place on the map is judged."""
+"""Neighbors whose preservation is measured."""
 
-_NEAR = 15
-_EARLY = 125
-_LATE = 375
-_EVERY = 25
+_NEIGHBORS = 15
+_EXAGGERATED_STEPS = 125
+_STEPS = 375
+_STEPS_PER_REPORT = 25
 _EXAGGERATION = 12
-_FEW = 12
-_JUDGED = 1_000
+_MIN_ROWS = 12
+_MAX_SAMPLE = 1_000
 
 Points = NDArray[np.float32]
-"""``(n, 2)``, within 0 and 1, one scale for both."""
+"""``(n, 2)`` in [0, 1], both axes with the same scale."""
 
 
 @dataclass(frozen=True, slots=True)
 class MapQuality:
-    """How far a map can be believed, over ``judged`` of its points.
+    """How well a map preserves neighborhoods, measured on ``sampled`` of its points.
 
-    ``trustworthiness`` is 1 if whoever is near on the map is near in the embedding (Venna and Kaski
-    2001, section 2), ``kept`` the share of an image's 10 nearest that are its 10 nearest on the
-    map; by chance that would be ``10 / n``.
+    ``trustworthiness`` (Venna and Kaski 2001, section 2) is 1 if neighbors on the map are
+    neighbors in the embedding. ``neighborhood_preservation`` is the share of the 10 nearest
+    neighbors that are among the 10 nearest on the map; ``10 / n`` by chance.
     """
 
     trustworthiness: float
-    kept: float
-    judged: int
+    neighborhood_preservation: float
+    sampled: int
 
 
-def lay_out(
+def compute_layout(
     graph: NeighborGraph, *, seed: int = 0, on_progress: ProgressCallback = ignore_progress
 ) -> Points:
-    """Return a place for each row, by t-SNE on the neighbor graph (openTSNE, FIt-SNE).
+    """Return the position of each row, by t-SNE on the neighbor graph (openTSNE, FIt-SNE).
 
-    Begins with the first two principal components, which keeps what is far apart so (Kobak and
-    Berens 2019), with a learning rate of n / 12 (Belkina et al. 2019). Of fewer than 12 rows these
-    components are the map.
+    Initialized with the first two principal components, which preserves the global structure
+    (Kobak and Berens 2019), with a learning rate of n / 12 (Belkina et al. 2019). With fewer than
+    12 rows the components are the layout.
 
     Raises:
         MissingDependencyError: openTSNE is not installed.
     """
-    start = components(graph.embeddings)
-    if len(graph) >= _FEW:
-        start = _tsne(graph, start, seed, on_progress)
-    start -= start.min(axis=0)
-    return np.asarray(start / max(float(start.max()), 1e-12), np.float32)
+    points = principal_components(graph.embeddings)
+    if len(graph) >= _MIN_ROWS:
+        points = _tsne(graph, points, seed, on_progress)
+    points -= points.min(axis=0)
+    return np.asarray(points / max(float(points.max()), 1e-12), np.float32)
 
 
-def components(embeddings: Embeddings) -> NDArray[np.float64]:
-    """Return the first two principal components, ``(n, 2)``, the first of deviation 1e-4."""
+def principal_components(embeddings: Embeddings) -> NDArray[np.float64]:
+    """Return the first two principal components, ``(n, 2)``, the first with deviation 1e-4."""
     centered = embeddings - embeddings.mean(axis=0)
     _, axes = np.linalg.eigh((centered.T @ centered).astype(np.float64))
-    found = centered.astype(np.float64) @ axes[:, -2:][:, ::-1]
-    if found.shape[1] < 2:
-        found = np.column_stack([found, np.zeros(len(found))])
-    # The sign of a component is the machine's choice; the map should not be.
-    found *= np.where(found[np.abs(found).argmax(axis=0), [0, 1]] < 0, -1, 1)
-    return np.asarray(found / max(float(found[:, 0].std()), 1e-12) * 1e-4)
+    components = centered.astype(np.float64) @ axes[:, -2:][:, ::-1]
+    if components.shape[1] < 2:
+        components = np.column_stack([components, np.zeros(len(components))])
+    # The sign of a component depends on the machine; the map should not.
+    largest = components[np.abs(components).argmax(axis=0), [0, 1]]
+    components *= np.where(largest < 0, -1, 1)
+    return np.asarray(components / max(float(components[:, 0].std()), 1e-12) * 1e-4)
 
 
 def _tsne(
@@ -85,53 +86,57 @@ def _tsne(
         raise MissingDependencyError("openTSNE", "a map", "explore") from None
     from lookalike.config import settings
 
-    near = min(_NEAR, graph.rows.shape[1])
-    known = PrecomputedNeighbors(graph.rows[:, :near], graph.distances[:, :near])
+    k = min(_NEIGHBORS, graph.rows.shape[1])
+    neighbors = PrecomputedNeighbors(graph.rows[:, :k], graph.distances[:, :k])
     threads = settings().threads
-    affinity = PerplexityBasedNN(knn_index=known, perplexity=near / 3, n_jobs=threads)
-    # Equal images begin in one place, from which no force would move them apart.
+    affinity = PerplexityBasedNN(knn_index=neighbors, perplexity=k / 3, n_jobs=threads)
+    # Identical images start at the same point, from which no force would separate them.
     start = start + np.random.default_rng(seed).normal(0, 1e-6, start.shape)
     points = TSNEEmbedding(start, affinity, n_jobs=threads, random_state=seed)
-    total = _EARLY + _LATE
+    total = _EXAGGERATED_STEPS + _STEPS
 
-    def told(done: int) -> Callable[..., bool]:
-        def tell(iteration: int, *_: object) -> bool:
+    def reporter(done: int) -> Callable[..., bool]:
+        def report(iteration: int, *_: object) -> bool:
             on_progress(Progress("map", min(done + iteration, total), total, "steps"))
             return False
 
-        return tell
+        return report
 
     for done, steps, exaggeration, momentum in (
-        (0, _EARLY, _EXAGGERATION, 0.5),
-        (_EARLY, _LATE, None, 0.8),
+        (0, _EXAGGERATED_STEPS, _EXAGGERATION, 0.5),
+        (_EXAGGERATED_STEPS, _STEPS, None, 0.8),
     ):
         points.optimize(
             steps,
             exaggeration=exaggeration,
             momentum=momentum,
             inplace=True,
-            callbacks=[told(done)],
-            callbacks_every_iters=_EVERY,
+            callbacks=[reporter(done)],
+            callbacks_every_iters=_STEPS_PER_REPORT,
         )
     return np.asarray(points, np.float64)
 
 
-def faith(graph: NeighborGraph, points: Points, *, seed: int = 0) -> MapQuality:
-    """Return how far a map can be believed, from at most 1,000 of its points."""
+def measure_quality(graph: NeighborGraph, points: Points, *, seed: int = 0) -> MapQuality:
+    """Measure how well a layout preserves neighborhoods, on at most 1,000 of its points."""
     from scipy.spatial import cKDTree
 
     count = len(graph)
     k = min(K, max(1, (count - 2) // 2))
-    judged = np.random.default_rng(seed).permutation(count)[:_JUDGED]
-    _, found = cKDTree(points).query(points[judged], k + 1)
-    halves = np.einsum("nd,nd->n", graph.embeddings, graph.embeddings) / 2
-    worse, kept = 0, 0
-    for row, around in zip(judged, found, strict=True):
-        others = around[around != row][:k]
-        near = graph.embeddings @ graph.embeddings[row] - halves
-        near[row] = -np.inf
-        ranks = 1 + (near[None] > near[others][:, None]).sum(axis=1)
-        worse += int(np.maximum(ranks - k, 0).sum())
-        kept += int((ranks <= k).sum())
-    most = k * (2 * count - 3 * k - 1) / 2 * len(judged)
-    return MapQuality(1 - worse / max(most, 1), kept / (k * len(judged)), len(judged))
+    sample = np.random.default_rng(seed).permutation(count)[:_MAX_SAMPLE]
+    _, map_neighbors = cKDTree(points).query(points[sample], k + 1)
+    half_norms = np.einsum("nd,nd->n", graph.embeddings, graph.embeddings) / 2
+    penalty, preserved = 0, 0
+    for row, on_map in zip(sample, map_neighbors, strict=True):
+        others = on_map[on_map != row][:k]
+        proximity = graph.embeddings @ graph.embeddings[row] - half_norms
+        proximity[row] = -np.inf
+        ranks = 1 + (proximity[None] > proximity[others][:, None]).sum(axis=1)
+        penalty += int(np.maximum(ranks - k, 0).sum())
+        preserved += int((ranks <= k).sum())
+    max_penalty = k * (2 * count - 3 * k - 1) / 2 * len(sample)
+    return MapQuality(
+        trustworthiness=1 - penalty / max(max_penalty, 1),
+        neighborhood_preservation=preserved / (k * len(sample)),
+        sampled=len(sample),
+    )

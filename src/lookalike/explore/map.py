@@ -1,4 +1,4 @@
-"""The map with all that is shown on it, as a document kept in the gallery's folder."""
+"""The map of a gallery with clusters and outlier scores, saved in the gallery as ``map.json``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.artifacts import write_atomically
-from lookalike.errors import ArtifactError, InputError
-from lookalike.explore.clusters import Cluster, cluster, described
-from lookalike.explore.layout import METHOD, MapQuality, Points, faith, lay_out
+from lookalike.errors import ArtifactError, FormatVersionError, InputError
+from lookalike.explore.clusters import UNCLUSTERED, Cluster, describe_clusters, find_clusters
+from lookalike.explore.layout import METHOD, MapQuality, Points, compute_layout, measure_quality
 from lookalike.explore.outliers import lof_scores
 from lookalike.gallery.facets import MAX_LISTED
 from lookalike.gallery.gallery import Gallery
@@ -24,57 +24,63 @@ from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 FILE = "map.json"
 
-NEAR = 8
-"""Neighbors of each image that the document holds."""
+K = 8
+"""Nearest neighbors of each image in the file."""
 
-_FORMAT = 1
-_STEPS = 65_535
+_FORMAT = 2
+_MAX_COORDINATE = 65_535
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionMap:
-    """A collection seen whole; rows are numbered as ``ids``, in their order.
+    """The map of a gallery; arrays are in the order of ``ids``.
 
-    ``points`` is ``(n, 2)`` float32 in 0 to 1, ``numbers`` ``(n,)`` of clusters, -1 for none,
-    ``lof_scores`` ``(n,)`` local outlier factors, ``near`` ``(n, k)`` row numbers of the nearest,
-    nearest first. ``columns`` maps a column of few values to the value of each row. ``stale``:
-    the gallery's rows or encoder are others by now.
+    ``points`` is ``(n, 2)`` float32 in [0, 1], ``membership`` ``(n,)`` cluster numbers, -1 for
+    unclustered images, ``lof_scores`` ``(n,)`` local outlier factors, and ``neighbors`` ``(n, k)``
+    row numbers of the nearest images, nearest first. ``columns`` holds the value of each row for
+    metadata columns with few distinct values. ``stale``: the gallery's rows or encoder have
+    changed since the map was created.
     """
 
     ids: tuple[str, ...]
     points: Points
-    numbers: NDArray[np.int64]
+    membership: NDArray[np.int64]
     clusters: tuple[Cluster, ...]
     lof_scores: NDArray[np.float32]
-    near: NDArray[np.int64]
-    faith: MapQuality
+    neighbors: NDArray[np.int64]
+    quality: MapQuality
     fingerprint: str
-    made: str
+    created_at: str
     columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     stale: bool = False
 
-    def document(self) -> dict[str, Any]:
-        """Return it as JSON values; arrays are base64 of little-endian numbers."""
+    @property
+    def unclustered(self) -> int:
+        """The number of images in no cluster."""
+        return int((self.membership == UNCLUSTERED).sum())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON document of the map; arrays are base64 of little-endian numbers."""
         columns = []
         for name, values in self.columns.items():
-            listed = sorted({value for value in values if value is not None})
-            place = {value: number for number, value in enumerate(listed)} | {None: -1}
-            codes = np.array([place[value] for value in values], "<i2")
-            columns.append({"name": name, "values": listed, "codes": _text(codes)})
+            distinct = sorted({value for value in values if value is not None})
+            code_of = {value: code for code, value in enumerate(distinct)} | {None: -1}
+            codes = np.array([code_of[value] for value in values], "<i2")
+            columns.append({"name": name, "values": distinct, "codes": _encode(codes)})
         return {
             "format": _FORMAT,
-            "made": self.made,
+            "created_at": self.created_at,
             "fingerprint": self.fingerprint,
             "method": METHOD,
             "stale": self.stale,
-            **asdict(self.faith),
+            **asdict(self.quality),
             "ids": list(self.ids),
-            "points": _text(np.rint(self.points * _STEPS).astype("<u2")),
-            "numbers": _text(self.numbers.astype("<i2")),
+            "points": _encode(np.rint(self.points * _MAX_COORDINATE).astype("<u2")),
+            "membership": _encode(self.membership.astype("<i2")),
             "clusters": [{**asdict(each), "name": each.name} for each in self.clusters],
-            "outlying": _text(self.lof_scores.astype("<f4")),
-            "neighbors": self.near.shape[1],
-            "near": _text(self.near.astype("<u4")),
+            "lof_scores": _encode(self.lof_scores.astype("<f4")),
+            "k": self.neighbors.shape[1],
+            "neighbors": _encode(self.neighbors.astype("<u4")),
             "columns": columns,
         }
 
@@ -87,123 +93,132 @@ def build_map(
     seed: int = 0,
     on_progress: ProgressCallback = ignore_progress,
 ) -> CollectionMap:
-    """Return the map that the gallery keeps or, if there is none of its rows, make and keep one.
+    """Return the map of a gallery: the saved one if it is up to date, else a new one, saved.
 
     Args:
-        gallery: whose rows are drawn.
-        column: whose values name clusters, if there is such a column.
-        fresh: make it anew in any case.
-        seed: of the map.
-        on_progress: told after each piece.
+        gallery: whose rows are mapped.
+        column: metadata column whose values name the clusters, if it exists.
+        fresh: recompute the map in any case.
+        seed: of the layout.
+        on_progress: called after each step.
 
     Raises:
         InputError: fewer than three rows.
         MissingDependencyError: openTSNE is not installed.
-        StorageError: it could not be kept.
+        StorageError: the map could not be saved.
     """
-    kept = None if fresh else _readable(gallery)
-    if kept is not None and not kept.stale:
-        return _named(kept, gallery, column)
+    saved = None if fresh else _load_if_usable(gallery)
+    if saved is not None and not saved.stale:
+        return _with_columns(saved, gallery, column)
     if len(gallery) < 3:
-        raise InputError(f"{gallery.path}: has {len(gallery)} rows; a map takes at least three")
+        size = "1 image" if len(gallery) == 1 else f"{len(gallery)} images"
+        raise InputError(f"{gallery.path}: has {size}; a map needs at least three")
     graph = neighbor_graph(gallery, on_progress=on_progress)
-    points = lay_out(graph, seed=seed, on_progress=on_progress)
+    points = compute_layout(graph, seed=seed, on_progress=on_progress)
     on_progress(Progress("clusters", 0, len(graph), "images"))
-    made = CollectionMap(
+    result = CollectionMap(
         ids=graph.ids,
         points=points,
-        numbers=cluster(points),
+        membership=find_clusters(points),
         clusters=(),
         lof_scores=lof_scores(graph),
-        near=graph.rows[:, :NEAR],
-        faith=faith(graph, points, seed=seed),
+        neighbors=graph.rows[:, :K],
+        quality=measure_quality(graph, points, seed=seed),
         fingerprint=gallery.fingerprint,
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     on_progress(Progress("clusters", len(graph), len(graph), "images"))
-    named = _named(made, gallery, column)
-    write_atomically(gallery.path / FILE, json.dumps(named.document()).encode())
-    return named
+    result = _with_columns(result, gallery, column)
+    write_atomically(gallery.path / FILE, json.dumps(result.as_dict()).encode())
+    return result
 
 
 def load_map(gallery: Gallery) -> CollectionMap | None:
-    """Return the map that the gallery keeps, None if there is none.
+    """Return the map saved in the gallery, None if there is none.
 
     Raises:
-        ArtifactError: the file is broken.
+        FormatVersionError: a newer lookalike wrote the file.
+        ArtifactError: an older lookalike wrote the file, or it is damaged.
     """
+    name = f"{FILE} of {gallery.path.absolute().name}"
+    hint = f"recompute it: lookalike explore map {gallery.path.name} --fresh"
     try:
-        found = json.loads((gallery.path / FILE).read_bytes())
-        if found["format"] != _FORMAT:
-            raise ValueError(f"format {found['format']}")
-        ids = tuple(found["ids"])
-        now = tuple(gallery.store.ids()), gallery.fingerprint
-        return CollectionMap(
-            ids=ids,
-            points=(_numbers(found["points"], "<u2").reshape(len(ids), 2) / _STEPS).astype(
-                np.float32
-            ),
-            numbers=_numbers(found["numbers"], "<i2").astype(np.int64),
-            clusters=tuple(
-                Cluster(*(each[name] for name in ("number", "size", "medoid", "label", "share")))
-                for each in found["clusters"]
-            ),
-            lof_scores=_numbers(found["outlying"], "<f4"),
-            near=_numbers(found["near"], "<u4").reshape(len(ids), -1).astype(np.int64),
-            faith=MapQuality(*(found[name] for name in ("trustworthiness", "kept", "judged"))),
-            fingerprint=found["fingerprint"],
-            made=found["made"],
-            columns={each["name"]: _column(each) for each in found["columns"]},
-            stale=(ids, found["fingerprint"]) != now,
-        )
+        document = json.loads((gallery.path / FILE).read_bytes())
+        if document["format"] < _FORMAT:
+            raise ArtifactError(f"{name}: written by an older lookalike; {hint}")
+        if document["format"] > _FORMAT:
+            raise FormatVersionError(f"{name}: written by a newer lookalike; {hint}")
+        return _from_document(document, gallery)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
-        raise ArtifactError(
-            f"{FILE} of {gallery.path.absolute().name}: is no map ({type(error).__name__}); "
-            "make it again with lookalike explore map --fresh"
-        ) from error
+        raise ArtifactError(f"{name}: damaged ({type(error).__name__}); {hint}") from error
 
 
-def _readable(gallery: Gallery) -> CollectionMap | None:
-    """Return the kept map; a broken one is made again."""
+def _from_document(document: Mapping[str, Any], gallery: Gallery) -> CollectionMap:
+    ids = tuple(document["ids"])
+    points = _decode(document["points"], "<u2").reshape(len(ids), 2) / _MAX_COORDINATE
+    current = tuple(gallery.store.ids()), gallery.fingerprint
+    return CollectionMap(
+        ids=ids,
+        points=points.astype(np.float32),
+        membership=_decode(document["membership"], "<i2").astype(np.int64),
+        clusters=tuple(
+            Cluster(*(each[name] for name in ("number", "size", "medoid", "label", "share")))
+            for each in document["clusters"]
+        ),
+        lof_scores=_decode(document["lof_scores"], "<f4"),
+        neighbors=_decode(document["neighbors"], "<u4").reshape(len(ids), -1).astype(np.int64),
+        quality=MapQuality(
+            document["trustworthiness"],
+            document["neighborhood_preservation"],
+            document["sampled"],
+        ),
+        fingerprint=document["fingerprint"],
+        created_at=document["created_at"],
+        columns={each["name"]: _column(each) for each in document["columns"]},
+        stale=(ids, document["fingerprint"]) != current,
+    )
+
+
+def _load_if_usable(gallery: Gallery) -> CollectionMap | None:
+    """Return the saved map; None also if it is damaged or of another format."""
     try:
         return load_map(gallery)
     except ArtifactError:
         return None
 
 
-def _named(found: CollectionMap, gallery: Gallery, column: str) -> CollectionMap:
-    """Return a map whose clusters have their names of a column, and the columns to color by."""
+def _with_columns(result: CollectionMap, gallery: Gallery, column: str) -> CollectionMap:
+    """Return a map with clusters named by a metadata column, and the columns to color by."""
     rows = [record.metadata for record in gallery.store.records()]
-    labels = [_said(row.get(column)) for row in rows]
     columns: dict[str, list[str | None]] = {}
-    for name in sorted(
-        {name for row in rows for name in row}, key=lambda name: (name != column, name)
-    ):
-        values = [_said(row.get(name)) for row in rows]
+    names = {name for row in rows for name in row}
+    for name in sorted(names, key=lambda name: (name != column, name)):
+        values = [_display_text(row.get(name)) for row in rows]
         if 1 < len({*values} - {None}) <= MAX_LISTED:
             columns[name] = values
-    embeddings = gallery.store.get(found.ids).embeddings
-    clusters = described(found.numbers, embeddings, labels)
-    return replace(found, clusters=clusters, columns=columns)
+    labels = [_display_text(row.get(column)) for row in rows]
+    embeddings = gallery.store.get(result.ids).embeddings
+    clusters = describe_clusters(result.membership, embeddings, labels)
+    return replace(result, clusters=clusters, columns=columns)
 
 
-def _said(value: object) -> str | None:
-    """Return a value as it is shown; lists have no one color."""
+def _display_text(value: object) -> str | None:
+    """Return a metadata value as text; None for values that do not form classes."""
     if value is None or isinstance(value, list | dict | float):
         return None
     return str(value)
 
 
-def _column(found: Mapping[str, Any]) -> list[str | None]:
-    codes = _numbers(found["codes"], "<i2")
-    return [None if code < 0 else found["values"][code] for code in codes]
+def _column(document: Mapping[str, Any]) -> list[str | None]:
+    codes = _decode(document["codes"], "<i2")
+    return [None if code < 0 else document["values"][code] for code in codes]
 
 
-def _text(values: NDArray[Any]) -> str:
+def _encode(values: NDArray[Any]) -> str:
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
 
 
-def _numbers(text: str, kind: str) -> NDArray[Any]:
-    return np.frombuffer(base64.b64decode(text), kind)
+def _decode(text: str, dtype: str) -> NDArray[Any]:
+    return np.frombuffer(base64.b64decode(text), dtype)

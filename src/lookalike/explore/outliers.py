@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.gallery.neighbors import Graph
+from lookalike.gallery.neighbors import NeighborGraph
 
 
-def lof_scores(graph: Graph) -> NDArray[np.float32]:
+def lof_scores(graph: NeighborGraph) -> NDArray[np.float32]:
     """Return the local outlier factor of each row, ``(n,)``: about 1 for inliers, higher outside.
 
     Breunig et al. 2000, definitions 5 to 7, on the neighbors in the graph, which scikit-learn's

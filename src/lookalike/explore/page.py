@@ -14,7 +14,7 @@ from PIL import Image
 from lookalike.errors import ImageError, SettingError, SourceError
 from lookalike.explore.map import CollectionMap
 from lookalike.gallery.gallery import Gallery
-from lookalike.images.decode import to_channels, shrink_image
+from lookalike.images.decode import shrink_image, to_channels
 from lookalike.sources import open_items
 from lookalike.sources.sampling import each_in_threads
 from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress

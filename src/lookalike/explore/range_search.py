@@ -1,4 +1,4 @@
-"""All pairs of rows that are nearer to each other than some distance."""
+"""Range search: all pairs of rows within a distance of each other."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
+from lookalike.types import (
+    Embeddings,
+    Progress,
+    ProgressCallback,
+    format_distance,
+    ignore_progress,
+)
 
 _BLOCK = 2_048
-_EACH = 50
-"""Pairs for each row, on average, above which they say nothing of copies."""
+MAX_PAIRS_PER_ROW = 50
+"""With more pairs than this, on average, the distance does not tell duplicates apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """``(p,)`` row numbers of both sides, ``first < second``, and their Euclidean distances."""
+    """``(p,)`` row numbers with ``first < second``, and the Euclidean distances ``(p,)``."""
 
     first: NDArray[np.int64]
     second: NDArray[np.int64]
@@ -26,50 +32,51 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.first)
 
-    def at(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> Pairs:
-        """Return some of them."""
+    def select(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> Pairs:
+        """Return the pairs at some places, or where a mask is true."""
         return Pairs(self.first[places], self.second[places], self.distances[places])
 
 
 def pairs_within(
-    embeddings: Embeddings, within: float, on_progress: ProgressCallback = ignore_progress
+    embeddings: Embeddings, max_distance: float, on_progress: ProgressCallback = ignore_progress
 ) -> Pairs:
-    """Return all pairs of ``(n, dim)`` rows at most ``within`` apart, exactly, nearest first.
+    """Return all pairs of ``(n, dim)`` rows up to ``max_distance`` apart, exactly, nearest first.
 
-    Each pair is looked at once, in blocks: half the work of finding everybody's neighbors.
+    Each pair is computed once, in blocks: half the work of a neighbor search for every row.
 
     Raises:
-        InputError: there are more than 50 pairs for each row.
+        InputError: there are more than 50 pairs per row.
     """
     count = len(embeddings)
-    half = (np.einsum("nd,nd->n", embeddings, embeddings) / 2).astype(np.float32)
-    # What float32 may be off by; what it lets through is computed again in float64.
-    slack = 4e-6 * float(half.max(initial=0)) * embeddings.shape[1] ** 0.5
-    limit = np.float32(-(within**2) / 2 - slack)
-    found: list[NDArray[np.int64]] = []
+    half_norms = (np.einsum("nd,nd->n", embeddings, embeddings) / 2).astype(np.float32)
+    # The error bound of float32; pairs let through by it are computed again in float64.
+    slack = 4e-6 * float(half_norms.max(initial=0)) * embeddings.shape[1] ** 0.5
+    limit = np.float32(-(max_distance**2) / 2 - slack)
+    blocks: list[NDArray[np.int64]] = []
     total = 0
     for top in range(0, count, _BLOCK):
         rows = embeddings[top : top + _BLOCK]
         for left in range(top, count, _BLOCK):
             scores = rows @ embeddings[left : left + _BLOCK].T
-            scores -= half[top : top + _BLOCK, None]
-            scores -= half[None, left : left + _BLOCK]
-            near = np.argwhere(scores >= limit) + np.array([top, left])
-            found.append(near[near[:, 0] < near[:, 1]])
-            total += len(found[-1])
-        if total > _EACH * count:
+            scores -= half_norms[top : top + _BLOCK, None]
+            scores -= half_norms[None, left : left + _BLOCK]
+            pairs = np.argwhere(scores >= limit) + np.array([top, left])
+            blocks.append(pairs[pairs[:, 0] < pairs[:, 1]])
+            total += len(blocks[-1])
+        if total > MAX_PAIRS_PER_ROW * count:
             raise InputError(
-                f"more than {_EACH} pairs for each image lie within {within:.4g}: that is how near "
-                "this encoder puts different images, so it does not tell copies from these; give a "
-                "smaller --within, or use a gallery of another encoder"
+                f"more than {MAX_PAIRS_PER_ROW} pairs per image lie within a distance of "
+                f"{format_distance(max_distance)}, too many to be duplicates; set a smaller "
+                "{max_distance}, or use a gallery with another encoder",
+                max_distance=None,
             )
         on_progress(Progress("pairs", min(top + _BLOCK, count), count, "images"))
-    near = np.concatenate([np.empty((0, 2), np.int64), *found])
-    distances = np.empty(len(near))
-    for start in range(0, len(near), _BLOCK):
-        part = near[start : start + _BLOCK]
-        apart = embeddings[part[:, 0]].astype(np.float64) - embeddings[part[:, 1]]
-        distances[start : start + _BLOCK] = np.sqrt(np.einsum("pd,pd->p", apart, apart))
-    order = np.lexsort((near[:, 1], near[:, 0], distances))
-    every = Pairs(near[order, 0], near[order, 1], distances[order])
-    return every.at(every.distances <= within)
+    places = np.concatenate([np.empty((0, 2), np.int64), *blocks])
+    distances = np.empty(len(places))
+    for start in range(0, len(places), _BLOCK):
+        part = places[start : start + _BLOCK]
+        differences = embeddings[part[:, 0]].astype(np.float64) - embeddings[part[:, 1]]
+        distances[start : start + _BLOCK] = np.linalg.norm(differences, axis=1)
+    order = np.lexsort((places[:, 1], places[:, 0], distances))
+    candidates = Pairs(places[order, 0], places[order, 1], distances[order])
+    return candidates.select(candidates.distances <= max_distance)

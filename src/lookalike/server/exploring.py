@@ -1,4 +1,4 @@
-"""The HTTP API, version 1: the map of a gallery, and labels from a few to all."""
+"""The HTTP API, version 1: the map of a gallery, and its labeling session."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ exploring = APIRouter(prefix="/v1/galleries/{gallery}", tags=["exploring"])
 
 
 class ClusterOut(BaseModel):
-    """Images that lie together on a map; ``medoid`` is the number of the one in their middle."""
+    """A cluster of a map; ``medoid`` is the number of the item nearest to its center."""
 
     number: int
     name: str
@@ -30,7 +30,7 @@ class ClusterOut(BaseModel):
 
 
 class ColorOut(BaseModel):
-    """A column to color by: base64 of a 16-bit place among its values for each item, -1 none."""
+    """A column to color by; ``codes`` is base64 of 16-bit indices into ``values``, -1 for none."""
 
     name: str
     values: list[str]
@@ -40,25 +40,26 @@ class ColorOut(BaseModel):
 class MapOut(BaseModel):
     """A map. Arrays are base64 of little-endian numbers, for each item in the order of ``ids``.
 
-    ``points`` are two 16-bit numbers each, ``numbers`` the 16-bit number of its cluster or -1,
-    ``lof_scores`` a 32-bit float, ``near`` 32-bit numbers of its nearest ``neighbors`` others.
+    ``points`` are two unsigned 16-bit numbers each, ``membership`` the 16-bit number of the
+    cluster or -1, ``lof_scores`` 32-bit floats, and ``neighbors`` the unsigned 32-bit numbers of
+    the ``k`` nearest items.
     """
 
     format: int
-    made: str
+    created_at: str
     fingerprint: str
     method: str
     stale: bool
     trustworthiness: float
-    kept: float
-    judged: int
+    neighborhood_preservation: float
+    sampled: int
     ids: list[str]
     points: str
-    numbers: str
+    membership: str
     clusters: list[ClusterOut]
     lof_scores: str
-    neighbors: int
-    near: str
+    k: int
+    neighbors: str
     columns: list[ColorOut]
 
 
@@ -111,9 +112,9 @@ async def gallery_map(served: TheGallery, service: TheService) -> Response:
             404,
             "no-map",
             "The gallery has no map yet",
-            "whoever keeps it can draw one with lookalike explore map GALLERY",
+            "run: lookalike explore map GALLERY",
         )
-    return await service.thread(lambda: JSONResponse(found.document()))
+    return await service.thread(lambda: JSONResponse(found.as_dict()))
 
 
 @exploring.get("/labeling", summary="Get the images to label next", responses=errors())

@@ -14,9 +14,9 @@ export function showMap(root, data, how = {}) {
   const ids = data.ids;
   const count = ids.length;
   const steps = numbers(data.points, Uint16Array);
-  const near = numbers(data.near, Uint32Array);
-  const outlying = numbers(data.outlying, Float32Array);
-  const inCluster = numbers(data.numbers, Int16Array);
+  const neighbors = numbers(data.neighbors, Uint32Array);
+  const lofScores = numbers(data.lof_scores, Float32Array);
+  const inCluster = numbers(data.membership, Int16Array);
   const [xs, ys] = [new Float32Array(count), new Float32Array(count)];
   for (let i = 0; i < count; i++) [xs[i], ys[i]] = [steps[2 * i] / 65535, steps[2 * i + 1] / 65535];
   const grid = new Grid(xs, ys);
@@ -32,7 +32,7 @@ export function showMap(root, data, how = {}) {
   const tools = make("div", { class: "tools" }, make("label", {}, "Color ", colorBy), button("+", () => zoom(1.5), "Zoom in"), button("−", () => zoom(1 / 1.5), "Zoom out"), button("All", fit, "Show all"), lassoButton);
   lassoButton.setAttribute("aria-pressed", "false");
   const legend = make("ul", { class: "legend" });
-  const about = make("p", { class: "soft" }, `${count.toLocaleString("en")} images. Trustworthiness ${data.trustworthiness.toFixed(3)}: near on this map is near by the encoder, if it is close to 1; far apart says little. Of each image's nearest, ${Math.round(100 * data.kept)} % are nearest here too.`);
+  const about = make("p", { class: "soft" }, `${count.toLocaleString("en")} images. Trustworthiness ${data.trustworthiness.toFixed(3)}: near on this map is near by the encoder, if it is close to 1; far apart says little. Of each image's nearest, ${Math.round(100 * data.neighborhood_preservation)} % are nearest here too.`);
   const chosenBox = make("section", { "aria-label": "Chosen", hidden: "" });
   const heading = make("h2", { tabindex: "-1" });
   const said = make("p", { class: "soft", role: "status" });
@@ -46,9 +46,9 @@ export function showMap(root, data, how = {}) {
   // ---- colors -------------------------------------------------------------------------------
 
   const schemes = [
-    { name: "clusters", values: data.clusters.map((each) => each.name), codes: inCluster },
+    { name: "clusters", none: "unclustered", values: data.clusters.map((each) => each.name), codes: inCluster },
     ...data.columns.map(({ name, values, codes }) => ({ name, values, codes: numbers(codes, Int16Array) })),
-    outlyingScheme(),
+    outlierScheme(),
   ];
   for (const [i, each] of schemes.entries()) colorBy.append(make("option", { value: i }, each.name));
   let scheme = schemes[0];
@@ -59,10 +59,10 @@ export function showMap(root, data, how = {}) {
     draw();
   });
 
-  function outlyingScheme() {
-    const order = Float32Array.from(outlying).sort();
+  function outlierScheme() {
+    const order = Float32Array.from(lofScores).sort();
     const [some, many] = [order[Math.floor(count * 0.95)], order[Math.floor(count * 0.99)]];
-    const codes = Int16Array.from(outlying, (value) => (value > many ? 0 : value > some ? 1 : 2));
+    const codes = Int16Array.from(lofScores, (value) => (value > many ? 0 : value > some ? 1 : 2));
     return { name: "outliers", values: ["the farthest 1 %", "the next 4 %", "the rest"], codes, colors: ["#c53a32", "#ef8636", NOWHERE] };
   }
 
@@ -75,7 +75,7 @@ export function showMap(root, data, how = {}) {
     legend.replaceChildren(...order.map((code) => {
       const dot = make("i");
       dot.style.background = colorOf(code);
-      const name = code < 0 ? "in none" : scheme.values[code];
+      const name = code < 0 ? (scheme.none ?? "no value") : scheme.values[code];
       const entry = button("", () => {
         only = only === code ? null : code;
         for (const each of legend.querySelectorAll("button")) each.setAttribute("aria-pressed", String(only !== null && each === entry));
@@ -314,8 +314,8 @@ export function showMap(root, data, how = {}) {
   };
 
   function lookAt(row) {
-    const around = Array.from(near.subarray(row * data.neighbors, (row + 1) * data.neighbors));
-    show([row, ...around], title(ids[row]), `${ids[row]}; outlier factor ${outlying[row].toFixed(2)}. After it, the images that look most like it.`);
+    const around = Array.from(neighbors.subarray(row * data.k, (row + 1) * data.k));
+    show([row, ...around], title(ids[row]), `${ids[row]}; outlier factor ${lofScores[row].toFixed(2)}. After it, the images that look most like it.`);
     doing.replaceChildren(...(how.search ? [make("a", { href: how.search(ids[row]), class: "button" }, "Search with this")] : []), button("Close", () => choose([], "")));
   }
 
