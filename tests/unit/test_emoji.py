@@ -1,4 +1,4 @@
-"""Emoji data sets: a tiny package of known shapes, and the real ones where they can be had."""
+"""Emoji data sets: a tiny package of known shapes, and the real ones if they can be fetched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import resvg_py
 
 import lookalike as la
 from lookalike.datasets import emoji, registry
-from lookalike.datasets.download import Folder, NpmPackage, Place
+from lookalike.datasets.download import Folder, NpmPackage, Provider
 from lookalike.datasets.registry import EMOJI, OPENMOJI, TWEMOJI, EmojiDataset
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import (
@@ -67,13 +67,13 @@ PACKAGE = {
     "chars.json": CHARACTERS,
     "metadata.json": {"categories": CATEGORIES},
 }
-KEPT = ("flower", "shifted", "waving-hand")
+SELECTED = ("flower", "shifted", "waving-hand")
 FILES = {name: json.dumps(content).encode() for name, content in PACKAGE.items()}
 
 
-def tiny(*places: Place, files: dict[str, bytes] = FILES) -> EmojiDataset:
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    return EmojiDataset("tiny", "a test set", "CC0", sums, places)
+def tiny(*providers: Provider, files: dict[str, bytes] = FILES) -> EmojiDataset:
+    checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return EmojiDataset("tiny", "a test set", "CC0", checksums, providers)
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def package(tmp_path: Path) -> Folder:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every SVG that is drawn from here on."""
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The SVGs that are rendered from now on."""
     svgs: list[str] = []
     render = resvg_py.svg_to_bytes
 
@@ -112,9 +112,11 @@ def expected(red_columns: slice, red_rows: slice) -> np.ndarray:
     return image
 
 
-def test_only_emoji_of_one_category_and_codepoint_are_kept(cache: Path, package: Folder) -> None:
+def test_only_emoji_with_a_category_and_one_codepoint_are_selected(
+    cache: Path, package: Folder
+) -> None:
     split = tiny(package).load("all")
-    assert tuple(split.columns["name"]) == KEPT
+    assert tuple(split.columns["name"]) == SELECTED
     assert tuple(split.columns["codepoint"]) == ("1f338", "1f500", "1f44b")
     labels = [split.classes[label] for label in split.labels]
     assert labels == ["Animals & Nature", "Symbols", "People & Body"]
@@ -122,9 +124,9 @@ def test_only_emoji_of_one_category_and_codepoint_are_kept(cache: Path, package:
     assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.uint8)
 
 
-def test_by_codepoint_an_icon_of_two_is_there_twice() -> None:
-    found = emoji.by_codepoint(FILES)
-    names = {codepoint: icon.name for codepoint, icon in found.items()}
+def test_an_icon_with_two_codepoints_is_listed_under_both() -> None:
+    icons = emoji.icons_by_codepoint(FILES)
+    names = {codepoint: icon.name for codepoint, icon in icons.items()}
     assert names == {
         "1f44b": "waving-hand",
         "1f338": "flower",
@@ -132,20 +134,20 @@ def test_by_codepoint_an_icon_of_two_is_there_twice() -> None:
         "e347": "axe",
         "1f500": "shifted",
     }
-    assert all(icon.codepoint == codepoint for codepoint, icon in found.items())
-    assert found["e347"].category == "Extras"
-    assert found["1f44b"].category == "People & Body"
+    assert all(icon.codepoint == codepoint for codepoint, icon in icons.items())
+    assert icons["e347"].category == "Extras"
+    assert icons["1f44b"].category == "People & Body"
 
 
-def test_drawings_are_as_large_as_asked_for() -> None:
-    hand = emoji.by_codepoint(FILES)["1f44b"]
-    [image] = emoji.draw([hand], side=224).images
+def test_drawings_have_the_requested_size() -> None:
+    hand = emoji.icons_by_codepoint(FILES)["1f44b"]
+    [image] = emoji.render([hand], side=224).images
     assert image.shape == (224, 224, 3)
     np.testing.assert_array_equal(image[:, :112], np.broadcast_to((200, 0, 0), (224, 112, 3)))
     assert (image[:, 112:] == 255).all()
 
 
-def test_drawings_lie_on_white_in_their_places(cache: Path, package: Folder) -> None:
+def test_drawings_are_placed_by_their_view_box_on_white(cache: Path, package: Folder) -> None:
     flower, shifted, hand = tiny(package).load("all").images
     np.testing.assert_array_equal(hand, expected(slice(0, 32), slice(0, 64)))
     # Its window begins 4 units right of the shape's left edge and 4 above its top edge.
@@ -158,15 +160,13 @@ def test_drawings_lie_on_white_in_their_places(cache: Path, package: Folder) -> 
     assert white[48:].all()
 
 
-def test_the_second_load_reads_what_was_kept(
-    cache: Path, package: Folder, drawn: list[str]
-) -> None:
-    seen: list[Progress] = []
-    first = tiny(package).load("all", seen.append)
-    assert len(drawn) == len(KEPT)
-    assert [(p.done, p.total) for p in seen] == [(1, 3), (2, 3), (3, 3)]
+def test_the_second_load_reads_the_cache(cache: Path, package: Folder, rendered: list[str]) -> None:
+    reports: list[Progress] = []
+    first = tiny(package).load("all", reports.append)
+    assert len(rendered) == len(SELECTED)
+    assert [(p.done, p.total) for p in reports] == [(1, 3), (2, 3), (3, 3)]
     second = tiny().load("all")
-    assert len(drawn) == len(KEPT)
+    assert len(rendered) == len(SELECTED)
     np.testing.assert_array_equal(first.images, second.images)
     assert first.labels.tolist() == second.labels.tolist()
     assert (first.classes, first.columns) == (second.classes, second.columns)
@@ -192,9 +192,9 @@ def empty(path: Path) -> None:
 
 
 def change(path: Path, **arrays: np.ndarray) -> None:
-    with np.load(path) as kept:
-        whole = {**kept, **arrays}
-    np.savez_compressed(path, **whole)
+    with np.load(path) as cached:
+        changed = {**cached, **arrays}
+    np.savez_compressed(path, **changed)
 
 
 def hold_a_pickle(path: Path) -> None:
@@ -213,46 +213,50 @@ rename = functools.partial(change, texts=np.array([["a", "b", "c"]] * 3))
 @pytest.mark.parametrize(
     "damage", [flip_a_byte, cut_short, empty, hold_a_pickle, hold_one_image, blacken, rename]
 )
-def test_a_damaged_file_is_made_anew(
-    damage: Callable[[Path], None], cache: Path, package: Folder, drawn: list[str]
+def test_a_damaged_cache_is_rendered_again(
+    damage: Callable[[Path], None], cache: Path, package: Folder, rendered: list[str]
 ) -> None:
     first = tiny(package).load("all")
     damage(cache / "drawings.npz")
     second = tiny().load("all")
-    assert len(drawn) == 2 * len(KEPT)
+    assert len(rendered) == 2 * len(SELECTED)
     np.testing.assert_array_equal(first.images, second.images)
     assert first.columns == second.columns
     tiny().load("all")
-    assert len(drawn) == 2 * len(KEPT)
+    assert len(rendered) == 2 * len(SELECTED)
 
 
-def test_another_package_or_renderer_is_drawn_anew(
-    cache: Path, package: Folder, drawn: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_another_package_or_renderer_version_is_rendered_again(
+    cache: Path,
+    package: Folder,
+    rendered: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     tiny(package).load("all")
     other = {**FILES, "icons.json": FILES["icons.json"].replace(b"#c80000", b"#00c800")}
     (package.path / "icons.json").write_bytes(other["icons.json"])
     assert tiny(package, files=other).load("all").images[2, 0, 0].tolist() == [0, 200, 0]
-    assert len(drawn) == 2 * len(KEPT)
+    assert len(rendered) == 2 * len(SELECTED)
     monkeypatch.setattr(resvg_py, "__resvg_version__", "99")
     tiny(package, files=other).load("all")
-    assert len(drawn) == 3 * len(KEPT)
+    assert len(rendered) == 3 * len(SELECTED)
 
 
-def test_items_say_codepoint_and_name_and_can_be_cut_and_searched(
+def test_items_have_codepoint_and_name_and_can_be_sliced_and_searched(
     cache: Path, package: Folder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(registry, "DATASETS", {"tiny": tiny(package)})
     source = open_source("dataset:tiny/all")
     hand = {"label": "People & Body", "codepoint": "1f44b", "name": "waving-hand"}
     assert source[2].metadata == hand
-    cut = open_source("dataset:tiny/all[1:]")
-    assert [(item.id, item.metadata["codepoint"]) for item in cut] == [
+    part = open_source("dataset:tiny/all[1:]")
+    assert [(item.id, item.metadata["codepoint"]) for item in part] == [
         ("tiny/all:1", "1f500"),
         ("tiny/all:2", "1f44b"),
     ]
-    assert cut[1].metadata == hand
-    np.testing.assert_array_equal(cut[1].image(), source[2].image())
+    assert part[1].metadata == hand
+    np.testing.assert_array_equal(part[1].image(), source[2].image())
     encoder = open_encoder("color", sample_images(source))
     gallery = la.Gallery.create(tmp_path / "tiny.gallery", encoder=encoder)
     assert gallery.sync(source).added == 3
@@ -260,7 +264,7 @@ def test_items_say_codepoint_and_name_and_can_be_cut_and_searched(
     assert (hit.id, dict(hit.metadata)) == ("tiny/all:2", hand)
 
 
-def test_without_the_renderer_the_extra_is_named(
+def test_without_the_renderer_the_error_names_the_extra(
     cache: Path, package: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "resvg_py", None)
@@ -269,13 +273,13 @@ def test_without_the_renderer_the_extra_is_named(
     assert not cache.exists()
 
 
-def test_what_cannot_be_had_drawn_or_kept_is_said(
+def test_errors_of_fetching_rendering_and_caching(
     cache: Path, package: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UnknownNameError, match="known are all"):
         tiny(package).load("train")
     with pytest.raises(ImageError, match="emoji bad: resvg"):
-        emoji.draw([emoji.Icon("bad", "1f600", "Symbols", {"body": "<svg"})])
+        emoji.render([emoji.Icon("bad", "1f600", "Symbols", {"body": "<svg"})])
     monkeypatch.setenv("LOOKALIKE_OFFLINE", "1")
     with pytest.raises(FetchError, match=r"LOOKALIKE_OFFLINE is set.*icons\.json"):
         tiny(NpmPackage("@scope/tiny", "1.0.0", "package")).load("all")
@@ -285,17 +289,17 @@ def test_what_cannot_be_had_drawn_or_kept_is_said(
         tiny(package).load("all")
 
 
-def test_a_mirror_or_gzipped_copy_will_do(cache: Path) -> None:
+def test_cached_package_files_may_be_gzipped(cache: Path) -> None:
     cache.mkdir(parents=True)
     for name, data in FILES.items():
         (cache / f"{name}.gz").write_bytes(gzip.compress(data))
-    assert len(tiny().load("all").images) == len(KEPT)
+    assert len(tiny().load("all").images) == len(SELECTED)
 
 
-def test_a_scoped_package_is_packed_by_its_whole_name(
+def test_a_scoped_npm_package_is_fetched_by_its_full_name(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tarball = tmp_path / "made.tgz"
+    tarball = tmp_path / "package.tgz"
     with tarfile.open(tarball, "w:gz") as tar:
         for name, data in FILES.items():
             member = tarfile.TarInfo(f"package/{name}")
@@ -313,13 +317,11 @@ def test_a_scoped_package_is_packed_by_its_whole_name(
 
 
 @pytest.mark.parametrize("dataset", EMOJI, ids=lambda dataset: dataset.name)
-def test_the_real_packages_are_what_their_summaries_say(
-    dataset: EmojiDataset, require: Require
-) -> None:
+def test_the_real_packages_match_their_summaries(dataset: EmojiDataset, require: Require) -> None:
     try:
         split = dataset.load("all")
     except FetchError as error:
-        require(False, f"{dataset.name} could not be had: {error}")
+        require(False, f"{dataset.name} could not be fetched: {error}")
         raise
     assert dataset.summary.startswith(f"{len(split.images):,} emoji")
     codepoints = split.columns["codepoint"]
@@ -338,11 +340,11 @@ def test_the_real_packages_are_what_their_summaries_say(
         assert red > 150 > 100 > max(green, blue)
 
 
-def test_what_every_vendor_draws_stands_in_one_order(require: Require) -> None:
+def test_the_shared_split_has_the_same_order_at_all_vendors(require: Require) -> None:
     try:
         first, second = (dataset.load("shared") for dataset in (TWEMOJI, OPENMOJI))
     except FetchError as error:
-        require(False, f"an emoji package could not be had: {error}")
+        require(False, f"an emoji package could not be fetched: {error}")
         raise
     for split in (first, second):
         assert (split.images.shape, split.images.dtype) == ((1594, 224, 224, 3), np.uint8)
@@ -350,4 +352,6 @@ def test_what_every_vendor_draws_stands_in_one_order(require: Require) -> None:
     codepoints = first.columns["codepoint"]
     assert codepoints == second.columns["codepoint"]
     assert list(codepoints) == sorted(set(codepoints))
-    assert (first.images != second.images).any(axis=(1, 2, 3)).all(), "two draw one alike"
+    assert (first.images != second.images).any(axis=(1, 2, 3)).all(), (
+        "two vendors have an identical image"
+    )

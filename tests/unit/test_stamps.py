@@ -1,4 +1,4 @@
-"""Cut-outs of photographs: a tiny package of them, and the real one where it can be had."""
+"""The stamps data set: a tiny package, and the real one if it can be fetched."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lookalike.datasets import stamps
 from lookalike.datasets.base import Split
 from lookalike.datasets.download import Folder, _listed
 from lookalike.datasets.registry import open_dataset
-from lookalike.datasets.stamps import STAMPS, VIEWS, StampsDataset
+from lookalike.datasets.stamps import IMAGES_PER_ITEM, STAMPS, StampsDataset
 from lookalike.errors import FetchError, MissingDependencyError, UnknownNameError
 from lookalike.types import Progress
 from tests.conftest import Require
@@ -32,44 +32,44 @@ def real(split: str) -> Split:
 @pytest.fixture
 def package(require: Require) -> None:
     require(find_spec("skimage"), "scikit-image is not installed")
-    there = Path("/usr/share/tuxpaint/stamps").is_dir()
+    installed = Path("/usr/share/tuxpaint/stamps").is_dir()
     tools = shutil.which("apt-get") and shutil.which("dpkg-deb")
-    require(there or tools, "neither tuxpaint-stamps-default nor apt-get to have it")
+    require(installed or tools, "neither tuxpaint-stamps-default nor apt-get is installed")
     try:
         real("shop")
     except FetchError as error:
-        require(False, f"the stamps could not be had: {error}")
+        require(False, f"the stamps could not be fetched: {error}")
 
 
 @pytest.mark.parametrize(
     ("split", "count", "side"), [("shop", 307, 256), ("street", 921, 320), ("drawn", 614, 256)]
 )
 def test_the_real_splits(package: None, split: str, count: int, side: int) -> None:
-    found = real(split)
-    assert (found.images.shape, found.images.dtype) == ((count, side, side, 3), np.uint8)
-    items = list(found.columns["item"])
-    assert len(items) == len(found.labels) == count == 307 * VIEWS[split]
+    loaded = real(split)
+    assert (loaded.images.shape, loaded.images.dtype) == ((count, side, side, 3), np.uint8)
+    items = list(loaded.columns["item"])
+    assert len(items) == len(loaded.labels) == count == 307 * IMAGES_PER_ITEM[split]
     shop = list(real("shop").columns["item"])
     assert len(set(shop)) == 307
     assert set(items) == set(shop)
-    assert items == [item for item in shop for _ in range(VIEWS[split])]
-    kinds = [found.classes[label] for label in found.labels]
+    assert items == [item for item in shop for _ in range(IMAGES_PER_ITEM[split])]
+    kinds = [loaded.classes[label] for label in loaded.labels]
     assert kinds == [item.partition("/")[0] for item in items]
-    assert {"animals", "food", "plants", "vehicles"} <= set(found.classes)
-    assert found.images[:, ::8, ::8].std(axis=(1, 2, 3)).min() > 3, "an image is blank"
+    assert {"animals", "food", "plants", "vehicles"} <= set(loaded.classes)
+    assert loaded.images[:, ::8, ::8].std(axis=(1, 2, 3)).min() > 3, "an image is blank"
 
 
-def test_shop_images_lie_on_white(package: None) -> None:
+def test_shop_images_have_white_corners(package: None) -> None:
     images = real("shop").images
     corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert (corners == 255).all(axis=(1, 2)).mean() > 0.8
 
 
-def test_what_was_made_is_read_again(package: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_load_reads_the_cache(package: None, monkeypatch: pytest.MonkeyPatch) -> None:
     first = real("shop")
 
     def refuse(*_: object) -> None:
-        raise AssertionError("made anew")
+        raise AssertionError("not read from the cache")
 
     monkeypatch.setattr(stamps, "fetch", refuse)
     again = STAMPS.load("shop")
@@ -95,46 +95,46 @@ FILES = {
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StampsDataset:
-    def sums() -> Mapping[str, str]:
+    def checksums() -> Mapping[str, str]:
         return {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
 
     for name, data in FILES.items():
         (tmp_path / "package" / name).parent.mkdir(parents=True)
         (tmp_path / "package" / name).write_bytes(data)
-    monkeypatch.setattr(stamps, "_sums", sums)
+    monkeypatch.setattr(stamps, "_checksums", checksums)
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "cache"))
     return StampsDataset("tiny", "", "", (Folder(tmp_path / "package"),))
 
 
-def test_shop_images_are_square_with_the_item_in_the_middle(tiny: StampsDataset) -> None:
+def test_shop_images_are_square_with_the_item_centered(tiny: StampsDataset) -> None:
     split = tiny.load("shop")
     assert split.images.shape == (2, 256, 256, 3)
     red, blue = split.images.astype(int)
     np.testing.assert_array_equal(red[128, 128], (220, 20, 20))
     np.testing.assert_array_equal(blue[128, 128], (20, 20, 220))
-    assert (red[:90] == 255).all(), "white above what is twice as wide as high"
+    assert (red[:90] == 255).all(), "not padded with white"
     assert (red[166:] == 255).all()
     assert split.columns == {"item": ["animals/dogs/red", "food/blue"]}
     assert (split.classes, split.labels.tolist()) == (("animals", "food"), [0, 1])
 
 
-def test_views_are_made_once_and_are_always_the_same(
+def test_drawings_are_cached_and_reproducible(
     tiny: StampsDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Progress] = []
-    first = tiny.load("drawn", seen.append)
-    assert [(p.done, p.total) for p in seen[-2:]] == [(1, 2), (2, 2)]
+    reports: list[Progress] = []
+    first = tiny.load("drawn", reports.append)
+    assert [(p.done, p.total) for p in reports[-2:]] == [(1, 2), (2, 2)]
     assert first.columns["item"] == ["animals/dogs/red"] * 2 + ["food/blue"] * 2
     assert (first.images[0] != first.images[1]).any()
-    count = len(seen)
-    np.testing.assert_array_equal(tiny.load("drawn", seen.append).images, first.images)
-    assert len(seen) == count
+    count = len(reports)
+    np.testing.assert_array_equal(tiny.load("drawn", reports.append).images, first.images)
+    assert len(reports) == count
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "other"))
-    np.testing.assert_array_equal(tiny.load("drawn", seen.append).images, first.images)
-    assert len(seen) > count
+    np.testing.assert_array_equal(tiny.load("drawn", reports.append).images, first.images)
+    assert len(reports) > count
 
 
-def test_street_views_hold_the_items(tiny: StampsDataset, require: Require) -> None:
+def test_street_photos_contain_the_items(tiny: StampsDataset, require: Require) -> None:
     require(find_spec("skimage"), "scikit-image is not installed")
     split = tiny.load("street")
     assert split.images.shape == (6, 320, 320, 3)
@@ -145,7 +145,7 @@ def test_street_views_hold_the_items(tiny: StampsDataset, require: Require) -> N
     assert bluer[3:].min() > 0.02
 
 
-def test_mistakes_are_named(
+def test_errors_name_the_split_the_files_and_the_extra(
     tiny: StampsDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert open_dataset("stamps") is STAMPS
@@ -158,7 +158,7 @@ def test_mistakes_are_named(
         tiny.load("street")
 
 
-def test_many_missing_files_are_not_all_listed() -> None:
+def test_long_lists_of_missing_files_are_abbreviated() -> None:
     assert _listed(["a", "b"]) == "a, b"
     assert _listed(list("abcdef")) == "a, b, c, d, e, f"
     assert _listed(list("abcdefgh")) == "a, b, c, d, e, f and 2 more"

@@ -1,4 +1,4 @@
-"""What a data set is: named splits of images in memory, and what is known of each image."""
+"""The interface of a data set: named splits of images in memory, with labels and metadata."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from lookalike.types import ProgressCallback, ignore_progress
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Images ``(n, H, W)`` gray or ``(n, H, W, 3)`` RGB, uint8, and what is known of each.
+    """Images ``(n, H, W)`` gray or ``(n, H, W, 3)`` RGB, uint8, with labels and metadata.
 
-    ``labels`` are ``(n,)`` uint8, indices into ``classes``; each of ``columns`` holds ``k`` texts.
+    ``labels`` are ``(n,)`` uint8, indices into ``classes``; ``columns`` holds further metadata,
+    ``n`` texts each.
     """
 
     images: NDArray[np.uint8]
@@ -27,7 +28,7 @@ class Split:
 
 
 class Dataset(Protocol):
-    """A named data set: facts for people, and :meth:`load`."""
+    """A named data set."""
 
     @property
     def name(self) -> str:
@@ -36,7 +37,7 @@ class Dataset(Protocol):
 
     @property
     def summary(self) -> str:
-        """One line on what it holds."""
+        """A one-line description."""
         ...
 
     @property
@@ -46,15 +47,19 @@ class Dataset(Protocol):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names that :meth:`load` takes."""
+        """The split names for :meth:`load`."""
         ...
 
     def load(self, split: str, on_progress: ProgressCallback = ignore_progress) -> Split:
-        """Return one split, fetching it first where that is needed."""
+        """Return one split, downloading it if it is not cached."""
         ...
 
 
 def check_split(dataset: Dataset, split: str) -> None:
-    """Raise UnknownNameError if a data set has no split of that name."""
+    """Check that a data set has a split.
+
+    Raises:
+        UnknownNameError: it has not.
+    """
     if split not in dataset.splits:
         raise UnknownNameError(f"split of dataset:{dataset.name}", split, dataset.splits)

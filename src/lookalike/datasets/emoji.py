@@ -1,7 +1,7 @@
-"""Emoji drawings: from the SVG in an Iconify package to images, drawn once and then kept.
+"""Render emoji from the SVG in an Iconify package, once; later they are read from a cache file.
 
-Such a package holds ``icons.json`` (drawings by name), ``chars.json`` (names by codepoint) and
-``metadata.json`` (names by category). Which packages there are is
+A package holds ``icons.json`` (drawings by name), ``chars.json`` (names by codepoint) and
+``metadata.json`` (names by category). The packages are listed in
 :mod:`lookalike.datasets.registry`.
 """
 
@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 
 FILES = ("icons.json", "chars.json", "metadata.json")
 SIDE = 64
-"""Height and width of a drawing in pixels, unless another is asked for."""
+"""Default height and width of a rendered emoji, in pixels."""
 
-_RULES = 1
-"""Raise it when other icons are chosen or they are drawn otherwise: what was kept is made anew."""
+_CACHE_VERSION = 1
+"""Raise it when the selection or the rendering changes: cached drawings are then rendered again."""
 
 _SKIN_TONES = frozenset(("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"))
 _WITH_AMPERSAND = {
@@ -50,28 +50,28 @@ _WITH_AMPERSAND = {
 """OpenMoji's categories are Unicode's without the ampersand; labels of all vendors should agree."""
 
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What numpy leaks on a file that is no archive of arrays, or a damaged one."""
+"""What numpy raises on a file that is damaged or not an archive of arrays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Icon:
-    """One emoji of a package, not yet drawn; ``codepoint`` as in ``1f468-200d-1f33e``.
+    """One emoji of a package, not yet rendered; ``codepoint`` as in ``1f468-200d-1f33e``.
 
-    ``drawing`` holds the SVG's body and, where they are stated, its left, top, width and height.
+    ``svg`` holds the body and, where present, left, top, width and height.
     """
 
     name: str
     codepoint: str
     category: str
-    drawing: Mapping[str, Any]
+    svg: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Drawings:
-    """Images ``(n, side, side, 3)`` uint8, RGB on white, and what is known of each.
+    """Images ``(n, side, side, 3)`` uint8, RGB on white, with names, codepoints and categories.
 
-    A codepoint is hexadecimal, its parts joined by hyphens, without variation selectors; the same
-    emoji has the same one at every vendor.
+    A codepoint is hexadecimal, its parts joined by hyphens, without variation selectors, so that it
+    is the same at all vendors.
     """
 
     images: NDArray[np.uint8]
@@ -80,26 +80,25 @@ class Drawings:
     categories: tuple[str, ...]
 
 
-def choose(files: Mapping[str, bytes]) -> list[Icon]:
-    """Return the icons of a package that have a category and one codepoint, in order of name.
+def select_icons(files: Mapping[str, bytes]) -> list[Icon]:
+    """Return the icons of a package that have a category and a single codepoint, sorted by name.
 
-    Left out are skin tones, since a variant would find its likes by shape alone; aliases, which
-    draw an icon a second time; and the few names that two codepoints share, since the package
-    does not say which of the two it draws.
+    Left out are skin tones, which would be trivial matches by shape; aliases, which repeat an icon;
+    and the few names that two codepoints share, where the package does not say which one it draws.
 
     Args:
         files: the bytes of each of :data:`FILES`.
     """
     named: dict[str, list[Icon]] = defaultdict(list)
-    for icon in by_codepoint(files).values():
+    for icon in icons_by_codepoint(files).values():
         named[icon.name].append(icon)
     return [named[name][0] for name in sorted(named) if len(named[name]) == 1]
 
 
-def by_codepoint(files: Mapping[str, bytes]) -> dict[str, Icon]:
+def icons_by_codepoint(files: Mapping[str, bytes]) -> dict[str, Icon]:
     """Return the icons of a package that have a category, by codepoint, without skin tones.
 
-    An icon that stands for two codepoints is there twice.
+    An icon with two codepoints is listed under both.
     """
     icons, characters, metadata = (json.loads(files[name]) for name in FILES)
     categories = {
@@ -116,19 +115,19 @@ def by_codepoint(files: Mapping[str, bytes]) -> dict[str, Icon]:
     }
 
 
-def draw(
+def render(
     icons: Sequence[Icon], on_progress: ProgressCallback = ignore_progress, *, side: int = SIDE
 ) -> Drawings:
-    """Draw each icon in the middle of a white square of ``side`` pixels.
+    """Render each icon centered on a white square of ``side`` pixels.
 
     Raises:
-        ImageError: the renderer refuses one.
+        ImageError: an icon cannot be rendered.
         ImportError: ``resvg_py`` is not installed.
     """
     images = np.empty((len(icons), side, side, 3), np.uint8)
     for number, icon in enumerate(icons):
-        images[number] = _rasterise(icon, side)
-        on_progress(Progress("draw emoji", number + 1, len(icons), "images"))
+        images[number] = _rasterize(icon, side)
+        on_progress(Progress("render emoji", number + 1, len(icons), "images"))
     return Drawings(
         images,
         tuple(icon.name for icon in icons),
@@ -137,33 +136,34 @@ def draw(
     )
 
 
-def kept(
-    path: Path, sums: Mapping[str, str], make: Callable[[], Drawings], *, side: int = SIDE
+def load_or_render(
+    path: Path, checksums: Mapping[str, str], render: Callable[[], Drawings], *, side: int = SIDE
 ) -> Drawings:
-    """Return the drawings that were kept in a file, or make them and keep them.
+    """Return cached drawings, or render and cache them.
 
-    They are made anew where the file is damaged, or of other files, rules or another renderer.
+    They are rendered again if the cache file is damaged or was made from other files, by other
+    rules or by another version of the renderer.
 
     Args:
-        path: the ``.npz`` file; it holds plain arrays and no pickle.
-        sums: what the drawings are made of: each file of the package, and its SHA-256.
-        make: draws them.
+        path: the cache, an ``.npz`` file of plain arrays (no pickle).
+        checksums: SHA-256 of the package files that the drawings are made from.
+        render: makes the drawings.
         side: of the drawings, in pixels.
 
     Raises:
         ImportError: ``resvg_py`` is not installed.
         StorageError: the file cannot be written.
     """
-    made_of = _made_of(sums, side)
-    found = _read(path, made_of)
-    if found is None:
-        found = make()
-        write_atomically(path, _to_bytes(found, made_of))
-    return found
+    key = _cache_key(checksums, side)
+    drawings = _read(path, key)
+    if drawings is None:
+        drawings = render()
+        write_atomically(path, _to_bytes(drawings, key))
+    return drawings
 
 
 def _document(icon: Mapping[str, Any], side: int) -> str:
-    """Return a whole SVG of one icon; what it does not state is Iconify's default."""
+    """Return a complete SVG of one icon, with Iconify's defaults for what is missing."""
     left, top = icon.get("left", 0), icon.get("top", 0)
     width, height = icon.get("width", 16), icon.get("height", 16)
     return (
@@ -173,57 +173,59 @@ def _document(icon: Mapping[str, Any], side: int) -> str:
     )
 
 
-def _rasterise(icon: Icon, side: int) -> ImageArray:
+def _rasterize(icon: Icon, side: int) -> ImageArray:
     import resvg_py
 
     try:
-        # Without the fonts of this machine every machine draws the same.
+        # System fonts differ between machines; without them rendering is reproducible.
         png = resvg_py.svg_to_bytes(
-            svg_string=_document(icon.drawing, side), background="#ffffff", skip_system_fonts=True
+            svg_string=_document(icon.svg, side), background="#ffffff", skip_system_fonts=True
         )
     except ValueError as error:
         renderer = resvg_py.__resvg_version__
-        raise ImageError(f"emoji {icon.name}: resvg {renderer} cannot draw it ({error})") from error
+        raise ImageError(
+            f"emoji {icon.name}: resvg {renderer} cannot render it ({error})"
+        ) from error
     return decode(png, name=f"emoji {icon.name}")
 
 
-def _made_of(sums: Mapping[str, str], side: int) -> str:
+def _cache_key(checksums: Mapping[str, str], side: int) -> str:
     import resvg_py
 
-    parts = [_RULES, side, resvg_py.__resvg_version__, sorted(sums.items())]
+    parts = [_CACHE_VERSION, side, resvg_py.__resvg_version__, sorted(checksums.items())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _read(path: Path, made_of: str) -> Drawings | None:
+def _read(path: Path, key: str) -> Drawings | None:
     if not path.is_file():
         return None
     try:
         with path.open("rb") as file:
             arrays = np.load(file, allow_pickle=False)
             if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise ValueError("it holds no named arrays")
+                raise ValueError("not an archive of arrays")
             images, texts, seal = arrays["images"], arrays["texts"], str(arrays["seal"])
     except _BROKEN as error:
-        log.info("%s: cannot be read (%s); the emoji are drawn again", path, error)
+        log.info("%s: cannot be read (%s); rendering the emoji again", path, error)
         return None
-    if seal != _seal(images, texts, made_of):
-        log.info("%s: damaged, or made otherwise; the emoji are drawn again", path)
+    if seal != _seal(images, texts, key):
+        log.info("%s: damaged or outdated; rendering the emoji again", path)
         return None
     names, codepoints, categories = (tuple(row) for row in texts.tolist())
     return Drawings(images, names, codepoints, categories)
 
 
-def _to_bytes(drawings: Drawings, made_of: str) -> bytes:
+def _to_bytes(drawings: Drawings, key: str) -> bytes:
     texts = np.array([drawings.names, drawings.codepoints, drawings.categories], dtype=np.str_)
-    seal = np.array(_seal(drawings.images, texts, made_of))
+    seal = np.array(_seal(drawings.images, texts, key))
     file = io.BytesIO()
     np.savez_compressed(file, images=drawings.images, texts=texts, seal=seal)
     return file.getvalue()
 
 
-def _seal(images: NDArray[np.uint8], texts: NDArray[np.str_], made_of: str) -> str:
-    """Hash what is kept and what it was made of, so that neither can change unnoticed."""
-    digest = hashlib.sha256(f"{made_of} {images.shape} {texts.shape}".encode())
+def _seal(images: NDArray[np.uint8], texts: NDArray[np.str_], key: str) -> str:
+    """Return a hash of the cached arrays and their cache key, to detect damage and staleness."""
+    digest = hashlib.sha256(f"{key} {images.shape} {texts.shape}".encode())
     digest.update(np.ascontiguousarray(images).data)
     digest.update(json.dumps(texts.tolist()).encode())
     return digest.hexdigest()

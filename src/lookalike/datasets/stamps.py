@@ -1,9 +1,9 @@
-"""Cut-outs of photographs, and the same items made into street photographs and drawings.
+"""Product-like photographs of items on white, and synthetic street photos and drawings of them.
 
-The stand-in for a shop and its customers' photographs: the items are the photographs among Tux
-Paint's stamps, on white; the queries are made by :mod:`lookalike.images.compositing`, on
-photographs that come with scikit-learn and scikit-image, and by
-:mod:`lookalike.images.stylization`, each with a fixed seed.
+A stand-in for a shop and its customers' photos: the items are the photographs among Tux Paint's
+stamps, on white; the queries are made by :mod:`lookalike.images.compositing`, on photographs that
+come with scikit-learn and scikit-image, and by :mod:`lookalike.images.stylization`, each with a
+fixed seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from PIL import Image
 from lookalike.artifacts import write_atomically
 from lookalike.config import settings
 from lookalike.datasets.base import Split, check_split
-from lookalike.datasets.download import AptPackage, Folder, Place, fetch
+from lookalike.datasets.download import AptPackage, Folder, Provider, fetch
 from lookalike.errors import MissingDependencyError
 from lookalike.images.compositing import DEFAULT_PHOTO, compose_photo
 from lookalike.images.decode import decode, pad_image, resize_image, shrink_image
@@ -38,14 +38,14 @@ SHOP, STREETS, DRAWN = "shop", "street", "drawn"
 SIDE = 256
 """Height and width of a shop image in pixels."""
 
-VIEWS: Mapping[str, int] = {SHOP: 1, STREETS: 3, DRAWN: 2}
-"""Images of each item in each split."""
+IMAGES_PER_ITEM: Mapping[str, int] = {SHOP: 1, STREETS: 3, DRAWN: 2}
+"""Images of each item, by split."""
 
 _SEED = 2018
-_RULES = 1
-"""Raise it when images are made otherwise: what was kept is made anew."""
+_CACHE_VERSION = 1
+"""Raise it when the composition of images changes: cached images are then made again."""
 
-_GROUNDS = (
+_BACKGROUND_FILES = (
     "astronaut.png",
     "brick.png",
     "chelsea.png",
@@ -56,7 +56,7 @@ _GROUNDS = (
     "motorcycle_left.png",
     "rocket.jpg",
 )
-"""Photographs of scikit-image's."""
+"""Photographs that come with scikit-image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,39 +70,39 @@ class StampsDataset:
     name: str
     summary: str
     license: str
-    places: tuple[Place, ...]
-    splits: tuple[str, ...] = tuple(VIEWS)
+    providers: tuple[Provider, ...]
+    splits: tuple[str, ...] = tuple(IMAGES_PER_ITEM)
 
     def load(self, split: str, on_progress: ProgressCallback = ignore_progress) -> Split:
-        """Return one split: the first time fetched and made, then read from the cache.
+        """Return one split: fetched and composed the first time, then read from the cache.
 
         Raises:
             UnknownNameError: no such split.
-            MissingDependencyError: scikit-image, whose photographs are taken, is not installed.
-            FetchError: no place gave the files with the pinned checksums.
+            MissingDependencyError: scikit-image, for the background photographs, is not installed.
+            FetchError: no provider has the files with the pinned checksums.
             StorageError: the cache cannot be written.
         """
         check_split(self, split)
-        names = sorted(_sums())
-        path = settings().data / self.name / f"{split}-{_made_of(split)}.npz"
+        names = sorted(_checksums())
+        path = settings().data / self.name / f"{split}-{_cache_key(split)}.npz"
         images = _read(path)
         if images is None:
-            grounds = photographs() if split == STREETS else []
-            files = fetch(self.name, _sums(), self.places, names, on_progress)
+            backgrounds = background_photos() if split == STREETS else []
+            files = fetch(self.name, _checksums(), self.providers, names, on_progress)
             items = [_item(files[name], name) for name in names]
-            make = {SHOP: _shop, STREETS: _street(grounds), DRAWN: _drawn}[split]
-            images = _all(items, make, VIEWS[split], on_progress)
+            make = {SHOP: _shop, STREETS: _street(backgrounds), DRAWN: _drawn}[split]
+            images = _compose_all(items, make, IMAGES_PER_ITEM[split], on_progress)
             write_atomically(path, _to_bytes(images))
         kinds = [name.partition("/")[0] for name in names]
-        classes, labels = np.unique(np.repeat(kinds, VIEWS[split]), return_inverse=True)
-        owners = np.repeat([name.removesuffix(".png") for name in names], VIEWS[split])
+        classes, labels = np.unique(np.repeat(kinds, IMAGES_PER_ITEM[split]), return_inverse=True)
+        owners = np.repeat([name.removesuffix(".png") for name in names], IMAGES_PER_ITEM[split])
         columns = {"item": owners.tolist()}
         return Split(images, labels.astype(np.uint8), tuple(classes.tolist()), columns)
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A cut-out on white, its longer side 256 pixels, and where it is."""
+    """A cut-out on white, longer side 256 pixels, and its mask ``(H, W)`` float32 in [0, 1]."""
 
     image: ImageArray
     mask: NDArray[np.float32]
@@ -124,10 +124,10 @@ def _shop(item: _Item, rng: np.random.Generator) -> ImageArray:
     return resize_image(pad_image(item.image, 1, "white"), SIDE, SIDE)
 
 
-def _street(grounds: list[ImageArray]) -> _Make:
+def _street(backgrounds: list[ImageArray]) -> _Make:
     def make(item: _Item, rng: np.random.Generator) -> ImageArray:
-        ground = grounds[int(rng.integers(len(grounds)))]
-        return compose_photo(item.image, ground, rng, mask=item.mask).image
+        background = backgrounds[int(rng.integers(len(backgrounds)))]
+        return compose_photo(item.image, background, rng, mask=item.mask).image
 
     return make
 
@@ -137,19 +137,19 @@ def _drawn(item: _Item, rng: np.random.Generator) -> ImageArray:
     return resize_image(pad_image(drawing, 1, "white"), SIDE, SIDE)
 
 
-def _all(
-    items: list[_Item], make: _Make, views: int, on_progress: ProgressCallback
+def _compose_all(
+    items: list[_Item], make: _Make, per_item: int, on_progress: ProgressCallback
 ) -> NDArray[np.uint8]:
     images: list[ImageArray] = []
     for number, item in enumerate(items):
-        generators = (np.random.default_rng([_SEED, number, view]) for view in range(views))
+        generators = (np.random.default_rng([_SEED, number, index]) for index in range(per_item))
         images += [make(item, rng) for rng in generators]
         on_progress(Progress("make images of stamps", number + 1, len(items), "items"))
     return np.stack(images)
 
 
-def photographs() -> list[ImageArray]:
-    """Return the grounds of street views: photographs that come with packages.
+def background_photos() -> list[ImageArray]:
+    """Return the photographs of scikit-image and scikit-learn, as backgrounds of street photos.
 
     Raises:
         MissingDependencyError: scikit-image is not installed.
@@ -160,28 +160,36 @@ def photographs() -> list[ImageArray]:
     from sklearn.datasets import load_sample_images
 
     folder = Path(spec.origin).parent / "data"
-    return [*(decode(folder / name) for name in _GROUNDS), *load_sample_images().images]
+    return [*(decode(folder / name) for name in _BACKGROUND_FILES), *load_sample_images().images]
 
 
 @cache
-def _sums() -> Mapping[str, str]:
-    """Return the files of the photographs among the stamps, each with its SHA-256.
+def _checksums() -> Mapping[str, str]:
+    """Return the SHA-256 of each photograph among the stamps, by file name.
 
-    They are those outside the folders of cartoons with more than 1,500 colors, but for drawings
-    that have as many, road signs, and copies.
+    These are the stamps of more than 1,500 colors outside the cartoon folders, without drawings of
+    as many colors, road signs and duplicates.
     """
     text = importlib.resources.files("lookalike.datasets").joinpath("stamps.json").read_text()
-    sums: dict[str, str] = json.loads(text)
-    return sums
+    checksums: dict[str, str] = json.loads(text)
+    return checksums
 
 
-def _made_of(split: str) -> str:
-    parts = [_RULES, split, VIEWS[split], SIDE, repr(DEFAULT_PHOTO), _SEED, sorted(_sums().items())]
+def _cache_key(split: str) -> str:
+    parts = [
+        _CACHE_VERSION,
+        split,
+        IMAGES_PER_ITEM[split],
+        SIDE,
+        astuple(DEFAULT_PHOTO),
+        _SEED,
+        sorted(_checksums().items()),
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def _read(path: Path) -> NDArray[np.uint8] | None:
-    """Return what was kept; None where nothing was, or it is damaged."""
+    """Return cached images, None if there are none or the file is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return np.asarray(arrays["images"], np.uint8)
@@ -198,7 +206,7 @@ def _to_bytes(images: NDArray[np.uint8]) -> bytes:
 _FOLDER = "usr/share/tuxpaint/stamps"
 STAMPS = StampsDataset(
     name="stamps",
-    summary="307 photographed items on white, 256x256 color, and the same in street views",
+    summary="307 photographed items on white, 256x256 color; synthetic street photos, drawings",
     license="GPL-2.0 (Tux Paint Stamps)",
-    places=(Folder(Path("/", _FOLDER)), AptPackage("tuxpaint-stamps-default", _FOLDER)),
+    providers=(Folder(Path("/", _FOLDER)), AptPackage("tuxpaint-stamps-default", _FOLDER)),
 )

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.datasets import idx
-from lookalike.datasets.registry import open_dataset
+from lookalike.datasets import open_dataset
 from lookalike.errors import SourceError
+from lookalike.images import idx
 from lookalike.sources.base import Item, source_name
 from lookalike.types import Failure, ProgressCallback
 
@@ -99,7 +99,7 @@ def load_idx(path: Path) -> ArraySource:
         SourceError: broken, empty, or with another number of labels.
     """
     images = idx.parse(idx.read_bytes(path), dims=3, name=str(path))
-    labels_path = idx.labels_beside(path)
+    labels_path = idx.find_labels_file(path)
     labels = None
     if labels_path is not None:
         values = idx.parse(idx.read_bytes(labels_path), dims=1, name=str(labels_path))

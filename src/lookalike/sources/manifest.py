@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lookalike.datasets.download import read_url
 from lookalike.errors import SourceError
 from lookalike.sources.base import Item, source_name, unsigned
 from lookalike.sources.folder import file_signature
 from lookalike.sources.tables import Table, read_table
+from lookalike.sources.urls import read_url
 from lookalike.types import Failure
 
 _OWN = frozenset(("path", "url", "id"))

@@ -1,4 +1,4 @@
-"""The IDX file format of MNIST and its kin: a magic number, big-endian sizes, then raw bytes."""
+"""The IDX file format of MNIST: a magic number, big-endian sizes, then raw bytes."""
 
 from __future__ import annotations
 
@@ -13,75 +13,81 @@ from numpy.typing import NDArray
 from lookalike.errors import SourceError
 
 _UINT8 = 0x08
-_HEADER = 4
+_MAGIC_BYTES = 4
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def is_idx(path: Path) -> bool:
-    """Tell whether a file begins like an IDX file of bytes (gzip is looked into)."""
+    """Tell whether a file, gzipped or not, begins like an IDX file of bytes."""
     try:
-        return _head(path)[:3] == bytes([0, 0, _UINT8])
+        return _magic(path)[:3] == bytes([0, 0, _UINT8])
     except OSError:
         return False
 
 
-def _head(path: Path) -> bytes:
+def _magic(path: Path) -> bytes:
     with path.open("rb") as file:
-        start = file.read(_HEADER)
-    if start[:2] == b"\x1f\x8b":
+        start = file.read(_MAGIC_BYTES)
+    if start[:2] == _GZIP_MAGIC:
         try:
             with gzip.open(path) as unpacked:
-                return unpacked.read(_HEADER)
+                return unpacked.read(_MAGIC_BYTES)
         except (EOFError, zlib.error):
             return b""
     return start
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the decompressed bytes of an IDX file, gzipped or not.
+    """Return the decompressed bytes of a file, gzipped or not.
 
     Raises:
         SourceError: the file cannot be read or its gzip stream is broken.
     """
     try:
         data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        return gzip.decompress(data) if data[:2] == _GZIP_MAGIC else data
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: cannot be read ({error})") from error
 
 
 def parse(data: bytes, *, dims: int, name: str) -> NDArray[np.uint8]:
-    """Return the array in the bytes of an IDX file.
+    """Return the array in an IDX file.
 
     Args:
         data: the whole file, decompressed.
-        dims: how many dimensions are expected: 3 for images ``(n, H, W)``, 1 for labels ``(n,)``.
-        name: what to call the file in errors.
+        dims: expected number of dimensions: 3 for images ``(n, H, W)``, 1 for labels ``(n,)``.
+        name: the file's name in errors.
+
+    Returns:
+        uint8, in the shape of the header.
 
     Raises:
-        SourceError: another type or number of dimensions, or a length that the header denies.
+        SourceError: another data type or number of dimensions, or a length that contradicts the
+            header.
     """
-    if len(data) < _HEADER or data[:3] != bytes([0, 0, _UINT8]):
+    if len(data) < _MAGIC_BYTES or data[:3] != bytes([0, 0, _UINT8]):
         raise SourceError(
             f"{name}: not an IDX file of bytes (it begins with {data[:4].hex() or 'nothing'}, "
             f"expected 000008{dims:02x})"
         )
     if data[3] != dims:
         kind = "images" if dims == 3 else "labels"
-        raise SourceError(f"{name}: has {data[3]} dimensions, {kind} have {dims}")
-    start = _HEADER + 4 * dims
-    sizes = data[_HEADER:start]
+        unit = "dimension" if data[3] == 1 else "dimensions"
+        raise SourceError(f"{name}: has {data[3]} {unit}, {kind} have {dims}")
+    start = _MAGIC_BYTES + 4 * dims
+    sizes = data[_MAGIC_BYTES:start]
     shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
     expected = start + math.prod(shape)
     if len(shape) != dims or len(data) != expected:
         raise SourceError(
-            f"{name}: corrupt IDX file: its header {shape} calls for {expected:,} bytes, "
-            f"it has {len(data):,}"
+            f"{name}: corrupt IDX file: its header {shape} implies {expected:,} bytes, "
+            f"the file has {len(data):,}"
         )
     return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
 
 
-def labels_beside(images: Path) -> Path | None:
-    """Return the labels file that belongs to an images file by its name, if it is there."""
+def find_labels_file(images: Path) -> Path | None:
+    """Return the labels file beside an images file, by its name, if it exists."""
     name = images.name.replace("images", "labels").replace("idx3", "idx1")
     if name == images.name:
         return None
