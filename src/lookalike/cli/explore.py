@@ -138,7 +138,7 @@ def outliers_command(
 ) -> None:
     """List outliers by local outlier factor (about 1: fits in).
 
-      lookalike explore outliers photos.gallery -k 50 -o outliers
+    lookalike explore outliers photos.gallery -k 50 -o outliers
     """
     from lookalike.errors import SettingError
 
