@@ -238,7 +238,7 @@ class EvaluationOut(BaseModel):
     or encoder are others by now.
     """
 
-    made: str
+    created_at: str
     rows: int
     fingerprint: str
     verdict: str
