@@ -63,10 +63,10 @@ def test_the_fingerprint_follows_weights_and_parts() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     hog = open_encoder("hog", IMAGES)
-    with pytest.raises(InputError, match="at least two encoders; there are 1"):
+    with pytest.raises(InputError, match="at least 2 encoders, got 1"):
         combine([hog])
     for weights in ([1], [1, 0], [1, float("nan")]):
         with pytest.raises(InputError, match="one weight above 0 for each of 2"):
             combine([hog, hog], weights)
     with pytest.raises(UnknownNameError, match="did you mean 'color'"):
-        open_encoder("hog+color", IMAGES)
+        open_encoder("hog+colr", IMAGES)

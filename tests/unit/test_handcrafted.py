@@ -76,7 +76,7 @@ def test_pca_projects_best() -> None:
     _, _, vt = np.linalg.svd(pixels - pixels.mean(0), full_matrices=False)
     ours, theirs = encoder.encode(SMALL), (pixels - pixels.mean(0)) @ vt[:32].T
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=2e-3)
-    with pytest.raises(InputError, match="needs at least as many images; there are 5"):
+    with pytest.raises(InputError, match="needs at least 32 images to fit 32 components; there are 5"):
         open_encoder("pca", SMALL[:5])
 
 
@@ -264,5 +264,5 @@ def test_exact_preprocessing_refuses_other_sizes() -> None:
 def test_unknown_names_are_met_with_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'pixels'"):
         open_encoder("pixel", SMALL)
-    with pytest.raises(InputError, match="no images at all"):
+    with pytest.raises(InputError, match="the sample has no images"):
         open_encoder("pixels", [])

@@ -216,7 +216,7 @@ def test_an_encoder_whitened_by_a_collection() -> None:
     assert (encoder.name, encoder.dim, encoder.normalized) == ("pixels,whiten=16", 16, True)
     assert encoder.origin == {"learned": "whitening", "images": 300, "shrinkage": SHRINKAGE}
     images = [item.image() for item in source]
-    rows = unit_rows(encoder.part.encode(images))
+    rows = unit_rows(encoder.encoder.encode(images))
     values = (rows - encoder.projection.mean) @ encoder.projection.projection
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-3)
     variances = values.var(axis=0)
@@ -270,4 +270,5 @@ def test_the_fingerprint_follows_views_and_projection() -> None:
     assert encoder(",whiten=3").fingerprint in prints
     assert re.fullmatch(r"[0-9a-f]{64}", prints[-1])
     part = encoder("")
-    assert MultiViewEncoder("a", (part,), True).fingerprint == MultiViewEncoder("b", (part,), True).fingerprint
+    one, other = (MultiViewEncoder(name, (part,), True) for name in ("a", "b"))
+    assert one.fingerprint == other.fingerprint

@@ -1,4 +1,4 @@
-"""What an encoder is, and how images are brought to the size and channels that it works on."""
+"""The encoder protocol, and the preprocessing that belongs to an encoder."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from lookalike.types import Embeddings, ImageArray
 MANIFEST = "encoder.json"
 
 FIT_MODES = ("crop", "stretch", "white", "border")
-"""How an image becomes a square: its middle, all of it stretched, or all of it with white beside
-it, or with the color of its border."""
+"""How an image is fitted to the input size: center crop, stretch, or pad with white or with the
+border color."""
 
 NATIVE_LIMIT = 64
-"""Images that all share one size of at most this many pixels a side are used as they are."""
+"""Images that all have one size of at most this many pixels a side are not resized."""
 
 
 class Encoder(Protocol):
-    """Images in, embeddings out. An image alone gets the embedding it gets inside a batch.
+    """Maps images to embeddings. Encoding an image alone equals encoding it in a batch.
 
     ``normalized`` says whether embeddings have unit length; ``fingerprint`` is a SHA-256 over
-    weights and preprocessing, so that two encoders with the same one give the same embeddings.
+    weights and preprocessing: encoders with equal fingerprints compute equal embeddings.
     """
 
     @property
     def name(self) -> str:
-        """Its name in the registry, or that of the recipe it was trained by."""
+        """Name in the registry, or of the recipe that trained it."""
         ...
 
     @property
@@ -50,42 +50,41 @@ class Encoder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Identity of what it computes, as hexadecimal."""
+        """SHA-256 of weights and preprocessing, as hexadecimal."""
         ...
 
     def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8.
 
         Raises:
-            ImageError: an image is not of a size that the encoder takes.
+            ImageError: the encoder does not accept an image's size.
         """
         ...
 
     def files(self) -> Mapping[str, bytes]:
-        """Return the files that, with :meth:`describe`, make it again."""
+        """Return the weight files; :meth:`describe` and these restore the encoder."""
         ...
 
     def describe(self) -> Mapping[str, Any]:
-        """Return what ``encoder.json`` holds: kind, preprocessing, parameters, origin."""
+        """Return the fields of ``encoder.json``: kind, preprocessing, parameters, origin."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """Brings images to one size and number of channels.
+    """Resizes images to one size and converts their channels.
 
     Args:
-        height: rows, in pixels.
-        width: columns, in pixels.
+        height: in pixels.
+        width: in pixels.
         channels: 1 (gray, ITU-R 601 luma) or 3 (RGB).
-        exact: refuse images of another size rather than stretch them to this one.
+        exact: refuse images of another size instead of resizing them.
         filter: ``bilinear`` or ``bicubic``, both antialiased.
-        crop: instead of stretching the whole image, take the middle of it: this share of its
-            shorter side.
-        mean: taken from each channel's values in [0, 1] (0 unless given).
-        std: what they are divided by then (1 unless given).
-        pad: instead of stretching the whole image, keep its proportions and fill what is left, in
-            equal parts on both sides, with ``white`` or the middle color of its ``border``.
+        crop: center crop of this share of the shorter side, instead of stretching.
+        mean: subtracted from each channel's values in [0, 1]; default 0.
+        std: divisor of each channel after that; default 1.
+        pad: keep the aspect ratio and pad both sides equally, with ``white`` or the median color
+            of the ``border``, instead of stretching.
     """
 
     height: int
@@ -113,18 +112,23 @@ class Preprocessing:
 
     @classmethod
     def for_sample(
-        cls, images: Sequence[ImageArray], *, size: int, min_size: int = 1, channels: int | None = None
+        cls,
+        images: Sequence[ImageArray],
+        *,
+        size: int,
+        min_size: int = 1,
+        channels: int | None = None,
     ) -> Self:
-        """Choose for a sample of a collection.
+        """Choose size and channels for a sample of a collection.
 
-        Small images of one size keep it, unless that is below ``min_size`` pixels; others are
+        Small images that share one size of at least ``min_size`` pixels keep it; others are
         stretched to ``size`` x ``size``. Gray stays gray unless ``channels`` says otherwise.
 
         Raises:
             InputError: the sample is empty.
         """
         if len(images) == 0:
-            raise InputError("an encoder was to be fitted to no images at all")
+            raise InputError("cannot fit an encoder: the sample has no images")
         shapes = {image.shape[:2] for image in images}
         height, width = shapes.pop() if len(shapes) == 1 else (0, 0)
         if not min_size <= min(height, width) <= max(height, width) <= NATIVE_LIMIT:
@@ -133,17 +137,17 @@ class Preprocessing:
             channels = 3 if any(image.ndim == 3 for image in images) else 1
         return cls(height, width, channels)
 
-    def with_fit(self, fit: str) -> Self:
-        """Return the same with another of :data:`FIT_MODES`; ``crop`` keeps a crop that is set.
+    def with_fit(self, mode: str) -> Self:
+        """Return a copy with another of :data:`FIT_MODES`; ``crop`` keeps an existing crop share.
 
         Raises:
-            UnknownNameError: no such fit.
+            UnknownNameError: no such mode.
         """
-        if fit not in FIT_MODES:
-            raise UnknownNameError("fit", fit, FIT_MODES)
-        if fit == "crop":
+        if mode not in FIT_MODES:
+            raise UnknownNameError("fit", mode, FIT_MODES)
+        if mode == "crop":
             return replace(self, pad=None, crop=self.crop or 1.0)
-        return replace(self, crop=None, pad=None if fit == "stretch" else fit)
+        return replace(self, crop=None, pad=None if mode == "stretch" else mode)
 
     def apply(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return ``(n, height, width, channels)`` uint8.
@@ -157,26 +161,30 @@ class Preprocessing:
         for row, image in zip(out, images, strict=True):
             if self.exact and image.shape[:2] != (self.height, self.width):
                 raise ImageError(
-                    f"the image is {image.shape[1]}x{image.shape[0]} pixels; this encoder takes "
-                    f"{self.width}x{self.height} only, the size it was trained on: crop or scale "
-                    "the image to it, or index with an encoder that takes any size "
-                    "(lookalike encoders)"
+                    f"the image is {image.shape[1]}x{image.shape[0]} pixels, but the encoder "
+                    f"accepts only {self.width}x{self.height}, its training size; resize the "
+                    "image, or index with an encoder that accepts any size (see: lookalike "
+                    "encoders)"
                 )
-            size = (self.height, self.width)
             if self.pad is not None:
                 image = pad_image(image, self.height / self.width, self.pad)
-            scaled = resize_image(image, *size, filter=self.filter, crop=self.crop)
+            scaled = resize_image(
+                image, self.height, self.width, filter=self.filter, crop=self.crop
+            )
             row[:] = to_channels(scaled, self.channels)
         return out
 
     def _is_ready(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> bool:
-        """Tell whether a stack of gray images needs nothing but a channel axis."""
+        """Return whether a stack of gray images needs only a channel axis."""
         if self.channels != 1 or self.crop not in (None, 1) or not isinstance(images, np.ndarray):
             return False
         return images.shape[1:] == (self.height, self.width)
 
     def scaled(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return ``(n, channels, height, width)`` float32 of what :meth:`apply` returned."""
+        """Return the result of :meth:`apply` as network input: ``(n, c, height, width)`` float32.
+
+        Values are scaled to [0, 1], then standardized by ``mean`` and ``std``.
+        """
         values = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
         values /= np.float32(255)
         if self.mean:
@@ -186,7 +194,7 @@ class Preprocessing:
         return values
 
     def as_dict(self) -> dict[str, Any]:
-        """Return as JSON values the fields that are not what they are unless given."""
+        """Return the fields as JSON values, optional ones only where they differ from defaults."""
         always = ("height", "width", "channels", "exact")
         defaults = {field.name: field.default for field in fields(self)}
         return {
@@ -206,9 +214,13 @@ def fingerprint(description: Mapping[str, Any], files: Mapping[str, bytes]) -> s
 
 
 def encoder_files(encoder: Encoder) -> dict[str, bytes]:
-    """Return what an encoder's folder holds, by name, ``encoder.json`` last."""
+    """Return the files of an encoder's folder by name, ``encoder.json`` last."""
     files = dict(encoder.files())
-    facts = {"dim": encoder.dim, "normalized": encoder.normalized}
-    said = {**encoder.describe(), **facts, "files": sorted(files)}
-    manifest = manifest_bytes({**said, "fingerprint": encoder.fingerprint})
-    return {**files, MANIFEST: manifest}
+    fields = {
+        **encoder.describe(),
+        "dim": encoder.dim,
+        "normalized": encoder.normalized,
+        "files": sorted(files),
+        "fingerprint": encoder.fingerprint,
+    }
+    return {**files, MANIFEST: manifest_bytes(fields)}

@@ -1,4 +1,4 @@
-"""Encoders made of encoders: side by side, over several views of an image, projected."""
+"""Encoders built from other encoders: concatenated, averaged over views, projected."""
 
 from __future__ import annotations
 
@@ -11,226 +11,230 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder, fingerprint
-from lookalike.encoders.handcrafted import read_arrays, write_arrays
+from lookalike.encoders.weights import read_arrays, write_arrays
 from lookalike.encoders.whitening import LinearProjection
 from lookalike.errors import InputError
 from lookalike.images.foreground import FOREGROUND_MARGIN, find_foreground
 from lookalike.types import Embeddings, ImageArray
 from lookalike.vectors import unit_rows
 
-Restore = Callable[[Mapping[str, Any], Mapping[str, bytes]], Encoder]
-"""Makes an encoder again from its description and files."""
+RestoreEncoder = Callable[[Mapping[str, Any], Mapping[str, bytes]], Encoder]
+"""Restores an encoder from its description and files."""
 
 
 @dataclass(frozen=True)
 class ConcatenatedEncoder:
-    """Several encoders' embeddings side by side, each of unit length times its weight.
+    """Concatenates embeddings of several encoders, each of unit length times its weight.
 
-    The squared distance between two embeddings is the weighted mean of the parts' (weights
-    squared), so a part with twice the weight counts four times.
+    The squared distance between two embeddings is the mean of the encoders' squared distances,
+    weighted by the squared weights: twice the weight counts four times.
     """
 
     kind: ClassVar[str] = "combined"
     normalized: ClassVar[bool] = True
 
     name: str
-    parts: tuple[Encoder, ...]
+    encoders: tuple[Encoder, ...]
     weights: tuple[float, ...]
 
     @property
     def dim(self) -> int:
-        """The sum of the parts' dimensions."""
-        return sum(part.dim for part in self.parts)
+        """Sum of the encoders' dimensions."""
+        return sum(encoder.dim for encoder in self.encoders)
 
     def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8."""
-        pairs = zip(self.parts, self.weights, strict=True)
-        rows = [unit_rows(part.encode(images)) * np.float32(weight) for part, weight in pairs]
+        rows = [
+            unit_rows(encoder.encode(images)) * np.float32(weight)
+            for encoder, weight in zip(self.encoders, self.weights, strict=True)
+        ]
         return unit_rows(np.concatenate(rows, axis=1))
 
     def files(self) -> Mapping[str, bytes]:
-        """Return the parts' files, each after the number of its part."""
-        return _files_of(self.parts)
+        """Return the encoders' files, each prefixed with its encoder's number."""
+        return _numbered_files(self.encoders)
 
     def describe(self) -> Mapping[str, Any]:
-        """Return weights and the parts' descriptions."""
+        """Return weights and the encoders' descriptions."""
         return {
             "kind": self.kind,
             "name": self.name,
             "weights": list(self.weights),
-            "parts": [dict(part.describe()) for part in self.parts],
+            "parts": [dict(encoder.describe()) for encoder in self.encoders],
         }
 
     @classmethod
     def restore(
-        cls, description: Mapping[str, Any], files: Mapping[str, bytes], part: Restore
+        cls, description: Mapping[str, Any], files: Mapping[str, bytes], restore: RestoreEncoder
     ) -> ConcatenatedEncoder:
-        """Make it again; ``part`` does so for each of its parts."""
-        parts = _parts_of(description, files, part)
-        return cls(description["name"], parts, tuple(description["weights"]))
+        """Restore from :meth:`describe` and :meth:`files`; ``restore`` does so for each encoder."""
+        encoders = _restored(description, files, restore)
+        return cls(description["name"], encoders, tuple(description["weights"]))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of what it computes: the parts' fingerprints and the weights."""
-        prints = [part.fingerprint for part in self.parts]
+        """SHA-256 of the encoders' fingerprints and the weights."""
+        prints = [encoder.fingerprint for encoder in self.encoders]
         return fingerprint({"kind": self.kind, "weights": self.weights, "parts": prints}, {})
 
 
 @dataclass(frozen=True)
 class MultiViewEncoder:
-    """The sum of unit-length embeddings of several views of an image, brought to unit length.
+    """Test-time augmentation: averages unit-length embeddings of several views of an image.
 
-    Each of ``parts`` sees the image, as do those of other input sizes; with ``mirror`` each of
-    them its mirror image too; with ``foreground`` they see the part that holds its item, with a
-    tenth of its longer side around it, where one is found (:mod:`lookalike.images.foreground`).
+    ``encoders`` are one network at several input sizes. ``mirror`` adds the mirror image for each
+    of them; ``foreground`` crops images to the main object with a margin of a tenth of its longer
+    side, where one is detected (:mod:`lookalike.images.foreground`). Embeddings have unit length.
     """
 
     kind: ClassVar[str] = "averaged"
     normalized: ClassVar[bool] = True
 
     name: str
-    parts: tuple[Encoder, ...]
+    encoders: tuple[Encoder, ...]
     mirror: bool = False
     foreground: bool = False
 
     def __post_init__(self) -> None:
-        if len({part.dim for part in self.parts}) != 1:
+        dims = [encoder.dim for encoder in self.encoders]
+        if len(set(dims)) != 1:
             raise InputError(
-                f"encoder {self.name!r}: views of {[part.dim for part in self.parts]} dimensions "
-                "cannot be averaged; they must be of one network with one pooling"
+                f"encoder {self.name!r}: cannot average embeddings of {dims} dimensions; use one "
+                "network with one pooling"
             )
 
     @property
     def dim(self) -> int:
-        """That of its parts."""
-        return self.parts[0].dim
+        """Dimensions of each encoder."""
+        return self.encoders[0].dim
 
     def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8."""
-        seen = [_item_of(image) for image in images] if self.foreground else images
-        rows = [unit_rows(part.encode(seen)) for part in self.parts]
+        crops = [_crop_to_foreground(image) for image in images] if self.foreground else images
+        rows = [unit_rows(encoder.encode(crops)) for encoder in self.encoders]
         if self.mirror:
-            mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in seen]
-            rows += [unit_rows(part.encode(mirrored)) for part in self.parts]
+            mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in crops]
+            rows += [unit_rows(encoder.encode(mirrored)) for encoder in self.encoders]
         return unit_rows(np.sum(rows, axis=0, dtype=np.float32))
 
     def files(self) -> Mapping[str, bytes]:
-        """Return the parts' files, each after the number of its part."""
-        return _files_of(self.parts)
+        """Return the encoders' files, each prefixed with its encoder's number."""
+        return _numbered_files(self.encoders)
 
     def describe(self) -> Mapping[str, Any]:
-        """Return the views and the parts' descriptions."""
+        """Return the kinds of views and the encoders' descriptions."""
         return {
             "kind": self.kind,
             "name": self.name,
             "mirror": self.mirror,
             "foreground": self.foreground,
-            "parts": [dict(part.describe()) for part in self.parts],
+            "parts": [dict(encoder.describe()) for encoder in self.encoders],
         }
 
     @classmethod
     def restore(
-        cls, description: Mapping[str, Any], files: Mapping[str, bytes], part: Restore
+        cls, description: Mapping[str, Any], files: Mapping[str, bytes], restore: RestoreEncoder
     ) -> MultiViewEncoder:
-        """Make it again; ``part`` does so for each of its parts."""
-        parts = _parts_of(description, files, part)
-        return cls(description["name"], parts, description["mirror"], description["foreground"])
+        """Restore from :meth:`describe` and :meth:`files`; ``restore`` does so for each encoder."""
+        encoders = _restored(description, files, restore)
+        return cls(description["name"], encoders, description["mirror"], description["foreground"])
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of what it computes: the parts' fingerprints and the views."""
-        prints = [part.fingerprint for part in self.parts]
+        """SHA-256 of the encoders' fingerprints and the kinds of views."""
+        prints = [encoder.fingerprint for encoder in self.encoders]
         views = {"mirror": self.mirror, "foreground": self.foreground}
         return fingerprint({"kind": self.kind, **views, "parts": prints}, {})
 
 
-def _item_of(image: ImageArray) -> ImageArray:
-    found = find_foreground(image)
-    return found.box(FOREGROUND_MARGIN).crop(image) if found.detected else image
+def _crop_to_foreground(image: ImageArray) -> ImageArray:
+    foreground = find_foreground(image)
+    return foreground.box(FOREGROUND_MARGIN).crop(image) if foreground.detected else image
 
 
 @dataclass(frozen=True)
 class ProjectedEncoder:
-    """An encoder's unit-length embeddings, centered, projected and brought to unit length.
+    """Projects an encoder's unit-length embeddings linearly and scales them to unit length.
 
-    The projection is one that whitens (:meth:`LinearProjection.fit`) or one learned from views of the
-    images (:func:`lookalike.training.adapt.adapt`); ``origin`` says how and from what it was
-    learned, and is no part of the fingerprint.
+    The projection is PCA whitening (:meth:`LinearProjection.fit_shrunk`) or was adapted to a
+    collection (:func:`lookalike.training.adapt.adapt`). ``origin`` records how and from what it
+    was learned; it does not change the fingerprint.
     """
 
     kind: ClassVar[str] = "projected"
     normalized: ClassVar[bool] = True
 
     name: str
-    part: Encoder
+    encoder: Encoder
     projection: LinearProjection
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def dim(self) -> int:
-        """Columns of the projection."""
+        """Output dimensions of the projection."""
         return int(self.projection.projection.shape[1])
 
     def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8."""
-        return self.project(unit_rows(self.part.encode(images)))
+        return self.project(unit_rows(self.encoder.encode(images)))
 
     def project(self, rows: NDArray[np.float32]) -> Embeddings:
-        """Return ``(n, dim)`` for unit-length embeddings of its part."""
+        """Return ``(n, dim)`` float32 for unit-length embeddings of the wrapped encoder."""
         centered = np.asarray(rows - self.projection.mean, np.float32)
         return unit_rows(np.asarray(centered @ self.projection.projection, np.float32))
 
     def files(self) -> Mapping[str, bytes]:
-        """Return the part's files and the projection."""
-        return {**self._arrays(), **_files_of((self.part,))}
+        """Return the wrapped encoder's files and the projection."""
+        return {**self._arrays(), **_numbered_files((self.encoder,))}
 
     def describe(self) -> Mapping[str, Any]:
-        """Return how it was learned and the part's description."""
-        part = dict(self.part.describe())
+        """Return the projection's origin and the wrapped encoder's description."""
+        part = dict(self.encoder.describe())
         return {"kind": self.kind, "name": self.name, "origin": self.origin, "parts": [part]}
 
     @classmethod
     def restore(
-        cls, description: Mapping[str, Any], files: Mapping[str, bytes], part: Restore
+        cls, description: Mapping[str, Any], files: Mapping[str, bytes], restore: RestoreEncoder
     ) -> ProjectedEncoder:
-        """Make it again; ``part`` does so for the encoder that it projects."""
+        """Restore from :meth:`describe` and :meth:`files`; ``restore`` does so for the encoder."""
         arrays = read_arrays(description, files)
         projection = LinearProjection(arrays["mean"], arrays["projection"])
-        (only,) = _parts_of(description, files, part)
-        return cls(description["name"], only, projection, description["origin"])
+        (encoder,) = _restored(description, files, restore)
+        return cls(description["name"], encoder, projection, description["origin"])
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of what it computes: the part's fingerprint and the projection."""
-        fields = {"kind": self.kind, "part": self.part.fingerprint}
+        """SHA-256 of the wrapped encoder's fingerprint and the projection."""
+        fields = {"kind": self.kind, "part": self.encoder.fingerprint}
         return fingerprint(fields, self._arrays())
 
     def _arrays(self) -> Mapping[str, bytes]:
-        learned = self.projection
-        return write_arrays({"mean": learned.mean, "projection": learned.projection})
+        return write_arrays(
+            {"mean": self.projection.mean, "projection": self.projection.projection}
+        )
 
 
-def _files_of(parts: Sequence[Encoder]) -> Mapping[str, bytes]:
+def _numbered_files(encoders: Sequence[Encoder]) -> Mapping[str, bytes]:
     return {
         f"{number}-{name}": data
-        for number, part in enumerate(parts)
-        for name, data in part.files().items()
+        for number, encoder in enumerate(encoders)
+        for name, data in encoder.files().items()
     }
 
 
-def _parts_of(
-    description: Mapping[str, Any], files: Mapping[str, bytes], part: Restore
+def _restored(
+    description: Mapping[str, Any], files: Mapping[str, bytes], restore: RestoreEncoder
 ) -> tuple[Encoder, ...]:
     return tuple(
-        part(
-            described,
+        restore(
+            part,
             {
                 name.removeprefix(f"{number}-"): data
                 for name, data in files.items()
                 if name.startswith(f"{number}-")
             },
         )
-        for number, described in enumerate(description["parts"])
+        for number, part in enumerate(description["parts"])
     )
 
 
@@ -240,21 +244,23 @@ def combine(
     *,
     name: str | None = None,
 ) -> ConcatenatedEncoder:
-    """Put encoders side by side.
+    """Concatenate encoders.
 
     Args:
         encoders: at least two.
-        weights: above 0, one for each encoder; all alike unless given.
-        name: the encoders' names joined by ``+`` unless given.
+        weights: one above 0 for each encoder; default 1 for each.
+        name: default the encoders' names joined by ``+``.
 
     Raises:
         InputError: fewer than two encoders, or weights that do not fit.
     """
     chosen = tuple(float(w) for w in (weights if weights is not None else [1.0] * len(encoders)))
     if len(encoders) < 2:
-        raise InputError(f"combine takes at least two encoders; there are {len(encoders)}")
+        raise InputError(f"combine needs at least 2 encoders, got {len(encoders)}")
     if len(chosen) != len(encoders) or not all(0 < w < np.inf for w in chosen):
         raise InputError(
-            f"combine takes one weight above 0 for each of {len(encoders)} encoders; got {chosen}"
+            f"combine needs one weight above 0 for each of {len(encoders)} encoders, got {chosen}"
         )
-    return ConcatenatedEncoder(name or "+".join(e.name for e in encoders), tuple(encoders), chosen)
+    return ConcatenatedEncoder(
+        name or "+".join(encoder.name for encoder in encoders), tuple(encoders), chosen
+    )

@@ -1,6 +1,7 @@
-"""Encoders that learn nothing, or only a projection: the baselines, and useful in themselves.
+"""Handcrafted encoders: pixels, PCA, color and texture histograms.
 
-They take gray and color images of any size. All but pixels and PCA have unit length.
+They accept gray and color images of any size. All but pixels and PCA return unit length. HOG is in
+:mod:`lookalike.encoders.hog`.
 """
 
 from __future__ import annotations
@@ -13,22 +14,18 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from lookalike.encoders.base import Preprocessing, fingerprint
-from lookalike.errors import ArtifactError, InputError
+from lookalike.encoders.weights import read_arrays, write_arrays
+from lookalike.errors import InputError
 from lookalike.types import Embeddings, ImageArray
 from lookalike.vectors import unit_rows
 
-CHUNK_PIXELS = 1 << 20
-"""Images are worked on in chunks of about this many pixels, which bounds memory."""
+_CHUNK_PIXELS = 1 << 20
+"""Pixels processed at a time, which bounds memory."""
 
-WEIGHTS = "model.safetensors"
-
-_EXACT_PCA = 1 << 10
-"""With more pixel values an exact eigendecomposition takes minutes; a randomized one seconds."""
+_MAX_EXACT_PCA_DIM = 1 << 10
+"""For more pixel values PCA is randomized: seconds instead of minutes."""
 
 PixelBatch = NDArray[np.uint8]
 """``(n, height, width, channels)`` uint8."""
@@ -36,7 +33,7 @@ PixelBatch = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class HandcraftedEncoder(ABC):
-    """Preprocessing, then a pure function of the pixels in :meth:`_embed`."""
+    """Preprocessing followed by a pure function of the pixels, :meth:`_embed`."""
 
     kind: ClassVar[str]
     normalized: ClassVar[bool] = True
@@ -56,18 +53,18 @@ class HandcraftedEncoder(ABC):
     def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8."""
         p = self.preprocessing
-        size = max(1, CHUNK_PIXELS // (p.height * p.width * p.channels))
+        size = max(1, _CHUNK_PIXELS // (p.height * p.width * p.channels))
         out = np.empty((len(images), self.dim), np.float32)
         for start in range(0, len(images), size):
             out[start : start + size] = self._embed(p.apply(images[start : start + size]))
         return out
 
     def parameters(self) -> dict[str, Any]:
-        """Return what makes it again beside name and preprocessing, as JSON values."""
+        """Return the settings besides name and preprocessing, as JSON values."""
         return {}
 
     def files(self) -> Mapping[str, bytes]:
-        """Return the learned arrays, if there are any."""
+        """Return the learned arrays, if any, as safetensors."""
         return {}
 
     def describe(self) -> Mapping[str, Any]:
@@ -81,7 +78,7 @@ class HandcraftedEncoder(ABC):
 
     @classmethod
     def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
-        """Make it again from :meth:`describe` and :meth:`files`."""
+        """Restore from :meth:`describe` and :meth:`files`."""
         del files
         return cls(
             description["name"],
@@ -91,13 +88,13 @@ class HandcraftedEncoder(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of what it computes."""
+        """SHA-256 of description and learned arrays; the name does not count."""
         return fingerprint({**self.describe(), "name": self.kind}, self.files())
 
 
 @dataclass(frozen=True)
 class Pixels(HandcraftedEncoder):
-    """The pixels themselves, in [0, 1]: what every other encoder has to beat."""
+    """Raw pixels in [0, 1]: the simplest baseline."""
 
     kind: ClassVar[str] = "pixels"
     normalized: ClassVar[bool] = False
@@ -128,24 +125,24 @@ class Pca(HandcraftedEncoder):
     def fit(
         cls, name: str, preprocessing: Preprocessing, images: Sequence[ImageArray], dim: int
     ) -> Self:
-        """Learn the ``dim`` leading components of a sample of images.
+        """Fit the ``dim`` leading components to a sample of images.
 
         Raises:
             InputError: fewer images than components.
         """
         if len(images) < dim:
             raise InputError(
-                f"encoder {name!r} learns {dim} components and needs at least as many images; "
+                f"encoder {name!r} needs at least {dim} images to fit {dim} components; "
                 f"there are {len(images)}"
             )
         pixels = Pixels(name, preprocessing).encode(images)
         dim = min(dim, pixels.shape[1])
         mean = pixels.mean(axis=0)
-        if pixels.shape[1] > _EXACT_PCA:
+        if pixels.shape[1] > _MAX_EXACT_PCA_DIM:
             from sklearn.decomposition import PCA
 
-            found = PCA(dim, svd_solver="randomized", random_state=0).fit(pixels)
-            return cls(name, preprocessing, mean, found.components_.astype(np.float32))
+            pca = PCA(dim, svd_solver="randomized", random_state=0).fit(pixels)
+            return cls(name, preprocessing, mean, pca.components_.astype(np.float32))
         centered = pixels - mean
         _, vectors = np.linalg.eigh(centered.T @ centered / np.float32(len(pixels)))
         return cls(name, preprocessing, mean, np.ascontiguousarray(vectors.T[::-1][:dim]))
@@ -165,7 +162,7 @@ class Pca(HandcraftedEncoder):
 
     @classmethod
     def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
-        """Make it again from its description and the saved arrays."""
+        """Restore from :meth:`describe` and :meth:`files`."""
         arrays = read_arrays(description, files)
         preprocessing = Preprocessing(**description["preprocessing"])
         return cls(description["name"], preprocessing, arrays["mean"], arrays["components"])
@@ -173,13 +170,13 @@ class Pca(HandcraftedEncoder):
 
 @dataclass(frozen=True)
 class Histogram(HandcraftedEncoder):
-    """How often each of a few codes occurs, in the whole image or in a pyramid of its parts.
+    """Histogram of pixel codes, over the whole image or a spatial pyramid.
 
-    ``codes="hsv"``: colors on a grid of 8 hues x 4 saturations x 4 values. ``codes="lbp"``:
-    uniform local binary patterns of the eight neighbors (Ojala, Pietikäinen, Mäenpää 2002,
-    section 2.3), 59 of them. ``levels`` are the pyramid's grids, (1,) being the whole image and
-    (1, 2, 4) that of Lazebnik, Schmid, Ponce 2006, with their weights. Each grid's counts are
-    shares; the square root of the whole vector (Hellinger) has unit length.
+    ``codes="hsv"``: colors on a grid of 8 hues x 4 saturations x 4 values. ``codes="lbp"``: the 59
+    uniform local binary patterns of eight neighbors (Ojala, Pietikäinen, Mäenpää 2002, section
+    2.3). ``levels`` are the grids of the pyramid: (1,) is the whole image, (1, 2, 4) the pyramid of
+    Lazebnik, Schmid, Ponce 2006 with its weights. Each grid's histogram sums to its weight; the
+    square root of the concatenation (Hellinger kernel) is scaled to unit length.
     """
 
     kind: ClassVar[str] = "histogram"
@@ -188,7 +185,7 @@ class Histogram(HandcraftedEncoder):
     levels: tuple[int, ...] = (1,)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the codes and the grids."""
+        """Return the kind of codes and the pyramid levels."""
         return {"codes": self.codes, "levels": list(self.levels)}
 
     @property
@@ -197,7 +194,7 @@ class Histogram(HandcraftedEncoder):
 
     @property
     def dim(self) -> int:
-        """Codes times parts."""
+        """Number of codes times grid cells."""
         return self._bins * sum(level * level for level in self.levels)
 
     def _embed(self, pixels: PixelBatch) -> Embeddings:
@@ -209,36 +206,12 @@ class Histogram(HandcraftedEncoder):
         for depth, level in enumerate(self.levels):
             row = np.arange(height) * level // height
             column = np.arange(width) * level // width
-            part = (image * level + row[:, None]) * level + column
+            cell = (image * level + row[:, None]) * level + column
             size = n * level * level * self._bins
-            counts = np.bincount((part * self._bins + codes).ravel(), minlength=size)
+            counts = np.bincount((cell * self._bins + codes).ravel(), minlength=size)
             weight = 2.0 ** -(finest if depth == 0 else finest - depth + 1)
             grids.append(counts.reshape(n, -1) * (weight / (height * width)))
         return unit_rows(np.sqrt(np.concatenate(grids, axis=1)).astype(np.float32))
-
-
-def write_arrays(arrays: Mapping[str, NDArray[np.float32]]) -> Mapping[str, bytes]:
-    """Return what an encoder learned as its one file."""
-    # safetensors writes memory as it lies: columns first would be read back as rows.
-    return {WEIGHTS: save_tensors({n: np.ascontiguousarray(a) for n, a in arrays.items()})}
-
-
-def read_arrays(
-    description: Mapping[str, Any], files: Mapping[str, bytes]
-) -> Mapping[str, NDArray[np.float32]]:
-    """Return what :func:`write_arrays` wrote.
-
-    Raises:
-        ArtifactError: the file is missing or broken.
-    """
-    if WEIGHTS not in files:
-        raise ArtifactError(f"encoder {description['name']!r}: its weights {WEIGHTS} are gone")
-    try:
-        return dict(load_tensors(files[WEIGHTS]))
-    except SafetensorError as error:
-        raise ArtifactError(
-            f"encoder {description['name']!r}: its weights {WEIGHTS} are broken ({error})"
-        ) from error
 
 
 def _hsv_codes(pixels: PixelBatch) -> NDArray[np.int64]:
@@ -260,7 +233,7 @@ def _hsv_codes(pixels: PixelBatch) -> NDArray[np.int64]:
 
 
 def _lbp_codes(pixels: PixelBatch) -> NDArray[np.int64]:
-    """Return the uniform local binary pattern of each pixel, 0 to 58; the border is repeated."""
+    """Return the uniform LBP code of each pixel, 0 to 58; the border is replicated."""
     gray = pixels.astype(np.int16).mean(axis=3) if pixels.shape[3] > 1 else pixels[..., 0]
     padded = np.pad(gray, ((0, 0), (1, 1), (1, 1)), mode="edge")
     _, height, width = gray.shape
@@ -272,7 +245,7 @@ def _lbp_codes(pixels: PixelBatch) -> NDArray[np.int64]:
 
 
 def _uniform_patterns() -> NDArray[np.int64]:
-    """Return the number of each of 256 patterns: 0 to 57 with at most two changes, 58 others."""
+    """Map each of 256 patterns to its code: 0 to 57 if it has at most two changes, else 58."""
     table = np.full(256, 58)
     bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
     uniform = np.flatnonzero((bits != np.roll(bits, 1, axis=1)).sum(axis=1) <= 2)

@@ -1,4 +1,4 @@
-"""Histograms of oriented gradients: the plain ones, and a finer layout that is hard to beat."""
+"""Histograms of oriented gradients (HOG): the standard layout and a finer, signed one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.encoders.base import Preprocessing
-from lookalike.encoders.handcrafted import HandcraftedEncoder, PixelBatch, read_arrays, write_arrays
+from lookalike.encoders.handcrafted import HandcraftedEncoder, PixelBatch
+from lookalike.encoders.weights import read_arrays, write_arrays
 from lookalike.encoders.whitening import LinearProjection
 from lookalike.errors import InputError
 from lookalike.types import Embeddings, ImageArray
@@ -22,10 +23,10 @@ from lookalike.vectors import unit_rows
 class Hog(HandcraftedEncoder):
     """Histograms of oriented gradients over overlapping cells (Dalal and Triggs 2005).
 
-    Gradients are [-1, 0, 1] differences, zero at the border; of several channels the one with the
-    largest gradient counts (their section 6.1). Magnitudes are split linearly between the two
-    nearest of ``orientations`` unsigned bins and summed over ``cell`` x ``cell`` pixels at every
-    ``stride``; the square root of the whole vector is brought to unit length.
+    Gradients are [-1, 0, 1] differences, zero at the border; each pixel uses the channel with the
+    largest gradient (their section 6.1). Magnitudes are split linearly between the two nearest of
+    ``orientations`` unsigned bins and summed over ``cell`` x ``cell`` pixels at every ``stride``;
+    the square root of the whole vector is scaled to unit length.
     """
 
     kind: ClassVar[str] = "hog"
@@ -44,12 +45,12 @@ class Hog(HandcraftedEncoder):
             )
 
     def parameters(self) -> dict[str, Any]:
-        """Return the layout of bins and cells."""
+        """Return orientations, cell size and stride."""
         return {"orientations": self.orientations, "cell": self.cell, "stride": self.stride}
 
     @property
     def dim(self) -> int:
-        """Cells times orientations."""
+        """Number of cells times orientations."""
         overlap = self.cell // self.stride - 1
         p = self.preprocessing
         rows, columns = p.height // self.stride - overlap, p.width // self.stride - overlap
@@ -60,24 +61,26 @@ class Hog(HandcraftedEncoder):
         gx, gy = np.zeros_like(values), np.zeros_like(values)
         gx[:, :, 1:-1] = values[:, :, 2:] - values[:, :, :-2]
         gy[:, 1:-1] = values[:, 2:] - values[:, :-2]
-        strongest = _strongest(gx, gy)
-        cells = _cells(*strongest, np.pi, self.orientations, self.cell // self.stride, self.stride)
+        layout = _Cells(np.pi, self.orientations, self.cell // self.stride, self.stride)
+        cells = layout.histograms(*_strongest(gx, gy))
         return unit_rows(np.sqrt(cells))
 
 
 @dataclass(frozen=True)
 class FineHog(HandcraftedEncoder):
-    """Fine, signed gradient histograms, half-whitened: the baseline that training has to beat.
+    """Fine HOG with signed orientations and half-whitening: the strongest handcrafted baseline.
 
-    As :class:`Hog`, but: 16 bins over the whole circle, so that light on dark differs from dark
-    on light; cells of ``2 * stride`` pixels at every ``stride`` (2 for images of 28 pixels, 4 for
-    64), which reach half a stride over the border; the image goes on beyond its border in the
-    color of its corners, so that an object cut off there has an edge and a plain background has
-    none. The square root of the whole vector is brought to unit length, as in RootSIFT
-    (Arandjelovic and Zisserman 2012, section 3). Then ``dim`` principal components halfway to
-    whitening, see :class:`~lookalike.encoders.whitening.LinearProjection`, and unit length again. ``mean``
-    is ``(d,)``, ``projection`` ``(d, dim)`` float32; without columns the vector before is the
-    embedding.
+    Differs from :class:`Hog` in three ways. It has 16 bins over the full circle, so that light on
+    dark differs from dark on light. Cells are ``2 * stride`` pixels at every ``stride`` (2 for
+    images of 28 pixels, 4 for 64) and extend half a stride beyond the border. The image is padded
+    with the mean color of its corners, so that an object cut off at the border has an edge there
+    and a plain background has none.
+
+    The square root of the vector is scaled to unit length, as in RootSIFT (Arandjelović and
+    Zisserman 2012, section 3), projected to ``dim`` half-whitened principal components
+    (:meth:`lookalike.encoders.whitening.LinearProjection.fit`) and scaled to unit length again.
+    ``mean`` is ``(d,)`` and ``projection`` ``(d, dim)`` float32; without columns the embedding is
+    not projected.
     """
 
     kind: ClassVar[str] = "hog-fine"
@@ -90,12 +93,12 @@ class FineHog(HandcraftedEncoder):
     def fit(
         cls, name: str, preprocessing: Preprocessing, images: Sequence[ImageArray], dim: int = 128
     ) -> Self:
-        """Learn the projection from a sample; from fewer than ``2 * dim`` images there is none."""
+        """Fit the projection to a sample; with fewer than ``2 * dim`` images there is none."""
         plain = cls(name, preprocessing, np.empty(0, np.float32), np.empty((0, 0), np.float32))
         if len(images) < 2 * dim:
             return plain
-        found = LinearProjection.fit(plain.encode(images), dim)
-        return plain if found is None else cls(name, preprocessing, found.mean, found.projection)
+        fitted = LinearProjection.fit(plain.encode(images), dim)
+        return plain if fitted is None else cls(name, preprocessing, fitted.mean, fitted.projection)
 
     @property
     def stride(self) -> int:
@@ -105,7 +108,7 @@ class FineHog(HandcraftedEncoder):
 
     @property
     def dim(self) -> int:
-        """Number of components, or of cells times bins."""
+        """Number of components, or of cells times bins without a projection."""
         return self.projection.shape[1] or self._cells_dim
 
     @cached_property
@@ -125,7 +128,8 @@ class FineHog(HandcraftedEncoder):
         half = self.stride // 2
         margin = ((0, 0), (half, half), (half, half))
         x, y = (np.pad(g, margin) for g in _strongest(gx, gy))
-        cells = unit_rows(np.sqrt(_cells(x, y, 2 * np.pi, self.bins, 2, self.stride)))
+        layout = _Cells(2 * np.pi, self.bins, 2, self.stride)
+        cells = unit_rows(np.sqrt(layout.histograms(x, y)))
         if not self.projection.size:
             return cells
         return unit_rows(np.asarray((cells - self.mean) @ self.projection, np.float32))
@@ -136,7 +140,7 @@ class FineHog(HandcraftedEncoder):
 
     @classmethod
     def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
-        """Make it again from its description and the saved arrays."""
+        """Restore from :meth:`describe` and :meth:`files`."""
         arrays = read_arrays(description, files)
         preprocessing = Preprocessing(**description["preprocessing"])
         return cls(description["name"], preprocessing, arrays["mean"], arrays["projection"])
@@ -145,9 +149,9 @@ class FineHog(HandcraftedEncoder):
 def _strongest(
     gx: NDArray[np.float32], gy: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the gradients ``(n, H, W)`` of the channel where they are largest.
+    """Return each pixel's gradient ``(n, H, W)`` in the channel where it is largest.
 
-    Of pixels in [0, 255] their squares are exact in float32, and so are ties between channels.
+    Squares of gradients of 8-bit pixels are exact in float32, so ties break the same everywhere.
     """
     if gx.shape[3] == 1:
         return gx[..., 0], gy[..., 0]
@@ -155,31 +159,33 @@ def _strongest(
     return np.take_along_axis(gx, best, 3)[..., 0], np.take_along_axis(gy, best, 3)[..., 0]
 
 
-def _cells(
-    gx: NDArray[np.float32],
-    gy: NDArray[np.float32],
-    turn: float,
-    bins: int,
-    reach: int,
-    stride: int,
-) -> NDArray[np.float32]:
-    """Return ``(n, rows * columns * bins)``: magnitudes by direction in every cell.
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """Layout of orientation histograms.
 
-    ``turn`` is the angle after which directions count as the same: pi or 2 pi. A cell is
-    ``reach`` x ``reach`` blocks of ``stride`` x ``stride`` pixels, one cell for each block.
+    ``period`` is the angle after which orientations repeat: pi (unsigned) or 2 pi (signed). A cell
+    is ``blocks`` x ``blocks`` blocks of ``stride`` x ``stride`` pixels; one cell starts at each.
     """
-    magnitude = np.sqrt(gx * gx + gy * gy)
-    position = np.arctan2(gy, gx) * np.float32(bins / turn)
-    low = np.floor(position)
-    share = position - low
-    low_bin = low.astype(np.int64) % bins
-    blocks = _block_sums(low_bin, magnitude * (1 - share), stride, bins)
-    blocks += _block_sums((low_bin + 1) % bins, magnitude * share, stride, bins)
-    rows, columns = blocks.shape[1] - reach + 1, blocks.shape[2] - reach + 1
-    cells = sum(
-        blocks[:, y : y + rows, x : x + columns] for y in range(reach) for x in range(reach)
-    )
-    return np.asarray(cells, np.float32).reshape(len(gx), -1)
+
+    period: float
+    bins: int
+    blocks: int
+    stride: int
+
+    def histograms(self, gx: NDArray[np.float32], gy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return ``(n, rows * columns * bins)``: gradient magnitude by orientation and cell."""
+        magnitude = np.sqrt(gx * gx + gy * gy)
+        position = np.arctan2(gy, gx) * np.float32(self.bins / self.period)
+        low = np.floor(position)
+        share = position - low
+        low_bin = low.astype(np.int64) % self.bins
+        high_bin = (low_bin + 1) % self.bins
+        sums = _block_sums(low_bin, magnitude * (1 - share), self.stride, self.bins)
+        sums += _block_sums(high_bin, magnitude * share, self.stride, self.bins)
+        rows, columns = sums.shape[1] - self.blocks + 1, sums.shape[2] - self.blocks + 1
+        offsets = range(self.blocks)
+        cells = sum(sums[:, y : y + rows, x : x + columns] for y in offsets for x in offsets)
+        return np.asarray(cells, np.float32).reshape(len(gx), -1)
 
 
 def _block_sums(

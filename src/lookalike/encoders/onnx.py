@@ -186,7 +186,9 @@ class NetworkEncoder:
             ArtifactError: the model is missing or broken.
         """
         if MODEL_FILE not in files:
-            raise ArtifactError(f"encoder {description['name']!r}: its weights {MODEL_FILE} are gone")
+            raise ArtifactError(
+                f"encoder {description['name']!r}: its weights {MODEL_FILE} are gone"
+            )
         return cls(
             description["name"],
             files[MODEL_FILE],

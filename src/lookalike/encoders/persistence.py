@@ -18,9 +18,9 @@ _KINDS: Mapping[str, type[HandcraftedEncoder]] = {
     c.kind: c for c in (Pixels, Pca, Hog, FineHog, Histogram)
 }
 
-_WRAPPERS: Mapping[str, type[MultiViewEncoder] | type[ConcatenatedEncoder] | type[ProjectedEncoder]] = {
-    w.kind: w for w in (MultiViewEncoder, ConcatenatedEncoder, ProjectedEncoder)
-}
+_WRAPPERS: Mapping[
+    str, type[MultiViewEncoder] | type[ConcatenatedEncoder] | type[ProjectedEncoder]
+] = {w.kind: w for w in (MultiViewEncoder, ConcatenatedEncoder, ProjectedEncoder)}
 
 
 def save_encoder(encoder: Encoder, folder: Path) -> None:

@@ -106,7 +106,9 @@ def _split(name: str) -> tuple[str, str]:
     return base, pooling
 
 
-def _open(name: str, pooling: str, path: Path, load: Callable[[], LoadedBackbone]) -> NetworkEncoder:
+def _open(
+    name: str, pooling: str, path: Path, load: Callable[[], LoadedBackbone]
+) -> NetworkEncoder:
     from lookalike.encoders.onnx import NetworkEncoder
 
     described = path.with_suffix(".json")

@@ -1,4 +1,4 @@
-"""Principal components scaled on the way to whitening."""
+"""Linear projections of embeddings: PCA whitening and the discriminant of augmented views."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+RIDGE = 0.1
+"""Ridge added to the within-item covariance, as a share of its mean variance."""
+
+_MAX_COMPONENTS = 1024
+_MAX_FULL_SVD = 1500
+"""Up to this many rows or columns PCA uses the full SVD, beyond it a randomized one."""
+
 
 @dataclass(frozen=True, slots=True)
 class LinearProjection:
-    """``(values - mean) @ projection``; ``mean`` is ``(d,)``, ``projection`` ``(d, dim)`` float32.
-
-    LinearProjection gives every direction the same variance, which lets noise count as much as structure
-    (Jegou and Chum 2012). Halfway there, the few directions that dominate an embedding no longer
-    drown the others, and noise stays small.
-    """
+    """``(values - mean) @ projection``: ``mean`` ``(d,)``, ``projection`` ``(d, dim)`` float32."""
 
     mean: NDArray[np.float32]
     projection: NDArray[np.float32]
 
     @classmethod
     def fit(cls, values: NDArray[np.float32], dim: int, strength: float = 0.5) -> Self | None:
-        """Learn it from ``(n, d)`` float32.
+        """Fit partial PCA whitening to ``(n, d)`` float32.
 
-        Each of the ``dim`` leading components is divided by its standard deviation (the largest
-        one's hundredth is added to its square) to the power ``strength``: 0 leaves the scale
-        alone, 1 whitens. From fewer than ``2 * dim`` rows, or rows that are all alike, nothing can
-        be learned: then None.
+        Full whitening gives all components equal variance, so that noise counts as much as
+        structure (Jégou and Chum 2012). Halfway, the few dominant components no longer hide the
+        others, and noise stays small. Each of the ``dim`` leading components is divided by its
+        standard deviation (with 1e-4 of the largest variance added to its variance) to
+        the power ``strength``: 0 keeps the scale, 1 whitens.
+
+        Returns None for fewer than ``2 * dim`` rows, or if all rows are equal.
         """
         if len(values) < 2 * dim or np.ptp(values, axis=0).max() == 0:
             return None
@@ -36,86 +41,87 @@ class LinearProjection:
 
         dim = min(dim, values.shape[1])
         solver = "full" if dim == values.shape[1] else "randomized"
-        found = PCA(dim, svd_solver=solver, random_state=0).fit(values)
-        variances = found.explained_variance_
+        pca = PCA(dim, svd_solver=solver, random_state=0).fit(values)
+        variances = pca.explained_variance_
         scale = (variances + 1e-4 * variances[0]) ** (-strength / 2)
-        projection = np.ascontiguousarray(found.components_.T * scale, np.float32)
-        return cls(found.mean_.astype(np.float32), projection)
+        projection = np.ascontiguousarray(pca.components_.T * scale, np.float32)
+        return cls(pca.mean_.astype(np.float32), projection)
 
     @classmethod
     def fit_shrunk(cls, values: NDArray[np.float32], dim: int, shrinkage: float) -> Self:
-        """Whiten ``(n, d)`` float32 to ``dim`` components; more than ``dim`` rows, not all alike.
+        """Fit PCA whitening with a shrunk spectrum to ``(n, d)`` float32.
 
-        Of each variance a share of ``shrinkage`` is replaced by the mean of all of them.
+        A share of ``shrinkage`` of each variance is replaced by the mean of the ``dim`` variances
+        (Ledoit and Wolf 2004). Needs more than ``dim`` rows that are not all equal.
         """
         from sklearn.decomposition import PCA
 
-        solver = "full" if min(values.shape) <= _FULL else "randomized"
-        found = PCA(dim, svd_solver=solver, random_state=0).fit(values)
-        variances = found.explained_variance_.astype(np.float64)
+        solver = "full" if min(values.shape) <= _MAX_FULL_SVD else "randomized"
+        pca = PCA(dim, svd_solver=solver, random_state=0).fit(values)
+        variances = pca.explained_variance_.astype(np.float64)
         variances = (1 - shrinkage) * variances + shrinkage * variances.mean()
-        projection = found.components_.T / np.sqrt(np.maximum(variances, 1e-12 * variances[0]))
-        return cls(found.mean_.astype(np.float32), np.ascontiguousarray(projection, np.float32))
+        projection = pca.components_.T / np.sqrt(np.maximum(variances, 1e-12 * variances[0]))
+        return cls(pca.mean_.astype(np.float32), np.ascontiguousarray(projection, np.float32))
 
 
-_FULL = 1500
-"""Up to so many rows or columns all components are computed."""
+def fit_discriminant(
+    rows: NDArray[np.float32], views: NDArray[np.float32], dim: int
+) -> LinearProjection:
+    """Fit the projection that keeps views of one item together and different items apart.
 
-
-RIDGE = 0.1
-"""Share of the mean variance within items that is added in all directions."""
-
-_COMPONENTS = 1024
-
-
-def fit_discriminant(rows: NDArray[np.float32], views: NDArray[np.float32], dim: int) -> LinearProjection:
-    """Return the projection in which views of one row differ little and rows much.
+    Whitens by the covariance of views around their item, then keeps the components with the
+    largest variance between items: the linear discriminant projection of Mikolajczyk and Matas
+    2007, section 3, known as learned whitening from Radenović et al. 2018, section 3.4. Here
+    augmented views take the place of matching pairs, and :data:`RIDGE` regularizes.
 
     Args:
-        rows: ``(n, d)``, n above ``dim``.
-        views: ``(n, v, d)``, of each row.
-        dim: at most d.
+        rows: ``(n, d)`` float32, embeddings of n > ``dim`` items.
+        views: ``(n, v, d)`` float32, embeddings of v views of each item.
+        dim: output dimensions, at most d.
     """
     differences = (views - rows[:, None]).reshape(-1, rows.shape[1]).astype(np.float64)
-    within = differences.T @ differences / len(differences)
-    within += RIDGE * np.trace(within) / len(within) * np.eye(len(within))
-    variances, directions = np.linalg.eigh(within)
+    within_item = differences.T @ differences / len(differences)
+    within_item += RIDGE * np.trace(within_item) / len(within_item) * np.eye(len(within_item))
+    variances, directions = np.linalg.eigh(within_item)
     whiten = directions / np.sqrt(variances)
     mean = rows.mean(axis=0, dtype=np.float64)
-    between = (rows - mean) @ whiten
-    _, directions = np.linalg.eigh(between.T @ between)
+    whitened = (rows - mean) @ whiten
+    _, directions = np.linalg.eigh(whitened.T @ whitened)
     projection = whiten @ directions[:, ::-1][:, :dim]
     return LinearProjection(mean.astype(np.float32), np.ascontiguousarray(projection, np.float32))
 
 
 @dataclass(frozen=True, slots=True)
 class PrincipalComponents:
-    """The leading principal components of embeddings: rows ``(n, d)`` to ``(n, components)``."""
+    """The leading principal components of embeddings, at most 1,024.
+
+    ``mean`` is ``(d,)`` and ``components`` ``(d, k)`` float32.
+    """
 
     mean: NDArray[np.float32]
     components: NDArray[np.float32]
 
     @classmethod
-    def fit(cls, rows: NDArray[np.float32]) -> PrincipalComponents:
-        """Find the components of ``(n, d)`` rows that are not all alike."""
+    def fit(cls, rows: NDArray[np.float32]) -> Self:
+        """Fit to ``(n, d)`` float32 rows that are not all equal."""
         mean = rows.mean(axis=0)
         centered = rows - mean
-        count = min(_COMPONENTS, rows.shape[1], len(rows) - 1)
+        count = min(_MAX_COMPONENTS, rows.shape[1], len(rows) - 1)
         if rows.shape[1] <= len(rows):
             _, directions = np.linalg.eigh(centered.T @ centered)
             return cls(mean, np.ascontiguousarray(directions[:, ::-1][:, :count]))
-        # Of few rows of many dimensions, the components are combinations of the rows.
+        # With fewer rows than dimensions, the Gram matrix is the smaller eigenproblem.
         variances, weights = np.linalg.eigh((centered @ centered.T).astype(np.float64))
-        there = variances[::-1][:count] > 1e-9 * max(variances[-1], 1e-30)
-        weights = weights[:, ::-1][:, :count][:, there]
-        components = centered.T @ (weights / np.sqrt(variances[::-1][:count][there]))
+        variances, weights = variances[::-1][:count], weights[:, ::-1][:, :count]
+        nonzero = variances > 1e-9 * max(variances[0], 1e-30)
+        components = centered.T @ (weights[:, nonzero] / np.sqrt(variances[nonzero]))
         return cls(mean, np.ascontiguousarray(components, np.float32))
 
     def transform(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return ``(n, components)``."""
+        """Return ``(n, k)`` float32 for ``(n, d)`` rows."""
         return np.asarray((rows - self.mean) @ self.components, np.float32)
 
-    def compose(self, after: LinearProjection) -> LinearProjection:
-        """Return both as one projection."""
-        mean = self.mean + self.components @ after.mean
-        return LinearProjection(mean, np.ascontiguousarray(self.components @ after.projection))
+    def compose(self, projection: LinearProjection) -> LinearProjection:
+        """Return the one projection that applies these components, then ``projection``."""
+        mean = self.mean + self.components @ projection.mean
+        return LinearProjection(mean, np.ascontiguousarray(self.components @ projection.projection))
