@@ -1,13 +1,13 @@
-"""Settings from the environment; the only module that reads it.
+"""Settings from environment variables; no other module reads them.
 
-``LOOKALIKE_DATA``     where data sets are kept (default: the platform's cache folder)
-``LOOKALIKE_MIRROR``   base address asked for data sets instead of their public ones
-``LOOKALIKE_OFFLINE``  ``1``: never fetch anything
-``LOOKALIKE_FORMATS``  image formats to read besides the usual ones: ``tiff``, ``avif`` or both
-``LOOKALIKE_MILVUS_TOKEN``  ``USER:PASSWORD`` or a key, for rows in Milvus
-``LOOKALIKE_MILVUS_CA``     a file with the certificate that signed the server's, for milvus+tls://
-``LOOKALIKE_DEVICE``   ``cuda``: networks run on a GPU; needs the package onnxruntime-gpu
-``LOOKALIKE_THREADS``  threads for encoding and training (default: the cores this process may use)
+``LOOKALIKE_DATA``     cache folder for data sets and exported encoders (default: the platform's)
+``LOOKALIKE_MIRROR``   base URL of a mirror of the data sets
+``LOOKALIKE_OFFLINE``  ``1``: no downloads
+``LOOKALIKE_FORMATS``  additional image formats: ``tiff``, ``avif`` or both
+``LOOKALIKE_MILVUS_TOKEN``  Milvus ``USER:PASSWORD`` or API key
+``LOOKALIKE_MILVUS_CA``     CA certificate file for milvus+tls://
+``LOOKALIKE_DEVICE``   ``cuda``: run networks on a GPU; needs the package onnxruntime-gpu
+``LOOKALIKE_THREADS``  threads for encoding and training (default: the cores of this process)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OPTIONAL_FORMATS = ("TIFF", "AVIF")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment says, read once per call of :func:`settings`."""
+    """The settings, as :func:`settings` reads them."""
 
     data: Path
     mirror: str | None
@@ -59,7 +59,7 @@ def settings() -> Settings:
 
 
 def forwarded() -> dict[str, str]:
-    """Return the variables of lookalike that are set, for processes on other machines."""
+    """Return the lookalike variables that are set, for processes on other machines."""
     return {name: value for name, value in os.environ.items() if name.startswith("LOOKALIKE_")}
 
 
@@ -68,14 +68,14 @@ def _threads() -> int:
     if not raw:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores()
     if not raw.isdigit() or int(raw) < 1:
-        raise SettingError(f"LOOKALIKE_THREADS={raw!r}: expected a whole number of at least 1")
+        raise SettingError(f"LOOKALIKE_THREADS={raw!r}: must be a whole number of at least 1")
     return int(raw)
 
 
 def _device() -> str:
     raw = os.environ.get("LOOKALIKE_DEVICE") or DEVICES[0]
     if raw not in DEVICES:
-        raise SettingError(f"LOOKALIKE_DEVICE={raw!r}: can be {' or '.join(DEVICES)}")
+        raise SettingError(f"LOOKALIKE_DEVICE={raw!r}: must be {' or '.join(DEVICES)}")
     return raw
 
 
@@ -84,8 +84,7 @@ def _formats() -> tuple[str, ...]:
     named = tuple(dict.fromkeys(raw.replace(",", " ").upper().split()))
     for name in named:
         if name not in OPTIONAL_FORMATS:
-            known = " and ".join(OPTIONAL_FORMATS).lower()
-            raise SettingError(f"LOOKALIKE_FORMATS={raw!r}: can be {known}")
+            raise SettingError(f"LOOKALIKE_FORMATS={raw!r}: must be tiff, avif or both")
     return named
 
 

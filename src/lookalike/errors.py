@@ -1,23 +1,23 @@
-"""The errors that lookalike raises, all below one root.
+"""The exceptions of lookalike, in one tree.
 
     LookalikeError
-    ├── InputError               what was given cannot be used
-    │   ├── SourceError          a folder, IDX pair or data set cannot be read, or is empty
-    │   ├── ImageError           one image cannot be decoded, or the encoder cannot take it
-    │   ├── MissingRowError      no row of the gallery has that id
-    │   ├── UnknownNameError     no such recipe, encoder or data set; the nearest is offered
-    │   └── SettingError         an option outside its range, or options that exclude each other
+    ├── InputError               invalid input
+    │   ├── SourceError          a folder, IDX pair or data set is unreadable or empty
+    │   ├── ImageError           an image cannot be decoded, or the encoder does not take it
+    │   ├── MissingRowError      the gallery has no row with that ID
+    │   ├── UnknownNameError     no recipe, encoder or data set of that name; names the nearest
+    │   └── SettingError         a parameter is out of range, or parameters exclude each other
     ├── ArtifactError            a folder on disk is not what it should be
     │   ├── FormatVersionError   written by a newer lookalike
-    │   └── FingerprintError     vectors of one encoder offered to a gallery of another
+    │   └── FingerprintError     embeddings of one encoder for a gallery of another
     ├── ServiceError             a service answered with an error
-    ├── UnreachableError         the server that has the rows does not answer, or lets nobody in
-    ├── FetchError               no place that should have a data set gave it
-    ├── MissingDependencyError   an optional package is needed; how to install it is said
-    └── StorageError             a write failed (disk full, no permission); the old state is kept
+    ├── UnreachableError         the server of the rows does not answer, or refuses the token
+    ├── FetchError               a data set could not be downloaded
+    ├── MissingDependencyError   an optional package is missing; has the install command
+    └── StorageError             a write failed (disk full, no permission); nothing was changed
         └── BusyError            another process is writing
 
-Each message names the input, says why it was refused, and what to do next.
+Each message names the input, what is wrong with it, and what to do next.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 
 class LookalikeError(Exception):
-    """Root of every error that lookalike raises on purpose.
+    """Root of all exceptions that lookalike raises on purpose.
 
-    A message names parameters as ``{name}``, each with its value as a keyword (None where only the
-    name matters): ``SettingError("{dim} must be at least 1", dim=0)`` reads "dim=0 must be at least
-    1". Other interfaces call :meth:`worded` to write parameters in their own way.
+    A message names parameters as ``{name}``, with their values as keywords (None: the name alone):
+    ``SettingError("{dim} must be at least 1", dim=0)`` reads "dim=0 must be at least 1". Other
+    interfaces write parameters in their own way with :meth:`worded`.
     """
 
     def __init__(self, message: str, **parameters: object) -> None:
@@ -60,23 +60,23 @@ class LookalikeError(Exception):
 
 
 class InputError(LookalikeError):
-    """What was given cannot be used."""
+    """Invalid input."""
 
 
 class SourceError(InputError):
-    """A source of images cannot be read, or has none."""
+    """A source is unreadable or has no images."""
 
 
 class ImageError(InputError):
-    """One image cannot be decoded, or the encoder cannot take it."""
+    """An image cannot be decoded, or the encoder does not take it."""
 
 
 class MissingRowError(InputError):
-    """No row of a gallery has that id."""
+    """The gallery has no row with that ID."""
 
 
 class UnknownNameError(InputError):
-    """A name that is in no registry."""
+    """A name that no registry has; the message names the nearest one."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
@@ -86,7 +86,7 @@ class UnknownNameError(InputError):
 
 
 class SettingError(InputError):
-    """An option outside its range, or options that exclude each other."""
+    """A parameter is out of range, or parameters exclude each other."""
 
 
 class ArtifactError(LookalikeError):
@@ -98,11 +98,11 @@ class FormatVersionError(ArtifactError):
 
 
 class FingerprintError(ArtifactError):
-    """Vectors of one encoder were offered to a gallery of another."""
+    """Embeddings of one encoder were passed to a gallery of another."""
 
 
 class ServiceError(LookalikeError):
-    """A service refused or failed; ``status`` is HTTP's, ``kind`` the problem's."""
+    """A service refused or failed; ``status`` is the HTTP status, ``kind`` the problem's type."""
 
     def __init__(self, message: str, *, status: int = 0, kind: str = "") -> None:
         super().__init__(message)
@@ -111,15 +111,15 @@ class ServiceError(LookalikeError):
 
 
 class UnreachableError(LookalikeError):
-    """The server that has the rows does not answer, or refuses the token."""
+    """The server of the rows does not answer, or refuses the token."""
 
 
 class FetchError(LookalikeError):
-    """No place that should have a data set gave it."""
+    """A data set could not be downloaded."""
 
 
 class MissingDependencyError(LookalikeError):
-    """An optional package is needed for this."""
+    """An optional package is missing; the message has the install command."""
 
     def __init__(self, package: str, purpose: str, extra: str) -> None:
         super().__init__(
@@ -128,7 +128,7 @@ class MissingDependencyError(LookalikeError):
 
 
 class StorageError(LookalikeError):
-    """A write failed; what was there before is unchanged."""
+    """A write failed; the previous state is unchanged."""
 
 
 class BusyError(StorageError):

@@ -232,7 +232,7 @@ def test_formats_by_option(monkeypatch: pytest.MonkeyPatch) -> None:
         assert decode(data).shape == RGB.shape
         assert f".{kind.lower()}" in supported_suffixes()
     monkeypatch.setenv("LOOKALIKE_FORMATS", "tga")
-    with pytest.raises(SettingError, match="can be tiff and avif"):
+    with pytest.raises(SettingError, match="must be tiff, avif or both"):
         decode(encoded(Image.fromarray(RGB)))
 
 

@@ -23,7 +23,7 @@ from lookalike.cli.label import app as label
 from lookalike.cli.listings import datasets, encoders, recipes
 from lookalike.cli.search import command as search
 from lookalike.cli.serve import command as serve
-from lookalike.cli.torchrun import one_voice
+from lookalike.cli.torchrun import only_main_prints
 from lookalike.cli.train import command as train
 from lookalike.errors import LookalikeError
 
@@ -89,7 +89,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; a user's mistake is an error on stderr and exit code 2."""
-    with one_voice():
+    with only_main_prints():
         code: object = 0
         try:
             code = typer.main.get_command(app).main(prog_name="lookalike", standalone_mode=False)

@@ -1,4 +1,4 @@
-"""lookalike demo: the whole story on real data."""
+"""lookalike demo: an end-to-end demo on real data."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from lookalike.cli import console
 
 def command(
     story: Annotated[
-        str, typer.Argument(help="mnist, fashion-mnist, digits, photos or products.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="Data: mnist, fashion-mnist, digits, photos or products."
+        ),
     ] = "mnist",
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for everything.")] = Path(
-        "demo"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder.")
+    ] = Path("demo"),
 ) -> None:
-    """Tell the whole story on real data: get, train, index, search, evaluate, report.
+    """Run an end-to-end demo: fetch, train, index, search, evaluate, report.
 
-    The story photos keeps a gallery of a folder of photographs: index, change, filter, search.
-    The story products finds the item of a photograph among shop images.
+      lookalike demo digits     small and offline, a minute
+      lookalike demo            MNIST against the 2020 report
+      lookalike demo photos     a folder of photos: index, change, filter, search
+      lookalike demo products   find the product in a photo among shop images
 
-    Run again, it uses what is there; remove the folder to begin anew.
+    Runs again reuse what is in the output folder.
     """
     from lookalike.demos import photos, products
     from lookalike.demos.digits import tell
@@ -31,23 +36,23 @@ def command(
     try:
         with console.progress() as on_progress:
             if story == photos.NAME:
-                told = photos.tell_photos(out, console.note, on_progress)
+                result = photos.tell_photos(out, console.note, on_progress)
             elif story == products.NAME:
-                told = products.tell_products(out, console.note, on_progress)
+                result = products.tell_products(out, console.note, on_progress)
             else:
-                told = tell(story, out, console.note, on_progress)
+                result = tell(story, out, console.note, on_progress)
     except KeyboardInterrupt:
-        console.note("interrupted; the same command goes on where it stopped")
+        console.note("interrupted; run the same command again to resume")
         raise typer.Exit(130) from None
     from lookalike.cli.evaluation_tables import print_evaluation
 
     print()
-    print_evaluation(told.evaluation)
+    print_evaluation(result.evaluation)
     labels = ", ".join(
-        str(hit.metadata.get("item", hit.metadata.get("label", ""))) for hit in told.hits
+        str(hit.metadata.get("item", hit.metadata.get("label", ""))) for hit in result.hits
     )
-    print(f"\n{told.hits.query} found: {labels}  (picture: {told.picture})")
-    print(f"\nAll in {told.seconds:.0f} s. The report: {told.report}")
-    print("What to type next:")
-    for command in told.then:
-        print(f"  {command}")
+    print(f"\n{result.hits.query}: {labels}  (contact sheet: {result.picture})")
+    print(f"\n{result.seconds:.0f} s in total. Report: {result.report}")
+    print("Next:")
+    for line in result.then:
+        print(f"  {line}")

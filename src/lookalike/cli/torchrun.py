@@ -1,4 +1,4 @@
-"""Where ``torchrun`` started the command line several times: one of them speaks."""
+"""Output of one process only, where ``torchrun`` started several."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_PATIENCE_S = 5.0
-"""torchrun ends all processes when one has failed; the first is to say why before."""
+_GRACE_S = 5.0
+"""Seconds that other processes wait after a user's mistake, for the main one to report it.
+
+torchrun ends all processes as soon as one has failed.
+"""
 
 
 @contextlib.contextmanager
-def one_voice() -> Iterator[None]:
-    """Let only the first process print while the block runs; what crashes is heard from all.
+def only_main_prints() -> Iterator[None]:
+    """Silence all processes but the main one while the block runs; tracebacks still show.
 
-    Read from the environment here, since asking torch would load it for ``--help`` too.
+    The rank is read from the environment, since torch would take a second to import for ``--help``.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0":
         yield
@@ -30,5 +33,5 @@ def one_voice() -> Iterator[None]:
             yield
         except SystemExit as end:
             if end.code == 2:
-                time.sleep(_PATIENCE_S)
+                time.sleep(_GRACE_S)
             raise
