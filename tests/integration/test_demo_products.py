@@ -1,4 +1,4 @@
-"""The story of a shop as a user tells it: from the items to the report, in one command."""
+"""The demo on a shop's images, from the data to the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import Require
 from tests.integration.test_cli import lookalike
 
 
-def test_the_story_finds_items_and_adapting_helps(
+def test_adapting_improves_map(
     tmp_path: Path, require: Require, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in ("skimage", "onnxruntime"):
@@ -27,23 +27,23 @@ def test_the_story_finds_items_and_adapting_helps(
         open_source(products.SHOP)
         open_source(products.STREET)
     except (FetchError, MissingDependencyError) as error:
-        require(False, f"the items could not be had: {error}")
+        require(False, f"the images could not be downloaded: {error}")
     monkeypatch.setattr(products, "VIEWS_PER_IMAGE", 3)
-    monkeypatch.setattr(products, "WAYS", ())
+    monkeypatch.setattr(products, "VARIANTS", ())
     done = lookalike("demo", "products", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    told = tmp_path / "products"
+    folder = tmp_path / "products"
     streets = open_source(products.STREET)
     queries = ItemSource(streets.name, streets.spec, list(streets)[::3])
     plain, adapted = (
-        evaluate(Gallery.open(told / f"{name}.gallery"), queries, match="item").scores.map
+        evaluate(Gallery.open(folder / f"{name}.gallery"), queries, match="item").scores.map
         for name in ("plain", "products")
     )
     assert adapted.value > plain.value + 0.03
     assert f"{adapted.value:.4f}" in done.stdout
     assert f"{plain.value:.4f}" in done.stdout
-    assert "efficientnet-lite0, plain" in (told / "report.html").read_text()
-    with Image.open(io.BytesIO((told / "hits.png").read_bytes())) as picture:
+    assert "efficientnet-lite0, pretrained" in (folder / "report.html").read_text()
+    with Image.open(io.BytesIO((folder / "hits.png").read_bytes())) as picture:
         assert min(picture.size) > 300
-    assert len(list((told / "street.encoder").iterdir())) > 1
-    assert not (told / "street.encoder" / "views").exists()
+    assert len(list((folder / "street.encoder").iterdir())) > 1
+    assert not (folder / "street.encoder" / "views").exists()

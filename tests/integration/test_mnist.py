@@ -1,4 +1,4 @@
-"""The real data, from wherever this machine can get it, and the figures it is known to give."""
+"""The public data sets, downloaded or cached, and precision that is known for them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def fetched(spec: str, require: Require) -> Source:
     try:
         return open_source(spec)
     except FetchError as error:
-        require(False, f"{spec} could not be had: {error}")
+        require(False, f"{spec} could not be downloaded: {error}")
         raise
 
 
-def test_mnist_has_its_counts_and_hog_its_precision(tmp_path: Path, require: Require) -> None:
+def test_mnist_class_counts_and_precision_of_hog(tmp_path: Path, require: Require) -> None:
     train = fetched("dataset:mnist/train", require)
     counts = Counter(item.metadata["label"] for item in train)
     assert (len(train), counts["1"], counts["7"], counts["5"]) == (60_000, 6_742, 6_265, 5_421)
     hog = open_encoder("hog", sample_images(train))
     gallery = la.Gallery.create(tmp_path / "hog.gallery", encoder=hog)
     assert gallery.sync(train).added == 60_000
-    found = la.evaluate(gallery, "dataset:mnist/test[:1000]")
-    assert found.scores.precision.value > 0.96
+    evaluation = la.evaluate(gallery, "dataset:mnist/test[:1000]")
+    assert evaluation.scores.precision.value > 0.96
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -11,7 +11,7 @@ from lookalike.cli import console
 
 
 def command(
-    story: Annotated[
+    name: Annotated[
         str,
         typer.Argument(
             metavar="NAME", help="Data: mnist, fashion-mnist, digits, photos or products."
@@ -21,7 +21,7 @@ def command(
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder.")
     ] = Path("demo"),
 ) -> None:
-    """Run an end-to-end demo: fetch, train, index, search, evaluate, report.
+    """Run an end-to-end demo, from data to report.
 
       lookalike demo digits     small and offline, a minute
       lookalike demo            MNIST against the 2020 report
@@ -30,17 +30,11 @@ def command(
 
     Runs again reuse what is in the output folder.
     """
-    from lookalike.demos import photos, products
-    from lookalike.demos.digits import tell
+    from lookalike.demos import run_demo
 
     try:
         with console.progress() as on_progress:
-            if story == photos.NAME:
-                result = photos.tell_photos(out, console.note, on_progress)
-            elif story == products.NAME:
-                result = products.tell_products(out, console.note, on_progress)
-            else:
-                result = tell(story, out, console.note, on_progress)
+            result = run_demo(name, out, console.note, on_progress)
     except KeyboardInterrupt:
         console.note("interrupted; run the same command again to resume")
         raise typer.Exit(130) from None
@@ -51,8 +45,8 @@ def command(
     labels = ", ".join(
         str(hit.metadata.get("item", hit.metadata.get("label", ""))) for hit in result.hits
     )
-    print(f"\n{result.hits.query}: {labels}  (contact sheet: {result.picture})")
+    print(f"\n{result.hits.query}: {labels}  (contact sheet: {result.figure})")
     print(f"\n{result.seconds:.0f} s in total. Report: {result.report}")
     print("Next:")
-    for line in result.then:
+    for line in result.next_commands:
         print(f"  {line}")

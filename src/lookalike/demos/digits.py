@@ -1,4 +1,7 @@
-"""The stories that ``lookalike demo`` tells: the whole system on real data, from get to report."""
+"""The demos ``mnist``, ``fashion-mnist`` and ``digits``: encoders trained on a data set.
+
+Get the data, train without labels, index, search, evaluate with baselines, and write a report.
+"""
 
 from __future__ import annotations
 
@@ -7,153 +10,157 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lookalike.demos.result import DemoResult, shell_command, shell_line
 from lookalike.encoders.base import MANIFEST
 from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.encoders.persistence import load_encoder
-from lookalike.errors import ArtifactError, MissingDependencyError, UnknownNameError
+from lookalike.errors import ArtifactError, MissingDependencyError
 from lookalike.evaluation.evaluate import evaluate
 from lookalike.evaluation.relevance import mark_correct
-from lookalike.evaluation.results import Evaluation
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
 from lookalike.report.evaluation import write_report
 from lookalike.sources import Source, open_source
 from lookalike.training.recipes import RECIPES
-from lookalike.types import Hits, ProgressCallback, ignore_progress
+from lookalike.types import ProgressCallback, ignore_progress
+
+_QUERY = 17
+"""Number of the test image that is the example query."""
 
 
-@dataclass(frozen=True, slots=True)
-class Story:
-    """A data set, the recipes trained on it (the last one is judged beside the baselines).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetDemo:
+    """A data set and the recipes that are trained on it.
 
-    ``augment`` and ``size`` are the last one's options; so are ``minutes``, the most its training
-    may take.
+    The last recipe is the main one, evaluated with the baselines; ``augment``, ``size`` (pixels
+    per side) and ``minutes`` (the limit of its training time) are its options.
     """
 
-    dataset: str
     augment: str
     size: int | None = None
     minutes: float = 2.0
     recipes: tuple[str, ...] = ("report-linear", "report-conv", "report-conv-bn", "contrastive")
-    query: int = 17
 
 
-STORIES: Mapping[str, Story] = {
-    story.dataset: story
-    for story in (
-        Story("mnist", "digits"),
-        Story("fashion-mnist", "objects"),
-        Story("digits", "digits", size=32, minutes=0.25),
-    )
+DATASETS: Mapping[str, DatasetDemo] = {
+    "mnist": DatasetDemo(augment="digits"),
+    "fashion-mnist": DatasetDemo(augment="objects"),
+    "digits": DatasetDemo(augment="digits", size=32, minutes=0.25),
 }
+"""The demos of this module by the name of their data set."""
 
 
-@dataclass(frozen=True, slots=True)
-class DemoResult:
-    """What a story left behind, and commands to type ``then``."""
-
-    evaluation: Evaluation
-    hits: Hits
-    gallery: Path
-    report: Path
-    picture: Path
-    seconds: float
-    then: tuple[str, ...]
-
-
-def tell(
+def run_demo(
     name: str,
     out: Path,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     on_progress: ProgressCallback = ignore_progress,
 ) -> DemoResult:
-    """Get a data set, train, index, search, evaluate and report, below ``out/name``.
-
-    What an earlier run finished is used again, and what it had begun is gone on with.
-
-    Args:
-        name: a key of :data:`STORIES`.
-        out: the folder for everything.
-        say: told of each step in a sentence.
-        on_progress: told of progress within the steps.
+    """Run one of the :data:`DATASETS` in ``out/name``; see :func:`lookalike.demos.run_demo`.
 
     Raises:
-        UnknownNameError: no such story.
-        FetchError: the data set could not be had.
+        FetchError: the data set could not be downloaded.
+        MissingDependencyError: torch is not installed.
+        ArtifactError: the folder holds an encoder that is not of this demo.
     """
-    if name not in STORIES:
-        raise UnknownNameError("story", name, [*STORIES, "photos", "products"])
-    story = STORIES[name]
+    demo = DATASETS[name]
     start = time.perf_counter()
     folder = out / name
-    say(f"1  get: dataset:{story.dataset}")
-    train = open_source(f"dataset:{story.dataset}/train", on_progress)
-    test = open_source(f"dataset:{story.dataset}/test", on_progress)
-    say(f"   {len(train):,} images to learn from and search, {len(test):,} queries never seen")
-    say(
-        "2  train without labels: the report's, one epoch each, and ours: "
-        + ", ".join(story.recipes)
-    )
-    encoders = {
-        recipe: _encoder(story, recipe, train, folder / f"{recipe}.encoder", on_progress)
-        for recipe in story.recipes
-    }
-    say("3  index: encode every image into a gallery")
-    galleries = {
-        recipe: _gallery(encoder, train, folder / f"{recipe}.gallery", on_progress)
-        for recipe, encoder in encoders.items()
-    }
-    main = story.recipes[-1]
-    say(f"4  search: what looks like {test[story.query].uri}?")
-    found = galleries[main].search(test[story.query])
-    picture = folder / "hits.png"
-    label = str(test[story.query].metadata["label"])
-    grid = figures.hits_grid([found], [mark_correct(found, label)], query_titles=[label])
-    figures.save(grid, picture)
-    say(f"5  evaluate: all {len(test):,} queries, beside what needs no learning")
-    judged = evaluate(galleries[main], test, baselines=True, on_progress=on_progress)
+    train_spec, test_spec = f"dataset:{name}/train", f"dataset:{name}/test"
+    train = open_source(train_spec, on_progress)
+    test = open_source(test_spec, on_progress)
+    log(f"1. Data: {train_spec} ({len(train):,} images), {test_spec} ({len(test):,} queries)")
+
+    log(f"2. Train {len(demo.recipes)} encoders without labels")
+    encoders = {}
+    for recipe in demo.recipes:
+        path = folder / f"{recipe}.encoder"
+        log(shell_line("train", train_spec, *_training_flags(demo, recipe), "-o", path))
+        if (path / MANIFEST).exists():
+            log("   already trained")
+        encoders[recipe] = _encoder(demo, recipe, train, path, on_progress)
+
+    log(f"3. Index the {len(train):,} images with each encoder")
+    galleries = {}
+    for recipe, encoder in encoders.items():
+        path = folder / f"{recipe}.gallery"
+        log(shell_line("index", path, train_spec, "--encoder", folder / f"{recipe}.encoder"))
+        galleries[recipe] = _gallery(encoder, train, path, on_progress)
+
+    main = demo.recipes[-1]
+    gallery = galleries[main]
+    query = test[_QUERY]
+    log("4. Search for images that look like one of the queries")
+    log(shell_line("search", gallery.path, f"{test_spec}#{_QUERY}"))
+    hits = gallery.search(query)
+    figure = folder / "hits.png"
+    label = str(query.metadata["label"])
+    grid = figures.hits_grid([hits], [mark_correct(hits, label)], query_titles=[label])
+    figures.save(grid, figure)
+
+    log(f"5. Evaluate with all {len(test):,} queries, and with baselines")
+    log(shell_line("evaluate", gallery.path, test_spec, "--baselines"))
+    evaluation = evaluate(gallery, test, baselines=True, on_progress=on_progress)
     others = {
-        recipe: evaluate(gallery, test, on_progress=on_progress).scores
-        for recipe, gallery in galleries.items()
+        recipe: evaluate(other, test, on_progress=on_progress).scores
+        for recipe, other in galleries.items()
         if recipe != main
     }
-    judged = replace(judged, others=others)
-    say("6  report: every figure with its table, in one file")
+    evaluation = replace(evaluation, others=others)
+
     report = folder / "report.html"
-    write_report(judged, galleries[main], report, encoders)
-    seconds = time.perf_counter() - start
-    path = galleries[main].path
-    then = (
-        f"lookalike search {path} dataset:{name}/test#3 --image hits.png",
-        f"lookalike evaluate {path} dataset:{name}/test --baselines --json",
-        "lookalike index mine.gallery FOLDER-OF-IMAGES",
-        "lookalike search mine.gallery ONE-IMAGE.jpg",
+    log(f"6. Write the report: {report}")
+    write_report(evaluation, gallery, report, encoders)
+    return DemoResult(
+        evaluation=evaluation,
+        hits=hits,
+        gallery=gallery.path,
+        report=report,
+        figure=figure,
+        seconds=time.perf_counter() - start,
+        next_commands=(
+            shell_command("search", gallery.path, f"{test_spec}#3", "--image", "hits.png"),
+            shell_command("evaluate", gallery.path, test_spec, "--baselines", "--json"),
+            shell_command("index", "photos.gallery", "FOLDER"),
+            shell_command("search", "photos.gallery", "IMAGE.jpg"),
+        ),
     )
-    return DemoResult(judged, found, path, report, picture, seconds, then)
+
+
+def _training_flags(demo: DatasetDemo, recipe: str) -> list[str | int | float]:
+    """Return the options of ``lookalike train`` for a recipe."""
+    flags: list[str | int | float] = ["--recipe", recipe]
+    if recipe == demo.recipes[-1]:
+        flags += ["--augment", demo.augment, "--minutes", f"{demo.minutes:g}"]
+        if demo.size is not None:
+            flags += ["--size", demo.size]
+    return flags
 
 
 def _encoder(
-    story: Story, recipe: str, source: Source, path: Path, on_progress: ProgressCallback
+    demo: DatasetDemo, recipe: str, source: Source, path: Path, on_progress: ProgressCallback
 ) -> NetworkEncoder:
+    """Load the encoder of an earlier run, or train it."""
     if (path / MANIFEST).exists():
         encoder = load_encoder(path)
         if isinstance(encoder, NetworkEncoder) and encoder.name in RECIPES:
             return encoder
-        raise ArtifactError(f"{path}: not what this demo leaves there; remove it and try again")
+        raise ArtifactError(f"{path}: not an encoder of this demo; remove it and run again")
     try:
         from lookalike.training.loop import TrainingOptions
         from lookalike.training.train import train
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "torch", "training", "train") from error
     options = TrainingOptions(resume=path.exists())
-    if recipe == story.recipes[-1]:
-        options = replace(options, augment=story.augment, size=story.size, minutes=story.minutes)
+    if recipe == demo.recipes[-1]:
+        options = replace(options, augment=demo.augment, size=demo.size, minutes=demo.minutes)
     return train(source, recipe=recipe, out=path, options=options, on_progress=on_progress)
 
 
 def _gallery(
     encoder: NetworkEncoder, source: Source, path: Path, on_progress: ProgressCallback
 ) -> Gallery:
+    """Open the gallery of an earlier run or create it, and sync it."""
     gallery = Gallery.open(path) if path.exists() else Gallery.create(path, encoder=encoder)
     gallery.check_fingerprint(encoder)
     gallery.sync(source, on_progress=on_progress)

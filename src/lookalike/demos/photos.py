@@ -1,4 +1,4 @@
-"""The story of a folder of photographs: index it, change it, filter, search, judge."""
+"""The demo ``photos``: keep a gallery of a folder of photographs in sync, search and evaluate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lookalike.artifacts import write_atomically
-from lookalike.demos.digits import DemoResult
+from lookalike.demos.result import DemoResult, shell_command, shell_line
 from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.registry import default_encoder
 from lookalike.errors import MissingDependencyError
@@ -28,94 +28,108 @@ from lookalike.sources.sampling import sample_images
 from lookalike.types import ImageArray, ProgressCallback, ignore_progress
 
 NAME = "photos"
-COLUMNS, ROWS = 5, 4
+
+_COLUMNS, _ROWS = 5, 4
 """Pieces across and down each photograph."""
 
-LEAST = 256
+_MIN_SIDE = 256
 """Pixels that a photograph must have on its shorter side."""
 
-_TWINS = frozenset(("motorcycle_right",))
-"""Photographs of what another one shows."""
+_MIN_COLORS = 65
+"""Images with fewer distinct values are drawings."""
+
+_EXCLUDED = frozenset(("motorcycle_right",))
+"""The second half of a stereo pair."""
 
 _QUERY = "flower/11.jpg"
 _NAMES = ("china/21.jpg", "china/another name.jpg")
-"""Names that one piece has in turn."""
+"""Two names of one piece; each run of the demo renames it from one to the other."""
 
 
-def tell_photos(
-    out: Path, say: Callable[[str], None], on_progress: ProgressCallback = ignore_progress
+def run_demo(
+    out: Path, log: Callable[[str], None], on_progress: ProgressCallback = ignore_progress
 ) -> DemoResult:
-    """Make a folder of pieces of photographs below ``out`` and keep a gallery of it.
+    """Run the demo in ``out/photos``; see :func:`lookalike.demos.run_demo`.
 
-    The photographs are those that scikit-learn and, where it is installed, scikit-image bring.
+    The photographs come with scikit-learn and, where it is installed, scikit-image.
 
-    Args:
-        out: the folder for everything.
-        say: told of each step in a sentence.
-        on_progress: told of progress within the steps.
+    Raises:
+        MissingDependencyError: scikit-learn is not installed.
     """
     start = time.perf_counter()
     folder = out / NAME
     pieces = folder / "pieces"
-    count = _write_pieces(pieces)
-    say(f"1  get: {count} photographs that come with Python packages, cut into pieces: {pieces}")
-    source = open_source(pieces, on_progress)
-    name, kind = default_encoder(sample_images(source, 50))
-    say(f"2  index: {len(source):,} files with {name} ({kind}), metadata from metadata.csv")
     path = folder / "photos.gallery"
+    count = _write_pieces(pieces)
+    source = open_source(pieces, on_progress)
+    log(f"1. Data: {count} photographs, cut into {len(source):,} pieces: {pieces}")
+
+    log("2. Index the folder; metadata comes from its metadata.csv")
+    log(shell_line("index", path, pieces))
     if path.exists():
         gallery = Gallery.open(path)
     else:
+        name, _ = default_encoder(sample_images(source, 50))
         gallery = Gallery.create(path, encoder=fit_encoder(name, source))
     report = gallery.sync(source, on_progress=on_progress)
-    say(f"   {report.added:,} added, {report.unchanged:,} unchanged, in {report.seconds:.1f} s")
-    moved = _move(pieces)
-    report = gallery.sync(pieces, on_progress=on_progress)
-    say(
-        f"3  index again, after {moved} was moved: {report.moved} moved, {report.unchanged:,} "
-        f"unchanged and not read, in {report.seconds:.2f} s"
+    log(
+        f"   {report.added:,} added, {report.unchanged:,} unchanged in {report.seconds:.1f} s; "
+        f"encoder {gallery.encoder.name}"
     )
+
+    old, new = _rename_piece(pieces)
+    log(f"3. Index again after renaming {old} to {new}")
+    log(shell_line("index", path, pieces))
+    report = gallery.sync(pieces, on_progress=on_progress)
+    log(
+        f"   {report.moved} moved, {report.unchanged:,} unchanged (not read again) in "
+        f"{report.seconds:.1f} s"
+    )
+
     query = pieces / _QUERY
     photograph = query.parent.name
-    say(f"4  search: what looks like {query}?")
-    found = gallery.search(query, k=7)
-    where = f"label != '{photograph}' and row < {ROWS - 1}"
-    say(f'   and among other photographs, their lowest pieces left out: --where "{where}"')
-    others = gallery.search(query, k=7, where=where)
-    picture = folder / "hits.png"
+    where = f"label != '{photograph}' and row < {_ROWS - 1}"
+    log("4. Search, in all pieces and with a metadata filter")
+    log(shell_line("search", path, query))
+    log(shell_line("search", path, query, "--where", where))
+    hits = gallery.search(query, k=7)
+    filtered = gallery.search(query, k=7, where=where)
+    figure = folder / "hits.png"
     grid = figures.hits_grid(
-        [found, others],
-        [mark_correct(found, photograph), None],
+        [hits, filtered],
+        [mark_correct(hits, photograph), None],
         query_titles=[photograph, None],
         row_names=["all", "other photographs"],
     )
-    figures.save(grid, picture)
-    say("5  evaluate: each piece asked for the others of its photograph, beside the baselines")
-    judged = evaluate(gallery, baselines=True, on_progress=on_progress)
-    say("6  report: every figure with its table, in one file")
-    write_report(judged, gallery, folder / "report.html")
-    seconds = time.perf_counter() - start
+    figures.save(grid, figure)
+
+    log("5. Evaluate: every piece is a query for the others of its photograph")
+    log(shell_line("evaluate", path, "--baselines"))
+    evaluation = evaluate(gallery, baselines=True, on_progress=on_progress)
+
+    log(f"6. Write the report: {folder / 'report.html'}")
+    write_report(evaluation, gallery, folder / "report.html")
     return DemoResult(
-        judged,
-        found,
-        path,
-        folder / "report.html",
-        picture,
-        seconds,
-        (
-            f'lookalike search {path} {query} --where "{where}" --image hits.png',
-            f"lookalike index {path} {pieces} --dry-run",
-            f"lookalike info {path} --recall",
+        evaluation=evaluation,
+        hits=hits,
+        gallery=path,
+        report=folder / "report.html",
+        figure=figure,
+        seconds=time.perf_counter() - start,
+        next_commands=(
+            shell_command("search", path, query, "--where", where, "--image", "hits.png"),
+            shell_command("index", path, pieces, "--dry-run"),
+            shell_command("info", path, "--recall"),
         ),
     )
 
 
 def _photographs() -> Iterator[tuple[str, ImageArray]]:
-    """Yield the photographs that are there, by name."""
+    """Yield the installed photographs and their names."""
     try:
         bunch = importlib.import_module("sklearn.datasets").load_sample_images()
     except ImportError:
-        raise MissingDependencyError("scikit-learn", "the story photos", "train") from None
+        raise MissingDependencyError("scikit-learn", "the demo photos", "train") from None
     for path, image in zip(bunch.filenames, bunch.images, strict=True):
         yield Path(path).stem, image
     try:
@@ -124,13 +138,13 @@ def _photographs() -> Iterator[tuple[str, ImageArray]]:
         return
     for path in sorted([*folder.glob("*.png"), *folder.glob("*.jpg")]):
         image = decode(path)
-        drawing = len(np.unique(image)) <= 64
-        if min(image.shape[:2]) >= LEAST and not drawing and path.stem not in _TWINS:
+        photograph = len(np.unique(image)) >= _MIN_COLORS
+        if min(image.shape[:2]) >= _MIN_SIDE and photograph and path.stem not in _EXCLUDED:
             yield path.stem, image
 
 
 def _write_pieces(folder: Path) -> int:
-    """Write the pieces and ``metadata.csv``, unless they are there; return how many were cut."""
+    """Write the pieces and ``metadata.csv`` unless they exist; return the number of photographs."""
     table = folder / "metadata.csv"
     if table.exists():
         return len({row["label"] for row in csv.DictReader(table.read_text().splitlines())})
@@ -138,15 +152,15 @@ def _write_pieces(folder: Path) -> int:
     count = 0
     for name, image in _photographs():
         count += 1
-        for number in range(ROWS * COLUMNS):
-            row, column = divmod(number, COLUMNS)
-            height, width = image.shape[0] // ROWS, image.shape[1] // COLUMNS
-            part = image[row * height : (row + 1) * height, column * width : (column + 1) * width]
+        height, width = image.shape[0] // _ROWS, image.shape[1] // _COLUMNS
+        kind = "gray" if image.ndim == 2 else "color"
+        for number in range(_ROWS * _COLUMNS):
+            row, column = divmod(number, _COLUMNS)
+            piece = image[row * height : (row + 1) * height, column * width : (column + 1) * width]
             path = f"{name}/{row}{column}.jpg"
             file = io.BytesIO()
-            Image.fromarray(part).save(file, "JPEG", quality=92)
+            Image.fromarray(piece).save(file, "JPEG", quality=92)
             write_atomically(folder / path, file.getvalue())
-            kind = "gray" if image.ndim == 2 else "color"
             rows.append((path, name, row, column, kind))
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -156,10 +170,10 @@ def _write_pieces(folder: Path) -> int:
     return count
 
 
-def _move(folder: Path) -> str:
-    """Give a piece its other name, in the metadata table too; return the name it had."""
+def _rename_piece(folder: Path) -> tuple[str, str]:
+    """Rename a piece, in the metadata table too; return its old and new name."""
     old, new = _NAMES if (folder / _NAMES[0]).exists() else _NAMES[::-1]
     (folder / old).rename(folder / new)
     table = folder / "metadata.csv"
     write_atomically(table, table.read_bytes().replace(f"\n{old},".encode(), f"\n{new},".encode()))
-    return old
+    return old, new

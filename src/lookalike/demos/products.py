@@ -1,4 +1,4 @@
-"""The story of a shop: find the item of a photograph among shop images, without any labels."""
+"""The demo ``products``: find the item of a photograph among shop images, without labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from lookalike.demos.digits import DemoResult
+from lookalike.demos.result import DemoResult, shell_command, shell_line
 from lookalike.encoders.base import MANIFEST, Encoder
 from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.persistence import load_encoder
@@ -25,84 +25,94 @@ SHOP, STREET = "dataset:stamps/shop", "dataset:stamps/street"
 VIEWS_PER_IMAGE = 4
 VARIANTS = ("multi-crop", "multi-crop+k-reciprocal")
 
-_PLAIN = "efficientnet-lite0"
+_ENCODER = "efficientnet-lite0"
 _QUERY = 636
-"""One that the network as it is does not find."""
+"""A query whose item the pretrained encoder does not find."""
 
-_EVERY = 3
-"""Of the street views every third is judged: one of each item."""
+_STEP = 3
+"""Every third street photograph is a query: one of each item."""
 
 
-def tell_products(
-    out: Path, say: Callable[[str], None], on_progress: ProgressCallback = ignore_progress
+def run_demo(
+    out: Path, log: Callable[[str], None], on_progress: ProgressCallback = ignore_progress
 ) -> DemoResult:
-    """Make a shop's gallery below ``out`` and ask it with street photographs.
-
-    Args:
-        out: the folder for everything.
-        say: told of each step in a sentence.
-        on_progress: told of progress within the steps.
+    """Run the demo in ``out/products``; see :func:`lookalike.demos.run_demo`.
 
     Raises:
-        FetchError: the items, a package of Debian's, could not be had.
-        MissingDependencyError: a package that it takes is not installed.
+        FetchError: the images could not be downloaded.
+        MissingDependencyError: a package that the demo needs is not installed.
     """
     start = time.perf_counter()
     folder = out / NAME
     shop = open_source(SHOP, on_progress)
     streets = open_source(STREET, on_progress)
-    one_each = [streets[number] for number in range(0, len(streets), _EVERY)]
-    asked = ItemSource(streets.name, streets.spec, one_each)
-    say(f"1  get: {len(shop)} photographed items on white, and street views of each to ask with")
-    say(f"2  index: {_PLAIN} as it is, for comparison")
-    plain = _gallery(folder / "plain.gallery", shop, lambda: fit_encoder(_PLAIN, shop), on_progress)
-    say(
-        f"3  adapt: {VIEWS_PER_IMAGE} street views of each shop image, on collages of the shop's own, and "
-        "from these a projection; none of the queries, nor the photographs behind them, is seen"
-    )
+    one_per_item = [streets[number] for number in range(0, len(streets), _STEP)]
+    queries = ItemSource(streets.name, streets.spec, one_per_item)
+    log(f"1. Data: {len(shop)} items on white ({SHOP}), photographed in scenes ({STREET})")
+
+    path = folder / "plain.gallery"
+    log("2. Index with a pretrained encoder, for comparison")
+    log(shell_line("index", path, SHOP, "--encoder", _ENCODER))
+    plain = _gallery(path, shop, lambda: fit_encoder(_ENCODER, shop), on_progress)
+
     encoder = folder / "street.encoder"
-    if not (encoder / MANIFEST).exists():
-        options = AdaptOptions(views_per_image=VIEWS_PER_IMAGE, resume=(encoder / "views").exists())
-        adapt(shop, encoder=BASE, out=encoder, options=options, on_progress=on_progress)
     path = folder / "products.gallery"
+    log("3. Adapt the encoder to the shop's images, and index with it")
+    log("   (on synthetic views of the shop's images only; no query is used)")
+    log(shell_line("adapt", SHOP, "-o", encoder, "--views-per-image", VIEWS_PER_IMAGE))
+    log(shell_line("index", path, SHOP, "--encoder", encoder))
+    if not (encoder / MANIFEST).exists():
+        resume = (encoder / "views").exists()
+        options = AdaptOptions(views_per_image=VIEWS_PER_IMAGE, resume=resume)
+        adapt(shop, encoder=BASE, out=encoder, options=options, on_progress=on_progress)
     adapted = _gallery(path, shop, lambda: load_encoder(encoder), on_progress)
+
     (query,) = open_items([f"{STREET}#{_QUERY}"])
-    say(f"4  search: which item is on {query.uri}? plain, adapted, and adapted with --multi-crop")
-    found = [
+    log("4. Search for the item of a photograph")
+    log(shell_line("search", plain.path, query.uri))
+    log(shell_line("search", path, query.uri))
+    log(shell_line("search", path, query.uri, "--multi-crop"))
+    results = [
         plain.search(query),
         adapted.search(query),
         adapted.search(query, multi_crop=True),
     ]
-    picture = folder / "hits.png"
+    figure = folder / "hits.png"
     item = str(query.metadata["item"])
     grid = figures.hits_grid(
-        found,
-        [mark_correct(hits, item, "item") for hits in found],
-        query_titles=[item] * len(found),
-        hit_titles=[[str(hit.metadata["item"]) for hit in hits] for hits in found],
-        row_names=("plain", "adapted", "adapted, --multi-crop"),
+        results,
+        [mark_correct(hits, item, "item") for hits in results],
+        query_titles=[item] * len(results),
+        hit_titles=[[str(hit.metadata["item"]) for hit in hits] for hits in results],
+        row_names=("pretrained", "adapted", "adapted, multi-crop"),
     )
-    figures.save(grid, picture)
-    say(f"5  evaluate: {len(asked)} street views, each to find its item; beside the baselines")
-    before = evaluate(plain, asked, match="item", on_progress=on_progress)
-    judged = evaluate(
-        adapted, asked, match="item", baselines=True, variants=VARIANTS, on_progress=on_progress
+    figures.save(grid, figure)
+
+    log(f"5. Evaluate with {len(queries)} photographs, and with baselines")
+    variants = ("--variants", ",".join(VARIANTS)) if VARIANTS else ()
+    log(shell_line("evaluate", path, STREET, "--match", "item", "--baselines", *variants))
+    before = evaluate(plain, queries, match="item", on_progress=on_progress)
+    evaluation = evaluate(
+        adapted, queries, match="item", baselines=True, variants=VARIANTS, on_progress=on_progress
     )
-    judged = replace(judged, others={f"{_PLAIN}, plain": before.scores})
-    say("6  report: every figure with its table, in one file")
-    write_report(judged, adapted, folder / "report.html")
+    evaluation = replace(evaluation, others={f"{_ENCODER}, pretrained": before.scores})
+
+    log(f"6. Write the report: {folder / 'report.html'}")
+    write_report(evaluation, adapted, folder / "report.html")
     return DemoResult(
-        judged,
-        found[-1],
-        path,
-        folder / "report.html",
-        picture,
-        time.perf_counter() - start,
-        (
-            f"lookalike search {path} '{query.uri}' --multi-crop --rerank k-reciprocal "
-            "--image hits.png",
-            f"lookalike evaluate {path} --synthetic-queries --variants multi-crop",
-            f"lookalike info {path}",
+        evaluation=evaluation,
+        hits=results[-1],
+        gallery=path,
+        report=folder / "report.html",
+        figure=figure,
+        seconds=time.perf_counter() - start,
+        next_commands=(
+            shell_command(
+                *("search", path, query.uri, "--multi-crop", "--rerank", "k-reciprocal"),
+                *("--image", "hits.png"),
+            ),
+            shell_command("evaluate", path, "--synthetic-queries", "--variants", "multi-crop"),
+            shell_command("info", path),
         ),
     )
 
@@ -110,6 +120,7 @@ def tell_products(
 def _gallery(
     path: Path, shop: Source, make: Callable[[], Encoder], on_progress: ProgressCallback
 ) -> Gallery:
+    """Open the gallery of an earlier run or create it, and sync it."""
     gallery = Gallery.open(path) if path.exists() else Gallery.create(path, encoder=make())
     gallery.sync(shop, on_progress=on_progress)
     return gallery
