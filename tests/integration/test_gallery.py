@@ -110,7 +110,7 @@ def test_an_interrupted_sync_goes_on_where_it_was(
     tmp_path: Path, digits: Source, pixels: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lookalike.gallery.ingest.BATCH_IMAGES", 100)
-    monkeypatch.setattr("lookalike.gallery.ingest.ThreadRunner.piece", 50)
+    monkeypatch.setattr("lookalike.gallery.ingest.ThreadRunner.chunk_size", 50)
     gallery = Gallery.create(tmp_path / "i.gallery", encoder=pixels)
 
     def interrupt(p: Progress) -> None:
@@ -131,7 +131,7 @@ def test_an_interrupted_sync_goes_on_where_it_was(
 def test_losing_most_of_a_source_needs_a_word(shapes: Gallery, folder: Path) -> None:
     shutil.rmtree(folder / "red")
     shutil.rmtree(folder / "green")
-    with pytest.raises(SourceError, match=r"8 of the 12 images .* are gone; .*--allow-removals"):
+    with pytest.raises(SourceError, match=r"8 of its 12 indexed images are missing; .* allow_removals"):
         shapes.sync(folder)
     assert len(shapes) == 12
     assert shapes.sync(folder, allow_removals=True).removed == 8
@@ -144,7 +144,7 @@ def test_sources_stay_apart(shapes: Gallery, folder: Path, tmp_path: Path) -> No
     assert shapes.sync(other).added == 4
     assert len(shapes) == 16
     shutil.copytree(folder, tmp_path / "elsewhere" / "shapes")
-    with pytest.raises(SourceError, match="already has a source called 'shapes'"):
+    with pytest.raises(SourceError, match="already has a source 'shapes'"):
         shapes.sync(tmp_path / "elsewhere" / "shapes")
 
 
@@ -234,7 +234,7 @@ def test_bad_queries_are_refused(gallery: Gallery) -> None:
 def test_a_source_of_broken_images_only_is_an_error(gallery: Gallery, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"x")
-    with pytest.raises(SourceError, match="not one of its 1 images could be indexed"):
+    with pytest.raises(SourceError, match="none of its 1 images could be indexed"):
         gallery.sync(tmp_path / "bad")
 
 

@@ -112,7 +112,7 @@ def test_a_box_outside_the_image_is_refused(
     "look", [{"box": (0, 0, 5, 5)}, {"foreground": True}, {"multi_crop": True}]
 )
 def test_words_have_no_parts(shop: Gallery, look: dict[str, object]) -> None:
-    with pytest.raises(InputError, match="a part of an image was asked for, and the query is word"):
+    with pytest.raises(InputError, match="a text query has no image to crop"):
         shop.search(text="shoe", **look)  # type: ignore[arg-type]
 
 

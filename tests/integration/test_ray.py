@@ -1,4 +1,4 @@
-"""Encoding on a real Ray cluster of two nodes; the same rows and failures as without it."""
+"""Indexing on a real Ray cluster of two nodes gives the same rows and failures as threads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_bytes(self):
     return whole(self)
 pathlib.Path.read_bytes = read_bytes
 """
-"""What a file that crashes its decoder does to the process that reads it."""
+"""Makes every process that reads a file called poison crash."""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def cluster(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some thousand images in folders, some broken in two ways, some twice."""
+    """Thousands of images in folders; some are broken in two ways, some are duplicates."""
     root = tmp_path_factory.mktemp("images") / "photos"
     rng = np.random.default_rng(0)
     for number in range(MANY):
@@ -80,12 +80,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
-    """The same, indexed by the threads of this process."""
+    """The photos, indexed by threads of this process."""
     source = open_source(photos)
     encoder = open_encoder("color", [source[0].image()])
-    made = Gallery.create(tmp_path_factory.mktemp("local") / "local.gallery", encoder=encoder)
-    made.sync(source)
-    return made
+    gallery = Gallery.create(tmp_path_factory.mktemp("local") / "local.gallery", encoder=encoder)
+    gallery.sync(source)
+    return gallery
 
 
 def index(gallery: Path | str, photos: Path, nodes: RayNodes, *more: str) -> subprocess.Popen[str]:
@@ -99,49 +99,49 @@ def index(gallery: Path | str, photos: Path, nodes: RayNodes, *more: str) -> sub
     )
 
 
-def ended(running: subprocess.Popen[str], code: int) -> dict[str, Any]:
-    """Wait for its end, and return the report."""
-    said, notes = running.communicate(timeout=180)
-    assert running.returncode == code, notes
-    assert "Traceback" not in notes
-    assert said.startswith("{") or not said, said[:2000]
-    return json.loads(said) if said else {"notes": notes}
+def finish(process: subprocess.Popen[str], code: int) -> dict[str, Any]:
+    """Wait until a process ends with this exit code, and return its report."""
+    stdout, stderr = process.communicate(timeout=180)
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    assert stdout.startswith("{") or not stdout, stdout[:2000]
+    return json.loads(stdout) if stdout else {"stderr": stderr}
 
 
-def same_rows(one: Gallery, other: Gallery) -> None:
-    """See that two galleries hold the same rows, to the bit of each embedding."""
+def assert_same_rows(one: Gallery, other: Gallery) -> None:
+    """Assert that two galleries hold the same rows, with identical embeddings."""
     assert list(one.store.records()) == list(other.store.records())
     ids = one.store.ids()
     np.testing.assert_array_equal(one.store.get(ids).embeddings, other.store.get(ids).embeddings)
 
 
-def wait_for(there: Callable[[], Any], running: subprocess.Popen[str]) -> Any:
-    """Return what is there once it is."""
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    """Return the first true value of a condition while a process runs."""
     until = time.monotonic() + 90
-    while not (found := there()):
-        assert running.poll() is None, running.communicate()
+    while not (value := condition()):
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.05)
-    return found
+    return value
 
 
-def test_the_same_rows_and_failures_as_here(
+def test_rows_and_failures_match_local_indexing(
     cluster: RayNodes, photos: Path, local: Gallery, tmp_path: Path
 ) -> None:
     path = tmp_path / "ray.gallery"
     Gallery.create(path, encoder=local.encoder)
-    report = ended(index(path, photos, cluster), 1)  # some images are broken
+    report = finish(index(path, photos, cluster), 1)  # some images are broken
     assert report["added"] == len(local)
-    told = [(each["uri"], each["reason"]) for each in report["failed"]]
-    assert told == [(each.uri, each.reason) for each in local.sync(photos).failed]
-    assert len(told) == MANY // 50
-    same_rows(Gallery.open(path), local)
+    failures = [(each["uri"], each["reason"]) for each in report["failed"]]
+    assert failures == [(each.uri, each.reason) for each in local.sync(photos).failed]
+    assert len(failures) == MANY // 50
+    assert_same_rows(Gallery.open(path), local)
 
 
-def test_into_milvus_with_workers_killed(
+def test_killed_workers_lose_no_rows_in_milvus(
     cluster: RayNodes, photos: Path, local: Gallery, milvus: MilvusServer
 ) -> None:
-    """Workers write their rows themselves; killed again and again, the rows are the same."""
+    """Workers write to Milvus themselves; the rows are the same although some are killed."""
     address = f"milvus://{milvus.host}/ray_workers"
     Gallery.create(address, encoder=local.encoder)
     running = index(address, photos, cluster)
@@ -155,30 +155,30 @@ def test_into_milvus_with_workers_killed(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
-    report = ended(running, 1)
+    report = finish(running, 1)
     assert len(killed) >= 2
     assert (report["added"], len(report["failed"])) == (len(local), MANY // 50)
-    same_rows(Gallery.open(address), local)
-    again = ended(index(address, photos, cluster), 1)
+    assert_same_rows(Gallery.open(address), local)
+    again = finish(index(address, photos, cluster), 1)
     assert (again["added"], again["unchanged"]) == (0, len(local))
 
 
-def test_the_driver_killed_and_run_again(
+def test_indexing_resumes_after_the_driver_is_killed(
     cluster: RayNodes, photos: Path, local: Gallery, milvus: MilvusServer
 ) -> None:
     address = f"milvus://{milvus.host}/ray_driver"
     gallery = Gallery.create(address, encoder=local.encoder)
     running = index(address, photos, cluster)
-    there = wait_for(lambda: len(gallery), running)
+    written = wait_for(lambda: len(gallery), running)
     running.kill()
     running.communicate()
-    report = ended(index(address, photos, cluster), 1)
-    assert there <= report["unchanged"] < len(local)
+    report = finish(index(address, photos, cluster), 1)
+    assert written <= report["unchanged"] < len(local)
     assert report["added"] + report["unchanged"] == len(local)
-    same_rows(gallery, local)
+    assert_same_rows(gallery, local)
 
 
-def test_an_image_that_kills_its_reader_is_named(
+def test_an_image_that_crashes_its_reader_is_reported(
     cluster: RayNodes, local: Gallery, tmp_path: Path
 ) -> None:
     root = tmp_path / "few"
@@ -188,34 +188,36 @@ def test_an_image_that_kills_its_reader_is_named(
         Image.new("RGB", (30, 30), (number, 0, 0)).save(root / f"{name}.png")
     path = tmp_path / "few.gallery"
     Gallery.create(path, encoder=local.encoder)
-    report = ended(index(path, root, cluster), 1)
+    report = finish(index(path, root, cluster), 1)
     assert report["added"] == 39
     [failed] = report["failed"]
     assert failed["uri"].endswith("poison.png")
-    assert "the process that read it ended" in failed["reason"]
+    assert "the process that read it crashed" in failed["reason"]
 
 
-def test_workers_of_another_version_are_refused(
+def test_workers_with_another_version_are_refused(
     cluster: RayNodes, photos: Path, local: Gallery, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(Path(la.__file__).parent, other / "lookalike")
-    file = other / "lookalike" / "__init__.py"
+    file = other / "lookalike" / "_version.py"
     file.write_text(file.read_text().replace(f'"{la.__version__}"', '"0.0.1"'))
     path = tmp_path / "ray.gallery"
     Gallery.create(path, encoder=local.encoder)
     node = cluster.add({"PYTHONPATH": str(other)})
     try:
-        said = ended(index(path, photos, cluster, "--workers", "3"), 2)["notes"]
+        stderr = finish(index(path, photos, cluster, "--workers", "3"), 2)["stderr"]
     finally:
         node.kill()
         cluster.nodes.remove(node)
-    assert f"has lookalike 0.0.1, here is {la.__version__}; install the same" in said
+    assert f"has lookalike 0.0.1, this machine has {la.__version__}; install the same" in stderr
     assert len(Gallery.open(path)) == 0
 
 
-def test_a_node_killed(cluster: RayNodes, photos: Path, local: Gallery, tmp_path: Path) -> None:
-    """The last test of the cluster: it has one node afterwards."""
+def test_a_killed_node_loses_no_rows(
+    cluster: RayNodes, photos: Path, local: Gallery, tmp_path: Path
+) -> None:
+    """Must be the last test of the cluster, which has one node afterwards."""
     path = tmp_path / "ray.gallery"
     Gallery.create(path, encoder=local.encoder)
     running = index(path, photos, cluster)
@@ -223,15 +225,17 @@ def test_a_node_killed(cluster: RayNodes, photos: Path, local: Gallery, tmp_path
     wait_for(second.workers, running)
     time.sleep(1)
     second.kill()
-    report = ended(running, 1)
+    report = finish(running, 1)
     assert (report["added"], len(report["failed"])) == (len(local), MANY // 50)
-    same_rows(Gallery.open(path), local)
+    assert_same_rows(Gallery.open(path), local)
 
 
-def test_what_cannot_be_done_is_said(require: Require, folder: Path, tmp_path: Path) -> None:
+def test_errors_name_the_cause_and_the_next_step(
+    require: Require, folder: Path, tmp_path: Path
+) -> None:
     require(find_spec("ray"), "ray is not installed")
 
-    def said(*more: str, **environment: str) -> str:
+    def error(*more: str, **environment: str) -> str:
         done = subprocess.run(
             [
                 sys.executable,
@@ -250,15 +254,15 @@ def test_what_cannot_be_done_is_said(require: Require, folder: Path, tmp_path: P
         assert "Traceback" not in done.stderr
         return done.stderr.splitlines()[-1]
 
-    assert "unknown runner 'rya': did you mean 'ray'?" in said("--runner", "rya")
-    assert "are for --runner ray" in said("--workers", "2")
+    assert "unknown runner 'rya': did you mean 'ray'?" in error("--runner", "rya")
+    assert "are for --runner ray" in error("--workers", "2")
     hidden = tmp_path / "hidden"
     (hidden / "ray").mkdir(parents=True)
     (hidden / "ray" / "__init__.py").write_text("raise ModuleNotFoundError('ray')")
-    missing = said("--runner", "ray", PYTHONPATH=str(hidden))
+    missing = error("--runner", "ray", PYTHONPATH=str(hidden))
     assert "pip install 'lookalike[scale]'" in missing
-    away = said("--runner", "ray", "--address", "127.0.0.1:1")
-    assert "--address 127.0.0.1:1: no Ray cluster answers there" in away
+    unreachable = error("--runner", "ray", "--address", "127.0.0.1:1")
+    assert "--address 127.0.0.1:1: no Ray cluster answers" in unreachable
 
 
 SYNC = """
@@ -275,7 +279,7 @@ gallery = la.Gallery.create(sys.argv[1], encoder=encoder)
 import lookalike.gallery.ray_driver, ray.util.client.logsclient, sklearn.cluster
 before = snapshot("ray", "ray._private.worker")
 report = gallery.sync(
-    Path(sys.argv[2]), runner=RayRunner(piece=4), on_progress=lambda _: print("the program's")
+    Path(sys.argv[2]), runner=RayRunner(chunk_size=4), on_progress=lambda _: print("the program's")
 )
 changed = changes(before, snapshot("ray", "ray._private.worker"))
 changed.pop("random", None)  # Ray draws names from it
@@ -284,8 +288,10 @@ print(report.added, "added")
 """
 
 
-def test_the_process_is_left_as_it_was(require: Require, folder: Path, tmp_path: Path) -> None:
-    """A cluster of one's own is started and ended; what the program prints meanwhile is printed."""
+def test_the_runner_leaves_no_trace_in_the_process(
+    require: Require, folder: Path, tmp_path: Path
+) -> None:
+    """It starts and ends a local cluster; output of the program in between is not swallowed."""
     require(find_spec("ray"), "ray is not installed")
     done = subprocess.run(
         [sys.executable, "-c", SYNC, str(tmp_path / "x.gallery"), str(folder)],

@@ -173,7 +173,7 @@ def test_a_moved_collection_is_rerooted(
     new.parent.mkdir()
     photos.rename(new)
     source = open_source(new, name="photos")
-    with pytest.raises(SourceError, match="if it has moved, say --relocate"):
+    with pytest.raises(SourceError, match="if that has moved here, set relocate"):
         made.sync(source)
     with pytest.raises(SourceError, match="no source called 'pictures', only photos"):
         made.sync(new, relocate=True)
@@ -188,7 +188,7 @@ def test_one_folder_does_not_come_twice(made: Gallery, photos: Path, tmp_path: P
     (tmp_path / "link").symlink_to(photos)
     assert counts(made.sync(tmp_path / "link" / ".." / "photos")) == (0, 0, 0, 0, 12)
     for again in (photos / "a", tmp_path, open_source(photos, name="again")):
-        with pytest.raises(SourceError, match="its images would be there twice"):
+        with pytest.raises(SourceError, match="its images would be indexed twice"):
             made.sync(again)
     assert counts(made.sync(tmp_path / "link"))[-1] == 12
     assert len(made) == 12
@@ -198,7 +198,7 @@ def test_a_second_writer_is_refused_and_readers_go_on(
     made: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest, "BATCH_IMAGES", 1)
-    monkeypatch.setattr(ingest.ThreadRunner, "piece", 4)
+    monkeypatch.setattr(ingest.ThreadRunner, "chunk_size", 4)
     for i in range(12, 24):
         draw(photos / "c" / f"{i}.png", i)
     reader = Gallery.open(made.path)
@@ -223,7 +223,7 @@ CHILD = """
 import sys
 from lookalike.gallery import ingest
 from lookalike.gallery.gallery import Gallery
-ingest.BATCH_IMAGES, ingest.ThreadRunner.piece = 20, 10
+ingest.BATCH_IMAGES, ingest.ThreadRunner.chunk_size = 20, 10
 commit = ingest.commit
 def commit_and_print(done, store):
     commit(done, store)
@@ -281,7 +281,7 @@ def test_a_batch_is_on_the_disk_before_it_is_reported(
 ) -> None:
     """Lance calls no fsync: every file of the table and every folder of it must have had one."""
     monkeypatch.setattr(ingest, "BATCH_IMAGES", 4)
-    monkeypatch.setattr(ingest.ThreadRunner, "piece", 4)
+    monkeypatch.setattr(ingest.ThreadRunner, "chunk_size", 4)
     for i in range(12, 30):
         draw(photos / "c" / f"{i}.png", i)
     flushed: dict[str, float] = {}

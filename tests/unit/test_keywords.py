@@ -1,4 +1,4 @@
-"""Words of the metadata: found as people type them, and fused with images by rank."""
+"""Words of the metadata: found as people type them, and fuse_rankings with images by rank."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from lookalike.errors import InputError
 from lookalike.filters import MetadataColumns
 from lookalike.gallery.gallery import Gallery
-from lookalike.search.keywords import Keywords, fused, keywords_of
+from lookalike.search.keywords import KeywordIndex, fuse_rankings, keyword_index
 from lookalike.sources import open_source
 from tests.unit.test_explore import scene
 
@@ -24,7 +24,7 @@ ROWS = [
 
 
 def rows(text: str) -> list[int]:
-    return Keywords(MetadataColumns(ROWS)).find(text)[0].tolist()
+    return KeywordIndex(MetadataColumns(ROWS)).search(text)[0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -56,26 +56,26 @@ def test_more_of_the_words_is_better() -> None:
 
 @pytest.mark.parametrize("text", ["", "  ", "***", '""', "\0"])
 def test_no_words_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="no word"):
+    with pytest.raises(InputError, match="has no word"):
         rows(text)
 
 
 def test_too_many_words_are_refused() -> None:
-    with pytest.raises(InputError, match="51 are too many"):
+    with pytest.raises(InputError, match="has 51 words, at most 50"):
         rows("red " * 51)
 
 
 def test_the_index_is_made_once_for_the_same_metadata() -> None:
     columns = MetadataColumns(ROWS)
-    assert keywords_of(columns) is keywords_of(columns)
-    assert keywords_of(MetadataColumns(ROWS)) is not keywords_of(columns)
+    assert keyword_index(columns) is keyword_index(columns)
+    assert keyword_index(MetadataColumns(ROWS)) is not keyword_index(columns)
 
 
-def test_ranks_are_fused_and_equal_scores_have_one_rank() -> None:
+def test_ranks_are_fuse_rankings_and_equal_scores_have_one_rank() -> None:
     looks = ["a", "b", "c", "d"]
-    assert fused(looks, []) == looks
-    assert fused(looks, [("d", 2.0), ("c", 2.0)]) == ["c", "d", "a", "b"]
-    assert fused(looks, [("d", 3.0), ("c", 1.0)])[0] == "d"
+    assert fuse_rankings(looks, []) == looks
+    assert fuse_rankings(looks, [("d", 2.0), ("c", 2.0)]) == ["c", "d", "a", "b"]
+    assert fuse_rankings(looks, [("d", 3.0), ("c", 1.0)])[0] == "d"
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_a_row_far_off_is_found_by_its_words(gallery: Gallery) -> None:
 
 
 def test_a_part_of_no_image_is_refused(gallery: Gallery) -> None:
-    with pytest.raises(InputError, match="only words"):
+    with pytest.raises(InputError, match="keywords alone"):
         gallery.search(keywords="red", multi_crop=True)
     with pytest.raises(InputError, match="one of"):
         gallery.search(np.zeros((24, 24, 3), np.uint8), id="things:00.png", keywords="red")

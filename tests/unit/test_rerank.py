@@ -237,7 +237,7 @@ def test_scores_too_small_for_32_bits_still_come_before_rows_out_of_reach() -> N
     np.testing.assert_array_equal(found, np.array([1, -np.finfo(np.float32).tiny, -1]))
 
 
-@pytest.mark.parametrize("method", [reciprocal, diffuse])
+@pytest.mark.parametrize("method", [k_reciprocal_distances, diffusion_distances])
 @given(seed=seeds)
 @few
 def test_neither_order_nor_length_of_candidates_matters(
@@ -251,7 +251,7 @@ def test_neither_order_nor_length_of_candidates_matters(
     np.testing.assert_allclose(scaled, found, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", [reciprocal, diffuse])
+@pytest.mark.parametrize("method", [k_reciprocal_distances, diffusion_distances])
 @pytest.mark.parametrize("m", [0, 1, 2, 30])
 @pytest.mark.parametrize("value", [0, 1e-45, 1, 3e38])
 def test_rows_all_alike_are_at_one_distance(

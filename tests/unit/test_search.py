@@ -59,7 +59,7 @@ def search(
     max_distance: float | None = None,
     rerank: str | Sequence[str] | None = None,
 ) -> SearchOptions:
-    return SearchOptions.of(k, metric, where, max_distance, False, rerank)
+    return SearchOptions(k=k, metric=metric, where=where, max_distance=max_distance, rerank=rerank)
 
 
 def distance(a: np.ndarray, b: np.ndarray, metric: Metric) -> float:
@@ -100,16 +100,16 @@ def test_rerankings_are_a_text_or_a_list() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(SettingError, match="n = 0: must be at least 1"):
+    with pytest.raises(SettingError, match="k=0 must be at least 1"):
         search(0)
     for bad in (-0.1, math.nan):
-        with pytest.raises(SettingError, match=r"--max-distance .*: must be at least 0"):
+        with pytest.raises(SettingError, match=r"max_distance=.* must be at least 0"):
             search(max_distance=bad)
     with pytest.raises(InputError):
         search(where="year >=")
     with pytest.raises(UnknownNameError):
         search(rerank="none")
-    assert search(max_distance=0).distance_threshold == 0
+    assert search(max_distance=0).max_distance == 0
     assert search(rerank="aqe+geometric").needs_image
     assert not search(rerank="aqe").needs_image
 
@@ -141,7 +141,11 @@ def test_the_order_is_that_of_the_re_ranking(store: VectorStore, metric: Metric,
         unit = vector / np.linalg.norm(vector)
         scores = -rerank.database_augmentation(rows, 3) @ unit
     else:
-        scores = getattr(rerank, name)(vector, rows)
+        methods = {
+            "k-reciprocal": rerank.k_reciprocal_distances,
+            "diffusion": rerank.diffusion_distances,
+        }
+        scores = methods[name](vector, rows)
     expected = [first[i] for i in np.argsort(scores, kind="stable")]
     hits = search(ROWS * 2, metric, rerank=name).run(store, asked, no_images)
     assert [hit.id for hit in hits] == expected
@@ -212,7 +216,7 @@ def test_a_filter_that_nothing_matches_has_no_hits(store: VectorStore, name: str
 
 
 def test_spatial_takes_an_image(store: VectorStore) -> None:
-    with pytest.raises(InputError, match="ask with an image, not with words or vectors"):
+    with pytest.raises(InputError, match="the query must be an image"):
         search(rerank="geometric").run(store, query(), no_images)
 
 

@@ -1,21 +1,28 @@
-"""Gallery: one encoder bound to one store and its sources, as a folder on disk."""
+"""Gallery: one encoder, one store and its sources, as a folder on disk."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from lookalike.artifacts import sole_writer
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.persistence import load_encoder
-from lookalike.errors import ArtifactError, FingerprintError, InputError
+from lookalike.errors import ArtifactError, FingerprintError, InputError, SettingError
 from lookalike.filters import Where
-from lookalike.gallery.ingest import ExistingRows, IngestSummary, Runner, ingest
+from lookalike.gallery.ingest import (
+    ExistingRows,
+    IngestSummary,
+    IngestTarget,
+    Runner,
+    count_changes,
+    ingest,
+)
 from lookalike.gallery.storage import (
     ENCODER,
     MANIFEST,
@@ -37,22 +44,23 @@ LOCK = "writing.lock"
 
 
 class Gallery:
-    """A searchable collection. Make one with :meth:`create` or :meth:`open`.
+    """A searchable collection of images. Create one with :meth:`create`, or :meth:`open` it.
 
-    ``path`` is its folder, ``address`` where its rows are if not in it, ``metric`` the one that
-    searches use unless told otherwise, ``sources`` maps the name of each source to the text that
-    opens it, and ``written`` are columns that no source gave, as labels: they stay while images do.
+    ``path`` is its folder; ``address`` the Milvus collection of its rows, if they are not in the
+    folder; ``metric`` the default metric of searches; ``sources`` maps the name of each source to
+    its specification; ``written`` are metadata columns that come from no source, such as
+    propagated labels: a sync keeps them while the image's content stays the same.
     """
 
-    def __init__(self, home: GalleryStorage, fields: Mapping[str, Any]) -> None:
-        self.path = home.path
-        self.address = home.address
+    def __init__(self, storage: GalleryStorage, fields: Mapping[str, Any]) -> None:
+        self.path = storage.path
+        self.address = storage.address
         self.metric = Metric(fields["metric"])
         self.sources: dict[str, str] = dict(fields["sources"])
         self.written = frozenset(fields.get("written", ()))
-        self._described = fields["encoder"]
-        self._home = home
-        self._store = home.store
+        self._encoder_facts = fields["encoder"]
+        self._storage = storage
+        self._store = storage.store
 
     @classmethod
     def create(
@@ -63,47 +71,49 @@ class Gallery:
         metric: Metric | str = Metric.COSINE,
         store: str | None = None,
     ) -> Self:
-        """Make an empty gallery, whole or not at all.
+        """Create an empty gallery, completely or not at all.
 
         Args:
-            path: its folder; or the address of a collection, ``milvus://HOST:PORT/NAME``.
-            encoder: of its rows.
-            metric: what its searches use unless told otherwise.
-            store: an address: the rows go there, and the folder holds the address.
+            path: its folder, or the address of a Milvus collection, ``milvus://HOST:PORT/NAME``.
+            encoder: encodes its rows.
+            metric: default metric of searches.
+            store: address of a Milvus collection for the rows; the folder holds the address.
 
         Raises:
             ArtifactError: the folder exists and is not empty, or the collection exists.
             UnreachableError: the server does not answer.
             StorageError: it could not be written.
         """
-        made = {"name": encoder.name, "fingerprint": encoder.fingerprint}
-        fields = {"encoder": made, "dim": encoder.dim, "metric": Metric(metric).value}
+        facts = {"name": encoder.name, "fingerprint": encoder.fingerprint}
+        fields = {"encoder": facts, "dim": encoder.dim, "metric": Metric(metric).value}
         address = None if store is None else Address.parse(store)
         create_storage(path, {**fields, "sources": {}, "rows": 0}, encoder, address)
         return cls.open(path)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open a gallery by its folder, or by the address of its rows in Milvus.
+        """Open a gallery by its folder, or by the address of its Milvus collection.
 
         Raises:
             ArtifactError: not a gallery, or broken.
             FormatVersionError: a newer lookalike wrote it.
-            UnreachableError: the server of its rows does not answer.
+            UnreachableError: the Milvus server does not answer.
         """
-        home = open_storage(path)
+        storage = open_storage(path)
         try:
-            return cls(home, read_gallery_manifest(home))
+            return cls(storage, read_gallery_manifest(storage))
         except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{home.path / MANIFEST}: misses or misstates {error}") from error
+            raise ArtifactError(
+                f"{storage.path / MANIFEST}: missing or invalid field {error}"
+            ) from error
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The encoder of all its rows.
+        """The encoder of its rows.
 
         Raises:
             ArtifactError: it is missing or broken.
-            FingerprintError: it is not the one that the rows were made with.
+            FingerprintError: its fingerprint is not that of the rows.
         """
         encoder = load_encoder(self.path / ENCODER)
         self.check_fingerprint(encoder)
@@ -111,8 +121,8 @@ class Gallery:
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the encoder that its rows were made with."""
-        return str(self._described["fingerprint"])
+        """The fingerprint of the encoder of its rows."""
+        return str(self._encoder_facts["fingerprint"])
 
     @property
     def store(self) -> VectorStore:
@@ -120,13 +130,13 @@ class Gallery:
         return self._store
 
     def check_fingerprint(self, encoder: Encoder) -> None:
-        """Raise FingerprintError unless the rows were made with this encoder."""
-        expected = self._described["fingerprint"]
+        """Raise FingerprintError unless this is the encoder of the rows."""
+        expected = self._encoder_facts["fingerprint"]
         if encoder.fingerprint != expected:
             raise FingerprintError(
-                f"{self.path}: made with encoder {self._described['name']!r} "
-                f"({expected[:12]}), not with {encoder.name!r} ({encoder.fingerprint[:12]}); "
-                "their vectors cannot be mixed: make a new gallery for the other encoder"
+                f"{self.path}: its encoder is {self._encoder_facts['name']!r} "
+                f"({expected[:12]}), not {encoder.name!r} ({encoder.fingerprint[:12]}); their "
+                "embeddings cannot be mixed: create another gallery for the other encoder"
             )
 
     def __len__(self) -> int:
@@ -144,61 +154,71 @@ class Gallery:
     ) -> SyncReport:
         """Bring the rows of one source up to date: new, changed, moved and removed images.
 
-        Batches are committed, and on disk, as they come; interrupted at any point and called
-        again, it goes on from there. An image that can no longer be read keeps the row it had.
+        Batches are committed to disk as they complete; an interrupted sync resumes when it is
+        called again. An image that can no longer be read keeps its row.
 
         Args:
             source: what :func:`lookalike.open_source` takes, or an opened source.
-            allow_removals: go on although the source is empty or more than half of its rows gone.
-            relocate: the source of this name now lies here; its rows are kept.
-            dry_run: change nothing, only say what would be done. Nothing is decoded, so that
-                broken images are not found.
-            on_progress: told after every piece of a batch.
-            runner: where images are encoded, if not here (:mod:`lookalike.gallery.ray_runner`).
+            allow_removals: allow removing more than half of the source's rows, or all.
+            relocate: update the location of the source of this name; its rows stay.
+            dry_run: count the changes without writing. Images are not decoded, so unreadable ones
+                are not found.
+            on_progress: called after every chunk of a batch.
+            runner: encodes the images elsewhere (:mod:`lookalike.gallery.ray_runner`).
 
         Raises:
-            SourceError: the source is missing or empty, its name or its place is taken by another
-                one, more than half of its rows are gone, or not one of its images can be indexed.
+            SourceError: the source is missing or empty, another source has its name or location,
+                more than half of its rows would be removed, or none of its images can be indexed.
             StorageError: a batch could not be written, or another process is writing.
+            SettingError: a dry run has a runner.
         """
+        if dry_run and runner is not None:
+            raise SettingError(
+                "{dry_run} encodes nothing; remove {runner}", dry_run=None, runner=None
+            )
         start = time.perf_counter()
         if isinstance(source, str | Path):
             source = open_source(source, on_progress, empty=allow_removals)
         with contextlib.nullcontext() if dry_run else self._writing():
             check_source(source, self.sources, relocate=relocate)
             rows = {record.id: record for record in self._store.records(f"{source.name}:")}
-            gone = removed_ids(source, rows, allow_removals=allow_removals)
-            moved = {rows[row_id].content_hash: row_id for row_id in sorted(gone)}
-            known = ExistingRows(rows, moved, self.written)
-            run = partial(ingest, on_progress=on_progress, runner=runner)
+            removed = removed_ids(source, rows, allow_removals=allow_removals)
+            moved_from = {rows[row_id].content_hash: row_id for row_id in sorted(removed)}
+            existing = ExistingRows(rows, moved_from, self.written)
             if dry_run:
-                outcome = run(source, None, None, known)
+                summary = count_changes(source, existing, on_progress)
             else:
-                outcome = self._take_in(source, known, gone, run)
-        return SyncReport.of(source, outcome, gone, time.perf_counter() - start)
+                target = IngestTarget(self.encoder, self._store)
+                summary = self._write_changes(source, target, existing, on_progress, runner)
+                self._store.delete(sorted(removed))
+                self._store.optimize(self.metric)
+                self._write_manifest()
+        return SyncReport.of(source, summary, removed, time.perf_counter() - start)
 
-    def _take_in(
-        self, source: Source, known: ExistingRows, gone: Set[str], run: Callable[..., IngestSummary]
+    def _write_changes(
+        self,
+        source: Source,
+        target: IngestTarget,
+        existing: ExistingRows,
+        on_progress: ProgressCallback,
+        runner: Runner | None,
     ) -> IngestSummary:
-        """Write what is new of a source and delete what is gone."""
+        """Add and update the rows of a source; restore the list of sources if every image fails."""
         before = dict(self.sources)
         self.sources[source.name] = source.spec
         self._write_manifest()
-        outcome = run(source, self.encoder, self._store, known)
-        if len(source) and len(outcome.failed) == len(source):
+        summary = ingest(source, target, existing, on_progress, runner)
+        if len(source) and len(summary.failed) == len(source):
             self.sources = before
             self._write_manifest()
-            raise all_failed_error(source, outcome)
-        self._store.delete(sorted(gone))
-        self._store.optimize(self.metric)
-        self._write_manifest()
-        return outcome
+            raise all_failed_error(source, summary)
+        return summary
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Be the only writer, knowing what others wrote before."""
+        """Hold the write lock, with the manifest read again: others may have written before."""
         with sole_writer(self.path / LOCK, what=f"the gallery {self.path}"):
-            fields = self._home.read()
+            fields = self._storage.read()
             self.sources = dict(fields["sources"])
             self.written = frozenset(fields.get("written", ()))
             yield
@@ -211,19 +231,22 @@ class Gallery:
         sources: Mapping[str, str] | None = None,
         written: Set[str] = frozenset(),
     ) -> None:
-        """Insert or replace rows whose embeddings were made elsewhere, in one batch or several.
+        """Insert or replace rows that are already encoded, in one batch or several.
 
-        ``sources`` maps names of sources, new ones among them, to the texts that open them;
-        ``written`` are columns that no source gives.
+        Args:
+            rows: the rows.
+            fingerprint: of their encoder.
+            sources: specifications of new sources, by name.
+            written: metadata columns that come from no source.
 
         Raises:
-            FingerprintError: not with this gallery's encoder.
-            InputError: embeddings of another length, not finite, or an id twice.
+            FingerprintError: they are not of this gallery's encoder.
+            InputError: wrong dimensions, values that are not finite, or a duplicate id.
         """
-        if fingerprint != self._described["fingerprint"]:
+        if fingerprint != self._encoder_facts["fingerprint"]:
             raise FingerprintError(
-                f"{self.path}: rows made with an encoder of fingerprint {fingerprint[:12]} cannot "
-                f"be mixed with those of {self._described['name']!r}"
+                f"{self.path}: rows of the encoder with fingerprint {fingerprint[:12]} cannot be "
+                f"mixed with rows of {self._encoder_facts['name']!r}"
             )
         with self._writing():
             for batch in (rows,) if isinstance(rows, Rows) else rows:
@@ -233,7 +256,7 @@ class Gallery:
             self._write_manifest()
 
     def remove(self, ids: Sequence[str]) -> int:
-        """Delete rows by id and return how many there were.
+        """Delete rows by id and return how many existed.
 
         Raises:
             StorageError: they could not be deleted, or another process is writing.
@@ -244,7 +267,7 @@ class Gallery:
         return count
 
     def optimize(self) -> None:
-        """Merge small files that many small writes left, and drop versions long past.
+        """Merge small files, update the index and delete old versions of the table.
 
         Raises:
             StorageError: it could not be done, or another process is writing.
@@ -252,11 +275,11 @@ class Gallery:
         with self._writing():
             self._store.optimize(self.metric)
 
-    def search(
+    def search(  # noqa: PLR0913 - keyword options of the public call
         self,
         query: Query | None = None,
         *,
-        id: str | None = None,  # noqa: A002 - the word its users have for it
+        id: str | None = None,  # noqa: A002 - the field's name everywhere else
         text: str | None = None,
         k: int = 7,
         metric: Metric | str | None = None,
@@ -269,57 +292,67 @@ class Gallery:
         rerank: str | Sequence[str] | None = None,
         keywords: str | None = None,
     ) -> Hits:
-        """Return the ``k`` rows that look most like one query, nearest first.
+        """Return the ``k`` most similar rows to one query, nearest first.
 
         Args:
             query: a path (``str`` or Path), a file's bytes, a PIL image, an array ``(H, W)`` or
                 ``(H, W, 3)`` uint8, or an item of a source.
-            id: instead of an image, the id of a row; the row itself is no hit.
-            text: instead of an image, words, if the encoder takes them.
-            k: how many, at least 1.
-            metric: ``l2`` or ``cosine``; the gallery's own unless given.
-            where: only rows whose metadata match, as ``"year >= 2020"`` or
-                ``{"year": {"gte": 2020}}`` (see :mod:`lookalike.filters`).
-            max_distance: only hits as near as this, in the metric's units.
-            exact: look at every row, also of a gallery so large that it has an index.
-            box: x, y, width and height in pixels: only this part of the query.
-            foreground: of the query, only the part that holds its item, where one is found.
-            multi_crop: look at parts of the query too; each row counts with the nearest.
-            rerank: names in :data:`lookalike.search.search.RERANKINGS`, or a text of them joined by
-                ``+``, applied one after another to the first 200 hits. The order is theirs then,
+            id: use this row as the query; it is not among the hits.
+            text: a text query, for encoders of images and text.
+            k: results, at least 1.
+            metric: ``l2`` or ``cosine``; the gallery's own by default.
+            where: filter by metadata, e.g. ``"year >= 2020"`` or ``{"year": {"gte": 2020}}`` (see
+                :mod:`lookalike.filters`).
+            max_distance: maximum distance, in the metric's units.
+            exact: exact search; skip the approximate index of a large gallery.
+            box: crop the query to x, y, width and height in pixels.
+            foreground: crop the query to its main object, if one is detected.
+            multi_crop: also search with 13 crops of the query; each row counts with its nearest.
+            rerank: names in :data:`lookalike.search.RERANKINGS`, or one string of them joined by
+                ``+``, applied one after another to the first 200 hits. They change the order;
                 distances stay those from the query to the rows.
-            keywords: looked for in the metadata (:mod:`lookalike.search.keywords`); fused by rank
-                with what looks alike or, without a query, alone.
+            keywords: full-text search in metadata (:mod:`lookalike.search.keywords`), fused by
+                rank with the image ranking, or alone if there is no other query.
 
         Raises:
-            ImageError: the query cannot be decoded, or the encoder does not take it.
-            InputError: no row has the id, not just one of query, id and text was given, the
-                encoder takes no words, the filter cannot be understood or does not fit, or the
-                box is not inside the image.
-            SettingError: ``k`` out of range.
+            ImageError: the query cannot be decoded, or the encoder refuses it.
+            MissingRowError: there is no row with this id.
+            InputError: there is no query or more than one, the encoder does not support text, the
+                filter cannot be parsed or does not fit the metadata, or the box is not inside the
+                image.
+            SettingError: ``k``, ``metric`` or ``max_distance`` is out of range.
             UnknownNameError: no such re-ranking.
         """
-        look = QueryRegion(None if box is None else Box.from_sequence(box), foreground, multi_crop)
-        metric = self.metric if metric is None else Metric(metric)
-        asked = SearchOptions.of(k, metric, where, max_distance, exact, rerank, keywords)
-        given = sum(each is not None for each in (query, id, text))
-        if given > 1 or (given == 0 and keywords is None):
-            raise InputError("a search needs one of a query image, the id of a row, or a text")
-        if given == 0:
-            views = look.without_image(str(keywords), self._store.dim)
-        elif text is not None:
-            views = look.encode_text(text, self.encoder)
+        region = QueryRegion(None if box is None else Box.of(box), foreground, multi_crop)
+        options = SearchOptions(
+            k=k,
+            metric=self.metric if metric is None else Metric(metric),
+            where=where,
+            max_distance=max_distance,
+            exact=exact,
+            rerank=rerank,
+            keywords=keywords,
+        )
+        if sum(each is not None for each in (query, id, text)) > 1:
+            raise InputError("a search has one query: an image, the id of a row, or a text")
+        if text is not None:
+            vectors = region.encode_text(text, self.encoder)
         elif id is not None:
-            views = look.encode_row(id, self._store, lambda: self.encoder, asked.needs_image)
+            vectors = region.encode_row(id, self._store, lambda: self.encoder, options.needs_image)
+        elif query is not None:
+            vectors = region.encode_image(query, self.encoder)
+        elif keywords is not None:
+            vectors = region.without_image(keywords, self._store.dim)
         else:
-            views = look.encode_image(query, self.encoder)
-        return Hits(views.name, metric, asked.run(self._store, views, read_images), views.uri)
+            raise InputError("no query: pass an image, the id of a row, a text or keywords")
+        hits = options.run(self._store, vectors, read_images)
+        return Hits(vectors.name, options.metric, hits, vectors.uri)
 
     def items(self) -> ItemSource:
-        """Return the rows as a source of images, in order of id.
+        """Return the rows as a source of images, ordered by id.
 
         Raises:
-            SourceError: a source that rows came from is gone. A missing file is an error when read.
+            SourceError: the source of some rows is missing. A missing file raises when it is read.
         """
         records = list(self._store.records())
         opened = open_items([record.uri for record in records])
@@ -330,23 +363,23 @@ class Gallery:
         return ItemSource(self.path.name, str(self.path), items)
 
     def info(self) -> dict[str, Any]:
-        """Return the facts that ``lookalike info`` prints."""
+        """Return facts about the gallery, as JSON values."""
         return {
-            "format": self._home.read()["format"],
+            "format": self._storage.read()["format"],
             "rows": len(self),
-            "encoder": self._described["name"],
-            "fingerprint": self._described["fingerprint"],
+            "encoder": self._encoder_facts["name"],
+            "fingerprint": self._encoder_facts["fingerprint"],
             "dim": self._store.dim,
             "metric": self.metric.value,
             "sources": self.sources,
             "bytes": sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file()),
-            **self._home.facts,
+            **self._storage.facts,
         }
 
     def _write_manifest(self) -> None:
-        self._home.write(
+        self._storage.write(
             {
-                "encoder": self._described,
+                "encoder": self._encoder_facts,
                 "dim": self._store.dim,
                 "metric": self.metric.value,
                 "sources": self.sources,

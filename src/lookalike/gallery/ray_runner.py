@@ -1,9 +1,10 @@
-"""Work of ingest on a Ray cluster: one actor for each core, or each GPU, of its machines.
+"""Ingest on a Ray cluster: one actor for each core, or each GPU, of its machines.
 
-The source is listed here and handed out in pieces, a few to each actor. An actor opens images by
-their uris, so that they must be where it runs too, and its rows go straight into Milvus, or come
-back to be written here. An actor that is lost, with its machine or by an image, is replaced, and
-its pieces are done again by others: rows are replaced by id, so that nothing is there twice.
+The driver lists the source and hands out chunks of items, a few to each actor. An actor opens
+images by their uris, which must be readable on its machine. It writes rows to Milvus itself, or
+returns them to the driver, which writes them. An actor that crashes, with its machine or because of
+an image, is replaced, and its chunks are processed again; rows are replaced by id, so that none is
+duplicated.
 """
 
 from __future__ import annotations
@@ -27,89 +28,95 @@ from lookalike.errors import (
 )
 from lookalike.gallery.ingest import EncodeTask, ExistingRows, ItemResult
 from lookalike.gallery.ray_driver import driver_restored, starting
-from lookalike.gallery.ray_worker import ItemPayload, Worker, WorkerConfig, whole
+from lookalike.gallery.ray_worker import ItemPayload, Worker, WorkerConfig, join_embeddings
 from lookalike.sources import Item
 from lookalike.stores.base import VectorStore
 from lookalike.stores.milvus.store import MilvusStore
 
-_UNDER_WAY = 2
-"""Pieces that an actor has at a time: one it works on, and the next."""
+_CHUNKS_PER_ACTOR = 2
+"""Chunks that an actor has at a time: the one it works on, and the next."""
 
-_AHEAD = 4
-"""Pieces for each actor that may be done before the one that is waited for."""
+_CHUNKS_AHEAD = 4
+"""Chunks per actor that may be finished before the one that is waited for."""
 
-_LOSSES = 3
-"""Actors that a piece may cost before its images are tried one by one, and then one of these."""
+_MAX_CRASHES = 3
+"""Crashes over a chunk before its images are tried one by one, and then over one image."""
 
 _NO_ACTOR_S = 120.0
-_LOOK_S = 1.0
-_REACH_S = 5.0
+_POLL_S = 1.0
+_CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class RayRunner:
-    """The machines of a Ray cluster, or this one if no address is given.
+    """Runs tasks on a Ray cluster.
 
-    ``address`` is Ray's: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``. ``workers`` are actors at
-    most; as many as the cluster has cores, or GPUs where LOOKALIKE_DEVICE is ``cuda``, unless
-    given.
+    Args:
+        address: Ray's: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``; by default a cluster is
+            started on this machine.
+        workers: maximum number of actors; by default one for each core of the cluster, or each GPU
+            where LOOKALIKE_DEVICE is ``cuda``.
+        chunk_size: items handed out together.
     """
 
     address: str | None = None
     workers: int | None = None
-    piece: int = 128
+    chunk_size: int = 128
 
     def run(
-        self, work: EncodeTask, pieces: Iterable[Sequence[Item]], store: VectorStore | None
+        self, task: EncodeTask, chunks: Iterable[Sequence[Item]], store: VectorStore | None
     ) -> Iterator[list[ItemResult]]:
-        """Yield what became of each piece, in their order.
+        """Yield the results of each chunk, in order.
 
         Raises:
             MissingDependencyError: Ray is not installed.
             UnreachableError: the cluster does not answer, or has no free cores.
             SettingError: a machine has another version of lookalike.
         """
-        if work.encoder is None:
-            raise SettingError("--runner ray: nothing is encoded in a dry run; leave it out")
-        address = store.address if isinstance(store, MilvusStore) else None
-        gone = {row: work.known.rows[row] for row in work.known.gone.values()}
-        shared = WorkerConfig(
-            encoder_files(work.encoder),
+        assert task.encoder is not None
+        existing = task.existing
+        moved = {row_id: existing.rows[row_id] for row_id in existing.moved_from.values()}
+        config = WorkerConfig(
+            encoder_files(task.encoder),
             {**forwarded(), "LOOKALIKE_THREADS": "1"},
-            replace(work.known, rows=gone),
-            address,
+            replace(existing, rows=moved),
+            store.address if isinstance(store, MilvusStore) else None,
         )
-        ray = _imported()
+        ray = _import_ray()
         with driver_restored():
-            yield from self._run(ray, work.known, pieces, shared)
+            yield from self._run(ray, existing, chunks, config)
 
     def _run(
-        self, ray: Any, known: ExistingRows, pieces: Iterable[Sequence[Item]], shared: WorkerConfig
+        self,
+        ray: Any,
+        existing: ExistingRows,
+        chunks: Iterable[Sequence[Item]],
+        config: WorkerConfig,
     ) -> Iterator[list[ItemResult]]:
         _connect(ray, self.address)
         try:
-            crew = _ActorPool(ray, shared, self._count(ray))
+            pool = _ActorPool(ray, config, self._actor_count(ray))
             try:
-                yield from crew.results(known, pieces)
+                yield from pool.results(existing, chunks)
             finally:
-                crew.dismiss()
+                pool.shutdown()
         finally:
             ray.shutdown()
 
-    def _count(self, ray: Any) -> int:
-        device = _resource()
-        there = int(ray.cluster_resources().get(device, 0))
-        if there < 1:
-            raise UnreachableError(f"the Ray cluster {self.address or ''} has no {device} to give")
-        return min(there, self.workers or there)
+    def _actor_count(self, ray: Any) -> int:
+        device = _device()
+        available = int(ray.cluster_resources().get(device, 0))
+        if available < 1:
+            raise UnreachableError(f"the Ray cluster {self.address or ''} has no free {device}")
+        return min(available, self.workers or available)
 
 
-def _resource() -> str:
+def _device() -> str:
     return "GPU" if settings().device == "cuda" else "CPU"
 
 
-def _imported() -> Any:
-    """Return Ray.
+def _import_ray() -> Any:
+    """Return the module ray.
 
     Raises:
         MissingDependencyError: it is not installed.
@@ -118,7 +125,7 @@ def _imported() -> Any:
         with starting():
             import ray
     except ModuleNotFoundError:
-        raise MissingDependencyError("ray", "--runner ray", "scale") from None
+        raise MissingDependencyError("ray", "the Ray runner", "scale") from None
     return ray
 
 
@@ -126,9 +133,9 @@ def _connect(ray: Any, address: str | None) -> None:
     """Connect to a cluster, or start one on this machine.
 
     Raises:
-        UnreachableError: there is none at the address.
+        UnreachableError: no cluster answers at the address.
     """
-    _check_reachable(address)
+    _check_port(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {"include_dashboard": False, "num_cpus": settings().threads}
@@ -138,15 +145,15 @@ def _connect(ray: Any, address: str | None) -> None:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         if any("InvalidAuthToken" in str(each) for each in _chain(error)):
             raise UnreachableError(
-                f"--address {address}: this Ray cluster asks for its token; set "
-                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to it (ray get-auth-token says it on the "
-                "cluster)"
+                "{address}: this Ray cluster requires a token; set RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN (printed on the cluster by: ray get-auth-token)",
+                address=address,
             ) from error
         raise _no_cluster(address, error) from error
 
 
-def _check_reachable(address: str | None) -> None:
-    """See that something listens at an address with a port, since Ray takes long to say so.
+def _check_port(address: str | None) -> None:
+    """Check that something listens at an address with a port: Ray takes long to find out.
 
     Raises:
         UnreachableError: nothing does.
@@ -155,7 +162,7 @@ def _check_reachable(address: str | None) -> None:
     if not host or not port.isdigit():
         return
     try:
-        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
     except OSError as error:
         raise _no_cluster(address, error) from error
 
@@ -163,174 +170,183 @@ def _check_reachable(address: str | None) -> None:
 def _no_cluster(address: str | None, error: Exception) -> UnreachableError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     if address is None:
-        return UnreachableError(f"--runner ray: Ray does not start on this machine ({reason})")
+        return UnreachableError(f"Ray does not start on this machine ({reason})")
     return UnreachableError(
-        f"--address {address}: no Ray cluster answers there ({reason}); start one with "
-        "ray start --head, or leave --address out for this machine alone"
+        f"{{address}}: no Ray cluster answers ({reason}); start one with: ray start --head, or "
+        "remove the address to use this machine alone",
+        address=address,
     )
 
 
 @dataclass(slots=True)
-class _Piece:
-    """Items handed out together: of which piece, from where in it, and actors lost over them."""
+class _Chunk:
+    """Items handed out together: a part of chunk ``number`` that begins at ``start``."""
 
     number: int
     start: int
-    sent: Sequence[ItemPayload]
-    losses: int = 0
+    payloads: Sequence[ItemPayload]
+    crashes: int = 0
+
+    @property
+    def weight(self) -> int:
+        """How much of an actor it takes; what has crashed one is processed alone."""
+        return _CHUNKS_PER_ACTOR if self.crashes else 1
 
 
 class _ActorPool:
-    """Actors, and the pieces that they are working on."""
+    """Actors, and the chunks that they work on."""
 
-    def __init__(self, ray: Any, shared: WorkerConfig, count: int) -> None:
+    def __init__(self, ray: Any, config: WorkerConfig, count: int) -> None:
         self._ray = ray
-        self._shared = ray.put(shared)
-        resources = {"num_gpus": 1} if _resource() == "GPU" else {"num_cpus": 1}
-        self._kind = ray.remote(**resources, max_restarts=0)(Worker)
+        self._config = ray.put(config)
+        resources = {"num_gpus": 1} if _device() == "GPU" else {"num_cpus": 1}
+        self._actor_class = ray.remote(**resources, max_restarts=0)(Worker)
         self._count = count
-        self._starting: dict[Any, Any] = {}
-        self._idle: dict[Any, int] = {}
-        self._doing: dict[Any, tuple[_Piece, Any]] = {}
-        self._waiting: deque[_Piece] = deque()
-        self._parts: dict[int, list[ItemResult | None]] = {}
-        self._failures = 0
-        self._seen = time.monotonic()
+        self._starting: dict[Any, Any] = {}  # actors by the call that they answer first
+        self._load: dict[Any, int] = {}  # chunks by actor
+        self._running: dict[Any, tuple[_Chunk, Any]] = {}  # chunks and actors by call
+        self._queue: deque[_Chunk] = deque()
+        self._results: dict[int, list[ItemResult | None]] = {}  # by number of the chunk
+        self._failed_starts = 0
+        self._last_actor = time.monotonic()
         for _ in range(count):
             self._start_actor()
 
     def results(
-        self, known: ExistingRows, pieces: Iterable[Sequence[Item]]
+        self, existing: ExistingRows, chunks: Iterable[Sequence[Item]]
     ) -> Iterator[list[ItemResult]]:
-        """Yield what became of each piece, in their order."""
-        numbered = enumerate(pieces)
-        first, more, most = 0, True, _AHEAD * self._count
-        while more or self._parts:
-            while more and len(self._waiting) < self._count and len(self._parts) < most:
+        """Yield the results of each chunk, in order."""
+        numbered = enumerate(chunks)
+        first, more, max_open = 0, True, _CHUNKS_AHEAD * self._count
+        while more or self._results:
+            while more and len(self._queue) < self._count and len(self._results) < max_open:
                 number, items = next(numbered, (0, None))
                 more = items is not None
                 if items is not None:
-                    self._parts[number] = [None] * len(items)
-                    self._waiting.append(
-                        _Piece(number, 0, [ItemPayload.of(item, known) for item in items])
-                    )
-            self._hand_out()
-            if self._parts:
-                self._look()
-            while first in self._parts and None not in self._parts[first]:
-                yield [done for done in self._parts.pop(first) if done is not None]
+                    self._results[number] = [None] * len(items)
+                    payloads = [ItemPayload.of(item, existing) for item in items]
+                    self._queue.append(_Chunk(number, 0, payloads))
+            self._assign()
+            if self._results:
+                self._collect()
+            while first in self._results and None not in self._results[first]:
+                yield [result for result in self._results.pop(first) if result is not None]
                 first += 1
 
-    def dismiss(self) -> None:
+    def shutdown(self) -> None:
         """End all actors."""
-        for actor in {*self._starting.values(), *self._idle}:
+        for actor in {*self._starting.values(), *self._load}:
             self._ray.kill(actor)
 
     def _start_actor(self) -> None:
-        actor = self._kind.remote()
+        actor = self._actor_class.remote()
         self._starting[actor.hello.remote()] = actor
 
-    def _hand_out(self) -> None:
-        """Give pieces to the actors that have the fewest."""
-        while self._waiting and self._idle:
-            actor = min(self._idle, key=lambda each: self._idle[each])
-            if self._idle[actor] >= (1 if self._waiting[0].losses else _UNDER_WAY):
+    def _assign(self) -> None:
+        """Hand out chunks, each to the actor with the fewest."""
+        while self._queue and self._load:
+            actor = min(self._load, key=lambda each: self._load[each])
+            if self._load[actor] + self._queue[0].weight > _CHUNKS_PER_ACTOR:
                 return
-            piece = self._waiting.popleft()
-            self._doing[actor.do.remote(piece.sent)] = piece, actor
-            self._idle[actor] += _UNDER_WAY if piece.losses else 1  # what may end it goes alone
+            chunk = self._queue.popleft()
+            self._running[actor.process.remote(chunk.payloads)] = chunk, actor
+            self._load[actor] += chunk.weight
 
-    def _look(self) -> None:
-        """Take up what actors have done; what lost ones were doing waits again.
+    def _collect(self) -> None:
+        """Take the results of actors; chunks of crashed ones are queued again.
 
         Raises:
             LookalikeError: what an actor raised.
-            UnreachableError: there has been no actor for two minutes, or they end as they start.
+            UnreachableError: there has been no actor for two minutes, or all crash on start.
         """
-        there = [*self._starting, *self._doing]
-        ready, _ = self._ray.wait(there, num_returns=1, timeout=_LOOK_S)
-        for reference in ready:
+        calls = [*self._starting, *self._running]
+        ready, _ = self._ray.wait(calls, num_returns=1, timeout=_POLL_S)
+        for call in ready:
             try:
-                answer = self._ray.get(reference)
+                answer = self._ray.get(call)
             except self._ray.exceptions.RayTaskError as error:
                 raise _cause(error) from error
             except self._ray.exceptions.RayError as error:
-                self._lost(reference, error)
+                if call in self._starting:
+                    self._handle_failed_start(call, error)
+                else:
+                    self._handle_crash(call)
                 continue
-            if reference in self._starting:
-                self._started(reference, answer)
+            if call in self._starting:
+                self._continue_start(call, answer)
                 continue
-            piece, actor = self._doing.pop(reference)
-            if actor in self._idle:
-                self._idle[actor] -= _UNDER_WAY if piece.losses else 1
-            self._take_up(piece, whole(*answer))
-        if self._idle:
-            self._seen = time.monotonic()
-        elif time.monotonic() - self._seen > _NO_ACTOR_S:
+            chunk, actor = self._running.pop(call)
+            if actor in self._load:
+                self._load[actor] -= chunk.weight
+            self._store_results(chunk, join_embeddings(*answer))
+        if self._load:
+            self._last_actor = time.monotonic()
+        elif time.monotonic() - self._last_actor > _NO_ACTOR_S:
             raise UnreachableError(
-                f"the Ray cluster has started no worker for {_NO_ACTOR_S:.0f} s; see whether it "
-                f"has a free {_resource()} (ray status)"
+                f"the Ray cluster has started no worker for {_NO_ACTOR_S:.0f} s; check with "
+                f"ray status that it has a free {_device()}"
             )
 
-    def _take_up(self, piece: _Piece, found: Sequence[ItemResult]) -> None:
-        self._parts[piece.number][piece.start : piece.start + len(found)] = found
+    def _store_results(self, chunk: _Chunk, results: Sequence[ItemResult]) -> None:
+        self._results[chunk.number][chunk.start : chunk.start + len(results)] = results
 
-    def _started(self, reference: Any, answer: tuple[str, str] | None) -> None:
-        """Have an actor of this version prepared; one that is prepared gets pieces."""
-        actor = self._starting.pop(reference)
+    def _continue_start(self, call: Any, answer: tuple[str, str] | None) -> None:
+        """Check an actor's version and have it prepare; a prepared one can take chunks."""
+        actor = self._starting.pop(call)
         if answer is None:
-            self._idle[actor] = 0
-            self._failures = 0
+            self._load[actor] = 0
+            self._failed_starts = 0
             return
         version, machine = answer
         if version != __version__:
             raise SettingError(
-                f"{machine}: has lookalike {version}, here is {__version__}; install the "
-                "same on all machines of the cluster"
+                f"{machine}: has lookalike {version}, this machine has {__version__}; install the "
+                "same version on all machines of the cluster"
             )
-        self._starting[actor.prepare.remote(self._shared)] = actor
+        self._starting[actor.prepare.remote(self._config)] = actor
 
-    def _lost(self, reference: Any, error: Exception) -> None:
-        """Replace an actor that is lost. What costs several is tried in halves."""
-        if reference in self._starting:
-            del self._starting[reference]
-            self._failures += 1
-            if self._failures >= _LOSSES * self._count and not self._idle:
-                raise UnreachableError(
-                    f"workers of the Ray cluster end as they start ({_last_line(error)}); is "
-                    "lookalike installed on all its machines?"
-                ) from error
+    def _handle_failed_start(self, call: Any, error: Exception) -> None:
+        """Replace an actor that crashed before it could take chunks."""
+        del self._starting[call]
+        self._failed_starts += 1
+        if self._failed_starts >= _MAX_CRASHES * self._count and not self._load:
+            raise UnreachableError(
+                f"workers of the Ray cluster crash on start ({_last_line(error)}); check that "
+                "lookalike is installed on all its machines"
+            ) from error
+        self._start_actor()
+
+    def _handle_crash(self, call: Any) -> None:
+        """Replace an actor that crashed; a chunk that crashes several is halved."""
+        actor = self._running[call][1]
+        calls = [each for each, (_, other) in self._running.items() if other is actor]
+        chunk, *not_begun = [self._running.pop(each)[0] for each in calls]
+        self._queue.extendleft(reversed(not_begun))
+        if self._load.pop(actor, None) is not None:
             self._start_actor()
-            return
-        actor = self._doing[reference][1]
-        its = [each for each, (_, other) in self._doing.items() if other is actor]
-        piece, *later = [self._doing.pop(each)[0] for each in its]
-        self._waiting.extendleft(reversed(later))  # it had not begun these
-        if self._idle.pop(actor, None) is not None:
-            self._start_actor()
-        piece.losses += 1
-        if piece.losses < _LOSSES:
-            self._waiting.appendleft(piece)
-        elif len(piece.sent) > 1:
-            middle = len(piece.sent) // 2
-            for start, sent in ((middle, piece.sent[middle:]), (0, piece.sent[:middle])):
-                losses = _LOSSES - 1 if len(sent) > 1 else 1
-                half = _Piece(piece.number, piece.start + start, sent, losses)
-                self._waiting.appendleft(half)
+        chunk.crashes += 1
+        if chunk.crashes < _MAX_CRASHES:
+            self._queue.appendleft(chunk)
+        elif len(chunk.payloads) > 1:
+            middle = len(chunk.payloads) // 2
+            halves = ((middle, chunk.payloads[middle:]), (0, chunk.payloads[:middle]))
+            for start, payloads in halves:
+                crashes = _MAX_CRASHES - 1 if len(payloads) > 1 else 1
+                self._queue.appendleft(_Chunk(chunk.number, chunk.start + start, payloads, crashes))
         else:
-            [one] = piece.sent
-            reason = f"the process that read it ended {_LOSSES} times"
-            self._take_up(piece, [one.failed(reason)])
+            [payload] = chunk.payloads
+            reason = f"the process that read it crashed {_MAX_CRASHES} times"
+            self._store_results(chunk, [payload.failed(reason)])
 
 
 def _cause(error: Any) -> Exception:
-    """Return the error of lookalike that an actor raised, or what Ray says of another."""
+    """Return the error of lookalike that an actor raised, or Ray's own."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, LookalikeError) else error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and those that it came from."""
+    """Yield an error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""What runs on the machines of a cluster: items in, embeddings out or rows written."""
+"""The actor that runs on the machines of a Ray cluster: items in, embeddings or rows out."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ from lookalike.stores.milvus.address import Address
 from lookalike.stores.milvus.store import MilvusStore
 from lookalike.types import Embeddings, Metadata
 
+_PLACEHOLDER = np.empty(0, np.float32)
+"""Stands for an embedding that is sent in one matrix with the others."""
+
 
 @dataclass(frozen=True, slots=True)
 class ItemPayload:
-    """An item on its way to an actor, with the row that the store has of it."""
+    """An item as it is sent to an actor, with its row if the store has one."""
 
     id: str
     uri: str
@@ -31,82 +34,93 @@ class ItemPayload:
     row: Record | None
 
     @classmethod
-    def of(cls, item: Item, known: ExistingRows) -> ItemPayload:
-        """Return what is sent of an item."""
-        return cls(item.id, item.uri, item.metadata, known.rows.get(item.id))
+    def of(cls, item: Item, existing: ExistingRows) -> ItemPayload:
+        """Return the payload of an item."""
+        return cls(item.id, item.uri, item.metadata, existing.rows.get(item.id))
 
     def failed(self, reason: Exception | str) -> ItemResult:
-        """Return it as one that could not be indexed, and why."""
+        """Return its result if it could not be indexed."""
         return failed(self.id, self.uri, reason)
+
+    def open(self) -> Item | ItemResult:
+        """Open the item by its uri; its result if that fails."""
+        try:
+            return replace(open_items([self.uri])[0], id=self.id, metadata=self.metadata)
+        except SourceError as error:
+            return self.failed(error)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """What every actor needs, sent once."""
+    """What every actor needs, sent once.
+
+    Args:
+        files: of the encoder, by name.
+        variables: environment variables of lookalike.
+        existing: the rows that moved items take their embeddings from.
+        address: the Milvus collection that actors write to; None if rows are written by the driver.
+    """
 
     files: Mapping[str, bytes]
     variables: Mapping[str, str]
-    known: ExistingRows
+    existing: ExistingRows
     address: Address | None
 
 
 class Worker:
-    """An actor: opens images, encodes them and, into Milvus, writes their rows."""
+    """An actor: opens and encodes images, and writes their rows if they go to Milvus."""
 
     def __init__(self) -> None:
         self._store: VectorStore | None = None
-        self._work: EncodeTask | None = None
+        self._task: EncodeTask | None = None
 
     def hello(self) -> tuple[str, str]:
-        """Return the version of lookalike here, and the machine's name."""
+        """Return the version of lookalike on this machine, and the machine's name."""
         return __version__, os.uname().nodename
 
-    def prepare(self, shared: WorkerConfig) -> None:
-        """Load the encoder, and connect to where rows go."""
-        os.environ.update(shared.variables)
+    def prepare(self, config: WorkerConfig) -> None:
+        """Load the encoder and open the store."""
+        os.environ.update(config.variables)
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-            for name, data in shared.files.items():
+            for name, data in config.files.items():
                 (Path(folder) / name).write_bytes(data)
-            self._work = EncodeTask(shared.known, load_encoder(Path(folder)))
-        if shared.address is not None:
-            self._store = MilvusStore.open(shared.address)
+            self._task = EncodeTask(config.existing, load_encoder(Path(folder)))
+        if config.address is not None:
+            self._store = MilvusStore.open(config.address)
 
-    def do(self, sent: Sequence[ItemPayload]) -> tuple[list[ItemResult], Embeddings]:
-        """Return what became of items, and the embeddings of those that are yet to be written."""
-        assert self._work is not None
-        rows = {each.id: each.row for each in sent if each.row is not None}
-        known = replace(self._work.known, rows={**self._work.known.rows, **rows})
-        opened = [_opened(each) for each in sent]
+    def process(self, payloads: Sequence[ItemPayload]) -> tuple[list[ItemResult], Embeddings]:
+        """Return the results of items, and the embeddings of those that are not written yet."""
+        assert self._task is not None
+        existing = self._task.existing
+        rows = {payload.id: payload.row for payload in payloads if payload.row is not None}
+        task = replace(self._task, existing=replace(existing, rows={**existing.rows, **rows}))
+        opened = [payload.open() for payload in payloads]
+        by_id = {each.id: each for each in opened if isinstance(each, ItemResult)}
         items = [each for each in opened if isinstance(each, Item)]
-        by_id = {done.id: done for done in replace(self._work, known=known)(items)}
-        by_id |= {each.id: each for each in opened if isinstance(each, ItemResult)}
-        found = [by_id[each.id] for each in sent]
+        by_id |= {result.id: result for result in task(items)}
+        results = [by_id[payload.id] for payload in payloads]
         if self._store is not None:
-            new = [done for done in found if done.pending]
-            if new:
-                commit(new, self._store)
-            found = [replace(done, embedding=None, written=True) for done in found]
-        rows_of = [done.embedding for done in found if done.embedding is not None]
-        matrix = np.stack(rows_of) if rows_of else np.empty((0, 0), np.float32)
-        bare = [replace(d, embedding=_LATER if d.embedding is not None else None) for d in found]
-        return bare, matrix
+            pending = [result for result in results if result.pending]
+            if pending:
+                commit(pending, self._store)
+            results = [replace(result, embedding=None, written=True) for result in results]
+        return split_embeddings(results)
 
 
-_LATER = np.empty(0, np.float32)
-"""Stands for an embedding on its way, which comes in one matrix with the others."""
+def split_embeddings(results: Sequence[ItemResult]) -> tuple[list[ItemResult], Embeddings]:
+    """Return results without their embeddings, and these as one matrix."""
+    rows = [result.embedding for result in results if result.embedding is not None]
+    matrix = np.stack(rows) if rows else np.empty((0, 0), np.float32)
+    return [
+        result if result.embedding is None else replace(result, embedding=_PLACEHOLDER)
+        for result in results
+    ], matrix
 
 
-def whole(found: Sequence[ItemResult], matrix: Embeddings) -> list[ItemResult]:
-    """Return what became of items, with their embeddings."""
+def join_embeddings(results: Sequence[ItemResult], matrix: Embeddings) -> list[ItemResult]:
+    """Undo :func:`split_embeddings`."""
     rows = iter(matrix)
     return [
-        done if done.embedding is None else replace(done, embedding=next(rows)) for done in found
+        result if result.embedding is None else replace(result, embedding=next(rows))
+        for result in results
     ]
-
-
-def _opened(sent: ItemPayload) -> Item | ItemResult:
-    """Open an item where its uri says that it is."""
-    try:
-        return replace(open_items([sent.uri])[0], id=sent.id, metadata=sent.metadata)
-    except SourceError as error:
-        return sent.failed(error)

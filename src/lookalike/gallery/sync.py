@@ -1,4 +1,4 @@
-"""What keeping a gallery in step with a source comes to, and when it is refused."""
+"""The report of a sync, and the checks that refuse one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lookalike.types import Failure
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What a sync did, in images. ``moved`` are those found again under another id."""
+    """What a sync did, in images. ``moved`` counts images that were recognized under a new id."""
 
     added: int
     updated: int
@@ -38,79 +38,85 @@ class SyncReport:
 
     @classmethod
     def of(
-        cls, source: Source, outcome: IngestSummary, gone: Set[str], seconds: float
+        cls, source: Source, summary: IngestSummary, removed: Set[str], seconds: float
     ) -> SyncReport:
-        """Sum up what became of a source; ``gone`` are the rows that it no longer has."""
+        """Make the report of an ingest; ``removed`` are the ids that the source no longer has."""
         return cls(
-            added=outcome.counts[Change.ADDED],
-            updated=outcome.counts[Change.UPDATED],
-            moved=outcome.counts[Change.MOVED],
-            removed=len(gone - outcome.moved),
-            unchanged=outcome.counts[Change.UNCHANGED],
-            failed=(*source.problems, *outcome.failed),
+            added=summary.counts[Change.ADDED],
+            updated=summary.counts[Change.UPDATED],
+            moved=summary.counts[Change.MOVED],
+            removed=len(removed - summary.moved),
+            unchanged=summary.counts[Change.UNCHANGED],
+            failed=(*source.problems, *summary.failed),
             seconds=seconds,
         )
 
 
 def check_source(source: Source, sources: Mapping[str, str], *, relocate: bool) -> None:
-    """See that neither the name nor the place of a source is another one's.
+    """Refuse a source whose name or location belongs to another one.
 
-    ``sources`` are those that a gallery has, by name; ``relocate`` says that this one has moved.
+    Args:
+        source: to be indexed.
+        sources: specifications of the gallery's sources, by name.
+        relocate: this source has moved.
 
     Raises:
-        SourceError: it is.
+        SourceError: its name or location is taken.
     """
     recorded = sources.get(source.name)
-    moved = recorded is not None and not _same(_base(recorded), source.base)
-    if recorded is not None and moved and not relocate:
-        raise SourceError(
-            f"{source.base}: the gallery already has a source called {source.name!r}, "
-            f"{_base(recorded)}; if it has moved, say --relocate, if this is another one, give "
-            "it another --name"
-        )
     if recorded is None and relocate:
-        known = ", ".join(sources) or "none"
+        names = ", ".join(sources) or "none"
         raise SourceError(
-            f"--relocate: the gallery has no source called {source.name!r}, only {known}; say "
-            "with --name which one has moved here"
+            f"the gallery has no source {source.name!r} to relocate (its sources: {names}); choose "
+            "one with {name}",
+            name=None,
+        )
+    if recorded is not None and not relocate and not _same(_base(recorded), source.base):
+        raise SourceError(
+            f"{source.base}: the gallery already has a source {source.name!r} at "
+            f"{_base(recorded)}; if that has moved here, set {{relocate}}; if this is another "
+            "source, give it another {name}",
+            relocate=None,
+            name=None,
         )
     for name, spec in sources.items():
         if name != source.name and _overlap(_base(spec), source.base):
             raise SourceError(
-                f"{source.base}: its images would be there twice, since the source {name!r}, "
-                f"{_base(spec)}, is within it, around it or the same; index that one again"
+                f"{source.base}: overlaps the source {name!r} ({_base(spec)}), so that its images "
+                "would be indexed twice; index that source again instead"
             )
 
 
 def removed_ids(source: Source, rows: Mapping[str, Record], *, allow_removals: bool) -> set[str]:
-    """Return the rows that the source no longer has; not those that may only be unreadable.
+    """Return the rows that the source no longer has, except those in unreadable folders.
 
     Raises:
-        SourceError: they are more than half, and that is not allowed.
+        SourceError: they are more than half of the rows, and that is not allowed.
     """
     if not rows:
         return set()
-    gone = rows.keys() - {item.id for item in source}
-    gone = {row_id for row_id in gone if not row_id.startswith(tuple(source.unread))}
-    if 2 * len(gone) > len(rows) and not allow_removals:
+    missing = rows.keys() - {item.id for item in source}
+    removed = {row_id for row_id in missing if not row_id.startswith(tuple(source.unlisted_prefixes))}
+    if 2 * len(removed) > len(rows) and not allow_removals:
         raise SourceError(
-            f"{source.spec}: {len(gone):,} of the {len(rows):,} images that the gallery has from "
-            "it are gone; if that is right, say --allow-removals. Nothing was changed"
+            f"{source.spec}: {len(removed):,} of its {len(rows):,} indexed images are missing; to "
+            "remove them, set {allow_removals}. Nothing was changed",
+            allow_removals=None,
         )
-    return gone
+    return removed
 
 
-def all_failed_error(source: Source, outcome: IngestSummary) -> SourceError:
-    """Return the error that not one image of a source could be indexed; the first is named."""
-    first = outcome.failed[0]
+def all_failed_error(source: Source, summary: IngestSummary) -> SourceError:
+    """Return the error that no image of a source could be indexed; it names the first."""
+    first = summary.failed[0]
     return SourceError(
-        f"{source.spec}: not one of its {len(source):,} images could be indexed; the first, "
+        f"{source.spec}: none of its {len(source):,} images could be indexed; the first, "
         f"{first.uri}: {first.reason}"
     )
 
 
 def _base(spec: str) -> str:
-    """Return where a source lies, from the text that opens it."""
+    """Return the location of a source, from its specification."""
     return re.sub(r"\[\d*:\d*\]$", "", spec) if spec.startswith(DATASET_PREFIX) else spec
 
 

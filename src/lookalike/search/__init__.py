@@ -1,5 +1,10 @@
 """Search: from a query to ranked hits.
 
-``query`` turns images, regions and crops into query vectors; ``search`` asks the store and
-re-ranks; ``rerank`` has the re-ranking methods; ``keywords`` is full-text search in metadata.
+``query`` turns images, rows and texts into query vectors; ``search`` runs a search with its
+options; ``rerank`` has the re-ranking methods; ``keywords`` is full-text search in metadata.
 """
+
+from lookalike.search.query import Query, QueryRegion, QueryVectors
+from lookalike.search.search import RERANKINGS, SearchOptions
+
+__all__ = ["RERANKINGS", "Query", "QueryRegion", "QueryVectors", "SearchOptions"]

@@ -1,6 +1,6 @@
-"""Keyword search over the metadata of rows: full text, ranked by BM25, fused with images by rank.
+"""Keyword search in the metadata of rows: full text, ranked by BM25, fused with images by rank.
 
-The index is SQLite's FTS5, which Python brings, in memory; it is made on the first search and
+The index is SQLite's FTS5, which is part of Python, in memory. It is built on the first search and
 again when the metadata have changed.
 """
 
@@ -22,97 +22,98 @@ from lookalike.filters import Columns
 FUSION = 60
 """The constant of reciprocal rank fusion (Cormack et al. 2009, section 3)."""
 
-_MANY_WORDS = 50
+_MAX_WORDS = 50
+
+_TIE = 1e-9
+"""Relative difference of scores below which they are equal."""
 
 
-class Keywords:
-    """The words in the metadata of rows, in all columns that hold text or numbers."""
+class KeywordIndex:
+    """A full-text index of all metadata columns that hold text or numbers."""
 
     def __init__(self, columns: Columns) -> None:
         self._connection = sqlite3.connect(":memory:", check_same_thread=False)
         self._lock = threading.Lock()
         self._connection.execute(
-            "CREATE VIRTUAL TABLE words USING fts5("
-            "said, content='', columnsize=1, tokenize='unicode61 remove_diacritics 2')"
+            "CREATE VIRTUAL TABLE keywords USING fts5("
+            "content, content='', columnsize=1, tokenize='unicode61 remove_diacritics 2')"
         )
-        rows = ((number, text) for number, text in enumerate(_texts(columns)) if text)
-        self._connection.executemany("INSERT INTO words (rowid, said) VALUES (?, ?)", rows)
+        rows = ((row, text) for row, text in enumerate(_texts(columns)) if text)
+        self._connection.executemany("INSERT INTO keywords (rowid, content) VALUES (?, ?)", rows)
 
-    def find(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the numbers of rows that have any of the words, and their BM25, best first.
+    def search(self, keywords: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the numbers of rows with any of the keywords and their BM25 scores, best first.
 
-        A word is found where one begins with it, case and accents aside; words in double quotes
-        are found in that order.
+        A keyword matches words that begin with it, ignoring case and accents; a phrase in double
+        quotes matches its words in that order.
 
         Raises:
-            InputError: the text has no words, or more than 50.
+            InputError: there is no keyword, or more than 50.
         """
-        asked = _asked(text)
+        query = _fts_query(keywords)
         with self._lock:
-            found = self._connection.execute(
-                "SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? ORDER BY 2 DESC, 1",
-                (asked,),
+            matches = self._connection.execute(
+                "SELECT rowid, -bm25(keywords) FROM keywords WHERE keywords MATCH ? "
+                "ORDER BY 2 DESC, 1",
+                (query,),
             ).fetchall()
-        rows = np.array([row for row, _ in found], np.int64)
-        return rows, np.array([score for _, score in found], np.float64)
+        rows = np.array([row for row, _ in matches], np.int64)
+        return rows, np.array([score for _, score in matches], np.float64)
 
 
-_indexes: WeakKeyDictionary[Columns, Keywords] = WeakKeyDictionary()
-_making = threading.Lock()
+_indexes: WeakKeyDictionary[Columns, KeywordIndex] = WeakKeyDictionary()
+_building = threading.Lock()
 
 
-def keywords_of(columns: Columns) -> Keywords:
-    """Return the index of some metadata, made once."""
-    with _making:
-        found = _indexes.get(columns)
-        if found is None:
-            found = _indexes[columns] = Keywords(columns)
-        return found
+def keyword_index(columns: Columns) -> KeywordIndex:
+    """Return the index of these metadata, built once."""
+    with _building:
+        index = _indexes.get(columns)
+        if index is None:
+            index = _indexes[columns] = KeywordIndex(columns)
+        return index
 
 
 @dataclass(frozen=True, slots=True)
-class Among:
-    """A filter that some rows pass, by their numbers."""
+class RowFilter:
+    """A filter that matches rows by their numbers."""
 
     rows: NDArray[np.int64]
 
     def mask(self, columns: Columns) -> NDArray[np.bool_]:
         """Return which rows these are."""
-        found = np.zeros(len(columns), np.bool_)
-        found[self.rows] = True
-        return found
+        mask = np.zeros(len(columns), np.bool_)
+        mask[self.rows] = True
+        return mask
 
 
-def fused(looks: Sequence[str], said: Sequence[tuple[str, float]]) -> list[str]:
-    """Return ids in the order of both rankings: by the sum of 1 / (60 + rank) in each.
+def fuse_rankings(by_image: Sequence[str], by_text: Sequence[tuple[str, float]]) -> list[str]:
+    """Return ids ordered by reciprocal rank fusion: the sum of 1 / (60 + rank) in both rankings.
 
     Args:
-        looks: ids, the best first.
-        said: ids and their scores, the best first; equal scores have one rank, so that among what
-            is said equally well looks decide.
+        by_image: ids, best first.
+        by_text: ids and scores, best first. Equal scores share a rank, so that the image ranking
+            decides among them.
     """
-    total = {row_id: 1 / (FUSION + rank) for rank, row_id in enumerate(looks, 1)}
+    total = {row_id: 1 / (FUSION + rank) for rank, row_id in enumerate(by_image, 1)}
     rank, last = 0, None
-    for place, (row_id, score) in enumerate(said, 1):
-        if last is None or score < last - _SAME * abs(last):
+    for place, (row_id, score) in enumerate(by_text, 1):
+        if last is None or score < last - _TIE * abs(last):
             rank, last = place, score
         total[row_id] = total.get(row_id, 0.0) + 1 / (FUSION + rank)
-    place_of = {row_id: place for place, row_id in enumerate(looks)}
+    place_of = {row_id: place for place, row_id in enumerate(by_image)}
     return sorted(total, key=lambda i: (-total[i], place_of.get(i, len(place_of)), i))
 
 
-_SAME = 1e-9
-
-
 def _texts(columns: Columns) -> Iterator[str]:
-    """Yield all that the metadata of each row say, as one text."""
-    said: list[list[str]] = [[] for _ in range(len(columns))]
+    """Yield for each row all of its metadata as one text."""
+    rows: list[list[str]] = [[] for _ in range(len(columns))]
     for name in columns.names:
         codes, values = columns.encoded(name)
         texts = [" ".join(_words_of(value)) for value in values]
         for row in np.flatnonzero(codes >= 0).tolist():
-            said[row].append(texts[codes[row]])
-    for parts in said:
+            rows[row].append(texts[codes[row]])
+    for parts in rows:
         yield " ".join(parts)
 
 
@@ -126,18 +127,21 @@ def _words_of(value: object) -> Iterator[str]:
         yield f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _asked(text: str) -> str:
-    """Return an FTS5 query in which nothing that a person types has a meaning of its own."""
+def _fts_query(keywords: str) -> str:
+    """Return an FTS5 query in which every character of the keywords is literal."""
     parts = [
-        (quoted or word, bool(quoted)) for quoted, word in re.findall(r'"([^"]*)"|([^\s"]+)', text)
+        (quoted or word, bool(quoted))
+        for quoted, word in re.findall(r'"([^"]*)"|([^\s"]+)', keywords)
     ]
     terms = [
         f'"{part}"' + ("" if quoted else "*")
         for part, quoted in parts
-        if any(each.isalnum() for each in part) and "\0" not in part
+        if any(character.isalnum() for character in part) and "\0" not in part
     ]
     if not terms:
-        raise InputError(f"words {text[:40]!r}: there is no word to look for")
-    if len(terms) > _MANY_WORDS:
-        raise InputError(f"words: {len(terms)} are too many; at most {_MANY_WORDS}")
+        raise InputError("{keywords} has no word to search for", keywords=repr(keywords[:40]))
+    if len(terms) > _MAX_WORDS:
+        raise InputError(
+            f"{{keywords}} has {len(terms)} words, at most {_MAX_WORDS} are allowed", keywords=None
+        )
     return " OR ".join(terms)

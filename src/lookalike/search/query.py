@@ -13,7 +13,7 @@ from lookalike.errors import ImageError, InputError, SourceError
 from lookalike.images.decode import ImageInput, decode
 from lookalike.images.foreground import FOREGROUND_MARGIN, Box, find_foreground
 from lookalike.sources import Item, open_items
-from lookalike.sources.sampling import each_in_threads
+from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import VectorStore
 from lookalike.types import Embeddings, Hit, ImageArray
 
@@ -173,7 +173,7 @@ def multi_crop_boxes(image: ImageArray) -> list[Box]:
 
 def read_images(hits: Sequence[Hit]) -> list[ImageArray | None]:
     """Return the images of hits; None where one cannot be read."""
-    return list(each_in_threads(_read_image, [hit.uri for hit in hits]))
+    return list(thread_map(_read_image, [hit.uri for hit in hits]))
 
 
 def _read_image(uri: str) -> ImageArray | None:

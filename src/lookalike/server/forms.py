@@ -68,7 +68,7 @@ class Form:
             raise InputError(f"{'/'.join(map(str, first['loc']))}: {first['msg']}") from None
         search = options.search(own)
         chosen = [found for each in facets if (found := self._filter(each)) is not None]
-        conditions = [*chosen, *([search.where] if search.where is not None else [])]
+        conditions = [*chosen, *([search.filter] if search.filter is not None else [])]
         if len(conditions) > 1:
             search = replace(search, where=AllOf(tuple(conditions)))
         elif conditions:
