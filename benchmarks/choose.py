@@ -18,7 +18,7 @@ import numpy as np
 
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import InputError
-from lookalike.evaluation.agreement import Labels
+from lookalike.evaluation.agreement import LabelJudgements
 from lookalike.evaluation.candidates import TRAINED, candidate_names
 from lookalike.evaluation.label_sheet import draw_rows
 from lookalike.evaluation.metrics import bootstrap_interval
@@ -65,7 +65,7 @@ def encode(source: ArraySource, augment: str) -> dict[str, Embeddings]:
     found = {}
     for name in candidate_names():
         found[name] = open_encoder(name, sample).encode(source.images)
-    small = source.cut(0, min(SAMPLE, len(source)))
+    small = source.subset(0, min(SAMPLE, len(source)))
     trained = train(small, recipe=TRAINED, augment=augment, options=TrainingOptions(minutes=1))
     found[TRAINED] = trained.encode(source.images)
     return found
@@ -133,7 +133,7 @@ def draws(
         chosen = kept = 0
         for seed in range(DRAWS):
             rows = draw(nearest, budget, seed)
-            judged = Labels({str(row): str(labels[row]) for row in rows})
+            judged = LabelJudgements({str(row): str(labels[row]) for row in rows})
             try:
                 judged.check("labels")
             except InputError:
@@ -141,7 +141,7 @@ def draws(
             quality = judged.compare({name: values[rows] for name, values in embeddings.items()})
             best = max(quality, key=lambda name: quality[name].estimate.value)
             chosen += best in right
-            kept += any(quality[name].within_noise for name in right)
+            kept += any(quality[name].tied for name in right)
         found[budget] = chosen, kept
     return found
 

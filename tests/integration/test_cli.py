@@ -203,7 +203,7 @@ MISTAKES = {
     "empty folder": (["index", "x.gallery", "empty"], "empty: the folder has no image files"),
     "no images": (["index", "x.gallery", "text"], "text: the folder has no image files"),
     "text file": (["index", "x.gallery", "text/a.txt"], "a.txt: is neither a folder nor an IDX"),
-    "only broken": (["index", "x.gallery", "bad"], "not one image can be read; the first, "),
+    "only broken": (["index", "x.gallery", "bad"], "no image can be read; the first, "),
     "corrupt idx": (
         ["index", "x.gallery", "cut-images-idx3-ubyte"],
         "cut-images-idx3-ubyte: corrupt",

@@ -1,4 +1,4 @@
-"""Folders, manifests and shards: what is taken, what is passed over, what is said of mistakes."""
+"""Folders, manifests and shards as sources: which files count, metadata, error messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def png(number: int = 0) -> bytes:
     return file.getvalue()
 
 
-def put(path: Path, data: bytes | None = None) -> Path:
+def write(path: Path, data: bytes | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png() if data is None else data)
     return path
@@ -44,10 +44,10 @@ def keys(spec: Path | str) -> list[str]:
 # ---------------------------------------------------------------------------------- folders
 
 
-def test_a_folder_takes_images_and_passes_over_the_rest(tmp_path: Path) -> None:
+def test_a_folder_lists_images_and_ignores_other_files(tmp_path: Path) -> None:
     root = tmp_path / "r"
     for name in ("b.PNG", "a.jpg", "sub/C.JpEg", "sub/deep/d.webp", "plain"):
-        put(root / name)
+        write(root / name)
     for name in (
         "notes.txt",
         ".hidden.png",
@@ -56,8 +56,8 @@ def test_a_folder_takes_images_and_passes_over_the_rest(tmp_path: Path) -> None:
         "__MACOSX/x.png",
         "sub/.thumbs/x.png",
     ):
-        put(root / name)
-    put(root / "README", b"no image")
+        write(root / name)
+    write(root / "README", b"no image")
     assert keys(root) == ["a.jpg", "b.PNG", "plain", "sub/C.JpEg", "sub/deep/d.webp"]
     assert [item.metadata.get("label") for item in open_source(root)] == [
         *(None, None, None),
@@ -65,10 +65,10 @@ def test_a_folder_takes_images_and_passes_over_the_rest(tmp_path: Path) -> None:
     ]
 
 
-def test_link_loops_end_and_no_image_comes_twice(tmp_path: Path) -> None:
+def test_link_loops_end_and_no_image_is_listed_twice(tmp_path: Path) -> None:
     root, other = tmp_path / "r", tmp_path / "other"
-    put(root / "a" / "1.png")
-    put(other / "x" / "2.png")
+    write(root / "a" / "1.png")
+    write(other / "x" / "2.png")
     (root / "a" / "loop").symlink_to(root)
     (root / "a" / "up").symlink_to(tmp_path)
     (root / "same").symlink_to(root / "a")
@@ -79,29 +79,29 @@ def test_link_loops_end_and_no_image_comes_twice(tmp_path: Path) -> None:
     assert keys(root) == ["dangling.png", "a/1.png", "out/x/2.png"]
 
 
-def test_a_sub_folder_that_cannot_be_read_is_a_named_problem(
+def test_an_unreadable_sub_folder_is_reported_as_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(tmp_path / "r" / "1.png")
-    put(tmp_path / "r" / "shut" / "2.png")
-    whole = os.scandir
+    write(tmp_path / "r" / "1.png")
+    write(tmp_path / "r" / "shut" / "2.png")
+    original = os.scandir
 
     def scandir(path: Path) -> object:
         if Path(path).name == "shut":
             raise PermissionError(13, "Permission denied")
-        return whole(path)
+        return original(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
     source = open_source(tmp_path / "r")
     assert len(source) == 1
     assert [p.reason for p in source.problems] == ["the folder cannot be read (Permission denied)"]
-    assert list(source.unread) == ["r:shut/"]
+    assert list(source.unlisted_prefixes) == ["r:shut/"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_a_metadata_table_in_a_folder_adds_columns(kind: str, tmp_path: Path) -> None:
     for name in ("cats/1.png", "cats/2.png", "3.png"):
-        put(tmp_path / name)
+        write(tmp_path / name)
     rows = [
         {"path": "cats/1.png", "year": 2020, "tag": "a,b"},
         {"path": "./3.png", "label": "mine", "year": None},
@@ -115,7 +115,7 @@ def test_a_metadata_table_in_a_folder_adds_columns(kind: str, tmp_path: Path) ->
         {"label": "cats"},
     ]
     [problem] = source.problems
-    assert problem.reason == "names 'none.png', which is not in the folder"
+    assert problem.reason == "'none.png' is not an image in the folder"
     assert problem.uri.endswith(
         f"metadata.{kind}, {'row' if kind == 'parquet' else 'line'} {4 if kind == 'csv' else 3}"
     )
@@ -140,9 +140,9 @@ def write_table(path: Path, rows: list[dict[str, object]]) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_a_manifest_names_images_and_their_metadata(kind: str, tmp_path: Path) -> None:
-    put(tmp_path / "in" / "a.png", png(7))
-    put(tmp_path / "b.png", png(8))
+def test_a_manifest_lists_images_and_their_metadata(kind: str, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.png", png(7))
+    write(tmp_path / "b.png", png(8))
     rows: list[dict[str, object]] = [
         {"path": "in/a.png", "year": 2020, "price": 1.5, "sold": True, "code": "007"},
         {"path": "b.png", "year": 2021, "price": 2, "sold": False, "code": "12"},
@@ -155,8 +155,8 @@ def test_a_manifest_names_images_and_their_metadata(kind: str, tmp_path: Path) -
     assert open_items([source[0].uri])[0].image()[0, 0, 0] == 7
 
 
-def test_csv_is_read_as_spreadsheets_write_it(tmp_path: Path) -> None:
-    put(tmp_path / "ä b.png")
+def test_csv_as_written_by_spreadsheets(tmp_path: Path) -> None:
+    write(tmp_path / "ä b.png")
     text = '\ufeffpath;when;note;n\r\nä b.png;2024-05-01;"two\nlines; and ""quotes""";\r\n'
     (tmp_path / "m.csv").write_text(text, encoding="utf-8", newline="")
     [item] = open_source(tmp_path / "m.csv")
@@ -164,39 +164,41 @@ def test_csv_is_read_as_spreadsheets_write_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("m.csv", "file,year\na.png,1\n", "has no column path or url"),
         ("m.csv", "path,year\n", "has no rows"),
-        ("m.csv", "", "line 1: expected the names of the columns"),
-        ("m.csv", "path,path\na.png,b\n", "the column 'path' is there twice"),
+        ("m.csv", "", "line 1: expected a header with the names of the columns"),
+        ("m.csv", "path,path\na.png,b\n", "line 1: duplicate column 'path'"),
         ("m.csv", "path,y\na.png,1\n../x.png,2\n", "line 3: the path '../x.png' is not below"),
         ("m.csv", "path\n/etc/x.png\n", "line 2: the path '/etc/x.png' is not below"),
         ("m.csv", "path\na/../../x.png\n", "line 2: the path 'a/../../x.png' is not below"),
-        ("m.csv", "path,y\na.png,1\na.png,2\n", "line 3: has the path of line 2, 'a.png'"),
-        ("m.csv", "path,y\na.png,1\n./a.png,2\n", "line 3: has the path of line 2, 'a.png'"),
-        ("m.csv", "id,path\n1,a.png\n1,b.png\n", "line 3: has the id of line 2, '1'"),
+        ("m.csv", "path,y\na.png,1\na.png,2\n", "line 3: same path as line 2, 'a.png'"),
+        ("m.csv", "path,y\na.png,1\n./a.png,2\n", "line 3: same path as line 2, 'a.png'"),
+        ("m.csv", "id,path\n1,a.png\n1,b.png\n", "line 3: same id as line 2, '1'"),
         ("m.csv", "id,path\n,a.png\n", "line 2: has no id"),
         ("m.csv", "path,y\n,1\n", "line 2: has no path"),
-        ("m.csv", "path,y\na.png,1\nb.png,1,2\n", "line 3: has 3 columns, the first line has 2"),
+        ("m.csv", "path,y\na.png,1\nb.png,1,2\n", "line 3: has 3 columns, the header has 2"),
         ("m.jsonl", '{"path": "a.png"}\n{"path": \n', "line 2: is not JSON"),
         ("m.jsonl", '{"path": "a.png"}\n3\n', "line 2: expected an object"),
-        ("m.jsonl", '{"path": 3}\n', "line 1: has 3 for a path"),
-        ("m.jsonl", '{"url": "file:///etc/passwd"}\n', "is no http or https address"),
+        ("m.jsonl", '{"path": 3}\n', "line 1: path 3 is not text"),
+        ("m.jsonl", '{"url": "file:///etc/passwd"}\n', "is not an http or https URL"),
         ("m.parquet", "nonsense", "broken Parquet"),
-        ("m.tar", "nonsense", "is not a tar file that can be read"),
+        ("m.tar", "nonsense", "not a readable tar file"),
         ("m.xyz", "nonsense", "is neither a folder nor an IDX file"),
     ],
 )
-def test_mistakes_in_manifests_are_named(name: str, text: str, said: str, tmp_path: Path) -> None:
+def test_errors_name_the_file_the_line_and_the_cause(
+    name: str, text: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(SourceError) as caught:
         open_source(tmp_path / name)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert name in str(caught.value)
 
 
-def test_text_that_is_not_utf_8_is_named_by_line(tmp_path: Path) -> None:
+def test_text_that_is_not_utf_8_is_an_error_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes(b"path,t\na.png,x\nb.png,\xff\n")
     with pytest.raises(SourceError, match="line 3: is not UTF-8"):
         open_source(tmp_path / "m.csv")
@@ -205,7 +207,7 @@ def test_text_that_is_not_utf_8_is_named_by_line(tmp_path: Path) -> None:
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
     root = tmp_path / "web"
-    put(root / "a.png", png(9))
+    write(root / "a.png", png(9))
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *arguments: object) -> None:
@@ -220,19 +222,19 @@ def web(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_a_manifest_of_addresses(web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_of_urls(web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.jsonl").write_text(
         json.dumps({"url": f"{web}/a.png", "k": 1}) + "\n" + json.dumps({"url": f"{web}/no.png"})
     )
-    found, missing = open_source(tmp_path / "m.jsonl")
-    assert found.image()[0, 0, 0] == 9
-    assert found.metadata == {"k": 1}
-    assert open_items([found.uri])[0].image()[0, 0, 0] == 9
-    with pytest.raises(ImageError, match="cannot be had"):
+    item, missing = open_source(tmp_path / "m.jsonl")
+    assert item.image()[0, 0, 0] == 9
+    assert item.metadata == {"k": 1}
+    assert open_items([item.uri])[0].image()[0, 0, 0] == 9
+    with pytest.raises(ImageError, match="download failed"):
         missing.image()
     monkeypatch.setenv("LOOKALIKE_OFFLINE", "1")
     with pytest.raises(ImageError, match="LOOKALIKE_OFFLINE"):
-        found.image()
+        item.image()
 
 
 # ----------------------------------------------------------------------------------- shards
@@ -247,7 +249,7 @@ def tar(path: Path, entries: dict[str, bytes]) -> Path:
     return path
 
 
-def test_tar_shards_as_img2dataset_writes_them(tmp_path: Path) -> None:
+def test_tar_shards_as_written_by_img2dataset(tmp_path: Path) -> None:
     for shard in range(2):
         entries = {}
         for i in range(3):
@@ -273,26 +275,26 @@ def test_tar_shards_as_img2dataset_writes_them(tmp_path: Path) -> None:
     assert one[0].id == "00001:00001/000010000"
 
 
-def test_a_tar_cut_short_gives_what_it_has(tmp_path: Path) -> None:
+def test_the_images_of_a_truncated_tar_are_used(tmp_path: Path) -> None:
     path = tar(tmp_path / "x.tar", {f"{i}.png": png(i) for i in range(4)})
     path.write_bytes(path.read_bytes()[: 512 * 5 + 100])
     source = open_source(path)
-    assert source.problems[0].reason.startswith("broken after ")
-    assert list(source.unread) == ["x:x/"]
+    assert source.problems[0].reason.startswith("damaged after ")
+    assert list(source.unlisted_prefixes) == ["x:x/"]
     assert 1 <= len(source) < 4
     assert source[0].image().shape == (8, 8, 3)
 
 
-def test_two_images_of_one_key_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="two images are called 'a'"):
+def test_two_images_with_one_key_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="two images with the key 'a'"):
         open_source(tar(tmp_path / "x.tar", {"a.png": png(), "a.jpg": png()}))
 
 
 @pytest.mark.parametrize("column", ["jpg", "image"])
-def test_parquet_with_the_bytes_of_images(column: str, tmp_path: Path) -> None:
+def test_parquet_shards_with_image_bytes(column: str, tmp_path: Path) -> None:
     data: list[object] = [png(i) for i in range(150)]
     data[3] = None
-    if column == "image":  # as the Hugging Face hub has them
+    if column == "image":  # as on the Hugging Face hub
         data = [{"bytes": each, "path": "x"} for each in data]
     columns = {
         column: data,
@@ -307,6 +309,6 @@ def test_parquet_with_the_bytes_of_images(column: str, tmp_path: Path) -> None:
         assert source[7].metadata == {"status": "success"}
         order = [149, 0, 64, 63, 5, 128, 1]
         assert [int(source[i].image()[0, 0, 0]) for i in order] == order
-        with pytest.raises(ImageError, match=r"holds no image \(status failed_to_download\)"):
+        with pytest.raises(ImageError, match=r"has no image \(status failed_to_download\)"):
             source[3].image()
     assert open_items([f"{tmp_path / '00000.parquet'}#9"])[0].image()[0, 0, 0] == 9

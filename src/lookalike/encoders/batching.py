@@ -8,7 +8,7 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import find_encoder_spec
 from lookalike.errors import ImageError, SourceError
 from lookalike.sources import Item, Source
-from lookalike.sources.sampling import each_in_threads, sample_images
+from lookalike.sources.sampling import sample_images, thread_map
 from lookalike.types import Embeddings, ImageArray
 
 ENCODE_BATCH = 1024
@@ -62,7 +62,7 @@ def encode_items(
     """
     images: list[ImageArray] = []
     size = 0
-    for done, image in enumerate(each_in_threads(Item.image, items), 1):
+    for done, image in enumerate(thread_map(Item.image, items), 1):
         images.append(image)
         size += images[-1].nbytes
         if len(images) == ENCODE_BATCH or size >= ENCODE_BYTES or done == len(items):

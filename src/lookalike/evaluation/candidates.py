@@ -22,7 +22,7 @@ from lookalike.errors import (
 from lookalike.evaluation.agreement import Quality
 from lookalike.evaluation.robustness import evaluate_encoder_robustness
 from lookalike.sources import ItemSource
-from lookalike.sources.sampling import Sampled
+from lookalike.sources.sampling import SampledImage
 from lookalike.types import Embeddings, Progress, ProgressCallback
 
 CANDIDATES = ("pixels", "color-pyramid", "texture-pyramid", "hog", "hog-fine", "hog-fine+color")
@@ -124,7 +124,7 @@ class Trial:
 
     def __init__(
         self,
-        sample: Sequence[Sampled],
+        sample: Sequence[SampledImage],
         options: ChooseOptions,
         deadline: float,
         on_progress: ProgressCallback,

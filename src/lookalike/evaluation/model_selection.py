@@ -25,7 +25,7 @@ from lookalike.evaluation.candidates import (
     candidate_names,
 )
 from lookalike.sources import Item, ItemSource, Source, open_source
-from lookalike.sources.sampling import Sampled, read_sample
+from lookalike.sources.sampling import SampledImage, read_sample
 from lookalike.types import Failure, ProgressCallback, ignore_progress
 
 OWN = "own"
@@ -204,7 +204,7 @@ def _drawn(labels: Mapping[str, str]) -> Mapping[str, str]:
 
 def _sample(
     source: Source, judgements: Judgements | None, seed: int
-) -> tuple[list[Sampled], list[Failure]]:
+) -> tuple[list[SampledImage], list[Failure]]:
     """Read the judged images and others drawn at random, in the order of the source."""
     judged = frozenset(judgements.ids if judgements else ())
     drawn = np.random.default_rng(seed).permutation(len(source)).tolist()

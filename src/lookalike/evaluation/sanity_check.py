@@ -1,4 +1,4 @@
-"""What can honestly be said of an encoder once it is trained."""
+"""Sanity check of a trained encoder: embedding spectrum, robustness, comparison with baselines."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import encoder_specs, open_encoder
 from lookalike.errors import InputError
-from lookalike.evaluation.metrics import Estimate, bootstrap_interval
+from lookalike.evaluation.metrics import Estimate
 from lookalike.evaluation.robustness import MEANING, evaluate_encoder_robustness
 from lookalike.sources import Source
-from lookalike.sources.sampling import Sampled, read_sample
+from lookalike.sources.sampling import SampledImage, read_sample
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import (
     Embeddings,
@@ -27,20 +27,21 @@ from lookalike.types import (
 )
 
 SAMPLE = 3_000
-"""Images that are looked at, spread evenly over the collection."""
+"""Maximum number of unlabeled images, spread evenly over the source."""
 
 MIN_LABELED = 30
-_SELF_QUERIES = 100
+_ROBUSTNESS_QUERIES = 100
+_MAX_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """How embeddings spread over their dimensions.
+    """The distribution of embeddings' variance over dimensions.
 
-    ``effective`` is the exponential of the entropy of the principal components' shares of the
-    variance (RankMe, Garrido et al. 2023, with variances for singular values): ``dim`` if all
-    matter alike, 1 if one does. ``collapsed`` are the dimensions that hardly vary: by less than a
-    hundredth of the median standard deviation.
+    ``effective`` is the effective rank: the exponential of the entropy of the principal components'
+    shares of the variance (RankMe, Garrido et al. 2023, with variances for singular values), from
+    1 to ``dim``. ``collapsed`` are the dimensions whose standard deviation is at most a hundredth
+    of the median one.
     """
 
     dim: int
@@ -49,22 +50,22 @@ class Spectrum:
 
     @classmethod
     def of(cls, embeddings: Embeddings) -> Spectrum:
-        """Describe embeddings ``(n, dim)``."""
+        """Compute the spectrum of embeddings ``(n, dim)``."""
         values = embeddings.astype(np.float64)
         spread = values.std(axis=0)
-        typical = float(np.median(spread)) or float(spread.max())
-        dead = np.flatnonzero(spread <= typical / 100)
+        median = float(np.median(spread)) or float(spread.max())
+        collapsed = np.flatnonzero(spread <= median / 100)
         variances = np.linalg.svd(values - values.mean(axis=0), compute_uv=False) ** 2
         shares = variances[variances > 0] / max(variances.sum(), np.finfo(float).tiny)
         effective = float(np.exp(-(shares * np.log(shares)).sum()))
-        return cls(values.shape[1], effective, tuple(int(i) for i in dead))
+        return cls(values.shape[1], effective, tuple(int(i) for i in collapsed))
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Precision@k of an encoder and every baseline: each labeled image is asked for the others.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineComparison:
+    """Leave-one-out precision@k of an encoder and every baseline over the labeled images.
 
-    ``differences`` are the encoder's less each baseline's, paired query by query.
+    ``differences`` are the encoder's precision less each baseline's, paired by query.
     """
 
     k: int
@@ -79,75 +80,82 @@ class Verdict:
         """Name of the best baseline."""
         return max(self.baselines, key=lambda name: self.baselines[name].value)
 
-    def sentence(self) -> str:
-        """Say whether training was worth it."""
-        best, by = self.best, self.differences[self.best]
-        interval = f"{by.value:+.4f} [{by.interval.low:+.4f}, {by.interval.high:+.4f}]"
-        if by.interval.low > 0:
+    def verdict(self) -> str:
+        """Compare the encoder with the best baseline, in one sentence."""
+        best, difference = self.best, self.differences[self.best]
+        low, high = difference.interval.low, difference.interval.high
+        interval = f"{difference.value:+.4f} [{low:+.4f}, {high:+.4f}]"
+        if low > 0:
             return f"better than the best baseline, {best}, by {interval}"
-        if by.interval.high < 0:
-            return f"keep `{best}`: training did not help here ({interval})"
-        return f"keep `{best}`: the difference cannot be told from none ({interval})"
+        if high < 0:
+            return f"worse than the best baseline, {best}, by {interval}; use {best} instead"
+        return (
+            f"not significantly different from the best baseline, {best}: {interval}; "
+            f"use {best}, which needs no training"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class SanityCheck:
-    """What :func:`sanity_check` found.
+    """The result of :func:`sanity_check`.
 
-    ``robustness`` is mAP@7 by distortion; ``verdict`` is None without enough labels.
+    ``robustness`` is mAP@7 by corruption; ``comparison`` is None without enough labels.
     """
 
     images: int
     spectrum: Spectrum
     robustness: Mapping[str, float]
-    verdict: Verdict | None
+    comparison: BaselineComparison | None
 
     def sentences(self) -> list[str]:
-        """Say it in a line each."""
+        """Return the result in one line each."""
         s = self.spectrum
-        said = [f"spectrum: the variance of {s.effective:.0f} of {s.dim} dimensions"]
+        lines = [f"effective rank: {s.effective:.0f} of {s.dim} dimensions"]
         if s.collapsed:
-            shown = ", ".join(map(str, s.collapsed[:10]))
-            more = ", ..." if len(s.collapsed) > 10 else ""
-            said[0] += f"; {len(s.collapsed)} collapsed (hardly vary): {shown}{more}"
+            shown = ", ".join(map(str, s.collapsed[:_MAX_SHOWN]))
+            more = ", ..." if len(s.collapsed) > _MAX_SHOWN else ""
+            lines[0] += f"; {len(s.collapsed)} collapsed: {shown}{more}"
         if self.robustness:
-            each = ", ".join(f"{name} {value:.2f}" for name, value in self.robustness.items())
-            said.append(f"self-retrieval, {MEANING}: {each}")
-        if self.verdict is None:
-            said.append(
-                "quality: not known without labels; lookalike choose ranks encoders from a few"
+            scores = ", ".join(f"{name} {value:.2f}" for name, value in self.robustness.items())
+            lines.append(f"robustness ({MEANING}), mAP@7: {scores}")
+        if self.comparison is None:
+            lines.append(
+                "search quality: unknown without labels; to compare encoders with a few labels, "
+                "see lookalike choose --help"
             )
-            return said
-        v = self.verdict
-        table = ", ".join(f"{name} {score.value:.4f}" for name, score in v.baselines.items())
-        said.append(
-            f"quality: precision@{v.k} {v.precision.value:.4f} [{v.precision.interval.low:.4f}, "
-            f"{v.precision.interval.high:.4f}] on {v.queries:,} labeled images; {table}"
+            return lines
+        c = self.comparison
+        interval = c.precision.interval
+        baselines = ", ".join(f"{name} {score.value:.4f}" for name, score in c.baselines.items())
+        lines.append(
+            f"search quality: precision@{c.k} {c.precision.value:.4f} "
+            f"[{interval.low:.4f}, {interval.high:.4f}] on {c.queries:,} labeled images; "
+            f"baselines: {baselines}"
         )
-        said.append(f"verdict: {v.sentence()}")
-        return said
+        lines.append(f"verdict: {c.verdict()}")
+        return lines
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         fields: dict[str, Any] = {
             "images": self.images,
             "dim": self.spectrum.dim,
-            "effective_dim": self.spectrum.effective,
+            "effective_rank": self.spectrum.effective,
             "collapsed": list(self.spectrum.collapsed),
             "robustness": dict(self.robustness),
-            "verdict": None,
+            "comparison": None,
         }
-        if self.verdict is not None:
-            v = self.verdict
-            fields["verdict"] = {
-                "k": v.k,
-                "queries": v.queries,
-                "labels": v.labels,
-                "precision": _pair(v.precision),
-                "baselines": {name: _pair(score) for name, score in v.baselines.items()},
-                "differences": {name: _pair(score) for name, score in v.differences.items()},
-                "best_baseline": v.best,
-                "sentence": v.sentence(),
+        if self.comparison is not None:
+            c = self.comparison
+            fields["comparison"] = {
+                "k": c.k,
+                "queries": c.queries,
+                "labels": c.labels,
+                "precision": _as_json(c.precision),
+                "baselines": {name: _as_json(score) for name, score in c.baselines.items()},
+                "differences": {name: _as_json(score) for name, score in c.differences.items()},
+                "best_baseline": c.best,
+                "verdict": c.verdict(),
             }
         return fields
 
@@ -160,18 +168,18 @@ def sanity_check(
     k: int = 7,
     on_progress: ProgressCallback = ignore_progress,
 ) -> SanityCheck:
-    """Look at an encoder's spectrum, what it is invariant to, and, with labels, how good it is.
+    """Check a trained encoder: spectrum, robustness and, with labels, precision beside baselines.
 
     Args:
-        encoder: what was trained.
+        encoder: the trained encoder.
         source: the images it was trained on.
-        labels: by id; those of the source itself unless given. An empty mapping is for none.
-            The images they name are looked at in addition to those drawn.
-        k: hits that precision is taken over.
-        on_progress: told of each encoder that is tried.
+        labels: by id; by default, those of the source. An empty mapping means none. Labeled images
+            are used in addition to the sample.
+        k: hits per query.
+        on_progress: called for each baseline.
 
     Raises:
-        SourceError: not one image can be read.
+        SourceError: no image can be read.
     """
     sample = read_sample(source, SAMPLE, frozenset(labels or ()))
     images = [each.image for each in sample]
@@ -179,70 +187,67 @@ def sanity_check(
     return SanityCheck(
         images=len(sample),
         spectrum=Spectrum.of(embeddings),
-        robustness=_self_retrieval(encoder, images),
-        verdict=_verdict(encoder, sample, labels, k, on_progress),
+        robustness=_robustness(encoder, images),
+        comparison=_compare(encoder, sample, labels, k, on_progress),
     )
 
 
-def _self_retrieval(encoder: Encoder, images: Sequence[ImageArray]) -> dict[str, float]:
+def _robustness(encoder: Encoder, images: Sequence[ImageArray]) -> dict[str, float]:
     try:
-        found = evaluate_encoder_robustness(encoder, images, queries=_SELF_QUERIES)
-    except InputError:  # fewer than two distinct images: nothing can be found again
+        result = evaluate_encoder_robustness(encoder, images, queries=_ROBUSTNESS_QUERIES)
+    except InputError:  # fewer than two distinct images
         return {}
-    return {name: scores.map.value for name, scores in found.scores.items()}
+    return {name: scores.map.value for name, scores in result.scores.items()}
 
 
-def _verdict(
+def _compare(
     encoder: Encoder,
-    sample: Sequence[Sampled],
+    sample: Sequence[SampledImage],
     labels: Mapping[str, str] | None,
     k: int,
     on_progress: ProgressCallback,
-) -> Verdict | None:
-    """Compare with every baseline on the labeled part of a sample, if that is enough to say."""
+) -> BaselineComparison | None:
+    """Compare with every baseline on the labeled part of a sample; None with too few labels."""
     known = {
         each.item.id: str(label) for each in sample if (label := _label(each, labels)) is not None
     }
-    judged = [each for each in sample if each.item.id in known]
-    names = np.array([known[each.item.id] for each in judged])
-    if len(judged) < MIN_LABELED or len(set(names)) < 2:
+    labeled = [each for each in sample if each.item.id in known]
+    names = np.array([known[each.item.id] for each in labeled])
+    if len(labeled) < MIN_LABELED or len(set(names)) < 2:
         return None
-    images = [each.image for each in judged]
-    everything = [each.image for each in sample]
-    baselines = [name for name, described in encoder_specs().items() if described.baseline]
+    images = [each.image for each in labeled]
+    sample_images = [each.image for each in sample]
+    baselines = [name for name, spec in encoder_specs().items() if spec.baseline]
     own = _precisions(encoder.encode(images), names, k)
     scores: dict[str, NDArray[np.float64]] = {}
     for number, name in enumerate(baselines):
         on_progress(Progress("compare with baselines", number, len(baselines), "encoders"))
         try:
-            baseline = open_encoder(name, everything)
-        except InputError:  # too few images for a baseline that learns
+            baseline = open_encoder(name, sample_images)
+        except InputError:  # too few images to fit this baseline
             continue
         scores[name] = _precisions(baseline.encode(images), names, k)
     on_progress(Progress("compare with baselines", len(baselines), len(baselines), "encoders"))
-    return Verdict(
+    return BaselineComparison(
         k=k,
-        queries=len(judged),
+        queries=len(labeled),
         labels=len(set(names)),
-        precision=_estimate(own),
-        baselines={name: _estimate(each) for name, each in scores.items()},
-        differences={name: _estimate(own - each) for name, each in scores.items()},
+        precision=Estimate.of(own),
+        baselines={name: Estimate.of(each) for name, each in scores.items()},
+        differences={name: Estimate.of(own - each) for name, each in scores.items()},
     )
 
 
-def _label(each: Sampled, labels: Mapping[str, str] | None) -> object:
-    return each.item.metadata.get("label") if labels is None else labels.get(each.item.id)
+def _label(sampled: SampledImage, labels: Mapping[str, str] | None) -> object:
+    item = sampled.item
+    return item.metadata.get("label") if labels is None else labels.get(item.id)
 
 
 def _precisions(embeddings: Embeddings, labels: NDArray[Any], k: int) -> NDArray[np.float64]:
-    """Return precision@k of each row among the others, ``(rows,)``."""
+    """Return leave-one-out precision@k of each row, ``(rows,)``."""
     others = ExactIndex(embeddings).others(0, len(embeddings), k, Metric.COSINE).rows
     return np.asarray((labels[others] == labels[:, None]).mean(axis=1))
 
 
-def _estimate(values: NDArray[np.float64]) -> Estimate:
-    return Estimate(float(values.mean()), bootstrap_interval(values))
-
-
-def _pair(estimate: Estimate) -> dict[str, Any]:
+def _as_json(estimate: Estimate) -> dict[str, Any]:
     return {"value": estimate.value, "interval": [estimate.interval.low, estimate.interval.high]}

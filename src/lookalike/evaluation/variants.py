@@ -21,7 +21,7 @@ from lookalike.evaluation.relevance import RelevantSet
 from lookalike.gallery.gallery import Gallery
 from lookalike.search.search import RERANKINGS
 from lookalike.sources import Item
-from lookalike.sources.sampling import each_in_threads
+from lookalike.sources.sampling import thread_map
 from lookalike.types import Hit, Metric, Progress, ProgressCallback
 
 CROPS = ("foreground", "multi-crop")
@@ -149,7 +149,7 @@ class VariantBenchmark:
             seconds.append(time.perf_counter() - start)
             yield hits
         rest = self.queries[_TIMED:]
-        yield from each_in_threads(lambda item: self._search(variant, item), rest)
+        yield from thread_map(lambda item: self._search(variant, item), rest)
 
     def _search(self, variant: SearchVariant, item: Item) -> tuple[Hit, ...]:
         return variant.search(self.gallery, item, self.k, self.metric)

@@ -15,7 +15,7 @@ from lookalike.explore.copy_threshold import CopyThreshold, calibrate_threshold,
 from lookalike.explore.range_search import Pairs, pairs_within
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import open_items
-from lookalike.sources.sampling import each_in_threads
+from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import Rows
 from lookalike.types import (
     Embeddings,
@@ -271,7 +271,7 @@ def _calibrated(
     seed: int,
 ) -> CopyThreshold:
     sample = np.random.default_rng(seed).permutation(len(uris))[:SAMPLE]
-    loaded = each_in_threads(_image, [uris[place] for place in sample])
+    loaded = thread_map(_image, [uris[place] for place in sample])
     images = [image for image in loaded if image is not None]
     if not images:
         raise InputError(
@@ -299,7 +299,7 @@ def _compare(
     thumbnails: dict[int, _Thumbnail] = {}
     for start in range(0, len(paired), _BATCH):
         part = paired[start : start + _BATCH].tolist()
-        loaded = each_in_threads(_thumbnail, [uris[place] for place in part])
+        loaded = thread_map(_thumbnail, [uris[place] for place in part])
         thumbnails |= {
             place: thumbnail
             for place, thumbnail in zip(part, loaded, strict=True)

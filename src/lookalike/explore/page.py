@@ -16,7 +16,7 @@ from lookalike.explore.map import CollectionMap
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import shrink_image, to_channels
 from lookalike.sources import open_items
-from lookalike.sources.sampling import each_in_threads
+from lookalike.sources.sampling import thread_map
 from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
 
 _SHEET_SIDE = 32
@@ -81,7 +81,7 @@ def _sheets(
         part = uris[start : start + per_sheet]
         height = -(-len(part) // _SHEET_SIDE) * side
         sheet = np.zeros((height, _SHEET_SIDE * side, 4), np.uint8)
-        for place, image in enumerate(each_in_threads(_load, part)):
+        for place, image in enumerate(thread_map(_load, part)):
             if image is not None:
                 _paste(sheet, image, place, side)
         buffer = io.BytesIO()

@@ -1,4 +1,11 @@
-"""Where images come from: folders, manifests, shards, IDX pairs, data sets; sequences of items."""
+"""Sources of images, as sequences of items.
+
+``open_source`` opens a folder, a manifest (CSV, JSON Lines or Parquet with paths or URLs), tar or
+Parquet shards, an IDX pair or ``dataset:NAME/SPLIT``; ``open_items`` opens single items by URI.
+Each kind has a module: ``folder``, ``manifest``, ``shards``, ``arrays``. ``base`` defines the
+interface, ``tables`` reads tables, ``urls`` downloads images, ``sampling`` reads evenly spaced
+samples in threads.
+"""
 
 from lookalike.sources.arrays import DATASET_PREFIX, ArraySource
 from lookalike.sources.base import Item, ItemSource, Source

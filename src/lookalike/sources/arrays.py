@@ -1,4 +1,4 @@
-"""Images held as one array: IDX pairs and named data sets."""
+"""Sources in memory: IDX pairs and public data sets."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ DATASET_PREFIX = "dataset:"
 
 @dataclass(frozen=True, slots=True)
 class ArraySource:
-    """Images held as one array, with labels: IDX pairs and data sets.
+    """A source of images in one array: an IDX pair or a data set.
 
-    ``images`` are ``(n, H, W)`` gray or ``(n, H, W, 3)`` RGB, uint8. Each of ``columns`` holds
-    ``k`` texts, which join the label in the items' metadata.
+    ``images`` are ``(n, H, W)`` gray or ``(n, H, W, 3)`` RGB, uint8. ``labels`` and each of
+    ``columns`` hold ``n`` texts, which become the items' metadata. ``first`` is the index of the
+    first image in the unsliced source.
     """
 
     name: str
@@ -35,7 +36,7 @@ class ArraySource:
     first: int = 0
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     problems: Sequence[Failure] = ()
-    unread: Sequence[str] = ()
+    unlisted_prefixes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,8 +55,8 @@ class ArraySource:
     def __iter__(self) -> Iterator[Item]:
         return (self[i] for i in range(len(self)))
 
-    def cut(self, start: int | None, stop: int | None) -> ArraySource:
-        """Return the items of a slice, their ids unchanged."""
+    def subset(self, start: int | None, stop: int | None) -> ArraySource:
+        """Return the items of a slice, with their ids unchanged."""
         spec = f"{self.spec}[{'' if start is None else start}:{'' if stop is None else stop}]"
         part = slice(start, stop)
         first, last, _ = part.indices(len(self))
@@ -67,12 +68,12 @@ class ArraySource:
 
 
 def load_dataset(text: str, on_progress: ProgressCallback) -> ArraySource:
-    """Return ``dataset:NAME/SPLIT``, perhaps with a slice, as arrays.
+    """Load ``dataset:NAME/SPLIT``, optionally with a slice as in ``dataset:mnist/train[:5000]``.
 
     Raises:
         SourceError: not of this form, or an empty slice.
         UnknownNameError: no such data set or split.
-        FetchError: the data set could not be had.
+        FetchError: the data set could not be fetched.
     """
     match = re.fullmatch(r"dataset:([^/#\[\]]+)/([^/#\[\]]+)(?:\[(\d*):(\d*)\])?", text)
     if match is None:
@@ -89,14 +90,14 @@ def load_dataset(text: str, on_progress: ProgressCallback) -> ArraySource:
     )
     if start is None and stop is None:
         return source
-    return source.cut(int(start) if start else None, int(stop) if stop else None)
+    return source.subset(int(start) if start else None, int(stop) if stop else None)
 
 
 def load_idx(path: Path) -> ArraySource:
-    """Return an IDX file of images and, if it is beside it, its file of labels.
+    """Load an IDX file of images and, if there is one beside it, its labels file.
 
     Raises:
-        SourceError: broken, empty, or with another number of labels.
+        SourceError: a file is corrupt or empty, or the numbers of images and labels differ.
     """
     images = idx.parse(idx.read_bytes(path), dims=3, name=str(path))
     labels_path = idx.find_labels_file(path)
@@ -105,8 +106,8 @@ def load_idx(path: Path) -> ArraySource:
         values = idx.parse(idx.read_bytes(labels_path), dims=1, name=str(labels_path))
         if len(values) != len(images):
             raise SourceError(
-                f"{labels_path}: has {len(values):,} labels for the {len(images):,} images "
-                f"of {path.name}"
+                f"{labels_path}: {len(values):,} labels for the {len(images):,} images of "
+                f"{path.name}; they must match"
             )
         labels = [str(value) for value in values]
     if not len(images):

@@ -1,4 +1,4 @@
-"""Items and sources: what every collection of images looks like to the rest."""
+"""The interface of a source: a named sequence of items."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lookalike.images.decode import decode
 from lookalike.types import Failure, ImageArray, Metadata
 
 
-def unsigned() -> str:
-    """Say nothing of whether an item is unchanged."""
+def no_signature() -> str:
+    """Return an empty signature: only reading the item shows whether it has changed."""
     return ""
 
 
@@ -20,17 +20,17 @@ def unsigned() -> str:
 class Item:
     """One image of a source, not yet read.
 
-    ``id`` begins with the source's name and stays the same when the source moves; ``uri`` says
-    where the image is now; ``read`` returns a file's bytes or an array. ``signature`` returns a
-    cheap sign of the content, a file's size and time: equal ones mean that it is unchanged, and
-    an empty one that it must be read to know.
+    ``id`` begins with the source's name and is stable when the source moves; ``uri`` is the current
+    location; ``read`` returns a file's bytes or an array. ``signature`` returns a cheap fingerprint
+    of the content, such as a file's size and modification time: if it is unchanged, so is the
+    image. If it is empty, the image has to be read to know.
     """
 
     id: str
     uri: str
     metadata: Metadata
     read: Callable[[], bytes | ImageArray] = field(repr=False)
-    signature: Callable[[], str] = field(default=unsigned, repr=False)
+    signature: Callable[[], str] = field(default=no_signature, repr=False)
 
     def image(self, *, whole: bool = False) -> ImageArray:
         """Return the decoded image, ``(H, W)`` or ``(H, W, 3)`` uint8.
@@ -49,32 +49,32 @@ class Item:
 class Source(Protocol):
     """A named sequence of items; ``spec`` opens it again with :func:`open_source`.
 
-    Its name holds no colon, and an item's id is the source's name, a colon and a key within it.
+    Its name has no colon; an item's id is the source's name, a colon and a key.
     """
 
     @property
     def name(self) -> str:
-        """What its items' ids begin with."""
+        """The prefix of its items' ids, without the colon."""
         ...
 
     @property
     def spec(self) -> str:
-        """The text that opens it again, with any path made absolute."""
+        """The argument of :func:`open_source` that opens it again; paths are absolute."""
         ...
 
     @property
     def base(self) -> str:
-        """Where it lies: ``spec`` without a slice."""
+        """Its location: ``spec`` without a slice."""
         ...
 
     @property
     def problems(self) -> Sequence[Failure]:
-        """Parts that could not be listed and rows that name no image, with reasons."""
+        """Parts that could not be listed and table rows without an image, with reasons."""
         ...
 
     @property
-    def unread(self) -> Sequence[str]:
-        """What the ids of items begin with that may be there but could not be listed."""
+    def unlisted_prefixes(self) -> Sequence[str]:
+        """Id prefixes of items that may exist but could not be listed."""
         ...
 
     def __len__(self) -> int: ...
@@ -84,13 +84,13 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ItemSource:
-    """Items that are already at hand, such as the rows of a gallery."""
+    """A source made of a list of items, such as the rows of a gallery."""
 
     name: str
     spec: str
     items: Sequence[Item]
     problems: Sequence[Failure] = ()
-    unread: Sequence[str] = ()
+    unlisted_prefixes: Sequence[str] = ()
 
     @property
     def base(self) -> str:
@@ -108,5 +108,5 @@ class ItemSource:
 
 
 def source_name(text: str) -> str:
-    """Return text as the name of a source: without colons, not empty."""
+    """Return a valid source name: not empty, colons replaced."""
     return text.replace(":", "_") or "root"

@@ -1,4 +1,4 @@
-"""A folder of image files, with the columns of a metadata table inside it."""
+"""A folder of image files, with an optional metadata table."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from lookalike.sources.tables import SUFFIXES as TABLES
 from lookalike.sources.tables import Table, read_table
 from lookalike.types import Failure
 
-PASSED_OVER = frozenset(
+_IGNORED_FOLDERS = frozenset(
     ("@eadir", "#recycle", "__macosx", "$recycle.bin", "system volume information", "lost+found")
 )
-"""Folders that network drives and desktops leave behind, in lower case."""
+"""System folders of network drives and desktops, in lower case."""
 
-METADATA = "metadata"
+_METADATA_STEM = "metadata"
 _PATH_COLUMNS = ("path", "file_name")
 
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """The image files below a folder; a sub-folder's name is the label.
+    """The image files below a folder; the name of a file's parent folder is its label.
 
-    Files are taken by suffix in any case, and those without a suffix by their first bytes. Hidden
-    files and folders and those that systems leave behind are passed over. Links to folders are
-    followed if they lead out of the root, each folder once, so that loops end.
+    Images are recognized by suffix, in any case, and files without a suffix by their first bytes.
+    Hidden files and folders and system folders are ignored. Links to folders are followed if they
+    lead out of the root, each folder once, so that loops end.
 
-    ``columns`` holds what ``metadata.csv``, ``.jsonl`` or ``.parquet`` in the root says of files,
-    by their path within it.
+    ``columns`` holds the rows of ``metadata.csv``, ``.jsonl`` or ``.parquet`` in the root, by the
+    path of the file within the root.
     """
 
     root: Path
     name: str
     files: Sequence[str]
     problems: Sequence[Failure] = ()
-    unread: Sequence[str] = ()
+    unlisted_prefixes: Sequence[str] = ()
     columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -55,8 +55,8 @@ class FolderSource:
         walk = _Walk(root)
         files = list(walk.files())
         name = source_name(root.resolve().name)
-        unread = tuple(f"{name}:{below}" for below in walk.unread)
-        return cls(root, name, files, tuple(walk.problems), unread)._with_columns()
+        prefixes = tuple(f"{name}:{folder}" for folder in walk.unlisted)
+        return cls(root, name, files, tuple(walk.problems), prefixes)._with_columns()
 
     @property
     def spec(self) -> str:
@@ -88,7 +88,7 @@ class FolderSource:
         return (self[i] for i in range(len(self)))
 
     def _with_columns(self) -> FolderSource:
-        tables = [p for p in sorted(self.root.glob(f"{METADATA}.*")) if p.suffix in TABLES]
+        tables = [p for p in sorted(self.root.glob(f"{_METADATA_STEM}.*")) if p.suffix in TABLES]
         if not tables:
             return self
         if len(tables) > 1:
@@ -98,8 +98,8 @@ class FolderSource:
         column = next((name for name in _PATH_COLUMNS if name in table.names), None)
         if column is None:
             raise SourceError(
-                f"{table.path}: has no column path (or file_name) that says which image a row is "
-                f"about; its columns are {', '.join(table.names)}"
+                f"{table.path}: has no column path (or file_name) with the image of each row; its "
+                f"columns are {', '.join(table.names)}"
             )
         columns, problems = _by_path(table, column, frozenset(self.files))
         return replace(self, columns=columns, problems=(*self.problems, *problems))
@@ -110,12 +110,12 @@ def _bytes_of(path: str) -> bytes:
 
 
 def file_signature(path: str | Path) -> str:
-    """Return a file's size and time; empty if it cannot be looked at."""
+    """Return a file's size and modification time as text; empty if it cannot be read."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - half the cost of Path.stat, and there may be millions
+        status = os.stat(path)  # noqa: PTH116 - half the cost of Path.stat, and there may be millions
     except OSError:
         return ""
-    return f"{found.st_size}-{found.st_mtime_ns}"
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _by_path(
@@ -125,65 +125,65 @@ def _by_path(
     problems = []
     for number, row in enumerate(table.rows):
         place = table.place(number)
-        named = str(row.get(column, ""))
-        path = os.path.normpath(named).replace(os.sep, "/") if named else ""
+        value = str(row.get(column, ""))
+        path = os.path.normpath(value).replace(os.sep, "/") if value else ""
         if path not in files:
-            what = f"names {named!r}, which is not in the folder" if named else f"has no {column}"
-            problems.append(Failure(place, what))
+            reason = f"{value!r} is not an image in the folder" if value else f"has no {column}"
+            problems.append(Failure(place, reason))
         elif path in columns:
-            problems.append(Failure(place, f"names {named!r}, as a row before it does"))
+            problems.append(Failure(place, f"{value!r} appears twice; the first row is used"))
         else:
             columns[path] = {key: value for key, value in row.items() if key != column}
     return columns, problems
 
 
 class _Walk:
-    """The image files below a root in sorted order, and what could not be listed."""
+    """The image files below a root in sorted order, and the folders that could not be listed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.problems: list[Failure] = []
-        self.unread: list[str] = []
+        self.unlisted: list[str] = []
         self._suffixes = supported_suffixes()
         self._real = os.path.realpath(root)
         self._linked: set[str] = set()
 
     def files(self) -> Iterator[str]:
         try:
-            os.listdir(self.root)  # noqa: PTH208 - only to see that it can be
+            os.listdir(self.root)  # noqa: PTH208 - only to check that it is readable
         except OSError as error:
             raise SourceError(f"{self.root}: cannot be read ({error.strerror})") from error
-        return self._below("")
+        return self._files_below("")
 
-    def _below(self, below: str) -> Iterator[str]:
-        """Yield the files of a sub-folder, whose path ends with a slash or is empty."""
+    def _files_below(self, folder: str) -> Iterator[str]:
+        """Yield the files of a sub-folder; its path is empty or ends with a slash."""
         try:
-            with os.scandir(self.root / below) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
+            with os.scandir(self.root / folder) as iterator:
+                entries = sorted(iterator, key=lambda entry: entry.name)
         except OSError as error:
             reason = f"the folder cannot be read ({error.strerror})"
-            self.problems.append(Failure(str(self.root / below), reason))
-            self.unread.append(below)
+            self.problems.append(Failure(str(self.root / folder), reason))
+            self.unlisted.append(folder)
             return
-        folders = []
-        for entry in found:
-            if entry.name.startswith(".") or entry.name.lower() in PASSED_OVER:
+        subfolders = []
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name.lower() in _IGNORED_FOLDERS:
                 continue
             if entry.is_dir():
                 if not entry.is_symlink() or self._leads_out(entry):
-                    folders.append(entry.name)
+                    subfolders.append(entry.name)
             elif self._may_be_image(entry):
-                yield below + entry.name
-        for name in folders:
-            yield from self._below(f"{below}{name}/")
+                yield folder + entry.name
+        for name in subfolders:
+            yield from self._files_below(f"{folder}{name}/")
 
     def _leads_out(self, entry: os.DirEntry[str]) -> bool:
-        """Tell whether a link leads to a folder that is met nowhere else."""
+        """Tell whether a link leads to a folder outside the root that no other link leads to."""
         target = os.path.realpath(entry.path)
         inside = f"{target}/".startswith(f"{self._real}/")
         around = f"{self._real}/".startswith(f"{target}/")
-        known = any(f"{target}/".startswith(f"{linked}/") for linked in self._linked)
-        if inside or around or known:
+        visited = any(f"{target}/".startswith(f"{linked}/") for linked in self._linked)
+        if inside or around or visited:
             return False
         self._linked.add(target)
         return True

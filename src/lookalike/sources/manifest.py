@@ -1,4 +1,4 @@
-"""A manifest: a table with the path or the address of each image."""
+"""A manifest: a table with the path or URL of each image."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lookalike.errors import SourceError
-from lookalike.sources.base import Item, source_name, unsigned
+from lookalike.sources.base import Item, source_name
 from lookalike.sources.folder import file_signature
 from lookalike.sources.tables import Table, read_table
 from lookalike.sources.urls import read_url
 from lookalike.types import Failure
 
-_OWN = frozenset(("path", "url", "id"))
+_RESERVED_COLUMNS = frozenset(("path", "url", "id"))
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestSource:
-    """The rows of a table with a column ``path`` or ``url``; other columns are metadata.
+    """The rows of a table with a column ``path`` or ``url``; the other columns are metadata.
 
-    Paths are relative to the manifest's folder and stay within it. A column ``id`` names the
-    items; otherwise their paths or addresses do.
+    Paths are relative to the manifest's folder and must not leave it. The item's key is the column
+    ``id`` if there is one, else its path or URL.
     """
 
     table: Table
@@ -33,37 +33,37 @@ class ManifestSource:
     keys: Sequence[str]
     column: str
     problems: Sequence[Failure] = ()
-    unread: Sequence[str] = ()
+    unlisted_prefixes: Sequence[str] = ()
 
     @classmethod
     def read(cls, path: Path) -> ManifestSource:
         """Read and check a manifest.
 
         Raises:
-            SourceError: it cannot be read, lacks a column, or a row names no image, leaves the
-                folder or has another row's id; the line is named.
+            SourceError: it cannot be read or lacks a column; or a row has no image, leaves the
+                folder or repeats an id (the message names the line).
         """
         table = read_table(path.absolute())
         column = next((name for name in ("path", "url") if name in table.names), None)
         if column is None:
             raise SourceError(
-                f"{path}: has no column path or url that says where an image is; its columns are "
-                f"{', '.join(table.names) or 'none'}"
+                f"{path}: has no column path or url with the location of each image; its columns "
+                f"are {', '.join(table.names) or 'none'}"
             )
         if not len(table.rows):
             raise SourceError(f"{path}: has no rows")
-        named = "id" if "id" in table.names else column
+        key_column = "id" if "id" in table.names else column
         keys: dict[str, int] = {}
         for number, row in enumerate(table.rows):
             _check(table, number, row, column)
-            if named not in row:
-                raise SourceError(f"{table.place(number)}: has no {named}")
-            key = str(row[named])
-            if named == "path":
+            if key_column not in row:
+                raise SourceError(f"{table.place(number)}: has no {key_column}")
+            key = str(row[key_column])
+            if key_column == "path":
                 key = _relative(key)
             if key in keys:
                 other = table.place(keys[key]).removeprefix(f"{table.path}, ")
-                raise SourceError(f"{table.place(number)}: has the {named} of {other}, {key!r}")
+                raise SourceError(f"{table.place(number)}: same {key_column} as {other}, {key!r}")
             keys[key] = number
         return cls(table, source_name(path.stem), tuple(keys), column)
 
@@ -88,11 +88,11 @@ class ManifestSource:
 
     def _item(self, index: int, row: Mapping[str, Any]) -> Item:
         row_id = f"{self.name}:{self.keys[index]}"
-        metadata = {name: value for name, value in row.items() if name not in _OWN}
-        where = str(row[self.column])
+        metadata = {name: value for name, value in row.items() if name not in _RESERVED_COLUMNS}
+        location = str(row[self.column])
         if self.column == "url":
-            return Item(row_id, where, metadata, partial(read_url, where), unsigned)
-        path = self.table.path.parent / _relative(where)
+            return Item(row_id, location, metadata, partial(read_url, location))
+        path = self.table.path.parent / _relative(location)
         return Item(row_id, str(path), metadata, path.read_bytes, partial(file_signature, path))
 
 
@@ -101,17 +101,17 @@ def _relative(path: str) -> str:
 
 
 def _check(table: Table, number: int, row: Mapping[str, Any], column: str) -> None:
-    where = row.get(column)
-    if not isinstance(where, str):
-        what = f"has no {column}" if where is None else f"has {where!r} for a {column}"
-        raise SourceError(f"{table.place(number)}: {what}")
+    location = row.get(column)
+    if not isinstance(location, str):
+        problem = f"has no {column}" if location is None else f"{column} {location!r} is not text"
+        raise SourceError(f"{table.place(number)}: {problem}")
     if column == "url":
-        parts = urlsplit(where)
+        parts = urlsplit(location)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise SourceError(f"{table.place(number)}: {where!r} is no http or https address")
+            raise SourceError(f"{table.place(number)}: {location!r} is not an http or https URL")
         return
-    if Path(where).is_absolute() or _relative(where).split("/")[0] in ("..", "."):
+    if Path(location).is_absolute() or _relative(location).split("/")[0] in ("..", "."):
         raise SourceError(
-            f"{table.place(number)}: the path {where!r} is not below the manifest's folder; put "
+            f"{table.place(number)}: the path {location!r} is not below the manifest's folder; put "
             "the manifest above the images and give paths relative to it"
         )

@@ -1,4 +1,4 @@
-"""From a text to a source: what each kind looks like is told here and nowhere else."""
+"""Open sources and items; the only place that recognizes the kinds of sources."""
 
 from __future__ import annotations
 
@@ -44,32 +44,32 @@ def open_source(
             ``.ndjson``, ``.parquet`` with a column ``path`` or ``url``); a tar or Parquet file of
             images; the images file of an IDX pair (its labels are found beside it); or
             ``dataset:NAME/SPLIT``, with an optional slice as in ``dataset:mnist/train[:5000]``.
-        on_progress: told of downloads.
-        empty: take a folder without images too.
-        name: what the source is called, instead of the folder's or the file's own name.
+        on_progress: called during downloads.
+        empty: allow a folder without images.
+        name: the name of the source; by default that of the folder or file.
 
     Raises:
-        SourceError: the path is missing, empty, or of no kind that is read.
+        SourceError: the path does not exist, has no images, or is of an unknown kind.
         UnknownNameError: no such data set or split.
-        FetchError: the data set could not be had.
+        FetchError: the data set could not be fetched.
     """
     source = _open(spec, on_progress)
     if not len(source) and not empty:
         listed = " ".join(sorted(supported_suffixes()))
-        said = f"; {source.problems[0].reason}" if source.problems else ""
-        kind = "the folder has no image files" if Path(spec).is_dir() else "holds no images"
-        raise SourceError(f"{spec}: {kind} ({listed}){said}")
-    return source if name is None else _called(source, name)
+        detail = f"; {source.problems[0].reason}" if source.problems else ""
+        problem = "the folder has no image files" if Path(spec).is_dir() else "has no images"
+        raise SourceError(f"{spec}: {problem} ({listed}){detail}")
+    return source if name is None else _renamed(source, name)
 
 
 def open_items(uris: Sequence[str], on_progress: ProgressCallback = ignore_progress) -> list[Item]:
-    """Open items by their uris; the four sources opened last are kept while their file is the same.
+    """Open items by URI: a path, a URL, or ``SOURCE#INDEX`` as in ``dataset:mnist/test#17``.
 
-    A uri is a file's path, an address, or ``SOURCE#INDEX`` as in ``dataset:mnist/test#17``. An
-    item opened by a path or an address has it as its id.
+    The id of an item opened by path or URL is that path or URL. The last four sources are cached
+    until their file changes.
 
     Raises:
-        SourceError: no such source, or an index outside it. A missing file is an error when read.
+        SourceError: no such source, or its index is out of range. A missing file raises on reading.
     """
     items = []
     for uri in uris:
@@ -77,7 +77,11 @@ def open_items(uris: Sequence[str], on_progress: ProgressCallback = ignore_progr
         if uri.startswith(("http://", "https://")):
             items.append(Item(uri, uri, {}, partial(read_url, uri)))
             continue
-        if not mark or not number.isdigit() or (not base.startswith(DATASET_PREFIX) and _file(uri)):
+        if (
+            not mark
+            or not number.isdigit()
+            or (not base.startswith(DATASET_PREFIX) and _is_file(uri))
+        ):
             if uri.startswith(DATASET_PREFIX):
                 raise SourceError(
                     f"{uri}: expected dataset:NAME/SPLIT#INDEX, as dataset:mnist/test#17"
@@ -85,32 +89,32 @@ def open_items(uris: Sequence[str], on_progress: ProgressCallback = ignore_progr
             path = Path(uri)
             items.append(Item(uri, uri, {}, path.read_bytes, partial(file_signature, path)))
             continue
-        source = _kept(base, on_progress)
+        source = _open_cached(base, on_progress)
         if int(number) >= len(source):
             raise SourceError(f"{uri}: {base} has images 0 to {len(source) - 1}")
         items.append(source[int(number)])
     return items
 
 
-def _kept(base: str, on_progress: ProgressCallback) -> Source:
-    """Open a source, or return it if it was among the last and is still the same file."""
+def _open_cached(base: str, on_progress: ProgressCallback) -> Source:
+    """Open a source, or return it from the cache if its file is unchanged."""
     try:
-        found = os.stat(base)  # noqa: PTH116 - a uri need not be a path that can be
-        version = found.st_mtime_ns, found.st_size
+        status = os.stat(base)  # noqa: PTH116 - Path() would refuse some URIs
+        version = status.st_mtime_ns, status.st_size
     except (OSError, ValueError):
-        version = 0, 0  # a data set, whose bytes are pinned
-    with _opening:
-        before = _opened.pop(base, None)
-        source = before[1] if before and before[0] == version else open_source(base, on_progress)
-        _opened[base] = version, source
-        while len(_opened) > _MOST_KEPT:
-            del _opened[next(iter(_opened))]
+        version = 0, 0  # a data set: its content is pinned
+    with _cache_lock:
+        entry = _cache.pop(base, None)
+        source = entry[1] if entry and entry[0] == version else open_source(base, on_progress)
+        _cache[base] = version, source
+        while len(_cache) > _CACHE_SIZE:
+            del _cache[next(iter(_cache))]
         return source
 
 
-_MOST_KEPT = 4
-_opening = threading.Lock()
-_opened: dict[str, tuple[tuple[int, int], Source]] = {}
+_CACHE_SIZE = 4
+_cache_lock = threading.Lock()
+_cache: dict[str, tuple[tuple[int, int], Source]] = {}
 
 
 def _open(spec: str | Path, on_progress: ProgressCallback) -> Source:
@@ -138,21 +142,23 @@ def _open(spec: str | Path, on_progress: ProgressCallback) -> Source:
 
 
 def _open_folder(path: Path) -> Source:
-    """Open a folder of images; if it has none, of shards."""
+    """Open a folder of images or, if it has none, of shards."""
     folder = FolderSource.scan(path)
     return folder if len(folder) else shards_in(path) or folder
 
 
-def _called(source: Source, name: str) -> Source:
+def _renamed(source: Source, name: str) -> Source:
     if not name or ":" in name:
-        raise SourceError(f"--name {name!r}: must not be empty and holds no colon")
+        raise SourceError("{name} must not be empty or contain a colon", name=name)
     if isinstance(source, FolderSource | ShardSource):
-        unread = [name + below.removeprefix(source.name) for below in source.unread]
-        return replace(source, name=name, unread=unread)
+        prefixes = [name + each.removeprefix(source.name) for each in source.unlisted_prefixes]
+        return replace(source, name=name, unlisted_prefixes=prefixes)
     if isinstance(source, ManifestSource):
         return replace(source, name=name)
-    raise SourceError(f"--name {name}: {source.spec} has a name of its own, {source.name}")
+    raise SourceError(
+        f"{{name}} is not allowed: {source.spec} has a fixed name, {source.name}", name=name
+    )
 
 
-def _file(path: str) -> bool:
-    return os.path.isfile(path)  # noqa: PTH113 - a uri need not be a path that can be
+def _is_file(path: str) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - Path() would refuse some URIs

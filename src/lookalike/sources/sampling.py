@@ -1,4 +1,4 @@
-"""Read and decode images of a source in threads; draw evenly spaced samples."""
+"""Read and decode images in threads, and draw evenly spaced samples of a source."""
 
 from __future__ import annotations
 
@@ -17,89 +17,84 @@ from lookalike.sources import Item, Source
 from lookalike.types import ImageArray
 
 SAMPLE = 5_000
-"""As many images of a collection are enough for an encoder that learns from them."""
+"""Default sample size for fitting an encoder."""
 
 SAMPLE_SIDE = 128
-"""Pixels on the longer side that are enough for most."""
-
-
-_FEW = 8
+"""Default longer side of sampled images, in pixels."""
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
-    """An item and its image, perhaps made smaller."""
+class SampledImage:
+    """An item and its image, possibly scaled down."""
 
     item: Item
     image: ImageArray
 
 
 def sample_images(source: Source, count: int = SAMPLE, side: int = SAMPLE_SIDE) -> list[ImageArray]:
-    """Return the images of :func:`read_sample`, for an encoder to be fitted to.
+    """Return the images of :func:`read_sample`, for fitting an encoder.
 
     Raises:
-        SourceError: none can be decoded; the first one's reason is given.
+        SourceError: none can be decoded; the message has the reason for the first.
     """
     return [sampled.image for sampled in read_sample(source, count, side=side)]
 
 
 def read_sample(
-    source: Source, count: int, named: Set[str] = frozenset(), side: int = SAMPLE_SIDE
-) -> list[Sampled]:
-    """Return at most ``count`` images, evenly spread over a source, and those ``named`` by id.
+    source: Source, count: int, ids: Set[str] = frozenset(), side: int = SAMPLE_SIDE
+) -> list[SampledImage]:
+    """Return at most ``count`` images, evenly spaced over a source, and those with the given ids.
 
-    Images that cannot be decoded are left out; those of more than ``side`` pixels a side are made
-    smaller, so that a sample of large photographs fits into memory.
+    Images that cannot be decoded are left out. Larger ones are scaled down to ``side`` pixels on
+    the longer side, so that a sample of large photographs fits into memory.
 
     Raises:
-        SourceError: none can be decoded; the first one's reason is given.
+        SourceError: none can be decoded; the message has the reason for the first.
     """
-    every = max(1, -(-len(source) // count))
-    chosen = [source[index] for index in range(0, len(source), every)]
-    if named:
+    step = max(1, -(-len(source) // count))
+    chosen = [source[index] for index in range(0, len(source), step)]
+    if ids:
         drawn = {item.id for item in chosen}
-        chosen += [item for item in source if item.id in named and item.id not in drawn]
-    reads = list(each_in_threads(partial(_read_small, side=side), chosen))
-    sample = [Sampled(item, read) for item, read in reads if not isinstance(read, str)]
+        chosen += [item for item in source if item.id in ids and item.id not in drawn]
+    results = list(thread_map(partial(_read_small, side=side), chosen))
+    sample = [SampledImage(item, image) for item, image in results if not isinstance(image, str)]
     if not sample:
-        item, reason = reads[0]
-        raise SourceError(
-            f"{source.spec}: not one image can be read; the first, {item.uri}: {reason}"
-        )
+        item, reason = results[0]
+        raise SourceError(f"{source.spec}: no image can be read; the first, {item.uri}: {reason}")
     return sample
 
 
 def _read_small(item: Item, side: int) -> tuple[Item, ImageArray | str]:
-    """Return an item and its image, made small, or the reason why it cannot be read."""
+    """Return an item and its image, scaled down, or the reason why it cannot be read."""
     try:
         return item, shrink_image(item.image(), side)
     except ImageError as error:
         return item, str(error).removeprefix(f"{item.uri}: ")
 
 
-def in_threads(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """Yield ``work(item)`` in order; threads run a few ahead of whoever asks."""
+def thread_map(
+    function: Callable[[T], U], items: Iterable[T], *, batch_size: int = 8
+) -> Iterator[U]:
+    """Yield ``function(item)`` in order; threads work a few batches of items ahead."""
     threads = settings().threads
+    remaining = iter(items)
+    batches = iter(lambda: list(islice(remaining, batch_size)), [])
+
+    def work(batch: list[T]) -> list[U]:
+        return [function(item) for item in batch]
+
     with ThreadPoolExecutor(threads, thread_name_prefix="lookalike-read") as pool:
-        ahead: deque[Future[U]] = deque()
+        pending: deque[Future[list[U]]] = deque()
         try:
-            for item in items:
-                ahead.append(pool.submit(work, item))
-                if len(ahead) > threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+            for batch in batches:
+                pending.append(pool.submit(work, batch))
+                if len(pending) > threads:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
         finally:
-            for future in ahead:
+            for future in pending:
                 future.cancel()
-
-
-def each_in_threads(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """Yield ``work(item)`` in order; threads take a few items at a time."""
-    waiting = iter(items)
-    pieces = iter(lambda: list(islice(waiting, _FEW)), [])
-    for piece in in_threads(lambda few: [work(item) for item in few], pieces):
-        yield from piece

@@ -1,4 +1,4 @@
-"""Many images in few files: tar shards and Parquet files of image bytes, as img2dataset writes."""
+"""Shards: tar files (WebDataset) and Parquet files of image bytes, as img2dataset writes them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lookalike.types import Failure, Metadata
 TAR = ".tar"
 PARQUET = ".parquet"
 
-_KEYS = ("key", "id")
+_KEY_COLUMNS = ("key", "id")
 
 
 class Shard(Protocol):
@@ -38,24 +38,24 @@ class Shard(Protocol):
 
     @property
     def broken(self) -> str:
-        """Why it could not be read to its end; empty if it could."""
+        """Why it could not be read to the end; empty if it could."""
         ...
 
     def __len__(self) -> int: ...
 
     def key(self, index: int) -> str:
-        """Return what names an image within the shard."""
+        """Return the key of an image, unique within the shard."""
         ...
 
     def metadata(self, index: int) -> Metadata:
-        """Return what the shard says of an image."""
+        """Return the metadata of an image."""
         ...
 
     def read(self, index: int) -> bytes:
         """Return an image's bytes.
 
         Raises:
-            ImageError: it has none.
+            ImageError: the row has no image.
             OSError: the file cannot be read.
         """
         ...
@@ -72,12 +72,12 @@ class ShardSource:
     shards: Sequence[Shard]
     ends: Sequence[int]
     problems: Sequence[Failure]
-    unread: Sequence[str]
+    unlisted_prefixes: Sequence[str]
     name: str
 
     @classmethod
     def of(cls, path: Path, shards: Sequence[Shard]) -> ShardSource:
-        """Return the images of shards; ``path`` is the one shard or the folder."""
+        """Return the images of some shards; ``path`` is the only shard or their folder."""
         path = path.absolute()
         name = source_name(path.resolve().name if path.is_dir() else path.stem)
         broken = [shard for shard in shards if shard.broken]
@@ -122,36 +122,36 @@ class ShardSource:
 
 @dataclass(slots=True)
 class _Member:
-    """Where the files of one key lie in a tar: offset and size."""
+    """Offset and size of the files of one key in a tar."""
 
     image: tuple[int, int] | None = None
-    facts: tuple[int, int] | None = None
-    text: tuple[int, int] | None = None
+    metadata: tuple[int, int] | None = None
+    caption: tuple[int, int] | None = None
 
 
 class TarShard:
-    """A tar of images; files of one name but the suffix belong together (WebDataset).
+    """A tar of images; files that differ only in their suffix belong together (WebDataset).
 
-    ``.json`` beside an image holds its metadata and ``.txt`` its caption. Only the headers are
-    read on opening, the images where they lie when they are asked for.
+    ``.json`` holds the metadata of an image and ``.txt`` its caption. Opening reads the headers
+    only; images are read by offset, on access.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.broken = ""
-        found: dict[str, _Member] = {}
+        members: dict[str, _Member] = {}
         try:
             with tarfile.open(self.path, "r:") as tar:
                 for member in tar:
                     if member.isfile():
-                        self._note(member, found)
+                        self._add(member, members)
         except (tarfile.TarError, EOFError) as error:
-            if not found:
-                raise SourceError(f"{path}: is not a tar file that can be read ({error})") from None
-            self.broken = f"broken after {len(found):,} images ({error}); those before are used"
+            if not members:
+                raise SourceError(f"{path}: not a readable tar file ({error})") from None
+            self.broken = f"damaged after {len(members):,} images ({error}); those are used"
         except OSError as error:
             raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
-        self._members = {key: member for key, member in found.items() if member.image}
+        self._members = {key: member for key, member in members.items() if member.image}
         self._keys = tuple(self._members)
         self._file = os.open(self.path, os.O_RDONLY)
 
@@ -170,15 +170,15 @@ class TarShard:
         """Return the fields of the ``.json`` and, as ``caption``, the text of the ``.txt``."""
         member = self._members[self._keys[index]]
         fields: dict[str, Any] = {}
-        if member.text:
-            fields["caption"] = self._bytes(*member.text).decode("utf-8", "replace").strip()
-        if member.facts:
+        if member.caption:
+            fields["caption"] = self._bytes(*member.caption).decode("utf-8", "replace").strip()
+        if member.metadata:
             try:
-                said = json.loads(self._bytes(*member.facts))
+                content = json.loads(self._bytes(*member.metadata))
             except ValueError:
-                said = None
-            if isinstance(said, dict):
-                fields |= {key: plain(value) for key, value in said.items()}
+                content = None
+            if isinstance(content, dict):
+                fields |= {key: plain(value) for key, value in content.items()}
         return {key: value for key, value in fields.items() if value is not None and value != ""}
 
     def read(self, index: int) -> bytes:
@@ -190,44 +190,44 @@ class TarShard:
     def _bytes(self, offset: int, size: int) -> bytes:
         data = os.pread(self._file, size, offset)
         if len(data) < size:
-            raise OSError(f"the tar ends {size - len(data):,} bytes too early")
+            raise OSError(f"the tar file ends {size - len(data):,} bytes too early")
         return data
 
-    def _note(self, member: tarfile.TarInfo, found: dict[str, _Member]) -> None:
+    def _add(self, member: tarfile.TarInfo, members: dict[str, _Member]) -> None:
         folder, _, base = member.name.rpartition("/")
         stem, dot, rest = base.partition(".")
         if not dot or not stem:
             return
         key = f"{folder}/{stem}" if folder else stem
         suffix = f".{rest.lower()}"
-        where = (member.offset_data, member.size)
+        extent = (member.offset_data, member.size)
         if suffix in supported_suffixes():
-            entry = found.setdefault(key, _Member())
+            entry = members.setdefault(key, _Member())
             if entry.image is not None:
-                raise SourceError(f"{self.path}: two images are called {key!r}")
-            entry.image = where
+                raise SourceError(f"{self.path}: two images with the key {key!r}")
+            entry.image = extent
         elif suffix == ".json":
-            found.setdefault(key, _Member()).facts = where
+            members.setdefault(key, _Member()).metadata = extent
         elif suffix == ".txt":
-            found.setdefault(key, _Member()).text = where
+            members.setdefault(key, _Member()).caption = extent
 
 
 class ParquetShard:
-    """A Parquet file with the bytes of an image in each row; other columns are metadata.
+    """A Parquet file with the bytes of an image in each row; the other columns are metadata.
 
-    Rows are read in small batches, in order; the last few stay in memory, for the threads that
-    read ahead.
+    Rows are read sequentially in small batches; the latest batches stay in memory for the threads
+    that read ahead.
     """
 
     broken = ""
     _BATCH = 64
-    _KEPT = 8
+    _CACHED_BATCHES = 8
 
     def __init__(self, path: Path, column: str) -> None:
         self.path = path.absolute()
         self._column = column
         self._table: Table = read_table(self.path, without=[column])
-        self._key = next((name for name in _KEYS if name in self._table.names), None)
+        self._key = next((name for name in _KEY_COLUMNS if name in self._table.names), None)
         self._lock = Lock()
         self._recent: OrderedDict[int, list[Any]] = OrderedDict()
         self._batches: Iterator[list[Any]] = iter(())
@@ -241,7 +241,7 @@ class ParquetShard:
         return len(self._table.rows)
 
     def key(self, index: int) -> str:
-        """Return the row's ``key`` or ``id``, if these are all different, or its number."""
+        """Return the row's ``key`` or ``id`` if these are unique, else its number."""
         return str(index if self._key is None else self._table.rows[index][self._key])
 
     def metadata(self, index: int) -> Metadata:
@@ -256,8 +256,8 @@ class ParquetShard:
             value = value.get("bytes")
         if not isinstance(value, bytes):
             status = self._table.rows[index].get("status")
-            said = f" (status {status})" if status else ""
-            raise ImageError(f"{self.path}#{index}: the row holds no image{said}")
+            detail = f" (status {status})" if status else ""
+            raise ImageError(f"{self.path}#{index}: the row has no image{detail}")
         return value
 
     def _batch(self, number: int) -> list[Any]:
@@ -267,7 +267,7 @@ class ParquetShard:
             while self._next <= number:
                 self._recent[self._next] = next(self._batches)
                 self._next += 1
-                while len(self._recent) > self._KEPT:
+                while len(self._recent) > self._CACHED_BATCHES:
                     self._recent.popitem(last=False)
         return self._recent[number]
 
@@ -280,7 +280,7 @@ class ParquetShard:
 
 
 def image_column(path: Path) -> str | None:
-    """Return the column of a Parquet file that holds images' bytes, if there is one."""
+    """Return the column of a Parquet file that holds image bytes, or None."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -298,7 +298,7 @@ def image_column(path: Path) -> str | None:
 
 
 def shards_in(folder: Path) -> ShardSource | None:
-    """Return the shards of a folder: its tars, or else its Parquet files of image bytes."""
+    """Return the shards in a folder: its tar files, or else its Parquet files of image bytes."""
     tars = sorted(folder.glob(f"*{TAR}"))
     if tars:
         return ShardSource.of(folder, [TarShard(path) for path in tars])
@@ -308,5 +308,5 @@ def shards_in(folder: Path) -> ShardSource | None:
 
 
 def _signature(path: Path, index: int) -> str:
-    found = file_signature(path)
-    return found and f"{found}-{index}"
+    signature = file_signature(path)
+    return signature and f"{signature}-{index}"

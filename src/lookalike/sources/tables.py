@@ -1,4 +1,4 @@
-"""CSV, JSON lines and Parquet files, as rows of named values."""
+"""Read CSV, JSON Lines and Parquet files as rows of named values."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"})
 
 _WHOLE = r"^-?(0|[1-9][0-9]{0,17})$"
 _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?$"
-_TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
+_BOOLEAN = r"^(true|false|True|False|TRUE|FALSE)$"
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of a file. A value that is missing, empty or not a number is left out of its row."""
+    """The rows of a file; missing values, empty texts and NaN are left out of a row.
+
+    ``first`` is the number of the first row in the file, counted in ``unit``s (rows or lines).
+    """
 
     path: Path
     names: tuple[str, ...]
@@ -31,19 +34,19 @@ class Table:
     unit: str = "row"
 
     def place(self, row: int) -> str:
-        """Say where a row stands: the file and the line."""
+        """Return the location of a row for messages: the file and the line or row number."""
         return f"{self.path}, {self.unit} {row + self.first}"
 
 
 def read_table(path: Path, *, without: Sequence[str] = ()) -> Table:
-    """Read a table. Numbers and truth values are told from a CSV column's texts.
+    """Read a table. The types of CSV columns (int, float, bool, text) are inferred.
 
     Args:
         path: ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.parquet``.
-        without: columns of a Parquet file that are not read.
+        without: columns of a Parquet file to skip.
 
     Raises:
-        SourceError: it cannot be read; the line is named where there is one.
+        SourceError: it cannot be read; the message names the line if there is one.
     """
     try:
         if path.suffix.lower() in (".csv", ".tsv"):
@@ -56,7 +59,7 @@ def read_table(path: Path, *, without: Sequence[str] = ()) -> Table:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as a JSON value, None if it has none."""
+    """Convert a value to a JSON value; None if that is not possible."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool | int):
@@ -73,7 +76,7 @@ def plain(value: Any) -> Any:
 
 
 class _ArrowRows(Sequence[Mapping[str, Any]]):
-    """The rows of an Arrow table, made when they are asked for."""
+    """The rows of an Arrow table, converted on access."""
 
     def __init__(self, table: Any) -> None:
         self._names = table.column_names
@@ -103,16 +106,16 @@ def _read_csv(path: Path) -> Table:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise SourceError(f"{path}, line {line}: is not UTF-8 text; save it in UTF-8") from None
-    first = text.partition("\n")[0]
-    names = [name.strip() for name in _separated(first)]
-    if not first.strip():
-        raise SourceError(f"{path}, line 1: expected the names of the columns")
+    header = text.partition("\n")[0]
+    names = [name.strip() for name in _separated(header)]
+    if not header.strip():
+        raise SourceError(f"{path}, line 1: expected a header with the names of the columns")
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise SourceError(f"{path}, line 1: the column {twice!r} is there twice")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise SourceError(f"{path}, line 1: duplicate column {duplicate!r}")
     ragged: list[Any] = []
 
-    def note(row: Any) -> str:
+    def skip(row: Any) -> str:
         ragged.append(row)
         return "skip"
 
@@ -121,7 +124,7 @@ def _read_csv(path: Path) -> Table:
             pa.BufferReader(text.encode()),
             read_options=csv.ReadOptions(use_threads=False, column_names=names, skip_rows=1),
             parse_options=csv.ParseOptions(
-                delimiter=_separator(first), newlines_in_values=True, invalid_row_handler=note
+                delimiter=_separator(header), newlines_in_values=True, invalid_row_handler=skip
             ),
             convert_options=csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
@@ -132,25 +135,25 @@ def _read_csv(path: Path) -> Table:
     if ragged:
         row = ragged[0]
         raise SourceError(
-            f"{path}, line {row.number}: has {row.actual_columns} columns, the first line has "
+            f"{path}, line {row.number}: has {row.actual_columns} columns, the header has "
             f"{row.expected_columns}"
         )
     columns = [_typed(table.column(i).combine_chunks()) for i in range(table.num_columns)]
     return Table(path, tuple(names), _ArrowRows(pa.table(columns, names=names)), 2, "line")
 
 
-def _separator(first: str) -> str:
-    return max("\t", ";", ",", key=first.count)
+def _separator(header: str) -> str:
+    return max("\t", ";", ",", key=header.count)
 
 
-def _separated(first: str) -> list[str]:
+def _separated(header: str) -> list[str]:
     import csv
 
-    return next(csv.reader([first.rstrip("\r")], delimiter=_separator(first)), [])
+    return next(csv.reader([header.rstrip("\r")], delimiter=_separator(header)), [])
 
 
 def _typed(column: Any) -> Any:
-    """Return texts as whole numbers, numbers or truth values where all of them are written so."""
+    """Convert a text column to int64, float64 or bool if all its values parse as such."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -159,7 +162,7 @@ def _typed(column: Any) -> Any:
     filled = texts.filter(pc.invert(empty))
     if not len(filled):
         return texts
-    for pattern, kind in ((_WHOLE, pa.int64()), (_NUMBER, pa.float64()), (_TRUTH, pa.bool_())):
+    for pattern, kind in ((_WHOLE, pa.int64()), (_NUMBER, pa.float64()), (_BOOLEAN, pa.bool_())):
         if pc.all(pc.match_substring_regex(filled, pattern)).as_py():
             return pc.if_else(empty, None, texts).cast(kind)
     return texts

@@ -11,7 +11,7 @@ import numpy as np
 from lookalike.images.compositing import DEFAULT_PHOTO, cluttered_background, compose_photo
 from lookalike.images.foreground import Mask, find_foreground
 from lookalike.images.stylization import restyle
-from lookalike.sources.sampling import each_in_threads
+from lookalike.sources.sampling import thread_map
 from lookalike.types import ImageArray
 
 QUERY_DOMAINS: Mapping[str, str] = {
@@ -39,12 +39,12 @@ class ViewGenerator:
         cls, images: Sequence[ImageArray], kind: str, seed: int, backgrounds: Sequence[ImageArray]
     ) -> ViewGenerator:
         """Find the items of the images; ``kind`` is a name in :data:`QUERY_DOMAINS`."""
-        masks = [found.mask for found in each_in_threads(find_foreground, images)]
+        masks = [found.mask for found in thread_map(find_foreground, images)]
         return cls(images, masks, backgrounds, kind, seed)
 
     def views(self, number: int) -> Iterator[ImageArray]:
         """Yield a view of each image."""
-        return each_in_threads(partial(self._view, number), range(len(self.images)))
+        return thread_map(partial(self._view, number), range(len(self.images)))
 
     def _view(self, number: int, index: int) -> ImageArray:
         rng = np.random.default_rng([self.seed, number, index])
