@@ -50,6 +50,9 @@ def run_checks() -> Iterator[Check]:
     yield _check("embeddings", _encode)
     yield _check("tables", _store)
     yield _check("images", _decode)
+    if disabled := [name for name in OPTIONAL_FORMATS if name not in supported_formats()]:
+        variable = f"LOOKALIKE_FORMATS={','.join(disabled).lower()}"
+        yield Check(", ".join(disabled), None, f"off; set {variable}")
     for module, extra, purpose in _OPTIONAL:
         installed = importlib.util.find_spec(module) is not None
         detail = _version(module) if installed else f"pip install 'lookalike[{extra}]'"
@@ -106,9 +109,7 @@ def _decode() -> str:
         file = io.BytesIO()
         Image.new("RGB", (8, 8)).save(file, name)
         decode(file.getvalue())
-    disabled = [name for name in OPTIONAL_FORMATS if name not in readable]
-    hint = f"; {', '.join(disabled)} with LOOKALIKE_FORMATS" if disabled else ""
-    return f"Pillow {_version('pillow')} reads {', '.join(readable)}{hint}"
+    return f"Pillow {_version('pillow')} reads {', '.join(readable)}"
 
 
 def _cache() -> str:
@@ -119,7 +120,7 @@ def _cache() -> str:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     exported = len(list((folder / FOLDER).glob("*.onnx")))
     encoders = "1 exported encoder" if exported == 1 else f"{exported} exported encoders"
-    return f"{folder} (LOOKALIKE_DATA), {size / 1e6:,.0f} MB, {encoders}"
+    return f"{size / 1e6:,.0f} MB, {encoders}, in {folder} (LOOKALIKE_DATA)"
 
 
 def _version(module: str) -> str:

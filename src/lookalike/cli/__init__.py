@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -27,37 +28,56 @@ from lookalike.cli.torchrun import only_main_prints
 from lookalike.cli.train import command as train
 from lookalike.errors import LookalikeError
 
+_PANELS = {
+    "Index and search": ("index", "search", "serve", "key", "info", "copy", "export"),
+    "Measure and choose": ("evaluate", "choose"),
+    "Train encoders": ("encoders", "recipes", "train", "adapt"),
+    "Explore and label": ("explore", "label"),
+    "Setup and data": ("doctor", "demo", "datasets"),
+}
+
+
+class _Root(Group):
+    """The command line itself; its help page lists the commands in the order of the panels."""
+
+    def __init__(self, *, commands: dict[str, Any], **attributes: Any) -> None:
+        ordered = {name: commands[name] for names in _PANELS.values() for name in names}
+        for panel, names in _PANELS.items():
+            for name in names:
+                ordered[name].rich_help_panel = panel
+        super().__init__(commands=ordered, **attributes)
+
+
 app = typer.Typer(
     name="lookalike",
-    cls=Group,
+    cls=_Root,
     help="Find similar images, and measure how well it works.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help, in half the time
     context_settings=HELP_NAMES,
 )
-
-_SEARCH, _QUALITY, _ENCODERS = "Index and search", "Measure and choose", "Encoders"
-_COLLECTIONS, _SETUP = "Explore and label", "Setup and data"
-
-app.command("index", cls=Command, rich_help_panel=_SEARCH)(index)
-app.command("search", cls=Command, rich_help_panel=_SEARCH)(search)
-app.command("serve", cls=Command, rich_help_panel=_SEARCH)(serve)
-app.add_typer(key, name="key", rich_help_panel=_SEARCH)
-app.command("info", cls=Command, rich_help_panel=_SEARCH)(info)
-app.command("copy", cls=Command, rich_help_panel=_SEARCH)(copy)
-app.command("export", cls=Command, rich_help_panel=_SEARCH)(export)
-app.add_typer(evaluate, name="evaluate", rich_help_panel=_QUALITY)
-app.command("choose", cls=Command, rich_help_panel=_QUALITY)(choose)
-app.add_typer(explore, name="explore", rich_help_panel=_COLLECTIONS)
-app.add_typer(label, name="label", rich_help_panel=_COLLECTIONS)
-app.command("encoders", cls=Command, rich_help_panel=_ENCODERS)(encoders)
-app.command("train", cls=Command, rich_help_panel=_ENCODERS)(train)
-app.command("recipes", cls=Command, rich_help_panel=_ENCODERS)(recipes)
-app.command("adapt", cls=Command, rich_help_panel=_ENCODERS)(adapt)
-app.command("doctor", cls=Command, rich_help_panel=_SETUP)(doctor)
-app.command("demo", cls=Command, rich_help_panel=_SETUP)(demo)
-app.command("datasets", cls=Command, rich_help_panel=_SETUP)(datasets)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "index": index,
+    "search": search,
+    "serve": serve,
+    "info": info,
+    "copy": copy,
+    "export": export,
+    "choose": choose,
+    "encoders": encoders,
+    "recipes": recipes,
+    "train": train,
+    "adapt": adapt,
+    "doctor": doctor,
+    "demo": demo,
+    "datasets": datasets,
+}
+_GROUPS = {"key": key, "evaluate": evaluate, "explore": explore, "label": label}
+for _name, _command in _COMMANDS.items():
+    app.command(_name, cls=Command)(_command)
+for _name, _group in _GROUPS.items():
+    app.add_typer(_group, name=_name)
 
 
 def _print_version(wanted: bool) -> None:

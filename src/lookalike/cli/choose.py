@@ -25,7 +25,7 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="CSV of id,label or id_a,id_b,alike; or own: the source's labels, e.g. folders.",
+            help="CSV of id,label or id_a,id_b,similar; or own: the source's labels, e.g. folders.",
         ),
     ] = None,
     out: Annotated[
@@ -161,7 +161,7 @@ def _ranked(candidate: Candidate) -> list[str]:
         mark
         for mark, applies in (
             ("best", candidate.best),
-            ("tied", quality.within_noise and not candidate.best),
+            ("tied", quality.tied and not candidate.best),
             ("cheapest", candidate.cheapest),
         )
         if applies
@@ -206,7 +206,7 @@ def _save_plot(choice: Choice, path: Path) -> None:
             low=candidate.quality.estimate.interval.low,
             high=candidate.quality.estimate.interval.high,
             best=candidate.best,
-            tied=candidate.quality.within_noise,
+            tied=candidate.quality.tied,
         )
         for candidate in choice.candidates
         if candidate.quality is not None
@@ -216,11 +216,11 @@ def _save_plot(choice: Choice, path: Path) -> None:
 
 
 def _write_images_to_label(choice: Choice, count: int, folder: Path, seed: int) -> None:
-    from lookalike.evaluation.agreement import Labels
+    from lookalike.evaluation.agreement import LabelJudgements
     from lookalike.evaluation.label_sheet import draw_rows, write_label_sheet
     from lookalike.report import figures
 
-    labels = choice.judgements.of if isinstance(choice.judgements, Labels) else {}
+    labels = choice.judgements.labels if isinstance(choice.judgements, LabelJudgements) else {}
     labeled = [row for row, item in enumerate(choice.items) if item.id in labels]
     drawn = draw_rows(len(choice.items), count, exclude=frozenset(labeled), seed=seed)
     items = [choice.items[row] for row in drawn]

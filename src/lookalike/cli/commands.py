@@ -26,6 +26,9 @@ HELP_NAMES: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 _NAME_WIDTH = 26
 """Columns for the names of options, at most; longer ones stand on a line of their own."""
 
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+"""Stands for a space where lines must not be wrapped, until they have been."""
+
 _running: ContextVar[typer.Context | None] = ContextVar("running", default=None)
 
 
@@ -256,18 +259,19 @@ def _right(param: Any) -> str:
     if isinstance(default, bool):
         return str(param.help)
     shown = f"{default:g}" if isinstance(default, float) else default
-    return f"{param.help} [default: {shown}]"
+    return f"{param.help} " + f"[default: {shown}]".replace(" ", _NO_BREAK)
 
 
 def _write_text(text: str, formatter: Any) -> None:
+    """Write paragraphs; examples, which start with a command or are indented, as they are."""
     for paragraph in inspect.cleandoc(text).split("\n\n"):
-        if not paragraph:
-            continue
+        lines = paragraph.splitlines()
         formatter.write_paragraph()
-        with formatter.indentation():
-            if any(line.startswith(" ") for line in paragraph.splitlines()):
-                formatter.write("".join(f"  {line}\n" for line in paragraph.splitlines()))
-            else:
+        if any(line.startswith(" ") for line in lines) or paragraph.startswith("lookalike "):
+            margin = "  " if any(line.startswith(" ") for line in lines) else "    "
+            formatter.write("".join(f"{margin}{line}\n" for line in lines))
+        else:
+            with formatter.indentation():
                 formatter.write_text(paragraph)
 
 
@@ -278,6 +282,7 @@ def _write_parameters(params: Iterable[Any], formatter: Any) -> None:
         if rows:
             with formatter.section(heading):
                 formatter.write_dl(rows, col_max=_NAME_WIDTH)
+    formatter.buffer[:] = [text.replace(_NO_BREAK, " ") for text in formatter.buffer]
 
 
 def _write_commands(commands: dict[str, Any] | Any, formatter: Any) -> None:

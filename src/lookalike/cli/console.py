@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lookalike.types import Failure, Progress, ProgressCallback
+
+_NUMERIC = re.compile(r"[-+\d.,:%\[\] ]*")
 
 _PLAIN_EVERY_S = 10.0
 """Seconds between lines of progress where stderr is no terminal."""
@@ -70,12 +73,17 @@ def print_table(
         padding=(0, 1, 0, 0),
     )
     for i, name in enumerate(columns):
-        numeric = all(row[i][:1] in "0123456789.-+" for row in rows)
+        numeric = all(_NUMERIC.fullmatch(row[i]) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else max_width
-    Console(width=width, highlight=False, markup=False).print(table)
+    printer = Console(width=width, highlight=False, markup=False)
+    with printer.capture() as capture:
+        printer.print(table)
+    for line in capture.get().splitlines():
+        if line.strip():
+            print(line.removeprefix(" ").rstrip())
 
 
 def count(number: int, singular: str, plural: str = "") -> str:

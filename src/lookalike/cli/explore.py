@@ -40,7 +40,7 @@ def map_command(
     fresh: _Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Map a gallery in two dimensions, and measure how faithful the map is.
+    """Map a gallery in two dimensions, and report the fidelity.
 
     The map is saved in the gallery; lookalike serve shows it.
 

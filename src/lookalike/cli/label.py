@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lookalike.gallery import gallery as galleries
     from lookalike.labels import LabelSet, Propagation
 
-app = new_group("Label a few images, propagate labels to the rest, find label issues.")
+app = new_group("Label a few images, propagate the labels, find label issues.")
 
 _ISSUE_COLUMNS = ("id", "label", "suggested", "disagreement", "agreeing", "neighbors")
 
@@ -43,8 +43,8 @@ def suggest_command(
     Start without labels, then pass the labels so far. With --out: labels.csv to
     fill in (several labels of an image: A;B) and a numbered contact sheet.
 
-      lookalike label suggest photos.gallery -o round-1
-      lookalike label suggest photos.gallery --labels round-1/labels.csv -o round-2
+      lookalike label suggest photos.gallery -o 1
+      lookalike label suggest photos.gallery --labels 1/labels.csv -o 2
     """
     from lookalike.gallery.gallery import Gallery
     from lookalike.labels import neighbor_graph, read_labels, save_session, suggest
@@ -143,7 +143,9 @@ def issues_command(
     out: OutputFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rank labels that disagree with the nearest neighbors; nothing is changed.
+    """Rank labels that disagree with the nearest neighbors.
+
+    Nothing is changed.
 
     lookalike label issues photos.gallery -o issues
     """

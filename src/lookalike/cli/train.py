@@ -151,18 +151,18 @@ def _labels(labels: str, source: sources.Source) -> Mapping[str, str] | None:
     if labels == NONE:
         return {}
     from lookalike.errors import InputError
-    from lookalike.evaluation.agreement import Labels, read_judgements
+    from lookalike.evaluation.agreement import LabelJudgements, read_judgements
     from lookalike.evaluation.sanity_check import MIN_LABELED
 
     judgements = read_judgements(Path(labels), [item.id for item in source])
-    if not isinstance(judgements, Labels):
+    if not isinstance(judgements, LabelJudgements):
         raise InputError(
             f"{labels}: has pairs; evaluating training needs the columns id and label (pairs are "
             "for lookalike choose)"
         )
-    if len(judgements.of) < MIN_LABELED:
+    if len(judgements.labels) < MIN_LABELED:
         raise InputError(
-            f"{labels}: {console.count(len(judgements.of), 'image')} labeled, at least "
+            f"{labels}: {console.count(len(judgements.labels), 'image')} labeled, at least "
             f"{MIN_LABELED} are needed to evaluate training; label more, or pass --labels none"
         )
-    return judgements.of
+    return judgements.labels
