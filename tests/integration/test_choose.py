@@ -81,7 +81,7 @@ def test_the_cheapest_is_written_on_request(work: Path) -> None:
     found = json.loads(run("choose", SOURCE, *QUICK, *arguments, cwd=work))
     facts = json.loads(run("info", "cheap.encoder", "--json", cwd=work))
     assert facts["name"] == found["cheapest"]
-    within = [c for c in found["candidates"] if c["within_noise"]]
+    within = [c for c in found["candidates"] if c["tied"]]
     assert max(within, key=lambda c: c["images_per_second"])["name"] == found["cheapest"]
 
 
@@ -97,7 +97,7 @@ def test_asking_again_keeps_what_was_named(work: Path) -> None:
 
 def test_pairs_rank_too(work: Path) -> None:
     items = list(open_source(SOURCE))[:80]
-    lines = ["id_a,id_b,alike"]
+    lines = ["id_a,id_b,similar"]
     for one, other in zip(items[:40], items[40:], strict=True):
         alike = one.metadata["label"] == other.metadata["label"]
         lines.append(f"{one.id},{other.id},{'yes' if alike else 'no'}")
@@ -105,7 +105,7 @@ def test_pairs_rank_too(work: Path) -> None:
     lines += [f"{a.id},{b.id},1" for a, b in pairwise(same)]
     (work / "pairs.csv").write_text("\n".join(lines))
     found = json.loads(run("choose", SOURCE, *QUICK, "--labels", "pairs.csv", "--json", cwd=work))
-    assert found["measure"] == "ROC AUC of alike against not"
+    assert found["measure"] == "ROC AUC of similar against dissimilar pairs"
     assert found["candidates"][0]["quality"] > 0.8
 
 

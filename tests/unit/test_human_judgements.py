@@ -19,7 +19,7 @@ from lookalike.evaluation.human_judgements import (
     JudgementsResult,
     GalleryJudgements,
     Preference,
-    read_files,
+    read_judgement_files,
 )
 from lookalike.evaluation.metrics import Estimate, Interval
 from lookalike.report import figures
@@ -121,7 +121,7 @@ def test_the_order_of_answers_in_a_file_does_not_matter(
 def test_a_file_is_read_as_it_was_saved(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.json", hits=[hits("a", "yn", given=3)])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors save it
-    [file] = read_files([path])
+    [file] = read_judgement_files([path])
     assert file.hits == [QueryJudgement("shop", "a", 4, 3, {"a-1": True, "a-2": False})]
     assert file.galleries == {"shop": ("hog", "f1"), "other": ("pixels", "f2")}
 
@@ -146,7 +146,7 @@ def test_preferences_count_ties_as_half_whichever_gallery_comes_first(tmp_path: 
     ).preferences
     assert (found.a, found.b, found.for_a, found.for_b, found.ties) == ("shop", "other", 3, 1, 1)
     assert found.share.value == pytest.approx(3.5 / 5)
-    assert found.within_noise
+    assert not found.significant
     assert "no difference" in found.verdict()
 
 
@@ -156,7 +156,7 @@ def test_the_sign_test_is_that_of_scipy(for_a: int, for_b: int) -> None:
     pair = Preference("a", "b", for_a + for_b, for_a, for_b, 0, share, None)
     told = for_a + for_b
     expected = binomtest(for_a, told, 0.5).pvalue if told else 1
-    assert pair.by_chance == pytest.approx(expected)
+    assert pair.p_value == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("queries", "noise"), [(5, True), (6, False)])
@@ -164,7 +164,7 @@ def test_a_handful_that_agree_is_no_difference(tmp_path: Path, queries: int, noi
     said = [prefer(str(number), "b") for number in range(queries)]
     [found] = la.evaluate_judgements([saved(tmp_path / "a.json", preferences=said)]).preferences
     assert found.share.interval == Interval(0, 0)
-    assert found.within_noise == noise
+    assert found.significant != noise
 
 
 def test_people_who_prefer_differently_make_a_tie(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_clear_preference_is_said(tmp_path: Path, side: str, better: str) -> N
     said = [prefer(str(number), side) for number in range(9)]
     found = la.evaluate_judgements([saved(tmp_path / "a.json", preferences=said)])
     assert found.preferences[0].verdict().startswith(better)
-    assert found.as_dict()["preferences"][0]["within_noise"] is False
+    assert found.as_dict()["preferences"][0]["significant"] is True
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
-"""Measure search quality.
+"""Evaluation: search quality, robustness, human judgements, model selection.
 
-``evaluate`` scores a gallery against labels or ground truth, beside baselines; ``metrics`` has the
-formulas, ``relevance`` and ``ground_truth`` say what counts as correct, ``protocols`` fixes known
-benchmarks. ``variants`` compares ways to search, ``synthetic_queries`` makes queries from gallery
-images, ``robustness`` retrieves originals from corrupted images, ``human_judgements`` scores what
-people said of results. ``model_selection`` (with ``candidates`` and ``agreement``) picks an encoder
-from a few labels; ``sanity_check`` looks for collapsed embeddings. ``results``, ``summary`` and
-``saved`` hold, word and store what was measured.
+* ``evaluate``: precision@k, mAP@k and recall of a gallery, beside baselines. ``metrics`` has the
+  formulas, ``relevance`` and ``ground_truth`` decide which rows are relevant, ``protocols`` holds
+  published protocols, ``variants`` compares search options, ``synthetic_queries`` makes queries.
+* ``robustness``: do corrupted images find their originals?
+* ``human_judgements``: precision and preferences from people's judgements.
+* ``model_selection``: choose an encoder with a few labels (``candidates``, ``agreement``,
+  ``label_sheet``).
+* ``sanity_check``: a trained encoder beside the baselines.
+* ``results``, ``summary``, ``saved``: the result of an evaluation, in sentences, on disk.
+
+``lookalike.evaluate``, ``evaluate_robustness``, ``evaluate_judgements``, ``choose`` and
+``sanity_check`` are the public functions.
 """

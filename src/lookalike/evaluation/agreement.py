@@ -1,9 +1,9 @@
-"""What people said of images, labels or pairs alike or not, and how encoders agree with it.
+"""Encoder quality from human labels or similarity judgements of pairs, for model selection.
 
-Quality from labels is leave-one-out mAP@5 by cosine: each labeled image is asked for the other
-labeled images. Five, and not all of them, since what a search shows are the nearest: over all
-labeled images mAP was measured to prefer the wrong encoder however many labels there were
-(HOG before fine HOG on MNIST, in each of 60 draws of 500 labels). Quality from pairs is the area
+Quality from labels is leave-one-out mAP@5 with cosine distance: each labeled image is a query
+among the other labeled images. k is 5, and not the number of images, since users see the nearest
+results: mAP over all labeled images preferred the wrong encoder with any number of labels (HOG
+before fine HOG on MNIST, in each of 60 samples of 500 labels). Quality from pairs is the area
 under the ROC curve of the cosine similarity. Both compare encoders on the same images.
 """
 
@@ -26,96 +26,100 @@ from lookalike.evaluation.metrics import (
     Estimate,
     Interval,
     average_precision_at_k,
-    bootstrap_interval,
     bootstrap_batch_size,
+    bootstrap_interval,
 )
 from lookalike.types import Embeddings
 from lookalike.vectors import unit_rows
 
-N = 5
-"""Hits that count for each labeled image."""
+K = 5
+"""Hits per labeled image."""
 
 MIN_LABELED = 10
-LEAST_PAIRS = 5
-"""At least so many pairs alike, and as many that are not."""
+MIN_PAIRS = 5
+"""Minimum number of similar pairs, and of dissimilar ones."""
 
 _YES = frozenset(("yes", "y", "1", "true"))
 _NO = frozenset(("no", "n", "0", "false"))
-_OFFERED_AMONG = 20_000
+_MAX_COMPARED = 20_000
+"""Ids among which the nearest to a mistyped one is sought."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """An encoder's quality, and the 95 % interval of its difference to the best one's."""
+    """An encoder's quality, and the 95 % interval of its difference to the best encoder's."""
 
     estimate: Estimate
     difference: Interval
 
     @property
-    def within_noise(self) -> bool:
-        """Whether the difference to the best may be none."""
+    def tied(self) -> bool:
+        """Whether there is no significant difference to the best encoder."""
         return self.difference.low <= 0 <= self.difference.high
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
-    """What is seen on images, by id."""
+class LabelJudgements:
+    """Labels of images, by id."""
 
-    of: Mapping[str, str]
+    labels: Mapping[str, str]
 
-    measure = f"leave-one-out mAP@{N}"
+    measure = f"leave-one-out mAP@{K}"
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The labeled images."""
-        return tuple(self.of)
+        return tuple(self.labels)
 
     @property
     def summary(self) -> str:
-        """How many there are, in words."""
-        return f"{len(self.of):,} labeled images of {len(set(self.of.values())):,} labels"
+        """The number of images and labels, in words."""
+        labels = len(set(self.labels.values()))
+        return f"{len(self.labels):,} labeled images, {labels:,} label{'s' * (labels != 1)}"
 
-    def among(self, ids: frozenset[str]) -> Labels:
+    def restrict(self, ids: frozenset[str]) -> LabelJudgements:
         """Return the labels of these images only."""
-        return Labels({row_id: label for row_id, label in self.of.items() if row_id in ids})
+        labels = {row_id: label for row_id, label in self.labels.items() if row_id in ids}
+        return LabelJudgements(labels)
 
     def check(self, name: str) -> None:
-        """See that they are enough to compare encoders.
+        """Check that there are enough to compare encoders.
 
         Raises:
-            InputError: too few, or of one label only; ``name`` is what the message calls them.
+            InputError: too few labels, or only one distinct label; the message begins with
+                ``name``.
         """
-        if len(self.of) < MIN_LABELED:
+        if len(self.labels) < MIN_LABELED:
             raise InputError(
-                f"{name}: {len(self.of)} images are labeled, at least {MIN_LABELED} are "
-                f"needed: label {MIN_LABELED - len(self.of)} more"
+                f"{name}: {len(self.labels)} labeled images, at least {MIN_LABELED} needed; "
+                f"label {MIN_LABELED - len(self.labels)} more"
             )
-        counts = Counter(self.of.values())
+        counts = Counter(self.labels.values())
         if len(counts) == 1:
             raise InputError(
-                f"{name}: all {len(self.of)} images are labeled {next(iter(counts))!r}; label "
-                "images of at least one other kind too"
+                f"{name}: all {len(self.labels)} images have the label {next(iter(counts))!r}; at "
+                "least two labels needed"
             )
         paired = sum(count for count in counts.values() if count > 1)
         if paired < MIN_LABELED // 2:
             raise InputError(
-                f"{name}: only {paired} images share their label with another one, at least "
-                f"{MIN_LABELED // 2} must: label more images, or use fewer, broader labels"
+                f"{name}: {paired} images share their label with another, at least "
+                f"{MIN_LABELED // 2} needed; label more images, or use fewer, broader labels"
             )
 
     def compare(self, embeddings: Mapping[str, Embeddings]) -> dict[str, Quality]:
-        """Return each encoder's quality, from embeddings ``(ids, dim)`` in the order of ids.
+        """Return each encoder's quality, from embeddings ``(ids, dim)`` in the order of ``ids``.
 
-        The intervals are bootstrapped over the images as queries; what they are asked among stays
-        the same, which makes them somewhat narrow: with few labels a candidate that is truly as
-        good as the best was outside the noise in up to 3 of 10 draws.
+        The intervals are bootstrapped over the images as queries. The images searched stay the
+        same, so the intervals are somewhat narrow: with few labels, a candidate as good as the
+        best was not counted as tied in up to 3 of 10 samples.
         """
-        labels = np.array([self.of[row_id] for row_id in self.ids])
+        labels = np.array([self.labels[row_id] for row_id in self.ids])
         values = {name: average_precisions(rows, labels) for name, rows in embeddings.items()}
         best = max(values, key=lambda name: float(values[name].mean()))
         return {
             name: Quality(
-                Estimate(float(each.mean()), bootstrap_interval(each)),
+                Estimate.of(each),
                 bootstrap_interval(each - values[best]),
             )
             for name, each in values.items()
@@ -123,13 +127,13 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """Pairs of ids, and whether each was judged alike."""
+class PairJudgements:
+    """Pairs of images by id, and whether each pair is similar."""
 
     pairs: tuple[tuple[str, str], ...]
-    alike: tuple[bool, ...]
+    similar: tuple[bool, ...]
 
-    measure = "ROC AUC of alike against not"
+    measure = "ROC AUC of similar against dissimilar pairs"
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -138,48 +142,50 @@ class Pairs:
 
     @property
     def summary(self) -> str:
-        """How many there are, in words."""
-        return f"{len(self.pairs):,} pairs, {sum(self.alike):,} of them alike"
+        """The number of pairs, in words."""
+        return f"{len(self.pairs):,} pairs, {sum(self.similar):,} similar"
 
-    def among(self, ids: frozenset[str]) -> Pairs:
+    def restrict(self, ids: frozenset[str]) -> PairJudgements:
         """Return the pairs of these images only."""
-        kept = [i for i, pair in enumerate(self.pairs) if ids.issuperset(pair)]
-        return Pairs(tuple(self.pairs[i] for i in kept), tuple(self.alike[i] for i in kept))
+        rows = [i for i, pair in enumerate(self.pairs) if ids.issuperset(pair)]
+        return PairJudgements(
+            tuple(self.pairs[i] for i in rows), tuple(self.similar[i] for i in rows)
+        )
 
     def check(self, name: str) -> None:
-        """See that they are enough to compare encoders.
+        """Check that there are enough to compare encoders.
 
         Raises:
-            InputError: too few alike or too few not; ``name`` is what the message calls them.
+            InputError: too few similar or dissimilar pairs; the message begins with ``name``.
         """
-        for word, count in (
-            ("alike", sum(self.alike)),
-            ("not alike", len(self.alike) - sum(self.alike)),
+        for kind, count in (
+            ("similar", sum(self.similar)),
+            ("dissimilar", len(self.similar) - sum(self.similar)),
         ):
-            if count < LEAST_PAIRS:
+            if count < MIN_PAIRS:
                 raise InputError(
-                    f"{name}: {count} pairs are judged {word}, at least {LEAST_PAIRS} are needed: "
-                    f"judge {LEAST_PAIRS - count} more"
+                    f"{name}: {count} {kind} pair{'s' * (count != 1)}, at least {MIN_PAIRS} "
+                    f"needed; judge {MIN_PAIRS - count} more"
                 )
 
     def compare(self, embeddings: Mapping[str, Embeddings]) -> dict[str, Quality]:
-        """Return each encoder's quality, from embeddings ``(ids, dim)`` in the order of ids.
+        """Return each encoder's quality, from embeddings ``(ids, dim)`` in the order of ``ids``.
 
-        The intervals are bootstrapped over the pairs, those alike and those not apart, with the
-        same draws for every encoder.
+        The intervals are bootstrapped over the pairs, similar and dissimilar ones separately, with
+        the same resamples for every encoder.
         """
         from scipy.stats import bootstrap
 
         place = {row_id: row for row, row_id in enumerate(self.ids)}
         ends = np.array([[place[a], place[b]] for a, b in self.pairs])
-        alike = np.array(self.alike)
-        similarity = np.empty((len(embeddings), len(alike)))
+        similar = np.array(self.similar)
+        similarity = np.empty((len(embeddings), len(similar)))
         for number, rows in enumerate(embeddings.values()):
             unit = unit_rows(rows).astype(np.float64)
             similarity[number] = np.einsum("ij,ij->i", unit[ends[:, 0]], unit[ends[:, 1]])
-        groups = similarity[:, alike], similarity[:, ~alike]
+        groups = similarity[:, similar], similarity[:, ~similar]
         values = roc_auc(*groups)
-        # scipy draws the same pairs for every row, which keeps the differences paired.
+        # scipy resamples the same pairs for every row, which keeps the differences paired.
         resampled = bootstrap(
             groups,
             roc_auc,
@@ -191,12 +197,12 @@ class Pairs:
         ).bootstrap_distribution
         best = resampled[values.argmax()]
         return {
-            name: Quality(Estimate(float(value), _interval(drawn)), _interval(drawn - best))
-            for name, value, drawn in zip(embeddings, values, resampled, strict=True)
+            name: Quality(Estimate(float(value), _interval(means)), _interval(means - best))
+            for name, value, means in zip(embeddings, values, resampled, strict=True)
         }
 
 
-Judgements = Labels | Pairs
+Judgements = LabelJudgements | PairJudgements
 
 
 def average_precisions(embeddings: Embeddings, labels: NDArray[np.str_]) -> NDArray[np.float64]:
@@ -206,7 +212,7 @@ def average_precisions(embeddings: Embeddings, labels: NDArray[np.str_]) -> NDAr
         embeddings: ``(n, dim)``.
         labels: ``(n,)``.
 
-    Equal similarities are ordered by chance (the same for every encoder): the order of the images
+    Ties are broken at random, in the same way for every encoder, since the order of the images
     may follow their labels.
     """
     count = len(labels)
@@ -214,57 +220,54 @@ def average_precisions(embeddings: Embeddings, labels: NDArray[np.str_]) -> NDAr
     unit, names = unit_rows(embeddings[order]), labels[order]
     similarity = unit @ unit.T
     np.fill_diagonal(similarity, -np.inf)
-    n = min(N, count - 1)
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :n]
+    k = min(K, count - 1)
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
     relevant = (names[:, None] == names).sum(axis=1) - 1
-    found = average_precision_at_k(names[nearest] == names[:, None], relevant)
     values = np.empty(count)
-    values[order] = found
+    values[order] = average_precision_at_k(names[nearest] == names[:, None], relevant)
     shared = np.empty(count, np.bool_)
     shared[order] = relevant > 0
     return values[shared]
 
 
 def roc_auc(
-    alike: NDArray[np.float64], other: NDArray[np.float64], axis: int = -1
+    positive: NDArray[np.float64], negative: NDArray[np.float64], axis: int = -1
 ) -> NDArray[np.float64]:
-    """Return the area under the ROC curve: how often a similarity alike is the higher one.
+    """Return the area under the ROC curve of scores: P(positive > negative), ties one half.
 
-    It is the Mann-Whitney statistic as a share, ties counting one half (Hanley and McNeil 1982).
-    scikit-learn's ``roc_auc_score`` gives the same for one sample at a time; this takes all
-    resamples at once.
+    Computed as the Mann-Whitney statistic (Hanley and McNeil 1982). scikit-learn's
+    ``roc_auc_score`` gives the same for one sample at a time; this is vectorized over resamples.
     """
     from scipy.stats import mannwhitneyu
 
-    wins = mannwhitneyu(alike, other, axis=axis, method="asymptotic").statistic
-    return np.asarray(wins / (alike.shape[axis] * other.shape[axis]))
+    wins = mannwhitneyu(positive, negative, axis=axis, method="asymptotic").statistic
+    return np.asarray(wins / (positive.shape[axis] * negative.shape[axis]))
 
 
 def read_judgements(path: Path, known: Sequence[str]) -> Judgements:
-    """Read a CSV of labels (columns ``id``, ``label``) or pairs (``id_a``, ``id_b``, ``alike``).
+    """Read a CSV of labels (columns ``id``, ``label``) or pairs (``id_a``, ``id_b``, ``similar``).
 
-    Other columns are passed over, and so are rows whose label or judgement is empty. ``alike`` is
-    yes or no, 1 or 0, true or false. Columns may be separated by semicolons, as some spreadsheets
-    write them.
+    Other columns are ignored, and so are rows with an empty label or judgement. ``similar`` is yes
+    or no, 1 or 0, true or false. The separator is a comma or a semicolon.
 
     Args:
         path: the file.
         known: the ids of the source.
 
     Raises:
-        InputError: it cannot be read, lacks columns, names an unknown id or contradicts itself
-            (line and column are named), or holds too few judgements.
+        InputError: it cannot be read, lacks columns, has an unknown id or a contradiction (line
+            and column are named), or has too few judgements.
     """
     rows = _rows(path)
     columns = rows[0][1].keys() if rows else ()
     ids = frozenset(known)
-    found: Judgements
-    if {"id_a", "id_b", "alike"} <= set(columns):
-        found = _pairs(path, rows, ids)
+    judgements: Judgements
+    if {"id_a", "id_b", "similar"} <= set(columns):
+        judgements = _pairs(path, rows, ids)
     else:
-        found = _labels(path, rows, ids)
-    found.check(str(path))
-    return found
+        judgements = _labels(path, rows, ids)
+    judgements.check(str(path))
+    return judgements
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -274,15 +277,15 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text; save it as CSV in UTF-8") from error
+        raise InputError(f"{path}: not UTF-8 text; save it as CSV in UTF-8") from error
     first = text.split("\n", 1)[0]
     separator = ";" if ";" in first and "," not in first else ","
     reader = csv.DictReader(StringIO(text, newline=""), delimiter=separator, restval="")
     names = {name.strip() for name in reader.fieldnames or ()}
-    if not (names >= {"id", "label"} or names >= {"id_a", "id_b", "alike"}):
+    if not (names >= {"id", "label"} or names >= {"id_a", "id_b", "similar"}):
         raise InputError(
-            f"{path}, line 1: its columns are {', '.join(sorted(names)) or 'none'}; expected "
-            "id and label, or id_a, id_b and alike"
+            f"{path}, line 1: columns {', '.join(sorted(names)) or 'missing'}; expected id and "
+            "label, or id_a, id_b and similar"
         )
     try:
         rows = [
@@ -292,56 +295,57 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: broken CSV ({error})") from error
     if not rows:
-        raise InputError(f"{path}: has no rows below its first line")
+        raise InputError(f"{path}: no rows below the header")
     return rows
 
 
 def _labels(
     path: Path, rows: Sequence[tuple[int, Mapping[str, str]]], known: frozenset[str]
-) -> Labels:
-    found: dict[str, str] = {}
+) -> LabelJudgements:
+    labels: dict[str, str] = {}
     for line, row in rows:
         if not row["label"]:
             continue
-        row_id = _known(path, line, "id", row["id"], known)
-        if found.setdefault(row_id, row["label"]) != row["label"]:
+        row_id = _known_id(path, line, "id", row["id"], known)
+        if labels.setdefault(row_id, row["label"]) != row["label"]:
             raise InputError(
                 f"{path}, line {line}, column label: {row_id} is {row['label']!r} here and "
-                f"{found[row_id]!r} above; keep one of the two rows"
+                f"{labels[row_id]!r} above; delete one of the rows"
             )
-    return Labels(found)
+    return LabelJudgements(labels)
 
 
 def _pairs(
     path: Path, rows: Sequence[tuple[int, Mapping[str, str]]], known: frozenset[str]
-) -> Pairs:
-    found: dict[tuple[str, str], bool] = {}
+) -> PairJudgements:
+    pairs: dict[tuple[str, str], bool] = {}
     for line, row in rows:
-        said = row["alike"].lower()
-        if not said:
+        answer = row["similar"].lower()
+        if not answer:
             continue
-        if said not in _YES | _NO:
+        if answer not in _YES | _NO:
             raise InputError(
-                f"{path}, line {line}, column alike: {row['alike']!r}; expected yes or no, 1 or 0"
+                f"{path}, line {line}, column similar: {row['similar']!r}; expected yes or no, "
+                "1 or 0"
             )
-        one, other = (_known(path, line, name, row[name], known) for name in ("id_a", "id_b"))
+        one, other = (_known_id(path, line, name, row[name], known) for name in ("id_a", "id_b"))
         if one == other:
-            raise InputError(f"{path}, line {line}, column id_b: {other} is id_a as well")
+            raise InputError(f"{path}, line {line}, column id_b: {other}, the same as id_a")
         pair = min(one, other), max(one, other)
-        if found.setdefault(pair, said in _YES) != (said in _YES):
+        if pairs.setdefault(pair, answer in _YES) != (answer in _YES):
             raise InputError(
-                f"{path}, line {line}, column alike: the same two images are judged otherwise "
-                "above; keep one of the two rows"
+                f"{path}, line {line}, column similar: contradicts a row above for the same two "
+                "images; delete one of the rows"
             )
-    return Pairs(tuple(found), tuple(found.values()))
+    return PairJudgements(tuple(pairs), tuple(pairs.values()))
 
 
-def _known(path: Path, line: int, column: str, row_id: str, known: frozenset[str]) -> str:
+def _known_id(path: Path, line: int, column: str, row_id: str, known: frozenset[str]) -> str:
     if row_id in known:
         return row_id
-    among = sorted(known)[:_OFFERED_AMONG]
-    near = difflib.get_close_matches(row_id, among, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; an id looks like {among[0]!r}"
+    candidates = sorted(known)[:_MAX_COMPARED]
+    near = difflib.get_close_matches(row_id, candidates, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; ids look like {candidates[0]!r}"
     raise InputError(f"{path}, line {line}, column {column}: no image has the id {row_id!r}{hint}")
 
 

@@ -1,4 +1,4 @@
-"""Encoders made for a sample of images, timed, and tried without labels."""
+"""Candidate encoders for model selection: fitted to a sample of images, timed, checked."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from lookalike.sources.sampling import SampledImage
 from lookalike.types import Embeddings, Progress, ProgressCallback
 
 CANDIDATES = ("pixels", "color-pyramid", "texture-pyramid", "hog", "hog-fine", "hog-fine+color")
-"""Tried in this order, which is about that of their cost; others' encoders come after them."""
+"""The default candidates, roughly by cost; encoders of other packages follow."""
 
-PASSED_OVER = frozenset(("pca", "color", "texture", "untrained"))
-"""In the registry but not tried unless named: their likes above are better, and PCA takes minutes
-to be fitted to color images."""
+EXCLUDED = frozenset(("pca", "color", "texture", "untrained"))
+"""Registered encoders that are tried only if named: those above are better, and PCA takes minutes
+to fit to color images."""
 
 TRAINED = "contrastive"
 
-KINDS = ("noise", "jpeg")
-"""Corruptions that training never uses as augmentations, so that they favor no trained encoder."""
+CORRUPTIONS = ("noise", "jpeg")
+"""Corruptions that training never uses as augmentations, so they favor no trained encoder."""
 
 _TRAINING_SHARE = 0.6
-_LEAST_TRAINING_S = 10.0
+_MIN_TRAINING_S = 10.0
 _TIMED = 64
-_SMOKE_IMAGES = 500
-_SMOKE_QUERIES = 100
-_FOUND = 0.9
+_ROBUSTNESS_IMAGES = 500
+_ROBUSTNESS_QUERIES = 100
+_ROBUST_RECALL = 0.9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChooseOptions:
-    """What a user may set.
+    """Options of :func:`lookalike.choose`.
 
-    ``minutes`` is the time for all of it. ``encoders`` are names for :func:`open_encoder`, the
-    usual ones unless given; ``train`` adds one that is trained on the images, with the augmentation
+    ``minutes`` limits the whole run. ``encoders`` are names for :func:`open_encoder`, by default
+    :func:`candidate_names`. ``train`` adds an encoder trained on the images with the augmentation
     preset ``augment``.
     """
 
@@ -66,10 +66,10 @@ DEFAULTS = ChooseOptions()
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One encoder as tried. ``rate`` is in images a second, resizing included, decoding not.
+    """An encoder with its embeddings of the sample.
 
-    ``robustness`` is, without labels, the share of images that find themselves first under each kind
-    of distortion. ``embeddings`` are those of the images tried.
+    ``rate`` is in images per second, with resizing and without decoding. ``quality`` is None
+    without labels; then ``robustness`` is R@1 by corruption.
     """
 
     name: str
@@ -83,13 +83,13 @@ class Candidate:
 
     @property
     def bytes_per_image(self) -> int:
-        """What an embedding takes in a gallery."""
+        """Size of an embedding in a gallery."""
         return 4 * self.encoder.dim
 
     @property
     def robust(self) -> bool:
-        """Whether nine in ten images find themselves under every kind of distortion."""
-        return all(share >= _FOUND for share in self.robustness.values())
+        """Whether R@1 is at least 0.9 under every corruption."""
+        return all(recall >= _ROBUST_RECALL for recall in self.robustness.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -107,20 +107,23 @@ class Candidate:
             "quality": estimate.value,
             "quality_interval": [estimate.interval.low, estimate.interval.high],
             "difference_interval": [difference.low, difference.high],
-            "within_noise": self.quality.within_noise,
+            "tied": self.quality.tied,
             "best": self.best,
             "cheapest": self.cheapest,
         }
 
 
 def candidate_names() -> tuple[str, ...]:
-    """Return :data:`CANDIDATES`, then encoders that other packages add, pretrained ones say."""
-    added = (name for name in encoder_specs() if name not in PASSED_OVER and name not in CANDIDATES)
+    """Return :data:`CANDIDATES` and the encoders of other packages, such as pretrained ones."""
+    added = (name for name in encoder_specs() if name not in EXCLUDED and name not in CANDIDATES)
     return (*CANDIDATES, *added)
 
 
-class Trial:
-    """Encoders made for and run over the same images until the time is up."""
+class CandidateRunner:
+    """Fits encoders to the same images and runs them, within a time limit.
+
+    ``not_tried`` holds the reason for each encoder that could not be run, by name.
+    """
 
     def __init__(
         self,
@@ -137,35 +140,38 @@ class Trial:
         self.not_tried: dict[str, str] = {}
 
     def run(self, names: Sequence[str]) -> Iterator[Candidate]:
-        """Yield the candidates that could be tried; the trained one last."""
+        """Yield the candidates that could be run; the trained one last."""
         total = len(names) + self.options.train
         for done, name in enumerate(names):
             self.on_progress(Progress("try encoders", done, total, "encoders", name))
-            yield from self._try(name, partial(open_encoder, name, self.images))
+            yield from self._candidate(name, partial(open_encoder, name, self.images))
         if self.options.train:
             self.on_progress(Progress("try encoders", total - 1, total, "encoders", TRAINED))
-            yield from self._try(TRAINED, self._trained)
+            yield from self._candidate(TRAINED, self._trained)
         self.on_progress(Progress("try encoders", total, total, "encoders"))
 
-    def robustness(self, candidates: Sequence[Candidate]) -> Iterator[Candidate]:
-        """Yield candidates with the share of images that find themselves again."""
+    def with_robustness(self, candidates: Sequence[Candidate]) -> Iterator[Candidate]:
+        """Yield candidates with their R@1 under each of :data:`CORRUPTIONS`."""
         for candidate in candidates:
-            found = evaluate_encoder_robustness(
-                candidate.encoder, self.images[:_SMOKE_IMAGES], queries=_SMOKE_QUERIES, kinds=KINDS
+            result = evaluate_encoder_robustness(
+                candidate.encoder,
+                self.images[:_ROBUSTNESS_IMAGES],
+                queries=_ROBUSTNESS_QUERIES,
+                corruptions=CORRUPTIONS,
             )
-            shares = {name: scores.recall_at_1.value for name, scores in found.scores.items()}
-            yield replace(candidate, robustness=shares)
+            recalls = {name: scores.recall_at_1.value for name, scores in result.scores.items()}
+            yield replace(candidate, robustness=recalls)
 
-    def why_not(self) -> str:
-        """Say what kept each encoder from being tried."""
+    def reasons(self) -> str:
+        """Return why encoders could not be run, in one line."""
         return "; ".join(f"{name}: {reason}" for name, reason in self.not_tried.items())
 
-    def _try(self, name: str, make: Callable[[], Encoder | None]) -> Iterator[Candidate]:
+    def _candidate(self, name: str, build: Callable[[], Encoder | None]) -> Iterator[Candidate]:
         if time.monotonic() >= self.deadline:
-            self.not_tried[name] = "the time was up; give more --minutes"
+            self.not_tried[name] = "time limit reached"
             return
         try:
-            encoder = make()
+            encoder = build()
         except (SettingError, UnknownNameError):
             raise
         except (InputError, ArtifactError, MissingDependencyError) as error:
@@ -173,13 +179,13 @@ class Trial:
             return
         if encoder is None:
             return
-        some = self.images[:_TIMED]
-        encoder.encode(some)  # the first run of a network sets up its memory
+        batch = self.images[:_TIMED]
+        encoder.encode(batch)  # the first run of a network allocates its memory
         start = time.monotonic()
-        encoder.encode(some)
-        needed = (time.monotonic() - start) * len(self.images) / len(some)
+        encoder.encode(batch)
+        needed = (time.monotonic() - start) * len(self.images) / len(batch)
         if time.monotonic() + needed > self.deadline:
-            self.not_tried[name] = f"encoding needs {needed:.0f} s; give more --minutes"
+            self.not_tried[name] = f"encoding needs {needed:.0f} s, more than the time left"
             return
         start = time.monotonic()
         embeddings = encoder.encode(self.images)
@@ -187,13 +193,13 @@ class Trial:
         yield Candidate(name, encoder, embeddings, len(self.images) / seconds)
 
     def _trained(self) -> Encoder | None:
-        """Train on the sample with what time is left, or note why not."""
+        """Train on the sample within the time left, or note why not."""
         seconds = min(
             _TRAINING_SHARE * 60 * self.options.minutes,
             _TRAINING_SHARE * (self.deadline - time.monotonic()),
         )
-        if seconds < _LEAST_TRAINING_S:
-            self.not_tried[TRAINED] = "too little time was left to train; give more --minutes"
+        if seconds < _MIN_TRAINING_S:
+            self.not_tried[TRAINED] = "too little time left for training"
             return None
         try:
             from lookalike.training.loop import TrainingOptions

@@ -1,4 +1,9 @@
-"""What people said of hits that they were shown blind: right or wrong, or whose are better."""
+"""Human judgements: precision and preferences from people's blind judgements of results.
+
+People judge in the Judge view of ``lookalike serve``, which saves a JSON file. They mark each
+result as relevant or not, without its rank or distance, or prefer the results of one of two
+galleries, without their names.
+"""
 
 from __future__ import annotations
 
@@ -8,228 +13,37 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
 
 from lookalike.errors import InputError
-from lookalike.evaluation.metrics import Estimate, bootstrap_interval
+from lookalike.evaluation.metrics import Estimate
 
 FORMAT = "lookalike-judgements"
-VERSION = 1
-"""Raise it when an older lookalike would misread a file; go on reading the versions before."""
+VERSION = 2
+"""Raise it when an older lookalike would misread a file; keep reading the versions before."""
 
-_LARGEST = 30_000_000
+_KEYS_OF_VERSION_1 = {"created_at": "made", "returned": "given", "relevant": "right"}
+
+_MAX_BYTES = 30_000_000
 _WEIGHT = {"a": 1.0, "b": 0.0, "neither": 0.5}
+_SIGNIFICANCE = 0.05
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class QueryJudgement:
-    """One person's answers to a query's hits, by id in order of rank.
-
-    ``k`` hits were asked for and ``given`` were found; who stopped early judged fewer.
-    """
-
-    gallery: str
-    query: str
-    k: int
-    given: int
-    right: Mapping[str, bool]
-
-    @property
-    def complete(self) -> bool:
-        """Whether there were hits and all of them were judged."""
-        return 0 < len(self.right) == self.given
-
-
-@dataclass(frozen=True, slots=True)
-class PreferenceVote:
-    """Which of two galleries' answers one person preferred: 1 for ``a``'s, 0 for ``b``'s, 0.5."""
-
-    a: str
-    b: str
-    query: str
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class JudgementFile:
-    """A file as it was read; ``galleries`` maps names to encoders and their fingerprints."""
-
-    path: Path
-    galleries: Mapping[str, tuple[str, str]]
-    hits: Sequence[QueryJudgement]
-    preferences: Sequence[PreferenceVote]
-
-
-def read_files(files: Iterable[Path]) -> list[JudgementFile]:
-    """Read files of judgements.
-
-    Raises:
-        InputError: one cannot be read or used, and where in it; one is given twice, or two judge
-            galleries of one name and different encoders.
-    """
-    read: dict[bytes, JudgementFile] = {}
-    for path in files:
-        data = _bytes(path)
-        if data in read:
-            raise InputError(f"{path}: holds the same as {read[data].path}; give it once")
-        read[data] = _parsed(path, data)
-    known: dict[str, tuple[str, Path]] = {}
-    for file in read.values():
-        for name, (_, fingerprint) in file.galleries.items():
-            before, where = known.setdefault(name, (fingerprint, file.path))
-            if before != fingerprint:
-                raise InputError(
-                    f"{file.path}: judges another encoder of {name!r} than {where} does; evaluate "
-                    "them apart"
-                )
-    return list(read.values())
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(data) > _LARGEST:
-        raise InputError(f"{path}: is larger than any file of judgements")
-    return data
-
-
-def _parsed(path: Path, data: bytes) -> JudgementFile:
-    try:
-        found = json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text (byte {error.start:,})") from error
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"{path}, {where}: is no JSON ({error.msg})") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: is nested too deeply for a file of judgements") from error
-    except ValueError as error:  # a number of thousands of digits
-        raise InputError(f"{path}: is no JSON that can be read ({error})") from error
-    fields = _Fields(found, f"{path}")
-    if fields.get("format", str) != FORMAT:
-        raise InputError(f"{path}: is no file of judgements; save one from the page's Judge")
-    if fields.get("version", int) != VERSION:
-        raise InputError(f"{path}: was saved by a newer lookalike; update this one")
-    fields.get("made", str)
-    galleries = {}
-    for name, each in fields.named("galleries"):
-        galleries[name] = each.word("encoder"), each.get("fingerprint", str)
-        each.count("rows")
-    hits = [_answers(each, galleries) for each in fields.each("hits")]
-    preferences = [_preferred(each, galleries) for each in fields.each("preferences")]
-    if not hits and not preferences:
-        raise InputError(f"{path}: holds no judgement; judge something, then save it")
-    _once(f"{path}: hits", [(each.gallery, each.query, each.k) for each in hits])
-    pairs = [(frozenset((each.a, each.b)), each.query) for each in preferences]
-    _once(f"{path}: preferences", pairs)
-    return JudgementFile(path, galleries, hits, preferences)
-
-
-class _Fields:
-    """A mapping in a file, whose errors say where it is."""
-
-    def __init__(self, found: object, where: str) -> None:
-        if not isinstance(found, dict):
-            raise InputError(f"{where}: must be an object")
-        self._found = found
-        self.where = where
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._found
-
-    def get(self, name: str, kind: type[T]) -> T:
-        value = self._found.get(name)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise InputError(f"{self.where}: {name!r} must be of type {kind.__name__}")
-        return value
-
-    def count(self, name: str, least: int = 0) -> int:
-        value = self.get(name, int)
-        if value < least:
-            raise InputError(f"{self.where}: {name!r} must be at least {least}")
-        return value
-
-    def word(self, name: str) -> str:
-        """Return a text that is shown: no control characters, no half of a character."""
-        value = self.get(name, str)
-        if not value.isprintable():
-            raise InputError(f"{self.where}: {name!r} holds characters that cannot be printed")
-        return value
-
-    def each(self, name: str) -> list[_Fields]:
-        values: list[object] = self.get(name, list)
-        return [_Fields(v, f"{self.where}: {name}[{i}]") for i, v in enumerate(values)]
-
-    def named(self, name: str) -> list[tuple[str, _Fields]]:
-        values: dict[str, object] = self.get(name, dict)
-        for key in values:
-            if not key.isprintable():
-                raise InputError(f"{self.where}: {name}: the name {key!r} cannot be printed")
-        return [(key, _Fields(v, f"{self.where}: {name}.{key}")) for key, v in values.items()]
-
-    def gallery(self, name: str, known: Mapping[str, object]) -> str:
-        found = self.get(name, str)
-        if found not in known:
-            raise InputError(f"{self.where}: {found!r} is not among the file's galleries")
-        return found
-
-
-def _answers(each: _Fields, galleries: Mapping[str, object]) -> QueryJudgement:
-    n = each.count("k", least=1)
-    given = each.count("given") if "given" in each else n
-    ranked = sorted(
-        (answer.get("rank", int), answer.get("id", str), answer.get("right", bool))
-        for answer in each.each("answers")
-    )
-    right = {row: is_right for _, row, is_right in ranked}
-    ranks = [rank for rank, *_ in ranked]
-    if len(right) != len(ranked) or len(set(ranks)) != len(ranks):
-        raise InputError(f"{each.where}: judges a hit twice")
-    if len(right) > given or given > n or not all(1 <= rank <= given for rank in ranks):
-        raise InputError(f"{each.where}: has ranks or answers beyond the {given} hits given")
-    return QueryJudgement(
-        each.gallery("gallery", galleries), each.get("query", str), n, given, right
-    )
-
-
-def _preferred(each: _Fields, galleries: Mapping[str, object]) -> PreferenceVote:
-    side = each.get("preferred", str)
-    if side not in _WEIGHT:
-        raise InputError(f"{each.where}: 'preferred' must be one of {', '.join(_WEIGHT)}")
-    a, b = each.gallery("a", galleries), each.gallery("b", galleries)
-    if a == b:
-        raise InputError(f"{each.where}: compares {a!r} with itself")
-    return PreferenceVote(a, b, each.get("query", str), _WEIGHT[side])
-
-
-def _once(where: str, judged: Sequence[Hashable]) -> None:
-    """See that a person judged nothing twice: it would count as two people who agree."""
-    seen: dict[Hashable, int] = {}
-    for place, each in enumerate(judged):
-        if seen.setdefault(each, place) != place:
-            raise InputError(f"{where}[{place}]: judges the query of [{seen[each]}] again")
-
-
-_CHANCE = 0.05
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryJudgements:
-    """A gallery's hits as people judged them.
+    """Precision of a gallery's results by human judgement.
 
-    ``precision`` is the share of right hits among those shown: n, or fewer where the gallery gave
-    fewer, so that 1 can always be reached. ``map_retrieved`` is mAP@k divided by the right hits
-    among them, ``recall_at_1`` the share of queries whose first hit is right. All are over the
-    ``queries`` that were judged to the end; ``left_out`` were not, or had no hits. A query that
-    several people judged counts once, with their mean. ``agreement`` is the share of hits on which
-    two people who saw the same one agree, None if nobody did.
+    ``precision`` is the share of relevant results among those shown: k, or fewer where the gallery
+    returned fewer. ``map_retrieved`` is average precision divided by the number of relevant
+    results, ``recall_at_1`` the share of queries whose first result is relevant. All are over the
+    ``queries`` that were judged completely; ``left_out`` were not, or had no results. A query that
+    several people judged counts once, with their mean. ``agreement`` is the share of results that
+    two people judged alike, None if nobody judged the same one.
     """
 
     gallery: str
@@ -243,12 +57,13 @@ class GalleryJudgements:
     agreement: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preference:
-    """How often ``a``'s answers were preferred to ``b``'s; ``share`` counts ties as half.
+    """How often the results of gallery ``a`` were preferred to those of ``b``.
 
-    A query that several people judged counts once, with their mean. ``agreement`` is the share of
-    queries on which two people who judged the same one agree, None if nobody did.
+    ``share`` is the share of queries for ``a``; ties count half. A query that several people judged
+    counts once, with their mean. ``agreement`` is the share of queries on which two people agree,
+    None if nobody judged the same one.
     """
 
     a: str
@@ -261,36 +76,38 @@ class Preference:
     agreement: float | None
 
     @property
-    def within_noise(self) -> bool:
-        """Whether the two may be equally good.
+    def significant(self) -> bool:
+        """Whether the interval excludes one half and the sign test rejects equality at 5 %.
 
-        They may if the interval holds one half, or if a sign test does: a bootstrap of a handful
-        of queries that all say the same has an interval of no width.
+        The test is needed with a handful of unanimous queries, whose bootstrap interval has no
+        width.
         """
         interval = self.share.interval
-        return interval.low <= 0.5 <= interval.high or self.by_chance >= _CHANCE
+        excludes_half = not interval.low <= 0.5 <= interval.high
+        return excludes_half and self.p_value < _SIGNIFICANCE
 
     @property
-    def by_chance(self) -> float:
-        """The chance of so uneven a count if both were as good (two-sided sign test, no ties)."""
+    def p_value(self) -> float:
+        """Two-sided sign test of equal preference, without ties."""
         from scipy.stats import binomtest
 
         decided = self.for_a + self.for_b
         return float(binomtest(self.for_a, decided).pvalue) if decided else 1.0
 
     def verdict(self) -> str:
-        """Say it in a sentence."""
-        if self.within_noise:
-            return f"between {self.a} and {self.b} there is no difference beyond the noise"
+        """Return the result in one sentence."""
+        if not self.significant:
+            return f"no significant difference between {self.a} and {self.b}"
         better, worse = (self.a, self.b) if self.share.value > 0.5 else (self.b, self.a)
         return f"{better} is preferred to {worse}"
 
 
 @dataclass(frozen=True, slots=True)
 class JudgementsResult:
-    """What :func:`evaluate_judgements` found.
+    """The result of :func:`evaluate_judgements`.
 
-    ``unfinished`` names galleries of which hits were judged, but none of a query to the end.
+    ``hits`` are by gallery and k. ``unfinished`` names galleries for which no query was judged
+    completely.
     """
 
     files: int
@@ -299,99 +116,332 @@ class JudgementsResult:
     unfinished: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON document of ``lookalike evaluate --judgements --json``."""
+        """Return the JSON document of ``lookalike evaluate judgements --json``."""
         return {
             **asdict(self),
             "preferences": [
-                {**asdict(each), "within_noise": each.within_noise} for each in self.preferences
+                {**asdict(each), "p_value": each.p_value, "significant": each.significant}
+                for each in self.preferences
             ],
         }
 
 
 def evaluate_judgements(files: Sequence[str | Path]) -> JudgementsResult:
-    """Return what people's judgements of hits come to, with 95 % intervals over the queries.
+    """Summarize human judgements, with 95 % confidence intervals over the queries.
 
     Args:
-        files: saved from the page's judging view; several people's may be given together.
+        files: saved from the Judge view, by one person or several.
 
     Raises:
-        InputError: a file cannot be read or used (the place in it is named), or is given twice;
-            files judge galleries of one name and different encoders; or nothing was judged to the
-            end.
+        InputError: a file cannot be read, is damaged (the place is named) or given twice; files
+            judge different encoders under one gallery name; or no query was judged completely.
     """
-    read = read_files(Path(file) for file in files)
+    read = read_judgement_files(Path(file) for file in files)
     if not read:
-        raise InputError("no file of judgements was given")
-    answers: dict[tuple[str, int], dict[str, list[QueryJudgement]]] = defaultdict(
+        raise InputError("no judgement file; save one from the Judge view of lookalike serve")
+    judgements: dict[tuple[str, int], dict[str, list[QueryJudgement]]] = defaultdict(
         lambda: defaultdict(list)
     )
-    preferred: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
+    votes: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     encoders: dict[str, str] = {}
     for file in read:
         encoders |= {name: encoder for name, (encoder, _) in file.galleries.items()}
-        for said in file.hits:
-            answers[said.gallery, said.k][said.query].append(said)
-        for each in file.preferences:
-            turned = (each.b, each.a) in preferred
-            pair = (each.b, each.a) if turned else (each.a, each.b)
-            preferred[pair][each.query].append(1 - each.weight if turned else each.weight)
+        for judgement in file.hits:
+            judgements[judgement.gallery, judgement.k][judgement.query].append(judgement)
+        for vote in file.preferences:
+            swapped = (vote.b, vote.a) in votes
+            pair = (vote.b, vote.a) if swapped else (vote.a, vote.b)
+            votes[pair][vote.query].append(1 - vote.weight if swapped else vote.weight)
     hits, unfinished = [], []
-    for (gallery, n), queries in sorted(answers.items()):
-        if any(said.complete for people in queries.values() for said in people):
-            hits.append(_judged(gallery, n, encoders[gallery], queries))
+    for (gallery, k), queries in sorted(judgements.items()):
+        if any(each.complete for people in queries.values() for each in people):
+            hits.append(_gallery_judgements(gallery, k, encoders[gallery], queries))
         else:
             unfinished.append(gallery)
-    pairs = [_preference(a, b, said) for (a, b), said in preferred.items()]
-    if not hits and not pairs:
+    preferences = [_preference(a, b, queries) for (a, b), queries in votes.items()]
+    if not hits and not preferences:
         names = ", ".join(str(file.path) for file in read)
         raise InputError(
-            f"{names}: no query was judged to the end; judge all hits of at least one query"
+            f"{names}: no query was judged completely; judge all results of at least one query"
         )
-    return JudgementsResult(len(read), tuple(hits), tuple(pairs), tuple(dict.fromkeys(unfinished)))
+    return JudgementsResult(
+        len(read), tuple(hits), tuple(preferences), tuple(dict.fromkeys(unfinished))
+    )
 
 
-def _judged(
+def _gallery_judgements(
     gallery: str, k: int, encoder: str, queries: Mapping[str, list[QueryJudgement]]
 ) -> GalleryJudgements:
-    judged = [[said for said in people if said.complete] for people in queries.values()]
+    complete = [[each for each in people if each.complete] for people in queries.values()]
     scores = np.array(  # (queries, 3)
-        [np.mean([_scores(said.right) for said in people], axis=0) for people in judged if people]
+        [
+            np.mean([_scores(each.relevant) for each in people], axis=0)
+            for people in complete
+            if people
+        ]
     )
-    precision, map_retrieved, first = (
-        Estimate(float(column.mean()), bootstrap_interval(column)) for column in scores.T
-    )
-    agreement = _agreement(
-        one.right[row] == other.right[row]
+    precision, map_retrieved, recall_at_1 = (Estimate.of(column) for column in scores.T)
+    agreement = _share_of_true(
+        one.relevant[row] == other.relevant[row]
         for people in queries.values()
         for one, other in combinations(people, 2)
-        for row in one.right.keys() & other.right.keys()
+        for row in one.relevant.keys() & other.relevant.keys()
     )
-    left_out = len(queries) - len(scores)
     return GalleryJudgements(
-        gallery, encoder, k, len(scores), left_out, precision, map_retrieved, first, agreement
+        gallery=gallery,
+        encoder=encoder,
+        k=k,
+        queries=len(scores),
+        left_out=len(queries) - len(scores),
+        precision=precision,
+        map_retrieved=map_retrieved,
+        recall_at_1=recall_at_1,
+        agreement=agreement,
     )
 
 
-def _scores(answers: Mapping[str, bool]) -> tuple[float, float, float]:
-    """Return precision, average precision of the found, and whether the first is right."""
-    right = np.array(list(answers.values()), np.float64)
-    gains = right * np.cumsum(right) / np.arange(1, len(right) + 1)
-    return float(right.mean()), float(gains.sum() / max(1.0, right.sum())), float(right[0])
+def _scores(relevant: Mapping[str, bool]) -> tuple[float, float, float]:
+    """Return precision, average precision of the retrieved, and recall at 1."""
+    marks = np.array(list(relevant.values()), np.float64)
+    gains = marks * np.cumsum(marks) / np.arange(1, len(marks) + 1)
+    return float(marks.mean()), float(gains.sum() / max(1.0, marks.sum())), float(marks[0])
 
 
 def _preference(a: str, b: str, queries: Mapping[str, list[float]]) -> Preference:
-    means = np.array([np.mean(said) for said in queries.values()])
+    means = np.array([np.mean(weights) for weights in queries.values()])
     counts = Counter(float(np.sign(mean - 0.5)) for mean in means)
-    share = Estimate(float(means.mean()), bootstrap_interval(means))
-    agreement = _agreement(
-        one == other for people in queries.values() for one, other in combinations(people, 2)
+    agreement = _share_of_true(
+        one == other for weights in queries.values() for one, other in combinations(weights, 2)
     )
-    return Preference(a, b, len(means), counts[1.0], counts[-1.0], counts[0.0], share, agreement)
+    return Preference(
+        a=a,
+        b=b,
+        queries=len(means),
+        for_a=counts[1.0],
+        for_b=counts[-1.0],
+        ties=counts[0.0],
+        share=Estimate.of(means),
+        agreement=agreement,
+    )
 
 
-def _agreement(same: Iterable[bool]) -> float | None:
-    """Return the share that is the same, None of nothing."""
-    each = list(same)
-    return sum(each) / len(each) if each else None
+def _share_of_true(values: Iterable[bool]) -> float | None:
+    """Return the share of true values, None without any value."""
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None
+
+
+# ---- files ----
+
+
+@dataclass(frozen=True, slots=True)
+class QueryJudgement:
+    """One person's judgement of a query's results: relevant or not, by id in order of rank.
+
+    ``k`` results were requested and ``returned`` were found; an unfinished judgement has fewer.
+    """
+
+    gallery: str
+    query: str
+    k: int
+    returned: int
+    relevant: Mapping[str, bool]
+
+    @property
+    def complete(self) -> bool:
+        """Whether there were results and all of them were judged."""
+        return 0 < len(self.relevant) == self.returned
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceVote:
+    """One person's preference between two galleries: weight 1 for ``a``, 0 for ``b``, 0.5."""
+
+    a: str
+    b: str
+    query: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class JudgementFile:
+    """The content of a file; ``galleries`` maps names to encoders and their fingerprints."""
+
+    path: Path
+    galleries: Mapping[str, tuple[str, str]]
+    hits: Sequence[QueryJudgement]
+    preferences: Sequence[PreferenceVote]
+
+
+def read_judgement_files(files: Iterable[Path]) -> list[JudgementFile]:
+    """Read judgement files.
+
+    Raises:
+        InputError: one cannot be read or is damaged (the place is named), one is given twice, or
+            two judge different encoders under one gallery name.
+    """
+    read: dict[bytes, JudgementFile] = {}
+    for path in files:
+        data = _bytes(path)
+        if data in read:
+            raise InputError(f"{path}: same content as {read[data].path}; give it once")
+        read[data] = _parse(path, data)
+    encoders: dict[str, tuple[str, Path]] = {}
+    for file in read.values():
+        for name, (_, fingerprint) in file.galleries.items():
+            first, path = encoders.setdefault(name, (fingerprint, file.path))
+            if first != fingerprint:
+                raise InputError(
+                    f"{file.path}: judges another encoder of {name!r} than {path}; evaluate the "
+                    "files separately"
+                )
+    return list(read.values())
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if len(data) > _MAX_BYTES:
+        raise InputError(f"{path}: too large for a judgement file (over 30 MB)")
+    return data
+
+
+def _parse(path: Path, data: bytes) -> JudgementFile:
+    fields = _Fields(_parse_json(path, data), f"{path}")
+    if fields.get("format", str) != FORMAT:
+        raise InputError(f"{path}: not a judgement file; save one from the Judge view")
+    version = fields.get("version", int)
+    if not 1 <= version <= VERSION:
+        raise InputError(f"{path}: written by a newer lookalike; update this one")
+    if version == 1:
+        fields = fields.renamed(_KEYS_OF_VERSION_1)
+    fields.get("created_at", str)
+    galleries = {}
+    for name, gallery in fields.mapping("galleries"):
+        galleries[name] = gallery.printable("encoder"), gallery.get("fingerprint", str)
+        gallery.count("rows")
+    hits = [_query_judgement(each, galleries) for each in fields.objects("hits")]
+    preferences = [_preference_vote(each, galleries) for each in fields.objects("preferences")]
+    if not hits and not preferences:
+        raise InputError(f"{path}: no judgements; judge something and save again")
+    _check_unique(f"{path}: hits", [(each.gallery, each.query, each.k) for each in hits])
+    pairs = [(frozenset((each.a, each.b)), each.query) for each in preferences]
+    _check_unique(f"{path}: preferences", pairs)
+    return JudgementFile(path, galleries, hits, preferences)
+
+
+def _parse_json(path: Path, data: bytes) -> object:
+    try:
+        document: object = json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start:,})") from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{path}, {place}: not JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: nested too deeply for a judgement file") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    return document
+
+
+class _Fields:
+    """An object in a JSON file; errors name its place."""
+
+    def __init__(
+        self, value: object, place: str, keys: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        if not isinstance(value, dict):
+            raise InputError(f"{place}: must be an object")
+        self._value = value
+        self._keys = keys
+        self.place = place
+
+    def renamed(self, keys: Mapping[str, str]) -> _Fields:
+        """Return the object with other keys than its fields' names, here and below."""
+        return _Fields(self._value, self.place, keys)
+
+    def __contains__(self, name: str) -> bool:
+        return self._keys.get(name, name) in self._value
+
+    def get(self, name: str, kind: type[T]) -> T:
+        key = self._keys.get(name, name)
+        value = self._value.get(key)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise InputError(f"{self.place}: {key!r} must be of type {kind.__name__}")
+        return value
+
+    def count(self, name: str, minimum: int = 0) -> int:
+        value = self.get(name, int)
+        if value < minimum:
+            raise InputError(f"{self.place}: {name!r} must be at least {minimum}")
+        return value
+
+    def printable(self, name: str) -> str:
+        """Return a string for display: no control characters, no lone surrogates."""
+        value = self.get(name, str)
+        if not value.isprintable():
+            raise InputError(f"{self.place}: {name!r} has characters that cannot be printed")
+        return value
+
+    def objects(self, name: str) -> list[_Fields]:
+        values: list[object] = self.get(name, list)
+        return [
+            _Fields(value, f"{self.place}: {name}[{number}]", self._keys)
+            for number, value in enumerate(values)
+        ]
+
+    def mapping(self, name: str) -> list[tuple[str, _Fields]]:
+        values: dict[str, object] = self.get(name, dict)
+        for key in values:
+            if not key.isprintable():
+                raise InputError(f"{self.place}: {name}: the name {key!r} cannot be printed")
+        return [
+            (key, _Fields(value, f"{self.place}: {name}.{key}", self._keys))
+            for key, value in values.items()
+        ]
+
+    def gallery(self, name: str, galleries: Mapping[str, object]) -> str:
+        value = self.get(name, str)
+        if value not in galleries:
+            raise InputError(f"{self.place}: {value!r} is not among the file's galleries")
+        return value
+
+
+def _query_judgement(fields: _Fields, galleries: Mapping[str, object]) -> QueryJudgement:
+    k = fields.count("k", minimum=1)
+    returned = fields.count("returned") if "returned" in fields else k
+    ranked = sorted(
+        (answer.get("rank", int), answer.get("id", str), answer.get("relevant", bool))
+        for answer in fields.objects("answers")
+    )
+    relevant = {row: is_relevant for _, row, is_relevant in ranked}
+    ranks = [rank for rank, *_ in ranked]
+    if len(relevant) != len(ranked) or len(set(ranks)) != len(ranks):
+        raise InputError(f"{fields.place}: judges a result twice")
+    if len(relevant) > returned or returned > k or not all(1 <= rank <= returned for rank in ranks):
+        results = "1 result" if returned == 1 else f"{returned} results"
+        raise InputError(f"{fields.place}: has ranks or answers beyond the {results} returned")
+    gallery = fields.gallery("gallery", galleries)
+    return QueryJudgement(gallery, fields.get("query", str), k, returned, relevant)
+
+
+def _preference_vote(fields: _Fields, galleries: Mapping[str, object]) -> PreferenceVote:
+    side = fields.get("preferred", str)
+    if side not in _WEIGHT:
+        raise InputError(f"{fields.place}: 'preferred' must be one of {', '.join(_WEIGHT)}")
+    a, b = fields.gallery("a", galleries), fields.gallery("b", galleries)
+    if a == b:
+        raise InputError(f"{fields.place}: compares {a!r} with itself")
+    return PreferenceVote(a, b, fields.get("query", str), _WEIGHT[side])
+
+
+def _check_unique(place: str, judgements: Sequence[Hashable]) -> None:
+    """Check that a file judges nothing twice, which would count as two people who agree."""
+    first: dict[Hashable, int] = {}
+    for number, judgement in enumerate(judgements):
+        if first.setdefault(judgement, number) != number:
+            raise InputError(f"{place}[{number}]: judges the same query as [{first[judgement]}]")

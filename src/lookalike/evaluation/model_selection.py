@@ -1,7 +1,7 @@
-"""Encoders tried on a user's images and, where there are labels or judgements, ranked by them.
+"""Model selection: compare encoders on a user's images by a few labels or judgements of pairs.
 
-Without labels nothing is ranked: no measure that does without them was found to put encoders in
-the order of their quality (``docs/experiments.md``).
+Without labels nothing is ranked: no unsupervised measure was found to order encoders by quality
+(``docs/experiments.md``).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 
 from lookalike.encoders.registry import find_encoder_spec
 from lookalike.errors import InputError, SettingError
-from lookalike.evaluation.agreement import Judgements, Labels, read_judgements
+from lookalike.evaluation.agreement import Judgements, LabelJudgements, read_judgements
 from lookalike.evaluation.candidates import (
     DEFAULTS,
     Candidate,
+    CandidateRunner,
     ChooseOptions,
-    Trial,
     candidate_names,
 )
 from lookalike.sources import Item, ItemSource, Source, open_source
@@ -30,14 +30,15 @@ from lookalike.types import Failure, ProgressCallback, ignore_progress
 
 OWN = "own"
 IMAGES = 3_000
-"""As many images are tried at most, unless more are judged."""
+"""Maximum number of images, unless more are labeled."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What :func:`choose` found: by quality where there were judgements, else in registry order.
+    """The result of :func:`choose`.
 
-    ``items`` are the images tried; ``not_tried`` says why, by name of the encoder.
+    ``candidates`` are ordered by quality, or as they were run without labels. ``items`` are the
+    images of the sample. ``not_tried`` holds the reason by name of the encoder.
     """
 
     source: str
@@ -49,10 +50,10 @@ class Choice:
     seconds: float
 
     def chosen(self, *, cheapest: bool = False) -> Candidate:
-        """Return the best, or the cheapest within the noise.
+        """Return the best candidate, or the fastest one tied with it.
 
         Raises:
-            InputError: there were no labels.
+            InputError: there are no labels.
         """
         for candidate in self.candidates:
             if candidate.cheapest if cheapest else candidate.best:
@@ -78,9 +79,8 @@ class Choice:
 
 
 UNRANKED = (
-    "quality cannot be ranked without labels: speed, size and finding itself again do not say "
-    "which encoder answers best; lookalike choose SOURCE --ask 50 -o FOLDER writes 50 images to "
-    "name, then give the file with --labels"
+    "without labels, quality is unknown: speed, size and robustness do not rank encoders; "
+    "lookalike choose SOURCE --ask 50 -o FOLDER writes 50 images to label"
 )
 
 
@@ -91,15 +91,15 @@ def choose(
     options: ChooseOptions = DEFAULTS,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Choice:
-    """Try encoders on images, and rank them by what labels or judgements there are.
+    """Run encoders on images and rank them by labels or judgements of pairs.
 
     Args:
-        source: what :func:`lookalike.open_source` takes, or an opened source.
+        source: a source for :func:`lookalike.open_source`, or an opened one.
         labels: a CSV file (see :func:`lookalike.evaluation.agreement.read_judgements`), judgements
-            at hand, or ``"own"`` for the source's own labels. Those are not used otherwise, since
-            names of sub-folders need not say what is alike.
-        options: time, encoders, training, seed.
-        on_progress: told of each encoder.
+            in memory, or ``"own"`` for the source's labels. The source's labels are not used by
+            default, since names of sub-folders need not mean similarity.
+        options: time limit, encoders, training, seed.
+        on_progress: called for each encoder.
 
     Raises:
         InputError: labels that cannot be used or are too few, or fewer than two images.
@@ -108,7 +108,7 @@ def choose(
         SourceError: no images.
     """
     if not options.minutes > 0:
-        raise SettingError(f"--minutes {options.minutes:g}: must be above 0")
+        raise SettingError("{minutes} must be above 0", minutes=options.minutes)
     names = candidate_names() if options.encoders is None else options.encoders
     for name in names:
         find_encoder_spec(name)
@@ -116,66 +116,62 @@ def choose(
     opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
     judgements = _judgements(opened, labels)
     sample, skipped = _sample(opened, judgements, options.seed)
+    ids = [each.item.id for each in sample]
     if judgements is not None:
-        judgements = judgements.among(frozenset(each.item.id for each in sample))
+        judgements = judgements.restrict(frozenset(ids))
         judgements.check(str(labels) if isinstance(labels, str | Path) else "labels")
-    trial = Trial(sample, options, start + 60 * options.minutes, on_progress)
-    candidates = tuple(trial.run(names))
+    runner = CandidateRunner(sample, options, start + 60 * options.minutes, on_progress)
+    candidates = tuple(runner.run(names))
     if not candidates:
-        raise InputError(f"{opened.spec}: no encoder could be tried: {trial.why_not()}")
+        raise InputError(f"{opened.spec}: no encoder could be run: {runner.reasons()}")
     if judgements is None:
-        candidates = tuple(trial.robustness(candidates))
+        candidates = tuple(runner.with_robustness(candidates))
     else:
-        candidates = ranked(candidates, judgements, [each.item.id for each in sample])
+        candidates = rank_candidates(candidates, judgements, ids)
     return Choice(
-        opened.spec,
-        candidates,
-        judgements,
-        tuple(each.item for each in sample),
-        tuple(skipped),
-        trial.not_tried,
-        time.monotonic() - start,
+        source=opened.spec,
+        candidates=candidates,
+        judgements=judgements,
+        items=tuple(each.item for each in sample),
+        skipped=tuple(skipped),
+        not_tried=runner.not_tried,
+        seconds=time.monotonic() - start,
     )
 
 
-def ranked(
+def rank_candidates(
     candidates: Sequence[Candidate], judgements: Judgements, ids: Sequence[str]
 ) -> tuple[Candidate, ...]:
     """Return candidates with their quality, best first; ``ids`` name the rows of embeddings.
 
-    The cheapest is the fastest to encode of those whose difference to the best may be none.
+    The cheapest is the fastest to encode among those tied with the best.
     """
     place = {row_id: row for row, row_id in enumerate(ids)}
     rows = [place[row_id] for row_id in judgements.ids]
-    found = judgements.compare({c.name: c.embeddings[rows] for c in candidates})
-    order = sorted(candidates, key=lambda c: (-found[c.name].estimate.value, -c.rate))
-    within = [c for c in order if found[c.name].within_noise]
-    fastest = max(within, key=lambda c: c.rate)
+    quality = judgements.compare({c.name: c.embeddings[rows] for c in candidates})
+    order = sorted(candidates, key=lambda c: (-quality[c.name].estimate.value, -c.rate))
+    fastest = max((c for c in order if quality[c.name].tied), key=lambda c: c.rate)
     return tuple(
-        replace(c, quality=found[c.name], best=c is order[0], cheapest=c is fastest) for c in order
+        replace(c, quality=quality[c.name], best=c is order[0], cheapest=c is fastest)
+        for c in order
     )
 
 
-def verdict(found: Choice) -> str:
-    """Say in plain words which encoder is chosen, why, and how sure that is."""
-    if found.judgements is None:
+def verdict(choice: Choice) -> str:
+    """Name the best encoder and those tied with it, in one sentence."""
+    if choice.judgements is None:
         return UNRANKED
-    best, cheapest = found.chosen(), found.chosen(cheapest=True)
+    best, cheapest = choice.chosen(), choice.chosen(cheapest=True)
     assert best.quality is not None
-    said = (
-        f"{best.name} is best on {found.judgements.summary}: "
-        f"{found.judgements.measure} {best.quality.estimate.value:.3f}"
+    text = (
+        f"{best.name} is best on {choice.judgements.summary}: "
+        f"{choice.judgements.measure} {best.quality.estimate.value:.3f}"
     )
-    others = [
-        c.name for c in found.candidates if not c.best and c.quality and c.quality.within_noise
-    ]
-    if not others:
-        return f"{said}; every other encoder is worse beyond the noise"
-    faster = f"; {cheapest.name} is the fastest of these" if cheapest is not best else ""
-    return (
-        f"{said}; but {', '.join(others)} cannot be told apart from it{faster}: "
-        "more labels would (--ask)"
-    )
+    tied = [c.name for c in choice.candidates if not c.best and c.quality and c.quality.tied]
+    if not tied:
+        return f"{text}; all others are significantly worse"
+    faster = f", and {cheapest.name} is the fastest of these" if cheapest is not best else ""
+    return f"{text}; not significantly better than {', '.join(tied)}{faster}; label more images"
 
 
 def _judgements(source: Source, labels: str | Path | Judgements | None) -> Judgements | None:
@@ -186,35 +182,37 @@ def _judgements(source: Source, labels: str | Path | Judgements | None) -> Judge
             i.id: str(i.metadata["label"]) for i in source if i.metadata.get("label") is not None
         }
         if not own:
-            raise InputError(f"{source.spec}: has no labels of its own; give a file with --labels")
-        found = Labels(_drawn(own))
-        found.check(f"{source.spec}, its own labels")
-        return found
+            raise InputError(
+                f"{source.spec}: has no labels; give a CSV file as {{labels}}", labels=None
+            )
+        judgements = LabelJudgements(_subsample(own))
+        judgements.check(f"{source.spec}, its own labels")
+        return judgements
     return read_judgements(Path(labels), [item.id for item in source])
 
 
-def _drawn(labels: Mapping[str, str]) -> Mapping[str, str]:
-    """Return at most as many labels as images are tried."""
+def _subsample(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Return at most :data:`IMAGES` of the labels."""
     if len(labels) <= IMAGES:
         return labels
-    kept = np.random.default_rng(0).permutation(len(labels))[:IMAGES]
+    drawn = np.random.default_rng(0).permutation(len(labels))[:IMAGES]
     pairs = list(labels.items())
-    return dict(pairs[i] for i in sorted(kept.tolist()))
+    return dict(pairs[i] for i in sorted(drawn.tolist()))
 
 
 def _sample(
     source: Source, judgements: Judgements | None, seed: int
 ) -> tuple[list[SampledImage], list[Failure]]:
-    """Read the judged images and others drawn at random, in the order of the source."""
-    judged = frozenset(judgements.ids if judgements else ())
-    drawn = np.random.default_rng(seed).permutation(len(source)).tolist()
-    first = [i for i, item in enumerate(source) if item.id in judged]
-    taken = frozenset(first)
-    others = [i for i in drawn if i not in taken][: max(0, IMAGES - len(first))]
-    items = [source[i] for i in sorted((*first, *others))]
+    """Read the labeled images and others drawn at random, in the order of the source."""
+    ids = frozenset(judgements.ids if judgements else ())
+    order = np.random.default_rng(seed).permutation(len(source)).tolist()
+    labeled = [i for i, item in enumerate(source) if item.id in ids]
+    labeled_set = frozenset(labeled)
+    others = [i for i in order if i not in labeled_set][: max(0, IMAGES - len(labeled))]
+    items = [source[i] for i in sorted((*labeled, *others))]
     sample = read_sample(ItemSource(source.name, source.spec, items), len(items))
     if len(sample) < 2:
-        raise InputError(f"{source.spec}: at least 2 images are needed; only 1 can be read")
-    read = frozenset(each.item.id for each in sample)
-    skipped = [Failure(item.uri, "cannot be read") for item in items if item.id not in read]
+        raise InputError(f"{source.spec}: at least 2 images needed; only 1 can be read")
+    readable = frozenset(each.item.id for each in sample)
+    skipped = [Failure(item.uri, "cannot be read") for item in items if item.id not in readable]
     return sample, skipped

@@ -1,8 +1,8 @@
-"""Self-retrieval: corrupted images asked for their originals, without any labels.
+"""Robustness of an encoder: do corrupted images find their originals? No labels are needed.
 
-It says what an encoder is invariant to, not how good it is: it was measured not to rank encoders
-by the precision of their answers, since it favors the one that was trained on the corruptions it
-is tried with.
+The result measures what an encoder is invariant to, not search quality: it does not rank encoders
+by precision, since it favors those trained with the same corruptions as augmentations
+(``docs/experiments.md``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lookalike.evaluation.metrics import (
     Correct,
     Estimate,
     average_precision_at_k,
-    bootstrap_interval,
+    recall_at_1,
     recall_at_k,
 )
 from lookalike.gallery.gallery import Gallery
@@ -46,227 +46,27 @@ from lookalike.types import (
     ignore_progress,
 )
 
-ORIGINAL = "original"
-"""The name of the undistorted image among the examples."""
+MEANING = "invariance to corruptions, not search quality"
+"""What the result measures; part of every output."""
 
-LARGEST_SIDE = 1024
-"""Images of more pixels a side are made smaller before they are corrupted."""
+ORIGINAL = "original"
+"""The name of the unchanged image among the examples."""
+
+MAX_SIDE = 1024
+"""Larger images are shrunk to so many pixels before they are corrupted."""
 
 _CHUNK = 64
-"""As many images at most are held decoded."""
+"""Maximum number of decoded images in memory."""
 
 _EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Collection:
-    """Images, encoded and searchable.
-
-    ``name`` is what errors call it; ``open_items`` returns the images of records.
-    """
-
-    name: str
-    encoder: Encoder
-    store: VectorStore
-    metric: Metric
-    open_items: Callable[[Sequence[Record]], Sequence[Item]]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Where the originals came.
-
-    ``correct`` holds for each corruption ``(queries, k)``: whether the original came at each rank.
-    ``examples`` are a few queries: the original and what each corruption made of it, by name.
-    """
-
-    rows: int
-    correct: Mapping[str, Correct]
-    skipped: tuple[Failure, ...]
-    examples: tuple[Mapping[str, ImageArray], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What is asked of a collection: at most ``queries`` distinct images, corrupted in each way."""
-
-    k: int
-    queries: int
-    seed: int
-    kinds: tuple[Corruption, ...]
-
-    @classmethod
-    def of(cls, k: int, queries: int, seed: int, kinds: Sequence[str] | None = None) -> Self:
-        """Check the settings; without names of ``kinds``, take all.
-
-        Raises:
-            SettingError: ``k`` or ``queries`` below 1, ``seed`` below 0, or ``kinds`` empty.
-            UnknownNameError: no such corruption.
-        """
-        for name, value, least in (("k", k, 1), ("queries", queries, 1), ("seed", seed, 0)):
-            if value < least:
-                raise SettingError(f"{name} = {value}: must be at least {least}")
-        chosen = find_corruptions(kinds)
-        if not chosen:
-            raise SettingError("kinds = []: name at least one corruption, or leave it out for all")
-        return cls(k, queries, seed, chosen)
-
-    def run(self, collection: Collection, on_progress: ProgressCallback) -> Found:
-        """Ask for the original of every query under every corruption.
-
-        Raises:
-            InputError: fewer than two distinct images, or none that can be read.
-            ImageError: the encoder refuses one; it is named.
-        """
-        records = list(collection.store.records())
-        drawn = self._draw(collection, records)
-        ranks = _Ranks.among(records, collection, self.k)
-        correct: dict[str, list[Correct]] = {kind.name: [] for kind in self.kinds}
-        skipped: list[Failure] = []
-        examples: list[_Query] = []
-        done = 0
-        on_progress(Progress("self-retrieval", done, len(drawn), "images"))
-        for chunk in _read(drawn):
-            queries = [read for read in chunk if isinstance(read, _Query)]
-            skipped += [read for read in chunk if isinstance(read, Failure)]
-            for kind in self.kinds if queries else ():
-                corrupted = [query.item(kind, self.seed) for query in queries]
-                embeddings = np.concatenate(list(encode_items(collection.encoder, corrupted)))
-                contents = [query.content for query in queries]
-                correct[kind.name].append(ranks.correct(embeddings, contents))
-            for place, query in enumerate(queries, done):
-                if place * _EXAMPLES >= len(examples) * len(drawn):  # evenly spread
-                    examples.append(query)
-            done += len(chunk)
-            on_progress(Progress("self-retrieval", done, len(drawn), "images"))
-        if not examples:
-            raise InputError(
-                f"{collection.name}: not one of the {len(drawn):,} images drawn can be read; the "
-                f"first, {skipped[0].uri}: {skipped[0].reason}"
-            )
-        return Found(
-            rows=len(records),
-            correct={name: np.concatenate(parts) for name, parts in correct.items()},
-            skipped=tuple(skipped),
-            examples=tuple(query.example(self.kinds, self.seed) for query in examples),
-        )
-
-    def _draw(self, collection: Collection, records: Sequence[Record]) -> list[_Drawn]:
-        """Draw distinct images, in order of id."""
-        first: dict[str, Record] = {}
-        for record in records:
-            first.setdefault(_content(record), record)
-        if len(first) < 2:
-            raise InputError(
-                f"{collection.name}: self-retrieval needs at least 2 distinct images, one alone is "
-                f"always found; here {len(records):,} rows hold {len(first)}: index more images"
-            )
-        rng = np.random.default_rng(self.seed)
-        numbers = sorted(rng.permutation(len(first))[: self.queries].tolist())
-        contents = list(first)
-        items = collection.open_items([first[contents[number]] for number in numbers])
-        return [_Drawn(n, contents[n], item) for n, item in zip(numbers, items, strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """An image to be read: ``number`` is its place among the distinct ones."""
-
-    number: int
-    content: str
-    item: Item
-
-
-@dataclass(frozen=True, slots=True)
-class _Query:
-    """An image to be corrupted; its number decides how, whatever else is drawn."""
-
-    number: int
-    content: str
-    uri: str
-    image: ImageArray
-
-    def corrupted(self, kind: Corruption, seed: int) -> ImageArray:
-        rng = np.random.default_rng([seed, zlib.crc32(kind.name.encode()), self.number])
-        return kind.apply(self.image, rng)
-
-    def item(self, kind: Corruption, seed: int) -> Item:
-        return Item(self.uri, self.uri, {}, partial(self.corrupted, kind, seed))
-
-    def example(self, kinds: Sequence[Corruption], seed: int) -> Mapping[str, ImageArray]:
-        return {ORIGINAL: self.image, **{k.name: self.corrupted(k, seed) for k in kinds}}
-
-
-@dataclass(frozen=True, slots=True)
-class _Ranks:
-    """Finds the ranks of originals; ``contents`` holds each row's content by its id."""
-
-    store: VectorStore
-    metric: Metric
-    k: int
-    contents: Mapping[str, str]
-    copies: Mapping[str, int]
-
-    @classmethod
-    def among(cls, records: Sequence[Record], collection: Collection, k: int) -> Self:
-        contents = {record.id: _content(record) for record in records}
-        return cls(collection.store, collection.metric, k, contents, Counter(contents.values()))
-
-    def correct(self, embeddings: Embeddings, contents: Sequence[str]) -> Correct:
-        """Return ``(q, k)``: whether the original of each of ``(q, dim)`` came at each rank."""
-        correct = np.zeros((len(embeddings), self.k), np.bool_)
-        # With as many hits more as there are copies, all ties of an original within n are seen.
-        wanted = [max(self.k, min(self.k + self.copies[c], MAX_K)) for c in contents]
-        for count in sorted(set(wanted)):
-            chosen = [q for q, value in enumerate(wanted) if value == count]
-            found = self.store.search(embeddings[chosen], count, self.metric)
-            for q, hits in zip(chosen, found, strict=True):
-                rank = self._rank(hits, contents[q])
-                if rank is not None and rank <= self.k:
-                    correct[q, rank - 1] = True
-        return correct
-
-    def _rank(self, hits: Sequence[Hit], content: str) -> int | None:
-        """Return the original's rank, after every other row that is as near; None if not there."""
-        own = [hit.distance for hit in hits if self.contents.get(hit.id) == content]
-        if not own:
-            return None
-        others = [hit for hit in hits if self.contents.get(hit.id) != content]
-        return 1 + sum(hit.distance <= own[0] for hit in others)
-
-
-def _content(record: Record) -> str:
-    """Return what rows of the same image share; a row whose content is not known is alone."""
-    return record.content_hash or record.id
-
-
-def _read(drawn: Sequence[_Drawn]) -> Iterator[list[_Query | Failure]]:
-    """Yield the images, or why they cannot be read, a chunk at a time."""
-    with ThreadPoolExecutor(settings().threads, thread_name_prefix="lookalike-read") as pool:
-        for start in range(0, len(drawn), _CHUNK):
-            yield list(pool.map(_read_one, drawn[start : start + _CHUNK]))
-
-
-def _read_one(drawn: _Drawn) -> _Query | Failure:
-    uri = drawn.item.uri
-    try:
-        image = shrink_image(drawn.item.image(), LARGEST_SIDE)
-    except ImageError as error:
-        return Failure(uri, str(error).removeprefix(f"{uri}: "))
-    return _Query(drawn.number, drawn.content, uri, image)
-
-
-MEANING = "what this encoder is invariant to, not how good it is"
-"""What every output of it says."""
-
-
-@dataclass(frozen=True, slots=True)
 class CorruptionScores:
-    """How the originals were found again under one corruption, over all queries.
+    """Scores of retrieving the originals under one corruption, over all queries.
 
-    With one right answer, the original, mAP@k is the mean of 1 / rank, and of 0 where it is not
-    among the k nearest; recall@1 and recall@k are the shares of originals that came first and
-    among the k nearest.
+    There is one relevant image, the original: mAP@k is the mean of 1 / rank, 0 beyond rank k.
+    ``summary`` describes the corruption's strength.
     """
 
     summary: str
@@ -276,13 +76,13 @@ class CorruptionScores:
 
     @classmethod
     def of(cls, summary: str, correct: Correct) -> Self:
-        """Sum up ``(q, k)``: whether the original came at each rank."""
+        """Average ``(q, k)``: whether the original has each rank."""
         one = np.ones(len(correct), np.int64)
         return cls(
             summary,
-            _estimate(average_precision_at_k(correct, one)),
-            _estimate(recall_at_k(correct[:, :1], one)),
-            _estimate(recall_at_k(correct, one)),
+            Estimate.of(average_precision_at_k(correct, one)),
+            Estimate.of(recall_at_1(correct)),
+            Estimate.of(recall_at_k(correct, one)),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -295,14 +95,13 @@ class CorruptionScores:
         return fields
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RobustnessResult:
-    """What :func:`evaluate_robustness` found: what an encoder is invariant to, not how good it is.
+    """The result of :func:`evaluate_robustness`.
 
-    ``gallery`` is its path (None for images that are in none), ``rows`` how many images were
-    searched, ``queries`` how many were corrupted and asked. ``scores`` holds those of each
-    corruption by its name. Each of ``examples`` is one of the queries: the original and what each
-    corruption made of it, by name.
+    ``gallery`` is its path, None for images outside a gallery. ``rows`` is the number of images
+    searched, ``queries`` of those corrupted. ``scores`` are by name of the corruption. Each of
+    ``examples`` is one query: the original and its corrupted versions, by name.
     """
 
     encoder: str
@@ -317,7 +116,7 @@ class RobustnessResult:
     examples: tuple[Mapping[str, ImageArray], ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON document of ``lookalike evaluate --self --json``."""
+        """Return the JSON document of ``lookalike evaluate robustness --json``."""
         return {
             "measures": MEANING,
             "k": self.k,
@@ -341,39 +140,38 @@ def evaluate_robustness(
     metric: Metric | str | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> RobustnessResult:
-    """Distort images of a gallery and see whether each still finds its own row.
+    """Corrupt images of a gallery and search for their originals.
 
-    Says what the encoder is invariant to, not how good it is. No labels are needed. The images
-    are read again from where they lie; those that cannot be are skipped and listed.
+    Measures invariance to corruptions, not search quality. No labels are needed. Images are read
+    from their sources; those that cannot be read are skipped and listed.
 
-    Rows with the same content as the original (the same bytes) are the original too; any other
-    row that is as near counts as nearer, so that an encoder which gives all images one embedding
-    finds nothing. Images of more than 1,024 pixels a side are made smaller before they are
-    corrupted.
+    Rows with the same content as the original count as the original. Any other row at the same
+    distance ranks before it, so an encoder with one embedding for all images scores 0. Images are
+    shrunk to at most 1,024 pixels a side before they are corrupted.
 
     Args:
-        gallery: its rows need no labels.
-        k: hits for each query.
-        queries: as many distinct images, at most, are drawn and corrupted in every way.
-        seed: of the draw and of the corruptions; with the same one, galleries of the same images
-            are asked the same queries, whatever their encoder.
-        metric: ``l2`` or ``cosine``; the gallery's own unless given.
-        on_progress: told of each batch.
+        gallery: the gallery to search; labels are not used.
+        k: hits per query.
+        queries: maximum number of distinct images, drawn at random.
+        seed: of the sample and the corruptions; galleries of the same images get the same queries
+            whatever their encoder.
+        metric: ``l2`` or ``cosine``; by default the gallery's own.
+        on_progress: called after each batch.
 
     Raises:
         InputError: fewer than two distinct images, or none that can be read.
         SettingError: ``k`` or ``queries`` below 1, or ``seed`` below 0.
-        SourceError: a source that rows came from is gone.
+        SourceError: the source of a row is missing.
     """
-    trial = Trial.of(k, queries, seed)
-    collection = Collection(
+    experiment = _Experiment.of(k, queries, seed)
+    target = _Target(
         name=str(gallery.path),
         encoder=gallery.encoder,
         store=gallery.store,
         metric=gallery.metric if metric is None else Metric(metric),
         open_items=lambda records: open_items([record.uri for record in records]),
     )
-    return _summary(trial, collection, trial.run(collection, on_progress), str(gallery.path))
+    return experiment.run(target, str(gallery.path), on_progress)
 
 
 def evaluate_encoder_robustness(
@@ -383,25 +181,25 @@ def evaluate_encoder_robustness(
     k: int = 7,
     queries: int = 500,
     seed: int = 0,
-    kinds: Sequence[str] | None = None,
+    corruptions: Sequence[str] | None = None,
 ) -> RobustnessResult:
-    """Do as :func:`evaluate_robustness` does with images that are in no gallery, by cosine distance.
+    """Run :func:`evaluate_robustness` on images outside a gallery, with cosine distance.
 
     Args:
-        encoder: what is tried.
-        images: each ``(H, W)`` or ``(H, W, 3)`` uint8; all of them are searched.
-        k: hits for each query.
-        queries: as many distinct images, at most, are drawn and corrupted.
-        seed: of the draw and of the corruptions.
-        kinds: names of corruptions; all of them unless given.
+        encoder: the encoder to evaluate.
+        images: each ``(H, W)`` or ``(H, W, 3)`` uint8; all are searched.
+        k: hits per query.
+        queries: maximum number of distinct images, drawn at random.
+        seed: of the sample and the corruptions.
+        corruptions: names in :data:`lookalike.images.corruptions.CORRUPTIONS`; by default, all.
 
     Raises:
         InputError: fewer than two distinct images.
-        ImageError: the encoder refuses one.
+        ImageError: the encoder cannot encode one.
         UnknownNameError: no such corruption.
-        SettingError: ``k`` or ``queries`` below 1, ``seed`` below 0, or ``kinds`` empty.
+        SettingError: ``k`` or ``queries`` below 1, ``seed`` below 0, or ``corruptions`` empty.
     """
-    trial = Trial.of(k, queries, seed, kinds)
+    experiment = _Experiment.of(k, queries, seed, corruptions)
     ids = [f"{number:09d}" for number in range(len(images))]
     items = {
         row_id: Item(row_id, f"image {number}", {}, partial(np.asarray, image))
@@ -412,44 +210,220 @@ def evaluate_encoder_robustness(
         embeddings = np.concatenate(list(encode_items(encoder, list(items.values()))))
         hashes = [content_hash(image) for image in images]
         store.upsert(Rows(ids, [""] * len(ids), embeddings, [{}] * len(ids), hashes))
-    collection = Collection(
-        name="these images",
+    target = _Target(
+        name="images",
         encoder=encoder,
         store=store,
         metric=Metric.COSINE,
         open_items=lambda records: [items[record.id] for record in records],
     )
-    return _summary(trial, collection, trial.run(collection, ignore_progress), None)
+    return experiment.run(target, None, ignore_progress)
 
 
-def verdict(found: RobustnessResult) -> str:
-    """Say in one sentence what the encoder is most and least invariant to."""
-    values = {name: f"{scores.map.value:.4f}" for name, scores in found.scores.items()}
-    most, least = (
-        f"{', '.join(name for name in values if values[name] == end)} (mAP@{found.k} {end})"
+def verdict(result: RobustnessResult) -> str:
+    """Name the corruptions that the encoder is most and least robust to, in one sentence."""
+    values = {name: f"{scores.map.value:.4f}" for name, scores in result.scores.items()}
+    high, low = (
+        f"{', '.join(name for name in values if values[name] == end)} (mAP@{result.k} {end})"
         for end in (max(values.values()), min(values.values()))
     )
-    said = f"alike to {most}" if most == least else f"most to {most}, least to {least}"
-    return f"{found.encoder}: {MEANING}: {said}"
+    ranks = f"equally robust to {high}" if high == low else f"most robust to {high}, least to {low}"
+    return f"{result.encoder} is {ranks}; this measures {MEANING}"
 
 
-def _summary(
-    trial: Trial, collection: Collection, found: Found, gallery: str | None
-) -> RobustnessResult:
-    correct = found.correct
-    return RobustnessResult(
-        encoder=collection.encoder.name,
-        metric=collection.metric,
-        k=trial.k,
-        seed=trial.seed,
-        gallery=gallery,
-        rows=found.rows,
-        queries=len(next(iter(correct.values()))),
-        skipped=found.skipped,
-        scores={k.name: CorruptionScores.of(k.summary, correct[k.name]) for k in trial.kinds},
-        examples=found.examples,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """Images to search, with their encoder; ``open_items`` opens the images of records."""
+
+    name: str
+    encoder: Encoder
+    store: VectorStore
+    metric: Metric
+    open_items: Callable[[Sequence[Record]], Sequence[Item]]
 
 
-def _estimate(values: NDArray[np.float64]) -> Estimate:
-    return Estimate(float(values.mean()), bootstrap_interval(values))
+@dataclass(frozen=True, slots=True)
+class _Experiment:
+    """Settings: at most ``queries`` distinct images, each with all ``corruptions``."""
+
+    k: int
+    queries: int
+    seed: int
+    corruptions: tuple[Corruption, ...]
+
+    @classmethod
+    def of(cls, k: int, queries: int, seed: int, names: Sequence[str] | None = None) -> Self:
+        """Check the settings; without ``names``, take all corruptions.
+
+        Raises:
+            SettingError: a number is out of range, or ``names`` is empty.
+            UnknownNameError: no such corruption.
+        """
+        if k < 1:
+            raise SettingError("{k} must be at least 1", k=k)
+        if queries < 1:
+            raise SettingError("{queries} must be at least 1", queries=queries)
+        if seed < 0:
+            raise SettingError("{seed} must be at least 0", seed=seed)
+        corruptions = find_corruptions(names)
+        if not corruptions:
+            raise SettingError("{corruptions} must name at least one", corruptions=names)
+        return cls(k, queries, seed, corruptions)
+
+    def run(
+        self, target: _Target, gallery: str | None, on_progress: ProgressCallback
+    ) -> RobustnessResult:
+        """Search for the original of each query under each corruption.
+
+        Raises:
+            InputError: fewer than two distinct images, or none that can be read.
+            ImageError: the encoder cannot encode one.
+        """
+        records = list(target.store.records())
+        sample = self._draw(target, records)
+        ranks = _OriginalRanks.among(records, target, self.k)
+        correct: dict[str, list[Correct]] = {each.name: [] for each in self.corruptions}
+        skipped: list[Failure] = []
+        examples: list[_Query] = []
+        done = 0
+        on_progress(Progress("robustness", done, len(sample), "images"))
+        for chunk in _read(sample):
+            queries = [each for each in chunk if isinstance(each, _Query)]
+            skipped += [each for each in chunk if isinstance(each, Failure)]
+            for corruption in self.corruptions if queries else ():
+                items = [query.item(corruption, self.seed) for query in queries]
+                embeddings = np.concatenate(list(encode_items(target.encoder, items)))
+                contents = [query.content for query in queries]
+                correct[corruption.name].append(ranks.correct(embeddings, contents))
+            for place, query in enumerate(queries, done):
+                if place * _EXAMPLES >= len(examples) * len(sample):  # evenly spread
+                    examples.append(query)
+            done += len(chunk)
+            on_progress(Progress("robustness", done, len(sample), "images"))
+        if not examples:
+            raise InputError(
+                f"{target.name}: none of the {len(sample):,} sampled images can be read; the "
+                f"first, {skipped[0].uri}: {skipped[0].reason}"
+            )
+        return RobustnessResult(
+            encoder=target.encoder.name,
+            metric=target.metric,
+            k=self.k,
+            seed=self.seed,
+            gallery=gallery,
+            rows=len(records),
+            queries=len(sample) - len(skipped),
+            skipped=tuple(skipped),
+            scores={
+                each.name: CorruptionScores.of(each.summary, np.concatenate(correct[each.name]))
+                for each in self.corruptions
+            },
+            examples=tuple(query.example(self.corruptions, self.seed) for query in examples),
+        )
+
+    def _draw(self, target: _Target, records: Sequence[Record]) -> list[_Sampled]:
+        """Draw distinct images, in order of id."""
+        first: dict[str, Record] = {}
+        for record in records:
+            first.setdefault(_content(record), record)
+        if len(first) < 2:
+            raise InputError(
+                f"{target.name}: robustness needs at least 2 distinct images, not {len(first)}; "
+                "index more images"
+            )
+        rng = np.random.default_rng(self.seed)
+        numbers = sorted(rng.permutation(len(first))[: self.queries].tolist())
+        contents = list(first)
+        items = target.open_items([first[contents[number]] for number in numbers])
+        return [_Sampled(n, contents[n], item) for n, item in zip(numbers, items, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampled:
+    """An image to read; ``number`` is its position among the distinct ones."""
+
+    number: int
+    content: str
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """An image to corrupt; its number seeds the corruption, whatever else is in the sample."""
+
+    number: int
+    content: str
+    uri: str
+    image: ImageArray
+
+    def corrupted(self, corruption: Corruption, seed: int) -> ImageArray:
+        rng = np.random.default_rng([seed, zlib.crc32(corruption.name.encode()), self.number])
+        return corruption.apply(self.image, rng)
+
+    def item(self, corruption: Corruption, seed: int) -> Item:
+        return Item(self.uri, self.uri, {}, partial(self.corrupted, corruption, seed))
+
+    def example(self, corruptions: Sequence[Corruption], seed: int) -> Mapping[str, ImageArray]:
+        return {
+            ORIGINAL: self.image,
+            **{each.name: self.corrupted(each, seed) for each in corruptions},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _OriginalRanks:
+    """Ranks of originals among the rows; ``contents`` is the content of each row by id."""
+
+    store: VectorStore
+    metric: Metric
+    k: int
+    contents: Mapping[str, str]
+    copies: Mapping[str, int]
+
+    @classmethod
+    def among(cls, records: Sequence[Record], target: _Target, k: int) -> Self:
+        contents = {record.id: _content(record) for record in records}
+        return cls(target.store, target.metric, k, contents, Counter(contents.values()))
+
+    def correct(self, embeddings: Embeddings, contents: Sequence[str]) -> Correct:
+        """Return ``(q, k)``: whether the original of each of ``(q, dim)`` has each rank."""
+        correct = np.zeros((len(embeddings), self.k), np.bool_)
+        # With one more hit per copy, the first k hold all rows that tie with the original.
+        depths = [max(self.k, min(self.k + self.copies[c], MAX_K)) for c in contents]
+        for depth in sorted(set(depths)):
+            queries = [q for q, value in enumerate(depths) if value == depth]
+            results = self.store.search(embeddings[queries], depth, self.metric)
+            for q, hits in zip(queries, results, strict=True):
+                rank = self._rank(hits, contents[q])
+                if rank is not None and rank <= self.k:
+                    correct[q, rank - 1] = True
+        return correct
+
+    def _rank(self, hits: Sequence[Hit], content: str) -> int | None:
+        """Return the original's rank, after all other rows at its distance; None if not a hit."""
+        own = [hit.distance for hit in hits if self.contents.get(hit.id) == content]
+        if not own:
+            return None
+        others = [hit for hit in hits if self.contents.get(hit.id) != content]
+        return 1 + sum(hit.distance <= own[0] for hit in others)
+
+
+def _content(record: Record) -> str:
+    """Return a key that rows of the same image share; the id if the content is unknown."""
+    return record.content_hash or record.id
+
+
+def _read(sample: Sequence[_Sampled]) -> Iterator[list[_Query | Failure]]:
+    """Yield chunks of images, or the reasons why they cannot be read."""
+    with ThreadPoolExecutor(settings().threads, thread_name_prefix="lookalike-read") as pool:
+        for start in range(0, len(sample), _CHUNK):
+            yield list(pool.map(_read_one, sample[start : start + _CHUNK]))
+
+
+def _read_one(sampled: _Sampled) -> _Query | Failure:
+    uri = sampled.item.uri
+    try:
+        image = shrink_image(sampled.item.image(), MAX_SIDE)
+    except ImageError as error:
+        return Failure(uri, str(error).removeprefix(f"{uri}: "))
+    return _Query(sampled.number, sampled.content, uri, image)

@@ -87,13 +87,13 @@ def _preferences(found: JudgementsResult) -> Section:
         (
             *(each.a, each.b, f"{each.queries:,}"),
             *(f"{count:,}" for count in (each.for_a, each.for_b, each.ties)),
-            *(*_cells(each.share), f"{each.by_chance:.3f}", _share(each.agreement)),
+            *(*_cells(each.share), f"{each.p_value:.3f}", _share(each.agreement)),
         )
         for each in found.preferences
     ]
     bars = [
         figures.Bar.of(
-            f"{each.a} preferred to {each.b}", each.share, highlight=not each.within_noise
+            f"{each.a} preferred to {each.b}", each.share, highlight=each.significant
         )
         for each in found.preferences
     ]

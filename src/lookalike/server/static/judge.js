@@ -195,11 +195,11 @@ function asFile() {
   const queries = [...new Set(judged.map(({ query }) => query))];
   const hits = plan.kind === "sets" ? [] : queries.map((query) => {
     const mine = judged.filter((each) => each.query === query).sort((a, b) => a.rank - b.rank);
-    return { gallery, query, k: plan.k, given: mine[0].given, answers: mine.map(({ hit, rank, answer }) => ({ id: hit, rank, right: answer })) };
+    return { gallery, query, k: plan.k, returned: mine[0].given, answers: mine.map(({ hit, rank, answer }) => ({ id: hit, rank, relevant: answer })) };
   });
   const side = ({ answer, swapped }) => (answer === "neither" ? "neither" : (answer === "left") !== swapped ? "a" : "b");
   const preferences = plan.kind === "hits" ? [] : judged.map((each) => ({ query: each.query, a: gallery, b: plan.other, preferred: side(each) }));
-  return { format: "lookalike-judgements", version: 1, made: new Date().toISOString(), galleries: facts, hits, preferences };
+  return { format: "lookalike-judgements", version: 2, created_at: new Date().toISOString(), galleries: facts, hits, preferences };
 }
 
 function save() {
