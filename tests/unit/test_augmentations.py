@@ -1,4 +1,4 @@
-"""Random views."""
+"""Augmentation presets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from lookalike.errors import UnknownNameError
 from lookalike.training.augmentations import AUGMENTATIONS, Augmentations, find_augmentations
 
-AMOUNTS = {
+MAGNITUDES = {
     "rotation": 20,
     "scale": 0.3,
     "anisotropy": 0.3,
@@ -43,37 +43,39 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 48), (1, 1, 1)])
-def test_views_keep_shape_and_range_and_follow_the_generator(
+def test_augmentation_keeps_shape_and_range_and_is_determined_by_the_generator(
     name: str, shape: tuple[int, int, int]
 ) -> None:
     original = torch.rand((5, *shape), generator=generator())
     before = original.clone()
-    one = AUGMENTATIONS[name](original, generator(1))
-    assert one.shape == original.shape
-    assert one.min() >= 0
-    assert one.max() <= 1
-    assert torch.isfinite(one).all()
-    assert torch.equal(one, AUGMENTATIONS[name](original, generator(1)))
+    view = AUGMENTATIONS[name](original, generator(1))
+    assert view.shape == original.shape
+    assert view.min() >= 0
+    assert view.max() <= 1
+    assert torch.isfinite(view).all()
+    assert torch.equal(view, AUGMENTATIONS[name](original, generator(1)))
     assert torch.equal(original, before)
     if shape[1] > 1:
-        assert not torch.equal(one, AUGMENTATIONS[name](original, generator(2)))
+        assert not torch.equal(view, AUGMENTATIONS[name](original, generator(2)))
 
 
-def test_without_amounts_nothing_changes() -> None:
+def test_without_magnitudes_images_are_unchanged() -> None:
     original = images(channels=3)
-    torch.testing.assert_close(Augmentations("none", "")(original, generator()), original)
+    torch.testing.assert_close(
+        Augmentations(name="none", summary="")(original, generator()), original
+    )
 
 
-def test_every_distortion_is_tried() -> None:
+def test_every_augmentation_has_a_test_value() -> None:
     named = {f.name for f in fields(Augmentations)} - {"name", "summary", "gray"}
-    assert named == set(AMOUNTS)
+    assert named == set(MAGNITUDES)
 
 
-@pytest.mark.parametrize("name", sorted(AMOUNTS))
+@pytest.mark.parametrize("name", sorted(MAGNITUDES))
 @pytest.mark.parametrize("channels", [1, 3])
-def test_each_distortion_alone_changes_images_differently(name: str, channels: int) -> None:
+def test_each_augmentation_alone_changes_images(name: str, channels: int) -> None:
     original = images(12, channels)
-    view = Augmentations("one", "", **{name: AMOUNTS[name]})(original, generator())
+    view = Augmentations(name="one", summary="", **{name: MAGNITUDES[name]})(original, generator())
     changed = (view - original).abs().flatten(1).amax(1) > 1e-3
     if name in COLOR_ONLY and channels == 1:
         assert not changed.any()
@@ -86,45 +88,57 @@ def test_each_distortion_alone_changes_images_differently(name: str, channels: i
         assert 0 < changed.sum() < 12
 
 
-def test_rotation_turns_about_the_middle_by_no_more_than_it_says() -> None:
+def test_only_a_share_of_the_images_is_blurred() -> None:
+    original = images(200, 3)
+    views = Augmentations(name="blur", summary="", blur=0.3)(original, generator())
+    share = ((views - original).abs().flatten(1).amax(1) > 1e-3).float().mean()
+    assert 0.2 < share < 0.4
+    every = Augmentations(name="blur", summary="", blur=1)(original, generator())
+    changed = (views - every).abs().flatten(1).amax(1) < 1e-6
+    assert changed.float().mean() == share
+
+
+def test_rotation_is_about_the_center_and_bounded() -> None:
     dot = torch.zeros(400, 1, 41, 41)
     dot[:, 0, 19:22, 35:38] = 1
-    views = Augmentations("turn", "", rotation=30)(dot, generator())
-    place = torch.arange(41.0) - 20
-    mass = views.sum((1, 2, 3))
-    x = (views.sum(2)[:, 0] * place).sum(1) / mass
-    y = (views.sum(3)[:, 0] * place).sum(1) / mass
+    rotated = Augmentations(name="turn", summary="", rotation=30)(dot, generator())
+    positions = torch.arange(41.0) - 20
+    mass = rotated.sum((1, 2, 3))
+    x = (rotated.sum(2)[:, 0] * positions).sum(1) / mass
+    y = (rotated.sum(3)[:, 0] * positions).sum(1) / mass
     angles = torch.atan2(y, x).rad2deg()
     torch.testing.assert_close(torch.hypot(x, y), torch.full((400,), 16.0), atol=0.4, rtol=0)
     assert 28 < angles.abs().max() < 31
     assert abs(angles.mean()) < 3
 
 
-def test_thickness_grows_and_shrinks_strokes() -> None:
+def test_thickness_dilates_and_erodes_strokes() -> None:
     stroke = torch.zeros(200, 1, 28, 28)
     stroke[:, :, 10:18, 13:16] = 1
-    sums = Augmentations("thick", "", thickness=0.7)(stroke, generator()).sum((1, 2, 3))
+    sums = Augmentations(name="thick", summary="", thickness=0.7)(stroke, generator()).sum(
+        (1, 2, 3)
+    )
     assert sums.min() < 24 * 0.6
     assert sums.max() > 24 * 1.4
 
 
-def test_a_loss_of_color_leaves_the_luma() -> None:
+def test_grayscale_keeps_the_luma() -> None:
     original = images(4, 3)
-    gray = Augmentations("gray", "", saturation=1e-9, gray=1)(original, generator())
+    gray = Augmentations(name="gray", summary="", saturation=1e-9, gray=1)(original, generator())
     luma = (original * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
     for channel in range(3):
         torch.testing.assert_close(gray[:, channel], luma, atol=1e-4, rtol=0)
 
 
-def test_crops_keep_at_least_their_share() -> None:
+def test_crops_keep_at_least_the_minimum_area() -> None:
     ramp = torch.linspace(0, 1, 64).expand(300, 1, 64, 64)
-    seen = Augmentations("crop", "", crop=0.49)(ramp, generator())[:, 0, 0]
-    widths = (seen[:, -1] - seen[:, 0]).numpy()
+    crops = Augmentations(name="crop", summary="", crop=0.49)(ramp, generator())[:, 0, 0]
+    widths = (crops[:, -1] - crops[:, 0]).numpy()
     assert 0.68 < widths.min() < 0.75
     assert 0.97 < widths.max() <= 1
-    assert np.std(seen[:, 0].numpy()) > 0.03
+    assert np.std(crops[:, 0].numpy()) > 0.03
 
 
-def test_unknown_presets_are_met_with_the_nearest() -> None:
+def test_the_nearest_preset_name_is_suggested() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'digits'"):
         find_augmentations("digit")

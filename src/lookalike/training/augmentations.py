@@ -1,6 +1,6 @@
-"""Random views of images, on tensors, in batches: what an encoder is to see as the same thing.
+"""Random augmentations of image batches, as presets: the invariances that an encoder learns.
 
-Views must fit the images: those made for digits cost clothes ten points of precision
+The preset must fit the images: that for digits costs ten points of precision on clothes
 (``docs/experiments.md``).
 """
 
@@ -17,32 +17,32 @@ from torch.nn import functional
 from lookalike.errors import UnknownNameError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentations:
-    """How images are distorted; each distortion is off at its default.
+    """A preset of augmentations; each is off by default.
 
-    Amounts are drawn evenly from -amount to amount for each image, chances are shares of images.
+    A magnitude m stands for values drawn uniformly from [-m, m] for each image.
 
     Args:
-        name: what selects it.
-        summary: one line for people.
-        rotation: degrees.
-        scale: logarithm of the factor.
-        anisotropy: logarithm of the factor between width and height.
-        shear: tangent of the angle.
-        shift: share of the image's side.
-        crop: least share of the area that a random window keeps.
-        aspect: largest factor between the sides of the window.
-        mirror: whether half of the images are mirrored.
-        elastic: standard deviation of a smooth displacement, as a share of the side.
-        thickness: how far towards their dilation or erosion strokes are blended.
-        blur: chance of a binomial blur.
-        gamma: logarithm of the exponent.
-        brightness: share of the full range that is added.
-        contrast: share by which differences from the mean change.
-        saturation: share by which differences from gray change; color only.
-        gray: chance of losing all color; color only.
-        erase: chance that a window of .2 to .4 of either side becomes black.
+        name: of the preset.
+        summary: one line of help.
+        rotation: magnitude in degrees.
+        scale: magnitude of the logarithm of the factor.
+        anisotropy: magnitude of the logarithm of the factor of width over height.
+        shear: magnitude of the tangent of the angle.
+        shift: magnitude as a fraction of the side.
+        crop: minimum fraction of the area in a random crop.
+        aspect: maximum aspect ratio of the crop.
+        mirror: mirror with probability 0.5.
+        elastic: standard deviation of a smooth displacement field, as a fraction of the side.
+        thickness: magnitude of the blend with the dilated or eroded image.
+        blur: probability of a binomial blur.
+        gamma: magnitude of the logarithm of the exponent.
+        brightness: magnitude of the offset, as a fraction of the full range.
+        contrast: magnitude of the relative change of differences from the mean.
+        saturation: magnitude of the relative change of differences from gray; color only.
+        gray: probability of conversion to grayscale; color only.
+        erase: probability that a window of .2 to .4 of either side becomes black.
     """
 
     name: str
@@ -66,83 +66,84 @@ class Augmentations:
     erase: float = 0
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a view of each image.
+        """Return a random view of each image.
 
         Args:
-            images: ``(n, c, h, w)`` floats in [0, 1], c being 1 (gray) or 3 (RGB).
+            images: ``(n, c, h, w)`` float32 in [0, 1], c = 1 (gray) or 3 (RGB).
             generator: on the same device.
 
         Returns:
-            The same shape, in [0, 1].
+            Views of the same shape, in [0, 1].
         """
-        draw = _Draw(len(images), generator)
+        random = _Random(len(images), generator)
         images = functional.grid_sample(
-            images, _grid(self, images, draw), padding_mode="border", align_corners=False
+            images, _sampling_grid(self, images, random), padding_mode="border", align_corners=False
         )
         if self.thickness:
-            images = _thickened(images, draw.amount(self.thickness))
+            images = _change_thickness(images, random.symmetric(self.thickness))
         if self.blur:
-            images = torch.where(draw.chance(self.blur), _blurred(images), images)
-        images = _recolored(self, images, draw)
-        return _erased(images, self.erase, draw) if self.erase else images
+            rows = random.bernoulli(self.blur).flatten().nonzero().flatten()
+            images[rows] = _blur(images[rows])  # in place: grid_sample returned a new tensor
+        images = _change_colors(self, images, random)
+        return _erase(images, self.erase, random) if self.erase else images
 
 
-class _Draw:
-    """Random numbers for n images, each ``(n, 1, 1, 1)``."""
+class _Random:
+    """Random numbers for n images, ``(n, 1, 1, 1)``."""
 
     def __init__(self, count: int, generator: torch.Generator) -> None:
         self.count = count
         self.generator = generator
 
-    def between(self, low: float, high: float) -> Tensor:
+    def uniform(self, low: float, high: float) -> Tensor:
         shape = (self.count, 1, 1, 1)
         values = torch.rand(shape, generator=self.generator, device=self.generator.device)
         return values * (high - low) + low
 
-    def amount(self, most: float) -> Tensor:
-        return self.between(-most, most)
+    def symmetric(self, magnitude: float) -> Tensor:
+        return self.uniform(-magnitude, magnitude)
 
-    def chance(self, share: float) -> Tensor:
-        return self.between(0, 1) < share
+    def bernoulli(self, probability: float) -> Tensor:
+        return self.uniform(0, 1) < probability
 
 
-def _grid(preset: Augmentations, images: Tensor, draw: _Draw) -> Tensor:
-    """Return where each pixel of the views is taken from, ``(n, h, w, 2)`` in [-1, 1]."""
+def _sampling_grid(preset: Augmentations, images: Tensor, random: _Random) -> Tensor:
+    """Return the source position of each pixel, ``(n, h, w, 2)`` in [-1, 1]."""
     n, _, height, width = images.shape
     side = max(height, width)
-    angle = draw.amount(math.radians(preset.rotation))
-    scale, stretch = draw.amount(preset.scale), draw.amount(preset.anisotropy)
-    area = draw.between(preset.crop, 1).sqrt()
-    aspect = draw.amount(math.log(preset.aspect) / 2).exp()
+    angle = random.symmetric(math.radians(preset.rotation))
+    scale, stretch = random.symmetric(preset.scale), random.symmetric(preset.anisotropy)
+    area = random.uniform(preset.crop, 1).sqrt()
+    aspect = random.symmetric(math.log(preset.aspect) / 2).exp()
     wide, high = (area * aspect).clamp(max=1), (area / aspect).clamp(max=1)
-    cos, sin, shear = angle.cos(), angle.sin(), draw.amount(preset.shear)
+    cos, sin, shear = angle.cos(), angle.sin(), random.symmetric(preset.shear)
     x, y = (scale + stretch).exp() * wide, (scale - stretch).exp() * high
-    # Of a window that is smaller than the image, the place is drawn too.
-    right = draw.amount(1) * (1 - wide) + draw.amount(2 * preset.shift * side / width)
-    down = draw.amount(1) * (1 - high) + draw.amount(2 * preset.shift * side / height)
-    turn = torch.where(draw.chance(0.5 if preset.mirror else 0), -1.0, 1.0)
-    rows = (x * cos * turn, x * (shear * cos - sin), right, y * sin * turn)
+    # A crop is placed at random within the image.
+    right = random.symmetric(1) * (1 - wide) + random.symmetric(2 * preset.shift * side / width)
+    down = random.symmetric(1) * (1 - high) + random.symmetric(2 * preset.shift * side / height)
+    sign = torch.where(random.bernoulli(0.5 if preset.mirror else 0), -1.0, 1.0)
+    rows = (x * cos * sign, x * (shear * cos - sin), right, y * sin * sign)
     matrix = torch.cat((*rows, y * (shear * sin + cos), down), dim=1).view(n, 2, 3)
     grid = functional.affine_grid(matrix, [n, 1, height, width], align_corners=False)
     if not preset.elastic:
         return grid
-    coarse = torch.randn((n, 2, 5, 5), generator=draw.generator, device=images.device)
-    coarse = coarse * (2 * preset.elastic)
-    smooth = functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
+    field = torch.randn((n, 2, 5, 5), generator=random.generator, device=images.device)
+    field = field * (2 * preset.elastic)
+    smooth = functional.interpolate(field, (height, width), mode="bilinear", align_corners=True)
     return grid + smooth.permute(0, 2, 3, 1)
 
 
-def _thickened(images: Tensor, amount: Tensor) -> Tensor:
-    """Blend towards the dilation (amount above 0) or erosion by about a 28th of the side."""
-    reach = max(1, round(min(images.shape[2:]) / 28))
-    dilated = functional.max_pool2d(images, 2 * reach + 1, 1, reach)
-    eroded = -functional.max_pool2d(-images, 2 * reach + 1, 1, reach)
-    grown = torch.lerp(images, dilated, amount.clamp(min=0))
-    return torch.lerp(grown, eroded, (-amount).clamp(min=0))
+def _change_thickness(images: Tensor, amount: Tensor) -> Tensor:
+    """Blend with the dilation (amount > 0) or erosion (amount < 0) by about 1/28 of the side."""
+    radius = max(1, round(min(images.shape[2:]) / 28))
+    dilated = functional.max_pool2d(images, 2 * radius + 1, 1, radius)
+    eroded = -functional.max_pool2d(-images, 2 * radius + 1, 1, radius)
+    thicker = torch.lerp(images, dilated, amount.clamp(min=0))
+    return torch.lerp(thicker, eroded, (-amount).clamp(min=0))
 
 
-def _blurred(images: Tensor) -> Tensor:
-    """Blur by [1, 2, 1] / 4 in both directions, once for each 28 pixels of the side."""
+def _blur(images: Tensor) -> Tensor:
+    """Blur with [1, 2, 1] / 4 in both directions, once per 28 pixels of the side."""
     channels = images.shape[1]
     row = torch.tensor([1.0, 2.0, 1.0], device=images.device) / 4
     kernel = (row[:, None] * row).expand(channels, 1, 3, 3)
@@ -152,35 +153,35 @@ def _blurred(images: Tensor) -> Tensor:
     return images
 
 
-def _recolored(preset: Augmentations, images: Tensor, draw: _Draw) -> Tensor:
+def _change_colors(preset: Augmentations, images: Tensor, random: _Random) -> Tensor:
     if preset.gamma:
-        images = images.clamp(1e-6, 1).pow(draw.amount(preset.gamma).exp())
+        images = images.clamp(1e-6, 1).pow(random.symmetric(preset.gamma).exp())
     if preset.contrast:
         mean = images.mean((1, 2, 3), keepdim=True)
-        images = mean + (images - mean) * (1 + draw.amount(preset.contrast))
+        images = mean + (images - mean) * (1 + random.symmetric(preset.contrast))
     if preset.brightness:
-        images = images + draw.amount(preset.brightness)
+        images = images + random.symmetric(preset.brightness)
     if preset.saturation and images.shape[1] == 3:
-        keep = 1 + draw.amount(preset.saturation)
+        factor = 1 + random.symmetric(preset.saturation)
         if preset.gray:
-            keep = torch.where(draw.chance(preset.gray), 0.0, keep)
+            factor = torch.where(random.bernoulli(preset.gray), 0.0, factor)
         luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
         gray = (images * luma).sum(1, keepdim=True)
-        images = gray + (images - gray) * keep
+        images = gray + (images - gray) * factor
     return images.clamp(0, 1)
 
 
-def _erased(images: Tensor, share: float, draw: _Draw) -> Tensor:
-    """Make a window black in a share of the images."""
+def _erase(images: Tensor, probability: float, random: _Random) -> Tensor:
+    """Make a random window of an image black, with the given probability."""
     height, width = images.shape[2:]
-    inside = draw.chance(share)
+    inside = random.bernoulli(probability)
     for axis, size in ((2, height), (3, width)):
-        length = draw.between(0.2, 0.4) * size
-        start = draw.between(0, 1) * (size - length)
-        place = torch.arange(size, device=images.device).view(
+        length = random.uniform(0.2, 0.4) * size
+        start = random.uniform(0, 1) * (size - length)
+        position = torch.arange(size, device=images.device).view(
             [-1 if i == axis else 1 for i in range(4)]
         )
-        inside = inside & (place >= start) & (place < start + length)
+        inside = inside & (position >= start) & (position < start + length)
     return images.masked_fill(inside, 0)
 
 
@@ -188,8 +189,8 @@ AUGMENTATIONS: Mapping[str, Augmentations] = {
     preset.name: preset
     for preset in (
         Augmentations(
-            "digits",
-            "strokes: turned, sheared, bent, thicker and thinner; never mirrored",
+            name="digits",
+            summary="handwriting: rotation, shear, elastic deformation, stroke width; no mirroring",
             rotation=20,
             scale=0.2,
             anisotropy=0.1,
@@ -199,8 +200,8 @@ AUGMENTATIONS: Mapping[str, Augmentations] = {
             thickness=0.7,
         ),
         Augmentations(
-            "objects",
-            "one upright thing filling the image: slight crops, mirrored, light, parts hidden",
+            name="objects",
+            summary="one upright object per image: slight crops, mirroring, light, random erasing",
             crop=0.7,
             aspect=1.2,
             mirror=True,
@@ -210,8 +211,8 @@ AUGMENTATIONS: Mapping[str, Augmentations] = {
             erase=0.3,
         ),
         Augmentations(
-            "photos",
-            "anything: larger crops, mirrored, light and color",
+            name="photos",
+            summary="any photos: larger crops, mirroring, light and color",
             crop=0.4,
             aspect=1.33,
             mirror=True,
@@ -227,10 +228,10 @@ AUGMENTATIONS: Mapping[str, Augmentations] = {
 
 
 def find_augmentations(name: str) -> Augmentations:
-    """Return the preset of that name.
+    """Return an augmentation preset by name.
 
     Raises:
-        UnknownNameError: there is none; the nearest is offered.
+        UnknownNameError: no such preset; the message suggests the nearest name.
     """
     if name not in AUGMENTATIONS:
         raise UnknownNameError("augmentation preset", name, AUGMENTATIONS)
