@@ -38,7 +38,7 @@ def command(
       lookalike copy photos.gallery backup.gallery
       lookalike copy photos.gallery milvus://localhost:19530/photos
     """
-    from lookalike.gallery.copy import N, copy
+    from lookalike.gallery.copy import RECALL_K, copy
     from lookalike.gallery.gallery import Gallery
 
     opened = Gallery.open(gallery)
@@ -56,6 +56,6 @@ def command(
     print(
         f"{target}: {report.rows:,} rows; {report.added:,} added, {report.updated:,} updated, "
         f"{report.removed:,} removed, {report.unchanged:,} unchanged, in {report.seconds:.1f} s; "
-        f"{report.compared:,} compared and the same; recall@{N} of {report.asked:,} searches "
+        f"{report.compared:,} compared and the same; recall@{RECALL_K} of {report.queries:,} searches "
         f"{report.recall:.3f}"
     )

@@ -65,8 +65,8 @@ def evaluate_command(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Compare with: foreground, multi-crop, aqe, dba, k-reciprocal, diffusion, "
-            "geometric; A,B or A+B; or all.",
+            help="Compare search variants, e.g. foreground,multi-crop+aqe (, separates, + "
+            "combines); or all.",
         ),
     ] = None,
     save: Annotated[
@@ -133,11 +133,11 @@ def robustness_command(
     report: Report = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure robustness: whether corrupted images find their originals.
+    """Measure robustness to image corruptions.
 
-    No labels needed. Up to 500 images are cropped, rotated, brightened, darkened,
-    blurred, given noise, compressed and partly covered. This says what the
-    encoder is invariant to, not how good it is.
+    Up to 500 images are cropped, rotated, brightened, darkened, blurred, given
+    noise, compressed and partly covered, and have to find their originals; no
+    labels needed. This says what the encoder is invariant to, not how good it is.
 
       lookalike evaluate robustness photos.gallery
       lookalike evaluate robustness photos.gallery --report robustness.html

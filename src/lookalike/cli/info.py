@@ -19,7 +19,7 @@ def command(
     path: Annotated[
         str,
         typer.Argument(
-            metavar="PATH", help="Gallery or encoder folder, or milvus://HOST:PORT/NAME."
+            metavar="FOLDER", help="Gallery or encoder folder, or milvus://HOST:PORT/NAME."
         ),
     ],
     recall: Annotated[

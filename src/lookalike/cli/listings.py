@@ -24,13 +24,13 @@ def encoders(name: _Name = None, as_json: AsJson = False) -> None:
 
     More can be named wherever an encoder is:
 
-      efficientnet-lite0/rmac     another pooling: gem, avg, max, rmac, attention,
-                                  places, layers
+      efficientnet-lite0/rmac     another pooling: gem, avg, max, rmac,
+                                  attention, places, layers
       timm:NAME, hf-hub:NAME      a model of timm, e.g. DINOv2
       onnx:FILE                   your own network
       hog+color                   several, joined by +
-      NAME,size=320,fit=stretch   input size, or sizes 224:320; fit: crop, stretch,
-                                  white, border (pretrained encoders)
+      NAME,size=320,fit=stretch   input size, or 224:320; fit: crop,
+                                  stretch, white, border (pretrained)
       NAME,mirror,whiten=128      also foreground (any encoder)
     """
     from lookalike.encoders.registry import encoder_specs

@@ -28,7 +28,7 @@ def command(
     text: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="TEXT",
+            metavar="WORDS",
             help="Text query (needs an image-text encoder such as CLIP or SigLIP).",
         ),
     ] = None,
@@ -98,7 +98,7 @@ def command(
       lookalike search photos.gallery --text "a red bicycle" -k 20
       lookalike search photos.gallery query.jpg --where "year >= 2020"
 
-    A JSON line has query and hits; each hit has rank, id, uri, distance and metadata.
+    JSON line: "query" and "hits", each with rank, id, uri, distance and metadata.
 
     Exit code 1: some queries could not be read; each is listed.
     """

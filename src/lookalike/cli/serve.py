@@ -13,7 +13,7 @@ from lookalike.cli import console
 def command(
     galleries: Annotated[
         list[str],
-        typer.Argument(metavar="GALLERY", help="Gallery: PATH, NAME=PATH or milvus://..."),
+        typer.Argument(metavar="GALLERY", help="Gallery: FOLDER, NAME=FOLDER or milvus://..."),
     ],
     host: Annotated[
         str, typer.Option(metavar="HOST", help="Address to listen on; a public one needs --keys.")
