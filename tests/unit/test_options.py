@@ -26,7 +26,7 @@ RNG = np.random.default_rng(0)
 IMAGES = [RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8) for _ in range(12)]
 
 
-def test_every_option_is_read() -> None:
+def test_options_are_parsed() -> None:
     parts = ["size=224:320", " fit=white", "mirror", "foreground", "whiten=256"]
     assert EncoderOptions.parse("x", parts) == EncoderOptions((224, 320), "white", True, True, 256)
     assert EncoderOptions.parse("x", ["size=96"]) == EncoderOptions((96,))
@@ -47,31 +47,31 @@ def test_every_option_is_read() -> None:
         ("size=0", SettingError, "size=0 must be pixels"),
         ("mirror=1", SettingError, "'mirror=1' must be mirror$"),
         ("foreground=", SettingError, "'foreground=' must be foreground$"),
-        ("whiten=0", SettingError, "whiten=0 must be dimensions"),
-        ("whiten=-3", SettingError, "whiten=-3 must be dimensions"),
-        ("whiten=2:3", SettingError, "whiten=2:3 must be dimensions"),
+        ("whiten=0", SettingError, "whiten=0 must be a number of dimensions"),
+        ("whiten=-3", SettingError, "whiten=-3 must be a number of dimensions"),
+        ("whiten=2:3", SettingError, "whiten=2:3 must be a number of dimensions"),
     ],
 )
-def test_what_is_no_option_is_said(part: str, error: type[Exception], expected: str) -> None:
+def test_invalid_options_are_refused(part: str, error: type[Exception], expected: str) -> None:
     with pytest.raises(error, match=expected):
         EncoderOptions.parse("x", [part])
 
 
 @pytest.mark.parametrize("option", ["size=64", "fit=white", "size=64:96,mirror"])
-def test_size_and_fit_are_for_networks(option: str) -> None:
+def test_size_and_fit_need_a_network(option: str) -> None:
     with pytest.raises(SettingError, match=r"'hog,.*size and fit are for pretrained networks"):
         find_encoder_spec(f"hog,{option}")
     assert find_encoder_spec("hog,mirror").name == "hog,mirror"
 
 
-def test_the_description_of_an_encoder_with_options() -> None:
+def test_spec_of_an_encoder_with_options() -> None:
     assert not find_encoder_spec("pixels,mirror").baseline
-    plain, learned = find_encoder_spec("pixels,mirror"), find_encoder_spec("pixels,whiten=7")
+    plain, whitened = find_encoder_spec("pixels,mirror"), find_encoder_spec("pixels,whiten=7")
     assert (plain.sample, plain.side) == (200, 128)
-    assert learned.sample >= 5000
-    assert (learned.side, learned.dim) == (256, 7)
-    both = find_encoder_spec("pixels,whiten=7+hog")
-    assert (both.name, both.sample) == ("pixels,whiten=7+hog", learned.sample)
+    assert whitened.sample >= 5000
+    assert (whitened.side, whitened.dim) == (256, 7)
+    concatenated = find_encoder_spec("pixels,whiten=7+hog")
+    assert (concatenated.name, concatenated.sample) == ("pixels,whiten=7+hog", whitened.sample)
     with pytest.raises(UnknownNameError, match="did you mean 'hog'"):
         find_encoder_spec("hogg,mirror")
 
@@ -79,57 +79,57 @@ def test_the_description_of_an_encoder_with_options() -> None:
 WIDE = RNG.integers(0, 256, (4, 8, 3), dtype=np.uint8)
 
 
-def in_the_middle(color: int | np.ndarray) -> ImageArray:
+def centered_on(color: int | np.ndarray) -> ImageArray:
     square = np.empty((8, 8, 3), np.uint8)
     square[:] = color
     square[2:6] = WIDE
     return square
 
 
-def fitted(fit: str, side: int, crop: float | None = None) -> ImageArray:
+def apply_fit(fit: str, side: int, crop: float | None = None) -> ImageArray:
     [row] = Preprocessing(side, side, 3, crop=crop).with_fit(fit).apply([WIDE])
     return row
 
 
-def test_fits_are_what_they_say() -> None:
-    np.testing.assert_array_equal(fitted("white", 8), in_the_middle(255))
+def test_fit_modes() -> None:
+    np.testing.assert_array_equal(apply_fit("white", 8), centered_on(255))
     border = np.concatenate([WIDE[0], WIDE[-1], WIDE[:, 0], WIDE[:, -1]])
     median = np.median(border, axis=0).astype(np.uint8)
-    np.testing.assert_array_equal(fitted("border", 8), in_the_middle(median))
-    np.testing.assert_array_equal(fitted("crop", 4), WIDE[:, 2:6])
-    np.testing.assert_array_equal(fitted("crop", 2, crop=0.5), WIDE[1:3, 3:5])
-    np.testing.assert_array_equal(fitted("stretch", 4, crop=0.5), resize_image(WIDE, 4, 4))
+    np.testing.assert_array_equal(apply_fit("border", 8), centered_on(median))
+    np.testing.assert_array_equal(apply_fit("crop", 4), WIDE[:, 2:6])
+    np.testing.assert_array_equal(apply_fit("crop", 2, crop=0.5), WIDE[1:3, 3:5])
+    np.testing.assert_array_equal(apply_fit("stretch", 4, crop=0.5), resize_image(WIDE, 4, 4))
 
 
-def test_a_fit_replaces_the_one_before_and_is_described() -> None:
-    own = Preprocessing(8, 8, 3, crop=0.875)
-    assert own.with_fit("crop") == own
-    white = own.with_fit("white")
+def test_a_fit_mode_replaces_crop_and_pad() -> None:
+    cropped = Preprocessing(8, 8, 3, crop=0.875)
+    assert cropped.with_fit("crop") == cropped
+    white = cropped.with_fit("white")
     assert (white.crop, white.pad) == (None, "white")
     assert white.with_fit("border").pad == "border"
     assert white.with_fit("crop").crop == 1
     assert white.with_fit("stretch") == Preprocessing(8, 8, 3)
     assert Preprocessing(**white.as_dict()) == white
-    assert "pad" not in own.as_dict()
+    assert "pad" not in cropped.as_dict()
     with pytest.raises(UnknownNameError, match=r"unknown fit 'whit'.*did you mean 'white'"):
-        own.with_fit("whit")
-    for wrong in ({"pad": "black"}, {"pad": "white", "crop": 0.5}):
+        cropped.with_fit("whit")
+    for invalid in ({"pad": "black"}, {"pad": "white", "crop": 0.5}):
         with pytest.raises(ValueError, match="pad"):
-            Preprocessing(8, 8, 3, **wrong)  # type: ignore[arg-type]
+            Preprocessing(8, 8, 3, **invalid)  # type: ignore[arg-type]
 
 
-def test_padding_keeps_the_image_and_the_aspect() -> None:
+def test_padding_centers_the_image() -> None:
     tall = np.zeros((9, 2), np.uint8)
-    made = pad_image(tall, 1, "white")
-    assert made.shape == (9, 9)
-    assert (made[:, 3:5] == 0).all()
-    assert (np.delete(made, (3, 4), axis=1) == 255).all()
+    square = pad_image(tall, 1, "white")
+    assert square.shape == (9, 9)
+    assert (square[:, 3:5] == 0).all()
+    assert (np.delete(square, (3, 4), axis=1) == 255).all()
     assert pad_image(tall, 2, "border").shape == (9, round(9 / 2))
     assert pad_image(WIDE, 0.5, "white") is WIDE
     assert pad_image(WIDE, 2, "white").shape == (16, 8, 3)
 
 
-def test_a_gray_stack_is_cropped_as_its_images_are_alone() -> None:
+def test_a_stack_is_preprocessed_like_single_images() -> None:
     stack = RNG.integers(0, 256, (3, 16, 16), dtype=np.uint8)
     for crop in (None, 0.5, 1):
         preprocessing = Preprocessing(16, 16, 1, crop=crop)
@@ -138,15 +138,15 @@ def test_a_gray_stack_is_cropped_as_its_images_are_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["hog", "pixels", "color-pyramid"])
-def test_an_image_and_its_mirror_image_are_one_thing(name: str) -> None:
+def test_mirror_averages_with_the_mirror_image(name: str) -> None:
     encoder = open_encoder(f"{name},mirror", IMAGES)
     assert isinstance(encoder, MultiViewEncoder)
     mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in IMAGES]
-    found = encoder.encode(IMAGES)
-    np.testing.assert_allclose(found, encoder.encode(mirrored), atol=1e-6)
+    embeddings = encoder.encode(IMAGES)
+    np.testing.assert_allclose(embeddings, encoder.encode(mirrored), atol=1e-6)
     plain = open_encoder(name, IMAGES)
     slow = unit_rows(unit_rows(plain.encode(IMAGES)) + unit_rows(plain.encode(mirrored)))
-    np.testing.assert_allclose(found, slow, atol=1e-6)
+    np.testing.assert_allclose(embeddings, slow, atol=1e-6)
     assert (encoder.dim, encoder.normalized) == (plain.dim, True)
 
 
@@ -157,23 +157,27 @@ def with_item_at(top: int, left: int) -> ImageArray:
     return image
 
 
-def test_with_foreground_it_does_not_matter_where_the_item_is() -> None:
+def test_foreground_makes_embeddings_invariant_to_position() -> None:
     images = [with_item_at(20, 20), with_item_at(80, 60)]
     plain = open_encoder("pixels", images)
-    looking = open_encoder("pixels,foreground", images)
-    here, there = unit_rows(np.asarray(plain.encode(images), np.float32))
-    apart = 1 - float(here @ there)
+    cropping = open_encoder("pixels,foreground", images)
+    first, second = unit_rows(np.asarray(plain.encode(images), np.float32))
+    apart = 1 - float(first @ second)
     assert apart > 0.05
-    here, there = looking.encode(images)
-    assert here @ there == pytest.approx(1, abs=1e-5)
-    # Where there is no item, the whole image is looked at.
+    first, second = cropping.encode(images)
+    assert first @ second == pytest.approx(1, abs=1e-5)
+    # Without a detected object the whole image is encoded.
     blank = np.full((140, 140, 3), 200, np.uint8)
-    np.testing.assert_allclose(looking.encode([blank]), unit_rows(plain.encode([blank])), atol=1e-6)
+    np.testing.assert_allclose(
+        cropping.encode([blank]), unit_rows(plain.encode([blank])), atol=1e-6
+    )
 
 
-def test_views_of_other_dimensions_are_refused() -> None:
+def test_averaging_different_dimensions_is_refused() -> None:
     hog, color = open_encoder("hog", IMAGES), open_encoder("color", IMAGES)
-    with pytest.raises(InputError, match=rf"'x'.*\[{hog.dim}, {color.dim}\] dimensions"):
+    with pytest.raises(
+        InputError, match=rf"'x'.*embeddings of \[{hog.dim}, {color.dim}\] dimensions"
+    ):
         MultiViewEncoder("x", (hog, color))
 
 
@@ -182,34 +186,34 @@ def correlated(rows: int) -> np.ndarray:
     return np.asarray(rng.normal(2, np.geomspace(3, 0.1, 12), (rows, 12)), np.float32)
 
 
-def test_whitening_is_what_the_paper_says() -> None:
+def test_whitened_components_have_unit_covariance() -> None:
     rows = correlated(400)
-    learned = LinearProjection.fit_shrunk(rows, 5, 0)
-    found = (rows - learned.mean) @ learned.projection
-    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-4)
-    np.testing.assert_allclose(np.cov(found.T), np.eye(5), atol=1e-3)
+    fitted = LinearProjection.fit_shrunk(rows, 5, 0)
+    whitened = (rows - fitted.mean) @ fitted.projection
+    np.testing.assert_allclose(whitened.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(np.cov(whitened.T), np.eye(5), atol=1e-3)
 
 
-def test_a_shrunk_spectrum_by_a_slow_obvious_version() -> None:
+def test_shrunk_whitening_matches_its_definition() -> None:
     rows = correlated(400)
-    learned = LinearProjection.fit_shrunk(rows, 5, 0.2)
+    fitted = LinearProjection.fit_shrunk(rows, 5, 0.2)
     values, vectors = np.linalg.eigh(np.cov(rows.T.astype(float)))
     values, vectors = values[::-1][:5], vectors[:, ::-1][:, :5]
     shrunk = 0.8 * values + 0.2 * values.mean()
     expected = (rows - rows.mean(axis=0)) @ vectors / np.sqrt(shrunk)
-    found = (rows - learned.mean) @ learned.projection
-    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=2e-3)
-    assert np.all([a >= b for a, b in pairwise(found.var(axis=0))])
+    whitened = (rows - fitted.mean) @ fitted.projection
+    np.testing.assert_allclose(np.abs(whitened), np.abs(expected), atol=2e-3)
+    assert np.all([a >= b for a, b in pairwise(whitened.var(axis=0))])
 
 
-def test_directions_in_which_nothing_differs_are_not_blown_up() -> None:
+def test_shrinkage_bounds_directions_without_variance() -> None:
     rows = correlated(30)
     rows[:, 3:] = 1
-    learned = LinearProjection.fit_shrunk(rows, 10, SHRINKAGE)
-    assert np.abs((rows - learned.mean) @ learned.projection).max() < 10
+    fitted = LinearProjection.fit_shrunk(rows, 10, SHRINKAGE)
+    assert np.abs((rows - fitted.mean) @ fitted.projection).max() < 10
 
 
-def test_an_encoder_whitened_by_a_collection() -> None:
+def test_encoder_whitened_on_a_collection() -> None:
     source = open_source("dataset:digits/train[:300]")
     encoder = fit_encoder("pixels,whiten=16", source)
     assert isinstance(encoder, ProjectedEncoder)
@@ -225,16 +229,16 @@ def test_an_encoder_whitened_by_a_collection() -> None:
     np.testing.assert_allclose(encoder.encode(images[:1]), encoder.encode(images)[:1], atol=1e-6)
 
 
-def test_too_many_dimensions_or_too_few_images() -> None:
+def test_whitening_needs_enough_dimensions_and_images() -> None:
     encoder = open_encoder("pixels", IMAGES)
-    with pytest.raises(InputError, match=f"whiten=99999: .* has {encoder.dim} dimensions"):
+    with pytest.raises(InputError, match=f"whiten=99999: .* has only {encoder.dim} dimensions"):
         whiten_encoder(encoder, IMAGES, 99_999)
-    with pytest.raises(InputError, match=r"whiten=12: .* there are 12: ask for at most 6"):
+    with pytest.raises(InputError, match=r"whiten=12: .* there are 12; use at most whiten=6"):
         open_encoder("pixels,whiten=12", IMAGES)
     assert whiten_encoder(encoder, IMAGES, 11).dim == 11
-    with pytest.raises(InputError, match=r"whiten=1: .* there are 0: ask for at most 1"):
+    with pytest.raises(InputError, match=r"whiten=1: .* there are 0; use at most whiten=1"):
         whiten_encoder(encoder, [], 1)
-    with pytest.raises(InputError, match="whiten=4: all 12 images have one embedding"):
+    with pytest.raises(InputError, match="whiten=4: all 12 images have the same embedding"):
         open_encoder("pixels,whiten=4", IMAGES[:1] * 12)
 
 
@@ -248,17 +252,17 @@ def test_too_many_dimensions_or_too_few_images() -> None:
         "pca+color,whiten=2+hog-fine,mirror,whiten=4",
     ],
 )
-def test_saved_and_loaded_it_is_the_same(name: str, tmp_path: Path) -> None:
+def test_composite_encoders_survive_saving(name: str, tmp_path: Path) -> None:
     images = [RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(70)]
     encoder = open_encoder(name, images)
     save_encoder(encoder, tmp_path / "e")
-    again = load_encoder(tmp_path / "e")
-    assert (again.name, again.dim, again.fingerprint) == (name, encoder.dim, encoder.fingerprint)
-    np.testing.assert_array_equal(again.encode(images[:9]), encoder.encode(images[:9]))
-    assert again.describe() == encoder.describe()
+    loaded = load_encoder(tmp_path / "e")
+    assert (loaded.name, loaded.dim, loaded.fingerprint) == (name, encoder.dim, encoder.fingerprint)
+    np.testing.assert_array_equal(loaded.encode(images[:9]), encoder.encode(images[:9]))
+    assert loaded.describe() == encoder.describe()
 
 
-def test_the_fingerprint_follows_views_and_projection() -> None:
+def test_fingerprint_depends_on_views_and_projection() -> None:
     def encoder(options: str, images: list[ImageArray] = IMAGES) -> Encoder:
         return open_encoder(f"pixels{options}", images)
 

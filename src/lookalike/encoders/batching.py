@@ -1,4 +1,4 @@
-"""Fit an encoder to a source, and encode the images of a source in batches."""
+"""Fitting an encoder to a source, and encoding images of a source in batches."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from lookalike.sources import Item, Source
 from lookalike.sources.sampling import sample_images, thread_map
 from lookalike.types import Embeddings, ImageArray
 
-ENCODE_BATCH = 1024
-ENCODE_BYTES = 128 << 20
-"""As many images, or bytes of pixels, at most are held decoded where they are only encoded."""
+_MAX_BATCH_IMAGES, _MAX_BATCH_BYTES = 1024, 128 << 20
+"""Limits of a batch of decoded images."""
 
 
 def fit_encoder(name: str, source: Source) -> Encoder:
-    """Make the encoder of that name for a source, of which it may learn sizes and projections.
+    """Open an encoder by name and fit its size and projection to a sample of a source.
 
     Raises:
-        UnknownNameError: no such encoder; the nearest is offered.
-        InputError: it cannot be made for these images.
-        SourceError: none can be decoded; the first one's reason is given.
+        UnknownNameError: no such encoder; the message suggests the nearest name.
+        InputError: it cannot be fitted to these images.
+        SourceError: no image can be decoded; the message has the first reason.
     """
-    described = find_encoder_spec(name)
-    return described.fit(name, sample_images(source, described.sample, described.side))
+    spec = find_encoder_spec(name)
+    return spec.fit(name, sample_images(source, spec.sample, spec.side))
 
 
 def check_first_image(source: Source, encoder: Encoder) -> None:
-    """See that an encoder takes the first image of a source that can be decoded.
+    """Check that an encoder accepts the first decodable image of a source.
 
     Raises:
-        SourceError: none can be decoded.
-        ImageError: the encoder refuses it; the image is named.
+        SourceError: no image can be decoded.
+        ImageError: the encoder does not accept the image.
     """
     reason = ""
     for item in source:
@@ -47,35 +46,35 @@ def check_first_image(source: Source, encoder: Encoder) -> None:
         except ImageError as error:
             raise ImageError(f"{item.uri}: {error}") from error
         return
-    raise SourceError(f"{source.spec}: not one image can be read; the first, {reason}")
+    raise SourceError(f"{source.spec}: no image can be read; the first: {reason}")
 
 
 def encode_items(
     encoder: Encoder, items: Sequence[Item], report: Callable[[int], None] = lambda _: None
 ) -> Iterator[Embeddings]:
-    """Yield embeddings ``(n, dim)`` of items in their order, a batch at a time.
+    """Yield embeddings ``(n, dim)`` of items in order, one batch at a time.
 
-    ``report`` is told how many are done.
+    ``report`` is called with the number of items encoded so far.
 
     Raises:
-        ImageError: an image cannot be decoded or the encoder refuses it; it is named.
+        ImageError: an image cannot be decoded, or the encoder does not accept it.
     """
     images: list[ImageArray] = []
     size = 0
     for done, image in enumerate(thread_map(Item.image, items), 1):
         images.append(image)
         size += images[-1].nbytes
-        if len(images) == ENCODE_BATCH or size >= ENCODE_BYTES or done == len(items):
+        if len(images) == _MAX_BATCH_IMAGES or size >= _MAX_BATCH_BYTES or done == len(items):
             try:
                 yield encoder.encode(images)
             except ImageError as error:
-                refused = _first_refused(encoder, items[done - len(images) : done])
-                raise ImageError(f"{refused}: {error}") from error
+                uri = _first_rejected(encoder, items[done - len(images) : done])
+                raise ImageError(f"{uri}: {error}") from error
             report(done)
             images, size = [], 0
 
 
-def _first_refused(encoder: Encoder, items: Sequence[Item]) -> str:
+def _first_rejected(encoder: Encoder, items: Sequence[Item]) -> str:
     for item in items:
         try:
             encoder.encode([item.image()])

@@ -1,4 +1,4 @@
-"""From a torch module to the bytes of an ONNX model with a free batch dimension."""
+"""Export of torch modules to ONNX models with a free batch dimension."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ import torch
 
 from lookalike.process_state import IgnoreWarnings, MuteLoggers
 
-# The exporter warns of deprecations inside torch itself; nothing a caller can act on.
+# The exporter warns of deprecations inside torch, which callers cannot act on.
 _DEPRECATED = IgnoreWarnings(FutureWarning), IgnoreWarnings(DeprecationWarning)
 
-# Says once per operator of torchvision, which nothing here uses, that torchvision is not there.
+# Logs a message for each operator of torchvision, unused here, that is not installed.
 _REGISTRATION = MuteLoggers("torch.onnx._internal.exporter._registration", logging.ERROR)
 
 
 def to_onnx(
     module: torch.nn.Module, *examples: torch.Tensor, names: tuple[str, ...] = ("images",)
 ) -> bytes:
-    """Export ``module``, in eval mode, called with inputs shaped like ``examples`` (n >= 2 rows).
+    """Return ``module`` in eval mode as the bytes of one ONNX file with its weights.
 
-    Returns the model as one file's bytes, weights inside; ``names`` are those of its inputs.
+    Args:
+        module: moved to the CPU and switched to eval mode.
+        examples: inputs, at least 2 rows each.
+        names: of the inputs.
     """
     plain = tuple(example.detach().contiguous() for example in examples)
     module = module.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    # Of several inputs, one axis must not be named twice.
+    # With several inputs, the exporter refuses one name for the axis of all.
     rows = torch.export.Dim("n") if len(plain) == 1 else torch.export.Dim.DYNAMIC
     with _DEPRECATED[0], _DEPRECATED[1], _REGISTRATION:
         program = torch.onnx.export(
@@ -40,7 +43,7 @@ def to_onnx(
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     model = program.model_proto
-    # The exporter notes which line of which file each operator comes from: paths of this machine.
+    # The exporter records the source file of each operator, with this machine's paths.
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info):
         del part.metadata_props[:]
     return bytes(model.SerializeToString())

@@ -1,8 +1,8 @@
-"""Networks for images and words with one space of embeddings: CLIP (Radford et al. 2021), SigLIP.
+"""Image-text encoders: CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023).
 
-``transformers:NAME`` opens a model that transformers knows, by the name of a folder or of the hub,
-exports both of its halves to ONNX once, and keeps them in the cache. From then on ONNX Runtime and
-tokenizers (``pip install 'lookalike[text]'``) are all that a search by words takes.
+They embed images and texts in one space, so that a text query finds images. Here they run in ONNX
+Runtime; text queries also need tokenizers (``pip install 'lookalike[text]'``).
+:mod:`lookalike.encoders.image_text_export` exports them from transformers.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lookalike.encoders.base import Preprocessing, fingerprint
 from lookalike.encoders.onnx import MODEL_FILE, NetworkEncoder, OnnxModel
@@ -20,15 +21,12 @@ from lookalike.errors import ArtifactError, InputError, MissingDependencyError
 from lookalike.types import Embeddings
 from lookalike.vectors import unit_rows
 
-if TYPE_CHECKING:
-    pass
-
-TEXT = "text.onnx"
-TOKENIZER = "tokenizer.json"
+TEXT_FILE = "text.onnx"
+TOKENIZER_FILE = "tokenizer.json"
 
 
 class ImageTextEncoder(NetworkEncoder):
-    """An image network that has a text network beside it: :meth:`encode_text`."""
+    """An image network with a text network and its tokenizer for :meth:`encode_text`."""
 
     kind = "pair"
 
@@ -42,20 +40,23 @@ class ImageTextEncoder(NetworkEncoder):
         tokenizer: bytes,
         origin: Mapping[str, Any] | None = None,
     ) -> None:
-        extra = {TEXT: text, TOKENIZER: tokenizer}
+        extra = {TEXT_FILE: text, TOKENIZER_FILE: tokenizer}
         super().__init__(name, model, preprocessing, normalized=True, origin=origin, extra=extra)
-        self._text, self._tokenizer = text, tokenizer
+        self._text_model_bytes, self._tokenizer_bytes = text, tokenizer
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of what it computes, for images and for words."""
+        """SHA-256 of preprocessing, both networks and the tokenizer."""
         fields = {"kind": self.kind, "preprocessing": self.preprocessing.as_dict()}
-        return fingerprint(
-            fields, {MODEL_FILE: self._model, TEXT: self._text, TOKENIZER: self._tokenizer}
-        )
+        files = {
+            MODEL_FILE: self._model,
+            TEXT_FILE: self._text_model_bytes,
+            TOKENIZER_FILE: self._tokenizer_bytes,
+        }
+        return fingerprint(fields, files)
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
-        """Return ``(n, dim)`` float32 of unit length for n texts; what is too long is cut.
+        """Return ``(n, dim)`` float32 of unit length for n texts; long texts are truncated.
 
         Raises:
             InputError: a text is empty.
@@ -63,39 +64,43 @@ class ImageTextEncoder(NetworkEncoder):
         """
         for text in texts:
             if not text.strip():
-                raise InputError("the text to search for is empty")
-        tokens = self._words.encode_batch(list(texts))
-        ids = np.array([each.ids for each in tokens], np.int64)
-        mask = np.array([each.attention_mask for each in tokens], np.int64)
-        return unit_rows(self._network(ids, mask).reshape(len(ids), -1))
+                raise InputError("the text query is empty")
+        encodings = self._tokenizer.encode_batch(list(texts))
+        ids = np.array([encoding.ids for encoding in encodings], np.int64)
+        mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
+        return unit_rows(self.run_text(ids, mask))
+
+    def run_text(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return ``(n, dim)`` float32 for token ids and attention mask, both ``(n, length)``."""
+        return self._text_model(ids, mask).reshape(len(ids), -1)
 
     @cached_property
-    def _words(self) -> Any:
+    def _tokenizer(self) -> Any:
         try:
             tokenizers = importlib.import_module("tokenizers")
         except ModuleNotFoundError:
-            raise MissingDependencyError("tokenizers", "searching by words", "text") from None
-        return tokenizers.Tokenizer.from_str(self._tokenizer.decode())
+            raise MissingDependencyError("tokenizers", "text search", "text") from None
+        return tokenizers.Tokenizer.from_str(self._tokenizer_bytes.decode())
 
     @cached_property
-    def _network(self) -> OnnxModel:
-        return OnnxModel(self._text, name=f"text network of {self.name!r}")
+    def _text_model(self) -> OnnxModel:
+        return OnnxModel(self._text_model_bytes, name=f"text network of {self.name!r}")
 
     @classmethod
     def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
-        """Make it again from :meth:`describe` and :meth:`files`.
+        """Restore from :meth:`describe` and :meth:`files`.
 
         Raises:
             ArtifactError: a file is missing or broken.
         """
-        for name in (MODEL_FILE, TEXT, TOKENIZER):
+        for name in (MODEL_FILE, TEXT_FILE, TOKENIZER_FILE):
             if name not in files:
-                raise ArtifactError(f"encoder {description['name']!r}: its file {name} is gone")
+                raise ArtifactError(f"encoder {description['name']!r}: its file {name} is missing")
         return cls(
             description["name"],
             files[MODEL_FILE],
             Preprocessing(**description["preprocessing"]),
-            text=files[TEXT],
-            tokenizer=files[TOKENIZER],
+            text=files[TEXT_FILE],
+            tokenizer=files[TOKENIZER_FILE],
             origin=description["origin"],
         )

@@ -1,4 +1,4 @@
-"""Save encoders as folders and load them again."""
+"""Saving encoders as folders, and loading them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.artifacts import new_folder, read_manifest, write_atomically
-from lookalike.encoders import base
-from lookalike.encoders.base import MANIFEST, Encoder
+from lookalike.encoders.base import MANIFEST, Encoder, encoder_files
 from lookalike.encoders.composite import ConcatenatedEncoder, MultiViewEncoder, ProjectedEncoder
 from lookalike.encoders.handcrafted import HandcraftedEncoder, Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
 from lookalike.errors import ArtifactError, UnknownNameError
 
-_KINDS: Mapping[str, type[HandcraftedEncoder]] = {
+_HANDCRAFTED: Mapping[str, type[HandcraftedEncoder]] = {
     c.kind: c for c in (Pixels, Pca, Hog, FineHog, Histogram)
 }
 
-_WRAPPERS: Mapping[
+_COMPOSITE: Mapping[
     str, type[MultiViewEncoder] | type[ConcatenatedEncoder] | type[ProjectedEncoder]
-] = {w.kind: w for w in (MultiViewEncoder, ConcatenatedEncoder, ProjectedEncoder)}
+] = {c.kind: c for c in (MultiViewEncoder, ConcatenatedEncoder, ProjectedEncoder)}
 
 
 def save_encoder(encoder: Encoder, folder: Path) -> None:
@@ -35,16 +34,20 @@ def save_encoder(encoder: Encoder, folder: Path) -> None:
 
 
 def write_encoder(encoder: Encoder, folder: Path) -> None:
-    """Write an encoder's files into a folder that is there, ``encoder.json`` last."""
-    for name, data in base.encoder_files(encoder).items():
+    """Write an encoder's files into an existing folder, ``encoder.json`` last.
+
+    Raises:
+        StorageError: a file could not be written.
+    """
+    for name, data in encoder_files(encoder).items():
         write_atomically(folder / name, data)
 
 
 def load_encoder(folder: Path) -> Encoder:
-    """Open an encoder folder.
+    """Load an encoder from its folder.
 
     Raises:
-        ArtifactError: not an encoder folder, weights missing, broken or changed.
+        ArtifactError: not an encoder folder, or its weights are missing, broken or changed.
         FormatVersionError: a newer lookalike wrote it.
     """
     description = read_manifest(folder / MANIFEST, what="an encoder")
@@ -53,7 +56,7 @@ def load_encoder(folder: Path) -> Encoder:
         encoder = _restore(description, files)
         expected = description["fingerprint"]
     except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder / MANIFEST}: misses or misstates {error}") from error
+        raise ArtifactError(f"{folder / MANIFEST}: field {error} is missing or invalid") from error
     except OSError as error:
         raise ArtifactError(
             f"{folder}: its file {Path(error.filename).name} cannot be read ({error.strerror}); "
@@ -61,7 +64,7 @@ def load_encoder(folder: Path) -> Encoder:
         ) from error
     if encoder.fingerprint != expected:
         raise ArtifactError(
-            f"{folder}: its files are not those it was saved with (fingerprint "
+            f"{folder}: its files have changed since it was saved (fingerprint "
             f"{encoder.fingerprint[:12]}, expected {expected[:12]}); train or copy it again"
         )
     return encoder
@@ -69,16 +72,16 @@ def load_encoder(folder: Path) -> Encoder:
 
 def _restore(description: Mapping[str, Any], files: Mapping[str, bytes]) -> Encoder:
     kind = description["kind"]
-    if kind in _KINDS:
-        return _KINDS[kind].restore(description, files)
-    if kind in _WRAPPERS:
-        return _WRAPPERS[kind].restore(description, files, _restore)
+    if kind in _HANDCRAFTED:
+        return _HANDCRAFTED[kind].restore(description, files)
+    if kind in _COMPOSITE:
+        return _COMPOSITE[kind].restore(description, files, _restore)
     from lookalike.encoders.image_text import ImageTextEncoder
     from lookalike.encoders.onnx import NetworkEncoder
 
     if kind == ImageTextEncoder.kind:
         return ImageTextEncoder.restore(description, files)
     if kind != NetworkEncoder.kind:
-        known = [*_KINDS, *_WRAPPERS, NetworkEncoder.kind, ImageTextEncoder.kind]
+        known = [*_HANDCRAFTED, *_COMPOSITE, NetworkEncoder.kind, ImageTextEncoder.kind]
         raise UnknownNameError("kind of encoder", kind, known)
     return NetworkEncoder.restore(description, files)

@@ -1,7 +1,7 @@
-"""Backbones that others trained, exported once to ONNX and kept in the cache.
+"""Pretrained encoders: backbones exported once to ONNX, into the cache.
 
-torch is needed for the export only: where the cache has the network, as on a machine that searches
-and serves, nothing but ONNX Runtime is. The imports of torch are therefore inside the functions.
+Only the export needs torch, which is therefore imported inside functions. With the exported network
+in the cache, as on a machine that serves, ONNX Runtime is enough.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lookalike.encoders.backbones import (
     TIMM_PREFIXES,
     Backbone,
     LoadedBackbone,
-    cached,
+    cache_path,
     load_timm,
 )
 from lookalike.encoders.base import Preprocessing
@@ -39,67 +39,69 @@ from lookalike.types import ImageArray
 if TYPE_CHECKING:
     from lookalike.encoders.onnx import NetworkEncoder
 
-EXTRA = "pretrained"
-POOLINGS = ("gem", "avg", "max", "rmac", "attention", "places", "layers")
-SIZES = (64, 1024)
-"""The least and the largest size that can be asked for, in pixels."""
+POOLINGS = ("gem", "avg", "max", "rmac", "attention", "grid", "layers")
+
+_EXTRA = "pretrained"
+_MIN_SIZE, _MAX_SIZE = 64, 1024
+"""Limits of the option ``size``, in pixels."""
 
 _TOLERANCE = 1e-3
+"""Largest difference between embeddings of torch and of the export."""
 
 
 def open_backbone(
     name: str, sample: Sequence[ImageArray] = (), *, size: int | None = None, fit: str | None = None
 ) -> NetworkEncoder:
-    """Open a pretrained encoder, exporting it first if the cache does not have it.
+    """Open a pretrained encoder, exporting it first if it is not in the cache.
 
     Args:
-        name: a name in :data:`BACKBONES`, ``timm:NAME`` or ``hf-hub:NAME``, perhaps with one of
-            :data:`POOLINGS` after a slash (``gem`` for our own names unless given). Those of timm
-            pool as they were trained to unless given.
-        sample: not looked at.
-        size: height and width that images are brought to, in pixels; the network's own unless
-            given.
-        fit: how; a key of :data:`lookalike.encoders.base.FIT_MODES`, the network's own unless given.
+        name: a name in :data:`BACKBONES`, ``timm:NAME`` or ``hf-hub:NAME``, optionally followed by
+            a slash and one of :data:`POOLINGS`. The default pooling is ``gem``, for timm the
+            model's native one.
+        sample: ignored; every encoder is opened with one.
+        size: input height and width in pixels; default the network's own.
+        fit: one of :data:`lookalike.encoders.base.FIT_MODES`; default the network's own.
 
     Raises:
-        UnknownNameError: no such name, pooling or fit.
-        MissingDependencyError: a package that the export takes is not installed.
-        InputError: timm does not know the model, cannot get it, or it has no maps to pool.
-        SettingError: ``size`` out of range.
-        ArtifactError: weights that are not those expected, or an export that differs from torch.
+        UnknownNameError: no such name, pooling or fit mode.
+        MissingDependencyError: a package that the export needs is not installed.
+        InputError: timm cannot load the model, or it has no feature maps to pool.
+        SettingError: ``size`` is out of range.
+        ArtifactError: the weights are not the pinned ones, or the export differs from torch.
     """
     del sample
-    base, pooling = _split(name)
-    if size is not None and not SIZES[0] <= size <= SIZES[1]:
-        raise SettingError(f"encoder {name!r}: size={size} must be from {SIZES[0]} to {SIZES[1]}")
+    base, pooling = _split_pooling(name)
+    if size is not None and not _MIN_SIZE <= size <= _MAX_SIZE:
+        raise SettingError(
+            f"encoder {name!r}: size={size} must be from {_MIN_SIZE} to {_MAX_SIZE} pixels"
+        )
     variant = pooling if size is None else f"{pooling}-{size}"
     if name.startswith(TIMM_PREFIXES):
         safe = re.sub(r"[^\w.\-]", "_", base)
-        path = cached(f"{safe}-{variant}")
-        opened = _open(name, pooling, path, lambda: load_timm(base, pooling, size))
+        path = cache_path(f"{safe}-{variant}")
+        encoder = _open(name, pooling, path, lambda: load_timm(base, pooling, size))
     elif base in BACKBONES:
         backbone = BACKBONES[base]
-        opened = _open(
-            name, pooling, backbone.path(variant), lambda: _sized(backbone, pooling, size)
-        )
+        path = backbone.cache_path(variant)
+        encoder = _open(name, pooling, path, lambda: _load_at_size(backbone, pooling, size))
     else:
         raise UnknownNameError("encoder", base, BACKBONES)
-    return opened if fit is None else opened.with_fit(fit)
+    return encoder if fit is None else encoder.with_fit(fit)
 
 
-def _sized(backbone: Backbone, pooling: str, size: int | None) -> LoadedBackbone:
+def _load_at_size(backbone: Backbone, pooling: str, size: int | None) -> LoadedBackbone:
     loaded = backbone.load(pooling)
     if size is None:
         return loaded
     return replace(loaded, preprocessing=replace(loaded.preprocessing, height=size, width=size))
 
 
-def _split(name: str) -> tuple[str, str]:
+def _split_pooling(name: str) -> tuple[str, str]:
     """Return a name without its pooling, and the pooling."""
-    base, mark, pooling = name.rpartition("/")
+    base, slash, pooling = name.rpartition("/")
     if name.startswith(TIMM_PREFIXES):
         return (base, pooling) if pooling in POOLINGS else (name, NATIVE_POOLING)
-    if not mark:
+    if not slash:
         return name, DEFAULT_POOLING
     if pooling not in POOLINGS:
         raise UnknownNameError("pooling", pooling, POOLINGS)
@@ -111,11 +113,11 @@ def _open(
 ) -> NetworkEncoder:
     from lookalike.encoders.onnx import NetworkEncoder
 
-    described = path.with_suffix(".json")
-    if not (path.is_file() and described.is_file()):
+    config = path.with_suffix(".json")
+    if not (path.is_file() and config.is_file()):
         _export(name, pooling, path, load)
     try:
-        fields = json.loads(described.read_bytes())
+        fields = json.loads(config.read_bytes())
         return NetworkEncoder(
             fields["name"],
             path.read_bytes(),
@@ -125,12 +127,12 @@ def _open(
         )
     except (OSError, ValueError, KeyError, TypeError, ArtifactError) as error:
         raise ArtifactError(
-            f"{path}: the exported network is broken ({error}); remove it, it is made again"
+            f"{path}: the exported network is broken ({error}); delete the file to export it again"
         ) from error
 
 
 def _export(name: str, pooling: str, path: Path, load: Callable[[], LoadedBackbone]) -> None:
-    """Export a backbone into the cache: the network first, what describes it last."""
+    """Export a backbone into the cache: the network first, its configuration last."""
     from lookalike.encoders.onnx import NetworkEncoder
 
     try:
@@ -141,7 +143,7 @@ def _export(name: str, pooling: str, path: Path, load: Callable[[], LoadedBackbo
 
         loaded = load()
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "torch", f"encoder {name!r}", EXTRA) from error
+        raise MissingDependencyError(error.name or "torch", f"encoder {name!r}", _EXTRA) from error
     p = loaded.preprocessing
     embedder = Embedder(loaded.features, MODULES[pooling]()).eval()
     example = torch.rand(2, 3, p.height, p.width, generator=torch.Generator().manual_seed(0))
@@ -149,21 +151,21 @@ def _export(name: str, pooling: str, path: Path, load: Callable[[], LoadedBackbo
     encoder = NetworkEncoder(name, model, p, normalized=True)
     with torch.no_grad():
         check_export(name, embedder(example).numpy(), encoder.run(example.numpy()))
-    origin = {**loaded.facts, "pooling": pooling, "torch": torch.__version__}
+    origin = {**loaded.origin, "pooling": pooling, "torch": torch.__version__}
     fields = {"name": name, "preprocessing": p.as_dict(), "origin": origin}
     write_atomically(path, model)
     write_atomically(path.with_suffix(".json"), json.dumps(fields, indent=2).encode())
 
 
-def check_export(name: str, expected: NDArray[np.float32], found: NDArray[np.float32]) -> None:
-    """See that what was exported computes what torch did.
+def check_export(name: str, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> None:
+    """Check that ONNX Runtime computes the embeddings ``(n, dim)`` that torch does.
 
     Raises:
-        ArtifactError: it does not.
+        ArtifactError: they differ by more than a tolerance.
     """
-    difference = float(np.abs(found - expected).max())
+    difference = float(np.abs(actual - expected).max())
     if not difference <= _TOLERANCE:
         raise ArtifactError(
-            f"encoder {name!r}: ONNX Runtime computes other embeddings than torch (difference "
-            f"{difference:.2g}); nothing was kept"
+            f"encoder {name!r}: the export was discarded, since ONNX Runtime computes other "
+            f"embeddings than torch (difference {difference:.2g})"
         )

