@@ -1,4 +1,4 @@
-"""lookalike choose, from the first images to name to a gallery."""
+"""lookalike choose, from the first images to label to a gallery."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fill_in(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images to name, named."""
+    """A folder with images to label, labeled."""
     folder = tmp_path_factory.mktemp("choose")
     done = lookalike("choose", SOURCE, *QUICK, "--ask", 60, "-o", "ask", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -44,7 +44,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_without_labels_it_says_that_quality_cannot_be_ranked(work: Path) -> None:
+def test_without_labels_quality_is_not_ranked(work: Path) -> None:
     shown = run("choose", SOURCE, *QUICK, cwd=work)
     assert "quality cannot be ranked without labels" in shown
     assert "finds itself" in shown
@@ -53,39 +53,39 @@ def test_without_labels_it_says_that_quality_cannot_be_ranked(work: Path) -> Non
     assert [n for n in names if n in QUICK] == ["pixels", "hog", "texture-pyramid"]
 
 
-def test_the_sheet_shows_the_images(work: Path) -> None:
+def test_the_contact_sheet_shows_the_images(work: Path) -> None:
     with Image.open(work / "ask" / "sheet.png") as sheet:
         assert sheet.width > 500
 
 
 def test_labels_rank_and_the_encoder_indexes(work: Path) -> None:
     arguments = ("--labels", "ask/labels.csv", "--plot", "p.png", "-o", "best.encoder", "--json")
-    found = json.loads(run("choose", SOURCE, *QUICK, *arguments, cwd=work))
-    assert found["judgements"].startswith("54 labeled images")
-    assert [c["best"] for c in found["candidates"]] == [True, False, False]
-    assert found["best"] == found["candidates"][0]["name"]
-    assert found["candidates"][-1]["name"] == "texture-pyramid"
-    assert found["candidates"][0]["difference_interval"] == [0, 0]
-    for candidate in found["candidates"]:
+    result = json.loads(run("choose", SOURCE, *QUICK, *arguments, cwd=work))
+    assert result["judgements"].startswith("54 labeled images")
+    assert [c["best"] for c in result["candidates"]] == [True, False, False]
+    assert result["best"] == result["candidates"][0]["name"]
+    assert result["candidates"][-1]["name"] == "texture-pyramid"
+    assert result["candidates"][0]["difference_interval"] == [0, 0]
+    for candidate in result["candidates"]:
         low, high = candidate["quality_interval"]
         assert low <= candidate["quality"] <= high
         assert candidate["bytes_per_image"] == 4 * candidate["dim"]
     with Image.open(work / "p.png") as image:
         assert image.width > 500
     run("index", "g.gallery", "dataset:digits/test", "--encoder", "best.encoder", cwd=work)
-    assert json.loads(run("info", "g.gallery", "--json", cwd=work))["encoder"] == found["best"]
+    assert json.loads(run("info", "g.gallery", "--json", cwd=work))["encoder"] == result["best"]
 
 
 def test_the_cheapest_is_written_on_request(work: Path) -> None:
     arguments = ("--labels", "ask/labels.csv", "--cheapest", "-o", "cheap.encoder", "--json")
-    found = json.loads(run("choose", SOURCE, *QUICK, *arguments, cwd=work))
+    result = json.loads(run("choose", SOURCE, *QUICK, *arguments, cwd=work))
     facts = json.loads(run("info", "cheap.encoder", "--json", cwd=work))
-    assert facts["name"] == found["cheapest"]
-    within = [c for c in found["candidates"] if c["tied"]]
-    assert max(within, key=lambda c: c["images_per_second"])["name"] == found["cheapest"]
+    assert facts["name"] == result["cheapest"]
+    within = [c for c in result["candidates"] if c["tied"]]
+    assert max(within, key=lambda c: c["images_per_second"])["name"] == result["cheapest"]
 
 
-def test_asking_again_keeps_what_was_named(work: Path) -> None:
+def test_a_second_round_keeps_the_labels(work: Path) -> None:
     more = ("--labels", "ask/labels.csv", "--ask", 10, "-o", "more")
     run("choose", SOURCE, *QUICK, *more, cwd=work)
     with (work / "more" / "labels.csv").open(newline="") as file:
@@ -104,17 +104,17 @@ def test_pairs_rank_too(work: Path) -> None:
     same = [i for i in items if i.metadata["label"] == "3"]
     lines += [f"{a.id},{b.id},1" for a, b in pairwise(same)]
     (work / "pairs.csv").write_text("\n".join(lines))
-    found = json.loads(run("choose", SOURCE, *QUICK, "--labels", "pairs.csv", "--json", cwd=work))
-    assert found["measure"] == "ROC AUC of similar against dissimilar pairs"
-    assert found["candidates"][0]["quality"] > 0.8
+    result = json.loads(run("choose", SOURCE, *QUICK, "--labels", "pairs.csv", "--json", cwd=work))
+    assert result["measure"] == "ROC AUC of similar against dissimilar pairs"
+    assert result["candidates"][0]["quality"] > 0.8
 
 
 MISTAKES = {
-    "no labels": (["-o", "x.encoder"], "no encoder is chosen without --labels"),
-    "cheapest alone": (["--cheapest"], "no encoder is chosen without --labels"),
+    "no labels": (["-o", "x.encoder"], "choosing an encoder needs --labels"),
+    "cheapest alone": (["--cheapest"], "choosing an encoder needs --labels"),
     "plot alone": (["--plot", "x.png"], "--plot needs --labels"),
-    "ask nowhere": (["--ask", "5"], "--ask 5: say with -o FOLDER"),
-    "ask one": (["--ask", "1", "-o", "x"], "--ask 1: must be at least 2"),
+    "ask nowhere": (["--ask", "5"], "--ask 5 needs --out"),
+    "ask one": (["--ask", "1", "-o", "x"], "--ask 1 must be at least 2"),
     "ask too many": (["--ask", "401", "-o", "x"], "--ask 401: must be from 2 to 400"),
     "out is there": (["--labels", "own", "-o", "full"], "full: already exists"),
     "no file": (["--labels", "none.csv"], "none.csv: cannot be read"),
@@ -125,12 +125,12 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_clear_line_and_leaves_nothing(name: str, work: Path) -> None:
-    arguments, said = MISTAKES[name]
+def test_a_mistake_is_one_line_and_leaves_nothing(name: str, work: Path) -> None:
+    arguments, message = MISTAKES[name]
     before = sorted(path.name for path in work.iterdir())
     done = lookalike("choose", SOURCE, *QUICK, *arguments, cwd=work)
     assert done.returncode == 2, done.stdout + done.stderr
     errors = [line for line in done.stderr.splitlines() if "error:" in line]
     assert len(errors) == 1
-    assert said in errors[0]
+    assert message in errors[0]
     assert sorted(path.name for path in work.iterdir()) == before

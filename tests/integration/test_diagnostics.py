@@ -1,4 +1,4 @@
-"""What stands around a gallery: export, doctor, the registry, the encoder nobody named."""
+"""Export, doctor, the default encoder, and folders of broken files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lookalike.gallery.gallery import Gallery
 from tests.integration.test_cli import lookalike, run
 
 
-def test_export_writes_what_the_rows_hold(gallery: Gallery, tmp_path: Path) -> None:
+def test_export_writes_all_rows(gallery: Gallery, tmp_path: Path) -> None:
     assert export(gallery, tmp_path / "g.parquet") == 400
     table = pq.read_table(tmp_path / "g.parquet")
     rows = gallery.store.get(table["id"].to_pylist())
@@ -33,8 +33,8 @@ def test_export_writes_what_the_rows_hold(gallery: Gallery, tmp_path: Path) -> N
             export(gallery, tmp_path / path)
     with pytest.raises(UnknownNameError, match="unknown layout 'npz': did you mean 'npy'"):
         export(gallery, tmp_path / "x", layout="npz")
-    said = run("export", gallery.path, "h.parquet", cwd=tmp_path)
-    assert said == "h.parquet: 400 rows, parquet\n"
+    printed = run("export", gallery.path, "h.parquet", cwd=tmp_path)
+    assert printed == "h.parquet: 400 rows, parquet\n"
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
 
 
@@ -51,25 +51,26 @@ def test_an_export_that_fails_leaves_nothing(gallery: Gallery, tmp_path: Path) -
         assert [path.name for path in tmp_path.iterdir()] == ["digits.gallery"]
 
 
-def test_the_doctor_looks_at_each_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = run("doctor")
+def test_doctor_checks_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = run("doctor")
+    assert max(len(line) for line in printed.splitlines() if "cache" not in line) <= 80
     for name in ("lookalike", "embeddings", "tables", "images", "torch", "cache", "threads"):
-        assert f"ok     {name} " in said, name
-    found = {check["name"]: check for check in json.loads(run("doctor", "--json"))}
-    assert found["tables"]["said"].endswith("writes and searches")
-    assert "JPEG, PNG, WEBP" in found["images"]["said"]
+        assert f"ok     {name} " in printed, name
+    checks = {check["name"]: check for check in json.loads(run("doctor", "--json"))}
+    assert checks["tables"]["detail"].endswith("writes and searches")
+    assert "JPEG, PNG, WEBP" in checks["images"]["detail"]
     monkeypatch.setenv("LOOKALIKE_DATA", "/proc/nowhere")
     broken = lookalike("doctor")
     assert broken.returncode == 1
     assert "BROKEN cache" in broken.stdout
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
     monkeypatch.setattr(diagnostics.importlib.util, "find_spec", lambda _: None)
-    missing = {check.name: check for check in diagnostics.check_up()}
+    missing = {check.name: check for check in diagnostics.run_checks()}
     assert missing["timm"].ok is None
-    assert "pip install 'lookalike[timm]'" in missing["timm"].said
+    assert "pip install 'lookalike[timm]'" in missing["timm"].detail
 
 
-def test_indexing_names_the_encoder_it_takes(folder: Path, tmp_path: Path) -> None:
+def test_index_names_the_default_encoder(folder: Path, tmp_path: Path) -> None:
     done = lookalike("index", "g", folder, cwd=tmp_path)
     assert done.returncode == 0
     assert "encoder: hog-fine+color (small color images)" in done.stderr
@@ -82,7 +83,7 @@ def test_completion_can_be_installed() -> None:
 
 
 def test_every_image_of_a_hostile_folder_gets_one_status(tmp_path: Path) -> None:
-    """Prefixes, floods of noise and other formats: nothing stops the run, each is named once."""
+    """Truncated, corrupted and other files: nothing stops the run, each is listed once."""
     rng = np.random.default_rng(0)
     root = tmp_path / "hostile"
     root.mkdir()
@@ -94,10 +95,10 @@ def test_every_image_of_a_hostile_folder_gets_one_status(tmp_path: Path) -> None
     for suffix, data in whole.items():
         for cut in range(0, len(data), max(1, len(data) // 25)):
             (root / f"cut{cut}.{suffix}").write_bytes(data[:cut])
-            broken = bytearray(data)
+            corrupted = bytearray(data)
             for place in rng.integers(0, len(data), 8):
-                broken[place] = rng.integers(0, 256)
-            (root / f"bent{cut}.{suffix}").write_bytes(bytes(broken))
+                corrupted[place] = rng.integers(0, 256)
+            (root / f"corrupted{cut}.{suffix}").write_bytes(bytes(corrupted))
     (root / "folder.png").mkdir()
     (root / "gone.png").symlink_to(root / "nowhere")
     done = lookalike("index", "g", "hostile", "--encoder", "color", "--json", cwd=tmp_path)

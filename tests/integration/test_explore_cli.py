@@ -1,4 +1,4 @@
-"""lookalike explore, and words of the metadata: as commands and over HTTP."""
+"""lookalike explore and keyword search, as commands and over HTTP."""
 
 from __future__ import annotations
 
@@ -36,48 +36,48 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_the_map_is_written_with_its_quality(work: Path) -> None:
-    facts = json.loads(run("explore", "map", "d.gallery", "-o", "map.html", "--json", cwd=work))
-    assert facts["images"] > 1_000
-    assert facts["trustworthiness"] > 0.97
-    assert 0.1 < facts["neighborhood_preservation"] <= 1
+    summary = json.loads(run("explore", "map", "d.gallery", "-o", "map.html", "--json", cwd=work))
+    assert summary["images"] > 1_000
+    assert summary["trustworthiness"] > 0.97
+    assert 0.1 < summary["neighborhood_preservation"] <= 1
     assert b"<canvas" not in (work / "map.html").read_bytes()[:2_000]
     again = run("explore", "map", "d.gallery", cwd=work)
-    assert facts["created_at"] in again
+    assert summary["created_at"] in again
 
 
-def test_clusters_of_digits_have_the_names_of_digits(work: Path) -> None:
-    found = json.loads(run("explore", "clusters", "d.gallery", "-o", "c", "--json", cwd=work))
-    assert {each["label"] for each in found} == set("0123456789")
+def test_clusters_of_digits_are_named_by_their_labels(work: Path) -> None:
+    result = json.loads(run("explore", "clusters", "d.gallery", "-o", "c", "--json", cwd=work))
+    assert {each["label"] for each in result} == set("0123456789")
     rows = table(work / "c" / "clusters.csv")
     assert {row["name"] for row in rows} <= {*"0123456789", ""}
-    assert sum(each["images"] for each in found) == sum(row["cluster"] != "" for row in rows)
+    assert sum(each["images"] for each in result) == sum(row["cluster"] != "" for row in rows)
     with Image.open(work / "c" / "sheet.png") as sheet:
         assert sheet.width > 300
 
 
-def test_outliers_come_with_their_factors(work: Path) -> None:
-    found = json.loads(run("explore", "outliers", "d.gallery", "-k", 5, "--json", cwd=work))
-    factors = [each["factor"] for each in found]
-    assert len(factors) == 5
-    assert factors == sorted(factors, reverse=True)
-    assert factors[0] > 1.2
+def test_outliers_come_with_their_lof_scores(work: Path) -> None:
+    outliers = json.loads(run("explore", "outliers", "d.gallery", "-k", 5, "--json", cwd=work))
+    scores = [each["lof_score"] for each in outliers]
+    assert len(scores) == 5
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 1.2
 
 
-def test_duplicates_are_a_list_and_nothing_is_deleted(work: Path) -> None:
+def test_duplicates_are_listed_and_not_deleted(work: Path) -> None:
     before = sorted((work / "scenes").iterdir())
-    found = json.loads(
+    result = json.loads(
         run("explore", "duplicates", "made.gallery", "-o", "dup", "--json", cwd=work)
     )
-    assert len(found["groups"]) == 4
-    assert len(found["redundant"]) == 4
+    assert len(result["groups"]) == 4
+    assert len(result["redundant"]) == 4
     rows = table(work / "dup" / "duplicates.csv")
     assert [row["keep"] for row in rows].count("yes") == 4
-    assert {row["id"] for row in rows if row["keep"] == "no"} == set(found["redundant"])
+    assert {row["id"] for row in rows if row["keep"] == "no"} == set(result["redundant"])
     assert sorted((work / "scenes").iterdir()) == before
-    said = run("explore", "duplicates", "made.gallery", cwd=work)
-    assert "nothing was deleted" in said
-    assert "4 duplicate groups, 4 redundant files (kept: largest)" in said
-    assert "altered copies of" in said
+    text = run("explore", "duplicates", "made.gallery", cwd=work)
+    assert "nothing was deleted" in text
+    assert "4 duplicate groups, 4 redundant files (kept: largest)" in text
+    assert "altered copies of" in text
 
 
 @pytest.mark.parametrize(
@@ -86,13 +86,13 @@ def test_duplicates_are_a_list_and_nothing_is_deleted(work: Path) -> None:
         (("map", "none.gallery"), "not a gallery"),
         (("map", "d.gallery", "-o", "m.html", "--thumbnails", "-1"), "--thumbnails -1"),
         (("clusters", "d.gallery", "-o", "scenes"), "already exists"),
-        (("outliers", "d.gallery", "-k", "0"), "-n 0"),
-        (("duplicates", "made.gallery", "--save", "best"), "best"),
+        (("outliers", "d.gallery", "-k", "0"), "-k 0 must be at least 1"),
+        (("duplicates", "made.gallery", "--keep", "best"), "best"),
         (("duplicates", "made.gallery", "--max-distance", "-1"), "--max-distance -1"),
         (("duplicates", "d.gallery", "--max-distance", "1000"), "smaller --max-distance"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(
+def test_a_mistake_is_one_line_and_exit_code_2(
     work: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     done = lookalike("explore", *arguments, cwd=work)
@@ -101,12 +101,14 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert "Traceback" not in done.stderr
 
 
-def test_words_are_searched_for_from_the_shell(work: Path) -> None:
-    found = json.loads(run("search", "d.gallery", "--keywords", "7", "-k", 5, "--json", cwd=work))
-    assert [hit["metadata"]["label"] for hit in found["hits"]] == ["7"] * 5
-    asked = found["hits"][0]["id"]
-    both = run("search", "d.gallery", "--id", asked, "--keywords", "1", "-k", 3, "--json", cwd=work)
-    assert [hit["metadata"]["label"] for hit in json.loads(both)["hits"]] == ["1"] * 3
+def test_keyword_search_alone_and_fused_with_images(work: Path) -> None:
+    line = json.loads(run("search", "d.gallery", "--keywords", "7", "-k", 5, "--json", cwd=work))
+    assert [hit["metadata"]["label"] for hit in line["hits"]] == ["7"] * 5
+    query = line["hits"][0]["id"]
+    fused = run(
+        *("search", "d.gallery", "--id", query, "--keywords", "1", "-k", 3, "--json"), cwd=work
+    )
+    assert [hit["metadata"]["label"] for hit in json.loads(fused)["hits"]] == ["1"] * 3
     done = lookalike("search", "d.gallery", "--keywords", "?", cwd=work)
     assert done.returncode == 2
     assert "no word" in done.stderr
@@ -117,17 +119,17 @@ def served(work: Path) -> Iterator[Serving]:
     run("explore", "map", "d.gallery", cwd=work)
     run("label", "suggest", "d.gallery", "-k", 40, "--save", cwd=work)
     galleries = {name: Gallery.open(work / f"{name}.gallery") for name in ("d", "made")}
-    with serving(galleries, ServeSettings(hosts=LOOPBACK)) as found:
-        yield found
+    with serving(galleries, ServeSettings(hosts=LOOPBACK)) as service:
+        yield service
 
 
-def test_the_map_is_served_as_it_was_kept(served: Serving) -> None:
-    found = served.client().json("GET", "/v1/galleries/d/map")
+def test_the_saved_map_is_served(served: Serving) -> None:
+    result = served.client().json("GET", "/v1/galleries/d/map")
     gallery = served.service.served("d").gallery
-    assert found["ids"] == list(gallery.store.ids())
-    assert not found["stale"]
-    points = np.frombuffer(base64.b64decode(found["points"]), "<u2")
-    assert len(points) == 2 * len(found["ids"])
+    assert result["ids"] == list(gallery.store.ids())
+    assert not result["stale"]
+    points = np.frombuffer(base64.b64decode(result["points"]), "<u2")
+    assert len(points) == 2 * len(result["ids"])
     with pytest.raises(ServiceError, match="no map yet"):
         served.client().json("GET", "/v1/galleries/made/map")
 
@@ -162,11 +164,12 @@ def test_a_labeling_session_is_served_with_label_coverage(served: Serving, work:
         client.json("GET", "/v1/galleries/made/labeling")
 
 
-def test_words_are_searched_for_over_http(served: Serving) -> None:
+def test_keyword_search_over_http(served: Serving) -> None:
     remote = served.client().gallery("d")
     local = served.service.served("d").gallery
-    asked = local.store.ids()[0]
-    for how in ({"keywords": "3"}, {"keywords": "3", "id": asked}):
-        assert [hit.id for hit in remote.search(**how)] == [hit.id for hit in local.search(**how)]
+    query = {"keywords": "3"}
+    for search in (query, {**query, "id": local.store.ids()[0]}):
+        remote_hits, local_hits = remote.search(**search), local.search(**search)
+        assert [hit.id for hit in remote_hits] == [hit.id for hit in local_hits]
     with pytest.raises(InputError, match="no word"):
         remote.search(keywords="!")

@@ -1,4 +1,4 @@
-"""lookalike label, from the first images to name to labels in the metadata."""
+"""lookalike label, from the first suggestions to labels in the metadata."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fill_in(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A gallery of digits, and a hundred of them named as suggested."""
+    """A gallery of digits, of which the hundred suggested are labeled."""
     folder = tmp_path_factory.mktemp("label")
     run("index", "d.gallery", SOURCE, "--encoder", "pixels", cwd=folder)
     run("label", "suggest", "d.gallery", "-k", 100, "-o", "first", cwd=folder)
@@ -41,27 +41,27 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_suggestions_are_a_file_and_a_sheet(work: Path) -> None:
+def test_suggestions_are_a_csv_and_a_contact_sheet(work: Path) -> None:
     rows = table(work / "first" / "labels.csv")
     assert len({row["id"] for row in rows}) == 100
     with Image.open(work / "first" / "sheet.png") as sheet:
         assert sheet.width > 500
     more = ("-k", 5, "--labels", "first/labels.csv", "--json")
-    found = json.loads(run("label", "suggest", "d.gallery", *more, cwd=work))
-    assert len(found) == 5
-    assert not {row["id"] for row in rows} & {each["id"] for each in found}
+    result = json.loads(run("label", "suggest", "d.gallery", *more, cwd=work))
+    assert len(result) == 5
+    assert not {row["id"] for row in rows} & {each["id"] for each in result}
 
 
-def test_propagated_labels_are_right_and_go_into_the_metadata(work: Path) -> None:
+def test_propagated_labels_are_accurate_and_written_to_the_metadata(work: Path) -> None:
     arguments = ("--labels", "first/labels.csv", "-o", "all.csv", "--write", "digit", "--json")
-    found = json.loads(run("label", "propagate", "d.gallery", *arguments, cwd=work))
-    assert found["labeled"] == 100
-    assert found["coverage"] == 1
+    result = json.loads(run("label", "propagate", "d.gallery", *arguments, cwd=work))
+    assert result["labeled"] == 100
+    assert result["coverage"] == 1
     rows = table(work / "all.csv")
-    assert len(rows) == found["images"] == len(TRUTH)
-    right = sum(row["label"] == TRUTH[row["id"]] for row in rows) / len(rows)
-    assert right > 0.95
-    assert abs(found["expected_precision"] - right) < 0.04
+    assert len(rows) == result["images"] == len(TRUTH)
+    accuracy = sum(row["label"] == TRUTH[row["id"]] for row in rows) / len(rows)
+    assert accuracy > 0.95
+    assert abs(result["expected_precision"] - accuracy) < 0.04
     line = run("search", "d.gallery", "--id", rows[0]["id"], "-k", 1, "--json", cwd=work)
     metadata = json.loads(line)["hits"][0]["metadata"]
     assert {"digit", "digit_confidence", "digit_status", "label"} <= metadata.keys()
@@ -69,11 +69,11 @@ def test_propagated_labels_are_right_and_go_into_the_metadata(work: Path) -> Non
     assert "unknown" in run("label", "propagate", "d.gallery", *again, cwd=work)
     shown = table(work / "again.csv")
     assert sum(row["status"] == "labeled" for row in shown) == 100
-    sure = [row for row in shown if row["status"] == "propagated"]
-    assert sum(row["label"] == TRUTH[row["id"]] for row in sure) / len(sure) >= 0.99
+    propagated = [row for row in shown if row["status"] == "propagated"]
+    assert sum(row["label"] == TRUTH[row["id"]] for row in propagated) / len(propagated) >= 0.99
 
 
-def test_wrong_labels_are_found(work: Path) -> None:
+def test_wrong_labels_rank_first_among_issues(work: Path) -> None:
     lines = [{"id": i, "label": label} for i, label in TRUTH.items()]
     wrong = lines[::40]
     for line in wrong:
@@ -82,23 +82,29 @@ def test_wrong_labels_are_found(work: Path) -> None:
         writer = csv.DictWriter(file, ["id", "label"])
         writer.writeheader()
         writer.writerows(lines)
-    arguments = ("--labels", "noisy.csv", "-o", "suspects", "--json")
-    found = json.loads(run("label", "issues", "d.gallery", *arguments, cwd=work))
-    first = {row["id"] for row in found["issues"][: len(wrong)]}
+    arguments = ("--labels", "noisy.csv", "-o", "issues", "--json")
+    result = json.loads(run("label", "issues", "d.gallery", *arguments, cwd=work))
+    first = {row["id"] for row in result["issues"][: len(wrong)]}
     assert len(first & {line["id"] for line in wrong}) > 0.8 * len(wrong)
-    assert (work / "suspects" / "sheet.png").exists()
+    assert (work / "issues" / "sheet.png").exists()
     own = run("label", "issues", "d.gallery", cwd=work)
-    assert f"of {len(TRUTH):,} labels are contradicted" in own
+    assert f"of {len(TRUTH):,} labels disagree" in own
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("suggest", "d.gallery", "-k", "100000"), "the number of unlabeled images"),
         (("suggest", "d.gallery", "-o", "first"), "already exists"),
         (("propagate", "d.gallery", "--labels", "no.csv", "-o", "x.csv"), "cannot be read"),
-        (("propagate", "d.gallery", "--labels", "one.csv", "-o", "x.csv"), "the only label is '1' (1 image)"),
-        (("propagate", "d.gallery", "--labels", "all-bad.csv", "-o", "x.csv"), "with the id 'nobody'"),
+        (
+            ("propagate", "d.gallery", "--labels", "one.csv", "-o", "x.csv"),
+            "the only label is '1' (1 image)",
+        ),
+        (
+            ("propagate", "d.gallery", "--labels", "all-bad.csv", "-o", "x.csv"),
+            "with the id 'nobody'",
+        ),
         (
             ("propagate", "d.gallery", "--labels", "two.csv", "-o", "x.csv", "--precision", "0.9"),
             "too few labels for a target precision",
@@ -111,22 +117,24 @@ def test_wrong_labels_are_found(work: Path) -> None:
             ("propagate", "d.gallery", "--labels", "two.csv", "-o", "x.csv", "--write", "label"),
             "the metadata column 'label' exists already",
         ),
-        (("issues", "d.gallery", "--column", "color"), "has no column 'color'"),
+        (("issues", "d.gallery", "--column", "color"), "no metadata column 'color'"),
     ],
 )
-def test_mistakes_are_one_clear_line(work: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(
+    work: Path, arguments: tuple[str, ...], message: str
+) -> None:
     ids = list(TRUTH)
     (work / "one.csv").write_text(f"id,label\n{ids[0]},1\n")
     (work / "two.csv").write_text(f"id,label\n{ids[0]},1\n{ids[1]},2\n")
     (work / "all-bad.csv").write_text("id,label\nnobody,1\n")
     done = lookalike("label", *arguments, cwd=work)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (work / "x.csv").exists()
 
 
-def test_written_labels_stay_when_the_source_is_indexed_again(tmp_path: Path) -> None:
+def test_written_labels_survive_when_the_source_is_indexed_again(tmp_path: Path) -> None:
     folder = tmp_path / "things"
     rng = np.random.default_rng(0)
     for name, level in (("dark", 30), ("light", 220)):
@@ -135,13 +143,13 @@ def test_written_labels_stay_when_the_source_is_indexed_again(tmp_path: Path) ->
             pixels = np.clip(level + rng.integers(-20, 20, (16, 16)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number:02d}.png")
     run("index", "g.gallery", "things", "--encoder", "pixels", cwd=tmp_path)
-    given = [
+    lines = [
         "id,label",
         *(f"things:{kind}/{i:02d}.png,{kind}" for kind in ("dark", "light") for i in range(12)),
     ]
-    (tmp_path / "given.csv").write_text("\n".join(given))
-    how = ("--labels", "given.csv", "-o", "all.csv", "--write", "kind")
-    run("label", "propagate", "g.gallery", *how, cwd=tmp_path)
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    options = ("--labels", "labels.csv", "-o", "all.csv", "--write", "kind")
+    run("label", "propagate", "g.gallery", *options, cwd=tmp_path)
     (folder / "dark" / "00.png").rename(folder / "dark" / "moved.png")
     Image.new("L", (16, 16), 128).save(folder / "light" / "01.png")
     (folder / "metadata.csv").write_text("path,year\ndark/02.png,1999\n")

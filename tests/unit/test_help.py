@@ -19,7 +19,7 @@ from tests.integration.test_cli import lookalike
 COLUMNS = 80
 PYTHON_TYPES = re.compile(r"<\w+|\b(TEXT|INTEGER|FLOAT|PATH|BOOLEAN|RANGE|str|int|float|bool)\b")
 OLD_WORDS = re.compile(
-    r"(?<![\w"-])(hits?|asks?|asked|said|told|made|anew|perhaps|spread|colou?rs|normalised"
+    r"(?<![\w\x22-])(hits?|asks?|asked|said|told|made|anew|perhaps|spread|colou?rs|normalised"
     r"|unless given|so many|looks? at|goes on|go on|ways|truth|in words"
     r"|-n|--parts|--words|--truth|--ways|--given|--reroot|--passes|--grounds|--street|--self"
     r"|--views|--judge)(?![\w-])"
