@@ -83,7 +83,7 @@ def propagate_command(
             metavar="P", help="Target precision, e.g. 0.99; the uncertain become unknown."
         ),
     ] = None,
-    write: Annotated[
+    column: Annotated[
         str | None,
         typer.Option("--write", metavar="COLUMN", help="Also write to the metadata."),
     ] = None,
@@ -105,8 +105,8 @@ def propagate_command(
 
     opened = Gallery.open(gallery)
     label_set = read_labels(labels, opened.store.ids())
-    if write is not None:
-        check_column(opened, write)
+    if column is not None:
+        check_column(opened, column)
     with console.progress() as on_progress:
         label_set.validate()
         graph = neighbor_graph(opened, on_progress=on_progress)
@@ -117,9 +117,9 @@ def propagate_command(
     rows = ({**row, "uri": uri} for row, uri in zip(result.rows(), uris, strict=True))
     columns = ("id", "label", "confidence", "status", "prediction", "uri")
     write_atomically(out, csv_bytes(columns, rows))
-    if write is not None:
-        write_labels(opened, result, write)
-        console.note(f"{gallery}: metadata column {write} written")
+    if column is not None:
+        write_labels(opened, result, column)
+        console.note(f"{gallery}: metadata column {column} written")
     if as_json:
         console.print_json(result.as_dict())
     else:
