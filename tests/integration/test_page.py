@@ -440,7 +440,7 @@ def test_hits_are_judged_by_keys(tab: Open, site: Serving, tmp_path: Path) -> No
         expected = ids(site, "shop", id=each["query"], k=4)
         assert [answer["id"] for answer in each["answers"]] == expected
         assert [answer["rank"] for answer in each["answers"]] == [1, 2, 3, 4]
-    right = [answer["right"] for each in said["hits"] for answer in each["answers"]]
+    right = [answer["relevant"] for each in said["hits"] for answer in each["answers"]]
     assert right.count(True) == 8
 
 

@@ -1,300 +1,373 @@
-"""The evaluation report as one HTML file: figures, their tables, the exact settings."""
+"""The report of an evaluation: an HTML file with figures, their data as tables, and settings."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.evaluation.evaluate import CHANCE
-from lookalike.evaluation.metrics import Estimate
+from lookalike.evaluation.metrics import Scores
 from lookalike.evaluation.relevance import RelevanceCriterion, short_name
 from lookalike.evaluation.results import Evaluation, Example
 from lookalike.evaluation.summary import ceiling_note, most_confused, ranking, verdict
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
-from lookalike.report.page import Page, Section, Table, png, settings_of, write_page
+from lookalike.report.page import (
+    INTERVAL,
+    Page,
+    Section,
+    Table,
+    count,
+    interval_cells,
+    png,
+    settings_section,
+    write_page,
+)
 from lookalike.report.training import training_sections
 from lookalike.sources import open_items
 from lookalike.types import Hits, Metric
 
-_EXAMPLES = 8
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MAX_EXAMPLES = 8
+_MAX_SAMPLE = 30
 
 
 def write_report(
-    found: Evaluation,
+    evaluation: Evaluation,
     gallery: Gallery,
     path: Path,
-    beside: Mapping[str, NetworkEncoder] | None = None,
+    networks: Mapping[str, NetworkEncoder] | None = None,
 ) -> None:
-    """Write the report of an evaluation as one HTML file that needs no other.
+    """Write the report of an evaluation as one self-contained HTML file.
 
     Args:
-        found: what was measured.
-        gallery: what it was measured on.
-        path: the file; its folder is made.
-        beside: other encoders of the same images, whose training is shown beside.
+        evaluation: the result.
+        gallery: the gallery that was evaluated.
+        path: the file; its folder is created.
+        networks: other encoders of the same images, whose training is shown too.
 
     Raises:
         StorageError: it could not be written.
     """
-    write_page(report_page(found, gallery, beside), path)
+    write_page(report_page(evaluation, gallery, networks), path)
 
 
 def report_page(
-    found: Evaluation, gallery: Gallery, beside: Mapping[str, NetworkEncoder] | None = None
+    evaluation: Evaluation,
+    gallery: Gallery,
+    networks: Mapping[str, NetworkEncoder] | None = None,
 ) -> Page:
     """Return the report of an evaluation; see :func:`write_report`."""
     return Page(
-        title=f"What looks like this? {found.scores.encoder} in {Path(found.gallery).name}",
+        title=f"Search quality of {evaluation.scores.encoder} in {Path(evaluation.gallery).name}",
         subtitle=(
-            f"{len(found.examples):,} queries from {found.queries}, {found.rows:,} rows, "
-            f"{found.k} hits each, {found.scores.metric} distance"
+            f"{count(len(evaluation.examples), 'query', 'queries')} from {evaluation.queries}, "
+            f"{count(evaluation.rows, 'row')}, {count(evaluation.k, 'hit')} per query, "
+            f"{evaluation.scores.metric} distance"
         ),
-        verdict=verdict(found),
-        ours=found.scores.encoder,
-        sections=list(_sections(found, gallery, beside or {})),
+        verdict=verdict(evaluation),
+        highlight=evaluation.scores.encoder,
+        sections=list(_sections(evaluation, gallery, networks or {})),
     )
 
 
 def _sections(
-    found: Evaluation, gallery: Gallery, beside: Mapping[str, NetworkEncoder]
+    evaluation: Evaluation, gallery: Gallery, networks: Mapping[str, NetworkEncoder]
 ) -> Iterator[Section]:
-    yield _ladder(found)
-    answered = next((example for example in found.examples if example.hits), None)
-    if answered is not None:
-        yield _pipeline(answered, found, gallery)
-    yield _hits(found, right=True)
-    if any(_wrong(example) for example in found.examples):
-        yield _hits(found, right=False)
-    if found.criterion.labeled:
-        yield _confusion(found)
-        if len(found.scores.per_label) > 1:
-            yield _per_label(found)
-        yield _classes(found)
+    yield _scores(evaluation)
+    if evaluation.variants:
+        yield _variants(evaluation)
+    example = next((example for example in evaluation.examples if example.hits), None)
+    if example is not None:
+        yield _pipeline(example, evaluation, gallery)
+    yield _best_queries(evaluation)
+    if any(_incorrect(example) for example in evaluation.examples):
+        yield _worst_queries(evaluation)
+    if evaluation.criterion.labeled:
+        yield _confusion(evaluation)
+        if len(evaluation.scores.per_label) > 1:
+            yield _per_label(evaluation)
+        yield _classes(evaluation)
     else:
-        yield _answers(found)
-    yield _sample(found)
+        yield _relevant_rows(evaluation)
+    yield _sample(evaluation)
     encoder = gallery.encoder
     if isinstance(encoder, NetworkEncoder):
-        yield from training_sections(found, {encoder.name: encoder, **beside})
-    yield _settings(found, gallery)
+        yield from training_sections(evaluation, {encoder.name: encoder, **networks})
+    yield _settings(evaluation, gallery)
 
 
-def _ladder(found: Evaluation) -> Section:
-    k, first = found.k, found.scores.first.queries
+def _scores(evaluation: Evaluation) -> Section:
+    k, metric = evaluation.k, evaluation.scores.metric
+    labeled = evaluation.criterion.labeled
     columns: list[str] = []
     rows: list[tuple[str, ...]] = []
-    for name, s in ranking(found):
-        precision = _cells(f"precision@{k}", s.precision)
-        average = _cells(f"mAP@{k}", s.map)
-        of_found = _cells(f"mAP@{k} (found)", s.map_retrieved)
-        recall_at_1 = {"R@1": f"{s.recall_at_1.value:.4f}"}
-        recall = {f"recall@{k}": f"{s.recall.value:.5f}"}
-        if found.criterion.labeled:
-            early = {f"first {first}": f"{s.first.precision:.4f}"}
-            parts = [precision, average, of_found, recall_at_1, recall, early]
-        else:
-            parts = [average, of_found, recall_at_1, recall, precision]
-        cells = [cell for part in parts for cell in part.items()]
+    for name, scores in ranking(evaluation):
+        cells = _cells(scores, k, labeled=labeled)
         columns = ["encoder", *(column for column, _ in cells)]
         rows.append((name, *(value for _, value in cells)))
-    protocol = f"{found.protocol.summary} ({found.protocol.source}). " if found.protocol else ""
-    early_said = (
-        f"The first {first} queries stand apart as the 2020 report's protocol had them: too few "
-        "to rank encoders by, their interval is about ±2 points. "
+    measure = f"precision@{k}" if labeled else f"mAP@{k}"
+    label = f"{measure}, {metric} distance; {figures.ERROR_BARS}"
+    protocol = evaluation.protocol
+    texts = (
+        f"{protocol.summary} ({protocol.source})." if protocol else "",
+        f"A hit is correct if it is among the rows that {evaluation.criterion.description}.",
+        f"Precision@{k} is the share of correct hits. mAP@{k} divides by min({k}, relevant rows), "
+        f"mAP@{k} (retrieved) by the correct hits. R@1 is the share of queries whose first hit is "
+        "correct.",
+        f"Note: {ceiling_note(evaluation)}." if ceiling_note(evaluation) else "",
+        "Intervals are 95 % confidence intervals, bootstrapped over the queries.",
+        "All baselines were run on the same images and queries with the same metric."
+        if evaluation.baselines
+        else "",
     )
-    ceiling = ceiling_note(found)
-    measure = f"precision@{k}" if found.criterion.labeled else f"mAP@{k}"
-    label = f"{measure}, {found.scores.metric} distance; {figures.ERROR_BARS}"
     return Section(
-        "How good the answers are",
-        f"{protocol}Precision@{k} is the share of the {k} hits that {found.criterion.description}, over all "
-        f"queries; mAP@{k} divides by min({k}, relevant), mAP@{k} (found) by the right hits among "
-        f"the {k}; R@1 is the share of queries whose first hit is right. "
-        f"{f'Note that {ceiling}. ' if ceiling else ''}Intervals are bootstrap intervals over the "
-        f"queries. {early_said if found.criterion.labeled else ''}Every baseline saw the same "
-        "images, queries and metric.",
-        png(figures.interval_chart(_bars(found), label)),
+        "Search quality",
+        " ".join(filter(None, texts)),
+        png(figures.interval_chart(_bars(evaluation), label)),
         Table(columns, rows),
     )
 
 
-def _cells(name: str, estimate: Estimate) -> dict[str, str]:
-    """Return two cells by their columns: the value, and the interval."""
-    low, high = estimate.interval.low, estimate.interval.high
-    return {name: f"{estimate.value:.4f}", "95 % interval": f"{low:.4f} to {high:.4f}"}
+def _cells(scores: Scores, k: int, *, labeled: bool) -> list[tuple[str, str]]:
+    """Return the cells of a row with their columns."""
+    precision = interval_cells(f"precision@{k}", scores.precision)
+    average = interval_cells(f"mAP@{k}", scores.map)
+    retrieved = interval_cells(f"mAP@{k} (retrieved)", scores.map_retrieved)
+    recalls = [
+        ("R@1", f"{scores.recall_at_1.value:.4f}"),
+        (f"recall@{k}", f"{scores.recall.value:.5f}"),
+    ]
+    if not labeled:
+        return [*average, *retrieved, *recalls, *precision]
+    first = f"precision@{k}, first {scores.first.queries:,}"
+    return [*precision, *average, *retrieved, *recalls, (first, f"{scores.first.precision:.4f}")]
 
 
-def _bars(found: Evaluation) -> list[figures.Bar]:
-    """Return precision of each encoder or, where that has a low ceiling, mAP; the best first."""
+def _bars(evaluation: Evaluation) -> list[figures.Bar]:
+    """Return precision of each encoder or, if relevance is not by label, mAP; best first."""
     return [
         figures.Bar.of(
             name,
-            scores.precision if found.criterion.labeled else scores.map,
-            highlight=scores is found.scores,
+            scores.precision if evaluation.criterion.labeled else scores.map,
+            highlight=scores is evaluation.scores,
         )
-        for name, scores in ranking(found)
+        for name, scores in ranking(evaluation)
     ]
 
 
-def _pipeline(example: Example, found: Evaluation, gallery: Gallery) -> Section:
+def _variants(evaluation: Evaluation) -> Section:
+    k = evaluation.k
+    rows = [
+        (
+            "plain search",
+            *(value for _, value in interval_cells("", evaluation.scores.map)),
+            "",
+            "",
+            f"{evaluation.scores.recall_at_1.value:.4f}",
+            f"{evaluation.latency.p50:.1f}",
+        )
+    ]
+    for name, result in evaluation.variants.items():
+        delta = result.map_delta
+        rows.append(
+            (
+                name,
+                *(value for _, value in interval_cells("", result.scores.map)),
+                f"{delta.value:+.4f}",
+                f"{delta.interval.low:+.4f} to {delta.interval.high:+.4f}",
+                f"{result.scores.recall_at_1.value:.4f}",
+                f"{result.latency_ms:.1f}",
+            )
+        )
+    bars = [figures.Bar.of("plain search", evaluation.scores.map)] + [
+        figures.Bar.of(name, result.scores.map, highlight=result.map_delta.interval.low > 0)
+        for name, result in evaluation.variants.items()
+    ]
+    columns = ("variant", f"mAP@{k}", INTERVAL, "difference", INTERVAL, "R@1", "median ms")
+    return Section(
+        "Search variants",
+        "Crops of the query and re-rankings, compared with a plain search over the same queries. "
+        "The difference in mAP is paired by query; a variant helps if its whole interval is above "
+        "0 (blue bars).",
+        png(figures.interval_chart(bars, f"mAP@{k}; {figures.ERROR_BARS}")),
+        Table(columns, rows),
+    )
+
+
+def _pipeline(example: Example, evaluation: Evaluation, gallery: Gallery) -> Section:
     image = open_items([example.uri])[0].image()
     embedding = gallery.encoder.encode([image])
     ids = [record.id for record in gallery.store.records()]
     rows = gallery.store.get(ids).embeddings.astype(np.float64)
-    target = embedding[0].astype(np.float64)
-    if found.scores.metric is Metric.L2:
-        distances = np.linalg.norm(rows - target, axis=1)
+    query = embedding[0].astype(np.float64)
+    if evaluation.scores.metric is Metric.L2:
+        distances = np.linalg.norm(rows - query, axis=1)
     else:
-        norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(target)
-        distances = 1 - np.divide(rows @ target, norms, out=np.zeros(len(rows)), where=norms > 0)
+        norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(query)
+        distances = 1 - np.divide(rows @ query, norms, out=np.zeros(len(rows)), where=norms > 0)
     return Section(
-        "How a query is answered",
-        "The encoder turns the query into an embedding; its distance to the embedding of every "
-        "image in the gallery is computed; the nearest are the answer.",
+        "How a search works",
+        "The encoder turns the query into an embedding. Its distance to the embedding of each "
+        "image in the gallery is computed; the nearest images are the hits.",
         png(
             figures.pipeline(
                 image,
                 embedding,
                 distances,
-                _results(example, found.scores.metric),
-                _hit_titles(example, found.criterion),
+                _results(example, evaluation.scores.metric),
+                _hit_titles(example, evaluation.criterion),
             )
         ),
     )
 
 
-def _hits(found: Evaluation, *, right: bool) -> Section:
-    chosen = [example for example in found.examples if bool(_wrong(example)) != right]
-    if right:
-        # One of each label first, as they come.
-        seen: dict[str, Example] = {}
-        for example in chosen:
-            seen.setdefault(example.label, example)
-        chosen = list(seen.values()) or list(found.examples)
-    else:
-        chosen = sorted(chosen, key=_wrong, reverse=True)
-    shown = chosen[:_EXAMPLES]
-    grid = figures.hits_grid(
-        [_results(example, found.scores.metric) for example in shown],
+def _best_queries(evaluation: Evaluation) -> Section:
+    complete = [example for example in evaluation.examples if not _incorrect(example)]
+    first_of_label: dict[str, Example] = {}
+    for example in complete:
+        first_of_label.setdefault(example.label, example)
+    shown = list(first_of_label.values()) or list(evaluation.examples)
+    outcome = (
+        "only correct hits" if evaluation.ceiling == 1 else "all correct hits before incorrect ones"
+    )
+    title = "label" if evaluation.criterion.labeled else "name"
+    return Section(
+        "Best queries",
+        f"{len(complete):,} of {count(len(evaluation.examples), 'query', 'queries')} have "
+        f"{outcome}. The query is on the left; below the {title} of each hit is its distance. "
+        "Correct hits have a green frame, incorrect ones a red frame.",
+        png(_grid(shown, evaluation)),
+    )
+
+
+def _worst_queries(evaluation: Evaluation) -> Section:
+    worst = sorted(filter(_incorrect, evaluation.examples), key=_incorrect, reverse=True)
+    outcome = (
+        "at least one incorrect hit"
+        if evaluation.ceiling == 1
+        else "a missed relevant row or an incorrect hit before a correct one"
+    )
+    return Section(
+        "Worst queries",
+        f"{len(worst):,} of {count(len(evaluation.examples), 'query', 'queries')} have {outcome}. "
+        "Those with the most incorrect hits:",
+        png(_grid(worst, evaluation)),
+    )
+
+
+def _grid(examples: Sequence[Example], evaluation: Evaluation) -> Figure:
+    shown = examples[:_MAX_EXAMPLES]
+    return figures.hits_grid(
+        [_results(example, evaluation.scores.metric) for example in shown],
         [example.correct for example in shown],
         query_titles=[example.label for example in shown],
-        hit_titles=[_hit_titles(example, found.criterion) for example in shown],
+        hit_titles=[_hit_titles(example, evaluation.criterion) for example in shown],
     )
-    wrong = sum(1 for example in found.examples if _wrong(example))
-    full = found.ceiling == 1
-    if right:
-        what = "only right hits" if full else "their right answers before any other hit"
-        under = "label" if found.criterion.labeled else "name"
-        text = (
-            f"{len(found.examples) - wrong:,} of {len(found.examples):,} queries have {what}. "
-            f"The query stands left; under each hit's {under} is its distance. Correct hits have a "
-            "green frame, incorrect ones a red one."
-        )
-        return Section("Queries answered well", text, png(grid))
-    what = (
-        "have at least one wrong hit" if full else "miss a right answer or have another hit first"
-    )
-    text = f"{wrong:,} queries {what}; these have the most."
-    return Section("Queries answered badly", text, png(grid))
 
 
-def _confusion(found: Evaluation) -> Section:
+def _confusion(evaluation: Evaluation) -> Section:
     rows = [
-        (label, *(f"{count:,}" for count in counts))
-        for label, counts in zip(found.labels, found.confusion, strict=True)
+        (label, *(f"{hits:,}" for hits in row))
+        for label, row in zip(evaluation.labels, evaluation.confusion, strict=True)
     ]
-    said = most_confused(found)
+    pairs = most_confused(evaluation)
     return Section(
-        "Which labels are confused",
-        f"Most often: {said}." if said else "None.",
-        png(figures.confusion(found.labels, found.confusion)),
-        Table(("query \\ hit", *found.labels), rows),
+        "Confused labels",
+        f"Most often: {pairs}." if pairs else "None: all hits have the query's label.",
+        png(figures.confusion(evaluation.labels, evaluation.confusion)),
+        Table(("query \\ hit", *evaluation.labels), rows),
     )
 
 
-def _per_label(found: Evaluation) -> Section:
-    named = [(name, scores) for name, scores in ranking(found) if name != CHANCE]
-    labels = sorted(found.scores.per_label)
+def _per_label(evaluation: Evaluation) -> Section:
+    encoders = [(name, scores) for name, scores in ranking(evaluation) if name != CHANCE]
+    labels = sorted(evaluation.scores.per_label)
     series = [
         figures.Series(
             name,
             [scores.per_label[label].precision for label in labels],
-            highlight=scores is found.scores,
+            highlight=scores is evaluation.scores,
         )
-        for name, scores in named
+        for name, scores in encoders
     ]
     rows = [
-        (label, f"{score.queries:,}", *(f"{s.per_label[label].precision:.4f}" for _, s in named))
-        for label, score in found.scores.per_label.items()
+        (label, f"{group.queries:,}", *(f"{s.per_label[label].precision:.4f}" for _, s in encoders))
+        for label, group in evaluation.scores.per_label.items()
     ]
     return Section(
-        "Precision of each label",
-        "Beside the baselines; which labels are hard shows in all of them.",
-        png(figures.scores_per_label(labels, series, f"precision@{found.k}")),
-        Table(("label", "queries", *(name for name, _ in named)), rows),
+        "Precision by label",
+        f"Precision@{evaluation.k} of the queries with each label.",
+        png(figures.scores_per_label(labels, series, f"precision@{evaluation.k}")),
+        Table(("label", "queries", *(name for name, _ in encoders)), rows),
     )
 
 
-def _classes(found: Evaluation) -> Section:
-    labels = sorted({*found.gallery_labels, *found.query_labels})
+def _classes(evaluation: Evaluation) -> Section:
+    gallery, queries = evaluation.gallery_labels, evaluation.query_labels
     rows = [
-        (label, f"{found.gallery_labels.get(label, 0):,}", f"{found.query_labels.get(label, 0):,}")
-        for label in labels
+        (label, f"{gallery.get(label, 0):,}", f"{queries.get(label, 0):,}")
+        for label in sorted({*gallery, *queries})
     ]
-    chart = figures.class_distribution(found.gallery_labels, found.query_labels)
     return Section(
-        "The images",
-        "How many of each label the gallery and the queries have. Labels judge; nothing was "
-        "trained on them.",
-        png(chart),
+        "Images by label",
+        "Number of images with each label. Labels are used for evaluation only.",
+        png(figures.class_distribution(gallery, queries)),
         Table(("label", "gallery", "queries"), rows),
     )
 
 
-def _answers(found: Evaluation) -> Section:
-    counts = Counter(example.relevant for example in found.examples)
-    rows = [(f"{relevant:,}", f"{count:,}") for relevant, count in sorted(counts.items())]
-    notes = found.criterion.ground_truth.notes() if found.criterion.ground_truth else ()
+def _relevant_rows(evaluation: Evaluation) -> Section:
+    counts = Counter(example.relevant for example in evaluation.examples)
+    rows = [(f"{relevant:,}", f"{queries:,}") for relevant, queries in sorted(counts.items())]
+    truth = evaluation.criterion.ground_truth
+    notes = [f"{note}." for note in truth.notes()] if truth else []
     return Section(
-        "The right answers",
+        "Relevant rows",
         " ".join(
             (
-                f"Right are rows that {found.criterion.description}; nothing was trained on that. The table "
-                "says how many queries have how many right answers in the gallery.",
-                *(f"{note}." for note in notes),
+                f"Relevant rows {evaluation.criterion.description}. The table counts queries by "
+                "their number of relevant rows in the gallery.",
+                *notes,
             )
         ),
-        table=Table(("right answers", "queries"), rows),
+        table=Table(("relevant rows", "queries"), rows),
     )
 
 
-def _sample(found: Evaluation) -> Section:
-    shown = found.examples[:: max(1, len(found.examples) // 30)][:30]
+def _sample(evaluation: Evaluation) -> Section:
+    step = max(1, len(evaluation.examples) // _MAX_SAMPLE)
+    shown = evaluation.examples[::step][:_MAX_SAMPLE]
     images = [item.image() for item in open_items([example.uri for example in shown])]
     grid = figures.sample_grid(images, [example.label for example in shown])
-    return Section("A sample of the queries", "Evenly spread over the source.", png(grid))
+    return Section("Sample of the queries", "Evenly spaced in the source.", png(grid))
 
 
-def _settings(found: Evaluation, gallery: Gallery) -> Section:
-    asked = {
-        "queries": found.queries,
-        "hits (n)": found.k,
-        "metric": found.scores.metric.value,
-        "skipped queries": len(found.skipped),
-        "relevance": found.criterion.as_dict(),
-        "protocol": found.protocol.name if found.protocol else "none",
-        "latency of one query": f"p50 {found.latency.p50:.2f} ms, p95 {found.latency.p95:.2f} ms",
-    }
-    return settings_of(gallery, asked)
+def _settings(evaluation: Evaluation, gallery: Gallery) -> Section:
+    latency = evaluation.latency
+    return settings_section(
+        gallery,
+        {
+            "queries": evaluation.queries,
+            "hits per query (k)": evaluation.k,
+            "metric": evaluation.scores.metric.value,
+            "skipped queries": len(evaluation.skipped),
+            "relevance": evaluation.criterion.as_dict(),
+            "protocol": evaluation.protocol.name if evaluation.protocol else "none",
+            "latency per query": f"p50 {latency.p50:.2f} ms, p95 {latency.p95:.2f} ms",
+        },
+    )
 
 
-def _wrong(example: Example) -> int:
-    """Count the hits that are not right among the first, as many as could be right."""
+def _incorrect(example: Example) -> int:
+    """Count the incorrect hits among the first ones, as many as rows are relevant."""
     return example.correct[: example.relevant or None].count(False)
 
 
@@ -303,7 +376,7 @@ def _results(example: Example, metric: Metric) -> Hits:
 
 
 def _hit_titles(example: Example, criterion: RelevanceCriterion) -> list[str]:
-    """Return what each hit is called: its value in the column that judges, or its short name."""
+    """Return a title of each hit: its value in the column of the criterion, or its short name."""
     if criterion.column is None:
         return [str(hit.metadata.get("id", short_name(hit.id))) for hit in example.hits]
     values = (hit.metadata.get(criterion.column) for hit in example.hits)

@@ -1,4 +1,4 @@
-"""The report of what people said of hits as one HTML file."""
+"""The report of human judgements as one HTML file."""
 
 from __future__ import annotations
 
@@ -7,115 +7,123 @@ from pathlib import Path
 
 from lookalike._version import __version__
 from lookalike.evaluation.human_judgements import JudgementsResult
-from lookalike.evaluation.metrics import Estimate
 from lookalike.report import figures
-from lookalike.report.page import Page, Section, Table, png, write_page
+from lookalike.report.page import (
+    INTERVAL,
+    Page,
+    Section,
+    Table,
+    count,
+    interval_cells,
+    png,
+    write_page,
+)
 
 
-def write_judgements_report(found: JudgementsResult, path: Path) -> None:
-    """Write the report of people's judgements as one HTML file that needs no other.
+def write_judgements_report(result: JudgementsResult, path: Path) -> None:
+    """Write the report of human judgements as one self-contained HTML file.
 
     Args:
-        found: what they came to.
-        path: the file; its folder is made.
+        result: the result.
+        path: the file; its folder is created.
 
     Raises:
         StorageError: it could not be written.
     """
-    said = [pair.verdict() for pair in found.preferences]
-    said += [
-        f"{each.precision.value:.1%} of the hits of {each.gallery} (n = {each.k}) are right"
-        for each in found.hits
+    verdicts = [preference.verdict() for preference in result.preferences]
+    verdicts += [
+        f"{each.gallery}: {each.precision.value:.1%} of the results judged relevant (k = {each.k})"
+        for each in result.hits
     ]
     page = Page(
-        title="What people say of the hits",
-        subtitle=f"{found.files:,} file{'s' * (found.files > 1)} of judgements, made blind",
-        verdict="; ".join(said),
-        sections=list(_sections(found)),
+        title="Human judgements",
+        subtitle=f"{count(result.files, 'file')} of blind judgements",
+        verdict="; ".join(verdicts),
+        sections=list(_sections(result)),
     )
     write_page(page, path)
 
 
-def _sections(found: JudgementsResult) -> Iterator[Section]:
-    if found.hits:
-        yield _hits(found)
-    if found.preferences:
-        yield _preferences(found)
+def _sections(result: JudgementsResult) -> Iterator[Section]:
+    if result.hits:
+        yield _precision(result)
+    if result.preferences:
+        yield _preferences(result)
     yield Section(
-        "How it was measured",
-        f"lookalike {__version__}. People saw hits without rank and distance in an order "
-        "that says nothing of either, or two galleries' answers side by side without their names. "
-        "A query that several people judged counts once, with their mean. Intervals are 95 % "
-        "bootstrap intervals over the queries (percentiles of 2,000 resamples): they speak of "
-        "other queries of the same kind and the same people. Agreement is how often two people "
-        "who judged the same said the same.",
+        "Method",
+        f"lookalike {__version__}. People saw results in random order, without rank and distance, "
+        "or the results of two galleries side by side, without names. A query that several people "
+        "judged counts once, with their mean. Intervals are 95 % confidence intervals, "
+        "bootstrapped over the queries (2,000 resamples, percentiles); they hold for other queries "
+        "of the same kind and the same people. Agreement is the share of equal judgements between "
+        "two people.",
     )
 
 
-def _hits(found: JudgementsResult) -> Section:
+def _precision(result: JudgementsResult) -> Section:
     columns = ["gallery", "encoder", "k", "queries", "left out"]
-    for name in ("precision@k", "mAP@k (found)", "R@1"):
-        columns += [name, "95 % interval"]
+    for name in ("precision@k", "mAP@k (retrieved)", "R@1"):
+        columns += [name, INTERVAL]
     rows = [
         (
-            *(each.gallery, each.encoder, str(each.k), f"{each.queries:,}", f"{each.left_out:,}"),
-            *(*_cells(each.precision), *_cells(each.map_retrieved), *_cells(each.recall_at_1)),
+            *(each.gallery, each.encoder, str(each.k)),
+            *(f"{each.queries:,}", f"{each.left_out:,}"),
+            *(
+                cell
+                for estimate in (each.precision, each.map_retrieved, each.recall_at_1)
+                for _, cell in interval_cells("", estimate)
+            ),
             _share(each.agreement),
         )
-        for each in found.hits
+        for each in result.hits
     ]
     bars = [
-        figures.Bar.of(f"{each.gallery} (n = {each.k})", each.precision, highlight=True)
-        for each in found.hits
+        figures.Bar.of(f"{each.gallery} (k = {each.k})", each.precision, highlight=True)
+        for each in result.hits
     ]
     label = f"precision@k by human judgements; {figures.ERROR_BARS}"
-    unfinished = ", ".join(found.unfinished)
+    unfinished = ", ".join(result.unfinished)
     return Section(
-        "Hits that people called right",
-        "Precision@k is the share of right hits among those shown: n, or fewer where the gallery "
-        "gave fewer; mAP@k (found) divides by the right hits among them; R@1 is the share of "
-        "queries whose first hit is right. What was never found, nobody judged: none of these is "
-        "a recall. Queries that were not judged to the end, or had no hits, are left out."
-        f"{f' Of {unfinished}, no query was judged to the end.' if unfinished else ''}",
+        "Relevant results",
+        "Precision@k is the share of relevant results among those shown: k, or fewer where the "
+        "gallery returned fewer. mAP@k (retrieved) divides by the relevant results, R@1 is the "
+        "share of queries whose first result is relevant. Rows that were never retrieved are not "
+        "judged, so none of these is a recall. Queries with unfinished judgements or without "
+        "results are left out."
+        f"{f' No query was judged completely for {unfinished}.' if unfinished else ''}",
         png(figures.interval_chart(bars, label)),
         Table((*columns, "agreement"), rows),
     )
 
 
-def _preferences(found: JudgementsResult) -> Section:
+def _preferences(result: JudgementsResult) -> Section:
     rows = [
         (
             *(each.a, each.b, f"{each.queries:,}"),
-            *(f"{count:,}" for count in (each.for_a, each.for_b, each.ties)),
-            *(*_cells(each.share), f"{each.p_value:.3f}", _share(each.agreement)),
+            *(f"{votes:,}" for votes in (each.for_a, each.for_b, each.ties)),
+            *(cell for _, cell in interval_cells("", each.share)),
+            *(f"{each.p_value:.3f}", _share(each.agreement)),
         )
-        for each in found.preferences
+        for each in result.preferences
     ]
     bars = [
-        figures.Bar.of(
-            f"{each.a} preferred to {each.b}", each.share, highlight=each.significant
-        )
-        for each in found.preferences
+        figures.Bar.of(f"{each.a} preferred to {each.b}", each.share, highlight=each.significant)
+        for each in result.preferences
     ]
     label = (
-        f"share of queries, a tie counts half; {figures.ERROR_BARS}\n"
+        f"share of queries, ties count half; {figures.ERROR_BARS}\n"
         "dotted line: no preference; gray bar: no significant difference"
     )
-    columns = ("first", "second", "queries", "for the first", "for the second", "neither")
-    more = ("share for the first", "95 % interval", "sign test p", "agreement")
-    said = "; ".join(pair.verdict() for pair in found.preferences)
+    columns = ("first", "second", "queries", "prefer first", "prefer second", "ties")
+    more = ("share for first", INTERVAL, "sign test p", "agreement")
+    verdicts = "; ".join(preference.verdict() for preference in result.preferences)
     return Section(
-        "Which answers people preferred",
-        f"{said[:1].upper()}{said[1:]}. A difference counts as more than noise if the interval "
-        "leaves out one half and so uneven a count would come by chance in fewer than one of 20 "
-        "times (two-sided sign test), which takes six queries at least.",
+        "Preferences",
+        f"Result: {verdicts}. A difference is significant if the interval excludes one half and the "
+        "two-sided sign test rejects equality (p < 0.05), which takes at least six queries.",
         png(figures.interval_chart(bars, label, reference=0.5)),
         Table((*columns, *more), rows),
     )
-
-
-def _cells(e: Estimate) -> tuple[str, str]:
-    return f"{e.value:.4f}", f"{e.interval.low:.4f} to {e.interval.high:.4f}"
 
 
 def _share(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What reports are made of: sections with figures and tables, on one HTML page."""
+"""The parts of a report: sections with figures and tables on one HTML page."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ import jinja2
 
 from lookalike._version import __version__
 from lookalike.artifacts import write_atomically
+from lookalike.evaluation.metrics import Estimate
 from lookalike.gallery.gallery import Gallery
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SETTINGS = "Exact settings"
-"""The title of the section that says what was asked of what, paths among it."""
+SETTINGS = "Settings"
+"""The title of the section with the settings, which contains paths."""
+
+INTERVAL = "95 % interval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading, a sentence or two, and a figure or a table or both."""
+    """A heading, a short text, and a figure (PNG, base64) or a table or both."""
 
     title: str
     text: str
@@ -43,28 +46,28 @@ class Section:
     table: Table | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """A report: ``verdict`` is one sentence; rows of tables that begin with ``ours`` stand out."""
+    """A report: ``verdict`` is one sentence; table rows that begin with ``highlight`` stand out."""
 
     title: str
     subtitle: str
     verdict: str
     sections: Sequence[Section]
-    ours: str | None = None
+    highlight: str | None = None
 
 
 def write_page(page: Page, path: Path) -> None:
-    """Write a report as one HTML file that needs no other.
+    """Write a report as one self-contained HTML file.
 
     Raises:
         StorageError: it could not be written.
     """
-    write_atomically(path, rendered(page).encode())
+    write_atomically(path, render_page(page).encode())
 
 
-def rendered(page: Page | Mapping[str, Any]) -> str:
-    """Return a report, or one kept as a mapping of the same fields, as HTML that needs no other."""
+def render_page(page: Page | Mapping[str, Any]) -> str:
+    """Return a report, or a saved one with the same fields, as self-contained HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lookalike.report"),
         autoescape=True,
@@ -73,30 +76,41 @@ def rendered(page: Page | Mapping[str, Any]) -> str:
     return environment.get_template("report.html").render(page=page)
 
 
-def settings_of(gallery: Gallery, asked: Mapping[str, Any]) -> Section:
-    """Return the section that says what was asked of which gallery and encoder, exactly."""
-    described = gallery.encoder.describe()
-    origin = described.get("origin", {})
+def settings_section(gallery: Gallery, settings: Mapping[str, Any]) -> Section:
+    """Return the section that lists the settings of a run, its gallery and its encoder."""
+    encoder = gallery.encoder.describe()
+    training = encoder.get("origin", {})
     facts: dict[str, Any] = {
         "lookalike": __version__,
         "python": platform.python_version(),
         "gallery": str(gallery.path),
         **{f"gallery {key}": value for key, value in gallery.info().items()},
-        **asked,
-        **{f"encoder {key}": value for key, value in described.items() if key != "origin"},
-        **{f"training {key}": value for key, value in origin.items() if key != "history"},
+        **settings,
+        **{f"encoder {key}": value for key, value in encoder.items() if key != "origin"},
+        **{f"training {key}": value for key, value in training.items() if key != "history"},
     }
     rows = [
         (key, value if isinstance(value, str) else json.dumps(value))
         for key, value in facts.items()
     ]
-    text = "With these the figures can be made again."
+    text = "Everything needed to reproduce this report."
     return Section(SETTINGS, text, table=Table(("setting", "value"), rows, wrap=True))
 
 
+def interval_cells(column: str, estimate: Estimate) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return two table cells with their columns: a value and its confidence interval."""
+    low, high = estimate.interval.low, estimate.interval.high
+    return (column, f"{estimate.value:.4f}"), (INTERVAL, f"{low:.4f} to {high:.4f}")
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun, singular or plural."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def png(figure: Figure) -> str:
-    """Return a figure as the base64 text of a PNG, for :class:`Section`."""
-    from lookalike.report import figures  # a service shows reports and draws none
+    """Return a figure as a base64 PNG, for :class:`Section`."""
+    from lookalike.report import figures  # a service shows reports without drawing any
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=figures.DPI)

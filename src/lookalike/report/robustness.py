@@ -1,81 +1,98 @@
-"""The report of a self-retrieval as one HTML file: what the encoder is invariant to."""
+"""The report of a robustness evaluation as one HTML file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lookalike.evaluation.metrics import Estimate
 from lookalike.evaluation.robustness import MEANING, RobustnessResult, verdict
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
-from lookalike.report.page import Page, Section, Table, png, settings_of, write_page
+from lookalike.report.page import (
+    INTERVAL,
+    Page,
+    Section,
+    Table,
+    count,
+    interval_cells,
+    png,
+    settings_section,
+    write_page,
+)
 
 
-def write_robustness_report(found: RobustnessResult, gallery: Gallery, path: Path) -> None:
-    """Write the report of a self-retrieval as one HTML file that needs no other.
+def write_robustness_report(result: RobustnessResult, gallery: Gallery, path: Path) -> None:
+    """Write the report of a robustness evaluation as one self-contained HTML file.
 
     Args:
-        found: what was measured.
-        gallery: what it was measured on.
-        path: the file; its folder is made.
+        result: the result.
+        gallery: the gallery that was evaluated.
+        path: the file; its folder is created.
 
     Raises:
         StorageError: it could not be written.
     """
     page = Page(
-        title=f"What {found.encoder} is invariant to, in {gallery.path.name}",
+        title=f"Robustness of {result.encoder} in {gallery.path.name}",
         subtitle=(
-            f"{found.queries:,} images corrupted, each to find its original among "
-            f"{found.rows:,} rows, {found.metric} distance"
+            f"{count(result.queries, 'image')} corrupted, each to find its original among "
+            f"{count(result.rows, 'row')}, {result.metric} distance"
         ),
-        verdict=verdict(found),
-        sections=[_scores(found), _strengths(found), _settings(found, gallery)],
+        verdict=verdict(result),
+        sections=[_scores(result), _corruptions(result), _settings(result, gallery)],
     )
     write_page(page, path)
 
 
-def _scores(found: RobustnessResult) -> Section:
+def _scores(result: RobustnessResult) -> Section:
+    k = result.k
     columns = ["corruption"]
-    for name in (f"mAP@{found.k}", "recall@1", f"recall@{found.k}"):
-        columns += [name, "95 % interval"]
+    for name in (f"mAP@{k}", "R@1", f"recall@{k}"):
+        columns += [name, INTERVAL]
     rows = [
-        (name, *_cells(scores.map), *_cells(scores.recall_at_1), *_cells(scores.recall))
-        for name, scores in found.scores.items()
+        (
+            name,
+            *(
+                cell
+                for estimate in (scores.map, scores.recall_at_1, scores.recall)
+                for _, cell in interval_cells("", estimate)
+            ),
+        )
+        for name, scores in result.scores.items()
     ]
-    bars = [figures.Bar.of(name, each.map, highlight=True) for name, each in found.scores.items()]
-    label = f"mAP@{found.k} of the original, {found.metric} distance; {figures.ERROR_BARS}"
+    bars = [
+        figures.Bar.of(name, scores.map, highlight=True) for name, scores in result.scores.items()
+    ]
+    label = f"mAP@{k} of the original, {result.metric} distance; {figures.ERROR_BARS}"
     return Section(
-        "Which corrupted images find their originals",
-        f"This is {MEANING}: an encoder trained on such corruptions wins here whatever its "
-        "answers are worth. How good answers are takes labels to say (lookalike evaluate without "
-        f"--self). There is one right answer, the original, so mAP@{found.k} is the mean of 1 / "
-        f"its rank, and of 0 where it is not among the {found.k} nearest; other images that are "
-        "as near as it count as nearer. Intervals are bootstrap intervals over the images.",
+        "Scores by corruption",
+        f"These scores measure {MEANING}: they favor encoders trained with such corruptions as "
+        "augmentations. To measure search quality, use lookalike evaluate with labels or ground "
+        f"truth. The original is the only relevant row, so mAP@{k} is the mean of 1 / rank, and 0 "
+        f"beyond rank {k}; other rows at its distance rank before it. Intervals are bootstrapped "
+        "over the images.",
         png(figures.interval_chart(bars, label)),
         Table(columns, rows),
     )
 
 
-def _cells(e: Estimate) -> tuple[str, str]:
-    return f"{e.value:.4f}", f"{e.interval.low:.4f} to {e.interval.high:.4f}"
-
-
-def _strengths(found: RobustnessResult) -> Section:
-    said = "; ".join(f"{name}, {scores.summary}" for name, scores in found.scores.items())
+def _corruptions(result: RobustnessResult) -> Section:
+    strengths = "; ".join(f"{name}: {scores.summary}" for name, scores in result.scores.items())
     return Section(
-        "How strong the corruptions are",
-        f"Some of the images that were asked, as they are and corrupted: {said}. Within a range, "
-        "the strength was drawn at random for each image.",
-        png(figures.corruptions(found.examples)),
+        "Corruptions",
+        f"Example images and their corrupted versions. Strengths: {strengths}. Within a range, the "
+        "strength is drawn at random for each image.",
+        png(figures.corruptions(result.examples)),
     )
 
 
-def _settings(found: RobustnessResult, gallery: Gallery) -> Section:
-    asked = {
-        "images corrupted": found.queries,
-        "seed": found.seed,
-        "hits (n)": found.k,
-        "metric": found.metric.value,
-        "skipped images": len(found.skipped),
-    }
-    return settings_of(gallery, asked)
+def _settings(result: RobustnessResult, gallery: Gallery) -> Section:
+    return settings_section(
+        gallery,
+        {
+            "corrupted images": result.queries,
+            "seed": result.seed,
+            "hits per query (k)": result.k,
+            "metric": result.metric.value,
+            "skipped images": len(result.skipped),
+        },
+    )

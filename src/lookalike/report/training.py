@@ -1,4 +1,4 @@
-"""How networks were trained, as sections of a report: layers, losses, what their codes keep."""
+"""Training of the evaluated networks, as sections of a report: layers, losses, reconstructions."""
 
 from __future__ import annotations
 
@@ -16,21 +16,17 @@ from lookalike.sources import open_items
 from lookalike.training.recipes import RECIPES
 
 
+_QUERIES = 10
+
+
 def training_sections(
-    found: Evaluation, encoders: Mapping[str, NetworkEncoder]
+    evaluation: Evaluation, encoders: Mapping[str, NetworkEncoder]
 ) -> Iterator[Section]:
-    """Yield what is known of the networks of an evaluation: layers, losses, reconstructions."""
+    """Yield layers, training losses and reconstructions of an evaluation's networks."""
     for name in encoders:
         if name in RECIPES and RECIPES[name].layers:
-            layers = RECIPES[name].layers
-            rows = [(layer.title, layer.output, f"{layer.weights:,}") for layer in layers]
-            yield Section(
-                f"The network of {name}",
-                RECIPES[name].summary + ".",
-                png(figures.network_table(name, layers)),
-                Table(("layer", "output shape", "weights"), rows),
-            )
-    for objective, (loss, meaning) in _LOSSES.items():
+            yield _layers(name)
+    for objective in _LOSSES:
         histories = {
             name: encoder.origin["history"]
             for name, encoder in encoders.items()
@@ -39,30 +35,52 @@ def training_sections(
             and encoder.origin.get("history")
         }
         if histories:
-            epochs = [
-                (name, str(number), f"{epoch['loss']:.6f}", f"{epoch['seconds']:.1f}")
-                for name, history in histories.items()
-                for number, epoch in enumerate(history, 1)
-            ]
-            curves = {name: _curve(history) for name, history in histories.items()}
-            yield Section(
-                f"How training went: {objective}",
-                f"{meaning}, averaged over each twentieth of an epoch in the figure and over whole "
-                "epochs in the table.",
-                png(figures.training_curve(curves, loss)),
-                Table(("recipe", "epoch", "mean loss", "seconds"), epochs),
-            )
-    able = {name: encoder for name, encoder in encoders.items() if DECODER_FILE in encoder.files()}
-    if able:
-        items = open_items([example.uri for example in found.examples[:10]])
-        originals = [item.image() for item in items]
-        decoded = {name: encoder.reconstruct(originals) for name, encoder in able.items()}
-        yield Section(
-            "What the codes keep",
-            "Queries above what each autoencoder rebuilds from its embedding of them. A good "
-            "picture here is no promise of good answers above.",
-            png(figures.reconstructions(originals, decoded)),
-        )
+            yield _losses(objective, histories)
+    autoencoders = {
+        name: encoder for name, encoder in encoders.items() if DECODER_FILE in encoder.files()
+    }
+    if autoencoders:
+        yield _reconstructions(evaluation, autoencoders)
+
+
+def _layers(name: str) -> Section:
+    layers = RECIPES[name].layers
+    rows = [(layer.title, layer.output, f"{layer.parameters:,}") for layer in layers]
+    return Section(
+        f"Network of {name}",
+        f"{RECIPES[name].summary}.",
+        png(figures.network_table(name, layers)),
+        Table(("layer", "output shape", "parameters"), rows),
+    )
+
+
+def _losses(objective: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section:
+    loss, description = _LOSSES[objective]
+    rows = [
+        (name, str(number), f"{epoch['loss']:.6f}", f"{epoch['seconds']:.1f}")
+        for name, history in histories.items()
+        for number, epoch in enumerate(history, 1)
+    ]
+    curves = {name: _curve(history) for name, history in histories.items()}
+    return Section(
+        f"Training loss: {objective}",
+        f"{description}. The figure shows means over a twentieth of an epoch, the table means over "
+        "whole epochs.",
+        png(figures.training_curve(curves, loss)),
+        Table(("recipe", "epoch", "mean loss", "seconds"), rows),
+    )
+
+
+def _reconstructions(evaluation: Evaluation, encoders: Mapping[str, NetworkEncoder]) -> Section:
+    items = open_items([example.uri for example in evaluation.examples[:_QUERIES]])
+    originals = [item.image() for item in items]
+    decoded = {name: encoder.reconstruct(originals) for name, encoder in encoders.items()}
+    return Section(
+        "Reconstructions",
+        "Queries, and their reconstruction from the embedding by each autoencoder. A good "
+        "reconstruction does not imply good search quality.",
+        png(figures.reconstructions(originals, decoded)),
+    )
 
 
 _LOSSES = {
@@ -72,14 +90,14 @@ _LOSSES = {
     ),
     "contrastive": (
         "NT-Xent loss",
-        "NT-Xent: cross entropy, in nats, of finding an image's other view among those of a batch",
+        "NT-Xent: cross entropy, in nats, of identifying an image's other view in a batch",
     ),
 }
-"""For each objective the loss as an axis names it, and what it is."""
+"""For each objective, the name of the loss for an axis and its description."""
 
 
 def _curve(history: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """Return ``(points, 2)``: epochs trained and mean loss, from a training history."""
+    """Return ``(points, 2)``: epochs and mean loss, from a training history."""
     points = [
         (epoch + (i + 1) / len(entry["curve"]), loss)
         for epoch, entry in enumerate(history)

@@ -95,9 +95,9 @@ def network_table(name: str, layers: Sequence[Layer]) -> Figure:
 
     The layer whose output is the embedding is set in bold and marked as such.
     """
-    total = sum(layer.weights for layer in layers)
+    total = sum(layer.parameters for layer in layers)
     cells = [
-        [layer.title, layer.output, f"{layer.weights:,}" if layer.weights else ""]
+        [layer.title, layer.output, f"{layer.parameters:,}" if layer.parameters else ""]
         for layer in layers
     ]
     bold_rows = {0, *(row for row, layer in enumerate(layers, 1) if layer.is_embedding)}
