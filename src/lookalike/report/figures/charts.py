@@ -1,4 +1,4 @@
-"""Charts and tables of figures: bars, curves, matrices."""
+"""Charts: bars with confidence intervals, scatter plots, curves, confusion matrices."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lookalike.report.figures.style import HIGHLIGHT, INK, MUTED, PALETTE, STYLE
 from lookalike.training.recipe import Layer
 
 ERROR_BARS = "error bars: 95 % confidence interval"
-"""What axis labels say of the intervals."""
+"""The part of an axis label that explains the intervals."""
 
 _LEGEND_CHARACTERS = 90
 _MARKER_CHARACTERS = 8
-"""What fits beside each other in a legend of the usual width, and what a marker takes of it."""
+"""Width of a legend and of its markers, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Markers of one encoder in :func:`scores_per_label`: a score in [0, 1] for each label."""
+    """One encoder in :func:`scores_per_label`: a score in [0, 1] for each label."""
 
     name: str
     values: Sequence[float]
@@ -53,7 +53,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class TradeOff:
-    """A point of :func:`quality_by_speed`: an encoder's quality and its speed in images a second.
+    """A point of :func:`quality_by_speed`: an encoder's quality and speed in images per second.
 
     ``quality`` is in [0, 1], ``low`` and ``high`` its 95 % confidence interval. ``tied``: no
     significant difference to the best one.
@@ -69,7 +69,7 @@ class TradeOff:
 
 
 def class_distribution(gallery: Mapping[str, int], queries: Mapping[str, int]) -> Figure:
-    """Draw how many images of each label the gallery and the queries have."""
+    """Draw the number of images with each label in the gallery and among the queries."""
     labels = sorted({*gallery, *queries})
     place = np.arange(len(labels))
     with mpl.rc_context(STYLE):
@@ -91,9 +91,9 @@ def class_distribution(gallery: Mapping[str, int], queries: Mapping[str, int]) -
 
 
 def network_table(name: str, layers: Sequence[Layer]) -> Figure:
-    """Draw a network as a table of layers: what each does, its output's shape, its weights.
+    """Draw a network as a table of layers with output shape and number of parameters.
 
-    The layer whose output is the embedding is set in bold and marked as such.
+    The layer whose output is the embedding is bold.
     """
     total = sum(layer.parameters for layer in layers)
     cells = [
@@ -105,10 +105,10 @@ def network_table(name: str, layers: Sequence[Layer]) -> Figure:
         figure = _chart((7.5, 0.32 * len(layers) + 0.95))
         ax = figure.subplots()
         ax.axis("off")
-        ax.set_title(f"{name}: {total:,} weights", loc="left")
+        ax.set_title(f"{name}: {total:,} parameters", loc="left")
         table = ax.table(
             [*cells, ["", "total", f"{total:,}"]],
-            colLabels=["layer", "output shape", "weights"],
+            colLabels=["layer", "output shape", "parameters"],
             colWidths=[0.58, 0.24, 0.18],
             loc="upper center",
             cellLoc="left",
@@ -129,11 +129,10 @@ def network_table(name: str, layers: Sequence[Layer]) -> Figure:
 
 
 def training_curve(curves: Mapping[str, NDArray[np.float64]], loss: str) -> Figure:
-    """Draw how a training loss fell, a line for each recipe.
+    """Draw training losses, one line per recipe.
 
     Args:
-        curves: for each recipe ``(points, 2)``: epochs trained, and the mean loss since the point
-            before.
+        curves: for each recipe ``(points, 2)``: epochs, and the mean loss since the previous point.
         loss: the name of the loss with its unit, for the axis.
     """
     with mpl.rc_context(STYLE):
@@ -151,10 +150,10 @@ def training_curve(curves: Mapping[str, NDArray[np.float64]], loss: str) -> Figu
 
 
 def confusion(labels: Sequence[str], counts: NDArray[np.int64]) -> Figure:
-    """Draw which labels the hits of each label's queries have, in per cent of its hits.
+    """Draw a confusion matrix of the queries' and the hits' labels, in percent of each row.
 
     Args:
-        labels: their names.
+        labels: names of rows and columns.
         counts: ``(labels, labels)`` hits, by label of the query (row) and of the hit (column).
     """
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -184,11 +183,11 @@ def confusion(labels: Sequence[str], counts: NDArray[np.int64]) -> Figure:
 
 
 def scores_per_label(labels: Sequence[str], series: Sequence[Series], score: str) -> Figure:
-    """Draw a score of each label's queries, with markers of their own for each encoder.
+    """Draw the score of each label's queries, with one marker per encoder.
 
     Args:
         labels: along the x axis.
-        series: the encoders' scores, in the order of the legend; the highlighted one is in front.
+        series: the encoders' scores, in the order of the legend; the highlighted one is on top.
         score: the name of the score, for the y axis.
     """
     place = np.arange(len(labels))
@@ -211,18 +210,18 @@ def scores_per_label(labels: Sequence[str], series: Sequence[Series], score: str
 
 
 def interval_chart(bars: Sequence[Bar], label: str, *, reference: float | None = None) -> Figure:
-    """Draw values from 0 to 1 as horizontal bars with their confidence intervals.
+    """Draw values in [0, 1] as horizontal bars with confidence intervals.
 
     Args:
-        bars: from top to bottom; their values are written beside them with four decimals.
+        bars: from top to bottom; each is annotated with its value.
         label: of the value axis.
-        reference: where to draw a dotted vertical line, if anywhere.
+        reference: position of a dotted vertical line.
     """
     values = np.array([bar.value for bar in bars])
-    # Rounding may put an end of an interval on the wrong side of its value.
+    # Rounding may put the end of an interval on the wrong side of its value.
     below = np.maximum(values - [bar.low for bar in bars], 0)
     above = np.maximum([bar.high for bar in bars] - values, 0)
-    place = np.arange(len(bars))  # not the names: two bars may have the same
+    place = np.arange(len(bars))  # two bars may have the same name
     lines = label.count("\n") + 1
     with mpl.rc_context(STYLE):
         figure = _chart((7.5, 0.34 * len(bars) + 0.65 + 0.15 * lines))
@@ -242,9 +241,9 @@ def interval_chart(bars: Sequence[Bar], label: str, *, reference: float | None =
 
 
 def quality_by_speed(points: Sequence[TradeOff], quality: str) -> Figure:
-    """Draw encoders by quality, with 95 % confidence intervals, and speed.
+    """Draw encoders by speed and quality, with 95 % confidence intervals.
 
-    The best one has the highlight color; those tied with it are filled.
+    The best encoder has the highlight color; those tied with it are filled.
 
     Args:
         points: the encoders, in the order of the legend.
@@ -279,7 +278,7 @@ def quality_by_speed(points: Sequence[TradeOff], quality: str) -> Figure:
 
 
 def _label_ticks(ax: Axes, place: NDArray[np.int64], labels: Sequence[str]) -> None:
-    """Write labels along the x axis, slanted where one is long, upright where there are many."""
+    """Write labels along the x axis, rotated if they are long or many."""
     if len(labels) > 30:
         ax.set_xticks(place, labels, rotation=90, fontsize=6.5)
     elif max(map(len, labels)) > 3:
@@ -289,5 +288,5 @@ def _label_ticks(ax: Axes, place: NDArray[np.int64], labels: Sequence[str]) -> N
 
 
 def _chart(size: tuple[float, float]) -> Figure:
-    """Return a figure of this size in inches that lays out its charts without overlaps."""
+    """Return a figure of this size in inches with constrained layout."""
     return Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
