@@ -85,6 +85,10 @@ def evaluate_command(
       lookalike evaluate shop.gallery queries --ground-truth pairs.csv
       lookalike evaluate shop.gallery --synthetic-queries --variants all
 
+    JSON: precision, map, map_retrieved, recall and recall_at_1, each with
+    NAME_interval; queries, skipped, relevance, per_label, first, baselines,
+    variants (each with map_delta and latency_ms) and latency_ms.
+
     Exit code 1: some queries were skipped; each is listed.
     """
     from lookalike.evaluation.evaluate import evaluate
@@ -137,7 +141,7 @@ def robustness_command(
 
     Up to 500 images are cropped, rotated, brightened, darkened, blurred, given
     noise, compressed and partly covered, and have to find their originals; no
-    labels needed. This says what the encoder is invariant to, not how good it is.
+    labels needed. This says what this encoder is invariant to, not how good it is.
 
       lookalike evaluate robustness photos.gallery
       lookalike evaluate robustness photos.gallery --report robustness.html
