@@ -1,5 +1,5 @@
-# The service, without torch: what encoders it serves are ONNX by then.
-# For rows in Milvus: docker build --build-arg EXTRAS=serve,milvus .
+# The service, without torch: galleries hold their encoders as ONNX models.
+# For galleries in Milvus: docker build --build-arg EXTRAS=serve,milvus .
 FROM python:3.13-slim AS built
 ARG EXTRAS=serve
 COPY pyproject.toml constraints.txt README.md LICENSE /source/

@@ -1,4 +1,4 @@
-"""The manifests in deploy/: well-formed, of one piece, and asking for what the command line has."""
+"""Manifests in deploy/: valid, consistent with each other and with the command line."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 KUBERNETES = ("1.30", "1.37")
-"""The oldest version that has all fields that are used, and the newest with a schema."""
+"""The oldest version with all fields that are used, and the newest with a schema."""
 
 STOPPING_SECONDS = 25
-"""What the service takes at most to end after SIGTERM, as systemd and Docker allow it too."""
+"""Maximum time of the service from SIGTERM to its end; systemd and Docker allow the same."""
 
 _FIELDS = {
     "RayJob": "apiVersion kind metadata spec",
@@ -49,7 +49,7 @@ _FIELDS = {
     "rayStartParams replicas scaleStrategy suspend template",
 }
 KUBERAY = {kind: set(fields.split()) for kind, fields in _FIELDS.items()}
-"""The fields of ray.io/v1, from KubeRay's API reference; its schema was not at hand."""
+"""Fields of ray.io/v1 by type, from KubeRay's API reference; its schema is in no package."""
 
 _VALUES = {
     "": "cluster dataNode etcd externalS3 extraConfigFiles indexNode kafka metrics minio "
@@ -68,18 +68,17 @@ _VALUES = {
     "externalS3": "bucketName cloudProvider enabled host iamEndpoint port region rootPath useIAM "
     "useSSL useVirtualHost",
 }
-MILVUS = {place: set(values.split()) for place, values in _VALUES.items()}
-"""Values of Milvus' chart by their place, from its README; without those for credentials, none of
-which are to be written here."""
+MILVUS = {path: set(values.split()) for path, values in _VALUES.items()}
+"""Values of Milvus' chart by path, from its README, without those for credentials."""
 
 
 class _Strict(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, of which PyYAML would take the second."""
+    """A loader that refuses duplicate keys in a mapping; PyYAML would take the second."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if len(keys) != len(set(keys)):
-            raise yaml.constructor.ConstructorError(None, None, "a key twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, "duplicate key", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -87,13 +86,13 @@ def read(name: str) -> Documents:
     return list(yaml.load_all((FOLDER / name).read_text(), _Strict))
 
 
-def everything() -> Files:
-    """All manifests by file name, without the values of Milvus' chart and kustomize's list."""
+def read_manifests() -> Files:
+    """Return all manifests by file name; Milvus' values and kustomize's list are read apart."""
     names = ("collection.yaml", "ray.yaml", "secrets.example.yaml", "service.yaml")
     return {name: read(name) for name in names}
 
 
-MANIFESTS = everything()
+MANIFESTS = read_manifests()
 
 
 def of_kind(files: Files, kind: str) -> Documents:
@@ -101,12 +100,12 @@ def of_kind(files: Files, kind: str) -> Documents:
 
 
 def one(files: Files, kind: str) -> Document:
-    (found,) = of_kind(files, kind)
-    return found
+    (document,) = of_kind(files, kind)
+    return document
 
 
 def pods(files: Files) -> Iterator[Pod]:
-    """All pod templates, with what they are of."""
+    """Yield all pod templates with the names of their workloads."""
     yield "service", one(files, "Deployment")["spec"]["template"]
     job = one(files, "RayJob")["spec"]
     yield "submitter", job["submitterPodTemplate"]
@@ -127,14 +126,14 @@ def serving(files: Files) -> Document:
 
 
 def quantity(text: str) -> float:
-    """Return bytes or cores."""
+    """Return a quantity in bytes or cores."""
     number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", text).groups()  # type: ignore[union-attr]
     return float(number) * {"": 1, "m": 1e-3, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[unit]
 
 
-def check_names(files: Files) -> None:
-    """What objects name of each other is there."""
-    there = {
+def check_references(files: Files) -> None:
+    """Check that objects reference objects that exist."""
+    existing = {
         (each["kind"], each["metadata"]["name"]): each for file in files.values() for each in file
     }
     for _, pod in pods(files):
@@ -145,13 +144,13 @@ def check_names(files: Files) -> None:
             for variable in container.get("env", ()):
                 secret = variable.get("valueFrom", {}).get("secretKeyRef")
                 if secret:
-                    assert secret["key"] in there["Secret", secret["name"]]["stringData"]
+                    assert secret["key"] in existing["Secret", secret["name"]]["stringData"]
         for volume in volumes.values():
             if "secret" in volume:
-                assert ("Secret", volume["secret"]["secretName"]) in there
+                assert ("Secret", volume["secret"]["secretName"]) in existing
             if "persistentVolumeClaim" in volume:
                 claim = volume["persistentVolumeClaim"]
-                assert ("PersistentVolumeClaim", claim["claimName"]) in there
+                assert ("PersistentVolumeClaim", claim["claimName"]) in existing
                 assert claim["readOnly"]
         policies = [
             each["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
@@ -161,16 +160,16 @@ def check_names(files: Files) -> None:
     claim, volume = one(files, "PersistentVolumeClaim"), one(files, "PersistentVolume")
     assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
     assert claim["spec"]["accessModes"] == volume["spec"]["accessModes"] == ["ReadOnlyMany"]
-    namespaced = [each for (kind, _), each in there.items() if kind not in _OF_THE_CLUSTER]
+    namespaced = [each for (kind, _), each in existing.items() if kind not in _CLUSTER_SCOPED]
     namespace = one(files, "Namespace")["metadata"]["name"]
     assert {each["metadata"]["namespace"] for each in namespaced} == {namespace}
 
 
-_OF_THE_CLUSTER = ("Namespace", "PersistentVolume")
+_CLUSTER_SCOPED = ("Namespace", "PersistentVolume")
 
 
-def check_ways_in(files: Files) -> None:
-    """The Ingress leads to the Service, that to the pods, by names that the service answers to."""
+def check_routing(files: Files) -> None:
+    """Check the route from Ingress to Service to pods, and that the service allows its hosts."""
     deployment = one(files, "Deployment")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     service = one(files, "Service")
@@ -183,25 +182,25 @@ def check_ways_in(files: Files) -> None:
         assert selected
         assert selected.items() <= labels.items()
     (port,) = service["spec"]["ports"]
-    (opened,) = serving(files)["ports"]
-    assert port["targetPort"] == opened["name"]
-    assert opened["containerPort"] == parsed(files, "serve")["port"]
-    scaled = one(files, "HorizontalPodAutoscaler")["spec"]
-    assert scaled["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
-    assert 2 <= scaled["minReplicas"] < scaled["maxReplicas"]
-    assert "replicas" not in deployment["spec"]  # applying it would undo what was scaled
-    way = one(files, "Ingress")["spec"]
-    (rule,) = way["rules"]
+    (container_port,) = serving(files)["ports"]
+    assert port["targetPort"] == container_port["name"]
+    assert container_port["containerPort"] == parsed(files, "serve")["port"]
+    autoscaler = one(files, "HorizontalPodAutoscaler")["spec"]
+    assert autoscaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert 2 <= autoscaler["minReplicas"] < autoscaler["maxReplicas"]
+    assert "replicas" not in deployment["spec"]  # applying the file would undo the autoscaler
+    ingress = one(files, "Ingress")["spec"]
+    (rule,) = ingress["rules"]
     (path,) = rule["http"]["paths"]
     backend = path["backend"]["service"]
     assert backend == {"name": service["metadata"]["name"], "port": {"name": port["name"]}}
     name = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
     assert {rule["host"], name, "$(POD_IP)"} <= set(parsed(files, "serve")["allow_host"])
-    assert way["tls"][0]["hosts"] == [rule["host"]]
+    assert ingress["tls"][0]["hosts"] == [rule["host"]]
 
 
 def command_of(files: Files, verb: str) -> list[str]:
-    """Return the words that follow ``lookalike`` in the manifest that runs a verb."""
+    """Return the arguments after ``lookalike VERB`` in the manifest that runs a verb."""
     if verb == "serve":
         container = serving(files)
         words = [*container["command"], *container["args"]]
@@ -213,12 +212,12 @@ def command_of(files: Files, verb: str) -> list[str]:
 
 
 def parsed(files: Files, verb: str) -> dict[str, Any]:
-    """Return the parameters that the command line makes of a manifest's words."""
+    """Return the parameters that the command line parses from a manifest's command."""
     return COMMANDS[verb].make_context(verb, command_of(files, verb)).params
 
 
 def check_commands(files: Files) -> None:
-    """The command line takes them, and both mean one collection, at the port the network lets."""
+    """Check that the commands parse, name one collection, and the network policy opens its port."""
     serve, index = parsed(files, "serve"), parsed(files, "index")
     (address,) = serve["galleries"]
     assert Address.parse(address) == Address.parse(str(index["gallery"]))
@@ -239,14 +238,16 @@ def check_commands(files: Files) -> None:
     assert set(mounted) == {index["source"]}
     host, port = Address.parse(address).host, Address.parse(address).port
     for policy in of_kind(files, "NetworkPolicy"):
-        out = policy["spec"]["egress"][-1]
-        namespace = out["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        egress = policy["spec"]["egress"][-1]
+        namespace = egress["to"][0]["namespaceSelector"]["matchLabels"][
+            "kubernetes.io/metadata.name"
+        ]
         assert host.split(".")[1] == namespace
-        assert out["ports"] == [{"protocol": "TCP", "port": port}]
+        assert egress["ports"] == [{"protocol": "TCP", "port": port}]
 
 
 def check_probes(files: Files) -> None:
-    """Probes ask what is open without a key, by a name that the service answers to."""
+    """Check that probes use paths that need no key, and a host that the service allows."""
     serve, container = parsed(files, "serve"), serving(files)
     hosts = hosts_of(serve["host"], serve["allow_host"])
     for name, path in {
@@ -254,23 +255,23 @@ def check_probes(files: Files) -> None:
         "liveness": "/healthz",
         "readiness": "/readyz",
     }.items():
-        asked = container[f"{name}Probe"]["httpGet"]
-        assert asked["path"] == path
-        assert asked["port"] == container["ports"][0]["name"]
-        headers = {each["name"].lower(): each["value"] for each in asked["httpHeaders"]}
-        assert hosts  # otherwise it would answer to any
+        request = container[f"{name}Probe"]["httpGet"]
+        assert request["path"] == path
+        assert request["port"] == container["ports"][0]["name"]
+        headers = {each["name"].lower(): each["value"] for each in request["httpHeaders"]}
+        assert hosts  # without names, any host would be allowed
         assert headers["host"] in hosts
 
 
-def check_confined(files: Files) -> None:
-    """All pods keep to the restricted standard, which the namespace asks for, and to more."""
+def check_security(files: Files) -> None:
+    """Check that all pods meet the restricted Pod Security Standard, and more."""
     labels = one(files, "Namespace")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     for _, pod in pods(files):
         spec = pod["spec"]
         context = spec["securityContext"]
         assert context["runAsNonRoot"] is True
-        assert context["runAsUser"] == context["fsGroup"] == user_of_the_image()
+        assert context["runAsUser"] == context["fsGroup"] == image_user()
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}
         assert spec["automountServiceAccountToken"] is False
         assert spec["enableServiceLinks"] is False
@@ -289,50 +290,50 @@ def check_confined(files: Files) -> None:
 
 
 def check_images(files: Files) -> None:
-    """All are of one version, which is named."""
+    """Check that all images have one explicit version."""
     versions = set()
     for _, container in containers(files):
-        _, mark, version = container["image"].rpartition(":")
-        assert mark
+        _, separator, version = container["image"].rpartition(":")
+        assert separator
         assert re.fullmatch(r"\d+\.\d+\.\d+", version)
         versions.add(version)
     assert len(versions) == 1
 
 
-def check_sizes(files: Files) -> None:
-    """All pods say what they need and may take, and that is enough."""
+def check_resources(files: Files) -> None:
+    """Check that all pods have requests and limits, and that these suffice."""
     for _, container in containers(files):
-        asked, most = (container["resources"][each] for each in ("requests", "limits"))
+        requests, max_resources = (container["resources"][each] for each in ("requests", "limits"))
         for each in ("cpu", "memory"):
-            assert 0 < quantity(asked[each]) <= quantity(most[each])
+            assert 0 < quantity(requests[each]) <= quantity(max_resources[each])
     service = serving(files)
     limits = Limits()
-    most = service["resources"]["limits"]
+    max_resources = service["resources"]["limits"]
     variables = {each["name"]: each for each in service["env"]}
     threads = variables["LOOKALIKE_THREADS"]["valueFrom"]["resourceFieldRef"]
     assert threads == {"resource": "limits.cpu"}
-    worst = quantity(most["cpu"]) * limits.decode_memory + limits.held_bytes
-    assert quantity(most["memory"]) >= worst + 1e9
+    peak = quantity(max_resources["cpu"]) * limits.decode_memory + limits.held_bytes
+    assert quantity(max_resources["memory"]) >= peak + 1e9
     spec = one(files, "Deployment")["spec"]["template"]["spec"]
-    waits = service["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert spec["terminationGracePeriodSeconds"] >= waits + STOPPING_SECONDS
+    drain_seconds = service["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert spec["terminationGracePeriodSeconds"] >= drain_seconds + STOPPING_SECONDS
 
 
 def check_kuberay(files: Files) -> None:
-    """Around the pod templates are KubeRay's fields only, with what they take."""
+    """Check that all fields around the pod templates are KubeRay's, with valid values."""
     job = one(files, "RayJob")
     spec = job["spec"]
     cluster = spec["rayClusterSpec"]
     head, groups = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
     assert job["apiVersion"] == "ray.io/v1"
-    for kind, found in (
+    for kind, fields in (
         ("RayJob", job),
         ("RayJobSpec", spec),
         ("RayClusterSpec", cluster),
         ("HeadGroupSpec", head),
         *(("WorkerGroupSpec", group) for group in groups),
     ):
-        assert not found.keys() - KUBERAY[kind]
+        assert not fields.keys() - KUBERAY[kind]
     assert spec["submissionMode"] in ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["submitterConfig"].keys() == {"backoffLimit"}
@@ -347,61 +348,61 @@ def check_kuberay(files: Files) -> None:
 
 
 CHECKS: tuple[Change, ...] = (
-    check_names,
-    check_ways_in,
+    check_references,
+    check_routing,
     check_commands,
     check_probes,
-    check_confined,
+    check_security,
     check_images,
-    check_sizes,
+    check_resources,
     check_kuberay,
 )
 
 
-def user_of_the_image() -> int:
+def image_user() -> int:
     return int(re.findall(r"^USER (\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[-1])
 
 
 def objects(files: Files) -> Documents:
-    """Return all objects of Kubernetes itself, and the pod templates in those of KubeRay."""
-    found = [each for file in files.values() for each in file if each["kind"] != "RayJob"]
+    """Return all objects of Kubernetes itself, and the pod templates in KubeRay's objects."""
+    documents = [each for file in files.values() for each in file if each["kind"] != "RayJob"]
     for name, pod in pods(files):
         template = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": name}}
-        found.append({**template, "template": pod})
-    return found
+        documents.append({**template, "template": pod})
+    return documents
 
 
-def validate(found: Documents, version: str) -> None:
-    """Validate objects against the schemas of a version, with no field that is not in them."""
+def validate(documents: Documents, version: str) -> None:
+    """Validate objects strictly against the schemas of a version: no unknown fields."""
     import kubernetes_validate
 
-    assert found
-    for each in found:
+    assert documents
+    for each in documents:
         kubernetes_validate.validate(each, version, strict=True)
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_manifests_are_of_one_piece(check: Change) -> None:
+def test_manifests_are_consistent(check: Change) -> None:
     check(MANIFESTS)
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_kubernetes_takes_them(version: str, require: Require) -> None:
+def test_manifests_match_the_kubernetes_schemas(version: str, require: Require) -> None:
     require(find_spec("kubernetes_validate"), "kubernetes-validate is not installed")
     validate(objects(MANIFESTS), version)
 
 
-def test_every_file_is_looked_at() -> None:
-    apart = {"kustomization.yaml", "milvus-values.yaml"}
-    assert {path.name for path in FOLDER.iterdir()} == set(MANIFESTS) | apart
+def test_every_manifest_is_tested() -> None:
+    untested = {"kustomization.yaml", "milvus-values.yaml"}
+    assert {path.name for path in FOLDER.iterdir()} == set(MANIFESTS) | untested
     (kustomization,) = read("kustomization.yaml")
     assert kustomization["resources"] == ["collection.yaml", "service.yaml"]
     (image,) = kustomization["images"]
     assert f"{image['name']}:{image['newTag']}" == serving(MANIFESTS)["image"]
 
 
-def test_ray_reads_the_groups_as_they_are_meant(require: Require) -> None:
-    """By the function with which Ray's autoscaler reads a RayCluster."""
+def test_ray_reads_the_resources_of_worker_groups(require: Require) -> None:
+    """Read by the function of Ray's own autoscaler."""
     require(find_spec("ray"), "ray is not installed")
     from ray.autoscaler._private.kuberay import autoscaling_config
 
@@ -424,18 +425,18 @@ def test_all_nodes_have_the_pinned_ray() -> None:
     assert re.findall(r"ray\[default\]==([0-9.]+)", dockerfile) == [pinned[1]]
 
 
-def test_images_run_as_the_user_of_the_manifests() -> None:
+def test_images_and_manifests_have_the_same_user() -> None:
     _, *targets = (ROOT / "deploy" / "ray.Dockerfile").read_text().split("\nFROM ")
     assert [target.split()[0] for target in targets] == ["python:3.11-slim", "cpu"]
     for target in targets:
-        assert re.findall(r"^USER (\d+)$", target, re.MULTILINE)[-1] == str(user_of_the_image())
-    assert f"--uid {user_of_the_image()} " in targets[0]
+        assert re.findall(r"^USER (\d+)$", target, re.MULTILINE)[-1] == str(image_user())
+    assert f"--uid {image_user()} " in targets[0]
 
 
-def test_milvus_values_are_those_of_the_chart() -> None:
+def test_milvus_values_exist_in_the_chart() -> None:
     (values,) = read("milvus-values.yaml")
-    for place, known in MILVUS.items():
-        assert not (values[place] if place else values).keys() - known
+    for path, fields in MILVUS.items():
+        assert not (values[path] if path else values).keys() - fields
     config = yaml.safe_load(values["extraConfigFiles"]["user.yaml"])
     assert config == {"common": {"security": {"authorizationEnabled": True}}}
     logs = [values[name]["enabled"] for name in ("woodpecker", "pulsarv3", "pulsar", "kafka")]
@@ -443,36 +444,36 @@ def test_milvus_values_are_those_of_the_chart() -> None:
     assert values["minio"]["enabled"] != values["externalS3"]["enabled"]
     for name in ("proxy", "mixCoordinator", "queryNode", "dataNode", "streamingNode"):
         assert values[name]["replicas"] >= 2
-        asked, most = (values[name]["resources"][each] for each in ("requests", "limits"))
-        assert all(quantity(asked[each]) <= quantity(most[each]) for each in ("cpu", "memory"))
+        requests, limits = (values[name]["resources"][each] for each in ("requests", "limits"))
+        assert all(quantity(requests[each]) <= quantity(limits[each]) for each in ("cpu", "memory"))
 
 
-def test_examples_of_secrets_hold_none() -> None:
+def test_example_secrets_are_placeholders() -> None:
     for secret in of_kind(MANIFESTS, "Secret"):
         (text,) = secret["stringData"].values()
         assert "REPLACE-ME" in text
         assert not re.search(r"[0-9a-f]{32}", text)
 
 
-def _set(*place: str | int, to: object) -> Change:
-    """Return a change of one value, in the object of the kind that comes first."""
+def _set(*path: str | int, to: object) -> Change:
+    """Return a change of one value: the path begins with the kind of the object."""
 
     def change(files: Files) -> None:
-        kind, *path, last = place
-        found: Any = one(files, str(kind))
-        for each in path:
-            found = found[each]
-        if to is _GONE:
-            del found[last]
+        kind, *parents, last = path
+        parent: Any = one(files, str(kind))
+        for each in parents:
+            parent = parent[each]
+        if to is _REMOVED:
+            del parent[last]
         else:
-            found[last] = to
+            parent[last] = to
 
     return change
 
 
-_GONE = object()
-_SERVED = ("Deployment", "spec", "template", "spec")
-_CONTAINER = (*_SERVED, "containers", 0)
+_REMOVED = object()
+_POD = ("Deployment", "spec", "template", "spec")
+_CONTAINER = (*_POD, "containers", 0)
 _CLUSTER = ("RayJob", "spec", "rayClusterSpec")
 _HEAD = (*_CLUSTER, "headGroupSpec", "template", "spec", "containers", 0)
 _WORKER = (*_CLUSTER, "workerGroupSpecs", 0)
@@ -481,50 +482,66 @@ _WORKER_CONTAINER = (*_WORKER, "template", "spec", "containers", 0)
 BROKEN: tuple[tuple[Change, str, Change], ...] = (
     (
         check_images,
-        "a tag that moves",
+        "a moving tag",
         _set(*_CONTAINER, "image", to="registry.example.org/lookalike:latest"),
     ),
     (check_images, "no tag", _set(*_CONTAINER, "image", to="registry.example.org/lookalike")),
     (check_images, "two versions", _set(*_HEAD, "image", to="registry.example.org/ray:0.0.9")),
-    (check_sizes, "no limits", _set(*_CONTAINER, "resources", "limits", to=_GONE)),
+    (check_resources, "no limits", _set(*_CONTAINER, "resources", "limits", to=_REMOVED)),
     (
-        check_sizes,
+        check_resources,
         "a worker without requests",
-        _set(*_WORKER_CONTAINER, "resources", "requests", to=_GONE),
+        _set(*_WORKER_CONTAINER, "resources", "requests", to=_REMOVED),
     ),
     (
-        check_sizes,
+        check_resources,
         "too little memory",
         _set(*_CONTAINER, "resources", "limits", "memory", to="3Gi"),
     ),
-    (check_sizes, "too many cores for it", _set(*_CONTAINER, "resources", "limits", "cpu", to="8")),
-    (check_sizes, "no time to end", _set(*_SERVED, "terminationGracePeriodSeconds", to=20)),
-    (check_confined, "root", _set(*_SERVED, "securityContext", "runAsUser", to=0)),
-    (check_confined, "perhaps root", _set(*_SERVED, "securityContext", "runAsNonRoot", to=_GONE)),
     (
-        check_confined,
+        check_resources,
+        "too little memory for the cores",
+        _set(*_CONTAINER, "resources", "limits", "cpu", to="8"),
+    ),
+    (
+        check_resources,
+        "too short a grace period",
+        _set(*_POD, "terminationGracePeriodSeconds", to=20),
+    ),
+    (check_security, "root", _set(*_POD, "securityContext", "runAsUser", to=0)),
+    (
+        check_security,
+        "root not excluded",
+        _set(*_POD, "securityContext", "runAsNonRoot", to=_REMOVED),
+    ),
+    (
+        check_security,
         "a writable root",
         _set(*_CONTAINER, "securityContext", "readOnlyRootFilesystem", to=False),
     ),
     (
-        check_confined,
+        check_security,
         "escalation",
         _set(*_HEAD, "securityContext", "allowPrivilegeEscalation", to=True),
     ),
-    (check_confined, "a free worker", _set(*_WORKER_CONTAINER, "securityContext", to={})),
     (
-        check_confined,
-        "images that can be written",
-        _set(*_CONTAINER, "volumeMounts", 1, "readOnly", to=_GONE),
+        check_security,
+        "a worker without a security context",
+        _set(*_WORKER_CONTAINER, "securityContext", to={}),
+    ),
+    (
+        check_security,
+        "a writable image volume",
+        _set(*_CONTAINER, "volumeMounts", 1, "readOnly", to=_REMOVED),
     ),
     (
         check_probes,
-        "a probe without Host",
+        "a probe without a host",
         _set(*_CONTAINER, "readinessProbe", "httpGet", "httpHeaders", to=[]),
     ),
     (
         check_probes,
-        "a probe by another name",
+        "a probe with another host",
         _set(*_CONTAINER, "livenessProbe", "httpGet", "httpHeaders", 0, "value", to="lookalike"),
     ),
     (
@@ -532,8 +549,8 @@ BROKEN: tuple[tuple[Change, str, Change], ...] = (
         "a probe that needs a key",
         _set(*_CONTAINER, "readinessProbe", "httpGet", "path", to="/metrics"),
     ),
-    (check_probes, "an option that is not", _set(*_CONTAINER, "args", 4, to="--key")),
-    (check_probes, "a verb that is not", _set(*_CONTAINER, "args", 0, to="server")),
+    (check_probes, "an unknown option", _set(*_CONTAINER, "args", 4, to="--key")),
+    (check_probes, "an unknown verb", _set(*_CONTAINER, "args", 0, to="server")),
     (
         check_commands,
         "another collection",
@@ -546,61 +563,61 @@ BROKEN: tuple[tuple[Change, str, Change], ...] = (
     ),
     (
         check_commands,
-        "indexing here",
+        "indexing without Ray",
         _set("RayJob", "spec", "entrypoint", to="lookalike index milvus://m/photos /images"),
     ),
     (
         check_commands,
-        "images elsewhere",
+        "another image path",
         _set(*_WORKER_CONTAINER, "volumeMounts", 0, "mountPath", to="/photos"),
     ),
     (
-        check_names,
-        "a Secret that is not",
-        _set(*_SERVED, "volumes", 0, "secret", "secretName", to="keys"),
+        check_references,
+        "an unknown Secret",
+        _set(*_POD, "volumes", 0, "secret", "secretName", to="keys"),
     ),
     (
-        check_names,
-        "a volume that is not",
+        check_references,
+        "an unknown volume",
         _set(*_CONTAINER, "volumeMounts", 1, "name", to="pictures"),
     ),
     (
-        check_names,
-        "pods without a policy",
+        check_references,
+        "pods without a network policy",
         _set(*_CLUSTER, "headGroupSpec", "template", "metadata", "labels", to={"app": "ray"}),
     ),
-    (check_ways_in, "a lost Service", _set("Service", "spec", "selector", to={"app": "x"})),
+    (check_routing, "a Service without pods", _set("Service", "spec", "selector", to={"app": "x"})),
     (
-        check_ways_in,
-        "a port that is not",
+        check_routing,
+        "an unknown port",
         _set("Service", "spec", "ports", 0, "targetPort", to="web"),
     ),
     (
-        check_ways_in,
-        "a host that is refused",
+        check_routing,
+        "a host not allowed",
         _set("Ingress", "spec", "rules", 0, "host", to="photos.example.org"),
     ),
     (
-        check_ways_in,
-        "an autoscaler of another",
+        check_routing,
+        "an autoscaler of another workload",
         _set("HorizontalPodAutoscaler", "spec", "scaleTargetRef", "name", to="index"),
     ),
-    (check_kuberay, "a field that KubeRay has not", _set(*_WORKER, "replica", to=4)),
+    (check_kuberay, "an unknown KubeRay field", _set(*_WORKER, "replica", to=4)),
     (
         check_kuberay,
         "a number for ray start",
         _set(*_WORKER, "rayStartParams", to={"num-cpus": 8}),
     ),
-    (check_kuberay, "more replicas than the most", _set(*_WORKER, "replicas", to=9)),
+    (check_kuberay, "more replicas than the maximum", _set(*_WORKER, "replicas", to=9)),
 )
 
-WRONG: dict[str, Change] = {
-    "a field that is not": _set(*_CONTAINER, "resource", to={}),
-    "a text for a number": _set(*_SERVED, "terminationGracePeriodSeconds", to="45s"),
-    "no selector": _set("Deployment", "spec", "selector", to=_GONE),
-    "a worker's field that is not": _set(*_WORKER, "template", "spec", "volume", to=[]),
-    "a worker without containers": _set(*_WORKER, "template", "spec", "containers", to=_GONE),
-    "an old kind of object": _set("PodDisruptionBudget", "apiVersion", to="policy/v1beta1"),
+INVALID: dict[str, Change] = {
+    "an unknown field": _set(*_CONTAINER, "resource", to={}),
+    "a text for a number": _set(*_POD, "terminationGracePeriodSeconds", to="45s"),
+    "no selector": _set("Deployment", "spec", "selector", to=_REMOVED),
+    "an unknown field of a worker": _set(*_WORKER, "template", "spec", "volume", to=[]),
+    "a worker without containers": _set(*_WORKER, "template", "spec", "containers", to=_REMOVED),
+    "a removed API version": _set("PodDisruptionBudget", "apiVersion", to="policy/v1beta1"),
 }
 
 
@@ -609,7 +626,7 @@ WRONG: dict[str, Change] = {
     [(check, change) for check, _, change in BROKEN],
     ids=[name for _, name, _ in BROKEN],
 )
-def test_a_broken_manifest_is_noticed(check: Change, change: Change) -> None:
+def test_checks_find_a_broken_manifest(check: Change, change: Change) -> None:
     files = copy.deepcopy(MANIFESTS)
     check(files)
     change(files)
@@ -617,12 +634,12 @@ def test_a_broken_manifest_is_noticed(check: Change, change: Change) -> None:
         check(files)
 
 
-@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
-def test_the_schemas_notice_what_is_wrong(change: Change, require: Require) -> None:
+@pytest.mark.parametrize("change", INVALID.values(), ids=INVALID.keys())
+def test_schemas_refuse_invalid_manifests(change: Change, require: Require) -> None:
     require(find_spec("kubernetes_validate"), "kubernetes-validate is not installed")
     from kubernetes_validate import SchemaNotFoundError, ValidationError
 
-    files, right = copy.deepcopy(MANIFESTS), objects(MANIFESTS)
+    files, valid = copy.deepcopy(MANIFESTS), objects(MANIFESTS)
     change(files)
     with pytest.raises((SchemaNotFoundError, ValidationError)):
-        validate([each for each in objects(files) if each not in right], KUBERNETES[-1])
+        validate([each for each in objects(files) if each not in valid], KUBERNETES[-1])
