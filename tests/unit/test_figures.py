@@ -392,12 +392,12 @@ def test_the_pipeline_shows_the_distances_and_the_nearest(gallery: Gallery) -> N
     shown = [f"{label}\n0.{n}000" for n, label in enumerate("abcd", 1)]
     assert titles(figure) == ["1  query", "2  embedding\n10 dimensions", *shown]
     ax = axes_of(figure, 2)
-    assert (ax.get_title(), ax.get_xlabel()) == ("3  distances to all\n400 rows", "cosine distance")
+    assert (ax.get_title(), ax.get_xlabel()) == ("3  distances to\n400 rows", "cosine distance")
     *columns, band = ax.patches
     assert sum(column.get_height() for column in columns) == 400
     assert band.get_width() == pytest.approx(0.5)
     names = [text.get_text() for text in figure.texts]
-    assert names == ["4  the 5 nearest rows are the hits, 4 of them shown"]
+    assert names == ["4  hits: the 5 nearest rows (4 shown)"]
     few = figures.pipeline(
         np.zeros((8, 8), np.uint8), embedding, distances, results(gallery, 0.1), ["mine"]
     )

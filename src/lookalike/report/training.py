@@ -15,7 +15,6 @@ from lookalike.report.page import Section, Table, png
 from lookalike.sources import open_items
 from lookalike.training.recipes import RECIPES
 
-
 _QUERIES = 10
 
 

@@ -1,4 +1,4 @@
-"""Every picture, as matplotlib figures made from real results; nothing here computes them."""
+"""Figures as matplotlib objects; they draw results and compute none."""
 
 from lookalike.report.figures.charts import (
     ERROR_BARS,

@@ -1,4 +1,4 @@
-"""The figure of a spatial match: two images and what they have in common."""
+"""Matches of geometric verification: two images with their inliers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _GAP = 0.04
 def matches(
     query_image: ImageArray, row_image: ImageArray, match: GeometricMatch, title: str | None = None
 ) -> Figure:
-    """Draw a query beside a row's image, each inlier as a line between its two points.
+    """Draw a query beside a row's image, with a line for each inlier.
 
     Args:
-        query_image: on the left.
-        row_image: on the right.
-        match: of the two.
-        title: a line above the number of inliers, if any.
+        query_image: drawn on the left.
+        row_image: drawn on the right.
+        match: the inliers of both images.
+        title: a line above the number of inliers.
     """
     images = query_image, row_image
     scales = [1 / max(image.shape[:2]) for image in images]  # each fills a square of side 1
@@ -56,6 +56,6 @@ def matches(
     ax.scatter(x, y, s=7, color=HIGHLIGHT, edgecolors="white", linewidths=0.4)
     ax.set(xlim=(0, width), ylim=(height, 0))
     ax.axis("off")
-    count = f"{match.inlier_count} inliers" if match.inlier_count else "no inliers"
+    count = "1 inlier" if match.inlier_count == 1 else f"{match.inlier_count or 'no'} inliers"
     ax.set_title(f"{title}\n{count}" if title else count, fontsize=9, color=INK, pad=4)
     return figure

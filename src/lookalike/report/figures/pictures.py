@@ -1,4 +1,4 @@
-"""Figures made of images: hits, the pipeline, samples, reconstructions."""
+"""Figures of images: hits, the search pipeline, samples, corruptions, reconstructions."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def hits(results: Hits, correct: Sequence[bool | None] | None = None) -> Figure:
     """Draw a query beside its hits, with their labels and distances.
 
     Args:
-        results: of one query; without a uri its image is not drawn.
-        correct: whether each hit is correct, None where that is not known.
+        results: of one query; without a URI its image is not drawn.
+        correct: whether each hit is correct, None where unknown.
 
     Raises:
         SourceError, ImageError: an image cannot be read.
@@ -45,17 +45,15 @@ def hits_grid(
     hit_titles: Sequence[Sequence[str]] | None = None,
     row_names: Sequence[str] | None = None,
 ) -> Figure:
-    """Draw queries, one a row, beside their hits with the distances.
+    """Draw queries, one per row, beside their hits with distances.
 
     Args:
-        results: of each query; the image of one without a uri is not drawn.
-        correct: for each query whether each of its hits is correct (green frame and check mark)
-            or not (red frame and cross). A hit with None, and those of a query with None, have no
-            frame.
-        query_titles: what to write above each query's image, after "query".
-        hit_titles: what to write above each hit; by default its label or, without one, the end of
-            its id.
-        row_names: what to write beside each row.
+        results: of each query; without a URI its image is not drawn.
+        correct: for each query whether each hit is correct (green frame and check mark) or not
+            (red frame and cross). None, for a hit or for all hits of a query, draws no frame.
+        query_titles: the title of each query, below "query".
+        hit_titles: the title of each hit; by default its label or, without one, its id.
+        row_names: a title on the left of each row.
 
     Raises:
         SourceError, ImageError: an image cannot be read.
@@ -103,14 +101,14 @@ def pipeline(
     results: Hits,
     hit_titles: Sequence[str] | None = None,
 ) -> Figure:
-    """Draw how one query is answered: image, embedding, distances to all rows, the nearest.
+    """Draw the stages of one search: image, embedding, distances to all rows, nearest rows.
 
     Args:
-        query: the image.
+        query: the query image.
         embedding: ``(1, dim)``.
-        distances: ``(rows,)``, to every row of the gallery.
-        results: its hits, at least one.
-        hit_titles: what to write above each hit; by default as :func:`hits_grid` does.
+        distances: ``(rows,)``, to each row of the gallery.
+        results: the hits, at least one.
+        hit_titles: the title of each hit; by default as in :func:`hits_grid`.
     """
     shown = min(4, len(results))
     titles = hit_titles or [_hit_title(hit) for hit in results]
@@ -123,7 +121,7 @@ def pipeline(
         _picture(parts["query"], query, "", INK)
         parts["query"].set_title("1  query", fontsize=9)
         side = int(np.ceil(np.sqrt(embedding.size)))
-        square = np.full(side * side, np.nan)  # cells without a number stay blank
+        square = np.full(side * side, np.nan)  # NaN cells stay blank
         square[: embedding.size] = embedding[0]
         parts["embedding"].imshow(square.reshape(side, side), cmap="viridis")
         parts["embedding"].set_title(f"2  embedding\n{embedding.size:,} dimensions", fontsize=9)
@@ -131,7 +129,7 @@ def pipeline(
         ax = parts["all"]
         ax.hist(distances, bins=60, color=MUTED)
         ax.axvspan(0, results[-1].distance, color=HIGHLIGHT, alpha=0.4, lw=0)
-        ax.set_title(f"3  distances to all\n{len(distances):,} rows", fontsize=9)
+        ax.set_title(f"3  distances to\n{len(distances):,} rows", fontsize=9)
         ax.set_xlabel(f"{results.metric} distance", fontsize=8)
         ax.tick_params(labelsize=8)
         ax.set_xlim(left=0)
@@ -139,16 +137,16 @@ def pipeline(
         for i, image in enumerate(_images([hit.uri for hit in results[:shown]])):
             _draw_hit(parts[f"hit{i}"], image, results[i], titles[i], None)
         left = parts["hit0"].get_position().x0
-        count = len(results)
-        few = f", {shown} of them shown" if shown < count else ""
-        figure.text(left, 0.92, f"4  the {count} nearest rows are the hits{few}")
+        nearest = "nearest row" if len(results) == 1 else f"{len(results)} nearest rows"
+        omitted = f" ({shown} shown)" if shown < len(results) else ""
+        figure.text(left, 0.92, f"4  hits: the {nearest}{omitted}")
         for one, other in (("query", "embedding"), ("embedding", "all"), ("all", "hit0")):
             _arrow(figure, parts[one], parts[other])
     return figure
 
 
 def sample_grid(images: Sequence[ImageArray], labels: Sequence[str]) -> Figure:
-    """Draw images with their labels, ten a row; labels may have two lines, cut where too long."""
+    """Draw images with their labels, ten per row; labels may have two lines and are shortened."""
     columns = min(10, len(images))
     rows = -(-len(images) // columns)
     lines = max(label.count("\n") for label in labels)
@@ -159,7 +157,7 @@ def sample_grid(images: Sequence[ImageArray], labels: Sequence[str]) -> Figure:
 
 
 def corruptions(examples: Sequence[Mapping[str, ImageArray]]) -> Figure:
-    """Draw images, one a row, beside what each corruption makes of them; both by name."""
+    """Draw images, one per row, beside their corrupted versions, by name."""
     figure, axes = _grid(len(examples), len(examples[0]), cell=(1.05, 1.2))
     for row, images in zip(axes, examples, strict=True):
         for ax, (name, image) in zip(row, images.items(), strict=True):
@@ -170,7 +168,7 @@ def corruptions(examples: Sequence[Mapping[str, ImageArray]]) -> Figure:
 def reconstructions(
     originals: Sequence[ImageArray], decoded: Mapping[str, NDArray[np.float32]]
 ) -> Figure:
-    """Draw originals above what each autoencoder makes of them, ``(n, 1, H, W)`` in [0, 1]."""
+    """Draw originals above each autoencoder's reconstructions, ``(n, 1, H, W)`` in [0, 1]."""
     figure, axes = _grid(len(decoded) + 1, len(originals), cell=(0.8, 0.86), left=1.25)
     for ax, image in zip(axes[0], originals, strict=True):
         _picture(ax, image, "", INK)
@@ -182,10 +180,10 @@ def reconstructions(
     return figure
 
 
-def _short(label: str, longest: int = 15) -> str:
-    """Return the last part of a label or id, as much of it as fits above a picture."""
+def _short(label: str, max_length: int = 15) -> str:
+    """Return the last part of a label or id, shortened to fit above an image."""
     last = label.rpartition("/")[2]
-    return last if len(last) <= longest else f"{last[: longest - 1]}…"
+    return last if len(last) <= max_length else f"{last[: max_length - 1]}…"
 
 
 def _images(uris: Sequence[str]) -> list[ImageArray]:

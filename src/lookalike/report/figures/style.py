@@ -1,4 +1,4 @@
-"""How every figure looks, and writing one to a file."""
+"""The style of figures, and saving them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ STYLE: Any = {
     "axes.edgecolor": "#888888",
     "text.color": INK,
     "axes.labelcolor": INK,
-    "text.parse_math": False,  # labels and names are people's; a dollar is a dollar
+    "text.parse_math": False,  # labels and names are user data; a dollar is a dollar
 }
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, or as what the suffix says (svg, pdf).
+    """Write a figure as PNG or, by the suffix, SVG or PDF.
 
     Raises:
-        SettingError: matplotlib does not write that kind of file.
+        SettingError: matplotlib does not support the suffix.
         StorageError: it could not be written.
     """
     try:
