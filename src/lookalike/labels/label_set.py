@@ -68,7 +68,7 @@ def split_labels(cell: str) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def read_labels(path: Path, known: Sequence[str]) -> LabelSet:
+def read_labels(path: str | Path, known: Sequence[str]) -> LabelSet:
     """Read a CSV file with the columns ``id`` and ``label``; other columns are ignored.
 
     Several labels of one image are separated by semicolons. Rows whose label is empty or
@@ -83,6 +83,7 @@ def read_labels(path: Path, known: Sequence[str]) -> LabelSet:
         InputError: the file cannot be read, lacks a column, has an unknown id or status, or has
             different labels for one image. The message names the line.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
