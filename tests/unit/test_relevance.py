@@ -1,4 +1,4 @@
-"""What makes a hit right: a column's value, or a file of queries and their right answers."""
+"""Relevance by label, by column and by ground-truth file; evaluation protocols."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import pytest
 
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.evaluation.protocols import PROTOCOLS, open_protocol
-from lookalike.evaluation.relevance import GroundTruthRelevance, GroundTruthCoverage, build_relevance
+from lookalike.evaluation.relevance import (
+    GroundTruthCoverage,
+    GroundTruthRelevance,
+    build_relevance,
+)
 from lookalike.sources import Item, ItemSource
 
 
@@ -21,12 +25,14 @@ def source(*items: Item, spec: str = "s") -> ItemSource:
     return ItemSource("s", spec, items)
 
 
-def truth(tmp_path: Path, text: str | bytes, rows: ItemSource, queries: ItemSource) -> GroundTruthRelevance:
+def ground_truth(
+    tmp_path: Path, text: str | bytes, rows: ItemSource, queries: ItemSource
+) -> GroundTruthRelevance:
     path = tmp_path / "val.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    found = build_relevance(rows, queries, ground_truth=path)
-    assert isinstance(found, GroundTruthRelevance)
-    return found
+    relevance = build_relevance(rows, queries, ground_truth=path)
+    assert isinstance(relevance, GroundTruthRelevance)
+    return relevance
 
 
 ROWS = source(*(item(f"shop:{i}") for i in range(1, 6)), spec="shop.gallery")
@@ -36,199 +42,208 @@ QUERIES = source(*(item(f"val:v{i:06}.jpg") for i in range(101, 105)), spec="val
 # ---------------------------------------------------------------------------------- columns
 
 
-def test_labels_judge_unless_told_otherwise() -> None:
+def test_relevance_is_by_label_by_default() -> None:
     rows = source(item("s:1", label="a"), item("s:2", label="a"), item("s:3", label="b"))
-    judge = build_relevance(rows, rows)
-    asked = judge.right(rows[0])
-    assert asked is not None
-    assert (asked.ids, asked.relevant, asked.name) == ({"s:1", "s:2"}, 1, "a")
-    assert judge.criterion.labeled
-    assert judge.labels == {"s:1": "a", "s:2": "a", "s:3": "b"}
-    alone = judge.right(rows[2])
-    assert alone is not None
-    assert (alone.relevant, alone.why_not) == (0, "")
-    nameless = judge.right(item("q:1"))
-    assert nameless is not None
-    assert nameless.why_not == "has no label"
+    relevance = build_relevance(rows, rows)
+    relevant = relevance.relevant(rows[0])
+    assert relevant is not None
+    assert (relevant.ids, relevant.count, relevant.name) == ({"s:1", "s:2"}, 1, "a")
+    assert relevance.criterion.labeled
+    assert relevance.labels == {"s:1": "a", "s:2": "a", "s:3": "b"}
+    single = relevance.relevant(rows[2])
+    assert single is not None
+    assert (single.count, single.skip_reason) == (0, "")
+    unlabeled = relevance.relevant(item("q:1"))
+    assert unlabeled is not None
+    assert unlabeled.skip_reason == "has no label"
 
 
-def test_a_column_judges_by_its_values_as_texts() -> None:
+def test_values_of_a_column_are_compared_as_strings() -> None:
     rows = source(item("s:1", code=128512), item("s:2", code="128512"), item("s:3", label="x"))
-    judge = build_relevance(rows, rows, match="code")
-    assert judge.labels == {}
-    assert judge.criterion.as_dict() == {"by": "match", "column": "code"}
-    found = judge.right(item("q:1", code="128512"))
-    assert found is not None
-    assert found.ids == {"s:1", "s:2"}
-    for query, said in (
+    relevance = build_relevance(rows, rows, match="code")
+    assert relevance.labels == {}
+    assert relevance.criterion.as_dict() == {"by": "match", "column": "code"}
+    relevant = relevance.relevant(item("q:1", code="128512"))
+    assert relevant is not None
+    assert relevant.ids == {"s:1", "s:2"}
+    for query, reason in (
         (item("q:2", label="x"), "has no code"),
         (item("q:3", code=7), "no other row has its code, '7'"),
     ):
-        refused = judge.right(query)
-        assert refused is not None
-        assert refused.why_not == said
+        skipped = relevance.relevant(query)
+        assert skipped is not None
+        assert skipped.skip_reason == reason
 
 
-def test_a_row_alone_in_its_group_cannot_be_asked() -> None:
+def test_a_query_without_another_row_in_its_group_is_skipped() -> None:
     rows = source(item("s:1", code=1), item("s:2", code=2), item("s:3", code=2))
-    judge = build_relevance(rows, rows, match="code")
-    why = [found.why_not for row in rows if (found := judge.right(row)) is not None]
-    assert why == ["no other row has its code, '1'", "", ""]
+    relevance = build_relevance(rows, rows, match="code")
+    sets = [relevance.relevant(row) for row in rows]
+    assert [each and each.skip_reason for each in sets] == [
+        "no other row has its code, '1'",
+        "",
+        "",
+    ]
 
 
-def test_columns_that_no_row_has_are_refused() -> None:
+def test_columns_without_values_are_refused() -> None:
     rows = source(item("s:1", year=1, place="x"), item("s:2", year=2))
-    with pytest.raises(InputError, match=r"'yera'; its columns are year, place"):
+    with pytest.raises(
+        InputError, match=r"no values in column 'yera' among 2 rows; columns: year, place"
+    ):
         build_relevance(rows, rows, match="yera")
-    with pytest.raises(InputError, match="has a label to judge by"):
+    with pytest.raises(InputError, match=r"no labels among 2 rows.*by match or ground_truth"):
         build_relevance(rows, rows)
-    with pytest.raises(SettingError, match="cannot be combined with --ground-truth"):
+    with pytest.raises(SettingError, match="match=year cannot be combined"):
         build_relevance(rows, rows, match="year", ground_truth="t.csv")
 
 
-# ------------------------------------------------------------------------------------ truth
+# ----------------------------------------------------------------------------- ground truth
 
 
 @pytest.mark.parametrize(
     "header", ["", "query,gt1,gt2\n", "Query,0,1,2\n", "ID,1\n", ",0,1\n", "photo,product\n\n"]
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_truth_with_and_without_a_header(header: str, end: str, tmp_path: Path) -> None:
+def test_ground_truth_with_and_without_a_header(header: str, end: str, tmp_path: Path) -> None:
     text = header + "v000101,3\nv000102, 1 ,2,,\n\nv000103,5,1,2,3,4\n"
-    judge = truth(tmp_path, "\ufeff" + text.replace("\n", end), ROWS, QUERIES)
-    assert judge.answers == {
+    relevance = ground_truth(tmp_path, "\ufeff" + text.replace("\n", end), ROWS, QUERIES)
+    assert relevance.ids == {
         "val:v000101.jpg": {"shop:3"},
         "val:v000102.jpg": {"shop:1", "shop:2"},
         "val:v000103.jpg": {f"shop:{i}" for i in range(1, 6)},
     }
-    use = judge.criterion.ground_truth
-    assert use == GroundTruthCoverage(str(tmp_path / "val.csv"), 1, (), ())
-    assert judge.right(QUERIES[3]) is None
-    found = judge.right(QUERIES[1])
-    assert found is not None
-    assert (found.relevant, found.name) == (2, "v000102.jpg")
+    coverage = relevance.criterion.ground_truth
+    assert coverage == GroundTruthCoverage(str(tmp_path / "val.csv"), 1, (), ())
+    assert relevance.relevant(QUERIES[3]) is None
+    relevant = relevance.relevant(QUERIES[1])
+    assert relevant is not None
+    assert (relevant.count, relevant.name) == (2, "v000102.jpg")
 
 
 def test_names_with_quotes_commas_and_semicolons_between(tmp_path: Path) -> None:
     rows = source(item("s:a,b.png"), item("s:ü.png"), item('s:"q".png'))
-    judge = truth(tmp_path, '"a,b";ü;"""q"""\n', rows, rows)
-    assert judge.answers == {"s:a,b.png": {"s:ü.png", 's:"q".png'}}
+    relevance = ground_truth(tmp_path, '"a,b";ü;"""q"""\n', rows, rows)
+    assert relevance.ids == {"s:a,b.png": {"s:ü.png", 's:"q".png'}}
 
 
 @pytest.mark.parametrize("name", ["shop:cats/7.jpg", "cats/7.jpg", "7.jpg", "7", "K-7"])
-def test_an_image_answers_to_its_id_its_key_its_file_and_its_column_id(
-    name: str, tmp_path: Path
-) -> None:
+def test_names_are_resolved_by_id_key_file_name_and_column_id(name: str, tmp_path: Path) -> None:
     rows = source(item("shop:cats/7.jpg", id="K-7"), item("shop:cats/8.jpg"))
-    judge = truth(tmp_path, f"8,{name}\n", rows, rows)
-    assert judge.answers == {"shop:cats/8.jpg": {"shop:cats/7.jpg"}}
+    relevance = ground_truth(tmp_path, f"8,{name}\n", rows, rows)
+    assert relevance.ids == {"shop:cats/8.jpg": {"shop:cats/7.jpg"}}
 
 
-def test_a_file_s_name_counts_where_the_id_is_another_but_an_address_s_end_does_not(
+def test_file_names_of_paths_are_resolved_but_not_of_urls(
     tmp_path: Path,
 ) -> None:
-    rows = source(item("m:1", "/there/red.png"), item("m:2", "https://cdn.example/1.jpg"))
-    judge = truth(tmp_path, "red,2\nm:2,1\n", rows, rows)
-    assert judge.answers == {"m:1": {"m:2"}, "m:2": {"m:1"}}
+    rows = source(item("m:1", "/photos/red.png"), item("m:2", "https://cdn.example/1.jpg"))
+    relevance = ground_truth(tmp_path, "red,2\nm:2,1\n", rows, rows)
+    assert relevance.ids == {"m:1": {"m:2"}, "m:2": {"m:1"}}
 
 
-def test_what_only_looks_like_a_suffix_is_part_of_the_name(tmp_path: Path) -> None:
+def test_only_image_suffixes_may_be_left_out(tmp_path: Path) -> None:
     rows = source(item("m:v1"), item("m:v1.2"))
-    assert truth(tmp_path, "v1,v1.2\n", rows, rows).answers == {"m:v1": {"m:v1.2"}}
+    assert ground_truth(tmp_path, "v1,v1.2\n", rows, rows).answers == {"m:v1": {"m:v1.2"}}
 
 
-def test_numbers_of_shards_yield_to_the_column_id(tmp_path: Path) -> None:
-    """As img2dataset has it: keys count from 0, and products have numbers of their own."""
+def test_the_column_id_precedes_shard_keys(tmp_path: Path) -> None:
+    """In shards of img2dataset, keys count from 0, and products have numbers of their own."""
     rows = source(
         item("g:00000/000000000", "/g/00000.tar#0", id="000000001"),
         item("g:00000/000000001", "/g/00000.tar#1", id="000000002"),
     )
-    judge = truth(tmp_path, "g:00000/000000000,000000002\n000000002,000000001\n", rows, rows)
-    assert judge.answers == {rows[0].id: {rows[1].id}, rows[1].id: {rows[0].id}}
+    relevance = ground_truth(
+        tmp_path, "g:00000/000000000,000000002\n000000002,000000001\n", rows, rows
+    )
+    assert relevance.ids == {rows[0].id: {rows[1].id}, rows[1].id: {rows[0].id}}
 
 
-def test_an_ambiguous_name_is_named_unless_it_is_a_whole_id(tmp_path: Path) -> None:
+def test_an_ambiguous_name_is_refused_unless_it_is_a_full_id(tmp_path: Path) -> None:
     rows = source(item("s:a/1.jpg"), item("s:b/1.jpg"), item("s:2.jpg"), item("1.jpg"))
     with pytest.raises(InputError) as caught:
-        truth(tmp_path, "s:2.jpg,s:a/1.jpg\ns:a/1.jpg,1\n", rows, QUERIES)
-    assert "val.csv, line 2: '1' may be s:a/1.jpg or s:b/1.jpg (3 of s " in str(caught.value)
-    judge = truth(tmp_path, "2,1.jpg\n", rows, rows)
-    assert judge.answers == {"s:2.jpg": {"1.jpg"}}
+        ground_truth(tmp_path, "s:2.jpg,s:a/1.jpg\ns:a/1.jpg,1\n", rows, QUERIES)
+    assert "val.csv, line 2: '1' is ambiguous: s:a/1.jpg or s:b/1.jpg (3 matches in s)" in str(
+        caught.value
+    )
+    relevance = ground_truth(tmp_path, "2,1.jpg\n", rows, rows)
+    assert relevance.ids == {"s:2.jpg": {"1.jpg"}}
     twice = source(item("s:1", id="x"), item("s:2", id="x"))
-    with pytest.raises(InputError, match="'x' may be s:1 or s:2"):
-        truth(tmp_path, "s:1,x\n", twice, twice)
+    with pytest.raises(InputError, match="'x' is ambiguous: s:1 or s:2"):
+        ground_truth(tmp_path, "s:1,x\n", twice, twice)
 
 
-def test_what_is_named_and_not_there_is_listed_and_left_out(tmp_path: Path) -> None:
+def test_unknown_names_are_listed_and_left_out(tmp_path: Path) -> None:
     text = "v000101,1,77\nv000102,88,99\nv000103\nv000999,1\nv000998,77\n"
-    judge = truth(tmp_path, text, ROWS, QUERIES)
-    right = {query.id: judge.right(query) for query in QUERIES}
-    assert right["val:v000104.jpg"] is None
-    one = right["val:v000101.jpg"]
-    assert one is not None
-    assert one.ids == {"shop:1"}
-    why = [found.why_not for found in right.values() if found is not None]
-    assert why == [
+    relevance = ground_truth(tmp_path, text, ROWS, QUERIES)
+    sets = {query.id: relevance.relevant(query) for query in QUERIES}
+    assert sets["val:v000104.jpg"] is None
+    first = sets["val:v000101.jpg"]
+    assert first is not None
+    assert first.ids == {"shop:1"}
+    assert [relevant.skip_reason for relevant in sets.values() if relevant is not None] == [
         "",
-        "its right answers are not in the gallery: 88, 99",
-        "the truth names no right answer",
+        "its relevant rows are not in the gallery: 88, 99",
+        "the ground truth lists no relevant row",
     ]
-    use = judge.criterion.ground_truth
-    assert use is not None
-    assert use.unknown_queries == ("v000999", "v000998")
-    assert use.unknown_rows == ("77", "88", "99")
-    assert [note.partition("val.csv")[2] for note in use.notes()] == [
-        " does not name 1 of the queries: left out",
-        ": 2 of its queries are not in the source: v000999, v000998",
-        ": 3 of its right answers are not in the gallery: 77, 88, 99",
+    coverage = relevance.criterion.ground_truth
+    assert coverage is not None
+    assert coverage.unknown_queries == ("v000999", "v000998")
+    assert coverage.unknown_rows == ("77", "88", "99")
+    assert [note.partition("val.csv")[2] for note in coverage.notes()] == [
+        ": 1 query left out, not listed in the file",
+        ": 2 queries are not in the source: v000999, v000998",
+        ": 3 relevant rows are not in the gallery: 77, 88, 99",
     ]
 
 
-def test_a_query_never_is_its_own_right_answer(tmp_path: Path) -> None:
-    judge = truth(tmp_path, "1,1,2\n3,3\n", ROWS, ROWS)
-    both, alone = judge.right(ROWS[0]), judge.right(ROWS[2])
-    assert both is not None
-    assert (both.relevant, "shop:2" in both.ids) == (1, True)
-    assert alone is not None
-    assert alone.why_not == "the truth names no other row than itself"
+def test_a_query_is_not_relevant_to_itself(tmp_path: Path) -> None:
+    relevance = ground_truth(tmp_path, "1,1,2\n3,3\n", ROWS, ROWS)
+    two, one = relevance.relevant(ROWS[0]), relevance.relevant(ROWS[2])
+    assert two is not None
+    assert (two.count, "shop:2" in two.ids) == (1, True)
+    assert one is not None
+    assert one.skip_reason == "the ground truth lists no row but the query itself"
 
 
-def test_lines_of_one_query_add_up_and_duplicates_in_the_gallery_are_both_right(
+def test_lines_of_one_query_are_merged(
     tmp_path: Path,
 ) -> None:
-    judge = truth(tmp_path, "v000101,1\nv000101.jpg,2,2\n", ROWS, QUERIES)
-    found = judge.right(QUERIES[0])
-    assert found is not None
-    assert (found.ids, found.relevant) == ({"shop:1", "shop:2"}, 2)
+    relevance = ground_truth(tmp_path, "v000101,1\nv000101.jpg,2,2\n", ROWS, QUERIES)
+    relevant = relevance.relevant(QUERIES[0])
+    assert relevant is not None
+    assert (relevant.ids, relevant.count) == ({"shop:1", "shop:2"}, 2)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("", "val.csv: is empty"),
-        ("\n \n,,\n", "val.csv: is empty"),
-        ("query,gt1\n", "names none of the 4 queries of val; it has a header only"),
-        ("v000101\nv000102\n", "val.csv: has one column only"),
-        ("v000101,1\n,2\n", "val.csv, line 2: names no query"),
-        ("x1,1\nx2,2\n", "names none of the 4 queries of val; its first is 'x1', the source's is"),
+        ("", "val.csv: empty"),
+        ("\n \n,,\n", "val.csv: empty"),
+        ("query,gt1\n", "lists none of the 4 queries of val; it has only a header"),
+        ("v000101\nv000102\n", "val.csv: only one column"),
+        ("v000101,1\n,2\n", "val.csv, line 2: no query"),
+        ("x1,1\nx2,2\n", "lists none of the 4 queries of val; its first is 'x1', the source's is"),
         ('v000101,"1\nv000102,2\n', "broken CSV"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "val.csv: is not UTF-8 text; expected CSV"),
-        (b"PK\3\4\0\0\0", "val.csv: is not text; expected CSV"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "val.csv: not UTF-8 text; expected CSV"),
+        (b"PK\3\4\0\0\0", "val.csv: not a text file; expected CSV"),
     ],
 )
-def test_files_that_are_no_truth_are_refused(text: str | bytes, said: str, tmp_path: Path) -> None:
+def test_damaged_ground_truth_files_are_refused(
+    text: str | bytes, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError) as caught:
-        truth(tmp_path, text, ROWS, QUERIES)
-    assert said in str(caught.value)
+        ground_truth(tmp_path, text, ROWS, QUERIES)
+    assert message in str(caught.value)
 
 
-def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+def test_unreadable_ground_truth_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.csv: cannot be read \(No such file"):
         build_relevance(ROWS, QUERIES, ground_truth=tmp_path / "none.csv")
     with pytest.raises(InputError, match=r"cannot be read \(Is a directory"):
         build_relevance(ROWS, QUERIES, ground_truth=tmp_path)
-    with pytest.raises(InputError, match="has no rows"):
-        truth(tmp_path, "v000101,1\n", source(), QUERIES)
+    with pytest.raises(InputError, match="no rows to search"):
+        ground_truth(tmp_path, "v000101,1\n", source(), QUERIES)
 
 
 # -------------------------------------------------------------------------------- protocols
@@ -247,7 +262,9 @@ def test_settings_that_contradict_a_protocol_are_refused() -> None:
     protocol = open_protocol("perfect-500k")
     protocol.check(None, "val.csv")
     protocol.check(7, "val.csv")
-    with pytest.raises(SettingError, match="-n 5 cannot be combined with --protocol perfect-500k"):
+    with pytest.raises(
+        SettingError, match="k=5 contradicts protocol=perfect-500k, which counts 7 results"
+    ):
         protocol.check(5, "val.csv")
-    with pytest.raises(SettingError, match="needs --ground-truth FILE"):
+    with pytest.raises(SettingError, match="protocol=perfect-500k needs ground_truth"):
         protocol.check(None, None)

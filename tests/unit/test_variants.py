@@ -1,4 +1,4 @@
-"""Ways of asking side by side, and galleries asked with street views of their own images."""
+"""Search variants against a slow version, and synthetic queries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lookalike.encoders.registry import open_encoder
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.evaluation import variants
 from lookalike.evaluation.synthetic_queries import make_synthetic_queries
-from lookalike.evaluation.variants import CROP_STEPS, parse_variants
+from lookalike.evaluation.variants import CROPS, parse_variants
 from lookalike.gallery.gallery import Gallery
 from lookalike.search.search import RERANKINGS
 from lookalike.sources import open_source
@@ -26,7 +26,7 @@ from tests.integration.test_cli import lookalike
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Gallery:
-    """Eighteen drawings in three folders, noisy colors of which the labels are the order."""
+    """A gallery of eighteen drawings with three labels, each of noisy colors around a base."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "shop"
     for label in "abc":
@@ -48,32 +48,37 @@ def indexed(folder: Path) -> Gallery:
     return gallery
 
 
-def test_ways_are_read_from_a_text_or_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variants_are_parsed_from_a_string_or_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_variants(None) == ()
-    [way] = parse_variants("foreground + expand+ reciprocal")
-    assert (way.foreground, way.parts, way.rerank) == (True, False, ("aqe", "k-reciprocal"))
-    assert [way.name for way in parse_variants("parts, expand,parts")] == ["parts", "aqe"]
-    assert parse_variants(["parts", "aqe"]) == parse_variants("parts,aqe")
-    there = importlib.util.find_spec("cv2") is not None
-    every = [*CROP_STEPS, *(name for name in RERANKINGS if there or name != "geometric")]
-    assert [way.name for way in parse_variants("all")] == every
-    both = [way.name for way in parse_variants("multi-crop+diffuse,all")]
-    assert both == ["multi-crop+diffusion", *every]
+    [variant] = parse_variants("foreground + aqe+ k-reciprocal")
+    assert variant.name == "foreground+aqe+k-reciprocal"
+    assert (variant.foreground, variant.multi_crop) == (True, False)
+    assert variant.rerank == ("aqe", "k-reciprocal")
+    assert names_of("multi-crop, aqe,multi-crop") == ["multi-crop", "aqe"]
+    assert parse_variants(["multi-crop", "aqe"]) == parse_variants("multi-crop,aqe")
+    opencv = importlib.util.find_spec("cv2") is not None
+    single = [*CROPS, *(name for name in RERANKINGS if opencv or name != "geometric")]
+    assert names_of("all") == single
+    assert names_of("multi-crop+diffusion,all") == ["multi-crop+diffusion", *single]
     monkeypatch.setattr(variants, "find_spec", lambda _: None)
-    assert "geometric" not in [way.name for way in parse_variants("all")]
+    assert "geometric" not in names_of("all")
     assert parse_variants("geometric")[0].rerank == ("geometric",)
-    for bad in ("parst", "multi-crop+al", "", "parts,,expand", "multi-crop+all"):
-        with pytest.raises(UnknownNameError, match="way of asking"):
+    for bad in ("multi-crpo", "multi-crop+al", "", "multi-crop,,aqe", "multi-crop+all"):
+        with pytest.raises(UnknownNameError, match="search variant"):
             parse_variants(bad)
 
 
+def names_of(text: str) -> list[str]:
+    return [variant.name for variant in parse_variants(text)]
+
+
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-def test_ways_are_judged_as_counted_by_hand(shop: Gallery, metric: str) -> None:
-    n, names = 4, ["parts", "foreground", "k-reciprocal", "multi-crop+aqe"]
-    found = la.evaluate(shop, k=n, metric=metric, variants=names)
-    assert list(found.variants) == names
+def test_variant_scores_match_a_slow_version(shop: Gallery, metric: str) -> None:
+    k, names = 4, ["multi-crop", "foreground", "k-reciprocal", "multi-crop+aqe"]
+    evaluation = la.evaluate(shop, k=k, metric=metric, variants=names)
+    assert list(evaluation.variants) == names
     options: dict[str, dict[str, object]] = {
-        "parts": {"multi_crop": True},
+        "multi-crop": {"multi_crop": True},
         "foreground": {"foreground": True},
         "k-reciprocal": {"rerank": "k-reciprocal"},
         "multi-crop+aqe": {"multi_crop": True, "rerank": "aqe"},
@@ -84,28 +89,29 @@ def test_ways_are_judged_as_counted_by_hand(shop: Gallery, metric: str) -> None:
     for name, options_of in options.items():
         shares, values = [], []
         for item in shop.items():
-            hits = shop.search(item, k=n, metric=metric, **options_of)  # type: ignore[arg-type]
-            right = [hit.metadata["label"] == item.metadata["label"] for hit in hits]
-            shares.append(sum(right) / n)
-            so_far = [sum(right[: i + 1]) / (i + 1) for i in range(n) if right[i]]
-            values.append(sum(so_far) / min(n, 5))
+            hits = shop.search(item, k=k, metric=metric, **options_of)  # type: ignore[arg-type]
+            correct = [hit.metadata["label"] == item.metadata["label"] for hit in hits]
+            shares.append(sum(correct) / k)
+            precisions = [sum(correct[: i + 1]) / (i + 1) for i in range(k) if correct[i]]
+            values.append(sum(precisions) / min(k, 5))
         precision[name], average[name] = float(np.mean(shares)), np.array(values)
-    assert found.scores.map.value == pytest.approx(average["plain"].mean())
+    assert evaluation.scores.map.value == pytest.approx(average["plain"].mean())
     assert len({values.mean() for values in average.values()}) > 2
-    for name, tried in found.variants.items():
-        assert tried.scores.precision.value == pytest.approx(precision[name])
-        assert tried.scores.map.value == pytest.approx(average[name].mean())
-        gain = (average[name] - average["plain"]).mean()
-        assert tried.gain.value == pytest.approx(gain, abs=1e-12)
-        assert tried.gain.interval.low <= gain <= tried.gain.interval.high
-        fields = found.as_dict()["ways"][name]
-        assert fields["map_gain"] == tried.gain.value
-        assert fields["map_gain_interval"] == [tried.gain.interval.low, tried.gain.interval.high]
-        assert fields["ms"] == tried.ms > 0
-    json.dumps(found.as_dict())
+    for name, result in evaluation.variants.items():
+        assert result.scores.precision.value == pytest.approx(precision[name])
+        assert result.scores.map.value == pytest.approx(average[name].mean())
+        delta = (average[name] - average["plain"]).mean()
+        interval = result.map_delta.interval
+        assert result.map_delta.value == pytest.approx(delta, abs=1e-12)
+        assert interval.low <= delta <= interval.high
+        fields = evaluation.as_dict()["variants"][name]
+        assert fields["map_delta"] == result.map_delta.value
+        assert fields["map_delta_interval"] == [interval.low, interval.high]
+        assert fields["latency_ms"] == result.latency_ms > 0
+    json.dumps(evaluation.as_dict())
 
 
-def test_street_queries_are_the_same_again(shop: Gallery) -> None:
+def test_synthetic_queries_are_deterministic(shop: Gallery) -> None:
     once, relevance = make_synthetic_queries(shop, queries=7)
     again, _ = make_synthetic_queries(shop, queries=7)
     assert len(once) == 7
@@ -113,60 +119,73 @@ def test_street_queries_are_the_same_again(shop: Gallery) -> None:
         assert (a.id, a.uri, a.metadata) == (b.id, b.uri, b.metadata)
         np.testing.assert_array_equal(a.image(), b.image())
         np.testing.assert_array_equal(a.image(), a.image())
-        right = relevance.right(a)
-        assert right is not None
-        assert len(right.ids) == 1
+        relevant = relevance.relevant(a)
+        assert relevant is not None
+        assert len(relevant.ids) == 1
     other, _ = make_synthetic_queries(shop, queries=7, seed=2)
     assert [item.uri for item in other] != [item.uri for item in once]
 
 
-def test_copies_are_right_too(shop: Gallery) -> None:
+def test_copies_of_the_original_are_relevant(shop: Gallery) -> None:
     folder = shop.path.parent / "shop"
     shutil.copy(folder / "a" / "0.png", folder / "c" / "copy.png")
     shop.sync(folder)
     source, relevance = make_synthetic_queries(shop)
     assert len(shop) == 19
     assert len(source) == 18
-    answers = {item.uri.rpartition("shop/")[2]: relevance.right(item) for item in source}
-    answer = answers["a/0.png"]
-    assert answer is not None
-    assert answer.ids == {"shop:a/0.png", "shop:c/copy.png"}
-    assert answer.relevant == 2
-    found = la.evaluate(shop, synthetic_queries=True)
-    assert len(found.examples) == 18
-    assert (found.criterion.as_dict()["by"], found.criterion.column) == ("match", "content")
-    assert found.labels == ()
+    sets = {item.uri.rpartition("shop/")[2]: relevance.relevant(item) for item in source}
+    relevant = sets["a/0.png"]
+    assert relevant is not None
+    assert relevant.ids == {"shop:a/0.png", "shop:c/copy.png"}
+    assert relevant.count == 2
+    evaluation = la.evaluate(shop, synthetic_queries=True)
+    assert len(evaluation.examples) == 18
+    criterion = evaluation.criterion
+    assert (criterion.as_dict()["by"], criterion.column) == ("match", "content")
+    assert evaluation.labels == ()
 
 
-def test_one_image_alone_is_always_found(tmp_path: Path) -> None:
+def test_synthetic_queries_need_two_distinct_images(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     for name in "ab":
         Image.new("RGB", (40, 40), (9, 90, 200)).save(tmp_path / "one" / f"{name}.png")
-    with pytest.raises(InputError, match=r"at least 2 distinct images.*here are 1"):
+    with pytest.raises(InputError, match=r"at least 2 distinct images, the gallery has 1"):
         la.evaluate(indexed(tmp_path / "one"), synthetic_queries=True)
 
 
-@pytest.mark.parametrize("given", [{"queries": "q"}, {"match": "label"}, {"truth": "t.csv"}])
-def test_street_excludes_other_right_answers(shop: Gallery, given: dict[str, str]) -> None:
-    with pytest.raises(SettingError, match="--synthetic-queries cannot be combined with"):
-        la.evaluate(shop, synthetic_queries=True, **given)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "option", [{"queries": "q"}, {"match": "label"}, {"ground_truth": "t.csv"}]
+)
+def test_synthetic_queries_exclude_other_relevance(shop: Gallery, option: dict[str, str]) -> None:
+    [name] = option
+    message = f"synthetic_queries cannot be combined with {name}={option[name]}"
+    with pytest.raises(SettingError, match=message):
+        la.evaluate(shop, synthetic_queries=True, **option)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="backgrounds needs synthetic_queries"):
+        la.evaluate(shop, backgrounds="photos")
 
 
-def test_the_shell_prints_ways(shop: Gallery) -> None:
-    done = lookalike("evaluate", shop.path, "--synthetic-queries", "--variants", "aqe", "--json")
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+def test_the_command_line_prints_variants(shop: Gallery) -> None:
+    process = lookalike("evaluate", shop.path, "--synthetic-queries", "--variants", "aqe", "--json")
+    assert process.returncode == 0, process.stderr
+    document = json.loads(process.stdout)
     assert document["relevance"]["column"] == "content"
-    assert list(document["ways"]) == ["aqe"]
-    assert {"map", "map_gain", "map_gain_interval", "ms"} <= set(document["ways"]["aqe"])
-    grounds = str(shop.path.parent / "shop")
-    done = lookalike(
-        "evaluate", shop.path, "--synthetic-queries", "--backgrounds", grounds, "--variants", "aqe"
+    assert list(document["variants"]) == ["aqe"]
+    keys = {"map", "map_delta", "map_delta_interval", "latency_ms"}
+    assert keys <= set(document["variants"]["aqe"])
+    backgrounds = str(shop.path.parent / "shop")
+    process = lookalike(
+        "evaluate",
+        shop.path,
+        "--synthetic-queries",
+        "--backgrounds",
+        backgrounds,
+        "--variants",
+        "aqe",
     )
-    assert done.returncode == 0, done.stderr
-    assert "way of asking" in done.stdout
-    assert "aqe" in done.stdout
-    assert "plain" in done.stdout
-    done = lookalike("evaluate", shop.path, "--synthetic-queries", "--match", "label")
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    assert process.returncode == 0, process.stderr
+    for text in ("variant", "aqe", "baseline"):
+        assert text in process.stdout
+    process = lookalike("evaluate", shop.path, "--synthetic-queries", "--match", "label")
+    assert process.returncode == 2
+    assert len(process.stderr.splitlines()) == 1
