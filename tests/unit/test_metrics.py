@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ir_measures import AP, P, R
+from scipy.stats import bootstrap
 
 from lookalike.errors import InputError
 from lookalike.evaluation.metrics import (
@@ -29,8 +30,8 @@ from lookalike.types import Metric
 
 @st.composite
 def results(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    n = draw(st.integers(1, 8))
-    rows = draw(st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=9))
+    k = draw(st.integers(1, 8))
+    rows = draw(st.lists(st.lists(st.booleans(), min_size=k, max_size=k), min_size=1, max_size=9))
     correct = np.array(rows, dtype=np.bool_)
     more = draw(st.lists(st.integers(0, 12), min_size=len(rows), max_size=len(rows)))
     return correct, correct.sum(axis=1) + np.array(more)
@@ -41,13 +42,13 @@ def slow_average_precision(row: np.ndarray, relevant: int) -> float:
     return total / min(len(row), relevant) if relevant else 0.0
 
 
-def slow_average_precision_of_found(row: np.ndarray) -> float:
-    """As programs of the AI Meets Beauty challenge have it: over one query's predictions."""
-    right, gains = 0, []
-    for position, is_right in enumerate(row, 1):
-        right += bool(is_right)
-        gains.append(right / position if is_right else 0.0)
-    return sum(gains) / right if right else 0.0
+def slow_average_precision_of_retrieved(row: np.ndarray) -> float:
+    """As in programs of the AI Meets Beauty challenge, for the predictions of one query."""
+    hits, gains = 0, []
+    for position, is_correct in enumerate(row, 1):
+        hits += bool(is_correct)
+        gains.append(hits / position if is_correct else 0.0)
+    return sum(gains) / hits if hits else 0.0
 
 
 @given(results())
@@ -58,11 +59,12 @@ def test_metrics_match_their_definitions(given_results: tuple[np.ndarray, np.nda
     np.testing.assert_allclose(average_precision_at_k(correct, relevant), expected)
     recall = [sum(r) / k if k else 0 for r, k in zip(correct, relevant, strict=True)]
     np.testing.assert_allclose(recall_at_k(correct, relevant), recall)
-    found = average_precision_of_retrieved(correct)
-    np.testing.assert_allclose(found, [slow_average_precision_of_found(row) for row in correct])
-    assert (found >= average_precision_at_k(correct, relevant) - 1e-12).all()
+    retrieved = average_precision_of_retrieved(correct)
+    slow = [slow_average_precision_of_retrieved(row) for row in correct]
+    np.testing.assert_allclose(retrieved, slow)
+    assert (retrieved >= average_precision_at_k(correct, relevant) - 1e-12).all()
     assert recall_at_1(correct).tolist() == [float(row[0]) for row in correct]
-    best = np.arange(correct.shape[1]) < relevant[:, None]  # all that is right comes first
+    best = np.arange(correct.shape[1]) < relevant[:, None]  # all relevant rows come first
     np.testing.assert_allclose(ceiling_at_k(relevant, correct.shape[1]), precision_at_k(best))
 
 
@@ -87,10 +89,10 @@ def test_metrics_match_ir_measures() -> None:
         unseen = range(int(relevant[q] - correct[q].sum()))
         qrels += [ir_measures.Qrel(f"q{q:03}", f"unseen{i}", 1) for i in unseen]
     theirs: dict[str, list[float]] = {"P@7": [], "R@7": [], "AP@7": []}
-    found = sorted(
+    values = sorted(
         ir_measures.iter_calc([P @ k, R @ k, AP @ k], qrels, run), key=lambda m: m.query_id
     )
-    for value in found:
+    for value in values:
         theirs[str(value.measure)].append(value.value)
     np.testing.assert_allclose(precision_at_k(correct), theirs["P@7"])
     np.testing.assert_allclose(recall_at_k(correct, relevant), theirs["R@7"])
@@ -102,7 +104,7 @@ def test_metrics_match_ir_measures() -> None:
 @pytest.mark.parametrize(
     ("rows", "relevant", "k"), [(20, 6, 7), (20, 1, 7), (9, 8, 7), (5, 2, 7), (12, 3, 1), (1, 1, 7)]
 )
-def test_chance_is_what_drawing_at_random_gives(rows: int, relevant: int, k: int) -> None:
+def test_chance_matches_random_draws(rows: int, relevant: int, k: int) -> None:
     rng = np.random.default_rng(2)
     labels = np.arange(rows) < relevant
     drawn = np.zeros((40_000, k), np.bool_)
@@ -112,30 +114,30 @@ def test_chance_is_what_drawing_at_random_gives(rows: int, relevant: int, k: int
     measured = QueryScores.of(drawn, many)
     chance = QueryScores.by_chance(np.array([relevant]), np.array([rows]), k)
     for name in fields(QueryScores):
-        found = getattr(measured, name.name).mean()
-        assert found == pytest.approx(getattr(chance, name.name)[0], abs=0.006), name.name
+        mean = getattr(measured, name.name).mean()
+        assert mean == pytest.approx(getattr(chance, name.name)[0], abs=0.006), name.name
 
 
-def test_chance_of_what_is_found_is_exact_by_enumeration() -> None:
-    rows, relevant, n = 7, 3, 4
-    drawn = np.array([p[:n] for p in set(permutations([True] * relevant + [False] * 4))])
-    chance = QueryScores.by_chance(np.array([relevant, relevant]), np.array([rows, rows]), n)
+def test_chance_matches_all_permutations() -> None:
+    rows, relevant, k = 7, 3, 4
+    drawn = np.array([p[:k] for p in set(permutations([True] * relevant + [False] * 4))])
+    chance = QueryScores.by_chance(np.array([relevant, relevant]), np.array([rows, rows]), k)
     exact = QueryScores.of(drawn, np.full(len(drawn), relevant))
     for name in fields(QueryScores):
         mean = getattr(exact, name.name).mean()
         np.testing.assert_allclose(getattr(chance, name.name), [mean, mean])
 
 
-def test_a_query_without_relevant_rows_scores_nothing() -> None:
+def test_a_query_without_relevant_rows_scores_zero() -> None:
     scores = QueryScores.of(np.zeros((1, 3), np.bool_), np.array([0]))
     assert [getattr(scores, name.name)[0] for name in fields(QueryScores)] == [0] * 5
     chance = QueryScores.by_chance(np.array([0]), np.array([9]), 3)
     assert [getattr(chance, name.name)[0] for name in fields(QueryScores)] == [0] * 5
-    nothing = QueryScores.by_chance(np.array([0]), np.array([0]), 3)
-    assert [getattr(nothing, name.name)[0] for name in fields(QueryScores)] == [0] * 5
+    empty = QueryScores.by_chance(np.array([0]), np.array([0]), 3)
+    assert [getattr(empty, name.name)[0] for name in fields(QueryScores)] == [0] * 5
 
 
-def test_the_interval_covers_the_mean_about_as_often_as_it_says() -> None:
+def test_intervals_have_their_nominal_coverage() -> None:
     rng = np.random.default_rng(4)
     covered = 0
     for trial in range(200):
@@ -145,7 +147,7 @@ def test_the_interval_covers_the_mean_about_as_often_as_it_says() -> None:
     assert 180 <= covered <= 198
 
 
-def test_the_interval_matches_resampling_one_by_one() -> None:
+def test_intervals_match_a_slow_bootstrap() -> None:
     values = np.random.default_rng(5).random(80)
     slow = [np.random.default_rng(s).choice(values, 80).mean() for s in range(4000)]
     interval = bootstrap_interval(values)
@@ -153,11 +155,25 @@ def test_the_interval_matches_resampling_one_by_one() -> None:
     assert interval.high == pytest.approx(np.quantile(slow, 0.975), abs=0.01)
     same = np.full(10_000, 0.1)
     assert bootstrap_interval(same).low == bootstrap_interval(same).high == same.mean()
-    with pytest.raises(InputError, match="no queries"):
+    with pytest.raises(InputError, match="at least one query"):
         bootstrap_interval(np.array([]))
 
 
-def test_scores_are_summed_up_by_label_and_for_the_first() -> None:
+def test_intervals_of_repeated_values_match_those_of_scipy() -> None:
+    rng = np.random.default_rng(6)
+    values = rng.binomial(7, 0.8, size=2_000) / 7
+    theirs = bootstrap((values,), np.mean, n_resamples=2_000, method="percentile", rng=rng)
+    interval = bootstrap_interval(values)
+    width = interval.high - interval.low
+    assert interval.low == pytest.approx(theirs.confidence_interval.low, abs=0.1 * width)
+    assert interval.high == pytest.approx(theirs.confidence_interval.high, abs=0.1 * width)
+    assert interval == bootstrap_interval(values)
+    assert interval != bootstrap_interval(values, seed=1)
+    narrow = bootstrap_interval(values, level=0.5)
+    assert interval.low < narrow.low < values.mean() < narrow.high < interval.high
+
+
+def test_scores_are_averaged_by_label_and_over_the_first_queries() -> None:
     correct = np.array([[1, 1], [0, 0], [1, 0]], dtype=np.bool_)
     values = QueryScores.of(correct, np.array([5, 5, 5]))
     scores = Scores.of("e", Metric.L2, values, ["a", "b", "a"], first=2)

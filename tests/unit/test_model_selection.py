@@ -1,4 +1,4 @@
-"""Choosing encoders: estimators against slow versions, the rule, what is asked, every bad file."""
+"""Model selection: estimators against slow versions, ranking, label sheets, damaged files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sklearn.metrics import roc_auc_score
 import lookalike as la
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.evaluation.agreement import (
-    Labels,
-    N,
-    Pairs,
+    K,
+    LabelJudgements,
+    PairJudgements,
     average_precisions,
     read_judgements,
     roc_auc,
 )
 from lookalike.evaluation.candidates import Candidate, ChooseOptions, candidate_names
 from lookalike.evaluation.label_sheet import draw_rows, write_label_sheet
-from lookalike.evaluation.model_selection import OWN, choose, ranked, verdict
+from lookalike.evaluation.model_selection import OWN, choose, rank_candidates, verdict
 from lookalike.sources import FolderSource, Source
 from lookalike.types import Embeddings
 
@@ -32,7 +32,7 @@ IDS = tuple(f"s:{i}" for i in range(40))
 
 
 class Named:
-    """An encoder that is only looked at."""
+    """An encoder that is never run."""
 
     normalized = True
     fingerprint = "none"
@@ -42,7 +42,7 @@ class Named:
         self.name = name
 
     def encode(self, images: object) -> Embeddings:
-        raise AssertionError(f"{images} are not to be encoded")
+        raise AssertionError(f"{images} were encoded")
 
     def files(self) -> Mapping[str, bytes]:
         return {}
@@ -56,7 +56,7 @@ def candidate(name: str, embeddings: NDArray[np.float64], rate: float) -> Candid
 
 
 def clustered(labels: Sequence[str], noise: float, seed: int = 0) -> Embeddings:
-    """Vectors about one center a label."""
+    """Vectors around one center per label."""
     rng = np.random.default_rng(seed)
     names = sorted(set(labels))
     centers = np.eye(len(names), 8)
@@ -74,12 +74,12 @@ def slow_average_precision(query: int, rows: Embeddings, labels: Sequence[str]) 
         a, b = rows[query].astype(float), rows[i].astype(float)
         return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
-    right = total = 0.0
-    for rank, i in enumerate(sorted(others, key=cosine, reverse=True)[:N], 1):
+    correct = total = 0.0
+    for rank, i in enumerate(sorted(others, key=cosine, reverse=True)[:K], 1):
         if labels[i] == labels[query]:
-            right += 1
-            total += right / rank
-    return total / min(N, relevant)
+            correct += 1
+            total += correct / rank
+    return total / min(K, relevant)
 
 
 @pytest.mark.parametrize("count", [4, 30])
@@ -93,93 +93,97 @@ def test_leave_one_out_matches_a_slow_version(count: int) -> None:
     np.testing.assert_allclose(average_precisions(rows, np.array(labels)), expected, atol=1e-9)
 
 
-def test_equal_embeddings_gain_nothing_from_the_order_of_the_labels() -> None:
+def test_ties_do_not_profit_from_the_order_of_the_labels() -> None:
     labels = np.array(["a"] * 100 + ["b"] * 100)
     same = average_precisions(np.ones((200, 3), np.float32), labels)
     assert same.mean() < 0.6
 
 
 def test_area_under_the_curve_matches_a_slow_version() -> None:
-    alike, other = np.array([0.9, 0.5, 0.5]), np.array([0.5, 0.1])
-    pairs = [(a, b) for a in alike for b in other]
+    positive, negative = np.array([0.9, 0.5, 0.5]), np.array([0.5, 0.1])
+    pairs = [(a, b) for a in positive for b in negative]
     slow = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs)
-    assert roc_auc(alike, other) == pytest.approx(slow)
+    assert roc_auc(positive, negative) == pytest.approx(slow)
     assert roc_auc(np.ones(5), np.ones(6)) == 0.5
 
 
 def test_area_under_the_curve_matches_scikit_learn() -> None:
     rng = np.random.default_rng(0)
-    alike, other = rng.normal(1, 1, (3, 40)).round(1), rng.normal(0, 1, (3, 60)).round(1)
+    positive, negative = rng.normal(1, 1, (3, 40)).round(1), rng.normal(0, 1, (3, 60)).round(1)
     truth = np.repeat([1, 0], [40, 60])
-    theirs = [roc_auc_score(truth, np.concatenate(row)) for row in zip(alike, other, strict=True)]
-    np.testing.assert_allclose(roc_auc(alike, other), theirs)
+    theirs = [
+        roc_auc_score(truth, np.concatenate(row)) for row in zip(positive, negative, strict=True)
+    ]
+    np.testing.assert_allclose(roc_auc(positive, negative), theirs)
 
 
-def test_the_difference_between_encoders_is_paired() -> None:
+def test_differences_between_encoders_are_paired() -> None:
     rng = np.random.default_rng(7)
     ids = tuple(f"s:{i}" for i in range(200))
     rows = rng.standard_normal((200, 2)).astype(np.float32)
     pairs = tuple((ids[i], ids[i + 100]) for i in range(100))
     rows[100:150] = rows[:50] + 0.5 * rng.standard_normal((50, 2))
-    judged = Pairs(pairs, tuple(i < 50 for i in range(100)))
+    judgements = PairJudgements(pairs, tuple(i < 50 for i in range(100)))
     place = {row_id: i for i, row_id in enumerate(ids)}
-    rows = rows[[place[row_id] for row_id in judged.ids]]
-    quality = judged.compare({"one": rows, "turned": rows @ np.array([[0, 1], [-1, 0]], "f4")})
+    rows = rows[[place[row_id] for row_id in judgements.ids]]
+    quality = judgements.compare({"one": rows, "rotated": rows @ np.array([[0, 1], [-1, 0]], "f4")})
     assert quality["one"].estimate.interval.low < quality["one"].estimate.interval.high - 0.05
     for each in quality.values():  # the same similarities but for rounding
         assert abs(each.difference.low) < 1e-3
         assert abs(each.difference.high) < 1e-3
 
 
-def test_pairs_prefer_the_encoder_that_tells_them_apart() -> None:
+def test_pairs_rank_the_encoder_that_separates_them_first() -> None:
     labels = [str(i % 4) for i in range(40)]
     rng = np.random.default_rng(3)
     pairs = tuple((IDS[a], IDS[b]) for a, b in rng.permuted(np.arange(40)).reshape(20, 2))
     pairs += tuple((IDS[i], IDS[i + 4]) for i in range(20))
     place = {row_id: i for i, row_id in enumerate(IDS)}
-    judged = Pairs(pairs, tuple(labels[place[a]] == labels[place[b]] for a, b in pairs))
-    rows = [place[row_id] for row_id in judged.ids]
+    judgements = PairJudgements(
+        pairs, tuple(labels[place[a]] == labels[place[b]] for a, b in pairs)
+    )
+    rows = [place[row_id] for row_id in judgements.ids]
     good, bad = clustered(labels, 0.05)[rows], clustered(labels, 3)[rows]
-    found = judged.compare({"bad": bad, "good": good})
-    assert found["good"].estimate.value == 1.0
-    assert (found["good"].difference.low, found["good"].difference.high) == (0, 0)
-    assert not found["bad"].within_noise
-    low, high = found["bad"].estimate.interval.low, found["bad"].estimate.interval.high
-    assert low < found["bad"].estimate.value < high
+    result = judgements.compare({"bad": bad, "good": good})
+    assert result["good"].estimate.value == 1.0
+    assert (result["good"].difference.low, result["good"].difference.high) == (0, 0)
+    assert not result["bad"].tied
+    low, high = result["bad"].estimate.interval.low, result["bad"].estimate.interval.high
+    assert low < result["bad"].estimate.value < high
 
 
-def test_the_best_and_the_fastest_within_the_noise_are_marked() -> None:
+def test_the_best_and_the_fastest_tied_with_it_are_marked() -> None:
     labels = [str(i % 4) for i in range(40)]
-    judged = Labels(dict(zip(IDS, labels, strict=True)))
+    judgements = LabelJudgements(dict(zip(IDS, labels, strict=True)))
     good = clustered(labels, 0.1)
-    tried = [
+    candidates = [
         candidate("bad but fast", clustered(labels, 9), 1000),
         candidate("good", good, 10),
         candidate("as good, faster", good.copy(), 100),
         candidate("as good, slow", good.copy(), 1),
     ]
-    found = ranked(tried, judged, IDS)
-    assert [c.name for c in found] == ["as good, faster", "good", "as good, slow", "bad but fast"]
-    assert [c.name for c in found if c.best] == ["as good, faster"]
-    assert [c.name for c in found if c.cheapest] == ["as good, faster"]
-    assert [c.quality.within_noise for c in found if c.quality] == [True, True, True, False]
+    result = rank_candidates(candidates, judgements, IDS)
+    assert [c.name for c in result] == ["as good, faster", "good", "as good, slow", "bad but fast"]
+    assert [c.name for c in result if c.best] == ["as good, faster"]
+    assert [c.name for c in result if c.cheapest] == ["as good, faster"]
+    assert [c.quality.tied for c in result if c.quality] == [True, True, True, False]
 
 
-def test_the_cheapest_may_be_another_than_the_best() -> None:
+def test_the_cheapest_may_differ_from_the_best() -> None:
     labels = [str(i % 4) for i in range(40)]
-    judged = Labels(dict(zip(IDS, labels, strict=True)))
+    judgements = LabelJudgements(dict(zip(IDS, labels, strict=True)))
     worse = clustered(labels, 0.1)
-    worse[0] = -1  # one image of forty is near to nothing of its label
-    found = ranked(
-        [candidate("slow", clustered(labels, 0.1), 1), candidate("fast", worse, 9)], judged, IDS
+    worse[0] = -1  # one of forty images is far from the others of its label
+    result = rank_candidates(
+        [candidate("slow", clustered(labels, 0.1), 1), candidate("fast", worse, 9)], judgements, IDS
     )
-    assert [(c.name, c.best, c.cheapest) for c in found] == [
+    assert [(c.name, c.best, c.cheapest) for c in result] == [
         ("slow", True, False),
         ("fast", False, True),
     ]
 
 
-def test_what_is_asked_is_deterministic_distinct_and_leaves_out_what_is_known() -> None:
+def test_drawn_rows_are_deterministic_distinct_and_unlabeled() -> None:
     first = draw_rows(60, 20, exclude={3, 7}, seed=1)
     assert first == draw_rows(60, 20, exclude={3, 7}, seed=1)
     assert len(set(first)) == 20
@@ -191,11 +195,11 @@ def test_what_is_asked_is_deterministic_distinct_and_leaves_out_what_is_known() 
             draw_rows(60, count, exclude={3, 7})
 
 
-def test_what_is_written_is_read_as_it_is(digits: Source, tmp_path: Path) -> None:
+def test_label_sheets_are_read_back(digits: Source, tmp_path: Path) -> None:
     items = [digits[i] for i in range(30)]
-    given = {item.id: str(item.metadata["label"]) for item in items[:20]}
-    path = write_label_sheet(tmp_path / "ask", items, given)
-    assert read_judgements(path, [item.id for item in digits]) == Labels(given)
+    labels = {item.id: str(item.metadata["label"]) for item in items[:20]}
+    path = write_label_sheet(tmp_path / "ask", items, labels)
+    assert read_judgements(path, [item.id for item in digits]) == LabelJudgements(labels)
 
 
 def written(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -203,118 +207,118 @@ def written(path: Path, text: str, encoding: str = "utf-8") -> Path:
     return path
 
 
-def test_spreadsheets_files_are_read(tmp_path: Path) -> None:
+def test_files_of_spreadsheets_are_read(tmp_path: Path) -> None:
     rows = "".join(f"{IDS[i]} ; {'ab'[i % 2]}\n" for i in range(12))
     path = written(tmp_path / "l.csv", "id;label\n" + rows + f"{IDS[20]};\n", "utf-8-sig")
-    found = read_judgements(path, IDS)
-    assert isinstance(found, Labels)
-    assert len(found.of) == 12
-    assert found.of[IDS[1]] == "b"
+    result = read_judgements(path, IDS)
+    assert isinstance(result, LabelJudgements)
+    assert len(result.labels) == 12
+    assert result.labels[IDS[1]] == "b"
 
 
-def test_pairs_are_read_in_any_words(tmp_path: Path) -> None:
-    said = ["yes", "1", "TRUE", "y", "Yes", "no", "0", "false", "k", "No", ""]
-    rows = "".join(f"{IDS[i]},{IDS[i + 12]},{word},x\n" for i, word in enumerate(said))
-    found = read_judgements(written(tmp_path / "p.csv", "id_a,id_b,alike,why\n" + rows), IDS)
-    assert isinstance(found, Pairs)
-    assert found.alike == (True,) * 5 + (False,) * 5
+def test_pairs_are_read_with_any_word_for_yes_and_no(tmp_path: Path) -> None:
+    answers = ["yes", "1", "TRUE", "y", "Yes", "no", "0", "false", "n", "No", ""]
+    rows = "".join(f"{IDS[i]},{IDS[i + 12]},{word},x\n" for i, word in enumerate(answers))
+    result = read_judgements(written(tmp_path / "p.csv", "id_a,id_b,similar,why\n" + rows), IDS)
+    assert isinstance(result, PairJudgements)
+    assert result.similar == (True,) * 5 + (False,) * 5
 
 
 MANY = "".join(f"{IDS[i]},{'ab'[i % 2]}\n" for i in range(12))
 BAD = {
-    "no columns": ("name,kind\nx,y\n", r"line 1: its columns are kind, name; expected id and"),
-    "nothing": ("", r"line 1: its columns are none"),
-    "no rows": ("id,label\n", r"has no rows below its first line"),
+    "no columns": ("name,kind\nx,y\n", r"line 1: columns kind, name; expected id and"),
+    "nothing": ("", r"line 1: columns missing"),
+    "no rows": ("id,label\n", r"no rows below the header"),
     "unknown id": (f"id,label\ns:4O,a\n{MANY}", r"line 2, column id: .*'s:4O'; did you mean 's:4"),
-    "strange id": ("id,label\n????,a\n", r"line 2, column id: .*an id looks like 's:0'"),
+    "strange id": ("id,label\n????,a\n", r"line 2, column id: .*ids look like 's:0'"),
     "contradiction": (
         f"id,label\n{MANY}s:0,b\n",
         r"line 14, column label: s:0 is 'b' here and 'a'",
     ),
     "one label": (
         "id,label\n" + "".join(f"{i},a\n" for i in IDS[:12]),
-        r"all 12 images are labeled 'a'",
+        r"all 12 images have the label 'a'",
     ),
-    "too few": ("id,label\ns:0,a\ns:1,b\ns:2,\n", r"2 images are labeled.* label 8 more"),
-    "all empty": ("id,label\ns:0,\n", r"0 images are labeled.* label 10 more"),
+    "too few": ("id,label\ns:0,a\ns:1,b\ns:2,\n", r"2 labeled images.* label 8 more"),
+    "all empty": ("id,label\ns:0,\n", r"0 labeled images.* label 10 more"),
     "all different": (
         "id,label\n" + "".join(f"{i},{i}\n" for i in IDS),
-        r"only 0 images share their label",
+        r"0 images share their label",
     ),
     "no judgement": (
-        "id_a,id_b,alike\ns:0,s:1,maybe\n",
-        r"line 2, column alike: 'maybe'; expected",
+        "id_a,id_b,similar\ns:0,s:1,maybe\n",
+        r"line 2, column similar: 'maybe'; expected",
     ),
-    "itself": ("id_a,id_b,alike\ns:0,s:0,yes\n", r"line 2, column id_b: s:0 is id_a as well"),
-    "unknown second": ("id_a,id_b,alike\ns:0,s:99,yes\n", r"line 2, column id_b: no image"),
+    "itself": ("id_a,id_b,similar\ns:0,s:0,yes\n", r"line 2, column id_b: s:0, the same as id_a"),
+    "unknown second": ("id_a,id_b,similar\ns:0,s:99,yes\n", r"line 2, column id_b: no image"),
     "both ways": (
-        "id_a,id_b,alike\ns:0,s:1,yes\ns:1,s:0,no\n",
-        r"line 3, column alike: the same two images",
+        "id_a,id_b,similar\ns:0,s:1,yes\ns:1,s:0,no\n",
+        r"line 3, column similar: contradicts a row above",
     ),
-    "few pairs": ("id_a,id_b,alike\ns:0,s:1,yes\n", r"1 pairs are judged alike.* judge 4 more"),
+    "few pairs": ("id_a,id_b,similar\ns:0,s:1,yes\n", r"1 similar pair,.* judge 4 more"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_says_where_and_why(name: str, tmp_path: Path) -> None:
-    text, said = BAD[name]
+def test_errors_name_line_and_column(name: str, tmp_path: Path) -> None:
+    text, message = BAD[name]
     path = written(tmp_path / "bad.csv", text)
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         read_judgements(path, IDS)
     assert str(caught.value).startswith(str(path))
 
 
-def test_files_that_are_no_text_or_not_there_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not UTF-8 text"):
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not UTF-8 text"):
         read_judgements(written(tmp_path / "l.csv", "id,label\né,a\n", "latin-1"), IDS)
     with pytest.raises(InputError, match="cannot be read"):
         read_judgements(tmp_path / "none.csv", IDS)
 
 
 def test_without_labels_nothing_is_ranked(digits: Source) -> None:
-    found = choose(digits, options=QUICK)
-    assert [c.name for c in found.candidates] == ["pixels", "hog"]
+    result = choose(digits, options=QUICK)
+    assert [c.name for c in result.candidates] == ["pixels", "hog"]
     assert all(
-        c.quality is None and set(c.robustness) == {"noise", "jpeg"} for c in found.candidates
+        c.quality is None and set(c.robustness) == {"noise", "jpeg"} for c in result.candidates
     )
-    assert "cannot be ranked without labels" in verdict(found)
-    assert found.as_dict()["best"] is None
-    with pytest.raises(InputError, match="cannot be ranked without labels"):
-        found.chosen()
+    assert "without labels, quality is unknown" in verdict(result)
+    assert result.as_dict()["best"] is None
+    with pytest.raises(InputError, match="without labels, quality is unknown"):
+        result.chosen()
 
 
-def test_own_labels_are_used_only_when_asked_for(digits: Source) -> None:
-    found = la.choose(digits, labels=OWN, options=QUICK)
-    assert found.judgements is not None
-    assert found.judgements.summary == "400 labeled images of 10 labels"
-    values = [c.quality.estimate.value for c in found.candidates if c.quality]
+def test_own_labels_are_used_on_request(digits: Source) -> None:
+    result = la.choose(digits, labels=OWN, options=QUICK)
+    assert result.judgements is not None
+    assert result.judgements.summary == "400 labeled images, 10 labels"
+    values = [c.quality.estimate.value for c in result.candidates if c.quality]
     assert values == sorted(values, reverse=True)
-    assert found.chosen().best
-    assert found.chosen(cheapest=True).cheapest
-    assert verdict(found).startswith(f"{found.candidates[0].name} is best on 400")
+    assert result.chosen().best
+    assert result.chosen(cheapest=True).cheapest
+    assert verdict(result).startswith(f"{result.candidates[0].name} is best on 400")
 
 
-def test_encoders_that_cannot_be_tried_are_named(folder: Path, digits: Source) -> None:
+def test_encoders_that_cannot_be_run_are_listed(folder: Path, digits: Source) -> None:
     source = FolderSource.scan(folder)
     few = choose(source, options=ChooseOptions(encoders=("pca", "pixels"), train=False))
     assert [c.name for c in few.candidates] == ["pixels"]
     assert "needs at least as many images; there are 12" in few.not_tried["pca"]
-    with pytest.raises(InputError, match=r"no encoder could be tried: .*the time was up"):
+    with pytest.raises(InputError, match=r"no encoder could be run: .*time limit reached"):
         choose(digits, options=ChooseOptions(minutes=1e-9))
     short = choose(digits, options=ChooseOptions(minutes=0.2, encoders=("pixels",)))
-    assert "too little time was left to train" in short.not_tried["contrastive"]
+    assert "too little time left for training" in short.not_tried["contrastive"]
 
 
-def test_images_that_cannot_be_read_are_left_out(folder: Path) -> None:
+def test_unreadable_images_are_skipped(folder: Path) -> None:
     (folder / "red" / "broken.png").write_bytes(b"x")
-    found = choose(FolderSource.scan(folder), labels=OWN, options=QUICK)
-    assert [Path(f.uri).name for f in found.skipped] == ["broken.png"]
-    assert found.judgements is not None
-    assert found.judgements.summary == "12 labeled images of 3 labels"
+    result = choose(FolderSource.scan(folder), labels=OWN, options=QUICK)
+    assert [Path(f.uri).name for f in result.skipped] == ["broken.png"]
+    assert result.judgements is not None
+    assert result.judgements.summary == "12 labeled images, 3 labels"
 
 
-def test_settings_are_checked_first(digits: Source) -> None:
-    with pytest.raises(SettingError, match="--minutes 0: must be above 0"):
+def test_settings_are_checked(digits: Source) -> None:
+    with pytest.raises(SettingError, match="minutes=0 must be above 0"):
         choose(digits, options=ChooseOptions(minutes=0))
     with pytest.raises(UnknownNameError, match="did you mean 'hog'"):
         choose(digits, options=ChooseOptions(encoders=("hgo",)))

@@ -144,7 +144,7 @@ def test_file_names_of_paths_are_resolved_but_not_of_urls(
 
 def test_only_image_suffixes_may_be_left_out(tmp_path: Path) -> None:
     rows = source(item("m:v1"), item("m:v1.2"))
-    assert ground_truth(tmp_path, "v1,v1.2\n", rows, rows).answers == {"m:v1": {"m:v1.2"}}
+    assert ground_truth(tmp_path, "v1,v1.2\n", rows, rows).ids == {"m:v1": {"m:v1.2"}}
 
 
 def test_the_column_id_precedes_shard_keys(tmp_path: Path) -> None:
