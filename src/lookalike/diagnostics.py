@@ -38,7 +38,7 @@ _OPTIONAL = (
     ("timm", "timm", "encoders timm:NAME"),
     ("resvg_py", "emoji", "the emoji data sets"),
     ("skimage", "stamps", "the data set stamps"),
-    ("cv2", "spatial", "re-ranking: geometric"),
+    ("cv2", "geometric", "re-ranking: geometric"),
     ("pymilvus", "milvus", "galleries in Milvus"),
     ("ray", "scale", "index --runner ray"),
 )

@@ -209,7 +209,7 @@ def test_a_broken_image_is_listed_and_the_rest_is_indexed(folder: Path, tmp_path
     done = lookalike("index", tmp_path / "s.gallery", folder)
     assert done.returncode == 1
     assert "12 added" in done.stdout
-    assert "red/broken.jpg: broken image" in done.stderr or "not an image" in done.stderr
+    assert "red/broken.jpg: broken image" in done.stderr or "unsupported image format" in done.stderr
     result = lookalike(
         "search", tmp_path / "s.gallery", folder / "red" / "0.png", tmp_path / "no.png"
     )
@@ -255,7 +255,7 @@ MISTAKES = {
     "no gallery": (["search", "none.gallery", "a.png"], "there is no such folder"),
     "newer gallery": (["search", "new.gallery", "a.png"], "written in format 99"),
     "missing query": (["search", "d.gallery", "none.png"], "none.png: cannot be read"),
-    "query is text": (["search", "d.gallery", "text/a.txt"], "a.txt: not an image"),
+    "query is text": (["search", "d.gallery", "text/a.txt"], "a.txt: unsupported image format"),
     "query size": (["search", "exact.gallery", "photos/0.png"], "0.png: the image is 40x30"),
     "no query": (["search", "d.gallery"], "no query: pass an image"),
     "no such id": (["search", "d.gallery", "--id", "x"], "no row with the id 'x'"),

@@ -178,7 +178,7 @@ def test_the_shell_takes_parts_of_queries(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--box", "1,2,3"), "--box 1,2,3: must be x,y,w,h in whole pixels"),
+        (("--box", "1,2,3"), "--box 1,2,3 must be x,y,w,h in whole pixels"),
         (("--box", "1,2,3,4.5"), "must be x,y,w,h in whole pixels"),
         (("--box", "200,200,200,200"), "which is 256x256 pixels"),
         (("--rerank", "recipocal"), "k-reciprocal"),

@@ -151,7 +151,7 @@ def test_a_batch_answers_each(shop: Serving, colors: Path) -> None:
     assert [a["found"] is None for a in answers] == [False, False, True, True]
     assert answers[0]["found"]["hits"][0]["id"] == "colors:red/0.png"
     assert answers[2]["problem"]["status"] == 404
-    assert "not an image" in answers[3]["problem"]["detail"]
+    assert "unsupported image format" in answers[3]["problem"]["detail"]
 
 
 def test_many_queries_at_once_are_each_their_own(colors: Path, local: Gallery, remote: Any) -> None:
@@ -214,11 +214,11 @@ def test_files_are_served_by_id_only(shop: Serving, row_id: str, what: str) -> N
         ("POST", "/v1/galleries/shop/search", b'{"id": "a", "rerank": "x"}', 422, "re-ranking"),
         ("POST", "/v1/galleries/shop/search", b'{"text": "a cat"}', 422, "images only"),
         ("POST", "/v1/galleries/shop/search", b'{"url": "http://a/"}', 403, "--allow-urls"),
-        ("POST", "/v1/galleries/shop/search/image", b"\x89PNG\r\n\x1a\n", 422, "not an image"),
+        ("POST", "/v1/galleries/shop/search/image", b"\x89PNG\r\n\x1a\n", 422, "unsupported image format"),
         ("POST", "/v1/galleries/shop/search/image", b"", 422, "empty"),
         ("PUT", "/v1/galleries/shop/item?id=%00", b"x", 422, "printable"),
         ("PUT", "/v1/galleries/shop/item?id=a&metadata=%5B%5D", b"x", 422, "JSON object"),
-        ("PUT", "/v1/galleries/shop/item?id=a", b"<svg/>", 422, "not an image"),
+        ("PUT", "/v1/galleries/shop/item?id=a", b"<svg/>", 422, "unsupported image format"),
         ("DELETE", "/v1/galleries/shop/item?id=api:none", None, 404, "no row"),
         ("DELETE", "/v1/galleries/shop/item?id=colors:red/4.png", None, 422, "of its own"),
         ("PATCH", "/v1/galleries/shop/item?id=api:a", b'{"metadata": {"a": NaN}}', 422, "metadata"),

@@ -1,4 +1,4 @@
-"""Spatial verification: known warps are found again, other images have nothing in common."""
+"""Geometric verification: known warps are recovered, unrelated images have no inliers."""
 
 from __future__ import annotations
 
@@ -49,65 +49,67 @@ def pieces() -> list[ImageArray]:
     photograph = load_sample_images().images[0][107:]
     corners = [(top, left) for top in (0, 160) for left in (0, 160, 320, 480)]
     parts = [photograph[top : top + 160, left : left + 160] for top, left in corners]
-    return [resize_image(np.ascontiguousarray(part), SIDE, SIDE, filter="bicubic") for part in parts]
+    return [
+        resize_image(np.ascontiguousarray(part), SIDE, SIDE, filter="bicubic") for part in parts
+    ]
 
 
-def known(
+def warp(
     degrees: float, scale: float, *, shear: float = 0.0, tilt: float = 0.0
 ) -> NDArray[np.float64]:
-    """Return a map about the center of a piece, ``(3, 3)``; with a tilt a homography."""
+    """Return a map about the center of an image, ``(3, 3)``; with a tilt a homography."""
     angle, half = np.deg2rad(degrees), SIDE / 2
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    about = np.array([(cos, shear - sin, 0), (sin, cos, 0), (tilt / half, 0, 1)])
+    linear = np.array([(cos, shear - sin, 0), (sin, cos, 0), (tilt / half, 0, 1)])
     center = np.array([(1, 0, half), (0, 1, half), (0, 0, 1)])
-    moved: NDArray[np.float64] = center @ about @ np.linalg.inv(center)
-    return moved
+    centered: NDArray[np.float64] = center @ linear @ np.linalg.inv(center)
+    return centered
 
 
-def warped(image: ImageArray, forward: NDArray[np.float64], ground: int = 90) -> ImageArray:
-    """Move an image's pixels; Pillow's points are the pixels' corners."""
+def apply_warp(image: ImageArray, forward: NDArray[np.float64], background: int = 90) -> ImageArray:
+    """Warp an image; Pillow's coordinates refer to the corners of pixels."""
     half = np.array([(1, 0, 0.5), (0, 1, 0.5), (0, 0, 1)])
     back = np.linalg.inv(half @ forward @ np.linalg.inv(half))
-    numbers = tuple((back / back[2, 2]).ravel()[:8])
-    filled = Image.fromarray(image).transform(
+    coefficients = tuple((back / back[2, 2]).ravel()[:8])
+    warped = Image.fromarray(image).transform(
         image.shape[1::-1],
         Image.Transform.PERSPECTIVE,
-        numbers,
+        coefficients,
         Image.Resampling.BICUBIC,
-        fillcolor=(ground, ground, ground) if image.ndim == 3 else ground,
+        fillcolor=(background,) * 3 if image.ndim == 3 else background,
     )
-    return np.asarray(filled)
+    return np.asarray(warped)
 
 
 def relit(image: ImageArray, seed: int = 0) -> ImageArray:
-    """Darken from one side to the other, and add noise."""
+    """Add a brightness gradient and noise."""
     rng = np.random.default_rng(seed)
     light = np.linspace(0.9, 0.5, image.shape[1]).reshape(1, -1, *[1] * (image.ndim - 2))
     noisy = image * light + 10 + rng.normal(0, 6, image.shape)
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
-def mapped(by: NDArray[np.float64], points: NDArray[np.floating]) -> NDArray[np.float64]:
-    moved = np.column_stack([points, np.ones(len(points))]) @ by.T
-    return np.asarray(moved[:, :2] / moved[:, 2:])
+def transform(matrix: NDArray[np.float64], points: NDArray[np.floating]) -> NDArray[np.float64]:
+    projected = np.column_stack([points, np.ones(len(points))]) @ matrix.T
+    return np.asarray(projected[:, :2] / projected[:, 2:])
 
 
-def missed(match: GeometricMatch, forward: NDArray[np.float64]) -> float:
-    """Return by how many pixels a match maps the middle of the image wrongly, at most."""
+def max_error(match: GeometricMatch, forward: NDArray[np.float64]) -> float:
+    """Return the largest error of a match's map in the center of the image, in pixels."""
     assert match.affine is not None
     grid = np.stack(np.meshgrid(*[np.linspace(70, 250, 7)] * 2), axis=-1).reshape(-1, 2)
-    wrong = mapped(match.affine, grid) - mapped(forward, grid)
-    return float(np.linalg.norm(wrong, axis=1).max())
+    error = transform(match.affine, grid) - transform(forward, grid)
+    return float(np.linalg.norm(error, axis=1).max())
 
 
-def same(one: GeometricMatch | None, other: GeometricMatch | None) -> bool:
+def equal(one: GeometricMatch | None, other: GeometricMatch | None) -> bool:
     assert one is not None
     assert other is not None
     assert one.affine is not None
     assert other.affine is not None
     return (
         np.array_equal(one.query_points, other.query_points)
-        and np.array_equal(one.row_points, other.row_points)
+        and np.array_equal(one.candidate_points, other.candidate_points)
         and np.array_equal(one.affine, other.affine)
     )
 
@@ -115,62 +117,62 @@ def same(one: GeometricMatch | None, other: GeometricMatch | None) -> bool:
 @pytest.mark.parametrize(
     "forward",
     [
-        known(0, 1),
-        known(25, 0.8),
-        known(-140, 0.6),
-        known(90, 0.5),
-        known(15, 1.6),
-        known(10, 0.8, shear=0.25),
+        warp(0, 1),
+        warp(25, 0.8),
+        warp(-140, 0.6),
+        warp(90, 0.5),
+        warp(15, 1.6),
+        warp(10, 0.8, shear=0.25),
     ],
-    ids=["as it is", "turned", "far round", "a quarter", "larger", "sheared"],
+    ids=["identity", "rotated", "far rotated", "quarter turn", "enlarged", "sheared"],
 )
-def test_a_photograph_moved_relit_and_noisy_is_found_where_it_is(
-    house: ImageArray, forward: NDArray[np.float64]
-) -> None:
-    view = relit(warped(house, forward))
+def test_affine_warps_are_recovered(house: ImageArray, forward: NDArray[np.float64]) -> None:
+    view = relit(apply_warp(house, forward))
     match = match_features(extract_features(view), extract_features(house))
-    assert match.inlier_count == len(match.row_points) >= 25
-    assert missed(match, np.linalg.inv(forward)) < 3
-    assert match.query_points.dtype == match.row_points.dtype == np.float32
+    assert match.inlier_count == len(match.candidate_points) >= 25
+    assert max_error(match, np.linalg.inv(forward)) < 3
+    assert match.query_points.dtype == match.candidate_points.dtype == np.float32
     assert match.affine is not None
-    there = mapped(match.affine, match.query_points)
-    assert np.linalg.norm(there - match.row_points, axis=1).max() < 8
+    projected = transform(match.affine, match.query_points)
+    assert np.linalg.norm(projected - match.candidate_points, axis=1).max() < 8
 
 
-def test_perspective_is_within_the_tolerance(house: ImageArray) -> None:
-    forward = known(12, 0.75, tilt=0.12)
-    match = match_features(extract_features(relit(warped(house, forward))), extract_features(house))
+def test_perspective_is_tolerated(house: ImageArray) -> None:
+    forward = warp(12, 0.75, tilt=0.12)
+    match = match_features(
+        extract_features(relit(apply_warp(house, forward))), extract_features(house)
+    )
     assert match.inlier_count >= 50
-    there = mapped(np.linalg.inv(forward), match.query_points)
-    wrong = np.linalg.norm(there - match.row_points, axis=1)
-    assert np.median(wrong) < 1.5
-    assert wrong.max() < 8
+    projected = transform(np.linalg.inv(forward), match.query_points)
+    errors = np.linalg.norm(projected - match.candidate_points, axis=1)
+    assert np.median(errors) < 1.5
+    assert errors.max() < 8
 
 
 @pytest.mark.parametrize("name", SKIMAGE)
-def test_photographs_of_scikit_image(name: str, house: ImageArray) -> None:
+def test_warps_of_scikit_image_photographs_are_recovered(name: str, house: ImageArray) -> None:
     data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
     image = resize_image(decode(Path(data.__file__).parent / f"{name}.png"), SIDE, SIDE)
-    forward = known(-20, 0.7, shear=0.1)
-    row = extract_features(image)
-    match = match_features(extract_features(relit(warped(image, forward))), row)
+    forward = warp(-20, 0.7, shear=0.1)
+    features = extract_features(image)
+    match = match_features(extract_features(relit(apply_warp(image, forward))), features)
     assert match.inlier_count >= 20
-    assert missed(match, np.linalg.inv(forward)) < 3
-    assert match_features(extract_features(house), row).inlier_count == 0
+    assert max_error(match, np.linalg.inv(forward)) < 3
+    assert match_features(extract_features(house), features).inlier_count == 0
 
 
-def test_other_photographs_have_nothing_in_common(
+def test_unrelated_photographs_have_no_inliers(
     pieces: list[ImageArray], house: ImageArray, flower: ImageArray
 ) -> None:
-    found = extract_features(flower)
+    features = extract_features(flower)
     for other in map(extract_features, (house, *pieces)):
-        match = match_features(found, other)
-        assert match_features(other, found).inlier_count == 0
+        match = match_features(features, other)
+        assert match_features(other, features).inlier_count == 0
         assert (match.inlier_count, match.affine) == (0, None)
-        assert match.query_points.shape == match.row_points.shape == (0, 2)
+        assert match.query_points.shape == match.candidate_points.shape == (0, 2)
 
 
-def test_points_are_in_the_image_s_own_pixels(house: ImageArray) -> None:
+def test_points_are_in_pixels_of_the_image(house: ImageArray) -> None:
     large = resize_image(house, 4 * SIDE, 4 * SIDE, filter="bicubic")
     small = resize_image(house, SIDE // 4, SIDE // 4)
     for image, scale in ((large, 4.0), (small, 0.25)):
@@ -178,21 +180,21 @@ def test_points_are_in_the_image_s_own_pixels(house: ImageArray) -> None:
         assert match.inlier_count >= 20
         assert match.affine is not None
         np.testing.assert_allclose(match.affine[:2, :2], np.eye(2) * scale, atol=0.02 * scale)
-    # What is refused is judged at the sizes looked at: 16 times as large is no scale at all there.
+    # Scale limits apply after resizing, where an image 16 times as large has the same size.
     assert match_features(extract_features(large), extract_features(small)).inlier_count >= 20
 
 
-def test_features_are_unit_length_and_the_largest(house: ImageArray) -> None:
-    found = extract_features(house)
-    assert found.points.shape == (len(found.points), 2)
-    assert 100 < len(found.points) <= MAX_FEATURES
-    assert found.descriptors.shape == (len(found.points), 128)
-    assert found.points.dtype == found.descriptors.dtype == np.float32
-    assert np.all((found.points >= -1) & (found.points <= SIDE))
-    np.testing.assert_allclose(np.linalg.norm(found.descriptors, axis=1), 1, atol=1e-5)
-    assert np.all(np.diff(found.sizes) <= 0)
+def test_largest_features_are_kept(house: ImageArray) -> None:
+    features = extract_features(house)
+    assert features.points.shape == (len(features.points), 2)
+    assert 100 < len(features.points) <= MAX_FEATURES
+    assert features.descriptors.shape == (len(features.points), 128)
+    assert features.points.dtype == features.descriptors.dtype == np.float32
+    assert np.all((features.points >= -1) & (features.points <= SIDE))
+    np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, atol=1e-5)
+    assert np.all(np.diff(features.sizes) <= 0)
     few = extract_features(house, max_features=50)
-    np.testing.assert_array_equal(few.points, found.points[:50])
+    np.testing.assert_array_equal(few.points, features.points[:50])
 
 
 def test_small_icons_are_enlarged(house: ImageArray, flower: ImageArray) -> None:
@@ -200,11 +202,13 @@ def test_small_icons_are_enlarged(house: ImageArray, flower: ImageArray) -> None
     assert min(len(extract_features(icon).points) for icon in icons) >= 50
     match = match_features(extract_features(relit(house)), extract_features(icons[0]))
     assert match.inlier_count >= MIN_INLIERS
-    assert match.row_points.max() < 64
+    assert match.candidate_points.max() < 64
 
 
-def given(points: NDArray[np.float64], seed: int = 0, turn: float = 0, size: float = 4) -> Features:
-    """Return features at these points, each with a descriptor of its own."""
+def features_at(
+    points: NDArray[np.float64], seed: int = 0, angle: float = 0, size: float = 4
+) -> Features:
+    """Return features at these points with distinct descriptors."""
     drawn = np.random.default_rng(seed).random((len(points), 128)).astype(np.float32) ** 4
     descriptors = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
     count = len(points)
@@ -212,7 +216,7 @@ def given(points: NDArray[np.float64], seed: int = 0, turn: float = 0, size: flo
         points.astype(np.float32),
         descriptors,
         np.full(count, size, np.float32),
-        np.full(count, turn, np.float32),
+        np.full(count, angle, np.float32),
         1.0,
     )
 
@@ -221,7 +225,7 @@ SCATTERED = np.random.default_rng(1).uniform(0, 3000, (40, 2))
 
 
 @pytest.mark.parametrize(
-    ("moved", "size", "found"),
+    ("points", "size", "inliers"),
     [
         (SCATTERED + 20, 4, 40),
         (SCATTERED * 7, 28, 40),
@@ -231,29 +235,29 @@ SCATTERED = np.random.default_rng(1).uniform(0, 3000, (40, 2))
         (SCATTERED * (1, 0.01), 4, 0),
         (SCATTERED * 0 + 5, 4, 0),
     ],
-    ids=["moved", "scaled", "too large", "too small", "mirrored", "flat", "one place"],
+    ids=["shifted", "scaled", "too large", "too small", "mirrored", "flat", "one position"],
 )
-def test_maps_that_no_view_makes_are_refused(
-    moved: NDArray[np.float64], size: float, found: int
+def test_implausible_maps_are_refused(
+    points: NDArray[np.float64], size: float, inliers: int
 ) -> None:
-    match = match_features(given(SCATTERED), given(moved, size=size))
-    assert match.inlier_count == found
-    assert (match.affine is None) == (found == 0)
+    match = match_features(features_at(SCATTERED), features_at(points, size=size))
+    assert match.inlier_count == inliers
+    assert (match.affine is None) == (inliers == 0)
 
 
-def test_a_line_of_points_is_enough() -> None:
+def test_collinear_points_can_match() -> None:
     line = np.column_stack([np.arange(12) * 20.0, np.full(12, 40.0)])
-    match = match_features(given(line), given(line * 0.5 + 9, size=2))
+    match = match_features(features_at(line), features_at(line * 0.5 + 9, size=2))
     assert match.inlier_count == 12
     assert match.affine is not None
     np.testing.assert_allclose(match.affine, [(0.5, 0, 9), (0, 0.5, 9), (0, 0, 1)], atol=1e-4)
 
 
-def test_fewer_than_four_count_as_none_and_a_place_counts_once() -> None:
-    assert match_features(given(SCATTERED[:3]), given(SCATTERED[:3])).inlier_count == 0
-    assert match_features(given(SCATTERED[:4]), given(SCATTERED[:4])).inlier_count == 4
+def test_at_least_four_inliers_at_distinct_positions() -> None:
+    assert match_features(features_at(SCATTERED[:3]), features_at(SCATTERED[:3])).inlier_count == 0
+    assert match_features(features_at(SCATTERED[:4]), features_at(SCATTERED[:4])).inlier_count == 4
     doubled = np.repeat(SCATTERED[:5], 3, axis=0)
-    assert match_features(given(doubled), given(doubled)).inlier_count == 5
+    assert match_features(features_at(doubled), features_at(doubled)).inlier_count == 5
 
 
 PLAIN: dict[str, Callable[[], ImageArray]] = {
@@ -269,76 +273,75 @@ PLAIN: dict[str, Callable[[], ImageArray]] = {
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_images_with_little_in_them_do_no_harm(name: str, house: ImageArray) -> None:
+def test_images_without_texture_have_no_inliers(name: str, house: ImageArray) -> None:
     plain = PLAIN[name]()
-    found = extract_features(plain)
-    assert found.points.shape[1:] == (2,)
-    assert found.descriptors.shape == (len(found.points), 128)
-    assert np.isfinite(found.points).all()
-    assert np.isfinite(found.descriptors).all()
-    assert match_features(extract_features(house), found).inlier_count == 0
-    assert match_features(found, extract_features(house)).inlier_count == 0
-    assert match_features(found, found).inlier_count >= 0
+    features = extract_features(plain)
+    assert features.points.shape[1:] == (2,)
+    assert features.descriptors.shape == (len(features.points), 128)
+    assert np.isfinite(features.points).all()
+    assert np.isfinite(features.descriptors).all()
+    assert match_features(extract_features(house), features).inlier_count == 0
+    assert match_features(features, extract_features(house)).inlier_count == 0
+    assert match_features(features, features).inlier_count >= 0
 
 
-def test_gray_and_color_are_verified_with_each_other(house: ImageArray) -> None:
+def test_gray_matches_color(house: ImageArray) -> None:
     gray = to_channels(house, 1)[:, :, 0]
-    match = match_features(extract_features(gray), extract_features(warped(house, known(8, 0.9))))
+    match = match_features(
+        extract_features(gray), extract_features(apply_warp(house, warp(8, 0.9)))
+    )
     assert match.inlier_count >= 50
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])
-def test_rank_finds_the_right_one_among_eight(
+def test_the_correct_candidate_of_eight_is_verified(
     pieces: list[ImageArray], threads: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOKALIKE_THREADS", threads)
-    query = relit(warped(pieces[5], known(20, 0.6)))
-    rows = [*pieces[:3], None, *pieces[3:]]
-    found = verify_candidates(query, rows)
-    assert found[3] is None
-    counts = [None if match is None else match.inlier_count for match in found]
-    assert rerank_order(range(len(rows)), counts)[0] == 6
+    query = relit(apply_warp(pieces[5], warp(20, 0.6)))
+    candidates = [*pieces[:3], None, *pieces[3:]]
+    matches = verify_candidates(query, candidates)
+    assert matches[3] is None
+    counts = [None if match is None else match.inlier_count for match in matches]
+    assert rerank_order(range(len(candidates)), counts)[0] == 6
     assert [index for index, count in enumerate(counts) if (count or 0) >= MIN_INLIERS] == [6]
-    assert same(found[6], verify_candidates(query, rows)[6])
+    assert equal(matches[6], verify_candidates(query, candidates)[6])
     assert verify_candidates(query, []) == []
 
 
-def test_the_same_twice_is_the_same(house: ImageArray) -> None:
-    view = relit(warped(house, known(20, 0.7)))
+def test_features_and_matches_are_deterministic(house: ImageArray) -> None:
+    view = relit(apply_warp(house, warp(20, 0.7)))
     one, other = (match_features(extract_features(view), extract_features(house)) for _ in range(2))
-    assert same(one, other)
-    found, again = extract_features(view), extract_features(view.copy())
-    np.testing.assert_array_equal(found.descriptors, again.descriptors)
+    assert equal(one, other)
+    first, second = extract_features(view), extract_features(view.copy())
+    np.testing.assert_array_equal(first.descriptors, second.descriptors)
 
 
-def test_verified_hits_come_first_and_others_keep_their_order() -> None:
-    least = MIN_INLIERS
+def test_verified_results_come_first_and_others_keep_their_order() -> None:
     assert rerank_order([], []) == []
-    assert rerank_order([0.1, 0.2, 0.3], [0, least - 1, 4]) == [0, 1, 2]
-    assert rerank_order([0.1, 0.2, 0.3, 0.4], [0, least, None, 90]) == [3, 1, 0, 2]
+    assert rerank_order([0.1, 0.2, 0.3], [0, MIN_INLIERS - 1, 4]) == [0, 1, 2]
+    assert rerank_order([0.1, 0.2, 0.3, 0.4], [0, MIN_INLIERS, None, 90]) == [3, 1, 0, 2]
     assert rerank_order([0.3, 0.2, 0.1, 0.2], [9, 9, 9, 9]) == [2, 1, 3, 0]
     assert rerank_order([0.5, 0.5, 0.5, 0.5], [9, 0, 9, 9]) == [0, 2, 3, 1]
     rng = np.random.default_rng(0)
     distances, inliers = rng.random(200), rng.integers(0, 20, 200)
     slow = sorted(
         range(200),
-        key=lambda i: (0, -inliers[i], distances[i]) if inliers[i] >= least else (1, 0, i),
+        key=lambda i: (0, -inliers[i], distances[i]) if inliers[i] >= MIN_INLIERS else (1, 0, i),
     )
     assert rerank_order(distances.tolist(), inliers.tolist()) == slow
-    with pytest.raises(InputError, match="2 distances for 1 numbers of inliers"):
+    with pytest.raises(InputError, match="got 2 distances, but 1 inlier counts"):
         rerank_order([0.1, 0.2], [3])
 
 
-def test_without_opencv_the_extra_is_named(
-    house: ImageArray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_opencv_names_the_extra(house: ImageArray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    said = r"spatial needs the package 'opencv-python-headless': .*\[spatial\]"
-    with pytest.raises(MissingDependencyError, match=said):
+    message = r"geometric re-ranking needs the package 'opencv-python-headless': .*\[geometric\]"
+    with pytest.raises(MissingDependencyError, match=message):
         verify_candidates(house, [None])
 
 
-def test_matches_are_drawn(house: ImageArray) -> None:
+def test_match_figure_shows_inliers(house: ImageArray) -> None:
     gray = to_channels(house, 1)[:100, :, 0]
     sizes = []
     for row, title in ((house, ""), (house, "a title"), (np.full((40, 90), 9, np.uint8), "")):
@@ -346,8 +349,8 @@ def test_matches_are_drawn(house: ImageArray) -> None:
         figure = figures.matches(gray, row, match, title)
         axes = figure.axes[0]
         assert axes.get_title().startswith(title)
-        said = f"{match.inlier_count} inliers" if match.inlier_count else "no inliers"
-        assert axes.get_title().endswith(said)
+        count = f"{match.inlier_count} inliers" if match.inlier_count else "no inliers"
+        assert axes.get_title().endswith(count)
         assert len(axes.collections[0].get_segments()) == match.inlier_count  # type: ignore[attr-defined]
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")

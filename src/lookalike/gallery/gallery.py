@@ -323,7 +323,9 @@ class Gallery:
             SettingError: ``k``, ``metric`` or ``max_distance`` is out of range.
             UnknownNameError: no such re-ranking.
         """
-        region = QueryRegion(None if box is None else Box.of(box), foreground, multi_crop)
+        region = QueryRegion(
+            None if box is None else Box.from_sequence(box), foreground, multi_crop
+        )
         options = SearchOptions(
             k=k,
             metric=self.metric if metric is None else Metric(metric),

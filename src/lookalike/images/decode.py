@@ -1,9 +1,9 @@
-"""From bytes, path, PIL image or array to an upright array; nothing else opens image files.
+"""Decoding of image files, bytes, PIL images and arrays; no other module opens image files.
 
-One set of rules, for what is indexed and for what is asked: the first frame; turned as EXIF says;
-colors brought to sRGB by the file's own ICC profile; CMYK without one as Pillow converts it;
-what is transparent lies on white; 16 bits cut to their upper 8. Large JPEGs are decoded at a half,
-a quarter or an eighth of their size, as long as 512 pixels a side are left.
+Indexed images and queries are decoded alike: the first frame, with the EXIF orientation applied;
+colors converted to sRGB by the embedded ICC profile, CMYK without one as Pillow does; transparency
+over white; 16 bits truncated to 8. Large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, of at
+least 512 pixels a side.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from lookalike.process_state import IgnoreWarnings
 from lookalike.types import ImageArray
 
 MAX_PIXELS = 50_000_000
-DRAFT_SIDE = 512
-BACKGROUND = "white"
+_DRAFT_SIDE = 512
+_TRANSPARENCY_COLOR = "white"
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -47,7 +47,7 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _AVIF = (b"avif", b"avis")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 
-_KINDS: Mapping[str, tuple[str, str, Callable[[bytes], bool]]] = {
+_FORMATS: Mapping[str, tuple[str, str, Callable[[bytes], bool]]] = {
     "JPEG": (".jpg", "image/jpeg", lambda d: d.startswith(b"\xff\xd8\xff")),
     "PNG": (".png", "image/png", lambda d: d.startswith(b"\x89PNG\r\n")),
     "WEBP": (".webp", "image/webp", lambda d: d[:4] == b"RIFF" and d[8:12] == b"WEBP"),
@@ -57,72 +57,71 @@ _KINDS: Mapping[str, tuple[str, str, Callable[[bytes], bool]]] = {
     "AVIF": (".avif", "image/avif", lambda d: d[4:8] == b"ftyp" and d[8:12] in _AVIF),
     "HEIF": (".heic", "image/heic", lambda d: d[4:8] == b"ftyp" and d[8:12] in _HEIC),
 }
-"""Suffix, media type and how a file begins, by format."""
+"""Suffix, media type and test of the first 16 bytes, by Pillow's name of the format."""
 
 ImageInput = str | Path | bytes | Image.Image | ImageArray
-"""What :func:`decode` takes; a ``str`` is always a path."""
+"""What :func:`decode` accepts; a ``str`` is always a path."""
 
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowError)
-"""What Pillow's decoders leak on broken files."""
+"""Exceptions that Pillow's decoders raise for broken files."""
 
-_TOO_LARGE = IgnoreWarnings(Image.DecompressionBombWarning)  # these are refused below
-_BAD_METADATA = IgnoreWarnings(UserWarning, module=r"PIL\.")  # of no use here
+_TOO_LARGE = IgnoreWarnings(Image.DecompressionBombWarning)  # larger images are refused below
+_BAD_METADATA = IgnoreWarnings(UserWarning, module=r"PIL\.")  # metadata is not needed
 
 
 def supported_formats() -> tuple[str, ...]:
-    """Return the formats that are read, in Pillow's words.
+    """Return the supported formats, by Pillow's names.
 
-    Five always, TIFF and AVIF where ``LOOKALIKE_FORMATS`` names them, HEIF where pi-heif is
-    installed.
+    Five always; TIFF and AVIF if ``LOOKALIKE_FORMATS`` names them; HEIF if pi-heif is installed.
 
     Raises:
-        SettingError: ``LOOKALIKE_FORMATS`` names another one.
+        SettingError: ``LOOKALIKE_FORMATS`` names another format.
     """
-    heif = ("HEIF",) if _heif() else ()
+    heif = ("HEIF",) if _has_heif() else ()
     return (*_ALWAYS, *settings().formats, *heif)
 
 
 def supported_suffixes() -> frozenset[str]:
-    """Return the suffixes of files in these formats, in lower case."""
+    """Return the file suffixes of the supported formats, in lower case."""
     return frozenset(suffix for name in supported_formats() for suffix in _SUFFIXES[name])
 
 
-def has_image_signature(start: bytes) -> bool:
-    """Tell from a file's first 16 bytes whether it may be in one of the common formats."""
-    return any(_KINDS[name][2](start) for name in _ALWAYS)
+def has_image_signature(header: bytes) -> bool:
+    """Return whether a file's first 16 bytes have the signature of a common image format."""
+    return any(_FORMATS[name][2](header) for name in _ALWAYS)
 
 
 def media_type(data: bytes) -> str | None:
-    """Return the media type of a file in a format that is read, from how it begins."""
-    for name, (_, kind, begins) in _KINDS.items():
-        if name in supported_formats() and begins(data[:16]):
-            return kind
+    """Return the media type of a file in a supported format, by its first bytes."""
+    for name, (_, media, matches) in _FORMATS.items():
+        if name in supported_formats() and matches(data[:16]):
+            return media
     return None
 
 
 def file_suffix(data: bytes) -> str:
-    """Return the suffix for a file in a format that is read; none if it is in no such format."""
-    kind = media_type(data)
-    return next((suffix for suffix, named, _ in _KINDS.values() if named == kind), "")
+    """Return the suffix of a file in a supported format, by its first bytes; else empty."""
+    detected = media_type(data)
+    return next((suffix for suffix, media, _ in _FORMATS.values() if media == detected), "")
 
 
-def decode(image: ImageInput, *, name: str | None = None, whole: bool = False) -> ImageArray:
+def decode(image: ImageInput, *, name: str | None = None, full_size: bool = False) -> ImageArray:
     """Decode one image to ``(H, W)`` gray or ``(H, W, 3)`` RGB uint8, EXIF orientation applied.
 
     Args:
-        image: a path, the bytes of a file, a PIL image, or an array that already is
-            ``(H, W)`` or ``(H, W, 3)`` uint8.
-        name: what to call the image in errors; a path names itself.
-        whole: in all its pixels, also where a large JPEG would be decoded at a part of its size.
+        image: a path, the bytes of a file, a PIL image, or an array ``(H, W)`` or ``(H, W, 3)``
+            uint8.
+        name: of the image in error messages; default the path.
+        full_size: decode large JPEGs at full resolution too.
 
     Raises:
-        ImageError: not an image, broken, empty, of a format that is not read, or larger than
-            50 megapixels.
+        ImageError: not an image, broken, empty, in an unsupported format, or larger than 50
+            megapixels.
     """
     if isinstance(image, np.ndarray):
         return _checked(image, name or "image array")
     if isinstance(image, Image.Image):
-        return _to_array(image, name or "PIL image", whole=whole)
+        return _to_array(image, name or "PIL image", full_size=full_size)
     if isinstance(image, bytes):
         name = name or "image bytes"
         file = io.BytesIO(image)
@@ -137,10 +136,10 @@ def decode(image: ImageInput, *, name: str | None = None, whole: bool = False) -
             reason = error.strerror or str(error)
             raise ImageError(f"{name}: cannot be read ({reason})") from error
     try:
-        with _TOO_LARGE, _BAD_METADATA, _opened(file) as opened:
-            return _to_array(opened, name, whole=whole)
+        with _TOO_LARGE, _BAD_METADATA, _open(file) as pil_image:
+            return _to_array(pil_image, name, full_size=full_size)
     except UnidentifiedImageError:
-        raise ImageError(_unread(name, file.getvalue())) from None
+        raise ImageError(_unsupported(name, file.getvalue())) from None
     except (Image.DecompressionBombError, *_BROKEN) as error:
         raise ImageError(f"{name}: broken image ({error})") from error
 
@@ -159,23 +158,31 @@ def resize_image(
     height: int,
     width: int,
     *,
-    filter: str = "bilinear",  # noqa: A002 - the word for it
+    filter: str = "bilinear",  # noqa: A002 - the field's word
     crop: float | None = None,
 ) -> ImageArray:
     """Stretch to ``height`` x ``width`` with an antialiased filter.
 
-    With ``crop``, take the middle of the image: that share of its shorter side.
+    Args:
+        image: ``(H, W)`` or ``(H, W, 3)`` uint8.
+        height: in pixels.
+        width: in pixels.
+        filter: a key of :data:`FILTERS`.
+        crop: first take the center crop of this share of the shorter side.
     """
     if image.shape[:2] == (height, width) and crop in (None, 1):
         return image
-    box = None if crop is None else _middle(image.shape[:2], height / width, crop)
+    box = None if crop is None else _center_crop(image.shape[:2], height / width, crop)
     return np.asarray(Image.fromarray(image).resize((width, height), FILTERS[filter], box))
 
 
-def _middle(
+def _center_crop(
     shape: tuple[int, ...], aspect: float, share: float
 ) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of the largest part with an aspect, times a share."""
+    """Return left, top, right and bottom of the largest centered crop, scaled by ``share``.
+
+    ``aspect`` is its height by its width.
+    """
     rows, columns = shape
     height = min(rows, columns * aspect) * share
     width = height / aspect
@@ -183,17 +190,17 @@ def _middle(
     return left, top, left + width, top + height
 
 
-def pad_image(image: ImageArray, aspect: float, ground: str) -> ImageArray:
-    """Make an image as high as ``aspect`` times its width, itself in the middle.
+def pad_image(image: ImageArray, aspect: float, fill: str) -> ImageArray:
+    """Pad an image equally on both sides until its height is ``aspect`` times its width.
 
-    What is added is ``white``, or has the median color of the image's ``border``.
+    ``fill`` is ``white``, or ``border`` for the median color of the image's border.
     """
     height, width = image.shape[:2]
     rows, columns = max(height, round(width * aspect)), max(width, round(height / aspect))
     if (rows, columns) == (height, width):
         return image
     color: NDArray[np.float64] | float = 255
-    if ground == "border":
+    if fill == "border":
         sides = (image[0], image[-1], image[:, 0], image[:, -1])
         color = np.median(np.concatenate(sides), axis=0)
     out = np.empty((rows, columns, *image.shape[2:]), np.uint8)
@@ -204,7 +211,7 @@ def pad_image(image: ImageArray, aspect: float, ground: str) -> ImageArray:
 
 
 def shrink_image(image: ImageArray, side: int) -> ImageArray:
-    """Make an image smaller, in proportion, if it has more than ``side`` pixels a side."""
+    """Downscale an image to at most ``side`` pixels on its longer side; small ones are kept."""
     scale = side / max(image.shape[:2])
     if scale >= 1:
         return image
@@ -221,16 +228,16 @@ def to_channels(image: ImageArray, channels: int) -> ImageArray:
     return np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 
-def _opened(file: io.BytesIO) -> Image.Image:
-    """Open a file in a format that is read.
+def _open(file: io.BytesIO) -> Image.Image:
+    """Open a file in a supported format.
 
-    HEIF is opened here rather than registered with Pillow, which the whole process shares.
+    HEIF is opened here instead of being registered with Pillow for the whole process.
     """
     known = supported_formats()
     try:
         return Image.open(file, formats=[name for name in known if name != "HEIF"])
     except UnidentifiedImageError:
-        if "HEIF" not in known or not _KINDS["HEIF"][2](file.getvalue()[:16]):
+        if "HEIF" not in known or not _FORMATS["HEIF"][2](file.getvalue()[:16]):
             raise
     import pi_heif
 
@@ -239,14 +246,14 @@ def _opened(file: io.BytesIO) -> Image.Image:
     return heif
 
 
-def _to_array(image: Image.Image, name: str, *, whole: bool) -> ImageArray:
+def _to_array(image: Image.Image, name: str, *, full_size: bool) -> ImageArray:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
             f"{name}: {image.width}x{image.height} pixels, more than the limit of "
-            f"{MAX_PIXELS // 1_000_000} megapixels; make it smaller"
+            f"{MAX_PIXELS // 1_000_000} megapixels; downscale it"
         )
-    if not whole:
-        image.draft(None, (DRAFT_SIDE, DRAFT_SIDE))
+    if not full_size:
+        image.draft(None, (_DRAFT_SIDE, _DRAFT_SIDE))
     image.load()
     upright = _in_srgb(_upright(image))
     if upright.mode in ("1", "L"):
@@ -254,16 +261,16 @@ def _to_array(image: Image.Image, name: str, *, whole: bool) -> ImageArray:
     if upright.mode.startswith("I;16"):
         return _checked((np.asarray(upright) >> 8).astype(np.uint8), name)
     if upright.mode in ("I", "F"):
-        return _checked(_of_large_range(np.asarray(upright, np.float64)), name)
+        return _checked(_to_8_bits(np.asarray(upright, np.float64)), name)
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
-        ground = Image.new("RGBA", rgba.size, BACKGROUND)
-        upright = Image.alpha_composite(ground, rgba)
+        background = Image.new("RGBA", rgba.size, _TRANSPARENCY_COLOR)
+        upright = Image.alpha_composite(background, rgba)
     return _checked(np.asarray(upright.convert("RGB")), name)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF data say; as it lies if they cannot be read."""
+    """Apply the EXIF orientation; unreadable EXIF data is ignored."""
     try:
         return ImageOps.exif_transpose(image)
     except _BROKEN:
@@ -271,20 +278,20 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """Apply the ICC profile of a color image; without one, or with a broken one, change nothing.
+    """Convert a color image to sRGB by its ICC profile; a missing or broken one is ignored.
 
-    Profiles of gray images are passed over: they say how dark ink spreads, not what is seen.
+    Profiles of gray images are ignored too: they describe dot gain in print.
     """
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
         return image
     try:
-        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         target = "RGBA" if image.mode == "RGBA" else "RGB"
-        changed = ImageCms.profileToProfile(image, own, _srgb(), outputMode=target)
+        converted = ImageCms.profileToProfile(image, embedded, _srgb(), outputMode=target)
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image
-    return image if changed is None else changed
+    return image if converted is None else converted
 
 
 @cache
@@ -292,8 +299,8 @@ def _srgb() -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
-def _of_large_range(values: NDArray[np.float64]) -> ImageArray:
-    """Bring whole numbers up to 65,535, or fractions up to 1, to 8 bits."""
+def _to_8_bits(values: NDArray[np.float64]) -> ImageArray:
+    """Scale integers up to 65,535, or fractions up to 1, to 8 bits."""
     values = np.nan_to_num(values)
     largest = values.max(initial=0)
     scale = 255 if largest <= 1 else 1 if largest <= 255 else 255 / max(largest, 65535)
@@ -301,22 +308,22 @@ def _of_large_range(values: NDArray[np.float64]) -> ImageArray:
 
 
 @cache
-def _heif() -> bool:
-    """Tell whether HEIF is read, as it is if pi-heif is installed."""
+def _has_heif() -> bool:
+    """Return whether HEIF is supported, which needs pi-heif."""
     return find_spec("pi_heif") is not None
 
 
-def _unread(name: str, data: bytes) -> str:
-    """Say why no format that is read took a file, and what would."""
-    if _KINDS["HEIF"][2](data):
-        return f"{name}: a HEIC image: pip install pi-heif to read it"
+def _unsupported(name: str, data: bytes) -> str:
+    """Return the error message for a file that no supported format accepts."""
+    if _FORMATS["HEIF"][2](data):
+        return f"{name}: HEIC is not enabled; run: pip install pi-heif"
     for kind in OPTIONAL_FORMATS:
-        if _KINDS[kind][2](data) and kind not in supported_formats():
-            return f"{name}: a {kind} image: set LOOKALIKE_FORMATS={kind.lower()} to read it"
+        if _FORMATS[kind][2](data) and kind not in supported_formats():
+            return f"{name}: {kind} is not enabled; set LOOKALIKE_FORMATS={kind.lower()}"
     if not data:
         return f"{name}: the file is empty"
-    known = ", ".join(supported_formats())
-    return f"{name}: not an image in a format that is read ({known})"
+    supported = ", ".join(supported_formats())
+    return f"{name}: unsupported image format (supported: {supported})"
 
 
 def _checked(array: ImageArray, name: str) -> ImageArray:
@@ -326,5 +333,5 @@ def _checked(array: ImageArray, name: str) -> ImageArray:
             f"got {array.dtype} of shape {array.shape}"
         )
     if array.size == 0:
-        raise ImageError(f"{name}: has no pixels (shape {array.shape})")
+        raise ImageError(f"{name}: the image is empty (shape {array.shape})")
     return array

@@ -1,8 +1,8 @@
-"""What of an image is the item and what is ground: for images of one item, without a network.
+"""Foreground segmentation of images that show one object, without a network.
 
-The ground is what the border of the image is made of, as far as it can be reached from there
-without crossing the item (the boundary prior of Wei et al. 2012, Geodesic saliency). That is
-nearly exact for shop images on plain ground, and a guess for photographs.
+The background is what resembles the border of the image and is connected to it without crossing the
+object (boundary prior, Wei et al. 2012, "Geodesic saliency"). Nearly exact for product images on a
+plain background, a rough estimate for photographs.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.images.decode import shrink_image, to_channels
+from lookalike.images.decode import resize_image, shrink_image, to_channels
 from lookalike.types import ImageArray
 
 Mask = NDArray[np.float32]
-"""``(H, W)`` float32 in [0, 1]: 1 where the item is."""
-
-_LOOKED_AT = 160
-"""Pixels on the longer side at which the ground is looked for."""
-
-_PLAIN = 14.0
-"""Levels by which pixels of plain ground differ, at most."""
-
-_PLAIN_SHARE = 0.9
-"""Of the border, where the item may touch it."""
+"""``(H, W)`` float32 in [0, 1]: 1 on the object."""
 
 FOREGROUND_MARGIN = 0.1
-"""Share of an item's longer side that is left around it."""
+"""Default margin around an object, as a share of its longer side."""
 
-_LEAST, _MOST = 0.005, 0.98
-"""Shares of the image between which a mask is believed."""
+_WORKING_SIDE = 160
+"""Pixels on the longer side of the image that is segmented."""
+
+_PLAIN_TOLERANCE = 14.0
+"""Largest difference of pixel values within a plain background."""
+
+_PLAIN_SHARE = 0.9
+"""Share of the border that a plain background must cover; the object may touch the rest."""
+
+_MIN_SHARE, _MAX_SHARE = 0.005, 0.98
+"""Limits of the object's share of the image; beyond them nothing is detected."""
 
 
 class Box(NamedTuple):
-    """A part of an image in pixels: left, top, width, height."""
+    """A rectangle of an image in pixels: left, top, width, height."""
 
     x: int
     y: int
@@ -46,44 +46,47 @@ class Box(NamedTuple):
     height: int
 
     @classmethod
-    def of(cls, values: Sequence[int]) -> Box:
-        """Make one of four numbers.
+    def from_sequence(cls, values: Sequence[int]) -> Box:
+        """Build a box from four numbers.
 
         Raises:
-            InputError: they are not four.
+            InputError: not four numbers.
         """
         if len(values) != len(cls._fields):
-            raise InputError(f"box {tuple(values)}: must be x, y, width and height in pixels")
+            raise InputError(
+                "{box} must be x, y, width and height in pixels", box=",".join(map(str, values))
+            )
         return cls(*(int(value) for value in values))
 
     @classmethod
     def parse(cls, text: str) -> Box:
-        """Read ``x,y,w,h``.
+        """Parse ``x,y,w,h``.
 
         Raises:
-            InputError: it is not four whole numbers.
+            InputError: not four whole numbers.
         """
         try:
-            x, y, width, height = (int(part) for part in text.split(","))
+            x, y, width, height = (int(number) for number in text.split(","))
         except ValueError:
             raise InputError(
-                f"--box {text}: must be x,y,w,h in whole pixels, as in --box 40,20,200,180"
+                "{box} must be x,y,w,h in whole pixels, as in 40,20,200,180", box=text
             ) from None
         return cls(x, y, width, height)
 
     def crop(self, image: ImageArray) -> ImageArray:
-        """Return the part of an image.
+        """Return the rectangle of an image, contiguous in memory.
 
         Raises:
-            InputError: it is empty, or not wholly inside the image.
+            InputError: the box is empty, or not entirely inside the image.
         """
         height, width = image.shape[:2]
         inside = 0 <= self.x < self.x + self.width <= width
         inside &= 0 <= self.y < self.y + self.height <= height
         if not inside:
             raise InputError(
-                f"--box {','.join(map(str, self))}: must have a width and a height of at least 1 "
-                f"and lie inside the image, which is {width}x{height} pixels"
+                "{box} must have a width and a height of at least 1 and lie inside the image, "
+                f"which is {width}x{height} pixels",
+                box=",".join(map(str, self)),
             )
         part = image[self.y : self.y + self.height, self.x : self.x + self.width]
         return np.ascontiguousarray(part)
@@ -91,114 +94,113 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Foreground:
-    """A mask of an image, and whether it was found: otherwise it is 1 everywhere."""
+    """The mask of an image's main object; 1 everywhere if no object was ``detected``."""
 
     mask: Mask
     detected: bool
 
     def box(self, margin: float = 0.0) -> Box:
-        """Return the smallest part that holds the item, and a share of its longer side around."""
+        """Return the bounding box of the object, enlarged on all sides within the image.
+
+        ``margin`` is a share of the object's longer side.
+        """
         rows, columns = (np.flatnonzero((self.mask > 0.5).any(axis=axis)) for axis in (1, 0))
         height, width = self.mask.shape
         if not len(rows):
             return Box(0, 0, width, height)
-        around = round(margin * max(np.ptp(rows), np.ptp(columns)))
-        left, top = max(0, int(columns[0]) - around), max(0, int(rows[0]) - around)
-        right, bottom = min(width, int(columns[-1]) + around + 1), int(rows[-1]) + around + 1
+        pixels = round(margin * max(np.ptp(rows), np.ptp(columns)))
+        left, top = max(0, int(columns[0]) - pixels), max(0, int(rows[0]) - pixels)
+        right, bottom = min(width, int(columns[-1]) + pixels + 1), int(rows[-1]) + pixels + 1
         return Box(left, top, right - left, min(height, bottom) - top)
 
 
 def find_foreground(image: ImageArray) -> Foreground:
-    """Find the item of an image ``(H, W)`` or ``(H, W, 3)`` uint8.
+    """Segment the main object of an image ``(H, W)`` or ``(H, W, 3)`` uint8.
 
-    Where the border or all four corners are of one color, ground is what has it and can be
-    reached from the border.
-    Otherwise the colors of the border are gathered into eight, and ground is what is nearer to
-    them than half of what is not; the largest piece of the rest is the item.
+    If the border or all four corners have one color, the background is all of that color that is
+    connected to the border. Otherwise the border's colors are clustered into eight, pixels are
+    split by their distance to these (Otsu 1979), and the object is the largest distant component.
     """
     from scipy import ndimage
 
-    small = shrink_image(to_channels(image, 3), _LOOKED_AT).astype(np.float32)
-    rim = _border(small)
-    ground = _plain_ground(small, rim)
-    if ground is not None:
-        alike = np.abs(small - ground).max(axis=2) <= _PLAIN
-        item = ~_reached(alike)
+    small = shrink_image(to_channels(image, 3), _WORKING_SIDE).astype(np.float32)
+    border = _border_pixels(small)
+    color = _plain_background(small, border)
+    if color is not None:
+        mask = ~_connected_to_border(np.abs(small - color).max(axis=2) <= _PLAIN_TOLERANCE)
     else:
-        far = _distance_to(small, rim)
-        far = ndimage.gaussian_filter(far, 2)
-        item = _largest(far > _otsu(far))
-        item = ndimage.binary_fill_holes(item)
-    share = float(item.mean())
+        distances = ndimage.gaussian_filter(_border_distances(small, border), 2)
+        largest = _largest_component(distances > _otsu_threshold(distances))
+        mask = ndimage.binary_fill_holes(largest)
     shape = image.shape[:2]
-    if not _LEAST <= share <= _MOST:
+    if not _MIN_SHARE <= float(mask.mean()) <= _MAX_SHARE:
         return Foreground(np.ones(shape, np.float32), detected=False)
-    return Foreground(_enlarged(item, shape), detected=True)
+    return Foreground(_resized_mask(mask, shape), detected=True)
 
 
-def _border(image: NDArray[np.float32]) -> NDArray[np.float32]:
+def _border_pixels(image: NDArray[np.float32]) -> NDArray[np.float32]:
     sides = (image[0], image[-1], image[1:-1, 0], image[1:-1, -1])
     return np.concatenate([side.reshape(-1, 3) for side in sides])
 
 
-def _plain_ground(
-    image: NDArray[np.float32], rim: NDArray[np.float32]
+def _plain_background(
+    image: NDArray[np.float32], border: NDArray[np.float32]
 ) -> NDArray[np.float32] | None:
-    """Return the color of plain ground, if it is plain."""
-    common = np.median(rim, axis=0)
-    if (np.abs(rim - common).max(axis=1) <= _PLAIN).mean() >= _PLAIN_SHARE:
-        return np.asarray(common)
+    """Return the color of a plain background, or None."""
+    median = np.median(border, axis=0)
+    if (np.abs(border - median).max(axis=1) <= _PLAIN_TOLERANCE).mean() >= _PLAIN_SHARE:
+        return np.asarray(median)
     corners = image[[0, 0, -1, -1], [0, -1, 0, -1]]
-    if np.ptp(corners, axis=0).max() <= _PLAIN:
+    if np.ptp(corners, axis=0).max() <= _PLAIN_TOLERANCE:
         return np.asarray(np.median(corners, axis=0))
     return None
 
 
-def _reached(alike: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which of the pixels that are alike can be reached from the border over such ones."""
+def _connected_to_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels of a mask that are connected to the border within it."""
     from scipy import ndimage
 
-    pieces, _ = ndimage.label(np.pad(alike, 1, constant_values=True))
-    return np.asarray((pieces == pieces[0, 0])[1:-1, 1:-1])
+    components, _ = ndimage.label(np.pad(mask, 1, constant_values=True))
+    return np.asarray((components == components[0, 0])[1:-1, 1:-1])
 
 
-def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     from scipy import ndimage
 
-    pieces, count = ndimage.label(mask)
+    components, count = ndimage.label(mask)
     if count == 0:
         return mask
-    sizes = np.bincount(pieces.ravel())
+    sizes = np.bincount(components.ravel())
     sizes[0] = 0
-    return np.asarray(pieces == sizes.argmax())
+    return np.asarray(components == sizes.argmax())
 
 
-def _distance_to(image: NDArray[np.float32], rim: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return how far each pixel's color is from the nearest of eight that the border has."""
+def _border_distances(
+    image: NDArray[np.float32], border: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return each pixel's distance ``(H, W)`` to the nearest of eight colors of the border."""
     from sklearn.cluster import KMeans
 
-    kinds = min(8, len(np.unique(rim, axis=0)))
-    centers = KMeans(kinds, n_init=1, random_state=0).fit(rim).cluster_centers_
+    count = min(8, len(np.unique(border, axis=0)))
+    centers = KMeans(count, n_init=1, random_state=0).fit(border).cluster_centers_
     pixels = image.reshape(-1, 1, 3)
     nearest = np.linalg.norm(pixels - centers[None], axis=2).min(axis=1)
     return np.asarray(nearest.reshape(image.shape[:2]), np.float32)
 
 
-def _otsu(values: NDArray[np.float32]) -> float:
-    """Return the threshold with the largest variance between the classes (Otsu 1979)."""
+def _otsu_threshold(values: NDArray[np.float32]) -> float:
+    """Return the threshold with the largest between-class variance (Otsu 1979)."""
     counts, edges = np.histogram(values, 64)
-    middles = (edges[1:] + edges[:-1]) / 2
+    centers = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)
     above = below[-1] - below
-    sums = np.cumsum(counts * middles)
+    sums = np.cumsum(counts * centers)
     with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(middles[np.nan_to_num(between).argmax()])
+        variance = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    return float(centers[np.nan_to_num(variance).argmax()])
 
 
-def _enlarged(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> Mask:
-    from lookalike.images.decode import resize_image
-
+def _resized_mask(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> Mask:
     height, width = shape[:2]
     values = resize_image((mask * 255).astype(np.uint8), height, width)
     return np.asarray(values / np.float32(255), np.float32)

@@ -24,24 +24,24 @@ _CROPS = ((2 / 3, 2), (1 / 2, 3))
 """Crops of a multi-crop query: the share of each side, and crops per side."""
 
 
-def decode_query(query: Query | None, *, whole: bool = False) -> tuple[str, str | None, ImageArray]:
+def decode_query(query: Query | None, *, full_size: bool = False) -> tuple[str, str | None, ImageArray]:
     """Return a query's name, its uri if it has one, and its image.
 
     Args:
         query: the image.
-        whole: decode at full resolution, also where a smaller image would do.
+        full_size: decode at full resolution, also where a smaller image would do.
 
     Raises:
         InputError: the query is None.
         ImageError: it cannot be decoded.
     """
     if isinstance(query, Item):
-        return query.uri, query.uri, query.image(whole=whole)
+        return query.uri, query.uri, query.image(full_size=full_size)
     if query is None:
         raise InputError("no query image")
     uri = str(query) if isinstance(query, str | Path) else None
     name = uri or f"query {type(query).__name__}"
-    return name, uri, decode(query, name=name, whole=whole)
+    return name, uri, decode(query, name=name, full_size=full_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class QueryRegion:
             ImageError: it cannot be decoded, or the encoder refuses it.
             InputError: the box is not inside the image.
         """
-        name, uri, image = decode_query(query, whole=self.box is not None)
+        name, uri, image = decode_query(query, full_size=self.box is not None)
         crops = self.crops(image)
         try:
             embeddings = encoder.encode(crops)

@@ -31,7 +31,7 @@ Answer = tuple[dict[str, Any], bytes | memoryview]
 def image(data: bytes, asked: Mapping[str, Any]) -> Answer:
     """Decode to pixels; ``box`` names the part of the image that is wanted."""
     box = asked.get("box")
-    found = decode(data, name=asked["name"], whole=box is not None)
+    found = decode(data, name=asked["name"], full_size=box is not None)
     found = found if box is None else Box.from_sequence(box).crop(found)
     found = np.ascontiguousarray(shrink_image(found, LARGEST_SIDE))
     return {"shape": found.shape}, found.reshape(-1).data

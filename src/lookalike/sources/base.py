@@ -32,16 +32,16 @@ class Item:
     read: Callable[[], bytes | ImageArray] = field(repr=False)
     signature: Callable[[], str] = field(default=no_signature, repr=False)
 
-    def image(self, *, whole: bool = False) -> ImageArray:
+    def image(self, *, full_size: bool = False) -> ImageArray:
         """Return the decoded image, ``(H, W)`` or ``(H, W, 3)`` uint8.
 
-        ``whole`` is that of :func:`lookalike.images.decode.decode`.
+        ``full_size`` is that of :func:`lookalike.images.decode.decode`.
 
         Raises:
             ImageError: it cannot be read or decoded.
         """
         try:
-            return decode(self.read(), name=self.uri, whole=whole)
+            return decode(self.read(), name=self.uri, full_size=full_size)
         except OSError as error:
             raise ImageError(f"{self.uri}: cannot be read ({error.strerror or error})") from error
 

@@ -42,7 +42,7 @@ def matches(
         )
     ends = []
     lefts = (0, width - sizes[1][0])
-    points = match.query_points, match.row_points
+    points = match.query_points, match.candidate_points
     for image, scale, size, left, at in zip(images, scales, sizes, lefts, points, strict=True):
         corner = np.array([left, (height - size[1]) / 2])
         right, bottom = corner + size
