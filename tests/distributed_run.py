@@ -1,6 +1,6 @@
-"""What several processes find when they train together; ``torchrun -m tests.distributed_run FOLDER``.
+"""Checks of distributed training: ``torchrun -m tests.distributed_run FOLDER``.
 
-Each leaves what it found in ``FOLDER/RANK.json`` and its weights beside it.
+Each process writes its results to ``FOLDER/RANK.json`` and its weights beside it.
 """
 
 from __future__ import annotations
@@ -32,49 +32,52 @@ from lookalike.types import Progress, ProgressCallback, ignore_progress
 ROWS = 13
 SOURCE = "dataset:digits/train[:100]"
 WHOLE = TrainingOptions(epochs=8, seed=5, augment="digits", size=32)
-"""What the command line is interrupted and resumed in."""
+"""The run that the command line interrupts and resumes."""
 
 
 def main(folder: Path) -> None:
     with process_group("cpu") as group:
-        found = {
+        results = {
             "gradients": gradients(group),
-            "errors": [said(group, 1, SettingError("mine")), said(group, 0, SettingError("ours"))],
+            "errors": [
+                raised(group, 1, SettingError("mine")),
+                raised(group, 0, SettingError("ours")),
+            ],
             "data": different_data(group),
-            "summed": group.all_reduce_sum(
+            "all_reduce_sum": group.all_reduce_sum(
                 np.eye(group.world_size, dtype=np.int64)[group.rank]
             ).tolist(),
-            "most": group.all_reduce_max(group.rank, 1 - group.rank, 0.25),
+            "all_reduce_max": group.all_reduce_max(group.rank, 1 - group.rank, 0.25),
         }
-        fits(folder, group, found)
+        fits(folder, group, results)
         encoder = train(SOURCE, recipe="contrastive", out=folder / "whole", options=WHOLE)
-        found["fingerprint"] = encoder.fingerprint
-        (folder / f"{group.rank}.json").write_text(json.dumps(found))
+        results["fingerprint"] = encoder.fingerprint
+        (folder / f"{group.rank}.json").write_text(json.dumps(results))
 
 
 def gradients(group: ProcessGroup) -> Mapping[str, float]:
-    """Return the largest differences to the gradients of one process that has all rows."""
+    """Return the maximum differences from the gradients of one process with the whole batch."""
     torch.manual_seed(0)
     images = torch.randn(2, ROWS, 6, dtype=torch.float64)  # two views of each
     net = nn.Linear(6, 4).double()
 
-    def loss_of_all() -> torch.Tensor:
+    def full_loss() -> torch.Tensor:
         return nt_xent(net(images).flatten(0, 1), 0.2)
 
-    def loss_of_share() -> torch.Tensor:
+    def shard_loss() -> torch.Tensor:
         own = images[:, group.shard(torch.arange(ROWS))]
         return nt_xent(group.all_gather(net(own), ROWS).flatten(0, 1), 0.2)
 
-    def error_of_all() -> torch.Tensor:
+    def full_mean() -> torch.Tensor:
         return net(images).square().mean()
 
-    def error_of_share() -> torch.Tensor:
+    def shard_mean() -> torch.Tensor:
         return net(images[:, group.shard(torch.arange(ROWS))]).square().mean()
 
-    apart = {}
+    differences = {}
     for name, whole, share in (
-        ("contrastive", loss_of_all, loss_of_share),
-        ("mean", error_of_all, error_of_share),
+        ("contrastive", full_loss, shard_loss),
+        ("mean", full_mean, shard_mean),
     ):
         net.zero_grad()
         value = whole()
@@ -85,19 +88,21 @@ def gradients(group: ProcessGroup) -> Mapping[str, float]:
         loss.backward()
         averaged = group.average_step(net, loss, ROWS)
         pairs = zip(net.parameters(), expected, strict=True)
-        apart[name] = max(float((p.grad - e).abs().max()) for p, e in pairs if p.grad is not None)
-        apart[f"{name} loss"] = abs(averaged - value.item())
-    return apart
+        differences[name] = max(
+            float((p.grad - e).abs().max()) for p, e in pairs if p.grad is not None
+        )
+        differences[f"{name} loss"] = abs(averaged - value.item())
+    return differences
 
 
-def said(group: ProcessGroup, rank: int, error: LookalikeError) -> list[str]:
-    """Return what is raised on this process when one fails."""
+def raised(group: ProcessGroup, rank: int, error: LookalikeError) -> list[str]:
+    """Return the error on this process when the process of the given rank fails."""
     try:
         with group.shared_errors():
             if group.rank == rank:
                 raise error
-    except LookalikeError as found:
-        return [type(found).__name__, str(found)]
+    except LookalikeError as raised_error:
+        return [type(raised_error).__name__, str(raised_error)]
     return []
 
 
@@ -110,9 +115,9 @@ def different_data(group: ProcessGroup) -> str:
     return ""
 
 
-def fits(folder: Path, group: ProcessGroup, found: dict[str, Any]) -> None:
-    """Train whole, and interrupted on one process and resumed; end by the clock."""
-    small = {"batch": 65, "least_steps": 1}
+def fits(folder: Path, group: ProcessGroup, results: dict[str, Any]) -> None:
+    """Train uninterrupted, interrupted on one process and resumed, and up to a time limit."""
+    small = {"batch": 65, "min_steps": 1}
     for name, epochs in (("contrastive", 3), ("report-conv-bn", 2), ("report-linear", 1)):
         recipe = replace(RECIPES[name], **small) if name == "contrastive" else RECIPES[name]
         options = TrainingOptions(epochs=epochs, seed=3)
@@ -121,21 +126,21 @@ def fits(folder: Path, group: ProcessGroup, found: dict[str, Any]) -> None:
         try:
             trained(recipe, options, parts, Interrupt(group.rank == 1, 200 * epochs // 2))
         except KeyboardInterrupt:
-            found[f"{name} interrupted"] = True
+            results[f"{name} interrupted"] = True
         trained(recipe, replace(options, resume=True), parts)
     denoising = replace(RECIPES["denoising"], batch=65)
     trained(denoising, TrainingOptions(epochs=10**6, minutes=0.02), folder / "minutes")
 
 
 class Interrupt:
-    """Presses Ctrl-C on one process only, once."""
+    """Sends SIGINT to one process, once."""
 
-    def __init__(self, here: bool, after: int) -> None:
-        self.here, self.after = here, after
+    def __init__(self, enabled: bool, after: int) -> None:
+        self.enabled, self.after = enabled, after
 
     def __call__(self, p: Progress) -> None:
-        if self.here and p.task.startswith("train") and p.done >= self.after:
-            self.here = False
+        if self.enabled and p.task.startswith("train") and p.done >= self.after:
+            self.enabled = False
             os.kill(os.getpid(), signal.SIGINT)
 
 

@@ -1,4 +1,4 @@
-"""The recipes that go beyond the report: export, resume, what they learn, and bad input."""
+"""The contrastive and denoising recipes: quality, export, exact resume, bad input."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def precision(embeddings: np.ndarray, source: ArraySource) -> float:
     return float((labels[rows] == labels[:, None]).mean())
 
 
-def test_it_learns(trained: Trained, source: Source) -> None:
+def test_the_trained_encoder_beats_pixels_and_the_untrained_tower(
+    trained: Trained, source: Source
+) -> None:
     queries = open_source("dataset:digits/test")
     assert isinstance(queries, ArraySource)
     images = [item.image() for item in queries]
@@ -78,8 +80,8 @@ def test_it_learns(trained: Trained, source: Source) -> None:
     with torch.no_grad():
         values = torch.from_numpy(load_encoder(trained.folder).prepare(images))
         untrained = tower(1, 32, 32).eval()(values).numpy()
-    ours = precision(embeddings, queries)
-    assert ours > precision(pixels, queries)
+    trained_precision = precision(embeddings, queries)
+    assert trained_precision > precision(pixels, queries)
     assert precision(embeddings[:, :128], queries) > precision(untrained, queries)
 
 
@@ -90,23 +92,25 @@ def test_the_exported_contrastive_encoder_agrees_with_torch(
     assert isinstance(encoder, NetworkEncoder)
     assert (encoder.dim, encoder.normalized) == (256, True)
     images = [*[item.image() for item in source], np.zeros((8, 8), np.uint8)]
-    found = encoder.encode(images)
+    embeddings = encoder.encode(images)
     with torch.no_grad():
         expected = trained.network(torch.from_numpy(encoder.prepare(images))).numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    np.testing.assert_allclose(encoder.encode(images[:1]), found[:1], atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-    weights = np.linalg.norm(found[:-1, 128:], axis=1) / np.linalg.norm(found[:-1, :128], axis=1)
+    np.testing.assert_allclose(embeddings, expected, atol=1e-4)
+    np.testing.assert_allclose(encoder.encode(images[:1]), embeddings[:1], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    weights = np.linalg.norm(embeddings[:-1, 128:], axis=1) / np.linalg.norm(
+        embeddings[:-1, :128], axis=1
+    )
     np.testing.assert_allclose(weights, 0.7, atol=1e-4)
 
 
-def test_an_export_that_computes_something_else_is_not_written(
+def test_an_export_that_differs_from_torch_is_not_written(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = to_onnx(tower(1, 32, 32), torch.zeros(2, 1, 32, 32))
     monkeypatch.setattr(training_train, "to_onnx", lambda *_: other)
     options = TrainingOptions(epochs=1, **SMALL)
-    with pytest.raises(ArtifactError, match="computes other embeddings than torch"):
+    with pytest.raises(ArtifactError, match="ONNX Runtime differ from those of torch"):
         train(source, recipe="denoising", out=tmp_path / "e", options=options)
     assert not (tmp_path / "e" / "encoder.json").exists()
 
@@ -133,25 +137,27 @@ def test_the_exported_denoising_autoencoder_agrees_with_torch(
     assert not encoder.normalized
 
 
-def test_interrupted_and_resumed_views_and_schedule_go_on_exactly(
+def test_resumed_augmentations_and_schedule_continue_exactly(
     source: Source, tmp_path: Path
 ) -> None:
     options = TrainingOptions(epochs=5, seed=4, **SMALL)
     train(source, recipe="contrastive", out=tmp_path / "whole", options=options)
 
-    def press(p: Progress) -> None:
+    def interrupt(p: Progress) -> None:
         if p.task == "train contrastive" and p.done >= 1500:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(source, recipe="contrastive", out=tmp_path / "e", options=options, on_progress=press)
+        train(
+            source, recipe="contrastive", out=tmp_path / "e", options=options, on_progress=interrupt
+        )
     again = TrainingOptions(epochs=5, seed=4, resume=True, **SMALL)
     train(source, recipe="contrastive", out=tmp_path / "e", options=again)
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "e"))
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
-    other_views = TrainingOptions(epochs=6, seed=4, resume=True, augment="objects", size=32)
+    other_preset = TrainingOptions(epochs=6, seed=4, resume=True, augment="objects", size=32)
     with pytest.raises(SettingError, match="augment was digits, is objects"):
-        train(source, recipe="contrastive", out=tmp_path / "e", options=other_views)
+        train(source, recipe="contrastive", out=tmp_path / "e", options=other_preset)
 
 
 def write(folder: Path, images: list[np.ndarray]) -> Path:
@@ -161,7 +167,7 @@ def write(folder: Path, images: list[np.ndarray]) -> Path:
     return folder
 
 
-def test_fewer_images_than_a_batch_in_mixed_sizes_and_modes(tmp_path: Path) -> None:
+def test_fewer_images_than_a_batch_of_mixed_sizes_and_modes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     shapes = [(30, 40), (80, 20, 3), (64, 64, 4), (9, 9, 3), (200, 300)]
     images = [rng.integers(0, 256, shapes[i % 5], dtype=np.uint8) for i in range(15)]
@@ -169,8 +175,8 @@ def test_fewer_images_than_a_batch_in_mixed_sizes_and_modes(tmp_path: Path) -> N
     encoder = train(folder, recipe="contrastive", options=TrainingOptions(epochs=3, size=48))
     assert encoder.preprocessing.channels == 3
     assert encoder.origin["images"] == 15
-    found = encoder.encode([np.zeros((500, 100), np.uint8), images[1]])
-    assert np.isfinite(found).all()
+    embeddings = encoder.encode([np.zeros((500, 100), np.uint8), images[1]])
+    assert np.isfinite(embeddings).all()
     two = train(
         write(tmp_path / "two", images[:2]),
         recipe="contrastive",
@@ -186,49 +192,49 @@ def test_constant_images_train_and_identical_ones_are_refused(tmp_path: Path) ->
     )
     assert np.isfinite(encoder.encode(flat)).all()
     same = write(tmp_path / "same", [flat[3]] * 5)
-    with pytest.raises(SourceError, match="all 5 images are the same once they are 32x32"):
+    with pytest.raises(SourceError, match="all 5 images are identical at 32x32"):
         train(same, recipe="contrastive", out=tmp_path / "e")
     assert not (tmp_path / "e").exists()
 
 
 @pytest.mark.parametrize(
-    ("recipe", "options", "said"),
+    ("recipe", "options", "message"),
     [
-        ("contrastive", TrainingOptions(size=20), "--size 20: must be from 32 to 224"),
-        ("report-conv", TrainingOptions(size=64), "recipe 'report-conv' takes 28 pixels only"),
-        ("report-conv", TrainingOptions(augment="digits"), "distorts nothing"),
+        ("contrastive", TrainingOptions(size=20), "size=20 must be from 32 to 224 pixels"),
+        ("report-conv", TrainingOptions(size=64), "recipe 'report-conv' always uses 28 pixels"),
+        ("report-conv", TrainingOptions(augment="digits"), "uses no augmentation"),
     ],
 )
-def test_options_a_recipe_does_not_take_are_refused(
-    recipe: str, options: TrainingOptions, said: str, source: Source
+def test_options_that_do_not_fit_the_recipe_are_refused(
+    recipe: str, options: TrainingOptions, message: str, source: Source
 ) -> None:
-    with pytest.raises(SettingError, match=said):
+    with pytest.raises(SettingError, match=message):
         train(source, recipe=recipe, options=options)
 
 
-def test_unknown_views_are_refused(source: Source, tmp_path: Path) -> None:
+def test_unknown_augmentation_presets_are_refused(source: Source, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'photos'"):
         train(source, recipe="contrastive", options=TrainingOptions(augment="photo"))
 
 
-def test_few_images_get_enough_steps_and_many_few_passes() -> None:
-    def plan(count: int, epochs: int | None = None) -> loop.Plan:
-        return loop.Plan.of(RECIPES["contrastive"], count, TrainingOptions(epochs=epochs))
+def test_small_collections_train_for_more_epochs() -> None:
+    def schedule(count: int, epochs: int | None = None) -> loop.Schedule:
+        return loop.Schedule.of(RECIPES["contrastive"], count, TrainingOptions(epochs=epochs))
 
-    assert plan(40).epochs == 350
-    assert plan(5_120).epochs == 35
-    assert plan(60_000).epochs == 3
-    assert plan(40, epochs=2).epochs == 2
+    assert schedule(40).epochs == 350
+    assert schedule(5_120).epochs == 35
+    assert schedule(60_000).epochs == 3
+    assert schedule(40, epochs=2).epochs == 2
 
 
-def test_minutes_end_training_with_a_usable_encoder(source: Source) -> None:
+def test_the_time_limit_ends_training_with_a_usable_encoder(source: Source) -> None:
     options = TrainingOptions(minutes=0.05, **SMALL)
     encoder = train(source, recipe="contrastive", options=options)
     assert encoder.origin["epochs"] < 350
     assert np.isfinite(encoder.encode([source[0].image()])).all()
 
 
-def test_training_ends_with_what_can_be_said(tmp_path: Path) -> None:
+def test_train_ends_with_a_sanity_check(tmp_path: Path) -> None:
     arguments = ("train", "dataset:digits/train[:300]", "--recipe", "fast-linear", "-o")
     shown = cli("fast", *arguments, cwd=tmp_path)
     assert "spectrum: the variance of" in shown
@@ -242,7 +248,7 @@ def test_training_ends_with_what_can_be_said(tmp_path: Path) -> None:
     assert "spectrum" not in quiet
 
 
-def test_a_file_of_labels_judges_training(tmp_path: Path) -> None:
+def test_train_evaluates_with_a_file_of_labels(tmp_path: Path) -> None:
     arguments = ("train", "dataset:digits/train[:300]", "--recipe", "fast-linear", "-o")
     labels = tmp_path / "labels.csv"
     rows = [f"digits/train:{i},{'low' if i % 10 < 5 else 'high'}" for i in range(3, 300, 5)]
@@ -271,9 +277,7 @@ def test_a_file_of_labels_judges_training(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_labels_that_cannot_judge_are_refused_before_training(
-    text: str, said: str, tmp_path: Path
-) -> None:
+def test_unusable_labels_are_refused_before_training(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(text)
     arguments = ("dataset:digits/train[:300]", "-o", "e", "--labels", "labels.csv")
     done = lookalike("train", *arguments, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Training on two processes under torchrun: one gradient, one voice, one end; exact resume."""
+"""Training on two processes under torchrun: gradients, errors, stopping, exact resume."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from lookalike.errors import SettingError
 from lookalike.training import checkpoints
 from lookalike.training import train as training_train
 from lookalike.training.distributed import SINGLE_PROCESS, ProcessGroup, current_group
-from lookalike.training.loop import Plan, TrainingOptions
+from lookalike.training.loop import Schedule, TrainingOptions
 from lookalike.training.recipes import RECIPES
 from lookalike.training.train import train
+from tests.distributed_run import SOURCE, WHOLE
 from tests.integration.test_cli import lookalike
 from tests.processes import children
-from tests.distributed_run import SOURCE, WHOLE
 
 ROOT = Path(__file__).parents[2]
-LONGEST_S = 300
+TIMEOUT_S = 300
 TRAIN = (
     *("lookalike", "train", SOURCE, "-o", "e", "--no-evaluate", "--epochs", WHOLE.epochs),
     *("--seed", WHOLE.seed, "--augment", WHOLE.augment, "--size", WHOLE.size),
@@ -51,13 +51,13 @@ def torchrun(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def ended(
+def wait_for(
     process: subprocess.Popen[str], meanwhile: Callable[[], None] = lambda: None
 ) -> tuple[int, str, str]:
     """Return exit status, stdout and stderr."""
     try:
         meanwhile()
-        out, err = process.communicate(timeout=LONGEST_S)
+        out, err = process.communicate(timeout=TIMEOUT_S)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -65,20 +65,20 @@ def ended(
 
 
 @dataclass(frozen=True)
-class Together:
-    """What two processes found, and what they left."""
+class DistributedRun:
+    """The results of two processes, and the folder of their files."""
 
     folder: Path
-    found: tuple[dict[str, Any], dict[str, Any]]
+    results: tuple[dict[str, Any], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
-    folder = tmp_path_factory.mktemp("together")
-    code, _, err = ended(torchrun("tests.distributed_run", folder, cwd=ROOT))
+def distributed_run(tmp_path_factory: pytest.TempPathFactory) -> DistributedRun:
+    folder = tmp_path_factory.mktemp("distributed")
+    code, _, err = wait_for(torchrun("tests.distributed_run", folder, cwd=ROOT))
     assert code == 0, err
     one, other = (json.loads((folder / f"{rank}.json").read_text()) for rank in range(2))
-    return Together(folder, (one, other))
+    return DistributedRun(folder, (one, other))
 
 
 def same(one: Path, other: Path) -> bool:
@@ -87,29 +87,31 @@ def same(one: Path, other: Path) -> bool:
     return all(torch.equal(value, others[name]) for name, value in weights.items())
 
 
-def test_gradients_are_those_of_one_process_with_the_whole_batch(together: Together) -> None:
-    for found in together.found:
-        assert set(found["gradients"]) == {"contrastive", "mean", "contrastive loss", "mean loss"}
-        assert max(found["gradients"].values()) < 1e-14
+def test_gradients_equal_those_of_one_process_with_the_whole_batch(
+    distributed_run: DistributedRun,
+) -> None:
+    for result in distributed_run.results:
+        assert set(result["gradients"]) == {"contrastive", "mean", "contrastive loss", "mean loss"}
+        assert max(result["gradients"].values()) < 1e-14
 
 
-def test_what_one_process_says_holds_for_all(together: Together) -> None:
-    one, other = together.found
+def test_errors_and_reductions_are_shared_by_all_processes(distributed_run: DistributedRun) -> None:
+    one, other = distributed_run.results
     assert one["errors"] == [["LookalikeError", "process 1 of 2: mine"], ["SettingError", "ours"]]
     assert other["errors"] == [["SettingError", "mine"], ["LookalikeError", "process 0 of 2: ours"]]
-    for found in together.found:
-        assert found["data"].startswith("the 2 processes have read different images")
-        assert found["summed"] == [1, 1]
-        assert found["most"] == [1, 1, 0.25]
+    for result in distributed_run.results:
+        assert result["data"].startswith("the 2 processes have read different images")
+        assert result["all_reduce_sum"] == [1, 1]
+        assert result["all_reduce_max"] == [1, 1, 0.25]
     assert one["fingerprint"] == other["fingerprint"]
 
 
 @pytest.mark.parametrize("recipe", ["contrastive", "report-conv-bn", "report-linear"])
 def test_an_interrupt_of_one_process_stops_all_and_resume_is_exact(
-    recipe: str, together: Together
+    recipe: str, distributed_run: DistributedRun
 ) -> None:
-    assert all(found[f"{recipe} interrupted"] for found in together.found)
-    whole, parts = (together.folder / f"{recipe}-{name}" for name in ("whole", "parts"))
+    assert all(result[f"{recipe} interrupted"] for result in distributed_run.results)
+    whole, parts = (distributed_run.folder / f"{recipe}-{name}" for name in ("whole", "parts"))
     assert same(Path(f"{whole}-0.safetensors"), Path(f"{whole}-1.safetensors"))
     assert same(Path(f"{parts}-0.safetensors"), Path(f"{parts}-1.safetensors"))
     states = [json.loads((each / "checkpoint.json").read_text()) for each in (whole, parts)]
@@ -119,54 +121,56 @@ def test_an_interrupt_of_one_process_stops_all_and_resume_is_exact(
     assert np.mean(one[-1]) < one[0][0]
 
 
-def test_all_end_at_the_same_step_when_time_is_over(together: Together) -> None:
-    one, other = (together.folder / f"minutes-{rank}.safetensors" for rank in range(2))
+def test_all_processes_stop_at_the_same_step_at_the_time_limit(
+    distributed_run: DistributedRun,
+) -> None:
+    one, other = (distributed_run.folder / f"minutes-{rank}.safetensors" for rank in range(2))
     assert same(one, other)
 
 
-def pressing(folder: Path, press: Callable[[], object]) -> Callable[[], None]:
-    """Return what waits for another checkpoint and then presses."""
+def after_checkpoint(folder: Path, action: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that waits for the next checkpoint and then calls ``action``."""
     manifest = folder / "e" / "checkpoint" / "checkpoint.json"
 
-    def written() -> float:
+    def modified() -> float:
         return manifest.stat().st_mtime if manifest.exists() else 0
 
-    before = written()
+    before = modified()
 
     def wait() -> None:
-        end = time.monotonic() + LONGEST_S
-        while written() == before and time.monotonic() < end:
+        end = time.monotonic() + TIMEOUT_S
+        while modified() == before and time.monotonic() < end:
             time.sleep(0.02)
-        press()
+        action()
 
     return wait
 
 
-def test_a_killed_and_then_interrupted_run_ends_as_an_uninterrupted_one(
-    together: Together, tmp_path: Path
+def test_a_killed_and_then_interrupted_run_equals_an_uninterrupted_one(
+    distributed_run: DistributedRun, tmp_path: Path
 ) -> None:
     process = torchrun(*TRAIN, cwd=tmp_path)
 
     def kill() -> None:
         os.kill(max(children(process.pid, named="lookalike")), signal.SIGKILL)
 
-    code, out, _ = ended(process, pressing(tmp_path, kill))
+    code, out, _ = wait_for(process, after_checkpoint(tmp_path, kill))
     assert (code != 0, out) == (True, "")
     process = torchrun(*TRAIN, "--resume", cwd=tmp_path)
-    pressed = pressing(tmp_path, lambda: process.send_signal(signal.SIGINT))
-    code, out, err = ended(process, pressed)
+    interrupt = after_checkpoint(tmp_path, lambda: process.send_signal(signal.SIGINT))
+    code, out, err = wait_for(process, interrupt)
     assert (code != 0, out) == (True, "")
     assert err.count("interrupted; go on with the same command and --resume") == 1
     state = json.loads((tmp_path / "e" / "checkpoint" / "checkpoint.json").read_text())
     assert 0 < state["epoch"] < (WHOLE.epochs or 0)
-    code, out, err = ended(torchrun(*TRAIN, "--resume", cwd=tmp_path))
+    code, out, err = wait_for(torchrun(*TRAIN, "--resume", cwd=tmp_path))
     assert code == 0, err
     assert out.count("e: contrastive, ") == out.count("8 epochs of 100 images") == 1
     assert err.count("next: lookalike index") == 1
     assert err.count("find neighbors") == 1
     encoder = load_encoder(tmp_path / "e")
-    assert encoder.fingerprint == together.found[0]["fingerprint"]
-    whole, parts = together.folder / "whole", tmp_path / "e"
+    assert encoder.fingerprint == distributed_run.results[0]["fingerprint"]
+    whole, parts = distributed_run.folder / "whole", tmp_path / "e"
     assert same(whole / "model.safetensors", parts / "model.safetensors")
     assert json.loads((parts / "encoder.json").read_text())["origin"]["processes"] == 2
     alone = replace(WHOLE, resume=True)
@@ -174,10 +178,10 @@ def test_a_killed_and_then_interrupted_run_ends_as_an_uninterrupted_one(
         train(SOURCE, recipe="contrastive", out=parts, options=alone)
 
 
-def test_a_mistake_is_said_once(tmp_path: Path) -> None:
-    code, out, err = ended(torchrun(*TRAIN, "--size", "20", cwd=tmp_path))
+def test_an_error_is_printed_once(tmp_path: Path) -> None:
+    code, out, err = wait_for(torchrun(*TRAIN, "--size", "20", cwd=tmp_path))
     assert (code != 0, out) == (True, "")
-    assert err.count("lookalike: error: --size 20: must be from 32 to 224") == 1
+    assert err.count("lookalike: error: --size 20 must be from 32 to 224 pixels") == 1
     assert "exitcode  : 2" in err
     assert 'Traceback (most recent call last):\n  File "<frozen runpy>' in err  # torchrun's own
     assert not (tmp_path / "e").exists()
@@ -194,7 +198,7 @@ def test_other_processes_are_silent_unless_they_crash(
     done = lookalike(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
     assert lookalike("recipes").stdout == ""
-    monkeypatch.setattr("lookalike.cli.app", lambda: 1 // 0)
+    monkeypatch.setattr("typer.main.get_command", lambda _: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         lookalike("recipes")
 
@@ -202,13 +206,13 @@ def test_other_processes_are_silent_unless_they_crash(
 def test_a_run_of_one_process_is_not_resumed_by_two(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.Adam(model.parameters())
-    checkpoints.save(tmp_path, checkpoints.State(run={"seed": 1}), model, optimizer)
+    checkpoints.save(tmp_path, checkpoints.TrainingState(run={"seed": 1}), model, optimizer)
     checkpoints.load(tmp_path, {"seed": 1}, model, optimizer)
     with pytest.raises(SettingError, match="processes was 1, is 2"):
         checkpoints.load(tmp_path, {"seed": 1, "processes": 2}, model, optimizer)
 
 
-def test_one_process_is_alone_and_gets_back_what_it_gave() -> None:
+def test_collectives_of_one_process_return_their_input() -> None:
     rows = torch.arange(5)
     assert current_group() is SINGLE_PROCESS
     assert (SINGLE_PROCESS.is_main, SINGLE_PROCESS.device("cuda")) == (True, "cuda")
@@ -218,31 +222,35 @@ def test_one_process_is_alone_and_gets_back_what_it_gave() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
-def test_shares_are_the_whole_and_differ_by_one_row(count: int) -> None:
+def test_shards_partition_the_batch_and_differ_by_at_most_one_row(count: int) -> None:
     rows = torch.arange(20)
-    shares = [ProcessGroup(rank=rank, world_size=count).shard(rows) for rank in range(count)]
-    assert torch.equal(torch.cat(shares), rows)
-    assert {len(share) for share in shares} <= {20 // count, 20 // count + 1}
+    shards = [ProcessGroup(rank=rank, world_size=count).shard(rows) for rank in range(count)]
+    assert torch.equal(torch.cat(shards), rows)
+    assert {len(shard) for shard in shards} <= {20 // count, 20 // count + 1}
 
 
-def test_no_process_is_left_without_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_process_gets_images_and_its_own_random_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     options = TrainingOptions(seed=1)
     monkeypatch.setattr(
         "lookalike.training.loop.current_group", lambda: ProcessGroup(rank=1, world_size=3)
     )
-    plan = Plan.of(RECIPES["report-conv"], 62, options)
-    assert [len(rows) for rows in plan.batches(0, torch.device("cpu"))] == [20, 20, 20]
+    schedule = Schedule.of(RECIPES["report-conv"], 62, options)
+    assert [len(rows) for rows in schedule.batches(0, torch.device("cpu"))] == [20, 20, 20]
     numbers = {
-        rank: replace(plan, group=ProcessGroup(rank=rank, world_size=3)) for rank in range(3)
+        rank: replace(schedule, group=ProcessGroup(rank=rank, world_size=3)) for rank in range(3)
     }.values()
-    state = checkpoints.State(run={}, step=1)
+    state = checkpoints.TrainingState(run={}, step=1)
     seeds = {each.generator(state, torch.device("cpu")).initial_seed() for each in numbers}
     assert len(seeds) == 3
-    with pytest.raises(SettingError, match="11 processes: each needs at least 2 images a step"):
-        training_train._check_shares(20, ProcessGroup(rank=0, world_size=11))
+    with pytest.raises(
+        SettingError, match="11 processes need a batch of at least 22 images; this run has 20"
+    ):
+        training_train._check_batch(20, ProcessGroup(rank=0, world_size=11))
 
 
-def test_threads_are_shared_out_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_divided_among_processes_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOOKALIKE_THREADS", raising=False)
     cores = SINGLE_PROCESS.threads
     assert ProcessGroup(world_size=2, local_world_size=2).threads == max(1, cores // 2)

@@ -1,4 +1,4 @@
-"""Training the report's recipes: exact resume, interruption, export, and what is refused."""
+"""Training the report's recipes: exact resume, interruption, export, refused options."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def test_the_exported_encoder_agrees_with_torch(
 
 
 @pytest.mark.parametrize("recipe", RECIPE_NAMES)
-def test_the_recipes_describe_their_networks(recipe: str) -> None:
+def test_recipe_layers_match_the_networks(recipe: str) -> None:
     layers = RECIPES[recipe].layers
     network = NETWORKS[RECIPES[recipe].network]()
-    assert sum(layer.weights for layer in layers) == parameter_count(network)
+    assert sum(layer.parameters for layer in layers) == parameter_count(network)
     shape = tuple(int(n) for n in layers[-1].output.split(" x "))
     assert network(torch.zeros(2, 1, 28, 28)).shape[1:] == shape
     (embedding,) = (layer.output for layer in layers if layer.is_embedding)
@@ -78,7 +78,7 @@ def test_the_recipes_describe_their_networks(recipe: str) -> None:
 
 
 class Interrupt:
-    """Presses Ctrl-C from another thread, at no particular point of a step."""
+    """Sends SIGINT from another thread, at an arbitrary point of a step."""
 
     def __init__(self, after: int) -> None:
         self.after = after
@@ -89,15 +89,15 @@ class Interrupt:
             threading.Timer(0.003, os.kill, (os.getpid(), signal.SIGINT)).start()
 
 
-def test_an_interrupt_before_the_first_step_leaves_a_checkpoint_too(
+def test_an_interrupt_before_the_first_step_writes_a_checkpoint(
     source: Source, tmp_path: Path
 ) -> None:
-    def press(p: Progress) -> None:
+    def interrupt(p: Progress) -> None:
         if p.task.startswith("train"):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        fitted(source, tmp_path / "e", "fast-conv", press)
+        fitted(source, tmp_path / "e", "fast-conv", interrupt)
     assert json.loads((tmp_path / "e" / "checkpoint.json").read_text())["step"] == 0
     resumed = fitted(source, tmp_path / "e", "fast-conv", resume=True)
     assert_same(resumed, fitted(source, tmp_path / "whole", "fast-conv"))
@@ -121,7 +121,7 @@ def fitted(
 
 
 def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return everything that a checkpoint holds: weights and the optimizer's state."""
+    """Return all tensors of a checkpoint: weights and optimizer state."""
     manifest = json.loads((folder / "checkpoint.json").read_text())
     assert len(list(folder.iterdir())) == 2
     return load_file(folder / manifest["weights"])
@@ -133,7 +133,7 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 
 @pytest.mark.parametrize("recipe", ["report-linear", "report-conv", "report-conv-bn"])
-def test_interrupted_and_resumed_gives_the_same_weights(
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(
     recipe: str, source: Source, tmp_path: Path
 ) -> None:
     whole = fitted(source, tmp_path / "whole", recipe, epochs=2, seed=3)
@@ -148,15 +148,13 @@ def test_interrupted_and_resumed_gives_the_same_weights(
         assert [len(epoch["curve"]) for epoch in history] == [20, 20]
 
 
-def test_a_finished_run_is_trained_further_to_the_same_weights(
-    source: Source, tmp_path: Path
-) -> None:
+def test_a_finished_run_can_be_trained_further(source: Source, tmp_path: Path) -> None:
     fitted(source, tmp_path / "a", "fast-conv", epochs=1)
     further = fitted(source, tmp_path / "a", "fast-conv", epochs=2, resume=True)
     assert_same(further, fitted(source, tmp_path / "b", "fast-conv", epochs=2))
 
 
-def test_the_seed_decides(source: Source, tmp_path: Path) -> None:
+def test_the_seed_determines_the_weights(source: Source, tmp_path: Path) -> None:
     one, again, other = (
         fitted(source, tmp_path / f"{i}", "fast-linear", seed=seed)
         for i, seed in enumerate((1, 1, 2))
@@ -167,7 +165,7 @@ def test_the_seed_decides(source: Source, tmp_path: Path) -> None:
     )
 
 
-def test_minutes_end_training_and_leave_a_usable_encoder(source: Source, tmp_path: Path) -> None:
+def test_the_time_limit_ends_training_with_a_usable_encoder(source: Source, tmp_path: Path) -> None:
     options = TrainingOptions(epochs=10_000, minutes=0.01)
     encoder = train(source, recipe="report-conv", out=tmp_path / "e", options=options)
     assert 0 < encoder.origin["epochs"] < 100
@@ -187,13 +185,28 @@ def test_resuming_with_other_settings_is_refused(source: Source, tmp_path: Path)
         train(few, recipe="fast-linear", out=tmp_path / "e", options=TrainingOptions(resume=True))
 
 
-def test_folders_in_the_way_are_left_alone(source: Source, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_run_of_an_older_version_is_not_resumed(
+    version: int, source: Source, tmp_path: Path
+) -> None:
+    train(source, recipe="fast-linear", out=tmp_path / "e")
+    manifest = tmp_path / "e" / "checkpoint" / "checkpoint.json"
+    fields = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**fields, "format": version}))
+    options = TrainingOptions(epochs=2, resume=True)
+    with pytest.raises(ArtifactError, match=rf"older lookalike \(format {version}\).*Train again"):
+        train(source, recipe="fast-linear", out=tmp_path / "e", options=options)
+
+
+def test_existing_folders_are_not_overwritten(source: Source, tmp_path: Path) -> None:
     train(source, recipe="fast-linear", out=tmp_path / "e")
     before = (tmp_path / "e" / "encoder.json").read_bytes()
-    with pytest.raises(ArtifactError, match="holds a finished training run; go on with --resume"):
+    with pytest.raises(
+        ArtifactError, match="has a finished training run; continue it with resume=True"
+    ):
         train(source, recipe="fast-linear", out=tmp_path / "e", options=TrainingOptions(seed=9))
     assert (tmp_path / "e" / "encoder.json").read_bytes() == before
-    with pytest.raises(ArtifactError, match="holds no checkpoint to resume"):
+    with pytest.raises(ArtifactError, match="has no checkpoint to resume"):
         train(
             source, recipe="fast-linear", out=tmp_path / "x", options=TrainingOptions(resume=True)
         )
@@ -210,25 +223,25 @@ def test_folders_in_the_way_are_left_alone(source: Source, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (TrainingOptions(epochs=0), "--epochs 0: must be at least 1"),
-        (TrainingOptions(minutes=-1), "--minutes -1: must be above 0"),
-        (TrainingOptions(device="warp"), "--device warp: not available here"),
+        (TrainingOptions(epochs=0), "epochs=0 must be at least 1"),
+        (TrainingOptions(minutes=-1), "minutes=-1 must be above 0"),
+        (TrainingOptions(device="warp"), "device=warp is not available"),
     ],
 )
 def test_settings_out_of_range_are_refused(
-    options: TrainingOptions, said: str, source: Source, tmp_path: Path
+    options: TrainingOptions, message: str, source: Source, tmp_path: Path
 ) -> None:
-    with pytest.raises(SettingError, match=said):
+    with pytest.raises(SettingError, match=message):
         train(source, recipe="fast-linear", out=tmp_path / "e", options=options)
     assert not (tmp_path / "e").exists()
 
 
-def test_a_device_that_is_not_there_is_refused(source: Source, tmp_path: Path) -> None:
+def test_a_missing_gpu_is_refused(source: Source, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(SettingError, match="--device cuda: not available here"):
+    with pytest.raises(SettingError, match="device=cuda is not available"):
         train(source, recipe="fast-linear", options=TrainingOptions(device="cuda"))
 
 
@@ -246,7 +259,7 @@ def test_images_of_any_size_can_be_trained_on(folder: Path, tmp_path: Path) -> N
     assert encoder.encode([np.zeros((300, 200, 3), np.uint8)]).shape == (1, 196)
 
 
-def test_an_encoder_of_images_of_one_size_refuses_others(tmp_path: Path) -> None:
+def test_an_encoder_trained_at_native_size_refuses_other_sizes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for i in range(5):
         (tmp_path / "s").mkdir(exist_ok=True)
@@ -258,7 +271,7 @@ def test_an_encoder_of_images_of_one_size_refuses_others(tmp_path: Path) -> None
         encoder.encode([np.zeros((30, 28), np.uint8)])
 
 
-def test_a_loss_that_breaks_stops_and_keeps_the_last_good_checkpoint(
+def test_a_nan_loss_stops_training_and_keeps_the_last_good_checkpoint(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lookalike.training import loop
@@ -266,19 +279,19 @@ def test_a_loss_that_breaks_stops_and_keeps_the_last_good_checkpoint(
     train(source, recipe="report-linear", out=tmp_path / "e")
     good = json.loads((tmp_path / "e" / "checkpoint" / "checkpoint.json").read_text())
     steps = iter([0.1] * 6)
-    monkeypatch.setattr(loop, "_step", lambda *_: next(steps, float("nan")))
-    with pytest.raises(ArtifactError, match=r"NaN or infinite in epoch 2, step 7; .* --resume"):
+    monkeypatch.setattr(loop, "_optimizer_step", lambda *_: next(steps, float("nan")))
+    with pytest.raises(ArtifactError, match=r"NaN or infinite in epoch 2, step 7; .* resume=True"):
         train(
             source,
             recipe="report-linear",
             out=tmp_path / "e",
-            options=TrainingOptions(2, resume=True),
+            options=TrainingOptions(epochs=2, resume=True),
         )
-    kept = json.loads((tmp_path / "e" / "checkpoint" / "checkpoint.json").read_text())
-    assert kept == good
+    current = json.loads((tmp_path / "e" / "checkpoint" / "checkpoint.json").read_text())
+    assert current == good
 
 
-def test_the_shipped_untrained_network_is_report_conv_before_training() -> None:
+def test_the_shipped_untrained_network_has_the_initial_weights_of_report_conv() -> None:
     from lookalike.encoders.onnx import NetworkEncoder
     from lookalike.encoders.registry import open_encoder
 

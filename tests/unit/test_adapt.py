@@ -1,4 +1,4 @@
-"""Adapting without labels: the projection against a slow version, and whole small runs."""
+"""Adapting without labels: the projection against a slow version, and small complete runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DRAWN = AdaptOptions(query_domain="drawn", views_per_image=3, dim=24)
 
 
 def drawing(number: int) -> Image.Image:
-    """A few colored shapes on white, of their own for each number."""
+    """Return a few random colored shapes on white, determined by the number."""
     rng = np.random.default_rng([7, number])
     page = Image.new("RGB", (48, 48), "white")
     pen = ImageDraw.Draw(page)
@@ -65,15 +65,15 @@ def base(drawings: Source) -> Encoder:
     return open_encoder("pixels", sample_images(drawings))
 
 
-def spread(n: int = 80, views: int = 3, d: int = 8) -> tuple[np.ndarray, np.ndarray]:
+def items_and_views(n: int = 80, views: int = 3, d: int = 8) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(5)
     rows = rng.normal(size=(n, d)) * np.linspace(0.5, 2, d)
     noise = rng.normal(size=(n, views, d)) * np.linspace(1.5, 0.2, d)
     return rows.astype(np.float32), (rows[:, None] + noise).astype(np.float32)
 
 
-def test_the_projection_is_that_of_the_generalized_eigenproblem() -> None:
-    rows, views = spread()
+def test_the_projection_solves_the_generalized_eigenproblem() -> None:
+    rows, views = items_and_views()
     n, v, d = views.shape
     within = np.zeros((d, d))
     for i in range(n):
@@ -90,26 +90,26 @@ def test_the_projection_is_that_of_the_generalized_eigenproblem() -> None:
     np.testing.assert_allclose(found.projection * signs, expected, atol=1e-4)
 
 
-def test_what_differs_within_items_alone_is_suppressed() -> None:
-    rows, views = spread()
+def test_directions_that_vary_only_within_items_are_suppressed() -> None:
+    rows, views = items_and_views()
     rows[:, 0] = 0.001 * rows[:, 0]
     views[:, :, 0] = 5 * np.random.default_rng(1).normal(size=views.shape[:2])
     projection = fit_discriminant(rows, views, 3).projection
     assert np.linalg.norm(projection[0]) < 0.05 * np.linalg.norm(projection, axis=1).max()
 
 
-def test_the_projection_turns_with_the_rows() -> None:
-    rows, views = spread()
-    turning, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(8, 8)))
-    turning = turning.astype(np.float32)
-    a, b = fit_discriminant(rows, views, 4), fit_discriminant(rows @ turning, views @ turning, 4)
+def test_the_projection_is_equivariant_to_rotation() -> None:
+    rows, views = items_and_views()
+    rotation, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(8, 8)))
+    rotation = rotation.astype(np.float32)
+    a, b = fit_discriminant(rows, views, 4), fit_discriminant(rows @ rotation, views @ rotation, 4)
     before = (rows - a.mean) @ a.projection
-    after = (rows @ turning - b.mean) @ b.projection
+    after = (rows @ rotation - b.mean) @ b.projection
     np.testing.assert_allclose(before @ before.T, after @ after.T, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(20, 50), (50, 20), (30, 30)])
-def test_the_basis_is_that_of_principal_components(shape: tuple[int, int]) -> None:
+def test_the_components_are_those_of_pca(shape: tuple[int, int]) -> None:
     rows = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     rows *= np.linspace(1, 3, shape[1], dtype=np.float32)
     found = PrincipalComponents.fit(rows)
@@ -121,21 +121,21 @@ def test_the_basis_is_that_of_principal_components(shape: tuple[int, int]) -> No
     np.testing.assert_allclose(along, 1, atol=1e-3)
 
 
-def found_first(encoder: Encoder, images: list[ImageArray], views: list[ImageArray]) -> float:
-    rows, asked = (unit_rows(encoder.encode(some)) for some in (images, views))
-    return float(((asked @ rows.T).argmax(axis=1) == np.arange(len(rows))).mean())
+def recall_at_1(encoder: Encoder, images: list[ImageArray], views: list[ImageArray]) -> float:
+    rows, queries = (unit_rows(encoder.encode(some)) for some in (images, views))
+    return float(((queries @ rows.T).argmax(axis=1) == np.arange(len(rows))).mean())
 
 
-def test_adapting_to_drawings_finds_more_and_is_kept(
+def test_adapting_to_drawings_improves_recall_and_is_reproducible(
     drawings: Source, base: Encoder, tmp_path: Path
 ) -> None:
     adapted = adapt(drawings, encoder=base, out=tmp_path / "e", options=DRAWN)
     images = [item.image() for item in drawings]
-    held = [restyle(image, np.random.default_rng([99, i])) for i, image in enumerate(images)]
-    assert found_first(adapted, images, held) > found_first(base, images, held)
-    again = load_encoder(tmp_path / "e")
-    assert (again.fingerprint, again.dim) == (adapted.fingerprint, 24)
-    np.testing.assert_array_equal(again.encode(images), adapted.encode(images))
+    queries = [restyle(image, np.random.default_rng([99, i])) for i, image in enumerate(images)]
+    assert recall_at_1(adapted, images, queries) > recall_at_1(base, images, queries)
+    loaded = load_encoder(tmp_path / "e")
+    assert (loaded.fingerprint, loaded.dim) == (adapted.fingerprint, 24)
+    np.testing.assert_array_equal(loaded.encode(images), adapted.encode(images))
     assert not (tmp_path / "e" / "views").exists()
     assert adapt(drawings, encoder=base, options=DRAWN).fingerprint == adapted.fingerprint
     other = adapt(drawings, encoder=base, options=replace(DRAWN, seed=1))
@@ -145,7 +145,7 @@ def test_adapting_to_drawings_finds_more_and_is_kept(
 
 
 @pytest.mark.parametrize("task", ["encode images", "views 1/3", "views 3/3"])
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_resumes_exactly(
     drawings: Source, base: Encoder, tmp_path: Path, task: str
 ) -> None:
     def interrupt(progress: Progress) -> None:
@@ -155,56 +155,68 @@ def test_an_interrupted_run_goes_on(
     out = tmp_path / "e"
     with pytest.raises(KeyboardInterrupt):
         adapt(drawings, encoder=base, out=out, options=DRAWN, on_progress=interrupt)
-    with pytest.raises(ArtifactError, match="interrupted run; go on with --resume"):
+    with pytest.raises(ArtifactError, match="interrupted run; continue it with resume=True"):
         adapt(drawings, encoder=base, out=out, options=DRAWN)
     resumed = replace(DRAWN, resume=True)
     for number in range(12):
         drawing(100 + number).save(tmp_path / f"{number}.png")
     others = open_source(tmp_path)
-    with pytest.raises(ArtifactError, match="holds another run"):
+    with pytest.raises(ArtifactError, match=r"run with other settings \(images, data\)"):
         adapt(others, encoder=base, out=out, options=replace(resumed, dim=5))
-    with pytest.raises(ArtifactError, match="holds another run"):
+    with pytest.raises(ArtifactError, match=r"run with other settings \(seed\)"):
         adapt(drawings, encoder=base, out=out, options=replace(resumed, seed=4))
-    found = adapt(drawings, encoder=base, out=out, options=resumed)
-    whole = adapt(drawings, encoder=base, options=DRAWN)
-    assert found.fingerprint == whole.fingerprint
-    np.testing.assert_array_equal(found.projection.projection, whole.projection.projection)
-    with pytest.raises(ArtifactError, match="holds nothing to resume"):
+    result = adapt(drawings, encoder=base, out=out, options=resumed)
+    uninterrupted = adapt(drawings, encoder=base, options=DRAWN)
+    assert result.fingerprint == uninterrupted.fingerprint
+    np.testing.assert_array_equal(result.projection.projection, uninterrupted.projection.projection)
+    with pytest.raises(ArtifactError, match="has nothing to resume"):
         adapt(drawings, encoder=base, out=tmp_path / "new", options=resumed)
 
 
+def test_a_run_of_another_version_is_not_resumed(
+    drawings: Source, base: Encoder, tmp_path: Path
+) -> None:
+    run = tmp_path / "e" / "views" / "run.json"
+    run.parent.mkdir(parents=True)
+    run.write_text(json.dumps({"views": "drawn", "seed": 0}))
+    with pytest.raises(ArtifactError, match=r"another version of lookalike.*choose another out"):
+        adapt(drawings, encoder=base, out=tmp_path / "e", options=replace(DRAWN, resume=True))
+
+
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (AdaptOptions(views_per_image=0), "--views-per-image 0: must be at least 1"),
+        (AdaptOptions(views_per_image=0), "views_per_image=0 must be at least 1"),
         (
             AdaptOptions(views_per_image=2, contrast=True),
-            "--contrast holds one back and needs at least 3",
+            "views_per_image=2 must be at least 3 with contrast=True",
         ),
-        (AdaptOptions(minutes=0), "--minutes 0: must be above 0"),
-        (AdaptOptions(dim=0), "--dim 0: must be at least 1"),
+        (AdaptOptions(minutes=0), "minutes=0 must be above 0"),
+        (AdaptOptions(dim=0), "dim=0 must be at least 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(
-    drawings: Source, options: AdaptOptions, said: str
+    drawings: Source, options: AdaptOptions, message: str
 ) -> None:
-    with pytest.raises(SettingError, match=said):
+    with pytest.raises(SettingError, match=message):
         adapt(drawings, options=options)
 
 
-def test_views_and_dimensions_that_there_are_not(drawings: Source, base: Encoder) -> None:
+def test_unknown_query_domains_and_too_many_dimensions_are_refused(
+    drawings: Source, base: Encoder
+) -> None:
     with pytest.raises(UnknownNameError, match=r"'drwan'.*drawn"):
         adapt(drawings, encoder=base, options=AdaptOptions(query_domain="drwan"))
-    with pytest.raises(InputError, match=r"--dim 60: 60 images .* allow at most 59"):
+    with pytest.raises(InputError, match=r"dim=60 must be at most 59 for 60 images"):
         adapt(drawings, encoder=base, options=replace(DRAWN, dim=60))
 
 
-def test_minutes_end_a_run_early(drawings: Source, base: Encoder) -> None:
-    found = adapt(drawings, encoder=base, options=replace(DRAWN, minutes=1e-9))
-    assert found.origin["views_per_image"] == 1
+def test_the_time_limit_ends_a_run_early(drawings: Source, base: Encoder) -> None:
+    adapted = adapt(drawings, encoder=base, options=replace(DRAWN, minutes=1e-9))
+    assert adapted.origin["views_per_image"] == 1
 
 
-def test_contrast_is_never_worse_than_where_it_began(
+def test_contrastive_refinement_never_lowers_held_out_recall(
     require: Require, drawings: Source, base: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     try:
@@ -212,25 +224,25 @@ def test_contrast_is_never_worse_than_where_it_began(
     except ModuleNotFoundError:
         require(False, "torch is not installed")
     monkeypatch.setattr(contrastive_refinement, "ROUNDS", 2)
-    found = adapt(drawings, encoder=base, options=replace(DRAWN, contrast=True))
-    assert found.origin["contrast"]
-    assert np.isfinite(found.projection.projection).all()
-    rows, views = spread()
+    adapted = adapt(drawings, encoder=base, options=replace(DRAWN, contrast=True))
+    assert adapted.origin["contrast"]
+    assert np.isfinite(adapted.projection.projection).all()
+    rows, views = items_and_views()
     start = fit_discriminant(rows, views[:, :-1], 4)
     refined = contrastive_refinement.refine(rows, views, start)
 
-    def share(projection: np.ndarray) -> float:
+    def recall(projection: np.ndarray) -> float:
         a, b = (
             unit_rows((some - start.mean).astype(np.float32) @ projection)
             for some in (views[:, -1], rows)
         )
         return float(((a @ b.T).argmax(axis=1) == np.arange(len(rows))).mean())
 
-    assert refined.after >= refined.before == pytest.approx(share(start.projection))
-    assert refined.after == pytest.approx(share(refined.projection.projection))
+    assert refined.after >= refined.before == pytest.approx(recall(start.projection))
+    assert refined.after == pytest.approx(recall(refined.projection.projection))
 
 
-def test_contrast_says_what_it_lacks(
+def test_contrastive_refinement_without_torch_names_the_extra(
     drawings: Source, base: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -240,12 +252,12 @@ def test_contrast_says_what_it_lacks(
 
 
 @pytest.mark.parametrize("query_domain", sorted(QUERY_DOMAINS))
-def test_the_shell_adapts(drawings: Source, tmp_path: Path, query_domain: str) -> None:
-    folder = tmp_path / "grounds"
+def test_adapt_on_the_command_line(drawings: Source, tmp_path: Path, query_domain: str) -> None:
+    folder = tmp_path / "backgrounds"
     folder.mkdir()
     for number in range(3):
         drawing(200 + number).resize((90, 90)).save(folder / f"{number}.png")
-    grounds = ("--backgrounds", folder) if query_domain == "street" else ()
+    backgrounds = ("--backgrounds", folder) if query_domain == "street" else ()
     arguments = (
         "--encoder",
         "pixels",
@@ -253,7 +265,7 @@ def test_the_shell_adapts(drawings: Source, tmp_path: Path, query_domain: str) -
         2,
         "--query-domain",
         query_domain,
-        *grounds,
+        *backgrounds,
     )
     done = lookalike("adapt", drawings.spec, "-o", tmp_path / "e", *arguments, "--json")
     assert done.returncode == 0, done.stderr

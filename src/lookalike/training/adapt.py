@@ -1,10 +1,9 @@
-"""adapt(): a projection of a pretrained encoder's embeddings, learned from a collection alone.
+"""adapt(): fit a projection of a pretrained encoder's embeddings to a collection, without labels.
 
-Each image is made into street photographs or drawings of its item
-(:mod:`lookalike.images.compositing`, :mod:`lookalike.images.stylization`), and the projection makes
-little of the directions in which these views of one item differ, and much of those in which items
-do. No labels are used, and no photographs of anybody's queries: grounds are put together from the
-collection itself unless others are given.
+Each image is turned into synthetic queries: street photos or drawings of its item
+(:mod:`lookalike.training.synthesis`). The projection suppresses the directions in which the views
+of one item differ and keeps those in which items differ. It needs neither labels nor photos by
+users; backgrounds are composed of the collection itself unless others are given.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.artifacts import write_atomically
+from lookalike.artifacts import FORMAT, write_atomically
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.composite import ProjectedEncoder
 from lookalike.encoders.persistence import load_encoder, write_encoder
@@ -45,31 +44,38 @@ from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progr
 from lookalike.vectors import unit_rows
 
 if TYPE_CHECKING:
-    from lookalike.training.contrastive_refinement import Refined
+    from lookalike.training.contrastive_refinement import Refinement
 
 log = logging.getLogger(__name__)
 
 BASE = "efficientnet-lite0/layers,fit=stretch"
-"""What is adapted unless another encoder is named."""
+"""The default encoder."""
 
 DIM = 256
-IMAGES = 3000
-"""So many images of a collection are enough; they are held in memory."""
+"""Default number of dimensions, at most."""
+
+MAX_IMAGES = 3000
+"""Maximum sample of a collection; it is held in memory."""
 
 _SIDE = 256
-_CONTRASTED = 3
+_MIN_CONTRAST_VIEWS = 3
 _CHUNK = 256
-_GROUNDS, _GROUND_SIDE = 500, 480
-_FOLDER, _RUN = "views", "run.json"
+_MAX_BACKGROUNDS, _BACKGROUND_SIDE = 500, 480
+_CACHE_FOLDER, _RUN = "views", "run.json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptOptions:
-    """What a user may set.
+    """Options of :func:`adapt`.
 
-    ``query_domain`` is a name in :data:`QUERY_DOMAINS`, ``views_per_image`` how many views of each image are made,
-    fewer if ``minutes`` are over before. ``dim`` is that of the projection, at most 256 unless
-    given. ``contrast`` refines it by contrast with hard negatives, which takes torch.
+    Args:
+        query_domain: what queries look like, a name in :data:`QUERY_DOMAINS`.
+        views_per_image: synthetic views per image; fewer if the time limit is reached.
+        minutes: time limit; the current round of views is finished.
+        dim: output dimensions; by default at most 256.
+        contrast: refine the projection by contrastive learning with hard negatives; needs torch.
+        seed: of the views.
+        resume: continue an interrupted run.
     """
 
     query_domain: str = "street"
@@ -93,50 +99,41 @@ def adapt(
     options: AdaptOptions = DEFAULTS,
     on_progress: ProgressCallback = ignore_progress,
 ) -> ProjectedEncoder:
-    """Adapt an encoder to a collection without labels, and leave it in the folder ``out``.
+    """Adapt an encoder to a collection without labels, and write it to the folder ``out``.
 
-    The projection is that of linear discriminant analysis with every image as a class of its
-    views: embeddings are whitened by their scatter within items, as with the learned whitening of
-    Mikolajczyk and Matas 2007, section 3, and of it the directions of most variance between items
-    are kept.
+    The projection is the linear discriminant with each image and its views as a class: embeddings
+    are whitened by the scatter within classes (the learned whitening of Mikolajczyk and Matas 2007,
+    section 3), and the directions with the largest variance between classes are kept.
 
     Args:
-        source: what :func:`lookalike.open_source` takes, or an opened source; at most
-            3,000 of its images are looked at.
-        encoder: a name, the path of an encoder folder, or an opened encoder.
-        out: the encoder folder to make. While views are made it holds only these.
-        backgrounds: photographs to put items on in street views, none of them the queries that the
-            result is to be judged by; collages of the collection unless given.
-        see :class:`AdaptOptions`.
-        on_progress: told of each stage.
+        source: an argument of :func:`lookalike.open_source`, or an opened source; a sample of at
+            most 3,000 images is used.
+        encoder: a name, the path of an encoder folder, or an encoder.
+        out: the encoder folder to create; during the run it holds the views' embeddings.
+        backgrounds: photos on which items are put in street photos, by default collages of the
+            collection. For an honest evaluation they must not include the queries.
+        options: see :class:`AdaptOptions`.
+        on_progress: called at each stage.
 
     Raises:
         UnknownNameError: no such encoder or query domain.
-        SettingError: an option outside its range.
-        InputError: fewer images than dimensions, or images that are all alike.
-        SourceError: no images, or none that can be read.
-        ArtifactError: ``out`` holds something else, or nothing to resume.
-        KeyboardInterrupt: interrupted; the passes that were made are kept in ``out``.
+        SettingError: an option is out of range.
+        InputError: more dimensions than images, or all images have the same embedding.
+        SourceError: no readable images.
+        ArtifactError: ``out`` exists, or has nothing to resume.
+        KeyboardInterrupt: interrupted; ``out`` keeps the embeddings so far.
     """
-    _check(options)
+    _check_options(options)
     if options.contrast:
-        _refine()
+        _import_refine()
     folder = None if out is None else Path(out)
     if folder is not None:
         _check_folder(folder, options)
     opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
-    images = sample_images(opened, IMAGES, _SIDE)
-    unread = len(opened) - len(images)
-    if len(opened) <= IMAGES and unread:
-        log.warning(
-            "left out of adapting: %d of %d images, which cannot be read (lookalike index names "
-            "them)",
-            unread,
-            len(opened),
-        )
-    base = _opened(encoder, images) if isinstance(encoder, str) else encoder
+    images = _load_sample(opened)
+    base = _open_base(encoder, images) if isinstance(encoder, str) else encoder
     dim = _dim(options, len(images), base, opened)
-    behind = _grounds(backgrounds, on_progress)
+    background_images = _load_backgrounds(backgrounds, on_progress)
     start = time.perf_counter()
     run = {
         "query_domain": options.query_domain,
@@ -144,61 +141,61 @@ def adapt(
         "images": len(images),
         "data": _digest(images),
         "encoder": base.fingerprint,
-        "backgrounds": _digest(behind),
+        "backgrounds": _digest(background_images),
     }
-    kept = _Kept(folder / _FOLDER if folder else None, run)
-    made = ViewGenerator.of(images, options.query_domain, options.seed, behind)
-    embed = _Embedding(base, len(images), on_progress)
-    whole = kept.array("originals", lambda: embed(images, "encode images"))
-    if np.ptp(whole, axis=0).max() == 0:
-        kept.remove()
+    cache = _EmbeddingCache(folder / _CACHE_FOLDER if folder else None, run)
+    generator = ViewGenerator.of(images, options.query_domain, options.seed, background_images)
+    embed = _Embedder(base, len(images), on_progress)
+    originals = cache.get("originals", lambda: embed(images, "encode images"))
+    if np.ptp(originals, axis=0).max() == 0:
+        cache.remove()
         raise InputError(
-            f"{opened.spec}: all {len(images):,} images have one embedding; there is nothing to "
-            "tell apart"
+            f"{opened.spec}: all {len(images):,} images have the same embedding; there is nothing "
+            "to learn"
         )
-    first = kept.array(
-        "views-000", lambda: embed(made.views(0), f"views 1/{options.views_per_image}")
+    first = cache.get(
+        "views-000", lambda: embed(generator.views(0), f"views 1/{options.views_per_image}")
     )
-    basis = PrincipalComponents.fit(np.concatenate([whole, first]))
-    views_per_image = [basis.transform(first)]
-    least = _CONTRASTED if options.contrast else 1
+    components = PrincipalComponents.fit(np.concatenate([originals, first]))
+    views = [components.transform(first)]
+    min_views = _MIN_CONTRAST_VIEWS if options.contrast else 1
     for number in range(1, options.views_per_image):
-        over = options.minutes is not None and time.perf_counter() - start > options.minutes * 60
-        if over and number >= least:
+        expired = options.minutes is not None and time.perf_counter() - start > options.minutes * 60
+        if expired and number >= min_views:
             break
         task = f"views {number + 1}/{options.views_per_image}"
-        views_per_image.append(
-            kept.array(f"views-{number:03}", partial(_pass, basis, embed, made, number, task))
-        )
-    there = basis.components.shape[1]
-    if options.dim is not None and there < dim:
-        kept.remove()
+        make = partial(_embed_views, components, embed, generator, number, task)
+        views.append(cache.get(f"views-{number:03}", make))
+    rank = components.components.shape[1]
+    if options.dim is not None and rank < dim:
+        cache.remove()
         raise InputError(
-            f"{opened.spec}: its images differ in only {there} dimensions; ask for at most as many "
-            f"(--dim), not {dim}"
+            f"{opened.spec}: its embeddings span only {rank} dimensions; {{dim}} must be at most "
+            "that",
+            dim=dim,
         )
-    dim = min(dim, there)
-    projection = _learned(
-        basis.transform(whole), np.stack(views_per_image, axis=1), dim, options, on_progress
+    dim = min(dim, rank)
+    projection = _fit_projection(
+        components.transform(originals), np.stack(views, axis=1), dim, options, on_progress
     )
     origin = {
         "learned": "adapt",
         "contrast": options.contrast,
         **run,
         "source": opened.spec,
-        "views_per_image": len(views_per_image),
+        "views_per_image": len(views),
         "seconds": time.perf_counter() - start,
     }
     name = f"{base.name},adapted={options.query_domain}"
-    adapted = ProjectedEncoder(name, base, basis.compose(projection), origin)
+    adapted = ProjectedEncoder(name, base, components.compose(projection), origin)
     if folder is not None:
         write_encoder(adapted, folder)
-        kept.remove()
+        cache.remove()
     return adapted
 
 
-def _refine() -> Callable[..., Refined]:
-    """Return what refines by contrast.
+def _import_refine() -> Callable[..., Refinement]:
+    """Return :func:`lookalike.training.contrastive_refinement.refine`.
 
     Raises:
         MissingDependencyError: torch is not installed.
@@ -206,11 +203,12 @@ def _refine() -> Callable[..., Refined]:
     try:
         from lookalike.training.contrastive_refinement import refine
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "torch", "--contrast", "train") from error
+        purpose = "contrastive refinement"
+        raise MissingDependencyError(error.name or "torch", purpose, "train") from error
     return refine
 
 
-def _learned(
+def _fit_projection(
     rows: NDArray[np.float32],
     views: NDArray[np.float32],
     dim: int,
@@ -219,116 +217,151 @@ def _learned(
 ) -> LinearProjection:
     if not options.contrast:
         return fit_discriminant(rows, views, dim)
-    refine = _refine()
+    refine = _import_refine()
     start = fit_discriminant(rows, views[:, :-1], dim)
     return refine(rows, views, start, seed=options.seed, on_progress=on_progress).projection
 
 
 @dataclass(frozen=True, slots=True)
-class _Embedding:
-    """Encodes images as they are made, a chunk at a time; ``count`` of them."""
+class _Embedder:
+    """Encodes ``count`` images as they are generated, in chunks."""
 
     encoder: Encoder
     count: int
     on_progress: ProgressCallback
 
     def __call__(self, images: Iterable[ImageArray], task: str) -> NDArray[np.float32]:
-        found: list[NDArray[np.float32]] = []
-        waiting = iter(images)
+        embeddings: list[NDArray[np.float32]] = []
+        remaining = iter(images)
         self.on_progress(Progress(task, 0, self.count, "images"))
-        for chunk in iter(lambda: list(islice(waiting, _CHUNK)), []):
-            found.append(unit_rows(self.encoder.encode(chunk)))
-            self.on_progress(Progress(task, sum(map(len, found)), self.count, "images"))
-        return np.concatenate(found)
+        for chunk in iter(lambda: list(islice(remaining, _CHUNK)), []):
+            embeddings.append(unit_rows(self.encoder.encode(chunk)))
+            self.on_progress(Progress(task, sum(map(len, embeddings)), self.count, "images"))
+        return np.concatenate(embeddings)
 
 
-class _Kept:
-    """Arrays of a run kept in a folder, so that it can be resumed; without one, not kept."""
+class _EmbeddingCache:
+    """Embeddings of a run in a folder, for resuming; without a folder nothing is stored."""
 
     def __init__(self, folder: Path | None, run: Mapping[str, Any]) -> None:
         self._folder = folder
         if folder is None:
             return
-        described = folder / _RUN
-        if described.is_file() and json.loads(described.read_bytes()) != run:
+        run = {"format": FORMAT, **run}
+        manifest = folder / _RUN
+        saved = json.loads(manifest.read_bytes()) if manifest.is_file() else run
+        if saved.get("format") != FORMAT:
             raise ArtifactError(
-                f"{folder.parent}: holds another run, of other images, query domain, backgrounds, seed or "
-                "encoder; resume with those it was begun with, or choose another -o"
+                f"{folder.parent}: has an interrupted run written by another version of lookalike, "
+                "which cannot be resumed. Remove it, or choose another {out}",
+                out=None,
             )
-        write_atomically(described, json.dumps(run).encode())
+        if saved != run:
+            keys = [key for key in run if saved.get(key) != run[key]]
+            raise ArtifactError(
+                f"{folder.parent}: has a run with other settings ({', '.join(keys)}); resume with "
+                "the same, or choose another {out}",
+                out=None,
+            )
+        write_atomically(manifest, json.dumps(run).encode())
 
-    def array(self, name: str, make: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Return what is kept under a name, or make it and keep it."""
+    def get(self, name: str, make: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the stored array of this name, or make and store it."""
         if self._folder is None:
             return make()
         path = self._folder / f"{name}.npy"
         if path.is_file():
             return np.asarray(np.load(path, allow_pickle=False))
-        found = make()
+        array = make()
         file = io.BytesIO()
-        np.save(file, found)
+        np.save(file, array)
         write_atomically(path, file.getvalue())
-        return found
+        return array
 
     def remove(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _pass(
-    basis: PrincipalComponents, embed: _Embedding, made: ViewGenerator, number: int, task: str
+def _embed_views(
+    components: PrincipalComponents,
+    embed: _Embedder,
+    generator: ViewGenerator,
+    number: int,
+    task: str,
 ) -> NDArray[np.float32]:
-    return basis.transform(embed(made.views(number), task))
+    return components.transform(embed(generator.views(number), task))
 
 
-def _opened(name: str, images: Sequence[ImageArray]) -> Encoder:
+def _open_base(name: str, images: Sequence[ImageArray]) -> Encoder:
     return load_encoder(Path(name)) if Path(name).is_dir() else open_encoder(name, images)
 
 
-def _check(options: AdaptOptions) -> None:
+def _check_options(options: AdaptOptions) -> None:
     if options.query_domain not in QUERY_DOMAINS:
         raise UnknownNameError("query domain", options.query_domain, QUERY_DOMAINS)
     if options.views_per_image < 1:
-        raise SettingError(f"--views-per-image {options.views_per_image}: must be at least 1")
-    if options.contrast and options.views_per_image < _CONTRASTED:
         raise SettingError(
-            f"--views-per-image {options.views_per_image}: --contrast holds one back and needs "
-            f"at least {_CONTRASTED}"
+            "{views_per_image} must be at least 1", views_per_image=options.views_per_image
+        )
+    if options.contrast and options.views_per_image < _MIN_CONTRAST_VIEWS:
+        raise SettingError(
+            f"{{views_per_image}} must be at least {_MIN_CONTRAST_VIEWS} with {{contrast}}, which "
+            "holds one view out",
+            views_per_image=options.views_per_image,
+            contrast=True,
         )
     if options.minutes is not None and options.minutes <= 0:
-        raise SettingError(f"--minutes {options.minutes:g}: must be above 0")
+        raise SettingError("{minutes} must be above 0", minutes=options.minutes)
     if options.dim is not None and options.dim < 1:
-        raise SettingError(f"--dim {options.dim}: must be at least 1")
+        raise SettingError("{dim} must be at least 1", dim=options.dim)
 
 
 def _check_folder(folder: Path, options: AdaptOptions) -> None:
-    begun = (folder / _FOLDER / _RUN).is_file()
+    interrupted = (folder / _CACHE_FOLDER / _RUN).is_file()
     if options.resume:
-        if not begun:
-            raise ArtifactError(f"{folder}: holds nothing to resume; leave out --resume")
-    elif begun:
+        if not interrupted:
+            raise ArtifactError(
+                f"{folder}: has nothing to resume; leave out {{resume}}", resume=None
+            )
+    elif interrupted:
         raise ArtifactError(
-            f"{folder}: holds an interrupted run; go on with --resume, choose another -o, or "
-            "remove it"
+            f"{folder}: has an interrupted run; continue it with {{resume}}, choose another "
+            "{out}, or remove it",
+            resume=True,
+            out=None,
         )
     elif folder.is_file() or any(path.is_file() for path in folder.rglob("*")):
-        raise ArtifactError(f"{folder}: already exists; choose another -o")
+        raise ArtifactError(f"{folder}: already exists; choose another {{out}}", out=None)
 
 
 def _dim(options: AdaptOptions, count: int, base: Encoder, source: Source) -> int:
-    """Return the projection's dimensions, of which there must be fewer than images."""
-    most = min(base.dim, count - 1)
-    if most < 1:
-        raise InputError(f"{source.spec}: adapting needs at least 2 images, there is {count}")
-    if options.dim is not None and options.dim > most:
+    """Return the dimensions of the projection; there must be fewer than images."""
+    max_dim = min(base.dim, count - 1)
+    if max_dim < 1:
+        raise InputError(f"{source.spec}: adapting needs at least 2 images, it has {count}")
+    if options.dim is not None and options.dim > max_dim:
         raise InputError(
-            f"--dim {options.dim}: {count:,} images of {base.dim:,} dimensions allow at most "
-            f"{most}; leave it out, or add images"
+            f"{{dim}} must be at most {max_dim} for {count:,} images and {base.dim:,} dimensions "
+            f"of {base.name}",
+            dim=options.dim,
         )
-    return min(options.dim or DIM, most)
+    return min(options.dim or DIM, max_dim)
 
 
-def _grounds(
+def _load_sample(source: Source) -> list[ImageArray]:
+    images = sample_images(source, MAX_IMAGES, _SIDE)
+    skipped = len(source) - len(images)
+    if len(source) <= MAX_IMAGES and skipped:
+        log.warning(
+            "skipped %d of %d images, which cannot be read (lookalike index names them)",
+            skipped,
+            len(source),
+        )
+    return images
+
+
+def _load_backgrounds(
     backgrounds: str | Path | Source | None, on_progress: ProgressCallback
 ) -> list[ImageArray]:
     if backgrounds is None:
@@ -338,7 +371,7 @@ def _grounds(
         if isinstance(backgrounds, str | Path)
         else backgrounds
     )
-    return sample_images(opened, _GROUNDS, _GROUND_SIDE)
+    return sample_images(opened, _MAX_BACKGROUNDS, _BACKGROUND_SIDE)
 
 
 def _digest(images: Sequence[ImageArray]) -> str:

@@ -1,7 +1,7 @@
-"""A training run on disk: weights and optimizer state that resume exactly where they stood.
+"""Checkpoints of a training run: weights, optimizer state and position, for an exact resume.
 
-``checkpoint.json`` names the safetensors file that belongs to it and is written last, by an
-atomic rename, so that a kill at any moment leaves the checkpoint before or the one after.
+``checkpoint.json`` names its safetensors file and is written last, by an atomic rename, so that a
+kill at any moment leaves either the previous checkpoint or the new one.
 """
 
 from __future__ import annotations
@@ -21,36 +21,35 @@ from lookalike.errors import ArtifactError, SettingError
 
 MANIFEST = "checkpoint.json"
 
-_UNSAID = {"processes": 1}
-"""What a run says by not saying it."""
+_RUN_DEFAULTS = {"processes": 1}
+"""Values of keys that a run may leave out."""
 
 
 @dataclass(slots=True)
-class State:
-    """Where a run stands: ``epoch`` whole epochs, then ``step`` steps of the next.
+class TrainingState:
+    """The position of a run: ``epoch`` completed epochs, and ``step`` steps of the next.
 
-    ``loss_sum`` is the sum of the losses of those steps and ``marks`` are what it was after each
-    twentieth of the epoch; ``seconds`` is training time.
-    ``run`` is what must not change between the parts of a run (recipe, seed, data; the number of
-    processes where it is not 1).
+    ``loss_sum`` is the sum of the losses of those steps, ``loss_marks`` its values after each
+    twentieth of the epoch as (step, sum); ``seconds`` is training time. ``run`` holds what must not
+    change on resume (recipe, augment, seed, data; the number of processes unless it is 1).
     """
 
     run: Mapping[str, Any]
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    marks: list[tuple[int, float]] = field(default_factory=list)
+    loss_marks: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def save(
-    folder: Path, state: State, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, state: TrainingState, model: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write a checkpoint over the one before.
+    """Replace the checkpoint.
 
     Raises:
-        StorageError: it could not be written; the one before is unchanged.
+        StorageError: it could not be written; the previous one is unchanged.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
@@ -69,24 +68,24 @@ def load(
     run: Mapping[str, Any],
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-) -> State:
-    """Bring model and optimizer back to a checkpoint and return where the run stood.
+) -> TrainingState:
+    """Restore model and optimizer from a checkpoint, and return the state of the run.
 
     Raises:
-        ArtifactError: there is no checkpoint, or it is broken.
-        SettingError: it belongs to another run (recipe, seed or data differ).
+        ArtifactError: there is no checkpoint, it is damaged, or an older lookalike wrote it.
+        SettingError: it belongs to another run (recipe, augment, seed or data differ).
     """
     fields = read_manifest(folder / MANIFEST, what="a training run to resume")
     if fields["format"] != FORMAT:
         raise ArtifactError(
-            f"{folder}: a training run of an older lookalike (format {fields['format']}) cannot be "
-            "resumed; train again into a new folder"
+            f"{folder}: written by an older lookalike (format {fields['format']}); it cannot be "
+            "resumed. Train again into a new folder"
         )
     try:
-        found, now = ({**_UNSAID, **each} for each in (fields["run"], run))
-        changed = [key for key in now if found.get(key) != now[key]]
+        saved, current = ({**_RUN_DEFAULTS, **each} for each in (fields["run"], run))
+        changed = [key for key in current if saved.get(key) != current[key]]
         if changed:
-            details = ", ".join(f"{key} was {found.get(key)}, is {now[key]}" for key in changed)
+            details = ", ".join(f"{key} was {saved.get(key)}, is {current[key]}" for key in changed)
             raise SettingError(f"{folder}: cannot resume with other settings ({details})")
         tensors = load_tensors((folder / fields["weights"]).read_bytes())
         model.load_state_dict(
@@ -99,15 +98,15 @@ def load(
                 index, _, name = rest.partition(".")
                 slots.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-        _lay_out_like_weights(optimizer)
-        names = ("run", "epoch", "step", "loss_sum", "marks", "seconds", "history")
-        return State(**{name: fields[name] for name in names})
+        _match_memory_layout(optimizer)
+        names = ("run", "epoch", "step", "loss_sum", "loss_marks", "seconds", "history")
+        return TrainingState(**{name: fields[name] for name in names})
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: the checkpoint cannot be read ({error})") from error
 
 
-def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
-    """Give the optimizer's slots the memory layout of their weights, as its kernel expects."""
+def _match_memory_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer's state the memory layout of its weights, as the fused kernel expects."""
     for weight, slots in optimizer.state.items():
         for name, value in slots.items():
             if value.shape == weight.shape:

@@ -1,4 +1,4 @@
-"""A projection refined by contrast: views of an item near it, its nearest other items far."""
+"""Refine a projection by contrastive learning with hard negatives."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lookalike.encoders.whitening import LinearProjection
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 ROUNDS = 12
-"""Times that hard negatives are looked for again."""
+"""Number of times that hard negatives are mined."""
 
 _STEPS = 25
-_ANCHORS, _HARD = 64, 3
+_ANCHORS, _HARD_NEGATIVES = 64, 3
 _TEMPERATURE = 0.1
-_RATE = 0.03
-"""In shares of the weights' mean size."""
+_RELATIVE_RATE = 0.03
+"""Learning rate, relative to the mean magnitude of the weights."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refined:
-    """A projection, and what share of held-out views found their item first, before and after."""
+class Refinement:
+    """A refined projection, and recall@1 of held-out views ``before`` and ``after``."""
 
     projection: LinearProjection
     before: float
@@ -43,72 +43,75 @@ def refine(
     seed: int = 0,
     device: str = "cpu",
     on_progress: ProgressCallback = ignore_progress,
-) -> Refined:
-    """Go on from a projection by contrast with hard negatives.
+) -> Refinement:
+    """Refine a projection by contrastive learning with hard negatives.
 
-    Each batch holds items with the three that are nearest to each (found again in each round), and
-    the loss is InfoNCE (van den Oord et al. 2018, section 2.3) between a view of each and all
-    items of the batch. The last view of each item is held out; what is returned is the projection
-    of the round in which most of these views found their item first, which may be ``start``.
+    Each batch holds items together with their three nearest other items, mined again in each round.
+    The loss is InfoNCE (van den Oord et al. 2018, section 2.3) between a view of each item and all
+    items of the batch. The last view of each item is held out; the result is the projection of the
+    round with the highest recall@1 of the held-out views, possibly ``start``.
 
     Args:
-        rows: ``(n, d)``, items.
-        views: ``(n, v, d)``, v at least 2.
-        start: of d dimensions, learned without the last views.
+        rows: ``(n, d)`` float32, embeddings of items.
+        views: ``(n, v, d)`` float32, embeddings of v >= 2 views of each item.
+        start: initial projection of d dimensions, learned without the last views.
         seed: of the batches.
-        device: in torch's words.
-        on_progress: told of each round.
+        device: torch device.
+        on_progress: called after each round.
     """
     generator = torch.Generator().manual_seed(seed)
     items = torch.from_numpy(rows - start.mean).to(device)
-    seen = torch.from_numpy(views - start.mean).to(device)
-    seen, held = seen[:, :-1], seen[:, -1]
+    all_views = torch.from_numpy(views - start.mean).to(device)
+    train_views, held_out = all_views[:, :-1], all_views[:, -1]
     weight = torch.from_numpy(start.projection.copy()).to(device).requires_grad_()
-    optimizer = torch.optim.AdamW([weight], lr=_RATE * float(weight.detach().abs().mean()))
-    before = best = _found(items, held, weight)
-    kept = weight.detach().clone()
+    rate = _RELATIVE_RATE * float(weight.detach().abs().mean())
+    optimizer = torch.optim.AdamW([weight], lr=rate)
+    before = best = _recall_at_1(items, held_out, weight)
+    best_weight = weight.detach().clone()
     for number in range(ROUNDS):
-        near = _nearest(items, weight)
+        negatives = _nearest_others(items, weight)
         for _ in range(_STEPS):
             anchors = torch.randperm(len(items), generator=generator)[:_ANCHORS].to(device)
-            batch = torch.cat([anchors, near[anchors].flatten()]).unique()  # type: ignore[no-untyped-call]
-            which = torch.randint(seen.shape[1], (len(batch),), generator=generator).to(device)
-            loss = _loss(items[batch], seen[batch, which], weight)
+            batch = torch.cat([anchors, negatives[anchors].flatten()]).unique()  # type: ignore[no-untyped-call]
+            choice = torch.randint(train_views.shape[1], (len(batch),), generator=generator)
+            loss = _info_nce(items[batch], train_views[batch, choice.to(device)], weight)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        found = _found(items, held, weight)
-        if found > best:
-            best, kept = found, weight.detach().clone()
-        on_progress(Progress("contrast", number + 1, ROUNDS, "rounds", f"found {found:.4f}"))
-    projection = LinearProjection(start.mean, kept.cpu().numpy())
-    return Refined(projection, before, best)
+        recall = _recall_at_1(items, held_out, weight)
+        if recall > best:
+            best, best_weight = recall, weight.detach().clone()
+        on_progress(Progress("contrast", number + 1, ROUNDS, "rounds", f"recall@1 {recall:.4f}"))
+    projection = LinearProjection(start.mean, best_weight.cpu().numpy())
+    return Refinement(projection, before, best)
 
 
-def _loss(items: Tensor, views: Tensor, weight: Tensor) -> Tensor:
-    """Return InfoNCE in both directions of items and views ``(b, d)``."""
-    a, b = _projected(views, weight), _projected(items, weight)
-    logits = a @ b.T / _TEMPERATURE
-    own = torch.arange(len(a), device=a.device)
-    return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+def _info_nce(items: Tensor, views: Tensor, weight: Tensor) -> Tensor:
+    """Return InfoNCE in both directions between items and views ``(b, d)``."""
+    queries, keys = _project(views, weight), _project(items, weight)
+    logits = queries @ keys.T / _TEMPERATURE
+    target = torch.arange(len(queries), device=queries.device)
+    return (
+        functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
+    ) / 2
 
 
-def _projected(values: Tensor, weight: Tensor) -> Tensor:
+def _project(values: Tensor, weight: Tensor) -> Tensor:
     return functional.normalize(values @ weight)
 
 
 @torch.no_grad()
-def _nearest(items: Tensor, weight: Tensor) -> Tensor:
-    """Return the nearest other items to each, ``(n, 3)``."""
-    unit = _projected(items, weight)
-    near = unit @ unit.T
-    near.fill_diagonal_(-2)
-    return near.topk(min(_HARD, len(items) - 1), dim=1).indices
+def _nearest_others(items: Tensor, weight: Tensor) -> Tensor:
+    """Return the nearest other items of each item, ``(n, 3)``."""
+    unit = _project(items, weight)
+    scores = unit @ unit.T
+    scores.fill_diagonal_(-2)
+    return scores.topk(min(_HARD_NEGATIVES, len(items) - 1), dim=1).indices
 
 
 @torch.no_grad()
-def _found(items: Tensor, views: Tensor, weight: Tensor) -> float:
+def _recall_at_1(items: Tensor, views: Tensor, weight: Tensor) -> float:
     """Return the share of views whose nearest item is their own."""
-    nearest = (_projected(views, weight) @ _projected(items, weight).T).argmax(dim=1)
-    own = torch.arange(len(items), device=items.device)
-    return float((nearest == own).double().mean())
+    nearest = (_project(views, weight) @ _project(items, weight).T).argmax(dim=1)
+    target = torch.arange(len(items), device=items.device)
+    return float((nearest == target).double().mean())

@@ -1,4 +1,4 @@
-"""Ctrl-C held back until it does no harm."""
+"""Postpone Ctrl-C to a moment where it does no harm."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any, Self
 
 
 class DeferredInterrupt:
-    """Within its block the first Ctrl-C only sets ``asked``; at the end it is raised.
+    """A block that postpones KeyboardInterrupt to its end; Ctrl-C sets ``requested`` at once.
 
-    A second one is raised at once, for a block that does not come to its end. Only the main thread
-    gets signals; in any other this does nothing.
+    A second Ctrl-C raises at once, in case the block hangs. Only the main thread receives signals;
+    in other threads this has no effect.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
+        self.requested = False
+        self._previous: Any = None
 
     def __enter__(self) -> Self:
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGINT) is not None:  # Python can put it back
-            self._before = signal.signal(signal.SIGINT, self._note)
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is not None:  # Python can restore it
+            self._previous = signal.signal(signal.SIGINT, self._handle)
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-        if self.asked and error is None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+        if self.requested and error is None:
             raise KeyboardInterrupt
 
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked:
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True

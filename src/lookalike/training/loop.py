@@ -1,4 +1,4 @@
-"""fit(): a recipe's task trained on images in memory, with checkpoints on the way."""
+"""fit(): train a recipe's task on images in memory, with checkpoints."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from lookalike.errors import ArtifactError
 from lookalike.training import checkpoints
-from lookalike.training.allocator import memory_kept
+from lookalike.training.allocator import retain_memory
 from lookalike.training.augmentations import find_augmentations
+from lookalike.training.checkpoints import TrainingState
 from lookalike.training.distributed import ProcessGroup, current_group
 from lookalike.training.interrupts import DeferredInterrupt
 from lookalike.training.networks import to_channels_last
@@ -29,18 +30,31 @@ from lookalike.training.torch_state import seed_weights, torch_state_restored
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 CHECKPOINT_S = 60.0
-"""A checkpoint is written after each epoch and, within one, at most this many seconds apart."""
+"""Maximum time between checkpoints within an epoch; another one follows each epoch."""
+
+_MIN_CHECKPOINT_S = 1.0
+"""Minimum time between the checkpoints of epochs: those of a few images take milliseconds."""
+
+_REPORT_EVERY = 10
+_CURVE_POINTS = 20
+"""Points of the loss curve per epoch, if it has as many steps."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """What a user may set: ``None`` leaves it to the recipe.
+    """Options of a training run; None stands for the recipe's default.
 
-    ``minutes`` ends training after that much time, preparation included, whole epochs or not; a
-    learning rate that falls has fallen by then. ``device`` is torch's name of one. On a CPU,
-    ``resume`` gives the weights of an uninterrupted run. ``augment`` is a name in
-    :data:`lookalike.training.augmentations.AUGMENTATIONS`; ``size`` the side in pixels that images are
-    brought to. Both are only for the recipes that use them.
+    Args:
+        epochs: number of epochs.
+        minutes: time limit, including preparation; may end within an epoch. A decaying learning
+            rate reaches its minimum by then.
+        seed: of the initial weights, the order of images and the augmentations.
+        device: torch device, such as ``cpu`` or ``cuda``.
+        resume: continue from the checkpoint. On a CPU this gives the weights of an uninterrupted
+            run, bit for bit.
+        augment: an augmentation preset (:data:`lookalike.training.augmentations.AUGMENTATIONS`),
+            for recipes that augment.
+        size: side in pixels to which images are resized, for recipes without a fixed size.
     """
 
     epochs: int | None = None
@@ -53,16 +67,16 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """What was trained, in eval mode on the CPU, and where its run stood at the end.
+class FitResult:
+    """The trained task, in eval mode on the CPU, and the final state of the run.
 
-    ``preparing`` is how many seconds passed before the first step, finding neighbors.
+    ``preparation_seconds`` passed before the first step, for finding neighbors.
     """
 
     task: Task
-    state: checkpoints.State
+    state: TrainingState
     device: str
-    preparing: float
+    preparation_seconds: float
 
 
 @torch_state_restored()
@@ -73,14 +87,14 @@ def fit(
     folder: Path,
     run: Mapping[str, Any],
     on_progress: ProgressCallback = ignore_progress,
-) -> Fitted:
+) -> FitResult:
     """Train a recipe's task on images ``(n, c, H, W)`` uint8, all in memory as one tensor.
 
-    The order of the images depends on the seed and the number of the epoch alone, the random views
-    on these and the number of the step, which is what lets ``--resume`` go on exactly. Ctrl-C is
-    heeded between two steps, never within one, where running statistics would already have changed
-    and weights not yet; then a checkpoint is written and KeyboardInterrupt raised. Several
-    processes do this together (:mod:`lookalike.training.distributed`); the first one writes.
+    The order of the images depends only on seed and epoch, the augmentations also on the step, so
+    that a resumed run continues exactly. Ctrl-C takes effect between two steps: within one, running
+    statistics would be ahead of the weights. It writes a checkpoint and raises KeyboardInterrupt.
+    Several processes train together (:mod:`lookalike.training.distributed`); the main process
+    writes.
 
     Raises:
         ArtifactError: the loss became NaN or infinite; the last good checkpoint is kept.
@@ -90,63 +104,91 @@ def fit(
     seed_weights(options.seed)
     device = torch.device(options.device)
     augment = options.augment or recipe.augment
-    chosen = None if augment is None else find_augmentations(augment)
+    preset = None if augment is None else find_augmentations(augment)
     clock = _Clock(options.minutes)
-    task = make_task(recipe, images, chosen, on_progress).to(device)
+    task = make_task(recipe, images, preset, on_progress).to(device)
     to_channels_last(task)
     optimizer = _optimizer(task, recipe)
-    state = checkpoints.State(run=run)
+    state = TrainingState(run=run)
     if options.resume:
         with group.shared_errors():
             state = checkpoints.load(folder, run, task, optimizer)
     pixels = torch.from_numpy(images).to(device)
-    plan = Plan.of(recipe, len(images), options)
-    clock.begin(state.seconds)
-    saved = -math.inf
-
-    def save() -> None:
-        if group.is_main:
-            checkpoints.save(folder, state, task, optimizer)
-
+    clock.start_training(state.seconds)
     task.train()
-    with DeferredInterrupt() as interrupt, memory_kept():
-        pace = _Pace(clock, interrupt, group)
-        on_progress(plan.progress(state))
-        while state.epoch < plan.epochs and pace.goes_on():
-            batches = plan.batches(state.epoch, device)
-            while state.step < len(batches) and pace.goes_on():
-                _set_rate(optimizer, recipe, max(plan.done(state), pace.share))
-                rows = batches[state.step]
-                loss = task.loss(pixels, rows, plan.generator(state, device))
-                state.loss_sum += _step(loss, optimizer, task, len(rows))
-                state.step += 1
-                _check_loss(state, folder)
-                if state.step * _MARKS // len(batches) > len(state.marks):
-                    state.marks.append((state.step, state.loss_sum))
-                if state.step % _REPORT_EVERY == 0 or state.step == len(batches):
-                    state.seconds = clock.now()
-                    on_progress(plan.progress(state))
-                    if state.seconds - saved > CHECKPOINT_S:
-                        save()
-                        saved = state.seconds
-            state.seconds = clock.now()
-            if state.step == len(batches):
-                state.history.append(_epoch_record(state))
-                state.epoch, state.step, state.loss_sum, state.marks = state.epoch + 1, 0, 0.0, []
-            if state.seconds - saved > _EPOCHS_APART_S:
-                save()
-                saved = state.seconds
-        save()
-        pace.goes_on()  # for an interrupt of the last step, which all are to raise
-    return Fitted(task.cpu().eval(), state, str(device), clock.preparing)
+    with DeferredInterrupt() as interrupt, retain_memory():
+        _Loop(
+            schedule=Schedule.of(recipe, len(images), options),
+            task=task,
+            optimizer=optimizer,
+            state=state,
+            pixels=pixels,
+            folder=folder,
+            clock=clock,
+            stop=_StopCondition(clock, interrupt, group),
+            on_progress=on_progress,
+        ).run()
+    return FitResult(task.cpu().eval(), state, str(device), clock.preparation_seconds)
 
 
-_REPORT_EVERY = 10
-_MARKS = 20
-"""Points of the training curve in each epoch, where it has as many steps."""
+@dataclass(slots=True, kw_only=True)
+class _Loop:
+    """The training loop: epochs of steps, with progress reports and checkpoints."""
 
-_EPOCHS_APART_S = 1.0
-"""Epochs of a few images end many times a second; not each is worth a checkpoint."""
+    schedule: Schedule
+    task: Task
+    optimizer: torch.optim.Optimizer
+    state: TrainingState
+    pixels: torch.Tensor
+    folder: Path
+    clock: _Clock
+    stop: _StopCondition
+    on_progress: ProgressCallback
+    saved_at: float = -math.inf
+
+    def run(self) -> None:
+        self.on_progress(self.schedule.progress(self.state))
+        while self.state.epoch < self.schedule.epochs and self.stop.proceed():
+            self._epoch()
+        self._save()
+        self.stop.proceed()  # an interrupt of the last step must reach all processes
+
+    def _epoch(self) -> None:
+        state = self.state
+        batches = self.schedule.batches(state.epoch, self.pixels.device)
+        while state.step < len(batches) and self.stop.proceed():
+            self._step(batches)
+        state.seconds = self.clock.now()
+        if state.step == len(batches):
+            state.history.append(_epoch_record(state))
+            state.epoch, state.step, state.loss_sum, state.loss_marks = state.epoch + 1, 0, 0.0, []
+        self._save_after(_MIN_CHECKPOINT_S)
+
+    def _step(self, batches: list[torch.Tensor]) -> None:
+        state, schedule = self.state, self.schedule
+        progress = max(schedule.completed(state), self.stop.time_used)
+        _set_learning_rate(self.optimizer, schedule.recipe, progress)
+        rows = batches[state.step]
+        loss = self.task.loss(self.pixels, rows, schedule.generator(state, self.pixels.device))
+        state.loss_sum += _optimizer_step(loss, self.optimizer, self.task, len(rows))
+        state.step += 1
+        _check_loss(state, self.folder)
+        if state.step * _CURVE_POINTS // len(batches) > len(state.loss_marks):
+            state.loss_marks.append((state.step, state.loss_sum))
+        if state.step % _REPORT_EVERY == 0 or state.step == len(batches):
+            state.seconds = self.clock.now()
+            self.on_progress(schedule.progress(state))
+            self._save_after(CHECKPOINT_S)
+
+    def _save_after(self, seconds: float) -> None:
+        """Write a checkpoint if the last one is older."""
+        if self.state.seconds - self.saved_at > seconds:
+            self._save()
+            self.saved_at = self.state.seconds
+
+    def _save(self) -> None:
+        if self.schedule.group.is_main:
+            checkpoints.save(self.folder, self.state, self.task, self.optimizer)
 
 
 def _optimizer(task: Task, recipe: Recipe) -> torch.optim.Optimizer:
@@ -156,47 +198,50 @@ def _optimizer(task: Task, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.Adam(weights, rate, fused=True)
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, share: float) -> None:
-    """Set the learning rate for a share of the training that is done.
+def _set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
+    """Set the learning rate for a training progress in [0, 1].
 
-    One cycle (Smith and Topin 2018): up from a tenth over the first fifth, down to a hundredth,
-    both along a cosine.
+    One cycle (Smith and Topin 2018): from a tenth up to the maximum in the first fifth, then down
+    to a hundredth, both along a cosine.
     """
     factor = 1.0
     if recipe.one_cycle:
-        start, end, along = (
-            (0.1, 1.0, share / 0.2) if share < 0.2 else (1.0, 0.01, share / 0.8 - 0.25)
+        start, end, phase = (
+            (0.1, 1.0, progress / 0.2) if progress < 0.2 else (1.0, 0.01, progress / 0.8 - 0.25)
         )
-        factor = end + (start - end) * (1 + math.cos(math.pi * min(along, 1))) / 2
+        factor = end + (start - end) * (1 + math.cos(math.pi * min(phase, 1))) / 2
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate * factor
 
 
-def _step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, task: Task, rows: int) -> float:
-    """Move the weights by a batch of so many rows, unless the loss is no number; return it."""
+def _optimizer_step(
+    loss: torch.Tensor, optimizer: torch.optim.Optimizer, task: Task, batch_size: int
+) -> float:
+    """Update the weights, unless the loss is not finite; return the loss over all processes."""
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    value = current_group().average_step(task, loss, rows)
+    value = current_group().average_step(task, loss, batch_size)
     if math.isfinite(value):
         optimizer.step()
     return value
 
 
-def _check_loss(state: checkpoints.State, folder: Path) -> None:
-    if not math.isfinite(state.loss_sum):
-        kept = (folder / checkpoints.MANIFEST).exists()
-        advice = (
-            "go on from the last good checkpoint with --resume" if kept else "try another --seed"
-        )
+def _check_loss(state: TrainingState, folder: Path) -> None:
+    if math.isfinite(state.loss_sum):
+        return
+    problem = (
+        f"{folder}: the loss became NaN or infinite in epoch {state.epoch + 1}, step {state.step}"
+    )
+    if (folder / checkpoints.MANIFEST).exists():
         raise ArtifactError(
-            f"{folder}: the loss became NaN or infinite in epoch {state.epoch + 1}, step "
-            f"{state.step}; {advice}"
+            f"{problem}; continue from the last good checkpoint with {{resume}}", resume=True
         )
+    raise ArtifactError(f"{problem}; try another {{seed}}", seed=None)
 
 
-def _epoch_record(state: checkpoints.State) -> dict[str, Any]:
-    """Return mean loss, seconds and curve of the epoch that has just ended."""
-    steps, sums = np.array([(0, 0.0), *state.marks]).T
+def _epoch_record(state: TrainingState) -> dict[str, Any]:
+    """Return mean loss, seconds and loss curve of the epoch that has just ended."""
+    steps, sums = np.array([(0, 0.0), *state.loss_marks]).T
     return {
         "loss": state.loss_sum / state.step,
         "seconds": state.seconds - sum(epoch["seconds"] for epoch in state.history),
@@ -204,9 +249,9 @@ def _epoch_record(state: checkpoints.State) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How many epochs, of which steps."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """The epochs and batches of a training run on ``count`` images."""
 
     recipe: Recipe
     count: int
@@ -215,35 +260,37 @@ class Plan:
     group: ProcessGroup
 
     @classmethod
-    def of(cls, recipe: Recipe, count: int, options: TrainingOptions) -> Plan:
-        """Plan the training of a recipe on ``count`` images."""
+    def of(cls, recipe: Recipe, count: int, options: TrainingOptions) -> Schedule:
+        """Return the schedule of a recipe for ``count`` images."""
         steps = max(1, count // recipe.batch)
-        epochs = options.epochs or max(recipe.epochs, math.ceil(recipe.least_steps / steps))
-        return cls(recipe, count, options.seed, epochs, current_group())
+        epochs = options.epochs or max(recipe.epochs, math.ceil(recipe.min_steps / steps))
+        return cls(
+            recipe=recipe, count=count, seed=options.seed, epochs=epochs, group=current_group()
+        )
 
     def batches(self, epoch: int, device: torch.device) -> list[torch.Tensor]:
-        """Return the rows of each step of an epoch, for all processes together."""
+        """Return the image indices of each step of an epoch, for all processes together."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.count, generator=generator).to(device)
         batches = list(order.split(self.recipe.batch))  # type: ignore[no-untyped-call]
-        least = self.recipe.batch if self.recipe.whole_batches else self.group.world_size
-        if len(batches) > 1 and len(batches[-1]) < least:
+        min_size = self.recipe.batch if self.recipe.drop_last else self.group.world_size
+        if len(batches) > 1 and len(batches[-1]) < min_size:
             batches.pop()
         return batches
 
-    def generator(self, state: checkpoints.State, device: torch.device) -> torch.Generator:
-        """Return what the views of a step are drawn from, for this process."""
-        number = (self.seed * 1_000_003 + state.epoch) * 1_000_003 + state.step
-        number = number * self.group.world_size + self.group.rank
-        return torch.Generator(device).manual_seed(number % 2**63)
+    def generator(self, state: TrainingState, device: torch.device) -> torch.Generator:
+        """Return the random generator of the next step's augmentations on this process."""
+        seed = (self.seed * 1_000_003 + state.epoch) * 1_000_003 + state.step
+        seed = seed * self.group.world_size + self.group.rank
+        return torch.Generator(device).manual_seed(seed % 2**63)
 
-    def done(self, state: checkpoints.State) -> float:
-        """Return the share of the training that is done."""
+    def completed(self, state: TrainingState) -> float:
+        """Return the completed fraction of the training."""
         steps = max(1, self.count // self.recipe.batch)
         return (state.epoch + state.step / steps) / self.epochs
 
-    def progress(self, state: checkpoints.State) -> Progress:
-        """Return how far training is, in images."""
+    def progress(self, state: TrainingState) -> Progress:
+        """Return the progress in images."""
         done = min(state.step * self.recipe.batch, self.count) + state.epoch * self.count
         epoch = min(state.epoch + 1, self.epochs)
         note = f"epoch {epoch}/{self.epochs}  loss {state.loss_sum / max(state.step, 1):.5f}"
@@ -252,50 +299,53 @@ class Plan:
 
 
 class _Clock:
-    """Training seconds, those of earlier parts of the run included, and what is left of a limit.
+    """Measures preparation and training time, and what is left of the time limit.
 
-    The limit holds from when the clock is made; training seconds count from :meth:`begin`.
+    The limit counts from creation; training time counts from :meth:`start_training` and includes
+    earlier parts of a resumed run.
     """
 
     def __init__(self, minutes: float | None) -> None:
-        self._made = time.perf_counter()
+        self._created = time.perf_counter()
         self._limit = math.inf if minutes is None else minutes * 60
-        self.preparing = 0.0
-        self._before = 0.0
+        self.preparation_seconds = 0.0
+        self._earlier = 0.0
 
-    def begin(self, before: float) -> None:
-        """End the preparations; ``before`` are the seconds of earlier parts of the run."""
-        self.preparing = time.perf_counter() - self._made
-        self._before = before
+    def start_training(self, earlier: float) -> None:
+        """End the preparation; ``earlier`` are the training seconds before a resume."""
+        self.preparation_seconds = time.perf_counter() - self._created
+        self._earlier = earlier
 
     def now(self) -> float:
-        return time.perf_counter() - self._made - self.preparing + self._before
+        """Return the training seconds."""
+        return time.perf_counter() - self._created - self.preparation_seconds + self._earlier
 
-    def over(self) -> bool:
-        return time.perf_counter() - self._made >= self._limit
+    def expired(self) -> bool:
+        """Tell whether the time limit is reached."""
+        return time.perf_counter() - self._created >= self._limit
 
-    def share(self) -> float:
-        """Return how much of the time for training is used up."""
-        left = self._limit - self.preparing
-        return (self.now() - self._before) / left if left > 0 else 1.0
+    def used(self) -> float:
+        """Return the used fraction of the time for training."""
+        available = self._limit - self.preparation_seconds
+        return (self.now() - self._earlier) / available if available > 0 else 1.0
 
 
-class _Pace:
-    """Whether training goes on, and the share of its time that is used up, as all processes see it.
+class _StopCondition:
+    """Whether to stop, and the used fraction of the time limit, agreed by all processes.
 
-    What any of them says holds for all: their clocks differ, and a Ctrl-C may reach only one.
+    Clocks differ between processes, and Ctrl-C may reach only one of them.
     """
 
     def __init__(self, clock: _Clock, interrupt: DeferredInterrupt, group: ProcessGroup) -> None:
         self._clock, self._interrupt, self._group = clock, interrupt, group
-        self.share = 0.0
+        self.time_used = 0.0
 
-    def goes_on(self) -> bool:
-        """Ask all processes; each has to."""
+    def proceed(self) -> bool:
+        """Tell whether to continue; must be called by all processes."""
         clock, interrupt = self._clock, self._interrupt
-        asked, over, self.share = self._group.all_reduce_max(
-            interrupt.asked, clock.over(), clock.share()
+        requested, expired, self.time_used = self._group.all_reduce_max(
+            interrupt.requested, clock.expired(), clock.used()
         )
-        if asked:
-            interrupt.asked = True
-        return not (asked or over)
+        if requested:
+            interrupt.requested = True
+        return not (requested or expired)

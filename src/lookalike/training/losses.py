@@ -1,4 +1,4 @@
-"""What training makes small: pure functions of tensors."""
+"""Training losses: pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def reconstruction(reconstructed: Tensor, images: Tensor) -> Tensor:
+def reconstruction_loss(reconstructed: Tensor, images: Tensor) -> Tensor:
     """Return the mean squared error over all pixels, a scalar.
 
     Args:
@@ -22,12 +22,12 @@ def nt_xent(projected: Tensor, temperature: float) -> Tensor:
     """Return the normalized temperature-scaled cross entropy (Chen et al. 2020, equation 1).
 
     Args:
-        projected: ``(2 n, d)``; rows i and n + i are two views of one thing.
-        temperature: what cosine similarities are divided by.
+        projected: ``(2 n, d)``; rows i and n + i are a positive pair.
+        temperature: divisor of the cosine similarities.
 
     Returns:
-        The mean over all rows of the cross entropy of finding the other view among the 2 n - 1
-        other rows, a scalar.
+        The mean over all rows of the cross entropy of identifying the other row of the pair among
+        the 2 n - 1 other rows, a scalar.
     """
     unit = functional.normalize(projected)  # (2 n, d)
     scores = unit @ unit.T / temperature  # (2 n, 2 n)

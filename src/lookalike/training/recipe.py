@@ -1,4 +1,4 @@
-"""What a recipe is, apart from the recipes: frozen data, without torch."""
+"""The fields of a training recipe, as frozen data; does not import torch."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer of a network in words: what it does, its output's shape, how many weights it has.
+    """A layer of a network, for tables: its description, output shape and number of parameters.
 
-    ``is_embedding`` marks the one whose output is the embedding.
+    ``is_embedding`` marks the layer whose output is the embedding.
     """
 
     name: str
     output: str
-    weights: int
+    parameters: int
     is_embedding: bool = False
 
     @property
     def title(self) -> str:
-        """The name, and whether its output is the embedding."""
+        """The name, marked if the output is the embedding."""
         return f"{self.name} (embedding)" if self.is_embedding else self.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How an encoder is trained.
+    """Network, objective, augmentation and schedule of a training run.
 
     Args:
-        name: what ``--recipe`` takes.
-        summary: one line for people.
+        name: of the recipe.
+        summary: one line of help.
         network: a key of :data:`lookalike.training.tasks.NETWORKS`, or "tower".
-        layers: of the network; none where they depend on the size of the images.
+        layers: of the network; empty if they depend on the image size.
         objective: "reconstruction" or "contrastive".
-        augment: the augmentation preset unless another is chosen; None for not at all.
-        batch: images a step.
-        learning_rate: Adam's; the highest one of the cycle if there is one.
-        weight_decay: AdamW's; 0 for Adam.
-        one_cycle: whether the learning rate rises and falls, or is constant.
-        epochs: passes over the images unless ``--epochs`` says otherwise.
-        least_steps: so many steps at least, by more epochs; for small collections.
-        whole_batches: leave out the images that do not fill a last batch.
-        size: images are brought to this many pixels a side, gray; None for any size and color.
+        augment: the default augmentation preset; None for no augmentation.
+        batch: images per step.
+        learning_rate: of Adam; with ``one_cycle`` its maximum.
+        weight_decay: of AdamW; 0 for Adam.
+        one_cycle: one-cycle learning rate schedule instead of a constant rate.
+        epochs: default number of epochs.
+        min_steps: minimum number of steps; small collections train for more epochs.
+        drop_last: skip the last batch of an epoch if it is incomplete.
+        size: side in pixels of the gray images that the network takes; None for any size and color.
     """
 
     name: str
@@ -55,6 +55,6 @@ class Recipe:
     weight_decay: float = 0
     one_cycle: bool = False
     epochs: int = 1
-    least_steps: int = 1
-    whole_batches: bool = False
+    min_steps: int = 1
+    drop_last: bool = False
     size: int | None = 28

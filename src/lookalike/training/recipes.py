@@ -1,6 +1,6 @@
-"""Recipes by name: network, objective and schedule, as frozen data. torch is not loaded here.
+"""All recipes by name, and the two general ones; does not import torch.
 
-The general recipes are here, those that reproduce the report in :mod:`.report_recipes`.
+Those that reproduce the report of 2020 are in :mod:`.report_recipes`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from lookalike.training.report_recipes import REPORT_RECIPES
 __all__ = ["RECIPES", "Recipe", "find_recipe"]
 
 _CONTRASTIVE = Recipe(
-    "contrastive",
-    "views and neighbors brought together; with fine HOG, 256 dimensions",
-    "tower",
+    name="contrastive",
+    summary="contrastive learning beside fine HOG; 256 dimensions",
+    network="tower",
     objective="contrastive",
     augment="objects",
     batch=512,
@@ -25,14 +25,14 @@ _CONTRASTIVE = Recipe(
     weight_decay=1e-4,
     one_cycle=True,
     epochs=3,
-    least_steps=350,
-    whole_batches=True,
+    min_steps=350,
+    drop_last=True,
     size=None,
 )
 _DENOISING = replace(
     _CONTRASTIVE,
     name="denoising",
-    summary="an autoencoder shown a distorted view and asked for the clean image, code 128",
+    summary="denoising autoencoder; 128 dimensions",
     objective="reconstruction",
     batch=256,
     epochs=5,
@@ -44,10 +44,10 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the recipe of that name.
+    """Return a recipe by name.
 
     Raises:
-        UnknownNameError: there is none; the nearest is offered.
+        UnknownNameError: no such recipe; the message suggests the nearest name.
     """
     if name not in RECIPES:
         raise UnknownNameError("recipe", name, RECIPES)

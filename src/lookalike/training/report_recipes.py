@@ -1,8 +1,8 @@
-"""Recipes that reproduce the report of 2020: its three autoencoders, and each in larger batches.
+"""Recipes that reproduce the report of 2020: its three autoencoders, each also in larger batches.
 
-They are for comparison with the published figures, on gray images of 28x28 pixels; to train an
-encoder for other images, take ``contrastive`` or ``denoising`` of :mod:`.recipes`. The networks
-are in :mod:`.networks`, which loads torch; this module does not.
+They are for comparison with the published results, on gray images of 28x28 pixels. To train an
+encoder on other images, use ``contrastive`` or ``denoising`` from :mod:`.recipes`. The networks
+are in :mod:`.networks`, which imports torch; this module does not.
 """
 
 from __future__ import annotations
@@ -18,30 +18,34 @@ _LINEAR_LAYERS = (
 )
 
 
-def _conv_layers(norm: str, extra: tuple[int, int]) -> tuple[Layer, ...]:
+def _conv_layers(norm: str = "", norm_parameters: tuple[int, int] = (0, 0)) -> tuple[Layer, ...]:
+    first, second = 160 + norm_parameters[0], 580 + norm_parameters[1]
     return (
         Layer("input", "1 x 28 x 28", 0),
-        Layer(f"conv 3x3{norm}, ReLU, max-pool 2", "16 x 14 x 14", 160 + extra[0]),
-        Layer(f"conv 3x3{norm}, ReLU, max-pool 2", "4 x 7 x 7", 580 + extra[1], is_embedding=True),
+        Layer(f"conv 3x3{norm}, ReLU, max-pool 2", "16 x 14 x 14", first),
+        Layer(f"conv 3x3{norm}, ReLU, max-pool 2", "4 x 7 x 7", second, is_embedding=True),
         Layer("transposed conv 2x2, ReLU", "16 x 14 x 14", 272),
         Layer("transposed conv 2x2, sigmoid", "1 x 28 x 28", 65),
     )
 
 
 _LINEAR = Recipe(
-    "report-linear", "the report's 784-32-784 linear autoencoder", "linear", _LINEAR_LAYERS
+    name="report-linear",
+    summary="the report's linear autoencoder; 32 dimensions",
+    network="linear",
+    layers=_LINEAR_LAYERS,
 )
 _CONV = Recipe(
-    "report-conv",
-    "the report's convolutional autoencoder, code 4x7x7 = 196",
-    "conv",
-    _conv_layers("", (0, 0)),
+    name="report-conv",
+    summary="the report's convolutional autoencoder; 196 dimensions",
+    network="conv",
+    layers=_conv_layers(),
 )
 _CONV_BN = Recipe(
-    "report-conv-bn",
-    "the same with batch norm after each encoder convolution",
-    "conv-bn",
-    _conv_layers(", batch norm", (32, 8)),
+    name="report-conv-bn",
+    summary="report-conv with batch norm in the encoder",
+    network="conv-bn",
+    layers=_conv_layers(", batch norm", (32, 8)),
 )
 
 
@@ -49,7 +53,7 @@ def _fast(recipe: Recipe) -> Recipe:
     return replace(
         recipe,
         name=recipe.name.replace("report", "fast"),
-        summary=f"{recipe.name} in batches of 128: its code, sooner",
+        summary=f"{recipe.name} in batches of 128, for speed",
         batch=128,
     )
 
@@ -58,5 +62,4 @@ REPORT_RECIPES = (
     *(_LINEAR, _CONV, _CONV_BN),
     *(_fast(_LINEAR), _fast(_CONV), _fast(_CONV_BN)),
 )
-"""``report-*`` has the report's batches of 20 images, ``fast-*`` the same networks in batches of
-128."""
+"""``report-*`` as in the report, in batches of 20 images; ``fast-*`` in batches of 128."""

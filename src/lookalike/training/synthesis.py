@@ -1,4 +1,4 @@
-"""Views of a collection's images, as queries may show them: street photographs, drawings."""
+"""Synthetic queries of a collection: its images turned into street photos or drawings."""
 
 from __future__ import annotations
 
@@ -15,44 +15,48 @@ from lookalike.sources.sampling import thread_map
 from lookalike.types import ImageArray
 
 QUERY_DOMAINS: Mapping[str, str] = {
-    "street": "photographs of the item on other ground, in other light, turned and partly covered",
-    "drawn": "drawings of the item by other hands: flat colors, outlines, other palettes",
+    "street": "photos of the item on other backgrounds, in other light, rotated, partly occluded",
+    "drawn": "drawings of the item in other styles: flat colors, outlines, other palettes",
 }
-"""What a collection's queries will be like, by name."""
+"""What the queries of a collection look like: name and description."""
 
-_STREET = replace(DEFAULT_PHOTO, side=224, blur=(0.0, 1.0))
-"""Street views no larger than most networks see them."""
+_PHOTO = replace(DEFAULT_PHOTO, side=224, blur=(0.0, 1.0))
+"""Photos at the input size of most networks."""
 
 
 @dataclass(frozen=True, slots=True)
 class ViewGenerator:
-    """Makes views of a collection's images; the same of the same seed, pass and image."""
+    """Generates views of images; each is determined by seed, view number and image index.
+
+    ``domain`` is a name in :data:`QUERY_DOMAINS`. Without ``backgrounds``, items are put on
+    cluttered backgrounds composed of the images themselves.
+    """
 
     images: Sequence[ImageArray]
     masks: Sequence[Mask]
     backgrounds: Sequence[ImageArray]
-    kind: str
+    domain: str
     seed: int
 
     @classmethod
     def of(
-        cls, images: Sequence[ImageArray], kind: str, seed: int, backgrounds: Sequence[ImageArray]
+        cls, images: Sequence[ImageArray], domain: str, seed: int, backgrounds: Sequence[ImageArray]
     ) -> ViewGenerator:
-        """Find the items of the images; ``kind`` is a name in :data:`QUERY_DOMAINS`."""
-        masks = [found.mask for found in thread_map(find_foreground, images)]
-        return cls(images, masks, backgrounds, kind, seed)
+        """Segment the items in the images and return their generator."""
+        masks = [foreground.mask for foreground in thread_map(find_foreground, images)]
+        return cls(images, masks, backgrounds, domain, seed)
 
     def views(self, number: int) -> Iterator[ImageArray]:
-        """Yield a view of each image."""
+        """Yield the view of this number of each image."""
         return thread_map(partial(self._view, number), range(len(self.images)))
 
     def _view(self, number: int, index: int) -> ImageArray:
         rng = np.random.default_rng([self.seed, number, index])
         image, mask = self.images[index], self.masks[index]
-        if self.kind == "drawn":
+        if self.domain == "drawn":
             return restyle(image, rng, mask=mask)
         if self.backgrounds:
-            ground = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
+            background = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
         else:
-            ground = cluttered_background(self.images, self.masks, rng, side=_STREET.side)
-        return compose_photo(image, ground, rng, mask=mask, params=_STREET).image
+            background = cluttered_background(self.images, self.masks, rng, side=_PHOTO.side)
+        return compose_photo(image, background, rng, mask=mask, params=_PHOTO).image

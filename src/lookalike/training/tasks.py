@@ -1,4 +1,4 @@
-"""What is trained: a network's loss on a batch of images, and what is exported at the end."""
+"""Training tasks: a network with its loss, and the modules to export after training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ from lookalike.sources.sampling import SAMPLE
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.augmentations import Augmentations
 from lookalike.training.distributed import current_group
-from lookalike.training.losses import nt_xent, reconstruction
+from lookalike.training.losses import nt_xent, reconstruction_loss
 from lookalike.training.networks import Autoencoder, convolutional, linear
 from lookalike.training.recipes import Recipe
-from lookalike.training.towers import FineHogModule, Joined, Unit, affine, mirror_tower, tower
+from lookalike.training.towers import (
+    Concatenated,
+    FineHogModule,
+    UnitLength,
+    mirror_tower,
+    projection_layer,
+    tower,
+)
 from lookalike.types import Embeddings, Metric, Progress, ProgressCallback
 
 NETWORKS: Mapping[str, Callable[[], Autoencoder]] = {
@@ -29,40 +36,50 @@ NETWORKS: Mapping[str, Callable[[], Autoencoder]] = {
     "conv": lambda: convolutional(batch_norm=False),
     "conv-bn": lambda: convolutional(batch_norm=True),
 }
-"""The report's, for gray images of 28 x 28 pixels; a tower is made to fit any size."""
+"""The report's networks, for gray images of 28x28 pixels; the tower adapts to any size."""
 
 DIM = 128
+"""Dimensions of the tower's embedding."""
+
+NEIGHBORS = 10
+"""Nearest neighbors per image that serve as positives."""
+
+_CHUNK = 2000
 
 
 class Task(nn.Module, ABC):
-    """A network in training."""
+    """A network in training; ``normalized`` tells whether its embeddings have unit length."""
 
     normalized = False
 
     @abstractmethod
     def loss(self, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the loss, a scalar, on the images ``rows`` of ``pixels`` ``(n, c, h, w)`` uint8.
+        """Return the loss of a batch, a scalar.
 
-        All tensors and ``generator``, the only source of chance, are on one device. Of several
-        processes each takes its share of the rows.
+        Each of several processes computes its shard of the batch.
+
+        Args:
+            pixels: all images ``(n, c, h, w)`` uint8.
+            rows: indices of the batch's images, ``(b,)`` int64.
+            generator: the only source of randomness; on the device of the tensors.
         """
 
     @abstractmethod
     def encoder(self, pixels: Tensor) -> nn.Module:
-        """Return what makes embeddings from images ``(n, c, h, w)`` in [0, 1].
+        """Return the module from images ``(n, c, h, w)`` in [0, 1] to embeddings.
 
-        ``pixels`` are the images it was trained on, uint8.
+        ``pixels`` are the training images, uint8.
         """
 
     def decoder(self) -> nn.Module | None:
-        """Return what makes images from embeddings, if there is such a thing."""
+        """Return the module from embeddings to images, or None."""
         return None
 
 
 class Reconstruction(Task):
-    """An autoencoder; with views, one that is shown a distorted image and asked for the clean one.
+    """An autoencoder; with augmentations a denoising one, of augmented input and clean target.
 
-    The latter after Vincent, Larochelle, Bengio, Manzagol 2008 (denoising autoencoders).
+    Denoising autoencoders: Vincent, Larochelle, Bengio, Manzagol 2008.
     """
 
     def __init__(self, model: Autoencoder, augment: Augmentations | None) -> None:
@@ -72,62 +89,68 @@ class Reconstruction(Task):
 
     def loss(self, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Return the mean squared error of the reconstructions."""
-        clean = _values(pixels[current_group().shard(rows)])
-        shown = clean if self.augment is None else self.augment(clean, generator)
-        return reconstruction(
-            self.model(shown.contiguous(memory_format=torch.channels_last)), clean
+        clean = _to_float(pixels[current_group().shard(rows)])
+        inputs = clean if self.augment is None else self.augment(clean, generator)
+        return reconstruction_loss(
+            self.model(inputs.contiguous(memory_format=torch.channels_last)), clean
         )
 
     def encoder(self, pixels: Tensor) -> nn.Module:
-        """Return the autoencoder's first half."""
+        """Return the encoder of the autoencoder."""
         del pixels
         return self.model.encoder
 
     def decoder(self) -> nn.Module:
-        """Return its second half."""
+        """Return the decoder of the autoencoder."""
         return self.model.decoder
 
 
 class Contrastive(Task):
-    """Two views are to be nearer to each other than to any other image's in the batch.
+    """Contrastive learning with nearest neighbors as positives.
 
-    The second view is of a random one of the image's nearest neighbors in fine HOG, with
-    probability ``near``, else of the image itself (as in Dwibedi et al. 2021, with neighbors found
-    once and by an encoder that learns nothing). The embedding is the tower's, before a head that
-    only training uses (Chen et al. 2020, section 4.2), beside fine HOG's.
+    With probability ``neighbor_probability`` the second view of a pair is of a random nearest
+    neighbor of the image in fine HOG, else of the image itself (as Dwibedi et al. 2021, but with
+    fixed neighbors from a handcrafted encoder). The embedding is the output of the tower, before a
+    projection head that only training uses (Chen et al. 2020, section 4.2), concatenated with fine
+    HOG.
 
     Args:
-        net: images to ``(n, DIM)``.
-        fine: the encoder that stands beside it and gave the neighbors.
+        net: module from images to ``(n, DIM)``.
+        fine_hog: the encoder that is concatenated and has found the neighbors.
         neighbors: ``(images, k)`` int64 row numbers.
-        augment: how views are made.
+        augment: makes the views.
     """
 
     normalized = True
-    near = 0.8
+    neighbor_probability = 0.8
     temperature = 0.2
-    fine_weight = 0.7
-    whitening = 0.4
+    fine_hog_weight = 0.7
+    whitening_strength = 0.4
 
     def __init__(
-        self, net: nn.Module, fine: FineHog, neighbors: NDArray[np.int64], augment: Augmentations
+        self,
+        net: nn.Module,
+        fine_hog: FineHog,
+        neighbors: NDArray[np.int64],
+        augment: Augmentations,
     ) -> None:
         super().__init__()
         self.net = net
-        self.fine = FineHogModule(fine)
+        self.fine_hog = FineHogModule(fine_hog)
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(DIM, 64))
         self.augment = augment
         self.neighbors: Tensor
         self.register_buffer("neighbors", torch.from_numpy(neighbors), persistent=False)
 
     def loss(self, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Return NT-Xent of two views of each image, those of all processes among the others."""
+        """Return NT-Xent of two views of each image; views of all processes are negatives."""
         own = current_group().shard(rows)
-        count, among = len(own), self.neighbors.shape[1]
-        pick = torch.randint(among, (count,), generator=generator, device=own.device)
-        nearby = torch.rand(count, generator=generator, device=own.device) < self.near
-        others = torch.where(nearby, self.neighbors[own, pick], own)
-        images = self.augment(_values(pixels[torch.cat((own, others))]), generator)
+        count, choices = len(own), self.neighbors.shape[1]
+        choice = torch.randint(choices, (count,), generator=generator, device=own.device)
+        random = torch.rand(count, generator=generator, device=own.device)
+        use_neighbor = random < self.neighbor_probability
+        others = torch.where(use_neighbor, self.neighbors[own, choice], own)
+        images = self.augment(_to_float(pixels[torch.cat((own, others))]), generator)
         images = images.contiguous(memory_format=torch.channels_last)
         with _autocast(images.device):
             projected = self.head(self.net(images))
@@ -135,25 +158,27 @@ class Contrastive(Task):
         return nt_xent(current_group().all_gather(views, len(rows)).flatten(0, 1), self.temperature)
 
     def encoder(self, pixels: Tensor) -> nn.Module:
-        """Return the half-whitened tower and fine HOG side by side, of unit length."""
-        some = pixels[:: max(1, len(pixels) // SAMPLE)]
-        unit = nn.Sequential(self.net.eval(), Unit())
+        """Return the partially whitened tower concatenated with fine HOG, of unit length."""
+        sample = pixels[:: max(1, len(pixels) // SAMPLE)]
+        network = nn.Sequential(self.net.eval(), UnitLength())
         with torch.no_grad():
-            found = torch.cat([unit(_values(part)) for part in some.split(_CHUNK)])  # type: ignore[no-untyped-call]
-        whitening = LinearProjection.fit(found.numpy(), DIM, self.whitening)
+            parts = [network(_to_float(part)) for part in sample.split(_CHUNK)]  # type: ignore[no-untyped-call]
+        whitening = LinearProjection.fit(torch.cat(parts).numpy(), DIM, self.whitening_strength)
         if whitening is not None:
-            unit.append(affine(whitening))
-        return Joined(unit, self.fine, self.fine_weight)
+            network.append(projection_layer(whitening))
+        return Concatenated(network, self.fine_hog, self.fine_hog_weight)
 
 
-def _values(pixels: Tensor) -> Tensor:
+def _to_float(pixels: Tensor) -> Tensor:
     return (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
 def _autocast(device: torch.device) -> torch.autocast:
-    """Compute in bfloat16 where that is faster: without its instructions it is 12 times slower."""
-    fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+    """Use bfloat16 only on hardware that supports it: emulated it is 12 times slower."""
+    supported = device.type == "cuda" or (
+        device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    )
+    return torch.autocast(device.type, torch.bfloat16, enabled=supported)
 
 
 def make_task(
@@ -162,7 +187,7 @@ def make_task(
     augment: Augmentations | None,
     on_progress: ProgressCallback,
 ) -> Task:
-    """Return a recipe's task for images ``(n, c, h, w)`` uint8, with torch's first weights."""
+    """Return a recipe's task for images ``(n, c, h, w)`` uint8, with torch's initial weights."""
     _, channels, height, width = images.shape
     if recipe.network != "tower":
         return Reconstruction(NETWORKS[recipe.network](), augment)
@@ -170,50 +195,47 @@ def make_task(
     if recipe.objective == "reconstruction":
         return Reconstruction(Autoencoder(net, mirror_tower(channels, height, width, DIM)), augment)
     if augment is None:
-        raise ValueError(f"recipe {recipe.name!r} compares views and names none")
-    fine, embeddings = _fine_hog(images, on_progress)
-    return Contrastive(net, fine, nearest(embeddings, NEIGHBORS, on_progress), augment)
+        raise ValueError(f"recipe {recipe.name!r} needs an augmentation preset")
+    fine_hog, embeddings = _fit_fine_hog(images, on_progress)
+    neighbors = nearest_neighbors(embeddings, NEIGHBORS, on_progress)
+    return Contrastive(net, fine_hog, neighbors, augment)
 
 
-NEIGHBORS = 10
-
-
-def _fine_hog(
+def _fit_fine_hog(
     images: NDArray[np.uint8], on_progress: ProgressCallback
 ) -> tuple[FineHog, Embeddings]:
-    """Return fine HOG fitted to the images ``(n, c, h, w)`` and their embeddings."""
+    """Return fine HOG fitted to images ``(n, c, h, w)`` uint8, and their embeddings."""
     count, channels, height, width = images.shape
     listed = images[:, 0] if channels == 1 else images.transpose(0, 2, 3, 1)
     sample = listed[:: max(1, count // SAMPLE)]
-    fine = FineHog.fit("hog-fine", Preprocessing(height, width, channels), list(sample), DIM)
+    fine_hog = FineHog.fit("hog-fine", Preprocessing(height, width, channels), list(sample), DIM)
     group = current_group()
     starts = range(0, count, _CHUNK)[group.rank :: group.world_size]
     parts = [listed[start : start + _CHUNK] for start in starts]
-    embeddings = np.zeros((count, fine.dim), np.float32)
-    on_progress(Progress("describe by fine HOG", 0, count, "images"))
+    embeddings = np.zeros((count, fine_hog.dim), np.float32)
+    on_progress(Progress("encode by fine HOG", 0, count, "images"))
     with ThreadPoolExecutor(group.threads) as threads:
-        for start, found in zip(starts, threads.map(fine.encode, parts), strict=True):
-            embeddings[start : start + _CHUNK] = found
-            on_progress(Progress("describe by fine HOG", start + len(found), count, "images"))
-    return fine, group.all_reduce_sum(embeddings)
+        for start, part in zip(starts, threads.map(fine_hog.encode, parts), strict=True):
+            embeddings[start : start + _CHUNK] = part
+            on_progress(Progress("encode by fine HOG", start + len(part), count, "images"))
+    return fine_hog, group.all_reduce_sum(embeddings)
 
 
-_CHUNK = 2000
+def nearest_neighbors(
+    embeddings: Embeddings, k: int, on_progress: ProgressCallback
+) -> NDArray[np.int64]:
+    """Return the k nearest other rows of each row by cosine, ``(n, min(k, n - 1))`` int64.
 
-
-def nearest(embeddings: Embeddings, k: int, on_progress: ProgressCallback) -> NDArray[np.int64]:
-    """Return the k nearest other rows to each row by cosine, ``(n, min(k, n - 1))`` int64.
-
-    Of several processes each looks for its share of them.
+    Each of several processes finds a part of them.
     """
     count = len(embeddings)
     index = ExactIndex(embeddings)
     group = current_group()
-    found = np.zeros((count, min(k, count - 1)), np.int64)
+    neighbors = np.zeros((count, min(k, count - 1)), np.int64)
     for start in range(0, count, _CHUNK)[group.rank :: group.world_size]:
         on_progress(Progress("find neighbors", start, count, "images"))
         stop = min(start + _CHUNK, count)
-        found[start:stop] = index.others(start, stop, k, Metric.COSINE).rows
-    found = group.all_reduce_sum(found)
+        neighbors[start:stop] = index.others(start, stop, k, Metric.COSINE).rows
+    neighbors = group.all_reduce_sum(neighbors)
     on_progress(Progress("find neighbors", count, count, "images"))
-    return found
+    return neighbors

@@ -1,8 +1,9 @@
-"""torch, imported with threads that sleep while they wait, and left as it was by what uses it.
+"""Import torch with threads that sleep while they wait, and restore its global state after use.
 
-OpenMP's threads, where they wait for each other, spin unless told not to. On a machine that does
-anything else, the one that is waited for then gets no core: steps took twice as long. OpenMP reads
-this when torch is first imported, so modules that may be the first to do so import this one before.
+OpenMP threads spin while they wait for each other, by default. On a machine that runs anything
+else, the thread that is waited for then gets no core: training steps took twice as long. OpenMP
+reads the setting when torch is first imported, so modules that may import torch first import this
+module before.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ with default_environment(OMP_WAIT_POLICY="PASSIVE"):
 
 @contextmanager
 def torch_state_restored() -> Iterator[None]:
-    """Restore torch's number of threads and the state of its random numbers after the block.
+    """Restore torch's number of threads and the state of its random generators after the block.
 
-    The latter is that of the CPU and, where the program has used them, of the GPUs.
+    These are the generator of the CPU and, if the program has used them, those of the GPUs.
     """
-    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    gpus = range(torch.cuda.device_count() if used else 0)
+    gpus_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpus = range(torch.cuda.device_count() if gpus_used else 0)
     threads = torch.get_num_threads()
     try:
         with torch.random.fork_rng(list(gpus)):
@@ -33,9 +34,9 @@ def torch_state_restored() -> Iterator[None]:
 
 
 def seed_weights(seed: int) -> None:
-    """Seed what first weights are drawn from.
+    """Seed the generator of initial weights, that of the CPU.
 
-    That is the CPU's generator alone: ``torch.manual_seed`` would also seed the GPUs, at once or
-    when the program first uses them. What is drawn on a GPU has generators of its own.
+    ``torch.manual_seed`` would also seed the GPUs, at once or when the program first uses them.
+    Random numbers on a GPU come from separate generators.
     """
     torch.default_generator.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Networks beyond the report's: a tower on directional gradients, and fine HOG as a module."""
+"""Networks beyond the report's: a convolutional tower on image gradients, fine HOG as a module."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lookalike.encoders.pooling import unit
 from lookalike.encoders.whitening import LinearProjection
 
 WIDTHS = (64, 128, 192, 256)
-"""Channels of the tower's convolutions; one more stage for each doubling of the image."""
+"""Channels of the tower's convolutions; larger images get more stages of the last width."""
 
 
 class GradientStem(nn.Module):
-    """Images ``(n, c, h, w)`` in [0, 1] to ``(n, 8 + c, h / s, w / s)``: edges by direction.
+    """Images ``(n, c, h, w)`` in [0, 1] to edge responses by direction, ``(n, 8 + c, h/s, w/s)``.
 
-    The response in each of 8 directions is the gradient's share in it times the squared cosine,
-    so that it is sharp and smooth at once; of several channels the strongest gradient counts.
-    Responses and the image itself are averaged over windows of 2 s pixels at every s (2 below 48
-    pixels, 4 from there on), divided by the norm of the whole, rooted as histograms are (Hellinger)
-    and batch-normalized.
+    The response in each of 8 directions is the gradient's component times its squared cosine,
+    which is both selective and smooth; of several channels the strongest gradient counts.
+    Responses and image are averaged over windows of 2 s pixels with stride s (2 for sides below 48
+    pixels, else 4), divided by the norm over all of them, square-rooted (Hellinger) and
+    batch-normalized.
     """
 
     directions = 8
@@ -32,7 +32,7 @@ class GradientStem(nn.Module):
         super().__init__()
         self.stride = 2 if side < 48 else 4
         angles = torch.arange(self.directions) * (2 * math.pi / self.directions)
-        self.compass: Tensor
+        self.compass: Tensor  # unit vectors, (2, 8)
         self.register_buffer("compass", torch.stack((angles.cos(), angles.sin())))
         self.norm = nn.BatchNorm2d(self.directions + channels)
 
@@ -41,26 +41,26 @@ class GradientStem(nn.Module):
         x, y = gradients(images)
         compass = self.compass.view(2, self.directions, 1, 1)
         along = (x * compass[0] + y * compass[1]).relu()  # (n, 8, h, w)
-        # The ONNX exporter drops sums with anything below 1e-8; a gray level's square is 1.5e-5.
-        sharp = along * along * along / (x * x + y * y + 1e-6)
-        pooled = overlapping_means(torch.cat((sharp, images), 1), self.stride)
-        whole = torch.linalg.vector_norm(pooled, dim=(1, 2, 3), keepdim=True)
-        rooted: Tensor = self.norm((pooled * (10 / (whole + 1e-6)) + 1e-4).sqrt())
+        # The ONNX exporter drops terms below 1e-8; the square of one gray level is 1.5e-5.
+        selective = along * along * along / (x * x + y * y + 1e-6)
+        pooled = overlapping_means(torch.cat((selective, images), 1), self.stride)
+        norm = torch.linalg.vector_norm(pooled, dim=(1, 2, 3), keepdim=True)
+        rooted: Tensor = self.norm((pooled * (10 / (norm + 1e-6)) + 1e-4).sqrt())
         return rooted
 
 
 def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return [-1, 0, 1] differences in x and y, ``(n, 1, h, w)``, of ``(n, c, h, w)``.
 
-    The image goes on beyond its border in the mean of its corners. Of several channels, each pixel
-    takes those of the one where the gradient is largest.
+    The image is padded with the mean of its corners. Of several channels, each pixel takes the
+    differences of the one with the largest gradient.
     """
     height, width = images.shape[-2:]
     corners = images[:, :, :: height - 1, :: width - 1].mean(dim=(2, 3), keepdim=True)
-    framed = images - corners
-    beside = functional.pad(framed, (1, 1, 0, 0))
-    above = functional.pad(framed, (0, 0, 1, 1))
-    x, y = beside[..., 2:] - beside[..., :-2], above[..., 2:, :] - above[..., :-2, :]
+    centered = images - corners
+    wide = functional.pad(centered, (1, 1, 0, 0))
+    high = functional.pad(centered, (0, 0, 1, 1))
+    x, y = wide[..., 2:] - wide[..., :-2], high[..., 2:, :] - high[..., :-2, :]
     if images.shape[1] == 1:
         return x, y
     strongest = (x * x + y * y).argmax(dim=1, keepdim=True)
@@ -68,19 +68,19 @@ def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def overlapping_means(maps: Tensor, stride: int) -> Tensor:
-    """Return the means over windows of ``2 * stride`` pixels at every ``stride``, zero around.
+    """Return means over windows of ``2 * stride`` pixels with stride ``stride``, zero-padded.
 
-    They are taken as means over four of the means over ``stride``, for a quarter of the additions.
+    Computed as means of four means over ``stride`` pixels, with a quarter of the additions.
     """
-    apart = functional.avg_pool2d(maps, stride, stride, stride // 2)
-    return functional.avg_pool2d(apart, 2, 1)
+    means = functional.avg_pool2d(maps, stride, stride, stride // 2)
+    return functional.avg_pool2d(means, 2, 1)
 
 
 def tower(channels: int, height: int, width: int, dim: int = 128) -> nn.Sequential:
     """Return a network from images ``(n, channels, height, width)`` to ``(n, dim)`` embeddings.
 
-    Stem, 3x3 convolutions that halve the map until it has at most 8 rows or columns, max-pooling,
-    a linear layer; batch norm throughout.
+    Gradient stem, 3x3 convolutions of stride 2 down to at most 8 rows and columns, max-pooling, a
+    linear layer; batch norm after each layer.
     """
     stem = GradientStem(channels, min(height, width))
     layers: list[nn.Module] = [stem, *_stage(stem.directions + channels, WIDTHS[0], 1)]
@@ -119,7 +119,7 @@ def mirror_tower(channels: int, height: int, width: int, dim: int = 128) -> nn.S
 
 
 class _Crop(nn.Module):
-    """Cut to the first rows and columns."""
+    """Crop to the first rows and columns."""
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
@@ -140,26 +140,26 @@ class FineHogModule(nn.Module):
         self.bins, self.stride = encoder.bins, encoder.stride
         self.mean: Tensor
         self.projection: Tensor
-        self.places: Tensor
+        self.positions: Tensor
         half = self.bins // 2
-        places = (torch.arange(self.bins) + half) % self.bins - half  # from -8 to 7
-        self.register_buffer("places", places.view(1, -1, 1, 1).float())
+        positions = (torch.arange(self.bins) + half) % self.bins - half  # from -8 to 7
+        self.register_buffer("positions", positions.view(1, -1, 1, 1).float())
         self.register_buffer("mean", torch.from_numpy(encoder.mean.copy()))
         self.register_buffer("projection", torch.from_numpy(encoder.projection.copy()))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return ``(n, dim)`` of unit length."""
-        # Whole numbers, so that channels with equal gradients tie as they do there; large ones,
-        # beside which 1e-6 is nothing.
+        # Integers, so that channels with equal gradients tie as in FineHog; large ones, so that
+        # 1e-6 below is negligible.
         x, y = gradients((images * 255).round() * _LARGE)
         magnitude = (x * x + y * y).sqrt()
-        # The angle as twice that of half of it: ONNX has no atan2, and takes 20 operators for it.
-        # Where y is 0 and x negative, the angle is pi, as the limit from above.
+        # atan2 by the half-angle formula: its ONNX export takes 20 operators. For y = 0 and x < 0
+        # the angle is pi, the limit from above.
         half = torch.atan((y + 1e-6) / (magnitude + x).clamp(min=1e-20))
-        # The distance to each bin on the circle, in bins; a magnitude goes to the two nearest.
-        straight = (half * (self.bins / math.pi) - self.places).abs()
-        away = torch.minimum(straight, self.bins - straight)
-        split = magnitude * (1 - away).relu()  # (n, 16, h, w)
+        # Circular distance to each bin, in bins; a magnitude is split between the two nearest.
+        distance = (half * (self.bins / math.pi) - self.positions).abs()
+        distance = torch.minimum(distance, self.bins - distance)
+        split = magnitude * (1 - distance).relu()  # (n, 16, h, w)
         pooled = overlapping_means(split, self.stride)
         cells = unit(pooled.permute(0, 2, 3, 1).flatten(1).sqrt())
         if not self.projection.numel():
@@ -167,32 +167,35 @@ class FineHogModule(nn.Module):
         return unit((cells - self.mean) @ self.projection)
 
 
-class Unit(nn.Module):
-    """Rows ``(n, dim)`` brought to unit length."""
+class UnitLength(nn.Module):
+    """Scale rows ``(n, dim)`` to unit length; zero rows stay zero."""
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the same shape."""
         return unit(rows)
 
 
-def affine(whitening: LinearProjection) -> nn.Linear:
-    """Return a whitening as a layer."""
-    layer = nn.Linear(*whitening.projection.shape)
+def projection_layer(projection: LinearProjection) -> nn.Linear:
+    """Return a linear projection as a layer."""
+    layer = nn.Linear(*projection.projection.shape)
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(whitening.projection.T))
-        layer.bias.copy_(torch.from_numpy(-whitening.mean @ whitening.projection))
+        layer.weight.copy_(torch.from_numpy(projection.projection.T))
+        layer.bias.copy_(torch.from_numpy(-projection.mean @ projection.projection))
     return layer
 
 
-class Joined(nn.Module):
-    """Unit-length embeddings of two networks side by side, the second one weighted, unit length."""
+class Concatenated(nn.Module):
+    """The unit-length embeddings of two networks, concatenated with a weight for the second.
+
+    The result has unit length.
+    """
 
     def __init__(self, first: nn.Module, second: nn.Module, weight: float) -> None:
         super().__init__()
         self.first, self.second, self.weight = first, second, weight
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return ``(n, dim + dim)``."""
-        one = unit(self.first(images))
-        other = unit(self.second(images)) * self.weight
-        return unit(torch.cat((one, other), dim=1))
+        """Return ``(n, first dim + second dim)``."""
+        first = unit(self.first(images))
+        second = unit(self.second(images)) * self.weight
+        return unit(torch.cat((first, second), dim=1))

@@ -1,4 +1,4 @@
-"""train(): from a source of images to an encoder folder."""
+"""train(): train an encoder on a source of images and write it to a folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lookalike.sources.sampling import sample_images
 from lookalike.training import checkpoints
 from lookalike.training.augmentations import find_augmentations
 from lookalike.training.distributed import ProcessGroup, process_group
-from lookalike.training.loop import Fitted, TrainingOptions, fit
+from lookalike.training.loop import FitResult, TrainingOptions, fit
 from lookalike.training.recipes import Recipe, find_recipe
 from lookalike.training.tasks import Task
 from lookalike.training.torch_state import torch_state_restored
@@ -42,8 +42,15 @@ log = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"
 CHECKPOINT = "checkpoint"
 DEFAULTS = TrainingOptions()
-SIZES = (32, 224)
-"""The least and the largest ``--size``, in pixels."""
+MIN_SIZE, MAX_SIZE = 32, 224
+"""Bounds of ``TrainingOptions.size``, in pixels."""
+
+_SAMPLE = 200
+"""Images that decide on the default size and the channels."""
+
+_CHECKED = 64
+_TOLERANCE = 1e-3
+"""Maximum difference between torch and ONNX Runtime, relative to the largest value."""
 
 
 @torch_state_restored()
@@ -56,33 +63,33 @@ def train(
     options: TrainingOptions = DEFAULTS,
     on_progress: ProgressCallback = ignore_progress,
 ) -> NetworkEncoder:
-    """Train an encoder without labels and leave it in the folder ``out``.
+    """Train an encoder without labels and write it to the folder ``out``.
 
-    Under ``torchrun`` all processes train together and all return the encoder; the first writes it
-    and is told of progress. ``out`` is then a folder that all of them see.
+    Under ``torchrun`` all processes train together and return the same encoder; the main process
+    writes it and reports progress. ``out`` must then be visible to all of them.
 
     Args:
-        source: what :func:`lookalike.open_source` takes, or an opened source.
+        source: an argument of :func:`lookalike.open_source`, or an opened source.
         recipe: a name in :data:`lookalike.training.recipes.RECIPES`.
-        out: the encoder folder to make. While training runs it holds only checkpoints. Without
-            it the encoder is only returned, and an interrupted run is lost.
-        augment: a name in :data:`lookalike.training.augmentations.AUGMENTATIONS`, for short; also in
-            ``options``.
-        options: epochs, minutes, seed, device, resume, augment, size.
-        on_progress: told of each stage, with loss and rate.
+        out: the encoder folder to create; during training it holds only checkpoints. Without it
+            the encoder is only returned, and an interrupted run cannot be resumed.
+        augment: shorthand for ``options.augment``.
+        options: see :class:`TrainingOptions`.
+        on_progress: called at each stage, with loss and speed.
 
     Raises:
-        UnknownNameError: no such recipe.
-        SettingError: an option outside its range, or a device that is not there.
-        SourceError: no images, or one that cannot be read.
-        ArtifactError: ``out`` holds something else, or nothing to resume.
-        KeyboardInterrupt: interrupted; a checkpoint was written first.
+        UnknownNameError: no such recipe or augmentation preset.
+        SettingError: an option is out of range or does not fit the recipe, or the device is not
+            available.
+        SourceError: fewer than 2 readable images, or all are equal.
+        ArtifactError: ``out`` exists, or has nothing to resume.
+        KeyboardInterrupt: interrupted, after a checkpoint was written.
     """
     if augment is not None:
         options = replace(options, augment=augment)
     if out is None:
-        with tempfile.TemporaryDirectory(prefix="lookalike-") as passing:
-            folder = Path(passing) / "encoder"
+        with tempfile.TemporaryDirectory(prefix="lookalike-") as temporary:
+            folder = Path(temporary) / "encoder"
             return train(
                 source, recipe=recipe, out=folder, options=options, on_progress=on_progress
             )
@@ -99,7 +106,7 @@ def train(
             opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
             preprocessing = _preprocessing(opened, chosen, options)
             images, exact = _load(opened, preprocessing, on_progress)
-            _check_shares(min(len(images), chosen.batch), group)
+            _check_batch(min(len(images), chosen.batch), group)
         preprocessing = replace(preprocessing, exact=exact and chosen.size is not None)
         run = {
             "recipe": chosen.name,
@@ -111,19 +118,19 @@ def train(
         group.check_same_data(str(run["data"]))
         if group.world_size > 1:
             run["processes"] = group.world_size
-        fitted = fit(chosen, images, options, folder / CHECKPOINT, run, on_progress)
+        result = fit(chosen, images, options, folder / CHECKPOINT, run, on_progress)
 
-        def finished() -> tuple[Mapping[str, Any], Mapping[str, bytes]]:
+        def export() -> tuple[Mapping[str, Any], Mapping[str, bytes]]:
             on_progress(Progress("export", 0, 1, "encoder"))
-            network = fitted.task.encoder(torch.from_numpy(images)).eval()
-            origin = json.loads(json.dumps(_origin(fitted, chosen, opened.spec)))
-            encoder = _exported(fitted.task, network, preprocessing, origin)
+            network = result.task.encoder(torch.from_numpy(images)).eval()
+            origin = json.loads(json.dumps(_origin(result, chosen, opened.spec)))
+            encoder = _export(result.task, network, preprocessing, origin)
             _check_export(encoder, network, images[:_CHECKED])
             write_encoder(encoder, folder)
             on_progress(Progress("export", 1, 1, "encoder"))
             return encoder.describe(), encoder.files()
 
-        return NetworkEncoder.restore(*group.broadcast(finished))
+        return NetworkEncoder.restore(*group.broadcast(export))
 
 
 def _check(recipe: Recipe, options: TrainingOptions) -> None:
@@ -131,60 +138,69 @@ def _check(recipe: Recipe, options: TrainingOptions) -> None:
         find_augmentations(options.augment)
         if recipe.augment is None:
             raise SettingError(
-                f"--augment {options.augment}: recipe {recipe.name!r} distorts nothing"
+                f"{{augment}} is not allowed: recipe {recipe.name!r} uses no augmentation",
+                augment=options.augment,
             )
     if options.size is not None and recipe.size is not None:
         raise SettingError(
-            f"--size {options.size}: recipe {recipe.name!r} takes {recipe.size} pixels only"
+            f"{{size}} is not allowed: recipe {recipe.name!r} always uses {recipe.size} pixels",
+            size=options.size,
         )
-    if options.size is not None and not SIZES[0] <= options.size <= SIZES[1]:
-        raise SettingError(f"--size {options.size}: must be from {SIZES[0]} to {SIZES[1]}")
+    if options.size is not None and not MIN_SIZE <= options.size <= MAX_SIZE:
+        raise SettingError(
+            f"{{size}} must be from {MIN_SIZE} to {MAX_SIZE} pixels", size=options.size
+        )
     if options.epochs is not None and options.epochs < 1:
-        raise SettingError(f"--epochs {options.epochs}: must be at least 1")
+        raise SettingError("{epochs} must be at least 1", epochs=options.epochs)
     if options.minutes is not None and options.minutes <= 0:
-        raise SettingError(f"--minutes {options.minutes:g}: must be above 0")
+        raise SettingError("{minutes} must be above 0", minutes=options.minutes)
     try:
         torch.empty(1, device=options.device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise SettingError(
-            f"--device {options.device}: not available here ({reason}); use --device cpu"
+            f"{{device}} is not available ({reason}); use cpu", device=options.device
         ) from error
 
 
-def _check_shares(step: int, group: ProcessGroup) -> None:
-    """See that a step's images are enough for all processes: batch norm compares some."""
-    if step < 2 * group.world_size:
+def _check_batch(batch_size: int, group: ProcessGroup) -> None:
+    """Check that each process gets at least 2 images of a batch, as batch norm needs."""
+    if batch_size < 2 * group.world_size:
         raise SettingError(
-            f"{group.world_size} processes: each needs at least 2 images a step, a step has {step}; "
-            "start fewer (torchrun --nproc-per-node)"
+            f"{group.world_size} processes need a batch of at least {2 * group.world_size} images; "
+            f"this run has {batch_size}. Start fewer processes (torchrun --nproc-per-node)"
         )
 
 
 def _check_folder(folder: Path, options: TrainingOptions) -> None:
     if options.resume:
         if not (folder / CHECKPOINT / checkpoints.MANIFEST).is_file():
-            raise ArtifactError(f"{folder}: holds no checkpoint to resume; leave out --resume")
+            raise ArtifactError(
+                f"{folder}: has no checkpoint to resume; leave out {{resume}}", resume=None
+            )
         return
     if (folder / CHECKPOINT / checkpoints.MANIFEST).exists():
         finished = "a finished" if (folder / MANIFEST).exists() else "an interrupted"
         raise ArtifactError(
-            f"{folder}: holds {finished} training run; go on with --resume "
-            "(and more --epochs), choose another -o, or remove it"
+            f"{folder}: has {finished} training run; continue it with {{resume}} (and more "
+            "{epochs}), choose another {out}, or remove it",
+            resume=True,
+            epochs=None,
+            out=None,
         )
     if folder.is_file() or any(path.is_file() for path in folder.rglob("*")):
-        raise ArtifactError(f"{folder}: already exists; choose another -o")
+        raise ArtifactError(f"{folder}: already exists; choose another {{out}}", out=None)
 
 
 def _preprocessing(source: Source, recipe: Recipe, options: TrainingOptions) -> Preprocessing:
-    """Return the size and channels to train on."""
+    """Return the image size and channels for training."""
     if len(source) < 2:
         raise SourceError(
-            f"{source.spec}: training needs at least 2 images, there are {len(source)}"
+            f"{source.spec}: training needs at least 2 images, the source has {len(source)}"
         )
     if recipe.size is not None:
         return Preprocessing(recipe.size, recipe.size, 1)
-    sample = sample_images(source, 200)
+    sample = sample_images(source, _SAMPLE)
     fitting = Preprocessing.for_sample(sample, size=options.size or 64, min_size=24)
     if options.size is None:
         return fitting
@@ -194,36 +210,38 @@ def _preprocessing(source: Source, recipe: Recipe, options: TrainingOptions) -> 
 def _load(
     source: Source, preprocessing: Preprocessing, on_progress: ProgressCallback
 ) -> tuple[NDArray[np.uint8], bool]:
-    """Return all images as ``(n, c, height, width)`` uint8, and whether all had that size."""
+    """Return all readable images, ``(n, c, height, width)`` uint8, and whether none was resized."""
     p = preprocessing
     images = np.empty((len(source), p.channels, p.height, p.width), np.uint8)
     exact = True
-    kept = 0
+    count = 0
     on_progress(Progress("read images", 0, len(source), "images"))
     for number, item in enumerate(source, 1):
         try:
             image = item.image()
         except ImageError as error:
-            log.warning("left out of training: %s", error)
+            log.warning("skipped: %s", error)
             continue
         exact &= image.shape[:2] == (p.height, p.width)
-        images[kept] = p.apply([image]).transpose(0, 3, 1, 2)[0]
-        kept += 1
+        images[count] = p.apply([image]).transpose(0, 3, 1, 2)[0]
+        count += 1
         if number % 1000 == 0 or number == len(source):
             on_progress(Progress("read images", number, len(source), "images"))
-    if kept < 2:
-        raise SourceError(f"{source.spec}: only {kept} of {len(source)} images could be read")
-    images = images[:kept]
+    if count < 2:
+        raise SourceError(
+            f"{source.spec}: {count} of {len(source)} images could be read; training needs 2"
+        )
+    images = images[:count]
     if (images == images[0]).all():
         raise SourceError(
-            f"{source.spec}: all {kept:,} images are the same once they are "
-            f"{p.width}x{p.height} pixels: there is nothing to learn from them"
+            f"{source.spec}: all {count:,} images are identical at {p.width}x{p.height} pixels; "
+            "there is nothing to learn"
         )
     return images, exact
 
 
-def _origin(fitted: Fitted, recipe: Recipe, source: str) -> dict[str, Any]:
-    state = fitted.state
+def _origin(result: FitResult, recipe: Recipe, source: str) -> dict[str, Any]:
+    state = result.state
     return {
         **state.run,
         "source": source,
@@ -232,8 +250,8 @@ def _origin(fitted: Fitted, recipe: Recipe, source: str) -> dict[str, Any]:
         "history": state.history,
         "batch": recipe.batch,
         "learning_rate": recipe.learning_rate,
-        "device": fitted.device,
-        "preparing": fitted.preparing,
+        "device": result.device,
+        "preparation_seconds": result.preparation_seconds,
         "seconds": state.seconds,
         "versions": {
             "python": platform.python_version(),
@@ -242,41 +260,36 @@ def _origin(fitted: Fitted, recipe: Recipe, source: str) -> dict[str, Any]:
     }
 
 
-def _last_loss(state: checkpoints.State) -> float | None:
-    """Return the mean loss of the epoch that was begun, or else of the last one, if any."""
+def _last_loss(state: checkpoints.TrainingState) -> float | None:
+    """Return the mean loss of the current epoch, else of the last one; None before the first."""
     if state.step:
         return state.loss_sum / state.step
     return float(state.history[-1]["loss"]) if state.history else None
 
 
-_CHECKED = 64
-_TOLERANCE = 1e-3
-"""Largest difference between torch and ONNX Runtime, in shares of the largest value."""
-
-
 def _check_export(
     encoder: NetworkEncoder, network: torch.nn.Module, images: NDArray[np.uint8]
 ) -> None:
-    """See that what was exported computes what was trained."""
+    """Check that the exported encoder computes what the trained network computes."""
     with torch.no_grad():
         expected = network(torch.from_numpy(images).float() / 255).reshape(len(images), -1).numpy()
     listed = images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
-    found = encoder.encode(list(listed))
-    difference = np.abs(found - expected).max() / max(1.0, np.abs(expected).max())
+    embeddings = encoder.encode(list(listed))
+    difference = np.abs(embeddings - expected).max() / max(1.0, np.abs(expected).max())
     if not difference <= _TOLERANCE:
         raise ArtifactError(
-            f"encoder {encoder.name!r}: ONNX Runtime computes other embeddings than torch "
-            f"(difference {difference:.2g}); nothing was written but the checkpoint; please report "
-            "this with the versions that lookalike info shows"
+            f"encoder {encoder.name!r}: embeddings of ONNX Runtime differ from those of torch "
+            f"(by {difference:.2g}); only the checkpoint was written. Please report this with the "
+            "output of lookalike doctor"
         )
 
 
-def _exported(
+def _export(
     task: Task, network: torch.nn.Module, preprocessing: Preprocessing, origin: Mapping[str, Any]
 ) -> NetworkEncoder:
     example = torch.zeros(2, preprocessing.channels, preprocessing.height, preprocessing.width)
-    plain = {name: value.contiguous() for name, value in task.state_dict().items()}
-    extra = {WEIGHTS: save_tensors(plain)}
+    tensors = {name: value.contiguous() for name, value in task.state_dict().items()}
+    extra = {WEIGHTS: save_tensors(tensors)}
     decoder = task.decoder()
     if decoder is not None:
         with torch.no_grad():

@@ -1,6 +1,6 @@
-"""The untrained network that ships as ``encoders/untrained.onnx``: report-conv's first weights.
+"""The untrained baseline ``encoders/untrained.onnx``: report-conv with its initial weights.
 
-``python -m lookalike.training.untrained`` writes it anew; a test holds the two together.
+``python -m lookalike.training.untrained`` writes the file; a test compares it with this module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lookalike.training.torch_state import seed_weights, torch_state_restored
 
 @torch_state_restored()
 def untrained_model() -> bytes:
-    """Return the encoder of report-conv as it is before training with seed 0, as ONNX."""
+    """Return the encoder of report-conv with the initial weights of seed 0, as ONNX."""
     seed_weights(0)
     return to_onnx(convolutional(batch_norm=False).encoder, torch.zeros(2, 1, 28, 28))
 
