@@ -1,7 +1,7 @@
-"""A real Milvus server for tests: the standalone one of the package ``milvus``.
+"""A real Milvus server for tests: the standalone server of the package ``milvus``.
 
-It locks a file in ``/run/milvus``, so that there could be one on a machine; each is started in a
-mount namespace of its own instead, where that folder is its own. That takes root.
+It locks a file in ``/run/milvus``, which would allow one per machine. Each server is started in its
+own mount namespace, with its own ``/run/milvus``; that needs root.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from lookalike.stores.milvus.store import MilvusStore
 
 TOKEN = "root:Milvus"
 MESSAGE_BYTES = 16 << 20
-"""What it takes and sends at once: a quarter of the usual, so that it takes less to exceed it."""
+"""Its maximum message size: a quarter of the default, so that tests exceed it with less data."""
 
 _READY_S = 120
-_TRIES = 4
-"""Starts that are tried: others may take a port between its choice and its use."""
+_ATTEMPTS = 4
+"""Attempts to start: another process may take a port after it was chosen."""
 
 
 def missing() -> str:
-    """Return why no server can be started here; empty if one can."""
+    """Return why no server can be started; empty if one can."""
     if find_spec("milvus") is None or find_spec("pymilvus") is None:
         return "the packages milvus and pymilvus are not installed"
     if os.name != "posix" or os.geteuid() != 0:
-        return "a Milvus server of one's own needs root"
+        return "starting a Milvus server needs root"
     if shutil.which("unshare") is None:
-        return "unshare is not there, which gives a Milvus server a /run of its own"
+        return "unshare is not installed; it gives a Milvus server its own /run"
     return ""
 
 
 class MilvusServer:
-    """One server on loopback, which asks for :data:`TOKEN`; it can be killed and started again."""
+    """A server on loopback that requires :data:`TOKEN`; it can be killed and restarted."""
 
     def __init__(self, folder: Path, disk: str = "") -> None:
         self.folder = folder
@@ -61,16 +61,16 @@ class MilvusServer:
 
     @property
     def pid(self) -> int:
-        """Its process, which has the mounts that it sees."""
+        """The id of its process, whose mount namespace it has."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, and wait until it answers; its ports stay what they were."""
+        """Start it and wait until it answers; a restart keeps its ports."""
         lock = self.folder.parent / "milvus.lock"
         new = not self.port
         with FileLock(os.environ.get("LOOKALIKE_TEST_MILVUS_LOCK", str(lock))):
-            for left in reversed(range(_TRIES)):
+            for attempts_left in reversed(range(_ATTEMPTS)):
                 if new:
                     shutil.rmtree(self.folder / "data", ignore_errors=True)
                     self._configure()
@@ -80,7 +80,7 @@ class MilvusServer:
                     self._launch()
                 except RuntimeError:
                     self.kill()
-                    if not left:
+                    if not attempts_left:
                         raise
                     time.sleep(random.uniform(0.5, 3))
                 else:
@@ -113,12 +113,16 @@ class MilvusServer:
         from milvus import _initialize_data_files
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # sockets it tries ports with
+            warnings.simplefilter(
+                "ignore", ResourceWarning
+            )  # it leaves sockets open when it probes ports
             package = Package()
             package.set_base_dir(str(self.folder))
             package.config.set("authorization_enabled", True)
-            package.config.set("proxy.timeTickInterval", 50)  # ms; what strong reads wait for
-            package.config.set("common.session.ttl", 10)  # s; a killed one is waited for as long
+            package.config.set("proxy.timeTickInterval", 50)  # ms; strong reads wait for a tick
+            package.config.set(
+                "common.session.ttl", 10
+            )  # s; a restart waits for the killed session
             for limit in ("serverMaxRecvSize", "serverMaxSendSize"):
                 package.config.set(f"proxy.grpc.{limit}", MESSAGE_BYTES)
             package.config.resolve()
@@ -126,7 +130,7 @@ class MilvusServer:
             self.port = package.listen_port
 
     def _move_etcd(self) -> None:
-        """Give the etcd within it ports of its own, which its settings say in a file only."""
+        """Give the embedded etcd free ports, which can be configured in a file only."""
         peer, client = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
         settings = {
             "name": "default",
@@ -139,9 +143,9 @@ class MilvusServer:
         }
         file = self.folder / "configs" / "etcd.yaml"
         file.write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
-        whole = self.folder / "configs" / "milvus.yaml"
-        moved = f"etcd:\n  config:\n    path: {file}\n"
-        whole.write_text(whole.read_text().replace("\netcd:\n", f"\n{moved}", 1))
+        config = self.folder / "configs" / "milvus.yaml"
+        section = f"etcd:\n  config:\n    path: {file}\n"
+        config.write_text(config.read_text().replace("\netcd:\n", f"\n{section}", 1))
 
     def _wait(self) -> None:
         assert self._process is not None
@@ -150,20 +154,20 @@ class MilvusServer:
             try:
                 with urllib.request.urlopen(
                     f"http://127.0.0.1:{self._health}/healthz", timeout=5
-                ) as answer:
-                    if b"OK" in answer.read():
+                ) as response:
+                    if b"OK" in response.read():
                         return
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 pass
             time.sleep(0.2)
         lines = (self.folder / "stdout.log").read_text(errors="replace").splitlines()
-        said = next((line for line in lines if line.startswith("panic:")), " ".join(lines[-3:]))
-        raise RuntimeError(f"Milvus did not start: {said[:500]}")
+        reason = next((line for line in lines if line.startswith("panic:")), " ".join(lines[-3:]))
+        raise RuntimeError(f"Milvus did not start: {reason[:500]}")
 
     def kill(self) -> None:
-        """End it at once, as a power cut would."""
+        """Kill it, as a power cut would."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            with contextlib.suppress(ProcessLookupError):  # it has already exited
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
@@ -172,10 +176,10 @@ class MilvusServer:
 
 
 def emptied(store: MilvusStore) -> MilvusStore:
-    """Return a store of the same collection without rows: quicker than making another."""
+    """Return a store of the same collection without rows: faster than creating another."""
     connection = Connection(store.address)
-    connection.ask("delete", store.address.name, filter='id >= ""')
-    connection.ask("delete", store.notes.name, filter='key >= ""')
+    connection.call("delete", store.address.name, filter='id >= ""')
+    connection.call("delete", store.sidecar.name, filter='key >= ""')
     return MilvusStore.open(store.address)
 
 

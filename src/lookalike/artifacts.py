@@ -1,7 +1,7 @@
-"""Folders on disk: written whole or not at all, with a manifest that says what they are.
+"""Artifacts on disk: folders that are written completely or not at all, with a manifest.
 
-A manifest is a JSON file that holds ``format`` and is written last, by an atomic rename, so that
-a folder without its manifest is unfinished and one with it is whole.
+A manifest is a JSON file with the key ``format``. It is written last, by an atomic rename, so that
+a folder without a manifest is unfinished, and one with a manifest is complete.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from filelock import FileLock, Timeout
 from lookalike.errors import ArtifactError, BusyError, FormatVersionError, StorageError
 
 FORMAT = 3
-"""Version of every manifest that is written. To raise it: add one here, teach :func:`_upgraded` the
-old layout, keep a folder of the old version under ``tests/data`` with a test that opens it, and say
-in CHANGELOG what changed."""
+"""Format version of manifests. To raise it: add one here, teach :func:`_upgraded` the old layout,
+keep a folder of the old version in ``tests/data`` with a test that opens it, and describe the
+change in CHANGELOG."""
 
 _KEYS_BEFORE_3 = {"normalised": "normalized", "learnt": "learned", "licence": "license"}
 _NAMES_BEFORE_3 = (("colour", "color"),)
-"""What formats 1 and 2 call manifest keys and, in a value of ``name``, encoders."""
+"""Manifest keys, and encoder names in values of ``name``, that formats 1 and 2 spell otherwise."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds either all of it or what it held before.
+    """Write a file so that it holds either all of ``data`` or its previous content.
 
     Raises:
         StorageError: the write failed (disk full, no permission); ``path`` is unchanged.
@@ -56,23 +56,22 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def sole_writer(path: Path, *, what: str) -> Iterator[None]:
-    """Hold a lock file, which the system lets go of when the process ends, however it ends.
+    """Hold a lock file. The system releases it when the process ends, however it ends.
 
     Args:
-        path: the lock file; it stays behind, empty.
+        path: the lock file; it is not deleted.
         what: what is being written, for messages.
 
     Raises:
         BusyError: another process holds it.
-        StorageError: it cannot be made.
+        StorageError: it cannot be created.
     """
     try:
         lock = FileLock(path, timeout=0)
         lock.acquire()
     except Timeout:
         raise BusyError(
-            f"{what} is being written by another process; wait until it is done, and do the same "
-            "again"
+            f"{what} is being written by another process; try again when it has finished"
         ) from None
     except OSError as error:
         raise storage_error(path, error) from error
@@ -83,12 +82,12 @@ def sole_writer(path: Path, *, what: str) -> Iterator[None]:
 
 
 def flush(path: str | Path) -> None:
-    """Have the system write a file, or the names in a folder, to the disk.
+    """Flush a file, or the entries of a folder, to the disk.
 
     Raises:
-        OSError: it could not.
+        OSError: that failed.
     """
-    if os.name == "nt" and Path(path).is_dir():  # names in folders need no flushing there
+    if os.name == "nt" and Path(path).is_dir():  # folder entries need no flushing on Windows
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -108,12 +107,13 @@ def manifest_bytes(fields: Mapping[str, Any]) -> bytes:
     return (text + "\n").encode()
 
 
-def read_manifest(path: Path, *, what: str) -> dict[str, Any]:
+def read_manifest(path: Path, *, what: str, hint: str = "") -> dict[str, Any]:
     """Read a manifest of this or an older format version.
 
     Args:
         path: the JSON file.
-        what: what the folder should be, with its article ("a gallery"), for messages.
+        what: kind of the artifact, with its article ("a gallery"), for messages.
+        hint: what to do if it is missing.
 
     Raises:
         ArtifactError: the folder or the manifest is missing or broken.
@@ -123,8 +123,10 @@ def read_manifest(path: Path, *, what: str) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        state = f"has no {path.name}" if folder.is_dir() else "there is no such folder"
-        raise ArtifactError(f"{folder}: not {what} ({state})") from None
+        reason = "" if hint else f" (has no {path.name})"
+        if not folder.is_dir():
+            reason = " (there is no such folder)"
+        raise ArtifactError(f"{folder}: not {what}{reason}{hint and f'. {hint}'}") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); {folder} is not {what}") from error
     return checked_manifest(fields, place=str(path), what=what)
@@ -134,9 +136,9 @@ def checked_manifest(fields: Any, *, place: str, what: str) -> dict[str, Any]:
     """Return the fields of a manifest whose format version can be read.
 
     Args:
-        fields: what the manifest holds, as JSON.
+        fields: its content, as JSON values.
         place: where it was read, for messages.
-        what: what it should be of, with its article.
+        what: kind of the artifact, with its article.
 
     Raises:
         ArtifactError: it has no format version.
@@ -148,13 +150,13 @@ def checked_manifest(fields: Any, *, place: str, what: str) -> dict[str, Any]:
     if version > FORMAT:
         raise FormatVersionError(
             f"{place}: written in format {version}, this lookalike reads up to {FORMAT}; "
-            "upgrade with: pip install --upgrade lookalike"
+            "upgrade: pip install --upgrade lookalike"
         )
     return dict(fields if version == FORMAT else _upgraded(fields))
 
 
 def _upgraded(value: Any, key: str = "") -> Any:
-    """Return the value of a manifest of format 1 or 2 with the names of format 3."""
+    """Return a manifest of format 1 or 2 with the names of format 3."""
     if isinstance(value, dict):
         return {
             _KEYS_BEFORE_3.get(name, name): _upgraded(inner, name) for name, inner in value.items()
@@ -189,14 +191,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise storage_error(path, error) from error
     except StorageError as error:
-        # What failed lies in the temporary folder, which nobody knows by name.
+        # The message names the temporary folder, which means nothing to the user.
         raise StorageError(str(error).replace(str(partial), str(path))) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """Say in one line that ``path`` could not be written and why."""
+    """Return the error that ``path`` could not be written, and why."""
     return StorageError(
-        f"{path}: cannot be written ({error.strerror or error}); what was there is unchanged"
+        f"{path}: cannot be written ({error.strerror or error}); the previous state is unchanged"
     )

@@ -1,4 +1,4 @@
-"""Warnings, log records and environment variables, changed for the library's own calls only.
+"""Scoped changes of warning filters, loggers and environment variables.
 
 All three belong to the whole process: to the program that uses the library and to its threads.
 ``warnings.catch_warnings`` and ``Logger.setLevel`` act on all threads, and where the blocks of two
@@ -17,25 +17,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
-_NOTHING = r"(?!)"
+_MATCH_NOTHING = r"(?!)"
 
 
-class _Here(threading.local):
-    """State of the current thread, which is also a regular expression for warning filters.
+class _ThreadState(threading.local):
+    """State of the current thread, which also serves as the regular expression of a warning filter.
 
-    It matches nothing in threads that are in no block. All of this is C code, so that no other
-    thread gets to change the filters while the interpreter goes through them.
+    It matches nothing in threads outside the block. Matching runs in C code only, so that no other
+    thread can change the filters while the interpreter iterates over them.
     """
 
     depth = 0
-    match = staticmethod(re.compile(_NOTHING).match)
+    match = staticmethod(re.compile(_MATCH_NOTHING).match)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return re.compile, (_NOTHING,)  # some libraries send the filters to other processes
+        return re.compile, (_MATCH_NOTHING,)  # some libraries send the filters to other processes
 
 
 class _SharedBlock(ABC):
-    """A block that several threads may be in at once, each of them more than once.
+    """A reentrant context that several threads may be in at once.
 
     Something is installed while any thread is in it, and takes effect in these threads only.
     """
@@ -43,16 +43,16 @@ class _SharedBlock(ABC):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entered = 0
-        self._here = _Here()
+        self._state = _ThreadState()
 
     def __enter__(self) -> None:
         with self._lock:
             self._install()
             self._entered += 1
-        self._here.depth += 1
+        self._state.depth += 1
 
     def __exit__(self, *_: object) -> None:
-        self._here.depth -= 1
+        self._state.depth -= 1
         with self._lock:
             self._entered -= 1
             if not self._entered:
@@ -60,39 +60,39 @@ class _SharedBlock(ABC):
 
     @abstractmethod
     def _install(self) -> None:
-        """Install it, unless it is."""
+        """Install it, unless it is installed."""
 
     @abstractmethod
     def _remove(self) -> None:
-        """Remove it, if it is there."""
+        """Remove it, if it is installed."""
 
 
 class IgnoreWarnings(_SharedBlock):
-    """Ignore some warnings in the threads that are in the block, whatever other filters say.
+    """Ignore some warnings in the threads inside the block, whatever other filters say.
 
-    Filters that the program adds or removes meanwhile stay as it left them: ours is added to the
-    list and removed from it, and the list is not replaced. Unlike ``catch_warnings``, this does not
-    make Python show warnings again that it shows once.
+    Filters that the program adds or removes meanwhile stay: this filter is inserted into the list
+    and removed from it, and the list is not replaced. Unlike ``catch_warnings``, this does not
+    reset the registry of warnings that are shown once.
 
     Args:
-        category: of the warnings, with its subclasses.
-        message: a regular expression that they begin with.
-        module: a regular expression that the module that they come from begins with.
+        category: category of the warnings, with its subclasses.
+        message: regular expression that matches the beginning of the message.
+        module: regular expression that matches the beginning of the module's name.
     """
 
     def __init__(self, category: type[Warning], message: str = "", module: str = "") -> None:
         super().__init__()
         self._match = re.compile(message, re.IGNORECASE).match
-        self._filter = ("ignore", self._here, category, re.compile(module), 0)
+        self._filter = ("ignore", self._state, category, re.compile(module), 0)
         self._lists: list[list[Any]] = []
 
     def __enter__(self) -> None:
         super().__enter__()
-        self._here.match = self._match
+        self._state.match = self._match
 
     def __exit__(self, *details: object) -> None:
-        if self._here.depth == 1:
-            del self._here.match
+        if self._state.depth == 1:
+            del self._state.match
         super().__exit__(*details)
 
     def _install(self) -> None:
@@ -106,7 +106,7 @@ class IgnoreWarnings(_SharedBlock):
             self._lists.append(filters)
 
     def _remove(self) -> None:
-        filters: Any = warnings.filters  # another list inside somebody's catch_warnings
+        filters: Any = warnings.filters  # another list inside a catch_warnings block
         for each in (*self._lists, filters):
             with contextlib.suppress(ValueError):
                 while True:
@@ -115,11 +115,11 @@ class IgnoreWarnings(_SharedBlock):
 
 
 class MuteLoggers(_SharedBlock):
-    """Drop what a logger and those below it log in the threads that are in the block.
+    """Drop the records of a logger and its descendants in the threads inside the block.
 
     Args:
-        name: of the logger.
-        level: records of this level and above are kept.
+        name: the logger.
+        level: records of this level and above pass.
     """
 
     def __init__(self, name: str, level: int = logging.CRITICAL) -> None:
@@ -128,8 +128,8 @@ class MuteLoggers(_SharedBlock):
         self._level = level
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a record is kept."""
-        return not self._here.depth or record.levelno >= self._level
+        """Return whether a record passes."""
+        return not self._state.depth or record.levelno >= self._level
 
     def _install(self) -> None:
         for logger in self._loggers():
@@ -140,19 +140,19 @@ class MuteLoggers(_SharedBlock):
             logger.removeFilter(self)
 
     def _loggers(self) -> list[logging.Logger]:
-        known = list(logging.root.manager.loggerDict.items())
+        loggers = list(logging.root.manager.loggerDict.items())
         return [
             logger
-            for name, logger in known
+            for name, logger in loggers
             if isinstance(logger, logging.Logger) and f"{name}.".startswith(f"{self._name}.")
         ]
 
 
 @contextlib.contextmanager
 def default_environment(**values: str) -> Iterator[None]:
-    """Set environment variables that are not set while the block runs.
+    """Set environment variables, unless they are set, while the block runs.
 
-    It is for libraries that read them once, when they are imported or started.
+    For libraries that read them once, when they are imported or started.
     """
     added = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(added)

@@ -1,4 +1,4 @@
-"""Named results and the arrays that cross boundaries, with their shapes checked once, on entry."""
+"""Results, and the arrays that cross package boundaries; their shapes are checked on entry."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ Embeddings = NDArray[np.float32]
 """``(n, dim)`` float32, finite."""
 
 Metadata = Mapping[str, Any]
-"""What is known of an image, as JSON values; ``label`` is the one evaluation reads, unless told."""
+"""The metadata of an image, as JSON values. Evaluation reads the column ``label`` by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An input that was left out, and why."""
+    """An input that was skipped, and why."""
 
     uri: str
     reason: str
 
 
 class Metric(StrEnum):
-    """How far apart two embeddings are; smaller is nearer.
+    """Distance between two embeddings; smaller is nearer.
 
     ``l2`` is the Euclidean distance (not its square). ``cosine`` is 1 - cosine similarity, in
     [0, 2]; a zero vector is at distance 1 from everything.
@@ -42,15 +42,15 @@ class Metric(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> None:
-        """Refuse other names as any other setting out of range."""
-        raise SettingError(f"--metric {value}: must be {' or '.join(cls)}")
+        """Refuse other names like any other setting out of range."""
+        raise SettingError(f"{{metric}} must be {' or '.join(cls)}", metric=value)
 
 
 def format_distance(distance: float) -> str:
-    """Return a distance as people see it: four decimals, and no sign on what rounds to zero.
+    """Return a distance for people: four decimals, and no minus sign before zero.
 
-    An image's distance to itself is zero only up to rounding, such as -2e-15. What programs read
-    (JSON, CSV) has the distance as it is.
+    The distance of an image to itself is zero only up to rounding, such as -2e-15. JSON and CSV
+    have the unrounded distance.
     """
     return f"{distance:z.4f}"
 
@@ -68,9 +68,9 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Hits(Sequence[Hit]):
-    """The nearest rows to one query, nearest first; equal distances are ordered by id.
+    """The results of one query, best first; equal distances are ordered by id.
 
-    ``query`` is its name, and ``uri`` where its image can be read, if it can.
+    ``query`` is the name of the query, ``uri`` the location of its image, if it has one.
     """
 
     query: str
@@ -86,7 +86,7 @@ class Hits(Sequence[Hit]):
         return self.rows[index]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON line of ``lookalike search --json``."""
+        """Return the query and its hits as JSON values."""
         return {"query": self.query, "hits": [asdict(hit) for hit in self.rows]}
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class Hits(Sequence[Hit]):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a long job stands: ``done`` of ``total`` units (None: not known), and a remark."""
+    """Progress of a long task: ``done`` of ``total`` units (None if unknown), and a note."""
 
     task: str
     done: int
@@ -111,15 +111,19 @@ ProgressCallback = Callable[[Progress], None]
 
 
 def ignore_progress(_: Progress) -> None:
-    """Report to nobody."""
+    """Ignore progress."""
 
 
 def check_embeddings(values: object, *, dim: int | None = None, what: str) -> Embeddings:
     """Return ``values`` as contiguous ``(n, dim)`` float32.
 
+    Args:
+        values: the embeddings.
+        dim: required dimensions; any by default.
+        what: names the input in messages.
+
     Raises:
-        InputError: not two-dimensional, of another ``dim``, or holding NaN or Inf; ``what`` names
-            the input in the message.
+        InputError: not two-dimensional, of another ``dim``, or with NaN or Inf.
     """
     array = np.ascontiguousarray(values, dtype=np.float32)
     if array.ndim != 2:
@@ -130,7 +134,7 @@ def check_embeddings(values: object, *, dim: int | None = None, what: str) -> Em
     if not finite.all():
         row = int(np.argmin(finite))
         raise InputError(
-            f"{what}: row {row} holds NaN or Inf ({int((~finite).sum())} of {len(array)} rows do); "
-            "such vectors have no distance and are refused"
+            f"{what}: row {row} has NaN or Inf ({int((~finite).sum())} of {len(array)} rows do), so "
+            "that it has no distance"
         )
     return array

@@ -1,4 +1,4 @@
-"""Arithmetic on rows of vectors, shared by encoders and stores."""
+"""Vector arithmetic shared by encoders and stores."""
 
 from __future__ import annotations
 

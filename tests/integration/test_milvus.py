@@ -1,4 +1,4 @@
-"""Galleries and their rows in a real Milvus: what is found there, and how mistakes are told."""
+"""Galleries in a real Milvus server: search, filters, copies, consistency and errors."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ log = logging.getLogger(__name__)
 DIM = 4
 LARGE, LARGE_DIM = 5_000, 32
 STEPS = (("_notes", "create_index"), ("", "create_index"), ("_notes", "upsert"))
-"""Where the making of a gallery is broken off, before the request is sent."""
+"""Requests before which the creation of a gallery is interrupted: suffix of the name, method."""
 
 Made = dict[str, Any]
 
 
 def rows_of(ids: Sequence[str], embeddings: np.ndarray, metadata: Any = None) -> Rows:
-    """Return rows whose other texts are their ids."""
+    """Return rows whose uris and hashes are their ids."""
     return Rows(ids, ids, embeddings.astype(np.float32), metadata or [{} for _ in ids], ids)
 
 
@@ -98,7 +98,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoders(photos: Path) -> tuple[Encoder, Encoder]:
-    """Two of the same dimensions."""
+    """Two encoders of the same dimensions."""
     images = [item.image() for item in open_source(photos)]
     return open_encoder("color", images), open_encoder("color,mirror", images)
 
@@ -118,17 +118,17 @@ def made(
     encoders: tuple[Encoder, Encoder],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Made:
-    """Collections and galleries, made side by side: each takes seconds."""
+    """Collections and galleries, created in parallel: each takes seconds."""
     folder = tmp_path_factory.mktemp("galleries")
 
     def store(name: str, dim: int, metric: Metric = Metric.COSINE) -> MilvusStore:
         return MilvusStore.create(Address.parse(place(name)), dim, metric)
 
     def filled(name: str, metric: Metric) -> MilvusStore:
-        made = store(name, LARGE_DIM, metric)
-        made.upsert(many_rows())
-        Connection(made.address).ask("flush", made.address.name)
-        return made
+        large = store(name, LARGE_DIM, metric)
+        large.upsert(many_rows())
+        Connection(large.address).call("flush", large.address.name)
+        return large
 
     def gallery(name: str, encoder: Encoder = encoders[0]) -> Gallery:
         return Gallery.create(folder / f"{name}.gallery", encoder=encoder, store=place(name))
@@ -145,7 +145,7 @@ def made(
             gallery(name)
         assert not (folder / f"{name}.gallery").exists()
         assert not gallery_exists(place(name))
-        with pytest.raises(ArtifactError, match=r"see whether the address|or an unfinished one"):
+        with pytest.raises(ArtifactError, match=r"check the address|not a complete gallery"):
             Gallery.open(place(name))
         return gallery(name)
 
@@ -158,17 +158,17 @@ def made(
         "remade": remade,
         **{f"unfinished_{i}": lambda i=i: unfinished(i) for i in range(len(STEPS))},
     }
-    left = {f"unfinished_{i}{end}": method for i, (end, method) in enumerate(STEPS)}
-    ask = Connection.ask
+    remaining = {f"unfinished_{i}{end}": method for i, (end, method) in enumerate(STEPS)}
+    call = Connection.call
 
-    def breaking_off(self: Connection, method: str, name: str, *rest: Any, **more: Any) -> Any:
-        if left.get(name) == method:
-            del left[name]
+    def interrupt(self: Connection, method: str, name: str, *rest: Any, **more: Any) -> Any:
+        if remaining.get(name) == method:
+            del remaining[name]
             raise KeyboardInterrupt
-        return ask(self, method, name, *rest, **more)
+        return call(self, method, name, *rest, **more)
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(len(makers)) as pool:
-        patch.setattr(Connection, "ask", breaking_off)
+        patch.setattr(Connection, "call", interrupt)
         futures = {name: pool.submit(make) for name, make in makers.items()}
         return {name: future.result() for name, future in futures.items()}
 
@@ -183,7 +183,7 @@ def small(made: Made) -> MilvusStore:
 
 NAMES = ("year", "tag", "ü", "a b", 'q"x', "x.y", "", "a/b~0", "and", "none", "空")
 WITH_OBJECTS = ("a b", "")
-PURE = ("only texts", "only truths", "only numbers", "nothing but empty")
+PURE = ("only texts", "only booleans", "only numbers", "nothing but empty")
 TEXTS = (
     *("", "a", "A", "b", "ab", "it's", 'say "no"', "back\\slash", "tab\tnew\nline", "ü✓", "😀"),
     *("\uffee", "%_", "null", "'' or 1=1 --", "\x00\x1f\x7f", "n123", "\u2028", "ß", "a" * 300),
@@ -208,10 +208,10 @@ def hostile_metadata(rng: random.Random) -> dict[str, Any]:
             return [rng.choice((scalar(), scalar(), *odd)) for _ in range(rng.randint(1, 4))]
         return scalar()
 
-    found = {name: value(name) for name in NAMES if name != "none" and rng.random() < 0.5}
+    fields = {name: value(name) for name in NAMES if name != "none" and rng.random() < 0.5}
     pure = (rng.choice(TEXTS), rng.random() < 0.5, rng.choice(NUMBERS), rng.choice(([], None)))
-    found |= {name: each for name, each in zip(PURE, pure, strict=True) if rng.random() < 0.4}
-    return found | ({"none": None} if rng.random() < 0.2 else {})
+    fields |= {name: each for name, each in zip(PURE, pure, strict=True) if rng.random() < 0.4}
+    return fields | ({"none": None} if rng.random() < 0.2 else {})
 
 
 SCALARS = st.one_of(
@@ -243,7 +243,7 @@ FILTERS = st.recursive(LEAVES, groups, max_leaves=5)
 
 @pytest.fixture(scope="module")
 def both(made: Made) -> tuple[MilvusStore, MemoryStore]:
-    """The same rows in Milvus, half of them in a sealed segment, and in memory."""
+    """The same rows in Milvus, half of them in a sealed segment, and in a memory store."""
     rng = random.Random(7)
     ids = [f"r{i:03}" for i in range(200)]
     embeddings = np.random.default_rng(0).normal(size=(len(ids), DIM))
@@ -251,29 +251,29 @@ def both(made: Made) -> tuple[MilvusStore, MemoryStore]:
     store, oracle = made["filters"], MemoryStore(DIM)
     oracle.upsert(rows_of(ids, embeddings, metadata))
     store.upsert(rows_of(ids[:120], embeddings[:120], metadata[:120]))
-    Connection(store.address).ask("flush", store.address.name)
+    Connection(store.address).call("flush", store.address.name)
     store.upsert(rows_of(ids[100:], embeddings[100:], metadata[100:]))
     return store, oracle
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(where=FILTERS)
-def test_a_filter_means_the_same_as_in_memory(
+def test_filters_match_the_same_rows_as_in_memory(
     both: tuple[MilvusStore, MemoryStore], where: Filter
 ) -> None:
-    """1,500 filters were compared by hand."""
+    """1,500 filters were compared in a longer run."""
     store, oracle = both
 
     def expected() -> list[str]:
         return np.array(oracle.ids())[where.mask(oracle.columns())].tolist()
 
-    def found() -> list[str]:
+    def actual() -> list[str]:
         query = np.ones((1, DIM), np.float32)
         return sorted(
             hit.id for hit in store.search(query, oracle.count(), Metric.COSINE, where)[0]
         )
 
-    assert _outcome(found) == _outcome(expected)
+    assert _outcome(actual) == _outcome(expected)
 
 
 def _outcome(call: Callable[[], Any]) -> Any:
@@ -288,36 +288,36 @@ def _outcome(call: Callable[[], Any]) -> Any:
 HOSTILE = ("it's", 'a"b', "x' OR '1'='1", "ü/ö ✓.png", "", "a\nb", "%_\\", "\\", '\\"', '"', "😀")
 
 
-def test_pages_end_at_any_id(small: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_may_end_at_any_id(small: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = sorted({f"{a}{b}" for a in HOSTILE for b in HOSTILE})
     embeddings = np.random.default_rng(0).normal(size=(len(ids), DIM)).astype(np.float32)
     small.upsert(rows_of(ids, embeddings, [{"i": i} for i in range(len(ids))]))
-    asked = []
-    pages = Connection.pages
+    sizes = []
+    iter_pages = Connection.iter_pages
 
-    def in_threes(*arguments: Any) -> Iterator[list[dict[str, Any]]]:
-        for page in pages(*arguments[:5], page=3):
-            asked.append(len(page))
+    def small_pages(*arguments: Any) -> Iterator[list[dict[str, Any]]]:
+        for page in iter_pages(*arguments[:5], page_size=3):
+            sizes.append(len(page))
             yield page
 
-    monkeypatch.setattr(Connection, "pages", in_threes)
+    monkeypatch.setattr(Connection, "iter_pages", small_pages)
     assert [record.id for record in small.records()] == ids
-    assert max(asked) == 3
+    assert max(sizes) == 3
     for prefix in (*HOSTILE, '"a', "nobody", "\U0010ffff"):
         expected = [row_id for row_id in ids if row_id.startswith(prefix)]
         assert [record.id for record in small.records(prefix)] == expected
-    monkeypatch.setattr(Connection, "pages", pages)
+    monkeypatch.setattr(Connection, "iter_pages", iter_pages)
     for count in (1, 7, len(ids), 10_000):
         parts = list(small.rows(count))
         assert [len(part) for part in parts[:-1]] == [count] * (len(parts) - 1)
         assert [row_id for part in parts for row_id in part.ids] == ids
-        found = np.concatenate([part.embeddings for part in parts])
-        np.testing.assert_array_equal(found, embeddings)
+        read = np.concatenate([part.embeddings for part in parts])
+        np.testing.assert_array_equal(read, embeddings)
         assert [row["i"] for part in parts for row in part.metadata] == list(range(len(ids)))
 
 
-def test_rows_larger_than_an_answer_may_be_come_in_parts(small: MilvusStore) -> None:
-    """Texts of a row may have 64 kB each."""
+def test_rows_larger_than_a_message_are_split(small: MilvusStore) -> None:
+    """Each text of a row may have 64 kB."""
     ids = [f"r{i:03}" for i in range(MESSAGE_BYTES // 100_000)]
     text = "u" * 60_000
     embeddings = np.random.default_rng(0).normal(size=(len(ids), DIM)).astype(np.float32)
@@ -333,14 +333,14 @@ def test_rows_larger_than_an_answer_may_be_come_in_parts(small: MilvusStore) -> 
     hits = small.search(embeddings[:3], len(ids), Metric.COSINE)
     assert [near[0].id for near in hits] == ids[:3]
     assert [len({hit.id for hit in near}) for near in hits] == [len(ids)] * 3
-    with pytest.raises(InputError, match=r"r: its uri has 70,000 bytes, Milvus holds 65,535"):
+    with pytest.raises(InputError, match=r"r: its uri has 70,000 bytes, Milvus allows 65,535"):
         small.upsert(Rows(["r"], ["u" * 70_000], embeddings[:1], [{}], [""]))
 
 
 # Galleries.
 
 
-def test_a_gallery_is_one_by_folder_and_by_address(
+def test_folder_and_address_open_the_same_gallery(
     made: Made, place: Callable[[str], str], photos: Path, tmp_path: Path
 ) -> None:
     own = shutil.copytree(photos, tmp_path / "photos")
@@ -355,8 +355,8 @@ def test_a_gallery_is_one_by_folder_and_by_address(
     assert counts(by_address.sync(own)) == (0, 0, 0, 0, 12)
 
     def hits(gallery: Gallery) -> list[tuple[str, float]]:
-        found = gallery.search(own / "a" / "00.png", k=5, where="label = 'a'")
-        return [(hit.id, hit.distance) for hit in found]
+        results = gallery.search(own / "a" / "00.png", k=5, where="label = 'a'")
+        return [(hit.id, hit.distance) for hit in results]
 
     assert hits(by_folder) == hits(by_address)
     assert hits(by_folder)[0][0] == "photos:a/00.png"
@@ -374,24 +374,24 @@ def test_a_gallery_is_one_by_folder_and_by_address(
 
     evaluated = []
     for where in (by_folder.path, place("home")):
-        said = json.loads(run("evaluate", where, "--json"))
-        assert said.pop("gallery")
-        assert said.pop("latency_ms")
-        evaluated.append(said)
+        fields = json.loads(run("evaluate", where, "--json"))
+        assert fields.pop("gallery")
+        assert fields.pop("latency_ms")
+        evaluated.append(fields)
     assert evaluated[0] == evaluated[1]
     for where in (by_folder.path, place("home")):
         assert json.loads(run("info", where, "--json"))["rows"] == 12
-        found = json.loads(run("search", where, own / "a" / "new.png", "--json"))["hits"]
-        assert found[0]["id"] == "photos:a/new.png"
+        hits_json = json.loads(run("search", where, own / "a" / "new.png", "--json"))["hits"]
+        assert hits_json[0]["id"] == "photos:a/new.png"
     again = json.loads(run("index", place("home"), own, "--json"))
     assert (again["unchanged"], again["added"]) == (12, 0)
 
 
-def test_a_collection_made_anew_with_another_encoder_is_refused(
+def test_a_collection_recreated_with_another_encoder_is_refused(
     made: Made, place: Callable[[str], str], encoders: tuple[Encoder, Encoder]
 ) -> None:
     before: Gallery = made["remade"]
-    with pytest.raises(FingerprintError, match="were made with another encoder by now") as caught:
+    with pytest.raises(FingerprintError, match="was recreated with another encoder") as caught:
         Gallery.open(before.path)
     assert f"({encoders[1].fingerprint[:12]}, not {encoders[0].fingerprint[:12]})" in str(
         caught.value
@@ -401,7 +401,7 @@ def test_a_collection_made_anew_with_another_encoder_is_refused(
 
 
 @pytest.mark.parametrize("step", range(len(STEPS)))
-def test_a_creation_broken_off_anywhere_is_begun_anew(
+def test_an_interrupted_creation_starts_again(
     made: Made, place: Callable[[str], str], encoders: tuple[Encoder, Encoder], step: int
 ) -> None:
     gallery: Gallery = made[f"unfinished_{step}"]
@@ -410,18 +410,18 @@ def test_a_creation_broken_off_anywhere_is_begun_anew(
     assert Gallery.open(place(f"unfinished_{step}")).encoder.fingerprint == encoders[0].fingerprint
 
 
-def test_what_is_there_already_is_not_made_again(
+def test_existing_galleries_and_collections_are_not_replaced(
     made: Made, place: Callable[[str], str], encoders: tuple[Encoder, Encoder], tmp_path: Path
 ) -> None:
-    with pytest.raises(ArtifactError, match="there is a gallery already; open it by that address"):
+    with pytest.raises(ArtifactError, match="there is already a gallery; open it by its address"):
         Gallery.create(tmp_path / "new.gallery", encoder=encoders[0], store=place("home"))
     assert not (tmp_path / "new.gallery").exists()
-    with pytest.raises(ArtifactError, match="there is a collection of that name"):
+    with pytest.raises(ArtifactError, match="this collection already exists"):
         MilvusStore.create(Address.parse(place("home")), DIM, Metric.L2)
 
 
 def foreign(place: Callable[[str], str]) -> str:
-    """Return the address of a collection that something else made."""
+    """Return the address of a collection that lookalike did not create."""
     address = Address.parse(place("foreign"))
     client = Connection(address).client
     if not client.has_collection("foreign"):
@@ -429,7 +429,7 @@ def foreign(place: Callable[[str], str]) -> str:
     return place("foreign")
 
 
-def test_mistakes_at_the_shell_are_one_line(
+def test_errors_of_the_command_line_are_one_line(
     made: Made,
     place: Callable[[str], str],
     photos: Path,
@@ -443,60 +443,65 @@ def test_mistakes_at_the_shell_are_one_line(
     query = photos / "a" / "00.png"
     new = ("index", tmp_path / "k", photos, "--encoder", "color")
     named = ("index", place("y"), photos, "--encoder", "color")
-    for arguments, said in (
+    for arguments, message in (
         (("index", home, photos, "--store", place("elsewhere")), "its rows are in milvus://"),
         (("index", local, photos, "--store", place("x")), "its rows are in its folder, not in"),
-        (("index", other, photos), "this collection was not made by lookalike; choose another"),
-        ((*new, "--store", other), "was not made by lookalike"),
-        (("search", place("nobody"), query), "the server has no collection 'nobody'"),
-        (("info", other), "this collection was not made by lookalike"),
+        (("index", other, photos), "this collection was not created by lookalike; choose another"),
+        ((*new, "--store", other), "was not created by lookalike"),
+        (("search", place("nobody"), query), "the server has no complete collection 'nobody'"),
+        (("info", other), "this collection was not created by lookalike"),
         (("info", closed), "the server does not answer"),
-        (("info", "milvus://h"), "cannot name a collection"),
+        (("info", "milvus://h"), "invalid collection name"),
         (("info", f"{place('home')}?index=hsnw"), "did you mean 'hnsw'?"),
         (("search", place("home"), query, "--where", "labl = 'a'"), "did you mean 'label'?"),
         (("copy", place("home"), f"{place('home')}?timeout=9"), "is the gallery itself"),
         (("copy", home, place("home")), "is the gallery itself"),
         (("copy", local, home, "--store", place("x")), "its rows are in milvus://"),
-        (("copy", local, place("y"), "--store", place("x")), "its rows are there, not in milvus"),
-        ((*named, "--store", place("x")), "its rows are there, not in milvus"),
-        (("copy", local, other), "was not made by lookalike"),
-        (("copy", local, place("remade")), "is a gallery of another encoder"),
+        (
+            ("copy", local, place("y"), "--store", place("x")),
+            "its rows are in this collection, not in milvus",
+        ),
+        ((*named, "--store", place("x")), "its rows are in this collection, not in milvus"),
+        (("copy", local, other), "was not created by lookalike"),
+        (("copy", local, place("remade")), "has another encoder"),
     ):
         done = lookalike(*arguments)
         assert done.returncode == 2, (arguments, done)
-        assert said in done.stderr, (arguments, done)
+        assert message in done.stderr, (arguments, done)
         assert len(done.stderr.strip().splitlines()) == 1, (arguments, done)
     assert not (tmp_path / "k").exists()
 
 
-def test_a_store_of_other_dimensions_is_refused(made: Made, place: Callable[[str], str]) -> None:
+def test_other_dimensions_are_refused(made: Made, place: Callable[[str], str]) -> None:
     gallery: Gallery = made["unfinished_1"]
-    notes = MilvusStore.open(Address.parse(place("unfinished_1"))).notes
-    fields = json.loads(notes.read(MANIFEST))
-    notes.write(MANIFEST, json.dumps({**fields, "dim": 7}).encode())
-    with pytest.raises(ArtifactError, match=r"its table has \d+ dimensions, gallery.json says 7"):
+    files = MilvusStore.open(Address.parse(place("unfinished_1"))).sidecar
+    fields = json.loads(files.read(MANIFEST))
+    files.write(MANIFEST, json.dumps({**fields, "dim": 7}).encode())
+    with pytest.raises(
+        ArtifactError, match=r"its rows have \d+ dimensions, but gallery.json has dim 7"
+    ):
         Gallery.open(gallery.path)
     with pytest.raises(InputError, match="expected 4 dimensions, got 5"):
         made["small"].upsert(rows_of(["x"], np.ones((1, 5))))
 
 
-def test_notes_are_whole_while_they_are_written_over(small: MilvusStore) -> None:
-    """Each text is of one letter and several parts long."""
-    small.notes.write("text", b"a" * 100_000)
+def test_files_are_never_read_half_written(small: MilvusStore) -> None:
+    """Each file repeats one letter over several parts."""
+    small.sidecar.write("text", b"a" * 100_000)
     ends = time.monotonic() + 3
     broken: list[object] = []
 
     def write(letter: bytes) -> None:
-        notes = SidecarCollection(Connection(small.address))
+        files = SidecarCollection(Connection(small.address))
         while time.monotonic() < ends:
-            notes.write("text", letter * 100_000)
+            files.write("text", letter * 100_000)
             time.sleep(0.1)
 
     def read() -> None:
-        notes = SidecarCollection(Connection(small.address))
+        files = SidecarCollection(Connection(small.address))
         while time.monotonic() < ends:
             try:
-                data = notes.read("text")
+                data = files.read("text")
             except LookalikeError as error:
                 broken.append(error)
                 return
@@ -510,14 +515,14 @@ def test_notes_are_whole_while_they_are_written_over(small: MilvusStore) -> None
     for thread in threads:
         thread.join()
     assert not broken
-    assert len(set(small.notes.read("text"))) == 1
-    assert small.notes.files() == ["text"]
+    assert len(set(small.sidecar.read("text"))) == 1
+    assert small.sidecar.files() == ["text"]
 
 
 # Copies.
 
 
-def test_a_copy_goes_over_and_comes_back_the_same(
+def test_a_round_trip_copies_everything(
     place: Callable[[str], str],
     encoders: tuple[Encoder, Encoder],
     photos: Path,
@@ -526,58 +531,58 @@ def test_a_copy_goes_over_and_comes_back_the_same(
 ) -> None:
     monkeypatch.setattr("lookalike.gallery.copy.BATCH", 20)
     rng = np.random.default_rng(0)
-    here = Gallery.create(tmp_path / "here.gallery", encoder=encoders[0])
+    source = Gallery.create(tmp_path / "source.gallery", encoder=encoders[0])
     ids = [f"photos:{number:03}{HOSTILE[number % len(HOSTILE)]}" for number in range(100)]
-    vectors = rng.normal(size=(len(ids), here.store.dim))
+    vectors = rng.normal(size=(len(ids), source.store.dim))
     metadata = [hostile_metadata(random.Random(number)) for number in range(len(ids))]
     stored = rows_of(ids, vectors, metadata)
     fingerprint = encoders[0].fingerprint
-    here.upsert(stored, fingerprint=fingerprint, sources={"photos": "/p"}, written={"tag"})
+    source.upsert(stored, fingerprint=fingerprint, sources={"photos": "/p"}, written={"tag"})
 
     target = place("copied")
-    seen: list[int] = []
 
     def interrupt(progress: Progress) -> None:
-        seen.append(progress.done)
         if progress.done >= 60:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        copy(here, target, on_progress=interrupt)
-    there = Gallery.open(target)
-    assert 20 <= len(there) < len(ids)
-    before = len(there)
-    report = copy(here, target)
+        copy(source, target, on_progress=interrupt)
+    copied = Gallery.open(target)
+    assert 20 <= len(copied) < len(ids)
+    before = len(copied)
+    report = copy(source, target)
     assert done(report) == (len(ids) - before, 0, 0, before)
-    assert (report.rows, report.compared, report.asked, report.recall) == (100, 100, 100, 1.0)
-    assert done(copy(here, target)) == (0, 0, 0, len(ids))
+    assert (report.rows, report.compared, report.queries, report.recall) == (100, 100, 100, 1.0)
+    assert done(copy(source, target)) == (0, 0, 0, len(ids))
 
-    there = Gallery.open(target)
-    copy(there, tmp_path / "back.gallery")
+    copied = Gallery.open(target)
+    copy(copied, tmp_path / "back.gallery")
     back = Gallery.open(tmp_path / "back.gallery")
     for gallery in (Gallery.open(target), back):
-        assert same(gallery, here)
+        assert same(gallery, source)
         assert gallery.sources == {"photos": "/p"}
         assert gallery.written == {"tag"}
         assert gallery.encoder.fingerprint == fingerprint
 
-    here.remove(ids[:5])
-    here.upsert(
+    source.remove(ids[:5])
+    source.upsert(
         rows_of(ids[10:12], vectors[10:12], [{"new": 1}, {"new": 2}]), fingerprint=fingerprint
     )
-    with pytest.raises(ArtifactError, match=r"has 5 rows that here\.gallery has not") as caught:
-        copy(here, target)
-    assert "say --allow-removals. Nothing was changed" in str(caught.value)
+    with pytest.raises(
+        ArtifactError, match=r"has 5 rows that source\.gallery does not have"
+    ) as caught:
+        copy(source, target)
+    assert "to delete them, set allow_removals. Nothing was changed" in str(caught.value)
     assert same(Gallery.open(target), back)
-    assert done(copy(here, target, allow_removals=True)) == (0, 2, 5, 93)
-    assert same(Gallery.open(target), here)
+    assert done(copy(source, target, allow_removals=True)) == (0, 2, 5, 93)
+    assert same(Gallery.open(target), source)
 
-    with pytest.raises(InputError, match="is the gallery itself; name another place"):
-        copy(there, f"{target}?timeout=99")
+    with pytest.raises(InputError, match="is the gallery itself; choose another target"):
+        copy(copied, f"{target}?timeout=99")
     other = Gallery.create(tmp_path / "other.gallery", encoder=encoders[1])
-    with pytest.raises(FingerprintError, match="is a gallery of another encoder"):
+    with pytest.raises(FingerprintError, match="has another encoder"):
         copy(other, target)
-    assert same(Gallery.open(target), here)
+    assert same(Gallery.open(target), source)
 
 
 def done(report: CopyReport) -> tuple[int, int, int, int]:
@@ -585,7 +590,7 @@ def done(report: CopyReport) -> tuple[int, int, int, int]:
 
 
 def same(one: Gallery, other: Gallery) -> bool:
-    """Tell whether all rows of two galleries are the same, embeddings to the bit."""
+    """Return whether all rows of two galleries are the same, with identical embeddings."""
     ids = [record.id for record in one.store.records()]
     if ids != [record.id for record in other.store.records()] or state_of(one) != state_of(other):
         return False
@@ -613,12 +618,12 @@ def clustered(seed: int, count: int) -> np.ndarray:
 
 def nearest(stored: np.ndarray, queries: np.ndarray, metric: Metric) -> np.ndarray:
     """Return the distances of all rows to each query, ``(queries, rows)``."""
-    rows, asked = stored.astype(float), queries.astype(float)
+    rows, vectors = stored.astype(float), queries.astype(float)
     if metric is Metric.COSINE:
         rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        asked = asked / np.linalg.norm(asked, axis=1, keepdims=True)
-        return 1 - asked @ rows.T
-    return np.linalg.norm(asked[:, None] - rows[None], axis=2)
+        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return 1 - vectors @ rows.T
+    return np.linalg.norm(vectors[:, None] - rows[None], axis=2)
 
 
 def many_rows() -> Rows:
@@ -629,12 +634,12 @@ def many_rows() -> Rows:
 
 @pytest.fixture(scope="module")
 def large(made: Made) -> tuple[dict[str, MilvusStore], Rows]:
-    """5,000 rows through a graph, once it is built, and without one."""
+    """5,000 rows with an HNSW index, once it is built, and with a flat one."""
     stores = {name: made[name] for name in ("large", "flat")}
-    connected = Connection(stores["large"].address)
+    connection = Connection(stores["large"].address)
     ends = time.monotonic() + 60
     while time.monotonic() < ends:
-        segments = connected.ask("list_loaded_segments", "large")
+        segments = connection.call("list_loaded_segments", "large")
         if sum(s.num_rows for s in segments if s.index_name) == LARGE:
             return stores, many_rows()
         time.sleep(0.2)
@@ -642,7 +647,7 @@ def large(made: Made) -> tuple[dict[str, MilvusStore], Rows]:
 
 
 def recall_at_10(hits: list[list[Any]], distances: np.ndarray) -> float:
-    """Return the share of hits no farther than the tenth nearest row; none may be missing."""
+    """Return the share of hits that are as near as the tenth nearest row; none may be missing."""
     assert {len(near) for near in hits} == {10}
     limits = np.sort(distances, axis=1)[:, 9]
     return float(
@@ -655,23 +660,23 @@ def recall_at_10(hits: list[list[Any]], distances: np.ndarray) -> float:
     )
 
 
-def test_searches_through_the_graph_find_nearly_all(
+def test_recall_of_the_index(
     large: tuple[dict[str, MilvusStore], Rows],
 ) -> None:
     stores, stored = large
     store, queries = stores["large"], clustered(2, 100)
     distances = nearest(stored.embeddings, queries, Metric.COSINE)
     hits = store.search(queries, 10, Metric.COSINE)
-    found = recall_at_10(hits, distances)
-    log.info("recall@10 %.4f", found)
-    assert found >= 0.98
-    for column, share, least in (("tenth", 10, 0.9), ("hundredth", 100, 0.98)):
-        kept = np.flatnonzero(np.arange(LARGE) % share == 3)
-        some = store.search(queries, 10, Metric.COSINE, as_filter({column: 3}))
-        assert {hit.metadata[column] for near in some for hit in near} == {3}
-        found = recall_at_10(some, distances[:, kept])
-        log.info("recall@10 of one in %d %.4f", share, found)
-        assert found >= least
+    recall = recall_at_10(hits, distances)
+    log.info("recall@10 %.4f", recall)
+    assert recall >= 0.98
+    for column, share, minimum in (("tenth", 10, 0.9), ("hundredth", 100, 0.98)):
+        matching = np.flatnonzero(np.arange(LARGE) % share == 3)
+        filtered = store.search(queries, 10, Metric.COSINE, as_filter({column: 3}))
+        assert {hit.metadata[column] for near in filtered for hit in near} == {3}
+        recall = recall_at_10(filtered, distances[:, matching])
+        log.info("recall@10 of one in %d %.4f", share, recall)
+        assert recall >= minimum
     one_by_one = [store.search(query[None], 10, Metric.COSINE)[0] for query in queries[:30]]
     assert hits[:30] == one_by_one
 
@@ -683,7 +688,7 @@ def test_searches_through_the_graph_find_nearly_all(
     ("flat", Metric.L2, True),
     ("flat", Metric.COSINE, False),
 ])  # fmt: skip
-def test_exact_searches_miss_nothing(
+def test_exact_search_is_exact(
     large: tuple[dict[str, MilvusStore], Rows],
     monkeypatch: pytest.MonkeyPatch,
     name: str,
@@ -700,35 +705,35 @@ def test_exact_searches_miss_nothing(
         np.testing.assert_allclose([hit.distance for hit in near], row[order], atol=2e-6)
     monkeypatch.setattr(milvus_module, "_REQUEST_BYTES", 60_000)
     assert stores[name].search(queries, 10, metric, exact=exact) == hits
-    kept = as_filter({"tenth": 4})
-    some = stores[name].search(queries[:3], 10, metric, kept, exact=exact)
-    for near, row in zip(some, distances[:3], strict=True):
+    where = as_filter({"tenth": 4})
+    filtered = stores[name].search(queries[:3], 10, metric, where, exact=exact)
+    for near, row in zip(filtered, distances[:3], strict=True):
         order = [i for i in np.argsort(row, kind="stable") if i % 10 == 4][:10]
         assert [hit.id for hit in near] == [stored.ids[i] for i in order]
 
 
-def test_all_rows_come_in_pages_from_sealed_and_growing_parts(
+def test_pages_cover_sealed_and_growing_segments(
     large: tuple[dict[str, MilvusStore], Rows],
 ) -> None:
-    """Last of those that use these rows: it changes them."""
+    """Must be the last test with these rows: it changes them."""
     stores, stored = large
     store, rng = stores["large"], np.random.default_rng(4)
-    now = dict(zip(stored.ids, stored.embeddings, strict=True))
+    expected = dict(zip(stored.ids, stored.embeddings, strict=True))
     for _ in range(3):
         chosen = [stored.ids[i] for i in rng.choice(LARGE, 150, replace=False)]
         new = clustered(int(rng.integers(1_000)), 150)
         store.upsert(rows_of(chosen, new))
-        now |= dict(zip(chosen, new, strict=True))
-        gone = [stored.ids[i] for i in rng.choice(LARGE, 100, replace=False)]
-        store.delete(gone)
-        now = {row_id: row for row_id, row in now.items() if row_id not in set(gone)}
-    assert store.count() == len(now)
-    assert [record.id for record in store.records()] == sorted(now)
-    assert store.ids() == tuple(sorted(now))
+        expected |= dict(zip(chosen, new, strict=True))
+        deleted = [stored.ids[i] for i in rng.choice(LARGE, 100, replace=False)]
+        store.delete(deleted)
+        expected = {row_id: row for row_id, row in expected.items() if row_id not in set(deleted)}
+    assert store.count() == len(expected)
+    assert [record.id for record in store.records()] == sorted(expected)
+    assert store.ids() == tuple(sorted(expected))
     parts = list(store.rows(333))
-    assert [row_id for part in parts for row_id in part.ids] == sorted(now)
-    found = np.concatenate([part.embeddings for part in parts])
-    np.testing.assert_array_equal(found, np.stack([now[row_id] for row_id in sorted(now)]))
+    assert [row_id for part in parts for row_id in part.ids] == sorted(expected)
+    read = np.concatenate([part.embeddings for part in parts])
+    np.testing.assert_array_equal(read, np.stack([expected[row_id] for row_id in sorted(expected)]))
 
 
 # Other processes.
@@ -751,10 +756,10 @@ for line in sys.stdin:
 """
 
 
-def test_what_another_process_writes_is_seen(
+def test_writes_of_another_process_are_visible(
     small: MilvusStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sidecar, "_FRESH_S", 0.5)  # seconds; for new kinds in known columns
+    monkeypatch.setattr(sidecar, "_REFRESH_S", 0.5)  # for new kinds in known columns
     small.upsert(rows_of(["mine"], np.eye(DIM)[:1], [{"tag": "x"}]))
     query = np.eye(DIM, dtype=np.float32)[1:2]
     assert small.ids() == ("mine",)
@@ -768,38 +773,38 @@ def test_what_another_process_writes_is_seen(
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
 
-        def told(row_id: str, vector: list[float] | None, metadata: Any = None) -> None:
+        def write(row_id: str, vector: list[float] | None, metadata: Any = None) -> None:
             child.stdin.write(json.dumps([row_id, vector, metadata]) + "\n")
             child.stdin.flush()
             assert child.stdout.readline() == "done\n"
 
-        def seen(check: Callable[[], bool], within: float = 3.0) -> None:
+        def wait_until(check: Callable[[], bool], within: float = 3.0) -> None:
             start = time.monotonic()
             while not check():
                 assert time.monotonic() - start < within
             took.append(time.monotonic() - start)
 
-        def found(where: Any = None) -> list[str]:
+        def search(where: Any = None) -> list[str]:
             where = where and as_filter(where)
             return [hit.id for hit in small.search(query, 9, Metric.COSINE, where)[0]]
 
-        told("theirs", [0, 1, 0, 0], {"tag": "y"})
-        seen(lambda: found() == ["theirs", "mine"])
-        seen(lambda: found("tag = 'y'") == ["theirs"])
-        seen(lambda: small.ids() == ("mine", "theirs"))
-        told("new", [0, 2, 0.1, 0], {"year": 2020})
-        seen(lambda: found("year > 2000") == ["new"])
-        seen(lambda: small.columns().names == ("tag", "year"))
-        told("mine", None)
-        seen(lambda: found() == ["theirs", "new"])
-        seen(lambda: small.ids() == ("new", "theirs"))
-        told("zero", [0, 0, 0, 0], {"tag": ["x", "z"]})
-        seen(lambda: found("tag = 'z'") == ["zero"])
+        write("theirs", [0, 1, 0, 0], {"tag": "y"})
+        wait_until(lambda: search() == ["theirs", "mine"])
+        wait_until(lambda: search("tag = 'y'") == ["theirs"])
+        wait_until(lambda: small.ids() == ("mine", "theirs"))
+        write("new", [0, 2, 0.1, 0], {"year": 2020})
+        wait_until(lambda: search("year > 2000") == ["new"])
+        wait_until(lambda: small.columns().names == ("tag", "year"))
+        write("mine", None)
+        wait_until(lambda: search() == ["theirs", "new"])
+        wait_until(lambda: small.ids() == ("new", "theirs"))
+        write("zero", [0, 0, 0, 0], {"tag": ["x", "z"]})
+        wait_until(lambda: search("tag = 'z'") == ["zero"])
         child.stdin.close()
-    log.info("seen after %s s", [round(seconds, 2) for seconds in took])
+    log.info("visible after %s s", [round(seconds, 2) for seconds in took])
 
 
-# Servers that are not as they should be.
+# Unusable servers.
 
 
 def free_port() -> int:
@@ -809,60 +814,60 @@ def free_port() -> int:
 
 
 def refused(address: str) -> str:
-    """Return why a server cannot be used, which must be said soon."""
+    """Return the error of an unusable server, which must be raised soon."""
     start = time.monotonic()
     with pytest.raises(UnreachableError) as caught:
         MilvusStore.open(Address.parse(address))
     assert time.monotonic() - start < 15
-    said = str(caught.value)
-    assert "\n" not in said
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
-def test_a_closed_port_is_told(milvus: MilvusServer) -> None:
+def test_a_closed_port_is_an_error(milvus: MilvusServer) -> None:
     port = free_port()
-    said = refused(f"milvus://127.0.0.1:{port}/x")
-    assert said.startswith(f"milvus://127.0.0.1:{port}/x: the server does not answer")
-    assert "see that it runs, and that the address is right" in said
+    message = refused(f"milvus://127.0.0.1:{port}/x")
+    assert message.startswith(f"milvus://127.0.0.1:{port}/x: the server does not answer")
+    assert "check that it runs and that the address is right" in message
 
 
-def test_a_host_that_is_not_there_is_told(milvus: MilvusServer) -> None:
+def test_an_unknown_host_is_an_error(milvus: MilvusServer) -> None:
     assert "nowhere.invalid:19530/x: the server does not answer" in refused(
         "milvus://nowhere.invalid/x"
     )
 
 
 @pytest.mark.parametrize("token", ["root:wrong", "nobody", ""])
-def test_a_wrong_token_is_told_and_not_repeated(
+def test_a_wrong_token_is_an_error_that_does_not_repeat_it(
     place: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
     monkeypatch.setenv("LOOKALIKE_MILVUS_TOKEN", token)
-    said = refused(place("home"))
-    assert "the server lets nobody in with this token; see that LOOKALIKE_MILVUS_TOKEN is" in said
-    assert "wrong" not in said
+    message = refused(place("home"))
+    assert "the server refuses this token; check that LOOKALIKE_MILVUS_TOKEN is" in message
+    assert "wrong" not in message
 
 
-def test_tls_asked_of_a_plain_server_is_told_in_one_line(
+def test_tls_to_a_server_without_it_is_an_error_of_one_line(
     place: Callable[[str], str], tmp_path: Path
 ) -> None:
     address = place("home").replace("milvus://", "milvus+tls://")
-    assert "whether it wants TLS" in refused(address)
-    ended = process("info", address, cwd=tmp_path)
-    assert ended.returncode == 2
-    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
+    assert "whether the server needs TLS" in refused(address)
+    done = process("info", address, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-def test_too_old_a_server_is_refused(
+def test_an_old_server_is_refused(
     place: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "OLDEST", (99, 0))
+    monkeypatch.setattr(client, "MIN_VERSION", (99, 0))
     with pytest.raises(
-        SettingError, match=r"the server is Milvus v?2\.3\S*; 99\.0 or newer is need"
+        SettingError, match=r"the server is Milvus v?2\.3\S*; 99\.0 or newer is requ"
     ):
         MilvusStore.open(Address.parse(place("home")))
 
 
-def test_without_its_client_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_client_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     with pytest.raises(MissingDependencyError) as caught:
         MilvusStore.open(Address.parse("milvus://h/x"))
@@ -874,16 +879,16 @@ def test_without_its_client_the_package_is_named(monkeypatch: pytest.MonkeyPatch
 
 @contextlib.contextmanager
 def tls_in_front_of(port: int, certificate: Path, key: Path) -> Iterator[int]:
-    """Take TLS off connections to a port of its own, and hand them on."""
+    """Terminate TLS on a free port, and forward connections."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     context.set_alpn_protocols(["h2"])
     loop = asyncio.new_event_loop()
 
-    open_now: set[asyncio.StreamWriter] = set()
+    open_writers: set[asyncio.StreamWriter] = set()
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        open_now.add(writer)
+        open_writers.add(writer)
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
                 writer.write(data)
@@ -891,7 +896,7 @@ def tls_in_front_of(port: int, certificate: Path, key: Path) -> Iterator[int]:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-        open_now.discard(writer)
+        open_writers.discard(writer)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner, out = await asyncio.open_connection("127.0.0.1", port)
@@ -902,8 +907,8 @@ def tls_in_front_of(port: int, certificate: Path, key: Path) -> Iterator[int]:
 
     async def end() -> None:
         server.close()
-        while open_now:
-            for writer in open_now:
+        while open_writers:
+            for writer in open_writers:
                 writer.transport.abort()
             await asyncio.sleep(0.02)
 
@@ -919,14 +924,14 @@ def tls_in_front_of(port: int, certificate: Path, key: Path) -> Iterator[int]:
         loop.close()
 
 
-def test_rows_are_reached_through_tls(
+def test_connections_through_tls(
     made: Made,
     milvus: MilvusServer,
     require: Require,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    require(shutil.which("openssl"), "openssl is not there, which makes a certificate")
+    require(shutil.which("openssl"), "openssl is not installed; it creates a certificate")
     certificate, key = tmp_path / "server.pem", tmp_path / "key.pem"
     subprocess.run(
         [
@@ -939,7 +944,7 @@ def test_rows_are_reached_through_tls(
     )
     with tls_in_front_of(milvus.port, certificate, key) as port:
         address = f"milvus+tls://localhost:{port}/home"
-        assert "whether it wants TLS" in refused(address)
+        assert "whether the server needs TLS" in refused(address)
         monkeypatch.setenv("LOOKALIKE_MILVUS_CA", str(certificate))
         gallery = Gallery.open(address)
         assert gallery.info()["store"] == address
@@ -950,8 +955,8 @@ def test_rows_are_reached_through_tls(
             MilvusStore.open(Address.parse(address))
 
 
-def test_the_commands_of_the_guide_work(milvus: MilvusServer, folder: Path, tmp_path: Path) -> None:
-    """Those of docs/scaling.md, in their order; the folder's labels are colors there."""
+def test_the_commands_of_the_guide_run(milvus: MilvusServer, folder: Path, tmp_path: Path) -> None:
+    """The commands of docs/scaling.md, in order, on a folder with colors as labels."""
     guide = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
     block = guide.split("## Rows in Milvus")[1].split("```sh\n")[1].split("```")[0]
     block = block.replace("127.0.0.1:19530/photos", f"{milvus.host}/guide_photos")

@@ -1,4 +1,4 @@
-"""Rows in Milvus while its server is killed, or its disk is full: what was acknowledged stays."""
+"""Acknowledged rows survive when the Milvus server is killed or its disk is full."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.milvus_server import MilvusServer
 log = logging.getLogger(__name__)
 
 ROUNDS = int(os.environ.get("LOOKALIKE_TEST_ROUNDS", "2"))
-"""Each kills the server at a moment of its own; 20 were done by hand."""
+"""Each round kills the server at a random moment; a longer run had 20 rounds."""
 
 DIM = 8
 
@@ -33,7 +33,7 @@ def rows_of(ids: list[str], embeddings: np.ndarray, uri: str = "") -> Rows:
 
 
 class Writer(threading.Thread):
-    """Inserts, replaces and deletes rows, without end, and keeps what was acknowledged."""
+    """Inserts, replaces and deletes rows in a loop, and records what was acknowledged."""
 
     def __init__(self, store: MilvusStore) -> None:
         super().__init__()
@@ -59,20 +59,20 @@ class Writer(threading.Thread):
             self.error = error
 
     def write(self, rng: np.random.Generator) -> None:
-        there = sorted(self.rows)
+        ids = sorted(self.rows)
         if self.acknowledged % 4 == 3:
-            gone = [there[i] for i in rng.choice(len(there), 10, replace=False)]
-            self.store.delete(gone)
-            self.rows = {row_id: row for row_id, row in self.rows.items() if row_id not in gone}
+            deleted = [ids[i] for i in rng.choice(len(ids), 10, replace=False)]
+            self.store.delete(deleted)
+            self.rows = {row_id: row for row_id, row in self.rows.items() if row_id not in deleted}
             return
-        old = [there[i] for i in rng.choice(len(there), min(len(there), 15), replace=False)]
-        ids = [*old, *(f"{self.acknowledged:06}-{i:02}" for i in range(25))]
+        replaced = [ids[i] for i in rng.choice(len(ids), min(len(ids), 15), replace=False)]
+        ids = [*replaced, *(f"{self.acknowledged:06}-{i:02}" for i in range(25))]
         embeddings = rng.normal(size=(len(ids), DIM)).astype(np.float32)
         self.store.upsert(rows_of(ids, embeddings))
         self.rows |= dict(zip(ids, embeddings, strict=True))
 
     def wait_for(self, batches: int) -> None:
-        """Wait until as many more were acknowledged."""
+        """Wait until this many more batches are acknowledged."""
         until = self.acknowledged + batches
         ends = time.monotonic() + 90
         while self.acknowledged < until:
@@ -83,17 +83,17 @@ class Writer(threading.Thread):
 
 
 def check(store: MilvusStore, expected: dict[str, np.ndarray]) -> None:
-    """See that a store has these rows and no others, each once."""
+    """Assert that a store has exactly these rows."""
     ids = [record.id for record in store.records()]
     assert len(ids) == len(set(ids)) == store.count()
     assert ids == sorted(expected)
-    found = store.get(ids)
-    np.testing.assert_array_equal(found.embeddings, np.stack([expected[row_id] for row_id in ids]))
-    assert [row["tag"] for row in found.metadata] == [row_id[-1] for row_id in ids]
+    rows = store.get(ids)
+    np.testing.assert_array_equal(rows.embeddings, np.stack([expected[row_id] for row_id in ids]))
+    assert [row["tag"] for row in rows.metadata] == [row_id[-1] for row_id in ids]
 
 
-def test_what_was_acknowledged_outlives_kills(milvus: MilvusServer) -> None:
-    """The writer goes on by itself, and so does a reader that was there before."""
+def test_acknowledged_writes_survive_kills(milvus: MilvusServer) -> None:
+    """An open writer and an open reader recover without being reopened."""
     rng = random.Random(0)
     address = Address.parse(f"milvus://{milvus.host}/killed?timeout=60")
     store = MilvusStore.create(address, DIM, Metric.COSINE)
@@ -127,10 +127,8 @@ def test_what_was_acknowledged_outlives_kills(milvus: MilvusServer) -> None:
 @pytest.mark.skipif(
     os.environ.get("LOOKALIKE_TEST_DISK") != "1", reason="slow: LOOKALIKE_TEST_DISK=1 runs it"
 )
-def test_a_full_disk_at_the_server_is_told_and_loses_nothing(
-    milvus: MilvusServer, tmp_path: Path
-) -> None:
-    """Writes are refused at once, reads that must be new wait in vain; with room, all goes on."""
+def test_a_full_disk_of_the_server_loses_nothing(milvus: MilvusServer, tmp_path: Path) -> None:
+    """Writes fail at once, strong reads time out; with more space, writes succeed again."""
     disk = f"mount -t tmpfs -o size=300m none {tmp_path}/data"
     server = MilvusServer(tmp_path, disk=disk)
     server.start()
@@ -148,34 +146,34 @@ def test_a_full_disk_at_the_server_is_told_and_loses_nothing(
 
         def fill() -> None:
             for _ in range(200):
-                began[0] = time.monotonic()
+                start[0] = time.monotonic()
                 write()
 
-        began = [0.0]
+        start = [0.0]
         with pytest.raises(LookalikeError) as caught:
             fill()
-        said, took = str(caught.value), time.monotonic() - began[0]
-        log.info("%d rows; refused after %.1f s: %s", len(expected), took, said)
+        message, took = str(caught.value), time.monotonic() - start[0]
+        log.info("%d rows; refused after %.1f s: %s", len(expected), took, message)
         assert isinstance(caught.value, StorageError | UnreachableError)
         assert took < 21
-        assert "No space left on device" in said
-        assert len(said.splitlines()) == 1
+        assert "No space left on device" in message
+        assert len(message.splitlines()) == 1
         with pytest.raises(StorageError, match="No space left on device"):
             write()
-        start = time.monotonic()
+        start[0] = time.monotonic()
         with pytest.raises(UnreachableError, match="the server does not answer"):
             store.count()
-        assert time.monotonic() - start < 21
+        assert time.monotonic() - start[0] < 21
 
-        room = ("mount", "-o", "remount,size=900m", f"{tmp_path}/data")
-        subprocess.run(["nsenter", "-t", str(server.pid), "-m", *room], check=True)
+        remount = ("mount", "-o", "remount,size=900m", f"{tmp_path}/data")
+        subprocess.run(["nsenter", "-t", str(server.pid), "-m", *remount], check=True)
         ends = time.monotonic() + 60
         while True:
             try:
                 write()
                 break
             except LookalikeError as error:
-                log.info("with room: %s", error)
+                log.info("after the remount: %s", error)
                 assert time.monotonic() < ends
                 time.sleep(1)
         check(store, expected)

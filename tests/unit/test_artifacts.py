@@ -37,7 +37,7 @@ def test_manifests_of_this_version_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error", "said"),
     [
-        (json.dumps({"format": FORMAT + 1}), FormatVersionError, "upgrade with"),
+        (json.dumps({"format": FORMAT + 1}), FormatVersionError, "upgrade: pip install"),
         ("{", ArtifactError, "cannot be read"),
         ("[]", ArtifactError, "has no format version"),
         ("{}", ArtifactError, "has no format version"),

@@ -1,4 +1,4 @@
-"""Addresses of collections: what they say, what may be chosen, and how mistakes are told."""
+"""Addresses of Milvus collections: parsing, options and errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.stores.milvus.address import INDEXES, PORT, Address, is_address
 
 
-def test_an_address_says_host_port_and_name() -> None:
+def test_an_address_has_host_port_and_name() -> None:
     address = Address.parse("milvus://db.example.org:1234/photos")
     assert (address.host, address.port, address.name) == ("db.example.org", 1234, "photos")
     assert address == Address("db.example.org", 1234, "photos")
@@ -28,7 +28,7 @@ def test_tls_is_another_scheme() -> None:
     assert str(address) == "milvus+tls://db.example.org:19530/photos"
 
 
-def test_a_host_may_be_a_number_of_either_kind() -> None:
+def test_a_host_may_be_an_ipv4_or_ipv6_address() -> None:
     address = Address.parse("milvus://[2001:db8::7]:1234/_x9")
     assert (address.host, address.port) == ("2001:db8::7", 1234)
     assert address.uri == "http://[2001:db8::7]:1234"
@@ -38,20 +38,20 @@ def test_a_host_may_be_a_number_of_either_kind() -> None:
     assert Address.parse("milvus://[::1]/x").uri == "http://[::1]:19530"
 
 
-def test_all_options_are_taken_up_and_not_shown() -> None:
+def test_options_are_parsed_and_not_printed() -> None:
     text = (
         "milvus://h/n?index=IVF_SQ8&effort=300&consistency=Strong&shards=4&replicas=2&timeout=120"
     )
     address = Address.parse(text)
     assert (address.index, address.effort, address.consistency) == ("ivf_sq8", 300, "strong")
     assert (address.shards, address.replicas, address.timeout) == (4, 2, 120)
-    assert address.given == text
+    assert address.text == text
     assert str(address) == "milvus://h:19530/n"
     assert pickle.loads(pickle.dumps(address)) == address
 
 
-def test_options_do_not_make_another_place() -> None:
-    """What is asked is whether rows would be copied onto themselves."""
+def test_options_do_not_affect_equality() -> None:
+    """Equality decides whether a gallery would be copied onto itself."""
     one, other = "milvus://h:1/n?timeout=5&index=flat", "milvus+tls://H:1/n?consistency=strong"
     assert Address.parse(one) == Address.parse(other)
     assert hash(Address.parse(one)) == hash(Address.parse(other))
@@ -59,7 +59,7 @@ def test_options_do_not_make_another_place() -> None:
         assert Address.parse(one) != Address.parse(another)
 
 
-@pytest.mark.parametrize(("index", "k", "looking"), [
+@pytest.mark.parametrize(("index", "k", "expected"), [
     ("hnsw", 10, {"ef": 128}),
     ("hnsw", 1_000, {"ef": 2_000}),
     ("hnsw", 16_384, {"ef": 32_768}),
@@ -68,38 +68,38 @@ def test_options_do_not_make_another_place() -> None:
     ("diskann", 100, {"search_list": 200}),
     ("flat", 10, {}),
 ])  # fmt: skip
-def test_a_search_looks_further_for_more_rows(index: str, k: int, looking: dict[str, int]) -> None:
+def test_search_effort_grows_with_k(index: str, k: int, expected: dict[str, int]) -> None:
     address = Address.parse(f"milvus://h/n?index={index}")
     assert address.kind is INDEXES[index]
-    assert address.looking(k, address.kind) == looking
+    assert address.search_params(k, address.kind) == expected
 
 
-def test_effort_replaces_the_least_that_is_looked_at() -> None:
+def test_effort_replaces_the_minimum_of_the_index() -> None:
     quick = Address.parse("milvus://h/n?effort=30")
-    assert quick.looking(10, INDEXES["hnsw"]) == {"ef": 30}
-    assert quick.looking(100, INDEXES["hnsw"]) == {"ef": 200}
+    assert quick.search_params(10, INDEXES["hnsw"]) == {"ef": 30}
+    assert quick.search_params(100, INDEXES["hnsw"]) == {"ef": 200}
     address = Address.parse("milvus://h/n?effort=500")
-    assert address.looking(10, INDEXES["hnsw"]) == {"ef": 500}
-    assert address.looking(1_000, INDEXES["hnsw"]) == {"ef": 2_000}
-    assert address.looking(10, INDEXES["flat"]) == {}
+    assert address.search_params(10, INDEXES["hnsw"]) == {"ef": 500}
+    assert address.search_params(1_000, INDEXES["hnsw"]) == {"ef": 2_000}
+    assert address.search_params(10, INDEXES["flat"]) == {}
 
 
-@pytest.mark.parametrize(("text", "said"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("photos.gallery", "photos.gallery: expected milvus://HOST:PORT/NAME"),
     ("http://h/n", "http://h/n: expected milvus://HOST:PORT/NAME"),
-    ("milvus:///n", "milvus:///n: names no host; expected milvus://HOST:PORT/NAME"),
-    ("milvus://:19530/n", "milvus://:19530/n: names no host"),
-    ("milvus://h", "milvus://h: '' cannot name a collection: letters, digits and _ only"),
-    ("milvus://h/a/b", "milvus://h/a/b: 'a/b' cannot name a collection"),
-    ("milvus://h/9a", "'9a' cannot name a collection"),
-    ("milvus://h/a-b", "'a-b' cannot name a collection"),
-    ("milvus://h/ü", "'ü' cannot name a collection"),
+    ("milvus:///n", "milvus:///n: has no host; expected milvus://HOST:PORT/NAME"),
+    ("milvus://:19530/n", "milvus://:19530/n: has no host"),
+    ("milvus://h", "milvus://h: invalid collection name '': use at most 200 letters"),
+    ("milvus://h/a/b", "milvus://h/a/b: invalid collection name 'a/b'"),
+    ("milvus://h/9a", "invalid collection name '9a'"),
+    ("milvus://h/a-b", "invalid collection name 'a-b'"),
+    ("milvus://h/ü", "invalid collection name 'ü'"),
     (f"milvus://h/{'n' * 201}", "at most 200"),
-    ("milvus://h/photos_notes", "'photos_notes' cannot name a collection"),
-    ("milvus://h:0/n", "milvus://h:0/n: names no port"),
-    ("milvus://h:port/n", "milvus://h:port/n: is no address"),
-    ("milvus://h:99999/n", "milvus://h:99999/n: is no address"),
-    ("milvus://[::1/n", "milvus://[::1/n: is no address"),
+    ("milvus://h/photos_notes", "invalid collection name 'photos_notes'"),
+    ("milvus://h:0/n", "milvus://h:0/n: has no port"),
+    ("milvus://h:port/n", "milvus://h:port/n: invalid address"),
+    ("milvus://h:99999/n", "milvus://h:99999/n: invalid address"),
+    ("milvus://[::1/n", "milvus://[::1/n: invalid address"),
     ("milvus://h/n?effort=0", "milvus://h/n?effort=0: effort=0: must be a whole number from 1 to"),
     ("milvus://h/n?effort=32769", "effort=32769: must be a whole number from 1 to 32,768"),
     ("milvus://h/n?shards=-1", "shards=-1: must be a whole number from 1 to 64"),
@@ -111,22 +111,22 @@ def test_effort_replaces_the_least_that_is_looked_at() -> None:
     ("milvus://h/n?timeout=", "milvus://h/n?timeout=: timeout=: must be a whole number"),
     ("milvus://h/n?timeout", "timeout=: must be a whole number from 1 to 3,600"),
 ])  # fmt: skip
-def test_a_mistake_is_told_with_what_was_given(text: str, said: str) -> None:
+def test_errors_name_the_address(text: str, message: str) -> None:
     with pytest.raises(SettingError) as caught:
         Address.parse(text)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "said"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("milvus://h/n?index=hsnw", "unknown index 'hsnw': did you mean 'hnsw'?"),
     ("milvus://h/n?consistency=some", "unknown consistency 'some': "),
     ("milvus://h/n?tiemout=5", "option of milvus://h/n: 'tiemout': did you mean 'timeout'?"),
 ])  # fmt: skip
-def test_an_unknown_name_is_told_with_the_nearest(text: str, said: str) -> None:
+def test_unknown_names_get_the_nearest_suggested(text: str, message: str) -> None:
     with pytest.raises(UnknownNameError) as caught:
         Address.parse(text)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "known are" in str(caught.value)
 
 
@@ -138,7 +138,7 @@ def test_a_password_is_refused_and_not_repeated(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "is_one"),
+    ("text", "expected"),
     [
         ("milvus://h/n", True),
         ("milvus+tls://h/n", True),
@@ -147,8 +147,8 @@ def test_a_password_is_refused_and_not_repeated(text: str) -> None:
         (None, False),
     ],
 )
-def test_addresses_are_told_from_paths(text: object, is_one: bool) -> None:
-    assert is_address(text) is is_one
-    if not is_one:
+def test_addresses_are_distinguished_from_paths(text: object, expected: bool) -> None:
+    assert is_address(text) is expected
+    if not expected:
         with pytest.raises(InputError):
             Address.parse(text)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Values of metadata as the texts that Milvus compares, in place of the values themselves."""
+"""Metadata values as the keys that Milvus compares, and filters as expressions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from lookalike.errors import InputError
 from lookalike.filters import MetadataColumns, as_filter
 from lookalike.stores.milvus.filters import (
-    KnownColumns,
+    ColumnTypes,
     _column,
     _key,
-    expression,
-    facts_of,
-    pick,
-    values_of,
-    within_source,
+    column_types_of,
+    comparable_values,
+    prefix_expression,
+    texts_of,
+    translate,
 )
 from lookalike.types import Metadata
 
@@ -38,7 +38,7 @@ NUMBERS = st.one_of(
 )
 TEXTS = st.text(max_size=5)
 SCALARS = st.one_of(TEXTS, NUMBERS, st.booleans())
-KNOWN = KnownColumns({"a": {"text", "number", "truth"}})
+TYPES = ColumnTypes({"a": {"text", "number", "boolean"}})
 
 
 @given(NUMBERS, NUMBERS)
@@ -48,13 +48,13 @@ KNOWN = KnownColumns({"a": {"text", "number", "truth"}})
 @example(-(2**63), -(2**63) + 1)
 @example(0.0, -0.0)
 @example(5e-324, 0)
-def test_keys_of_numbers_are_in_the_order_of_the_numbers(one: float, other: float) -> None:
+def test_keys_of_numbers_sort_like_the_numbers(one: float, other: float) -> None:
     assert (_key(one) < _key(other)) is (one < other)
     assert (_key(one) == _key(other)) is (one == other)
 
 
 @given(st.integers(2**53, 2**64 - 4), st.integers(1, 3), st.sampled_from((1, -1)))
-def test_neighbors_among_whole_numbers_of_64_bits_differ(low: int, more: int, sign: int) -> None:
+def test_adjacent_64_bit_integers_have_distinct_keys(low: int, more: int, sign: int) -> None:
     numbers = sorted((sign * low, sign * (low + more)))
     assert _key(numbers[0]) < _key(numbers[1])
 
@@ -62,7 +62,7 @@ def test_neighbors_among_whole_numbers_of_64_bits_differ(low: int, more: int, si
 @given(TEXTS, TEXTS)
 @example("\uffee", "\U0001f600")
 @example("", "\0")
-def test_keys_of_texts_are_in_the_order_of_code_points_as_bytes_too(one: str, other: str) -> None:
+def test_keys_of_texts_sort_by_code_point_as_bytes_too(one: str, other: str) -> None:
     keys = _key(one).encode(), _key(other).encode()
     assert (keys[0] < keys[1]) is (one < other)
     assert (keys[0] == keys[1]) is (one == other)
@@ -72,14 +72,14 @@ def test_keys_of_texts_are_in_the_order_of_code_points_as_bytes_too(one: str, ot
 @example(True, 1)
 @example("b1", True)
 @example("k", "")
-def test_values_of_different_kinds_have_different_first_letters(one: Any, other: Any) -> None:
+def test_keys_of_different_kinds_start_with_different_letters(one: Any, other: Any) -> None:
     same = isinstance(one, bool) is isinstance(other, bool)
     same = same and isinstance(one, str) is isinstance(other, str)
     assert (_key(one)[0] == _key(other)[0]) is same
 
 
 @pytest.mark.parametrize("value", [None, [], ["x"], {"x": 1}, math.nan])
-def test_what_compares_with_nothing_has_no_key(value: object) -> None:
+def test_values_that_cannot_be_compared_have_no_key(value: object) -> None:
     assert _key(value) == ""
 
 
@@ -94,7 +94,7 @@ NAMES = st.one_of(
 @example("a", "_a")
 @example("61", ".61")
 @example("x" * 100, "x" * 101)
-def test_names_of_columns_stay_apart_and_need_no_quoting(one: str, other: str) -> None:
+def test_encoded_column_names_are_distinct_and_need_no_quoting(one: str, other: str) -> None:
     for name in (one, other):
         assert set(_column(name)) <= {*string.ascii_letters, *string.digits, ".", "_"}
         assert _column(name)[0] in "._"
@@ -102,41 +102,41 @@ def test_names_of_columns_stay_apart_and_need_no_quoting(one: str, other: str) -
 
 
 @given(st.dictionaries(NAMES, st.one_of(SCALARS, st.none(), st.lists(SCALARS, max_size=4))))
-def test_the_values_of_a_row_hold_every_value_once(metadata: Metadata) -> None:
-    found = values_of(metadata)
-    json.dumps(found)
+def test_comparable_values_have_every_value_once(metadata: Metadata) -> None:
+    fields = comparable_values(metadata)
+    json.dumps(fields)
     names = set()
     for name, value in metadata.items():
         column = _column(name)
         keys = {_key(each) for each in (value if isinstance(value, list) else [value])} - {""}
-        at = {f"{letter}{column}" for letter in ("s", "l")} & found.keys()
+        present = {f"{letter}{column}" for letter in ("s", "l")} & fields.keys()
         if value is None:
-            assert not at
+            assert not present
             continue
-        names |= at
+        names |= present
         if len(keys) < 2:
-            assert at == {f"s{column}"}
-            assert found[f"s{column}"] == (keys.pop() if keys else "o")
+            assert present == {f"s{column}"}
+            assert fields[f"s{column}"] == (keys.pop() if keys else "o")
             continue
-        assert at == {f"l{column}"}
-        assert found[f"l{column}"] == sorted(keys)
+        assert present == {f"l{column}"}
+        assert fields[f"l{column}"] == sorted(keys)
         for letter in {key[0] for key in keys}:
             same = [key for key in keys if key[0] == letter]
             ends = {f"0{letter}{column}": min(same), f"1{letter}{column}": max(same)}
-            assert ends.items() <= found.items()
+            assert ends.items() <= fields.items()
             names |= ends.keys()
-    assert names == found.keys()
+    assert names == fields.keys()
 
 
 @given(st.lists(SCALARS, max_size=4))
-def test_the_texts_of_a_row_come_back(values: list[Any]) -> None:
+def test_texts_are_recovered_from_comparable_values(values: list[Any]) -> None:
     texts = {value for value in values if isinstance(value, str)}
-    assert set(pick(values_of({"a": values, "b": "other"}), "a")) == texts
-    assert list(pick(values_of({"b": "other"}), "a")) == []
+    assert set(texts_of(comparable_values({"a": values, "b": "other"}), "a")) == texts
+    assert list(texts_of(comparable_values({"b": "other"}), "a")) == []
 
 
-@pytest.mark.parametrize(("value", "facts"), [
-    (True, {"truth"}),
+@pytest.mark.parametrize(("value", "kinds"), [
+    (True, {"boolean"}),
     (7, {"number"}),
     (0.5, {"number"}),
     ("x", {"text"}),
@@ -146,12 +146,12 @@ def test_the_texts_of_a_row_come_back(values: list[Any]) -> None:
     (["x", "x"], {"text"}),
     (["x", "y"], {"text", "list"}),
     ([1, 1.0, None], {"number", "other"}),
-    ([1, True, "x"], {"number", "truth", "text", "list"}),
+    ([1, True, "x"], {"number", "boolean", "text", "list"}),
     ([["x", "y"]], {"other"}),
     ([["x"], "y"], {"other", "text"}),
 ])  # fmt: skip
-def test_the_facts_of_a_row_are_the_kinds_of_its_values(value: object, facts: set[str]) -> None:
-    assert set(facts_of({"a": value})) == {("a", fact) for fact in facts}
+def test_column_types_of_a_row(value: object, kinds: set[str]) -> None:
+    assert set(column_types_of({"a": value})) == {("a", kind) for kind in kinds}
 
 
 ROWS = st.lists(
@@ -170,49 +170,49 @@ ROWS = st.lists(
 @example([{"a": [None]}], "a", 1)
 @example([{"a": []}, {"a": "x"}], "a", 1)
 @example([{}], "a", 1)
-def test_what_is_known_of_columns_refuses_what_the_rows_refuse(
+def test_column_types_refuse_the_filters_that_rows_refuse(
     rows: list[Metadata], name: str, value: Any
 ) -> None:
-    known = KnownColumns()
+    types = ColumnTypes()
     for row in rows:
-        for fact in facts_of(row):
-            known.add(*fact)
+        for pair in column_types_of(row):
+            types.add(*pair)
     where = as_filter({name: value})
-    said = []
-    for refuse in (lambda: where.mask(MetadataColumns(rows)), lambda: known.refuse(where)):
+    messages = []
+    for check in (lambda: where.mask(MetadataColumns(rows)), lambda: types.check(where)):
         try:
-            refuse()
-            said.append("")
+            check()
+            messages.append("")
         except InputError as error:
-            said.append(str(error))
-    assert said[0] == said[1]
+            messages.append(str(error))
+    assert messages[0] == messages[1]
 
 
-def test_known_columns_have_what_was_added() -> None:
-    known = KnownColumns()
-    for fact in (("a", "text"), ("a", "list"), ("", "zero")):
-        assert not known.has(*fact)
-        known.add(*fact)
-        assert known.has(*fact)
-    assert not known.has("b", "text")
-    assert known.kinds == {"a": {"text"}}
+def test_column_types_have_what_was_added() -> None:
+    types = ColumnTypes()
+    for pair in (("a", "text"), ("a", "list"), ("", "zero")):
+        assert not types.has(*pair)
+        types.add(*pair)
+        assert types.has(*pair)
+    assert not types.has("b", "text")
+    assert types.kinds == {"a": {"text"}}
 
 
 @given(st.text(min_size=1, max_size=3), st.text(max_size=4))
 @example("a\U0010ffff", "b")
 @example("\U0010ffff", "x")
 @example("a\ud7ff", "\ue000")
-def test_rows_by_prefix_are_those_that_begin_so(prefix: str, row_id: str) -> None:
-    bounds = within_source(prefix).split(" and ")
+def test_a_prefix_expression_matches_ids_with_the_prefix(prefix: str, row_id: str) -> None:
+    bounds = prefix_expression(prefix).split(" and ")
     assume(" and " not in prefix)
     tests = [(part.split(" ", 2)[1], json.loads(part.split(" ", 2)[2])) for part in bounds]
     for candidate in (row_id, prefix + row_id, prefix):
-        found = all(candidate >= text if sign == ">=" else candidate < text for sign, text in tests)
-        assert found is candidate.startswith(prefix)
-    within_source(prefix).encode()
+        matches = [candidate >= text if sign == ">=" else candidate < text for sign, text in tests]
+        assert all(matches) is candidate.startswith(prefix)
+    prefix_expression(prefix).encode()
 
 
-def test_a_users_words_reach_an_expression_as_quoted_texts_only() -> None:
+def test_user_input_is_quoted_in_expressions() -> None:
     hostile = 'x" or id != "'
     for where in (
         {"a": hostile},
@@ -221,24 +221,24 @@ def test_a_users_words_reach_an_expression_as_quoted_texts_only() -> None:
         {"a": {"like": f"{hostile}%"}},
         {"a": {"gte": hostile}},
     ):
-        text = expression(as_filter(where), KNOWN, lambda _: [hostile])
+        text = translate(as_filter(where), TYPES, lambda _: [hostile])
         assert text is not None
         assert json.dumps(hostile)[1:-1] in text
         assert hostile not in text
-    odd = expression(as_filter({hostile: {"null": True}}), KNOWN, lambda _: [])
+    odd = translate(as_filter({hostile: {"null": True}}), TYPES, lambda _: [])
     assert odd is not None
     assert "or id" not in odd
 
 
-def test_a_pattern_like_too_many_texts_is_refused() -> None:
+def test_a_pattern_that_matches_too_many_texts_is_refused() -> None:
     texts = [f"t{i}" for i in range(5_001)]
-    with pytest.raises(InputError, match="'t%' is like 5,001 different texts of column 'a'"):
-        expression(as_filter("a like 't%'"), KNOWN, lambda _: texts)
-    assert expression(as_filter("a like 't_'"), KNOWN, lambda _: texts) is not None
+    with pytest.raises(InputError, match="'t%' matches 5,001 distinct texts of column 'a'"):
+        translate(as_filter("a like 't%'"), TYPES, lambda _: texts)
+    assert translate(as_filter("a like 't_'"), TYPES, lambda _: texts) is not None
 
 
-def test_a_filter_of_another_kind_has_no_expression() -> None:
+def test_an_unknown_filter_has_no_expression() -> None:
     class Other:
         def mask(self, columns: object) -> None: ...
 
-    assert expression(Other(), KNOWN, lambda _: []) is None  # type: ignore[arg-type]
+    assert translate(Other(), TYPES, lambda _: []) is None  # type: ignore[arg-type]

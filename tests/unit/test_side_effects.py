@@ -136,7 +136,7 @@ def test_logs_and_variables_of_milvus_are_the_programs(
     with unchanged(*names):
         connection = Connection(Address.parse(f"milvus://{closed}/rows?timeout=1"))
         with pytest.raises(UnreachableError):
-            connection.exists("rows")
+            connection.has_collection("rows")
         with pytest.raises(StorageError):
             connection._repeated("search", "rows", refused)
     assert seen == []

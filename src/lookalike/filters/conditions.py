@@ -181,15 +181,15 @@ _TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 def kind_of(value: Any) -> str:
-    """Return what a value can be compared with: truth, number, text, or other."""
+    """Return the kind of a value: boolean, number, text, or other."""
     if isinstance(value, bool):
-        return "truth"
+        return "boolean"
     if isinstance(value, int | float):
         return "number"
     return "text" if isinstance(value, str) else "other"
 
 
-_PLURAL = {"truth": "true and false", "number": "numbers", "text": "texts", "other": "lists"}
+_PLURAL = {"boolean": "booleans", "number": "numbers", "text": "texts", "other": "lists"}
 
 
 def _where(columns: Columns, name: str, matches: Callable[[Any], bool], kind: str | None) -> Mask:

@@ -1,7 +1,7 @@
-"""A gallery binds one encoder to one store and its sources.
+"""Galleries: images with their embeddings and metadata, kept in sync with their sources.
 
-``gallery`` is the facade; ``storage`` finds where a gallery is kept; ``sync`` compares sources with
-rows and ``ingest`` encodes what is new (``ray_runner`` and ``ray_worker`` do so on a Ray cluster).
-``uploads`` adds and removes single images; ``copy`` and ``export`` take a gallery elsewhere;
-``facets``, ``neighbors`` and ``recall`` count values, find nearest neighbors and measure recall.
+``gallery`` is the public class; ``storage`` its manifest and files; ``ingest`` encodes images, in
+threads or on a Ray cluster (``ray_runner``); ``sync`` reports changes; ``copy`` and ``export``
+write galleries elsewhere; ``uploads`` manages single images; ``facets`` describes metadata;
+``neighbors`` builds the neighbor graph; ``recall`` measures approximate search.
 """

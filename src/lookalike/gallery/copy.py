@@ -1,4 +1,4 @@
-"""A gallery copied to another place, from a folder to Milvus or back, and checked."""
+"""Copy a gallery, from a folder to Milvus or back, and verify the copy."""
 
 from __future__ import annotations
 
@@ -14,27 +14,35 @@ import numpy as np
 
 from lookalike.errors import ArtifactError, FingerprintError, InputError, SettingError
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.recall import recall
+from lookalike.gallery.recall import search_recall
 from lookalike.gallery.storage import gallery_exists
 from lookalike.stores.base import Record, Rows
 from lookalike.stores.milvus.address import Address
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 BATCH = 4_096
-COMPARED = 500
-"""Rows that are read from both places at the end, and compared."""
 
-ASKED = 100
-N = 10
+COMPARED = 500
+"""Rows that are read from both galleries at the end and compared."""
+
+RECALL_QUERIES = 100
+RECALL_K = 10
 
 
 @dataclass(frozen=True, slots=True)
 class CopyReport:
     """What a copy did, in rows.
 
-    ``compared`` rows were read from both places, and were the same to the bit. ``recall`` is the
-    share of the nearest 10 rows to ``asked`` of them, found by looking at all, that a search of
-    the copy found.
+    Args:
+        added: rows that were not in the target.
+        updated: rows that differed.
+        removed: rows that are not in the source.
+        unchanged: rows that were identical.
+        rows: rows of the target now.
+        compared: rows that were read from both galleries and are identical.
+        queries: rows whose nearest neighbors were searched for in the copy.
+        recall: recall@10 of these searches against exact search.
+        seconds: duration.
     """
 
     added: int
@@ -43,7 +51,7 @@ class CopyReport:
     unchanged: int
     rows: int
     compared: int
-    asked: int
+    queries: int
     recall: float
     seconds: float
 
@@ -61,152 +69,153 @@ def copy(
     allow_removals: bool = False,
     on_progress: ProgressCallback = ignore_progress,
 ) -> CopyReport:
-    """Make another gallery have the same encoder, rows and sources.
+    """Copy the encoder, rows and sources of a gallery; images stay where they are.
 
-    Rows go over in batches that are committed as they come. Interrupted and called again, it goes
-    on; called again later, it brings the copy up to date. Images stay where they are.
+    Batches are committed as they complete. An interrupted copy resumes when it is called again;
+    called later, it brings the copy up to date.
 
     Args:
-        gallery: what is copied.
-        target: a folder or the address of a collection, made if not there.
-        store: with a folder that is not there, the address where the rows go.
-        allow_removals: delete rows of the target that the gallery has not.
-        on_progress: told after every batch.
+        gallery: copied from.
+        target: a folder or the address of a Milvus collection; created if it does not exist.
+        store: for a new folder, the address of a Milvus collection for its rows.
+        allow_removals: delete target rows that are missing from the gallery.
+        on_progress: called after every batch.
 
     Raises:
-        InputError: the target is the gallery itself, or its rows are elsewhere than ``store``.
-        FingerprintError: the target is a gallery of another encoder.
-        ArtifactError: the target has rows that the gallery has not, or what was written is not
-            what is read.
-        UnreachableError: a server does not answer.
-        StorageError: it could not be written.
+        InputError: the target is the gallery itself, or its rows are not in ``store``.
+        FingerprintError: the target has another encoder.
+        ArtifactError: the target has rows that the gallery does not have, or rows read back differ.
+        UnreachableError: a Milvus server does not answer.
+        StorageError: the target could not be written.
     """
     start = time.perf_counter()
-    made = not gallery_exists(target)
-    if made:
-        into = Gallery.create(target, encoder=gallery.encoder, metric=gallery.metric, store=store)
+    if gallery_exists(target):
+        copied = Gallery.open(target)
+        _check(gallery, copied, target, store)
+        digests = {record.id: _digest(record) for record in copied.store.records()}
     else:
-        into = Gallery.open(target)
-        _check(gallery, into, target, store)
-    there = {} if made else {record.id: _digest(record) for record in into.store.records()}
-    extra = sorted(there.keys() - set(gallery.store.ids())) if there else []
+        copied = Gallery.create(target, encoder=gallery.encoder, metric=gallery.metric, store=store)
+        digests = {}
+    extra = sorted(digests.keys() - set(gallery.store.ids())) if digests else []
     if extra and not allow_removals:
         raise ArtifactError(
-            f"{target}: has {len(extra):,} rows that {gallery.path.name} has not, {extra[0]!r} the "
-            "first; if they are to go, say --allow-removals. Nothing was changed"
+            f"{target}: has {len(extra):,} rows that {gallery.path.name} does not have, e.g. "
+            f"{extra[0]!r}; to delete them, set {{allow_removals}}. Nothing was changed",
+            allow_removals=None,
         )
     counts = {"added": 0, "updated": 0, "unchanged": 0}
-    changed = _changed(gallery, there, counts, on_progress)
-    into.upsert(
+    changed = _changed(gallery, digests, counts, on_progress)
+    copied.upsert(
         changed, fingerprint=gallery.fingerprint, sources=gallery.sources, written=gallery.written
     )
-    removed = into.remove(extra) if extra else 0
-    into.optimize()
-    compared = _compare(gallery, into)
-    asked, found = _recall(gallery, into)
+    removed = copied.remove(extra) if extra else 0
+    copied.optimize()
+    compared = _compare(gallery, copied)
+    queries, recall = _measure_recall(gallery, copied)
     seconds = time.perf_counter() - start
     return CopyReport(
         **counts,
         removed=removed,
-        rows=len(into),
+        rows=len(copied),
         compared=compared,
-        asked=asked,
-        recall=found,
+        queries=queries,
+        recall=recall,
         seconds=seconds,
     )
 
 
-def _check(gallery: Gallery, into: Gallery, target: str | Path, store: str | None) -> None:
-    if store is not None and Address.parse(store) != into.address:
+def _check(gallery: Gallery, copied: Gallery, target: str | Path, store: str | None) -> None:
+    if store is not None and Address.parse(store) != copied.address:
         raise SettingError(
-            f"{target}: its rows are in {into.address or 'its folder'}, not in {store}; leave "
-            "--store out"
+            f"{target}: its rows are in {copied.address or 'its folder'}, not in {store}; remove "
+            "{store}",
+            store=None,
         )
-    same = gallery.path.resolve() == into.path.resolve()
-    if same or (gallery.address is not None and gallery.address == into.address):
-        raise InputError(f"{target}: is the gallery itself; name another place")
-    if gallery.fingerprint != into.fingerprint:
+    same = gallery.path.resolve() == copied.path.resolve()
+    if same or (gallery.address is not None and gallery.address == copied.address):
+        raise InputError(f"{target}: is the gallery itself; choose another target")
+    if gallery.fingerprint != copied.fingerprint:
         raise FingerprintError(
-            f"{target}: is a gallery of another encoder ({into.fingerprint[:12]}, not "
-            f"{gallery.fingerprint[:12]}); choose another place"
+            f"{target}: has another encoder ({copied.fingerprint[:12]}, not "
+            f"{gallery.fingerprint[:12]}); choose another target"
         )
 
 
 def _changed(
     gallery: Gallery,
-    there: Mapping[str, bytes],
+    digests: Mapping[str, bytes],
     counts: dict[str, int],
     on_progress: ProgressCallback,
 ) -> Iterator[Rows]:
-    """Yield the rows that the target has not, or has otherwise; count all."""
+    """Yield the rows that are missing from the target or differ there; count all."""
     total, done = len(gallery), 0
     on_progress(Progress("copy", 0, total, "rows"))
     for rows in gallery.store.rows(BATCH):
         columns = zip(rows.ids, rows.uris, rows.metadata, rows.hashes, rows.signatures, strict=True)
-        had = [there.get(row_id) for row_id in rows.ids]
-        other = [
+        before = [digests.get(row_id) for row_id in rows.ids]
+        changed = [
             place
-            for place, (fields, before) in enumerate(zip(columns, had, strict=True))
-            if before != _digest(Record(*fields))
+            for place, (fields, digest) in enumerate(zip(columns, before, strict=True))
+            if digest != _digest(Record(*fields))
         ]
-        counts["updated"] += sum(had[place] is not None for place in other)
-        counts["added"] += sum(had[place] is None for place in other)
-        counts["unchanged"] += len(rows) - len(other)
-        if other:
-            yield _some(rows, other)
+        counts["updated"] += sum(before[place] is not None for place in changed)
+        counts["added"] += sum(before[place] is None for place in changed)
+        counts["unchanged"] += len(rows) - len(changed)
+        if changed:
+            yield _take(rows, changed)
         done += len(rows)
         on_progress(Progress("copy", done, total, "rows"))
 
 
-def _some(rows: Rows, places: list[int]) -> Rows:
-    """Return some of the rows."""
+def _take(rows: Rows, places: list[int]) -> Rows:
+    """Return the rows at these places."""
     if len(places) == len(rows):
         return rows
-    texts = {
+    columns = {
         name: [getattr(rows, name)[place] for place in places]
         for name in ("ids", "uris", "metadata", "hashes", "signatures")
     }
-    return replace(rows, **texts, embeddings=rows.embeddings[places])
+    return replace(rows, **columns, embeddings=rows.embeddings[places])
 
 
 def _digest(record: Record) -> bytes:
-    """Return what is another for a row with any other field; its image's hash is one of them."""
+    """Return a digest of all fields of a row; its content hash stands for the embedding."""
     text = json.dumps(
         [record.uri, dict(record.metadata), record.content_hash, record.signature], sort_keys=True
     )
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _compare(gallery: Gallery, into: Gallery) -> int:
-    """Read some rows from both places, and return how many.
+def _compare(gallery: Gallery, copied: Gallery) -> int:
+    """Read a sample of rows from both galleries; return its size.
 
     Raises:
-        ArtifactError: they are not the same, or not as many.
+        ArtifactError: rows differ, or their number does.
     """
-    if len(gallery) != len(into):
+    place = copied.address or copied.path
+    if len(gallery) != len(copied):
         raise ArtifactError(
-            f"{into.address or into.path}: has {len(into):,} rows after the copy, of "
-            f"{len(gallery):,}; another process may have written, copy again"
+            f"{place}: has {len(copied):,} of {len(gallery):,} rows after the copy; another "
+            "process may have written. Copy again"
         )
     ids = gallery.store.ids()
-    drawn = ids[:: max(1, len(ids) // COMPARED)]
-    one, other = gallery.store.get(drawn), into.store.get(drawn)
+    sample = ids[:: max(1, len(ids) // COMPARED)]
+    one, other = gallery.store.get(sample), copied.store.get(sample)
     same = (one.uris, one.metadata, one.hashes, one.signatures) == (
         *(other.uris, other.metadata, other.hashes, other.signatures),
     )
     if not same or not np.array_equal(one.embeddings, other.embeddings):
-        raise ArtifactError(
-            f"{into.address or into.path}: rows read there differ from those written; copy again"
-        )
-    return len(drawn)
+        raise ArtifactError(f"{place}: rows read back differ from those written. Copy again")
+    return len(sample)
 
 
-def _recall(gallery: Gallery, into: Gallery) -> tuple[int, float]:
-    """Return how many rows were searched with, and the recall of the copy's search."""
+def _measure_recall(gallery: Gallery, copied: Gallery) -> tuple[int, float]:
+    """Return the number of queries, and the recall of the copy's search for them."""
     ids = gallery.store.ids()
     if not ids:
         return 0, 1.0
-    asked = gallery.store.get(ids[:: max(1, len(ids) // ASKED)]).embeddings
-    exact = gallery if gallery.address is None else into
-    true = exact.store.search(asked, N, gallery.metric, exact=True)
-    return len(asked), recall(into.store.search(asked, N, gallery.metric), true)
+    queries = gallery.store.get(ids[:: max(1, len(ids) // RECALL_QUERIES)]).embeddings
+    local = gallery if gallery.address is None else copied
+    exact = local.store.search(queries, RECALL_K, gallery.metric, exact=True)
+    results = copied.store.search(queries, RECALL_K, gallery.metric)
+    return len(queries), search_recall(results, exact)

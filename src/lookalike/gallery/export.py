@@ -1,4 +1,4 @@
-"""A gallery's rows as files that other tools read."""
+"""Export the rows of a gallery to files for other tools."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ def export(
     layout: str = "parquet",
     on_progress: ProgressCallback = ignore_progress,
 ) -> int:
-    """Write all rows, whole or not at all, and return how many.
+    """Export all rows, completely or not at all; return their number.
 
     Args:
-        gallery: whose rows.
-        path: what to make.
+        gallery: exported.
+        path: the new file or folder.
         layout: ``parquet``, one file with the columns ``id``, ``uri``, ``content_hash``,
-            ``metadata`` (JSON) and ``embedding``; or ``npy``, a folder as clip-retrieval has it:
-            ``img_emb/img_emb_0.npy``, ``(rows, dim)`` float32, and, row by row beside it,
-            ``metadata/metadata_0.parquet`` with ``image_path`` and the columns above.
-        on_progress: told after every batch.
+            ``metadata`` (JSON) and ``embedding``; or ``npy``, a folder in the layout of
+            clip-retrieval: ``img_emb/img_emb_0.npy``, ``(rows, dim)`` float32, and
+            ``metadata/metadata_0.parquet`` with ``image_path`` and the columns above, in the same
+            order.
+        on_progress: called after every batch.
 
     Raises:
         UnknownNameError: no such layout.
@@ -51,7 +52,7 @@ def export(
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ArtifactError(f"{target}: already exists; choose another name or remove it first")
     total = len(gallery)
-    write = _parquet if layout == "parquet" else _npy
+    write = _write_parquet if layout == "parquet" else _write_npy
     done = 0
     try:
         for written in write(gallery, target, total):
@@ -62,7 +63,7 @@ def export(
     return done
 
 
-def _parquet(gallery: Gallery, target: Path, total: int) -> Iterator[int]:
+def _write_parquet(gallery: Gallery, target: Path, total: int) -> Iterator[int]:
     del total
     schema = pa.schema([*_FIELDS, pa.field("embedding", pa.list_(pa.float32(), gallery.store.dim))])
     with _new_file(target) as partial, pq.ParquetWriter(partial, schema) as writer:
@@ -74,7 +75,7 @@ def _parquet(gallery: Gallery, target: Path, total: int) -> Iterator[int]:
             yield len(rows)
 
 
-def _npy(gallery: Gallery, target: Path, total: int) -> Iterator[int]:
+def _write_npy(gallery: Gallery, target: Path, total: int) -> Iterator[int]:
     schema = pa.schema([pa.field("image_path", pa.string()), *_FIELDS])
     with new_folder(target) as partial:
         (partial / "img_emb").mkdir()
@@ -105,7 +106,7 @@ def _columns(rows: Rows) -> list[list[str]]:
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary file that becomes ``path`` when the block ends well, else vanishes."""
+    """Yield a temporary file that becomes ``path`` if the block succeeds, else is deleted."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         partial = Path(folder) / path.name

@@ -1,4 +1,4 @@
-"""What the columns of a gallery's metadata hold: what filters can be made of."""
+"""Facets: the columns of a gallery's metadata and their values, for filters."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ import numpy as np
 from lookalike.filters import Columns, kind_of
 
 MAX_LISTED = 50
-"""A column with more values than this is not listed value by value."""
+"""Values of a column with more distinct ones are not listed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facet:
     """One column of metadata.
 
-    ``kind`` is truth, number, text or mixed; ``rows`` counts rows that have a value, ``distinct``
-    the different ones. ``values`` counts rows by value, most frequent first, where there are few;
-    ``low`` and ``high`` are those of numbers.
+    Args:
+        column: its name.
+        kind: ``boolean``, ``number``, ``text`` or ``mixed``.
+        rows: rows that have a value.
+        distinct: distinct values.
+        values: rows by value, most frequent first, if there are few distinct values.
+        low: the smallest number.
+        high: the largest number.
     """
 
     column: str
@@ -34,9 +39,9 @@ class Facet:
 
 
 def facets(columns: Columns) -> list[Facet]:
-    """Describe every column that holds truth values, numbers or texts, or lists of these."""
-    found = (_facet(columns, name) for name in columns.names)
-    return [facet for facet in found if facet is not None]
+    """Describe every column of booleans, numbers or texts, or lists of these."""
+    described = (_facet(columns, name) for name in columns.names)
+    return [facet for facet in described if facet is not None]
 
 
 def _facet(columns: Columns, name: str) -> Facet | None:

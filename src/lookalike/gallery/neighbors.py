@@ -1,4 +1,4 @@
-"""The neighbor graph of a collection: who is near whom, and what spreads along it."""
+"""The nearest-neighbor graph of a gallery, and label propagation along it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from lookalike.vectors import unit_rows
 K = 20
 """Neighbors of each row in a graph."""
 
-_SCALE = 7
+_SCALE_NEIGHBOR = 7
 _CHUNK = 2_048
-_SMOOTHED = 2
+_SMOOTHING_STEPS = 2
 _ALPHA = 0.9
-_STEPS = 40
+_PROPAGATION_STEPS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class NeighborGraph:
-    """All rows of a gallery, in order of id, and the nearest others of each.
+    """The k nearest neighbors of every row of a gallery.
 
-    ``embeddings`` is ``(n, dim)`` float32, of unit length where the metric is cosine; ``rows`` are
-    ``(n, k)`` row numbers, nearest first, and ``distances`` ``(n, k)`` are Euclidean.
+    Args:
+        ids: of the rows, sorted.
+        embeddings: ``(n, dim)`` float32, of unit length if the metric is cosine.
+        rows: ``(n, k)`` row numbers of the neighbors, nearest first.
+        distances: ``(n, k)`` their Euclidean distances.
     """
 
     ids: tuple[str, ...]
@@ -43,12 +46,12 @@ class NeighborGraph:
     def affinity(self, k: int) -> sparse.csr_array:
         """Return the normalized affinity ``D^-1/2 W D^-1/2``, ``(n, n)`` float32.
 
-        ``W`` joins rows of which one is among the ``k`` nearest of the other, with the weight
+        ``W`` connects rows of which one is among the ``k`` nearest of the other, with the weight
         ``exp(-d_ij^2 / (s_i s_j))``, where ``s_i`` is the distance to the seventh neighbor
         (Zelnik-Manor and Perona 2004, section 2).
         """
         k = min(k, self.rows.shape[1])
-        scale = self.distances[:, min(_SCALE, self.distances.shape[1]) - 1]
+        scale = self.distances[:, min(_SCALE_NEIGHBOR, self.distances.shape[1]) - 1]
         scale = np.maximum(scale, max(float(scale.mean()) * 1e-3, 1e-12))
         near = self.rows[:, :k]
         weights = np.exp(-(self.distances[:, :k] ** 2) / (scale[:, None] * scale[near]))
@@ -62,13 +65,13 @@ class NeighborGraph:
         return sparse.csr_array(inverse @ both @ inverse)
 
     def smoothed_embeddings(self) -> Embeddings:
-        """Return each row's embedding and the mean of its neighbors', twice over, unit length.
+        """Return embeddings averaged with those of their neighbors, twice, in unit length.
 
-        Clusters of these follow the shape of the collection: their medoids are better labeled
+        Clusters of smoothed embeddings follow the graph; their medoids are better images to label
         first (``docs/labeling.md``).
         """
         values = unit_rows(self.embeddings)
-        for _ in range(_SMOOTHED):
+        for _ in range(_SMOOTHING_STEPS):
             mean = np.zeros_like(values)
             for column in self.rows.T:
                 mean += values[column]
@@ -79,14 +82,15 @@ class NeighborGraph:
 def neighbor_graph(
     gallery: Gallery, k: int = K, on_progress: ProgressCallback = ignore_progress
 ) -> NeighborGraph:
-    """Return the graph of a gallery's rows by its metric, exactly.
+    """Return the exact neighbor graph of a gallery, by its metric.
 
     Raises:
         InputError: it has fewer than two rows.
     """
     ids = tuple(gallery.store.ids())
     if len(ids) < 2:
-        raise InputError(f"{gallery.path}: has {len(ids)} rows; at least two are needed")
+        rows = "1 row" if len(ids) == 1 else f"{len(ids)} rows"
+        raise InputError(f"{gallery.path}: has {rows}, at least 2 are needed")
     embeddings = gallery.store.get(ids).embeddings
     if gallery.metric is Metric.COSINE:
         embeddings = unit_rows(embeddings)
@@ -99,25 +103,25 @@ def graph_from_embeddings(
     k: int = K,
     on_progress: ProgressCallback = ignore_progress,
 ) -> NeighborGraph:
-    """Return the graph of embeddings ``(n, dim)``, ``k`` at least 2, by Euclidean distance."""
+    """Return the exact neighbor graph of embeddings ``(n, dim)``, by Euclidean distance."""
     index = ExactIndex(embeddings)
     rows, distances = [], []
     for start in range(0, len(ids), _CHUNK):
-        found = index.others(start, min(start + _CHUNK, len(ids)), k, Metric.L2)
-        rows.append(found.rows)
-        distances.append(found.distances)
+        neighbors = index.others(start, min(start + _CHUNK, len(ids)), k, Metric.L2)
+        rows.append(neighbors.rows)
+        distances.append(neighbors.distances)
         on_progress(Progress("neighbors", min(start + _CHUNK, len(ids)), len(ids), "images"))
     return NeighborGraph(ids, embeddings, np.concatenate(rows), np.concatenate(distances))
 
 
 def propagate_seeds(affinity: sparse.csr_array, seeds: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return seeds ``(n, c)`` spread along a graph, ``(n, c)``.
+    """Return the scores ``(n, c)`` of label propagation from seeds ``(n, c)``.
 
-    Repeats ``F = a S F + (1 - a) Y`` (Zhou et al. 2004, section 2) with ``a = .9``. scikit-learn's
-    LabelSpreading makes the graph anew in each fit, knows one label an image only, and returns
-    rows scaled to 1, which images with several labels cannot be read from.
+    Iterates ``F = a S F + (1 - a) Y`` (Zhou et al. 2004, section 2) with ``a = .9``. scikit-learn's
+    LabelSpreading builds the graph in each fit, supports one label per image only, and returns
+    rows scaled to 1, which does not suit images with several labels.
     """
-    spread = seeds.copy()
-    for _ in range(_STEPS):
-        spread = np.float32(_ALPHA) * (affinity @ spread) + np.float32(1 - _ALPHA) * seeds
-    return spread
+    scores = seeds.copy()
+    for _ in range(_PROPAGATION_STEPS):
+        scores = np.float32(_ALPHA) * (affinity @ scores) + np.float32(1 - _ALPHA) * seeds
+    return scores

@@ -13,40 +13,40 @@ from lookalike.types import Embeddings, Hit
 
 
 def measure_recall(gallery: Gallery, queries: int = 100, k: int = 10) -> dict[str, Any]:
-    """Ask about so many rows, evenly spread, for their nearest; compare with looking at all rows.
+    """Search for the nearest neighbors of evenly spaced rows, approximately and exactly.
 
-    Returns the number of queries, recall@k, and the median milliseconds of a search as usual and
-    of an exact one.
+    Returns the number of queries, recall@k, and the median latency of both searches in
+    milliseconds, as JSON values.
     """
     ids = gallery.store.ids()
-    asked = gallery.store.get(ids[:: max(1, len(ids) // queries)]).embeddings
-    found, usual = _timed(gallery, asked, k, exact=False)
+    vectors = gallery.store.get(ids[:: max(1, len(ids) // queries)]).embeddings
+    results, latency = _timed(gallery, vectors, k, exact=False)
     if gallery.address is None:
-        true, exact_one = _timed(gallery, asked, k, exact=True)
-    else:  # a look at all rows is one at the whole collection: one for all queries
-        true = gallery.store.search(asked, k, gallery.metric, exact=True)
-        _, exact_one = _timed(gallery, asked[:1], k, exact=True)
+        truth, exact_latency = _timed(gallery, vectors, k, exact=True)
+    else:  # an exact search reads the whole collection: once for all queries
+        truth = gallery.store.search(vectors, k, gallery.metric, exact=True)
+        _, exact_latency = _timed(gallery, vectors[:1], k, exact=True)
     return {
-        "queries": len(asked),
-        f"recall@{k}": recall(found, true),
-        "p50_ms": round(usual, 2),
-        "p50_ms_exact": round(exact_one, 2),
+        "queries": len(vectors),
+        f"recall@{k}": search_recall(results, truth),
+        "p50_ms": round(latency, 2),
+        "p50_ms_exact": round(exact_latency, 2),
     }
 
 
-def recall(found: Sequence[Sequence[Hit]], true: Sequence[Sequence[Hit]]) -> float:
-    """Return the share of the true hits of each query that were found."""
+def search_recall(results: Sequence[Sequence[Hit]], truth: Sequence[Sequence[Hit]]) -> float:
+    """Return the share of the exact hits of all queries that are among their results."""
     shared = sum(
-        len({hit.id for hit in one} & {hit.id for hit in other})
-        for one, other in zip(found, true, strict=True)
+        len({hit.id for hit in hits} & {hit.id for hit in exact})
+        for hits, exact in zip(results, truth, strict=True)
     )
-    return shared / max(1, sum(map(len, true)))
+    return shared / max(1, sum(map(len, truth)))
 
 
 def _timed(
     gallery: Gallery, queries: Embeddings, k: int, *, exact: bool
 ) -> tuple[list[list[Hit]], float]:
-    """Return the hits of queries asked one by one, and the median milliseconds of one."""
+    """Return the hits of queries searched one by one, and the median latency in milliseconds."""
     hits, times = [], []
     for query in queries:
         start = time.perf_counter()

@@ -1,9 +1,9 @@
-"""Where a gallery lives: its manifest, its encoder and its rows.
+"""Storage of a gallery: its manifest, its encoder and its rows.
 
-A gallery is a folder. Its rows are a table in it, or a collection in Milvus; then the manifest and
-the encoder lie beside the collection too, so that the collection's address is enough to open it,
-and the folder holds the address and a copy of the encoder. A gallery opened by its address gets
-such a folder among the cached files.
+A gallery is a folder. Its rows are a table in the folder, or a collection in Milvus. In Milvus, the
+manifest and the encoder are stored beside the collection, so that its address is enough to open the
+gallery; the folder holds the address and a copy of the encoder. Opening a gallery by its address
+creates such a folder in the cache.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ ENCODER = "encoder"
 STORE = "store"
 
 _WHAT = "a gallery"
+_HINT = "Create one: lookalike index photos.gallery photos"
 
 
 class GalleryStorage(Protocol):
-    """A gallery's folder, and where its rows and its manifest are."""
+    """The folder, rows and manifest of a gallery."""
 
     @property
     def path(self) -> Path:
@@ -54,16 +55,16 @@ class GalleryStorage(Protocol):
 
     @property
     def address(self) -> Address | None:
-        """Where the rows are, if not in the folder."""
+        """The address of the rows, if they are in Milvus."""
         ...
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What is to be said of where the rows are, if not in the folder."""
+        """Facts about the Milvus collection, as JSON values; none for a folder."""
         ...
 
     def read(self) -> dict[str, Any]:
-        """Return the manifest as it is now.
+        """Return the current manifest.
 
         Raises:
             ArtifactError: it is missing or broken.
@@ -72,12 +73,12 @@ class GalleryStorage(Protocol):
         ...
 
     def write(self, fields: Mapping[str, Any]) -> None:
-        """Write the manifest over the one before."""
+        """Replace the manifest."""
         ...
 
 
 class FolderStorage:
-    """All in one folder."""
+    """A gallery whose rows are in its folder."""
 
     address: Address | None = None
     facts: Mapping[str, Any] = MappingProxyType({})
@@ -87,16 +88,16 @@ class FolderStorage:
         self.store: VectorStore = LanceStore.open(path / STORE)
 
     def read(self) -> dict[str, Any]:
-        """Return the manifest as it is now."""
-        return read_manifest(self.path / MANIFEST, what=_WHAT)
+        """Return the current manifest."""
+        return read_manifest(self.path / MANIFEST, what=_WHAT, hint=_HINT)
 
     def write(self, fields: Mapping[str, Any]) -> None:
-        """Write the manifest over the one before."""
+        """Replace the manifest."""
         write_manifest(self.path / MANIFEST, fields)
 
 
 class MilvusStorage:
-    """Rows, manifest and encoder in Milvus; a folder with their address and the encoder."""
+    """A gallery whose rows are in Milvus."""
 
     def __init__(self, path: Path, store: MilvusStore, expected: str) -> None:
         address = store.address
@@ -104,95 +105,98 @@ class MilvusStorage:
         self.address: Address | None = address
         self.store: VectorStore = store
         self.facts: Mapping[str, Any] = {"store": str(address), "index": store.index}
-        self._notes = store.notes
-        found = _fingerprint(store)
-        if found != expected:
+        self._sidecar = store.sidecar
+        actual = _fingerprint(store)
+        if actual != expected:
             raise FingerprintError(
-                f"{path}: its rows in {address} were made with another encoder by now "
-                f"({found[:12]}, not {expected[:12]}); open the gallery by that address, or make "
+                f"{path}: the collection {address} was recreated with another encoder "
+                f"({actual[:12]}, not {expected[:12]}); open the gallery by its address, or create "
                 "another collection"
             )
 
     def read(self) -> dict[str, Any]:
-        """Return the manifest as it is now."""
-        return _manifest(self._notes.read(MANIFEST), self.address)
+        """Return the current manifest."""
+        return _manifest(self._sidecar.read(MANIFEST), self.address)
 
     def write(self, fields: Mapping[str, Any]) -> None:
-        """Write the manifest over the one before."""
-        self._notes.write(MANIFEST, manifest_bytes(fields))
+        """Replace the manifest."""
+        self._sidecar.write(MANIFEST, manifest_bytes(fields))
 
 
 def open_storage(path: str | Path) -> GalleryStorage:
-    """Open the home of a gallery: a folder, or an address.
+    """Open the storage of a gallery by its folder or its Milvus address.
 
     Raises:
         ArtifactError: there is no gallery, or it is broken.
-        FingerprintError: the collection was made anew with another encoder.
-        UnreachableError: the server of the rows does not answer.
+        FingerprintError: the collection was recreated with another encoder.
+        UnreachableError: the Milvus server does not answer.
     """
     if isinstance(path, str) and is_address(path):
         store = MilvusStore.open(Address.parse(path))
-        return MilvusStorage(_visited(store), store, _fingerprint(store))
+        return MilvusStorage(_cached_folder(store), store, _fingerprint(store))
     folder = Path(path)
-    fields = read_manifest(folder / MANIFEST, what=_WHAT)
+    fields = read_manifest(folder / MANIFEST, what=_WHAT, hint=_HINT)
     if "address" in fields:
         store = MilvusStore.open(Address.parse(fields["address"]))
         return MilvusStorage(folder, store, str(fields.get("fingerprint")))
     return FolderStorage(folder)
 
 
-def read_gallery_manifest(home: GalleryStorage) -> dict[str, Any]:
-    """Return the manifest of a home whose rows have the dimensions that it says.
+def read_gallery_manifest(storage: GalleryStorage) -> dict[str, Any]:
+    """Return the manifest of a gallery, checked against the dimensions of its rows.
 
     Raises:
-        ArtifactError: they have others, or it is missing or broken.
+        ArtifactError: it is missing or broken, or the dimensions differ.
         FormatVersionError: a newer lookalike wrote it.
     """
-    fields = home.read()
-    expected = fields.get("dim", home.store.dim)
-    if home.store.dim != expected:
+    fields = storage.read()
+    dim, expected = storage.store.dim, fields.get("dim", storage.store.dim)
+    if dim != expected:
         raise ArtifactError(
-            f"{home.address or home.path}: its table has {home.store.dim} dimensions, {MANIFEST} "
-            f"says {expected}"
+            f"{storage.address or storage.path}: its rows have {dim} dimensions, but {MANIFEST} "
+            f"has dim {expected}"
         )
     return fields
 
 
 def gallery_exists(path: str | Path) -> bool:
-    """Tell whether there is something at a path, or a gallery at an address.
+    """Return whether a path exists, or whether there is a gallery at an address.
 
     Raises:
-        ArtifactError: at the address is a collection that is not one of lookalike's.
+        ArtifactError: the collection at the address was not created by lookalike.
         UnreachableError: the server does not answer.
     """
     if isinstance(path, str) and is_address(path):
-        found = MilvusStore.find(Address.parse(path))
-        return found is not None and MANIFEST in found.notes.files()
+        store = MilvusStore.find(Address.parse(path))
+        return store is not None and MANIFEST in store.sidecar.files()
     return Path(path).exists()
 
 
 def create_storage(
     path: str | Path, fields: Mapping[str, Any], encoder: Encoder, address: Address | None
 ) -> Path:
-    """Make the home of an empty gallery, whole or not at all, and return its folder.
+    """Create the storage of an empty gallery, completely or not at all; return its folder.
 
     Args:
-        path: a folder that is not there yet, or the address of a collection that is not.
+        path: a new folder, or the address of a new collection.
         fields: the manifest.
-        encoder: of its rows.
-        address: where the rows are to be, if not in the folder.
+        encoder: encodes its rows.
+        address: the Milvus collection of the rows; by default they are in the folder.
 
     Raises:
-        SettingError: both are addresses, and not of one collection.
-        ArtifactError: the folder or the collection is there.
-        UnreachableError: the server of the rows does not answer.
+        SettingError: ``path`` and ``address`` are different collections.
+        ArtifactError: the folder or the collection exists.
+        UnreachableError: the Milvus server does not answer.
         StorageError: it could not be written.
     """
     if isinstance(path, str) and is_address(path):
-        given = Address.parse(path)
-        if address not in (None, given):
-            raise SettingError(f"{path}: its rows are there, not in {address}; leave --store out")
-        return _visited(_make_collection(given, fields, encoder))
+        own = Address.parse(path)
+        if address not in (None, own):
+            raise SettingError(
+                f"{path}: its rows are in this collection, not in {address}; remove {{store}}",
+                store=None,
+            )
+        return _cached_folder(_create_collection(own, fields, encoder))
     folder = Path(path)
     with new_folder(folder) as partial:
         (partial / ENCODER).mkdir()
@@ -201,52 +205,54 @@ def create_storage(
             LanceStore.create(partial / STORE, encoder.dim)
             write_manifest(partial / MANIFEST, fields)
         else:
-            _make_collection(address, fields, encoder)
+            _create_collection(address, fields, encoder)
             _write_handle(partial, address, encoder.fingerprint)
     return folder
 
 
-def _make_collection(address: Address, fields: Mapping[str, Any], encoder: Encoder) -> MilvusStore:
-    """Make a collection, its encoder and its manifest, which is written last."""
-    before = MilvusStore.find(address)
-    if before is not None:
-        if MANIFEST in before.notes.files() or before.count():
+def _create_collection(
+    address: Address, fields: Mapping[str, Any], encoder: Encoder
+) -> MilvusStore:
+    """Create a collection, its encoder and, last, its manifest."""
+    unfinished = MilvusStore.find(address)
+    if unfinished is not None:
+        if MANIFEST in unfinished.sidecar.files() or unfinished.count():
             raise ArtifactError(
-                f"{address}: there is a gallery already; open it by that address, or choose "
+                f"{address}: there is already a gallery; open it by its address, or choose "
                 "another name"
             )
-        before.drop()  # an attempt that did not come to its end
+        unfinished.drop()
     metric = Metric(fields["metric"])
     store = MilvusStore.create(address, encoder.dim, metric, dict(fields["encoder"]))
     for name, data in encoder_files(encoder).items():
-        store.notes.write(f"{ENCODER}/{name}", data)
-    store.notes.write(MANIFEST, manifest_bytes(fields))
+        store.sidecar.write(f"{ENCODER}/{name}", data)
+    store.sidecar.write(MANIFEST, manifest_bytes(fields))
     return store
 
 
 def _fingerprint(store: MilvusStore) -> str:
-    return str(store.described.get("fingerprint", ""))
+    return str(store.description.get("fingerprint", ""))
 
 
 def _write_handle(folder: Path, address: Address, fingerprint: str) -> None:
-    write_manifest(folder / MANIFEST, {"address": address.given, "fingerprint": fingerprint})
+    write_manifest(folder / MANIFEST, {"address": address.text, "fingerprint": fingerprint})
 
 
-def _visited(store: MilvusStore) -> Path:
-    """Return the cached folder of a gallery in Milvus, with the encoder that it has now."""
+def _cached_folder(store: MilvusStore) -> Path:
+    """Return the folder in the cache of a gallery in Milvus, with its current encoder."""
     address, fingerprint = store.address, _fingerprint(store)
-    where = f"{address.host}_{address.port}".replace(":", "_")
-    folder = settings().data / "galleries" / where / fingerprint[:16] / f"{address.name}.gallery"
+    server = f"{address.host}_{address.port}".replace(":", "_")
+    folder = settings().data / "galleries" / server / fingerprint[:16] / f"{address.name}.gallery"
     if not (folder / MANIFEST).exists():
-        _manifest(store.notes.read(MANIFEST), address)
-        names = [name for name in store.notes.files() if name.startswith(f"{ENCODER}/")]
+        _manifest(store.sidecar.read(MANIFEST), address)
+        names = [name for name in store.sidecar.files() if name.startswith(f"{ENCODER}/")]
         try:
             with new_folder(folder) as partial:
                 for name in names:
-                    write_atomically(partial / name, store.notes.read(name))
+                    write_atomically(partial / name, store.sidecar.read(name))
                 _write_handle(partial, address, fingerprint)
         except ArtifactError:
-            if not (folder / MANIFEST).exists():  # else another process was quicker
+            if not (folder / MANIFEST).exists():  # otherwise another process created it
                 raise
     return folder
 

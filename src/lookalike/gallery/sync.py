@@ -96,7 +96,9 @@ def removed_ids(source: Source, rows: Mapping[str, Record], *, allow_removals: b
     if not rows:
         return set()
     missing = rows.keys() - {item.id for item in source}
-    removed = {row_id for row_id in missing if not row_id.startswith(tuple(source.unlisted_prefixes))}
+    removed = {
+        row_id for row_id in missing if not row_id.startswith(tuple(source.unlisted_prefixes))
+    }
     if 2 * len(removed) > len(rows) and not allow_removals:
         raise SourceError(
             f"{source.spec}: {len(removed):,} of its {len(rows):,} indexed images are missing; to "

@@ -1,4 +1,4 @@
-"""Images given to a gallery one by one, rather than found in a source: kept in its own folder."""
+"""Single images that are added to a gallery directly, and stored in its folder."""
 
 from __future__ import annotations
 
@@ -15,77 +15,77 @@ from lookalike.stores.base import Rows
 from lookalike.types import Embeddings, Metadata
 
 SOURCE = "api"
-"""What the ids of such rows begin with."""
+"""Prefix of the ids of uploaded images."""
 
 FOLDER = "images"
 
-_LONGEST_KEY = 500
+_MAX_KEY = 500
 
 
 def row_id(key: str) -> str:
-    """Return the id of the row of a key; a key may be given as the whole id too.
+    """Return the row id of a key, which may have the prefix already.
 
     Raises:
-        InputError: it is empty, too long, or holds what is not text.
+        InputError: it is empty, too long, or has characters that cannot be printed.
     """
     key = key.removeprefix(f"{SOURCE}:")
-    if not key or len(key) > _LONGEST_KEY or not key.isprintable():
-        raise InputError(f"id {key[:80]!r}: must be 1 to {_LONGEST_KEY} printable characters")
+    if not key or len(key) > _MAX_KEY or not key.isprintable():
+        raise InputError(f"id {key[:80]!r}: must be 1 to {_MAX_KEY} printable characters")
     return f"{SOURCE}:{key}"
 
 
 def put(gallery: Gallery, key: str, data: bytes, embedding: Embeddings, metadata: Metadata) -> bool:
-    """Add an image, or replace the one of that key; return whether it was there.
+    """Add or replace an image; return whether it replaced one.
 
-    The file is written first and the row after it, so that no row is without its file.
+    The file is written before the row, so that no row lacks its file.
 
     Args:
-        gallery: where to.
-        key: what to call it.
+        gallery: written to.
+        key: identifies the image.
         data: the image file.
-        embedding: ``(1, dim)`` of it, by the gallery's encoder.
+        embedding: ``(1, dim)`` float32, by the gallery's encoder.
         metadata: JSON values.
 
     Raises:
-        InputError: the key cannot be one, or the gallery's rows are in Milvus.
+        InputError: the key is invalid, or the gallery's rows are in Milvus.
         BusyError: another process is writing.
         StorageError: it could not be written.
     """
     if gallery.address is not None:
         raise InputError(
-            "images can be put only into galleries whose rows are in their folder: those in Milvus "
-            "may be served by several machines, and one would have the image; put it where all "
-            "read from, and index it"
+            "images cannot be uploaded to a gallery in Milvus: several machines may serve it, and "
+            "only one would have the file. Store the image where all can read it, and index it: "
+            "lookalike index GALLERY SOURCE"
         )
     own = row_id(key)
-    found = content_hash(data)
-    name = f"{hashlib.sha256(own.encode()).hexdigest()[:24]}-{found[:16]}{file_suffix(data)}"
+    digest = content_hash(data)
+    name = f"{hashlib.sha256(own.encode()).hexdigest()[:24]}-{digest[:16]}{file_suffix(data)}"
     folder = (gallery.path / FOLDER).resolve()
     before = _file_of(gallery, own)
     write_atomically(folder / name, data)
-    rows = Rows([own], [str(folder / name)], embedding, [metadata], [found])
+    rows = Rows([own], [str(folder / name)], embedding, [metadata], [digest])
     replaces = before is None or before.name != name
     try:
         gallery.upsert(rows, fingerprint=gallery.encoder.fingerprint, sources={SOURCE: str(folder)})
     except BusyError:
         if replaces:
-            _forget(gallery, folder / name)
+            _delete_file(gallery, folder / name)
         raise
     if before is not None and replaces:
-        _forget(gallery, before)
+        _delete_file(gallery, before)
     return before is not None
 
 
-def describe(gallery: Gallery, given: str, metadata: Metadata) -> dict[str, Any]:
-    """Change columns of the metadata of a row; those that are None are removed.
+def update_metadata(gallery: Gallery, item_id: str, metadata: Metadata) -> dict[str, Any]:
+    """Change columns of the metadata of an uploaded image; columns set to None are removed.
 
     Raises:
         MissingRowError: there is no such row.
-        InputError: the row came from another source.
+        InputError: the row is from a source.
         BusyError: another process is writing.
         StorageError: it could not be written.
     """
-    own = editable(given)
+    own = editable_id(item_id)
     row = gallery.store.get([own])
     merged = {**row.metadata[0], **metadata}
     merged = {name: value for name, value in merged.items() if value is not None}
@@ -94,35 +94,35 @@ def describe(gallery: Gallery, given: str, metadata: Metadata) -> dict[str, Any]
     return merged
 
 
-def remove(gallery: Gallery, given: str) -> None:
-    """Delete a row that was put, and its file.
+def remove(gallery: Gallery, item_id: str) -> None:
+    """Delete an uploaded image and its row.
 
     Raises:
         MissingRowError: there is no such row.
-        InputError: the row came from another source.
+        InputError: the row is from a source.
         BusyError: another process is writing.
         StorageError: it could not be written.
     """
-    own = editable(given)
+    own = editable_id(item_id)
     file = _file_of(gallery, own)
     if file is None:
         raise MissingRowError(f"there is no row with the id {own!r}")
     gallery.remove([own])
-    _forget(gallery, file)
+    _delete_file(gallery, file)
 
 
-def editable(given: str) -> str:
-    """Return the id of a row that may be changed one by one.
+def editable_id(item_id: str) -> str:
+    """Return the id of an uploaded image.
 
     Raises:
-        InputError: it came from another source, whose next sync would undo the change.
+        InputError: the row is from a source, whose next sync would undo a change.
     """
-    if not given.startswith(f"{SOURCE}:"):
+    if not item_id.startswith(f"{SOURCE}:"):
         raise InputError(
-            f"{given}: came from a source of its own; change it there and index the source again "
-            f"(only rows put here, {SOURCE}:..., can be changed one by one)"
+            f"{item_id}: is from a source; change it there and index the source again (only "
+            f"uploaded images, {SOURCE}:..., can be edited)"
         )
-    return row_id(given)
+    return row_id(item_id)
 
 
 def _file_of(gallery: Gallery, own: str) -> Path | None:
@@ -132,8 +132,8 @@ def _file_of(gallery: Gallery, own: str) -> Path | None:
         return None
 
 
-def _forget(gallery: Gallery, file: Path) -> None:
-    """Delete a file that no row has any more, if it is one of ours."""
+def _delete_file(gallery: Gallery, file: Path) -> None:
+    """Delete a file that no row has any more, if it is in the gallery's folder."""
     if file.parent == (gallery.path / FOLDER).resolve():
         with contextlib.suppress(OSError):
             file.unlink()

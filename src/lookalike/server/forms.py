@@ -104,7 +104,7 @@ def _value(text: str, facet: Facet) -> str | float | bool:
     Raises:
         InputError: a number was expected.
     """
-    if facet.kind == "truth":
+    if facet.kind == "boolean":
         return text == "yes"
     return _number(text, facet.column) if facet.kind == "number" else text
 

@@ -310,7 +310,7 @@ class Service:
         self, served: GalleryHandle, row_id: str, metadata: Metadata
     ) -> dict[str, Any]:
         """Change metadata of a row; return what they are then."""
-        work = partial(uploads.describe, served.gallery, row_id, metadata)
+        work = partial(uploads.update_metadata, served.gallery, row_id, metadata)
         async with self.turn():
             return await self._write(served, work)
 

@@ -1,4 +1,4 @@
-"""Addresses of collections in Milvus, and what may be chosen in them."""
+"""Addresses of Milvus collections and their options."""
 
 from __future__ import annotations
 
@@ -19,30 +19,35 @@ CONSISTENCIES = {
     "bounded": "Bounded",
     "eventual": "Eventually",
 }
-"""What searches see: a client's own writes at once, everybody's, those of some seconds ago, or
-what has arrived."""
+"""Consistency levels: a search sees the client's own writes, all writes, writes up to some seconds
+ago, or whatever has arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexKind:
-    """An index of Milvus: its type there, how it is built, and how it is searched for n rows.
+    """An index of Milvus.
 
-    ``search`` names the parameter that says how far a search looks, ``least`` its value, or
-    ``factor`` times as many as are asked for where that is more, at most ``most``.
+    Args:
+        type: its name in Milvus.
+        build: build parameters.
+        effort: name of the search parameter that trades speed for recall.
+        default: minimum value of that parameter.
+        factor: its value is at least this many times k.
+        maximum: maximum value of that parameter.
     """
 
     type: str
     build: Mapping[str, int]
-    search: str = ""
-    least: int = 0
+    effort: str = ""
+    default: int = 0
     factor: int = 1
-    most: int = 0
+    maximum: int = 0
 
-    def looking(self, k: int, least: int = 0) -> dict[str, int]:
-        """Return the parameters of a search for n rows; ``least`` replaces its own if not 0."""
-        if not self.search:
+    def search_params(self, k: int, minimum: int = 0) -> dict[str, int]:
+        """Return the parameters of a search for ``k`` rows; ``minimum`` replaces the default."""
+        if not self.effort:
             return {}
-        return {self.search: min(self.most, max(least or self.least, self.factor * k))}
+        return {self.effort: min(self.maximum, max(minimum or self.default, self.factor * k))}
 
 
 INDEXES: Mapping[str, IndexKind] = {
@@ -52,22 +57,31 @@ INDEXES: Mapping[str, IndexKind] = {
     "ivf_flat": IndexKind("IVF_FLAT", {"nlist": 1024}, "nprobe", 32, 1, 1024),
     "diskann": IndexKind("DISKANN", {}, "search_list", 128, 2, 32_768),
 }
-"""``hnsw`` holds vectors and graph in memory, ``ivf_sq8`` a quarter of the vectors' size, and
-``diskann`` keeps both on the query nodes' disks; ``flat`` compares all rows."""
+"""``hnsw`` holds vectors and graph in memory, ``ivf_sq8`` vectors in 8 bits; ``diskann`` keeps
+vectors and graph on the disks of query nodes; ``flat`` is exact search."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}(?<!_notes)")
-"""Of a collection; what ends in ``_notes`` lies beside another."""
+"""Names of collections; those that end in ``_notes`` are sidecars of others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a collection is, and how it is to be made and searched.
+    """The address of a collection, and how to create and search it.
 
-    ``index`` is a name in :data:`INDEXES`, ``effort`` replaces the least value of its search
-    parameter, ``consistency`` is a name in :data:`CONSISTENCIES`, ``shards`` the write channels a
-    new collection gets, ``replicas`` the copies of it in query nodes' memory, ``timeout`` the
-    seconds after which a request is given up, retries included. Addresses are equal where the
-    collection is the same.
+    Addresses of one collection are equal, whatever their options.
+
+    Args:
+        host: of the server.
+        port: of the server.
+        name: of the collection.
+        tls: encrypt the connection.
+        index: a name in :data:`INDEXES`, for a new collection.
+        effort: minimum of the index's search parameter; its default if 0.
+        consistency: a name in :data:`CONSISTENCIES`.
+        shards: write channels of a new collection.
+        replicas: copies in the memory of query nodes.
+        timeout: seconds after which a request fails, including retries.
+        text: the address as it was parsed.
     """
 
     host: str
@@ -80,14 +94,14 @@ class Address:
     shards: int = field(default=1, compare=False)
     replicas: int = field(default=1, compare=False)
     timeout: float = field(default=30.0, compare=False)
-    given: str = field(default="", compare=False)
+    text: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``milvus://HOST[:PORT]/NAME[?OPTION=VALUE&...]``, ``milvus+tls://`` for TLS.
+        """Parse ``milvus://HOST[:PORT]/NAME[?OPTION=VALUE&...]``, ``milvus+tls://`` for TLS.
 
         Raises:
-            SettingError: it is none, or an option is out of range.
+            SettingError: it is not an address, or an option is out of range.
             UnknownNameError: no such option, index or consistency.
         """
         if not is_address(text):
@@ -96,41 +110,41 @@ class Address:
             parts = urlsplit(text)
             host, port = parts.hostname, PORT if parts.port is None else parts.port
         except ValueError as error:
-            raise SettingError(f"{text}: is no address ({error})") from None
+            raise SettingError(f"{text}: invalid address ({error})") from None
         if parts.username is not None or parts.password is not None:
             raise SettingError(
-                "the address of a collection holds no user or password; put USER:PASSWORD, or a "
-                "key, into the environment as LOOKALIKE_MILVUS_TOKEN"
+                "the address of a collection cannot hold a user or password; set the environment "
+                "variable LOOKALIKE_MILVUS_TOKEN to USER:PASSWORD or to an API key"
             )
         name = parts.path.strip("/")
         if not host or not port:
-            lacks = "port" if host else "host"
-            raise SettingError(f"{text}: names no {lacks}; expected milvus://HOST:PORT/NAME")
+            missing = "port" if host else "host"
+            raise SettingError(f"{text}: has no {missing}; expected milvus://HOST:PORT/NAME")
         if not _NAME.fullmatch(name):
             raise SettingError(
-                f"{text}: {name!r} cannot name a collection: letters, digits and _ only, not "
-                "beginning with a digit nor ending in _notes, at most 200"
+                f"{text}: invalid collection name {name!r}: use at most 200 letters, digits and _, "
+                "not starting with a digit and not ending in _notes"
             )
-        chosen: dict[str, Any] = {
+        options: dict[str, Any] = {
             key: _option(text, key, value)
             for key, value in parse_qsl(parts.query, keep_blank_values=True)
         }
-        return cls(host, port, name, parts.scheme.endswith("+tls"), given=text, **chosen)
+        return cls(host, port, name, parts.scheme.endswith("+tls"), text=text, **options)
 
     @property
     def uri(self) -> str:
-        """Where the server is, in the client's words."""
+        """The server's address for pymilvus."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
     @property
     def kind(self) -> IndexKind:
-        """The index of the collection."""
+        """The index of a new collection."""
         return INDEXES[self.index]
 
-    def looking(self, k: int, kind: IndexKind, wider: int = 1) -> dict[str, int]:
-        """Return the parameters of a search for n rows through an index, ``wider`` times as far."""
-        return kind.looking(k, wider * (self.effort or kind.least))
+    def search_params(self, k: int, kind: IndexKind, factor: int = 1) -> dict[str, int]:
+        """Return the parameters of a search for ``k`` rows, with ``factor`` times the effort."""
+        return kind.search_params(k, factor * (self.effort or kind.default))
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -138,7 +152,7 @@ class Address:
 
 
 def is_address(text: object) -> bool:
-    """Tell whether a text is the address of a collection, rather than a path."""
+    """Return whether a text is the address of a collection rather than a path."""
     return isinstance(text, str) and text.startswith(SCHEMES)
 
 

@@ -1,7 +1,7 @@
-"""The connection to a Milvus server; the only module that knows its client.
+"""The connection to a Milvus server; the only module that uses pymilvus.
 
-Requests are repeated until the address's timeout where that may help: while the server cannot be
-reached, or says that it is not ready. All that are sent may be: rows are replaced by id.
+Requests are retried until the address's timeout while the server cannot be reached or is not ready.
+All requests are idempotent: rows are replaced by id.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lookalike.config import settings
@@ -26,27 +27,27 @@ from lookalike.errors import (
 from lookalike.process_state import MuteLoggers, default_environment
 from lookalike.stores.milvus.address import CONSISTENCIES, Address, IndexKind
 
-OLDEST = (2, 3)
-"""The oldest version of the server that this is tested with."""
+MIN_VERSION = (2, 3)
+"""The oldest server version that the tests cover."""
 
-LONGEST = 65_535
-"""Bytes of a text, at most."""
+MAX_TEXT = 65_535
+"""Maximum bytes of a text field."""
 
-PAGE = 4_096
-"""Rows read at a time."""
+PAGE_SIZE = 4_096
+"""Entities per page."""
 
-_NOT_READY = frozenset((1, 2, 5, 8, 101, 103, 400, 401, 500, 501, 503, 601, 901, 902, 903, 904))
-"""Milvus' codes of what passes: starting, loading, moving rows between nodes, too many requests."""
+_TEMPORARY = frozenset((1, 2, 5, 8, 101, 103, 400, 401, 500, 501, 503, 601, 901, 902, 903, 904))
+"""Error codes of temporary states: starting, loading, balancing segments, rate limits."""
 
-_GONE = 100
+_NOT_FOUND = 100
 _UNKNOWN = 65_535
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
-_FIRST_LOOK_S = 10.0
-_LOOK_S = 2.0
+_CONNECT_S = 10.0
+_PORT_CHECK_S = 2.0
 
 STRONG = "strong"
 _TOO_LARGE = "larger than max"
-_LOGS = MuteLoggers("pymilvus")  # errors are raised, and need not be logged as well
+_LOGS = MuteLoggers("pymilvus")  # its errors are raised
 
 
 T = TypeVar("T")
@@ -54,159 +55,170 @@ R = TypeVar("R")
 
 
 class TooLargeError(StorageError):
-    """A request, or the answer to it, is larger than the server takes or sends at once."""
+    """A request or its response exceeds the server's message size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionSchema:
+    """A collection to create.
+
+    Args:
+        name: of the collection.
+        key: primary key, a text field.
+        texts: other text fields.
+        objects: fields of JSON objects.
+        vector: the vector field.
+        dim: its dimensions.
+        metric: ``COSINE`` or ``L2``.
+        kind: index of the vector field.
+        description: a text that is stored with the collection.
+    """
+
+    name: str
+    key: str
+    texts: Sequence[str]
+    objects: Sequence[str] = ()
+    vector: str
+    dim: int
+    metric: str
+    kind: IndexKind
+    description: str = ""
 
 
 class Connection:
-    """A client of the server at an address, by gRPC, connected when it is first needed.
+    """A gRPC connection to the server at an address, opened on first use.
 
-    It may be used by several threads; sent to another process, it connects anew there.
+    It is thread-safe. Pickled to another process, it opens a connection of its own there.
     """
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self._client: Any = None
-        self._making = threading.Lock()
+        self._connecting = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Connection], tuple[Address]]:
         return Connection, (self.address,)
 
     @property
     def client(self) -> Any:
-        """Milvus' own client.
+        """The client of pymilvus.
 
         Raises:
             MissingDependencyError: pymilvus is not installed.
             UnreachableError: the server does not answer, or refuses the token.
             SettingError: the server is too old.
         """
-        with self._making:
+        with self._connecting:
             if self._client is None:
-                self._client = self._connected()
+                self._client = self._connect()
             return self._client
 
-    def exists(self, name: str) -> bool:
-        """Tell whether there is a collection of that name."""
-        return bool(self.ask("has_collection", name))
+    def has_collection(self, name: str) -> bool:
+        """Return whether a collection exists."""
+        return bool(self.call("has_collection", name))
 
-    def describe(self, name: str) -> dict[str, Any]:
-        """Return what the server says of a collection.
+    def describe_collection(self, name: str) -> dict[str, Any]:
+        """Return the server's description of a collection.
 
         Raises:
-            ArtifactError: there is none.
+            ArtifactError: it does not exist.
         """
-        return dict(self.ask("describe_collection", name))
+        return dict(self.call("describe_collection", name))
 
-    def create(
-        self,
-        name: str,
-        fields: Mapping[str, int],
-        *,
-        key: str,
-        texts: Sequence[str],
-        objects: Sequence[str] = (),
-        metric: str,
-        kind: IndexKind,
-        described: str = "",
-    ) -> None:
-        """Make a collection with an index over its one field of vectors, and load it.
-
-        Args:
-            name: of the collection.
-            fields: the field of vectors, and their dimensions.
-            key: the field of texts that rows are told apart by.
-            texts: other fields of texts.
-            objects: fields of JSON objects.
-            metric: ``COSINE`` or ``L2``.
-            kind: of index.
-            described: a text that stays with the collection.
-        """
+    def create_collection(self, wanted: CollectionSchema) -> None:
+        """Create a collection with an index over its vectors, and load it."""
         from pymilvus import DataType
 
         client, address = self.client, self.address
         schema = client.create_schema(
-            auto_id=False, enable_dynamic_field=False, description=described
+            auto_id=False, enable_dynamic_field=False, description=wanted.description
         )
-        schema.add_field(key, DataType.VARCHAR, is_primary=True, max_length=LONGEST)
-        for text in texts:
-            schema.add_field(text, DataType.VARCHAR, max_length=LONGEST)
-        for name_of in objects:
-            schema.add_field(name_of, DataType.JSON)
-        index = client.prepare_index_params()
-        for vectors, dim in fields.items():
-            schema.add_field(vectors, DataType.FLOAT_VECTOR, dim=dim)
-            index.add_index(vectors, index_type=kind.type, metric_type=metric, params=kind.build)
-        self.ask(
+        schema.add_field(wanted.key, DataType.VARCHAR, is_primary=True, max_length=MAX_TEXT)
+        for name in wanted.texts:
+            schema.add_field(name, DataType.VARCHAR, max_length=MAX_TEXT)
+        for name in wanted.objects:
+            schema.add_field(name, DataType.JSON)
+        schema.add_field(wanted.vector, DataType.FLOAT_VECTOR, dim=wanted.dim)
+        index, kind = client.prepare_index_params(), wanted.kind
+        index.add_index(
+            wanted.vector, index_type=kind.type, metric_type=wanted.metric, params=kind.build
+        )
+        self.call(
             "create_collection",
-            name,
+            wanted.name,
             schema=schema,
             consistency_level=CONSISTENCIES[address.consistency],
             num_shards=address.shards,
         )
-        self.ask("create_index", name, index)
-        self.ask("load_collection", name, replica_number=address.replicas)
+        self.call("create_index", wanted.name, index)
+        self.call("load_collection", wanted.name, replica_number=address.replicas)
 
-    def load(self, name: str) -> None:
-        """Have a collection held ready for searches; nothing is done if it is."""
-        state = self.ask("get_load_state", name)["state"]
+    def load_collection(self, name: str) -> None:
+        """Load a collection for searches, unless it is loaded."""
+        state = self.call("get_load_state", name)["state"]
         if state.name != "Loaded":
-            self.ask("load_collection", name, replica_number=self.address.replicas)
+            self.call("load_collection", name, replica_number=self.address.replicas)
 
-    def pages(
-        self, name: str, key: str, where: str, fields: Sequence[str], page: int = PAGE
+    def iter_pages(
+        self,
+        name: str,
+        key: str,
+        expression: str,
+        fields: Sequence[str],
+        page_size: int = PAGE_SIZE,
     ) -> Iterator[list[dict[str, Any]]]:
-        """Yield all rows that an expression matches, in order of their key, some at a time.
+        """Yield all entities that an expression matches, in order of their key, page by page.
 
-        The first page sees all that anybody has written. This is not the client's own iterator,
-        which puts keys with quotes into its expressions as they are.
+        The first page sees all writes of all clients. pymilvus has an iterator too, but it puts
+        keys with quotes into its expressions unescaped.
 
         Args:
-            name: of the collection.
-            key: its field of keys, which is read too.
-            where: the expression; all rows if empty.
-            fields: that are read.
-            page: rows at a time, at most; fewer where the server cannot send as many.
+            name: the collection.
+            key: its primary key, which is read too.
+            expression: the condition; all entities if empty.
+            fields: fields to read.
+            page_size: maximum entities per page; fewer where the server cannot send as many.
 
         Raises:
             UnreachableError: the server does not answer.
         """
-        level, begins = CONSISTENCIES[STRONG], f'{key} >= ""'
+        level, after = CONSISTENCIES[STRONG], f'{key} >= ""'
         while True:
             try:
-                rows = self.ask(
+                entities = self.call(
                     "query",
                     name,
-                    filter=f"{begins} and ({where})" if where else begins,
+                    filter=f"{after} and ({expression})" if expression else after,
                     output_fields=[key, *fields],
-                    limit=page,
+                    limit=page_size,
                     reduce_stop_for_best=True,
                     consistency_level=level,
                 )
             except TooLargeError:
-                if page == 1:
+                if page_size == 1:
                     raise
-                page = max(1, page // 4)
+                page_size = max(1, page_size // 4)
                 continue
-            if not rows:
+            if not entities:
                 return
-            yield list(rows)
+            yield list(entities)
             level = CONSISTENCIES[self.address.consistency]
-            begins = f"{key} > {quoted(rows[-1][key])}"
+            after = f"{key} > {quote(entities[-1][key])}"
 
-    def ask(self, method: str, name: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the client with the collection's name, again while that may help.
+    def call(self, method: str, name: str, *arguments: Any, **options: Any) -> Any:
+        """Call a method of pymilvus on a collection; retry temporary failures.
 
         Raises:
-            ArtifactError: there is no such collection.
+            ArtifactError: the collection does not exist.
             UnreachableError: the server does not answer.
             StorageError: the server refuses.
-            TooLargeError: it refuses since it is asked for too much at once.
+            TooLargeError: the request or its response is too large.
         """
-        call = getattr(self.client, method)
+        function = getattr(self.client, method)
         options["timeout"] = self.address.timeout
-        return self._repeated(method, name, lambda: call(name, *arguments, **options))
+        return self._retry(method, name, lambda: function(name, *arguments, **options))
 
-    def _repeated(self, method: str, name: str, call: Callable[[], Any]) -> Any:
+    def _retry(self, method: str, name: str, call: Callable[[], Any]) -> Any:
         from grpc import RpcError
         from pymilvus.exceptions import MilvusException
 
@@ -221,11 +233,11 @@ class Connection:
                 if isinstance(error, ValueError) and "closed channel" not in str(error):
                     raise
                 pause = next(pauses, pause)
-                if not _passes(error) or time.monotonic() + pause > until:
+                if not _is_temporary(error) or time.monotonic() + pause > until:
                     raise self._error(method, name, error) from error
                 time.sleep(pause)
 
-    def _connected(self) -> Any:
+    def _connect(self) -> Any:
         try:
             with default_environment(GRPC_VERBOSITY="NONE"):  # read when it is imported
                 from pymilvus import MilvusClient
@@ -237,95 +249,94 @@ class Connection:
         from grpc import RpcError
 
         config = settings()
-        more = {"server_pem_path": str(config.milvus_ca)} if config.milvus_ca else {}
+        options = {"server_pem_path": str(config.milvus_ca)} if config.milvus_ca else {}
         try:
             with _LOGS:
                 client = MilvusClient(
                     uri=self.address.uri,
                     token=config.milvus_token or "",
-                    timeout=min(_FIRST_LOOK_S, self.address.timeout),
+                    timeout=min(_CONNECT_S, self.address.timeout),
                     dedicated=True,
-                    **more,
+                    **options,
                 )
-                said = str(client.get_server_version(timeout=self.address.timeout))
+                version = str(client.get_server_version(timeout=self.address.timeout))
         except OSError as error:
             raise SettingError(
                 f"LOOKALIKE_MILVUS_CA={config.milvus_ca}: cannot be read ({error.strerror})"
             ) from error
         except (MilvusException, RpcError) as error:
             raise self._error("connect", "", error) from error
-        found = re.search(r"(\d+)\.(\d+)", said)
-        if found is not None and tuple(map(int, found.groups())) < OLDEST:
-            oldest = ".".join(map(str, OLDEST))
+        match = re.search(r"(\d+)\.(\d+)", version)
+        if match is not None and tuple(map(int, match.groups())) < MIN_VERSION:
+            minimum = ".".join(map(str, MIN_VERSION))
             raise SettingError(
-                f"{self.address}: the server is Milvus {said}; {oldest} or newer is needed"
+                f"{self.address}: the server is Milvus {version}; {minimum} or newer is required"
             )
         return client
 
-    def _listens(self) -> bool:
-        """Tell whether anything listens at the address."""
+    def _port_is_open(self) -> bool:
+        """Return whether anything listens at the address."""
         try:
-            where = (self.address.host, self.address.port)
-            with socket.create_connection(where, timeout=_LOOK_S):
+            server = (self.address.host, self.address.port)
+            with socket.create_connection(server, timeout=_PORT_CHECK_S):
                 return True
         except OSError:
             return False
 
     def _error(self, method: str, name: str, error: Exception) -> LookalikeError:
-        """Say in one line what happened, and what to do."""
-        code, said = getattr(error, "code", None), _said(error)
-        if code == _GONE or "collection not found" in said:
+        """Return what happened in one line, and what to do."""
+        code, message = getattr(error, "code", None), _message(error)
+        if code == _NOT_FOUND or "collection not found" in message:
             return ArtifactError(
-                f"{self.address}: the server has no collection {name!r}; index the images again, "
-                "or see whether the address is right"
+                f"{self.address}: the server has no collection {name!r}; check the address, or "
+                "index the images again"
             )
-        if _TOO_LARGE in said:
-            return TooLargeError(f"{self.address}: {method} of too much at once ({said})")
-        refused = "auth" in said.lower() or "permission" in said.lower()
-        if refused or (method == "connect" and self._listens()):
+        if _TOO_LARGE in message:
+            return TooLargeError(f"{self.address}: {method}: the message is too large ({message})")
+        refused = "auth" in message.lower() or "permission" in message.lower()
+        if refused or (method == "connect" and self._port_is_open()):
             return UnreachableError(
-                f"{self.address}: the server lets nobody in with this token; see that "
-                "LOOKALIKE_MILVUS_TOKEN is USER:PASSWORD or a key of it, and whether it wants TLS "
-                "(milvus+tls://)"
+                f"{self.address}: the server refuses this token; check that LOOKALIKE_MILVUS_TOKEN "
+                "is USER:PASSWORD or an API key, and whether the server needs TLS (milvus+tls://)"
             )
-        if method == "connect" or _passes(error):
+        if method == "connect" or _is_temporary(error):
             return UnreachableError(
-                f"{self.address}: the server does not answer ({said}); see that it runs, and that "
-                "the address is right"
+                f"{self.address}: the server does not answer ({message}); check that it runs and "
+                "that the address is right"
             )
-        return StorageError(f"{self.address}: {method} was refused ({said})")
+        return StorageError(f"{self.address}: {method} failed ({message})")
 
 
-def quoted(text: str) -> str:
-    """Return a text as a literal of Milvus' expressions."""
+def quote(text: str) -> str:
+    """Return a text as a literal of Milvus expressions."""
     return json.dumps(text, ensure_ascii=False)
 
 
-def in_parts(items: Sequence[T], call: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
-    """Return what a call returns for all items, made for parts where they are too much at once."""
+def call_in_parts(items: Sequence[T], call: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
+    """Return the results of a call for all items; halve them while a message is too large."""
     try:
         return list(call(items))
     except TooLargeError:
         if len(items) < 2:
             raise
     half = len(items) // 2
-    return [*in_parts(items[:half], call), *in_parts(items[half:], call)]
+    return [*call_in_parts(items[:half], call), *call_in_parts(items[half:], call)]
 
 
-def _passes(error: Exception) -> bool:
-    """Tell whether the same request may succeed later."""
+def _is_temporary(error: Exception) -> bool:
+    """Return whether the same request may succeed later."""
     if type(error).__name__ == "MilvusUnavailableException" or getattr(error, "retriable", False):
         return True
     code = getattr(error, "code", None)
-    if callable(code):  # of gRPC: the connection broke, or the time was over
-        return _TOO_LARGE not in _said(error)
+    if callable(code):  # of gRPC: the connection broke, or it timed out
+        return _TOO_LARGE not in _message(error)
     if isinstance(code, int) and not isinstance(code, bool) and code != _UNKNOWN:
-        return code in _NOT_READY
-    return not isinstance(code, int) or "not ready" in _said(error)
+        return code in _TEMPORARY
+    return not isinstance(code, int) or "not ready" in _message(error)
 
 
-def _said(error: Exception) -> str:
-    """Return the first line of what an error says, without numbers of no use to people."""
+def _message(error: Exception) -> str:
+    """Return the first line of an error's message, without debugging details."""
     details = getattr(error, "details", None)
     text = details() if callable(details) else getattr(error, "message", "") or str(error)
     first = str(text).strip().splitlines()[0] if str(text).strip() else type(error).__name__

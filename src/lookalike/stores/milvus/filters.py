@@ -1,10 +1,10 @@
-"""Filters in Milvus' own language, and the values that they are applied to there.
+"""Filters as Milvus expressions, and the values that they compare.
 
-Milvus compares values of JSON by rules of its own: it tells 2020 from 2020.0, has no order among
-lists, and finds values that are missing unequal. So that a filter means there what it means
-everywhere (:mod:`lookalike.filters`), each value is kept as a text whose order is that of the
-values of its kind, and whose first letter is the kind; all comparisons are of such texts. A user's
-words reach an expression only as quoted texts.
+Milvus compares JSON values by rules of its own: 2020 differs from 2020.0, lists have no order, and
+missing values are unequal. To give filters the same meaning as in other stores
+(:mod:`lookalike.filters`), each value is stored as a key: a text that starts with a letter for the
+value's kind and sorts like the values of that kind. All comparisons are of such keys. User input
+reaches an expression only as a quoted text.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from lookalike.filters import (
     Not,
 )
 from lookalike.filters.conditions import kind_of
-from lookalike.stores.milvus.client import quoted
+from lookalike.stores.milvus.client import quote
 from lookalike.types import Metadata
 
 FIELD = "fields"
 """The JSON field that holds the values."""
 
 ZERO = "zero"
-"""What marks, among a row's values, a vector that Milvus leaves out of searches by cosine."""
+"""Marks, among a row's values, a zero vector, which Milvus omits from cosine searches."""
 
-MOST_VALUES = 5_000
-"""Values that a pattern may stand for."""
+MAX_VALUES = 5_000
+"""Maximum number of distinct texts that a pattern may match."""
 
-_LETTERS = {"truth": "b", "number": "n", "text": "t"}
-_NOTHING = "o"
-"""What stands for a value that compares with nothing, as an object: it is only not missing."""
+_LETTERS = {"boolean": "b", "number": "n", "text": "t"}
+_OTHER = "o"
+"""Key of a value that cannot be compared, such as an object; it is only not null."""
 
 _PLAIN = re.compile(r"\w{1,100}", re.ASCII)
 _WHOLE = 1 << 64
@@ -52,12 +52,13 @@ _SURROGATES = range(0xD800, 0xE000)
 
 
 @dataclass(slots=True)
-class KnownColumns:
-    """The columns that rows have or had: of which kinds their values are, and which hold lists.
+class ColumnTypes:
+    """The metadata columns that rows have or had.
 
-    ``zeros`` says whether there are, or were, rows whose vector is zero.
-
-    As a filter's columns it has no rows: it tells which filters are refused.
+    Args:
+        kinds: kinds of values, by column.
+        lists: columns with lists of several values.
+        zeros: whether there are or were rows with a zero vector.
     """
 
     kinds: dict[str, set[str]] = field(default_factory=dict)
@@ -65,10 +66,7 @@ class KnownColumns:
     zeros: bool = False
 
     def add(self, name: str, kind: str) -> None:
-        """Take up that a column has values of a kind, or ``list``; or that ``zero`` vectors are.
-
-        A column is there too where it has ``none``.
-        """
+        """Record that a column has values of a kind, ``list`` or ``none``, or a ``zero`` vector."""
         if kind == "zero":
             self.zeros = True
         elif kind == "list":
@@ -77,20 +75,20 @@ class KnownColumns:
             self.kinds.setdefault(name, set()).add(kind)
 
     def has(self, name: str, kind: str) -> bool:
-        """Tell whether that has been taken up."""
+        """Return whether that is recorded."""
         if kind == "zero":
             return self.zeros
         if kind == "list":
             return name in self.lists
         return kind in self.kinds.get(name, ())
 
-    def refuse(self, where: Filter) -> None:
-        """Raise what the filter raises over columns such as these.
+    def check(self, where: Filter) -> None:
+        """Check a filter against the columns.
 
         Raises:
-            InputError: it names a column that is not there, or compares other kinds.
+            InputError: it names an unknown column, or compares values of different kinds.
         """
-        examples = {"truth": True, "number": 0, "text": "", "other": {"": None}}
+        examples = {"boolean": True, "number": 0, "text": "", "other": {"": None}}
         row = {
             name: [examples[kind] for kind in sorted(kinds - {"none"})]
             for name, kinds in self.kinds.items()
@@ -98,8 +96,8 @@ class KnownColumns:
         where.mask(MetadataColumns([row] if row else []))
 
 
-def facts_of(metadata: Metadata) -> Iterable[tuple[str, str]]:
-    """Yield the columns of a row's metadata with the kinds of their values, and ``list``."""
+def column_types_of(metadata: Metadata) -> Iterable[tuple[str, str]]:
+    """Yield pairs of column and kind for a row's metadata, see :meth:`ColumnTypes.add`."""
     for name, value in metadata.items():
         inner = () if value is None else _inner(value)
         for each in inner:
@@ -110,116 +108,116 @@ def facts_of(metadata: Metadata) -> Iterable[tuple[str, str]]:
             yield name, "list"
 
 
-def values_of(metadata: Metadata) -> dict[str, Any]:
+def comparable_values(metadata: Metadata) -> dict[str, Any]:
     """Return a row's metadata as the values that expressions compare.
 
-    A column with one value is that value; one with several is the list of all and, for each kind,
-    the least and the greatest.
+    A column with one value has its key; one with several has the list of keys and, for each kind,
+    the minimum and the maximum.
     """
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in metadata.items():
         if value is None:
             continue
         keys = sorted({key for each in _inner(value) if (key := _key(each))})
         column = _column(name)
         if len(keys) <= 1:
-            found[f"s{column}"] = keys[0] if keys else _NOTHING
+            fields[f"s{column}"] = keys[0] if keys else _OTHER
             continue
-        found[f"l{column}"] = keys
+        fields[f"l{column}"] = keys
         for letter in {key[0] for key in keys}:
             same = [key for key in keys if key[0] == letter]
-            found[f"0{letter}{column}"], found[f"1{letter}{column}"] = same[0], same[-1]
-    return found
+            fields[f"0{letter}{column}"], fields[f"1{letter}{column}"] = same[0], same[-1]
+    return fields
 
 
-def expression(
-    where: Filter, known: KnownColumns, texts: Callable[[str], Iterable[str]]
+def translate(
+    where: Filter, types: ColumnTypes, texts: Callable[[str], Iterable[str]]
 ) -> str | None:
-    """Return a filter as an expression; None for one of a kind that this does not know.
+    """Return a filter as an expression; None if its type is unknown.
 
     Args:
         where: the filter.
-        known: the columns there are.
-        texts: gives the distinct texts in a column, which patterns are matched against.
+        types: the columns.
+        texts: returns the distinct texts of a column, to match patterns against.
 
     Raises:
         InputError: a pattern matches more than 5,000 different texts.
     """
     if isinstance(where, Compare):
-        return _compared(where, known)
+        return _compared(where, types)
     if isinstance(where, In):
-        return _within(where.column, [_key(value) for value in where.values], known)
+        return _within(where.column, [_key(value) for value in where.values], types)
     if isinstance(where, Like):
-        return _like(where, known, texts)
+        return _like(where, types, texts)
     if isinstance(where, IsNull):
         column = _column(where.column)
         return f"not ({_exists(f's{column}')} or {_exists(f'l{column}')})"
     if isinstance(where, Not):
-        inner = expression(where.inner, known, texts)
+        inner = translate(where.inner, types, texts)
         return None if inner is None else f"not ({inner})"
     if isinstance(where, AllOf | AnyOf):
-        parts = [expression(part, known, texts) for part in where.parts]
+        parts = [translate(part, types, texts) for part in where.parts]
         joint = " and " if isinstance(where, AllOf) else " or "
         return None if None in parts else "(" + joint.join(f"({part})" for part in parts) + ")"
     return None
 
 
-def among(ids: Sequence[str]) -> str:
-    """Return the expression for rows by id."""
+def ids_expression(ids: Sequence[str]) -> str:
+    """Return the expression that matches rows by id."""
     return f"id in {_listed(ids)}"
 
 
-def within_source(prefix: str) -> str:
-    """Return the expression for rows whose id begins with a text; an empty one for all."""
+def prefix_expression(prefix: str) -> str:
+    """Return the expression that matches ids with a prefix; empty if the prefix is."""
     if not prefix:
         return ""
-    begins, before = f"id >= {quoted(prefix)}", prefix.rstrip(_LAST)
+    start, before = f"id >= {quote(prefix)}", prefix.rstrip(_LAST)
     if not before:
-        return begins
+        return start
     code = ord(before[-1]) + 1
     after = before[:-1] + chr(_SURROGATES.stop if code in _SURROGATES else code)
-    return f"{begins} and id < {quoted(after)}"
+    return f"{start} and id < {quote(after)}"
 
 
-def _compared(where: Compare, known: KnownColumns) -> str:
+def _compared(where: Compare, types: ColumnTypes) -> str:
     key = _key(where.value)
     letter = key[0]
     column = _column(where.column)
     one = _value(f"s{column}")
-    least, most = _value(f"0{letter}{column}"), _value(f"1{letter}{column}")
-    literal = quoted(key)
-    kind = f"{one} >= {quoted(letter)} and {one} < {quoted(chr(ord(letter) + 1))}"
+    smallest, largest = _value(f"0{letter}{column}"), _value(f"1{letter}{column}")
+    literal = quote(key)
+    kind = f"{one} >= {quote(letter)} and {one} < {quote(chr(ord(letter) + 1))}"
     if where.operator == "eq":
-        return _within(where.column, [key], known)
+        return _within(where.column, [key], types)
     if where.operator == "ne":
         single = f"{kind} and ({one} < {literal} or {one} > {literal})"
-        several = f"{least} < {literal} or {most} > {literal}"
+        several = f"{smallest} < {literal} or {largest} > {literal}"
     else:
         sign = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}[where.operator]
         single = f"{kind} and {one} {sign} {literal}"
-        several = f"{least if sign[0] == '<' else most} {sign} {literal}"
-    return f"({single}) or ({several})" if where.column in known.lists else f"({single})"
+        several = f"{smallest if sign[0] == '<' else largest} {sign} {literal}"
+    return f"({single}) or ({several})" if where.column in types.lists else f"({single})"
 
 
-def _within(name: str, keys: Sequence[str], known: KnownColumns) -> str:
+def _within(name: str, keys: Sequence[str], types: ColumnTypes) -> str:
     column = _column(name)
     one = f"{_value(f's{column}')} in {_listed(keys)}"
-    if name not in known.lists:
+    if name not in types.lists:
         return one
     return f"({one} or json_contains_any({_value(f'l{column}')}, {_listed(keys)}))"
 
 
-def _like(where: Like, known: KnownColumns, texts: Callable[[str], Iterable[str]]) -> str:
+def _like(where: Like, types: ColumnTypes, texts: Callable[[str], Iterable[str]]) -> str:
     column = MetadataColumns([{"": text} for text in texts(where.column)])
     codes, values = column.encoded("")
-    matching = Like("", where.pattern).mask(column) if len(column) else codes > 0
-    found = [values[code] for code, matches in zip(codes, matching, strict=True) if matches]
-    if len(found) > MOST_VALUES:
+    mask = Like("", where.pattern).mask(column) if len(column) else codes > 0
+    matches = [values[code] for code, match in zip(codes, mask, strict=True) if match]
+    if len(matches) > MAX_VALUES:
         raise InputError(
-            f"filter: {where.pattern!r} is like {len(found):,} different texts of column "
-            f"{where.column!r}; Milvus is asked for at most {MOST_VALUES:,}, narrow it"
+            f"filter: {where.pattern!r} matches {len(matches):,} distinct texts of column "
+            f"{where.column!r}, at most {MAX_VALUES:,} are allowed in Milvus; narrow the pattern"
         )
-    return _within(where.column, [_key(text) for text in found], known) if found else _NEVER
+    return _within(where.column, [_key(text) for text in matches], types) if matches else _NEVER
 
 
 _NEVER = 'id < ""'
@@ -230,7 +228,7 @@ def _inner(value: Any) -> Sequence[Any]:
 
 
 def _key(value: Any) -> str:
-    """Return a value as a text in the order of its kind; an empty one for what has no order."""
+    """Return the key of a value; empty if it cannot be compared."""
     letter = _LETTERS.get(kind_of(value), "")
     if letter == "b":
         return f"b{int(value)}"
@@ -240,10 +238,10 @@ def _key(value: Any) -> str:
 
 
 def _ordered(number: float) -> str:
-    """Return a number as digits whose order as text is that of the numbers.
+    """Return a number as digits that sort like the numbers.
 
-    The bits of an IEEE 754 double are in the order of the numbers once the sign is turned, all
-    bits for negative ones; what a whole number of 64 bits is more than its double follows.
+    The bits of an IEEE 754 double sort like the numbers if the sign bit is flipped, and all bits of
+    negative numbers. The difference of a 64-bit integer to its double is appended.
     """
     near = _double(number)
     [bits] = struct.unpack(">Q", struct.pack(">d", near + 0.0))
@@ -260,12 +258,12 @@ def _double(number: float) -> float:
 
 
 def _column(name: str) -> str:
-    """Return a column's name in letters that need no quoting, two names never as the same."""
+    """Return a column's name in characters that need no quoting; distinct names stay distinct."""
     return f"_{name}" if _PLAIN.fullmatch(name) else f".{name.encode().hex()}"
 
 
 def _value(name: str) -> str:
-    return f"{FIELD}[{quoted(name)}]"
+    return f"{FIELD}[{quote(name)}]"
 
 
 def _exists(name: str) -> str:
@@ -273,11 +271,11 @@ def _exists(name: str) -> str:
 
 
 def _listed(values: Sequence[str]) -> str:
-    return f"[{', '.join(map(quoted, values))}]"
+    return f"[{', '.join(map(quote, values))}]"
 
 
-def pick(fields: Mapping[str, Any], name: str) -> Iterable[str]:
-    """Yield the texts of a column of a row, from its values."""
+def texts_of(fields: Mapping[str, Any], name: str) -> Iterable[str]:
+    """Yield the texts of a column, from the values of a row."""
     column = _column(name)
     one, several = fields.get(f"s{column}"), fields.get(f"l{column}", ())
     for key in (one, *several):
@@ -285,7 +283,7 @@ def pick(fields: Mapping[str, Any], name: str) -> Iterable[str]:
             yield key[1:]
 
 
-def having(name: str) -> str:
-    """Return the expression for rows that have a value in a column."""
+def has_value_expression(name: str) -> str:
+    """Return the expression that matches rows with a value in a column."""
     column = _column(name)
     return f"{_exists(f's{column}')} or {_exists(f'l{column}')}"

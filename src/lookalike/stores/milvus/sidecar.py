@@ -1,7 +1,7 @@
-"""What is kept beside the rows of a collection: files, known columns, and when it was written to.
+"""The sidecar of a collection: files, column types and the revision of its rows.
 
-They are rows of a second collection, named as the first and ``_notes``, so that whoever can reach
-the rows has them too.
+It is a second collection with the suffix ``_notes``, so that everything needed to use the rows is
+on the same server.
 """
 
 from __future__ import annotations
@@ -19,116 +19,121 @@ from lookalike.errors import ArtifactError, InputError
 from lookalike.filters import Filter, MetadataColumns
 from lookalike.stores.base import Rows
 from lookalike.stores.milvus.address import CONSISTENCIES, INDEXES
-from lookalike.stores.milvus.client import STRONG, Connection, quoted
+from lookalike.stores.milvus.client import STRONG, CollectionSchema, Connection, quote
 from lookalike.stores.milvus.filters import (
     FIELD,
     ZERO,
-    KnownColumns,
-    expression,
-    facts_of,
-    having,
-    pick,
+    ColumnTypes,
+    column_types_of,
+    has_value_expression,
+    texts_of,
+    translate,
 )
 from lookalike.types import Embeddings
 
-_FRESH_S = 5.0
-"""Seconds for which columns that others may have added to are taken as known."""
+_REFRESH_S = 5.0
+"""Seconds between checks whether other clients have added columns."""
 
 Pages = Callable[[str, Sequence[str]], Iterable[Sequence[Mapping[str, Any]]]]
-"""Reads fields of the rows that an expression matches."""
+"""Reads fields of the entities that an expression matches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Ids in order and their metadata, as they were at a stamp."""
+    """Sorted ids and their metadata at a revision."""
 
-    stamp: str
+    revision: str
     ids: Sequence[str]
     columns: MetadataColumns
 
 
 class ColumnCatalog:
-    """The columns of a collection, kept in its notes: a filter need not look at rows to be refused.
+    """The column types of a collection, so that filters are checked without reading rows.
 
-    Columns stay in it when their last row goes.
+    Columns stay in it when their last row is deleted.
     """
 
-    def __init__(self, notes: SidecarCollection, pages: Pages, count: Callable[[], int]) -> None:
-        self._notes = notes
+    def __init__(self, sidecar: SidecarCollection, pages: Pages, count: Callable[[], int]) -> None:
+        self._sidecar = sidecar
         self._pages = pages
         self._count = count
-        self._known = KnownColumns()
-        self._stamp: str | None = None
-        self._looked_at = -_FRESH_S
+        self._types = ColumnTypes()
+        self._revision: str | None = None
+        self._checked_at = -_REFRESH_S
 
-    def known(self, *, fresh: bool = False) -> KnownColumns:
-        """Return the columns there are, unless ``fresh`` as they were some seconds ago.
+    def types(self, *, fresh: bool = False) -> ColumnTypes:
+        """Return the column types, unless ``fresh`` as they were some seconds ago.
 
-        They are read again only if something was written, which is cheap to ask.
+        They are read again only if the revision has changed.
         """
-        if fresh or time.monotonic() - self._looked_at > _FRESH_S:
-            stamp = self._notes.stamp()
-            if fresh or stamp != self._stamp:
-                self._known, self._stamp = self._notes.columns(), stamp
-            self._looked_at = time.monotonic()
-        return self._known
+        if fresh or time.monotonic() - self._checked_at > _REFRESH_S:
+            revision = self._sidecar.revision()
+            if fresh or revision != self._revision:
+                self._types, self._revision = self._sidecar.column_types(), revision
+            self._checked_at = time.monotonic()
+        return self._types
 
-    def learn(self, rows: Rows, embeddings: Embeddings) -> None:
-        """Note columns, and kinds of values, that no row had before."""
-        facts = {fact for metadata in rows.metadata for fact in facts_of(metadata)}
+    def add(self, rows: Rows, embeddings: Embeddings) -> None:
+        """Record the new columns, and kinds of values, of rows that are about to be written."""
+        pairs = {pair for metadata in rows.metadata for pair in column_types_of(metadata)}
         if not embeddings.any(axis=1).all():
-            facts.add(("", ZERO))
-        known = self.known()
-        new = [fact for fact in sorted(facts) if not known.has(*fact)]
+            pairs.add(("", ZERO))
+        types = self.types()
+        new = [pair for pair in sorted(pairs) if not types.has(*pair)]
         if new:
-            self._notes.add_columns(new)
-            self._notes.renew_stamp()  # before the rows come: others are to know these by then
-            for fact in new:
-                known.add(*fact)
+            self._sidecar.add_column_types(new)
+            self._sidecar.bump_revision()  # other clients must know the columns before the rows
+            for pair in new:
+                types.add(*pair)
 
-    def expression(self, where: Filter) -> str | None:
-        """Return a filter as an expression; None for one of another kind, empty without rows.
+    def translate(self, where: Filter) -> str | None:
+        """Return a filter as an expression, empty if there are no rows; None if it is unknown.
 
         Raises:
-            InputError: a column that is not there, or whose values are of another kind.
+            InputError: it names an unknown column, or compares values of different kinds.
         """
-        chosen = expression(where, self.known(), self._texts)
-        if chosen is None:
+        expression = translate(where, self.types(), self._texts)
+        if expression is None:
             return None
         try:
-            self._known.refuse(where)
+            self._types.check(where)
         except InputError:
-            known = self.known(fresh=True)
-            if not known.kinds and self._count() == 0:
+            types = self.types(fresh=True)
+            if not types.kinds and self._count() == 0:
                 return ""
-            known.refuse(where)
-            return expression(where, known, self._texts)
-        return chosen
+            types.check(where)
+            return translate(where, types, self._texts)
+        return expression
 
     def _texts(self, column: str) -> set[str]:
-        """Return the distinct texts of a column, which all rows are read for."""
-        pages = self._pages(having(column), [FIELD])
-        return {text for page in pages for row in page for text in pick(row[FIELD], column)}
+        """Return the distinct texts of a column; reads all of its rows."""
+        pages = self._pages(has_value_expression(column), [FIELD])
+        return {
+            text for page in pages for entity in page for text in texts_of(entity[FIELD], column)
+        }
 
 
 _PART = 48_000
-"""Bytes of a file in one row, whose text is a third longer."""
+"""Bytes of a file per entity; base64 makes them a third longer."""
 
-_AT_ONCE = 200
-_FILE, _COLUMN, _STAMP = "file:", "column:", "stamp"
+_BATCH = 200
+_FILE, _COLUMN, _REVISION = "file:", "column:", "stamp"
 _PAUSES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Seconds before each look at a file whose parts are not there: it is being written over."""
+"""Seconds before each attempt to read a file that is being replaced."""
 
-_VECTOR = {"none": 2}
-"""Milvus 2.3 has no collection without vectors."""
+_VECTOR, _NO_VECTOR = "none", [0.0, 0.0]
+"""A vector that is not used: Milvus 2.3 has no collections without vectors."""
+
+_KINDS_BEFORE_3 = {"truth": "boolean"}
+"""Kinds of values that galleries of formats 1 and 2 name otherwise."""
 
 
 class SidecarCollection:
-    """The notes beside a collection. Small ones are one row each, files several.
+    """Files, column types and the revision of a collection, as entities of a second one.
 
-    A file is written under a new number and then named, so that whoever reads meanwhile finds the
-    one before, or looks again. Of several writers at once the last to name theirs wins, and parts
-    that another wrote may stay.
+    A file is written in parts under a new number, then its name is pointed to that number, so that
+    readers find the previous version or try again. Of several writers the last one wins; parts of
+    the others may stay behind.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -141,111 +146,117 @@ class SidecarCollection:
         return self._name
 
     def create(self) -> None:
-        """Make the collection; one that is there is left of rows that are gone or never came."""
-        if self._connection.exists(self._name):
-            self._connection.ask("drop_collection", self._name)
-        kind = INDEXES["flat"]
-        self._connection.create(
-            self._name, _VECTOR, key="key", texts=["data"], metric="L2", kind=kind
+        """Create the sidecar, in place of one that a deleted or unfinished collection left."""
+        if self._connection.has_collection(self._name):
+            self._connection.call("drop_collection", self._name)
+        schema = CollectionSchema(
+            name=self._name,
+            key="key",
+            texts=("data",),
+            vector=_VECTOR,
+            dim=len(_NO_VECTOR),
+            metric="L2",
+            kind=INDEXES["flat"],
         )
+        self._connection.create_collection(schema)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file over the one before.
+        """Write or replace a file.
 
         Raises:
             UnreachableError: the server does not answer.
-            StorageError: it refuses.
+            StorageError: the server refuses.
         """
-        before = self._row(_FILE + name, STRONG)
+        previous = self._get(_FILE + name, STRONG)
         number = uuid.uuid4().hex
         starts = range(0, max(1, len(data)), _PART)
         parts = [base64.b64encode(data[start : start + _PART]).decode() for start in starts]
-        keys = _keys(name, number, len(parts))
-        for start in range(0, len(parts), _AT_ONCE):
-            few = slice(start, start + _AT_ONCE)
-            self._put(dict(zip(keys[few], parts[few], strict=True)))
-        checked = hashlib.sha256(data).hexdigest()
-        self._put({_FILE + name: json.dumps([number, len(parts), checked])})
-        gone = [] if before is None else _keys(name, *json.loads(before)[:2])
-        for start in range(0, len(gone), _AT_ONCE):
-            listed = ", ".join(map(quoted, gone[start : start + _AT_ONCE]))
-            self._connection.ask("delete", self._name, filter=f"key in [{listed}]")
+        keys = _part_keys(name, number, len(parts))
+        for start in range(0, len(parts), _BATCH):
+            batch = slice(start, start + _BATCH)
+            self._put(dict(zip(keys[batch], parts[batch], strict=True)))
+        digest = hashlib.sha256(data).hexdigest()
+        self._put({_FILE + name: json.dumps([number, len(parts), digest])})
+        old = [] if previous is None else _part_keys(name, *json.loads(previous)[:2])
+        for start in range(0, len(old), _BATCH):
+            listed = ", ".join(map(quote, old[start : start + _BATCH]))
+            self._connection.call("delete", self._name, filter=f"key in [{listed}]")
 
     def read(self, name: str) -> bytes:
-        """Return a file.
+        """Return the content of a file.
 
         Raises:
-            ArtifactError: there is none, or it is broken.
+            ArtifactError: it is missing or broken.
             UnreachableError: the server does not answer.
         """
-        broken = ""
+        state = ""
         for pause in _PAUSES:
             time.sleep(pause)
-            head = self._row(_FILE + name, STRONG)
+            head = self._get(_FILE + name, STRONG)
             if head is None:
                 raise ArtifactError(
-                    f"{self._connection.address}: holds no {name}: not a gallery, or an unfinished "
-                    "one"
+                    f"{self._connection.address}: has no {name}; not a complete gallery"
                 )
-            number, count, checked = json.loads(head)
-            begins = f"part:{name}:{number}:"
-            parts = self._rows(f"key >= {quoted(begins)} and key < {quoted(begins[:-1] + ';')}")
+            number, count, digest = json.loads(head)
+            parts = self._get_all(f"part:{name}:{number}:")
             data = b"".join(base64.b64decode(parts[key]) for key in sorted(parts))
-            if len(parts) == count and hashlib.sha256(data).hexdigest() == checked:
+            if len(parts) == count and hashlib.sha256(data).hexdigest() == digest:
                 return data
-            broken = f"its {name} is broken, {len(parts)} of {count} parts"
-        raise ArtifactError(f"{self._connection.address}: {broken}")
+            state = f"its {name} is broken: {len(parts)} of {count} parts"
+        raise ArtifactError(f"{self._connection.address}: {state}")
 
     def files(self) -> list[str]:
-        """Return the names of the files there are."""
-        found = self._rows(f"key >= {quoted(_FILE)} and key < {quoted('file;')}")
-        return sorted(key.removeprefix(_FILE) for key in found)
+        """Return the names of the files."""
+        return sorted(key.removeprefix(_FILE) for key in self._get_all(_FILE))
 
-    def columns(self) -> KnownColumns:
-        """Return the columns that rows have, or had."""
-        known = KnownColumns()
-        for key in self._rows(f"key >= {quoted(_COLUMN)} and key < {quoted('column;')}"):
-            known.add(*json.loads(key.removeprefix(_COLUMN)))
-        return known
+    def column_types(self) -> ColumnTypes:
+        """Return the columns that rows have or had."""
+        types = ColumnTypes()
+        for key in self._get_all(_COLUMN):
+            name, kind = json.loads(key.removeprefix(_COLUMN))
+            types.add(name, _KINDS_BEFORE_3.get(kind, kind))
+        return types
 
-    def add_columns(self, facts: Sequence[tuple[str, str]]) -> None:
-        """Note that columns have values of a kind."""
+    def add_column_types(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Record pairs of column and kind, see :meth:`ColumnTypes.add`."""
         self._put(
-            {_COLUMN + json.dumps([name, kind], ensure_ascii=False): "" for name, kind in facts}
+            {_COLUMN + json.dumps([name, kind], ensure_ascii=False): "" for name, kind in pairs}
         )
 
-    def stamp(self) -> str:
-        """Return what is another text whenever rows or columns were written."""
-        return self._row(_STAMP, "session") or ""
+    def revision(self) -> str:
+        """Return a text that changes whenever rows or columns are written."""
+        return self._get(_REVISION, "session") or ""
 
-    def renew_stamp(self) -> None:
-        """Note that rows or columns were written."""
-        self._put({_STAMP: uuid.uuid4().hex})
+    def bump_revision(self) -> None:
+        """Record that rows or columns were written."""
+        self._put({_REVISION: uuid.uuid4().hex})
 
-    def _put(self, notes: Mapping[str, str]) -> None:
-        rows = [{"key": key, "data": data, "none": [0.0, 0.0]} for key, data in notes.items()]
-        self._connection.ask("upsert", self._name, rows)
+    def _put(self, texts: Mapping[str, str]) -> None:
+        entities = [{"key": key, "data": text, _VECTOR: _NO_VECTOR} for key, text in texts.items()]
+        self._connection.call("upsert", self._name, entities)
 
-    def _row(self, key: str, consistency: str) -> str | None:
-        """Return the text of one row, None if there is none.
+    def _get(self, key: str, consistency: str) -> str | None:
+        """Return the text of a key, None if it does not exist.
 
-        While it is written over, Milvus 2.3 gives now and then what it was long ago.
+        While a key is replaced, Milvus 2.3 sometimes returns a version from long ago.
         """
-        found = self._connection.ask(
+        entities = self._connection.call(
             "query",
             self._name,
-            filter=f"key == {quoted(key)}",
+            filter=f"key == {quote(key)}",
             output_fields=["data"],
             consistency_level=CONSISTENCIES[consistency],
         )
-        return str(found[0]["data"]) if found else None
+        return str(entities[0]["data"]) if entities else None
 
-    def _rows(self, where: str) -> dict[str, Any]:
-        """Return the texts of the rows that an expression matches, by key."""
-        pages = self._connection.pages(self._name, "key", where, ["data"], _AT_ONCE)
-        return {row["key"]: row["data"] for page in pages for row in page}
+    def _get_all(self, prefix: str) -> dict[str, str]:
+        """Return the texts of all keys with a prefix that ends in ``:``, by key."""
+        after = prefix.removesuffix(":") + ";"  # the character after the colon
+        expression = f"key >= {quote(prefix)} and key < {quote(after)}"
+        pages = self._connection.iter_pages(self._name, "key", expression, ["data"], _BATCH)
+        return {entity["key"]: entity["data"] for page in pages for entity in page}
 
 
-def _keys(name: str, number: str, count: int) -> list[str]:
+def _part_keys(name: str, number: str, count: int) -> list[str]:
     """Return the keys of a file's parts, in order."""
     return [f"part:{name}:{number}:{place:06}" for place in range(count)]

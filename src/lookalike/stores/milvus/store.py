@@ -1,4 +1,4 @@
-"""Milvus: rows on a server, or a cluster of them, for collections that outgrow one machine."""
+"""Rows in Milvus, on a server or a cluster: for collections that outgrow one machine."""
 
 from __future__ import annotations
 
@@ -14,80 +14,82 @@ from lookalike.filters import Columns, Filter, MetadataColumns
 from lookalike.stores.base import MAX_K, Record, Rows, check_queries, check_rows
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.milvus.address import CONSISTENCIES, Address
-from lookalike.stores.milvus.client import PAGE, STRONG, in_parts
+from lookalike.stores.milvus.client import PAGE_SIZE, STRONG, call_in_parts
 from lookalike.stores.milvus.collection import (
-    CLOSE,
     TEXTS,
+    TOLERANCE,
     VECTOR,
     Collection,
-    as_far,
-    distance_of,
-    entity_of,
+    create_collection,
+    embedding_matrix,
     find_collection,
-    hits_of,
-    make_collection,
-    matrix,
+    may_tie,
     open_collection,
-    record_of,
-    rows_of,
-    there,
+    require_entity,
+    to_distance,
+    to_entity,
+    to_hits,
+    to_record,
+    to_rows,
 )
-from lookalike.stores.milvus.filters import FIELD, ZERO, among, within_source
+from lookalike.stores.milvus.filters import FIELD, ZERO, ids_expression, prefix_expression
 from lookalike.stores.milvus.sidecar import ColumnCatalog, SidecarCollection, Snapshot
 from lookalike.types import Embeddings, Hit, Metric
 
-_SPARE = 16
-"""Hits that are asked for besides, since Milvus orders equal distances by no rule."""
+_EXTRA_HITS = 16
+"""Additional hits per search: Milvus returns equal distances in any order."""
 
-_WIDER = 4
-"""Times as far that a search with a filter looks, since rows it passes over lead nowhere."""
+_FILTER_EFFORT = 4
+"""Factor of the search effort with a filter: rows that do not match are dead ends of the graph."""
 
 _REQUEST_BYTES = 16 << 20
-_IDS_AT_ONCE = 1_000
-_UNSEALED = 10_000
-"""Rows outside the index, compared one by one, from which :meth:`MilvusStore.optimize` seals
-them."""
+_ID_BATCH = 1_000
+_MAX_UNINDEXED = 10_000
+"""Rows outside the index that :meth:`MilvusStore.optimize` tolerates; searching them is slow."""
 
 
 class MilvusStore:
-    """A collection of a Milvus server; ``metric`` is that of its index.
+    """A collection of a Milvus server; ``metric`` is the metric of its index.
 
-    Search goes through the index, which above a thousand rows is approximate unless it is
-    ``flat``; ``exact``, and a search by the other metric, read all rows. Its distances are computed
-    by Milvus, in 32 bits.
+    Search uses the index, which is approximate above a thousand rows unless it is ``flat``. Exact
+    search, and search by the other metric, reads all rows. Milvus computes distances in 32 bits.
 
-    An upsert is sent in requests of at most 16 MB, and each is repeated until it is acknowledged or
-    the address's timeout is over; where a later one fails, rows of those before are there, and the
-    same upsert again replaces them. Acknowledged rows are in Milvus' log.
+    An upsert is sent in requests of at most 16 MB. Each is retried until it is acknowledged or the
+    address's timeout has passed. If a later request fails, the rows of the earlier ones are stored,
+    and repeating the upsert replaces them. Acknowledged rows are in Milvus' log.
     """
 
     def __init__(self, collection: Collection) -> None:
         self.address = collection.connection.address
         self.metric = collection.metric
-        self.described = collection.described
-        self.notes = SidecarCollection(collection.connection)
+        self.description = collection.description
+        self.sidecar = SidecarCollection(collection.connection)
         self._connection = collection.connection
         self._name = self.address.name
         self._dim = collection.dim
         self._kind = collection.kind
-        self._columns = ColumnCatalog(self.notes, self._pages, self.count)
+        self._columns = ColumnCatalog(self.sidecar, self._pages, self.count)
         self._snapshot: Snapshot | None = None
         self._lock = threading.Lock()
 
     @classmethod
     def create(
-        cls, address: Address, dim: int, metric: Metric, described: Mapping[str, Any] | None = None
+        cls,
+        address: Address,
+        dim: int,
+        metric: Metric,
+        description: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Make an empty collection.
+        """Create an empty collection.
 
-        ``described`` are JSON values that stay with it.
+        ``description`` has JSON values that are stored with it.
 
         Raises:
-            ArtifactError: there is one of that name.
+            ArtifactError: the collection exists.
             UnreachableError: the server does not answer.
             StorageError: the server refuses.
         """
-        make_collection(address, dim, metric, described or {})
+        create_collection(address, dim, metric, description or {})
         return cls.open(address)
 
     @classmethod
@@ -95,21 +97,21 @@ class MilvusStore:
         """Open a collection.
 
         Raises:
-            ArtifactError: there is none, or it is not one of lookalike's.
+            ArtifactError: it does not exist, or was not created by lookalike.
             UnreachableError: the server does not answer.
         """
         return cls(open_collection(address))
 
     @classmethod
     def find(cls, address: Address) -> Self | None:
-        """Open a collection; None if there is none of that name, or an unfinished one.
+        """Open a collection; None if it does not exist or was not completed.
 
         Raises:
-            ArtifactError: it is not one of lookalike's.
+            ArtifactError: it was not created by lookalike.
             UnreachableError: the server does not answer.
         """
-        found = find_collection(address)
-        return None if found is None else cls(found)
+        collection = find_collection(address)
+        return None if collection is None else cls(collection)
 
     @property
     def dim(self) -> int:
@@ -118,56 +120,58 @@ class MilvusStore:
 
     @property
     def index(self) -> Mapping[str, Any]:
-        """The index's type, how it is built, and how far a search for 10 rows looks."""
-        return {"type": self._kind.type, **self._kind.build, **self.address.looking(10, self._kind)}
+        """The index's type, its build parameters, and its search parameters for k = 10."""
+        search_params = self.address.search_params(10, self._kind)
+        return {"type": self._kind.type, **self._kind.build, **search_params}
 
     def drop(self) -> None:
-        """Remove the collection and what is beside it."""
-        for name in (self._name, self.notes.name):
-            self._connection.ask("drop_collection", name)
+        """Delete the collection and its sidecar."""
+        for name in (self._name, self.sidecar.name):
+            self._connection.call("drop_collection", name)
 
     def count(self) -> int:
         """Return the number of rows."""
-        return self._matching("", STRONG)
+        return self._count("", STRONG)
 
     def upsert(self, rows: Rows) -> None:
         """Insert or replace rows by id.
 
         Raises:
-            InputError: embeddings of another length, not finite, an id twice, or a row with a text
-                longer than Milvus holds.
+            InputError: wrong dimensions, values that are not finite, a duplicate id, or a text
+                longer than Milvus allows.
             UnreachableError: the server does not answer.
             StorageError: the server refuses.
         """
         embeddings = check_rows(rows, self.dim)
         if not len(rows):
             return
-        columns = (rows.ids, rows.uris, rows.metadata, rows.hashes, rows.signatures, embeddings)
-        sent = [entity_of(*fields) for fields in zip(*columns, strict=True)]
-        self._columns.learn(rows, embeddings)
+        columns = (rows.ids, rows.uris, rows.metadata, rows.hashes, rows.signatures)
+        records = [Record(*fields) for fields in zip(*columns, strict=True)]
+        entities = [to_entity(*pair) for pair in zip(records, embeddings, strict=True)]
+        self._columns.add(rows, embeddings)
         step = max(1, _REQUEST_BYTES // (4 * self.dim + 1_000))
-        send = partial(self._connection.ask, "upsert", self._name)
-        for start in range(0, len(sent), step):
-            in_parts(sent[start : start + step], send)
-        self.notes.renew_stamp()
+        send = partial(self._connection.call, "upsert", self._name)
+        for start in range(0, len(entities), step):
+            call_in_parts(entities[start : start + step], send)
+        self.sidecar.bump_revision()
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete rows by id and return how many there were."""
+        """Delete rows by id and return how many existed."""
         unique, count = sorted(set(ids)), 0
-        for start in range(0, len(unique), _IDS_AT_ONCE):
-            chosen = among(unique[start : start + _IDS_AT_ONCE])
-            count += len(self._query(chosen, ["id"], STRONG))
-            self._connection.ask("delete", self._name, filter=chosen)
+        for start in range(0, len(unique), _ID_BATCH):
+            expression = ids_expression(unique[start : start + _ID_BATCH])
+            count += len(self._query(expression, ["id"], STRONG))
+            self._connection.call("delete", self._name, filter=expression)
         if count:
-            self.notes.renew_stamp()
+            self.sidecar.bump_revision()
         return count
 
     def optimize(self, metric: Metric) -> None:
-        """Have Milvus seal rows that are outside the index, if there are many; it indexes them."""
+        """Have Milvus index rows that are outside the index, if there are many."""
         del metric
-        sealed = self._connection.ask("get_collection_stats", self._name)["row_count"]
-        if self.count() - int(sealed) >= _UNSEALED:
-            self._connection.ask("flush", self._name)
+        sealed = self._connection.call("get_collection_stats", self._name)["row_count"]
+        if self.count() - int(sealed) >= _MAX_UNINDEXED:
+            self._connection.call("flush", self._name)
 
     def search(
         self,
@@ -180,171 +184,177 @@ class MilvusStore:
     ) -> list[list[Hit]]:
         """Return the ``k`` nearest rows to each query."""
         queries = check_queries(queries, k, self.dim)
-        chosen = self._expression(where)
-        if chosen is None:
+        expression = self._translate(where)
+        if expression is None:
             return [[] for _ in queries]
         if metric is not self.metric or (exact and self._kind.type != "FLAT"):
-            return self._compared(queries, k, metric, chosen)
-        # A query without direction is as far by cosine from every row: all are read for it.
-        plain = np.asarray(queries.any(axis=1) | (metric is Metric.L2))
-        asked = min(MAX_K, k + _SPARE)
-        step = max(1, min(MAX_K, _REQUEST_BYTES // (4 * self.dim + 500)) // asked)
-        near: list[list[Hit]] = []
-        for start in range(0, int(plain.sum()), step):
-            near += self._through_index(queries[plain][start : start + step], k, asked, chosen)
-        if plain.all():
-            return near
-        hits, rest = iter(near), iter(self._compared(queries[~plain], k, metric, chosen))
-        return [next(hits if each else rest) for each in plain.tolist()]
+            return self._search_all(queries, k, metric, expression)
+        # A zero query has the same cosine distance to every row: all rows are read for it.
+        indexed = np.asarray(queries.any(axis=1) | (metric is Metric.L2))
+        limit = min(MAX_K, k + _EXTRA_HITS)
+        step = max(1, min(MAX_K, _REQUEST_BYTES // (4 * self.dim + 500)) // limit)
+        results: list[list[Hit]] = []
+        for start in range(0, int(indexed.sum()), step):
+            batch = queries[indexed][start : start + step]
+            results += self._search_index(batch, k, limit, expression)
+        if indexed.all():
+            return results
+        zeros = iter(self._search_all(queries[~indexed], k, metric, expression))
+        others = iter(results)
+        return [next(others if each else zeros) for each in indexed.tolist()]
 
-    def _through_index(
-        self, queries: Embeddings, k: int, asked: int, where: str
-    ) -> list[list[Hit]]:
-        """Return the ``k`` nearest rows by the index, of ``asked`` that Milvus is asked for.
+    def _search_index(self, queries: Embeddings, k: int, limit: int, where: str) -> list[list[Hit]]:
+        """Return the ``k`` nearest rows among ``limit`` hits of the index.
 
-        Where the last of those is as far as the n-th, more may be, and more are asked for. A graph
-        with many rows filtered out, or replaced, can lead nowhere: then all that match are read.
+        Where the last hit is as near as the k-th, there may be more of that distance, and the limit
+        is raised. Filtered or replaced rows can disconnect the graph: if hits are missing, all
+        matching rows are read.
         """
         search = partial(
-            self._connection.ask,
+            self._connection.call,
             "search",
             self._name,
-            limit=asked,
+            limit=limit,
             filter=where,
             output_fields=["uri", "metadata"],
             search_params={
-                "params": self.address.looking(asked, self._kind, _WIDER if where else 1)
+                "params": self.address.search_params(
+                    limit, self._kind, _FILTER_EFFORT if where else 1
+                )
             },
             consistency_level=CONSISTENCIES[self.address.consistency],
         )
-        answers = in_parts(list(queries), lambda few: search(data=few))
+        responses = call_in_parts(list(queries), lambda part: search(data=part))
         zeros = self._zeros(where)
         hits = []
-        for query, answer in zip(queries, answers, strict=True):
-            last = [hit["distance"] for hit in answer][k - 1 :: max(1, asked - k)]
-            if len(answer) == asked < MAX_K and as_far(last):
-                hits += self._through_index(query[None], k, min(MAX_K, 4 * asked), where)
+        for query, response in zip(queries, responses, strict=True):
+            last = [hit["distance"] for hit in response][k - 1 :: max(1, limit - k)]
+            if len(response) == limit < MAX_K and may_tie(last):
+                hits += self._search_index(query[None], k, min(MAX_K, 4 * limit), where)
                 continue
-            found = {
-                hit["id"]: (distance_of(hit["distance"], self.metric), hit["entity"])
-                for hit in answer
+            candidates = {
+                hit["id"]: (to_distance(hit["distance"], self.metric), hit["entity"])
+                for hit in response
             }
-            hits.append(self._ordered(query, found | zeros)[:k])
-        short = [q for q, near in enumerate(hits) if len(near) < k]
-        if short and min(len(hits[q]) for q in short) < self._matching(where):
-            read = self._compared(queries[short], k, self.metric, where)
-            for q, near in zip(short, read, strict=True):
-                hits[q] = near
+            hits.append(self._sorted_hits(query, candidates | zeros)[:k])
+        short = [q for q, query_hits in enumerate(hits) if len(query_hits) < k]
+        if short and min(len(hits[q]) for q in short) < self._count(where):
+            complete = self._search_all(queries[short], k, self.metric, where)
+            for q, query_hits in zip(short, complete, strict=True):
+                hits[q] = query_hits
         return hits
 
-    def _ordered(
-        self, query: NDArray[np.float32], found: Mapping[str, tuple[float, Mapping[str, Any]]]
+    def _sorted_hits(
+        self, query: NDArray[np.float32], candidates: Mapping[str, tuple[float, Mapping[str, Any]]]
     ) -> list[Hit]:
-        """Return hits in order; distances next to 0 are computed anew, as of a row to itself."""
-        distances = {row_id: distance for row_id, (distance, _) in found.items()}
-        same = [row_id for row_id, distance in distances.items() if distance < CLOSE]
+        """Return sorted hits; distances near 0 are computed again, exactly."""
+        distances = {row_id: distance for row_id, (distance, _) in candidates.items()}
+        same = [row_id for row_id, distance in distances.items() if distance < TOLERANCE]
         if same:
             index = ExactIndex(self.embeddings(same))
             exact = index.search(query[None], len(same), self.metric)
             for row, distance in zip(exact.rows[0], exact.distances[0].tolist(), strict=True):
                 distances[same[row]] = distance
         order = sorted((distance, row_id) for row_id, distance in distances.items())
-        return hits_of(order, {row_id: row for row_id, (_, row) in found.items()})
+        return to_hits(order, {row_id: entity for row_id, (_, entity) in candidates.items()})
 
     def _zeros(self, where: str) -> dict[str, tuple[float, Mapping[str, Any]]]:
-        """Return the rows that Milvus does not find by cosine, having no direction; by id."""
-        if self.metric is not Metric.COSINE or not self._columns.known().zeros:
+        """Return the rows with zero vectors, which Milvus omits from cosine searches, by id."""
+        if self.metric is not Metric.COSINE or not self._columns.types().zeros:
             return {}
         zero = f'(exists {FIELD}["{ZERO}"])'
-        chosen = f"{zero} and ({where})" if where else zero
-        found = self._query(chosen, ["id", "uri", "metadata"], limit=MAX_K)
-        return {row["id"]: (1.0, row) for row in found}
+        expression = f"{zero} and ({where})" if where else zero
+        entities = self._query(expression, ["id", "uri", "metadata"], limit=MAX_K)
+        return {entity["id"]: (1.0, entity) for entity in entities}
 
-    def _compared(self, queries: Embeddings, k: int, metric: Metric, where: str) -> list[list[Hit]]:
-        """Return the ``k`` nearest rows by reading all that an expression matches."""
+    def _search_all(
+        self, queries: Embeddings, k: int, metric: Metric, where: str
+    ) -> list[list[Hit]]:
+        """Return the exact ``k`` nearest rows, by reading all rows that an expression matches."""
         best: list[list[tuple[float, str]]] = [[] for _ in queries]
         for page in self._pages(where, [VECTOR]):
-            found = ExactIndex(matrix(page, self.dim)).search(queries, k, metric)
-            for q, (rows, distances) in enumerate(zip(found.rows, found.distances, strict=True)):
+            near = ExactIndex(embedding_matrix(page, self.dim)).search(queries, k, metric)
+            for q, (rows, distances) in enumerate(zip(near.rows, near.distances, strict=True)):
                 more = zip(distances.tolist(), [page[row]["id"] for row in rows], strict=True)
                 best[q] = sorted([*best[q], *more])[:k]
-        wanted = self._rows_of({row_id for near in best for _, row_id in near}, TEXTS[:2])
-        return [hits_of([each for each in near if each[1] in wanted], wanted) for near in best]
+        entities = self._entities({row_id for pairs in best for _, row_id in pairs}, TEXTS[:2])
+        return [
+            to_hits([pair for pair in pairs if pair[1] in entities], entities) for pairs in best
+        ]
 
     def ids(self) -> Sequence[str]:
-        """Return the ids of all rows, in order; kept until rows are written."""
-        return self._read().ids
+        """Return the ids of all rows, sorted; cached until rows are written."""
+        return self._read_snapshot().ids
 
     def columns(self) -> Columns:
-        """Return the metadata of all rows by column; kept until rows are written."""
-        return self._read().columns
+        """Return the metadata of all rows by column; cached until rows are written."""
+        return self._read_snapshot().columns
 
     def records(self, prefix: str = "") -> Iterator[Record]:
-        """Iterate over rows in order of id, without holding them."""
-        for page in self._pages(within_source(prefix), TEXTS):
-            yield from map(record_of, page)
+        """Iterate over rows sorted by id, page by page."""
+        for page in self._pages(prefix_expression(prefix), TEXTS):
+            yield from map(to_record, page)
 
     def rows(self, count: int) -> Iterator[Rows]:
-        """Iterate over all rows, at most ``count`` at a time, without holding more."""
-        page = min(count, max(1, _REQUEST_BYTES // (4 * self.dim + 1_000)))
-        for rows in self._pages("", [*TEXTS, VECTOR], page):
-            yield rows_of(rows, self.dim)
+        """Iterate over all rows, at most ``count`` at a time."""
+        page_size = min(count, max(1, _REQUEST_BYTES // (4 * self.dim + 1_000)))
+        for page in self._pages("", [*TEXTS, VECTOR], page_size):
+            yield to_rows(page, self.dim)
 
     def embeddings(self, ids: Sequence[str]) -> Embeddings:
         """Return the embeddings of rows."""
-        found = self._rows_of(ids, [VECTOR])
-        return matrix([there(found, row_id) for row_id in ids], self.dim)
+        entities = self._entities(ids, [VECTOR])
+        return embedding_matrix([require_entity(entities, row_id) for row_id in ids], self.dim)
 
     def get(self, ids: Sequence[str]) -> Rows:
         """Return the rows of these ids."""
-        found = self._rows_of(ids, [*TEXTS, VECTOR])
-        return rows_of([there(found, row_id) for row_id in ids], self.dim)
+        entities = self._entities(ids, [*TEXTS, VECTOR])
+        return to_rows([require_entity(entities, row_id) for row_id in ids], self.dim)
 
-    def _rows_of(self, ids: Sequence[str] | set[str], names: Sequence[str]) -> dict[str, Any]:
-        """Return fields of rows by id, of those that are there."""
-        unique, wanted = sorted(set(ids)), ["id", *names]
-        found: dict[str, Any] = {}
-        for start in range(0, len(unique), _IDS_AT_ONCE):
-            part = unique[start : start + _IDS_AT_ONCE]
-            rows = in_parts(part, lambda few: self._query(among(few), wanted))
-            found |= {row["id"]: row for row in rows}
-        return found
+    def _entities(self, ids: Sequence[str] | set[str], names: Sequence[str]) -> dict[str, Any]:
+        """Return fields of existing rows, by id."""
+        unique, fields = sorted(set(ids)), ["id", *names]
+        entities: dict[str, Any] = {}
+        for start in range(0, len(unique), _ID_BATCH):
+            batch = unique[start : start + _ID_BATCH]
+            response = call_in_parts(batch, lambda part: self._query(ids_expression(part), fields))
+            entities |= {entity["id"]: entity for entity in response}
+        return entities
 
     def _pages(
-        self, where: str, names: Sequence[str], page: int = PAGE
+        self, where: str, names: Sequence[str], page_size: int = PAGE_SIZE
     ) -> Iterator[list[dict[str, Any]]]:
-        return self._connection.pages(self._name, "id", where, names, page)
+        return self._connection.iter_pages(self._name, "id", where, names, page_size)
 
     def _query(
         self, where: str, names: Sequence[str], consistency: str = "", limit: int | None = None
     ) -> list[dict[str, Any]]:
         level = CONSISTENCIES[consistency or self.address.consistency]
-        more: dict[str, Any] = {} if limit is None else {"limit": limit}
-        more |= {"filter": where, "output_fields": list(names), "consistency_level": level}
-        return list(self._connection.ask("query", self._name, **more))
+        options: dict[str, Any] = {} if limit is None else {"limit": limit}
+        options |= {"filter": where, "output_fields": list(names), "consistency_level": level}
+        return list(self._connection.call("query", self._name, **options))
 
-    def _matching(self, where: str, consistency: str = "") -> int:
+    def _count(self, where: str, consistency: str = "") -> int:
         return int(self._query(where, ["count(*)"], consistency)[0]["count(*)"])
 
-    def _read(self) -> Snapshot:
-        """Return ids and metadata as they are now; of several threads, one reads them."""
+    def _read_snapshot(self) -> Snapshot:
+        """Return the current ids and metadata; if several threads need them, one reads them."""
         with self._lock:
-            stamp = self.notes.stamp()
-            if self._snapshot is None or self._snapshot.stamp != stamp:
-                read = [(record.id, record.metadata) for record in self.records()]
-                ids = tuple(row_id for row_id, _ in read)
-                self._snapshot = Snapshot(
-                    stamp, ids, MetadataColumns([fields for _, fields in read])
-                )
+            revision = self.sidecar.revision()
+            if self._snapshot is None or self._snapshot.revision != revision:
+                fields = [(record.id, record.metadata) for record in self.records()]
+                ids = tuple(row_id for row_id, _ in fields)
+                columns = MetadataColumns([metadata for _, metadata in fields])
+                self._snapshot = Snapshot(revision, ids, columns)
             return self._snapshot
 
-    def _expression(self, where: Filter | None) -> str | None:
-        """Return a filter as an expression, empty for none; None where no row can match."""
+    def _translate(self, where: Filter | None) -> str | None:
+        """Return a filter as an expression, empty without filter; None if no row can match."""
         if where is None:
             return ""
-        chosen = self._columns.expression(where)
-        if chosen is not None:
-            return chosen or None
+        expression = self._columns.translate(where)
+        if expression is not None:
+            return expression or None
         mask = where.mask(self.columns())
         ids = np.array(self.ids(), dtype=np.object_)[mask].tolist()
-        return among(ids) if ids else None
+        return ids_expression(ids) if ids else None
