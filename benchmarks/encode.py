@@ -1,9 +1,9 @@
-"""Encoding speed: a trained contrastive encoder by ONNX Runtime beside the same network in torch.
+"""Encoding speed of a contrastive encoder in ONNX Runtime, compared with torch.
 
     python benchmarks/encode.py [ENCODER]
 
-Without a folder, one is trained for half a minute first. Rounds alternate, so that a busy machine
-slows both; times are of the network alone and, for one image, of ``encode`` as a search calls it.
+Without an encoder folder, one is trained for half a minute first. Rounds alternate, so that other
+load slows both. Measured are the network alone and, for a single image, ``encode`` as in a search.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ ROUNDS = 15
 BATCH = 256
 
 
-def timed(call: Callable[[], object], times: int) -> float:
-    """Return seconds a call."""
+def seconds_per_call(call: Callable[[], object], times: int) -> float:
+    """Return the mean duration of a call in seconds."""
     start = time.perf_counter()
     for _ in range(times):
         call()
     return (time.perf_counter() - start) / times
 
 
-def encoded(network: OnnxModel, batch: NDArray[np.float32]) -> None:
-    """Run a batch as an encoder does: a part at a time in each thread."""
-    parts = [batch[start : start + BATCH_SIZE] for start in range(0, len(batch), BATCH_SIZE)]
+def encode_batch(network: OnnxModel, batch: NDArray[np.float32]) -> None:
+    """Run a batch as an encoder does, in chunks spread over threads."""
+    chunks = [batch[start : start + BATCH_SIZE] for start in range(0, len(batch), BATCH_SIZE)]
     with ThreadPoolExecutor(settings().threads) as pool:
-        list(pool.map(network, parts))
+        list(pool.map(network, chunks))
 
 
 def main() -> None:
-    """Print both rates, their ratio, and the time of one image."""
+    """Print both rates, their ratio, and the latency for one image."""
     source = open_source("dataset:mnist/train[:5000]")
     assert isinstance(source, ArraySource)
     torch.set_num_threads(settings().threads)
@@ -63,21 +63,23 @@ def main() -> None:
     fine = FineHog.fit("hog-fine", Preprocessing(28, 28, 1), list(source.images))
     halves = torch.nn.Sequential(tower(1, 28, 28), Unit(), torch.nn.Linear(128, 128))
     model = Joined(halves, FineHogModule(fine), 0.7).eval()
-    same = OnnxModel(to_onnx(model, torch.zeros(2, 1, 28, 28)), name="benchmark")
+    exported = OnnxModel(to_onnx(model, torch.zeros(2, 1, 28, 28)), name="benchmark")
     batch = encoder.prepare(source.images[:BATCH])
     tensor = torch.from_numpy(batch)
-    one = source.images[:1]
+    single = source.images[:1]
     rates: dict[str, list[float]] = {"torch": [], "ONNX Runtime": [], "one": []}
     with torch.inference_mode():
-        np.testing.assert_allclose(same(batch), model(tensor).numpy(), atol=1e-4)
+        np.testing.assert_allclose(exported(batch), model(tensor).numpy(), atol=1e-4)
         for _ in range(ROUNDS):
-            rates["torch"].append(BATCH / timed(lambda: model(tensor), 4))
-            rates["ONNX Runtime"].append(BATCH / timed(lambda: encoded(same, batch), 4))
-            rates["one"].append(1000 * timed(lambda: encoder.encode(one), 40))
+            rates["torch"].append(BATCH / seconds_per_call(lambda: model(tensor), 4))
+            rates["ONNX Runtime"].append(
+                BATCH / seconds_per_call(lambda: encode_batch(exported, batch), 4)
+            )
+            rates["one"].append(1000 * seconds_per_call(lambda: encoder.encode(single), 40))
     ratios = [a / b for a, b in zip(rates["ONNX Runtime"], rates["torch"], strict=True)]
     size = len(encoder.files()[MODEL_FILE]) / 1e6
     print(
-        f"{settings().threads} threads, batches of {BATCH}, {ROUNDS} rounds in turn, {size:.1f} MB"
+        f"{settings().threads} threads, batches of {BATCH}, {ROUNDS} alternating rounds, {size:.1f} MB"
     )
     for name in ("torch", "ONNX Runtime"):
         print(f"  {name:13} {statistics.median(rates[name]):8,.0f} images/s")

@@ -1,4 +1,4 @@
-"""Pillow's own test images, broken, hostile and rotated ones among them: each gets one status."""
+"""Pillow's test images, including broken, malicious and rotated files."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ PACKAGE = "pillow==13.0.0"
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory, require: Require) -> Path:
-    """The source distribution, from wherever pip has its packages."""
+    """Pillow's source distribution, downloaded by pip."""
     folder = tmp_path_factory.mktemp("corpus")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, "--no-binary", ":all:", "--dest", str(folder), PACKAGE],
         capture_output=True,
         text=True,
         timeout=600,
         check=False,
     )
-    found = list(folder.glob("*.tar.gz"))
-    require(found, f"pip gave no source distribution of {PACKAGE}: {done.stderr[-200:]}")
-    with tarfile.open(found[0]) as tar:
+    archives = list(folder.glob("*.tar.gz"))
+    require(archives, f"pip did not download {PACKAGE}: {process.stderr[-200:]}")
+    with tarfile.open(archives[0]) as tar:
         tar.extractall(folder / "pillow", filter="data")
     return folder / "pillow"
 
@@ -49,17 +49,17 @@ def images_in(folder: Path) -> list[Path]:
     ]
 
 
-def test_indexing_survives_it_with_one_status_for_each_file(
+def test_indexing_gives_each_file_one_status(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOKALIKE_FORMATS", "tiff,avif")
     files = images_in(corpus)
     assert len(files) > 700
     arguments = ("index", "g", corpus, "--encoder", "color", "--json")
-    done = lookalike(*arguments, cwd=tmp_path)
-    assert done.returncode == 1, done.stderr[-500:]
-    assert "Traceback" not in done.stderr
-    report = json.loads(done.stdout)
+    process = lookalike(*arguments, cwd=tmp_path)
+    assert process.returncode == 1, process.stderr[-500:]
+    assert "Traceback" not in process.stderr
+    report = json.loads(process.stdout)
     failed = Counter(failure["uri"] for failure in report["failed"])
     assert set(failed.values()) == {1}
     assert all(failure["reason"] for failure in report["failed"])
@@ -69,29 +69,29 @@ def test_indexing_survives_it_with_one_status_for_each_file(
     without_suffix = {uri for uri in statuses if not Path(uri).suffix}
     assert statuses - without_suffix == {str(path) for path in files}
     assert len(ids) == report["added"] > 650
-    again = json.loads(lookalike(*arguments, cwd=tmp_path).stdout)
-    assert again["unchanged"] == report["added"]
-    assert again["added"] == again["updated"] == again["removed"] == 0
+    second = json.loads(lookalike(*arguments, cwd=tmp_path).stdout)
+    assert second["unchanged"] == report["added"]
+    assert second["added"] == second["updated"] == second["removed"] == 0
 
 
-def test_the_orientations_look_alike(
+def test_exif_orientations_have_equal_embeddings(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = next(corpus.rglob("hopper_orientation_2.webp")).parent
-    turned = sorted(
+    rotated = sorted(
         path for path in folder.glob("hopper_orientation_*") if path.suffix in (".jpg", ".webp")
     )
-    assert len(turned) == 14
+    assert len(rotated) == 14
     gallery = Gallery.create(
-        tmp_path / "g", encoder=open_encoder("pixels", [decode(path) for path in turned])
+        tmp_path / "g", encoder=open_encoder("pixels", [decode(path) for path in rotated])
     )
     gallery.sync(folder)
-    rows = gallery.store.get([f"images:{path.name}" for path in turned]).embeddings
+    rows = gallery.store.get([f"images:{path.name}" for path in rotated]).embeddings
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     for kind in (".jpg", ".webp"):
-        of_kind = unit[[path.suffix == kind for path in turned]]
+        of_kind = unit[[path.suffix == kind for path in rotated]]
         assert (of_kind @ of_kind.T).min() > 0.995
-    for path in turned:
+    for path in rotated:
         hits = gallery.search(path, k=8)
         assert hits[0].distance < 1e-6
         assert sum("hopper" in hit.id for hit in hits) == 8

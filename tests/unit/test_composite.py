@@ -1,4 +1,4 @@
-"""Encoders made of encoders."""
+"""Concatenated encoders."""
 
 from __future__ import annotations
 
@@ -17,25 +17,27 @@ RNG = np.random.default_rng(0)
 IMAGES = [RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8) for _ in range(8)]
 
 
-def test_parts_stand_side_by_side_with_their_weights() -> None:
+def test_embeddings_are_concatenated_with_weights() -> None:
     hog, color = open_encoder("hog", IMAGES), open_encoder("color", IMAGES)
-    together = combine([hog, color], [1, 0.5])
-    found = together.encode(IMAGES)
-    assert found.shape == (8, together.dim) == (8, hog.dim + color.dim)
-    assert found.dtype == np.float32
+    combined = combine([hog, color], [1, 0.5])
+    embeddings = combined.encode(IMAGES)
+    assert embeddings.shape == (8, combined.dim) == (8, hog.dim + color.dim)
+    assert embeddings.dtype == np.float32
     slow = np.hstack([hog.encode(IMAGES), 0.5 * color.encode(IMAGES)]) / np.sqrt(1.25)
-    np.testing.assert_allclose(found, slow, atol=1e-6)
-    assert together.name == "hog+color"
+    np.testing.assert_allclose(embeddings, slow, atol=1e-6)
+    assert combined.name == "hog+color"
 
 
-def test_raw_embeddings_are_brought_to_unit_length_first() -> None:
+def test_embeddings_are_normalized_before_concatenation() -> None:
     pixels, hog = open_encoder("pixels", IMAGES), open_encoder("hog", IMAGES)
-    found = combine([pixels, hog]).encode([*IMAGES, np.zeros((9, 9), np.uint8)])
-    np.testing.assert_allclose(np.linalg.norm(found[:8, : pixels.dim], axis=1), 0.5**0.5, atol=1e-5)
-    assert not found[8].any()
+    embeddings = combine([pixels, hog]).encode([*IMAGES, np.zeros((9, 9), np.uint8)])
+    np.testing.assert_allclose(
+        np.linalg.norm(embeddings[:8, : pixels.dim], axis=1), 0.5**0.5, atol=1e-5
+    )
+    assert not embeddings[8].any()
 
 
-def test_names_joined_by_plus_open_save_and_load(tmp_path: Path) -> None:
+def test_joined_names_open_save_and_load(tmp_path: Path) -> None:
     encoder = open_encoder("pixels+untrained", IMAGES)
     assert find_encoder_spec("pixels+untrained").sample == 200
     save_encoder(encoder, tmp_path / "e")
@@ -49,7 +51,7 @@ def test_names_joined_by_plus_open_save_and_load(tmp_path: Path) -> None:
         load_encoder(tmp_path / "e")
 
 
-def test_the_fingerprint_follows_weights_and_parts() -> None:
+def test_fingerprint_depends_on_weights_and_encoders() -> None:
     hog, color = open_encoder("hog", IMAGES), open_encoder("color", IMAGES)
     prints = {
         combine([hog, color]).fingerprint,
@@ -61,7 +63,7 @@ def test_the_fingerprint_follows_weights_and_parts() -> None:
     assert combine([hog, color], name="x").fingerprint in prints
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_invalid_combinations_are_refused() -> None:
     hog = open_encoder("hog", IMAGES)
     with pytest.raises(InputError, match="at least 2 encoders, got 1"):
         combine([hog])

@@ -1,4 +1,4 @@
-"""No-learning encoders against slow, obvious versions of themselves."""
+"""Handcrafted encoders against slow reference implementations."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ SMALL = [smooth(28, 28) for _ in range(40)]
 
 @pytest.mark.parametrize("name", sorted(encoder_specs()))
 @pytest.mark.parametrize("images", [MIXED, SMALL], ids=["mixed", "small"])
-def test_any_images_alone_or_in_a_batch(name: str, images: list[ImageArray]) -> None:
+def test_encoding_alone_equals_encoding_in_a_batch(name: str, images: list[ImageArray]) -> None:
     encoder = open_encoder(name, images)
-    together = encoder.encode(images)
-    assert together.shape == (len(images), encoder.dim)
-    assert together.dtype == np.float32
-    assert np.isfinite(together).all()
+    batch = encoder.encode(images)
+    assert batch.shape == (len(images), encoder.dim)
+    assert batch.dtype == np.float32
+    assert np.isfinite(batch).all()
     alone = np.concatenate([encoder.encode([image]) for image in images])
-    np.testing.assert_allclose(alone, together, atol=1e-5)
+    np.testing.assert_allclose(alone, batch, atol=1e-5)
     if encoder.normalized:
-        np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(batch, axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(encoder_specs()))
-def test_a_stack_and_a_list_of_images_are_alike(name: str) -> None:
+def test_stack_and_list_give_equal_embeddings(name: str) -> None:
     encoder = open_encoder(name, SMALL)
     np.testing.assert_array_equal(encoder.encode(np.stack(SMALL)), encoder.encode(SMALL))
 
@@ -64,19 +64,21 @@ def test_constant_images_have_finite_embeddings(name: str, value: int) -> None:
     assert np.isfinite(encoder.encode([np.full((28, 28), value, np.uint8)])).all()
 
 
-def test_pixels_are_the_pixels() -> None:
+def test_pixel_values() -> None:
     encoder = open_encoder("pixels", SMALL)
     np.testing.assert_allclose(encoder.encode(SMALL[:1])[0], SMALL[0].ravel() / 255, atol=1e-7)
 
 
-def test_pca_projects_best() -> None:
+def test_pca_matches_svd() -> None:
     encoder = open_encoder("pca", SMALL)
     assert isinstance(encoder, Pca)
     pixels = Pixels("p", encoder.preprocessing).encode(SMALL)
     _, _, vt = np.linalg.svd(pixels - pixels.mean(0), full_matrices=False)
-    ours, theirs = encoder.encode(SMALL), (pixels - pixels.mean(0)) @ vt[:32].T
-    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=2e-3)
-    with pytest.raises(InputError, match="needs at least 32 images to fit 32 components; there are 5"):
+    actual, expected = encoder.encode(SMALL), (pixels - pixels.mean(0)) @ vt[:32].T
+    np.testing.assert_allclose(np.abs(actual), np.abs(expected), atol=2e-3)
+    with pytest.raises(
+        InputError, match="needs at least 32 images to fit 32 components; there are 5"
+    ):
         open_encoder("pca", SMALL[:5])
 
 
@@ -172,11 +174,11 @@ def test_fine_hog_is_half_whitened() -> None:
     values, vectors = values[::-1][:16], vectors[:, ::-1][:, :16]
     slow = (cells - cells.mean(axis=0)) @ (vectors / (values + 1e-4 * values[0]) ** 0.25)
     slow /= np.linalg.norm(slow, axis=1, keepdims=True)
-    found = encoder.encode(images)
-    np.testing.assert_allclose(found @ found.T, slow @ slow.T, atol=5e-3)
+    embeddings = encoder.encode(images)
+    np.testing.assert_allclose(embeddings @ embeddings.T, slow @ slow.T, atol=5e-3)
 
 
-def test_a_plain_background_of_any_color_has_no_edge() -> None:
+def test_plain_background_has_no_edge() -> None:
     dark = np.zeros((28, 28), np.uint8)
     dark[8:20, 10:14] = 200
     light = dark + np.uint8(55)
@@ -184,18 +186,18 @@ def test_a_plain_background_of_any_color_has_no_edge() -> None:
     np.testing.assert_allclose(*(encoder.encode([image]) for image in (dark, light)), atol=1e-6)
 
 
-def test_pca_of_many_pixels_finds_the_leading_components_too() -> None:
+def test_randomized_pca_finds_the_leading_components() -> None:
     images = [smooth(64, 64, 3) for _ in range(40)]
-    found = Pca.fit("pca", Preprocessing(64, 64, 3), images, 8).encode(images)
+    embeddings = Pca.fit("pca", Preprocessing(64, 64, 3), images, 8).encode(images)
     values = np.stack(images).reshape(40, -1) / 255
     sizes = np.linalg.svd(values - values.mean(axis=0), compute_uv=False)
-    most = (sizes[:8] ** 2).sum()
+    max_energy = (sizes[:8] ** 2).sum()
     # Of noise, whose components hardly differ, a randomized search may miss a little.
-    assert 0.95 * most < (found**2).sum() <= 1.0001 * most
-    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-3)
+    assert 0.95 * max_energy < (embeddings**2).sum() <= 1.0001 * max_energy
+    np.testing.assert_allclose(embeddings.mean(axis=0), 0, atol=1e-3)
 
 
-def test_hog_cells_must_fit() -> None:
+def test_hog_cells_must_fit_the_image() -> None:
     for arguments in ((9, 8, 3), (9, 40, 8)):
         with pytest.raises(InputError, match="do not fit images of 28x28"):
             Hog("hog", Preprocessing(28, 28, 1), *arguments)
@@ -211,9 +213,9 @@ def slow_hsv(image: ImageArray) -> np.ndarray:
 
 def test_color_histogram_matches_colorsys() -> None:
     image = RNG.integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    found = open_encoder("color", [image]).encode([image])[0]
+    embeddings = open_encoder("color", [image]).encode([image])[0]
     # Colors that lie on a bin's border may fall to either side of it in float32.
-    assert np.abs(found**2 - slow_hsv(image) ** 2).sum() < 0.002
+    assert np.abs(embeddings**2 - slow_hsv(image) ** 2).sum() < 0.002
 
 
 def slow_lbp(image: ImageArray) -> np.ndarray:
@@ -232,12 +234,12 @@ def slow_lbp(image: ImageArray) -> np.ndarray:
 
 def test_texture_matches_its_definition() -> None:
     image = RNG.integers(0, 40, (20, 24), dtype=np.uint8)
-    found = Histogram("t", Preprocessing(20, 24, 1), "lbp").encode([image])[0]
-    assert len(found) == 59
-    np.testing.assert_allclose(np.sort(found[found > 0]), slow_lbp(image), atol=1e-6)
+    embeddings = Histogram("t", Preprocessing(20, 24, 1), "lbp").encode([image])[0]
+    assert len(embeddings) == 59
+    np.testing.assert_allclose(np.sort(embeddings[embeddings > 0]), slow_lbp(image), atol=1e-6)
 
 
-def test_a_pyramid_knows_where_things_are() -> None:
+def test_spatial_pyramid_depends_on_position() -> None:
     left = np.zeros((64, 64, 3), np.uint8)
     left[:, :32] = (255, 0, 0)
     right = left[:, ::-1].copy()
@@ -251,7 +253,7 @@ def test_a_pyramid_knows_where_things_are() -> None:
     np.testing.assert_allclose(quarters, each.ravel() / 2, atol=1e-6)
 
 
-def test_untrained_takes_its_own_size_and_others() -> None:
+def test_untrained_accepts_any_size() -> None:
     encoder: Encoder = open_encoder("untrained", SMALL)
     assert encoder.dim == 196
 
@@ -261,7 +263,7 @@ def test_exact_preprocessing_refuses_other_sizes() -> None:
         Preprocessing(28, 28, 1, exact=True).apply([smooth(30, 40)])
 
 
-def test_unknown_names_are_met_with_the_nearest() -> None:
+def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'pixels'"):
         open_encoder("pixel", SMALL)
     with pytest.raises(InputError, match="the sample has no images"):

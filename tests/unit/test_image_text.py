@@ -1,4 +1,4 @@
-"""Networks of images and words, small and random ones of both kinds, exported and searched with."""
+"""Image-text encoders: small random CLIP and SigLIP models, exported and searched with."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ TEXTS = ["a red shoe", "blue cat", "photo of a cat " * 9]
 def folder(
     request: pytest.FixtureRequest, require: Require, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A folder as transformers saves a model, its tokenizer and its image processor."""
+    """A model folder of transformers with tokenizer and image processor."""
     without_torchvision(require, "transformers")
     import tokenizers
     import transformers
     from tokenizers import models, pre_tokenizers, processors
 
     path = tmp_path_factory.mktemp("model") / request.param
-    words = tokenizers.Tokenizer(
+    backend = tokenizers.Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
     )
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
     names = ["input_ids", "attention_mask"] if request.param == "clip" else ["input_ids"]
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words,
+        tokenizer_object=backend,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
@@ -61,9 +61,9 @@ def folder(
     image = {**small, "image_size": 32, "patch_size": 8}
     torch.manual_seed(0)
     if request.param == "clip":
-        part = {"projection_dim": 16}
+        projection = {"projection_dim": 16}
         config = transformers.CLIPConfig(
-            text_config={**text, **part}, vision_config={**image, **part}, **part
+            text_config={**text, **projection}, vision_config={**image, **projection}, **projection
         )
         model = transformers.CLIPModel(config)
         size = {
@@ -79,8 +79,8 @@ def folder(
         size = {"size": {"height": 32, "width": 32}}
     model.save_pretrained(path)
     mean = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
-    facts = {**size, **mean, "resample": 3, "do_normalize": True, "image_processor_type": "x"}
-    (path / "preprocessor_config.json").write_text(json.dumps(facts))
+    processor = {**size, **mean, "resample": 3, "do_normalize": True, "image_processor_type": "x"}
+    (path / "preprocessor_config.json").write_text(json.dumps(processor))
     return path
 
 
@@ -90,104 +90,105 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pair(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> ImageTextEncoder:
+def encoder(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> ImageTextEncoder:
     monkeypatch.setenv("LOOKALIKE_DATA", str(cache))
-    encoder = open_encoder(f"transformers:{folder}", [])
-    assert isinstance(encoder, ImageTextEncoder)
-    return encoder
+    opened = open_encoder(f"transformers:{folder}", [])
+    assert isinstance(opened, ImageTextEncoder)
+    return opened
 
 
-def test_both_halves_compute_what_transformers_does(pair: ImageTextEncoder, folder: Path) -> None:
+def test_embeddings_match_transformers(encoder: ImageTextEncoder, folder: Path) -> None:
     import transformers
 
     model = transformers.AutoModel.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (50, 70, 3), dtype=np.uint8) for _ in range(3)]
-    found = pair.encode(images)
+    embeddings = encoder.encode(images)
     tokens = tokenizer(
         TEXTS, padding="max_length", truncation=True, max_length=12, return_tensors="pt"
     )
     assert set(tokens) == set(tokenizer.model_input_names)
     with torch.no_grad():
-        expected = model.get_image_features(torch.from_numpy(pair.prepare(images)))
-        said = model.get_text_features(**tokens)
-    for got, wanted in ((found, expected), (pair.encode_text(TEXTS), said)):
-        rows = torch.nn.functional.normalize(getattr(wanted, "pooler_output", wanted))
-        np.testing.assert_allclose(got, rows.numpy(), atol=1e-4)
-    alone = np.concatenate([pair.encode_text([text]) for text in TEXTS])
-    np.testing.assert_allclose(alone, pair.encode_text(TEXTS), atol=1e-5)
-    assert found.shape[1] == pair.encode_text(TEXTS).shape[1] == pair.dim
+        expected_images = model.get_image_features(torch.from_numpy(encoder.prepare(images)))
+        expected_texts = model.get_text_features(**tokens)
+    for actual, output in (
+        (embeddings, expected_images),
+        (encoder.encode_text(TEXTS), expected_texts),
+    ):
+        rows = torch.nn.functional.normalize(getattr(output, "pooler_output", output))
+        np.testing.assert_allclose(actual, rows.numpy(), atol=1e-4)
+    alone = np.concatenate([encoder.encode_text([text]) for text in TEXTS])
+    np.testing.assert_allclose(alone, encoder.encode_text(TEXTS), atol=1e-5)
+    assert embeddings.shape[1] == encoder.encode_text(TEXTS).shape[1] == encoder.dim
 
 
-def test_images_are_brought_to_size_as_its_processor_does(
-    pair: ImageTextEncoder, folder: Path
-) -> None:
-    preprocessing = pair.preprocessing
+def test_preprocessing_follows_the_image_processor(encoder: ImageTextEncoder, folder: Path) -> None:
+    preprocessing = encoder.preprocessing
     assert (preprocessing.height, preprocessing.filter) == (32, "bicubic")
     assert preprocessing.crop == (0.8 if folder.name == "clip" else None)
     assert list(preprocessing.mean) == [0.48, 0.46, 0.41]
 
 
-def test_it_is_kept_and_then_needs_neither_torch_nor_transformers(
-    pair: ImageTextEncoder, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_cached_export_needs_neither_torch_nor_transformers(
+    encoder: ImageTextEncoder, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("torch", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
-    again = open_encoder(f"transformers:{folder}", [])
-    save_encoder(again, tmp_path / "e")
+    cached = open_encoder(f"transformers:{folder}", [])
+    save_encoder(cached, tmp_path / "e")
     loaded = load_encoder(tmp_path / "e")
     assert isinstance(loaded, ImageTextEncoder)
-    assert loaded.fingerprint == pair.fingerprint
-    np.testing.assert_array_equal(loaded.encode_text(TEXTS), pair.encode_text(TEXTS))
+    assert loaded.fingerprint == encoder.fingerprint
+    np.testing.assert_array_equal(loaded.encode_text(TEXTS), encoder.encode_text(TEXTS))
     (tmp_path / "e" / "text.onnx").write_bytes(b"")
     with pytest.raises(ArtifactError):
         load_encoder(tmp_path / "e")
     with pytest.raises(MissingDependencyError, match=r"pip install 'lookalike\[transformers\]'"):
         open_encoder(f"transformers:{tmp_path}", [])
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(MissingDependencyError, match="searching by words needs"):
+    with pytest.raises(MissingDependencyError, match="text search needs"):
         open_encoder(f"transformers:{folder}", []).encode_text(["a"])
 
 
-def test_a_gallery_is_searched_by_words(
-    pair: ImageTextEncoder, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_gallery_is_searched_by_text(
+    encoder: ImageTextEncoder, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     for i in range(8):
         pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
-    gallery = Gallery.create(tmp_path / "g", encoder=pair)
+    gallery = Gallery.create(tmp_path / "g", encoder=encoder)
     gallery.sync(tmp_path / "photos")
     hits = Gallery.open(tmp_path / "g").search(text="a red shoe", k=8)
     rows = gallery.store.get([hit.id for hit in hits]).embeddings
-    distances = 1 - rows @ pair.encode_text(["a red shoe"])[0]
+    distances = 1 - rows @ encoder.encode_text(["a red shoe"])[0]
     np.testing.assert_allclose([hit.distance for hit in hits], distances, atol=1e-5)
     assert hits.query == "a red shoe"
     shown = json.loads(run("search", "g", "--text", "a red shoe", "--json", cwd=tmp_path))
     assert [hit["id"] for hit in shown["hits"]] == [hit.id for hit in hits][:7]
     run("search", "g", "--text", "blue cat", "--image", "w.png", cwd=tmp_path)
     assert (tmp_path / "w.png").exists()
-    with pytest.raises(InputError, match="the text to search for is empty"):
+    with pytest.raises(InputError, match="the text query is empty"):
         gallery.search(text="  ")
     with pytest.raises(InputError, match="one of a query image, the id of a row, or a text"):
         gallery.search("x.png", text="a")
 
 
-def test_an_encoder_of_images_only_says_so(gallery: Gallery, tmp_path: Path) -> None:
-    done = lookalike("search", gallery.path, "--text", "a shoe")
-    assert done.returncode == 2
-    assert "encoder 'pixels' supports images only" in done.stderr
+def test_image_only_encoder_refuses_text_queries(gallery: Gallery, tmp_path: Path) -> None:
+    process = lookalike("search", gallery.path, "--text", "a shoe")
+    assert process.returncode == 2
+    assert "encoder 'pixels' supports images only" in process.stderr
 
 
-def test_what_is_no_model_of_words_is_refused(
+def test_folder_without_an_image_text_model_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "cache"))
     shutil.copytree(folder, tmp_path / "m")
     (tmp_path / "m" / "config.json").write_text("{}")
     for name in (tmp_path / "m", tmp_path / "nowhere"):
-        with pytest.raises(InputError, match="finds no model of images and words there"):
+        with pytest.raises(InputError, match="cannot load an image-text model from it"):
             open_encoder(f"transformers:{name}", [])
     assert not (tmp_path / "cache").exists()
