@@ -241,7 +241,7 @@ MISTAKES = {
     ),
     "wrong size": (
         ["index", "x.gallery", "photos", "--encoder", "exact.encoder"],
-        "0.png: the image is 40x30 pixels; this encoder takes 28x28 only",
+        "0.png: the image is 40x30 pixels, but the encoder accepts only 28x28",
     ),
     "bad metric": (
         ["index", "x.gallery", "dataset:digits/test", "--metric", "l1"],

@@ -267,7 +267,7 @@ def test_an_encoder_trained_at_native_size_refuses_other_sizes(tmp_path: Path) -
             tmp_path / "s" / f"{i}.png"
         )
     encoder = la.train(tmp_path / "s", recipe="report-conv")
-    with pytest.raises(la.LookalikeError, match="takes 28x28 only"):
+    with pytest.raises(la.LookalikeError, match="accepts only 28x28"):
         encoder.encode([np.zeros((30, 28), np.uint8)])
 
 

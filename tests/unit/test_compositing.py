@@ -9,7 +9,6 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 from lookalike.images.compositing import (
-    DEFAULT_PHOTO,
     ComposedPhoto,
     PhotoParams,
     cluttered_background,
