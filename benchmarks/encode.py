@@ -79,7 +79,7 @@ def main() -> None:
     ratios = [a / b for a, b in zip(rates["ONNX Runtime"], rates["torch"], strict=True)]
     size = len(encoder.files()[MODEL_FILE]) / 1e6
     print(
-        f"{settings().threads} threads, batches of {BATCH}, {ROUNDS} alternating rounds, {size:.1f} MB"
+        f"{settings().threads} threads, batches of {BATCH}, {ROUNDS} rounds, model {size:.1f} MB"
     )
     for name in ("torch", "ONNX Runtime"):
         print(f"  {name:13} {statistics.median(rates[name]):8,.0f} images/s")

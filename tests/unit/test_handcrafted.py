@@ -259,7 +259,7 @@ def test_untrained_accepts_any_size() -> None:
 
 
 def test_exact_preprocessing_refuses_other_sizes() -> None:
-    with pytest.raises(ImageError, match="the image is 40x30 pixels, but the encoder accepts only 28x28"):
+    with pytest.raises(ImageError, match="40x30 pixels, but the encoder accepts only 28x28"):
         Preprocessing(28, 28, 1, exact=True).apply([smooth(30, 40)])
 
 

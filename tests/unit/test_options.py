@@ -28,8 +28,10 @@ IMAGES = [RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8) for _ in range(12)]
 
 def test_options_are_parsed() -> None:
     parts = ["size=224:320", " fit=white", "mirror", "foreground", "whiten=256"]
-    assert EncoderOptions.parse("x", parts) == EncoderOptions((224, 320), "white", True, True, 256)
-    assert EncoderOptions.parse("x", ["size=96"]) == EncoderOptions((96,))
+    assert EncoderOptions.parse("x", parts) == EncoderOptions(
+        sizes=(224, 320), fit="white", mirror=True, foreground=True, whiten=256
+    )
+    assert EncoderOptions.parse("x", ["size=96"]) == EncoderOptions(sizes=(96,))
     assert EncoderOptions.parse("x", []) == EncoderOptions()
 
 

@@ -21,7 +21,7 @@ SHRINKAGE = 0.05
 _NAMES = ("size", "fit", "mirror", "foreground", "whiten")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderOptions:
     """Input size, augmentation and whitening of an encoder; defaults are the encoder's own.
 
