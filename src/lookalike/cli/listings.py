@@ -25,7 +25,7 @@ def encoders(name: _Name = None, as_json: AsJson = False) -> None:
     More can be named wherever an encoder is:
 
       efficientnet-lite0/rmac     another pooling: gem, avg, max, rmac,
-                                  attention, places, layers
+                                  attention, grid, layers
       timm:NAME, hf-hub:NAME      a model of timm, e.g. DINOv2
       onnx:FILE                   your own network
       hog+color                   several, joined by +
