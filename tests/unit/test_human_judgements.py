@@ -1,4 +1,4 @@
-"""Human judgements: precision and preferences against values computed by hand, and damaged files."""
+"""Human judgements: precision and preferences against values computed by hand; damaged files."""
 
 from __future__ import annotations
 

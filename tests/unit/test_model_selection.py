@@ -302,7 +302,7 @@ def test_encoders_that_cannot_be_run_are_listed(folder: Path, digits: Source) ->
     source = FolderSource.scan(folder)
     few = choose(source, options=ChooseOptions(encoders=("pca", "pixels"), train=False))
     assert [c.name for c in few.candidates] == ["pixels"]
-    assert "needs at least as many images; there are 12" in few.not_tried["pca"]
+    assert "needs at least 32 images to fit 32 components; there are 12" in few.not_tried["pca"]
     with pytest.raises(InputError, match=r"no encoder could be run: .*time limit reached"):
         choose(digits, options=ChooseOptions(minutes=1e-9))
     short = choose(digits, options=ChooseOptions(minutes=0.2, encoders=("pixels",)))

@@ -184,7 +184,7 @@ def test_the_command_line_prints_variants(shop: Gallery) -> None:
         "aqe",
     )
     assert process.returncode == 0, process.stderr
-    for text in ("variant", "aqe", "baseline"):
+    for text in ("variant", "aqe", "plain search"):
         assert text in process.stdout
     process = lookalike("evaluate", shop.path, "--synthetic-queries", "--match", "label")
     assert process.returncode == 2

@@ -68,7 +68,7 @@ def _scores(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 def _print_variants(evaluation: Evaluation) -> None:
     baseline = [
-        "baseline",
+        "plain search",
         f"{evaluation.scores.map.value:.4f}",
         "",
         f"{evaluation.scores.recall_at_1.value:.4f}",

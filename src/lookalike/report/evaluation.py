@@ -118,7 +118,8 @@ def _scores(evaluation: Evaluation) -> Section:
     protocol = evaluation.protocol
     texts = (
         f"{protocol.summary} ({protocol.source})." if protocol else "",
-        f"A hit is correct if it is among the rows that {evaluation.criterion.description}.",
+        f"Relevant rows {evaluation.criterion.description}; a hit is correct if its row is "
+        "relevant.",
         f"Precision@{k} is the share of correct hits. mAP@{k} divides by min({k}, relevant rows), "
         f"mAP@{k} (retrieved) by the correct hits. R@1 is the share of queries whose first hit is "
         "correct.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,21 +79,32 @@ def settings_section(gallery: Gallery, settings: Mapping[str, Any]) -> Section:
     """Return the section that lists the settings of a run, its gallery and its encoder."""
     encoder = gallery.encoder.describe()
     training = encoder.get("origin", {})
+    gallery_facts = gallery.info()
+    size = gallery_facts.pop("bytes")
     facts: dict[str, Any] = {
         "lookalike": __version__,
         "python": platform.python_version(),
         "gallery": str(gallery.path),
-        **{f"gallery {key}": value for key, value in gallery.info().items()},
+        **{f"gallery {key}": value for key, value in gallery_facts.items()},
+        "gallery size": f"{size / 1e6:,.1f} MB",
         **settings,
         **{f"encoder {key}": value for key, value in encoder.items() if key != "origin"},
         **{f"training {key}": value for key, value in training.items() if key != "history"},
     }
-    rows = [
-        (key, value if isinstance(value, str) else json.dumps(value))
-        for key, value in facts.items()
-    ]
+    rows = [(key, _display_text(value)) for key, value in facts.items()]
     text = "Everything needed to reproduce this report."
     return Section(SETTINGS, text, table=Table(("setting", "value"), rows, wrap=True))
+
+
+def _display_text(value: Any) -> str:
+    """Return a JSON value as people read it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_display_text(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_display_text, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
 
 
 def interval_cells(column: str, estimate: Estimate) -> tuple[tuple[str, str], tuple[str, str]]:
