@@ -1,4 +1,4 @@
-"""Tables large enough for an index of Lance's: how it is made, used and kept up to date."""
+"""Approximate search in large tables: building, using and updating Lance's index."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def rows(count: int, seed: int, prefix: str) -> Rows:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LanceStore:
     monkeypatch.setattr(index, "EXACT_VALUES", 1_000 * DIM)
     monkeypatch.setattr(index, "_PARTITION", 100)
-    monkeypatch.setattr(lance_store, "_FEW", 50)
-    made = LanceStore.create(tmp_path / "table", DIM)
-    made.upsert(rows(COUNT, 1, "r"))
-    made.optimize(Metric.COSINE)
-    return made
+    monkeypatch.setattr(lance_store, "_MAX_DIRECT", 50)
+    large = LanceStore.create(tmp_path / "table", DIM)
+    large.upsert(rows(COUNT, 1, "r"))
+    large.optimize(Metric.COSINE)
+    return large
 
 
 def queries(count: int = 30) -> np.ndarray:
@@ -47,26 +47,26 @@ def queries(count: int = 30) -> np.ndarray:
 
 
 def recall(store: LanceStore, where: str | None = None) -> float:
-    chosen = None if where is None else as_filter(where)
+    condition = None if where is None else as_filter(where)
     shared = 0
     for query in queries():
-        [about] = store.search(query[None], 10, Metric.COSINE, chosen)
-        [true] = store.search(query[None], 10, Metric.COSINE, chosen, exact=True)
-        assert len(about) == len(true) == 10 or (where and len(about) == len(true))
-        assert [hit.rank for hit in about] == list(range(1, len(about) + 1))
-        assert [hit.distance for hit in about] == sorted(hit.distance for hit in about)
-        shared += len({hit.id for hit in about} & {hit.id for hit in true}) / len(true)
-        by_id = {hit.id: hit for hit in true}
-        for hit in about:
+        [hits] = store.search(query[None], 10, Metric.COSINE, condition)
+        [truth] = store.search(query[None], 10, Metric.COSINE, condition, exact=True)
+        assert len(hits) == len(truth) == 10 or (where and len(hits) == len(truth))
+        assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+        assert [hit.distance for hit in hits] == sorted(hit.distance for hit in hits)
+        shared += len({hit.id for hit in hits} & {hit.id for hit in truth}) / len(truth)
+        by_id = {hit.id: hit for hit in truth}
+        for hit in hits:
             if hit.id in by_id:
                 assert hit.distance == pytest.approx(by_id[hit.id].distance, abs=1e-9)
                 assert hit.metadata == by_id[hit.id].metadata
     return shared / len(queries())
 
 
-def test_a_large_table_is_searched_through_its_index(store: LanceStore) -> None:
-    assert index.serves(store._dataset, Metric.COSINE)
-    assert not index.serves(store._dataset, Metric.L2)
+def test_large_tables_use_the_index(store: LanceStore) -> None:
+    assert index.is_indexed(store._dataset, Metric.COSINE)
+    assert not index.is_indexed(store._dataset, Metric.L2)
     assert recall(store) > 0.97
     assert not index.optimize(store._dataset, Metric.COSINE)
     exact = store.search(queries(1), 10, Metric.L2)
@@ -74,7 +74,7 @@ def test_a_large_table_is_searched_through_its_index(store: LanceStore) -> None:
 
 
 @pytest.mark.parametrize("where", ["part = 3", "part in (1, 2)", "rare = true", "part >= 0"])
-def test_a_filter_leaves_as_many_hits_as_there_are(store: LanceStore, where: str) -> None:
+def test_a_filter_does_not_reduce_the_number_of_hits(store: LanceStore, where: str) -> None:
     assert recall(store, where) > 0.9
 
 
@@ -97,7 +97,7 @@ def test_rows_newer_than_the_index_are_searched(store: LanceStore) -> None:
     assert recall(store) > 0.95
 
 
-def test_a_gallery_makes_its_index_and_measures_it(
+def test_a_gallery_builds_its_index_and_measures_recall(
     tmp_path: Path, pixels: Encoder, digits: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index, "EXACT_VALUES", 100 * 64)
@@ -105,8 +105,8 @@ def test_a_gallery_makes_its_index_and_measures_it(
     gallery = Gallery.create(tmp_path / "g", encoder=pixels)
     gallery.sync(digits)
     assert isinstance(gallery.store, LanceStore)
-    assert index.serves(gallery.store._dataset, Metric.COSINE)
-    found = measure_recall(gallery, queries=20)
-    assert found["queries"] >= 20
-    assert found["recall@10"] > 0.9
+    assert index.is_indexed(gallery.store._dataset, Metric.COSINE)
+    facts = measure_recall(gallery, queries=20)
+    assert facts["queries"] >= 20
+    assert facts["recall@10"] > 0.9
     assert gallery.search(id="digits/train:3", exact=True)[0].id

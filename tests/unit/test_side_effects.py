@@ -138,7 +138,7 @@ def test_logs_and_variables_of_milvus_are_the_programs(
         with pytest.raises(UnreachableError):
             connection.has_collection("rows")
         with pytest.raises(StorageError):
-            connection._repeated("search", "rows", refused)
+            connection._retry("search", "rows", refused)
     assert seen == []
     log.error("of the program")
     assert len(seen) == 1

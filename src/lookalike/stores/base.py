@@ -1,4 +1,4 @@
-"""What a vector store is. One contract suite, ``tests/contract``, runs over every store."""
+"""The interface of vector stores. The tests in ``tests/contract`` run over every store."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ from lookalike.filters import Columns, Filter
 from lookalike.types import Embeddings, Hit, Metadata, Metric, check_embeddings
 
 MAX_K = 16_384
-"""More hits than this for one query are refused."""
+"""Maximum number of hits per query."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows as columns of one length: what goes into a store and comes out of it.
+    """Rows as columns of equal length.
 
-    ``embeddings`` is ``(n, dim)`` float32, finite; ``hashes`` are of the images' contents;
-    ``metadata`` holds JSON values; ``signatures`` are cheap signs of the contents, empty ones
-    unless given (see :class:`lookalike.sources.Item`).
+    Args:
+        ids: unique ids.
+        uris: locations of the images.
+        embeddings: ``(n, dim)`` float32, finite.
+        metadata: JSON values.
+        hashes: content hashes of the images.
+        signatures: cheap fingerprints of the contents (see :class:`lookalike.sources.Item`); empty
+            by default.
     """
 
     ids: Sequence[str]
@@ -44,7 +49,7 @@ class Rows:
             )
         }
         if len(lengths) != 1:
-            raise InputError(f"rows need columns of one length, got lengths {sorted(lengths)}")
+            raise InputError(f"the columns of rows must have equal length, got {sorted(lengths)}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,10 +67,10 @@ class Record:
 
 
 class VectorStore(Protocol):
-    """Rows keyed by id. Search is exact, but for very many rows; equal distances go by id.
+    """Rows by id. Search is exact, except in very large stores; equal distances are ordered by id.
 
-    NaN and Inf are refused in rows and queries. A zero vector has cosine distance 1 to every
-    vector, itself included, and is never left out.
+    Rows and queries with NaN or Inf are refused. A zero vector has cosine distance 1 to every
+    vector, itself included, and is never omitted.
     """
 
     @property
@@ -78,20 +83,20 @@ class VectorStore(Protocol):
         ...
 
     def upsert(self, rows: Rows) -> None:
-        """Insert rows, or replace those whose id is there; all of them or, on error, none.
+        """Insert rows, or replace those with the same id; on an error, none is written.
 
         Raises:
-            InputError: embeddings of another length, not finite, or an id twice.
+            InputError: wrong dimensions, values that are not finite, or a duplicate id.
             StorageError: they could not be written.
         """
         ...
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete rows by id and return how many there were."""
+        """Delete rows by id and return how many existed."""
         ...
 
     def optimize(self, metric: Metric) -> None:
-        """Do what is due after many writes, for searches by a metric: merge, index, clean up."""
+        """Merge small files, update the index for a metric, and delete old versions."""
         ...
 
     def search(
@@ -103,58 +108,57 @@ class VectorStore(Protocol):
         *,
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """Return the ``k`` nearest rows (fewer if there are fewer) to each query, nearest first.
+        """Return the ``k`` nearest rows to each query, or all if there are fewer, nearest first.
 
         Args:
             queries: ``(q, dim)`` float32.
-            k: at least 1, at most 16,384.
+            k: from 1 to 16,384.
             metric: ``l2`` or ``cosine``.
-            where: search only the rows that it matches.
-            exact: look at every row, where a store would otherwise search a large table through
-                an index.
+            where: filter by metadata.
+            exact: exact search; skip the approximate index of a large store.
 
         Raises:
-            InputError: queries of another length, or not finite; a filter on a column that is not
-                there, or whose values are of another kind.
+            InputError: wrong dimensions or values that are not finite, or a filter on an unknown
+                column or with values of another kind.
             SettingError: ``k`` out of range.
         """
         ...
 
     def ids(self) -> Sequence[str]:
-        """Return the ids of all rows, in order."""
+        """Return the ids of all rows, sorted."""
         ...
 
     def columns(self) -> Columns:
-        """Return the metadata of all rows by column, the rows in order of id."""
+        """Return the metadata of all rows by column, the rows sorted by id."""
         ...
 
     def records(self, prefix: str = "") -> Iterator[Record]:
-        """Iterate over rows without embeddings in order of id: all, or whose id begins so."""
+        """Iterate over rows without embeddings, sorted by id: all, or those with an id prefix."""
         ...
 
     def rows(self, count: int) -> Iterator[Rows]:
-        """Iterate over all rows, in no order of note, at most ``count`` at a time."""
+        """Iterate over all rows in any order, at most ``count`` at a time."""
         ...
 
     def embeddings(self, ids: Sequence[str]) -> Embeddings:
-        """Return ``(n, dim)`` of rows that a search has just found, in this order.
+        """Return the embeddings ``(n, dim)`` of hits, in this order; fast after a search.
 
         Raises:
-            InputError: an id is not there.
+            MissingRowError: there is no row with one of the ids.
         """
         ...
 
     def get(self, ids: Sequence[str]) -> Rows:
-        """Return the rows of these ids, in this order.
+        """Return rows by id, in this order.
 
         Raises:
-            InputError: an id is not there.
+            MissingRowError: there is no row with one of the ids.
         """
         ...
 
 
 def check_rows(rows: Rows, dim: int) -> Embeddings:
-    """Return the embeddings of rows that may be stored.
+    """Check rows before they are stored; return their embeddings.
 
     Raises:
         InputError: see :meth:`VectorStore.upsert`.
@@ -162,24 +166,24 @@ def check_rows(rows: Rows, dim: int) -> Embeddings:
     if len(set(rows.ids)) != len(rows):
         seen: set[str] = set()
         twice = next(i for i in rows.ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
-        raise InputError(f"the id {twice!r} comes twice in one batch of rows")
+        raise InputError(f"the id {twice!r} occurs twice in one batch of rows")
     return check_embeddings(rows.embeddings, dim=dim, what="rows to store")
 
 
 def check_queries(queries: Embeddings, k: int, dim: int) -> Embeddings:
-    """Return queries that may be searched for.
+    """Check queries and ``k``; return the queries.
 
     Raises:
         InputError: see :meth:`VectorStore.search`.
         SettingError: ``k`` out of range.
     """
     if not 1 <= k <= MAX_K:
-        raise SettingError(f"n = {k}: must be from 1 to {MAX_K:,}")
+        raise SettingError(f"{{k}} must be from 1 to {MAX_K:,}", k=k)
     return check_embeddings(queries, dim=dim, what="queries")
 
 
-def matching(where: Filter | None, columns: Columns) -> NDArray[np.int64] | None:
-    """Return the numbers of the rows that a filter matches; None for all, without a filter."""
+def matching_rows(where: Filter | None, columns: Columns) -> NDArray[np.int64] | None:
+    """Return the numbers of the rows that a filter matches; None without a filter."""
     if where is None or not len(columns):
         return None
     return np.flatnonzero(where.mask(columns))

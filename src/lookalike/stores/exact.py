@@ -1,9 +1,9 @@
-"""Exact nearest neighbors in memory: one matrix product, then the true distances of a few.
+"""Exact nearest neighbors in memory: one matrix product, then the distances of few candidates.
 
-The product gives every row an approximate score; the rows that may be among the nearest, given
-its rounding error, get their distance computed directly, as ``|q - x|`` or ``1 - cos``. So the
-answers are those of computing every distance directly, at the speed of a matrix product. For
-single queries, once there have been a few, the product is one of the rows in 8 bits.
+The product gives every row an approximate score. The distances of all rows that may be among the
+nearest, given the rounding error, are computed directly, as ``|q - x|`` or ``1 - cos``. The results
+equal those of computing every distance, at the speed of a matrix product. From the second single
+query on, the product uses rows in 8 bits.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from lookalike.stores.quantized import QuantizedRows
 from lookalike.types import Embeddings, Metric
 
-_MANY = 20_000
-"""Rows in 8 bits pay from here on, if they are asked more than once."""
+_MIN_QUANTIZED = 20_000
+"""Rows from which quantization is worth its cost."""
 
-_FEW = 2_000
-"""So many rows are compared with a query directly."""
+_MAX_DIRECT = 2_000
+"""Candidates up to which distances are computed directly."""
 
 _BLOCK = 64
-_SPARE = 16
-_SCORES = 1 << 24
-"""Queries are taken in chunks of at most this many scores at once (64 MiB)."""
+_EXTRA = 16
+_CHUNK_SCORES = 1 << 24
+"""Scores held at a time (64 MiB); queries are processed in chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +42,21 @@ class Neighbors:
 
 
 class ExactIndex:
-    """Embeddings ``(rows, dim)`` float32 held in memory, ready to be searched."""
+    """Exact search over embeddings ``(rows, dim)`` float32 in memory."""
 
     def __init__(self, embeddings: Embeddings) -> None:
         self._rows = np.ascontiguousarray(embeddings, dtype=np.float32)
         squares = np.einsum("ij,ij->i", self._rows, self._rows, dtype=np.float64)
         norms = np.sqrt(squares)
-        self._plain = _plain(norms)
+        self._in_range = _in_range(norms)
         inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
         with np.errstate(over="ignore", under="ignore"):
             self._half_squares = (squares / 2).astype(np.float32)
             self._inverse_norms = inverse.astype(np.float32)
         self._largest = float(norms.max(initial=0))
-        self._coarse: QuantizedRows | None = None
+        self._quantized: QuantizedRows | None = None
         self._cosine_scales = np.empty(0, np.float32)
-        self._singles: float = 0
+        self._single_queries: float = 0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -66,104 +66,106 @@ class ExactIndex:
         return self._rows[rows]
 
     def others(self, start: int, stop: int, k: int, metric: Metric) -> Neighbors:
-        """Return the ``min(n, rows - 1)`` nearest other rows to each from ``start`` to ``stop``."""
-        asked = self._rows[start:stop]
-        found = self.search(asked, k + 1, metric)
-        # Among identical rows the row itself need not be the first, nor be there at all.
-        other = found.rows != np.arange(start, start + len(asked))[:, None]
+        """Return the ``min(k, rows - 1)`` nearest other rows to the rows ``start`` to ``stop``."""
+        queries = self._rows[start:stop]
+        nearest = self.search(queries, k + 1, metric)
+        # Among identical rows the row itself need not be first, or among the nearest at all.
+        other = nearest.rows != np.arange(start, start + len(queries))[:, None]
         other[other.all(axis=1), -1] = False
-        shape = (len(asked), -1)
-        return Neighbors(found.rows[other].reshape(shape), found.distances[other].reshape(shape))
+        shape = (len(queries), -1)
+        return Neighbors(
+            nearest.rows[other].reshape(shape), nearest.distances[other].reshape(shape)
+        )
 
     def search(
         self,
         queries: Embeddings,
         k: int,
         metric: Metric,
-        among: NDArray[np.int64] | None = None,
+        subset: NDArray[np.int64] | None = None,
     ) -> Neighbors:
-        """Return the ``min(n, rows)`` nearest rows to each of ``(q, dim)`` float32 queries.
+        """Return the ``min(k, rows)`` nearest rows to queries ``(q, dim)`` float32.
 
-        ``among`` are the only rows that are searched, in ascending order; all unless given.
+        ``subset`` restricts the search to some rows, in ascending order.
         """
-        if among is not None and len(among) == len(self):
-            among = None
-        if len(queries) == 1 and k > 0 and self._plain and _plain(_lengths(queries)):
-            coarse = self._rounded()
-            if coarse is not None:
-                among = self._near(coarse, queries[0], k, metric, among)
-                if len(among) <= _FEW:
-                    rows, distances = self._nearest(queries[0], among, k, metric)
+        if subset is not None and len(subset) == len(self):
+            subset = None
+        if len(queries) == 1 and k > 0 and self._in_range and _in_range(_lengths(queries)):
+            quantized = self._quantize()
+            if quantized is not None:
+                subset = self._candidates(quantized, queries[0], k, metric, subset)
+                if len(subset) <= _MAX_DIRECT:
+                    rows, distances = self._nearest(queries[0], subset, k, metric)
                     return Neighbors(rows[None], distances[None])
-        if among is not None:
-            found = self._part(among).search(queries, k, metric)
-            return Neighbors(among[found.rows], found.distances)
+        if subset is not None:
+            nearest = self._take(subset).search(queries, k, metric)
+            return Neighbors(subset[nearest.rows], nearest.distances)
         k = min(k, len(self))
-        found = Neighbors(
+        nearest = Neighbors(
             np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float64)
         )
         if k == 0:
-            return found
-        step = max(1, _SCORES // len(self))
+            return nearest
+        step = max(1, _CHUNK_SCORES // len(self))
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
-            self._search(queries[part], metric, found.rows[part], found.distances[part])
-        return found
+            self._search(queries[part], metric, nearest.rows[part], nearest.distances[part])
+        return nearest
 
-    def _rounded(self) -> QuantizedRows | None:
-        """Return the rows in 8 bits, from the second single query over many rows on."""
-        if len(self) < _MANY:
+    def _quantize(self) -> QuantizedRows | None:
+        """Return the rows in 8 bits, if they are many and this is not the first single query."""
+        if len(self) < _MIN_QUANTIZED:
             return None
-        self._singles += 1
-        if self._coarse is None and self._singles > 1:
-            coarse = QuantizedRows(self._rows)
-            self._cosine_scales = coarse.scales * self._inverse_norms
-            self._coarse = coarse
-        return self._coarse
+        self._single_queries += 1
+        if self._quantized is None and self._single_queries > 1:
+            quantized = QuantizedRows(self._rows)
+            self._cosine_scales = quantized.scales * self._inverse_norms
+            self._quantized = quantized
+        return self._quantized
 
-    def _near(
+    def _candidates(
         self,
-        coarse: QuantizedRows,
+        quantized: QuantizedRows,
         query: NDArray[np.float32],
         k: int,
         metric: Metric,
-        among: NDArray[np.int64] | None,
+        subset: NDArray[np.int64] | None,
     ) -> NDArray[np.int64]:
-        """Return, in ascending order, rows among which the ``k`` nearest to a query are.
+        """Return rows, in ascending order, that include the ``k`` nearest to a query.
 
-        Of the ``k`` best by rounded products the worst true score is no better than that of the
-        n-th nearest row, so a row whose rounded score is worse than it by more than the error of
-        rounding is not among these.
+        The worst true score of the ``k`` best rows by rounded score is a lower bound of the score
+        of the k-th nearest row. Rows whose rounded score is lower by more than the rounding error
+        are excluded.
         """
-        products, step, rounded = coarse.products(query)
-        if metric is Metric.COSINE:  # the step is left out: one look at all rows less
+        products, step, rounded = quantized.products(query)
+        if metric is Metric.COSINE:  # without the step, which saves a pass over all rows
             scores = np.multiply(products, self._cosine_scales, dtype=np.float32)
         else:
-            scores = np.multiply(products, coarse.scales * np.float32(step), dtype=np.float32)
+            scores = np.multiply(products, quantized.scales * np.float32(step), dtype=np.float32)
             scores -= self._half_squares
             step = 1.0
-        if among is not None:
-            scores = scores[among]
+        if subset is not None:
+            scores = scores[subset]
         count = len(scores)
         if count <= k:
-            return np.arange(count) if among is None else among
+            return np.arange(count) if subset is None else subset
         best = _top(scores[None], k)[0]
-        rows = best if among is None else among[best]
+        rows = best if subset is None else subset[best]
         true = self._scored((self._rows[rows] @ query)[None], metric, rows)[0]
         length = float(np.linalg.norm(query))
-        lost = float(np.linalg.norm(query - rounded))
+        query_error = float(np.linalg.norm(query - rounded))
         error = float(self._error(query[None], metric)[0])
         if metric is Metric.COSINE:
-            error += 1.001 * (lost + length * coarse.relative)
+            error += 1.001 * (query_error + length * quantized.max_relative_error)
         else:
-            error += 1.001 * (lost * self._largest + length * coarse.far)
-        near = np.flatnonzero(scores >= (true.min() - error) / step)
-        return near if among is None else among[near]
+            error += 1.001 * (query_error * self._largest + length * quantized.max_error)
+        passing = np.flatnonzero(scores >= (true.min() - error) / step)
+        return passing if subset is None else subset[passing]
 
-    def _part(self, rows: NDArray[np.int64]) -> ExactIndex:
-        """Return some of the rows, without computing anything about them anew."""
+    def _take(self, rows: NDArray[np.int64]) -> ExactIndex:
+        """Return an index of some of the rows, which reuses what is computed."""
         part = copy(self)
-        part._coarse, part._singles = None, -math.inf
+        part._quantized, part._single_queries = None, -math.inf
         part._rows = self._rows[rows]
         part._half_squares = self._half_squares[rows]
         part._inverse_norms = self._inverse_norms[rows]
@@ -177,26 +179,26 @@ class ExactIndex:
         distances: NDArray[np.float64],
     ) -> None:
         """Fill ``rows`` and ``distances``, both ``(q, k)``."""
-        n = rows.shape[1]
-        if not (self._plain and _plain(_lengths(queries))):
+        k = rows.shape[1]
+        if not (self._in_range and _in_range(_lengths(queries))):
             every = np.arange(len(self))
             for q, query in enumerate(queries):
-                rows[q], distances[q] = self._nearest(query, every, n, metric)
+                rows[q], distances[q] = self._nearest(query, every, k, metric)
             return
         scores = self._scores(queries, metric)
-        candidates = np.sort(_top(scores, min(n + _SPARE, len(self))), axis=1)
+        candidates = np.sort(_top(scores, min(k + _EXTRA, len(self))), axis=1)
         exact = self._distances(queries[:, None], candidates, metric)
-        order = np.argsort(exact, axis=1, kind="stable")[:, :n]
+        order = np.argsort(exact, axis=1, kind="stable")[:, :k]
         rows[:] = np.take_along_axis(candidates, order, axis=1)
         distances[:] = np.take_along_axis(exact, order, axis=1)
         if candidates.shape[1] == len(self):
             return
-        # Where the candidates' scores are too close for the rest to be ruled out, look at more.
-        found = np.sort(np.take_along_axis(scores, candidates, axis=1), axis=1)
-        threshold = found[:, -n] - 2 * self._error(queries, metric)
-        for i in np.flatnonzero(found[:, 0] >= threshold):
+        # Where scores are too close to exclude the other rows, more candidates are compared.
+        best = np.sort(np.take_along_axis(scores, candidates, axis=1), axis=1)
+        threshold = best[:, -k] - 2 * self._error(queries, metric)
+        for i in np.flatnonzero(best[:, 0] >= threshold):
             more = np.flatnonzero(scores[i] >= threshold[i])
-            rows[i], distances[i] = self._nearest(queries[i], more, n, metric)
+            rows[i], distances[i] = self._nearest(queries[i], more, k, metric)
 
     def _nearest(
         self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int, metric: Metric
@@ -252,17 +254,17 @@ def _lengths(rows: Embeddings) -> NDArray[np.float64]:
     return np.asarray(np.linalg.norm(rows.astype(np.float64), axis=1))
 
 
-def _plain(norms: NDArray[np.float64]) -> bool:
-    """Tell whether float32 products of vectors this long neither over- nor underflow."""
-    some = norms[norms > 0]
-    return bool(some.min(initial=1) > 1e-12 and some.max(initial=1) < 1e12)
+def _in_range(norms: NDArray[np.float64]) -> bool:
+    """Return whether float32 products of vectors of these lengths neither over- nor underflow."""
+    nonzero = norms[norms > 0]
+    return bool(nonzero.min(initial=1) > 1e-12 and nonzero.max(initial=1) < 1e12)
 
 
 def _top(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the columns of the ``k`` largest scores of each row, in no order.
+    """Return the columns of the ``k`` largest scores of each row, in any order.
 
-    The n largest lie in the n blocks of columns with the largest maxima, so only these are
-    looked into.
+    The k largest are in the k blocks of columns with the largest maxima, so only these blocks are
+    searched.
     """
     count, rows = scores.shape
     blocks = rows // _BLOCK

@@ -1,4 +1,4 @@
-"""A store in memory: exact, for small and passing galleries."""
+"""A store in memory with exact search, for small and temporary galleries."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from lookalike.errors import MissingRowError
 from lookalike.filters import Columns, Filter, MetadataColumns
-from lookalike.stores.base import Record, Rows, check_queries, check_rows, matching
+from lookalike.stores.base import Record, Rows, check_queries, check_rows, matching_rows
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, Hit, Metric
 
 
 class MemoryStore:
-    """Rows in a dictionary; the matrix that is searched is laid out on the first search."""
+    """Rows in a dictionary; the matrix to search is built on the first search."""
 
     def __init__(self, dim: int) -> None:
         self._dim = dim
@@ -40,10 +40,10 @@ class MemoryStore:
         self._index = None
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete rows by id and return how many there were."""
-        gone = [self._rows.pop(key) for key in set(ids) if key in self._rows]
+        """Delete rows by id and return how many existed."""
+        removed = [self._rows.pop(key) for key in set(ids) if key in self._rows]
         self._index = None
-        return len(gone)
+        return len(removed)
 
     def search(
         self,
@@ -54,21 +54,21 @@ class MemoryStore:
         *,
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """Return the ``k`` nearest rows to each query; it is always exact."""
+        """Return the ``k`` nearest rows to each query, always exactly."""
         del exact
         queries = check_queries(queries, k, self.dim)
         records, index, columns = self._index or self._build()
-        found = index.search(queries, k, metric, matching(where, columns))
+        nearest = index.search(queries, k, metric, matching_rows(where, columns))
         return [
             [
                 Hit(rank, records[row].id, records[row].uri, float(distance), records[row].metadata)
                 for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
             ]
-            for rows, distances in zip(found.rows, found.distances, strict=True)
+            for rows, distances in zip(nearest.rows, nearest.distances, strict=True)
         ]
 
     def ids(self) -> Sequence[str]:
-        """Return the ids of all rows, in order."""
+        """Return the ids of all rows, sorted."""
         return sorted(self._rows)
 
     def columns(self) -> Columns:
@@ -76,11 +76,11 @@ class MemoryStore:
         return (self._index or self._build())[2]
 
     def records(self, prefix: str = "") -> Iterator[Record]:
-        """Iterate over rows in order of id."""
+        """Iterate over rows sorted by id."""
         return (self._rows[key][0] for key in sorted(self._rows) if key.startswith(prefix))
 
     def optimize(self, metric: Metric) -> None:
-        """Do nothing: nothing is due."""
+        """Do nothing."""
 
     def rows(self, count: int) -> Iterator[Rows]:
         """Iterate over all rows, at most ``count`` at a time."""
@@ -92,7 +92,7 @@ class MemoryStore:
         return self.get(ids).embeddings
 
     def get(self, ids: Sequence[str]) -> Rows:
-        """Return the rows of these ids."""
+        """Return rows by id."""
         missing = [key for key in ids if key not in self._rows]
         if missing:
             raise MissingRowError(f"there is no row with the id {missing[0]!r}")
@@ -108,9 +108,9 @@ class MemoryStore:
         )
 
     def _build(self) -> tuple[list[Record], ExactIndex, MetadataColumns]:
-        kept = [self._rows[key] for key in sorted(self._rows)]
-        matrix = np.stack([embedding for _, embedding in kept]) if kept else np.empty((0, self.dim))
-        records = [record for record, _ in kept]
+        rows = [self._rows[key] for key in sorted(self._rows)]
+        matrix = np.stack([embedding for _, embedding in rows]) if rows else np.empty((0, self.dim))
+        records = [record for record, _ in rows]
         columns = MetadataColumns([record.metadata for record in records])
         self._index = records, ExactIndex(matrix.astype(np.float32)), columns
         return self._index

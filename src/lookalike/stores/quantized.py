@@ -1,9 +1,9 @@
-"""Rows in 8 bits: a first look at all of them in a quarter of the memory traffic.
+"""Scalar quantization of rows to 8 bits, for a fast first pass over all of them.
 
-A product of one query with all rows waits for memory, not for arithmetic. In 8 bits it is ten times
-as fast, and how far it may be from the true product is known (Cauchy and Schwarz on what rounding
-took away), so that a search which looks again at all rows that may be among the nearest is exact.
-The product is ONNX Runtime's, since numpy has no fast one of whole numbers.
+The product of one query with all rows is limited by memory bandwidth. In 8 bits it is ten times as
+fast, and its error is bounded (the Cauchy-Schwarz inequality on the rounding residuals), so that a
+search which computes the distances of all rows within that error is exact. ONNX Runtime computes
+the product, since numpy has no fast one for integers.
 """
 
 from __future__ import annotations
@@ -19,65 +19,65 @@ from lookalike.types import Embeddings
 
 _LEVELS = 127
 _QUERY_LEVELS = 63
-"""7 bits: sums of two products of 7 and 8 bits fit into the 16 bits that AVX2 adds them in."""
+"""7 bits: AVX2 adds two products in 16 bits, which sums of 7 by 8 bits do not exceed."""
 
 _PART = 1 << 27
-"""Values in one model at most; a model is held in a message of at most 2 GiB."""
+"""Maximum values per model; a protobuf message has at most 2 GiB."""
 
-_AT_ONCE = 1 << 16
+_CHUNK = 1 << 16
 
 
 class QuantizedRows:
-    """Embeddings ``(rows, dim)`` rounded to 8 bits, each row with a scale of its own.
+    """Embeddings ``(rows, dim)`` rounded to 8 bits, with one scale per row.
 
-    ``scales`` are what a row's whole numbers stand for, ``far`` is the largest length of what
-    rounding took from a row, ``relative`` the largest share of a row's length.
+    ``scales`` ``(rows,)`` convert codes to values. ``max_error`` is the largest length of a row's
+    rounding residual, ``max_relative_error`` the largest one relative to the row's length.
     """
 
     def __init__(self, rows: Embeddings) -> None:
         count, dim = rows.shape
         self.scales = np.empty(count, np.float32)
-        self.far = self.relative = 0.0
+        self.max_error = self.max_relative_error = 0.0
         self._parts: list[Any] = []
-        step = max(_AT_ONCE, _PART // dim // _AT_ONCE * _AT_ONCE)
+        step = max(_CHUNK, _PART // dim // _CHUNK * _CHUNK)
         for start in range(0, count, step):
             part = slice(start, min(start + step, count))
             codes = np.empty((dim, part.stop - part.start), np.int8)
-            for first in range(part.start, part.stop, _AT_ONCE):
-                some = slice(first, min(first + _AT_ONCE, part.stop))
-                codes[:, some.start - start : some.stop - start] = self._rounded(rows[some], some).T
+            for first in range(part.start, part.stop, _CHUNK):
+                some = slice(first, min(first + _CHUNK, part.stop))
+                codes[:, some.start - start : some.stop - start] = self._encode(rows[some], some).T
             self._parts.append(_product(codes))
 
-    def _rounded(self, rows: Embeddings, place: slice) -> NDArray[np.int8]:
+    def _encode(self, rows: Embeddings, place: slice) -> NDArray[np.int8]:
         peaks = np.abs(rows).max(axis=1)
         scales = np.where(peaks > 0, peaks / _LEVELS, 1).astype(np.float32)
         codes: NDArray[np.int8] = np.rint(rows / scales[:, None]).astype(np.int8)
-        lost = np.linalg.norm(rows - codes * scales[:, None], axis=1)
+        errors = np.linalg.norm(rows - codes * scales[:, None], axis=1)
         lengths = np.linalg.norm(rows, axis=1)
-        shares = np.divide(lost, lengths, out=np.zeros_like(lost), where=lengths > 0)
-        self.far = max(self.far, float(lost.max(initial=0)))
-        self.relative = max(self.relative, float(shares.max(initial=0)))
+        shares = np.divide(errors, lengths, out=np.zeros_like(errors), where=lengths > 0)
+        self.max_error = max(self.max_error, float(errors.max(initial=0)))
+        self.max_relative_error = max(self.max_relative_error, float(shares.max(initial=0)))
         self.scales[place] = scales
         return codes
 
     def products(
         self, query: NDArray[np.float32]
     ) -> tuple[NDArray[np.int32], float, NDArray[np.float32]]:
-        """Return whole numbers ``(rows,)``, a step, and a query ``(dim,)`` as it was rounded.
+        """Return integer products ``(rows,)``, a step, and the rounded query ``(dim,)``.
 
-        The numbers times ``scales`` times the step are about the products with the query.
+        The integers times ``scales`` times the step approximate the products with the query.
         """
         peak = np.abs(query).max()
         step = peak / np.float32(_QUERY_LEVELS) if peak > 0 else np.float32(1)
         rounded = np.rint(query / step)
         codes = (rounded + (_QUERY_LEVELS + 1)).astype(np.uint8)[None]
-        found = [part.run(None, {"query": codes})[0][0] for part in self._parts]
-        whole = found[0] if len(found) == 1 else np.concatenate(found)
-        return whole, float(step), rounded * step
+        products = [part.run(None, {"query": codes})[0][0] for part in self._parts]
+        joined = products[0] if len(products) == 1 else np.concatenate(products)
+        return joined, float(step), rounded * step
 
 
 def _product(codes: NDArray[np.int8]) -> Any:
-    """Return a session that multiplies a query ``(1, dim)`` with columns ``(dim, rows)``."""
+    """Return a session that multiplies a query ``(1, dim)`` by codes ``(dim, rows)``."""
     with default_environment(ORT_DISABLE_TELEMETRY="1"):  # read when it is imported
         import onnxruntime
 
@@ -88,9 +88,9 @@ def _product(codes: NDArray[np.int8]) -> Any:
 
 
 def _model(codes: NDArray[np.int8]) -> bytes:
-    """Return the ONNX model of one MatMulInteger, written out here: six messages of its format.
+    """Return an ONNX model of one MatMulInteger, encoded here as protobuf messages.
 
-    The package onnx, which would do it, is large and otherwise needed for training only.
+    The package onnx is large and otherwise needed for training only.
     """
     dim, count = codes.shape
     uint8, int8, int32 = 2, 3, 6
@@ -103,20 +103,20 @@ def _model(codes: NDArray[np.int8]) -> bytes:
         (1, node),
         (2, b"products"),
         *((5, rows), (5, zero)),
-        (11, _described(b"query", uint8, dim)),
-        (12, _described(b"products", int32, count)),
+        (11, _value_info(b"query", uint8, dim)),
+        (12, _value_info(b"products", int32, count)),
     )
     return _message((1, 8), (7, graph), (8, _message((2, 17))))
 
 
-def _described(name: bytes, kind: int, columns: int) -> bytes:
+def _value_info(name: bytes, kind: int, columns: int) -> bytes:
     """Return the message of an input or output ``(1, columns)``."""
     shape = _message((1, _message((1, 1))), (1, _message((1, columns))))
     return _message((1, name), (2, _message((1, _message((1, kind), (2, shape))))))
 
 
 def _message(*fields: tuple[int, int | bytes]) -> bytes:
-    """Return a protobuf message: whole numbers as varints, bytes with their length before them."""
+    """Return a protobuf message: integers as varints, bytes with their length as a prefix."""
     parts = []
     for number, value in fields:
         if isinstance(value, int):
@@ -127,8 +127,8 @@ def _message(*fields: tuple[int, int | bytes]) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while value > 127:
-        found.append(value & 127 | 128)
+        encoded.append(value & 127 | 128)
         value >>= 7
-    return bytes([*found, value])
+    return bytes([*encoded, value])

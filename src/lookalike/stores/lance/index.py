@@ -1,8 +1,8 @@
-"""Approximate search through Lance's index, for tables too large to be held and searched exactly.
+"""Approximate search with Lance's IVF-PQ index, for tables too large for exact search in memory.
 
-An inverted file (Sivic and Zisserman 2003) with product quantization (Jégou et al. 2011): the rows
-in the partitions nearest to a query are ranked by compressed vectors, and the best of them by their
-own. Rows that are newer than the index are always searched, by Lance itself.
+An inverted file (Sivic and Zisserman 2003) with product quantization (Jégou et al. 2011): rows in
+the partitions nearest to a query are ranked by quantized vectors, and the best by their original
+vectors. Lance always searches rows that are newer than the index.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from numpy.typing import NDArray
 from lookalike.types import Metric
 
 EXACT_VALUES = 400_000_000
-"""Rows times dimensions up to which a table is searched exactly, from memory: 2 GB, and about 30 ms
-a query on two slow cores (``docs/benchmarks.md``)."""
+"""Rows times dimensions up to which search is exact, in memory: 2 GB, and about 30 ms per query on
+two slow cores (``docs/benchmarks.md``)."""
 
 _PARTITION = 1_000
 _PROBES = 30
 _REFINE = 10
-_STALE = 0.3
-"""The index is made anew when it lacks this share of the rows; before that, it is added to."""
+_REBUILD_SHARE = 0.3
+"""The index is rebuilt when it lacks this share of the rows; below, rows are added to it."""
 
 _NAMES = {Metric.L2: "l2", Metric.COSINE: "cosine"}
 
 
-def serves(dataset: Any, metric: Metric) -> bool:
-    """Tell whether a table is searched through its index, since it is large and has one."""
-    return _large(dataset) and _index_name(metric) in _indices(dataset)
+def is_indexed(dataset: Any, metric: Metric) -> bool:
+    """Return whether search uses the index: the table is large and has one."""
+    return _is_large(dataset) and _index_name(metric) in _indices(dataset)
 
 
 def optimize(dataset: Any, metric: Metric) -> bool:
-    """Make a large table's index for a metric, or bring it up to date; tell whether it did."""
-    if not _large(dataset):
+    """Build or update the index of a large table for a metric; return whether anything was done."""
+    if not _is_large(dataset):
         return False
     name = _index_name(metric)
     rows = dataset.count_rows()
     if name in _indices(dataset):
-        behind = int(dataset.stats.index_stats(name)["num_unindexed_rows"])
-        if behind == 0:
+        missing = int(dataset.stats.index_stats(name)["num_unindexed_rows"])
+        if missing == 0:
             return False
-        if behind < _STALE * rows:
+        if missing < _REBUILD_SHARE * rows:
             dataset.optimize.optimize_indices()
             return True
     dim = dataset.schema.field("embedding").type.list_size
@@ -61,16 +61,16 @@ def optimize(dataset: Any, metric: Metric) -> bool:
 def nearest(
     dataset: Any, query: NDArray[np.float32], k: int, metric: Metric, columns: list[str]
 ) -> Any:
-    """Return the table of about the ``k`` nearest rows."""
-    wanted = {"column": "embedding", "q": query, "k": k, "metric": _NAMES[metric]}
+    """Return the approximate ``k`` nearest rows as a table."""
+    query_options = {"column": "embedding", "q": query, "k": k, "metric": _NAMES[metric]}
     return dataset.to_table(
         columns=columns,
-        nearest={**wanted, "nprobes": _PROBES, "refine_factor": _REFINE},
+        nearest={**query_options, "nprobes": _PROBES, "refine_factor": _REFINE},
         with_row_id=True,
     )
 
 
-def _large(dataset: Any) -> bool:
+def _is_large(dataset: Any) -> bool:
     dim = int(dataset.schema.field("embedding").type.list_size)
     return int(dataset.count_rows()) * dim > EXACT_VALUES
 

@@ -1,4 +1,4 @@
-"""Lance tables: the durable, embedded default. Searched exactly, from a copy in memory."""
+"""Lance tables: the default store, embedded and durable. Search is exact, from memory."""
 
 from __future__ import annotations
 
@@ -20,44 +20,51 @@ from lookalike.artifacts import flush
 from lookalike.errors import ArtifactError, MissingRowError, StorageError
 from lookalike.filters import Columns, Filter
 from lookalike.process_state import default_environment
-from lookalike.stores.base import Record, Rows, check_queries, check_rows, matching
+from lookalike.stores.base import Record, Rows, check_queries, check_rows, matching_rows
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.lance import index
-from lookalike.stores.lance.table import ROW, SIGNATURE, Loaded, hits_of, matrix, schema, signed
+from lookalike.stores.lance.table import (
+    ROW,
+    SIGNATURE,
+    LoadedTable,
+    embedding_matrix,
+    schema,
+    to_hits,
+    with_signatures,
+)
 from lookalike.types import Embeddings, Hit, Metric
 
 with default_environment(LANCE_LOG="error"):  # read when it is imported
     import lance
 
 KEEP_VERSIONS = timedelta(minutes=15)
-"""Old versions are kept this long, since cleaning at once breaks readers that have them open."""
+"""Age at which old versions are deleted; readers may have younger ones open."""
 
 _VERSIONS = "_versions"
-_DELETE_AT_ONCE = 1_000
-_COMPACT_ABOVE = 8
-_FEW = 5_000
-"""So many rows that match a filter are read and compared with a query directly."""
+_DELETE_BATCH = 1_000
+_MAX_FRAGMENTS = 8
+_MAX_DIRECT = 5_000
+"""Rows that match a filter up to which they are read and searched exactly."""
 
 
 class LanceStore:
-    """A Lance table at a path. Metadata are kept as JSON text.
+    """A Lance table at a path. Metadata are stored as JSON text.
 
-    The rows are read into memory on the first search, and again when this or another process has
-    written. A write is on disk, files and folders fsynced, when its method returns; Lance itself
-    leaves that to the system.
+    Rows are read into memory on the first search, and again when this or another process has
+    written. When a write returns, its files and folders are fsynced; Lance does not do that.
     """
 
     def __init__(self, dataset: Any, path: Path) -> None:
         self._dataset = dataset
         self._path = path
-        self._loaded: Loaded | None = None
-        self._seen: frozenset[str] = frozenset()
-        self._durable: dict[Path, int] = {}
-        self._reading = threading.RLock()
+        self._loaded: LoadedTable | None = None
+        self._versions: frozenset[str] = frozenset()
+        self._flushed: dict[Path, int] = {}
+        self._lock = threading.RLock()
 
     @classmethod
     def create(cls, path: Path, dim: int) -> LanceStore:
-        """Make an empty table.
+        """Create an empty table.
 
         Raises:
             StorageError: it could not be written.
@@ -74,7 +81,7 @@ class LanceStore:
         """Open the newest version of a table.
 
         Raises:
-            ArtifactError: there is no table, or it is broken.
+            ArtifactError: the table is missing or broken.
         """
         try:
             return cls(lance.dataset(path), path)
@@ -97,8 +104,8 @@ class LanceStore:
         """Insert or replace rows by id, in one commit.
 
         Raises:
-            InputError: embeddings of another length, not finite, or an id twice.
-            StorageError: the commit failed; the table is as it was before.
+            InputError: wrong dimensions, values that are not finite, or a duplicate id.
+            StorageError: the commit failed; the table is unchanged.
         """
         embeddings = check_rows(rows, self.dim)
         if not len(rows):
@@ -118,19 +125,19 @@ class LanceStore:
         self._commit(merge)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete rows by id and return how many there were."""
-        before = self.count()  # of the newest version
+        """Delete rows by id and return how many existed."""
+        before = self.count()
         unique = sorted(set(ids))
-        for start in range(0, len(unique), _DELETE_AT_ONCE):
-            chosen = pc.field("id").isin(unique[start : start + _DELETE_AT_ONCE])
-            self._commit(partial(_delete, chosen))
+        for start in range(0, len(unique), _DELETE_BATCH):
+            condition = pc.field("id").isin(unique[start : start + _DELETE_BATCH])
+            self._commit(partial(_delete, condition))
         return before - self.count()
 
     def optimize(self, metric: Metric) -> None:
-        """Merge small files, drop versions long past, and see to the index of a large table."""
+        """Update the index of a large table, merge small files and delete old versions."""
         self._commit(lambda table: index.optimize(table, metric))
         self._refresh()
-        if len(self._dataset.get_fragments()) > _COMPACT_ABOVE:
+        if len(self._dataset.get_fragments()) > _MAX_FRAGMENTS:
             self._commit(lambda table: table.optimize.compact_files())
         self._commit(lambda table: table.cleanup_old_versions(KEEP_VERSIONS))
 
@@ -146,63 +153,63 @@ class LanceStore:
         """Return the ``k`` nearest rows to each query."""
         queries = check_queries(queries, k, self.dim)
         self._refresh()
-        if not exact and index.serves(self._dataset, metric):
-            return [self._about(query, k, metric, where) for query in queries]
+        if not exact and index.is_indexed(self._dataset, metric):
+            return [self._search_index(query, k, metric, where) for query in queries]
         loaded = self._load()
-        with self._reading:  # of several threads, one lays out the rows
+        with self._lock:  # only one thread builds the index
             exact_index = loaded.index
-            among = None if where is None else matching(where, loaded.columns)
-        return hits_of(exact_index.search(queries, k, metric, among), loaded.table)
+            subset = None if where is None else matching_rows(where, loaded.columns)
+        return to_hits(exact_index.search(queries, k, metric, subset), loaded.table)
 
-    def _about(
+    def _search_index(
         self, query: NDArray[np.float32], k: int, metric: Metric, where: Filter | None
     ) -> list[Hit]:
-        """Return the ``k`` nearest rows to a query through the index.
+        """Return the ``k`` nearest rows to a query by the index.
 
-        With a filter, more and more rows are asked for until ``k`` of them match; where few match,
-        it is quicker to compare these directly.
+        With a filter, the number of candidates grows until ``k`` of them match. If few rows match,
+        they are searched exactly, which is faster.
         """
         loaded = self._load()
-        rows = asked = len(loaded.table)
-        among = None if where is None else matching(where, loaded.columns)
-        if among is not None and len(among) <= max(_FEW, k):
-            table = loaded.table.take(among)
-            wanted = pc.field("id").isin(table["id"].combine_chunks())
-            table = self._table(["id", "uri", "metadata", "embedding"], wanted)
+        rows = len(loaded.table)
+        subset = None if where is None else matching_rows(where, loaded.columns)
+        if subset is not None and len(subset) <= max(_MAX_DIRECT, k):
+            table = loaded.table.take(subset)
+            condition = pc.field("id").isin(table["id"].combine_chunks())
+            table = self._table(["id", "uri", "metadata", "embedding"], condition)
         else:
-            asked = k if among is None else 2 * k * rows // len(among)
-            table = self._nearest(query, asked, metric, among)
-            while len(table) < k and asked < rows:
-                asked = min(4 * asked, rows)
-                table = self._nearest(query, asked, metric, among)
-        found = ExactIndex(matrix(table, self.dim)).search(query[None], k, metric)
-        return hits_of(found, table)[0]
+            count = k if subset is None else 2 * k * rows // len(subset)
+            table = self._nearest(query, count, metric, subset)
+            while len(table) < k and count < rows:
+                count = min(4 * count, rows)
+                table = self._nearest(query, count, metric, subset)
+        nearest = ExactIndex(embedding_matrix(table, self.dim)).search(query[None], k, metric)
+        return to_hits(nearest, table)[0]
 
     def _nearest(
         self,
         query: NDArray[np.float32],
         k: int,
         metric: Metric,
-        among: NDArray[np.int64] | None,
+        subset: NDArray[np.int64] | None,
     ) -> Any:
-        """Return about the nearest rows in order of id, of them those that match a filter."""
+        """Return the approximate nearest rows that are in a subset, sorted by id."""
         names = ["id", "uri", "metadata", "embedding"]
         table = index.nearest(self._dataset, query, k, metric, names)
-        if among is not None:
-            table = table.filter(pa.array(self._load().holds(table[ROW].to_numpy(), among)))
+        if subset is not None:
+            table = table.filter(pa.array(self._load().contains(table[ROW].to_numpy(), subset)))
         return table.take(pc.sort_indices(table["id"]))
 
     def ids(self) -> Sequence[str]:
-        """Return the ids of all rows, in order."""
-        found: list[str] = self._load().ids.tolist()
-        return found
+        """Return the ids of all rows, sorted."""
+        ids: list[str] = self._load().ids.tolist()
+        return ids
 
     def columns(self) -> Columns:
         """Return the metadata of all rows by column."""
         return self._load().columns
 
     def records(self, prefix: str = "") -> Iterator[Record]:
-        """Iterate over rows in order of id."""
+        """Iterate over rows sorted by id."""
         names = ["id", "uri", "metadata", "content_hash", SIGNATURE]
         table = self._table(names)
         if prefix:
@@ -212,7 +219,7 @@ class LanceStore:
             yield Record(row_id, uri, json.loads(metadata), *rest)
 
     def embeddings(self, ids: Sequence[str]) -> Embeddings:
-        """Return the embeddings of rows, from memory if they are there."""
+        """Return the embeddings of rows, from memory if they are loaded."""
         if self._loaded is not None and "index" in vars(self._loaded):
             places = self._loaded.places(ids)
             if places is not None:
@@ -220,7 +227,7 @@ class LanceStore:
         return self.get(ids).embeddings
 
     def get(self, ids: Sequence[str]) -> Rows:
-        """Return the rows of these ids."""
+        """Return rows by id."""
         wanted = pa.array(list(ids), pa.string())
         table = self._table(schema(self.dim).names, pc.field("id").isin(wanted))
         positions = pc.index_in(wanted, table["id"])
@@ -230,55 +237,52 @@ class LanceStore:
         return self._rows(table.take(positions))
 
     def rows(self, count: int) -> Iterator[Rows]:
-        """Iterate over all rows, at most ``count`` at a time, without holding more."""
+        """Iterate over all rows, at most ``count`` at a time."""
         self._refresh()
         names = [name for name in schema(self.dim).names if name in self._dataset.schema.names]
         for batch in self._dataset.to_batches(columns=names, batch_size=count):
             if len(batch):
-                yield self._rows(signed(pa.Table.from_batches([batch])))
+                yield self._rows(with_signatures(pa.Table.from_batches([batch])))
 
     def _rows(self, table: Any) -> Rows:
         return Rows(
             ids=table["id"].to_pylist(),
             uris=table["uri"].to_pylist(),
-            embeddings=matrix(table, self.dim),
+            embeddings=embedding_matrix(table, self.dim),
             metadata=[json.loads(text) for text in table["metadata"].to_pylist()],
             hashes=table["content_hash"].to_pylist(),
             signatures=table[SIGNATURE].to_pylist(),
         )
 
-    def _load(self) -> Loaded:
-        """Return the newest version in memory; of several threads, one reads it."""
-        with self._reading:
+    def _load(self) -> LoadedTable:
+        """Return the newest version in memory; only one thread reads it."""
+        with self._lock:
             self._refresh()
             if self._loaded is None or self._loaded.version != self._dataset.version:
-                table = self._table(["id", "uri", "metadata"], rows=True)
-                self._loaded = Loaded(self._dataset.version, table, self._dataset)
+                table = self._table(["id", "uri", "metadata"], row_ids=True)
+                self._loaded = LoadedTable(self._dataset.version, table, self._dataset)
             return self._loaded
 
-    def _table(self, names: Sequence[str], where: Any = None, *, rows: bool = False) -> Any:
-        """Return columns of the newest version in order of id, of some rows or all.
-
-        ``rows`` adds Lance's own numbers of the rows.
-        """
+    def _table(self, names: Sequence[str], where: Any = None, *, row_ids: bool = False) -> Any:
+        """Return columns of the newest version, sorted by id; ``row_ids`` adds Lance's row ids."""
         self._refresh()
-        there = [name for name in names if name in self._dataset.schema.names]
-        table = self._dataset.to_table(columns=there, filter=where, with_row_id=rows)
-        table = signed(table) if SIGNATURE in names else table
+        columns = [name for name in names if name in self._dataset.schema.names]
+        table = self._dataset.to_table(columns=columns, filter=where, with_row_id=row_ids)
+        table = with_signatures(table) if SIGNATURE in names else table
         return table.take(pc.sort_indices(table["id"]))
 
     def _refresh(self) -> None:
-        """Take up the newest version, if anything was committed since the last look.
+        """Switch to the newest version, if anything was committed since the last call.
 
         Raises:
-            ArtifactError: the table is gone or broken.
+            ArtifactError: the table is missing or broken.
         """
         try:
             versions = frozenset(os.listdir(self._path / _VERSIONS))  # noqa: PTH208 - names only
-            with self._reading:
-                if versions != self._seen:
+            with self._lock:
+                if versions != self._versions:
                     self._dataset = lance.dataset(self._path)
-                    self._seen = versions
+                    self._versions = versions
         except (ValueError, OSError) as error:
             raise ArtifactError(
                 f"{self._path}: the table of the gallery is missing or broken "
@@ -286,9 +290,9 @@ class LanceStore:
             ) from error
 
     def _commit(self, write: Callable[[Any], object]) -> None:
-        """Write through a table opened for it, since Lance moves it on to the version it wrote.
+        """Write through a separate handle, since Lance moves it to the version it has written.
 
-        Threads that read have another one, which stays as it is.
+        Threads that read keep their handle.
         """
         try:
             write(lance.dataset(self._path))
@@ -300,15 +304,15 @@ class LanceStore:
             ) from error
 
     def _make_durable(self) -> None:
-        """Have the system write every changed file to the disk, then the folders that name them."""
+        """Flush changed files to the disk, then the folders that name them."""
         for folder, _, names in os.walk(self._path):
             changed = False
             for name in names:
                 path = Path(folder, name)
                 written = path.stat().st_mtime_ns
-                if self._durable.get(path) != written:
+                if self._flushed.get(path) != written:
                     flush(path)
-                    self._durable[path] = written
+                    self._flushed[path] = written
                     changed = True
             if changed:
                 flush(folder)
@@ -316,9 +320,9 @@ class LanceStore:
 
 
 def _first_line(error: BaseException) -> str:
-    """Return what Lance says of an error, without the place in its own source."""
+    """Return Lance's message of an error, without the location in its source."""
     return (str(error).splitlines() or [type(error).__name__])[0].partition(", /")[0]
 
 
-def _delete(chosen: Any, table: Any) -> None:
-    table.delete(chosen)
+def _delete(condition: Any, table: Any) -> None:
+    table.delete(condition)

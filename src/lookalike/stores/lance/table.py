@@ -1,4 +1,4 @@
-"""Rows as Arrow tables: their columns, and one version of a table held in memory."""
+"""Rows as Arrow tables: the schema, and one version of a table in memory."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SIGNATURE = "signature"
 """A column that tables of format 1 lack; it is added on the first write."""
 
 ROW = "_rowid"
-"""What Lance calls its own numbers of rows."""
+"""Lance's column of internal row ids."""
 
 _PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
-"""Without it, two concurrent merges can both insert an id."""
+"""Without it, two concurrent merges could both insert an id."""
 
 
 def schema(dim: int) -> Any:
-    """Return the columns of a table of embeddings of that many dimensions."""
+    """Return the schema of a table of embeddings with ``dim`` dimensions."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False, metadata=_PRIMARY_KEY),
@@ -42,8 +42,8 @@ def schema(dim: int) -> Any:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """One version of the table in memory, in order of id."""
+class LoadedTable:
+    """One version of a table in memory, sorted by id."""
 
     version: int
     table: Any
@@ -51,37 +51,37 @@ class Loaded:
 
     @cached_property
     def index(self) -> ExactIndex:
-        """The embeddings, to be searched."""
+        """The embeddings, for exact search."""
         table = self.dataset.to_table(columns=["id", "embedding"])
         table = table.take(pc.sort_indices(table["id"]))
-        return ExactIndex(matrix(table, table.schema.field("embedding").type.list_size))
+        return ExactIndex(embedding_matrix(table, table.schema.field("embedding").type.list_size))
 
     @cached_property
     def ids(self) -> NDArray[np.object_]:
-        """The ids as Python's texts, in their order, which is Arrow's."""
+        """The sorted ids as Python strings; Arrow sorts them alike."""
         return np.array(self.table["id"].to_pylist(), dtype=np.object_)
 
     def places(self, ids: Sequence[str]) -> NDArray[np.int64] | None:
-        """Return the numbers of rows by their ids; None if one is not there."""
+        """Return the row numbers of ids; None if one does not exist."""
         wanted = np.array(ids, dtype=np.object_)
         places = np.searchsorted(self.ids, wanted)
-        there = places < len(self.ids)
-        there[there] = self.ids[places[there]] == wanted[there]
-        return places if there.all() else None
+        exists = places < len(self.ids)
+        exists[exists] = self.ids[places[exists]] == wanted[exists]
+        return places if exists.all() else None
 
-    def holds(self, rows: NDArray[np.uint64], among: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Tell which of Lance's row numbers are among rows of the table."""
-        own, order = self._numbers
-        wanted = np.zeros(len(own), np.bool_)
-        wanted[among] = True
-        return np.asarray(wanted[order[np.searchsorted(own, rows)]])
+    def contains(self, row_ids: NDArray[np.uint64], subset: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of Lance's row ids belong to a subset of the row numbers."""
+        sorted_ids, order = self._row_ids
+        mask = np.zeros(len(sorted_ids), np.bool_)
+        mask[subset] = True
+        return np.asarray(mask[order[np.searchsorted(sorted_ids, row_ids)]])
 
     @cached_property
-    def _numbers(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """Lance's row numbers in their own order, and the rows of the table that they are of."""
-        numbers = self.table[ROW].to_numpy()
-        order = np.argsort(numbers)
-        return numbers[order], order
+    def _row_ids(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Lance's row ids, sorted, and the row numbers they belong to."""
+        row_ids = self.table[ROW].to_numpy()
+        order = np.argsort(row_ids)
+        return row_ids[order], order
 
     @cached_property
     def columns(self) -> MetadataColumns:
@@ -89,27 +89,27 @@ class Loaded:
         return MetadataColumns([json.loads(text) for text in self.table["metadata"].to_pylist()])
 
 
-def signed(table: Any) -> Any:
-    """Return a table with its column of signatures, which those of format 1 lack."""
+def with_signatures(table: Any) -> Any:
+    """Return a table with a column of signatures, which tables of format 1 lack."""
     if SIGNATURE in table.column_names:
         return table
     return table.append_column(SIGNATURE, pa.array([""] * len(table), pa.string()))
 
 
-def hits_of(found: Neighbors, table: Any) -> list[list[Hit]]:
-    """Return the hits of each query from the numbers of a table's rows."""
-    taken = table.select(["id", "uri", "metadata"]).take(pa.array(found.rows.ravel()))
+def to_hits(nearest: Neighbors, table: Any) -> list[list[Hit]]:
+    """Return the hits of each query for row numbers of a table."""
+    taken = table.select(["id", "uri", "metadata"]).take(pa.array(nearest.rows.ravel()))
     ids, uris, metadata = (column.to_pylist() for column in taken.columns)
     fields = zip(
-        ids, uris, found.distances.ravel().tolist(), map(json.loads, metadata), strict=True
+        ids, uris, nearest.distances.ravel().tolist(), map(json.loads, metadata), strict=True
     )
-    count = found.rows.shape[1]
+    count = nearest.rows.shape[1]
     return [
-        [Hit(rank, *next(fields)) for rank in range(1, count + 1)] for _ in range(len(found.rows))
+        [Hit(rank, *next(fields)) for rank in range(1, count + 1)] for _ in range(len(nearest.rows))
     ]
 
 
-def matrix(table: Any, dim: int) -> Embeddings:
+def embedding_matrix(table: Any, dim: int) -> Embeddings:
     """Return the embeddings of a table, ``(rows, dim)``."""
     values = table["embedding"].combine_chunks().flatten()
     return np.asarray(values.to_numpy(zero_copy_only=False), np.float32).reshape(-1, dim)
