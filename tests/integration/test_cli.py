@@ -271,11 +271,11 @@ MISTAKES = {
     "train on nothing": (["train", "empty", "-o", "x.encoder"], "has no image files"),
     "nothing to resume": (
         ["train", "dataset:digits/train", "-o", "x.encoder", "--resume"],
-        "holds no checkpoint to resume",
+        "has no checkpoint to resume; leave out --resume",
     ),
     "no device": (
         ["train", "dataset:digits/train", "-o", "x.encoder", "--device", "warp"],
-        "--device warp: not available",
+        "--device warp is not available",
     ),
     "unknown story": (["demo", "mnits", "-o", "x.demo"], "did you mean 'mnist'"),
     "info on nothing": (["info", "empty"], "empty: not a gallery"),
