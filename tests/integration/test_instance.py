@@ -1,7 +1,7 @@
-"""The same item in another picture: judged by a column or by a truth file, from web to figures.
+"""Instance retrieval end to end: relevance by column and by ground-truth file.
 
-The miniature has the formats of the AI Meets Beauty challenge: a manifest of ids, addresses and
-texts, images on a server, shards as img2dataset writes them, and a file of right answers.
+The miniature has the formats of the AI Meets Beauty challenge: a manifest of ids, URLs and texts,
+images on a server, shards as img2dataset writes them, and a ground-truth file.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ TEXTS = [
     "Eau d'été",
     *(f"plain {number}" for number in range(15)),
 ]
-BROKEN, MISSING, GONE = "900097", "900098", "900099"
+BROKEN, MISSING, UNKNOWN = "900097", "900098", "900099"
 IDS = [f"9000{number:02}" for number in range(1, 21)]
 DUPLICATES = (IDS[2], IDS[3])
-"""The third and the fourth product have the same picture."""
+"""The third and the fourth product have the same image."""
 
-FAR = IDS[19]
-"""A picture that looks like no query."""
+DISTANT = IDS[19]
+"""An image that is similar to no query."""
 
-TRUTH = f"""\
+GROUND_TRUTH = f"""\
 query,gt1,gt2
 v000101,{IDS[0]},,
-v000102.jpg,{IDS[1]},{FAR}
+v000102.jpg,{IDS[1]},{DISTANT}
 v000103,{DUPLICATES[0]},{DUPLICATES[1]}
-v000104,{GONE}
-v000105,{IDS[5]},{GONE},{BROKEN},
-v000109,{FAR}
+v000104,{UNKNOWN}
+v000105,{IDS[5]},{UNKNOWN},{BROKEN},
+v000109,{DISTANT}
 v000106,{MISSING}
 v000108,{IDS[0]}
 v000999,{IDS[0]}
@@ -70,14 +70,14 @@ def jpeg(image: Image.Image) -> bytes:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The server's pictures, the manifest and the query photos, while the server runs."""
+    """A folder with the manifest and the query photos, while a server has the images."""
     folder = tmp_path_factory.mktemp("instance")
     web = folder / "web"
     web.mkdir()
     for number, product in enumerate(IDS):
         same = IDS.index(DUPLICATES[0]) if product == DUPLICATES[1] else number
-        shown = Image.new("RGB", (120, 90)) if product == FAR else picture(same)
-        (web / f"{number}.jpg").write_bytes(jpeg(shown))
+        image = Image.new("RGB", (120, 90)) if product == DISTANT else picture(same)
+        (web / f"{number}.jpg").write_bytes(jpeg(image))
     (web / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
 
     class Quiet(SimpleHTTPRequestHandler):
@@ -107,7 +107,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         photo = picture(number).crop((6, 4, 116, 88)).rotate(2)
         (photos / f"v000{query}.jpg").write_bytes(jpeg(photo))
     (photos / "v000108.jpg").write_bytes(b"\xff\xd8\xff nothing")
-    (folder / "val.csv").write_text(TRUTH)
+    (folder / "val.csv").write_text(GROUND_TRUTH)
     yield folder
     server.shutdown()
     thread.join()
@@ -115,7 +115,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def write_shard(work: Path) -> None:
-    """Fetch what the manifest names and write it as img2dataset does, with the column id kept."""
+    """Download the images of the manifest as img2dataset does, with the column id."""
     (work / "shards").mkdir()
     with (
         (work / "products.csv").open(encoding="utf-8", newline="") as table,
@@ -143,33 +143,39 @@ def write_shard(work: Path) -> None:
 
 @pytest.fixture(scope="module")
 def galleries(work: Path) -> dict[str, Path]:
-    """The products from their addresses and from a shard; broken ones are named and left out."""
+    """Galleries of the products from their URLs and from a shard; broken images are listed."""
     write_shard(work)
     for name, source, failures in (
         ("web", "products.csv", ("broken.jpg", "none.jpg")),
         ("tar", "shards", (f"00000.tar#{len(IDS)}",)),
     ):
-        done = lookalike("index", f"{name}.gallery", source, "--encoder", "pixels", cwd=work)
-        assert done.returncode == 1, done.stderr
-        assert f"{len(IDS)} added" in done.stdout
+        process = lookalike("index", f"{name}.gallery", source, "--encoder", "pixels", cwd=work)
+        assert process.returncode == 1, process.stderr
+        assert f"{len(IDS)} added" in process.stdout
         for failure in failures:
-            assert failure in done.stderr
+            assert failure in process.stderr
     return {name: work / f"{name}.gallery" for name in ("web", "tar")}
 
 
 def by_hand(gallery: Path, work: Path) -> dict[str, float]:
-    """Score the five queries that can be asked, by the definitions."""
+    """Score the five usable queries by the definitions."""
     opened = Gallery.open(gallery)
-    truth = {101: IDS[:1], 102: [IDS[1], FAR], 103: list(DUPLICATES), 105: IDS[5:6], 109: [FAR]}
+    truth = {
+        101: IDS[:1],
+        102: [IDS[1], DISTANT],
+        103: list(DUPLICATES),
+        105: IDS[5:6],
+        109: [DISTANT],
+    }
     totals = dict.fromkeys(("precision", "map", "map_retrieved", "recall", "recall_at_1"), 0.0)
-    for query, right in truth.items():
+    for query, relevant in truth.items():
         hits = opened.search(work / "val" / f"v000{query}.jpg", k=7)
-        marks = [product_of(hit) in right for hit in hits]
-        gains = [sum(marks[: k + 1]) / (k + 1) for k, is_right in enumerate(marks) if is_right]
+        marks = [product_of(hit) in relevant for hit in hits]
+        gains = [sum(marks[: k + 1]) / (k + 1) for k, mark in enumerate(marks) if mark]
         totals["precision"] += sum(marks) / 7 / len(truth)
-        totals["map"] += sum(gains) / min(7, len(right)) / len(truth)
+        totals["map"] += sum(gains) / min(7, len(relevant)) / len(truth)
         totals["map_retrieved"] += sum(gains) / max(1, len(gains)) / len(truth)
-        totals["recall"] += sum(marks) / len(right) / len(truth)
+        totals["recall"] += sum(marks) / len(relevant) / len(truth)
         totals["recall_at_1"] += marks[0] / len(truth)
     return totals
 
@@ -180,82 +186,91 @@ def product_of(hit: la.Hit) -> str:
 
 @pytest.mark.parametrize("name", ["web", "tar"])
 def test_the_miniature_of_perfect_500k(name: str, galleries: dict[str, Path], work: Path) -> None:
-    asked = ("evaluate", f"{name}.gallery", "val", "--protocol", "perfect-500k", "--ground-truth")
-    done = lookalike(*asked, "val.csv", "--json", cwd=work)
-    assert done.returncode == 1
-    found = json.loads(done.stdout)
+    arguments = (
+        "evaluate",
+        f"{name}.gallery",
+        "val",
+        "--protocol",
+        "perfect-500k",
+        "--ground-truth",
+    )
+    process = lookalike(*arguments, "val.csv", "--json", cwd=work)
+    assert process.returncode == 1
+    document = json.loads(process.stdout)
     for score, value in by_hand(galleries[name], work).items():
-        assert found[score] == pytest.approx(value), score
-        low, high = found[f"{score}_interval"]
-        assert low <= found[score] <= high
-    assert (found["k"], found["queries"], found["skipped"]) == (7, 5, 3)
-    assert found["map"] < found["map_retrieved"]
-    assert found["protocol"]["name"] == "perfect-500k"
-    assert found["relevance"] == {
-        "by": "truth",
+        assert document[score] == pytest.approx(value), score
+        low, high = document[f"{score}_interval"]
+        assert low <= document[score] <= high
+    assert (document["k"], document["queries"], document["skipped"]) == (7, 5, 3)
+    assert document["map"] < document["map_retrieved"]
+    assert document["protocol"]["name"] == "perfect-500k"
+    assert document["relevance"] == {
+        "by": "ground_truth",
         "file": "val.csv",
         "left_out": 1,
         "unknown_queries": ["v000999"],
-        "unknown_rows": [GONE, BROKEN, MISSING],
+        "unknown_rows": [UNKNOWN, BROKEN, MISSING],
     }
-    assert found["precision_ceiling"] == pytest.approx((1 + 2 + 2 + 1 + 1) / 5 / 7)
-    assert found["per_label"] == {}
-    notes = done.stderr
-    assert "val.csv does not name 1 of the queries: left out" in notes
-    assert "val.csv: 1 of its queries are not in the source: v000999" in notes
-    assert f"3 of its right answers are not in the gallery: {GONE}, {BROKEN}, {MISSING}" in notes
-    assert f"v000104.jpg: its right answers are not in the gallery: {GONE}" in notes
+    assert document["precision_ceiling"] == pytest.approx((1 + 2 + 2 + 1 + 1) / 5 / 7)
+    assert document["per_label"] == {}
+    notes = process.stderr
+    assert "val.csv: 1 query left out, not listed in the file" in notes
+    assert "val.csv: 1 query is not in the source: v000999" in notes
+    assert f"3 relevant rows are not in the gallery: {UNKNOWN}, {BROKEN}, {MISSING}" in notes
+    assert f"v000104.jpg: its relevant rows are not in the gallery: {UNKNOWN}" in notes
     assert "val/v000108.jpg: unsupported image format" in notes
     assert "3 queries skipped" in notes
 
 
-def test_what_is_printed_has_map_first_and_says_what_precision_can_be(
+def test_the_table_has_map_first_and_notes_the_precision_ceiling(
     galleries: dict[str, Path], work: Path
 ) -> None:
     arguments = ("web.gallery", "val", "--protocol", "perfect-500k", "--ground-truth", "val.csv")
-    shown = lookalike("evaluate", *arguments, cwd=work).stdout
-    lines = shown.splitlines()
+    table = lookalike("evaluate", *arguments, cwd=work).stdout
+    lines = table.splitlines()
     assert lines[0].startswith("perfect-500k: 5 queries from ")
     [columns] = [" ".join(line.split()) for line in lines if "encoder" in line]
     assert columns == "encoder mAP@7 mAP retrieved R@1 recall@7"
-    assert "relevant results are named by val.csv; mAP@7 divides by min(7, relevant rows)" in shown
-    assert "precision@7 cannot be higher than 0.2000 here" in shown
-    assert "a query has 1.40 right answers on average" in shown
-    assert "* pixels: mAP@7 " in shown
-    assert "most confused" not in shown
+    assert "relevant results are listed in val.csv; mAP@7 divides by min(7, relevant rows)" in table
+    assert "precision@7 cannot exceed 0.2000 here" in table
+    assert "queries have 1.40 relevant rows on average" in table
+    assert "* pixels: mAP@7 " in table
+    assert "most confused" not in table
 
 
-def test_the_report_has_no_labels_but_marks_right_hits(
+def test_the_report_marks_correct_hits_without_labels(
     galleries: dict[str, Path], work: Path
 ) -> None:
     arguments = ("web.gallery", "val", "--protocol", "perfect-500k", "--ground-truth", "val.csv")
     lookalike("evaluate", *arguments, "--report", "r.html", cwd=work)
     page = (work / "r.html").read_text()
-    for said in (
-        "How good the answers are",
+    for text in (
+        "Search quality",
         "AI Meets Beauty challenge",
-        "the share of the 7 hits that are named by val.csv",
-        "mAP@7 (found)",
-        "cannot be higher than 0.2000",
-        "<h2>The right answers</h2>",
+        "Relevant rows are listed in val.csv",
+        "mAP@7 (retrieved)",
+        "cannot exceed 0.2000",
+        "<h2>Relevant rows</h2>",
         "<td>1</td><td>3</td>",
         "<td>2</td><td>2</td>",
-        "val.csv: 1 of its queries are not in the source: v000999",
-        "before any other hit",
+        "val.csv: 1 query is not in the source: v000999",
+        "all correct hits before incorrect ones",
     ):
-        assert said in page, said
-    for label in ("Which labels", "Precision of each label", "class_distribution", "2020 report"):
+        assert text in page, text
+    for label in ("Confused labels", "Precision by label", "Images by label"):
         assert label not in page
 
 
-def test_a_gallery_can_be_asked_by_its_own_rows(galleries: dict[str, Path], work: Path) -> None:
+def test_rows_of_the_gallery_are_queries_by_default(galleries: dict[str, Path], work: Path) -> None:
     own = work / "own.csv"
     own.write_text(f"{DUPLICATES[0]},{DUPLICATES[0]},{DUPLICATES[1]}\n{IDS[0]},{IDS[0]}\n")
-    done = lookalike("evaluate", "web.gallery", "--ground-truth", own, "-k", 1, "--json", cwd=work)
-    found = json.loads(done.stdout)
-    assert (found["queries"], found["map"], found["precision_ceiling"]) == (1, 1, 1)
-    assert "the truth names no other row than itself" in done.stderr
-    assert f"{own} does not name 18 of the queries" in done.stderr
+    process = lookalike(
+        "evaluate", "web.gallery", "--ground-truth", own, "-k", 1, "--json", cwd=work
+    )
+    document = json.loads(process.stdout)
+    assert (document["queries"], document["map"], document["precision_ceiling"]) == (1, 1, 1)
+    assert "the ground truth lists no row but the query itself" in process.stderr
+    assert f"{own}: 18 queries left out, not listed in the file" in process.stderr
 
 
 DRAWINGS = 40
@@ -263,7 +278,7 @@ DRAWINGS = 40
 
 @pytest.fixture(scope="module")
 def vendors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty drawings by each of two vendors, one of them nobody else's, with code points."""
+    """Forty drawings by each of two vendors with code points, one of them not shared."""
     folder = tmp_path_factory.mktemp("vendors")
     for vendor, shift in (("one", 0), ("two", 9)):
         (folder / vendor).mkdir()
@@ -279,8 +294,8 @@ def vendors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_column_judges(vendors: Path) -> None:
-    done = lookalike(
+def test_relevance_by_column(vendors: Path) -> None:
+    process = lookalike(
         "evaluate",
         "one.gallery",
         "two",
@@ -290,16 +305,26 @@ def test_a_column_judges(vendors: Path) -> None:
         "--json",
         cwd=vendors,
     )
-    assert done.returncode == 1
-    assert "two-6.png: has no codepoint" in done.stderr
-    assert "two-7.png: no other row has its codepoint, 'two-only'" in done.stderr
-    found = json.loads(done.stdout)
-    assert found["relevance"] == {"by": "match", "column": "codepoint"}
-    assert (found["queries"], found["skipped"]) == (DRAWINGS - 2, 2)
-    assert found["recall_at_1"] == found["map"] == found["map_retrieved"] == found["recall"] == 1
-    assert found["precision"] == pytest.approx(found["precision_ceiling"]) == pytest.approx(1 / 7)
-    assert found["per_label"] == {}
-    chance = found["baselines"]["chance"]
+    assert process.returncode == 1
+    assert "two-6.png: has no codepoint" in process.stderr
+    assert "two-7.png: no other row has its codepoint, 'two-only'" in process.stderr
+    document = json.loads(process.stdout)
+    assert document["relevance"] == {"by": "match", "column": "codepoint"}
+    assert (document["queries"], document["skipped"]) == (DRAWINGS - 2, 2)
+    assert (
+        document["recall_at_1"]
+        == document["map"]
+        == document["map_retrieved"]
+        == document["recall"]
+        == 1
+    )
+    assert (
+        document["precision"]
+        == pytest.approx(document["precision_ceiling"])
+        == pytest.approx(1 / 7)
+    )
+    assert document["per_label"] == {}
+    chance = document["baselines"]["chance"]
     assert chance["recall_at_1"] == pytest.approx(1 / DRAWINGS)
     assert chance["recall"] == pytest.approx(7 / DRAWINGS)
     assert chance["map"] == pytest.approx(sum(1 / rank for rank in range(1, 8)) / DRAWINGS)
@@ -309,38 +334,44 @@ def test_a_column_judges(vendors: Path) -> None:
     )
     assert (evaluation.labels, evaluation.confusion.size) == ((), 0)
     assert [sum(example.correct) for example in evaluation.examples] == [1] * (DRAWINGS - 2)
-    shown = lookalike("evaluate", "one.gallery", "two", "--match", "codepoint", cwd=vendors).stdout
-    assert "relevant results have the query's codepoint" in shown
-    assert "precision@7 cannot be higher than 0.1429 here" in shown
+    table = lookalike("evaluate", "one.gallery", "two", "--match", "codepoint", cwd=vendors).stdout
+    assert "relevant results have the query's codepoint" in table
+    assert "precision@7 cannot exceed 0.1429 here" in table
     lookalike(
         "evaluate", "one.gallery", "two", "--match", "codepoint", "--report", "m.html", cwd=vendors
     )
     page = (vendors / "m.html").read_text()
-    assert "that have the query&#39;s codepoint" in page
+    assert "Relevant rows have the query&#39;s codepoint" in page
     assert "<td>1F600</td>" not in page
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
-    "missing truth": (["--ground-truth", "none.csv"], "none.csv: cannot be read (No such file"),
-    "folder for a truth": (["--ground-truth", "two"], "two: cannot be read (Is a directory)"),
-    "empty truth": (["--ground-truth", "empty.csv"], "empty.csv: is empty; expected CSV"),
-    "one column": (["--ground-truth", "one.csv"], "one.csv: has one column only; expected CSV"),
-    "picture for a truth": (["--ground-truth", "two/two-1.png"], "two-1.png: is not UTF-8 text"),
-    "other names": (["--ground-truth", "other.csv"], "names none of the 40 queries of "),
-    "nothing there": (
-        ["--ground-truth", "gone.csv"],
-        "is a query with a right answer; the first, ",
+    "missing file": (["--ground-truth", "none.csv"], "none.csv: cannot be read (No such file"),
+    "folder": (["--ground-truth", "two"], "two: cannot be read (Is a directory)"),
+    "empty file": (["--ground-truth", "empty.csv"], "empty.csv: empty; expected CSV"),
+    "one column": (["--ground-truth", "one.csv"], "one.csv: only one column; expected CSV"),
+    "image": (["--ground-truth", "two/two-1.png"], "two-1.png: not UTF-8 text"),
+    "other names": (["--ground-truth", "other.csv"], "lists none of the 40 queries of "),
+    "unknown rows": (
+        ["--ground-truth", "unknown.csv"],
+        "no query with a relevant row among 40 images; the first, ",
     ),
-    "ambiguous": (["--ground-truth", "twice.csv"], "twice.csv, line 1: 'same' may be "),
-    "unknown column": (["--match", "codepiont"], "in the column 'codepiont'; its columns are"),
+    "ambiguous": (["--ground-truth", "twice.csv"], "twice.csv, line 1: 'same' is ambiguous: "),
+    "unknown column": (
+        ["--match", "codepiont"],
+        "no values in column 'codepiont' among 40 rows; columns: ",
+    ),
     "both": (
         ["--match", "codepoint", "--ground-truth", "t.csv"],
         "cannot be combined with --ground-truth",
     ),
-    "no truth": (["--protocol", "perfect-500k"], "perfect-500k needs --ground-truth FILE"),
-    "other n": (
+    "no ground truth": (
+        ["--protocol", "perfect-500k"],
+        "--protocol perfect-500k needs --ground-truth",
+    ),
+    "other k": (
         ["--protocol", "perfect-500k", "--ground-truth", "other.csv", "-k", "5"],
-        "-n 5 cannot be combined with --protocol perfect-500k, which counts 7 hits",
+        "-k 5 contradicts --protocol perfect-500k, which counts 7 results",
     ),
     "unknown protocol": (
         ["--protocol", "perfect500k", "--ground-truth", "other.csv"],
@@ -350,12 +381,12 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_clear_line(name: str, vendors: Path) -> None:
+def test_errors_are_one_line(name: str, vendors: Path) -> None:
     for file, text in {
         "empty.csv": "",
         "one.csv": "two-1\ntwo-2\n",
         "other.csv": "x1,y1\nx2,y2\n",
-        "gone.csv": "two-1,y1\n",
+        "unknown.csv": "two-1,y1\n",
         "twice.csv": "two-1,same\n",
     }.items():
         (vendors / file).write_text(text)
@@ -366,26 +397,26 @@ def test_a_mistake_is_one_clear_line(name: str, vendors: Path) -> None:
     if name == "ambiguous":
         gallery = "twins.gallery"
         lookalike("index", gallery, "twins", "--encoder", "pixels", cwd=vendors)
-    arguments, said = MISTAKES[name]
-    done = lookalike("evaluate", gallery, "two", *arguments, cwd=vendors)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert sum("error:" in line for line in done.stderr.splitlines()) == 1
-    assert done.stdout == ""
+    arguments, message = MISTAKES[name]
+    process = lookalike("evaluate", gallery, "two", *arguments, cwd=vendors)
+    assert process.returncode == 2, process.stdout + process.stderr
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
+    assert sum("error:" in line for line in process.stderr.splitlines()) == 1
+    assert process.stdout == ""
 
 
 @pytest.mark.parametrize(
     "arguments", [("--match", "x"), ("--ground-truth", "x.csv"), ("--protocol", "perfect-500k")]
 )
 def test_robustness_takes_no_ground_truth(arguments: tuple[str, str], vendors: Path) -> None:
-    done = lookalike("evaluate", "robustness", "one.gallery", *arguments, cwd=vendors)
-    assert done.returncode == 2
-    assert f"no such option {arguments[0]}" in done.stderr
+    process = lookalike("evaluate", "robustness", "one.gallery", *arguments, cwd=vendors)
+    assert process.returncode == 2
+    assert f"no such option {arguments[0]}" in process.stderr
 
 
 def test_help_says_what_json_holds(vendors: Path) -> None:
-    shown: Any = " ".join(run("evaluate", "--help").split())
+    table: Any = " ".join(run("evaluate", "--help").split())
     for word in (
         "--match",
         "--ground-truth",
@@ -394,4 +425,4 @@ def test_help_says_what_json_holds(vendors: Path) -> None:
         "recall_at_1",
         "[default: 7]",
     ):
-        assert word in shown
+        assert word in table

@@ -1,10 +1,11 @@
-"""Evaluations load_saved_evaluation in a gallery: what stays there, what goes stale, and that no place is told."""
+"""Saved evaluations: content, staleness, formats, and that no path is stored."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from PIL import Image
 
 import lookalike as la
 from lookalike.encoders.registry import open_encoder
-from lookalike.errors import ArtifactError
-from lookalike.evaluation.saved import FILE, save_evaluation, load_saved_evaluation
+from lookalike.errors import ArtifactError, FormatVersionError
+from lookalike.evaluation.saved import FILE, FORMAT, load_saved_evaluation, save_evaluation
 from lookalike.evaluation.summary import verdict
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import open_source
@@ -36,85 +37,113 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_kept_is_what_was_measured(work: Path) -> None:
+def test_the_saved_evaluation_is_the_measured_one(work: Path) -> None:
     before = json.loads(run("info", "g.gallery", "--json", cwd=work))
     assert "evaluation" not in before
-    done = lookalike("evaluate", "g.gallery", "--save", "--json", cwd=work)
-    assert done.returncode == 0, done.stderr
-    measured = json.loads(done.stdout)
+    process = lookalike("evaluate", "g.gallery", "--save", "--json", cwd=work)
+    assert process.returncode == 0, process.stderr
+    measured = json.loads(process.stdout)
     gallery = Gallery.open(work / "g.gallery")
-    found = load_saved_evaluation(gallery)
-    assert found is not None
-    assert found.evaluation == {**measured, "gallery": "g.gallery", "queries": 6}
-    assert (found.rows, found.fingerprint) == (6, gallery.encoder.fingerprint)
-    assert found.page["verdict"] == found.verdict
-    assert all(section["title"] != "Exact settings" for section in found.page["sections"])
+    saved = load_saved_evaluation(gallery)
+    assert saved is not None
+    assert saved.evaluation == {**measured, "gallery": "g.gallery", "queries": 6}
+    assert (saved.rows, saved.fingerprint) == (6, gallery.encoder.fingerprint)
+    assert saved.page["verdict"] == saved.verdict
+    assert all(section["title"] != "Settings" for section in saved.page["sections"])
     assert [path.name for path in gallery.path.iterdir() if "evaluation" in path.name] == [FILE]
 
 
-def test_info_says_it_and_a_change_makes_it_stale(work: Path) -> None:
+def test_changes_of_the_gallery_make_it_stale(work: Path) -> None:
     run("evaluate", "g.gallery", "--save", cwd=work)
-    told = json.loads(run("info", "g.gallery", "--json", cwd=work))["evaluation"]
-    assert told["verdict"].startswith("color: precision@7 ")
-    assert told["stale"] is False
-    assert told["made"].endswith("+00:00")
+    facts = json.loads(run("info", "g.gallery", "--json", cwd=work))["evaluation"]
+    assert facts["verdict"].startswith("color: precision@7 ")
+    assert facts["stale"] is False
+    assert facts["created_at"].endswith("+00:00")
     assert "evaluation verdict       color: precision@7" in run("info", "g.gallery", cwd=work)
     unchanged = json.loads(run("index", "g.gallery", "secret/photos", "--json", cwd=work))
     assert unchanged["unchanged"] == 6
-    assert json.loads(run("info", "g.gallery", "--json", cwd=work))["evaluation"] == told
+    assert json.loads(run("info", "g.gallery", "--json", cwd=work))["evaluation"] == facts
     Image.new("RGB", (9, 9)).save(work / "secret" / "photos" / "dark" / "new.png")
     run("index", "g.gallery", "secret/photos", cwd=work)
-    told = json.loads(run("info", "g.gallery", "--json", cwd=work))["evaluation"]
-    assert told["stale"] is True
+    facts = json.loads(run("info", "g.gallery", "--json", cwd=work))["evaluation"]
+    assert facts["stale"] is True
 
 
-WHOLE = {"made": "", "rows": 6, "fingerprint": "", "verdict": "", "evaluation": {}, "page": {}}
+FIELDS = {
+    "format": FORMAT,
+    "created_at": "",
+    "rows": 6,
+    "fingerprint": "",
+    "verdict": "",
+    "evaluation": {},
+    "page": {},
+}
+VERSION_1 = {
+    "made": "",
+    **{name: FIELDS[name] for name in FIELDS if name not in ("format", "created_at")},
+}
 
 
 @pytest.mark.parametrize(
     "text",
     [
         *("", "[]", "{}", "[" * 100_000, "\xff"),
-        *(json.dumps({**WHOLE, **wrong}) for wrong in ({"made": 3}, {"page": []}, {"more": 1})),
+        *(
+            json.dumps({**FIELDS, **wrong})
+            for wrong in ({"created_at": 3}, {"page": []}, {"more": 1}, {"format": "2"})
+        ),
     ],
 )
-def test_a_broken_one_is_said_and_hides_no_facts(work: Path, text: str) -> None:
+def test_a_damaged_file_is_reported_beside_the_facts(work: Path, text: str) -> None:
     (work / "g.gallery" / FILE).write_bytes(text.encode("latin-1"))
-    with pytest.raises(ArtifactError, match=r"^evaluation\.json of g\.gallery: is no load_saved_evaluation"):
+    with pytest.raises(
+        ArtifactError, match=r"^evaluation\.json of g\.gallery: not a saved evaluation"
+    ):
         load_saved_evaluation(Gallery.open(work / "g.gallery"))
-    done = lookalike("info", "g.gallery", "--json", cwd=work)
-    assert (done.returncode, json.loads(done.stdout)["rows"]) == (0, 6)
-    assert "make it again" in done.stderr
+    process = lookalike("info", "g.gallery", "--json", cwd=work)
+    assert (process.returncode, json.loads(process.stdout)["rows"]) == (0, 6)
+    assert "evaluate again: lookalike evaluate g.gallery --save" in process.stderr
 
 
-def test_no_place_is_told(work: Path) -> None:
-    truth = work / "secret" / "truth.csv"
-    truth.write_text("photos:dark/0.png,photos:dark/1.png\nphotos:light/0.png,none.png\n")
-    done = lookalike(
+@pytest.mark.parametrize(
+    ("document", "age"), [(VERSION_1, "an older"), ({**FIELDS, "format": FORMAT + 1}, "a newer")]
+)
+def test_other_formats_are_refused(work: Path, document: dict[str, Any], age: str) -> None:
+    (work / "g.gallery" / FILE).write_text(json.dumps(document))
+    with pytest.raises(FormatVersionError, match=f"written by {age} lookalike.*evaluate again"):
+        load_saved_evaluation(Gallery.open(work / "g.gallery"))
+
+
+def test_no_path_is_saved(work: Path) -> None:
+    ground_truth = work / "secret" / "truth.csv"
+    ground_truth.write_text("photos:dark/0.png,photos:dark/1.png\nphotos:light/0.png,none.png\n")
+    process = lookalike(
         *(
             "evaluate",
             work / "g.gallery",
             work / "secret" / "photos",
             "--ground-truth",
-            truth,
+            ground_truth,
             "--save",
         )
     )
-    assert str(truth) in done.stderr  # here it is said: whoever measures knows it
+    assert str(ground_truth) in process.stderr  # whoever evaluates may know it
     text = (work / "g.gallery" / FILE).read_text()
     assert "truth.csv" in text
-    assert "1 queries from photos, 6 rows" in text
+    assert "1 query from photos, 6 rows" in text
     assert "secret" not in text
 
 
-def test_neither_relative_places_nor_parts_of_a_file_are_told(
+def test_neither_relative_paths_nor_slices_of_files_are_saved(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(work / "secret")
     gallery = Gallery.open("../g.gallery")
-    found = replace(la.evaluate(gallery), queries=f"{work}/secret/photos[:5]")
+    evaluation = replace(la.evaluate(gallery), queries=f"{work}/secret/photos[:5]")
     section = {"text": f"of {work}/secret/photos/dark/0.png and dataset:mnist/test, 1/2."}
-    save_evaluation(found, gallery, {"subtitle": f"from {found.queries}", "sections": [section]})
+    save_evaluation(
+        evaluation, gallery, {"subtitle": f"from {evaluation.queries}", "sections": [section]}
+    )
     document = json.loads((gallery.path / FILE).read_text())
     assert document["page"] == {
         "subtitle": "from photos[:5]",
@@ -123,11 +152,11 @@ def test_neither_relative_places_nor_parts_of_a_file_are_told(
     assert document["evaluation"]["gallery"] == "g.gallery"
 
 
-def test_a_gallery_asked_from_within_keeps_its_figures_whole(work: Path) -> None:
-    done = lookalike("evaluate", ".", "--save", "--json", cwd=work / "g.gallery")
-    assert done.returncode == 0, done.stderr
-    found = load_saved_evaluation(Gallery.open(work / "g.gallery"))
-    assert found is not None
-    assert found.evaluation["gallery"] == "g.gallery"
-    assert found.verdict == verdict(la.evaluate(Gallery.open(work / "g.gallery")))
-    assert found.page["verdict"] == found.verdict
+def test_a_gallery_is_evaluated_from_within_its_folder(work: Path) -> None:
+    process = lookalike("evaluate", ".", "--save", "--json", cwd=work / "g.gallery")
+    assert process.returncode == 0, process.stderr
+    saved = load_saved_evaluation(Gallery.open(work / "g.gallery"))
+    assert saved is not None
+    assert saved.evaluation["gallery"] == "g.gallery"
+    assert saved.verdict == verdict(la.evaluate(Gallery.open(work / "g.gallery")))
+    assert saved.page["verdict"] == saved.verdict

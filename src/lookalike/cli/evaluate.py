@@ -141,7 +141,7 @@ def robustness_command(
 
     Up to 500 images are cropped, rotated, brightened, darkened, blurred, given
     noise, compressed and partly covered, and have to find their originals; no
-    labels needed. This says what this encoder is invariant to, not how good it is.
+    labels needed. This measures invariance to corruptions, not search quality.
 
       lookalike evaluate robustness photos.gallery
       lookalike evaluate robustness photos.gallery --report robustness.html
