@@ -223,19 +223,21 @@ def find_duplicates(
         rows = gallery.store.get([ids[row] for row in distinct])
         comparison = _compare(gallery, rows, max_distance, seed, on_progress)
     groups = []
-    for kept, places in _stars(_keep_order(len(distinct), keep, comparison.pixels), comparison):
+    for representative, places in _stars(
+        _keep_order(len(distinct), keep, comparison.pixels), comparison
+    ):
         duplicates = [
             Duplicate(ids[row], EXACT, 0.0, 1.0)
-            for row in identical[distinct[kept]]
-            if row != distinct[kept]
+            for row in identical[distinct[representative]]
+            if row != distinct[representative]
         ]
         for place in places:
             duplicates += [
-                Duplicate(ids[row], NEAR, *comparison.similar[kept][place])
+                Duplicate(ids[row], NEAR, *comparison.similar[representative][place])
                 for row in identical[distinct[place]]
             ]
         if duplicates:
-            groups.append(DuplicateGroup(ids[distinct[kept]], tuple(duplicates)))
+            groups.append(DuplicateGroup(ids[distinct[representative]], tuple(duplicates)))
     groups.sort(key=lambda group: (-len(group.duplicates), group.keep))
     unreadable = tuple(ids[distinct[place]] for place in comparison.unreadable)
     return Duplicates(len(ids), keep, comparison.threshold, tuple(groups), unreadable)
@@ -254,13 +256,13 @@ def _keep_order(count: int, keep: str, pixels: Mapping[int, int]) -> list[int]:
 def _stars(order: Sequence[int], comparison: _Comparison) -> Iterator[tuple[int, list[int]]]:
     """Yield each kept place, and its near-duplicates that no earlier one has taken."""
     taken: set[int] = set()
-    for kept in order:
-        if kept in taken:
+    for representative in order:
+        if representative in taken:
             continue
-        similar = comparison.similar.get(kept, {})
+        similar = comparison.similar.get(representative, {})
         places = sorted((place for place in similar if place not in taken), key=similar.__getitem__)
-        taken.update(places, (kept,))
-        yield kept, places
+        taken.update(places, (representative,))
+        yield representative, places
 
 
 def _calibrated(
