@@ -147,9 +147,9 @@ def test_evaluate_prints_the_promised_keys(work: Path) -> None:
         run("evaluate", "d.gallery", "dataset:digits/test", "--baselines", "--json", cwd=work)
     )
     scores = {"encoder", "metric", "precision", "precision_interval", "map", "map_interval"}
-    scores |= {"map_retrieved", "map_found_interval", "recall_at_1", "first_right_interval"}
+    scores |= {"map_retrieved", "map_retrieved_interval", "recall_at_1", "recall_at_1_interval"}
     scores |= {"recall", "recall_interval", "first", "per_label"}
-    others = {"k", "queries", "skipped", "gallery", "baselines", "ways", "latency_ms"}
+    others = {"k", "queries", "skipped", "gallery", "baselines", "variants", "latency_ms"}
     assert set(result) == scores | others | {"protocol", "relevance", "precision_ceiling"}
     assert result["relevance"] == {"by": "label", "column": "label"}
     assert (result["protocol"], result["precision_ceiling"]) == (None, 1)
@@ -181,7 +181,7 @@ def test_info_and_registries(work: Path) -> None:
     assert facts["bytes"] > 100_000
     encoder = json.loads(run("info", "e.encoder", "--json", cwd=work))
     assert encoder["fingerprint"] == facts["fingerprint"]
-    assert f"size                     {facts['bytes'] / 1e3:.1f} kB\n" in run(
+    assert f"size                     {facts['bytes'] / 1e6:.1f} MB\n" in run(
         "info", "d.gallery", cwd=work
     )
 
@@ -209,7 +209,9 @@ def test_a_broken_image_is_listed_and_the_rest_is_indexed(folder: Path, tmp_path
     done = lookalike("index", tmp_path / "s.gallery", folder)
     assert done.returncode == 1
     assert "12 added" in done.stdout
-    assert "red/broken.jpg: broken image" in done.stderr or "unsupported image format" in done.stderr
+    assert (
+        "red/broken.jpg: broken image" in done.stderr or "unsupported image format" in done.stderr
+    )
     result = lookalike(
         "search", tmp_path / "s.gallery", folder / "red" / "0.png", tmp_path / "no.png"
     )
@@ -259,11 +261,17 @@ MISTAKES = {
     "query size": (["search", "exact.gallery", "photos/0.png"], "0.png: the image is 40x30"),
     "no query": (["search", "d.gallery"], "no query: pass an image"),
     "no such id": (["search", "d.gallery", "--id", "x"], "no row with the id 'x'"),
-    "n of zero": (["search", "d.gallery", "--id", "digits/train:1", "-k", "0"], "n = 0"),
+    "n of zero": (
+        ["search", "d.gallery", "--id", "digits/train:1", "-k", "0"],
+        "-k 0 must be at least 1",
+    ),
     "index outside": (["search", "d.gallery", "dataset:digits/test#999"], "has images 0 to 359"),
     "set without index": (["search", "d.gallery", "dataset:digits/test"], "NAME/SPLIT#INDEX"),
-    "unlabeled": (["evaluate", "d.gallery", "photos"], "is a labeled query"),
-    "eval n": (["evaluate", "d.gallery", "dataset:digits/test", "-k", "-2"], "n = -2"),
+    "unlabeled": (["evaluate", "d.gallery", "photos"], "no labeled query among 1 image"),
+    "eval n": (
+        ["evaluate", "d.gallery", "dataset:digits/test", "-k", "-2"],
+        "-k -2 must be at least 1",
+    ),
     "unknown recipe": (
         ["train", "dataset:digits/train", "-o", "x.encoder", "--recipe", "report-con"],
         "did you mean 'report-conv'",
