@@ -1,4 +1,4 @@
-"""A decoder that files can make crash, spin, eat memory or talk nonsense, by how they end."""
+"""A decoder that crashes, hangs, bloats or sends garbage, depending on the end of the file."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from lookalike.server import decoder_process, frames
+from lookalike.server import decoder_process, messages
 
-CRASH, EXIT, SPIN, HOG, BABBLE = b"<crash>", b"<exit>", b"<spin>", b"<hog>", b"<babble>"
-MARKS = (CRASH, EXIT, SPIN, HOG, BABBLE)
+CRASH, EXIT, HANG, BLOAT, GARBAGE = b"<crash>", b"<exit>", b"<hang>", b"<bloat>", b"<garbage>"
+FAULTS = (CRASH, EXIT, HANG, BLOAT, GARBAGE)
 
 
-def image(data: bytes, asked: Mapping[str, Any]) -> decoder_process.Answer:
+def image(data: bytes, request: Mapping[str, Any]) -> decoder_process.Response:
     if data.endswith(CRASH):
         os.kill(os.getpid(), signal.SIGSEGV)
     if data.endswith(EXIT):
         os._exit(0)
-    if data.endswith(HOG):
+    if data.endswith(BLOAT):
         bytearray(10 << 30)
-    if data.endswith(BABBLE):
-        os.write(0, frames.LENGTHS.pack(9, 0) + b"not JSON!")
-    while data.endswith(SPIN):
+    if data.endswith(GARBAGE):
+        os.write(0, messages.LENGTHS.pack(9, 0) + b"not JSON!")
+    while data.endswith(HANG):
         pass
-    return decoder_process.image(data, asked)
+    return decoder_process.image(data, request)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A service in a thread of the tests, at a port of its own."""
+"""A service that runs in a thread of the tests, on a free port."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 from lookalike.client import Client
 from lookalike.gallery.gallery import Gallery
 from lookalike.server.app import create_app
-from lookalike.server.running import listen, server
 from lookalike.server.service import Service
 from lookalike.server.settings import LOOPBACK, ServeSettings
+from lookalike.server.uvicorn_server import create_server, listen
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Serving:
     port: int
     service: Service
     app: Any
-    connections: Callable[[], int]
+    count_connections: Callable[[], int]
 
     @property
     def url(self) -> str:
@@ -34,7 +34,7 @@ class Serving:
     def client(self, key: str | None = None) -> Client:
         return Client(self.url, key=key)
 
-    def ask(
+    def request(
         self,
         method: str,
         path: str,
@@ -44,27 +44,27 @@ class Serving:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
             connection.request(method, path, body, dict(headers or {}))
-            answer = connection.getresponse()
-            return answer, answer.read()
+            response = connection.getresponse()
+            return response, response.read()
 
 
 @contextlib.contextmanager
 def serving(
     galleries: Mapping[str, Gallery], settings: ServeSettings | None = None
 ) -> Iterator[Serving]:
-    settings = settings or ServeSettings(write=True, hosts=LOOPBACK)
+    settings = settings or ServeSettings(allow_writes=True, hosts=LOOPBACK)
     app = create_app(galleries, settings)
     listening = listen("127.0.0.1", 0)
-    running = server(app, settings.limits)
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+    server = create_server(app, settings.limits)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        while not running.started:
+        while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        port, connections = listening.getsockname()[1], running.server_state.connections
+        port, connections = listening.getsockname()[1], server.server_state.connections
         yield Serving(port, app.state.service, app, lambda: len(connections))
     finally:
-        running.should_exit = True
+        server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()

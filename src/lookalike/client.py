@@ -1,6 +1,6 @@
-"""A client of the service, with the names and types of :class:`lookalike.Gallery`.
+"""A client of the HTTP API, with the methods and types of :class:`lookalike.Gallery`.
 
-It needs nothing but the standard library and what reads images.
+It needs only the standard library and what decodes images.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from lookalike.images.decode import ImageInput, decode
 from lookalike.types import Hit, Hits, ImageArray, Metadata, Metric
 
 _PROBLEMS: Mapping[str, type[Exception]] = {
-    "no-such-item": MissingRowError,
-    "bad-image": ImageError,
-    "bad-request": InputError,
-    "busy": BusyError,
+    "item-not-found": MissingRowError,
+    "invalid-image": ImageError,
+    "invalid-request": InputError,
+    "gallery-locked": BusyError,
 }
 _BATCH = 64
-_TRIES = 4
+_ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A service at ``url``; ``key`` is an API key, ``timeout`` in seconds.
+    """A service at ``url``; ``key`` is an API key, ``timeout`` is in seconds.
 
-    A request that is turned away because the service has enough to do is repeated up to three
-    times, after the seconds it asks for.
+    A request that is refused because the service is at its limits is retried up to three times,
+    after the delay that the service asks for.
     """
 
     url: str
@@ -51,67 +51,64 @@ class Client:
         """Return the names of the galleries.
 
         Raises:
-            ServiceError: the service cannot be reached or refuses.
+            ServiceError: the service cannot be reached, or refuses the request.
         """
-        return [each["name"] for each in self.json("GET", "/v1/galleries")]
+        return [gallery["name"] for gallery in self.json("GET", "/v1/galleries")]
 
     def gallery(self, name: str) -> RemoteGallery:
-        """Return a gallery by the name it is served under."""
+        """Return a gallery by its name in the service; no request is sent."""
         return RemoteGallery(self, name)
 
     def json(self, method: str, path: str, body: object = None) -> Any:
-        """Send JSON and return what the JSON of the answer holds, None where it has no body."""
+        """Send JSON and return the JSON of the response, None if its body is empty."""
         data = None if body is None else json.dumps(body).encode()
-        return self._read(self.send(method, path, data, "application/json"))
+        response = self.send(method, path, data, "application/json")
+        return json.loads(response) if response else None
 
     def send(
         self, method: str, path: str, data: bytes | None = None, kind: str = "application/json"
     ) -> bytes:
-        """Send a request and return the body of the answer.
+        """Send a request with a body of the media type ``kind``; return the body of the response.
 
         Raises:
-            InputError, MissingRowError, ImageError, BusyError: as the same call of a gallery would.
-            ServiceError: the service cannot be reached, refuses or fails.
+            InputError, MissingRowError, ImageError, BusyError: as the same method of a gallery.
+            ServiceError: the service cannot be reached, or refuses the request, or fails.
         """
         headers = {"Accept": "application/json, image/*"}
         if data is not None:
             headers["Content-Type"] = kind
         if self.key is not None:
             headers["Authorization"] = f"Bearer {self.key}"
-        address = self.url.rstrip("/") + path
-        for tries_left in reversed(range(_TRIES)):
-            request = urllib.request.Request(address, data, headers, method=method)
+        url = self.url.rstrip("/") + path
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            request = urllib.request.Request(url, data, headers, method=method)
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                    return bytes(answer.read())
+                with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                    return bytes(response.read())
             except urllib.error.HTTPError as error:
                 with error:
-                    waits = error.headers.get("Retry-After", "")
-                    if error.code == 429 and tries_left and waits.isdigit():
-                        time.sleep(int(waits))
+                    delay = error.headers.get("Retry-After", "")
+                    if error.code == 429 and attempts_left and delay.isdigit():
+                        time.sleep(int(delay))
                         continue
-                    raise _error(address, error) from None
+                    raise _error_of_response(url, error) from None
             except (OSError, ValueError) as error:
                 reason = getattr(error, "reason", error)
                 raise ServiceError(f"{self.url}: cannot be reached ({reason})") from error
         raise AssertionError
 
-    @staticmethod
-    def _read(data: bytes) -> Any:
-        return json.loads(data) if data else None
-
 
 @dataclass(frozen=True, slots=True)
 class RemoteGallery:
-    """A gallery of a service. Its methods raise what :meth:`Client.send` does."""
+    """A gallery of a service. Its methods raise the errors of :meth:`Client.send`."""
 
     client: Client
     name: str
 
     def info(self) -> dict[str, Any]:
-        """Return its facts and the columns of its metadata."""
-        found: dict[str, Any] = self.client.json("GET", self._path())
-        return found
+        """Return the facts of the gallery and the columns of its metadata."""
+        info: dict[str, Any] = self.client.json("GET", self._path())
+        return info
 
     def __len__(self) -> int:
         return int(self.info()["rows"])
@@ -120,7 +117,7 @@ class RemoteGallery:
         self,
         query: ImageInput | None = None,
         *,
-        id: str | None = None,  # noqa: A002 - the word its users have for it
+        id: str | None = None,  # noqa: A002 - its name in the API
         text: str | None = None,
         url: str | None = None,
         k: int = 7,
@@ -134,12 +131,12 @@ class RemoteGallery:
         rerank: str | Sequence[str] | None = None,
         keywords: str | None = None,
     ) -> Hits:
-        """Return the ``k`` rows that look most like one query, as a gallery's ``search`` does.
+        """Return the ``k`` most similar rows, like :meth:`lookalike.Gallery.search`.
 
-        Instead of an image, id or text, ``url`` is an address for the service to fetch, where it
-        may. Filters are texts or structures. The uri of a hit is the address of its image.
+        Instead of an image, id or text, ``url`` is an address for the service to fetch, if it
+        allows that. Filters are texts or mappings. The uri of a hit is the URL of its image.
         """
-        options = _options(
+        options = _without_none(
             k=k,
             metric=None if metric is None else Metric(metric).value,
             where=where,
@@ -151,82 +148,82 @@ class RemoteGallery:
             rerank=rerank if rerank is None or isinstance(rerank, str) else "+".join(rerank),
             keywords=keywords,
         )
-        asked = _options(id=id, text=text, url=url)
+        body = _without_none(id=id, text=text, url=url)
         if query is not None:
-            asked["image"] = base64.b64encode(_file(query)).decode()
-        found = self.client.json("POST", f"{self._path()}/search", {**asked, **options})
-        return self._hits(found)
+            body["image"] = base64.b64encode(_file_bytes(query)).decode()
+        result = self.client.json("POST", f"{self._path()}/search", {**body, **options})
+        return self._hits(result)
 
     def search_all(self, queries: Sequence[ImageInput], *, k: int = 7) -> list[Hits]:
-        """Return the hits of many images, 64 a request.
+        """Return the hits of many images, sent 64 per request.
 
         Raises:
-            ImageError: one cannot be used; nothing is returned of the others.
+            ImageError: an image is invalid; no results are returned.
         """
-        found: list[Hits] = []
+        hits: list[Hits] = []
         for start in range(0, len(queries), _BATCH):
-            files = [_file(query) for query in queries[start : start + _BATCH]]
-            asked = [{"image": base64.b64encode(data).decode()} for data in files]
-            body = {"queries": asked, "k": k}
-            for answer in self.client.json("POST", f"{self._path()}/search/batch", body)["answers"]:
-                if answer["found"] is None:
-                    raise _problem(answer["problem"])
-                found.append(self._hits(answer["found"]))
-        return found
+            files = [_file_bytes(query) for query in queries[start : start + _BATCH]]
+            images = [{"image": base64.b64encode(data).decode()} for data in files]
+            body = {"queries": images, "k": k}
+            for each in self.client.json("POST", f"{self._path()}/search/batch", body)["results"]:
+                if each["result"] is None:
+                    raise _error_of_problem(each["problem"])
+                hits.append(self._hits(each["result"]))
+        return hits
 
     def evaluation(self) -> dict[str, Any]:
-        """Return how good its answers are, as ``lookalike evaluate --save`` measured it last.
+        """Return the evaluation that ``lookalike evaluate --save`` saved last.
 
         Raises:
-            ServiceError: it was not evaluated so.
+            ServiceError: there is no saved evaluation.
         """
-        found: dict[str, Any] = self.client.json("GET", self._path("/evaluation"))
-        return found
+        report: dict[str, Any] = self.client.json("GET", self._path("/evaluation"))
+        return report
 
     def item(self, id: str) -> dict[str, Any]:  # noqa: A002
-        """Return a row's id, metadata, content hash, and where its image is."""
-        found: dict[str, Any] = self.client.json("GET", self._path("/item", id=id))
-        return found
+        """Return an item's id, metadata, content hash, and the paths of its image."""
+        item: dict[str, Any] = self.client.json("GET", self._path("/item", id=id))
+        return item
 
     def image(self, id: str) -> ImageArray:  # noqa: A002
-        """Return a row's image, decoded."""
+        """Return an item's image, decoded."""
         return decode(self.client.send("GET", self._path("/item/image", id=id)), name=id)
 
     def put(self, id: str, image: ImageInput, metadata: Metadata | None = None) -> bool:  # noqa: A002
-        """Add a row, or replace it; return whether it is new. Its id begins with ``api:``."""
+        """Add or replace an item; return whether it is new. Its id starts with ``api:``."""
         path = self._path("/item", id=id, metadata=json.dumps(dict(metadata or {})))
-        answer = self.client.send("PUT", path, _file(image), "application/octet-stream")
-        return bool(json.loads(answer)["created"])
+        response = self.client.send("PUT", path, _file_bytes(image), "application/octet-stream")
+        return bool(json.loads(response)["created"])
 
-    def describe(self, id: str, metadata: Metadata) -> dict[str, Any]:  # noqa: A002
-        """Change columns of a row's metadata, those that are None removed; return all of them."""
+    def update_metadata(self, id: str, metadata: Metadata) -> dict[str, Any]:  # noqa: A002
+        """Change columns of an item's metadata, None removes one; return all of its metadata."""
         body = {"metadata": dict(metadata)}
-        found: dict[str, Any] = self.client.json("PATCH", self._path("/item", id=id), body)
-        return dict(found["metadata"])
+        response: dict[str, Any] = self.client.json("PATCH", self._path("/item", id=id), body)
+        return dict(response["metadata"])
 
     def remove(self, id: str) -> None:  # noqa: A002
-        """Delete a row that was put."""
+        """Delete an item that was added with :meth:`put`."""
         self.client.json("DELETE", self._path("/item", id=id))
 
-    def _path(self, below: str = "", **asked: str) -> str:
-        query = f"?{urlencode(asked)}" if asked else ""
-        return f"/v1/galleries/{quote(self.name, safe='')}{below}{query}"
+    def _path(self, resource: str = "", **parameters: str) -> str:
+        query = f"?{urlencode(parameters)}" if parameters else ""
+        return f"/v1/galleries/{quote(self.name, safe='')}{resource}{query}"
 
-    def _hits(self, found: Mapping[str, Any]) -> Hits:
+    def _hits(self, result: Mapping[str, Any]) -> Hits:
         base = self.client.url.rstrip("/")
-        rows = tuple(
-            Hit(hit["rank"], hit["id"], base + hit["image"], hit["distance"], hit["metadata"])
-            for hit in found["hits"]
+        hits = tuple(
+            Hit(hit["rank"], hit["id"], base + hit["image_url"], hit["distance"], hit["metadata"])
+            for hit in result["hits"]
         )
-        return Hits(found["query"], Metric(found["metric"]), rows)
+        return Hits(result["query"], Metric(result["metric"]), hits)
 
 
-def _options(**given: Any) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if value is not None}
+def _without_none(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
-def _file(image: ImageInput) -> bytes:
-    """Return an image as the bytes of a file: as it is, or pixels as a PNG."""
+def _file_bytes(image: ImageInput) -> bytes:
+    """Return an image file as it is, or a PNG of pixels."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | Path):
@@ -242,16 +239,18 @@ def _file(image: ImageInput) -> bytes:
     return file.getvalue()
 
 
-def _error(address: str, error: urllib.error.HTTPError) -> Exception:
+def _error_of_response(url: str, error: urllib.error.HTTPError) -> Exception:
     try:
-        return _problem(json.loads(error.read()))
+        return _error_of_problem(json.loads(error.read()))
     except (ValueError, KeyError, TypeError):
-        return ServiceError(f"{address}: answered {error.code} {error.reason}", status=error.code)
+        return ServiceError(
+            f"{url}: the service responded {error.code} {error.reason}", status=error.code
+        )
 
 
-def _problem(found: Mapping[str, Any]) -> Exception:
-    kind = str(found["type"]).rpartition(":")[2]
-    message = f"{found['title']}: {found['detail']}"
+def _error_of_problem(problem: Mapping[str, Any]) -> Exception:
+    kind = str(problem["type"]).rpartition(":")[2]
+    message = f"{problem['title']}: {problem['detail']}"
     if kind in _PROBLEMS:
         return _PROBLEMS[kind](message)
-    return ServiceError(message, status=int(found["status"]), kind=kind)
+    return ServiceError(message, status=int(problem["status"]), kind=kind)

@@ -1,4 +1,4 @@
-"""Files that crash, hang or bloat what decodes them: each costs the one request it came with."""
+"""Files that crash, hang or bloat the decoder only fail their own request."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from PIL import Image
 
 from lookalike.errors import ImageError
 from lookalike.gallery.gallery import Gallery
-from lookalike.server.decoder_pool import Decoders
+from lookalike.server.decoder_pool import DecoderPool
 from lookalike.server.limits import Limits
 from lookalike.server.settings import ServeSettings
-from tests.bad_decoder import BABBLE, CRASH, EXIT, HOG, MARKS, SPIN
+from tests.bad_decoder import BLOAT, CRASH, EXIT, FAULTS, GARBAGE, HANG
 from tests.conftest import Require
 from tests.processes import PROC, alive, children
-from tests.raw import soon
-from tests.serving import serving
+from tests.raw_http import eventually
+from tests.serving import Serving, serving
 
 BAD = "tests.bad_decoder"
 SECONDS = 2.0
 MEMORY = 1_500_000_000
 ROOT = Path(__file__).parents[2]
-SAID = {
+MESSAGES = {
     CRASH: "it crashed the decoder",
     EXIT: "it crashed the decoder",
-    SPIN: "took longer than 2 s",
-    HOG: "takes more memory",
-    BABBLE: "it crashed the decoder",
+    HANG: "decoding took longer than 2 s",
+    BLOAT: "needs more memory",
+    GARBAGE: "it crashed the decoder",
 }
-KILLED = set(MARKS) - {HOG}
+KILLED = set(FAULTS) - {BLOAT}
 
 
 def png(gray: int = 0) -> bytes:
@@ -53,33 +53,37 @@ def png(gray: int = 0) -> bytes:
     return file.getvalue()
 
 
+def metrics(served: Serving) -> bytes:
+    return served.request("GET", "/metrics")[1]
+
+
 @pytest.fixture
 def bad(monkeypatch: pytest.MonkeyPatch, require: Require) -> Iterator[None]:
-    """Decoders that can be made to fail; none is left behind."""
+    """Decoders that can be made to fail; none may be left running."""
     require(PROC.exists(), "processes are listed in /proc only")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("lookalike.server.service.Decoders", partial(Decoders, module=BAD))
+    monkeypatch.setattr("lookalike.server.service.DecoderPool", partial(DecoderPool, module=BAD))
     yield
     assert not children(named=BAD)
 
 
-def with_decoders(count: int, work: Callable[[Decoders], Coroutine[Any, Any, None]]) -> None:
+def with_decoders(count: int, work: Callable[[DecoderPool], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
-        async with Decoders(count, seconds=SECONDS, memory=MEMORY, module=BAD) as decoders:
+        async with DecoderPool(count, seconds=SECONDS, memory=MEMORY, module=BAD) as decoders:
             assert len(children(named=BAD)) == count
             await work(decoders)
 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("mark", MARKS)
-def test_a_bad_file_costs_one_call(bad: None, mark: bytes) -> None:
-    async def work(decoders: Decoders) -> None:
+@pytest.fault.parametrize("fault", FAULTS)
+def test_bad_file_fails_only_its_own_request(bad: None, fault: bytes) -> None:
+    async def work(decoders: DecoderPool) -> None:
         for round_ in (1, 2):
-            with pytest.raises(ImageError, match=SAID[mark]) as refused:
-                await decoders.image(png() + mark, "the file")
+            with pytest.raises(ImageError, match=MESSAGES[fault]) as refused:
+                await decoders.image(png() + fault, "the file")
             assert str(refused.value).startswith("the file: ")
-            assert decoders.restarts == (round_ if mark in KILLED else 0)
+            assert decoders.restarts == (round_ if fault in KILLED else 0)
             assert (await decoders.image(png(7), "a good one")).max() == 7
         assert len(children(named=BAD)) == 1
 
@@ -87,17 +91,17 @@ def test_a_bad_file_costs_one_call(bad: None, mark: bytes) -> None:
 
 
 def test_bad_files_among_good_ones(bad: None) -> None:
-    order = [*MARKS * 2, *[b""] * 40]
+    order = [*FAULTS * 2, *[b""] * 40]
     random.Random(0).shuffle(order)
 
-    async def work(decoders: Decoders) -> None:
-        calls = [decoders.image(png(i) + mark, "x") for i, mark in enumerate(order)]
-        for number, (mark, found) in enumerate(
+    async def work(decoders: DecoderPool) -> None:
+        calls = [decoders.image(png(i) + fault, "x") for i, fault in enumerate(order)]
+        for number, (fault, found) in enumerate(
             zip(order, await asyncio.gather(*calls, return_exceptions=True), strict=True)
         ):
-            if mark:
+            if fault:
                 assert isinstance(found, ImageError)
-                assert SAID[mark] in str(found)
+                assert MESSAGES[fault] in str(found)
             else:
                 assert isinstance(found, np.ndarray)
                 assert (found == number).all()
@@ -106,20 +110,20 @@ def test_bad_files_among_good_ones(bad: None) -> None:
     with_decoders(2, work)
 
 
-def test_a_decoder_killed_while_idle_costs_no_call(bad: None) -> None:
-    async def work(decoders: Decoders) -> None:
+def test_idle_decoder_is_replaced_when_killed(bad: None) -> None:
+    async def work(decoders: DecoderPool) -> None:
         (pid,) = children(named=BAD)
         os.kill(pid, signal.SIGKILL)
-        assert soon(lambda: not alive(pid))
+        assert eventually(lambda: not alive(pid))
         assert (await decoders.image(png(7), "a good one")).max() == 7
         assert decoders.restarts == 1
 
     with_decoders(1, work)
 
 
-def test_a_call_given_up_leaves_no_answer_for_the_next(bad: None) -> None:
-    async def work(decoders: Decoders) -> None:
-        call = asyncio.create_task(decoders.image(png() + SPIN, "slow"))
+def test_response_of_a_cancelled_request_is_discarded(bad: None) -> None:
+    async def work(decoders: DecoderPool) -> None:
+        call = asyncio.create_task(decoders.image(png() + HANG, "slow"))
         await asyncio.sleep(0.3)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -129,71 +133,69 @@ def test_a_call_given_up_leaves_no_answer_for_the_next(bad: None) -> None:
     with_decoders(1, work)
 
 
-def test_a_service_goes_on(bad: None, gallery: Gallery) -> None:
-    limits = Limits(decode_seconds=SECONDS, decode_memory=MEMORY, waiting=100)
-    order = [*MARKS, *[b""] * 30]
+def test_service_survives_bad_files(bad: None, gallery: Gallery) -> None:
+    limits = Limits(decode_seconds=SECONDS, decode_memory=MEMORY, concurrent_requests=100)
+    order = [*FAULTS, *[b""] * 30]
     random.Random(1).shuffle(order)
-    with serving({"digits": gallery}, ServeSettings(write=True, limits=limits)) as served:
+    with serving({"digits": gallery}, ServeSettings(allow_writes=True, limits=limits)) as served:
 
-        def ask(number: int) -> tuple[int, dict[str, Any]]:
+        def send(number: int) -> tuple[int, dict[str, Any]]:
             data = png(number) + order[number]
-            way = ("POST", "search/image?") if number % 2 else ("PUT", f"item?id={number}&")
-            answer, body = served.ask(way[0], f"/v1/galleries/digits/{way[1]}", data)
+            route = ("POST", "search/image?") if number % 2 else ("PUT", f"item?id={number}&")
+            answer, body = served.request(route[0], f"/v1/galleries/digits/{route[1]}", data)
             return answer.status, json.loads(body)
 
         with ThreadPoolExecutor(len(order)) as pool:
-            found = list(pool.map(ask, range(len(order))))
-        for mark, (status, body) in zip(order, found, strict=True):
-            assert status == (422 if mark else 200), body
-            if mark:
-                assert body["type"] == "urn:lookalike:problem:bad-image"
-                assert SAID[mark] in body["detail"]
-        text = served.ask("GET", "/metrics")[1].decode()
+            found = list(pool.map(send, range(len(order))))
+        for fault, (status, body) in zip(order, found, strict=True):
+            assert status == (422 if fault else 200), body
+            if fault:
+                assert body["type"] == "urn:lookalike:problem:invalid-image"
+                assert MESSAGES[fault] in body["detail"]
+        text = metrics(served).decode()
         restarts = re.search(r"^lookalike_decoder_restarts (.*)$", text, re.MULTILINE)
         assert restarts is not None
         assert float(restarts[1]) == len(KILLED)
         put = {f"api:{number}" for number in range(0, len(order), 2)}
-        bad_ones = {f"api:{number}" for number, mark in enumerate(order) if mark}
-        assert put & set(served.service.served("digits").gallery.store.ids()) == put - bad_ones
+        bad_ones = {f"api:{number}" for number, fault in enumerate(order) if fault}
+        assert put & set(served.service.handle("digits").gallery.store.ids()) == put - bad_ones
 
 
-def test_a_batch_is_answered_around_a_bad_file(bad: None, gallery: Gallery) -> None:
+def test_batch_with_bad_files(bad: None, gallery: Gallery) -> None:
     import base64
 
     limits = Limits(decode_seconds=SECONDS, decode_memory=MEMORY)
-    files = [png(1), png(2) + CRASH, png(3), png(4) + HOG, png(5)]
+    files = [png(1), png(2) + CRASH, png(3), png(4) + BLOAT, png(5)]
     body = {"queries": [{"image": base64.b64encode(data).decode()} for data in files], "k": 1}
     with serving({"digits": gallery}, ServeSettings(limits=limits)) as served:
-        answers = served.client().json("POST", "/v1/galleries/digits/search/batch", body)["answers"]
-    assert [answer["problem"] is None for answer in answers] == [True, False, True, False, True]
+        results = served.client().json("POST", "/v1/galleries/digits/search/batch", body)["results"]
+    assert [each["problem"] is None for each in results] == [True, False, True, False, True]
 
 
-def test_the_end_of_a_service_is_the_end_of_what_it_decodes(bad: None, gallery: Gallery) -> None:
+def test_decoding_ends_when_the_service_stops(bad: None, gallery: Gallery) -> None:
     limits = Limits(decode_seconds=SECONDS, decode_memory=MEMORY)
     statuses: list[int] = []
     with serving({"digits": gallery}, ServeSettings(limits=limits)) as served:
 
-        def ask() -> None:
+        def search() -> None:
             path = "/v1/galleries/digits/search/image"
-            statuses.append(served.ask("POST", path, png() + SPIN)[0].status)
+            statuses.append(served.request("POST", path, png() + HANG)[0].status)
 
-        asking = threading.Thread(target=ask)
-        asking.start()
-        assert soon(lambda: b"\nlookalike_waiting 1.0" in served.ask("GET", "/metrics")[1])
-    asking.join(30)
+        searching = threading.Thread(target=search)
+        searching.start()
+        assert eventually(lambda: b"\nlookalike_requests_in_progress 1.0" in metrics(served))
+    searching.join(30)
     assert statuses == [422]
 
 
-def test_decoders_do_not_outlive_a_service_that_is_killed(
-    gallery: Gallery, require: Require
-) -> None:
+def test_decoders_end_when_the_service_is_killed(gallery: Gallery, require: Require) -> None:
     require(PROC.exists(), "processes are listed in /proc only")
     command = [sys.executable, "-m", "lookalike", "serve", str(gallery.path), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         next(line for line in iter(process.stderr.readline, "") if "serving at" in line)
-        assert soon(lambda: children(process.pid, named="lookalike.server.decoder_process"))
+        assert eventually(lambda: children(process.pid, named="lookalike.server.decoder_process"))
         decoders = children(process.pid, named="lookalike.server.decoder_process")
         process.kill()
         process.wait(30)
-    assert soon(lambda: not any(map(alive, decoders)))
+    assert eventually(lambda: not any(map(alive, decoders)))

@@ -125,12 +125,12 @@ def served(work: Path) -> Iterator[Serving]:
 
 def test_the_saved_map_is_served(served: Serving) -> None:
     result = served.client().json("GET", "/v1/galleries/d/map")
-    gallery = served.service.served("d").gallery
+    gallery = served.service.handle("d").gallery
     assert result["ids"] == list(gallery.store.ids())
     assert not result["stale"]
     points = np.frombuffer(base64.b64decode(result["points"]), "<u2")
     assert len(points) == 2 * len(result["ids"])
-    with pytest.raises(ServiceError, match="no map yet"):
+    with pytest.raises(ServiceError, match="No map yet"):
         served.client().json("GET", "/v1/galleries/made/map")
 
 
@@ -140,7 +140,7 @@ def test_a_labeling_session_is_served_with_label_coverage(served: Serving, work:
     suggested = [row_id for group in session["groups"] for row_id in group]
     assert len(set(suggested)) == 40
     assert len(session["groups"]) == 5
-    records = {record.id: record for record in served.service.served("d").gallery.store.records()}
+    records = {record.id: record for record in served.service.handle("d").gallery.store.records()}
     truth = {row_id: [str(records[row_id].metadata["label"])] for row_id in suggested}
     coverage = client.json("POST", "/v1/galleries/d/labeling/coverage", {"labels": truth})
     assert coverage["labeled"] == 40
@@ -166,7 +166,7 @@ def test_a_labeling_session_is_served_with_label_coverage(served: Serving, work:
 
 def test_keyword_search_over_http(served: Serving) -> None:
     remote = served.client().gallery("d")
-    local = served.service.served("d").gallery
+    local = served.service.handle("d").gallery
     query = {"keywords": "3"}
     for search in (query, {**query, "id": local.store.ids()[0]}):
         remote_hits, local_hits = remote.search(**search), local.search(**search)

@@ -1,4 +1,4 @@
-"""The service keeps what its OpenAPI document promises, whatever is sent and in any order."""
+"""The service conforms to its OpenAPI document, for any requests in any order."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ROWS = 40
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, str]]:
-    """A service with keys, and one that may write."""
+    """A service with API keys, and a key with write permission."""
     folder = tmp_path_factory.mktemp("openapi")
     source = open_source(f"dataset:digits/train[:{ROWS}]")
     gallery = Gallery.create(
@@ -55,15 +55,15 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, s
 
 @pytest.fixture(scope="module")
 def document(keyed: tuple[Serving, str]) -> dict[str, Any]:
-    found: dict[str, Any] = keyed[0].client().json("GET", "/openapi.json")
-    return found
+    document: dict[str, Any] = keyed[0].client().json("GET", "/openapi.json")
+    return document
 
 
-def test_every_promise_is_kept(keyed: tuple[Serving, str], tmp_path: Path) -> None:
-    """Thousands of requests by schemathesis, all its checks on, the same ones every time.
+def test_requests_conform_to_the_document(keyed: tuple[Serving, str], tmp_path: Path) -> None:
+    """Thousands of reproducible requests by schemathesis, with all of its checks.
 
-    It makes them from examples, from the edges of the schema, at random, and along the links of
-    the document. Keys are not made at random: two kinds are offered, and one right one is enough.
+    It generates them from examples, from the limits of the schema, at random, and by following the
+    links of the document. API keys are not random: one valid key is enough of the two schemes.
     """
     served, key = keyed
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
@@ -78,21 +78,21 @@ def test_every_promise_is_kept(keyed: tuple[Serving, str], tmp_path: Path) -> No
         timeout=500,
         check=False,
     )
-    said = re.sub(r"(%[0-9A-F]{2}){50,}", "...", done.stdout[-20_000:])
-    assert done.returncode == 0, said + done.stderr
-    cases = re.search(r"(\d+) generated, (\d+) passed", said)
-    assert cases is not None, said
+    output = re.sub(r"(%[0-9A-F]{2}){50,}", "...", done.stdout[-20_000:])
+    assert done.returncode == 0, output + done.stderr
+    cases = re.search(r"(\d+) generated, (\d+) passed", output)
+    assert cases is not None, output
     assert cases[1] == cases[2]
     assert int(cases[1]) > 1_000
-    links = re.search(r"API Links: +(\d+) covered", said)
+    links = re.search(r"API Links: +(\d+) covered", output)
     assert links is not None
     assert int(links[1]) >= 5
 
 
-def test_its_requests_got_somewhere(keyed: tuple[Serving, str]) -> None:
-    """Each route was answered with success too, by the test before: not all was refused."""
+def test_schemathesis_reached_every_route(keyed: tuple[Serving, str]) -> None:
+    """The test before got successful responses from each route: not everything was refused."""
     served, key = keyed
-    text = served.ask("GET", "/metrics", headers={"x-api-key": key})[1].decode()
+    text = served.request("GET", "/metrics", headers={"x-api-key": key})[1].decode()
     found = set(re.findall(r'requests_total{method="(\w+)",route="([^"]+)",status="20[04]"}', text))
     gallery = "/v1/galleries/{gallery}"
     assert found >= {
@@ -109,7 +109,7 @@ def test_its_requests_got_somewhere(keyed: tuple[Serving, str]) -> None:
     assert not re.search(r'requests_total{[^}]*status="5', text)
 
 
-def test_what_the_document_says_of_every_route(document: dict[str, Any]) -> None:
+def test_document_describes_every_operation(document: dict[str, Any]) -> None:
     operations = [
         (path, method, each)
         for path, methods in document["paths"].items()
@@ -119,8 +119,12 @@ def test_what_the_document_says_of_every_route(document: dict[str, Any]) -> None
     assert len(set(names)) == len(names)
     for path, method, each in operations:
         assert each["tags"], (path, method)
-        open_to_all = path in ("/healthz", "/readyz")
-        assert (each.get("security") == []) is open_to_all
+        assert each["summary"][0].isupper(), (path, method)
+        assert each["description"], (path, method)
+        for parameter in each.get("parameters", ()):
+            assert parameter["description"], (path, method, parameter["name"])
+        public = path in ("/healthz", "/readyz")
+        assert (each.get("security") == []) is public
         if path != "/healthz":
             assert {"400", "401", "403", "404", "408", "413", "421", "422", "429", "431"} <= set(
                 each["responses"]
@@ -128,17 +132,21 @@ def test_what_the_document_says_of_every_route(document: dict[str, Any]) -> None
         for answer in each["responses"].values():
             for link in answer.get("links", {}).values():
                 assert link["operationId"] in names
-    assert document["security"] == [{"key": []}, {"header": []}]
+    schemas = document["components"]["schemas"]
+    for name, schema in schemas.items():
+        for field, properties in schema.get("properties", {}).items():
+            assert properties.get("description"), (name, field)
+    assert document["security"] == [{"bearer": []}, {"header": []}]
 
 
-def test_a_wrong_method_is_told_the_right_ones(
+def test_405_lists_the_allowed_methods(
     keyed: tuple[Serving, str], document: dict[str, Any]
 ) -> None:
     served, key = keyed
     for path, methods in document["paths"].items():
         address = path.replace("{gallery}", "digits")
         for method in ("OPTIONS", "TRACE", "HEAD"):
-            answer, _ = served.ask(method, address, headers={"x-api-key": key})
+            answer, _ = served.request(method, address, headers={"x-api-key": key})
             assert answer.status == 405
             allowed = answer.headers["allow"].split(", ")
             assert allowed == sorted(each.upper() for each in methods)
@@ -158,10 +166,10 @@ def png(gray: int) -> bytes:
     return file.getvalue()
 
 
-def test_items_are_what_was_put_and_gone_when_deleted(keyed: tuple[Serving, str]) -> None:
-    """Random orders of putting, changing and deleting, against a dictionary that does the same."""
+def test_items_match_a_model(keyed: tuple[Serving, str]) -> None:
+    """Random sequences of put, update and delete give the same items as a dictionary."""
     served, key = keyed
-    gallery = served.service.served("digits").gallery
+    gallery = served.service.handle("digits").gallery
     remote = served.client(key).gallery("digits")
     for row_id in [each for each in gallery.store.ids() if each.startswith("api:")]:
         remote.remove(row_id)
@@ -169,61 +177,61 @@ def test_items_are_what_was_put_and_gone_when_deleted(keyed: tuple[Serving, str]
     class Items(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
-            self.kept: dict[str, tuple[int, dict[str, Any]]] = {}
+            self.items: dict[str, tuple[int, dict[str, Any]]] = {}
 
         @rule(name=KEYS, gray=st.integers(0, 255), metadata=METADATA)
         def put(self, name: str, gray: int, metadata: dict[str, Any]) -> None:
-            assert remote.put(name, png(gray), metadata) is (name not in self.kept)
-            self.kept[name] = gray, metadata
+            assert remote.put(name, png(gray), metadata) is (name not in self.items)
+            self.items[name] = gray, metadata
 
         @rule(name=KEYS, metadata=METADATA)
-        def describe(self, name: str, metadata: dict[str, Any]) -> None:
-            if name not in self.kept:
+        def update_metadata(self, name: str, metadata: dict[str, Any]) -> None:
+            if name not in self.items:
                 with pytest.raises(MissingRowError):
-                    remote.describe(f"api:{name}", metadata)
+                    remote.update_metadata(f"api:{name}", metadata)
                 return
-            gray, before = self.kept[name]
-            assert remote.describe(f"api:{name}", metadata) == {**before, **metadata}
-            self.kept[name] = gray, {**before, **metadata}
+            gray, before = self.items[name]
+            assert remote.update_metadata(f"api:{name}", metadata) == {**before, **metadata}
+            self.items[name] = gray, {**before, **metadata}
 
         @rule(name=KEYS)
-        def forget_one_column(self, name: str) -> None:
-            if name in self.kept and self.kept[name][1]:
-                gray, before = self.kept[name]
+        def remove_column(self, name: str) -> None:
+            if name in self.items and self.items[name][1]:
+                gray, before = self.items[name]
                 column = next(iter(before))
                 left = {each: value for each, value in before.items() if each != column}
-                assert remote.describe(f"api:{name}", {column: None}) == left
-                self.kept[name] = gray, left
+                assert remote.update_metadata(f"api:{name}", {column: None}) == left
+                self.items[name] = gray, left
 
         @rule(name=KEYS)
         def remove(self, name: str) -> None:
-            if self.kept.pop(name, None) is None:
+            if self.items.pop(name, None) is None:
                 with pytest.raises(MissingRowError):
                     remote.remove(f"api:{name}")
                 return
             remote.remove(f"api:{name}")
             for what in ("", "/image", "/thumbnail", "/neighbors"):
                 path = f"/v1/galleries/digits/item{what}?id={quote('api:' + name, safe='')}"
-                assert served.ask("GET", path, headers={"x-api-key": key})[0].status == 404
+                assert served.request("GET", path, headers={"x-api-key": key})[0].status == 404
 
         @rule(name=KEYS)
         def read(self, name: str) -> None:
-            if name not in self.kept:
+            if name not in self.items:
                 with pytest.raises(InputError):
                     remote.search(id=f"api:{name}")
                 return
-            gray, metadata = self.kept[name]
+            gray, metadata = self.items[name]
             assert remote.item(f"api:{name}")["metadata"] == metadata
             assert np.array_equal(remote.image(f"api:{name}"), np.full((8, 8), gray, np.uint8))
             assert f"api:{name}" not in {hit.id for hit in remote.search(id=f"api:{name}", k=100)}
 
         @invariant()
         def count(self) -> None:
-            assert len(remote) == ROWS + len(self.kept)
-            assert len(list((gallery.path / FOLDER).glob("*"))) == len(self.kept)
+            assert len(remote) == ROWS + len(self.items)
+            assert len(list((gallery.path / FOLDER).glob("*"))) == len(self.items)
 
         def teardown(self) -> None:
-            for name in self.kept:
+            for name in self.items:
                 remote.remove(f"api:{name}")
 
     run_state_machine_as_test(

@@ -1,4 +1,4 @@
-"""The page, in Debian's Chromium: what a person does there, and what they see.
+"""The page in Debian's Chromium, as a person uses it.
 
 Screenshots are left in build/page.
 """
@@ -36,7 +36,7 @@ from tests.integration.test_cli import lookalike
 from tests.integration.test_mnist import fetched
 from tests.serving import Serving, serving
 
-SHOTS = Path(__file__).parents[2] / "build" / "page"
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "page"
 AXE = NpmPackage("axe-core", "4.14.1", "package")
 NOTE = '<img src=x onerror=alert(1)> & "it\'s"'
 HOSTILE = "<script>alert(1)<"
@@ -66,7 +66,7 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, colors: Path, require: Require) -> Iterator:
-    """A shop in two encodings, digits to draw, and a gallery without images."""
+    """A shop with two encoders, digits for the drawing pad, and an empty gallery."""
     folder = tmp_path_factory.mktemp("site")
     digits = fetched("dataset:mnist/train[:6000]", require)
     made = {}
@@ -108,8 +108,8 @@ def chromium(require: Require) -> Iterator[Any]:
 
 @pytest.fixture
 def tab(chromium: Any, site: Serving) -> Iterator[Open]:
-    """Opens pages; whatever a page logs, or asks of another address, fails the test."""
-    wrong: list[str] = []
+    """Open pages; console errors and requests to other hosts fail the test."""
+    errors: list[str] = []
     contexts = []
 
     def opened(path: str, *, base: str = site.url, allow: str = r"^$", **how: Any) -> Any:
@@ -120,17 +120,17 @@ def tab(chromium: Any, site: Serving) -> Iterator[Open]:
 
         def logged(message: Any) -> None:
             if message.type in ("error", "warning") and not re.search(allow, message.text):
-                wrong.append(message.text)
+                errors.append(message.text)
 
         def requested(request: Any) -> None:
             if urlsplit(request.url).netloc != urlsplit(base).netloc and not request.url.startswith(
                 ("blob:", "data:")
             ):
-                wrong.append(f"asked {request.url}")
+                errors.append(f"asked {request.url}")
 
         page.on("console", logged)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: errors.append(dialog.message))
         page.on("request", requested)
         page.goto(base + path)
         if how.get("java_script_enabled", True):
@@ -141,11 +141,11 @@ def tab(chromium: Any, site: Serving) -> Iterator[Open]:
     for context in contexts:
         assert context.cookies() == []
         context.close()
-    assert wrong == []
+    assert errors == []
 
 
 def hits(page: Any) -> list[str]:
-    """Return the ids that the page shows, once it has stopped searching."""
+    """Return the ids of the results, once the search has finished."""
     page.wait_for_selector("#results:not([aria-busy]) .hit dl", state="attached")
     shown = page.locator("#results .hit dl dd:first-of-type").all_text_contents()
     return [text.strip() for text in shown]
@@ -160,14 +160,14 @@ def searched(page: Any, action: Callable[[], object]) -> list[str]:
     return hits(page)
 
 
-def shoot(page: Any, name: str) -> None:
-    SHOTS.mkdir(parents=True, exist_ok=True)
+def screenshot(page: Any, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.wait_for_load_state("networkidle")
-    page.screenshot(path=SHOTS / f"{name}.png")
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
 def ids(site: Serving, name: str, *query: Any, **options: Any) -> list[str]:
-    found = site.service.served(name).gallery.search(*query, **options)
+    found = site.service.handle(name).gallery.search(*query, **options)
     return [hit.id for hit in found]
 
 
@@ -175,34 +175,32 @@ def item(name: str = "red/4.png") -> str:
     return f"/g/shop?id={quote('colors:' + name, safe='')}"
 
 
-def test_start_then_more_like_this_and_back(tab: Open, site: Serving) -> None:
+def test_pick_an_example_and_go_back(tab: Open, site: Serving) -> None:
     page = tab("/g/shop")
-    assert page.locator("#results .shot").count() == 24
-    shoot(page, "start")
+    assert page.locator("#results .thumbnail").count() == 24
+    screenshot(page, "start")
     with page.expect_response(lambda answer: "/results?" in answer.url):
-        page.locator(".shot").nth(5).click()
+        page.locator(".thumbnail").nth(5).click()
     found = hits(page)
     [asked] = parse_qs(urlsplit(page.url).query)["id"]
     assert found == ids(site, "shop", id=asked)
-    shoot(page, "results")
+    screenshot(page, "results")
     again = tab(page.url.removeprefix(site.url))
     assert hits(again) == found
     page.go_back()
-    page.wait_for_selector("text=Start from one of these")
+    page.wait_for_selector("text=Pick an image or upload your own")
 
 
-def test_a_chosen_file_is_searched_and_its_address_kept(
-    tab: Open, site: Serving, colors: Path
-) -> None:
+def test_uploaded_file_and_its_url(tab: Open, site: Serving, colors: Path) -> None:
     page = tab("/g/shop")
     path = colors / "green" / "7.png"
     found = searched(page, lambda: page.set_input_files("#file", path))
     assert found == ids(site, "shop", path)
-    page.wait_for_function("() => location.search.includes('local=')")
+    page.wait_for_function("() => location.search.includes('upload=')")
     page.reload()
     assert hits(page) == found
     elsewhere = tab(page.url.removeprefix(site.url))
-    elsewhere.wait_for_selector("text=The image is not here")
+    elsewhere.wait_for_selector("text=Image not available")
 
 
 def test_dropped_and_pasted_images(tab: Open, site: Serving, colors: Path) -> None:
@@ -220,7 +218,7 @@ def test_dropped_and_pasted_images(tab: Open, site: Serving, colors: Path) -> No
         )
         if name:
             page.dispatch_event("body", name, {"dataTransfer": holder})
-            assert page.locator("#dropping").is_visible()
+            assert page.locator("#drop-overlay").is_visible()
         event = {"dataTransfer" if kind == "drop" else "clipboardData": holder}
         found = searched(
             page,
@@ -234,22 +232,22 @@ def test_dropped_and_pasted_images(tab: Open, site: Serving, colors: Path) -> No
             ),
         )
         assert found == ids(site, "shop", path)
-        assert not page.locator("#dropping").is_visible()
+        assert not page.locator("#drop-overlay").is_visible()
 
 
-def test_a_picture_from_the_camera(tab: Open) -> None:
+def test_camera(tab: Open) -> None:
     page = tab("/g/shop", permissions=["camera"])
     page.click("#camera")
-    page.wait_for_function("() => document.querySelector('#snap video').videoWidth > 0")
-    assert len(searched(page, lambda: page.click("#take"))) == 7
-    assert not page.locator("#snap").is_visible()
-    assert page.evaluate("document.querySelector('#snap video').srcObject") is None
+    page.wait_for_function("() => document.querySelector('#camera-dialog video').videoWidth > 0")
+    assert len(searched(page, lambda: page.click("#take-photo"))) == 7
+    assert not page.locator("#camera-dialog").is_visible()
+    assert page.evaluate("document.querySelector('#camera-dialog video').srcObject") is None
 
 
-def test_a_drawn_seven_finds_sevens_as_it_is_drawn(tab: Open) -> None:
+def test_drawing_a_seven_finds_sevens(tab: Open) -> None:
     page = tab("/g/digits")
     page.click("#draw")
-    pad = page.locator("#pad canvas").bounding_box()
+    pad = page.locator("#drawing-pad canvas").bounding_box()
 
     def to(x: float, y: float, steps: int = 6) -> None:
         page.mouse.move(pad["x"] + x * pad["width"], pad["y"] + y * pad["height"], steps=steps)
@@ -258,22 +256,22 @@ def test_a_drawn_seven_finds_sevens_as_it_is_drawn(tab: Open) -> None:
     page.mouse.down()
     to(0.72, 0.25)
     page.wait_for_selector("#results .hit dl", state="attached")
-    assert "local=" not in page.url
+    assert "upload=" not in page.url
     to(0.45, 0.85)
     page.mouse.up()
-    page.wait_for_function("() => location.search.includes('local=')")
+    page.wait_for_function("() => location.search.includes('upload=')")
     labels = page.locator("#results .label").all_text_contents()
     assert [text.strip() for text in labels].count("7") >= 5
-    shoot(page, "drawing")
-    page.click("#undo")
-    assert page.locator("#pad").get_attribute("data-side") == "28"
+    screenshot(page, "drawing")
+    page.click("#undo-stroke")
+    assert page.locator("#drawing-pad").get_attribute("data-side") == "28"
     assert not tab("/g/shop").locator("#draw").count()
 
 
-def test_a_box_on_the_query(tab: Open, site: Serving) -> None:
+def test_crop_box(tab: Open, site: Serving) -> None:
     page = tab(item())
-    page.wait_for_selector("#part:not([hidden])")
-    frame = page.locator("#frame img").bounding_box()
+    page.wait_for_selector("#crop:not([hidden])")
+    frame = page.locator("#query-frame img").bounding_box()
     scale = 80 / frame["width"]
 
     def drag() -> None:
@@ -285,12 +283,12 @@ def test_a_box_on_the_query(tab: Open, site: Serving) -> None:
     row = "colors:red/4.png"
     assert searched(page, drag) == ids(site, "shop", id=row, box=(10, 5, 40, 30))
     assert parse_qs(urlsplit(page.url).query)["box"] == ["10,5,40,30"]
-    shoot(page, "box")
-    page.focus(".box")
+    screenshot(page, "box")
+    page.focus(".crop-box")
     found = searched(page, lambda: page.keyboard.press("ArrowRight"))
     assert found == ids(site, "shop", id=row, box=(12, 5, 40, 30))
     searched(page, lambda: page.keyboard.press("Shift+ArrowDown"))
-    page.click("#part summary")
+    page.click("#crop summary")
     assert [page.input_value(f"#box-{each}") for each in "xywh"] == ["12", "5", "40", "32"]
     page.fill("#box-w", "9")
     found = searched(page, lambda: page.press("#box-w", "Enter"))
@@ -298,11 +296,11 @@ def test_a_box_on_the_query(tab: Open, site: Serving) -> None:
     page.reload()
     page.wait_for_selector("main[data-ready]")
     assert hits(page) == found
-    page.wait_for_selector(".box:visible")
-    assert searched(page, lambda: page.click("#whole")) == ids(site, "shop", id=row)
+    page.wait_for_selector(".crop-box:visible")
+    assert searched(page, lambda: page.click("#reset-crop")) == ids(site, "shop", id=row)
 
 
-def test_filters_of_the_columns(tab: Open, site: Serving) -> None:
+def test_filters(tab: Open, site: Serving) -> None:
     page = tab(item())
     row = "colors:red/4.png"
     label = "value:label"
@@ -312,72 +310,72 @@ def test_filters_of_the_columns(tab: Open, site: Serving) -> None:
     assert [" ".join(text.split()) for text in values] == ["<b>blue 10", "green 10", "red 10"]
     found = searched(page, lambda: page.check(f'input[name="{label}"][value="green"]'))
     assert found == ids(site, "shop", id=row, where="label = 'green'")
-    page.fill('input[name="low:year"]', "2004")
-    found = searched(page, lambda: page.press('input[name="low:year"]', "Enter"))
+    page.fill('input[name="min:year"]', "2004")
+    found = searched(page, lambda: page.press('input[name="min:year"]', "Enter"))
     assert found == ids(site, "shop", id=row, where="label = 'green' and year >= 2004")
-    shoot(page, "filters")
+    screenshot(page, "filters")
     assert hits(tab(page.url.removeprefix(site.url))) == found
     found = searched(page, lambda: page.check('input[name="value:sale"][value="yes"]'))
     assert found == ids(site, "shop", id=row, where="label='green' and year>=2004 and sale=true")
     page.fill("#where", "year = 2001")
     page.press("#where", "Enter")
-    page.wait_for_selector("text=Nothing matches.")
+    page.wait_for_selector("text=No results")
     page.fill("#where", "year >")
     page.press("#where", "Enter")
     page.wait_for_selector("[role=alert] >> text=filter")
-    shoot(page, "wrong-filter")
+    screenshot(page, "wrong-filter")
 
 
-def test_how_to_search(tab: Open, site: Serving) -> None:
+def test_search_options(tab: Open, site: Serving) -> None:
     page = tab(item())
-    page.click("text=How to search")
+    page.click("text=Search options")
     row = "colors:red/4.png"
-    page.fill("#n", "12")
-    assert searched(page, lambda: page.press("#n", "Enter")) == ids(site, "shop", id=row, k=12)
+    page.fill("#k", "12")
+    assert searched(page, lambda: page.press("#k", "Enter")) == ids(site, "shop", id=row, k=12)
     found = searched(page, lambda: page.select_option("#metric", index=1))
     metric = page.input_value("#metric")
     assert found == ids(site, "shop", id=row, k=12, metric=metric)
     found = searched(page, lambda: page.select_option("#rerank", "aqe+k-reciprocal"))
     expected = ids(site, "shop", id=row, k=12, metric=metric, rerank="aqe+k-reciprocal")
     assert found == expected
-    assert searched(page, lambda: page.check("input[name=parts]")) == ids(
+    assert searched(page, lambda: page.check("input[name=multi_crop]")) == ids(
         site, "shop", id=row, k=12, metric=metric, rerank="aqe+k-reciprocal", multi_crop=True
     )
 
 
 def test_two_galleries_side_by_side(tab: Open, site: Serving) -> None:
     page = tab(item())
-    page.click("text=How to search")
-    found = searched(page, lambda: page.select_option("#with", "other"))
+    page.click("text=Search options")
+    found = searched(page, lambda: page.select_option("#compare", "other"))
     row = "colors:red/4.png"
     assert found == ids(site, "shop", id=row) + ids(site, "other", id=row)
-    shoot(page, "beside")
-    page = tab(f"/g/shop?id={quote(row)}&with=digits")
-    assert len(hits(page)) == 14  # its image is asked for where it is no item
+    screenshot(page, "beside")
+    page = tab(f"/g/shop?id={quote(row)}&compare=digits")
+    assert len(hits(page)) == 14  # searched by image in a gallery that does not have the item
 
 
-def test_names_and_metadata_are_text(tab: Open) -> None:
+def test_ids_and_metadata_are_escaped(tab: Open) -> None:
     page = tab(item(f"<b>blue/{HOSTILE}.png") + "&k=20")
-    assert f"colors:<b>blue/{HOSTILE}.png" in page.locator("#caption").text_content()
+    assert f"colors:<b>blue/{HOSTILE}.png" in page.locator("#query-caption").text_content()
     page.locator(".hit summary").first.click()
-    said = page.locator(".hit dl").first.text_content()
-    assert '<img src=x onerror=alert(1)> & "it\'s"' in said
+    text = page.locator(".hit dl").first.text_content()
+    assert '<img src=x onerror=alert(1)> & "it\'s"' in text
     assert page.locator("#results script, #results b, #results dl img").count() == 0
 
 
-def test_what_went_wrong_is_said(tab: Open, tmp_path: Path, colors: Path) -> None:
+def test_errors_are_shown(tab: Open, tmp_path: Path, colors: Path) -> None:
     page = tab("/g/shop", allow="404|422")
     broken = tmp_path / "broken.png"
     broken.write_bytes((colors / "red" / "1.png").read_bytes()[:200])
     page.set_input_files("#file", broken)
-    page.wait_for_selector("[role=alert] >> text=The image cannot be used")
+    page.wait_for_selector("[role=alert] >> text=Invalid image")
     large = tmp_path / "large.png"
     large.write_bytes(b"\x89PNG" + bytes(20_000_000))
     page.set_input_files("#file", large)
-    page.wait_for_selector("[role=alert] >> text=at most 20 MB")
-    shoot(page, "too-large")
+    page.wait_for_selector("[role=alert] >> text=the limit is 20 MB")
+    screenshot(page, "too-large")
     page = tab("/g/none", allow="404")
-    assert "There is no such gallery" in page.inner_text("main")
+    assert "Gallery not found" in page.inner_text("main")
     page = tab(item("none.png"), allow="404")
     assert "no row with the id" in page.inner_text("#results [role=alert]")
     page = tab("/g/empty")
@@ -386,100 +384,100 @@ def test_what_went_wrong_is_said(tab: Open, tmp_path: Path, colors: Path) -> Non
     assert "Not evaluated yet" in page.inner_text("main")
 
 
-def test_a_service_that_is_gone_is_said(tab: Open, site: Serving) -> None:
+def test_unreachable_service_is_reported(tab: Open, site: Serving) -> None:
     page = tab("/g/shop", allow="Failed to load resource|ERR_INTERNET_DISCONNECTED")
     page.context.set_offline(True)
-    page.locator(".shot").first.click()
-    page.wait_for_selector("[role=alert] >> text=The service cannot be reached")
+    page.locator(".thumbnail").first.click()
+    page.wait_for_selector("[role=alert] >> text=Service unreachable")
 
 
 def test_recent_queries(tab: Open, site: Serving, colors: Path) -> None:
     page = tab("/g/shop")
     found = searched(page, lambda: page.set_input_files("#file", colors / "red" / "5.png"))
-    searched(page, lambda: page.locator(".shot").nth(2).click())
-    page.wait_for_function("() => document.querySelectorAll('#recent li').length === 2")
-    assert searched(page, lambda: page.locator("#recent button").nth(1).click()) == found
-    page.click("#forget")
-    page.wait_for_selector("#recent", state="hidden")
+    searched(page, lambda: page.locator(".thumbnail").nth(2).click())
+    page.wait_for_function("() => document.querySelectorAll('#history li').length === 2")
+    assert searched(page, lambda: page.locator("#history button").nth(1).click()) == found
+    page.click("#clear-history")
+    page.wait_for_selector("#history", state="hidden")
 
 
-def judged(page: Any, tmp_path: Path) -> tuple[Path, Any]:
+def download_judgements(page: Any, tmp_path: Path) -> tuple[Path, Any]:
     with page.expect_download() as download:
-        page.click("#save")
+        page.click("#download")
     path = tmp_path / download.value.suggested_filename
     download.value.save_as(path)
     return path, json.loads(path.read_text())
 
 
-def test_hits_are_judged_by_keys(tab: Open, site: Serving, tmp_path: Path) -> None:
+def test_judge_results_by_keyboard(tab: Open, site: Serving, tmp_path: Path) -> None:
     page = tab("/g/shop/judge")
     page.fill("#queries", "3")
-    page.fill("#hits", "4")
-    page.click("text=Begin")
+    page.fill("#k", "4")
+    page.click("#judge-form button:not([type])")
     for number in range(12):
         page.wait_for_selector(f"#progress >> text={number} of 12 judged")
         page.wait_for_selector("#stage .pair img >> nth=1")
         if number == 5:
-            shoot(page, "judging")
+            screenshot(page, "judging")
             page.reload()
             page.wait_for_selector("main[data-ready]")
             page.click("#resume")
             page.wait_for_selector("#progress >> text=5 of 12 judged")
             page.wait_for_selector("#stage .pair img >> nth=1")
-        page.keyboard.press("r" if number % 4 else "w")
-    page.wait_for_selector("text=That was all")
+        page.keyboard.press("r" if number % 4 else "n")
+    page.wait_for_selector("text=All judged")
     page.keyboard.press("u")
     page.wait_for_selector("#progress >> text=11 of 12 judged")
-    page.keyboard.press("w")
-    page.wait_for_selector("text=That was all")
-    _, said = judged(page, tmp_path)
-    gallery = site.service.served("shop").gallery
-    assert said["galleries"]["shop"]["fingerprint"] == gallery.encoder.fingerprint
-    assert len(said["hits"]) == 3
-    for each in said["hits"]:
+    page.keyboard.press("n")
+    page.wait_for_selector("text=All judged")
+    _, document = download_judgements(page, tmp_path)
+    gallery = site.service.handle("shop").gallery
+    assert document["galleries"]["shop"]["fingerprint"] == gallery.encoder.fingerprint
+    assert len(document["hits"]) == 3
+    for each in document["hits"]:
         expected = ids(site, "shop", id=each["query"], k=4)
         assert [answer["id"] for answer in each["answers"]] == expected
         assert [answer["rank"] for answer in each["answers"]] == [1, 2, 3, 4]
-    right = [answer["relevant"] for each in said["hits"] for answer in each["answers"]]
+    right = [answer["relevant"] for each in document["hits"] for answer in each["answers"]]
     assert right.count(True) == 8
 
 
-def test_two_galleries_are_judged_blind(tab: Open, site: Serving, tmp_path: Path) -> None:
+def test_compare_two_galleries_blind(tab: Open, site: Serving, tmp_path: Path) -> None:
     page = tab("/g/shop/judge")
     page.select_option("#kind", "sets")
     page.select_option("#other", "other")
     page.fill("#queries", "6")
-    page.fill("#hits", "3")
-    page.click("text=Begin")
+    page.fill("#k", "3")
+    page.click("#judge-form button:not([type])")
     left = []
     for number in range(6):
         page.wait_for_selector(f"#progress >> text={number} of 6 judged")
-        page.wait_for_selector("#stage .set >> nth=1")
+        page.wait_for_selector("#stage .result-set >> nth=1")
         assert "shop" not in page.inner_text("#stage")
         assert "other" not in page.inner_text("#stage")
-        left.append(page.locator("#stage .set").first.locator("img").count())
+        left.append(page.locator("#stage .result-set").first.locator("img").count())
         page.keyboard.press("1")
-    shoot(page, "judged")
-    path, said = judged(page, tmp_path)
+    screenshot(page, "judged")
+    path, document = download_judgements(page, tmp_path)
     assert left == [3] * 6
-    sides = [each["preferred"] for each in said["preferences"]]
-    assert set(sides) == {"a", "b"}  # the left one is now this gallery, now that
-    done = lookalike("evaluate", "--judgements", path, "--json")
+    sides = [each["preferred"] for each in document["preferences"]]
+    assert set(sides) == {"a", "b"}  # the sides are swapped at random
+    done = lookalike("evaluate", "judgements", path, "--json")
     assert done.returncode == 0, done.stderr
 
 
-def test_keys(tab: Open, site: Serving, tmp_path: Path, colors: Path) -> None:
+def test_sign_in_with_an_api_key(tab: Open, site: Serving, tmp_path: Path, colors: Path) -> None:
     file = tmp_path / "keys.json"
     secret = add_key(file, "reader", write=False)
-    gallery = site.service.served("shop").gallery
+    gallery = site.service.handle("shop").gallery
     settings = ServeSettings(keys=read_keys(file), hosts=LOOPBACK)
     with serving({"shop": Gallery.open(gallery.path)}, settings) as served:
         page = tab("/g/shop", base=served.url, allow="401")
-        assert "An API key is needed" in page.inner_text("main")
+        assert "API key required" in page.inner_text("main")
         page.fill("#key", "la_wrong")
         page.click("text=Sign in")
-        page.wait_for_selector("#refused >> text=not a key")
-        shoot(page, "sign-in")
+        page.wait_for_selector("#sign-in-error >> text=Invalid API key")
+        screenshot(page, "sign-in")
         page.fill("#key", secret)
         page.click("text=Sign in")
         page.wait_for_selector("main[data-page=search][data-ready] img[src^=blob]")
@@ -497,14 +495,14 @@ def test_keys(tab: Open, site: Serving, tmp_path: Path, colors: Path) -> None:
         assert secret not in page.evaluate("JSON.stringify([sessionStorage, localStorage])")
 
 
-def test_by_keyboard_alone(tab: Open, site: Serving) -> None:
+def test_keyboard_navigation(tab: Open, site: Serving) -> None:
     page = tab("/g/shop")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.keyboard.press("Enter")
     for _ in range(60):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.classList.contains('shot')"):
+        if page.evaluate("document.activeElement.classList.contains('thumbnail')"):
             break
     first = page.evaluate("document.activeElement.href")
     page.keyboard.press("ArrowRight")
@@ -515,24 +513,24 @@ def test_by_keyboard_alone(tab: Open, site: Serving) -> None:
     assert found == ids(site, "shop", id=asked)
 
 
-def test_without_scripts_items_can_be_asked_about(tab: Open, site: Serving) -> None:
+def test_search_without_javascript(tab: Open, site: Serving) -> None:
     page = tab("/g/shop", java_script_enabled=False)
     with page.expect_navigation():
-        page.locator(".shot").first.click()
+        page.locator(".thumbnail").first.click()
     assert page.locator("#results .hit").count() == 7
-    page.locator("summary", has_text="How to search").click()
-    page.fill("#n", "3")
+    page.locator("summary", has_text="Search options").click()
+    page.fill("#k", "3")
     with page.expect_navigation():
         page.click("noscript button")
     assert page.locator("#results .hit").count() == 3
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])
-def test_nothing_scrolls_sideways_on_a_phone(tab: Open, width: int) -> None:
+def test_no_horizontal_scrolling_on_a_phone(tab: Open, width: int) -> None:
     for path in (
         "/",
         "/g/shop",
-        item() + "&with=other",
+        item() + "&compare=other",
         "/g/shop/judge",
         "/g/digits",
         "/g/shop/map",
@@ -540,7 +538,9 @@ def test_nothing_scrolls_sideways_on_a_phone(tab: Open, width: int) -> None:
     ):
         page = tab(path, viewport={"width": width, "height": 800}, has_touch=True, is_mobile=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
-        shoot(page, f"phone-{width}-{re.sub('[^a-z]+', '-', path.partition('?')[0]).strip('-')}")
+        screenshot(
+            page, f"phone-{width}-{re.sub('[^a-z]+', '-', path.partition('?')[0]).strip('-')}"
+        )
 
 
 WHERE = """async (row) => {
@@ -548,7 +548,7 @@ WHERE = """async (row) => {
   const bytes = Uint8Array.from(atob(data.points), (each) => each.charCodeAt(0));
   const steps = [...new Uint16Array(bytes.buffer)].map((each) => each / 65535);
   const [xs, ys] = [0, 1].map((axis) => steps.filter((_, i) => i % 2 === axis));
-  const box = document.querySelector(".sea canvas").getBoundingClientRect();
+  const box = document.querySelector(".viewport canvas").getBoundingClientRect();
   const extent = (values) => Math.max(...values) - Math.min(...values);
   const middle = (values) => (Math.max(...values) + Math.min(...values)) / 2;
   const scale = 0.92 * Math.min(box.width / extent(xs), box.height / extent(ys));
@@ -557,26 +557,26 @@ WHERE = """async (row) => {
 }"""
 
 
-def test_the_map_shows_points_and_what_is_chosen(tab: Open, site: Serving) -> None:
+def test_map_hover_click_and_lasso(tab: Open, site: Serving) -> None:
     page = tab("/g/shop/map")
-    gallery = site.service.served("shop").gallery
+    gallery = site.service.handle("shop").gallery
     rows = gallery.store.ids()
-    x, y = page.evaluate(WHERE, 4)  # when all of the map is shown
+    x, y = page.evaluate(WHERE, 4)  # with the whole map in view
     page.mouse.move(x, y)
-    page.wait_for_selector(".tip:not([hidden]) canvas")
-    shoot(page, "map-hover")
+    page.wait_for_selector(".tooltip:not([hidden]) canvas")
+    screenshot(page, "map-hover")
     page.mouse.click(x, y)
-    page.wait_for_selector(".shots canvas")
+    page.wait_for_selector(".thumbnails canvas")
     assert rows[4] in page.inner_text("aside [role=status]")
-    assert page.get_by_role("link", name="Search with this").get_attribute("href") == (
+    assert page.get_by_role("link", name="Search with this image").get_attribute("href") == (
         f"/g/shop?id={quote(rows[4], safe='')}"
     )
     near = [hit.id.rpartition("/")[2] for hit in gallery.search(id=rows[4], k=8)]
-    shown = page.locator(".shots button").evaluate_all("all => all.map((each) => each.title)")
+    shown = page.locator(".thumbnails button").evaluate_all("all => all.map((each) => each.title)")
     assert shown[1:] == near
     page.keyboard.press("Escape")
     page.click("text=Lasso")
-    box = page.locator(".sea canvas").first.bounding_box()
+    box = page.locator(".viewport canvas").first.bounding_box()
     left, top = box["x"] + 2, box["y"] + 2
     right, bottom = box["x"] + box["width"] - 2, box["y"] + box["height"] - 2
     page.mouse.move(left, top)
@@ -587,24 +587,24 @@ def test_the_map_shows_points_and_what_is_chosen(tab: Open, site: Serving) -> No
     page.wait_for_selector(f"aside [role=status]:has-text('{len(rows)} images')")
     page.fill("aside input", 'a "b", c')
     with page.expect_download() as saved:
-        page.click("text=Save as CSV")
+        page.click("text=CSV")
     table = list(csv.DictReader(Path(saved.value.path()).read_text("utf-8").splitlines()))
     assert [row["id"] for row in table] == list(rows)
     assert {row["label"] for row in table} == {'a "b", c'}
 
 
-def test_the_map_is_moved_by_keys_and_colored_by_columns(tab: Open) -> None:
+def test_map_keyboard_and_colors(tab: Open) -> None:
     page = tab("/g/shop/map")
-    page.select_option(".tools select", label="label")
+    page.select_option(".toolbar select", label="label")
     assert page.locator(".legend button").count() == len(COLORS)
     page.click(".legend button >> nth=0")
     page.wait_for_selector("aside [role=status]:has-text('10 images')")
 
     def picture() -> str:
         page.wait_for_timeout(150)
-        return str(page.evaluate("document.querySelector('.sea canvas').toDataURL()"))
+        return str(page.evaluate("document.querySelector('.viewport canvas').toDataURL()"))
 
-    page.focus(".sea canvas")
+    page.focus(".viewport canvas")
     seen = [picture()]
     for key in ("+", "ArrowRight", "ArrowDown", "-"):
         page.keyboard.press(key)
@@ -612,21 +612,21 @@ def test_the_map_is_moved_by_keys_and_colored_by_columns(tab: Open) -> None:
     assert len(set(seen)) == len(seen)
 
 
-def test_a_gallery_without_a_map_says_how_to_draw_one(tab: Open) -> None:
+def test_missing_map_and_suggestions_name_the_command(tab: Open) -> None:
     assert "lookalike explore map" in tab("/g/digits/map", allow="404").inner_text("main")
     assert "label suggest" in tab("/g/digits/label", allow="404").inner_text("main")
 
 
 def group(page: Any) -> list[str]:
-    """Return what the images that are asked about are."""
+    """Return the kinds of the images in the group."""
     page.wait_for_selector("#group img")
     found = page.locator("#group button").evaluate_all("all => all.map((each) => each.title)")
     return [row_id.partition(":")[2].partition("/")[0] for row_id in found]
 
 
-def test_images_are_named_in_groups_by_one_key(tab: Open) -> None:
+def test_label_groups_by_keyboard(tab: Open) -> None:
     page = tab("/g/shop/label")
-    assert page.inner_text("#progress") == "0 of 18 named"
+    assert page.inner_text("#progress") == "0 of 18 labeled"
     done = 0
     while done < 18:
         kinds = group(page)
@@ -638,14 +638,14 @@ def test_images_are_named_in_groups_by_one_key(tab: Open) -> None:
         if key.count():
             page.keyboard.press(key.inner_text().lower())
         else:
-            page.fill("#name", kind)
-            page.press("#name", "Enter")
+            page.fill("#label-name", kind)
+            page.press("#label-name", "Enter")
         done += kinds.count(kind)
         page.wait_for_selector(f"#progress:has-text('{done}')")
-    page.wait_for_selector("#reach:has-text('of 30 images')")
-    shoot(page, "label-all")
+    page.wait_for_selector("#coverage:has-text('of 30 images')")
+    screenshot(page, "label-all")
     page.keyboard.press("u")
-    page.wait_for_selector("#progress:has-text('of 18 named')")
+    page.wait_for_selector("#progress:has-text('of 18 labeled')")
     before = group(page)
     page.reload()
     page.wait_for_selector("main[data-ready]")
@@ -653,13 +653,13 @@ def test_images_are_named_in_groups_by_one_key(tab: Open) -> None:
     page.locator("#labels button", has_text=before[0]).click()
     page.wait_for_selector("#progress:has-text('All 18')")
     with page.expect_download() as saved:
-        page.click("text=Save as CSV")
+        page.click("text=CSV")
     table = list(csv.DictReader(Path(saved.value.path()).read_text("utf-8").splitlines()))
     assert len(table) == 18
     assert all(row["label"] == row["id"].partition(":")[2].partition("/")[0] for row in table)
 
 
-def test_a_group_can_wait(tab: Open) -> None:
+def test_skip_a_group(tab: Open) -> None:
     page = tab("/g/shop/label")
     first = page.get_attribute("#group", "data-group")
     page.keyboard.press(" ")
@@ -668,14 +668,14 @@ def test_a_group_can_wait(tab: Open) -> None:
     assert page.get_attribute("#group", "data-group") == first
 
 
-def test_words_of_the_metadata_and_an_image_are_combined(tab: Open, site: Serving) -> None:
+def test_keywords_alone_and_with_an_image(tab: Open, site: Serving) -> None:
     page = tab("/g/shop")
-    page.fill("#words", "green")
-    found = searched(page, lambda: page.press("#words", "Enter"))
+    page.fill("#keywords", "green")
+    found = searched(page, lambda: page.press("#keywords", "Enter"))
     assert found == ids(site, "shop", keywords="green")
     page = tab(item() + "&keywords=green")
     assert hits(page) == ids(site, "shop", id="colors:red/4.png", keywords="green")
-    assert "says so first" in page.inner_text("#results [role=status]")
+    assert "best match of image and text first" in page.inner_text("#results [role=status]")
 
 
 @pytest.fixture(scope="module")
@@ -688,7 +688,7 @@ def axe(require: Require) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(tab: Open, axe: str, scheme: str) -> None:
+def test_no_serious_accessibility_violations(tab: Open, axe: str, scheme: str) -> None:
     def check(page: Any, name: str) -> None:
         page.evaluate(axe)
         found = page.evaluate("axe.run()")
@@ -699,12 +699,12 @@ def test_axe_finds_no_serious_fault(tab: Open, axe: str, scheme: str) -> None:
             for node in each["nodes"]
         ]
         assert serious == [], name
-        shoot(page, f"{name}-{scheme}")
+        screenshot(page, f"{name}-{scheme}")
 
     for path, name in [
         ("/", "galleries"),
         ("/g/shop", "search"),
-        (item() + "&box=1,1,40,40&with=other", "answer"),
+        (item() + "&box=1,1,40,40&compare=other", "answer"),
         (item() + "&where=year%20%3E", "problem"),
         ("/g/digits", "paper"),
         ("/g/shop/judge", "judge"),
@@ -718,16 +718,16 @@ def test_axe_finds_no_serious_fault(tab: Open, axe: str, scheme: str) -> None:
         if name == "paper":
             page.click("#draw")
         if name == "judge":
-            page.click("text=Begin")
+            page.click("#judge-form button:not([type])")
             page.wait_for_selector("#stage .pair img >> nth=1")
         check(page, name)
 
 
-def test_at_the_limit_the_page_says_so(tab: Open, site: Serving, colors: Path) -> None:
-    gallery = Gallery.open(site.service.served("shop").gallery.path)
-    settings = ServeSettings(hosts=LOOPBACK, limits=Limits(waiting=0))
+def test_overload_is_reported(tab: Open, site: Serving, colors: Path) -> None:
+    gallery = Gallery.open(site.service.handle("shop").gallery.path)
+    settings = ServeSettings(hosts=LOOPBACK, limits=Limits(concurrent_requests=0))
     with contextlib.ExitStack() as stack:
         served = stack.enter_context(serving({"shop": gallery}, settings))
         page = tab("/g/shop", base=served.url, allow="429")
         page.set_input_files("#file", colors / "red" / "5.png")
-        page.wait_for_selector("[role=alert] >> text=has enough to do")
+        page.wait_for_selector("[role=alert] >> text=Too many requests")

@@ -1,4 +1,4 @@
-"""Clients that send slowly, too much or nonsense, or do not read: each harms only itself."""
+"""Clients that send slowly, too much or garbage, or stop reading, harm only themselves."""
 
 from __future__ import annotations
 
@@ -22,13 +22,22 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.server.limits import Limits
 from lookalike.server.settings import LOOPBACK, ServeSettings
 from lookalike.sources import Source
-from tests.raw import PATIENCE, answers, connected, dribble, exchange, one, rest, soon
+from tests.raw_http import (
+    PATIENCE,
+    connect,
+    eventually,
+    exchange,
+    parse_responses,
+    receive_all,
+    receive_one,
+    send_slowly,
+)
 from tests.serving import Serving, serving
 
 LIMITS = Limits(
     upload_bytes=3_000_000,
     batch_bytes=3_000_000,
-    held_bytes=8_000_000,
+    buffered_bytes=8_000_000,
     header_bytes=8_192,
     header_seconds=1.0,
     body_seconds=1.5,
@@ -52,20 +61,24 @@ def served(
 
 
 def settings(limits: Limits) -> ServeSettings:
-    return ServeSettings(write=True, hosts=LOOPBACK, limits=limits)
+    return ServeSettings(allow_writes=True, hosts=LOOPBACK, limits=limits)
 
 
 @pytest.fixture(autouse=True)
 def unharmed(served: Serving) -> Iterator[None]:
-    """Whatever a client did, others are answered afterwards and nothing of it is kept."""
+    """Whatever a client did, the service still responds and has released its memory."""
     yield
-    assert served.ask("GET", "/healthz")[0].status == 200
-    assert served.ask("GET", "/readyz")[0].status == 200
-    assert soon(lambda: b"\nlookalike_held_bytes 0.0" in served.ask("GET", "/metrics")[1])
+    assert served.request("GET", "/healthz")[0].status == 200
+    assert served.request("GET", "/readyz")[0].status == 200
+    assert eventually(lambda: b"\nlookalike_buffered_bytes 0.0" in metrics(served))
+
+
+def metrics(served: Serving) -> bytes:
+    return served.request("GET", "/metrics")[1]
 
 
 def problem(data: bytes) -> dict[str, object]:
-    (answer,) = answers(data)
+    (answer,) = parse_responses(data)
     assert answer.headers["content-type"] == "application/problem+json"
     found: dict[str, object] = json.loads(answer.body)
     assert found["status"] == answer.status
@@ -83,27 +96,27 @@ def problem(data: bytes) -> dict[str, object]:
         (SEARCH, b"content-encoding: x\r\n"),
     ],
 )
-def test_headers_that_dribble_are_given_up(served: Serving, start: bytes, piece: bytes) -> None:
-    with connected(served.port) as connection:
+def test_slow_headers_time_out(served: Serving, start: bytes, piece: bytes) -> None:
+    with connect(served.port) as connection:
         connection.sendall(start)
         begun = time.monotonic()
-        found = dribble(connection, piece)
+        found = send_slowly(connection, piece)
     assert time.monotonic() - begun >= LIMITS.header_seconds / 2
     assert found.startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_client_that_says_nothing_is_given_up(served: Serving) -> None:
-    with connected(served.port) as connection:
-        assert rest(connection).startswith(b"HTTP/1.1 408 ")
+def test_silent_clients_time_out(served: Serving) -> None:
+    with connect(served.port) as connection:
+        assert receive_all(connection).startswith(b"HTTP/1.1 408 ")
 
 
-def test_the_next_headers_of_a_connection_may_not_dribble_either(served: Serving) -> None:
-    with connected(served.port) as connection:
+def test_slow_headers_of_a_later_request_time_out(served: Serving) -> None:
+    with connect(served.port) as connection:
         connection.sendall(HEALTH + b"\r\n")
-        first = one(connection)
+        first = receive_one(connection)
         assert first.startswith(b"HTTP/1.1 200 ")
         connection.sendall(b"GET /healthz HTTP/1.1\r\n")
-        assert b"HTTP/1.1 408 " in dribble(connection, b"a: b\r\n")
+        assert b"HTTP/1.1 408 " in send_slowly(connection, b"a: b\r\n")
 
 
 @pytest.mark.parametrize(
@@ -115,36 +128,32 @@ def test_the_next_headers_of_a_connection_may_not_dribble_either(served: Serving
         (PUT + b"content-length: 5\r\n\r\n", b""),
     ],
 )
-def test_a_body_that_dribbles_is_given_up(served: Serving, start: bytes, piece: bytes) -> None:
-    with connected(served.port) as connection:
+def test_slow_bodies_time_out(served: Serving, start: bytes, piece: bytes) -> None:
+    with connect(served.port) as connection:
         connection.sendall(start)
-        found = dribble(connection, piece)
-    assert problem(found)["type"] == "urn:lookalike:problem:too-slow"
+        found = send_slowly(connection, piece)
+    assert problem(found)["type"] == "urn:lookalike:problem:request-timeout"
 
 
 @pytest.mark.parametrize("length", [LIMITS.upload_bytes + 1, 10**12, 10**18])
-def test_a_body_said_to_be_too_large_is_refused_before_it_comes(
-    served: Serving, length: int
-) -> None:
-    with connected(served.port) as connection:
+def test_too_large_content_length_is_refused_at_once(served: Serving, length: int) -> None:
+    with connect(served.port) as connection:
         connection.sendall(SEARCH + f"content-length: {length}\r\n\r\n".encode())
-        assert problem(one(connection))["status"] == 413
-        rest(connection)  # it is not waited for longer than any body
+        assert problem(receive_one(connection))["status"] == 413
+        receive_all(connection)  # it is not waited for longer than any body
 
 
-def test_who_sends_a_body_that_is_too_large_anyway_reads_why_it_is_refused(
-    served: Serving,
-) -> None:
+def test_client_that_sends_a_too_large_body_gets_the_reason(served: Serving) -> None:
     remote = served.client().gallery("digits")
-    with pytest.raises(ServiceError, match="at most 3 MB") as refused:
+    with pytest.raises(ServiceError, match="the limit is 3 MB") as refused:
         remote.put("large", bytes(2 * LIMITS.upload_bytes))
     assert refused.value.status == 413
 
 
-def test_a_body_in_chunks_is_refused_once_it_is_too_large(served: Serving) -> None:
+def test_chunked_body_is_refused_once_too_large(served: Serving) -> None:
     chunk = b"%x\r\n" % 100_000 + bytes(100_000) + b"\r\n"
     sent = 0
-    with connected(served.port) as connection:
+    with connect(served.port) as connection:
         connection.sendall(SEARCH + b"transfer-encoding: chunked\r\n\r\n")
         connection.settimeout(0.001)
         found = b""
@@ -157,15 +166,15 @@ def test_a_body_in_chunks_is_refused_once_it_is_too_large(served: Serving) -> No
                 connection.settimeout(0.001)
                 sent += 1
         connection.settimeout(PATIENCE)
-        assert problem(one(connection, found))["status"] == 413
+        assert problem(receive_one(connection, found))["status"] == 413
     assert sent >= LIMITS.upload_bytes // 100_000
 
 
-def test_a_refused_body_is_not_taken_for_ever(served: Serving) -> None:
-    with connected(served.port) as connection:
+def test_refused_body_is_not_read_forever(served: Serving) -> None:
+    with connect(served.port) as connection:
         connection.sendall(SEARCH + b"content-length: 1000000000000\r\n\r\n")
-        assert problem(one(connection))["status"] == 413
-        assert dribble(connection, bytes(10_000)) == b""
+        assert problem(receive_one(connection))["status"] == 413
+        assert send_slowly(connection, bytes(10_000)) == b""
 
 
 LARGE = b"a" * 6_000
@@ -187,14 +196,14 @@ LARGE = b"a" * 6_000
         PUT + b"transfer-encoding: chunked\r\n\r\n1;x=" + b"a" * 2_000_000,
     ],
 )
-def test_headers_that_are_too_large_are_refused(served: Serving, sent: bytes) -> None:
-    with connected(served.port) as connection:
+def test_too_large_headers_are_refused(served: Serving, sent: bytes) -> None:
+    with connect(served.port) as connection:
         sending = threading.Thread(target=_send_all, args=(connection, sent))
         sending.start()
-        found = rest(connection)
+        found = receive_all(connection)
         sending.join(PATIENCE)
         assert not sending.is_alive()
-    assert answers(found)[0].status == 431
+    assert parse_responses(found)[0].status == 431
 
 
 def _send_all(connection: socket.socket, sent: bytes) -> None:
@@ -202,46 +211,46 @@ def _send_all(connection: socket.socket, sent: bytes) -> None:
         connection.sendall(sent)
 
 
-def test_headers_just_small_enough_are_taken(served: Serving) -> None:
+def test_headers_within_the_limit_are_accepted(served: Serving) -> None:
     sent = HEALTH + b"connection: close\r\nx: " + LARGE + b"\r\n\r\n"
-    assert answers(exchange(served.port, sent))[0].status == 200
+    assert parse_responses(exchange(served.port, sent))[0].status == 200
 
 
-def test_requests_may_follow_each_other_without_waiting(served: Serving) -> None:
+def test_pipelined_requests(served: Serving) -> None:
     asked = "GET /v1/galleries/digits/item?id={} HTTP/1.1\r\nhost: localhost\r\n\r\n"
-    ids = served.service.served("digits").gallery.store.ids()[:20]
+    ids = served.service.handle("digits").gallery.store.ids()[:20]
     sent = "".join(asked.format(quote(row_id, safe="")) for row_id in ids)
-    found = answers(exchange(served.port, sent.encode() + LAST))
+    found = parse_responses(exchange(served.port, sent.encode() + LAST))
     assert [json.loads(answer.body).get("id") for answer in found] == [*ids, None]
 
 
 @pytest.mark.parametrize("sent", [0, 1, 70_000])
-def test_who_leaves_in_the_middle_of_a_body_does_no_harm(served: Serving, sent: int) -> None:
+def test_disconnect_during_the_body(served: Serving, sent: int) -> None:
     for _ in range(20):
-        with connected(served.port) as connection:
+        with connect(served.port) as connection:
             connection.sendall(PUT + b"content-length: 100000\r\n\r\n" + bytes(sent))
-    assert soon(lambda: b"\nlookalike_waiting 0.0" in served.ask("GET", "/metrics")[1])
+    assert eventually(lambda: b"\nlookalike_requests_in_progress 0.0" in metrics(served))
 
 
-def test_who_leaves_before_the_answer_does_no_harm(served: Serving, tmp_path: Path) -> None:
+def test_disconnect_before_the_response(served: Serving, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     for _ in range(20):
-        with connected(served.port) as connection:
+        with connect(served.port) as connection:
             connection.sendall(SEARCH + b"content-length: %d\r\n\r\n" % len(data) + data)
-    assert soon(lambda: b"\nlookalike_waiting 0.0" in served.ask("GET", "/metrics")[1])
+    assert eventually(lambda: b"\nlookalike_requests_in_progress 0.0" in metrics(served))
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One image whose file is larger than what a connection holds under way."""
+    """An image file larger than the buffers of a connection."""
     folder = tmp_path_factory.mktemp("large")
     noise = np.random.default_rng(0).integers(0, 256, (1_800, 2_500, 3), np.uint8)
     Image.fromarray(noise).save(folder / "noise.png", compress_level=0)
     return folder
 
 
-def test_who_does_not_read_the_answer_is_dropped(
+def test_connection_with_unread_response_is_closed(
     large: Path, tmp_path: Path, pixels: Encoder
 ) -> None:
     from lookalike.encoders.registry import open_encoder
@@ -255,37 +264,37 @@ def test_who_does_not_read_the_answer_is_dropped(
     asked = f"GET {path} HTTP/1.1\r\nhost: localhost\r\n".encode()
     size = (large / "noise.png").stat().st_size
     with serving({"large": gallery}, settings(LIMITS)) as running:
-        assert len(running.ask("GET", path)[1]) == size
+        assert len(running.request("GET", path)[1]) == size
         for last in (b"\r\n", b"connection: close\r\n\r\n"):
-            assert soon(lambda: running.connections() == 0)
+            assert eventually(lambda: running.count_connections() == 0)
             with socket.socket() as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
                 connection.settimeout(PATIENCE)
                 connection.connect(("127.0.0.1", running.port))
                 connection.sendall(asked + last)
-                assert soon(lambda: running.connections() == 1)
-                assert soon(lambda: running.connections() == 0)
-                assert len(rest(connection)) < size
+                assert eventually(lambda: running.count_connections() == 1)
+                assert eventually(lambda: running.count_connections() == 0)
+                assert len(receive_all(connection)) < size
 
 
-def test_a_flood_of_requests_over_one_connection_is_cut_off(served: Serving) -> None:
-    """They would all be held in memory until the first of them is answered."""
-    with connected(served.port) as connection:
+def test_flood_of_pipelined_requests_is_cut_off(served: Serving) -> None:
+    """All of them would be in memory until the first is answered."""
+    with connect(served.port) as connection:
         sending = threading.Thread(target=_send_all, args=(connection, (HEALTH + b"\r\n") * 20_000))
         sending.start()
-        found = rest(connection)
+        found = receive_all(connection)
         sending.join(PATIENCE)
         assert not sending.is_alive()
     assert found.count(b"HTTP/1.1 200 ") < 20_000
 
 
-def test_stalled_connections_keep_nobody_waiting(served: Serving) -> None:
+def test_stalled_connections_do_not_delay_others(served: Serving) -> None:
     starts = (b"", b"GET /", SEARCH, SEARCH + b"content-length: 1000\r\n\r\nabc")
     limits = Limits(header_seconds=PATIENCE, body_seconds=PATIENCE)
-    gallery = served.service.served("digits").gallery
+    gallery = served.service.handle("digits").gallery
     with serving({"digits": gallery}, settings(limits)) as running, contextlib.ExitStack() as stack:
         for number in range(200):
-            connection = stack.enter_context(connected(running.port))
+            connection = stack.enter_context(connect(running.port))
             connection.sendall(starts[number % len(starts)])
         begun = time.monotonic()
         row_id = gallery.store.ids()[0]
@@ -294,14 +303,16 @@ def test_stalled_connections_keep_nobody_waiting(served: Serving) -> None:
         assert time.monotonic() - begun < PATIENCE / 2
 
 
-def test_bodies_under_way_count_as_held(served: Serving) -> None:
-    """Three uploads of 2.9 MB that stop before their end are more than the 8 MB allowed."""
+def test_unfinished_uploads_count_as_buffered(served: Serving) -> None:
+    """Three unfinished uploads of 2.9 MB exceed the limit of 8 MB."""
     with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(connected(served.port)) for _ in range(3)]
+        connections = [stack.enter_context(connect(served.port)) for _ in range(3)]
         for connection in connections:
             connection.sendall(SEARCH + b"content-length: 2900000\r\n\r\n")
             connection.sendall(bytes(2_890_000))
-        statuses = sorted(answers(rest(connection))[0].status for connection in connections)
+        statuses = sorted(
+            parse_responses(receive_all(connection))[0].status for connection in connections
+        )
     assert statuses == [408, 408, 429]
 
 
@@ -331,10 +342,10 @@ def test_bodies_under_way_count_as_held(served: Serving) -> None:
         b"SSH-2.0-OpenSSH_9.0\r\n",
     ],
 )
-def test_what_is_no_request_is_refused(
+def test_malformed_requests_are_refused(
     served: Serving, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = answers(exchange(served.port, sent))
+    found = parse_responses(exchange(served.port, sent))
     assert found[-1].status == 400
     assert not [record for record in caplog.records if record.exc_info]
 
@@ -360,7 +371,7 @@ def test_what_is_no_request_is_refused(
         ),
     ],
 )
-def test_unusual_requests_are_answered(
+def test_unusual_requests_get_a_response(
     served: Serving, sent: bytes, status: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = exchange(served.port, sent).split(b"\r\n")[0]
@@ -371,7 +382,7 @@ def test_unusual_requests_are_answered(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def test_random_bytes_never_bring_it_down(served: Serving) -> None:
+def test_random_bytes_do_not_crash_the_service(served: Serving) -> None:
     rng = np.random.default_rng(0)
     seed = bytearray(SEARCH + b"content-length: 20\r\n\r\n" + bytes(20))
 
@@ -379,10 +390,10 @@ def test_random_bytes_never_bring_it_down(served: Serving) -> None:
         sent = bytearray(seed)
         for place in rng.integers(0, len(sent), 1 + number % 8):
             sent[place] = rng.integers(0, 256)
-        with connected(served.port) as connection:
+        with connect(served.port) as connection:
             connection.sendall(sent)
             connection.shutdown(socket.SHUT_WR)
-            found = rest(connection)
+            found = receive_all(connection)
         return not found or 200 <= int(found[9:12]) < 500
 
     with ThreadPoolExecutor(8) as pool:

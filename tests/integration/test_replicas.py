@@ -1,4 +1,4 @@
-"""Several services over one gallery in Milvus, behind nginx: killed, ended and fed under load."""
+"""Several replicas of a service over one gallery in Milvus, behind nginx, under load."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from lookalike.sources import Source
 from tests.conftest import Require
 from tests.milvus_server import MilvusServer
 from tests.processes import alive, children
-from tests.raw import PATIENCE, soon
+from tests.raw_http import PATIENCE, eventually
 
 DOCS = Path(__file__).parents[2] / "docs" / "serving.md"
 SEARCH = "/v1/galleries/replicas/search"
@@ -41,15 +41,15 @@ QUERIES = 20
 KIND = {"content-type": "application/json"}
 CALLERS = 6
 SLOW = 1
-"""Callers that ask all queries at once."""
+"""Callers that send a batch of all queries."""
 
 PAUSE_S = 0.05
-LONGEST_S = 10
-"""No search takes longer, whatever happens to a replica meanwhile."""
+MAX_LATENCY_S = 10
+"""Limit for every search, whatever happens to a replica."""
 
 TIMEOUT_S = 5
 RELOAD_S = 120
-"""Within which Milvus has rows in memory again, once it runs; most of it waiting by its rules."""
+"""Time for Milvus to load the rows after a restart, mostly waiting for a session to expire."""
 
 _LOGGED = "$upstream_addr;$upstream_status;$upstream_connect_time;$status;$request_completion"
 
@@ -73,21 +73,21 @@ def problem(answer: tuple[int, bytes]) -> tuple[int, str]:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A search as it is posted, and the ids of the hits of each of its queries."""
+class SearchRequest:
+    """A search request, and the expected ids of the hits of each of its queries."""
 
     path: str
     body: bytes
-    right: Sequence[Sequence[str]]
+    expected: Sequence[Sequence[str]]
 
     @property
     def headers(self) -> dict[str, str]:
         return KIND if self.body.startswith(b"{") else {}
 
-    def found(self, data: bytes) -> list[list[str]]:
-        """Return the ids that an answer holds."""
+    def ids_in(self, data: bytes) -> list[list[str]]:
+        """Return the ids of the hits in a response."""
         found = json.loads(data)
-        each = [one["found"] for one in found["answers"]] if "answers" in found else [found]
+        each = [one["result"] for one in found["results"]] if "results" in found else [found]
         return [[hit["id"] for hit in one["hits"]] for one in each]
 
 
@@ -97,7 +97,7 @@ def png(pixels: np.ndarray[Any, Any]) -> bytes:
     return file.getvalue()
 
 
-def questions(gallery: Gallery, digits: Source) -> list[Question]:
+def search_requests(gallery: Gallery, digits: Source) -> list[SearchRequest]:
     """Return searches by images and by ids, and what the gallery itself answers."""
     asked = []
     for item in itertools.islice(digits, QUERIES):
@@ -106,17 +106,17 @@ def questions(gallery: Gallery, digits: Source) -> list[Question]:
         by_id = gallery.search(id=item.id, k=5)
         body = json.dumps({"id": item.id, "k": 5}).encode()
         right = [[hit.id for hit in by_image]], [[hit.id for hit in by_id]]
-        asked.append(Question(f"{SEARCH}/image?k=5", png(item.image()), right[0]))
-        asked.append(Question(SEARCH, body, right[1]))
+        asked.append(SearchRequest(f"{SEARCH}/image?k=5", png(item.image()), right[0]))
+        asked.append(SearchRequest(SEARCH, body, right[1]))
     return asked
 
 
-def together(asked: Sequence[Question]) -> Question:
-    """Return the searches by images as one that takes long."""
-    few = [question for question in asked if question.path != SEARCH]
-    queries = [{"image": base64.b64encode(question.body).decode()} for question in few]
+def as_batch(requests: Sequence[SearchRequest]) -> SearchRequest:
+    """Return the searches by image as one slow batch."""
+    few = [request for request in requests if request.path != SEARCH]
+    queries = [{"image": base64.b64encode(request.body).decode()} for request in few]
     body = json.dumps({"queries": queries, "k": 5}).encode()
-    return Question(f"{SEARCH}/batch", body, [question.right[0] for question in few])
+    return SearchRequest(f"{SEARCH}/batch", body, [request.expected[0] for request in few])
 
 
 class Replica:
@@ -145,9 +145,9 @@ class Replica:
     def wait(self) -> None:
         """Wait until it is ready."""
         serving = f"serving at http://127.0.0.1:{self.port}/"
-        assert soon(lambda: serving in self.said() or self.ended), self.said()
-        assert soon(lambda: self.ended or ask(self.port, "GET", "/readyz")[0] == 200)
-        assert not self.ended, self.said()
+        assert eventually(lambda: serving in self.log() or self.ended), self.log()
+        assert eventually(lambda: self.ended or ask(self.port, "GET", "/readyz")[0] == 200)
+        assert not self.ended, self.log()
 
     def send(self, how: signal.Signals) -> None:
         assert self._process is not None
@@ -168,7 +168,7 @@ class Replica:
         assert self._process is not None
         return children(self._process.pid)
 
-    def said(self) -> str:
+    def log(self) -> str:
         return (self._folder / "log.txt").read_text()
 
     def count(self, pattern: str) -> int:
@@ -217,7 +217,7 @@ class Proxy:
                 return ask(self.port, "GET", "/healthz")[0] == 200
             return self._process.poll() is not None
 
-        assert soon(passes)
+        assert eventually(passes)
         assert self._process.poll() is None, self._errors.read_text()
 
     def lost(self, replica: Replica) -> int:
@@ -238,13 +238,13 @@ class Proxy:
 class Load:
     """Searches through a port by several threads until the end, each answer compared."""
 
-    def __init__(self, port: int, asked: Sequence[Question]) -> None:
-        self.failed: list[str] = []
-        self.took: list[float] = []
+    def __init__(self, port: int, requests: Sequence[SearchRequest]) -> None:
+        self.failures: list[str] = []
+        self.latencies: list[float] = []
         self._port = port
         self._ended = threading.Event()
-        many = [[together(asked)]] * SLOW
-        single = [[*asked[start:], *asked[:start]] for start in range(CALLERS - SLOW)]
+        many = [[as_batch(requests)]] * SLOW
+        single = [[*requests[start:], *requests[:start]] for start in range(CALLERS - SLOW)]
         self._threads = [threading.Thread(target=self._run, args=(own,)) for own in many + single]
 
     def __enter__(self) -> Self:
@@ -257,30 +257,30 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def go_on(self, count: int = 50) -> None:
+    def wait_for_responses(self, count: int = 50) -> None:
         """Return after that many more answers."""
-        before = len(self.took)
-        assert soon(lambda: len(self.took) >= before + count), self.failed
+        before = len(self.latencies)
+        assert eventually(lambda: len(self.latencies) >= before + count), self.failures
 
-    def _run(self, asked: Sequence[Question]) -> None:
+    def _run(self, requests: Sequence[SearchRequest]) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=2 * PATIENCE)
         with contextlib.closing(connection):
-            for question in itertools.cycle(asked):
+            for request in itertools.cycle(requests):
                 if self._ended.wait(PAUSE_S):
                     return
                 begun = time.monotonic()
                 try:
-                    connection.request("POST", question.path, question.body, question.headers)
+                    connection.request("POST", request.path, request.body, request.headers)
                     answer = connection.getresponse()
-                    self._check(question, answer.status, answer.read())
+                    self._check(request, answer.status, answer.read())
                 except (OSError, http.client.HTTPException) as error:
-                    self.failed.append(f"{question.path}: {error!r}")
+                    self.failures.append(f"{request.path}: {error!r}")
                     connection.close()
-                self.took.append(time.monotonic() - begun)
+                self.latencies.append(time.monotonic() - begun)
 
-    def _check(self, question: Question, status: int, data: bytes) -> None:
-        if status != 200 or question.found(data) != question.right:
-            self.failed.append(f"{question.path}: {status} {data[:500]!r}")
+    def _check(self, request: SearchRequest, status: int, data: bytes) -> None:
+        if status != 200 or request.ids_in(data) != request.expected:
+            self.failures.append(f"{request.path}: {status} {data[:500]!r}")
 
 
 @dataclass
@@ -290,10 +290,10 @@ class Fleet:
     gallery: Gallery
     replicas: list[Replica]
     proxy: Proxy
-    asked: list[Question]
+    requests: list[SearchRequest]
 
     def load(self) -> Load:
-        return Load(self.proxy.port, self.asked)
+        return Load(self.proxy.port, self.requests)
 
     def all_answer(self) -> bool:
         """Tell whether each replica is asked now."""
@@ -303,7 +303,7 @@ class Fleet:
             now = [replica.searches() for replica in self.replicas]
             return all(new >= old + 5 for new, old in zip(now, before, strict=True))
 
-        return soon(grown)
+        return eventually(grown)
 
 
 @pytest.fixture(scope="module")
@@ -332,19 +332,19 @@ def fleet(
             replica.start()
             stack.callback(replica.end, signal.SIGKILL)
         gallery = Gallery.open(address)
-        asked = questions(gallery, digits)
+        requests = search_requests(gallery, digits)
         for replica in replicas:
             replica.wait()
         proxy = Proxy(binary, folder, replicas)
         stack.callback(proxy.close)
         proxy.wait()
-        yield Fleet(gallery, replicas, proxy, asked)
+        yield Fleet(gallery, replicas, proxy, requests)
 
 
 @pytest.fixture(scope="module")
-def hasty(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
-    """A replica that waits for Milvus a few seconds only, and would take images."""
-    folder = tmp_path_factory.mktemp("hasty") / "replica"
+def impatient(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    """A replica with a short timeout for Milvus, and with writing enabled."""
+    folder = tmp_path_factory.mktemp("impatient") / "replica"
     replica = Replica(folder, f"{address}?timeout={TIMEOUT_S}", "--write")
     replica.start()
     try:
@@ -354,48 +354,48 @@ def hasty(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
         replica.end(signal.SIGKILL)
 
 
-def test_a_replica_killed_under_load_loses_what_it_had_at_most(fleet: Fleet) -> None:
+def test_killed_replica_loses_at_most_its_own_requests(fleet: Fleet) -> None:
     """nginx asks the other one; the service goes on, and the killed one comes back into it."""
     killed, other = fleet.replicas
     with fleet.load() as load:
-        load.go_on()
+        load.wait_for_responses()
         decoders = killed.decoders
         killed.send(signal.SIGSTOP)
-        load.go_on(10)  # by the other one; this one has some now, and gives no answer
+        load.wait_for_responses(10)  # by the other one; this one has some now, and gives no answer
         killed.end(signal.SIGKILL)
-        load.go_on()
-        assert soon(lambda: not any(map(alive, decoders)))
+        load.wait_for_responses()
+        assert eventually(lambda: not any(map(alive, decoders)))
         killed.start()
         killed.wait()
         assert fleet.all_answer()
     lost = fleet.proxy.lost(killed)
     assert lost
-    assert len(load.failed) <= lost, load.failed
+    assert len(load.failures) <= lost, load.failures
     assert fleet.proxy.lost(other) == 0
-    assert max(load.took) < LONGEST_S
-    for question in fleet.asked:
-        one, two = (ask(each.port, "POST", question.path, question.body) for each in fleet.replicas)
+    assert max(load.latencies) < MAX_LATENCY_S
+    for request in fleet.requests:
+        one, two = (ask(each.port, "POST", request.path, request.body) for each in fleet.replicas)
         assert one == two
-        assert question.found(one[1]) == question.right
+        assert request.ids_in(one[1]) == request.expected
 
 
-def test_a_replica_ended_under_load_loses_nothing(fleet: Fleet) -> None:
+def test_stopped_replica_loses_no_request(fleet: Fleet) -> None:
     """As each is in turn when a new version is rolled out."""
     replica = fleet.replicas[1]
     with fleet.load() as load:
-        load.go_on()
-        assert soon(lambda: replica.count("lookalike_waiting"))
+        load.wait_for_responses()
+        assert eventually(lambda: replica.count("lookalike_requests_in_progress"))
         assert replica.end(signal.SIGTERM) == 0
-        assert len(replica.said().splitlines()) == 2  # what it said when it started
-        load.go_on()
+        assert len(replica.log().splitlines()) == 2  # what it said when it started
+        load.wait_for_responses()
         replica.start()
         replica.wait()
         assert fleet.all_answer()
-    assert load.failed == []
-    assert max(load.took) < LONGEST_S
+    assert load.failures == []
+    assert max(load.latencies) < MAX_LATENCY_S
 
 
-def test_rows_that_another_process_writes_are_found_by_all(fleet: Fleet, tmp_path: Path) -> None:
+def test_new_rows_are_found_by_all_replicas(fleet: Fleet, tmp_path: Path) -> None:
     """Also by a column that no row had before, and while others search."""
     rng = np.random.default_rng(0)
     images = [png(rng.integers(0, 256, (8, 8), np.uint8)) for _ in range(4)]
@@ -413,26 +413,26 @@ def test_rows_that_another_process_writes_are_found_by_all(fleet: Fleet, tmp_pat
         return [hit["id"] for hit in json.loads(data)["hits"]] == ["new:3.png"]
 
     with fleet.load() as load:
-        load.go_on()
+        load.wait_for_responses()
         assert not any(map(found, fleet.replicas))
         assert fleet.gallery.sync(manifest).added == len(images)
         written = time.monotonic()
-        assert soon(lambda: all(map(found, fleet.replicas)))
+        assert eventually(lambda: all(map(found, fleet.replicas)))
         took = time.monotonic() - written
-    assert load.failed == []
-    assert took < LONGEST_S
+    assert load.failures == []
+    assert took < MAX_LATENCY_S
 
 
-def test_images_cannot_be_put_through_one_of_several(hasty: Replica, digits: Source) -> None:
+def test_images_cannot_be_put_through_a_replica(impatient: Replica, digits: Source) -> None:
     path = SEARCH.replace("/search", "/item?id=mine")
-    status, data = ask(hasty.port, "PUT", path, png(digits[0].image()))
-    assert (status, json.loads(data)["title"]) == (422, "The request cannot be carried out")
+    status, data = ask(impatient.port, "PUT", path, png(digits[0].image()))
+    assert (status, json.loads(data)["title"]) == (422, "Invalid request")
     assert "Milvus may be served by several machines" in json.loads(data)["detail"]
-    assert ask(hasty.port, "GET", f"{path.replace('mine', 'api:mine')}")[0] == 404
+    assert ask(impatient.port, "GET", f"{path.replace('mine', 'api:mine')}")[0] == 404
 
 
-def test_a_replica_waits_for_its_rows_to_come_back(
-    milvus: MilvusServer, hasty: Replica, digits: Source
+def test_replica_recovers_when_milvus_returns(
+    milvus: MilvusServer, impatient: Replica, digits: Source
 ) -> None:
     """Meanwhile it says within Milvus' timeout that they are away, however many ask."""
     search = ("POST", f"{SEARCH}/image?k=1", png(digits[0].image()))
@@ -443,25 +443,27 @@ def test_a_replica_waits_for_its_rows_to_come_back(
     def timed(number: int) -> tuple[tuple[int, str], float]:
         begun = time.monotonic()
         asked = batch if number == 5 else search
-        return problem(ask(hasty.port, *asked)), time.monotonic() - begun
+        return problem(ask(impatient.port, *asked)), time.monotonic() - begun
 
-    assert ask(hasty.port, *search)[0] == 200
+    assert ask(impatient.port, *search)[0] == 200
     milvus.kill()
     try:
         with ThreadPoolExecutor(12) as pool:
             asked = pool.map(timed, range(12))
-            assert ask(hasty.port, "GET", "/healthz")[0] == 200
-            assert soon(lambda: b"rows-away" in ask(hasty.port, *ready)[1])  # it was just ready
+            assert ask(impatient.port, "GET", "/healthz")[0] == 200
+            assert eventually(
+                lambda: b"store-unavailable" in ask(impatient.port, *ready)[1]
+            )  # it was just ready
             told = list(asked)
-        assert {answer for answer, _ in told} == {(503, "rows-away")}
+        assert {answer for answer, _ in told} == {(503, "store-unavailable")}
         assert max(took for _, took in told) < 3 * TIMEOUT_S
     finally:
         milvus.start()
     begun = time.monotonic()
-    while ask(hasty.port, *search)[0] != 200:
-        assert time.monotonic() - begun < RELOAD_S, hasty.said()
+    while ask(impatient.port, *search)[0] != 200:
+        assert time.monotonic() - begun < RELOAD_S, impatient.log()
         time.sleep(0.1)
-    assert ask(hasty.port, *ready)[0] == 200
-    assert hasty.count(r'lookalike_failures_total\{reason="rows-away"\}') >= len(told)
-    said = hasty.said().splitlines()[2:]
+    assert ask(impatient.port, *ready)[0] == 200
+    assert impatient.count(r'lookalike_failures_total\{reason="store-unavailable"\}') >= len(told)
+    said = impatient.log().splitlines()[2:]
     assert all(line.startswith("ERROR lookalike.server.app: ") for line in said), said

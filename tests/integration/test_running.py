@@ -1,4 +1,4 @@
-"""The service as it runs for days: ended under load, its gallery written by others, its log."""
+"""The service in operation: shutdown under load, concurrent writes, logs, memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from lookalike.sources.sampling import sample_images
 from tests.conftest import Require
 from tests.integration.test_cli import process
 from tests.processes import PROC, memory
-from tests.raw import soon
+from tests.raw_http import eventually
 from tests.serving import serving
 
 
@@ -71,24 +71,24 @@ def png(gray: int = 0) -> bytes:
     return file.getvalue()
 
 
-def waiting(port: int) -> int:
+def in_progress(port: int) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     with contextlib.closing(connection):
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
-    found = re.search(r"^lookalike_waiting (\d+)", text, re.MULTILINE)
+    found = re.search(r"^lookalike_requests_in_progress (\d+)", text, re.MULTILINE)
     assert found is not None
     return int(found[1])
 
 
 class Caller(threading.Thread):
-    """Searches over one connection until the service ends; ``wrong`` is what must not happen."""
+    """Searches over one connection until the service ends; ``failures`` must stay empty."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
         self._port = port
         self.answered = 0
-        self.wrong: list[str] = []
+        self.failures: list[str] = []
 
     def run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
@@ -103,15 +103,15 @@ class Caller(threading.Thread):
                 try:
                     json.loads(answer.read())
                 except (ValueError, OSError, http.client.HTTPException) as error:
-                    self.wrong.append(f"cut off: {error!r}")
+                    self.failures.append(f"cut off: {error!r}")
                     return
                 if answer.status not in (200, 429):
-                    self.wrong.append(f"answered {answer.status}")
+                    self.failures.append(f"answered {answer.status}")
                 self.answered += answer.status == 200
 
 
-def test_sigterm_under_load_loses_no_request(shop: Gallery) -> None:
-    """Those at work are answered; who neither sends nor reads cannot keep it from ending."""
+def test_sigterm_under_load_completes_accepted_requests(shop: Gallery) -> None:
+    """Clients that neither send nor read cannot keep the service from stopping."""
     image = base64.b64encode(png()).decode()
     body = json.dumps({"queries": [{"image": image}] * 24, "multi_crop": True}).encode()
     statuses: list[int] = []
@@ -126,8 +126,8 @@ def test_sigterm_under_load_loses_no_request(shop: Gallery) -> None:
                 {"content-type": "application/json"},
             )
             answer = connection.getresponse()
-            answers = json.loads(answer.read())["answers"]
-            assert all(each["problem"] is None for each in answers)
+            results = json.loads(answer.read())["results"]
+            assert all(each["problem"] is None for each in results)
             statuses.append(answer.status)
 
     with started(shop) as (running, port), contextlib.ExitStack() as stack:
@@ -146,10 +146,10 @@ def test_sigterm_under_load_loses_no_request(shop: Gallery) -> None:
         slow = [threading.Thread(target=batch, args=(port,)) for _ in range(4)]
         for each in slow:
             each.start()
-        assert soon(lambda: len(slow) in (waiting(port), len(statuses)))
+        assert eventually(lambda: len(slow) in (in_progress(port), len(statuses)))
         for each in callers:
             each.start()
-        assert soon(lambda: all(caller.answered for caller in callers))
+        assert eventually(lambda: all(caller.answered for caller in callers))
         running.send_signal(signal.SIGTERM)
         begun = time.monotonic()
         assert running.wait(20) == 0
@@ -160,32 +160,30 @@ def test_sigterm_under_load_loses_no_request(shop: Gallery) -> None:
         said = running.stderr.read()
         assert idle.recv(100) == b""
     assert statuses == [200] * len(slow)
-    assert [caller.wrong for caller in callers] == [[]] * len(callers)
+    assert [caller.failures for caller in callers] == [[]] * len(callers)
     assert said == ""
     assert took < 20
 
 
-def test_a_gallery_written_by_others_is_served_as_it_is_then(
-    shop: Gallery, folder: Path, tmp_path: Path
-) -> None:
-    """Another process adds, changes and removes rows while many search: no request fails."""
+def test_writes_of_another_process_are_served(shop: Gallery, folder: Path, tmp_path: Path) -> None:
+    """Another process adds, changes and removes rows during searches; no request fails."""
     with started(shop) as (_running, port):
         remote = la.Client(f"http://127.0.0.1:{port}").gallery("shop")
-        end, failed, asked = threading.Event(), [], [0]
+        stop, errors, searches = threading.Event(), [], [0]
 
         def search(number: int) -> None:
-            while not end.is_set():
+            while not stop.is_set():
                 try:
                     if number % 2:
                         remote.search(png(number), k=5)
                     else:
                         remote.search(id="shapes:red/0.png", k=5, where="label != 'none'")
                     remote.info()
-                    asked[0] += 1
+                    searches[0] += 1
                 except Exception as error:  # noqa: BLE001 - none may happen
-                    failed.append(error)
+                    errors.append(error)
 
-        def indexed() -> None:
+        def index() -> None:
             done = process("index", shop.path, folder, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
 
@@ -195,28 +193,28 @@ def test_a_gallery_written_by_others_is_served_as_it_is_then(
         with ThreadPoolExecutor(4) as pool:
             searching = [pool.submit(search, number) for number in range(4)]
             try:
-                assert soon(lambda: asked[0] >= 8)
+                assert eventually(lambda: searches[0] >= 8)
                 Image.new("RGB", (50, 40), (250, 240, 10)).save(folder / "new.png")
                 assert nearest() != "shapes:new.png"
-                indexed()
+                index()
                 assert nearest() == "shapes:new.png"
                 assert len(remote) == 14
                 for path in folder.glob("green/*.png"):
                     path.unlink()
                 Image.new("RGB", (50, 40), (10, 240, 250)).save(folder / "red" / "1.png")
-                indexed()
+                index()
                 assert len(remote) == 10
                 assert not [hit for hit in remote.search(png(), k=100) if "green" in hit.id]
-                before = asked[0]
-                assert soon(lambda: asked[0] >= before + 8)
+                before = searches[0]
+                assert eventually(lambda: searches[0] >= before + 8)
             finally:
-                end.set()
+                stop.set()
             for each in searching:
                 each.result(60)
-        assert failed == []
+        assert errors == []
 
 
-def test_keys_are_in_no_log_and_no_answer(
+def test_keys_appear_in_no_log_and_no_response(
     shop: Gallery, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys.json"
@@ -239,17 +237,17 @@ def test_keys_are_in_no_log_and_no_answer(
                     ("TRACE", "/healthz", None),
                 ):
                     asked = {**headers, "accept": "text/html", "content-type": "application/json"}
-                    answer, found = served.ask(method, path, body, asked)
+                    answer, found = served.request(method, path, body, asked)
                     said += f"{answer.headers}{found.decode()}"
         with pytest.raises(ServiceError) as refused:
             served.client(secrets[-1]).galleries()
         said += f"{refused.value!r}{served.client(secrets[-1])!r}"
-    assert "reader" in said  # it is the names of keys that are told
+    assert "reader" in said  # names of keys may appear
     assert not [each for each in (*secrets, *hashes) if each in said + caplog.text]
 
 
-def test_the_memory_of_a_service_does_not_grow(shop: Gallery, require: Require) -> None:
-    """Uploads of 13 MB, good and broken ones, in numbers that would show if they were kept."""
+def test_memory_does_not_grow(shop: Gallery, require: Require) -> None:
+    """Many uploads of 13 MB, valid and broken: a leak would show."""
     require(PROC.exists(), "memory is read from /proc only")
     file = io.BytesIO()
     noise = np.random.default_rng(1).integers(0, 256, (1_800, 2_500, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The service over HTTP: what it answers is what the gallery answers."""
+"""The HTTP API gives the same results as the gallery it serves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ from lookalike.gallery.gallery import LOCK, Gallery
 from lookalike.gallery.uploads import FOLDER
 from lookalike.server.api_keys import Key, add_key, find_key, read_keys, remove_key
 from lookalike.server.limits import Limits
-from lookalike.server.settings import LOOPBACK, ServeSettings, check_host, hosts_of, named
+from lookalike.server.settings import (
+    LOOPBACK,
+    ServeSettings,
+    accepted_hosts,
+    check_host,
+    gallery_paths,
+)
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
 from tests.integration.test_cli import lookalike
@@ -63,7 +69,7 @@ def encoder(colors: Path) -> Encoder:
     return open_encoder("color", sample_images(open_source(colors)))
 
 
-def made(path: Path, encoder: Encoder, source: Path) -> Gallery:
+def create_gallery(path: Path, encoder: Encoder, source: Path) -> Gallery:
     gallery = Gallery.create(path, encoder=encoder)
     gallery.sync(source)
     return gallery
@@ -73,14 +79,14 @@ def made(path: Path, encoder: Encoder, source: Path) -> Gallery:
 def shop(
     tmp_path_factory: pytest.TempPathFactory, colors: Path, encoder: Encoder
 ) -> Iterator[Serving]:
-    gallery = made(tmp_path_factory.mktemp("served") / "shop.gallery", encoder, colors)
+    gallery = create_gallery(tmp_path_factory.mktemp("served") / "shop.gallery", encoder, colors)
     with serving({"shop": gallery}) as served:
         yield served
 
 
 @pytest.fixture
 def local(shop: Serving) -> Gallery:
-    return shop.service.served("shop").gallery
+    return shop.service.handle("shop").gallery
 
 
 @pytest.fixture
@@ -88,7 +94,7 @@ def remote(shop: Serving) -> Any:
     return shop.client().gallery("shop")
 
 
-def same(one: la.Hits, other: la.Hits) -> bool:
+def same_hits(one: la.Hits, other: la.Hits) -> bool:
     return [(h.rank, h.id, h.metadata) for h in one] == [
         (h.rank, h.id, h.metadata) for h in other
     ] and np.allclose([h.distance for h in one], [h.distance for h in other], atol=1e-6)
@@ -106,85 +112,89 @@ def same(one: la.Hits, other: la.Hits) -> bool:
         {"rerank": "aqe+k-reciprocal", "exact": True},
     ],
 )
-def test_the_service_answers_what_the_gallery_does(
+def test_http_results_match_gallery_results(
     colors: Path, local: Gallery, remote: Any, options: dict[str, Any]
 ) -> None:
     query = colors / "green" / "3.png"
-    assert same(remote.search(query, **options), local.search(query, **options))
+    assert same_hits(remote.search(query, **options), local.search(query, **options))
 
 
 @pytest.mark.parametrize("options", [{}, {"box": (0, 0, 9, 9)}, {"rerank": "diffusion"}])
-def test_a_row_as_the_query(local: Gallery, remote: Any, options: dict[str, Any]) -> None:
-    found = remote.search(id="colors:red/4.png", **options)
-    assert same(found, local.search(id="colors:red/4.png", **options))
-    assert "colors:red/4.png" not in {hit.id for hit in found}
+def test_search_by_item_id(local: Gallery, remote: Any, options: dict[str, Any]) -> None:
+    hits = remote.search(id="colors:red/4.png", **options)
+    assert same_hits(hits, local.search(id="colors:red/4.png", **options))
+    assert "colors:red/4.png" not in {hit.id for hit in hits}
 
 
-def test_arrays_and_pillow_images_as_the_query(colors: Path, local: Gallery, remote: Any) -> None:
+def test_client_accepts_arrays_pillow_images_bytes_and_paths(
+    colors: Path, local: Gallery, remote: Any
+) -> None:
     path = colors / "blue" / "1.png"
     with Image.open(path) as image:
         for query in (image, np.asarray(image), path.read_bytes(), str(path)):
-            assert same(remote.search(query), local.search(path))
+            assert same_hits(remote.search(query), local.search(path))
 
 
-def test_the_body_of_a_request_as_the_query(shop: Serving, colors: Path, local: Gallery) -> None:
+def test_search_by_image_in_the_request_body(shop: Serving, colors: Path, local: Gallery) -> None:
     data = (colors / "red" / "0.png").read_bytes()
     path = "/v1/galleries/shop/search/image?k=3&where=year%3D2000&box=1,2,30,20"
-    answer, body = shop.ask("POST", path, data, {"content-type": "image/png"})
-    assert answer.status == 200
-    found = json.loads(body)
+    response, body = shop.request("POST", path, data, {"content-type": "image/png"})
+    assert response.status == 200
+    results = json.loads(body)
     expected = local.search(colors / "red" / "0.png", k=3, where="year=2000", box=(1, 2, 30, 20))
-    assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in expected]
+    assert [hit["id"] for hit in results["hits"]] == [hit.id for hit in expected]
     assert re.fullmatch(
-        r"decode;dur=.*, encode;dur=.*, search;dur=.*", answer.headers["server-timing"]
+        r"decode;dur=.*, encode;dur=.*, search;dur=.*", response.headers["server-timing"]
     )
     assert str(colors) not in body.decode()
 
 
-def test_a_batch_answers_each(shop: Serving, colors: Path) -> None:
+def test_batch_returns_a_result_or_a_problem_per_query(shop: Serving, colors: Path) -> None:
     data = base64.b64encode((colors / "red" / "0.png").read_bytes()).decode()
     body = {
         "queries": [{"image": data}, {"id": "colors:blue/1.png"}, {"id": "no"}, {"image": "AAAA"}],
         "k": 2,
     }
-    answers = shop.client().json("POST", "/v1/galleries/shop/search/batch", body)["answers"]
-    assert [a["found"] is None for a in answers] == [False, False, True, True]
-    assert answers[0]["found"]["hits"][0]["id"] == "colors:red/0.png"
-    assert answers[2]["problem"]["status"] == 404
-    assert "unsupported image format" in answers[3]["problem"]["detail"]
+    results = shop.client().json("POST", "/v1/galleries/shop/search/batch", body)["results"]
+    assert [each["result"] is None for each in results] == [False, False, True, True]
+    assert results[0]["result"]["hits"][0]["id"] == "colors:red/0.png"
+    assert results[2]["problem"]["status"] == 404
+    assert "unsupported image format" in results[3]["problem"]["detail"]
 
 
-def test_many_queries_at_once_are_each_their_own(colors: Path, local: Gallery, remote: Any) -> None:
+def test_concurrent_queries_get_their_own_results(
+    colors: Path, local: Gallery, remote: Any
+) -> None:
     paths = sorted(colors.rglob("*.png"))
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda path: remote.search(path, k=1), paths))
-    assert [hits[0].id for hits in found] == [f"colors:{p.relative_to(colors)}" for p in paths]
-    assert [hits[0].id for hits in remote.search_all(paths, k=1)] == [h[0].id for h in found]
+        results = list(pool.map(lambda path: remote.search(path, k=1), paths))
+    assert [hits[0].id for hits in results] == [f"colors:{p.relative_to(colors)}" for p in paths]
+    assert [hits[0].id for hits in remote.search_all(paths, k=1)] == [h[0].id for h in results]
 
 
-def test_facts_and_columns(shop: Serving, remote: Any, encoder: Encoder) -> None:
+def test_gallery_details_and_columns(shop: Serving, remote: Any, encoder: Encoder) -> None:
     assert shop.client().galleries() == ["shop"]
     info = remote.info()
     assert (info["rows"], info["dim"], info["encoder"]) == (30, encoder.dim, "color")
     columns = {each["column"]: each for each in info["columns"]}
     assert dict(columns["label"]["values"]) == {"red": 10, "green": 10, "blue": 10}
-    assert (columns["year"]["kind"], columns["year"]["low"], columns["year"]["high"]) == (
+    assert (columns["year"]["kind"], columns["year"]["min"], columns["year"]["max"]) == (
         "number",
         2000,
         2009,
     )
 
 
-def test_an_item_and_its_pictures(shop: Serving, colors: Path, remote: Any) -> None:
-    found = remote.item("colors:red/4.png")
-    assert found["metadata"] == {"label": "red", "year": 2004}
-    answer, body = shop.ask("GET", found["image"])
+def test_item_image_and_thumbnail(shop: Serving, colors: Path, remote: Any) -> None:
+    item = remote.item("colors:red/4.png")
+    assert item["metadata"] == {"label": "red", "year": 2004}
+    response, body = shop.request("GET", item["image_url"])
     assert body == (colors / "red" / "4.png").read_bytes()
-    assert answer.headers["content-type"] == "image/png"
-    tag = answer.headers["etag"]
-    answer, body = shop.ask("GET", found["image"], headers={"if-none-match": tag})
-    assert (answer.status, body) == (304, b"")
-    answer, body = shop.ask("GET", found["thumbnail"] + "&side=16")
+    assert response.headers["content-type"] == "image/png"
+    tag = response.headers["etag"]
+    response, body = shop.request("GET", item["image_url"], headers={"if-none-match": tag})
+    assert (response.status, body) == (304, b"")
+    response, body = shop.request("GET", item["thumbnail_url"] + "&size=16")
     with Image.open(__import__("io").BytesIO(body)) as small:
         assert max(small.size) == 16
 
@@ -194,33 +204,39 @@ def test_an_item_and_its_pictures(shop: Serving, colors: Path, remote: Any) -> N
     ["/etc/passwd", "../../etc/passwd", "colors:../metadata.csv", "colors:red/4.png/..", "\0"],
 )
 @pytest.mark.parametrize("what", ["", "/image", "/thumbnail", "/neighbors"])
-def test_files_are_served_by_id_only(shop: Serving, row_id: str, what: str) -> None:
+def test_files_are_only_served_by_item_id(shop: Serving, row_id: str, what: str) -> None:
     path = f"/v1/galleries/shop/item{what}?id={quote(row_id, safe='')}"
-    assert shop.ask("GET", path)[0].status == 404
+    assert shop.request("GET", path)[0].status == 404
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "status", "said"),
+    ("method", "path", "body", "status", "expected"),
     [
-        ("GET", "/v1/galleries/nosuch", None, 404, "served are shop"),
-        ("GET", "/nosuch", None, 404, "no-such-page"),
-        ("DELETE", "/healthz", None, 405, "no-such-method"),
+        ("GET", "/v1/galleries/nosuch", None, 404, "available: shop"),
+        ("GET", "/nosuch", None, 404, "endpoint-not-found"),
+        ("DELETE", "/healthz", None, 405, "method-not-allowed"),
         ("POST", "/v1/galleries/shop/search", b"{", 422, "body"),
         ("POST", "/v1/galleries/shop/search", b'{"id": "no"}', 404, "no row with the id"),
-        ("POST", "/v1/galleries/shop/search", b"{}", 422, "just one of"),
+        ("POST", "/v1/galleries/shop/search", b"{}", 422, "exactly one of"),
         ("POST", "/v1/galleries/shop/search", b'{"id": "a", "nn": 1}', 422, "nn"),
-        ("POST", "/v1/galleries/shop/search", b'{"id": "a", "n": 1001}', 422, "1000"),
+        ("POST", "/v1/galleries/shop/search", b'{"id": "a", "k": 1001}', 422, "1000"),
         ("POST", "/v1/galleries/shop/search", b'{"id": "a", "where": "year >"}', 422, "filter"),
         ("POST", "/v1/galleries/shop/search", b'{"id": "a", "rerank": "x"}', 422, "re-ranking"),
         ("POST", "/v1/galleries/shop/search", b'{"text": "a cat"}', 422, "images only"),
         ("POST", "/v1/galleries/shop/search", b'{"url": "http://a/"}', 403, "--allow-urls"),
-        ("POST", "/v1/galleries/shop/search/image", b"\x89PNG\r\n\x1a\n", 422, "unsupported image format"),
+        (
+            "POST",
+            "/v1/galleries/shop/search/image",
+            b"\x89PNG\r\n\x1a\n",
+            422,
+            "unsupported image format",
+        ),
         ("POST", "/v1/galleries/shop/search/image", b"", 422, "empty"),
         ("PUT", "/v1/galleries/shop/item?id=%00", b"x", 422, "printable"),
         ("PUT", "/v1/galleries/shop/item?id=a&metadata=%5B%5D", b"x", 422, "JSON object"),
         ("PUT", "/v1/galleries/shop/item?id=a", b"<svg/>", 422, "unsupported image format"),
         ("DELETE", "/v1/galleries/shop/item?id=api:none", None, 404, "no row"),
-        ("DELETE", "/v1/galleries/shop/item?id=colors:red/4.png", None, 422, "of its own"),
+        ("DELETE", "/v1/galleries/shop/item?id=colors:red/4.png", None, 422, "colors:red/4.png"),
         ("PATCH", "/v1/galleries/shop/item?id=api:a", b'{"metadata": {"a": NaN}}', 422, "metadata"),
         (
             "PATCH",
@@ -231,28 +247,28 @@ def test_files_are_served_by_id_only(shop: Serving, row_id: str, what: str) -> N
         ),
     ],
 )
-def test_what_is_wrong_is_a_problem_document(
-    shop: Serving, method: str, path: str, body: bytes | None, status: int, said: str
+def test_errors_are_problem_documents(
+    shop: Serving, method: str, path: str, body: bytes | None, status: int, expected: str
 ) -> None:
-    answer, found = shop.ask(method, path, body, {"content-type": "application/json"})
-    assert answer.status == status, found
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = json.loads(found)
+    response, body_text = shop.request(method, path, body, {"content-type": "application/json"})
+    assert response.status == status, body_text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = json.loads(body_text)
     assert problem["status"] == status
-    assert said in json.dumps(problem)
+    assert expected in json.dumps(problem)
 
 
 def test_deeply_nested_filters_are_refused(shop: Serving) -> None:
     for depth in (60, 400, 5_000):
         where = '{"not": ' * depth + '{"year": 1}' + "}" * depth
         body = f'{{"id": "colors:red/4.png", "where": {where}}}'.encode()
-        answer, _ = shop.ask(
+        response, _ = shop.request(
             "POST", "/v1/galleries/shop/search", body, {"content-type": "application/json"}
         )
-        assert answer.status in (400, 422)
+        assert response.status in (400, 422)
 
 
-def test_rows_are_put_changed_and_deleted(shop: Serving, local: Gallery, remote: Any) -> None:
+def test_put_update_and_delete_items(shop: Serving, local: Gallery, remote: Any) -> None:
     folder = local.path / FOLDER
     yellow = np.full((30, 30, 3), (230, 220, 10), np.uint8)
     assert remote.put("odd/ä #1", yellow, {"label": "yellow"})
@@ -260,7 +276,7 @@ def test_rows_are_put_changed_and_deleted(shop: Serving, local: Gallery, remote:
     assert np.array_equal(remote.image("api:odd/ä #1"), yellow)
     assert not remote.put("odd/ä #1", yellow // 2, {"label": "olive", "year": 1})
     assert len(list(folder.iterdir())) == 1
-    assert remote.describe("api:odd/ä #1", {"year": None, "a": [1, "b"]}) == {
+    assert remote.update_metadata("api:odd/ä #1", {"year": None, "a": [1, "b"]}) == {
         "label": "olive",
         "a": [1, "b"],
     }
@@ -274,10 +290,8 @@ def test_rows_are_put_changed_and_deleted(shop: Serving, local: Gallery, remote:
     assert len(remote) == 30
 
 
-def test_what_was_put_outlives_a_sync_of_a_source(
-    tmp_path: Path, colors: Path, encoder: Encoder
-) -> None:
-    gallery = made(tmp_path / "a.gallery", encoder, colors)
+def test_put_items_survive_a_sync(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
+    gallery = create_gallery(tmp_path / "a.gallery", encoder, colors)
     with serving({"a": gallery}) as served:
         served.client().gallery("a").put("mine", np.zeros((9, 9, 3), np.uint8))
     again = Gallery.open(tmp_path / "a.gallery")
@@ -285,13 +299,13 @@ def test_what_was_put_outlives_a_sync_of_a_source(
     assert len(again) == 31
 
 
-def test_rows_of_another_process_appear_and_a_busy_gallery_is_said(
+def test_rows_of_another_process_appear_and_a_locked_gallery_is_reported(
     tmp_path: Path, colors: Path, encoder: Encoder
 ) -> None:
     from filelock import FileLock
 
     path = tmp_path / "a.gallery"
-    gallery = made(path, encoder, colors)
+    gallery = create_gallery(path, encoder, colors)
     new = tmp_path / "new"
     new.mkdir()
     Image.new("RGB", (40, 40), (240, 240, 10)).save(new / "yellow.png")
@@ -301,43 +315,43 @@ def test_rows_of_another_process_appear_and_a_busy_gallery_is_said(
         done = lookalike("index", path, new)
         assert done.returncode == 0, done.stderr
         assert remote.search(new / "yellow.png", k=1)[0].id == "new:yellow.png"
-        with FileLock(path / LOCK), pytest.raises(BusyError, match="another process"):
+        with FileLock(path / LOCK), pytest.raises(BusyError, match="locked by another process"):
             remote.put("mine", np.zeros((9, 9, 3), np.uint8))
         assert not list((path / FOLDER).glob("*"))
 
 
-def test_an_evaluation_is_kept_and_served_without_paths(
+def test_saved_evaluation_is_served_without_file_paths(
     tmp_path: Path, colors: Path, encoder: Encoder
 ) -> None:
     path = tmp_path / "a.gallery"
-    gallery = made(path, encoder, colors)
+    gallery = create_gallery(path, encoder, colors)
     with serving({"a": gallery}) as served:
         remote = served.client().gallery("a")
         with pytest.raises(ServiceError, match="--save"):
             remote.evaluation()
-        answer, body = served.ask("GET", "/v1/galleries/a/evaluation/report")
-        assert answer.status == 404
-        assert json.loads(body)["type"] == "urn:lookalike:problem:no-evaluation"
+        response, body = served.request("GET", "/v1/galleries/a/evaluation/report")
+        assert response.status == 404
+        assert json.loads(body)["type"] == "urn:lookalike:problem:evaluation-not-found"
         done = lookalike("evaluate", path, colors, "--save", "--json")
         assert done.returncode == 0, done.stderr
-        found = remote.evaluation()
+        report = remote.evaluation()
         measured = json.loads(done.stdout)
-        assert found["evaluation"]["precision"] == measured["precision"]
-        assert (found["rows"], found["stale"]) == (30, False)
-        page = served.ask("GET", "/g/a/report")[1].decode()
-        assert found["verdict"] in html.unescape(page)
+        assert report["evaluation"]["precision"] == measured["precision"]
+        assert (report["rows"], report["stale"]) == (30, False)
+        page = served.request("GET", "/g/a/report")[1].decode()
+        assert report["summary"] in html.unescape(page)
         assert "data:image/png;base64," in page
-        answer, body = served.ask("GET", "/v1/galleries/a/evaluation/report")
+        response, body = served.request("GET", "/v1/galleries/a/evaluation/report")
         alone = body.decode()
         policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
-        assert answer.headers.get_all("content-security-policy") == [policy]
-        assert answer.headers["content-type"] == "text/html; charset=utf-8"
-        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert response.headers.get_all("content-security-policy") == [policy]
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        assert response.headers["x-content-type-options"] == "nosniff"
         assert alone.count("data:image/png;base64,") == page.count("data:image/png;base64,")
-        assert found["verdict"] in html.unescape(alone)
-        for said in (page, alone, json.dumps(found)):
-            assert str(tmp_path) not in said
-            assert str(colors) not in said
+        assert report["summary"] in html.unescape(alone)
+        for text in (page, alone, json.dumps(report)):
+            assert str(tmp_path) not in text
+            assert str(colors) not in text
         remote.put("one", np.zeros((9, 9, 3), np.uint8))
         assert remote.evaluation()["stale"]
         (path / "evaluation.json").write_text("{}")
@@ -346,33 +360,31 @@ def test_an_evaluation_is_kept_and_served_without_paths(
         assert str(tmp_path) not in str(broken.value)
 
 
-def test_a_sample_is_the_same_for_the_same_seed(shop: Serving) -> None:
-    def drawn(asked: str) -> list[str]:
+def test_sample_is_reproducible_by_seed(shop: Serving) -> None:
+    def sample(query: str) -> list[str]:
         return [
-            each["id"] for each in shop.client().json("GET", f"/v1/galleries/shop/sample{asked}")
+            each["id"] for each in shop.client().json("GET", f"/v1/galleries/shop/sample{query}")
         ]
 
-    assert drawn("?count=5&seed=3") == drawn("?count=5&seed=3") != drawn("?count=5&seed=4")
-    assert len(set(drawn("?count=1000"))) == 30
+    assert sample("?count=5&seed=3") == sample("?count=5&seed=3") != sample("?count=5&seed=4")
+    assert len(set(sample("?count=1000"))) == 30
 
 
-def test_searches_see_whole_versions_while_rows_are_put(
-    tmp_path: Path, colors: Path, encoder: Encoder
-) -> None:
-    gallery = made(tmp_path / "a.gallery", encoder, colors)
+def test_searches_succeed_during_writes(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
+    gallery = create_gallery(tmp_path / "a.gallery", encoder, colors)
     rng = np.random.default_rng(0)
     with serving({"a": gallery}) as served, ThreadPoolExecutor(4) as pool:
         remote = served.client().gallery("a")
         images = rng.integers(0, 255, (30, 20, 20, 3), np.uint8)
         puts = [pool.submit(remote.put, f"{i}", image) for i, image in enumerate(images)]
-        found = [pool.submit(remote.search, image, k=100) for image in images]
+        results = [pool.submit(remote.search, image, k=100) for image in images]
         assert all(each.result() for each in puts)
-        assert all(len(each.result()) >= 30 for each in found)
+        assert all(len(each.result()) >= 30 for each in results)
         assert len(remote) == 60
 
 
-def test_keys_and_rights(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
-    gallery = made(tmp_path / "a.gallery", encoder, colors)
+def test_api_keys_and_permissions(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
+    gallery = create_gallery(tmp_path / "a.gallery", encoder, colors)
     file = tmp_path / "keys.json"
     reader, writer = add_key(file, "reader", write=False), add_key(file, "writer", write=True)
     assert reader not in file.read_text()
@@ -383,19 +395,19 @@ def test_keys_and_rights(tmp_path: Path, colors: Path, encoder: Encoder) -> None
                 served.client(key).galleries()
         for key in (reader, writer):
             assert served.client(key).gallery("a").search(query, k=1)[0].distance < 1e-3
-            answer, _ = served.ask("GET", "/metrics", headers={"x-api-key": key})
-            assert answer.status == 200
-        with pytest.raises(ServiceError, match="may only read") as refused:
+            response, _ = served.request("GET", "/metrics", headers={"x-api-key": key})
+            assert response.status == 200
+        with pytest.raises(ServiceError, match="read-only") as refused:
             served.client(reader).gallery("a").put("x", query)
         assert refused.value.status == 403
         assert served.client(writer).gallery("a").put("x", query)
-        assert served.ask("GET", "/metrics")[0].status == 401
-        assert served.ask("GET", "/healthz")[0].status == 200
-        assert served.ask("GET", "/readyz")[0].status == 200
+        assert served.request("GET", "/metrics")[0].status == 401
+        assert served.request("GET", "/healthz")[0].status == 200
+        assert served.request("GET", "/readyz")[0].status == 200
 
 
-def test_without_keys_writing_is_off(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
-    gallery = made(tmp_path / "a.gallery", encoder, colors)
+def test_writing_is_disabled_by_default(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
+    gallery = create_gallery(tmp_path / "a.gallery", encoder, colors)
     with (
         serving({"a": gallery}, ServeSettings()) as served,
         pytest.raises(ServiceError, match="--write"),
@@ -403,59 +415,62 @@ def test_without_keys_writing_is_off(tmp_path: Path, colors: Path, encoder: Enco
         served.client().gallery("a").put("x", colors / "red" / "0.png")
 
 
-def test_a_page_elsewhere_cannot_ask_under_a_name_of_its_own(shop: Serving) -> None:
-    answer, _ = shop.ask("GET", "/v1/galleries", headers={"host": "evil.example"})
-    assert answer.status == 421
-    assert shop.ask("GET", "/v1/galleries", headers={"host": "localhost:1"})[0].status == 200
+def test_unknown_hosts_are_refused(shop: Serving) -> None:
+    response, _ = shop.request("GET", "/v1/galleries", headers={"host": "evil.example"})
+    assert response.status == 421
+    assert shop.request("GET", "/v1/galleries", headers={"host": "localhost:1"})[0].status == 200
 
 
-def test_other_origins_only_where_listed(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
-    gallery = made(tmp_path / "a.gallery", encoder, colors)
+def test_cors_allows_listed_origins_only(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
+    gallery = create_gallery(tmp_path / "a.gallery", encoder, colors)
     settings = ServeSettings(origins=("https://shop.example",))
     with serving({"a": gallery}, settings) as served:
         for origin, allowed in (("https://shop.example", True), ("https://evil.example", False)):
-            answer, _ = served.ask("GET", "/v1/galleries", headers={"origin": origin})
-            assert (answer.headers["access-control-allow-origin"] == origin) is allowed
-            assert answer.headers["set-cookie"] is None
+            response, _ = served.request("GET", "/v1/galleries", headers={"origin": origin})
+            assert (response.headers["access-control-allow-origin"] == origin) is allowed
+            assert response.headers["set-cookie"] is None
 
 
-def test_more_than_it_can_do_is_turned_away(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
-    gallery = made(tmp_path / "a.gallery", encoder, colors)
+def test_requests_beyond_the_limit_get_429(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
+    gallery = create_gallery(tmp_path / "a.gallery", encoder, colors)
     query = (colors / "red" / "0.png").read_bytes()
-    with serving({"a": gallery}, ServeSettings(limits=Limits(waiting=1))) as served:
+    with serving({"a": gallery}, ServeSettings(limits=Limits(concurrent_requests=1))) as served:
 
-        def ask(_: int) -> int:
-            answer, _body = served.ask(
+        def search(_: int) -> int:
+            response, _body = served.request(
                 "POST", "/v1/galleries/a/search/image?multi_crop=true", query
             )
-            assert answer.status in (200, 429)
-            assert answer.status == 200 or answer.headers["retry-after"] == "1"
-            return answer.status
+            assert response.status in (200, 429)
+            assert response.status == 200 or response.headers["retry-after"] == "1"
+            return response.status
 
         with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(ask, range(80)))
-        assert {200, 429} == set(found)
-        assert ask(0) == 200
-        assert b'lookalike_failures_total{reason="too-busy"}' in served.ask("GET", "/metrics")[1]
+            statuses = list(pool.map(search, range(80)))
+        assert {200, 429} == set(statuses)
+        assert search(0) == 200
+        assert (
+            b'lookalike_failures_total{reason="too-many-requests"}'
+            in served.request("GET", "/metrics")[1]
+        )
 
 
-def test_metrics_tell_the_stages(shop: Serving, colors: Path, remote: Any) -> None:
+def test_metrics_report_stages(shop: Serving, colors: Path, remote: Any) -> None:
     remote.search(colors / "red" / "0.png", rerank="aqe")
-    text = shop.ask("GET", "/metrics")[1].decode()
+    text = shop.request("GET", "/metrics")[1].decode()
     for stage in ("decode", "encode", "search", "rerank"):
         assert f'lookalike_stage_seconds_count{{stage="{stage}"}}' in text
     assert 'route="/v1/galleries/{gallery}/search"' in text
 
 
-def test_answers_carry_the_headers_of_a_careful_service(shop: Serving) -> None:
+def test_responses_have_security_headers(shop: Serving) -> None:
     for path in ("/healthz", "/nosuch", "/v1/galleries/shop"):
-        headers = shop.ask("GET", path)[0].headers
+        headers = shop.request("GET", path)[0].headers
         assert headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["server"] is None
 
 
-def test_the_document_describes_every_route_and_problem(shop: Serving) -> None:
+def test_openapi_describes_every_route_and_problem(shop: Serving) -> None:
     document = shop.client().json("GET", "/openapi.json")
     assert "HTTPValidationError" not in json.dumps(document)
     for path, methods in document["paths"].items():
@@ -465,15 +480,15 @@ def test_the_document_describes_every_route_and_problem(shop: Serving) -> None:
                 assert {"401", "422", "429"} <= set(route["responses"])
 
 
-def test_serve_on_the_command_line(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
+def test_serve_command(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
     path = tmp_path / "a.gallery"
-    made(path, encoder, colors)
+    create_gallery(path, encoder, colors)
     command = [sys.executable, "-m", "lookalike", "serve", str(path), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
-        said = next(line for line in lines if "serving at" in line)
-        url = re.search(r"http://[\d.]+:\d+", said)
+        line = next(line for line in lines if "serving at" in line)
+        url = re.search(r"http://[\d.]+:\d+", line)
         assert url is not None
         client = la.Client(url[0])
         query = colors / "red" / "3.png"
@@ -484,32 +499,32 @@ def test_serve_on_the_command_line(tmp_path: Path, colors: Path, encoder: Encode
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("none.gallery",), "not a gallery"),
         (("a.gallery", "--host", "0.0.0.0"), "lookalike key add"),
-        (("a.gallery", "a=a.gallery"), "give one as NAME=PATH"),
-        (("x y=a.gallery",), "cannot be part of an address"),
+        (("a.gallery", "a=a.gallery"), "rename one with NAME=PATH"),
+        (("x y=a.gallery",), "cannot be part of a URL"),
         (("a.gallery", "--keys", "none.json"), "none.json: cannot be read"),
     ],
 )
-def test_a_wrong_call_is_one_line(
+def test_serve_errors_are_one_line(
     tmp_path: Path,
     colors: Path,
     encoder: Encoder,
     arguments: tuple[str, ...],
-    said: str,
+    expected: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made(tmp_path / "a.gallery", encoder, colors)
+    create_gallery(tmp_path / "a.gallery", encoder, colors)
     monkeypatch.chdir(tmp_path)
     done = lookalike("serve", *arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert expected in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_keys_on_the_command_line(tmp_path: Path) -> None:
+def test_key_commands(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     secret = lookalike("key", "add", file, "shop", "--write").stdout.strip()
     assert find_key(secret, read_keys(file)) == Key("shop", True, read_keys(file)[0].sha256)
@@ -517,38 +532,43 @@ def test_keys_on_the_command_line(tmp_path: Path) -> None:
     assert "read, write" in lookalike("key", "list", file).stdout
     assert lookalike("key", "remove", file, "none").returncode == 2
     assert lookalike("key", "remove", file, "shop").returncode == 0
-    with pytest.raises(InputError, match="holds no key"):
+    with pytest.raises(InputError, match="no API keys"):
         read_keys(file)
     add_key(file, "other", write=False)
     with pytest.raises(InputError, match="no key named"):
         remove_key(file, "shop")
 
 
-def test_hosts_and_names() -> None:
+def test_host_checks_and_gallery_names() -> None:
     for host in ("127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"):
         check_host(host, keys=False)
     for host in ("0.0.0.0", "192.168.1.1", "::", "example.org"):
         check_host(host, keys=True)
         with pytest.raises(InputError, match="API keys"):
             check_host(host, keys=False)
-    places = ["x/photos.gallery", "b=y/c.gallery", "milvus://h/prints?index=flat", "d=milvus://h/e"]
-    assert named(places) == {
+    locations = [
+        "x/photos.gallery",
+        "b=y/c.gallery",
+        "milvus://h/prints?index=flat",
+        "d=milvus://h/e",
+    ]
+    assert gallery_paths(locations) == {
         "photos": "x/photos.gallery",
         "b": "y/c.gallery",
         "prints": "milvus://h/prints?index=flat",
         "d": "milvus://h/e",
     }
-    assert hosts_of("127.0.0.1", ["Shop.example"]) == (*LOOPBACK, "shop.example")
-    assert hosts_of("0.0.0.0", ["shop.example"]) == (*LOOPBACK, "shop.example")
-    assert hosts_of("0.0.0.0", []) == ()
+    assert accepted_hosts("127.0.0.1", ["Shop.example"]) == (*LOOPBACK, "shop.example")
+    assert accepted_hosts("0.0.0.0", ["shop.example"]) == (*LOOPBACK, "shop.example")
+    assert accepted_hosts("0.0.0.0", []) == ()
 
 
-def test_the_client_says_what_is_wrong(shop: Serving, tmp_path: Path) -> None:
+def test_client_errors(shop: Serving, tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="cannot be reached"):
         la.Client("http://127.0.0.1:9").galleries()
-    with pytest.raises(ServiceError, match="There is no such gallery"):
+    with pytest.raises(ServiceError, match="Gallery not found"):
         shop.client().gallery("none").info()
     with pytest.raises(ImageError, match="cannot be read"):
         shop.client().gallery("shop").search(tmp_path / "none.png")
-    with pytest.raises(InputError, match="just one"):
+    with pytest.raises(InputError, match="exactly one"):
         shop.client().gallery("shop").search()

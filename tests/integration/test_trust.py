@@ -1,4 +1,4 @@
-"""What strangers may do to the service: each costs what they asked for, and nobody else's."""
+"""Untrusted clients and files: only their own requests fail."""
 
 from __future__ import annotations
 
@@ -63,36 +63,36 @@ Start = Callable[..., Serving]
 
 @pytest.fixture
 def start(path: Path) -> Iterator[Start]:
-    """Starts services of the gallery with limits of one's own."""
+    """Start services of the gallery with other limits."""
     with contextlib.ExitStack() as stack:
 
         def started(**limits: Any) -> Serving:
-            settings = ServeSettings(write=True, hosts=LOOPBACK, limits=Limits(**limits))
+            settings = ServeSettings(allow_writes=True, hosts=LOOPBACK, limits=Limits(**limits))
             return stack.enter_context(serving({"a": Gallery.open(path)}, settings))
 
         yield started
 
 
-def asks(served: Serving, data: bytes) -> tuple[int, dict[str, Any]]:
-    answer, body = served.ask("POST", SEARCH, data)
+def search(served: Serving, data: bytes) -> tuple[int, dict[str, Any]]:
+    answer, body = served.request("POST", SEARCH, data)
     return answer.status, json.loads(body)
 
 
-def test_large_images_are_refused_before_they_are_decoded(start: Start) -> None:
+def test_large_images_are_refused_before_decoding(start: Start) -> None:
     file = io.BytesIO()
     Image.new("1", (10_000, 6_000)).save(file, "PNG")
-    status, found = asks(start(), file.getvalue())
+    status, found = search(start(), file.getvalue())
     assert status == 422
     assert "pixels" in found["detail"]
 
 
-# ---- more than there is room for -----------------------------------------------------------------
+# ---- overload -----------------------------------------------------------------
 
 
-def test_too_many_requests_are_told_so_and_the_rest_answered(start: Start) -> None:
-    served = start(waiting=3)
+def test_excess_requests_get_429_and_the_others_succeed(start: Start) -> None:
+    served = start(concurrent_requests=3)
     release = threading.Event()
-    encoder = served.service.served("a").gallery.encoder
+    encoder = served.service.handle("a").gallery.encoder
     encode = encoder.encode
 
     def slow(images: Any) -> Any:
@@ -101,20 +101,20 @@ def test_too_many_requests_are_told_so_and_the_rest_answered(start: Start) -> No
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(12) as pool:
         patch.setattr(type(encoder), "encode", lambda _, images: slow(images))
-        kept = [pool.submit(asks, served, png()) for _ in range(3)]
-        while served.service._waiting < 3:
+        accepted = [pool.submit(search, served, png()) for _ in range(3)]
+        while served.service.in_progress < 3:
             time.sleep(0.01)
         for _ in range(5):
-            answer, body = served.ask("POST", SEARCH, png())
+            answer, body = served.request("POST", SEARCH, png())
             assert answer.status == 429
             assert int(answer.headers["retry-after"]) >= 1
-            assert json.loads(body)["title"] == "The service has enough to do"
-        assert served.ask("GET", "/healthz")[0].status == 200
+            assert json.loads(body)["title"] == "Too many requests"
+        assert served.request("GET", "/healthz")[0].status == 200
         patient = pool.submit(served.client().gallery("a").search, png())
         time.sleep(0.2)
         release.set()
-        assert [each.result()[0] for each in kept] == [200] * 3
-        assert len(patient.result()) == 7  # the client came again
+        assert [each.result()[0] for each in accepted] == [200] * 3
+        assert len(patient.result()) == 7  # the client retried
 
 
 # ---- names, keys, texts --------------------------------------------------------------------------
@@ -131,8 +131,8 @@ WALKS = [
 ]
 
 
-def got(served: Serving, address: str) -> bytes:
-    """Return the answer to an address as it is, not as a client would put it right."""
+def raw_get(served: Serving, address: str) -> bytes:
+    """Return the raw response to a path that a client library would normalize."""
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
         lines = [f"GET {address} HTTP/1.1", "Host: localhost", "Connection: close", "", ""]
         connection.sendall("\r\n".join(lines).encode())
@@ -143,7 +143,7 @@ def got(served: Serving, address: str) -> bytes:
 
 
 @pytest.mark.parametrize("walk", WALKS)
-def test_nobody_walks_out_of_a_gallery(start: Start, walk: str) -> None:
+def test_path_traversal_is_refused(start: Start, walk: str) -> None:
     served = start()
     for address in (
         f"/static/{walk}",
@@ -154,12 +154,12 @@ def test_nobody_walks_out_of_a_gallery(start: Start, walk: str) -> None:
         f"/v1/galleries/a/item/image?id={quote('few:../a.gallery/gallery.json')}",
         f"/v1/galleries/a/item/thumbnail?id=few:{walk}",
     ):
-        found = got(served, address)
+        found = raw_get(served, address)
         assert found[9:12] in (b"404", b"422", b"400", b"307", b"303"), (address, found[:200])
         assert b"root:" not in found
 
 
-def test_every_key_is_compared_in_constant_time(
+def test_all_keys_are_compared_in_constant_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "keys.json"
@@ -178,21 +178,21 @@ def test_every_key_is_compared_in_constant_time(
         assert len(compared) == 5
 
 
-def test_no_route_of_the_api_is_open_without_a_key(path: Path, tmp_path: Path) -> None:
+def test_every_route_requires_a_key(path: Path, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     reader = add_key(file, "reader", write=False)
     settings = ServeSettings(keys=read_keys(file), hosts=LOOPBACK)
     with serving({"a": Gallery.open(path)}, settings) as served:
-        document = json.loads(served.ask("GET", "/openapi.json")[1])
+        document = json.loads(served.request("GET", "/openapi.json")[1])
         seen = set()
         for route, methods in document["paths"].items():
             if route in ("/healthz", "/readyz"):
                 continue
             for method in methods:
                 address = route.replace("{gallery}", "a") + "?id=api:none"
-                status = served.ask(method.upper(), address, b"{}")[0].status
+                status = served.request(method.upper(), address, b"{}")[0].status
                 assert status == 401, (method, route)
-                answer, body = served.ask(
+                answer, body = served.request(
                     method.upper(), address, b"{}", {"authorization": f"Bearer {reader}"}
                 )
                 assert reader not in body.decode(errors="replace")
@@ -203,12 +203,12 @@ def test_no_route_of_the_api_is_open_without_a_key(path: Path, tmp_path: Path) -
                     assert answer.status not in (401, 403), (method, route)
         assert seen == {"put", "patch", "delete"}
         for address in ("/", "/g/a", "/g/a/results?id=few:20.png", "/g/a/judge", "/metrics"):
-            answer, body = served.ask("GET", address, headers={"accept": "text/html"})
+            answer, body = served.request("GET", address, headers={"accept": "text/html"})
             assert answer.status == 401
             assert b"few" not in body
 
 
-def test_texts_come_back_as_they_were_and_never_as_pages(start: Start, tmp_path: Path) -> None:
+def test_texts_are_returned_unchanged_and_never_as_html(start: Start, tmp_path: Path) -> None:
     remote = start().client().gallery("a")
     odd = ["<script>alert(1)</script>", "\"'`&;", "a\nb\tc", "\u202egnp.exe", "ü✓😀", "{{7*7}}"]
     key = "odd <b> \u202e & 'x'".replace("\u202e", "")
@@ -233,7 +233,7 @@ def test_texts_come_back_as_they_were_and_never_as_pages(start: Start, tmp_path:
 @pytest.mark.parametrize(
     "data", [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>", b"%PDF-1"]
 )
-def test_a_file_that_became_something_else_is_not_served(
+def test_file_that_is_no_longer_an_image_is_not_served(
     start: Start, path: Path, data: bytes
 ) -> None:
     file = path.parent / "few" / "39.png"
@@ -241,7 +241,7 @@ def test_a_file_that_became_something_else_is_not_served(
     file.write_bytes(data)
     try:
         for what in ("image", "thumbnail"):
-            answer, body = start().ask("GET", f"/v1/galleries/a/item/{what}?id=few:39.png")
+            answer, body = start().request("GET", f"/v1/galleries/a/item/{what}?id=few:39.png")
             assert answer.status == 422
             assert answer.headers["content-type"] == "application/problem+json"
             assert str(path.parent) not in body.decode()
@@ -249,20 +249,18 @@ def test_a_file_that_became_something_else_is_not_served(
         file.write_bytes(before)
 
 
-def test_pillows_own_broken_and_hostile_images(
-    start: Start, corpus: Path, require: Require
-) -> None:
+def test_broken_and_hostile_images(start: Start, corpus: Path, require: Require) -> None:
     served = start()
     files = [each for each in sorted(corpus.rglob("*")) if each.is_file()]
     assert len(files) > 400
 
     def post(file: Path) -> tuple[Path, int]:
-        """Search with a file, and put it: all that are refused, and every tenth that is not."""
+        """Search with a file; also put it if it is refused, and about every tenth other file."""
         data = file.read_bytes()
-        status = served.ask("POST", SEARCH, data)[0].status
+        status = served.request("POST", SEARCH, data)[0].status
         if status != 200 or len(data) % 10 == 0:
             put = f"/v1/galleries/a/item?id={quote(file.name)}"
-            assert served.ask("PUT", put, data)[0].status == status
+            assert served.request("PUT", put, data)[0].status == status
         return file, status
 
     before = memory(os.getpid()) if PROC.exists() else 0
@@ -273,4 +271,4 @@ def test_pillows_own_broken_and_hostile_images(
     odd = [(file.name, status) for file, status in found if status not in (200, 413, 422)]
     assert odd == []
     assert sum(status == 200 for _, status in found) > 100
-    assert asks(served, png())[0] == 200
+    assert search(served, png())[0] == 200

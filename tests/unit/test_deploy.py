@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 from lookalike.cli import app
 from lookalike.errors import LookalikeError
 from lookalike.server.limits import Limits
-from lookalike.server.settings import hosts_of
+from lookalike.server.settings import accepted_hosts
 from lookalike.stores.milvus.address import Address
 from tests.conftest import Require
 
@@ -249,7 +249,7 @@ def check_commands(files: Files) -> None:
 def check_probes(files: Files) -> None:
     """Check that probes use paths that need no key, and a host that the service allows."""
     serve, container = parsed(files, "serve"), serving(files)
-    hosts = hosts_of(serve["host"], serve["allow_host"])
+    hosts = accepted_hosts(serve["host"], serve["allow_host"])
     for name, path in {
         "startup": "/healthz",
         "liveness": "/healthz",
@@ -312,7 +312,7 @@ def check_resources(files: Files) -> None:
     variables = {each["name"]: each for each in service["env"]}
     threads = variables["LOOKALIKE_THREADS"]["valueFrom"]["resourceFieldRef"]
     assert threads == {"resource": "limits.cpu"}
-    peak = quantity(max_resources["cpu"]) * limits.decode_memory + limits.held_bytes
+    peak = quantity(max_resources["cpu"]) * limits.decode_memory + limits.buffered_bytes
     assert quantity(max_resources["memory"]) >= peak + 1e9
     spec = one(files, "Deployment")["spec"]["template"]["spec"]
     drain_seconds = service["lifecycle"]["preStop"]["sleep"]["seconds"]

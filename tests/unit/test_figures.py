@@ -127,14 +127,16 @@ def test_distances_on_the_command_line_and_the_page_are_written_alike(
         "gallery": "g",
         "problem": None,
         "rows": 400,
-        "ms": 1.0,
+        "latency_ms": 1.0,
         "metric": "cosine",
-        "worded": False,
-        "looked": True,
+        "by_keywords": False,
+        "by_image": True,
         "hits": [pages._hit(hit) for hit in hits],
     }
     template = pages._templates.get_template("_results.html")
-    page = template.render(start=None, sets=[result], again="", keyed=False, narrowed=False)
+    page = template.render(
+        sample=None, result_sets=[result], options="", needs_key=False, restricted=False
+    )
     written = re.findall(r"</span>(\S+)</p>", page)
     assert written == ["0.0000", "0.0000", "0.2500"]
 

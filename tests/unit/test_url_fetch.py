@@ -1,4 +1,4 @@
-"""Addresses that strangers name: only the public internet is reached, whatever they look like."""
+"""Fetching from URLs only reaches the public internet, however the host is written."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.server import url_fetch
 from lookalike.server.limits import Limits
 from lookalike.server.settings import ServeSettings
-from lookalike.server.url_fetch import Fetching, fetch, is_public
-from tests.canary import Canary, canary
+from lookalike.server.url_fetch import FetchOptions, fetch, is_public
+from tests.canary_server import Canary, canary_server
 from tests.serving import Serving, serving
 
-HOW = Fetching(seconds=2.0, most_bytes=50_000, redirects=3)
-HERE = replace(HOW, allowed=lambda address: address == "127.0.0.1")
-LATE = 10.0
-"""Seconds, generous, in which a deadline of two has surely ended a fetch."""
+OPTIONS = FetchOptions(timeout=2.0, max_bytes=50_000, max_redirects=3)
+LOCAL = replace(OPTIONS, is_allowed=lambda address: address == "127.0.0.1")
+PATIENCE = 10.0
+"""Seconds within which a fetch with a timeout of two seconds has surely ended."""
 
-# Ways to write 127.0.0.1 that the system's resolver understands.
-DISGUISES = [
+# Spellings of 127.0.0.1 that the system's resolver understands.
+LOOPBACK_SPELLINGS = [
     "127.0.0.1",
     "127.1",
     "127.0.1",
@@ -120,7 +120,7 @@ PRIVATE = [
     "[4000::1]",
 ]
 
-NO_ADDRESSES = [
+INVALID_URLS = [
     "",
     "/",
     "image.png",
@@ -210,36 +210,36 @@ def image() -> bytes:
 
 
 @pytest.fixture
-def bird(image: bytes) -> Iterator[Canary]:
-    with canary(image) as told:
-        yield told
+def canary(image: bytes) -> Iterator[Canary]:
+    with canary_server(image) as running:
+        yield running
 
 
 @pytest.fixture
-def unreached(bird: Canary) -> Iterator[Canary]:
-    """A canary that is alive when the test is over, and was not reached."""
-    yield bird
-    assert bird.reached == 0
-    assert fetch(bird.url(), HERE) == bird.image
+def unreached(canary: Canary) -> Iterator[Canary]:
+    """A canary that must not be reached, and still runs when the test ends."""
+    yield canary
+    assert canary.connections == 0
+    assert fetch(canary.url(), LOCAL) == canary.image
 
 
-@pytest.mark.parametrize("host", DISGUISES)
-def test_this_machine_is_not_reached_by_any_name(unreached: Canary, host: str) -> None:
+@pytest.mark.parametrize("host", LOOPBACK_SPELLINGS)
+def test_loopback_is_refused_in_every_spelling(unreached: Canary, host: str) -> None:
     for scheme in ("http", "https", "HTTP"):
         with pytest.raises(InputError, match="not on the public internet"):
-            fetch(unreached.url(host=host).replace("http", scheme, 1), HOW)
+            fetch(unreached.url(host=host).replace("http", scheme, 1), OPTIONS)
 
 
-@pytest.mark.parametrize("host", DISGUISES)
-def test_but_would_be(bird: Canary, host: str) -> None:
-    """The disguises are real: each reaches this machine if nothing is refused."""
-    assert fetch(bird.url(host=host), replace(HOW, allowed=lambda _: True)) == bird.image
+@pytest.mark.parametrize("host", LOOPBACK_SPELLINGS)
+def test_loopback_spellings_resolve_to_this_machine(canary: Canary, host: str) -> None:
+    """The spellings are real: each reaches this machine if all addresses are allowed."""
+    assert fetch(canary.url(host=host), replace(OPTIONS, is_allowed=lambda _: True)) == canary.image
 
 
 @pytest.mark.parametrize("host", PRIVATE)
-def test_addresses_that_are_not_public(unreached: Canary, host: str) -> None:
+def test_private_addresses_are_refused(unreached: Canary, host: str) -> None:
     with pytest.raises(InputError, match="not on the public internet"):
-        fetch(unreached.url(host=host), HOW)
+        fetch(unreached.url(host=host), OPTIONS)
     if not host[0].isdigit() or host.count(".") == 3:
         assert not is_public(host.strip("[]"))
 
@@ -261,12 +261,12 @@ def test_addresses_that_are_not_public(unreached: Canary, host: str) -> None:
         "2a00:1450::1",
     ],
 )
-def test_addresses_that_are_public(address: str) -> None:
+def test_public_addresses(address: str) -> None:
     assert is_public(address)
 
 
-@pytest.mark.parametrize("url", NO_ADDRESSES)
-def test_what_is_no_address_of_an_image(
+@pytest.mark.parametrize("url", INVALID_URLS)
+def test_invalid_urls_are_refused_before_name_resolution(
     unreached: Canary, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(*_: Any, **__: Any) -> Any:
@@ -274,15 +274,15 @@ def test_what_is_no_address_of_an_image(
 
     with monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", none)
-        how = replace(HOW, allowed=lambda _: False)
+        options = replace(OPTIONS, is_allowed=lambda _: False)
         if url.startswith(("http://127.0.0.1:{port}#", "http://127.0.0.1:{port}?")):
             patch.undo()  # well-formed addresses of this machine
         with pytest.raises(InputError):
-            fetch(url.replace("{port}", str(unreached.port)), how)
+            fetch(url.replace("{port}", str(unreached.port)), options)
 
 
-def named(patch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
-    """Have any name mean these addresses, one list after the other; return the names asked."""
+def fake_dns(patch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
+    """Resolve any name to these addresses, one list after the other; return the names resolved."""
     real, asked = socket.getaddrinfo, []
     left = list(answers)
 
@@ -310,18 +310,18 @@ def named(patch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     "host", ["image.example", "localhost.", "localhost.localdomain", "a.nip.io"]
 )
-def test_names_of_private_addresses(
+def test_names_that_resolve_to_private_addresses(
     unreached: Canary, host: str, addresses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        named(patch, addresses)
+        fake_dns(patch, addresses)
         with pytest.raises(InputError, match="not on the public internet") as refused:
-            fetch(unreached.url(host=host), HOW)
+            fetch(unreached.url(host=host), OPTIONS)
     assert not any(address in str(refused.value) for address in addresses)
 
 
-def test_a_name_that_changes_its_meaning(bird: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is looked up once for each connection, and the address that was checked is used."""
+def test_dns_rebinding(canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name is resolved once per connection, and the checked address is used."""
     tried = []
     connect = socket.socket.connect
 
@@ -332,42 +332,40 @@ def test_a_name_that_changes_its_meaning(bird: Canary, monkeypatch: pytest.Monke
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", noted)
-    asked = named(monkeypatch, ["1.1.1.1"], ["127.0.0.1"])
+    asked = fake_dns(monkeypatch, ["1.1.1.1"], ["127.0.0.1"])
     with pytest.raises(FetchError):
-        fetch(bird.url(host="rebinds.example"), HOW)
+        fetch(canary.url(host="rebinds.example"), OPTIONS)
     assert asked == ["rebinds.example"]
     assert tried == ["1.1.1.1"]
     with pytest.raises(InputError):
-        fetch(bird.url(host="rebinds.example"), HOW)
+        fetch(canary.url(host="rebinds.example"), OPTIONS)
     assert tried == ["1.1.1.1"]
-    assert bird.reached == 0
+    assert canary.connections == 0
 
 
-def test_a_name_that_changes_its_meaning_between_redirects(
-    bird: Canary, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """First the canary, here in the place of the public internet, then a private address."""
-    named(monkeypatch, ["127.0.0.1"], ["10.0.0.1"])
+def test_dns_rebinding_between_redirects(canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name resolves to the canary, which stands for the internet, then to a private address."""
+    fake_dns(monkeypatch, ["127.0.0.1"], ["10.0.0.1"])
     with pytest.raises(InputError, match="not on the public internet"):
-        fetch(bird.url("/to//image", host="rebinds.example"), HERE)
-    assert bird.seen == ["/to//image"]
+        fetch(canary.url("/redirect//image", host="rebinds.example"), LOCAL)
+    assert canary.paths == ["/redirect//image"]
 
 
-def test_an_image_is_fetched(bird: Canary) -> None:
-    assert fetch(bird.url(), HERE) == bird.image
-    assert fetch(bird.url("/image#fragment"), HERE) == bird.image
-    assert fetch(bird.url("/image?a=b#@example.org/"), HERE) == bird.image
-    assert bird.seen == ["/image", "/image", "/image?a=b"]
+def test_fetch_an_image(canary: Canary) -> None:
+    assert fetch(canary.url(), LOCAL) == canary.image
+    assert fetch(canary.url("/image#fragment"), LOCAL) == canary.image
+    assert fetch(canary.url("/image?a=b#@example.org/"), LOCAL) == canary.image
+    assert canary.paths == ["/image", "/image", "/image?a=b"]
 
 
-def test_three_redirects_and_no_more(bird: Canary) -> None:
-    assert fetch(bird.url("/hops/2"), HERE) == bird.image
-    bird.seen.clear()
+def test_redirects_are_limited(canary: Canary) -> None:
+    assert fetch(canary.url("/hops/2"), LOCAL) == canary.image
+    canary.paths.clear()
     with pytest.raises(FetchError, match="redirected more than 3 times"):
-        fetch(bird.url("/hops/3"), HERE)
-    assert len(bird.seen) == 4
+        fetch(canary.url("/hops/3"), LOCAL)
+    assert len(canary.paths) == 4
     with pytest.raises(FetchError, match="redirected more than 3 times"):
-        fetch(bird.url("/nowhere"), HERE)
+        fetch(canary.url("/redirect_nowhere"), LOCAL)
 
 
 @pytest.mark.parametrize(
@@ -388,7 +386,7 @@ def test_three_redirects_and_no_more(bird: Canary) -> None:
     ],
 )
 def test_each_redirect_is_checked(
-    bird: Canary, where: str, monkeypatch: pytest.MonkeyPatch
+    canary: Canary, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = socket.getaddrinfo
     monkeypatch.setattr(
@@ -396,44 +394,46 @@ def test_each_redirect_is_checked(
         "getaddrinfo",
         lambda host, *a, **k: real("127.0.0.2" if "local" in host else host, *a, **k),
     )
-    path = "/to/" + quote(where.replace("{port}", str(bird.port)), safe="")
+    path = "/redirect/" + quote(where.replace("{port}", str(canary.port)), safe="")
     with pytest.raises(FetchError if where == "http://[::1" else InputError):
-        fetch(bird.url(path), HERE)
-    assert len(bird.seen) == 1
+        fetch(canary.url(path), LOCAL)
+    assert len(canary.paths) == 1
 
 
-@pytest.mark.parametrize("path", ["/said/50001", "/unsaid/60000", "/said/10000000000000"])
-def test_no_more_is_read_than_allowed(bird: Canary, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["/with_length/50001", "/without_length/60000", "/with_length/10000000000000"]
+)
+def test_too_large_files_are_refused(canary: Canary, path: str) -> None:
     with pytest.raises(FetchError, match="50,000"):
-        fetch(bird.url(path), HERE)
+        fetch(canary.url(path), LOCAL)
 
 
-def test_as_much_as_allowed_is_read(bird: Canary) -> None:
-    assert len(fetch(bird.url("/unsaid/50000"), HERE)) == 50_000
+def test_files_of_the_maximum_size_are_accepted(canary: Canary) -> None:
+    assert len(fetch(canary.url("/without_length/50000"), LOCAL)) == 50_000
 
 
-def test_less_than_said_is_no_image(bird: Canary) -> None:
-    with pytest.raises(FetchError, match="999 bytes less"):
-        fetch(bird.url("/said/1000"), HERE)
+def test_truncated_files_are_refused(canary: Canary) -> None:
+    with pytest.raises(FetchError, match="999 bytes short"):
+        fetch(canary.url("/with_length/1000"), LOCAL)
 
 
 @pytest.mark.parametrize("code", [204, 400, 401, 404, 418, 500, 503])
-def test_other_answers_are_told(bird: Canary, code: int) -> None:
-    with pytest.raises(FetchError, match=f"answered {code}"):
-        fetch(bird.url(f"/status/{code}"), HERE)
+def test_http_errors_are_reported(canary: Canary, code: int) -> None:
+    with pytest.raises(FetchError, match=f"responded {code}"):
+        fetch(canary.url(f"/status/{code}"), LOCAL)
 
 
-@pytest.mark.parametrize("path", ["/dribble", "/headers_without_end", "/continues"])
-def test_who_dribbles_is_given_up(bird: Canary, path: str) -> None:
+@pytest.mark.parametrize("path", ["/slow_body", "/endless_headers", "/endless_continue"])
+def test_slow_servers_time_out(canary: Canary, path: str) -> None:
     begun = time.monotonic()
     with pytest.raises(FetchError, match="took longer than 2 s"):
-        fetch(bird.url(path), HERE)
-    assert HOW.seconds / 2 < time.monotonic() - begun < LATE
+        fetch(canary.url(path), LOCAL)
+    assert OPTIONS.timeout / 2 < time.monotonic() - begun < PATIENCE
 
 
 @contextlib.contextmanager
-def talking(first: bytes, piece: bytes) -> Iterator[int]:
-    """Yield the port of a server that says something to all, then goes on piece by piece."""
+def raw_server(first: bytes, chunk: bytes) -> Iterator[int]:
+    """Yield the port of a server that sends ``first`` and then ``chunk`` again and again."""
     ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -443,7 +443,7 @@ def talking(first: bytes, piece: bytes) -> Iterator[int]:
                 with client:
                     client.sendall(first)
                     while not ended.wait(0.1):
-                        client.sendall(piece)
+                        client.sendall(chunk)
 
         thread = threading.Thread(target=talk)
         thread.start()
@@ -457,13 +457,13 @@ def talking(first: bytes, piece: bytes) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("piece", [b"", b"\x00"])
-def test_who_dribbles_under_tls_is_given_up(piece: bytes) -> None:
-    """It promises a long record of the handshake, whose bytes come one by one, or never."""
+def test_slow_tls_servers_time_out(piece: bytes) -> None:
+    """The server announces a long handshake record and sends it byte by byte, or never."""
     begun = time.monotonic()
     hello = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc"
-    with talking(hello, piece) as port, pytest.raises(FetchError):
-        fetch(f"https://127.0.0.1:{port}/", HERE)
-    assert time.monotonic() - begun < LATE
+    with raw_server(hello, piece) as port, pytest.raises(FetchError):
+        fetch(f"https://127.0.0.1:{port}/", LOCAL)
+    assert time.monotonic() - begun < PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -475,88 +475,88 @@ def test_who_dribbles_under_tls_is_given_up(piece: bytes) -> None:
         b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 500,
     ],
 )
-def test_who_talks_something_else_is_told(said: bytes) -> None:
-    with talking(said, b"") as port, pytest.raises(FetchError):
-        fetch(f"http://127.0.0.1:{port}/", HERE)
+def test_responses_that_are_not_http_are_reported(said: bytes) -> None:
+    with raw_server(said, b"") as port, pytest.raises(FetchError):
+        fetch(f"http://127.0.0.1:{port}/", LOCAL)
 
 
-def test_https_needs_a_certificate(bird: Canary) -> None:
+def test_https_requires_a_valid_certificate(canary: Canary) -> None:
     with pytest.raises(FetchError):
-        fetch(f"https://127.0.0.1:{bird.port}/image", HERE)
-    assert bird.seen == []
+        fetch(f"https://127.0.0.1:{canary.port}/image", LOCAL)
+    assert canary.paths == []
 
 
-def test_no_proxy_is_asked(bird: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_variables_are_ignored(canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert fetch(bird.url(), HERE) == bird.image
+    assert fetch(canary.url(), LOCAL) == canary.image
 
 
-def asked(served: Serving, url: str) -> tuple[int, dict[str, Any]]:
+def search_url(served: Serving, url: str) -> tuple[int, dict[str, Any]]:
     body = json.dumps({"url": url, "k": 1}).encode()
-    answer, found = served.ask(
+    answer, found = served.request(
         "POST", "/v1/galleries/digits/search", body, {"content-type": "application/json"}
     )
     return answer.status, json.loads(found)
 
 
-def test_the_service_fetches_only_where_told(unreached: Canary, gallery: Gallery) -> None:
-    with serving({"digits": gallery}, ServeSettings(write=True)) as served:
+def test_service_does_not_fetch_urls_by_default(unreached: Canary, gallery: Gallery) -> None:
+    with serving({"digits": gallery}, ServeSettings(allow_writes=True)) as served:
         for url in (unreached.url(), "http://example.org/", "file:///etc/passwd"):
-            status, found = asked(served, url)
+            status, found = search_url(served, url)
             assert status == 403
             assert "--allow-urls" in found["detail"]
 
 
-def test_the_service_tells_nothing_of_private_addresses(
+def test_service_reveals_nothing_about_private_addresses(
     unreached: Canary, gallery: Gallery
 ) -> None:
-    """Neither whether a port is open, nor what address a name of the inside has."""
+    """Neither whether a port is open, nor what an internal name resolves to."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         closed = taken.getsockname()[1]
-    with serving({"digits": gallery}, ServeSettings(urls=True)) as served:
+    with serving({"digits": gallery}, ServeSettings(allow_urls=True)) as served:
         for host in ("127.0.0.1", "localhost", "0x7f.1"):
             answers = {
-                port: asked(served, f"http://{host}:{port}/image")
+                port: search_url(served, f"http://{host}:{port}/image")
                 for port in (unreached.port, closed)
             }
             for port, (status, found) in answers.items():
                 assert status == 422
-                assert found["type"] == "urn:lookalike:problem:bad-request"
+                assert found["type"] == "urn:lookalike:problem:invalid-request"
                 assert str(port) not in found["detail"]
                 assert host == "127.0.0.1" or "127.0.0.1" not in found["detail"]
             assert answers[unreached.port] == answers[closed]
 
 
-def test_the_service_searches_with_what_it_fetched(
-    bird: Canary, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+def test_service_searches_with_a_fetched_image(
+    canary: Canary, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(url_fetch, "is_public", lambda address: address == "127.0.0.1")
-    with serving({"digits": gallery}, ServeSettings(urls=True)) as served:
-        status, found = asked(served, bird.url())
+    with serving({"digits": gallery}, ServeSettings(allow_urls=True)) as served:
+        status, found = search_url(served, canary.url())
         assert status == 200
         assert len(found["hits"]) == 1
-        assert found["query"] == bird.url()
-        assert asked(served, bird.url("/status/404"))[0] == 502
-        assert asked(served, bird.url("/unsaid/1000"))[0] == 422
-        assert asked(served, bird.url("/to/file%3a%2f%2f%2fetc%2fpasswd"))[0] == 422
-        body = {"queries": [{"url": bird.url()}, {"url": "http://10.0.0.1/"}]}
-        batch = served.client().json("POST", "/v1/galleries/digits/search/batch", body)["answers"]
-        assert batch[0]["found"] is not None
+        assert found["query"] == canary.url()
+        assert search_url(served, canary.url("/status/404"))[0] == 502
+        assert search_url(served, canary.url("/without_length/1000"))[0] == 422
+        assert search_url(served, canary.url("/redirect/file%3a%2f%2f%2fetc%2fpasswd"))[0] == 422
+        body = {"queries": [{"url": canary.url()}, {"url": "http://10.0.0.1/"}]}
+        batch = served.client().json("POST", "/v1/galleries/digits/search/batch", body)["results"]
+        assert batch[0]["result"] is not None
         assert batch[1]["problem"]["status"] == 422
 
 
-def test_slow_addresses_keep_no_other_search_waiting(
-    bird: Canary, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+def test_slow_urls_do_not_delay_other_searches(
+    canary: Canary, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(url_fetch, "is_public", lambda address: address == "127.0.0.1")
     limits = Limits(fetch_seconds=4.0)
     with (
-        serving({"digits": gallery}, ServeSettings(urls=True, limits=limits)) as served,
+        serving({"digits": gallery}, ServeSettings(allow_urls=True, limits=limits)) as served,
         ThreadPoolExecutor(12) as pool,
     ):
-        slow = [pool.submit(asked, served, bird.url("/dribble")) for _ in range(6)]
-        while not bird.reached:
+        slow = [pool.submit(search_url, served, canary.url("/slow_body")) for _ in range(6)]
+        while not canary.connections:
             time.sleep(0.01)
         remote = served.client().gallery("digits")
         for row_id in gallery.store.ids()[:5]:

@@ -48,21 +48,21 @@ def command(
     """
     import logging
 
-    from lookalike.server.settings import ServeSettings, check_host, hosts_of, named
+    from lookalike.server.settings import ServeSettings, accepted_hosts, check_host, gallery_paths
 
     check_host(host, keys=keys is not None)
-    paths = named(galleries)
+    paths = gallery_paths(galleries)
     console.need("fastapi", "serving galleries", "serve")
     from lookalike.gallery.gallery import Gallery
     from lookalike.server.api_keys import read_keys
     from lookalike.server.app import create_app
-    from lookalike.server.running import listen, run
+    from lookalike.server.uvicorn_server import listen, run
 
     settings = ServeSettings(
         keys=() if keys is None else read_keys(keys),
-        write=write,
-        urls=allow_urls,
-        hosts=hosts_of(host, allow_host or ()),
+        allow_writes=write,
+        allow_urls=allow_urls,
+        hosts=accepted_hosts(host, allow_host or ()),
         origins=tuple(allow_origin or ()),
     )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

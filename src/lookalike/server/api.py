@@ -1,4 +1,4 @@
-"""The HTTP API, version 1: the service, galleries and searches."""
+"""HTTP API, version 1: the service, galleries and searches."""
 
 from __future__ import annotations
 
@@ -9,169 +9,206 @@ from fastapi.responses import HTMLResponse
 
 from lookalike.errors import LookalikeError
 from lookalike.evaluation.saved import SavedEvaluation, load_saved_evaluation
-from lookalike.gallery.facets import facets
-from lookalike.report.page import rendered
-from lookalike.server import schemas as s
+from lookalike.gallery.facets import Facet, facets
+from lookalike.report.page import render_page
+from lookalike.server import schemas
+from lookalike.server.dependencies import GalleryDep, ServiceDep
 from lookalike.server.metrics import MEDIA_TYPE as METRICS
 from lookalike.server.metrics import Stages
-from lookalike.server.problems import ProblemError, problem_of
-from lookalike.server.routes import (
-    IMAGE_FILE,
-    OPEN,
-    READS,
-    TheGallery,
-    TheService,
-    errors,
-    hits_out,
-    leads,
-    search_with,
+from lookalike.server.openapi import (
+    IMAGE_BODY,
+    ITEM_READS,
+    PUBLIC,
+    error_responses,
+    item_links,
 )
+from lookalike.server.problems import ProblemError, problem_of
+from lookalike.server.responses import run_search, search_result
 from lookalike.server.service import GalleryHandle, SearchQuery, Service
 from lookalike.types import Hits
 
 router = APIRouter()
 v1 = APIRouter(prefix="/v1")
 
-_ALONE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
-"""What a report may do: it holds its pictures and its style, and needs nothing else."""
+_REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+"""Content-Security-Policy of a report, which contains its figures and styles."""
 
 
-@router.get("/healthz", tags=["service"], openapi_extra=OPEN)
-async def health() -> s.State:
-    """Say that the process answers; costs nothing."""
-    return s.State()
+@router.get("/healthz", tags=["service"], summary="Check liveness", openapi_extra=PUBLIC)
+async def get_health() -> schemas.Status:
+    """Return at once if the process is running."""
+    return schemas.Status()
 
 
-@router.get("/readyz", tags=["service"], responses=errors(), openapi_extra=OPEN)
-async def ready(service: TheService) -> s.State:
-    """Encode an image and search with it in every gallery."""
+@router.get(
+    "/readyz",
+    tags=["service"],
+    summary="Check readiness",
+    responses=error_responses(),
+    openapi_extra=PUBLIC,
+)
+async def get_readiness(service: ServiceDep) -> schemas.Status:
+    """Encode an image and search with it in every gallery; cached for 2 seconds."""
     await service.check_ready()
-    return s.State()
+    return schemas.Status()
 
 
 @router.get(
     "/metrics",
     tags=["service"],
+    summary="Get Prometheus metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **errors()},
+    responses={
+        200: {"description": "Prometheus text format.", "content": {"text/plain": {}}},
+        **error_responses(),
+    },
 )
-async def metrics(service: TheService) -> Response:
-    """Return counters and times, for Prometheus."""
-    return Response(service.telemetry.text(), media_type=METRICS)
+async def get_metrics(service: ServiceDep) -> Response:
+    """Return counters, gauges and histograms in Prometheus' text format."""
+    return Response(service.metrics.text(), media_type=METRICS)
 
 
-@v1.get("/galleries", tags=["galleries"], responses=errors())
-async def galleries(service: TheService) -> list[s.GalleryOut]:
-    """List the galleries with their facts."""
-    return [s.GalleryOut(**await facts_of(service, each)) for each in service]
+@v1.get("/galleries", tags=["galleries"], summary="List galleries", responses=error_responses())
+async def list_galleries(service: ServiceDep) -> list[schemas.GallerySummary]:
+    """Return all galleries of the service."""
+    return [schemas.GallerySummary(**await gallery_facts(service, each)) for each in service]
 
 
-@v1.get("/galleries/{gallery}", tags=["galleries"], responses=errors())
-async def gallery_facts(served: TheGallery, service: TheService) -> s.GalleryFacts:
-    """Return a gallery's facts and the columns of its metadata."""
-    found = await service.thread(lambda: facets(served.gallery.store.columns()))
-    columns = [
-        s.FacetOut(
-            column=each.column,
-            kind=each.kind,
-            rows=each.rows,
-            distinct=each.distinct,
-            values=None if each.values is None else list(each.values.items()),
-            low=each.low,
-            high=each.high,
-        )
-        for each in found
-    ]
-    return s.GalleryFacts(**await facts_of(service, served), columns=columns)
+@v1.get(
+    "/galleries/{gallery}",
+    tags=["galleries"],
+    summary="Get a gallery",
+    responses=error_responses(),
+)
+async def get_gallery(handle: GalleryDep, service: ServiceDep) -> schemas.GalleryDetails:
+    """Return a gallery with the columns of its metadata."""
+    found = await service.in_thread(lambda: facets(handle.gallery.store.columns()))
+    columns = [_column(facet) for facet in found]
+    return schemas.GalleryDetails(**await gallery_facts(service, handle), columns=columns)
 
 
-@v1.get("/galleries/{gallery}/evaluation", tags=["galleries"], responses=errors())
-async def evaluation(served: TheGallery, service: TheService) -> s.EvaluationOut:
-    """Return how good the answers are, as ``lookalike evaluate --save`` measured it last."""
-    found = await _kept(served, service)
-    names = ("created_at", "rows", "fingerprint", "verdict", "stale", "evaluation")
-    return s.EvaluationOut(**{name: getattr(found, name) for name in names})
+@v1.get(
+    "/galleries/{gallery}/evaluation",
+    tags=["galleries"],
+    summary="Get the saved evaluation of a gallery",
+    responses=error_responses(),
+)
+async def get_evaluation(handle: GalleryDep, service: ServiceDep) -> schemas.EvaluationReport:
+    """Return the metrics that ``lookalike evaluate --save`` saved last."""
+    saved = await _saved_evaluation(handle, service)
+    return schemas.EvaluationReport(
+        created_at=saved.created_at,
+        rows=saved.rows,
+        fingerprint=saved.fingerprint,
+        summary=saved.verdict,
+        stale=saved.stale,
+        evaluation=dict(saved.evaluation),
+    )
 
 
 @v1.get(
     "/galleries/{gallery}/evaluation/report",
     tags=["galleries"],
+    summary="Get the saved evaluation report as HTML",
     response_class=HTMLResponse,
-    responses={200: {"description": "A page that needs no other."}, **errors()},
+    responses={200: {"description": "A self-contained HTML page."}, **error_responses()},
 )
-async def evaluation_report(served: TheGallery, service: TheService) -> HTMLResponse:
-    """Return the report of that evaluation, with its figures, as one HTML page."""
-    page = rendered((await _kept(served, service)).page)
-    return HTMLResponse(page, headers={"content-security-policy": _ALONE})
+async def get_evaluation_report(handle: GalleryDep, service: ServiceDep) -> HTMLResponse:
+    """Return the report that ``lookalike evaluate --save`` saved last, with its figures."""
+    page = render_page((await _saved_evaluation(handle, service)).page)
+    return HTMLResponse(page, headers={"content-security-policy": _REPORT_POLICY})
 
 
 @v1.post(
     "/galleries/{gallery}/search",
     tags=["search"],
-    responses={**leads("$response.body#/hits/0/id", *READS), **errors(501, 502)},
+    summary="Search with an item, a text, a URL or a base64 image",
+    responses={
+        **item_links("$response.body#/hits/0/id", *ITEM_READS),
+        **error_responses(501, 502),
+    },
 )
 async def search(
-    served: TheGallery, service: TheService, body: s.SearchBody, response: Response
-) -> s.HitsOut:
-    """Search with an id, words, an address, or an image as base64 text."""
-    return await search_with(served, service, body.ask(), body, response)
+    handle: GalleryDep, service: ServiceDep, body: schemas.SearchRequest, response: Response
+) -> schemas.SearchResult:
+    """Return the most similar items. The Server-Timing header has the duration of each stage."""
+    return await run_search(handle, service, body.query(), body, response)
 
 
 @v1.post(
     "/galleries/{gallery}/search/image",
     tags=["search"],
-    responses={**leads("$response.body#/hits/0/id", *READS), **errors(501)},
-    openapi_extra=IMAGE_FILE,
+    summary="Search with an image file",
+    responses={**item_links("$response.body#/hits/0/id", *ITEM_READS), **error_responses(501)},
+    openapi_extra=IMAGE_BODY,
 )
-async def search_by_image(
-    served: TheGallery,
-    service: TheService,
+async def search_image(
+    handle: GalleryDep,
+    service: ServiceDep,
     request: Request,
     response: Response,
-    options: Annotated[s.AddressOptions, Query()],
-) -> s.HitsOut:
-    """Search with an image file, which is the body of the request."""
-    ask = SearchQuery(image=await request.body())
-    return await search_with(served, service, ask, options.options(), response)
+    parameters: Annotated[schemas.UrlParameters, Query()],
+) -> schemas.SearchResult:
+    """Return the items most similar to the image in the request body."""
+    query = SearchQuery(image=await request.body())
+    return await run_search(handle, service, query, parameters.options(), response)
 
 
-@v1.post("/galleries/{gallery}/search/batch", tags=["search"], responses=errors(501, 502))
+@v1.post(
+    "/galleries/{gallery}/search/batch",
+    tags=["search"],
+    summary="Search with several queries",
+    responses=error_responses(501, 502),
+)
 async def search_batch(
-    served: TheGallery, service: TheService, body: s.BatchBody, response: Response
-) -> s.BatchOut:
-    """Search with several queries; what is wrong with one is its answer."""
-    stages = Stages(service.telemetry)
-    asks = [query.ask() for query in body.queries]
-    search = body.search(served.gallery.metric)
-    found = await service.search_all(served, asks, body.look(), search, stages)
+    handle: GalleryDep, service: ServiceDep, body: schemas.BatchRequest, response: Response
+) -> schemas.BatchResponse:
+    """Return one result per query; a query that fails has a problem instead of a result."""
+    stages = Stages(service.metrics)
+    queries = [query.query() for query in body.queries]
+    search = body.search(handle.gallery.metric)
+    results = await service.search_all(handle, queries, body.region(), search, stages)
     response.headers["server-timing"] = stages.header()
-    return s.BatchOut(answers=[_answer(served, each) for each in found])
+    return schemas.BatchResponse(results=[_batch_result(handle, each) for each in results])
 
 
-async def facts_of(service: Service, served: GalleryHandle) -> dict[str, Any]:
-    """Return the facts of a gallery, as :class:`GalleryOut` has them."""
-    info = await service.thread(served.gallery.info)
+async def gallery_facts(service: Service, handle: GalleryHandle) -> dict[str, Any]:
+    """Return the fields of a :class:`GallerySummary`."""
+    info = await service.in_thread(handle.gallery.info)
     return {
-        "name": served.name,
+        "name": handle.name,
         **{name: info[name] for name in ("rows", "dim", "metric", "encoder", "fingerprint")},
-        "supports_text": service.takes_words(served),
-        "writable": service.settings.write or any(key.write for key in service.settings.keys),
+        "supports_text": service.supports_text(handle),
+        "writable": service.settings.allow_writes
+        or any(key.write for key in service.settings.keys),
     }
 
 
-async def _kept(served: GalleryHandle, service: Service) -> SavedEvaluation:
-    found = await service.thread(load_saved_evaluation, served.gallery)
-    if found is None:
+def _column(facet: Facet) -> schemas.Column:
+    return schemas.Column(
+        column=facet.column,
+        kind=facet.kind,
+        rows=facet.rows,
+        distinct=facet.distinct,
+        values=None if facet.values is None else list(facet.values.items()),
+        min=facet.low,
+        max=facet.high,
+    )
+
+
+async def _saved_evaluation(handle: GalleryHandle, service: Service) -> SavedEvaluation:
+    saved = await service.in_thread(load_saved_evaluation, handle.gallery)
+    if saved is None:
         raise ProblemError(
             404,
-            "no-evaluation",
-            "The gallery was not evaluated",
-            "whoever keeps it can do so with lookalike evaluate GALLERY --save",
+            "evaluation-not-found",
+            "No saved evaluation",
+            "the gallery has not been evaluated yet; run: lookalike evaluate GALLERY --save",
         )
-    return found
+    return saved
 
 
-def _answer(served: GalleryHandle, found: Hits | LookalikeError) -> s.BatchAnswer:
-    if isinstance(found, LookalikeError):
-        return s.BatchAnswer(problem=s.ProblemOut(**problem_of(found).as_dict()))
-    return s.BatchAnswer(found=hits_out(served, found))
+def _batch_result(handle: GalleryHandle, result: Hits | LookalikeError) -> schemas.BatchResult:
+    if isinstance(result, LookalikeError):
+        return schemas.BatchResult(problem=schemas.Problem(**problem_of(result).as_dict()))
+    return schemas.BatchResult(result=search_result(handle, result))

@@ -1,4 +1,4 @@
-"""API keys: made once, kept as hashes, with rights to read or also to write."""
+"""API keys: random secrets, stored as hashes, with read or write permission."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lookalike.artifacts import write_atomically
 from lookalike.errors import InputError
 
 _PREFIX = "la_"
-_BYTES = 32
+_SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Who holds a key, whether it may write, and the SHA-256 of the key itself.
+    """Name, permission and SHA-256 of an API key.
 
-    Keys are 256 random bits, so that a plain hash cannot be searched for them.
+    Keys are 256 random bits, so a plain hash is safe against guessing.
     """
 
     name: str
@@ -31,73 +31,76 @@ class Key:
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """Read a file of keys, one at least: a service without any would be open.
+    """Read a key file, which must hold at least one key: a service without keys would be open.
 
     Raises:
-        InputError: it cannot be read, is no such file, or holds none.
+        InputError: the file cannot be read, is not a key file, or is empty.
     """
     keys = _read(path)
     if not keys:
-        raise InputError(f"{path}: holds no key; make one with lookalike key add {path} NAME")
+        raise InputError(f"{path}: no API keys; create one with: lookalike key add {path} NAME")
     return keys
 
 
 def _read(path: Path) -> tuple[Key, ...]:
     try:
-        fields: Mapping[str, Sequence[Mapping[str, Any]]] = json.loads(path.read_bytes())
+        document: Mapping[str, Sequence[Mapping[str, Any]]] = json.loads(path.read_bytes())
         return tuple(
             Key(str(each["name"]), each["write"] is True, str(each["sha256"]))
-            for each in fields["keys"]
+            for each in document["keys"]
         )
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: is no file of keys ({type(error).__name__}: {error}); make one with "
+            f"{path}: not a key file ({type(error).__name__}: {error}); create one with: "
             f"lookalike key add {path} NAME"
         ) from error
 
 
 def add_key(path: Path, name: str, *, write: bool) -> str:
-    """Add a key to a file of keys, which is made if it is not there, and return the key.
+    """Create a key, store its hash in a key file (created if missing) and return the secret.
 
-    It is not kept: who loses it needs another one.
+    The secret cannot be recovered from the file.
 
     Raises:
-        InputError: the file holds a key of that name, or is no file of keys.
-        StorageError: it could not be written.
+        InputError: the name is taken, or the file is not a key file.
+        StorageError: the file could not be written.
     """
     keys = _read(path) if path.exists() else ()
     if any(key.name == name for key in keys):
-        raise InputError(f"{path}: holds a key named {name!r}; remove it first, or choose another")
-    secret = _PREFIX + secrets.token_urlsafe(_BYTES)
+        raise InputError(
+            f"{path}: the key {name!r} already exists; choose another name or remove it with: "
+            f"lookalike key remove {path} {name}"
+        )
+    secret = _PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
     _write(path, (*keys, Key(name, write, _hash(secret))))
     return secret
 
 
 def remove_key(path: Path, name: str) -> None:
-    """Remove a key from a file of keys; a running service has it until it is started again.
+    """Remove a key from a key file; a running service accepts it until it restarts.
 
     Raises:
-        InputError: the file holds no key of that name, or is no file of keys.
-        StorageError: it could not be written.
+        InputError: there is no key of that name, or the file is not a key file.
+        StorageError: the file could not be written.
     """
     keys = read_keys(path)
-    left = tuple(key for key in keys if key.name != name)
-    if left == keys:
-        held = ", ".join(key.name for key in keys)
-        raise InputError(f"{path}: holds no key named {name!r}; it holds {held}")
-    _write(path, left)
+    remaining = tuple(key for key in keys if key.name != name)
+    if remaining == keys:
+        names = ", ".join(key.name for key in keys)
+        raise InputError(f"{path}: no key named {name!r}; available: {names}")
+    _write(path, remaining)
 
 
 def find_key(secret: str, keys: Sequence[Key]) -> Key | None:
-    """Return the key that a secret is, comparing it with all of them in constant time."""
-    given = _hash(secret)
-    found = None
+    """Return the key of a secret, or None; every key is compared, in constant time."""
+    digest = _hash(secret)
+    match = None
     for key in keys:
-        if hmac.compare_digest(given, key.sha256):
-            found = key
-    return found
+        if hmac.compare_digest(digest, key.sha256):
+            match = key
+    return match
 
 
 def _hash(secret: str) -> str:

@@ -1,4 +1,4 @@
-"""Images of many requests encoded together, as many as are waiting when a thread is free."""
+"""Batched encoding: images of concurrent requests are encoded together."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from lookalike.encoders.base import Encoder
 from lookalike.errors import LookalikeError
 from lookalike.types import Embeddings, ImageArray
 
-MOST = 16
-"""Images that are encoded together at most, unless one request has more."""
+MAX_BATCH = 16
+"""Images per batch, unless a single request has more."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     images: Sequence[ImageArray]
     loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[Embeddings]
+    future: asyncio.Future[Embeddings]
 
-    def tell(self, found: Embeddings | BaseException) -> None:
-        """Answer from another thread; whoever asked may be gone."""
-        self.loop.call_soon_threadsafe(partial(_settle, self.answer, found))
+    def resolve(self, result: Embeddings | BaseException) -> None:
+        """Resolve the future from an encoder thread; the request may be cancelled by then."""
+        self.loop.call_soon_threadsafe(partial(_resolve, self.future, result))
 
 
-def _settle(answer: asyncio.Future[Embeddings], found: Embeddings | BaseException) -> None:
-    if answer.done():
+def _resolve(future: asyncio.Future[Embeddings], result: Embeddings | BaseException) -> None:
+    if future.done():
         return
-    if isinstance(found, BaseException):
-        answer.set_exception(found)
+    if isinstance(result, BaseException):
+        future.set_exception(result)
     else:
-        answer.set_result(found)
+        future.set_result(result)
 
 
 class Batcher:
-    """An encoder for many requests at a time, in ``threads`` threads.
+    """Encodes images of concurrent requests in batches, with ``threads`` threads.
 
-    A thread takes what waits, at most 16 images, and encodes it at once: nobody waits for a batch
-    to fill, and batches grow with the load.
+    A free thread takes all queued images, up to 16, as one batch: no request waits for a batch to
+    fill, and batches grow with the load.
     """
 
     def __init__(self, encoder: Encoder, threads: int) -> None:
         self.encoder = encoder
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._taking = threading.Lock()
+        self._take_lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._work, name=f"lookalike-encode-{i}", daemon=True)
             for i in range(threads)
@@ -56,18 +56,18 @@ class Batcher:
             thread.start()
 
     async def encode(self, images: Sequence[ImageArray]) -> Embeddings:
-        """Return ``(n, dim)`` embeddings.
+        """Return ``(n, dim)`` embeddings of ``n`` images.
 
         Raises:
-            ImageError: the encoder does not take one of them.
+            ImageError: the encoder does not accept one of the images.
         """
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Embeddings] = loop.create_future()
-        self._jobs.put(_Job(images, loop, answer))
-        return await answer
+        future: asyncio.Future[Embeddings] = loop.create_future()
+        self._jobs.put(_Job(images, loop, future))
+        return await future
 
     def close(self) -> None:
-        """End the threads, after what waits."""
+        """Finish the queued jobs and end the threads."""
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
@@ -78,13 +78,13 @@ class Batcher:
             self._encode(jobs)
 
     def _take(self) -> list[_Job] | None:
-        """Return what waits; None when it is time to end."""
-        with self._taking:
+        """Return the queued jobs of one batch; None when the batcher is closed."""
+        with self._take_lock:
             job = self._jobs.get()
             if job is None:
                 return None
             jobs, count = [job], len(job.images)
-            while count < MOST:
+            while count < MAX_BATCH:
                 try:
                     job = self._jobs.get_nowait()
                 except queue.Empty:
@@ -97,18 +97,18 @@ class Batcher:
             return jobs
 
     def _encode(self, jobs: list[_Job]) -> None:
-        """Encode together; where that fails, one by one, so that only who is wrong is told."""
+        """Encode a batch; if it fails, encode job by job, so that only invalid jobs fail."""
         try:
-            rows = self.encoder.encode([image for job in jobs for image in job.images])
-        except Exception as error:  # noqa: BLE001 - told to whoever asked
+            embeddings = self.encoder.encode([image for job in jobs for image in job.images])
+        except Exception as error:  # noqa: BLE001 - passed on to the request
             if len(jobs) > 1 and isinstance(error, LookalikeError):
                 for job in jobs:
                     self._encode([job])
                 return
             for job in jobs:
-                job.tell(error)
+                job.resolve(error)
             return
         start = 0
         for job in jobs:
-            job.tell(rows[start : start + len(job.images)])
+            job.resolve(embeddings[start : start + len(job.images)])
             start += len(job.images)

@@ -1,4 +1,4 @@
-"""What a person browsing a gallery is shown: its columns, some of its images, paper to draw on."""
+"""What the page needs to know about a gallery: metadata columns and the style of drawings."""
 
 from __future__ import annotations
 
@@ -10,70 +10,73 @@ from typing import Any
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.gallery.facets import Facet, facets
 from lookalike.server.service import GalleryHandle, Service
-from lookalike.server.sketch import Paper, paper_of
-from lookalike.server.thumbnails import read
+from lookalike.server.sketch import SketchStyle, sketch_style
+from lookalike.server.thumbnails import read_item_image
 
-_LOOKED_AT = 32
-_LISTED = 200
-"""Columns that are shown at most; the rest can still be filtered by."""
+_SAMPLE = 32
+"""Images that are read to measure the style of drawings."""
+
+_MAX_COLUMNS = 200
+"""Columns in the form; the advanced filter accepts any."""
 
 
 @dataclass(slots=True)
-class _Known:
-    """What was found out about a gallery, and from which of its metadata."""
+class _Entry:
+    """Cached facts of a gallery; ``columns`` is the version of its metadata."""
 
     columns: Any = None
     facets: tuple[Facet, ...] = ()
     rows: int = 0
-    paper: Paper | None = None
+    style: SketchStyle | None = None
 
 
 class Browsing:
-    """Looks at galleries for the page, and remembers what it saw."""
+    """Facts of galleries for the page, cached."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._known: dict[str, _Known] = {}
-        self._looking = asyncio.Lock()
+        self._cache: dict[str, _Entry] = {}
+        self._style_lock = asyncio.Lock()
 
-    async def warm(self) -> None:
-        """Read what first requests would wait for; what is wrong they will be told."""
+    async def warm_up(self) -> None:
+        """Compute the facts before the first request; requests report errors again."""
         with contextlib.suppress(LookalikeError):
             await self._service.check_ready()
-            for served in self._service:
-                await self.facets(served)
-                await self.paper(served)
+            for handle in self._service:
+                await self.facets(handle)
+                await self.sketch_style(handle)
 
-    async def facets(self, served: GalleryHandle) -> tuple[Facet, ...]:
+    async def facets(self, handle: GalleryHandle) -> tuple[Facet, ...]:
         """Return the columns of a gallery's metadata."""
-        known = self._known.setdefault(served.name, _Known())
-        columns = await self._service.thread(served.gallery.store.columns)
-        if known.columns is not columns:
-            known.facets = tuple(await self._service.thread(facets, columns))[:_LISTED]
-            known.columns = columns
-        return known.facets
+        entry = self._cache.setdefault(handle.name, _Entry())
+        columns = await self._service.in_thread(handle.gallery.store.columns)
+        if entry.columns is not columns:
+            described = await self._service.in_thread(facets, columns)
+            entry.facets = tuple(described)[:_MAX_COLUMNS]
+            entry.columns = columns
+        return entry.facets
 
-    async def paper(self, served: GalleryHandle) -> Paper | None:
-        """Return what drawings for a gallery are like; None if its images are no such."""
-        known = self._known.setdefault(served.name, _Known())
-        async with self._looking:
-            rows = await self._service.thread(lambda: len(served.gallery))
-            if rows and not known.rows:
-                known.paper = await self._look(served)
-                known.rows = rows
-        return known.paper
+    async def sketch_style(self, handle: GalleryHandle) -> SketchStyle | None:
+        """Return the style of a gallery of drawings; None for other galleries."""
+        entry = self._cache.setdefault(handle.name, _Entry())
+        async with self._style_lock:
+            rows = await self._service.in_thread(lambda: len(handle.gallery))
+            if rows and not entry.rows:
+                entry.style = await self._measure_style(handle)
+                entry.rows = rows
+        return entry.style
 
-    async def _look(self, served: GalleryHandle) -> Paper | None:
-        sample = await self._service.sample(served, _LOOKED_AT, 0)
-        found = []
+    async def _measure_style(self, handle: GalleryHandle) -> SketchStyle | None:
+        sample = await self._service.sample(handle, _SAMPLE, 0)
+        images = []
         for uri, row_id in zip(sample.uris, sample.ids, strict=True):
             try:
-                data = await self._service.thread(read, uri, row_id)
+                data = await self._service.in_thread(read_item_image, uri, row_id)
                 if isinstance(data, bytes):
                     data = await self._service.decoders.image(data, row_id)
             except ImageError:
                 continue
-            found.append(data)
-            if paper_of([data]) is None and data.ndim != 2:
+            images.append(data)
+            if sketch_style([data]) is None and data.ndim != 2:
                 return None
-        return paper_of(found)
+        return sketch_style(images)

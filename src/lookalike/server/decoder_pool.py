@@ -1,7 +1,7 @@
-"""Images decoded in processes of their own, with limits on time and memory.
+"""A pool of decoder processes with limits on time and memory.
 
-A decoder that crashes, spins or eats memory costs the one request that it works for: it is killed
-and another takes its place.
+A file that crashes, hangs or bloats its decoder fails only its own request: the process is killed
+and replaced.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any, Self
 import numpy as np
 
 from lookalike.errors import ImageError
-from lookalike.server import frames
+from lookalike.server import messages
 from lookalike.types import ImageArray
 
 _BUFFER = 1 << 20
-_DIED = (asyncio.IncompleteReadError, BrokenPipeError, ConnectionResetError, ValueError)
-"""What reading from a decoder raises that died, or that talks nonsense."""
+_CRASH_ERRORS = (asyncio.IncompleteReadError, BrokenPipeError, ConnectionResetError, ValueError)
+"""Raised when a decoder dies or sends an invalid response."""
 
 
-class Decoders:
-    """A few decoder processes; each works for one request at a time.
+class DecoderPool:
+    """Decoder processes, each handling one request at a time. Use as ``async with``.
 
-    Use as ``async with``. ``restarts`` counts processes that had to be replaced.
+    ``restarts`` counts processes that had to be replaced.
     """
 
     def __init__(
@@ -57,47 +57,47 @@ class Decoders:
             worker.kill()
 
     async def image(self, data: bytes, name: str, box: Sequence[int] | None = None) -> ImageArray:
-        """Decode a file's bytes, at most 2,048 pixels a side; ``box`` cuts a part out before.
+        """Decode an image file, to at most 2,048 pixels a side; ``box`` crops it first.
 
         Raises:
-            ImageError: it cannot be decoded within the limits, or was not an image.
+            ImageError: the file is not an image, or exceeds the limits.
         """
-        header, pixels = await self._ask(data, task="image", name=name, box=box)
+        header, pixels = await self._request(data, task="image", name=name, box=box)
         return np.frombuffer(pixels, np.uint8).reshape(header["shape"])
 
-    async def thumbnail(self, image: bytes | ImageArray, name: str, side: int) -> tuple[str, bytes]:
-        """Return the media type and the bytes of a small version of a file or an array.
+    async def thumbnail(self, image: bytes | ImageArray, name: str, size: int) -> tuple[str, bytes]:
+        """Return the media type and bytes of a thumbnail, at most ``size`` pixels wide and high.
 
         Raises:
-            ImageError: it cannot be decoded within the limits, or was not an image.
+            ImageError: the file is not an image, or exceeds the limits.
         """
-        asked: dict[str, Any] = {"task": "thumbnail", "name": name, "side": side}
+        request: dict[str, Any] = {"task": "thumbnail", "name": name, "size": size}
         if not isinstance(image, bytes):
-            asked["shape"] = image.shape
+            request["shape"] = image.shape
             image = np.ascontiguousarray(image).tobytes()
-        header, data = await self._ask(image, **asked)
+        header, data = await self._request(image, **request)
         return header["type"], data
 
-    async def _ask(self, data: bytes, **asked: Any) -> frames.Message:
+    async def _request(self, data: bytes, **request: Any) -> messages.Message:
         worker = await self._idle.get()
-        if worker.died:  # while nobody asked it anything
+        if worker.crashed:  # while it was idle
             worker.kill()
             self.restarts += 1
         try:
             async with asyncio.timeout(self.seconds):
-                header, payload = await worker.ask(asked, data)
+                header, payload = await worker.request(request, data)
         except TimeoutError:
             worker.kill()
             limit = f"{self.seconds:g} s"
-            raise ImageError(f"{asked['name']}: took longer than {limit} to decode") from None
-        except _DIED:
+            raise ImageError(f"{request['name']}: decoding took longer than {limit}") from None
+        except _CRASH_ERRORS:
             worker.kill()
-            raise ImageError(f"{asked['name']}: broken image (it crashed the decoder)") from None
+            raise ImageError(f"{request['name']}: broken image (it crashed the decoder)") from None
         except BaseException:
-            worker.kill()  # in the middle of a message
+            worker.kill()  # it may be in the middle of a message
             raise
         finally:
-            if worker.dead:
+            if worker.stopped:
                 self.restarts += 1
             self._idle.put_nowait(worker)
         if "error" in header:
@@ -106,10 +106,10 @@ class Decoders:
 
 
 class _Worker:
-    """One decoder process, started again on the next request if it is dead.
+    """One decoder process, started again on the next request if it was killed.
 
-    It is talked to over a pair of sockets. ``Popen`` starts it, since event loops may run the fork
-    handlers of libraries, Lance's warning among them, though a new program follows at once.
+    It communicates over a socket pair. The process is started by ``Popen`` and not by the event
+    loop, which may run fork handlers of libraries (such as Lance's warning) before the exec.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -118,11 +118,11 @@ class _Worker:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     @property
-    def dead(self) -> bool:
+    def stopped(self) -> bool:
         return self._process is None
 
     @property
-    def died(self) -> bool:
+    def crashed(self) -> bool:
         return self._process is not None and self._process.poll() is not None
 
     async def start(self) -> None:
@@ -134,20 +134,20 @@ class _Worker:
                 self._command,
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
-                start_new_session=True,  # Ctrl-C in the shell is for the service
+                start_new_session=True,  # Ctrl-C in the shell goes to the service only
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         self._streams = await asyncio.open_connection(sock=ours, limit=_BUFFER)
 
-    async def ask(self, asked: dict[str, Any], data: bytes) -> frames.Message:
+    async def request(self, request: dict[str, Any], data: bytes) -> messages.Message:
         if self._streams is None:
             await self.start()
         assert self._streams is not None
-        back, to = self._streams
-        to.writelines((frames.head(asked, len(data)), data))
-        await to.drain()
-        lengths = frames.LENGTHS.unpack(await back.readexactly(frames.LENGTHS.size))
-        header, payload = [await back.readexactly(length) for length in lengths]
+        reader, writer = self._streams
+        writer.writelines((messages.preamble(request, len(data)), data))
+        await writer.drain()
+        lengths = messages.LENGTHS.unpack(await reader.readexactly(messages.LENGTHS.size))
+        header, payload = [await reader.readexactly(length) for length in lengths]
         return json.loads(header), payload
 
     def kill(self) -> None:
@@ -157,4 +157,4 @@ class _Worker:
             streams[1].transport.abort()
         if process is not None:
             process.kill()
-            process.wait()  # at once, since it cannot be ignored
+            process.wait()  # immediate, since SIGKILL cannot be ignored

@@ -1,7 +1,7 @@
-"""A process that decodes images of strangers: ``python -m lookalike.server.decoder_process BYTES``.
+"""A sandboxed decoder: ``python -m lookalike.server.decoder_process MEMORY_BYTES``.
 
-It answers messages on its standard input until that ends. A file that crashes the decoder, or asks
-for more memory than ``BYTES``, costs this process and not the service.
+It handles requests from standard input until that is closed. A file that crashes the decoder, or
+needs more memory than ``MEMORY_BYTES``, ends this process and not the service.
 """
 
 from __future__ import annotations
@@ -19,65 +19,65 @@ from PIL import Image
 from lookalike.errors import InputError
 from lookalike.images.decode import decode, shrink_image
 from lookalike.images.foreground import Box
-from lookalike.server import frames
+from lookalike.server import messages
 from lookalike.types import ImageArray
 
-LARGEST_SIDE = 2048
-"""Larger images go on smaller: no encoder looks at more, and so they can be held by the dozen."""
+MAX_SIDE = 2048
+"""Larger images are scaled down: no encoder needs more pixels, and many are held in memory."""
 
-Answer = tuple[dict[str, Any], bytes | memoryview]
-
-
-def image(data: bytes, asked: Mapping[str, Any]) -> Answer:
-    """Decode to pixels; ``box`` names the part of the image that is wanted."""
-    box = asked.get("box")
-    found = decode(data, name=asked["name"], full_size=box is not None)
-    found = found if box is None else Box.from_sequence(box).crop(found)
-    found = np.ascontiguousarray(shrink_image(found, LARGEST_SIDE))
-    return {"shape": found.shape}, found.reshape(-1).data
+Response = tuple[dict[str, Any], bytes | memoryview]
 
 
-def thumbnail(data: bytes, asked: Mapping[str, Any]) -> Answer:
-    """Decode and write again, at most ``side`` pixels a side, as a JPEG or, if tiny, a PNG."""
-    if "shape" in asked:
-        found: ImageArray = np.frombuffer(data, np.uint8).reshape(asked["shape"])
+def image(data: bytes, request: Mapping[str, Any]) -> Response:
+    """Decode to pixels; ``box`` crops the image first."""
+    box = request.get("box")
+    pixels = decode(data, name=request["name"], full_size=box is not None)
+    pixels = pixels if box is None else Box.from_sequence(box).crop(pixels)
+    pixels = np.ascontiguousarray(shrink_image(pixels, MAX_SIDE))
+    return {"shape": pixels.shape}, pixels.reshape(-1).data
+
+
+def thumbnail(data: bytes, request: Mapping[str, Any]) -> Response:
+    """Decode and encode at most ``size`` pixels wide and high, as JPEG or, if tiny, as PNG."""
+    if "shape" in request:
+        pixels: ImageArray = np.frombuffer(data, np.uint8).reshape(request["shape"])
     else:
-        found = decode(data, name=asked["name"])
-    found = shrink_image(found, asked["side"])
-    small = max(found.shape[:2]) <= _TINY
+        pixels = decode(data, name=request["name"])
+    pixels = shrink_image(pixels, request["size"])
+    tiny = max(pixels.shape[:2]) <= _TINY
     file = io.BytesIO()
-    Image.fromarray(found).save(file, "PNG" if small else "JPEG", quality=85)
-    return {"type": "image/png" if small else "image/jpeg"}, file.getvalue()
+    Image.fromarray(pixels).save(file, "PNG" if tiny else "JPEG", quality=85)
+    return {"type": "image/png" if tiny else "image/jpeg"}, file.getvalue()
 
 
 _TINY = 64
 
-TASKS: Mapping[str, Callable[[bytes, Mapping[str, Any]], Answer]] = {
+TASKS: Mapping[str, Callable[[bytes, Mapping[str, Any]], Response]] = {
     "image": image,
     "thumbnail": thumbnail,
 }
 
 
-def answer(asked: Mapping[str, Any], data: bytes) -> Answer:
-    """Do what is asked; what is wrong with an image is an answer too."""
+def handle(request: Mapping[str, Any], data: bytes) -> Response:
+    """Handle one request; an invalid image is reported in the response."""
     try:
-        return TASKS[asked["task"]](data, asked)
+        return TASKS[request["task"]](data, request)
     except InputError as error:
         return {"error": str(error)}, b""
     except MemoryError:
-        return {"error": f"{asked['name']}: takes more memory to decode than is allowed"}, b""
+        return {"error": f"{request['name']}: decoding needs more memory than allowed"}, b""
 
 
 def main(memory: int) -> None:
-    """Answer until the standard input ends."""
-    _confine(memory)
-    asked_of, answers = _own_pipes()
-    while (message := frames.read(asked_of)) is not None:
-        frames.write(answers, *answer(*message))
+    """Handle requests until standard input is closed; ``memory`` in bytes."""
+    _limit_resources(memory)
+    requests, responses = _take_over_pipes()
+    while (message := messages.read(requests)) is not None:
+        messages.write(responses, *handle(*message))
 
 
-def _confine(memory: int) -> None:
-    """Limit the memory that may be asked for, and leave no core files; where the system can."""
+def _limit_resources(memory: int) -> None:
+    """Limit the address space and disable core dumps, where the system supports it."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -85,11 +85,11 @@ def _confine(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Return the standard input and output; what libraries print goes to the standard error."""
-    asked_of, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+def _take_over_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Return standard input and output; anything that libraries print goes to standard error."""
+    requests, responses = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    return asked_of, answers
+    return requests, responses
 
 
 if __name__ == "__main__":

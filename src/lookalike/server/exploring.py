@@ -1,4 +1,4 @@
-"""The HTTP API, version 1: the map of a gallery, and its labeling session."""
+"""HTTP API, version 1: the map of a gallery, and labeling of suggested images."""
 
 from __future__ import annotations
 
@@ -10,118 +10,133 @@ from starlette.responses import JSONResponse, Response
 
 from lookalike.explore import load_map
 from lookalike.labels.session import FILE, MIN_CONFIDENCE, LabelingSession, load_session
+from lookalike.server.dependencies import GalleryDep, ServiceDep
+from lookalike.server.openapi import error_responses
 from lookalike.server.problems import ProblemError
-from lookalike.server.routes import TheGallery, TheService, errors
-from lookalike.server.schemas import LONGEST, Model
+from lookalike.server.schemas import MAX_TEXT, RequestModel
 from lookalike.server.service import GalleryHandle, Service
 
-exploring = APIRouter(prefix="/v1/galleries/{gallery}", tags=["exploring"])
+router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["exploring"])
 
 
-class ClusterOut(BaseModel):
-    """A cluster of a map; ``medoid`` is the number of the item nearest to its center."""
+class MapCluster(BaseModel):
+    """A cluster of the map."""
 
-    number: int
-    name: str
-    size: int
-    medoid: int
-    label: str | None
-    share: float | None
-
-
-class ColorOut(BaseModel):
-    """A column to color by; ``codes`` is base64 of 16-bit indices into ``values``, -1 for none."""
-
-    name: str
-    values: list[str]
-    codes: str
+    number: int = Field(description="Number of the cluster, as in the map's membership.")
+    name: str = Field(description="Name of the cluster.")
+    size: int = Field(description="Number of items.")
+    medoid: int = Field(description="Index of the most central item in ids.")
+    label: str | None = Field(description="Most frequent label of its items; null without labels.")
+    share: float | None = Field(description="Share of its items that have this label, 0 to 1.")
 
 
-class MapOut(BaseModel):
-    """A map. Arrays are base64 of little-endian numbers, for each item in the order of ``ids``.
+class MapColumn(BaseModel):
+    """A metadata column of few values, to color the map by."""
 
-    ``points`` are two unsigned 16-bit numbers each, ``membership`` the 16-bit number of the
-    cluster or -1, ``lof_scores`` 32-bit floats, and ``neighbors`` the unsigned 32-bit numbers of
-    the ``k`` nearest items.
-    """
-
-    format: int
-    created_at: str
-    fingerprint: str
-    method: str
-    stale: bool
-    trustworthiness: float
-    neighborhood_preservation: float
-    sampled: int
-    ids: list[str]
-    points: str
-    membership: str
-    clusters: list[ClusterOut]
-    lof_scores: str
-    k: int
-    neighbors: str
-    columns: list[ColorOut]
+    name: str = Field(description="Name of the column.")
+    values: list[str] = Field(description="Its values.")
+    codes: str = Field(
+        description="Index into values for each item, -1 if it has none; base64 of int16."
+    )
 
 
-class LabelingOut(BaseModel):
-    """Ids of images to label next, in groups of similar ones, and the labels so far."""
+class MapDocument(BaseModel):
+    """A two-dimensional map. Arrays are base64 of little-endian numbers, in the order of ids."""
 
-    created_at: str
-    images: int
-    stale: bool
-    groups: list[list[str]]
-    labels: dict[str, list[str]]
+    format: int = Field(description="Version of this document.")
+    created_at: str = Field(description="Time of creation (ISO 8601, UTC).")
+    fingerprint: str = Field(description="Fingerprint of the encoder.")
+    method: str = Field(description="Method of dimensionality reduction.")
+    stale: bool = Field(description="Whether items or encoder have changed since.")
+    trustworthiness: float = Field(description="Trustworthiness of the map, 0 to 1.")
+    neighborhood_preservation: float = Field(
+        description="Share of nearest neighbors that are nearest on the map too, 0 to 1."
+    )
+    sampled: int = Field(description="Items sampled to measure the quality of the map.")
+    ids: list[str] = Field(description="IDs of the items.")
+    points: str = Field(description="x and y of each item, 0 to 65535; base64 of uint16.")
+    membership: str = Field(
+        description="Cluster number of each item, -1 if unclustered; base64 of int16."
+    )
+    clusters: list[MapCluster] = Field(description="Clusters.")
+    lof_scores: str = Field(description="Local outlier factor of each item; base64 of float32.")
+    k: int = Field(description="Nearest neighbors per item.")
+    neighbors: str = Field(
+        description="Indexes of each item's k nearest neighbors, nearest first; base64 of uint32."
+    )
+    columns: list[MapColumn] = Field(description="Metadata columns of few values.")
+
+
+class LabelingSuggestions(BaseModel):
+    """Images that are suggested for labeling."""
+
+    created_at: str = Field(description="Time of the suggestions (ISO 8601, UTC).")
+    images: int = Field(description="Number of images in the gallery.")
+    stale: bool = Field(description="Whether items or encoder have changed since.")
+    groups: list[list[str]] = Field(description="IDs of suggested images, grouped by similarity.")
+    labels: dict[str, list[str]] = Field(description="Existing labels, by item ID.")
 
 
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class LabelsBody(Model):
-    """Labels by id."""
+class LabelsRequest(RequestModel):
+    """Labels by item ID."""
 
     labels: dict[
-        Annotated[str, Field(max_length=LONGEST)],
+        Annotated[str, Field(max_length=MAX_TEXT)],
         Annotated[list[Label], Field(min_length=1, max_length=20)],
-    ] = Field(max_length=10_000, examples=[{"photos:cats/1.jpg": ["cat"]}])
+    ] = Field(
+        max_length=10_000,
+        description="Labels by item ID; an item may have several.",
+        examples=[{"photos:cats/1.jpg": ["cat"]}],
+    )
 
 
-class LabelCountOut(BaseModel):
-    """How many images have a label, and how many it covers by propagation."""
+class LabelCount(BaseModel):
+    """Coverage of one label."""
 
-    label: str
-    labeled: int
-    covered: int
-
-
-class CoverageOut(BaseModel):
-    """How many images labels cover by propagation with a confidence of ``min_confidence``."""
-
-    images: int
-    labeled: int
-    covered: int
-    min_confidence: float
-    labels: list[LabelCountOut]
+    label: str = Field(description="The label.")
+    labeled: int = Field(description="Images that were given this label.")
+    covered: int = Field(description="Images that get this label with confidence.")
 
 
-@exploring.get("/map", response_class=JSONResponse, responses={200: {"model": MapOut}, **errors()})
-async def gallery_map(served: TheGallery, service: TheService) -> Response:
-    """Return the map of a gallery, as ``lookalike explore map`` made it last."""
-    found = await service.thread(load_map, served.gallery)
-    if found is None:
+class LabelCoverage(BaseModel):
+    """How many images get a label with confidence by label propagation."""
+
+    images: int = Field(description="Number of images in the gallery.")
+    labeled: int = Field(description="Images with a label.")
+    covered: int = Field(description="Images that get a label with confidence.")
+    min_confidence: float = Field(description="Minimum confidence to count as covered, 0 to 1.")
+    labels: list[LabelCount] = Field(description="The same by label.")
+
+
+@router.get(
+    "/map",
+    summary="Get the map of a gallery",
+    response_class=JSONResponse,
+    responses={200: {"model": MapDocument}, **error_responses()},
+)
+async def get_map(handle: GalleryDep, service: ServiceDep) -> Response:
+    """Return the map that ``lookalike explore map`` created."""
+    collection_map = await service.in_thread(load_map, handle.gallery)
+    if collection_map is None:
         raise ProblemError(
             404,
-            "no-map",
-            "The gallery has no map yet",
-            "run: lookalike explore map GALLERY",
+            "map-not-found",
+            "No map yet",
+            "create one with: lookalike explore map GALLERY",
         )
-    return await service.thread(lambda: JSONResponse(found.as_dict()))
+    return await service.in_thread(lambda: JSONResponse(collection_map.as_dict()))
 
 
-@exploring.get("/labeling", summary="Get the images to label next", responses=errors())
-async def labeling(served: TheGallery, service: TheService, request: Request) -> LabelingOut:
-    """Return the labeling session that ``lookalike label suggest --save`` created last."""
-    session = await _session(served, service, request)
-    return LabelingOut(
+@router.get("/labeling", summary="Get images suggested for labeling", responses=error_responses())
+async def get_labeling_suggestions(
+    handle: GalleryDep, service: ServiceDep, request: Request
+) -> LabelingSuggestions:
+    """Return the images that ``lookalike label suggest --save`` selected."""
+    session = await _session(handle, service, request)
+    return LabelingSuggestions(
         created_at=session.created_at,
         images=len(session.graph),
         stale=session.stale,
@@ -130,50 +145,54 @@ async def labeling(served: TheGallery, service: TheService, request: Request) ->
     )
 
 
-@exploring.post("/labeling/coverage", summary="Compute label coverage", responses=errors())
-async def labeling_coverage(
-    served: TheGallery, service: TheService, request: Request, body: LabelsBody
-) -> CoverageOut:
-    """Count the images that labels cover along the neighbor graph. Nothing is written."""
-    session = await _session(served, service, request)
-    labels = {row_id: tuple(dict.fromkeys(each)) for row_id, each in body.labels.items()}
-    async with service.turn():
-        coverage = await service.thread(session.coverage, labels)
-    return CoverageOut(
+@router.post(
+    "/labeling/coverage",
+    summary="Estimate the coverage of labels",
+    responses=error_responses(),
+)
+async def estimate_label_coverage(
+    handle: GalleryDep, service: ServiceDep, request: Request, body: LabelsRequest
+) -> LabelCoverage:
+    """Propagate labels along the neighbor graph and count the images covered. Nothing is stored."""
+    session = await _session(handle, service, request)
+    labels = {row_id: tuple(dict.fromkeys(names)) for row_id, names in body.labels.items()}
+    async with service.slot():
+        coverage = await service.in_thread(session.coverage, labels)
+    return LabelCoverage(
         images=coverage.images,
         labeled=coverage.labeled,
         covered=coverage.covered,
         min_confidence=MIN_CONFIDENCE,
         labels=[
-            LabelCountOut(label=each.label, labeled=each.labeled, covered=each.covered)
+            LabelCount(label=each.label, labeled=each.labeled, covered=each.covered)
             for each in coverage.labels
         ],
     )
 
 
-async def _session(served: GalleryHandle, service: Service, request: Request) -> LabelingSession:
+async def _session(handle: GalleryHandle, service: Service, request: Request) -> LabelingSession:
     sessions: dict[str, tuple[object, LabelingSession | None]] = request.app.state.labeling_sessions
-    revision, session = await service.thread(_newest, served, sessions.get(served.name))
-    sessions[served.name] = revision, session
+    version, session = await service.in_thread(_load_session, handle, sessions.get(handle.name))
+    sessions[handle.name] = version, session
     if session is None:
         raise ProblemError(
             404,
-            "no-suggestions",
+            "suggestions-not-found",
             "No suggestions yet",
-            "run: lookalike label suggest GALLERY --save",
+            "create some with: lookalike label suggest GALLERY --save",
         )
     return session
 
 
-def _newest(
-    served: GalleryHandle, cached: tuple[object, LabelingSession | None] | None
+def _load_session(
+    handle: GalleryHandle, cached: tuple[object, LabelingSession | None] | None
 ) -> tuple[object, LabelingSession | None]:
-    """Load the session, unless neither it nor the gallery has changed since the cached one."""
-    file = served.gallery.path / FILE
-    revision = (
+    """Read the saved session, unless neither its file nor the gallery changed since."""
+    file = handle.gallery.path / FILE
+    version = (
         file.stat().st_mtime_ns if file.exists() else None,
-        id(served.gallery.store.columns()),
+        id(handle.gallery.store.columns()),
     )
-    if cached is not None and cached[0] == revision:
+    if cached is not None and cached[0] == version:
         return cached
-    return revision, load_session(served.gallery)
+    return version, load_session(handle.gallery)

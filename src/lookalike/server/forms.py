@@ -1,4 +1,4 @@
-"""What the page's form asks for: the query of an address, read into a search."""
+"""The search form of the page: the query string of a URL, read into a search."""
 
 from __future__ import annotations
 
@@ -15,82 +15,110 @@ from lookalike.filters import AllOf, Filter, from_structure
 from lookalike.gallery.facets import Facet
 from lookalike.search.query import QueryRegion
 from lookalike.search.search import SearchOptions
-from lookalike.server.schemas import AddressOptions
+from lookalike.server.schemas import UrlParameters
 from lookalike.server.service import SearchQuery
 from lookalike.types import Metric
 
-_QUERIES = ("id", "text", "url")
-_ITS_OWN = ("local", "start", "with", *_QUERIES)
-VALUE, LOW, HIGH = "value:", "low:", "high:"
-"""What begins the names of fields that filter a column."""
+_QUERY_FIELDS = ("id", "text", "url")
+_PAGE_FIELDS = ("upload", "sample", "compare", *_QUERY_FIELDS)
+"""Fields that are not search options."""
+
+VALUE, MIN, MAX = "value:", "min:", "max:"
+"""Prefixes of fields that filter by a column."""
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """A form as it was sent; ``beside`` is another gallery to be asked the same."""
+class SearchForm:
+    """A submitted search form."""
 
     params: QueryParams
 
     @property
-    def ask(self) -> SearchQuery | None:
-        """The query, None if the address holds none."""
-        row_id, text, url = (self.params.get(name) or None for name in _QUERIES)
+    def query(self) -> SearchQuery | None:
+        """The query, None if the form has none."""
+        row_id, text, url = (self.params.get(name) or None for name in _QUERY_FIELDS)
         return SearchQuery(id=row_id, text=text, url=url) if row_id or text or url else None
 
     @property
-    def beside(self) -> str | None:
-        """The gallery to compare with."""
-        return self.params.get("with") or None
+    def keywords(self) -> str:
+        """The keywords to search in metadata."""
+        return self.params.get("keywords", "").strip()
 
     @property
-    def again(self) -> str:
-        """The options without the query, as the query of an address."""
-        rest = [(name, value) for name, value in self.params.multi_items() if value]
-        gone = ("box", "local", "start", *_QUERIES)
-        return str(QueryParams([pair for pair in rest if pair[0] not in gone]))
+    def compared_gallery(self) -> str | None:
+        """Another gallery to search with the same query."""
+        return self.params.get("compare") or None
 
-    def read(self, facets: Sequence[Facet], own: Metric) -> tuple[QueryRegion, SearchOptions]:
-        """Return which part of the query is looked at and what is searched for.
+    @property
+    def options_query(self) -> str:
+        """The options without the query, as a query string."""
+        excluded = ("box", "upload", "sample", *_QUERY_FIELDS)
+        return str(
+            QueryParams(
+                [
+                    (name, value)
+                    for name, value in self.params.multi_items()
+                    if value and name not in excluded
+                ]
+            )
+        )
+
+    def parse(self, facets: Sequence[Facet], metric: Metric) -> tuple[QueryRegion, SearchOptions]:
+        """Return the region of the query and the search; ``metric`` is the gallery's own.
 
         Raises:
-            InputError: a field holds what cannot be used; it is named.
+            InputError: a field is invalid; the message names it.
         """
         fields = {
             name: value
             for name, value in self.params.items()
-            if value and name not in _ITS_OWN and not name.startswith((VALUE, LOW, HIGH))
+            if value and name not in _PAGE_FIELDS and not name.startswith((VALUE, MIN, MAX))
         }
         fields |= {name: "true" for name in ("foreground", "multi_crop", "exact") if name in fields}
         try:
-            options = AddressOptions(**fields).options()
+            options = UrlParameters(**fields).options()
         except ValidationError as error:
             first = error.errors()[0]
             raise InputError(f"{'/'.join(map(str, first['loc']))}: {first['msg']}") from None
-        search = options.search(own)
-        chosen = [found for each in facets if (found := self._filter(each)) is not None]
-        conditions = [*chosen, *([search.filter] if search.filter is not None else [])]
+        search = options.search(metric)
+        conditions = [each for facet in facets if (each := self._filter(facet)) is not None]
+        if search.filter is not None:
+            conditions.append(search.filter)
         if len(conditions) > 1:
             search = replace(search, where=AllOf(tuple(conditions)))
         elif conditions:
             search = replace(search, where=conditions[0])
-        return options.look(), search
+        return options.region(), search
 
-    def chosen(self, facet: Facet) -> list[str]:
-        """Return the values of a column that were ticked, as texts."""
+    def selected_values(self, facet: Facet) -> list[str]:
+        """Return the selected values of a column, as texts."""
         return self.params.getlist(VALUE + facet.column)
 
+    def count_filters(self, facets: Sequence[Facet]) -> int:
+        """Return how many fields filter the results."""
+        fields = [prefix + facet.column for facet in facets for prefix in (VALUE, MIN, MAX)]
+        return sum(bool(self.params.get(name)) for name in (*fields, "where"))
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether filters or a maximum distance may exclude results."""
+        return any(
+            name in ("where", "max_distance", "min_score") or name.startswith((VALUE, MIN, MAX))
+            for name in self.params
+        )
+
     def _filter(self, facet: Facet) -> Filter | None:
-        found: dict[str, Any] = {}
-        if chosen := self.chosen(facet):
-            found["in"] = [_value(text, facet) for text in chosen]
-        for mark, operator in ((LOW, "gte"), (HIGH, "lte")):
-            if text := self.params.get(mark + facet.column):
-                found[operator] = _number(text, facet.column)
-        return from_structure({"and": [{facet.column: found}]}) if found else None
+        operators: dict[str, Any] = {}
+        if selected := self.selected_values(facet):
+            operators["in"] = [_value(text, facet) for text in selected]
+        for prefix, operator in ((MIN, "gte"), (MAX, "lte")):
+            if text := self.params.get(prefix + facet.column):
+                operators[operator] = _number(text, facet.column)
+        return from_structure({"and": [{facet.column: operators}]}) if operators else None
 
 
-def shown(value: object) -> str:
-    """Return a value of metadata as people read it, and as a field of the form has it."""
+def display_text(value: object) -> str:
+    """Return a metadata value as the page and the fields of the form show it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
@@ -99,10 +127,10 @@ def shown(value: object) -> str:
 
 
 def _value(text: str, facet: Facet) -> str | float | bool:
-    """Return the value that a text stands for, among those the column has.
+    """Return the value that is displayed as ``text``.
 
     Raises:
-        InputError: a number was expected.
+        InputError: the column holds numbers, and the text is not a number.
     """
     if facet.kind == "boolean":
         return text == "yes"

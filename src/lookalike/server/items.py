@@ -1,4 +1,4 @@
-"""The HTTP API, version 1: items."""
+"""HTTP API, version 1: items of a gallery."""
 
 from __future__ import annotations
 
@@ -9,169 +9,187 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from lookalike.gallery import uploads
-from lookalike.server import schemas as s
-from lookalike.server.routes import (
-    IMAGE_FILE,
-    READS,
-    TheGallery,
-    TheId,
-    TheService,
-    errors,
-    leads,
-    links,
-    picture,
-    search_with,
+from lookalike.server import schemas
+from lookalike.server.dependencies import GalleryDep, ItemId, ServiceDep
+from lookalike.server.limits import Limits
+from lookalike.server.openapi import (
+    IMAGE_BODY,
+    ITEM_READS,
+    error_responses,
+    image_response,
+    item_links,
 )
+from lookalike.server.responses import item_urls, run_search
 from lookalike.server.service import GalleryHandle, SearchQuery
 from lookalike.stores.base import Rows
 
-items = APIRouter(prefix="/v1/galleries/{gallery}")
+router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["items"])
 
 
-@items.get(
-    "/item", tags=["items"], responses={**leads("$response.body#/id", *READS[1:]), **errors()}
+@router.get(
+    "/item",
+    summary="Get an item",
+    responses={**item_links("$response.body#/id", *ITEM_READS[1:]), **error_responses()},
 )
-async def item(served: TheGallery, service: TheService, row_id: TheId) -> s.ItemOut:
+async def get_item(handle: GalleryDep, service: ServiceDep, row_id: ItemId) -> schemas.Item:
     """Return an item and its metadata."""
-    return _out(served, await service.row(served, row_id), 0)
+    return _item(handle, await service.row(handle, row_id), 0)
 
 
-@items.get(
-    "/sample", tags=["items"], responses={**leads("$response.body#/0/id", *READS), **errors()}
+@router.get(
+    "/sample",
+    summary="Get a random sample of items",
+    responses={**item_links("$response.body#/0/id", *ITEM_READS), **error_responses()},
 )
-async def sample(
-    served: TheGallery,
-    service: TheService,
-    count: Annotated[int, Query(ge=1, le=1_000, description="How many, at most.")] = 24,
-    seed: Annotated[int, Query(ge=0, le=2**32, description="The same gives the same items.")] = 0,
-) -> list[s.ItemOut]:
-    """Return items drawn at random."""
-    rows = await service.sample(served, count, seed)
-    return [_out(served, rows, place) for place in range(len(rows))]
+async def sample_items(
+    handle: GalleryDep,
+    service: ServiceDep,
+    count: Annotated[int, Query(ge=1, le=1_000, description="Maximum number of items.")] = 24,
+    seed: Annotated[
+        int, Query(ge=0, le=2**32, description="Random seed; the same seed draws the same items.")
+    ] = 0,
+) -> list[schemas.Item]:
+    """Return distinct items drawn at random; all of them if the gallery is small."""
+    rows = await service.sample(handle, count, seed)
+    return [_item(handle, rows, place) for place in range(len(rows))]
 
 
-@items.get(
+@router.get(
     "/item/image",
-    tags=["items"],
+    summary="Get the image of an item",
     response_class=Response,
-    responses={**picture("The image."), **errors()},
+    responses={**image_response("The image."), **error_responses()},
 )
-async def item_image(
-    served: TheGallery, service: TheService, request: Request, row_id: TheId
+async def get_item_image(
+    handle: GalleryDep, service: ServiceDep, request: Request, row_id: ItemId
 ) -> Response:
-    """Return an item's image: its file as it is, or a PNG of its pixels."""
-    row = await service.row(served, row_id)
+    """Return the image file, or a PNG for items that are not files."""
+    row = await service.row(handle, row_id)
     tag = f'"{row.hashes[0]}"'
     if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=_cached(tag))
-    kind, data = await service.pictures.whole(row)
-    return Response(data, media_type=kind, headers=_cached(tag))
+        return Response(status_code=304, headers=_cache_headers(tag))
+    media_type, data = await service.item_images.full(row)
+    return Response(data, media_type=media_type, headers=_cache_headers(tag))
 
 
-@items.get(
+@router.get(
     "/item/thumbnail",
-    tags=["items"],
+    summary="Get a thumbnail of an item",
     response_class=Response,
-    responses={**picture("A small version of the image."), **errors()},
+    responses={**image_response("The thumbnail."), **error_responses()},
 )
-async def item_thumbnail(
-    served: TheGallery,
-    service: TheService,
+async def get_item_thumbnail(
+    handle: GalleryDep,
+    service: ServiceDep,
     request: Request,
-    row_id: TheId,
-    side: Annotated[int, Query(ge=16, le=1024, description="Pixels a side, at most.")] = 256,
+    row_id: ItemId,
+    size: Annotated[
+        int, Query(ge=16, le=1024, description="Maximum width and height, in pixels.")
+    ] = 256,
 ) -> Response:
-    """Return a small version of an item's image."""
-    row = await service.row(served, row_id)
-    tag = f'"{row.hashes[0]}-{side}"'
+    """Return a small version of the image, as JPEG or, if tiny, PNG; it is never enlarged."""
+    row = await service.row(handle, row_id)
+    tag = f'"{row.hashes[0]}-{size}"'
     if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=_cached(tag))
-    kind, data = await service.pictures.small(row, side)
-    return Response(data, media_type=kind, headers=_cached(tag))
+        return Response(status_code=304, headers=_cache_headers(tag))
+    media_type, data = await service.item_images.thumbnail(row, size)
+    return Response(data, media_type=media_type, headers=_cache_headers(tag))
 
 
-@items.get(
+@router.get(
     "/item/neighbors",
-    tags=["items"],
-    responses={**leads("$response.body#/hits/0/id", *READS), **errors(501)},
+    summary="Find items similar to an item",
+    responses={**item_links("$response.body#/hits/0/id", *ITEM_READS), **error_responses(501)},
 )
-async def item_neighbors(
-    served: TheGallery,
-    service: TheService,
-    row_id: TheId,
+async def get_item_neighbors(
+    handle: GalleryDep,
+    service: ServiceDep,
+    row_id: ItemId,
     response: Response,
-    k: Annotated[int, Query(ge=1, le=1_000)] = 7,
-) -> s.HitsOut:
-    """Return the items that look most like an item; it is not among them."""
-    options = s.Options(k=k)
-    return await search_with(served, service, SearchQuery(id=row_id), options, response)
+    k: Annotated[int, Query(ge=1, le=Limits().k, description="Number of results.")] = 7,
+) -> schemas.SearchResult:
+    """Return the nearest neighbors of an item, without the item itself."""
+    options = schemas.BodyParameters(k=k)
+    return await run_search(handle, service, SearchQuery(id=row_id), options, response)
 
 
-@items.put(
+@router.put(
     "/item",
-    tags=["items"],
+    summary="Add or replace an item",
     responses={
-        **leads("$response.body#/id", *READS, "put_item", "patch_item", "delete_item"),
-        **errors(409, 507),
+        **item_links(
+            "$response.body#/id", *ITEM_READS, "put_item", "update_item_metadata", "delete_item"
+        ),
+        **error_responses(409, 507),
     },
-    openapi_extra=IMAGE_FILE,
+    openapi_extra=IMAGE_BODY,
 )
 async def put_item(
-    served: TheGallery,
-    service: TheService,
+    handle: GalleryDep,
+    service: ServiceDep,
     request: Request,
-    row_id: TheId,
+    row_id: ItemId,
     metadata: Annotated[
-        str | None, Query(max_length=20_000, examples=['{"label": "shoe"}'])
+        str | None,
+        Query(
+            max_length=20_000,
+            description="Metadata of the item, as a JSON object; none by default.",
+            examples=['{"label": "shoe"}'],
+        ),
     ] = None,
-) -> s.PutOut:
-    """Add an item, or replace it. Its image file is the body; its id begins with ``api:``."""
-    there = await service.put(served, row_id, await request.body(), _metadata(metadata))
-    return s.PutOut(id=uploads.row_id(row_id), created=not there)
+) -> schemas.PutResult:
+    """Store the image in the request body. The ID gets the prefix api: if it has none."""
+    replaced = await service.put(handle, row_id, await request.body(), _metadata(metadata))
+    return schemas.PutResult(id=uploads.row_id(row_id), created=not replaced)
 
 
-@items.patch("/item", tags=["items"], responses=errors(409, 507))
-async def patch_item(
-    served: TheGallery, service: TheService, row_id: TheId, body: s.MetadataBody
-) -> s.MetadataBody:
-    """Change columns of an item's metadata, its label among them."""
-    return s.MetadataBody(metadata=await service.describe(served, row_id, body.metadata))
+@router.patch(
+    "/item", summary="Update the metadata of an item", responses=error_responses(409, 507)
+)
+async def update_item_metadata(
+    handle: GalleryDep, service: ServiceDep, row_id: ItemId, body: schemas.ItemMetadata
+) -> schemas.ItemMetadata:
+    """Change columns of an item's metadata; return all of its metadata."""
+    metadata = await service.update_metadata(handle, row_id, body.metadata)
+    return schemas.ItemMetadata(metadata=metadata)
 
 
-@items.delete("/item", tags=["items"], status_code=204, responses=errors(409, 507))
-async def delete_item(served: TheGallery, service: TheService, row_id: TheId) -> None:
-    """Delete an item that was put."""
-    await service.remove(served, row_id)
+@router.delete(
+    "/item", summary="Delete an item", status_code=204, responses=error_responses(409, 507)
+)
+async def delete_item(handle: GalleryDep, service: ServiceDep, row_id: ItemId) -> None:
+    """Delete an item that was added through this API."""
+    await service.remove(handle, row_id)
 
 
-def _out(served: GalleryHandle, row: Rows, place: int) -> s.ItemOut:
-    row_id = row.ids[place]
-    return s.ItemOut(
+def _item(handle: GalleryHandle, rows: Rows, place: int) -> schemas.Item:
+    row_id = rows.ids[place]
+    return schemas.Item(
         id=row_id,
-        metadata=dict(row.metadata[place]),
-        content_hash=row.hashes[place],
+        metadata=dict(rows.metadata[place]),
+        content_hash=rows.hashes[place],
         editable=row_id.startswith(f"{uploads.SOURCE}:"),
-        **links(served, row_id),
+        **item_urls(handle, row_id),
     )
 
 
-def _cached(tag: str) -> dict[str, str]:
+def _cache_headers(tag: str) -> dict[str, str]:
     return {"etag": tag, "cache-control": "private, no-cache"}
 
 
 def _metadata(text: str | None) -> dict[str, Any]:
-    """Read metadata given in an address.
+    """Parse metadata in a URL.
 
     Raises:
-        RequestValidationError: it is no JSON object that can be kept.
+        RequestValidationError: it is not a JSON object that can be stored.
     """
     if text is None:
         return {}
     try:
-        found = json.loads(text)
-        if not isinstance(found, dict):
+        metadata = json.loads(text)
+        if not isinstance(metadata, dict):
             raise ValueError("must be a JSON object")
-        return s.storable(found)
+        return schemas.storable(metadata)
     except (ValueError, RecursionError) as error:
-        said = {"type": "json", "loc": ("query", "metadata"), "msg": str(error), "input": None}
-        raise RequestValidationError([said]) from None
+        details = {"type": "json", "loc": ("query", "metadata"), "msg": str(error), "input": None}
+        raise RequestValidationError([details]) from None

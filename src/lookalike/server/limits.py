@@ -1,22 +1,35 @@
-"""What one client may ask of the service."""
+"""Resource limits of the service."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds of the service; times in seconds, sizes in bytes.
+    """Limits per request and for the whole service; times in seconds, sizes in bytes.
 
-    ``waiting`` is how many requests may be at work or wait for it; one more is turned away with
-    429. ``held_bytes`` bounds all bodies that are held at a time, ``header_bytes`` a request's
-    line and headers together.
+    Attributes:
+        upload_bytes: one uploaded image.
+        batch_bytes: the body of a batch search.
+        buffered_bytes: all request bodies in memory together; more are refused with 429.
+        header_bytes: request line and headers of one request together.
+        header_seconds: time to send the headers.
+        body_seconds: time to send the body.
+        send_seconds: time a client may stop reading a response.
+        decode_seconds: time to decode one image.
+        decode_memory: address space of a decoder process.
+        fetch_seconds: time to fetch an image from a URL.
+        redirects: HTTP redirects to follow when fetching.
+        connections: open connections.
+        concurrent_requests: requests in progress or queued; more are refused with 429.
+        batch_queries: queries of a batch search.
+        k: results per query.
     """
 
     upload_bytes: int = 20_000_000
     batch_bytes: int = 100_000_000
-    held_bytes: int = 500_000_000
+    buffered_bytes: int = 500_000_000
     header_bytes: int = 65_536
     header_seconds: float = 10.0
     body_seconds: float = 30.0
@@ -26,6 +39,6 @@ class Limits:
     fetch_seconds: float = 5.0
     redirects: int = 3
     connections: int = 2_000
-    waiting: int = 32
-    batch: int = 64
+    concurrent_requests: int = 32
+    batch_queries: int = 64
     k: int = 1_000

@@ -1,4 +1,4 @@
-"""What the service counts and times, as Prometheus reads it."""
+"""Prometheus metrics of the service, and stage timings of single requests."""
 
 from __future__ import annotations
 
@@ -14,72 +14,72 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Telemetry:
-    """Counters and times of one service."""
+class Metrics:
+    """Counters, gauges and histograms of one service."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "lookalike_requests",
-            "Requests answered, by route and status",
+            "Requests by route, method and status",
             ("route", "method", "status"),
             registry=self.registry,
         )
         self.failures = Counter(
             "lookalike_failures",
-            "Requests refused or failed, by reason",
+            "Failed requests by reason (the problem type)",
             ("reason",),
             registry=self.registry,
         )
         self.stages = Histogram(
             "lookalike_stage_seconds",
-            "Time of searches by stage: wait, decode, encode, search, rerank",
+            "Duration of search stages: fetch, decode, encode, search, rerank, keywords",
             ("stage",),
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        self.waiting = Gauge(
-            "lookalike_waiting",
-            "Requests at work or waiting for it",
+        self.requests_in_progress = Gauge(
+            "lookalike_requests_in_progress",
+            "Requests being processed or queued",
             registry=self.registry,
         )
-        self.held = Gauge(
-            "lookalike_held_bytes", "Bodies of requests held in memory", registry=self.registry
+        self.buffered_bytes = Gauge(
+            "lookalike_buffered_bytes", "Request bodies held in memory", registry=self.registry
         )
         self.restarts = Gauge(
-            "lookalike_decoder_restarts",
-            "Decoder processes that crashed or were killed",
-            registry=self.registry,
+            "lookalike_decoder_restarts", "Decoder processes replaced", registry=self.registry
         )
         self.rows = Gauge(
-            "lookalike_gallery_rows", "Rows of a gallery", ("gallery",), registry=self.registry
+            "lookalike_gallery_rows", "Images in a gallery", ("gallery",), registry=self.registry
         )
 
     def text(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 class Stages:
-    """Times of the stages of one request, in seconds."""
+    """Durations of the stages of one request, in seconds."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self.seconds: dict[str, float] = {}
-        self._telemetry = telemetry
+        self._metrics = metrics
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Time a stage, also one that fails."""
+        """Time a stage, even one that fails."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            took = time.perf_counter() - start
+            duration = time.perf_counter() - start
             with self._lock:
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + took
-            self._telemetry.stages.labels(stage).observe(took)
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + duration
+            self._metrics.stages.labels(stage).observe(duration)
 
     def header(self) -> str:
-        """Return the times as the value of the header Server-Timing."""
-        return ", ".join(f"{name};dur={took * 1000:.2f}" for name, took in self.seconds.items())
+        """Return the value of a ``Server-Timing`` header, in milliseconds."""
+        return ", ".join(
+            f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in self.seconds.items()
+        )

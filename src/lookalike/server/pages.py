@@ -1,4 +1,4 @@
-"""The page: search by image for people. What it shows is made here; its scripts are in static/."""
+"""The web page: HTML from templates, with scripts and styles from static/."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from lookalike.errors import LookalikeError, MissingRowError
 from lookalike.evaluation.saved import load_saved_evaluation
-from lookalike.gallery.facets import Facet
 from lookalike.search.search import RERANKINGS
-from lookalike.server.api import facts_of
+from lookalike.server.api import gallery_facts
 from lookalike.server.browsing import Browsing
-from lookalike.server.forms import HIGH, LOW, VALUE, Form, shown
+from lookalike.server.dependencies import GalleryDep, ServiceDep
+from lookalike.server.forms import SearchForm, display_text
 from lookalike.server.metrics import Stages
 from lookalike.server.problems import ProblemError, problem_of
-from lookalike.server.routes import TheGallery, TheService
-from lookalike.server.schemas import AddressOptions
+from lookalike.server.schemas import UrlParameters
 from lookalike.server.service import GalleryHandle, SearchQuery, Service
 from lookalike.types import Hit, Metadata, format_distance
 
 router = APIRouter(include_in_schema=False)
 
-_START = 24
+_SAMPLE = 24
+"""Images to pick a query from."""
+
 _RERANKINGS = {
-    "aqe": "query expansion",
-    "dba": "augmentation",
-    "k-reciprocal": "k-reciprocal neighbors",
-    "aqe+k-reciprocal": "expansion, then reciprocal",
-    "diffusion": "diffusion",
-    "geometric": "spatial verification",
+    "aqe": "Query expansion (AQE)",
+    "dba": "Database augmentation (DBA)",
+    "k-reciprocal": "k-reciprocal",
+    "aqe+k-reciprocal": "AQE + k-reciprocal",
+    "diffusion": "Diffusion",
+    "geometric": "Geometric verification",
 }
-_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-def _address(gallery: str, row_id: str, what: str) -> str:
-    return f"/v1/galleries/{gallery}/item/{what}?id={quote(row_id, safe='')}"
+def _item_url(gallery: str, row_id: str, resource: str) -> str:
+    return f"/v1/galleries/{gallery}/item/{resource}?id={quote(row_id, safe='')}"
 
 
 _templates = jinja2.Environment(
@@ -53,33 +54,33 @@ _templates = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.globals |= {"address": _address, "shown": shown}
+_templates.globals |= {"item_url": _item_url, "display_text": display_text}
 _templates.filters["format_distance"] = format_distance
 _templates.filters["urlencode"] = lambda text: quote(text, safe="")
 
 
 @dataclass(frozen=True, slots=True)
-class Static:
-    """A script, style or picture of the page."""
+class StaticFile:
+    """A script, stylesheet or icon of the page."""
 
     data: bytes
-    kind: str
+    media_type: str
     tag: str
 
 
-def _static() -> dict[str, Static]:
-    found = {}
-    rooms = (files(f"lookalike.{room}") / "static" for room in ("server", "explore"))
-    for each in (file for room in rooms for file in room.iterdir()):
-        if each.name.endswith(".html"):
+def _load_static_files() -> dict[str, StaticFile]:
+    static_files = {}
+    folders = (files(f"lookalike.{package}") / "static" for package in ("server", "explore"))
+    for file in (file for folder in folders for file in folder.iterdir()):
+        if file.name.endswith(".html"):
             continue
-        data, suffix = each.read_bytes(), each.name[each.name.rfind(".") :]
+        data, suffix = file.read_bytes(), file.name[file.name.rfind(".") :]
         tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
-        found[each.name] = Static(data, _TYPES[suffix], tag)
-    return found
+        static_files[file.name] = StaticFile(data, _MEDIA_TYPES[suffix], tag)
+    return static_files
 
 
-_FILES = _static()
+_STATIC_FILES = _load_static_files()
 
 
 async def _browsing(request: Request) -> Browsing:
@@ -87,201 +88,206 @@ async def _browsing(request: Request) -> Browsing:
     return browsing
 
 
-TheBrowsing = Annotated[Browsing, Depends(_browsing)]
+BrowsingDep = Annotated[Browsing, Depends(_browsing)]
 
 
 @router.get("/static/{name}")
-async def static(request: Request, name: str) -> Response:
-    """Return a script or style."""
-    if name not in _FILES:
-        raise ProblemError(404, "no-such-page", "There is no such page", name[:100])
-    found = _FILES[name]
-    headers = {"etag": found.tag, "cache-control": "no-cache"}
-    if request.headers.get("if-none-match") == found.tag:
+async def static_file(request: Request, name: str) -> Response:
+    """Return a script or stylesheet."""
+    if name not in _STATIC_FILES:
+        raise ProblemError(404, "endpoint-not-found", "Endpoint not found", name[:100])
+    file = _STATIC_FILES[name]
+    headers = {"etag": file.tag, "cache-control": "no-cache"}
+    if request.headers.get("if-none-match") == file.tag:
         return Response(status_code=304, headers=headers)
-    return Response(found.data, media_type=found.kind, headers=headers)
+    return Response(file.data, media_type=file.media_type, headers=headers)
 
 
 @router.get("/")
-async def home(service: TheService) -> Response:
-    """Show the galleries, or the only one."""
-    if len(list(service)) == 1:
-        return RedirectResponse(f"/g/{next(iter(service)).name}", 303)
-    return render(
-        "galleries.html", service, galleries=[await facts_of(service, s) for s in service]
-    )
+async def home(service: ServiceDep) -> Response:
+    """Show the list of galleries, or the only one."""
+    handles = list(service)
+    if len(handles) == 1:
+        return RedirectResponse(f"/g/{handles[0].name}", 303)
+    facts = [await gallery_facts(service, handle) for handle in handles]
+    return render("galleries.html", service, galleries=facts)
 
 
 @router.get("/g/{gallery}")
 async def search_page(
-    served: TheGallery, service: TheService, browsing: TheBrowsing, request: Request
+    handle: GalleryDep, service: ServiceDep, browsing: BrowsingDep, request: Request
 ) -> Response:
-    """Show a gallery, with the answer to what its address asks."""
-    form = Form(request.query_params)
-    facets = await browsing.facets(served)
+    """Show the search page, with the results of the query in the URL."""
+    form = SearchForm(request.query_params)
+    facets = await browsing.facets(handle)
     return render(
         "search.html",
         service,
-        served,
+        handle,
         form=form,
-        facts=await facts_of(service, served),
+        facts=await gallery_facts(service, handle),
         facets=facets,
-        filtered=_filtered(form, facets),
-        paper=await browsing.paper(served),
+        active_filters=form.count_filters(facets),
+        sketch=await browsing.sketch_style(handle),
         rerankings=[pair for pair in _RERANKINGS.items() if pair[0].split("+")[0] in RERANKINGS],
-        k=AddressOptions().k,
-        urls=service.settings.urls,
-        most=service.settings.limits.upload_bytes,
-        **await _results(service, browsing, served, form),
+        default_k=UrlParameters().k,
+        allow_urls=service.settings.allow_urls,
+        max_bytes=service.settings.limits.upload_bytes,
+        **await _results(service, browsing, handle, form),
     )
 
 
 @router.get("/g/{gallery}/results")
 async def results(
-    served: TheGallery, service: TheService, browsing: TheBrowsing, request: Request
+    handle: GalleryDep, service: ServiceDep, browsing: BrowsingDep, request: Request
 ) -> Response:
-    """Show the answer alone."""
-    form = Form(request.query_params)
-    found = await _results(service, browsing, served, form)
-    return render("_results.html", service, served, **found)
+    """Return only the results part of the search page."""
+    form = SearchForm(request.query_params)
+    values = await _results(service, browsing, handle, form)
+    return render("_results.html", service, handle, **values)
 
 
 @router.post("/g/{gallery}/results")
-async def results_of_image(
-    served: TheGallery, service: TheService, browsing: TheBrowsing, request: Request
+async def results_for_image(
+    handle: GalleryDep, service: ServiceDep, browsing: BrowsingDep, request: Request
 ) -> Response:
-    """Show the answer to an image, which is the body."""
-    form = Form(request.query_params)
-    ask = SearchQuery(image=await request.body())
-    found = await _results(service, browsing, served, form, ask)
-    return render("_results.html", service, served, **found)
+    """Return only the results part, for the image in the request body."""
+    form = SearchForm(request.query_params)
+    query = SearchQuery(image=await request.body())
+    values = await _results(service, browsing, handle, form, query)
+    return render("_results.html", service, handle, **values)
 
 
 @router.get("/g/{gallery}/judge")
-async def judge_page(served: TheGallery, service: TheService) -> Response:
-    """Show the view in which people judge hits."""
-    return render("judge.html", service, served, below="/judge")
+async def judge_page(handle: GalleryDep, service: ServiceDep) -> Response:
+    """Show the view for judging results."""
+    return render("judge.html", service, handle, view="/judge")
 
 
 @router.get("/g/{gallery}/map")
-async def map_page(served: TheGallery, service: TheService) -> Response:
+async def map_page(handle: GalleryDep, service: ServiceDep) -> Response:
     """Show the map of a gallery."""
-    return render("map.html", service, served, below="/map")
+    return render("map.html", service, handle, view="/map")
 
 
 @router.get("/g/{gallery}/label")
-async def label_page(served: TheGallery, service: TheService) -> Response:
-    """Show the view in which people name images."""
-    return render("label.html", service, served, below="/label")
+async def label_page(handle: GalleryDep, service: ServiceDep) -> Response:
+    """Show the view for labeling images."""
+    return render("label.html", service, handle, view="/label")
 
 
 @router.get("/g/{gallery}/report")
-async def report_page(served: TheGallery, service: TheService) -> Response:
-    """Show how good the answers are, as it was measured last."""
-    found = await service.thread(load_saved_evaluation, served.gallery)
+async def report_page(handle: GalleryDep, service: ServiceDep) -> Response:
+    """Show the saved evaluation."""
+    saved = await service.in_thread(load_saved_evaluation, handle.gallery)
     values = (
-        {"page": None, "made": "", "stale": False}
-        if found is None
-        else {"page": found.page, "made": found.created_at[:10], "stale": found.stale}
+        {"page": None, "date": "", "stale": False}
+        if saved is None
+        else {"page": saved.page, "date": saved.created_at[:10], "stale": saved.stale}
     )
-    return render("report.html", service, served, below="/report", **values)
+    return render("report.html", service, handle, view="/report", **values)
 
 
 def render(
-    template: str, service: Service, served: GalleryHandle | None = None, **values: Any
+    template: str, service: Service, handle: GalleryHandle | None = None, **values: Any
 ) -> Response:
-    """Return a page."""
-    values |= {"keyed": bool(service.settings.keys)}
-    if served is not None:
-        values |= {"gallery": served.name, "names": [each.name for each in service]}
+    """Return a rendered template."""
+    values |= {"needs_key": bool(service.settings.keys)}
+    if handle is not None:
+        values |= {"gallery": handle.name, "names": [each.name for each in service]}
     return HTMLResponse(_templates.get_template(template).render(values))
 
 
 def problem_page(problem: ProblemError) -> Response:
-    """Return a problem as a page; where a key is needed, the one that asks for it."""
+    """Return a problem as a page; the sign-in page if an API key is required."""
     template = "sign_in.html" if problem.status == 401 else "problem.html"
-    text = _templates.get_template(template).render(problem=problem, keyed=False)
+    text = _templates.get_template(template).render(problem=problem, needs_key=False)
     return HTMLResponse(text, problem.status, headers=dict(problem.headers))
 
 
-def is_page(method: str, path: str, accept: str) -> bool:
-    """Tell whether a request is for a page that people see."""
+def is_page_request(method: str, path: str, accept: str) -> bool:
+    """Return whether a request comes from a browser that shows a page."""
     return method == "GET" and "text/html" in accept and not path.startswith("/v1/")
 
 
 async def _results(
     service: Service,
     browsing: Browsing,
-    served: GalleryHandle,
-    form: Form,
-    ask: SearchQuery | None = None,
+    handle: GalleryHandle,
+    form: SearchForm,
+    query: SearchQuery | None = None,
 ) -> dict[str, Any]:
-    """Return what the template of results shows: hits by gallery, or where to start."""
-    again = f"&{form.again}" if form.again else ""
-    ask = ask or form.ask or (SearchQuery() if form.params.get("keywords", "").strip() else None)
-    if ask is None:
-        return {"start": await _start(service, served, form), "sets": [], "again": again}
-    asked = [served, *([service.served(form.beside)] if form.beside else [])]
-    sets = [await _set(service, browsing, each, served, form, ask) for each in asked]
-    narrowed = any(name in ("where", "max_distance", "min_score") for name in form.params) or any(
-        name.startswith((VALUE, LOW, HIGH)) for name in form.params
-    )
-    return {"start": None, "sets": sets, "again": again, "narrowed": narrowed}
+    """Return the values of the results template: result sets, or a sample to pick a query from."""
+    options = f"&{form.options_query}" if form.options_query else ""
+    query = query or form.query or (SearchQuery() if form.keywords else None)
+    if query is None:
+        sample = await _sample(service, handle, form)
+        return {"sample": sample, "result_sets": [], "options": options}
+    handles = [handle, *([service.handle(form.compared_gallery)] if form.compared_gallery else [])]
+    result_sets = [
+        await _result_set(service, browsing, each, handle, form, query) for each in handles
+    ]
+    return {
+        "sample": None,
+        "result_sets": result_sets,
+        "options": options,
+        "restricted": form.is_restricted,
+    }
 
 
-async def _start(service: Service, served: GalleryHandle, form: Form) -> Mapping[str, Any]:
-    text = form.params.get("start", "0")
+async def _sample(service: Service, handle: GalleryHandle, form: SearchForm) -> Mapping[str, Any]:
+    text = form.params.get("sample", "0")
     seed = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
-    rows = await service.sample(served, _START, seed)
+    rows = await service.sample(handle, _SAMPLE, seed)
     items = [
         {"id": row_id, "title": _title(row_id), "label": _label(metadata) or _title(row_id)}
         for row_id, metadata in zip(rows.ids, rows.metadata, strict=True)
     ]
-    return {"rows": items, "next": seed + 1}
+    return {"rows": items, "next_seed": seed + 1}
 
 
-async def _set(
+async def _result_set(
     service: Service,
     browsing: Browsing,
-    served: GalleryHandle,
+    handle: GalleryHandle,
     origin: GalleryHandle,
-    form: Form,
-    ask: SearchQuery,
+    form: SearchForm,
+    query: SearchQuery,
 ) -> Mapping[str, Any]:
-    """Return the hits of one gallery, or why there are none."""
-    stages, begun = Stages(service.telemetry), time.perf_counter()
-    shown: dict[str, Any] = {"gallery": served.name, "problem": None, "hits": []}
-    shown["encoder"] = served.gallery.encoder.name
+    """Return the results of one gallery, or the problem; ``origin`` has the item of the query."""
+    stages, start = Stages(service.metrics), time.perf_counter()
+    values: dict[str, Any] = {"gallery": handle.name, "problem": None, "hits": []}
+    values["encoder"] = handle.gallery.encoder.name
     try:
-        look, search = form.read(await browsing.facets(served), served.gallery.metric)
-        if served is not origin:
-            ask = await _elsewhere(service, served, origin, ask)
-        found = await service.search(served, ask, look, search, stages)
+        region, search = form.parse(await browsing.facets(handle), handle.gallery.metric)
+        if handle is not origin:
+            query = await _transfer(service, handle, origin, query)
+        hits = await service.search(handle, query, region, search, stages)
     except LookalikeError as error:
-        return {**shown, "problem": problem_of(error)}
+        return {**values, "problem": problem_of(error)}
     return {
-        **shown,
-        "worded": search.keywords is not None,
-        "looked": not ask.empty,
-        "metric": found.metric.value,
-        "rows": await service.thread(lambda: len(served.gallery)),
-        "ms": (time.perf_counter() - begun) * 1000,
-        "hits": [_hit(hit) for hit in found],
+        **values,
+        "by_keywords": search.keywords is not None,
+        "by_image": not query.is_empty,
+        "metric": hits.metric.value,
+        "rows": await service.in_thread(lambda: len(handle.gallery)),
+        "latency_ms": (time.perf_counter() - start) * 1000,
+        "hits": [_hit(hit) for hit in hits],
     }
 
 
-async def _elsewhere(
-    service: Service, served: GalleryHandle, origin: GalleryHandle, ask: SearchQuery
+async def _transfer(
+    service: Service, handle: GalleryHandle, origin: GalleryHandle, query: SearchQuery
 ) -> SearchQuery:
-    """Return a query for another gallery: an item that it does not hold is asked as an image."""
-    if ask.id is None:
-        return ask
+    """Return the query for another gallery: an item that it does not have becomes an image."""
+    if query.id is None:
+        return query
     try:
-        await service.row(served, ask.id)
+        await service.row(handle, query.id)
     except MissingRowError:
-        row = await service.row(origin, ask.id)
-        return SearchQuery(image=(await service.pictures.whole(row))[1])
-    return ask
+        row = await service.row(origin, query.id)
+        return SearchQuery(image=(await service.item_images.full(row))[1])
+    return query
 
 
 def _hit(hit: Hit) -> Mapping[str, Any]:
@@ -297,19 +303,13 @@ def _hit(hit: Hit) -> Mapping[str, Any]:
 
 def _label(metadata: Metadata) -> str:
     label = metadata.get("label")
-    return "" if label is None else shown(label)
+    return "" if label is None else display_text(label)
 
 
 def _metadata(metadata: Metadata) -> list[tuple[str, str]]:
-    return [(name, shown(value)) for name, value in metadata.items() if value is not None]
+    return [(name, display_text(value)) for name, value in metadata.items() if value is not None]
 
 
 def _title(row_id: str) -> str:
-    """Return the end of an id, which is a file's name or a number."""
+    """Return the last part of an id, which is a file name or a number."""
     return row_id.rpartition(":")[2].rpartition("/")[2] or row_id
-
-
-def _filtered(form: Form, facets: tuple[Facet, ...]) -> int:
-    """Return how many filters are set."""
-    marked = [mark + facet.column for facet in facets for mark in (VALUE, LOW, HIGH)]
-    return sum(bool(form.params.get(name)) for name in (*marked, "where"))

@@ -1,4 +1,4 @@
-"""Errors as problem documents (RFC 9457): what went wrong, why, and what to do."""
+"""Errors as problem documents (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -25,50 +25,54 @@ _TYPES = "urn:lookalike:problem:"
 
 @dataclass
 class ProblemError(Exception):
-    """A request that is refused: ``kind`` is the last part of the problem's type."""
+    """A refused request; ``kind`` is the last part of the problem's ``type``."""
 
     status: int
     kind: str
     title: str
     detail: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    more: Mapping[str, Any] = field(default_factory=dict)
+    extensions: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the document."""
+        """Return the problem document."""
         return {
             "type": f"{_TYPES}{self.kind}",
             "title": self.title,
             "status": self.status,
             "detail": self.detail,
-            **self.more,
+            **self.extensions,
         }
 
 
 _KINDS: tuple[tuple[type[LookalikeError], int, str, str], ...] = (
-    (MissingRowError, 404, "no-such-item", "There is no such item"),
-    (ImageError, 422, "bad-image", "The image cannot be used"),
-    (InputError, 422, "bad-request", "The request cannot be carried out"),
-    (BusyError, 409, "busy", "Another process is writing"),
-    (FetchError, 502, "not-fetched", "The address did not give an image"),
-    (MissingDependencyError, 501, "not-installed", "This is not installed here"),
-    (UnreachableError, 503, "rows-away", "The server of the rows does not answer"),
-    (ArtifactError, 503, "gallery-broken", "The gallery cannot be read"),
-    (StorageError, 507, "not-written", "The gallery cannot be written"),
+    (MissingRowError, 404, "item-not-found", "Item not found"),
+    (ImageError, 422, "invalid-image", "Invalid image"),
+    (InputError, 422, "invalid-request", "Invalid request"),
+    (BusyError, 409, "gallery-locked", "Gallery locked by another process"),
+    (FetchError, 502, "fetch-failed", "Image could not be fetched"),
+    (MissingDependencyError, 501, "missing-dependency", "Missing dependency"),
+    (UnreachableError, 503, "store-unavailable", "Vector store unavailable"),
+    (ArtifactError, 503, "gallery-unreadable", "Gallery cannot be read"),
+    (StorageError, 507, "write-failed", "Gallery cannot be written"),
 )
-"""The first that an error is an instance of counts."""
+"""Error types, HTTP status, kind and title; the first match applies."""
 
 
 def problem_of(error: LookalikeError) -> ProblemError:
-    """Return how an error of lookalike is told over HTTP."""
+    """Return the problem that reports an error to HTTP clients."""
     for kind, status, name, title in _KINDS:
         if isinstance(error, kind):
             return ProblemError(status, name, title, str(error))
-    return ProblemError(500, "error", "Something went wrong", str(error))
+    return ProblemError(500, "internal-error", "Internal error", str(error))
 
 
-def too_busy(what: str) -> ProblemError:
-    """Return the problem of a service that has enough to do."""
+def too_many_requests(reason: str) -> ProblemError:
+    """Return the problem of a service at its limits."""
     return ProblemError(
-        429, "too-busy", "The service has enough to do", f"{what}; try again", {"retry-after": "1"}
+        429,
+        "too-many-requests",
+        "Too many requests",
+        f"{reason}; try again later",
+        {"retry-after": "1"},
     )

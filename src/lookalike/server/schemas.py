@@ -1,4 +1,4 @@
-"""What goes in and out over HTTP."""
+"""Requests and responses of the HTTP API, as the OpenAPI document describes them."""
 
 from __future__ import annotations
 
@@ -16,73 +16,86 @@ from lookalike.server.service import SearchQuery
 from lookalike.types import Metric
 
 _LIMITS = Limits()
-_LARGEST = 100_000
-LONGEST = 2_000
-_LONGEST_FILTER = 10_000
+_MAX_SIDE = 100_000
+MAX_TEXT = 2_000
+"""Length of ids, texts and URLs, in characters."""
+_MAX_FILTER = 10_000
+_MAX_METADATA = 100_000
 _FILTER = "year >= 2020 and tag in ('a', 'b')"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Length = Annotated[int, Field(ge=0, le=_LARGEST)]
+Length = Annotated[int, Field(ge=0, le=_MAX_SIDE)]
 
 
-class Model(BaseModel):
-    """Fields that nobody knows are refused, so that a misspelt option is not passed over."""
+class RequestModel(BaseModel):
+    """A request without unknown fields, so that a misspelled option is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Common(Model):
-    """How to search, but for what is written in one way in JSON and in another in an address."""
+class _CommonParameters(RequestModel):
+    """Search options that are written alike in JSON and in a URL."""
 
-    k: int = Field(7, ge=1, le=_LIMITS.k, description="How many hits.")
+    k: int = Field(7, ge=1, le=_LIMITS.k, description="Results per query.")
     metric: Literal["cosine", "l2"] | None = Field(
-        None, description="The gallery's own unless given."
+        None, description="Distance metric; the gallery's own by default."
     )
     max_distance: Annotated[Finite, Field(ge=0)] | None = Field(
-        None, description="Only hits as near as this, in the metric's units."
+        None, description="Maximum distance, in units of the metric; no limit by default."
     )
     min_score: Annotated[Finite, Field(ge=-1, le=1)] | None = Field(
-        None, description="Only hits as similar as this by cosine: 1 is the same, 0 unrelated."
+        None,
+        description="Minimum cosine similarity (1 = identical); no limit by default. "
+        "Excludes max_distance.",
     )
-    foreground: bool = Field(False, description="Only the part that holds the query's item.")
-    multi_crop: bool = Field(False, description="Also look at 13 parts of the query.")
+    foreground: bool = Field(
+        False, description="Crop the query to its main object before searching."
+    )
+    multi_crop: bool = Field(
+        False,
+        description="Also search with 13 overlapping crops of the query; "
+        "an item's distance is that to the nearest crop.",
+    )
     rerank: Annotated[str, Field(max_length=200)] | None = Field(
         None,
-        description="aqe, dba, k-reciprocal, diffusion or geometric; several joined by +.",
+        description="Re-ranking: aqe (query expansion), dba (database augmentation), k-reciprocal, "
+        "diffusion or geometric (geometric verification); join several with +. None by default.",
         examples=["aqe+k-reciprocal"],
     )
-    exact: bool = Field(False, description="Look at every row, also of a very large gallery.")
-    keywords: Annotated[str, Field(max_length=LONGEST)] | None = Field(
+    exact: bool = Field(False, description="Exact search; skip the approximate index.")
+    keywords: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
         None,
-        description="Words of the metadata, fused by rank with what looks alike; or alone.",
+        description="Full-text search in metadata; fused with the image ranking if there is a "
+        "query image.",
         examples=["red shoe"],
     )
 
 
-class Options(Common):
-    """How to search."""
+class BodyParameters(_CommonParameters):
+    """Options of a search in a JSON body."""
 
-    where: Annotated[str, Field(max_length=_LONGEST_FILTER)] | dict[str, Any] | None = Field(
+    where: Annotated[str, Field(max_length=_MAX_FILTER)] | dict[str, Any] | None = Field(
         None,
-        description="Only items whose metadata match, as text or as a structure.",
+        description="Filter by metadata, as an expression or an object; no filter by default.",
         examples=[_FILTER, {"year": {"gte": 2020}}],
     )
     box: Annotated[list[Length], Field(min_length=4, max_length=4)] | None = Field(
-        None, description="Only this part of the query: x, y, width, height in its pixels."
+        None,
+        description="Crop the query to [x, y, width, height], in pixels; not cropped by default.",
     )
 
-    def look(self) -> QueryRegion:
-        """Return which part of the query is looked at."""
+    def region(self) -> QueryRegion:
+        """Return the parts of the query image to search with."""
         box = None if self.box is None else Box.from_sequence(self.box)
         return QueryRegion(box, self.foreground, self.multi_crop)
 
-    def search(self, own: Metric) -> SearchOptions:
-        """Return what is searched for in a gallery whose metric is ``own``.
+    def search(self, default_metric: Metric) -> SearchOptions:
+        """Return the search in a gallery whose metric is ``default_metric``.
 
         Raises:
-            InputError: options exclude each other, or the filter cannot be understood.
+            InputError: options exclude each other, or the filter is invalid.
         """
-        metric = own if self.metric is None else Metric(self.metric)
+        metric = default_metric if self.metric is None else Metric(self.metric)
         limit = distance_threshold(metric, self.max_distance, self.min_score)
         where: Where | None = self.where
         return SearchOptions(
@@ -96,167 +109,180 @@ class Options(Common):
         )
 
 
-class AddressOptions(Common):
-    """How to search, as the query of an address."""
+class UrlParameters(_CommonParameters):
+    """Options of a search in the query string of a URL."""
 
-    where: Annotated[str, Field(max_length=_LONGEST_FILTER)] | None = Field(
-        None, description="Only items whose metadata match.", examples=[_FILTER]
+    where: Annotated[str, Field(max_length=_MAX_FILTER)] | None = Field(
+        None,
+        description="Filter by metadata, as an expression; no filter by default.",
+        examples=[_FILTER],
     )
     box: Annotated[str, Field(pattern=r"^[0-9]{1,5}(,[0-9]{1,5}){3}$")] | None = Field(
         None,
-        description="Only this part of the query: x,y,width,height in its pixels.",
+        description="Crop the query to x,y,width,height, in pixels; not cropped by default.",
         examples=["40,20,200,180"],
     )
 
-    def options(self) -> Options:
-        """Return them as JSON has them."""
-        box = None if self.box is None else [int(part) for part in self.box.split(",")]
-        return Options(**{**self.model_dump(), "box": box})
+    def options(self) -> BodyParameters:
+        """Return the same options as in a JSON body."""
+        box = None if self.box is None else [int(value) for value in self.box.split(",")]
+        return BodyParameters(**{**self.model_dump(), "box": box})
 
 
-class Query(Model):
-    """What to look for: just one of these."""
+class Query(RequestModel):
+    """A query: exactly one of id, text, url and image."""
 
-    id: Annotated[str, Field(max_length=LONGEST)] | None = Field(
-        None, description="The id of an item of the gallery, which is no hit itself."
+    id: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
+        None, description="ID of an item of the gallery; the item itself is not a result."
     )
-    text: Annotated[str, Field(max_length=LONGEST)] | None = Field(
-        None, description="Words, if the gallery's encoder takes them."
+    text: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
+        None,
+        description="Text query (needs an image-text encoder such as CLIP or SigLIP; see "
+        "supports_text of the gallery).",
     )
-    url: Annotated[str, Field(max_length=LONGEST)] | None = Field(
-        None, description="The address of an image, if the service fetches them."
+    url: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
+        None, description="URL of an image to fetch, if the service allows it."
     )
-    image: Base64Bytes | None = Field(None, description="An image file, as base64 text.")
+    image: Base64Bytes | None = Field(None, description="An image file, encoded as base64.")
 
-    def ask(self) -> SearchQuery:
-        """Return it as the service takes it."""
-        return SearchQuery(self.image, self.id, self.text, self.url)
+    def query(self) -> SearchQuery:
+        """Return the query for the service."""
+        return SearchQuery(image=self.image, id=self.id, text=self.text, url=self.url)
 
 
-class SearchBody(Options, Query):
-    """One query and how to search."""
+class SearchRequest(BodyParameters, Query):
+    """A query and the options of the search."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"id": "photos:cats/1.jpg", "k": 7}]}
     )
 
 
-class BatchBody(Options):
-    """Several queries, searched in the same way."""
+class BatchRequest(BodyParameters):
+    """Several queries with the same options."""
 
-    queries: list[Query] = Field(min_length=1, max_length=_LIMITS.batch)
-
-
-class HitOut(BaseModel):
-    """One hit; its image and thumbnail are addresses on this service."""
-
-    rank: int
-    id: str
-    distance: float
-    metadata: dict[str, Any]
-    image: str
-    thumbnail: str
+    queries: list[Query] = Field(
+        min_length=1, max_length=_LIMITS.batch_queries, description="The queries."
+    )
 
 
-class HitsOut(BaseModel):
-    """The hits of one query, nearest first; or why it has none."""
+class Hit(BaseModel):
+    """A search result."""
 
-    query: str
-    metric: str
-    hits: list[HitOut]
-
-
-class ProblemOut(BaseModel):
-    """What went wrong (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: list[dict[str, Any]] | None = None
+    rank: int = Field(description="Position in the results, starting at 1.")
+    id: str = Field(description="ID of the item.")
+    distance: float = Field(description="Distance to the query, in units of the metric.")
+    metadata: dict[str, Any] = Field(description="Metadata of the item.")
+    image_url: str = Field(description="Path of the item's image on this service.")
+    thumbnail_url: str = Field(description="Path of the item's thumbnail on this service.")
 
 
-class BatchAnswer(BaseModel):
-    """The answer to one query of a batch: its hits, or what was wrong with it."""
+class SearchResult(BaseModel):
+    """The results of one query, nearest first."""
 
-    found: HitsOut | None = None
-    problem: ProblemOut | None = None
-
-
-class BatchOut(BaseModel):
-    """Answers in the order of the queries."""
-
-    answers: list[BatchAnswer]
+    query: str = Field(description="The item id, text, URL or keywords, or a name for the image.")
+    metric: str = Field(description="Metric of the distances: cosine or l2.")
+    hits: list[Hit] = Field(description="Results, best first.")
 
 
-class FacetOut(BaseModel):
-    """One column of metadata, and what a filter on it can be made of."""
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
 
-    column: str
-    kind: str
-    rows: int
-    distinct: int
-    values: list[tuple[str | bool | float, int]] | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-class GalleryOut(BaseModel):
-    """The facts of a gallery."""
-
-    name: str
-    rows: int
-    dim: int
-    metric: str
-    encoder: str
-    fingerprint: str
-    supports_text: bool
-    writable: bool
+    type: str = Field(description="Kind of the error, e.g. urn:lookalike:problem:invalid-image.")
+    title: str = Field(description="Summary of the kind of error.")
+    status: int = Field(description="HTTP status code.")
+    detail: str = Field(description="What is wrong with this request, and what to do.")
+    errors: list[dict[str, Any]] | None = Field(
+        None, description="Invalid fields of the request, each with its location and message."
+    )
 
 
-class GalleryFacts(GalleryOut):
-    """The facts of a gallery, with the columns of its metadata."""
+class BatchResult(BaseModel):
+    """The results of one query of a batch, or its error."""
 
-    columns: list[FacetOut]
-
-
-class ItemOut(BaseModel):
-    """An item; its image and thumbnail are addresses on this service."""
-
-    id: str
-    metadata: dict[str, Any]
-    content_hash: str
-    editable: bool
-    image: str
-    thumbnail: str
+    result: SearchResult | None = Field(None, description="Results; null if the query failed.")
+    problem: Problem | None = Field(None, description="Error; null if the query succeeded.")
 
 
-class EvaluationOut(BaseModel):
-    """How good the answers are, as it was measured last.
+class BatchResponse(BaseModel):
+    """The results of a batch."""
 
-    ``evaluation`` is the document of ``lookalike evaluate --json``; ``stale``: the gallery's rows
-    or encoder are others by now.
-    """
-
-    created_at: str
-    rows: int
-    fingerprint: str
-    verdict: str
-    stale: bool
-    evaluation: dict[str, Any]
+    results: list[BatchResult] = Field(description="One entry per query, in the same order.")
 
 
-class PutOut(BaseModel):
-    """What became of an item that was put."""
+class Column(BaseModel):
+    """A column of metadata."""
 
-    id: str
-    created: bool
+    column: str = Field(description="Name of the column.")
+    kind: str = Field(description="Type of the values: boolean, number, text or mixed.")
+    rows: int = Field(description="Items that have a value.")
+    distinct: int = Field(description="Distinct values.")
+    values: list[tuple[str | bool | float, int]] | None = Field(
+        None, description="Values with their number of items, most frequent first; null if many."
+    )
+    min: float | None = Field(None, description="Minimum of a column of numbers.")
+    max: float | None = Field(None, description="Maximum of a column of numbers.")
 
 
-class MetadataBody(Model):
-    """Columns to change; null removes one."""
+class GallerySummary(BaseModel):
+    """A gallery."""
 
-    metadata: dict[str, Any] = Field(max_length=1_000, examples=[{"label": "shoe", "year": 2026}])
+    name: str = Field(description="Name of the gallery in URLs.")
+    rows: int = Field(description="Number of items.")
+    dim: int = Field(description="Dimensions of the embeddings.")
+    metric: str = Field(description="Default metric: cosine or l2.")
+    encoder: str = Field(description="Name of the encoder.")
+    fingerprint: str = Field(description="Fingerprint of the encoder's weights and preprocessing.")
+    supports_text: bool = Field(description="Whether text queries are supported.")
+    writable: bool = Field(description="Whether the service accepts writes.")
+
+
+class GalleryDetails(GallerySummary):
+    """A gallery with the columns of its metadata."""
+
+    columns: list[Column] = Field(description="Columns of the metadata.")
+
+
+class Item(BaseModel):
+    """An item of a gallery."""
+
+    id: str = Field(description="ID of the item.")
+    metadata: dict[str, Any] = Field(description="Metadata of the item.")
+    content_hash: str = Field(description="Hash of the image file.")
+    editable: bool = Field(description="Whether the item can be changed through this API.")
+    image_url: str = Field(description="Path of the image on this service.")
+    thumbnail_url: str = Field(description="Path of the thumbnail on this service.")
+
+
+class EvaluationReport(BaseModel):
+    """The last saved evaluation of a gallery."""
+
+    created_at: str = Field(description="Time of the evaluation (ISO 8601, UTC).")
+    rows: int = Field(description="Number of items at that time.")
+    fingerprint: str = Field(description="Fingerprint of the encoder at that time.")
+    summary: str = Field(description="The outcome in a sentence.")
+    stale: bool = Field(description="Whether items or encoder have changed since.")
+    evaluation: dict[str, Any] = Field(
+        description="The metrics, as written by lookalike evaluate --json."
+    )
+
+
+class PutResult(BaseModel):
+    """The outcome of adding or replacing an item."""
+
+    id: str = Field(description="ID of the item; it starts with api:.")
+    created: bool = Field(description="True if the item is new, false if it was replaced.")
+
+
+class ItemMetadata(RequestModel):
+    """Metadata of an item."""
+
+    metadata: dict[str, Any] = Field(
+        max_length=1_000,
+        description="Values by column. In an update, null removes a column and columns that are "
+        "not listed are unchanged.",
+        examples=[{"label": "shoe", "year": 2026}],
+    )
 
     @field_validator("metadata")
     @classmethod
@@ -264,25 +290,22 @@ class MetadataBody(Model):
         return storable(value)
 
 
-class State(BaseModel):
-    """Whether the service is well."""
+class Status(BaseModel):
+    """The state of the service."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok"] = Field("ok", description="Always ok; an error is a problem.")
 
 
 def storable(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return metadata that can be kept: JSON values of text that is UTF-8, not too large.
+    """Return metadata unchanged if it can be stored: JSON values of UTF-8 text, at most 100 kB.
 
     Raises:
-        ValueError: they cannot.
+        ValueError: it cannot be stored.
     """
     try:
         size = len(json.dumps(metadata, allow_nan=False, ensure_ascii=False).encode())
     except (UnicodeEncodeError, RecursionError) as error:
-        raise ValueError(f"cannot be kept as JSON ({type(error).__name__})") from None
-    if size > _MOST_METADATA:
-        raise ValueError(f"has {size:,} bytes, more than {_MOST_METADATA:,}")
+        raise ValueError(f"cannot be stored as JSON ({type(error).__name__})") from None
+    if size > _MAX_METADATA:
+        raise ValueError(f"has {size:,} bytes; the limit is {_MAX_METADATA:,}")
     return metadata
-
-
-_MOST_METADATA = 100_000

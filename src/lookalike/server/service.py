@@ -1,4 +1,4 @@
-"""Galleries in service: a query from its bytes to its hits, many at a time."""
+"""The galleries of a service: from a query to its hits, for many requests at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,26 +21,33 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.search.query import QueryRegion, QueryVectors, encode_text, read_images
 from lookalike.search.search import SearchOptions
 from lookalike.server.batching import Batcher
-from lookalike.server.decoder_pool import Decoders
-from lookalike.server.metrics import Stages, Telemetry
-from lookalike.server.problems import ProblemError, too_busy
+from lookalike.server.decoder_pool import DecoderPool
+from lookalike.server.metrics import Metrics, Stages
+from lookalike.server.problems import ProblemError, too_many_requests
 from lookalike.server.settings import ServeSettings
-from lookalike.server.thumbnails import Pictures, read
-from lookalike.server.url_fetch import Fetching, fetch
+from lookalike.server.thumbnails import ItemImages, read_item_image
+from lookalike.server.url_fetch import FetchOptions, fetch
 from lookalike.stores.base import Rows
-from lookalike.types import Hits, ImageArray, Metadata
+from lookalike.types import Embeddings, Hits, ImageArray, Metadata
 
 T = TypeVar("T")
 
 _READY_SECONDS = 2.0
-_TEND_EVERY = 64
-_AT_ONCE = 4
-"""Queries of one batch that are worked on at a time."""
+"""How long a successful readiness check is reused."""
+
+_OPTIMIZE_EVERY = 64
+"""Writes between optimizations of the store."""
+
+_BATCH_CONCURRENCY = 4
+"""Queries of one batch that run at a time."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchQuery:
-    """A query as it came: just one of an image file's bytes, an id, words or an address."""
+    """A query: the bytes of an image file, the id of an item, a text, or the URL of an image.
+
+    Exactly one is set, or none for a search by keywords alone.
+    """
 
     image: bytes | None = None
     id: str | None = None
@@ -48,324 +55,357 @@ class SearchQuery:
     url: str | None = None
 
     @property
-    def empty(self) -> bool:
-        """Whether nothing is asked but, perhaps, words of the metadata."""
+    def is_empty(self) -> bool:
+        """Whether there is neither image, id, text nor URL."""
         return (self.image, self.id, self.text, self.url) == (None,) * 4
 
-    def check(self, search: SearchOptions) -> None:
-        """See that it is one; none where words of the metadata are searched for.
+    def validate(self, search: SearchOptions) -> None:
+        """Check that there is exactly one query, or none for a search by keywords.
 
         Raises:
-            InputError: it is none or several.
+            InputError: there are several, or none.
         """
-        if self.empty and search.keywords is not None:
+        if self.is_empty and search.keywords is not None:
             return
-        given = (self.image, self.id, self.text, self.url)
-        if sum(each is not None for each in given) != 1:
-            raise InputError("a search needs just one of image, id, text and url")
+        values = (self.image, self.id, self.text, self.url)
+        if sum(value is not None for value in values) != 1:
+            raise InputError("a search needs exactly one of image, id, text and url, or keywords")
 
 
 class GalleryHandle:
-    """A gallery in service."""
+    """A gallery with its name in the service, its batched encoder and its write lock."""
 
     def __init__(self, name: str, gallery: Gallery, threads: int) -> None:
         self.name = name
         self.gallery = gallery
         self.batcher = Batcher(gallery.encoder, threads)
-        self.writing = asyncio.Lock()
+        self.write_lock = asyncio.Lock()
         self.writes = 0
 
 
 class Service:
-    """Searches galleries. Use as ``async with``.
+    """Searches and updates galleries. Use as ``async with``.
 
-    Decoding is done by processes, encoding in batches by threads of each gallery, searching by
-    threads that all share. More than ``limits.waiting`` requests at a time are turned away.
+    Images are decoded in processes and encoded in batches by threads of each gallery; searches
+    share one thread pool. More than ``limits.concurrent_requests`` requests at a time are refused.
     """
 
     def __init__(
-        self, galleries: Mapping[str, Gallery], settings: ServeSettings, telemetry: Telemetry
+        self, galleries: Mapping[str, Gallery], settings: ServeSettings, metrics: Metrics
     ) -> None:
         self.settings = settings
-        self.telemetry = telemetry
+        self.metrics = metrics
         limits, threads = settings.limits, machine().threads
-        self.decoders = Decoders(
+        self.decoders = DecoderPool(
             threads, seconds=limits.decode_seconds, memory=limits.decode_memory
         )
-        self._served = {
-            name: GalleryHandle(name, each, threads) for name, each in galleries.items()
+        self._handles = {
+            name: GalleryHandle(name, gallery, threads) for name, gallery in galleries.items()
         }
-        remote = any(each.address is not None for each in galleries.values())
-        most = limits.waiting if remote else 2 * threads  # who waits for a server needs no core
-        self._threads = ThreadPoolExecutor(most, thread_name_prefix="lookalike-search")
-        self._waiting = 0
-        self.pictures = Pictures(self.decoders, self.thread)
+        remote = any(gallery.address is not None for gallery in galleries.values())
+        # Threads that wait for a remote store need no core.
+        pool_size = limits.concurrent_requests if remote else 2 * threads
+        self._threads = ThreadPoolExecutor(pool_size, thread_name_prefix="lookalike-search")
+        self._in_progress = 0
+        self.item_images = ItemImages(self.decoders, self.in_thread)
         self._ready_until = 0.0
-        telemetry.restarts.set_function(lambda: self.decoders.restarts)
+        metrics.restarts.set_function(lambda: self.decoders.restarts)
 
     async def __aenter__(self) -> Self:
         await self.decoders.__aenter__()
-        for served in self._served.values():
-            rows = await self.thread(lambda served=served: len(served.gallery))
-            self.telemetry.rows.labels(served.name).set(rows)
+        for handle in self:
+            await self._count_rows(handle)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.decoders.__aexit__()
-        for served in self._served.values():
-            await asyncio.to_thread(served.batcher.close)
+        for handle in self:
+            await asyncio.to_thread(handle.batcher.close)
         self._threads.shutdown()
 
-    def __iter__(self) -> Any:
-        return iter(self._served.values())
+    def __iter__(self) -> Iterator[GalleryHandle]:
+        return iter(self._handles.values())
 
-    def served(self, name: str) -> GalleryHandle:
-        """Return a gallery by the name it is served under.
+    @property
+    def in_progress(self) -> int:
+        """Requests being processed or queued."""
+        return self._in_progress
+
+    def handle(self, name: str) -> GalleryHandle:
+        """Return a gallery by its name in the service.
 
         Raises:
-            ProblemError: there is none of that name.
+            ProblemError: there is no gallery of that name.
         """
-        if name in self._served:
-            return self._served[name]
-        known = ", ".join(self._served)
-        raise ProblemError(
-            404, "no-such-gallery", "There is no such gallery", f"served are {known}"
-        )
+        if name in self._handles:
+            return self._handles[name]
+        available = ", ".join(self._handles)
+        raise ProblemError(404, "gallery-not-found", "Gallery not found", f"available: {available}")
 
-    async def thread(self, work: Callable[..., T], *values: Any) -> T:
-        """Do work that takes a while in a thread."""
+    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run blocking work in the thread pool."""
         return await asyncio.get_running_loop().run_in_executor(
-            self._threads, partial(work, *values)
+            self._threads, partial(work, *arguments)
         )
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Take one of the places for requests that work.
+    async def slot(self) -> AsyncIterator[None]:
+        """Occupy one of the slots for concurrent requests.
 
         Raises:
-            ProblemError: all are taken.
+            ProblemError: all slots are occupied.
         """
-        if self._waiting >= self.settings.limits.waiting:
-            raise too_busy(f"{self._waiting} requests are at work or waiting")
-        self._waiting += 1
-        self.telemetry.waiting.set(self._waiting)
+        if self._in_progress >= self.settings.limits.concurrent_requests:
+            raise too_many_requests(f"{self._in_progress} requests are in progress")
+        self._in_progress += 1
+        self.metrics.requests_in_progress.set(self._in_progress)
         try:
             yield
         finally:
-            self._waiting -= 1
-            self.telemetry.waiting.set(self._waiting)
+            self._in_progress -= 1
+            self.metrics.requests_in_progress.set(self._in_progress)
 
     async def search(
         self,
-        served: GalleryHandle,
-        ask: SearchQuery,
-        look: QueryRegion,
+        handle: GalleryHandle,
+        query: SearchQuery,
+        region: QueryRegion,
         search: SearchOptions,
         stages: Stages,
     ) -> Hits:
-        """Answer one query.
+        """Run one query.
 
         Raises:
-            LookalikeError: it cannot be answered.
-            ProblemError: there is too much to do, or addresses are not fetched.
+            LookalikeError: the query or its options are invalid.
+            ProblemError: the service is at its limits, or does not fetch URLs.
         """
-        ask.check(search)
-        async with self.turn():
-            return await self._search(served, ask, look, search, stages)
+        query.validate(search)
+        async with self.slot():
+            return await self._search(handle, query, region, search, stages)
 
     async def search_all(
         self,
-        served: GalleryHandle,
-        asks: list[SearchQuery],
-        look: QueryRegion,
+        handle: GalleryHandle,
+        queries: list[SearchQuery],
+        region: QueryRegion,
         search: SearchOptions,
         stages: Stages,
     ) -> list[Hits | LookalikeError]:
-        """Answer several queries in their order; what is wrong with one is its answer.
+        """Run several queries and return their results in order; an invalid query's is its error.
 
         Raises:
-            ProblemError: there is too much to do.
-            UnreachableError: the server of the rows does not answer, to whichever query.
+            ProblemError: the service is at its limits, or does not fetch URLs.
+            UnreachableError: the vector store does not respond.
         """
-        places = asyncio.Semaphore(_AT_ONCE)
+        semaphore = asyncio.Semaphore(_BATCH_CONCURRENCY)
 
-        async def one(ask: SearchQuery) -> Hits | LookalikeError:
-            async with places:
+        async def run(query: SearchQuery) -> Hits | LookalikeError:
+            async with semaphore:
                 try:
-                    ask.check(search)
-                    return await self._search(served, ask, look, search, stages)
+                    query.validate(search)
+                    return await self._search(handle, query, region, search, stages)
                 except UnreachableError:
                     raise
                 except LookalikeError as error:
                     return error
 
-        async with self.turn():
-            tasks = [asyncio.create_task(one(ask)) for ask in asks]
+        async with self.slot():
+            tasks = [asyncio.create_task(run(query)) for query in queries]
             try:
                 return await asyncio.gather(*tasks)
             finally:
                 for task in tasks:
-                    task.cancel()  # else each would wait for a server that is away
+                    task.cancel()  # or each would wait for an unavailable store
 
     async def _search(
         self,
-        served: GalleryHandle,
-        ask: SearchQuery,
-        look: QueryRegion,
+        handle: GalleryHandle,
+        query: SearchQuery,
+        region: QueryRegion,
         search: SearchOptions,
         stages: Stages,
     ) -> Hits:
-        if ask.empty:
-            views = look.without_image(str(search.keywords), served.gallery.store.dim)
+        store = handle.gallery.store
+        if query.is_empty:
+            vectors = region.without_image(str(search.keywords), store.dim)
         else:
-            views = await self._views(served, ask, look, search.needs_image, stages)
-        store = served.gallery.store
-        rows = await self.thread(search.run, store, views, read_images, stages)
-        return Hits(views.name, search.metric, rows, views.uri)
+            vectors = await self._encode(handle, query, region, search.needs_image, stages)
+        hits = await self.in_thread(search.run, store, vectors, read_images, stages)
+        return Hits(vectors.name, search.metric, hits, vectors.uri)
 
-    async def _views(
+    async def _encode(
         self,
-        served: GalleryHandle,
-        ask: SearchQuery,
-        look: QueryRegion,
+        handle: GalleryHandle,
+        query: SearchQuery,
+        region: QueryRegion,
         needs_image: bool,
         stages: Stages,
     ) -> QueryVectors:
-        encoder = served.gallery.encoder
-        if ask.text is not None:
+        """Return the embeddings of a query, and its image where it has one."""
+        if query.text is not None:
             with stages("encode"):
-                return await self.thread(look.encode_text, ask.text, encoder)
-        own, uri, kept = None, None, None
-        if ask.id is not None:
-            row = await self.thread(served.gallery.store.get, [ask.id])
-            own, uri, kept = ask.id, row.uris[0], row.embeddings
-            if look == QueryRegion() and not needs_image:
-                return QueryVectors(ask.id, uri, kept, own)
-            data = await self.thread(read, uri, ask.id)
-            name = ask.id
-        elif ask.url is not None:
-            data, name = await self._fetch(ask.url, stages), ask.url
+                return await self.in_thread(region.encode_text, query.text, handle.gallery.encoder)
+        if query.id is not None:
+            return await self._encode_item(handle, query.id, region, needs_image, stages)
+        if query.url is not None:
+            data, name = await self._fetch(query.url, stages), query.url
         else:
-            assert ask.image is not None
-            data, name = ask.image, "the image"
-        with stages("decode"):
-            image = await self._decode(data, name, look)
-        rest = replace(look, box=None)
-        crops = await self.thread(rest.crops, image) if rest != QueryRegion() else [image]
-        if kept is None or look != QueryRegion():
-            with stages("encode"):
-                try:
-                    kept = await served.batcher.encode(crops)
-                except ImageError as error:
-                    raise ImageError(f"{name}: {error}") from error
-        return QueryVectors(name, uri, kept, own, crops[0])
+            assert query.image is not None
+            data, name = query.image, "the image"
+        crops = await self._crops(data, name, region, stages)
+        embeddings = await _encode_crops(handle, crops, name, stages)
+        return QueryVectors(name, None, embeddings, None, crops[0])
 
-    async def _decode(self, data: bytes | ImageArray, name: str, look: QueryRegion) -> ImageArray:
-        if isinstance(data, bytes):
-            return await self.decoders.image(data, name, look.box)
-        return data if look.box is None else look.box.crop(data)
+    async def _encode_item(
+        self,
+        handle: GalleryHandle,
+        row_id: str,
+        region: QueryRegion,
+        needs_image: bool,
+        stages: Stages,
+    ) -> QueryVectors:
+        """Use an item as the query: its stored embedding unless a part of its image is searched."""
+        row = await self.row(handle, row_id)
+        uri, embeddings = row.uris[0], row.embeddings
+        if region == QueryRegion() and not needs_image:
+            return QueryVectors(row_id, uri, embeddings, row_id)
+        data = await self.in_thread(read_item_image, uri, row_id)
+        crops = await self._crops(data, row_id, region, stages)
+        if region != QueryRegion():
+            embeddings = await _encode_crops(handle, crops, row_id, stages)
+        return QueryVectors(row_id, uri, embeddings, row_id, crops[0])
+
+    async def _crops(
+        self, data: bytes | ImageArray, name: str, region: QueryRegion, stages: Stages
+    ) -> list[ImageArray]:
+        """Decode an image and return the crops of it to encode."""
+        with stages("decode"):
+            if isinstance(data, bytes):
+                image = await self.decoders.image(data, name, region.box)
+            else:
+                image = data if region.box is None else region.box.crop(data)
+        rest = replace(region, box=None)  # the box is cut out already
+        return [image] if rest == QueryRegion() else await self.in_thread(rest.crops, image)
 
     async def _fetch(self, url: str, stages: Stages) -> bytes:
-        if not self.settings.urls:
+        if not self.settings.allow_urls:
             raise ProblemError(
                 403,
-                "not-allowed",
-                "Addresses are not fetched",
-                "upload the image, or start the service with --allow-urls",
+                "forbidden",
+                "Fetching URLs is disabled",
+                "upload the image instead, or start the service with: lookalike serve --allow-urls",
             )
         limits = self.settings.limits
-        how = Fetching(limits.fetch_seconds, limits.upload_bytes, limits.redirects)
-        with stages("fetch"):
-            return await asyncio.to_thread(fetch, url, how)  # slow ones keep no search waiting
+        options = FetchOptions(
+            timeout=limits.fetch_seconds,
+            max_bytes=limits.upload_bytes,
+            max_redirects=limits.redirects,
+        )
+        with stages("fetch"):  # not in the pool: slow servers must not hold up searches
+            return await asyncio.to_thread(fetch, url, options)
 
-    async def row(self, served: GalleryHandle, row_id: str) -> Rows:
+    async def row(self, handle: GalleryHandle, row_id: str) -> Rows:
         """Return one row.
 
         Raises:
-            MissingRowError: there is none of that id.
+            MissingRowError: there is no row with that id.
         """
-        return await self.thread(served.gallery.store.get, [row_id])
+        return await self.in_thread(handle.gallery.store.get, [row_id])
 
-    async def sample(self, served: GalleryHandle, count: int, seed: int) -> Rows:
-        """Return rows drawn at random, the same ones for the same seed; all if there are fewer."""
-        return await self.thread(_sample, served.gallery, count, seed)
+    async def sample(self, handle: GalleryHandle, count: int, seed: int) -> Rows:
+        """Return a random sample of rows, at most ``count``, reproducible by ``seed``."""
+        return await self.in_thread(_sample, handle.gallery, count, seed)
 
-    async def put(self, served: GalleryHandle, key: str, data: bytes, metadata: Metadata) -> bool:
-        """Add an image or replace it; return whether it was there.
+    async def put(self, handle: GalleryHandle, key: str, data: bytes, metadata: Metadata) -> bool:
+        """Add or replace an image; return whether it replaced one.
 
         Raises:
-            LookalikeError: the image cannot be used, or the gallery not be written.
-            ProblemError: there is too much to do.
+            LookalikeError: the image is invalid, or the gallery cannot be written.
+            ProblemError: the service is at its limits.
         """
         row_id = uploads.row_id(key)
-        async with self.turn():
+        async with self.slot():
             image = await self.decoders.image(data, row_id)
-            embedding = await served.batcher.encode([image])
-            gallery = served.gallery
+            embedding = await handle.batcher.encode([image])
+            gallery = handle.gallery
             return await self._write(
-                served, partial(uploads.put, gallery, row_id, data, embedding, metadata)
+                handle, partial(uploads.put, gallery, row_id, data, embedding, metadata)
             )
 
-    async def describe(
-        self, served: GalleryHandle, row_id: str, metadata: Metadata
+    async def update_metadata(
+        self, handle: GalleryHandle, row_id: str, metadata: Metadata
     ) -> dict[str, Any]:
-        """Change metadata of a row; return what they are then."""
-        work = partial(uploads.update_metadata, served.gallery, row_id, metadata)
-        async with self.turn():
-            return await self._write(served, work)
+        """Update columns of a row's metadata; return all of its metadata."""
+        work = partial(uploads.update_metadata, handle.gallery, row_id, metadata)
+        async with self.slot():
+            return await self._write(handle, work)
 
-    async def remove(self, served: GalleryHandle, row_id: str) -> None:
+    async def remove(self, handle: GalleryHandle, row_id: str) -> None:
         """Delete a row."""
-        async with self.turn():
-            await self._write(served, partial(uploads.remove, served.gallery, row_id))
+        async with self.slot():
+            await self._write(handle, partial(uploads.remove, handle.gallery, row_id))
 
-    async def _write(self, served: GalleryHandle, work: Callable[[], T]) -> T:
-        """Write, one after another; now and then see to the table's files."""
-        async with served.writing:
-            done = await self.thread(work)
-            served.writes += 1
-            if served.writes % _TEND_EVERY == 0:
-                await self.thread(served.gallery.optimize)
-            return done
+    async def _write(self, handle: GalleryHandle, work: Callable[[], T]) -> T:
+        """Run one write at a time, and optimize the store now and then."""
+        async with handle.write_lock:
+            result = await self.in_thread(work)
+            handle.writes += 1
+            if handle.writes % _OPTIMIZE_EVERY == 0:
+                await self.in_thread(handle.gallery.optimize)
+            return result
 
     async def check_ready(self) -> None:
         """Encode an image and search with it in every gallery.
 
         Raises:
-            LookalikeError: a gallery does not answer.
+            LookalikeError: a gallery cannot be searched.
         """
         if time.monotonic() < self._ready_until:
             return
-        for served in self:
-            await self._try(served)
+        for handle in self:
+            await self._probe(handle)
         self._ready_until = time.monotonic() + _READY_SECONDS
 
-    async def _try(self, served: GalleryHandle) -> None:
-        stages = Stages(self.telemetry)
-        gallery = served.gallery
-        rows = await self.thread(lambda: len(gallery))
-        self.telemetry.rows.labels(served.name).set(rows)
+    async def _probe(self, handle: GalleryHandle) -> None:
+        """Search a gallery with a blank image."""
+        gallery = handle.gallery
+        await self._count_rows(handle)
         search = SearchOptions(k=1, metric=gallery.metric)
         blank = np.full((64, 64, 3), 255, np.uint8)
         try:
-            embedding = await served.batcher.encode([blank])
-        except ImageError:  # the encoder takes one size only, and has said so
+            embedding = await handle.batcher.encode([blank])
+        except ImageError:  # the encoder works, but only for images of one size
             embedding = np.zeros((1, gallery.store.dim), np.float32)
-        views = QueryVectors("ready", None, embedding)
-        await self.thread(search.run, gallery.store, views, read_images, stages)
+        vectors = QueryVectors("readiness probe", None, embedding)
+        stages = Stages(self.metrics)
+        await self.in_thread(search.run, gallery.store, vectors, read_images, stages)
 
-    def takes_words(self, served: GalleryHandle) -> bool:
-        """Whether a gallery can be searched by words."""
+    async def _count_rows(self, handle: GalleryHandle) -> None:
+        rows = await self.in_thread(lambda: len(handle.gallery))
+        self.metrics.rows.labels(handle.name).set(rows)
+
+    def supports_text(self, handle: GalleryHandle) -> bool:
+        """Return whether a gallery's encoder accepts text queries."""
         try:
-            encode_text(served.gallery.encoder, [])
+            encode_text(handle.gallery.encoder, [])
         except InputError:
             return False
-        except Exception:  # noqa: BLE001 - it takes words, if not none at all
+        except Exception:  # noqa: BLE001 - it accepts texts, though not an empty list of them
             return True
         return True
 
 
+async def _encode_crops(
+    handle: GalleryHandle, crops: list[ImageArray], name: str, stages: Stages
+) -> Embeddings:
+    with stages("encode"):
+        try:
+            return await handle.batcher.encode(crops)
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from error
+
+
 def _sample(gallery: Gallery, count: int, seed: int) -> Rows:
     ids = gallery.store.ids()
-    chosen = random.Random(seed).sample(range(len(ids)), min(count, len(ids)))
-    return gallery.store.get([ids[place] for place in chosen])
+    places = random.Random(seed).sample(range(len(ids)), min(count, len(ids)))
+    return gallery.store.get([ids[place] for place in places])

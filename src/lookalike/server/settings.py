@@ -1,4 +1,4 @@
-"""How a service was told to run."""
+"""Configuration of the service."""
 
 from __future__ import annotations
 
@@ -13,40 +13,47 @@ from lookalike.server.limits import Limits
 from lookalike.stores.milvus.address import Address, is_address
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+"""Host names of the local machine."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeSettings:
-    """What a service may do and for whom.
+    """Access rights and limits of the service.
 
-    Without ``keys`` anybody who reaches it may read, and write if ``write``; with them, who holds
-    one, by its rights. ``hosts`` are the names it answers to, all if empty; ``origins`` those of
-    pages that may call it from a browser (CORS). ``urls`` lets it fetch images from addresses.
+    Attributes:
+        keys: API keys. Without any, every client may read, and write if ``allow_writes``.
+        allow_writes: accept writes from clients without a key.
+        allow_urls: fetch query images from public URLs.
+        hosts: accepted ``Host`` headers; empty accepts all.
+        origins: origins whose pages may call the API from a browser (CORS).
+        limits: resource limits.
     """
 
     keys: tuple[Key, ...] = ()
-    write: bool = False
-    urls: bool = False
+    allow_writes: bool = False
+    allow_urls: bool = False
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
 
 def check_host(host: str, *, keys: bool) -> None:
-    """See that a service without keys is for this machine only.
+    """Require API keys for an address that other machines can reach.
 
     Raises:
-        SettingError: it is not.
+        SettingError: ``host`` is not a loopback address and there are no keys.
     """
     if not keys and not is_loopback(host):
         raise SettingError(
-            f"--host {host}: others than this machine could search, so it needs API keys: make a "
-            "file of them with lookalike key add keys.json NAME, and give --keys keys.json"
+            "{host} lets other machines search, which requires API keys; create one with: "
+            "lookalike key add keys.json NAME, then set {keys} to keys.json",
+            host=host,
+            keys=None,
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address is this machine's own."""
+    """Return whether a host name or address belongs to the local machine only."""
     if host == "localhost":
         return True
     try:
@@ -55,38 +62,40 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def hosts_of(host: str, allowed: Iterable[str]) -> tuple[str, ...]:
-    """Return the names that a service answers to which listens at ``host``; all if empty.
+def accepted_hosts(host: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the ``Host`` headers to accept when listening at ``host``; empty accepts all.
 
-    Where there are any, this machine's own are among them: health checks ask by these, and a page
-    elsewhere cannot go by one.
+    The list always includes the loopback names, which health checks use; a website cannot be
+    reached under these, so they are safe against DNS rebinding.
     """
-    names = tuple(name.lower() for name in allowed)
-    return (*LOOPBACK, *names) if names or is_loopback(host) else ()
+    allowed = tuple(name.lower() for name in names)
+    return (*LOOPBACK, *allowed) if allowed or is_loopback(host) else ()
 
 
-def named(galleries: Iterable[str]) -> dict[str, str]:
-    """Return the paths, or addresses, of galleries by the names that they are served under.
+def gallery_paths(galleries: Iterable[str]) -> dict[str, str]:
+    """Return paths or addresses of galleries by the names to serve them under.
 
-    A gallery is given as its path, and goes by its folder's name without ``.gallery``, or as its
-    address, and goes by its collection's; or as NAME=PATH.
+    Each gallery is ``NAME=PATH``, a path (served as the folder's name without ``.gallery``) or an
+    address (served as the collection's name).
 
     Raises:
-        InputError: two have one name, or a name cannot be part of an address.
+        InputError: two galleries have the same name, or a name cannot be part of a URL.
     """
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for text in galleries:
-        name, mark, path = text.partition("=")
+        name, separator, path = text.partition("=")
         if is_address(text):
             path, name = text, Address.parse(text).name
-        elif not mark or Path(text).exists():
+        elif not separator or Path(text).exists():
             path, name = text, Path(text).resolve().name.removesuffix(".gallery")
         if not name or not all(c.isalnum() or c in "-_." for c in name) or not name.isascii():
             raise InputError(
-                f"{text}: {name!r} cannot be part of an address; give it as NAME=PATH, the name of "
-                "letters, digits, - and _"
+                f"{text}: {name!r} cannot be part of a URL; write NAME=PATH with a name of "
+                "letters, digits, '-', '_' and '.'"
             )
-        if name in found:
-            raise InputError(f"{text}: {found[name]} is called {name!r} too; give one as NAME=PATH")
-        found[name] = path
-    return found
+        if name in paths:
+            raise InputError(
+                f"{text}: {paths[name]} is already served as {name!r}; rename one with NAME=PATH"
+            )
+        paths[name] = path
+    return paths

@@ -1,4 +1,4 @@
-"""Galleries of small gray images, which a drawing can be a query for."""
+"""The style of drawings in a gallery of small grayscale images, for the drawing pad."""
 
 from __future__ import annotations
 
@@ -6,66 +6,73 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lookalike.types import ImageArray
 
-LARGEST_SIDE = 64
+MAX_SIDE = 64
+"""Galleries of larger images have no drawing pad."""
 
 
 @dataclass(frozen=True, slots=True)
-class Paper:
-    """What a drawing must be like to look like the images of a gallery.
+class SketchStyle:
+    """How a drawing must look to be comparable with the images of a gallery.
 
-    ``side`` is theirs in pixels, ``ground`` their gray, 0 to 255, where nothing is drawn, ``pen``
-    where something is. ``share`` is how much of the side the drawn part takes, and ``stroke`` how
-    thick its lines are, in pixels.
+    Attributes:
+        side: width and height, in pixels.
+        background: gray value of the background, 0 to 255.
+        ink: gray value of the strokes, 0 to 255.
+        extent: larger side of the drawn area, as a share of ``side``.
+        stroke_width: width of the strokes, in pixels.
     """
 
     side: int
-    ground: int
-    pen: int
-    share: float
-    stroke: float
+    background: int
+    ink: int
+    extent: float
+    stroke_width: float
 
 
-def paper_of(images: Sequence[ImageArray]) -> Paper | None:
-    """Return what drawings for these images are like; None if they are not small and gray."""
-    if not images or any(i.ndim != 2 or max(i.shape) > LARGEST_SIDE for i in images):
+def sketch_style(images: Sequence[ImageArray]) -> SketchStyle | None:
+    """Measure the drawing style of images; None unless they are small grayscale drawings."""
+    if not images or any(i.ndim != 2 or max(i.shape) > MAX_SIDE for i in images):
         return None
     border = np.concatenate([_border(image) for image in images])
-    ground = int(np.median(border))
-    if np.mean(np.abs(border.astype(int) - ground) < _NEAR) < _EVEN:
+    background = int(np.median(border))
+    if np.mean(np.abs(border.astype(int) - background) < _TOLERANCE) < _MIN_BACKGROUND:
         return None
-    drawn = [np.abs(image.astype(int) - ground) > _NEAR for image in images]
-    drawn = [mask for mask in drawn if mask.any()]
-    if not drawn:
+    masks = [np.abs(image.astype(int) - background) > _TOLERANCE for image in images]
+    masks = [mask for mask in masks if mask.any()]
+    if not masks:
         return None
-    return Paper(
+    return SketchStyle(
         side=int(np.median([max(image.shape) for image in images])),
-        ground=ground,
-        pen=255 if ground < _MIDDLE else 0,
-        share=float(np.median([_share(mask) for mask in drawn])),
-        stroke=float(np.median([_stroke(mask) for mask in drawn])),
+        background=background,
+        ink=255 if background < _MIDDLE_GRAY else 0,
+        extent=float(np.median([_extent(mask) for mask in masks])),
+        stroke_width=float(np.median([_stroke_width(mask) for mask in masks])),
     )
 
 
-_NEAR = 48
-_EVEN = 0.8
-"""At least this share of the border is ground, or the images are no drawings."""
-_MIDDLE = 128
+_TOLERANCE = 48
+"""Gray values this close to the background belong to it."""
+_MIN_BACKGROUND = 0.8
+"""Share of border pixels that must be background, or the images are not drawings."""
+_MIDDLE_GRAY = 128
 
 
 def _border(image: ImageArray) -> ImageArray:
     return np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
 
 
-def _share(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
+def _extent(mask: NDArray[np.bool_]) -> float:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return max(int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1) / max(mask.shape)
+    sides = int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+    return max(sides) / float(max(mask.shape))
 
 
-def _stroke(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
-    """Return about how thick lines are: twice their area by the length of their outline."""
+def _stroke_width(mask: NDArray[np.bool_]) -> float:
+    """Estimate the width of lines as twice their area divided by the length of their outline."""
     inside = mask.copy()
     for axis in (0, 1):
         for step in (-1, 1):

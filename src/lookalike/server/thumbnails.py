@@ -1,4 +1,4 @@
-"""The images of a gallery's rows, whole and small, and the thumbnails asked for last."""
+"""Images of gallery items, in full size and as thumbnails, with a cache of thumbnails."""
 
 from __future__ import annotations
 
@@ -12,101 +12,106 @@ from PIL import Image
 
 from lookalike.errors import ImageError, SourceError
 from lookalike.images.decode import media_type
-from lookalike.server.decoder_pool import Decoders
-from lookalike.server.problems import too_busy
+from lookalike.server.decoder_pool import DecoderPool
+from lookalike.server.problems import too_many_requests
 from lookalike.sources import open_items
 from lookalike.stores.base import Rows
 from lookalike.types import ImageArray
 
-_THUMBNAILS_BYTES = 64 << 20
-_WAITING = 512
+_CACHE_BYTES = 64 << 20
+_MAX_READS = 512
+"""Images that are read at a time."""
 
-Thread = Callable[..., Awaitable[Any]]
-"""Does work that takes a while in a thread."""
+RunInThread = Callable[..., Awaitable[Any]]
+"""Runs blocking work in a thread."""
 
 
-class Pictures:
-    """Reads images of rows. More than 512 at a time are turned away."""
+class ItemImages:
+    """Reads images of items; more than 512 reads at a time are refused."""
 
-    def __init__(self, decoders: Decoders, thread: Thread) -> None:
+    def __init__(self, decoders: DecoderPool, in_thread: RunInThread) -> None:
         self._decoders = decoders
-        self._thread = thread
-        self._waiting = 0
-        self._thumbnails = _Cache(_THUMBNAILS_BYTES)
+        self._in_thread = in_thread
+        self._reads = 0
+        self._thumbnails = _Cache(_CACHE_BYTES)
 
-    async def whole(self, row: Rows) -> tuple[str, bytes]:
-        """Return the media type and bytes of a row's image: its file, or a PNG of its pixels.
+    async def full(self, row: Rows) -> tuple[str, bytes]:
+        """Return the media type and bytes of an item's file, or of a PNG of its pixels.
 
         Raises:
-            ImageError: it cannot be read any more.
+            ImageError: the image cannot be read.
         """
-        async with self._one_more():
-            data = await self._thread(read, row.uris[0], row.ids[0])
+        async with self._read_slot():
+            data = await self._in_thread(read_item_image, row.uris[0], row.ids[0])
             if not isinstance(data, bytes):
-                return "image/png", await self._thread(_as_png, data)
+                return "image/png", await self._in_thread(_encode_png, data)
             kind = media_type(data)
             if kind is None:
-                raise ImageError(f"{row.ids[0]}: is no image any more")
+                raise ImageError(f"{row.ids[0]}: the file is not an image any more")
             return kind, data
 
-    async def small(self, row: Rows, side: int) -> tuple[str, bytes]:
-        """Return the media type and bytes of a small version of a row's image.
+    async def thumbnail(self, row: Rows, size: int) -> tuple[str, bytes]:
+        """Return the media type and bytes of a thumbnail, at most ``size`` pixels wide and high.
 
         Raises:
-            ImageError: it cannot be read any more.
+            ImageError: the image cannot be read.
         """
-        key = row.hashes[0], side
-        if (found := self._thumbnails.get(key)) is None:
-            async with self._one_more():
-                data = await self._thread(read, row.uris[0], row.ids[0])
-                found = await self._decoders.thumbnail(data, row.ids[0], side)
-            self._thumbnails.put(key, found)
-        return found
+        key = row.hashes[0], size
+        if (thumbnail := self._thumbnails.get(key)) is None:
+            async with self._read_slot():
+                data = await self._in_thread(read_item_image, row.uris[0], row.ids[0])
+                thumbnail = await self._decoders.thumbnail(data, row.ids[0], size)
+            self._thumbnails.put(key, thumbnail)
+        return thumbnail
 
     @contextlib.asynccontextmanager
-    async def _one_more(self) -> AsyncIterator[None]:
-        if self._waiting >= _WAITING:
-            raise too_busy(f"{self._waiting} pictures are being read")
-        self._waiting += 1
+    async def _read_slot(self) -> AsyncIterator[None]:
+        if self._reads >= _MAX_READS:
+            raise too_many_requests(f"{self._reads} images are being read")
+        self._reads += 1
         try:
             yield
         finally:
-            self._waiting -= 1
+            self._reads -= 1
 
 
 class _Cache:
-    """The answers used last, up to some bytes."""
+    """A cache of images by least recent use, up to a number of bytes."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._size = 0
-        self._kept: OrderedDict[Any, tuple[str, bytes]] = OrderedDict()
+        self._images: OrderedDict[Any, tuple[str, bytes]] = OrderedDict()
 
     def get(self, key: Any) -> tuple[str, bytes] | None:
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+        if key in self._images:
+            self._images.move_to_end(key)
+        return self._images.get(key)
 
-    def put(self, key: Any, answer: tuple[str, bytes]) -> None:
-        if key in self._kept:
+    def put(self, key: Any, image: tuple[str, bytes]) -> None:
+        if key in self._images:
             return
-        self._kept[key] = answer
-        self._size += len(answer[1])
-        while self._size > self._most:
-            _, (_, gone) = self._kept.popitem(last=False)
-            self._size -= len(gone)
+        self._images[key] = image
+        self._size += len(image[1])
+        while self._size > self._max_bytes:
+            _, (_, evicted) = self._images.popitem(last=False)
+            self._size -= len(evicted)
 
 
-def read(uri: str, name: str) -> bytes | ImageArray:
-    """Return the file or pixels of a row's image; errors name the row, not where its file lies."""
+def read_item_image(uri: str, row_id: str) -> bytes | ImageArray:
+    """Return the file or the pixels of an item's image.
+
+    Raises:
+        ImageError: the image cannot be read; the message has the item's id but not its location.
+    """
     try:
         return open_items([uri])[0].read()
     except (OSError, ImageError, SourceError) as error:
-        said = error.strerror if isinstance(error, OSError) else type(error).__name__
-        raise ImageError(f"{name}: its image cannot be read any more ({said})") from error
+        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        raise ImageError(f"{row_id}: the image file cannot be read any more ({reason})") from error
 
 
-def _as_png(image: ImageArray) -> bytes:
+def _encode_png(image: ImageArray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()

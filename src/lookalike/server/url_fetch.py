@@ -1,8 +1,8 @@
-"""Images fetched from addresses that strangers name, without lending them this machine's network.
+"""Fetching of images from URLs in requests, protected against server-side request forgery (SSRF).
 
-The address is checked when the connection is made, not before: a name may mean another machine by
-then (DNS rebinding). What counts as public is stricter than Python's ``is_global``, which holds
-NAT64, 6to4 and site-local addresses to be global.
+The address is checked when the connection is made, not before: by then a name may resolve to
+another machine (DNS rebinding). Fewer addresses count as public than for Python's ``is_global``,
+which includes NAT64, 6to4 and site-local addresses.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from lookalike.errors import FetchError, InputError
 
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
-_PIECE = 1 << 16
+_CHUNK = 1 << 16
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(text)
     for text in (
         "0.0.0.0/8",
-        "100.64.0.0/10",  # carrier-grade NAT, where some clouds keep their metadata
-        "168.63.129.16/32",  # Azure's own services
+        "100.64.0.0/10",  # carrier-grade NAT, used by some cloud metadata services
+        "168.63.129.16/32",  # Azure's platform services
         "192.0.0.0/24",
         "192.88.99.0/24",  # 6to4 relays
         "198.18.0.0/15",
@@ -40,22 +40,26 @@ _NOT_PUBLIC = tuple(
     )
 )
 
-Resolve = Callable[[str, int], list[str]]
-"""Returns the addresses of a host."""
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchOptions:
+    """Limits of a fetch.
 
-@dataclass(frozen=True, slots=True)
-class Fetching:
-    """How images may be fetched; ``allowed`` lets addresses through that are not public."""
+    Attributes:
+        timeout: seconds for everything, redirects included.
+        max_bytes: size of the image file.
+        max_redirects: redirects to follow.
+        is_allowed: decides on an IP address; None allows public addresses only.
+    """
 
-    seconds: float
-    most_bytes: int
-    redirects: int
-    allowed: Callable[[str], bool] | None = None
+    timeout: float
+    max_bytes: int
+    max_redirects: int
+    is_allowed: Callable[[str], bool] | None = None
 
 
 def is_public(text: str) -> bool:
-    """Tell whether an address belongs to the public internet."""
+    """Return whether an IP address belongs to the public internet."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
@@ -66,151 +70,150 @@ def is_public(text: str) -> bool:
     return not any(address in network for network in _NOT_PUBLIC)
 
 
-def fetch(url: str, how: Fetching) -> bytes:
-    """Return the bytes at an address.
+def fetch(url: str, options: FetchOptions) -> bytes:
+    """Return the body of a URL.
 
     Raises:
-        InputError: not an http or https address, or one of a machine that is not public.
-        FetchError: it did not answer in time, with success, or with few enough bytes.
+        InputError: not an http or https URL, or its host is not on the public internet.
+        FetchError: no successful response within the limits.
     """
-    deadline = _Deadline(how.seconds)
+    deadline = _Deadline(options.timeout)
     try:
-        for _ in range(how.redirects + 1):
-            found = _get(url, how, deadline)
-            if deadline.passed:  # what was read may have been cut off
+        for _ in range(options.max_redirects + 1):
+            response = _get(url, options, deadline)
+            if deadline.expired:  # the body may have been cut off
                 raise TimeoutError
-            if isinstance(found, bytes):
-                return found
-            url = urljoin(url, found)
+            if isinstance(response, bytes):
+                return response
+            url = urljoin(url, response)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        if deadline.passed:
-            raise FetchError(f"{url}: took longer than {how.seconds:g} s") from None
-        raise FetchError(f"{url}: {_said(error)}") from error
+        if deadline.expired:
+            raise FetchError(f"{url}: took longer than {options.timeout:g} s") from None
+        raise FetchError(f"{url}: {_reason(error)}") from error
     finally:
         deadline.cancel()
-    raise FetchError(f"{url}: redirected more than {how.redirects} times")
+    raise FetchError(f"{url}: redirected more than {options.max_redirects} times")
 
 
-def _get(url: str, how: Fetching, deadline: _Deadline) -> bytes | str:
-    """Return the body of one answer, or where it redirects to."""
-    scheme, host, port, target = _parts(url)
-    connection = _Connection(host, port, scheme, how, deadline)
+def _get(url: str, options: FetchOptions, deadline: _Deadline) -> bytes | str:
+    """Return the body of one response, or its redirect target."""
+    scheme, host, port, target = _split(url)
+    connection = _Connection(host, port, scheme, options, deadline)
     try:
         connection.request("GET", target, headers={"User-Agent": "lookalike", "Accept": "image/*"})
-        answer = connection.getresponse()
-        if answer.status in _REDIRECTS:
-            return answer.headers.get("Location", "")
-        if answer.status != http.client.OK:
-            raise FetchError(f"{url}: answered {answer.status} {answer.reason}")
-        return _body(url, answer, how.most_bytes)
+        response = connection.getresponse()
+        if response.status in _REDIRECTS:
+            return response.headers.get("Location", "")
+        if response.status != http.client.OK:
+            raise FetchError(f"{url}: the server responded {response.status} {response.reason}")
+        return _read_body(url, response, options.max_bytes)
     finally:
         connection.close()
 
 
-def _parts(url: str) -> tuple[str, str, int, str]:
-    """Return scheme, host, port and target of an address.
+def _split(url: str) -> tuple[str, str, int, str]:
+    """Return scheme, host, port and target of a URL.
 
     Raises:
-        InputError: it is not one of http or https, or holds what has no place in one.
+        InputError: not an http or https URL, or it contains invalid characters or credentials.
     """
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise InputError(f"{url}: not an address ({error})") from None
+        raise InputError(f"{url}: not a URL ({error})") from None
     if parts.scheme not in _PORTS or not parts.hostname:
-        raise InputError(f"{url}: not an address of an image; it begins with http:// or https://")
+        raise InputError(f"{url}: not an image URL; it must start with http:// or https://")
     if parts.username is not None or parts.password is not None:
-        raise InputError(f"{url}: holds a user name or password, which are not sent")
+        raise InputError(f"{url}: a URL with a user name or password is not accepted")
     if not url.isascii() or any(c <= " " for c in url) or "\x7f" in url:
-        raise InputError(f"{url!r}: holds spaces or characters that must be percent-encoded")
+        raise InputError(f"{url!r}: contains characters that must be percent-encoded")
     if not _HOST.fullmatch(parts.hostname):
-        raise InputError(f"{url}: {parts.hostname!r} is no name or address of a host")
+        raise InputError(f"{url}: {parts.hostname!r} is not a valid host")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return parts.scheme, parts.hostname, port or _PORTS[parts.scheme], target
 
 
-def _body(url: str, answer: http.client.HTTPResponse, most: int) -> bytes:
-    said = answer.headers.get("Content-Length", "")
-    if said.isdigit() and int(said) > most:
-        raise FetchError(f"{url}: has {int(said):,} bytes, more than the {most:,} allowed")
-    pieces, size = [], 0
-    while piece := answer.read(_PIECE):
-        size += len(piece)
-        if size > most:
-            raise FetchError(f"{url}: has more than the {most:,} bytes allowed")
-        pieces.append(piece)
-    if answer.length:
-        raise http.client.HTTPException(f"sent {answer.length:,} bytes less than it said")
-    return b"".join(pieces)
+def _read_body(url: str, response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    length = response.headers.get("Content-Length", "")
+    if length.isdigit() and int(length) > max_bytes:
+        raise FetchError(f"{url}: the file has {int(length):,} bytes; the limit is {max_bytes:,}")
+    chunks, size = [], 0
+    while chunk := response.read(_CHUNK):
+        size += len(chunk)
+        if size > max_bytes:
+            raise FetchError(f"{url}: the file has more than {max_bytes:,} bytes, the limit")
+        chunks.append(chunk)
+    if response.length:
+        raise http.client.HTTPException(f"the response is {response.length:,} bytes short")
+    return b"".join(chunks)
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to an address that was checked, over TLS for https."""
+    """A connection to a checked address, with TLS for https."""
 
     def __init__(
-        self, host: str, port: int, scheme: str, how: Fetching, deadline: _Deadline
+        self, host: str, port: int, scheme: str, options: FetchOptions, deadline: _Deadline
     ) -> None:
-        super().__init__(host, port, timeout=how.seconds)
+        super().__init__(host, port, timeout=options.timeout)
         self._secure = scheme == "https"
-        self._how = how
+        self._is_allowed = options.is_allowed or is_public
         self._deadline = deadline
 
     def connect(self) -> None:
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        allowed = self._how.allowed or is_public
-        if not all(allowed(str(address[0])) for *_, address in found):
+        addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        if not all(self._is_allowed(str(address[0])) for *_, address in addresses):
             raise InputError(
                 f"{self.host}: is not on the public internet; upload the image instead"
             )
-        family, kind, protocol, _, address = found[0]
+        family, kind, protocol, _, address = addresses[0]
         self.sock = socket.socket(family, kind, protocol)
         self.sock.settimeout(self.timeout)
-        self._deadline.ends(self.sock)
+        self._deadline.watch(self.sock)
         self.sock.connect(address)
         if self._secure:
             context = ssl.create_default_context()
             self.sock = context.wrap_socket(
                 self.sock, server_hostname=self.host, do_handshake_on_connect=False
             )
-            self._deadline.ends(self.sock)
+            self._deadline.watch(self.sock)
             self.sock.do_handshake()
 
 
 class _Deadline:
-    """Ends a connection when the time for all of it is up, however it dawdles."""
+    """Closes a connection after a total time; socket timeouts only limit single operations."""
 
     def __init__(self, seconds: float) -> None:
-        self.passed = False
+        self.expired = False
         self._socket: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._end)
+        self._timer = threading.Timer(seconds, self._expire)
         self._timer.daemon = True
         self._timer.start()
 
-    def ends(self, connection: socket.socket) -> None:
-        """End this connection then."""
+    def watch(self, connection: socket.socket) -> None:
+        """Close this connection when the deadline expires."""
         self._socket = connection
-        if self.passed:
-            self._end()
+        if self.expired:
+            self._expire()
 
     def cancel(self) -> None:
-        """End nothing any more."""
+        """Stop the timer."""
         self._timer.cancel()
 
-    def _end(self) -> None:
-        self.passed = True
+    def _expire(self) -> None:
+        self.expired = True
         if self._socket is not None:
             try:
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # TLS has its own
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # not the TLS shutdown
             except OSError:
                 self._socket.close()
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, socket.gaierror):
-        return "there is no such host"
+        return "the host name could not be resolved"
     if isinstance(error, TimeoutError):
-        return "did not answer in time"
+        return "the connection timed out"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

@@ -1,107 +1,107 @@
-// The map of a collection: drag to move, wheel or pinch to zoom, point for the image, lasso to
-// choose. Used by the page of the service and by the file that lookalike explore map writes.
+// The map of a gallery: drag to pan, wheel or pinch to zoom, point at an image to see it, select with
+// the lasso. Used by the page of the service and by the file that lookalike explore map writes.
 
 const COLORS = ["#3b76af", "#ef8636", "#519e3e", "#c53a32", "#8d69b8", "#84584e", "#d57dbe", "#8a8a2f", "#40a8b9", "#1f9e74", "#b0469f", "#6f7fd8", "#a96b1d", "#4d8f96", "#d1605e", "#5d7d3a"];
-const NOWHERE = "#9aa1a8";
-const SHOWN_AS_IMAGES = 400;
-const MOST_SHOTS = 48;
-const REACH = 14;
+const NO_VALUE_COLOR = "#9aa1a8";
+const MAX_THUMBNAILS = 400; // drawn on the map at a time
+const MAX_SELECTED_SHOWN = 48;
+const POINTER_RADIUS = 14; // pixels
 
-// Draws `data`, the document of lookalike.explore, into `root`. `how.thumbnail(row)` gives a picture
-// and the part of it to draw, `how.side` its pixels; `how.most` of them are drawn on the map at a time.
-// `how.search(id)` is the address of a search.
-export function showMap(root, data, how = {}) {
+// Shows `data`, the document of lookalike.explore.map, in `root`. Options:
+// `thumbnail(row)` returns an image and the part of it to draw, `thumbnailSize` is its size in pixels,
+// `maxThumbnails` how many to draw on the map at a time, `searchURL(id)` the URL of a search.
+export function showMap(root, data, options = {}) {
   const ids = data.ids;
   const count = ids.length;
-  const steps = numbers(data.points, Uint16Array);
-  const neighbors = numbers(data.neighbors, Uint32Array);
-  const lofScores = numbers(data.lof_scores, Float32Array);
-  const inCluster = numbers(data.membership, Int16Array);
+  const coordinates = decode(data.points, Uint16Array);
+  const neighbors = decode(data.neighbors, Uint32Array);
+  const lofScores = decode(data.lof_scores, Float32Array);
+  const membership = decode(data.membership, Int16Array);
   const [xs, ys] = [new Float32Array(count), new Float32Array(count)];
-  for (let i = 0; i < count; i++) [xs[i], ys[i]] = [steps[2 * i] / 65535, steps[2 * i + 1] / 65535];
+  for (let i = 0; i < count; i++) [xs[i], ys[i]] = [coordinates[2 * i] / 65535, coordinates[2 * i + 1] / 65535];
   const grid = new Grid(xs, ys);
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
-  // ---- what is on the screen -----------------------------------------------------------------
+  // ---- elements -----------------------------------------------------------------
 
-  const sea = make("div", { class: "sea" });
-  const canvas = make("canvas", { tabindex: "0", role: "img", "aria-label": `Map of ${count.toLocaleString("en")} images. Arrow keys move, plus and minus zoom, 0 shows all; the clusters are listed beside it.` });
-  const tip = make("div", { class: "tip", hidden: "" });
-  const colorBy = make("select");
+  const viewport = element("div", { class: "viewport" });
+  const canvas = element("canvas", { tabindex: "0", role: "img", "aria-label": `Map of ${count.toLocaleString("en")} images. Arrow keys pan, plus and minus zoom, 0 fits all images. The legend lists the clusters.` });
+  const tooltip = element("div", { class: "tooltip", hidden: "" });
+  const colorBy = element("select");
   const lassoButton = button("Lasso", () => setLasso(!lassoing));
-  const tools = make("div", { class: "tools" }, make("label", {}, "Color ", colorBy), button("+", () => zoom(1.5), "Zoom in"), button("−", () => zoom(1 / 1.5), "Zoom out"), button("All", fit, "Show all"), lassoButton);
+  const toolbar = element("div", { class: "toolbar" }, element("label", {}, "Color by ", colorBy), button("+", () => zoom(1.5), "Zoom in"), button("−", () => zoom(1 / 1.5), "Zoom out"), button("Fit", fit, "Fit all images"), lassoButton);
   lassoButton.setAttribute("aria-pressed", "false");
-  const legend = make("ul", { class: "legend" });
-  const about = make("p", { class: "soft" }, `${count.toLocaleString("en")} images. Trustworthiness ${data.trustworthiness.toFixed(3)}: near on this map is near by the encoder, if it is close to 1; far apart says little. Of each image's nearest, ${Math.round(100 * data.neighborhood_preservation)} % are nearest here too.`);
-  const chosenBox = make("section", { "aria-label": "Chosen", hidden: "" });
-  const heading = make("h2", { tabindex: "-1" });
-  const said = make("p", { class: "soft", role: "status" });
-  const shots = make("ul", { class: "shots" });
-  const doing = make("div", { class: "doing" });
-  chosenBox.append(heading, said, doing, shots);
-  sea.append(canvas, tip);
+  const legend = element("ul", { class: "legend" });
+  const about = element("p", { class: "muted" }, `${plural(count)}. Trustworthiness ${data.trustworthiness.toFixed(3)}: the closer to 1, the more images that are close on the map are similar. Large distances mean little. The map preserves ${Math.round(100 * data.neighborhood_preservation)} % of nearest neighbors.`);
+  const selectionPanel = element("section", { "aria-label": "Selection", hidden: "" });
+  const heading = element("h2", { tabindex: "-1" });
+  const status = element("p", { class: "muted", role: "status" });
+  const thumbnailList = element("ul", { class: "thumbnails" });
+  const selectionActions = element("div", { class: "selection-actions" });
+  selectionPanel.append(heading, status, selectionActions, thumbnailList);
+  viewport.append(canvas, tooltip);
   root.classList.add("map");
-  root.replaceChildren(make("div", {}, tools, sea), make("aside", {}, chosenBox, make("section", { "aria-label": "Colors" }, legend), about));
+  root.replaceChildren(element("div", {}, toolbar, viewport), element("aside", {}, selectionPanel, element("section", { "aria-label": "Legend" }, legend), about));
 
   // ---- colors -------------------------------------------------------------------------------
 
   const schemes = [
-    { name: "clusters", none: "unclustered", values: data.clusters.map((each) => each.name), codes: inCluster },
-    ...data.columns.map(({ name, values, codes }) => ({ name, values, codes: numbers(codes, Int16Array) })),
+    { name: "clusters", none: "unclustered", values: data.clusters.map((each) => each.name), codes: membership },
+    ...data.columns.map(({ name, values, codes }) => ({ name, values, codes: decode(codes, Int16Array) })),
     outlierScheme(),
   ];
-  for (const [i, each] of schemes.entries()) colorBy.append(make("option", { value: i }, each.name));
+  for (const [i, each] of schemes.entries()) colorBy.append(element("option", { value: i }, each.name));
   let scheme = schemes[0];
-  let only = null; // the code that alone is shown in color
+  let highlighted = null; // the code in color; all others are faded
   colorBy.addEventListener("change", () => {
-    [scheme, only] = [schemes[colorBy.value], null];
+    [scheme, highlighted] = [schemes[colorBy.value], null];
     showLegend();
     draw();
   });
 
   function outlierScheme() {
     const order = Float32Array.from(lofScores).sort();
-    const [some, many] = [order[Math.floor(count * 0.95)], order[Math.floor(count * 0.99)]];
-    const codes = Int16Array.from(lofScores, (value) => (value > many ? 0 : value > some ? 1 : 2));
-    return { name: "outliers", values: ["the farthest 1 %", "the next 4 %", "the rest"], codes, colors: ["#c53a32", "#ef8636", NOWHERE] };
+    const [percentile95, percentile99] = [order[Math.floor(count * 0.95)], order[Math.floor(count * 0.99)]];
+    const codes = Int16Array.from(lofScores, (value) => (value > percentile99 ? 0 : value > percentile95 ? 1 : 2));
+    return { name: "outliers", values: ["top 1 %", "next 4 %", "other images"], codes, colors: ["#c53a32", "#ef8636", NO_VALUE_COLOR] };
   }
 
-  const colorOf = (code) => (code < 0 ? NOWHERE : (scheme.colors ?? COLORS)[code % (scheme.colors ?? COLORS).length]);
+  const colorOf = (code) => (code < 0 ? NO_VALUE_COLOR : (scheme.colors ?? COLORS)[code % (scheme.colors ?? COLORS).length]);
 
   function showLegend() {
     const sizes = new Map();
     for (const code of scheme.codes) sizes.set(code, (sizes.get(code) ?? 0) + 1);
     const order = [...sizes.keys()].sort((a, b) => (a < 0) - (b < 0) || a - b);
     legend.replaceChildren(...order.map((code) => {
-      const dot = make("i");
+      const dot = element("i");
       dot.style.background = colorOf(code);
       const name = code < 0 ? (scheme.none ?? "no value") : scheme.values[code];
       const entry = button("", () => {
-        only = only === code ? null : code;
-        for (const each of legend.querySelectorAll("button")) each.setAttribute("aria-pressed", String(only !== null && each === entry));
-        if (only !== null) choose(rowsOf((i) => scheme.codes[i] === code), `${name}`);
+        highlighted = highlighted === code ? null : code;
+        for (const each of legend.querySelectorAll("button")) each.setAttribute("aria-pressed", String(highlighted !== null && each === entry));
+        if (highlighted !== null) select(rowsOf((i) => scheme.codes[i] === code), name);
         draw();
       });
       entry.setAttribute("aria-pressed", "false");
-      entry.append(dot, name, make("span", {}, sizes.get(code).toLocaleString("en")));
-      return make("li", {}, entry);
+      entry.append(dot, name, element("span", {}, sizes.get(code).toLocaleString("en")));
+      return element("li", {}, entry);
     }));
   }
 
   // ---- drawing -------------------------------------------------------------------------------
 
   const context = canvas.getContext("2d");
-  const view = { x: 0.5, y: 0.5, scale: 1 }; // the middle of the screen, and pixels for 1
-  let [width, height, ratio, picture, words] = [0, 0, 1, null, null];
-  let [chosen, lassoing, path, pending] = [new Set(), false, null, false];
+  const view = { x: 0.5, y: 0.5, scale: 1 }; // the center of the viewport, and pixels per unit
+  let [width, height, ratio, frame, pixels] = [0, 0, 1, null, null];
+  let [selected, lassoing, path, pending] = [new Set(), false, null, false];
   const thumbnails = new Map();
 
   function resize() {
     ratio = Math.min(devicePixelRatio || 1, 2);
-    [width, height] = [Math.max(1, Math.round(sea.clientWidth * ratio)), Math.max(1, Math.round(sea.clientHeight * ratio))];
+    [width, height] = [Math.max(1, Math.round(viewport.clientWidth * ratio)), Math.max(1, Math.round(viewport.clientHeight * ratio))];
     [canvas.width, canvas.height] = [width, height];
-    picture = context.createImageData(width, height);
-    words = new Uint32Array(picture.data.buffer);
+    frame = context.createImageData(width, height);
+    pixels = new Uint32Array(frame.data.buffer);
     draw();
   }
 
@@ -125,50 +125,50 @@ export function showMap(root, data, how = {}) {
   }
 
   function paint() {
-    const whole = Math.min(width, height) / view.scale;
-    const size = Math.max(1, Math.round(ratio * Math.min(4, 0.9 / Math.sqrt(whole) * (count < 5000 ? 2.4 : 1.2))));
-    const visible = grid.inside(view.x - width / 2 / view.scale, view.y - height / 2 / view.scale, view.x + width / 2 / view.scale, view.y + height / 2 / view.scale, how.most ?? SHOWN_AS_IMAGES);
+    const visibleExtent = Math.min(width, height) / view.scale;
+    const size = Math.max(1, Math.round(ratio * Math.min(4, 0.9 / Math.sqrt(visibleExtent) * (count < 5000 ? 2.4 : 1.2))));
+    const visible = grid.inside(view.x - width / 2 / view.scale, view.y - height / 2 / view.scale, view.x + width / 2 / view.scale, view.y + height / 2 / view.scale, options.maxThumbnails ?? MAX_THUMBNAILS);
     const fade = (color) => (dark.matches ? mix(color, 20, 0.75) : mix(color, 255, 0.75));
     const table = new Map();
     for (const code of new Set(scheme.codes)) {
       const color = colorOf(code);
-      table.set(code, packed(only === null || only === code ? color : fade(color)));
+      table.set(code, toPixel(highlighted === null || highlighted === code ? color : fade(color)));
     }
-    words.fill(0);
-    const put = (i, color, wide) => {
+    pixels.fill(0);
+    const fillSquare = (i, color, wide) => {
       const [left, top] = [Math.round(toX(xs[i]) - wide / 2), Math.round(toY(ys[i]) - wide / 2)];
       const [right, bottom] = [Math.min(left + wide, width), Math.min(top + wide, height)];
-      for (let y = Math.max(0, top); y < bottom; y++) for (let x = Math.max(0, left); x < right; x++) words[y * width + x] = color;
+      for (let y = Math.max(0, top); y < bottom; y++) for (let x = Math.max(0, left); x < right; x++) pixels[y * width + x] = color;
     };
-    for (let i = 0; i < count; i++) if (only !== null && scheme.codes[i] !== only) put(i, table.get(scheme.codes[i]), size);
-    for (let i = 0; i < count; i++) if (only === null || scheme.codes[i] === only) put(i, table.get(scheme.codes[i]), size);
-    if (chosen.size) {
-      const mark = packed(dark.matches ? "#ffffff" : "#000000");
-      for (const i of chosen) put(i, mark, size + 2 * Math.max(1, Math.round(ratio)));
-      for (const i of chosen) put(i, table.get(scheme.codes[i]), size);
+    for (let i = 0; i < count; i++) if (highlighted !== null && scheme.codes[i] !== highlighted) fillSquare(i, table.get(scheme.codes[i]), size);
+    for (let i = 0; i < count; i++) if (highlighted === null || scheme.codes[i] === highlighted) fillSquare(i, table.get(scheme.codes[i]), size);
+    if (selected.size) {
+      const mark = toPixel(dark.matches ? "#ffffff" : "#000000");
+      for (const i of selected) fillSquare(i, mark, size + 2 * Math.max(1, Math.round(ratio)));
+      for (const i of selected) fillSquare(i, table.get(scheme.codes[i]), size);
     }
-    context.putImageData(picture, 0, 0);
-    if (visible && how.thumbnail) for (const i of visible) paintImage(i);
-    if (path) paintPath();
+    context.putImageData(frame, 0, 0);
+    if (visible && options.thumbnail) for (const i of visible) paintThumbnail(i);
+    if (path) paintLasso();
   }
 
-  function paintImage(i) {
-    const found = thumbnails.get(i);
-    if (!found) {
+  function paintThumbnail(i) {
+    const thumbnail = thumbnails.get(i);
+    if (!thumbnail) {
       load(i).then(draw, () => {});
       return;
     }
-    const room = Math.min(how.side, 40) * ratio * Math.min(1, Math.max(0.5, view.scale / width / 12));
-    const scale = room / Math.max(found.width, found.height);
-    const [wide, high] = [found.width * scale, found.height * scale];
-    const [left, top] = [toX(xs[i]) - wide / 2, toY(ys[i]) - high / 2];
-    context.drawImage(found.image, found.x, found.y, found.width, found.height, left, top, wide, high);
-    context.strokeStyle = chosen.has(i) ? (dark.matches ? "#fff" : "#000") : colorOf(scheme.codes[i]);
-    context.lineWidth = (chosen.has(i) ? 3 : 1.5) * ratio;
-    context.strokeRect(left, top, wide, high);
+    const size = Math.min(options.thumbnailSize, 40) * ratio * Math.min(1, Math.max(0.5, view.scale / width / 12));
+    const scale = size / Math.max(thumbnail.width, thumbnail.height);
+    const [drawnWidth, drawnHeight] = [thumbnail.width * scale, thumbnail.height * scale];
+    const [left, top] = [toX(xs[i]) - drawnWidth / 2, toY(ys[i]) - drawnHeight / 2];
+    context.drawImage(thumbnail.image, thumbnail.x, thumbnail.y, thumbnail.width, thumbnail.height, left, top, drawnWidth, drawnHeight);
+    context.strokeStyle = selected.has(i) ? (dark.matches ? "#fff" : "#000") : colorOf(scheme.codes[i]);
+    context.lineWidth = (selected.has(i) ? 3 : 1.5) * ratio;
+    context.strokeRect(left, top, drawnWidth, drawnHeight);
   }
 
-  function paintPath() {
+  function paintLasso() {
     context.beginPath();
     for (const [x, y] of path) context.lineTo(toX(x), toY(y));
     context.closePath();
@@ -182,129 +182,130 @@ export function showMap(root, data, how = {}) {
   const loading = new Map();
   function load(i) {
     if (!loading.has(i)) {
-      const asked = how.thumbnail(i);
-      loading.set(i, asked);
-      asked.then((found) => thumbnails.set(i, found), () => {});
+      const promise = options.thumbnail(i);
+      loading.set(i, promise);
+      promise.then((thumbnail) => thumbnails.set(i, thumbnail), () => {});
     }
     return loading.get(i);
   }
 
-  // ---- moving --------------------------------------------------------------------------------
+  // ---- navigation --------------------------------------------------------------------------------
 
-  function zoom(by, x = width / 2, y = height / 2) {
-    const scale = Math.min(Math.max(view.scale * by, Math.min(width, height) / 3), Math.min(width, height) * 4000);
+  function zoom(factor, x = width / 2, y = height / 2) {
+    const scale = Math.min(Math.max(view.scale * factor, Math.min(width, height) / 3), Math.min(width, height) * 4000);
     const [atX, atY] = [view.x + (x - width / 2) / view.scale, view.y + (y - height / 2) / view.scale];
     view.scale = scale;
     [view.x, view.y] = [atX - (x - width / 2) / scale, atY - (y - height / 2) / scale];
     draw();
   }
 
-  function move(dx, dy) {
+  function pan(dx, dy) {
     [view.x, view.y] = [view.x - dx / view.scale, view.y - dy / view.scale];
     draw();
   }
 
-  const fingers = new Map();
-  let traveled = 0;
-  const place = (event) => {
+  const pointers = new Map();
+  let dragged = 0;
+  const position = (event) => {
     const box = canvas.getBoundingClientRect();
     return [(event.clientX - box.left) * (width / box.width), (event.clientY - box.top) * (height / box.height)];
   };
-  const onMap = ([x, y]) => [view.x + (x - width / 2) / view.scale, view.y + (y - height / 2) / view.scale];
+  const toMap = ([x, y]) => [view.x + (x - width / 2) / view.scale, view.y + (y - height / 2) / view.scale];
 
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
-    zoom(Math.exp(-event.deltaY * (event.deltaMode === 1 ? 0.05 : 0.002)), ...place(event));
+    zoom(Math.exp(-event.deltaY * (event.deltaMode === 1 ? 0.05 : 0.002)), ...position(event));
   }, { passive: false });
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
-    fingers.set(event.pointerId, place(event));
-    traveled = 0;
-    if (lassoing || event.shiftKey) path = [onMap(place(event))];
+    pointers.set(event.pointerId, position(event));
+    dragged = 0;
+    if (lassoing || event.shiftKey) path = [toMap(position(event))];
   });
   canvas.addEventListener("pointermove", (event) => {
-    const now = place(event);
-    const before = fingers.get(event.pointerId);
+    const now = position(event);
+    const before = pointers.get(event.pointerId);
     if (!before) return hover(now);
-    traveled += Math.hypot(now[0] - before[0], now[1] - before[1]);
+    dragged += Math.hypot(now[0] - before[0], now[1] - before[1]);
     if (path) {
-      path.push(onMap(now));
+      path.push(toMap(now));
       draw();
-    } else if (fingers.size === 1) move(now[0] - before[0], now[1] - before[1]);
+    } else if (pointers.size === 1) pan(now[0] - before[0], now[1] - before[1]);
     else {
-      const other = [...fingers].find(([id]) => id !== event.pointerId)[1];
+      const other = [...pointers].find(([id]) => id !== event.pointerId)[1];
       const [was, is] = [Math.hypot(before[0] - other[0], before[1] - other[1]), Math.hypot(now[0] - other[0], now[1] - other[1])];
       zoom(is / Math.max(was, 1), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
     }
-    fingers.set(event.pointerId, now);
+    pointers.set(event.pointerId, now);
   });
-  const lifted = (event) => {
-    if (!fingers.delete(event.pointerId)) return;
+  const onPointerUp = (event) => {
+    if (!pointers.delete(event.pointerId)) return;
     if (path) {
-      const drawn = path;
+      const polygon = path;
       path = null;
-      if (drawn.length > 2 && event.type === "pointerup") choose(rowsOf((i) => within(xs[i], ys[i], drawn)), "Lasso");
+      if (polygon.length > 2 && event.type === "pointerup") select(rowsOf((i) => insidePolygon(xs[i], ys[i], polygon)), "Lasso");
       setLasso(false);
       draw();
-    } else if (traveled < 5 * ratio && event.type === "pointerup") {
-      const row = nearest(place(event));
-      if (row === null) choose([], "");
-      else lookAt(row);
+    } else if (dragged < 5 * ratio && event.type === "pointerup") {
+      const row = nearest(position(event));
+      if (row === null) select([], "");
+      else showNeighbors(row);
     }
   };
-  canvas.addEventListener("pointerup", lifted);
-  canvas.addEventListener("pointercancel", lifted);
-  canvas.addEventListener("pointerleave", () => (tip.hidden = true));
+  canvas.addEventListener("pointerup", onPointerUp);
+  canvas.addEventListener("pointercancel", onPointerUp);
+  canvas.addEventListener("pointerleave", () => (tooltip.hidden = true));
   canvas.addEventListener("keydown", (event) => {
     const step = 60 * ratio;
-    const keys = { "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), 0: fit, ArrowLeft: () => move(step, 0), ArrowRight: () => move(-step, 0), ArrowUp: () => move(0, step), ArrowDown: () => move(0, -step), Escape: () => choose([], "") };
+    const keys = { "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), 0: fit, ArrowLeft: () => pan(step, 0), ArrowRight: () => pan(-step, 0), ArrowUp: () => pan(0, step), ArrowDown: () => pan(0, -step), Escape: () => select([], "") };
     if (!(event.key in keys) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     keys[event.key]();
   });
 
   function nearest(at) {
-    const [x, y] = onMap(at);
-    return grid.nearest(x, y, (REACH * ratio) / view.scale);
+    const [x, y] = toMap(at);
+    return grid.nearest(x, y, (POINTER_RADIUS * ratio) / view.scale);
   }
 
   let hovered = null;
   async function hover(at) {
     const row = nearest(at);
-    tip.hidden = row === null;
+    tooltip.hidden = row === null;
     if (row === null) {
       hovered = null;
       return;
     }
     const [left, top] = [at[0] / ratio, at[1] / ratio];
-    tip.style.left = `${left > sea.clientWidth / 2 ? left - tip.offsetWidth - 14 : left + 14}px`;
-    tip.style.top = `${Math.max(4, Math.min(top, sea.clientHeight - tip.offsetHeight - 4))}px`;
+    tooltip.style.left = `${left > viewport.clientWidth / 2 ? left - tooltip.offsetWidth - 14 : left + 14}px`;
+    tooltip.style.top = `${Math.max(4, Math.min(top, viewport.clientHeight - tooltip.offsetHeight - 4))}px`;
     if (row === hovered) return;
     hovered = row;
-    tip.replaceChildren(named(row));
-    if (!how.thumbnail) return;
-    const shot = await drawn(row).catch(() => null);
-    if (hovered === row && shot) tip.prepend(shot);
+    tooltip.replaceChildren(tooltipText(row));
+    if (!options.thumbnail) return;
+    const image = await thumbnailCanvas(row).catch(() => null);
+    if (hovered === row && image) tooltip.prepend(image);
   }
 
-  function named(row) {
+  function tooltipText(row) {
     const value = scheme.codes[row] < 0 ? "" : scheme.values[scheme.codes[row]];
-    return make("span", {}, value ? `${value} · ${title(ids[row])}` : title(ids[row]));
+    return element("span", {}, value ? `${value} · ${title(ids[row])}` : title(ids[row]));
   }
 
-  async function drawn(row) {
-    const found = await load(row);
-    const shot = make("canvas", { width: found.width, height: found.height });
-    shot.getContext("2d").drawImage(found.image, found.x, found.y, found.width, found.height, 0, 0, found.width, found.height);
-    return shot;
+  async function thumbnailCanvas(row) {
+    const thumbnail = await load(row);
+    const { x, y, width: w, height: h } = thumbnail;
+    const copy = element("canvas", { width: w, height: h });
+    copy.getContext("2d").drawImage(thumbnail.image, x, y, w, h, 0, 0, w, h);
+    return copy;
   }
 
-  // ---- choosing ------------------------------------------------------------------------------
+  // ---- selection ------------------------------------------------------------------------------
 
   function setLasso(on) {
     lassoing = on;
     lassoButton.setAttribute("aria-pressed", String(on));
-    sea.classList.toggle("lasso", on);
+    viewport.classList.toggle("lasso", on);
   }
 
   const rowsOf = (test) => {
@@ -313,35 +314,35 @@ export function showMap(root, data, how = {}) {
     return rows;
   };
 
-  function lookAt(row) {
-    const around = Array.from(neighbors.subarray(row * data.k, (row + 1) * data.k));
-    show([row, ...around], title(ids[row]), `${ids[row]}; outlier factor ${lofScores[row].toFixed(2)}. After it, the images that look most like it.`);
-    doing.replaceChildren(...(how.search ? [make("a", { href: how.search(ids[row]), class: "button" }, "Search with this")] : []), button("Close", () => choose([], "")));
+  function showNeighbors(row) {
+    const nearestRows = Array.from(neighbors.subarray(row * data.k, (row + 1) * data.k));
+    showSelection([row, ...nearestRows], title(ids[row]), `${ids[row]}, followed by its nearest neighbors. Outlier score (LOF): ${lofScores[row].toFixed(2)}`);
+    selectionActions.replaceChildren(...(options.searchURL ? [element("a", { href: options.searchURL(ids[row]), class: "button" }, "Search with this image")] : []), button("Close", () => select([], "")));
   }
 
-  function choose(rows, name) {
-    chosenBox.hidden = rows.length === 0;
+  function select(rows, name) {
+    selectionPanel.hidden = rows.length === 0;
     if (rows.length === 0) {
-      chosen = new Set();
+      selected = new Set();
       draw();
       return;
     }
-    show(rows, name, `${rows.length.toLocaleString("en")} images${rows.length > MOST_SHOTS ? `; ${MOST_SHOTS} of them` : ""}`);
-    const label = make("input", { type: "text", autocomplete: "off" });
-    doing.replaceChildren(make("label", {}, "Label in the file", label), button("Save as CSV", () => save(rows, label.value)), button("Close", () => choose([], "")));
+    showSelection(rows, name, `${plural(rows.length)}${rows.length > MAX_SELECTED_SHOWN ? `, ${MAX_SELECTED_SHOWN} shown` : ""}`);
+    const label = element("input", { type: "text", autocomplete: "off" });
+    selectionActions.replaceChildren(element("label", {}, "Label", label), button("Download CSV", () => save(rows, label.value)), button("Close", () => select([], "")));
   }
 
-  function show(rows, name, text) {
-    chosen = new Set(rows);
-    chosenBox.hidden = false;
+  function showSelection(rows, name, text) {
+    selected = new Set(rows);
+    selectionPanel.hidden = false;
     heading.textContent = name;
-    said.textContent = text;
-    const step = Math.max(1, rows.length / MOST_SHOTS);
-    const some = Array.from({ length: Math.min(rows.length, MOST_SHOTS) }, (_, i) => rows[Math.floor(i * step)]);
-    shots.replaceChildren(...some.map((row) => {
-      const entry = button(how.thumbnail ? "" : title(ids[row]), () => lookAt(row), title(ids[row]));
-      if (how.thumbnail) drawn(row).then((shot) => entry.append(shot), () => entry.append("cannot be read"));
-      return make("li", {}, entry);
+    status.textContent = text;
+    const step = Math.max(1, rows.length / MAX_SELECTED_SHOWN);
+    const shown = Array.from({ length: Math.min(rows.length, MAX_SELECTED_SHOWN) }, (_, i) => rows[Math.floor(i * step)]);
+    thumbnailList.replaceChildren(...shown.map((row) => {
+      const entry = button(options.thumbnail ? "" : title(ids[row]), () => showNeighbors(row), title(ids[row]));
+      if (options.thumbnail) thumbnailCanvas(row).then((image) => entry.append(image), () => entry.append("Image not available"));
+      return element("li", {}, entry);
     }));
     draw();
   }
@@ -350,7 +351,7 @@ export function showMap(root, data, how = {}) {
     const cell = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
     const lines = ["id,label", ...rows.map((row) => `${cell(ids[row])},${cell(label)}`)];
     const url = URL.createObjectURL(new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv" }));
-    make("a", { href: url, download: "chosen.csv" }).click();
+    element("a", { href: url, download: "selection.csv" }).click();
     setTimeout(() => URL.revokeObjectURL(url), 1000);
   }
 
@@ -358,14 +359,14 @@ export function showMap(root, data, how = {}) {
     const first = width === 0;
     resize();
     if (first) fit();
-  }).observe(sea);
+  }).observe(viewport);
   dark.addEventListener("change", draw);
   showLegend();
 }
 
-// ---- help --------------------------------------------------------------------------------------
+// ---- helpers --------------------------------------------------------------------------------------
 
-// Points in squares, for those near a place.
+// Points in a grid of cells, to find those near a position.
 class Grid {
   constructor(xs, ys) {
     [this.xs, this.ys] = [xs, ys];
@@ -390,27 +391,29 @@ class Grid {
     }
   }
 
-  nearest(x, y, reach) {
-    let [best, least] = [null, reach * reach];
-    for (const i of this.cells(x - reach, y - reach, x + reach, y + reach)) {
-      const apart = (this.xs[i] - x) ** 2 + (this.ys[i] - y) ** 2;
-      if (apart <= least) [best, least] = [i, apart];
+  // The nearest point within a radius, or null.
+  nearest(x, y, radius) {
+    let [best, smallest] = [null, radius * radius];
+    for (const i of this.cells(x - radius, y - radius, x + radius, y + radius)) {
+      const squared = (this.xs[i] - x) ** 2 + (this.ys[i] - y) ** 2;
+      if (squared <= smallest) [best, smallest] = [i, squared];
     }
     return best;
   }
 
-  // The points in a rectangle, null if they are more than `most`.
-  inside(left, top, right, bottom, most) {
-    const found = [];
+  // The points in a rectangle; null if they are more than `limit`.
+  inside(left, top, right, bottom, limit) {
+    const points = [];
     for (const i of this.cells(left, top, right, bottom)) {
       if (this.xs[i] < left || this.xs[i] > right || this.ys[i] < top || this.ys[i] > bottom) continue;
-      if (found.push(i) > most) return null;
+      if (points.push(i) > limit) return null;
     }
-    return found;
+    return points;
   }
 }
 
-function numbers(text, Kind) {
+// Decodes base64 of little-endian numbers.
+function decode(text, Kind) {
   const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
   return new Kind(bytes.buffer);
 }
@@ -421,33 +424,37 @@ function extent(values) {
   return [low, high];
 }
 
-// Whether a place is inside a closed path: how often a ray from it crosses the path.
-function within(x, y, path) {
+// Whether a point is inside a polygon: whether a ray from it crosses the outline an odd number of times.
+function insidePolygon(x, y, polygon) {
   let inside = false;
-  for (let i = 0, j = path.length - 1; i < path.length; j = i++) {
-    const [[ax, ay], [bx, by]] = [path[i], path[j]];
+  for (let i = 0, j = polygon.length - 1; i < polygon.length; j = i++) {
+    const [[ax, ay], [bx, by]] = [polygon[i], polygon[j]];
     if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) inside = !inside;
   }
   return inside;
 }
 
 const channels = (color) => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
-const packed = (color) => {
+const toPixel = (color) => {
   const [red, green, blue] = channels(color);
   return ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 };
 const mix = (color, towards, share) => `#${channels(color).map((each) => Math.round(each + (towards - each) * share).toString(16).padStart(2, "0")).join("")}`;
 const title = (id) => id.slice(id.lastIndexOf(":") + 1).split("/").pop() || id;
 
-function make(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
+function plural(count) {
+  return `${count.toLocaleString("en")} image${count === 1 ? "" : "s"}`;
 }
 
-function button(text, work, called = "") {
-  const made = make("button", { type: "button", ...(called ? { "aria-label": called, title: called } : {}) }, text);
-  made.addEventListener("click", work);
-  return made;
+function element(name, attributes = {}, ...children) {
+  const node = document.createElement(name);
+  for (const [attribute, value] of Object.entries(attributes)) node.setAttribute(attribute, value);
+  node.append(...children);
+  return node;
+}
+
+function button(text, onClick, label = "") {
+  const node = element("button", { type: "button", ...(label ? { "aria-label": label, title: label } : {}) }, text);
+  node.addEventListener("click", onClick);
+  return node;
 }

@@ -1,6 +1,6 @@
-// A picture from the camera; where there is none, or it is not allowed, a file is chosen.
+// Takes a photo with the camera; where that is impossible or denied, a file is chosen instead.
 
-export function startCamera(dialog, button, taken) {
+export function setUpCamera(dialog, button, onPhoto) {
   if (!navigator.mediaDevices?.getUserMedia) {
     button.hidden = true;
     return;
@@ -19,11 +19,11 @@ export function startCamera(dialog, button, taken) {
     }
   });
   dialog.addEventListener("close", stop);
-  dialog.querySelector("#close").addEventListener("click", () => dialog.close());
-  dialog.querySelector("#take").addEventListener("click", () => {
+  dialog.querySelector("#close-camera").addEventListener("click", () => dialog.close());
+  dialog.querySelector("#take-photo").addEventListener("click", () => {
     const canvas = Object.assign(document.createElement("canvas"), { width: video.videoWidth, height: video.videoHeight });
     canvas.getContext("2d").drawImage(video, 0, 0);
     dialog.close();
-    canvas.toBlob((blob) => taken(blob), "image/jpeg", 0.92);
+    canvas.toBlob((blob) => onPhoto(blob), "image/jpeg", 0.92);
   });
 }

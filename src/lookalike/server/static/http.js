@@ -1,6 +1,6 @@
-// Requests, with the API key if there is one, and their problems.
+// Requests to the service, with the API key if there is one, and their errors.
 
-const KEY = "lookalike.key";
+const STORAGE_KEY = "lookalike.key";
 
 export class Problem extends Error {
   constructor(title, detail, status = 0) {
@@ -10,45 +10,48 @@ export class Problem extends Error {
   }
 }
 
-export const key = {
-  get: () => sessionStorage.getItem(KEY),
-  set: (value) => sessionStorage.setItem(KEY, value),
-  forget: () => sessionStorage.removeItem(KEY),
+export const apiKey = {
+  get: () => sessionStorage.getItem(STORAGE_KEY),
+  set: (value) => sessionStorage.setItem(STORAGE_KEY, value),
+  clear: () => sessionStorage.removeItem(STORAGE_KEY),
 };
 
-export async function ask(address, options = {}) {
+// Like fetch, but with the API key, and with a Problem for every response that is not a success.
+export async function request(url, options = {}) {
   const headers = new Headers(options.headers);
-  if (key.get()) headers.set("Authorization", `Bearer ${key.get()}`);
-  let answer;
+  if (apiKey.get()) headers.set("Authorization", `Bearer ${apiKey.get()}`);
+  let response;
   try {
-    answer = await fetch(address, { ...options, headers });
+    response = await fetch(url, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem("The service cannot be reached", "Is it still running? Try again in a moment.");
+    throw new Problem("Service unreachable", "Check that it is running and try again.");
   }
-  if (!answer.ok) throw await problemOf(answer);
-  return answer;
+  if (!response.ok) throw await toProblem(response);
+  return response;
 }
 
-async function problemOf(answer) {
+export const requestJSON = async (url, options) => (await request(url, options)).json();
+
+async function toProblem(response) {
   try {
-    const found = await answer.json();
-    return new Problem(found.title, found.detail, answer.status);
+    const { title, detail } = await response.json();
+    return new Problem(title, detail, response.status);
   } catch {
-    return new Problem("The service did not answer", `It said ${answer.status}.`, answer.status);
+    return new Problem("Unexpected response", `HTTP status ${response.status}`, response.status);
   }
 }
 
-export function address(gallery, what, id) {
-  return `/v1/galleries/${encodeURIComponent(gallery)}/item${what}?id=${encodeURIComponent(id)}`;
+export function itemURL(gallery, resource, id) {
+  return `/v1/galleries/${encodeURIComponent(gallery)}/item${resource}?id=${encodeURIComponent(id)}`;
 }
 
-// Elements made from text, never from markup.
+// Creates an element; its children are text or elements, never markup.
 export function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
+  const node = document.createElement(name);
+  for (const [attribute, value] of Object.entries(attributes)) node.setAttribute(attribute, value);
+  node.append(...children);
+  return node;
 }
 
 export function problemBox(problem) {
@@ -57,7 +60,13 @@ export function problemBox(problem) {
   return box;
 }
 
-// A page or a part of one that the service made, where every text was escaped.
-export function parsed(html) {
+// Parses a page rendered by the service, which escapes all text.
+export function parseHTML(html) {
   return new DOMParser().parseFromString(html, "text/html");
+}
+
+export function download(text, type, name) {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  element("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
 }

@@ -1,225 +1,228 @@
-// The judging view: hits shown blind, right or wrong by one key; or two galleries' answers side by
-// side. What was said is kept in this browser until it is saved as a file.
+// The judging view: results shown blind and judged with one key each, or the results of two galleries
+// side by side. Judgements are stored in this browser until they are downloaded.
 
-import { address, ask, element, problemBox } from "./http.js";
-import { fetched } from "./pictures.js";
+import { download, element, itemURL, problemBox, request, requestJSON } from "./http.js";
+import { fetchBlob } from "./images.js";
 
-const KEYS = {
-  hits: { r: ["Right", true], w: ["Wrong", false] },
-  sets: { 1: ["The left ones", "left"], 2: ["The right ones", "right"], 0: ["Neither", "neither"] },
+const CHOICES = {
+  hits: { r: ["Relevant", true], n: ["Not relevant", false] },
+  sets: { 1: ["Left is better", "left"], 2: ["Right is better", "right"], 0: ["Tie", "neither"] },
 };
 
-let gallery, stage, tasks, said, plan, facts, shownAt;
-const find = (id) => document.querySelector(id);
+let gallery, stage, settings, tasks, judgements, galleries, currentView;
+const find = (selector) => document.querySelector(selector);
 
 export function start(main) {
   gallery = main.dataset.gallery;
   stage = find("#stage");
-  find("#plan").addEventListener("submit", (event) => {
+  find("#judge-form").addEventListener("submit", (event) => {
     event.preventDefault();
     begin({
       kind: find("#kind").value,
       other: find("#other")?.value ?? null,
       queries: find("#queries").valueAsNumber,
-      k: find("#hits").valueAsNumber,
+      k: find("#k").valueAsNumber,
       seed: find("#seed").valueAsNumber,
     }, []);
   });
-  const kept = restore();
-  find("#resume").hidden = !kept;
-  find("#resume").addEventListener("click", () => begin(kept.plan, kept.said));
-  find("#save").addEventListener("click", save);
-  addEventListener("keydown", pressed);
+  const saved = restore();
+  find("#resume").hidden = !saved;
+  find("#resume").addEventListener("click", () => begin(saved.settings, saved.judgements));
+  find("#download").addEventListener("click", save);
+  addEventListener("keydown", onKeyDown);
 }
 
-async function begin(chosen, before) {
-  [plan, said, facts] = [chosen, before, {}];
-  find("#plan").hidden = true;
+async function begin(newSettings, previousJudgements) {
+  [settings, judgements, galleries] = [newSettings, previousJudgements, {}];
+  find("#judge-form").hidden = true;
   find("#judging").hidden = false;
-  find("#trouble").replaceChildren();
-  find("#progress").textContent = "Asking the gallery …";
+  find("#problem").replaceChildren();
+  find("#progress").textContent = "Loading results …";
   try {
-    tasks = shuffled(await prepare(), plan.seed);
+    tasks = shuffle(await loadTasks(), settings.seed);
   } catch (problem) {
-    find("#trouble").replaceChildren(problemBox(problem));
-    find("#plan").hidden = false;
+    find("#problem").replaceChildren(problemBox(problem));
+    find("#judge-form").hidden = false;
     find("#judging").hidden = true;
     return;
   }
-  next();
+  showNext();
 }
 
-// Everything there is to judge: the same for the same plan and gallery.
-async function prepare() {
-  const names = plan.kind === "sets" ? [gallery, plan.other] : [gallery];
+// Returns all tasks; they are the same for the same settings and gallery.
+async function loadTasks() {
+  const names = settings.kind === "sets" ? [gallery, settings.other] : [gallery];
   for (const name of names) {
-    const { encoder, fingerprint, rows } = await json(`/v1/galleries/${name}`);
-    facts[name] = { encoder, fingerprint, rows };
+    const { encoder, fingerprint, rows } = await requestJSON(`/v1/galleries/${name}`);
+    galleries[name] = { encoder, fingerprint, rows };
   }
-  const queries = await json(`/v1/galleries/${gallery}/sample?count=${plan.queries}&seed=${plan.seed}`);
-  const found = [];
+  const queries = await requestJSON(`/v1/galleries/${gallery}/sample?count=${settings.queries}&seed=${settings.seed}`);
+  const loaded = [];
   for (const [i, { id }] of queries.entries()) {
-    find("#progress").textContent = `Asking the gallery … ${i + 1} of ${queries.length}`;
+    find("#progress").textContent = `Loading results … ${i + 1} of ${queries.length}`;
     const sets = [];
     for (const name of names) sets.push(await neighbors(name, id));
-    if (plan.kind === "sets") found.push({ query: id, sets, swapped: chance(`${plan.seed}/${id}`) < 0.5 });
-    else for (const [rank, hit] of sets[0].entries()) found.push({ query: id, hit, rank: rank + 1, given: sets[0].length });
+    if (settings.kind === "sets") loaded.push({ query: id, sets, swapped: hashToUnit(`${settings.seed}/${id}`) < 0.5 });
+    else for (const [i, hit] of sets[0].entries()) loaded.push({ query: id, hit, rank: i + 1, returned: sets[0].length });
   }
-  return found;
+  return loaded;
 }
 
-// What looks like an item; a gallery that does not hold it is asked with its image.
+// Returns the results for an item; a gallery that does not have it is searched with its image.
 async function neighbors(name, id) {
   try {
-    return (await json(`${address(name, "/neighbors", id)}&k=${plan.k}`)).hits.map((hit) => hit.id);
+    return (await requestJSON(`${itemURL(name, "/neighbors", id)}&k=${settings.k}`)).hits.map((hit) => hit.id);
   } catch (problem) {
     if (problem.status !== 404 || name === gallery) throw problem;
-    const body = await fetched(address(gallery, "/image", id));
-    const answer = await ask(`/v1/galleries/${name}/search/image?k=${plan.k}`, { method: "POST", body });
-    return (await answer.json()).hits.map((hit) => hit.id);
+    const body = await fetchBlob(itemURL(gallery, "/image", id));
+    const response = await request(`/v1/galleries/${name}/search/image?k=${settings.k}`, { method: "POST", body });
+    return (await response.json()).hits.map((hit) => hit.id);
   }
 }
-
-const json = async (where) => (await ask(where)).json();
 
 // ---- judging ---------------------------------------------------------------------------------
 
-async function next() {
+async function showNext() {
   store();
-  find("#save").hidden = said.length === 0;
-  const answers = find("#answers");
-  find("#progress").textContent = `${said.length} of ${tasks.length} judged`;
-  if (said.length >= tasks.length) {
-    stage.replaceChildren(element("p", { class: "lead" }, tasks.length ? "That was all. Save what you said." : "There is nothing to judge: the gallery is too small."));
-    answers.replaceChildren();
-    find("#keys").textContent = "";
+  find("#download").hidden = judgements.length === 0;
+  const buttons = find("#choices");
+  find("#progress").textContent = `${judgements.length} of ${tasks.length} judged`;
+  if (judgements.length >= tasks.length) {
+    stage.replaceChildren(element("p", { class: "lead" }, tasks.length ? "All judged. Download your judgements." : "Nothing to judge: the gallery has too few images."));
+    buttons.replaceChildren();
+    find("#shortcuts").textContent = "";
     return;
   }
-  const task = tasks[said.length];
-  const mine = (shownAt = Symbol());
-  const made = await (plan.kind === "sets" ? twoSets(task) : oneHit(task));
-  if (mine !== shownAt) return;
-  stage.replaceChildren(made);
-  const keys = Object.entries(KEYS[plan.kind]);
-  answers.replaceChildren(...keys.map(([key, [title, answer]]) => button(`${title} (${key.toUpperCase()})`, () => answered(answer))), button("Undo (U)", undo));
-  find("#keys").textContent = `Keys: ${keys.map(([key, [title]]) => `${key.toUpperCase()} ${title.toLowerCase()}`).join(", ")}, U undo.`;
-  preload(tasks[said.length + 1]);
+  const task = tasks[judgements.length];
+  const view = (currentView = Symbol());
+  const content = await renderTask(task);
+  if (view !== currentView) return;
+  stage.replaceChildren(content);
+  const choices = Object.entries(CHOICES[settings.kind]);
+  buttons.replaceChildren(...choices.map(([key, [title, value]]) => button(`${title} (${key.toUpperCase()})`, () => judge(value))), button("Undo (U)", undo));
+  find("#shortcuts").textContent = `Keys: ${choices.map(([key, [title]]) => `${key.toUpperCase()} ${title.toLowerCase()}`).join(", ")}, U undo.`;
+  preload(tasks[judgements.length + 1]);
 }
 
-function button(text, work) {
-  const made = element("button", { type: "button" }, text);
-  made.addEventListener("click", work);
-  return made;
+function button(text, onClick) {
+  const node = element("button", { type: "button" }, text);
+  node.addEventListener("click", onClick);
+  return node;
 }
 
-async function oneHit({ query, hit }) {
+const renderTask = (task) => (settings.kind === "sets" ? renderSets(task) : renderPair(task));
+
+async function renderPair({ query, hit }) {
   const pair = element("div", { class: "pair" });
-  pair.append(await figure(gallery, query, "Query", 512), await figure(gallery, hit, "Found: does it look like the query?", 512));
+  pair.append(await figure(gallery, query, "Query", 512), await figure(gallery, hit, "Result", 512));
   return pair;
 }
 
-async function twoSets({ query, sets, swapped }) {
-  const names = [gallery, plan.other];
+async function renderSets({ query, sets, swapped }) {
+  const names = [gallery, settings.other];
   const order = swapped ? [1, 0] : [0, 1];
-  const box = element("div", { class: "duel" });
+  const box = element("div", { class: "blind-comparison" });
   box.append(await figure(gallery, query, "Query", 256));
-  const sides = element("div", { class: "sets beside" });
-  for (const [i, side] of order.entries()) {
+  const columns = element("div", { class: "result-sets side-by-side" });
+  for (const [position, index] of order.entries()) {
+    const title = position ? "Right" : "Left";
     const list = element("ol", { class: "hits" });
-    for (const id of sets[side]) list.append(element("li", { class: "hit" }, await picture(names[side], id, "A hit", 192)));
-    sides.append(element("section", { class: "set", "aria-label": i ? "Right" : "Left" }, element("h2", {}, i ? "Right" : "Left"), list));
+    for (const id of sets[index]) list.append(element("li", { class: "hit" }, await thumbnail(names[index], id, "Result", 192)));
+    columns.append(element("section", { class: "result-set", "aria-label": title }, element("h2", {}, title), list));
   }
-  box.append(sides);
+  box.append(columns);
   return box;
 }
 
-async function figure(name, id, title, side) {
-  return element("figure", {}, await picture(name, id, title, side), element("figcaption", {}, title));
+async function figure(name, id, title, size) {
+  return element("figure", {}, await thumbnail(name, id, title, size), element("figcaption", {}, title));
 }
 
-const kept = new Map();
-async function picture(name, id, alt, side) {
-  const where = `${address(name, "/thumbnail", id)}&side=${side}`;
-  if (!kept.has(where)) kept.set(where, fetched(where).then((blob) => URL.createObjectURL(blob)));
+const thumbnailURLs = new Map();
+async function thumbnail(name, id, alt, size) {
+  const url = `${itemURL(name, "/thumbnail", id)}&size=${size}`;
+  if (!thumbnailURLs.has(url)) thumbnailURLs.set(url, fetchBlob(url).then((blob) => URL.createObjectURL(blob)));
   const image = element("img", { alt });
   try {
-    image.src = await kept.get(where);
+    image.src = await thumbnailURLs.get(url);
   } catch {
-    return element("p", { class: "gone" }, "This image cannot be read any more.");
+    return element("p", { class: "missing" }, "Image not available");
   }
   return image;
 }
 
 function preload(task) {
-  if (task) (plan.kind === "sets" ? twoSets(task) : oneHit(task)).catch(() => {});
+  if (task) renderTask(task).catch(() => {});
 }
 
-function answered(answer) {
-  said.push(answer);
-  next();
+function judge(value) {
+  judgements.push(value);
+  showNext();
 }
 
 function undo() {
-  if (said.pop() !== undefined) next();
+  if (judgements.pop() !== undefined) showNext();
 }
 
-function pressed(event) {
+function onKeyDown(event) {
   if (!tasks || find("#judging").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
-  const name = event.key.toLowerCase();
-  if (name === "u") return undo();
-  const found = KEYS[plan.kind][name];
-  if (found && said.length < tasks.length) answered(found[1]);
+  const key = event.key.toLowerCase();
+  if (key === "u") return undo();
+  const choice = CHOICES[settings.kind][key];
+  if (choice && judgements.length < tasks.length) judge(choice[1]);
 }
 
-// ---- what was said ---------------------------------------------------------------------------
+// ---- storage ---------------------------------------------------------------------------------
+
+const storageKey = () => `lookalike.judgements.${gallery}`;
 
 function store() {
   try {
-    localStorage.setItem(`lookalike.judging.${gallery}`, JSON.stringify({ plan, said }));
+    localStorage.setItem(storageKey(), JSON.stringify({ settings, judgements }));
   } catch {
-    // a private window keeps nothing; the file can be saved all the same
+    // private windows may not allow storage; downloading still works
   }
 }
 
 function restore() {
   try {
-    const found = JSON.parse(localStorage.getItem(`lookalike.judging.${gallery}`));
-    return found?.said?.length ? found : null;
+    const saved = JSON.parse(localStorage.getItem(storageKey()));
+    return saved?.judgements?.length ? saved : null;
   } catch {
     return null;
   }
 }
 
-function asFile() {
-  const judged = tasks.slice(0, said.length).map((task, i) => ({ ...task, answer: said[i] }));
+// The file that lookalike evaluate judgements reads; see evaluation/human_judgements.py.
+function toDocument() {
+  const judged = judgements.map((judgement, i) => ({ ...tasks[i], judgement }));
   const queries = [...new Set(judged.map(({ query }) => query))];
-  const hits = plan.kind === "sets" ? [] : queries.map((query) => {
-    const mine = judged.filter((each) => each.query === query).sort((a, b) => a.rank - b.rank);
-    return { gallery, query, k: plan.k, returned: mine[0].given, answers: mine.map(({ hit, rank, answer }) => ({ id: hit, rank, relevant: answer })) };
+  const hits = settings.kind === "sets" ? [] : queries.map((query) => {
+    const ofQuery = judged.filter((each) => each.query === query).sort((a, b) => a.rank - b.rank);
+    const { returned } = ofQuery[0];
+    return { gallery, query, k: settings.k, returned, answers: ofQuery.map(({ hit, rank, judgement }) => ({ id: hit, rank, relevant: judgement })) };
   });
-  const side = ({ answer, swapped }) => (answer === "neither" ? "neither" : (answer === "left") !== swapped ? "a" : "b");
-  const preferences = plan.kind === "hits" ? [] : judged.map((each) => ({ query: each.query, a: gallery, b: plan.other, preferred: side(each) }));
-  return { format: "lookalike-judgements", version: 2, created_at: new Date().toISOString(), galleries: facts, hits, preferences };
+  const preferred = ({ judgement, swapped }) => (judgement === "neither" ? "neither" : (judgement === "left") !== swapped ? "a" : "b");
+  const preferences = settings.kind === "hits" ? [] : judged.map((each) => ({ query: each.query, a: gallery, b: settings.other, preferred: preferred(each) }));
+  return { format: "lookalike-judgements", version: 2, created_at: new Date().toISOString(), galleries, hits, preferences };
 }
 
 function save() {
-  const url = URL.createObjectURL(new Blob([JSON.stringify(asFile(), null, 1)], { type: "application/json" }));
-  const link = element("a", { href: url, download: `${gallery}-judgements-${new Date().toISOString().slice(0, 10)}.json` });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(url), 1000);
+  const name = `${gallery}-judgements-${new Date().toISOString().slice(0, 10)}.json`;
+  download(JSON.stringify(toDocument(), null, 1), "application/json", name);
 }
 
-// A number from 0 to 1 that a text always gives.
-function chance(text) {
+// Hashes a text to a number from 0 to 1 (FNV-1a).
+function hashToUnit(text) {
   let state = 2166136261;
-  for (const each of text) state = Math.imul(state ^ each.codePointAt(0), 16777619);
+  for (const character of text) state = Math.imul(state ^ character.codePointAt(0), 16777619);
   state = Math.imul(state ^ (state >>> 16), 0x45d9f3b);
   return ((state ^ (state >>> 16)) >>> 0) / 2 ** 32;
 }
 
-// Hits are judged in an order that says nothing of their rank; those of one query stay together.
-function shuffled(found, seed) {
-  const order = new Map([...new Set(found.map(({ query }) => query))].map((query, i) => [query, i]));
-  const place = (each) => chance(`${seed}/${each.query}/${each.hit}`);
-  return found.sort((a, b) => order.get(a.query) - order.get(b.query) || place(a) - place(b));
+// Orders the results of each query independently of their rank; queries stay in their order.
+function shuffle(unordered, seed) {
+  const queryOrder = new Map([...new Set(unordered.map(({ query }) => query))].map((query, i) => [query, i]));
+  const key = (task) => hashToUnit(`${seed}/${task.query}/${task.hit}`);
+  return unordered.sort((a, b) => queryOrder.get(a.query) - queryOrder.get(b.query) || key(a) - key(b));
 }

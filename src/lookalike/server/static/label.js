@@ -1,149 +1,152 @@
-// The labeling view: suggested images in groups, one key a label, and how many images the labels cover.
-// What was said is kept in this browser until it is saved as a file.
+// The labeling view: suggested images in groups, labeled with one key each, and the label coverage.
+// Labels are stored in this browser until they are downloaded.
 
-import { address, ask, element, problemBox } from "./http.js";
-import { fetched } from "./pictures.js";
+import { download, element, itemURL, problemBox, requestJSON } from "./http.js";
+import { fetchBlob } from "./images.js";
 
-const find = (id) => document.querySelector(id);
-const KEYS = "abcdefghijklmnopqrstvwxyz0123456789"; // without u, which undoes
+const find = (selector) => document.querySelector(selector);
+const KEYS = "abcdefghijklmnopqrstvwxyz0123456789"; // without u, for undo
 
-let gallery, session, done, names, out, keyed;
-// `done` holds what was said in turn: {group, label, ids}, or {group, later: true}.
+let gallery, session, names, deselected, labelOfKey;
+let actions; // in order: {group, label, ids} or {group, skipped: true}
 
 export async function start(main) {
   gallery = main.dataset.gallery;
   try {
-    session = await (await ask(`/v1/galleries/${gallery}/labeling`)).json();
+    session = await requestJSON(`/v1/galleries/${gallery}/labeling`);
   } catch (problem) {
-    find("#trouble").replaceChildren(problemBox(problem));
+    find("#problem").replaceChildren(problemBox(problem));
     return;
   }
-  ({ done, names } = restore());
+  ({ actions, names } = restore());
   find("#stale").hidden = !session.stale;
   find("#labeling").hidden = false;
-  find("#new").addEventListener("submit", (event) => {
+  find("#new-label").addEventListener("submit", (event) => {
     event.preventDefault();
-    add(find("#name").value);
-    find("#name").value = "";
-    find("#name").blur();
+    addLabel(find("#label-name").value);
+    find("#label-name").value = "";
+    find("#label-name").blur();
   });
-  find("#later").addEventListener("click", later);
+  find("#skip").addEventListener("click", skip);
   find("#undo").addEventListener("click", undo);
-  find("#save").addEventListener("click", save);
-  addEventListener("keydown", pressed);
+  find("#download").addEventListener("click", save);
+  addEventListener("keydown", onKeyDown);
   show();
-  await measure();
+  await updateCoverage();
 }
 
-// ---- what there is to name -----------------------------------------------------------------------
+// ---- groups --------------------------------------------------------------------------------------
 
-// The ids of each group that have no label yet; groups left for later come last.
-function open() {
-  const labeled = labels();
-  const late = new Map(done.filter((each) => each.later).map((each, i) => [each.group, i + 1]));
+// The groups with their unlabeled ids; skipped groups come last.
+function openGroups() {
+  const labels = currentLabels();
+  const skippedAt = new Map(actions.filter((each) => each.skipped).map((each, i) => [each.group, i + 1]));
   return session.groups
-    .map((ids, group) => ({ group, ids: ids.filter((id) => !(id in labeled)), late: late.get(group) ?? 0 }))
+    .map((ids, group) => ({ group, ids: ids.filter((id) => !(id in labels)), skippedAt: skippedAt.get(group) ?? 0 }))
     .filter(({ ids }) => ids.length)
-    .sort((a, b) => a.late - b.late || a.group - b.group);
+    .sort((a, b) => a.skippedAt - b.skippedAt || a.group - b.group);
 }
 
-function labels() {
-  const found = Object.fromEntries(Object.entries(session.labels).map(([id, of]) => [id, [...of]]));
-  for (const { label, ids } of done) for (const id of ids ?? []) found[id] = [label];
-  return found;
+function currentLabels() {
+  const labels = Object.fromEntries(Object.entries(session.labels).map(([id, each]) => [id, [...each]]));
+  for (const { label, ids } of actions) for (const id of ids ?? []) labels[id] = [label];
+  return labels;
 }
 
-async function show() {
+const thumbnailURL = (id) => `${itemURL(gallery, "/thumbnail", id)}&size=192`;
+
+function show() {
   store();
-  out = new Set();
-  const [now] = open();
+  deselected = new Set();
+  const [group, nextGroup] = openGroups();
   const suggested = session.groups.flat();
-  const labeled = labels();
-  const named = suggested.filter((id) => id in labeled).length;
-  find("#progress").textContent = now ? `${named} of ${suggested.length} named` : `All ${suggested.length} are named. Save them, and label the rest with lookalike label propagate.`;
-  find("#undo").disabled = done.length === 0;
-  find("#later").disabled = !now;
+  const labels = currentLabels();
+  const count = suggested.filter((id) => id in labels).length;
+  find("#progress").textContent = group ? `${count} of ${suggested.length} labeled` : `All ${suggested.length} images are labeled. Download the labels, then run: lookalike label propagate`;
+  find("#undo").disabled = actions.length === 0;
+  find("#skip").disabled = !group;
   showLabels();
   const list = find("#group");
-  list.dataset.group = now?.group ?? "";
-  list.replaceChildren(...(now?.ids ?? []).map((id, i) => {
-    const shot = element("button", { type: "button", class: "shot", "aria-pressed": "true", "aria-label": id, title: id });
-    shot.addEventListener("click", () => toggle(i));
-    fetched(`${address(gallery, "/thumbnail", id)}&side=192`).then(
-      (blob) => shot.append(element("img", { alt: "", src: URL.createObjectURL(blob) })),
-      () => shot.append("cannot be read"),
+  list.dataset.group = group?.group ?? "";
+  list.replaceChildren(...(group?.ids ?? []).map((id, i) => {
+    const button = element("button", { type: "button", class: "thumbnail", "aria-pressed": "true", "aria-label": id, title: id });
+    button.addEventListener("click", () => toggle(i));
+    fetchBlob(thumbnailURL(id)).then(
+      (blob) => button.append(element("img", { alt: "", src: URL.createObjectURL(blob) })),
+      () => button.append("Image not available"),
     );
-    return element("li", { class: "hit" }, shot);
+    return element("li", { class: "hit" }, button);
   }));
-  const [, next] = open();
-  for (const id of next?.ids ?? []) fetched(`${address(gallery, "/thumbnail", id)}&side=192`).catch(() => {});
+  for (const id of nextGroup?.ids ?? []) fetchBlob(thumbnailURL(id)).catch(() => {}); // preload
 }
 
+// Selects or deselects an image of the group.
 function toggle(i) {
-  const shot = find("#group").children[i]?.querySelector("button");
-  const id = open()[0]?.ids[i];
-  if (!shot || !id) return;
-  if (!out.delete(id)) out.add(id);
-  shot.setAttribute("aria-pressed", String(!out.has(id)));
+  const button = find("#group").children[i]?.querySelector("button");
+  const id = openGroups()[0]?.ids[i];
+  if (!button || !id) return;
+  if (!deselected.delete(id)) deselected.add(id);
+  button.setAttribute("aria-pressed", String(!deselected.has(id)));
 }
 
 // ---- labels --------------------------------------------------------------------------------------
 
-// A label has the first free key of its own letters and digits, or any that is free.
+// A label's key is the first free one of its letters and digits, or any free key.
 function showLabels() {
-  const all = [...new Set([...Object.values(session.labels).flat(), ...names])];
-  keyed = new Map();
-  for (const name of all) {
-    const key = [...name.toLowerCase(), ...KEYS].find((each) => KEYS.includes(each) && !keyed.has(each));
-    if (key) keyed.set(key, name);
+  const labels = [...new Set([...Object.values(session.labels).flat(), ...names])];
+  labelOfKey = new Map();
+  for (const label of labels) {
+    const key = [...label.toLowerCase(), ...KEYS].find((each) => KEYS.includes(each) && !labelOfKey.has(each));
+    if (key) labelOfKey.set(key, label);
   }
-  const keyOf = new Map([...keyed].map(([key, name]) => [name, key]));
-  find("#labels").replaceChildren(...all.map((name) => {
-    const made = element("button", { type: "button" }, element("kbd", {}, keyOf.get(name)?.toUpperCase() ?? " "), name, element("span", { class: "soft", "data-label": name }));
-    made.addEventListener("click", () => give(name));
-    return element("li", {}, made);
+  const keyOfLabel = new Map([...labelOfKey].map(([key, label]) => [label, key]));
+  find("#labels").replaceChildren(...labels.map((label) => {
+    const button = element("button", { type: "button" }, element("kbd", {}, keyOfLabel.get(label)?.toUpperCase() ?? " "), label, element("span", { class: "muted", "data-label": label }));
+    button.addEventListener("click", () => assign(label));
+    return element("li", {}, button);
   }));
-  showCounts();
+  showCoverage();
 }
 
-function add(text) {
-  const name = text.trim().replaceAll(";", ",");
-  if (!name) return;
-  if (!names.includes(name)) names.push(name);
+function addLabel(text) {
+  const label = text.trim().replaceAll(";", ",");
+  if (!label) return;
+  if (!names.includes(label)) names.push(label);
   showLabels();
-  if (open().length) give(name);
+  if (openGroups().length) assign(label);
 }
 
-function give(label) {
-  const [now] = open();
-  if (!now) return;
-  const ids = now.ids.filter((id) => !out.has(id));
+// Assigns a label to the selected images of the group.
+function assign(label) {
+  const [group] = openGroups();
+  if (!group) return;
+  const ids = group.ids.filter((id) => !deselected.has(id));
   if (!ids.length) return;
-  done.push({ group: now.group, label, ids });
+  actions.push({ group: group.group, label, ids });
   show();
-  measure();
+  updateCoverage();
 }
 
-function later() {
-  const [now] = open();
-  if (!now) return;
-  done.push({ group: now.group, later: true });
+function skip() {
+  const [group] = openGroups();
+  if (!group) return;
+  actions.push({ group: group.group, skipped: true });
   show();
 }
 
 function undo() {
-  const last = done.pop();
-  if (!last) return;
+  const action = actions.pop();
+  if (!action) return;
   show();
-  if (!last.later) measure();
+  if (!action.skipped) updateCoverage();
 }
 
-function pressed(event) {
+function onKeyDown(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
   const key = event.key.toLowerCase();
-  if (key === " " && !event.target.matches("button, a")) later();
+  if (key === " " && !event.target.matches("button, a")) skip();
   else if (key === "u") undo();
-  else if (keyed?.has(key)) give(keyed.get(key));
+  else if (labelOfKey?.has(key)) assign(labelOfKey.get(key));
   else return;
   event.preventDefault();
 }
@@ -151,65 +154,62 @@ function pressed(event) {
 // ---- label coverage ------------------------------------------------------------------------------
 
 let coverage = null;
-let waiting = false;
-async function measure() {
-  if (measure.busy) {
-    waiting = true;
-    return;
-  }
-  measure.busy = true;
-  do {
-    waiting = false;
-    const body = JSON.stringify({ labels: labels() });
+let updating = false;
+let outdated = false;
+async function updateCoverage() {
+  outdated = true;
+  if (updating) return;
+  updating = true;
+  while (outdated) {
+    outdated = false;
+    const body = JSON.stringify({ labels: currentLabels() });
     try {
-      coverage = await (await ask(`/v1/galleries/${gallery}/labeling/coverage`, { method: "POST", body, headers: { "Content-Type": "application/json" } })).json();
-      find("#trouble").replaceChildren();
+      coverage = await requestJSON(`/v1/galleries/${gallery}/labeling/coverage`, { method: "POST", body, headers: { "Content-Type": "application/json" } });
+      find("#problem").replaceChildren();
     } catch (problem) {
-      find("#trouble").replaceChildren(problemBox(problem));
+      find("#problem").replaceChildren(problemBox(problem));
     }
-  } while (waiting);
-  measure.busy = false;
-  showCounts();
+  }
+  updating = false;
+  showCoverage();
 }
 
-function showCounts() {
+function showCoverage() {
   if (!coverage) return;
   const share = coverage.covered / Math.max(1, coverage.images);
-  find("#bar").style.width = `${100 * share}%`;
-  find("#reach").textContent = coverage.labels.length < 2 ? "At least two labels are needed." : `${coverage.covered.toLocaleString("en")} of ${coverage.images.toLocaleString("en")} images (${(100 * share).toFixed(1)} %)`;
-  const of = new Map(coverage.labels.map((each) => [each.label, each]));
-  for (const each of document.querySelectorAll("[data-label]")) {
-    const found = of.get(each.dataset.label);
-    each.textContent = found ? `${found.labeled} labeled, ${found.covered.toLocaleString("en")} covered` : "none yet";
+  find("#coverage-bar").style.width = `${100 * share}%`;
+  find("#coverage").textContent = coverage.labels.length < 2 ? "Add at least two labels." : `${coverage.covered.toLocaleString("en")} of ${coverage.images.toLocaleString("en")} images (${(100 * share).toFixed(1)} %)`;
+  const counts = new Map(coverage.labels.map((each) => [each.label, each]));
+  for (const node of document.querySelectorAll("[data-label]")) {
+    const count = counts.get(node.dataset.label);
+    node.textContent = count ? `${count.labeled} labeled, ${count.covered.toLocaleString("en")} covered` : "no images";
   }
 }
 
-// ---- keeping and saving --------------------------------------------------------------------------
+// ---- storage -------------------------------------------------------------------------------------
 
-const place = () => `lookalike.labeling.${gallery}`;
+const storageKey = () => `lookalike.labels.${gallery}`;
 
 function store() {
   try {
-    localStorage.setItem(place(), JSON.stringify({ created_at: session.created_at, done, names }));
+    localStorage.setItem(storageKey(), JSON.stringify({ created_at: session.created_at, actions, names }));
   } catch {
-    // a private window keeps nothing; the file can be saved all the same
+    // private windows may not allow storage; downloading still works
   }
 }
 
-// What was said of these suggestions; of others, only the names of labels stay.
+// Restores the labels of this session; of another session, only the names of labels.
 function restore() {
   try {
-    const found = JSON.parse(localStorage.getItem(place()));
-    return { done: found.created_at === session.created_at ? found.done : [], names: found.names };
+    const saved = JSON.parse(localStorage.getItem(storageKey()));
+    return { actions: saved.created_at === session.created_at ? saved.actions : [], names: saved.names };
   } catch {
-    return { done: [], names: [] };
+    return { actions: [], names: [] };
   }
 }
 
 function save() {
   const cell = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  const lines = ["id,label", ...Object.entries(labels()).map(([id, of]) => `${cell(id)},${cell(of.join("; "))}`)];
-  const url = URL.createObjectURL(new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv" }));
-  element("a", { href: url, download: `${gallery}-labels.csv` }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 1000);
+  const lines = ["id,label", ...Object.entries(currentLabels()).map(([id, labels]) => `${cell(id)},${cell(labels.join("; "))}`)];
+  download(`${lines.join("\r\n")}\r\n`, "text/csv", `${gallery}-labels.csv`);
 }

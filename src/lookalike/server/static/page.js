@@ -1,52 +1,53 @@
-// Starts what a page needs. With API keys, a page is fetched again with the key of this tab.
+// Starts the script of a page. With API keys, a page is fetched again with the key of this tab.
 
-import { ask, key, parsed } from "./http.js";
-import { show } from "./pictures.js";
+import { apiKey, parseHTML, request } from "./http.js";
+import { loadImages } from "./images.js";
 
-const starts = {
+const pageModules = {
   search: () => import("./search.js"),
   judge: () => import("./judge.js"),
-  map: () => import("./atlas.js"),
+  map: () => import("./map_page.js"),
   label: () => import("./label.js"),
 };
 
 async function start() {
   const main = document.querySelector("main");
   document.querySelector("#galleries")?.addEventListener("change", ({ target }) => {
-    location.href = `/g/${target.value}${target.dataset.below}`;
+    location.href = `/g/${target.value}${target.dataset.view}`;
   });
   document.querySelector("#sign-out")?.addEventListener("click", () => {
-    key.forget();
+    apiKey.clear();
     location.reload();
   });
-  show(document);
-  if (main.dataset.page === "sign-in") await signIn(main);
-  else if (main.dataset.page in starts) await (await starts[main.dataset.page]()).start(main);
+  loadImages(document);
+  const { page } = main.dataset;
+  if (page === "sign-in") await signIn(main);
+  else if (page in pageModules) await (await pageModules[page]()).start(main);
   main.dataset.ready = "";
 }
 
 async function signIn(main) {
-  if (key.get() && (await enter())) return;
+  if (apiKey.get() && (await openPage())) return;
   const form = main.querySelector("form");
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    key.set(form.querySelector("#key").value.trim());
-    await enter();
+    apiKey.set(form.querySelector("#key").value.trim());
+    await openPage();
   });
   form.querySelector("#key").focus();
 }
 
-async function enter() {
+async function openPage() {
   try {
-    const page = parsed(await (await ask(location.href)).text());
+    const page = parseHTML(await (await request(location.href)).text());
     document.title = page.title;
     document.body.replaceWith(document.adoptNode(page.body));
     await start();
     return true;
   } catch (problem) {
-    key.forget();
-    document.querySelector("#refused").textContent =
-      problem.status === 401 ? "That is not a key of this service." : problem.message;
+    apiKey.clear();
+    document.querySelector("#sign-in-error").textContent =
+      problem.status === 401 ? "Invalid API key." : problem.message;
     return false;
   }
 }

@@ -1,4 +1,4 @@
-"""Messages between the service and its decoders: a JSON header and bytes, each with its length."""
+"""Messages between the service and its decoders: a JSON header and a payload, with lengths."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 LENGTHS = struct.Struct("!IQ")
-"""Bytes of the header, bytes of the payload."""
+"""Lengths of the header and of the payload, in bytes."""
 
 Message = tuple[dict[str, Any], bytes]
 
 
-def head(header: Mapping[str, Any], size: int) -> bytes:
-    """Return what goes before ``size`` bytes of payload."""
+def preamble(header: Mapping[str, Any], payload_size: int) -> bytes:
+    """Return what precedes a payload of ``payload_size`` bytes: the lengths and the header."""
     text = json.dumps(header).encode()
-    return LENGTHS.pack(len(text), size) + text
+    return LENGTHS.pack(len(text), payload_size) + text
 
 
 def read(file: BinaryIO) -> Message | None:
@@ -30,6 +30,6 @@ def read(file: BinaryIO) -> Message | None:
 
 def write(file: BinaryIO, header: Mapping[str, Any], payload: bytes | memoryview) -> None:
     """Write one message."""
-    file.write(head(header, len(payload)))
+    file.write(preamble(header, len(payload)))
     file.write(payload)
     file.flush()

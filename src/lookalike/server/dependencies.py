@@ -1,0 +1,39 @@
+"""FastAPI dependencies of the routes: the service, the gallery in the path, an item's id."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Request
+
+from lookalike.server.schemas import MAX_TEXT
+from lookalike.server.service import GalleryHandle, Service
+
+
+async def _service(request: Request) -> Service:  # async, or FastAPI would use a thread
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceDep = Annotated[Service, Depends(_service)]
+
+
+async def _handle(
+    gallery: Annotated[str, Path(description="Name of the gallery.", examples=["photos"])],
+    service: ServiceDep,
+) -> GalleryHandle:
+    return service.handle(gallery)
+
+
+GalleryDep = Annotated[GalleryHandle, Depends(_handle)]
+
+ItemId = Annotated[
+    str,
+    Query(
+        alias="id",
+        min_length=1,
+        max_length=MAX_TEXT,
+        description="ID of the item.",
+        examples=["photos:cats/1.jpg"],
+    ),
+]

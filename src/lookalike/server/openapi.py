@@ -1,0 +1,110 @@
+"""Parts of the OpenAPI document that FastAPI does not generate: problems, links, image bodies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from lookalike.server.problems import MEDIA_TYPE
+from lookalike.server.schemas import Problem
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+_DESCRIPTIONS = {
+    400: "Malformed request",
+    401: "API key required",
+    403: "Forbidden",
+    404: "Gallery or item not found",
+    408: "Request timed out",
+    409: "Gallery locked by another process",
+    413: "Request too large",
+    421: "Host not allowed",
+    422: "Invalid request or image",
+    429: "Too many requests; retry after the seconds in Retry-After",
+    431: "URL and headers too large",
+    501: "Missing dependency",
+    502: "Image could not be fetched",
+    503: "Gallery or vector store unavailable",
+    507: "Gallery cannot be written",
+}
+_COMMON = (400, 401, 403, 404, 408, 413, 421, 422, 429, 503)
+
+ITEM_READS = ("get_item", "get_item_image", "get_item_thumbnail", "get_item_neighbors")
+"""Operations that read an item."""
+
+PUBLIC: dict[str, Any] = {"security": []}
+"""For operations that need no API key."""
+
+IMAGE_BODY = {
+    "requestBody": {
+        "description": "An image file.",
+        "required": True,
+        "content": {"application/octet-stream": _BINARY, "image/*": _BINARY},
+    }
+}
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe error responses: those common to all operations, and more by status."""
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {
+            "description": _DESCRIPTIONS[status],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in (*_COMMON, *statuses)
+    }
+    responses[401]["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    responses[429]["headers"] = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}}}
+    return {**responses, 431: {"description": _DESCRIPTIONS[431]}}
+
+
+def item_links(row_id: str, *operations: str) -> dict[int | str, dict[str, Any]]:
+    """Describe links from a response to operations on an item in it.
+
+    ``row_id`` is an OpenAPI runtime expression for the item's id.
+    """
+    parameters = {"path.gallery": "$request.path.gallery", "query.id": row_id}
+    links = {name: {"operationId": name, "parameters": parameters} for name in operations}
+    return {200: {"links": links}}
+
+
+def image_response(description: str) -> dict[int | str, dict[str, Any]]:
+    """Describe a response that is an image."""
+    return {
+        200: {"description": description, "content": {"image/*": _BINARY}},
+        304: {"description": "Not modified since the version in If-None-Match."},
+    }
+
+
+def customize_document(app: FastAPI) -> None:
+    """Describe problem documents instead of FastAPI's own errors, and the ways to send a key."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, object]:
+        if app.openapi_schema is None:
+            document = generate()
+            schemas = document["components"]["schemas"]
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+            template = "#/components/schemas/{model}"
+            schemas["Problem"] = Problem.model_json_schema(ref_template=template)
+            document["components"]["securitySchemes"] = {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "API key as Authorization: Bearer KEY.",
+                },
+                "header": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-API-Key",
+                    "description": "API key as X-API-Key: KEY.",
+                },
+            }
+            if app.state.service.settings.keys:
+                document["security"] = [{"bearer": []}, {"header": []}]
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,28 @@
+// The map page: the map of a gallery with thumbnails and searches from the service.
+
+import { itemURL, problemBox, requestJSON } from "./http.js";
+import { fetchBlob } from "./images.js";
+import { showMap } from "./map.js";
+
+const THUMBNAIL_SIZE = 48;
+const MAX_THUMBNAILS = 120; // on the map at a time; each is a request
+
+export async function start(main) {
+  const { gallery } = main.dataset;
+  const root = main.querySelector("#map");
+  try {
+    const data = await requestJSON(`/v1/galleries/${gallery}/map`);
+    main.querySelector("#stale").hidden = !data.stale;
+    showMap(root, data, {
+      thumbnailSize: THUMBNAIL_SIZE,
+      maxThumbnails: MAX_THUMBNAILS,
+      searchURL: (id) => `/g/${gallery}?id=${encodeURIComponent(id)}`,
+      thumbnail: async (row) => {
+        const image = await createImageBitmap(await fetchBlob(`${itemURL(gallery, "/thumbnail", data.ids[row])}&size=${2 * THUMBNAIL_SIZE}`));
+        return { image, x: 0, y: 0, width: image.width, height: image.height };
+      },
+    });
+  } catch (problem) {
+    root.replaceChildren(problemBox(problem));
+  }
+}
