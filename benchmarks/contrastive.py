@@ -1,11 +1,11 @@
-"""The contrastive recipe beside what needs no learning: three data sets, three seeds each.
+"""The contrastive recipe compared with untrained baselines: three data sets, three seeds each.
 
     python benchmarks/contrastive.py WORK [SET...]
 
-Trains as ``lookalike train dataset:SET --augment NAME --minutes MINUTES --seed SEED`` does, keeps
-the encoders in the folder WORK, and prints precision@7 by cosine over all queries with 95 %
-bootstrap intervals; the differences to fine HOG are paired, query by query. Labels only judge.
-Emoji have no queries of their own: each of the drawings is asked for the others.
+Trains like ``lookalike train dataset:SET --augment NAME --minutes MINUTES --seed SEED`` into the
+folder WORK, and prints precision@7 by cosine distance over all queries with 95 % bootstrap
+intervals; differences to fine HOG are paired by query. Labels are used for evaluation only. Emoji
+have no separate queries: each image is searched among the others.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from lookalike.training.train import train
 from lookalike.types import Metric
 
 SEEDS = 3
-N = 7
+K = 7
 BASELINES = ("pixels", "color", "hog", "hog-fine")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is searched, what is asked, the augmentations to train with and the minutes it may take."""
+    """Gallery, queries (None: each gallery image), augmentation preset and training minutes."""
 
     gallery: str
     queries: str | None
@@ -63,7 +63,7 @@ def source(spec: str) -> ArraySource:
 
 
 def trained(task: Task, seed: int, folder: Path) -> NetworkEncoder:
-    """Return the encoder in ``folder``, trained now if it is not there."""
+    """Return the encoder in ``folder``; if there is none, train it."""
     if not (folder / "encoder.json").exists():
         options = TrainingOptions(seed=seed, augment=task.augment, minutes=task.minutes)
         train(task.gallery, recipe="contrastive", out=folder, options=options)
@@ -75,53 +75,54 @@ def trained(task: Task, seed: int, folder: Path) -> NetworkEncoder:
 def precisions(
     encoder: Encoder, gallery: ArraySource, queries: ArraySource | None
 ) -> NDArray[np.float64]:
-    """Return precision@7 of each query ``(q,)``; without queries, of each row among the others."""
+    """Return precision@7 of each query ``(q,)``, or of each gallery row among the others."""
     rows = encoder.encode(gallery.images)
     labels = np.array(gallery.labels)
     if queries is None:
-        found, wanted = ExactIndex(rows).others(0, len(rows), N, Metric.COSINE).rows, labels
+        hits, query_labels = ExactIndex(rows).others(0, len(rows), K, Metric.COSINE).rows, labels
     else:
-        asked = encoder.encode(queries.images)
-        found = ExactIndex(rows).search(asked, N, Metric.COSINE).rows
-        wanted = np.array(queries.labels)
-    return np.asarray((labels[found] == wanted[:, None]).mean(axis=1))
+        embeddings = encoder.encode(queries.images)
+        hits = ExactIndex(rows).search(embeddings, K, Metric.COSINE).rows
+        query_labels = np.array(queries.labels)
+    return np.asarray((labels[hits] == query_labels[:, None]).mean(axis=1))
 
 
-def said(values: NDArray[np.float64], signed: bool = False) -> str:
-    """Return mean and interval."""
+def mean_text(values: NDArray[np.float64], signed: bool = False) -> str:
+    """Return mean and interval as text."""
     interval = bootstrap_interval(values)
     form = "+.4f" if signed else ".4f"
     return f"{values.mean():{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
 def report(name: str, task: Task, work: Path) -> None:
-    """Train, judge and print one data set."""
+    """Train, evaluate and print one data set."""
     gallery = source(task.gallery)
     queries = None if task.queries is None else source(task.queries)
     sample = list(gallery.images[:: max(1, len(gallery) // SAMPLE)])
-    print(f"\n{name}: {len(gallery):,} images, P@{N}, {settings().threads} threads", flush=True)
+    print(f"\n{name}: {len(gallery):,} images, P@{K}, {settings().threads} threads", flush=True)
     scores = {}
     for baseline in BASELINES:
         if baseline == "color" and gallery.images.ndim == 3:
             continue
         scores[baseline] = precisions(open_encoder(baseline, sample), gallery, queries)
-        print(f"  {baseline:14} {said(scores[baseline])}", flush=True)
-    ours = []
+        print(f"  {baseline:14} {mean_text(scores[baseline])}", flush=True)
+    trained_scores = []
     for seed in range(SEEDS):
         encoder = trained(task, seed, work / f"{name}-{seed}.encoder")
-        ours.append(precisions(encoder, gallery, queries))
-        seconds = encoder.origin["seconds"] + encoder.origin["preparing"]
+        trained_scores.append(precisions(encoder, gallery, queries))
+        seconds = encoder.origin["seconds"] + encoder.origin["preparation_seconds"]
         print(
-            f"  contrastive {seed}  {said(ours[-1])}  {seconds:.0f} s; to hog-fine "
-            f"{said(ours[-1] - scores['hog-fine'], True)}",
+            f"  contrastive {seed}  {mean_text(trained_scores[-1])}  {seconds:.0f} s; to hog-fine "
+            f"{mean_text(trained_scores[-1] - scores['hog-fine'], True)}",
             flush=True,
         )
-    mean = np.mean(ours, axis=0)
-    print(f"  mean of seeds  {said(mean)}; to hog-fine {said(mean - scores['hog-fine'], True)}")
+    mean = np.mean(trained_scores, axis=0)
+    difference = mean_text(mean - scores["hog-fine"], True)
+    print(f"  mean of seeds  {mean_text(mean)}; to hog-fine {difference}")
 
 
 def main() -> None:
-    """Print every data set's table, or those named."""
+    """Print the tables of the named data sets, by default all."""
     work = Path(sys.argv[1])
     for name in sys.argv[2:] or TASKS:
         report(name, TASKS[name], work)

@@ -27,7 +27,7 @@ from lookalike.encoders.onnx import BATCH_SIZE, MODEL_FILE, NetworkEncoder, Onnx
 from lookalike.encoders.persistence import load_encoder
 from lookalike.sources import ArraySource, open_source
 from lookalike.training.loop import TrainingOptions
-from lookalike.training.towers import FineHogModule, Joined, Unit, tower
+from lookalike.training.towers import Concatenated, FineHogModule, UnitLength, tower
 from lookalike.training.train import train
 
 ROUNDS = 15
@@ -61,8 +61,8 @@ def main() -> None:
         encoder = train(source, recipe="contrastive", options=options)
     assert isinstance(encoder, NetworkEncoder)
     fine = FineHog.fit("hog-fine", Preprocessing(28, 28, 1), list(source.images))
-    halves = torch.nn.Sequential(tower(1, 28, 28), Unit(), torch.nn.Linear(128, 128))
-    model = Joined(halves, FineHogModule(fine), 0.7).eval()
+    halves = torch.nn.Sequential(tower(1, 28, 28), UnitLength(), torch.nn.Linear(128, 128))
+    model = Concatenated(halves, FineHogModule(fine), 0.7).eval()
     exported = OnnxModel(to_onnx(model, torch.zeros(2, 1, 28, 28)), name="benchmark")
     batch = encoder.prepare(source.images[:BATCH])
     tensor = torch.from_numpy(batch)
@@ -78,9 +78,7 @@ def main() -> None:
             rates["one"].append(1000 * seconds_per_call(lambda: encoder.encode(single), 40))
     ratios = [a / b for a, b in zip(rates["ONNX Runtime"], rates["torch"], strict=True)]
     size = len(encoder.files()[MODEL_FILE]) / 1e6
-    print(
-        f"{settings().threads} threads, batches of {BATCH}, {ROUNDS} rounds, model {size:.1f} MB"
-    )
+    print(f"{settings().threads} threads, batches of {BATCH}, {ROUNDS} rounds, model {size:.1f} MB")
     for name in ("torch", "ONNX Runtime"):
         print(f"  {name:13} {statistics.median(rates[name]):8,.0f} images/s")
     print(
