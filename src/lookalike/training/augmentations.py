@@ -1,7 +1,7 @@
 """Random augmentations of image batches, as presets: the invariances that an encoder learns.
 
-The preset must fit the images: that for digits costs ten points of precision on clothes
-(``docs/experiments.md``).
+The preset must fit the images: it may only vary what does not distinguish them. Rotation and shear
+like those of handwriting, for example, lower the precision on clothes.
 """
 
 from __future__ import annotations
