@@ -75,16 +75,16 @@ def gradients(group: ProcessGroup) -> Mapping[str, float]:
         return net(images[:, group.shard(torch.arange(ROWS))]).square().mean()
 
     differences = {}
-    for name, whole, share in (
+    for name, full, shard in (
         ("contrastive", full_loss, shard_loss),
         ("mean", full_mean, shard_mean),
     ):
         net.zero_grad()
-        value = whole()
+        value = full()
         value.backward()
         expected = [p.grad.clone() for p in net.parameters() if p.grad is not None]
         net.zero_grad()
-        loss = share()
+        loss = shard()
         loss.backward()
         averaged = group.average_step(net, loss, ROWS)
         pairs = zip(net.parameters(), expected, strict=True)

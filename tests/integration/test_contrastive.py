@@ -241,9 +241,9 @@ def test_train_ends_with_a_sanity_check(tmp_path: Path) -> None:
     assert "not how good it is: crop " in shown
     assert "on 300 labeled images; pixels 0." in shown
     assert "verdict: keep `" in shown
-    found = json.loads(cli("json", *arguments, "--json", cwd=tmp_path))["assessment"]
-    assert found["verdict"]["best_baseline"] in found["verdict"]["sentence"]
-    assert set(found["robustness"]) >= {"crop", "noise", "jpeg"}
+    summary = json.loads(cli("json", *arguments, "--json", cwd=tmp_path))["assessment"]
+    assert summary["verdict"]["best_baseline"] in summary["verdict"]["sentence"]
+    assert set(summary["robustness"]) >= {"crop", "noise", "jpeg"}
     quiet = cli("quiet", *arguments, "--no-evaluate", cwd=tmp_path)
     assert "spectrum" not in quiet
 
@@ -259,7 +259,7 @@ def test_train_evaluates_with_a_file_of_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("id,label\ndigits/train:1,a\ndigits/train:9999,b\n", "no image has the id"),
         (
@@ -277,12 +277,14 @@ def test_train_evaluates_with_a_file_of_labels(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_unusable_labels_are_refused_before_training(text: str, said: str, tmp_path: Path) -> None:
+def test_unusable_labels_are_refused_before_training(
+    text: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "labels.csv").write_text(text)
     arguments = ("dataset:digits/train[:300]", "-o", "e", "--labels", "labels.csv")
     done = lookalike("train", *arguments, cwd=tmp_path)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert not (tmp_path / "e").exists()
 
 

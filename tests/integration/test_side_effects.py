@@ -1,4 +1,4 @@
-"""Training and export leave the process as they found it."""
+"""Training, adapting and export do not change the state of the process."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def few() -> Source:
 
 @pytest.fixture(autouse=True, scope="module")
 def imported() -> None:
-    """Import what torch's exporter does: it, sympy and others set filters and variables then."""
+    """Import the modules of torch's exporter first: some set filters and variables on import."""
     to_onnx(torch.nn.Linear(3, 2), torch.zeros(2, 3))
 
 
 @pytest.fixture(autouse=True)
-def another_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A number of threads and random numbers that training does not have by itself."""
+def modified_torch_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Set a number of threads and a random state other than those of training."""
     monkeypatch.setenv("LOOKALIKE_THREADS", "1")
     threads = torch.get_num_threads()
     with torch.random.fork_rng([]):
@@ -51,25 +51,25 @@ def another_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_training(few: Source, tmp_path: Path) -> None:
+def test_training_restores_the_process(few: Source, tmp_path: Path) -> None:
     with unchanged(*LOGGERS):
         train(few, recipe="report-conv-bn", out=tmp_path / "e", options=ONCE)
 
 
-def test_training_has_its_own_threads_and_random_numbers(few: Source, tmp_path: Path) -> None:
+def test_training_uses_its_own_threads_and_random_numbers(few: Source, tmp_path: Path) -> None:
     threads = []
 
-    def note(progress: Progress) -> None:
+    def record(progress: Progress) -> None:
         threads.append(torch.get_num_threads())
 
-    first = train(few, recipe="report-conv", out=tmp_path / "1", options=ONCE, on_progress=note)
+    first = train(few, recipe="report-conv", out=tmp_path / "1", options=ONCE, on_progress=record)
     torch.rand(100)
     second = train(few, recipe="report-conv", out=tmp_path / "2", options=ONCE)
     assert threads[-1] == 1
     assert first.files()["model.safetensors"] == second.files()["model.safetensors"]
 
 
-def test_training_that_fails(few: Source, tmp_path: Path) -> None:
+def test_failed_training_restores_the_process(few: Source, tmp_path: Path) -> None:
     with unchanged(*LOGGERS), pytest.raises(SettingError):
         train(few, recipe="report-conv", options=TrainingOptions(epochs=1, device="cuda:99"))
     options = TrainingOptions(epochs=1, resume=True)
@@ -77,7 +77,7 @@ def test_training_that_fails(few: Source, tmp_path: Path) -> None:
         train(few, recipe="report-conv", out=tmp_path / "e", options=options)
 
 
-def test_training_that_is_interrupted(few: Source, tmp_path: Path) -> None:
+def test_interrupted_training_restores_the_process(few: Source, tmp_path: Path) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.task.startswith("train"):
             os.kill(os.getpid(), signal.SIGINT)
@@ -86,21 +86,21 @@ def test_training_that_is_interrupted(few: Source, tmp_path: Path) -> None:
         train(few, recipe="report-conv", out=tmp_path / "e", options=ONCE, on_progress=interrupt)
 
 
-def test_adapting_by_contrast() -> None:
+def test_adapting_with_contrast_restores_the_process() -> None:
     few = open_source("dataset:digits/train[:30]")
     encoder = la.open_encoder("pixels", [item.image() for item in few])
     with unchanged(*LOGGERS):
         adapt(few, encoder=encoder, options=AdaptOptions(views_per_image=3, dim=8, contrast=True))
 
 
-def test_export() -> None:
+def test_export_restores_the_process() -> None:
     module = torch.nn.Linear(3, 2)
     with unchanged(*LOGGERS):
         to_onnx(module, torch.zeros(2, 3))
         untrained_model()
 
 
-def test_openmp_is_set_up_while_torch_is_imported_only() -> None:
+def test_the_openmp_variable_is_set_only_during_the_import_of_torch() -> None:
     code = (
         "import os, sys; before = dict(os.environ)\n"
         "class Watch:\n"
@@ -111,15 +111,15 @@ def test_openmp_is_set_up_while_torch_is_imported_only() -> None:
         "new = {k for k, v in os.environ.items() if before.get(k) != v}\n"
         "print(sorted(k for k in new if not k.startswith(('TORCH', 'PYTORCH'))))"
     )
-    kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=kept, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["PASSIVE", "[]"]
 
 
-def test_numbers_of_numpy_are_those_of_the_program(few: Source) -> None:
-    np.random.seed(3)  # noqa: NPY002 - the program's
+def test_training_does_not_touch_the_random_state_of_numpy(few: Source) -> None:
+    np.random.seed(3)  # noqa: NPY002 - state of the program
     expected = np.random.rand(2)  # noqa: NPY002
     np.random.seed(3)  # noqa: NPY002
     train(few, recipe="report-linear", options=ONCE)

@@ -97,13 +97,13 @@ def test_an_interrupt_before_the_first_step_writes_a_checkpoint(
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        fitted(source, tmp_path / "e", "fast-conv", interrupt)
+        fit_weights(source, tmp_path / "e", "fast-conv", interrupt)
     assert json.loads((tmp_path / "e" / "checkpoint.json").read_text())["step"] == 0
-    resumed = fitted(source, tmp_path / "e", "fast-conv", resume=True)
-    assert_same(resumed, fitted(source, tmp_path / "whole", "fast-conv"))
+    resumed = fit_weights(source, tmp_path / "e", "fast-conv", resume=True)
+    assert_same(resumed, fit_weights(source, tmp_path / "uninterrupted", "fast-conv"))
 
 
-def fitted(
+def fit_weights(
     source: Source,
     folder: Path,
     recipe: str,
@@ -136,27 +136,27 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(
     recipe: str, source: Source, tmp_path: Path
 ) -> None:
-    whole = fitted(source, tmp_path / "whole", recipe, epochs=2, seed=3)
+    uninterrupted = fit_weights(source, tmp_path / "uninterrupted", recipe, epochs=2, seed=3)
     for after in (1, 1000, 1437):
-        part = tmp_path / f"parts-{after}"
+        part = tmp_path / f"resumed-{after}"
         with pytest.raises(KeyboardInterrupt):
-            fitted(source, part, recipe, Interrupt(after), epochs=2, seed=3)
+            fit_weights(source, part, recipe, Interrupt(after), epochs=2, seed=3)
         stopped = json.loads((part / "checkpoint.json").read_text())
         assert 0 < stopped["epoch"] * 1437 + stopped["step"] < 2 * 1437
-        assert_same(whole, fitted(source, part, recipe, epochs=2, seed=3, resume=True))
+        assert_same(uninterrupted, fit_weights(source, part, recipe, epochs=2, seed=3, resume=True))
         history = json.loads((part / "checkpoint.json").read_text())["history"]
         assert [len(epoch["curve"]) for epoch in history] == [20, 20]
 
 
 def test_a_finished_run_can_be_trained_further(source: Source, tmp_path: Path) -> None:
-    fitted(source, tmp_path / "a", "fast-conv", epochs=1)
-    further = fitted(source, tmp_path / "a", "fast-conv", epochs=2, resume=True)
-    assert_same(further, fitted(source, tmp_path / "b", "fast-conv", epochs=2))
+    fit_weights(source, tmp_path / "a", "fast-conv", epochs=1)
+    further = fit_weights(source, tmp_path / "a", "fast-conv", epochs=2, resume=True)
+    assert_same(further, fit_weights(source, tmp_path / "b", "fast-conv", epochs=2))
 
 
 def test_the_seed_determines_the_weights(source: Source, tmp_path: Path) -> None:
     one, again, other = (
-        fitted(source, tmp_path / f"{i}", "fast-linear", seed=seed)
+        fit_weights(source, tmp_path / f"{i}", "fast-linear", seed=seed)
         for i, seed in enumerate((1, 1, 2))
     )
     assert_same(one, again)

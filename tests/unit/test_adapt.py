@@ -84,10 +84,10 @@ def test_the_projection_solves_the_generalized_eigenproblem() -> None:
     centered = rows.astype(float) - rows.mean(axis=0, dtype=float)
     _, vectors = eigh(centered.T @ centered, within)
     expected = vectors[:, ::-1][:, :5]
-    found = fit_discriminant(rows, views, 5)
-    np.testing.assert_allclose(found.mean, rows.mean(axis=0), atol=1e-6)
-    signs = np.sign((found.projection * expected).sum(axis=0))
-    np.testing.assert_allclose(found.projection * signs, expected, atol=1e-4)
+    projection = fit_discriminant(rows, views, 5)
+    np.testing.assert_allclose(projection.mean, rows.mean(axis=0), atol=1e-6)
+    signs = np.sign((projection.projection * expected).sum(axis=0))
+    np.testing.assert_allclose(projection.projection * signs, expected, atol=1e-4)
 
 
 def test_directions_that_vary_only_within_items_are_suppressed() -> None:
@@ -112,13 +112,13 @@ def test_the_projection_is_equivariant_to_rotation() -> None:
 def test_the_components_are_those_of_pca(shape: tuple[int, int]) -> None:
     rows = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     rows *= np.linspace(1, 3, shape[1], dtype=np.float32)
-    found = PrincipalComponents.fit(rows)
+    components = PrincipalComponents.fit(rows)
     count = min(shape[1], shape[0] - 1)
     expected = PCA(count).fit(rows.astype(float))
-    assert found.components.shape == (shape[1], count)
-    assert found.components.dtype == np.float32
-    along = np.abs((found.components * expected.components_.T).sum(axis=0))
-    np.testing.assert_allclose(along, 1, atol=1e-3)
+    assert components.components.shape == (shape[1], count)
+    assert components.components.dtype == np.float32
+    cosines = np.abs((components.components * expected.components_.T).sum(axis=0))
+    np.testing.assert_allclose(cosines, 1, atol=1e-3)
 
 
 def recall_at_1(encoder: Encoder, images: list[ImageArray], views: list[ImageArray]) -> float:
