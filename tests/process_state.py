@@ -1,4 +1,4 @@
-"""What belongs to the whole process, and must be after a call of the library as it was before."""
+"""Process-wide state that a call of the library must leave unchanged."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from PIL import Image, ImageFile
 
 
 def snapshot(*loggers: str) -> dict[str, Any]:
-    """Return the state of the process; that of torch and matplotlib where they are loaded.
+    """Return the state of the process, and of torch and matplotlib if they are loaded.
 
-    ``loggers`` are those whose level, handlers and filters are looked at besides the root's.
+    ``loggers`` are included besides the root logger.
     """
     state: dict[str, Any] = {
         "warning filters": list(warnings.filters),
@@ -36,14 +36,14 @@ def snapshot(*loggers: str) -> dict[str, Any]:
         "streams": (sys.stdin, sys.stdout, sys.stderr),
         "hooks": (sys.excepthook, sys.unraisablehook, sys.displayhook),
         "recursion": sys.getrecursionlimit(),
-        "folder": os.getcwd(),  # noqa: PTH109 - as the system says it
+        "folder": os.getcwd(),  # noqa: PTH109 - compared as text
         "open files": resource.getrlimit(resource.RLIMIT_NOFILE),
         "fault handler": faulthandler.is_enabled(),
         "garbage": (gc.isenabled(), gc.get_threshold()),
         "socket timeout": socket.getdefaulttimeout(),
         "locale": locale.setlocale(locale.LC_ALL),
         "random": random.getstate(),
-        "numpy random": str(np.random.get_state(legacy=False)),  # noqa: NPY002 - the one to be kept
+        "numpy random": str(np.random.get_state(legacy=False)),  # noqa: NPY002 - the global state
         "numpy errors": np.geterr(),
         "Pillow": (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, "HEIF" in Image.OPEN),
         "loggers": {name: _logger(name) for name in ("", *loggers)},
@@ -59,7 +59,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Return what differs, before and after."""
+    """Return the differences, before and after."""
     changed: dict[str, Any] = {}
     for name in before:
         one, other = before[name], after[name]
@@ -73,20 +73,20 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def unchanged(*loggers: str) -> Iterator[None]:
-    """See that the block leaves the process as it found it, also where it raises."""
+    """Assert that the block leaves the process unchanged, also if it raises."""
     before = snapshot(*loggers)
     try:
         yield
     finally:
         changed = changes(before, snapshot(*loggers))
         if changed:
-            pytest.fail(f"the process is not as it was: {changed}")
+            pytest.fail(f"the process has changed: {changed}")
 
 
 def _logger(name: str) -> tuple[Any, ...]:
     logger = logging.getLogger(name)
-    mine = [each for each in logger.handlers if not type(each).__module__.startswith("_pytest")]
-    return logger.level, mine, list(logger.filters), logger.propagate, logger.disabled
+    handlers = [each for each in logger.handlers if not type(each).__module__.startswith("_pytest")]
+    return logger.level, handlers, list(logger.filters), logger.propagate, logger.disabled
 
 
 def _torch() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes on one machine, each with a core of its own."""
+"""A real Ray cluster of two nodes on one machine, with one core each."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ENVIRONMENT = {
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_DISABLE_MEMORY_MONITOR": "1",
 }
-"""What nodes and those who connect to them have in common."""
+"""Environment variables of nodes and of drivers."""
 
 
 class Node:
-    """One node, which ``ray start --block`` keeps; killed with all its processes."""
+    """One node, run by ``ray start --block``."""
 
     def __init__(self, arguments: list[str], environment: Mapping[str, str]) -> None:
         fixed = [
@@ -50,17 +50,17 @@ class Node:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def said(self) -> str:
+    def output(self) -> str:
         self._log.seek(0)
         return self._log.read().decode(errors="replace")
 
     def workers(self) -> set[int]:
-        """The processes of its actors."""
-        return {pid for pid in self._below() if "ray::Worker" in _command(pid)}
+        """Return the process ids of its actors."""
+        return {pid for pid in self._descendants() if "ray::Worker" in _command(pid)}
 
     def kill(self) -> None:
-        """End it and all that it started; again, if it has ended, is no harm."""
-        pids = self._below()
+        """Kill it and its descendants; harmless if it has exited."""
+        pids = self._descendants()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         for pid in pids:
@@ -69,12 +69,12 @@ class Node:
         self._process.wait()
         self._log.close()
 
-    def _below(self) -> set[int]:
-        found, new = set(), {self._process.pid}
+    def _descendants(self) -> set[int]:
+        pids, new = set(), {self._process.pid}
         while new:
-            found |= new
-            new = {child for pid in new for child in children(pid)} - found
-        return found - {self._process.pid}
+            pids |= new
+            new = {child for pid in new for child in children(pid)} - pids
+        return pids - {self._process.pid}
 
 
 class RayNodes:
@@ -103,9 +103,9 @@ class RayNodes:
         node = Node(arguments, {**self._environment, **environment})
         self.nodes.append(node)
         until = time.monotonic() + _READY_S
-        while "runtime started" not in node.said():
-            assert node.running(), node.said()
-            assert time.monotonic() < until, node.said()
+        while "runtime started" not in node.output():
+            assert node.running(), node.output()
+            assert time.monotonic() < until, node.output()
             time.sleep(0.1)
         return node
 

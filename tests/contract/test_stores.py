@@ -1,4 +1,4 @@
-"""One suite over every store, with a slow, obvious oracle."""
+"""Contract tests of all stores, against a slow and obvious oracle."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Make = Callable[[int], VectorStore]
 
 @pytest.fixture(scope="session")
 def collections() -> dict[int, MilvusStore]:
-    """Collections by dimension, made once: it takes seconds."""
+    """Collections by dimension, created once: it takes seconds."""
     return {}
 
 
@@ -39,13 +39,13 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     if request.param == "lance":
         return lambda dim: LanceStore.create(tmp_path / "table", dim)
     server = request.getfixturevalue("milvus")
-    made = request.getfixturevalue("collections")
+    existing = request.getfixturevalue("collections")
 
     def collection(dim: int) -> VectorStore:
-        if dim not in made:
+        if dim not in existing:
             address = Address.parse(f"milvus://{server.host}/contract_{dim}")
-            made[dim] = MilvusStore.create(address, dim, Metric.COSINE)
-        return emptied(made[dim])
+            existing[dim] = MilvusStore.create(address, dim, Metric.COSINE)
+        return emptied(existing[dim])
 
     return collection
 
@@ -59,16 +59,16 @@ def rows(embeddings: np.ndarray, prefix: str = "r") -> Rows:
     return Rows(ids, uris, embeddings.astype(np.float32), metadata, [f"h{i}" for i in range(n)])
 
 
-def oracle(stored: Rows, query: np.ndarray, n: int, metric: Metric) -> list[tuple[float, str]]:
-    found = []
+def oracle(stored: Rows, query: np.ndarray, k: int, metric: Metric) -> list[tuple[float, str]]:
+    pairs = []
     for row_id, row in zip(stored.ids, stored.embeddings.astype(float), strict=True):
         if metric is Metric.L2:
             distance = float(np.sqrt(np.sum((row - query) ** 2)))
         else:
             lengths = float(np.linalg.norm(row) * np.linalg.norm(query))
             distance = 1 - float(row @ query) / lengths if lengths else 1.0
-        found.append((distance, row_id))
-    return sorted(found)[:n]
+        pairs.append((distance, row_id))
+    return sorted(pairs)[:k]
 
 
 @pytest.mark.parametrize("metric", list(Metric))
@@ -97,12 +97,12 @@ def test_equal_distances_are_ordered_by_id(make: Make) -> None:
     assert [hit.id for hit in hits] == [f"r{i:04}" for i in range(9)]
 
 
-def test_a_zero_vector_is_at_cosine_distance_one_and_stays(make: Make) -> None:
+def test_zero_vectors_have_cosine_distance_one(make: Make) -> None:
     store = make(DIM)
     store.upsert(rows(np.array([[0.0] * DIM, [1.0] + [0] * 4, [-1.0] + [0] * 4])))
     query = np.array([[1, 0, 0, 0, 0], [0] * DIM], np.float32)
-    towards, zero = store.search(query, 5, Metric.COSINE)
-    assert [(hit.id, hit.distance) for hit in towards] == [("r0001", 0), ("r0000", 1), ("r0002", 2)]
+    nearest, zero = store.search(query, 5, Metric.COSINE)
+    assert [(hit.id, hit.distance) for hit in nearest] == [("r0001", 0), ("r0000", 1), ("r0002", 2)]
     assert [hit.distance for hit in zero] == [1, 1, 1]
 
 
@@ -122,7 +122,7 @@ def test_upsert_replaces_and_delete_removes(make: Make) -> None:
     ]
 
 
-def test_hostile_ids_and_metadata_come_back_unchanged(make: Make) -> None:
+def test_hostile_ids_and_metadata_are_stored_unchanged(make: Make) -> None:
     ids = ["it's", 'a"b', "x' OR '1'='1", "ü/ö ✓.png", "", "a\nb", "-- drop", "%_\\"]
     store = make(2)
     metadata = [{"label": row_id, "deep": {"k": [1, 2.5, None, True]}} for row_id in ids]
@@ -134,7 +134,7 @@ def test_hostile_ids_and_metadata_come_back_unchanged(make: Make) -> None:
     assert store.count() == len(ids) - 1
 
 
-def test_get_returns_rows_in_the_order_asked_for(make: Make) -> None:
+def test_get_returns_rows_in_the_requested_order(make: Make) -> None:
     store = make(DIM)
     stored = rows(np.random.default_rng(0).normal(size=(30, DIM)))
     store.upsert(stored)
@@ -151,22 +151,22 @@ def test_nan_and_inf_are_refused_in_rows_and_queries(make: Make, bad: float) -> 
     store.upsert(rows(np.eye(DIM)))
     broken = np.eye(DIM, dtype=np.float32)
     broken[3, 1] = bad
-    with pytest.raises(InputError, match="row 3 holds NaN or Inf"):
+    with pytest.raises(InputError, match="row 3 has NaN or Inf"):
         store.upsert(rows(broken, "new"))
-    with pytest.raises(InputError, match="queries: row 3 holds NaN or Inf"):
+    with pytest.raises(InputError, match="queries: row 3 has NaN or Inf"):
         store.search(broken, 1, Metric.L2)
     assert store.count() == DIM
 
 
-def test_wrong_shapes_and_double_ids_are_refused_whole(make: Make) -> None:
+def test_batches_with_wrong_shapes_or_duplicate_ids_are_refused(make: Make) -> None:
     store = make(DIM)
     with pytest.raises(InputError, match="expected 5 dimensions, got 4"):
         store.upsert(rows(np.eye(4)))
     with pytest.raises(InputError, match="expected 5 dimensions, got 4"):
         store.search(np.eye(4, dtype=np.float32), 1, Metric.L2)
-    with pytest.raises(InputError, match="the id 'a' comes twice"):
+    with pytest.raises(InputError, match="the id 'a' occurs twice"):
         store.upsert(Rows(["a", "a"], ["", ""], np.eye(DIM)[:2], [{}, {}], ["", ""]))
-    with pytest.raises(InputError, match="columns of one length"):
+    with pytest.raises(InputError, match="must have equal length"):
         Rows(["a"], [], np.eye(DIM)[:1], [{}], [""])
     assert store.count() == 0
 
@@ -185,15 +185,15 @@ def test_an_empty_store_has_no_hits(make: Make) -> None:
     assert store.count() == 0
 
 
-def test_a_lance_table_opens_again_and_compacts(tmp_path: Path) -> None:
+def test_lance_tables_reopen_and_compact(tmp_path: Path) -> None:
     store = LanceStore.create(tmp_path / "t", DIM)
     for i in range(20):
         store.upsert(rows(np.full((3, DIM), float(i)), f"{i:02}-"))
     store.optimize(Metric.COSINE)
-    again = LanceStore.open(tmp_path / "t")
-    assert again.count() == 60
-    assert again.dim == DIM
-    assert len(again._dataset.get_fragments()) == 1
+    reopened = LanceStore.open(tmp_path / "t")
+    assert reopened.count() == 60
+    assert reopened.dim == DIM
+    assert len(reopened._dataset.get_fragments()) == 1
 
 
 VALUES = st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, 1.0, -1.0, 1e-30])
@@ -206,27 +206,27 @@ VALUES = st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, 1.0, -1.0, 1e-30
     k=st.integers(1, 12),
     metric=st.sampled_from(list(Metric)),
 )
-def test_the_exact_index_never_misses(
-    matrix: np.ndarray, query: np.ndarray, n: int, metric: Metric
+def test_the_exact_index_is_exact(
+    matrix: np.ndarray, query: np.ndarray, k: int, metric: Metric
 ) -> None:
     stored = rows(matrix)
-    found = ExactIndex(matrix).search(query[None], n, metric)
-    expected = [d for d, _ in oracle(stored, query.astype(float), n, metric)]
-    np.testing.assert_allclose(found.distances[0], expected, rtol=1e-6, atol=1e-6)
+    nearest = ExactIndex(matrix).search(query[None], k, metric)
+    expected = [d for d, _ in oracle(stored, query.astype(float), k, metric)]
+    np.testing.assert_allclose(nearest.distances[0], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_the_exact_index_looks_further_where_scores_are_close() -> None:
+def test_the_exact_index_is_exact_where_scores_are_close() -> None:
     rng = np.random.default_rng(8)
     base = 1000 + rng.normal(size=64)
     matrix = (base + 1e-4 * rng.normal(size=(20_000, 64))).astype(np.float32)
     queries = (base + 1e-4 * rng.normal(size=(5, 64))).astype(np.float32)
-    found = ExactIndex(matrix).search(queries, 7, Metric.L2)
+    nearest = ExactIndex(matrix).search(queries, 7, Metric.L2)
     for i, query in enumerate(queries):
         distances = np.linalg.norm(matrix.astype(float) - query.astype(float), axis=1)
-        np.testing.assert_allclose(found.distances[i], np.sort(distances)[:7], rtol=1e-9)
+        np.testing.assert_allclose(nearest.distances[i], np.sort(distances)[:7], rtol=1e-9)
 
 
-def test_a_filter_comes_before_the_cut(make: Make) -> None:
+def test_filters_apply_before_the_top_k_cut(make: Make) -> None:
     store = make(DIM)
     for seed in range(25):
         rng = np.random.default_rng(seed)
@@ -237,20 +237,20 @@ def test_a_filter_comes_before_the_cut(make: Make) -> None:
         store.upsert(stored)
         query = rng.normal(size=(1, DIM)).astype(np.float32)
         [hits] = store.search(query, 5, Metric.COSINE, as_filter({"tag": tags[0]}))
-        kept = [i for i, tag in enumerate(tags) if tag == tags[0]]
+        matching = [i for i, tag in enumerate(tags) if tag == tags[0]]
         part = Rows(
-            [stored.ids[i] for i in kept],
-            [stored.uris[i] for i in kept],
-            stored.embeddings[kept],
-            [{} for _ in kept],
-            ["" for _ in kept],
+            [stored.ids[i] for i in matching],
+            [stored.uris[i] for i in matching],
+            stored.embeddings[matching],
+            [{} for _ in matching],
+            ["" for _ in matching],
         )
         expected = oracle(part, query[0].astype(float), 5, Metric.COSINE)
         assert [hit.id for hit in hits] == [row_id for _, row_id in expected]
         store.delete(stored.ids)
 
 
-def test_filters_see_what_was_written_last(make: Make) -> None:
+def test_filters_see_the_last_write(make: Make) -> None:
     store = make(DIM)
     store.upsert(rows(np.eye(DIM)))
     query = np.eye(DIM, dtype=np.float32)[:1]
@@ -262,21 +262,21 @@ def test_filters_see_what_was_written_last(make: Make) -> None:
     assert [hit.id for hit in store.search(query, 9, Metric.L2, where)[0]] == ["r0001"]
 
 
-def test_rows_come_in_parts_and_all_of_them(make: Make) -> None:
+def test_rows_are_iterated_in_parts(make: Make) -> None:
     store = make(DIM)
     stored = rows(np.random.default_rng(0).normal(size=(30, DIM)))
     store.upsert(stored)
     store.upsert(rows(np.ones((3, DIM)), "more"))
     parts = list(store.rows(7))
     assert max(map(len, parts)) <= 7
-    found = {
+    by_id = {
         row_id: row for part in parts for row_id, row in zip(part.ids, part.embeddings, strict=True)
     }
-    assert sorted(found) == sorted([*stored.ids, "more0000", "more0001", "more0002"])
-    np.testing.assert_array_equal(found[stored.ids[4]], stored.embeddings[4])
+    assert sorted(by_id) == sorted([*stored.ids, "more0000", "more0001", "more0002"])
+    np.testing.assert_array_equal(by_id[stored.ids[4]], stored.embeddings[4])
 
 
-def test_embeddings_come_in_the_order_asked_for(make: Make) -> None:
+def test_embeddings_are_in_the_requested_order(make: Make) -> None:
     ids = ["ü/ö ✓.png", "z", "口紅", "a", "it's", "Ω", "", "😀", "\uffee"]
     vectors = np.random.default_rng(0).normal(size=(len(ids), DIM)).astype(np.float32)
     store = make(DIM)
@@ -284,9 +284,9 @@ def test_embeddings_come_in_the_order_asked_for(make: Make) -> None:
 
     def check() -> None:
         for order in (range(len(ids)), range(len(ids))[::-1], (4, 2, 0), (7,), (3, 3), ()):
-            found = store.embeddings([ids[i] for i in order])
-            assert found.shape == (len(order), DIM)
-            np.testing.assert_array_equal(found, vectors[list(order)])
+            embeddings = store.embeddings([ids[i] for i in order])
+            assert embeddings.shape == (len(order), DIM)
+            np.testing.assert_array_equal(embeddings, vectors[list(order)])
         for unknown in ("nobody", "~", "\U0010ffff"):
             with pytest.raises(InputError, match="no row with the id"):
                 store.embeddings(["z", unknown])
@@ -296,7 +296,7 @@ def test_embeddings_come_in_the_order_asked_for(make: Make) -> None:
     check()
 
 
-def test_embeddings_are_those_of_the_last_search(make: Make) -> None:
+def test_embeddings_follow_the_last_write(make: Make) -> None:
     store = make(DIM)
     store.upsert(rows(np.eye(DIM)))
     query = np.eye(DIM, dtype=np.float32)[:1]
@@ -310,7 +310,7 @@ def test_embeddings_are_those_of_the_last_search(make: Make) -> None:
         store.embeddings(["r0001"])
 
 
-def test_zero_queries_among_others_are_answered_in_their_places(make: Make) -> None:
+def test_zero_queries_keep_their_place_in_a_batch(make: Make) -> None:
     rng = np.random.default_rng(4)
     stored = rows(rng.normal(size=(60, DIM)))
     store = make(DIM)

@@ -1,4 +1,4 @@
-"""Galleries end to end in Python: create, sync, search, what is refused."""
+"""Galleries end to end in Python: create, sync, search, and errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def shapes(folder: Path) -> Gallery:
     return gallery
 
 
-def test_a_row_finds_itself_first_and_others_of_its_kind_next(gallery: Gallery) -> None:
+def test_a_query_from_the_gallery_is_its_own_nearest_neighbor(gallery: Gallery) -> None:
     [item] = open_items(["dataset:digits/train#17"])
     image = item.image()
     hits = gallery.search(image, k=3)
@@ -55,7 +55,7 @@ def test_a_row_finds_itself_first_and_others_of_its_kind_next(gallery: Gallery) 
     assert [h.id for h in by_id[:2]] == [h.id for h in hits[1:]]
 
 
-def test_both_metrics_are_the_metrics_own(gallery: Gallery) -> None:
+def test_distances_follow_the_metric(gallery: Gallery) -> None:
     image = open_items(["dataset:digits/test#5"])[0].image()
     for metric in la.Metric:
         hit = gallery.search(image, metric=metric)[0]
@@ -73,13 +73,13 @@ def test_a_query_may_be_path_bytes_pil_or_array(shapes: Gallery, folder: Path) -
     with Image.open(path) as opened:
         opened.load()
         queries = [path, str(path), path.read_bytes(), opened, np.asarray(opened)]
-    found = [shapes.search(query, k=12) for query in queries]
-    assert {hits[0].id for hits in found} == {"shapes:red/1.png"}
-    assert [hit.metadata["label"] for hit in found[0][:4]] == ["red"] * 4
-    assert len(found[0]) == 12
+    results = [shapes.search(query, k=12) for query in queries]
+    assert {hits[0].id for hits in results} == {"shapes:red/1.png"}
+    assert [hit.metadata["label"] for hit in results[0][:4]] == ["red"] * 4
+    assert len(results[0]) == 12
 
 
-def test_sync_sees_new_changed_moved_and_removed(shapes: Gallery, folder: Path) -> None:
+def test_sync_counts_new_changed_moved_and_removed_images(shapes: Gallery, folder: Path) -> None:
     assert shapes.sync(folder).as_dict() == {
         "added": 0,
         "updated": 0,
@@ -106,7 +106,7 @@ def test_sync_sees_new_changed_moved_and_removed(shapes: Gallery, folder: Path) 
     assert reopened.info()["rows"] == json.loads((shapes.path / "gallery.json").read_text())["rows"]
 
 
-def test_an_interrupted_sync_goes_on_where_it_was(
+def test_an_interrupted_sync_resumes(
     tmp_path: Path, digits: Source, pixels: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lookalike.gallery.ingest.BATCH_IMAGES", 100)
@@ -128,17 +128,19 @@ def test_an_interrupted_sync_goes_on_where_it_was(
     assert list(again.store.records()) == list(whole.store.records())
 
 
-def test_losing_most_of_a_source_needs_a_word(shapes: Gallery, folder: Path) -> None:
+def test_removing_most_of_a_source_needs_allow_removals(shapes: Gallery, folder: Path) -> None:
     shutil.rmtree(folder / "red")
     shutil.rmtree(folder / "green")
-    with pytest.raises(SourceError, match=r"8 of its 12 indexed images are missing; .* allow_removals"):
+    with pytest.raises(
+        SourceError, match=r"8 of its 12 indexed images are missing; .* allow_removals"
+    ):
         shapes.sync(folder)
     assert len(shapes) == 12
     assert shapes.sync(folder, allow_removals=True).removed == 8
     assert len(Gallery.open(shapes.path)) == 4
 
 
-def test_sources_stay_apart(shapes: Gallery, folder: Path, tmp_path: Path) -> None:
+def test_sources_are_independent(shapes: Gallery, folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(folder / "red", other / "red")
     assert shapes.sync(other).added == 4
@@ -159,7 +161,7 @@ def test_vectors_of_another_encoder_are_refused(gallery: Gallery, digits: Source
     assert len(gallery) == 401
 
 
-def test_an_encoder_swapped_on_disk_is_noticed(gallery: Gallery, digits: Source) -> None:
+def test_an_encoder_replaced_on_disk_is_refused(gallery: Gallery, digits: Source) -> None:
     shutil.rmtree(gallery.path / "encoder")
     save_encoder(open_encoder("hog", sample_images(digits)), gallery.path / "encoder")
     with pytest.raises(FingerprintError):
@@ -168,9 +170,7 @@ def test_an_encoder_swapped_on_disk_is_noticed(gallery: Gallery, digits: Source)
         ).encoder.encode([])
 
 
-def test_an_encoder_whose_weights_are_gone_or_changed_says_so(
-    tmp_path: Path, digits: Source
-) -> None:
+def test_missing_or_changed_weights_are_refused(tmp_path: Path, digits: Source) -> None:
     encoder = open_encoder("pca", sample_images(digits))
     save_encoder(encoder, tmp_path / "e")
     assert load_encoder(tmp_path / "e").fingerprint == encoder.fingerprint
@@ -186,19 +186,23 @@ def test_an_encoder_whose_weights_are_gone_or_changed_says_so(
 
 
 @pytest.mark.parametrize("name", ["pixels", "pca", "hog", "color-pyramid", "untrained"])
-def test_every_encoder_is_the_same_after_saving(name: str, tmp_path: Path, digits: Source) -> None:
+def test_encoders_are_unchanged_by_saving(name: str, tmp_path: Path, digits: Source) -> None:
     images = sample_images(digits)
     encoder: Encoder = open_encoder(name, images)
     save_encoder(encoder, tmp_path / "e")
-    again = load_encoder(tmp_path / "e")
-    np.testing.assert_array_equal(again.encode(images[:9]), encoder.encode(images[:9]))
-    assert (again.fingerprint, again.dim, again.name) == (encoder.fingerprint, encoder.dim, name)
+    loaded = load_encoder(tmp_path / "e")
+    np.testing.assert_array_equal(loaded.encode(images[:9]), encoder.encode(images[:9]))
+    assert (loaded.fingerprint, loaded.dim, loaded.name) == (encoder.fingerprint, encoder.dim, name)
 
 
-def test_what_is_no_gallery_is_refused(gallery: Gallery, tmp_path: Path, pixels: Encoder) -> None:
+def test_folders_that_are_not_galleries_are_refused(
+    gallery: Gallery, tmp_path: Path, pixels: Encoder
+) -> None:
     with pytest.raises(ArtifactError, match="there is no such folder"):
         Gallery.open(tmp_path / "none")
-    with pytest.raises(ArtifactError, match="not a gallery. Create one: lookalike index photos.gallery"):
+    with pytest.raises(
+        ArtifactError, match="not a gallery. Create one: lookalike index photos.gallery"
+    ):
         Gallery.open(tmp_path)
     with pytest.raises(ArtifactError, match="already exists"):
         Gallery.create(gallery.path, encoder=pixels)
@@ -216,13 +220,15 @@ def test_what_is_no_gallery_is_refused(gallery: Gallery, tmp_path: Path, pixels:
         Gallery.open(gallery.path)
 
 
-def test_bad_queries_are_refused(gallery: Gallery) -> None:
+def test_invalid_queries_are_refused(gallery: Gallery) -> None:
     image = np.zeros((8, 8), np.uint8)
     with pytest.raises(SettingError, match="k=0 must be at least 1"):
         gallery.search(image, k=0)
     with pytest.raises(SettingError, match="metric=l1 must be l2 or cosine"):
         gallery.search(image, metric="l1")
-    with pytest.raises(InputError, match="no query: pass an image, the id of a row, a text or keywords"):
+    with pytest.raises(
+        InputError, match="no query: pass an image, the id of a row, a text or keywords"
+    ):
         gallery.search()
     with pytest.raises(InputError, match="no row with the id 'nobody'"):
         gallery.search(id="nobody")
@@ -231,14 +237,14 @@ def test_bad_queries_are_refused(gallery: Gallery) -> None:
     assert len(gallery.search(image, k=1000)) == 400
 
 
-def test_a_source_of_broken_images_only_is_an_error(gallery: Gallery, tmp_path: Path) -> None:
+def test_a_source_of_unreadable_images_is_an_error(gallery: Gallery, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"x")
     with pytest.raises(SourceError, match="none of its 1 images could be indexed"):
         gallery.sync(tmp_path / "bad")
 
 
-def test_images_of_a_size_the_encoder_refuses_fail_one_by_one(tmp_path: Path) -> None:
+def test_images_of_another_size_than_the_encoders_fail_individually(tmp_path: Path) -> None:
     encoder = Pixels("pixels", Preprocessing(8, 8, 1, exact=True))
     (tmp_path / "mixed").mkdir()
     for i, size in enumerate([(8, 8), (9, 8), (8, 8)]):
@@ -252,25 +258,27 @@ def test_images_of_a_size_the_encoder_refuses_fail_one_by_one(tmp_path: Path) ->
 
 
 def test_evaluation_excludes_the_query_itself(gallery: Gallery) -> None:
-    found = la.evaluate(gallery, k=1, baselines=True)
-    assert len(found.examples) == 400
-    assert all(example.hits[0].uri != example.uri for example in found.examples)
+    evaluation = la.evaluate(gallery, k=1, baselines=True)
+    assert len(evaluation.examples) == 400
+    assert all(example.hits[0].uri != example.uri for example in evaluation.examples)
     # Without the exclusion a 1-nearest-neighbor search of its own rows would score 1.
-    assert 0.9 < found.scores.precision.value < 1
-    assert found.scores.precision.value == pytest.approx(found.baselines["pixels"].precision.value)
-    assert found.confusion.sum() == 400
-    assert found.confusion.trace() / 400 == pytest.approx(found.scores.precision.value)
+    assert 0.9 < evaluation.scores.precision.value < 1
+    assert evaluation.scores.precision.value == pytest.approx(
+        evaluation.baselines["pixels"].precision.value
+    )
+    assert evaluation.confusion.sum() == 400
+    assert evaluation.confusion.trace() / 400 == pytest.approx(evaluation.scores.precision.value)
 
 
-def test_evaluation_matches_counting_by_hand(gallery: Gallery) -> None:
+def test_precision_matches_a_manual_count(gallery: Gallery) -> None:
     queries = open_source("dataset:digits/test[:40]")
-    found = la.evaluate(gallery, queries, k=5, first=10, metric="l2")
-    right = []
+    evaluation = la.evaluate(gallery, queries, k=5, first=10, metric="l2")
+    correct = []
     for item in queries:
         hits = gallery.search(item.image(), k=5, metric="l2")
-        right.append([hit.metadata["label"] == item.metadata["label"] for hit in hits])
-    assert found.scores.precision.value == pytest.approx(np.mean(right))
-    assert found.scores.first.precision == pytest.approx(np.mean(right[:10]))
+        correct.append([hit.metadata["label"] == item.metadata["label"] for hit in hits])
+    assert evaluation.scores.precision.value == pytest.approx(np.mean(correct))
+    assert evaluation.scores.first.precision == pytest.approx(np.mean(correct[:10]))
 
 
 def test_unlabeled_queries_and_galleries_are_refused(

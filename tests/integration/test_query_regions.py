@@ -1,4 +1,4 @@
-"""Which part of a query is looked at: a box, the foreground, parts; in Python and on the shell."""
+"""Query regions: box, foreground and multi-crop, in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.integration.test_cli import lookalike
 
 SIDE = 96
 PLACE = (128, 128)
-"""Where the pasted item begins in the cluttered photograph; its side is half of that."""
+"""Corner of the pasted item in the cluttered photo."""
 
 
 def drawing(number: int, side: int = SIDE) -> Image.Image:
-    """Nine squares of colors of their own, on the whole of the picture."""
+    """Nine colored squares that fill the image."""
     rng = np.random.default_rng(number)
     colors = rng.integers(0, 256, (3, 3, 3), np.uint8)
     return Image.fromarray(colors).resize((side, side), Image.Resampling.NEAREST)
@@ -62,13 +62,13 @@ def gallery_of(folder: Path, encoder: str, pictures: dict[str, Image.Image]) -> 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Gallery:
-    """Twenty drawings that fill their pictures, compared pixel by pixel."""
+    """Twenty drawings that fill their images, encoded as pixels."""
     return gallery_of(tmp_path, "pixels", {f"{i:02}": drawing(i) for i in range(20)})
 
 
 @pytest.fixture
 def cluttered() -> ImageArray:
-    """Drawing 7, at half of the sides of a photograph full of other things."""
+    """Drawing 7 on half of each side of a cluttered photo."""
     page = clutter()
     page.paste(drawing(7, 128), PLACE)
     return np.asarray(page)
@@ -78,24 +78,24 @@ def ids(hits: la.Hits) -> list[str]:
     return [hit.id.removeprefix("shop:").removesuffix(".png") for hit in hits]
 
 
-def test_a_box_is_the_cut_image(shop: Gallery, cluttered: ImageArray) -> None:
-    found = shop.search(cluttered, box=(128, 128, 128, 100), k=20)
-    cut = shop.search(np.ascontiguousarray(cluttered[128:228, 128:256]), k=20)
-    assert found.rows == cut.rows
-    assert ids(found)[0] == "07"
+def test_a_box_equals_the_cropped_image(shop: Gallery, cluttered: ImageArray) -> None:
+    boxed = shop.search(cluttered, box=(128, 128, 128, 100), k=20)
+    cropped = shop.search(np.ascontiguousarray(cluttered[128:228, 128:256]), k=20)
+    assert boxed.rows == cropped.rows
+    assert ids(boxed)[0] == "07"
     whole = shop.search(cluttered, box=(0, 0, 256, 256), k=20)
     assert whole.rows == shop.search(cluttered, k=20).rows
-    assert whole.rows != found.rows
+    assert whole.rows != boxed.rows
 
 
 def test_a_box_on_a_large_jpeg_is_in_the_pixels_of_the_file(shop: Gallery, tmp_path: Path) -> None:
     page = Image.new("RGB", (3000, 2400), "black")
     page.paste(drawing(3, 600), (2300, 1700))
     page.save(tmp_path / "large.jpg", quality=95)
-    found = shop.search(tmp_path / "large.jpg", box=(2300, 1700, 600, 600))
+    boxed = shop.search(tmp_path / "large.jpg", box=(2300, 1700, 600, 600))
     whole = shop.search(drawing(3, 600))
-    assert found[0].id == whole[0].id
-    assert found[0].distance == pytest.approx(whole[0].distance, abs=0.02)
+    assert boxed[0].id == whole[0].id
+    assert boxed[0].distance == pytest.approx(whole[0].distance, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -109,29 +109,29 @@ def test_a_box_outside_the_image_is_refused(
 
 
 @pytest.mark.parametrize(
-    "look", [{"box": (0, 0, 5, 5)}, {"foreground": True}, {"multi_crop": True}]
+    "region", [{"box": (0, 0, 5, 5)}, {"foreground": True}, {"multi_crop": True}]
 )
-def test_words_have_no_parts(shop: Gallery, look: dict[str, object]) -> None:
+def test_a_text_query_has_no_region(shop: Gallery, region: dict[str, object]) -> None:
     with pytest.raises(InputError, match="a text query has no image to crop"):
-        shop.search(text="shoe", **look)  # type: ignore[arg-type]
+        shop.search(text="shoe", **region)  # type: ignore[arg-type]
 
 
-def test_a_row_with_a_box_is_encoded_again(shop: Gallery) -> None:
+def test_an_indexed_image_with_a_box_is_encoded_again(shop: Gallery) -> None:
     box = (10, 0, 50, 96)
-    found = shop.search(id="shop:03.png", box=box, k=20)
+    boxed = shop.search(id="shop:03.png", box=box, k=20)
     image = np.asarray(drawing(3))
-    cut = shop.search(np.ascontiguousarray(image[:, 10:60]), k=20)
-    assert len(found) == 19
-    assert "03" not in ids(found)
-    assert ids(found) == [name for name in ids(cut) if name != "03"]
-    expected = {hit.id: hit.distance for hit in cut}
-    assert all(hit.distance == pytest.approx(expected[hit.id]) for hit in found)
-    assert found.query == "shop:03.png"
+    cropped = shop.search(np.ascontiguousarray(image[:, 10:60]), k=20)
+    assert len(boxed) == 19
+    assert "03" not in ids(boxed)
+    assert ids(boxed) == [name for name in ids(cropped) if name != "03"]
+    expected = {hit.id: hit.distance for hit in cropped}
+    assert all(hit.distance == pytest.approx(expected[hit.id]) for hit in boxed)
+    assert boxed.query == "shop:03.png"
     with pytest.raises(InputError, match="which is 96x96 pixels"):
         shop.search(id="shop:03.png", box=(90, 0, 10, 10))
 
 
-def test_foreground_finds_an_item_that_was_moved(tmp_path: Path) -> None:
+def test_foreground_matches_a_moved_item(tmp_path: Path) -> None:
     pages = {f"{i:02}": on_white(i, 60, (18, 18)) for i in range(12)}
     pages["small"] = on_white(40, 24, (3, 3))
     gallery = gallery_of(tmp_path, "pixels", pages)
@@ -140,43 +140,41 @@ def test_foreground_finds_an_item_that_was_moved(tmp_path: Path) -> None:
     assert ids(gallery.search(moved, foreground=True))[0] == "05"
 
 
-def test_parts_find_a_small_item_in_clutter(shop: Gallery, cluttered: ImageArray) -> None:
+def test_multi_crop_finds_a_small_item_in_clutter(shop: Gallery, cluttered: ImageArray) -> None:
     plain = shop.search(cluttered, k=20)
-    found = shop.search(cluttered, k=20, multi_crop=True)
+    cropped = shop.search(cluttered, k=20, multi_crop=True)
     assert ids(plain)[0] != "07"
-    assert ids(found)[0] == "07"
-    assert found[0].distance < 0.01
+    assert ids(cropped)[0] == "07"
+    assert cropped[0].distance < 0.01
     before = {hit.id: hit.distance for hit in plain}
-    assert all(hit.distance <= before[hit.id] + 1e-6 for hit in found)
+    assert all(hit.distance <= before[hit.id] + 1e-6 for hit in cropped)
     boxed = shop.search(cluttered, box=(64, 64, 192, 192), multi_crop=True)
     assert boxed.query == plain.query
 
 
-def test_the_shell_takes_parts_of_queries(
-    shop: Gallery, cluttered: ImageArray, tmp_path: Path
-) -> None:
+def test_regions_on_the_command_line(shop: Gallery, cluttered: ImageArray, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     Image.fromarray(cluttered).save(photo)
 
-    def found(*options: object) -> list[dict[str, object]]:
+    def search(*options: object) -> list[dict[str, object]]:
         done = lookalike("search", shop.path, photo, *options, "--json", "-k", 5)
         assert (done.returncode, done.stderr) == (0, "")
         hits: list[dict[str, object]] = json.loads(done.stdout)["hits"]
         return hits
 
-    boxed = found("--box", "128,128,128,128")
+    boxed = search("--box", "128,128,128,128")
     assert [hit["id"] for hit in boxed] == [
         hit.id for hit in shop.search(cluttered, k=5, box=(128, 128, 128, 128))
     ]
-    assert found()[0]["id"] != "shop:07.png"
-    assert found("--multi-crop")[0]["id"] == "shop:07.png"
+    assert search()[0]["id"] != "shop:07.png"
+    assert search("--multi-crop")[0]["id"] == "shop:07.png"
     ranked = shop.search(cluttered, k=5, rerank="k-reciprocal+aqe", foreground=True)
-    hits = found("--rerank", "k-reciprocal+aqe", "--foreground")
+    hits = search("--rerank", "k-reciprocal+aqe", "--foreground")
     assert [(hit["rank"], hit["id"]) for hit in hits] == [(hit.rank, hit.id) for hit in ranked]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--box", "1,2,3"), "--box 1,2,3 must be x,y,w,h in whole pixels"),
         (("--box", "1,2,3,4.5"), "must be x,y,w,h in whole pixels"),
@@ -184,12 +182,12 @@ def test_the_shell_takes_parts_of_queries(
         (("--rerank", "recipocal"), "k-reciprocal"),
     ],
 )
-def test_mistakes_are_one_line(
-    shop: Gallery, cluttered: ImageArray, tmp_path: Path, options: tuple[str, ...], said: str
+def test_errors_are_one_line(
+    shop: Gallery, cluttered: ImageArray, tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     Image.fromarray(cluttered).save(tmp_path / "photo.png")
     done = lookalike("search", shop.path, tmp_path / "photo.png", *options)
     assert done.returncode == 2
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
-    assert said in line
+    assert message in line

@@ -1,4 +1,4 @@
-"""Keeping a gallery in step with its sources: what is read, kept, moved, refused, and survives."""
+"""Syncing a gallery with its sources: what is read, kept, moved and refused, and crashes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from lookalike.gallery.sync import SyncReport
 from lookalike.sources import open_source
 from lookalike.types import Progress
 from tests.integration.test_cli import lookalike, run
-from tests.unit.test_decode import undone
+from tests.unit.test_decode import stored_as
 
 ROUNDS = int(os.environ.get("LOOKALIKE_KILLS", "20"))
-"""Each kills a sync at a moment of its own; 200 were done by hand."""
+"""Each round kills a sync at a random moment; a longer run had 200 rounds."""
 
 
 def draw(path: Path, number: int) -> None:
-    """Write a small image that no other number has."""
+    """Write a small image that is unique to this number."""
     rng = np.random.default_rng(number)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
@@ -53,10 +53,10 @@ def encoder(photos: Path) -> Encoder:
 
 
 @pytest.fixture
-def made(photos: Path, encoder: Encoder, tmp_path: Path) -> Gallery:
-    gallery = Gallery.create(tmp_path / "p.gallery", encoder=encoder)
-    gallery.sync(photos)
-    return gallery
+def gallery(photos: Path, encoder: Encoder, tmp_path: Path) -> Gallery:
+    created = Gallery.create(tmp_path / "p.gallery", encoder=encoder)
+    created.sync(photos)
+    return created
 
 
 def counts(report: SyncReport) -> tuple[int, int, int, int, int]:
@@ -64,159 +64,161 @@ def counts(report: SyncReport) -> tuple[int, int, int, int, int]:
 
 
 def state(gallery: Gallery) -> list[tuple[object, ...]]:
-    """Return all that rows hold but their embeddings."""
+    """Return all rows without their embeddings."""
     return [
         (r.id, r.uri, tuple(sorted(r.metadata.items())), r.content_hash, r.signature)
         for r in gallery.store.records()
     ]
 
 
-def test_unchanged_files_are_not_even_read(
-    made: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
+def test_unchanged_files_are_not_read(
+    gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photos / "a" / "00.png").touch()
     hashed: list[int] = []
-    whole = ingest.content_hash
+    content_hash = ingest.content_hash
     monkeypatch.setattr(
-        ingest, "content_hash", lambda data: hashed.append(len(data)) or whole(data)
+        ingest, "content_hash", lambda data: hashed.append(len(data)) or content_hash(data)
     )
-    monkeypatch.setattr(ingest, "_encoded", None)
-    assert counts(made.sync(photos)) == (0, 0, 0, 0, 12)
+    monkeypatch.setattr(ingest, "_encode", None)
+    assert counts(gallery.sync(photos)) == (0, 0, 0, 0, 12)
     assert len(hashed) == 1
-    assert counts(made.sync(photos)) == (0, 0, 0, 0, 12)
+    assert counts(gallery.sync(photos)) == (0, 0, 0, 0, 12)
     assert len(hashed) == 1
 
 
-def test_a_moved_file_takes_its_embedding_along(
-    made: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
+def test_moved_files_keep_their_embedding(
+    gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = made.store.get(["photos:a/00.png"]).embeddings
-    monkeypatch.setattr(ingest, "_encoded", None)
+    before = gallery.store.get(["photos:a/00.png"]).embeddings
+    monkeypatch.setattr(ingest, "_encode", None)
     (photos / "a" / "00.png").rename(photos / "b" / "new.png")
     shutil.copy(photos / "b" / "new.png", photos / "b" / "z.png")
-    assert counts(made.sync(photos)) == (1, 0, 1, 0, 11)
-    row = made.store.get(["photos:b/new.png"])
+    assert counts(gallery.sync(photos)) == (1, 0, 1, 0, 11)
+    row = gallery.store.get(["photos:b/new.png"])
     np.testing.assert_array_equal(row.embeddings, before)
     assert row.metadata[0] == {"label": "b"}
-    assert len(made) == 13
+    assert len(gallery) == 13
 
 
-def test_new_metadata_reach_the_rows_without_encoding(
-    made: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
+def test_new_metadata_are_stored_without_encoding(
+    gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "_encoded", None)
+    monkeypatch.setattr(ingest, "_encode", None)
     (photos / "metadata.csv").write_text("path,year\na/00.png,2020\nnone.png,1\n")
-    report = made.sync(photos)
+    report = gallery.sync(photos)
     assert counts(report) == (0, 1, 0, 0, 11)
     assert [failure.reason for failure in report.failed] == [
         "names 'none.png', which is not in the folder"
     ]
-    assert made.store.get(["photos:a/00.png"]).metadata == [{"label": "a", "year": 2020}]
-    hits = made.search(id="photos:a/02.png", k=5, where="year >= 2020")
+    assert gallery.store.get(["photos:a/00.png"]).metadata == [{"label": "a", "year": 2020}]
+    hits = gallery.search(id="photos:a/02.png", k=5, where="year >= 2020")
     assert [hit.id for hit in hits] == ["photos:a/00.png"]
 
 
-def test_an_image_that_breaks_keeps_its_row_and_is_named(made: Gallery, photos: Path) -> None:
+def test_an_unreadable_image_keeps_its_row_and_is_reported(gallery: Gallery, photos: Path) -> None:
     (photos / "a" / "00.png").write_bytes(b"broken")
-    report = made.sync(photos)
+    report = gallery.sync(photos)
     assert counts(report) == (0, 0, 0, 0, 11)
     assert [Path(failure.uri).name for failure in report.failed] == ["00.png"]
-    assert len(made) == 12
+    assert len(gallery) == 12
 
 
-def test_rows_below_a_folder_that_cannot_be_read_stay(
-    made: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
+def test_rows_in_an_unreadable_folder_stay(
+    gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = os.scandir
+    original = os.scandir
 
     def scandir(path: Path) -> object:
         if Path(path).name == "a":
             raise PermissionError(13, "Permission denied")
-        return whole(path)
+        return original(path)
 
     (photos / "b" / "01.png").unlink()
     monkeypatch.setattr(os, "scandir", scandir)
-    report = made.sync(photos)
+    report = gallery.sync(photos)
     assert counts(report) == (0, 0, 0, 1, 5)
     assert [Path(failure.uri).name for failure in report.failed] == ["a"]
-    assert len(made) == 11
+    assert len(gallery) == 11
 
 
-def test_an_emptied_root_is_refused_without_a_word(made: Gallery, photos: Path) -> None:
+def test_an_empty_source_is_refused_without_allow_removals(gallery: Gallery, photos: Path) -> None:
     shutil.rmtree(photos)
     with pytest.raises(SourceError, match="no such file or folder"):
-        made.sync(photos)
+        gallery.sync(photos)
     photos.mkdir()
     with pytest.raises(SourceError, match="no image files"):
-        made.sync(photos)
-    assert len(made) == 12
-    assert made.sync(photos, allow_removals=True).removed == 12
-    assert len(made) == 0
+        gallery.sync(photos)
+    assert len(gallery) == 12
+    assert gallery.sync(photos, allow_removals=True).removed == 12
+    assert len(gallery) == 0
 
 
-def test_a_dry_run_says_the_same_and_changes_nothing(made: Gallery, photos: Path) -> None:
+def test_a_dry_run_counts_the_same_and_changes_nothing(gallery: Gallery, photos: Path) -> None:
     draw(photos / "a" / "new.png", 50)
     draw(photos / "a" / "02.png", 51)
     (photos / "b" / "01.png").rename(photos / "a" / "moved.png")
     (photos / "b" / "03.png").unlink()
-    before = sorted(path for path in made.path.rglob("*") if path.name != "writing.lock")
-    said = made.sync(photos, dry_run=True)
-    assert counts(said) == (1, 1, 1, 1, 9)
-    assert sorted(path for path in made.path.rglob("*") if path.name != "writing.lock") == before
-    assert counts(made.sync(photos)) == counts(said)
+    before = sorted(path for path in gallery.path.rglob("*") if path.name != "writing.lock")
+    report = gallery.sync(photos, dry_run=True)
+    assert counts(report) == (1, 1, 1, 1, 9)
+    assert sorted(path for path in gallery.path.rglob("*") if path.name != "writing.lock") == before
+    assert counts(gallery.sync(photos)) == counts(report)
 
 
-def test_a_moved_collection_is_rerooted(
-    made: Gallery, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_relocate_updates_a_moved_source(
+    gallery: Gallery, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = tmp_path / "elsewhere" / "pictures"
     new.parent.mkdir()
     photos.rename(new)
     source = open_source(new, name="photos")
     with pytest.raises(SourceError, match="if that has moved here, set relocate"):
-        made.sync(source)
-    with pytest.raises(SourceError, match="no source called 'pictures', only photos"):
-        made.sync(new, relocate=True)
-    monkeypatch.setattr(ingest, "_encoded", None)
-    assert counts(made.sync(source, relocate=True)) == (0, 0, 0, 0, 12)
-    assert made.sources == {"photos": str(new)}
-    assert {Path(record.uri).parents[1] for record in made.store.records()} == {new}
-    assert counts(made.sync(source)) == (0, 0, 0, 0, 12)
+        gallery.sync(source)
+    with pytest.raises(
+        SourceError, match=r"no source 'pictures' to relocate \(its sources: photos\)"
+    ):
+        gallery.sync(new, relocate=True)
+    monkeypatch.setattr(ingest, "_encode", None)
+    assert counts(gallery.sync(source, relocate=True)) == (0, 0, 0, 0, 12)
+    assert gallery.sources == {"photos": str(new)}
+    assert {Path(record.uri).parents[1] for record in gallery.store.records()} == {new}
+    assert counts(gallery.sync(source)) == (0, 0, 0, 0, 12)
 
 
-def test_one_folder_does_not_come_twice(made: Gallery, photos: Path, tmp_path: Path) -> None:
+def test_overlapping_sources_are_refused(gallery: Gallery, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(photos)
-    assert counts(made.sync(tmp_path / "link" / ".." / "photos")) == (0, 0, 0, 0, 12)
+    assert counts(gallery.sync(tmp_path / "link" / ".." / "photos")) == (0, 0, 0, 0, 12)
     for again in (photos / "a", tmp_path, open_source(photos, name="again")):
         with pytest.raises(SourceError, match="its images would be indexed twice"):
-            made.sync(again)
-    assert counts(made.sync(tmp_path / "link"))[-1] == 12
-    assert len(made) == 12
+            gallery.sync(again)
+    assert counts(gallery.sync(tmp_path / "link"))[-1] == 12
+    assert len(gallery) == 12
 
 
-def test_a_second_writer_is_refused_and_readers_go_on(
-    made: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_writer_is_refused_while_readers_continue(
+    gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest, "BATCH_IMAGES", 1)
     monkeypatch.setattr(ingest.ThreadRunner, "chunk_size", 4)
     for i in range(12, 24):
         draw(photos / "c" / f"{i}.png", i)
-    reader = Gallery.open(made.path)
+    reader = Gallery.open(gallery.path)
     assert len(reader) == 12
-    seen = []
+    observed = []
 
-    def look(_: Progress) -> None:
+    def observe(_: Progress) -> None:
         with pytest.raises(StorageError, match="is being written by another process"):
-            Gallery.open(made.path).sync(photos)
-        done = lookalike("index", made.path, photos)
+            Gallery.open(gallery.path).sync(photos)
+        done = lookalike("index", gallery.path, photos)
         assert done.returncode == 2
         assert "is being written by another process" in done.stderr
-        seen.append((len(reader), len(reader.search(id="photos:a/00.png", k=50))))
+        observed.append((len(reader), len(reader.search(id="photos:a/00.png", k=50))))
 
-    made.sync(photos, on_progress=look)
-    assert seen[-1] == (24, 23)
-    assert all(rows - 1 == hits for rows, hits in seen)
-    assert len(set(seen)) > 2
+    gallery.sync(photos, on_progress=observe)
+    assert observed[-1] == (24, 23)
+    assert all(rows - 1 == hits for rows, hits in observed)
+    assert len(set(observed)) > 2
 
 
 CHILD = """
@@ -233,7 +235,7 @@ Gallery.open(sys.argv[1]).sync(sys.argv[2])
 """
 
 
-def test_killed_at_any_moment_it_ends_the_same(tmp_path: Path, photos: Path) -> None:
+def test_a_killed_sync_resumes_without_loss(tmp_path: Path, photos: Path) -> None:
     rng = random.Random(0)
     for i in range(12, 300):
         draw(photos / "c" / f"{i}.png", i)
@@ -276,23 +278,23 @@ def test_killed_at_any_moment_it_ends_the_same(tmp_path: Path, photos: Path) -> 
     )
 
 
-def test_a_batch_is_on_the_disk_before_it_is_reported(
-    made: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
+def test_batches_are_flushed_before_they_are_reported(
+    gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lance calls no fsync: every file of the table and every folder of it must have had one."""
+    """Lance does not fsync: every file and folder of the table must be flushed."""
     monkeypatch.setattr(ingest, "BATCH_IMAGES", 4)
     monkeypatch.setattr(ingest.ThreadRunner, "chunk_size", 4)
     for i in range(12, 30):
         draw(photos / "c" / f"{i}.png", i)
     flushed: dict[str, float] = {}
-    whole = os.fsync
+    original = os.fsync
 
     def fsync(descriptor: int) -> None:
-        whole(descriptor)
+        original(descriptor)
         flushed[str(Path(f"/proc/self/fd/{descriptor}").readlink())] = time.time()
 
     monkeypatch.setattr(os, "fsync", fsync)
-    store = made.path / "store"
+    store = gallery.path / "store"
     commits = []
     commit = ingest.commit
 
@@ -306,33 +308,33 @@ def test_a_batch_is_on_the_disk_before_it_is_reported(
         commits.append(len(done))
 
     monkeypatch.setattr(ingest, "commit", checked)
-    made = Gallery.open(made.path)
-    made.sync(photos)
+    gallery = Gallery.open(gallery.path)
+    gallery.sync(photos)
     assert len(commits) >= 4
-    assert str(made.path / "gallery.json").rpartition("/")[0] in flushed
-    assert len(made) == 30
+    assert str(gallery.path / "gallery.json").rpartition("/")[0] in flushed
+    assert len(gallery) == 30
 
 
-def test_filters_and_distances_in_searches(made: Gallery, photos: Path) -> None:
-    hits = made.search(id="photos:a/00.png", k=20, where={"label": "b"})
+def test_filters_and_distance_limits(gallery: Gallery, photos: Path) -> None:
+    hits = gallery.search(id="photos:a/00.png", k=20, where={"label": "b"})
     assert {hit.metadata["label"] for hit in hits} == {"b"}
     assert len(hits) == 6
-    everything = made.search(id="photos:a/00.png", k=20)
+    everything = gallery.search(id="photos:a/00.png", k=20)
     limit = everything[3].distance
-    near = made.search(id="photos:a/00.png", k=20, max_distance=limit)
+    near = gallery.search(id="photos:a/00.png", k=20, max_distance=limit)
     assert [hit.id for hit in near] == [hit.id for hit in everything[:4]]
     with pytest.raises(InputError, match="no column 'lable': did you mean 'label'"):
-        made.search(id="photos:a/00.png", where="lable = 'a'")
+        gallery.search(id="photos:a/00.png", where="lable = 'a'")
 
 
-def test_index_and_search_from_the_shell(photos: Path, tmp_path: Path) -> None:
+def test_index_and_search_on_the_command_line(photos: Path, tmp_path: Path) -> None:
     dry = json.loads(run("index", "g", "photos", "--dry-run", "--json", cwd=tmp_path))
     assert dry["added"] == 12
     assert not (tmp_path / "g").exists()
     run("index", "g", "photos", "--encoder", "color", cwd=tmp_path)
     draw(photos / "a" / "new.png", 70)
-    said = run("index", "g", "photos", "--dry-run", cwd=tmp_path)
-    assert "12 rows; nothing was changed; would be: 1 added" in said
+    output = run("index", "g", "photos", "--dry-run", cwd=tmp_path)
+    assert "12 rows; nothing was changed; would be: 1 added" in output
     (tmp_path / "photos").rename(tmp_path / "fotos")
     moved = run(*("index", "g", "fotos", "--name", "photos", "--relocate", "--json"), cwd=tmp_path)
     assert json.loads(moved)["unchanged"] == 12
@@ -340,7 +342,7 @@ def test_index_and_search_from_the_shell(photos: Path, tmp_path: Path) -> None:
     options = ("--where", "label = 'a'", "--min-score", "0.9999", "--json")
     hits = json.loads(run("search", "g", query, *options, cwd=tmp_path))["hits"]
     assert [hit["id"] for hit in hits] == ["photos:a/00.png"]
-    for arguments, said in (
+    for arguments, message in (
         (("--min-score", "2"), "--min-score 2.0: must be from -1 to 1"),
         (("--min-score", "0", "--max-distance", "1"), "exclude each other"),
         (("--min-score", "0", "--metric", "l2"), "is for cosine"),
@@ -349,11 +351,11 @@ def test_index_and_search_from_the_shell(photos: Path, tmp_path: Path) -> None:
     ):
         done = lookalike("search", "g", query, *arguments, cwd=tmp_path)
         assert done.returncode == 2
-        assert said in done.stderr
+        assert message in done.stderr
 
 
-def test_watching_indexes_what_changes(photos: Path, tmp_path: Path) -> None:
-    """The gallery lies in the folder itself, and what it writes there is no change."""
+def test_watch_indexes_changes(photos: Path, tmp_path: Path) -> None:
+    """The gallery is inside the folder; its own files are not changes."""
     command = [sys.executable, "-m", "lookalike", "index", "photos/g", "photos", "--watch"]
     with subprocess.Popen(
         [*command, "--json", "--encoder", "color"],
@@ -381,10 +383,12 @@ def test_watching_indexes_what_changes(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoder_name", ["color", "hog-fine"])
-def test_one_picture_saved_in_every_way_looks_the_same(tmp_path: Path, encoder_name: str) -> None:
-    """Eight orientations, three formats, color, gray and 16 bits: one embedding."""
+def test_all_formats_and_orientations_give_the_same_embedding(
+    tmp_path: Path, encoder_name: str
+) -> None:
+    """Eight orientations, three formats; color, gray and 16 bits."""
     rng = np.random.default_rng(0)
-    root = tmp_path / "ways"
+    root = tmp_path / "variants"
     for i in range(30):  # others, for an encoder that learns
         draw(root / "others" / f"{i}.png", i)
     small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -395,16 +399,16 @@ def test_one_picture_saved_in_every_way_looks_the_same(tmp_path: Path, encoder_n
         exif = Image.Exif()
         exif[0x0112] = orientation
         for kind, array in (("color", color), ("gray", gray)):
-            stored = Image.fromarray(undone(array, orientation))
+            stored = Image.fromarray(stored_as(array, orientation))
             folder = root / kind
             folder.mkdir(parents=True, exist_ok=True)
             stored.save(folder / f"{orientation}.png", exif=exif)
             stored.save(folder / f"{orientation}.webp", exif=exif, lossless=True)
             stored.save(folder / f"{orientation}.jpg", exif=exif, quality=95)
-            lossless[kind] += [f"ways:{kind}/{orientation}.{s}" for s in ("png", "webp")]
-        deep = Image.fromarray(undone(gray, orientation).astype(np.uint16) * 257)
+            lossless[kind] += [f"variants:{kind}/{orientation}.{s}" for s in ("png", "webp")]
+        deep = Image.fromarray(stored_as(gray, orientation).astype(np.uint16) * 257)
         deep.save(root / "gray" / f"{orientation}-16.png", exif=exif)
-        lossless["gray"].append(f"ways:gray/{orientation}-16.png")
+        lossless["gray"].append(f"variants:gray/{orientation}-16.png")
     sample = [item.image() for item in open_source(root)]
     gallery = Gallery.create(tmp_path / "g", encoder=open_encoder(encoder_name, sample))
     gallery.sync(root)

@@ -1,3 +1,5 @@
+"""Artifacts on disk: atomic writes, manifests and older formats."""
+
 from __future__ import annotations
 
 import json
@@ -35,7 +37,7 @@ def test_manifests_of_this_version_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "error", "said"),
+    ("content", "error", "message"),
     [
         (json.dumps({"format": FORMAT + 1}), FormatVersionError, "upgrade: pip install"),
         ("{", ArtifactError, "cannot be read"),
@@ -44,17 +46,17 @@ def test_manifests_of_this_version_are_read(tmp_path: Path) -> None:
         (None, ArtifactError, "not a thing .has no m.json"),
     ],
 )
-def test_other_manifests_are_refused(
-    tmp_path: Path, content: str | None, error: type[Exception], said: str
+def test_invalid_manifests_are_refused(
+    tmp_path: Path, content: str | None, error: type[Exception], message: str
 ) -> None:
     if content is not None:
         (tmp_path / "m.json").write_text(content)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         read_manifest(tmp_path / "m.json", what="a thing")
 
 
-def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
-    target = tmp_path / "made"
+def test_a_new_folder_is_complete_or_absent(tmp_path: Path) -> None:
+    target = tmp_path / "created"
 
     def fail(partial: Path) -> None:
         (partial / "half").write_text("x")
@@ -82,12 +84,12 @@ def test_a_gallery_of_format_1_is_read_and_written(tmp_path: Path) -> None:
     report = gallery.sync("dataset:digits/train[:30]")
     assert (report.added, report.unchanged) == (10, 20)
     assert json.loads((tmp_path / "g" / "gallery.json").read_text())["format"] == FORMAT
-    where = [hit.id for hit in gallery.search(id="digits/train:3", k=40) if hit.id in before]
-    assert where == before
+    after = [hit.id for hit in gallery.search(id="digits/train:3", k=40) if hit.id in before]
+    assert after == before
 
 
 def test_a_gallery_of_format_2_is_read_searched_and_written(tmp_path: Path) -> None:
-    """Its manifests spell keys and encoder names otherwise; its encoder has every wrapper."""
+    """Its manifests have old names of keys and encoders; its encoder has every wrapper."""
     old = Path(__file__).parents[1] / "data" / "format-2.gallery"
     manifest = json.loads((old / "encoder" / "encoder.json").read_text())
     assert manifest["format"] == 2

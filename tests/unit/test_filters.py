@@ -1,4 +1,4 @@
-"""Filters against a plain reading of them, row by row, and what they say of mistakes."""
+"""Filters against a row-by-row oracle, and their error messages."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from lookalike.errors import InputError
 from lookalike.filters import (
     OPERATORS,
-    All,
-    Any_,
+    AllOf,
+    AnyOf,
     Compare,
     Filter,
+    In,
+    IsNull,
     Like,
     MetadataColumns,
-    Missing,
     Not,
-    Within,
     as_filter,
     from_structure,
     parse,
@@ -41,15 +41,15 @@ VALUES = st.one_of(SCALARS, st.none(), st.lists(SCALARS, max_size=3))
 ROWS = st.lists(st.dictionaries(NAMES, VALUES, max_size=5), min_size=1, max_size=8)
 LEAVES: st.SearchStrategy[Filter] = st.one_of(
     st.builds(Compare, NAMES, st.sampled_from(sorted(OPERATORS)), SCALARS),
-    st.builds(Within, NAMES, st.lists(SCALARS, min_size=1, max_size=3).map(tuple)),
+    st.builds(In, NAMES, st.lists(SCALARS, min_size=1, max_size=3).map(tuple)),
     st.builds(Like, NAMES, st.text("ab%_'", max_size=4)),
-    st.builds(Missing, NAMES),
+    st.builds(IsNull, NAMES),
 )
 
 
 def groups(inner: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
     several = st.lists(inner, min_size=2, max_size=3).map(tuple)
-    return st.one_of(st.builds(Not, inner), st.builds(All, several), st.builds(Any_, several))
+    return st.one_of(st.builds(Not, inner), st.builds(AllOf, several), st.builds(AnyOf, several))
 
 
 FILTERS = st.recursive(LEAVES, groups, max_leaves=6)
@@ -78,18 +78,18 @@ def holds(value: Any, wanted: Any, operator: str) -> bool:
 def oracle(where: Filter, row: Mapping[str, Any]) -> bool:
     if isinstance(where, Not):
         return not oracle(where.inner, row)
-    if isinstance(where, All):
+    if isinstance(where, AllOf):
         return all(oracle(part, row) for part in where.parts)
-    if isinstance(where, Any_):
+    if isinstance(where, AnyOf):
         return any(oracle(part, row) for part in where.parts)
-    assert isinstance(where, Compare | Within | Like | Missing)
+    assert isinstance(where, Compare | In | Like | IsNull)
     value = row.get(where.column)
-    if isinstance(where, Missing):
+    if isinstance(where, IsNull):
         return value is None
     values = value if isinstance(value, list) else [] if value is None else [value]
     if isinstance(where, Compare):
         return any(holds(each, where.value, where.operator) for each in values)
-    if isinstance(where, Within):
+    if isinstance(where, In):
         return any(holds(each, wanted, "eq") for each in values for wanted in where.values)
     pattern = re.escape(where.pattern.casefold()).replace("%", "(?s:.*)").replace("_", "(?s:.)")
     return any(
@@ -101,16 +101,16 @@ def oracle(where: Filter, row: Mapping[str, Any]) -> bool:
 def text_of(where: Filter) -> str:
     if isinstance(where, Not):
         return f"not ({text_of(where.inner)})"
-    if isinstance(where, All | Any_):
-        word = " and " if isinstance(where, All) else " OR "
+    if isinstance(where, AllOf | AnyOf):
+        word = " and " if isinstance(where, AllOf) else " OR "
         return word.join(f"({text_of(part)})" for part in where.parts)
-    assert isinstance(where, Compare | Within | Like | Missing)
+    assert isinstance(where, Compare | In | Like | IsNull)
     column = "`" + where.column.replace("`", "``") + "`"
-    if isinstance(where, Missing):
+    if isinstance(where, IsNull):
         return f"{column} is null"
     if isinstance(where, Compare):
         return f"{column}{OPERATORS[where.operator]}{literal(where.value)}"
-    if isinstance(where, Within):
+    if isinstance(where, In):
         return f"{column} IN ({', '.join(map(literal, where.values))})"
     return f"{column} like {literal(where.pattern)}"
 
@@ -126,35 +126,35 @@ def literal(value: object) -> str:
 def structure_of(where: Filter) -> dict[str, Any]:
     if isinstance(where, Not):
         return {"not": structure_of(where.inner)}
-    if isinstance(where, All | Any_):
-        return {"and" if isinstance(where, All) else "or": [structure_of(p) for p in where.parts]}
-    assert isinstance(where, Compare | Within | Like | Missing)
-    if isinstance(where, Missing):
+    if isinstance(where, AllOf | AnyOf):
+        return {"and" if isinstance(where, AllOf) else "or": [structure_of(p) for p in where.parts]}
+    assert isinstance(where, Compare | In | Like | IsNull)
+    if isinstance(where, IsNull):
         return {where.column: {"null": True}}
     if isinstance(where, Compare):
         return {where.column: {where.operator: where.value}}
-    if isinstance(where, Within):
+    if isinstance(where, In):
         return {where.column: {"in": list(where.values)}}
     return {where.column: {"like": where.pattern}}
 
 
 @settings(max_examples=1500, deadline=None)
 @given(ROWS, FILTERS)
-def test_a_filter_is_what_it_reads_as_row_by_row(rows: list[dict[str, Any]], where: Filter) -> None:
+def test_filters_match_a_row_by_row_oracle(rows: list[dict[str, Any]], where: Filter) -> None:
     columns = MetadataColumns(rows)
     try:
-        found = where.mask(columns)
+        mask = where.mask(columns)
     except InputError as error:
-        said = str(error)
+        message = str(error)
     else:
-        assert found.tolist() == [oracle(where, row) for row in rows]
+        assert mask.tolist() == [oracle(where, row) for row in rows]
         return
-    assert "no column" in said or "cannot be compared" in said
+    assert "no column" in message or "cannot be compared" in message
 
 
 @settings(max_examples=700, deadline=None)
 @given(FILTERS)
-def test_text_and_structure_say_the_same(where: Filter) -> None:
+def test_text_and_structure_are_equivalent(where: Filter) -> None:
     assert parse(text_of(where)) == where
     assert from_structure(structure_of(where)) == where
 
@@ -168,7 +168,7 @@ ROWS_OF_PHOTOS = [
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("year >= 2020", [1, 3]),
         ("year >= 2020 and tag in ('a','b')", [1]),
@@ -187,13 +187,13 @@ ROWS_OF_PHOTOS = [
         (" year\n<\t-1e3 ", []),
     ],
 )
-def test_what_texts_mean(text: str, found: list[int]) -> None:
+def test_filters_as_text(text: str, expected: list[int]) -> None:
     mask = as_filter(text).mask(MetadataColumns(ROWS_OF_PHOTOS))
-    assert np.flatnonzero(mask).tolist() == found
+    assert np.flatnonzero(mask).tolist() == expected
 
 
 @pytest.mark.parametrize(
-    ("where", "found"),
+    ("where", "expected"),
     [
         ({"tag": "a"}, [0, 1]),
         ({"year": {"gte": 2019, "lt": 2022}, "tag": "a"}, [0, 1]),
@@ -202,35 +202,35 @@ def test_what_texts_mean(text: str, found: list[int]) -> None:
         ({"not": {"tag": {"in": ["a"]}}}, [2, 3]),
     ],
 )
-def test_what_structures_mean(where: dict[str, Any], found: list[int]) -> None:
+def test_filters_as_structures(where: dict[str, Any], expected: list[int]) -> None:
     mask = as_filter(where).mask(MetadataColumns(ROWS_OF_PHOTOS))
-    assert np.flatnonzero(mask).tolist() == found
+    assert np.flatnonzero(mask).tolist() == expected
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "message"),
     [
         ("", "it is empty"),
         ("  ", "it is empty"),
         ("yeer = 3", "no column 'yeer': did you mean 'year'?"),
-        ("year = 'x'", "column 'year' holds numbers, it cannot be compared with texts"),
+        ("year = 'x'", "column 'year' has numbers, it cannot be compared with texts"),
         ("year > ", "character 7: expected a text in quotes, a number, true or false"),
         ("tag = abc", "put the text in quotes: 'abc'"),
-        ("tag = 'abc", "character 7: cannot be read here: tag = >>>'abc"),
+        ("tag = 'abc", "character 7: unexpected character: tag = >>>'abc"),
         ("tag in 'a'", "character 8: expected '('"),
         ("tag in ('a' 'b')", "character 13: expected ')'"),
         ("(year = 1", "character 10: expected ')'"),
         ("year = 1 2", "character 10: expected 'and', 'or' or the end"),
-        ("year = 1; drop table x", "character 9: cannot be read here"),
+        ("year = 1; drop table x", "character 9: unexpected character"),
         ("= 3", "character 1: expected the name of a column"),
         ("year is 3", "expected 'null'"),
         ("year not = 3", "expected 'in' or 'like'"),
         ("tag like 3", "expected a text in quotes"),
         ("year 3", "expected = != < <= > >=, in, like or is null"),
-        ("not " * 60 + "year = 1", "nested more than 50 deep"),
-        ("year = 12abc", "cannot be read here"),
+        ("not " * 60 + "year = 1", "nested more than 50 levels deep"),
+        ("year = 12abc", "unexpected character"),
         ({}, "it is empty"),
-        ({"year": {"above": 3}}, "no operator 'above'; there are eq, ne"),
+        ({"year": {"above": 3}}, "no operator 'above'; operators: eq, ne"),
         ({"year": {}}, "column 'year' has no conditions"),
         ({"year": {"in": 3}}, "'in' takes a list"),
         ({"year": {"in": []}}, "'in' takes a list"),
@@ -242,11 +242,11 @@ def test_what_structures_mean(where: dict[str, Any], found: list[int]) -> None:
         ({"or": ["year = 3"]}, "takes a list of structures"),
     ],
 )
-def test_mistakes_are_shown_where_they_are(where: Any, said: str) -> None:
-    with pytest.raises(InputError, match=re.escape(said)):
+def test_errors_show_the_position(where: Any, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
         as_filter(where).mask(MetadataColumns(ROWS_OF_PHOTOS))
 
 
-def test_in_passes_over_objects_and_nested_lists() -> None:
+def test_in_ignores_objects_and_nested_lists() -> None:
     columns = MetadataColumns([{"x": {"a": 1}}, {"x": [["a"], "b"]}, {"x": "b"}, {"x": None}])
     assert as_filter("x in ('a', 'b')").mask(columns).tolist() == [False, True, True, False]

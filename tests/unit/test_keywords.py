@@ -1,4 +1,4 @@
-"""Words of the metadata: found as people type them, and fuse_rankings with images by rank."""
+"""Words of the metadata: hits as people type them, and fuse_rankings with images by rank."""
 
 from __future__ import annotations
 
@@ -45,37 +45,37 @@ def rows(text: str) -> list[int]:
         ("true", set()),
     ],
 )
-def test_words_are_found_as_people_type_them(text: str, expected: set[int]) -> None:
+def test_keywords_match_ignoring_case_and_accents(text: str, expected: set[int]) -> None:
     assert set(rows(text)) == expected
 
 
-def test_more_of_the_words_is_better() -> None:
+def test_more_matching_keywords_rank_higher() -> None:
     assert rows("red shoe")[0] == 0
     assert rows("red")[0] == 1
 
 
 @pytest.mark.parametrize("text", ["", "  ", "***", '""', "\0"])
-def test_no_words_are_refused(text: str) -> None:
+def test_queries_without_a_word_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="has no word"):
         rows(text)
 
 
-def test_too_many_words_are_refused() -> None:
+def test_too_many_keywords_are_refused() -> None:
     with pytest.raises(InputError, match="has 51 words, at most 50"):
         rows("red " * 51)
 
 
-def test_the_index_is_made_once_for_the_same_metadata() -> None:
+def test_the_index_is_built_once_per_metadata() -> None:
     columns = MetadataColumns(ROWS)
     assert keyword_index(columns) is keyword_index(columns)
     assert keyword_index(MetadataColumns(ROWS)) is not keyword_index(columns)
 
 
 def test_ranks_are_fuse_rankings_and_equal_scores_have_one_rank() -> None:
-    looks = ["a", "b", "c", "d"]
-    assert fuse_rankings(looks, []) == looks
-    assert fuse_rankings(looks, [("d", 2.0), ("c", 2.0)]) == ["c", "d", "a", "b"]
-    assert fuse_rankings(looks, [("d", 3.0), ("c", 1.0)])[0] == "d"
+    by_image = ["a", "b", "c", "d"]
+    assert fuse_rankings(by_image, []) == by_image
+    assert fuse_rankings(by_image, [("d", 2.0), ("c", 2.0)]) == ["c", "d", "a", "b"]
+    assert fuse_rankings(by_image, [("d", 3.0), ("c", 1.0)])[0] == "d"
 
 
 @pytest.fixture(scope="module")
@@ -91,53 +91,53 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
         lines.append(f"{seed:02d}.png,{'red thing' if seed % 4 == 1 else 'thing'},{2000 + seed}")
     (folder / "metadata.csv").write_text("\n".join(lines))
     source = open_source(folder)
-    made = Gallery.create(
+    created = Gallery.create(
         folder.parent / "g.gallery", encoder=open_encoder("pixels", sample_images(source))
     )
-    made.sync(source)
-    return made
+    created.sync(source)
+    return created
 
 
-def test_what_looks_alike_and_says_so_comes_first(gallery: Gallery) -> None:
-    asked = gallery.store.ids()[0]
-    every = list(gallery.search(id=asked, k=39))
+def test_images_that_match_both_rankings_are_first(gallery: Gallery) -> None:
+    row_id = gallery.store.ids()[0]
+    every = list(gallery.search(id=row_id, k=39))
     red = [hit.id for hit in every if hit.metadata["kind"] == "red thing"]
-    found = gallery.search(id=asked, keywords="red", k=39)
-    assert [hit.id for hit in found][: len(red)] == red
-    assert {hit.id for hit in found} == {hit.id for hit in every}
+    hits = gallery.search(id=row_id, keywords="red", k=39)
+    assert [hit.id for hit in hits][: len(red)] == red
+    assert {hit.id for hit in hits} == {hit.id for hit in every}
     near = {hit.id: hit.distance for hit in every}
-    assert all(hit.distance == pytest.approx(near[hit.id]) for hit in found)
-    assert [hit.rank for hit in found] == list(range(1, 40))
-    assert asked not in [hit.id for hit in found]
+    assert all(hit.distance == pytest.approx(near[hit.id]) for hit in hits)
+    assert [hit.rank for hit in hits] == list(range(1, 40))
+    assert row_id not in [hit.id for hit in hits]
 
 
-def test_words_alone_are_a_search(gallery: Gallery) -> None:
-    found = gallery.search(keywords="red", k=5)
-    assert len(found) == 5
-    assert all(hit.metadata["kind"] == "red thing" for hit in found)
-    assert found.query == "red"
-    assert found[0].distance == 0
+def test_keywords_alone(gallery: Gallery) -> None:
+    hits = gallery.search(keywords="red", k=5)
+    assert len(hits) == 5
+    assert all(hit.metadata["kind"] == "red thing" for hit in hits)
+    assert hits.query == "red"
+    assert hits[0].distance == 0
     assert len(gallery.search(keywords="red", k=40)) == 10
     assert len(gallery.search(keywords="nobody", k=5)) == 0
 
 
-def test_filters_hold_for_words_too(gallery: Gallery) -> None:
-    found = gallery.search(keywords="red", where="year >= 2020", k=40)
-    assert {hit.metadata["year"] for hit in found} == {2021, 2025, 2029, 2033, 2037}
-    asked = gallery.store.ids()[0]
-    both = gallery.search(id=asked, keywords="red", where="year < 2010", k=40)
+def test_filters_apply_to_keywords(gallery: Gallery) -> None:
+    hits = gallery.search(keywords="red", where="year >= 2020", k=40)
+    assert {hit.metadata["year"] for hit in hits} == {2021, 2025, 2029, 2033, 2037}
+    row_id = gallery.store.ids()[0]
+    both = gallery.search(id=row_id, keywords="red", where="year < 2010", k=40)
     assert [hit.metadata["kind"] for hit in both[:3]] == ["red thing"] * 3
     assert all(hit.metadata["year"] < 2010 for hit in both)
 
 
-def test_a_row_far_off_is_found_by_its_words(gallery: Gallery) -> None:
-    asked = gallery.store.ids()[0]
-    every = [hit.id for hit in gallery.search(id=asked, k=39)]
+def test_keywords_find_distant_rows(gallery: Gallery) -> None:
+    row_id = gallery.store.ids()[0]
+    every = [hit.id for hit in gallery.search(id=row_id, k=39)]
     last = gallery.store.get([every[-1]]).metadata[0]["year"]
-    assert every[-1] in [hit.id for hit in gallery.search(id=asked, keywords=str(last), k=3)]
+    assert every[-1] in [hit.id for hit in gallery.search(id=row_id, keywords=str(last), k=3)]
 
 
-def test_a_part_of_no_image_is_refused(gallery: Gallery) -> None:
+def test_regions_without_an_image_are_refused(gallery: Gallery) -> None:
     with pytest.raises(InputError, match="keywords alone"):
         gallery.search(keywords="red", multi_crop=True)
     with pytest.raises(InputError, match="a search has one query"):

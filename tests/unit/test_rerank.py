@@ -1,4 +1,4 @@
-"""Re-ranking against slow, obvious versions, which know nothing of matrices."""
+"""Re-ranking against slow and obvious versions without matrices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ few = settings(max_examples=40, deadline=None)
 
 
 def gallery(seed: int, n: int, dim: int = 4) -> tuple[Rows, Rows]:
-    """Return a query and n rows in clusters of any length, with copies and rows of zeros."""
+    """Return a query and n rows in clusters, of any length, with duplicates and zero rows."""
     rng = np.random.default_rng(seed)
     centers = rng.normal(size=(3, dim))
     rows = centers[rng.integers(0, 3, n)] + rng.normal(size=(n, dim)) * rng.choice([0.05, 0.5, 2])
@@ -71,9 +71,9 @@ def slow_augment(rows: Rows, k: int, alpha: float) -> list[Any]:
 
 def slow_nearest(i: int, rows: list[Rows], k: int) -> set[int]:
     """Return the k nearest other rows and those as near as the last."""
-    found = {j: cosine(rows[i], rows[j]) for j in range(len(rows)) if j != i}
-    best = sorted(found.values(), reverse=True)[:k]
-    return {j for j, value in found.items() if best and value >= best[-1]}
+    result = {j: cosine(rows[i], rows[j]) for j in range(len(rows)) if j != i}
+    best = sorted(result.values(), reverse=True)[:k]
+    return {j for j, value in result.items() if best and value >= best[-1]}
 
 
 def slow_reciprocal(query: Rows, rows: Rows, k1: int, k2: int, share: float) -> list[float]:
@@ -152,24 +152,24 @@ def mean_average_precision(points: Rows, labels: Any, method: Callable[[Rows, Ro
 
 @few
 @given(seeds, sizes, st.sampled_from([0.0, 1.0, 3.0]))
-def test_expand_is_the_weighted_sum(seed: int, k: int, alpha: float) -> None:
+def test_query_expansion_is_the_weighted_sum(seed: int, k: int, alpha: float) -> None:
     query, rows = gallery(seed, k)
-    found = alpha_query_expansion(query, rows, alpha=alpha)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, slow_sum(query, list(rows), alpha), atol=1e-6)
+    result = alpha_query_expansion(query, rows, alpha=alpha)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, slow_sum(query, list(rows), alpha), atol=1e-6)
 
 
 @few
 @given(seeds, sizes, st.integers(1, 50), st.sampled_from([0.0, 1.0, 3.0]))
-def test_augment_is_the_weighted_sum(seed: int, n: int, k: int, alpha: float) -> None:
+def test_database_augmentation_is_the_weighted_sum(seed: int, n: int, k: int, alpha: float) -> None:
     _, rows = gallery(seed, n)
-    found = database_augmentation(rows, k, alpha=alpha)
-    assert (found.dtype, found.shape) == (np.float32, rows.shape)
+    result = database_augmentation(rows, k, alpha=alpha)
+    assert (result.dtype, result.shape) == (np.float32, rows.shape)
     if n:
-        np.testing.assert_allclose(found, slow_augment(rows, k, alpha), atol=1e-6)
+        np.testing.assert_allclose(result, slow_augment(rows, k, alpha), atol=1e-6)
 
 
-def test_augment_takes_a_copy_for_another_row_and_a_row_once_for_itself() -> None:
+def test_database_augmentation_counts_duplicates_as_other_rows() -> None:
     a, b = np.array([1, 0], np.float32), np.array([0.6, 0.8], np.float32)
     one = database_augmentation(np.stack([b, a, a]), 1, alpha=1)
     np.testing.assert_allclose(one, [unit(b + 0.6 * a), a, a], atol=1e-6)
@@ -179,45 +179,49 @@ def test_augment_takes_a_copy_for_another_row_and_a_row_once_for_itself() -> Non
 
 
 @pytest.mark.parametrize("k", [1, 3, 39, 60])
-def test_augment_treats_many_copies_alike(k: int) -> None:
+def test_database_augmentation_treats_duplicates_alike(k: int) -> None:
     rng = np.random.default_rng(k)
     rows = rng.normal(size=(60, 3)).astype(np.float32)
     rows[rng.permutation(60)[:40]] = rows[0]
-    found = database_augmentation(rows, k)
-    np.testing.assert_allclose(found, slow_augment(rows, k, 3), atol=1e-6)
-    copies = found[(rows == rows[0]).all(axis=1)]
+    result = database_augmentation(rows, k)
+    np.testing.assert_allclose(result, slow_augment(rows, k, 3), atol=1e-6)
+    copies = result[(rows == rows[0]).all(axis=1)]
     np.testing.assert_allclose(copies, np.broadcast_to(copies[0], copies.shape), atol=1e-6)
 
 
-def test_augment_does_not_depend_on_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_augmentation_does_not_depend_on_its_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     _, rows = gallery(3, 300, dim=8)
     whole = database_augmentation(rows, 5)
-    monkeypatch.setattr(rerank, "_VALUES", 7 * 5 * 8)
+    monkeypatch.setattr(rerank, "_CHUNK_VALUES", 7 * 5 * 8)
     np.testing.assert_allclose(database_augmentation(rows, 5), whole, atol=1e-6)
 
 
 @few
 @given(seeds, sizes, st.integers(1, 25), st.integers(1, 8), st.sampled_from([0.0, 0.3, 1.0]))
-def test_reciprocal_follows_the_paper(seed: int, m: int, k1: int, k2: int, share: float) -> None:
+def test_k_reciprocal_distances_follow_the_paper(
+    seed: int, m: int, k1: int, k2: int, share: float
+) -> None:
     query, rows = gallery(seed, m)
-    found = k_reciprocal_distances(query, rows, k1=k1, k2=k2, share=share)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, slow_reciprocal(query, rows, k1, k2, share), atol=1e-6)
+    result = k_reciprocal_distances(query, rows, k1=k1, k2=k2, share=share)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, slow_reciprocal(query, rows, k1, k2, share), atol=1e-6)
 
 
 @few
 @given(seeds, sizes, st.integers(1, 25), st.sampled_from([0.0, 0.5, 0.9]), st.sampled_from([1, 3]))
-def test_diffuse_is_where_iteration_ends(
+def test_diffusion_is_the_limit_of_the_iteration(
     seed: int, m: int, k: int, alpha: float, gamma: float
 ) -> None:
     query, rows = gallery(seed, m)
-    found = diffusion_distances(query, rows, k=k, alpha=alpha, gamma=gamma)
-    assert found.dtype == np.float32
+    result = diffusion_distances(query, rows, k=k, alpha=alpha, gamma=gamma)
+    assert result.dtype == np.float32
     expected = slow_diffuse(query, rows, k, alpha, gamma)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_rows_that_diffusion_does_not_reach_come_last_in_their_order() -> None:
+def test_rows_that_diffusion_does_not_reach_are_last_by_distance() -> None:
     rng = np.random.default_rng(0)
     query = np.array([1, 0, 0], np.float32)
     chain = [[math.cos(t), math.sin(t), 0] for t in np.linspace(0, 1.5, 30)]
@@ -231,42 +235,42 @@ def test_rows_that_diffusion_does_not_reach_come_last_in_their_order() -> None:
     assert list(far) == sorted(far, key=lambda i: (1 - cosine(query, rows[i]), i))
 
 
-def test_scores_too_small_for_32_bits_still_come_before_rows_out_of_reach() -> None:
+def test_scores_too_small_for_32_bits_precede_unreached_rows() -> None:
     rows = np.array([[0, 0], [0.6, 0.8], [1, 0]], np.float32)
-    found = diffusion_distances(rows[2], rows, k=1, alpha=1e-60)
-    np.testing.assert_array_equal(found, np.array([1, -np.finfo(np.float32).tiny, -1]))
+    result = diffusion_distances(rows[2], rows, k=1, alpha=1e-60)
+    np.testing.assert_array_equal(result, np.array([1, -np.finfo(np.float32).tiny, -1]))
 
 
 @pytest.mark.parametrize("method", [k_reciprocal_distances, diffusion_distances])
 @given(seed=seeds)
 @few
-def test_neither_order_nor_length_of_candidates_matters(
+def test_order_and_length_of_candidates_do_not_matter(
     method: Callable[[Rows, Rows], Any], seed: int
 ) -> None:
     query, rows = gallery(seed, 45)
     order = np.random.default_rng(seed).permutation(45)
-    found = method(query, rows)
-    np.testing.assert_allclose(method(query, rows[order]), found[order], rtol=1e-5, atol=1e-6)
+    result = method(query, rows)
+    np.testing.assert_allclose(method(query, rows[order]), result[order], rtol=1e-5, atol=1e-6)
     scaled = method(query * np.float32(2.0**100), rows * np.float32(2.0**-110))
-    np.testing.assert_allclose(scaled, found, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scaled, result, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", [k_reciprocal_distances, diffusion_distances])
 @pytest.mark.parametrize("m", [0, 1, 2, 30])
 @pytest.mark.parametrize("value", [0, 1e-45, 1, 3e38])
-def test_rows_all_alike_are_at_one_distance(
+def test_identical_rows_have_one_distance(
     method: Callable[[Rows, Rows], Any], m: int, value: float
 ) -> None:
     rows = np.full((m, 3), value, np.float32)
     for query in (np.zeros(3, np.float32), np.ones(3, np.float32), -np.ones(3, np.float32)):
-        found = method(query, rows)
-        assert found.shape == (m,)
-        assert np.isfinite(found).all()
-        assert np.ptp(found) <= 1e-6 if m else True
+        result = method(query, rows)
+        assert result.shape == (m,)
+        assert np.isfinite(result).all()
+        assert np.ptp(result) <= 1e-6 if m else True
 
 
 @pytest.mark.parametrize("value", [1e-45, 1e-30, 3e38])
-def test_very_long_and_short_rows_are_brought_to_unit_length(value: float) -> None:
+def test_very_long_and_short_rows_are_normalized(value: float) -> None:
     rows = np.full((4, 3), value, np.float32)
     rows[3] = 0
     third = np.full(3, 1 / math.sqrt(3))
@@ -278,7 +282,7 @@ def test_very_long_and_short_rows_are_brought_to_unit_length(value: float) -> No
 
 
 @pytest.mark.parametrize("gamma", [0.0, 50.0, 1e6])
-def test_diffusion_of_any_power_is_finite(gamma: float) -> None:
+def test_diffusion_with_any_exponent_is_finite(gamma: float) -> None:
     query, rows = gallery(8, 45)
     assert np.isfinite(diffusion_distances(query, rows, gamma=gamma, alpha=0.999)).all()
 
@@ -301,14 +305,14 @@ def test_diffusion_follows_two_moons() -> None:
     assert mean_average_precision(points, labels, diffusion_distances) > before + 0.15
 
 
-def test_reciprocal_neighbors_tell_clusters_of_unequal_spread() -> None:
+def test_k_reciprocal_separates_clusters_of_unequal_spread() -> None:
     spread = np.random.default_rng(1).uniform(0.4, 1.6, size=(150, 1)).astype(np.float32)
     points, labels = clusters(spread)
     before = mean_average_precision(points, labels, plain)
     assert mean_average_precision(points, labels, k_reciprocal_distances) > before + 0.08
 
 
-def test_expansion_and_augmentation_tell_clusters() -> None:
+def test_expansion_and_augmentation_separate_clusters() -> None:
     points, labels = clusters(1)
 
     def expanded(query: Rows, others: Rows) -> Any:
@@ -329,23 +333,23 @@ QUERY, ROWS = np.ones(3, np.float32), np.ones((4, 3), np.float32)
 @pytest.mark.parametrize(
     "method", [alpha_query_expansion, k_reciprocal_distances, diffusion_distances]
 )
-def test_shapes_that_do_not_fit_are_refused(method: Callable[[Any, Any], Any]) -> None:
+def test_incompatible_shapes_are_refused(method: Callable[[Any, Any], Any]) -> None:
     with pytest.raises(InputError, match="query: expected one embedding"):
         method(ROWS, ROWS)
     with pytest.raises(InputError, match="expected 3 dimensions, got 2"):
         method(QUERY, ROWS[:, :2])
     with pytest.raises(InputError, match=r"\(n, dim\)"):
         method(QUERY, QUERY)
-    with pytest.raises(InputError, match="query: row 0 holds NaN"):
+    with pytest.raises(InputError, match="query: row 0 has NaN"):
         method(QUERY * np.float32(np.nan), ROWS)
-    with pytest.raises(InputError, match="row 0 holds NaN or Inf"):
+    with pytest.raises(InputError, match="row 0 has NaN or Inf"):
         method(QUERY, np.full((1, 3), np.inf, np.float32))
 
 
-def test_rows_that_cannot_be_augmented_are_refused() -> None:
+def test_invalid_rows_are_refused() -> None:
     with pytest.raises(InputError, match=r"rows: expected embeddings of shape \(n, dim\)"):
         database_augmentation(QUERY, 1)
-    with pytest.raises(InputError, match="rows: row 0 holds NaN"):
+    with pytest.raises(InputError, match="rows: row 0 has NaN"):
         database_augmentation(ROWS * np.float32(np.nan), 1)
 
 
@@ -367,5 +371,5 @@ def test_rows_that_cannot_be_augmented_are_refused() -> None:
     ],
 )
 def test_options_out_of_range_are_refused(call: Callable[[], Any], name: str) -> None:
-    with pytest.raises(SettingError, match=f"^{name} = "):
+    with pytest.raises(SettingError, match=f"^{name}="):
         call()

@@ -1,4 +1,4 @@
-"""One search over a store: several views, re-rankings one after another, what is refused."""
+"""One search over a store: several vectors, re-rankings in sequence, invalid options."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ ROWS = 60
 
 
 def no_images(hits: Sequence[Hit]) -> list[ImageArray | None]:
-    raise AssertionError(f"{len(hits)} images were asked for")
+    raise AssertionError(f"{len(hits)} images were read")
 
 
 @pytest.fixture(params=["memory", "lance"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> VectorStore:
-    """Sixty rows of different lengths about five centers, the last ten copies of the first."""
+    """Sixty rows of different lengths around five centers; the last ten duplicate the first ten."""
     rng = np.random.default_rng(3)
     values = rng.normal(size=(5, DIM))[rng.integers(5, size=ROWS)] + rng.normal(size=(ROWS, DIM))
     values[50:] = values[:10]
     ids = [f"{i:02}" for i in range(ROWS)]
     metadata = [{"even": i % 2 == 0, "k": i} for i in range(ROWS)]
-    made: VectorStore
-    made = (
+    store: VectorStore
+    store = (
         MemoryStore(DIM)
         if request.param == "memory"
         else LanceStore.create(tmp_path / "table", DIM)
     )
-    made.upsert(Rows(ids, ids, values.astype(np.float32), metadata, ids))
-    return made
+    store.upsert(Rows(ids, ids, values.astype(np.float32), metadata, ids))
+    return store
 
 
-def query(seed: int = 0, views: int = 1, own: str | None = None) -> QueryVectors:
+def query(seed: int = 0, vectors: int = 1, own: str | None = None) -> QueryVectors:
     rng = np.random.default_rng(seed)
-    return QueryVectors("asked", None, rng.normal(size=(views, DIM)).astype(np.float32), own)
+    return QueryVectors("query", None, rng.normal(size=(vectors, DIM)).astype(np.float32), own)
 
 
 def search(
@@ -75,18 +75,18 @@ def nearest(
     metric: Metric,
     keep: Callable[[int], bool] = lambda _: True,
 ) -> list[tuple[float, str]]:
-    """All rows by their distance to the nearest view, ties by id, by loops."""
-    found = []
+    """Return all rows by distance to the nearest vector, ties by id, with loops."""
+    pairs = []
     for record in store.records():
         if record.id == query.own or not keep(int(record.id)):
             continue
         row = store.get([record.id]).embeddings[0]
-        # Copies of a row are equally far.
-        found.append((round(min(distance(v, row, metric) for v in query.embeddings), 9), record.id))
-    return sorted(found)
+        # Duplicates have equal distances.
+        pairs.append((round(min(distance(v, row, metric) for v in query.embeddings), 9), record.id))
+    return sorted(pairs)
 
 
-def test_rerankings_are_a_text_or_a_list() -> None:
+def test_rerankings_are_a_string_or_a_list() -> None:
     assert parse_rerankings(None) == ()
     assert parse_rerankings("aqe") == ("aqe",)
     assert parse_rerankings(" k-reciprocal + aqe") == ("k-reciprocal", "aqe")
@@ -99,7 +99,7 @@ def test_rerankings_are_a_text_or_a_list() -> None:
         parse_rerankings("")
 
 
-def test_settings_out_of_range_are_refused() -> None:
+def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(SettingError, match="k=0 must be at least 1"):
         search(0)
     for bad in (-0.1, math.nan):
@@ -115,28 +115,28 @@ def test_settings_out_of_range_are_refused() -> None:
 
 
 @pytest.mark.parametrize("metric", list(Metric))
-@pytest.mark.parametrize("views", [1, 2, 14])
+@pytest.mark.parametrize("vectors", [1, 2, 14])
 @pytest.mark.parametrize("own", [None, "04"])
-def test_of_several_views_the_nearest_counts(
-    store: VectorStore, metric: Metric, views: int, own: str | None
+def test_each_row_counts_with_its_nearest_vector(
+    store: VectorStore, metric: Metric, vectors: int, own: str | None
 ) -> None:
-    asked = query(1, views, own)
-    expected = nearest(store, asked, metric)
-    for n in (1, 5, 59, 100):
-        hits = search(n, metric).run(store, asked, no_images)
-        assert [hit.id for hit in hits] == [row_id for _, row_id in expected[:n]]
+    sought = query(1, vectors, own)
+    expected = nearest(store, sought, metric)
+    for k in (1, 5, 59, 100):
+        hits = search(k, metric).run(store, sought, no_images)
+        assert [hit.id for hit in hits] == [row_id for _, row_id in expected[:k]]
         assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
-        distances = [d for d, _ in expected[:n]]
+        distances = [d for d, _ in expected[:k]]
         np.testing.assert_allclose([hit.distance for hit in hits], distances, atol=1e-6)
 
 
 @pytest.mark.parametrize("metric", list(Metric))
 @pytest.mark.parametrize("name", ["k-reciprocal", "diffusion", "dba"])
-def test_the_order_is_that_of_the_re_ranking(store: VectorStore, metric: Metric, name: str) -> None:
-    asked = query(2, own="07")
-    first = [row_id for _, row_id in nearest(store, asked, metric)]
+def test_reranking_defines_the_order(store: VectorStore, metric: Metric, name: str) -> None:
+    sought = query(2, own="07")
+    first = [row_id for _, row_id in nearest(store, sought, metric)]
     rows = store.embeddings(first)
-    [vector] = asked.embeddings
+    [vector] = sought.embeddings
     if name == "dba":
         unit = vector / np.linalg.norm(vector)
         scores = -rerank.database_augmentation(rows, 3) @ unit
@@ -147,80 +147,80 @@ def test_the_order_is_that_of_the_re_ranking(store: VectorStore, metric: Metric,
         }
         scores = methods[name](vector, rows)
     expected = [first[i] for i in np.argsort(scores, kind="stable")]
-    hits = search(ROWS * 2, metric, rerank=name).run(store, asked, no_images)
+    hits = search(ROWS * 2, metric, rerank=name).run(store, sought, no_images)
     assert [hit.id for hit in hits] == expected
     assert expected != first
     for rank, hit in enumerate(hits, 1):
         row = store.get([hit.id]).embeddings[0]
         assert (hit.rank, hit.uri, hit.metadata["k"]) == (rank, hit.id, int(hit.id))
         assert hit.distance == pytest.approx(distance(vector, row, metric), abs=1e-6)
-    assert search(4, metric, rerank=name).run(store, asked, no_images) == hits[:4]
+    assert search(4, metric, rerank=name).run(store, sought, no_images) == hits[:4]
 
 
 @pytest.mark.parametrize("metric", list(Metric))
-def test_expansion_searches_again(
+def test_query_expansion_searches_again(
     store: VectorStore, metric: Metric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rerank, "DEPTH", 4)
-    came_in = 0
+    new_hits = 0
     for seed in range(8):
-        asked = query(seed)
-        first = [row_id for _, row_id in nearest(store, asked, metric)]
-        moved = rerank.alpha_query_expansion(asked.embeddings[0], store.embeddings(first[:3]))
+        sought = query(seed)
+        first = [row_id for _, row_id in nearest(store, sought, metric)]
+        moved = rerank.alpha_query_expansion(sought.embeddings[0], store.embeddings(first[:3]))
         again = nearest(store, QueryVectors("moved", None, moved[None]), metric)
-        hits = search(4, metric, rerank="aqe").run(store, asked, no_images)
+        hits = search(4, metric, rerank="aqe").run(store, sought, no_images)
         assert [hit.id for hit in hits] == [row_id for _, row_id in again[:4]]
-        came_in += len({hit.id for hit in hits} - set(first[:4]))
+        new_hits += len({hit.id for hit in hits} - set(first[:4]))
         for hit in hits:
             row = store.get([hit.id]).embeddings[0]
-            expected = distance(asked.embeddings[0], row, metric)
+            expected = distance(sought.embeddings[0], row, metric)
             assert hit.distance == pytest.approx(expected, abs=1e-6)
-    assert came_in
+    assert new_hits
 
 
 @pytest.mark.parametrize("name", ["aqe", "dba", "k-reciprocal", "diffusion"])
-def test_filters_hold_and_the_furthest_is_left_out_last(store: VectorStore, name: str) -> None:
-    asked = query(5, views=3, own="08")
-    every = search(ROWS, where="even = true", rerank=name).run(store, asked, no_images)
+def test_filters_and_distance_limits_apply_to_reranked_hits(store: VectorStore, name: str) -> None:
+    sought = query(5, vectors=3, own="08")
+    every = search(ROWS, where="even = true", rerank=name).run(store, sought, no_images)
     assert sorted(int(hit.id) for hit in every) == [i for i in range(0, ROWS, 2) if i != 8]
     limit = float(np.median([hit.distance for hit in every]))
     near = search(ROWS, where="even = true", max_distance=limit, rerank=name)
-    kept = near.run(store, asked, no_images)
-    assert [hit.id for hit in kept] == [hit.id for hit in every if hit.distance <= limit]
-    assert [hit.rank for hit in kept] == list(range(1, len(kept) + 1))
-    true = {row_id: d for d, row_id in nearest(store, asked, Metric.COSINE)}
+    limited = near.run(store, sought, no_images)
+    assert [hit.id for hit in limited] == [hit.id for hit in every if hit.distance <= limit]
+    assert [hit.rank for hit in limited] == list(range(1, len(limited) + 1))
+    true = {row_id: d for d, row_id in nearest(store, sought, Metric.COSINE)}
     assert all(hit.distance == pytest.approx(true[hit.id], abs=1e-6) for hit in every)
 
 
-def test_re_rankings_follow_each_other(store: VectorStore) -> None:
-    asked = query(6)
-    [vector] = asked.embeddings
+def test_rerankings_run_in_sequence(store: VectorStore) -> None:
+    sought = query(6)
+    [vector] = sought.embeddings
     moved = rerank.alpha_query_expansion(
-        vector, store.embeddings([i for _, i in nearest(store, asked, Metric.COSINE)[:3]])
+        vector, store.embeddings([i for _, i in nearest(store, sought, Metric.COSINE)[:3]])
     )
     ids = [i for _, i in nearest(store, QueryVectors("moved", None, moved[None]), Metric.COSINE)]
     order = np.argsort(rerank.k_reciprocal_distances(moved, store.embeddings(ids)), kind="stable")
-    both = search(ROWS, rerank="aqe+k-reciprocal").run(store, asked, no_images)
+    both = search(ROWS, rerank="aqe+k-reciprocal").run(store, sought, no_images)
     assert [hit.id for hit in both] == [ids[i] for i in order]
-    turned = search(ROWS, rerank="k-reciprocal+aqe").run(store, asked, no_images)
-    first = search(3, rerank="k-reciprocal").run(store, asked, no_images)
+    reversed_order = search(ROWS, rerank="k-reciprocal+aqe").run(store, sought, no_images)
+    first = search(3, rerank="k-reciprocal").run(store, sought, no_images)
     moved = rerank.alpha_query_expansion(vector, store.embeddings([hit.id for hit in first]))
     ids = [i for _, i in nearest(store, QueryVectors("moved", None, moved[None]), Metric.COSINE)]
-    assert [hit.id for hit in turned] == ids
+    assert [hit.id for hit in reversed_order] == ids
 
 
 @pytest.mark.parametrize("name", [None, *RERANKINGS])
 def test_a_filter_that_nothing_matches_has_no_hits(store: VectorStore, name: str | None) -> None:
-    asked = search(where="k > 1000", rerank=name)
-    assert asked.run(store, query(), no_images) == ()
+    options = search(where="k > 1000", rerank=name)
+    assert options.run(store, query(), no_images) == ()
 
 
-def test_spatial_takes_an_image(store: VectorStore) -> None:
+def test_geometric_verification_needs_an_image(store: VectorStore) -> None:
     with pytest.raises(InputError, match="the query must be an image"):
         search(rerank="geometric").run(store, query(), no_images)
 
 
-def test_spatial_puts_what_it_verifies_first(tmp_path: Path, require: Require) -> None:
+def test_geometrically_verified_hits_are_first(tmp_path: Path, require: Require) -> None:
     try:
         import cv2  # noqa: F401
     except ImportError:
@@ -238,10 +238,10 @@ def test_spatial_puts_what_it_verifies_first(tmp_path: Path, require: Require) -
     vectors = np.array([(1, 0), (0.5, 1), (1, 0.2), (1, 0.1)], np.float32)
     store.upsert(Rows(ids, uris, vectors, [{}] * 4, ids))
     warped = np.asarray(Image.fromarray(china).rotate(8).crop((150, 80, 500, 380)))
-    asked = QueryVectors("china", None, np.array([(1, 0)], np.float32), None, warped)
-    plain = search(4).run(store, asked, read_images)
+    sought = QueryVectors("china", None, np.array([(1, 0)], np.float32), None, warped)
+    plain = search(4).run(store, sought, read_images)
     assert [hit.id for hit in plain] == ["blank", "gone", "flower", "china"]
-    hits = search(4, rerank="geometric").run(store, asked, read_images)
+    hits = search(4, rerank="geometric").run(store, sought, read_images)
     assert [hit.id for hit in hits] == ["china", "blank", "gone", "flower"]
     assert {hit.id: hit.distance for hit in hits} == pytest.approx(
         {hit.id: hit.distance for hit in plain}, abs=1e-6

@@ -1,13 +1,12 @@
-"""Filters on metadata: parsed from text or from a structure, then applied to columns of values.
+"""Filters on metadata, parsed from text or from a structure.
 
-As text, ``year >= 2020 and tag in ('a', 'b')``; as a structure, the same is
-``{"and": [{"year": {"gte": 2020}}, {"tag": {"in": ["a", "b"]}}]}``, and several columns in one
-mapping are joined by "and". A text never reaches any query language: it becomes the same few
-objects as the structure.
+As text: ``year >= 2020 and tag in ('a', 'b')``. As a structure:
+``{"and": [{"year": {"gte": 2020}}, {"tag": {"in": ["a", "b"]}}]}``; several columns in
+one mapping are joined by "and". Both become the same objects: text never reaches a query language.
 
-A row without a value in a column matches no comparison with it, neither ``=`` nor ``!=``; only
-``is null`` and ``not (...)`` find it. A list of values matches if one of its values does. Truth
-values are no numbers, and texts are compared as they are, by code point.
+A row without a value in a column matches no comparison with it, neither ``=`` nor ``!=``, but
+``is null`` and ``not (...)``. A list matches if one of its values does. Booleans are not numbers;
+texts are compared by code point.
 """
 
 from collections.abc import Mapping
@@ -50,14 +49,14 @@ __all__ = [
 ]
 
 Where = str | Mapping[str, Any] | Filter
-"""What a search takes: a text, a structure, or a filter."""
+"""A filter as text, as a structure, or parsed."""
 
 
 def as_filter(where: Where) -> Filter:
-    """Return a filter from a text, a structure, or itself.
+    """Parse a filter from text or from a structure; a filter is returned as it is.
 
     Raises:
-        InputError: it cannot be understood; the place is shown.
+        InputError: it cannot be parsed; the message shows the position.
     """
     if isinstance(where, str):
         return parse(where)

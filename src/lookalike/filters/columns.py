@@ -1,4 +1,4 @@
-"""Metadata of rows, laid out by column for filters."""
+"""Metadata of rows by column, for filters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lookalike.types import Metadata
 
 
 class MetadataColumns:
-    """The metadata of rows as columns; each is laid out when it is first asked for."""
+    """The metadata of rows as columns; each column is encoded on first use."""
 
     def __init__(self, rows: Sequence[Metadata]) -> None:
         self._rows = rows
@@ -25,13 +25,13 @@ class MetadataColumns:
 
     @property
     def names(self) -> Sequence[str]:
-        """The columns that any row has, in sorted order."""
+        """All columns, sorted by name."""
         if self._names is None:
             self._names = tuple(sorted({name for row in self._rows for name in row}))
         return self._names
 
     def encoded(self, name: str) -> tuple[NDArray[np.int32], list[Any]]:
-        """Return for each row the place of its value among the column's values, -1 for none."""
+        """Return codes ``(rows,)``, -1 for null, and the distinct values that they index."""
         if name not in self._encoded:
             places: dict[Hashable, int] = {}
             values: list[Any] = []

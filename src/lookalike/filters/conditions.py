@@ -1,4 +1,4 @@
-"""Conditions on the metadata of rows, and which rows they match."""
+"""Conditions on the metadata of rows."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ OPERATORS = {
     "gt": ">",
     "gte": ">=",
 }
-"""Names in structures, and the same in texts."""
+"""Operators in structures, and their signs in text."""
 
 MAX_DEPTH = 50
-"""Conditions within conditions; deeper ones are refused."""
+"""Maximum nesting depth of conditions."""
 
 
 class Columns(Protocol):
-    """Rows by columns of metadata, as a filter sees them."""
+    """The metadata of rows by column."""
 
     def __len__(self) -> int: ...
 
     @property
     def names(self) -> Sequence[str]:
-        """The columns that any row has."""
+        """All columns."""
         ...
 
     def encoded(self, name: str) -> tuple[NDArray[np.int32], Sequence[Any]]:
-        """Return for each row the place of its value among the column's values, -1 for none."""
+        """Return codes ``(rows,)``, -1 for null, and the distinct values that they index."""
         ...
 
 
@@ -52,14 +52,14 @@ class Filter(Protocol):
         """Return which rows match, ``(rows,)``.
 
         Raises:
-            InputError: no such column, or one whose values are of another kind.
+            InputError: unknown column, or a column with values of another kind.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """A column's value compared with another: an operator in :data:`OPERATORS`."""
+    """Compare a column with a value, by an operator in :data:`OPERATORS`."""
 
     column: str
     operator: str
@@ -79,7 +79,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class In:
-    """A column's value is one of several."""
+    """Match rows whose value is one of several."""
 
     column: str
     values: tuple[Scalar, ...]
@@ -98,10 +98,7 @@ class In:
 
 @dataclass(frozen=True, slots=True)
 class Like:
-    """A text that looks like a pattern: ``%`` stands for any characters, ``_`` for one.
-
-    Upper and lower case are the same.
-    """
+    """Match texts with a pattern, ignoring case: ``%`` is any characters, ``_`` is one."""
 
     column: str
     pattern: str
@@ -121,7 +118,7 @@ class Like:
 
 @dataclass(frozen=True, slots=True)
 class IsNull:
-    """A row has no value in a column."""
+    """Match rows without a value in a column."""
 
     column: str
 
@@ -133,7 +130,7 @@ class IsNull:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """The rows that a filter does not match."""
+    """Match rows that a filter does not match."""
 
     inner: Filter
 
@@ -144,30 +141,30 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class AllOf:
-    """The rows that every one of several filters matches."""
+    """Match rows that all of several filters match."""
 
     parts: tuple[Filter, ...]
 
     def mask(self, columns: Columns) -> Mask:
         """Return which rows match."""
-        found = np.ones(len(columns), np.bool_)
+        mask = np.ones(len(columns), np.bool_)
         for part in self.parts:
-            found &= part.mask(columns)
-        return found
+            mask &= part.mask(columns)
+        return mask
 
 
 @dataclass(frozen=True, slots=True)
 class AnyOf:
-    """The rows that at least one of several filters matches."""
+    """Match rows that any of several filters matches."""
 
     parts: tuple[Filter, ...]
 
     def mask(self, columns: Columns) -> Mask:
         """Return which rows match."""
-        found = np.zeros(len(columns), np.bool_)
+        mask = np.zeros(len(columns), np.bool_)
         for part in self.parts:
-            found |= part.mask(columns)
-        return found
+            mask |= part.mask(columns)
+        return mask
 
 
 _TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -193,15 +190,15 @@ _PLURAL = {"boolean": "booleans", "number": "numbers", "text": "texts", "other":
 
 
 def _where(columns: Columns, name: str, matches: Callable[[Any], bool], kind: str | None) -> Mask:
-    """Return the rows with a matching value; ``kind`` is what some value must be of."""
+    """Return the rows with a matching value; some value must be of this kind, if given."""
     _check_column(columns, name)
     codes, values = columns.encoded(name)
     if kind is not None and values:
         kinds = {kind_of(inner) for value in values for inner in _inner(value)}
         if kinds and kind not in kinds:
-            found = " and ".join(sorted(_PLURAL[each] for each in kinds))
+            actual = " and ".join(sorted(_PLURAL[each] for each in kinds))
             raise InputError(
-                f"filter: column {name!r} holds {found}, it cannot be compared with {_PLURAL[kind]}"
+                f"filter: column {name!r} has {actual}, it cannot be compared with {_PLURAL[kind]}"
             )
     table = np.array([*(any(map(matches, _inner(value))) for value in values), False], np.bool_)
     return np.asarray(table[codes])
@@ -216,5 +213,5 @@ def _check_column(columns: Columns, name: str) -> None:
         return
     near = difflib.get_close_matches(name, columns.names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    known = ", ".join(columns.names) or "none"
-    raise InputError(f"filter: no column {name!r}: {hint}there are {known}")
+    names = ", ".join(columns.names) or "none"
+    raise InputError(f"filter: no column {name!r}: {hint}columns: {names}")

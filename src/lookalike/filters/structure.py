@@ -1,4 +1,4 @@
-"""Filters written as structures of mappings and lists, as JSON has them."""
+"""Parse filters from structures of mappings and lists, as in JSON."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from lookalike.filters.conditions import (
 
 
 def from_structure(where: Mapping[str, Any], depth: int = 0) -> Filter:
-    """Return a filter from a structure.
+    """Parse a filter from a structure.
 
-    A mapping of a column to a value (``{"label": "cat"}``, equal), or to operators
+    A mapping of a column to a value (``{"label": "cat"}``, equality), or to operators
     (``{"year": {"gte": 2020, "lt": 2024}}``; eq, ne, lt, lte, gt, gte, in, like, null), or of
     ``and`` and ``or`` to a list of structures, or of ``not`` to one.
 
     Raises:
-        InputError: it is none of these; the column is named.
+        InputError: it is none of these; the message names the column.
     """
     if depth > MAX_DEPTH:
-        raise InputError(f"filter: is nested more than {MAX_DEPTH} deep")
+        raise InputError(f"filter: nested more than {MAX_DEPTH} levels deep")
     parts = [_from_entry(str(name), value, depth) for name, value in where.items()]
     if not parts:
-        raise InputError("filter: it is empty; leave it out to search everything")
+        raise InputError("filter: it is empty; remove it to search all rows")
     return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
 
 
@@ -78,8 +78,8 @@ def _from_operator(name: str, operator: str, value: Any) -> Filter:
         if not isinstance(value, bool):
             raise InputError(f"filter: column {name!r}: 'null' takes true or false, not {value!r}")
         return IsNull(name) if value else Not(IsNull(name))
-    known = ", ".join((*OPERATORS, "in", "like", "null"))
-    raise InputError(f"filter: column {name!r}: no operator {operator!r}; there are {known}")
+    operators = ", ".join((*OPERATORS, "in", "like", "null"))
+    raise InputError(f"filter: column {name!r}: no operator {operator!r}; operators: {operators}")
 
 
 def _scalar(name: str, value: Any) -> Scalar:

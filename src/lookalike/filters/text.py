@@ -1,4 +1,4 @@
-"""Filters written as text: tokens, and recursive descent over them."""
+"""Parse filters from text: a tokenizer and a recursive-descent parser."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ class _Token:
 
 
 def parse(text: str) -> Filter:
-    """Return a filter from a text such as ``year >= 2020 and tag in ('a', 'b')``.
+    """Parse a filter from text such as ``year >= 2020 and tag in ('a', 'b')``.
 
     Comparisons are ``= != < <= > >=``, ``[not] in (...)``, ``[not] like 'a%'`` and
-    ``is [not] null``; they are joined by ``and``, ``or``, ``not`` and brackets. Texts stand in
-    quotes, single or double, where a quote within is doubled; names of columns with other
-    characters than letters, digits, ``_``, ``-`` and ``.`` in backquotes.
+    ``is [not] null``; combine them with ``and``, ``or``, ``not`` and parentheses. Texts are in
+    single or double quotes; double a quote inside. Column names with characters other than letters,
+    digits, ``_``, ``-`` and ``.`` are in backquotes.
 
     Raises:
-        InputError: it cannot be understood; the place is shown.
+        InputError: it cannot be parsed; the message shows the position.
     """
     return _Parser(text).parse()
 
 
 class _Parser:
-    """Recursive descent over the tokens of a text."""
+    """A recursive-descent parser over the tokens of a text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -68,11 +68,11 @@ class _Parser:
 
     def parse(self) -> Filter:
         if len(self.tokens) == 1:
-            raise InputError("filter: it is empty; leave it out to search everything")
-        found = self._either()
+            raise InputError("filter: it is empty; remove it to search all rows")
+        condition = self._parse_or()
         if self._peek().kind != "end":
             raise self._error("expected 'and', 'or' or the end")
-        return found
+        return condition
 
     def _tokens(self) -> list[_Token]:
         tokens, at = [], 0
@@ -81,67 +81,67 @@ class _Parser:
             match = _TOKEN.match(self.text, at)
             if match is None:
                 start = at + len(self.text[at:]) - len(self.text[at:].lstrip())
-                raise _syntax_error(self.text, start, "cannot be read here")
+                raise _syntax_error(self.text, start, "unexpected character")
             kind = str(match.lastgroup)
             tokens.append(_Token(kind, match[kind], match.start(kind)))
             at = match.end()
         return [*tokens, _Token("end", "", end)]
 
-    def _either(self) -> Filter:
-        parts = [self._both()]
-        while self._taken("or"):
-            parts.append(self._both())
+    def _parse_or(self) -> Filter:
+        parts = [self._parse_and()]
+        while self._take_word("or"):
+            parts.append(self._parse_and())
         return parts[0] if len(parts) == 1 else AnyOf(tuple(parts))
 
-    def _both(self) -> Filter:
-        parts = [self._negated()]
-        while self._taken("and"):
-            parts.append(self._negated())
+    def _parse_and(self) -> Filter:
+        parts = [self._parse_not()]
+        while self._take_word("and"):
+            parts.append(self._parse_not())
         return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
 
-    def _negated(self) -> Filter:
+    def _parse_not(self) -> Filter:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise self._error(f"is nested more than {MAX_DEPTH} deep")
+            raise self._error(f"nested more than {MAX_DEPTH} levels deep")
         try:
-            if self._taken("not"):
-                return Not(self._negated())
-            if self._sign("("):
-                inner = self._either()
+            if self._take_word("not"):
+                return Not(self._parse_not())
+            if self._take_sign("("):
+                inner = self._parse_or()
                 self._expect(")")
                 return inner
-            return self._comparison()
+            return self._parse_comparison()
         finally:
             self.depth -= 1
 
-    def _comparison(self) -> Filter:
-        column = self._column()
-        negated = self._taken("not")
-        found: Filter
-        if self._taken("in"):
-            found = In(column, self._list())
-        elif self._taken("like"):
+    def _parse_comparison(self) -> Filter:
+        column = self._parse_column()
+        negated = self._take_word("not")
+        condition: Filter
+        if self._take_word("in"):
+            condition = In(column, self._parse_list())
+        elif self._take_word("like"):
             token = self._peek()
-            pattern = self._value()
+            pattern = self._parse_value()
             if not isinstance(pattern, str):
                 raise _syntax_error(self.text, token.start, "expected a text in quotes")
-            found = Like(column, pattern)
+            condition = Like(column, pattern)
         elif negated:
             raise self._error("expected 'in' or 'like'")
-        elif self._taken("is"):
-            negated = self._taken("not")
-            if not self._taken("null"):
+        elif self._take_word("is"):
+            negated = self._take_word("not")
+            if not self._take_word("null"):
                 raise self._error("expected 'null'")
-            found = IsNull(column)
+            condition = IsNull(column)
         else:
             token = self._peek()
             if token.text not in _SIGNS:
                 raise self._error("expected = != < <= > >=, in, like or is null")
             self.at += 1
-            found = Compare(column, _SIGNS[token.text], self._value())
-        return Not(found) if negated else found
+            condition = Compare(column, _SIGNS[token.text], self._parse_value())
+        return Not(condition) if negated else condition
 
-    def _column(self) -> str:
+    def _parse_column(self) -> str:
         token = self._peek()
         if token.kind == "quoted":
             self.at += 1
@@ -151,23 +151,23 @@ class _Parser:
         self.at += 1
         return token.text
 
-    def _list(self) -> tuple[Scalar, ...]:
+    def _parse_list(self) -> tuple[Scalar, ...]:
         self._expect("(")
-        values = [self._value()]
-        while self._sign(","):
-            values.append(self._value())
+        values = [self._parse_value()]
+        while self._take_sign(","):
+            values.append(self._parse_value())
         self._expect(")")
         return tuple(values)
 
-    def _value(self) -> Scalar:
+    def _parse_value(self) -> Scalar:
         token = self._peek()
         self.at += 1
         if token.kind == "text":
             quote = token.text[0]
             return token.text[1:-1].replace(quote * 2, quote)
         if token.kind == "number":
-            whole = not set(token.text) & set(".eE")
-            return int(token.text) if whole else float(token.text)
+            is_integer = not set(token.text) & set(".eE")
+            return int(token.text) if is_integer else float(token.text)
         if token.is_word("true", "false"):
             return token.text.lower() == "true"
         self.at -= 1
@@ -177,19 +177,19 @@ class _Parser:
     def _peek(self) -> _Token:
         return self.tokens[self.at]
 
-    def _taken(self, word: str) -> bool:
-        found = self._peek().is_word(word)
-        self.at += found
-        return found
+    def _take_word(self, word: str) -> bool:
+        matches = self._peek().is_word(word)
+        self.at += matches
+        return matches
 
-    def _sign(self, sign: str) -> bool:
+    def _take_sign(self, sign: str) -> bool:
         token = self._peek()
-        found = token.kind == "sign" and token.text == sign
-        self.at += found
-        return found
+        matches = token.kind == "sign" and token.text == sign
+        self.at += matches
+        return matches
 
     def _expect(self, sign: str) -> None:
-        if not self._sign(sign):
+        if not self._take_sign(sign):
             raise self._error(f"expected {sign!r}")
 
     def _error(self, reason: str) -> InputError:

@@ -24,7 +24,9 @@ _CROPS = ((2 / 3, 2), (1 / 2, 3))
 """Crops of a multi-crop query: the share of each side, and crops per side."""
 
 
-def decode_query(query: Query | None, *, full_size: bool = False) -> tuple[str, str | None, ImageArray]:
+def decode_query(
+    query: Query | None, *, full_size: bool = False
+) -> tuple[str, str | None, ImageArray]:
     """Return a query's name, its uri if it has one, and its image.
 
     Args:
