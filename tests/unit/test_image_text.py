@@ -172,7 +172,7 @@ def test_gallery_is_searched_by_text(
     assert (tmp_path / "w.png").exists()
     with pytest.raises(InputError, match="the text query is empty"):
         gallery.search(text="  ")
-    with pytest.raises(InputError, match="one of a query image, the id of a row, or a text"):
+    with pytest.raises(InputError, match="a search has one query: an image, the id of a row, or a text"):
         gallery.search("x.png", text="a")
 
 
