@@ -217,6 +217,8 @@ def _typed(value: object) -> str:
         return " ".join(_typed(each) for each in value)
     if isinstance(value, Enum):
         value = value.value
+    if isinstance(value, float):
+        value = f"{value:g}"
     return shlex.quote(str(value))
 
 
