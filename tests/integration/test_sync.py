@@ -109,7 +109,7 @@ def test_new_metadata_are_stored_without_encoding(
     report = gallery.sync(photos)
     assert counts(report) == (0, 1, 0, 0, 11)
     assert [failure.reason for failure in report.failed] == [
-        "names 'none.png', which is not in the folder"
+        "'none.png' is not an image in the folder"
     ]
     assert gallery.store.get(["photos:a/00.png"]).metadata == [{"label": "a", "year": 2020}]
     hits = gallery.search(id="photos:a/02.png", k=5, where="year >= 2020")
