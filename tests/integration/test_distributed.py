@@ -190,7 +190,7 @@ def test_an_error_is_printed_once(tmp_path: Path) -> None:
 def test_other_processes_are_silent_unless_they_crash(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("lookalike.cli.torchrun._PATIENCE_S", 0)
+    monkeypatch.setattr("lookalike.cli.torchrun._GRACE_S", 0)
     arguments = ("train", SOURCE, "-o", "e", "--epochs", "few")
     assert "--epochs" in lookalike(*arguments, cwd=tmp_path).stderr
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")

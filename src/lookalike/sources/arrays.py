@@ -111,6 +111,6 @@ def load_idx(path: Path) -> ArraySource:
             )
         labels = [str(value) for value in values]
     if not len(images):
-        raise SourceError(f"{path}: holds no images")
+        raise SourceError(f"{path}: has no images")
     spec = str(path.absolute())
     return ArraySource(source_name(path.name.removesuffix(".gz")), spec, images, labels, spec)
