@@ -1,9 +1,9 @@
-"""The screenshots of the page in docs/images, from a service of real galleries.
+"""Take the screenshots of the page in docs/images.
 
     python benchmarks/screens.py WORK
 
-WORK is a folder for the galleries: MNIST by HOG, and the stamps' shop by a pretrained encoder as it
-is and adapted to street views. They are made unless they are there. Chromium must be installed.
+WORK is a folder for the galleries, which are created if they do not exist: MNIST with HOG, and the
+stamps shop with a pretrained encoder, as it is and adapted to photos. Needs Chromium.
 """
 
 from __future__ import annotations
@@ -36,40 +36,40 @@ SEVEN = ((0.22, 0.25), (0.74, 0.25), (0.42, 0.85))
 _COLORS = 256
 
 
-def gallery(path: Path, source: str, encoder: Encoder) -> None:
-    """Make a gallery unless it is there."""
+def create_gallery(path: Path, source: str, encoder: Encoder) -> None:
+    """Create a gallery unless it exists."""
     if not path.exists():
         Gallery.create(path, encoder=encoder).sync(source)
 
 
 def galleries(work: Path) -> list[Path]:
-    """Make the galleries that are not there."""
-    digits, shop, street = (
-        work / name for name in ("digits.gallery", "shop.gallery", "shop-street.gallery")
+    """Return the galleries, creating those that do not exist."""
+    digits, shop, adapted_shop = (
+        work / name for name in ("digits.gallery", "shop.gallery", "shop-adapted.gallery")
     )
-    gallery(digits, DIGITS, open_encoder("hog", sample_images(open_source(DIGITS))))
-    opened = Gallery.open(digits)
-    build_map(opened)
-    if load_session(opened) is None:
-        graph = neighbor_graph(opened)
-        save_session(opened, graph, suggest(graph, 100), None)
-    gallery(shop, SHOP, open_encoder("efficientnet-lite0", []))
-    adapted = work / "street.encoder"
+    create_gallery(digits, DIGITS, open_encoder("hog", sample_images(open_source(DIGITS))))
+    gallery = Gallery.open(digits)
+    build_map(gallery)
+    if load_session(gallery) is None:
+        graph = neighbor_graph(gallery)
+        save_session(gallery, graph, suggest(graph, 100), None)
+    create_gallery(shop, SHOP, open_encoder("efficientnet-lite0", []))
+    adapted = work / "adapted.encoder"
     if not (adapted / "encoder.json").exists():
         adapt(SHOP, out=adapted, options=AdaptOptions(views_per_image=4))
-    gallery(street, SHOP, load_encoder(adapted))
-    return [digits, shop, street]
+    create_gallery(adapted_shop, SHOP, load_encoder(adapted))
+    return [digits, shop, adapted_shop]
 
 
-def ready(page: Any, address: str) -> None:
-    """Open a page and wait until it is."""
-    page.goto(address)
+def open_page(page: Any, url: str) -> None:
+    """Open a page and wait until it is ready."""
+    page.goto(url)
     page.wait_for_selector("main[data-ready]")
     page.wait_for_load_state("networkidle")
 
 
-def shoot(page: Any, name: str) -> None:
-    """Keep what is seen, as a PNG of few colors."""
+def screenshot(page: Any, name: str) -> None:
+    """Save what is visible as a PNG with few colors."""
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(300)
     with Image.open(io.BytesIO(page.screenshot())) as shot:
@@ -79,63 +79,64 @@ def shoot(page: Any, name: str) -> None:
 
 
 def draw(page: Any, url: str) -> float:
-    """Draw a seven; return the median of milliseconds from a stroke's end to new hits."""
-    ready(page, f"{url}/g/digits")
+    """Draw a seven; return the median time from the end of the stroke to new results, in ms."""
+    open_page(page, f"{url}/g/digits")
     page.click("#draw")
-    pad = page.locator("#pad canvas").bounding_box()
-    took = []
+    pad = page.locator("#drawing-pad canvas").bounding_box()
+    latencies = []
     for _ in range(7):
-        page.click("#wipe")
-        places = [(pad["x"] + x * pad["width"], pad["y"] + y * pad["height"]) for x, y in SEVEN]
-        page.mouse.move(*places[0])
+        page.click("#clear-drawing")
+        points = [(pad["x"] + x * pad["width"], pad["y"] + y * pad["height"]) for x, y in SEVEN]
+        page.mouse.move(*points[0])
         page.mouse.down()
-        for place in places[1:]:
-            page.mouse.move(*place, steps=6)
+        for point in points[1:]:
+            page.mouse.move(*point, steps=6)
         page.wait_for_timeout(500)
         page.evaluate(
             """() => {
               const results = document.querySelector("#results");
-              window.told = new Promise((resolve) => {
-                const start = { at: 0 };
-                addEventListener("pointerup", () => (start.at = performance.now()), { once: true, capture: true });
-                const watch = new MutationObserver(() => {
-                  if (start.at) { watch.disconnect(); resolve(performance.now() - start.at); }
+              window.latency = new Promise((resolve) => {
+                let start = 0;
+                const options = { once: true, capture: true };
+                addEventListener("pointerup", () => (start = performance.now()), options);
+                const observer = new MutationObserver(() => {
+                  if (start) { observer.disconnect(); resolve(performance.now() - start); }
                 });
-                watch.observe(results, { childList: true });
+                observer.observe(results, { childList: true });
               });
-            }"""  # noqa: E501
+            }"""
         )
         page.mouse.up()
-        took.append(page.evaluate("window.told"))
+        latencies.append(page.evaluate("window.latency"))
         page.wait_for_timeout(200)
-    return sorted(took)[len(took) // 2]
+    return sorted(latencies)[len(latencies) // 2]
 
 
-def whole(page: Any, url: str) -> None:
-    """Show the map of the digits, and some of them being named."""
-    ready(page, f"{url}/g/digits/map")
-    sea = page.locator(".sea canvas").first.bounding_box()
-    page.mouse.move(sea["x"] + 0.45 * sea["width"], sea["y"] + 0.3 * sea["height"])
+def map_and_labels(page: Any, url: str) -> None:
+    """Take the screenshots of the map of the digits, and of labeling some of them."""
+    open_page(page, f"{url}/g/digits/map")
+    box = page.locator(".viewport canvas").first.bounding_box()
+    page.mouse.move(box["x"] + 0.45 * box["width"], box["y"] + 0.3 * box["height"])
     page.wait_for_timeout(500)
-    shoot(page, "page-map")
-    ready(page, f"{url}/g/digits/label")
-    truth = {item.id: str(item.metadata["label"]) for item in open_source(DIGITS)}
+    screenshot(page, "page-map")
+    open_page(page, f"{url}/g/digits/label")
+    labels = {item.id: str(item.metadata["label"]) for item in open_source(DIGITS)}
     for _ in range(6):
         page.wait_for_selector("#group img")
         shown = page.locator("#group button")
-        kinds = [truth[row_id] for row_id in shown.evaluate_all("all => all.map((e) => e.title)")]
-        most = max(kinds, key=kinds.count)
+        kinds = [labels[row_id] for row_id in shown.evaluate_all("all => all.map((e) => e.title)")]
+        majority = max(kinds, key=kinds.count)
         for place, kind in enumerate(kinds):
-            if kind != most:
+            if kind != majority:
                 shown.nth(place).click()
-        page.fill("#name", most)
-        page.press("#name", "Enter")
+        page.fill("#label-name", majority)
+        page.press("#label-name", "Enter")
         page.wait_for_timeout(2_000)
-    shoot(page, "page-label")
+    screenshot(page, "page-label")
 
 
 def main(work: Path) -> None:
-    """Serve the galleries and take the pictures."""
+    """Serve the galleries and take the screenshots."""
     paths = galleries(work)
     command = [sys.executable, "-m", "lookalike", "serve", *map(str, paths), "--port", "0"]
     with (
@@ -143,29 +144,29 @@ def main(work: Path) -> None:
         sync_playwright() as playwright,
     ):
         assert service.stderr is not None
-        said = next(line for line in service.stderr if "serving at" in line)
-        found = re.search(r"http://[^/]+", said)
-        assert found is not None
-        url = found[0]
+        line = next(line for line in service.stderr if "serving at" in line)
+        match = re.search(r"http://[^/]+", line)
+        assert match is not None
+        url = match[0]
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
         wide = {"viewport": {"width": 1200, "height": 760}}
         page = browser.new_page(**wide)
-        ready(page, f"{url}/g/shop")
-        shoot(page, "page")
-        print(f"a drawn stroke to new hits: {draw(page, url):.0f} ms (median of 7)")
-        shoot(page, "page-drawing")
-        ready(page, f"{url}/g/shop?id=stamps%2Fshop%3A116&with=shop-street")
-        shoot(page, "page-beside")
-        whole(page, url)
+        open_page(page, f"{url}/g/shop")
+        screenshot(page, "page")
+        print(f"drawn stroke to new results: {draw(page, url):.0f} ms (median of 7)")
+        screenshot(page, "page-drawing")
+        open_page(page, f"{url}/g/shop?id=stamps%2Fshop%3A116&compare=shop-adapted")
+        screenshot(page, "page-beside")
+        map_and_labels(page, url)
         page = browser.new_page(**wide, color_scheme="dark")
-        ready(page, f"{url}/g/shop?id=stamps%2Fshop%3A116&box=110,10,140,110")
-        shoot(page, "page-dark")
+        open_page(page, f"{url}/g/shop?id=stamps%2Fshop%3A116&box=110,10,140,110")
+        screenshot(page, "page-dark")
         phone = {"viewport": {"width": 390, "height": 760}, "is_mobile": True, "has_touch": True}
         page = browser.new_page(**phone)
-        ready(page, f"{url}/g/shop?id=stamps%2Fshop%3A292")
-        shoot(page, "page-phone")
+        open_page(page, f"{url}/g/shop?id=stamps%2Fshop%3A292")
+        screenshot(page, "page-phone")
         browser.close()
         service.terminate()
 

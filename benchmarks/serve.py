@@ -2,11 +2,11 @@
 
     python benchmarks/serve.py WORK [SECTION ...] [--json FILE] [--markdown]
 
-WORK is the folder of galleries that screens.py makes too: MNIST by HOG (60,000 rows, small and
-gray) and a shop's photographs by efficientnet-lite0. The real ``lookalike serve`` runs in a process
-of its own and is asked over loopback by wrk and hey, which must be installed. What is compared is
+WORK is the folder of galleries that screens.py creates too: MNIST with HOG (60,000 small grayscale
+images) and the photos of a shop with efficientnet-lite0. ``lookalike serve`` runs in its own
+process and gets its load over loopback from wrk and hey, which must be installed. Alternatives are
 measured in turn, in one run. Sections: latency, throughput, overhead, overload, stalled, sigterm,
-reindex, memory; all unless some are named. ``--markdown`` prints the table of docs/benchmarks.md.
+reindex, memory; all by default. ``--markdown`` prints the table of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -55,46 +55,46 @@ file:close()
 
 
 @dataclass
-class Row:
-    """A figure, what was asked of it, and whether it is reached."""
+class Measurement:
+    """A measured value, its target, and whether the target is met."""
 
-    what: str
-    found: float
+    name: str
+    value: float
     unit: str
-    asked: str = ""
-    reached: bool | None = None
+    target: str = ""
+    met: bool | None = None
 
 
 @dataclass
 class Bench:
-    """A folder of galleries, query files, and the figures so far."""
+    """A folder of galleries, query files, and the measurements so far."""
 
     work: Path
     bodies: dict[str, Path]
-    rows: list[Row] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
 
-    def say(
-        self, what: str, found: float, unit: str, asked: str = "", reached: bool | None = None
+    def add(
+        self, name: str, value: float, unit: str, target: str = "", met: bool | None = None
     ) -> None:
-        """Keep a figure and print it."""
-        self.rows.append(Row(what, found, unit, asked, reached))
-        verdict = "" if reached is None else "  reached" if reached else "  NOT REACHED"
-        print(f"{what:64} {found:10,.2f} {unit:8} {asked}{verdict}", flush=True)
+        """Add a measurement and print it."""
+        self.measurements.append(Measurement(name, value, unit, target, met))
+        verdict = "" if met is None else "  met" if met else "  NOT MET"
+        print(f"{name:64} {value:10,.2f} {unit:8} {target}{verdict}", flush=True)
 
 
 @dataclass
-class GalleryHandle:
+class ServiceProcess:
     """A running service."""
 
     process: subprocess.Popen[str]
     port: int
 
     def path(self, gallery: str) -> str:
-        """Return where an image is searched with."""
+        """Return the path of searches with an image."""
         return f"/v1/galleries/{gallery}/search/image"
 
     def url(self, path: str) -> str:
-        """Return an address."""
+        """Return the URL of a path."""
         return f"http://127.0.0.1:{self.port}{path}"
 
     def memory(self) -> float:
@@ -104,34 +104,34 @@ class GalleryHandle:
 
 
 @contextlib.contextmanager
-def serving(*paths: Path) -> Iterator[GalleryHandle]:
+def serving(*paths: Path) -> Iterator[ServiceProcess]:
     """Run ``lookalike serve`` and wait until it is ready."""
     command = [sys.executable, "-m", "lookalike", "serve", *map(str, paths), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        said = next(line for line in process.stderr if "serving at" in line)
-        found = re.search(r":(\d+)/", said)
-        assert found is not None
+        line = next(line for line in process.stderr if "serving at" in line)
+        match = re.search(r":(\d+)/", line)
+        assert match is not None
         threading.Thread(target=process.stderr.read, daemon=True).start()
-        served = GalleryHandle(process, int(found[1]))
-        _get(served, "/readyz")
+        service = ServiceProcess(process, int(match[1]))
+        _get(service, "/readyz")
         try:
-            yield served
+            yield service
         finally:
             process.terminate()
 
 
 def wrk(
-    served: GalleryHandle, path: str, body: Path | None, clients: int
+    service: ServiceProcess, path: str, body: Path | None, clients: int
 ) -> tuple[float, float, float]:
-    """Return requests a second, p50 and p99 in milliseconds."""
+    """Return requests per second, and p50 and p99 in milliseconds."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(_POST if body else "")
         script.flush()
         done = subprocess.run(
             [
                 *("wrk", "-t1", f"-c{clients}", f"-d{SECONDS}s", "--latency", "--timeout", "20s"),
-                *("-s", script.name, served.url(path)),
+                *("-s", script.name, service.url(path)),
             ],
             env={**os.environ, "BODY": str(body)},
             capture_output=True,
@@ -146,17 +146,17 @@ def wrk(
 
 
 def hey(
-    served: GalleryHandle,
+    service: ServiceProcess,
     path: str,
     body: Path,
     clients: int,
     seconds: int,
     rate: float | None = None,
 ) -> list[tuple[float, int]]:
-    """Return how many seconds each request took, and its status.
+    """Return the duration in seconds and the status of each request.
 
-    With a ``rate`` a second, hey's workers send at the same moments; so there are several heys,
-    one after another, that the requests come evenly.
+    With a ``rate`` per second, the workers of one hey send at the same moments; several heys,
+    started one after another, spread the requests evenly.
     """
     count = 1 if rate is None else 20
     limit = [] if rate is None else ["-q", f"{rate / clients:.3f}"]
@@ -167,163 +167,171 @@ def hey(
     heys = []
     for _ in range(count):
         heys.append(
-            subprocess.Popen([*command, served.url(path)], stdout=subprocess.PIPE, text=True)
+            subprocess.Popen([*command, service.url(path)], stdout=subprocess.PIPE, text=True)
         )
         time.sleep(0 if rate is None else clients / rate / count)
-    found: list[tuple[float, int]] = []
+    responses: list[tuple[float, int]] = []
     for each in heys:
-        said = each.communicate()[0]
-        rows = csv.DictReader(io.StringIO(said[said.index("response-time") :]))
-        found += [(float(row["response-time"]), int(row["status-code"])) for row in rows]
-    return found
+        output = each.communicate()[0]
+        rows = csv.DictReader(io.StringIO(output[output.index("response-time") :]))
+        responses += [(float(row["response-time"]), int(row["status-code"])) for row in rows]
+    return responses
 
 
 def latency(bench: Bench) -> None:
     """One client."""
-    with serving(*(bench.work / f"{name}.gallery" for name in (SMALL, LARGE))) as served:
-        for name, asked in ((SMALL, 10), (LARGE, 25)):
-            path, body = served.path(name), bench.bodies[name]
-            found = [wrk(served, path, body, 1) for _ in range(ROUNDS)]
-            p50 = statistics.median(each[1] for each in found)
-            bench.say(f"{name}: p50, one client", p50, "ms", f"< {asked}", p50 < asked)
-            bench.say(f"{name}: p99, one client", statistics.median(x[2] for x in found), "ms")
+    with serving(*(bench.work / f"{name}.gallery" for name in (SMALL, LARGE))) as service:
+        for name, target in ((SMALL, 10), (LARGE, 25)):
+            path, body = service.path(name), bench.bodies[name]
+            rounds = [wrk(service, path, body, 1) for _ in range(ROUNDS)]
+            p50 = statistics.median(each[1] for each in rounds)
+            bench.add(f"{name}: p50, one client", p50, "ms", f"< {target}", p50 < target)
+            bench.add(f"{name}: p99, one client", statistics.median(x[2] for x in rounds), "ms")
             stages: dict[str, list[float]] = {}
             for _ in range(50):
-                for stage, took in _stages(served, path, body.read_bytes()).items():
+                for stage, took in _stages(service, path, body.read_bytes()).items():
                     stages.setdefault(stage, []).append(took)
             for stage, took in stages.items():
-                bench.say(f"{name}: of it {stage}", statistics.median(took), "ms")
+                bench.add(f"{name}: of which {stage}", statistics.median(took), "ms")
 
 
 def throughput(bench: Bench) -> None:
-    """Sixteen clients, beside what decoding and encoding allow on the same cores."""
-    with serving(*(bench.work / f"{name}.gallery" for name in (SMALL, LARGE))) as served:
+    """Throughput of 16 clients, compared with decoding and encoding alone on the same cores."""
+    with serving(*(bench.work / f"{name}.gallery" for name in (SMALL, LARGE))) as service:
         for name in (LARGE, SMALL):
-            path, body = served.path(name), bench.bodies[name]
-            wrk(served, path, body, CLIENTS)
+            path, body = service.path(name), bench.bodies[name]
+            wrk(service, path, body, CLIENTS)
             pairs = []
             for _ in range(ROUNDS):
                 allowed = _in_turn(bench.work / f"{name}.gallery", body, search=False)
-                pairs.append((wrk(served, path, body, CLIENTS)[0], allowed))
+                pairs.append((wrk(service, path, body, CLIENTS)[0], allowed))
             share = statistics.median(one / other for one, other in pairs)
             rate = statistics.median(one for one, _ in pairs)
-            bench.say(f"{name}: throughput, {CLIENTS} clients", rate, "/s")
+            bench.add(f"{name}: throughput, {CLIENTS} clients", rate, "/s")
             allowed = statistics.median(other for _, other in pairs)
-            bench.say(f"{name}: decode and encode allow", allowed, "/s")
-            asked = {"asked": ">= 70", "reached": share >= 0.7} if name == LARGE else {}
-            bench.say(f"{name}: throughput as a share of that", share * 100, "%", **asked)
+            bench.add(f"{name}: decoding and encoding alone", allowed, "/s")
+            target = {"target": ">= 70", "met": share >= 0.7} if name == LARGE else {}
+            bench.add(f"{name}: throughput as a share of that", share * 100, "%", **target)
 
 
 def overhead(bench: Bench) -> None:
-    """Say what the service adds to decoding, encoding and searching, for the small encoder."""
-    with serving(bench.work / f"{SMALL}.gallery") as served:
-        path, body = served.path(SMALL), bench.bodies[SMALL]
-        wrk(served, path, body, CLIENTS)
+    """Overhead of the service over decoding, encoding and searching, for the small encoder."""
+    with serving(bench.work / f"{SMALL}.gallery") as service:
+        path, body = service.path(SMALL), bench.bodies[SMALL]
+        wrk(service, path, body, CLIENTS)
         pairs = []
         for _ in range(ROUNDS):
             inside = _in_turn(bench.work / f"{SMALL}.gallery", body, search=True)
-            pairs.append((wrk(served, path, body, CLIENTS)[0], inside))
+            pairs.append((wrk(service, path, body, CLIENTS)[0], inside))
         cores = settings().threads
         added = statistics.median(cores / one - cores / other for one, other in pairs) * 1000
         inside = statistics.median(other for _, other in pairs)
-        bench.say(f"{SMALL}: decode, encode and search in Python", inside, "/s")
-        bench.say(f"{SMALL}: the service's own work a request", added, "core-ms")
-        bench.say("an answer without work (/healthz)", wrk(served, "/healthz", None, 16)[0], "/s")
+        bench.add(f"{SMALL}: decode, encode and search in Python", inside, "/s")
+        bench.add(f"{SMALL}: overhead per request", added, "core-ms")
+        bench.add("a response without work (/healthz)", wrk(service, "/healthz", None, 16)[0], "/s")
     with _bare() as empty:
         rate = wrk(empty, "/", body, CLIENTS)[0]
-        bench.say("the same upload to an empty FastAPI endpoint", rate, "/s")
+        bench.add("the same upload to an empty FastAPI endpoint", rate, "/s")
 
 
 def overload(bench: Bench) -> None:
-    """Three times as many requests as can be answered, and the recovery from them."""
-    with serving(bench.work / f"{LARGE}.gallery") as served:
-        path, body = served.path(LARGE), bench.bodies[LARGE]
-        wrk(served, path, body, CLIENTS)
+    """Three times as many requests as the capacity, and the recovery."""
+    with serving(bench.work / f"{LARGE}.gallery") as service:
+        path, body = service.path(LARGE), bench.bodies[LARGE]
+        wrk(service, path, body, CLIENTS)
         image = body.read_bytes()
-        before = statistics.median(_timed(served, path, image) for _ in range(50))
-        found = []
+        before = statistics.median(_timed(service, path, image) for _ in range(50))
+        rounds = []
         for _ in range(3):
-            time.sleep(2)  # what the clients before left behind is worked off
-            found.append(wrk(served, path, body, CLIENTS))
-        capacity = statistics.median(rate for rate, *_ in found)
-        p99 = statistics.median(each[2] for each in found)
-        bench.say("at capacity: throughput", capacity, "/s")
-        bench.say("at capacity: p99", p99, "ms")
+            time.sleep(2)  # until the queue of the previous clients is empty
+            rounds.append(wrk(service, path, body, CLIENTS))
+        capacity = statistics.median(rate for rate, *_ in rounds)
+        p99 = statistics.median(each[2] for each in rounds)
+        bench.add("at capacity: throughput", capacity, "/s")
+        bench.add("at capacity: p99", p99, "ms")
         seconds = 3 * SECONDS
-        sent = hey(served, path, body, 200, seconds, 3 * capacity)
+        sent = hey(service, path, body, 200, seconds, 3 * capacity)
         accepted = [took * 1000 for took, status in sent if status == 200]
-        turned = [took * 1000 for took, status in sent if status == 429]
+        refused = [took * 1000 for took, status in sent if status == 429]
         over = float(np.percentile(accepted, 99))
         goodput = len(accepted) / seconds / capacity * 100
-        other = len(sent) - len(accepted) - len(turned)
-        bench.say("overload: requests sent, of capacity", len(sent) / seconds / capacity, "times")
-        bench.say(
-            "overload: p99 of accepted by p99 at capacity",
+        other = len(sent) - len(accepted) - len(refused)
+        bench.add(
+            "overload: requests sent, relative to capacity", len(sent) / seconds / capacity, "times"
+        )
+        bench.add(
+            "overload: p99 of accepted requests, relative to p99 at capacity",
             over / p99,
             "times",
             "<= 3",
             over <= 3 * p99,
         )
-        bench.say(
-            "overload: goodput by throughput at capacity", goodput, "%", ">= 90", goodput >= 90
+        bench.add(
+            "overload: goodput, relative to throughput at capacity",
+            goodput,
+            "%",
+            ">= 90",
+            goodput >= 90,
         )
-        fast = float(np.percentile(turned, 99)) if turned else 0.0
-        bench.say("overload: p99 of being told 429", fast, "ms", "<= 100", fast <= 100)
-        bench.say("overload: p50 of being told 429", statistics.median(turned or [0]), "ms")
-        bench.say("overload: neither accepted nor told 429", other, "", "0", other == 0)
+        fast = float(np.percentile(refused, 99)) if refused else 0.0
+        bench.add("overload: p99 of refused requests (429)", fast, "ms", "<= 100", fast <= 100)
+        bench.add(
+            "overload: p50 of refused requests (429)", statistics.median(refused or [0]), "ms"
+        )
+        bench.add("overload: neither accepted nor refused", other, "", "0", other == 0)
         start, recent = time.perf_counter(), []
         while time.perf_counter() - start < 60:
-            recent = [*recent[-8:], _timed(served, path, image)]
+            recent = [*recent[-8:], _timed(service, path, image)]
             if len(recent) == 9 and statistics.median(recent) < 1.5 * before:
                 break
         took = time.perf_counter() - start
-        bench.say("recovery to 1.5 times the p50 of before", took, "s", "<= 10", took <= 10)
+        bench.add("recovery to 1.5 times the previous p50", took, "s", "<= 10", took <= 10)
 
 
 def stalled(bench: Bench) -> None:
-    """Two hundred connections that stop in the middle of their headers or bodies."""
-    with serving(bench.work / f"{LARGE}.gallery") as served:
-        path, body = served.path(LARGE), bench.bodies[LARGE]
-        wrk(served, path, body, 8)
+    """200 connections that stall in the middle of their headers or bodies."""
+    with serving(bench.work / f"{LARGE}.gallery") as service:
+        path, body = service.path(LARGE), bench.bodies[LARGE]
+        wrk(service, path, body, 8)
         ratios = []
         for _ in range(ROUNDS):
-            alone = wrk(served, path, body, 8)[2]
-            held = [_stall(served, path, whole_head=number % 2 == 0) for number in range(200)]
-            among = wrk(served, path, body, 8)[2]
+            alone = wrk(service, path, body, 8)[2]
+            held = [_stall(service, path, whole_head=number % 2 == 0) for number in range(200)]
+            among = wrk(service, path, body, 8)[2]
             for connection in held:
                 connection.close()
             ratios.append(among / alone)
         ratio = statistics.median(ratios)
-        bench.say("p99 with 200 stalled connections", ratio, "times", "<= 2", ratio <= 2)
+        bench.add("p99 with 200 stalled connections", ratio, "times", "<= 2", ratio <= 2)
 
 
 def sigterm(bench: Bench) -> None:
-    """End the service in the middle of its work."""
-    with serving(bench.work / f"{LARGE}.gallery") as served:
+    """SIGTERM under load."""
+    with serving(bench.work / f"{LARGE}.gallery") as service:
         ends = threading.Event()
         body = bench.bodies[LARGE].read_bytes()
         with ThreadPoolExecutor(CLIENTS) as pool:
-            asked = [
-                pool.submit(_until_refused, served, served.path(LARGE), body, ends)
+            results = [
+                pool.submit(_until_closed, service, service.path(LARGE), body, ends)
                 for _ in range(CLIENTS)
             ]
             time.sleep(3)
             start = time.perf_counter()
-            served.process.send_signal(signal.SIGTERM)
+            service.process.send_signal(signal.SIGTERM)
             ends.set()
-            status = served.process.wait(60)
+            status = service.process.wait(60)
             took = time.perf_counter() - start
             answered, failed = (
-                sum(part) for part in zip(*(a.result() for a in asked), strict=True)
+                sum(part) for part in zip(*(each.result() for each in results), strict=True)
             )
-        bench.say("SIGTERM: requests answered", answered, "")
-        bench.say("SIGTERM: accepted requests that failed", failed, "", "0", failed == 0)
-        bench.say("SIGTERM: seconds until it has ended", took, "s", "<= 20", took <= 20)
-        bench.say("SIGTERM: exit status", status, "", "0", status == 0)
+        bench.add("SIGTERM: requests answered", answered, "")
+        bench.add("SIGTERM: accepted requests that failed", failed, "", "0", failed == 0)
+        bench.add("SIGTERM: time to exit", took, "s", "<= 20", took <= 20)
+        bench.add("SIGTERM: exit status", status, "", "0", status == 0)
 
 
 def reindex(bench: Bench) -> None:
-    """Another process adds images to the gallery meanwhile."""
+    """Another process adds images to the gallery under load."""
     with tempfile.TemporaryDirectory() as name:
         path, new = Path(name, "shop.gallery"), Path(name, "new")
         shutil.copytree(bench.work / f"{LARGE}.gallery", path)
@@ -332,8 +340,8 @@ def reindex(bench: Bench) -> None:
         for number in range(200):
             pixels = rng.integers(0, 255, (64, 64, 3), np.uint8)
             Image.fromarray(pixels).save(new / f"{number}.png")
-        with serving(path) as served:
-            before = json.loads(_get(served, f"/v1/galleries/{LARGE}"))["rows"]
+        with serving(path) as service:
+            before = json.loads(_get(service, f"/v1/galleries/{LARGE}"))["rows"]
             indexing = subprocess.Popen(
                 [sys.executable, "-m", "lookalike", "index", str(path), str(new)],
                 stdout=subprocess.DEVNULL,
@@ -341,41 +349,41 @@ def reindex(bench: Bench) -> None:
             )
             failed = 0
             while indexing.poll() is None:
-                sent = hey(served, served.path(LARGE), bench.bodies[LARGE], 4, 2)
+                sent = hey(service, service.path(LARGE), bench.bodies[LARGE], 4, 2)
                 failed += sum(status != 200 for *_, status in sent)
-            rows = json.loads(_get(served, f"/v1/galleries/{LARGE}"))["rows"]
+            rows = json.loads(_get(service, f"/v1/galleries/{LARGE}"))["rows"]
             one = (new / "7.png").read_bytes()
-            first = json.loads(_ask(served, served.path(LARGE), one)[1])["hits"][0]["id"]
-        bench.say("re-index meanwhile: requests that failed", failed, "", "0", failed == 0)
+            first = json.loads(_post(service, service.path(LARGE), one)[1])["hits"][0]["id"]
+        bench.add("re-index under load: failed requests", failed, "", "0", failed == 0)
         seen = rows - before == 200 and first == "new:7.png"
-        bench.say("re-index meanwhile: new rows seen", rows - before, "", "200", seen)
+        bench.add("re-index under load: new rows service", rows - before, "", "200", seen)
 
 
 def memory(bench: Bench) -> None:
-    """Find what ten thousand requests leave behind, after as many to warm up."""
-    with serving(bench.work / f"{SMALL}.gallery") as served:
-        path, body = served.path(SMALL), bench.bodies[SMALL]
+    """Memory growth per 10,000 requests, after as many to warm up."""
+    with serving(bench.work / f"{SMALL}.gallery") as service:
+        path, body = service.path(SMALL), bench.bodies[SMALL]
         points: list[tuple[float, float]] = []
         count = 0
         while count < 40_000:
-            count += len(hey(served, path, body, 8, 20))
+            count += len(hey(service, path, body, 8, 20))
             if count >= 10_000:
-                points.append((count, served.memory()))
-        at, found = np.array(points).T
-        slope = float(np.polyfit(at / 10_000, found, 1)[0])
-        bench.say("memory of the service and its decoders", found[-1], "MB")
-        bench.say(
-            f"growth over {count - 10_000:,} requests, a 10,000", slope, "MB", "< 1", slope < 1
+                points.append((count, service.memory()))
+        requests, megabytes = np.array(points).T
+        slope = float(np.polyfit(requests / 10_000, megabytes, 1)[0])
+        bench.add("memory of the service and its decoders", megabytes[-1], "MB")
+        bench.add(
+            f"growth over {count - 10_000:,} requests, per 10,000", slope, "MB", "< 1", slope < 1
         )
 
 
-# ---- parts ---------------------------------------------------------------------------------------
+# ---- helpers -------------------------------------------------------------------------------------
 
 
 def _in_turn(gallery: Path, body: Path, *, search: bool) -> float:
-    """Return images a second, decoded and encoded in batches of 8 by as many threads as cores.
+    """Return images per second, decoded and encoded in batches of 8 by one thread per core.
 
-    It runs in a process of its own, as the service does.
+    This runs in its own process, as the service does.
     """
     command = [sys.executable, __file__, "--inside", str(gallery), str(body), str(int(search))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -401,20 +409,20 @@ def _inside(path: Path, body: Path, search: bool) -> float:
 
 
 @contextlib.contextmanager
-def _bare() -> Iterator[GalleryHandle]:
-    """Serve uploads that nothing is done with, as the framework alone does it."""
+def _bare() -> Iterator[ServiceProcess]:
+    """Serve uploads with the framework alone, without any work."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     command = [sys.executable, __file__, "--empty", str(port)]
     with subprocess.Popen(command, text=True) as process:
-        served = GalleryHandle(process, port)
+        service = ServiceProcess(process, port)
         try:
             while process.poll() is None:
                 with contextlib.suppress(ConnectionRefusedError):
-                    _get(served, "/openapi.json")
+                    _get(service, "/openapi.json")
                     break
                 time.sleep(0.1)
-            yield served
+            yield service
         finally:
             process.terminate()
 
@@ -429,15 +437,15 @@ def _serve_empty(port: int) -> None:
     uvicorn.run(app, port=port, http="httptools", access_log=False, log_level="warning")
 
 
-def _until_refused(
-    served: GalleryHandle, path: str, body: bytes, ends: threading.Event
+def _until_closed(
+    service: ServiceProcess, path: str, body: bytes, ends: threading.Event
 ) -> tuple[int, int]:
-    """Ask over one connection until the service is gone; return answers and failures.
+    """Search over one connection until the service closes it; return successes and failures.
 
-    A connection that is closed before anything of an answer came, after the service was told to
-    end, was idle to it: it had not read the request (RFC 9112, section 9.3.1).
+    A connection that is closed before any byte of a response, after the signal to stop, was idle
+    for the service: it had not read the request (RFC 9112, section 9.3.1).
     """
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
     answered = 0
     while True:
         try:
@@ -454,43 +462,45 @@ def _until_refused(
         answered += 1
 
 
-def _stall(served: GalleryHandle, path: str, *, whole_head: bool) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", served.port))
+def _stall(service: ServiceProcess, path: str, *, whole_head: bool) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", service.port))
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n".encode()
     connection.sendall(head + b"abc" if whole_head else head[:40])
     return connection
 
 
-def _ask(served: GalleryHandle, path: str, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+def _post(
+    service: ServiceProcess, path: str, body: bytes
+) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
     with contextlib.closing(connection):
         connection.request("POST", path, body)
         answer = connection.getresponse()
         return answer, answer.read()
 
 
-def _get(served: GalleryHandle, path: str) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
+def _get(service: ServiceProcess, path: str) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=120)
     with contextlib.closing(connection):
         connection.request("GET", path)
         return connection.getresponse().read()
 
 
-def _timed(served: GalleryHandle, path: str, body: bytes) -> float:
+def _timed(service: ServiceProcess, path: str, body: bytes) -> float:
     start = time.perf_counter()
-    _ask(served, path, body)
+    _post(service, path, body)
     return (time.perf_counter() - start) * 1000
 
 
-def _stages(served: GalleryHandle, path: str, body: bytes) -> dict[str, float]:
-    said = _ask(served, path, body)[0].headers["server-timing"]
-    return {name: float(took) for name, took in re.findall(r"(\w+);dur=([\d.]+)", said)}
+def _stages(service: ServiceProcess, path: str, body: bytes) -> dict[str, float]:
+    header = _post(service, path, body)[0].headers["server-timing"]
+    return {name: float(took) for name, took in re.findall(r"(\w+);dur=([\d.]+)", header)}
 
 
 def _milliseconds(text: str, share: str) -> float:
-    found = re.search(rf"{share}\s+([\d.]+)(us|ms|s)", text)
-    assert found is not None
-    return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]]
+    match = re.search(rf"{share}\s+([\d.]+)(us|ms|s)", text)
+    assert match is not None
+    return float(match[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[match[2]]
 
 
 def _children(pid: int) -> list[int]:
@@ -516,38 +526,38 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
 }
 
 
-def _markdown(rows: Sequence[Row]) -> str:
-    lines = ["| | found | asked | |", "|---|--:|--:|---|"]
-    for row in rows:
-        verdict = {None: "", True: "reached", False: "not reached"}[row.reached]
-        found = f"{row.found:,.2f} {row.unit}".strip()
-        lines.append(f"| {row.what} | {found} | {row.asked} | {verdict} |")
+def _markdown(measurements: Sequence[Measurement]) -> str:
+    lines = ["| | measured | target | |", "|---|--:|--:|---|"]
+    for each in measurements:
+        verdict = {None: "", True: "met", False: "not met"}[each.met]
+        value = f"{each.value:,.2f} {each.unit}".strip()
+        lines.append(f"| {each.name} | {value} | {each.target} | {verdict} |")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure, print, and write JSON if asked."""
+    """Run the sections, print the measurements, and save them as JSON if requested."""
     names = list(arguments)
     out = Path(names.pop(names.index("--json") + 1)) if "--json" in names else None
     work, *chosen = [name for name in names if name not in ("--json", "--markdown")]
     if unknown := [name for name in chosen if name not in SECTIONS]:
-        sys.exit(f"{unknown[0]}: no such section; there are {', '.join(SECTIONS)}")
+        sys.exit(f"{unknown[0]}: unknown section; available: {', '.join(SECTIONS)}")
     for tool in ("wrk", "hey"):
         if shutil.which(tool) is None:
-            sys.exit(f"{tool} is not installed: apt-get install wrk hey")
+            sys.exit(f"{tool} is not installed; run: apt-get install wrk hey")
     galleries(Path(work))
     busy, cores = os.getloadavg()[0], settings().threads
-    print(f"{cores} cores; others kept {busy:.1f} of them busy in the minute before")
+    print(f"{cores} cores; {busy:.1f} busy with other work in the last minute")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(work), _bodies(Path(folder)))
         for name in chosen or SECTIONS:
             print(f"-- {name}: {SECTIONS[name].__doc__}")
             SECTIONS[name](bench)
     if "--markdown" in names:
-        print(_markdown(bench.rows))
+        print(_markdown(bench.measurements))
     if out is not None:
-        figures: list[Any] = [vars(row) for row in bench.rows]
-        out.write_text(json.dumps(figures, indent=1))
+        document: list[Any] = [vars(each) for each in bench.measurements]
+        out.write_text(json.dumps(document, indent=1))
 
 
 if __name__ == "__main__":
