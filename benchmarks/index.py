@@ -1,12 +1,12 @@
-"""Indexing: how much of the cores it uses, how memory grows, and what adding one image costs.
+"""Indexing: throughput, memory, and the cost of adding one image.
 
     python benchmarks/index.py [WORK]
 
 1. A second run over 10,000 unchanged files.
-2. Peak memory while 100,000 files are indexed, at each tenth of them.
-3. JPEGs of 640x427 from disk with efficientnet-lite0: images a second, beside what the cores allow,
-   which is their number over the CPU seconds that one image takes to be decoded and encoded.
-4. One image added to the JPEGs: ours, beside a flow that encodes and writes all of them again.
+2. Peak memory while 100,000 files are indexed, at each tenth.
+3. JPEGs of 640x427 from disk with efficientnet-lite0: images per second, compared with the limit of
+   the cores (their number over the CPU seconds to decode and encode one image).
+4. One image added to the JPEGs, compared with encoding and writing all of them again.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ DISTINCT = 500
 
 
 def jpegs(folder: Path, count: int) -> None:
-    """Write photographs of 640x427: mirrored, cropped and brightened ones of two."""
+    """Write photos of 640x427: random crops of two photos with random brightness."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    photos = [Image.fromarray(image) for image in load_sample_images().images]
     for number in range(count):
-        image = photographs[number % 2]
+        image = photos[number % 2]
         left, top = (int(rng.integers(0, 60)) for _ in range(2))
         image = image.crop((left, top, left + 580, top + 367)).resize((640, 427))
         pixels = np.asarray(image, np.float32) * rng.uniform(0.7, 1.3)
@@ -55,7 +55,7 @@ def jpegs(folder: Path, count: int) -> None:
 
 
 def small_files(folder: Path, count: int) -> None:
-    """Write many small JPEGs, of which not all are different."""
+    """Write many small JPEGs, with duplicates."""
     rng = np.random.default_rng(1)
     contents = []
     for _ in range(DISTINCT):
@@ -70,7 +70,7 @@ def small_files(folder: Path, count: int) -> None:
 
 
 def cpu_seconds(encoder: Encoder, paths: Sequence[Path]) -> tuple[float, float]:
-    """Return the CPU seconds that decoding and encoding take an image, one thread at work."""
+    """Return the CPU seconds to decode and to encode one image, with one thread."""
     files = [path.read_bytes() for path in paths]
     start = time.process_time()
     images = [decode(data) for data in files]
@@ -82,7 +82,7 @@ def cpu_seconds(encoder: Encoder, paths: Sequence[Path]) -> tuple[float, float]:
 
 
 def rate(work: Path, encoder: Encoder) -> None:
-    """Print what share of the cores indexing uses."""
+    """Print the throughput of indexing, and its share of the limit of the cores."""
     paths = sorted((work / "jpegs").iterdir())
     limits, rates = [], []
     for turn in range(3):
@@ -93,14 +93,14 @@ def rate(work: Path, encoder: Encoder) -> None:
         gallery.sync(work / "jpegs")
         rates.append(len(paths) / (time.perf_counter() - start))
         print(
-            f"  {rates[-1]:6.1f} images/s of {limits[-1]:6.1f} that {settings().threads} cores "
-            f"allow ({1000 * decoding:.1f} ms to decode, {1000 * encoding:.1f} to encode)"
+            f"  {rates[-1]:6.1f} images/s, limit of {settings().threads} cores {limits[-1]:6.1f} "
+            f"({1000 * decoding:.1f} ms to decode, {1000 * encoding:.1f} to encode)"
         )
-    print(f"  share of the cores: {np.median(np.array(rates) / np.array(limits)):.2f}")
+    print(f"  share of the limit: {np.median(np.array(rates) / np.array(limits)):.2f}")
 
 
 def unchanged(work: Path) -> None:
-    """Print how long a run takes that finds nothing to do."""
+    """Print the duration of a run without changes."""
     small_files(work / "unchanged", UNCHANGED)
     source = open_source(work / "unchanged")
     gallery = Gallery.create(
@@ -113,49 +113,52 @@ def unchanged(work: Path) -> None:
 
 
 def memory(work: Path) -> None:
-    """Print the peak memory as the files go by."""
+    """Print the peak memory while files are indexed."""
     small_files(work / "many", FILES)
     encoder = open_encoder("color", sample_images(open_source(work / "unchanged")))
     gallery = Gallery.create(work / "m.gallery", encoder=encoder)
-    seen: dict[int, float] = {}
+    peaks: dict[int, float] = {}
 
-    def look(progress: Progress) -> None:
+    def measure(progress: Progress) -> None:
         tenth = 10 * progress.done // FILES
-        if tenth not in seen:
-            seen[tenth] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if tenth not in peaks:
+            peaks[tenth] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     start = time.perf_counter()
-    gallery.sync(work / "many", on_progress=look)
+    gallery.sync(work / "many", on_progress=measure)
     seconds = time.perf_counter() - start
-    print(f"  {FILES:,} files in {seconds:.0f} s; peak MB at each tenth of them:")
-    print("  " + " ".join(f"{megabytes:.0f}" for megabytes in seen.values()))
+    print(f"  {FILES:,} files in {seconds:.0f} s; peak MB at each tenth:")
+    print("  " + " ".join(f"{megabytes:.0f}" for megabytes in peaks.values()))
 
 
 def one_more(work: Path, encoder: Encoder) -> None:
-    """Print what one more image costs, beside encoding and writing everything again."""
+    """Print the cost of one more image, compared with encoding and writing all again."""
     gallery = Gallery.open(work / "rate0.gallery")
     gallery.encoder.encode([np.zeros((8, 8, 3), np.uint8)])
     shutil.copy(work / "jpegs" / "00000.jpg", work / "jpegs" / "new.jpg")
     with (work / "jpegs" / "new.jpg").open("ab") as file:
-        file.write(b"\0")  # another content, so that it is not known
+        file.write(b"\0")  # new content
     start = time.perf_counter()
     assert gallery.sync(work / "jpegs").added == 1
-    ours = time.perf_counter() - start
+    incremental = time.perf_counter() - start
     start = time.perf_counter()
     images = [decode(path) for path in sorted((work / "jpegs").iterdir())]
     rows = np.concatenate([encoder.encode([image]) for image in images])
     np.save(work / "all.npy", rows)
-    again = time.perf_counter() - start
-    print(f"  ours {ours:.2f} s, everything again {again:.1f} s: {again / ours:.0f} times")
+    complete = time.perf_counter() - start
+    print(
+        f"  incremental {incremental:.2f} s, complete {complete:.1f} s: "
+        f"{complete / incremental:.0f} times faster"
+    )
 
 
 def main() -> None:
-    """Print all of it."""
+    """Run all benchmarks."""
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
         work = Path(folder)
-        print("again, with nothing to do")
+        print("no changes")
         unchanged(work)
-        print("memory")  # before what takes more of it, since the peak never falls
+        print("memory")  # first: the peak never falls
         memory(work)
         encoder = open_encoder("efficientnet-lite0", [])
         jpegs(work / "jpegs", JPEGS)

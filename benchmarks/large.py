@@ -1,15 +1,14 @@
-"""Search among many rows: ours, exact, beside a plain product with numpy and a flat faiss index.
+"""Search in many rows: exact search, a numpy product, a flat faiss index; and Lance's index.
 
     python benchmarks/large.py [ROWS...]
     python benchmarks/large.py --index ROWS
 
-Clustered vectors of 256 dimensions and unit length (2,000 centers, noise of .7), queries of the
-same kind, cosine, n = 10, in turn in one run: median and 95th percentile in ms a query, recall@10
-against the true neighbors, the same with a filter that a tenth of the rows match, how long the
-rows take to be laid out, and the memory at its peak. faiss is used where it is installed.
+Clustered unit vectors of 256 dimensions (2,000 centers, noise .7), queries from the same
+distribution, cosine, k = 10, alternating in one run: median and 95th percentile of the latency in
+ms, recall@10, the same with a filter that matches one row in ten, build time and peak memory.
+faiss is included if it is installed.
 
-With --index, a table of more than 400 million values: how long Lance's index takes to be made, and
-what searching through it finds.
+With --index, a table of more than 400 million values: build time and recall of Lance's index.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ from lookalike.types import Metric
 
 DIM = 256
 QUERIES = 100
-PART = 200_000
-N = 10
+BATCH = 200_000
+K = 10
 
-Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+SearchFunction = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 
 def clusters(count: int, seed: int) -> NDArray[np.float32]:
-    """Return rows of unit length around centers that do not depend on the seed."""
+    """Return unit rows around centers that do not depend on the seed."""
     centers = np.random.default_rng(0).normal(size=(2_000, DIM)).astype(np.float32)
     rng = np.random.default_rng(seed)
     rows = np.empty((count, DIM), np.float32)
@@ -54,26 +53,24 @@ def clusters(count: int, seed: int) -> NDArray[np.float32]:
 
 
 def megabytes() -> float:
-    """Return the peak memory of this process."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def compare(rows: NDArray[np.float32], queries: NDArray[np.float32]) -> None:
-    """Time each way of searching, in turn, and print what it finds."""
+    """Time all search methods alternately, and print latency and recall."""
     start = time.perf_counter()
     index = ExactIndex(rows)
-    for query in queries[:2]:  # the second lays the rows out in 8 bits
-        index.search(query[None], N, Metric.COSINE)
+    for query in queries[:2]:  # the second one quantizes the rows
+        index.search(query[None], K, Metric.COSINE)
     built = time.perf_counter() - start
-    print(
-        f"  rows laid out in {built:.1f} s, peak {megabytes():,.0f} MB with the {_size(rows)} here"
-    )
-    some = np.sort(np.random.default_rng(3).permutation(len(rows))[: len(rows) // 10])
-    ways: dict[str, tuple[Search, NDArray[np.int64] | None]] = {
-        "ours": (lambda q: index.search(q[None], N, Metric.COSINE).rows[0], None),
-        "ours, filter of 10 %": (
-            lambda q: index.search(q[None], N, Metric.COSINE, some).rows[0],
-            some,
+    print(f"  built in {built:.1f} s, peak {megabytes():,.0f} MB including {_size(rows)}")
+    subset = np.sort(np.random.default_rng(3).permutation(len(rows))[: len(rows) // 10])
+    methods: dict[str, tuple[SearchFunction, NDArray[np.int64] | None]] = {
+        "exact": (lambda q: index.search(q[None], K, Metric.COSINE).rows[0], None),
+        "exact, filter of 10 %": (
+            lambda q: index.search(q[None], K, Metric.COSINE, subset).rows[0],
+            subset,
         ),
         "numpy product": (lambda q: _best(rows @ q), None),
     }
@@ -83,29 +80,29 @@ def compare(rows: NDArray[np.float32], queries: NDArray[np.float32]) -> None:
         faiss.omp_set_num_threads(settings().threads)
         flat = faiss.IndexFlatIP(DIM)
         flat.add(rows)
-        ways["faiss flat"] = (lambda q: flat.search(q[None], N)[1][0], None)
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    right = dict.fromkeys(ways, 0)
+        methods["faiss flat"] = (lambda q: flat.search(q[None], K)[1][0], None)
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    correct = dict.fromkeys(methods, 0)
     for query in queries:
         scores = rows @ query
-        for name, (search, among) in ways.items():
+        for name, (search, searched) in methods.items():
             search(query)
             start = time.perf_counter()
-            found = search(query)
+            result = search(query)
             times[name].append(1000 * (time.perf_counter() - start))
-            true = _best(scores) if among is None else among[_best(scores[among])]
-            right[name] += len(set(found.tolist()) & set(true.tolist()))
-    base = np.median(times["ours"])
+            truth = _best(scores) if searched is None else searched[_best(scores[searched])]
+            correct[name] += len(set(result.tolist()) & set(truth.tolist()))
+    base = np.median(times["exact"])
     for name, each in times.items():
         p50, p95 = np.percentile(each, [50, 95])
         print(
-            f"  {name:22} p50 {p50:7.2f} ms  p95 {p95:7.2f}  {p50 / base:5.1f} times ours  "
-            f"recall@{N} {right[name] / N / len(queries):.3f}"
+            f"  {name:22} p50 {p50:7.2f} ms  p95 {p95:7.2f}  {p50 / base:5.1f} x exact  "
+            f"recall@{K} {correct[name] / K / len(queries):.3f}"
         )
 
 
 def _best(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    return np.argpartition(-scores, N)[:N]
+    return np.argpartition(-scores, K)[:K]
 
 
 def _size(rows: NDArray[np.float32]) -> str:
@@ -113,43 +110,43 @@ def _size(rows: NDArray[np.float32]) -> str:
 
 
 def indexed(count: int) -> None:
-    """Write a table, have its index made, and search through it, with and without a filter."""
+    """Write a table, build its index, and search with and without a filter."""
     rows, queries = clusters(count, 1), clusters(QUERIES, 2)
     with tempfile.TemporaryDirectory() as folder:
         store = LanceStore.create(Path(folder) / "table", DIM)
-        for start in range(0, count, PART):
-            part = rows[start : start + PART]
+        for start in range(0, count, BATCH):
+            part = rows[start : start + BATCH]
             ids = [f"r:{number:08}" for number in range(start, start + len(part))]
             tenths = [{"tenth": number % 10} for number in range(len(part))]
             store.upsert(Rows(ids, ids, part, tenths, [""] * len(part)))
         start_s, start_cpu = time.perf_counter(), time.process_time()
         store.optimize(Metric.COSINE)
         seconds, cpu = time.perf_counter() - start_s, time.process_time() - start_cpu
-        print(f"  index made in {seconds:.0f} s, {cpu:.0f} s of CPU time")
+        print(f"  index built in {seconds:.0f} s, {cpu:.0f} s of CPU time")
         for name, where in (("all rows", None), ("filter of 10 %", parse("tenth = 3"))):
-            times, right = [], 0
+            times, correct = [], 0
             for query in queries:
                 start_s = time.perf_counter()
-                [hits] = store.search(query[None], N, Metric.COSINE, where)
+                [hits] = store.search(query[None], K, Metric.COSINE, where)
                 times.append(1000 * (time.perf_counter() - start_s))
                 scores = rows @ query
                 if where is not None:
-                    scores[np.arange(count) % PART % 10 != 3] = -np.inf
-                true = {f"r:{number:08}" for number in _best(scores)}
-                right += len(true & {hit.id for hit in hits})
+                    scores[np.arange(count) % BATCH % 10 != 3] = -np.inf
+                truth = {f"r:{number:08}" for number in _best(scores)}
+                correct += len(truth & {hit.id for hit in hits})
             p50, p95 = np.percentile(times[1:], [50, 95])
             print(
                 f"  {name:22} p50 {p50:7.1f} ms  p95 {p95:7.1f}  first {times[0]:,.0f}  "
-                f"recall@{N} {right / N / len(queries):.3f}"
+                f"recall@{K} {correct / K / len(queries):.3f}"
             )
-        print(f"  peak {megabytes():,.0f} MB, with the {_size(rows)} here")
+        print(f"  peak {megabytes():,.0f} MB including {_size(rows)}")
 
 
 def main() -> None:
     """Compare at each size."""
     if "--index" in sys.argv:
         count = int(sys.argv[-1])
-        print(f"{count:,} x {DIM} through Lance's index, {settings().threads} threads")
+        print(f"{count:,} x {DIM} by Lance's index, {settings().threads} threads")
         indexed(count)
         return
     for count in [int(text) for text in sys.argv[1:]] or [60_000, 500_000]:

@@ -1,7 +1,7 @@
-"""Search speed: the report's Python loop of np.linalg.norm beside ours, with the same answers.
+"""Latency of exact search, compared with the report's Python loop over np.linalg.norm.
 
-60,000 x 196 embeddings of MNIST by an untrained convolutional encoder (speed does not depend on
-what they hold), queries from the test set, in one run; then whole processes of the command line.
+60,000 x 196 embeddings of MNIST by an untrained convolutional encoder (speed does not depend on the
+values), queries from the test set, in one run; then whole processes of the command line.
 
     python benchmarks/search.py
 """
@@ -25,16 +25,16 @@ from lookalike.types import Metric
 
 LOOP_QUERIES = 30
 SINGLE_QUERIES = 300
-N = 7
+K = 7
 
 
 def report_loop(query: np.ndarray, features: np.ndarray) -> list[int]:
-    """Return the nearest as the report does: a distance at a time, then a sort."""
+    """Return the nearest rows as the report does: one distance at a time, then a sort."""
     results = []
     for i in range(len(features)):
         distance = np.linalg.norm(query - features[i])
         results.append((distance, i))
-    results = sorted(results)[:N]
+    results = sorted(results)[:K]
     return [i for _, i in results]
 
 
@@ -44,34 +44,34 @@ def milliseconds(start: float) -> float:
 
 
 def in_process(features: np.ndarray, queries: np.ndarray) -> None:
-    """Time the loop, single queries and one batch, and see that their answers agree."""
+    """Time the loop, single queries and a batch; count equal results."""
     index = ExactIndex(features)
-    index.search(queries[:9], N, Metric.L2)
+    index.search(queries[:9], K, Metric.L2)
     loop, single, batch = [], [], []
-    answers = []
+    expected = []
     for i in range(LOOP_QUERIES):
         start = time.perf_counter()
-        answers.append(report_loop(queries[i], features))
+        expected.append(report_loop(queries[i], features))
         loop.append(milliseconds(start))
         for query in queries[: SINGLE_QUERIES // LOOP_QUERIES]:
             start = time.perf_counter()
-            index.search(query[None], N, Metric.L2)
+            index.search(query[None], K, Metric.L2)
             single.append(milliseconds(start))
         start = time.perf_counter()
-        found = index.search(queries[:1000], N, Metric.L2)
+        results = index.search(queries[:1000], K, Metric.L2)
         batch.append(milliseconds(start) / 1000)
-    same = sum(found.rows[i].tolist() == answer for i, answer in enumerate(answers))
+    same = sum(results.rows[i].tolist() == rows for i, rows in enumerate(expected))
     base = statistics.median(loop)
-    print(f"{len(features):,} x {features.shape[1]}, l2, n = {N}, median ms a query")
+    print(f"{len(features):,} x {features.shape[1]}, l2, k = {K}, median ms per query")
     print(f"  report's loop    {base:9.3f}")
-    for name, times in (("ours, single", single), ("ours, batch of 1,000", batch)):
+    for name, times in (("single queries", single), ("batch of 1,000", batch)):
         ms = statistics.median(times)
-        print(f"  {name:20} {ms:6.3f}   {base / ms:6.0f} times as fast")
-    print(f"  same answers: {same} of {LOOP_QUERIES} queries")
+        print(f"  {name:20} {ms:6.3f}   {base / ms:6.0f} times faster")
+    print(f"  same results: {same} of {LOOP_QUERIES} queries")
 
 
 def whole_process(source: ArraySource) -> None:
-    """Time `lookalike --help` and a one-shot search over all rows, process start included."""
+    """Time `lookalike --help` and one search over all rows, including process start."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mnist.gallery"
         sample = [source[i].image() for i in range(0, len(source), 100)]
@@ -92,7 +92,7 @@ def whole_process(source: ArraySource) -> None:
 
 
 def main() -> None:
-    """Run both."""
+    """Run both benchmarks."""
     source, queries = open_source("dataset:mnist/train"), open_source("dataset:mnist/test")
     assert isinstance(source, ArraySource)
     assert isinstance(queries, ArraySource)

@@ -131,9 +131,7 @@ def test_an_interrupted_sync_resumes(
 def test_removing_most_of_a_source_needs_allow_removals(shapes: Gallery, folder: Path) -> None:
     shutil.rmtree(folder / "red")
     shutil.rmtree(folder / "green")
-    with pytest.raises(
-        SourceError, match=r"8 of its 12 indexed images are missing; .* allow_removals"
-    ):
+    with pytest.raises(SourceError, match=r"8 of its 12 .* allow_removals"):
         shapes.sync(folder)
     assert len(shapes) == 12
     assert shapes.sync(folder, allow_removals=True).removed == 8
@@ -201,7 +199,7 @@ def test_folders_that_are_not_galleries_are_refused(
     with pytest.raises(ArtifactError, match="there is no such folder"):
         Gallery.open(tmp_path / "none")
     with pytest.raises(
-        ArtifactError, match="not a gallery. Create one: lookalike index photos.gallery"
+        ArtifactError, match=r"not a gallery\. Create one: lookalike index photos.gallery"
     ):
         Gallery.open(tmp_path)
     with pytest.raises(ArtifactError, match="already exists"):

@@ -1,4 +1,4 @@
-"""Words of the metadata: hits as people type them, and fuse_rankings with images by rank."""
+"""Keyword search in metadata, and its fusion with the image ranking."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_index_is_built_once_per_metadata() -> None:
     assert keyword_index(MetadataColumns(ROWS)) is not keyword_index(columns)
 
 
-def test_ranks_are_fuse_rankings_and_equal_scores_have_one_rank() -> None:
+def test_rank_fusion_gives_equal_scores_one_rank() -> None:
     by_image = ["a", "b", "c", "d"]
     assert fuse_rankings(by_image, []) == by_image
     assert fuse_rankings(by_image, [("d", 2.0), ("c", 2.0)]) == ["c", "d", "a", "b"]

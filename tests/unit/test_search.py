@@ -120,10 +120,10 @@ def test_options_out_of_range_are_refused() -> None:
 def test_each_row_counts_with_its_nearest_vector(
     store: VectorStore, metric: Metric, vectors: int, own: str | None
 ) -> None:
-    sought = query(1, vectors, own)
-    expected = nearest(store, sought, metric)
+    query_vectors = query(1, vectors, own)
+    expected = nearest(store, query_vectors, metric)
     for k in (1, 5, 59, 100):
-        hits = search(k, metric).run(store, sought, no_images)
+        hits = search(k, metric).run(store, query_vectors, no_images)
         assert [hit.id for hit in hits] == [row_id for _, row_id in expected[:k]]
         assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
         distances = [d for d, _ in expected[:k]]
@@ -133,10 +133,10 @@ def test_each_row_counts_with_its_nearest_vector(
 @pytest.mark.parametrize("metric", list(Metric))
 @pytest.mark.parametrize("name", ["k-reciprocal", "diffusion", "dba"])
 def test_reranking_defines_the_order(store: VectorStore, metric: Metric, name: str) -> None:
-    sought = query(2, own="07")
-    first = [row_id for _, row_id in nearest(store, sought, metric)]
+    query_vectors = query(2, own="07")
+    first = [row_id for _, row_id in nearest(store, query_vectors, metric)]
     rows = store.embeddings(first)
-    [vector] = sought.embeddings
+    [vector] = query_vectors.embeddings
     if name == "dba":
         unit = vector / np.linalg.norm(vector)
         scores = -rerank.database_augmentation(rows, 3) @ unit
@@ -147,14 +147,14 @@ def test_reranking_defines_the_order(store: VectorStore, metric: Metric, name: s
         }
         scores = methods[name](vector, rows)
     expected = [first[i] for i in np.argsort(scores, kind="stable")]
-    hits = search(ROWS * 2, metric, rerank=name).run(store, sought, no_images)
+    hits = search(ROWS * 2, metric, rerank=name).run(store, query_vectors, no_images)
     assert [hit.id for hit in hits] == expected
     assert expected != first
     for rank, hit in enumerate(hits, 1):
         row = store.get([hit.id]).embeddings[0]
         assert (hit.rank, hit.uri, hit.metadata["k"]) == (rank, hit.id, int(hit.id))
         assert hit.distance == pytest.approx(distance(vector, row, metric), abs=1e-6)
-    assert search(4, metric, rerank=name).run(store, sought, no_images) == hits[:4]
+    assert search(4, metric, rerank=name).run(store, query_vectors, no_images) == hits[:4]
 
 
 @pytest.mark.parametrize("metric", list(Metric))
@@ -164,46 +164,48 @@ def test_query_expansion_searches_again(
     monkeypatch.setattr(rerank, "DEPTH", 4)
     new_hits = 0
     for seed in range(8):
-        sought = query(seed)
-        first = [row_id for _, row_id in nearest(store, sought, metric)]
-        moved = rerank.alpha_query_expansion(sought.embeddings[0], store.embeddings(first[:3]))
+        query_vectors = query(seed)
+        first = [row_id for _, row_id in nearest(store, query_vectors, metric)]
+        moved = rerank.alpha_query_expansion(
+            query_vectors.embeddings[0], store.embeddings(first[:3])
+        )
         again = nearest(store, QueryVectors("moved", None, moved[None]), metric)
-        hits = search(4, metric, rerank="aqe").run(store, sought, no_images)
+        hits = search(4, metric, rerank="aqe").run(store, query_vectors, no_images)
         assert [hit.id for hit in hits] == [row_id for _, row_id in again[:4]]
         new_hits += len({hit.id for hit in hits} - set(first[:4]))
         for hit in hits:
             row = store.get([hit.id]).embeddings[0]
-            expected = distance(sought.embeddings[0], row, metric)
+            expected = distance(query_vectors.embeddings[0], row, metric)
             assert hit.distance == pytest.approx(expected, abs=1e-6)
     assert new_hits
 
 
 @pytest.mark.parametrize("name", ["aqe", "dba", "k-reciprocal", "diffusion"])
 def test_filters_and_distance_limits_apply_to_reranked_hits(store: VectorStore, name: str) -> None:
-    sought = query(5, vectors=3, own="08")
-    every = search(ROWS, where="even = true", rerank=name).run(store, sought, no_images)
+    query_vectors = query(5, vectors=3, own="08")
+    every = search(ROWS, where="even = true", rerank=name).run(store, query_vectors, no_images)
     assert sorted(int(hit.id) for hit in every) == [i for i in range(0, ROWS, 2) if i != 8]
     limit = float(np.median([hit.distance for hit in every]))
     near = search(ROWS, where="even = true", max_distance=limit, rerank=name)
-    limited = near.run(store, sought, no_images)
+    limited = near.run(store, query_vectors, no_images)
     assert [hit.id for hit in limited] == [hit.id for hit in every if hit.distance <= limit]
     assert [hit.rank for hit in limited] == list(range(1, len(limited) + 1))
-    true = {row_id: d for d, row_id in nearest(store, sought, Metric.COSINE)}
+    true = {row_id: d for d, row_id in nearest(store, query_vectors, Metric.COSINE)}
     assert all(hit.distance == pytest.approx(true[hit.id], abs=1e-6) for hit in every)
 
 
 def test_rerankings_run_in_sequence(store: VectorStore) -> None:
-    sought = query(6)
-    [vector] = sought.embeddings
+    query_vectors = query(6)
+    [vector] = query_vectors.embeddings
     moved = rerank.alpha_query_expansion(
-        vector, store.embeddings([i for _, i in nearest(store, sought, Metric.COSINE)[:3]])
+        vector, store.embeddings([i for _, i in nearest(store, query_vectors, Metric.COSINE)[:3]])
     )
     ids = [i for _, i in nearest(store, QueryVectors("moved", None, moved[None]), Metric.COSINE)]
     order = np.argsort(rerank.k_reciprocal_distances(moved, store.embeddings(ids)), kind="stable")
-    both = search(ROWS, rerank="aqe+k-reciprocal").run(store, sought, no_images)
+    both = search(ROWS, rerank="aqe+k-reciprocal").run(store, query_vectors, no_images)
     assert [hit.id for hit in both] == [ids[i] for i in order]
-    reversed_order = search(ROWS, rerank="k-reciprocal+aqe").run(store, sought, no_images)
-    first = search(3, rerank="k-reciprocal").run(store, sought, no_images)
+    reversed_order = search(ROWS, rerank="k-reciprocal+aqe").run(store, query_vectors, no_images)
+    first = search(3, rerank="k-reciprocal").run(store, query_vectors, no_images)
     moved = rerank.alpha_query_expansion(vector, store.embeddings([hit.id for hit in first]))
     ids = [i for _, i in nearest(store, QueryVectors("moved", None, moved[None]), Metric.COSINE)]
     assert [hit.id for hit in reversed_order] == ids
@@ -238,10 +240,10 @@ def test_geometrically_verified_hits_are_first(tmp_path: Path, require: Require)
     vectors = np.array([(1, 0), (0.5, 1), (1, 0.2), (1, 0.1)], np.float32)
     store.upsert(Rows(ids, uris, vectors, [{}] * 4, ids))
     warped = np.asarray(Image.fromarray(china).rotate(8).crop((150, 80, 500, 380)))
-    sought = QueryVectors("china", None, np.array([(1, 0)], np.float32), None, warped)
-    plain = search(4).run(store, sought, read_images)
+    query_vectors = QueryVectors("china", None, np.array([(1, 0)], np.float32), None, warped)
+    plain = search(4).run(store, query_vectors, read_images)
     assert [hit.id for hit in plain] == ["blank", "gone", "flower", "china"]
-    hits = search(4, rerank="geometric").run(store, sought, read_images)
+    hits = search(4, rerank="geometric").run(store, query_vectors, read_images)
     assert [hit.id for hit in hits] == ["china", "blank", "gone", "flower"]
     assert {hit.id: hit.distance for hit in hits} == pytest.approx(
         {hit.id: hit.distance for hit in plain}, abs=1e-6

@@ -1,4 +1,4 @@
-"""The library leaves the process as it found it."""
+"""The library leaves process-wide state unchanged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.conftest import Require
 from tests.process_state import changes, snapshot, unchanged
 
 BAD_EXIF = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\xff\xff\x00\x00"
-"""Says that much more follows: Pillow warns of it."""
+"""Truncated EXIF data, of which Pillow warns."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Images that take long enough to decode for threads to overlap; some with broken EXIF data."""
+    """Images that decode slowly enough for threads to overlap; some have broken EXIF data."""
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -57,14 +57,14 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_pillow_warns_of_what_is_ignored_here(photos: Path) -> None:
+def test_decoding_ignores_warnings_of_pillow(photos: Path) -> None:
     data = (photos / "00.png").read_bytes()
     with Image.open(BytesIO(data)) as image, pytest.warns(UserWarning, match="EXIF"):
         image.getexif()
     assert decode(data).shape == (300, 300, 3)
 
 
-def test_a_gallery_is_filled_and_searched(photos: Path, tmp_path: Path) -> None:
+def test_indexing_and_searching_leave_no_trace(photos: Path, tmp_path: Path) -> None:
     with unchanged("pylance"):
         for number in range(5):
             encoder = open_encoder("pixels", [np.zeros((30, 30, 3), np.uint8)])
@@ -75,12 +75,12 @@ def test_a_gallery_is_filled_and_searched(photos: Path, tmp_path: Path) -> None:
         assert len(gallery.sync(open_source(photos)).failed) == 1
 
 
-def test_an_onnx_encoder_is_opened() -> None:
+def test_opening_an_onnx_encoder_leaves_no_trace() -> None:
     with unchanged():
         open_encoder("untrained", []).encode([np.zeros((28, 28), np.uint8)])
 
 
-def test_images_are_suggested_from_fewer_clusters() -> None:
+def test_suggesting_images_to_label_leaves_no_trace() -> None:
     import sklearn.cluster  # noqa: F401 - it and scipy set filters and variables then
 
     rows = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
@@ -104,15 +104,15 @@ def test_imports_set_no_variables(module: str) -> None:
         f"import os; before = dict(os.environ); import {module}; "
         "print(sorted({*os.environ.items()} ^ {*before.items()}))"
     )
-    named = ("ORT_DISABLE_TELEMETRY", "LANCE_LOG", "OMP_WAIT_POLICY")
-    kept = {name: value for name, value in os.environ.items() if name not in named}
+    variables = ("ORT_DISABLE_TELEMETRY", "LANCE_LOG", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in variables}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=kept, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
 
 
-def test_logs_and_variables_of_milvus_are_the_programs(
+def test_milvus_leaves_loggers_and_variables_unchanged(
     require: Require, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require(find_spec("pymilvus"), "pymilvus is not installed")
@@ -122,9 +122,9 @@ def test_logs_and_variables_of_milvus_are_the_programs(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         closed = f"127.0.0.1:{probe.getsockname()[1]}"
-    seen: list[logging.LogRecord] = []
+    records: list[logging.LogRecord] = []
     handler = logging.Handler(logging.WARNING)
-    monkeypatch.setattr(handler, "emit", seen.append)
+    monkeypatch.setattr(handler, "emit", records.append)
     names = ("pymilvus", "pymilvus.decorators", "pymilvus.client.grpc_handler")
     monkeypatch.setattr(logging.getLogger("pymilvus"), "handlers", [handler])
     log = logging.getLogger("pymilvus.decorators")
@@ -139,9 +139,9 @@ def test_logs_and_variables_of_milvus_are_the_programs(
             connection.has_collection("rows")
         with pytest.raises(StorageError):
             connection._retry("search", "rows", refused)
-    assert seen == []
+    assert records == []
     log.error("of the program")
-    assert len(seen) == 1
+    assert len(records) == 1
 
 
 def test_threads_in_overlapping_blocks_leave_the_filters() -> None:
@@ -167,8 +167,8 @@ def test_threads_in_overlapping_blocks_leave_the_filters() -> None:
             warnings.warn("some of these", stacklevel=1)
 
 
-def in_block_of_another_thread(block: Any, work: Callable[[], None]) -> None:
-    """Do something while another thread is in a block."""
+def while_another_thread_is_in(block: Any, work: Callable[[], None]) -> None:
+    """Call a function while another thread is in a block."""
     inside, done = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -186,21 +186,21 @@ def in_block_of_another_thread(block: Any, work: Callable[[], None]) -> None:
         thread.join()
 
 
-def test_warnings_are_ignored_in_the_blocks_own_thread_only() -> None:
+def test_warnings_are_ignored_only_in_the_thread_of_the_block() -> None:
     def warn() -> None:
         with pytest.raises(UserWarning, match="mine"):
             warnings.warn("mine", stacklevel=1)
 
-    in_block_of_another_thread(IgnoreWarnings(UserWarning), warn)
+    while_another_thread_is_in(IgnoreWarnings(UserWarning), warn)
 
 
-def test_filters_that_the_program_sets_meanwhile_stay() -> None:
+def test_filters_set_inside_the_block_stay() -> None:
     with warnings.catch_warnings():
         ignore = IgnoreWarnings(UserWarning)
         before = list(warnings.filters)
         with ignore:
             warnings.filterwarnings("error", "theirs")
-            with ignore:  # ours goes before what was added since
+            with ignore:  # goes before filters added since
                 warnings.warn("theirs", stacklevel=1)
         assert warnings.filters[1:] == before
         assert warnings.filters[0][0] == "error"
@@ -209,7 +209,7 @@ def test_filters_that_the_program_sets_meanwhile_stay() -> None:
         assert warnings.filters == []
 
 
-def test_a_copy_of_the_filters_that_the_program_made_meanwhile() -> None:
+def test_blocks_that_overlap_with_catch_warnings() -> None:
     ignore = IgnoreWarnings(UserWarning)
     with unchanged():
         theirs = warnings.catch_warnings()
@@ -222,14 +222,14 @@ def test_a_copy_of_the_filters_that_the_program_made_meanwhile() -> None:
         ignore.__exit__()
 
 
-def test_filters_in_use_can_be_sent_to_other_processes() -> None:
+def test_active_filters_can_be_pickled() -> None:
     with IgnoreWarnings(UserWarning, "mine"):
         sent = pickle.loads(pickle.dumps(warnings.filters[0]))
         assert copy.copy(warnings.filters[0]) is not None
     assert sent[1].match("mine") is None
 
 
-def test_warnings_that_are_shown_once_are_not_shown_again() -> None:
+def test_the_registry_of_shown_warnings_stays() -> None:
     shown: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -237,11 +237,13 @@ def test_warnings_that_are_shown_once_are_not_shown_again() -> None:
         for _ in range(3):
             with IgnoreWarnings(UserWarning):
                 pass
-            warnings.warn("here I am", DeprecationWarning, stacklevel=1)
-    assert shown == ["here I am"]
+            warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
+    assert shown == ["deprecated"]
 
 
-def test_loggers_are_muted_in_the_blocks_own_thread_only(caplog: pytest.LogCaptureFixture) -> None:
+def test_loggers_are_muted_only_in_the_thread_of_the_block(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     mute = MuteLoggers("some.package", logging.ERROR)
     below = logging.getLogger("some.package.module")
     beside = logging.getLogger("some.packages")
@@ -250,13 +252,13 @@ def test_loggers_are_muted_in_the_blocks_own_thread_only(caplog: pytest.LogCaptu
         below.warning("dropped")
         below.error("kept: an error")
         beside.warning("kept: of another")
-    in_block_of_another_thread(mute, lambda: below.warning("kept: of another thread"))
+    while_another_thread_is_in(mute, lambda: below.warning("kept: of another thread"))
     below.warning("kept: afterwards")
     assert len(caplog.messages) == 4
     assert all(message.startswith("kept") for message in caplog.messages)
 
 
-def test_variables_that_are_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_environment_variables_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOKALIKE_ONE", "theirs")
     with unchanged(), default_environment(LOOKALIKE_ONE="ours", LOOKALIKE_TWO="ours"):
         assert (os.environ["LOOKALIKE_ONE"], os.environ["LOOKALIKE_TWO"]) == ("theirs", "ours")
@@ -265,7 +267,7 @@ def test_variables_that_are_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["LOOKALIKE_TWO"] == "theirs"
 
 
-def test_changes_are_seen() -> None:
+def test_changes_are_detected() -> None:
     before = snapshot()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What Ray changes in the process that connects to a cluster, undone when it is shut down."""
+"""Restores the process-wide state that Ray changes in the driver."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from lookalike.process_state import IgnoreWarnings, default_environment
 
 _log = logging.getLogger(__name__)
 
-_FORKS = IgnoreWarnings(UserWarning, "lance is not fork-safe")  # Ray forks to start programs
+_FORK_WARNINGS = IgnoreWarnings(
+    UserWarning, "lance is not fork-safe"
+)  # Ray forks to start programs
 
 
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """Have Ray imported and started without its usage statistics, and without warnings."""
+    """Import or start Ray without usage statistics and warnings."""
     variables = {
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # avoids a warning
     }
-    with default_environment(**variables), _FORKS:
+    with default_environment(**variables), _FORK_WARNINGS:
         yield
 
 
 @contextlib.contextmanager
 def driver_restored() -> Iterator[None]:
-    """Restore what ``ray.init`` changes; what Ray would print meanwhile goes to our log.
+    """Restore what ``ray.init`` changes, and log what Ray would print.
 
-    That is its own log level and environment variables (a cluster that it starts here sets
-    ``RAY_AUTH_MODE``, which would hold for the next cluster too), the handler of SIGTERM, the limit
-    of open files, the fault handler and the hook of ``breakpoint()``. Ray prints to standard
-    output, which is the program's, and has no option against that: its thread that does so is given
-    another function.
+    It changes its log level, environment variables (a local cluster sets ``RAY_AUTH_MODE``, which
+    would affect the next one too), the handler of SIGTERM, the limit of open files, the fault
+    handler and the hook of ``breakpoint()``. Ray prints to standard output, which belongs to the
+    program, and has no option against that: its printing functions are replaced.
     """
     with contextlib.ExitStack() as stack:
         stack.callback(logging.getLogger("ray").setLevel, logging.getLogger("ray").level)
@@ -69,13 +70,13 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _log_messages(data: dict[str, Any], **_: object) -> None:
-    """Log what Ray has to say of workers and machines that are lost."""
+    """Log Ray's messages about workers and machines."""
     for line in data.get("lines", ()):
         _log.info("%s", line.strip())
 
 
 def _log_text(_client: object, _level: int, msg: str) -> None:
-    """Log what workers print, where Ray is connected to through a proxy (``ray://``)."""
+    """Log the output of workers, when connected through a proxy (``ray://``)."""
     if msg.strip():
         _log.info("%s", msg.strip())
 
