@@ -1,4 +1,4 @@
-"""What figures draw: values, labels, marks. What they look like is for people to see."""
+"""Figures: the values, labels and marks they draw."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def evaluation(gallery: Gallery) -> Evaluation:
 
 
 @pytest.fixture
-def truth_evaluation(gallery: Gallery, tmp_path: Path) -> Evaluation:
-    """Judged by a file that names the two nearest rows of one query and a far one of another."""
+def ground_truth_evaluation(gallery: Gallery, tmp_path: Path) -> Evaluation:
+    """By ground truth: the two nearest rows of one query and a distant row of another."""
     hits = gallery.search(la.open_source("dataset:digits/test[:1]")[0].image(), k=2)
     with (tmp_path / "truth.csv").open("w") as file:
         writer = csv.writer(file)
@@ -70,7 +70,7 @@ def titles(figure: Figure) -> list[str]:
 
 
 def axes_of(figure: Figure, place: int = 0) -> Any:
-    """Return axes, whose artists matplotlib types too loosely to be looked at."""
+    """Return axes as Any: matplotlib types their artists too loosely."""
     return figure.axes[place]
 
 
@@ -89,13 +89,13 @@ def bar_widths(ax: Any) -> list[float]:
 
 
 def results(gallery: Gallery, *distances: float, labels: str = "abcdefg") -> Hits:
-    """Return hits with labels and distances of one's own on images of a gallery."""
-    found = gallery.search(id="digits/train:1", k=len(distances))
+    """Return hits on images of a gallery with the given labels and distances."""
+    hits = gallery.search(id="digits/train:1", k=len(distances))
     rows = tuple(
         Hit(hit.rank, hit.id, hit.uri, distance, {"label": label})
-        for hit, distance, label in zip(found, distances, labels, strict=False)
+        for hit, distance, label in zip(hits, distances, labels, strict=False)
     )
-    return Hits(found.query, Metric.COSINE, rows, found.uri)
+    return Hits(hits.query, Metric.COSINE, rows, hits.uri)
 
 
 @pytest.mark.parametrize(
@@ -110,18 +110,18 @@ def results(gallery: Gallery, *distances: float, labels: str = "abcdefg") -> Hit
         (1234.5, "1234.5000"),
     ],
 )
-def test_distances_are_written_without_exponent_or_sign_of_zero(distance: float, text: str) -> None:
+def test_distances_have_no_exponent_and_no_negative_zero(distance: float, text: str) -> None:
     assert format_distance(distance) == text
 
 
-def test_distances_on_the_command_line_and_the_page_are_written_alike(
+def test_distances_are_formatted_alike_on_the_command_line_and_the_page(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hits = results(gallery, -2e-15, 3e-15, 0.25)
     monkeypatch.setattr(Gallery, "search", lambda *_, **__: hits)
     shown = CliRunner().invoke(cli.app, ["search", str(gallery.path), "--id", "digits/train:1"])
     assert shown.exit_code == 0
-    cells = [line.split() for line in shown.stdout.splitlines() if "digits/train:" in line]
+    cells = [line.split() for line in shown.stdout.splitlines() if line.strip()[:1].isdigit()]
     assert [row[1] for row in cells if len(row) == 4] == ["0.0000", "0.0000", "0.2500"]
     result = {
         "gallery": "g",
@@ -141,7 +141,7 @@ def test_distances_on_the_command_line_and_the_page_are_written_alike(
     assert written == ["0.0000", "0.0000", "0.2500"]
 
 
-def test_bars_stand_from_top_to_bottom_with_values_and_intervals() -> None:
+def test_bars_are_drawn_with_values_and_intervals() -> None:
     bars = [
         figures.Bar("ours", 0.75, 0.5, 0.875, highlight=True),
         figures.Bar("theirs", 0.25, 0.125, 0.5),
@@ -163,7 +163,7 @@ def test_bars_stand_from_top_to_bottom_with_values_and_intervals() -> None:
     assert [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"] == [0.5]
 
 
-def test_an_interval_that_rounding_puts_beside_the_value_is_drawn() -> None:
+def test_intervals_that_exclude_the_value_by_rounding_are_drawn() -> None:
     value = 0.1
     estimate = Estimate(value, Interval(np.nextafter(value, 1), np.nextafter(value, 0)))
     bar = figures.Bar.of("chance", estimate)
@@ -192,7 +192,7 @@ def recorded(
 
 def test_the_report_draws_precision_by_labels_and_map_otherwise(
     evaluation: Evaluation,
-    truth_evaluation: Evaluation,
+    ground_truth_evaluation: Evaluation,
     gallery: Gallery,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -200,14 +200,16 @@ def test_the_report_draws_precision_by_labels_and_map_otherwise(
     assert label == "precision@7, cosine distance; error bars: 95 % confidence interval"
     assert [bar.value for bar in bars] == [s.precision.value for _, s in ranking(evaluation)]
     assert [bar.name for bar in bars if bar.highlight] == [evaluation.scores.encoder]
-    (((bars, label), _),) = recorded(monkeypatch, "interval_chart", truth_evaluation, gallery)
+    (((bars, label), _),) = recorded(
+        monkeypatch, "interval_chart", ground_truth_evaluation, gallery
+    )
     assert label == "mAP@5, cosine distance; error bars: 95 % confidence interval"
-    own = truth_evaluation.scores
+    own = ground_truth_evaluation.scores
     assert own.map.value != own.precision.value
     assert bars == [figures.Bar.of(own.encoder, own.map, highlight=True)]
 
 
-def test_a_baseline_that_is_the_gallery_s_own_encoder_stands_once(
+def test_the_gallery_s_own_encoder_is_not_also_a_baseline(
     evaluation: Evaluation, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = evaluation.scores.encoder
@@ -218,30 +220,28 @@ def test_a_baseline_that_is_the_gallery_s_own_encoder_stands_once(
     assert [bar.name for bar in bars].count(own) == 1
 
 
-def test_the_report_marks_hits_by_the_truth_file_and_calls_them_by_their_own_names(
-    truth_evaluation: Evaluation, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+def test_the_report_marks_hits_by_ground_truth_and_names_them_by_id(
+    ground_truth_evaluation: Evaluation, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = recorded(monkeypatch, "hits_grid", truth_evaluation, gallery)
+    calls = recorded(monkeypatch, "hits_grid", ground_truth_evaluation, gallery)
     assert len(calls) == 2
-    ((well, well_marks), well_titles), ((_, bad_marks), bad_titles) = calls
-    assert well_marks == [(True, True, False, False, False)]
-    assert bad_marks == [truth_evaluation.examples[1].correct]
-    assert (well_titles["query_titles"], bad_titles["query_titles"]) == (["0"], ["1"])
-    assert well_titles["hit_titles"] == [[hit.id.rpartition(":")[2] for hit in well[0]]]
-    assert all("label" in hit.metadata for hit in well[0])
+    ((best, best_marks), best_titles), ((_, worst_marks), worst_titles) = calls
+    assert best_marks == [(True, True, False, False, False)]
+    assert worst_marks == [ground_truth_evaluation.examples[1].correct]
+    assert (best_titles["query_titles"], worst_titles["query_titles"]) == (["0"], ["1"])
+    assert best_titles["hit_titles"] == [[hit.id.rpartition(":")[2] for hit in best[0]]]
+    assert all("label" in hit.metadata for hit in best[0])
 
 
-def test_the_report_of_a_gallery_without_other_rows_is_written(
-    tmp_path: Path, gallery: Gallery
-) -> None:
+def test_the_report_of_a_gallery_with_one_row_is_written(tmp_path: Path, gallery: Gallery) -> None:
     single = Gallery.create(tmp_path / "single.gallery", encoder=gallery.encoder)
     single.sync(la.open_source("dataset:digits/train[:1]"))
     headings = [section.title for section in report_page(la.evaluate(single), single).sections]
-    assert "How a query is answered" not in headings
-    assert "How good the answers are" in headings
+    assert "How a search works" not in headings
+    assert "Search quality" in headings
 
 
-def test_labels_are_counted_and_confusions_given_in_per_cent() -> None:
+def test_class_distribution_and_confusion_in_percent() -> None:
     figure = figures.class_distribution({"cat": 3, "dog": 1}, {"dog": 2})
     assert png_size(figure) > 3_000
     ax = axes_of(figure)
@@ -255,7 +255,7 @@ def test_labels_are_counted_and_confusions_given_in_per_cent() -> None:
     assert ax.images[0].get_array().filled(-1).tolist() == [[-1, 25], [0, -1]]
 
 
-def test_one_label_and_long_names_fit() -> None:
+def test_one_label_and_long_names_fit_into_figures() -> None:
     assert png_size(figures.class_distribution({"only": 3}, {})) > 3_000
     assert png_size(figures.confusion(["only"], np.array([[3]]))) > 3_000
     names = [f"a rather long label, number {i}" for i in range(30)]
@@ -315,13 +315,13 @@ def test_the_layer_of_the_embedding_is_bold() -> None:
         Layer("linear", "784", 25_872),
     )
     ax = axes_of(figures.network_table("net", layers))
-    assert ax.get_title(loc="left") == "net: 50,992 weights"
+    assert ax.get_title(loc="left") == "net: 50,992 parameters"
     cells = ax.tables[0].get_celld()
     bold = {row for (row, _), cell in cells.items() if cell.get_text().get_fontweight() == "bold"}
     assert bold == {0, 2}
     rows = [[cells[row, column].get_text().get_text() for column in range(3)] for row in range(5)]
     assert rows == [
-        ["layer", "output shape", "weights"],
+        ["layer", "output shape", "parameters"],
         ["input", "1 x 28 x 28", ""],
         ["linear (embedding)", "32", "25,120"],
         ["linear", "784", "25,872"],
@@ -329,14 +329,14 @@ def test_the_layer_of_the_embedding_is_bold() -> None:
     ]
 
 
-def test_hits_are_drawn_with_and_without_a_picture_of_the_query(gallery: Gallery) -> None:
-    with_picture = gallery.search(id="digits/train:1", k=3)
+def test_hits_are_drawn_with_and_without_the_query_image(gallery: Gallery) -> None:
+    with_image = gallery.search(id="digits/train:1", k=3)
     without = gallery.search(np.zeros((8, 8), np.uint8), k=3)
-    assert (len(titles(figures.hits(with_picture))), len(titles(figures.hits(without)))) == (4, 3)
-    assert png_size(figures.hits(with_picture)) > png_size(figures.hits(without)) > 1_000
+    assert (len(titles(figures.hits(with_image))), len(titles(figures.hits(without)))) == (4, 3)
+    assert png_size(figures.hits(with_image)) > png_size(figures.hits(without)) > 1_000
 
 
-def test_hits_are_framed_by_whether_they_are_correct_alone(gallery: Gallery) -> None:
+def test_frames_mark_correct_and_incorrect_hits(gallery: Gallery) -> None:
     hits = results(gallery, -2e-15, 0.25, 0.5)
     figure = figures.hits(hits, [True, None, False])
     assert frames(figure) == [CORRECT, INCORRECT]
@@ -365,7 +365,7 @@ def test_a_grid_of_hits_takes_marks_titles_and_names_for_each_row(gallery: Galle
     assert png_size(figure) > 3_000
 
 
-def test_a_hit_without_a_label_is_called_by_its_id(gallery: Gallery) -> None:
+def test_hits_without_a_label_have_their_id_as_title(gallery: Gallery) -> None:
     hits = results(gallery, 0.1, 0.2)
     bare = (replace(hits[0], metadata={}), replace(hits[1], metadata={"label": None}))
     names = [f"{hit.id}\n{format_distance(hit.distance)}" for hit in hits]
@@ -374,7 +374,7 @@ def test_a_hit_without_a_label_is_called_by_its_id(gallery: Gallery) -> None:
     ]
 
 
-def test_hits_have_a_value_as_a_text_or_it_is_not_known() -> None:
+def test_correct_hits_are_marked_by_values_compared_as_strings() -> None:
     def hit(**metadata: object) -> Hit:
         return Hit(1, "a", "a", 0.0, metadata)
 
@@ -406,7 +406,7 @@ def test_the_pipeline_shows_the_distances_and_the_nearest(gallery: Gallery) -> N
     assert titles(few)[-1] == "mine\n0.1000"
 
 
-def test_files_of_unknown_kinds_are_refused(gallery: Gallery, tmp_path: Path) -> None:
+def test_unsupported_file_types_are_refused(gallery: Gallery, tmp_path: Path) -> None:
     figure = figures.hits(gallery.search(id="digits/train:1", k=1))
     with pytest.raises(SettingError, match=r"h\.xyz: "):
         figures.save(figure, tmp_path / "h.xyz")

@@ -91,6 +91,8 @@ def load_saved_evaluation(gallery: Gallery) -> SavedEvaluation | None:
                 f"{FILE} of {name}: written by {age} lookalike (format {version}, not {FORMAT}); "
                 f"{again}"
             )
+        if version != FORMAT:
+            raise TypeError("format")
         for field, kind in _FIELDS.items():
             if not isinstance(document[field], kind):
                 raise TypeError(field)
