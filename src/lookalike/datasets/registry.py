@@ -178,7 +178,7 @@ MNIST = IdxDataset(
 
 FASHION_MNIST = IdxDataset(
     name="fashion-mnist",
-    summary="70,000 pictures of clothes, 28x28 gray (Xiao, Rasul, Vollgraf 2017)",
+    summary="70,000 images of clothes, 28x28 gray (Xiao, Rasul, Vollgraf 2017)",
     license="MIT",
     classes=(
         "T-shirt",
@@ -207,7 +207,7 @@ FASHION_MNIST = IdxDataset(
 
 TWEMOJI = EmojiDataset(
     name="twemoji",
-    summary="1,943 emoji as Twitter drew them, without skin tones, 64x64 color",
+    summary="1,943 emoji by Twitter, without skin tones, 64x64 color",
     license="CC BY 4.0",
     checksums={
         "icons.json": "5d5d820790565b764f2728675d487c9ee4c1fc83916d8567d5aca8ba7527c242",
@@ -219,7 +219,7 @@ TWEMOJI = EmojiDataset(
 
 NOTO_EMOJI = EmojiDataset(
     name="noto-emoji",
-    summary="1,689 emoji as Google draws them, without skin tones, 64x64 color",
+    summary="1,689 emoji by Google, without skin tones, 64x64 color",
     license="Apache-2.0",
     checksums={
         "icons.json": "9eac6ef4e7ec122b6f0e7ac281d61008afdbc720d0ce861e398b939daaa347c6",
@@ -231,7 +231,7 @@ NOTO_EMOJI = EmojiDataset(
 
 OPENMOJI = EmojiDataset(
     name="openmoji",
-    summary="2,492 emoji and more as OpenMoji draws them, without skin tones, 64x64 color",
+    summary="2,492 emoji and more by OpenMoji, without skin tones, 64x64 color",
     license="CC BY-SA 4.0",
     checksums={
         "icons.json": "7075331faab544067dbff4236471dd378bb5410aa05799a8a343c9ebf5c5984c",
@@ -243,7 +243,7 @@ OPENMOJI = EmojiDataset(
 
 FLUENT_EMOJI = EmojiDataset(
     name="fluent-emoji",
-    summary="1,594 emoji as Microsoft draws them flat, without skin tones, 64x64 color",
+    summary="1,594 emoji by Microsoft (flat style), without skin tones, 64x64 color",
     license="MIT",
     checksums={
         "icons.json": "f5f4cf457c0db2ad5a2e42e033e02e0c87d10e43d0164cfffb3bb84914970a63",

@@ -206,7 +206,7 @@ def _to_bytes(images: NDArray[np.uint8]) -> bytes:
 _FOLDER = "usr/share/tuxpaint/stamps"
 STAMPS = StampsDataset(
     name="stamps",
-    summary="307 photographed items on white, 256x256 color; synthetic street photos, drawings",
+    summary="307 photographed items on white, 256x256 color; synthetic street photos and drawings",
     license="GPL-2.0 (Tux Paint Stamps)",
     providers=(Folder(Path("/", _FOLDER)), AptPackage("tuxpaint-stamps-default", _FOLDER)),
 )

@@ -16,7 +16,7 @@ __all__ = ["RECIPES", "Recipe", "find_recipe"]
 
 _CONTRASTIVE = Recipe(
     name="contrastive",
-    summary="contrastive learning beside fine HOG; 256 dimensions",
+    summary="contrastive network plus fine HOG; 256 dimensions",
     network="tower",
     objective="contrastive",
     augment="objects",
