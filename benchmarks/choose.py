@@ -1,9 +1,9 @@
-"""From how many labels lookalike choose picks an encoder that is as good as the best.
+"""Number of labels that lookalike choose needs to pick an encoder tied with the best.
 
 True quality is precision@7 of 1,000 queries against 5,000 other images (of twemoji: of 1,000
-images against all others). A choice is right when its true precision is within the 95 % interval
-of the best candidate's. Labels are those of random images, as --ask picks them, or pooled:
-images about whose nearest other image the candidates disagree, each with one of these.
+images against all others). A choice is correct if its true precision is within the 95 % interval of
+the best candidate's. Labels are those of random images, as with --ask, or pooled: images on whose
+nearest neighbor the candidates disagree, each with one of these neighbors.
 
     python benchmarks/choose.py
 """
@@ -34,122 +34,121 @@ SETS = (
     ("dataset:fashion-mnist/train[:6000]", "objects"),
     ("dataset:twemoji/all", "objects"),
 )
-GALLERY, QUERIES, N = 5_000, 1_000, 7
+GALLERY, QUERIES, K = 5_000, 1_000, 7
 SAMPLE = 3_000
-"""As many images choose works on."""
+"""Number of images that choose uses."""
 BUDGETS = (10, 20, 50, 100, 200, 500)
 DRAWS = 10
-ENOUGH = 8
+MIN_CORRECT = 8
 
 Draw = Callable[[np.ndarray, int, int], list[int]]
-"""From the nearest other row under each candidate, a budget and a seed to rows."""
+"""Draws rows from the nearest neighbors under each candidate, a budget and a seed."""
 
 
 @dataclass(frozen=True)
-class Truth:
-    """Precision@7 of each candidate, the best one's interval, and which are within it."""
+class TrueQuality:
+    """Precision@7 of each candidate, and the interval of the best one's."""
 
     precision: Mapping[str, float]
     low: float
     high: float
 
     @property
-    def right(self) -> set[str]:
-        """The candidates that are as good as the best."""
+    def tied(self) -> set[str]:
+        """The candidates within the interval of the best one."""
         return {name for name, value in self.precision.items() if value >= self.low}
 
 
 def encode(source: ArraySource, augment: str) -> dict[str, Embeddings]:
     """Return the embeddings of all candidates, the trained one after one minute of training."""
     sample = list(source.images[:SAMPLE])
-    found = {}
+    embeddings = {}
     for name in candidate_names():
-        found[name] = open_encoder(name, sample).encode(source.images)
+        embeddings[name] = open_encoder(name, sample).encode(source.images)
     small = source.subset(0, min(SAMPLE, len(source)))
     trained = train(small, recipe=TRAINED, augment=augment, options=TrainingOptions(minutes=1))
-    found[TRAINED] = trained.encode(source.images)
-    return found
+    embeddings[TRAINED] = trained.encode(source.images)
+    return embeddings
 
 
-def truth(embeddings: Mapping[str, Embeddings], labels: np.ndarray) -> Truth:
+def true_quality(embeddings: Mapping[str, Embeddings], labels: np.ndarray) -> TrueQuality:
     """Return the true quality of each candidate."""
     count = len(labels)
     if count >= GALLERY + QUERIES:
         queries, rows = np.arange(GALLERY, GALLERY + QUERIES), np.arange(GALLERY)
     else:
         queries, rows = np.random.default_rng(0).permutation(count)[:QUERIES], np.arange(count)
-    each = {}
+    precision = {}
     for name, values in embeddings.items():
-        found = ExactIndex(values[rows]).search(values[queries], N + 1, Metric.COSINE).rows
-        kept = [
-            [r for r in rows[hits] if r != q][:N] for hits, q in zip(found, queries, strict=True)
+        results = ExactIndex(values[rows]).search(values[queries], K + 1, Metric.COSINE).rows
+        hits = [
+            [r for r in rows[row] if r != q][:K] for row, q in zip(results, queries, strict=True)
         ]
-        each[name] = (labels[np.array(kept)] == labels[queries][:, None]).mean(axis=1)
-    best = max(each.values(), key=np.mean)
+        precision[name] = (labels[np.array(hits)] == labels[queries][:, None]).mean(axis=1)
+    best = max(precision.values(), key=np.mean)
     interval = bootstrap_interval(best)
-    means = {name: float(values.mean()) for name, values in each.items()}
-    return Truth(means, interval.low, interval.high)
+    means = {name: float(values.mean()) for name, values in precision.items()}
+    return TrueQuality(means, interval.low, interval.high)
 
 
 def at_random(nearest: np.ndarray, count: int, seed: int) -> list[int]:
-    """Return the rows that --ask picks."""
+    """Return rows as --ask draws them."""
     return draw_rows(len(nearest), count, seed=seed)
 
 
 def pooled(nearest: np.ndarray, count: int, seed: int) -> list[int]:
-    """Return rows whose neighbors are disputed, each followed by one of these neighbors."""
+    """Return rows on whose nearest neighbor candidates disagree, each with one of the neighbors."""
     rng = np.random.default_rng(seed)
     drawn = rng.permutation(len(nearest))
     first = drawn[: 2 * count]
-    views = np.array([len(set(row)) for row in nearest[first].tolist()])
-    ordered = [*first[np.argsort(-views, kind="stable")], *drawn[2 * count :]]
+    distinct = np.array([len(set(row)) for row in nearest[first].tolist()])
+    ordered = [*first[np.argsort(-distinct, kind="stable")], *drawn[2 * count :]]
     rows: dict[int, None] = {}
     for row in ordered:
-        for chosen in (int(row), int(rng.choice(nearest[row]))):
+        for candidate in (int(row), int(rng.choice(nearest[row]))):
             if len(rows) < count:
-                rows[chosen] = None
+                rows[candidate] = None
     return list(rows)
 
 
 def nearest_others(embeddings: Mapping[str, Embeddings]) -> np.ndarray:
-    """Return ``(n, encoders)``: the nearest other row of each, by cosine."""
+    """Return ``(rows, encoders)``: the nearest neighbor of each row by cosine."""
     columns = []
     for rows in embeddings.values():
-        found = ExactIndex(rows).search(rows, 2, Metric.COSINE).rows
-        columns.append(np.where(found[:, 0] == np.arange(len(rows)), found[:, 1], found[:, 0]))
+        hits = ExactIndex(rows).search(rows, 2, Metric.COSINE).rows
+        columns.append(np.where(hits[:, 0] == np.arange(len(rows)), hits[:, 1], hits[:, 0]))
     return np.stack(columns, axis=1)
 
 
 def draws(
-    embeddings: Mapping[str, Embeddings], labels: np.ndarray, right: set[str], draw: Draw
+    embeddings: Mapping[str, Embeddings], labels: np.ndarray, best: set[str], draw: Draw
 ) -> dict[int, tuple[int, int]]:
-    """Return for each budget how many choices were right, and in how many a right one was kept.
-
-    Kept is a right candidate when it is the choice or within the noise of it.
-    """
-    found = {}
+    """Return for each budget the number of correct choices, and of ties with a correct one."""
+    counts = {}
     nearest = nearest_others(embeddings)
     for budget in BUDGETS:
-        chosen = kept = 0
+        correct = tied = 0
         for seed in range(DRAWS):
             rows = draw(nearest, budget, seed)
-            judged = LabelJudgements({str(row): str(labels[row]) for row in rows})
+            judgements = LabelJudgements({str(row): str(labels[row]) for row in rows})
             try:
-                judged.check("labels")
+                judgements.check("labels")
             except InputError:
                 continue
-            quality = judged.compare({name: values[rows] for name, values in embeddings.items()})
-            best = max(quality, key=lambda name: quality[name].estimate.value)
-            chosen += best in right
-            kept += any(quality[name].tied for name in right)
-        found[budget] = chosen, kept
-    return found
+            quality = judgements.compare(
+                {name: values[rows] for name, values in embeddings.items()}
+            )
+            choice = max(quality, key=lambda name: quality[name].estimate.value)
+            correct += choice in best
+            tied += any(quality[name].tied for name in best)
+        counts[budget] = correct, tied
+    return counts
 
 
-def enough(found: Mapping[int, tuple[int, int]]) -> str:
-    """Return the smallest budget from which on at least 8 of 10 choices were right."""
-    good = [budget for budget, (right, _) in found.items() if right >= ENOUGH]
-    steady = [b for b in good if all(found[more][0] >= ENOUGH for more in BUDGETS if more >= b)]
+def sufficient(counts: Mapping[int, tuple[int, int]]) -> str:
+    """Return the smallest budget from which on at least 8 of 10 choices are correct."""
+    good = [budget for budget, (correct, _) in counts.items() if correct >= MIN_CORRECT]
+    steady = [b for b in good if all(counts[m][0] >= MIN_CORRECT for m in BUDGETS if m >= b)]
     return f"{min(steady)}" if steady else f"more than {BUDGETS[-1]}"
 
 
@@ -161,25 +160,25 @@ def main() -> None:
         source = open_source(spec)
         assert isinstance(source, ArraySource)
         assert source.labels is not None
-        every = encode(source, augment)
+        all_embeddings = encode(source, augment)
         labels = np.array(source.labels)
         for left_out in ((), (TRAINED,)):
-            embeddings = {n: unit_rows(v) for n, v in every.items() if n not in left_out}
-            true = truth(embeddings, labels)
+            embeddings = {n: unit_rows(v) for n, v in all_embeddings.items() if n not in left_out}
+            true = true_quality(embeddings, labels)
             print(f"\n{spec}{' without ' + TRAINED if left_out else ''}, P@7:")
             ordered = sorted(true.precision.items(), key=lambda named: -named[1])
             print("  " + ", ".join(f"{name} {value:.4f}" for name, value in ordered))
-            print(f"  best's interval [{true.low:.4f}, {true.high:.4f}]: {sorted(true.right)}")
+            print(f"  best's interval [{true.low:.4f}, {true.high:.4f}]: {sorted(true.tied)}")
             inside = {name: values[:SAMPLE] for name, values in embeddings.items()}
             results = {}
             for how, draw in (("random", at_random), ("pooled", pooled)):
-                results[how] = draws(inside, labels[:SAMPLE], true.right, draw)
+                results[how] = draws(inside, labels[:SAMPLE], true.tied, draw)
                 cells = [f"{b}: {r} ({k})" for b, (r, k) in results[how].items()]
-                print(f"  {how:7} right (kept) of {DRAWS}: " + "  ".join(cells), flush=True)
+                print(f"  {how:7} correct (tied) of {DRAWS}: " + "  ".join(cells), flush=True)
             name = source.name + (" without " + TRAINED if left_out else "")
-            summary.append((name, enough(results["random"]), enough(results["pooled"])))
+            summary.append((name, sufficient(results["random"]), sufficient(results["pooled"])))
         print(f"  {time.monotonic() - start:.0f} s")
-    print(f"\nlabels from which on at least {ENOUGH} of {DRAWS} choices are right")
+    print(f"\nlabels from which on at least {MIN_CORRECT} of {DRAWS} choices are correct")
     print(f"{'':40} {'random':>14} {'pooled':>14}")
     for name, by_chance, by_pool in summary:
         print(f"{name:40} {by_chance:>14} {by_pool:>14}")

@@ -1,14 +1,14 @@
-"""The same item in another picture: what each step adds, on stand-ins with known right answers.
+"""Instance retrieval: the gain of each encoder option and search variant on labeled stand-ins.
 
     python benchmarks/instance.py WORK [--only stamps|emoji]
     python benchmarks/instance.py --picture OUT.png
 
-Choices were made on the stamps (street views and drawings of photographed items). Of the emoji
-pairs, noto to twemoji and noto to fluent-emoji were looked at while building; noto to openmoji was
-used for nothing, and is printed last. Nothing is trained or tuned on the codepoints that judge.
+Options were chosen on the stamps (street photos and drawings of photographed items). Of the emoji
+pairs, noto to twemoji and noto to fluent-emoji were used during development; noto to openmoji is
+held out and printed last. Nothing is trained or tuned on the codepoints, which define relevance.
 
-Everything is kept in WORK, so that it can be interrupted and goes on where it was. It takes about
-an hour on two cores. Ends with the tables of docs/instance-retrieval.md.
+Results are saved in WORK; interrupted runs resume. Takes about an hour on two cores. Prints the
+tables of docs/instance-retrieval.md.
 """
 
 from __future__ import annotations
@@ -63,28 +63,28 @@ FEW_STEPS = (
     f"{LITE0}/layers,fit=stretch,whiten=256",
 )
 ADAPTED = f"{LITE0}/layers,fit=stretch"
-WAYS = "foreground,parts,aqe,dba,k-reciprocal,diffusion,multi-crop+k-reciprocal"
-FEW_WAYS = "aqe,k-reciprocal,diffusion"
+VARIANTS = "foreground,multi-crop,aqe,dba,k-reciprocal,diffusion,multi-crop+k-reciprocal"
+FEW_VARIANTS = "aqe,k-reciprocal,diffusion"
 VIEWS_PER_IMAGE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Queries, a gallery, the column that says what is right, and the query domain to adapt to."""
+    """Queries, a gallery, the column that defines relevance, and the query domain to adapt to."""
 
     name: str
     queries: str
     gallery: str
     match: str
     query_domain: str
-    ways: str
+    variants: str
     steps: tuple[str, ...]
     all_steps: bool = False
 
 
 STAMPS = (
-    Task("street", "stamps/street", "stamps/shop", "item", "street", WAYS, STEPS, True),
-    Task("drawn", "stamps/drawn", "stamps/shop", "item", "drawn", FEW_WAYS, FEW_STEPS, True),
+    Task("street", "stamps/street", "stamps/shop", "item", "street", VARIANTS, STEPS, True),
+    Task("drawn", "stamps/drawn", "stamps/shop", "item", "drawn", FEW_VARIANTS, FEW_STEPS, True),
 )
 EMOJI = tuple(
     Task(
@@ -93,15 +93,15 @@ EMOJI = tuple(
         f"{vendor}/shared",
         "codepoint",
         "drawn",
-        FEW_WAYS,
+        FEW_VARIANTS,
         FEW_STEPS,
     )
     for vendor in ("twemoji", "fluent-emoji", "openmoji")
 )
 
 
-class Bench:
-    """Runs and keeps results."""
+class Benchmark:
+    """Runs tasks and saves their results."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
@@ -111,20 +111,18 @@ class Bench:
         )
 
     def run(self, task: Task) -> None:
-        """Judge each step of a task that is not judged yet."""
+        """Evaluate the steps of a task that have no result yet."""
         for step in task.steps:
-            self._judge(task, step, step)
+            self._evaluate(task, step, step)
         name = f"{ADAPTED} adapted"
-        self._judge(task, name, ADAPTED, adapted=True)
+        self._evaluate(task, name, ADAPTED, adapted=True)
         if task.all_steps:
             gem = f"{LITE0},fit=stretch"
-            self._judge(task, f"{gem} adapted", gem, adapted=True)
-            self._judge(task, f"{name}, contrast", ADAPTED, adapted=True, contrast=True)
-        self._judge(
-            task, f"{name}, asked in other ways", ADAPTED, adapted=True, variants=task.variants
-        )
+            self._evaluate(task, f"{gem} adapted", gem, adapted=True)
+            self._evaluate(task, f"{name}, contrast", ADAPTED, adapted=True, contrast=True)
+        self._evaluate(task, f"{name}, variants", ADAPTED, adapted=True, variants=task.variants)
 
-    def _judge(
+    def _evaluate(
         self,
         task: Task,
         name: str,
@@ -132,7 +130,7 @@ class Bench:
         *,
         adapted: bool = False,
         contrast: bool = False,
-        ways: str | None = None,
+        variants: str | None = None,
     ) -> None:
         key = f"{task.name}: {name}"
         if key in self.results:
@@ -144,61 +142,71 @@ class Bench:
         source = open_source(f"dataset:{task.gallery}")
         if not path.exists():
             if adapted:
-                options = AdaptOptions(query_domain=task.query_domain, views_per_image=VIEWS_PER_IMAGE, contrast=contrast)
+                options = AdaptOptions(
+                    query_domain=task.query_domain,
+                    views_per_image=VIEWS_PER_IMAGE,
+                    contrast=contrast,
+                )
                 out = self.work / f"{folder}.encoder"
                 if not (out / "encoder.json").exists():
                     options = AdaptOptions(
                         **{**_fields(options), "resume": (out / "views").exists()}
                     )
                     adapt(source, encoder=encoder, out=out, options=options)
-                made = load_encoder(out)
+                fitted = load_encoder(out)
             else:
-                made = fit_encoder(encoder, source)
-            Gallery.create(path, encoder=made)
+                fitted = fit_encoder(encoder, source)
+            Gallery.create(path, encoder=fitted)
         gallery = Gallery.open(path)
         gallery.sync(source)
-        found = evaluate(gallery, f"dataset:{task.queries}", match=task.match, variants=ways)
-        averages = [_average(example.correct) for example in found.examples]
-        self.results[key] = {**found.as_dict(), "averages": averages, "dim": gallery.encoder.dim}
+        evaluation = evaluate(
+            gallery, f"dataset:{task.queries}", match=task.match, variants=variants
+        )
+        averages = [_average(example.correct) for example in evaluation.examples]
+        self.results[key] = {
+            **evaluation.as_dict(),
+            "averages": averages,
+            "dim": gallery.encoder.dim,
+        }
         self.path.write_text(json.dumps(self.results))
         seconds = time.perf_counter() - start
-        print(f"{key}: mAP@7 {found.scores.map.value:.4f} ({seconds:.0f} s)", file=sys.stderr)
+        print(f"{key}: mAP@7 {evaluation.scores.map.value:.4f} ({seconds:.0f} s)", file=sys.stderr)
 
     def table(self, task: Task) -> None:
-        """Print a table in Markdown, with the difference to plain GeM and its interval."""
+        """Print a Markdown table with the difference to plain GeM and its interval."""
         plain = np.array(self.results[f"{task.name}: {LITE0},fit=stretch"]["averages"])
         print(f"\n{task.name}\n")
         print("| | dim | mAP@7 | R@1 | R@7 | to GeM | ms |\n|---|---|---|---|---|---|---|")
-        for key, found in self.results.items():
+        for key, result in self.results.items():
             if not key.startswith(f"{task.name}: "):
                 continue
             name = key.partition(": ")[2]
-            gain = np.array(found["averages"]) - plain
-            if not found["ways"]:
-                _print_row(name, found, found["dim"], gain, found["latency_ms"]["p50"])
-            for way, tried in found["ways"].items():
-                low, high = tried["map_gain_interval"]
-                said = f"{tried['map_gain']:+.3f} [{low:+.3f}, {high:+.3f}] to the row adapted"
-                _print_row(f"+ {way}", tried, found["dim"], said, tried["ms"])
+            gain = np.array(result["averages"]) - plain
+            if not result["variants"]:
+                _print_row(name, result, result["dim"], gain, result["latency_ms"]["p50"])
+            for variant, scores in result["variants"].items():
+                low, high = scores["map_delta_interval"]
+                delta = f"{scores['map_delta']:+.3f} [{low:+.3f}, {high:+.3f}] to plain search"
+                _print_row(f"+ {variant}", scores, result["dim"], delta, scores["latency_ms"])
 
 
 def _fields(options: AdaptOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in AdaptOptions.__dataclass_fields__}
 
 
-def _average(right: Sequence[bool]) -> float:
-    """Return the average precision of one query with one right answer."""
-    return next((1 / rank for rank, mark in enumerate(right, 1) if mark), 0.0)
+def _average(correct: Sequence[bool]) -> float:
+    """Return the average precision of one query with one relevant row."""
+    return next((1 / rank for rank, mark in enumerate(correct, 1) if mark), 0.0)
 
 
-def _print_row(name: str, found: Any, dim: int, gain: Any, ms: float) -> None:
+def _print_row(name: str, scores: Any, dim: int, gain: Any, ms: float) -> None:
     if not isinstance(gain, str):
         interval = bootstrap_interval(gain)
         gain = f"{gain.mean():+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-    low, high = found["map_interval"]
+    low, high = scores["map_interval"]
     print(
-        f"| {name} | {dim:,} | {found['map']:.3f} [{low:.3f}, {high:.3f}] | "
-        f"{found['recall_at_1']:.3f} | {found['recall']:.3f} | {gain} | {ms:.1f} |"
+        f"| {name} | {dim:,} | {scores['map']:.3f} [{low:.3f}, {high:.3f}] | "
+        f"{scores['recall_at_1']:.3f} | {scores['recall']:.3f} | {gain} | {ms:.1f} |"
     )
 
 
@@ -226,20 +234,20 @@ def draw(out: Path) -> None:
 
 
 def main() -> None:
-    """Run what is not there yet and print the tables."""
+    """Run the missing steps and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, nargs="?")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--only", choices=("stamps", "emoji"))
-    given = parser.parse_args()
-    if given.picture is not None:
-        draw(given.picture)
+    arguments = parser.parse_args()
+    if arguments.picture is not None:
+        draw(arguments.picture)
         return
-    if given.work is None:
+    if arguments.work is None:
         parser.error("a folder WORK is needed")
-    given.work.mkdir(parents=True, exist_ok=True)
-    bench = Bench(given.work)
-    chosen = {"stamps": STAMPS, "emoji": EMOJI}.get(given.only or "", (*STAMPS, *EMOJI))
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    bench = Benchmark(arguments.work)
+    chosen = {"stamps": STAMPS, "emoji": EMOJI}.get(arguments.only or "", (*STAMPS, *EMOJI))
     for task in chosen:
         bench.run(task)
     for task in chosen:

@@ -1,7 +1,7 @@
-"""The 2020 report's table beside ours: its three autoencoders at 1, 10 and 100 epochs.
+"""Reproduce the table of the 2020 report: three autoencoders at 1, 10 and 100 epochs.
 
-Trains what WORK does not hold yet (about 70 minutes on one core for everything), judges by the
-report's protocol (the first 100 test images) and by all 10,000, and prints Markdown.
+Trains the encoders missing in WORK (about 70 minutes on one core for all), evaluates them by the
+report's protocol (the first 100 test images) and on all 10,000, and prints a Markdown table.
 
     python benchmarks/report.py WORK > table.md
 """
@@ -30,19 +30,21 @@ EPOCHS = (1, 10, 100)
 PIXELS = 28 * 28
 
 
-def say(p: Progress) -> None:
-    """Print a line for every whole epoch."""
+def print_epochs(p: Progress) -> None:
+    """Print a line per epoch."""
     if p.task.startswith("train") and p.done % 60_000 == 0:
         print(f"{p.task}: {p.note}", file=sys.stderr, flush=True)
 
 
 def trained(recipe: str, epochs: int, work: Path) -> NetworkEncoder:
-    """Return the recipe trained that long: one run, copied at each of EPOCHS."""
+    """Return a recipe's encoder after so many epochs; one run is copied at each of EPOCHS."""
     copy = work / f"{recipe}-{epochs}"
     if not (copy / "encoder.json").exists():
         run = work / recipe
         options = TrainingOptions(epochs=epochs, resume=run.exists())
-        train("dataset:mnist/train", recipe=recipe, out=run, options=options, on_progress=say)
+        train(
+            "dataset:mnist/train", recipe=recipe, out=run, options=options, on_progress=print_epochs
+        )
         shutil.copytree(run, copy)
     encoder = load_encoder(copy)
     assert isinstance(encoder, NetworkEncoder)
@@ -68,18 +70,18 @@ def shuffled(encoder: NetworkEncoder, train_set: ArraySource, test_set: ArraySou
     assert train_set.labels is not None
     assert test_set.labels is not None
     index = ExactIndex(encoder.encode(train_set.images))
-    found = index.search(encoder.encode(test_set.images[:100]), 7, Metric.L2).rows
-    labels, wanted = np.array(train_set.labels), np.array(test_set.labels[:100])[:, None]
+    hits = index.search(encoder.encode(test_set.images[:100]), 7, Metric.L2).rows
+    labels, query_labels = np.array(train_set.labels), np.array(test_set.labels[:100])[:, None]
     orders = [np.random.default_rng(seed).permutation(len(labels)) for seed in range(20)]
-    return [float((labels[order][found] == wanted).mean()) for order in orders]
+    return [float((labels[order][hits] == query_labels).mean()) for order in orders]
 
 
 def main() -> None:
-    """Train, judge, print."""
+    """Train, evaluate, print."""
     work = Path(sys.argv[1])
     train_set, test_set = open_source("dataset:mnist/train"), open_source("dataset:mnist/test")
     columns = ("encoder", "distance", "P@7, first 100", "P@7, all 10,000 [95 %]", "mAP@7")
-    more = ("MSE", "as the report prints it", "training, s")
+    more = ("MSE", "MSE x 20 (report)", "training, s")
     print("| " + " | ".join((*columns, *more)) + " |")
     print("|---|---|--:|--:|--:|--:|--:|--:|")
     baselines: list[str] = []
@@ -93,18 +95,20 @@ def main() -> None:
             loss = encoder.origin["history"][-1]["loss"]
             facts = (f"{loss:.5f}", f"{20 * loss:.6f}", f"{encoder.origin['seconds']:.0f}")
             for metric in Metric:
-                found = evaluate(gallery, test_set, metric=metric, baselines=len(baselines) < 10)
-                print(row(f"{recipe}, {epochs}", found.scores, *facts), flush=True)
-                baselines += [row(n, s, "", "", "") for n, s in found.baselines.items()]
+                evaluation = evaluate(
+                    gallery, test_set, metric=metric, baselines=len(baselines) < 10
+                )
+                print(row(f"{recipe}, {epochs}", evaluation.scores, *facts), flush=True)
+                baselines += [row(n, s, "", "", "") for n, s in evaluation.baselines.items()]
             shutil.rmtree(folder)
     print("\n".join(baselines))
     assert isinstance(train_set, ArraySource)
     assert isinstance(test_set, ArraySource)
-    faulty = shuffled(trained("report-linear", 1, work), train_set, test_set)
+    precisions = shuffled(trained("report-linear", 1, work), train_set, test_set)
     print(
         f"\nFeatures and images in different orders, report-linear, first 100, 20 orders: "
-        f"{100 * min(faulty):.1f} to {100 * max(faulty):.1f} %, "
-        f"mean {100 * sum(faulty) / len(faulty):.1f} %"
+        f"{100 * min(precisions):.1f} to {100 * max(precisions):.1f} %, "
+        f"mean {100 * sum(precisions) / len(precisions):.1f} %"
     )
 
 
