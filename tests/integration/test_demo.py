@@ -31,9 +31,9 @@ def test_the_demo_prints_scores_report_and_next_commands(finished: tuple[Path, s
         "hog-fine",
         "chance",
     ):
-        assert f" {encoder} " in output
+        assert re.search(rf"^ ?{re.escape(encoder)} ", output, re.MULTILINE)
     assert "\nNext:\n" in output
-    assert re.search(r"most confused: \d answered with \d \(\d+ hits\), ", output)
+    assert re.search(r"most confused: \d with \d \(\d+ hits?\), ", output)
     assert str(Path("demo/digits/report.html")) in output
     assert {"report.html", "hits.png", "report-conv.encoder", "report-conv.gallery"} <= {
         path.name for path in folder.iterdir()
@@ -43,21 +43,21 @@ def test_the_demo_prints_scores_report_and_next_commands(finished: tuple[Path, s
 def test_the_report_is_self_contained_with_every_figure(finished: tuple[Path, str]) -> None:
     page = (finished[0] / "report.html").read_text()
     for heading in (
-        "How good the answers are",
-        "How a query is answered",
-        "Queries answered well",
-        "Queries answered badly",
-        "Which labels are confused",
-        "Precision of each label",
-        "The images",
-        "A sample of the queries",
-        "The network of report-linear",
-        "The network of report-conv",
-        "The network of report-conv-bn",
-        "How training went: reconstruction",
-        "How training went: contrastive",
-        "What the codes keep",
-        "Exact settings",
+        "Search quality",
+        "How a search works",
+        "Best queries",
+        "Worst queries",
+        "Confused labels",
+        "Precision by label",
+        "Images by label",
+        "Sample of the queries",
+        "Network of report-linear",
+        "Network of report-conv",
+        "Network of report-conv-bn",
+        "Training loss: reconstruction",
+        "Training loss: contrastive",
+        "Reconstructions",
+        "Settings",
     ):
         assert f"<h2>{heading}</h2>" in page
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
