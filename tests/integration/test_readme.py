@@ -94,6 +94,7 @@ def blocks(page: str, *kinds: str) -> Iterator[str]:
 
 def commands(page: str) -> Iterator[str]:
     """Yield the commands in shell blocks; in console blocks they follow ``$``."""
+    page = page.replace("\\\n", "")  # continued lines
     for block in blocks(page, "sh"):
         yield from filter(None, (line.partition(" #")[0].strip() for line in block.splitlines()))
     for block in blocks(page, "console"):
