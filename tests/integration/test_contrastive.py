@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ from lookalike.types import Metric, Progress
 from tests.integration.test_cli import lookalike
 from tests.integration.test_cli import run as run_lookalike
 
-SMALL = {"augment": "digits", "size": 32}
+SMALL: dict[str, Any] = {"augment": "digits", "size": 32}
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +76,13 @@ def test_the_trained_encoder_beats_pixels_and_the_untrained_tower(
     queries = open_source("dataset:digits/test")
     assert isinstance(queries, ArraySource)
     images = [item.image() for item in queries]
-    embeddings = load_encoder(trained.folder).encode(images)
+    encoder = load_encoder(trained.folder)
+    assert isinstance(encoder, NetworkEncoder)
+    embeddings = encoder.encode(images)
     sample = [item.image() for item in source]
     pixels = open_encoder("pixels", sample).encode(images)
     with torch.no_grad():
-        values = torch.from_numpy(load_encoder(trained.folder).prepare(images))
+        values = torch.from_numpy(encoder.prepare(images))
         untrained = tower(1, 32, 32).eval()(values).numpy()
     trained_precision = precision(embeddings, queries)
     assert trained_precision > precision(pixels, queries)
@@ -237,15 +241,15 @@ def test_the_time_limit_ends_training_with_a_usable_encoder(source: Source) -> N
 def test_train_ends_with_a_sanity_check(tmp_path: Path) -> None:
     arguments = ("train", "dataset:digits/train[:300]", "--recipe", "fast-linear", "-o")
     shown = cli("fast", *arguments, cwd=tmp_path)
-    assert "spectrum: the variance of" in shown
-    assert "not how good it is: crop " in shown
-    assert "on 300 labeled images; pixels 0." in shown
-    assert "verdict: keep `" in shown
-    summary = json.loads(cli("json", *arguments, "--json", cwd=tmp_path))["assessment"]
-    assert summary["verdict"]["best_baseline"] in summary["verdict"]["sentence"]
+    assert "effective rank: " in shown
+    assert "not search quality), mAP@7: crop " in shown
+    assert "on 300 labeled images; baselines: pixels 0." in shown
+    assert re.search(r"verdict: (worse than|not significantly different from) the best base", shown)
+    summary = json.loads(cli("json", *arguments, "--json", cwd=tmp_path))["sanity_check"]
+    assert summary["comparison"]["best_baseline"] in summary["comparison"]["verdict"]
     assert set(summary["robustness"]) >= {"crop", "noise", "jpeg"}
     quiet = cli("quiet", *arguments, "--no-evaluate", cwd=tmp_path)
-    assert "spectrum" not in quiet
+    assert "effective rank" not in quiet
 
 
 def test_train_evaluates_with_a_file_of_labels(tmp_path: Path) -> None:
@@ -254,8 +258,8 @@ def test_train_evaluates_with_a_file_of_labels(tmp_path: Path) -> None:
     rows = [f"digits/train:{i},{'low' if i % 10 < 5 else 'high'}" for i in range(3, 300, 5)]
     labels.write_text("\n".join(["id,label", *rows]))
     shown = cli("few", *arguments, "--labels", str(labels), cwd=tmp_path)
-    assert "on 60 labeled images; pixels 0." in shown
-    assert "not known without labels" in cli("no", *arguments, "--labels", "none", cwd=tmp_path)
+    assert "on 60 labeled images; baselines: pixels 0." in shown
+    assert "unknown without labels" in cli("no", *arguments, "--labels", "none", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -264,16 +268,16 @@ def test_train_evaluates_with_a_file_of_labels(tmp_path: Path) -> None:
         ("id,label\ndigits/train:1,a\ndigits/train:9999,b\n", "no image has the id"),
         (
             "\n".join(["id,label", *(f"digits/train:{i},{i % 2}" for i in range(20))]),
-            "20 images are labeled, at least 30 are needed to judge training",
+            "20 images labeled, at least 30 are needed to evaluate training",
         ),
         (
             "\n".join(
                 [
-                    "id_a,id_b,alike",
+                    "id_a,id_b,similar",
                     *(f"digits/train:{i},digits/train:{i + 1},{i % 2}" for i in range(20)),
                 ]
             ),
-            "holds pairs",
+            "has pairs",
         ),
     ],
 )

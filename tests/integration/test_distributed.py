@@ -160,7 +160,7 @@ def test_a_killed_and_then_interrupted_run_equals_an_uninterrupted_one(
     interrupt = after_checkpoint(tmp_path, lambda: process.send_signal(signal.SIGINT))
     code, out, err = wait_for(process, interrupt)
     assert (code != 0, out) == (True, "")
-    assert err.count("interrupted; go on with the same command and --resume") == 1
+    assert err.count("interrupted; resume with the same command and --resume") == 1
     state = json.loads((tmp_path / "e" / "checkpoint" / "checkpoint.json").read_text())
     assert 0 < state["epoch"] < (WHOLE.epochs or 0)
     code, out, err = wait_for(torchrun(*TRAIN, "--resume", cwd=tmp_path))

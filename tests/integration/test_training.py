@@ -202,7 +202,7 @@ def test_existing_folders_are_not_overwritten(source: Source, tmp_path: Path) ->
     train(source, recipe="fast-linear", out=tmp_path / "e")
     before = (tmp_path / "e" / "encoder.json").read_bytes()
     with pytest.raises(
-        ArtifactError, match="has a finished training run; continue it with resume=True"
+        ArtifactError, match="has a finished training run; resume it with resume=True"
     ):
         train(source, recipe="fast-linear", out=tmp_path / "e", options=TrainingOptions(seed=9))
     assert (tmp_path / "e" / "encoder.json").read_bytes() == before

@@ -326,7 +326,7 @@ def _check_folder(folder: Path, options: AdaptOptions) -> None:
             )
     elif interrupted:
         raise ArtifactError(
-            f"{folder}: has an interrupted run; continue it with {{resume}}, choose another "
+            f"{folder}: has an interrupted run; resume it with {{resume}}, choose another "
             "{out}, or remove it",
             resume=True,
             out=None,

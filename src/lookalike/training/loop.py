@@ -234,7 +234,7 @@ def _check_loss(state: TrainingState, folder: Path) -> None:
     )
     if (folder / checkpoints.MANIFEST).exists():
         raise ArtifactError(
-            f"{problem}; continue from the last good checkpoint with {{resume}}", resume=True
+            f"{problem}; resume from the last good checkpoint with {{resume}}", resume=True
         )
     raise ArtifactError(f"{problem}; try another {{seed}}", seed=None)
 

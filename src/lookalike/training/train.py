@@ -182,7 +182,7 @@ def _check_folder(folder: Path, options: TrainingOptions) -> None:
     if (folder / CHECKPOINT / checkpoints.MANIFEST).exists():
         finished = "a finished" if (folder / MANIFEST).exists() else "an interrupted"
         raise ArtifactError(
-            f"{folder}: has {finished} training run; continue it with {{resume}} (and more "
+            f"{folder}: has {finished} training run; resume it with {{resume}} (and more "
             "{epochs}), choose another {out}, or remove it",
             resume=True,
             epochs=None,
