@@ -334,7 +334,7 @@ def test_index_and_search_on_the_command_line(photos: Path, tmp_path: Path) -> N
     run("index", "g", "photos", "--encoder", "color", cwd=tmp_path)
     draw(photos / "a" / "new.png", 70)
     output = run("index", "g", "photos", "--dry-run", cwd=tmp_path)
-    assert "12 rows; nothing was changed; would be: 1 added" in output
+    assert "12 rows; dry run, nothing written: 1 added" in output
     (tmp_path / "photos").rename(tmp_path / "fotos")
     moved = run(*("index", "g", "fotos", "--name", "photos", "--relocate", "--json"), cwd=tmp_path)
     assert json.loads(moved)["unchanged"] == 12
@@ -343,10 +343,10 @@ def test_index_and_search_on_the_command_line(photos: Path, tmp_path: Path) -> N
     hits = json.loads(run("search", "g", query, *options, cwd=tmp_path))["hits"]
     assert [hit["id"] for hit in hits] == ["photos:a/00.png"]
     for arguments, message in (
-        (("--min-score", "2"), "--min-score 2.0: must be from -1 to 1"),
+        (("--min-score", "2"), "--min-score 2 must be from -1 to 1"),
         (("--min-score", "0", "--max-distance", "1"), "exclude each other"),
-        (("--min-score", "0", "--metric", "l2"), "is for cosine"),
-        (("--max-distance", "-1"), "must be at least 0"),
+        (("--min-score", "0", "--metric", "l2"), "--min-score needs the cosine metric; for l2 use --max-distance"),
+        (("--max-distance", "-1"), "--max-distance -1 must be at least 0"),
         (("--where", "label = "), "filter, character 8: expected a text"),
     ):
         done = lookalike("search", "g", query, *arguments, cwd=tmp_path)
