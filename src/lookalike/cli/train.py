@@ -116,7 +116,7 @@ def command(
         raise typer.Exit(130) from None
     result = None if assessment is None else assessment.as_dict()
     if as_json:
-        console.print_json(_summary(encoder, out) | {"assessment": result})
+        console.print_json(_summary(encoder, out) | {"sanity_check": result})
         return
     _print(encoder, out)
     for sentence in () if assessment is None else assessment.sentences():
