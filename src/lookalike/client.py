@@ -113,7 +113,7 @@ class RemoteGallery:
     def __len__(self) -> int:
         return int(self.info()["rows"])
 
-    def search(
+    def search(  # noqa: PLR0913 - keyword options of the public call
         self,
         query: ImageInput | None = None,
         *,

@@ -76,7 +76,7 @@ def with_decoders(count: int, work: Callable[[DecoderPool], Coroutine[Any, Any, 
     asyncio.run(main())
 
 
-@pytest.fault.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_bad_file_fails_only_its_own_request(bad: None, fault: bytes) -> None:
     async def work(decoders: DecoderPool) -> None:
         for round_ in (1, 2):
@@ -96,15 +96,15 @@ def test_bad_files_among_good_ones(bad: None) -> None:
 
     async def work(decoders: DecoderPool) -> None:
         calls = [decoders.image(png(i) + fault, "x") for i, fault in enumerate(order)]
-        for number, (fault, found) in enumerate(
+        for number, (fault, result) in enumerate(
             zip(order, await asyncio.gather(*calls, return_exceptions=True), strict=True)
         ):
             if fault:
-                assert isinstance(found, ImageError)
-                assert MESSAGES[fault] in str(found)
+                assert isinstance(result, ImageError)
+                assert MESSAGES[fault] in str(result)
             else:
-                assert isinstance(found, np.ndarray)
-                assert (found == number).all()
+                assert isinstance(result, np.ndarray)
+                assert (result == number).all()
         assert decoders.restarts == 2 * len(KILLED)
 
     with_decoders(2, work)
@@ -142,12 +142,12 @@ def test_service_survives_bad_files(bad: None, gallery: Gallery) -> None:
         def send(number: int) -> tuple[int, dict[str, Any]]:
             data = png(number) + order[number]
             route = ("POST", "search/image?") if number % 2 else ("PUT", f"item?id={number}&")
-            answer, body = served.request(route[0], f"/v1/galleries/digits/{route[1]}", data)
-            return answer.status, json.loads(body)
+            response, body = served.request(route[0], f"/v1/galleries/digits/{route[1]}", data)
+            return response.status, json.loads(body)
 
         with ThreadPoolExecutor(len(order)) as pool:
-            found = list(pool.map(send, range(len(order))))
-        for fault, (status, body) in zip(order, found, strict=True):
+            responses = list(pool.map(send, range(len(order))))
+        for fault, (status, body) in zip(order, responses, strict=True):
             assert status == (422 if fault else 200), body
             if fault:
                 assert body["type"] == "urn:lookalike:problem:invalid-image"

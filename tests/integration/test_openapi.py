@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import numpy as np
@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 )
 from PIL import Image
 
+from lookalike.client import RemoteGallery
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import InputError, MissingRowError
 from lookalike.gallery.gallery import Gallery
@@ -93,9 +94,11 @@ def test_schemathesis_reached_every_route(keyed: tuple[Serving, str]) -> None:
     """The test before got successful responses from each route: not everything was refused."""
     served, key = keyed
     text = served.request("GET", "/metrics", headers={"x-api-key": key})[1].decode()
-    found = set(re.findall(r'requests_total{method="(\w+)",route="([^"]+)",status="20[04]"}', text))
+    routes = set(
+        re.findall(r'requests_total{method="(\w+)",route="([^"]+)",status="20[04]"}', text)
+    )
     gallery = "/v1/galleries/{gallery}"
-    assert found >= {
+    assert routes >= {
         ("GET", "/v1/galleries"),
         ("GET", gallery),
         ("GET", f"{gallery}/sample"),
@@ -129,8 +132,8 @@ def test_document_describes_every_operation(document: dict[str, Any]) -> None:
             assert {"400", "401", "403", "404", "408", "413", "421", "422", "429", "431"} <= set(
                 each["responses"]
             )
-        for answer in each["responses"].values():
-            for link in answer.get("links", {}).values():
+        for response in each["responses"].values():
+            for link in response.get("links", {}).values():
                 assert link["operationId"] in names
     schemas = document["components"]["schemas"]
     for name, schema in schemas.items():
@@ -146,9 +149,9 @@ def test_405_lists_the_allowed_methods(
     for path, methods in document["paths"].items():
         address = path.replace("{gallery}", "digits")
         for method in ("OPTIONS", "TRACE", "HEAD"):
-            answer, _ = served.request(method, address, headers={"x-api-key": key})
-            assert answer.status == 405
-            allowed = answer.headers["allow"].split(", ")
+            response, _ = served.request(method, address, headers={"x-api-key": key})
+            assert response.status == 405
+            allowed = response.headers["allow"].split(", ")
             assert allowed == sorted(each.upper() for each in methods)
 
 
@@ -166,6 +169,76 @@ def png(gray: int) -> bytes:
     return file.getvalue()
 
 
+class Items(RuleBasedStateMachine):
+    """Puts, updates and deletes items, and compares them with a dictionary."""
+
+    served: ClassVar[Serving]
+    key: ClassVar[str]
+    gallery: ClassVar[Gallery]
+    remote: ClassVar[RemoteGallery]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: dict[str, tuple[int, dict[str, Any]]] = {}
+
+    @rule(name=KEYS, gray=st.integers(0, 255), metadata=METADATA)
+    def put(self, name: str, gray: int, metadata: dict[str, Any]) -> None:
+        assert self.remote.put(name, png(gray), metadata) is (name not in self.items)
+        self.items[name] = gray, metadata
+
+    @rule(name=KEYS, metadata=METADATA)
+    def update_metadata(self, name: str, metadata: dict[str, Any]) -> None:
+        if name not in self.items:
+            with pytest.raises(MissingRowError):
+                self.remote.update_metadata(f"api:{name}", metadata)
+            return
+        gray, before = self.items[name]
+        assert self.remote.update_metadata(f"api:{name}", metadata) == {**before, **metadata}
+        self.items[name] = gray, {**before, **metadata}
+
+    @rule(name=KEYS)
+    def remove_column(self, name: str) -> None:
+        if name in self.items and self.items[name][1]:
+            gray, before = self.items[name]
+            column = next(iter(before))
+            rest = {each: value for each, value in before.items() if each != column}
+            assert self.remote.update_metadata(f"api:{name}", {column: None}) == rest
+            self.items[name] = gray, rest
+
+    @rule(name=KEYS)
+    def remove(self, name: str) -> None:
+        if self.items.pop(name, None) is None:
+            with pytest.raises(MissingRowError):
+                self.remote.remove(f"api:{name}")
+            return
+        self.remote.remove(f"api:{name}")
+        for what in ("", "/image", "/thumbnail", "/neighbors"):
+            path = f"/v1/galleries/digits/item{what}?id={quote('api:' + name, safe='')}"
+            assert (
+                self.served.request("GET", path, headers={"x-api-key": self.key})[0].status == 404
+            )
+
+    @rule(name=KEYS)
+    def read(self, name: str) -> None:
+        if name not in self.items:
+            with pytest.raises(InputError):
+                self.remote.search(id=f"api:{name}")
+            return
+        gray, metadata = self.items[name]
+        assert self.remote.item(f"api:{name}")["metadata"] == metadata
+        assert np.array_equal(self.remote.image(f"api:{name}"), np.full((8, 8), gray, np.uint8))
+        assert f"api:{name}" not in {hit.id for hit in self.remote.search(id=f"api:{name}", k=100)}
+
+    @invariant()
+    def count(self) -> None:
+        assert len(self.remote) == ROWS + len(self.items)
+        assert len(list((self.gallery.path / FOLDER).glob("*"))) == len(self.items)
+
+    def teardown(self) -> None:
+        for name in self.items:
+            self.remote.remove(f"api:{name}")
+
+
 def test_items_match_a_model(keyed: tuple[Serving, str]) -> None:
     """Random sequences of put, update and delete give the same items as a dictionary."""
     served, key = keyed
@@ -173,67 +246,7 @@ def test_items_match_a_model(keyed: tuple[Serving, str]) -> None:
     remote = served.client(key).gallery("digits")
     for row_id in [each for each in gallery.store.ids() if each.startswith("api:")]:
         remote.remove(row_id)
-
-    class Items(RuleBasedStateMachine):
-        def __init__(self) -> None:
-            super().__init__()
-            self.items: dict[str, tuple[int, dict[str, Any]]] = {}
-
-        @rule(name=KEYS, gray=st.integers(0, 255), metadata=METADATA)
-        def put(self, name: str, gray: int, metadata: dict[str, Any]) -> None:
-            assert remote.put(name, png(gray), metadata) is (name not in self.items)
-            self.items[name] = gray, metadata
-
-        @rule(name=KEYS, metadata=METADATA)
-        def update_metadata(self, name: str, metadata: dict[str, Any]) -> None:
-            if name not in self.items:
-                with pytest.raises(MissingRowError):
-                    remote.update_metadata(f"api:{name}", metadata)
-                return
-            gray, before = self.items[name]
-            assert remote.update_metadata(f"api:{name}", metadata) == {**before, **metadata}
-            self.items[name] = gray, {**before, **metadata}
-
-        @rule(name=KEYS)
-        def remove_column(self, name: str) -> None:
-            if name in self.items and self.items[name][1]:
-                gray, before = self.items[name]
-                column = next(iter(before))
-                left = {each: value for each, value in before.items() if each != column}
-                assert remote.update_metadata(f"api:{name}", {column: None}) == left
-                self.items[name] = gray, left
-
-        @rule(name=KEYS)
-        def remove(self, name: str) -> None:
-            if self.items.pop(name, None) is None:
-                with pytest.raises(MissingRowError):
-                    remote.remove(f"api:{name}")
-                return
-            remote.remove(f"api:{name}")
-            for what in ("", "/image", "/thumbnail", "/neighbors"):
-                path = f"/v1/galleries/digits/item{what}?id={quote('api:' + name, safe='')}"
-                assert served.request("GET", path, headers={"x-api-key": key})[0].status == 404
-
-        @rule(name=KEYS)
-        def read(self, name: str) -> None:
-            if name not in self.items:
-                with pytest.raises(InputError):
-                    remote.search(id=f"api:{name}")
-                return
-            gray, metadata = self.items[name]
-            assert remote.item(f"api:{name}")["metadata"] == metadata
-            assert np.array_equal(remote.image(f"api:{name}"), np.full((8, 8), gray, np.uint8))
-            assert f"api:{name}" not in {hit.id for hit in remote.search(id=f"api:{name}", k=100)}
-
-        @invariant()
-        def count(self) -> None:
-            assert len(remote) == ROWS + len(self.items)
-            assert len(list((gallery.path / FOLDER).glob("*"))) == len(self.items)
-
-        def teardown(self) -> None:
-            for name in self.items:
-                remote.remove(f"api:{name}")
-
+    Items.served, Items.key, Items.gallery, Items.remote = served, key, gallery, remote
     run_state_machine_as_test(
         Items,
         settings=settings(

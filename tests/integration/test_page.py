@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -65,11 +66,13 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, colors: Path, require: Require) -> Iterator:
+def site(
+    tmp_path_factory: pytest.TempPathFactory, colors: Path, require: Require
+) -> Iterator[Serving]:
     """A shop with two encoders, digits for the drawing pad, and an empty gallery."""
     folder = tmp_path_factory.mktemp("site")
     digits = fetched("dataset:mnist/train[:6000]", require)
-    made = {}
+    galleries = {}
     for name, encoder, source in [
         ("shop", "color", open_source(colors)),
         ("other", "pixels", open_source(colors)),
@@ -79,12 +82,12 @@ def site(tmp_path_factory: pytest.TempPathFactory, colors: Path, require: Requir
             folder / f"{name}.gallery", encoder=open_encoder(encoder, sample_images(source))
         )
         gallery.sync(source)
-        made[name] = gallery
-    build_map(made["shop"])
-    graph = neighbor_graph(made["shop"])
-    save_session(made["shop"], graph, suggest(graph, 18), None)
-    made["empty"] = Gallery.create(folder / "empty.gallery", encoder=made["shop"].encoder)
-    with serving(made) as served:
+        galleries[name] = gallery
+    build_map(galleries["shop"])
+    graph = neighbor_graph(galleries["shop"])
+    save_session(galleries["shop"], graph, suggest(graph, 18), None)
+    galleries["empty"] = Gallery.create(folder / "empty.gallery", encoder=galleries["shop"].encoder)
+    with serving(galleries) as served:
         yield served
 
 
@@ -126,7 +129,7 @@ def tab(chromium: Any, site: Serving) -> Iterator[Open]:
             if urlsplit(request.url).netloc != urlsplit(base).netloc and not request.url.startswith(
                 ("blob:", "data:")
             ):
-                errors.append(f"asked {request.url}")
+                errors.append(f"requested {request.url}")
 
         page.on("console", logged)
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -152,9 +155,9 @@ def hits(page: Any) -> list[str]:
 
 
 def searched(page: Any, action: Callable[[], object]) -> list[str]:
-    with page.expect_response(lambda answer: "/results?" in answer.url) as found:
+    with page.expect_response(lambda response: "/results?" in response.url) as event:
         action()
-    assert found.value.status == 200
+    assert event.value.status == 200
     page.wait_for_function("() => !document.querySelector('#results').hasAttribute('aria-busy')")
     page.wait_for_timeout(50)
     return hits(page)
@@ -167,8 +170,7 @@ def screenshot(page: Any, name: str) -> None:
 
 
 def ids(site: Serving, name: str, *query: Any, **options: Any) -> list[str]:
-    found = site.service.handle(name).gallery.search(*query, **options)
-    return [hit.id for hit in found]
+    return [hit.id for hit in site.service.handle(name).gallery.search(*query, **options)]
 
 
 def item(name: str = "red/4.png") -> str:
@@ -179,14 +181,14 @@ def test_pick_an_example_and_go_back(tab: Open, site: Serving) -> None:
     page = tab("/g/shop")
     assert page.locator("#results .thumbnail").count() == 24
     screenshot(page, "start")
-    with page.expect_response(lambda answer: "/results?" in answer.url):
+    with page.expect_response(lambda response: "/results?" in response.url):
         page.locator(".thumbnail").nth(5).click()
-    found = hits(page)
-    [asked] = parse_qs(urlsplit(page.url).query)["id"]
-    assert found == ids(site, "shop", id=asked)
+    results = hits(page)
+    [query_id] = parse_qs(urlsplit(page.url).query)["id"]
+    assert results == ids(site, "shop", id=query_id)
     screenshot(page, "results")
     again = tab(page.url.removeprefix(site.url))
-    assert hits(again) == found
+    assert hits(again) == results
     page.go_back()
     page.wait_for_selector("text=Pick an image or upload your own")
 
@@ -194,13 +196,23 @@ def test_pick_an_example_and_go_back(tab: Open, site: Serving) -> None:
 def test_uploaded_file_and_its_url(tab: Open, site: Serving, colors: Path) -> None:
     page = tab("/g/shop")
     path = colors / "green" / "7.png"
-    found = searched(page, lambda: page.set_input_files("#file", path))
-    assert found == ids(site, "shop", path)
+    results = searched(page, lambda: page.set_input_files("#file", path))
+    assert results == ids(site, "shop", path)
     page.wait_for_function("() => location.search.includes('upload=')")
     page.reload()
-    assert hits(page) == found
+    assert hits(page) == results
     elsewhere = tab(page.url.removeprefix(site.url))
     elsewhere.wait_for_selector("text=Image not available")
+
+
+def drop(page: Any, data: Any) -> None:
+    page.dispatch_event("body", "drop", {"dataTransfer": data})
+
+
+def paste(page: Any, data: Any) -> None:
+    page.evaluate(
+        "(data) => dispatchEvent(new ClipboardEvent('paste', { clipboardData: data }))", data
+    )
 
 
 def test_dropped_and_pasted_images(tab: Open, site: Serving, colors: Path) -> None:
@@ -208,30 +220,20 @@ def test_dropped_and_pasted_images(tab: Open, site: Serving, colors: Path) -> No
     for kind, name in (("drop", "dragenter"), ("paste", None)):
         path = colors / "red" / ("1.png" if kind == "drop" else "2.png")
         holder = page.evaluate_handle(
-            """async ([data, name]) => {
-              const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt(0));
-              const held = new DataTransfer();
-              held.items.add(new File([bytes], name, { type: "image/png" }));
-              return held;
+            """async ([base64, name]) => {
+              const bytes = Uint8Array.from(atob(base64), (each) => each.charCodeAt(0));
+              const data = new DataTransfer();
+              data.items.add(new File([bytes], name, { type: "image/png" }));
+              return data;
             }""",
             [base64.b64encode(path.read_bytes()).decode(), path.name],
         )
         if name:
             page.dispatch_event("body", name, {"dataTransfer": holder})
             assert page.locator("#drop-overlay").is_visible()
-        event = {"dataTransfer" if kind == "drop" else "clipboardData": holder}
-        found = searched(
-            page,
-            lambda kind=kind, event=event, holder=holder: (
-                page.dispatch_event("body", kind, event)
-                if kind == "drop"
-                else page.evaluate(
-                    "(held) => dispatchEvent(new ClipboardEvent('paste', { clipboardData: held }))",
-                    holder,
-                )
-            ),
-        )
-        assert found == ids(site, "shop", path)
+        action = partial(drop if kind == "drop" else paste, page, holder)
+        results = searched(page, action)
+        assert results == ids(site, "shop", path)
         assert not page.locator("#drop-overlay").is_visible()
 
 
@@ -285,17 +287,17 @@ def test_crop_box(tab: Open, site: Serving) -> None:
     assert parse_qs(urlsplit(page.url).query)["box"] == ["10,5,40,30"]
     screenshot(page, "box")
     page.focus(".crop-box")
-    found = searched(page, lambda: page.keyboard.press("ArrowRight"))
-    assert found == ids(site, "shop", id=row, box=(12, 5, 40, 30))
+    results = searched(page, lambda: page.keyboard.press("ArrowRight"))
+    assert results == ids(site, "shop", id=row, box=(12, 5, 40, 30))
     searched(page, lambda: page.keyboard.press("Shift+ArrowDown"))
     page.click("#crop summary")
     assert [page.input_value(f"#box-{each}") for each in "xywh"] == ["12", "5", "40", "32"]
     page.fill("#box-w", "9")
-    found = searched(page, lambda: page.press("#box-w", "Enter"))
-    assert found == ids(site, "shop", id=row, box=(12, 5, 9, 32))
+    results = searched(page, lambda: page.press("#box-w", "Enter"))
+    assert results == ids(site, "shop", id=row, box=(12, 5, 9, 32))
     page.reload()
     page.wait_for_selector("main[data-ready]")
-    assert hits(page) == found
+    assert hits(page) == results
     page.wait_for_selector(".crop-box:visible")
     assert searched(page, lambda: page.click("#reset-crop")) == ids(site, "shop", id=row)
 
@@ -308,15 +310,15 @@ def test_filters(tab: Open, site: Serving) -> None:
         page.locator("fieldset:has(legend:text-is('label'))").locator("label").all_text_contents()
     )
     assert [" ".join(text.split()) for text in values] == ["<b>blue 10", "green 10", "red 10"]
-    found = searched(page, lambda: page.check(f'input[name="{label}"][value="green"]'))
-    assert found == ids(site, "shop", id=row, where="label = 'green'")
+    results = searched(page, lambda: page.check(f'input[name="{label}"][value="green"]'))
+    assert results == ids(site, "shop", id=row, where="label = 'green'")
     page.fill('input[name="min:year"]', "2004")
-    found = searched(page, lambda: page.press('input[name="min:year"]', "Enter"))
-    assert found == ids(site, "shop", id=row, where="label = 'green' and year >= 2004")
+    results = searched(page, lambda: page.press('input[name="min:year"]', "Enter"))
+    assert results == ids(site, "shop", id=row, where="label = 'green' and year >= 2004")
     screenshot(page, "filters")
-    assert hits(tab(page.url.removeprefix(site.url))) == found
-    found = searched(page, lambda: page.check('input[name="value:sale"][value="yes"]'))
-    assert found == ids(site, "shop", id=row, where="label='green' and year>=2004 and sale=true")
+    assert hits(tab(page.url.removeprefix(site.url))) == results
+    results = searched(page, lambda: page.check('input[name="value:sale"][value="yes"]'))
+    assert results == ids(site, "shop", id=row, where="label='green' and year>=2004 and sale=true")
     page.fill("#where", "year = 2001")
     page.press("#where", "Enter")
     page.wait_for_selector("text=No results")
@@ -332,12 +334,12 @@ def test_search_options(tab: Open, site: Serving) -> None:
     row = "colors:red/4.png"
     page.fill("#k", "12")
     assert searched(page, lambda: page.press("#k", "Enter")) == ids(site, "shop", id=row, k=12)
-    found = searched(page, lambda: page.select_option("#metric", index=1))
+    results = searched(page, lambda: page.select_option("#metric", index=1))
     metric = page.input_value("#metric")
-    assert found == ids(site, "shop", id=row, k=12, metric=metric)
-    found = searched(page, lambda: page.select_option("#rerank", "aqe+k-reciprocal"))
+    assert results == ids(site, "shop", id=row, k=12, metric=metric)
+    results = searched(page, lambda: page.select_option("#rerank", "aqe+k-reciprocal"))
     expected = ids(site, "shop", id=row, k=12, metric=metric, rerank="aqe+k-reciprocal")
-    assert found == expected
+    assert results == expected
     assert searched(page, lambda: page.check("input[name=multi_crop]")) == ids(
         site, "shop", id=row, k=12, metric=metric, rerank="aqe+k-reciprocal", multi_crop=True
     )
@@ -346,9 +348,9 @@ def test_search_options(tab: Open, site: Serving) -> None:
 def test_two_galleries_side_by_side(tab: Open, site: Serving) -> None:
     page = tab(item())
     page.click("text=Search options")
-    found = searched(page, lambda: page.select_option("#compare", "other"))
+    results = searched(page, lambda: page.select_option("#compare", "other"))
     row = "colors:red/4.png"
-    assert found == ids(site, "shop", id=row) + ids(site, "other", id=row)
+    assert results == ids(site, "shop", id=row) + ids(site, "other", id=row)
     screenshot(page, "beside")
     page = tab(f"/g/shop?id={quote(row)}&compare=digits")
     assert len(hits(page)) == 14  # searched by image in a gallery that does not have the item
@@ -393,10 +395,10 @@ def test_unreachable_service_is_reported(tab: Open, site: Serving) -> None:
 
 def test_recent_queries(tab: Open, site: Serving, colors: Path) -> None:
     page = tab("/g/shop")
-    found = searched(page, lambda: page.set_input_files("#file", colors / "red" / "5.png"))
+    results = searched(page, lambda: page.set_input_files("#file", colors / "red" / "5.png"))
     searched(page, lambda: page.locator(".thumbnail").nth(2).click())
     page.wait_for_function("() => document.querySelectorAll('#history li').length === 2")
-    assert searched(page, lambda: page.locator("#history button").nth(1).click()) == found
+    assert searched(page, lambda: page.locator("#history button").nth(1).click()) == results
     page.click("#clear-history")
     page.wait_for_selector("#history", state="hidden")
 
@@ -436,10 +438,10 @@ def test_judge_results_by_keyboard(tab: Open, site: Serving, tmp_path: Path) -> 
     assert len(document["hits"]) == 3
     for each in document["hits"]:
         expected = ids(site, "shop", id=each["query"], k=4)
-        assert [answer["id"] for answer in each["answers"]] == expected
-        assert [answer["rank"] for answer in each["answers"]] == [1, 2, 3, 4]
-    right = [answer["relevant"] for each in document["hits"] for answer in each["answers"]]
-    assert right.count(True) == 8
+        assert [hit["id"] for hit in each["answers"]] == expected
+        assert [hit["rank"] for hit in each["answers"]] == [1, 2, 3, 4]
+    relevant = [hit["relevant"] for each in document["hits"] for hit in each["answers"]]
+    assert relevant.count(True) == 8
 
 
 def test_compare_two_galleries_blind(tab: Open, site: Serving, tmp_path: Path) -> None:
@@ -449,17 +451,17 @@ def test_compare_two_galleries_blind(tab: Open, site: Serving, tmp_path: Path) -
     page.fill("#queries", "6")
     page.fill("#k", "3")
     page.click("#judge-form button:not([type])")
-    left = []
+    image_counts = []
     for number in range(6):
         page.wait_for_selector(f"#progress >> text={number} of 6 judged")
         page.wait_for_selector("#stage .result-set >> nth=1")
         assert "shop" not in page.inner_text("#stage")
         assert "other" not in page.inner_text("#stage")
-        left.append(page.locator("#stage .result-set").first.locator("img").count())
+        image_counts.append(page.locator("#stage .result-set").first.locator("img").count())
         page.keyboard.press("1")
     screenshot(page, "judged")
     path, document = download_judgements(page, tmp_path)
-    assert left == [3] * 6
+    assert image_counts == [3] * 6
     sides = [each["preferred"] for each in document["preferences"]]
     assert set(sides) == {"a", "b"}  # the sides are swapped at random
     done = lookalike("evaluate", "judgements", path, "--json")
@@ -482,14 +484,14 @@ def test_sign_in_with_an_api_key(tab: Open, site: Serving, tmp_path: Path, color
         page.click("text=Sign in")
         page.wait_for_selector("main[data-page=search][data-ready] img[src^=blob]")
         path = colors / "red" / "5.png"
-        found = searched(page, lambda: page.set_input_files("#file", path))
-        assert found == ids(site, "shop", path)
+        results = searched(page, lambda: page.set_input_files("#file", path))
+        assert results == ids(site, "shop", path)
         page.wait_for_function(
             "() => [...document.querySelectorAll('.hits img')].some((i) => i.naturalWidth > 0)"
         )
         page.reload()
         page.wait_for_selector("main[data-page=search][data-ready]")
-        assert hits(page) == found
+        assert hits(page) == results
         page.click("#sign-out")
         page.wait_for_selector("main[data-page=sign-in]")
         assert secret not in page.evaluate("JSON.stringify([sessionStorage, localStorage])")
@@ -508,9 +510,9 @@ def test_keyboard_navigation(tab: Open, site: Serving) -> None:
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.href") != first
     page.keyboard.press("ArrowLeft")
-    found = searched(page, lambda: page.keyboard.press("Enter"))
-    [asked] = parse_qs(urlsplit(first).query)["id"]
-    assert found == ids(site, "shop", id=asked)
+    results = searched(page, lambda: page.keyboard.press("Enter"))
+    [query_id] = parse_qs(urlsplit(first).query)["id"]
+    assert results == ids(site, "shop", id=query_id)
 
 
 def test_search_without_javascript(tab: Open, site: Serving) -> None:
@@ -578,10 +580,10 @@ def test_map_hover_click_and_lasso(tab: Open, site: Serving) -> None:
     page.click("text=Lasso")
     box = page.locator(".viewport canvas").first.bounding_box()
     left, top = box["x"] + 2, box["y"] + 2
-    right, bottom = box["x"] + box["width"] - 2, box["y"] + box["height"] - 2
+    relevant, bottom = box["x"] + box["width"] - 2, box["y"] + box["height"] - 2
     page.mouse.move(left, top)
     page.mouse.down()
-    for to in ((right, top), (right, bottom), (left, bottom)):
+    for to in ((relevant, top), (relevant, bottom), (left, bottom)):
         page.mouse.move(*to, steps=4)
     page.mouse.up()
     page.wait_for_selector(f"aside [role=status]:has-text('{len(rows)} images')")
@@ -620,8 +622,8 @@ def test_missing_map_and_suggestions_name_the_command(tab: Open) -> None:
 def group(page: Any) -> list[str]:
     """Return the kinds of the images in the group."""
     page.wait_for_selector("#group img")
-    found = page.locator("#group button").evaluate_all("all => all.map((each) => each.title)")
-    return [row_id.partition(":")[2].partition("/")[0] for row_id in found]
+    titles = page.locator("#group button").evaluate_all("all => all.map((each) => each.title)")
+    return [row_id.partition(":")[2].partition("/")[0] for row_id in titles]
 
 
 def test_label_groups_by_keyboard(tab: Open) -> None:
@@ -671,8 +673,8 @@ def test_skip_a_group(tab: Open) -> None:
 def test_keywords_alone_and_with_an_image(tab: Open, site: Serving) -> None:
     page = tab("/g/shop")
     page.fill("#keywords", "green")
-    found = searched(page, lambda: page.press("#keywords", "Enter"))
-    assert found == ids(site, "shop", keywords="green")
+    results = searched(page, lambda: page.press("#keywords", "Enter"))
+    assert results == ids(site, "shop", keywords="green")
     page = tab(item() + "&keywords=green")
     assert hits(page) == ids(site, "shop", id="colors:red/4.png", keywords="green")
     assert "best match of image and text first" in page.inner_text("#results [role=status]")
@@ -691,10 +693,10 @@ def axe(require: Require) -> str:
 def test_no_serious_accessibility_violations(tab: Open, axe: str, scheme: str) -> None:
     def check(page: Any, name: str) -> None:
         page.evaluate(axe)
-        found = page.evaluate("axe.run()")
+        report = page.evaluate("axe.run()")
         serious = [
             (each["id"], node["html"], node["failureSummary"])
-            for each in found["violations"]
+            for each in report["violations"]
             if each["impact"] in ("serious", "critical")
             for node in each["nodes"]
         ]

@@ -78,15 +78,15 @@ def metrics(served: Serving) -> bytes:
 
 
 def problem(data: bytes) -> dict[str, object]:
-    (answer,) = parse_responses(data)
-    assert answer.headers["content-type"] == "application/problem+json"
-    found: dict[str, object] = json.loads(answer.body)
-    assert found["status"] == answer.status
-    return found
+    (response,) = parse_responses(data)
+    assert response.headers["content-type"] == "application/problem+json"
+    document: dict[str, object] = json.loads(response.body)
+    assert document["status"] == response.status
+    return document
 
 
 @pytest.mark.parametrize(
-    ("start", "piece"),
+    ("start", "chunk"),
     [
         (b"", b"\r\n"),
         (b"GE", b""),
@@ -96,13 +96,13 @@ def problem(data: bytes) -> dict[str, object]:
         (SEARCH, b"content-encoding: x\r\n"),
     ],
 )
-def test_slow_headers_time_out(served: Serving, start: bytes, piece: bytes) -> None:
+def test_slow_headers_time_out(served: Serving, start: bytes, chunk: bytes) -> None:
     with connect(served.port) as connection:
         connection.sendall(start)
-        begun = time.monotonic()
-        found = send_slowly(connection, piece)
-    assert time.monotonic() - begun >= LIMITS.header_seconds / 2
-    assert found.startswith(b"HTTP/1.1 408 ")
+        start_time = time.monotonic()
+        received = send_slowly(connection, chunk)
+    assert time.monotonic() - start_time >= LIMITS.header_seconds / 2
+    assert received.startswith(b"HTTP/1.1 408 ")
 
 
 def test_silent_clients_time_out(served: Serving) -> None:
@@ -120,7 +120,7 @@ def test_slow_headers_of_a_later_request_time_out(served: Serving) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "piece"),
+    ("start", "chunk"),
     [
         (SEARCH + b"content-length: 10000\r\n\r\n", b"a"),
         (SEARCH + b"transfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
@@ -128,11 +128,11 @@ def test_slow_headers_of_a_later_request_time_out(served: Serving) -> None:
         (PUT + b"content-length: 5\r\n\r\n", b""),
     ],
 )
-def test_slow_bodies_time_out(served: Serving, start: bytes, piece: bytes) -> None:
+def test_slow_bodies_time_out(served: Serving, start: bytes, chunk: bytes) -> None:
     with connect(served.port) as connection:
         connection.sendall(start)
-        found = send_slowly(connection, piece)
-    assert problem(found)["type"] == "urn:lookalike:problem:request-timeout"
+        received = send_slowly(connection, chunk)
+    assert problem(received)["type"] == "urn:lookalike:problem:request-timeout"
 
 
 @pytest.mark.parametrize("length", [LIMITS.upload_bytes + 1, 10**12, 10**18])
@@ -156,17 +156,17 @@ def test_chunked_body_is_refused_once_too_large(served: Serving) -> None:
     with connect(served.port) as connection:
         connection.sendall(SEARCH + b"transfer-encoding: chunked\r\n\r\n")
         connection.settimeout(0.001)
-        found = b""
-        while not found and sent < 1_000:
+        received = b""
+        while not received and sent < 1_000:
             with contextlib.suppress(TimeoutError):
-                found = connection.recv(1 << 16)
-            if not found:
+                received = connection.recv(1 << 16)
+            if not received:
                 connection.settimeout(PATIENCE)
                 connection.sendall(chunk)
                 connection.settimeout(0.001)
                 sent += 1
         connection.settimeout(PATIENCE)
-        assert problem(receive_one(connection, found))["status"] == 413
+        assert problem(receive_one(connection, received))["status"] == 413
     assert sent >= LIMITS.upload_bytes // 100_000
 
 
@@ -200,10 +200,10 @@ def test_too_large_headers_are_refused(served: Serving, sent: bytes) -> None:
     with connect(served.port) as connection:
         sending = threading.Thread(target=_send_all, args=(connection, sent))
         sending.start()
-        found = receive_all(connection)
+        received = receive_all(connection)
         sending.join(PATIENCE)
         assert not sending.is_alive()
-    assert parse_responses(found)[0].status == 431
+    assert parse_responses(received)[0].status == 431
 
 
 def _send_all(connection: socket.socket, sent: bytes) -> None:
@@ -217,11 +217,11 @@ def test_headers_within_the_limit_are_accepted(served: Serving) -> None:
 
 
 def test_pipelined_requests(served: Serving) -> None:
-    asked = "GET /v1/galleries/digits/item?id={} HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    request = "GET /v1/galleries/digits/item?id={} HTTP/1.1\r\nhost: localhost\r\n\r\n"
     ids = served.service.handle("digits").gallery.store.ids()[:20]
-    sent = "".join(asked.format(quote(row_id, safe="")) for row_id in ids)
-    found = parse_responses(exchange(served.port, sent.encode() + LAST))
-    assert [json.loads(answer.body).get("id") for answer in found] == [*ids, None]
+    sent = "".join(request.format(quote(row_id, safe="")) for row_id in ids)
+    responses = parse_responses(exchange(served.port, sent.encode() + LAST))
+    assert [json.loads(each.body).get("id") for each in responses] == [*ids, None]
 
 
 @pytest.mark.parametrize("sent", [0, 1, 70_000])
@@ -261,7 +261,7 @@ def test_connection_with_unread_response_is_closed(
     gallery = Gallery.create(tmp_path / "large.gallery", encoder=encoder)
     gallery.sync(large)
     path = f"/v1/galleries/large/item/image?id={gallery.store.ids()[0].replace(':', '%3A')}"
-    asked = f"GET {path} HTTP/1.1\r\nhost: localhost\r\n".encode()
+    request = f"GET {path} HTTP/1.1\r\nhost: localhost\r\n".encode()
     size = (large / "noise.png").stat().st_size
     with serving({"large": gallery}, settings(LIMITS)) as running:
         assert len(running.request("GET", path)[1]) == size
@@ -271,7 +271,7 @@ def test_connection_with_unread_response_is_closed(
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
                 connection.settimeout(PATIENCE)
                 connection.connect(("127.0.0.1", running.port))
-                connection.sendall(asked + last)
+                connection.sendall(request + last)
                 assert eventually(lambda: running.count_connections() == 1)
                 assert eventually(lambda: running.count_connections() == 0)
                 assert len(receive_all(connection)) < size
@@ -282,10 +282,10 @@ def test_flood_of_pipelined_requests_is_cut_off(served: Serving) -> None:
     with connect(served.port) as connection:
         sending = threading.Thread(target=_send_all, args=(connection, (HEALTH + b"\r\n") * 20_000))
         sending.start()
-        found = receive_all(connection)
+        received = receive_all(connection)
         sending.join(PATIENCE)
         assert not sending.is_alive()
-    assert found.count(b"HTTP/1.1 200 ") < 20_000
+    assert received.count(b"HTTP/1.1 200 ") < 20_000
 
 
 def test_stalled_connections_do_not_delay_others(served: Serving) -> None:
@@ -296,11 +296,11 @@ def test_stalled_connections_do_not_delay_others(served: Serving) -> None:
         for number in range(200):
             connection = stack.enter_context(connect(running.port))
             connection.sendall(starts[number % len(starts)])
-        begun = time.monotonic()
+        start_time = time.monotonic()
         row_id = gallery.store.ids()[0]
         for _ in range(20):
             assert len(running.client().gallery("digits").search(id=row_id)) == 7
-        assert time.monotonic() - begun < PATIENCE / 2
+        assert time.monotonic() - start_time < PATIENCE / 2
 
 
 def test_unfinished_uploads_count_as_buffered(served: Serving) -> None:
@@ -345,8 +345,8 @@ def test_unfinished_uploads_count_as_buffered(served: Serving) -> None:
 def test_malformed_requests_are_refused(
     served: Serving, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = parse_responses(exchange(served.port, sent))
-    assert found[-1].status == 400
+    responses = parse_responses(exchange(served.port, sent))
+    assert responses[-1].status == 400
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -374,9 +374,9 @@ def test_malformed_requests_are_refused(
 def test_unusual_requests_get_a_response(
     served: Serving, sent: bytes, status: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = exchange(served.port, sent).split(b"\r\n")[0]
-    assert found.startswith(b"HTTP/1.1 ")
-    code = int(found.split()[1])
+    status_line = exchange(served.port, sent).split(b"\r\n")[0]
+    assert status_line.startswith(b"HTTP/1.1 ")
+    code = int(status_line.split()[1])
     assert code < 500
     assert status in (None, code)
     assert not [record for record in caplog.records if record.exc_info]
@@ -393,8 +393,8 @@ def test_random_bytes_do_not_crash_the_service(served: Serving) -> None:
         with connect(served.port) as connection:
             connection.sendall(sent)
             connection.shutdown(socket.SHUT_WR)
-            found = receive_all(connection)
-        return not found or 200 <= int(found[9:12]) < 500
+            received = receive_all(connection)
+        return not received or 200 <= int(received[9:12]) < 500
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(one, range(400)))

@@ -60,16 +60,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def ask(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+def send(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2 * PATIENCE)
     with contextlib.closing(connection):
         connection.request(method, path, body or None, KIND if body.startswith(b"{") else {})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        response = connection.getresponse()
+        return response.status, response.read()
 
 
-def problem(answer: tuple[int, bytes]) -> tuple[int, str]:
-    return answer[0], json.loads(answer[1])["type"].removeprefix("urn:lookalike:problem:")
+def problem(response: tuple[int, bytes]) -> tuple[int, str]:
+    return response[0], json.loads(response[1])["type"].removeprefix("urn:lookalike:problem:")
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,9 @@ class SearchRequest:
 
     def ids_in(self, data: bytes) -> list[list[str]]:
         """Return the ids of the hits in a response."""
-        found = json.loads(data)
-        each = [one["result"] for one in found["results"]] if "results" in found else [found]
+        document = json.loads(data)
+        results = document.get("results", [{"result": document}])
+        each = [result["result"] for result in results]
         return [[hit["id"] for hit in one["hits"]] for one in each]
 
 
@@ -98,17 +99,17 @@ def png(pixels: np.ndarray[Any, Any]) -> bytes:
 
 
 def search_requests(gallery: Gallery, digits: Source) -> list[SearchRequest]:
-    """Return searches by images and by ids, and what the gallery itself answers."""
-    asked = []
+    """Return searches by image and by id, with the results of the gallery itself."""
+    requests = []
     for item in itertools.islice(digits, QUERIES):
         by_image = gallery.search(item.image(), k=5)
         assert by_image[0].id == item.id
         by_id = gallery.search(id=item.id, k=5)
         body = json.dumps({"id": item.id, "k": 5}).encode()
         right = [[hit.id for hit in by_image]], [[hit.id for hit in by_id]]
-        asked.append(SearchRequest(f"{SEARCH}/image?k=5", png(item.image()), right[0]))
-        asked.append(SearchRequest(SEARCH, body, right[1]))
-    return asked
+        requests.append(SearchRequest(f"{SEARCH}/image?k=5", png(item.image()), right[0]))
+        requests.append(SearchRequest(SEARCH, body, right[1]))
+    return requests
 
 
 def as_batch(requests: Sequence[SearchRequest]) -> SearchRequest:
@@ -129,7 +130,7 @@ class Replica:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it without anything kept from before."""
+        """Start it with an empty cache."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
         command = [sys.executable, "-m", "lookalike", "serve", *self._arguments]
@@ -146,7 +147,7 @@ class Replica:
         """Wait until it is ready."""
         serving = f"serving at http://127.0.0.1:{self.port}/"
         assert eventually(lambda: serving in self.log() or self.ended), self.log()
-        assert eventually(lambda: self.ended or ask(self.port, "GET", "/readyz")[0] == 200)
+        assert eventually(lambda: self.ended or send(self.port, "GET", "/readyz")[0] == 200)
         assert not self.ended, self.log()
 
     def send(self, how: signal.Signals) -> None:
@@ -173,7 +174,7 @@ class Replica:
 
     def count(self, pattern: str) -> int:
         """Return the sum of the figures whose names match."""
-        text = ask(self.port, "GET", "/metrics")[1].decode()
+        text = send(self.port, "GET", "/metrics")[1].decode()
         return sum(int(float(each)) for each in re.findall(rf"(?m)^{pattern} (\S+)$", text))
 
     def searches(self) -> int:
@@ -188,12 +189,12 @@ class Proxy:
         self.port = free_port()
         self._log = folder / "access.log"
         documented = DOCS.read_text().partition("## Several replicas")[2]
-        [found] = re.findall(r"```nginx\n(.*?)```", documented.partition("\n## ")[0], re.DOTALL)
+        [config] = re.findall(r"```nginx\n(.*?)```", documented.partition("\n## ")[0], re.DOTALL)
         ports = iter(replica.port for replica in replicas)
-        found, servers = re.subn(
-            r"server 10\.0\.0\.\d+:8000", lambda _: f"server 127.0.0.1:{next(ports)}", found
+        config, servers = re.subn(
+            r"server 10\.0\.0\.\d+:8000", lambda _: f"server 127.0.0.1:{next(ports)}", config
         )
-        found, listening = re.subn("listen 80;", f"listen 127.0.0.1:{self.port};", found)
+        config, listening = re.subn("listen 80;", f"listen 127.0.0.1:{self.port};", config)
         assert (servers, listening) == (len(replicas), 1)
         temporary = "".join(
             f"{kind}_temp_path {folder}/{kind};\n"
@@ -202,7 +203,7 @@ class Proxy:
         (folder / "nginx.conf").write_text(
             f"daemon off;\nuser root;\nworker_processes 2;\npid {folder}/nginx.pid;\n"
             f"events {{}}\nhttp {{\nlog_format tried '{_LOGGED}';\n"
-            f"access_log {self._log} tried;\n{temporary}{found}}}\n"
+            f"access_log {self._log} tried;\n{temporary}{config}}}\n"
         )
         self._errors = folder / "error.log"
         self._process = subprocess.Popen(
@@ -214,14 +215,14 @@ class Proxy:
 
         def passes() -> bool:
             with contextlib.suppress(ConnectionError):
-                return ask(self.port, "GET", "/healthz")[0] == 200
+                return send(self.port, "GET", "/healthz")[0] == 200
             return self._process.poll() is not None
 
         assert eventually(passes)
         assert self._process.poll() is None, self._errors.read_text()
 
     def lost(self, replica: Replica) -> int:
-        """Return how many requests a replica had, and did not answer; others may have then."""
+        """Return how many requests a replica received without responding; others may have."""
         lost = 0
         for line in self._log.read_text().splitlines():
             fields = [part.split(", ") for part in line.split(";")]
@@ -236,7 +237,7 @@ class Proxy:
 
 
 class Load:
-    """Searches through a port by several threads until the end, each answer compared."""
+    """Searches by several threads until the end, comparing the results."""
 
     def __init__(self, port: int, requests: Sequence[SearchRequest]) -> None:
         self.failures: list[str] = []
@@ -258,7 +259,7 @@ class Load:
             thread.join()
 
     def wait_for_responses(self, count: int = 50) -> None:
-        """Return after that many more answers."""
+        """Wait until that many more responses have arrived."""
         before = len(self.latencies)
         assert eventually(lambda: len(self.latencies) >= before + count), self.failures
 
@@ -268,15 +269,15 @@ class Load:
             for request in itertools.cycle(requests):
                 if self._ended.wait(PAUSE_S):
                     return
-                begun = time.monotonic()
+                start_time = time.monotonic()
                 try:
                     connection.request("POST", request.path, request.body, request.headers)
-                    answer = connection.getresponse()
-                    self._check(request, answer.status, answer.read())
+                    response = connection.getresponse()
+                    self._check(request, response.status, response.read())
                 except (OSError, http.client.HTTPException) as error:
                     self.failures.append(f"{request.path}: {error!r}")
                     connection.close()
-                self.latencies.append(time.monotonic() - begun)
+                self.latencies.append(time.monotonic() - start_time)
 
     def _check(self, request: SearchRequest, status: int, data: bytes) -> None:
         if status != 200 or request.ids_in(data) != request.expected:
@@ -296,7 +297,7 @@ class Fleet:
         return Load(self.proxy.port, self.requests)
 
     def all_answer(self) -> bool:
-        """Tell whether each replica is asked now."""
+        """Return whether all replicas receive searches."""
         before = [replica.searches() for replica in self.replicas]
 
         def grown() -> bool:
@@ -361,7 +362,7 @@ def test_killed_replica_loses_at_most_its_own_requests(fleet: Fleet) -> None:
         load.wait_for_responses()
         decoders = killed.decoders
         killed.send(signal.SIGSTOP)
-        load.wait_for_responses(10)  # by the other one; this one has some now, and gives no answer
+        load.wait_for_responses(10)  # of the other replica; this one has requests that hang
         killed.end(signal.SIGKILL)
         load.wait_for_responses()
         assert eventually(lambda: not any(map(alive, decoders)))
@@ -374,7 +375,7 @@ def test_killed_replica_loses_at_most_its_own_requests(fleet: Fleet) -> None:
     assert fleet.proxy.lost(other) == 0
     assert max(load.latencies) < MAX_LATENCY_S
     for request in fleet.requests:
-        one, two = (ask(each.port, "POST", request.path, request.body) for each in fleet.replicas)
+        one, two = (send(each.port, "POST", request.path, request.body) for each in fleet.replicas)
         assert one == two
         assert request.ids_in(one[1]) == request.expected
 
@@ -386,7 +387,7 @@ def test_stopped_replica_loses_no_request(fleet: Fleet) -> None:
         load.wait_for_responses()
         assert eventually(lambda: replica.count("lookalike_requests_in_progress"))
         assert replica.end(signal.SIGTERM) == 0
-        assert len(replica.log().splitlines()) == 2  # what it said when it started
+        assert len(replica.log().splitlines()) == 2  # logged at the start
         load.wait_for_responses()
         replica.start()
         replica.wait()
@@ -406,18 +407,18 @@ def test_new_rows_are_found_by_all_replicas(fleet: Fleet, tmp_path: Path) -> Non
     manifest.write_text("path,shade\n" + "".join(lines))
     path = f"{SEARCH}/image?k=1&where=shade%20=%20'noise%203'"
 
-    def found(replica: Replica) -> bool:
-        status, data = ask(replica.port, "POST", path, images[3])
+    def finds_new_row(replica: Replica) -> bool:
+        status, data = send(replica.port, "POST", path, images[3])
         if status == 422:
             return "shade" not in json.loads(data)["detail"]  # there is no such column yet
         return [hit["id"] for hit in json.loads(data)["hits"]] == ["new:3.png"]
 
     with fleet.load() as load:
         load.wait_for_responses()
-        assert not any(map(found, fleet.replicas))
+        assert not any(map(finds_new_row, fleet.replicas))
         assert fleet.gallery.sync(manifest).added == len(images)
         written = time.monotonic()
-        assert eventually(lambda: all(map(found, fleet.replicas)))
+        assert eventually(lambda: all(map(finds_new_row, fleet.replicas)))
         took = time.monotonic() - written
     assert load.failures == []
     assert took < MAX_LATENCY_S
@@ -425,10 +426,10 @@ def test_new_rows_are_found_by_all_replicas(fleet: Fleet, tmp_path: Path) -> Non
 
 def test_images_cannot_be_put_through_a_replica(impatient: Replica, digits: Source) -> None:
     path = SEARCH.replace("/search", "/item?id=mine")
-    status, data = ask(impatient.port, "PUT", path, png(digits[0].image()))
+    status, data = send(impatient.port, "PUT", path, png(digits[0].image()))
     assert (status, json.loads(data)["title"]) == (422, "Invalid request")
     assert "Milvus may be served by several machines" in json.loads(data)["detail"]
-    assert ask(impatient.port, "GET", f"{path.replace('mine', 'api:mine')}")[0] == 404
+    assert send(impatient.port, "GET", f"{path.replace('mine', 'api:mine')}")[0] == 404
 
 
 def test_replica_recovers_when_milvus_returns(
@@ -441,29 +442,31 @@ def test_replica_recovers_when_milvus_returns(
     ready = ("GET", "/readyz")
 
     def timed(number: int) -> tuple[tuple[int, str], float]:
-        begun = time.monotonic()
-        asked = batch if number == 5 else search
-        return problem(ask(impatient.port, *asked)), time.monotonic() - begun
+        start_time = time.monotonic()
+        request = batch if number == 5 else search
+        return problem(send(impatient.port, *request)), time.monotonic() - start_time
 
-    assert ask(impatient.port, *search)[0] == 200
+    assert send(impatient.port, *search)[0] == 200
     milvus.kill()
     try:
         with ThreadPoolExecutor(12) as pool:
-            asked = pool.map(timed, range(12))
-            assert ask(impatient.port, "GET", "/healthz")[0] == 200
+            pending = pool.map(timed, range(12))
+            assert send(impatient.port, "GET", "/healthz")[0] == 200
             assert eventually(
-                lambda: b"store-unavailable" in ask(impatient.port, *ready)[1]
+                lambda: b"store-unavailable" in send(impatient.port, *ready)[1]
             )  # it was just ready
-            told = list(asked)
-        assert {answer for answer, _ in told} == {(503, "store-unavailable")}
-        assert max(took for _, took in told) < 3 * TIMEOUT_S
+            outcomes = list(pending)
+        assert {response for response, _ in outcomes} == {(503, "store-unavailable")}
+        assert max(took for _, took in outcomes) < 3 * TIMEOUT_S
     finally:
         milvus.start()
-    begun = time.monotonic()
-    while ask(impatient.port, *search)[0] != 200:
-        assert time.monotonic() - begun < RELOAD_S, impatient.log()
+    start_time = time.monotonic()
+    while send(impatient.port, *search)[0] != 200:
+        assert time.monotonic() - start_time < RELOAD_S, impatient.log()
         time.sleep(0.1)
-    assert ask(impatient.port, *ready)[0] == 200
-    assert impatient.count(r'lookalike_failures_total\{reason="store-unavailable"\}') >= len(told)
-    said = impatient.log().splitlines()[2:]
-    assert all(line.startswith("ERROR lookalike.server.app: ") for line in said), said
+    assert send(impatient.port, *ready)[0] == 200
+    assert impatient.count(r'lookalike_failures_total\{reason="store-unavailable"\}') >= len(
+        outcomes
+    )
+    log = impatient.log().splitlines()[2:]
+    assert all(line.startswith("ERROR lookalike.server.app: ") for line in log), log

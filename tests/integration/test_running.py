@@ -56,8 +56,8 @@ def started(gallery: Gallery, *options: str) -> Iterator[tuple[subprocess.Popen[
     with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
         try:
-            said = next(line for line in iter(running.stderr.readline, "") if "serving" in line)
-            port = re.search(r"http://127\.0\.0\.1:(\d+)", said)
+            line = next(line for line in iter(running.stderr.readline, "") if "serving" in line)
+            port = re.search(r"http://127\.0\.0\.1:(\d+)", line)
             assert port is not None
             yield running, int(port[1])
         finally:
@@ -76,9 +76,9 @@ def in_progress(port: int) -> int:
     with contextlib.closing(connection):
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
-    found = re.search(r"^lookalike_requests_in_progress (\d+)", text, re.MULTILINE)
-    assert found is not None
-    return int(found[1])
+    match = re.search(r"^lookalike_requests_in_progress (\d+)", text, re.MULTILINE)
+    assert match is not None
+    return int(match[1])
 
 
 class Caller(threading.Thread):
@@ -87,7 +87,7 @@ class Caller(threading.Thread):
     def __init__(self, port: int) -> None:
         super().__init__()
         self._port = port
-        self.answered = 0
+        self.successes = 0
         self.failures: list[str] = []
 
     def run(self) -> None:
@@ -97,17 +97,17 @@ class Caller(threading.Thread):
             while True:
                 try:
                     connection.request("POST", path, png())
-                    answer = connection.getresponse()
+                    response = connection.getresponse()
                 except (ConnectionError, http.client.CannotSendRequest):
-                    return  # closed before any byte of an answer
+                    return  # closed before any byte of a response
                 try:
-                    json.loads(answer.read())
+                    json.loads(response.read())
                 except (ValueError, OSError, http.client.HTTPException) as error:
                     self.failures.append(f"cut off: {error!r}")
                     return
-                if answer.status not in (200, 429):
-                    self.failures.append(f"answered {answer.status}")
-                self.answered += answer.status == 200
+                if response.status not in (200, 429):
+                    self.failures.append(f"status {response.status}")
+                self.successes += response.status == 200
 
 
 def test_sigterm_under_load_completes_accepted_requests(shop: Gallery) -> None:
@@ -125,10 +125,10 @@ def test_sigterm_under_load_completes_accepted_requests(shop: Gallery) -> None:
                 body,
                 {"content-type": "application/json"},
             )
-            answer = connection.getresponse()
-            results = json.loads(answer.read())["results"]
+            response = connection.getresponse()
+            results = json.loads(response.read())["results"]
             assert all(each["problem"] is None for each in results)
-            statuses.append(answer.status)
+            statuses.append(response.status)
 
     with started(shop) as (running, port), contextlib.ExitStack() as stack:
         idle, upload, unread = (
@@ -149,7 +149,7 @@ def test_sigterm_under_load_completes_accepted_requests(shop: Gallery) -> None:
         assert eventually(lambda: len(slow) in (in_progress(port), len(statuses)))
         for each in callers:
             each.start()
-        assert eventually(lambda: all(caller.answered for caller in callers))
+        assert eventually(lambda: all(caller.successes for caller in callers))
         running.send_signal(signal.SIGTERM)
         begun = time.monotonic()
         assert running.wait(20) == 0
@@ -157,11 +157,11 @@ def test_sigterm_under_load_completes_accepted_requests(shop: Gallery) -> None:
         for each in (*callers, *slow):
             each.join(30)
         assert running.stderr is not None
-        said = running.stderr.read()
+        log = running.stderr.read()
         assert idle.recv(100) == b""
     assert statuses == [200] * len(slow)
     assert [caller.failures for caller in callers] == [[]] * len(callers)
-    assert said == ""
+    assert log == ""
     assert took < 20
 
 
@@ -222,7 +222,7 @@ def test_keys_appear_in_no_log_and_no_response(
     secrets.append("la_wrong-" + "x" * 30)
     hashes = [key.sha256 for key in read_keys(file)]
     caplog.set_level(logging.DEBUG)
-    said = ""
+    output = ""
     with serving({"shop": shop}, ServeSettings(keys=read_keys(file))) as served:
         for secret in secrets:
             for headers in ({"authorization": f"Bearer {secret}"}, {"x-api-key": secret}):
@@ -236,14 +236,18 @@ def test_keys_appear_in_no_log_and_no_response(
                     ("PUT", "/v1/galleries/shop/item?id=a", b"no image"),
                     ("TRACE", "/healthz", None),
                 ):
-                    asked = {**headers, "accept": "text/html", "content-type": "application/json"}
-                    answer, found = served.request(method, path, body, asked)
-                    said += f"{answer.headers}{found.decode()}"
+                    request_headers = {
+                        **headers,
+                        "accept": "text/html",
+                        "content-type": "application/json",
+                    }
+                    response, response_body = served.request(method, path, body, request_headers)
+                    output += f"{response.headers}{response_body.decode()}"
         with pytest.raises(ServiceError) as refused:
             served.client(secrets[-1]).galleries()
-        said += f"{refused.value!r}{served.client(secrets[-1])!r}"
-    assert "reader" in said  # names of keys may appear
-    assert not [each for each in (*secrets, *hashes) if each in said + caplog.text]
+        output += f"{refused.value!r}{served.client(secrets[-1])!r}"
+    assert "reader" in output  # names of keys may appear
+    assert not [each for each in (*secrets, *hashes) if each in output + caplog.text]
 
 
 def test_memory_does_not_grow(shop: Gallery, require: Require) -> None:

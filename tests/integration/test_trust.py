@@ -74,16 +74,16 @@ def start(path: Path) -> Iterator[Start]:
 
 
 def search(served: Serving, data: bytes) -> tuple[int, dict[str, Any]]:
-    answer, body = served.request("POST", SEARCH, data)
-    return answer.status, json.loads(body)
+    response, body = served.request("POST", SEARCH, data)
+    return response.status, json.loads(body)
 
 
 def test_large_images_are_refused_before_decoding(start: Start) -> None:
     file = io.BytesIO()
     Image.new("1", (10_000, 6_000)).save(file, "PNG")
-    status, found = search(start(), file.getvalue())
+    status, document = search(start(), file.getvalue())
     assert status == 422
-    assert "pixels" in found["detail"]
+    assert "pixels" in document["detail"]
 
 
 # ---- overload -----------------------------------------------------------------
@@ -105,9 +105,9 @@ def test_excess_requests_get_429_and_the_others_succeed(start: Start) -> None:
         while served.service.in_progress < 3:
             time.sleep(0.01)
         for _ in range(5):
-            answer, body = served.request("POST", SEARCH, png())
-            assert answer.status == 429
-            assert int(answer.headers["retry-after"]) >= 1
+            response, body = served.request("POST", SEARCH, png())
+            assert response.status == 429
+            assert int(response.headers["retry-after"]) >= 1
             assert json.loads(body)["title"] == "Too many requests"
         assert served.request("GET", "/healthz")[0].status == 200
         patient = pool.submit(served.client().gallery("a").search, png())
@@ -136,10 +136,10 @@ def raw_get(served: Serving, address: str) -> bytes:
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
         lines = [f"GET {address} HTTP/1.1", "Host: localhost", "Connection: close", "", ""]
         connection.sendall("\r\n".join(lines).encode())
-        found = b""
-        while piece := connection.recv(65536):
-            found += piece
-        return found
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+        return received
 
 
 @pytest.mark.parametrize("walk", WALKS)
@@ -154,9 +154,9 @@ def test_path_traversal_is_refused(start: Start, walk: str) -> None:
         f"/v1/galleries/a/item/image?id={quote('few:../a.gallery/gallery.json')}",
         f"/v1/galleries/a/item/thumbnail?id=few:{walk}",
     ):
-        found = raw_get(served, address)
-        assert found[9:12] in (b"404", b"422", b"400", b"307", b"303"), (address, found[:200])
-        assert b"root:" not in found
+        raw = raw_get(served, address)
+        assert raw[9:12] in (b"404", b"422", b"400", b"307", b"303"), (address, raw[:200])
+        assert b"root:" not in raw
 
 
 def test_all_keys_are_compared_in_constant_time(
@@ -192,19 +192,19 @@ def test_every_route_requires_a_key(path: Path, tmp_path: Path) -> None:
                 address = route.replace("{gallery}", "a") + "?id=api:none"
                 status = served.request(method.upper(), address, b"{}")[0].status
                 assert status == 401, (method, route)
-                answer, body = served.request(
+                response, body = served.request(
                     method.upper(), address, b"{}", {"authorization": f"Bearer {reader}"}
                 )
                 assert reader not in body.decode(errors="replace")
                 if method in ("put", "patch", "delete"):
-                    assert answer.status == 403, (method, route)
+                    assert response.status == 403, (method, route)
                     seen.add(method)
                 else:
-                    assert answer.status not in (401, 403), (method, route)
+                    assert response.status not in (401, 403), (method, route)
         assert seen == {"put", "patch", "delete"}
         for address in ("/", "/g/a", "/g/a/results?id=few:20.png", "/g/a/judge", "/metrics"):
-            answer, body = served.request("GET", address, headers={"accept": "text/html"})
-            assert answer.status == 401
+            response, body = served.request("GET", address, headers={"accept": "text/html"})
+            assert response.status == 401
             assert b"few" not in body
 
 
@@ -220,10 +220,10 @@ def test_texts_are_returned_unchanged_and_never_as_html(start: Start, tmp_path: 
 
         for what in ("", "/image", "/thumbnail", "/neighbors"):
             address = f"{served.url}/v1/galleries/a/item{what}?id={quote('api:' + key)}"
-            with urllib.request.urlopen(address) as answer:
-                assert answer.headers["x-content-type-options"] == "nosniff"
-                kind = answer.headers["content-type"]
-                assert kind == (
+            with urllib.request.urlopen(address) as response:
+                assert response.headers["x-content-type-options"] == "nosniff"
+                media_type = response.headers["content-type"]
+                assert media_type == (
                     "image/png" if what in ("/image", "/thumbnail") else "application/json"
                 )
     finally:
@@ -241,9 +241,9 @@ def test_file_that_is_no_longer_an_image_is_not_served(
     file.write_bytes(data)
     try:
         for what in ("image", "thumbnail"):
-            answer, body = start().request("GET", f"/v1/galleries/a/item/{what}?id=few:39.png")
-            assert answer.status == 422
-            assert answer.headers["content-type"] == "application/problem+json"
+            response, body = start().request("GET", f"/v1/galleries/a/item/{what}?id=few:39.png")
+            assert response.status == 422
+            assert response.headers["content-type"] == "application/problem+json"
             assert str(path.parent) not in body.decode()
     finally:
         file.write_bytes(before)
@@ -265,10 +265,10 @@ def test_broken_and_hostile_images(start: Start, corpus: Path, require: Require)
 
     before = memory(os.getpid()) if PROC.exists() else 0
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(post, files))
+        statuses = list(pool.map(post, files))
     if PROC.exists():
         assert memory(os.getpid()) < before + 500_000_000
-    odd = [(file.name, status) for file, status in found if status not in (200, 413, 422)]
-    assert odd == []
-    assert sum(status == 200 for _, status in found) > 100
+    unexpected = [(file.name, status) for file, status in statuses if status not in (200, 413, 422)]
+    assert unexpected == []
+    assert sum(status == 200 for _, status in statuses) > 100
     assert search(served, png())[0] == 200

@@ -283,16 +283,16 @@ def test_invalid_urls_are_refused_before_name_resolution(
 
 def fake_dns(patch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
     """Resolve any name to these addresses, one list after the other; return the names resolved."""
-    real, asked = socket.getaddrinfo, []
-    left = list(answers)
+    real, names = socket.getaddrinfo, []
+    remaining = list(answers)
 
-    def found(host: str, port: int, *rest: Any, **options: Any) -> list[Any]:
-        asked.append(host)
-        addresses = left.pop(0) if len(left) > 1 else left[0]
+    def resolve(host: str, port: int, *rest: Any, **options: Any) -> list[Any]:
+        names.append(host)
+        addresses = remaining.pop(0) if len(remaining) > 1 else remaining[0]
         return [each for text in addresses for each in real(text, port, *rest, **options)]
 
-    patch.setattr(socket, "getaddrinfo", found)
-    return asked
+    patch.setattr(socket, "getaddrinfo", resolve)
+    return names
 
 
 @pytest.mark.parametrize(
@@ -332,10 +332,10 @@ def test_dns_rebinding(canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", noted)
-    asked = fake_dns(monkeypatch, ["1.1.1.1"], ["127.0.0.1"])
+    names = fake_dns(monkeypatch, ["1.1.1.1"], ["127.0.0.1"])
     with pytest.raises(FetchError):
         fetch(canary.url(host="rebinds.example"), OPTIONS)
-    assert asked == ["rebinds.example"]
+    assert names == ["rebinds.example"]
     assert tried == ["1.1.1.1"]
     with pytest.raises(InputError):
         fetch(canary.url(host="rebinds.example"), OPTIONS)
@@ -425,10 +425,10 @@ def test_http_errors_are_reported(canary: Canary, code: int) -> None:
 
 @pytest.mark.parametrize("path", ["/slow_body", "/endless_headers", "/endless_continue"])
 def test_slow_servers_time_out(canary: Canary, path: str) -> None:
-    begun = time.monotonic()
+    start_time = time.monotonic()
     with pytest.raises(FetchError, match="took longer than 2 s"):
         fetch(canary.url(path), LOCAL)
-    assert OPTIONS.timeout / 2 < time.monotonic() - begun < PATIENCE
+    assert OPTIONS.timeout / 2 < time.monotonic() - start_time < PATIENCE
 
 
 @contextlib.contextmanager
@@ -456,18 +456,18 @@ def raw_server(first: bytes, chunk: bytes) -> Iterator[int]:
             thread.join()
 
 
-@pytest.mark.parametrize("piece", [b"", b"\x00"])
-def test_slow_tls_servers_time_out(piece: bytes) -> None:
+@pytest.mark.parametrize("chunk", [b"", b"\x00"])
+def test_slow_tls_servers_time_out(chunk: bytes) -> None:
     """The server announces a long handshake record and sends it byte by byte, or never."""
-    begun = time.monotonic()
+    start_time = time.monotonic()
     hello = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc"
-    with raw_server(hello, piece) as port, pytest.raises(FetchError):
+    with raw_server(hello, chunk) as port, pytest.raises(FetchError):
         fetch(f"https://127.0.0.1:{port}/", LOCAL)
-    assert time.monotonic() - begun < PATIENCE
+    assert time.monotonic() - start_time < PATIENCE
 
 
 @pytest.mark.parametrize(
-    "said",
+    "first",
     [
         b"SSH-2.0-OpenSSH\r\n",
         b"\x00" * 100,
@@ -475,8 +475,8 @@ def test_slow_tls_servers_time_out(piece: bytes) -> None:
         b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 500,
     ],
 )
-def test_responses_that_are_not_http_are_reported(said: bytes) -> None:
-    with raw_server(said, b"") as port, pytest.raises(FetchError):
+def test_responses_that_are_not_http_are_reported(first: bytes) -> None:
+    with raw_server(first, b"") as port, pytest.raises(FetchError):
         fetch(f"http://127.0.0.1:{port}/", LOCAL)
 
 
@@ -494,18 +494,18 @@ def test_proxy_variables_are_ignored(canary: Canary, monkeypatch: pytest.MonkeyP
 
 def search_url(served: Serving, url: str) -> tuple[int, dict[str, Any]]:
     body = json.dumps({"url": url, "k": 1}).encode()
-    answer, found = served.request(
+    response, response_body = served.request(
         "POST", "/v1/galleries/digits/search", body, {"content-type": "application/json"}
     )
-    return answer.status, json.loads(found)
+    return response.status, json.loads(response_body)
 
 
 def test_service_does_not_fetch_urls_by_default(unreached: Canary, gallery: Gallery) -> None:
     with serving({"digits": gallery}, ServeSettings(allow_writes=True)) as served:
         for url in (unreached.url(), "http://example.org/", "file:///etc/passwd"):
-            status, found = search_url(served, url)
+            status, document = search_url(served, url)
             assert status == 403
-            assert "--allow-urls" in found["detail"]
+            assert "--allow-urls" in document["detail"]
 
 
 def test_service_reveals_nothing_about_private_addresses(
@@ -520,11 +520,11 @@ def test_service_reveals_nothing_about_private_addresses(
                 port: search_url(served, f"http://{host}:{port}/image")
                 for port in (unreached.port, closed)
             }
-            for port, (status, found) in answers.items():
+            for port, (status, document) in answers.items():
                 assert status == 422
-                assert found["type"] == "urn:lookalike:problem:invalid-request"
-                assert str(port) not in found["detail"]
-                assert host == "127.0.0.1" or "127.0.0.1" not in found["detail"]
+                assert document["type"] == "urn:lookalike:problem:invalid-request"
+                assert str(port) not in document["detail"]
+                assert host == "127.0.0.1" or "127.0.0.1" not in document["detail"]
             assert answers[unreached.port] == answers[closed]
 
 
@@ -533,10 +533,10 @@ def test_service_searches_with_a_fetched_image(
 ) -> None:
     monkeypatch.setattr(url_fetch, "is_public", lambda address: address == "127.0.0.1")
     with serving({"digits": gallery}, ServeSettings(allow_urls=True)) as served:
-        status, found = search_url(served, canary.url())
+        status, document = search_url(served, canary.url())
         assert status == 200
-        assert len(found["hits"]) == 1
-        assert found["query"] == canary.url()
+        assert len(document["hits"]) == 1
+        assert document["query"] == canary.url()
         assert search_url(served, canary.url("/status/404"))[0] == 502
         assert search_url(served, canary.url("/without_length/1000"))[0] == 422
         assert search_url(served, canary.url("/redirect/file%3a%2f%2f%2fetc%2fpasswd"))[0] == 422

@@ -82,8 +82,8 @@ async def list_galleries(service: ServiceDep) -> list[schemas.GallerySummary]:
 )
 async def get_gallery(handle: GalleryDep, service: ServiceDep) -> schemas.GalleryDetails:
     """Return a gallery with the columns of its metadata."""
-    found = await service.in_thread(lambda: facets(handle.gallery.store.columns()))
-    columns = [_column(facet) for facet in found]
+    described = await service.in_thread(lambda: facets(handle.gallery.store.columns()))
+    columns = [_column(facet) for facet in described]
     return schemas.GalleryDetails(**await gallery_facts(service, handle), columns=columns)
 
 
