@@ -255,7 +255,7 @@ def test_errors_name_the_cause_and_the_next_step(
         return done.stderr.splitlines()[-1]
 
     assert "unknown runner 'rya': did you mean 'ray'?" in error("--runner", "rya")
-    assert "are for --runner ray" in error("--workers", "2")
+    assert "--address and --workers need --runner ray" in error("--workers", "2")
     hidden = tmp_path / "hidden"
     (hidden / "ray").mkdir(parents=True)
     (hidden / "ray" / "__init__.py").write_text("raise ModuleNotFoundError('ray')")
