@@ -7,13 +7,13 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.client import ServiceError
-from lookalike.errors import InputError, MissingRowError
+from lookalike.errors import InputError, MissingRowError, ServiceError
 from lookalike.gallery.gallery import Gallery
 from lookalike.server.settings import LOOPBACK, ServeSettings
 from tests.integration.test_cli import lookalike, run
@@ -167,7 +167,7 @@ def test_a_labeling_session_is_served_with_label_coverage(served: Serving, work:
 def test_keyword_search_over_http(served: Serving) -> None:
     remote = served.client().gallery("d")
     local = served.service.handle("d").gallery
-    query = {"keywords": "3"}
+    query: dict[str, Any] = {"keywords": "3"}
     for search in (query, {**query, "id": local.store.ids()[0]}):
         remote_hits, local_hits = remote.search(**search), local.search(**search)
         assert [hit.id for hit in remote_hits] == [hit.id for hit in local_hits]

@@ -171,7 +171,7 @@ def _ranked(candidate: Candidate) -> list[str]:
         f"{quality.estimate.value:.4f}",
         "" if candidate.best else f"[{low:+.3f}, {high:+.3f}]",
         f"{candidate.rate:,.0f}",
-        str(candidate.encoder.dim),
+        f"{candidate.encoder.dim:,}",
         ", ".join(marks),
     ]
 
@@ -183,7 +183,7 @@ def _unranked(candidates: Sequence[Candidate]) -> tuple[list[str], list[list[str
         [
             candidate.name,
             f"{candidate.rate:,.0f}",
-            str(candidate.encoder.dim),
+            f"{candidate.encoder.dim:,}",
             *(f"{share:.2f}" for share in candidate.robustness.values()),
             "yes" if candidate.robust else "no",
         ]

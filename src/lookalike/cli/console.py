@@ -208,6 +208,10 @@ class _Lines:
         self._last_printed = now
         done = f"{p.done:,}" if p.total is None else f"{p.done:,} of {p.total:,}"
         rate = self._rates.per_second(p)
-        left = f"{(p.total - p.done) / rate:.0f} s left" if rate and p.total else ""
+        left = (
+            f"{(p.total - p.done) / rate:.0f} s left"
+            if rate and p.total and p.done < p.total
+            else ""
+        )
         parts = [f"{p.task}: {done} {p.unit}", self._rates.text(p), left, p.note]
         note("  ".join(part for part in parts if part))

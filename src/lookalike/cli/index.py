@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,7 +106,7 @@ def command(
 
     Exit code 1: some images failed; each is listed.
     """
-    from lookalike.errors import LookalikeError, SettingError
+    from lookalike.errors import SettingError
     from lookalike.gallery.storage import gallery_exists
     from lookalike.gallery.sync import SyncReport
     from lookalike.sources import open_source
@@ -147,17 +147,24 @@ def command(
         sync()
         if watch:
             console.note(f"watching {source}; Ctrl-C to stop")
-        for changed in changes:
-            try:
-                if changed:
-                    sync()
-            except LookalikeError as error:
-                console.note(f"not indexed, still watching: {message(error)}")
+            _sync_on_changes(changes, sync)
     except KeyboardInterrupt:
         console.note("interrupted; run the same command again to resume")
         raise typer.Exit(130) from None
     if failures[-1]:
         raise typer.Exit(1)
+
+
+def _sync_on_changes(changes: Iterator[bool], sync: Callable[[], None]) -> None:
+    """Sync after every change; what fails is noted and tried again after the next one."""
+    from lookalike.errors import LookalikeError
+
+    for changed in changes:
+        try:
+            if changed:
+                sync()
+        except LookalikeError as error:
+            console.note(f"not indexed, still watching: {message(error)}")
 
 
 def _runner(name: str, address: str | None, workers: int | None) -> Runner | None:
