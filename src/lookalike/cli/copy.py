@@ -54,8 +54,8 @@ def command(
         console.print_json(report.as_dict())
         return
     print(
-        f"{target}: {console.count(report.rows, 'row')}; {report.added:,} added, {report.updated:,} updated, "
-        f"{report.removed:,} removed, {report.unchanged:,} unchanged, in {report.seconds:.1f} s; "
+        f"{target}: {console.count(report.rows, 'row')}; {report.added:,} added, "
+        f"{report.updated:,} updated, {report.removed:,} removed, {report.unchanged:,} unchanged, in {report.seconds:.1f} s; "
         f"verified: {report.compared:,} rows compared, recall@{RECALL_K} "
         f"{report.recall:.3f} over {report.queries:,} queries"
     )
