@@ -55,13 +55,13 @@ def page(path: tuple[str, ...]) -> str:
 
 def entries(text: str) -> dict[str, list[str]]:
     """Return the lines of each argument and option."""
-    found: dict[str, list[str]] = {}
+    lines_of: dict[str, list[str]] = {}
     for line in text.partition("\nOptions:\n")[2].splitlines():
         if re.match(r"  \S", line):
-            found[line.split("  ")[1]] = [line]
+            lines_of[line.split("  ")[1]] = [line]
         elif line.startswith("    "):
-            found[list(found)[-1]].append(line)
-    return found
+            lines_of[list(lines_of)[-1]].append(line)
+    return lines_of
 
 
 def test_all_commands_are_found() -> None:

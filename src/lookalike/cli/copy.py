@@ -55,7 +55,7 @@ def command(
         return
     print(
         f"{target}: {console.count(report.rows, 'row')}; {report.added:,} added, "
-        f"{report.updated:,} updated, {report.removed:,} removed, {report.unchanged:,} unchanged, in {report.seconds:.1f} s; "
-        f"verified: {report.compared:,} rows compared, recall@{RECALL_K} "
+        f"{report.updated:,} updated, {report.removed:,} removed, {report.unchanged:,} unchanged, "
+        f"in {report.seconds:.1f} s; verified: {report.compared:,} rows compared, recall@{RECALL_K} "
         f"{report.recall:.3f} over {report.queries:,} queries"
     )
