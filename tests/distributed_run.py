@@ -117,7 +117,7 @@ def different_data(group: ProcessGroup) -> str:
 
 def fits(folder: Path, group: ProcessGroup, results: dict[str, Any]) -> None:
     """Train uninterrupted, interrupted on one process and resumed, and up to a time limit."""
-    small = {"batch": 65, "min_steps": 1}
+    small: dict[str, Any] = {"batch": 65, "min_steps": 1}
     for name, epochs in (("contrastive", 3), ("report-conv-bn", 2), ("report-linear", 1)):
         recipe = replace(RECIPES[name], **small) if name == "contrastive" else RECIPES[name]
         options = TrainingOptions(epochs=epochs, seed=3)

@@ -93,7 +93,7 @@ def _torch() -> dict[str, Any]:
     import torch
 
     return {
-        "torch random": hashlib.sha256(torch.get_rng_state().numpy()).hexdigest(),
+        "torch random": hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest(),
         "torch threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
         "torch gradients": torch.is_grad_enabled(),
         "torch types": (torch.get_default_dtype(), torch.get_default_device()),

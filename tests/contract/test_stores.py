@@ -164,10 +164,11 @@ def test_batches_with_wrong_shapes_or_duplicate_ids_are_refused(make: Make) -> N
         store.upsert(rows(np.eye(4)))
     with pytest.raises(InputError, match="expected 5 dimensions, got 4"):
         store.search(np.eye(4, dtype=np.float32), 1, Metric.L2)
+    embeddings = np.eye(DIM, dtype=np.float32)
     with pytest.raises(InputError, match="the id 'a' occurs twice"):
-        store.upsert(Rows(["a", "a"], ["", ""], np.eye(DIM)[:2], [{}, {}], ["", ""]))
+        store.upsert(Rows(["a", "a"], ["", ""], embeddings[:2], [{}, {}], ["", ""]))
     with pytest.raises(InputError, match="must have equal length"):
-        Rows(["a"], [], np.eye(DIM)[:1], [{}], [""])
+        Rows(["a"], [], embeddings[:1], [{}], [""])
     assert store.count() == 0
 
 
@@ -258,7 +259,8 @@ def test_filters_see_the_last_write(make: Make) -> None:
     assert store.search(query, 9, Metric.L2, where) == [[]]
     with pytest.raises(InputError, match="no column 'lable'"):
         store.search(query, 9, Metric.L2, as_filter("lable = 'a'"))
-    store.upsert(Rows(["r0001"], ["/"], np.eye(DIM)[1:2], [{"label": "new"}], ["h"]))
+    changed = np.eye(DIM, dtype=np.float32)[1:2]
+    store.upsert(Rows(["r0001"], ["/"], changed, [{"label": "new"}], ["h"]))
     assert [hit.id for hit in store.search(query, 9, Metric.L2, where)[0]] == ["r0001"]
 
 

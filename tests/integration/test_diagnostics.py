@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_doctor_checks_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert broken.returncode == 1
     assert "BROKEN cache" in broken.stdout
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
-    monkeypatch.setattr(diagnostics.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     missing = {check.name: check for check in diagnostics.run_checks()}
     assert missing["timm"].ok is None
     assert "pip install 'lookalike[timm]'" in missing["timm"].detail

@@ -48,7 +48,7 @@ def queries(count: int = 30) -> np.ndarray:
 
 def recall(store: LanceStore, where: str | None = None) -> float:
     condition = None if where is None else as_filter(where)
-    shared = 0
+    shared = 0.0
     for query in queries():
         [hits] = store.search(query[None], 10, Metric.COSINE, condition)
         [truth] = store.search(query[None], 10, Metric.COSINE, condition, exact=True)

@@ -196,7 +196,7 @@ def test_two_distinct_images_are_needed(images: list[ImageArray], distinct: int)
 def test_settings_out_of_range_are_refused(gallery: Gallery) -> None:
     for setting in ({"k": 0}, {"queries": 0}, {"seed": -1}, {"metric": "l3"}, {"k": 20_000}):
         with pytest.raises(SettingError, match=f"{next(iter(setting))}"):
-            la.evaluate_robustness(gallery, **setting)  # type: ignore[arg-type]
+            la.evaluate_robustness(gallery, **setting)
     with pytest.raises(SettingError, match=r"corruptions=\[\] must name at least one"):
         evaluate_encoder_robustness(MeanColor(), photographs(3), corruptions=[])
     with pytest.raises(UnknownNameError, match="did you mean 'noise'"):

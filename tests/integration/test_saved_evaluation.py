@@ -84,14 +84,14 @@ VERSION_1 = {
 }
 
 
+WRONG: list[dict[str, Any]] = [{"created_at": 3}, {"page": []}, {"more": 1}, {"format": "2"}]
+
+
 @pytest.mark.parametrize(
     "text",
     [
         *("", "[]", "{}", "[" * 100_000, "\xff"),
-        *(
-            json.dumps({**FIELDS, **wrong})
-            for wrong in ({"created_at": 3}, {"page": []}, {"more": 1}, {"format": "2"})
-        ),
+        *(json.dumps({**FIELDS, **wrong}) for wrong in WRONG),
     ],
 )
 def test_a_damaged_file_is_reported_beside_the_facts(work: Path, text: str) -> None:

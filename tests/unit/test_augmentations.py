@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,8 @@ def test_every_augmentation_has_a_test_value() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_each_augmentation_alone_changes_images(name: str, channels: int) -> None:
     original = images(12, channels)
-    view = Augmentations(name="one", summary="", **{name: MAGNITUDES[name]})(original, generator())
+    magnitude: dict[str, Any] = {name: MAGNITUDES[name]}
+    view = Augmentations(name="one", summary="", **magnitude)(original, generator())
     changed = (view - original).abs().flatten(1).amax(1) > 1e-3
     if name in COLOR_ONLY and channels == 1:
         assert not changed.any()

@@ -60,7 +60,8 @@ def test_photos_are_reproducible_by_seed() -> None:
     np.testing.assert_array_equal(first.image, again.image)
     assert first.box == again.box
     assert np.abs(first.image.astype(int) - other.image).mean() > 1
-    assert (first.image.shape, first.image.dtype) == ((320, 320, 3), np.uint8)
+    assert first.image.shape == (320, 320, 3)
+    assert first.image.dtype == np.uint8
 
 
 @pytest.mark.parametrize("shape", [(100, 100), (100, 50), (40, 130), (600, 500)])
@@ -134,7 +135,8 @@ def test_drawings_are_reproducible_and_differ_from_the_image() -> None:
         drawing = restyle(GREEN_ON_WHITE, np.random.default_rng(seed))
         again = restyle(GREEN_ON_WHITE, np.random.default_rng(seed))
         np.testing.assert_array_equal(drawing, again)
-        assert (drawing.shape, drawing.dtype) == (GREEN_ON_WHITE.shape, np.uint8)
+        assert drawing.shape == GREEN_ON_WHITE.shape
+        assert drawing.dtype == np.uint8
         assert np.abs(drawing.astype(int) - GREEN_ON_WHITE).mean() > 3
     other = restyle(GREEN_ON_WHITE, np.random.default_rng(7))
     assert (other != drawing).any()
@@ -171,6 +173,7 @@ def test_cluttered_backgrounds_are_reproducible() -> None:
         for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
-    assert (first.shape, first.dtype) == ((96, 96, 3), np.uint8)
+    assert first.shape == (96, 96, 3)
+    assert first.dtype == np.uint8
     assert (first != other).any()
     assert first.std() > 10

@@ -84,8 +84,8 @@ def test_rotation_goes_both_ways_and_fills_with_the_background() -> None:
     angles = []
     for seed in range(40):
         corrupted = corrupt("rotation", image, seed)
-        for y, x in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
-            assert corrupted[y, x].tolist() == [200, 30, 90]
+        for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+            assert corrupted[corner].tolist() == [200, 30, 90]
         y, x = np.nonzero(corrupted[..., 2] > 200)
         angles.append(np.degrees(np.arctan(np.polyfit(x - 30, y - 30, 1)[0])))
     sizes = np.abs(angles)
@@ -133,7 +133,7 @@ def test_occlusion_covers_a_ninth(shape: tuple[int, ...]) -> None:
     for seed in range(20):
         covered = corrupt("occlusion", image, seed) == GRAY
         rows, columns = np.nonzero(covered if covered.ndim == 2 else covered.all(axis=2))
-        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        height, width = int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
         assert len(rows) == height * width == shape[0] * shape[1] // 9
         assert (height, width) == (shape[0] // 3, shape[1] // 3)
         positions.add((rows.min(), columns.min()))

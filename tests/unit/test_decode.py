@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,19 +45,9 @@ def test_gray_stays_gray() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation: int) -> None:
-    undo = {
-        1: lambda a: a,
-        2: np.fliplr,
-        3: lambda a: np.rot90(a, 2),
-        4: np.flipud,
-        5: lambda a: a.transpose(1, 0, 2),
-        6: np.rot90,
-        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-        8: lambda a: np.rot90(a, -1),
-    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = Image.fromarray(np.ascontiguousarray(undo(RGB)))
+    stored = Image.fromarray(stored_as(RGB, orientation))
     np.testing.assert_array_equal(decode(encode(stored, exif=exif)), RGB)
 
 
@@ -143,7 +135,7 @@ def test_resizing_and_channels() -> None:
 
 def stored_as(array: np.ndarray, orientation: int) -> np.ndarray:
     """Return an array as stored by a camera held in this orientation."""
-    undo = {
+    undo: dict[int, Callable[[np.ndarray], np.ndarray]] = {
         1: lambda a: a,
         2: np.fliplr,
         3: lambda a: np.rot90(a, 2),
@@ -152,8 +144,8 @@ def stored_as(array: np.ndarray, orientation: int) -> np.ndarray:
         6: np.rot90,
         7: lambda a: np.rot90(a, 2).transpose(1, 0, *range(2, a.ndim)),
         8: lambda a: np.rot90(a, -1),
-    }[orientation]
-    return np.ascontiguousarray(undo(array))
+    }
+    return np.ascontiguousarray(undo[orientation](array))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG", "TIFF", "AVIF"])
@@ -167,7 +159,10 @@ def test_exif_orientation_is_applied_in_every_format(
     array[30:, 18:] = (10, 10, 250)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}
+    options: dict[str, dict[str, Any]] = {
+        "WEBP": {"lossless": True},
+        "JPEG": {"quality": 95, "subsampling": 0},
+    }
     data = encode(
         Image.fromarray(stored_as(array, orientation)), kind, exif=exif, **options.get(kind, {})
     )

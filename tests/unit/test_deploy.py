@@ -72,7 +72,7 @@ MILVUS = {path: set(values.split()) for path, values in _VALUES.items()}
 """Values of Milvus' chart by path, from its README, without those for credentials."""
 
 
-class _Strict(yaml.SafeLoader):
+class _Strict(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no type hints
     """A loader that refuses duplicate keys in a mapping; PyYAML would take the second."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

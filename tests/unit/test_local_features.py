@@ -89,12 +89,12 @@ def relit(image: ImageArray, seed: int = 0) -> ImageArray:
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
-def transform(matrix: NDArray[np.float64], points: NDArray[np.floating]) -> NDArray[np.float64]:
+def transform(matrix: NDArray[np.floating], points: NDArray[np.floating]) -> NDArray[np.float64]:
     projected = np.column_stack([points, np.ones(len(points))]) @ matrix.T
     return np.asarray(projected[:, :2] / projected[:, 2:])
 
 
-def max_error(match: GeometricMatch, forward: NDArray[np.float64]) -> float:
+def max_error(match: GeometricMatch, forward: NDArray[np.floating]) -> float:
     """Return the largest error of a match's map in the center of the image, in pixels."""
     assert match.affine is not None
     grid = np.stack(np.meshgrid(*[np.linspace(70, 250, 7)] * 2), axis=-1).reshape(-1, 2)

@@ -154,7 +154,7 @@ def test_column_types_of_a_row(value: object, kinds: set[str]) -> None:
     assert set(column_types_of({"a": value})) == {("a", kind) for kind in kinds}
 
 
-ROWS = st.lists(
+ROWS: st.SearchStrategy[list[Metadata]] = st.lists(
     st.dictionaries(
         st.sampled_from(("a", "ü")),
         st.one_of(SCALARS, st.none(), st.lists(SCALARS | st.none(), max_size=2), st.just({})),

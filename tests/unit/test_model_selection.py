@@ -51,7 +51,7 @@ class Named:
         return {}
 
 
-def candidate(name: str, embeddings: NDArray[np.float64], rate: float) -> Candidate:
+def candidate(name: str, embeddings: NDArray[np.floating], rate: float) -> Candidate:
     return Candidate(name, Named(name), embeddings.astype(np.float32), rate)
 
 

@@ -117,7 +117,7 @@ def test_a_fit_mode_replaces_crop_and_pad() -> None:
         cropped.with_fit("whit")
     for invalid in ({"pad": "black"}, {"pad": "white", "crop": 0.5}):
         with pytest.raises(ValueError, match="pad"):
-            Preprocessing(8, 8, 3, **invalid)  # type: ignore[arg-type]
+            Preprocessing(8, 8, 3, **invalid)
 
 
 def test_padding_centers_the_image() -> None:
@@ -227,7 +227,8 @@ def test_encoder_whitened_on_a_collection() -> None:
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-3)
     variances = values.var(axis=0)
     assert 0.6 < variances.min() < variances.max() < 1.1
-    np.testing.assert_allclose(encoder.encode(images), unit_rows(values), atol=1e-5)
+    expected = unit_rows(values.astype(np.float32))
+    np.testing.assert_allclose(encoder.encode(images), expected, atol=1e-5)
     np.testing.assert_allclose(encoder.encode(images[:1]), encoder.encode(images)[:1], atol=1e-6)
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -73,8 +74,9 @@ def test_logits_match_the_reference_implementation(
     values = torch.from_numpy(lite0.prepare(photographs))
     with torch.no_grad():
         maps = features(values)
-        logits = features.network._fc(maps.mean(dim=(2, 3)))
-        expected = features.network.eval()(values)
+        network = features.get_submodule("network").eval()
+        logits = network.get_submodule("_fc")(maps.mean(dim=(2, 3)))
+        expected = network(values)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
     assert logits.argmax(dim=1).tolist() == [PALACE, DAISY]
 
@@ -388,7 +390,7 @@ def test_specs_of_pretrained_encoders(lite0: NetworkEncoder) -> None:
 
 
 @pytest.fixture
-def timm(require: Require) -> object:
+def timm(require: Require) -> ModuleType:
     without_torchvision(require, "timm")
     import timm
 
@@ -401,7 +403,7 @@ def timm(require: Require) -> object:
 def test_timm_model_with_local_weights(
     name: str,
     dim: int,
-    timm: object,
+    timm: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     photographs: list[np.ndarray],
@@ -418,6 +420,7 @@ def test_timm_model_with_local_weights(
 
     monkeypatch.setattr(timm, "create_model", with_file)
     encoder = open_encoder(f"timm:{name}", [])
+    assert isinstance(encoder, NetworkEncoder)
     assert (encoder.dim, encoder.normalized) == (dim, True)
     assert encoder.origin["license"] == "apache-2.0"
     preprocessing = encoder.preprocessing

@@ -47,7 +47,7 @@ def test_relevance_is_by_label_by_default() -> None:
     relevance = build_relevance(rows, rows)
     relevant = relevance.relevant(rows[0])
     assert relevant is not None
-    assert (relevant.ids, relevant.count, relevant.name) == ({"s:1", "s:2"}, 1, "a")
+    assert (relevant.ids, relevant.count, relevant.name) == (frozenset({"s:1", "s:2"}), 1, "a")
     assert relevance.criterion.labeled
     assert relevance.labels == {"s:1": "a", "s:2": "a", "s:3": "b"}
     single = relevance.relevant(rows[2])
@@ -212,7 +212,7 @@ def test_lines_of_one_query_are_merged(
     relevance = ground_truth(tmp_path, "v000101,1\nv000101.jpg,2,2\n", ROWS, QUERIES)
     relevant = relevance.relevant(QUERIES[0])
     assert relevant is not None
-    assert (relevant.ids, relevant.count) == ({"shop:1", "shop:2"}, 2)
+    assert (relevant.ids, relevant.count) == (frozenset({"shop:1", "shop:2"}), 2)
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_the_registry_of_shown_warnings_stays() -> None:
     shown: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        warnings.showwarning = lambda message, *_: shown.append(str(message))  # type: ignore[assignment]
+        warnings.showwarning = lambda message, *_: shown.append(str(message))
         for _ in range(3):
             with IgnoreWarnings(UserWarning):
                 pass

@@ -102,7 +102,7 @@ def test_an_unreadable_sub_folder_is_reported_as_a_problem(
 def test_a_metadata_table_in_a_folder_adds_columns(kind: str, tmp_path: Path) -> None:
     for name in ("cats/1.png", "cats/2.png", "3.png"):
         write(tmp_path / name)
-    rows = [
+    rows: list[dict[str, object]] = [
         {"path": "cats/1.png", "year": 2020, "tag": "a,b"},
         {"path": "./3.png", "label": "mine", "year": None},
         {"path": "none.png", "year": 1},
@@ -251,7 +251,7 @@ def tar(path: Path, entries: dict[str, bytes]) -> Path:
 
 def test_tar_shards_as_written_by_img2dataset(tmp_path: Path) -> None:
     for shard in range(2):
-        entries = {}
+        entries: dict[str, bytes] = {}
         for i in range(3):
             key = f"{shard:05}{i:04}"
             entries |= {

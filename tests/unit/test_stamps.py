@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import io
 import shutil
 from collections.abc import Mapping
@@ -46,7 +47,8 @@ def package(require: Require) -> None:
 )
 def test_the_real_splits(package: None, split: str, count: int, side: int) -> None:
     loaded = real(split)
-    assert (loaded.images.shape, loaded.images.dtype) == ((count, side, side, 3), np.uint8)
+    assert loaded.images.shape == (count, side, side, 3)
+    assert loaded.images.dtype == np.uint8
     items = list(loaded.columns["item"])
     assert len(items) == len(loaded.labels) == count == 307 * IMAGES_PER_ITEM[split]
     shop = list(real("shop").columns["item"])
@@ -153,7 +155,7 @@ def test_errors_name_the_split_the_files_and_the_extra(
         STAMPS.load("shops")
     with pytest.raises(FetchError, match=r"files animals/dogs/red\.png, food/blue\.png \(or"):
         StampsDataset("none", "", "", (Folder(tmp_path / "none"),)).load("shop")
-    monkeypatch.setattr(stamps.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match=r"scikit-image.*lookalike\[stamps\]"):
         tiny.load("street")
 
