@@ -125,7 +125,7 @@ async def get_map(handle: GalleryDep, service: ServiceDep) -> Response:
             404,
             "map-not-found",
             "No map yet",
-            "create one with: lookalike explore map GALLERY",
+            "run: lookalike explore map GALLERY",
         )
     return await service.in_thread(lambda: JSONResponse(collection_map.as_dict()))
 
@@ -179,7 +179,7 @@ async def _session(handle: GalleryHandle, service: Service, request: Request) ->
             404,
             "suggestions-not-found",
             "No suggestions yet",
-            "create some with: lookalike label suggest GALLERY --save",
+            "run: lookalike label suggest GALLERY --save",
         )
     return session
 
