@@ -46,15 +46,6 @@ class Metric(StrEnum):
         raise SettingError(f"{{metric}} must be {' or '.join(cls)}", metric=value)
 
 
-def format_distance(distance: float) -> str:
-    """Return a distance for people: four decimals, and no minus sign before zero.
-
-    The distance of an image to itself is zero only up to rounding, such as -2e-15. JSON and CSV
-    have the unrounded distance.
-    """
-    return f"{distance:z.4f}"
-
-
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One retrieved row. ``rank`` counts from 1; ``distance`` is in the metric's own units."""
@@ -134,7 +125,7 @@ def check_embeddings(values: object, *, dim: int | None = None, what: str) -> Em
     if not finite.all():
         row = int(np.argmin(finite))
         raise InputError(
-            f"{what}: row {row} has NaN or Inf ({int((~finite).sum())} of {len(array)} rows do), so "
-            "that it has no distance"
+            f"{what}: row {row} has NaN or Inf ({int((~finite).sum())} of {len(array)} rows do), "
+            "so that it has no distance"
         )
     return array

@@ -23,13 +23,14 @@ from lookalike.evaluation.metrics import Estimate, Interval
 from lookalike.evaluation.relevance import mark_correct
 from lookalike.evaluation.results import Evaluation
 from lookalike.evaluation.summary import ranking, verdict
+from lookalike.formatting import format_distance
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
 from lookalike.report.evaluation import report_page
 from lookalike.report.figures.style import CORRECT, HIGHLIGHT, INCORRECT, INK, MUTED
 from lookalike.server import pages
 from lookalike.training.recipe import Layer
-from lookalike.types import Hit, Hits, Metric, format_distance
+from lookalike.types import Hit, Hits, Metric
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.options import AsJson, Seed, Source
+from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
     from lookalike.evaluation.candidates import Candidate
@@ -140,7 +141,7 @@ def _print(choice: Choice) -> None:
     """Print the encoders, by quality where there were labels, and the verdict."""
     from lookalike.evaluation.model_selection import verdict
 
-    title = f"{console.count(len(choice.items), 'image')} of {choice.source}"
+    title = f"{format_count(len(choice.items), 'image')} of {choice.source}"
     if choice.judgements is None:
         columns, rows = _unranked(choice.candidates)
     else:

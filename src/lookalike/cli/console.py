@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lookalike.formatting import format_count
+
 if TYPE_CHECKING:
     from lookalike.types import Failure, Progress, ProgressCallback
 
@@ -86,11 +88,6 @@ def print_table(
             print(line.removeprefix(" ").rstrip())
 
 
-def count(number: int, singular: str, plural: str = "") -> str:
-    """Return a number with its noun: ``1 row``, ``1,437 rows``."""
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
-
-
 def print_facts(facts: Mapping[str, Any]) -> None:
     """Print names and values to stdout, one a line; nested ones by both names."""
     for name, value in facts.items():
@@ -114,7 +111,7 @@ def _readable(value: object) -> str:
         return ", ".join(f"{name} {_readable(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
         if len(value) > _LISTED:
-            return count(len(value), "value")
+            return format_count(len(value), "value")
         return ", ".join(map(_readable, value))
     return str(value)
 
@@ -124,7 +121,7 @@ def size(number: int) -> str:
     for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= bytes_each:
             return f"{number / bytes_each:.1f} {unit}"
-    return count(number, "byte")
+    return format_count(number, "byte")
 
 
 def note_skipped(skipped: Sequence[Failure], singular: str, plural: str) -> None:
@@ -132,7 +129,7 @@ def note_skipped(skipped: Sequence[Failure], singular: str, plural: str) -> None
     for failure in skipped[:_LISTED]:
         note(f"skipped: {failure.uri}: {failure.reason}")
     if skipped:
-        note(f"{count(len(skipped), singular, plural)} skipped")
+        note(f"{format_count(len(skipped), singular, plural)} skipped")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.options import AsJson, Gallery
+from lookalike.formatting import format_count
 
 
 def command(
@@ -54,8 +55,8 @@ def command(
         console.print_json(report.as_dict())
         return
     print(
-        f"{target}: {console.count(report.rows, 'row')}; {report.added:,} added, "
+        f"{target}: {format_count(report.rows, 'row')}; {report.added:,} added, "
         f"{report.updated:,} updated, {report.removed:,} removed, {report.unchanged:,} unchanged, "
-        f"in {report.seconds:.1f} s; verified: {report.compared:,} rows compared, recall@{RECALL_K} "
-        f"{report.recall:.3f} over {report.queries:,} queries"
+        f"in {report.seconds:.1f} s; verified: {report.compared:,} rows compared, "
+        f"recall@{RECALL_K} {report.recall:.3f} over {report.queries:,} queries"
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from lookalike.formatting import format_count
+
 from typing import TYPE_CHECKING
 
-from lookalike.cli.console import count, note, print_table
+from lookalike.cli.XX, note, print_table
 
 if TYPE_CHECKING:
     from lookalike.evaluation.human_judgements import JudgementsResult
@@ -42,8 +44,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 def _title(evaluation: Evaluation) -> str:
     title = (
-        f"{count(len(evaluation.examples), 'query', 'queries')} from {evaluation.queries}, "
-        f"{count(evaluation.rows, 'row')}, {evaluation.scores.metric.value}"
+        f"{format_count(len(evaluation.examples), 'query', 'queries')} from {evaluation.queries}, "
+        f"{format_count(evaluation.rows, 'row')}, {evaluation.scores.metric.value}"
     )
     return title if evaluation.protocol is None else f"{evaluation.protocol.name}: {title}"
 
@@ -104,8 +106,8 @@ def print_robustness(result: RobustnessResult) -> None:
         for name, scores in result.scores.items()
     ]
     title = (
-        f"{count(result.queries, 'corrupted image')}, each to find its original among "
-        f"{count(result.rows, 'row')}, {result.metric.value}"
+        f"{format_count(result.queries, 'corrupted image')}, each to find its original among "
+        f"{format_count(result.rows, 'row')}, {result.metric.value}"
     )
     columns = ("corruption", f"mAP@{result.k}", "R@1", f"recall@{result.k}", "strength")
     print_table(columns, rows, title=title)
@@ -147,7 +149,7 @@ def print_judgements(result: JudgementsResult) -> None:
         print(pair.verdict())
     for each in result.hits:
         if each.left_out:
-            queries = count(each.left_out, "query", "queries")
+            queries = format_count(each.left_out, "query", "queries")
             note(f"{each.gallery}: {queries} left out (judgements unfinished, or no results)")
     for name in result.unfinished:
         note(f"{name}: no query was judged completely")

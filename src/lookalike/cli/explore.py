@@ -11,6 +11,7 @@ from lookalike.cli import console
 from lookalike.cli.commands import Command, new_group
 from lookalike.cli.options import AsJson, Gallery
 from lookalike.cli.output_files import OutputFolder, check_free, write_folder
+from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
     from lookalike.explore import CollectionMap, Duplicates
@@ -72,14 +73,14 @@ def map_command(
         )
     else:
         print(
-            f"{console.count(len(result.ids), 'image')}, "
-            f"{console.count(len(result.clusters), 'cluster')}, "
+            f"{format_count(len(result.ids), 'image')}, "
+            f"{format_count(len(result.clusters), 'cluster')}, "
             f"{result.unclustered:,} unclustered"
         )
         print(
             f"trustworthiness {quality.trustworthiness:.4f}, neighborhood preservation "
             f"{quality.neighborhood_preservation:.1%} "
-            f"({console.count(quality.sampled, 'image')} sampled)"
+            f"({format_count(quality.sampled, 'image')} sampled)"
         )
         print(f"created {result.created_at}")
     if out is not None:
@@ -115,7 +116,7 @@ def clusters_command(
             for each in result.clusters
         ]
         console.print_table(("cluster", "images", "share of label", "medoid"), rows)
-        images = console.count(len(result.ids), "image")
+        images = format_count(len(result.ids), "image")
         print(f"{result.unclustered:,} of {images} unclustered")
     if out is None:
         return
@@ -220,7 +221,7 @@ def _print_duplicates(result: Duplicates) -> None:
     if rows:
         console.print_table(("kind", "images", "kept", "duplicate (first of N)"), rows)
     if len(result.groups) > _LISTED:
-        more = console.count(len(result.groups) - _LISTED, "more group")
+        more = format_count(len(result.groups) - _LISTED, "more group")
         print(f"and {more}; list them with --json or --out")
     print(f"{result.summary()}; nothing was deleted")
     if result.threshold is not None:

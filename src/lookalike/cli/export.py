@@ -9,6 +9,7 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.options import AsJson, Gallery
+from lookalike.formatting import format_count
 
 
 def command(
@@ -35,4 +36,4 @@ def command(
     if as_json:
         console.print_json({"path": str(out), "rows": rows, "layout": layout})
     else:
-        print(f"{out}: {console.count(rows, 'row')}, {layout}")
+        print(f"{out}: {format_count(rows, 'row')}, {layout}")

@@ -11,6 +11,7 @@ import typer
 from lookalike.cli import console
 from lookalike.cli.commands import message
 from lookalike.cli.options import AsJson, Source
+from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
     from lookalike import sources
@@ -186,7 +187,7 @@ def _runner(name: str, address: str | None, workers: int | None) -> Runner | Non
 
 
 def _print(path: str, report: SyncReport, rows: int | None, *, dry_run: bool) -> None:
-    total = "" if rows is None else f"{console.count(rows, 'row')}; "
+    total = "" if rows is None else f"{format_count(rows, 'row')}; "
     would = "dry run, nothing written: " if dry_run else ""
     print(
         f"{path}: {total}{would}{report.added:,} added, {report.updated:,} updated, "

@@ -11,6 +11,7 @@ from lookalike.cli import console
 from lookalike.cli.commands import Command, new_group
 from lookalike.cli.options import AsJson, Gallery, Seed
 from lookalike.cli.output_files import OutputFolder, check_free, csv_bytes, write_folder
+from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
     from lookalike.gallery import gallery as galleries
@@ -124,7 +125,7 @@ def propagate_command(
         console.print_json(result.as_dict())
     else:
         _print_propagation(result)
-    console.note(f"{out}: {console.count(len(result.ids), 'row')}")
+    console.note(f"{out}: {format_count(len(result.ids), 'row')}")
 
 
 @app.command("issues", cls=Command)
@@ -168,7 +169,7 @@ def issues_command(
         if rows:
             cells = [[row[name] for name in _ISSUE_COLUMNS] for row in rows[:k]]
             console.print_table(_ISSUE_COLUMNS, cells)
-        labeled = console.count(result.labeled, "label")
+        labeled = format_count(result.labeled, "label")
         print(f"{len(rows):,} of {labeled} disagree with the nearest neighbors")
     if out is not None:
         sheet = [(row["id"], f"{row['label']}\n{row['suggested']}?") for row in rows[:k]]

@@ -12,6 +12,7 @@ import typer
 from lookalike.cli import console
 from lookalike.cli.commands import message
 from lookalike.cli.options import Gallery, K, MetricName
+from lookalike.formatting import format_count, format_distance
 
 if TYPE_CHECKING:
     from lookalike.errors import InputError
@@ -139,7 +140,7 @@ def command(
     for failure in failures:
         console.note(f"failed: {message(failure)}")
     if k > len(opened):
-        console.note(f"-k {k}: the gallery has only {console.count(len(opened), 'row')}")
+        console.note(f"-k {k}: the gallery has only {format_count(len(opened), 'row')}")
     if failures:
         raise typer.Exit(1)
 
@@ -194,8 +195,6 @@ def _print(results: Sequence[_Result], *, as_json: bool) -> None:
 
 
 def _print_table(hits: Hits) -> None:
-    from lookalike.types import format_distance
-
     labeled = any("label" in hit.metadata for hit in hits)
     columns = ("rank", "distance", *(["label"] if labeled else []), "id")
     rows = [
@@ -207,7 +206,7 @@ def _print_table(hits: Hits) -> None:
         )
         for hit in hits
     ]
-    results = console.count(len(hits), "result")
+    results = format_count(len(hits), "result")
     console.print_table(columns, rows, title=f"{hits.query}: {results}, {hits.metric.value}")
 
 
@@ -240,4 +239,4 @@ def _save_matches(hits: Hits, path: Path) -> None:
         local_features.extract_features(row),
     )
     figures.save(figures.matches(query, row, match, title=hits[0].id), path)
-    console.note(f"matches: {path}, {console.count(match.inlier_count, 'matching point')}")
+    console.note(f"matches: {path}, {format_count(match.inlier_count, 'matching point')}")

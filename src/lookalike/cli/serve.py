@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lookalike.cli import console
+from lookalike.formatting import format_count
 
 
 def command(
@@ -72,6 +73,6 @@ def command(
     address, chosen_port = listening.getsockname()[:2]
     url_host = f"[{address}]" if ":" in address else address
     for name, gallery in opened.items():
-        console.note(f"{name}: {console.count(len(gallery), 'row')}, {gallery.encoder.name}")
+        console.note(f"{name}: {format_count(len(gallery), 'row')}, {gallery.encoder.name}")
     console.note(f"serving at http://{url_host}:{chosen_port}/ (Ctrl-C to stop)")
     run(app, listening, settings.limits)

@@ -9,6 +9,7 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.options import AsJson, Resume, Seed, Source
+from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,9 +139,11 @@ def _summary(encoder: NetworkEncoder, out: Path) -> dict[str, Any]:
 def _print(encoder: NetworkEncoder, out: Path) -> None:
     origin = encoder.origin
     loss = "" if origin["loss"] is None else f", loss {origin['loss']:.5f}"
+    epochs = float(f"{origin['epochs']:.3g}")
+    passes = format_count(int(epochs), "epoch") if epochs.is_integer() else f"{epochs:g} epochs"
     print(
-        f"{out}: {encoder.name}, {encoder.dim} dimensions, {origin['epochs']:.3g} epochs of "
-        f"{console.count(origin['images'], 'image')} in {origin['seconds']:.0f} s{loss}"
+        f"{out}: {encoder.name}, {encoder.dim} dimensions, {passes} of "
+        f"{format_count(origin['images'], 'image')} in {origin['seconds']:.0f} s{loss}"
     )
 
 
@@ -162,7 +165,7 @@ def _labels(labels: str, source: sources.Source) -> Mapping[str, str] | None:
         )
     if len(judgements.labels) < MIN_LABELED:
         raise InputError(
-            f"{labels}: {console.count(len(judgements.labels), 'image')} labeled, at least "
+            f"{labels}: {format_count(len(judgements.labels), 'image')} labeled, at least "
             f"{MIN_LABELED} are needed to evaluate training; label more, or pass --labels none"
         )
     return judgements.labels

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.encoders.base import Encoder
+from lookalike.formatting import format_distance
 from lookalike.images.decode import resize_image, to_channels
 from lookalike.stores.exact import ExactIndex
-from lookalike.types import Embeddings, ImageArray, Metric, format_distance
+from lookalike.types import Embeddings, ImageArray, Metric
 from lookalike.vectors import unit_rows
 
 THUMBNAIL_SIDE = 16

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
+from lookalike.formatting import format_distance
 from lookalike.types import (
     Embeddings,
     Progress,
     ProgressCallback,
-    format_distance,
     ignore_progress,
 )
 

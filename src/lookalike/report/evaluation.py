@@ -15,6 +15,7 @@ from lookalike.evaluation.metrics import Scores
 from lookalike.evaluation.relevance import RelevanceCriterion, short_name
 from lookalike.evaluation.results import Evaluation, Example
 from lookalike.evaluation.summary import ceiling_note, most_confused, ranking, verdict
+from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
 from lookalike.report.page import (
@@ -22,7 +23,6 @@ from lookalike.report.page import (
     Page,
     Section,
     Table,
-    count,
     interval_cells,
     png,
     settings_section,
@@ -68,9 +68,9 @@ def report_page(
     return Page(
         title=f"Search quality of {evaluation.scores.encoder} in {Path(evaluation.gallery).name}",
         subtitle=(
-            f"{count(len(evaluation.examples), 'query', 'queries')} from {evaluation.queries}, "
-            f"{count(evaluation.rows, 'row')}, {count(evaluation.k, 'hit')} per query, "
-            f"{evaluation.scores.metric} distance"
+            f"{format_count(len(evaluation.examples), 'query', 'queries')} from "
+            f"{evaluation.queries}, {format_count(evaluation.rows, 'row')}, "
+            f"{format_count(evaluation.k, 'hit')} per query, {evaluation.scores.metric} distance"
         ),
         verdict=verdict(evaluation),
         highlight=evaluation.scores.encoder,
@@ -242,7 +242,7 @@ def _best_queries(evaluation: Evaluation) -> Section:
     title = "label" if evaluation.criterion.labeled else "name"
     return Section(
         "Best queries",
-        f"{len(complete):,} of {count(len(evaluation.examples), 'query', 'queries')} have "
+        f"{len(complete):,} of {format_count(len(evaluation.examples), 'query', 'queries')} have "
         f"{outcome}. The query is on the left; below the {title} of each hit is its distance. "
         "Correct hits have a green frame, incorrect ones a red frame.",
         png(_grid(shown, evaluation)),
@@ -258,8 +258,8 @@ def _worst_queries(evaluation: Evaluation) -> Section:
     )
     return Section(
         "Worst queries",
-        f"{len(worst):,} of {count(len(evaluation.examples), 'query', 'queries')} have {outcome}. "
-        "Those with the most incorrect hits:",
+        f"{len(worst):,} of {format_count(len(evaluation.examples), 'query', 'queries')} have "
+        f"{outcome}. Those with the most incorrect hits:",
         png(_grid(worst, evaluation)),
     )
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from lookalike._version import __version__
 from lookalike.evaluation.human_judgements import JudgementsResult
+from lookalike.formatting import format_count
 from lookalike.report import figures
 from lookalike.report.page import (
     INTERVAL,
     Page,
     Section,
     Table,
-    count,
     interval_cells,
     png,
     write_page,
@@ -37,7 +37,7 @@ def write_judgements_report(result: JudgementsResult, path: Path) -> None:
     ]
     page = Page(
         title="Human judgements",
-        subtitle=f"{count(result.files, 'file')} of blind judgements",
+        subtitle=f"{format_count(result.files, 'file')} of blind judgements",
         verdict="; ".join(verdicts),
         sections=list(_sections(result)),
     )

@@ -113,11 +113,6 @@ def interval_cells(column: str, estimate: Estimate) -> tuple[tuple[str, str], tu
     return (column, f"{estimate.value:.4f}"), (INTERVAL, f"{low:.4f} to {high:.4f}")
 
 
-def count(number: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with its noun, singular or plural."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
-
-
 def png(figure: Figure) -> str:
     """Return a figure as a base64 PNG, for :class:`Section`."""
     from lookalike.report import figures  # a service shows reports without drawing any

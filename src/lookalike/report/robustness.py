@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lookalike.evaluation.robustness import MEANING, RobustnessResult, verdict
+from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
 from lookalike.report.page import (
@@ -12,7 +13,6 @@ from lookalike.report.page import (
     Page,
     Section,
     Table,
-    count,
     interval_cells,
     png,
     settings_section,
@@ -34,8 +34,8 @@ def write_robustness_report(result: RobustnessResult, gallery: Gallery, path: Pa
     page = Page(
         title=f"Robustness of {result.encoder} in {gallery.path.name}",
         subtitle=(
-            f"{count(result.queries, 'image')} corrupted, each to find its original among "
-            f"{count(result.rows, 'row')}, {result.metric} distance"
+            f"{format_count(result.queries, 'image')} corrupted, each to find its original among "
+            f"{format_count(result.rows, 'row')}, {result.metric} distance"
         ),
         verdict=verdict(result),
         sections=[_scores(result), _corruptions(result), _settings(result, gallery)],

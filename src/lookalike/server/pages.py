@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from lookalike.errors import LookalikeError, MissingRowError
 from lookalike.evaluation.saved import load_saved_evaluation
+from lookalike.formatting import format_distance
 from lookalike.search.search import RERANKINGS
 from lookalike.server.api import gallery_facts
 from lookalike.server.browsing import Browsing
@@ -25,7 +26,7 @@ from lookalike.server.metrics import Stages
 from lookalike.server.problems import ProblemError, problem_of
 from lookalike.server.schemas import UrlParameters
 from lookalike.server.service import GalleryHandle, SearchQuery, Service
-from lookalike.types import Hit, Metadata, format_distance
+from lookalike.types import Hit, Metadata
 
 router = APIRouter(include_in_schema=False)
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 from numpy.typing import NDArray
 
+from lookalike.formatting import format_distance
 from lookalike.report.figures.style import (
     CORRECT,
     HIGHLIGHT,
@@ -21,7 +22,7 @@ from lookalike.report.figures.style import (
     STYLE,
 )
 from lookalike.sources import open_items
-from lookalike.types import Embeddings, Hit, Hits, ImageArray, format_distance
+from lookalike.types import Embeddings, Hit, Hits, ImageArray
 
 
 def hits(results: Hits, correct: Sequence[bool | None] | None = None) -> Figure:
