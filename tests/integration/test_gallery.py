@@ -26,6 +26,7 @@ from lookalike.errors import (
     SourceError,
 )
 from lookalike.gallery.gallery import Gallery
+from lookalike.images.decode import ImageInput
 from lookalike.sources import Source, open_items, open_source
 from lookalike.sources.sampling import sample_images
 from lookalike.stores.base import Rows
@@ -72,7 +73,7 @@ def test_a_query_may_be_path_bytes_pil_or_array(shapes: Gallery, folder: Path) -
     path = folder / "red" / "1.png"
     with Image.open(path) as opened:
         opened.load()
-        queries = [path, str(path), path.read_bytes(), opened, np.asarray(opened)]
+        queries: list[ImageInput] = [path, str(path), path.read_bytes(), opened, np.asarray(opened)]
     results = [shapes.search(query, k=12) for query in queries]
     assert {hits[0].id for hits in results} == {"shapes:red/1.png"}
     assert [hit.metadata["label"] for hit in results[0][:4]] == ["red"] * 4

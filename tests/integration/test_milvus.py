@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def made(
         "flat": lambda: filled("flat?index=flat", Metric.L2),
         "home": lambda: gallery("home"),
         "remade": remade,
-        **{f"unfinished_{i}": lambda i=i: unfinished(i) for i in range(len(STEPS))},
+        **{f"unfinished_{i}": partial(unfinished, i) for i in range(len(STEPS))},
     }
     remaining = {f"unfinished_{i}{end}": method for i, (end, method) in enumerate(STEPS)}
     call = Connection.call
@@ -209,7 +210,12 @@ def hostile_metadata(rng: random.Random) -> dict[str, Any]:
         return scalar()
 
     fields = {name: value(name) for name in NAMES if name != "none" and rng.random() < 0.5}
-    pure = (rng.choice(TEXTS), rng.random() < 0.5, rng.choice(NUMBERS), rng.choice(([], None)))
+    pure: tuple[Any, ...] = (
+        rng.choice(TEXTS),
+        rng.random() < 0.5,
+        rng.choice(NUMBERS),
+        rng.choice(([], None)),
+    )
     fields |= {name: each for name, each in zip(PURE, pure, strict=True) if rng.random() < 0.4}
     return fields | ({"none": None} if rng.random() < 0.2 else {})
 
@@ -295,8 +301,10 @@ def test_pages_may_end_at_any_id(small: MilvusStore, monkeypatch: pytest.MonkeyP
     sizes = []
     iter_pages = Connection.iter_pages
 
-    def small_pages(*arguments: Any) -> Iterator[list[dict[str, Any]]]:
-        for page in iter_pages(*arguments[:5], page_size=3):
+    def small_pages(
+        connection: Connection, name: str, key: str, expression: str, fields: Sequence[str], _: int
+    ) -> Iterator[list[dict[str, Any]]]:
+        for page in iter_pages(connection, name, key, expression, fields, page_size=3):
             sizes.append(len(page))
             yield page
 
@@ -708,8 +716,8 @@ def test_exact_search_is_exact(
     where = as_filter({"tenth": 4})
     filtered = stores[name].search(queries[:3], 10, metric, where, exact=exact)
     for near, row in zip(filtered, distances[:3], strict=True):
-        order = [i for i in np.argsort(row, kind="stable") if i % 10 == 4][:10]
-        assert [hit.id for hit in near] == [stored.ids[i] for i in order]
+        fours = [i for i in np.argsort(row, kind="stable") if i % 10 == 4][:10]
+        assert [hit.id for hit in near] == [stored.ids[i] for i in fours]
 
 
 def test_pages_cover_sealed_and_growing_segments(
@@ -769,14 +777,15 @@ def test_writes_of_another_process_are_visible(
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
+        stdin, stdout = child.stdin, child.stdout
+        assert stdin is not None
+        assert stdout is not None
+        assert stdout.readline() == "ready\n"
 
         def write(row_id: str, vector: list[float] | None, metadata: Any = None) -> None:
-            child.stdin.write(json.dumps([row_id, vector, metadata]) + "\n")
-            child.stdin.flush()
-            assert child.stdout.readline() == "done\n"
+            stdin.write(json.dumps([row_id, vector, metadata]) + "\n")
+            stdin.flush()
+            assert stdout.readline() == "done\n"
 
         def wait_until(check: Callable[[], bool], within: float = 3.0) -> None:
             start = time.monotonic()
@@ -800,7 +809,7 @@ def test_writes_of_another_process_are_visible(
         wait_until(lambda: small.ids() == ("new", "theirs"))
         write("zero", [0, 0, 0, 0], {"tag": ["x", "z"]})
         wait_until(lambda: search("tag = 'z'") == ["zero"])
-        child.stdin.close()
+        stdin.close()
     log.info("visible after %s s", [round(seconds, 2) for seconds in took])
 
 

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -22,8 +24,11 @@ from lookalike.encoders.registry import open_encoder
 from lookalike.errors import InputError, SourceError, StorageError
 from lookalike.gallery import ingest
 from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.ingest import ItemResult
 from lookalike.gallery.sync import SyncReport
+from lookalike.images.decode import content_hash
 from lookalike.sources import open_source
+from lookalike.stores.base import VectorStore
 from lookalike.types import Progress
 from tests.integration.test_cli import lookalike, run
 from tests.unit.test_decode import stored_as
@@ -76,10 +81,12 @@ def test_unchanged_files_are_not_read(
 ) -> None:
     (photos / "a" / "00.png").touch()
     hashed: list[int] = []
-    content_hash = ingest.content_hash
-    monkeypatch.setattr(
-        ingest, "content_hash", lambda data: hashed.append(len(data)) or content_hash(data)
-    )
+
+    def counted_hash(data: bytes) -> str:
+        hashed.append(len(data))
+        return content_hash(data)
+
+    monkeypatch.setattr(ingest, "content_hash", counted_hash)
     monkeypatch.setattr(ingest, "_encode", None)
     assert counts(gallery.sync(photos)) == (0, 0, 0, 0, 12)
     assert len(hashed) == 1
@@ -298,7 +305,7 @@ def test_batches_are_flushed_before_they_are_reported(
     commits = []
     commit = ingest.commit
 
-    def checked(done: list[object], target: object) -> None:
+    def checked(done: Sequence[ItemResult], target: VectorStore) -> None:
         commit(done, target)
         files = [path for path in store.rglob("*") if path.is_file()]
         assert {str(path) for path in files} <= flushed.keys()
@@ -345,13 +352,21 @@ def test_index_and_search_on_the_command_line(photos: Path, tmp_path: Path) -> N
     for arguments, message in (
         (("--min-score", "2"), "--min-score 2 must be from -1 to 1"),
         (("--min-score", "0", "--max-distance", "1"), "exclude each other"),
-        (("--min-score", "0", "--metric", "l2"), "--min-score needs the cosine metric; for l2 use --max-distance"),
+        (
+            ("--min-score", "0", "--metric", "l2"),
+            "--min-score needs the cosine metric; for l2 use --max-distance",
+        ),
         (("--max-distance", "-1"), "--max-distance -1 must be at least 0"),
         (("--where", "label = "), "filter, character 8: expected a text"),
     ):
         done = lookalike("search", "g", query, *arguments, cwd=tmp_path)
         assert done.returncode == 2
         assert message in done.stderr
+
+
+def read_lines(stream: IO[str], lines: queue.Queue[str]) -> None:
+    for line in stream:
+        lines.put(line)
 
 
 def test_watch_indexes_changes(photos: Path, tmp_path: Path) -> None:
@@ -366,7 +381,7 @@ def test_watch_indexes_changes(photos: Path, tmp_path: Path) -> None:
     ) as child:
         assert child.stdout is not None
         lines: queue.Queue[str] = queue.Queue()
-        reader = threading.Thread(target=lambda: [lines.put(line) for line in child.stdout])
+        reader = threading.Thread(target=read_lines, args=(child.stdout, lines))
         reader.start()
         try:
             assert json.loads(lines.get(timeout=120))["added"] == 12
@@ -394,7 +409,7 @@ def test_all_formats_and_orientations_give_the_same_embedding(
     small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
     color = np.asarray(Image.fromarray(small).resize((64, 48), Image.Resampling.BICUBIC))
     gray = np.asarray(Image.fromarray(color).convert("L"))
-    lossless = {"color": [], "gray": []}
+    lossless: dict[str, list[str]] = {"color": [], "gray": []}
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation

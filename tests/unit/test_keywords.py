@@ -12,9 +12,10 @@ from lookalike.filters import MetadataColumns
 from lookalike.gallery.gallery import Gallery
 from lookalike.search.keywords import KeywordIndex, fuse_rankings, keyword_index
 from lookalike.sources import open_source
+from lookalike.types import Metadata
 from tests.unit.test_explore import scene
 
-ROWS = [
+ROWS: list[Metadata] = [
     {"title": "Red shoe", "tags": ["leather", "summer"], "year": 2020},
     {"title": "red, red and red again", "color": "red"},
     {"title": "Blue shoes", "price": 12.5, "sale": True},

@@ -141,7 +141,7 @@ def test_reranking_defines_the_order(store: VectorStore, metric: Metric, name: s
         unit = vector / np.linalg.norm(vector)
         scores = -rerank.database_augmentation(rows, 3) @ unit
     else:
-        methods = {
+        methods: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
             "k-reciprocal": rerank.k_reciprocal_distances,
             "diffusion": rerank.diffusion_distances,
         }
