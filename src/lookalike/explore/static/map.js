@@ -126,7 +126,8 @@ export function showMap(root, data, options = {}) {
 
   function paint() {
     const visibleExtent = Math.min(width, height) / view.scale;
-    const size = Math.max(1, Math.round(ratio * Math.min(4, 0.9 / Math.sqrt(visibleExtent) * (count < 5000 ? 2.4 : 1.2))));
+    const base = Math.min(2.4, Math.max(1.2, 1.2 * Math.sqrt(20_000 / count)));
+    const size = Math.max(1, Math.round(ratio * Math.min(4, (0.9 / Math.sqrt(visibleExtent)) * base)));
     const visible = grid.inside(view.x - width / 2 / view.scale, view.y - height / 2 / view.scale, view.x + width / 2 / view.scale, view.y + height / 2 / view.scale, options.maxThumbnails ?? MAX_THUMBNAILS);
     const fade = (color) => (dark.matches ? mix(color, 20, 0.75) : mix(color, 255, 0.75));
     const table = new Map();
