@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from lookalike.formatting import format_count
-
 from typing import TYPE_CHECKING
 
-from lookalike.cli.XX, note, print_table
+from lookalike.cli.console import note, print_table
+from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
     from lookalike.evaluation.human_judgements import JudgementsResult
