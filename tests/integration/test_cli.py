@@ -247,7 +247,7 @@ MISTAKES = {
     ),
     "bad metric": (
         ["index", "x.gallery", "dataset:digits/test", "--metric", "l1"],
-        "--metric l1: must be l2 or cosine",
+        "--metric l1 must be l2 or cosine",
     ),
     "other encoder": (
         ["index", "d.gallery", "dataset:digits/test", "--encoder", "hog"],
