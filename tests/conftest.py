@@ -40,7 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = [value for value in params.values() if isinstance(value, str)]  # not arrays
         engine = "milvus" in names
         by_engine = item.path.parent.name == "contract"  # the same tests over several stores
-        in_group = engine if by_engine else item.path in uses_milvus
+        in_group = engine or (
+            "milvus" in _fixtures(item) if by_engine else item.path in uses_milvus
+        )
         group = "milvus" if in_group else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
         if engine or "lance" in names:
