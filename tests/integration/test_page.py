@@ -589,7 +589,7 @@ def test_map_hover_click_and_lasso(tab: Open, site: Serving) -> None:
     page.wait_for_selector(f"aside [role=status]:has-text('{len(rows)} images')")
     page.fill("aside input", 'a "b", c')
     with page.expect_download() as saved:
-        page.click("text=CSV")
+        page.click("text=Download CSV")
     table = list(csv.DictReader(Path(saved.value.path()).read_text("utf-8").splitlines()))
     assert [row["id"] for row in table] == list(rows)
     assert {row["label"] for row in table} == {'a "b", c'}
@@ -655,7 +655,7 @@ def test_label_groups_by_keyboard(tab: Open) -> None:
     page.locator("#labels button", has_text=before[0]).click()
     page.wait_for_selector("#progress:has-text('All 18')")
     with page.expect_download() as saved:
-        page.click("text=CSV")
+        page.click("#download")
     table = list(csv.DictReader(Path(saved.value.path()).read_text("utf-8").splitlines()))
     assert len(table) == 18
     assert all(row["label"] == row["id"].partition(":")[2].partition("/")[0] for row in table)
