@@ -21,7 +21,7 @@ demo: $(READY)
 quick test coverage: export OMP_NUM_THREADS = 1
 quick test coverage: export OPENBLAS_NUM_THREADS = 1
 quick test coverage: export LOOKALIKE_THREADS = 1
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 
 # What to run between two edits: unit and contract tests, without the slow ones and the engines.
 quick: $(READY)

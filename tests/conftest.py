@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
+from xdist.scheduler import LoadScopeScheduling
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import open_encoder
@@ -23,40 +25,39 @@ from tests.milvus_server import MilvusServer
 
 Require = Callable[[object, str], None]
 
-LONGEST_FIRST = ("milvus",)
-"""Groups of tests in the order in which processes take them; the others follow by name."""
+_MILVUS_FILES = frozenset({"test_milvus", "test_milvus_faults", "test_ray", "test_replicas"})
+"""Test files that share one Milvus server, beside the contract tests of its store."""
+
+_LONGEST_FIRST = ("milvus", "test_page", "test_training", "test_contrastive", "test_readme")
+"""Groups of tests that processes take first; the others follow by name."""
 
 
-@pytest.hookimpl(tryfirst=True)
+class _GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Give each process whole groups of tests, so that a slow fixture is made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _GroupScheduling:
+    return _GroupScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for ``--dist loadgroup``, so that processes share no slow fixture.
-
-    A file is a group; all files that use Milvus are one, so that one server serves them. Tests
-    that need a database server are marked ``engine``.
-    """
-    uses_milvus = {item.path for item in items if "milvus" in _fixtures(item)}
+    """Mark tests that need a store on disk or a server; put the longest groups first."""
     for item in items:
-        params: Mapping[str, object] = getattr(getattr(item, "callspec", None), "params", {})
-        names = [value for value in params.values() if isinstance(value, str)]  # not arrays
-        engine = "milvus" in names
-        by_engine = item.path.parent.name == "contract"  # the same tests over several stores
-        in_group = engine or (
-            "milvus" in _fixtures(item) if by_engine else item.path in uses_milvus
-        )
-        group = "milvus" if in_group else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-        if engine or "lance" in names:
+        if item.path.parent.name == "contract" and re.search(r"milvus|lance", item.name):
             item.add_marker(pytest.mark.engine)
-    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: rank.get(_group(item), len(rank)))
+    rank = {name: number for number, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(_group(item.nodeid), len(rank)))
 
 
-def _fixtures(item: pytest.Item) -> Sequence[str]:
-    return getattr(item, "fixturenames", ())
-
-
-def _group(item: pytest.Item) -> str:
-    return str(next(item.iter_markers("xdist_group")).args[0])
+def _group(nodeid: str) -> str:
+    """Return the group of a test: its file, or the one of all tests on a Milvus server."""
+    path, _, name = nodeid.partition("::")
+    file = Path(path)
+    on_server = file.parent.name == "contract" and "milvus" in name
+    return "milvus" if on_server or file.stem in _MILVUS_FILES else file.stem
 
 
 @pytest.fixture(scope="session")
