@@ -162,6 +162,7 @@ def test_the_nearest_data_set_name_is_suggested() -> None:
         DATASETS["digits"].load("validation")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "provider_type", "tool"),
     [

@@ -21,6 +21,8 @@ from lookalike.gallery.gallery import Gallery
 from tests.conftest import Require, without_torchvision
 from tests.integration.test_cli import lookalike, run
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "a", "red", "shoe", "blue", "cat", "photo", "of"]
 TEXTS = ["a red shoe", "blue cat", "photo of a cat " * 9]
 

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 _ENCODES = """
 import numpy as np
 from lookalike.encoders.registry import open_encoder

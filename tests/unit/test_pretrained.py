@@ -45,6 +45,8 @@ from lookalike.errors import (
 )
 from tests.conftest import Require, without_torchvision
 
+pytestmark = pytest.mark.slow
+
 PALACE, DAISY = 698, 985
 
 

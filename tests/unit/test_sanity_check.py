@@ -15,6 +15,8 @@ from lookalike.sources import ArraySource, open_source
 from lookalike.sources.sampling import read_sample
 from lookalike.types import Embeddings
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 
 

@@ -24,6 +24,8 @@ from lookalike.errors import FetchError, MissingDependencyError, UnknownNameErro
 from lookalike.types import Progress
 from tests.conftest import Require
 
+pytestmark = pytest.mark.slow
+
 
 @functools.cache
 def real(split: str) -> Split:

@@ -23,6 +23,8 @@ from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
 from tests.integration.test_cli import lookalike
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Gallery:
