@@ -44,12 +44,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _GroupSch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that need a store on disk or a server; put the longest groups first."""
+    """Mark tests that need a store on disk or a server; put the longest groups first.
+
+    Milvus is killed while it has few collections: restarting it takes longer the more it has.
+    """
     for item in items:
         if item.path.parent.name == "contract" and re.search(r"milvus|lance", item.name):
             item.add_marker(pytest.mark.engine)
     rank = {name: number for number, name in enumerate(_LONGEST_FIRST)}
-    items.sort(key=lambda item: rank.get(_group(item.nodeid), len(rank)))
+    items.sort(
+        key=lambda item: (
+            rank.get(_group(item.nodeid), len(rank)),
+            item.path.stem != "test_milvus_faults",
+        )
+    )
 
 
 def _group(nodeid: str) -> str:
