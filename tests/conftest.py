@@ -107,6 +107,12 @@ def milvus(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         server.stop()
 
 
+@pytest.fixture(autouse=True)
+def _width_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print tables as into a pipe, whatever terminal the tests are started from."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def digits() -> Source:
     return open_source("dataset:digits/train[:400]")
