@@ -34,6 +34,8 @@ from lookalike.vectors import unit_rows
 from tests.conftest import Require
 from tests.integration.test_cli import lookalike
 
+pytestmark = pytest.mark.slow
+
 DRAWN = AdaptOptions(query_domain="drawn", views_per_image=3, dim=24)
 
 

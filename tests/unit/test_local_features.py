@@ -28,6 +28,8 @@ from lookalike.images.local_features import (
 from lookalike.report import figures
 from lookalike.types import ImageArray
 
+pytestmark = pytest.mark.slow
+
 SIDE = 320
 SKIMAGE = ("astronaut", "camera", "chelsea", "coffee", "page", "text")
 
