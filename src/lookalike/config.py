@@ -7,7 +7,7 @@
 ``LOOKALIKE_MILVUS_TOKEN``  Milvus ``USER:PASSWORD`` or API key
 ``LOOKALIKE_MILVUS_CA``     CA certificate file for milvus+tls://
 ``LOOKALIKE_DEVICE``   ``cuda``: run networks on a GPU; needs the package onnxruntime-gpu
-``LOOKALIKE_THREADS``  threads for encoding and training (default: the cores of this process)
+``LOOKALIKE_THREADS``  threads of each pool (default: the cores that this process may use)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import platformdirs
 
+from lookalike.cpu_quota import affinity, usable_cores
 from lookalike.errors import SettingError
 
 DEVICES = ("cpu", "cuda")
@@ -63,10 +64,23 @@ def forwarded() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("LOOKALIKE_")}
 
 
+def linear_algebra_threads() -> dict[str, str]:
+    """Return the variables that give the libraries behind numpy as many threads as every pool.
+
+    They read them when they are imported; without them they use every core of the affinity, which
+    is right unless the threads are fewer.
+    """
+    threads = settings().threads
+    if threads >= affinity():
+        return {}
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return dict.fromkeys(names, str(threads))
+
+
 def _threads() -> int:
     raw = os.environ.get("LOOKALIKE_THREADS")
     if not raw:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores()
+        return usable_cores()
     if not raw.isdigit() or int(raw) < 1:
         raise SettingError(f"LOOKALIKE_THREADS={raw!r}: must be a whole number of at least 1")
     return int(raw)
@@ -86,7 +100,3 @@ def _formats() -> tuple[str, ...]:
         if name not in OPTIONAL_FORMATS:
             raise SettingError(f"LOOKALIKE_FORMATS={raw!r}: must be tiff, avif or both")
     return named
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1

@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from lookalike.errors import LookalikeError
+from lookalike.process_state import default_environment
 
 HELP_NAMES: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
@@ -52,8 +53,11 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command; its options are what :func:`message` writes."""
+        from lookalike.config import linear_algebra_threads
+
         _running.set(ctx)
-        return super().invoke(ctx)
+        with default_environment(**linear_algebra_threads()):
+            return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return options, arguments by their metavars, and required options."""
