@@ -1,6 +1,16 @@
-"""Numbers as people read them: counts with their nouns, distances; without numpy."""
+"""Numbers and names as people read them: counts with their nouns, distances; without numpy."""
 
 from __future__ import annotations
+
+import re
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, separators of lines, changes of the writing direction, lone surrogates."""
+
+
+def printable(text: str) -> str:
+    """Return a name with the characters escaped that would break a line or steer a terminal."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def format_count(number: int, singular: str, plural: str = "") -> str:

@@ -1,0 +1,85 @@
+"""Files: names that are no valid text, and reading that never waits.
+
+A file name on Linux is a sequence of bytes. Python represents bytes that are not UTF-8 by lone
+surrogates, which no store, JSON document or table can hold. IDs, URIs and specifications hold names
+with such bytes escaped, as in ``caf\\xe9.jpg``; :func:`unescape_name` returns the name again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+
+_TO_ESCAPE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))|[\udc80-\udcff]")
+_ESCAPED = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
+
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def escape_name(name: str) -> str:
+    r"""Return a file name or path as valid text, from which :func:`unescape_name` restores it.
+
+    A byte that is not UTF-8 becomes ``\xNN``. A backslash that would read as such an escape
+    becomes ``\x5c``, so that different names stay different. All other names are unchanged.
+    """
+    if os.name == "nt":  # where names are Unicode and a backslash separates folders
+        return name
+    return _TO_ESCAPE.sub(
+        lambda match: "\\x5c" if match[0] == "\\" else f"\\x{ord(match[0]) - 0xDC00:02x}", name
+    )
+
+
+def unescape_name(text: str) -> str:
+    """Return the file name or path that :func:`escape_name` made a text of."""
+    if os.name == "nt":
+        return text
+    return _ESCAPED.sub(
+        lambda match: "\\" if match[1] == "5c" else chr(0xDC00 + int(match[1], 16)), text
+    )
+
+
+def valid_text(text: str) -> str:
+    """Return a text without lone surrogates: escaped as file names, or else as ``\\udNNN``."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return escape_name(text).encode("utf-8", "backslashreplace").decode()
+    return text
+
+
+def check_regular(path: str | Path) -> None:
+    """Check that a path is a regular file: reading a pipe, socket or device could wait for ever.
+
+    Raises:
+        OSError: it is not, or does not exist; ``strerror`` says so.
+    """
+    _check_mode(os.stat(path).st_mode, path)  # noqa: PTH116 - half the cost of Path.stat
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Return the bytes of a regular file; anything else is refused without waiting.
+
+    Raises:
+        OSError: it is not a regular file, or cannot be read; ``strerror`` says why.
+    """
+    check_regular(path)  # opening alone may already have an effect on a device
+    with open(path, "rb", opener=_open_at_once) as file:  # noqa: PTH123 - Path.open has no opener
+        _check_mode(os.fstat(file.fileno()).st_mode, path)
+        return file.read()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for the writer of a pipe that has just taken its place."""
+    return os.open(path, flags | _READ_ONLY)
+
+
+def _check_mode(mode: int, path: str | Path) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
