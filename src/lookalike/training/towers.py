@@ -15,6 +15,8 @@ from lookalike.encoders.whitening import LinearProjection
 WIDTHS = (64, 128, 192, 256)
 """Channels of the tower's convolutions; larger images get more stages of the last width."""
 
+_QUARTERS = 4 * 255.0
+
 
 class GradientStem(nn.Module):
     """Images ``(n, c, h, w)`` in [0, 1] to edge responses by direction, ``(n, 8 + c, h/s, w/s)``.
@@ -53,7 +55,7 @@ def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return [-1, 0, 1] differences in x and y, ``(n, 1, h, w)``, of ``(n, c, h, w)``.
 
     The image is padded with the mean of its corners. Of several channels, each pixel takes the
-    differences of the one with the largest gradient.
+    differences of the one with the largest gradient, the first of equal ones.
     """
     height, width = images.shape[-2:]
     corners = images[:, :, :: height - 1, :: width - 1].mean(dim=(2, 3), keepdim=True)
@@ -63,8 +65,20 @@ def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     x, y = wide[..., 2:] - wide[..., :-2], high[..., 2:, :] - high[..., :-2, :]
     if images.shape[1] == 1:
         return x, y
-    strongest = (x * x + y * y).argmax(dim=1, keepdim=True)
+    exact_x, exact_y = quarter_levels(x), quarter_levels(y)
+    strongest = (exact_x * exact_x + exact_y * exact_y).argmax(dim=1, keepdim=True)
     return x.gather(1, strongest), y.gather(1, strongest)
+
+
+def quarter_levels(values: Tensor) -> Tensor:
+    """Return values in [-1, 1] in quarters of a gray level, rounded to integers up to 1,020.
+
+    For 8-bit images the gradients, at the border too, are such integers up to rounding errors of
+    float32, and their squares are exact. What is decided by comparing them, such as the strongest
+    of several channels, therefore does not depend on the order of operations in torch or ONNX
+    Runtime: on smooth photographs thousands of pixels have equal gradients in two channels.
+    """
+    return (values * _QUARTERS).round()
 
 
 def overlapping_means(maps: Tensor, stride: int) -> Tensor:
@@ -129,7 +143,7 @@ class _Crop(nn.Module):
         return images[:, :, : self.height, : self.width]
 
 
-_LARGE = 2.0**20
+_LARGE = 2.0**18
 
 
 class FineHogModule(nn.Module):
@@ -149,9 +163,8 @@ class FineHogModule(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return ``(n, dim)`` of unit length."""
-        # Integers, so that channels with equal gradients tie as in FineHog; large ones, so that
-        # 1e-6 below is negligible.
-        x, y = gradients((images * 255).round() * _LARGE)
+        # Integers, as in FineHog; large ones, so that 1e-6 below is negligible.
+        x, y = (quarter_levels(each) * _LARGE for each in gradients(images))
         magnitude = (x * x + y * y).sqrt()
         # atan2 by the half-angle formula: its ONNX export takes 20 operators. For y = 0 and x < 0
         # the angle is pi, the limit from above.
