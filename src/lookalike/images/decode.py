@@ -12,6 +12,7 @@ import hashlib
 import io
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +60,43 @@ _FORMATS: Mapping[str, tuple[str, str, Callable[[bytes], bool]]] = {
 }
 """Suffix, media type and test of the first 16 bytes, by Pillow's name of the format."""
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeOptions:
+    """How images are decoded.
+
+    Args:
+        max_megapixels: largest image; ``math.inf``: any. By default, images are refused that would
+            need more memory than the machine can spare.
+        strict: refuse truncated and damaged files, instead of decoding them as far as they go.
+        window: the values shown as black and as white, for images of more than 8 bits; by default
+            as the file states, or by percentiles of each image.
+        formats: names of the formats to read; default all that can be read here.
+    """
+
+    max_megapixels: float | None = None
+    strict: bool = False
+    window: tuple[float, float] | None = None
+    formats: tuple[str, ...] | None = None
+
+
+DEFAULT_OPTIONS = DecodeOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image ``(H, W)`` or ``(H, W, 3)`` uint8, and what is not as usual with it.
+
+    ``notes`` are short and countable, such as :data:`TRUNCATED`; ``pages`` counts the pages or
+    frames of its file.
+    """
+
+    pixels: ImageArray
+    notes: tuple[str, ...] = ()
+    pages: int = 1
+
+
+TRUNCATED = "truncated"
+
 ImageInput = str | Path | bytes | Image.Image | ImageArray
 """What :func:`decode` accepts; a ``str`` is always a path."""
 
@@ -105,7 +143,28 @@ def file_suffix(data: bytes) -> str:
     return next((suffix for suffix, media, _ in _FORMATS.values() if media == detected), "")
 
 
-def decode(image: ImageInput, *, name: str | None = None, full_size: bool = False) -> ImageArray:
+def decode_with_notes(
+    image: ImageInput,
+    *,
+    name: str | None = None,
+    full_size: bool = False,
+    options: DecodeOptions = DEFAULT_OPTIONS,
+    page: int = 0,
+) -> DecodedImage:
+    """Like :func:`decode`, with notes."""
+    return DecodedImage(
+        decode(image, name=name, full_size=full_size, options=options, page=page)
+    )
+
+
+def decode(
+    image: ImageInput,
+    *,
+    name: str | None = None,
+    full_size: bool = False,
+    options: DecodeOptions = DEFAULT_OPTIONS,
+    page: int = 0,
+) -> ImageArray:
     """Decode one image to ``(H, W)`` gray or ``(H, W, 3)`` RGB uint8, EXIF orientation applied.
 
     Args:
