@@ -150,6 +150,7 @@ def test_evaluate_prints_the_promised_keys(work: Path) -> None:
     scores |= {"map_retrieved", "map_retrieved_interval", "recall_at_1", "recall_at_1_interval"}
     scores |= {"recall", "recall_interval", "first", "per_label"}
     others = {"k", "queries", "skipped", "gallery", "baselines", "variants", "latency_ms"}
+    others.add("baselines_left_out")
     assert set(result) == scores | others | {"protocol", "relevance", "precision_ceiling"}
     assert result["relevance"] == {"by": "label", "column": "label"}
     assert (result["protocol"], result["precision_ceiling"]) == (None, 1)
@@ -160,7 +161,7 @@ def test_evaluate_prints_the_promised_keys(work: Path) -> None:
         assert set(baseline) == scores
         assert baseline["precision_interval"][0] <= baseline["precision"]
     assert result["first"]["queries"] == 100
-    assert set(result["first"]) == {"queries", "precision", "map"}
+    assert set(result["first"]) == {"queries", "precision", "precision_interval", "map"}
     assert set(result["per_label"]) == set("0123456789")
     assert result["baselines"]["chance"]["precision"] == pytest.approx(0.1, abs=0.01)
     assert 0.8 < result["precision"] < 1

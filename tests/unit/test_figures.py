@@ -302,11 +302,15 @@ def test_encoders_are_drawn_by_quality_and_speed() -> None:
 
 
 def test_a_training_curve_names_its_loss() -> None:
-    curves = {"contrastive": np.array([[1, 6.0], [2, 4.5]])}
+    points, epochs = np.array([[0.5, 6.0], [1, 4.5], [1.5, 4.0]]), np.array([[1, 5.25], [1.5, 4.0]])
+    curves = [figures.TrainingCurve("contrastive", points, epochs)]
     ax = axes_of(figures.training_curve(curves, "NT-Xent loss"))
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("epochs", "NT-Xent loss")
-    assert np.asarray(ax.lines[0].get_xydata()).tolist() == [[1, 6], [2, 4.5]]
-    assert ax.lines[0].get_label() == "contrastive (final 4.50000)"
+    assert [np.asarray(line.get_xydata()).tolist() for line in ax.lines] == [
+        points.tolist(),
+        epochs.tolist(),
+    ]
+    assert ax.get_legend_handles_labels()[1] == ["contrastive (last epoch: mean 4.00000)"]
 
 
 def test_the_layer_of_the_embedding_is_bold() -> None:

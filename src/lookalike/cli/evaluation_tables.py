@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print the scores of gallery and baselines, those of variants, and the verdict."""
+    from lookalike.evaluation.baselines import left_out_notes
     from lookalike.evaluation.summary import ceiling_note, most_confused, verdict
 
     print_table(*_scores(evaluation), title=_title(evaluation))
@@ -25,13 +26,15 @@ def print_evaluation(evaluation: Evaluation) -> None:
             f"relevant results {evaluation.criterion.description}; mAP@{k} divides by "
             f"min({k}, relevant rows), mAP retrieved by the relevant results"
         )
+    for text in left_out_notes(evaluation.baselines_left_out):
+        print(text)
     if text := ceiling_note(evaluation):
         print(text)
     if evaluation.variants:
         _print_variants(evaluation)
     first = evaluation.scores.first
     if first.queries < len(evaluation.examples):
-        print(f"first {first.queries} queries: precision@{k} {first.precision:.4f}")
+        print(f"first {first.queries} queries: precision@{k} {_interval(first.precision_estimate)}")
     print(f"* {verdict(evaluation)}")
     if text := most_confused(evaluation):
         print(f"most confused: {text}")

@@ -137,8 +137,12 @@ def _summary(encoder: NetworkEncoder, out: Path) -> dict[str, Any]:
 
 
 def _print(encoder: NetworkEncoder, out: Path) -> None:
+    from lookalike.training.recipe import LOSSES
+    from lookalike.training.recipes import find_recipe
+
     origin = encoder.origin
-    loss = "" if origin["loss"] is None else f", loss {origin['loss']:.5f}"
+    loss_name = LOSSES[find_recipe(origin["recipe"]).objective]
+    loss = "" if origin["loss"] is None else f", {loss_name} {origin['loss']:.5f}"
     epochs = float(f"{origin['epochs']:.3g}")
     passes = format_count(int(epochs), "epoch") if epochs.is_integer() else f"{epochs:g} epochs"
     print(

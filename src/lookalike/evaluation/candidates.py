@@ -12,14 +12,9 @@ import numpy as np
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import encoder_specs, open_encoder
-from lookalike.errors import (
-    ArtifactError,
-    InputError,
-    MissingDependencyError,
-    SettingError,
-    UnknownNameError,
-)
+from lookalike.errors import SettingError, UnknownNameError
 from lookalike.evaluation.agreement import Quality
+from lookalike.evaluation.baselines import UNUSABLE
 from lookalike.evaluation.robustness import evaluate_encoder_robustness
 from lookalike.sources import ItemSource
 from lookalike.sources.sampling import SampledImage
@@ -174,7 +169,7 @@ class CandidateRunner:
             encoder = build()
         except (SettingError, UnknownNameError):
             raise
-        except (InputError, ArtifactError, MissingDependencyError) as error:
+        except UNUSABLE as error:
             self.not_tried[name] = str(error)
             return
         if encoder is None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.batching import encode_items
-from lookalike.encoders.registry import encoder_specs
 from lookalike.errors import ImageError, InputError, SettingError
+from lookalike.evaluation.baselines import CHANCE, BaselineResults, run_baselines
 from lookalike.evaluation.metrics import QueryScores, Scores, ceiling_at_k
 from lookalike.evaluation.protocols import open_protocol
 from lookalike.evaluation.relevance import Relevance, RelevantSet, build_relevance
@@ -35,7 +35,6 @@ from lookalike.types import (
     ignore_progress,
 )
 
-CHANCE = "chance"
 DEFAULT_K = 7
 
 _REPORT_EVERY = 1000
@@ -81,7 +80,8 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
         variants: search variants to compare with a plain search: ``foreground``, ``multi-crop``,
             names of re-rankings, several joined by ``+``, or ``all``.
         baselines: compare with chance, pixels, PCA, HOG and an untrained network, each fitted to
-            and run on the same images with the same metric.
+            and run on the same images with the same metric. One that cannot be, such as PCA on
+            few images, is left out with its reason.
         on_progress: called at each stage.
 
     Raises:
@@ -130,7 +130,7 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
         relevant=relevant,
         on_progress=on_progress,
     )
-    baseline_scores = benchmark.baselines() if baselines else {}
+    compared = benchmark.baselines() if baselines else BaselineResults()
     hits = benchmark.search(gallery.encoder, gallery.store)
     values = benchmark.query_scores(hits)
     labels = tuple(sorted({*benchmark.labels.values(), *benchmark.query_labels}))
@@ -141,7 +141,8 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
         queries=source.spec,
         skipped=tuple(skipped),
         scores=benchmark.score(gallery.encoder.name, hits),
-        baselines=baseline_scores,
+        baselines=compared.results,
+        baselines_left_out=compared.left_out,
         labels=labels,
         confusion=benchmark.confusion(labels, hits),
         query_labels=Counter(benchmark.query_labels),
@@ -202,16 +203,13 @@ class _Benchmark:
         ids = {item.id for item in self.rows}
         return np.array([item.id in ids for item in self.queries], np.bool_)
 
-    def baselines(self) -> dict[str, Scores]:
-        """Return the scores of chance and of every baseline encoder, by name."""
-        scores = {CHANCE: self.chance()}
-        sample = sample_images(self.rows)
-        for spec in encoder_specs().values():
-            if spec.baseline:
-                encoder = spec.fit(spec.name, sample)
-                hits = self.search(encoder, self.store_for(encoder))
-                scores[spec.name] = self.score(encoder.name, hits)
-        return scores
+    def baselines(self) -> BaselineResults[Scores]:
+        """Return the scores of chance and of the baseline encoders, by name."""
+        run = run_baselines(
+            sample_images(self.rows),
+            lambda encoder: self.score(encoder.name, self.search(encoder, self.store_for(encoder))),
+        )
+        return BaselineResults({CHANCE: self.chance(), **run.results}, run.left_out)
 
     def store_for(self, encoder: Encoder) -> VectorStore:
         """Return the gallery's images as encoded by another encoder."""

@@ -218,6 +218,27 @@ class GroupScore:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstScore(GroupScore):
+    """The scores of the first queries; few queries have a wide ``interval`` of their precision."""
+
+    interval: Interval
+
+    @property
+    def precision_estimate(self) -> Estimate:
+        """Precision@k with its interval."""
+        return Estimate(self.precision, self.interval)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values, the interval as ``[low, high]``."""
+        return {
+            "queries": self.queries,
+            "precision": self.precision,
+            "precision_interval": [self.interval.low, self.interval.high],
+            "map": self.map,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
     """One encoder's scores over all queries, over the first ones, and by label.
 
@@ -232,7 +253,7 @@ class Scores:
     map_retrieved: Estimate
     recall: Estimate
     recall_at_1: Estimate
-    first: GroupScore
+    first: FirstScore
     per_label: Mapping[str, GroupScore]
 
     @classmethod
@@ -255,7 +276,10 @@ class Scores:
             map_retrieved=Estimate.of(values.average_precision_of_retrieved),
             recall=Estimate.of(values.recall),
             recall_at_1=Estimate.of(values.recall_at_1),
-            first=group(slice(first)),
+            first=FirstScore(
+                **asdict(group(slice(first))),
+                interval=bootstrap_interval(values.precision[:first]),
+            ),
             per_label={str(label): group(names == label) for label in np.unique(names)},
         )
 

@@ -167,6 +167,8 @@ def verdict(choice: Choice) -> str:
         f"{best.name} is best on {choice.judgements.summary}: "
         f"{choice.judgements.measure} {best.quality.estimate.value:.3f}"
     )
+    if len(choice.candidates) == 1:
+        return f"{text}; no other encoder was run"
     tied = [c.name for c in choice.candidates if not c.best and c.quality and c.quality.tied]
     if not tied:
         return f"{text}; all others are significantly worse"

@@ -45,7 +45,8 @@ class Evaluation:
     """The result of :func:`evaluate`.
 
     ``confusion`` is ``(labels, labels)`` int64: hits by label of the query (row) and of the hit
-    (column); ``query_labels`` and ``gallery_labels`` count images by label. These and ``labels``
+    (column); ``baselines_left_out`` holds the reason for each baseline that could not be run;
+    ``query_labels`` and ``gallery_labels`` count images by label. These and ``labels``
     are empty unless ``criterion`` is the label. ``ceiling`` is the highest possible precision@k,
     the mean of min(relevant, k) / k. ``others`` may hold scores of other galleries of the same
     images for the same queries, for comparison.
@@ -67,6 +68,7 @@ class Evaluation:
     criterion: RelevanceCriterion
     ceiling: float
     protocol: EvaluationProtocol | None = None
+    baselines_left_out: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, Scores] = field(default_factory=dict)
     variants: Mapping[str, VariantResult] = field(default_factory=dict)
 
@@ -82,6 +84,7 @@ class Evaluation:
             "precision_ceiling": self.ceiling,
             **self.scores.as_dict(),
             "baselines": {name: scores.as_dict() for name, scores in self.baselines.items()},
+            "baselines_left_out": dict(self.baselines_left_out),
             "variants": {name: result.as_dict() for name, result in self.variants.items()},
             "latency_ms": {"p50": self.latency.p50, "p95": self.latency.p95},
         }

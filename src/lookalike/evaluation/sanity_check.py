@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.registry import encoder_specs, open_encoder
 from lookalike.errors import InputError
+from lookalike.evaluation.baselines import left_out_notes, run_baselines
 from lookalike.evaluation.metrics import Estimate
 from lookalike.evaluation.robustness import MEANING, evaluate_encoder_robustness
 from lookalike.sources import Source
@@ -21,7 +21,6 @@ from lookalike.types import (
     Embeddings,
     ImageArray,
     Metric,
-    Progress,
     ProgressCallback,
     ignore_progress,
 )
@@ -65,7 +64,8 @@ class Spectrum:
 class BaselineComparison:
     """Leave-one-out precision@k of an encoder and every baseline over the labeled images.
 
-    ``differences`` are the encoder's precision less each baseline's, paired by query.
+    ``differences`` are the encoder's precision less each baseline's, paired by query; ``left_out``
+    has the reason of each baseline that could not be run.
     """
 
     k: int
@@ -74,15 +74,19 @@ class BaselineComparison:
     precision: Estimate
     baselines: Mapping[str, Estimate]
     differences: Mapping[str, Estimate]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def best(self) -> str:
-        """Name of the best baseline."""
-        return max(self.baselines, key=lambda name: self.baselines[name].value)
+    def best(self) -> str | None:
+        """Name of the best baseline; None if none could be run."""
+        return max(self.baselines, key=lambda name: self.baselines[name].value, default=None)
 
     def verdict(self) -> str:
         """Compare the encoder with the best baseline, in one sentence."""
-        best, difference = self.best, self.differences[self.best]
+        best = self.best
+        if best is None:
+            return "not compared: no baseline could be run"
+        difference = self.differences[best]
         low, high = difference.interval.low, difference.interval.high
         interval = f"{difference.value:+.4f} [{low:+.4f}, {high:+.4f}]"
         if low > 0:
@@ -132,6 +136,7 @@ class SanityCheck:
             f"[{interval.low:.4f}, {interval.high:.4f}] on {c.queries:,} labeled images; "
             f"baselines: {baselines}"
         )
+        lines += left_out_notes(c.left_out)
         lines.append(f"verdict: {c.verdict()}")
         return lines
 
@@ -154,6 +159,7 @@ class SanityCheck:
                 "precision": _as_json(c.precision),
                 "baselines": {name: _as_json(score) for name, score in c.baselines.items()},
                 "differences": {name: _as_json(score) for name, score in c.differences.items()},
+                "left_out": dict(c.left_out),
                 "best_baseline": c.best,
                 "verdict": c.verdict(),
             }
@@ -216,18 +222,13 @@ def _compare(
     if len(labeled) < MIN_LABELED or len(set(names)) < 2:
         return None
     images = [each.image for each in labeled]
-    sample_images = [each.image for each in sample]
-    baselines = [name for name, spec in encoder_specs().items() if spec.baseline]
     own = _precisions(encoder.encode(images), names, k)
-    scores: dict[str, NDArray[np.float64]] = {}
-    for number, name in enumerate(baselines):
-        on_progress(Progress("compare with baselines", number, len(baselines), "encoders"))
-        try:
-            baseline = open_encoder(name, sample_images)
-        except InputError:  # too few images to fit this baseline
-            continue
-        scores[name] = _precisions(baseline.encode(images), names, k)
-    on_progress(Progress("compare with baselines", len(baselines), len(baselines), "encoders"))
+    compared = run_baselines(
+        [each.image for each in sample],
+        lambda baseline: _precisions(baseline.encode(images), names, k),
+        on_progress,
+    )
+    scores = compared.results
     return BaselineComparison(
         k=k,
         queries=len(labeled),
@@ -235,6 +236,7 @@ def _compare(
         precision=Estimate.of(own),
         baselines={name: Estimate.of(each) for name, each in scores.items()},
         differences={name: Estimate.of(own - each) for name, each in scores.items()},
+        left_out=compared.left_out,
     )
 
 

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lookalike.encoders.onnx import NetworkEncoder
-from lookalike.evaluation.evaluate import CHANCE
+from lookalike.evaluation.baselines import CHANCE, left_out_notes
 from lookalike.evaluation.metrics import Scores
 from lookalike.evaluation.relevance import RelevanceCriterion, short_name
 from lookalike.evaluation.results import Evaluation, Example
-from lookalike.evaluation.summary import ceiling_note, most_confused, ranking, verdict
+from lookalike.evaluation.summary import (
+    ceiling_note,
+    most_confused,
+    ranking,
+    verdict,
+)
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
@@ -128,6 +133,7 @@ def _scores(evaluation: Evaluation) -> Section:
         "All baselines were run on the same images and queries with the same metric."
         if evaluation.baselines
         else "",
+        *(f"{text}." for text in left_out_notes(evaluation.baselines_left_out)),
     )
     return Section(
         "Search quality",
@@ -148,8 +154,10 @@ def _cells(scores: Scores, k: int, *, labeled: bool) -> list[tuple[str, str]]:
     ]
     if not labeled:
         return [*average, *retrieved, *recalls, *precision]
-    first = f"precision@{k}, first {scores.first.queries:,}"
-    return [*precision, *average, *retrieved, *recalls, (first, f"{scores.first.precision:.4f}")]
+    first = interval_cells(
+        f"precision@{k}, first {scores.first.queries:,}", scores.first.precision_estimate
+    )
+    return [*precision, *average, *retrieved, *recalls, *first]
 
 
 def _bars(evaluation: Evaluation) -> list[figures.Bar]:

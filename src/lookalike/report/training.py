@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lookalike.encoders.onnx import DECODER_FILE, NetworkEncoder
 from lookalike.evaluation.results import Evaluation
 from lookalike.report import figures
 from lookalike.report.page import Section, Table, png
 from lookalike.sources import open_items
+from lookalike.training.recipe import LOSSES
 from lookalike.training.recipes import RECIPES
 
 _QUERIES = 10
@@ -25,7 +25,7 @@ def training_sections(
     for name in encoders:
         if name in RECIPES and RECIPES[name].layers:
             yield _layers(name)
-    for objective in _LOSSES:
+    for objective in LOSSES:
         histories = {
             name: encoder.origin["history"]
             for name, encoder in encoders.items()
@@ -54,18 +54,18 @@ def _layers(name: str) -> Section:
 
 
 def _losses(objective: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section:
-    loss, description = _LOSSES[objective]
     rows = [
-        (name, str(number), f"{epoch['loss']:.6f}", f"{epoch['seconds']:.1f}")
+        (name, _epoch_name(number, epoch), f"{epoch['loss']:.6f}", f"{epoch['seconds']:.1f}")
         for name, history in histories.items()
         for number, epoch in enumerate(history, 1)
     ]
-    curves = {name: _curve(history) for name, history in histories.items()}
+    curves = [_curve(name, history) for name, history in histories.items()]
     return Section(
         f"Training loss: {objective}",
-        f"{description}. The figure shows means over a twentieth of an epoch, the table means over "
-        "whole epochs.",
-        png(figures.training_curve(curves, loss)),
+        f"{_DESCRIPTIONS[objective]}. Lines are means over a twentieth of an epoch; points, the "
+        "legend and the table are means over whole epochs, the last of which is the training loss "
+        "that is reported elsewhere.",
+        png(figures.training_curve(curves, LOSSES[objective])),
         Table(("recipe", "epoch", "mean loss", "seconds"), rows),
     )
 
@@ -82,24 +82,30 @@ def _reconstructions(evaluation: Evaluation, encoders: Mapping[str, NetworkEncod
     )
 
 
-_LOSSES = {
-    "reconstruction": (
-        "mean squared error per pixel",
-        "Mean squared error per pixel on the training images, with values from 0 to 1",
-    ),
-    "contrastive": (
-        "NT-Xent loss",
-        "NT-Xent: cross entropy, in nats, of identifying an image's other view in a batch",
-    ),
+_DESCRIPTIONS = {
+    "reconstruction": "Mean squared error per pixel on the training images, values from 0 to 1",
+    "contrastive": "NT-Xent: cross entropy, in nats, of identifying an image's other view in a "
+    "batch",
 }
-"""For each objective, the name of the loss for an axis and its description."""
+"""For each objective, what its loss is."""
 
 
-def _curve(history: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """Return ``(points, 2)``: epochs and mean loss, from a training history."""
+def _curve(name: str, history: Sequence[Mapping[str, Any]]) -> figures.TrainingCurve:
+    """Return the losses of a training history; the last epoch may be unfinished."""
     points = [
-        (epoch + (i + 1) / len(entry["curve"]), loss)
+        (epoch + _share(entry) * (i + 1) / len(entry["curve"]), loss)
         for epoch, entry in enumerate(history)
         for i, loss in enumerate(entry["curve"])
     ]
-    return np.array(points)
+    epochs = [(epoch + _share(entry), entry["loss"]) for epoch, entry in enumerate(history)]
+    return figures.TrainingCurve(name, np.array(points), np.array(epochs))
+
+
+def _epoch_name(number: int, entry: Mapping[str, Any]) -> str:
+    share = _share(entry)
+    return str(number) if share == 1 else f"{number} ({share:.0%})"
+
+
+def _share(entry: Mapping[str, Any]) -> float:
+    """Return the part of an epoch that was trained."""
+    return min(1.0, float(entry.get("share", 1)))

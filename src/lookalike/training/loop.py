@@ -160,7 +160,7 @@ class _Loop:
             self._step(batches)
         state.seconds = self.clock.now()
         if state.step == len(batches):
-            state.history.append(_epoch_record(state))
+            state.history.append(epoch_record(state))
             state.epoch, state.step, state.loss_sum, state.loss_marks = state.epoch + 1, 0, 0.0, []
         self._save_after(_MIN_CHECKPOINT_S)
 
@@ -239,9 +239,12 @@ def _check_loss(state: TrainingState, folder: Path) -> None:
     raise ArtifactError(f"{problem}; try another {{seed}}", seed=None)
 
 
-def _epoch_record(state: TrainingState) -> dict[str, Any]:
-    """Return mean loss, seconds and loss curve of the epoch that has just ended."""
-    steps, sums = np.array([(0, 0.0), *state.loss_marks]).T
+def epoch_record(state: TrainingState) -> dict[str, Any]:
+    """Return mean loss, seconds and loss curve of the epoch that has just ended, or been left."""
+    marks = [(0, 0.0), *state.loss_marks]
+    if marks[-1][0] < state.step:  # left within a twentieth of the epoch
+        marks.append((state.step, state.loss_sum))
+    steps, sums = np.array(marks).T
     return {
         "loss": state.loss_sum / state.step,
         "seconds": state.seconds - sum(epoch["seconds"] for epoch in state.history),

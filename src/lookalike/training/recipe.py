@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LOSSES = {"reconstruction": "mean squared error per pixel", "contrastive": "NT-Xent loss"}
+"""The name of the loss that each objective minimizes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -32,7 +35,7 @@ class Recipe:
         summary: one line of help.
         network: a key of :data:`lookalike.training.tasks.NETWORKS`, or "tower".
         layers: of the network; empty if they depend on the image size.
-        objective: "reconstruction" or "contrastive".
+        objective: a key of :data:`LOSSES`.
         augment: the default augmentation preset; None for no augmentation.
         batch: images per step.
         learning_rate: of Adam; with ``one_cycle`` its maximum.

@@ -6,9 +6,12 @@ import hashlib
 import json
 import logging
 import platform
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,16 +25,22 @@ from numpy.typing import NDArray
 from safetensors.torch import save as save_tensors
 
 from lookalike.encoders.base import MANIFEST, Preprocessing
-from lookalike.encoders.export import to_onnx
-from lookalike.encoders.onnx import DECODER_FILE, NetworkEncoder
+from lookalike.encoders.export import ExportAgreement, compare_embeddings, to_onnx
+from lookalike.encoders.onnx import DECODER_FILE, NetworkEncoder, OnnxModel
 from lookalike.encoders.persistence import write_encoder
-from lookalike.errors import ArtifactError, ImageError, SettingError, SourceError
+from lookalike.errors import (
+    ArtifactError,
+    ImageError,
+    MissingDependencyError,
+    SettingError,
+    SourceError,
+)
 from lookalike.sources import Source, open_source
 from lookalike.sources.sampling import sample_images
 from lookalike.training import checkpoints
 from lookalike.training.augmentations import find_augmentations
 from lookalike.training.distributed import ProcessGroup, process_group
-from lookalike.training.loop import FitResult, TrainingOptions, fit
+from lookalike.training.loop import FitResult, TrainingOptions, epoch_record, fit
 from lookalike.training.recipes import Recipe, find_recipe
 from lookalike.training.tasks import Task
 from lookalike.training.torch_state import torch_state_restored
@@ -48,9 +57,14 @@ MIN_SIZE, MAX_SIZE = 32, 224
 _SAMPLE = 200
 """Images that decide on the default size and the channels."""
 
-_CHECKED = 64
-_TOLERANCE = 1e-3
-"""Maximum difference between torch and ONNX Runtime, relative to the largest value."""
+EXPORT = "export"
+"""Key of an encoder's origin: how well ONNX Runtime agrees with torch, as a dict of
+:class:`lookalike.encoders.export.ExportAgreement`."""
+
+_CHECKED = 256
+"""Training images on which the two are compared, evenly spread."""
+
+_CHUNK = 64
 
 
 @torch_state_restored()
@@ -65,6 +79,9 @@ def train(
 ) -> NetworkEncoder:
     """Train an encoder without labels and write it to the folder ``out``.
 
+    The trained network is written whether or not ONNX Runtime computes the same embeddings as
+    torch; if not, a warning is logged, and ``origin["export"]`` has the figures.
+
     Under ``torchrun`` all processes train together and return the same encoder; the main process
     writes it and reports progress. ``out`` must then be visible to all of them.
 
@@ -72,7 +89,8 @@ def train(
         source: an argument of :func:`lookalike.open_source`, or an opened source.
         recipe: a name in :data:`lookalike.training.recipes.RECIPES`.
         out: the encoder folder to create; during training it holds only checkpoints. Without it
-            the encoder is only returned, and an interrupted run cannot be resumed.
+            the encoder is only returned, and an interrupted run cannot be resumed; a run that fails
+            after its first checkpoint keeps a temporary folder, which the error names.
         augment: shorthand for ``options.augment``.
         options: see :class:`TrainingOptions`.
         on_progress: called at each stage, with loss and speed.
@@ -82,14 +100,15 @@ def train(
         SettingError: an option is out of range or does not fit the recipe, or the device is not
             available.
         SourceError: fewer than 2 readable images, or all are equal.
-        ArtifactError: ``out`` exists, or has nothing to resume.
+        MissingDependencyError: a package that the export needs is not installed.
+        ArtifactError: ``out`` exists, or has nothing to resume; or the encoder could not be written
+            after training, and resuming writes it again.
         KeyboardInterrupt: interrupted, after a checkpoint was written.
     """
     if augment is not None:
         options = replace(options, augment=augment)
     if out is None:
-        with tempfile.TemporaryDirectory(prefix="lookalike-") as temporary:
-            folder = Path(temporary) / "encoder"
+        with _temporary_folder() as folder:
             return train(
                 source, recipe=recipe, out=folder, options=options, on_progress=on_progress
             )
@@ -105,6 +124,8 @@ def train(
             _check_folder(folder, options)
             opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
             preprocessing = _preprocessing(opened, chosen, options)
+            if group.is_main:
+                _check_exporter()
             images, exact = _load(opened, preprocessing, on_progress)
             _check_batch(min(len(images), chosen.batch), group)
         preprocessing = replace(preprocessing, exact=exact and chosen.size is not None)
@@ -122,15 +143,70 @@ def train(
 
         def export() -> tuple[Mapping[str, Any], Mapping[str, bytes]]:
             on_progress(Progress("export", 0, 1, "encoder"))
-            network = result.task.encoder(torch.from_numpy(images)).eval()
-            origin = json.loads(json.dumps(_origin(result, chosen, opened.spec)))
-            encoder = _export(result.task, network, preprocessing, origin)
-            _check_export(encoder, network, images[:_CHECKED])
-            write_encoder(encoder, folder)
+            with _checkpoint_named(folder):
+                network = result.task.encoder(torch.from_numpy(images)).eval()
+                origin = json.loads(json.dumps(_origin(result, chosen, opened.spec)))
+                encoder = _export(result.task, network, preprocessing, origin)
+                agreement = _agreement(encoder, network, images)
+                encoder.origin[EXPORT] = agreement.as_dict()
+                write_encoder(encoder, folder)
+            if not agreement.sufficient:
+                log.warning(
+                    "encoder %r: ONNX Runtime, which search uses, computes other embeddings than "
+                    "torch (%s); the encoder was written all the same",
+                    encoder.name,
+                    agreement,
+                )
             on_progress(Progress("export", 1, 1, "encoder"))
             return encoder.describe(), encoder.files()
 
         return NetworkEncoder.restore(*group.broadcast(export))
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Make a folder for an encoder; remove it, unless an error leaves a checkpoint in it."""
+    parent = Path(tempfile.mkdtemp(prefix="lookalike-"))
+    folder = parent / "encoder"
+    keep = False
+    try:
+        yield folder
+    except Exception as error:
+        keep = (folder / CHECKPOINT / checkpoints.MANIFEST).exists()
+        if keep:
+            error.add_note(f"The checkpoint is kept: resume with out={str(folder)!r}")
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(parent, ignore_errors=True)
+
+
+@contextmanager
+def _checkpoint_named(folder: Path) -> Iterator[None]:
+    """Raise errors of the block, which follows training, with the way back to its result."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise ArtifactError(
+            f"{folder}: training is complete and its checkpoint is kept in {folder / CHECKPOINT}, "
+            f"but the encoder could not be written ({reason}). Write it again with {{resume}}",
+            resume=True,
+        ) from error
+
+
+@cache
+def _check_exporter() -> None:
+    """Export a small network and run it, to find out before training that this works here.
+
+    Raises:
+        MissingDependencyError: a package is not installed.
+        SettingError: ONNX Runtime has no support for the configured device.
+    """
+    try:
+        OnnxModel(to_onnx(torch.nn.Linear(1, 1), torch.zeros(2, 1)), name="export test")
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(error.name or "onnxscript", "training", "train") from error
 
 
 def _check(recipe: Recipe, options: TrainingOptions) -> None:
@@ -241,13 +317,21 @@ def _load(
 
 
 def _origin(result: FitResult, recipe: Recipe, source: str) -> dict[str, Any]:
-    state = result.state
+    """Return how an encoder was trained, as JSON values.
+
+    ``loss`` is the mean loss of the last epoch in ``history``, ``share`` the part of an epoch that
+    was left unfinished.
+    """
+    state, history = result.state, [*result.state.history]
+    share = state.step * recipe.batch / int(state.run["images"])
+    if state.step:
+        history.append({**epoch_record(state), "share": share})
     return {
         **state.run,
         "source": source,
-        "epochs": state.epoch + state.step * recipe.batch / int(state.run["images"]),
-        "loss": _last_loss(state),
-        "history": state.history,
+        "epochs": state.epoch + share,
+        "loss": history[-1]["loss"] if history else None,
+        "history": history,
         "batch": recipe.batch,
         "learning_rate": recipe.learning_rate,
         "device": result.device,
@@ -260,28 +344,20 @@ def _origin(result: FitResult, recipe: Recipe, source: str) -> dict[str, Any]:
     }
 
 
-def _last_loss(state: checkpoints.TrainingState) -> float | None:
-    """Return the mean loss of the current epoch, else of the last one; None before the first."""
-    if state.step:
-        return state.loss_sum / state.step
-    return float(state.history[-1]["loss"]) if state.history else None
-
-
-def _check_export(
+def _agreement(
     encoder: NetworkEncoder, network: torch.nn.Module, images: NDArray[np.uint8]
-) -> None:
-    """Check that the exported encoder computes what the trained network computes."""
+) -> ExportAgreement:
+    """Compare the exported encoder with the trained network on a sample of images."""
+    count = min(len(images), _CHECKED)
+    sample = images[np.linspace(0, len(images) - 1, count).astype(np.int64)]
     with torch.no_grad():
-        expected = network(torch.from_numpy(images).float() / 255).reshape(len(images), -1).numpy()
-    listed = images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
-    embeddings = encoder.encode(list(listed))
-    difference = np.abs(embeddings - expected).max() / max(1.0, np.abs(expected).max())
-    if not difference <= _TOLERANCE:
-        raise ArtifactError(
-            f"encoder {encoder.name!r}: embeddings of ONNX Runtime differ from those of torch "
-            f"(by {difference:.2g}); only the checkpoint was written. Please report this with the "
-            "output of lookalike doctor"
-        )
+        parts = [
+            network(torch.from_numpy(sample[start : start + _CHUNK]).float() / 255)
+            for start in range(0, count, _CHUNK)
+        ]
+    expected = torch.cat(parts).reshape(count, -1).numpy()
+    listed = sample[:, 0] if sample.shape[1] == 1 else sample.transpose(0, 2, 3, 1)
+    return compare_embeddings(expected, encoder.encode(list(listed)))
 
 
 def _export(

@@ -68,6 +68,19 @@ class TradeOff:
     tied: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingCurve:
+    """The losses of a run in :func:`training_curve`.
+
+    ``points`` are ``(n, 2)``: epochs, and the mean loss since the previous point; ``epochs`` are
+    ``(m, 2)``: the end of each epoch and its mean loss.
+    """
+
+    name: str
+    points: NDArray[np.float64]
+    epochs: NDArray[np.float64]
+
+
 def class_distribution(gallery: Mapping[str, int], queries: Mapping[str, int]) -> Figure:
     """Draw the number of images with each label in the gallery and among the queries."""
     labels = sorted({*gallery, *queries})
@@ -128,19 +141,21 @@ def network_table(name: str, layers: Sequence[Layer]) -> Figure:
     return figure
 
 
-def training_curve(curves: Mapping[str, NDArray[np.float64]], loss: str) -> Figure:
-    """Draw training losses, one line per recipe.
+def training_curve(curves: Sequence[TrainingCurve], loss: str) -> Figure:
+    """Draw training losses: a line per recipe, a point per epoch, and the last epoch's mean.
 
     Args:
-        curves: for each recipe ``(points, 2)``: epochs, and the mean loss since the previous point.
+        curves: in the order of the legend.
         loss: the name of the loss with its unit, for the axis.
     """
     with mpl.rc_context(STYLE):
         figure = _chart((7.5, 2.9))
         ax = figure.subplots()
-        for name, points in curves.items():
-            label = f"{name} (final {points[-1, 1]:.5f})"
-            ax.plot(*points.T, label=label, marker="." if len(points) < 40 else None)
+        for number, curve in enumerate(curves):
+            color = PALETTE[number % len(PALETTE)]
+            label = f"{curve.name} (last epoch: mean {curve.epochs[-1, 1]:.5f})"
+            ax.plot(*curve.points.T, color=color, alpha=0.6)
+            ax.plot(*curve.epochs.T, "o", color=color, label=label, markersize=4)
         ax.set_xlim(left=0)
         ax.set_ylim(bottom=0)
         ax.set_xlabel("epochs")

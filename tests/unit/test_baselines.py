@@ -1,0 +1,100 @@
+"""A baseline that cannot be run is left out with its reason, wherever baselines are compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import lookalike as la
+from lookalike.cli.evaluation_tables import print_evaluation
+from lookalike.encoders.base import Encoder
+from lookalike.encoders.registry import open_encoder
+from lookalike.errors import ImageError
+from lookalike.evaluation.baselines import run_baselines
+from lookalike.evaluation.candidates import ChooseOptions
+from lookalike.evaluation.model_selection import choose, verdict
+from lookalike.evaluation.results import Evaluation
+from lookalike.evaluation.sanity_check import sanity_check
+from lookalike.gallery.gallery import Gallery
+from lookalike.report.evaluation import report_page
+from lookalike.report.page import render_page
+from lookalike.sources import Source, open_source
+
+REASON = "encoder 'pca' needs at least 32 images to fit 32 components; there are 20"
+
+
+@pytest.fixture(scope="module")
+def few() -> Source:
+    return open_source("dataset:digits/train[:20]")
+
+
+@pytest.fixture
+def small(tmp_path: Path, few: Source, pixels: Encoder) -> Gallery:
+    gallery = Gallery.create(tmp_path / "small.gallery", encoder=pixels)
+    gallery.sync(few)
+    return gallery
+
+
+@pytest.fixture
+def evaluation(small: Gallery) -> Evaluation:
+    return la.evaluate(small, baselines=True)
+
+
+def test_the_other_baselines_stay_in_the_table(
+    evaluation: Evaluation, small: Gallery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert set(evaluation.baselines) == {"chance", "pixels", "hog", "hog-fine", "untrained"}
+    assert evaluation.baselines_left_out == {"pca": REASON}
+    document = evaluation.as_dict()
+    assert document["baselines_left_out"] == {"pca": REASON}
+    assert "pca" not in document["baselines"]
+    print_evaluation(evaluation)
+    shown = capsys.readouterr().out
+    assert f"\nbaseline pca left out: {REASON}\n" in shown
+    assert "\nhog-fine " in shown
+    page = render_page(report_page(evaluation, small))
+    assert "baseline pca left out: " in page
+    assert "there are 20." in page
+
+
+def test_without_baselines_none_is_left_out(small: Gallery) -> None:
+    assert la.evaluate(small).as_dict()["baselines_left_out"] == {}
+
+
+def test_the_sanity_check_names_what_it_left_out() -> None:
+    source = open_source("dataset:digits/train[:31]")
+    encoder = open_encoder("pixels", [item.image() for item in source])
+    result = sanity_check(encoder, source)
+    assert result.comparison is not None
+    assert set(result.comparison.baselines) == {"pixels", "hog", "hog-fine", "untrained"}
+    reason = REASON.replace("20", "31")
+    assert f"baseline pca left out: {reason}" in result.sentences()
+    assert result.as_dict()["comparison"]["left_out"] == {"pca": reason}
+
+
+def test_what_fails_while_a_baseline_runs_leaves_it_out(few: Source) -> None:
+    def fail(encoder: Encoder) -> str:
+        if encoder.name == "hog":
+            raise ImageError("photos/a.jpg: cannot be read")
+        return encoder.name
+
+    run = run_baselines([item.image() for item in few], fail)
+    assert set(run.results) == {"pixels", "hog-fine", "untrained"}
+    assert run.left_out == {"pca": REASON, "hog": "photos/a.jpg: cannot be read"}
+
+
+def test_a_choice_of_one_encoder_is_compared_with_none(few: Source) -> None:
+    options = ChooseOptions(encoders=("pixels", "pca"), train=False)
+    chosen = choose(few, labels="own", options=options)
+    assert chosen.not_tried == {"pca": REASON}
+    assert verdict(chosen).endswith("; no other encoder was run")
+
+
+def test_the_first_queries_have_an_interval(small: Gallery) -> None:
+    """Ten queries say little: their interval contains their precision, and is wider."""
+    scores = la.evaluate(small, "dataset:digits/test[:60]", first=10).scores
+    first, every = scores.first.precision_estimate.interval, scores.precision.interval
+    assert first.low <= scores.first.precision <= first.high
+    assert first.high - first.low > every.high - every.low
+    assert scores.as_dict()["first"]["precision_interval"] == [first.low, first.high]
