@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +29,12 @@ Require = Callable[[object, str], None]
 
 _MILVUS_FILES = frozenset({"test_milvus", "test_milvus_faults", "test_ray", "test_replicas"})
 """Test files that share one Milvus server, beside the contract tests of its store."""
+
+_CORPUS = "pillow==13.0.0"
+"""The package whose source distribution has test images, broken and hostile ones too."""
+
+_CORPUS_FILES = frozenset({"test_corpus", "test_trust"})
+"""Test files that share them."""
 
 _LONGEST_FIRST = ("milvus", "test_page", "test_training", "test_contrastive", "test_readme")
 """Groups of tests that processes take first; the others follow by name."""
@@ -65,7 +73,9 @@ def _group(nodeid: str) -> str:
     path, _, name = nodeid.partition("::")
     file = Path(path)
     on_server = file.parent.name == "contract" and "milvus" in name
-    return "milvus" if on_server or file.stem in _MILVUS_FILES else file.stem
+    if on_server or file.stem in _MILVUS_FILES:
+        return "milvus"
+    return "corpus" if file.stem in _CORPUS_FILES else file.stem
 
 
 @pytest.fixture(scope="session")
@@ -146,3 +156,22 @@ def folder(tmp_path: Path) -> Path:
             pixels = np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / label / f"{number}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory, require: Require) -> Path:
+    """Pillow's source distribution, downloaded by pip."""
+    folder = tmp_path_factory.mktemp("corpus")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    process = subprocess.run(
+        [*command, "--no-binary", ":all:", "--dest", str(folder), _CORPUS],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    archives = list(folder.glob("*.tar.gz"))
+    require(archives, f"pip did not download {_CORPUS}: {process.stderr[-200:]}")
+    with tarfile.open(archives[0]) as tar:
+        tar.extractall(folder / "pillow", filter="data")
+    return folder / "pillow"

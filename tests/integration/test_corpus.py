@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -15,29 +12,7 @@ import pytest
 from lookalike.encoders.registry import open_encoder
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import decode, supported_suffixes
-from tests.conftest import Require
 from tests.integration.test_cli import lookalike
-
-PACKAGE = "pillow==13.0.0"
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory, require: Require) -> Path:
-    """Pillow's source distribution, downloaded by pip."""
-    folder = tmp_path_factory.mktemp("corpus")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    process = subprocess.run(
-        [*command, "--no-binary", ":all:", "--dest", str(folder), PACKAGE],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    archives = list(folder.glob("*.tar.gz"))
-    require(archives, f"pip did not download {PACKAGE}: {process.stderr[-200:]}")
-    with tarfile.open(archives[0]) as tar:
-        tar.extractall(folder / "pillow", filter="data")
-    return folder / "pillow"
 
 
 def images_in(folder: Path) -> list[Path]:

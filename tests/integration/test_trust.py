@@ -28,11 +28,8 @@ from lookalike.server.settings import LOOPBACK, ServeSettings
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
 from tests.conftest import Require
-from tests.integration.test_corpus import corpus
 from tests.processes import PROC, memory
 from tests.serving import Serving, serving
-
-__all__ = ["corpus"]
 
 SEARCH = "/v1/galleries/a/search/image"
 
