@@ -111,16 +111,14 @@ def evaluate_command(
             baselines=baselines,
             on_progress=on_progress,
         )
-        if report is not None or save:
-            _write(evaluation, opened, report, save=save)
     if as_json:
         console.print_json(evaluation.as_dict())
     else:
         from lookalike.cli.evaluation_tables import print_evaluation
 
         print_evaluation(evaluation)
-    if report is not None:
-        console.note(f"report: {report}")
+    if report is not None or save:
+        _write(evaluation, opened, report, save=save)
     if evaluation.criterion.ground_truth is not None:
         for text in evaluation.criterion.ground_truth.notes():
             console.note(text)
@@ -154,10 +152,6 @@ def robustness_command(
     opened = Gallery.open(gallery)
     with console.progress() as on_progress:
         result = evaluate_robustness(opened, k=k, metric=metric, on_progress=on_progress)
-        if report is not None:
-            from lookalike.report.robustness import write_robustness_report
-
-            write_robustness_report(result, opened, report)
     if as_json:
         console.print_json(result.as_dict())
     else:
@@ -165,6 +159,9 @@ def robustness_command(
 
         print_robustness(result)
     if report is not None:
+        from lookalike.report.robustness import write_robustness_report
+
+        write_robustness_report(result, opened, report)
         console.note(f"report: {report}")
     console.note_skipped(result.skipped, "image", "images")
     if result.skipped:
@@ -191,10 +188,6 @@ def judgements_command(
     from lookalike.evaluation.human_judgements import evaluate_judgements
 
     result = evaluate_judgements(files)
-    if report is not None:
-        from lookalike.report.human_judgements import write_judgements_report
-
-        write_judgements_report(result, report)
     if as_json:
         console.print_json(result.as_dict())
     else:
@@ -202,6 +195,9 @@ def judgements_command(
 
         print_judgements(result)
     if report is not None:
+        from lookalike.report.human_judgements import write_judgements_report
+
+        write_judgements_report(result, report)
         console.note(f"report: {report}")
 
 
@@ -217,6 +213,7 @@ def _write(
     page = report_page(evaluation, gallery)
     if report is not None:
         write_page(page, report)
+        console.note(f"report: {report}")
     if save:
         sections = [section for section in page.sections if section.title != SETTINGS]
         path = saved.save_evaluation(evaluation, gallery, asdict(replace(page, sections=sections)))

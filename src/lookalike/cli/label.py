@@ -57,9 +57,6 @@ def suggest_command(
         graph = neighbor_graph(opened, on_progress=on_progress)
         rows = suggest(graph, count, label_set, seed=seed, on_progress=on_progress)
     ids = [graph.ids[row] for row in rows]
-    if save:
-        save_session(opened, graph, rows, label_set)
-        console.note(f"saved in {gallery}; to label: lookalike serve {gallery}")
     if as_json:
         uris = opened.store.get(ids).uris
         console.print_json([{"id": i, "uri": uri} for i, uri in zip(ids, uris, strict=True)])
@@ -71,6 +68,9 @@ def suggest_command(
         console.note(
             f"next: lookalike label propagate {gallery} --labels {out / 'labels.csv'} -o OUT.csv"
         )
+    if save:
+        save_session(opened, graph, rows, label_set)
+        console.note(f"saved in {gallery}; to label: lookalike serve {gallery}")
 
 
 @app.command("propagate", cls=Command)
@@ -117,15 +117,15 @@ def propagate_command(
     uris = opened.store.get(result.ids).uris
     rows = ({**row, "uri": uri} for row, uri in zip(result.rows(), uris, strict=True))
     columns = ("id", "label", "confidence", "status", "prediction", "uri")
-    write_atomically(out, csv_bytes(columns, rows))
-    if column is not None:
-        write_labels(opened, result, column)
-        console.note(f"{gallery}: metadata column {column} written")
     if as_json:
         console.print_json(result.as_dict())
     else:
         _print_propagation(result)
+    write_atomically(out, csv_bytes(columns, rows))
     console.note(f"{out}: {format_count(len(result.ids), 'row')}")
+    if column is not None:
+        write_labels(opened, result, column)
+        console.note(f"{gallery}: metadata column {column} written")
 
 
 @app.command("issues", cls=Command)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.artifacts import write_atomically
-from lookalike.errors import ArtifactError, FormatVersionError, InputError
+from lookalike.errors import ArtifactError, FormatVersionError, InputError, StorageError
 from lookalike.explore.clusters import UNCLUSTERED, Cluster, describe_clusters, find_clusters
 from lookalike.explore.layout import METHOD, MapQuality, Points, compute_layout, measure_quality
 from lookalike.explore.outliers import lof_scores
@@ -39,7 +39,8 @@ class CollectionMap:
     unclustered images, ``lof_scores`` ``(n,)`` local outlier factors, and ``neighbors`` ``(n, k)``
     row numbers of the nearest images, nearest first. ``columns`` holds the value of each row for
     metadata columns with few distinct values. ``stale``: the gallery's rows or encoder have
-    changed since the map was created.
+    changed since the map was created. ``unsaved``: why it is not saved in the gallery, empty if it
+    is.
     """
 
     ids: tuple[str, ...]
@@ -53,6 +54,7 @@ class CollectionMap:
     created_at: str
     columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     stale: bool = False
+    unsaved: str = ""
 
     @property
     def unclustered(self) -> int:
@@ -95,6 +97,9 @@ def build_map(
 ) -> CollectionMap:
     """Return the map of a gallery: the saved one if it is up to date, else a new one, saved.
 
+    A new map that cannot be saved, in a gallery that may only be read or on a full disk, is
+    returned all the same; its ``unsaved`` is the reason.
+
     Args:
         gallery: whose rows are mapped.
         column: metadata column whose values name the clusters, if it exists.
@@ -105,7 +110,6 @@ def build_map(
     Raises:
         InputError: fewer than three rows.
         MissingDependencyError: openTSNE is not installed.
-        StorageError: the map could not be saved.
     """
     saved = None if fresh else _load_if_usable(gallery)
     if saved is not None and not saved.stale:
@@ -129,7 +133,10 @@ def build_map(
     )
     on_progress(Progress("clusters", len(graph), len(graph), "images"))
     result = _with_columns(result, gallery, column)
-    write_atomically(gallery.path / FILE, json.dumps(result.as_dict()).encode())
+    try:
+        write_atomically(gallery.path / FILE, json.dumps(result.as_dict()).encode())
+    except StorageError as error:
+        return replace(result, unsaved=str(error))
     return result
 
 
