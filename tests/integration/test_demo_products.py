@@ -17,6 +17,9 @@ from lookalike.sources import ItemSource, open_source
 from tests.conftest import Require
 from tests.integration.test_cli import lookalike
 
+ITEMS = 100
+"""Items of the shop, of 307; each has three street photographs."""
+
 
 def test_adapting_improves_map(
     tmp_path: Path, require: Require, monkeypatch: pytest.MonkeyPatch
@@ -28,6 +31,9 @@ def test_adapting_improves_map(
         open_source(products.STREET)
     except (FetchError, MissingDependencyError) as error:
         require(False, f"the images could not be downloaded: {error}")
+    monkeypatch.setattr(products, "SHOP", f"{products.SHOP}[:{ITEMS}]")
+    monkeypatch.setattr(products, "STREET", f"{products.STREET}[:{3 * ITEMS}]")
+    monkeypatch.setattr(products, "_QUERY", 3 * ITEMS // 2)
     monkeypatch.setattr(products, "VIEWS_PER_IMAGE", 3)
     monkeypatch.setattr(products, "VARIANTS", ())
     done = lookalike("demo", "products", "--out", tmp_path)
