@@ -1,8 +1,8 @@
-"""Files: names that are no valid text, and reading that never waits.
+r"""Files: names that are no valid text, and reading that never waits.
 
 A file name on Linux is a sequence of bytes. Python represents bytes that are not UTF-8 by lone
 surrogates, which no store, JSON document or table can hold. IDs, URIs and specifications hold names
-with such bytes escaped, as in ``caf\\xe9.jpg``; :func:`unescape_name` returns the name again.
+with such bytes escaped, as in ``caf\xe9.jpg``; :func:`unescape_name` returns the name again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def unescape_name(text: str) -> str:
 
 
 def valid_text(text: str) -> str:
-    """Return a text without lone surrogates: escaped as file names, or else as ``\\udNNN``."""
+    r"""Return a text without lone surrogates: escaped as file names, or else as ``\udNNN``."""
     if text.isascii():
         return text
     try:
@@ -68,7 +68,7 @@ def read_regular(path: str | Path) -> bytes:
         OSError: it is not a regular file, or cannot be read; ``strerror`` says why.
     """
     check_regular(path)  # opening alone may already have an effect on a device
-    with open(path, "rb", opener=_open_at_once) as file:  # noqa: PTH123 - Path.open has no opener
+    with open(path, "rb", opener=_open_at_once) as file:
         _check_mode(os.fstat(file.fileno()).st_mode, path)
         return file.read()
 

@@ -285,9 +285,12 @@ def test_the_images_of_a_truncated_tar_are_used(tmp_path: Path) -> None:
     assert source[0].image().shape == (8, 8, 3)
 
 
-def test_two_images_with_one_key_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="two images with the key 'a'"):
-        open_source(tar(tmp_path / "x.tar", {"a.png": png(), "a.jpg": png()}))
+def test_of_two_images_with_one_key_the_second_is_counted(tmp_path: Path) -> None:
+    source = open_source(tar(tmp_path / "x.tar", {"a.png": png(3), "a.jpg": png()}))
+    assert [int(item.image()[0, 0, 0]) for item in source] == [3]
+    assert [(each.reason, each.count, each.example) for each in source.skipped] == [
+        ("second image of a key", 1, "a.jpg")
+    ]
 
 
 @pytest.mark.parametrize("column", ["jpg", "image"])

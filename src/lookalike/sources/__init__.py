@@ -3,8 +3,8 @@
 ``open_source`` opens a folder, a manifest (CSV, JSON Lines or Parquet with paths or URLs), tar or
 Parquet shards, an IDX pair or ``dataset:NAME/SPLIT``; ``open_items`` opens single items by URI.
 Each kind has a module: ``folder``, ``manifest``, ``shards``, ``arrays``. ``base`` defines the
-interface, ``tables`` reads tables, ``urls`` downloads images, ``sampling`` reads evenly spaced
-samples in threads.
+interface, ``options`` what is taken, ``skipping`` counts what is not; ``tables`` reads tables,
+``urls`` downloads images, ``sampling`` reads evenly spaced samples in threads.
 """
 
 from lookalike.sources.arrays import DATASET_PREFIX, ArraySource
@@ -12,7 +12,9 @@ from lookalike.sources.base import Item, ItemSource, Source
 from lookalike.sources.folder import FolderSource
 from lookalike.sources.manifest import ManifestSource
 from lookalike.sources.opening import open_items, open_source
+from lookalike.sources.options import SourceOptions
 from lookalike.sources.shards import ShardSource
+from lookalike.sources.skipping import Skipped
 
 __all__ = [
     "DATASET_PREFIX",
@@ -22,7 +24,9 @@ __all__ = [
     "ItemSource",
     "ManifestSource",
     "ShardSource",
+    "Skipped",
     "Source",
+    "SourceOptions",
     "open_items",
     "open_source",
 ]

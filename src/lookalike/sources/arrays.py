@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from lookalike.datasets import open_dataset
 from lookalike.errors import SourceError
+from lookalike.files import escape_name
 from lookalike.images import idx
 from lookalike.sources.base import Item, source_name
+from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
+from lookalike.sources.skipping import Skipped
 from lookalike.types import Failure, ProgressCallback
 
 DATASET_PREFIX = "dataset:"
@@ -37,6 +40,13 @@ class ArraySource:
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     problems: Sequence[Failure] = ()
     unlisted_prefixes: Sequence[str] = ()
+    skipped: Sequence[Skipped] = ()
+    options: SourceOptions = DEFAULT_SOURCE_OPTIONS
+
+    def has_file(self, item_id: str) -> bool:
+        """Return False: what is outside the slice is not in the source."""
+        del item_id
+        return False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -112,5 +122,5 @@ def load_idx(path: Path) -> ArraySource:
         labels = [str(value) for value in values]
     if not len(images):
         raise SourceError(f"{path}: has no images")
-    spec = str(path.absolute())
+    spec = escape_name(str(path.absolute()))
     return ArraySource(source_name(path.name.removesuffix(".gz")), spec, images, labels, spec)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from lookalike.errors import ImageError
-from lookalike.images.decode import decode
+from lookalike.files import escape_name
+from lookalike.images.decode import DEFAULT_OPTIONS, DecodedImage, DecodeOptions, decode_with_notes
+from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
+from lookalike.sources.skipping import Skipped
 from lookalike.types import Failure, ImageArray, Metadata
 
 
@@ -23,7 +27,8 @@ class Item:
     ``id`` begins with the source's name and is stable when the source moves; ``uri`` is the current
     location; ``read`` returns a file's bytes or an array. ``signature`` returns a cheap fingerprint
     of the content, such as a file's size and modification time: if it is unchanged, so is the
-    image. If it is empty, the image has to be read to know.
+    image. If it is empty, the image has to be read to know. ``page``, counted from 0, is decoded
+    with ``options``.
     """
 
     id: str
@@ -31,6 +36,28 @@ class Item:
     metadata: Metadata
     read: Callable[[], bytes | ImageArray] = field(repr=False)
     signature: Callable[[], str] = field(default=no_signature, repr=False)
+    options: DecodeOptions = DEFAULT_OPTIONS
+    page: int = 0
+
+    def content(self) -> bytes | ImageArray:
+        """Return the bytes of the file, or the array.
+
+        Raises:
+            ImageError: it cannot be read, for whatever reason; the message has the URI.
+        """
+        with _image_errors(self.uri, "read"):
+            return self.read()
+
+    def decode(self, content: bytes | ImageArray, *, full_size: bool = False) -> DecodedImage:
+        """Decode its :meth:`content`.
+
+        Raises:
+            ImageError: it cannot be decoded, for whatever reason; the message has the URI.
+        """
+        with _image_errors(self.uri, "decoded"):
+            return decode_with_notes(
+                content, name=self.uri, full_size=full_size, options=self.options, page=self.page
+            )
 
     def image(self, *, full_size: bool = False) -> ImageArray:
         """Return the decoded image, ``(H, W)`` or ``(H, W, 3)`` uint8.
@@ -40,10 +67,27 @@ class Item:
         Raises:
             ImageError: it cannot be read or decoded.
         """
-        try:
-            return decode(self.read(), name=self.uri, full_size=full_size)
-        except OSError as error:
-            raise ImageError(f"{self.uri}: cannot be read ({error.strerror or error})") from error
+        return self.decode(self.content(), full_size=full_size).pixels
+
+
+@contextlib.contextmanager
+def _image_errors(uri: str, verb: str) -> Iterator[None]:
+    """Turn whatever goes wrong with one image into an error of that image.
+
+    Decoders raise unforeseen exceptions for broken files, and one image must not end a batch.
+    """
+    try:
+        yield
+    except ImageError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ImageError(f"{uri}: cannot be {verb} ({reason})") from error
+    except MemoryError as error:
+        raise ImageError(f"{uri}: cannot be {verb} (not enough memory)") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise ImageError(f"{uri}: cannot be {verb} ({reason})") from error
 
 
 class Source(Protocol):
@@ -73,8 +117,22 @@ class Source(Protocol):
         ...
 
     @property
+    def skipped(self) -> Sequence[Skipped]:
+        """What is in it but not among its items, by reason."""
+        ...
+
+    @property
+    def options(self) -> SourceOptions:
+        """What of it is taken, and how it is decoded."""
+        ...
+
+    @property
     def unlisted_prefixes(self) -> Sequence[str]:
         """Id prefixes of items that may exist but could not be listed."""
+        ...
+
+    def has_file(self, item_id: str) -> bool:
+        """Return whether the image of an ID that is not among its items still exists."""
         ...
 
     def __len__(self) -> int: ...
@@ -91,11 +149,18 @@ class ItemSource:
     items: Sequence[Item]
     problems: Sequence[Failure] = ()
     unlisted_prefixes: Sequence[str] = ()
+    skipped: Sequence[Skipped] = ()
+    options: SourceOptions = DEFAULT_SOURCE_OPTIONS
 
     @property
     def base(self) -> str:
         """The same as ``spec``."""
         return self.spec
+
+    def has_file(self, item_id: str) -> bool:
+        """Return False: what is not among the items is not known."""
+        del item_id
+        return False
 
     def __len__(self) -> int:
         return len(self.items)
@@ -108,5 +173,5 @@ class ItemSource:
 
 
 def source_name(text: str) -> str:
-    """Return a valid source name: not empty, colons replaced."""
-    return text.replace(":", "_") or "root"
+    """Return a valid source name: valid text, not empty, colons replaced."""
+    return escape_name(text).replace(":", "_") or "root"

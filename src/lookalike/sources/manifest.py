@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,14 +11,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lookalike.errors import SourceError
+from lookalike.errors import ImageError, SourceError
+from lookalike.files import escape_name, read_regular
+from lookalike.sources import skipping
 from lookalike.sources.base import Item, source_name
-from lookalike.sources.folder import file_signature
+from lookalike.sources.folder import file_signature, matching_name, similar_name
+from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
+from lookalike.sources.skipping import SkipCounter, Skipped, reason_to_skip
 from lookalike.sources.tables import Table, read_table
 from lookalike.sources.urls import read_url
 from lookalike.types import Failure
 
 _RESERVED_COLUMNS = frozenset(("path", "url", "id"))
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +31,25 @@ class ManifestSource:
     """The rows of a table with a column ``path`` or ``url``; the other columns are metadata.
 
     Paths are relative to the manifest's folder and must not leave it. The item's key is the column
-    ``id`` if there is one, else its path or URL.
+    ``id`` if there is one, else its path or URL. ``rows`` are the numbers of the rows that are
+    items; ``skipped_keys`` the keys of those that are not. ``named`` tells whether the caller chose
+    the name.
     """
 
     table: Table
     name: str
     keys: Sequence[str]
     column: str
+    rows: Sequence[int]
     problems: Sequence[Failure] = ()
     unlisted_prefixes: Sequence[str] = ()
+    skipped: Sequence[Skipped] = ()
+    skipped_keys: frozenset[str] = frozenset()
+    options: SourceOptions = DEFAULT_SOURCE_OPTIONS
+    named: bool = False
 
     @classmethod
-    def read(cls, path: Path) -> ManifestSource:
+    def read(cls, path: Path, options: SourceOptions = DEFAULT_SOURCE_OPTIONS) -> ManifestSource:
         """Read and check a manifest.
 
         Raises:
@@ -52,52 +65,135 @@ class ManifestSource:
             )
         if not len(table.rows):
             raise SourceError(f"{path}: has no rows")
-        key_column = "id" if "id" in table.names else column
-        keys: dict[str, int] = {}
-        for number, row in enumerate(table.rows):
-            _check(table, number, row, column)
-            if key_column not in row:
-                raise SourceError(f"{table.place(number)}: has no {key_column}")
-            key = str(row[key_column])
-            if key_column == "path":
-                key = _relative(key)
-            if key in keys:
-                other = table.place(keys[key]).removeprefix(f"{table.path}, ")
-                raise SourceError(f"{table.place(number)}: same {key_column} as {other}, {key!r}")
-            keys[key] = number
-        return cls(table, source_name(path.stem), tuple(keys), column)
+        keys = _keys(table, column)
+        counter = SkipCounter()
+        taken = {
+            key: number
+            for key, number in keys.items()
+            if not _skips(str(table.rows[number][column]), column, options, counter)
+        }
+        return cls(
+            table,
+            source_name(path.stem),
+            tuple(taken),
+            column,
+            tuple(taken.values()),
+            skipped=counter.result(),
+            skipped_keys=frozenset(keys.keys() - taken.keys()),
+            options=options,
+        )
 
     @property
     def spec(self) -> str:
         """The manifest's absolute path."""
-        return str(self.table.path)
+        return escape_name(str(self.table.path))
 
     @property
     def base(self) -> str:
         """The manifest's absolute path."""
         return self.spec
 
+    def has_file(self, item_id: str) -> bool:
+        """Return whether the manifest has a row of this ID that is not among the items."""
+        return item_id.removeprefix(f"{self.name}:") in self.skipped_keys
+
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> Item:
-        return self._item(index, self.table.rows[index])
+        return self._item(index, self.table.rows[self.rows[index]])
 
     def __iter__(self) -> Iterator[Item]:
-        return (self._item(index, row) for index, row in enumerate(self.table.rows))
+        return (self[i] for i in range(len(self)))
 
     def _item(self, index: int, row: Mapping[str, Any]) -> Item:
         row_id = f"{self.name}:{self.keys[index]}"
         metadata = {name: value for name, value in row.items() if name not in _RESERVED_COLUMNS}
         location = str(row[self.column])
+        decoding = self.options.decoding
         if self.column == "url":
-            return Item(row_id, location, metadata, partial(read_url, location))
-        path = self.table.path.parent / _relative(location)
-        return Item(row_id, str(path), metadata, path.read_bytes, partial(file_signature, path))
+            read = partial(read_url, location)
+            return Item(row_id, location, metadata, read, options=decoding)
+        path = _find(self.table.path.parent, _relative(location))
+        return Item(
+            row_id,
+            escape_name(str(path)),
+            metadata,
+            partial(_bytes_of, path),
+            partial(file_signature, path),
+            decoding,
+        )
+
+
+def _keys(table: Table, column: str) -> dict[str, int]:
+    """Return the numbers of all rows by key.
+
+    Raises:
+        SourceError: a row is invalid or repeats a key; the message names the line.
+    """
+    key_column = "id" if "id" in table.names else column
+    keys: dict[str, int] = {}
+    for number, row in enumerate(table.rows):
+        _check(table, number, row, column)
+        if key_column not in row:
+            raise SourceError(f"{table.place(number)}: has no {key_column}")
+        key = str(row[key_column])
+        if key_column == "path":
+            key = _relative(key)
+        if key in keys:
+            other = table.place(keys[key]).removeprefix(f"{table.path}, ")
+            raise SourceError(f"{table.place(number)}: same {key_column} as {other}, {key!r}")
+        keys[key] = number
+    return keys
+
+
+def _skips(location: str, column: str, options: SourceOptions, counter: SkipCounter) -> bool:
+    """Return whether a row is skipped, and count it."""
+    name = urlsplit(location).path if column == "url" else _relative(location)
+    if not options.takes(name):
+        counter.add(skipping.EXCLUDED, location)
+        return True
+    skipped = reason_to_skip(name)
+    if skipped is None or not skipped[0].startswith("unsupported"):
+        return False
+    counter.add(skipped[0], location, skipped[1])
+    return True
 
 
 def _relative(path: str) -> str:
     return os.path.normpath(path).replace(os.sep, "/")
+
+
+def _find(folder: Path, relative: str) -> Path:
+    """Return the file that a path in a table means: spelled so, or else spelled alike."""
+    path = folder / relative
+    if (relative.isascii() and "\\" not in relative) or path.exists():
+        return path
+    spelled = matching_name(relative, _Existing(folder))
+    return path if spelled is None else folder / spelled
+
+
+class _Existing:
+    """The files of a folder as a collection, without listing it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __contains__(self, relative: object) -> bool:
+        return (self._folder / str(relative)).exists()
+
+
+def _bytes_of(path: Path) -> bytes:
+    """Return the bytes of a file; if it does not exist, the error names a similar one."""
+    try:
+        return read_regular(path)
+    except FileNotFoundError as error:
+        try:
+            names = sorted(os.listdir(path.parent))  # noqa: PTH208 - names only
+        except OSError:
+            raise error from None
+        hint = similar_name(path.name, names)
+        raise ImageError(f"{path}: cannot be read ({error.strerror}){hint}") from error
 
 
 def _check(table: Table, number: int, row: Mapping[str, Any], column: str) -> None:
@@ -110,7 +206,8 @@ def _check(table: Table, number: int, row: Mapping[str, Any], column: str) -> No
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise SourceError(f"{table.place(number)}: {location!r} is not an http or https URL")
         return
-    if Path(location).is_absolute() or _relative(location).split("/")[0] in ("..", "."):
+    first = _relative(location.replace("\\", "/")).split("/")[0]
+    if Path(location).is_absolute() or _DRIVE.match(location) or first in ("..", "."):
         raise SourceError(
             f"{table.place(number)}: the path {location!r} is not below the manifest's folder; put "
             "the manifest above the images and give paths relative to it"

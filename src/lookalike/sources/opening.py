@@ -9,22 +9,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lookalike.errors import SourceError
+from lookalike.errors import SettingError, SourceError
+from lookalike.files import check_regular, escape_name, read_regular, unescape_name
 from lookalike.images import idx
-from lookalike.images.decode import supported_suffixes
-from lookalike.sources.arrays import DATASET_PREFIX, load_dataset, load_idx
+from lookalike.images.decode import DEFAULT_OPTIONS, DecodeOptions
+from lookalike.images.formats import supported_suffixes
+from lookalike.sources.arrays import DATASET_PREFIX, ArraySource, load_dataset, load_idx
 from lookalike.sources.base import Item, Source
 from lookalike.sources.folder import FolderSource, file_signature
 from lookalike.sources.manifest import ManifestSource
-from lookalike.sources.shards import (
-    PARQUET,
-    TAR,
-    ParquetShard,
-    ShardSource,
-    TarShard,
-    image_column,
-    shards_in,
-)
+from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
+from lookalike.sources.shards import PARQUET, TAR, ShardSource, image_column, open_shards
 from lookalike.sources.tables import SUFFIXES as TABLES
 from lookalike.sources.urls import read_url
 from lookalike.types import ProgressCallback, ignore_progress
@@ -36,70 +31,102 @@ def open_source(
     *,
     empty: bool = False,
     name: str | None = None,
+    options: SourceOptions = DEFAULT_SOURCE_OPTIONS,
 ) -> Source:
     """Open a source of images.
 
     Args:
         spec: a folder of images or of shards; a manifest (``.csv``, ``.tsv``, ``.jsonl``,
-            ``.ndjson``, ``.parquet`` with a column ``path`` or ``url``); a tar or Parquet file of
-            images; the images file of an IDX pair (its labels are found beside it); or
-            ``dataset:NAME/SPLIT``, with an optional slice as in ``dataset:mnist/train[:5000]``.
+            ``.ndjson``, ``.json``, ``.parquet`` with a column ``path`` or ``url``); a tar or
+            Parquet file of images; the images file of an IDX pair (its labels are found beside
+            it); or ``dataset:NAME/SPLIT``, with an optional slice, ``dataset:mnist/train[:5000]``.
         on_progress: called during downloads.
         empty: allow a folder without images.
         name: the name of the source; by default that of the folder or file.
+        options: what is taken, and how it is decoded.
 
     Raises:
         SourceError: the path does not exist, has no images, or is of an unknown kind.
+        SettingError: an option is not for this kind of source.
         UnknownNameError: no such data set or split.
         FetchError: the data set could not be fetched.
     """
-    source = _open(spec, on_progress)
+    source = _open(spec, on_progress, options)
     if not len(source) and not empty:
-        listed = " ".join(sorted(supported_suffixes()))
-        detail = f"; {source.problems[0].reason}" if source.problems else ""
-        problem = "the folder has no image files" if Path(spec).is_dir() else "has no images"
-        raise SourceError(f"{spec}: {problem} ({listed}){detail}")
-    return source if name is None else _renamed(source, name)
+        raise _empty_error(spec, source)
+    return source if name is None else renamed(source, name)
 
 
-def open_items(uris: Sequence[str], on_progress: ProgressCallback = ignore_progress) -> list[Item]:
-    """Open items by URI: a path, a URL, or ``SOURCE#INDEX`` as in ``dataset:mnist/test#17``.
+def _empty_error(spec: str | Path, source: Source) -> SourceError:
+    """Return the error that a source has no images; it says what it has instead."""
+    folder = isinstance(source, FolderSource)
+    problem = "the folder has no image files" if folder else "has no images"
+    listed = " ".join(sorted(supported_suffixes()))
+    reasons = [
+        f"{each.count:,} {each.reason}" + (f" ({each.hint})" if each.hint else "")
+        for each in source.skipped[:_REASONS]
+    ]
+    reasons += [failure.reason for failure in source.problems[:1]]
+    skipped = f"; skipped: {', '.join(reasons)}" if reasons else f" ({listed})"
+    return SourceError(f"{escape_name(str(spec))}: {problem}{skipped}")
 
-    The id of an item opened by path or URL is that path or URL. The last four sources are cached
-    until their file changes.
+
+_REASONS = 5
+
+
+def open_items(
+    uris: Sequence[str],
+    on_progress: ProgressCallback = ignore_progress,
+    *,
+    options: DecodeOptions = DEFAULT_OPTIONS,
+) -> list[Item]:
+    """Open items by URI.
+
+    A path; a page of a file, as in ``stack.tif#2``; a URL; or an image of a source, by its number,
+    as in ``dataset:mnist/test#17``. The id of an item opened by path or URL is that path or URL.
+    The last four sources are cached until their file changes. Images are decoded with ``options``.
 
     Raises:
         SourceError: no such source, or its index is out of range. A missing file raises on reading.
     """
-    items = []
-    for uri in uris:
-        base, mark, number = uri.rpartition("#")
-        if uri.startswith(("http://", "https://")):
-            items.append(Item(uri, uri, {}, partial(read_url, uri)))
-            continue
-        if (
-            not mark
-            or not number.isdigit()
-            or (not base.startswith(DATASET_PREFIX) and _is_file(uri))
-        ):
-            if uri.startswith(DATASET_PREFIX):
-                raise SourceError(
-                    f"{uri}: expected dataset:NAME/SPLIT#INDEX, as dataset:mnist/test#17"
-                )
-            path = Path(uri)
-            items.append(Item(uri, uri, {}, path.read_bytes, partial(file_signature, path)))
-            continue
-        source = _open_cached(base, on_progress)
-        if int(number) >= len(source):
-            raise SourceError(f"{uri}: {base} has images 0 to {len(source) - 1}")
-        items.append(source[int(number)])
-    return items
+    return [_open_item(uri, on_progress, options) for uri in uris]
+
+
+def _open_item(uri: str, on_progress: ProgressCallback, options: DecodeOptions) -> Item:
+    base, mark, number = uri.rpartition("#")
+    if uri.startswith(("http://", "https://")):
+        return Item(uri, uri, {}, partial(read_url, uri), options=options)
+    numbered = bool(mark) and number.isdigit()
+    if uri.startswith(DATASET_PREFIX):
+        if not numbered:
+            raise SourceError(f"{uri}: expected dataset:NAME/SPLIT#INDEX, as dataset:mnist/test#17")
+    elif not numbered or _is_file(native_path(uri)):
+        return _file_item(uri, native_path(uri), options)
+    elif os.path.splitext(base)[1].lower() in supported_suffixes():  # noqa: PTH122 - a text
+        return replace(_file_item(uri, native_path(base), options), page=max(0, int(number) - 1))
+    source = _open_cached(base, on_progress)
+    get = source.numbered if isinstance(source, ShardSource) else source.__getitem__
+    try:
+        return replace(get(int(number)), options=options)
+    except IndexError:
+        raise SourceError(f"{uri}: {base} has images 0 to {len(source) - 1}") from None
+
+
+def _file_item(uri: str, path: str, options: DecodeOptions) -> Item:
+    text = escape_name(uri) if uri == path else uri
+    return Item(text, text, {}, partial(read_regular, path), partial(file_signature, path), options)
+
+
+def native_path(uri: str) -> str:
+    """Return the path of a URI, as the system names it; a path that exists is taken as it is."""
+    path = unescape_name(uri)
+    return uri if path != uri and not os.path.lexists(path) else path
 
 
 def _open_cached(base: str, on_progress: ProgressCallback) -> Source:
     """Open a source, or return it from the cache if its file is unchanged."""
     try:
-        status = os.stat(base)  # noqa: PTH116 - Path() would refuse some URIs
+        status = os.stat(native_path(base))  # noqa: PTH116 - Path() would refuse some URIs
         version = status.st_mtime_ns, status.st_size
     except (OSError, ValueError):
         version = 0, 0  # a data set: its content is pinned
@@ -117,44 +144,70 @@ _cache_lock = threading.Lock()
 _cache: dict[str, tuple[tuple[int, int], Source]] = {}
 
 
-def _open(spec: str | Path, on_progress: ProgressCallback) -> Source:
+def _open(spec: str | Path, on_progress: ProgressCallback, options: SourceOptions) -> Source:
     text = str(spec)
     if text.startswith(DATASET_PREFIX):
-        return load_dataset(text, on_progress)
-    path = Path(spec).expanduser()
+        return _whole(load_dataset(text, on_progress), options)
+    path = Path(native_path(str(Path(spec).expanduser())))
     if path.is_dir():
-        return _open_folder(path)
+        folder = FolderSource.scan(path, options)
+        return folder if len(folder) else open_shards(path, options) or folder
     if not path.exists():
-        raise SourceError(f"{path}: there is no such file or folder")
+        raise SourceError(f"{escape_name(str(path))}: there is no such file or folder")
+    _check_regular(path)
     suffix = path.suffix.lower()
-    if suffix == TAR:
-        return ShardSource.of(path, [TarShard(path)])
-    if suffix == PARQUET and (column := image_column(path)) is not None:
-        return ShardSource.of(path, [ParquetShard(path, column)])
+    if suffix == TAR or (suffix == PARQUET and image_column(path) is not None):
+        shards = open_shards(path, options)
+        assert shards is not None
+        return _first_pages(shards, options)
     if suffix in TABLES:
-        return ManifestSource.read(path)
+        return _first_pages(ManifestSource.read(path, options), options)
     if idx.is_idx(path):
-        return load_idx(path)
+        return _whole(load_idx(path), options)
     raise SourceError(
-        f"{path}: is neither a folder nor an IDX file of images, a manifest (.csv .jsonl .parquet) "
-        "or a .tar; give the folder that holds the images, or dataset:NAME/SPLIT"
+        f"{escape_name(str(path))}: is neither a folder nor an IDX file of images, a manifest "
+        "(.csv .jsonl .parquet) or a .tar; give the folder that holds the images, or "
+        "dataset:NAME/SPLIT"
     )
 
 
-def _open_folder(path: Path) -> Source:
-    """Open a folder of images or, if it has none, of shards."""
-    folder = FolderSource.scan(path)
-    return folder if len(folder) else shards_in(path) or folder
+def _check_regular(path: Path) -> None:
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise SourceError(f"{escape_name(str(path))}: cannot be read ({error.strerror})") from error
 
 
-def _renamed(source: Source, name: str) -> Source:
+def _first_pages(source: Source, options: SourceOptions) -> Source:
+    """Refuse an option that is for folders only."""
+    if options.pages == "all":
+        raise SettingError(
+            f"{{pages}} needs a folder; {source.spec} is not one", pages=options.pages
+        )
+    return source
+
+
+def _whole(source: ArraySource, options: SourceOptions) -> ArraySource:
+    """Refuse options for files, since arrays have none."""
+    if options.as_dict():
+        name = next(iter(options.as_dict()))
+        raise SettingError(f"{{{name}}} is for image files; {source.spec} has none", **{name: None})
+    return source
+
+
+def renamed(source: Source, name: str) -> Source:
+    """Return a source under another name.
+
+    Raises:
+        SourceError: the name is empty or has a colon, or the source has a fixed name.
+    """
     if not name or ":" in name:
         raise SourceError("{name} must not be empty or contain a colon", name=name)
     if isinstance(source, FolderSource | ShardSource):
         prefixes = [name + each.removeprefix(source.name) for each in source.unlisted_prefixes]
-        return replace(source, name=name, unlisted_prefixes=prefixes)
+        return replace(source, name=name, unlisted_prefixes=prefixes, named=True)
     if isinstance(source, ManifestSource):
-        return replace(source, name=name)
+        return replace(source, name=name, named=True)
     raise SourceError(
         f"{{name}} is not allowed: {source.spec} has a fixed name, {source.name}", name=name
     )

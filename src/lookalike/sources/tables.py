@@ -1,4 +1,4 @@
-"""Read CSV, JSON Lines and Parquet files as rows of named values."""
+"""Read CSV, JSON Lines, JSON and Parquet files as rows of named values."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import SourceError
+from lookalike.files import check_regular, read_regular, valid_text
 
-SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"})
+SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"})
 
-_WHOLE = r"^-?(0|[1-9][0-9]{0,17})$"
-_NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?$"
+MAX_DIGITS = 1_000
+"""Digits of an integer up to which it is read as one. Longer ones stay texts."""
+
+_TOO_LONG = 10**MAX_DIGITS
+_INT64 = r"^-?(0|[1-9][0-9]{0,17})$"
+_INTEGER = rf"^-?(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})$"
+_NUMBER = r"^-?(0|[1-9][0-9]{0,199})(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?$"
+_LONG = r"^-?[0-9]{16,}$"
+"""Integers that a float64 may not hold exactly."""
+
 _BOOLEAN = r"^(true|false|True|False|TRUE|FALSE)$"
 
 
@@ -41,19 +50,24 @@ class Table:
 def read_table(path: Path, *, without: Sequence[str] = ()) -> Table:
     """Read a table. The types of CSV columns (int, float, bool, text) are inferred.
 
+    Integers of any length are exact; those of over 1,000 digits stay texts.
+
     Args:
-        path: ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.parquet``.
+        path: ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, ``.json`` (a list of objects) or
+            ``.parquet``.
         without: columns of a Parquet file to skip.
 
     Raises:
         SourceError: it cannot be read; the message names the line if there is one.
     """
+    suffix = path.suffix.lower()
     try:
-        if path.suffix.lower() in (".csv", ".tsv"):
+        check_regular(path)
+        if suffix in (".csv", ".tsv"):
             return _read_csv(path)
-        if path.suffix.lower() == ".parquet":
+        if suffix == ".parquet":
             return _read_parquet(path, without)
-        return _read_json_lines(path)
+        return _read_json(path) if suffix == ".json" else _read_json_lines(path)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -62,45 +76,52 @@ def plain(value: Any) -> Any:
     """Convert a value to a JSON value; None if that is not possible."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | bool | int):
+    if isinstance(value, str):
+        return valid_text(value)
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return value if abs(value) < _TOO_LONG else None
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, Decimal):
-        return plain(float(value))
+        whole = value.is_finite() and value == value.to_integral_value()
+        return plain(int(value) if whole else float(value))
     if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
+        return {valid_text(str(key)): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     return None
 
 
-class _ArrowRows(Sequence[Mapping[str, Any]]):
-    """The rows of an Arrow table, converted on access."""
+class _Columns(Sequence[Mapping[str, Any]]):
+    """The rows of columns of one length, which are Arrow arrays or lists; converted on access."""
 
-    def __init__(self, table: Any) -> None:
-        self._names = table.column_names
-        self._columns = [table.column(i).combine_chunks() for i in range(table.num_columns)]
-        self._count = table.num_rows
+    def __init__(self, columns: Mapping[str, Any]) -> None:
+        self._columns = columns
+        self._count = len(next(iter(columns.values()), ()))
 
     def __len__(self) -> int:
-        return int(self._count)
+        return self._count
 
     def __getitem__(self, index: Any) -> Any:
         row = range(self._count)[index]
-        values = (plain(column[row].as_py()) for column in self._columns)
-        pairs = zip(self._names, values, strict=True)
+        pairs = ((name, _cell(column[row])) for name, column in self._columns.items())
         return {name: value for name, value in pairs if value is not None and value != ""}
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         return (self[i] for i in range(self._count))
 
 
+def _cell(value: Any) -> Any:
+    return plain(value.as_py() if hasattr(value, "as_py") else value)
+
+
 def _read_csv(path: Path) -> Table:
     import pyarrow as pa
     from pyarrow import csv
 
-    data = path.read_bytes()
+    data = read_regular(path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -139,7 +160,7 @@ def _read_csv(path: Path) -> Table:
             f"{row.expected_columns}"
         )
     columns = [_typed(table.column(i).combine_chunks()) for i in range(table.num_columns)]
-    return Table(path, tuple(names), _ArrowRows(pa.table(columns, names=names)), 2, "line")
+    return Table(path, tuple(names), _Columns(dict(zip(names, columns, strict=True))), 2, "line")
 
 
 def _separator(header: str) -> str:
@@ -153,7 +174,7 @@ def _separated(header: str) -> list[str]:
 
 
 def _typed(column: Any) -> Any:
-    """Convert a text column to int64, float64 or bool if all its values parse as such."""
+    """Convert a text column to integers, float64 or bool if all its values parse as such."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -162,10 +183,44 @@ def _typed(column: Any) -> Any:
     filled = texts.filter(pc.invert(empty))
     if not len(filled):
         return texts
-    for pattern, kind in ((_WHOLE, pa.int64()), (_NUMBER, pa.float64()), (_BOOLEAN, pa.bool_())):
+    for pattern, kind in (
+        (_INT64, pa.int64()),
+        (_INTEGER, None),
+        (_NUMBER, pa.float64()),
+        (_BOOLEAN, pa.bool_()),
+    ):
         if pc.all(pc.match_substring_regex(filled, pattern)).as_py():
+            long = kind != pa.int64() and pc.any(pc.match_substring_regex(filled, _LONG)).as_py()
+            if kind is None or long:
+                return [_number(text) if text else None for text in texts.to_pylist()]
             return pc.if_else(empty, None, texts).cast(kind)
     return texts
+
+
+def _number(text: str) -> int | float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+def _read_json(path: Path) -> Table:
+    """Read a JSON document that is a list of objects."""
+    try:
+        rows = json.loads(read_regular(path), parse_int=_integer)
+    except ValueError as error:
+        raise SourceError(f"{path}: is not JSON ({error})") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise SourceError(f"{path}: expected a list of objects, as in [{{...}}, {{...}}]")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return Table(path, tuple(names), [_filled(row) for row in rows])
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= MAX_DIGITS else digits
+
+
+def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of an object, without those that are missing."""
+    cleaned = {valid_text(key): plain(value) for key, value in row.items()}
+    return {key: value for key, value in cleaned.items() if value is not None and value != ""}
 
 
 def _read_json_lines(path: Path) -> Table:
@@ -176,13 +231,12 @@ def _read_json_lines(path: Path) -> Table:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, parse_int=_integer)
             except ValueError as error:
                 raise SourceError(f"{path}, line {number}: is not JSON ({error})") from None
             if not isinstance(row, dict):
                 raise SourceError(f"{path}, line {number}: expected an object, as in {{...}}")
-            cleaned = {key: plain(value) for key, value in row.items()}
-            rows.append({k: v for k, v in cleaned.items() if v is not None and v != ""})
+            rows.append(_filled(row))
             names |= dict.fromkeys(row)
     return Table(path, tuple(names), rows, 1, "line")
 
@@ -197,4 +251,5 @@ def _read_parquet(path: Path, without: Sequence[str]) -> Table:
             table = file.read(columns=names)
     except pa.ArrowException as error:
         raise SourceError(f"{path}: broken Parquet ({str(error).splitlines()[0]})") from None
-    return Table(path, tuple(names), _ArrowRows(table))
+    columns = {name: table.column(name).combine_chunks() for name in names}
+    return Table(path, tuple(names), _Columns(columns))

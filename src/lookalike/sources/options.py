@@ -1,0 +1,104 @@
+"""What of a source is taken, and how its images are decoded; recorded in the gallery."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from lookalike.errors import SettingError
+from lookalike.images.decode import DEFAULT_OPTIONS, DecodeOptions
+
+PAGES = ("first", "all")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """What of a source is taken, and how its images are decoded.
+
+    A pattern is a path with ``*``, ``?`` and ``[...]``, relative to the source; case is ignored and
+    ``*`` also matches slashes. It matches files, and folders with all that is in them; without a
+    slash, at any depth.
+
+    Args:
+        include: take only images that match one of these patterns; all by default.
+        exclude: leave out images that match one of these patterns.
+        pages: ``first`` page of a file with several, or ``all``, each as an item.
+        decoding: of each image.
+
+    Raises:
+        SettingError: ``pages`` is neither.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    pages: str = "first"
+    decoding: DecodeOptions = DEFAULT_OPTIONS
+
+    def __post_init__(self) -> None:
+        if self.pages not in PAGES:
+            raise SettingError(f"{{pages}} must be {' or '.join(PAGES)}", pages=self.pages)
+
+    def takes(self, path: str) -> bool:
+        """Return whether a path relative to the source is taken by the patterns."""
+        if not self.include and not self.exclude:
+            return True
+        included = not self.include or _matches(path, self.include)
+        return included and not _matches(path, self.exclude)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options that differ from the defaults, as JSON values."""
+        fields = {
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+            "pages": None if self.pages == PAGES[0] else self.pages,
+            "max_megapixels": _written(self.decoding.max_megapixels),
+            "strict": self.decoding.strict,
+            "window": None if self.decoding.window is None else list(self.decoding.window),
+        }
+        return {name: value for name, value in fields.items() if value}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> SourceOptions:
+        """Return the options that :meth:`as_dict` wrote."""
+        window = fields.get("window")
+        largest = fields.get("max_megapixels")
+        return cls(
+            include=tuple(fields.get("include", ())),
+            exclude=tuple(fields.get("exclude", ())),
+            pages=fields.get("pages", PAGES[0]),
+            decoding=DecodeOptions(
+                max_megapixels=math.inf if largest == _NO_LIMIT else largest,
+                strict=fields.get("strict", False),
+                window=None if window is None else (float(window[0]), float(window[1])),
+            ),
+        )
+
+    @property
+    def pixels_key(self) -> str:
+        """A text that changes if the same file would be decoded to other pixels."""
+        window = self.decoding.window
+        return "" if window is None else f"window={window[0]:g},{window[1]:g}"
+
+
+DEFAULT_SOURCE_OPTIONS = SourceOptions()
+
+_NO_LIMIT = "none"
+
+
+def _written(limit: float | None) -> float | str | None:
+    """Return a limit as JSON has it, which has no infinity."""
+    return _NO_LIMIT if limit == math.inf else limit
+
+
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+    """Return whether a path, or a folder that it is in, matches a pattern."""
+    parts = path.casefold().split("/")
+    paths = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+    for pattern in patterns:
+        wanted = pattern.casefold().rstrip("/").removeprefix("./")
+        if any(fnmatchcase(each, wanted) for each in (paths if "/" in wanted else parts)):
+            return True
+    return False
