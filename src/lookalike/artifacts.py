@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from lookalike.errors import ArtifactError, BusyError, FormatVersionError, StorageError
 
-FORMAT = 3
+FORMAT = 4
 """Format version of manifests. To raise it: add one here, teach :func:`_upgraded` the old layout,
 keep a folder of the old version in ``tests/data`` with a test that opens it, and describe the
 change in CHANGELOG."""
@@ -29,15 +29,21 @@ _NAMES_BEFORE_3 = (("colour", "color"),)
 """Manifest keys, and encoder names in values of ``name``, that formats 1 and 2 spell otherwise."""
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, parents: bool = True) -> None:
     """Write a file so that it holds either all of ``data`` or its previous content.
+
+    Args:
+        path: the file.
+        data: its content.
+        parents: create the folders above it; without, a folder that is missing is an error.
 
     Raises:
         StorageError: the write failed (disk full, no permission); ``path`` is unchanged.
     """
     partial: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as f:
@@ -97,8 +103,8 @@ def flush(path: str | Path) -> None:
 
 
 def write_manifest(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write a manifest: ``fields`` and the format version, as JSON."""
-    write_atomically(path, manifest_bytes(fields))
+    """Write a manifest into an existing folder: ``fields`` and the format version, as JSON."""
+    write_atomically(path, manifest_bytes(fields), parents=False)
 
 
 def manifest_bytes(fields: Mapping[str, Any]) -> bytes:
@@ -152,7 +158,7 @@ def checked_manifest(fields: Any, *, place: str, what: str) -> dict[str, Any]:
             f"{place}: written in format {version}, this lookalike reads up to {FORMAT}; "
             "upgrade: pip install --upgrade lookalike"
         )
-    return dict(fields if version == FORMAT else _upgraded(fields))
+    return dict(_upgraded(fields) if version < 3 else fields)
 
 
 def _upgraded(value: Any, key: str = "") -> Any:

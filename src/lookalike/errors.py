@@ -9,6 +9,7 @@
     │   └── SettingError         a parameter is out of range, or parameters exclude each other
     ├── ArtifactError            a folder on disk is not what it should be
     │   ├── FormatVersionError   written by a newer lookalike
+    │   ├── ReplacedError        another gallery was put in its place while it was open
     │   └── FingerprintError     embeddings of one encoder for a gallery of another
     ├── ServiceError             a service answered with an error
     ├── UnreachableError         the server of the rows does not answer, or refuses the token
@@ -95,6 +96,10 @@ class ArtifactError(LookalikeError):
 
 class FormatVersionError(ArtifactError):
     """A folder was written by a newer lookalike."""
+
+
+class ReplacedError(ArtifactError):
+    """A gallery was replaced by another one while it was open."""
 
 
 class FingerprintError(ArtifactError):

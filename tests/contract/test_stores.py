@@ -194,7 +194,7 @@ def test_lance_tables_reopen_and_compact(tmp_path: Path) -> None:
     reopened = LanceStore.open(tmp_path / "t")
     assert reopened.count() == 60
     assert reopened.dim == DIM
-    assert len(reopened._dataset.get_fragments()) == 1
+    assert len(reopened.snapshot().dataset.get_fragments()) == 1
 
 
 VALUES = st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, 1.0, -1.0, 1e-30])

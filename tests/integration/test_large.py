@@ -14,7 +14,7 @@ from lookalike.gallery.recall import measure_recall
 from lookalike.sources import Source
 from lookalike.stores.base import Rows
 from lookalike.stores.lance import index
-from lookalike.stores.lance import store as lance_store
+from lookalike.stores.lance import snapshot as lance_snapshot
 from lookalike.stores.lance.store import LanceStore
 from lookalike.types import Metric
 
@@ -35,7 +35,7 @@ def rows(count: int, seed: int, prefix: str) -> Rows:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LanceStore:
     monkeypatch.setattr(index, "EXACT_VALUES", 1_000 * DIM)
     monkeypatch.setattr(index, "_PARTITION", 100)
-    monkeypatch.setattr(lance_store, "_MAX_DIRECT", 50)
+    monkeypatch.setattr(lance_snapshot, "_MAX_DIRECT", 50)
     large = LanceStore.create(tmp_path / "table", DIM)
     large.upsert(rows(COUNT, 1, "r"))
     large.optimize(Metric.COSINE)
@@ -65,10 +65,10 @@ def recall(store: LanceStore, where: str | None = None) -> float:
 
 
 def test_large_tables_use_the_index(store: LanceStore) -> None:
-    assert index.is_indexed(store._dataset, Metric.COSINE)
-    assert not index.is_indexed(store._dataset, Metric.L2)
+    assert index.is_indexed(store.snapshot().dataset, Metric.COSINE)
+    assert not index.is_indexed(store.snapshot().dataset, Metric.L2)
     assert recall(store) > 0.97
-    assert not index.optimize(store._dataset, Metric.COSINE)
+    assert not index.optimize(store.snapshot().dataset, Metric.COSINE)
     exact = store.search(queries(1), 10, Metric.L2)
     assert exact == store.search(queries(1), 10, Metric.L2, exact=True)
 
@@ -88,11 +88,11 @@ def test_rows_newer_than_the_index_are_searched(store: LanceStore) -> None:
     [hits] = store.search(new.embeddings[:1], 3, Metric.COSINE)
     assert new.ids[0] not in {hit.id for hit in hits}
     store.optimize(Metric.COSINE)
-    stats = store._dataset.stats.index_stats("embedding_cosine")
+    stats = store.snapshot().dataset.stats.index_stats("embedding_cosine")
     assert stats["num_unindexed_rows"] == 0
     store.upsert(rows(COUNT, 4, "many"))
     store.optimize(Metric.COSINE)
-    stats = store._dataset.stats.index_stats("embedding_cosine")
+    stats = store.snapshot().dataset.stats.index_stats("embedding_cosine")
     assert stats["num_unindexed_rows"] == 0
     assert recall(store) > 0.95
 
@@ -105,7 +105,7 @@ def test_a_gallery_builds_its_index_and_measures_recall(
     gallery = Gallery.create(tmp_path / "g", encoder=pixels)
     gallery.sync(digits)
     assert isinstance(gallery.store, LanceStore)
-    assert index.is_indexed(gallery.store._dataset, Metric.COSINE)
+    assert index.is_indexed(gallery._store.snapshot().dataset, Metric.COSINE)
     facts = measure_recall(gallery, queries=20)
     assert facts["queries"] >= 20
     assert facts["recall@10"] > 0.9

@@ -88,6 +88,26 @@ def test_a_gallery_of_format_1_is_read_and_written(tmp_path: Path) -> None:
     assert after == before
 
 
+def test_a_gallery_of_format_3_gets_an_identity_when_it_is_written(tmp_path: Path) -> None:
+    old = Path(__file__).parents[1] / "data" / "format-3.gallery"
+    manifest = json.loads((old / "gallery.json").read_text())
+    assert (manifest["format"], "identity" in manifest) == (3, False)
+    shutil.copytree(old, tmp_path / "g")
+    gallery, reader = Gallery.open(tmp_path / "g"), Gallery.open(tmp_path / "g")
+    derived = gallery.state
+    assert derived == reader.state == Gallery.open(tmp_path / "g").state
+    hits = [hit.id for hit in gallery.search(id="digits/train:3", k=5)]
+    report = gallery.sync("dataset:digits/train[:20]")
+    assert (report.added, report.unchanged) == (0, 20)
+    written = json.loads((tmp_path / "g" / "gallery.json").read_text())
+    assert written["format"] == FORMAT
+    assert written["identity"] == gallery.state.identity != derived.identity
+    assert reader.state == gallery.state
+    assert [hit.id for hit in reader.search(id="digits/train:3", k=5)] == hits
+    gallery.sync("dataset:digits/train[:30]")
+    assert gallery.state.identity == written["identity"]
+
+
 def test_a_gallery_of_format_2_is_read_searched_and_written(tmp_path: Path) -> None:
     """Its manifests have old names of keys and encoders; its encoder has every wrapper."""
     old = Path(__file__).parents[1] / "data" / "format-2.gallery"

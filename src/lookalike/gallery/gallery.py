@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from copy import copy
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from lookalike.artifacts import sole_writer
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.persistence import load_encoder
-from lookalike.errors import ArtifactError, FingerprintError, InputError, SettingError
+from lookalike.errors import (
+    ArtifactError,
+    FingerprintError,
+    InputError,
+    ReplacedError,
+    SettingError,
+)
 from lookalike.filters import Where
 from lookalike.gallery.ingest import (
     ExistingRows,
@@ -23,10 +30,11 @@ from lookalike.gallery.ingest import (
     count_changes,
     ingest,
 )
+from lookalike.gallery.state import GalleryState
 from lookalike.gallery.storage import (
     ENCODER,
+    IDENTITY,
     MANIFEST,
-    GalleryStorage,
     create_storage,
     open_storage,
     read_gallery_manifest,
@@ -36,11 +44,73 @@ from lookalike.images.foreground import Box
 from lookalike.search.query import Query, QueryRegion, read_images
 from lookalike.search.search import SearchOptions
 from lookalike.sources import ItemSource, Source, open_items, open_source
-from lookalike.stores.base import Rows, VectorStore
+from lookalike.stores.base import RowReader, Rows, VectorStore, replaced_error
 from lookalike.stores.milvus.address import Address
 from lookalike.types import Hits, Metric, ProgressCallback, ignore_progress
 
 LOCK = "writing.lock"
+
+T = TypeVar("T")
+
+
+class _Opened:
+    """What belongs together in an open gallery: its storage, manifest, rows and encoder."""
+
+    def __init__(self, location: str | Path) -> None:
+        self.storage = open_storage(location)
+        self.stamp = self.storage.stamp()
+        self.fields = read_gallery_manifest(self.storage)
+        self.store: RowReader = self.storage.store
+        self._encoders: list[Encoder] = []  # at most one, shared with snapshots
+        self._loading = threading.Lock()
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the encoder of the rows."""
+        return str(self.fields["encoder"]["fingerprint"])
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the rows, loaded once."""
+        with self._loading:
+            if not self._encoders:
+                encoder = load_encoder(self.storage.path / ENCODER)
+                self.check_fingerprint(encoder)
+                self._encoders.append(encoder)
+            return self._encoders[0]
+
+    def check_fingerprint(self, encoder: Encoder) -> None:
+        """Raise FingerprintError unless this is the encoder of the rows."""
+        if encoder.fingerprint != self.fingerprint:
+            raise FingerprintError(
+                f"{self.storage.path}: its encoder is {self.fields['encoder']['name']!r} "
+                f"({self.fingerprint[:12]}), not {encoder.name!r} ({encoder.fingerprint[:12]}); "
+                "their embeddings cannot be mixed: create another gallery for the other encoder"
+            )
+
+    def snapshot(self) -> Self:
+        """Return the same with the rows as they are now."""
+        view = copy(self)
+        view.store = self.storage.store.snapshot()
+        return view
+
+    def is_current(self) -> bool:
+        """Return whether the gallery in its place is the one that was opened, and read it again.
+
+        Raises:
+            ArtifactError: there is none, or it is broken or being replaced.
+        """
+        stamp = self.storage.stamp()
+        fields = self.storage.read()
+        try:
+            identity = GalleryState.of(self.storage.store).identity
+        except ReplacedError:
+            return False
+        same_encoder = fields["encoder"] == self.fields["encoder"]
+        if fields.get(IDENTITY, identity) != identity or not same_encoder:
+            return False
+        self.stamp, self.fields = stamp, fields
+        return True
 
 
 class Gallery:
@@ -50,17 +120,73 @@ class Gallery:
     folder; ``metric`` the default metric of searches; ``sources`` maps the name of each source to
     its specification; ``written`` are metadata columns that come from no source, such as
     propagated labels: a sync keeps them while the image's content stays the same.
+
+    Whenever it is used, it sees what other processes have written. If another gallery was put in
+    its place, that one is opened: encoder and rows are always of one gallery. Where there is none,
+    or half of one, an ArtifactError says so, and the next use tries again.
     """
 
-    def __init__(self, storage: GalleryStorage, fields: Mapping[str, Any]) -> None:
-        self.path = storage.path
-        self.address = storage.address
+    def __init__(self, location: str | Path) -> None:
+        self._location = location
+        self._is_snapshot = False
+        self._checking = threading.RLock()
+        self._writer: _Opened | None = None
+        self._open()
+
+    def _open(self) -> None:
+        """Open the gallery that is in its place."""
+        opened = _Opened(self._location)
+        try:
+            self._apply(opened)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"{opened.storage.path / MANIFEST}: missing or invalid field {error}"
+            ) from error
+        self._opened = opened
+
+    def _apply(self, opened: _Opened) -> None:
+        """Take over what the manifest says."""
+        fields = opened.fields
+        self.path = opened.storage.path
+        self.address = opened.storage.address
         self.metric = Metric(fields["metric"])
         self.sources: dict[str, str] = dict(fields["sources"])
         self.written = frozenset(fields.get("written", ()))
-        self._encoder_facts = fields["encoder"]
-        self._storage = storage
-        self._store = storage.store
+        self._encoder_facts: Mapping[str, str] = {
+            name: fields["encoder"][name] for name in ("name", "fingerprint")
+        }
+
+    def _current(self, *, check: bool = False) -> _Opened:
+        """Return the parts of the gallery that is in its place, opened again if that is another.
+
+        Args:
+            check: check its rows too; by default only whether its manifest was written or replaced.
+
+        Raises:
+            ArtifactError: there is none, or it is broken or being replaced.
+        """
+        if self._is_snapshot:
+            return self._opened
+        opened = self._opened
+        if not check and opened.storage.stamp() == opened.stamp:
+            return opened
+        with self._checking:
+            opened = self._opened
+            if not opened.is_current():
+                self._open()
+            elif self._writer is None:
+                self._apply(opened)
+            return self._opened
+
+    def _read(self, work: Callable[[_Opened], T]) -> T:
+        """Return what ``work`` reads; do it once more if the gallery was replaced meanwhile."""
+        opened = self._current()
+        try:
+            return work(opened)
+        except ArtifactError:
+            if self._is_snapshot or self._current(check=True) is opened:
+                raise
+            return work(self._opened)
 
     @classmethod
     def create(
@@ -99,15 +225,9 @@ class Gallery:
             FormatVersionError: a newer lookalike wrote it.
             UnreachableError: the Milvus server does not answer.
         """
-        storage = open_storage(path)
-        try:
-            return cls(storage, read_gallery_manifest(storage))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"{storage.path / MANIFEST}: missing or invalid field {error}"
-            ) from error
+        return cls(path)
 
-    @cached_property
+    @property
     def encoder(self) -> Encoder:
         """The encoder of its rows.
 
@@ -115,32 +235,65 @@ class Gallery:
             ArtifactError: it is missing or broken.
             FingerprintError: its fingerprint is not that of the rows.
         """
-        encoder = load_encoder(self.path / ENCODER)
-        self.check_fingerprint(encoder)
-        return encoder
+        return self._read(lambda opened: opened.encoder)
 
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the encoder of its rows."""
-        return str(self._encoder_facts["fingerprint"])
+        return self._current().fingerprint
 
     @property
-    def store(self) -> VectorStore:
-        """The rows."""
-        return self._store
+    def state(self) -> GalleryState:
+        """Its identity and revision: the key of whatever is computed from it.
+
+        Raises:
+            ArtifactError: the gallery is gone, or broken.
+            UnreachableError: the Milvus server does not answer.
+        """
+        return self._read(lambda opened: GalleryState.of(opened.store))
+
+    @property
+    def store(self) -> RowReader:
+        """The rows, for reading. They raise ReplacedError once another gallery is in the place."""
+        return self._current().store
+
+    @property
+    def _store(self) -> VectorStore:
+        """The rows, for writing."""
+        return (self._writer or self._current()).storage.store
+
+    def snapshot(self) -> Self:
+        """Return the gallery as it is now, for several reads that must fit together.
+
+        It is read-only, and later writes do not change it, nor another gallery in its place. Of
+        rows in Milvus, only ids and metadata columns stay as they are.
+        """
+        if self._is_snapshot:
+            return self
+        view = copy(self)
+        view._opened = self._read(_Opened.snapshot)
+        view._is_snapshot, view._writer = True, None
+        view._apply(view._opened)
+        return view
+
+    def check_identity(self, identity: str) -> None:
+        """Check that the gallery that is in its place has an identity.
+
+        Raises:
+            ReplacedError: it has another one.
+            ArtifactError: the gallery is gone, or broken.
+        """
+        storage = self._current().storage
+        storage.stamp()
+        if GalleryState.of(storage.store).identity != identity:
+            raise replaced_error(self.path)
 
     def check_fingerprint(self, encoder: Encoder) -> None:
         """Raise FingerprintError unless this is the encoder of the rows."""
-        expected = self._encoder_facts["fingerprint"]
-        if encoder.fingerprint != expected:
-            raise FingerprintError(
-                f"{self.path}: its encoder is {self._encoder_facts['name']!r} "
-                f"({expected[:12]}), not {encoder.name!r} ({encoder.fingerprint[:12]}); their "
-                "embeddings cannot be mixed: create another gallery for the other encoder"
-            )
+        self._current().check_fingerprint(encoder)
 
     def __len__(self) -> int:
-        return self._store.count()
+        return self._read(lambda opened: opened.store.count())
 
     def sync(
         self,
@@ -216,12 +369,24 @@ class Gallery:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Hold the write lock, with the manifest read again: others may have written before."""
+        """Hold the write lock, with the manifest read again: others may have written before.
+
+        What is written goes to this very gallery, or fails if another was put in its place.
+
+        Raises:
+            InputError: this is a snapshot.
+            ArtifactError: the gallery is gone, or broken.
+        """
+        if self._is_snapshot:
+            raise InputError(f"{self.path}: this is a snapshot, which cannot be written")
+        self._current()  # or the lock would create the folder of a gallery that is gone
         with sole_writer(self.path / LOCK, what=f"the gallery {self.path}"):
-            fields = self._storage.read()
-            self.sources = dict(fields["sources"])
-            self.written = frozenset(fields.get("written", ()))
-            yield
+            with self._checking:
+                self._writer = self._current(check=True)
+            try:
+                yield
+            finally:
+                self._writer = None
 
     def upsert(
         self,
@@ -243,17 +408,20 @@ class Gallery:
             FingerprintError: they are not of this gallery's encoder.
             InputError: wrong dimensions, values that are not finite, or a duplicate id.
         """
-        if fingerprint != self._encoder_facts["fingerprint"]:
-            raise FingerprintError(
-                f"{self.path}: rows of the encoder with fingerprint {fingerprint[:12]} cannot be "
-                f"mixed with rows of {self._encoder_facts['name']!r}"
-            )
         with self._writing():
+            self._refuse_other_rows(fingerprint)
             for batch in (rows,) if isinstance(rows, Rows) else rows:
                 self._store.upsert(batch)
             self.sources |= sources or {}
             self.written |= written
             self._write_manifest()
+
+    def _refuse_other_rows(self, fingerprint: str) -> None:
+        if fingerprint != self.fingerprint:
+            raise FingerprintError(
+                f"{self.path}: rows of the encoder with fingerprint {fingerprint[:12]} cannot be "
+                f"mixed with rows of {self._encoder_facts['name']!r}"
+            )
 
     def remove(self, ids: Sequence[str]) -> int:
         """Delete rows by id and return how many existed.
@@ -337,18 +505,24 @@ class Gallery:
         )
         if sum(each is not None for each in (query, id, text)) > 1:
             raise InputError("a search has one query: an image, the id of a row, or a text")
-        if text is not None:
-            vectors = region.encode_text(text, self.encoder)
-        elif id is not None:
-            vectors = region.encode_row(id, self._store, lambda: self.encoder, options.needs_image)
-        elif query is not None:
-            vectors = region.encode_image(query, self.encoder)
-        elif keywords is not None:
-            vectors = region.without_image(keywords, self._store.dim)
-        else:
+        if query is None and id is None and text is None and keywords is None:
             raise InputError("no query: pass an image, the id of a row, a text or keywords")
-        hits = options.run(self._store, vectors, read_images)
-        return Hits(vectors.name, options.metric, hits, vectors.uri)
+
+        def run(opened: _Opened) -> Hits:
+            if text is not None:
+                vectors = region.encode_text(text, opened.encoder)
+            elif id is not None:
+                needs = options.needs_image
+                vectors = region.encode_row(id, opened.store, lambda: opened.encoder, needs)
+            elif query is not None:
+                vectors = region.encode_image(query, opened.encoder)
+            else:
+                vectors = region.without_image(str(keywords), opened.store.dim)
+            # The snapshot is of the gallery of this encoder, or an error.
+            hits = options.run(opened.snapshot().store, vectors, read_images)
+            return Hits(vectors.name, options.metric, hits, vectors.uri)
+
+        return self._read(run)
 
     def items(self) -> ItemSource:
         """Return the rows as a source of images, ordered by id.
@@ -356,7 +530,7 @@ class Gallery:
         Raises:
             SourceError: the source of some rows is missing. A missing file raises when it is read.
         """
-        records = list(self._store.records())
+        records = self._read(lambda opened: list(opened.store.records()))
         opened = open_items([record.uri for record in records])
         items = [
             replace(item, id=record.id, metadata=record.metadata)
@@ -366,20 +540,25 @@ class Gallery:
 
     def info(self) -> dict[str, Any]:
         """Return facts about the gallery, as JSON values."""
+        now = self.snapshot()
+        state, opened = now.state, now._opened
         return {
-            "format": self._storage.read()["format"],
-            "rows": len(self),
-            "encoder": self._encoder_facts["name"],
-            "fingerprint": self._encoder_facts["fingerprint"],
-            "dim": self._store.dim,
-            "metric": self.metric.value,
-            "sources": self.sources,
-            "bytes": sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file()),
-            **self._storage.facts,
+            "format": opened.fields["format"],
+            "identity": state.identity,
+            "revision": state.revision,
+            "rows": len(now),
+            "encoder": now._encoder_facts["name"],
+            "fingerprint": opened.fingerprint,
+            "dim": now.store.dim,
+            "metric": now.metric.value,
+            "sources": now.sources,
+            "bytes": _size(now.path),
+            **opened.storage.facts,
         }
 
     def _write_manifest(self) -> None:
-        self._storage.write(
+        opened = self._writer or self._current()
+        opened.storage.write(
             {
                 "encoder": self._encoder_facts,
                 "dim": self._store.dim,
@@ -389,3 +568,12 @@ class Gallery:
                 "rows": len(self),
             }
         )
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of the files in a folder; files may come and go meanwhile."""
+    size = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            size += file.stat().st_size if file.is_file() else 0
+    return size

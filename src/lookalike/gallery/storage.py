@@ -4,6 +4,9 @@ A gallery is a folder. Its rows are a table in the folder, or a collection in Mi
 manifest and the encoder are stored beside the collection, so that its address is enough to open the
 gallery; the folder holds the address and a copy of the encoder. Opening a gallery by its address
 creates such a folder in the cache.
+
+A gallery's identity is that of its store. The manifest of a folder repeats it, so that the manifest
+of one gallery beside the rows of another is recognized.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from lookalike.config import settings
 from lookalike.encoders.base import Encoder, encoder_files
 from lookalike.encoders.persistence import write_encoder
 from lookalike.errors import ArtifactError, FingerprintError, SettingError
-from lookalike.stores.base import VectorStore
+from lookalike.gallery.state import GalleryState
+from lookalike.stores.base import VectorStore, replaced_error
 from lookalike.stores.lance.store import LanceStore
 from lookalike.stores.milvus.address import Address, is_address
 from lookalike.stores.milvus.store import MilvusStore
@@ -35,6 +39,7 @@ from lookalike.types import Metric
 MANIFEST = "gallery.json"
 ENCODER = "encoder"
 STORE = "store"
+IDENTITY = "identity"
 
 _WHAT = "a gallery"
 _HINT = "Create one: lookalike index photos.gallery photos"
@@ -63,6 +68,14 @@ class GalleryStorage(Protocol):
         """Facts about the Milvus collection, as JSON values; none for a folder."""
         ...
 
+    def stamp(self) -> object:
+        """Return a value that changes when the manifest in the folder is written or replaced.
+
+        Raises:
+            ArtifactError: it is missing.
+        """
+        ...
+
     def read(self) -> dict[str, Any]:
         """Return the current manifest.
 
@@ -73,7 +86,13 @@ class GalleryStorage(Protocol):
         ...
 
     def write(self, fields: Mapping[str, Any]) -> None:
-        """Replace the manifest."""
+        """Replace the manifest of this gallery.
+
+        Raises:
+            ReplacedError: it is the manifest of another gallery by now.
+            ArtifactError: it is missing or broken.
+            StorageError: it could not be written.
+        """
         ...
 
 
@@ -85,15 +104,23 @@ class FolderStorage:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.store: VectorStore = LanceStore.open(path / STORE)
+        self._table = LanceStore.open(path / STORE)
+        self.store: VectorStore = self._table
+
+    def stamp(self) -> object:
+        """Return a value that changes when the manifest is written or replaced."""
+        return _stamp(self.path)
 
     def read(self) -> dict[str, Any]:
         """Return the current manifest."""
         return read_manifest(self.path / MANIFEST, what=_WHAT, hint=_HINT)
 
     def write(self, fields: Mapping[str, Any]) -> None:
-        """Replace the manifest."""
-        write_manifest(self.path / MANIFEST, fields)
+        """Replace the manifest of this gallery."""
+        identity = self._table.ensure_identity()
+        if self.read().get(IDENTITY, identity) != identity:
+            raise replaced_error(self.path)
+        write_manifest(self.path / MANIFEST, {IDENTITY: identity, **fields})
 
 
 class MilvusStorage:
@@ -114,12 +141,20 @@ class MilvusStorage:
                 "another collection"
             )
 
+    def stamp(self) -> object:
+        """Return a value that changes when the address in the folder is replaced.
+
+        The store checks with each read that the collection was not.
+        """
+        return _stamp(self.path)
+
     def read(self) -> dict[str, Any]:
         """Return the current manifest."""
         return _manifest(self._sidecar.read(MANIFEST), self.address)
 
     def write(self, fields: Mapping[str, Any]) -> None:
-        """Replace the manifest."""
+        """Replace the manifest of this gallery."""
+        GalleryState.of(self.store)  # refuses another collection
         self._sidecar.write(MANIFEST, manifest_bytes(fields))
 
 
@@ -143,13 +178,18 @@ def open_storage(path: str | Path) -> GalleryStorage:
 
 
 def read_gallery_manifest(storage: GalleryStorage) -> dict[str, Any]:
-    """Return the manifest of a gallery, checked against the dimensions of its rows.
+    """Return the manifest of a gallery, checked against its rows.
 
     Raises:
-        ArtifactError: it is missing or broken, or the dimensions differ.
+        ArtifactError: it is missing or broken, or is not of these rows.
         FormatVersionError: a newer lookalike wrote it.
     """
     fields = storage.read()
+    if fields.get(IDENTITY, storage.store.identity) != storage.store.identity:
+        raise ArtifactError(
+            f"{storage.path}: its {MANIFEST} and its rows are of two galleries; it is being "
+            "replaced, or was copied in part: copy or index it again"
+        )
     dim, expected = storage.store.dim, fields.get("dim", storage.store.dim)
     if dim != expected:
         raise ArtifactError(
@@ -202,8 +242,8 @@ def create_storage(
         (partial / ENCODER).mkdir()
         write_encoder(encoder, partial / ENCODER)
         if address is None:
-            LanceStore.create(partial / STORE, encoder.dim)
-            write_manifest(partial / MANIFEST, fields)
+            store = LanceStore.create(partial / STORE, encoder.dim)
+            write_manifest(partial / MANIFEST, {IDENTITY: store.identity, **fields})
         else:
             _create_collection(address, fields, encoder)
             _write_handle(partial, address, encoder.fingerprint)
@@ -255,6 +295,17 @@ def _cached_folder(store: MilvusStore) -> Path:
             if not (folder / MANIFEST).exists():  # otherwise another process created it
                 raise
     return folder
+
+
+def _stamp(folder: Path) -> object:
+    try:
+        facts = (folder / MANIFEST).stat()
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder}: the gallery is gone ({error.strerror}); it was removed or renamed, or is "
+            "being replaced"
+        ) from error
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def _manifest(data: bytes, address: Address | None) -> dict[str, Any]:

@@ -4,6 +4,6 @@
 nearest-neighbor search in memory, with ``quantized`` rows for speed. Stores know nothing of images.
 """
 
-from lookalike.stores.base import Record, Rows, VectorStore
+from lookalike.stores.base import Record, RowReader, Rows, VectorStore
 
-__all__ = ["Record", "Rows", "VectorStore"]
+__all__ = ["Record", "RowReader", "Rows", "VectorStore"]

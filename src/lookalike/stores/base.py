@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import InputError, SettingError
+from lookalike.errors import InputError, ReplacedError, SettingError
 from lookalike.filters import Columns, Filter
 from lookalike.types import Embeddings, Hit, Metadata, Metric, check_embeddings
 
@@ -66,11 +67,14 @@ class Record:
     signature: str = ""
 
 
-class VectorStore(Protocol):
-    """Rows by id. Search is exact, except in very large stores; equal distances are ordered by id.
+class RowReader(Protocol):
+    """Rows by id, for reading. Search is exact, except in very large stores.
 
-    Rows and queries with NaN or Inf are refused. A zero vector has cosine distance 1 to every
-    vector, itself included, and is never omitted.
+    Equal distances are ordered by id. Queries with NaN or Inf are refused. A zero vector has cosine
+    distance 1 to every vector, itself included, and is never omitted.
+
+    Every method raises ReplacedError when another store was put in its place, and ArtifactError
+    when the rows are missing or broken.
     """
 
     @property
@@ -78,25 +82,22 @@ class VectorStore(Protocol):
         """Length of an embedding."""
         ...
 
-    def count(self) -> int:
-        """Return the number of rows."""
+    @property
+    def identity(self) -> str:
+        """A text that no other store has; it stays the same as rows are written."""
         ...
 
-    def upsert(self, rows: Rows) -> None:
-        """Insert rows, or replace those with the same id; on an error, none is written.
+    @property
+    def revision(self) -> str:
+        """A text that changes with every commit, by whatever process: ``NUMBER-MARK``.
 
-        Raises:
-            InputError: wrong dimensions, values that are not finite, or a duplicate id.
-            StorageError: they could not be written.
+        The number grows with each commit (:func:`revision_number`); the mark differs between
+        copies of a store that were written separately.
         """
         ...
 
-    def delete(self, ids: Sequence[str]) -> int:
-        """Delete rows by id and return how many existed."""
-        ...
-
-    def optimize(self, metric: Metric) -> None:
-        """Merge small files, update the index for a metric, and delete old versions."""
+    def count(self) -> int:
+        """Return the number of rows."""
         ...
 
     def search(
@@ -155,6 +156,53 @@ class VectorStore(Protocol):
             MissingRowError: there is no row with one of the ids.
         """
         ...
+
+
+class VectorStore(RowReader, Protocol):
+    """Rows by id that can be written. Rows with NaN or Inf are refused."""
+
+    def snapshot(self) -> RowReader:
+        """Return the rows as they are now, for several reads that must fit together.
+
+        Later writes do not change what it returns. Of rows on a server, only ids and columns stay
+        as they are.
+        """
+        ...
+
+    def upsert(self, rows: Rows) -> None:
+        """Insert rows, or replace those with the same id; on an error, none is written.
+
+        Raises:
+            InputError: wrong dimensions, values that are not finite, or a duplicate id.
+            StorageError: they could not be written.
+        """
+        ...
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete rows by id and return how many existed."""
+        ...
+
+    def optimize(self, metric: Metric) -> None:
+        """Merge small files, update the index for a metric, and delete old versions."""
+        ...
+
+
+def new_revision(number: int) -> str:
+    """Return the revision of the commit with this number, with a random mark."""
+    return f"{number}-{uuid.uuid4().hex[:12]}"
+
+
+def revision_number(revision: str) -> int:
+    """Return the number of commits in a revision; 0 if it has none."""
+    number = revision.partition("-")[0]
+    return int(number) if number.isdecimal() else 0
+
+
+def replaced_error(place: object) -> ReplacedError:
+    """Return the error that another store was put in the place of an open one."""
+    return ReplacedError(
+        f"{place}: another gallery was put in its place while it was open; open it again"
+    )
 
 
 def check_rows(rows: Rows, dim: int) -> Embeddings:

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Sequence
+from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import MissingRowError
 from lookalike.filters import Columns, Filter, MetadataColumns
-from lookalike.stores.base import Record, Rows, check_queries, check_rows, matching_rows
+from lookalike.stores.base import (
+    Record,
+    RowReader,
+    Rows,
+    check_queries,
+    check_rows,
+    matching_rows,
+    new_revision,
+)
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, Hit, Metric
 
 
 class MemoryStore:
-    """Rows in a dictionary; the matrix to search is built on the first search."""
+    """Rows in a dictionary; the matrix to search is built on the first search.
+
+    A write makes a new dictionary, so that snapshots keep the old one.
+    """
 
     def __init__(self, dim: int) -> None:
         self._dim = dim
+        self._identity = uuid.uuid4().hex
+        self._commits = 0
+        self._revision = new_revision(0)
         self._rows: dict[str, tuple[Record, NDArray[np.float32]]] = {}
         self._index: tuple[list[Record], ExactIndex, MetadataColumns] | None = None
 
@@ -27,6 +43,21 @@ class MemoryStore:
         """Length of an embedding."""
         return self._dim
 
+    @property
+    def identity(self) -> str:
+        """A text that no other store has."""
+        return self._identity
+
+    @property
+    def revision(self) -> str:
+        """A text that changes with every write."""
+        return self._revision
+
+    def snapshot(self) -> RowReader:
+        """Return the rows as they are now."""
+        self._index = self._index or self._build()  # built once for all snapshots
+        return copy(self)
+
     def count(self) -> int:
         """Return the number of rows."""
         return len(self._rows)
@@ -34,15 +65,22 @@ class MemoryStore:
     def upsert(self, rows: Rows) -> None:
         """Insert or replace rows by id."""
         embeddings = check_rows(rows, self.dim)
+        if not len(rows):
+            return
         columns = zip(rows.ids, rows.uris, rows.metadata, rows.hashes, rows.signatures, strict=True)
-        for fields, embedding in zip(columns, embeddings, strict=True):
-            self._rows[fields[0]] = Record(*fields), embedding.copy()
-        self._index = None
+        self._commit(
+            self._rows
+            | {
+                fields[0]: (Record(*fields), embedding.copy())
+                for fields, embedding in zip(columns, embeddings, strict=True)
+            }
+        )
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete rows by id and return how many existed."""
-        removed = [self._rows.pop(key) for key in set(ids) if key in self._rows]
-        self._index = None
+        removed = set(ids) & self._rows.keys()
+        if removed:
+            self._commit({key: row for key, row in self._rows.items() if key not in removed})
         return len(removed)
 
     def search(
@@ -106,6 +144,11 @@ class MemoryStore:
             hashes=[record.content_hash for record in records],
             signatures=[record.signature for record in records],
         )
+
+    def _commit(self, rows: dict[str, tuple[Record, NDArray[np.float32]]]) -> None:
+        self._rows, self._index = rows, None
+        self._commits += 1
+        self._revision = new_revision(self._commits)
 
     def _build(self) -> tuple[list[Record], ExactIndex, MetadataColumns]:
         rows = [self._rows[key] for key in sorted(self._rows)]

@@ -20,6 +20,9 @@ from lookalike.types import Embeddings, Hit
 SIGNATURE = "signature"
 """A column that tables of format 1 lack; it is added on the first write."""
 
+IDENTITY = b"lookalike:identity"
+"""Key of the table's identity in the metadata of its schema; tables before format 4 lack it."""
+
 ROW = "_rowid"
 """Lance's column of internal row ids."""
 
@@ -45,7 +48,6 @@ def schema(dim: int) -> Any:
 class LoadedTable:
     """One version of a table in memory, sorted by id."""
 
-    version: int
     table: Any
     dataset: Any
 

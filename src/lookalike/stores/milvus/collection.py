@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,9 +124,13 @@ def may_tie(scores: Sequence[float]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """An existing collection; ``description`` was stored when it was created."""
+    """An existing collection; ``description`` was stored when it was created.
+
+    ``identity`` is a text that no other collection has, nor a later one of the same name.
+    """
 
     connection: Connection
+    identity: str
     dim: int
     metric: Metric
     kind: IndexKind
@@ -159,9 +164,35 @@ def create_collection(
         dim=dim,
         metric=_METRICS[metric],
         kind=address.kind,
-        description=json.dumps({"lookalike": dict(description)}),
+        description=json.dumps({"lookalike": {**description, "identity": uuid.uuid4().hex}}),
     )
     connection.create_collection(schema)
+
+
+def read_identity(connection: Connection) -> str:
+    """Return the identity of the collection that has the address's name now.
+
+    Raises:
+        ArtifactError: there is none, or it was not created by lookalike.
+        UnreachableError: the server does not answer.
+    """
+    address = connection.address
+    return _identity(_description(connection.describe_collection(address.name), address))
+
+
+def _description(facts: Mapping[str, Any], address: Address) -> dict[str, Any]:
+    """Return what was stored with a collection, and the server's number of it."""
+    text = facts["description"]
+    if not text.startswith(_MARK):
+        raise ArtifactError(
+            f"{address}: this collection was not created by lookalike; choose another name"
+        )
+    return {"collection": facts["collection_id"], **json.loads(text)["lookalike"]}
+
+
+def _identity(description: Mapping[str, Any]) -> str:
+    """Return a collection's identity; before format 4 it is the number that the server gave it."""
+    return str(description.get("identity") or f"collection-{description['collection']}")
 
 
 def open_collection(address: Address) -> Collection:
@@ -193,7 +224,8 @@ def find_collection(address: Address) -> Collection | None:
     facts = connection.describe_collection(address.name)
     fields = {field["name"]: field for field in facts["fields"]}
     expected = {"id", FIELD, VECTOR, *TEXTS}
-    if not facts["description"].startswith(_MARK) or fields.keys() != expected:
+    description = _description(facts, address)
+    if fields.keys() != expected:
         raise ArtifactError(
             f"{address}: this collection was not created by lookalike; choose another name"
         )
@@ -206,5 +238,4 @@ def find_collection(address: Address) -> Collection | None:
     connection.load_collection(address.name)
     connection.load_collection(SidecarCollection(connection).name)
     dim = int(fields[VECTOR]["params"]["dim"])
-    description = json.loads(facts["description"])["lookalike"]
-    return Collection(connection, dim, metric, kind, description)
+    return Collection(connection, _identity(description), dim, metric, kind, description)

@@ -7,17 +7,18 @@ on the same server.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lookalike.errors import ArtifactError, InputError
 from lookalike.filters import Filter, MetadataColumns
-from lookalike.stores.base import Rows
+from lookalike.stores.base import Rows, new_revision, revision_number
 from lookalike.stores.milvus.address import CONSISTENCIES, INDEXES
 from lookalike.stores.milvus.client import STRONG, CollectionSchema, Connection, quote
 from lookalike.stores.milvus.filters import (
@@ -118,6 +119,7 @@ _PART = 48_000
 
 _BATCH = 200
 _FILE, _COLUMN, _REVISION = "file:", "column:", "stamp"
+_OPEN = "+"
 _PAUSES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds before each attempt to read a file that is being replaced."""
 
@@ -224,12 +226,27 @@ class SidecarCollection:
         )
 
     def revision(self) -> str:
-        """Return a text that changes whenever rows or columns are written."""
-        return self._get(_REVISION, "session") or ""
+        """Return a text that changes whenever rows or columns are written.
 
-    def bump_revision(self) -> None:
-        """Record that rows or columns were written."""
-        self._put({_REVISION: uuid.uuid4().hex})
+        It :func:`is_open` while they are.
+        """
+        return self._get(_REVISION, "session") or "0-"
+
+    def bump_revision(self, *, is_open: bool = False) -> None:
+        """Record that rows or columns were written, or are about to be."""
+        revision = new_revision(revision_number(self.revision()) + 1)
+        self._put({_REVISION: revision + _OPEN if is_open else revision})
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Change the revision before and after rows are written.
+
+        If that fails, or the process is killed, the revision stays open, since some of the rows may
+        have arrived: what readers read then is not kept in memory.
+        """
+        self.bump_revision(is_open=True)
+        yield
+        self.bump_revision()
 
     def _put(self, texts: Mapping[str, str]) -> None:
         entities = [{"key": key, "data": text, _VECTOR: _NO_VECTOR} for key, text in texts.items()]
@@ -255,6 +272,11 @@ class SidecarCollection:
         expression = f"key >= {quote(prefix)} and key < {quote(after)}"
         pages = self._connection.iter_pages(self._name, "key", expression, ["data"], _BATCH)
         return {entity["key"]: entity["data"] for page in pages for entity in page}
+
+
+def is_open(revision: str) -> bool:
+    """Return whether rows are being written, or a write was broken off."""
+    return revision.endswith(_OPEN)
 
 
 def _part_keys(name: str, number: str, count: int) -> list[str]:

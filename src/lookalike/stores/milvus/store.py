@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.errors import ArtifactError, InputError, StorageError
 from lookalike.filters import Columns, Filter, MetadataColumns
-from lookalike.stores.base import MAX_K, Record, Rows, check_queries, check_rows
+from lookalike.stores.base import (
+    MAX_K,
+    Record,
+    RowReader,
+    Rows,
+    check_queries,
+    check_rows,
+    replaced_error,
+)
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.milvus.address import CONSISTENCIES, Address
 from lookalike.stores.milvus.client import PAGE_SIZE, STRONG, call_in_parts
@@ -25,6 +36,7 @@ from lookalike.stores.milvus.collection import (
     find_collection,
     may_tie,
     open_collection,
+    read_identity,
     require_entity,
     to_distance,
     to_entity,
@@ -33,7 +45,7 @@ from lookalike.stores.milvus.collection import (
     to_rows,
 )
 from lookalike.stores.milvus.filters import FIELD, ZERO, ids_expression, prefix_expression
-from lookalike.stores.milvus.sidecar import ColumnCatalog, SidecarCollection, Snapshot
+from lookalike.stores.milvus.sidecar import ColumnCatalog, SidecarCollection, Snapshot, is_open
 from lookalike.types import Embeddings, Hit, Metric
 
 _EXTRA_HITS = 16
@@ -57,6 +69,9 @@ class MilvusStore:
     An upsert is sent in requests of at most 16 MB. Each is retried until it is acknowledged or the
     address's timeout has passed. If a later request fails, the rows of the earlier ones are stored,
     and repeating the upsert replaces them. Acknowledged rows are in Milvus' log.
+
+    After every read, and before and after every write, the collection's identity is read: it may
+    have been dropped and created again under the same name.
     """
 
     def __init__(self, collection: Collection) -> None:
@@ -68,9 +83,11 @@ class MilvusStore:
         self._name = self.address.name
         self._dim = collection.dim
         self._kind = collection.kind
+        self._identity = collection.identity
         self._columns = ColumnCatalog(self.sidecar, self._pages, self.count)
-        self._snapshot: Snapshot | None = None
-        self._lock = threading.Lock()
+        self._snapshots = _Snapshots()
+        self._fixed: Snapshot | None = None
+        self._is_fixed = False
 
     @classmethod
     def create(
@@ -119,6 +136,46 @@ class MilvusStore:
         return self._dim
 
     @property
+    def identity(self) -> str:
+        """A text that no other collection has, nor a later one of this name."""
+        return self._identity
+
+    @property
+    def revision(self) -> str:
+        """A text that changes with every write, and once more when the write is complete."""
+        if self._is_fixed:
+            return self._read_snapshot().revision
+        with self._same_collection():
+            return self.sidecar.revision()
+
+    def snapshot(self) -> RowReader:
+        """Return a view whose ids and columns, once read, stay as they are."""
+        view = copy(self)
+        view._is_fixed = True
+        return view
+
+    @contextlib.contextmanager
+    def _same_collection(self) -> Iterator[None]:
+        """Check after a request that it went to the collection that was opened.
+
+        No later collection has its identity. So if it is still there, so it was at the request.
+
+        Raises:
+            ReplacedError: the collection was dropped and created again.
+            ArtifactError: it was dropped.
+        """
+        try:
+            yield
+        except (StorageError, ArtifactError, InputError):
+            self._check_identity()  # explains an error about other dimensions or fields
+            raise
+        self._check_identity()
+
+    def _check_identity(self) -> None:
+        if read_identity(self._connection) != self._identity:
+            raise replaced_error(self.address)
+
+    @property
     def index(self) -> Mapping[str, Any]:
         """The index's type, its build parameters, and its search parameters for k = 10."""
         search_params = self.address.search_params(10, self._kind)
@@ -131,7 +188,8 @@ class MilvusStore:
 
     def count(self) -> int:
         """Return the number of rows."""
-        return self._count("", STRONG)
+        with self._same_collection():
+            return self._count("", STRONG)
 
     def upsert(self, rows: Rows) -> None:
         """Insert or replace rows by id.
@@ -148,27 +206,35 @@ class MilvusStore:
         columns = (rows.ids, rows.uris, rows.metadata, rows.hashes, rows.signatures)
         records = [Record(*fields) for fields in zip(*columns, strict=True)]
         entities = [to_entity(*pair) for pair in zip(records, embeddings, strict=True)]
-        self._columns.add(rows, embeddings)
         step = max(1, _REQUEST_BYTES // (4 * self.dim + 1_000))
         send = partial(self._connection.call, "upsert", self._name)
-        for start in range(0, len(entities), step):
-            call_in_parts(entities[start : start + step], send)
-        self.sidecar.bump_revision()
+        self._check_identity()
+        with self._same_collection():
+            self._columns.add(rows, embeddings)
+            with self.sidecar.writing():
+                for start in range(0, len(entities), step):
+                    call_in_parts(entities[start : start + step], send)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete rows by id and return how many existed."""
         unique, count = sorted(set(ids)), 0
-        for start in range(0, len(unique), _ID_BATCH):
-            expression = ids_expression(unique[start : start + _ID_BATCH])
-            count += len(self._query(expression, ["id"], STRONG))
-            self._connection.call("delete", self._name, filter=expression)
-        if count:
-            self.sidecar.bump_revision()
+        self._check_identity()
+        with self._same_collection():
+            for start in range(0, len(unique), _ID_BATCH):
+                expression = ids_expression(unique[start : start + _ID_BATCH])
+                existing = len(self._query(expression, ["id"], STRONG))
+                if existing:
+                    with self.sidecar.writing():
+                        self._connection.call("delete", self._name, filter=expression)
+                count += existing
         return count
 
     def optimize(self, metric: Metric) -> None:
         """Have Milvus index rows that are outside the index, if there are many."""
         del metric
+        self._check_identity()
+        if is_open(self.sidecar.revision()):  # a writer was killed
+            self.sidecar.bump_revision()
         sealed = self._connection.call("get_collection_stats", self._name)["row_count"]
         if self.count() - int(sealed) >= _MAX_UNINDEXED:
             self._connection.call("flush", self._name)
@@ -184,6 +250,12 @@ class MilvusStore:
     ) -> list[list[Hit]]:
         """Return the ``k`` nearest rows to each query."""
         queries = check_queries(queries, k, self.dim)
+        with self._same_collection():
+            return self._search(queries, k, metric, where, exact=exact)
+
+    def _search(
+        self, queries: Embeddings, k: int, metric: Metric, where: Filter | None, *, exact: bool
+    ) -> list[list[Hit]]:
         expression = self._translate(where)
         if expression is None:
             return [[] for _ in queries]
@@ -251,7 +323,7 @@ class MilvusStore:
         distances = {row_id: distance for row_id, (distance, _) in candidates.items()}
         same = [row_id for row_id, distance in distances.items() if distance < TOLERANCE]
         if same:
-            index = ExactIndex(self.embeddings(same))
+            index = ExactIndex(self._embeddings(same))
             exact = index.search(query[None], len(same), self.metric)
             for row, distance in zip(exact.rows[0], exact.distances[0].tolist(), strict=True):
                 distances[same[row]] = distance
@@ -292,23 +364,28 @@ class MilvusStore:
 
     def records(self, prefix: str = "") -> Iterator[Record]:
         """Iterate over rows sorted by id, page by page."""
-        for page in self._pages(prefix_expression(prefix), TEXTS):
+        for page in self._checked_pages(prefix_expression(prefix), TEXTS):
             yield from map(to_record, page)
 
     def rows(self, count: int) -> Iterator[Rows]:
         """Iterate over all rows, at most ``count`` at a time."""
         page_size = min(count, max(1, _REQUEST_BYTES // (4 * self.dim + 1_000)))
-        for page in self._pages("", [*TEXTS, VECTOR], page_size):
+        for page in self._checked_pages("", [*TEXTS, VECTOR], page_size):
             yield to_rows(page, self.dim)
 
     def embeddings(self, ids: Sequence[str]) -> Embeddings:
         """Return the embeddings of rows."""
+        with self._same_collection():
+            return self._embeddings(ids)
+
+    def _embeddings(self, ids: Sequence[str]) -> Embeddings:
         entities = self._entities(ids, [VECTOR])
         return embedding_matrix([require_entity(entities, row_id) for row_id in ids], self.dim)
 
     def get(self, ids: Sequence[str]) -> Rows:
         """Return the rows of these ids."""
-        entities = self._entities(ids, [*TEXTS, VECTOR])
+        with self._same_collection():
+            entities = self._entities(ids, [*TEXTS, VECTOR])
         return to_rows([require_entity(entities, row_id) for row_id in ids], self.dim)
 
     def _entities(self, ids: Sequence[str] | set[str], names: Sequence[str]) -> dict[str, Any]:
@@ -326,6 +403,18 @@ class MilvusStore:
     ) -> Iterator[list[dict[str, Any]]]:
         return self._connection.iter_pages(self._name, "id", where, names, page_size)
 
+    def _checked_pages(
+        self, where: str, names: Sequence[str], page_size: int = PAGE_SIZE
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Yield pages, each after a check that it is of the collection that was opened."""
+        pages = self._pages(where, names, page_size)
+        while True:
+            with self._same_collection():
+                page = next(pages, None)
+            if page is None:
+                return
+            yield page
+
     def _query(
         self, where: str, names: Sequence[str], consistency: str = "", limit: int | None = None
     ) -> list[dict[str, Any]]:
@@ -338,15 +427,21 @@ class MilvusStore:
         return int(self._query(where, ["count(*)"], consistency)[0]["count(*)"])
 
     def _read_snapshot(self) -> Snapshot:
-        """Return the current ids and metadata; if several threads need them, one reads them."""
-        with self._lock:
-            revision = self.sidecar.revision()
-            if self._snapshot is None or self._snapshot.revision != revision:
+        """Return ids and metadata, current or fixed; if several threads need them, one reads."""
+        if self._fixed is not None:
+            return self._fixed
+        with self._snapshots.lock:
+            with self._same_collection():
+                revision = self.sidecar.revision()
+            newest = self._snapshots.newest
+            if newest is None or newest.revision != revision or is_open(revision):
                 fields = [(record.id, record.metadata) for record in self.records()]
                 ids = tuple(row_id for row_id, _ in fields)
                 columns = MetadataColumns([metadata for _, metadata in fields])
-                self._snapshot = Snapshot(revision, ids, columns)
-            return self._snapshot
+                newest = self._snapshots.newest = Snapshot(revision, ids, columns)
+        if self._is_fixed:
+            self._fixed = newest
+        return newest
 
     def _translate(self, where: Filter | None) -> str | None:
         """Return a filter as an expression, empty without filter; None if no row can match."""
@@ -355,6 +450,14 @@ class MilvusStore:
         expression = self._columns.translate(where)
         if expression is not None:
             return expression or None
-        mask = where.mask(self.columns())
-        ids = np.array(self.ids(), dtype=np.object_)[mask].tolist()
+        snapshot = self._read_snapshot()
+        ids = np.array(snapshot.ids, dtype=np.object_)[where.mask(snapshot.columns)].tolist()
         return ids_expression(ids) if ids else None
+
+
+class _Snapshots:
+    """The newest snapshot of a store, shared with its views."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.newest: Snapshot | None = None
