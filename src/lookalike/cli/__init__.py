@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -11,6 +14,7 @@ import typer
 from lookalike.cli.adapt import command as adapt
 from lookalike.cli.choose import command as choose
 from lookalike.cli.commands import HELP_NAMES, Command, Group, message, usage_message
+from lookalike.cli.console import any_encoding
 from lookalike.cli.copy import command as copy
 from lookalike.cli.demo import command as demo
 from lookalike.cli.doctor import command as doctor
@@ -107,18 +111,43 @@ def _options(
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
 
 
+_SURROUNDINGS = frozenset(
+    getattr(errno, name)
+    for name in ("EACCES", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENOSPC", "EPERM", "EROFS")
+    if hasattr(errno, name)
+)
+"""System errors that say what is wrong around the command: a full disk, a missing permission."""
+
+
 def main() -> None:
     """Run the command line; a user's mistake is an error on stderr and exit code 2."""
-    with only_main_prints():
+    with any_encoding(), only_main_prints():
         code: object = 0
         try:
             code = typer.main.get_command(app).main(prog_name="lookalike", standalone_mode=False)
+            sys.stdout.flush()
         except LookalikeError as error:
             _fail(message(error))
         except typer.TyperException as error:
             _fail(usage_message(error))
+        except BrokenPipeError:  # the reader, such as head, has seen enough
+            _discard_output()
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in _SURROUNDINGS:
+                raise
+            _discard_output()
+            _fail(f"{error.filename or 'output'}: {error.strerror}")
         if isinstance(code, int) and code:
             sys.exit(code)
+
+
+def _discard_output() -> None:
+    """Drop what stdout could not write, so that it is not tried again when the process ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _fail(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -15,6 +16,15 @@ from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
     from lookalike.types import Failure, Progress, ProgressCallback
+
+_ESCAPE = "backslashreplace"
+"""How characters are printed that the console's encoding lacks."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Control characters: a file name may have them, and they may command a terminal."""
+
+_ASCII_HEAD = "    \n    \n -- \n" + 5 * "    \n"
+"""Rich's ``SIMPLE_HEAD`` in ASCII: a line below the head of a table."""
 
 _NUMERIC = re.compile(r"[-+\d.,:%\[\] ]*")
 
@@ -42,14 +52,45 @@ def need(package: str, purpose: str, extra: str) -> None:
         raise MissingDependencyError(package, purpose, extra)
 
 
+@contextlib.contextmanager
+def any_encoding() -> Iterator[None]:
+    r"""Let stdout and stderr escape what their encoding lacks while the block runs.
+
+    A file name may have any character, and on Linux bytes that are none; the console may be one of
+    ``cp1252`` or ``ascii``. They are printed as ``\u0142`` where they would end the command.
+    """
+    with contextlib.ExitStack() as restored:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                restored.callback(stream.reconfigure, errors=stream.errors)
+                stream.reconfigure(errors=_ESCAPE)
+        yield
+
+
 def note(text: str) -> None:
     """Print a line to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any, *, one_line: bool = False) -> None:
-    """Print a JSON document to stdout, or one line of JSON Lines."""
-    print(json.dumps(value, ensure_ascii=False, indent=None if one_line else 2), flush=True)
+    """Print a JSON document to stdout, or one line of JSON Lines; in ASCII unless it is UTF-8."""
+    # A lone surrogate is escaped as JSON does it, other characters are not.
+    ascii_only = not _encoding().startswith("utf")
+    print(json.dumps(value, ensure_ascii=ascii_only, indent=None if one_line else 2), flush=True)
+
+
+def _encoding() -> str:
+    """Return the encoding of stdout, in lower case; UTF-8 where text is not encoded at all."""
+    return (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+
+
+def _printable(text: str) -> str:
+    """Return a text as stdout writes it, in one line, so that the columns of a table align."""
+    return _CONTROL.sub(_escaped, text).encode(_encoding(), _ESCAPE).decode(_encoding())
+
+
+def _escaped(control: re.Match[str]) -> str:
+    return f"\\x{ord(control[0]):02x}"
 
 
 def print_table(
@@ -63,13 +104,15 @@ def print_table(
 
     It is as wide as the terminal or, where there is none, at most ``max_width``.
     """
-    from rich import box
+    from rich.box import SIMPLE_HEAD, Box
     from rich.console import Console
     from rich.table import Table
 
+    title, columns = _printable(title), [_printable(name) for name in columns]
+    rows = [[_printable(cell) for cell in row] for row in rows]
     table = Table(
         title=title or None,
-        box=box.SIMPLE_HEAD,
+        box=SIMPLE_HEAD if _encoding().startswith("utf") else Box(_ASCII_HEAD, ascii=True),
         title_justify="left",
         pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -127,7 +170,7 @@ def size(number: int) -> str:
 def note_skipped(skipped: Sequence[Failure], singular: str, plural: str) -> None:
     """List on stderr what was skipped, the first twenty with their reasons."""
     for failure in skipped[:_LISTED]:
-        note(f"skipped: {failure.uri}: {failure.reason}")
+        note(f"skipped: {_CONTROL.sub(_escaped, failure.uri)}: {failure.reason}")
     if skipped:
         note(f"{format_count(len(skipped), singular, plural)} skipped")
 

@@ -23,10 +23,9 @@ from lookalike.report.figures.pictures import (
     reconstructions,
     sample_grid,
 )
-from lookalike.report.figures.style import DPI, save
+from lookalike.report.figures.style import render, save
 
 __all__ = [
-    "DPI",
     "ERROR_BARS",
     "Bar",
     "Series",
@@ -43,6 +42,7 @@ __all__ = [
     "pipeline",
     "quality_by_speed",
     "reconstructions",
+    "render",
     "sample_grid",
     "save",
     "scores_per_label",

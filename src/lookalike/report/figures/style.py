@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from matplotlib.figure import Figure
 
 from lookalike.errors import SettingError, StorageError
+from lookalike.process_state import IgnoreWarnings
 
 INK = "#222222"
 HIGHLIGHT = "#0b6e99"
@@ -28,6 +29,16 @@ STYLE: Any = {
 }
 
 
+_MISSING_GLYPHS = IgnoreWarnings(UserWarning, r"Glyph \d+ .*missing from")
+"""Labels may be in any script; matplotlib draws boxes for what its font lacks, and warns of it."""
+
+
+def render(figure: Figure, file: Path | IO[bytes], **options: Any) -> None:
+    """Write a figure with ``savefig``; the tables beside it have the text that its font lacks."""
+    with _MISSING_GLYPHS:
+        figure.savefig(file, dpi=DPI, **options)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG or, by the suffix, SVG or PDF.
 
@@ -36,7 +47,7 @@ def save(figure: Figure, path: Path) -> None:
         StorageError: it could not be written.
     """
     try:
-        figure.savefig(path, dpi=DPI)
+        render(figure, path)
     except ValueError as error:
         raise SettingError(f"{path}: {error}") from error
     except OSError as error:
