@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 RIDGE = 0.1
 """Ridge added to the within-item covariance, as a share of its mean variance."""
 
+MIN_DEVIATION = 1e-3
+"""Smallest standard deviation of the leading component, relative to the rows' root mean square
+length, that is whitened. Rounding errors of float32 are about 1e-7 of the length in each component,
+and whitening and scaling to unit length would raise them above one hundredth."""
+
 _MAX_COMPONENTS = 1024
 _MAX_FULL_SVD = 1500
 """Up to this many rows or columns PCA uses the full SVD, beyond it a randomized one."""
@@ -33,7 +38,8 @@ class LinearProjection:
         standard deviation (with 1e-4 of the largest variance added to its variance) to
         the power ``strength``: 0 keeps the scale, 1 whitens.
 
-        Returns None for fewer than ``2 * dim`` rows, or if all rows are equal.
+        Returns None for fewer than ``2 * dim`` rows, or if they are nearly equal
+        (:data:`MIN_DEVIATION`).
         """
         if len(values) < 2 * dim or np.ptp(values, axis=0).max() == 0:
             return None
@@ -43,6 +49,9 @@ class LinearProjection:
         solver = "full" if dim == values.shape[1] else "randomized"
         pca = PCA(dim, svd_solver=solver, random_state=0).fit(values)
         variances = pca.explained_variance_
+        length = float(np.sqrt(np.einsum("ij,ij->i", values, values).mean(dtype=np.float64)))
+        if np.sqrt(variances[0]) < MIN_DEVIATION * length:
+            return None
         scale = (variances + 1e-4 * variances[0]) ** (-strength / 2)
         projection = np.ascontiguousarray(pca.components_.T * scale, np.float32)
         return cls(pca.mean_.astype(np.float32), projection)
