@@ -1,10 +1,14 @@
-"""Export of torch modules to ONNX models with a free batch dimension."""
+"""Export of torch modules to ONNX models with a free batch dimension, and a check of the result."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lookalike.process_state import IgnoreWarnings, MuteLoggers
 
@@ -47,3 +51,89 @@ def to_onnx(
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info):
         del part.metadata_props[:]
     return bytes(model.SerializeToString())
+
+
+MIN_COSINE = 0.9999
+"""Smallest cosine that the two embeddings of an image may have.
+
+Rounding errors of float32 leave more than 0.999999; a wrong operator or a missing layer leaves less
+than 0.99. The similarity of two images changes by at most 3 points of 100, twice the distance
+``sqrt(2 - 2 * 0.9999)``."""
+
+MIN_NEIGHBORS = 0.99
+"""Minimum share of nearest neighbors that both have: one in a hundred may be a near-tie."""
+
+_NEIGHBORS = 10
+_NEGLIGIBLE = 1e-3
+"""Relative to the mean length of embeddings: shorter ones count as zero, and distances that differ
+by less as equal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportAgreement:
+    """How well embeddings by ONNX Runtime agree with those by torch.
+
+    Args:
+        images: number of images compared.
+        cosine: the smallest cosine between the two embeddings of an image; NaN if one of them is
+            not finite.
+        neighbors: share of the nearest neighbors among these images (10 of each, by Euclidean
+            distance) that are nearest neighbors in torch too; ties count.
+    """
+
+    images: int
+    cosine: float
+    neighbors: float
+
+    @property
+    def sufficient(self) -> bool:
+        """Whether both reach :data:`MIN_COSINE` and :data:`MIN_NEIGHBORS`."""
+        return self.cosine >= MIN_COSINE and self.neighbors >= MIN_NEIGHBORS
+
+    def __str__(self) -> str:
+        return (
+            f"smallest cosine {self.cosine:.6f}, at least {MIN_COSINE} expected; "
+            f"{self.neighbors:.1%} of the nearest neighbors equal, at least {MIN_NEIGHBORS:.0%} "
+            f"expected; on {self.images} images"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return images, cosine (None for NaN), neighbors and ``sufficient`` as JSON values."""
+        return {
+            "images": self.images,
+            "cosine": self.cosine if np.isfinite(self.cosine) else None,
+            "neighbors": self.neighbors,
+            "sufficient": self.sufficient,
+        }
+
+
+def compare_embeddings(
+    expected: NDArray[np.float32], actual: NDArray[np.float32]
+) -> ExportAgreement:
+    """Compare embeddings ``(n, dim)`` of the same n >= 2 images by torch and by ONNX Runtime."""
+    count = len(expected)
+    if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
+        return ExportAgreement(images=count, cosine=float("nan"), neighbors=0.0)
+    one, other = expected.astype(np.float64), actual.astype(np.float64)
+    lengths, other_lengths = (np.linalg.norm(rows, axis=1) for rows in (one, other))
+    negligible = _NEGLIGIBLE * float(np.concatenate([lengths, other_lengths]).mean())
+    products = np.maximum(lengths * other_lengths, np.finfo(np.float64).tiny)
+    cosines = (one * other).sum(axis=1) / products
+    both_zero = np.maximum(lengths, other_lengths) <= negligible
+    k = min(_NEIGHBORS, count - 1)
+    distances = _distances(one)
+    limits = np.sort(distances, axis=1)[:, k - 1, None] + negligible
+    nearest = np.argsort(_distances(other), axis=1)[:, :k]
+    return ExportAgreement(
+        images=count,
+        cosine=float(np.where(both_zero, 1, cosines).min()),
+        neighbors=float((np.take_along_axis(distances, nearest, 1) <= limits).mean()),
+    )
+
+
+def _distances(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Euclidean distances ``(n, n)`` between rows, infinite to themselves."""
+    squares = (rows * rows).sum(axis=1)
+    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * rows @ rows.T, 0))
+    np.fill_diagonal(distances, np.inf)
+    return np.asarray(distances)

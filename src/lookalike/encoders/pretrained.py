@@ -45,9 +45,6 @@ _EXTRA = "pretrained"
 _MIN_SIZE, _MAX_SIZE = 64, 1024
 """Limits of the option ``size``, in pixels."""
 
-_TOLERANCE = 1e-3
-"""Largest difference between embeddings of torch and of the export."""
-
 
 def open_backbone(
     name: str, sample: Sequence[ImageArray] = (), *, size: int | None = None, fit: str | None = None
@@ -161,11 +158,13 @@ def check_export(name: str, expected: NDArray[np.float32], actual: NDArray[np.fl
     """Check that ONNX Runtime computes the embeddings ``(n, dim)`` that torch does.
 
     Raises:
-        ArtifactError: they differ by more than a tolerance.
+        ArtifactError: they do not agree (:mod:`lookalike.encoders.export`).
     """
-    difference = float(np.abs(actual - expected).max())
-    if not difference <= _TOLERANCE:
+    from lookalike.encoders.export import compare_embeddings
+
+    agreement = compare_embeddings(expected, actual)
+    if not agreement.sufficient:
         raise ArtifactError(
             f"encoder {name!r}: the export was discarded, since ONNX Runtime computes other "
-            f"embeddings than torch (difference {difference:.2g})"
+            f"embeddings than torch ({agreement})"
         )
