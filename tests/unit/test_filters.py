@@ -28,12 +28,15 @@ from lookalike.filters import (
     parse,
 )
 
+NUMERALS = ("0", "-1", "2", "2.0", "00", "0.1", "1e-300", str(2**53 + 1), str(10**400), "１")
 HOSTILE = ("' or 1=1 --", 'a"b', "`x`", "", "ü✓", "a\nb", "%_", "null", "and", "\\", "''")
 NAMES = st.sampled_from(("year", "tag", "not it", "a`b", "ü", "price", "and", "x.y-z", "1st"))
-TEXTS = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=4))
+TEXTS = st.one_of(st.sampled_from((*HOSTILE, *NUMERALS)), st.text(max_size=4))
 NUMBERS = st.one_of(
     st.integers(-5, 5),
-    st.sampled_from((2**53, 2**53 + 1, -(2**60), 0.1, 1e-300, -1.5e300)),
+    st.sampled_from(
+        (2**53, 2**53 + 1, -(2**60), 2**63, 10**19 + 1, 10**400, 0.1, 1e-300, -1.5e300)
+    ),
     st.floats(allow_nan=False, allow_infinity=False),
 )
 SCALARS = st.one_of(TEXTS, NUMBERS, st.booleans())
@@ -61,8 +64,21 @@ def kind(value: object) -> str:
     return "number" if isinstance(value, int | float) else type(value).__name__
 
 
+def same_number(text: str, number: float) -> bool:
+    """Tell whether a text is the one that a number is written as."""
+    whole = number == number // 1
+    return text == (str(int(number)) if whole else repr(number))
+
+
 def holds(value: Any, wanted: Any, operator: str) -> bool:
-    if kind(value) != kind(wanted):
+    kinds = kind(value), kind(wanted)
+    if operator in ("eq", "ne") and set(kinds) <= {"number", "str"}:
+        if kinds[0] == kinds[1]:
+            equal = value == wanted
+        else:
+            equal = same_number(*((value, wanted) if kinds[0] == "str" else (wanted, value)))
+        return equal is (operator == "eq")
+    if kinds[0] != kinds[1]:
         return False
     sign = {"eq": value == wanted, "ne": value != wanted}
     if operator in sign:
@@ -157,6 +173,40 @@ def test_filters_match_a_row_by_row_oracle(rows: list[dict[str, Any]], where: Fi
 def test_text_and_structure_are_equivalent(where: Filter) -> None:
     assert parse(text_of(where)) == where
     assert from_structure(structure_of(where)) == where
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("label = '0'", [0, 1, 2, 5]),
+        ("label = 0", [0, 1, 2, 5]),
+        ("label != 0", [3, 4, 6]),
+        ("label != '0'", [3, 4, 6]),
+        ("label in (0, 'a')", [0, 1, 2, 3, 5]),
+        ("label in ('0', 'a')", [0, 1, 2, 3, 5]),
+        ("label not in ('0')", [3, 4, 6, 7]),
+        ("label = '00'", [4]),
+        ("label = '0.0'", []),
+        ("code = 12345678901234567891", [0, 1]),
+        ("code = '12345678901234567891'", [0, 1]),
+        ("code = 12345678901234567890", []),
+        ("code > 12345678901234567890", [0]),
+    ],
+)
+def test_a_number_and_its_text_are_equal(where: str, expected: list[int]) -> None:
+    labels: list[Any] = [0, "0", 0.0, "a", "00", ["0", 1], [5, "x"], None]
+    codes: list[Any] = [12345678901234567891, "12345678901234567891", 5]
+    rows: list[dict[str, Any]] = [{"label": label} for label in labels]
+    for row, code in zip(rows, codes, strict=False):
+        row["code"] = code
+    expected = [*expected, *([5] if where in ("label != 0", "label != '0'") else [])]
+    assert np.flatnonzero(as_filter(where).mask(MetadataColumns(rows))).tolist() == sorted(expected)
+
+
+def test_an_endless_integer_is_refused() -> None:
+    for where in (f"year = {'9' * 5_000}", {"year": 10**1_000}):
+        with pytest.raises(InputError, match="over 1,000 digits"):
+            as_filter(where)
 
 
 ROWS_OF_PHOTOS = [

@@ -5,7 +5,8 @@ As text: ``year >= 2020 and tag in ('a', 'b')``. As a structure:
 one mapping are joined by "and". Both become the same objects: text never reaches a query language.
 
 A row without a value in a column matches no comparison with it, neither ``=`` nor ``!=``, but
-``is null`` and ``not (...)``. A list matches if one of its values does. Booleans are not numbers;
+``is null`` and ``not (...)``. A list matches if one of its values does. A number and its text are
+equal: ``0`` and ``'0'``; in order, only values of one kind are compared. Booleans are not numbers;
 texts are compared by code point.
 """
 
@@ -24,6 +25,8 @@ from lookalike.filters.conditions import (
     IsNull,
     Like,
     Not,
+    equal_values,
+    float_of,
     kind_of,
 )
 from lookalike.filters.structure import from_structure
@@ -43,6 +46,8 @@ __all__ = [
     "Not",
     "Where",
     "as_filter",
+    "equal_values",
+    "float_of",
     "from_structure",
     "kind_of",
     "parse",

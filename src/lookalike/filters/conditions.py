@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -67,14 +68,23 @@ class Compare:
 
     def mask(self, columns: Columns) -> Mask:
         """Return which rows match."""
-        kind = kind_of(self.value)
+        kind, wanted = kind_of(self.value), self.value
+        if self.operator == "eq":
+            return In(self.column, (wanted,)).mask(columns)
+        if self.operator == "ne":
+            same = _keys((wanted,))
+            kinds = _EQUATED if kind in _EQUATED else {kind}
+
+            def differs(value: Any) -> bool:
+                return kind_of(value) in kinds and (kind_of(value), value) not in same
+
+            return _where(columns, self.column, differs, _kinds((wanted,)), kind)
         test = _TESTS[self.operator]
-        wanted = self.value
 
         def matches(value: Any) -> bool:
             return kind_of(value) == kind and bool(test(value, wanted))
 
-        return _where(columns, self.column, matches, kind)
+        return _where(columns, self.column, matches, {kind}, kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +96,14 @@ class In:
 
     def mask(self, columns: Columns) -> Mask:
         """Return which rows match."""
-        wanted = {(kind_of(value), value) for value in self.values}
+        wanted = _keys(self.values)
         kinds = {kind_of(value) for value in self.values}
-        only = kinds.pop() if len(kinds) == 1 else None
+        only = kinds.pop() if len(kinds) == 1 else ""
 
         def matches(value: Any) -> bool:
             return kind_of(value) != "other" and (kind_of(value), value) in wanted
 
-        return _where(columns, self.column, matches, only)
+        return _where(columns, self.column, matches, _kinds(self.values) if only else set(), only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +123,7 @@ class Like:
         def matches(value: Any) -> bool:
             return isinstance(value, str) and pattern.fullmatch(value.casefold()) is not None
 
-        return _where(columns, self.column, matches, "text")
+        return _where(columns, self.column, matches, {"text"}, "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +178,6 @@ class AnyOf:
 
 
 _TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
     "lt": lambda a, b: a < b,
     "lte": lambda a, b: a <= b,
     "gt": lambda a, b: a > b,
@@ -186,16 +194,71 @@ def kind_of(value: Any) -> str:
     return "text" if isinstance(value, str) else "other"
 
 
+def equal_values(value: Scalar) -> tuple[Scalar, ...]:
+    """Return the values that equal a value: itself, and of a number its text and the reverse.
+
+    A number has one text: an integer, also as 2.0, its digits; another the shortest that reads as
+    it. So ``0`` equals ``'0'``, but neither ``'00'`` nor ``'0.0'``, which may be codes or versions.
+    """
+    if isinstance(value, bool):
+        return (value,)
+    if isinstance(value, str):
+        number = _number(value)
+        return (value,) if number is None else (value, number)
+    return (value, _text(value))
+
+
+def _text(number: float) -> str:
+    """Return the text of a number."""
+    if isinstance(number, float) and not number.is_integer():
+        return repr(number)
+    return str(int(number))
+
+
+def _number(text: str) -> int | float | None:
+    """Return the number that a text is the text of; None if it is of none."""
+    if _NUMERIC.fullmatch(text) is None:
+        return None
+    number = int(text) if text.lstrip("-").isdigit() else float(text)
+    return number if np.isfinite(float_of(number)) and _text(number) == text else None
+
+
+def float_of(number: float) -> float:
+    """Return the nearest float64 of a number; of a larger integer the largest."""
+    try:
+        return float(number)
+    except OverflowError:
+        return sys.float_info.max if number > 0 else -sys.float_info.max
+
+
+MAX_DIGITS = 1_000
+"""Digits of an integer that a filter compares with."""
+
+_NUMERIC = re.compile(rf"-?[0-9]{{1,{MAX_DIGITS}}}(\.[0-9]+)?(e[-+][0-9]{{2,3}})?", re.ASCII)
+_EQUATED = {"number", "text"}
 _PLURAL = {"boolean": "booleans", "number": "numbers", "text": "texts", "other": "lists"}
 
 
-def _where(columns: Columns, name: str, matches: Callable[[Any], bool], kind: str | None) -> Mask:
-    """Return the rows with a matching value; some value must be of this kind, if given."""
+def _keys(values: Sequence[Scalar]) -> set[tuple[str, Scalar]]:
+    return {(kind_of(each), each) for value in values for each in equal_values(value)}
+
+
+def _kinds(values: Sequence[Scalar]) -> set[str]:
+    return {kind_of(each) for value in values for each in equal_values(value)}
+
+
+def _where(
+    columns: Columns, name: str, matches: Callable[[Any], bool], comparable: set[str], kind: str
+) -> Mask:
+    """Return the rows with a matching value.
+
+    Some value must be of a comparable kind, if any are given; ``kind`` is that of the operand.
+    """
     _check_column(columns, name)
     codes, values = columns.encoded(name)
-    if kind is not None and values:
+    if comparable and values:
         kinds = {kind_of(inner) for value in values for inner in _inner(value)}
-        if kinds and kind not in kinds:
+        if kinds and not kinds & comparable:
             actual = " and ".join(sorted(_PLURAL[each] for each in kinds))
             raise InputError(
                 f"filter: column {name!r} has {actual}, it cannot be compared with {_PLURAL[kind]}"

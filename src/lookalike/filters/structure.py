@@ -10,6 +10,7 @@ import numpy as np
 from lookalike.errors import InputError
 from lookalike.filters.conditions import (
     MAX_DEPTH,
+    MAX_DIGITS,
     OPERATORS,
     AllOf,
     AnyOf,
@@ -83,6 +84,8 @@ def _from_operator(name: str, operator: str, value: Any) -> Filter:
 
 
 def _scalar(name: str, value: Any) -> Scalar:
+    if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
+        raise InputError(f"filter: column {name!r}: compared with over {MAX_DIGITS:,} digits")
     if isinstance(value, str | bool | int) or (isinstance(value, float) and np.isfinite(value)):
         return value
     raise InputError(

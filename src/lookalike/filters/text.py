@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lookalike.errors import InputError
 from lookalike.filters.conditions import (
     MAX_DEPTH,
+    MAX_DIGITS,
     OPERATORS,
     AllOf,
     AnyOf,
@@ -167,6 +168,8 @@ class _Parser:
             return token.text[1:-1].replace(quote * 2, quote)
         if token.kind == "number":
             is_integer = not set(token.text) & set(".eE")
+            if is_integer and len(token.text) > MAX_DIGITS:
+                raise _syntax_error(self.text, token.start, f"over {MAX_DIGITS:,} digits")
             return int(token.text) if is_integer else float(token.text)
         if token.is_word("true", "false"):
             return token.text.lower() == "true"

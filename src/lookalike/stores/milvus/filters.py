@@ -27,8 +27,10 @@ from lookalike.filters import (
     Like,
     MetadataColumns,
     Not,
+    equal_values,
+    float_of,
 )
-from lookalike.filters.conditions import kind_of
+from lookalike.filters.conditions import Scalar, kind_of
 from lookalike.stores.milvus.client import quote
 from lookalike.types import Metadata
 
@@ -46,7 +48,11 @@ _OTHER = "o"
 """Key of a value that cannot be compared, such as an object; it is only not null."""
 
 _PLAIN = re.compile(r"\w{1,100}", re.ASCII)
-_WHOLE = 1 << 64
+_FEW = 0x8000
+_COMPLEMENTS = str.maketrans("0123456789abcdef", "fedcba9876543210")
+_EQUATED = "nt"
+"""Letters of numbers and texts, which may be equal."""
+
 _LAST = chr(0x10FFFF)
 _SURROGATES = range(0xD800, 0xE000)
 
@@ -146,7 +152,7 @@ def translate(
     if isinstance(where, Compare):
         return _compared(where, types)
     if isinstance(where, In):
-        return _within(where.column, [_key(value) for value in where.values], types)
+        return _within(where.column, _equal_keys(where.values), types)
     if isinstance(where, Like):
         return _like(where, types, texts)
     if isinstance(where, IsNull):
@@ -186,17 +192,49 @@ def _compared(where: Compare, types: ColumnTypes) -> str:
     one = _value(f"s{column}")
     smallest, largest = _value(f"0{letter}{column}"), _value(f"1{letter}{column}")
     literal = quote(key)
-    kind = f"{one} >= {quote(letter)} and {one} < {quote(chr(ord(letter) + 1))}"
     if where.operator == "eq":
-        return _within(where.column, [key], types)
+        return _within(where.column, _equal_keys((where.value,)), types)
     if where.operator == "ne":
-        single = f"{kind} and ({one} < {literal} or {one} > {literal})"
-        several = f"{smallest} < {literal} or {largest} > {literal}"
-    else:
-        sign = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}[where.operator]
-        single = f"{kind} and {one} {sign} {literal}"
-        several = f"{smallest if sign[0] == '<' else largest} {sign} {literal}"
+        return _differs(where, types)
+    kind = _of_kind(one, letter)
+    sign = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}[where.operator]
+    single = f"{kind} and {one} {sign} {literal}"
+    several = f"{smallest if sign[0] == '<' else largest} {sign} {literal}"
     return f"({single}) or ({several})" if where.column in types.lists else f"({single})"
+
+
+def _differs(where: Compare, types: ColumnTypes) -> str:
+    """Return the expression that a value differs from the operand.
+
+    From a number or text differ other numbers and texts; from another value those of its kind.
+    """
+    keys = _equal_keys((where.value,))
+    letter = keys[0][0]
+    column = _column(where.column)
+    one = _value(f"s{column}")
+    parts = []
+    for each in _EQUATED if letter in _EQUATED else letter:
+        smallest, largest = _value(f"0{each}{column}"), _value(f"1{each}{column}")
+        literal = next((quote(key) for key in keys if key[0] == each), None)
+        kind = _of_kind(one, each)
+        if literal is None:
+            parts.append(f"({kind})")
+            several = f"{smallest} >= {quote(each)}"
+        else:
+            parts.append(f"({kind} and ({one} < {literal} or {one} > {literal}))")
+            several = f"{smallest} < {literal} or {largest} > {literal}"
+        if where.column in types.lists:
+            parts.append(f"({several})")
+    return f"({' or '.join(parts)})"
+
+
+def _of_kind(value: str, letter: str) -> str:
+    return f"{value} >= {quote(letter)} and {value} < {quote(chr(ord(letter) + 1))}"
+
+
+def _equal_keys(values: Iterable[Scalar]) -> list[str]:
+    """Return the keys of some values, and of those that equal them."""
+    return list(dict.fromkeys(_key(each) for value in values for each in equal_values(value)))
 
 
 def _within(name: str, keys: Sequence[str], types: ColumnTypes) -> str:
@@ -233,28 +271,29 @@ def _key(value: Any) -> str:
     if letter == "b":
         return f"b{int(value)}"
     if letter == "n":
-        return "" if math.isnan(value) else f"n{_ordered(value)}"
+        return "" if math.isnan(float_of(value)) else f"n{_ordered(value)}"
     return f"t{value}" if letter else ""
 
 
 def _ordered(number: float) -> str:
-    """Return a number as digits that sort like the numbers.
+    """Return a number as a text that sorts like the numbers.
 
     The bits of an IEEE 754 double sort like the numbers if the sign bit is flipped, and all bits of
-    negative numbers. The difference of a 64-bit integer to its double is appended.
+    negative numbers. The difference of an integer to its double is appended: up to 64 bits as four
+    hexadecimal digits around 8000; more as its length and its digits, after a letter that sorts
+    after all digits, or, with the complements of both, after a sign that sorts before them.
     """
-    near = _double(number)
+    near = float_of(number)
     [bits] = struct.unpack(">Q", struct.pack(">d", near + 0.0))
     bits = bits ^ (1 << 64) - 1 if bits >> 63 else bits | 1 << 63
-    more = number - int(near) if isinstance(number, int) and abs(number) < _WHOLE else 0
-    return f"{bits:016x}{more + 0x8000:04x}"
-
-
-def _double(number: float) -> float:
-    try:
-        return float(number)
-    except OverflowError:
-        return math.copysign(math.inf, number)
+    more = number - int(near) if isinstance(number, int) else 0
+    if abs(more) < _FEW:
+        return f"{bits:016x}{more + _FEW:04x}"
+    digits = f"{abs(more):x}"
+    text = f"{len(digits):04x}{digits}"
+    if more > 0:
+        return f"{bits:016x}g{text}"
+    return f"{bits:016x}-{text.translate(_COMPLEMENTS)}"
 
 
 def _column(name: str) -> str:
