@@ -21,6 +21,7 @@ from lookalike.errors import ServiceError
 from lookalike.gallery.gallery import Gallery
 from lookalike.server.limits import Limits
 from lookalike.server.settings import LOOPBACK, ServeSettings
+from lookalike.server.uvicorn_server import listen
 from lookalike.sources import Source
 from tests.raw_http import (
     PATIENCE,
@@ -275,6 +276,15 @@ def test_connection_with_unread_response_is_closed(
                 assert eventually(lambda: running.count_connections() == 1)
                 assert eventually(lambda: running.count_connections() == 0)
                 assert len(receive_all(connection)) < size
+
+
+def test_bodies_do_not_wait_for_delayed_acknowledgments() -> None:
+    with (
+        listen("127.0.0.1", 0) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_flood_of_pipelined_requests_is_cut_off(served: Serving) -> None:
