@@ -40,8 +40,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise SettingError(
             f"{{host}}, {{port}}: cannot listen there ({reason})", host=host, port=port
         ) from error
-    # Accepted connections inherit it; asyncio sets it only on sockets made with IPPROTO_TCP. Without
-    # it a body waits 40 ms for the client's delayed acknowledgment of the headers.
+    # Accepted connections inherit it; asyncio sets it only on sockets made with IPPROTO_TCP.
+    # Without it a body waits 40 ms for the client's delayed acknowledgment of the headers.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
