@@ -3,7 +3,7 @@
 ``LOOKALIKE_DATA``     cache folder for data sets and exported encoders (default: the platform's)
 ``LOOKALIKE_MIRROR``   base URL of a mirror of the data sets
 ``LOOKALIKE_OFFLINE``  ``1``: no downloads
-``LOOKALIKE_FORMATS``  additional image formats: ``tiff``, ``avif`` or both
+``LOOKALIKE_FORMATS``  more image formats in uploads to the service, such as ``avif,tiff``
 ``LOOKALIKE_MILVUS_TOKEN``  Milvus ``USER:PASSWORD`` or API key
 ``LOOKALIKE_MILVUS_CA``     CA certificate file for milvus+tls://
 ``LOOKALIKE_DEVICE``   ``cuda``: run networks on a GPU; needs the package onnxruntime-gpu
@@ -22,7 +22,8 @@ from lookalike.cpu_quota import affinity, usable_cores
 from lookalike.errors import SettingError
 
 DEVICES = ("cpu", "cuda")
-OPTIONAL_FORMATS = ("TIFF", "AVIF")
+UPLOAD_FORMATS = ("AVIF", "TIFF", "JPEG2000", "JXL")
+"""Formats that the service accepts in uploads only if they are enabled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ def _formats() -> tuple[str, ...]:
     raw = os.environ.get("LOOKALIKE_FORMATS", "")
     named = tuple(dict.fromkeys(raw.replace(",", " ").upper().split()))
     for name in named:
-        if name not in OPTIONAL_FORMATS:
-            raise SettingError(f"LOOKALIKE_FORMATS={raw!r}: must be tiff, avif or both")
+        if name not in UPLOAD_FORMATS:
+            allowed = ", ".join(UPLOAD_FORMATS).lower()
+            raise SettingError(f"LOOKALIKE_FORMATS={raw!r}: must be among {allowed}")
     return named

@@ -46,14 +46,19 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
     Args:
         root: the folder with ``proc`` and the mounted control groups.
     """
-    quotas = [quota for folder in _groups(root) if (quota := _quota(folder)) is not None]
+    quotas = [quota for folder in control_groups(root, "cpu") if (quota := _quota(folder)) is not None]
     return min(quotas, default=None)
 
 
-def _groups(root: Path) -> Iterator[Path]:
-    """Yield the folders of this process's control groups that limit the CPU, and those above."""
-    paths = dict(_memberships(root))
-    for version, mounted_group, mount_point in _mounts(root):
+def control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control groups for a resource, and those above them.
+
+    Args:
+        root: the folder with ``proc`` and the mounted control groups.
+        controller: of the resource: ``cpu`` or ``memory``.
+    """
+    paths = dict(_memberships(root, controller))
+    for version, mounted_group, mount_point in _mounts(root, controller):
         if version not in paths:
             continue
         top = root / mount_point.relative_to("/")
@@ -62,18 +67,18 @@ def _groups(root: Path) -> Iterator[Path]:
         yield from (parent for parent in folder.parents if parent.is_relative_to(top))
 
 
-def _memberships(root: Path) -> Iterator[tuple[int, PurePosixPath]]:
-    """Yield version and path of the control groups that limit the CPU of this process."""
+def _memberships(root: Path, controller: str) -> Iterator[tuple[int, PurePosixPath]]:
+    """Yield version and path of the control groups for a resource of this process."""
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
             yield 2, PurePosixPath(path)
-        elif "cpu" in controllers.split(","):
+        elif controller in controllers.split(","):
             yield 1, PurePosixPath(path)
 
 
-def _mounts(root: Path) -> Iterator[tuple[int, PurePosixPath, PurePosixPath]]:
+def _mounts(root: Path, controller: str) -> Iterator[tuple[int, PurePosixPath, PurePosixPath]]:
     """Yield mounts of control groups: version, the group that is mounted, and where."""
     for line in _lines(root / "proc/self/mountinfo"):
         mount, _, system = line.partition(" - ")
@@ -82,7 +87,7 @@ def _mounts(root: Path) -> Iterator[tuple[int, PurePosixPath, PurePosixPath]]:
             continue
         if kind[0] == "cgroup2":
             version = 2
-        elif kind[0] == "cgroup" and "cpu" in kind[-1].split(","):
+        elif kind[0] == "cgroup" and controller in kind[-1].split(","):
             version = 1
         else:
             continue

@@ -11,7 +11,8 @@ import pytest
 
 from lookalike.encoders.registry import open_encoder
 from lookalike.gallery.gallery import Gallery
-from lookalike.images.decode import decode, supported_suffixes
+from lookalike.images.decode import decode
+from lookalike.images.formats import supported_suffixes
 from tests.integration.test_cli import lookalike
 
 

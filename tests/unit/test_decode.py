@@ -16,9 +16,9 @@ from lookalike.images.decode import (
     decode,
     resize_image,
     shrink_image,
-    supported_suffixes,
     to_channels,
 )
+from lookalike.images.formats import supported_suffixes
 from tests.conftest import Require
 
 RNG = np.random.default_rng(3)

@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 from lookalike.errors import InputError
-from lookalike.images.decode import supported_suffixes
+from lookalike.images.formats import supported_suffixes
 from lookalike.sources import Item, Source
 
 _HEADERS = frozenset(("query", "query_id", "id", "image", "image_id", "name", "file", "filename"))

@@ -10,7 +10,8 @@ from typing import Any
 from lookalike.artifacts import write_atomically
 from lookalike.errors import BusyError, InputError, MissingRowError
 from lookalike.gallery.gallery import Gallery
-from lookalike.images.decode import content_hash, file_suffix
+from lookalike.images.decode import content_hash
+from lookalike.images.formats import file_suffix
 from lookalike.stores.base import Rows
 from lookalike.types import Embeddings, Metadata
 

@@ -1,160 +1,88 @@
-"""Decoding of image files, bytes, PIL images and arrays; no other module opens image files.
+"""Decoding of image files, bytes, PIL images and arrays; no other module decodes image files.
 
-Indexed images and queries are decoded alike: the first frame, with the EXIF orientation applied;
-colors converted to sRGB by the embedded ICC profile, CMYK without one as Pillow does; transparency
-over white; 16 bits truncated to 8. Large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, of at
-least 512 pixels a side.
+Indexed images and queries are decoded alike, by these rules (version 2):
+
+- The first page or frame, or the one that is asked for, upright as EXIF says.
+- Large JPEGs at 1/2, 1/4 or 1/8 of their size, of at least 512 pixels a side; images that are still
+  above 50 megapixels are reduced by a whole factor.
+- Colors converted to sRGB by the embedded ICC profile; CMYK without one as Pillow does.
+- More than 8 bits: mapped by a window, see :mod:`lookalike.images.intensity`.
+- Transparency, where the file says so, on white; on black or gray if over a quarter of what is
+  visible would vanish on white.
+- Truncated and damaged files as far as they go, the rest gray, with a note.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms
 
-from lookalike.config import OPTIONAL_FORMATS, settings
 from lookalike.errors import ImageError
-from lookalike.process_state import IgnoreWarnings
+from lookalike.images.formats import (
+    Format,
+    detect_format,
+    supported_formats,
+    upload_hint,
+)
+from lookalike.images.intensity import full_range, percentile_window, to_8_bits
+from lookalike.images.memory import BUDGET
+from lookalike.images.options import (
+    BY_PERCENTILES,
+    DEFAULT_OPTIONS,
+    DecodeOptions,
+)
+from lookalike.images.reading import (
+    LARGE,
+    Raster,
+    Request,
+    decoder_errors,
+    deep_gray,
+    is_deep,
+    needs_package,
+    orientation_of,
+    read_raster,
+    upright,
+)
 from lookalike.types import ImageArray
-
-MAX_PIXELS = 50_000_000
-_DRAFT_SIDE = 512
-_TRANSPARENCY_COLOR = "white"
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-_SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "AVIF": (".avif",),
-    "HEIF": (".heic", ".heif"),
-}
-_ALWAYS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_STRIP = 1 << 22
+"""Pixels that are converted at a time, where the image is reduced."""
 
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_AVIF = (b"avif", b"avis")
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+_GROUNDS = (255, 0, 128)
+_VANISHING = 0.25
+_CONTRAST = 32
+"""Transparent images are put on white unless more than this share of what is visible differs by
+less than so many levels; then on the one of the three grounds on which the least vanishes."""
 
-_FORMATS: Mapping[str, tuple[str, str, Callable[[bytes], bool]]] = {
-    "JPEG": (".jpg", "image/jpeg", lambda d: d.startswith(b"\xff\xd8\xff")),
-    "PNG": (".png", "image/png", lambda d: d.startswith(b"\x89PNG\r\n")),
-    "WEBP": (".webp", "image/webp", lambda d: d[:4] == b"RIFF" and d[8:12] == b"WEBP"),
-    "GIF": (".gif", "image/gif", lambda d: d.startswith(b"GIF8")),
-    "BMP": (".bmp", "image/bmp", lambda d: d.startswith(b"BM")),
-    "TIFF": (".tif", "image/tiff", lambda d: d[:4] in _TIFF),
-    "AVIF": (".avif", "image/avif", lambda d: d[4:8] == b"ftyp" and d[8:12] in _AVIF),
-    "HEIF": (".heic", "image/heic", lambda d: d[4:8] == b"ftyp" and d[8:12] in _HEIC),
-}
-"""Suffix, media type and test of the first 16 bytes, by Pillow's name of the format."""
+_GROUND_SAMPLE = 1 << 20
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeOptions:
-    """How images are decoded.
-
-    Args:
-        max_megapixels: largest image; ``math.inf``: any. By default, images are refused that would
-            need more memory than the machine can spare.
-        strict: refuse truncated and damaged files, instead of decoding them as far as they go.
-        window: the values shown as black and as white, for images of more than 8 bits; by default
-            as the file states, or by percentiles of each image.
-        formats: names of the formats to read; default all that can be read here.
-    """
-
-    max_megapixels: float | None = None
-    strict: bool = False
-    window: tuple[float, float] | None = None
-    formats: tuple[str, ...] | None = None
-
-
-DEFAULT_OPTIONS = DecodeOptions()
+ImageInput = str | Path | bytes | Image.Image | ImageArray
+"""What :func:`decode` accepts; a ``str`` is always a path."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
     """An image ``(H, W)`` or ``(H, W, 3)`` uint8, and what is not as usual with it.
 
-    ``notes`` are short and countable, such as :data:`TRUNCATED`; ``pages`` counts the pages or
-    frames of its file.
+    ``notes`` are short and countable, such as :data:`lookalike.images.options.TRUNCATED`;
+    ``pages`` counts the pages or frames of its file.
     """
 
     pixels: ImageArray
     notes: tuple[str, ...] = ()
     pages: int = 1
-
-
-TRUNCATED = "truncated"
-
-ImageInput = str | Path | bytes | Image.Image | ImageArray
-"""What :func:`decode` accepts; a ``str`` is always a path."""
-
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowError)
-"""Exceptions that Pillow's decoders raise for broken files."""
-
-_TOO_LARGE = IgnoreWarnings(Image.DecompressionBombWarning)  # larger images are refused below
-_BAD_METADATA = IgnoreWarnings(UserWarning, module=r"PIL\.")  # metadata is not needed
-
-
-def supported_formats() -> tuple[str, ...]:
-    """Return the supported formats, by Pillow's names.
-
-    Five always; TIFF and AVIF if ``LOOKALIKE_FORMATS`` names them; HEIF if pi-heif is installed.
-
-    Raises:
-        SettingError: ``LOOKALIKE_FORMATS`` names another format.
-    """
-    heif = ("HEIF",) if _has_heif() else ()
-    return (*_ALWAYS, *settings().formats, *heif)
-
-
-def supported_suffixes() -> frozenset[str]:
-    """Return the file suffixes of the supported formats, in lower case."""
-    return frozenset(suffix for name in supported_formats() for suffix in _SUFFIXES[name])
-
-
-def has_image_signature(header: bytes) -> bool:
-    """Return whether a file's first 16 bytes have the signature of a common image format."""
-    return any(_FORMATS[name][2](header) for name in _ALWAYS)
-
-
-def media_type(data: bytes) -> str | None:
-    """Return the media type of a file in a supported format, by its first bytes."""
-    for name, (_, media, matches) in _FORMATS.items():
-        if name in supported_formats() and matches(data[:16]):
-            return media
-    return None
-
-
-def file_suffix(data: bytes) -> str:
-    """Return the suffix of a file in a supported format, by its first bytes; else empty."""
-    detected = media_type(data)
-    return next((suffix for suffix, media, _ in _FORMATS.values() if media == detected), "")
-
-
-def decode_with_notes(
-    image: ImageInput,
-    *,
-    name: str | None = None,
-    full_size: bool = False,
-    options: DecodeOptions = DEFAULT_OPTIONS,
-    page: int = 0,
-) -> DecodedImage:
-    """Like :func:`decode`, with notes."""
-    return DecodedImage(
-        decode(image, name=name, full_size=full_size, options=options, page=page)
-    )
 
 
 def decode(
@@ -170,37 +98,245 @@ def decode(
     Args:
         image: a path, the bytes of a file, a PIL image, or an array ``(H, W)`` or ``(H, W, 3)``
             uint8.
-        name: of the image in error messages; default the path.
-        full_size: decode large JPEGs at full resolution too.
+        name: of the image in error messages; default the path. Its suffix tells raw photographs
+            and a few old formats from others.
+        full_size: decode large images at full resolution too.
+        options: limits, formats, and what to do with damaged files and with more than 8 bits.
+        page: of a TIFF, or frame of an animation, counted from 0.
 
     Raises:
-        ImageError: not an image, broken, empty, in an unsupported format, or larger than 50
-            megapixels.
+        ImageError: not an image, broken, empty, in a format that is not read, too large, or without
+            that page.
+    """
+    return decode_with_notes(
+        image, name=name, full_size=full_size, options=options, page=page
+    ).pixels
+
+
+def decode_with_notes(
+    image: ImageInput,
+    *,
+    name: str | None = None,
+    full_size: bool = False,
+    options: DecodeOptions = DEFAULT_OPTIONS,
+    page: int = 0,
+) -> DecodedImage:
+    """Decode one image like :func:`decode`; also return what is not as usual with it.
+
+    Raises:
+        ImageError: as of :func:`decode`.
     """
     if isinstance(image, np.ndarray):
-        return _checked(image, name or "image array")
+        return DecodedImage(_checked(image, name or "image array"))
     if isinstance(image, Image.Image):
-        return _to_array(image, name or "PIL image", full_size=full_size)
+        name = name or "PIL image"
+        with decoder_errors(name):
+            image.load()
+            return _finish(_raster_of(image), name, options, full_size=full_size)
     if isinstance(image, bytes):
-        name = name or "image bytes"
-        file = io.BytesIO(image)
+        data, name = image, name or "image bytes"
     else:
-        path = Path(image)
-        name = name or str(path)
-        try:
-            file = io.BytesIO(path.read_bytes())
-        except IsADirectoryError:
-            raise ImageError(f"{name}: is a folder, not an image file") from None
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ImageError(f"{name}: cannot be read ({reason})") from error
+        name = name or str(image)
+        data = _read_file(Path(image), name)
+    kind = _format_to_read(data, name, options)
+    with decoder_errors(name), contextlib.ExitStack() as reservations:
+
+        def reserve(width: int, height: int, size: int) -> None:
+            _check_size(name, width, height, size, options)
+            reservations.close()
+            reservations.enter_context(BUDGET.reserve(size))
+
+        raster = read_raster(
+            Request(
+                data=data,
+                kind=kind,
+                name=name,
+                options=options,
+                reserve=reserve,
+                page=page,
+                full_size=full_size,
+            )
+        )
+        return _finish(raster, name, options, full_size=full_size)
+
+
+def _read_file(path: Path, name: str) -> bytes:
     try:
-        with _TOO_LARGE, _BAD_METADATA, _open(file) as pil_image:
-            return _to_array(pil_image, name, full_size=full_size)
-    except UnidentifiedImageError:
-        raise ImageError(_unsupported(name, file.getvalue())) from None
-    except (Image.DecompressionBombError, *_BROKEN) as error:
-        raise ImageError(f"{name}: broken image ({error})") from error
+        return path.read_bytes()
+    except IsADirectoryError:
+        raise ImageError(f"{name}: is a folder, not an image file") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(f"{name}: cannot be read ({reason})") from error
+
+
+def _format_to_read(data: bytes, name: str, options: DecodeOptions) -> Format:
+    """Return the format of a file.
+
+    Raises:
+        ImageError: it is none that is to be read.
+    """
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    kind = detect_format(data, name)
+    if kind is None:
+        supported = ", ".join(options.formats or supported_formats())
+        raise ImageError(f"{name}: unsupported image format (supported: {supported})")
+    if not kind.is_readable:
+        raise ImageError(needs_package(kind, name))
+    if options.formats is not None and kind.name not in options.formats:
+        raise ImageError(f"{name}: {kind.name} is not accepted here{upload_hint(kind)}")
+    return kind
+
+
+def _check_size(name: str, width: int, height: int, size: int, options: DecodeOptions) -> None:
+    """Refuse an image that is larger than allowed, or that needs more memory than there is."""
+    limit = options.max_megapixels
+    if limit is not None:
+        if width * height > limit * 1_000_000:
+            raise ImageError(
+                f"{name}: {width}x{height} pixels, more than the limit of {limit:g} megapixels; "
+                "downscale it"
+            )
+    elif size > (available := BUDGET.limit()):
+        raise ImageError(
+            f"{name}: {width}x{height} pixels need {size / 1e9:.1f} GB of memory to decode, more "
+            f"than the {available / 1e9:.1f} GB that may be used; downscale it, or set "
+            "{max_megapixels}",
+            max_megapixels=None,
+        )
+
+
+def _raster_of(image: Image.Image) -> Raster:
+    """Return a loaded PIL image as what decoders of files return."""
+    raster = deep_gray(image) if is_deep(image) else Raster(image=image)
+    return replace(raster, orientation=orientation_of(image), profile=image.info.get("icc_profile"))
+
+
+def _finish(raster: Raster, name: str, options: DecodeOptions, *, full_size: bool) -> DecodedImage:
+    """Convert a decoded image to upright gray or RGB of 8 bits."""
+    notes = raster.notes
+    if raster.values is None:
+        assert raster.image is not None
+        image = raster.image
+    else:
+        image, by_percentiles = _in_8_bits(raster, options)
+        notes = (*notes, BY_PERCENTILES) if by_percentiles else notes
+    factor = 1 if full_size else math.ceil(math.sqrt(image.width * image.height / LARGE))
+
+    def convert(part: Image.Image) -> Image.Image:
+        return _in_srgb(part, raster)
+
+    converted = convert(image) if factor == 1 else _reduced(image, factor, convert)
+    opaque = _opaque(upright(converted, raster.orientation))
+    return DecodedImage(_checked(np.asarray(opaque), name), notes, raster.pages)
+
+
+def _in_8_bits(raster: Raster, options: DecodeOptions) -> tuple[Image.Image, bool]:
+    """Map values of more than 8 bits to an image; return whether percentiles decided."""
+    values = raster.values
+    assert values is not None
+    alpha = None
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        values, alpha = values[:, :, :-1], values[:, :, -1]
+        values = values[:, :, 0] if values.shape[2] == 1 else values
+    window = options.window or raster.window
+    if window is None and raster.profile is not None:
+        window = full_range(values, raster.bits)
+    levels = to_8_bits(values, window or percentile_window(values))
+    if raster.inverted:
+        levels = 255 - levels
+    image = Image.fromarray(levels)
+    if alpha is not None and raster.has_alpha:
+        image.putalpha(Image.fromarray(to_8_bits(alpha, full_range(alpha, raster.bits))))
+    return image, window is None
+
+
+def _in_srgb(image: Image.Image, raster: Raster) -> Image.Image:
+    """Convert an image to gray (L), RGB or RGBA in sRGB; a broken ICC profile is ignored.
+
+    Profiles of gray images are ignored too: they describe dot gain in print.
+    """
+    profile = None
+    if image.mode == "LAB":
+        profile = _lab()
+    elif raster.profile and image.mode in ("RGB", "RGBA", "CMYK"):
+        with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(raster.profile))
+    if profile is not None:
+        target = "RGBA" if image.mode == "RGBA" else "RGB"
+        with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
+            image = ImageCms.profileToProfile(image, profile, _srgb(), outputMode=target) or image
+    if image.has_transparency_data and raster.has_alpha:
+        return image.convert("RGBA")
+    return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
+
+
+def _reduced(
+    image: Image.Image, factor: int, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """Convert a large image and reduce it by a whole factor, some rows at a time."""
+    width, height = image.size
+    rows = factor * max(1, _STRIP // (width * factor))
+    out: Image.Image | None = None
+    for top in range(0, height, rows):
+        strip = convert(image.crop((0, top, width, min(height, top + rows)))).reduce(factor)
+        if out is None:
+            out = Image.new(strip.mode, (strip.width, -(-height // factor)))
+        out.paste(strip, (0, top // factor))
+    assert out is not None
+    return out
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return an image without transparency, on a ground on which its content is visible."""
+    if image.mode != "RGBA":
+        return image
+    ground = Image.new("RGBA", image.size, (_ground_level(np.asarray(image)),) * 3 + (255,))
+    return Image.alpha_composite(ground, image).convert("RGB")
+
+
+def _ground_level(pixels: ImageArray) -> int:
+    """Return the gray level of the ground of a transparent image, ``(H, W, 4)`` uint8.
+
+    A pixel vanishes on a ground if none of its channels differs from it by 32 levels; pixels count
+    by their opacity.
+    """
+    step = max(1, math.ceil(math.sqrt(pixels.shape[0] * pixels.shape[1] / _GROUND_SAMPLE)))
+    sample = pixels[::step, ::step].reshape(-1, 4)
+    weight = sample[:, 3].astype(np.float64)
+    total = weight.sum()
+    if not total:
+        return _GROUNDS[0]
+    colors = sample[:, :3].astype(np.int16)
+
+    def vanishing(level: int) -> float:
+        close = (np.abs(colors - level) < _CONTRAST).all(axis=1)
+        return float(weight[close].sum() / total)
+
+    shares = [vanishing(level) for level in _GROUNDS]
+    return _GROUNDS[0] if shares[0] <= _VANISHING else _GROUNDS[int(np.argmin(shares))]
+
+
+@cache
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+@cache
+def _lab() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+
+
+def _checked(array: ImageArray, name: str) -> ImageArray:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
+        raise ImageError(
+            f"{name}: expected a uint8 array of shape (H, W) or (H, W, 3), "
+            f"got {array.dtype} of shape {array.shape}"
+        )
+    if array.size == 0:
+        raise ImageError(f"{name}: the image is empty (shape {array.shape})")
+    return array
 
 
 def content_hash(data: bytes | ImageArray) -> str:
@@ -285,112 +421,3 @@ def to_channels(image: ImageArray, channels: int) -> ImageArray:
     if channels == 3:
         return image
     return np.asarray(Image.fromarray(image).convert("L"))[..., None]
-
-
-def _open(file: io.BytesIO) -> Image.Image:
-    """Open a file in a supported format.
-
-    HEIF is opened here instead of being registered with Pillow for the whole process.
-    """
-    known = supported_formats()
-    try:
-        return Image.open(file, formats=[name for name in known if name != "HEIF"])
-    except UnidentifiedImageError:
-        if "HEIF" not in known or not _FORMATS["HEIF"][2](file.getvalue()[:16]):
-            raise
-    import pi_heif
-
-    file.seek(0)
-    heif: Image.Image = pi_heif.HeifImageFile(file)
-    return heif
-
-
-def _to_array(image: Image.Image, name: str, *, full_size: bool) -> ImageArray:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(
-            f"{name}: {image.width}x{image.height} pixels, more than the limit of "
-            f"{MAX_PIXELS // 1_000_000} megapixels; downscale it"
-        )
-    if not full_size:
-        image.draft(None, (_DRAFT_SIDE, _DRAFT_SIDE))
-    image.load()
-    upright = _in_srgb(_upright(image))
-    if upright.mode in ("1", "L"):
-        return _checked(np.asarray(upright.convert("L")), name)
-    if upright.mode.startswith("I;16"):
-        return _checked((np.asarray(upright) >> 8).astype(np.uint8), name)
-    if upright.mode in ("I", "F"):
-        return _checked(_to_8_bits(np.asarray(upright, np.float64)), name)
-    if upright.has_transparency_data:
-        rgba = upright.convert("RGBA")
-        background = Image.new("RGBA", rgba.size, _TRANSPARENCY_COLOR)
-        upright = Image.alpha_composite(background, rgba)
-    return _checked(np.asarray(upright.convert("RGB")), name)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; unreadable EXIF data is ignored."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except _BROKEN:
-        return image
-
-
-def _in_srgb(image: Image.Image) -> Image.Image:
-    """Convert a color image to sRGB by its ICC profile; a missing or broken one is ignored.
-
-    Profiles of gray images are ignored too: they describe dot gain in print.
-    """
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
-        return image
-    try:
-        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        target = "RGBA" if image.mode == "RGBA" else "RGB"
-        converted = ImageCms.profileToProfile(image, embedded, _srgb(), outputMode=target)
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image
-    return image if converted is None else converted
-
-
-@cache
-def _srgb() -> ImageCms.ImageCmsProfile:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-
-
-def _to_8_bits(values: NDArray[np.float64]) -> ImageArray:
-    """Scale integers up to 65,535, or fractions up to 1, to 8 bits."""
-    values = np.nan_to_num(values)
-    largest = values.max(initial=0)
-    scale = 255 if largest <= 1 else 1 if largest <= 255 else 255 / max(largest, 65535)
-    return np.clip(values * scale, 0, 255).astype(np.uint8)
-
-
-@cache
-def _has_heif() -> bool:
-    """Return whether HEIF is supported, which needs pi-heif."""
-    return find_spec("pi_heif") is not None
-
-
-def _unsupported(name: str, data: bytes) -> str:
-    """Return the error message for a file that no supported format accepts."""
-    if _FORMATS["HEIF"][2](data):
-        return f"{name}: HEIC is not enabled; run: pip install pi-heif"
-    for kind in OPTIONAL_FORMATS:
-        if _FORMATS[kind][2](data) and kind not in supported_formats():
-            return f"{name}: {kind} is not enabled; set LOOKALIKE_FORMATS={kind.lower()}"
-    if not data:
-        return f"{name}: the file is empty"
-    supported = ", ".join(supported_formats())
-    return f"{name}: unsupported image format (supported: {supported})"
-
-
-def _checked(array: ImageArray, name: str) -> ImageArray:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
-        raise ImageError(
-            f"{name}: expected a uint8 array of shape (H, W) or (H, W, 3), "
-            f"got {array.dtype} of shape {array.shape}"
-        )
-    if array.size == 0:
-        raise ImageError(f"{name}: the image is empty (shape {array.shape})")
-    return array

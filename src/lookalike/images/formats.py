@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import PurePath
 from types import MappingProxyType
 
-from lookalike.config import settings
+from lookalike.config import UPLOAD_FORMATS, settings
 
 HEADER_BYTES = 512
 """How much of a file :func:`detect_format` looks at."""
@@ -238,6 +238,13 @@ def upload_formats() -> tuple[str, ...]:
     return tuple(
         each.name for each in _ALL if each.is_readable and (each.uploads or each.name in named)
     )
+
+
+def upload_hint(kind: Format) -> str:
+    """Return what to set so that the service reads a format in uploads, after a semicolon."""
+    if kind.name not in UPLOAD_FORMATS:
+        return ""
+    return f"; set LOOKALIKE_FORMATS={kind.name.lower()}"
 
 
 def supported_suffixes() -> frozenset[str]:

@@ -1,10 +1,44 @@
-"""What the header of an image file says: size, format, pages, quality, EXIF. No pixel is decoded."""
+"""What the header of an image file says: size, format, pages, quality, EXIF; without pixels."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import IO, Any
+
+from PIL import ExifTags, Image, ImageFile
+
+from lookalike.errors import ImageError
+from lookalike.images.formats import FORMATS, HEADER_BYTES, Format, detect_format
+from lookalike.images.reading import (
+    decoder_errors,
+    full_pages,
+    is_raw_tiff,
+    needs_package,
+    open_file,
+    opened_despite_errors,
+    orientation_of,
+    svg_size,
+)
+
+_LOSSLESS = frozenset(("PNG", "GIF", "BMP", "DIB", "ICO", "PPM", "PCX", "TGA", "RAW", "SVG"))
+_LOSSY_TIFF = frozenset(("jpeg", "tiff_jpeg", "webp"))
+_TURNED = (5, 6, 7, 8)
+_DATES = (0x9003, 0x9004, 0x0132)
+"""EXIF tags DateTimeOriginal, DateTimeDigitized and DateTime."""
+
+_EXIF_DATE = "%Y:%m:%d %H:%M:%S"
+
+_LUMINANCE = (
+    *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
+    *(14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62),
+    *(18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92),
+    *(49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99),
+)
+"""Table K.1 of the JPEG standard, which libjpeg scales by the quality."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +50,10 @@ class ImageHeader:
         height: in pixels, upright.
         format: name in :data:`lookalike.images.formats.FORMATS`.
         pages: pages of a TIFF or frames of an animation.
-        lossless: whether its compression loses nothing.
+        lossless: whether its compression loses nothing; False where the header does not say.
         jpeg_quality: 1 to 100, estimated from the quantization tables; None for other formats.
         has_exif: whether it has EXIF data.
-        captured_at: when the photograph was taken, in the camera's time zone.
+        captured_at: when the photograph was taken, by the camera's clock, without a time zone.
     """
 
     width: int
@@ -32,10 +66,147 @@ class ImageHeader:
     captured_at: datetime | None
 
 
-def read_header(image: str | Path | bytes) -> ImageHeader:
-    """Read the header of an image file, given by its path or its bytes.
+def read_header(image: str | Path | bytes, *, name: str | None = None) -> ImageHeader:
+    """Read the header of an image file. No pixels are decoded.
+
+    Args:
+        image: a path, or the bytes of a file.
+        name: of the image in error messages; default the path.
 
     Raises:
         ImageError: not an image, broken, or in a format that is not read here.
     """
-    raise NotImplementedError
+    if isinstance(image, bytes):
+        return _read(io.BytesIO(image), name or "image bytes")
+    name = name or str(image)
+    try:
+        with Path(image).open("rb") as file:
+            return _read(file, name)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(f"{name}: cannot be read ({reason})") from error
+
+
+def _read(file: IO[bytes], name: str) -> ImageHeader:
+    kind = detect_format(file.read(HEADER_BYTES), name)
+    file.seek(0)
+    if kind is None:
+        raise ImageError(f"{name}: unsupported image format")
+    if not kind.is_readable:
+        raise ImageError(needs_package(kind, name))
+    with decoder_errors(name):
+        return _READERS.get(kind.name, _with_pillow)(file, kind)
+
+
+def _with_pillow(file: IO[bytes], kind: Format) -> ImageHeader:
+    image = opened_despite_errors(kind, file)
+    if kind.name == "TIFF" and is_raw_tiff(image) and FORMATS["RAW"].is_readable:
+        file.seek(0)
+        return _of_raw(file, FORMATS["RAW"])
+    tags = _exif(image)
+    width, height = image.size
+    if kind.name != "TIFF" and orientation_of(image) in _TURNED:  # TIFFs tell the upright size
+        width, height = height, width
+    return ImageHeader(
+        width=width,
+        height=height,
+        format=kind.name,
+        pages=len(full_pages(image, kind)),
+        lossless=_is_lossless(image, kind, file),
+        jpeg_quality=_jpeg_quality(image) if kind.name == "JPEG" else None,
+        has_exif=(bool(tags) and kind.name != "TIFF") or bool(tags.keys() & {*_DATES, 0x010F}),
+        captured_at=_date(tags),
+    )
+
+
+def _exif(image: Image.Image) -> Mapping[int, Any]:
+    """Return the EXIF tags of an image; empty if it has none, or they cannot be read."""
+    try:
+        exif = Image.Image.getexif(image)  # that of PNG would decode the pixels
+        return {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
+    except Exception:  # noqa: BLE001 - broken metadata must not cost the image
+        return {}
+
+
+def _date(tags: Mapping[int, Any]) -> datetime | None:
+    for tag in _DATES:
+        try:
+            return datetime.strptime(str(tags[tag]).strip("\0 ")[:19], _EXIF_DATE)
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
+def _is_lossless(image: ImageFile.ImageFile, kind: Format, file: IO[bytes]) -> bool:
+    if kind.name == "TIFF":
+        return image.info.get("compression") not in _LOSSY_TIFF
+    if kind.name in ("WEBP", "JPEG2000"):
+        file.seek(0)
+        data = file.read(1 << 16)
+        if kind.name == "WEBP":
+            return b"VP8L" in data and b"VP8 " not in data
+        start = data.find(b"\xff\x52", max(0, data.find(b"\xff\x4f\xff\x51")))
+        return start >= 0 and data[start + _TRANSFORM : start + _TRANSFORM + 1] == b"\1"
+    return kind.name in _LOSSLESS
+
+
+_TRANSFORM = 13
+"""Where the COD segment of JPEG 2000 states the wavelet; 1 is the reversible one."""
+
+
+def _jpeg_quality(image: Image.Image) -> int | None:
+    """Return the quality whose table in libjpeg is nearest to that of a JPEG, by its sum."""
+    tables: Mapping[int, Sequence[int]] = getattr(image, "quantization", {})
+    table = tables.get(0)
+    if not table or len(table) != len(_LUMINANCE):
+        return None
+    total = sum(table)
+    return min(range(100, 0, -1), key=lambda quality: abs(_TABLE_SUMS[quality] - total))
+
+
+def _table_sum(quality: int) -> int:
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
+    return sum(min(255, max(1, (value * scale + 50) // 100)) for value in _LUMINANCE)
+
+
+_TABLE_SUMS = {quality: _table_sum(quality) for quality in range(1, 101)}
+
+
+def _of_raw(file: IO[bytes], kind: Format) -> ImageHeader:
+    import rawpy
+
+    with rawpy.imread(file) as raw:
+        width, height = raw.sizes.width, raw.sizes.height
+        if raw.sizes.flip in _TURNED:
+            width, height = height, width
+    file.seek(0)
+    tags: Mapping[int, Any] = {}
+    if detect_format(file.read(HEADER_BYTES)) is FORMATS["TIFF"]:
+        file.seek(0)
+        tags = _exif(open_file(FORMATS["TIFF"], file))
+    return ImageHeader(width, height, kind.name, 1, True, None, True, _date(tags))
+
+
+def _of_jxl(file: IO[bytes], kind: Format) -> ImageHeader:
+    import pyjpegxl
+
+    header = pyjpegxl.probe(file.read())
+    exif = Image.Exif()
+    if header.exif:
+        exif.load(header.exif)
+    tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
+    return ImageHeader(
+        header.width, header.height, kind.name, 1, False, None, bool(tags), _date(tags)
+    )
+
+
+def _of_svg(file: IO[bytes], kind: Format) -> ImageHeader:
+    width, height = svg_size(file.read())
+    return ImageHeader(width, height, kind.name, 1, True, None, False, None)
+
+
+_READERS: Mapping[str, Callable[[IO[bytes], Format], ImageHeader]] = {
+    "RAW": _of_raw,
+    "JXL": _of_jxl,
+    "SVG": _of_svg,
+}

@@ -71,9 +71,12 @@ class Browsing:
         images = []
         for uri, row_id in zip(sample.uris, sample.ids, strict=True):
             try:
-                data = await self._service.in_thread(read_item_image, uri, row_id)
+                stored = await self._service.in_thread(read_item_image, uri, row_id)
+                data = stored.content
                 if isinstance(data, bytes):
-                    data = await self._service.decoders.image(data, row_id)
+                    data = await self._service.decoders.image(
+                        data, row_id, options=stored.options, page=stored.page
+                    )
             except ImageError:
                 continue
             images.append(data)

@@ -13,17 +13,33 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
 
 from lookalike.errors import ImageError
+from lookalike.images.formats import upload_formats
+from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
 from lookalike.server import messages
 from lookalike.types import ImageArray
 
 _BUFFER = 1 << 20
 _CRASH_ERRORS = (asyncio.IncompleteReadError, BrokenPipeError, ConnectionResetError, ValueError)
 """Raised when a decoder dies or sends an invalid response."""
+
+
+UPLOAD_MEGAPIXELS = 50
+"""Largest image in an upload or from a URL."""
+
+
+def upload_options() -> DecodeOptions:
+    """Return how files of strangers are decoded: few formats, up to 50 megapixels.
+
+    Raises:
+        SettingError: ``LOOKALIKE_FORMATS`` names an unknown format.
+    """
+    return DecodeOptions(max_megapixels=UPLOAD_MEGAPIXELS, formats=upload_formats())
 
 
 class DecoderPool:
@@ -56,22 +72,50 @@ class DecoderPool:
         for worker in self._workers:
             worker.kill()
 
-    async def image(self, data: bytes, name: str, box: Sequence[int] | None = None) -> ImageArray:
-        """Decode an image file, to at most 2,048 pixels a side; ``box`` crops it first.
+    async def image(
+        self,
+        data: bytes,
+        name: str,
+        box: Sequence[int] | None = None,
+        *,
+        options: DecodeOptions | None = None,
+        page: int = 0,
+    ) -> ImageArray:
+        """Decode an image file, to at most 2,048 pixels a side.
+
+        Args:
+            data: the file.
+            name: of the image, in errors.
+            box: crops the image first.
+            options: of its source, for a file of the gallery; default the limits of uploads.
+            page: of the file.
 
         Raises:
             ImageError: the file is not an image, or exceeds the limits.
         """
-        header, pixels = await self._request(data, task="image", name=name, box=box)
+        decoding = {"options": asdict(options or upload_options()), "page": page}
+        header, pixels = await self._request(data, task="image", name=name, box=box, **decoding)
         return np.frombuffer(pixels, np.uint8).reshape(header["shape"])
 
-    async def thumbnail(self, image: bytes | ImageArray, name: str, size: int) -> tuple[str, bytes]:
-        """Return the media type and bytes of a thumbnail, at most ``size`` pixels wide and high.
+    async def thumbnail(
+        self,
+        image: bytes | ImageArray,
+        name: str,
+        size: int,
+        *,
+        options: DecodeOptions = DEFAULT_OPTIONS,
+        page: int = 0,
+    ) -> tuple[str, bytes]:
+        """Return the media type and bytes of a thumbnail of a file or array of the gallery.
+
+        It is at most ``size`` pixels wide and high, of a page decoded with the options of its
+        source.
 
         Raises:
             ImageError: the file is not an image, or exceeds the limits.
         """
         request: dict[str, Any] = {"task": "thumbnail", "name": name, "size": size}
+        request |= {"options": asdict(options), "page": page}
         if not isinstance(image, bytes):
             request["shape"] = image.shape
             image = np.ascontiguousarray(image).tobytes()

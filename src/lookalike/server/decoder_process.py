@@ -19,6 +19,7 @@ from PIL import Image
 from lookalike.errors import InputError
 from lookalike.images.decode import decode, shrink_image
 from lookalike.images.foreground import Box
+from lookalike.images.options import DecodeOptions
 from lookalike.server import messages
 from lookalike.types import ImageArray
 
@@ -31,7 +32,7 @@ Response = tuple[dict[str, Any], bytes | memoryview]
 def image(data: bytes, request: Mapping[str, Any]) -> Response:
     """Decode to pixels; ``box`` crops the image first."""
     box = request.get("box")
-    pixels = decode(data, name=request["name"], full_size=box is not None)
+    pixels = _decode(data, request, full_size=box is not None)
     pixels = pixels if box is None else Box.from_sequence(box).crop(pixels)
     pixels = np.ascontiguousarray(shrink_image(pixels, MAX_SIDE))
     return {"shape": pixels.shape}, pixels.reshape(-1).data
@@ -42,12 +43,18 @@ def thumbnail(data: bytes, request: Mapping[str, Any]) -> Response:
     if "shape" in request:
         pixels: ImageArray = np.frombuffer(data, np.uint8).reshape(request["shape"])
     else:
-        pixels = decode(data, name=request["name"])
+        pixels = _decode(data, request)
     pixels = shrink_image(pixels, request["size"])
     tiny = max(pixels.shape[:2]) <= _TINY
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG" if tiny else "JPEG", quality=85)
     return {"type": "image/png" if tiny else "image/jpeg"}, file.getvalue()
+
+
+def _decode(data: bytes, request: Mapping[str, Any], *, full_size: bool = False) -> ImageArray:
+    options = DecodeOptions(**request["options"])
+    name, page = request["name"], request["page"]
+    return decode(data, name=name, full_size=full_size, options=options, page=page)
 
 
 _TINY = 64

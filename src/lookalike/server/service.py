@@ -252,7 +252,9 @@ class Service:
         else:
             assert query.image is not None
             data, name = query.image, "the image"
-        crops = await self._crops(data, name, region, stages)
+        with stages("decode"):
+            image = await self.decoders.image(data, name, region.box)
+        crops = await self._crops(image, region)
         embeddings = await _encode_crops(handle, crops, name, stages)
         return QueryVectors(name, None, embeddings, None, crops[0])
 
@@ -269,22 +271,22 @@ class Service:
         uri, embeddings = row.uris[0], row.embeddings
         if region == QueryRegion() and not needs_image:
             return QueryVectors(row_id, uri, embeddings, row_id)
-        data = await self.in_thread(read_item_image, uri, row_id)
-        crops = await self._crops(data, row_id, region, stages)
+        stored = await self.in_thread(read_item_image, uri, row_id)
+        with stages("decode"):
+            if isinstance(stored.content, bytes):
+                image = await self.decoders.image(
+                    stored.content, row_id, region.box, options=stored.options, page=stored.page
+                )
+            else:
+                image = stored.content if region.box is None else region.box.crop(stored.content)
+        crops = await self._crops(image, region)
         if region != QueryRegion():
             embeddings = await _encode_crops(handle, crops, row_id, stages)
         return QueryVectors(row_id, uri, embeddings, row_id, crops[0])
 
-    async def _crops(
-        self, data: bytes | ImageArray, name: str, region: QueryRegion, stages: Stages
-    ) -> list[ImageArray]:
-        """Decode an image and return the crops of it to encode."""
-        with stages("decode"):
-            if isinstance(data, bytes):
-                image = await self.decoders.image(data, name, region.box)
-            else:
-                image = data if region.box is None else region.box.crop(data)
-        rest = replace(region, box=None)  # the box is cut out already
+    async def _crops(self, image: ImageArray, region: QueryRegion) -> list[ImageArray]:
+        """Return the crops to encode of an image, of which the box is cut out already."""
+        rest = replace(region, box=None)
         return [image] if rest == QueryRegion() else await self.in_thread(rest.crops, image)
 
     async def _fetch(self, url: str, stages: Stages) -> bytes:

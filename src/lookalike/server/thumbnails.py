@@ -6,13 +6,16 @@ import contextlib
 import io
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
 from lookalike.errors import ImageError, SourceError
-from lookalike.images.decode import media_type
+from lookalike.images.formats import detect_format
+from lookalike.images.options import DecodeOptions
 from lookalike.server.decoder_pool import DecoderPool
+from lookalike.server.decoder_process import MAX_SIDE
 from lookalike.server.problems import too_many_requests
 from lookalike.sources import open_items
 from lookalike.stores.base import Rows
@@ -24,6 +27,15 @@ _MAX_READS = 512
 
 RunInThread = Callable[..., Awaitable[Any]]
 """Runs blocking work in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """The file or the pixels of an item's image, and how its file is decoded."""
+
+    content: bytes | ImageArray
+    options: DecodeOptions
+    page: int
 
 
 class ItemImages:
@@ -38,17 +50,22 @@ class ItemImages:
     async def full(self, row: Rows) -> tuple[str, bytes]:
         """Return the media type and bytes of an item's file, or of a PNG of its pixels.
 
+        Files that browsers do not show are returned as JPEG, at most 2,048 pixels a side.
+
         Raises:
             ImageError: the image cannot be read.
         """
         async with self._read_slot():
-            data = await self._in_thread(read_item_image, row.uris[0], row.ids[0])
+            stored = await self._in_thread(read_item_image, row.uris[0], row.ids[0])
+            data = stored.content
             if not isinstance(data, bytes):
                 return "image/png", await self._in_thread(_encode_png, data)
-            kind = media_type(data)
-            if kind is None:
+            kind = detect_format(data, row.uris[0])
+            if kind is None or not kind.is_readable:
                 raise ImageError(f"{row.ids[0]}: the file is not an image any more")
-            return kind, data
+            if kind.web:
+                return kind.media_type, data
+            return await self._thumbnail(stored, row.ids[0], MAX_SIDE)
 
     async def thumbnail(self, row: Rows, size: int) -> tuple[str, bytes]:
         """Return the media type and bytes of a thumbnail, at most ``size`` pixels wide and high.
@@ -59,10 +76,15 @@ class ItemImages:
         key = row.hashes[0], size
         if (thumbnail := self._thumbnails.get(key)) is None:
             async with self._read_slot():
-                data = await self._in_thread(read_item_image, row.uris[0], row.ids[0])
-                thumbnail = await self._decoders.thumbnail(data, row.ids[0], size)
+                stored = await self._in_thread(read_item_image, row.uris[0], row.ids[0])
+                thumbnail = await self._thumbnail(stored, row.ids[0], size)
             self._thumbnails.put(key, thumbnail)
         return thumbnail
+
+    async def _thumbnail(self, stored: StoredImage, row_id: str, size: int) -> tuple[str, bytes]:
+        return await self._decoders.thumbnail(
+            stored.content, row_id, size, options=stored.options, page=stored.page
+        )
 
     @contextlib.asynccontextmanager
     async def _read_slot(self) -> AsyncIterator[None]:
@@ -98,14 +120,15 @@ class _Cache:
             self._size -= len(evicted)
 
 
-def read_item_image(uri: str, row_id: str) -> bytes | ImageArray:
-    """Return the file or the pixels of an item's image.
+def read_item_image(uri: str, row_id: str) -> StoredImage:
+    """Read the image of an item.
 
     Raises:
         ImageError: the image cannot be read; the message has the item's id but not its location.
     """
     try:
-        return open_items([uri])[0].read()
+        (item,) = open_items([uri])
+        return StoredImage(item.read(), item.options, item.page)
     except (OSError, ImageError, SourceError) as error:
         reason = error.strerror if isinstance(error, OSError) else type(error).__name__
         raise ImageError(f"{row_id}: the image file cannot be read any more ({reason})") from error

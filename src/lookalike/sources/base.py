@@ -9,7 +9,8 @@ from typing import Protocol
 
 from lookalike.errors import ImageError
 from lookalike.files import escape_name
-from lookalike.images.decode import DEFAULT_OPTIONS, DecodedImage, DecodeOptions, decode_with_notes
+from lookalike.images.decode import DecodedImage, decode_with_notes
+from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from lookalike.sources.skipping import Skipped
 from lookalike.types import Failure, ImageArray, Metadata

@@ -12,8 +12,8 @@ from pathlib import Path
 from lookalike.errors import SettingError, SourceError
 from lookalike.files import check_regular, escape_name, read_regular, unescape_name
 from lookalike.images import idx
-from lookalike.images.decode import DEFAULT_OPTIONS, DecodeOptions
 from lookalike.images.formats import supported_suffixes
+from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
 from lookalike.sources.arrays import DATASET_PREFIX, ArraySource, load_dataset, load_idx
 from lookalike.sources.base import Item, Source
 from lookalike.sources.folder import FolderSource, file_signature

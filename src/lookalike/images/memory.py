@@ -1,0 +1,108 @@
+"""The memory that decoding may use: half of what the machine has to spare, for all threads.
+
+Small images are not counted. A large one waits while others take its share, and is refused only if
+it alone needs more than there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from lookalike.cpu_quota import control_groups
+
+_COUNTED = 128 << 20
+"""Bytes from which an image is counted."""
+
+_SHARE = 2
+_UNKNOWN = 4 << 30
+"""Assumed where the system does not tell."""
+
+_ROOT = Path("/")
+
+
+class MemoryBudget:
+    """Memory shared by threads; ``limit`` in bytes, default half of what is available."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._fixed = limit
+        self._reserved = 0
+        self._changed = threading.Condition()
+
+    def limit(self) -> int:
+        """Return the most bytes that one image may take."""
+        if self._fixed is not None:
+            return self._fixed
+        with self._changed:
+            return (available_memory() + self._reserved) // _SHARE
+
+    @contextlib.contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
+        """Hold so many bytes during the block; wait until others have left enough.
+
+        More than the limit is let through when nothing else is held.
+        """
+        if size < _COUNTED:
+            yield
+            return
+        limit = self.limit()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._reserved or self._reserved + size <= limit)
+            self._reserved += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._reserved -= size
+                self._changed.notify_all()
+
+
+BUDGET = MemoryBudget()
+"""The memory of this process."""
+
+
+def available_memory(root: Path = _ROOT) -> int:
+    """Return the bytes that the system and the control groups of this process leave unused.
+
+    Args:
+        root: the folder with ``proc`` and ``sys``.
+    """
+    free = [_UNKNOWN]
+    for line in _lines(root / "proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            free = [int(line.split()[1]) * 1024]
+    if free == [_UNKNOWN] and hasattr(os, "sysconf"):
+        with contextlib.suppress(ValueError, OSError):
+            free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]
+    for folder in control_groups(root, "memory"):
+        free += [left for names in _FILES if (left := _left(folder, *names)) is not None]
+    return min(free)
+
+
+_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Of a control group of version 2 and 1: limit, use, and the part of it that is cached files."""
+
+
+def _left(folder: Path, limit: str, used: str, cached: str) -> int | None:
+    """Return the bytes that a control group has left, None if it has no limit."""
+    try:
+        left = int((folder / limit).read_text()) - int((folder / used).read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+    for line in _lines(folder / "memory.stat"):
+        if line.startswith(f"{cached} "):
+            left += int(line.split()[1])
+    return max(0, left)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except (OSError, ValueError):
+        return []
