@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from PIL import Image
 
 import lookalike as la
 from lookalike.encoders.registry import open_encoder
-from lookalike.errors import ArtifactError, FormatVersionError
-from lookalike.evaluation.saved import FILE, FORMAT, load_saved_evaluation, save_evaluation
+from lookalike.errors import ArtifactError, FormatVersionError, ReplacedError
+from lookalike.evaluation.saved import FILE, load_saved_evaluation, save_evaluation
 from lookalike.evaluation.summary import verdict
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import open_source
@@ -50,7 +51,7 @@ def test_the_saved_evaluation_is_the_measured_one(work: Path) -> None:
     assert (saved.rows, saved.fingerprint) == (6, gallery.encoder.fingerprint)
     assert saved.page["verdict"] == saved.verdict
     assert all(section["title"] != "Settings" for section in saved.page["sections"])
-    assert [path.name for path in gallery.path.iterdir() if "evaluation" in path.name] == [FILE]
+    assert [path.name for path in gallery.path.iterdir() if "evaluation" in path.name] == [FILE.name]
 
 
 def test_changes_of_the_gallery_make_it_stale(work: Path) -> None:
@@ -66,12 +67,42 @@ def test_changes_of_the_gallery_make_it_stale(work: Path) -> None:
     Image.new("RGB", (9, 9)).save(work / "secret" / "photos" / "dark" / "new.png")
     run("index", "g.gallery", "secret/photos", cwd=work)
     facts = json.loads(run("info", "g.gallery", "--json", cwd=work))["evaluation"]
+    assert (facts["stale"], facts["changes"]) == (True, "1 commit")
+    assert "outdated (1 commit since)" in run("info", "g.gallery", cwd=work)
+
+
+def test_images_changed_in_place_make_it_stale(work: Path) -> None:
+    """The number of rows and the encoder stay the same."""
+    run("evaluate", "g.gallery", "--save", cwd=work)
+    for number in range(3):
+        Image.new("RGB", (16, 16), (9, 90, 200 + number)).save(
+            work / "secret" / "photos" / "dark" / f"{number}.png"
+        )
+    changed = json.loads(run("index", "g.gallery", "secret/photos", "--json", cwd=work))
+    assert (changed["updated"], changed["unchanged"]) == (3, 3)
+    facts = json.loads(run("info", "g.gallery", "--json", cwd=work))["evaluation"]
     assert facts["stale"] is True
 
 
+def test_an_evaluation_of_a_replaced_gallery_is_not_saved_in_the_new_one(work: Path) -> None:
+    gallery = Gallery.open(work / "g.gallery")
+    evaluation, encoder = la.evaluate(gallery), gallery.encoder
+    shutil.rmtree(work / "g.gallery")
+    other = Gallery.create(work / "g.gallery", encoder=encoder)
+    with pytest.raises(ReplacedError):
+        save_evaluation(evaluation, gallery, {})
+    assert not (other.path / FILE.name).exists()
+    shutil.rmtree(work / "g.gallery")
+    with pytest.raises(ArtifactError, match="the gallery is gone"):
+        save_evaluation(evaluation, gallery, {})
+    assert not (work / "g.gallery").exists()
+
+
 FIELDS = {
-    "format": FORMAT,
+    "format": FILE.version,
     "created_at": "",
+    "identity": "",
+    "revision": "",
     "rows": 6,
     "fingerprint": "",
     "verdict": "",
@@ -84,7 +115,7 @@ VERSION_1 = {
 }
 
 
-WRONG: list[dict[str, Any]] = [{"created_at": 3}, {"page": []}, {"more": 1}, {"format": "2"}]
+WRONG: list[dict[str, Any]] = [{"rows": "3"}, {"page": []}, {"format": "3", "verdict": 1}]
 
 
 @pytest.mark.parametrize(
@@ -95,9 +126,9 @@ WRONG: list[dict[str, Any]] = [{"created_at": 3}, {"page": []}, {"more": 1}, {"f
     ],
 )
 def test_a_damaged_file_is_reported_beside_the_facts(work: Path, text: str) -> None:
-    (work / "g.gallery" / FILE).write_bytes(text.encode("latin-1"))
+    (work / "g.gallery" / FILE.name).write_bytes(text.encode("latin-1"))
     with pytest.raises(
-        ArtifactError, match=r"^evaluation\.json of g\.gallery: not a saved evaluation"
+        ArtifactError, match=r"^evaluation\.json of g\.gallery: damaged"
     ):
         load_saved_evaluation(Gallery.open(work / "g.gallery"))
     process = lookalike("info", "g.gallery", "--json", cwd=work)
@@ -106,10 +137,10 @@ def test_a_damaged_file_is_reported_beside_the_facts(work: Path, text: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("document", "age"), [(VERSION_1, "an older"), ({**FIELDS, "format": FORMAT + 1}, "a newer")]
+    ("document", "age"), [(VERSION_1, "an older"), ({**FIELDS, "format": FILE.version + 1}, "a newer")]
 )
 def test_other_formats_are_refused(work: Path, document: dict[str, Any], age: str) -> None:
-    (work / "g.gallery" / FILE).write_text(json.dumps(document))
+    (work / "g.gallery" / FILE.name).write_text(json.dumps(document))
     with pytest.raises(FormatVersionError, match=f"written by {age} lookalike.*evaluate again"):
         load_saved_evaluation(Gallery.open(work / "g.gallery"))
 
@@ -128,7 +159,7 @@ def test_no_path_is_saved(work: Path) -> None:
         )
     )
     assert str(ground_truth) in process.stderr  # whoever evaluates may know it
-    text = (work / "g.gallery" / FILE).read_text()
+    text = (work / "g.gallery" / FILE.name).read_text()
     assert "truth.csv" in text
     assert "1 query from photos, 6 rows" in text
     assert "secret" not in text
@@ -144,7 +175,7 @@ def test_neither_relative_paths_nor_slices_of_files_are_saved(
     save_evaluation(
         evaluation, gallery, {"subtitle": f"from {evaluation.queries}", "sections": [section]}
     )
-    document = json.loads((gallery.path / FILE).read_text())
+    document = json.loads((gallery.path / FILE.name).read_text())
     assert document["page"] == {
         "subtitle": "from photos[:5]",
         "sections": [{"text": "of photos/dark/0.png and dataset:mnist/test, 1/2."}],

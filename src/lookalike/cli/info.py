@@ -64,9 +64,9 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
         shown["size"] = console.size(shown.pop("bytes"))
     if "evaluation" in shown:
         evaluation = dict(shown["evaluation"])
-        evaluation["status"] = (
-            "outdated: the gallery has changed since" if evaluation.pop("stale") else "up to date"
-        )
+        changes = evaluation.pop("changes")
+        evaluation["status"] = f"outdated ({changes} since)" if changes else "up to date"
+        del evaluation["stale"]
         shown["evaluation"] = evaluation
     return shown
 
@@ -85,8 +85,9 @@ def _evaluation(gallery: Gallery) -> dict[str, Any]:
         return {}
     return {
         "evaluation": {
-            "created_at": saved.created_at,
+            "created_at": saved.origin.created_at,
             "verdict": saved.verdict,
-            "stale": saved.stale,
+            "stale": saved.origin.stale,
+            "changes": saved.origin.changes,
         }
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.batching import encode_items
 from lookalike.errors import ImageError, InputError, SettingError
 from lookalike.evaluation.baselines import CHANCE, BaselineResults, run_baselines
+from lookalike.evaluation.leakage import find_leakage
 from lookalike.evaluation.metrics import QueryScores, Scores, ceiling_at_k
 from lookalike.evaluation.protocols import open_protocol
 from lookalike.evaluation.relevance import Relevance, RelevantSet, build_relevance
@@ -24,9 +25,10 @@ from lookalike.evaluation.variants import VariantBenchmark, parse_variants
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import Item, ItemSource, Source, open_source
 from lookalike.sources.sampling import sample_images
-from lookalike.stores.base import Rows, VectorStore
+from lookalike.stores.base import MAX_K, RowReader, Rows
 from lookalike.stores.memory import MemoryStore
 from lookalike.types import (
+    Embeddings,
     Failure,
     Hit,
     Metric,
@@ -34,6 +36,7 @@ from lookalike.types import (
     ProgressCallback,
     ignore_progress,
 )
+from lookalike.vectors import has_direction
 
 DEFAULT_K = 7
 
@@ -55,6 +58,7 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
     backgrounds: str | Path | Source | None = None,
     variants: str | Sequence[str] | None = None,
     baselines: bool = False,
+    exclude_duplicates: bool = False,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Evaluation:
     """Measure the search quality of a gallery.
@@ -62,7 +66,11 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
     A hit is correct if its row has the query's label, unless ``match``, ``ground_truth`` or
     ``synthetic_queries`` defines relevance otherwise. A query that is itself a row (same id) never
     counts as its own hit. Queries without a label or relevant row, or that cannot be decoded, are
-    skipped and listed.
+    skipped and listed. A query with an embedding of zeros, which is equally far from all rows, has
+    no hits.
+
+    Queries that the gallery holds as the same file are counted, and near-duplicates too if the
+    queries are a source (:mod:`lookalike.evaluation.leakage`): they find themselves.
 
     Args:
         gallery: the gallery to search.
@@ -82,6 +90,8 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
         baselines: compare with chance, pixels, PCA, HOG and an untrained network, each fitted to
             and run on the same images with the same metric. One that cannot be, such as PCA on
             few images, is left out with its reason.
+        exclude_duplicates: ignore rows that are identical to a query or near-duplicates of it in
+            its ranking, as neither correct nor incorrect.
         on_progress: called at each stage.
 
     Raises:
@@ -100,6 +110,7 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
         raise SettingError("{k} must be at least 1", k=k)
     if first < 1:
         raise SettingError("{first} must be at least 1", first=first)
+    gallery = gallery.snapshot()
     metric = gallery.metric if metric is None else Metric(metric)
     rows = gallery.items()
     source: Source
@@ -109,7 +120,12 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
             "{backgrounds} needs {synthetic_queries}", backgrounds=None, synthetic_queries=None
         )
     if synthetic_queries:
-        _check_synthetic(queries=queries, match=match, ground_truth=ground_truth)
+        _check_synthetic(
+            queries=queries,
+            match=match,
+            ground_truth=ground_truth,
+            exclude_duplicates=exclude_duplicates or None,
+        )
         source, relevance = make_synthetic_queries(gallery, backgrounds, on_progress=on_progress)
     else:
         source = (
@@ -118,7 +134,20 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
             else queries or rows
         )
         relevance = build_relevance(rows, source, match=match, ground_truth=ground_truth)
-    items, relevant, skipped = _read_queries(source, relevance, on_progress)
+    read = _read_queries(source, relevance, on_progress)
+    embeddings = np.concatenate(list(encode_items(gallery.encoder, read.items)))
+    leaked = None
+    if not synthetic_queries:
+        leaked = find_leakage(
+            gallery,
+            read.items,
+            embeddings,
+            near=queries is not None or exclude_duplicates,
+            exclude=exclude_duplicates,
+            on_progress=on_progress,
+        )
+    if leaked is not None and exclude_duplicates:
+        read, embeddings = read.ignoring(leaked.by_query, embeddings)
     benchmark = _Benchmark(
         gallery=gallery,
         rows=rows,
@@ -126,20 +155,25 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
         first=first,
         metric=metric,
         labels=relevance.labels,
-        queries=items,
-        relevant=relevant,
+        queries=read.items,
+        relevant=read.relevant,
+        ignored=read.ignored,
         on_progress=on_progress,
     )
     compared = benchmark.baselines() if baselines else BaselineResults()
-    hits = benchmark.search(gallery.encoder, gallery.store)
+    hits = benchmark.search(gallery.encoder, gallery.store, embeddings)
     values = benchmark.query_scores(hits)
     labels = tuple(sorted({*benchmark.labels.values(), *benchmark.query_labels}))
     return Evaluation(
         k=k,
         gallery=str(gallery.path),
+        state=gallery.state,
         rows=len(gallery),
         queries=source.spec,
-        skipped=tuple(skipped),
+        skipped=tuple(read.skipped),
+        without_relevant=read.without_relevant,
+        zero_embeddings=int((~benchmark.is_defined(embeddings)).sum()),
+        leakage=None if leaked is None else leaked.leakage,
         scores=benchmark.score(gallery.encoder.name, hits),
         baselines=compared.results,
         baselines_left_out=compared.left_out,
@@ -153,7 +187,13 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
         ceiling=float(ceiling_at_k(benchmark.relevant_counts, k).mean()),
         protocol=opened_protocol,
         variants=VariantBenchmark(
-            gallery=gallery, queries=items, relevant=relevant, k=k, metric=metric, first=first
+            gallery=gallery,
+            queries=read.items,
+            relevant=read.relevant,
+            ignored=read.ignored,
+            k=k,
+            metric=metric,
+            first=first,
         ).run(parsed_variants, values.average_precision, on_progress),
     )
 
@@ -174,7 +214,8 @@ class _Benchmark:
     """The rows, queries, relevance and metric that every encoder is scored on.
 
     ``labels`` is the label of each row by id, empty unless relevance is by label; ``relevant``
-    has the relevant rows of each of the ``queries``.
+    has the relevant rows of each of the ``queries``, and ``ignored`` those that are left out of its
+    ranking.
     """
 
     gallery: Gallery
@@ -185,6 +226,7 @@ class _Benchmark:
     labels: Mapping[str, str]
     queries: Sequence[Item]
     relevant: Sequence[RelevantSet]
+    ignored: Sequence[frozenset[str]]
     on_progress: ProgressCallback
 
     @property
@@ -211,7 +253,7 @@ class _Benchmark:
         )
         return BaselineResults({CHANCE: self.chance(), **run.results}, run.left_out)
 
-    def store_for(self, encoder: Encoder) -> VectorStore:
+    def store_for(self, encoder: Encoder) -> RowReader:
         """Return the gallery's images as encoded by another encoder."""
         items = self.rows.items
         task = f"encode with {encoder.name}"
@@ -222,20 +264,41 @@ class _Benchmark:
         store.upsert(Rows([i.id for i in items], blank, embeddings, [{}] * len(items), blank))
         return store
 
-    def search(self, encoder: Encoder, store: VectorStore) -> list[list[Hit]]:
-        """Return the k hits of each query, without the query itself."""
-        wanted = self.k + bool(self.indexed.any())
+    def search(
+        self, encoder: Encoder, store: RowReader, embeddings: Embeddings | None = None
+    ) -> list[list[Hit]]:
+        """Return the k hits of each query, without the query itself and the ignored rows.
+
+        ``embeddings`` are those of the queries, if they have been encoded.
+        """
+        most = self.k + bool(self.indexed.any()) + max(map(len, self.ignored))
         report = self._reporter(f"search with {encoder.name}", len(self.queries))
         hits: list[list[Hit]] = []
-        for embeddings in encode_items(encoder, self.queries):
-            queries = self.queries[len(hits) : len(hits) + len(embeddings)]
-            results = store.search(embeddings, wanted, self.metric)
+        if embeddings is None:
+            batches = encode_items(encoder, self.queries)
+        else:
+            starts = range(0, len(embeddings), _REPORT_EVERY)
+            batches = (embeddings[start : start + _REPORT_EVERY] for start in starts)
+        for batch in batches:
+            places = range(len(hits), len(hits) + len(batch))
+            results = store.search(batch, min(most, MAX_K), self.metric)
             hits += [
-                [hit for hit in row if hit.id != query.id][: self.k]
-                for row, query in zip(results, queries, strict=True)
+                [hit for hit in row if not self._is_left_out(hit, place)][: self.k]
+                if defined
+                else []
+                for row, place, defined in zip(
+                    results, places, self.is_defined(batch).tolist(), strict=True
+                )
             ]
             report(len(hits))
         return hits
+
+    def is_defined(self, embeddings: Embeddings) -> NDArray[np.bool_]:
+        """Return which embeddings have a distance: none of zeros, where the metric is cosine."""
+        return has_direction(embeddings) | (self.metric is Metric.L2)
+
+    def _is_left_out(self, hit: Hit, place: int) -> bool:
+        return hit.id == self.queries[place].id or hit.id in self.ignored[place]
 
     def score(self, encoder: str, hits: Sequence[Sequence[Hit]]) -> Scores:
         """Return the mean scores of hits."""
@@ -250,7 +313,8 @@ class _Benchmark:
 
     def chance(self) -> Scores:
         """Return the expected scores of rows drawn at random."""
-        rows = len(self.gallery) - self.indexed.astype(np.int64)
+        left_out = self.indexed.astype(np.int64) + [len(rows) for rows in self.ignored]
+        rows = len(self.gallery) - left_out
         return self._mean(CHANCE, QueryScores.by_chance(self.relevant_counts, rows, self.k))
 
     def confusion(self, labels: Sequence[str], hits: Sequence[Sequence[Hit]]) -> NDArray[np.int64]:
@@ -291,30 +355,86 @@ class _Benchmark:
         return report
 
 
+@dataclass(frozen=True, slots=True)
+class _Queries:
+    """The queries that can be used, with their relevant and ignored rows, and the skipped ones.
+
+    ``without_relevant`` of the skipped ones have no relevant row.
+    """
+
+    spec: str
+    labeled: bool
+    items: list[Item]
+    relevant: list[RelevantSet]
+    ignored: list[frozenset[str]]
+    skipped: list[Failure]
+    without_relevant: int
+
+    def ignoring(
+        self, rows: Mapping[str, frozenset[str]], embeddings: Embeddings
+    ) -> tuple[_Queries, Embeddings]:
+        """Return the queries, without some rows by id, and their embeddings.
+
+        Raises:
+            InputError: no query has a relevant row left.
+        """
+        ignored = [rows.get(item.id, frozenset()) for item in self.items]
+        relevant = [
+            each.without(left_out)
+            for each, left_out in zip(self.relevant, ignored, strict=True)
+        ]
+        kept = [place for place, each in enumerate(relevant) if not each.skip_reason]
+        lost = [place for place, each in enumerate(relevant) if each.skip_reason]
+        queries = replace(
+            self,
+            items=[self.items[place] for place in kept],
+            relevant=[relevant[place] for place in kept],
+            ignored=[ignored[place] for place in kept],
+            skipped=self.skipped
+            + [Failure(self.items[place].uri, relevant[place].skip_reason) for place in lost],
+            without_relevant=self.without_relevant + len(lost),
+        )
+        queries.check()
+        return queries, embeddings[kept]
+
+    def check(self) -> None:
+        """Raise InputError unless there is a query."""
+        if not self.items:
+            kind = "labeled query" if self.labeled else "query"
+            total = len(self.items) + len(self.skipped)
+            raise InputError(
+                f"{self.spec}: no {kind} with a relevant row among {total:,} images; the first, "
+                f"{self.skipped[0].uri}: {self.skipped[0].reason}"
+            )
+
+
 def _read_queries(
     source: Source, relevance: Relevance, on_progress: ProgressCallback
-) -> tuple[list[Item], list[RelevantSet], list[Failure]]:
-    """Return the queries that can be used, their relevant rows, and the skipped queries."""
-    queries, relevant_sets, skipped = [], [], []
+) -> _Queries:
+    """Return the queries that can be used, their relevant rows, and the skipped queries.
+
+    Raises:
+        InputError: there are none.
+    """
+    queries = _Queries(source.spec, relevance.criterion.labeled, [], [], [], [], 0)
+    without_relevant = 0
     on_progress(Progress("read queries", 0, len(source), "images"))
     for number, item in enumerate(source, 1):
         relevant = relevance.relevant(item)
         if relevant is not None and relevant.skip_reason:
-            skipped.append(Failure(item.uri, relevant.skip_reason))
+            queries.skipped.append(Failure(item.uri, relevant.skip_reason))
+            without_relevant += relevant.irrelevant
         elif relevant is not None:
             try:
                 item.image()
             except ImageError as error:
-                skipped.append(Failure(item.uri, str(error).removeprefix(f"{item.uri}: ")))
+                reason = str(error).removeprefix(f"{item.uri}: ")
+                queries.skipped.append(Failure(item.uri, reason))
             else:
-                queries.append(item)
-                relevant_sets.append(relevant)
+                queries.items.append(item)
+                queries.relevant.append(relevant)
+                queries.ignored.append(frozenset())
         if number % _REPORT_EVERY == 0 or number == len(source):
             on_progress(Progress("read queries", number, len(source), "images"))
-    if not queries:
-        kind = "labeled query" if relevance.criterion.labeled else "query with a relevant row"
-        raise InputError(
-            f"{source.spec}: no {kind} among {len(source):,} images; the first, "
-            f"{skipped[0].uri}: {skipped[0].reason}"
-        )
-    return queries, relevant_sets, skipped
+    queries.check()
+    return replace(queries, without_relevant=without_relevant)

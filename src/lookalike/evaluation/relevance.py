@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,13 +85,15 @@ class RelevantSet:
     """The relevant rows of one query, or the reason to skip the query.
 
     ``ids`` may hold the query's own row; ``count`` does not include it. ``name`` is the query's
-    label, value or short name, for display.
+    label, value or short name, for display. ``irrelevant``: it is skipped because no row is
+    relevant to it, so that recall and average precision are undefined.
     """
 
     ids: frozenset[str]
     count: int
     name: str
     skip_reason: str = ""
+    irrelevant: bool = False
 
     @classmethod
     def of(cls, query: Item, ids: frozenset[str], name: str) -> RelevantSet:
@@ -99,9 +101,17 @@ class RelevantSet:
         return cls(ids, len(ids) - (query.id in ids), name)
 
     @classmethod
-    def skip(cls, reason: str) -> RelevantSet:
+    def skip(cls, reason: str, *, irrelevant: bool = False) -> RelevantSet:
         """Return that a query is skipped."""
-        return cls(frozenset(), 0, "", reason)
+        return cls(frozenset(), 0, "", reason, irrelevant)
+
+    def without(self, rows: frozenset[str]) -> RelevantSet:
+        """Return the set without some rows, of which none is the query's own."""
+        ids = self.ids - rows
+        count = self.count - len(self.ids & rows)
+        if self.count and not count:
+            return self.skip("its relevant rows are duplicates of it", irrelevant=True)
+        return replace(self, ids=ids, count=count)
 
 
 class Relevance(Protocol):
@@ -200,18 +210,15 @@ class ColumnRelevance:
         return {row_id: label for label, ids in self.groups.items() for row_id in ids}
 
     def relevant(self, query: Item) -> RelevantSet:
-        """Return the rows with the query's value.
-
-        A query whose label no other row has scores 0, as in the 2020 report. One whose value of
-        another column no other row has is skipped.
-        """
+        """Return the rows with the query's value; if no other row has it, the query is skipped."""
         value = query.metadata.get(self.criterion.column or LABEL)
         if value is None:
             return RelevantSet.skip(f"has no {self.criterion.column}")
         relevant = RelevantSet.of(query, self.groups.get(str(value), frozenset()), str(value))
-        if relevant.count or self.criterion.labeled:
+        if relevant.count:
             return relevant
-        return RelevantSet.skip(f"no other row has its {self.criterion.column}, {str(value)!r}")
+        reason = f"no other row has its {self.criterion.column}, {str(value)!r}"
+        return RelevantSet.skip(reason, irrelevant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,10 +281,12 @@ class GroundTruthRelevance:
             return relevant
         unknown = self.unknown[query.id]
         if relevant.ids:
-            return RelevantSet.skip("the ground truth lists no row but the query itself")
-        if not unknown:
-            return RelevantSet.skip("the ground truth lists no relevant row")
-        return RelevantSet.skip(f"its relevant rows are not in the gallery: {_listed(unknown)}")
+            reason = "the ground truth lists no row but the query itself"
+        elif not unknown:
+            reason = "the ground truth lists no relevant row"
+        else:
+            reason = f"its relevant rows are not in the gallery: {_listed(unknown)}"
+        return RelevantSet.skip(reason, irrelevant=True)
 
 
 def mark_correct(

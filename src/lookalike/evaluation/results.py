@@ -13,6 +13,7 @@ from lookalike.evaluation.metrics import Scores
 from lookalike.evaluation.protocols import EvaluationProtocol
 from lookalike.evaluation.relevance import RelevanceCriterion
 from lookalike.evaluation.variants import VariantResult
+from lookalike.gallery.state import GalleryState
 from lookalike.types import Failure, Hit
 
 
@@ -47,7 +48,8 @@ class Evaluation:
     ``confusion`` is ``(labels, labels)`` int64: hits by label of the query (row) and of the hit
     (column); ``baselines_left_out`` holds the reason for each baseline that could not be run;
     ``query_labels`` and ``gallery_labels`` count images by label. These and ``labels``
-    are empty unless ``criterion`` is the label. ``ceiling`` is the highest possible precision@k,
+    are empty unless ``criterion`` is the label. ``state`` is that of the gallery when it was
+    evaluated. ``ceiling`` is the highest possible precision@k,
     the mean of min(relevant, k) / k. ``others`` may hold scores of other galleries of the same
     images for the same queries, for comparison.
     """
@@ -67,6 +69,7 @@ class Evaluation:
     latency: Latency
     criterion: RelevanceCriterion
     ceiling: float
+    state: GalleryState
     protocol: EvaluationProtocol | None = None
     baselines_left_out: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, Scores] = field(default_factory=dict)

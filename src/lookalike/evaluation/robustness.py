@@ -33,7 +33,7 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.images.corruptions import Corruption, find_corruptions
 from lookalike.images.decode import content_hash, shrink_image
 from lookalike.sources import Item, open_items
-from lookalike.stores.base import MAX_K, Record, Rows, VectorStore
+from lookalike.stores.base import MAX_K, Record, RowReader, Rows
 from lookalike.stores.memory import MemoryStore
 from lookalike.types import (
     Embeddings,
@@ -164,6 +164,7 @@ def evaluate_robustness(
         SourceError: the source of a row is missing.
     """
     experiment = _Experiment.of(k, queries, seed)
+    gallery = gallery.snapshot()
     target = _Target(
         name=str(gallery.path),
         encoder=gallery.encoder,
@@ -237,7 +238,7 @@ class _Target:
 
     name: str
     encoder: Encoder
-    store: VectorStore
+    store: RowReader
     metric: Metric
     open_items: Callable[[Sequence[Record]], Sequence[Item]]
 
@@ -374,7 +375,7 @@ class _Query:
 class _OriginalRanks:
     """Ranks of originals among the rows; ``contents`` is the content of each row by id."""
 
-    store: VectorStore
+    store: RowReader
     metric: Metric
     k: int
     contents: Mapping[str, str]

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lookalike.artifacts import write_atomically
-from lookalike.errors import ArtifactError, FormatVersionError
 from lookalike.evaluation.results import Evaluation
 from lookalike.evaluation.summary import verdict
+from lookalike.gallery.derived import DerivedFile, Origin
 from lookalike.gallery.gallery import Gallery
 
-FILE = "evaluation.json"
-FORMAT = 2
-"""Raise it with every change of the fields. Version 1 had no number."""
+FILE = DerivedFile("evaluation.json", 3, "evaluate again: lookalike evaluate {gallery} --save")
 
 _IMAGE = "image"
 _FIELDS = {
-    "created_at": str,
     "rows": int,
     "fingerprint": str,
     "verdict": str,
@@ -34,30 +28,28 @@ _FIELDS = {
 class SavedEvaluation:
     """An evaluation as it was saved.
 
-    ``created_at`` is in UTC, ISO 8601. ``evaluation`` is the document of ``lookalike evaluate
-    --json``, ``page`` the report's title, sections and figures; neither contains paths. ``stale``:
-    the gallery's rows or encoder have changed since.
+    ``evaluation`` is the document of ``lookalike evaluate --json``, ``page`` the report's title,
+    sections and figures; neither contains paths. ``origin``: the state of the gallery that was
+    evaluated, and what changed since.
     """
 
-    created_at: str
+    origin: Origin
     rows: int
     fingerprint: str
     verdict: str
     evaluation: Mapping[str, Any]
     page: Mapping[str, Any]
-    stale: bool
 
 
 def save_evaluation(evaluation: Evaluation, gallery: Gallery, page: Mapping[str, Any]) -> Path:
     """Save an evaluation and its report in the gallery's folder; return the file.
 
     Raises:
+        ArtifactError: the gallery is gone, or was replaced since it was evaluated.
         StorageError: it could not be written.
     """
     names = _file_names(evaluation, gallery)
-    document = {
-        "format": FORMAT,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    fields = {
         "rows": evaluation.rows,
         "fingerprint": gallery.fingerprint,
         "verdict": verdict(evaluation),
@@ -67,9 +59,7 @@ def save_evaluation(evaluation: Evaluation, gallery: Gallery, page: Mapping[str,
         },
         "page": _without_paths(page, names),
     }
-    path = gallery.path / FILE
-    write_atomically(path, json.dumps(document).encode())
-    return path
+    return FILE.save(gallery, Origin.now(evaluation.state), fields)
 
 
 def load_saved_evaluation(gallery: Gallery) -> SavedEvaluation | None:
@@ -79,31 +69,14 @@ def load_saved_evaluation(gallery: Gallery) -> SavedEvaluation | None:
         FormatVersionError: another version of lookalike wrote the file.
         ArtifactError: the file is damaged.
     """
-    # The gallery's name and not its path: clients of the HTTP service read these messages too.
-    name = gallery.path.absolute().name
-    again = f"evaluate again: lookalike evaluate {name} --save"
-    try:
-        document = json.loads((gallery.path / FILE).read_bytes())
-        version = document.pop("format", 1)
-        if version != FORMAT and isinstance(version, int) and "page" in document:
-            age = "an older" if version < FORMAT else "a newer"
-            raise FormatVersionError(
-                f"{FILE} of {name}: written by {age} lookalike (format {version}, not {FORMAT}); "
-                f"{again}"
-            )
-        if version != FORMAT:
-            raise TypeError("format")
-        for field, kind in _FIELDS.items():
-            if not isinstance(document[field], kind):
-                raise TypeError(field)
-        stale = (document["rows"], document["fingerprint"]) != (len(gallery), gallery.fingerprint)
-        return SavedEvaluation(**document, stale=stale)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ArtifactError(
-            f"{FILE} of {name}: not a saved evaluation ({type(error).__name__}); {again}"
-        ) from error
+    return FILE.load(gallery, _from_document)
+
+
+def _from_document(document: Mapping[str, Any], origin: Origin) -> SavedEvaluation:
+    for name, kind in _FIELDS.items():
+        if not isinstance(document[name], kind):
+            raise TypeError(name)
+    return SavedEvaluation(origin=origin, **{name: document[name] for name in _FIELDS})
 
 
 def _file_names(evaluation: Evaluation, gallery: Gallery) -> dict[str, str]:

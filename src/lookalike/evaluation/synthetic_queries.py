@@ -53,6 +53,7 @@ def make_synthetic_queries(
         InputError: fewer than two distinct images.
         SourceError: no image can be read.
     """
+    gallery = gallery.snapshot()
     groups: dict[str, set[str]] = {}
     uris: dict[str, str] = {}
     for record in gallery.store.records():

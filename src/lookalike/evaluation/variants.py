@@ -53,16 +53,24 @@ class SearchVariant:
         rerank = tuple(step for step in steps if step in RERANKINGS)
         return cls("+".join(steps), "foreground" in steps, "multi-crop" in steps, rerank)
 
-    def search(self, gallery: Gallery, item: Item, k: int, metric: Metric) -> tuple[Hit, ...]:
-        """Search a gallery with these options."""
-        return gallery.search(
+    def search(
+        self,
+        gallery: Gallery,
+        item: Item,
+        k: int,
+        metric: Metric,
+        ignored: frozenset[str] = frozenset(),
+    ) -> tuple[Hit, ...]:
+        """Search a gallery with these options, without some rows."""
+        hits = gallery.search(
             item,
-            k=k,
+            k=min(k + len(ignored), MAX_K),
             metric=metric,
             foreground=self.foreground,
             multi_crop=self.multi_crop,
             rerank=self.rerank,
-        ).rows
+        )
+        return tuple(hit for hit in hits if hit.id not in ignored)[:k]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +117,12 @@ def parse_variants(names: str | Sequence[str] | None) -> tuple[SearchVariant, ..
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantBenchmark:
-    """Queries of a gallery, each with its relevant rows, to compare search variants on."""
+    """Queries of a gallery with their relevant and ignored rows, to compare search variants on."""
 
     gallery: Gallery
     queries: Sequence[Item]
     relevant: Sequence[RelevantSet]
+    ignored: Sequence[frozenset[str]]
     k: int
     metric: Metric
     first: int

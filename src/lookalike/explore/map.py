@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import json
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -17,17 +15,17 @@ from lookalike.errors import ArtifactError, FormatVersionError, InputError, Stor
 from lookalike.explore.clusters import UNCLUSTERED, Cluster, describe_clusters, find_clusters
 from lookalike.explore.layout import METHOD, MapQuality, Points, compute_layout, measure_quality
 from lookalike.explore.outliers import lof_scores
+from lookalike.gallery.derived import DerivedFile, Origin, decode_array, encode_array
 from lookalike.gallery.facets import MAX_LISTED
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
-from lookalike.types import Progress, ProgressCallback, ignore_progress
+from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
 
-FILE = "map.json"
+FILE = DerivedFile("map.json", 3, "recompute it: lookalike explore map {gallery} --fresh")
 
 K = 8
 """Nearest neighbors of each image in the file."""
 
-_FORMAT = 2
 _MAX_COORDINATE = 65_535
 
 
@@ -51,9 +49,15 @@ class CollectionMap:
     neighbors: NDArray[np.int64]
     quality: MapQuality
     fingerprint: str
-    created_at: str
+    embeddings_hash: str
+    origin: Origin
     columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
-    stale: bool = False
+
+    @property
+    def stale(self) -> bool:
+        """Whether the gallery has changed since the map was computed."""
+        return self.origin.stale
+
     unsaved: str = ""
 
     @property
@@ -68,21 +72,25 @@ class CollectionMap:
             distinct = sorted({value for value in values if value is not None})
             code_of = {value: code for code, value in enumerate(distinct)} | {None: -1}
             codes = np.array([code_of[value] for value in values], "<i2")
-            columns.append({"name": name, "values": distinct, "codes": _encode(codes)})
+            columns.append({"name": name, "values": distinct, "codes": encode_array(codes)})
         return {
-            "format": _FORMAT,
-            "created_at": self.created_at,
+            "format": FILE.version,
+            "created_at": self.origin.created_at,
+            "identity": self.origin.state.identity,
+            "revision": self.origin.state.revision,
             "fingerprint": self.fingerprint,
+            "embeddings_hash": self.embeddings_hash,
             "method": METHOD,
-            "stale": self.stale,
+            "stale": self.origin.stale,
+            "changes": self.origin.changes,
             **asdict(self.quality),
             "ids": list(self.ids),
-            "points": _encode(np.rint(self.points * _MAX_COORDINATE).astype("<u2")),
-            "membership": _encode(self.membership.astype("<i2")),
+            "points": encode_array(np.rint(self.points * _MAX_COORDINATE).astype("<u2")),
+            "membership": encode_array(self.membership.astype("<i2")),
             "clusters": [{**asdict(each), "name": each.name} for each in self.clusters],
-            "lof_scores": _encode(self.lof_scores.astype("<f4")),
+            "lof_scores": encode_array(self.lof_scores.astype("<f4")),
             "k": self.neighbors.shape[1],
-            "neighbors": _encode(self.neighbors.astype("<u4")),
+            "neighbors": encode_array(self.neighbors.astype("<u4")),
             "columns": columns,
         }
 
@@ -96,6 +104,9 @@ def build_map(
     on_progress: ProgressCallback = ignore_progress,
 ) -> CollectionMap:
     """Return the map of a gallery: the saved one if it is up to date, else a new one, saved.
+
+    If only metadata have changed, such as labels, the points of the saved map are kept, and the
+    names and columns are new.
 
     A new map that cannot be saved, in a gallery that may only be read or on a full disk, is
     returned all the same; its ``unsaved`` is the reason.
@@ -111,30 +122,38 @@ def build_map(
         InputError: fewer than three rows.
         MissingDependencyError: openTSNE is not installed.
     """
+    gallery = gallery.snapshot()
     saved = None if fresh else _load_if_usable(gallery)
     if saved is not None and not saved.stale:
         return _with_columns(saved, gallery, column)
     if len(gallery) < 3:
         size = "1 image" if len(gallery) == 1 else f"{len(gallery)} images"
         raise InputError(f"{gallery.path}: has {size}; a map needs at least three")
-    graph = neighbor_graph(gallery, on_progress=on_progress)
-    points = compute_layout(graph, seed=seed, on_progress=on_progress)
-    on_progress(Progress("clusters", 0, len(graph), "images"))
-    result = CollectionMap(
-        ids=graph.ids,
-        points=points,
-        membership=find_clusters(points),
-        clusters=(),
-        lof_scores=lof_scores(graph),
-        neighbors=graph.rows[:, :K],
-        quality=measure_quality(graph, points, seed=seed),
-        fingerprint=gallery.fingerprint,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    on_progress(Progress("clusters", len(graph), len(graph), "images"))
+    ids = tuple(gallery.store.ids())
+    embeddings_hash = _hash(gallery.store.get(ids).embeddings)
+    origin = Origin.now(gallery.state)
+    if saved is not None and (saved.ids, saved.embeddings_hash) == (ids, embeddings_hash):
+        result = replace(saved, origin=replace(origin, created_at=saved.origin.created_at))
+    else:
+        graph = neighbor_graph(gallery, on_progress=on_progress)
+        points = compute_layout(graph, seed=seed, on_progress=on_progress)
+        on_progress(Progress("clusters", 0, len(graph), "images"))
+        result = CollectionMap(
+            ids=graph.ids,
+            points=points,
+            membership=find_clusters(points),
+            clusters=(),
+            lof_scores=lof_scores(graph),
+            neighbors=graph.rows[:, :K],
+            quality=measure_quality(graph, points, seed=seed),
+            fingerprint=gallery.fingerprint,
+            embeddings_hash=embeddings_hash,
+            origin=origin,
+        )
+        on_progress(Progress("clusters", len(graph), len(graph), "images"))
     result = _with_columns(result, gallery, column)
     try:
-        write_atomically(gallery.path / FILE, json.dumps(result.as_dict()).encode())
+        FILE.save(gallery, result.origin, result.as_dict())
     except StorageError as error:
         return replace(result, unsaved=str(error))
     return result
@@ -147,44 +166,31 @@ def load_map(gallery: Gallery) -> CollectionMap | None:
         FormatVersionError: a newer lookalike wrote the file.
         ArtifactError: an older lookalike wrote the file, or it is damaged.
     """
-    name = f"{FILE} of {gallery.path.absolute().name}"
-    hint = f"recompute it: lookalike explore map {gallery.path.name} --fresh"
-    try:
-        document = json.loads((gallery.path / FILE).read_bytes())
-        if document["format"] < _FORMAT:
-            raise ArtifactError(f"{name}: written by an older lookalike; {hint}")
-        if document["format"] > _FORMAT:
-            raise FormatVersionError(f"{name}: written by a newer lookalike; {hint}")
-        return _from_document(document, gallery)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
-        raise ArtifactError(f"{name}: damaged ({type(error).__name__}); {hint}") from error
+    return FILE.load(gallery, _from_document)
 
 
-def _from_document(document: Mapping[str, Any], gallery: Gallery) -> CollectionMap:
+def _from_document(document: Mapping[str, Any], origin: Origin) -> CollectionMap:
     ids = tuple(document["ids"])
-    points = _decode(document["points"], "<u2").reshape(len(ids), 2) / _MAX_COORDINATE
-    current = tuple(gallery.store.ids()), gallery.fingerprint
+    points = decode_array(document["points"], "<u2").reshape(len(ids), 2) / _MAX_COORDINATE
     return CollectionMap(
         ids=ids,
         points=points.astype(np.float32),
-        membership=_decode(document["membership"], "<i2").astype(np.int64),
+        membership=decode_array(document["membership"], "<i2").astype(np.int64),
         clusters=tuple(
             Cluster(*(each[name] for name in ("number", "size", "medoid", "label", "share")))
             for each in document["clusters"]
         ),
-        lof_scores=_decode(document["lof_scores"], "<f4"),
-        neighbors=_decode(document["neighbors"], "<u4").reshape(len(ids), -1).astype(np.int64),
+        lof_scores=decode_array(document["lof_scores"], "<f4"),
+        neighbors=decode_array(document["neighbors"], "<u4").reshape(len(ids), -1).astype(np.int64),
         quality=MapQuality(
             document["trustworthiness"],
             document["neighborhood_preservation"],
             document["sampled"],
         ),
         fingerprint=document["fingerprint"],
-        created_at=document["created_at"],
+        embeddings_hash=document["embeddings_hash"],
+        origin=origin,
         columns={each["name"]: _column(each) for each in document["columns"]},
-        stale=(ids, document["fingerprint"]) != current,
     )
 
 
@@ -219,13 +225,9 @@ def _display_text(value: object) -> str | None:
 
 
 def _column(document: Mapping[str, Any]) -> list[str | None]:
-    codes = _decode(document["codes"], "<i2")
+    codes = decode_array(document["codes"], "<i2")
     return [None if code < 0 else document["values"][code] for code in codes]
 
 
-def _encode(values: NDArray[Any]) -> str:
-    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
-
-
-def _decode(text: str, dtype: str) -> NDArray[Any]:
-    return np.frombuffer(base64.b64decode(text), dtype)
+def _hash(embeddings: Embeddings) -> str:
+    return hashlib.sha256(np.ascontiguousarray(embeddings)).hexdigest()

@@ -89,6 +89,7 @@ def copy(
         StorageError: the target could not be written.
     """
     start = time.perf_counter()
+    gallery = gallery.snapshot()
     if gallery_exists(target):
         copied = Gallery.open(target)
         _check(gallery, copied, target, store)

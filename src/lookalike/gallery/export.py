@@ -51,6 +51,7 @@ def export(
         raise UnknownNameError("layout", layout, LAYOUTS)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ArtifactError(f"{target}: already exists; choose another name or remove it first")
+    gallery = gallery.snapshot()
     total = len(gallery)
     write = _write_parquet if layout == "parquet" else _write_npy
     done = 0

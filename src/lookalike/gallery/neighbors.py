@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from scipy import sparse
 
 from lookalike.errors import InputError
 from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.state import GalleryState
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, Metric, Progress, ProgressCallback, ignore_progress
 from lookalike.vectors import unit_rows
@@ -33,12 +34,14 @@ class NeighborGraph:
         embeddings: ``(n, dim)`` float32, of unit length if the metric is cosine.
         rows: ``(n, k)`` row numbers of the neighbors, nearest first.
         distances: ``(n, k)`` their Euclidean distances.
+        state: the state of the gallery; None for embeddings that are not of one.
     """
 
     ids: tuple[str, ...]
     embeddings: Embeddings
     rows: NDArray[np.int64]
     distances: NDArray[np.float64]
+    state: GalleryState | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,6 +90,7 @@ def neighbor_graph(
     Raises:
         InputError: it has fewer than two rows.
     """
+    gallery = gallery.snapshot()
     ids = tuple(gallery.store.ids())
     if len(ids) < 2:
         rows = "1 row" if len(ids) == 1 else f"{len(ids)} rows"
@@ -94,7 +98,8 @@ def neighbor_graph(
     embeddings = gallery.store.get(ids).embeddings
     if gallery.metric is Metric.COSINE:
         embeddings = unit_rows(embeddings)
-    return graph_from_embeddings(ids, embeddings, k, on_progress)
+    graph = graph_from_embeddings(ids, embeddings, k, on_progress)
+    return replace(graph, state=gallery.state)
 
 
 def graph_from_embeddings(

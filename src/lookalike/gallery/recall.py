@@ -18,6 +18,7 @@ def measure_recall(gallery: Gallery, queries: int = 100, k: int = 10) -> dict[st
     Returns the number of queries, recall@k, and the median latency of both searches in
     milliseconds, as JSON values.
     """
+    gallery = gallery.snapshot()
     ids = gallery.store.ids()
     vectors = gallery.store.get(ids[:: max(1, len(ids) // queries)]).embeddings
     results, latency = _timed(gallery, vectors, k, exact=False)

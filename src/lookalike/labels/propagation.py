@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import InputError, SettingError
 from lookalike.gallery.neighbors import NeighborGraph
+from lookalike.gallery.state import GalleryState
 from lookalike.labels.cross_validation import (
     HeldOutPredictions,
     cross_validate,
@@ -35,7 +36,8 @@ class Propagation:
     correct, 1 for labeled rows (``labeled`` ``(n,)``). A prediction is accepted if its confidence
     reaches ``threshold``, which is set by the target ``precision``. ``accuracies`` maps each
     method to its cross-validated accuracy. With too few labels ``calibrated`` is false,
-    ``accuracies`` is empty, and confidences only rank the images.
+    ``accuracies`` is empty, and confidences only rank the images. ``state`` is that of the gallery
+    when its graph was computed.
     """
 
     ids: tuple[str, ...]
@@ -48,6 +50,7 @@ class Propagation:
     threshold: float
     precision: float | None
     calibrated: bool
+    state: GalleryState | None = None
 
     def status(self, row: int) -> str:
         """Return ``labeled``, ``propagated`` or ``unknown``."""
@@ -196,6 +199,7 @@ def propagate(
         threshold=threshold,
         precision=precision,
         calibrated=calibrated,
+        state=graph.state,
     )
 
 

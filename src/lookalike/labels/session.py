@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.artifacts import write_atomically
-from lookalike.errors import ArtifactError, FormatVersionError, MissingRowError
+from lookalike.errors import MissingRowError
+from lookalike.gallery.derived import DerivedFile, Origin, decode_array, encode_array
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.labels.label_set import LabelSet
 from lookalike.labels.propagation_methods import GraphPropagation, LabelMatrix
 
-FILE = "labeling.npz"
+FILE = DerivedFile("labeling.json", 3, "create it again: lookalike label suggest {gallery} --save")
 
 MIN_CONFIDENCE = 0.9
 """Labels cover an image if the raw confidence of its propagated label is at least this."""
 
 _GROUP_SIZE = 8
 _GRAPH_NEIGHBORS = 10
-_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +49,14 @@ class Coverage:
 class LabelingSession:
     """Images to label, in groups of similar ones, with the labels so far.
 
-    ``groups`` hold row numbers of ``graph``; ``labels`` maps ids to labels. ``stale``: the
-    gallery's rows or encoder have changed since the session was created.
+    ``groups`` hold row numbers of ``graph``; ``labels`` maps ids to labels. ``origin``: the state of
+    the gallery that the images were suggested for, and what changed since.
     """
 
     graph: NeighborGraph
     groups: tuple[tuple[int, ...], ...]
     labels: Mapping[str, tuple[str, ...]]
-    fingerprint: str
-    created_at: str
-    stale: bool = False
+    origin: Origin
 
     @cached_property
     def _propagation(self) -> GraphPropagation:
@@ -107,31 +101,24 @@ def save_session(
     """Create a session from suggested rows, grouped by similarity, and save it in the gallery.
 
     Raises:
+        ArtifactError: the gallery is gone, or was replaced since the graph was computed.
         StorageError: the file could not be written.
     """
     session = LabelingSession(
         graph=graph,
         groups=_grouped(graph, rows),
         labels={} if labels is None else labels.by_id,
-        fingerprint=gallery.fingerprint,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        origin=Origin.now(graph.state or gallery.state),
     )
-    header = {
-        "format": _FORMAT,
+    fields = {
         "groups": session.groups,
         "labels": session.labels,
-        "fingerprint": session.fingerprint,
-        "created_at": session.created_at,
         "ids": graph.ids,
+        "k": graph.rows.shape[1],
+        "rows": encode_array(graph.rows.astype("<u4")),
+        "distances": encode_array(graph.distances.astype("<f4")),
     }
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        header=np.frombuffer(json.dumps(header).encode(), np.uint8),
-        rows=graph.rows.astype(np.int32),
-        distances=graph.distances.astype(np.float32),
-    )
-    write_atomically(gallery.path / FILE, buffer.getvalue())
+    FILE.save(gallery, session.origin, fields)
     return session
 
 
@@ -142,32 +129,20 @@ def load_session(gallery: Gallery) -> LabelingSession | None:
         FormatVersionError: a newer lookalike wrote the file.
         ArtifactError: an older lookalike wrote the file, or it is damaged.
     """
-    import zipfile
+    return FILE.load(gallery, _from_document)
 
-    name = f"{FILE} of {gallery.path.absolute().name}"
-    hint = f"create it again: lookalike label suggest {gallery.path.name} --save"
-    try:
-        with np.load(gallery.path / FILE, allow_pickle=False) as file:
-            if "header" not in file:
-                raise ArtifactError(f"{name}: written by an older lookalike; {hint}")
-            header: dict[str, Any] = json.loads(file["header"].tobytes())
-            if header["format"] != _FORMAT:
-                raise FormatVersionError(f"{name}: written by a newer lookalike; {hint}")
-            ids = tuple(header["ids"])
-            rows, distances = file["rows"].astype(np.int64), file["distances"].astype(np.float64)
-        current = tuple(gallery.store.ids()), gallery.fingerprint
-        return LabelingSession(
-            graph=NeighborGraph(ids, np.empty((len(ids), 0), np.float32), rows, distances),
-            groups=tuple(tuple(group) for group in header["groups"]),
-            labels={row_id: tuple(labels) for row_id, labels in header["labels"].items()},
-            fingerprint=header["fingerprint"],
-            created_at=header["created_at"],
-            stale=(ids, header["fingerprint"]) != current,
-        )
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{name}: damaged ({type(error).__name__}); {hint}") from error
+
+def _from_document(document: Mapping[str, Any], origin: Origin) -> LabelingSession:
+    ids, k = tuple(document["ids"]), document["k"]
+    rows = decode_array(document["rows"], "<u4").astype(np.int64)
+    distances = decode_array(document["distances"], "<f4").astype(np.float64)
+    none = np.empty((len(ids), 0), np.float32)
+    return LabelingSession(
+        graph=NeighborGraph(ids, none, rows.reshape(-1, k), distances.reshape(-1, k), origin.state),
+        groups=tuple(tuple(group) for group in document["groups"]),
+        labels={row_id: tuple(labels) for row_id, labels in document["labels"].items()},
+        origin=origin,
+    )
 
 
 def _grouped(graph: NeighborGraph, rows: list[int]) -> tuple[tuple[int, ...], ...]:

@@ -35,8 +35,11 @@ def write_labels(gallery: Gallery, propagation: Propagation, column: str) -> Non
     They stay with an image as long as its content does, also when its source is synced again.
 
     Raises:
+        ReplacedError: the labels are of another gallery, which was in its place.
         StorageError: the write failed, or another process is writing.
     """
+    if propagation.state is not None:
+        gallery.check_identity(propagation.state.identity)
     metadata = propagation.metadata(column)
     for start in range(0, len(propagation.ids), _BATCH):
         rows = gallery.store.get(propagation.ids[start : start + _BATCH])

@@ -14,7 +14,7 @@ from lookalike.images.decode import ImageInput, decode
 from lookalike.images.foreground import FOREGROUND_MARGIN, Box, find_foreground
 from lookalike.sources import Item, open_items
 from lookalike.sources.sampling import thread_map
-from lookalike.stores.base import VectorStore
+from lookalike.stores.base import RowReader
 from lookalike.types import Embeddings, Hit, ImageArray
 
 Query = ImageInput | Item
@@ -99,7 +99,7 @@ class QueryRegion:
         return QueryVectors(name, uri, embeddings, own, crops[0])
 
     def encode_row(
-        self, row_id: str, store: VectorStore, encoder: Callable[[], Encoder], needs_image: bool
+        self, row_id: str, store: RowReader, encoder: Callable[[], Encoder], needs_image: bool
     ) -> QueryVectors:
         """Return a row as the query: its stored embedding, or its image encoded again.
 

@@ -19,7 +19,7 @@ from lookalike.images import local_features
 from lookalike.search import rerank
 from lookalike.search.keywords import RowFilter, fuse_rankings, keyword_index
 from lookalike.search.query import QueryVectors
-from lookalike.stores.base import MAX_K, VectorStore
+from lookalike.stores.base import MAX_K, RowReader
 from lookalike.types import Embeddings, Hit, ImageArray, Metric
 from lookalike.vectors import unit_rows
 
@@ -138,7 +138,7 @@ class SearchOptions:
 
     def run(
         self,
-        store: VectorStore,
+        store: RowReader,
         query: QueryVectors,
         read_images: ImageReader,
         timer: StageTimer = no_timer,
@@ -146,7 +146,7 @@ class SearchOptions:
         """Return at most ``k`` hits, best first; distances are from the query to the rows.
 
         Args:
-            store: the rows.
+            store: the rows; a snapshot, where others may write meanwhile.
             query: the query's embeddings; none for a search by keywords alone.
             read_images: for geometric verification.
             timer: entered around the stages ``search``, ``rerank`` and ``keywords``.
@@ -176,7 +176,7 @@ class SearchOptions:
 
     def _nearest(
         self,
-        store: VectorStore,
+        store: RowReader,
         vectors: Embeddings,
         own: str | None,
         depth: int,
@@ -198,7 +198,7 @@ class SearchOptions:
         return sorted(best.values(), key=lambda hit: (hit.distance, hit.id))[:depth]
 
     def _fuse_keywords(
-        self, store: VectorStore, query: QueryVectors, hits: list[Hit], depth: int
+        self, store: RowReader, query: QueryVectors, hits: list[Hit], depth: int
     ) -> list[Hit]:
         """Return hits fused by rank with the rows whose metadata match the keywords.
 
@@ -216,7 +216,7 @@ class SearchOptions:
         return [by_id[row_id] for row_id in fuse_rankings(list(by_id), ranked)]
 
     def _keyword_scores(
-        self, store: VectorStore, own: str | None
+        self, store: RowReader, own: str | None
     ) -> tuple[NDArray[np.int64], dict[str, float]]:
         """Return the rows with the keywords that pass the filter, and their BM25 by id.
 
@@ -234,7 +234,7 @@ class SearchOptions:
 
     def _rerank(
         self,
-        store: VectorStore,
+        store: RowReader,
         query: QueryVectors,
         read_images: ImageReader,
         hits: list[Hit],
@@ -261,7 +261,7 @@ class SearchOptions:
         return [replace(hit, distance=float(d)) for hit, d in zip(hits, distances, strict=True)]
 
 
-def _keyword_hits(store: VectorStore, scores: Mapping[str, float], k: int) -> list[Hit]:
+def _keyword_hits(store: RowReader, scores: Mapping[str, float], k: int) -> list[Hit]:
     ids = list(scores)[:k]
     rows = store.get(ids)
     best = max(scores[ids[0]], 1e-12)
