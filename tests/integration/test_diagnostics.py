@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lookalike import diagnostics
+from lookalike.cli.doctor import _print
+from lookalike.diagnostics import Check, checks
 from lookalike.errors import ArtifactError, UnknownNameError
 from lookalike.gallery.export import export
 from lookalike.gallery.gallery import Gallery
@@ -52,23 +57,81 @@ def test_an_export_that_fails_leaves_nothing(gallery: Gallery, tmp_path: Path) -
         assert [path.name for path in tmp_path.iterdir()] == ["digits.gallery"]
 
 
-def test_doctor_checks_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    printed = run("doctor")
-    assert max(len(line) for line in printed.splitlines() if "cache" not in line) <= 80
-    for name in ("lookalike", "embeddings", "tables", "images", "torch", "cache", "threads"):
-        assert f"ok     {name} " in printed, name
-    checks = {check["name"]: check for check in json.loads(run("doctor", "--json"))}
-    assert checks["tables"]["detail"].endswith("writes and searches")
-    assert "JPEG, PNG, WEBP" in checks["images"]["detail"]
+@pytest.fixture(scope="module")
+def doctor() -> dict[str, dict[str, Any]]:
+    done = lookalike("doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    return {check["name"]: check for check in json.loads(done.stdout)}
+
+
+@pytest.mark.slow
+def test_doctor_tries_every_part(doctor: dict[str, dict[str, Any]]) -> None:
+    """What is called ok was used, and the line says how; facts need no trial."""
+    for name in (
+        *("embeddings", "tables", "images", "reports", "torch", "timm", "transformers"),
+        *("tokenizers", "service", "map", "heif", "raw", "geometric", "milvus", "ray", "cache"),
+    ):
+        assert doctor[name]["ok"] in (True, False, None), name
+        assert doctor[name]["tried"] or doctor[name]["ok"] is None, name
+    assert doctor["tables"]["tried"] == "wrote and searched rows"
+    assert "JPEG, PNG, WEBP" in doctor["images"]["tried"]
+    assert {name for name, check in doctor.items() if check["required"]} == {
+        *("embeddings", "tables", "images", "reports", "cache"),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm", "transformers"])
+def test_doctor_agrees_with_an_import(doctor: dict[str, dict[str, Any]], name: str) -> None:
+    """Both import torchvision, which fails beside the torch of another build."""
+    code = f"import {name}; {name}.CLIPModel" if name == "transformers" else f"import {name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert doctor[name]["ok"] is (done.returncode == 0)
+    if done.returncode != 0:
+        reason = doctor[name]["detail"].partition("Error: ")[2].partition(";")[0]
+        assert reason
+        assert reason in done.stderr
+
+
+def test_a_broken_part_has_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that fails, and one that kills its process."""
+    parts = {part.name: part for part in checks._PARTS}
+    (tmp_path / "watchfiles.py").write_text("raise RuntimeError('no inotify\\nand more')")
+    (tmp_path / "rawpy.py").write_text("import os; os.abort()")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), *sys.path)))
+    failed, killed = checks._try(parts["watch"]), checks._try(parts["raw"])
+    assert (failed.ok, failed.required) == (False, False)
+    assert failed.detail.endswith(": RuntimeError: no inotify")
+    assert killed.ok is False
+    assert ": the process ended with -6: " in killed.detail
+
+
+def test_what_is_missing_has_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    results = {part.name: checks._try(part) for part in checks._PARTS}
+    assert results["timm"].ok is None
+    assert results["timm"].detail == "pip install 'lookalike[timm]' (encoders timm:NAME)"
+    assert results["tables"].ok is False
+    assert results["tables"].required
+
+
+def test_doctor_fails_if_the_cache_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_PARTS", ())
     monkeypatch.setenv("LOOKALIKE_DATA", "/proc/nowhere")
     broken = lookalike("doctor")
     assert broken.returncode == 1
-    assert "BROKEN cache" in broken.stdout
-    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    missing = {check.name: check for check in diagnostics.run_checks()}
-    assert missing["timm"].ok is None
-    assert "pip install 'lookalike[timm]'" in missing["timm"].detail
+    assert "BROKEN cache " in broken.stdout
+
+
+def test_lines_of_doctor_fit_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "timm 1.0.31: RuntimeError: operator torchvision::nms does not exist; reinstall it"
+    _print(Check("transformers", False, reason, "used it"))
+    _print(Check("images", True, "PIL 13", "wrote and read " + ", ".join(["JPEG"] * 20)))
+    _print(Check("ray", None, "pip install 'lookalike[scale]' (index --runner ray)"))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("BROKEN transformers ")
+    assert lines[-1].startswith("-      ray ")
 
 
 def test_index_names_the_default_encoder(folder: Path, tmp_path: Path) -> None:
