@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from lookalike.errors import ImageError
+from lookalike.files import read_regular
 from lookalike.images.formats import (
     Format,
     detect_format,
@@ -41,18 +42,16 @@ from lookalike.images.options import (
     DEFAULT_OPTIONS,
     DecodeOptions,
 )
-from lookalike.images.reading import (
+from lookalike.images.pillow import deep_gray, is_deep, orientation_of
+from lookalike.images.raster import (
     LARGE,
     Raster,
     Request,
+    check_readable,
     decoder_errors,
-    deep_gray,
-    is_deep,
-    needs_package,
-    orientation_of,
-    read_raster,
     upright,
 )
+from lookalike.images.reading import read_raster
 from lookalike.types import ImageArray
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -140,6 +139,7 @@ def decode_with_notes(
         data = _read_file(Path(image), name)
     kind = _format_to_read(data, name, options)
     with decoder_errors(name), contextlib.ExitStack() as reservations:
+        check_readable(kind)
 
         def reserve(width: int, height: int, size: int) -> None:
             _check_size(name, width, height, size, options)
@@ -150,7 +150,6 @@ def decode_with_notes(
             Request(
                 data=data,
                 kind=kind,
-                name=name,
                 options=options,
                 reserve=reserve,
                 page=page,
@@ -162,7 +161,7 @@ def decode_with_notes(
 
 def _read_file(path: Path, name: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except IsADirectoryError:
         raise ImageError(f"{name}: is a folder, not an image file") from None
     except (OSError, ValueError) as error:
@@ -182,8 +181,6 @@ def _format_to_read(data: bytes, name: str, options: DecodeOptions) -> Format:
     if kind is None:
         supported = ", ".join(options.formats or supported_formats())
         raise ImageError(f"{name}: unsupported image format (supported: {supported})")
-    if not kind.is_readable:
-        raise ImageError(needs_package(kind, name))
     if options.formats is not None and kind.name not in options.formats:
         raise ImageError(f"{name}: {kind.name} is not accepted here{upload_hint(kind)}")
     return kind

@@ -7,21 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 from PIL import ExifTags, Image, ImageFile
 
 from lookalike.errors import ImageError
+from lookalike.files import check_regular
 from lookalike.images.formats import FORMATS, HEADER_BYTES, Format, detect_format
-from lookalike.images.reading import (
-    decoder_errors,
-    full_pages,
-    is_raw_tiff,
-    needs_package,
-    open_file,
-    opened_despite_errors,
-    orientation_of,
-    svg_size,
+from lookalike.images.other_formats import svg_size
+from lookalike.images.pillow import full_pages, open_file, opened_despite_errors, orientation_of
+from lookalike.images.raster import check_readable, decoder_errors
+from lookalike.images.tiff import (
+    is_raw,
+    is_unknown_order,
+    open_tifffile,
+    tags_of,
+    tifffile_pages,
 )
 
 _LOSSLESS = frozenset(("PNG", "GIF", "BMP", "DIB", "ICO", "PPM", "PCX", "TGA", "RAW", "SVG"))
@@ -80,6 +81,7 @@ def read_header(image: str | Path | bytes, *, name: str | None = None) -> ImageH
         return _read(io.BytesIO(image), name or "image bytes")
     name = name or str(image)
     try:
+        check_regular(image)
         with Path(image).open("rb") as file:
             return _read(file, name)
     except (OSError, ValueError) as error:
@@ -92,17 +94,13 @@ def _read(file: IO[bytes], name: str) -> ImageHeader:
     file.seek(0)
     if kind is None:
         raise ImageError(f"{name}: unsupported image format")
-    if not kind.is_readable:
-        raise ImageError(needs_package(kind, name))
     with decoder_errors(name):
+        check_readable(kind)
         return _READERS.get(kind.name, _with_pillow)(file, kind)
 
 
 def _with_pillow(file: IO[bytes], kind: Format) -> ImageHeader:
     image = opened_despite_errors(kind, file)
-    if kind.name == "TIFF" and is_raw_tiff(image) and FORMATS["RAW"].is_readable:
-        file.seek(0)
-        return _of_raw(file, FORMATS["RAW"])
     tags = _exif(image)
     width, height = image.size
     if kind.name != "TIFF" and orientation_of(image) in _TURNED:  # TIFFs tell the upright size
@@ -117,6 +115,27 @@ def _with_pillow(file: IO[bytes], kind: Format) -> ImageHeader:
         has_exif=(bool(tags) and kind.name != "TIFF") or bool(tags.keys() & {*_DATES, 0x010F}),
         captured_at=_date(tags),
     )
+
+
+def _of_tiff(file: IO[bytes], kind: Format) -> ImageHeader:
+    try:
+        tags = tags_of(open_file(kind, file))
+    except SyntaxError as error:
+        if not is_unknown_order(error):
+            raise
+        file.seek(0)
+        return _with_tifffile(file, kind)
+    file.seek(0)
+    return _of_raw(file, FORMATS["RAW"]) if is_raw(tags) else _with_pillow(file, kind)
+
+
+def _with_tifffile(file: IO[bytes], kind: Format) -> ImageHeader:
+    with open_tifffile(file) as opened:
+        pages = tifffile_pages(opened)
+        page = opened.pages[pages[0]]
+        width, height = page.imagewidth, page.imagelength
+        lossless = page.compression.name not in ("JPEG", "OJPEG", "WEBP")
+    return ImageHeader(width, height, kind.name, len(pages), lossless, None, False, None)
 
 
 def _exif(image: Image.Image) -> Mapping[int, Any]:
@@ -173,9 +192,10 @@ _TABLE_SUMS = {quality: _table_sum(quality) for quality in range(1, 101)}
 
 
 def _of_raw(file: IO[bytes], kind: Format) -> ImageHeader:
+    check_readable(kind)
     import rawpy
 
-    with rawpy.imread(file) as raw:
+    with rawpy.imread(cast("BinaryIO", file)) as raw:
         width, height = raw.sizes.width, raw.sizes.height
         if raw.sizes.flip in _TURNED:
             width, height = height, width
@@ -206,6 +226,7 @@ def _of_svg(file: IO[bytes], kind: Format) -> ImageHeader:
 
 
 _READERS: Mapping[str, Callable[[IO[bytes], Format], ImageHeader]] = {
+    "TIFF": _of_tiff,
     "RAW": _of_raw,
     "JXL": _of_jxl,
     "SVG": _of_svg,

@@ -46,7 +46,7 @@ def percentile_window(values: Values) -> Window:
         raise ValueError("no pixel has a finite value")
     low, high = (float(value) for value in np.percentile(sample.astype(np.float64), PERCENTILES))
     if values.dtype.kind == "f":
-        narrowest = _FLAT * max(abs(low), abs(high), np.finfo(np.float32).tiny)
+        narrowest = _FLAT * max(abs(low), abs(high), float(np.finfo(np.float32).tiny))
         return (low, high) if high - low > narrowest else _widened(low, high, narrowest)
     if high - low >= _LEVELS:
         return low, high
