@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import open_encoder
@@ -62,6 +63,15 @@ def gallery(photos: Path, encoder: Encoder, tmp_path: Path) -> Gallery:
     created = Gallery.create(tmp_path / "p.gallery", encoder=encoder)
     created.sync(photos)
     return created
+
+
+def write_label(gallery: Gallery, row_id: str, value: str) -> None:
+    """Write a column that comes from no source, as ``label propagate --write`` does."""
+    row = gallery.store.get([row_id])
+    metadata = [{**row.metadata[0], "mark": value}]
+    gallery.upsert(
+        replace(row, metadata=metadata), fingerprint=gallery.fingerprint, written={"mark"}
+    )
 
 
 def counts(report: SyncReport) -> tuple[int, int, int, int, int]:
@@ -177,11 +187,10 @@ def test_relocate_updates_a_moved_source(
     gallery: Gallery, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = tmp_path / "elsewhere" / "pictures"
-    new.parent.mkdir()
-    photos.rename(new)
+    shutil.copytree(photos, new)
     source = open_source(new, name="photos")
     with pytest.raises(SourceError, match="if that has moved here, set relocate"):
-        gallery.sync(source)
+        gallery.sync(source)  # the source is still where it was
     with pytest.raises(
         SourceError, match=r"no source 'pictures' to relocate \(its sources: photos\)"
     ):
@@ -191,6 +200,47 @@ def test_relocate_updates_a_moved_source(
     assert gallery.sources == {"photos": str(new)}
     assert {Path(record.uri).parents[1] for record in gallery.store.records()} == {new}
     assert counts(gallery.sync(source)) == (0, 0, 0, 0, 12)
+
+
+def test_a_renamed_folder_is_recognized_by_its_images(
+    gallery: Gallery, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_label(gallery, "photos:a/00.png", "mine")
+    pictures = tmp_path / "pictures"
+    photos.rename(pictures)
+    (pictures / "a" / "02.png").unlink()
+    draw(pictures / "a" / "new.png", 40)
+    os.utime(pictures / "a" / "00.png", (1, 1))
+    before = gallery.sync(pictures, dry_run=True)
+    assert (counts(before), before.relocated) == ((1, 0, 0, 1, 11), str(photos))
+    assert gallery.sources == {"photos": str(photos)}
+    report = gallery.sync(pictures)
+    assert (counts(report), report.relocated) == ((1, 0, 0, 1, 11), str(photos))
+    assert gallery.sources == {"photos": str(pictures)}
+    assert {record.id.partition(":")[0] for record in gallery.store.records()} == {"photos"}
+    assert gallery.store.get(["photos:a/00.png"]).metadata[0]["mark"] == "mine"
+    again = gallery.sync(pictures)  # under the name that it has in the gallery
+    assert (counts(again), again.relocated) == ((0, 0, 0, 0, 12), "")
+    pictures.rename(photos)
+    assert gallery.sync(photos).relocated == str(pictures)
+
+
+def test_other_images_are_not_taken_for_a_source_that_is_gone(
+    gallery: Gallery, photos: Path, tmp_path: Path
+) -> None:
+    photos.rename(tmp_path / "kept")
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "kept" / "a", other / "a")  # six of twelve: a part, not the whole
+    draw(other / "new.png", 50)
+    assert counts(gallery.sync(other)) == (7, 0, 0, 0, 0)
+    assert set(gallery.sources) == {"photos", "other"}
+    with pytest.raises(SourceError, match=r"no such file or folder.*lookalike remove .*photos"):
+        gallery.sync(photos)
+    shutil.move(tmp_path / "kept", tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match="set relocate=True and name=photos"):
+        gallery.sync(open_source(tmp_path / "elsewhere", name="chosen"))
+    assert gallery.remove(source="photos") == 12
+    assert counts(gallery.sync(open_source(tmp_path / "elsewhere", name="chosen")))[0] == 12
 
 
 def test_overlapping_sources_are_refused(gallery: Gallery, photos: Path, tmp_path: Path) -> None:
@@ -408,7 +458,7 @@ def test_all_formats_and_orientations_give_the_same_embedding(
         draw(root / "others" / f"{i}.png", i)
     small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
     color = np.asarray(Image.fromarray(small).resize((64, 48), Image.Resampling.BICUBIC))
-    gray = np.asarray(Image.fromarray(color).convert("L"))
+    gray = np.asarray(ImageOps.autocontrast(Image.fromarray(color).convert("L")))
     lossless: dict[str, list[str]] = {"color": [], "gray": []}
     for orientation in range(1, 9):
         exif = Image.Exif()

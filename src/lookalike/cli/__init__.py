@@ -26,6 +26,7 @@ from lookalike.cli.info import command as info
 from lookalike.cli.key import app as key
 from lookalike.cli.label import app as label
 from lookalike.cli.listings import datasets, encoders, recipes
+from lookalike.cli.remove import command as remove
 from lookalike.cli.search import command as search
 from lookalike.cli.serve import command as serve
 from lookalike.cli.torchrun import only_main_prints
@@ -33,7 +34,7 @@ from lookalike.cli.train import command as train
 from lookalike.errors import LookalikeError
 
 _PANELS = {
-    "Index and search": ("index", "search", "serve", "key", "info", "copy", "export"),
+    "Index and search": ("index", "search", "remove", "serve", "key", "info", "copy", "export"),
     "Measure and choose": ("evaluate", "choose"),
     "Train encoders": ("encoders", "recipes", "train", "adapt"),
     "Explore and label": ("explore", "label"),
@@ -64,6 +65,7 @@ app = typer.Typer(
 _COMMANDS: dict[str, Callable[..., None]] = {
     "index": index,
     "search": search,
+    "remove": remove,
     "serve": serve,
     "info": info,
     "copy": copy,

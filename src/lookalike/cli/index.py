@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookalike.cli import console
 from lookalike.cli.commands import message
 from lookalike.cli.options import AsJson, Source
-from lookalike.formatting import format_count
+from lookalike.formatting import format_count, printable
 
 if TYPE_CHECKING:
     from lookalike import sources
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lookalike.gallery.gallery import Gallery
     from lookalike.gallery.ingest import Runner
     from lookalike.gallery.sync import SyncReport
+    from lookalike.sources import Skipped
 
 _RUNNERS = ("local", "ray")
 
@@ -76,6 +77,42 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would change without writing.")
     ] = False,
+    rehash: Annotated[
+        bool,
+        typer.Option("--rehash", help="Read files again whose size and time are unchanged."),
+    ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Take only matching images (repeatable)."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave out matching images (repeatable)."),
+    ] = None,
+    pages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PAGES", help="Pages of a file: first, or all as items.", show_default="first"
+        ),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LO,HI",
+            help="Values shown black and white, above 8 bits.",
+            show_default="from the file",
+        ),
+    ] = None,
+    max_megapixels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N", help="Largest image, or none.", show_default="what fits in memory"
+        ),
+    ] = None,
+    strict: Annotated[
+        bool | None,
+        typer.Option("--strict/--no-strict", help="Refuse truncated and damaged images."),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Keep running and re-index on changes.")
     ] = False,
@@ -96,40 +133,61 @@ def command(
 ) -> None:
     """Create a gallery from images, or sync it with its source.
 
-    New and changed images are encoded, moved files are recognized, deleted ones
-    are removed. Interrupted runs resume where they stopped.
+    New and changed images are encoded, moved files are recognized, rows of deleted
+    files are removed. What is not taken is counted, with its reason. Interrupted
+    runs resume where they stopped. --include, --exclude, --pages, --window,
+    --max-megapixels and --strict are kept with the source for the next time.
 
       lookalike index photos.gallery photos
       lookalike index photos.gallery photos --watch
+      lookalike index photos.gallery photos --exclude thumbs --exclude '*.gif'
       lookalike index shop.gallery products.csv --encoder hog-fine+color
 
-    JSON: added, updated, moved, removed, unchanged, failed and seconds.
+    JSON: added, updated, moved, removed, unchanged, kept, failed, skipped,
+    skipped_examples, notes and seconds.
 
     Exit code 1: some images failed; each is listed.
     """
     from lookalike.errors import SettingError
+    from lookalike.gallery.gallery import Gallery
     from lookalike.gallery.storage import gallery_exists
     from lookalike.gallery.sync import SyncReport
-    from lookalike.sources import open_source
+    from lookalike.sources import SourceOptions, open_source
 
     if watch and dry_run:
         raise SettingError("{watch} and {dry_run} exclude each other", watch=True, dry_run=True)
     chosen_runner = _runner(runner, address, workers)
+    options = _options(include, exclude, pages, window, max_megapixels, strict)
 
     def sync() -> None:
         nonlocal relocate
         with console.progress() as on_progress:
-            opened = open_source(source, on_progress, empty=allow_removals, name=name)
-            if dry_run and not gallery_exists(gallery):
-                report = SyncReport(len(opened), 0, 0, 0, 0, tuple(opened.problems), 0.0)
+            into = Gallery.open(gallery) if gallery_exists(gallery) else None
+            if into is None:
+                opened = open_source(
+                    source,
+                    on_progress,
+                    empty=allow_removals,
+                    name=name,
+                    options=SourceOptions.from_dict(options),
+                )
+            else:
+                opened = into.open_source(
+                    source, on_progress, empty=allow_removals, name=name, options=options
+                )
+            if into is None and dry_run:
+                failed = tuple(opened.problems)
+                skipped = tuple(opened.skipped)
+                report = SyncReport(len(opened), 0, 0, 0, 0, failed, 0.0, skipped=skipped)
                 rows = None
             else:
-                into = _open(gallery, encoder, metric, store, opened)
+                into = _open(gallery, into, encoder, metric, store, opened)
                 report = into.sync(
                     opened,
                     allow_removals=allow_removals,
                     relocate=relocate,
                     dry_run=dry_run,
+                    rehash=rehash,
                     on_progress=on_progress,
                     runner=chosen_runner,
                 )
@@ -154,6 +212,56 @@ def command(
         raise typer.Exit(130) from None
     if failures[-1]:
         raise typer.Exit(1)
+
+
+def _options(
+    include: list[str] | None,
+    exclude: list[str] | None,
+    pages: str | None,
+    window: str | None,
+    max_megapixels: str | None,
+    strict: bool | None,
+) -> dict[str, Any]:
+    """Return the options of the source that are given, as they are recorded."""
+    given = {
+        "include": include or None,
+        "exclude": exclude or None,
+        "pages": pages,
+        "window": None if window is None else _window(window),
+        "max_megapixels": None if max_megapixels is None else _megapixels(max_megapixels),
+        "strict": strict,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _window(text: str) -> list[float]:
+    """Return the two numbers of --window."""
+    from lookalike.errors import SettingError
+
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not float("-inf") < low < high < float("inf"):
+        raise SettingError("{window} must be two increasing numbers, LO,HI", window=text)
+    return [low, high]
+
+
+def _megapixels(text: str) -> float | str:
+    """Return the number of --max-megapixels, or ``none``."""
+    from lookalike.errors import SettingError
+
+    if text == "none":
+        return text
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < float("inf"):
+        raise SettingError(
+            "{max_megapixels} must be a number above 0, or none", max_megapixels=text
+        )
+    return limit
 
 
 def _sync_on_changes(changes: Iterator[bool], sync: Callable[[], None]) -> None:
@@ -187,17 +295,39 @@ def _runner(name: str, address: str | None, workers: int | None) -> Runner | Non
 
 
 def _print(path: str, report: SyncReport, rows: int | None, *, dry_run: bool) -> None:
+    if report.relocated:
+        console.note(f"the source has moved here from {report.relocated}; its rows stay")
     total = "" if rows is None else f"{format_count(rows, 'row')}; "
     would = "dry run, nothing written: " if dry_run else ""
+    skipped = sum(each.count for each in report.skipped)
     print(
-        f"{path}: {total}{would}{report.added:,} added, {report.updated:,} updated, "
+        f"{printable(path)}: {total}{would}{report.added:,} added, {report.updated:,} updated, "
         f"{report.moved:,} moved, {report.removed:,} removed, {report.unchanged:,} unchanged, "
-        f"{len(report.failed):,} failed, in {report.seconds:.1f} s"
+        f"{len(report.failed):,} failed, {skipped:,} skipped, in {report.seconds:.1f} s"
     )
+    _print_skipped(report.skipped)
+    if report.kept:
+        console.note(
+            f"kept: {format_count(report.kept, 'row')} whose file exists but is not read now"
+        )
+    for note, count in report.notes.items():
+        console.note(f"note: {format_count(count, 'image')}: {note}")
     for failure in report.failed[:_LISTED]:
-        console.note(f"failed: {failure.uri}: {failure.reason}")
+        console.note(f"failed: {printable(failure.uri)}: {printable(failure.reason)}")
     if len(report.failed) > _LISTED:
         console.note(f"... and {len(report.failed) - _LISTED:,} more; --json lists them all")
+
+
+def _print_skipped(skipped: Sequence[Skipped]) -> None:
+    """List what was skipped, a line for each reason, in columns."""
+    rows = [
+        (f"{each.count:,}", each.reason, f"e.g. {printable(each.example)}", each.hint or "")
+        for each in skipped
+    ]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    for count, reason, example, hint in rows:
+        columns = (count.rjust(widths[0]), reason.ljust(widths[1]), example.ljust(widths[2]), hint)
+        console.note("skipped: " + "  ".join(columns).rstrip())
 
 
 def _changes(path: Path, gallery: str) -> Iterator[bool]:
@@ -226,20 +356,23 @@ def _changes(path: Path, gallery: str) -> Iterator[bool]:
 
 
 def _open(
-    path: str, encoder: str | None, metric: str, store: str | None, source: sources.Source
+    path: str,
+    gallery: Gallery | None,
+    encoder: str | None,
+    metric: str,
+    store: str | None,
+    source: sources.Source,
 ) -> Gallery:
-    """Open the gallery, or create it."""
+    """Create the gallery if there is none, or check that the options fit it."""
     from lookalike.errors import FingerprintError, SettingError
     from lookalike.gallery.gallery import Gallery
-    from lookalike.gallery.storage import gallery_exists
     from lookalike.stores.milvus.address import Address
     from lookalike.types import Metric
 
     chosen = Metric(metric)
-    if not gallery_exists(path):
+    if gallery is None:
         opened = _encoder(encoder, source)
         return Gallery.create(path, encoder=opened, metric=chosen, store=store)
-    gallery = Gallery.open(path)
     if store is not None and Address.parse(store) != gallery.address:
         raise SettingError(
             f"{path}: its rows are in {gallery.address or 'its folder'}, not in {store}; "

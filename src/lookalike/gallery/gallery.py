@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -18,10 +19,15 @@ from lookalike.errors import (
     ArtifactError,
     FingerprintError,
     InputError,
+    MissingRowError,
     ReplacedError,
     SettingError,
+    SourceError,
+    UnknownNameError,
 )
-from lookalike.filters import Where
+from lookalike.files import escape_name, unescape_name
+from lookalike.filters import Where, as_filter
+from lookalike.gallery.archive import ColumnArchive, written_values
 from lookalike.gallery.ingest import (
     ExistingRows,
     IngestSummary,
@@ -39,16 +45,38 @@ from lookalike.gallery.storage import (
     open_storage,
     read_gallery_manifest,
 )
-from lookalike.gallery.sync import SyncReport, all_failed_error, check_source, removed_ids
+from lookalike.gallery.sync import (
+    LocatedSource,
+    SyncReport,
+    all_failed_error,
+    is_gone,
+    locate_source,
+    matching_ids,
+    missing_rows,
+    same_location,
+)
 from lookalike.images.foreground import Box
+from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
 from lookalike.search.query import Query, QueryRegion, read_images
 from lookalike.search.search import SearchOptions
-from lookalike.sources import ItemSource, Source, open_items, open_source
-from lookalike.stores.base import RowReader, Rows, VectorStore, replaced_error
+from lookalike.sources import ItemSource, Source, SourceOptions, open_items, open_source
+from lookalike.sources.base import source_name
+from lookalike.stores.base import (
+    Record,
+    RowReader,
+    Rows,
+    VectorStore,
+    matching_rows,
+    replaced_error,
+)
 from lookalike.stores.milvus.address import Address
 from lookalike.types import Hits, Metric, ProgressCallback, ignore_progress
 
 LOCK = "writing.lock"
+IMAGES = "images"
+"""Folder of uploaded images."""
+
+_READ_AT_ONCE = 1_000
 
 T = TypeVar("T")
 
@@ -118,8 +146,10 @@ class Gallery:
 
     ``path`` is its folder; ``address`` the Milvus collection of its rows, if they are not in the
     folder; ``metric`` the default metric of searches; ``sources`` maps the name of each source to
-    its specification; ``written`` are metadata columns that come from no source, such as
-    propagated labels: a sync keeps them while the image's content stays the same.
+    its specification, ``source_options`` to the options that it was indexed with, as in
+    :meth:`lookalike.sources.SourceOptions.as_dict`; ``written`` are metadata columns that come from
+    no source, such as propagated labels: a sync keeps them while the image's content stays the
+    same, and they come back with it.
 
     Whenever it is used, it sees what other processes have written. If another gallery was put in
     its place, that one is opened: encoder and rows are always of one gallery. Where there is none,
@@ -151,6 +181,7 @@ class Gallery:
         self.address = opened.storage.address
         self.metric = Metric(fields["metric"])
         self.sources: dict[str, str] = dict(fields["sources"])
+        self.source_options: dict[str, dict[str, Any]] = dict(fields.get("source_options", {}))
         self.written = frozenset(fields.get("written", ()))
         self._encoder_facts: Mapping[str, str] = {
             name: fields["encoder"][name] for name in ("name", "fingerprint")
@@ -295,20 +326,26 @@ class Gallery:
     def __len__(self) -> int:
         return self._read(lambda opened: opened.store.count())
 
-    def sync(
+    def sync(  # noqa: PLR0913 - keyword options of the public call
         self,
         source: str | Path | Source,
         *,
         allow_removals: bool = False,
         relocate: bool = False,
         dry_run: bool = False,
+        rehash: bool = False,
         on_progress: ProgressCallback = ignore_progress,
         runner: Runner | None = None,
     ) -> SyncReport:
         """Bring the rows of one source up to date: new, changed, moved and removed images.
 
         Batches are committed to disk as they complete; an interrupted sync resumes when it is
-        called again. An image that can no longer be read keeps its row.
+        called again. A row is removed only if its file is gone: a file that exists but cannot be
+        read now keeps its row. What was written into columns that come from no source is kept when
+        a row is removed, and comes back with an image of the same content.
+
+        A source that is gone from its recorded location, and most of whose images are here, has
+        moved: its rows stay.
 
         Args:
             source: what :func:`lookalike.open_source` takes, or an opened source.
@@ -316,6 +353,7 @@ class Gallery:
             relocate: update the location of the source of this name; its rows stay.
             dry_run: count the changes without writing. Images are not decoded, so unreadable ones
                 are not found.
+            rehash: read files again whose size and modification time are unchanged.
             on_progress: called after every chunk of a batch.
             runner: encodes the images elsewhere (:mod:`lookalike.gallery.ray_runner`).
 
@@ -331,22 +369,78 @@ class Gallery:
             )
         start = time.perf_counter()
         if isinstance(source, str | Path):
-            source = open_source(source, on_progress, empty=allow_removals)
+            source = self.open_source(source, on_progress, empty=allow_removals)
         with contextlib.nullcontext() if dry_run else self._writing():
-            check_source(source, self.sources, relocate=relocate)
+            located = self._locate(source, relocate=relocate)
+            source = located.source
             rows = {record.id: record for record in self._store.records(f"{source.name}:")}
-            removed = removed_ids(source, rows, allow_removals=allow_removals)
-            moved_from = {rows[row_id].content_hash: row_id for row_id in sorted(removed)}
-            existing = ExistingRows(rows, moved_from, self.written)
+            missing = missing_rows(source, rows, allow_removals=allow_removals)
+            moved_from = {rows[row_id].content_hash: row_id for row_id in sorted(missing.removed)}
+            archive = self._archive()
+            existing = ExistingRows(rows, moved_from, self.written, archive.values, rehash)
             if dry_run:
                 summary = count_changes(source, existing, on_progress)
             else:
-                target = IngestTarget(self.encoder, self._store)
+                if runner is not None:  # which may write rows itself
+                    archive.keep(rows.values(), self.written)
+                target = IngestTarget(self.encoder, self._store, archive)
                 summary = self._write_changes(source, target, existing, on_progress, runner)
-                self._store.delete(sorted(removed))
+                archive.keep((rows[row_id] for row_id in missing.removed), self.written)
+                self._store.delete(sorted(missing.removed))
                 self._store.optimize(self.metric)
                 self._write_manifest()
-        return SyncReport.of(source, summary, removed, time.perf_counter() - start)
+        return SyncReport.of(located, summary, missing, time.perf_counter() - start)
+
+    def open_source(
+        self,
+        spec: str | Path,
+        on_progress: ProgressCallback = ignore_progress,
+        *,
+        empty: bool = False,
+        name: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Source:
+        """Open a source with the options that it was indexed with.
+
+        Args:
+            spec: what :func:`lookalike.open_source` takes.
+            on_progress: called during downloads.
+            empty: allow a folder without images.
+            name: the name of the source; by default the one that the gallery has for its location,
+                or that of the folder or file.
+            options: fields of :meth:`lookalike.sources.SourceOptions.as_dict` to change.
+
+        Raises:
+            SourceError: see :func:`lookalike.open_source`.
+        """
+        base = escape_name(str(spec))
+        same = [each for each, other in self.sources.items() if same_location(base, other)]
+        known = name or (same[0] if same else source_name(Path(spec).absolute().name))
+        if known in self.sources and is_gone(base):
+            raise SourceError(
+                f"{base}: there is no such file or folder. If the source {known!r} has moved, "
+                "index it from where it is now; to remove its rows: "
+                f"lookalike remove {shlex.quote(str(self.address or self.path))} "
+                f"--source {shlex.quote(known)}"
+            )
+        fields = {**self.source_options.get(known, {}), **(options or {})}
+        opened = SourceOptions.from_dict(fields)
+        return open_source(spec, on_progress, empty=empty, name=name, options=opened)
+
+    def _locate(self, source: Source, *, relocate: bool) -> LocatedSource:
+        """Return a source under its name in the gallery, opened with its recorded options."""
+        located = locate_source(source, self.sources, self._store.records, relocate=relocate)
+        recorded = self.source_options.get(located.source.name)
+        if not located.moved_from or not recorded or source.options.as_dict():
+            return located
+        options = SourceOptions.from_dict(recorded)
+        again = open_source(source.spec, name=located.source.name, options=options)
+        return replace(located, source=again)
+
+    def _archive(self) -> ColumnArchive:
+        """Return what was written about images whose rows are gone."""
+        opened = self._writer or self._current()
+        return ColumnArchive(opened.storage, str(self.address or self.path))
 
     def _write_changes(
         self,
@@ -357,12 +451,13 @@ class Gallery:
         runner: Runner | None,
     ) -> IngestSummary:
         """Add and update the rows of a source; restore the list of sources if every image fails."""
-        before = dict(self.sources)
+        before = dict(self.sources), dict(self.source_options)
         self.sources[source.name] = source.spec
+        self.source_options[source.name] = source.options.as_dict()
         self._write_manifest()
         summary = ingest(source, target, existing, on_progress, runner)
         if len(source) and len(summary.failed) == len(source):
-            self.sources = before
+            self.sources, self.source_options = before
             self._write_manifest()
             raise all_failed_error(source, summary)
         return summary
@@ -395,6 +490,7 @@ class Gallery:
         fingerprint: str,
         sources: Mapping[str, str] | None = None,
         written: Set[str] = frozenset(),
+        keep_written: bool = False,
     ) -> None:
         """Insert or replace rows that are already encoded, in one batch or several.
 
@@ -403,6 +499,7 @@ class Gallery:
             fingerprint: of their encoder.
             sources: specifications of new sources, by name.
             written: metadata columns that come from no source.
+            keep_written: add what was written for images of the same content, as a sync does.
 
         Raises:
             FingerprintError: they are not of this gallery's encoder.
@@ -411,10 +508,26 @@ class Gallery:
         with self._writing():
             self._refuse_other_rows(fingerprint)
             for batch in (rows,) if isinstance(rows, Rows) else rows:
-                self._store.upsert(batch)
+                self._store.upsert(self._with_written(batch) if keep_written else batch)
             self.sources |= sources or {}
             self.written |= written
             self._write_manifest()
+
+    def _with_written(self, rows: Rows) -> Rows:
+        """Return rows with what was written for their contents; archive that of replaced ones."""
+        before = {record.id: record for record in self._records_of(rows.ids)}
+        archive = self._archive()
+        metadata = []
+        for record in rows.records():
+            row = before.get(record.id)
+            if row is not None and row.content_hash == record.content_hash:
+                own: Mapping[str, Any] = written_values(row.metadata, self.written)
+                del before[record.id]
+            else:
+                own = archive.values.get(record.content_hash, {})
+            metadata.append({**record.metadata, **own})
+        archive.keep(before.values(), self.written)
+        return replace(rows, metadata=metadata)
 
     def _refuse_other_rows(self, fingerprint: str) -> None:
         if fingerprint != self.fingerprint:
@@ -423,16 +536,95 @@ class Gallery:
                 f"mixed with rows of {self._encoder_facts['name']!r}"
             )
 
-    def remove(self, ids: Sequence[str]) -> int:
-        """Delete rows by id and return how many existed.
+    def select(
+        self,
+        ids: Sequence[str] = (),
+        *,
+        source: str | None = None,
+        where: Where | None = None,
+    ) -> list[str]:
+        """Return the ids of rows, sorted.
+
+        Args:
+            ids: ids, or patterns of ids with ``*``, ``?`` and ``[...]``.
+            source: all rows of this source.
+            where: rows that match a filter.
 
         Raises:
+            MissingRowError: no row has an id, or matches a pattern.
+            UnknownNameError: no such source.
+            SettingError: none or several of the arguments are given.
+            InputError: the filter cannot be parsed.
+        """
+        if (bool(ids) + (source is not None) + (where is not None)) != 1:
+            raise InputError(
+                "{ids}, {source} or {where}: name one", ids=None, source=None, where=None
+            )
+        if source is not None:
+            if source not in self.sources:
+                raise UnknownNameError("source", source, self.sources)
+            return [record.id for record in self.store.records(f"{source}:")]
+        view = self.snapshot().store
+        known = view.ids()
+        if where is not None:
+            places = matching_rows(as_filter(where), view.columns())
+            return [] if places is None else [known[place] for place in places]
+        return matching_ids(ids, known)
+
+    def remove(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        source: str | None = None,
+        where: Where | None = None,
+    ) -> int:
+        """Delete rows and return how many existed; the images of sources stay.
+
+        What was written into columns that come from no source is kept, and comes back with an image
+        of the same content. Files of uploaded images are deleted.
+
+        Args:
+            ids: of the rows.
+            source: delete all rows of this source, and forget the source.
+            where: delete the rows that match a filter.
+
+        Raises:
+            UnknownNameError: no such source.
+            SettingError: none or several of the arguments are given.
+            InputError: the filter cannot be parsed.
             StorageError: they could not be deleted, or another process is writing.
         """
         with self._writing():
-            count = self._store.delete(ids)
+            chosen = ids if ids is not None else self.select(source=source, where=where)
+            records = list(self._records_of(chosen))
+            self._archive().keep(records, self.written)
+            count = self._store.delete(chosen)
+            if source is not None:
+                self.sources.pop(source, None)
+                self.source_options.pop(source, None)
             self._write_manifest()
+            self._delete_uploads(record.uri for record in records)
         return count
+
+    def _records_of(self, ids: Sequence[str]) -> Iterator[Record]:
+        """Yield the rows that exist of some ids."""
+        for start in range(0, len(ids), _READ_AT_ONCE):
+            batch = ids[start : start + _READ_AT_ONCE]
+            try:
+                yield from self._store.get(batch).records()
+            except MissingRowError:
+                if len(batch) > 1:
+                    for row_id in batch:
+                        yield from self._records_of([row_id])
+
+    def _delete_uploads(self, uris: Iterable[str]) -> None:
+        """Delete the files of rows that are gone, if they are in the gallery's folder."""
+        folder = (self.path / IMAGES).resolve()
+        for uri in uris:
+            file = Path(unescape_name(uri))
+            if file.parent == folder:
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
     def optimize(self) -> None:
         """Merge small files, update the index and delete old versions of the table.
@@ -533,10 +725,15 @@ class Gallery:
         records = self._read(lambda opened: list(opened.store.records()))
         opened = open_items([record.uri for record in records])
         items = [
-            replace(item, id=record.id, metadata=record.metadata)
+            replace(item, id=record.id, metadata=record.metadata, options=self.decoding(record.id))
             for item, record in zip(opened, records, strict=True)
         ]
         return ItemSource(self.path.name, str(self.path), items)
+
+    def decoding(self, row_id: str) -> DecodeOptions:
+        """Return how the image of a row was decoded: as its source was indexed."""
+        fields = self.source_options.get(row_id.partition(":")[0])
+        return SourceOptions.from_dict(fields).decoding if fields else DEFAULT_OPTIONS
 
     def info(self) -> dict[str, Any]:
         """Return facts about the gallery, as JSON values."""
@@ -564,6 +761,9 @@ class Gallery:
                 "dim": self._store.dim,
                 "metric": self.metric.value,
                 "sources": self.sources,
+                "source_options": {
+                    name: options for name, options in self.source_options.items() if options
+                },
                 "written": sorted(self.written),
                 "rows": len(self),
             }

@@ -7,7 +7,9 @@ whose content the store already has are not encoded again.
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -19,8 +21,10 @@ from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ImageError
-from lookalike.images.decode import content_hash, decode
+from lookalike.gallery.archive import ColumnArchive, written_values
+from lookalike.images.decode import content_hash
 from lookalike.sources import Item, Source
+from lookalike.sources.options import pixels_key
 from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import Record, Rows, VectorStore
 from lookalike.types import (
@@ -52,11 +56,12 @@ class Change(Enum):
 
 @dataclass(slots=True)
 class IngestSummary:
-    """Items per change, the former ids of moved items, and failures."""
+    """Items per change, the former ids of moved items, failures, and notes on decoded images."""
 
     counts: dict[Change, int] = field(default_factory=lambda: dict.fromkeys(Change, 0))
     moved: set[str] = field(default_factory=set)
     failed: list[Failure] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
 
     def add(self, result: ItemResult) -> None:
         """Count one item. Of several copies of a removed row the first has moved."""
@@ -67,6 +72,7 @@ class IngestSummary:
         elif change is Change.FAILED:
             self.failed.append(Failure(result.uri, result.reason))
         self.counts[change] += 1
+        self.notes.update(result.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +84,26 @@ class ExistingRows:
         moved_from: ids of rows that the source no longer has, by content hash.
         written: metadata columns that come from no source; they stay with an image while its
             content stays the same.
+        archived: values of these columns from former rows, by content hash; an image that comes
+            back has them again.
+        rehash: read items again whose signature is unchanged.
     """
 
     rows: Mapping[str, Record] = field(default_factory=dict)
     moved_from: Mapping[str, str] = field(default_factory=dict)
     written: Set[str] = frozenset()
+    archived: Mapping[str, Metadata] = field(default_factory=dict)
+    rehash: bool = False
 
     def metadata(self, item: Item, row: Record) -> Metadata:
         """Return the new metadata of a row whose content equals that of an item."""
-        written = {name: value for name, value in row.metadata.items() if name in self.written}
+        written = written_values(row.metadata, self.written)
         return {**item.metadata, **written} if written else item.metadata
+
+    def restored(self, item: Item, digest: str) -> Metadata:
+        """Return the metadata of a new content, with what was written for it before."""
+        archived = self.archived.get(digest)
+        return {**item.metadata, **archived} if archived else item.metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +121,7 @@ class ItemResult:
         row_id: the row with the same content, if there is one.
         reason: why it failed.
         written: its row is already in the store.
+        notes: of decoding, see :class:`lookalike.images.decode.DecodedImage`.
     """
 
     id: str
@@ -117,6 +134,7 @@ class ItemResult:
     row_id: str | None = None
     reason: str = ""
     written: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def pending(self) -> bool:
@@ -128,7 +146,7 @@ class ItemResult:
 class EncodeTask:
     """Compares items with existing rows and encodes new and changed ones.
 
-    Without an encoder, items are only compared.
+    Without an encoder, items are only compared. Whatever goes wrong with one item is its failure.
     """
 
     existing: ExistingRows
@@ -140,17 +158,17 @@ class EncodeTask:
         decoded: list[tuple[ItemResult, ImageArray]] = []
         size = 0
         for item in items:
-            result, data = _compare(item, self.existing)
-            if data is None or self.encoder is None:
-                results.append(result)
-                continue
             try:
-                image = decode(data, name=item.uri)
+                result, content = _compare(item, self.existing)
+                if content is None or self.encoder is None:
+                    results.append(result)
+                    continue
+                image = item.decode(content)
             except ImageError as error:
                 results.append(failed(item.id, item.uri, error))
                 continue
-            decoded.append((result, image))
-            size += image.nbytes
+            decoded.append((replace(result, notes=image.notes), image.pixels))
+            size += image.pixels.nbytes
             if size >= _ENCODE_BYTES:
                 results += _encode(decoded, self.encoder)
                 decoded, size = [], 0
@@ -192,10 +210,11 @@ class ThreadRunner:
 
 @dataclass(frozen=True, slots=True)
 class IngestTarget:
-    """The store that rows are written to, and its encoder."""
+    """The store that rows are written to, its encoder, and what was written of former contents."""
 
     encoder: Encoder
     store: VectorStore
+    archive: ColumnArchive
 
 
 def ingest(
@@ -208,7 +227,8 @@ def ingest(
     """Add and update the rows of a source; nothing is deleted.
 
     An item is unchanged if its signature is, or else its content hash. A new item with the content
-    of a removed row has moved and takes over its embedding.
+    of a removed row has moved and takes over its embedding. Before a row's content is replaced,
+    what was written for it goes to the archive.
 
     Args:
         source: the items.
@@ -227,11 +247,24 @@ def ingest(
         pending += [result for result in results if result.pending]
         due = time.monotonic() - committed > BATCH_SECONDS
         if len(pending) >= BATCH_IMAGES or (pending and due):
-            commit(pending, target.store)
+            _archive_and_commit(pending, target, existing)
             pending, committed = [], time.monotonic()
     if pending:
-        commit(pending, target.store)
+        _archive_and_commit(pending, target, existing)
     return summary
+
+
+def _archive_and_commit(
+    results: Sequence[ItemResult], target: IngestTarget, existing: ExistingRows
+) -> None:
+    """Write the rows of a batch, after what was written for the contents that they replace."""
+    replaced = (
+        existing.rows[result.id]
+        for result in results
+        if result.embedding is not None and result.id in existing.rows
+    )
+    target.archive.keep(replaced, existing.written)
+    commit(results, target.store)
 
 
 def count_changes(
@@ -293,48 +326,68 @@ def _counted(
 
 
 def _compare(item: Item, existing: ExistingRows) -> tuple[ItemResult, bytes | ImageArray | None]:
-    """Return the result of an item, and its content if that has to be encoded."""
+    """Return the result of an item, and its content if that has to be encoded.
+
+    A row's signature also says how its image was decoded, where that is not the default.
+
+    Raises:
+        ImageError: the item cannot be read.
+    """
     row = existing.rows.get(item.id)
-    signature = item.signature()
-    if row is not None and signature and signature == row.signature:
+    cheap, pixels = item.signature(), pixels_key(item.options)
+    signature = f"{cheap} {pixels}" if pixels else cheap
+    if row is not None and cheap and signature == row.signature and not existing.rehash:
         return _same_content(item, row, signature, existing), None
-    try:
-        data = item.read()
-    except ImageError as error:
-        return failed(item.id, item.uri, error), None
-    except OSError as error:
-        return failed(item.id, item.uri, f"cannot be read ({error.strerror or error})"), None
-    digest = content_hash(data)
+    content = item.content()
+    digest = item_hash(item, content)
     if row is not None and row.content_hash == digest:
-        return _same_content(item, row, signature, existing), None
-    if row is None and digest in existing.moved_from:
-        former = existing.rows[existing.moved_from[digest]]
+        result = _same_content(item, row, signature, existing)
+        if _decoded_like(row) == pixels:
+            return result, None
+        return replace(result, change=Change.UPDATED, row_id=None), content
+    former = existing.rows[existing.moved_from[digest]] if digest in existing.moved_from else None
+    if row is None and former is not None and _decoded_like(former) == pixels:
         metadata = existing.metadata(item, former)
         fields = (item.id, item.uri, metadata, Change.MOVED, digest, signature)
         return ItemResult(*fields, row_id=former.id), None
     change = Change.ADDED if row is None else Change.UPDATED
-    return ItemResult(item.id, item.uri, item.metadata, change, digest, signature), data
+    metadata = existing.restored(item, digest)
+    return ItemResult(item.id, item.uri, metadata, change, digest, signature), content
+
+
+def item_hash(item: Item, content: bytes | ImageArray) -> str:
+    """Return the content hash of an item; pages of one file differ."""
+    digest = content_hash(content)
+    if not item.page:
+        return digest
+    return hashlib.sha256(f"{digest}#{item.page + 1}".encode()).hexdigest()
+
+
+def _decoded_like(row: Record) -> str:
+    """Return how the image of a row was decoded, see :func:`pixels_key`."""
+    return row.signature.partition(" ")[2]
 
 
 def _same_content(item: Item, row: Record, signature: str, existing: ExistingRows) -> ItemResult:
     """Return the result of an item with the content of its row; other columns may differ."""
     metadata = existing.metadata(item, row)
-    if (item.uri, signature) == (row.uri, row.signature) and metadata == row.metadata:
-        return ItemResult(item.id, item.uri, metadata, Change.UNCHANGED)
+    same = (item.uri, signature) == (row.uri, row.signature) and metadata == row.metadata
     change = Change.UNCHANGED if metadata == row.metadata else Change.UPDATED
     fields = (item.id, item.uri, metadata, change, row.content_hash, signature)
-    return ItemResult(*fields, row_id=row.id)
+    return ItemResult(*fields, row_id=None if same else row.id)
 
 
 def _encode(decoded: Sequence[tuple[ItemResult, ImageArray]], encoder: Encoder) -> list[ItemResult]:
-    """Encode images together; if one is refused, one by one, so that only that one fails."""
+    """Encode images together; if that fails, one by one, so that only the cause fails."""
     try:
         rows = encoder.encode([image for _, image in decoded])
         return [
             replace(result, embedding=row) for (result, _), row in zip(decoded, rows, strict=True)
         ]
-    except ImageError as error:
-        if len(decoded) == 1:
-            result = decoded[0][0]
-            return [failed(result.id, result.uri, error)]
-        return [result for pair in decoded for result in _encode([pair], encoder)]
+    except Exception as error:  # noqa: BLE001 - one image must not end a batch
+        if len(decoded) > 1:
+            return [result for pair in decoded for result in _encode([pair], encoder)]
+        result = decoded[0][0]
+        expected = isinstance(error, ImageError)
+        reason = error if expected else f"cannot be encoded ({type(error).__name__}: {error})"
+        return [failed(result.id, result.uri, reason)]

@@ -14,6 +14,7 @@ from lookalike._version import __version__
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import SourceError
 from lookalike.gallery.ingest import EncodeTask, ExistingRows, ItemResult, commit, failed
+from lookalike.images.options import DecodeOptions
 from lookalike.sources import Item, open_items
 from lookalike.stores.base import Record, VectorStore
 from lookalike.stores.milvus.address import Address
@@ -32,11 +33,12 @@ class ItemPayload:
     uri: str
     metadata: Metadata
     row: Record | None
+    options: DecodeOptions
 
     @classmethod
     def of(cls, item: Item, existing: ExistingRows) -> ItemPayload:
         """Return the payload of an item."""
-        return cls(item.id, item.uri, item.metadata, existing.rows.get(item.id))
+        return cls(item.id, item.uri, item.metadata, existing.rows.get(item.id), item.options)
 
     def failed(self, reason: Exception | str) -> ItemResult:
         """Return its result if it could not be indexed."""
@@ -45,7 +47,8 @@ class ItemPayload:
     def open(self) -> Item | ItemResult:
         """Open the item by its uri; its result if that fails."""
         try:
-            return replace(open_items([self.uri])[0], id=self.id, metadata=self.metadata)
+            (item,) = open_items([self.uri], options=self.options)
+            return replace(item, id=self.id, metadata=self.metadata)
         except SourceError as error:
             return self.failed(error)
 

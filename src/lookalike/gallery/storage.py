@@ -95,6 +95,22 @@ class GalleryStorage(Protocol):
         """
         ...
 
+    def read_file(self, name: str) -> bytes | None:
+        """Return the content of a file beside the rows; None if there is none.
+
+        Raises:
+            ArtifactError: it cannot be read.
+        """
+        ...
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Write or replace a file beside the rows; when this returns, it is safe.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        ...
+
 
 class FolderStorage:
     """A gallery whose rows are in its folder."""
@@ -121,6 +137,19 @@ class FolderStorage:
         if self.read().get(IDENTITY, identity) != identity:
             raise replaced_error(self.path)
         write_manifest(self.path / MANIFEST, {IDENTITY: identity, **fields})
+
+    def read_file(self, name: str) -> bytes | None:
+        """Return the content of a file in the folder; None if there is none."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ArtifactError(f"{self.path / name}: cannot be read ({error.strerror})") from error
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Write or replace a file in the folder."""
+        write_atomically(self.path / name, data)
 
 
 class MilvusStorage:
@@ -156,6 +185,14 @@ class MilvusStorage:
         """Replace the manifest of this gallery."""
         GalleryState.of(self.store)  # refuses another collection
         self._sidecar.write(MANIFEST, manifest_bytes(fields))
+
+    def read_file(self, name: str) -> bytes | None:
+        """Return the content of a file beside the collection; None if there is none."""
+        return self._sidecar.read(name) if name in self._sidecar.files() else None
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Write or replace a file beside the collection."""
+        self._sidecar.write(name, data)
 
 
 def open_storage(path: str | Path) -> GalleryStorage:

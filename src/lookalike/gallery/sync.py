@@ -1,23 +1,54 @@
-"""The report of a sync, and the checks that refuse one."""
+"""The report of a sync, where a source is, and the checks that refuse one."""
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 import re
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lookalike.errors import SourceError
-from lookalike.gallery.ingest import Change, IngestSummary
-from lookalike.sources import DATASET_PREFIX, Source
+from lookalike.errors import ImageError, MissingRowError, SourceError
+from lookalike.files import unescape_name
+from lookalike.gallery.ingest import Change, IngestSummary, item_hash
+from lookalike.sources import (
+    DATASET_PREFIX,
+    FolderSource,
+    ManifestSource,
+    ShardSource,
+    Skipped,
+    Source,
+)
+from lookalike.sources.opening import renamed
 from lookalike.stores.base import Record
 from lookalike.types import Failure
+
+UPLOADS = "api"
+"""Name of the source of images that were added one by one."""
+
+_COMPARED = 100
+"""Images that are read to recognize a source that has moved."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What a sync did, in images. ``moved`` counts images that were recognized under a new id."""
+    """What a sync did, in images.
+
+    Args:
+        added: new images.
+        updated: images whose content or metadata changed.
+        moved: images that were recognized under a new id.
+        removed: rows whose file is gone.
+        unchanged: images that are as they were.
+        failed: images that could not be read or encoded, and what could not be listed.
+        seconds: duration.
+        kept: rows whose file exists but is not read now.
+        skipped: what the source has but does not take, by reason.
+        notes: on images that were decoded, such as ``truncated``, with their number.
+        relocated: where the source was before, if it has moved here.
+    """
 
     added: int
     updated: int
@@ -26,30 +57,156 @@ class SyncReport:
     unchanged: int
     failed: tuple[Failure, ...]
     seconds: float
+    kept: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
+    relocated: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        failed = [{"uri": f.uri, "reason": f.reason} for f in self.failed]
         counts = {
             name: getattr(self, name)
-            for name in ("added", "updated", "moved", "removed", "unchanged")
+            for name in ("added", "updated", "moved", "removed", "unchanged", "kept")
         }
-        return {**counts, "failed": failed, "seconds": round(self.seconds, 3)}
+        return {
+            **counts,
+            "failed": [{"uri": f.uri, "reason": f.reason} for f in self.failed],
+            "skipped": {each.reason: each.count for each in self.skipped},
+            "skipped_examples": [
+                {"reason": each.reason, "example": each.example, "hint": each.hint}
+                for each in self.skipped
+            ],
+            "notes": dict(self.notes),
+            **({"relocated": self.relocated} if self.relocated else {}),
+            "seconds": round(self.seconds, 3),
+        }
 
     @classmethod
     def of(
-        cls, source: Source, summary: IngestSummary, removed: Set[str], seconds: float
+        cls, located: LocatedSource, summary: IngestSummary, missing: MissingRows, seconds: float
     ) -> SyncReport:
-        """Make the report of an ingest; ``removed`` are the ids that the source no longer has."""
+        """Make the report of an ingest."""
+        source = located.source
         return cls(
             added=summary.counts[Change.ADDED],
             updated=summary.counts[Change.UPDATED],
             moved=summary.counts[Change.MOVED],
-            removed=len(removed - summary.moved),
+            removed=len(missing.removed - summary.moved),
             unchanged=summary.counts[Change.UNCHANGED],
             failed=(*source.problems, *summary.failed),
             seconds=seconds,
+            kept=len(missing.kept),
+            skipped=tuple(source.skipped),
+            notes=dict(summary.notes.most_common()),
+            relocated=located.moved_from,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedSource:
+    """A source under its name in the gallery, and where it was before if it has moved."""
+
+    source: Source
+    moved_from: str = ""
+
+
+def locate_source(
+    source: Source,
+    sources: Mapping[str, str],
+    records: Callable[[str], Iterable[Record]],
+    *,
+    relocate: bool,
+) -> LocatedSource:
+    """Return a source under the name that the gallery has for its location or its images.
+
+    A source that is gone from its recorded location, and most of whose images are here, has moved:
+    its rows stay, with all that was written about them.
+
+    Args:
+        source: to be indexed.
+        sources: specifications of the gallery's sources, by name.
+        records: returns the rows of an id prefix.
+        relocate: this source has moved.
+
+    Raises:
+        SourceError: its name or location is taken, or it may be several sources that have moved.
+    """
+    chosen = isinstance(source, FolderSource | ManifestSource | ShardSource) and source.named
+    renameable = isinstance(source, FolderSource | ManifestSource | ShardSource)
+    if source.name not in sources and renameable and not chosen:
+        same = [name for name, spec in sources.items() if _same(base_of(spec), source.base)]
+        source = renamed(source, same[0]) if same else source
+    recorded = sources.get(source.name)
+    known = recorded is not None and _same(base_of(recorded), source.base)
+    if not renameable or relocate or known or (recorded is not None and not is_gone(recorded)):
+        check_source(source, sources, relocate=relocate)
+        return LocatedSource(source)
+    moved = _moved_names(source, sources, records)
+    if len(moved) > 1 or (moved and chosen and source.name not in moved):
+        raise SourceError(_ambiguous(source, sources, moved), relocate=True, name=moved[0])
+    if moved:
+        source = renamed(source, moved[0])
+        check_source(source, sources, relocate=True)
+        return LocatedSource(source, sources[moved[0]])
+    check_source(source, sources, relocate=False)
+    return LocatedSource(source)
+
+
+def _ambiguous(source: Source, sources: Mapping[str, str], moved: Sequence[str]) -> str:
+    listed = " and ".join(f"{name!r} ({sources[name]})" for name in moved)
+    verb = "are" if len(moved) > 1 else "is"
+    return (
+        f"{source.base}: has most of the images of {listed}, which {verb} gone from there. If it "
+        "has moved here, set {relocate} and {name}; if not, remove its rows first: "
+        f"lookalike remove GALLERY --source {moved[0]}"
+    )
+
+
+def _moved_names(
+    source: Source, sources: Mapping[str, str], records: Callable[[str], Iterable[Record]]
+) -> list[str]:
+    """Return the sources that are gone and that have most of their images in a source."""
+    gone = [name for name, spec in sources.items() if name != UPLOADS and is_gone(spec)]
+    if not gone or not len(source):
+        return []
+    step = -(-len(source) // _COMPARED)
+    sample = [digest for i in range(0, len(source), step) if (digest := _hash_at(source, i))]
+    moved = []
+    for name in gone:
+        hashes = [record.content_hash for record in records(f"{name}:")]
+        known = frozenset(hashes)
+        matching = sum(digest in known for digest in sample)
+        share = matching / len(sample) if sample else 0.0
+        if share > 0.5 and share * len(source) > len(hashes) / 2:
+            moved.append(name)
+    return moved
+
+
+def _hash_at(source: Source, index: int) -> str:
+    """Return the content hash of an item; empty if it cannot be read."""
+    item = source[index]
+    try:
+        return item_hash(item, item.content())
+    except ImageError:
+        return ""
+
+
+def is_gone(spec: str) -> bool:
+    """Return whether nothing is at the location of a source any more."""
+    return not spec.startswith(DATASET_PREFIX) and not Path(unescape_name(spec)).exists()
+
+
+@dataclass(frozen=True, slots=True)
+class MissingRows:
+    """Ids of rows that a source does not have among its items.
+
+    Args:
+        removed: their files are gone.
+        kept: their files exist or may exist, but are not read now.
+    """
+
+    removed: Set[str]
+    kept: Set[str]
 
 
 def check_source(source: Source, sources: Mapping[str, str], *, relocate: bool) -> None:
@@ -71,41 +228,66 @@ def check_source(source: Source, sources: Mapping[str, str], *, relocate: bool) 
             "one with {name}",
             name=None,
         )
-    if recorded is not None and not relocate and not _same(_base(recorded), source.base):
+    if recorded is not None and not relocate and not _same(base_of(recorded), source.base):
         raise SourceError(
             f"{source.base}: the gallery already has a source {source.name!r} at "
-            f"{_base(recorded)}; if that has moved here, set {{relocate}}; if this is another "
+            f"{base_of(recorded)}; if that has moved here, set {{relocate}}; if this is another "
             "source, give it another {name}",
             relocate=None,
             name=None,
         )
     for name, spec in sources.items():
-        if name != source.name and _overlap(_base(spec), source.base):
+        if name != source.name and _overlap(base_of(spec), source.base):
             raise SourceError(
-                f"{source.base}: overlaps the source {name!r} ({_base(spec)}), so that its images "
-                "would be indexed twice; index that source again instead"
+                f"{source.base}: overlaps the source {name!r} ({base_of(spec)}), so that its "
+                "images would be indexed twice; index that source again instead"
             )
 
 
-def removed_ids(source: Source, rows: Mapping[str, Record], *, allow_removals: bool) -> set[str]:
-    """Return the rows that the source no longer has, except those in unreadable folders.
+def missing_rows(
+    source: Source, rows: Mapping[str, Record], *, allow_removals: bool
+) -> MissingRows:
+    """Return the rows that are not among the items of a source: those to remove, and to keep.
 
     Raises:
-        SourceError: they are more than half of the rows, and that is not allowed.
+        SourceError: those to remove are more than half of the rows, and that is not allowed.
     """
-    if not rows:
-        return set()
-    missing = rows.keys() - {item.id for item in source}
-    removed = {
-        row_id for row_id in missing if not row_id.startswith(tuple(source.unlisted_prefixes))
-    }
+    missing = rows.keys() - {item.id for item in source} if rows else set()
+    unlisted = tuple(source.unlisted_prefixes)
+    kept = {row_id for row_id in missing if row_id.startswith(unlisted) or source.has_file(row_id)}
+    removed = missing - kept
     if 2 * len(removed) > len(rows) and not allow_removals:
         raise SourceError(
             f"{source.spec}: {len(removed):,} of its {len(rows):,} indexed images are missing; to "
             "remove them, set {allow_removals}. Nothing was changed",
             allow_removals=None,
         )
-    return removed
+    return MissingRows(removed, kept)
+
+
+def matching_ids(wanted: Iterable[str], ids: Sequence[str]) -> list[str]:
+    """Return the ids that are wanted, by themselves or by patterns, sorted.
+
+    Raises:
+        MissingRowError: none is, by one of them.
+    """
+    known = frozenset(ids)
+    matching: set[str] = set()
+    for each in wanted:
+        matches = {each} if each in known else _glob(each, ids)
+        if not matches:
+            near = difflib.get_close_matches(each, ids[:_MAX_COMPARED_IDS], n=1, cutoff=0.75)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise MissingRowError(f"there is no row with the id {each!r}{hint}")
+        matching |= matches
+    return sorted(matching)
+
+
+_MAX_COMPARED_IDS = 20_000
+
+
+def _glob(pattern: str, ids: Sequence[str]) -> set[str]:
+    return {row_id for row_id in ids if fnmatch.fnmatchcase(row_id, pattern)}
 
 
 def all_failed_error(source: Source, summary: IngestSummary) -> SourceError:
@@ -117,7 +299,7 @@ def all_failed_error(source: Source, summary: IngestSummary) -> SourceError:
     )
 
 
-def _base(spec: str) -> str:
+def base_of(spec: str) -> str:
     """Return the location of a source, from its specification."""
     return re.sub(r"\[\d*:\d*\]$", "", spec) if spec.startswith(DATASET_PREFIX) else spec
 
@@ -125,11 +307,20 @@ def _base(spec: str) -> str:
 def _same(one: str, other: str) -> bool:
     if one.startswith(DATASET_PREFIX) or other.startswith(DATASET_PREFIX):
         return one == other
-    return Path(one).resolve() == Path(other).resolve()
+    return _resolved(one) == _resolved(other)
+
+
+def same_location(one: str, other: str) -> bool:
+    """Return whether two specifications are of one location."""
+    return _same(base_of(one), base_of(other))
+
+
+def _resolved(base: str) -> Path:
+    return Path(unescape_name(base)).resolve()
 
 
 def _overlap(one: str, other: str) -> bool:
     if one.startswith(DATASET_PREFIX) or other.startswith(DATASET_PREFIX):
         return one == other
-    first, second = Path(one).resolve(), Path(other).resolve()
+    first, second = _resolved(one), _resolved(other)
     return first == second or first in second.parents or second in first.parents

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.artifacts import write_atomically
-from lookalike.errors import BusyError, InputError, MissingRowError
-from lookalike.gallery.gallery import Gallery
+from lookalike.errors import ArtifactError, BusyError, InputError, MissingRowError
+from lookalike.gallery.gallery import IMAGES, Gallery
+from lookalike.gallery.sync import UPLOADS
 from lookalike.images.decode import content_hash
 from lookalike.images.formats import file_suffix
 from lookalike.stores.base import Rows
 from lookalike.types import Embeddings, Metadata
 
-SOURCE = "api"
+SOURCE = UPLOADS
 """Prefix of the ids of uploaded images."""
 
-FOLDER = "images"
+FOLDER = IMAGES
 
 _MAX_KEY = 500
 
@@ -35,7 +36,14 @@ def row_id(key: str) -> str:
     return f"{SOURCE}:{key}"
 
 
-def put(gallery: Gallery, key: str, data: bytes, embedding: Embeddings, metadata: Metadata) -> bool:
+def put(
+    gallery: Gallery,
+    key: str,
+    data: bytes,
+    embedding: Embeddings,
+    metadata: Metadata,
+    fingerprint: str,
+) -> bool:
     """Add or replace an image; return whether it replaced one.
 
     The file is written before the row, so that no row lacks its file.
@@ -44,10 +52,12 @@ def put(gallery: Gallery, key: str, data: bytes, embedding: Embeddings, metadata
         gallery: written to.
         key: identifies the image.
         data: the image file.
-        embedding: ``(1, dim)`` float32, by the gallery's encoder.
+        embedding: ``(1, dim)`` float32.
         metadata: JSON values.
+        fingerprint: of the encoder of the embedding.
 
     Raises:
+        FingerprintError: it is not the gallery's encoder.
         InputError: the key is invalid, or the gallery's rows are in Milvus.
         BusyError: another process is writing.
         StorageError: it could not be written.
@@ -63,12 +73,19 @@ def put(gallery: Gallery, key: str, data: bytes, embedding: Embeddings, metadata
     name = f"{hashlib.sha256(own.encode()).hexdigest()[:24]}-{digest[:16]}{file_suffix(data)}"
     folder = (gallery.path / FOLDER).resolve()
     before = _file_of(gallery, own)
-    write_atomically(folder / name, data)
+    with contextlib.suppress(OSError):  # the next line says what is wrong
+        folder.mkdir(exist_ok=True)
+    write_atomically(folder / name, data, parents=False)
     rows = Rows([own], [str(folder / name)], embedding, [metadata], [digest])
     replaces = before is None or before.name != name
     try:
-        gallery.upsert(rows, fingerprint=gallery.encoder.fingerprint, sources={SOURCE: str(folder)})
-    except BusyError:
+        gallery.upsert(
+            rows,
+            fingerprint=fingerprint,
+            sources={SOURCE: str(folder)},
+            keep_written=True,
+        )
+    except (BusyError, ArtifactError):
         if replaces:
             _delete_file(gallery, folder / name)
         raise
@@ -105,11 +122,8 @@ def remove(gallery: Gallery, item_id: str) -> None:
         StorageError: it could not be written.
     """
     own = editable_id(item_id)
-    file = _file_of(gallery, own)
-    if file is None:
+    if not gallery.remove([own]):
         raise MissingRowError(f"there is no row with the id {own!r}")
-    gallery.remove([own])
-    _delete_file(gallery, file)
 
 
 def editable_id(item_id: str) -> str:

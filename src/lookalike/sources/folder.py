@@ -28,6 +28,9 @@ _IGNORED_FOLDERS = frozenset(
 )
 """System folders of network drives and desktops, in lower case."""
 
+_GALLERY = "gallery.json"
+"""A file that each gallery has."""
+
 _METADATA_STEM = "metadata"
 _PATH_COLUMNS = ("path", "file_name")
 _MAX_COMPARED = 20_000
@@ -339,6 +342,9 @@ class _Walk:
             count = 1 if entry.is_symlink() else _count_files(entry.path)
             if count:
                 self.skipped.add(reason, f"{folder}{name}/", count=count)
+            return False
+        if os.path.exists(f"{entry.path}/{_GALLERY}"):  # noqa: PTH110 - a text
+            self.skipped.add(skipping.GALLERY, f"{folder}{name}/", count=_count_files(entry.path))
             return False
         if entry.is_symlink() and not self._leads_out(entry):
             self.skipped.add(skipping.LINK, folder + name)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from lookalike.errors import SettingError
-from lookalike.images.decode import DEFAULT_OPTIONS, DecodeOptions
+from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
 
 PAGES = ("first", "all")
 
@@ -76,16 +76,16 @@ class SourceOptions:
             ),
         )
 
-    @property
-    def pixels_key(self) -> str:
-        """A text that changes if the same file would be decoded to other pixels."""
-        window = self.decoding.window
-        return "" if window is None else f"window={window[0]:g},{window[1]:g}"
-
 
 DEFAULT_SOURCE_OPTIONS = SourceOptions()
 
 _NO_LIMIT = "none"
+
+
+def pixels_key(decoding: DecodeOptions) -> str:
+    """Return a text that differs if the same file is decoded to other pixels; default: empty."""
+    window = decoding.window
+    return "" if window is None else f"window={window[0]:g},{window[1]:g}"
 
 
 def _written(limit: float | None) -> float | str | None:

@@ -18,6 +18,7 @@ from lookalike.images.formats import (
 
 HIDDEN = "hidden"
 SYSTEM = "system folder"
+GALLERY = "files of a gallery"
 LINK = "link to a folder that is read anyway"
 NOT_REGULAR = "not a regular file"
 NOT_IMAGE = "not an image"

@@ -55,6 +55,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def records(self) -> Iterator[Record]:
+        """Iterate over the rows without embeddings."""
+        columns = (self.ids, self.uris, self.metadata, self.hashes, self.signatures)
+        return (Record(*fields) for fields in zip(*columns, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

@@ -1,0 +1,88 @@
+"""lookalike remove: delete rows of a gallery."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from lookalike.cli import console
+from lookalike.cli.options import AsJson, Gallery
+from lookalike.formatting import format_count, printable
+
+_LISTED = 10
+"""Ids that are listed, at most."""
+
+
+def command(
+    gallery: Gallery,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Remove a source with all its rows."),
+    ] = None,
+    id: Annotated[  # noqa: A002 - the name of the option
+        list[str] | None,
+        typer.Option("--id", metavar="ID", help="Remove an image, by ID or pattern (repeatable)."),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="FILTER", help='Remove images by metadata, e.g. "year < 2020".'),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be removed without writing.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Allow removing more than half of the gallery.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove images from a gallery; their files stay where they are.
+
+    Labels are kept, and come back if an image of the same content is indexed
+    again. Files of uploaded images are deleted.
+
+      lookalike remove photos.gallery --source holidays
+      lookalike remove photos.gallery --id photos:a.jpg --id 'photos:thumbs/*'
+      lookalike remove photos.gallery --where "label = 'blurred'" --dry-run
+
+    JSON: removed, ids, rows and dry_run.
+    """
+    from lookalike.errors import SettingError
+    from lookalike.gallery.gallery import Gallery
+
+    opened = Gallery.open(gallery)
+    chosen = opened.select(id or (), source=source, where=where)
+    rows = len(opened)
+    if 2 * len(chosen) > rows and not (yes or dry_run or _confirmed(len(chosen), rows)):
+        raise SettingError(
+            f"{gallery}: {len(chosen):,} of its {format_count(rows, 'row')} would be removed; to "
+            "remove them, set {yes}. Nothing was changed",
+            yes=True,
+        )
+    if dry_run:
+        count = len(chosen)
+    elif source is not None:
+        count = opened.remove(source=source)
+    else:
+        count = opened.remove(chosen)
+    left = rows - count if dry_run else len(opened)
+    if as_json:
+        console.print_json({"removed": count, "ids": chosen, "rows": left, "dry_run": dry_run})
+        return
+    would = "dry run, nothing written: " if dry_run else ""
+    print(f"{printable(gallery)}: {would}{format_count(count, 'row')} removed, {left:,} left")
+    for row_id in chosen[:_LISTED]:
+        console.note(f"removed: {printable(row_id)}")
+    if len(chosen) > _LISTED:
+        console.note(f"... and {len(chosen) - _LISTED:,} more; --json lists them all")
+    if source is None and count and not dry_run:
+        console.note("the next index of their source adds them again; leave them out: --exclude")
+
+
+def _confirmed(count: int, rows: int) -> bool:
+    """Ask whether more than half of the rows are to be removed; no where nobody can answer."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    question = f"remove {count:,} of {format_count(rows, 'row')}?"
+    return typer.confirm(question, default=False, err=True)
