@@ -39,8 +39,8 @@ _ATTEMPTS = 4
 class Client:
     """A service at ``url``; ``key`` is an API key, ``timeout`` is in seconds.
 
-    A request that is refused because the service is at its limits is retried up to three times,
-    after the delay that the service asks for.
+    A request that is refused because the service is at its limits, or because a gallery is being
+    replaced, is retried up to three times, after the delay that the service asks for.
     """
 
     url: str
@@ -88,7 +88,7 @@ class Client:
             except urllib.error.HTTPError as error:
                 with error:
                     delay = error.headers.get("Retry-After", "")
-                    if error.code == 429 and attempts_left and delay.isdigit():
+                    if error.code in (429, 503) and attempts_left and delay.isdigit():
                         time.sleep(int(delay))
                         continue
                     raise _error_of_response(url, error) from None

@@ -230,4 +230,4 @@ def _column(document: Mapping[str, Any]) -> list[str | None]:
 
 
 def _hash(embeddings: Embeddings) -> str:
-    return hashlib.sha256(np.ascontiguousarray(embeddings)).hexdigest()
+    return hashlib.sha256(embeddings.tobytes()).hexdigest()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import ArtifactError, LookalikeError, UnreachableError
 from lookalike.evaluation.saved import SavedEvaluation, load_saved_evaluation
 from lookalike.gallery.facets import Facet, facets
 from lookalike.report.page import render_page
@@ -24,7 +24,7 @@ from lookalike.server.openapi import (
 )
 from lookalike.server.problems import ProblemError, problem_of
 from lookalike.server.responses import run_search, search_result
-from lookalike.server.service import GalleryHandle, SearchQuery, Service
+from lookalike.server.service import OpenGallery, SearchQuery, Service
 from lookalike.types import Hits
 
 router = APIRouter()
@@ -48,7 +48,7 @@ async def get_health() -> schemas.Status:
     openapi_extra=PUBLIC,
 )
 async def get_readiness(service: ServiceDep) -> schemas.Status:
-    """Encode an image and search with it in every gallery; cached for 2 seconds."""
+    """Encode an image and search with it in every gallery; repeated after 2 s or a change."""
     await service.check_ready()
     return schemas.Status()
 
@@ -70,8 +70,8 @@ async def get_metrics(service: ServiceDep) -> Response:
 
 @v1.get("/galleries", tags=["galleries"], summary="List galleries", responses=error_responses())
 async def list_galleries(service: ServiceDep) -> list[schemas.GallerySummary]:
-    """Return all galleries of the service."""
-    return [schemas.GallerySummary(**await gallery_facts(service, each)) for each in service]
+    """Return all galleries of the service, also those that cannot be read at present."""
+    return [schemas.GallerySummary(**facts) for facts in await all_gallery_facts(service)]
 
 
 @v1.get(
@@ -80,11 +80,11 @@ async def list_galleries(service: ServiceDep) -> list[schemas.GallerySummary]:
     summary="Get a gallery",
     responses=error_responses(),
 )
-async def get_gallery(handle: GalleryDep, service: ServiceDep) -> schemas.GalleryDetails:
+async def get_gallery(opened: GalleryDep, service: ServiceDep) -> schemas.GalleryDetails:
     """Return a gallery with the columns of its metadata."""
-    described = await service.in_thread(lambda: facets(handle.gallery.store.columns()))
+    described = await service.read(opened, lambda each: facets(each.store.columns()))
     columns = [_column(facet) for facet in described]
-    return schemas.GalleryDetails(**await gallery_facts(service, handle), columns=columns)
+    return schemas.GalleryDetails(**await gallery_facts(service, opened), columns=columns)
 
 
 @v1.get(
@@ -93,15 +93,16 @@ async def get_gallery(handle: GalleryDep, service: ServiceDep) -> schemas.Galler
     summary="Get the saved evaluation of a gallery",
     responses=error_responses(),
 )
-async def get_evaluation(handle: GalleryDep, service: ServiceDep) -> schemas.EvaluationReport:
+async def get_evaluation(opened: GalleryDep, service: ServiceDep) -> schemas.EvaluationReport:
     """Return the metrics that ``lookalike evaluate --save`` saved last."""
-    saved = await _saved_evaluation(handle, service)
+    saved = await _saved_evaluation(opened, service)
     return schemas.EvaluationReport(
-        created_at=saved.created_at,
+        created_at=saved.origin.created_at,
         rows=saved.rows,
         fingerprint=saved.fingerprint,
         summary=saved.verdict,
-        stale=saved.stale,
+        stale=saved.origin.stale,
+        changes=saved.origin.changes,
         evaluation=dict(saved.evaluation),
     )
 
@@ -113,9 +114,9 @@ async def get_evaluation(handle: GalleryDep, service: ServiceDep) -> schemas.Eva
     response_class=HTMLResponse,
     responses={200: {"description": "A self-contained HTML page."}, **error_responses()},
 )
-async def get_evaluation_report(handle: GalleryDep, service: ServiceDep) -> HTMLResponse:
+async def get_evaluation_report(opened: GalleryDep, service: ServiceDep) -> HTMLResponse:
     """Return the report that ``lookalike evaluate --save`` saved last, with its figures."""
-    page = render_page((await _saved_evaluation(handle, service)).page)
+    page = render_page((await _saved_evaluation(opened, service)).page)
     return HTMLResponse(page, headers={"content-security-policy": _REPORT_POLICY})
 
 
@@ -129,10 +130,10 @@ async def get_evaluation_report(handle: GalleryDep, service: ServiceDep) -> HTML
     },
 )
 async def search(
-    handle: GalleryDep, service: ServiceDep, body: schemas.SearchRequest, response: Response
+    opened: GalleryDep, service: ServiceDep, body: schemas.SearchRequest, response: Response
 ) -> schemas.SearchResult:
     """Return the most similar items. The Server-Timing header has the duration of each stage."""
-    return await run_search(handle, service, body.query(), body, response)
+    return await run_search(opened, service, body.query(), body, response)
 
 
 @v1.post(
@@ -143,7 +144,7 @@ async def search(
     openapi_extra=IMAGE_BODY,
 )
 async def search_image(
-    handle: GalleryDep,
+    opened: GalleryDep,
     service: ServiceDep,
     request: Request,
     response: Response,
@@ -151,7 +152,7 @@ async def search_image(
 ) -> schemas.SearchResult:
     """Return the items most similar to the image in the request body."""
     query = SearchQuery(image=await request.body())
-    return await run_search(handle, service, query, parameters.options(), response)
+    return await run_search(opened, service, query, parameters.options(), response)
 
 
 @v1.post(
@@ -161,26 +162,51 @@ async def search_image(
     responses=error_responses(501, 502),
 )
 async def search_batch(
-    handle: GalleryDep, service: ServiceDep, body: schemas.BatchRequest, response: Response
+    opened: GalleryDep, service: ServiceDep, body: schemas.BatchRequest, response: Response
 ) -> schemas.BatchResponse:
     """Return one result per query; a query that fails has a problem instead of a result."""
     stages = Stages(service.metrics)
     queries = [query.query() for query in body.queries]
-    search = body.search(handle.gallery.metric)
-    results = await service.search_all(handle, queries, body.region(), search, stages)
+    search = body.search(opened.gallery.metric)
+    results = await service.search_all(opened, queries, body.region(), search, stages)
     response.headers["server-timing"] = stages.header()
-    return schemas.BatchResponse(results=[_batch_result(handle, each) for each in results])
+    return schemas.BatchResponse(results=[_batch_result(opened, each) for each in results])
 
 
-async def gallery_facts(service: Service, handle: GalleryHandle) -> dict[str, Any]:
+async def gallery_facts(service: Service, opened: OpenGallery) -> dict[str, Any]:
     """Return the fields of a :class:`GallerySummary`."""
-    info = await service.in_thread(handle.gallery.info)
+    keys = service.settings.keys
     return {
-        "name": handle.name,
-        **{name: info[name] for name in ("rows", "dim", "metric", "encoder", "fingerprint")},
-        "supports_text": service.supports_text(handle),
-        "writable": service.settings.allow_writes
-        or any(key.write for key in service.settings.keys),
+        **_lasting_facts(opened),
+        "rows": await service.read(opened, len),
+        "supports_text": service.supports_text(opened),
+        "writable": service.settings.allow_writes or any(key.write for key in keys),
+    }
+
+
+async def all_gallery_facts(service: Service) -> list[dict[str, Any]]:
+    """Return the facts of all galleries; of those that cannot be read, the last ones."""
+    facts = []
+    for handle in service:
+        try:
+            facts.append(await gallery_facts(service, await service.open(handle)))
+        except (ArtifactError, UnreachableError) as error:
+            unknown = {"rows": 0, "supports_text": False, "writable": False}
+            facts.append({**_lasting_facts(handle.last), **unknown, "problem": str(error)})
+    return facts
+
+
+def _lasting_facts(opened: OpenGallery) -> dict[str, Any]:
+    """Return the facts that need no reading."""
+    return {
+        "name": opened.name,
+        "identity": opened.state.identity,
+        "revision": opened.state.revision,
+        "dim": opened.gallery.store.dim,
+        "metric": opened.gallery.metric.value,
+        "encoder": opened.batcher.encoder.name,
+        "fingerprint": opened.gallery.fingerprint,
+        "problem": None,
     }
 
 
@@ -196,8 +222,8 @@ def _column(facet: Facet) -> schemas.Column:
     )
 
 
-async def _saved_evaluation(handle: GalleryHandle, service: Service) -> SavedEvaluation:
-    saved = await service.in_thread(load_saved_evaluation, handle.gallery)
+async def _saved_evaluation(opened: OpenGallery, service: Service) -> SavedEvaluation:
+    saved = await service.read(opened, load_saved_evaluation)
     if saved is None:
         raise ProblemError(
             404,
@@ -208,7 +234,7 @@ async def _saved_evaluation(handle: GalleryHandle, service: Service) -> SavedEva
     return saved
 
 
-def _batch_result(handle: GalleryHandle, result: Hits | LookalikeError) -> schemas.BatchResult:
+def _batch_result(opened: OpenGallery, result: Hits | LookalikeError) -> schemas.BatchResult:
     if isinstance(result, LookalikeError):
         return schemas.BatchResult(problem=schemas.Problem(**problem_of(result).as_dict()))
-    return schemas.BatchResult(result=search_result(handle, result))
+    return schemas.BatchResult(result=search_result(opened, result))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from lookalike.encoders.base import Encoder
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, ReplacedError
 from lookalike.types import Embeddings, ImageArray
 
 MAX_BATCH = 16
@@ -47,7 +47,9 @@ class Batcher:
     def __init__(self, encoder: Encoder, threads: int) -> None:
         self.encoder = encoder
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._put_lock = threading.Lock()
         self._take_lock = threading.Lock()
+        self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"lookalike-encode-{i}", daemon=True)
             for i in range(threads)
@@ -60,17 +62,23 @@ class Batcher:
 
         Raises:
             ImageError: the encoder does not accept one of the images.
+            ReplacedError: the batcher is closed, since its gallery was replaced.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Embeddings] = loop.create_future()
-        self._jobs.put(_Job(images, loop, future))
+        with self._put_lock:
+            if self._closed:
+                raise ReplacedError("the gallery of this encoder was replaced")
+            self._jobs.put(_Job(images, loop, future))
         return await future
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """Finish the queued jobs and end the threads."""
-        for _ in self._threads:
-            self._jobs.put(None)
-        for thread in self._threads:
+        with self._put_lock:
+            self._closed = True
+            for _ in self._threads:
+                self._jobs.put(None)
+        for thread in self._threads if wait else ():
             thread.join()
 
     def _work(self) -> None:

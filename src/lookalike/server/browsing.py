@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import Any
 
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.gallery.facets import Facet, facets
-from lookalike.server.service import GalleryHandle, Service
+from lookalike.gallery.state import GalleryState
+from lookalike.server.service import OpenGallery, Service
 from lookalike.server.sketch import SketchStyle, sketch_style
 from lookalike.server.thumbnails import read_item_image
 
@@ -22,12 +22,12 @@ _MAX_COLUMNS = 200
 
 @dataclass(slots=True)
 class _Entry:
-    """Cached facts of a gallery; ``columns`` is the version of its metadata."""
+    """Cached facts of a gallery in one state."""
 
-    columns: Any = None
-    facets: tuple[Facet, ...] = ()
-    rows: int = 0
+    state: GalleryState
+    facets: tuple[Facet, ...] | None = None
     style: SketchStyle | None = None
+    style_is_measured: bool = False
 
 
 class Browsing:
@@ -43,31 +43,36 @@ class Browsing:
         with contextlib.suppress(LookalikeError):
             await self._service.check_ready()
             for handle in self._service:
-                await self.facets(handle)
-                await self.sketch_style(handle)
+                opened = await self._service.open(handle)
+                await self.facets(opened)
+                await self.sketch_style(opened)
 
-    async def facets(self, handle: GalleryHandle) -> tuple[Facet, ...]:
+    def _entry(self, opened: OpenGallery) -> _Entry:
+        """Return the cached facts of a gallery, empty if it is in another state than they are."""
+        entry = self._cache.get(opened.name)
+        if entry is None or entry.state != opened.state:
+            entry = self._cache[opened.name] = _Entry(opened.state)
+        return entry
+
+    async def facets(self, opened: OpenGallery) -> tuple[Facet, ...]:
         """Return the columns of a gallery's metadata."""
-        entry = self._cache.setdefault(handle.name, _Entry())
-        columns = await self._service.in_thread(handle.gallery.store.columns)
-        if entry.columns is not columns:
-            described = await self._service.in_thread(facets, columns)
+        entry = self._entry(opened)
+        if entry.facets is None:
+            described = await self._service.read(opened, lambda each: facets(each.store.columns()))
             entry.facets = tuple(described)[:_MAX_COLUMNS]
-            entry.columns = columns
         return entry.facets
 
-    async def sketch_style(self, handle: GalleryHandle) -> SketchStyle | None:
+    async def sketch_style(self, opened: OpenGallery) -> SketchStyle | None:
         """Return the style of a gallery of drawings; None for other galleries."""
-        entry = self._cache.setdefault(handle.name, _Entry())
+        entry = self._entry(opened)
         async with self._style_lock:
-            rows = await self._service.in_thread(lambda: len(handle.gallery))
-            if rows and not entry.rows:
-                entry.style = await self._measure_style(handle)
-                entry.rows = rows
+            if not entry.style_is_measured:
+                entry.style = await self._measure_style(opened)
+                entry.style_is_measured = True
         return entry.style
 
-    async def _measure_style(self, handle: GalleryHandle) -> SketchStyle | None:
-        sample = await self._service.sample(handle, _SAMPLE, 0)
+    async def _measure_style(self, opened: OpenGallery) -> SketchStyle | None:
+        sample = await self._service.sample(opened, _SAMPLE, 0)
         images = []
         for uri, row_id in zip(sample.uris, sample.ids, strict=True):
             try:

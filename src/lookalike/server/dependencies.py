@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 
 from lookalike.server.schemas import MAX_TEXT
-from lookalike.server.service import GalleryHandle, Service
+from lookalike.server.service import OpenGallery, Service
 
 
 async def _service(request: Request) -> Service:  # async, or FastAPI would use a thread
@@ -18,14 +18,15 @@ async def _service(request: Request) -> Service:  # async, or FastAPI would use 
 ServiceDep = Annotated[Service, Depends(_service)]
 
 
-async def _handle(
+async def _opened(
     gallery: Annotated[str, Path(description="Name of the gallery.", examples=["photos"])],
     service: ServiceDep,
-) -> GalleryHandle:
-    return service.handle(gallery)
+) -> OpenGallery:
+    return await service.open(service.handle(gallery))
 
 
-GalleryDep = Annotated[GalleryHandle, Depends(_handle)]
+GalleryDep = Annotated[OpenGallery, Depends(_opened)]
+"""The gallery in the path as it is when the request arrives."""
 
 ItemId = Annotated[
     str,

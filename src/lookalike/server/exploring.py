@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -9,12 +11,14 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
 from lookalike.explore import load_map
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.state import GalleryState
 from lookalike.labels.session import FILE, MIN_CONFIDENCE, LabelingSession, load_session
 from lookalike.server.dependencies import GalleryDep, ServiceDep
 from lookalike.server.openapi import error_responses
 from lookalike.server.problems import ProblemError
 from lookalike.server.schemas import MAX_TEXT, RequestModel
-from lookalike.server.service import GalleryHandle, Service
+from lookalike.server.service import OpenGallery, Service
 
 router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["exploring"])
 
@@ -45,9 +49,13 @@ class MapDocument(BaseModel):
 
     format: int = Field(description="Version of this document.")
     created_at: str = Field(description="Time of creation (ISO 8601, UTC).")
+    identity: str = Field(description="Identity of the gallery that is mapped.")
+    revision: str = Field(description="Revision of the gallery that is mapped.")
     fingerprint: str = Field(description="Fingerprint of the encoder.")
+    embeddings_hash: str = Field(description="SHA-256 of the embeddings that are mapped.")
     method: str = Field(description="Method of dimensionality reduction.")
-    stale: bool = Field(description="Whether items or encoder have changed since.")
+    stale: bool = Field(description="Whether the gallery has changed since.")
+    changes: str = Field(description="What has changed, such as 2 commits; empty if nothing.")
     trustworthiness: float = Field(description="Trustworthiness of the map, 0 to 1.")
     neighborhood_preservation: float = Field(
         description="Share of nearest neighbors that are nearest on the map too, 0 to 1."
@@ -72,7 +80,8 @@ class LabelingSuggestions(BaseModel):
 
     created_at: str = Field(description="Time of the suggestions (ISO 8601, UTC).")
     images: int = Field(description="Number of images in the gallery.")
-    stale: bool = Field(description="Whether items or encoder have changed since.")
+    stale: bool = Field(description="Whether the gallery has changed since.")
+    changes: str = Field(description="What has changed, such as 2 commits; empty if nothing.")
     groups: list[list[str]] = Field(description="IDs of suggested images, grouped by similarity.")
     labels: dict[str, list[str]] = Field(description="Existing labels, by item ID.")
 
@@ -117,9 +126,9 @@ class LabelCoverage(BaseModel):
     response_class=JSONResponse,
     responses={200: {"model": MapDocument}, **error_responses()},
 )
-async def get_map(handle: GalleryDep, service: ServiceDep) -> Response:
+async def get_map(opened: GalleryDep, service: ServiceDep) -> Response:
     """Return the map that ``lookalike explore map`` created."""
-    collection_map = await service.in_thread(load_map, handle.gallery)
+    collection_map = await service.read(opened, load_map)
     if collection_map is None:
         raise ProblemError(
             404,
@@ -132,14 +141,15 @@ async def get_map(handle: GalleryDep, service: ServiceDep) -> Response:
 
 @router.get("/labeling", summary="Get images suggested for labeling", responses=error_responses())
 async def get_labeling_suggestions(
-    handle: GalleryDep, service: ServiceDep, request: Request
+    opened: GalleryDep, service: ServiceDep, request: Request
 ) -> LabelingSuggestions:
     """Return the images that ``lookalike label suggest --save`` selected."""
-    session = await _session(handle, service, request)
+    session = await _session(opened, service, request)
     return LabelingSuggestions(
-        created_at=session.created_at,
+        created_at=session.origin.created_at,
         images=len(session.graph),
-        stale=session.stale,
+        stale=session.origin.stale,
+        changes=session.origin.changes,
         groups=[[session.graph.ids[row] for row in group] for group in session.groups],
         labels={row_id: list(labels) for row_id, labels in session.labels.items()},
     )
@@ -151,10 +161,10 @@ async def get_labeling_suggestions(
     responses=error_responses(),
 )
 async def estimate_label_coverage(
-    handle: GalleryDep, service: ServiceDep, request: Request, body: LabelsRequest
+    opened: GalleryDep, service: ServiceDep, request: Request, body: LabelsRequest
 ) -> LabelCoverage:
     """Propagate labels along the neighbor graph and count the images covered. Nothing is stored."""
-    session = await _session(handle, service, request)
+    session = await _session(opened, service, request)
     labels = {row_id: tuple(dict.fromkeys(names)) for row_id, names in body.labels.items()}
     async with service.slot():
         coverage = await service.in_thread(session.coverage, labels)
@@ -170,29 +180,33 @@ async def estimate_label_coverage(
     )
 
 
-async def _session(handle: GalleryHandle, service: Service, request: Request) -> LabelingSession:
-    sessions: dict[str, tuple[object, LabelingSession | None]] = request.app.state.labeling_sessions
-    version, session = await service.in_thread(_load_session, handle, sessions.get(handle.name))
-    sessions[handle.name] = version, session
-    if session is None:
+@dataclass(frozen=True, slots=True)
+class _CachedSession:
+    """The saved session of a gallery in one state, if there is one, and the time of its file."""
+
+    state: GalleryState
+    saved_ns: int | None
+    session: LabelingSession | None
+
+
+async def _session(opened: OpenGallery, service: Service, request: Request) -> LabelingSession:
+    sessions: dict[str, _CachedSession] = request.app.state.labeling_sessions
+    cached = await service.read(opened, partial(_load_session, sessions.get(opened.name)))
+    sessions[opened.name] = cached
+    if cached.session is None:
         raise ProblemError(
             404,
             "suggestions-not-found",
             "No suggestions yet",
             "run: lookalike label suggest GALLERY --save",
         )
-    return session
+    return cached.session
 
 
-def _load_session(
-    handle: GalleryHandle, cached: tuple[object, LabelingSession | None] | None
-) -> tuple[object, LabelingSession | None]:
+def _load_session(cached: _CachedSession | None, gallery: Gallery) -> _CachedSession:
     """Read the saved session, unless neither its file nor the gallery changed since."""
-    file = handle.gallery.path / FILE
-    version = (
-        file.stat().st_mtime_ns if file.exists() else None,
-        id(handle.gallery.store.columns()),
-    )
-    if cached is not None and cached[0] == version:
+    file = gallery.path / FILE.name
+    saved_ns = file.stat().st_mtime_ns if file.exists() else None
+    if cached is not None and (cached.state, cached.saved_ns) == (gallery.state, saved_ns):
         return cached
-    return version, load_session(handle.gallery)
+    return _CachedSession(gallery.state, saved_ns, load_session(gallery))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from lookalike.server.openapi import (
     item_links,
 )
 from lookalike.server.responses import item_urls, run_search
-from lookalike.server.service import GalleryHandle, SearchQuery
+from lookalike.server.service import OpenGallery, SearchQuery
 from lookalike.stores.base import Rows
 
 router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["items"])
@@ -31,9 +32,9 @@ router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["items"])
     summary="Get an item",
     responses={**item_links("$response.body#/id", *ITEM_READS[1:]), **error_responses()},
 )
-async def get_item(handle: GalleryDep, service: ServiceDep, row_id: ItemId) -> schemas.Item:
+async def get_item(opened: GalleryDep, service: ServiceDep, row_id: ItemId) -> schemas.Item:
     """Return an item and its metadata."""
-    return _item(handle, await service.row(handle, row_id), 0)
+    return _item(opened, await service.row(opened, row_id), 0)
 
 
 @router.get(
@@ -42,7 +43,7 @@ async def get_item(handle: GalleryDep, service: ServiceDep, row_id: ItemId) -> s
     responses={**item_links("$response.body#/0/id", *ITEM_READS), **error_responses()},
 )
 async def sample_items(
-    handle: GalleryDep,
+    opened: GalleryDep,
     service: ServiceDep,
     count: Annotated[int, Query(ge=1, le=1_000, description="Maximum number of items.")] = 24,
     seed: Annotated[
@@ -50,8 +51,8 @@ async def sample_items(
     ] = 0,
 ) -> list[schemas.Item]:
     """Return distinct items drawn at random; all of them if the gallery is small."""
-    rows = await service.sample(handle, count, seed)
-    return [_item(handle, rows, place) for place in range(len(rows))]
+    rows = await service.sample(opened, count, seed)
+    return [_item(opened, rows, place) for place in range(len(rows))]
 
 
 @router.get(
@@ -61,11 +62,11 @@ async def sample_items(
     responses={**image_response("The image."), **error_responses()},
 )
 async def get_item_image(
-    handle: GalleryDep, service: ServiceDep, request: Request, row_id: ItemId
+    opened: GalleryDep, service: ServiceDep, request: Request, row_id: ItemId
 ) -> Response:
     """Return the image file, or a PNG for items that are not files."""
-    row = await service.row(handle, row_id)
-    tag = f'"{row.hashes[0]}"'
+    row = await service.row(opened, row_id)
+    tag = _tag(opened, row)
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=_cache_headers(tag))
     media_type, data = await service.item_images.full(row)
@@ -79,7 +80,7 @@ async def get_item_image(
     responses={**image_response("The thumbnail."), **error_responses()},
 )
 async def get_item_thumbnail(
-    handle: GalleryDep,
+    opened: GalleryDep,
     service: ServiceDep,
     request: Request,
     row_id: ItemId,
@@ -88,11 +89,11 @@ async def get_item_thumbnail(
     ] = 256,
 ) -> Response:
     """Return a small version of the image, as JPEG or, if tiny, PNG; it is never enlarged."""
-    row = await service.row(handle, row_id)
-    tag = f'"{row.hashes[0]}-{size}"'
+    row = await service.row(opened, row_id)
+    tag = _tag(opened, row, size)
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=_cache_headers(tag))
-    media_type, data = await service.item_images.thumbnail(row, size)
+    media_type, data = await service.item_images.thumbnail(row, size, opened.state)
     return Response(data, media_type=media_type, headers=_cache_headers(tag))
 
 
@@ -102,7 +103,7 @@ async def get_item_thumbnail(
     responses={**item_links("$response.body#/hits/0/id", *ITEM_READS), **error_responses(501)},
 )
 async def get_item_neighbors(
-    handle: GalleryDep,
+    opened: GalleryDep,
     service: ServiceDep,
     row_id: ItemId,
     response: Response,
@@ -110,7 +111,7 @@ async def get_item_neighbors(
 ) -> schemas.SearchResult:
     """Return the nearest neighbors of an item, without the item itself."""
     options = schemas.BodyParameters(k=k)
-    return await run_search(handle, service, SearchQuery(id=row_id), options, response)
+    return await run_search(opened, service, SearchQuery(id=row_id), options, response)
 
 
 @router.put(
@@ -125,7 +126,7 @@ async def get_item_neighbors(
     openapi_extra=IMAGE_BODY,
 )
 async def put_item(
-    handle: GalleryDep,
+    opened: GalleryDep,
     service: ServiceDep,
     request: Request,
     row_id: ItemId,
@@ -139,7 +140,7 @@ async def put_item(
     ] = None,
 ) -> schemas.PutResult:
     """Store the image in the request body. The ID gets the prefix api: if it has none."""
-    replaced = await service.put(handle, row_id, await request.body(), _metadata(metadata))
+    replaced = await service.put(opened, row_id, await request.body(), _metadata(metadata))
     return schemas.PutResult(id=uploads.row_id(row_id), created=not replaced)
 
 
@@ -147,30 +148,36 @@ async def put_item(
     "/item", summary="Update the metadata of an item", responses=error_responses(409, 507)
 )
 async def update_item_metadata(
-    handle: GalleryDep, service: ServiceDep, row_id: ItemId, body: schemas.ItemMetadata
+    opened: GalleryDep, service: ServiceDep, row_id: ItemId, body: schemas.ItemMetadata
 ) -> schemas.ItemMetadata:
     """Change columns of an item's metadata; return all of its metadata."""
-    metadata = await service.update_metadata(handle, row_id, body.metadata)
+    metadata = await service.update_metadata(opened, row_id, body.metadata)
     return schemas.ItemMetadata(metadata=metadata)
 
 
 @router.delete(
     "/item", summary="Delete an item", status_code=204, responses=error_responses(409, 507)
 )
-async def delete_item(handle: GalleryDep, service: ServiceDep, row_id: ItemId) -> None:
+async def delete_item(opened: GalleryDep, service: ServiceDep, row_id: ItemId) -> None:
     """Delete an item that was added through this API."""
-    await service.remove(handle, row_id)
+    await service.remove(opened, row_id)
 
 
-def _item(handle: GalleryHandle, rows: Rows, place: int) -> schemas.Item:
+def _item(opened: OpenGallery, rows: Rows, place: int) -> schemas.Item:
     row_id = rows.ids[place]
     return schemas.Item(
         id=row_id,
         metadata=dict(rows.metadata[place]),
         content_hash=rows.hashes[place],
         editable=row_id.startswith(f"{uploads.SOURCE}:"),
-        **item_urls(handle, row_id),
+        **item_urls(opened, row_id),
     )
+
+
+def _tag(opened: OpenGallery, row: Rows, size: int | None = None) -> str:
+    """Return the ETag of an item's image, which is valid for one state of the gallery."""
+    parts = [opened.state.identity, opened.state.revision, row.ids[0], row.hashes[0], size]
+    return f'"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"'
 
 
 def _cache_headers(tag: str) -> dict[str, str]:

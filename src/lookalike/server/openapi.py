@@ -55,7 +55,10 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         for status in (*_COMMON, *statuses)
     }
     responses[401]["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
-    responses[429]["headers"] = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}}}
+    for status in (429, 503):
+        responses[status]["headers"] = {
+            "Retry-After": {"schema": {"type": "integer", "minimum": 1}}
+        }
     return {**responses, 431: {"description": _DESCRIPTIONS[431]}}
 
 

@@ -18,14 +18,14 @@ from lookalike.errors import LookalikeError, MissingRowError
 from lookalike.evaluation.saved import load_saved_evaluation
 from lookalike.formatting import format_distance
 from lookalike.search.search import RERANKINGS
-from lookalike.server.api import gallery_facts
+from lookalike.server.api import all_gallery_facts, gallery_facts
 from lookalike.server.browsing import Browsing
 from lookalike.server.dependencies import GalleryDep, ServiceDep
 from lookalike.server.forms import SearchForm, display_text
 from lookalike.server.metrics import Stages
 from lookalike.server.problems import ProblemError, problem_of
 from lookalike.server.schemas import UrlParameters
-from lookalike.server.service import GalleryHandle, SearchQuery, Service
+from lookalike.server.service import OpenGallery, SearchQuery, Service
 from lookalike.types import Hit, Metadata
 
 router = APIRouter(include_in_schema=False)
@@ -110,92 +110,96 @@ async def home(service: ServiceDep) -> Response:
     handles = list(service)
     if len(handles) == 1:
         return RedirectResponse(f"/g/{handles[0].name}", 303)
-    facts = [await gallery_facts(service, handle) for handle in handles]
+    facts = await all_gallery_facts(service)
     return render("galleries.html", service, galleries=facts)
 
 
 @router.get("/g/{gallery}")
 async def search_page(
-    handle: GalleryDep, service: ServiceDep, browsing: BrowsingDep, request: Request
+    opened: GalleryDep, service: ServiceDep, browsing: BrowsingDep, request: Request
 ) -> Response:
     """Show the search page, with the results of the query in the URL."""
     form = SearchForm(request.query_params)
-    facets = await browsing.facets(handle)
+    facets = await browsing.facets(opened)
     return render(
         "search.html",
         service,
-        handle,
+        opened,
         form=form,
-        facts=await gallery_facts(service, handle),
+        facts=await gallery_facts(service, opened),
         facets=facets,
         active_filters=form.count_filters(facets),
-        sketch=await browsing.sketch_style(handle),
+        sketch=await browsing.sketch_style(opened),
         rerankings=[pair for pair in _RERANKINGS.items() if pair[0].split("+")[0] in RERANKINGS],
         default_k=UrlParameters().k,
         allow_urls=service.settings.allow_urls,
         max_bytes=service.settings.limits.upload_bytes,
-        **await _results(service, browsing, handle, form),
+        **await _results(service, browsing, opened, form),
     )
 
 
 @router.get("/g/{gallery}/results")
 async def results(
-    handle: GalleryDep, service: ServiceDep, browsing: BrowsingDep, request: Request
+    opened: GalleryDep, service: ServiceDep, browsing: BrowsingDep, request: Request
 ) -> Response:
     """Return only the results part of the search page."""
     form = SearchForm(request.query_params)
-    values = await _results(service, browsing, handle, form)
-    return render("_results.html", service, handle, **values)
+    values = await _results(service, browsing, opened, form)
+    return render("_results.html", service, opened, **values)
 
 
 @router.post("/g/{gallery}/results")
 async def results_for_image(
-    handle: GalleryDep, service: ServiceDep, browsing: BrowsingDep, request: Request
+    opened: GalleryDep, service: ServiceDep, browsing: BrowsingDep, request: Request
 ) -> Response:
     """Return only the results part, for the image in the request body."""
     form = SearchForm(request.query_params)
     query = SearchQuery(image=await request.body())
-    values = await _results(service, browsing, handle, form, query)
-    return render("_results.html", service, handle, **values)
+    values = await _results(service, browsing, opened, form, query)
+    return render("_results.html", service, opened, **values)
 
 
 @router.get("/g/{gallery}/judge")
-async def judge_page(handle: GalleryDep, service: ServiceDep) -> Response:
+async def judge_page(opened: GalleryDep, service: ServiceDep) -> Response:
     """Show the view for judging results."""
-    return render("judge.html", service, handle, view="/judge")
+    return render("judge.html", service, opened, view="/judge")
 
 
 @router.get("/g/{gallery}/map")
-async def map_page(handle: GalleryDep, service: ServiceDep) -> Response:
+async def map_page(opened: GalleryDep, service: ServiceDep) -> Response:
     """Show the map of a gallery."""
-    return render("map.html", service, handle, view="/map")
+    return render("map.html", service, opened, view="/map")
 
 
 @router.get("/g/{gallery}/label")
-async def label_page(handle: GalleryDep, service: ServiceDep) -> Response:
+async def label_page(opened: GalleryDep, service: ServiceDep) -> Response:
     """Show the view for labeling images."""
-    return render("label.html", service, handle, view="/label")
+    return render("label.html", service, opened, view="/label")
 
 
 @router.get("/g/{gallery}/report")
-async def report_page(handle: GalleryDep, service: ServiceDep) -> Response:
+async def report_page(opened: GalleryDep, service: ServiceDep) -> Response:
     """Show the saved evaluation."""
-    saved = await service.in_thread(load_saved_evaluation, handle.gallery)
+    saved = await service.read(opened, load_saved_evaluation)
     values = (
-        {"page": None, "date": "", "stale": False}
+        {"page": None, "date": "", "changes": ""}
         if saved is None
-        else {"page": saved.page, "date": saved.created_at[:10], "stale": saved.stale}
+        else {
+            "page": saved.page,
+            "date": saved.origin.created_at[:10],
+            "changes": saved.origin.changes,
+        }
     )
-    return render("report.html", service, handle, view="/report", **values)
+    return render("report.html", service, opened, view="/report", **values)
 
 
 def render(
-    template: str, service: Service, handle: GalleryHandle | None = None, **values: Any
+    template: str, service: Service, opened: OpenGallery | None = None, **values: Any
 ) -> Response:
     """Return a rendered template."""
     values |= {"needs_key": bool(service.settings.keys)}
-    if handle is not None:
-        values |= {"gallery": handle.name, "names": [each.name for each in service]}
+    if opened is not None:
+        values |= {"gallery": opened.name, "names": [each.name for each in service]}
     return HTMLResponse(_templates.get_template(template).render(values))
 
 
@@ -214,7 +218,7 @@ def is_page_request(method: str, path: str, accept: str) -> bool:
 async def _results(
     service: Service,
     browsing: Browsing,
-    handle: GalleryHandle,
+    opened: OpenGallery,
     form: SearchForm,
     query: SearchQuery | None = None,
 ) -> dict[str, Any]:
@@ -222,11 +226,13 @@ async def _results(
     options = f"&{form.options_query}" if form.options_query else ""
     query = query or form.query or (SearchQuery() if form.keywords else None)
     if query is None:
-        sample = await _sample(service, handle, form)
+        sample = await _sample(service, opened, form)
         return {"sample": sample, "result_sets": [], "options": options}
-    handles = [handle, *([service.handle(form.compared_gallery)] if form.compared_gallery else [])]
+    compared = form.compared_gallery
+    others = [await service.open(service.handle(compared))] if compared else []
     result_sets = [
-        await _result_set(service, browsing, each, handle, form, query) for each in handles
+        await _result_set(service, browsing, each, opened, form, query)
+        for each in (opened, *others)
     ]
     return {
         "sample": None,
@@ -236,10 +242,10 @@ async def _results(
     }
 
 
-async def _sample(service: Service, handle: GalleryHandle, form: SearchForm) -> Mapping[str, Any]:
+async def _sample(service: Service, opened: OpenGallery, form: SearchForm) -> Mapping[str, Any]:
     text = form.params.get("sample", "0")
     seed = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
-    rows = await service.sample(handle, _SAMPLE, seed)
+    rows = await service.sample(opened, _SAMPLE, seed)
     items = [
         {"id": row_id, "title": _title(row_id), "label": _label(metadata) or _title(row_id)}
         for row_id, metadata in zip(rows.ids, rows.metadata, strict=True)
@@ -250,20 +256,20 @@ async def _sample(service: Service, handle: GalleryHandle, form: SearchForm) -> 
 async def _result_set(
     service: Service,
     browsing: Browsing,
-    handle: GalleryHandle,
-    origin: GalleryHandle,
+    opened: OpenGallery,
+    origin: OpenGallery,
     form: SearchForm,
     query: SearchQuery,
 ) -> Mapping[str, Any]:
     """Return the results of one gallery, or the problem; ``origin`` has the item of the query."""
     stages, start = Stages(service.metrics), time.perf_counter()
-    values: dict[str, Any] = {"gallery": handle.name, "problem": None, "hits": []}
-    values["encoder"] = handle.gallery.encoder.name
+    values: dict[str, Any] = {"gallery": opened.name, "problem": None, "hits": []}
+    values["encoder"] = opened.batcher.encoder.name
     try:
-        region, search = form.parse(await browsing.facets(handle), handle.gallery.metric)
-        if handle is not origin:
-            query = await _transfer(service, handle, origin, query)
-        hits = await service.search(handle, query, region, search, stages)
+        region, search = form.parse(await browsing.facets(opened), opened.gallery.metric)
+        if opened is not origin:
+            query = await _transfer(service, opened, origin, query)
+        hits = await service.search(opened, query, region, search, stages)
     except LookalikeError as error:
         return {**values, "problem": problem_of(error)}
     return {
@@ -271,20 +277,20 @@ async def _result_set(
         "by_keywords": search.keywords is not None,
         "by_image": not query.is_empty,
         "metric": hits.metric.value,
-        "rows": await service.in_thread(lambda: len(handle.gallery)),
+        "rows": await service.read(opened, len),
         "latency_ms": (time.perf_counter() - start) * 1000,
         "hits": [_hit(hit) for hit in hits],
     }
 
 
 async def _transfer(
-    service: Service, handle: GalleryHandle, origin: GalleryHandle, query: SearchQuery
+    service: Service, opened: OpenGallery, origin: OpenGallery, query: SearchQuery
 ) -> SearchQuery:
     """Return the query for another gallery: an item that it does not have becomes an image."""
     if query.id is None:
         return query
     try:
-        await service.row(handle, query.id)
+        await service.row(opened, query.id)
     except MissingRowError:
         row = await service.row(origin, query.id)
         return SearchQuery(image=(await service.item_images.full(row))[1])

@@ -63,7 +63,8 @@ def problem_of(error: LookalikeError) -> ProblemError:
     """Return the problem that reports an error to HTTP clients."""
     for kind, status, name, title in _KINDS:
         if isinstance(error, kind):
-            return ProblemError(status, name, title, str(error))
+            headers = {"retry-after": "1"} if kind is ArtifactError else {}
+            return ProblemError(status, name, title, str(error), headers)
     return ProblemError(500, "internal-error", "Internal error", str(error))
 
 

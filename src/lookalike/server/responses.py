@@ -8,12 +8,12 @@ from fastapi import Response
 
 from lookalike.server import schemas
 from lookalike.server.metrics import Stages
-from lookalike.server.service import GalleryHandle, SearchQuery, Service
+from lookalike.server.service import OpenGallery, SearchQuery, Service
 from lookalike.types import Hits
 
 
 async def run_search(
-    handle: GalleryHandle,
+    gallery: OpenGallery,
     service: Service,
     query: SearchQuery,
     options: schemas.BodyParameters,
@@ -21,13 +21,13 @@ async def run_search(
 ) -> schemas.SearchResult:
     """Run one query and set the ``Server-Timing`` header to the duration of each stage."""
     stages = Stages(service.metrics)
-    search = options.search(handle.gallery.metric)
-    hits = await service.search(handle, query, options.region(), search, stages)
+    search = options.search(gallery.gallery.metric)
+    hits = await service.search(gallery, query, options.region(), search, stages)
     response.headers["server-timing"] = stages.header()
-    return search_result(handle, hits)
+    return search_result(gallery, hits)
 
 
-def search_result(handle: GalleryHandle, hits: Hits) -> schemas.SearchResult:
+def search_result(gallery: OpenGallery, hits: Hits) -> schemas.SearchResult:
     """Return hits as a response; images are referred to by item id, never by location."""
     return schemas.SearchResult(
         query=hits.query,
@@ -38,15 +38,15 @@ def search_result(handle: GalleryHandle, hits: Hits) -> schemas.SearchResult:
                 id=hit.id,
                 distance=hit.distance,
                 metadata=dict(hit.metadata),
-                **item_urls(handle, hit.id),
+                **item_urls(gallery, hit.id),
             )
             for hit in hits
         ],
     )
 
 
-def item_urls(handle: GalleryHandle, row_id: str) -> dict[str, str]:
+def item_urls(gallery: OpenGallery, row_id: str) -> dict[str, str]:
     """Return the paths of an item's image and thumbnail."""
-    base = f"/v1/galleries/{handle.name}/item"
+    base = f"/v1/galleries/{gallery.name}/item"
     query = f"?id={quote(row_id, safe='')}"
     return {"image_url": f"{base}/image{query}", "thumbnail_url": f"{base}/thumbnail{query}"}

@@ -228,6 +228,8 @@ class GallerySummary(BaseModel):
     """A gallery."""
 
     name: str = Field(description="Name of the gallery in URLs.")
+    identity: str = Field(description="Identity: another gallery under this name has another.")
+    revision: str = Field(description="Revision of its items: changes with every commit.")
     rows: int = Field(description="Number of items.")
     dim: int = Field(description="Dimensions of the embeddings.")
     metric: str = Field(description="Default metric: cosine or l2.")
@@ -235,6 +237,7 @@ class GallerySummary(BaseModel):
     fingerprint: str = Field(description="Fingerprint of the encoder's weights and preprocessing.")
     supports_text: bool = Field(description="Whether text queries are supported.")
     writable: bool = Field(description="Whether the service accepts writes.")
+    problem: str | None = Field(None, description="Why it cannot be searched now; usually null.")
 
 
 class GalleryDetails(GallerySummary):
@@ -261,7 +264,8 @@ class EvaluationReport(BaseModel):
     rows: int = Field(description="Number of items at that time.")
     fingerprint: str = Field(description="Fingerprint of the encoder at that time.")
     summary: str = Field(description="The outcome in a sentence.")
-    stale: bool = Field(description="Whether items or encoder have changed since.")
+    stale: bool = Field(description="Whether the gallery has changed since.")
+    changes: str = Field(description="What has changed, such as 2 commits; empty if nothing.")
     evaluation: dict[str, Any] = Field(
         description="The metrics, as written by lookalike evaluate --json."
     )

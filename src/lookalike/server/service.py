@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +17,19 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from lookalike.config import settings as machine
-from lookalike.errors import ImageError, InputError, LookalikeError, UnreachableError
+from lookalike.errors import (
+    ArtifactError,
+    FingerprintError,
+    ImageError,
+    InputError,
+    LookalikeError,
+    ReplacedError,
+    StorageError,
+    UnreachableError,
+)
 from lookalike.gallery import uploads
 from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.state import GalleryState
 from lookalike.search.query import QueryRegion, QueryVectors, encode_text, read_images
 from lookalike.search.search import SearchOptions
 from lookalike.server.batching import Batcher
@@ -27,13 +39,19 @@ from lookalike.server.problems import ProblemError, too_many_requests
 from lookalike.server.settings import ServeSettings
 from lookalike.server.thumbnails import ItemImages, read_item_image
 from lookalike.server.url_fetch import FetchOptions, fetch
-from lookalike.stores.base import Rows
+from lookalike.stores.base import Rows, replaced_error
 from lookalike.types import Embeddings, Hits, ImageArray, Metadata
 
 T = TypeVar("T")
+E = TypeVar("E", bound=LookalikeError)
+
+log = logging.getLogger(__name__)
 
 _READY_SECONDS = 2.0
 """How long a successful readiness check is reused."""
+
+_ATTEMPTS = 2
+"""Attempts of a request during which galleries are replaced."""
 
 _OPTIMIZE_EVERY = 64
 """Writes between optimizations of the store."""
@@ -72,15 +90,69 @@ class SearchQuery:
             raise InputError("a search needs exactly one of image, id, text and url, or keywords")
 
 
+@dataclass(frozen=True, slots=True)
+class OpenGallery:
+    """A gallery of the service in one state: a snapshot of its rows, and its encoder in batches."""
+
+    handle: GalleryHandle
+    gallery: Gallery
+    state: GalleryState
+    batcher: Batcher
+
+    @property
+    def name(self) -> str:
+        """The gallery's name in the service."""
+        return self.handle.name
+
+
 class GalleryHandle:
-    """A gallery with its name in the service, its batched encoder and its write lock."""
+    """A gallery with its name in the service, and its write lock.
+
+    ``gallery`` is the gallery itself, which follows writes and replacements; :meth:`open` returns
+    its current state.
+    """
 
     def __init__(self, name: str, gallery: Gallery, threads: int) -> None:
         self.name = name
         self.gallery = gallery
-        self.batcher = Batcher(gallery.encoder, threads)
         self.write_lock = asyncio.Lock()
         self.writes = 0
+        self._threads = threads
+        self._opening = threading.Lock()
+        view = gallery.snapshot()
+        self.last = OpenGallery(self, view, view.state, Batcher(view.encoder, threads))
+        """The state that was opened last."""
+
+    def open(self) -> OpenGallery:
+        """Return the gallery as it is now.
+
+        Another gallery in its place is opened, with its encoder. Whatever is cached for a state is
+        used only for that state.
+
+        Raises:
+            ArtifactError: the gallery is gone, or broken, or being replaced.
+            UnreachableError: the vector store does not respond.
+        """
+        state = self.gallery.state
+        if state == self.last.state:
+            return self.last
+        with self._opening:
+            view = self.gallery.snapshot()
+            last, state = self.last, view.state
+            if state == last.state:
+                return last
+            batcher = last.batcher
+            if view.fingerprint != last.gallery.fingerprint:
+                batcher = Batcher(view.encoder, self._threads)
+                last.batcher.close(wait=False)
+            if state.identity != last.state.identity:
+                log.warning("%s: another gallery is in its place, which is served now", self.name)
+            self.last = OpenGallery(self, view, state, batcher)
+            return self.last
+
+    def close(self) -> None:
+        """End the threads of the encoder."""
+        self.last.batcher.close()
 
 
 class Service:
@@ -109,18 +181,19 @@ class Service:
         self._in_progress = 0
         self.item_images = ItemImages(self.decoders, self.in_thread)
         self._ready_until = 0.0
+        self._ready_states: list[GalleryState] = []
         metrics.restarts.set_function(lambda: self.decoders.restarts)
 
     async def __aenter__(self) -> Self:
         await self.decoders.__aenter__()
         for handle in self:
-            await self._count_rows(handle)
+            await self._count_rows(handle.last)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.decoders.__aexit__()
         for handle in self:
-            await asyncio.to_thread(handle.batcher.close)
+            await asyncio.to_thread(handle.close)
         self._threads.shutdown()
 
     def __iter__(self) -> Iterator[GalleryHandle]:
@@ -165,9 +238,32 @@ class Service:
             self._in_progress -= 1
             self.metrics.requests_in_progress.set(self._in_progress)
 
+    async def open(self, handle: GalleryHandle) -> OpenGallery:
+        """Return a gallery as it is now; see :meth:`GalleryHandle.open`."""
+        try:
+            return await self.in_thread(handle.open)
+        except ArtifactError as error:
+            raise _without_paths(handle, error) from error
+
+    async def read(self, opened: OpenGallery, work: Callable[[Gallery], T]) -> T:
+        """Return what ``work`` reads from a gallery.
+
+        If it cannot be read because it was replaced meanwhile, ``work`` reads from the other one.
+
+        Raises:
+            ArtifactError: the gallery is gone, or broken, or being replaced.
+        """
+        try:
+            return await self.in_thread(work, opened.gallery)
+        except ArtifactError as error:
+            now = await self.open(opened.handle)
+            if now is opened:
+                raise _without_paths(opened.handle, error) from error
+            return await self.in_thread(work, now.gallery)
+
     async def search(
         self,
-        handle: GalleryHandle,
+        opened: OpenGallery,
         query: SearchQuery,
         region: QueryRegion,
         search: SearchOptions,
@@ -176,16 +272,16 @@ class Service:
         """Run one query.
 
         Raises:
-            LookalikeError: the query or its options are invalid.
+            LookalikeError: the query or its options are invalid, or the gallery is gone.
             ProblemError: the service is at its limits, or does not fetch URLs.
         """
         query.validate(search)
         async with self.slot():
-            return await self._search(handle, query, region, search, stages)
+            return await self._search(opened, query, region, search, stages)
 
     async def search_all(
         self,
-        handle: GalleryHandle,
+        opened: OpenGallery,
         queries: list[SearchQuery],
         region: QueryRegion,
         search: SearchOptions,
@@ -195,6 +291,7 @@ class Service:
 
         Raises:
             ProblemError: the service is at its limits, or does not fetch URLs.
+            ArtifactError: the gallery is gone, or broken, or being replaced.
             UnreachableError: the vector store does not respond.
         """
         semaphore = asyncio.Semaphore(_BATCH_CONCURRENCY)
@@ -203,8 +300,8 @@ class Service:
             async with semaphore:
                 try:
                     query.validate(search)
-                    return await self._search(handle, query, region, search, stages)
-                except UnreachableError:
+                    return await self._search(opened, query, region, search, stages)
+                except (UnreachableError, ArtifactError):
                     raise
                 except LookalikeError as error:
                     return error
@@ -219,23 +316,47 @@ class Service:
 
     async def _search(
         self,
-        handle: GalleryHandle,
+        opened: OpenGallery,
         query: SearchQuery,
         region: QueryRegion,
         search: SearchOptions,
         stages: Stages,
     ) -> Hits:
-        store = handle.gallery.store
+        """Run one query; run it again if the gallery was replaced meanwhile.
+
+        The rows that are searched are those after encoding, if they are of the same gallery.
+        """
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            try:
+                vectors = await self._vectors(opened, query, region, search, stages)
+                now = await self.open(opened.handle)
+                if now.state.identity != opened.state.identity:
+                    raise replaced_error(opened.name)
+                store = now.gallery.store
+                hits = await self.in_thread(search.run, store, vectors, read_images, stages)
+                return Hits(vectors.name, search.metric, hits, vectors.uri)
+            except ArtifactError as error:
+                now = await self.open(opened.handle)
+                if now.state == opened.state or not attempts_left:
+                    raise _without_paths(opened.handle, error) from error
+                opened = now
+        raise AssertionError
+
+    async def _vectors(
+        self,
+        opened: OpenGallery,
+        query: SearchQuery,
+        region: QueryRegion,
+        search: SearchOptions,
+        stages: Stages,
+    ) -> QueryVectors:
         if query.is_empty:
-            vectors = region.without_image(str(search.keywords), store.dim)
-        else:
-            vectors = await self._encode(handle, query, region, search.needs_image, stages)
-        hits = await self.in_thread(search.run, store, vectors, read_images, stages)
-        return Hits(vectors.name, search.metric, hits, vectors.uri)
+            return region.without_image(str(search.keywords), opened.gallery.store.dim)
+        return await self._encode(opened, query, region, search.needs_image, stages)
 
     async def _encode(
         self,
-        handle: GalleryHandle,
+        opened: OpenGallery,
         query: SearchQuery,
         region: QueryRegion,
         needs_image: bool,
@@ -244,9 +365,9 @@ class Service:
         """Return the embeddings of a query, and its image where it has one."""
         if query.text is not None:
             with stages("encode"):
-                return await self.in_thread(region.encode_text, query.text, handle.gallery.encoder)
+                return await self.in_thread(region.encode_text, query.text, opened.batcher.encoder)
         if query.id is not None:
-            return await self._encode_item(handle, query.id, region, needs_image, stages)
+            return await self._encode_item(opened, query.id, region, needs_image, stages)
         if query.url is not None:
             data, name = await self._fetch(query.url, stages), query.url
         else:
@@ -255,19 +376,19 @@ class Service:
         with stages("decode"):
             image = await self.decoders.image(data, name, region.box)
         crops = await self._crops(image, region)
-        embeddings = await _encode_crops(handle, crops, name, stages)
+        embeddings = await _encode_crops(opened, crops, name, stages)
         return QueryVectors(name, None, embeddings, None, crops[0])
 
     async def _encode_item(
         self,
-        handle: GalleryHandle,
+        opened: OpenGallery,
         row_id: str,
         region: QueryRegion,
         needs_image: bool,
         stages: Stages,
     ) -> QueryVectors:
         """Use an item as the query: its stored embedding unless a part of its image is searched."""
-        row = await self.row(handle, row_id)
+        row = await self.in_thread(opened.gallery.store.get, [row_id])
         uri, embeddings = row.uris[0], row.embeddings
         if region == QueryRegion() and not needs_image:
             return QueryVectors(row_id, uri, embeddings, row_id)
@@ -281,7 +402,7 @@ class Service:
                 image = stored.content if region.box is None else region.box.crop(stored.content)
         crops = await self._crops(image, region)
         if region != QueryRegion():
-            embeddings = await _encode_crops(handle, crops, row_id, stages)
+            embeddings = await _encode_crops(opened, crops, row_id, stages)
         return QueryVectors(row_id, uri, embeddings, row_id, crops[0])
 
     async def _crops(self, image: ImageArray, region: QueryRegion) -> list[ImageArray]:
@@ -306,19 +427,19 @@ class Service:
         with stages("fetch"):  # not in the pool: slow servers must not hold up searches
             return await asyncio.to_thread(fetch, url, options)
 
-    async def row(self, handle: GalleryHandle, row_id: str) -> Rows:
+    async def row(self, opened: OpenGallery, row_id: str) -> Rows:
         """Return one row.
 
         Raises:
             MissingRowError: there is no row with that id.
         """
-        return await self.in_thread(handle.gallery.store.get, [row_id])
+        return await self.read(opened, lambda gallery: gallery.store.get([row_id]))
 
-    async def sample(self, handle: GalleryHandle, count: int, seed: int) -> Rows:
+    async def sample(self, opened: OpenGallery, count: int, seed: int) -> Rows:
         """Return a random sample of rows, at most ``count``, reproducible by ``seed``."""
-        return await self.in_thread(_sample, handle.gallery, count, seed)
+        return await self.read(opened, lambda gallery: _sample(gallery, count, seed))
 
-    async def put(self, handle: GalleryHandle, key: str, data: bytes, metadata: Metadata) -> bool:
+    async def put(self, opened: OpenGallery, key: str, data: bytes, metadata: Metadata) -> bool:
         """Add or replace an image; return whether it replaced one.
 
         Raises:
@@ -328,68 +449,85 @@ class Service:
         row_id = uploads.row_id(key)
         async with self.slot():
             image = await self.decoders.image(data, row_id)
-            embedding = await handle.batcher.encode([image])
-            gallery = handle.gallery
-            return await self._write(
-                handle, partial(uploads.put, gallery, row_id, data, embedding, metadata)
-            )
+            for attempts_left in reversed(range(_ATTEMPTS)):
+                try:
+                    embedding = await opened.batcher.encode([image])
+                    row = (row_id, data, embedding, metadata, opened.gallery.fingerprint)
+                    work = partial(uploads.put, opened.handle.gallery, *row)
+                    return await self._write(opened.handle, work)
+                except (ReplacedError, FingerprintError):  # encoded for the gallery before
+                    if not attempts_left:
+                        raise
+                    opened = await self.open(opened.handle)
+        raise AssertionError
 
     async def update_metadata(
-        self, handle: GalleryHandle, row_id: str, metadata: Metadata
+        self, opened: OpenGallery, row_id: str, metadata: Metadata
     ) -> dict[str, Any]:
         """Update columns of a row's metadata; return all of its metadata."""
-        work = partial(uploads.update_metadata, handle.gallery, row_id, metadata)
+        work = partial(uploads.update_metadata, opened.handle.gallery, row_id, metadata)
         async with self.slot():
-            return await self._write(handle, work)
+            return await self._write(opened.handle, work)
 
-    async def remove(self, handle: GalleryHandle, row_id: str) -> None:
+    async def remove(self, opened: OpenGallery, row_id: str) -> None:
         """Delete a row."""
         async with self.slot():
-            await self._write(handle, partial(uploads.remove, handle.gallery, row_id))
+            await self._write(opened.handle, partial(uploads.remove, opened.handle.gallery, row_id))
 
     async def _write(self, handle: GalleryHandle, work: Callable[[], T]) -> T:
         """Run one write at a time, and optimize the store now and then."""
         async with handle.write_lock:
-            result = await self.in_thread(work)
-            handle.writes += 1
-            if handle.writes % _OPTIMIZE_EVERY == 0:
-                await self.in_thread(handle.gallery.optimize)
+            try:
+                result = await self.in_thread(work)
+                handle.writes += 1
+                if handle.writes % _OPTIMIZE_EVERY == 0:
+                    await self.in_thread(handle.gallery.optimize)
+            except (ArtifactError, StorageError) as error:
+                raise _without_paths(handle, error) from error
             return result
 
     async def check_ready(self) -> None:
         """Encode an image and search with it in every gallery.
 
+        A successful check is reused for two seconds, as long as the galleries are in the same
+        state.
+
         Raises:
             LookalikeError: a gallery cannot be searched.
         """
-        if time.monotonic() < self._ready_until:
+        opened = [await self.open(handle) for handle in self]
+        states = [each.state for each in opened]
+        if time.monotonic() < self._ready_until and states == self._ready_states:
             return
-        for handle in self:
-            await self._probe(handle)
-        self._ready_until = time.monotonic() + _READY_SECONDS
+        for each in opened:
+            await self._probe(each)
+        self._ready_until, self._ready_states = time.monotonic() + _READY_SECONDS, states
 
-    async def _probe(self, handle: GalleryHandle) -> None:
+    async def _probe(self, opened: OpenGallery) -> None:
         """Search a gallery with a blank image."""
-        gallery = handle.gallery
-        await self._count_rows(handle)
-        search = SearchOptions(k=1, metric=gallery.metric)
-        blank = np.full((64, 64, 3), 255, np.uint8)
+        gallery = opened.gallery
         try:
-            embedding = await handle.batcher.encode([blank])
-        except ImageError:  # the encoder works, but only for images of one size
-            embedding = np.zeros((1, gallery.store.dim), np.float32)
-        vectors = QueryVectors("readiness probe", None, embedding)
-        stages = Stages(self.metrics)
-        await self.in_thread(search.run, gallery.store, vectors, read_images, stages)
+            await self._count_rows(opened)
+            search = SearchOptions(k=1, metric=gallery.metric)
+            blank = np.full((64, 64, 3), 255, np.uint8)
+            try:
+                embedding = await opened.batcher.encode([blank])
+            except ImageError:  # the encoder works, but only for images of one size
+                embedding = np.zeros((1, gallery.store.dim), np.float32)
+            vectors = QueryVectors("readiness probe", None, embedding)
+            stages = Stages(self.metrics)
+            await self.in_thread(search.run, gallery.store, vectors, read_images, stages)
+        except ArtifactError as error:
+            raise _without_paths(opened.handle, error) from error
 
-    async def _count_rows(self, handle: GalleryHandle) -> None:
-        rows = await self.in_thread(lambda: len(handle.gallery))
-        self.metrics.rows.labels(handle.name).set(rows)
+    async def _count_rows(self, opened: OpenGallery) -> None:
+        rows = await self.in_thread(lambda: len(opened.gallery))
+        self.metrics.rows.labels(opened.name).set(rows)
 
-    def supports_text(self, handle: GalleryHandle) -> bool:
+    def supports_text(self, opened: OpenGallery) -> bool:
         """Return whether a gallery's encoder accepts text queries."""
         try:
-            encode_text(handle.gallery.encoder, [])
+            encode_text(opened.batcher.encoder, [])
         except InputError:
             return False
         except Exception:  # noqa: BLE001 - it accepts texts, though not an empty list of them
@@ -398,11 +536,11 @@ class Service:
 
 
 async def _encode_crops(
-    handle: GalleryHandle, crops: list[ImageArray], name: str, stages: Stages
+    opened: OpenGallery, crops: list[ImageArray], name: str, stages: Stages
 ) -> Embeddings:
     with stages("encode"):
         try:
-            return await handle.batcher.encode(crops)
+            return await opened.batcher.encode(crops)
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
 
@@ -411,3 +549,12 @@ def _sample(gallery: Gallery, count: int, seed: int) -> Rows:
     ids = gallery.store.ids()
     places = random.Random(seed).sample(range(len(ids)), min(count, len(ids)))
     return gallery.store.get([ids[place] for place in places])
+
+
+def _without_paths(handle: GalleryHandle, error: E) -> E:
+    """Return an error without the location of the gallery, which is not for clients; log it."""
+    log.warning("%s: %s", handle.name, error)
+    message, path = str(error), handle.gallery.path
+    for text in (str(path.absolute()), str(path)):
+        message = message.replace(text, handle.name)
+    return type(error)(message)

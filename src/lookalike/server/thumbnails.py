@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from lookalike.errors import ImageError, SourceError
+from lookalike.gallery.state import GalleryState
 from lookalike.images.formats import detect_format
 from lookalike.images.options import DecodeOptions
 from lookalike.server.decoder_pool import DecoderPool
@@ -67,13 +68,18 @@ class ItemImages:
                 return kind.media_type, data
             return await self._thumbnail(stored, row.ids[0], MAX_SIDE)
 
-    async def thumbnail(self, row: Rows, size: int) -> tuple[str, bytes]:
+    async def thumbnail(self, row: Rows, size: int, state: GalleryState) -> tuple[str, bytes]:
         """Return the media type and bytes of a thumbnail, at most ``size`` pixels wide and high.
+
+        Args:
+            row: the item.
+            size: maximum width and height.
+            state: of the row's gallery; a thumbnail is cached for one state.
 
         Raises:
             ImageError: the image cannot be read.
         """
-        key = row.hashes[0], size
+        key = state, row.ids[0], size
         if (thumbnail := self._thumbnails.get(key)) is None:
             async with self._read_slot():
                 stored = await self._in_thread(read_item_image, row.uris[0], row.ids[0])

@@ -19,6 +19,7 @@ export async function start(main) {
     return;
   }
   ({ actions, names } = restore());
+  find("#changes").textContent = session.changes;
   find("#stale").hidden = !session.stale;
   find("#labeling").hidden = false;
   find("#new-label").addEventListener("submit", (event) => {

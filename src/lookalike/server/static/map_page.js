@@ -12,6 +12,7 @@ export async function start(main) {
   const root = main.querySelector("#map");
   try {
     const data = await requestJSON(`/v1/galleries/${gallery}/map`);
+    main.querySelector("#changes").textContent = data.changes;
     main.querySelector("#stale").hidden = !data.stale;
     showMap(root, data, {
       thumbnailSize: THUMBNAIL_SIZE,
