@@ -73,11 +73,21 @@ def test_duplicates_are_listed_and_not_deleted(work: Path) -> None:
     rows = table(work / "dup" / "duplicates.csv")
     assert [row["keep"] for row in rows].count("yes") == 4
     assert {row["id"] for row in rows if row["keep"] == "no"} == set(result["redundant"])
+    decided = [row["decided_by"] for row in rows if row["keep"] == "no"]
+    assert sorted(decided) == ["file size", "id", "lossless", "pixels"]
+    assert result["no_content"] == []
     assert sorted((work / "scenes").iterdir()) == before
     text = run("explore", "duplicates", "made.gallery", cwd=work)
     assert "nothing was deleted" in text
     assert "4 duplicate groups, 4 redundant files (kept: largest)" in text
     assert "altered copies of" in text
+    assert "decided by" in text
+    preferred = run(
+        *("explore", "duplicates", "made.gallery", "--exact", "--prefer", "x*", "--prefer", "0?.*"),
+        cwd=work,
+    )
+    assert "preferred path" in preferred
+    assert "scenes:00.png" in preferred.splitlines()[2]
 
 
 @pytest.mark.parametrize(

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError, InputError, SettingError, UnknownNameError
 from lookalike.explore import Duplicates, build_map, find_duplicates, load_map, lof_scores
 from lookalike.explore.clusters import describe_clusters, find_clusters
-from lookalike.explore.copy_threshold import correlation, thumbnail_vector
+from lookalike.explore.copy_threshold import (
+    calibrate_threshold,
+    correlation,
+    thumbnail_vector,
+)
+from lookalike.explore.keep_rules import FileFacts, KeepOrder
 from lookalike.explore.layout import compute_layout, measure_quality
 from lookalike.explore.map import FILE
 from lookalike.explore.page import html
 from lookalike.explore.range_search import pairs_within
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import NeighborGraph, graph_from_embeddings
+from lookalike.images.header import ImageHeader
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
+from lookalike.stores.base import Record
+from lookalike.types import Embeddings, Metric
 
 SCENES = 30
 
@@ -101,8 +112,18 @@ def test_thumbnail_correlation_ignores_brightness_but_not_color() -> None:
     assert correlation(vector, thumbnail_vector((image * 0.8).astype(np.uint8))) > 0.99
     assert correlation(vector, thumbnail_vector(np.asarray(scene(2)))) < 0.7
     assert correlation(vector, thumbnail_vector(image[..., ::-1])) < 0.9
-    blank = np.full((20, 20), 200, np.uint8)
-    assert correlation(thumbnail_vector(blank), thumbnail_vector(blank)) == 0
+
+
+@pytest.mark.parametrize("color", [0, 255, (200, 180, 40)])
+def test_images_of_one_color_have_no_thumbnail_to_compare(
+    color: int | tuple[int, int, int],
+) -> None:
+    blank = np.empty((40, 30, 3), np.uint8)
+    blank[:] = color
+    noisy = blank.astype(int) + np.random.default_rng(0).integers(-4, 5, blank.shape)
+    for image in (blank, np.clip(noisy, 0, 255).astype(np.uint8)):
+        assert thumbnail_vector(image) is None
+        assert np.isnan(correlation(thumbnail_vector(image), thumbnail_vector(image)))
 
 
 def test_altered_copies_are_duplicates_and_similar_images_are_not(scenes: Gallery) -> None:
@@ -110,31 +131,47 @@ def test_altered_copies_are_duplicates_and_similar_images_are_not(scenes: Galler
     result = find_duplicates(scenes)
     assert groups_of(result) == {
         "00 (copy).png": ("exact", ["00.png"]),
-        "01 saved.jpg": ("near", ["01.png"]),
+        "01.png": ("near", ["01 saved.jpg"]),
         "02 large.png": ("near", ["02.png"]),
-        "03 darker.png": ("near", ["03.png"]),
+        "03.png": ("near", ["03 darker.png"]),
     }
-    assert [file_name(row_id) for row_id in result.redundant] == [
-        *("00.png", "01.png", "02.png", "03.png")
-    ]
+    assert {file_name(group.keep): group.decided_by for group in result.groups} == {
+        "00 (copy).png": ("id",),
+        "01.png": ("lossless",),
+        "02 large.png": ("pixels",),
+        "03.png": ("file size",),
+    }
     assert result.summary() == "4 duplicate groups, 4 redundant files (kept: largest)"
     assert result.threshold is not None
     assert result.threshold.copies == 3 * result.threshold.images
     assert result.threshold.recall > 0.85
+    assert result.no_content == ()
     assert len(scenes) == SCENES + 5
     assert (scenes.path / "gallery.json").read_bytes() == manifest
 
 
 def test_keep_rules(scenes: Gallery) -> None:
-    assert set(groups_of(find_duplicates(scenes, keep="last"))) == {
-        *("00.png", "01.png", "02.png", "03.png")
-    }
+    last = find_duplicates(scenes, keep="last")
+    assert set(groups_of(last)) == {"00.png", "01.png", "02.png", "03.png"}
+    assert {group.decided_by for group in last.groups} == {("id",)}
     assert "02 large.png" in groups_of(find_duplicates(scenes, keep="first"))
     with pytest.raises(UnknownNameError, match="largest"):
         find_duplicates(scenes, keep="largst")
+    with pytest.raises(SettingError, match="must not be empty"):
+        find_duplicates(scenes, prefer=[""])
 
 
-def test_exact_duplicates_are_found_without_reading_images(scenes: Gallery) -> None:
+def test_preferred_paths_decide_among_equal_files(scenes: Gallery) -> None:
+    for pattern in ("??.png", "scenes:00.png", "*/scenes/00.png"):
+        group = find_duplicates(scenes, exact=True, prefer=["nothing", pattern]).groups[0]
+        assert (file_name(group.keep), group.decided_by) == ("00.png", ("preferred path",))
+    by_content = groups_of(find_duplicates(scenes, prefer=["*saved*", "*darker*"]))
+    assert {"01.png", "03.png"} <= set(by_content)
+    by_id = groups_of(find_duplicates(scenes, keep="first", prefer=["*.jpg"]))
+    assert "01 saved.jpg" in by_id
+
+
+def test_exact_duplicates_are_found_without_decoding_images(scenes: Gallery) -> None:
     result = find_duplicates(scenes, exact=True)
     assert groups_of(result) == {"00 (copy).png": ("exact", ["00.png"])}
     assert result.threshold is None
@@ -142,12 +179,221 @@ def test_exact_duplicates_are_found_without_reading_images(scenes: Gallery) -> N
     assert json.loads(json.dumps(result.as_dict()))["redundant"] == ["scenes:00.png"]
 
 
-def test_unreadable_images_are_reported_and_not_grouped(tmp_path: Path) -> None:
+def test_unreadable_images_are_reported_and_never_kept(tmp_path: Path) -> None:
     gallery = collection(tmp_path / "scenes")
     (tmp_path / "scenes" / "03 darker.png").unlink()
+    (tmp_path / "scenes" / "00 (copy).png").unlink()
     result = find_duplicates(gallery)
-    assert "03 darker.png" not in groups_of(result)
-    assert result.unreadable == ("scenes:03 darker.png",)
+    assert groups_of(result)["00.png"] == ("exact", ["00 (copy).png"])
+    decisions = {file_name(group.keep): group.decided_by for group in result.groups}
+    assert decisions["00.png"] == ("readable",)
+    assert "03.png" not in groups_of(result)
+    assert set(result.unreadable) == {"scenes:00 (copy).png", "scenes:03 darker.png"}
+    for keep in ("first", "last"):
+        assert "00.png" in groups_of(find_duplicates(gallery, exact=True, keep=keep))
+
+
+def test_files_that_have_changed_since_are_in_no_group(tmp_path: Path) -> None:
+    gallery = collection(tmp_path / "scenes")
+    folder = tmp_path / "scenes"
+    scene(80).save(folder / "00.png")
+    scene(81).save(folder / "02 large.png")
+    (folder / "01.png").touch()
+    result = find_duplicates(gallery)
+    assert set(groups_of(result)) == {"01.png", "03.png"}
+    # The large one is no copy any more by its pixels, so that nobody asks what it was.
+    assert result.changed == ("scenes:00.png",)
+    assert "1 row changed since" in "\n".join(result.notes())
+
+
+def test_rows_of_one_file_are_not_redundant(tmp_path: Path) -> None:
+    gallery = few_images(tmp_path)
+    link = tmp_path / "few" / "link.png"
+    link.symlink_to(tmp_path / "few" / "0.png")
+    (tmp_path / "few" / "copy.png").write_bytes((tmp_path / "few" / "0.png").read_bytes())
+    gallery.sync(open_source(tmp_path / "few"))
+    for exact in (True, False):
+        result = find_duplicates(gallery, exact=exact)
+        assert groups_of(result) == {"0.png": ("exact", ["copy.png"])}
+        assert result.same_file == ("few:link.png",)
+
+
+def photograph(seed: int, width: int, height: int) -> Image.Image:
+    """Return an image of colored blocks of any size, unlike those of other seeds."""
+    return scene(seed).resize((width, height), Image.Resampling.BILINEAR)
+
+
+def test_the_original_is_kept_by_its_file_not_by_decoded_pixels(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(20, 40):
+        scene(seed).save(folder / f"other {seed}.png")
+    camera = photograph(1, 2200, 1650)  # decoded at a quarter of its size
+    camera.save(folder / "z camera.jpg", quality=92)
+    camera.resize((1024, 768)).save(folder / "a mail.jpg", quality=92)
+    edited = photograph(2, 300, 200)
+    edited.save(folder / "z edited.png")
+    edited.save(folder / "a saved.jpg", quality=95)
+    best = photograph(3, 300, 200)
+    best.save(folder / "z best.jpg", quality=90)
+    best.save(folder / "a again.jpg", quality=40)
+    plain = photograph(4, 300, 200)
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    plain.save(folder / "a stripped.jpg", quality=90)
+    plain.save(folder / "z exif.jpg", quality=90, exif=exif)
+    source = open_source(folder)
+    gallery = Gallery.create(
+        tmp_path / "g.gallery", encoder=open_encoder("color", sample_images(source))
+    )
+    gallery.sync(source)
+    result = find_duplicates(gallery)
+    assert {
+        file_name(group.keep): (file_name(group.duplicates[0].id), group.duplicates[0].decided_by)
+        for group in result.groups
+    } == {
+        "z camera.jpg": ("a mail.jpg", "pixels"),
+        "z edited.png": ("a saved.jpg", "lossless"),
+        "z best.jpg": ("a again.jpg", "JPEG quality"),
+        "z exif.jpg": ("a stripped.jpg", "file size"),
+    }
+    rows = {row["id"]: row for row in result.rows()}
+    assert rows["photos:a mail.jpg"]["decided_by"] == "pixels"
+    assert rows["photos:z camera.jpg"]["decided_by"] == "pixels"
+
+
+def header(**changes: Any) -> ImageHeader:
+    plain = ImageHeader(
+        width=4,
+        height=3,
+        format="JPEG",
+        pages=1,
+        lossless=False,
+        jpeg_quality=90,
+        has_exif=False,
+        captured_at=None,
+    )
+    return replace(plain, **changes)
+
+
+def test_criteria_decide_in_order() -> None:
+    record = Record("s:a", "/s/a", {}, "")
+    plain = FileFacts(12, 100, header())
+    better = {
+        "pixels": FileFacts(13, 1, header(jpeg_quality=1)),
+        "lossless": FileFacts(12, 1, header(lossless=True, jpeg_quality=None)),
+        "JPEG quality": FileFacts(12, 1, header(jpeg_quality=91)),
+        "file size": FileFacts(12, 101, header()),
+        "EXIF": FileFacts(12, 100, header(has_exif=True)),
+        "capture time": FileFacts(12, 100, header(captured_at=datetime(2019, 5, 1))),
+    }
+    order = KeepOrder("largest", ["*/z"])
+    kept = order.key(Record("s:b", "/s/b", {}, ""), 1, plain)
+    for name, facts in better.items():
+        key = order.key(record, 9, facts)
+        assert key < kept
+        assert order.decision(key, kept) == name
+    late = order.key(record, 0, FileFacts(12, 100, header(captured_at=datetime(2020, 5, 1))))
+    early = order.key(record, 1, FileFacts(12, 100, header(captured_at=datetime(2019, 5, 1))))
+    assert early < late
+    preferred = order.key(Record("s:z", "/s/z", {}, ""), 2, plain)
+    assert preferred < kept
+    assert order.decision(preferred, kept) == "preferred path"
+    assert kept < order.key(record, 0, None)
+    assert order.decision(kept, order.key(record, 0, None)) == "readable"
+    # A file of another lossy format states no quality: between good and bad JPEGs.
+    webp = FileFacts(12, 100, header(format="WEBP", jpeg_quality=None))
+    bad = FileFacts(12, 100, header(jpeg_quality=30))
+    assert kept < order.key(record, 0, webp) < order.key(record, 0, bad)
+
+
+def test_blank_images_neither_loosen_the_threshold_nor_join_groups(tmp_path: Path) -> None:
+    folder = tmp_path / "textures"
+    folder.mkdir()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        noise = scene(seed).convert("L").resize((64, 64))
+        values = 120 + (np.asarray(noise).astype(float) - 128) / 8 + rng.normal(0, 4, (64, 64))
+        texture = np.clip(values[..., None] + [30, 0, -40], 0, 255).astype(np.uint8)
+        Image.fromarray(texture).save(folder / f"{seed:02d}.png")
+    source = open_source(folder)
+    encoder = open_encoder("hog", sample_images(source))
+    gallery = Gallery.create(tmp_path / "g.gallery", encoder=encoder)
+    gallery.sync(source)
+    without = find_duplicates(gallery)
+    assert without.groups == ()
+    for level in range(6):
+        Image.new("RGB", (64, 64), (250 - level,) * 3).save(folder / f"blank {level}.png")
+    Image.new("RGB", (64, 64), (250,) * 3).save(folder / "blank again.bmp")
+    (folder / "blank copy.png").write_bytes((folder / "blank 3.png").read_bytes())
+    gallery.sync(open_source(folder))
+    result = find_duplicates(gallery)
+    assert groups_of(result) == {
+        "blank again.bmp": ("pixels", ["blank 0.png"]),
+        "blank 3.png": ("exact", ["blank copy.png"]),
+    }
+    assert result.as_dict()["no_content"] == sorted(
+        f"textures:{name}"
+        for name in ("blank again.bmp", *(f"blank {level}.png" for level in range(6)))
+    )
+    assert without.threshold is not None
+    assert result.threshold is not None
+    assert result.threshold.images == 30
+    assert result.threshold.correlation == without.threshold.correlation
+
+
+def test_a_gallery_of_blank_images_has_no_threshold(tmp_path: Path) -> None:
+    folder = tmp_path / "blanks"
+    folder.mkdir()
+    for level in range(120):
+        Image.new("L", (8, 8), level).save(folder / f"{level}.png")
+    Image.new("L", (8, 8), 7).save(folder / "other.bmp")
+    source = open_source(folder)
+    gallery = Gallery.create(
+        tmp_path / "g.gallery", encoder=open_encoder("color", sample_images(source))
+    )
+    gallery.sync(source)
+    result = find_duplicates(gallery)
+    assert result.threshold is None
+    assert len(result.no_content) == 121
+    assert [group.kind for group in result.groups] == ["pixels"]
+
+
+def test_many_blank_images_do_not_exhaust_the_pairs(tmp_path: Path) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for seed in range(12):
+        scene(seed).save(folder / f"{seed:02d}.png")
+    rng = np.random.default_rng(0)
+    for number in range(130):
+        page = np.asarray(rng.integers(245, 252, (24, 24)), np.uint8)
+        Image.fromarray(page).save(folder / f"page {number:03d}.png")
+    source = open_source(folder)
+    gallery = Gallery.create(
+        tmp_path / "g.gallery", encoder=open_encoder("color", sample_images(source))
+    )
+    gallery.sync(source)
+    result = find_duplicates(gallery)
+    assert result.groups == ()
+    assert len(result.no_content) == 130
+
+
+def test_an_image_that_is_blank_once_brightened_leaves_the_threshold_defined() -> None:
+    rng = np.random.default_rng(0)
+    # 10 % brighter, all of it is white.
+    images = [np.asarray(rng.integers(232, 256, (64, 64)), np.uint8) for _ in range(3)]
+    pale = [np.repeat(np.repeat(image[::16, ::16], 16, 0), 16, 1) for image in images]
+    encoder = open_encoder("pixels", [np.asarray(scene(seed)) for seed in range(5)])
+
+    def nearest(queries: Embeddings, k: int) -> NDArray[np.float64]:
+        return np.ones((len(queries), min(k, 1)))
+
+    threshold = calibrate_threshold(pale, encoder, Metric.COSINE, nearest)
+    assert threshold is not None
+    assert (threshold.images, threshold.copies) == (3, 6)
+    assert threshold.correlation > 0.9
+    blank = [np.full((64, 64), 9, np.uint8)]
+    assert calibrate_threshold(blank, encoder, Metric.COSINE, nearest) is None
 
 
 def test_chains_of_similar_images_do_not_join_a_group(tmp_path: Path) -> None:
@@ -166,6 +412,7 @@ def test_chains_of_similar_images_do_not_join_a_group(tmp_path: Path) -> None:
     gallery.sync(source)
     for group in find_duplicates(gallery, max_distance=10.0, keep="first").groups:
         kept = thumbnail_vector(np.asarray(Image.open(folder / file_name(group.keep))))
+        assert kept is not None
         for each in group.duplicates:
             other = thumbnail_vector(np.asarray(Image.open(folder / file_name(each.id))))
             assert correlation(kept, other) == pytest.approx(each.correlation, abs=1e-5)
@@ -268,11 +515,11 @@ def test_a_saved_map_is_reused_until_the_rows_change(tmp_path: Path) -> None:
     np.testing.assert_array_equal(saved.lof_scores, built.lof_scores)
     assert saved.quality == built.quality
     assert saved.clusters == built.clusters
-    assert build_map(gallery).created_at == built.created_at
+    assert build_map(gallery).origin.created_at == built.origin.created_at
     gallery.remove([built.ids[0]])
     stale = load_map(gallery)
     assert stale is not None
-    assert stale.stale
+    assert (stale.stale, stale.origin.changes) == (True, "1 commit")
     assert len(build_map(gallery).ids) == len(built.ids) - 1
 
 
@@ -281,7 +528,8 @@ def test_a_saved_map_is_reused_until_the_rows_change(tmp_path: Path) -> None:
     [
         ('{"format": 1}', "written by an older lookalike; recompute it: lookalike explore map"),
         ('{"format": 99}', "written by a newer lookalike"),
-        ('{"format": 2}', "damaged"),
+        ('{"format": 2}', "written by an older lookalike"),
+        ('{"format": 3}', "damaged"),
         ("[]", "damaged"),
     ],
 )
@@ -289,7 +537,7 @@ def test_unusable_map_files_are_reported_and_replaced(
     tmp_path: Path, text: str, message: str
 ) -> None:
     gallery = few_images(tmp_path)
-    (gallery.path / FILE).write_text(text)
+    (gallery.path / FILE.name).write_text(text)
     with pytest.raises(ArtifactError, match=message):
         load_map(gallery)
     assert len(build_map(gallery).ids) == 3

@@ -36,12 +36,12 @@ def map_command(
     ] = None,
     column: _Column = "label",
     thumbnails: Annotated[
-        int, typer.Option(metavar="N", help="Thumbnail side in pixels in the file; 0 for none.")
+        int, typer.Option(metavar="N", help="Thumbnail side in pixels; 0 for none.")
     ] = 32,
     fresh: _Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Map a gallery in two dimensions, and report the fidelity.
+    """Map a gallery in two dimensions, and report its quality.
 
     The map is saved in the gallery; lookalike serve shows it.
 
@@ -68,7 +68,8 @@ def map_command(
                 "trustworthiness": quality.trustworthiness,
                 "neighborhood_preservation": quality.neighborhood_preservation,
                 "sampled": quality.sampled,
-                "created_at": result.created_at,
+                "created_at": result.origin.created_at,
+                "saved": not result.unsaved,
             }
         )
     else:
@@ -82,10 +83,13 @@ def map_command(
             f"{quality.neighborhood_preservation:.1%} "
             f"({format_count(quality.sampled, 'image')} sampled)"
         )
-        print(f"created {result.created_at}")
+        print(f"created {result.origin.created_at}")
     if out is not None:
         console.note(f"{out}: {console.size(len(page))}; open it in a browser")
-    console.note(f"map saved in {gallery}; to see it: lookalike serve {gallery}")
+    if result.unsaved:
+        _note_unsaved(result)
+    else:
+        console.note(f"map saved in {gallery}; to see it: lookalike serve {gallery}")
 
 
 @app.command("clusters", cls=Command)
@@ -164,13 +168,15 @@ def duplicates_command(
     gallery: Gallery,
     keep: Annotated[
         str,
-        typer.Option(metavar="RULE", help="Image to keep: largest (most pixels), first or last."),
+        typer.Option(metavar="RULE", help="Image to keep: largest (the original), first or last."),
     ] = "largest",
+    prefer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Paths to keep among equal files; repeatable."),
+    ] = None,
     max_distance: Annotated[
         float | None,
-        typer.Option(
-            metavar="D", help="Maximum distance of copies.", show_default="calibrated on copies"
-        ),
+        typer.Option(metavar="D", help="Maximum distance.", show_default="calibrated on copies"),
     ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Identical files only; skip near-duplicates.")
@@ -180,10 +186,13 @@ def duplicates_command(
 ) -> None:
     """Find duplicates and near-duplicates; nothing is deleted.
 
-    The threshold is calibrated on altered copies of 200 of the images.
+    The threshold is calibrated on altered copies of 200 of the images. Kept is
+    the image with more pixels; of equals the lossless one, then by JPEG quality,
+    file size, EXIF, capture time, --prefer and ID. The table says what decided.
     With --out: duplicates.csv and a contact sheet.
 
       lookalike explore duplicates photos.gallery -o duplicates
+      lookalike explore duplicates photos.gallery --prefer "originals/*"
     """
     from lookalike.explore import find_duplicates
     from lookalike.gallery.gallery import Gallery
@@ -192,14 +201,19 @@ def duplicates_command(
     opened = Gallery.open(gallery)
     with console.progress() as on_progress:
         result = find_duplicates(
-            opened, keep=keep, max_distance=max_distance, exact=exact, on_progress=on_progress
+            opened,
+            keep=keep,
+            prefer=prefer or (),
+            max_distance=max_distance,
+            exact=exact,
+            on_progress=on_progress,
         )
     if as_json:
         console.print_json(result.as_dict())
     else:
         _print_duplicates(result)
-    for row_id in result.unreadable[:_LISTED]:
-        console.note(f"unreadable, not compared: {row_id}")
+    for text in result.notes():
+        (console.note if as_json else print)(text)
     if out is None:
         return
     rows = list(result.rows())
@@ -209,23 +223,32 @@ def duplicates_command(
         (row["id"], f"{row['group']} {'keep' if row['keep'] == 'yes' else row['kind']}")
         for row in rows
     ]
-    columns = ("group", "kind", "keep", "id", "distance", "correlation", "uri")
+    columns = ("group", "kind", "keep", "id", "decided_by", "distance", "correlation", "uri")
     write_folder(opened, out / "duplicates.csv", columns, lines, sheet)
 
 
 def _print_duplicates(result: Duplicates) -> None:
     rows = [
-        (group.kind, str(1 + len(group.duplicates)), group.keep, group.duplicates[0].id)
+        (
+            group.kind,
+            str(1 + len(group.duplicates)),
+            group.keep,
+            ", ".join(group.decided_by),
+            group.duplicates[0].id,
+        )
         for group in result.groups[:_LISTED]
     ]
     if rows:
-        console.print_table(("kind", "images", "kept", "duplicate (first of N)"), rows)
+        columns = ("kind", "images", "kept", "decided by", "duplicate (first of N)")
+        console.print_table(columns, rows)
     if len(result.groups) > _LISTED:
         more = format_count(len(result.groups) - _LISTED, "more group")
         print(f"and {more}; list them with --json or --out")
     print(f"{result.summary()}; nothing was deleted")
     if result.threshold is not None:
         print(f"near-duplicates: {result.threshold.describe()}")
+    elif result.no_content:
+        print("near-duplicates: not searched, no image has content to compare")
 
 
 def _map(
@@ -237,7 +260,16 @@ def _map(
     check_free(out)
     opened = Gallery.open(gallery)
     with console.progress() as on_progress:
-        return opened, build_map(opened, column=column, fresh=fresh, on_progress=on_progress)
+        result = build_map(opened, column=column, fresh=fresh, on_progress=on_progress)
+    if result.unsaved:
+        _note_unsaved(result)
+    return opened, result
+
+
+def _note_unsaved(result: CollectionMap) -> None:
+    console.note(
+        f"map not saved in the gallery, the next command computes it again: {result.unsaved}"
+    )
 
 
 def _clusters(result: CollectionMap) -> list[dict[str, object]]:

@@ -8,12 +8,12 @@ a map by t-SNE, finds its clusters, scores outliers, and saves the result in the
 from lookalike.explore.clusters import UNCLUSTERED, Cluster
 from lookalike.explore.copy_threshold import CopyThreshold
 from lookalike.explore.duplicates import (
-    KEEP_RULES,
     Duplicate,
     DuplicateGroup,
     Duplicates,
     find_duplicates,
 )
+from lookalike.explore.keep_rules import KEEP_RULES
 from lookalike.explore.layout import MapQuality
 from lookalike.explore.map import CollectionMap, build_map, load_map
 from lookalike.explore.outliers import lof_scores

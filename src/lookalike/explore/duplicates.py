@@ -3,60 +3,41 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lookalike.errors import ImageError, InputError, SettingError, SourceError, UnknownNameError
-from lookalike.explore.copy_threshold import CopyThreshold, calibrate_threshold, thumbnail_vector
-from lookalike.explore.range_search import Pairs, pairs_within
+from lookalike.errors import InputError, SettingError
+from lookalike.explore.comparison import NEAR, PIXELS, Comparison, Likeness, compare
+from lookalike.explore.copy_threshold import CopyThreshold
+from lookalike.explore.keep_rules import FileFacts, KeepOrder, read_facts
+from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
-from lookalike.sources import open_items
 from lookalike.sources.sampling import thread_map
-from lookalike.stores.base import Rows
-from lookalike.types import (
-    Embeddings,
-    ImageArray,
-    Metric,
-    Progress,
-    ProgressCallback,
-    ignore_progress,
-)
-from lookalike.vectors import unit_rows
+from lookalike.stores.base import Record
+from lookalike.types import ProgressCallback, ignore_progress
 
 EXACT = "exact"
-NEAR = "near"
 
-SAMPLE = 200
-"""Images of which altered copies are made to calibrate the threshold."""
-
-_BATCH = 256
-_PAIRS_PER_BLOCK = 4_096
-
-KEEP_RULES: Mapping[str, str] = {
-    "largest": "most pixels; the first id among equals",
-    "first": "first id in alphabetical order",
-    "last": "last id in alphabetical order",
-}
-"""Rules for the image of a group that is kept, by name."""
+_SAME_BYTES = Likeness(EXACT, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
     """A redundant image of a group.
 
-    ``kind`` is ``exact`` (the same file content) or ``near``. ``distance`` is the Euclidean
-    distance of its embedding to that of the kept image (of unit length where the metric is
-    cosine), ``correlation`` that of their thumbnails; 0 and 1 for exact duplicates.
+    ``kind`` is ``exact`` (the same file content), ``pixels`` (blank images with the same pixels)
+    or ``near``. ``distance`` is the Euclidean distance of its embedding to that of the kept image
+    (of unit length where the metric is cosine), ``correlation`` that of their thumbnails; 0 and 1
+    unless the kind is ``near``. ``decided_by`` is the criterion by which the other image is kept,
+    one of :data:`lookalike.explore.keep_rules.CRITERIA`.
     """
 
     id: str
     kind: str
     distance: float
     correlation: float
+    decided_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +49,28 @@ class DuplicateGroup:
 
     @property
     def kind(self) -> str:
-        """``exact`` if all duplicates are exact, else ``near``."""
-        return EXACT if all(each.kind == EXACT for each in self.duplicates) else NEAR
+        """The kind of its least alike duplicate: ``near``, else ``pixels``, else ``exact``."""
+        kinds = {each.kind for each in self.duplicates}
+        return next(kind for kind in (NEAR, PIXELS, EXACT) if kind in kinds)
+
+    @property
+    def decided_by(self) -> tuple[str, ...]:
+        """The criteria that decided which image is kept, each once."""
+        return tuple(dict.fromkeys(each.decided_by for each in self.duplicates))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Duplicates:
     """Groups of duplicates, the largest first.
 
-    ``keep`` is the name of the rule, ``threshold`` None if only identical files were compared.
-    ``unreadable`` lists images with a neighbor within the distance whose files cannot be read.
+    ``keep`` is the name of the rule. ``threshold`` is None if only identical files were compared,
+    or if no image has content to calibrate it on. The other fields list ids: ``unreadable`` are
+    images with a neighbor within the distance, or with the hash of another, whose files cannot be
+    read; ``changed`` those whose files are not what was indexed, which are in no group;
+    ``same_file`` rows that show the same file as another row, which are not redundant;
+    ``no_content``, among the images that were read, those that are blank or nearly of one color,
+    and those with an embedding of zeros: they are duplicates only of images with equal bytes or
+    pixels.
     """
 
     images: int
@@ -85,6 +78,9 @@ class Duplicates:
     threshold: CopyThreshold | None
     groups: tuple[DuplicateGroup, ...]
     unreadable: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    same_file: tuple[str, ...] = ()
+    no_content: tuple[str, ...] = ()
 
     @property
     def redundant(self) -> tuple[str, ...]:
@@ -94,89 +90,74 @@ class Duplicates:
     def rows(self) -> Iterator[dict[str, str]]:
         """Yield a CSV row for each image of a group, the one to keep first."""
         for number, group in enumerate(self.groups, 1):
-            yield {"group": str(number), "kind": group.kind, "keep": "yes", "id": group.keep}
+            yield {
+                "group": str(number),
+                "kind": group.kind,
+                "keep": "yes",
+                "id": group.keep,
+                "decided_by": ", ".join(group.decided_by),
+            }
             for each in group.duplicates:
                 yield {
                     "group": str(number),
                     "kind": each.kind,
                     "keep": "no",
                     "id": each.id,
+                    "decided_by": each.decided_by,
                     "distance": f"{each.distance:.6f}",
                     "correlation": f"{each.correlation:.4f}",
                 }
 
     def summary(self) -> str:
         """Return the number of groups and redundant files as one line of text."""
-        groups = (
-            "1 duplicate group"
-            if len(self.groups) == 1
-            else (f"{len(self.groups):,} duplicate groups")
-        )
-        redundant = len(self.redundant)
-        files = "1 redundant file" if redundant == 1 else f"{redundant:,} redundant files"
+        groups = format_count(len(self.groups), "duplicate group")
+        files = format_count(len(self.redundant), "redundant file")
         return f"{groups}, {files} (kept: {self.keep})"
+
+    def notes(self) -> Iterator[str]:
+        """Yield a sentence for each kind of images that were not compared like the others."""
+        if self.no_content:
+            images = format_count(len(self.no_content), "image")
+            yield (
+                f"{images} without content (blank or nearly of one color): duplicates only of "
+                "equal bytes or pixels"
+            )
+        for ids, reason in (
+            (self.unreadable, "cannot be read: not compared by their pixels"),
+            (self.changed, "changed since they were indexed: in no group; index again"),
+            (self.same_file, "of the same file as another row: in no group"),
+        ):
+            if ids:
+                yield f"{format_count(len(ids), 'row')} {reason}; the first: {ids[0]}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of ``lookalike explore duplicates --json``."""
-        threshold = self.threshold
         return {
             "images": self.images,
             "keep": self.keep,
-            "threshold": None
-            if threshold is None
-            else {
-                "distance": threshold.distance,
-                "correlation": threshold.correlation,
-                "images": threshold.images,
-                "copies": threshold.copies,
-                "recall": threshold.recall,
-            },
+            "threshold": None if self.threshold is None else asdict(self.threshold),
             "groups": [
                 {
                     "kind": group.kind,
                     "keep": group.keep,
-                    "duplicates": [
-                        {
-                            "id": each.id,
-                            "kind": each.kind,
-                            "distance": each.distance,
-                            "correlation": each.correlation,
-                        }
-                        for each in group.duplicates
-                    ],
+                    "decided_by": list(group.decided_by),
+                    "duplicates": [asdict(each) for each in group.duplicates],
                 }
                 for group in self.groups
             ],
             "redundant": list(self.redundant),
             "unreadable": list(self.unreadable),
+            "changed": list(self.changed),
+            "same_file": list(self.same_file),
+            "no_content": list(self.no_content),
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Thumbnail:
-    """The thumbnail vector of an image, and the number of its pixels."""
-
-    vector: NDArray[np.float32]
-    pixels: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Comparison:
-    """Near-duplicates among distinct files, by their place in the list of these.
-
-    ``similar`` maps a place to those of its near-duplicates, with distance and correlation.
-    """
-
-    threshold: CopyThreshold | None = None
-    pixels: Mapping[int, int] = field(default_factory=dict)
-    similar: Mapping[int, Mapping[int, tuple[float, float]]] = field(default_factory=dict)
-    unreadable: tuple[int, ...] = ()
-
-
-def find_duplicates(
+def find_duplicates(  # noqa: PLR0913 - keyword options of the public call
     gallery: Gallery,
     *,
     keep: str = "largest",
+    prefer: Sequence[str] = (),
     max_distance: float | None = None,
     exact: bool = False,
     seed: int = 0,
@@ -187,165 +168,154 @@ def find_duplicates(
     Exact duplicates have the same content hash. Near-duplicates have embeddings and thumbnails as
     similar as those of altered copies to their originals, calibrated on 200 images of the gallery
     (:mod:`lookalike.explore.copy_threshold`). Every image of a group is a duplicate of the kept
-    one itself, so a chain of small differences does not join dissimilar images.
+    one itself, so a chain of small differences does not join dissimilar images. Images without
+    content are duplicates only if their bytes or pixels are equal.
+
+    Which image is kept is decided by the header and the size of its file, read anew; an image that
+    cannot be read is never kept instead of one that can.
 
     Args:
         gallery: whose rows are compared.
-        keep: which image of a group is kept, a name in :data:`KEEP_RULES`.
+        keep: which image of a group is kept, a name in
+            :data:`~lookalike.explore.keep_rules.KEEP_RULES`.
+        prefer: patterns of paths or ids, with ``*`` and ``?``, of images to keep if nothing but
+            their ids tells them apart; the most preferred first.
         max_distance: maximum distance of embeddings, instead of the calibrated one.
-        exact: find identical files only; no image is read.
+        exact: find identical files only; no image is decoded.
         seed: of the sample of images for the calibration.
         on_progress: called after each step.
 
     Raises:
         InputError: fewer than two rows, no readable image, or too many pairs within the distance.
-        SettingError: ``max_distance`` is negative.
+        SettingError: ``max_distance`` is negative, or a pattern is empty.
         UnknownNameError: no such rule.
         ImageError: the encoder rejects an image.
     """
-    if keep not in KEEP_RULES:
-        raise UnknownNameError("keep rule", keep, KEEP_RULES)
+    order = KeepOrder(keep, tuple(prefer))
     if max_distance is not None and not max_distance >= 0:
         raise SettingError("{max_distance} must be at least 0", max_distance=max_distance)
+    gallery = gallery.snapshot()
+    gallery = gallery.snapshot()
     records = list(gallery.store.records())
     if len(records) < 2:
         size = "1 image" if records else "no images"
         raise InputError(f"{gallery.path}: has {size}; at least two are needed")
-    ids = [record.id for record in records]
-    by_hash: dict[str, list[int]] = defaultdict(list)
-    for row, record in enumerate(records):
-        by_hash[record.content_hash or record.id].append(row)
-    # One of identical files represents all of them: they have the same pixels.
-    identical = {rows[-1 if keep == "last" else 0]: rows for rows in by_hash.values()}
-    distinct = sorted(identical)
-    comparison = _Comparison()
+    files = _Files(records, order)
+    files.read_identical()
+    distinct = files.distinct()
+    comparison = Comparison()
     if not exact and len(distinct) > 1:
-        rows = gallery.store.get([ids[row] for row in distinct])
-        comparison = _compare(gallery, rows, max_distance, seed, on_progress)
-    groups = []
-    for representative, places in _stars(
-        _keep_order(len(distinct), keep, comparison.pixels), comparison
-    ):
-        duplicates = [
-            Duplicate(ids[row], EXACT, 0.0, 1.0)
-            for row in identical[distinct[representative]]
-            if row != distinct[representative]
-        ]
-        for place in places:
-            duplicates += [
-                Duplicate(ids[row], NEAR, *comparison.similar[representative][place])
-                for row in identical[distinct[place]]
-            ]
-        if duplicates:
-            groups.append(DuplicateGroup(ids[distinct[representative]], tuple(duplicates)))
-    groups.sort(key=lambda group: (-len(group.duplicates), group.keep))
-    unreadable = tuple(ids[distinct[place]] for place in comparison.unreadable)
-    return Duplicates(len(ids), keep, comparison.threshold, tuple(groups), unreadable)
-
-
-def _keep_order(count: int, keep: str, pixels: Mapping[int, int]) -> list[int]:
-    """Return the places of distinct files in the order in which a rule prefers them."""
-    places = list(range(count))
-    if keep == "largest":
-        places.sort(key=lambda place: -pixels.get(place, 0))
-    elif keep == "last":
-        places.reverse()
-    return places
-
-
-def _stars(order: Sequence[int], comparison: _Comparison) -> Iterator[tuple[int, list[int]]]:
-    """Yield each kept place, and its near-duplicates that no earlier one has taken."""
-    taken: set[int] = set()
-    for representative in order:
-        if representative in taken:
-            continue
-        similar = comparison.similar.get(representative, {})
-        places = sorted((place for place in similar if place not in taken), key=similar.__getitem__)
-        taken.update(places, (representative,))
-        yield representative, places
-
-
-def _calibrated(
-    gallery: Gallery,
-    uris: Sequence[str],
-    embeddings: Embeddings,
-    max_distance: float | None,
-    seed: int,
-) -> CopyThreshold:
-    sample = np.random.default_rng(seed).permutation(len(uris))[:SAMPLE]
-    loaded = thread_map(_image, [uris[place] for place in sample])
-    images = [image for image in loaded if image is not None]
-    if not images:
-        raise InputError(
-            f"{gallery.path}: none of {len(sample)} sampled images can be read, the first is "
-            f"{uris[sample[0]]}; identical files are found without reading images: "
-            f"lookalike explore duplicates {gallery.path} --exact"
+        comparison = compare(
+            gallery,
+            [records[row] for row in distinct],
+            max_distance=max_distance,
+            seed=seed,
+            on_progress=on_progress,
         )
-    return calibrate_threshold(images, gallery.encoder, embeddings, gallery.metric, max_distance)
+    files.facts |= {distinct[place]: facts for place, facts in comparison.facts.items()}
+    groups = files.groups(distinct, comparison)
 
+    def ids(rows: Iterable[int], places: Iterable[int] = ()) -> tuple[str, ...]:
+        numbers = {*rows, *(distinct[place] for place in places)}
+        return tuple(records[row].id for row in sorted(numbers))
 
-def _compare(
-    gallery: Gallery,
-    rows: Rows,
-    max_distance: float | None,
-    seed: int,
-    on_progress: ProgressCallback,
-) -> _Comparison:
-    """Find the pairs of rows within the distance, and compare their thumbnails."""
-    uris, embeddings = rows.uris, rows.embeddings
-    if gallery.metric is Metric.COSINE:
-        embeddings = unit_rows(embeddings)
-    threshold = _calibrated(gallery, uris, embeddings, max_distance, seed)
-    pairs = pairs_within(embeddings, threshold.distance, on_progress)
-    paired = np.unique(np.concatenate([pairs.first, pairs.second]))
-    thumbnails: dict[int, _Thumbnail] = {}
-    for start in range(0, len(paired), _BATCH):
-        part = paired[start : start + _BATCH].tolist()
-        loaded = thread_map(_thumbnail, [uris[place] for place in part])
-        thumbnails |= {
-            place: thumbnail
-            for place, thumbnail in zip(part, loaded, strict=True)
-            if thumbnail is not None
-        }
-        on_progress(Progress("comparison", start + len(part), len(paired), "images"))
-    return _Comparison(
-        threshold,
-        pixels={place: thumbnail.pixels for place, thumbnail in thumbnails.items()},
-        similar=_correlated(pairs, thumbnails, len(uris), threshold.correlation),
-        unreadable=tuple(place for place in paired.tolist() if place not in thumbnails),
+    return Duplicates(
+        images=len(records),
+        keep=keep,
+        threshold=comparison.threshold,
+        groups=tuple(sorted(groups, key=lambda group: (-len(group.duplicates), group.keep))),
+        unreadable=ids(files.unreadable, comparison.unreadable),
+        changed=ids(files.changed, comparison.changed),
+        same_file=ids(files.same_file),
+        no_content=ids((), comparison.no_content),
     )
 
 
-def _correlated(
-    pairs: Pairs, thumbnails: Mapping[int, _Thumbnail], count: int, min_correlation: float
-) -> Mapping[int, Mapping[int, tuple[float, float]]]:
-    """Return the pairs of correlated thumbnails: of both sides, distance and correlation."""
-    similar: dict[int, dict[int, tuple[float, float]]] = defaultdict(dict)
-    if not thumbnails:
-        return similar
-    index = np.full(count, -1, np.int64)
-    index[list(thumbnails)] = np.arange(len(thumbnails))
-    vectors = np.stack([thumbnail.vector for thumbnail in thumbnails.values()])
-    for start in range(0, len(pairs), _PAIRS_PER_BLOCK):
-        block = pairs.select(np.arange(start, min(start + _PAIRS_PER_BLOCK, len(pairs))))
-        block = block.select((index[block.first] >= 0) & (index[block.second] >= 0))
-        first, second = vectors[index[block.first]], vectors[index[block.second]]
-        correlations = np.einsum("pd,pd->p", first, second)
-        for i in np.flatnonzero(correlations >= min_correlation):
-            a, b = int(block.first[i]), int(block.second[i])
-            similar[a][b] = similar[b][a] = float(block.distances[i]), float(correlations[i])
-    return similar
+@dataclass(slots=True)
+class _Files:
+    """The rows by content, with facts about the files of those that may be duplicates.
+
+    ``identical`` are the row numbers with each content, the one to keep first.
+    """
+
+    records: Sequence[Record]
+    order: KeepOrder
+    identical: list[list[int]] = field(default_factory=list)
+    facts: dict[int, FileFacts] = field(default_factory=dict)
+    unreadable: set[int] = field(default_factory=set)
+    changed: set[int] = field(default_factory=set)
+    same_file: set[int] = field(default_factory=set)
+
+    def read_identical(self) -> None:
+        """Group the rows by content, and look at the files of those that share it."""
+        by_hash: dict[str, list[int]] = defaultdict(list)
+        for row, record in enumerate(self.records):
+            by_hash[record.content_hash or record.id].append(row)
+        shared = [row for rows in by_hash.values() if len(rows) > 1 for row in rows]
+        found = thread_map(read_facts, [self.records[row] for row in shared])
+        for row, facts in zip(shared, found, strict=True):
+            if facts is None:
+                self.unreadable.add(row)
+            elif facts.changed:
+                self.changed.add(row)
+            else:
+                self.facts[row] = facts
+        for rows in by_hash.values():
+            current = sorted((row for row in rows if row not in self.changed), key=self.key)
+            paths: set[str] = set()
+            for row in list(current):
+                path = self.facts[row].path if row in self.facts else ""
+                if path in paths:
+                    self.same_file.add(row)
+                    current.remove(row)
+                paths |= {path} - {""}
+            if current:
+                self.identical.append(current)
+
+    def key(self, row: int) -> tuple[object, ...]:
+        """Return the key of a row in the order in which images are kept."""
+        return self.order.key(self.records[row], row, self.facts.get(row))
+
+    def distinct(self) -> list[int]:
+        """Return the first row of each content, sorted."""
+        self.identical.sort()
+        return [rows[0] for rows in self.identical]
+
+    def groups(self, distinct: Sequence[int], comparison: Comparison) -> Iterator[DuplicateGroup]:
+        """Yield the groups of duplicates."""
+        places = sorted(range(len(distinct)), key=lambda place: self.key(distinct[place]))
+        for kept, others in _stars(places, comparison):
+            found = [(row, _SAME_BYTES) for row in self.identical[kept][1:]]
+            for place in others:
+                likeness = comparison.similar[kept][place]
+                found += [(row, likeness) for row in self.identical[place]]
+            if found:
+                first = distinct[kept]
+                yield DuplicateGroup(
+                    self.records[first].id,
+                    tuple(
+                        Duplicate(
+                            self.records[row].id,
+                            *(likeness.kind, likeness.distance, likeness.correlation),
+                            self.order.decision(self.key(first), self.key(row)),
+                        )
+                        for row, likeness in found
+                    ),
+                )
 
 
-def _thumbnail(uri: str) -> _Thumbnail | None:
-    image = _image(uri)
-    if image is None:
-        return None
-    return _Thumbnail(thumbnail_vector(image), image.shape[0] * image.shape[1])
-
-
-def _image(uri: str) -> ImageArray | None:
-    try:
-        return open_items([uri])[0].image()
-    except (ImageError, SourceError, OSError):
-        return None
+def _stars(order: Sequence[int], comparison: Comparison) -> Iterator[tuple[int, list[int]]]:
+    """Yield each kept place, and its near-duplicates that no earlier one has taken."""
+    taken: set[int] = set()
+    for kept in order:
+        if kept in taken:
+            continue
+        similar = comparison.similar.get(kept, {})
+        nearest = sorted(
+            (each.distance, -each.correlation, place)
+            for place, each in similar.items()
+            if place not in taken
+        )
+        places = [place for _, _, place in nearest]
+        taken.update(places, (kept,))
+        yield kept, places

@@ -29,12 +29,21 @@ class Pairs:
     second: NDArray[np.int64]
     distances: NDArray[np.float64]
 
+    @classmethod
+    def none(cls) -> Pairs:
+        """Return no pairs."""
+        return cls(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+
     def __len__(self) -> int:
         return len(self.first)
 
     def select(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> Pairs:
         """Return the pairs at some places, or where a mask is true."""
         return Pairs(self.first[places], self.second[places], self.distances[places])
+
+    def renumbered(self, numbers: NDArray[np.int64]) -> Pairs:
+        """Return the pairs of a part of the rows, whose ``numbers`` in the whole are sorted."""
+        return Pairs(numbers[self.first], numbers[self.second], self.distances)
 
 
 def pairs_within(
