@@ -38,7 +38,7 @@ def evaluate_command(
     synthetic_queries: Annotated[
         bool,
         typer.Option(
-            "--synthetic-queries", help="No labels: find each image from a synthetic street photo."
+            "--synthetic-queries", help="Use synthetic street photos as queries (no labels)."
         ),
     ] = False,
     backgrounds: Annotated[
@@ -58,17 +58,22 @@ def evaluate_command(
         bool,
         typer.Option(
             "--baselines",
-            help="Compare with baselines: chance, pixels, PCA, HOG, an untrained network.",
+            help="Compare with chance, pixels, PCA, HOG, untrained CNN.",
         ),
     ] = False,
     variants: Annotated[
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Compare search variants, e.g. foreground,multi-crop+aqe (, separates, + "
-            "combines); or all.",
+            help="Compare variants: all, or e.g. aqe,dba,multi-crop+aqe.",
         ),
     ] = None,
+    exclude_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--exclude-duplicates", help="Ignore rows that are copies of the query in its ranking."
+        ),
+    ] = False,
     save: Annotated[
         bool, typer.Option("--save", help="Save in the gallery, for info and serve.")
     ] = False,
@@ -78,7 +83,8 @@ def evaluate_command(
     """Measure search quality: precision@k, mAP@k and R@1 with 95 % intervals.
 
     A result is relevant if it has the query's label, unless --match or
-    --ground-truth says otherwise. A query never counts as its own result.
+    --ground-truth says otherwise. A query never counts as its own result; other
+    copies of it do, and are counted as leakage (near-duplicates: of QUERIES).
 
       lookalike evaluate photos.gallery --baselines --report report.html
       lookalike evaluate shop.gallery queries --match product
@@ -86,7 +92,8 @@ def evaluate_command(
       lookalike evaluate shop.gallery --synthetic-queries --variants all
 
     JSON: precision, map, map_retrieved, recall and recall_at_1, each with
-    NAME_interval; queries, skipped, relevance, per_label, first, baselines,
+    NAME_interval; queries, skipped, without_relevant, zero_embeddings, leakage
+    (exact, near, excluded, examples), relevance, per_label, first, baselines,
     variants (each with map_delta and latency_ms) and latency_ms.
 
     Exit code 1: some queries were skipped; each is listed.
@@ -109,6 +116,7 @@ def evaluate_command(
             backgrounds=backgrounds,
             variants=variants,
             baselines=baselines,
+            exclude_duplicates=exclude_duplicates,
             on_progress=on_progress,
         )
     if as_json:

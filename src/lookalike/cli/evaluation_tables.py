@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print the scores of gallery and baselines, those of variants, and the verdict."""
     from lookalike.evaluation.baselines import left_out_notes
-    from lookalike.evaluation.summary import ceiling_note, most_confused, verdict
+    from lookalike.evaluation.summary import cautions, ceiling_note, most_confused, verdict
 
     print_table(*_scores(evaluation), title=_title(evaluation))
     k = evaluation.k
@@ -28,13 +28,19 @@ def print_evaluation(evaluation: Evaluation) -> None:
         )
     for text in left_out_notes(evaluation.baselines_left_out):
         print(text)
+    for text in cautions(evaluation):
+        print(text)
+    leakage = evaluation.leakage
+    if leakage is not None and leakage.leaked and not leakage.excluded:
+        print("without these rows: --exclude-duplicates")
     if text := ceiling_note(evaluation):
         print(text)
     if evaluation.variants:
         _print_variants(evaluation)
     first = evaluation.scores.first
     if first.queries < len(evaluation.examples):
-        print(f"first {first.queries} queries: precision@{k} {_interval(first.precision_estimate)}")
+        queries = format_count(first.queries, "query", "queries")
+        print(f"first {queries}: precision@{k} {_interval(first.precision_estimate)}")
     print(f"* {verdict(evaluation)}")
     if text := most_confused(evaluation):
         print(f"most confused: {text}")

@@ -22,6 +22,7 @@ from lookalike.evaluation.relevance import Relevance, RelevantSet, build_relevan
 from lookalike.evaluation.results import Evaluation, Example, Latency
 from lookalike.evaluation.synthetic_queries import make_synthetic_queries
 from lookalike.evaluation.variants import VariantBenchmark, parse_variants
+from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import Item, ItemSource, Source, open_source
 from lookalike.sources.sampling import sample_images
@@ -313,8 +314,8 @@ class _Benchmark:
 
     def chance(self) -> Scores:
         """Return the expected scores of rows drawn at random."""
-        left_out = self.indexed.astype(np.int64) + [len(rows) for rows in self.ignored]
-        rows = len(self.gallery) - left_out
+        ignored = np.array([len(rows) for rows in self.ignored], np.int64)
+        rows = len(self.gallery) - self.indexed.astype(np.int64) - ignored
         return self._mean(CHANCE, QueryScores.by_chance(self.relevant_counts, rows, self.k))
 
     def confusion(self, labels: Sequence[str], hits: Sequence[Sequence[Hit]]) -> NDArray[np.int64]:
@@ -363,6 +364,7 @@ class _Queries:
     """
 
     spec: str
+    total: int
     labeled: bool
     items: list[Item]
     relevant: list[RelevantSet]
@@ -380,8 +382,7 @@ class _Queries:
         """
         ignored = [rows.get(item.id, frozenset()) for item in self.items]
         relevant = [
-            each.without(left_out)
-            for each, left_out in zip(self.relevant, ignored, strict=True)
+            each.without(left_out) for each, left_out in zip(self.relevant, ignored, strict=True)
         ]
         kept = [place for place, each in enumerate(relevant) if not each.skip_reason]
         lost = [place for place, each in enumerate(relevant) if each.skip_reason]
@@ -400,23 +401,22 @@ class _Queries:
     def check(self) -> None:
         """Raise InputError unless there is a query."""
         if not self.items:
-            kind = "labeled query" if self.labeled else "query"
-            total = len(self.items) + len(self.skipped)
+            only_unlabeled = self.labeled and not self.without_relevant
+            kind = "labeled query" if only_unlabeled else "query with a relevant row"
             raise InputError(
-                f"{self.spec}: no {kind} with a relevant row among {total:,} images; the first, "
+                f"{self.spec}: no {kind} among {format_count(self.total, 'image')}; the first, "
                 f"{self.skipped[0].uri}: {self.skipped[0].reason}"
             )
 
 
-def _read_queries(
-    source: Source, relevance: Relevance, on_progress: ProgressCallback
-) -> _Queries:
+def _read_queries(source: Source, relevance: Relevance, on_progress: ProgressCallback) -> _Queries:
     """Return the queries that can be used, their relevant rows, and the skipped queries.
 
     Raises:
         InputError: there are none.
     """
-    queries = _Queries(source.spec, relevance.criterion.labeled, [], [], [], [], 0)
+    labeled = relevance.criterion.labeled
+    queries = _Queries(source.spec, len(source), labeled, [], [], [], [], 0)
     without_relevant = 0
     on_progress(Progress("read queries", 0, len(source), "images"))
     for number, item in enumerate(source, 1):
@@ -436,5 +436,6 @@ def _read_queries(
                 queries.ignored.append(frozenset())
         if number % _REPORT_EVERY == 0 or number == len(source):
             on_progress(Progress("read queries", number, len(source), "images"))
+    queries = replace(queries, without_relevant=without_relevant)
     queries.check()
-    return replace(queries, without_relevant=without_relevant)
+    return queries

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.evaluation.leakage import Leakage
 from lookalike.evaluation.metrics import Scores
 from lookalike.evaluation.protocols import EvaluationProtocol
 from lookalike.evaluation.relevance import RelevanceCriterion
@@ -49,9 +50,11 @@ class Evaluation:
     (column); ``baselines_left_out`` holds the reason for each baseline that could not be run;
     ``query_labels`` and ``gallery_labels`` count images by label. These and ``labels``
     are empty unless ``criterion`` is the label. ``state`` is that of the gallery when it was
-    evaluated. ``ceiling`` is the highest possible precision@k,
-    the mean of min(relevant, k) / k. ``others`` may hold scores of other galleries of the same
-    images for the same queries, for comparison.
+    evaluated. ``ceiling`` is the highest possible precision@k, the mean of min(relevant, k) / k.
+    ``without_relevant`` of the skipped queries have no relevant row. ``zero_embeddings`` of the
+    queries have no distance to any row, and no hits. ``leakage`` counts the queries that the
+    gallery holds; None for synthetic queries. ``others`` may hold scores of other galleries of the
+    same images for the same queries, for comparison.
     """
 
     k: int
@@ -70,6 +73,9 @@ class Evaluation:
     criterion: RelevanceCriterion
     ceiling: float
     state: GalleryState
+    without_relevant: int = 0
+    zero_embeddings: int = 0
+    leakage: Leakage | None = None
     protocol: EvaluationProtocol | None = None
     baselines_left_out: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, Scores] = field(default_factory=dict)
@@ -81,6 +87,9 @@ class Evaluation:
             "k": self.k,
             "queries": len(self.examples),
             "skipped": len(self.skipped),
+            "without_relevant": self.without_relevant,
+            "zero_embeddings": self.zero_embeddings,
+            "leakage": None if self.leakage is None else self.leakage.as_dict(),
             "gallery": self.gallery,
             "protocol": None if self.protocol is None else self.protocol.as_dict(),
             "relevance": self.criterion.as_dict(),

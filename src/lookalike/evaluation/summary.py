@@ -8,6 +8,7 @@ import numpy as np
 
 from lookalike.evaluation.metrics import Estimate, Scores
 from lookalike.evaluation.results import Evaluation
+from lookalike.formatting import format_count
 
 LOW_CEILING = 0.5
 """Precision@k is reported with its ceiling where that is lower."""
@@ -21,7 +22,7 @@ def ranking(evaluation: Evaluation) -> list[tuple[str, Scores]]:
     """
     own = (evaluation.scores.encoder, evaluation.scores)
     scores = [*_baselines(evaluation).items(), *evaluation.others.items(), own]
-    return sorted(scores, key=lambda named: -_main_score(evaluation, named[1]).value)
+    return sorted(scores, key=lambda pair: -_main_score(evaluation, pair[1]).value)
 
 
 def verdict(evaluation: Evaluation) -> str:
@@ -34,7 +35,7 @@ def verdict(evaluation: Evaluation) -> str:
     baselines = {
         name: _main_score(evaluation, scores) for name, scores in _baselines(evaluation).items()
     }
-    name, best = max(baselines.items(), key=lambda named: named[1].value)
+    name, best = max(baselines.items(), key=lambda pair: pair[1].value)
     baseline = f"the best baseline, {name} ({best.value:.4f})"
     if own.interval.low > best.interval.high:
         return f"{text}, better than {baseline}"
@@ -55,6 +56,18 @@ def ceiling_note(evaluation: Evaluation) -> str:
     )
 
 
+def cautions(evaluation: Evaluation) -> list[str]:
+    """Return what flatters or leaves out, as sentences: leakage, and queries without a figure."""
+    lines = [] if evaluation.leakage is None else evaluation.leakage.notes()
+    if count := evaluation.without_relevant:
+        queries = format_count(count, "query has", "queries have")
+        lines.append(f"{queries} no relevant row: in no figure")
+    if count := evaluation.zero_embeddings:
+        queries = format_count(count, "query has", "queries have")
+        lines.append(f"{queries} an embedding of zeros: counted as without a hit")
+    return lines
+
+
 def most_confused(evaluation: Evaluation, count: int = 3) -> str:
     """List the pairs of labels with the most incorrect hits; empty if there are none."""
     pairs = sorted(
@@ -65,7 +78,7 @@ def most_confused(evaluation: Evaluation, count: int = 3) -> str:
         reverse=True,
     )
     return ", ".join(
-        f"{query} with {hit} ({hits:,} hit{'s' * (hits > 1)})"
+        f"{query} with {hit} ({format_count(hits, 'hit')})"
         for hits, query, hit in pairs[:count]
         if hits
     )

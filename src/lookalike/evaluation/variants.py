@@ -22,6 +22,7 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.search.search import RERANKINGS
 from lookalike.sources import Item
 from lookalike.sources.sampling import thread_map
+from lookalike.stores.base import MAX_K
 from lookalike.types import Hit, Metric, Progress, ProgressCallback
 
 CROPS = ("foreground", "multi-crop")
@@ -151,14 +152,17 @@ class VariantBenchmark:
 
     def _hits(self, variant: SearchVariant, seconds: list[float]) -> Iterator[tuple[Hit, ...]]:
         """Yield the hits of each query; run the first ones one by one and note their times."""
-        for item in self.queries[:_TIMED]:
+        queries = list(zip(self.queries, self.ignored, strict=True))
+        for item, ignored in queries[:_TIMED]:
             decoded = replace(item, read=partial(np.asarray, item.image()))
             start = time.perf_counter()
-            hits = self._search(variant, decoded)
+            hits = self._search(variant, (decoded, ignored))
             seconds.append(time.perf_counter() - start)
             yield hits
-        rest = self.queries[_TIMED:]
-        yield from thread_map(lambda item: self._search(variant, item), rest)
+        yield from thread_map(lambda query: self._search(variant, query), queries[_TIMED:])
 
-    def _search(self, variant: SearchVariant, item: Item) -> tuple[Hit, ...]:
-        return variant.search(self.gallery, item, self.k, self.metric)
+    def _search(
+        self, variant: SearchVariant, query: tuple[Item, frozenset[str]]
+    ) -> tuple[Hit, ...]:
+        item, ignored = query
+        return variant.search(self.gallery, item, self.k, self.metric, ignored)

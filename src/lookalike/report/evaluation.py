@@ -15,6 +15,7 @@ from lookalike.evaluation.metrics import Scores
 from lookalike.evaluation.relevance import RelevanceCriterion, short_name
 from lookalike.evaluation.results import Evaluation, Example
 from lookalike.evaluation.summary import (
+    cautions,
     ceiling_note,
     most_confused,
     ranking,
@@ -128,6 +129,7 @@ def _scores(evaluation: Evaluation) -> Section:
         f"Precision@{k} is the share of correct hits. mAP@{k} divides by min({k}, relevant rows), "
         f"mAP@{k} (retrieved) by the correct hits. R@1 is the share of queries whose first hit is "
         "correct.",
+        *(f"{text[:1].upper()}{text[1:]}." for text in cautions(evaluation)),
         f"Note: {ceiling_note(evaluation)}." if ceiling_note(evaluation) else "",
         "Intervals are 95 % confidence intervals, bootstrapped over the queries.",
         "All baselines were run on the same images and queries with the same metric."
@@ -368,6 +370,9 @@ def _settings(evaluation: Evaluation, gallery: Gallery) -> Section:
             "hits per query (k)": evaluation.k,
             "metric": evaluation.scores.metric.value,
             "skipped queries": len(evaluation.skipped),
+            "duplicates of queries ignored": bool(
+                evaluation.leakage and evaluation.leakage.excluded
+            ),
             "relevance": evaluation.criterion.as_dict(),
             "protocol": evaluation.protocol.name if evaluation.protocol else "none",
             "latency per query": f"p50 {latency.p50:.2f} ms, p95 {latency.p95:.2f} ms",
