@@ -60,7 +60,7 @@ def suggest_command(
     if as_json:
         uris = opened.store.get(ids).uris
         console.print_json([{"id": i, "uri": uri} for i, uri in zip(ids, uris, strict=True)])
-    elif out is None and not save:
+    elif out is None:
         print("\n".join(ids))
     if out is not None:
         _write_label_sheet(opened, ids, label_set, out / "labels.csv")
@@ -229,10 +229,10 @@ def _print_propagation(result: Propagation) -> None:
     unknown = facts["images"] - facts["labeled"] - facts["propagated"]
     print(
         f"{facts['labeled']:,} labeled, {facts['propagated']:,} propagated "
-        f"({result.coverage:.1%} of the rest), {unknown:,} unknown"
+        f"({result.coverage:.1%} of the unlabeled), {unknown:,} unknown"
     )
     if not result.calibrated:
-        print("not calibrated, too few labels: confidence ranks images, it is no probability")
+        print("not calibrated (too few labels): confidences only rank images")
         return
     print(f"expected precision of propagated labels: {result.expected_precision:.1%}")
     accuracies = ", ".join(f"{name} {value:.3f}" for name, value in result.accuracies.items())
