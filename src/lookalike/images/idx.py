@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import SourceError
+from lookalike.files import read_regular
+from lookalike.formatting import format_count
 
 _UINT8 = 0x08
 _MAGIC_BYTES = 4
@@ -18,7 +20,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def is_idx(path: Path) -> bool:
-    """Tell whether a file, gzipped or not, begins like an IDX file of bytes."""
+    """Return whether a file, gzipped or not, begins like an IDX file of bytes."""
     try:
         return _magic(path)[:3] == bytes([0, 0, _UINT8])
     except OSError:
@@ -44,7 +46,7 @@ def read_bytes(path: Path) -> bytes:
         SourceError: the file cannot be read or its gzip stream is broken.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
         return gzip.decompress(data) if data[:2] == _GZIP_MAGIC else data
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: cannot be read ({error})") from error
@@ -72,8 +74,7 @@ def parse(data: bytes, *, dims: int, name: str) -> NDArray[np.uint8]:
         )
     if data[3] != dims:
         kind = "images" if dims == 3 else "labels"
-        unit = "dimension" if data[3] == 1 else "dimensions"
-        raise SourceError(f"{name}: has {data[3]} {unit}, {kind} have {dims}")
+        raise SourceError(f"{name}: has {format_count(data[3], 'dimension')}, {kind} have {dims}")
     start = _MAGIC_BYTES + 4 * dims
     sizes = data[_MAGIC_BYTES:start]
     shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
