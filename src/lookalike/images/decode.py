@@ -9,7 +9,7 @@ Indexed images and queries are decoded alike, by these rules (version 2):
 - More than 8 bits: mapped by a window, see :mod:`lookalike.images.intensity`.
 - Transparency, where the file says so, on white; on black or gray if over a quarter of what is
   visible would vanish on white.
-- Truncated and damaged files as far as they go, the rest gray, with a note.
+- Truncated and damaged files as far as they go, with a note; the rest gets their median color.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from lookalike.images.tiff import (
     is_raw,
     is_unknown_order,
     open_tifffile,
-    tags_of,
     tifffile_pages,
 )
 
@@ -118,15 +118,15 @@ def _with_pillow(file: IO[bytes], kind: Format) -> ImageHeader:
 
 
 def _of_tiff(file: IO[bytes], kind: Format) -> ImageHeader:
+    if is_raw(file):
+        return _of_raw(file, FORMATS["RAW"])
     try:
-        tags = tags_of(open_file(kind, file))
+        return _with_pillow(file, kind)
     except SyntaxError as error:
         if not is_unknown_order(error):
             raise
         file.seek(0)
         return _with_tifffile(file, kind)
-    file.seek(0)
-    return _of_raw(file, FORMATS["RAW"]) if is_raw(tags) else _with_pillow(file, kind)
 
 
 def _with_tifffile(file: IO[bytes], kind: Format) -> ImageHeader:
@@ -199,9 +199,8 @@ def _of_raw(file: IO[bytes], kind: Format) -> ImageHeader:
         width, height = raw.sizes.width, raw.sizes.height
         if raw.sizes.flip in _TURNED:
             width, height = height, width
-    file.seek(0)
     tags: Mapping[int, Any] = {}
-    if detect_format(file.read(HEADER_BYTES)) is FORMATS["TIFF"]:
+    with contextlib.suppress(Exception):  # only some raw formats are a kind of TIFF
         file.seek(0)
         tags = _exif(open_file(FORMATS["TIFF"], file))
     return ImageHeader(width, height, kind.name, 1, True, None, True, _date(tags))

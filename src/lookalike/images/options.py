@@ -8,10 +8,10 @@ DECODING_VERSION = 2
 """Raised when the same file decodes to other pixels than before; ``docs/formats.md`` lists them."""
 
 TRUNCATED = "truncated"
-"""The file ends early; what is missing is gray."""
+"""The file ends early; what is missing has the median color of the rest, or is gray."""
 
 DAMAGED = "damaged"
-"""The file has errors; what cannot be decoded is gray."""
+"""The file has errors; what cannot be decoded is filled in the same way."""
 
 FURTHER_PAGES = "further pages"
 """Only the first page of several was decoded."""

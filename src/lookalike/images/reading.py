@@ -31,14 +31,15 @@ def read_raster(request: Request) -> Raster:
 
 
 def _read_tiff(request: Request) -> Raster:
+    file = io.BytesIO(request.data)
+    if is_raw(file):
+        return read_raw(replace(request, kind=FORMATS["RAW"]))
     try:
-        tags = tags_of(open_file(request.kind, io.BytesIO(request.data)))
+        tags = tags_of(open_file(request.kind, file))
     except SyntaxError as error:
         if not is_unknown_order(error):
             raise
         return read_with_tifffile(request)
-    if is_raw(tags):
-        return read_raw(replace(request, kind=FORMATS["RAW"]))
     return read_with_tifffile(request) if has_deep_planes(tags) else read_with_pillow(request)
 
 

@@ -19,7 +19,6 @@ _MAX_PROFILE = 16 << 20
 _PNG_DATA = (b"IDAT", b"fdAT")
 
 _SOI, _EOI, _SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
-_GRAY = 128
 
 
 def repaired_png(data: bytes) -> tuple[bytes, bytes | None, bool]:
@@ -110,7 +109,7 @@ def ended_jpeg(data: bytes) -> tuple[bytes, int] | None:
 
 
 def load_partially(open_image: Callable[[], ImageFile.ImageFile]) -> Image.Image:
-    """Decode an image as far as it goes; what is missing is gray.
+    """Decode an image as far as it goes; what is missing gets the median color of the rest.
 
     It is decoded twice, over black and over white: pixels that differ were not decoded.
 
@@ -127,8 +126,18 @@ def load_partially(open_image: Callable[[], ImageFile.ImageFile]) -> Image.Image
     blank = bool((first == first.flat[0]).all()) if first.ndim == 2 else bool(np.ptp(first) == 0)
     if missing.all() or (blank and not missing.any()):
         raise ValueError("no pixels can be decoded")
-    if black.mode in ("L", "RGB") and missing.any():
-        black.paste(_GRAY if black.mode == "L" else (_GRAY,) * 3, None, Image.fromarray(missing))
+    if not missing.any():
+        return black
+    decoded = first[~missing]  # (n,) or (n, bands)
+    middle = np.bincount(decoded).argmax() if black.mode == "P" else np.median(decoded, axis=0)
+    if black.mode.startswith("I;16"):  # in which Pillow cannot paste one color through a mask
+        filled = first.copy()
+        filled[missing] = np.asarray(middle).astype(first.dtype)
+        black.paste(Image.fromarray(filled))
+        return black
+    number: type[float] | type[int] = float if black.mode == "F" else int
+    color = tuple(number(each) for each in np.atleast_1d(middle))
+    black.paste(color if len(color) > 1 else color[0], None, Image.fromarray(missing))
     return black
 
 

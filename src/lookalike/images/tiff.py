@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +51,20 @@ def is_page(tags: Tags) -> bool:
     return not tags.get(_SUBFILE_TYPE, 0) & (_REDUCED | _MASK)
 
 
-def is_raw(tags: Tags) -> bool:
-    """Return whether these are of a raw photograph, whose first page is only a thumbnail."""
+def is_raw(file: IO[bytes]) -> bool:
+    """Return whether a TIFF is a raw photograph, whose first page is sensor values or a thumbnail.
+
+    The file is at its start before and after.
+    """
+    header = file.read(8)
+    order: Literal["little", "big"] = "little" if header[:2] == b"II" else "big"
+    file.seek(int.from_bytes(header[4:8], order))
+    entries = file.read(2 + 12 * int.from_bytes(file.read(2), order))
+    file.seek(0)
+    tags = {}
+    for start in range(0, len(entries) - 11, 12):
+        tag = int.from_bytes(entries[start : start + 2], order)
+        tags[tag] = int.from_bytes(entries[start + 8 : start + 12], order)
     thumbnail = bool(tags.get(_SUBFILE_TYPE, 0) & _REDUCED) and _SUB_IFDS in tags
     return _DNG_VERSION in tags or thumbnail
 
@@ -140,6 +153,7 @@ def open_tifffile(file: IO[bytes]) -> Iterator[Any]:
         )
     import tifffile
 
+    logging.getLogger("tifffile")  # it makes its logger later than it is muted here
     with MuteLoggers("tifffile"), tifffile.TiffFile(file) as opened:
         yield opened
 
