@@ -64,11 +64,13 @@ def compute_layout(
 
 def principal_components(embeddings: Embeddings) -> NDArray[np.float64]:
     """Return the first two principal components, ``(n, 2)``, the first with deviation 1e-4."""
+    from sklearn.utils.extmath import randomized_svd
+
     centered = embeddings - embeddings.mean(axis=0)
-    _, axes = np.linalg.eigh((centered.T @ centered).astype(np.float64))
-    components = centered.astype(np.float64) @ axes[:, -2:][:, ::-1]
-    if components.shape[1] < 2:
-        components = np.column_stack([components, np.zeros(len(components))])
+    count = min(2, *centered.shape)
+    left, scales, _ = randomized_svd(centered, count, n_iter=7, random_state=0)
+    components = np.zeros((len(embeddings), 2))
+    components[:, :count] = left * scales
     # The sign of a component depends on the machine; the map should not.
     largest = components[np.abs(components).argmax(axis=0), [0, 1]]
     components *= np.where(largest < 0, -1, 1)
