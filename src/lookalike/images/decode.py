@@ -36,7 +36,7 @@ from lookalike.images.formats import (
     upload_hint,
 )
 from lookalike.images.intensity import full_range, percentile_window, to_8_bits
-from lookalike.images.memory import BUDGET
+from lookalike.images.memory import BUDGET, COUNTED_BYTES
 from lookalike.images.options import (
     BY_PERCENTILES,
     DEFAULT_OPTIONS,
@@ -195,7 +195,7 @@ def _check_size(name: str, width: int, height: int, size: int, options: DecodeOp
                 f"{name}: {width}x{height} pixels, more than the limit of {limit:g} megapixels; "
                 "downscale it"
             )
-    elif size > (available := BUDGET.limit()):
+    elif size >= COUNTED_BYTES and size > (available := BUDGET.limit()):
         raise ImageError(
             f"{name}: {width}x{height} pixels need {size / 1e9:.1f} GB of memory to decode, more "
             f"than the {available / 1e9:.1f} GB that may be used; downscale it, or set "

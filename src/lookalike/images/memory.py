@@ -14,8 +14,8 @@ from pathlib import Path
 
 from lookalike.cpu_quota import control_groups
 
-_COUNTED = 128 << 20
-"""Bytes from which an image is counted."""
+COUNTED_BYTES = 128 << 20
+"""Bytes from which an image is counted; less is always there."""
 
 _SHARE = 2
 _UNKNOWN = 4 << 30
@@ -45,7 +45,7 @@ class MemoryBudget:
 
         More than the limit is let through when nothing else is held.
         """
-        if size < _COUNTED:
+        if size < COUNTED_BYTES:
             yield
             return
         limit = self.limit()
