@@ -17,11 +17,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/lookalike demo
 
-# One test process for each core: threads within them would only wait for each other.
+# One thread in each test process, and one process more than cores: some tests wait for servers.
 quick test coverage: export OMP_NUM_THREADS = 1
 quick test coverage: export OPENBLAS_NUM_THREADS = 1
 quick test coverage: export LOOKALIKE_THREADS = 1
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
+PROCESSES := $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 
 # What to run between two edits: unit and contract tests, without the slow ones and the engines.
 quick: $(READY)

@@ -34,7 +34,7 @@ from lookalike.types import Progress
 from tests.integration.test_cli import lookalike, run
 from tests.unit.test_decode import stored_as
 
-ROUNDS = int(os.environ.get("LOOKALIKE_KILLS", "20"))
+ROUNDS = int(os.environ.get("LOOKALIKE_KILLS", "8"))
 """Each round kills a sync at a random moment; a longer run had 200 rounds."""
 
 
