@@ -36,7 +36,18 @@ _CORPUS = "pillow==13.0.0"
 _CORPUS_FILES = frozenset({"test_corpus", "test_trust"})
 """Test files that share them."""
 
-_LONGEST_FIRST = ("milvus", "test_page", "test_training", "test_contrastive", "test_readme")
+_LONGEST_FIRST = (
+    "milvus",
+    "corpus",
+    "test_openapi",
+    "test_demo_products",
+    "test_pretrained",
+    "test_contrastive",
+    "test_training",
+    "test_demo",
+    "test_page",
+    "test_readme",
+)
 """Groups of tests that processes take first; the others follow by name."""
 
 
