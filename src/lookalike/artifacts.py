@@ -20,9 +20,13 @@ from filelock import FileLock, Timeout
 from lookalike.errors import ArtifactError, BusyError, FormatVersionError, StorageError
 
 FORMAT = 4
-"""Format version of manifests. To raise it: add one here, teach :func:`_upgraded` the old layout,
+"""Format version of manifests. To raise it: add one here, teach :func:`_upgrade` the old layout,
 keep a folder of the old version in ``tests/data`` with a test that opens it, and describe the
 change in CHANGELOG."""
+
+OLDEST_RUN = 3
+"""Oldest format version of interrupted training runs that can be resumed; to be raised only when
+their own files change."""
 
 _KEYS_BEFORE_3 = {"normalised": "normalized", "learnt": "learned", "licence": "license"}
 _NAMES_BEFORE_3 = (("colour", "color"),)
@@ -135,10 +139,10 @@ def read_manifest(path: Path, *, what: str, hint: str = "") -> dict[str, Any]:
         raise ArtifactError(f"{folder}: not {what}{reason}{hint and f'. {hint}'}") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); {folder} is not {what}") from error
-    return checked_manifest(fields, place=str(path), what=what)
+    return check_manifest(fields, place=str(path), what=what)
 
 
-def checked_manifest(fields: Any, *, place: str, what: str) -> dict[str, Any]:
+def check_manifest(fields: Any, *, place: str, what: str) -> dict[str, Any]:
     """Return the fields of a manifest whose format version can be read.
 
     Args:
@@ -158,17 +162,17 @@ def checked_manifest(fields: Any, *, place: str, what: str) -> dict[str, Any]:
             f"{place}: written in format {version}, this lookalike reads up to {FORMAT}; "
             "upgrade: pip install --upgrade lookalike"
         )
-    return dict(_upgraded(fields) if version < 3 else fields)
+    return dict(_upgrade(fields) if version < 3 else fields)
 
 
-def _upgraded(value: Any, key: str = "") -> Any:
+def _upgrade(value: Any, key: str = "") -> Any:
     """Return a manifest of format 1 or 2 with the names of format 3."""
     if isinstance(value, dict):
         return {
-            _KEYS_BEFORE_3.get(name, name): _upgraded(inner, name) for name, inner in value.items()
+            _KEYS_BEFORE_3.get(name, name): _upgrade(inner, name) for name, inner in value.items()
         }
     if isinstance(value, list):
-        return [_upgraded(inner, key) for inner in value]
+        return [_upgrade(inner, key) for inner in value]
     if key == "name" and isinstance(value, str):
         for old, new in _NAMES_BEFORE_3:
             value = value.replace(old, new)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lookalike import sources
     from lookalike.encoders.onnx import NetworkEncoder
+    from lookalike.evaluation.sanity_check import SanityCheck
 
 OWN, NONE = "own", "none"
 
@@ -82,7 +83,6 @@ def command(
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "torch", "training", "train") from error
 
-    from lookalike.evaluation.sanity_check import sanity_check
     from lookalike.sources import open_source
 
     options = TrainingOptions(
@@ -95,38 +95,66 @@ def command(
         size=size,
     )
     try:
-        with console.progress() as on_progress:
-            with process_group(device) as group:
-                with group.shared_errors():
-                    opened = open_source(source, on_progress)
-                    label_of = _labels(labels, opened)
-                encoder = train(
-                    opened, recipe=recipe, out=out, options=options, on_progress=on_progress
-                )
-            if not group.is_main:
-                return
-            assessment = (
-                sanity_check(encoder, opened, labels=label_of, on_progress=on_progress)
-                if evaluate
-                else None
+        with console.progress() as on_progress, process_group(device) as group:
+            with group.shared_errors():
+                opened = open_source(source, on_progress)
+                label_of = _labels(labels, opened)
+            encoder = train(
+                opened, recipe=recipe, out=out, options=options, on_progress=on_progress
             )
     except KeyboardInterrupt:
         console.note(
             f"interrupted; resume with the same command and --resume (checkpoint in {out})"
         )
         raise typer.Exit(130) from None
-    result = None if assessment is None else assessment.as_dict()
-    if as_json:
-        console.print_json(_summary(encoder, out) | {"sanity_check": result})
+    if not group.is_main:
         return
-    _print(encoder, out)
-    for sentence in () if assessment is None else assessment.sentences():
-        print(f"  {sentence}")
-    console.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")
+    if not as_json:
+        _print(encoder, out)
+    assessment = _evaluate(encoder, opened, label_of, out) if evaluate else None
+    if as_json:
+        result = None if assessment is None else assessment.as_dict()
+        console.print_json(_summary(encoder, out) | {"sanity_check": result})
+    else:
+        for sentence in () if assessment is None else assessment.sentences():
+            print(f"  {sentence}")
+        console.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")
+    agrees = encoder.origin["export"]["sufficient"]
+    if not agrees:
+        console.note(
+            f"{out}/model.onnx (which search uses) and {out}/model.safetensors (the weights in "
+            "torch) give different embeddings, see above: measure search with lookalike evaluate "
+            "before you rely on it, and report this with the output of lookalike doctor"
+        )
+    if not agrees or (evaluate and assessment is None):
+        raise typer.Exit(1)
+
+
+def _evaluate(
+    encoder: NetworkEncoder, source: sources.Source, labels: Mapping[str, str] | None, out: Path
+) -> SanityCheck | None:
+    """Evaluate an encoder that is already written; return None, with a note, if that fails."""
+    from lookalike.cli.commands import message
+    from lookalike.errors import LookalikeError
+    from lookalike.evaluation.sanity_check import sanity_check
+
+    written = f"the encoder in {out} is complete"
+    try:
+        with console.progress() as on_progress:
+            return sanity_check(encoder, source, labels=labels, on_progress=on_progress)
+    except KeyboardInterrupt:
+        console.note(f"interrupted in the final evaluation; {written}")
+        raise typer.Exit(130) from None
+    except LookalikeError as error:
+        console.note(f"the final evaluation failed ({message(error)}); {written}")
+        return None
+    except Exception:
+        console.note(f"the final evaluation failed; {written}")
+        raise
 
 
 def _summary(encoder: NetworkEncoder, out: Path) -> dict[str, Any]:
-    keys = ("loss", "epochs", "images", "seconds", "history")
+    keys = ("loss", "epochs", "images", "seconds", "history", "export")
     return {
         "path": str(out),
         "encoder": encoder.name,

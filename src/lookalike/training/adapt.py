@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.artifacts import FORMAT, write_atomically
+from lookalike.artifacts import FORMAT, OLDEST_RUN, write_atomically, write_manifest
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.composite import ProjectedEncoder
 from lookalike.encoders.persistence import load_encoder, write_encoder
@@ -157,6 +157,15 @@ def adapt(
         "views-000", lambda: embed(generator.views(0), f"views 1/{options.views_per_image}")
     )
     components = PrincipalComponents.fit(np.concatenate([originals, first]))
+    rank = components.components.shape[1]
+    if options.dim is not None and rank < dim:
+        raise InputError(
+            f"{opened.spec}: its embeddings span only {rank} dimensions; {{dim}} must be at most "
+            "that; go on with {resume}",
+            dim=dim,
+            resume=None,
+        )
+    dim = min(dim, rank)
     views = [components.transform(first)]
     min_views = _MIN_CONTRAST_VIEWS if options.contrast else 1
     for number in range(1, options.views_per_image):
@@ -166,15 +175,6 @@ def adapt(
         task = f"views {number + 1}/{options.views_per_image}"
         make = partial(_embed_views, components, embed, generator, number, task)
         views.append(cache.get(f"views-{number:03}", make))
-    rank = components.components.shape[1]
-    if options.dim is not None and rank < dim:
-        cache.remove()
-        raise InputError(
-            f"{opened.spec}: its embeddings span only {rank} dimensions; {{dim}} must be at most "
-            "that",
-            dim=dim,
-        )
-    dim = min(dim, rank)
     projection = _fit_projection(
         components.transform(originals), np.stack(views, axis=1), dim, options, on_progress
     )
@@ -247,23 +247,23 @@ class _EmbeddingCache:
         self._folder = folder
         if folder is None:
             return
-        run = {"format": FORMAT, **run}
         manifest = folder / _RUN
-        saved = json.loads(manifest.read_bytes()) if manifest.is_file() else run
-        if saved.get("format") != FORMAT:
+        current = {"format": FORMAT, **run}
+        saved = json.loads(manifest.read_bytes()) if manifest.is_file() else current
+        if not OLDEST_RUN <= saved.get("format", 0) <= FORMAT:
             raise ArtifactError(
                 f"{folder.parent}: has an interrupted run written by another version of lookalike, "
                 "which cannot be resumed. Remove it, or choose another {out}",
                 out=None,
             )
-        if saved != run:
-            keys = [key for key in run if saved.get(key) != run[key]]
+        keys = [key for key in run if saved.get(key) != run[key]]
+        if keys:
             raise ArtifactError(
                 f"{folder.parent}: has a run with other settings ({', '.join(keys)}); resume with "
                 "the same, or choose another {out}",
                 out=None,
             )
-        write_atomically(manifest, json.dumps(run).encode())
+        write_manifest(manifest, run)
 
     def get(self, name: str, make: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return the stored array of this name, or make and store it."""

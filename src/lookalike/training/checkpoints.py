@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from lookalike.artifacts import FORMAT, read_manifest, write_atomically, write_manifest
+from lookalike.artifacts import OLDEST_RUN, read_manifest, write_atomically, write_manifest
 from lookalike.errors import ArtifactError, SettingError
 
 MANIFEST = "checkpoint.json"
@@ -76,7 +76,7 @@ def load(
         SettingError: it belongs to another run (recipe, augment, seed or data differ).
     """
     fields = read_manifest(folder / MANIFEST, what="a training run to resume")
-    if fields["format"] != FORMAT:
+    if fields["format"] < OLDEST_RUN:
         raise ArtifactError(
             f"{folder}: written by an older lookalike (format {fields['format']}); it cannot be "
             "resumed. Train again into a new folder"

@@ -26,7 +26,7 @@ from lookalike.training.interrupts import DeferredInterrupt
 from lookalike.training.networks import to_channels_last
 from lookalike.training.recipes import Recipe
 from lookalike.training.tasks import Task, make_task
-from lookalike.training.torch_state import seed_weights, torch_state_restored
+from lookalike.training.torch_state import preserve_torch_state, seed_weights
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 CHECKPOINT_S = 60.0
@@ -79,7 +79,7 @@ class FitResult:
     preparation_seconds: float
 
 
-@torch_state_restored()
+@preserve_torch_state()
 def fit(
     recipe: Recipe,
     images: NDArray[np.uint8],
@@ -233,8 +233,12 @@ def _check_loss(state: TrainingState, folder: Path) -> None:
         f"{folder}: the loss became NaN or infinite in epoch {state.epoch + 1}, step {state.step}"
     )
     if (folder / checkpoints.MANIFEST).exists():
+        # Resuming alone would repeat the same steps.
         raise ArtifactError(
-            f"{problem}; resume from the last good checkpoint with {{resume}}", resume=True
+            f"{problem}; the last good checkpoint is kept: write its encoder with {{resume}} and a "
+            "small {minutes}",
+            resume=True,
+            minutes=None,
         )
     raise ArtifactError(f"{problem}; try another {{seed}}", seed=None)
 
@@ -324,7 +328,7 @@ class _Clock:
         return time.perf_counter() - self._created - self.preparation_seconds + self._earlier
 
     def expired(self) -> bool:
-        """Tell whether the time limit is reached."""
+        """Return whether the time limit is reached."""
         return time.perf_counter() - self._created >= self._limit
 
     def used(self) -> float:
@@ -344,7 +348,7 @@ class _StopCondition:
         self.time_used = 0.0
 
     def proceed(self) -> bool:
-        """Tell whether to continue; must be called by all processes."""
+        """Return whether to continue; must be called by all processes."""
         clock, interrupt = self._clock, self._interrupt
         requested, expired, self.time_used = self._group.all_reduce_max(
             interrupt.requested, clock.expired(), clock.used()
