@@ -143,7 +143,7 @@ def test_saved_files_are_utf_8(work: Path) -> None:
 
 def test_control_characters_command_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_table(("id",), [["a\x1b[31m\nb\x07.png"]])
-    assert capsys.readouterr().out.splitlines()[-1] == r"a\x1b[31m\x0ab\x07.png"
+    assert capsys.readouterr().out.splitlines()[-1] == r"a\x1b[31m\nb\x07.png"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import typer
 from lookalike.cli.adapt import command as adapt
 from lookalike.cli.choose import command as choose
 from lookalike.cli.commands import HELP_NAMES, Command, Group, message, usage_message
-from lookalike.cli.console import any_encoding
+from lookalike.cli.console import any_encoding, note
 from lookalike.cli.copy import command as copy
 from lookalike.cli.demo import command as demo
 from lookalike.cli.doctor import command as doctor
@@ -153,5 +153,5 @@ def _discard_output() -> None:
 
 
 def _fail(text: str) -> None:
-    print(f"lookalike: error: {text}", file=sys.stderr)
+    note(f"lookalike: error: {text}")
     sys.exit(2)

@@ -12,16 +12,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lookalike.formatting import format_count
+from lookalike.formatting import format_count, printable
 
 if TYPE_CHECKING:
     from lookalike.types import Failure, Progress, ProgressCallback
 
 _ESCAPE = "backslashreplace"
 """How characters are printed that the console's encoding lacks."""
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""Control characters: a file name may have them, and they may command a terminal."""
 
 _ASCII_HEAD = "    \n    \n -- \n" + 5 * "    \n"
 """Rich's ``SIMPLE_HEAD`` in ASCII: a line below the head of a table."""
@@ -38,7 +35,7 @@ _PIPED_WIDTH = 200
 """Columns of a table where stdout is no terminal."""
 
 
-def need(package: str, purpose: str, extra: str) -> None:
+def require_package(package: str, purpose: str, extra: str) -> None:
     """Check that an optional package is installed.
 
     Raises:
@@ -68,8 +65,9 @@ def any_encoding() -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """Print a line to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print lines to stderr; what would command the terminal is escaped."""
+    lines = [printable(line) for line in text.split("\n")]
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any, *, one_line: bool = False) -> None:
@@ -86,11 +84,7 @@ def _encoding() -> str:
 
 def _printable(text: str) -> str:
     """Return a text as stdout writes it, in one line, so that the columns of a table align."""
-    return _CONTROL.sub(_escaped, text).encode(_encoding(), _ESCAPE).decode(_encoding())
-
-
-def _escaped(control: re.Match[str]) -> str:
-    return f"\\x{ord(control[0]):02x}"
+    return printable(text).encode(_encoding(), _ESCAPE).decode(_encoding())
 
 
 def print_table(
@@ -170,7 +164,7 @@ def size(number: int) -> str:
 def note_skipped(skipped: Sequence[Failure], singular: str, plural: str) -> None:
     """List on stderr what was skipped, the first twenty with their reasons."""
     for failure in skipped[:_LISTED]:
-        note(f"skipped: {_CONTROL.sub(_escaped, failure.uri)}: {failure.reason}")
+        note(f"skipped: {printable(failure.uri)}: {failure.reason}")
     if skipped:
         note(f"{format_count(len(skipped), singular, plural)} skipped")
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import ArtifactError, FingerprintError, InputError, SettingError
+from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.recall import search_recall
 from lookalike.gallery.storage import gallery_exists
@@ -22,7 +23,7 @@ from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 BATCH = 4_096
 
-COMPARED = 500
+SAMPLE_ROWS = 500
 """Rows that are read from both galleries at the end and compared."""
 
 RECALL_QUERIES = 100
@@ -100,14 +101,18 @@ def copy(
     extra = sorted(digests.keys() - set(gallery.store.ids())) if digests else []
     if extra and not allow_removals:
         raise ArtifactError(
-            f"{target}: has {len(extra):,} rows that {gallery.path.name} does not have, e.g. "
-            f"{extra[0]!r}; to delete them, set {{allow_removals}}. Nothing was changed",
+            f"{target}: has {format_count(len(extra), 'row')} that {gallery.path.name} does not "
+            f"have, e.g. {extra[0]!r}; to delete them, set {{allow_removals}}. Nothing was changed",
             allow_removals=None,
         )
     counts = {"added": 0, "updated": 0, "unchanged": 0}
-    changed = _changed(gallery, digests, counts, on_progress)
+    changed = _changed_rows(gallery, digests, counts, on_progress)
     copied.upsert(
-        changed, fingerprint=gallery.fingerprint, sources=gallery.sources, written=gallery.written
+        changed,
+        fingerprint=gallery.fingerprint,
+        sources=gallery.sources,
+        written=gallery.written,
+        archived=gallery.archived,
     )
     removed = copied.remove(extra) if extra else 0
     copied.optimize()
@@ -142,7 +147,7 @@ def _check(gallery: Gallery, copied: Gallery, target: str | Path, store: str | N
         )
 
 
-def _changed(
+def _changed_rows(
     gallery: Gallery,
     digests: Mapping[str, bytes],
     counts: dict[str, int],
@@ -200,7 +205,7 @@ def _compare(gallery: Gallery, copied: Gallery) -> int:
             "process may have written. Copy again"
         )
     ids = gallery.store.ids()
-    sample = ids[:: max(1, len(ids) // COMPARED)]
+    sample = ids[:: max(1, len(ids) // SAMPLE_ROWS)]
     one, other = gallery.store.get(sample), copied.store.get(sample)
     same = (one.uris, one.metadata, one.hashes, one.signatures) == (
         *(other.uris, other.metadata, other.hashes, other.signatures),

@@ -70,7 +70,7 @@ from lookalike.stores.base import (
     replaced_error,
 )
 from lookalike.stores.milvus.address import Address
-from lookalike.types import Hits, Metric, ProgressCallback, ignore_progress
+from lookalike.types import Hits, Metadata, Metric, ProgressCallback, ignore_progress
 
 LOCK = "writing.lock"
 IMAGES = "images"
@@ -117,7 +117,9 @@ class _Opened:
             )
 
     def snapshot(self) -> Self:
-        """Return the same with the rows as they are now."""
+        """Return the same with the rows as they are now, or as they were in a snapshot."""
+        if self.store is not self.storage.store:
+            return self
         view = copy(self)
         view.store = self.storage.store.snapshot()
         return view
@@ -437,6 +439,11 @@ class Gallery:
         again = open_source(source.spec, name=located.source.name, options=options)
         return replace(located, source=again)
 
+    @property
+    def archived(self) -> Mapping[str, Mapping[str, Any]]:
+        """What was written about images whose rows are gone: columns by content hash."""
+        return self._archive().values
+
     def _archive(self) -> ColumnArchive:
         """Return what was written about images whose rows are gone."""
         opened = self._writer or self._current()
@@ -490,6 +497,7 @@ class Gallery:
         fingerprint: str,
         sources: Mapping[str, str] | None = None,
         written: Set[str] = frozenset(),
+        archived: Mapping[str, Metadata] | None = None,
         keep_written: bool = False,
     ) -> None:
         """Insert or replace rows that are already encoded, in one batch or several.
@@ -499,6 +507,7 @@ class Gallery:
             fingerprint: of their encoder.
             sources: specifications of new sources, by name.
             written: metadata columns that come from no source.
+            archived: what was written about images that are not among the rows.
             keep_written: add what was written for images of the same content, as a sync does.
 
         Raises:
@@ -507,6 +516,8 @@ class Gallery:
         """
         with self._writing():
             self._refuse_other_rows(fingerprint)
+            if archived:
+                self._archive().add(archived)
             for batch in (rows,) if isinstance(rows, Rows) else rows:
                 self._store.upsert(self._with_written(batch) if keep_written else batch)
             self.sources |= sources or {}
@@ -557,8 +568,8 @@ class Gallery:
             InputError: the filter cannot be parsed.
         """
         if (bool(ids) + (source is not None) + (where is not None)) != 1:
-            raise InputError(
-                "{ids}, {source} or {where}: name one", ids=None, source=None, where=None
+            raise SettingError(
+                "choose rows by one of {id}, {source} and {where}", id=None, source=None, where=None
             )
         if source is not None:
             if source not in self.sources:
