@@ -552,8 +552,7 @@ def _sample(gallery: Gallery, count: int, seed: int) -> Rows:
 
 
 def _without_paths(handle: GalleryHandle, error: E) -> E:
-    """Return an error without the location of the gallery, which is not for clients; log it."""
-    log.warning("%s: %s", handle.name, error)
+    """Return an error without the location of the gallery, which is not for clients."""
     message, path = str(error), handle.gallery.path
     for text in (str(path.absolute()), str(path)):
         message = message.replace(text, handle.name)
