@@ -216,7 +216,7 @@ def test_all_odd_files_together_with_their_reasons(gallery: Gallery, tmp_path: P
     assert counted["archive"] == 1
     assert counted["broken link"] == 1
     assert counted["link to a folder that is read anyway"] == 1
-    assert counted["image with another suffix"] == 2
+    assert counted["image with another suffix"] == 3
     assert counted["not an image"] == 4
     failed = {Path(failure.uri).name for failure in report.failed}
     assert {"empty.jpg", "page.png", "dangling.jpg"} <= failed

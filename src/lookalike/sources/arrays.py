@@ -71,7 +71,9 @@ class ArraySource:
         part = slice(start, stop)
         first, last, _ = part.indices(len(self))
         if first >= last:
-            raise SourceError(f"{spec}: the slice is empty; there are {len(self):,} images")
+            raise SourceError(
+                f"{spec}: the slice is empty; there are {len(self):,} images in total"
+            )
         labels = None if self.labels is None else self.labels[part]
         columns = {name: texts[part] for name, texts in self.columns.items()}
         return ArraySource(self.name, spec, self.images[part], labels, self.base, first, columns)

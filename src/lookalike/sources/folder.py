@@ -13,7 +13,7 @@ from typing import Any
 
 from lookalike.errors import ImageError, SourceError
 from lookalike.files import escape_name, read_regular, unescape_name
-from lookalike.images.formats import HEADER_BYTES, developed_raws
+from lookalike.images.formats import HEADER_BYTES, RAW_SUFFIXES, developed_raws, supported_suffixes
 from lookalike.images.header import read_header
 from lookalike.sources import skipping
 from lookalike.sources.base import Item, source_name
@@ -266,6 +266,7 @@ class _Walk:
         self.skipped = SkipCounter()
         self.table: Path | None = None
         self._options = options
+        self._readable = supported_suffixes()
         self._real = os.path.realpath(root)
         self._linked: set[str] = set()
 
@@ -365,6 +366,8 @@ class _Walk:
     def _developed(self, entries: Sequence[os.DirEntry[str]], folder: str) -> Collection[str]:
         """Return the raw photographs for which the JPEG beside them is taken."""
         names = [entry.name for entry in entries if not entry.name.startswith(".")]
+        if not any(name.lower().endswith(RAW_SUFFIXES) for name in names):
+            return ()
         return developed_raws([each for each in names if self._takes(folder + each)])
 
     def _takes(self, relative: str) -> bool:
@@ -384,7 +387,7 @@ class _Walk:
             return skipping.TABLE, None
         if not folder and name.lower() == f"{_METADATA_STEM}.json":
             return f"{_METADATA_STEM}.json, not read", "give one table: a list of objects"
-        skipped = reason_to_skip(name, partial(_first_bytes, entry.path))
+        skipped = reason_to_skip(name, self._readable, partial(_first_bytes, entry.path))
         if skipped is not None and not skipped[0].startswith("unsupported"):
             return skipped if exists else (skipping.NO_LINK, None)
         if not self._takes(folder + name):

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from lookalike.errors import ImageError, SourceError
 from lookalike.files import escape_name, read_regular
+from lookalike.images.formats import supported_suffixes
 from lookalike.sources import skipping
 from lookalike.sources.base import Item, source_name
 from lookalike.sources.folder import file_signature, matching_name, similar_name
@@ -67,11 +68,7 @@ class ManifestSource:
             raise SourceError(f"{path}: has no rows")
         keys = _keys(table, column)
         counter = SkipCounter()
-        taken = {
-            key: number
-            for key, number in keys.items()
-            if not _skips(str(table.rows[number][column]), column, options, counter)
-        }
+        taken = _taken(table, column, keys, options, counter)
         return cls(
             table,
             source_name(path.stem),
@@ -147,17 +144,25 @@ def _keys(table: Table, column: str) -> dict[str, int]:
     return keys
 
 
-def _skips(location: str, column: str, options: SourceOptions, counter: SkipCounter) -> bool:
-    """Return whether a row is skipped, and count it."""
-    name = urlsplit(location).path if column == "url" else _relative(location)
-    if not options.takes(name):
-        counter.add(skipping.EXCLUDED, location)
+def _taken(
+    table: Table, column: str, keys: Mapping[str, int], options: SourceOptions, counter: SkipCounter
+) -> dict[str, int]:
+    """Return the rows that are not skipped; count the others."""
+    readable = supported_suffixes()
+
+    def skips(location: str) -> bool:
+        name = urlsplit(location).path if column == "url" else _relative(location)
+        if not options.takes(name):
+            counter.add(skipping.EXCLUDED, location)
+            return True
+        skipped = reason_to_skip(name, readable)
+        if skipped is None or not skipped[0].startswith("unsupported"):
+            return False
+        counter.add(skipped[0], location, skipped[1])
         return True
-    skipped = reason_to_skip(name)
-    if skipped is None or not skipped[0].startswith("unsupported"):
-        return False
-    counter.add(skipped[0], location, skipped[1])
-    return True
+
+    rows = table.rows
+    return {key: number for key, number in keys.items() if not skips(str(rows[number][column]))}
 
 
 def _relative(path: str) -> str:

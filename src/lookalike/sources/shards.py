@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 from lookalike.errors import ImageError, SettingError, SourceError
 from lookalike.files import check_regular, escape_name, valid_text
+from lookalike.formatting import format_count
+from lookalike.images.formats import supported_suffixes
 from lookalike.sources import skipping
 from lookalike.sources.base import Item, source_name
 from lookalike.sources.folder import file_signature
@@ -188,6 +190,7 @@ class TarShard:
         self.path = path.absolute()
         self.broken = ""
         self._counter, self._options = counter, options
+        self._readable = supported_suffixes()
         members: dict[str, _Member] = {}
         skipped: set[str] = set()
         try:
@@ -198,7 +201,9 @@ class TarShard:
         except (tarfile.TarError, EOFError) as error:
             if not members:
                 raise SourceError(f"{path}: not a readable tar file ({error})") from None
-            self.broken = f"damaged after {len(members):,} images ({error}); those are used"
+            self.broken = (
+                f"damaged after {format_count(len(members), 'image')} ({error}); those are used"
+            )
         except OSError as error:
             raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
         self._members = {key: member for key, member in members.items() if member.image}
@@ -282,7 +287,7 @@ class TarShard:
             return skipping.NOT_IMAGE, None
         if rest.lower() in ("json", "txt"):
             return "", None
-        skipped = reason_to_skip(f"{stem}.{rest}")
+        skipped = reason_to_skip(f"{stem}.{rest}", self._readable)
         if skipped is not None and not skipped[0].startswith("unsupported"):
             return skipped
         return skipped or ("", None) if self._options.takes(name) else (skipping.EXCLUDED, None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from lookalike.files import escape_name
 from lookalike.images.formats import (
@@ -13,7 +13,6 @@ from lookalike.images.formats import (
     detect_format,
     how_to_read,
     install_command,
-    supported_suffixes,
 )
 
 HIDDEN = "hidden"
@@ -85,16 +84,17 @@ class SkipCounter:
 
 
 def reason_to_skip(
-    name: str, read_header: Callable[[], bytes] | None = None
+    name: str, readable: Collection[str], read_header: Callable[[], bytes] | None = None
 ) -> tuple[str, str | None] | None:
     """Return why a file is no image that is read here, and a hint; None if it is one.
 
     Args:
         name: of the file; its suffix decides.
+        readable: the suffixes of :func:`lookalike.images.formats.supported_suffixes`.
         read_header: returns its first bytes, which decide if there is no suffix.
     """
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix in supported_suffixes():
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - there may be millions
+    if suffix in readable:
         return None
     if suffix in IMAGE_SUFFIXES:
         return f"unsupported: {suffix[1:]}", how_to_read(suffix)
