@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lookalike.errors import InputError, SettingError
+from lookalike.errors import InputError, ReplacedError, SettingError
 from lookalike.filters import as_filter
-from lookalike.stores.base import Rows, VectorStore
+from lookalike.stores.base import Rows, VectorStore, revision_number
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.lance.store import LanceStore
 from lookalike.stores.memory import MemoryStore
@@ -186,6 +189,80 @@ def test_an_empty_store_has_no_hits(make: Make) -> None:
     assert store.count() == 0
 
 
+def test_the_revision_changes_with_every_commit(make: Make) -> None:
+    store = make(DIM)
+    identity, seen = store.identity, [store.revision]
+    store.upsert(rows(np.eye(DIM)))
+    seen.append(store.revision)
+    store.upsert(rows(-np.eye(DIM)))  # as many rows, with the same ids
+    seen.append(store.revision)
+    store.upsert(Rows(["r0001"], ["/"], -np.eye(DIM, dtype=np.float32)[1:2], [{"x": 1}], ["h1"]))
+    seen.append(store.revision)
+    store.delete(["r0001"])
+    seen.append(store.revision)
+    assert len(set(seen)) == len(seen)
+    numbers = [revision_number(revision) for revision in seen]
+    assert numbers == sorted(set(numbers))
+    assert (store.delete(["none"]), store.revision) == (0, seen[-1])
+    store.upsert(rows(np.empty((0, DIM))))
+    store.search(np.eye(DIM, dtype=np.float32), 3, Metric.L2)
+    assert (store.revision, store.identity) == (seen[-1], identity)
+
+
+def test_stores_have_different_identities() -> None:
+    assert MemoryStore(DIM).identity != MemoryStore(DIM).identity
+
+
+def test_a_snapshot_has_ids_and_columns_of_one_revision(make: Make) -> None:
+    store = make(DIM)
+    store.upsert(rows(np.eye(DIM)))
+    view = store.snapshot()
+
+    def read() -> tuple[object, ...]:
+        return view.revision, [*view.ids()], [*view.columns().names], len(view.columns())
+
+    before = read()
+    store.delete(["r0001"])
+    store.upsert(Rows(["z"], ["/z"], np.ones((1, DIM), np.float32), [{"new": 1}], ["z"]))
+    assert read() == before
+    assert store.snapshot().revision == store.revision != before[0]
+    assert "z" in store.ids()
+    assert view.identity == store.identity
+    query = np.ones((1, DIM), np.float32)
+    assert store.search(query, 1, Metric.L2)[0][0].id == "z"
+    if not isinstance(store, MilvusStore):  # which searches the rows as they are
+        assert len(view.search(query, 10, Metric.L2)[0]) == DIM == view.count()
+        assert view.get(["r0001"]).ids == ["r0001"]
+
+
+def test_a_table_put_in_the_place_of_an_open_one_is_refused(tmp_path: Path) -> None:
+    """Both have the same number of versions, and the same names of files in them."""
+    store = LanceStore.create(tmp_path / "t", DIM)
+    store.upsert(rows(np.eye(DIM)))
+    store.search(np.eye(DIM, dtype=np.float32), 1, Metric.L2)
+    shutil.rmtree(tmp_path / "t")
+    new = LanceStore.create(tmp_path / "t", DIM)
+    new.upsert(rows(-np.eye(DIM)))
+    assert revision_number(new.revision) == revision_number(
+        LanceStore.open(tmp_path / "t").revision
+    )
+    for use in (
+        store.count,
+        store.ids,
+        lambda: store.revision,
+        lambda: store.get(["r0001"]),
+        lambda: list(store.records()),
+        lambda: store.search(np.eye(DIM, dtype=np.float32), 1, Metric.L2),
+        lambda: store.upsert(rows(np.ones((1, DIM)), "more")),
+        lambda: store.delete(["r0001"]),
+        lambda: store.optimize(Metric.L2),
+    ):
+        with pytest.raises(ReplacedError, match="another gallery was put in its place"):
+            use()
+    assert new.count() == DIM
+    np.testing.assert_array_equal(new.get(["r0001"]).embeddings, -np.eye(DIM)[1:2])
+
+
 def test_lance_tables_reopen_and_compact(tmp_path: Path) -> None:
     store = LanceStore.create(tmp_path / "t", DIM)
     for i in range(20):
@@ -323,3 +400,29 @@ def test_zero_queries_keep_their_place_in_a_batch(make: Make) -> None:
     for query, hits in zip(queries, together, strict=True):
         expected = oracle(stored, query.astype(float), 5, Metric.COSINE)
         assert [hit.id for hit in hits] == [row_id for _, row_id in expected]
+
+
+def test_a_number_and_its_text_are_equal_and_long_integers_exact(make: Make) -> None:
+    store = make(DIM)
+    long = 12345678901234567891
+    values: list[Any] = [0, "0", "00", "a", 1.5, "1.5", long, str(long), long + 1, ["0", "b"], True]
+    stored = rows(np.random.default_rng(0).normal(size=(len(values), DIM)))
+    store.upsert(replace(stored, metadata=[{"x": value} for value in values]))
+    query = np.eye(DIM, dtype=np.float32)[:1]
+    everything = {value: i for i, value in enumerate(stored.ids)}
+    for text, expected in (
+        ("x = 0", [0, 1, 9]),
+        ("x = '0'", [0, 1, 9]),
+        ("x in ('0', 1.5)", [0, 1, 4, 5, 9]),
+        ("x = '1.5'", [4, 5]),
+        (f"x = {long}", [6, 7]),
+        (f"x = '{long}'", [6, 7]),
+        (f"x > {long}", [8]),
+        ("x != 0", [2, 3, 4, 5, 6, 7, 8, 9]),
+        ("x != 'a'", [0, 1, 2, 4, 5, 6, 7, 8, 9]),
+        ("not (x = '0')", [2, 3, 4, 5, 6, 7, 8, 10]),
+    ):
+        [hits] = store.search(query, len(values), Metric.L2, as_filter(text))
+        assert sorted(everything[hit.id] for hit in hits) == expected, text
+    kept = {row.id: row.metadata["x"] for row in store.records()}
+    assert [kept[row_id] for row_id in stored.ids] == values
