@@ -123,7 +123,7 @@ def _warp(item: ImageArray, rng: np.random.Generator, params: PhotoParams) -> ND
         reduced = max(1, round(height * scale * 1.5)), max(1, round(width * scale * 1.5))
         item = np.asarray(Image.fromarray(item).resize(reduced[::-1], Image.Resampling.BOX))
         source *= np.array([reduced[1] / width, reduced[0] / height])
-    transformed = Image.fromarray(_premultiplied(item)).transform(
+    transformed = Image.fromarray(_premultiply(item)).transform(
         (params.side, params.side),
         Image.Transform.PERSPECTIVE,
         _homography(corners, source),
@@ -135,7 +135,7 @@ def _warp(item: ImageArray, rng: np.random.Generator, params: PhotoParams) -> ND
     return np.clip(canvas, 0, 255)
 
 
-def _premultiplied(rgba: ImageArray) -> ImageArray:
+def _premultiply(rgba: ImageArray) -> ImageArray:
     """Return colors times alpha, so that colors outside the item do not bleed into it."""
     values = rgba.astype(np.float32)
     values[:, :, :3] *= values[:, :, 3:] / 255

@@ -178,12 +178,12 @@ def _format_to_read(data: bytes, name: str, options: DecodeOptions) -> Format:
     if not data:
         raise ImageError(f"{name}: the file is empty")
     kind = detect_format(data, name)
-    if kind is None:
-        supported = ", ".join(options.formats or supported_formats())
-        raise ImageError(f"{name}: unsupported image format (supported: {supported})")
-    if options.formats is not None and kind.name not in options.formats:
-        raise ImageError(f"{name}: {kind.name} is not accepted here{upload_hint(kind)}")
-    return kind
+    if kind is not None and (options.formats is None or kind.name in options.formats):
+        return kind
+    which = f" {kind.name}" if kind is not None else ""
+    hint = upload_hint(kind) if kind is not None else ""
+    supported = ", ".join(options.formats or supported_formats())
+    raise ImageError(f"{name}: unsupported image format{which} (supported: {supported}){hint}")
 
 
 def _check_size(name: str, width: int, height: int, size: int, options: DecodeOptions) -> None:
