@@ -249,6 +249,23 @@ def test_missing_images_are_skipped_and_listed(unlabeled: Path) -> None:
     assert "none of the 12 sampled images can be read; the first, " in missing.stderr
 
 
+def test_blank_images_are_counted_and_in_no_score(unlabeled: Path) -> None:
+    whole = la.evaluate_robustness(Gallery.open(unlabeled / "p.gallery"))
+    for level in (3, 90, 250):
+        Image.new("RGB", (64, 64), (level,) * 3).save(unlabeled / "photos" / f"blank {level}.png")
+    run("index", "p.gallery", "photos", cwd=unlabeled)
+    result = la.evaluate_robustness(Gallery.open(unlabeled / "p.gallery"))
+    assert (result.queries, result.rows, len(result.no_content)) == (12, 16, 3)
+    assert result.skipped == ()
+    assert result.scores["jpeg"] == whole.scores["jpeg"]
+    text = run("evaluate", "robustness", "p.gallery", cwd=unlabeled)
+    assert "3 images without content (blank or nearly of one color): in no score" in text
+    shutil.rmtree(unlabeled / "photos")
+    blank = [np.full((32, 32), level, np.uint8) for level in (0, 9)]
+    with pytest.raises(InputError, match="none of the 2 sampled images has content"):
+        evaluate_encoder_robustness(Gallery.open(unlabeled / "p.gallery").encoder, blank)
+
+
 def test_the_command_line_prints_table_json_and_report(unlabeled: Path) -> None:
     table = run("evaluate", "robustness", "p.gallery", "-k", 3, cwd=unlabeled)
     assert "12 corrupted images, each to find its original among 13 rows, cosine" in table
@@ -275,6 +292,7 @@ def test_the_command_line_prints_table_json_and_report(unlabeled: Path) -> None:
         "seed": 0,
         "queries": 12,
         "skipped": 0,
+        "no_content": 0,
         "gallery": "p.gallery",
         "rows": 13,
         "encoder": "pixels",

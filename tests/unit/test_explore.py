@@ -28,7 +28,7 @@ from lookalike.explore.map import FILE
 from lookalike.explore.page import html
 from lookalike.explore.range_search import pairs_within
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.neighbors import NeighborGraph, graph_from_embeddings
+from lookalike.gallery.neighbors import NeighborGraph, graph_from_embeddings, neighbor_graph
 from lookalike.images.header import ImageHeader
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
@@ -444,7 +444,9 @@ def test_the_map_preserves_neighborhoods_and_clusters() -> None:
     assert points.min() == 0
     assert points.max() == 1
     quality = measure_quality(graph, points)
+    assert quality.trustworthiness is not None
     assert quality.trustworthiness > 0.95
+    assert quality.neighborhood_preservation is not None
     assert 10 / len(graph) < quality.neighborhood_preservation <= 1
     membership = find_clusters(points)
     truth = np.repeat(np.arange(5), 60)
@@ -484,7 +486,12 @@ def test_small_and_identical_collections_have_maps(count: int, kind: str) -> Non
     points = compute_layout(graph)
     assert points.shape == (count, 2)
     assert np.isfinite(points).all()
-    assert 0 <= measure_quality(graph, points).trustworthiness <= 1
+    trustworthiness = measure_quality(graph, points).trustworthiness
+    if kind == "identical":
+        assert trustworthiness is None
+    else:
+        assert trustworthiness is not None
+        assert 0 <= trustworthiness <= 1
     assert len(find_clusters(points)) == count
     assert np.isfinite(lof_scores(graph)).all()
 
@@ -541,6 +548,34 @@ def test_unusable_map_files_are_reported_and_replaced(
     with pytest.raises(ArtifactError, match=message):
         load_map(gallery)
     assert len(build_map(gallery).ids) == 3
+
+
+def test_zero_embeddings_are_counted_and_not_on_the_map(tmp_path: Path) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for seed in range(14):
+        (folder / str(seed % 2)).mkdir(exist_ok=True)
+        scene(seed).save(folder / str(seed % 2) / f"{seed}.png")
+    for level in (1, 200):
+        Image.new("L", (96, 96), level).save(folder / "0" / f"blank {level}.png")
+    source = open_source(folder)
+    gallery = Gallery.create(
+        tmp_path / "g.gallery", encoder=open_encoder("hog", sample_images(source))
+    )
+    gallery.sync(source)
+    graph = neighbor_graph(gallery)
+    assert graph.zero_embeddings == ("scans:0/blank 1.png", "scans:0/blank 200.png")
+    assert len(graph) == 14
+    built = build_map(gallery)
+    assert built.zero_embeddings == graph.zero_embeddings
+    assert len(built.ids) == len(built.lof_scores) == len(built.columns["label"]) == 14
+    assert np.isfinite(built.lof_scores).all()
+    saved = load_map(gallery)
+    assert saved is not None
+    assert saved.zero_embeddings == built.zero_embeddings
+    assert build_map(gallery).origin.created_at == built.origin.created_at
+    result = find_duplicates(gallery)
+    assert set(result.no_content) == set(graph.zero_embeddings)
 
 
 def test_the_page_is_self_contained(tmp_path: Path) -> None:

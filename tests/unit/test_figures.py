@@ -234,12 +234,14 @@ def test_the_report_marks_hits_by_ground_truth_and_names_them_by_id(
     assert all("label" in hit.metadata for hit in best[0])
 
 
-def test_the_report_of_a_gallery_with_one_row_is_written(tmp_path: Path, gallery: Gallery) -> None:
-    single = Gallery.create(tmp_path / "single.gallery", encoder=gallery.encoder)
-    single.sync(la.open_source("dataset:digits/train[:1]"))
-    headings = [section.title for section in report_page(la.evaluate(single), single).sections]
+def test_a_report_without_any_hit_is_written(gallery: Gallery) -> None:
+    evaluation = la.evaluate(gallery)
+    examples = tuple(replace(each, hits=(), correct=()) for each in evaluation.examples)
+    page = report_page(replace(evaluation, examples=examples), gallery)
+    headings = [section.title for section in page.sections]
     assert "How a search works" not in headings
     assert "Search quality" in headings
+    assert "Leakage: no query has an identical image" in page.sections[0].text
 
 
 def test_class_distribution_and_confusion_in_percent() -> None:

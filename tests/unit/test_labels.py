@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,11 +117,54 @@ def test_target_precision_is_reached_and_the_rest_is_unknown() -> None:
     accepted = [row for row in rest if result.status(int(row)) == "propagated"]
     assert all(result.labels[row] == result.predictions[row] for row in accepted)
     assert is_correct[rest].mean() < PRECISION <= is_correct[accepted].mean()
+    assert result.coverage is not None
     assert 0.3 < result.coverage < 1
     assert result.coverage == len(accepted) / len(rest)
+    assert result.expected_precision is not None
     assert result.expected_precision >= PRECISION
     statuses = {row["status"] for row in result.rows()}
     assert statuses == {"labeled", "propagated", "unknown"}
+
+
+def test_images_that_no_label_reaches_are_unknown() -> None:
+    graph, truth = clusters()  # a component of the graph for each class
+    rows = [row for row in range(0, len(graph), 4) if truth[row] < "class 3"]
+    labels = labels_of(graph, truth, rows)
+    result = propagate(graph, labels)
+    assert result.method == "graph-10"
+    far = np.array([label >= "class 3" for label in truth])
+    assert result.unreached == far.sum() == result.as_dict()["unreached"]
+    assert {result.labels[row] for row in np.flatnonzero(far)} == {()}
+    assert np.isnan(result.confidence[far]).all()
+    assert np.isfinite(result.confidence[~far]).all()
+    assert result.expected_precision is not None
+    assert result.expected_precision > 0.9
+    assert json.loads(json.dumps(result.as_dict(), allow_nan=False))["coverage"] < 0.5
+    cells = {row["id"]: row for row in result.rows()}["x:359"]
+    assert (cells["status"], cells["confidence"], cells["prediction"]) == ("unknown", "", "")
+    assert result.metadata("kind")[359]["kind_confidence"] is None
+    assert set(suggest(graph, 3, labels)) <= set(np.flatnonzero(far).tolist())
+
+
+def test_zero_embeddings_get_no_label_but_their_own() -> None:
+    graph, truth = clusters()
+    graph = replace(graph, zero_embeddings=("a:1", "x:000b", "z:1"))
+    by_id = labels_of(graph, truth, suggest(graph, 40)).by_id
+    result = propagate(graph, LabelSet("labels.csv", {**by_id, "z:1": ("class 1",)}))
+    assert list(result.ids) == sorted(result.ids)
+    by_row = {row_id: result.status(row) for row, row_id in enumerate(result.ids)}
+    assert (by_row["a:1"], by_row["x:000b"], by_row["z:1"]) == ("unknown", "unknown", "labeled")
+    assert (result.zero_embeddings, result.unreached) == (3, 2)
+    assert result.as_dict()["labeled"] == 41
+    only = LabelSet("labels.csv", {"a:1": ("one",), "z:1": ("two",)})
+    with pytest.raises(InputError, match="every labeled image has an embedding of zeros"):
+        propagate(graph, only)
+
+
+def test_shares_of_nothing_are_undefined() -> None:
+    graph, truth = clusters()
+    result = propagate(graph, labels_of(graph, truth, list(range(len(graph)))))
+    assert (result.coverage, result.expected_precision) == (None, None)
 
 
 def test_confidence_is_calibrated() -> None:

@@ -52,10 +52,21 @@ def test_relevance_is_by_label_by_default() -> None:
     assert relevance.labels == {"s:1": "a", "s:2": "a", "s:3": "b"}
     single = relevance.relevant(rows[2])
     assert single is not None
-    assert (single.count, single.skip_reason) == (0, "")
+    assert (single.skip_reason, single.irrelevant) == ("no other row has its label, 'b'", True)
     unlabeled = relevance.relevant(item("q:1"))
     assert unlabeled is not None
-    assert unlabeled.skip_reason == "has no label"
+    assert (unlabeled.skip_reason, unlabeled.irrelevant) == ("has no label", False)
+
+
+def test_rows_are_left_out_of_a_relevant_set() -> None:
+    rows = source(*(item(f"s:{number}", label="a") for number in range(4)))
+    relevant = build_relevance(rows, rows).relevant(rows[0])
+    assert relevant is not None
+    assert relevant.without(frozenset()) == relevant
+    fewer = relevant.without(frozenset({"s:1", "other:1"}))
+    assert (fewer.ids, fewer.count) == (frozenset({"s:0", "s:2", "s:3"}), 2)
+    none = relevant.without(frozenset({"s:1", "s:2", "s:3"}))
+    assert (none.skip_reason, none.irrelevant) == ("its relevant rows are duplicates of it", True)
 
 
 def test_values_of_a_column_are_compared_as_strings() -> None:

@@ -119,6 +119,9 @@ def print_robustness(result: RobustnessResult) -> None:
     )
     columns = ("corruption", f"mAP@{result.k}", "R@1", f"recall@{result.k}", "strength")
     print_table(columns, rows, title=title)
+    if result.no_content:
+        images = format_count(len(result.no_content), "image")
+        print(f"{images} without content (blank or nearly of one color): in no score")
     print(verdict(result))
 
 

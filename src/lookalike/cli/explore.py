@@ -14,7 +14,7 @@ from lookalike.cli.output_files import OutputFolder, check_free, write_folder
 from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
-    from lookalike.explore import CollectionMap, Duplicates
+    from lookalike.explore import CollectionMap, Duplicates, MapQuality
     from lookalike.gallery import gallery as galleries
 
 app = new_group("Explore a gallery: map, clusters, outliers, duplicates.")
@@ -65,6 +65,7 @@ def map_command(
                 "images": len(result.ids),
                 "clusters": len(result.clusters),
                 "unclustered": result.unclustered,
+                "zero_embeddings": list(result.zero_embeddings),
                 "trustworthiness": quality.trustworthiness,
                 "neighborhood_preservation": quality.neighborhood_preservation,
                 "sampled": quality.sampled,
@@ -78,11 +79,8 @@ def map_command(
             f"{format_count(len(result.clusters), 'cluster')}, "
             f"{result.unclustered:,} unclustered"
         )
-        print(
-            f"trustworthiness {quality.trustworthiness:.4f}, neighborhood preservation "
-            f"{quality.neighborhood_preservation:.1%} "
-            f"({format_count(quality.sampled, 'image')} sampled)"
-        )
+        print(_quality(quality))
+        _print_left_out(result)
         print(f"created {result.origin.created_at}")
     if out is not None:
         console.note(f"{out}: {console.size(len(page))}; open it in a browser")
@@ -122,6 +120,7 @@ def clusters_command(
         console.print_table(("cluster", "images", "share of label", "medoid"), rows)
         images = format_count(len(result.ids), "image")
         print(f"{result.unclustered:,} of {images} unclustered")
+        _print_left_out(result)
     if out is None:
         return
     names = {each.number: each.name for each in result.clusters} | {-1: ""}
@@ -157,6 +156,7 @@ def outliers_command(
     else:
         rows = [(f"{score:.2f}", row_id) for row_id, score in scores]
         console.print_table(("outlier factor", "id"), rows)
+        _print_left_out(result)
     if out is not None:
         lines = [{"id": row_id, "lof_score": f"{score:.4f}"} for row_id, score in scores]
         sheet = [(row_id, f"{score:.2f}") for row_id, score in scores]
@@ -264,6 +264,24 @@ def _map(
     if result.unsaved:
         _note_unsaved(result)
     return opened, result
+
+
+def _quality(quality: MapQuality) -> str:
+    if quality.trustworthiness is None or quality.neighborhood_preservation is None:
+        return "all embeddings are the same: no image is nearer than another"
+    return (
+        f"trustworthiness {quality.trustworthiness:.4f}, neighborhood preservation "
+        f"{quality.neighborhood_preservation:.1%} "
+        f"({format_count(quality.sampled, 'image')} sampled)"
+    )
+
+
+def _print_left_out(result: CollectionMap) -> None:
+    if result.zero_embeddings:
+        images = format_count(len(result.zero_embeddings), "image")
+        print(
+            f"{images} with an embedding of zeros: not on the map, in no cluster, without a score"
+        )
 
 
 def _note_unsaved(result: CollectionMap) -> None:

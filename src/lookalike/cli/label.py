@@ -227,13 +227,18 @@ def _print_propagation(result: Propagation) -> None:
     console.print_table(("label", "labeled", "propagated", "confidence"), rows)
     facts = result.as_dict()
     unknown = facts["images"] - facts["labeled"] - facts["propagated"]
+    share = "" if result.coverage is None else f" ({result.coverage:.1%} of the unlabeled)"
     print(
-        f"{facts['labeled']:,} labeled, {facts['propagated']:,} propagated "
-        f"({result.coverage:.1%} of the unlabeled), {unknown:,} unknown"
+        f"{facts['labeled']:,} labeled, {facts['propagated']:,} propagated{share}, "
+        f"{unknown:,} unknown"
     )
+    if result.unreached:
+        reason = "no label reaches them, or their embedding is zero"
+        print(f"{format_count(result.unreached, 'image')} without a prediction: {reason}")
     if not result.calibrated:
         print("not calibrated (too few labels): confidences only rank images")
         return
-    print(f"expected precision of propagated labels: {result.expected_precision:.1%}")
+    if result.expected_precision is not None:
+        print(f"expected precision of propagated labels: {result.expected_precision:.1%}")
     accuracies = ", ".join(f"{name} {value:.3f}" for name, value in result.accuracies.items())
     print(f"method: {result.method}; cross-validated accuracy: {accuracies}")

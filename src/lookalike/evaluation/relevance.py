@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from lookalike.errors import InputError, SettingError
 from lookalike.evaluation.ground_truth import is_header, read_ground_truth, resolve_names
+from lookalike.formatting import format_count
 from lookalike.sources import Item, Source
 from lookalike.types import Hit
 
@@ -38,7 +39,7 @@ class GroundTruthCoverage:
     def notes(self) -> Iterator[str]:
         """Yield a sentence for each mismatch, with the first few names."""
         if self.left_out:
-            queries = "1 query" if self.left_out == 1 else f"{self.left_out:,} queries"
+            queries = format_count(self.left_out, "query", "queries")
             yield f"{self.file}: {queries} left out, not listed in the file"
         for names, singular, plural, place in (
             (self.unknown_queries, "query", "queries", "source"),
@@ -188,16 +189,16 @@ class ColumnRelevance:
                 groups.setdefault(str(item.metadata[column]), set()).add(item.id)
         if not groups and match is None:
             raise InputError(
-                f"{rows.spec}: no labels among {len(rows):,} rows; index images from sub-folders "
-                "named by label, or define relevance by {match} or {ground_truth}",
+                f"{rows.spec}: no labels among {format_count(len(rows), 'row')}; index images from "
+                "sub-folders named by label, or define relevance by {match} or {ground_truth}",
                 match=None,
                 ground_truth=None,
             )
         if not groups:
             names = ", ".join(name for name, _ in columns.most_common(_MAX_COLUMNS)) or "none"
             raise InputError(
-                f"{rows.spec}: no values in column {match!r} among {len(rows):,} rows; columns: "
-                f"{names}"
+                f"{rows.spec}: no values in column {match!r} among "
+                f"{format_count(len(rows), 'row')}; columns: {names}"
             )
         ids = {value: frozenset(ids) for value, ids in groups.items()}
         return cls(RelevanceCriterion(column, labeled=match is None), ids)

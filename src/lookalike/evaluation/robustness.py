@@ -29,6 +29,8 @@ from lookalike.evaluation.metrics import (
     recall_at_1,
     recall_at_k,
 )
+from lookalike.explore.copy_threshold import has_content
+from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.corruptions import Corruption, find_corruptions
 from lookalike.images.decode import content_hash, shrink_image
@@ -100,8 +102,10 @@ class RobustnessResult:
     """The result of :func:`evaluate_robustness`.
 
     ``gallery`` is its path, None for images outside a gallery. ``rows`` is the number of images
-    searched, ``queries`` of those corrupted. ``scores`` are by name of the corruption. Each of
-    ``examples`` is one query: the original and its corrupted versions, by name.
+    searched, ``queries`` of those corrupted. ``no_content`` are the sampled images that are blank
+    or nearly of one color: corrupted, they resemble each other, so they are in no score.
+    ``scores`` are by name of the corruption. Each of ``examples`` is one query: the original and
+    its corrupted versions, by name.
     """
 
     encoder: str
@@ -114,6 +118,7 @@ class RobustnessResult:
     skipped: tuple[Failure, ...]
     scores: Mapping[str, CorruptionScores]
     examples: tuple[Mapping[str, ImageArray], ...]
+    no_content: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of ``lookalike evaluate robustness --json``."""
@@ -123,6 +128,7 @@ class RobustnessResult:
             "seed": self.seed,
             "queries": self.queries,
             "skipped": len(self.skipped),
+            "no_content": len(self.no_content),
             "gallery": self.gallery,
             "rows": self.rows,
             "encoder": self.encoder,
@@ -149,6 +155,8 @@ def evaluate_robustness(
     distance ranks before it, so an encoder with one embedding for all images scores 0. Images are
     shrunk to at most 1,024 pixels a side before they are corrupted.
 
+    Images without content, blank or nearly of one color, are not corrupted but counted.
+
     Args:
         gallery: the gallery to search; labels are not used.
         k: hits per query.
@@ -159,7 +167,7 @@ def evaluate_robustness(
         on_progress: called after each batch.
 
     Raises:
-        InputError: fewer than two distinct images, or none that can be read.
+        InputError: fewer than two distinct images, or none that can be read and has content.
         SettingError: ``k`` or ``queries`` below 1, or ``seed`` below 0.
         SourceError: the source of a row is missing.
     """
@@ -282,14 +290,17 @@ class _Experiment:
         """
         records = list(target.store.records())
         sample = self._draw(target, records)
-        ranks = _OriginalRanks.among(records, target, self.k)
+        ranks = _OriginalRanks.of(records, target, self.k)
         correct: dict[str, list[Correct]] = {each.name: [] for each in self.corruptions}
         skipped: list[Failure] = []
+        blank: list[str] = []
         examples: list[_Query] = []
         done = 0
         on_progress(Progress("robustness", done, len(sample), "images"))
         for chunk in _read(sample):
-            queries = [each for each in chunk if isinstance(each, _Query)]
+            read = [each for each in chunk if isinstance(each, _Query)]
+            queries = [each for each in read if has_content(each.image)]
+            blank += [each.uri for each in read if not has_content(each.image)]
             skipped += [each for each in chunk if isinstance(each, Failure)]
             for corruption in self.corruptions if queries else ():
                 items = [query.item(corruption, self.seed) for query in queries]
@@ -301,6 +312,11 @@ class _Experiment:
                     examples.append(query)
             done += len(chunk)
             on_progress(Progress("robustness", done, len(sample), "images"))
+        if not examples and not skipped:
+            raise InputError(
+                f"{target.name}: none of the {format_count(len(sample), 'sampled image')} has "
+                f"content; all are blank or nearly of one color, the first is {blank[0]}"
+            )
         if not examples:
             raise InputError(
                 f"{target.name}: none of the {len(sample):,} sampled images can be read; the "
@@ -313,8 +329,9 @@ class _Experiment:
             seed=self.seed,
             gallery=gallery,
             rows=len(records),
-            queries=len(sample) - len(skipped),
+            queries=len(sample) - len(skipped) - len(blank),
             skipped=tuple(skipped),
+            no_content=tuple(blank),
             scores={
                 each.name: CorruptionScores.of(each.summary, np.concatenate(correct[each.name]))
                 for each in self.corruptions
@@ -322,7 +339,7 @@ class _Experiment:
             examples=tuple(query.example(self.corruptions, self.seed) for query in examples),
         )
 
-    def _draw(self, target: _Target, records: Sequence[Record]) -> list[_Sampled]:
+    def _draw(self, target: _Target, records: Sequence[Record]) -> list[_SampledItem]:
         """Draw distinct images, in order of id."""
         first: dict[str, Record] = {}
         for record in records:
@@ -336,11 +353,11 @@ class _Experiment:
         numbers = sorted(rng.permutation(len(first))[: self.queries].tolist())
         contents = list(first)
         items = target.open_items([first[contents[number]] for number in numbers])
-        return [_Sampled(n, contents[n], item) for n, item in zip(numbers, items, strict=True)]
+        return [_SampledItem(n, contents[n], item) for n, item in zip(numbers, items, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
-class _Sampled:
+class _SampledItem:
     """An image to read; ``number`` is its position among the distinct ones."""
 
     number: int
@@ -357,17 +374,17 @@ class _Query:
     uri: str
     image: ImageArray
 
-    def corrupted(self, corruption: Corruption, seed: int) -> ImageArray:
+    def corrupt(self, corruption: Corruption, seed: int) -> ImageArray:
         rng = np.random.default_rng([seed, zlib.crc32(corruption.name.encode()), self.number])
         return corruption.apply(self.image, rng)
 
     def item(self, corruption: Corruption, seed: int) -> Item:
-        return Item(self.uri, self.uri, {}, partial(self.corrupted, corruption, seed))
+        return Item(self.uri, self.uri, {}, partial(self.corrupt, corruption, seed))
 
     def example(self, corruptions: Sequence[Corruption], seed: int) -> Mapping[str, ImageArray]:
         return {
             ORIGINAL: self.image,
-            **{each.name: self.corrupted(each, seed) for each in corruptions},
+            **{each.name: self.corrupt(each, seed) for each in corruptions},
         }
 
 
@@ -382,7 +399,7 @@ class _OriginalRanks:
     copies: Mapping[str, int]
 
     @classmethod
-    def among(cls, records: Sequence[Record], target: _Target, k: int) -> Self:
+    def of(cls, records: Sequence[Record], target: _Target, k: int) -> Self:
         contents = {record.id: _content(record) for record in records}
         return cls(target.store, target.metric, k, contents, Counter(contents.values()))
 
@@ -414,14 +431,14 @@ def _content(record: Record) -> str:
     return record.content_hash or record.id
 
 
-def _read(sample: Sequence[_Sampled]) -> Iterator[list[_Query | Failure]]:
+def _read(sample: Sequence[_SampledItem]) -> Iterator[list[_Query | Failure]]:
     """Yield chunks of images, or the reasons why they cannot be read."""
     with ThreadPoolExecutor(settings().threads, thread_name_prefix="lookalike-read") as pool:
         for start in range(0, len(sample), _CHUNK):
             yield list(pool.map(_read_one, sample[start : start + _CHUNK]))
 
 
-def _read_one(sampled: _Sampled) -> _Query | Failure:
+def _read_one(sampled: _SampledItem) -> _Query | Failure:
     uri = sampled.item.uri
     try:
         image = shrink_image(sampled.item.image(), MAX_SIDE)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lookalike.errors import InputError
+from lookalike.errors import ImageError, InputError
 from lookalike.evaluation.relevance import ColumnRelevance, RelevanceCriterion
+from lookalike.explore.copy_threshold import has_content
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.compositing import cluttered_background, compose_photo
 from lookalike.images.decode import shrink_image
@@ -39,7 +40,8 @@ def make_synthetic_queries(
 ) -> tuple[ItemSource, ColumnRelevance]:
     """Return synthetic queries of distinct images, and their relevance.
 
-    The original is relevant, and so are rows with the same content.
+    The original is relevant, and so are rows with the same content. A query of an image that is
+    blank or nearly of one color raises an ImageError when it is read.
 
     Args:
         gallery: with at least two distinct images.
@@ -99,7 +101,10 @@ class _Composer:
     def _compose(self, item: Item, number: int) -> ImageArray:
         rng = np.random.default_rng([self._seed, number])
         background = self._backgrounds[int(rng.integers(len(self._backgrounds)))]
-        return compose_photo(shrink_image(item.image(), _SIDE), background, rng).image
+        image = shrink_image(item.image(), _SIDE)
+        if not has_content(image):
+            raise ImageError(f"{item.uri}: has no content, it is blank or nearly of one color")
+        return compose_photo(image, background, rng).image
 
 
 def _open_backgrounds(

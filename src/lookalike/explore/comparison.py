@@ -15,7 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import ImageError, InputError, SourceError
-from lookalike.explore.copy_threshold import CopyThreshold, calibrate_threshold, thumbnail_vector
+from lookalike.explore.copy_threshold import (
+    CopyThreshold,
+    calibrate_threshold,
+    has_content,
+    thumbnail_vector,
+)
 from lookalike.explore.keep_rules import FileFacts, open_row, read_facts
 from lookalike.explore.range_search import Pairs, pairs_within
 from lookalike.gallery.gallery import Gallery
@@ -110,7 +115,7 @@ def compare(
         lambda queries, k: index.search(queries, k, Metric.L2).distances,
         max_distance,
     )
-    blank = {place for place, image in readable.items() if thumbnail_vector(image) is None}
+    blank = {place for place, image in readable.items() if not has_content(image)}
     read = partial(read_thumbnails, records, on_progress=on_progress)
     # A thousand blank pages have half a million pairs: they are left out before pairs are searched.
     limit = np.inf if threshold is None else threshold.distance

@@ -125,7 +125,7 @@ def calibrate_threshold(
     Raises:
         ImageError: the encoder rejects an image.
     """
-    images = [image for image in images if thumbnail_vector(image) is not None]
+    images = [image for image in images if has_content(image)]
     if not images:
         return None
     per_image = len(ALTERATIONS)
@@ -190,6 +190,11 @@ def thumbnail_vector(image: ImageArray) -> NDArray[np.float32] | None:
         return None
     values = values.ravel() - values.mean()
     return np.asarray(values / np.linalg.norm(values), np.float32)
+
+
+def has_content(image: ImageArray) -> bool:
+    """Return whether an image shows more than nearly one color; see :func:`thumbnail_vector`."""
+    return thumbnail_vector(image) is not None
 
 
 def correlation(one: NDArray[np.float32] | None, other: NDArray[np.float32] | None) -> float:

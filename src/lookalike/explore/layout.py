@@ -35,11 +35,12 @@ class MapQuality:
 
     ``trustworthiness`` (Venna and Kaski 2001, section 2) is 1 if neighbors on the map are
     neighbors in the embedding. ``neighborhood_preservation`` is the share of the 10 nearest
-    neighbors that are among the 10 nearest on the map; ``10 / n`` by chance.
+    neighbors that are among the 10 nearest on the map; ``10 / n`` by chance. Both are None if all
+    embeddings are the same, so that no image is nearer than another.
     """
 
-    trustworthiness: float
-    neighborhood_preservation: float
+    trustworthiness: float | None
+    neighborhood_preservation: float | None
     sampled: int
 
 
@@ -124,6 +125,8 @@ def measure_quality(graph: NeighborGraph, points: Points, *, seed: int = 0) -> M
     from scipy.spatial import cKDTree
 
     count = len(graph)
+    if not (graph.embeddings != graph.embeddings[0]).any():
+        return MapQuality(None, None, 0)
     k = min(K, max(1, (count - 2) // 2))
     sample = np.random.default_rng(seed).permutation(count)[:_MAX_SAMPLE]
     _, map_neighbors = cKDTree(points).query(points[sample], k + 1)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.artifacts import write_atomically
-from lookalike.errors import ArtifactError, FormatVersionError, InputError, StorageError
+from lookalike.errors import ArtifactError, InputError, StorageError
 from lookalike.explore.clusters import UNCLUSTERED, Cluster, describe_clusters, find_clusters
 from lookalike.explore.layout import METHOD, MapQuality, Points, compute_layout, measure_quality
 from lookalike.explore.outliers import lof_scores
+from lookalike.formatting import format_count
 from lookalike.gallery.derived import DerivedFile, Origin, decode_array, encode_array
 from lookalike.gallery.facets import MAX_LISTED
 from lookalike.gallery.gallery import Gallery
@@ -36,9 +36,10 @@ class CollectionMap:
     ``points`` is ``(n, 2)`` float32 in [0, 1], ``membership`` ``(n,)`` cluster numbers, -1 for
     unclustered images, ``lof_scores`` ``(n,)`` local outlier factors, and ``neighbors`` ``(n, k)``
     row numbers of the nearest images, nearest first. ``columns`` holds the value of each row for
-    metadata columns with few distinct values. ``stale``: the gallery's rows or encoder have
-    changed since the map was created. ``unsaved``: why it is not saved in the gallery, empty if it
-    is.
+    metadata columns with few distinct values. ``zero_embeddings`` are ids of rows that are not on
+    the map: with the metric cosine, an embedding of zeros has no neighbors. ``stale``: the
+    gallery's rows or encoder have changed since the map was created. ``unsaved``: why it is not
+    saved in the gallery, empty if it is.
     """
 
     ids: tuple[str, ...]
@@ -52,6 +53,7 @@ class CollectionMap:
     embeddings_hash: str
     origin: Origin
     columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    zero_embeddings: tuple[str, ...] = ()
 
     @property
     def stale(self) -> bool:
@@ -85,6 +87,7 @@ class CollectionMap:
             "changes": self.origin.changes,
             **asdict(self.quality),
             "ids": list(self.ids),
+            "zero_embeddings": list(self.zero_embeddings),
             "points": encode_array(np.rint(self.points * _MAX_COORDINATE).astype("<u2")),
             "membership": encode_array(self.membership.astype("<i2")),
             "clusters": [{**asdict(each), "name": each.name} for each in self.clusters],
@@ -119,7 +122,7 @@ def build_map(
         on_progress: called after each step.
 
     Raises:
-        InputError: fewer than three rows.
+        InputError: fewer than three rows, or fewer with an embedding but zeros.
         MissingDependencyError: openTSNE is not installed.
     """
     gallery = gallery.snapshot()
@@ -127,15 +130,21 @@ def build_map(
     if saved is not None and not saved.stale:
         return _with_columns(saved, gallery, column)
     if len(gallery) < 3:
-        size = "1 image" if len(gallery) == 1 else f"{len(gallery)} images"
+        size = format_count(len(gallery), "image")
         raise InputError(f"{gallery.path}: has {size}; a map needs at least three")
     ids = tuple(gallery.store.ids())
     embeddings_hash = _hash(gallery.store.get(ids).embeddings)
     origin = Origin.now(gallery.state)
-    if saved is not None and (saved.ids, saved.embeddings_hash) == (ids, embeddings_hash):
+    shown = () if saved is None else tuple(sorted((*saved.ids, *saved.zero_embeddings)))
+    if saved is not None and (shown, saved.embeddings_hash) == (ids, embeddings_hash):
         result = replace(saved, origin=replace(origin, created_at=saved.origin.created_at))
     else:
         graph = neighbor_graph(gallery, on_progress=on_progress)
+        if len(graph) < 3:
+            raise InputError(
+                f"{gallery.path}: only {format_count(len(graph), 'image')} with an embedding but "
+                "zeros; a map needs at least three"
+            )
         points = compute_layout(graph, seed=seed, on_progress=on_progress)
         on_progress(Progress("clusters", 0, len(graph), "images"))
         result = CollectionMap(
@@ -149,6 +158,7 @@ def build_map(
             fingerprint=gallery.fingerprint,
             embeddings_hash=embeddings_hash,
             origin=origin,
+            zero_embeddings=graph.zero_embeddings,
         )
         on_progress(Progress("clusters", len(graph), len(graph), "images"))
     result = _with_columns(result, gallery, column)
@@ -190,6 +200,7 @@ def _from_document(document: Mapping[str, Any], origin: Origin) -> CollectionMap
         fingerprint=document["fingerprint"],
         embeddings_hash=document["embeddings_hash"],
         origin=origin,
+        zero_embeddings=tuple(document["zero_embeddings"]),
         columns={each["name"]: _column(each) for each in document["columns"]},
     )
 
@@ -204,7 +215,8 @@ def _load_if_usable(gallery: Gallery) -> CollectionMap | None:
 
 def _with_columns(result: CollectionMap, gallery: Gallery, column: str) -> CollectionMap:
     """Return a map with clusters named by a metadata column, and the columns to color by."""
-    rows = [record.metadata for record in gallery.store.records()]
+    shown = frozenset(result.ids)
+    rows = [record.metadata for record in gallery.store.records() if record.id in shown]
     columns: dict[str, list[str | None]] = {}
     names = {name for row in rows for name in row}
     for name in sorted(names, key=lambda name: (name != column, name)):

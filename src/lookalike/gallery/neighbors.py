@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from lookalike.errors import InputError
+from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, Metric, Progress, ProgressCallback, ignore_progress
-from lookalike.vectors import unit_rows
+from lookalike.vectors import has_direction, unit_rows
 
 K = 20
 """Neighbors of each row in a graph."""
@@ -27,7 +28,10 @@ _PROPAGATION_STEPS = 40
 
 @dataclass(frozen=True, slots=True)
 class NeighborGraph:
-    """The k nearest neighbors of every row of a gallery.
+    """The k nearest neighbors of the rows of a gallery.
+
+    With the metric cosine, rows with an embedding of zeros are left out: they have no direction, so
+    none is nearer than another, and they would be neighbors of everything.
 
     Args:
         ids: of the rows, sorted.
@@ -35,6 +39,7 @@ class NeighborGraph:
         rows: ``(n, k)`` row numbers of the neighbors, nearest first.
         distances: ``(n, k)`` their Euclidean distances.
         state: the state of the gallery; None for embeddings that are not of one.
+        zero_embeddings: ids of the rows that are left out.
     """
 
     ids: tuple[str, ...]
@@ -42,6 +47,7 @@ class NeighborGraph:
     rows: NDArray[np.int64]
     distances: NDArray[np.float64]
     state: GalleryState | None = None
+    zero_embeddings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,18 +94,27 @@ def neighbor_graph(
     """Return the exact neighbor graph of a gallery, by its metric.
 
     Raises:
-        InputError: it has fewer than two rows.
+        InputError: it has fewer than two rows, or fewer than two with an embedding but zeros.
     """
     gallery = gallery.snapshot()
     ids = tuple(gallery.store.ids())
     if len(ids) < 2:
-        rows = "1 row" if len(ids) == 1 else f"{len(ids)} rows"
+        rows = format_count(len(ids), "row")
         raise InputError(f"{gallery.path}: has {rows}, at least 2 are needed")
     embeddings = gallery.store.get(ids).embeddings
+    zero: tuple[str, ...] = ()
     if gallery.metric is Metric.COSINE:
-        embeddings = unit_rows(embeddings)
+        defined = has_direction(embeddings)
+        zero = tuple(row_id for row_id, each in zip(ids, defined, strict=True) if not each)
+        ids = tuple(row_id for row_id, each in zip(ids, defined, strict=True) if each)
+        embeddings = unit_rows(embeddings[defined])
+    if len(ids) < 2:
+        raise InputError(
+            f"{gallery.path}: all but {format_count(len(ids), 'row')} have an embedding of zeros, "
+            "which has no neighbors; use another encoder"
+        )
     graph = graph_from_embeddings(ids, embeddings, k, on_progress)
-    return replace(graph, state=gallery.state)
+    return replace(graph, state=gallery.state, zero_embeddings=zero)
 
 
 def graph_from_embeddings(

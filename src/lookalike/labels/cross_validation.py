@@ -41,8 +41,8 @@ def make_folds(labels: LabelMatrix, seed: int) -> Folds:
 class HeldOutPredictions:
     """A method's predictions of held-out labels.
 
-    ``confidence`` is ``(trials,)``, raw; ``correct`` ``(trials,)``; ``labels`` counts the rows
-    that were held out, each of them once per repeat.
+    ``confidence`` is ``(trials,)``, raw, NaN without a prediction; ``correct`` ``(trials,)``;
+    ``labels`` counts the rows that were held out, each of them once per repeat.
     """
 
     confidence: NDArray[np.float64]
@@ -51,8 +51,8 @@ class HeldOutPredictions:
 
     @property
     def accuracy(self) -> float:
-        """The share of correct predictions; 0 if there are none."""
-        return float(self.correct.mean()) if len(self.correct) else 0.0
+        """The share of rows with a correct prediction; NaN if none was held out."""
+        return float(self.correct.mean()) if len(self.correct) else float("nan")
 
     @property
     def standard_error(self) -> float:
@@ -65,15 +65,17 @@ class HeldOutPredictions:
         Logistic regression on the log odds of the confidence (Platt 1999, section 2.2, with the
         paper's targets for few errors). A hundred labels leave a handful of errors or none, so
         intercept and slope have normal priors of standard deviation 1 around 0 and 1: without
-        evidence the raw confidence is returned unchanged.
+        evidence the raw confidence is returned unchanged. Rows without a prediction are left out of
+        the regression, and NaN stays NaN.
         """
         from scipy.optimize import minimize
         from scipy.special import expit
 
-        odds = _log_odds(self.confidence)
-        weight = self.labels / max(1, len(odds))  # a label held out twice counts once
-        correct, wrong = weight * self.correct.sum(), weight * (~self.correct).sum()
-        target = np.where(self.correct, (correct + 1) / (correct + 2), 1 / (wrong + 2))
+        predicted = np.isfinite(self.confidence)
+        odds, is_correct = _log_odds(self.confidence[predicted]), self.correct[predicted]
+        weight = self.labels / max(1, len(self.correct))  # a label held out twice counts once
+        correct, wrong = weight * is_correct.sum(), weight * (~is_correct).sum()
+        target = np.where(is_correct, (correct + 1) / (correct + 2), 1 / (wrong + 2))
 
         def loss(parameters: NDArray[np.float64]) -> float:
             logits = parameters[0] + parameters[1] * odds

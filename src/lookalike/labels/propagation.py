@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,11 @@ MIN_HELD_OUT = 20
 class Propagation:
     """Labels of all rows of a gallery.
 
-    ``predictions`` are the likeliest labels of every row; ``labels`` the accepted ones, empty
-    where unknown. ``confidence`` ``(n,)`` is the calibrated probability that the prediction is
-    correct, 1 for labeled rows (``labeled`` ``(n,)``). A prediction is accepted if its confidence
+    ``predictions`` are the likeliest labels of every row, empty where there is none: no label
+    reaches the row along the graph, or its embedding is zero (``zero_embeddings`` rows, where the
+    metric is cosine). ``labels`` are the accepted ones, empty where unknown. ``confidence``
+    ``(n,)`` is the calibrated probability that the prediction is correct, NaN without one, 1 for
+    labeled rows (``labeled`` ``(n,)``). A prediction is accepted if its confidence
     reaches ``threshold``, which is set by the target ``precision``. ``accuracies`` maps each
     method to its cross-validated accuracy. With too few labels ``calibrated`` is false,
     ``accuracies`` is empty, and confidences only rank the images. ``state`` is that of the gallery
@@ -51,6 +53,7 @@ class Propagation:
     precision: float | None
     calibrated: bool
     state: GalleryState | None = None
+    zero_embeddings: int = 0
 
     def status(self, row: int) -> str:
         """Return ``labeled``, ``propagated`` or ``unknown``."""
@@ -59,16 +62,21 @@ class Propagation:
         return PROPAGATED if self.labels[row] else UNKNOWN
 
     @property
-    def coverage(self) -> float:
-        """The share of unlabeled rows that got a label."""
+    def coverage(self) -> float | None:
+        """The share of unlabeled rows that got a label; None if all rows are labeled."""
         rest = np.flatnonzero(~self.labeled)
-        return sum(bool(self.labels[row]) for row in rest) / max(1, len(rest))
+        return sum(bool(self.labels[row]) for row in rest) / len(rest) if len(rest) else None
 
     @property
-    def expected_precision(self) -> float:
-        """The expected share of correct labels among the propagated; 1 if there are none."""
+    def expected_precision(self) -> float | None:
+        """The expected share of correct labels among the propagated; None if there are none."""
         accepted = [row for row in np.flatnonzero(~self.labeled) if self.labels[row]]
-        return float(self.confidence[accepted].mean()) if accepted else 1.0
+        return float(self.confidence[accepted].mean()) if accepted else None
+
+    @property
+    def unreached(self) -> int:
+        """The number of rows without a prediction."""
+        return sum(not each for each in self.predictions)
 
     def summary(self) -> list[dict[str, Any]]:
         """Return counts of labeled and propagated images and the mean confidence, by label."""
@@ -97,7 +105,7 @@ class Propagation:
             yield {
                 "id": row_id,
                 "label": SEPARATOR.join(self.labels[row]) or UNKNOWN,
-                "confidence": f"{self.confidence[row]:.4f}",
+                "confidence": f"{self.confidence[row]:.4f}" if self.predictions[row] else "",
                 "status": self.status(row),
                 "prediction": SEPARATOR.join(self.predictions[row]),
             }
@@ -107,7 +115,9 @@ class Propagation:
         return [
             {
                 column: SEPARATOR.join(self.labels[row]) or None,
-                f"{column}_confidence": round(float(self.confidence[row]), 4),
+                f"{column}_confidence": (
+                    round(float(self.confidence[row]), 4) if self.predictions[row] else None
+                ),
                 f"{column}_status": self.status(row),
             }
             for row in range(len(self.ids))
@@ -119,6 +129,8 @@ class Propagation:
             "images": len(self.ids),
             "labeled": int(self.labeled.sum()),
             "propagated": sum(self.status(row) == PROPAGATED for row in range(len(self.ids))),
+            "unreached": self.unreached,
+            "zero_embeddings": self.zero_embeddings,
             "coverage": self.coverage,
             "expected_precision": self.expected_precision if self.calibrated else None,
             "target_precision": self.precision,
@@ -154,13 +166,19 @@ def propagate(
         on_progress: called after each method.
 
     Raises:
-        InputError: no labels, only one class, or too few labels for a target precision.
+        InputError: no labels, only one class, too few labels for a target precision, or none of a
+            row with an embedding but zeros.
         SettingError: ``precision`` is not between 0 and 1.
     """
     labels.validate()
     if precision is not None and not 0 < precision < 1:
         raise SettingError("{precision} must be between 0 and 1, e.g. 0.99", precision=precision)
     matrix = LabelMatrix.of(graph, labels)
+    if not len(matrix.labeled):
+        raise InputError(
+            f"{labels.name}: every labeled image has an embedding of zeros, which has no "
+            "neighbors; label others, or use another encoder"
+        )
     folds = make_folds(matrix, seed)
     held_out = int(folds.scored.sum())
     calibrated = held_out >= MIN_HELD_OUT
@@ -188,7 +206,7 @@ def propagate(
     for row in matrix.labeled:
         predictions[row] = labels.by_id[graph.ids[row]]
     accepted = labeled | (confidence >= threshold)
-    return Propagation(
+    result = Propagation(
         ids=graph.ids,
         labels=tuple(each if accepted[row] else () for row, each in enumerate(predictions)),
         predictions=tuple(predictions),
@@ -201,10 +219,32 @@ def propagate(
         calibrated=calibrated,
         state=graph.state,
     )
+    return _with_rows(result, graph.zero_embeddings, labels) if graph.zero_embeddings else result
+
+
+def _with_rows(result: Propagation, ids: tuple[str, ...], labels: LabelSet) -> Propagation:
+    """Return a propagation with rows that are not in the graph: with their own labels, or none."""
+    own = tuple(labels.by_id.get(row_id, ()) for row_id in ids)
+    labeled = np.array([bool(each) for each in own])
+    every = (*result.ids, *ids)
+    order = sorted(range(len(every)), key=every.__getitem__)
+    every_label, predictions = (*result.labels, *own), (*result.predictions, *own)
+    confidence = np.concatenate([result.confidence, np.where(labeled, 1.0, np.nan)])
+    return replace(
+        result,
+        ids=tuple(every[row] for row in order),
+        labels=tuple(every_label[row] for row in order),
+        predictions=tuple(predictions[row] for row in order),
+        confidence=confidence[order],
+        labeled=np.concatenate([result.labeled, labeled])[order],
+        zero_embeddings=len(ids),
+    )
 
 
 def raw_confidence(graph: NeighborGraph, labels: LabelSet) -> NDArray[np.float32]:
     """Return uncalibrated confidences of propagated labels, ``(n,)``, 1 for labeled rows.
+
+    0 where no label reaches a row.
 
     Raises:
         InputError: no labels, or only one class.
@@ -213,7 +253,7 @@ def raw_confidence(graph: NeighborGraph, labels: LabelSet) -> NDArray[np.float32
     matrix = LabelMatrix.of(graph, labels)
     _, confidence = _predict(matrix, methods_for(graph)[DEFAULT])
     confidence[matrix.labeled] = 1
-    return confidence.astype(np.float32)
+    return np.nan_to_num(confidence, nan=0).astype(np.float32)
 
 
 def _predict(labels: LabelMatrix, method: Method) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -223,7 +263,7 @@ def _predict(labels: LabelMatrix, method: Method) -> tuple[NDArray[np.bool_], ND
 
 def _threshold(confidence: NDArray[np.float64], precision: float) -> float:
     """Return the lowest threshold whose accepted predictions reach a precision in expectation."""
-    falling = np.sort(confidence)[::-1]
+    falling = np.sort(confidence[np.isfinite(confidence)])[::-1]
     errors = np.cumsum(1 - falling) / np.arange(1, len(falling) + 1)
     fits = np.flatnonzero(errors <= 1 - precision)
     return float(falling[fits[-1]]) if len(fits) else float(np.nextafter(1, 2))

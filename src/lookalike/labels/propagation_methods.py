@@ -19,7 +19,7 @@ _VOTERS = (1, 3, 5)
 
 RowNumbers = NDArray[np.int64]
 Scores = NDArray[np.float32]
-"""``(n, classes)``, in [0, 1]: the support for each class."""
+"""``(n, classes)``, in [0, 1]: the support for each class; NaN where there is none for any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,13 @@ class LabelMatrix:
         """Return the predicted classes ``(n, classes)`` and their raw confidence ``(n,)``.
 
         A single-label prediction is the class of the highest score. A multi-label one is that and
-        every class above 0.5, as confident as its least certain class.
+        every class above 0.5, as confident as its least certain class. Without scores (NaN) there
+        is no prediction, and the confidence is NaN.
         """
         best = scores.argmax(axis=1)
         every_row = np.arange(len(scores))
         predicted = np.zeros(scores.shape, np.bool_)
-        predicted[every_row, best] = True
+        predicted[every_row, best] = np.isfinite(scores[every_row, best])
         if not self.multi_label:
             return predicted, scores[every_row, best].astype(np.float64)
         predicted |= scores > 0.5
@@ -90,14 +91,15 @@ class GraphPropagation:
         self._affinity: sparse.csr_array | None = None
 
     def __call__(self, labels: LabelMatrix, train: RowNumbers, test: RowNumbers) -> Scores:
-        """Score the ``test`` rows by the labels of the ``train`` rows."""
+        """Score the ``test`` rows by the labels of the ``train`` rows; NaN if none reaches them."""
         if self._affinity is None:
             self._affinity = self._graph.affinity(self._k)
         propagated = propagate_seeds(self._affinity, labels.seeds(train))[test]
         total = propagated[:, -1:]
-        # A row that no label reaches is equally likely of any class.
-        uniform = np.float32(1 / len(labels.classes))
-        return np.where(total > 0, propagated[:, :-1] / np.where(total > 0, total, 1), uniform)
+        reached = total > 0
+        return np.where(
+            reached, propagated[:, :-1] / np.where(reached, total, 1), np.float32(np.nan)
+        )
 
 
 class NeighborVote:

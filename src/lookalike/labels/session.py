@@ -49,8 +49,8 @@ class Coverage:
 class LabelingSession:
     """Images to label, in groups of similar ones, with the labels so far.
 
-    ``groups`` hold row numbers of ``graph``; ``labels`` maps ids to labels. ``origin``: the state of
-    the gallery that the images were suggested for, and what changed since.
+    ``groups`` hold row numbers of ``graph``; ``labels`` maps ids to labels. ``origin``: the state
+    of the gallery that the images were suggested for, and what changed since.
     """
 
     graph: NeighborGraph
@@ -64,7 +64,7 @@ class LabelingSession:
 
     @cached_property
     def _known_ids(self) -> frozenset[str]:
-        return frozenset(self.graph.ids)
+        return frozenset((*self.graph.ids, *self.graph.zero_embeddings))
 
     def coverage(self, labels: Mapping[str, tuple[str, ...]]) -> Coverage:
         """Return how many images labels by id cover along the neighbor graph.
@@ -106,7 +106,7 @@ def save_session(
     """
     session = LabelingSession(
         graph=graph,
-        groups=_grouped(graph, rows),
+        groups=_group_by_similarity(graph, rows),
         labels={} if labels is None else labels.by_id,
         origin=Origin.now(graph.state or gallery.state),
     )
@@ -114,6 +114,7 @@ def save_session(
         "groups": session.groups,
         "labels": session.labels,
         "ids": graph.ids,
+        "zero_embeddings": graph.zero_embeddings,
         "k": graph.rows.shape[1],
         "rows": encode_array(graph.rows.astype("<u4")),
         "distances": encode_array(graph.distances.astype("<f4")),
@@ -136,16 +137,23 @@ def _from_document(document: Mapping[str, Any], origin: Origin) -> LabelingSessi
     ids, k = tuple(document["ids"]), document["k"]
     rows = decode_array(document["rows"], "<u4").astype(np.int64)
     distances = decode_array(document["distances"], "<f4").astype(np.float64)
-    none = np.empty((len(ids), 0), np.float32)
+    graph = NeighborGraph(
+        ids,
+        np.empty((len(ids), 0), np.float32),
+        rows.reshape(-1, k),
+        distances.reshape(-1, k),
+        origin.state,
+        tuple(document["zero_embeddings"]),
+    )
     return LabelingSession(
-        graph=NeighborGraph(ids, none, rows.reshape(-1, k), distances.reshape(-1, k), origin.state),
+        graph=graph,
         groups=tuple(tuple(group) for group in document["groups"]),
         labels={row_id: tuple(labels) for row_id, labels in document["labels"].items()},
         origin=origin,
     )
 
 
-def _grouped(graph: NeighborGraph, rows: list[int]) -> tuple[tuple[int, ...], ...]:
+def _group_by_similarity(graph: NeighborGraph, rows: list[int]) -> tuple[tuple[int, ...], ...]:
     """Return rows in groups of about eight similar images, in the order of their first row."""
     count = -(-len(rows) // _GROUP_SIZE)
     numbers: NDArray[np.int64] = np.zeros(len(rows), np.int64)

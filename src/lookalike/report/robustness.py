@@ -94,5 +94,6 @@ def _settings(result: RobustnessResult, gallery: Gallery) -> Section:
             "hits per query (k)": result.k,
             "metric": result.metric.value,
             "skipped images": len(result.skipped),
+            "images without content": len(result.no_content),
         },
     )

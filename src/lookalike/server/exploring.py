@@ -56,12 +56,17 @@ class MapDocument(BaseModel):
     method: str = Field(description="Method of dimensionality reduction.")
     stale: bool = Field(description="Whether the gallery has changed since.")
     changes: str = Field(description="What has changed, such as 2 commits; empty if nothing.")
-    trustworthiness: float = Field(description="Trustworthiness of the map, 0 to 1.")
-    neighborhood_preservation: float = Field(
-        description="Share of nearest neighbors that are nearest on the map too, 0 to 1."
+    trustworthiness: float | None = Field(
+        description="Trustworthiness of the map, 0 to 1; null if all embeddings are the same."
+    )
+    neighborhood_preservation: float | None = Field(
+        description="Share of nearest neighbors that are nearest on the map too, 0 to 1; or null."
     )
     sampled: int = Field(description="Items sampled to measure the quality of the map.")
-    ids: list[str] = Field(description="IDs of the items.")
+    ids: list[str] = Field(description="IDs of the items on the map.")
+    zero_embeddings: list[str] = Field(
+        description="IDs of items that are not on the map: their embedding is zero."
+    )
     points: str = Field(description="x and y of each item, 0 to 65535; base64 of uint16.")
     membership: str = Field(
         description="Cluster number of each item, -1 if unclustered; base64 of int16."

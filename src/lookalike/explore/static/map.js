@@ -32,7 +32,7 @@ export function showMap(root, data, options = {}) {
   const toolbar = element("div", { class: "toolbar" }, element("label", {}, "Color by ", colorBy), button("+", () => zoom(1.5), "Zoom in"), button("−", () => zoom(1 / 1.5), "Zoom out"), button("Fit", fit, "Fit all images"), lassoButton);
   lassoButton.setAttribute("aria-pressed", "false");
   const legend = element("ul", { class: "legend" });
-  const about = element("p", { class: "muted" }, `${plural(count)}. Trustworthiness ${data.trustworthiness.toFixed(3)}: the closer to 1, the more images that are close on the map are similar. Large distances mean little. The map preserves ${Math.round(100 * data.neighborhood_preservation)} % of nearest neighbors.`);
+  const about = element("p", { class: "muted" }, data.trustworthiness === null ? `${plural(count)}. All embeddings are the same.` : `${plural(count)}. Trustworthiness ${data.trustworthiness.toFixed(3)}: the closer to 1, the more images that are close on the map are similar. Large distances mean little. The map preserves ${Math.round(100 * data.neighborhood_preservation)} % of nearest neighbors.`);
   const selectionPanel = element("section", { "aria-label": "Selection", hidden: "" });
   const heading = element("h2", { tabindex: "-1" });
   const status = element("p", { class: "muted", role: "status" });
