@@ -60,7 +60,7 @@ def settings() -> Settings:
     )
 
 
-def forwarded() -> dict[str, str]:
+def lookalike_variables() -> dict[str, str]:
     """Return the lookalike variables that are set, for processes on other machines."""
     return {name: value for name, value in os.environ.items() if name.startswith("LOOKALIKE_")}
 
@@ -96,9 +96,9 @@ def _device() -> str:
 
 def _formats() -> tuple[str, ...]:
     raw = os.environ.get("LOOKALIKE_FORMATS", "")
-    named = tuple(dict.fromkeys(raw.replace(",", " ").upper().split()))
-    for name in named:
+    names = tuple(dict.fromkeys(raw.replace(",", " ").upper().split()))
+    for name in names:
         if name not in UPLOAD_FORMATS:
             allowed = ", ".join(UPLOAD_FORMATS).lower()
             raise SettingError(f"LOOKALIKE_FORMATS={raw!r}: must be among {allowed}")
-    return named
+    return names

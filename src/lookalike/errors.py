@@ -36,7 +36,7 @@ class LookalikeError(Exception):
 
     A message names parameters as ``{name}``, with their values as keywords (None: the name alone):
     ``SettingError("{dim} must be at least 1", dim=0)`` reads "dim=0 must be at least 1". Other
-    interfaces write parameters in their own way with :meth:`worded`.
+    interfaces write parameters in their own way with :meth:`format_message`.
     """
 
     def __init__(self, message: str, **parameters: object) -> None:
@@ -44,7 +44,7 @@ class LookalikeError(Exception):
         self._message = message
         self._parameters = parameters
 
-    def worded(self, write: Callable[[str, object], str]) -> str:
+    def format_message(self, write: Callable[[str, object], str]) -> str:
         """Return the message with each parameter as ``write(name, value)`` writes it."""
 
         def replacement(match: re.Match[str]) -> str:
@@ -54,7 +54,7 @@ class LookalikeError(Exception):
         return re.sub(r"\{(\w+)\}", replacement, self._message)
 
     def __str__(self) -> str:
-        return self.worded(lambda name, value: name if value is None else f"{name}={value}")
+        return self.format_message(lambda name, value: name if value is None else f"{name}={value}")
 
     def __reduce__(self) -> tuple[object, ...]:
         return Exception.__new__, (type(self),), self.__dict__ | {"args": self.args}
@@ -79,11 +79,11 @@ class MissingRowError(InputError):
 class UnknownNameError(InputError):
     """A name that no registry has; the message names the nearest one."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
+    def __init__(self, kind: str, name: str, available: Iterable[str]) -> None:
+        names = sorted(available)
+        matches = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f": did you mean {matches[0]!r}?" if matches else ";"
+        super().__init__(f"unknown {kind} {name!r}{hint} available: {', '.join(names)}")
 
 
 class SettingError(InputError):

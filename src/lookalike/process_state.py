@@ -42,20 +42,20 @@ class _SharedBlock(ABC):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entered = 0
+        self._active = 0
         self._state = _ThreadState()
 
     def __enter__(self) -> None:
         with self._lock:
             self._install()
-            self._entered += 1
+            self._active += 1
         self._state.depth += 1
 
     def __exit__(self, *_: object) -> None:
         self._state.depth -= 1
         with self._lock:
-            self._entered -= 1
-            if not self._entered:
+            self._active -= 1
+            if not self._active:
                 self._remove()
 
     @abstractmethod

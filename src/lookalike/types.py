@@ -125,7 +125,7 @@ def check_embeddings(values: object, *, dim: int | None = None, what: str) -> Em
     if not finite.all():
         row = int(np.argmin(finite))
         raise InputError(
-            f"{what}: row {row} has NaN or Inf ({int((~finite).sum())} of {len(array)} rows do), "
-            "so that it has no distance"
+            f"{what}: row {row} has NaN or Inf (rows affected: {int((~finite).sum())} "
+            f"of {len(array)}); its distances are undefined"
         )
     return array

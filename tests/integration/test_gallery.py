@@ -132,7 +132,7 @@ def test_an_interrupted_sync_resumes(
 def test_removing_most_of_a_source_needs_allow_removals(shapes: Gallery, folder: Path) -> None:
     shutil.rmtree(folder / "red")
     shutil.rmtree(folder / "green")
-    with pytest.raises(SourceError, match=r"8 of its 12 .* allow_removals"):
+    with pytest.raises(SourceError, match=r"8 of 12 .* allow_removals"):
         shapes.sync(folder)
     assert len(shapes) == 12
     assert shapes.sync(folder, allow_removals=True).removed == 8
@@ -239,7 +239,7 @@ def test_invalid_queries_are_refused(gallery: Gallery) -> None:
 def test_a_source_of_unreadable_images_is_an_error(gallery: Gallery, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"x")
-    with pytest.raises(SourceError, match="none of its 1 images could be indexed"):
+    with pytest.raises(SourceError, match="no image could be indexed"):
         gallery.sync(tmp_path / "bad")
 
 
@@ -285,7 +285,7 @@ def test_unlabeled_queries_and_galleries_are_refused(
 ) -> None:
     (tmp_path / "flat").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "flat" / "a.png")
-    with pytest.raises(InputError, match="no labeled query among 1 images"):
+    with pytest.raises(InputError, match="no labeled query among 1 image;"):
         la.evaluate(gallery, tmp_path / "flat")
     unlabeled = Gallery.create(tmp_path / "u.gallery", encoder=pixels)
     unlabeled.sync(tmp_path / "flat")

@@ -165,6 +165,8 @@ def test_an_interrupted_run_resumes_exactly(
     others = open_source(tmp_path)
     with pytest.raises(ArtifactError, match=r"run with other settings \(images, data\)"):
         adapt(others, encoder=base, out=out, options=replace(resumed, dim=5))
+    manifest = out / "views" / "run.json"  # also one of the version before is resumed
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 3}))
     with pytest.raises(ArtifactError, match=r"run with other settings \(seed\)"):
         adapt(drawings, encoder=base, out=out, options=replace(resumed, seed=4))
     result = adapt(drawings, encoder=base, out=out, options=resumed)

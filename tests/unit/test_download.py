@@ -158,7 +158,7 @@ def test_the_unpickler_allows_only_numpy_arrays() -> None:
 def test_the_nearest_data_set_name_is_suggested() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'mnist'"):
         open_dataset("mnits")
-    with pytest.raises(UnknownNameError, match="known are test, train"):
+    with pytest.raises(UnknownNameError, match="available: test, train"):
         DATASETS["digits"].load("validation")
 
 

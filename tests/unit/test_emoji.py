@@ -276,7 +276,7 @@ def test_without_the_renderer_the_error_names_the_extra(
 def test_errors_of_fetching_rendering_and_caching(
     cache: Path, package: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UnknownNameError, match="known are all"):
+    with pytest.raises(UnknownNameError, match="available: all"):
         tiny(package).load("train")
     with pytest.raises(ImageError, match="emoji bad: resvg"):
         emoji.render([emoji.Icon("bad", "1f600", "Symbols", {"body": "<svg"})])

@@ -16,7 +16,10 @@ def test_parameters_read_as_keywords_in_python() -> None:
 
 def test_other_interfaces_write_parameters_in_their_own_way() -> None:
     error = SettingError("{dim} must be at least 1", dim=0)
-    assert error.worded(lambda name, value: f"--{name} {value}") == "--dim 0 must be at least 1"
+    assert (
+        error.format_message(lambda name, value: f"--{name} {value}")
+        == "--dim 0 must be at least 1"
+    )
 
 
 def test_braces_that_name_no_parameter_stay() -> None:
@@ -25,11 +28,11 @@ def test_braces_that_name_no_parameter_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("hgo", "did you mean 'hog'? known are"), ("xyz", "known are")]
+    ("name", "hint"), [("hgo", ": did you mean 'hog'? available:"), ("xyz", "; available:")]
 )
 def test_unknown_names_name_the_nearest(name: str, hint: str) -> None:
     error = UnknownNameError("encoder", name, ["pixels", "hog"])
-    assert str(error) == f"unknown encoder {name!r}: {hint} hog, pixels"
+    assert str(error) == f"unknown encoder {name!r}{hint} hog, pixels"
 
 
 def test_errors_can_be_pickled() -> None:

@@ -243,7 +243,7 @@ BAD = {
     "all empty": ("id,label\ns:0,\n", r"0 labeled images.* label 10 more"),
     "all different": (
         "id,label\n" + "".join(f"{i},{i}\n" for i in IDS),
-        r"0 images share their label",
+        r"images that share their label with another: 0",
     ),
     "no judgement": (
         "id_a,id_b,similar\ns:0,s:1,maybe\n",
@@ -284,7 +284,7 @@ def test_without_labels_nothing_is_ranked(digits: Source) -> None:
     assert "without labels, quality is unknown" in verdict(result)
     assert result.as_dict()["best"] is None
     with pytest.raises(InputError, match="without labels, quality is unknown"):
-        result.chosen()
+        result.select()
 
 
 def test_own_labels_are_used_on_request(digits: Source) -> None:
@@ -293,8 +293,8 @@ def test_own_labels_are_used_on_request(digits: Source) -> None:
     assert result.judgements.summary == "400 labeled images, 10 labels"
     values = [c.quality.estimate.value for c in result.candidates if c.quality]
     assert values == sorted(values, reverse=True)
-    assert result.chosen().best
-    assert result.chosen(cheapest=True).cheapest
+    assert result.select().best
+    assert result.select(cheapest=True).cheapest
     assert verdict(result).startswith(f"{result.candidates[0].name} is best on 400")
 
 

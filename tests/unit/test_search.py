@@ -46,9 +46,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> VectorStore:
     return store
 
 
-def query(seed: int = 0, vectors: int = 1, own: str | None = None) -> QueryVectors:
+def query(seed: int = 0, vectors: int = 1, row_id: str | None = None) -> QueryVectors:
     rng = np.random.default_rng(seed)
-    return QueryVectors("query", None, rng.normal(size=(vectors, DIM)).astype(np.float32), own)
+    return QueryVectors("query", None, rng.normal(size=(vectors, DIM)).astype(np.float32), row_id)
 
 
 def search(
@@ -78,7 +78,7 @@ def nearest(
     """Return all rows by distance to the nearest vector, ties by id, with loops."""
     pairs = []
     for record in store.records():
-        if record.id == query.own or not keep(int(record.id)):
+        if record.id == query.row_id or not keep(int(record.id)):
             continue
         row = store.get([record.id]).embeddings[0]
         # Duplicates have equal distances.
@@ -116,11 +116,11 @@ def test_options_out_of_range_are_refused() -> None:
 
 @pytest.mark.parametrize("metric", list(Metric))
 @pytest.mark.parametrize("vectors", [1, 2, 14])
-@pytest.mark.parametrize("own", [None, "04"])
+@pytest.mark.parametrize("row_id", [None, "04"])
 def test_each_row_counts_with_its_nearest_vector(
-    store: VectorStore, metric: Metric, vectors: int, own: str | None
+    store: VectorStore, metric: Metric, vectors: int, row_id: str | None
 ) -> None:
-    query_vectors = query(1, vectors, own)
+    query_vectors = query(1, vectors, row_id)
     expected = nearest(store, query_vectors, metric)
     for k in (1, 5, 59, 100):
         hits = search(k, metric).run(store, query_vectors, no_images)
@@ -133,7 +133,7 @@ def test_each_row_counts_with_its_nearest_vector(
 @pytest.mark.parametrize("metric", list(Metric))
 @pytest.mark.parametrize("name", ["k-reciprocal", "diffusion", "dba"])
 def test_reranking_defines_the_order(store: VectorStore, metric: Metric, name: str) -> None:
-    query_vectors = query(2, own="07")
+    query_vectors = query(2, row_id="07")
     first = [row_id for _, row_id in nearest(store, query_vectors, metric)]
     rows = store.embeddings(first)
     [vector] = query_vectors.embeddings
@@ -182,7 +182,7 @@ def test_query_expansion_searches_again(
 
 @pytest.mark.parametrize("name", ["aqe", "dba", "k-reciprocal", "diffusion"])
 def test_filters_and_distance_limits_apply_to_reranked_hits(store: VectorStore, name: str) -> None:
-    query_vectors = query(5, vectors=3, own="08")
+    query_vectors = query(5, vectors=3, row_id="08")
     every = search(ROWS, where="even = true", rerank=name).run(store, query_vectors, no_images)
     assert sorted(int(hit.id) for hit in every) == [i for i in range(0, ROWS, 2) if i != 8]
     limit = float(np.median([hit.distance for hit in every]))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lookalike.datasets import stamps
 from lookalike.datasets.base import Split
-from lookalike.datasets.download import Folder, _listed
+from lookalike.datasets.download import Folder, _join_names
 from lookalike.datasets.registry import open_dataset
 from lookalike.datasets.stamps import IMAGES_PER_ITEM, STAMPS, StampsDataset
 from lookalike.errors import FetchError, MissingDependencyError, UnknownNameError
@@ -163,6 +163,6 @@ def test_errors_name_the_split_the_files_and_the_extra(
 
 
 def test_long_lists_of_missing_files_are_abbreviated() -> None:
-    assert _listed(["a", "b"]) == "a, b"
-    assert _listed(list("abcdef")) == "a, b, c, d, e, f"
-    assert _listed(list("abcdefgh")) == "a, b, c, d, e, f and 2 more"
+    assert _join_names(["a", "b"]) == "a, b"
+    assert _join_names(list("abcdef")) == "a, b, c, d, e, f"
+    assert _join_names(list("abcdefgh")) == "a, b, c, d, e, f and 2 more"

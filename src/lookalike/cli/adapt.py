@@ -9,6 +9,7 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.options import AsJson, Resume, Seed, Source
+from lookalike.formatting import format_count
 
 
 def command(
@@ -18,7 +19,7 @@ def command(
         str, typer.Option(metavar="NAME", help="Encoder to adapt, by name or folder.")
     ] = "efficientnet-lite0/layers,fit=stretch",
     query_domain: Annotated[
-        str, typer.Option(metavar="NAME", help="What queries look like: street (photos) or drawn.")
+        str, typer.Option(metavar="NAME", help="Query images: street (photos) or drawn.")
     ] = "street",
     backgrounds: Annotated[
         str | None,
@@ -39,9 +40,7 @@ def command(
     ] = None,
     contrast: Annotated[
         bool,
-        typer.Option(
-            "--contrast", help="Contrastive refinement with hard negatives (needs torch)."
-        ),
+        typer.Option("--contrast", help="Contrastive refinement (needs torch)."),
     ] = False,
     seed: Seed = 0,
     resume: Resume = False,
@@ -53,7 +52,7 @@ def command(
     item. Takes minutes for a few thousand images on two cores.
 
       lookalike adapt products -o shop.encoder
-      lookalike evaluate shop.gallery --synthetic-queries      did it help?
+      lookalike evaluate shop.gallery --synthetic-queries      measure the gain
     """
     from lookalike.training.adapt import AdaptOptions, adapt
 
@@ -89,7 +88,8 @@ def command(
         console.print_json({"path": str(out), **facts, **training})
         return
     print(
-        f"{out}: {adapted.name}, {adapted.dim} dimensions, from {origin['views_per_image']} views "
-        f"of {origin['images']:,} images in {origin['seconds']:.0f} s"
+        f"{out}: {adapted.name}, {adapted.dim} dimensions, from "
+        f"{format_count(origin['views_per_image'], 'view')} of "
+        f"{format_count(origin['images'], 'image')} in {origin['seconds']:.0f} s"
     )
     console.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")

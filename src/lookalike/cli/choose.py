@@ -26,7 +26,7 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="CSV of id,label or id_a,id_b,similar; or own: the source's labels, e.g. folders.",
+            help="CSV of id,label or id_a,id_b,similar; own: the source's.",
         ),
     ] = None,
     out: Annotated[
@@ -97,7 +97,7 @@ def command(
     elif out is not None:
         from lookalike.encoders.persistence import save_encoder
 
-        chosen = choice.chosen(cheapest=cheapest)
+        chosen = choice.select(cheapest=cheapest)
         save_encoder(chosen.encoder, out)
         console.note(f"{out}: {chosen.name}")
         console.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")
@@ -191,7 +191,7 @@ def _unranked(candidates: Sequence[Candidate]) -> tuple[list[str], list[list[str
         for candidate in candidates
     ]
     columns = [f"R@1, {corruption}" for corruption in corruptions]
-    return ["encoder", "images/s", "dim", *columns, "finds itself"], rows
+    return ["encoder", "images/s", "dim", *columns, "robust"], rows
 
 
 def _save_plot(choice: Choice, path: Path) -> None:

@@ -126,9 +126,9 @@ class DefaultGroup(Group):
         if first in self.commands:
             return super().make_context(info_name, args, parent, **extra)
         ctx = self.default.make_context(info_name, args, parent, **extra)
-        near = difflib.get_close_matches(first, self.commands, n=1, cutoff=0.8)
-        if near and not Path(first).exists():
-            ctx.fail(f"no such command {first}; did you mean {near[0]}?")
+        matches = difflib.get_close_matches(first, self.commands, n=1, cutoff=0.8)
+        if matches and not Path(first).exists():
+            ctx.fail(f"no such command {first}; did you mean {matches[0]}?")
         return ctx
 
 
@@ -136,7 +136,7 @@ def message(error: LookalikeError) -> str:
     """Return an error's message with parameters as the running command's options."""
     ctx = _running.get()
     parameters = [] if ctx is None else ctx.command.params
-    return error.worded(lambda name, value: _worded(parameters, name, value))
+    return error.format_message(lambda name, value: _format_parameter(parameters, name, value))
 
 
 def usage_message(error: typer.TyperException) -> str:
@@ -182,14 +182,14 @@ def _plain(text: str) -> str:
     return (text[:1].lower() + text[1:] if text[1:2].islower() else text).rstrip(".")
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message: the known name that is nearest, if one is near."""
-    names = {each.lstrip("-"): each for each in known}
+def _hint(name: str, available: Iterable[str]) -> str:
+    """Return the end of a message that suggests the nearest available name, if one is close."""
+    names = {each.lstrip("-"): each for each in available}
     bare = name.lstrip("-")
-    near = difflib.get_close_matches(bare, names, n=1)
-    if not near and len(bare) > 1:
-        near = [each for each in names if each.startswith(bare)][:1]
-    return f"; did you mean {names[near[0]]}?" if near else ""
+    matches = difflib.get_close_matches(bare, names, n=1)
+    if not matches and len(bare) > 1:
+        matches = [each for each in names if each.startswith(bare)][:1]
+    return f"; did you mean {names[matches[0]]}?" if matches else ""
 
 
 def _option_names(params: Iterable[Any]) -> list[str]:
@@ -201,24 +201,24 @@ def _option_names(params: Iterable[Any]) -> list[str]:
     ]
 
 
-def _worded(params: Sequence[Any], name: str, value: object) -> str:
+def _format_parameter(params: Sequence[Any], name: str, value: object) -> str:
     """Return a parameter and its value as one types them."""
     flag = "--" + name.replace("_", "-")
     for param in params:
         if name == param.name or flag in param.opts:
             if isinstance(param, TyperArgument):
-                return _name(param) if value is None else f"{_name(param)} {_typed(value)}"
+                return _name(param) if value is None else f"{_name(param)} {_format_value(value)}"
             if value is False and param.secondary_opts:
                 return str(param.secondary_opts[-1])
             if value is None or isinstance(value, bool):
                 return _name(param)
-            return f"{_name(param)} {_typed(value)}"
+            return f"{_name(param)} {_format_value(value)}"
     return name if value is None else f"{name}={value}"
 
 
-def _typed(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, list | tuple):
-        return " ".join(_typed(each) for each in value)
+        return " ".join(_format_value(each) for each in value)
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, float):
@@ -238,7 +238,7 @@ def _usage(params: Iterable[Any]) -> list[str]:
     for param in params:
         if isinstance(param, TyperOption):
             if param.required:
-                pieces.append(_left(param).split(", ")[-1])
+                pieces.append(_names_column(param).split(", ")[-1])
         else:
             several = "..." if param.nargs != 1 else ""
             shown = f"{_name(param)}{several}"
@@ -246,7 +246,7 @@ def _usage(params: Iterable[Any]) -> list[str]:
     return pieces
 
 
-def _left(param: Any) -> str:
+def _names_column(param: Any) -> str:
     """Return the names of an option with its metavar: ``-o, --out FOLDER``."""
     if not isinstance(param, TyperOption):
         return _name(param)
@@ -257,7 +257,7 @@ def _left(param: Any) -> str:
     return f"{names} {param.metavar or param.name.upper()}"
 
 
-def _right(param: Any) -> str:
+def _help_column(param: Any) -> str:
     """Return a parameter's help text with its default value."""
     default = param.show_default if isinstance(param.show_default, str) else param.default
     if not param.show_default or param.required or default is None or default in ([], ()):
@@ -284,7 +284,11 @@ def _write_text(text: str, formatter: Any) -> None:
 def _write_parameters(params: Iterable[Any], formatter: Any) -> None:
     shown = [param for param in params if not param.hidden]
     for heading, kind in (("Arguments", TyperArgument), ("Options", TyperOption)):
-        rows = [(_left(param), _right(param)) for param in shown if isinstance(param, kind)]
+        rows = [
+            (_names_column(param), _help_column(param))
+            for param in shown
+            if isinstance(param, kind)
+        ]
         if rows:
             with formatter.section(heading):
                 formatter.write_dl(rows, col_max=_NAME_WIDTH)

@@ -22,7 +22,7 @@ def command(
     store: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS", help="Keep the rows of a new folder at milvus://HOST:PORT/NAME."
+            metavar="ADDRESS", help="Store rows of a new folder at milvus://HOST:PORT/NAME."
         ),
     ] = None,
     allow_removals: Annotated[
@@ -57,6 +57,7 @@ def command(
     print(
         f"{target}: {format_count(report.rows, 'row')}; {report.added:,} added, "
         f"{report.updated:,} updated, {report.removed:,} removed, {report.unchanged:,} unchanged, "
-        f"in {report.seconds:.1f} s; verified: {report.compared:,} rows compared, "
-        f"recall@{RECALL_K} {report.recall:.3f} over {report.queries:,} queries"
+        f"in {report.seconds:.1f} s; verified: {format_count(report.compared, 'row')} compared, "
+        f"recall@{RECALL_K} {report.recall:.3f} over "
+        f"{format_count(report.queries, 'query', 'queries')}"
     )

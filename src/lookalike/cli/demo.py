@@ -28,7 +28,7 @@ def command(
       lookalike demo photos     a folder of photos: index, change, filter, search
       lookalike demo products   find the product in a photo among shop images
 
-    Runs again reuse what is in the output folder.
+    Repeated runs reuse what is in the output folder.
     """
     from lookalike.demos import run_demo
 

@@ -17,9 +17,7 @@ def command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output file or folder.")],
     layout: Annotated[
         str,
-        typer.Option(
-            metavar="NAME", help="parquet (one file) or npy (a folder, as clip-retrieval's)."
-        ),
+        typer.Option(metavar="NAME", help="parquet, or npy (as clip-retrieval)."),
     ] = "parquet",
     as_json: AsJson = False,
 ) -> None:

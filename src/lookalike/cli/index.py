@@ -53,12 +53,12 @@ def command(
         ),
     ] = None,
     metric: Annotated[
-        str, typer.Option(metavar="METRIC", help="Distance of a new gallery: cosine or l2.")
+        str, typer.Option(metavar="METRIC", help="Distance (new gallery): cosine or l2.")
     ] = "cosine",
     store: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS", help="Keep the rows of a new gallery at milvus://HOST:PORT/NAME."
+            metavar="ADDRESS", help="Store rows of a new gallery at milvus://HOST:PORT/NAME."
         ),
     ] = None,
     name: Annotated[
@@ -117,7 +117,7 @@ def command(
         bool, typer.Option("--watch", help="Keep running and re-index on changes.")
     ] = False,
     runner: Annotated[
-        str, typer.Option(metavar="NAME", help="Where to encode: local or ray (a Ray cluster).")
+        str, typer.Option(metavar="NAME", help="Where to encode: local or ray.")
     ] = "local",
     address: Annotated[
         str | None,
@@ -288,7 +288,7 @@ def _runner(name: str, address: str | None, workers: int | None) -> Runner | Non
                 "{address} and {workers} need {runner}", address=None, workers=None, runner="ray"
             )
         return None
-    console.need("ray", "--runner ray", "scale")
+    console.require_package("ray", "--runner ray", "scale")
     from lookalike.gallery.ray_runner import RayRunner
 
     return RayRunner(address, workers)

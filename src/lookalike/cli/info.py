@@ -1,4 +1,4 @@
-"""lookalike info: facts of a gallery or encoder."""
+"""lookalike info: details of a gallery or encoder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the facts of a gallery or encoder.
+    """Show details of a gallery or encoder.
 
     lookalike info photos.gallery --recall
     lookalike info my.encoder --json

@@ -31,16 +31,16 @@ def add_command(
     from lookalike.server.api_keys import add_key
 
     print(add_key(file, name, write=write))
-    console.note(f"added to {file}: {name} ({_rights(write)})")
+    console.note(f"added to {file}: {name} ({_permissions(write)})")
 
 
 @app.command("list", cls=Command)
 def list_command(file: _File) -> None:
-    """List keys and their rights."""
+    """List keys and their permissions."""
     from lookalike.server.api_keys import read_keys
 
-    rows = [(key.name, _rights(key.write)) for key in read_keys(file)]
-    console.print_table(("key", "rights"), rows)
+    rows = [(key.name, _permissions(key.write)) for key in read_keys(file)]
+    console.print_table(("key", "permissions"), rows)
 
 
 @app.command("remove", cls=Command)
@@ -52,5 +52,5 @@ def remove_command(file: _File, name: _Name) -> None:
     console.note(f"removed from {file}: {name}")
 
 
-def _rights(write: bool) -> str:
+def _permissions(write: bool) -> str:
     return "read, write" if write else "read"

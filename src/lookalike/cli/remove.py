@@ -54,7 +54,7 @@ def command(
     opened = Gallery.open(gallery)
     chosen = opened.select(id or (), source=source, where=where)
     rows = len(opened)
-    if 2 * len(chosen) > rows and not (yes or dry_run or _confirmed(len(chosen), rows)):
+    if 2 * len(chosen) > rows and not (yes or dry_run or _confirm(len(chosen), rows)):
         raise SettingError(
             f"{gallery}: {len(chosen):,} of its {format_count(rows, 'row')} would be removed; to "
             "remove them, set {yes}. Nothing was changed",
@@ -80,7 +80,7 @@ def command(
         console.note("the next index of their source adds them again; leave them out: --exclude")
 
 
-def _confirmed(count: int, rows: int) -> bool:
+def _confirm(count: int, rows: int) -> bool:
     """Ask whether more than half of the rows are to be removed; no where nobody can answer."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False

@@ -30,15 +30,14 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="WORDS",
-            help="Text query (needs an image-text encoder such as CLIP or SigLIP).",
+            help="Text query (needs an encoder such as CLIP or SigLIP).",
         ),
     ] = None,
     keywords: Annotated[
         str | None,
         typer.Option(
             metavar="WORDS",
-            help="Full-text search in metadata; fused with the image ranking if a query image is "
-            "given.",
+            help="Full-text metadata search, fused with the image ranking.",
         ),
     ] = None,
     ids: Annotated[
@@ -51,7 +50,7 @@ def command(
         str | None,
         typer.Option(
             metavar="FILTER",
-            help="Filter by metadata, e.g. \"year >= 2020 and tag in ('a', 'b')\".",
+            help="Filter by metadata, e.g. \"year >= 2020 and tag = 'a'\".",
         ),
     ] = None,
     max_distance: Annotated[
@@ -75,7 +74,7 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Re-ranking: aqe, dba, k-reciprocal, diffusion, geometric; or A+B.",
+            help="aqe, dba, k-reciprocal, diffusion or geometric; or A+B.",
         ),
     ] = None,
     exact: Annotated[

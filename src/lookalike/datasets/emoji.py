@@ -89,10 +89,10 @@ def select_icons(files: Mapping[str, bytes]) -> list[Icon]:
     Args:
         files: the bytes of each of :data:`FILES`.
     """
-    named: dict[str, list[Icon]] = defaultdict(list)
+    by_name: dict[str, list[Icon]] = defaultdict(list)
     for icon in icons_by_codepoint(files).values():
-        named[icon.name].append(icon)
-    return [named[name][0] for name in sorted(named) if len(named[name]) == 1]
+        by_name[icon.name].append(icon)
+    return [by_name[name][0] for name in sorted(by_name) if len(by_name[name]) == 1]
 
 
 def icons_by_codepoint(files: Mapping[str, bytes]) -> dict[str, Icon]:

@@ -90,7 +90,7 @@ class StampsDataset:
             backgrounds = background_photos() if split == STREETS else []
             files = fetch(self.name, _checksums(), self.providers, names, on_progress)
             items = [_item(files[name], name) for name in names]
-            make = {SHOP: _shop, STREETS: _street(backgrounds), DRAWN: _drawn}[split]
+            make = {SHOP: _shop, STREETS: _street(backgrounds), DRAWN: _drawing}[split]
             images = _compose_all(items, make, IMAGES_PER_ITEM[split], on_progress)
             write_atomically(path, _to_bytes(images))
         kinds = [name.partition("/")[0] for name in names]
@@ -113,8 +113,8 @@ _Make = Callable[[_Item, np.random.Generator], ImageArray]
 
 def _item(data: bytes, name: str) -> _Item:
     image = shrink_image(decode(data, name=name), SIDE)
-    with Image.open(io.BytesIO(data)) as opened:
-        alpha = np.asarray(opened.convert("RGBA"))[:, :, 3]
+    with Image.open(io.BytesIO(data)) as picture:
+        alpha = np.asarray(picture.convert("RGBA"))[:, :, 3]
     mask = resize_image(np.ascontiguousarray(alpha), *image.shape[:2])
     return _Item(image, np.asarray(mask / np.float32(255), np.float32))
 
@@ -132,7 +132,7 @@ def _street(backgrounds: list[ImageArray]) -> _Make:
     return make
 
 
-def _drawn(item: _Item, rng: np.random.Generator) -> ImageArray:
+def _drawing(item: _Item, rng: np.random.Generator) -> ImageArray:
     drawing = restyle(item.image, rng, mask=item.mask)
     return resize_image(pad_image(drawing, 1, "white"), SIDE, SIDE)
 

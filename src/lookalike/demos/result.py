@@ -29,7 +29,7 @@ class DemoResult:
 
 def shell_command(*arguments: str | Path | int | float) -> str:
     """Return a ``lookalike`` command line, quoted for a shell where necessary."""
-    return " ".join(("lookalike", *(_quoted(str(each)) for each in arguments)))
+    return " ".join(("lookalike", *(_quote(str(each)) for each in arguments)))
 
 
 def shell_line(*arguments: str | Path | int | float) -> str:
@@ -37,7 +37,7 @@ def shell_line(*arguments: str | Path | int | float) -> str:
     return f"   $ {shell_command(*arguments)}"
 
 
-def _quoted(argument: str) -> str:
+def _quote(argument: str) -> str:
     quoted = shlex.quote(argument)
     if quoted != argument and not set('"$`\\') & set(argument):
         return f'"{argument}"'  # easier to read around single quotes

@@ -68,7 +68,7 @@ class ConcatenatedEncoder:
         cls, description: Mapping[str, Any], files: Mapping[str, bytes], restore: RestoreEncoder
     ) -> ConcatenatedEncoder:
         """Restore from :meth:`describe` and :meth:`files`; ``restore`` does so for each encoder."""
-        encoders = _restored(description, files, restore)
+        encoders = _restore_encoders(description, files, restore)
         return cls(description["name"], encoders, tuple(description["weights"]))
 
     @cached_property
@@ -136,7 +136,7 @@ class MultiViewEncoder:
         cls, description: Mapping[str, Any], files: Mapping[str, bytes], restore: RestoreEncoder
     ) -> MultiViewEncoder:
         """Restore from :meth:`describe` and :meth:`files`; ``restore`` does so for each encoder."""
-        encoders = _restored(description, files, restore)
+        encoders = _restore_encoders(description, files, restore)
         return cls(description["name"], encoders, description["mirror"], description["foreground"])
 
     @cached_property
@@ -199,7 +199,7 @@ class ProjectedEncoder:
         """Restore from :meth:`describe` and :meth:`files`; ``restore`` does so for the encoder."""
         arrays = read_arrays(description, files)
         projection = LinearProjection(arrays["mean"], arrays["projection"])
-        (encoder,) = _restored(description, files, restore)
+        (encoder,) = _restore_encoders(description, files, restore)
         return cls(description["name"], encoder, projection, description["origin"])
 
     @cached_property
@@ -222,7 +222,7 @@ def _numbered_files(encoders: Sequence[Encoder]) -> Mapping[str, bytes]:
     }
 
 
-def _restored(
+def _restore_encoders(
     description: Mapping[str, Any], files: Mapping[str, bytes], restore: RestoreEncoder
 ) -> tuple[Encoder, ...]:
     return tuple(
@@ -254,13 +254,13 @@ def combine(
     Raises:
         InputError: fewer than two encoders, or weights that do not fit.
     """
-    chosen = tuple(float(w) for w in (weights if weights is not None else [1.0] * len(encoders)))
+    factors = tuple(float(w) for w in (weights if weights is not None else [1.0] * len(encoders)))
     if len(encoders) < 2:
         raise InputError(f"combine needs at least 2 encoders, got {len(encoders)}")
-    if len(chosen) != len(encoders) or not all(0 < w < np.inf for w in chosen):
+    if len(factors) != len(encoders) or not all(0 < w < np.inf for w in factors):
         raise InputError(
-            f"combine needs one weight above 0 for each of {len(encoders)} encoders, got {chosen}"
+            f"combine needs one weight above 0 for each of {len(encoders)} encoders, got {factors}"
         )
     return ConcatenatedEncoder(
-        name or "+".join(encoder.name for encoder in encoders), tuple(encoders), chosen
+        name or "+".join(encoder.name for encoder in encoders), tuple(encoders), factors
     )

@@ -240,7 +240,7 @@ def open_onnx(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
     if fields:
         unknown = ", ".join(map(repr, fields))
         raise InputError(
-            f"{config}: unknown field {unknown}; known are size, channels, mean, std, filter, "
+            f"{config}: unknown field {unknown}; fields: size, channels, mean, std, filter, "
             "crop, normalize"
         )
     origin = {"source": str(path.absolute()), "license": "your own"}

@@ -82,6 +82,6 @@ def _restore(description: Mapping[str, Any], files: Mapping[str, bytes]) -> Enco
     if kind == ImageTextEncoder.kind:
         return ImageTextEncoder.restore(description, files)
     if kind != NetworkEncoder.kind:
-        known = [*_HANDCRAFTED, *_COMPOSITE, NetworkEncoder.kind, ImageTextEncoder.kind]
-        raise UnknownNameError("kind of encoder", kind, known)
+        kinds = [*_HANDCRAFTED, *_COMPOSITE, NetworkEncoder.kind, ImageTextEncoder.kind]
+        raise UnknownNameError("kind of encoder", kind, kinds)
     return NetworkEncoder.restore(description, files)

@@ -29,6 +29,7 @@ from lookalike.evaluation.metrics import (
     bootstrap_batch_size,
     bootstrap_interval,
 )
+from lookalike.formatting import format_count
 from lookalike.types import Embeddings
 from lookalike.vectors import unit_rows
 
@@ -75,7 +76,7 @@ class LabelJudgements:
     def summary(self) -> str:
         """The number of images and labels, in words."""
         labels = len(set(self.labels.values()))
-        return f"{len(self.labels):,} labeled images, {labels:,} label{'s' * (labels != 1)}"
+        return f"{format_count(len(self.labels), 'labeled image')}, {format_count(labels, 'label')}"
 
     def restrict(self, ids: frozenset[str]) -> LabelJudgements:
         """Return the labels of these images only."""
@@ -91,8 +92,8 @@ class LabelJudgements:
         """
         if len(self.labels) < MIN_LABELED:
             raise InputError(
-                f"{name}: {len(self.labels)} labeled images, at least {MIN_LABELED} needed; "
-                f"label {MIN_LABELED - len(self.labels)} more"
+                f"{name}: {format_count(len(self.labels), 'labeled image')}, at least "
+                f"{MIN_LABELED} needed; label {MIN_LABELED - len(self.labels)} more"
             )
         counts = Counter(self.labels.values())
         if len(counts) == 1:
@@ -103,7 +104,7 @@ class LabelJudgements:
         paired = sum(count for count in counts.values() if count > 1)
         if paired < MIN_LABELED // 2:
             raise InputError(
-                f"{name}: {paired} images share their label with another, at least "
+                f"{name}: images that share their label with another: {paired}, at least "
                 f"{MIN_LABELED // 2} needed; label more images, or use fewer, broader labels"
             )
 
@@ -244,7 +245,7 @@ def roc_auc(
     return np.asarray(wins / (positive.shape[axis] * negative.shape[axis]))
 
 
-def read_judgements(path: Path, known: Sequence[str]) -> Judgements:
+def read_judgements(path: Path, ids: Sequence[str]) -> Judgements:
     """Read a CSV of labels (columns ``id``, ``label``) or pairs (``id_a``, ``id_b``, ``similar``).
 
     Other columns are ignored, and so are rows with an empty label or judgement. ``similar`` is yes
@@ -252,7 +253,7 @@ def read_judgements(path: Path, known: Sequence[str]) -> Judgements:
 
     Args:
         path: the file.
-        known: the ids of the source.
+        ids: the ids of the source.
 
     Raises:
         InputError: it cannot be read, lacks columns, has an unknown id or a contradiction (line
@@ -260,12 +261,12 @@ def read_judgements(path: Path, known: Sequence[str]) -> Judgements:
     """
     rows = _rows(path)
     columns = rows[0][1].keys() if rows else ()
-    ids = frozenset(known)
+    id_set = frozenset(ids)
     judgements: Judgements
     if {"id_a", "id_b", "similar"} <= set(columns):
-        judgements = _pairs(path, rows, ids)
+        judgements = _pairs(path, rows, id_set)
     else:
-        judgements = _labels(path, rows, ids)
+        judgements = _labels(path, rows, id_set)
     judgements.check(str(path))
     return judgements
 
@@ -300,13 +301,13 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _labels(
-    path: Path, rows: Sequence[tuple[int, Mapping[str, str]]], known: frozenset[str]
+    path: Path, rows: Sequence[tuple[int, Mapping[str, str]]], ids: frozenset[str]
 ) -> LabelJudgements:
     labels: dict[str, str] = {}
     for line, row in rows:
         if not row["label"]:
             continue
-        row_id = _known_id(path, line, "id", row["id"], known)
+        row_id = _check_id(path, line, "id", row["id"], ids)
         if labels.setdefault(row_id, row["label"]) != row["label"]:
             raise InputError(
                 f"{path}, line {line}, column label: {row_id} is {row['label']!r} here and "
@@ -316,7 +317,7 @@ def _labels(
 
 
 def _pairs(
-    path: Path, rows: Sequence[tuple[int, Mapping[str, str]]], known: frozenset[str]
+    path: Path, rows: Sequence[tuple[int, Mapping[str, str]]], ids: frozenset[str]
 ) -> PairJudgements:
     pairs: dict[tuple[str, str], bool] = {}
     for line, row in rows:
@@ -328,7 +329,7 @@ def _pairs(
                 f"{path}, line {line}, column similar: {row['similar']!r}; expected yes or no, "
                 "1 or 0"
             )
-        one, other = (_known_id(path, line, name, row[name], known) for name in ("id_a", "id_b"))
+        one, other = (_check_id(path, line, name, row[name], ids) for name in ("id_a", "id_b"))
         if one == other:
             raise InputError(f"{path}, line {line}, column id_b: {other}, the same as id_a")
         pair = min(one, other), max(one, other)
@@ -340,12 +341,12 @@ def _pairs(
     return PairJudgements(tuple(pairs), tuple(pairs.values()))
 
 
-def _known_id(path: Path, line: int, column: str, row_id: str, known: frozenset[str]) -> str:
-    if row_id in known:
+def _check_id(path: Path, line: int, column: str, row_id: str, ids: frozenset[str]) -> str:
+    if row_id in ids:
         return row_id
-    candidates = sorted(known)[:_MAX_COMPARED]
-    near = difflib.get_close_matches(row_id, candidates, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; ids look like {candidates[0]!r}"
+    candidates = sorted(ids)[:_MAX_COMPARED]
+    matches = difflib.get_close_matches(row_id, candidates, n=1, cutoff=0.4)
+    hint = f"; did you mean {matches[0]!r}?" if matches else f"; ids look like {candidates[0]!r}"
     raise InputError(f"{path}, line {line}, column {column}: no image has the id {row_id!r}{hint}")
 
 

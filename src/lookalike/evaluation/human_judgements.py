@@ -20,6 +20,7 @@ import numpy as np
 
 from lookalike.errors import InputError
 from lookalike.evaluation.metrics import Estimate
+from lookalike.formatting import format_count
 
 FORMAT = "lookalike-judgements"
 VERSION = 2
@@ -317,7 +318,7 @@ def _parse(path: Path, data: bytes) -> JudgementFile:
     if not 1 <= version <= VERSION:
         raise InputError(f"{path}: written by a newer lookalike; update this one")
     if version == 1:
-        fields = fields.renamed(_KEYS_OF_VERSION_1)
+        fields = fields.with_keys(_KEYS_OF_VERSION_1)
     fields.get("created_at", str)
     galleries = {}
     for name, gallery in fields.mapping("galleries"):
@@ -360,7 +361,7 @@ class _Fields:
         self._keys = keys
         self.place = place
 
-    def renamed(self, keys: Mapping[str, str]) -> _Fields:
+    def with_keys(self, keys: Mapping[str, str]) -> _Fields:
         """Return the object with other keys than its fields' names, here and below."""
         return _Fields(self._value, self.place, keys)
 
@@ -423,7 +424,7 @@ def _query_judgement(fields: _Fields, galleries: Mapping[str, object]) -> QueryJ
     if len(relevant) != len(ranked) or len(set(ranks)) != len(ranks):
         raise InputError(f"{fields.place}: judges a result twice")
     if len(relevant) > returned or returned > k or not all(1 <= rank <= returned for rank in ranks):
-        results = "1 result" if returned == 1 else f"{returned} results"
+        results = format_count(returned, "result")
         raise InputError(f"{fields.place}: has ranks or answers beyond the {results} returned")
     gallery = fields.gallery("gallery", galleries)
     return QueryJudgement(gallery, fields.get("query", str), k, returned, relevant)

@@ -171,8 +171,8 @@ class QueryScores:
         drawn = np.minimum(rows, k)
         is_drawn = ranks <= drawn  # (k, q)
         share = _share(relevant, rows)
-        again = _share(np.maximum(relevant - 1, 0), rows - 1)  # given one correct hit
-        gains = (is_drawn * share * (1 + (ranks - 1) * again) / ranks).sum(axis=0)
+        next_share = _share(np.maximum(relevant - 1, 0), rows - 1)  # given one correct hit
+        gains = (is_drawn * share * (1 + (ranks - 1) * next_share) / ranks).sum(axis=0)
         harmonic = (is_drawn / ranks).sum(axis=0)
         missed = np.maximum(rows - relevant - ranks + 1, 0) / np.maximum(rows - ranks + 1, 1)
         any_correct = 1 - np.where(is_drawn, missed, 1).prod(axis=0)  # a probability

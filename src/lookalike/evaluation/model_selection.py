@@ -49,7 +49,7 @@ class Choice:
     not_tried: Mapping[str, str]
     seconds: float
 
-    def chosen(self, *, cheapest: bool = False) -> Candidate:
+    def select(self, *, cheapest: bool = False) -> Candidate:
         """Return the best candidate, or the fastest one tied with it.
 
         Raises:
@@ -69,8 +69,8 @@ class Choice:
             "skipped": len(self.skipped),
             "judgements": self.judgements.summary if self.judgements else None,
             "measure": self.judgements.measure if self.judgements else None,
-            "best": self.chosen().name if ranked else None,
-            "cheapest": self.chosen(cheapest=True).name if ranked else None,
+            "best": self.select().name if ranked else None,
+            "cheapest": self.select(cheapest=True).name if ranked else None,
             "candidates": [candidate.as_dict() for candidate in self.candidates],
             "not_tried": dict(self.not_tried),
             "seconds": self.seconds,
@@ -161,7 +161,7 @@ def verdict(choice: Choice) -> str:
     """Name the best encoder and those tied with it, in one sentence."""
     if choice.judgements is None:
         return UNRANKED
-    best, cheapest = choice.chosen(), choice.chosen(cheapest=True)
+    best, cheapest = choice.select(), choice.select(cheapest=True)
     assert best.quality is not None
     text = (
         f"{best.name} is best on {choice.judgements.summary}: "
@@ -180,14 +180,14 @@ def _judgements(source: Source, labels: str | Path | Judgements | None) -> Judge
     if labels is None or not isinstance(labels, str | Path):
         return labels
     if labels == OWN:
-        own = {
+        source_labels = {
             i.id: str(i.metadata["label"]) for i in source if i.metadata.get("label") is not None
         }
-        if not own:
+        if not source_labels:
             raise InputError(
                 f"{source.spec}: has no labels; give a CSV file as {{labels}}", labels=None
             )
-        judgements = LabelJudgements(_subsample(own))
+        judgements = LabelJudgements(_subsample(source_labels))
         judgements.check(f"{source.spec}, its own labels")
         return judgements
     return read_judgements(Path(labels), [item.id for item in source])

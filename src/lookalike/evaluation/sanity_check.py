@@ -214,15 +214,15 @@ def _compare(
     on_progress: ProgressCallback,
 ) -> BaselineComparison | None:
     """Compare with every baseline on the labeled part of a sample; None with too few labels."""
-    known = {
+    label_of = {
         each.item.id: str(label) for each in sample if (label := _label(each, labels)) is not None
     }
-    labeled = [each for each in sample if each.item.id in known]
-    names = np.array([known[each.item.id] for each in labeled])
+    labeled = [each for each in sample if each.item.id in label_of]
+    names = np.array([label_of[each.item.id] for each in labeled])
     if len(labeled) < MIN_LABELED or len(set(names)) < 2:
         return None
     images = [each.image for each in labeled]
-    own = _precisions(encoder.encode(images), names, k)
+    precisions = _precisions(encoder.encode(images), names, k)
     compared = run_baselines(
         [each.image for each in sample],
         lambda baseline: _precisions(baseline.encode(images), names, k),
@@ -233,9 +233,9 @@ def _compare(
         k=k,
         queries=len(labeled),
         labels=len(set(names)),
-        precision=Estimate.of(own),
+        precision=Estimate.of(precisions),
         baselines={name: Estimate.of(each) for name, each in scores.items()},
-        differences={name: Estimate.of(own - each) for name, each in scores.items()},
+        differences={name: Estimate.of(precisions - each) for name, each in scores.items()},
         left_out=compared.left_out,
     )
 

@@ -78,13 +78,13 @@ class Compare:
             def differs(value: Any) -> bool:
                 return kind_of(value) in kinds and (kind_of(value), value) not in same
 
-            return _where(columns, self.column, differs, _kinds((wanted,)), kind)
+            return _match_rows(columns, self.column, differs, _kinds((wanted,)), kind)
         test = _TESTS[self.operator]
 
         def matches(value: Any) -> bool:
             return kind_of(value) == kind and bool(test(value, wanted))
 
-        return _where(columns, self.column, matches, {kind}, kind)
+        return _match_rows(columns, self.column, matches, {kind}, kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,9 @@ class In:
         def matches(value: Any) -> bool:
             return kind_of(value) != "other" and (kind_of(value), value) in wanted
 
-        return _where(columns, self.column, matches, _kinds(self.values) if only else set(), only)
+        return _match_rows(
+            columns, self.column, matches, _kinds(self.values) if only else set(), only
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class Like:
         def matches(value: Any) -> bool:
             return isinstance(value, str) and pattern.fullmatch(value.casefold()) is not None
 
-        return _where(columns, self.column, matches, {"text"}, "text")
+        return _match_rows(columns, self.column, matches, {"text"}, "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +249,7 @@ def _kinds(values: Sequence[Scalar]) -> set[str]:
     return {kind_of(each) for value in values for each in equal_values(value)}
 
 
-def _where(
+def _match_rows(
     columns: Columns, name: str, matches: Callable[[Any], bool], comparable: set[str], kind: str
 ) -> Mask:
     """Return the rows with a matching value.
@@ -274,7 +276,7 @@ def _inner(value: Any) -> Sequence[Any]:
 def _check_column(columns: Columns, name: str) -> None:
     if name in columns.names:
         return
-    near = difflib.get_close_matches(name, columns.names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    matches = difflib.get_close_matches(name, columns.names, n=1, cutoff=0.4)
+    hint = f"did you mean {matches[0]!r}? " if matches else ""
     names = ", ".join(columns.names) or "none"
     raise InputError(f"filter: no column {name!r}: {hint}columns: {names}")

@@ -44,7 +44,7 @@ def from_structure(where: Mapping[str, Any], depth: int = 0) -> Filter:
 
 def _from_entry(name: str, value: Any, depth: int) -> Filter:
     if name in ("and", "or") and isinstance(value, Sequence) and not isinstance(value, str):
-        parts = tuple(_nested(name, each, depth + 1) for each in value)
+        parts = tuple(_from_list_entry(name, each, depth + 1) for each in value)
         if not parts:
             raise InputError(f"filter: {name!r} has no conditions")
         return AllOf(parts) if name == "and" else AnyOf(parts)
@@ -58,7 +58,7 @@ def _from_entry(name: str, value: Any, depth: int) -> Filter:
     return parts[0] if len(parts) == 1 else AllOf(parts)
 
 
-def _nested(name: str, value: Any, depth: int) -> Filter:
+def _from_list_entry(name: str, value: Any, depth: int) -> Filter:
     if not isinstance(value, Mapping):
         raise InputError(f"filter: {name!r} takes a list of structures, not {value!r}")
     return from_structure(value, depth)

@@ -64,7 +64,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.tokens = self._tokens()
-        self.at = 0
+        self.position = 0
         self.depth = 0
 
     def parse(self) -> Filter:
@@ -76,16 +76,17 @@ class _Parser:
         return condition
 
     def _tokens(self) -> list[_Token]:
-        tokens, at = [], 0
+        tokens, position = [], 0
         end = len(self.text.rstrip())
-        while at < end:
-            match = _TOKEN.match(self.text, at)
+        while position < end:
+            match = _TOKEN.match(self.text, position)
             if match is None:
-                start = at + len(self.text[at:]) - len(self.text[at:].lstrip())
+                rest = self.text[position:]
+                start = position + len(rest) - len(rest.lstrip())
                 raise _syntax_error(self.text, start, "unexpected character")
             kind = str(match.lastgroup)
             tokens.append(_Token(kind, match[kind], match.start(kind)))
-            at = match.end()
+            position = match.end()
         return [*tokens, _Token("end", "", end)]
 
     def _parse_or(self) -> Filter:
@@ -138,18 +139,18 @@ class _Parser:
             token = self._peek()
             if token.text not in _SIGNS:
                 raise self._error("expected = != < <= > >=, in, like or is null")
-            self.at += 1
+            self.position += 1
             condition = Compare(column, _SIGNS[token.text], self._parse_value())
         return Not(condition) if negated else condition
 
     def _parse_column(self) -> str:
         token = self._peek()
         if token.kind == "quoted":
-            self.at += 1
+            self.position += 1
             return token.text[1:-1].replace("``", "`")
         if token.kind != "word" or token.is_word("and", "or", "in", "like", "is", "null"):
             raise self._error("expected the name of a column")
-        self.at += 1
+        self.position += 1
         return token.text
 
     def _parse_list(self) -> tuple[Scalar, ...]:
@@ -162,7 +163,7 @@ class _Parser:
 
     def _parse_value(self) -> Scalar:
         token = self._peek()
-        self.at += 1
+        self.position += 1
         if token.kind == "text":
             quote = token.text[0]
             return token.text[1:-1].replace(quote * 2, quote)
@@ -173,22 +174,22 @@ class _Parser:
             return int(token.text) if is_integer else float(token.text)
         if token.is_word("true", "false"):
             return token.text.lower() == "true"
-        self.at -= 1
+        self.position -= 1
         hint = f"; put the text in quotes: '{token.text}'" if token.kind == "word" else ""
         raise self._error(f"expected a text in quotes, a number, true or false{hint}")
 
     def _peek(self) -> _Token:
-        return self.tokens[self.at]
+        return self.tokens[self.position]
 
     def _take_word(self, word: str) -> bool:
         matches = self._peek().is_word(word)
-        self.at += matches
+        self.position += matches
         return matches
 
     def _take_sign(self, sign: str) -> bool:
         token = self._peek()
         matches = token.kind == "sign" and token.text == sign
-        self.at += matches
+        self.position += matches
         return matches
 
     def _expect(self, sign: str) -> None:
@@ -199,6 +200,7 @@ class _Parser:
         return _syntax_error(self.text, self._peek().start, reason)
 
 
-def _syntax_error(text: str, at: int, reason: str) -> InputError:
-    before, after = text[max(0, at - 30) : at], text[at : at + 30]
-    return InputError(f"filter, character {at + 1}: {reason}: {before}>>>{after or ' (the end)'}")
+def _syntax_error(text: str, position: int, reason: str) -> InputError:
+    before, after = text[max(0, position - 30) : position], text[position : position + 30]
+    place = f"filter, character {position + 1}"
+    return InputError(f"{place}: {reason}: {before}>>>{after or ' (the end)'}")

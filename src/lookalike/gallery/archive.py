@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, Protocol
 
-from lookalike.artifacts import checked_manifest, manifest_bytes
+from lookalike.artifacts import check_manifest, manifest_bytes
 from lookalike.errors import ArtifactError
 from lookalike.stores.base import Record
 from lookalike.types import Metadata
@@ -48,7 +48,7 @@ class ColumnArchive:
         """
         if self._values is None:
             data = self._storage.read_file(FILE)
-            self._values = {} if data is None else self._parsed(data)
+            self._values = {} if data is None else self._parse(data)
         return self._values
 
     def keep(self, rows: Iterable[Record], written: Set[str]) -> None:
@@ -76,10 +76,10 @@ class ColumnArchive:
         self._storage.write_file(FILE, manifest_bytes({"columns": merged}))
         self._values = merged
 
-    def _parsed(self, data: bytes) -> dict[str, Metadata]:
+    def _parse(self, data: bytes) -> dict[str, Metadata]:
         place = f"{self._place}/{FILE}"
         try:
-            fields: dict[str, Any] = checked_manifest(
+            fields: dict[str, Any] = check_manifest(
                 json.loads(data), place=place, what="an archive of labels"
             )
             return dict(fields["columns"])

@@ -112,7 +112,7 @@ def copy(
         fingerprint=gallery.fingerprint,
         sources=gallery.sources,
         written=gallery.written,
-        archived=gallery.archived,
+        archive=gallery.archive,
     )
     removed = copied.remove(extra) if extra else 0
     copied.optimize()

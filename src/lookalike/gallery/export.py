@@ -81,20 +81,17 @@ def _write_npy(gallery: Gallery, target: Path, total: int) -> Iterator[int]:
     with new_folder(target) as partial:
         (partial / "img_emb").mkdir()
         (partial / "metadata").mkdir()
-        embeddings = np.lib.format.open_memmap(
-            partial / "img_emb" / "img_emb_0.npy",
-            mode="w+",
-            dtype=np.float32,
-            shape=(total, gallery.store.dim),
-        )
-        start = 0
-        with pq.ParquetWriter(partial / "metadata" / "metadata_0.parquet", schema) as writer:
+        # Written one after another: on a full disk, writing to mapped memory kills the process.
+        with (
+            (partial / "img_emb" / "img_emb_0.npy").open("wb") as embeddings,
+            pq.ParquetWriter(partial / "metadata" / "metadata_0.parquet", schema) as writer,
+        ):
+            header = {"descr": "<f4", "fortran_order": False, "shape": (total, gallery.store.dim)}
+            np.lib.format.write_array_header_1_0(embeddings, header)
             for rows in gallery.store.rows(BATCH):
-                embeddings[start : start + len(rows)] = rows.embeddings
+                embeddings.write(rows.embeddings.astype("<f4").tobytes())
                 writer.write_table(pa.table([list(rows.uris), *_columns(rows)], schema=schema))
-                start += len(rows)
                 yield len(rows)
-        embeddings.flush()
 
 
 _FIELDS = [pa.field(name, pa.string()) for name in ("id", "uri", "content_hash", "metadata")]

@@ -440,7 +440,7 @@ class Gallery:
         return replace(located, source=again)
 
     @property
-    def archived(self) -> Mapping[str, Mapping[str, Any]]:
+    def archive(self) -> Mapping[str, Mapping[str, Any]]:
         """What was written about images whose rows are gone: columns by content hash."""
         return self._archive().values
 
@@ -497,7 +497,7 @@ class Gallery:
         fingerprint: str,
         sources: Mapping[str, str] | None = None,
         written: Set[str] = frozenset(),
-        archived: Mapping[str, Metadata] | None = None,
+        archive: Mapping[str, Metadata] | None = None,
         keep_written: bool = False,
     ) -> None:
         """Insert or replace rows that are already encoded, in one batch or several.
@@ -507,7 +507,7 @@ class Gallery:
             fingerprint: of their encoder.
             sources: specifications of new sources, by name.
             written: metadata columns that come from no source.
-            archived: what was written about images that are not among the rows.
+            archive: what was written about images that are not among the rows.
             keep_written: add what was written for images of the same content, as a sync does.
 
         Raises:
@@ -516,8 +516,8 @@ class Gallery:
         """
         with self._writing():
             self._refuse_other_rows(fingerprint)
-            if archived:
-                self._archive().add(archived)
+            if archive:
+                self._archive().add(archive)
             for batch in (rows,) if isinstance(rows, Rows) else rows:
                 self._store.upsert(self._with_written(batch) if keep_written else batch)
             self.sources |= sources or {}

@@ -84,7 +84,7 @@ class ExistingRows:
         moved_from: ids of rows that the source no longer has, by content hash.
         written: metadata columns that come from no source; they stay with an image while its
             content stays the same.
-        archived: values of these columns from former rows, by content hash; an image that comes
+        archive: values of these columns from former rows, by content hash; an image that comes
             back has them again.
         rehash: read items again whose signature is unchanged.
     """
@@ -92,7 +92,7 @@ class ExistingRows:
     rows: Mapping[str, Record] = field(default_factory=dict)
     moved_from: Mapping[str, str] = field(default_factory=dict)
     written: Set[str] = frozenset()
-    archived: Mapping[str, Metadata] = field(default_factory=dict)
+    archive: Mapping[str, Metadata] = field(default_factory=dict)
     rehash: bool = False
 
     def metadata(self, item: Item, row: Record) -> Metadata:
@@ -100,9 +100,9 @@ class ExistingRows:
         written = written_values(row.metadata, self.written)
         return {**item.metadata, **written} if written else item.metadata
 
-    def restored(self, item: Item, digest: str) -> Metadata:
+    def restore(self, item: Item, digest: str) -> Metadata:
         """Return the metadata of a new content, with what was written for it before."""
-        archived = self.archived.get(digest)
+        archived = self.archive.get(digest)
         return {**item.metadata, **archived} if archived else item.metadata
 
 
@@ -243,7 +243,7 @@ def ingest(
     summary = IngestSummary()
     pending: list[ItemResult] = []
     committed = time.monotonic()
-    for results in _counted(chunks, summary, len(source), on_progress):
+    for results in _count_results(chunks, summary, len(source), on_progress):
         pending += [result for result in results if result.pending]
         due = time.monotonic() - committed > BATCH_SECONDS
         if len(pending) >= BATCH_IMAGES or (pending and due):
@@ -273,7 +273,7 @@ def count_changes(
     """Count what :func:`ingest` would do. Nothing is decoded or written."""
     runner, summary = ThreadRunner(), IngestSummary()
     chunks = runner.run(EncodeTask(existing, None), _chunks(source, runner.chunk_size), None)
-    for _ in _counted(chunks, summary, len(source), on_progress):
+    for _ in _count_results(chunks, summary, len(source), on_progress):
         pass
     return summary
 
@@ -307,7 +307,7 @@ def _chunks(source: Source, size: int) -> Iterator[list[Item]]:
     return iter(lambda: list(islice(items, size)), [])
 
 
-def _counted(
+def _count_results(
     chunks: Iterable[list[ItemResult]],
     summary: IngestSummary,
     total: int,
@@ -342,16 +342,16 @@ def _compare(item: Item, existing: ExistingRows) -> tuple[ItemResult, bytes | Im
     digest = item_hash(item, content)
     if row is not None and row.content_hash == digest:
         result = _same_content(item, row, signature, existing)
-        if _decoded_like(row) == pixels:
+        if _decoding_key(row) == pixels:
             return result, None
         return replace(result, change=Change.UPDATED, row_id=None), content
     former = existing.rows[existing.moved_from[digest]] if digest in existing.moved_from else None
-    if row is None and former is not None and _decoded_like(former) == pixels:
+    if row is None and former is not None and _decoding_key(former) == pixels:
         metadata = existing.metadata(item, former)
         fields = (item.id, item.uri, metadata, Change.MOVED, digest, signature)
         return ItemResult(*fields, row_id=former.id), None
     change = Change.ADDED if row is None else Change.UPDATED
-    metadata = existing.restored(item, digest)
+    metadata = existing.restore(item, digest)
     return ItemResult(item.id, item.uri, metadata, change, digest, signature), content
 
 
@@ -363,7 +363,7 @@ def item_hash(item: Item, content: bytes | ImageArray) -> str:
     return hashlib.sha256(f"{digest}#{item.page + 1}".encode()).hexdigest()
 
 
-def _decoded_like(row: Record) -> str:
+def _decoding_key(row: Record) -> str:
     """Return how the image of a row was decoded, see :func:`pixels_key`."""
     return row.signature.partition(" ")[2]
 

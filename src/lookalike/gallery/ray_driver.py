@@ -33,7 +33,7 @@ def starting() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def driver_restored() -> Iterator[None]:
+def preserve_driver_state() -> Iterator[None]:
     """Restore what ``ray.init`` changes, and log what Ray would print.
 
     It changes its log level, environment variables (a local cluster sets ``RAY_AUTH_MODE``, which
@@ -54,13 +54,13 @@ def driver_restored() -> Iterator[None]:
             stack.callback(resource.setrlimit, files, resource.getrlimit(files))
         worker = import_module("ray._private.worker")
         client = import_module("ray.util.client.logsclient").LogstreamClient
-        stack.enter_context(_replaced(worker, "print_to_stdstream", _log_messages))
-        stack.enter_context(_replaced(client, "stdstream", _log_text))
+        stack.enter_context(_patch_attribute(worker, "print_to_stdstream", _log_messages))
+        stack.enter_context(_patch_attribute(client, "stdstream", _log_text))
         yield
 
 
 @contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def _patch_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lookalike._version import __version__
-from lookalike.config import forwarded, settings
+from lookalike.config import lookalike_variables, settings
 from lookalike.encoders.base import encoder_files
 from lookalike.errors import (
     LookalikeError,
@@ -27,7 +27,7 @@ from lookalike.errors import (
     UnreachableError,
 )
 from lookalike.gallery.ingest import EncodeTask, ExistingRows, ItemResult
-from lookalike.gallery.ray_driver import driver_restored, starting
+from lookalike.gallery.ray_driver import preserve_driver_state, starting
 from lookalike.gallery.ray_worker import ItemPayload, Worker, WorkerConfig, join_embeddings
 from lookalike.sources import Item
 from lookalike.stores.base import VectorStore
@@ -78,12 +78,12 @@ class RayRunner:
         moved = {row_id: existing.rows[row_id] for row_id in existing.moved_from.values()}
         config = WorkerConfig(
             encoder_files(task.encoder),
-            {**forwarded(), "LOOKALIKE_THREADS": "1"},
+            {**lookalike_variables(), "LOOKALIKE_THREADS": "1"},
             replace(existing, rows=moved),
             store.address if isinstance(store, MilvusStore) else None,
         )
         ray = _import_ray()
-        with driver_restored():
+        with preserve_driver_state():
             yield from self._run(ray, existing, chunks, config)
 
     def _run(

@@ -21,30 +21,30 @@ def measure_recall(gallery: Gallery, queries: int = 100, k: int = 10) -> dict[st
     gallery = gallery.snapshot()
     ids = gallery.store.ids()
     vectors = gallery.store.get(ids[:: max(1, len(ids) // queries)]).embeddings
-    results, latency = _timed(gallery, vectors, k, exact=False)
+    results, latency = _timed_search(gallery, vectors, k, exact=False)
     if gallery.address is None:
-        truth, exact_latency = _timed(gallery, vectors, k, exact=True)
+        exact_hits, exact_latency = _timed_search(gallery, vectors, k, exact=True)
     else:  # an exact search reads the whole collection: once for all queries
-        truth = gallery.store.search(vectors, k, gallery.metric, exact=True)
-        _, exact_latency = _timed(gallery, vectors[:1], k, exact=True)
+        exact_hits = gallery.store.search(vectors, k, gallery.metric, exact=True)
+        _, exact_latency = _timed_search(gallery, vectors[:1], k, exact=True)
     return {
         "queries": len(vectors),
-        f"recall@{k}": search_recall(results, truth),
+        f"recall@{k}": search_recall(results, exact_hits),
         "p50_ms": round(latency, 2),
         "p50_ms_exact": round(exact_latency, 2),
     }
 
 
-def search_recall(results: Sequence[Sequence[Hit]], truth: Sequence[Sequence[Hit]]) -> float:
+def search_recall(results: Sequence[Sequence[Hit]], exact_hits: Sequence[Sequence[Hit]]) -> float:
     """Return the share of the exact hits of all queries that are among their results."""
-    shared = sum(
+    overlap = sum(
         len({hit.id for hit in hits} & {hit.id for hit in exact})
-        for hits, exact in zip(results, truth, strict=True)
+        for hits, exact in zip(results, exact_hits, strict=True)
     )
-    return shared / max(1, sum(map(len, truth)))
+    return overlap / max(1, sum(map(len, exact_hits)))
 
 
-def _timed(
+def _timed_search(
     gallery: Gallery, queries: Embeddings, k: int, *, exact: bool
 ) -> tuple[list[list[Hit]], float]:
     """Return the hits of queries searched one by one, and the median latency in milliseconds."""

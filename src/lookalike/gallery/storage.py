@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from lookalike.artifacts import (
-    checked_manifest,
+    check_manifest,
     manifest_bytes,
     new_folder,
     read_manifest,
@@ -346,4 +346,4 @@ def _stamp(folder: Path) -> object:
 
 
 def _manifest(data: bytes, address: Address | None) -> dict[str, Any]:
-    return checked_manifest(json.loads(data), place=f"{address}", what=_WHAT)
+    return check_manifest(json.loads(data), place=f"{address}", what=_WHAT)

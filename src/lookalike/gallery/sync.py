@@ -12,6 +12,7 @@ from typing import Any
 
 from lookalike.errors import ImageError, MissingRowError, SourceError
 from lookalike.files import unescape_name
+from lookalike.formatting import format_count
 from lookalike.gallery.ingest import Change, IngestSummary, item_hash
 from lookalike.sources import (
     DATASET_PREFIX,
@@ -21,7 +22,7 @@ from lookalike.sources import (
     Skipped,
     Source,
 )
-from lookalike.sources.opening import renamed
+from lookalike.sources.opening import with_name
 from lookalike.stores.base import Record
 from lookalike.types import Failure
 
@@ -135,7 +136,7 @@ def locate_source(
     renameable = isinstance(source, FolderSource | ManifestSource | ShardSource)
     if source.name not in sources and renameable and not chosen:
         same = [name for name, spec in sources.items() if _same(base_of(spec), source.base)]
-        source = renamed(source, same[0]) if same else source
+        source = with_name(source, same[0]) if same else source
     recorded = sources.get(source.name)
     known = recorded is not None and _same(base_of(recorded), source.base)
     if not renameable or relocate or known or (recorded is not None and not is_gone(recorded)):
@@ -145,7 +146,7 @@ def locate_source(
     if len(moved) > 1 or (moved and chosen and source.name not in moved):
         raise SourceError(_ambiguous(source, sources, moved), relocate=True, name=moved[0])
     if moved:
-        source = renamed(source, moved[0])
+        source = with_name(source, moved[0])
         check_source(source, sources, relocate=True)
         return LocatedSource(source, sources[moved[0]])
     check_source(source, sources, relocate=False)
@@ -258,8 +259,8 @@ def missing_rows(
     removed = missing - kept
     if 2 * len(removed) > len(rows) and not allow_removals:
         raise SourceError(
-            f"{source.spec}: {len(removed):,} of its {len(rows):,} indexed images are missing; to "
-            "remove them, set {allow_removals}. Nothing was changed",
+            f"{source.spec}: {len(removed):,} of {format_count(len(rows), 'indexed image')} "
+            "missing; to remove them, set {allow_removals}. Nothing was changed",
             allow_removals=None,
         )
     return MissingRows(removed, kept)
@@ -294,7 +295,7 @@ def all_failed_error(source: Source, summary: IngestSummary) -> SourceError:
     """Return the error that no image of a source could be indexed; it names the first."""
     first = summary.failed[0]
     return SourceError(
-        f"{source.spec}: none of its {len(source):,} images could be indexed; the first, "
+        f"{source.spec}: no image could be indexed ({len(source):,} failed); the first, "
         f"{first.uri}: {first.reason}"
     )
 

@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 
 from lookalike.errors import InputError
+from lookalike.formatting import format_count
 
 SEPARATOR = ";"
 """Separates the labels of an image that has several."""
@@ -55,7 +56,7 @@ class LabelSet:
             raise InputError(f"{self.name}: no image has a label; fill in the column 'label'")
         if len(set(self.by_id.values())) == 1:
             label = SEPARATOR.join(next(iter(self.by_id.values())))
-            images = "1 image" if len(self) == 1 else f"{len(self):,} images"
+            images = format_count(len(self), "image")
             raise InputError(
                 f"{self.name}: the only label is {label!r} ({images}); label images of at least "
                 "one other class"
@@ -68,7 +69,7 @@ def split_labels(cell: str) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def read_labels(path: str | Path, known: Sequence[str]) -> LabelSet:
+def read_labels(path: str | Path, ids: Sequence[str]) -> LabelSet:
     """Read a CSV file with the columns ``id`` and ``label``; other columns are ignored.
 
     Several labels of one image are separated by semicolons. Rows whose label is empty or
@@ -77,7 +78,7 @@ def read_labels(path: str | Path, known: Sequence[str]) -> LabelSet:
 
     Args:
         path: the file, UTF-8.
-        known: the ids of the gallery.
+        ids: the ids of the gallery.
 
     Raises:
         InputError: the file cannot be read, lacks a column, has an unknown id or status, or has
@@ -97,12 +98,12 @@ def read_labels(path: str | Path, known: Sequence[str]) -> LabelSet:
             f"{path}, line 1: the columns are {', '.join(sorted(names)) or 'missing'}; expected "
             "id and label, separated by commas"
         )
-    ids = frozenset(known)
+    id_set = frozenset(ids)
     labels_by_id: dict[str, tuple[str, ...]] = {}
     try:
         for row_id, labels in _labeled_rows(reader, path):
-            if row_id not in ids:
-                raise InputError(_unknown_id(f"{path}, line {reader.line_num}", row_id, known))
+            if row_id not in id_set:
+                raise InputError(_unknown_id(f"{path}, line {reader.line_num}", row_id, ids))
             earlier = labels_by_id.setdefault(row_id, labels)
             if earlier != labels:
                 raise InputError(
@@ -146,9 +147,9 @@ def labels_from_column(name: str, ids: Sequence[str], values: Sequence[object]) 
     return LabelSet(name, labels)
 
 
-def _unknown_id(where: str, row_id: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(row_id, known[:_MAX_COMPARED_IDS], n=1, cutoff=0.4)
+def _unknown_id(where: str, row_id: str, ids: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(row_id, ids[:_MAX_COMPARED_IDS], n=1, cutoff=0.4)
     hint = "the gallery is empty"
-    if known:
-        hint = f"did you mean {near[0]!r}?" if near else f"ids look like {known[0]!r}"
+    if ids:
+        hint = f"did you mean {matches[0]!r}?" if matches else f"ids look like {ids[0]!r}"
     return f"{where}: the gallery has no image with the id {row_id!r}; {hint}"

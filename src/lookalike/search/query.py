@@ -50,14 +50,14 @@ def decode_query(
 class QueryVectors:
     """A query as vectors ``(v, dim)`` float32: one per crop, none for keywords alone.
 
-    Each row counts with its nearest vector. ``own`` is the id of the row that is the query itself,
-    which is never a hit; ``image`` is the image that geometric verification compares.
+    Each row counts with its nearest vector. ``row_id`` is the id of the row that is the query
+    itself, which is never a hit; ``image`` is the image that geometric verification compares.
     """
 
     name: str
     uri: str | None
     embeddings: Embeddings
-    own: str | None = None
+    row_id: str | None = None
     image: ImageArray | None = None
 
 
@@ -95,8 +95,8 @@ class QueryRegion:
             embeddings = encoder.encode(crops)
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
-        own = query.id if isinstance(query, Item) else None
-        return QueryVectors(name, uri, embeddings, own, crops[0])
+        row_id = query.id if isinstance(query, Item) else None
+        return QueryVectors(name, uri, embeddings, row_id, crops[0])
 
     def encode_row(
         self, row_id: str, store: RowReader, encoder: Callable[[], Encoder], needs_image: bool
@@ -120,7 +120,7 @@ class QueryRegion:
         (item,) = open_items(row.uris)
         vectors = self.encode_image(item, encoder())
         embeddings = row.embeddings if self.is_whole_image else vectors.embeddings
-        return replace(vectors, name=row_id, embeddings=embeddings, own=row_id)
+        return replace(vectors, name=row_id, embeddings=embeddings, row_id=row_id)
 
     def encode_text(self, text: str, encoder: Encoder) -> QueryVectors:
         """Encode a text.

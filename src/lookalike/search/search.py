@@ -36,7 +36,7 @@ NEIGHBORS = 3
 """Neighbors used by query expansion and database augmentation. Where a query has few relevant
 rows, more neighbors would pull it away from them."""
 
-VERIFIED = 20
+GEOMETRIC_DEPTH = 20
 """Hits whose images ``geometric`` reads."""
 
 _ROUNDING = 1e-9
@@ -160,7 +160,7 @@ class SearchOptions:
         hits: list[Hit] = []
         with timer("search"):
             if len(query.embeddings):
-                hits = self._nearest(store, query.embeddings, query.own, depth)
+                hits = self._nearest(store, query.embeddings, query.row_id, depth)
         if self.rerankings:
             with timer("rerank"):
                 hits = self._rerank(store, query, read_images, hits, depth)
@@ -178,7 +178,7 @@ class SearchOptions:
         self,
         store: RowReader,
         vectors: Embeddings,
-        own: str | None,
+        own_id: str | None,
         depth: int,
         where: Filter | None = None,
     ) -> list[Hit]:
@@ -187,12 +187,12 @@ class SearchOptions:
         The nearest rows to several vectors are among the nearest to each, so this is as exact as
         the store.
         """
-        k = min(depth + (own is not None), max(depth, MAX_K))
+        k = min(depth + (own_id is not None), max(depth, MAX_K))
         results = store.search(vectors, k, self.metric, where or self.filter, exact=self.exact)
         if len(results) == 1:
-            return [hit for hit in results[0] if hit.id != own][:depth]
+            return [hit for hit in results[0] if hit.id != own_id][:depth]
         best: dict[str, Hit] = {}
-        for hit in (hit for hits in results for hit in hits if hit.id != own):
+        for hit in (hit for hits in results for hit in hits if hit.id != own_id):
             if hit.id not in best or hit.distance < best[hit.id].distance:
                 best[hit.id] = hit
         return sorted(best.values(), key=lambda hit: (hit.distance, hit.id))[:depth]
@@ -204,23 +204,23 @@ class SearchOptions:
 
         Without an image, a row's distance is 1 - BM25 / (BM25 of the best row).
         """
-        rows, scores = self._keyword_scores(store, query.own)
+        rows, scores = self._keyword_scores(store, query.row_id)
         if not scores:
             return hits
         if not len(query.embeddings):
             return _keyword_hits(store, scores, self.k)
-        nearest = self._nearest(store, query.embeddings, query.own, depth, RowFilter(rows))
+        nearest = self._nearest(store, query.embeddings, query.row_id, depth, RowFilter(rows))
         by_id = {hit.id: hit for hit in hits}
         by_id |= {hit.id: hit for hit in nearest if hit.id not in by_id}
         ranked = [(row_id, score) for row_id, score in scores.items() if row_id in by_id]
         return [by_id[row_id] for row_id in fuse_rankings(list(by_id), ranked)]
 
     def _keyword_scores(
-        self, store: RowReader, own: str | None
+        self, store: RowReader, own_id: str | None
     ) -> tuple[NDArray[np.int64], dict[str, float]]:
         """Return the rows with the keywords that pass the filter, and their BM25 by id.
 
-        The best come first. ``own`` has no score.
+        The best come first. ``own_id`` has no score.
         """
         columns = store.columns()
         rows, scores = keyword_index(columns).search(str(self.keywords))
@@ -229,7 +229,7 @@ class SearchOptions:
             rows, scores = rows[passing], scores[passing]
         ids = store.ids()
         by_id = {ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
-        by_id.pop(own or "", None)
+        by_id.pop(own_id or "", None)
         return rows, by_id
 
     def _rerank(
@@ -249,7 +249,7 @@ class SearchOptions:
         for name in self.rerankings:
             if name == "aqe":
                 vector = rerank.alpha_query_expansion(vector, rows[:NEIGHBORS])
-                hits = self._nearest(store, vector[None], query.own, depth)
+                hits = self._nearest(store, vector[None], query.row_id, depth)
                 rows = store.embeddings([hit.id for hit in hits])
                 continue
             if name == "geometric":
@@ -291,11 +291,11 @@ def _verified_order(
             "re-ranking by geometric verification compares images: the query must be an image, "
             "not a text or a vector"
         )
-    verified = hits[:VERIFIED]
-    matches = local_features.verify_candidates(image, read_images(verified))
+    candidates = hits[:GEOMETRIC_DEPTH]
+    matches = local_features.verify_candidates(image, read_images(candidates))
     inliers = [None if match is None else match.inlier_count for match in matches]
-    order = local_features.rerank_order([hit.distance for hit in verified], inliers)
-    return [*order, *range(len(verified), len(hits))]
+    order = local_features.rerank_order([hit.distance for hit in candidates], inliers)
+    return [*order, *range(len(candidates), len(hits))]
 
 
 def _distances(queries: Embeddings, rows: Embeddings, metric: Metric) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -163,7 +163,7 @@ def file_signature(path: str | Path) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def matching_name(name: str, names: Collection[str]) -> str | None:
+def matching_name(name: str, names: Container[str]) -> str | None:
     """Return the one of some paths that a text in a table means; None if there is none.
 
     It may have backslashes for slashes, be written with other Unicode characters of the same look

@@ -68,7 +68,7 @@ class ManifestSource:
             raise SourceError(f"{path}: has no rows")
         keys = _keys(table, column)
         counter = SkipCounter()
-        taken = _taken(table, column, keys, options, counter)
+        taken = _rows_to_take(table, column, keys, options, counter)
         return cls(
             table,
             source_name(path.stem),
@@ -144,7 +144,7 @@ def _keys(table: Table, column: str) -> dict[str, int]:
     return keys
 
 
-def _taken(
+def _rows_to_take(
     table: Table, column: str, keys: Mapping[str, int], options: SourceOptions, counter: SkipCounter
 ) -> dict[str, int]:
     """Return the rows that are not skipped; count the others."""

@@ -54,7 +54,7 @@ def open_source(
     source = _open(spec, on_progress, options)
     if not len(source) and not empty:
         raise _empty_error(spec, source)
-    return source if name is None else renamed(source, name)
+    return source if name is None else with_name(source, name)
 
 
 def _empty_error(spec: str | Path, source: Source) -> SourceError:
@@ -105,7 +105,7 @@ def _open_item(uri: str, on_progress: ProgressCallback, options: DecodeOptions) 
     elif os.path.splitext(base)[1].lower() in supported_suffixes():  # noqa: PTH122 - a text
         return replace(_file_item(uri, native_path(base), options), page=max(0, int(number) - 1))
     source = _open_cached(base, on_progress)
-    get = source.numbered if isinstance(source, ShardSource) else source.__getitem__
+    get = source.at_number if isinstance(source, ShardSource) else source.__getitem__
     try:
         return replace(get(int(number)), options=options)
     except IndexError:
@@ -147,7 +147,7 @@ _cache: dict[str, tuple[tuple[int, int], Source]] = {}
 def _open(spec: str | Path, on_progress: ProgressCallback, options: SourceOptions) -> Source:
     text = str(spec)
     if text.startswith(DATASET_PREFIX):
-        return _whole(load_dataset(text, on_progress), options)
+        return _refuse_options(load_dataset(text, on_progress), options)
     path = Path(native_path(str(Path(spec).expanduser())))
     if path.is_dir():
         folder = FolderSource.scan(path, options)
@@ -159,11 +159,11 @@ def _open(spec: str | Path, on_progress: ProgressCallback, options: SourceOption
     if suffix == TAR or (suffix == PARQUET and image_column(path) is not None):
         shards = open_shards(path, options)
         assert shards is not None
-        return _first_pages(shards, options)
+        return _refuse_pages(shards, options)
     if suffix in TABLES:
-        return _first_pages(ManifestSource.read(path, options), options)
+        return _refuse_pages(ManifestSource.read(path, options), options)
     if idx.is_idx(path):
-        return _whole(load_idx(path), options)
+        return _refuse_options(load_idx(path), options)
     raise SourceError(
         f"{escape_name(str(path))}: is neither a folder nor an IDX file of images, a manifest "
         "(.csv .jsonl .parquet) or a .tar; give the folder that holds the images, or "
@@ -178,7 +178,7 @@ def _check_regular(path: Path) -> None:
         raise SourceError(f"{escape_name(str(path))}: cannot be read ({error.strerror})") from error
 
 
-def _first_pages(source: Source, options: SourceOptions) -> Source:
+def _refuse_pages(source: Source, options: SourceOptions) -> Source:
     """Refuse an option that is for folders only."""
     if options.pages == "all":
         raise SettingError(
@@ -187,7 +187,7 @@ def _first_pages(source: Source, options: SourceOptions) -> Source:
     return source
 
 
-def _whole(source: ArraySource, options: SourceOptions) -> ArraySource:
+def _refuse_options(source: ArraySource, options: SourceOptions) -> ArraySource:
     """Refuse options for files, since arrays have none."""
     if options.as_dict():
         name = next(iter(options.as_dict()))
@@ -195,7 +195,7 @@ def _whole(source: ArraySource, options: SourceOptions) -> ArraySource:
     return source
 
 
-def renamed(source: Source, name: str) -> Source:
+def with_name(source: Source, name: str) -> Source:
     """Return a source under another name.
 
     Raises:

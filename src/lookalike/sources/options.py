@@ -54,7 +54,7 @@ class SourceOptions:
             "include": list(self.include),
             "exclude": list(self.exclude),
             "pages": None if self.pages == PAGES[0] else self.pages,
-            "max_megapixels": _written(self.decoding.max_megapixels),
+            "max_megapixels": _json_limit(self.decoding.max_megapixels),
             "strict": self.decoding.strict,
             "window": None if self.decoding.window is None else list(self.decoding.window),
         }
@@ -88,7 +88,7 @@ def pixels_key(decoding: DecodeOptions) -> str:
     return "" if window is None else f"window={window[0]:g},{window[1]:g}"
 
 
-def _written(limit: float | None) -> float | str | None:
+def _json_limit(limit: float | None) -> float | str | None:
     """Return a limit as JSON has it, which has no infinity."""
     return _NO_LIMIT if limit == math.inf else limit
 

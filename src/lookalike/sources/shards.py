@@ -147,7 +147,7 @@ class ShardSource:
         before = self.ends[place - 1] if place else 0
         return self._item(shard, shard.numbers[index - before])
 
-    def numbered(self, number: int) -> Item:
+    def at_number(self, number: int) -> Item:
         """Return the image with this number in the only shard, whether it is taken or not.
 
         Raises:

@@ -210,14 +210,14 @@ def _read_json(path: Path) -> Table:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise SourceError(f"{path}: expected a list of objects, as in [{{...}}, {{...}}]")
     names = dict.fromkeys(name for row in rows for name in row)
-    return Table(path, tuple(names), [_filled(row) for row in rows])
+    return Table(path, tuple(names), [_without_missing(row) for row in rows])
 
 
 def _integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= MAX_DIGITS else digits
 
 
-def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
+def _without_missing(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of an object, without those that are missing."""
     cleaned = {valid_text(key): plain(value) for key, value in row.items()}
     return {key: value for key, value in cleaned.items() if value is not None and value != ""}
@@ -236,7 +236,7 @@ def _read_json_lines(path: Path) -> Table:
                 raise SourceError(f"{path}, line {number}: is not JSON ({error})") from None
             if not isinstance(row, dict):
                 raise SourceError(f"{path}, line {number}: expected an object, as in {{...}}")
-            rows.append(_filled(row))
+            rows.append(_without_missing(row))
             names |= dict.fromkeys(row)
     return Table(path, tuple(names), rows, 1, "line")
 

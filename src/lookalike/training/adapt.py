@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.artifacts import FORMAT, OLDEST_RUN, write_atomically, write_manifest
+from lookalike.artifacts import FORMAT, OLDEST_RUN, manifest_bytes, write_atomically
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.composite import ProjectedEncoder
 from lookalike.encoders.persistence import load_encoder, write_encoder
@@ -263,7 +263,7 @@ class _EmbeddingCache:
                 "the same, or choose another {out}",
                 out=None,
             )
-        write_manifest(manifest, run)
+        write_atomically(manifest, manifest_bytes(run))
 
     def get(self, name: str, make: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return the stored array of this name, or make and store it."""

@@ -51,11 +51,6 @@ def _stage(inputs: int, outputs: int, batch_norm: bool) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, padding=1), *norm, nn.MaxPool2d(2), nn.ReLU()]
 
 
-def parameter_count(module: nn.Module) -> int:
-    """Return the number of trainable parameters."""
-    return sum(p.numel() for p in module.parameters())
-
-
 def to_channels_last(module: nn.Module) -> None:
     """Convert the module's four-dimensional weights to channels-last memory format."""
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

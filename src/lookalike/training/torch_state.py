@@ -18,7 +18,7 @@ with default_environment(OMP_WAIT_POLICY="PASSIVE"):
 
 
 @contextmanager
-def torch_state_restored() -> Iterator[None]:
+def preserve_torch_state() -> Iterator[None]:
     """Restore torch's number of threads and the state of its random generators after the block.
 
     These are the generator of the CPU and, if the program has used them, those of the GPUs.

@@ -43,7 +43,7 @@ from lookalike.training.distributed import ProcessGroup, process_group
 from lookalike.training.loop import FitResult, TrainingOptions, epoch_record, fit
 from lookalike.training.recipes import Recipe, find_recipe
 from lookalike.training.tasks import Task
-from lookalike.training.torch_state import torch_state_restored
+from lookalike.training.torch_state import preserve_torch_state
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ _CHECKED = 256
 _CHUNK = 64
 
 
-@torch_state_restored()
+@preserve_torch_state()
 def train(
     source: str | Path | Source,
     *,

@@ -12,10 +12,10 @@ import torch
 import lookalike.encoders
 from lookalike.encoders.export import to_onnx
 from lookalike.training.networks import convolutional
-from lookalike.training.torch_state import seed_weights, torch_state_restored
+from lookalike.training.torch_state import preserve_torch_state, seed_weights
 
 
-@torch_state_restored()
+@preserve_torch_state()
 def untrained_model() -> bytes:
     """Return the encoder of report-conv with the initial weights of seed 0, as ONNX."""
     seed_weights(0)

@@ -63,7 +63,7 @@ function show() {
   const suggested = session.groups.flat();
   const labels = currentLabels();
   const count = suggested.filter((id) => id in labels).length;
-  find("#progress").textContent = group ? `${count} of ${suggested.length} labeled` : `All ${suggested.length} images are labeled. Download them, then run: lookalike label propagate GALLERY --labels ${gallery}-labels.csv -o all.csv`;
+  find("#progress").textContent = group ? `${count} of ${suggested.length} labeled` : `All images are labeled (${suggested.length}). Download the labels, then run: lookalike label propagate GALLERY --labels ${gallery}-labels.csv -o all.csv`;
   find("#undo").disabled = actions.length === 0;
   find("#skip").disabled = !group;
   showLabels();
