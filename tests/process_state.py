@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 
 def snapshot(*loggers: str) -> dict[str, Any]:
@@ -45,7 +45,12 @@ def snapshot(*loggers: str) -> dict[str, Any]:
         "random": random.getstate(),
         "numpy random": str(np.random.get_state(legacy=False)),  # noqa: NPY002 - the global state
         "numpy errors": np.geterr(),
-        "Pillow": (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, "HEIF" in Image.OPEN),
+        "Pillow": (
+            Image.MAX_IMAGE_PIXELS,
+            ImageFile.LOAD_TRUNCATED_IMAGES,
+            PngImagePlugin.MAX_TEXT_CHUNK,
+            sorted({"HEIF", "JXL"} & Image.OPEN.keys()),
+        ),
         "loggers": {name: _logger(name) for name in ("", *loggers)},
     }
     if "torch" in sys.modules:

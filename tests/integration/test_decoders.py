@@ -24,6 +24,7 @@ from PIL import Image
 
 from lookalike.errors import ImageError
 from lookalike.gallery.gallery import Gallery
+from lookalike.images.options import DecodeOptions
 from lookalike.server.decoder_pool import DecoderPool
 from lookalike.server.limits import Limits
 from lookalike.server.settings import ServeSettings
@@ -129,6 +130,48 @@ def test_response_of_a_cancelled_request_is_discarded(bad: None) -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
         assert (await decoders.image(png(7), "a good one")).max() == 7
+
+    with_decoders(1, work)
+
+
+def file_of(kind: str, size: tuple[int, int] = (40, 30)) -> bytes:
+    file = io.BytesIO()
+    Image.new("1", size, 1).save(file, kind)
+    return file.getvalue()
+
+
+def test_uploads_have_limits_that_indexed_files_do_not(bad: None) -> None:
+    large, tiff = file_of("PNG", (10_001, 5000)), file_of("TIFF")
+
+    async def work(decoders: DecoderPool) -> None:
+        with pytest.raises(ImageError, match="more than the limit of 50 megapixels"):
+            await decoders.image(large, "a")
+        with pytest.raises(ImageError, match="unsupported image format TIFF"):
+            await decoders.image(tiff, "a")
+        image = await decoders.image(large, "a", options=DecodeOptions())
+        assert image.shape == (1024, 2048)
+        assert (await decoders.image(tiff, "a", options=DecodeOptions())).shape == (30, 40)
+        kind, thumbnail = await decoders.thumbnail(tiff, "a", 200)
+        assert (kind, Image.open(io.BytesIO(thumbnail)).size) == ("image/png", (40, 30))
+
+    with_decoders(1, work)
+
+
+def test_indexed_files_are_shown_as_they_were_indexed(bad: None) -> None:
+    pages = [Image.fromarray(np.full((9, 9), value, np.uint16)) for value in (100, 300)]
+    file = io.BytesIO()
+    pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+    options = DecodeOptions(window=(0, 510))
+
+    async def work(decoders: DecoderPool) -> None:
+        for page, shown in ((0, 50), (1, 150)):
+            image = await decoders.image(file.getvalue(), "a", options=options, page=page)
+            assert (image == shown).all()
+            kind, data = await decoders.thumbnail(
+                file.getvalue(), "a", 32, options=options, page=page
+            )
+            assert kind == "image/png"
+            assert (np.asarray(Image.open(io.BytesIO(data))) == shown).all()
 
     with_decoders(1, work)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -23,10 +24,11 @@ import pytest
 from PIL import Image
 
 from lookalike.encoders.registry import open_encoder
-from lookalike.errors import StorageError, UnreachableError
+from lookalike.errors import ImageError, StorageError, UnreachableError
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import graph_from_embeddings
 from lookalike.images.decode import decode
+from lookalike.images.header import read_header
 from lookalike.labels.suggest import suggest
 from lookalike.process_state import IgnoreWarnings, MuteLoggers, default_environment
 from lookalike.sources import open_source
@@ -34,6 +36,7 @@ from lookalike.stores.milvus.address import Address
 from lookalike.stores.milvus.client import Connection
 from tests.conftest import Require
 from tests.process_state import changes, snapshot, unchanged
+from tests.unit import test_depth, test_formats, test_repair
 
 BAD_EXIF = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\xff\xff\x00\x00"
 """Truncated EXIF data, of which Pillow warns."""
@@ -62,6 +65,27 @@ def test_decoding_ignores_warnings_of_pillow(photos: Path) -> None:
     with Image.open(BytesIO(data)) as image, pytest.warns(UserWarning, match="EXIF"):
         image.getexif()
     assert decode(data).shape == (300, 300, 3)
+
+
+def test_reading_damaged_and_unusual_files_leaves_no_trace(require: Require) -> None:
+    for package in ("pi_heif", "rawpy", "pyjpegxl", "resvg_py", "tifffile"):
+        require(find_spec(package), f"{package} is not installed")
+    rows = {kind: data[: len(data) // 2] for kind, data in test_repair.ROWS.items()}
+    optional = {kind: test_formats.optional_file(kind) for kind in test_formats.OPTIONAL}
+    floats = test_depth.deep_tiff(np.zeros((9, 9, 3), np.float32))
+    (kind, text) = test_repair.TEXTS["zTXt"]
+    chunks = test_repair.chunks(test_repair.ROWS["png"])
+    long_text = test_repair.png([*chunks[:1], (kind, text), *chunks[1:]])
+    files = [*rows.values(), *optional.values(), floats, floats[:300], long_text]
+
+    def attempt(data: bytes) -> None:
+        with contextlib.suppress(ImageError):
+            decode(data)
+        with contextlib.suppress(ImageError):
+            read_header(data)
+
+    with unchanged("tifffile"), ThreadPoolExecutor(4) as pool:
+        list(pool.map(attempt, files * 3))
 
 
 def test_indexing_and_searching_leave_no_trace(photos: Path, tmp_path: Path) -> None:
