@@ -118,5 +118,5 @@ def png(figure: Figure) -> str:
     from lookalike.report import figures  # a service shows reports without drawing any
 
     buffer = io.BytesIO()
-    figures.render(figure, buffer, format="png")
+    figures.render(figure, buffer)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import IO, Any
 
 from matplotlib.figure import Figure
 
-from lookalike.errors import SettingError, StorageError
+from lookalike.artifacts import write_atomically
+from lookalike.errors import SettingError
 from lookalike.process_state import IgnoreWarnings
 
 INK = "#222222"
@@ -33,10 +35,14 @@ _MISSING_GLYPHS = IgnoreWarnings(UserWarning, r"Glyph \d+ .*missing from")
 """Labels may be in any script; matplotlib draws boxes for what its font lacks, and warns of it."""
 
 
-def render(figure: Figure, file: Path | IO[bytes], **options: Any) -> None:
-    """Write a figure with ``savefig``; the tables beside it have the text that its font lacks."""
+def render(figure: Figure, file: IO[bytes], format: str = "png") -> None:  # noqa: A002 - as theirs
+    """Write a figure into a file; the tables beside it have the text that its font lacks.
+
+    Raises:
+        ValueError: matplotlib does not support the format.
+    """
     with _MISSING_GLYPHS:
-        figure.savefig(file, dpi=DPI, **options)
+        figure.savefig(file, dpi=DPI, format=format)
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -46,9 +52,9 @@ def save(figure: Figure, path: Path) -> None:
         SettingError: matplotlib does not support the suffix.
         StorageError: it could not be written.
     """
+    data = io.BytesIO()
     try:
-        render(figure, path)
+        render(figure, data, format=path.suffix.removeprefix(".") or "png")
     except ValueError as error:
         raise SettingError(f"{path}: {error}") from error
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+    write_atomically(path, data.getvalue())
