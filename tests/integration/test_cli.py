@@ -118,7 +118,11 @@ def test_index_prints_the_promised_keys(work: Path) -> None:
         "moved": 0,
         "removed": 0,
         "unchanged": 1437,
+        "kept": 0,
         "failed": [],
+        "skipped": {},
+        "skipped_examples": [],
+        "notes": {},
     }
 
 

@@ -124,18 +124,23 @@ class _Opened:
         view.store = self.storage.store.snapshot()
         return view
 
-    def is_current(self) -> bool:
-        """Return whether the gallery in its place is the one that was opened, and read it again.
+    def is_current(self, *, reread: bool) -> bool:
+        """Return whether the gallery in its place is the one that was opened.
+
+        Args:
+            reread: read the manifest again, also if that in the folder has not changed.
 
         Raises:
             ArtifactError: there is none, or it is broken or being replaced.
         """
         stamp = self.storage.stamp()
-        fields = self.storage.read()
         try:
             identity = GalleryState.of(self.storage.store).identity
         except ReplacedError:
             return False
+        if stamp == self.stamp and not reread:
+            return True
+        fields = self.storage.read()
         same_encoder = fields["encoder"] == self.fields["encoder"]
         if fields.get(IDENTITY, identity) != identity or not same_encoder:
             return False
@@ -189,11 +194,12 @@ class Gallery:
             name: fields["encoder"][name] for name in ("name", "fingerprint")
         }
 
-    def _current(self, *, check: bool = False) -> _Opened:
+    def _current(self, *, check: bool = False, reread: bool = False) -> _Opened:
         """Return the parts of the gallery that is in its place, opened again if that is another.
 
         Args:
             check: check its rows too; by default only whether its manifest was written or replaced.
+            reread: read its manifest again.
 
         Raises:
             ArtifactError: there is none, or it is broken or being replaced.
@@ -201,11 +207,11 @@ class Gallery:
         if self._is_snapshot:
             return self._opened
         opened = self._opened
-        if not check and opened.storage.stamp() == opened.stamp:
+        if not (check or reread) and opened.storage.stamp() == opened.stamp:
             return opened
         with self._checking:
             opened = self._opened
-            if not opened.is_current():
+            if not opened.is_current(reread=reread):
                 self._open()
             elif self._writer is None:
                 self._apply(opened)
@@ -268,12 +274,13 @@ class Gallery:
             ArtifactError: it is missing or broken.
             FingerprintError: its fingerprint is not that of the rows.
         """
+        self._current(check=self.address is not None)  # nothing in the folder shows a change
         return self._read(lambda opened: opened.encoder)
 
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the encoder of its rows."""
-        return self._current().fingerprint
+        return self._current(check=self.address is not None).fingerprint
 
     @property
     def state(self) -> GalleryState:
@@ -303,8 +310,13 @@ class Gallery:
         """
         if self._is_snapshot:
             return self
+        def current(opened: _Opened) -> _Opened:
+            view = opened.snapshot()
+            GalleryState.of(view.store)  # which is from now on that of the snapshot
+            return view
+
         view = copy(self)
-        view._opened = self._read(_Opened.snapshot)
+        view._opened = self._read(current)
         view._is_snapshot, view._writer = True, None
         view._apply(view._opened)
         return view
@@ -484,7 +496,7 @@ class Gallery:
         self._current()  # or the lock would create the folder of a gallery that is gone
         with sole_writer(self.path / LOCK, what=f"the gallery {self.path}"):
             with self._checking:
-                self._writer = self._current(check=True)
+                self._writer = self._current(reread=True)
             try:
                 yield
             finally:
