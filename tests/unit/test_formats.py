@@ -66,6 +66,21 @@ def test_usual_formats_need_no_package_and_no_option(kind: str) -> None:
         assert (header.width, header.height, header.format) == (64, 48, kind)
 
 
+def test_page_of_formats_lists_what_is_read() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    listed: dict[str, str] = {}
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) == 6 and cells[2].startswith("."):
+            listed |= dict.fromkeys(cells[2].split(), cells[3])
+    expected = {
+        suffix: f"`lookalike[{kind.extra}]`" if kind.extra else ""
+        for kind in FORMATS.values()
+        for suffix in kind.suffixes
+    }
+    assert listed == expected
+
+
 def test_content_decides_the_format_not_the_suffix() -> None:
     for kind in ("JPEG", "WEBP", "AVIF", "TIFF"):
         data = encode(Image.fromarray(RGB), kind)

@@ -116,7 +116,9 @@ def decoder_errors(name: str) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: too many pixels ({error})") from None
     except Exception as error:  # a broken file must not end the batch
-        detail = str(error) or type(error).__name__
+        first = error.args[0] if error.args else ""
+        text = first.decode("utf-8", "replace") if isinstance(first, bytes) else str(error)
+        detail = text or type(error).__name__
         raise ImageError(f"{name}: broken image ({detail})") from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of decoders in Rust
