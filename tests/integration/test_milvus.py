@@ -35,6 +35,7 @@ from lookalike.errors import (
     InputError,
     LookalikeError,
     MissingDependencyError,
+    ReplacedError,
     SettingError,
     UnreachableError,
 )
@@ -134,8 +135,11 @@ def made(
     def gallery(name: str, encoder: Encoder = encoders[0]) -> Gallery:
         return Gallery.create(folder / f"{name}.gallery", encoder=encoder, store=place(name))
 
-    def remade() -> Gallery:
-        before = gallery("remade")
+    def remade() -> tuple[Gallery, Gallery]:
+        """Return galleries opened by folder and by address before the collection was remade."""
+        before = gallery("remade"), Gallery.open(place("remade"))
+        for each in before:
+            assert each.encoder.fingerprint == encoders[0].fingerprint
         MilvusStore.open(Address.parse(place("remade"))).drop()
         Gallery.create(place("remade"), encoder=encoders[1])
         return before
@@ -398,7 +402,7 @@ def test_folder_and_address_open_the_same_gallery(
 def test_a_collection_recreated_with_another_encoder_is_refused(
     made: Made, place: Callable[[str], str], encoders: tuple[Encoder, Encoder]
 ) -> None:
-    before: Gallery = made["remade"]
+    before, by_address = made["remade"]
     with pytest.raises(FingerprintError, match="was recreated with another encoder") as caught:
         Gallery.open(before.path)
     assert f"({encoders[1].fingerprint[:12]}, not {encoders[0].fingerprint[:12]})" in str(
@@ -406,6 +410,25 @@ def test_a_collection_recreated_with_another_encoder_is_refused(
     )
     assert Gallery.open(place("remade")).fingerprint == encoders[1].fingerprint
     assert Gallery.open(place("remade")).encoder.fingerprint == encoders[1].fingerprint
+    image = np.zeros((8, 8, 3), np.uint8)
+    rows = rows_of(["x"], np.ones((1, encoders[0].dim)))
+    for use in (
+        lambda: before.search(image),
+        lambda: before.state,
+        lambda: before.upsert(rows, fingerprint=encoders[0].fingerprint),
+    ):
+        with pytest.raises(FingerprintError, match="was recreated with another encoder"):
+            use()
+    old = by_address.store
+    with pytest.raises(ReplacedError, match="another gallery was put in its place"):
+        old.ids()
+    with pytest.raises(ReplacedError):
+        old.search(rows.embeddings, 1, Metric.COSINE)
+    own = by_address.snapshot().encoder.encode([image])
+    assert by_address.encoder.fingerprint == encoders[1].fingerprint
+    by_address.upsert(rows_of(["y"], own), fingerprint=encoders[1].fingerprint)
+    assert by_address.search(image)[0].distance < 1e-6
+    assert by_address.state == Gallery.open(place("remade")).state
 
 
 @pytest.mark.parametrize("step", range(len(STEPS)))

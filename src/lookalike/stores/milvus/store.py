@@ -87,6 +87,7 @@ class MilvusStore:
         self._columns = ColumnCatalog(self.sidecar, self._pages, self.count)
         self._snapshots = _Snapshots()
         self._fixed: Snapshot | None = None
+        self._fixed_revision: str | None = None
         self._is_fixed = False
 
     @classmethod
@@ -143,13 +144,16 @@ class MilvusStore:
     @property
     def revision(self) -> str:
         """A text that changes with every write, and once more when the write is complete."""
-        if self._is_fixed:
-            return self._read_snapshot().revision
+        if self._fixed_revision is not None:
+            return self._fixed_revision
         with self._same_collection():
-            return self.sidecar.revision()
+            revision = self.sidecar.revision()
+        if self._is_fixed:
+            self._fixed_revision = revision
+        return revision
 
     def snapshot(self) -> RowReader:
-        """Return a view whose ids and columns, once read, stay as they are."""
+        """Return a view whose revision, ids and columns, once read, stay as they are."""
         view = copy(self)
         view._is_fixed = True
         return view
@@ -431,8 +435,7 @@ class MilvusStore:
         if self._fixed is not None:
             return self._fixed
         with self._snapshots.lock:
-            with self._same_collection():
-                revision = self.sidecar.revision()
+            revision = self.revision
             newest = self._snapshots.newest
             if newest is None or newest.revision != revision or is_open(revision):
                 fields = [(record.id, record.metadata) for record in self.records()]
