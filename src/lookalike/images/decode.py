@@ -29,6 +29,7 @@ from PIL import Image, ImageCms
 
 from lookalike.errors import ImageError
 from lookalike.files import read_regular
+from lookalike.images.decoders import read_raster
 from lookalike.images.formats import (
     Format,
     detect_format,
@@ -51,7 +52,6 @@ from lookalike.images.raster import (
     decoder_errors,
     upright,
 )
-from lookalike.images.reading import read_raster
 from lookalike.types import ImageArray
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
