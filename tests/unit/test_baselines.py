@@ -41,6 +41,7 @@ def evaluation(small: Gallery) -> Evaluation:
     return la.evaluate(small, baselines=True)
 
 
+@pytest.mark.slow
 def test_the_other_baselines_stay_in_the_table(
     evaluation: Evaluation, small: Gallery, capsys: pytest.CaptureFixture[str]
 ) -> None:

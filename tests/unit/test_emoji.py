@@ -340,6 +340,7 @@ def test_the_real_packages_match_their_summaries(dataset: EmojiDataset, require:
         assert red > 150 > 100 > max(green, blue)
 
 
+@pytest.mark.slow
 def test_the_shared_split_has_the_same_order_at_all_vendors(require: Require) -> None:
     try:
         first, second = (dataset.load("shared") for dataset in (TWEMOJI, OPENMOJI))

@@ -191,6 +191,7 @@ def recorded(
     return calls
 
 
+@pytest.mark.slow
 def test_the_report_draws_precision_by_labels_and_map_otherwise(
     evaluation: Evaluation,
     ground_truth_evaluation: Evaluation,
@@ -210,6 +211,7 @@ def test_the_report_draws_precision_by_labels_and_map_otherwise(
     assert bars == [figures.Bar.of(own.encoder, own.map, highlight=True)]
 
 
+@pytest.mark.slow
 def test_the_gallery_s_own_encoder_is_not_also_a_baseline(
     evaluation: Evaluation, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:

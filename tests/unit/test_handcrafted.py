@@ -165,6 +165,7 @@ def test_fine_hog_matches_its_definition(
     np.testing.assert_allclose(encoder.encode([image])[0], expected, atol=3e-5)
 
 
+@pytest.mark.slow
 def test_fine_hog_is_half_whitened() -> None:
     images = [item.image() for item in open_source("dataset:digits/train[:400]")]
     encoder = FineHog.fit("fine", Preprocessing(28, 28, 1), images, dim=16)

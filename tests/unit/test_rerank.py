@@ -199,6 +199,7 @@ def test_database_augmentation_does_not_depend_on_its_chunks(
     np.testing.assert_allclose(database_augmentation(rows, 5), whole, atol=1e-6)
 
 
+@pytest.mark.slow
 @few
 @given(seeds, sizes, st.integers(1, 25), st.integers(1, 8), st.sampled_from([0.0, 0.3, 1.0]))
 def test_k_reciprocal_distances_follow_the_paper(
