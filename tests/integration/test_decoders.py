@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ImageError
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.options import DecodeOptions
@@ -33,11 +35,13 @@ from tests.conftest import Require
 from tests.processes import PROC, alive, children
 from tests.raw_http import eventually
 from tests.serving import Serving, serving
+from tests.unit.test_formats import SVG
 
 BAD = "tests.bad_decoder"
 SECONDS = 5.0
 MEMORY = 1_500_000_000
 ROOT = Path(__file__).parents[2]
+JSON = {"Content-Type": "application/json"}
 MESSAGES = {
     CRASH: "it crashed the decoder",
     EXIT: "it crashed the decoder",
@@ -174,6 +178,38 @@ def test_indexed_files_are_shown_as_they_were_indexed(bad: None) -> None:
             assert (np.asarray(Image.open(io.BytesIO(data))) == shown).all()
 
     with_decoders(1, work)
+
+
+def test_service_shows_indexed_formats_that_it_refuses_in_uploads(
+    bad: None, tmp_path: Path, require: Require
+) -> None:
+    require(find_spec("resvg_py"), "resvg-py is not installed")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    files = {"a.tif": file_of("TIFF"), "b.svg": SVG, "c.png": file_of("PNG")}
+    for name, data in files.items():
+        (photos / name).write_bytes(data)
+    gallery = Gallery.create(
+        tmp_path / "g.gallery", encoder=open_encoder("color", [np.zeros((30, 40, 3), np.uint8)])
+    )
+    assert gallery.sync(photos).added == 3
+    with serving({"g": gallery}) as served:
+        for name, data in files.items():
+            response, body = served.request("GET", f"/v1/galleries/g/item/image?id=photos:{name}")
+            assert response.status == 200
+            web = name == "c.png"
+            shown = ("image/png",) if web else ("image/png", "image/jpeg")
+            assert response.headers["Content-Type"] in shown
+            assert (body == data) == web
+            size = (1024, 512) if name == "b.svg" else (40, 30)
+            assert Image.open(io.BytesIO(body)).size == size
+            part = json.dumps({"id": f"photos:{name}", "box": [0, 0, 20, 20]}).encode()
+            response, body = served.request("POST", "/v1/galleries/g/search", part, JSON)
+            assert response.status == 200, body
+            for method, path in (("POST", "search/image"), ("PUT", "item?id=new")):
+                response, body = served.request(method, f"/v1/galleries/g/{path}", data)
+                assert response.status == (200 if web else 422), body
+                assert web or b"unsupported image format" in body
 
 
 def test_service_survives_bad_files(bad: None, gallery: Gallery) -> None:

@@ -123,8 +123,8 @@ def test_every_type_of_value_is_read_from_tiff(
 ) -> None:
     require(find_spec("tifffile"), "tifffile is not installed")
     kind = np.dtype(dtype)
-    largest = 1.0 if kind.kind == "f" else float(np.iinfo(dtype).max)
-    smallest = float(np.iinfo(dtype).min) if kind.kind == "i" else 0.0
+    largest = 1.0 if kind.kind == "f" else float(np.iinfo(kind).max)
+    smallest = float(np.iinfo(kind).min) if kind.kind == "i" else 0.0
     values = (smallest + RAMP * (largest - smallest)).astype(dtype)
     decoded = decode(deep_tiff(values, byteorder=byteorder))
     assert np.abs(decoded - 255 * RAMP).max() <= 2

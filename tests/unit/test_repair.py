@@ -110,6 +110,16 @@ def test_cut_jpegs_of_phones_are_reduced_like_whole_ones() -> None:
     assert decoded.pixels.shape == decode(large).shape == (900, 1200, 3)
 
 
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG"])
+def test_cut_after_the_first_page_loses_only_the_others(kind: str) -> None:
+    frames = [PICTURE, PICTURE.rotate(90), PICTURE.rotate(180)]
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
+    first = decode(data)
+    for share in (0.5, 0.6, 0.9):
+        decoded = decode_with_notes(data[: int(len(data) * share)])
+        np.testing.assert_array_equal(decoded.pixels, first)
+
+
 def test_nothing_decoded_is_broken() -> None:
     for kind, data in ROWS.items():
         start = {"jpeg": 640, "gray jpeg": 340, "cmyk jpeg": 700, "restart markers": 640}

@@ -114,16 +114,15 @@ def full_pages(image: ImageFile.ImageFile, kind: Format) -> tuple[int, ...]:
         return (0,)
     try:
         count = int(getattr(image, "n_frames", 1))
+        if count == 1 or kind.name != "TIFF":
+            return tuple(range(count))
+        pages = []
+        for number in range(count):
+            image.seek(number)
+            if is_page(tags_of(image)):
+                pages.append(number)
     except Exception:  # noqa: BLE001 - a file that breaks off in its second page has a first one
         return (0,)
-    if count == 1 or kind.name != "TIFF":
-        return tuple(range(count))
-    pages = []
-    for number in range(count):
-        image.seek(number)
-        if is_page(tags_of(image)):
-            pages.append(number)
-    image.seek(0)
     return tuple(pages) or (0,)
 
 
@@ -256,7 +255,8 @@ def read_with_pillow(request: Request) -> Raster:
     pages = full_pages(image, request.kind)
     number = select_page(pages, request)
     reserve_pixels(request, image)  # before the frames in between are decoded
-    if number or len(pages) > 1:
+    if number or getattr(image, "is_animated", False) or request.kind.name == "GIF":
+        # Counting has moved it, maybe to a page that is broken.
         file.frame = number
         image = file.open()
         reserve_pixels(request, image)
