@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from itertools import permutations
 
@@ -15,6 +16,7 @@ from scipy.stats import bootstrap
 
 from lookalike.errors import InputError
 from lookalike.evaluation.metrics import (
+    Estimate,
     QueryScores,
     Scores,
     average_precision_at_k,
@@ -39,7 +41,7 @@ def results(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 def slow_average_precision(row: np.ndarray, relevant: int) -> float:
     total = sum(row[: k + 1].mean() for k in range(len(row)) if row[k])
-    return total / min(len(row), relevant) if relevant else 0.0
+    return total / min(len(row), relevant) if relevant else np.nan
 
 
 def slow_average_precision_of_retrieved(row: np.ndarray) -> float:
@@ -57,12 +59,14 @@ def test_metrics_match_their_definitions(given_results: tuple[np.ndarray, np.nda
     np.testing.assert_allclose(precision_at_k(correct), [sum(r) / len(r) for r in correct])
     expected = [slow_average_precision(r, k) for r, k in zip(correct, relevant, strict=True)]
     np.testing.assert_allclose(average_precision_at_k(correct, relevant), expected)
-    recall = [sum(r) / k if k else 0 for r, k in zip(correct, relevant, strict=True)]
+    recall = [sum(r) / k if k else np.nan for r, k in zip(correct, relevant, strict=True)]
     np.testing.assert_allclose(recall_at_k(correct, relevant), recall)
     retrieved = average_precision_of_retrieved(correct)
     slow = [slow_average_precision_of_retrieved(row) for row in correct]
     np.testing.assert_allclose(retrieved, slow)
-    assert (retrieved >= average_precision_at_k(correct, relevant) - 1e-12).all()
+    defined = relevant > 0
+    ours = average_precision_at_k(correct, relevant)[defined]
+    assert (retrieved[defined] >= ours - 1e-12).all()
     assert recall_at_1(correct).tolist() == [float(row[0]) for row in correct]
     best = np.arange(correct.shape[1]) < relevant[:, None]  # all relevant rows come first
     np.testing.assert_allclose(ceiling_at_k(relevant, correct.shape[1]), precision_at_k(best))
@@ -128,13 +132,31 @@ def test_chance_matches_all_permutations() -> None:
         np.testing.assert_allclose(getattr(chance, name.name), [mean, mean])
 
 
-def test_a_query_without_relevant_rows_scores_zero() -> None:
+def test_recall_and_average_precision_without_relevant_rows_are_undefined() -> None:
     scores = QueryScores.of(np.zeros((1, 3), np.bool_), np.array([0]))
-    assert [getattr(scores, name.name)[0] for name in fields(QueryScores)] == [0] * 5
     chance = QueryScores.by_chance(np.array([0]), np.array([9]), 3)
-    assert [getattr(chance, name.name)[0] for name in fields(QueryScores)] == [0] * 5
     empty = QueryScores.by_chance(np.array([0]), np.array([0]), 3)
-    assert [getattr(empty, name.name)[0] for name in fields(QueryScores)] == [0] * 5
+    for each in (scores, chance, empty):
+        values = {name.name: getattr(each, name.name)[0] for name in fields(QueryScores)}
+        undefined = {name for name, value in values.items() if np.isnan(value)}
+        assert undefined == {"recall", "average_precision"}
+        assert sum(value for name, value in values.items() if name not in undefined) == 0
+    with pytest.raises(InputError, match="the score of 1 of 2 queries is undefined"):
+        Estimate.of(np.array([0.5, np.nan]))
+
+
+def test_one_query_has_no_interval() -> None:
+    estimate = Estimate.of(np.array([0.5]))
+    assert estimate.value == 0.5
+    assert not estimate.interval.is_defined
+    assert estimate.interval.as_list() == [None, None]
+    assert estimate.interval.describe(".3f") == "none"
+    scores = QueryScores.of(np.ones((1, 3), np.bool_), np.array([3]))
+    fields_of_one = Scores.of("e", Metric.L2, scores, ["a"], 10).as_dict()
+    assert json.loads(json.dumps(fields_of_one, allow_nan=False))["map_interval"] == [None, None]
+    two = Estimate.of(np.array([0.0, 1.0])).interval
+    assert two.as_list() == [two.low, two.high] == [0.0, 1.0]
+    assert two.describe(".1f", " to ") == "0.0 to 1.0"
 
 
 def test_intervals_have_their_nominal_coverage() -> None:

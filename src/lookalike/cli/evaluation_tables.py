@@ -88,8 +88,7 @@ def _print_variants(evaluation: Evaluation) -> None:
         [
             name,
             f"{result.scores.map.value:.4f}",
-            f"{result.map_delta.value:+.4f} [{result.map_delta.interval.low:+.3f}, "
-            f"{result.map_delta.interval.high:+.3f}]",
+            f"{result.map_delta.value:+.4f} [{result.map_delta.interval.describe('+.3f')}]",
             f"{result.scores.recall_at_1.value:.4f}",
             f"{result.latency_ms:.1f}",
         ]
@@ -172,4 +171,4 @@ def _share(value: float | None) -> str:
 
 def _interval(e: Estimate) -> str:
     """Return a value with its 95 % interval."""
-    return f"{e.value:.4f} [{e.interval.low:.3f}, {e.interval.high:.3f}]"
+    return f"{e.value:.4f} [{e.interval.describe('.3f')}]"

@@ -100,8 +100,8 @@ class Candidate:
         return {
             **fields,
             "quality": estimate.value,
-            "quality_interval": [estimate.interval.low, estimate.interval.high],
-            "difference_interval": [difference.low, difference.high],
+            "quality_interval": estimate.interval.as_list(),
+            "difference_interval": difference.as_list(),
             "tied": self.quality.tied,
             "best": self.best,
             "cheapest": self.cheapest,

@@ -8,6 +8,7 @@ galleries, without their names.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -103,6 +104,14 @@ class Preference:
         return f"{better} is preferred to {worse}"
 
 
+def _json_fields(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return fields as a JSON object, with null for the ends of an interval that is undefined."""
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in fields
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class JudgementsResult:
     """The result of :func:`evaluate_judgements`.
@@ -119,9 +128,13 @@ class JudgementsResult:
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of ``lookalike evaluate judgements --json``."""
         return {
-            **asdict(self),
+            **asdict(self, dict_factory=_json_fields),
             "preferences": [
-                {**asdict(each), "p_value": each.p_value, "significant": each.significant}
+                {
+                    **asdict(each, dict_factory=_json_fields),
+                    "p_value": each.p_value,
+                    "significant": each.significant,
+                }
                 for each in self.preferences
             ],
         }

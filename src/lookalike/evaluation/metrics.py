@@ -6,6 +6,7 @@ first, False where a query has fewer than k hits. They return one value in [0, 1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -31,10 +32,25 @@ _REPEATED = 10
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A two-sided confidence interval."""
+    """A two-sided confidence interval; NaN to NaN if a single value says nothing about others."""
 
     low: float
     high: float
+
+    @property
+    def is_defined(self) -> bool:
+        """Whether there is an interval."""
+        return not math.isnan(self.low)
+
+    def as_list(self) -> list[float | None]:
+        """Return both ends as JSON values, null if there is no interval."""
+        return [self.low, self.high] if self.is_defined else [None, None]
+
+    def describe(self, spec: str, separator: str = ", ") -> str:
+        """Return both ends in a format such as ``.3f``; ``none`` if there is no interval."""
+        if not self.is_defined:
+            return "none"
+        return f"{self.low:{spec}}{separator}{self.high:{spec}}"
 
 
 def precision_at_k(correct: Correct) -> PerQuery:
@@ -51,9 +67,9 @@ def average_precision_at_k(correct: Correct, relevant: NDArray[np.int64]) -> Per
 
     Args:
         correct: see the module.
-        relevant: ``(q,)``, number of relevant rows in the gallery; a query with none scores 0.
+        relevant: ``(q,)``, number of relevant rows in the gallery; NaN for a query with none.
     """
-    return _share(_gains(correct), np.minimum(relevant, correct.shape[1]))
+    return _share(_gains(correct), np.minimum(relevant, correct.shape[1]), without=np.nan)
 
 
 def average_precision_of_retrieved(correct: Correct) -> PerQuery:
@@ -77,21 +93,28 @@ def ceiling_at_k(relevant: NDArray[np.int64], k: int) -> PerQuery:
 
 
 def recall_at_k(correct: Correct, relevant: NDArray[np.int64]) -> PerQuery:
-    """Return recall at k: the share of relevant rows among the k hits; 0 if none is relevant."""
-    return _share(correct.sum(axis=1), relevant)
+    """Return recall at k: the share of relevant rows among the k hits; NaN if none is relevant."""
+    return _share(correct.sum(axis=1), relevant, without=np.nan)
 
 
 def bootstrap_interval(values: PerQuery, *, level: float = 0.95, seed: int = 0) -> Interval:
     """Return the percentile bootstrap interval of the mean (Efron 1979) over 2,000 resamples.
 
     Queries are resampled: the interval holds for other queries of the same kind and the same
-    gallery.
+    gallery. One query has no interval.
 
     Raises:
-        InputError: ``values`` is empty.
+        InputError: ``values`` is empty, or has NaN.
     """
     if not len(values):
         raise InputError("a confidence interval needs at least one query")
+    if undefined := int(np.isnan(values).sum()):
+        raise InputError(
+            f"the score of {undefined:,} of {len(values):,} queries is undefined, such as the "
+            "recall of a query without a relevant row; leave them out"
+        )
+    if len(values) == 1:
+        return Interval(math.nan, math.nan)
     rng = np.random.default_rng(seed)
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) == 1:
@@ -128,13 +151,14 @@ def _gains(correct: Correct) -> PerQuery:
     return np.asarray((precision * correct).sum(axis=1))
 
 
-def _share(part: NDArray[Any], whole: NDArray[np.int64]) -> PerQuery:
-    return np.asarray(np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0))
+def _share(part: NDArray[Any], whole: NDArray[np.int64], without: float = 0.0) -> PerQuery:
+    """Return the quotients, and ``without`` where the whole is 0."""
+    return np.asarray(np.divide(part, whole, out=np.full(len(part), without), where=whole > 0))
 
 
 @dataclass(frozen=True, slots=True)
 class QueryScores:
-    """The metrics of each query, each ``(q,)`` in [0, 1]; see the functions above."""
+    """The metrics of each query, each ``(q,)`` in [0, 1], or NaN; see the functions above."""
 
     precision: PerQuery
     average_precision: PerQuery
@@ -179,9 +203,9 @@ class QueryScores:
         more = _share((drawn - harmonic) * (drawn * share - any_correct), drawn - 1)
         return cls(
             precision=drawn / k * share,
-            average_precision=_share(gains, np.minimum(relevant, k)),
+            average_precision=_share(gains, np.minimum(relevant, k), without=np.nan),
             average_precision_of_retrieved=_share(harmonic * any_correct + more, drawn),
-            recall=np.where(relevant > 0, _share(drawn, rows), 0.0),
+            recall=np.where(relevant > 0, _share(drawn, rows), np.nan),
             recall_at_1=share,
         )
 
@@ -198,7 +222,7 @@ class Estimate:
         """Return the estimate from one value per query.
 
         Raises:
-            InputError: ``values`` is empty.
+            InputError: ``values`` is empty, or has NaN.
         """
         interval = bootstrap_interval(values)
         return cls(float(values.mean()), interval)
@@ -233,7 +257,7 @@ class FirstScore(GroupScore):
         return {
             "queries": self.queries,
             "precision": self.precision,
-            "precision_interval": [self.interval.low, self.interval.high],
+            "precision_interval": self.interval.as_list(),
             "map": self.map,
         }
 
@@ -289,7 +313,7 @@ class Scores:
         for name in ("precision", "map", "map_retrieved", "recall", "recall_at_1"):
             estimate: Estimate = getattr(self, name)
             fields[name] = estimate.value
-            fields[f"{name}_interval"] = [estimate.interval.low, estimate.interval.high]
+            fields[f"{name}_interval"] = estimate.interval.as_list()
         fields["first"] = self.first.as_dict()
         fields["per_label"] = {label: score.as_dict() for label, score in self.per_label.items()}
         return fields

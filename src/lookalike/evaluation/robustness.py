@@ -93,7 +93,7 @@ class CorruptionScores:
         for name in ("map", "recall_at_1", "recall"):
             estimate: Estimate = getattr(self, name)
             fields[name] = estimate.value
-            fields[f"{name}_interval"] = [estimate.interval.low, estimate.interval.high]
+            fields[f"{name}_interval"] = estimate.interval.as_list()
         return fields
 
 

@@ -252,4 +252,4 @@ def _precisions(embeddings: Embeddings, labels: NDArray[Any], k: int) -> NDArray
 
 
 def _as_json(estimate: Estimate) -> dict[str, Any]:
-    return {"value": estimate.value, "interval": [estimate.interval.low, estimate.interval.high]}
+    return {"value": estimate.value, "interval": estimate.interval.as_list()}

@@ -37,6 +37,8 @@ def verdict(evaluation: Evaluation) -> str:
     }
     name, best = max(baselines.items(), key=lambda pair: pair[1].value)
     baseline = f"the best baseline, {name} ({best.value:.4f})"
+    if not own.interval.is_defined:
+        return f"{text}; one query, so it cannot be compared with {baseline}"
     if own.interval.low > best.interval.high:
         return f"{text}, better than {baseline}"
     if own.interval.high < best.interval.low:

@@ -89,11 +89,10 @@ class VariantResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        interval = self.map_delta.interval
         return {
             **self.scores.as_dict(),
             "map_delta": self.map_delta.value,
-            "map_delta_interval": [interval.low, interval.high],
+            "map_delta_interval": self.map_delta.interval.as_list(),
             "latency_ms": self.latency_ms,
         }
 

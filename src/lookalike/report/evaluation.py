@@ -193,7 +193,7 @@ def _variants(evaluation: Evaluation) -> Section:
                 name,
                 *(value for _, value in interval_cells("", result.scores.map)),
                 f"{delta.value:+.4f}",
-                f"{delta.interval.low:+.4f} to {delta.interval.high:+.4f}",
+                delta.interval.describe("+.4f", " to "),
                 f"{result.scores.recall_at_1.value:.4f}",
                 f"{result.latency_ms:.1f}",
             )

@@ -109,8 +109,8 @@ def _display_text(value: Any) -> str:
 
 def interval_cells(column: str, estimate: Estimate) -> tuple[tuple[str, str], tuple[str, str]]:
     """Return two table cells with their columns: a value and its confidence interval."""
-    low, high = estimate.interval.low, estimate.interval.high
-    return (column, f"{estimate.value:.4f}"), (INTERVAL, f"{low:.4f} to {high:.4f}")
+    interval = estimate.interval.describe(".4f", " to ")
+    return (column, f"{estimate.value:.4f}"), (INTERVAL, interval)
 
 
 def png(figure: Figure) -> str:
