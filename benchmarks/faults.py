@@ -50,7 +50,7 @@ import numpy as np
 from PIL import Image
 
 import lookalike as la
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, ServiceError, StorageError
 from lookalike.explore import load_map
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.uploads import SOURCE as UPLOADS
@@ -217,6 +217,21 @@ def _exit_code(main: Callable[[], None]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1 if end.code else 0
     return 0
+
+
+def service_address(launcher: Launcher) -> str:
+    """Return the address of the service that was just started.
+
+    Raises:
+        TimeoutError: it does not print one; the message has what it printed.
+    """
+    for _ in range(1_500):
+        printed = launcher.printed()
+        for word in printed.split():
+            if word.startswith("http://127.0.0.1:") and printed.endswith("\n"):
+                return word.rstrip("/,;")
+        time.sleep(0.02)
+    raise TimeoutError(f"serve did not start: {launcher.printed()[-300:]}")
 
 
 # ---------------------------------------------------------------- images
@@ -434,10 +449,12 @@ class KillRounds:
     def _upload(self) -> None:
         """Add, replace and remove uploaded images until the service is killed."""
         self.launcher.start("serve", self.gallery, "--write", "--port", "0")
-        address = self._address()
-        if address is None:
+        try:
+            address = service_address(self.launcher)
+        except TimeoutError as error:
             self.launcher.kill()
-            self._broken(f"serve did not start: {self.launcher.wait().err[-300:]}")
+            self.launcher.wait()
+            self._broken(str(error))
             return
         stop = threading.Event()
         threads = [
@@ -453,14 +470,6 @@ class KillRounds:
             thread.join()
         if self.launcher.wait().code == -signal.SIGKILL:
             self.report.killed["upload"] += 1
-
-    def _address(self) -> str | None:
-        for _ in range(600):
-            for word in self.launcher.printed().split():
-                if word.startswith("http://127.0.0.1:"):
-                    return word.rstrip("/,;")
-            time.sleep(0.02)
-        return None
 
     def _client(self, address: str, part: int, seed: float, stop: threading.Event) -> None:
         """Write images of one part of the ids; each response acknowledges."""
@@ -546,12 +555,14 @@ class SpaceCase:
     """A command that writes; ``made`` is what it makes, in its folder.
 
     ``delivers``: the command prints its result although it cannot save it, and ends well.
+    ``resumes``: what it has made so far may stay, for another run that goes on from there.
     """
 
     name: str
     arguments: tuple[str, ...]
     made: tuple[str, ...] = ()
     delivers: bool = False
+    resumes: bool = False
 
 
 CASES = (
@@ -559,6 +570,7 @@ CASES = (
         "index, new", ("index", "new.gallery", "more", "--encoder", "color"), ("new.gallery",)
     ),
     SpaceCase("index, more rows", ("index", "g.gallery", "more")),
+    SpaceCase("remove", ("remove", "g.gallery", "--id", "photos:a/*", "--yes")),
     SpaceCase("copy", ("copy", "g.gallery", "copy.gallery"), ("copy.gallery",)),
     SpaceCase("export, parquet", ("export", "g.gallery", "rows.parquet"), ("rows.parquet",)),
     SpaceCase("export, npy", ("export", "g.gallery", "rows", "--layout", "npy"), ("rows",)),
@@ -596,9 +608,18 @@ CASES = (
         ),
         ("best.encoder",),
     ),
+    SpaceCase(
+        "train",
+        (
+            *("train", "more", "-o", "trained.encoder", "--recipe", "fast-linear"),
+            *("--epochs", "1", "--no-evaluate"),
+        ),
+        ("trained.encoder",),
+        resumes=True,
+    ),
     SpaceCase("key add", ("key", "add", "keys.json", "reader"), ("keys.json",)),
 )
-"""Every command that writes, but those that train."""
+"""Every command that writes; the service is tried by itself."""
 
 SHARES = (0.0, 0.3, 0.6, 0.9)
 """Space that is left, as a share of what the command writes."""
@@ -684,6 +705,8 @@ class SpaceRounds:
                 raise RuntimeError(f"the gallery could not be made: {ended.err}")
             for case in cases:
                 self._case(case, shares)
+            if self.disk.mounted:
+                self._uploads()
         finally:
             self.launcher.close()
             self.disk.close()
@@ -733,7 +756,8 @@ class SpaceRounds:
             if self._state() != state:
                 problems.append("the gallery is not in its old state")
             left = [name for name in case.made if _is_unfinished(self.folder / name)]
-            problems += [f"{name} is left unfinished" for name in left]
+            if not case.resumes:
+                problems += [f"{name} is left unfinished" for name in left]
             hidden = [p.name for p in self.folder.rglob(".*") if p.name != ".gitignore"]
             problems += [f"{name} is left behind" for name in hidden]
             for name in case.made:  # a command may have made some of several files
@@ -744,6 +768,42 @@ class SpaceRounds:
         self.report.faults += [
             f"{case.name}, {share:.0%} of the space: {each}" for each in problems
         ]
+
+    def _uploads(self) -> None:
+        """Upload to a service whose disk is full: refused, nothing changes, and it goes on."""
+        self._reset()
+        self.launcher._folder = self.folder
+        self.launcher.start("serve", "g.gallery", "--write", "--port", "0")
+        try:
+            remote = la.Client(service_address(self.launcher)).gallery("g")
+            remote.put("before", picture(self.rng))
+            state = self._state()
+            for free in (0, 4096, 16_384):
+                self.report.attempts += 1
+                with self.disk.only(free):
+                    status = self._status(lambda: remote.put("new", picture(self.rng, 64)))
+                    found = len(remote.search(id="photos:a/0.png", k=3))
+                self.report.refused += status != 200
+                if status not in (200, 507) or found != 3:
+                    self.report.faults.append(f"upload, {free} bytes: {status}, {found} hits")
+                if status != 200 and self._state() != state:
+                    self.report.faults.append(f"upload, {free} bytes: not the old state")
+                if status == 200:
+                    remote.remove("new")
+            remote.put("new", picture(self.rng, 64))
+        finally:
+            self.launcher.kill()
+            self.launcher.wait()
+
+    @staticmethod
+    def _status(write: Callable[[], object]) -> int:
+        try:
+            write()
+        except StorageError:
+            return 507
+        except ServiceError as error:
+            return error.status
+        return 200
 
     def _reset(self) -> None:
         _remove(self.folder)

@@ -49,7 +49,7 @@ def command(
     """Adapt a pretrained encoder to a collection, without labels.
 
     Learns a projection from synthetic queries: street photos or drawings of each
-    item. Takes minutes for a few thousand images on two cores.
+    item.
 
       lookalike adapt products -o shop.encoder
       lookalike evaluate shop.gallery --synthetic-queries      measure the gain

@@ -23,7 +23,7 @@ def command(
 ) -> None:
     """Run an end-to-end demo, from data to report.
 
-      lookalike demo digits     small and offline, a minute
+      lookalike demo digits     small and offline
       lookalike demo            MNIST against the 2020 report
       lookalike demo photos     a folder of photos: index, change, filter, search
       lookalike demo products   find the product in a photo among shop images

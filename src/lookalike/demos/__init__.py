@@ -21,7 +21,7 @@ DEMOS: Mapping[str, str] = MappingProxyType(
     {
         "mnist": "handwritten digits: train without labels, index, search, evaluate",
         "fashion-mnist": "the same on images of clothes",
-        "digits": "the same on 1,797 small digits; a minute, no download",
+        "digits": "the same on 1,797 small digits; no download",
         photos.NAME: "a folder of photographs: index, rename a file, filter, search, evaluate",
         products.NAME: "find the item of a photograph among the images of a shop",
     }

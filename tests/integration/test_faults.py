@@ -1,0 +1,64 @@
+"""A few rounds of ``benchmarks/faults.py``, which runs a thousand by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from benchmarks import faults
+from benchmarks.faults import CASES
+
+pytestmark = pytest.mark.slow
+
+
+def quiet(_: str) -> None:
+    """Print nothing."""
+
+
+def test_killed_commands_lose_and_double_nothing(tmp_path: Path) -> None:
+    report = faults.kill_rounds(tmp_path / "kill", rounds=12, seed=1, say=quiet)
+    assert report.faults == []
+    assert sum(report.rounds.values()) == 12
+    assert report.killed
+    assert report.acknowledged_rows > 50
+    assert report.acknowledged_labels >= 24
+
+
+def test_a_lost_row_would_be_found(tmp_path: Path) -> None:
+    """The ledger notices rows that vanish, change or appear, and labels that are gone."""
+    rounds = faults.KillRounds(tmp_path / "kill", seed=2)
+    try:
+        rounds._check("before")
+        assert rounds.report.faults == []
+        gallery = faults.Gallery.open(rounds.gallery)
+        gallery.remove(["photos:stable-03.png"])
+        rounds._check("after")
+    finally:
+        rounds.launcher.close()
+    assert len(rounds.report.lost) == 1
+    assert "photos:stable-03.png is None" in rounds.report.lost[0]
+    assert len(rounds.report.labels_lost) == 1
+
+
+def test_a_full_disk_leaves_the_old_state(tmp_path: Path) -> None:
+    names = {"index, more rows", "export, npy", "label propagate --write"}
+    cases = [case for case in CASES if case.name in names]
+    report = faults.full_disk(tmp_path / "space", cases, shares=(0.0, 0.6))
+    assert report.faults == []
+    assert len(cases) == len(names)
+    assert report.attempts >= 6
+    assert report.refused >= 4
+
+
+def test_reads_during_writes_have_no_errors(tmp_path: Path) -> None:
+    report = faults.reads_during_writes(tmp_path / "reads", reads=60)
+    assert report.errors == []
+    assert report.reads == 60
+    assert report.commits > 0
+
+
+def test_every_odd_file_is_accounted_for(tmp_path: Path) -> None:
+    report = faults.odd_files(tmp_path / "odd")
+    assert report.problems == []
+    assert report.files == report.added + report.failed + report.skipped
+    assert min(report.added, report.failed, report.skipped) > 0
