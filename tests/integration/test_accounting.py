@@ -253,7 +253,7 @@ def test_the_command_line_says_what_it_skipped(tmp_path: Path) -> None:
     assert "0 failed, 5 skipped" in done.stdout
     assert [line for line in done.stderr.splitlines() if line.startswith("skipped:")] == [
         "skipped: 2  not an image      e.g. a.xmp",
-        r"skipped: 2  unsupported: psd  e.g. \x1b[31m\nred.psd",
+        r"skipped: 2  unsupported: psd  e.g. \x1b[31m\nred.psd  convert it to PNG or TIFF",
         "skipped: 1  hidden            e.g. .hidden.jpg",
     ]
     put(tmp_path / "trip" / "broken.jpg", b"no image")
@@ -461,7 +461,7 @@ def test_pages_are_items(gallery: Gallery, tmp_path: Path) -> None:
 
 def test_another_window_encodes_again_and_is_remembered(gallery: Gallery, tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
-    ramp = np.tile(np.arange(0, 4096, 32, np.uint16), (16, 1))
+    ramp = np.tile(np.arange(0, 4096, 32, dtype=np.uint16), (16, 1))
     Image.fromarray(ramp).save(tmp_path / "p" / "deep.png")
     put(tmp_path / "p" / "a.png", PNG)
     gallery.sync(tmp_path / "p")

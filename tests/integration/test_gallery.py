@@ -87,7 +87,11 @@ def test_sync_counts_new_changed_moved_and_removed_images(shapes: Gallery, folde
         "moved": 0,
         "removed": 0,
         "unchanged": 12,
+        "kept": 0,
         "failed": [],
+        "skipped": {},
+        "skipped_examples": [],
+        "notes": {},
         "seconds": pytest.approx(0, abs=60),
     }
     shutil.copy(folder / "red" / "0.png", folder / "red" / "copy.png")

@@ -97,7 +97,7 @@ def reason_to_skip(
     if suffix in readable:
         return None
     if suffix in IMAGE_SUFFIXES:
-        return f"unsupported: {suffix[1:]}", how_to_read(suffix)
+        return f"unsupported: {suffix[1:]}", how_to_read(suffix) or "convert it to PNG or TIFF"
     if suffix in _ARCHIVES:
         tar = suffix == ".tar"
         return ARCHIVE, "index it by itself" if tar else "unpack it"
