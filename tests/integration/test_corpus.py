@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from lookalike.encoders.registry import open_encoder
 from lookalike.gallery.gallery import Gallery
@@ -25,10 +24,7 @@ def images_in(folder: Path) -> list[Path]:
     ]
 
 
-def test_indexing_gives_each_file_one_status(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOOKALIKE_FORMATS", "tiff,avif")
+def test_indexing_gives_each_file_one_status(corpus: Path, tmp_path: Path) -> None:
     files = images_in(corpus)
     assert len(files) > 700
     arguments = ("index", "g", corpus, "--encoder", "color", "--json")
@@ -50,9 +46,7 @@ def test_indexing_gives_each_file_one_status(
     assert second["added"] == second["updated"] == second["removed"] == 0
 
 
-def test_exif_orientations_have_equal_embeddings(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exif_orientations_have_equal_embeddings(corpus: Path, tmp_path: Path) -> None:
     folder = next(corpus.rglob("hopper_orientation_2.webp")).parent
     rotated = sorted(
         path for path in folder.glob("hopper_orientation_*") if path.suffix in (".jpg", ".webp")

@@ -22,6 +22,7 @@ from lookalike.images.options import (
     FURTHER_BANDS,
     FURTHER_FRAMES,
     FURTHER_PAGES,
+    REDUCED_DEPTH,
     DecodeOptions,
 )
 from tests.conftest import Require
@@ -254,6 +255,22 @@ def test_tiffs_that_need_tifffile_say_so(monkeypatch: pytest.MonkeyPatch, requir
     monkeypatch.setattr("lookalike.images.tiff.find_spec", lambda _: None)
     with pytest.raises(ImageError, match=r"a.tif: .* pip install 'lookalike\[tiff\]'"):
         decode(data, name="a.tif")
+
+
+def test_planes_without_tifffile_keep_8_bits_or_are_refused(
+    monkeypatch: pytest.MonkeyPatch, require: Require
+) -> None:
+    require(find_spec("tifffile"), "tifffile is not installed")
+    planes = np.moveaxis((COLORS * 65535).astype(np.uint16), 2, 0)
+    packed = deep_tiff(planes, planarconfig="separate", compression="zlib")
+    stored = deep_tiff(planes, planarconfig="separate")
+    assert REDUCED_DEPTH not in decode_with_notes(packed).notes
+    monkeypatch.setattr("lookalike.images.tiff.find_spec", lambda _: None)
+    decoded = decode_with_notes(packed)
+    assert decoded.notes == (REDUCED_DEPTH,)
+    assert np.abs(decoded.pixels - 255 * COLORS).max() <= 2
+    with pytest.raises(ImageError, match="pip install"):
+        decode(stored)
 
 
 PAGES = [Image.new("RGB", (16, 12), color) for color in ("red", "lime", "blue")]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from lookalike.images.formats import FORMATS
 from lookalike.images.other_formats import read_jxl, read_raw, read_svg
 from lookalike.images.pillow import open_file, read_with_pillow
-from lookalike.images.raster import Raster, Request
+from lookalike.images.raster import Raster, RefusedError, Request
 from lookalike.images.tiff import (
     has_deep_planes,
+    is_compressed,
     is_raw,
     is_unknown_order,
     read_with_tifffile,
     tags_of,
 )
+from lookalike.process_state import MuteLoggers
 
 
 def read_raster(request: Request) -> Raster:
@@ -34,13 +37,24 @@ def _read_tiff(request: Request) -> Raster:
     file = io.BytesIO(request.data)
     if is_raw(file):
         return read_raw(replace(request, kind=FORMATS["RAW"]))
-    try:
-        tags = tags_of(open_file(request.kind, file))
-    except SyntaxError as error:
-        if not is_unknown_order(error):
-            raise
-        return read_with_tifffile(request)
-    return read_with_tifffile(request) if has_deep_planes(tags) else read_with_pillow(request)
+    with _LOGGED_ERRORS:
+        try:
+            tags = tags_of(open_file(request.kind, file))
+        except SyntaxError as error:
+            if not is_unknown_order(error):
+                raise
+            return read_with_tifffile(request)
+        if has_deep_planes(tags):
+            try:
+                return read_with_tifffile(request)
+            except (RefusedError, ValueError):
+                if not is_compressed(tags):  # which Pillow would take for planes of 8 bits
+                    raise
+        return read_with_pillow(request)
+
+
+_LOGGED_ERRORS = MuteLoggers(logging.getLogger("PIL.TiffImagePlugin").name)
+"""Pillow logs errors that it raises, too."""
 
 
 _READERS: Mapping[str, Callable[[Request], Raster]] = {

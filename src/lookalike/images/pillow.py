@@ -32,6 +32,7 @@ from lookalike.images.raster import (
 from lookalike.images.repair import PARTIAL_FORMATS, ended_jpeg, load_partially, repaired_png
 from lookalike.images.tiff import (
     Tags,
+    has_deep_planes,
     has_further_bands,
     is_page,
     means_alpha,
@@ -265,7 +266,7 @@ def read_with_pillow(request: Request) -> Raster:
         notes.append(FURTHER_BANDS)
     raw_mode = raw_mode_of(image)
     tags = dict(tags_of(image))
-    if raw_mode.startswith(_DEEP_COLOR):
+    if raw_mode.startswith(_DEEP_COLOR) and not has_deep_planes(tags):
         raster = _deep_color(file, image, raw_mode)
     elif request.data.startswith(b"P6") and _drops_bits(image, request.data):
         raster = _deep_ppm(request, image)

@@ -27,7 +27,7 @@ from lookalike.images.raster import (
 )
 from lookalike.process_state import MuteLoggers
 
-_SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _ORIENTATION = 254, 258, 262, 274
+_SUBFILE_TYPE, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 254, 258, 259, 262, 274
 _SAMPLES, _MIN_SAMPLE, _MAX_SAMPLE, _PLANAR = 277, 280, 281, 284
 _SUB_IFDS, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _SMIN, _SMAX = 330, 338, 339, 340, 341
 _PROFILE, _DNG_VERSION = 34675, 50706
@@ -72,6 +72,11 @@ def is_raw(file: IO[bytes]) -> bool:
 def has_deep_planes(tags: Tags) -> bool:
     """Return whether the bands are stored one after another, with more than 8 bits."""
     return tag_bits(tags) > 8 and tags.get(_PLANAR, 1) != 1 and tags.get(_SAMPLES, 1) > 1
+
+
+def is_compressed(tags: Tags) -> bool:
+    """Return whether the pixels are compressed."""
+    return tags.get(_COMPRESSION, 1) != 1
 
 
 def tag_bits(tags: Tags) -> int:
