@@ -6,7 +6,7 @@ import json
 import os
 import re
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from lookalike.encoders.export import to_onnx
 from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.encoders.registry import open_encoder
-from lookalike.errors import ArtifactError, SettingError, SourceError, UnknownNameError
+from lookalike.errors import SettingError, SourceError, UnknownNameError
 from lookalike.sources import ArraySource, Source, open_source
 from lookalike.stores.exact import ExactIndex
 from lookalike.training import loop
@@ -29,7 +29,7 @@ from lookalike.training.loop import TrainingOptions
 from lookalike.training.recipes import RECIPES
 from lookalike.training.towers import mirror_tower, tower
 from lookalike.training.train import train
-from lookalike.types import Metric, Progress
+from lookalike.types import Metric, Progress, ProgressCallback, ignore_progress
 from tests.integration.test_cli import lookalike
 from tests.integration.test_cli import run as run_lookalike
 
@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {"augment": "digits", "size": 32}
 
 @pytest.fixture(scope="module")
 def source() -> Source:
-    return open_source("dataset:digits/train[:600]")
+    return open_source("dataset:digits/train[:300]")
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def trained(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Trained
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_train, "to_onnx", spy)
-        train(source, recipe="contrastive", out=folder, options=TrainingOptions(epochs=12, **SMALL))
-    return Trained(folder, modules[0])
+        train(source, recipe="contrastive", out=folder, options=TrainingOptions(epochs=8, **SMALL))
+    return Trained(folder, modules[-1])
 
 
 def precision(embeddings: np.ndarray, source: ArraySource) -> float:
@@ -108,21 +108,10 @@ def test_the_exported_contrastive_encoder_agrees_with_torch(
     np.testing.assert_allclose(weights, 0.7, atol=1e-4)
 
 
-def test_an_export_that_differs_from_torch_is_not_written(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = to_onnx(tower(1, 32, 32), torch.zeros(2, 1, 32, 32))
-    monkeypatch.setattr(training_train, "to_onnx", lambda *_: other)
-    options = TrainingOptions(epochs=1, **SMALL)
-    with pytest.raises(ArtifactError, match="ONNX Runtime differ from those of torch"):
-        train(source, recipe="denoising", out=tmp_path / "e", options=options)
-    assert not (tmp_path / "e" / "encoder.json").exists()
-
-
 def test_the_exported_denoising_autoencoder_agrees_with_torch(
     source: Source, tmp_path: Path
 ) -> None:
-    options = TrainingOptions(epochs=2, **SMALL)
+    options = TrainingOptions(epochs=1, **SMALL)
     encoder = train(source, recipe="denoising", out=tmp_path / "e", options=options)
     images = [item.image() for item in source]
     weights = load_file(tmp_path / "e" / "model.safetensors")
@@ -141,27 +130,32 @@ def test_the_exported_denoising_autoencoder_agrees_with_torch(
     assert not encoder.normalized
 
 
-def test_resumed_augmentations_and_schedule_continue_exactly(
-    source: Source, tmp_path: Path
-) -> None:
-    options = TrainingOptions(epochs=5, seed=4, **SMALL)
-    train(source, recipe="contrastive", out=tmp_path / "whole", options=options)
+def test_resumed_augmentations_and_schedule_continue_exactly(tmp_path: Path) -> None:
+    recipe = replace(RECIPES["contrastive"], batch=16)
+    options = TrainingOptions(epochs=3, seed=4, augment="digits")
+    images = np.stack([item.image() for item in open_source("dataset:digits/train[:200]")])
+
+    def fit(name: str, options: TrainingOptions, on_progress: ProgressCallback) -> None:
+        run = {"augment": options.augment}
+        loop.fit(recipe, images[:, None], options, tmp_path / name, run, on_progress)
 
     def interrupt(p: Progress) -> None:
-        if p.task == "train contrastive" and p.done >= 1500:
+        if p.task == "train contrastive" and p.done == 360:  # within the second epoch
             os.kill(os.getpid(), signal.SIGINT)
 
+    fit("whole", options, ignore_progress)
     with pytest.raises(KeyboardInterrupt):
-        train(
-            source, recipe="contrastive", out=tmp_path / "e", options=options, on_progress=interrupt
-        )
-    again = TrainingOptions(epochs=5, seed=4, resume=True, **SMALL)
-    train(source, recipe="contrastive", out=tmp_path / "e", options=again)
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "e"))
+        fit("parts", options, interrupt)
+    again = replace(options, resume=True)
+    state = json.loads((tmp_path / "parts" / "checkpoint.json").read_text())
+    assert (state["epoch"], state["step"]) == (1, 10)
+    fit("parts", again, ignore_progress)
+    one, other = (
+        load_file(next((tmp_path / name).glob("*.safetensors"))) for name in ("whole", "parts")
+    )
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
-    other_preset = TrainingOptions(epochs=6, seed=4, resume=True, augment="objects", size=32)
     with pytest.raises(SettingError, match="augment was digits, is objects"):
-        train(source, recipe="contrastive", out=tmp_path / "e", options=other_preset)
+        fit("parts", replace(again, augment="objects"), ignore_progress)
 
 
 def write(folder: Path, images: list[np.ndarray]) -> Path:
@@ -176,7 +170,7 @@ def test_fewer_images_than_a_batch_of_mixed_sizes_and_modes(tmp_path: Path) -> N
     shapes = [(30, 40), (80, 20, 3), (64, 64, 4), (9, 9, 3), (200, 300)]
     images = [rng.integers(0, 256, shapes[i % 5], dtype=np.uint8) for i in range(15)]
     folder = write(tmp_path / "mixed", images)
-    encoder = train(folder, recipe="contrastive", options=TrainingOptions(epochs=3, size=48))
+    encoder = train(folder, recipe="contrastive", options=TrainingOptions(epochs=1, size=48))
     assert encoder.preprocessing.channels == 3
     assert encoder.origin["images"] == 15
     embeddings = encoder.encode([np.zeros((500, 100), np.uint8), images[1]])
@@ -184,7 +178,7 @@ def test_fewer_images_than_a_batch_of_mixed_sizes_and_modes(tmp_path: Path) -> N
     two = train(
         write(tmp_path / "two", images[:2]),
         recipe="contrastive",
-        options=TrainingOptions(epochs=2, size=32),
+        options=TrainingOptions(epochs=1, size=32),
     )
     assert np.isfinite(two.encode(images[:2])).all()
 
@@ -231,34 +225,33 @@ def test_small_collections_train_for_more_epochs() -> None:
     assert schedule(40, epochs=2).epochs == 2
 
 
-def test_the_time_limit_ends_training_with_a_usable_encoder(source: Source) -> None:
-    options = TrainingOptions(minutes=0.05, **SMALL)
+def test_the_time_limit_ends_training_with_a_usable_encoder() -> None:
+    source = open_source("dataset:digits/train[:100]")
+    options = TrainingOptions(minutes=0.01, **SMALL)
     encoder = train(source, recipe="contrastive", options=options)
     assert encoder.origin["epochs"] < 350
     assert np.isfinite(encoder.encode([source[0].image()])).all()
 
 
 def test_train_ends_with_a_sanity_check(tmp_path: Path) -> None:
-    arguments = ("train", "dataset:digits/train[:300]", "--recipe", "fast-linear", "-o")
+    arguments = ("train", "dataset:digits/train[:100]", "--recipe", "fast-linear", "-o")
     shown = cli("fast", *arguments, cwd=tmp_path)
     assert "effective rank: " in shown
     assert "not search quality), mAP@7: crop " in shown
-    assert "on 300 labeled images; baselines: pixels 0." in shown
+    assert "on 100 labeled images; baselines: pixels 0." in shown
     assert re.search(r"verdict: (worse than|not significantly different from) the best base", shown)
     summary = json.loads(cli("json", *arguments, "--json", cwd=tmp_path))["sanity_check"]
     assert summary["comparison"]["best_baseline"] in summary["comparison"]["verdict"]
     assert set(summary["robustness"]) >= {"crop", "noise", "jpeg"}
-    quiet = cli("quiet", *arguments, "--no-evaluate", cwd=tmp_path)
-    assert "effective rank" not in quiet
 
 
 def test_train_evaluates_with_a_file_of_labels(tmp_path: Path) -> None:
-    arguments = ("train", "dataset:digits/train[:300]", "--recipe", "fast-linear", "-o")
+    arguments = ("train", "dataset:digits/train[:100]", "--recipe", "fast-linear", "-o")
     labels = tmp_path / "labels.csv"
-    rows = [f"digits/train:{i},{'low' if i % 10 < 5 else 'high'}" for i in range(3, 300, 5)]
+    rows = [f"digits/train:{i},{'low' if i % 10 < 5 else 'high'}" for i in range(3, 100, 2)]
     labels.write_text("\n".join(["id,label", *rows]))
     shown = cli("few", *arguments, "--labels", str(labels), cwd=tmp_path)
-    assert "on 60 labeled images; baselines: pixels 0." in shown
+    assert "on 49 labeled images; baselines: pixels 0." in shown
     assert "unknown without labels" in cli("no", *arguments, "--labels", "none", cwd=tmp_path)
 
 
@@ -285,7 +278,7 @@ def test_unusable_labels_are_refused_before_training(
     text: str, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "labels.csv").write_text(text)
-    arguments = ("dataset:digits/train[:300]", "-o", "e", "--labels", "labels.csv")
+    arguments = ("dataset:digits/train[:100]", "-o", "e", "--labels", "labels.csv")
     done = lookalike("train", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
