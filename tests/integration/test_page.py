@@ -653,7 +653,7 @@ def test_label_groups_by_keyboard(tab: Open) -> None:
     page.wait_for_selector("main[data-ready]")
     assert group(page) == before
     page.locator("#labels button", has_text=before[0]).click()
-    page.wait_for_selector("#progress:has-text('All 18')")
+    page.wait_for_selector("#progress:has-text('All images are labeled (18)')")
     with page.expect_download() as saved:
         page.click("#download")
     table = list(csv.DictReader(Path(saved.value.path()).read_text("utf-8").splitlines()))

@@ -39,6 +39,7 @@ PAGE_SIZE = 4_096
 _TEMPORARY = frozenset((1, 2, 5, 8, 101, 103, 400, 401, 500, 501, 503, 601, 901, 902, 903, 904))
 """Error codes of temporary states: starting, loading, balancing segments, rate limits."""
 
+_READS = frozenset(("query", "search"))
 _NOT_FOUND = 100
 _UNKNOWN = 65_535
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -228,7 +229,16 @@ class Connection:
         while True:
             try:
                 with _LOGS:
-                    return call()
+                    result = call()
+                    # A server that was restarted may answer before it has loaded all rows.
+                    if not pause or method not in _READS or self._is_loaded(name):
+                        return result
+                if time.monotonic() + pause > until:
+                    raise UnreachableError(
+                        f"{self.address}: the server has not loaded all rows of {name!r} yet; try "
+                        "again"
+                    )
+                time.sleep(pause)
             except (MilvusException, RpcError, ValueError) as error:
                 if isinstance(error, ValueError) and "closed channel" not in str(error):
                     raise
@@ -236,6 +246,11 @@ class Connection:
                 if not _is_temporary(error) or time.monotonic() + pause > until:
                     raise self._error(method, name, error) from error
                 time.sleep(pause)
+
+    def _is_loaded(self, name: str) -> bool:
+        """Return whether all rows of a collection are loaded for searches."""
+        state = self.client.get_load_state(name, timeout=self.address.timeout)["state"]
+        return str(state.name) == "Loaded"
 
     def _connect(self) -> Any:
         try:
