@@ -8,6 +8,8 @@ import pytest
 from benchmarks import faults
 from benchmarks.faults import CASES
 
+from lookalike.gallery.gallery import Gallery
+
 pytestmark = pytest.mark.slow
 
 
@@ -30,7 +32,7 @@ def test_a_lost_row_would_be_found(tmp_path: Path) -> None:
     try:
         rounds._check("before")
         assert rounds.report.faults == []
-        gallery = faults.Gallery.open(rounds.gallery)
+        gallery = Gallery.open(rounds.gallery)
         gallery.remove(["photos:stable-03.png"])
         rounds._check("after")
     finally:
