@@ -316,6 +316,23 @@ def test_reduced_copies_within_a_tiff_are_no_pages(require: Require) -> None:
     assert decode(file.getvalue(), page=1)[5, 5].tolist() == SHOWN[1]
 
 
+@pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}])
+def test_pages_of_other_kinds_are_pages(options: dict[str, Any], require: Require) -> None:
+    require(find_spec("tifffile"), "tifffile is not installed")
+    import tifffile
+
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file, **options) as writer:
+        writer.write((COLORS * 255).astype(np.uint8), photometric="rgb")
+        writer.write(COLORS.astype(np.float32), photometric="rgb")
+        writer.write((RAMP * 4095).astype(np.uint16), photometric="minisblack")
+    assert read_header(file.getvalue()).pages == 3
+    for page, expected in enumerate((COLORS, COLORS, RAMP)):
+        decoded = decode_with_notes(file.getvalue(), page=page)
+        assert decoded.pages == 3
+        assert np.abs(decoded.pixels - 255 * expected).max() <= 2
+
+
 def test_windows_of_percentiles() -> None:
     values = np.arange(100_001, dtype=np.uint32).reshape(1, -1)
     assert percentile_window(values) == pytest.approx((100, 99_900), abs=2)

@@ -40,16 +40,17 @@ def _read_tiff(request: Request) -> Raster:
     with _LOGGED_ERRORS:
         try:
             tags = tags_of(open_file(request.kind, file))
+            if not has_deep_planes(tags):
+                return read_with_pillow(request)
         except SyntaxError as error:
             if not is_unknown_order(error):
                 raise
             return read_with_tifffile(request)
-        if has_deep_planes(tags):
-            try:
-                return read_with_tifffile(request)
-            except (RefusedError, ValueError):
-                if not is_compressed(tags):  # which Pillow would take for planes of 8 bits
-                    raise
+        try:
+            return read_with_tifffile(request)
+        except (RefusedError, ValueError):
+            if not is_compressed(tags):  # which Pillow would take for planes of 8 bits
+                raise
         return read_with_pillow(request)
 
 

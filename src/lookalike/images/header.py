@@ -22,7 +22,7 @@ from lookalike.images.tiff import (
     is_raw,
     is_unknown_order,
     open_tifffile,
-    tifffile_pages,
+    tiff_pages,
 )
 
 _LOSSLESS = frozenset(("PNG", "GIF", "BMP", "DIB", "ICO", "PPM", "PCX", "TGA", "RAW", "SVG"))
@@ -109,7 +109,7 @@ def _with_pillow(file: IO[bytes], kind: Format) -> ImageHeader:
         width=width,
         height=height,
         format=kind.name,
-        pages=len(full_pages(image, kind)),
+        pages=len(full_pages(image, kind, file)),
         lossless=_is_lossless(image, kind, file),
         jpeg_quality=_jpeg_quality(image) if kind.name == "JPEG" else None,
         has_exif=(bool(tags) and kind.name != "TIFF") or bool(tags.keys() & {*_DATES, 0x010F}),
@@ -131,7 +131,7 @@ def _of_tiff(file: IO[bytes], kind: Format) -> ImageHeader:
 
 def _with_tifffile(file: IO[bytes], kind: Format) -> ImageHeader:
     with open_tifffile(file) as opened:
-        pages = tifffile_pages(opened)
+        pages = tiff_pages(file)
         page = opened.pages[pages[0]]
         width, height = page.imagewidth, page.imagelength
         lossless = page.compression.name not in ("JPEG", "OJPEG", "WEBP")

@@ -34,10 +34,10 @@ from lookalike.images.tiff import (
     Tags,
     has_deep_planes,
     has_further_bands,
-    is_page,
     means_alpha,
     tag_bits,
     tags_of,
+    tiff_pages,
     with_tags,
 )
 
@@ -105,26 +105,20 @@ def orientation_of(image: Image.Image) -> int:
     return orientation if orientation in ORIENTATIONS else 1
 
 
-def full_pages(image: ImageFile.ImageFile, kind: Format) -> tuple[int, ...]:
+def full_pages(image: ImageFile.ImageFile, kind: Format, file: IO[bytes]) -> tuple[int, ...]:
     """Return the frames of a file that are pages or frames of an animation.
 
     Reduced copies and masks within a TIFF are none, and neither are the further pictures that
     phones put into a JPEG or HEIC.
     """
-    if kind.name not in ("TIFF", "GIF", "PNG", "WEBP", "AVIF"):
+    if kind.name == "TIFF":
+        return tiff_pages(file)
+    if kind.name not in ("GIF", "PNG", "WEBP", "AVIF"):
         return (0,)
     try:
-        count = int(getattr(image, "n_frames", 1))
-        if count == 1 or kind.name != "TIFF":
-            return tuple(range(count))
-        pages = []
-        for number in range(count):
-            image.seek(number)
-            if is_page(tags_of(image)):
-                pages.append(number)
-    except Exception:  # noqa: BLE001 - a file that breaks off in its second page has a first one
+        return tuple(range(int(getattr(image, "n_frames", 1))))
+    except Exception:  # noqa: BLE001 - a file that breaks off in its second frame has a first one
         return (0,)
-    return tuple(pages) or (0,)
 
 
 class _PillowFile:
@@ -253,7 +247,7 @@ def read_with_pillow(request: Request) -> Raster:
     """
     file = _PillowFile(request)
     image = file.start()
-    pages = full_pages(image, request.kind)
+    pages = full_pages(image, request.kind, io.BytesIO(file.data))
     number = select_page(pages, request)
     reserve_pixels(request, image)  # before the frames in between are decoded
     if number or getattr(image, "is_animated", False) or request.kind.name == "GIF":

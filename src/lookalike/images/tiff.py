@@ -32,6 +32,7 @@ _SAMPLES, _MIN_SAMPLE, _MAX_SAMPLE, _PLANAR = 277, 280, 281, 284
 _SUB_IFDS, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _SMIN, _SMAX = 330, 338, 339, 340, 341
 _PROFILE, _DNG_VERSION = 34675, 50706
 _REDUCED, _MASK = 1, 4
+_BIG_TIFF, _SHORT, _MAX_TAGS = 43, 3, 4096
 _WHITE_IS_ZERO = 0
 _UNSIGNED = 1
 _ALPHA = (1, 2)
@@ -54,19 +55,52 @@ def is_page(tags: Tags) -> bool:
 def is_raw(file: IO[bytes]) -> bool:
     """Return whether a TIFF is a raw photograph, whose first page is sensor values or a thumbnail.
 
-    The file is at its start before and after.
+    The file is at its start afterwards.
     """
-    header = file.read(8)
-    order: Literal["little", "big"] = "little" if header[:2] == b"II" else "big"
-    file.seek(int.from_bytes(header[4:8], order))
-    entries = file.read(2 + 12 * int.from_bytes(file.read(2), order))
+    tags = next(_directories(file), {})
     file.seek(0)
-    tags = {}
-    for start in range(0, len(entries) - 11, 12):
-        tag = int.from_bytes(entries[start : start + 2], order)
-        tags[tag] = int.from_bytes(entries[start + 8 : start + 12], order)
     thumbnail = bool(tags.get(_SUBFILE_TYPE, 0) & _REDUCED) and _SUB_IFDS in tags
     return _DNG_VERSION in tags or thumbnail
+
+
+def tiff_pages(file: IO[bytes]) -> tuple[int, ...]:
+    """Return the numbers of the pages of a TIFF that are no reduced copies or masks.
+
+    The file is at its start before and afterwards.
+    """
+    pages = tuple(number for number, tags in enumerate(_directories(file)) if is_page(tags))
+    file.seek(0)
+    return pages or (0,)
+
+
+def _directories(file: IO[bytes]) -> Iterator[dict[int, int]]:
+    """Yield the tags of each page, with their values where these fit into the directory.
+
+    Pillow cannot count pages of which it does not know the order of bands.
+    """
+    file.seek(0)
+    header = file.read(16)
+    order: Literal["little", "big"] = "little" if header[:2] == b"II" else "big"
+    big = int.from_bytes(header[2:4], order) == _BIG_TIFF
+    word, count_bytes = (8, 8) if big else (4, 2)
+    offset = int.from_bytes(header[word : 2 * word], order)
+    seen: set[int] = set()
+    while offset and offset not in seen:
+        seen.add(offset)
+        file.seek(offset)
+        length = 4 + 2 * word
+        count = int.from_bytes(file.read(count_bytes), order)
+        entries = file.read(min(count, _MAX_TAGS) * length)
+        if not entries:
+            return
+        tags = {}
+        for start in range(0, len(entries) - length + 1, length):
+            tag, kind = (int.from_bytes(entries[start + i : start + i + 2], order) for i in (0, 2))
+            value = start + 4 + word
+            size = 2 if kind == _SHORT else word
+            tags[tag] = int.from_bytes(entries[value : value + size], order)
+        yield tags
+        offset = int.from_bytes(file.read(word), order)
 
 
 def has_deep_planes(tags: Tags) -> bool:
@@ -76,7 +110,7 @@ def has_deep_planes(tags: Tags) -> bool:
 
 def is_compressed(tags: Tags) -> bool:
     """Return whether the pixels are compressed."""
-    return tags.get(_COMPRESSION, 1) != 1
+    return bool(tags.get(_COMPRESSION, 1) != 1)
 
 
 def tag_bits(tags: Tags) -> int:
@@ -163,12 +197,6 @@ def open_tifffile(file: IO[bytes]) -> Iterator[Any]:
         yield opened
 
 
-def tifffile_pages(opened: Any) -> tuple[int, ...]:
-    """Return the numbers of the pages that are no reduced copies or masks."""
-    pages = enumerate(opened.pages)
-    return tuple(n for n, page in pages if is_page({_SUBFILE_TYPE: page.subfiletype})) or (0,)
-
-
 def read_with_tifffile(request: Request) -> Raster:
     """Read a TIFF of many bands, of floats in color, or of more than 8 bits in planes.
 
@@ -177,7 +205,7 @@ def read_with_tifffile(request: Request) -> Raster:
         ImageError: it is too large.
     """
     with open_tifffile(io.BytesIO(request.data)) as opened:
-        pages = tifffile_pages(opened)
+        pages = tiff_pages(io.BytesIO(request.data))
         page = opened.pages[select_page(pages, request)]
         size = page.nbytes * 2 + CONVERSION_BYTES * page.imagewidth * page.imagelength
         request.reserve(page.imagewidth, page.imagelength, len(request.data) + size)
