@@ -32,6 +32,7 @@ from lookalike.gallery.sync import SyncReport
 from lookalike.images import formats
 from lookalike.sources import SourceOptions, open_items, open_source
 from tests.integration.test_cli import lookalike, run
+from tests.integration.test_sync import write_label
 
 
 def picture(number: int = 0, side: int = 12) -> Image.Image:
@@ -336,15 +337,6 @@ def test_files_that_are_not_read_now_keep_their_rows(
     (root / "2.tif").unlink()
     os.mkfifo(root / "2.tif")
     assert gallery.sync(root).removed == 0
-
-
-def write_label(gallery: Gallery, row_id: str, value: str) -> None:
-    """Write a column that comes from no source, as ``label propagate --write`` does."""
-    row = gallery.store.get([row_id])
-    metadata = [{**row.metadata[0], "mark": value}]
-    gallery.upsert(
-        replace(row, metadata=metadata), fingerprint=gallery.fingerprint, written={"mark"}
-    )
 
 
 def mark(gallery: Gallery, row_id: str) -> object:

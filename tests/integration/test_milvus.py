@@ -66,7 +66,7 @@ from lookalike.stores.milvus.store import MilvusStore
 from lookalike.types import Metric, Progress
 from tests.conftest import Require
 from tests.integration.test_cli import lookalike, process, run
-from tests.integration.test_sync import counts, draw, state
+from tests.integration.test_sync import counts, draw, state, write_label
 from tests.milvus_server import MESSAGE_BYTES, MilvusServer, emptied
 
 log = logging.getLogger(__name__)
@@ -439,6 +439,28 @@ def test_an_interrupted_creation_starts_again(
     assert len(gallery) == 0
     assert gallery_exists(place(f"unfinished_{step}"))
     assert Gallery.open(place(f"unfinished_{step}")).encoder.fingerprint == encoders[0].fingerprint
+
+
+def test_written_labels_come_back_with_the_image(
+    place: Callable[[str], str], encoders: tuple[Encoder, Encoder], tmp_path: Path
+) -> None:
+    photos = tmp_path / "p"
+    for i in range(4):
+        draw(photos / f"{i}.png", i)
+    gallery = Gallery.create(place("labels_back"), encoder=encoders[0])
+    gallery.sync(gallery.open_source(photos, options={"exclude": ["3.*"]}))
+    write_label(gallery, "p:0.png", "mine")
+    (photos / "0.png").rename(tmp_path / "0.png")
+    assert gallery.sync(photos).removed == 1
+    (tmp_path / "0.png").rename(photos / "back.png")
+    again = Gallery.open(place("labels_back"))
+    report = again.sync(photos)
+    assert (report.added, {each.reason for each in report.skipped}) == (1, {"excluded"})
+    assert again.store.get(["p:back.png"]).metadata == [{"mark": "mine"}]
+    assert again.select(["p:[b1]*"]) == ["p:1.png", "p:back.png"]
+    assert again.remove(where="mark = 'mine'") == 1
+    assert again.remove(source="p") == 2
+    assert (again.sources, again.source_options) == ({}, {})
 
 
 def test_existing_galleries_and_collections_are_not_replaced(
