@@ -154,12 +154,18 @@ def test_evaluate_prints_the_promised_keys(work: Path) -> None:
     scores |= {"map_retrieved", "map_retrieved_interval", "recall_at_1", "recall_at_1_interval"}
     scores |= {"recall", "recall_interval", "first", "per_label"}
     others = {"k", "queries", "skipped", "gallery", "baselines", "variants", "latency_ms"}
-    others.add("baselines_left_out")
+    others |= {"baselines_left_out", "leakage", "without_relevant", "zero_embeddings"}
     assert set(result) == scores | others | {"protocol", "relevance", "precision_ceiling"}
     assert result["relevance"] == {"by": "label", "column": "label"}
     assert (result["protocol"], result["precision_ceiling"]) == (None, 1)
     assert result["queries"] == 360
     assert result["k"] == 7
+    assert (result["without_relevant"], result["zero_embeddings"]) == (0, 0)
+    assert set(result["leakage"]) == {
+        *("queries", "leaked", "exact", "near", "near_unknown", "threshold", "excluded"),
+        "examples",
+    }
+    assert (result["leakage"]["queries"], result["leakage"]["exact"]) == (360, 0)
     assert set(result["baselines"]) == {"chance", "pixels", "pca", "hog", "hog-fine", "untrained"}
     for baseline in result["baselines"].values():
         assert set(baseline) == scores
