@@ -310,6 +310,7 @@ class Gallery:
         """
         if self._is_snapshot:
             return self
+
         def current(opened: _Opened) -> _Opened:
             view = opened.snapshot()
             GalleryState.of(view.store)  # which is from now on that of the snapshot
@@ -530,10 +531,12 @@ class Gallery:
             self._refuse_other_rows(fingerprint)
             if archive:
                 self._archive().add(archive)
+            if not written <= self.written:  # known before the rows, or a sync would drop them
+                self.written |= written
+                self._write_manifest()
             for batch in (rows,) if isinstance(rows, Rows) else rows:
                 self._store.upsert(self._with_written(batch) if keep_written else batch)
             self.sources |= sources or {}
-            self.written |= written
             self._write_manifest()
 
     def _with_written(self, rows: Rows) -> Rows:

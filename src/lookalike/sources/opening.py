@@ -151,7 +151,8 @@ def _open(spec: str | Path, on_progress: ProgressCallback, options: SourceOption
     path = Path(native_path(str(Path(spec).expanduser())))
     if path.is_dir():
         folder = FolderSource.scan(path, options)
-        return folder if len(folder) else open_shards(path, options) or folder
+        shards = None if len(folder) else open_shards(path, options)
+        return folder if shards is None else _refuse_pages(shards, options)
     if not path.exists():
         raise SourceError(f"{escape_name(str(path))}: there is no such file or folder")
     _check_regular(path)
