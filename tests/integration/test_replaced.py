@@ -23,7 +23,9 @@ from lookalike.errors import (
     ReplacedError,
 )
 from lookalike.gallery.gallery import Gallery
-from lookalike.labels import neighbor_graph, save_session, suggest
+from lookalike.labels import neighbor_graph, propagate, save_session, suggest
+from lookalike.labels.label_set import LabelSet
+from lookalike.labels.write_back import write_labels
 from lookalike.sources import Item, open_source
 from lookalike.stores.base import Rows
 from tests.serving import Serving, serving
@@ -146,7 +148,15 @@ def test_labels_of_a_replaced_gallery_are_not_written_into_the_new_one(
     gallery = a.create(path)
     rows = gallery.store.get([f"{NAME}:a0.png"])
     graph = neighbor_graph(gallery)
+    labels = LabelSet("labels", {f"{NAME}:a0.png": ("x",), f"{NAME}:a1.png": ("y",)})
+    result = propagate(graph, labels)
+    gallery.remove([f"{NAME}:a5.png"])
+    write_labels(gallery, result, "own")
+    assert len(gallery) == 39
+    assert all("own" in record.metadata for record in gallery.store.records())
     b.replace(path)
+    with pytest.raises(ReplacedError):
+        write_labels(gallery, result, "own")
     with pytest.raises(FingerprintError, match="cannot be mixed"):
         gallery.upsert(rows, fingerprint=a.encoder.fingerprint)
     with pytest.raises(ReplacedError):

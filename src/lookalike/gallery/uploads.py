@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lookalike.artifacts import write_atomically
 from lookalike.errors import ArtifactError, BusyError, InputError, MissingRowError
+from lookalike.files import escape_name, unescape_name
 from lookalike.gallery.gallery import IMAGES, Gallery
 from lookalike.gallery.sync import UPLOADS
 from lookalike.images.decode import content_hash
@@ -76,13 +79,13 @@ def put(
     with contextlib.suppress(OSError):  # the next line says what is wrong
         folder.mkdir(exist_ok=True)
     write_atomically(folder / name, data, parents=False)
-    rows = Rows([own], [str(folder / name)], embedding, [metadata], [digest])
+    rows = Rows([own], [escape_name(str(folder / name))], embedding, [metadata], [digest])
     replaces = before is None or before.name != name
     try:
         gallery.upsert(
             rows,
             fingerprint=fingerprint,
-            sources={SOURCE: str(folder)},
+            sources={SOURCE: escape_name(str(folder))},
             keep_written=True,
         )
     except (BusyError, ArtifactError):
@@ -104,11 +107,15 @@ def update_metadata(gallery: Gallery, item_id: str, metadata: Metadata) -> dict[
         StorageError: it could not be written.
     """
     own = editable_id(item_id)
-    row = gallery.store.get([own])
-    merged = {**row.metadata[0], **metadata}
-    merged = {name: value for name, value in merged.items() if value is not None}
-    changed = Rows([own], row.uris, row.embeddings, [merged], row.hashes, row.signatures)
-    gallery.upsert(changed, fingerprint=gallery.encoder.fingerprint)
+    merged: dict[str, Any] = {}
+
+    def changed() -> Iterator[Rows]:  # read while no other process can write
+        row = gallery.store.get([own])
+        fields = {**row.metadata[0], **metadata}
+        merged.update({name: value for name, value in fields.items() if value is not None})
+        yield replace(row, metadata=[merged])
+
+    gallery.upsert(changed(), fingerprint=gallery.fingerprint)
     return merged
 
 
@@ -142,7 +149,7 @@ def editable_id(item_id: str) -> str:
 
 def _file_of(gallery: Gallery, own: str) -> Path | None:
     try:
-        return Path(gallery.store.get([own]).uris[0])
+        return Path(unescape_name(gallery.store.get([own]).uris[0]))
     except MissingRowError:
         return None
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from lookalike.errors import InputError, SettingError
 from lookalike.gallery.gallery import Gallery
 from lookalike.labels.propagation import Propagation
+from lookalike.stores.base import Rows
 
 _BATCH = 10_000
 
@@ -32,23 +34,23 @@ def check_column(gallery: Gallery, column: str) -> None:
 def write_labels(gallery: Gallery, propagation: Propagation, column: str) -> None:
     """Write accepted labels, confidences and statuses as three metadata columns.
 
-    They stay with an image as long as its content does, also when its source is synced again.
+    They stay with an image as long as its content does, also when its source is synced again. Rows
+    that were removed since their labels were computed are left out.
 
     Raises:
         ReplacedError: the labels are of another gallery, which was in its place.
         StorageError: the write failed, or another process is writing.
     """
-    if propagation.state is not None:
-        gallery.check_identity(propagation.state.identity)
-    metadata = propagation.metadata(column)
-    for start in range(0, len(propagation.ids), _BATCH):
-        rows = gallery.store.get(propagation.ids[start : start + _BATCH])
-        merged = [
-            {**old, **new}
-            for old, new in zip(rows.metadata, metadata[start : start + _BATCH], strict=True)
-        ]
-        gallery.upsert(
-            replace(rows, metadata=merged),
-            fingerprint=gallery.fingerprint,
-            written=frozenset(metadata[0]),
-        )
+    metadata = dict(zip(propagation.ids, propagation.metadata(column), strict=True))
+
+    def labeled() -> Iterator[Rows]:  # read while no other process can write
+        if propagation.state is not None:
+            gallery.check_identity(propagation.state.identity)
+        ids = [row_id for row_id in gallery.store.ids() if row_id in metadata]
+        for start in range(0, len(ids), _BATCH):
+            rows = gallery.store.get(ids[start : start + _BATCH])
+            pairs = zip(rows.ids, rows.metadata, strict=True)
+            yield replace(rows, metadata=[{**old, **metadata[row_id]} for row_id, old in pairs])
+
+    columns = frozenset(name for fields in metadata.values() for name in fields)
+    gallery.upsert(labeled(), fingerprint=gallery.fingerprint, written=columns)
