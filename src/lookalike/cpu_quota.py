@@ -46,7 +46,9 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
     Args:
         root: the folder with ``proc`` and the mounted control groups.
     """
-    quotas = [quota for folder in control_groups(root, "cpu") if (quota := _quota(folder)) is not None]
+    quotas = [
+        quota for folder in control_groups(root, "cpu") if (quota := _quota(folder)) is not None
+    ]
     return min(quotas, default=None)
 
 

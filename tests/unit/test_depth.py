@@ -26,6 +26,7 @@ from lookalike.images.options import (
     DecodeOptions,
 )
 from tests.conftest import Require
+from tests.unit.test_decode import stored_as
 
 RAMP = np.tile(np.linspace(0, 1, 512), (32, 1))
 """Gray from 0 to 1, left to right."""
@@ -340,3 +341,25 @@ def test_windows_of_percentiles() -> None:
     assert (to_8_bits(constant, percentile_window(constant)) == 127).all()
     large = np.tile(np.arange(2000, dtype=np.uint16), (1500, 1))
     assert percentile_window(large) == pytest.approx((2, 1997), abs=3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["gray", "color", "floats", "planes", "png"])
+def test_deep_images_are_upright(kind: str, orientation: int, require: Require) -> None:
+    require(find_spec("tifffile"), "tifffile is not installed")
+    whole = np.zeros((16, 24, 3), np.uint16)
+    whole[:8, :6], whole[8:, 12:] = (65535, 100, 0), (0, 30000, 65535)
+    stored = stored_as(whole, orientation)
+    if kind == "png":
+        exif = b"MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
+        data = deep_png(stored, chunk(b"eXIf", exif))
+    else:
+        values = stored[:, :, 0] if kind == "gray" else stored
+        values = values.astype(np.float32) if kind == "floats" else values
+        values = np.moveaxis(values, 2, 0) if kind == "planes" else values
+        options = {"planarconfig": "separate"} if kind == "planes" else {}
+        data = deep_tiff(values, extratags=[(274, 3, 1, orientation, True)], **options)
+    expected = whole[:, :, 0] if kind == "gray" else whole
+    window = DecodeOptions(window=(0, 65535))
+    np.testing.assert_array_equal(decode(data, options=window), np.rint(expected / 257))
+    assert (read_header(data).height, read_header(data).width) == (16, 24)

@@ -133,9 +133,13 @@ def _with_tifffile(file: IO[bytes], kind: Format) -> ImageHeader:
     with open_tifffile(file) as opened:
         pages = tiff_pages(file)
         page = opened.pages[pages[0]]
+        tags = {tag.code: tag.value for tag in page.tags}
         width, height = page.imagewidth, page.imagelength
         lossless = page.compression.name not in ("JPEG", "OJPEG", "WEBP")
-    return ImageHeader(width, height, kind.name, len(pages), lossless, None, False, None)
+    if tags.get(ExifTags.Base.Orientation) in _TURNED:
+        width, height = height, width
+    date = _date(tags)
+    return ImageHeader(width, height, kind.name, len(pages), lossless, None, bool(date), date)
 
 
 def _exif(image: Image.Image) -> Mapping[int, Any]:

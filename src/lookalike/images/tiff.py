@@ -32,7 +32,7 @@ _SAMPLES, _MIN_SAMPLE, _MAX_SAMPLE, _PLANAR = 277, 280, 281, 284
 _SUB_IFDS, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _SMIN, _SMAX = 330, 338, 339, 340, 341
 _PROFILE, _DNG_VERSION = 34675, 50706
 _REDUCED, _MASK = 1, 4
-_BIG_TIFF, _SHORT, _MAX_TAGS = 43, 3, 4096
+_BIG_TIFF, _SHORT, _MAX_TAGS, _MAX_OFFSET = 43, 3, 4096, 1 << 62
 _WHITE_IS_ZERO = 0
 _UNSIGNED = 1
 _ALPHA = (1, 2)
@@ -85,7 +85,7 @@ def _directories(file: IO[bytes]) -> Iterator[dict[int, int]]:
     word, count_bytes = (8, 8) if big else (4, 2)
     offset = int.from_bytes(header[word : 2 * word], order)
     seen: set[int] = set()
-    while offset and offset not in seen:
+    while 0 < offset < _MAX_OFFSET and offset not in seen:
         seen.add(offset)
         file.seek(offset)
         length = 4 + 2 * word
