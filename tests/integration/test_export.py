@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ KINDS: Mapping[str, Callable[[int], ImageArray]] = {
 def collection(kind: str, count: int = COUNT) -> ItemSource:
     make = KINDS[kind]
     count = min(count, 6) if make is large else count
-    items = [Item(f"{kind}:{i}", f"{kind}#{i}", {}, lambda i=i: make(i)) for i in range(count)]
+    items = [Item(f"{kind}:{i}", f"{kind}#{i}", {}, partial(make, i)) for i in range(count)]
     return ItemSource(kind, kind, items)
 
 
@@ -253,7 +254,8 @@ def test_the_command_line_names_the_files_and_exits_with_1(
     assert done.returncode == 1
     assert "e/model.onnx (which search uses) and e/model.safetensors" in done.stderr
     assert (tmp_path / "e" / "encoder.json").is_file()
-    assert json.loads(done.stdout)["export"]["sufficient"] is False
+    result = json.loads(done.stdout)
+    assert (result["export"]["sufficient"], result["sanity_check"]) == (False, None)
 
 
 def fail(*_: Any) -> bytes:
