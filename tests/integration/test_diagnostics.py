@@ -66,7 +66,7 @@ def doctor() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 def test_doctor_tries_every_part(doctor: dict[str, dict[str, Any]]) -> None:
-    """What is called ok was used, and the line says how; facts need no trial."""
+    """What is called ok was used, and the line says how; facts need no probe."""
     for name in (
         *("embeddings", "tables", "images", "reports", "torch", "timm", "transformers"),
         *("tokenizers", "service", "map", "heif", "raw", "geometric", "milvus", "ray", "cache"),

@@ -19,8 +19,8 @@ from lookalike.config import settings
 from lookalike.encoders.backbones import BACKBONES, CACHE_FOLDER
 from lookalike.formatting import format_count
 
-_TRIAL_S = 120
-"""Seconds after which a trial is given up."""
+_PROBE_S = 120
+"""Seconds after which a probe is given up."""
 
 _WITHOUT_SUCCESS = "used as commands use it, without success"
 
@@ -59,7 +59,7 @@ class _Part:
     """A part of lookalike that is tried in a process of its own.
 
     Args:
-        name: of the part, and of its function in :mod:`lookalike.diagnostics.trials`.
+        name: of the part, and of its function in :mod:`lookalike.diagnostics.probes`.
         tried: what that function does, in the past tense.
         purpose: what the part is for.
         extra: of lookalike with its packages; None for a required part.
@@ -144,17 +144,17 @@ def _try(part: _Part) -> Check:
     version = f"{part.packages[0]} {_version(part.packages[0])}"
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "lookalike.diagnostics.trials", part.name],
+            [sys.executable, "-m", "lookalike.diagnostics.probes", part.name],
             env={**os.environ, "LOOKALIKE_THREADS": "1", "PYTHONUTF8": "1"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
             errors="backslashreplace",
-            timeout=_TRIAL_S,
+            timeout=_PROBE_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        tried = f"gave up after {_TRIAL_S} s"
+        tried = f"gave up after {_PROBE_S} s"
         return Check(part.name, False, version, tried, required=required)
     said = done.stdout.strip().rpartition("\n")[2]
     if done.returncode == 0:

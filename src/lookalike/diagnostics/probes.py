@@ -1,6 +1,6 @@
-"""Uses of each part, as commands use it: ``python -m lookalike.diagnostics.trials NAME``.
+"""Uses of each part, as commands use it: ``python -m lookalike.diagnostics.probes NAME``.
 
-A trial ends with 0, and prints what it did where that varies; or with 1 and the reason.
+A probe ends with 0, and prints what it did where that varies; or with 1 and the reason.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _images() -> str:
         file = io.BytesIO()
         try:
             Image.new("RGB", (8, 8)).save(file, name)
-        except (KeyError, OSError):  # a format that Pillow cannot write; it has its own trial
+        except (KeyError, OSError):  # a format that Pillow cannot write; it has its own probe
             continue
         decode(file.getvalue(), name=f"a.{name.lower()}")
         readable.append(name)
@@ -203,7 +203,7 @@ def _ray() -> None:
     importlib.import_module("ray")
 
 
-TRIALS: Mapping[str, Callable[[], str | None]] = {
+PROBES: Mapping[str, Callable[[], str | None]] = {
     "embeddings": _encode,
     "tables": _tables,
     "images": _images,
@@ -226,7 +226,7 @@ TRIALS: Mapping[str, Callable[[], str | None]] = {
     "milvus": _milvus,
     "ray": _ray,
 }
-"""The trial of each part; a pretrained encoder is tried by its own name."""
+"""The probe of each part; a pretrained encoder is tried by its own name."""
 
 
 @contextlib.contextmanager
@@ -266,11 +266,11 @@ def _expect(condition: bool, otherwise: str) -> None:
 
 
 def _run(name: str) -> int:
-    """Run a trial and print its result, or why it failed; return the exit code."""
-    trial = TRIALS.get(name, partial(_backbone, name))
+    """Run a probe and print its result, or why it failed; return the exit code."""
+    probe = PROBES.get(name, partial(_backbone, name))
     try:
-        said = trial()
-    except Exception as error:  # noqa: BLE001 - whatever is wrong is the result of the trial
+        said = probe()
+    except Exception as error:  # noqa: BLE001 - whatever is wrong is the result of the probe
         reason = (str(error).splitlines() or [""])[0]
         sys.stdout.write(f"\n{type(error).__name__}: {reason}\n")
         return 1
