@@ -339,6 +339,18 @@ def test_files_that_are_not_read_now_keep_their_rows(
     assert gallery.sync(root).removed == 0
 
 
+def test_a_file_that_is_read_by_another_link_has_moved(gallery: Gallery, tmp_path: Path) -> None:
+    put(tmp_path / "other" / "1.png", PNG)
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "b").symlink_to(tmp_path / "other")
+    gallery.sync(tmp_path / "p")
+    write_label(gallery, "p:b/1.png", "mine")
+    (tmp_path / "p" / "a").symlink_to(tmp_path / "other")  # listed before b
+    report = gallery.sync(tmp_path / "p", allow_removals=True)
+    assert (report.moved, report.kept, gallery.store.ids()) == (1, 0, ["p:a/1.png"])
+    assert mark(gallery, "p:a/1.png") == "mine"
+
+
 def mark(gallery: Gallery, row_id: str) -> object:
     return gallery.store.get([row_id]).metadata[0].get("mark")
 

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import ImageError, SourceError
-from lookalike.sources import open_items, open_source
+from lookalike.sources import SourceOptions, open_items, open_source
 
 RNG = np.random.default_rng(1)
 
@@ -98,7 +98,7 @@ def test_an_unreadable_sub_folder_is_reported_as_a_problem(
     assert list(source.unlisted_prefixes) == ["r:shut/"]
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json", "parquet"])
 def test_a_metadata_table_in_a_folder_adds_columns(kind: str, tmp_path: Path) -> None:
     for name in ("cats/1.png", "cats/2.png", "3.png"):
         write(tmp_path / name)
@@ -117,14 +117,75 @@ def test_a_metadata_table_in_a_folder_adds_columns(kind: str, tmp_path: Path) ->
     [problem] = source.problems
     assert problem.reason == "'none.png' is not an image in the folder"
     assert problem.uri.endswith(
-        f"metadata.{kind}, {'row' if kind == 'parquet' else 'line'} {4 if kind == 'csv' else 3}"
+        f"metadata.{kind}, {'line' if 'csv' in kind or 'jsonl' in kind else 'row'} "
+        f"{4 if kind == 'csv' else 3}"
     )
+
+
+@pytest.mark.parametrize("name", ["Metadata.CSV", "METADATA.csv", "metadata.Csv"])
+def test_a_metadata_table_is_found_in_any_case_of_letters(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "1.png")
+    (tmp_path / name).write_text("file_name,n\n1.png,12345678901234567890\n")
+    (tmp_path / "metadata.json").write_text("{}")
+    source = open_source(tmp_path)
+    assert source[0].metadata == {"n": 12345678901234567890}
+    assert {each.reason for each in source.skipped} == {
+        "metadata table",
+        "metadata.json, not read",
+    }
+
+
+def test_integers_of_any_length_are_exact(tmp_path: Path) -> None:
+    long, longer = "1" * 40, "2" * 2_000
+    rows = {
+        "int": ["1", "-999999999999999999", ""],
+        "long": [long, "1", ""],
+        "mixed": [long, "1.5", "2"],
+        "longer": [longer, "1", ""],
+        "zeros": ["007", "1", "2"],
+    }
+    lines = [",".join(("path", *rows))]
+    for i, name in enumerate("abc"):
+        lines.append(",".join((f"{name}.png", *(values[i] for values in rows.values()))))
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    first, second, third = (dict(item.metadata) for item in open_source(tmp_path / "m.csv"))
+    assert first == {
+        "int": 1, "long": int(long), "mixed": int(long), "longer": longer, "zeros": "007"
+    }  # fmt: skip
+    assert second == {
+        "int": -(10**18) + 1, "long": 1, "mixed": 1.5, "longer": "1", "zeros": "1"
+    }  # fmt: skip
+    assert third == {"mixed": 2, "zeros": "2"}
+    (tmp_path / "m.jsonl").write_text(f'{{"path": "a.png", "n": {long}, "m": {longer}}}')
+    assert open_source(tmp_path / "m.jsonl")[0].metadata == {"n": int(long), "m": longer}
+
+
+def test_patterns_take_names_at_any_depth_and_paths(tmp_path: Path) -> None:
+    for name in ("a.png", "b.GIF", "thumbs/a.png", "x/thumbs/b.png", "x/2019/c.png", "2019/d.png"):
+        write(tmp_path / "r" / name)
+
+    def taken(**patterns: tuple[str, ...]) -> list[str]:
+        source = open_source(tmp_path / "r", options=SourceOptions(**patterns), empty=True)
+        excluded = sum(each.count for each in source.skipped)
+        assert len(source) + excluded == 6
+        return [item.id.partition(":")[2] for item in source]
+
+    assert taken(exclude=("thumbs", "*.gif")) == ["a.png", "2019/d.png", "x/2019/c.png"]
+    assert taken(include=("2019/*",)) == ["2019/d.png"]
+    assert taken(include=("2019",)) == ["2019/d.png", "x/2019/c.png"]
+    assert taken(include=("X/",)) == ["x/2019/c.png", "x/thumbs/b.png"]
+    assert taken(include=("*.png",), exclude=("x/thumbs", "a.*")) == ["2019/d.png", "x/2019/c.png"]
+    assert taken(include=("*",), exclude=("",)) == [
+        item.id[2:] for item in open_source(tmp_path / "r")
+    ]
 
 
 def write_table(path: Path, rows: list[dict[str, object]]) -> Path:
     names = list(dict.fromkeys(name for row in rows for name in row))
     if path.suffix == ".jsonl":
         path.write_text("\n".join(map(json.dumps, rows)))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
     elif path.suffix == ".parquet":
         pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), path)
     else:

@@ -47,8 +47,9 @@ class FolderSource:
     ``skipped``.
 
     ``files`` are paths within the root, as the system names them; ``pages`` the page of each, if
-    every page is an item. ``columns`` holds the rows of ``metadata.csv``, ``.jsonl``, ``.json`` or
-    ``.parquet`` in the root, by file. ``named`` tells whether the caller chose the name.
+    every page is an item; ``links`` lead to folders that are read by another path. ``columns``
+    holds the rows of ``metadata.csv``, ``.jsonl``, ``.json`` or ``.parquet`` in the root, by file.
+    ``named`` tells whether the caller chose the name.
     """
 
     root: Path
@@ -60,6 +61,7 @@ class FolderSource:
     skipped: Sequence[Skipped] = ()
     options: SourceOptions = DEFAULT_SOURCE_OPTIONS
     pages: Sequence[int] | None = None
+    links: tuple[str, ...] = ()
     named: bool = False
 
     @classmethod
@@ -82,6 +84,7 @@ class FolderSource:
             prefixes,
             skipped=walk.skipped.result(),
             options=options,
+            links=tuple(f"{link}/" for link in walk.links),
         )
         if walk.table is not None:
             source = source._with_columns(walk.table)
@@ -100,9 +103,12 @@ class FolderSource:
     def has_file(self, item_id: str) -> bool:
         """Return whether the file of an ID that is not among the items still exists.
 
-        A page of a file whose other pages are items does not.
+        A page of a file whose other pages are items does not, nor a file that is read by another
+        path.
         """
         key = unescape_name(item_id.removeprefix(f"{self.name}:"))
+        if key.startswith(self.links):
+            return False
         base, mark, page = key.rpartition("#")
         if mark and page.isdigit() and not _is_listed(self.root, key):
             return self.options.pages != "all" and _is_listed(self.root, base)
@@ -264,6 +270,7 @@ class _Walk:
         self.problems: list[Failure] = []
         self.unlisted: list[str] = []
         self.skipped = SkipCounter()
+        self.links: list[str] = []
         self.table: Path | None = None
         self._options = options
         self._readable = supported_suffixes()
@@ -349,6 +356,7 @@ class _Walk:
             return False
         if entry.is_symlink() and not self._leads_out(entry):
             self.skipped.add(skipping.LINK, folder + name)
+            self.links.append(folder + name)
             return False
         return True
 
