@@ -71,7 +71,8 @@ def read_repeatedly(
     path: Path, queries: Sequence[Path], expected: Sequence[Sequence[Answer]], count: int
 ) -> Reads:
     """Search an open gallery until ``count`` answers are among the expected ones."""
-    right, refused, wrong = 0, 0, []
+    right, refused = 0, 0
+    wrong: list[str] = []
     gallery: Gallery | None = None
     while right < count and len(wrong) < 5:
         place = right % len(queries)

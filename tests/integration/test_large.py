@@ -105,7 +105,7 @@ def test_a_gallery_builds_its_index_and_measures_recall(
     gallery = Gallery.create(tmp_path / "g", encoder=pixels)
     gallery.sync(digits)
     assert isinstance(gallery.store, LanceStore)
-    assert index.is_indexed(gallery._store.snapshot().dataset, Metric.COSINE)
+    assert index.is_indexed(gallery.store.snapshot().dataset, Metric.COSINE)
     facts = measure_recall(gallery, queries=20)
     assert facts["queries"] >= 20
     assert facts["recall@10"] > 0.9

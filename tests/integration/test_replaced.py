@@ -22,6 +22,7 @@ from lookalike.errors import (
     InputError,
     ReplacedError,
 )
+from lookalike.explore import build_map, load_map
 from lookalike.gallery.gallery import Gallery
 from lookalike.labels import neighbor_graph, propagate, save_session, suggest
 from lookalike.labels.label_set import LabelSet
@@ -163,6 +164,31 @@ def test_labels_of_a_replaced_gallery_are_not_written_into_the_new_one(
         save_session(gallery, graph, suggest(graph, 4), None)
     assert sorted(Gallery.open(path).store.ids())[0] == f"{NAME}:b0.png"
     assert not list(path.glob("labeling*"))
+
+
+def test_a_map_is_stale_after_labels_were_written_but_keeps_its_points(
+    sides: tuple[Side, Side], path: Path
+) -> None:
+    gallery = sides[0].create(path)
+    built = build_map(gallery)
+    rows = next(gallery.store.rows(100))
+    labeled = replace(rows, metadata=[{"label": "xy"[i % 2]} for i in range(len(rows))])
+    gallery.upsert(labeled, fingerprint=gallery.fingerprint)
+    stale = load_map(gallery)
+    assert stale is not None
+    assert (stale.stale, stale.origin.changes, stale.columns) == (True, "1 commit", {})
+    renewed = build_map(gallery)
+    assert (renewed.stale, list(renewed.columns)) == (False, ["label"])
+    assert renewed.origin.created_at == built.origin.created_at
+    np.testing.assert_allclose(renewed.points, built.points, atol=1e-4)
+    saved = load_map(gallery)
+    assert saved is not None
+    assert not saved.stale
+    other = sides[1].create(path.with_name("other.gallery"))
+    shutil.copy(path / "map.json", other.path)
+    copied = load_map(other)
+    assert copied is not None
+    assert copied.origin.changes == "another gallery"
 
 
 def test_a_gallery_that_is_gone_is_an_error_until_it_is_back(
