@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import stat
+import unicodedata
 from pathlib import Path
 
 _TO_ESCAPE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))|[\udc80-\udcff]")
@@ -39,6 +40,11 @@ def unescape_name(text: str) -> str:
     return _ESCAPED.sub(
         lambda match: "\\" if match[1] == "5c" else chr(0xDC00 + int(match[1], 16)), text
     )
+
+
+def normalize_name(name: str) -> str:
+    """Return the form that different spellings of a path share: Unicode NFC, with slashes."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/"))
 
 
 def valid_text(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,16 @@ def test_the_column_id_precedes_shard_keys(tmp_path: Path) -> None:
         tmp_path, "g:00000/000000000,000000002\n000000002,000000001\n", rows, rows
     )
     assert relevance.ids == {rows[0].id: {rows[1].id}, rows[1].id: {rows[0].id}}
+
+
+def test_names_match_in_other_spellings_last(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
+    rows = source(item(f"s:a/{decomposed}"), item("s:b.jpg"))
+    relevance = ground_truth(tmp_path, f"b.jpg,a\\{composed}\n", rows, rows)
+    assert relevance.ids == {"s:b.jpg": {f"s:a/{decomposed}"}}
+    both = source(item(f"s:{composed}"), item(f"s:{decomposed}"))
+    relevance = ground_truth(tmp_path, f"{composed},{decomposed}\n", both, both)
+    assert relevance.ids == {f"s:{composed}": {f"s:{decomposed}"}}
 
 
 def test_an_ambiguous_name_is_refused_unless_it_is_a_full_id(tmp_path: Path) -> None:

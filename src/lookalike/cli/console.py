@@ -150,7 +150,7 @@ def _readable(value: object) -> str:
         if len(value) > _LISTED:
             return format_count(len(value), "value")
         return ", ".join(map(_readable, value))
-    return str(value)
+    return printable(str(value))
 
 
 def size(number: int) -> str:

@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 from lookalike.errors import InputError
+from lookalike.files import normalize_name
 from lookalike.images.formats import supported_suffixes
 from lookalike.sources import Item, Source
 
@@ -95,7 +96,7 @@ def resolve_names(path: Path, source: Source, lines: Mapping[str, int]) -> dict[
 
     A name may be an item's id, the value of its metadata column ``id``, its id without the source's
     name, its file name, or its file name without suffix. The id has precedence, then the column,
-    then the others.
+    then the others. A name in another Unicode form (NFC, NFD), or with backslashes, matches last.
 
     Args:
         path: the file with the names, for messages.
@@ -107,9 +108,12 @@ def resolve_names(path: Path, source: Source, lines: Mapping[str, int]) -> dict[
     """
     matches: dict[str, tuple[int, dict[str, None]]] = {}
     image_suffixes = supported_suffixes()
+    spellings = {normalize_name(name): name for name in lines}
     for item in source:
-        for rank, name in _names(item, image_suffixes):
-            if name in lines:
+        for rank, spelling in _names(item, image_suffixes):
+            name = spelling if spelling in lines else spellings.get(normalize_name(spelling))
+            rank += 0 if name == spelling else _OTHER_SPELLING
+            if name is not None:
                 best, ids = matches.setdefault(name, (rank, {}))
                 if rank < best:
                     matches[name] = (rank, {item.id: None})
@@ -123,6 +127,10 @@ def resolve_names(path: Path, source: Source, lines: Mapping[str, int]) -> dict[
                 f"({len(ids):,} matches in {source.spec}); use the full id"
             )
     return {name: next(iter(ids)) for name, (_, ids) in matches.items()}
+
+
+_OTHER_SPELLING = 10
+"""Added to the precedence of names that are spelled otherwise."""
 
 
 def _names(item: Item, image_suffixes: frozenset[str]) -> Iterator[tuple[int, str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import ImageError, SourceError
-from lookalike.files import escape_name, read_regular, unescape_name
+from lookalike.files import escape_name, normalize_name, read_regular, unescape_name
 from lookalike.images.formats import HEADER_BYTES, RAW_SUFFIXES, developed_raws, supported_suffixes
 from lookalike.images.header import read_header
 from lookalike.sources import skipping
@@ -207,15 +207,15 @@ def _by_path(
     columns: dict[str, Mapping[str, Any]] = {}
     problems = []
     names = frozenset(files)
-    composed: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     for number, row in enumerate(table.rows):
         place = table.place(number)
         value = str(row.get(column, ""))
         path = os.path.normpath(value).replace(os.sep, "/") if value else ""
         file = matching_name(path, names)
         if file is None and path:  # of a name with both forms, one alone is not enough
-            composed = composed or {_normalized(name, "NFC"): name for name in files}
-            file = composed.get(_normalized(path.replace("\\", "/"), "NFC"))
+            spellings = spellings or {normalize_name(name): name for name in files}
+            file = spellings.get(normalize_name(path))
         if not value:
             problems.append(Failure(place, f"has no {column}"))
         elif file is None:
