@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lookalike.encoders.batching import fit_encoder
 from lookalike.errors import (
     ArtifactError,
     FingerprintError,
@@ -64,6 +65,21 @@ def test_an_open_gallery_is_the_one_in_its_place(sides: tuple[Side, Side], path:
     gallery.remove([f"{NAME}:b0.png"])
     assert len(gallery) == len(Gallery.open(path)) == 39
     assert gallery.sync(open_source(b.folder, name=NAME)).added == 1
+
+
+def test_a_gallery_of_other_dimensions_is_opened_too(sides: tuple[Side, Side], path: Path) -> None:
+    a, b = sides
+    color = replace(b, encoder=fit_encoder("color", open_source(b.folder)))
+    assert color.encoder.dim != a.encoder.dim
+    gallery = a.create(path)
+    item, reads = replacing(color, path, b.image(0))
+    assert gallery.search(item, k=1)[0].id == f"{NAME}:b0.png"
+    assert len(reads) == 2
+    with serving({"g": gallery}) as served:
+        assert hits_of(ask(served, b.image(1))[1])[0] == (f"{NAME}:b1.png", 0)
+        a.replace(path)
+        assert hits_of(ask(served, a.image(1))[1])[0] == (f"{NAME}:a1.png", 0)
+        assert served.client().gallery("g").info()["dim"] == a.encoder.dim
 
 
 def test_a_copy_with_the_same_history_is_noticed(sides: tuple[Side, Side], path: Path) -> None:

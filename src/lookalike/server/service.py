@@ -324,12 +324,15 @@ class Service:
     ) -> Hits:
         """Run one query; run it again if the gallery was replaced meanwhile.
 
-        The rows that are searched are those after encoding, if they are of the same gallery.
+        The rows that are searched are those after encoding, if they are of the same gallery. A
+        store on a server checks that itself.
         """
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
                 vectors = await self._vectors(opened, query, region, search, stages)
-                now = await self.open(opened.handle)
+                now = opened
+                if opened.gallery.address is None:
+                    now = await self.open(opened.handle)
                 if now.state.identity != opened.state.identity:
                     raise replaced_error(opened.name)
                 store = now.gallery.store
