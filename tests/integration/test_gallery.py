@@ -25,12 +25,15 @@ from lookalike.errors import (
     SettingError,
     SourceError,
 )
+from lookalike.gallery.copy import copy
 from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.recall import measure_recall
 from lookalike.images.decode import ImageInput
 from lookalike.sources import Source, open_items, open_source
 from lookalike.sources.sampling import sample_images
 from lookalike.stores.base import Rows
 from lookalike.types import Progress
+from tests.integration.test_cli import run
 
 
 @pytest.fixture
@@ -295,3 +298,15 @@ def test_unlabeled_queries_and_galleries_are_refused(
     unlabeled.sync(tmp_path / "flat")
     with pytest.raises(InputError, match="no labels among 1 row"):
         la.evaluate(unlabeled, "dataset:digits/test")
+
+
+def test_the_recall_of_a_gallery_without_rows_is_undefined(tmp_path: Path) -> None:
+    encoder = open_encoder("color", [np.zeros((8, 8, 3), np.uint8)])
+    gallery = Gallery.create(tmp_path / "empty.gallery", encoder=encoder)
+    facts = measure_recall(gallery)
+    assert facts == {"queries": 0, "recall@10": None, "p50_ms": None, "p50_ms_exact": None}
+    report = copy(gallery, tmp_path / "copy.gallery")
+    assert (report.queries, report.recall) == (0, None)
+    shown = run("copy", "empty.gallery", "copy.gallery", cwd=tmp_path)
+    assert "verified: 0 rows compared\n" in shown
+    assert "search recall@10         -" in run("info", "empty.gallery", "--recall", cwd=tmp_path)

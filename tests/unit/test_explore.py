@@ -22,7 +22,7 @@ from lookalike.explore.copy_threshold import (
     correlation,
     thumbnail_vector,
 )
-from lookalike.explore.keep_rules import FileFacts, KeepOrder
+from lookalike.explore.keep_rules import FileFacts, KeepOrder, matches
 from lookalike.explore.layout import compute_layout, measure_quality
 from lookalike.explore.map import FILE
 from lookalike.explore.page import html
@@ -162,13 +162,19 @@ def test_keep_rules(scenes: Gallery) -> None:
 
 
 def test_preferred_paths_decide_among_equal_files(scenes: Gallery) -> None:
-    for pattern in ("??.png", "scenes:00.png", "*/scenes/00.png"):
+    for pattern in ("??.png", "scenes:00.png", "*/scenes/00.PNG"):
         group = find_duplicates(scenes, exact=True, prefer=["nothing", pattern]).groups[0]
         assert (file_name(group.keep), group.decided_by) == ("00.png", ("preferred path",))
     by_content = groups_of(find_duplicates(scenes, prefer=["*saved*", "*darker*"]))
     assert {"01.png", "03.png"} <= set(by_content)
     by_id = groups_of(find_duplicates(scenes, keep="first", prefer=["*.jpg"]))
     assert "01 saved.jpg" in by_id
+    record = Record("s:backup/2019/a.jpg", "/disk/photos/backup/2019/a.jpg", {}, "")
+    assert matches(record, "backup")
+    assert matches(record, "backup/2019")
+    assert matches(record, "/disk/photos")
+    assert not matches(record, "2018")
+    assert not matches(record, "photos/*")
 
 
 def test_exact_duplicates_are_found_without_decoding_images(scenes: Gallery) -> None:

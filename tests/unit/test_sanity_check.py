@@ -33,6 +33,7 @@ def test_the_spectrum_has_the_effective_rank_and_collapsed_dimensions() -> None:
     assert one.effective == pytest.approx(1, abs=1e-3)
     same = Spectrum.of(np.ones((50, 4), np.float32))
     assert same.collapsed == (0, 1, 2, 3)
+    assert same.effective == 0
 
 
 def comparison(low: float, high: float) -> BaselineComparison:

@@ -39,7 +39,7 @@ def command(
       lookalike copy photos.gallery backup.gallery
       lookalike copy photos.gallery milvus://localhost:19530/photos
     """
-    from lookalike.gallery.copy import RECALL_K, copy
+    from lookalike.gallery.copy import copy
     from lookalike.gallery.gallery import Gallery
 
     opened = Gallery.open(gallery)
@@ -57,7 +57,14 @@ def command(
     print(
         f"{target}: {format_count(report.rows, 'row')}; {report.added:,} added, "
         f"{report.updated:,} updated, {report.removed:,} removed, {report.unchanged:,} unchanged, "
-        f"in {report.seconds:.1f} s; verified: {format_count(report.compared, 'row')} compared, "
-        f"recall@{RECALL_K} {report.recall:.3f} over "
-        f"{format_count(report.queries, 'query', 'queries')}"
+        f"in {report.seconds:.1f} s; verified: {format_count(report.compared, 'row')} compared"
+        f"{_recall(report.recall, report.queries)}"
     )
+
+
+def _recall(recall: float | None, queries: int) -> str:
+    from lookalike.gallery.copy import RECALL_K
+
+    if recall is None:
+        return ""
+    return f", recall@{RECALL_K} {recall:.3f} over {format_count(queries, 'query', 'queries')}"

@@ -192,7 +192,7 @@ def duplicates_command(
     With --out: duplicates.csv and a contact sheet.
 
       lookalike explore duplicates photos.gallery -o duplicates
-      lookalike explore duplicates photos.gallery --prefer "originals/*"
+      lookalike explore duplicates photos.gallery --prefer originals
     """
     from lookalike.explore import find_duplicates
     from lookalike.gallery.gallery import Gallery

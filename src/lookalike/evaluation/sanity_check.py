@@ -24,6 +24,7 @@ from lookalike.types import (
     ProgressCallback,
     ignore_progress,
 )
+from lookalike.vectors import has_direction
 
 SAMPLE = 3_000
 """Maximum number of unlabeled images, spread evenly over the source."""
@@ -39,8 +40,8 @@ class Spectrum:
 
     ``effective`` is the effective rank: the exponential of the entropy of the principal components'
     shares of the variance (RankMe, Garrido et al. 2023, with variances for singular values), from
-    1 to ``dim``. ``collapsed`` are the dimensions whose standard deviation is at most a hundredth
-    of the median one.
+    1 to ``dim``; 0 if all embeddings are the same. ``collapsed`` are the dimensions whose standard
+    deviation is at most a hundredth of the median one.
     """
 
     dim: int
@@ -56,7 +57,7 @@ class Spectrum:
         collapsed = np.flatnonzero(spread <= median / 100)
         variances = np.linalg.svd(values - values.mean(axis=0), compute_uv=False) ** 2
         shares = variances[variances > 0] / max(variances.sum(), np.finfo(float).tiny)
-        effective = float(np.exp(-(shares * np.log(shares)).sum()))
+        effective = float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
         return cls(values.shape[1], effective, tuple(int(i) for i in collapsed))
 
 
@@ -246,9 +247,13 @@ def _label(sampled: SampledImage, labels: Mapping[str, str] | None) -> object:
 
 
 def _precisions(embeddings: Embeddings, labels: NDArray[Any], k: int) -> NDArray[np.float64]:
-    """Return leave-one-out precision@k of each row, ``(rows,)``."""
+    """Return leave-one-out precision@k of each row, ``(rows,)``; 0 for an embedding of zeros.
+
+    All others are at the same distance from such a row: their order says nothing.
+    """
     others = ExactIndex(embeddings).others(0, len(embeddings), k, Metric.COSINE).rows
-    return np.asarray((labels[others] == labels[:, None]).mean(axis=1))
+    precisions = (labels[others] == labels[:, None]).mean(axis=1)
+    return np.where(has_direction(embeddings), precisions, 0)
 
 
 def _as_json(estimate: Estimate) -> dict[str, Any]:

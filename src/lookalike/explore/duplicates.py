@@ -178,8 +178,8 @@ def find_duplicates(  # noqa: PLR0913 - keyword options of the public call
         gallery: whose rows are compared.
         keep: which image of a group is kept, a name in
             :data:`~lookalike.explore.keep_rules.KEEP_RULES`.
-        prefer: patterns of paths or ids, with ``*`` and ``?``, of images to keep if nothing but
-            their ids tells them apart; the most preferred first.
+        prefer: patterns of paths, folders or ids, with ``*`` and ``?``, of images to keep if
+            nothing but their ids tells them apart; the most preferred first.
         max_distance: maximum distance of embeddings, instead of the calibrated one.
         exact: find identical files only; no image is decoded.
         seed: of the sample of images for the calibration.

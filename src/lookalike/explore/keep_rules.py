@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lookalike.errors import ImageError, SettingError, SourceError, UnknownNameError
@@ -17,6 +16,7 @@ from lookalike.gallery.ingest import item_hash
 from lookalike.images.header import ImageHeader, read_header
 from lookalike.sources import Item, open_items
 from lookalike.sources.opening import native_path
+from lookalike.sources.options import matches_glob
 from lookalike.stores.base import Record
 
 KEEP_RULES: Mapping[str, str] = {
@@ -173,7 +173,7 @@ class KeepOrder:
 def matches(record: Record, pattern: str) -> bool:
     """Return whether a row's path below its source, its id or its location matches a pattern.
 
-    ``*`` stands for any characters, slashes included, ``?`` for one.
+    As for :class:`lookalike.sources.SourceOptions`.
     """
     _, _, path = record.id.partition(":")
-    return any(fnmatchcase(name, pattern) for name in (path, record.id, record.uri))
+    return any(matches_glob(name, (pattern,)) for name in (path, record.id, record.uri))

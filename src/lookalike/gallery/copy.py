@@ -42,7 +42,7 @@ class CopyReport:
         rows: rows of the target now.
         compared: rows that were read from both galleries and are identical.
         queries: rows whose nearest neighbors were searched for in the copy.
-        recall: recall@10 of these searches against exact search.
+        recall: recall@10 of these searches against exact search; None without any.
         seconds: duration.
     """
 
@@ -53,7 +53,7 @@ class CopyReport:
     rows: int
     compared: int
     queries: int
-    recall: float
+    recall: float | None
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,6 +111,7 @@ def copy(
         changed,
         fingerprint=gallery.fingerprint,
         sources=gallery.sources,
+        source_options=gallery.source_options,
         written=gallery.written,
         archive=gallery.archive,
     )
@@ -215,11 +216,11 @@ def _compare(gallery: Gallery, copied: Gallery) -> int:
     return len(sample)
 
 
-def _measure_recall(gallery: Gallery, copied: Gallery) -> tuple[int, float]:
-    """Return the number of queries, and the recall of the copy's search for them."""
+def _measure_recall(gallery: Gallery, copied: Gallery) -> tuple[int, float | None]:
+    """Return the number of queries, and the recall of the copy's search for them, if any."""
     ids = gallery.store.ids()
     if not ids:
-        return 0, 1.0
+        return 0, None
     queries = gallery.store.get(ids[:: max(1, len(ids) // RECALL_QUERIES)]).embeddings
     local = gallery if gallery.address is None else copied
     exact = local.store.search(queries, RECALL_K, gallery.metric, exact=True)

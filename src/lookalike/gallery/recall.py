@@ -16,10 +16,12 @@ def measure_recall(gallery: Gallery, queries: int = 100, k: int = 10) -> dict[st
     """Search for the nearest neighbors of evenly spaced rows, approximately and exactly.
 
     Returns the number of queries, recall@k, and the median latency of both searches in
-    milliseconds, as JSON values.
+    milliseconds, as JSON values; all but the first are None if there are no rows.
     """
     gallery = gallery.snapshot()
     ids = gallery.store.ids()
+    if not ids:
+        return {"queries": 0, f"recall@{k}": None, "p50_ms": None, "p50_ms_exact": None}
     vectors = gallery.store.get(ids[:: max(1, len(ids) // queries)]).embeddings
     results, latency = _timed_search(gallery, vectors, k, exact=False)
     if gallery.address is None:
@@ -36,12 +38,15 @@ def measure_recall(gallery: Gallery, queries: int = 100, k: int = 10) -> dict[st
 
 
 def search_recall(results: Sequence[Sequence[Hit]], exact_hits: Sequence[Sequence[Hit]]) -> float:
-    """Return the share of the exact hits of all queries that are among their results."""
+    """Return the share of the exact hits of all queries that are among their results.
+
+    There must be exact hits.
+    """
     overlap = sum(
         len({hit.id for hit in hits} & {hit.id for hit in exact})
         for hits, exact in zip(results, exact_hits, strict=True)
     )
-    return overlap / max(1, sum(map(len, exact_hits)))
+    return overlap / sum(map(len, exact_hits))
 
 
 def _timed_search(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -45,8 +45,8 @@ class SourceOptions:
         """Return whether a path relative to the source is taken by the patterns."""
         if not self.include and not self.exclude:
             return True
-        included = not self.include or _matches(path, self.include)
-        return included and not _matches(path, self.exclude)
+        included = not self.include or matches_glob(path, self.include)
+        return included and not matches_glob(path, self.exclude)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options that differ from the defaults, as JSON values."""
@@ -93,8 +93,11 @@ def _json_limit(limit: float | None) -> float | str | None:
     return _NO_LIMIT if limit == math.inf else limit
 
 
-def _matches(path: str, patterns: tuple[str, ...]) -> bool:
-    """Return whether a path, or a folder that it is in, matches a pattern."""
+def matches_glob(path: str, patterns: Sequence[str]) -> bool:
+    """Return whether a path, or a folder that it is in, matches a pattern, in any case of letters.
+
+    ``*`` matches slashes too. A pattern without a slash is for the name of the file or a folder.
+    """
     parts = path.casefold().split("/")
     paths = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
     for pattern in patterns:
