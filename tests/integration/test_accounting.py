@@ -380,9 +380,12 @@ def test_labels_come_back_with_the_same_content(gallery: Gallery, tmp_path: Path
     assert gallery.remove(source="p") == 4
     assert (gallery.sources, len(gallery)) == ({}, 0)
     copied = tmp_path / "copy"
+    gallery.sync(open_source(root, options=SourceOptions(exclude=("*",)), empty=True))
     copy(gallery, copied)
+    assert Gallery.open(copied).source_options == {"p": {"exclude": ["*"]}}
+    gallery.sync(open_source(root, empty=True))
     for each in (gallery, Gallery.open(copied)):
-        each.sync(root)
+        each.sync(open_source(root))
         assert mark(each, "p:again/one.png") == "label 1"
         assert mark(each, "p:3.png") is None
 

@@ -503,12 +503,13 @@ class Gallery:
             finally:
                 self._writer = None
 
-    def upsert(
+    def upsert(  # noqa: PLR0913 - what rows bring with them
         self,
         rows: Rows | Iterable[Rows],
         *,
         fingerprint: str,
         sources: Mapping[str, str] | None = None,
+        source_options: Mapping[str, dict[str, Any]] | None = None,
         written: Set[str] = frozenset(),
         archive: Mapping[str, Metadata] | None = None,
         keep_written: bool = False,
@@ -519,6 +520,7 @@ class Gallery:
             rows: the rows.
             fingerprint: of their encoder.
             sources: specifications of new sources, by name.
+            source_options: the options that these were indexed with.
             written: metadata columns that come from no source.
             archive: what was written about images that are not among the rows.
             keep_written: add what was written for images of the same content, as a sync does.
@@ -537,6 +539,7 @@ class Gallery:
             for batch in (rows,) if isinstance(rows, Rows) else rows:
                 self._store.upsert(self._with_written(batch) if keep_written else batch)
             self.sources |= sources or {}
+            self.source_options |= source_options or {}
             self._write_manifest()
 
     def _with_written(self, rows: Rows) -> Rows:
@@ -775,6 +778,7 @@ class Gallery:
             "dim": now.store.dim,
             "metric": now.metric.value,
             "sources": now.sources,
+            **({"source_options": now.source_options} if now.source_options else {}),
             "bytes": _size(now.path),
             **opened.storage.facts,
         }
