@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -28,6 +29,7 @@ from lookalike.training.losses import nt_xent
 from lookalike.training.recipes import RECIPES, Recipe
 from lookalike.training.train import train
 from lookalike.types import Progress, ProgressCallback, ignore_progress
+from tests.integration.test_cli import lookalike
 
 ROWS = 13
 SOURCE = "dataset:digits/train[:100]"
@@ -50,6 +52,10 @@ def main(folder: Path) -> None:
             "all_reduce_max": group.all_reduce_max(group.rank, 1 - group.rank, 0.25),
         }
         fits(folder, group, results)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("lookalike.cli.torchrun._GRACE_S", 0)
+            done = lookalike("train", SOURCE, "-o", folder / "refused", "--size", 20)
+        results["command line"] = [done.returncode, done.stdout, done.stderr]
         encoder = train(SOURCE, recipe="contrastive", out=folder / "whole", options=WHOLE)
         results["fingerprint"] = encoder.fingerprint
         (folder / f"{group.rank}.json").write_text(json.dumps(results))
