@@ -158,7 +158,7 @@ def test_keep_rules(scenes: Gallery) -> None:
     with pytest.raises(UnknownNameError, match="largest"):
         find_duplicates(scenes, keep="largst")
     with pytest.raises(SettingError, match="must not be empty"):
-        find_duplicates(scenes, prefer=[""])
+        find_duplicates(scenes, prefer=["a", "!"])
 
 
 def test_preferred_paths_decide_among_equal_files(scenes: Gallery) -> None:
@@ -173,6 +173,8 @@ def test_preferred_paths_decide_among_equal_files(scenes: Gallery) -> None:
     assert matches(record, "backup")
     assert matches(record, "backup/2019")
     assert matches(record, "/disk/photos")
+    assert not matches(record, "!backup")
+    assert matches(record, "!2018")
     assert not matches(record, "2018")
     assert not matches(record, "photos/*")
 

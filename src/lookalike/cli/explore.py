@@ -172,7 +172,7 @@ def duplicates_command(
     ] = "largest",
     prefer: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB", help="Paths to keep among equal files; repeatable."),
+        typer.Option(metavar="GLOB", help="Paths to keep among equal files, or !GLOB; repeatable."),
     ] = None,
     max_distance: Annotated[
         float | None,
@@ -228,6 +228,8 @@ def duplicates_command(
 
 
 def _print_duplicates(result: Duplicates) -> None:
+    from lookalike.explore.keep_rules import ID
+
     rows = [
         (
             group.kind,
@@ -245,6 +247,10 @@ def _print_duplicates(result: Duplicates) -> None:
         more = format_count(len(result.groups) - _LISTED, "more group")
         print(f"and {more}; list them with --json or --out")
     print(f"{result.summary()}; nothing was deleted")
+    by_id = sum(ID in group.decided_by for group in result.groups)
+    if by_id and result.keep == "largest":
+        groups = format_count(by_id, "group")
+        print(f"{groups} decided by the id: to choose by folder, --prefer FOLDER or '!FOLDER'")
     if result.threshold is not None:
         print(f"near-duplicates: {result.threshold.describe()}")
     elif result.no_content:

@@ -179,7 +179,8 @@ def find_duplicates(  # noqa: PLR0913 - keyword options of the public call
         keep: which image of a group is kept, a name in
             :data:`~lookalike.explore.keep_rules.KEEP_RULES`.
         prefer: patterns of paths, folders or ids, with ``*`` and ``?``, of images to keep if
-            nothing but their ids tells them apart; the most preferred first.
+            nothing but their ids tells them apart, the most preferred first; ``!backup``
+            prefers what is not in such a folder.
         max_distance: maximum distance of embeddings, instead of the calibrated one.
         exact: find identical files only; no image is decoded.
         seed: of the sample of images for the calibration.

@@ -124,8 +124,8 @@ class KeepOrder:
     def __post_init__(self) -> None:
         if self.rule not in KEEP_RULES:
             raise UnknownNameError("keep rule", self.rule, KEEP_RULES)
-        if not all(self.prefer):
-            raise SettingError("{prefer} must not be empty", prefer="")
+        if not all(each.removeprefix("!") for each in self.prefer):
+            raise SettingError("{prefer} must not be empty", prefer=None)
 
     @property
     def criteria(self) -> Sequence[str]:
@@ -173,7 +173,9 @@ class KeepOrder:
 def matches(record: Record, pattern: str) -> bool:
     """Return whether a row's path below its source, its id or its location matches a pattern.
 
-    As for :class:`lookalike.sources.SourceOptions`.
+    As for :class:`lookalike.sources.SourceOptions`; after ``!`` whether it does not.
     """
+    if pattern.startswith("!"):
+        return not matches(record, pattern[1:])
     _, _, path = record.id.partition(":")
     return any(matches_glob(name, (pattern,)) for name in (path, record.id, record.uri))
