@@ -164,8 +164,9 @@ def test_patterns_take_names_at_any_depth_and_paths(tmp_path: Path) -> None:
     for name in ("a.png", "b.GIF", "thumbs/a.png", "x/thumbs/b.png", "x/2019/c.png", "2019/d.png"):
         write(tmp_path / "r" / name)
 
-    def taken(**patterns: tuple[str, ...]) -> list[str]:
-        source = open_source(tmp_path / "r", options=SourceOptions(**patterns), empty=True)
+    def taken(include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> list[str]:
+        options = SourceOptions(include=include, exclude=exclude)
+        source = open_source(tmp_path / "r", options=options, empty=True)
         excluded = sum(each.count for each in source.skipped)
         assert len(source) + excluded == 6
         return [item.id.partition(":")[2] for item in source]
