@@ -17,6 +17,7 @@ from lookalike.evaluation.summary import cautions
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
+from tests.integration.test_cli import run
 
 LABELS = 4
 PER_LABEL = 6
@@ -82,6 +83,7 @@ def test_identical_queries_are_reported_and_can_be_ignored(folder: Path, gallery
     assert document["examples"][0]["rows"] == ["photos:label0/0.png"]
 
 
+@pytest.mark.slow
 def test_near_duplicates_of_queries_are_reported_and_can_be_ignored(
     folder: Path, gallery: Gallery
 ) -> None:
@@ -197,3 +199,17 @@ def test_a_query_with_an_embedding_of_zeros_has_no_hits(folder: Path, tmp_path: 
         "blank.png": 0,
     }
     assert "1 query has an embedding of zeros: counted as without a hit" in cautions(result)
+
+
+@pytest.mark.slow
+def test_the_command_line_and_the_report_warn_of_leakage(folder: Path) -> None:
+    text = run("evaluate", "photos.gallery", "copies", "--report", "r.html", cwd=folder)
+    assert "leakage: 24 of 24 queries are in the gallery (24 identical, 0 near-duplicate)" in text
+    assert "--exclude-duplicates" in text
+    assert "24 of 24 queries are in the gallery" in text.partition("\n* color: ")[2].splitlines()[0]
+    page = (folder / "r.html").read_text()
+    assert "Leakage: 24 of 24 queries are in the gallery" in page
+    arguments = ("evaluate", "photos.gallery", "copies", "--exclude-duplicates", "--json")
+    document = json.loads(run(*arguments, cwd=folder))
+    assert document["leakage"]["excluded"]
+    assert document["recall_at_1"] < 1

@@ -26,7 +26,15 @@ def ranking(evaluation: Evaluation) -> list[tuple[str, Scores]]:
 
 
 def verdict(evaluation: Evaluation) -> str:
-    """Compare the gallery's encoder with the best baseline, in one sentence."""
+    """Compare the gallery's encoder with the best baseline, in one sentence, with any leakage."""
+    leakage = evaluation.leakage
+    text = _comparison(evaluation)
+    if leakage is None or not leakage.leaked or leakage.excluded:
+        return text
+    return f"{text}; {leakage.leaked:,} of {leakage.queries:,} queries are in the gallery"
+
+
+def _comparison(evaluation: Evaluation) -> str:
     own = _main_score(evaluation, evaluation.scores)
     measure = "precision" if evaluation.criterion.labeled else "mAP"
     text = f"{evaluation.scores.encoder}: {measure}@{evaluation.k} {own.value:.4f}"
