@@ -14,6 +14,7 @@ from lookalike.errors import ImageError, MissingRowError, SourceError
 from lookalike.files import unescape_name
 from lookalike.formatting import format_count
 from lookalike.gallery.ingest import Change, IngestSummary, item_hash
+from lookalike.images.options import FURTHER_FRAMES, FURTHER_PAGES
 from lookalike.sources import (
     DATASET_PREFIX,
     FolderSource,
@@ -88,6 +89,7 @@ class SyncReport:
     ) -> SyncReport:
         """Make the report of an ingest."""
         source = located.source
+        read = (FURTHER_PAGES, FURTHER_FRAMES) if source.options.pages == "all" else ()
         return cls(
             added=summary.counts[Change.ADDED],
             updated=summary.counts[Change.UPDATED],
@@ -98,7 +100,7 @@ class SyncReport:
             seconds=seconds,
             kept=len(missing.kept),
             skipped=tuple(source.skipped),
-            notes=dict(summary.notes.most_common()),
+            notes={note: count for note, count in summary.notes.most_common() if note not in read},
             relocated=located.moved_from,
         )
 
