@@ -154,7 +154,13 @@ def test_evaluate_prints_the_promised_keys(work: Path) -> None:
     scores |= {"map_retrieved", "map_retrieved_interval", "recall_at_1", "recall_at_1_interval"}
     scores |= {"recall", "recall_interval", "first", "per_label"}
     others = {"k", "queries", "skipped", "gallery", "baselines", "variants", "latency_ms"}
-    others |= {"baselines_left_out", "leakage", "without_relevant", "zero_embeddings"}
+    others |= {
+        "baselines_left_out",
+        "baselines_unread",
+        "leakage",
+        "without_relevant",
+        "zero_embeddings",
+    }
     assert set(result) == scores | others | {"protocol", "relevance", "precision_ceiling"}
     assert result["relevance"] == {"by": "label", "column": "label"}
     assert (result["protocol"], result["precision_ceiling"]) == (None, 1)

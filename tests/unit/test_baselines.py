@@ -59,6 +59,23 @@ def test_the_other_baselines_stay_in_the_table(
     assert "there are 20." in page
 
 
+def test_rows_that_cannot_be_read_are_missing_from_all_baselines(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is gone takes no baseline with it; the gallery itself still has its row."""
+    encoder = open_encoder("color", [item.image() for item in open_source(folder)])
+    gallery = Gallery.create(tmp_path / "g.gallery", encoder=encoder)
+    gallery.sync(folder)
+    (folder / "red" / "0.png").unlink()
+    evaluation = la.evaluate(gallery, baselines=True)
+    assert {"pixels", "hog", "untrained"} <= set(evaluation.baselines)
+    assert [Path(failure.uri).name for failure in evaluation.baselines_unread] == ["0.png"]
+    assert evaluation.as_dict()["baselines_unread"] == 1
+    print_evaluation(evaluation)
+    shown = capsys.readouterr().out
+    assert "the baselines lack 1 row whose images cannot be read; the first: " in shown
+
+
 def test_without_baselines_none_is_left_out(small: Gallery) -> None:
     assert la.evaluate(small).as_dict()["baselines_left_out"] == {}
 

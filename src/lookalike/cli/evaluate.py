@@ -94,6 +94,7 @@ def evaluate_command(
     JSON: precision, map, map_retrieved, recall and recall_at_1, each with
     NAME_interval; queries, skipped, without_relevant, zero_embeddings, leakage
     (exact, near, excluded, examples), relevance, per_label, first, baselines,
+    baselines_left_out (reasons by name), baselines_unread (rows),
     variants (each with map_delta and latency_ms) and latency_ms.
 
     Exit code 1: some queries were skipped; each is listed.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print the scores of gallery and baselines, those of variants, and the verdict."""
-    from lookalike.evaluation.baselines import left_out_notes
+    from lookalike.evaluation.baselines import baseline_notes
     from lookalike.evaluation.summary import cautions, ceiling_note, most_confused, verdict
 
     print_table(*_scores(evaluation), title=_title(evaluation))
@@ -26,7 +26,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
             f"relevant results {evaluation.criterion.description}; mAP@{k} divides by "
             f"min({k}, relevant rows), mAP retrieved by the relevant results"
         )
-    for text in left_out_notes(evaluation.baselines_left_out):
+    for text in baseline_notes(evaluation.baselines_left_out, evaluation.baselines_unread):
         print(text)
     for text in cautions(evaluation):
         print(text)

@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import encoder_specs
 from lookalike.errors import ArtifactError, InputError, MissingDependencyError
-from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
+from lookalike.formatting import format_count
+from lookalike.types import Failure, ImageArray, Progress, ProgressCallback, ignore_progress
 
 CHANCE = "chance"
 
@@ -22,15 +23,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class BaselineResults(Generic[T]):
-    """Results by baseline, and the reasons of the baselines without one."""
+    """Results by baseline, and the reasons of the baselines without one.
+
+    ``unread`` are rows that no baseline has, since their images cannot be read.
+    """
 
     results: dict[str, T] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    unread: tuple[Failure, ...] = ()
 
 
-def left_out_notes(left_out: Mapping[str, str]) -> list[str]:
-    """Return a line for each baseline that could not be run, with the reason."""
-    return [f"baseline {name} left out: {reason}" for name, reason in left_out.items()]
+def baseline_notes(left_out: Mapping[str, str], unread: Sequence[Failure] = ()) -> list[str]:
+    """Return a line for each baseline that could not be run, and one for unreadable rows."""
+    notes = [f"baseline {name} left out: {reason}" for name, reason in left_out.items()]
+    if unread:
+        rows = format_count(len(unread), "row")
+        first = f"{unread[0].uri}: {unread[0].reason}"
+        notes.append(f"the baselines lack {rows} whose images cannot be read; the first: {first}")
+    return notes
 
 
 def run_baselines(

@@ -25,7 +25,7 @@ from lookalike.evaluation.variants import VariantBenchmark, parse_variants
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import Item, ItemSource, Source, open_source
-from lookalike.sources.sampling import sample_images
+from lookalike.sources.sampling import sample_images, thread_map
 from lookalike.stores.base import MAX_K, RowReader, Rows
 from lookalike.stores.memory import MemoryStore
 from lookalike.types import (
@@ -90,7 +90,8 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
             names of re-rankings, several joined by ``+``, or ``all``.
         baselines: compare with chance, pixels, PCA, HOG and an untrained network, each fitted to
             and run on the same images with the same metric. One that cannot be, such as PCA on
-            few images, is left out with its reason.
+            few images, is left out with its reason. Rows whose images cannot be read any more are
+            missing from the baselines' galleries; they are listed.
         exclude_duplicates: ignore rows that are identical to a query or near-duplicates of it in
             its ranking, as neither correct nor incorrect.
         on_progress: called at each stage.
@@ -178,6 +179,7 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
         scores=benchmark.score(gallery.encoder.name, hits),
         baselines=compared.results,
         baselines_left_out=compared.left_out,
+        baselines_unread=compared.unread,
         labels=labels,
         confusion=benchmark.confusion(labels, hits),
         query_labels=Counter(benchmark.query_labels),
@@ -197,6 +199,21 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
             first=first,
         ).run(parsed_variants, values.average_precision, on_progress),
     )
+
+
+def _readable(rows: ItemSource) -> tuple[list[Item], tuple[Failure, ...]]:
+    """Return the rows whose images can be read, and the others with the reason."""
+
+    def reason(item: Item) -> str:
+        try:
+            item.image()
+        except ImageError as error:
+            return str(error).removeprefix(f"{item.uri}: ")
+        return ""
+
+    reasons = list(zip(rows.items, thread_map(reason, rows.items), strict=True))
+    unread = tuple(Failure(item.uri, text) for item, text in reasons if text)
+    return [item for item, text in reasons if not text], unread
 
 
 def _check_synthetic(**options: object) -> None:
@@ -248,15 +265,17 @@ class _Benchmark:
 
     def baselines(self) -> BaselineResults[Scores]:
         """Return the scores of chance and of the baseline encoders, by name."""
+        items, unread = _readable(self.rows)
         run = run_baselines(
             sample_images(self.rows),
-            lambda encoder: self.score(encoder.name, self.search(encoder, self.store_for(encoder))),
+            lambda encoder: self.score(
+                encoder.name, self.search(encoder, self.store_for(encoder, items))
+            ),
         )
-        return BaselineResults({CHANCE: self.chance(), **run.results}, run.left_out)
+        return BaselineResults({CHANCE: self.chance(), **run.results}, run.left_out, unread)
 
-    def store_for(self, encoder: Encoder) -> RowReader:
-        """Return the gallery's images as encoded by another encoder."""
-        items = self.rows.items
+    def store_for(self, encoder: Encoder, items: Sequence[Item]) -> RowReader:
+        """Return images of the gallery as encoded by another encoder."""
         task = f"encode with {encoder.name}"
         encoded = list(encode_items(encoder, items, self._reporter(task, len(items))))
         embeddings = np.concatenate(encoded)

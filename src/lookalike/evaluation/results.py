@@ -47,14 +47,14 @@ class Evaluation:
     """The result of :func:`evaluate`.
 
     ``confusion`` is ``(labels, labels)`` int64: hits by label of the query (row) and of the hit
-    (column); ``baselines_left_out`` holds the reason for each baseline that could not be run;
-    ``query_labels`` and ``gallery_labels`` count images by label. These and ``labels``
-    are empty unless ``criterion`` is the label. ``state`` is that of the gallery when it was
-    evaluated. ``ceiling`` is the highest possible precision@k, the mean of min(relevant, k) / k.
-    ``without_relevant`` of the skipped queries have no relevant row. ``zero_embeddings`` of the
-    queries have no distance to any row, and no hits. ``leakage`` counts the queries that the
-    gallery holds; None for synthetic queries. ``others`` may hold scores of other galleries of the
-    same images for the same queries, for comparison.
+    (column); ``baselines_left_out`` holds the reason for each baseline that could not be run,
+    ``baselines_unread`` the rows that no baseline has; ``query_labels`` and ``gallery_labels``
+    count images by label. These and ``labels`` are empty unless ``criterion`` is the label.
+    ``state`` is that of the gallery when it was evaluated. ``ceiling`` is the highest possible
+    precision@k, the mean of min(relevant, k) / k. ``without_relevant`` of the skipped queries have
+    no relevant row. ``zero_embeddings`` of the queries have no distance to any row, and no hits.
+    ``leakage`` counts the queries that the gallery holds; None for synthetic queries. ``others``
+    may hold scores of other galleries of the same images for the same queries, for comparison.
     """
 
     k: int
@@ -78,6 +78,7 @@ class Evaluation:
     leakage: Leakage | None = None
     protocol: EvaluationProtocol | None = None
     baselines_left_out: Mapping[str, str] = field(default_factory=dict)
+    baselines_unread: tuple[Failure, ...] = ()
     others: Mapping[str, Scores] = field(default_factory=dict)
     variants: Mapping[str, VariantResult] = field(default_factory=dict)
 
@@ -97,6 +98,7 @@ class Evaluation:
             **self.scores.as_dict(),
             "baselines": {name: scores.as_dict() for name, scores in self.baselines.items()},
             "baselines_left_out": dict(self.baselines_left_out),
+            "baselines_unread": len(self.baselines_unread),
             "variants": {name: result.as_dict() for name, result in self.variants.items()},
             "latency_ms": {"p50": self.latency.p50, "p95": self.latency.p95},
         }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
 from lookalike.errors import InputError
-from lookalike.evaluation.baselines import left_out_notes, run_baselines
+from lookalike.evaluation.baselines import baseline_notes, run_baselines
 from lookalike.evaluation.metrics import Estimate
 from lookalike.evaluation.robustness import MEANING, evaluate_encoder_robustness
 from lookalike.sources import Source
@@ -137,7 +137,7 @@ class SanityCheck:
             f"[{interval.low:.4f}, {interval.high:.4f}] on {c.queries:,} labeled images; "
             f"baselines: {baselines}"
         )
-        lines += left_out_notes(c.left_out)
+        lines += baseline_notes(c.left_out)
         lines.append(f"verdict: {c.verdict()}")
         return lines
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lookalike.encoders.onnx import NetworkEncoder
-from lookalike.evaluation.baselines import CHANCE, left_out_notes
+from lookalike.evaluation.baselines import CHANCE, baseline_notes
 from lookalike.evaluation.metrics import Scores
 from lookalike.evaluation.relevance import RelevanceCriterion, short_name
 from lookalike.evaluation.results import Evaluation, Example
@@ -135,7 +135,10 @@ def _scores(evaluation: Evaluation) -> Section:
         "All baselines were run on the same images and queries with the same metric."
         if evaluation.baselines
         else "",
-        *(f"{text}." for text in left_out_notes(evaluation.baselines_left_out)),
+        *(
+            f"{text}."
+            for text in baseline_notes(evaluation.baselines_left_out, evaluation.baselines_unread)
+        ),
     )
     return Section(
         "Search quality",
