@@ -118,8 +118,10 @@ def test_what_is_missing_has_its_install_command(monkeypatch: pytest.MonkeyPatch
 def test_doctor_fails_if_the_cache_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "_PARTS", ())
     monkeypatch.setenv("LOOKALIKE_DATA", "/proc/nowhere")
+    monkeypatch.setenv("LOOKALIKE_THREADS", "99")
     broken = lookalike("doctor")
     assert broken.returncode == 1
+    assert "ok     threads             99 (LOOKALIKE_THREADS)" in broken.stdout
     assert "BROKEN cache " in broken.stdout
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from lookalike._version import __version__
 from lookalike.config import settings
+from lookalike.cpu_quota import affinity, cpu_quota, usable_cores
 from lookalike.encoders.backbones import BACKBONES, CACHE_FOLDER
 from lookalike.formatting import format_count
 
@@ -129,7 +130,7 @@ def run_checks() -> Iterator[Check]:
     yield _cache()
     where = "off (LOOKALIKE_OFFLINE)" if config.offline else config.mirror or "allowed"
     yield Check("downloads", True, where)
-    yield Check("threads", True, str(config.threads))
+    yield Check("threads", True, f"{config.threads} ({_limit()})")
 
 
 def _try(part: _Part) -> Check:
@@ -184,6 +185,16 @@ def _cache() -> Check:
     encoders = format_count(exported, "exported encoder")
     detail = f"{size / 1e6:,.0f} MB, {encoders}, in {folder} (LOOKALIKE_DATA)"
     return Check("cache", True, detail, "wrote a file", required=True)
+
+
+def _limit() -> str:
+    """Return what the number of threads comes from."""
+    if settings().threads != usable_cores():
+        return "LOOKALIKE_THREADS"
+    quota = cpu_quota()
+    if quota is not None and quota < affinity():
+        return f"CPU quota of {quota:g} of {affinity()} cores"
+    return "usable cores"
 
 
 def _version(module: str) -> str:
