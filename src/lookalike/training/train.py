@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from safetensors.torch import save as save_tensors
 
 from lookalike.encoders.base import MANIFEST, Preprocessing
 from lookalike.encoders.export import ExportAgreement, compare_embeddings, to_onnx
-from lookalike.encoders.onnx import DECODER_FILE, NetworkEncoder, OnnxModel
+from lookalike.encoders.onnx import DECODER_FILE, NetworkEncoder
 from lookalike.encoders.persistence import write_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import (
     ArtifactError,
     ImageError,
@@ -195,18 +196,17 @@ def _checkpoint_named(folder: Path) -> Iterator[None]:
         ) from error
 
 
-@cache
 def _check_exporter() -> None:
-    """Export a small network and run it, to find out before training that this works here.
+    """Check before training that the export will find its packages, and that networks run.
 
     Raises:
         MissingDependencyError: a package is not installed.
         SettingError: ONNX Runtime has no support for the configured device.
     """
-    try:
-        OnnxModel(to_onnx(torch.nn.Linear(1, 1), torch.zeros(2, 1)), name="export test")
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "onnxscript", "training", "train") from error
+    for package in ("onnx", "onnxscript"):
+        if find_spec(package) is None:
+            raise MissingDependencyError(package, "training", "train")
+    open_encoder("untrained", [])
 
 
 def _check(recipe: Recipe, options: TrainingOptions) -> None:
