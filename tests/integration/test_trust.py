@@ -228,7 +228,7 @@ def test_texts_are_returned_unchanged_and_never_as_html(start: Start, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "data", [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>", b"%PDF-1"]
+    "data", [b"<html><svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>", b"%PDF-1"]
 )
 def test_file_that_is_no_longer_an_image_is_not_served(
     start: Start, path: Path, data: bytes
