@@ -51,7 +51,9 @@ def test_the_saved_evaluation_is_the_measured_one(work: Path) -> None:
     assert (saved.rows, saved.fingerprint) == (6, gallery.encoder.fingerprint)
     assert saved.page["verdict"] == saved.verdict
     assert all(section["title"] != "Settings" for section in saved.page["sections"])
-    assert [path.name for path in gallery.path.iterdir() if "evaluation" in path.name] == [FILE.name]
+    assert [path.name for path in gallery.path.iterdir() if "evaluation" in path.name] == [
+        FILE.name
+    ]
 
 
 def test_changes_of_the_gallery_make_it_stale(work: Path) -> None:
@@ -121,15 +123,13 @@ WRONG: list[dict[str, Any]] = [{"rows": "3"}, {"page": []}, {"format": "3", "ver
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "[]", "{}", "[" * 100_000, "\xff"),
+        *("", "[]", '{"format": 3}', "[" * 100_000, "\xff"),
         *(json.dumps({**FIELDS, **wrong}) for wrong in WRONG),
     ],
 )
 def test_a_damaged_file_is_reported_beside_the_facts(work: Path, text: str) -> None:
     (work / "g.gallery" / FILE.name).write_bytes(text.encode("latin-1"))
-    with pytest.raises(
-        ArtifactError, match=r"^evaluation\.json of g\.gallery: damaged"
-    ):
+    with pytest.raises(ArtifactError, match=r"^evaluation\.json of g\.gallery: damaged"):
         load_saved_evaluation(Gallery.open(work / "g.gallery"))
     process = lookalike("info", "g.gallery", "--json", cwd=work)
     assert (process.returncode, json.loads(process.stdout)["rows"]) == (0, 6)
@@ -137,7 +137,8 @@ def test_a_damaged_file_is_reported_beside_the_facts(work: Path, text: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("document", "age"), [(VERSION_1, "an older"), ({**FIELDS, "format": FILE.version + 1}, "a newer")]
+    ("document", "age"),
+    [(VERSION_1, "an older"), ({**FIELDS, "format": FILE.version + 1}, "a newer")],
 )
 def test_other_formats_are_refused(work: Path, document: dict[str, Any], age: str) -> None:
     (work / "g.gallery" / FILE.name).write_text(json.dumps(document))

@@ -102,7 +102,7 @@ def evaluate_command(
     from lookalike.evaluation.evaluate import evaluate
     from lookalike.gallery.gallery import Gallery
 
-    opened = Gallery.open(gallery)
+    opened = Gallery.open(gallery).snapshot()
     with console.progress() as on_progress:
         evaluation = evaluate(
             opened,
@@ -158,7 +158,7 @@ def robustness_command(
     from lookalike.evaluation.robustness import evaluate_robustness
     from lookalike.gallery.gallery import Gallery
 
-    opened = Gallery.open(gallery)
+    opened = Gallery.open(gallery).snapshot()
     with console.progress() as on_progress:
         result = evaluate_robustness(opened, k=k, metric=metric, on_progress=on_progress)
     if as_json:

@@ -52,7 +52,7 @@ def map_command(
     from lookalike.explore.page import html
     from lookalike.gallery.gallery import Gallery
 
-    opened = Gallery.open(gallery)
+    opened = Gallery.open(gallery).snapshot()
     with console.progress() as on_progress:
         result = build_map(opened, column=column, fresh=fresh, on_progress=on_progress)
         if out is not None:
@@ -198,7 +198,7 @@ def duplicates_command(
     from lookalike.gallery.gallery import Gallery
 
     check_free(out)
-    opened = Gallery.open(gallery)
+    opened = Gallery.open(gallery).snapshot()
     with console.progress() as on_progress:
         result = find_duplicates(
             opened,
@@ -264,7 +264,7 @@ def _map(
     from lookalike.gallery.gallery import Gallery
 
     check_free(out)
-    opened = Gallery.open(gallery)
+    opened = Gallery.open(gallery).snapshot()
     with console.progress() as on_progress:
         result = build_map(opened, column=column, fresh=fresh, on_progress=on_progress)
     if result.unsaved:

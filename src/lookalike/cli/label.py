@@ -51,7 +51,7 @@ def suggest_command(
     from lookalike.labels import neighbor_graph, read_labels, save_session, suggest
 
     check_free(out)
-    opened = Gallery.open(gallery)
+    opened = Gallery.open(gallery).snapshot()
     label_set = None if labels is None else read_labels(labels, opened.store.ids())
     with console.progress() as on_progress:
         graph = neighbor_graph(opened, on_progress=on_progress)
@@ -105,16 +105,17 @@ def propagate_command(
     from lookalike.labels.write_back import check_column, write_labels
 
     opened = Gallery.open(gallery)
-    label_set = read_labels(labels, opened.store.ids())
+    view = opened.snapshot()
+    label_set = read_labels(labels, view.store.ids())
     if column is not None:
-        check_column(opened, column)
+        check_column(view, column)
     with console.progress() as on_progress:
         label_set.validate()
-        graph = neighbor_graph(opened, on_progress=on_progress)
+        graph = neighbor_graph(view, on_progress=on_progress)
         result = propagate(
             graph, label_set, precision=precision, seed=seed, on_progress=on_progress
         )
-    uris = opened.store.get(result.ids).uris
+    uris = view.store.get(result.ids).uris
     rows = ({**row, "uri": uri} for row, uri in zip(result.rows(), uris, strict=True))
     columns = ("id", "label", "confidence", "status", "prediction", "uri")
     if as_json:
@@ -154,7 +155,7 @@ def issues_command(
     from lookalike.labels import find_label_issues, neighbor_graph, read_labels
 
     check_free(out)
-    opened = Gallery.open(gallery)
+    opened = Gallery.open(gallery).snapshot()
     if labels is None:
         label_set = _labels_from_column(opened, column)
     else:
