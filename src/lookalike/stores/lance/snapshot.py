@@ -36,13 +36,16 @@ _MAX_DIRECT = 5_000
 
 
 class LanceSnapshot:
-    """The rows of one version of a table; they are read into memory on the first search."""
+    """The rows of one version of a table; they are read into memory on the first search.
 
-    def __init__(self, dataset: Any, path: Path) -> None:
+    ``loading`` is held meanwhile, so that the versions of one store are not all read at a time.
+    """
+
+    def __init__(self, dataset: Any, path: Path, loading: threading.RLock | None = None) -> None:
         self.dataset = dataset
         self._path = path
         self._loaded: LoadedTable | None = None
-        self._lock = threading.RLock()
+        self._loading = loading or threading.RLock()
 
     @property
     def dim(self) -> int:
@@ -85,9 +88,8 @@ class LanceSnapshot:
         if not exact and index.is_indexed(self.dataset, metric):
             return [self._search_index(query, k, metric, where) for query in queries]
         loaded = self._load()
-        with self._lock:  # only one thread builds the index
-            exact_index = self._index(loaded)
-            subset = None if where is None else matching_rows(where, loaded.columns)
+        exact_index = self._index(loaded)
+        subset = None if where is None else matching_rows(where, self.columns())
         return to_hits(exact_index.search(queries, k, metric, subset), loaded.table)
 
     def _search_index(
@@ -100,7 +102,7 @@ class LanceSnapshot:
         """
         loaded = self._load()
         rows = len(loaded.table)
-        subset = None if where is None else matching_rows(where, loaded.columns)
+        subset = None if where is None else matching_rows(where, self.columns())
         if subset is not None and len(subset) <= max(_MAX_DIRECT, k):
             table = loaded.table.take(subset)
             condition = pc.field("id").isin(table["id"].combine_chunks())
@@ -138,7 +140,11 @@ class LanceSnapshot:
 
     def columns(self) -> Columns:
         """Return the metadata of all rows by column."""
-        return self._load().columns
+        loaded = self._load()
+        if "columns" in vars(loaded):
+            return loaded.columns
+        with self._loading:  # only one thread parses them
+            return loaded.columns
 
     def records(self, prefix: str = "") -> Iterator[Record]:
         """Iterate over rows sorted by id."""
@@ -190,15 +196,21 @@ class LanceSnapshot:
 
     def _load(self) -> LoadedTable:
         """Return the rows in memory; only one thread reads them."""
-        with self._lock:
+        if self._loaded is not None:
+            return self._loaded
+        with self._loading:
             if self._loaded is None:
                 table = self._table(["id", "uri", "metadata"], row_ids=True)
                 self._loaded = LoadedTable(table, self.dataset)
             return self._loaded
 
     def _index(self, loaded: LoadedTable) -> ExactIndex:
-        try:
+        """Return the index of the rows; only one thread builds it."""
+        if "index" in vars(loaded):
             return loaded.index
+        try:
+            with self._loading:
+                return loaded.index
         except (OSError, ValueError) as error:
             raise unreadable(self._path, error) from error
 

@@ -46,7 +46,8 @@ class LanceStore:
 
     def __init__(self, dataset: Any, path: Path) -> None:
         self._path = path
-        self._newest = LanceSnapshot(dataset, path)
+        self._loading = threading.RLock()
+        self._newest = LanceSnapshot(dataset, path, self._loading)
         self._identity = self._newest.identity
         self._stamp: object = None
         self._flushed: dict[Path, int] = {}
@@ -90,7 +91,7 @@ class LanceStore:
             stamp = _stamp(self._path / _VERSIONS)
             with self._lock:
                 if stamp != self._stamp:
-                    newest = LanceSnapshot(lance.dataset(self._path), self._path)
+                    newest = LanceSnapshot(lance.dataset(self._path), self._path, self._loading)
                     if newest.identity != self._identity:
                         raise replaced_error(self._path)
                     if newest.revision != self._newest.revision:
