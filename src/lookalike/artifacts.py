@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -18,6 +19,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lookalike.errors import ArtifactError, BusyError, FormatVersionError, StorageError
+
+log = logging.getLogger(__name__)
 
 FORMAT = 4
 """Format version of manifests. To raise it: add one here, teach :func:`_upgrade` the old layout,
@@ -62,6 +65,14 @@ def write_atomically(path: Path, data: bytes, *, parents: bool = True) -> None:
         if partial is not None:
             partial.unlink(missing_ok=True)
         raise storage_error(path, error) from error
+
+
+def write_cache(path: Path, data: bytes) -> None:
+    """Write a file that only saves time, such as one of the cache; log a warning if that fails."""
+    try:
+        write_atomically(path, data)
+    except StorageError as error:
+        log.warning("not cached, so that it takes as long the next time: %s", error)
 
 
 @contextlib.contextmanager

@@ -84,6 +84,18 @@ def test_a_download_fills_the_cache_and_is_not_repeated(
     assert dataset.load("test").images.shape == (2, 28, 28)
 
 
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    served: tuple[Path, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_DATA", "/proc/nowhere")
+    assert tiny(WebFolder(served[1])).load("train").labels.tolist() == [3, 1]
+    warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(warnings) == len(NAMES)
+    assert warnings[0].startswith("not cached, so that it takes as long the next time: /proc/")
+
+
 def test_files_with_wrong_checksums_are_rejected_and_the_next_provider_is_tried(
     cache: Path, served: tuple[Path, str], tmp_path: Path
 ) -> None:

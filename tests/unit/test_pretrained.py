@@ -110,6 +110,15 @@ def test_cached_export_needs_no_torch(
         open_encoder("efficientnet-lite0/max", [])
 
 
+def test_an_export_that_cannot_be_cached_is_used(
+    lite0: NetworkEncoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its fingerprint is the same, so that a gallery made so is searched with a cached one."""
+    monkeypatch.setenv("LOOKALIKE_DATA", "/proc/nowhere")
+    assert open_encoder("efficientnet-lite0", []).fingerprint == lite0.fingerprint
+    assert "not cached, so that it takes as long the next time: /proc/nowhere/" in caplog.text
+
+
 def test_pooling_is_chosen_by_name(lite0: NetworkEncoder, photographs: list[np.ndarray]) -> None:
     average = open_encoder("efficientnet-lite0/avg", [])
     assert average.fingerprint != lite0.fingerprint

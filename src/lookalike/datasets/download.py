@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lookalike.artifacts import write_atomically
+from lookalike.artifacts import write_cache
 from lookalike.config import settings
 from lookalike.datasets.mnist_pickle import idx_files_from_pickle
 from lookalike.errors import FetchError, SourceError
@@ -89,7 +89,7 @@ def fetch(
             continue
         if provider is not cache:
             for name in wanted:
-                write_atomically(cache.path / name, files[name])
+                write_cache(cache.path / name, files[name])
             log.info("%s fetched from %s", dataset, provider.label)
         return {name: files[name] for name in names}
     attempts = "\n  ".join(reasons)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.artifacts import write_atomically
+from lookalike.artifacts import write_cache
 from lookalike.errors import ImageError
 from lookalike.images.decode import decode
 from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
@@ -152,13 +152,12 @@ def load_or_render(
 
     Raises:
         ImportError: ``resvg_py`` is not installed.
-        StorageError: the file cannot be written.
     """
     key = _cache_key(checksums, side)
     drawings = _read(path, key)
     if drawings is None:
         drawings = render()
-        write_atomically(path, _to_bytes(drawings, key))
+        write_cache(path, _to_bytes(drawings, key))
     return drawings
 
 

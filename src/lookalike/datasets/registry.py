@@ -112,7 +112,6 @@ class EmojiDataset:
             UnknownNameError: no such split.
             MissingDependencyError: resvg-py, the renderer, is not installed.
             FetchError: no provider has the files with the pinned checksums.
-            StorageError: the cache cannot be written.
         """
         check_split(self, split)
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.artifacts import write_atomically
+from lookalike.artifacts import write_cache
 from lookalike.config import settings
 from lookalike.datasets.base import Split, check_split
 from lookalike.datasets.download import AptPackage, Folder, Provider, fetch
@@ -80,7 +80,6 @@ class StampsDataset:
             UnknownNameError: no such split.
             MissingDependencyError: scikit-image, for the background photographs, is not installed.
             FetchError: no provider has the files with the pinned checksums.
-            StorageError: the cache cannot be written.
         """
         check_split(self, split)
         names = sorted(_checksums())
@@ -92,7 +91,7 @@ class StampsDataset:
             items = [_item(files[name], name) for name in names]
             make = {SHOP: _shop, STREETS: _street(backgrounds), DRAWN: _drawing}[split]
             images = _compose_all(items, make, IMAGES_PER_ITEM[split], on_progress)
-            write_atomically(path, _to_bytes(images))
+            write_cache(path, _to_bytes(images))
         kinds = [name.partition("/")[0] for name in names]
         classes, labels = np.unique(np.repeat(kinds, IMAGES_PER_ITEM[split]), return_inverse=True)
         owners = np.repeat([name.removesuffix(".png") for name in names], IMAGES_PER_ITEM[split])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.artifacts import write_atomically
+from lookalike.artifacts import write_cache
 from lookalike.encoders.backbones import (
     BACKBONES,
     DEFAULT_POOLING,
@@ -112,7 +112,7 @@ def _open(
 
     config = path.with_suffix(".json")
     if not (path.is_file() and config.is_file()):
-        _export(name, pooling, path, load)
+        return _export(name, pooling, path, load)
     try:
         fields = json.loads(config.read_bytes())
         return NetworkEncoder(
@@ -128,7 +128,9 @@ def _open(
         ) from error
 
 
-def _export(name: str, pooling: str, path: Path, load: Callable[[], LoadedBackbone]) -> None:
+def _export(
+    name: str, pooling: str, path: Path, load: Callable[[], LoadedBackbone]
+) -> NetworkEncoder:
     """Export a backbone into the cache: the network first, its configuration last."""
     from lookalike.encoders.onnx import NetworkEncoder
 
@@ -145,13 +147,15 @@ def _export(name: str, pooling: str, path: Path, load: Callable[[], LoadedBackbo
     embedder = Embedder(loaded.features, MODULES[pooling]()).eval()
     example = torch.rand(2, 3, p.height, p.width, generator=torch.Generator().manual_seed(0))
     model = to_onnx(embedder, example)
-    encoder = NetworkEncoder(name, model, p, normalized=True)
+    origin = {**loaded.origin, "pooling": pooling, "torch": torch.__version__}
+    encoder = NetworkEncoder(name, model, p, normalized=True, origin=origin)
     with torch.no_grad():
         check_export(name, embedder(example).numpy(), encoder.run(example.numpy()))
-    origin = {**loaded.origin, "pooling": pooling, "torch": torch.__version__}
     fields = {"name": name, "preprocessing": p.as_dict(), "origin": origin}
-    write_atomically(path, model)
-    write_atomically(path.with_suffix(".json"), json.dumps(fields, indent=2).encode())
+    write_cache(path, model)
+    if path.is_file():
+        write_cache(path.with_suffix(".json"), json.dumps(fields, indent=2).encode())
+    return encoder
 
 
 def check_export(name: str, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> None:
