@@ -30,7 +30,7 @@ from lookalike.explore.range_search import pairs_within
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import NeighborGraph, graph_from_embeddings, neighbor_graph
 from lookalike.images.header import ImageHeader
-from lookalike.sources import open_source
+from lookalike.sources import SourceOptions, open_source
 from lookalike.sources.sampling import sample_images
 from lookalike.stores.base import Record
 from lookalike.types import Embeddings, Metric
@@ -632,3 +632,21 @@ def test_a_map_needs_three_images_and_duplicates_two(tmp_path: Path) -> None:
     gallery.remove(["few:1.png"])
     with pytest.raises(InputError, match="has 1 image; at least two"):
         find_duplicates(gallery)
+
+
+def test_pages_of_one_file_are_not_redundant(tmp_path: Path) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for seed in range(12):
+        scene(seed).save(folder / f"{seed:02d}.png")
+    pages = [scene(50), scene(50), scene(3)]
+    pages[0].save(folder / "stack.tif", save_all=True, append_images=pages[1:])
+    source = open_source(folder, options=SourceOptions(pages="all"))
+    gallery = Gallery.create(
+        tmp_path / "g.gallery", encoder=open_encoder("color", sample_images(source))
+    )
+    gallery.sync(source)
+    assert len(gallery) == 15
+    result = find_duplicates(gallery)
+    assert {file_name(group.keep) for group in result.groups} == {"stack.tif#3"}
+    assert [file_name(row_id) for row_id in result.redundant] == ["03.png"]
