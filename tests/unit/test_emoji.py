@@ -28,7 +28,6 @@ from lookalike.errors import (
     FetchError,
     ImageError,
     MissingDependencyError,
-    StorageError,
     UnknownNameError,
 )
 from lookalike.sources import open_source
@@ -285,8 +284,7 @@ def test_errors_of_fetching_rendering_and_caching(
         tiny(NpmPackage("@scope/tiny", "1.0.0", "package")).load("all")
     cache.parent.mkdir()
     cache.write_bytes(b"a file where the folder should be")
-    with pytest.raises(StorageError, match="cannot be written"):
-        tiny(package).load("all")
+    assert len(tiny(package).load("all").images) == len(SELECTED)  # not cached, but drawn
 
 
 def test_cached_package_files_may_be_gzipped(cache: Path) -> None:
