@@ -158,6 +158,7 @@ class _Reading:
             yield item if place else replace(item, read=self._item.read)
 
 
+@pytest.mark.slow
 def test_labels_of_a_replaced_gallery_are_not_written_into_the_new_one(
     sides: tuple[Side, Side], path: Path
 ) -> None:
@@ -182,6 +183,7 @@ def test_labels_of_a_replaced_gallery_are_not_written_into_the_new_one(
     assert not list(path.glob("labeling*"))
 
 
+@pytest.mark.slow
 def test_a_map_is_stale_after_labels_were_written_but_keeps_its_points(
     sides: tuple[Side, Side], path: Path
 ) -> None:
@@ -282,9 +284,9 @@ def test_threads_and_processes_search_while_a_gallery_is_replaced(
     queries = [side.image(number) for side in sides for number in range(3)]
     expected = expected_answers(sides, tmp_path, queries)
     sides[0].create(path)
-    other = start_reader(path, queries, expected, 1_000)
+    other = start_reader(path, queries, expected, 500)
     with ThreadPoolExecutor(2) as pool:
-        readers = [pool.submit(read_repeatedly, path, queries, expected, 1_000) for _ in range(2)]
+        readers = [pool.submit(read_repeatedly, path, queries, expected, 500) for _ in range(2)]
         turn = 0
         while not all(each.done() for each in readers) or other.poll() is None:
             turn += 1
@@ -298,7 +300,7 @@ def test_threads_and_processes_search_while_a_gallery_is_replaced(
                 shutil.rmtree(tmp_path / "old.gallery")
         results: list[Reads] = [*(each.result() for each in readers), finish(other)]
     assert turn > 4
-    assert [(reads.right, reads.wrong) for reads in results] == [(1_000, [])] * 3
+    assert [(reads.right, reads.wrong) for reads in results] == [(500, [])] * 3
 
 
 @pytest.mark.slow
@@ -310,7 +312,7 @@ def test_processes_read_while_rows_are_written(
     queries = [sides[0].image(number) for number in range(3)]
     expected = [[answer(gallery, query) for query in queries]]
     far = -100 * gallery.store.get([f"{NAME}:a0.png"]).embeddings
-    readers = [start_reader(path, queries, expected, 250) for _ in range(4)]
+    readers = [start_reader(path, queries, expected, 150) for _ in range(4)]
     commits = 0
     while any(each.poll() is None for each in readers):
         rows = Rows([f"x:{commits % 50}"], ["x"], far, [{"turn": commits}], ["x"])
@@ -319,7 +321,7 @@ def test_processes_read_while_rows_are_written(
         if commits % 10 == 0:
             gallery.optimize()
         commits += 1
-    assert [finish(each) for each in readers] == [Reads(250, 0, [])] * 4
+    assert [finish(each) for each in readers] == [Reads(150, 0, [])] * 4
     assert commits > 10
 
 
