@@ -739,7 +739,7 @@ class SpaceRounds:
                 with self.disk.only(int(share * needed)):
                     ended = self._command(self.folder, *case.arguments)
             else:
-                limit = int(share * largest)
+                limit = max(2_048, int(share * largest))  # what is printed goes into files too
                 ended = self._command(self.folder, *case.arguments, file_limit=limit)
             self._judge(case, share, ended, state)
 
