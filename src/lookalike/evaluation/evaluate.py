@@ -138,18 +138,6 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
         relevance = build_relevance(rows, source, match=match, ground_truth=ground_truth)
     read = _read_queries(source, relevance, on_progress)
     embeddings = np.concatenate(list(encode_items(gallery.encoder, read.items)))
-    leaked = None
-    if not synthetic_queries:
-        leaked = find_leakage(
-            gallery,
-            read.items,
-            embeddings,
-            near=queries is not None or exclude_duplicates,
-            exclude=exclude_duplicates,
-            on_progress=on_progress,
-        )
-    if leaked is not None and exclude_duplicates:
-        read, embeddings = read.ignoring(leaked.by_query, embeddings)
     benchmark = _Benchmark(
         gallery=gallery,
         rows=rows,
@@ -162,8 +150,25 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
         ignored=read.ignored,
         on_progress=on_progress,
     )
-    compared = benchmark.baselines() if baselines else BaselineResults()
     hits = benchmark.search(gallery.encoder, gallery.store, embeddings)
+    leaked = None
+    if not synthetic_queries:
+        leaked = find_leakage(
+            gallery,
+            read.items,
+            embeddings,
+            nearest=hits if metric is gallery.metric else None,
+            near=queries is not None or exclude_duplicates,
+            exclude=exclude_duplicates,
+            on_progress=on_progress,
+        )
+    if leaked is not None and exclude_duplicates:
+        read, embeddings = read.ignoring(leaked.by_query, embeddings)
+        benchmark = replace(
+            benchmark, queries=read.items, relevant=read.relevant, ignored=read.ignored
+        )
+        hits = benchmark.search(gallery.encoder, gallery.store, embeddings)
+    compared = benchmark.baselines() if baselines else BaselineResults()
     values = benchmark.query_scores(hits)
     labels = tuple(sorted({*benchmark.labels.values(), *benchmark.query_labels}))
     return Evaluation(

@@ -24,7 +24,7 @@ from lookalike.gallery.ingest import item_hash
 from lookalike.sources import Item
 from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import MAX_K, Record
-from lookalike.types import Embeddings, Metric, Progress, ProgressCallback, ignore_progress
+from lookalike.types import Embeddings, Hit, Metric, Progress, ProgressCallback, ignore_progress
 from lookalike.vectors import has_direction
 
 _SAMPLE = 100
@@ -105,11 +105,12 @@ class LeakedRows:
     leakage: Leakage
 
 
-def find_leakage(
+def find_leakage(  # noqa: PLR0913 - keyword options
     gallery: Gallery,
     queries: Sequence[Item],
     embeddings: Embeddings,
     *,
+    nearest: Sequence[Sequence[Hit]] | None = None,
     near: bool = True,
     exclude: bool = False,
     on_progress: ProgressCallback = ignore_progress,
@@ -120,6 +121,8 @@ def find_leakage(
         gallery: whose rows are searched.
         queries: with distinct ids; one that is itself a row (same id) is not its own duplicate.
         embeddings: ``(q, dim)`` of the queries, by the gallery's encoder.
+        nearest: the nearest rows of each query by the gallery's metric, without itself, if they are
+            known: saves a search unless all rows like a query are to be found.
         near: also search near-duplicates, which reads 100 of the gallery's images and those near
             the queries.
         exclude: find all rows like a query, not only whether there is one.
@@ -133,7 +136,8 @@ def find_leakage(
     if near:
         search = _NearSearch(gallery, records, queries, embeddings)
         threshold, unknown = search.calibrate()
-        similar = {} if threshold is None else search.run(threshold, exclude=exclude)
+        known = None if exclude else nearest
+        similar = {} if threshold is None else search.run(threshold, known, exclude=exclude)
     on_progress(Progress("leakage", len(queries), len(queries), "queries"))
     both = {
         query.id: identical.get(query.id, frozenset()) | similar.get(query.id, frozenset())
@@ -198,10 +202,18 @@ class _NearSearch:
             return None, str(error)
         return threshold, "" if threshold is not None else "no image of the gallery has content"
 
-    def run(self, threshold: CopyThreshold, *, exclude: bool) -> dict[str, frozenset[str]]:
+    def run(
+        self, threshold: CopyThreshold, nearest: Sequence[Sequence[Hit]] | None, *, exclude: bool
+    ) -> dict[str, frozenset[str]]:
         """Return the near-duplicates of each query that has any, by its id."""
         thumbnails = list(thread_map(_thumbnail, self.queries))
-        hits = self._within(threshold.distance, exclude=exclude)
+        if nearest is None:
+            hits = self._within(threshold.distance, exclude=exclude)
+        else:
+            hits = [
+                [hit.id for hit in row[:_NEAREST] if self._is_within(hit, threshold.distance)]
+                for row in nearest
+            ]
         rows = sorted({row for near in hits for row in near})
         vectors = read_thumbnails([self.records[row] for row in rows], range(len(rows)))
         by_row = {row: vectors[place] for place, row in enumerate(rows)}
@@ -233,7 +245,7 @@ class _NearSearch:
             )
             crowded = []
             for place, row in zip(open_places.tolist(), results, strict=True):
-                near = [hit.id for hit in row if self._euclidean(hit.distance) <= limit]
+                near = [hit.id for hit in row if self._is_within(hit, limit)]
                 hits[place] = [each for each in near if each != self.queries[place].id]
                 if exclude and len(near) == depth < most:
                     crowded.append(place)
@@ -245,6 +257,9 @@ class _NearSearch:
         k = min(k, len(self.records), MAX_K)
         results = self.gallery.store.search(queries, k, self.gallery.metric)
         return np.array([[self._euclidean(hit.distance) for hit in hits] for hits in results])
+
+    def _is_within(self, hit: Hit, limit: float) -> bool:
+        return self._euclidean(hit.distance) <= limit
 
     def _euclidean(self, distance: float) -> float:
         """Return the distance of vectors, of unit length where the metric is cosine."""
