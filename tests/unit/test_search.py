@@ -12,7 +12,7 @@ from PIL import Image
 
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.search import rerank
-from lookalike.search.query import QueryVectors, read_images
+from lookalike.search.query import QueryVectors
 from lookalike.search.search import RERANKINGS, SearchOptions, parse_rerankings
 from lookalike.stores.base import Rows, VectorStore
 from lookalike.stores.lance.store import LanceStore
@@ -241,6 +241,10 @@ def test_geometrically_verified_hits_are_first(tmp_path: Path, require: Require)
     store.upsert(Rows(ids, uris, vectors, [{}] * 4, ids))
     warped = np.asarray(Image.fromarray(china).rotate(8).crop((150, 80, 500, 380)))
     query_vectors = QueryVectors("china", None, np.array([(1, 0)], np.float32), None, warped)
+
+    def read_images(hits: Sequence[Hit]) -> list[ImageArray | None]:
+        return [np.asarray(Image.open(each.uri)) if each.id != "gone" else None for each in hits]
+
     plain = search(4).run(store, query_vectors, read_images)
     assert [hit.id for hit in plain] == ["blank", "gone", "flower", "china"]
     hits = search(4, rerank="geometric").run(store, query_vectors, read_images)

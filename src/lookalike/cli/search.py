@@ -133,9 +133,9 @@ def command(
         raise failures[0]
     _print(results, as_json=as_json)
     if image is not None:
-        _save_contact_sheet(results, image)
+        _save_contact_sheet(opened, results, image)
     if matches is not None:
-        _save_matches(results[0].hits, matches)
+        _save_matches(opened, results[0].hits, matches)
     for failure in failures:
         console.note(f"failed: {message(failure)}")
     if k > len(opened):
@@ -209,7 +209,7 @@ def _print_table(hits: Hits) -> None:
     console.print_table(columns, rows, title=f"{hits.query}: {results}, {hits.metric.value}")
 
 
-def _save_contact_sheet(results: Sequence[_Result], path: Path) -> None:
+def _save_contact_sheet(gallery: galleries.Gallery, results: Sequence[_Result], path: Path) -> None:
     """Draw queries beside their hits, marked as correct or not where both have a label."""
     from lookalike.evaluation.relevance import mark_correct
     from lookalike.report import figures
@@ -218,12 +218,13 @@ def _save_contact_sheet(results: Sequence[_Result], path: Path) -> None:
         [result.hits for result in results],
         [mark_correct(result.hits, result.label) for result in results],
         query_titles=[None if result.label is None else str(result.label) for result in results],
+        open_rows=gallery.open_rows,
     )
     figures.save(grid, path)
     console.note(f"contact sheet: {path}")
 
 
-def _save_matches(hits: Hits, path: Path) -> None:
+def _save_matches(gallery: galleries.Gallery, hits: Hits, path: Path) -> None:
     """Draw the local features that match between a query and its first hit."""
     from lookalike.errors import InputError
     from lookalike.images import local_features
@@ -232,7 +233,7 @@ def _save_matches(hits: Hits, path: Path) -> None:
 
     if hits.uri is None or not len(hits):
         raise InputError("{matches} needs a query image with a result", matches=None)
-    query, row = (item.image() for item in open_items([hits.uri, hits[0].uri]))
+    query, row = (each[0].image() for each in (open_items([hits.uri]), gallery.open_rows(hits[:1])))
     match = local_features.match_features(
         local_features.extract_features(query, max_features=local_features.MAX_QUERY_FEATURES),
         local_features.extract_features(row),

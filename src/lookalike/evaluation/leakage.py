@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import ImageError
-from lookalike.explore.comparison import read_image, read_thumbnails
+from lookalike.explore.comparison import read_thumbnails
 from lookalike.explore.copy_threshold import CopyThreshold, calibrate_threshold, thumbnail_vector
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ingest import item_hash
@@ -191,7 +191,7 @@ class _NearSearch:
         """Return what a near-duplicate is in the gallery; or None, and why that is unknown."""
         records = list(self.records.values())
         sample = np.random.default_rng(0).permutation(len(records))[:_SAMPLE].tolist()
-        loaded = thread_map(read_image, [records[row] for row in sample])
+        loaded = self.gallery.read_images(records[row] for row in sample)
         images = [image for image in loaded if image is not None]
         if not images:
             return None, f"none of {len(sample)} images of the gallery can be read"
@@ -215,7 +215,8 @@ class _NearSearch:
                 for row in nearest
             ]
         rows = sorted({row for near in hits for row in near})
-        vectors = read_thumbnails([self.records[row] for row in rows], range(len(rows)))
+        records = [self.records[row] for row in rows]
+        vectors = read_thumbnails(self.gallery, records, range(len(records)))
         by_row = {row: vectors[place] for place, row in enumerate(rows)}
 
         def is_near(vector: NDArray[np.float32], row: str) -> bool:

@@ -34,7 +34,7 @@ from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.corruptions import Corruption, find_corruptions
 from lookalike.images.decode import content_hash, shrink_image
-from lookalike.sources import Item, open_items
+from lookalike.sources import Item
 from lookalike.stores.base import MAX_K, Record, RowReader, Rows
 from lookalike.stores.memory import MemoryStore
 from lookalike.types import (
@@ -178,7 +178,7 @@ def evaluate_robustness(
         encoder=gallery.encoder,
         store=gallery.store,
         metric=gallery.metric if metric is None else Metric(metric),
-        open_items=lambda records: open_items([record.uri for record in records]),
+        open_items=gallery.open_rows,
     )
     return experiment.run(target, str(gallery.path), on_progress)
 

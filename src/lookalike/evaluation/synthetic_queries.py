@@ -20,8 +20,9 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.images.compositing import cluttered_background, compose_photo
 from lookalike.images.decode import shrink_image
 from lookalike.images.foreground import find_foreground
-from lookalike.sources import Item, ItemSource, Source, open_items, open_source
+from lookalike.sources import Item, ItemSource, Source, open_source
 from lookalike.sources.sampling import sample_images
+from lookalike.stores.base import Record
 from lookalike.types import ImageArray, ProgressCallback, ignore_progress
 
 CONTENT = "content"
@@ -57,19 +58,19 @@ def make_synthetic_queries(
     """
     gallery = gallery.snapshot()
     groups: dict[str, set[str]] = {}
-    uris: dict[str, str] = {}
+    rows: dict[str, Record] = {}
     for record in gallery.store.records():
         content = record.content_hash or record.id
         groups.setdefault(content, set()).add(record.id)
-        uris.setdefault(content, record.uri)
-    if len(uris) < 2:
+        rows.setdefault(content, record)
+    if len(rows) < 2:
         raise InputError(
             f"{gallery.path}: synthetic queries need at least 2 distinct images, the gallery has "
-            f"{len(uris)}; index more images"
+            f"{len(rows)}; index more images"
         )
-    contents = list(uris)
+    contents = list(rows)
     drawn = sorted(np.random.default_rng(seed).permutation(len(contents))[:queries].tolist())
-    items = open_items([uris[contents[number]] for number in drawn])
+    items = gallery.open_rows(rows[contents[number]] for number in drawn)
     compose = _Composer(_open_backgrounds(gallery, backgrounds, on_progress), seed)
     composed = [
         replace(

@@ -14,14 +14,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import ImageError, InputError, SourceError
+from lookalike.errors import InputError
 from lookalike.explore.copy_threshold import (
     CopyThreshold,
     calibrate_threshold,
     has_content,
     thumbnail_vector,
 )
-from lookalike.explore.keep_rules import FileFacts, open_row, read_facts
+from lookalike.explore.keep_rules import FileFacts, read_facts
 from lookalike.explore.range_search import Pairs, pairs_within
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import content_hash, to_channels
@@ -116,7 +116,7 @@ def compare(
         max_distance,
     )
     blank = {place for place, image in readable.items() if not has_content(image)}
-    read = partial(read_thumbnails, records, on_progress=on_progress)
+    read = partial(read_thumbnails, gallery, records, on_progress=on_progress)
     # A thousand blank pages have half a million pairs: they are left out before pairs are searched.
     limit = np.inf if threshold is None else threshold.distance
     suspects = _within(embeddings, [place for place in sorted(blank) if defined[place]], limit)
@@ -137,7 +137,9 @@ def compare(
     involved = sorted(blank.union(similar))
     facts = _facts(records, involved)
     changed = {place for place, each in facts.items() if each.changed}
-    similar |= _equal_pixels(records, [p for p in sorted(blank - changed) if p in facts], facts)
+    similar |= _equal_pixels(
+        gallery, records, [p for p in sorted(blank - changed) if p in facts], facts
+    )
 
     def comparable(place: int, other: int) -> bool:
         """Whether neither has changed, and they are not pages of one file."""
@@ -159,7 +161,7 @@ def compare(
 
 def _sampled(gallery: Gallery, records: Sequence[Record]) -> Sequence[ImageArray | None]:
     """Return the images of some rows, None for those that cannot be read."""
-    images = list(thread_map(read_image, records))
+    images = gallery.read_images(records)
     if all(image is None for image in images):
         raise InputError(
             f"{gallery.path}: none of {len(images)} sampled images can be read, the first is "
@@ -188,6 +190,7 @@ def _within(embeddings: Embeddings, places: Sequence[int], limit: float) -> NDAr
 
 
 def read_thumbnails(
+    gallery: Gallery,
     records: Sequence[Record],
     places: Sequence[int],
     *,
@@ -197,7 +200,8 @@ def read_thumbnails(
     vectors: dict[int, NDArray[np.float32] | str | None] = {}
     for start in range(0, len(places), _BATCH):
         part = places[start : start + _BATCH]
-        vectors |= zip(part, thread_map(_thumbnail, [records[p] for p in part]), strict=True)
+        read = thread_map(partial(_thumbnail, gallery), [records[place] for place in part])
+        vectors |= zip(part, read, strict=True)
         on_progress(Progress("comparison", start + len(part), len(places), "images"))
     return vectors
 
@@ -233,12 +237,15 @@ def _facts(records: Sequence[Record], places: Sequence[int]) -> dict[int, FileFa
 
 
 def _equal_pixels(
-    records: Sequence[Record], places: Sequence[int], facts: Mapping[int, FileFacts]
+    gallery: Gallery,
+    records: Sequence[Record],
+    places: Sequence[int],
+    facts: Mapping[int, FileFacts],
 ) -> dict[int, dict[int, Likeness]]:
     """Return the pairs of images with equal pixels, from both sides."""
     by_size = _grouped(places, (facts[place].pixels for place in places))
     read = [place for group in by_size for place in group]
-    hashes = thread_map(_pixel_hash, [records[place] for place in read])
+    hashes = thread_map(partial(_pixel_hash, gallery), [records[place] for place in read])
     by_hash = _grouped(read, (each or place for each, place in zip(hashes, read, strict=True)))
     equal = Likeness(PIXELS, 0.0, 1.0)
     return {
@@ -256,19 +263,11 @@ def _grouped(places: Iterable[int], keys: Iterable[object]) -> Iterator[list[int
     return (group for group in groups.values() if len(group) > 1)
 
 
-def _thumbnail(record: Record) -> NDArray[np.float32] | str | None:
-    image = read_image(record)
+def _thumbnail(gallery: Gallery, record: Record) -> NDArray[np.float32] | str | None:
+    image = gallery.read_image(record)
     return record.uri if image is None else thumbnail_vector(image)
 
 
-def _pixel_hash(record: Record) -> str | None:
-    image = read_image(record, full_size=True)
+def _pixel_hash(gallery: Gallery, record: Record) -> str | None:
+    image = gallery.read_image(record, full_size=True)
     return None if image is None else content_hash(to_channels(image, 3))
-
-
-def read_image(record: Record, *, full_size: bool = False) -> ImageArray | None:
-    """Return the image of a row, None if it cannot be read."""
-    try:
-        return open_row(record).image(full_size=full_size)
-    except (ImageError, SourceError, OSError):
-        return None

@@ -64,15 +64,6 @@ class FileFacts:
     changed: bool = False
 
 
-def open_row(record: Record) -> Item:
-    """Open the image of a row.
-
-    Raises:
-        SourceError: its source is missing. A missing file raises when it is read.
-    """
-    return open_items([record.uri])[0]
-
-
 def read_facts(record: Record) -> FileFacts | None:
     """Read the header of a row's image, and compare its content with the indexed one.
 
@@ -80,7 +71,7 @@ def read_facts(record: Record) -> FileFacts | None:
         None if it cannot be read.
     """
     try:
-        item = open_row(record)
+        (item,) = open_items([record.uri])
         signature = item.signature()
         path = _local_path(item)
         if path and signature == record.signature.partition(" ")[0]:

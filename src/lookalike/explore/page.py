@@ -11,12 +11,10 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
-from lookalike.errors import ImageError, SettingError, SourceError
+from lookalike.errors import SettingError
 from lookalike.explore.map import CollectionMap
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import shrink_image, to_channels
-from lookalike.sources import open_items
-from lookalike.sources.sampling import thread_map
 from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
 
 _SHEET_SIDE = 32
@@ -75,18 +73,18 @@ def _sheets(
     collection_map: CollectionMap, gallery: Gallery, side: int, on_progress: ProgressCallback
 ) -> Iterator[str]:
     """Yield sprite sheets of 32 x 32 thumbnails in the order of rows, WebP as base64."""
-    uris = gallery.store.get(collection_map.ids).uris
+    rows = list(gallery.store.get(collection_map.ids).records())
     per_sheet = _SHEET_SIDE * _SHEET_SIDE
-    for start in range(0, len(uris), per_sheet):
-        part = uris[start : start + per_sheet]
+    for start in range(0, len(rows), per_sheet):
+        part = rows[start : start + per_sheet]
         height = -(-len(part) // _SHEET_SIDE) * side
         sheet = np.zeros((height, _SHEET_SIDE * side, 4), np.uint8)
-        for place, image in enumerate(thread_map(_load, part)):
+        for place, image in enumerate(gallery.read_images(part)):
             if image is not None:
                 _paste(sheet, image, place, side)
         buffer = io.BytesIO()
         Image.fromarray(sheet).save(buffer, format="WEBP", quality=_WEBP_QUALITY, method=2)
-        on_progress(Progress("thumbnails", start + len(part), len(uris), "images"))
+        on_progress(Progress("thumbnails", start + len(part), len(rows), "images"))
         yield base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -98,10 +96,3 @@ def _paste(sheet: ImageArray, image: ImageArray, place: int, side: int) -> None:
     left = place % _SHEET_SIDE * side + (side - width) // 2
     sheet[top : top + height, left : left + width, :3] = small
     sheet[top : top + height, left : left + width, 3] = 255
-
-
-def _load(uri: str) -> ImageArray | None:
-    try:
-        return open_items([uri])[0].image()
-    except (ImageError, SourceError, OSError):
-        return None

@@ -57,12 +57,7 @@ class ColumnArchive:
         Raises:
             StorageError: it could not be written.
         """
-        new = {
-            row.content_hash: values
-            for row in rows
-            if (values := written_values(row.metadata, written))
-        }
-        self.add(new)
+        self.add(values_by_content(rows, written))
 
     def add(self, values: Mapping[str, Metadata]) -> None:
         """Add values of columns by content hash, and write them.
@@ -88,6 +83,12 @@ class ColumnArchive:
                 f"{place}: damaged ({error}); restore it, or delete it with the labels of removed "
                 "images that it holds"
             ) from error
+
+
+def values_by_content(rows: Iterable[Record], written: Set[str]) -> dict[str, Metadata]:
+    """Return what was written for some rows, by content hash; of several the last one counts."""
+    pairs = ((row.content_hash, written_values(row.metadata, written)) for row in rows)
+    return {digest: values for digest, values in pairs if values}
 
 
 def written_values(metadata: Metadata, written: Set[str]) -> dict[str, Any]:

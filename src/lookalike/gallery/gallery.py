@@ -18,6 +18,7 @@ from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import (
     ArtifactError,
     FingerprintError,
+    ImageError,
     InputError,
     MissingRowError,
     ReplacedError,
@@ -27,7 +28,7 @@ from lookalike.errors import (
 )
 from lookalike.files import escape_name, unescape_name
 from lookalike.filters import Where, as_filter
-from lookalike.gallery.archive import ColumnArchive, written_values
+from lookalike.gallery.archive import ColumnArchive, values_by_content, written_values
 from lookalike.gallery.ingest import (
     ExistingRows,
     IngestSummary,
@@ -56,11 +57,12 @@ from lookalike.gallery.sync import (
     same_location,
 )
 from lookalike.images.foreground import Box
-from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
-from lookalike.search.query import Query, QueryRegion, read_images
+from lookalike.images.options import DEFAULT_OPTIONS
+from lookalike.search.query import Query, QueryRegion
 from lookalike.search.search import SearchOptions
-from lookalike.sources import ItemSource, Source, SourceOptions, open_items, open_source
+from lookalike.sources import Item, ItemSource, Source, SourceOptions, open_items, open_source
 from lookalike.sources.base import source_name
+from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import (
     Record,
     RowReader,
@@ -70,7 +72,15 @@ from lookalike.stores.base import (
     replaced_error,
 )
 from lookalike.stores.milvus.address import Address
-from lookalike.types import Hits, Metadata, Metric, ProgressCallback, ignore_progress
+from lookalike.types import (
+    Hit,
+    Hits,
+    ImageArray,
+    Metadata,
+    Metric,
+    ProgressCallback,
+    ignore_progress,
+)
 
 LOCK = "writing.lock"
 IMAGES = "images"
@@ -392,7 +402,8 @@ class Gallery:
             missing = missing_rows(source, rows, allow_removals=allow_removals)
             moved_from = {rows[row_id].content_hash: row_id for row_id in sorted(missing.removed)}
             archive = self._archive()
-            existing = ExistingRows(rows, moved_from, self.written, archive.values, rehash)
+            values = {**archive.values, **values_by_content(rows.values(), self.written)}
+            existing = ExistingRows(rows, moved_from, self.written, values, rehash)
             if dry_run:
                 summary = count_changes(source, existing, on_progress)
             else:
@@ -446,9 +457,9 @@ class Gallery:
         """Return a source under its name in the gallery, opened with its recorded options."""
         located = locate_source(source, self.sources, self._store.records, relocate=relocate)
         recorded = self.source_options.get(located.source.name)
-        if not located.moved_from or not recorded or source.options.as_dict():
+        if not located.moved_from or not recorded:
             return located
-        options = SourceOptions.from_dict(recorded)
+        options = SourceOptions.from_dict({**recorded, **source.options.as_dict()})
         again = open_source(source.spec, name=located.source.name, options=options)
         return replace(located, source=again)
 
@@ -734,13 +745,13 @@ class Gallery:
                 vectors = region.encode_text(text, opened.encoder)
             elif id is not None:
                 needs = options.needs_image
-                vectors = region.encode_row(id, opened.store, lambda: opened.encoder, needs)
+                vectors = region.encode_row(id, opened, self.open_rows, needs)
             elif query is not None:
                 vectors = region.encode_image(query, opened.encoder)
             else:
                 vectors = region.without_image(str(keywords), opened.store.dim)
             # The snapshot is of the gallery of this encoder, or an error.
-            hits = options.run(opened.snapshot().store, vectors, read_images)
+            hits = options.run(opened.snapshot().store, vectors, self.read_images)
             return Hits(vectors.name, options.metric, hits, vectors.uri)
 
         return self._read(run)
@@ -752,17 +763,39 @@ class Gallery:
             SourceError: the source of some rows is missing. A missing file raises when it is read.
         """
         records = self._read(lambda opened: list(opened.store.records()))
-        opened = open_items([record.uri for record in records])
-        items = [
-            replace(item, id=record.id, metadata=record.metadata, options=self.decoding(record.id))
-            for item, record in zip(opened, records, strict=True)
-        ]
-        return ItemSource(self.path.name, str(self.path), items)
+        return ItemSource(self.path.name, str(self.path), self.open_rows(records))
 
-    def decoding(self, row_id: str) -> DecodeOptions:
-        """Return how the image of a row was decoded: as its source was indexed."""
-        fields = self.source_options.get(row_id.partition(":")[0])
-        return SourceOptions.from_dict(fields).decoding if fields else DEFAULT_OPTIONS
+    def open_rows(self, rows: Iterable[Record | Hit]) -> list[Item]:
+        """Open the images of rows, which are decoded as when they were indexed.
+
+        Raises:
+            SourceError: the source of some rows is missing. A missing file raises when it is read.
+        """
+        rows = list(rows)
+        options = {
+            name: SourceOptions.from_dict(fields).decoding
+            for name, fields in self.source_options.items()
+        }
+        return [
+            replace(
+                item,
+                id=row.id,
+                metadata=row.metadata,
+                options=options.get(row.id.partition(":")[0], DEFAULT_OPTIONS),
+            )
+            for item, row in zip(open_items([row.uri for row in rows]), rows, strict=True)
+        ]
+
+    def read_image(self, row: Record | Hit, *, full_size: bool = False) -> ImageArray | None:
+        """Return the image of a row, see :meth:`open_rows`; None if it cannot be read."""
+        try:
+            return self.open_rows([row])[0].image(full_size=full_size)
+        except (ImageError, SourceError):
+            return None
+
+    def read_images(self, rows: Iterable[Record | Hit]) -> list[ImageArray | None]:
+        """Return the images of rows; None where one cannot be read."""
+        return list(thread_map(self.read_image, rows))
 
     def info(self) -> dict[str, Any]:
         """Return facts about the gallery, as JSON values."""

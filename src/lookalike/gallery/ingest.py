@@ -84,8 +84,8 @@ class ExistingRows:
         moved_from: ids of rows that the source no longer has, by content hash.
         written: metadata columns that come from no source; they stay with an image while its
             content stays the same.
-        archive: values of these columns from former rows, by content hash; an image that comes
-            back has them again.
+        archive: values of these columns from former rows and from these, by content hash; a new
+            file of that content has them again, also where two files are swapped.
         rehash: read items again whose signature is unchanged.
     """
 

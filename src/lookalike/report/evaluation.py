@@ -93,9 +93,9 @@ def _sections(
     example = next((example for example in evaluation.examples if example.hits), None)
     if example is not None:
         yield _pipeline(example, evaluation, gallery)
-    yield _best_queries(evaluation)
+    yield _best_queries(evaluation, gallery)
     if any(_incorrect(example) for example in evaluation.examples):
-        yield _worst_queries(evaluation)
+        yield _worst_queries(evaluation, gallery)
     if evaluation.criterion.labeled:
         yield _confusion(evaluation)
         if len(evaluation.scores.per_label) > 1:
@@ -238,12 +238,13 @@ def _pipeline(example: Example, evaluation: Evaluation, gallery: Gallery) -> Sec
                 distances,
                 _results(example, evaluation.scores.metric),
                 _hit_titles(example, evaluation.criterion),
+                gallery.open_rows,
             )
         ),
     )
 
 
-def _best_queries(evaluation: Evaluation) -> Section:
+def _best_queries(evaluation: Evaluation, gallery: Gallery) -> Section:
     complete = [example for example in evaluation.examples if not _incorrect(example)]
     first_of_label: dict[str, Example] = {}
     for example in complete:
@@ -258,11 +259,11 @@ def _best_queries(evaluation: Evaluation) -> Section:
         f"{len(complete):,} of {format_count(len(evaluation.examples), 'query', 'queries')} have "
         f"{outcome}. The query is on the left; below the {title} of each hit is its distance. "
         "Correct hits have a green frame, incorrect ones a red frame.",
-        png(_grid(shown, evaluation)),
+        png(_grid(shown, evaluation, gallery)),
     )
 
 
-def _worst_queries(evaluation: Evaluation) -> Section:
+def _worst_queries(evaluation: Evaluation, gallery: Gallery) -> Section:
     worst = sorted(filter(_incorrect, evaluation.examples), key=_incorrect, reverse=True)
     outcome = (
         "at least one incorrect hit"
@@ -273,17 +274,18 @@ def _worst_queries(evaluation: Evaluation) -> Section:
         "Worst queries",
         f"{len(worst):,} of {format_count(len(evaluation.examples), 'query', 'queries')} have "
         f"{outcome}. Those with the most incorrect hits:",
-        png(_grid(worst, evaluation)),
+        png(_grid(worst, evaluation, gallery)),
     )
 
 
-def _grid(examples: Sequence[Example], evaluation: Evaluation) -> Figure:
+def _grid(examples: Sequence[Example], evaluation: Evaluation, gallery: Gallery) -> Figure:
     shown = examples[:_MAX_EXAMPLES]
     return figures.hits_grid(
         [_results(example, evaluation.scores.metric) for example in shown],
         [example.correct for example in shown],
         query_titles=[example.label for example in shown],
         hit_titles=[_hit_titles(example, evaluation.criterion) for example in shown],
+        open_rows=gallery.open_rows,
     )
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from lookalike.encoders.base import Encoder
-from lookalike.errors import ImageError, InputError, SourceError
+from lookalike.errors import ImageError, InputError
 from lookalike.images.decode import ImageInput, decode
 from lookalike.images.foreground import FOREGROUND_MARGIN, Box, find_foreground
-from lookalike.sources import Item, open_items
-from lookalike.sources.sampling import thread_map
-from lookalike.stores.base import RowReader
-from lookalike.types import Embeddings, Hit, ImageArray
+from lookalike.sources import Item
+from lookalike.stores.base import Record, RowReader
+from lookalike.types import Embeddings, ImageArray
 
 Query = ImageInput | Item
 """A path, a file's bytes, a PIL image, an array, or an item of a source."""
@@ -44,6 +44,23 @@ def decode_query(
     uri = str(query) if isinstance(query, str | Path) else None
     name = uri or f"query {type(query).__name__}"
     return name, uri, decode(query, name=name, full_size=full_size)
+
+
+class OpenedGallery(Protocol):
+    """Rows and their encoder."""
+
+    @property
+    def store(self) -> RowReader:
+        """The rows."""
+        ...
+
+    @property
+    def encoder(self) -> Encoder:
+        """Their encoder."""
+        ...
+
+
+RowOpener = Callable[[Iterable[Record]], Sequence[Item]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +116,14 @@ class QueryRegion:
         return QueryVectors(name, uri, embeddings, row_id, crops[0])
 
     def encode_row(
-        self, row_id: str, store: RowReader, encoder: Callable[[], Encoder], needs_image: bool
+        self, row_id: str, gallery: OpenedGallery, open_rows: RowOpener, needs_image: bool
     ) -> QueryVectors:
         """Return a row as the query: its stored embedding, or its image encoded again.
 
         Args:
             row_id: the row.
-            store: where it is.
-            encoder: opens the encoder, which is needed for a region only.
+            gallery: where it is; its encoder is opened for a region only.
+            open_rows: opens its image, see :meth:`lookalike.Gallery.open_rows`.
             needs_image: a re-ranking reads the query's image.
 
         Raises:
@@ -114,11 +131,11 @@ class QueryRegion:
             ImageError: its image is needed and cannot be read.
             SourceError: its image is needed and its source is missing.
         """
-        row = store.get([row_id])
+        row = gallery.store.get([row_id])
         if self.is_whole_image and not needs_image:
             return QueryVectors(row_id, row.uris[0], row.embeddings, row_id)
-        (item,) = open_items(row.uris)
-        vectors = self.encode_image(item, encoder())
+        (item,) = open_rows(row.records())
+        vectors = self.encode_image(item, gallery.encoder)
         embeddings = row.embeddings if self.is_whole_image else vectors.embeddings
         return replace(vectors, name=row_id, embeddings=embeddings, row_id=row_id)
 
@@ -171,18 +188,6 @@ def multi_crop_boxes(image: ImageArray) -> list[Box]:
         )
         boxes += [Box(left, top, wide, high) for top in tops for left in lefts]
     return boxes
-
-
-def read_images(hits: Sequence[Hit]) -> list[ImageArray | None]:
-    """Return the images of hits; None where one cannot be read."""
-    return list(thread_map(_read_image, [hit.uri for hit in hits]))
-
-
-def _read_image(uri: str) -> ImageArray | None:
-    try:
-        return open_items([uri])[0].image()
-    except (ImageError, SourceError):
-        return None
 
 
 def encode_text(encoder: Encoder, texts: Sequence[str]) -> Embeddings:

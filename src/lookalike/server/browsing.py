@@ -74,9 +74,10 @@ class Browsing:
     async def _measure_style(self, opened: OpenGallery) -> SketchStyle | None:
         sample = await self._service.sample(opened, _SAMPLE, 0)
         images = []
-        for uri, row_id in zip(sample.uris, sample.ids, strict=True):
+        for row_id in sample.ids:
             try:
-                stored = await self._service.in_thread(read_item_image, uri, row_id)
+                row = await self._service.row(opened, row_id)
+                stored = await self._service.in_thread(read_item_image, opened.gallery, row)
                 data = stored.content
                 if isinstance(data, bytes):
                     data = await self._service.decoders.image(

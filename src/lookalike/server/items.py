@@ -69,7 +69,7 @@ async def get_item_image(
     tag = _tag(opened, row)
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=_cache_headers(tag))
-    media_type, data = await service.item_images.full(row)
+    media_type, data = await service.item_images.full(opened.gallery, row)
     return Response(data, media_type=media_type, headers=_cache_headers(tag))
 
 
@@ -93,7 +93,8 @@ async def get_item_thumbnail(
     tag = _tag(opened, row, size)
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=_cache_headers(tag))
-    media_type, data = await service.item_images.thumbnail(row, size, opened.state)
+    images, gallery = service.item_images, opened.gallery
+    media_type, data = await images.thumbnail(gallery, row, size, opened.state)
     return Response(data, media_type=media_type, headers=_cache_headers(tag))
 
 

@@ -293,7 +293,7 @@ async def _transfer(
         await service.row(opened, query.id)
     except MissingRowError:
         row = await service.row(origin, query.id)
-        return SearchQuery(image=(await service.item_images.full(row))[1])
+        return SearchQuery(image=(await service.item_images.full(origin.gallery, row))[1])
     return query
 
 

@@ -30,7 +30,7 @@ from lookalike.errors import (
 from lookalike.gallery import uploads
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
-from lookalike.search.query import QueryRegion, QueryVectors, encode_text, read_images
+from lookalike.search.query import QueryRegion, QueryVectors, encode_text
 from lookalike.search.search import SearchOptions
 from lookalike.server.batching import Batcher
 from lookalike.server.decoder_pool import DecoderPool
@@ -335,8 +335,8 @@ class Service:
                     now = await self.open(opened.handle)
                 if now.state.identity != opened.state.identity:
                     raise replaced_error(opened.name)
-                store = now.gallery.store
-                hits = await self.in_thread(search.run, store, vectors, read_images, stages)
+                run = partial(search.run, now.gallery.store, vectors, now.gallery.read_images)
+                hits = await self.in_thread(run, stages)
                 return Hits(vectors.name, search.metric, hits, vectors.uri)
             except ArtifactError as error:
                 now = await self.open(opened.handle)
@@ -395,7 +395,7 @@ class Service:
         uri, embeddings = row.uris[0], row.embeddings
         if region == QueryRegion() and not needs_image:
             return QueryVectors(row_id, uri, embeddings, row_id)
-        stored = await self.in_thread(read_item_image, uri, row_id)
+        stored = await self.in_thread(read_item_image, opened.gallery, row)
         with stages("decode"):
             if isinstance(stored.content, bytes):
                 image = await self.decoders.image(
@@ -519,7 +519,8 @@ class Service:
                 embedding = np.zeros((1, gallery.store.dim), np.float32)
             vectors = QueryVectors("readiness probe", None, embedding)
             stages = Stages(self.metrics)
-            await self.in_thread(search.run, gallery.store, vectors, read_images, stages)
+            images = gallery.read_images
+            await self.in_thread(search.run, gallery.store, vectors, images, stages)
         except ArtifactError as error:
             raise _without_paths(opened.handle, error) from error
 

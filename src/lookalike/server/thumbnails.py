@@ -12,13 +12,13 @@ from typing import Any
 from PIL import Image
 
 from lookalike.errors import ImageError, SourceError
+from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
 from lookalike.images.formats import detect_format
 from lookalike.images.options import DecodeOptions
 from lookalike.server.decoder_pool import DecoderPool
 from lookalike.server.decoder_process import MAX_SIDE
 from lookalike.server.problems import too_many_requests
-from lookalike.sources import open_items
 from lookalike.stores.base import Rows
 from lookalike.types import ImageArray
 
@@ -48,7 +48,7 @@ class ItemImages:
         self._reads = 0
         self._thumbnails = _Cache(_CACHE_BYTES)
 
-    async def full(self, row: Rows) -> tuple[str, bytes]:
+    async def full(self, gallery: Gallery, row: Rows) -> tuple[str, bytes]:
         """Return the media type and bytes of an item's file, or of a PNG of its pixels.
 
         Files that browsers do not show are returned as JPEG, at most 2,048 pixels a side.
@@ -57,7 +57,7 @@ class ItemImages:
             ImageError: the image cannot be read.
         """
         async with self._read_slot():
-            stored = await self._in_thread(read_item_image, row.uris[0], row.ids[0])
+            stored = await self._in_thread(read_item_image, gallery, row)
             data = stored.content
             if not isinstance(data, bytes):
                 return "image/png", await self._in_thread(_encode_png, data)
@@ -68,10 +68,13 @@ class ItemImages:
                 return kind.media_type, data
             return await self._thumbnail(stored, row.ids[0], MAX_SIDE)
 
-    async def thumbnail(self, row: Rows, size: int, state: GalleryState) -> tuple[str, bytes]:
+    async def thumbnail(
+        self, gallery: Gallery, row: Rows, size: int, state: GalleryState
+    ) -> tuple[str, bytes]:
         """Return the media type and bytes of a thumbnail, at most ``size`` pixels wide and high.
 
         Args:
+            gallery: of the item.
             row: the item.
             size: maximum width and height.
             state: of the row's gallery; a thumbnail is cached for one state.
@@ -82,7 +85,7 @@ class ItemImages:
         key = state, row.ids[0], size
         if (thumbnail := self._thumbnails.get(key)) is None:
             async with self._read_slot():
-                stored = await self._in_thread(read_item_image, row.uris[0], row.ids[0])
+                stored = await self._in_thread(read_item_image, gallery, row)
                 thumbnail = await self._thumbnail(stored, row.ids[0], size)
             self._thumbnails.put(key, thumbnail)
         return thumbnail
@@ -126,18 +129,20 @@ class _Cache:
             self._size -= len(evicted)
 
 
-def read_item_image(uri: str, row_id: str) -> StoredImage:
-    """Read the image of an item.
+def read_item_image(gallery: Gallery, row: Rows) -> StoredImage:
+    """Read the image of an item, the only row of ``row``.
 
     Raises:
         ImageError: the image cannot be read; the message has the item's id but not its location.
     """
     try:
-        (item,) = open_items([uri])
+        (item,) = gallery.open_rows(row.records())
         return StoredImage(item.read(), item.options, item.page)
     except (OSError, ImageError, SourceError) as error:
         reason = error.strerror if isinstance(error, OSError) else type(error).__name__
-        raise ImageError(f"{row_id}: the image file cannot be read any more ({reason})") from error
+        raise ImageError(
+            f"{row.ids[0]}: the image file cannot be read any more ({reason})"
+        ) from error
 
 
 def _encode_png(image: ImageArray) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -21,8 +21,10 @@ from lookalike.report.figures.style import (
     MUTED,
     STYLE,
 )
-from lookalike.sources import open_items
+from lookalike.sources import Item, open_items
 from lookalike.types import Embeddings, Hit, Hits, ImageArray
+
+RowOpener = Callable[[Sequence[Hit]], Sequence[Item]]
 
 
 def hits(results: Hits, correct: Sequence[bool | None] | None = None) -> Figure:
@@ -45,6 +47,7 @@ def hits_grid(
     query_titles: Sequence[str | None] | None = None,
     hit_titles: Sequence[Sequence[str]] | None = None,
     row_names: Sequence[str] | None = None,
+    open_rows: RowOpener | None = None,
 ) -> Figure:
     """Draw queries, one per row, beside their hits with distances.
 
@@ -55,13 +58,12 @@ def hits_grid(
         query_titles: the title of each query, below "query".
         hit_titles: the title of each hit; by default its label or, without one, its id.
         row_names: a title on the left of each row.
+        open_rows: opens the images of hits, see :meth:`lookalike.Gallery.open_rows`.
 
     Raises:
         SourceError, ImageError: an image cannot be read.
     """
     columns = max(len(row) for row in results) + 1
-    uris = [uri for row in results for uri in (row.uri, *(hit.uri for hit in row)) if uri]
-    images = iter(_images(uris))
     left = 0.3 if row_names else 0.05
     figure, axes = _grid(len(results), columns, cell=(1.05, 1.38), left=left)
     for name, ax in zip(row_names or (), axes[:, 0], strict=False):
@@ -72,11 +74,12 @@ def hits_grid(
         if row.uri is not None:
             title = query_titles[y] if query_titles else None
             text = "query" if title is None else f"query\n{_short(title)}"
-            _picture(axes[y, 0], next(images), text, INK)
+            _picture(axes[y, 0], open_items([row.uri])[0].image(), text, INK)
         titles = hit_titles[y] if hit_titles else [_hit_title(hit) for hit in row]
         marks = (correct[y] if correct else None) or [None] * len(row)
-        for ax, hit, title, mark in zip(axes[y, 1:], row, titles, marks, strict=False):
-            _draw_hit(ax, next(images), hit, title, mark)
+        images = _images(row, open_rows)
+        for x, (image, hit) in enumerate(zip(images, row, strict=True)):
+            _draw_hit(axes[y, 1 + x], image, hit, titles[x], marks[x])
     return figure
 
 
@@ -101,6 +104,7 @@ def pipeline(
     distances: NDArray[np.float64],
     results: Hits,
     hit_titles: Sequence[str] | None = None,
+    open_rows: RowOpener | None = None,
 ) -> Figure:
     """Draw the stages of one search: image, embedding, distances to all rows, nearest rows.
 
@@ -110,6 +114,7 @@ def pipeline(
         distances: ``(rows,)``, to each row of the gallery.
         results: the hits, at least one.
         hit_titles: the title of each hit; by default as in :func:`hits_grid`.
+        open_rows: as in :func:`hits_grid`.
     """
     shown = min(4, len(results))
     titles = hit_titles or [_hit_title(hit) for hit in results]
@@ -135,7 +140,7 @@ def pipeline(
         ax.tick_params(labelsize=8)
         ax.set_xlim(left=0)
         ax.set_yticks([])
-        for i, image in enumerate(_images([hit.uri for hit in results[:shown]])):
+        for i, image in enumerate(_images(results[:shown], open_rows)):
             _draw_hit(parts[f"hit{i}"], image, results[i], titles[i], None)
         left = parts["hit0"].get_position().x0
         nearest = "nearest row" if len(results) == 1 else f"{len(results)} nearest rows"
@@ -187,8 +192,9 @@ def _short(label: str, max_length: int = 15) -> str:
     return last if len(last) <= max_length else f"{last[: max_length - 1]}…"
 
 
-def _images(uris: Sequence[str]) -> list[ImageArray]:
-    return [item.image() for item in open_items(uris)]
+def _images(hits: Sequence[Hit], open_rows: RowOpener | None) -> list[ImageArray]:
+    items = open_rows(hits) if open_rows else open_items([hit.uri for hit in hits])
+    return [item.image() for item in items]
 
 
 def _grid(
