@@ -225,6 +225,55 @@ def test_a_renamed_folder_is_recognized_by_its_images(
     assert gallery.sync(photos).relocated == str(pictures)
 
 
+def test_a_moved_source_keeps_its_options_beside_new_ones(gallery: Gallery, photos: Path) -> None:
+    options = {"window": [0, 4095], "exclude": ["nothing"]}
+    gallery.sync(gallery.open_source(photos, options=options))
+    moved = photos.rename(photos.with_name("moved"))
+    report = gallery.sync(gallery.open_source(moved, options={"exclude": ["*.gif"]}))
+    assert report.relocated == str(photos)
+    assert gallery.source_options[photos.name] == {"window": [0, 4095], "exclude": ["*.gif"]}
+
+
+def test_files_that_are_all_renamed_have_moved(gallery: Gallery, photos: Path) -> None:
+    files = sorted(photos.rglob("*.png"))
+    write_label(gallery, gallery.store.ids()[0], "kept")
+    for file in files:
+        file.rename(file.with_name(file.name.upper()))
+    report = gallery.sync(photos)
+    assert counts(report) == (0, 0, len(files), 0, 0)
+    assert [record.metadata.get("mark") for record in gallery.store.records()].count("kept") == 1
+
+
+def test_labels_follow_the_contents_of_files_that_are_swapped(
+    gallery: Gallery, photos: Path
+) -> None:
+    first, second = sorted(photos.rglob("*.png"))[:2]
+    ids = [f"{photos.name}:{file.relative_to(photos)}" for file in (first, second)]
+    for row_id in ids:
+        write_label(gallery, row_id, row_id)
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two)
+    second.write_bytes(one)
+    assert gallery.sync(photos, rehash=True).updated == 2
+    assert [gallery.store.get([row_id]).metadata[0]["mark"] for row_id in ids] == ids[::-1]
+
+
+def test_rows_behind_a_link_that_leads_nowhere_now_stay(
+    gallery: Gallery, photos: Path, tmp_path: Path
+) -> None:
+    folder = next(each for each in photos.iterdir() if each.is_dir())
+    drive = folder.rename(tmp_path / "drive")
+    folder.symlink_to(drive)
+    assert gallery.sync(photos).unchanged == 12
+    drive.rename(tmp_path / "unmounted")
+    report = gallery.sync(photos)
+    assert report.removed == 0
+    assert report.kept
+    assert report.skipped[0].reason == "broken link"
+    folder.unlink()
+    assert gallery.sync(photos, allow_removals=True).removed == report.kept
+
+
 def test_other_images_are_not_taken_for_a_source_that_is_gone(
     gallery: Gallery, photos: Path, tmp_path: Path
 ) -> None:

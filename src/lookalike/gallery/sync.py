@@ -7,6 +7,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lookalike.sources import (
     Source,
 )
 from lookalike.sources.opening import with_name
+from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import Record
 from lookalike.types import Failure
 
@@ -259,13 +261,24 @@ def missing_rows(
     unlisted = tuple(source.unlisted_prefixes)
     kept = {row_id for row_id in missing if row_id.startswith(unlisted) or source.has_file(row_id)}
     removed = missing - kept
-    if 2 * len(removed) > len(rows) and not allow_removals:
+    gone = len(removed)
+    if 2 * gone > len(rows) and not allow_removals:
+        gone -= _count_moved(source, rows, removed)
+    if 2 * gone > len(rows) and not allow_removals:
         raise SourceError(
-            f"{source.spec}: {len(removed):,} of {format_count(len(rows), 'indexed image')} "
+            f"{source.spec}: {gone:,} of {format_count(len(rows), 'indexed image')} "
             "missing; to remove them, set {allow_removals}. Nothing was changed",
             allow_removals=None,
         )
     return MissingRows(removed, kept)
+
+
+def _count_moved(source: Source, rows: Mapping[str, Record], removed: Set[str]) -> int:
+    """Return how many rows have their image in a source under another id."""
+    wanted = {rows[row_id].content_hash for row_id in removed}
+    new = [index for index, item in enumerate(source) if item.id not in rows]
+    found = wanted.intersection(thread_map(partial(_hash_at, source), new))
+    return sum(rows[row_id].content_hash in found for row_id in removed)
 
 
 def matching_ids(wanted: Iterable[str], ids: Sequence[str]) -> list[str]:

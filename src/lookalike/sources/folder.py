@@ -249,10 +249,18 @@ def _is_listed(root: Path, relative: str) -> bool:
     try:
         path.lstat()
         return path.name in _names_in(str(path.parent), path.parent.stat().st_mtime_ns)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except FileNotFoundError:
+        return _is_below_broken_link(root, path)
+    except (NotADirectoryError, ValueError):
         return False
     except OSError:
         return True
+
+
+def _is_below_broken_link(root: Path, path: Path) -> bool:
+    """Return whether a folder of a path leads nowhere now, as to a drive that is not mounted."""
+    folders = (each for each in path.parents if each != root and root in each.parents)
+    return any(each.is_symlink() and not each.exists() for each in folders)
 
 
 @lru_cache(maxsize=8)
