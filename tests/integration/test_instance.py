@@ -218,7 +218,7 @@ def test_the_miniature_of_perfect_500k(name: str, galleries: dict[str, Path], wo
     assert "val.csv: 1 query is not in the source: v000999" in notes
     assert f"3 relevant rows are not in the gallery: {UNKNOWN}, {BROKEN}, {MISSING}" in notes
     assert f"v000104.jpg: its relevant rows are not in the gallery: {UNKNOWN}" in notes
-    assert "val/v000108.jpg: unsupported image format" in notes
+    assert "val/v000108.jpg: broken image" in notes
     assert "3 queries skipped" in notes
 
 
