@@ -339,6 +339,19 @@ def test_an_interrupted_evaluation_leaves_the_encoder(
     load_encoder(tmp_path / "e")
 
 
+def test_an_interrupt_before_the_first_checkpoint_promises_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training_train, "_load", interrupt)
+    done = lookalike("train", DIGITS, "--recipe", "fast-linear", "-o", "e", cwd=tmp_path)
+    assert done.returncode == 130
+    assert "interrupted before the first checkpoint; nothing was written to e" in done.stderr
+    assert not (tmp_path / "e").exists()
+
+
 @pytest.mark.slow
 def test_a_package_that_the_export_needs_is_missed_before_training(tmp_path: Path) -> None:
     code = (

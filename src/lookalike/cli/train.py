@@ -79,7 +79,7 @@ def command(
     try:
         from lookalike.training.distributed import process_group
         from lookalike.training.loop import TrainingOptions
-        from lookalike.training.train import train
+        from lookalike.training.train import has_checkpoint, train
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "torch", "training", "train") from error
 
@@ -105,6 +105,8 @@ def command(
     except KeyboardInterrupt:
         console.note(
             f"interrupted; resume with the same command and --resume (checkpoint in {out})"
+            if has_checkpoint(out)
+            else f"interrupted before the first checkpoint; nothing was written to {out}"
         )
         raise typer.Exit(130) from None
     if not group.is_main:

@@ -173,7 +173,7 @@ def _temporary_folder() -> Iterator[Path]:
     try:
         yield folder
     except Exception as error:
-        keep = (folder / CHECKPOINT / checkpoints.MANIFEST).exists()
+        keep = has_checkpoint(folder)
         if keep:
             error.add_note(f"The checkpoint is kept: resume with out={str(folder)!r}")
         raise
@@ -248,14 +248,19 @@ def _check_batch(batch_size: int, group: ProcessGroup) -> None:
         )
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether an encoder folder has a checkpoint to resume."""
+    return (folder / CHECKPOINT / checkpoints.MANIFEST).is_file()
+
+
 def _check_folder(folder: Path, options: TrainingOptions) -> None:
     if options.resume:
-        if not (folder / CHECKPOINT / checkpoints.MANIFEST).is_file():
+        if not has_checkpoint(folder):
             raise ArtifactError(
                 f"{folder}: has no checkpoint to resume; leave out {{resume}}", resume=None
             )
         return
-    if (folder / CHECKPOINT / checkpoints.MANIFEST).exists():
+    if has_checkpoint(folder):
         finished = "a finished" if (folder / MANIFEST).exists() else "an interrupted"
         raise ArtifactError(
             f"{folder}: has {finished} training run; resume it with {{resume}} (and more "
