@@ -86,6 +86,11 @@ def test_few_bits_in_16_keep_their_levels(bits: int, low: int, kind: str) -> Non
     assert np.abs(decoded.pixels - expected).max() <= 2
 
 
+def test_signed_bytes_are_not_taken_for_unsigned_ones() -> None:
+    values = np.tile(np.arange(-128, 128, dtype=np.int8), (16, 1))
+    assert np.array_equal(decode(deep_tiff(values))[0], np.arange(256))
+
+
 @pytest.mark.parametrize("channels", [2, 3, 4])
 def test_deep_color_keeps_its_levels_in_png(channels: int) -> None:
     values = (COLORS * 4095).round().astype(np.uint16)

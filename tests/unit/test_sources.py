@@ -260,6 +260,43 @@ def test_errors_name_the_file_the_line_and_the_cause(
     assert name in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        "path,tag\na.png,x\n".encode("utf-16"),
+        b"path,tag\ra.png,x\r",
+        b"PATH,tag\nROOT/a.png,x\n",
+        b"File_Name,tag\n./a.png,x\n",
+    ],
+    ids=["utf-16", "old line ends", "absolute", "case of a column"],
+)
+def test_tables_of_other_programs_are_read(tmp_path: Path, data: bytes) -> None:
+    write(tmp_path / "a.png", png(9))
+    write(tmp_path / "metadata.csv", data.replace(b"ROOT", os.fsencode(tmp_path)))
+    source = open_source(tmp_path)
+    assert not source.problems
+    assert source[0].metadata == {"tag": "x"}
+
+
+def test_rows_of_images_outside_of_the_folder_are_said(tmp_path: Path) -> None:
+    for name in ("in/a.png", "out.png"):
+        write(tmp_path / name, png(9))
+    write(tmp_path / "in" / "metadata.csv", f"path,tag\n{tmp_path}/out.png,x\n".encode())
+    (problem,) = open_source(tmp_path / "in").problems
+    assert "is not an image in the folder" in problem.reason
+
+
+def test_tables_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for name in ("a.png", "Metadata.XLSX", "sub/metadata.csv", "metadata.csv.gz", "other.xlsx"):
+        write(tmp_path / name, png(9))
+    assert {each.reason: each.hint for each in open_source(tmp_path).skipped} == {
+        "metadata table, not read: xlsx": "save it as metadata.csv",
+        "metadata table, not read: csv.gz": "save it as metadata.csv",
+        "metadata table below the root, not read": "move its rows into one in the root",
+        "not an image": None,
+    }
+
+
 def test_text_that_is_not_utf_8_is_an_error_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes(b"path,t\na.png,x\nb.png,\xff\n")
     with pytest.raises(SourceError, match="line 3: is not UTF-8"):

@@ -13,6 +13,7 @@ from lookalike.images.pillow import open_file, read_with_pillow
 from lookalike.images.raster import Raster, RefusedError, Request
 from lookalike.images.tiff import (
     has_deep_planes,
+    has_signed_bytes,
     is_compressed,
     is_raw,
     is_unknown_order,
@@ -40,7 +41,7 @@ def _read_tiff(request: Request) -> Raster:
     with _LOGGED_ERRORS:
         try:
             tags = tags_of(open_file(request.kind, file))
-            if not has_deep_planes(tags):
+            if not has_deep_planes(tags) and not has_signed_bytes(tags):
                 return read_with_pillow(request)
         except SyntaxError as error:
             if not is_unknown_order(error):

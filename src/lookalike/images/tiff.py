@@ -34,7 +34,7 @@ _PROFILE, _DNG_VERSION = 34675, 50706
 _REDUCED, _MASK = 1, 4
 _BIG_TIFF, _SHORT, _MAX_TAGS, _MAX_OFFSET = 43, 3, 4096, 1 << 62
 _WHITE_IS_ZERO = 0
-_UNSIGNED = 1
+_UNSIGNED, _SIGNED = 1, 2
 _ALPHA = (1, 2)
 """Values of the tag ExtraSamples for transparency, premultiplied or not."""
 
@@ -106,6 +106,12 @@ def _directories(file: IO[bytes]) -> Iterator[dict[int, int]]:
 def has_deep_planes(tags: Tags) -> bool:
     """Return whether the bands are stored one after another, with more than 8 bits."""
     return tag_bits(tags) > 8 and tags.get(_PLANAR, 1) != 1 and tags.get(_SAMPLES, 1) > 1
+
+
+def has_signed_bytes(tags: Tags) -> bool:
+    """Return whether the values are integers from -128 to 127, which Pillow takes for 0 to 255."""
+    formats = _several(tags.get(_SAMPLE_FORMAT, _UNSIGNED))
+    return tag_bits(tags) == 8 and all(each == _SIGNED for each in formats)
 
 
 def is_compressed(tags: Tags) -> bool:

@@ -20,7 +20,7 @@ from lookalike.sources.base import Item, source_name
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from lookalike.sources.skipping import SkipCounter, Skipped, reason_to_skip
 from lookalike.sources.tables import SUFFIXES as TABLES
-from lookalike.sources.tables import Table, read_table
+from lookalike.sources.tables import Table, find_column, read_table
 from lookalike.types import Failure
 
 _IGNORED_FOLDERS = frozenset(
@@ -140,7 +140,7 @@ class FolderSource:
 
     def _with_columns(self, path: Path) -> FolderSource:
         table = read_table(path)
-        column = next((name for name in _PATH_COLUMNS if name in table.names), None)
+        column = find_column(table.names, _PATH_COLUMNS)
         if column is None:
             raise SourceError(
                 f"{table.path}: has no column path (or file_name) with the image of each row; its "
@@ -211,7 +211,7 @@ def _by_path(
     for number, row in enumerate(table.rows):
         place = table.place(number)
         value = str(row.get(column, ""))
-        path = os.path.normpath(value).replace(os.sep, "/") if value else ""
+        path = _below(root, os.path.normpath(value)) if value else ""
         file = matching_name(path, names)
         if file is None and path:  # of a name with both forms, one alone is not enough
             spellings = spellings or {normalize_name(name): name for name in files}
@@ -219,7 +219,8 @@ def _by_path(
         if not value:
             problems.append(Failure(place, f"has no {column}"))
         elif file is None:
-            if not (root / unescape_name(path)).is_file():
+            outside = path.startswith(("/", "../"))
+            if outside or not (root / unescape_name(path)).is_file():
                 hint = similar_name(path, files) if len(problems) < _EXPLAINED else ""
                 problems.append(Failure(place, f"{value!r} is not an image in the folder{hint}"))
         elif file in columns:
@@ -227,6 +228,14 @@ def _by_path(
         else:
             columns[file] = {key: value for key, value in row.items() if key != column}
     return columns, problems
+
+
+def _below(root: Path, path: str) -> str:
+    """Return a path with slashes, relative to the root if it is an absolute one below it."""
+    if os.path.isabs(path):  # noqa: PTH117 - a text
+        folders = (f"{root}{os.sep}", f"{root.resolve()}{os.sep}")
+        path = next((path.removeprefix(each) for each in folders if path.startswith(each)), path)
+    return path.replace(os.sep, "/")
 
 
 _EXPLAINED = 20
@@ -401,8 +410,8 @@ class _Walk:
             return skipping.NOT_REGULAR, None
         if self.table is not None and not folder and name == self.table.name:
             return skipping.TABLE, None
-        if not folder and name.lower() == f"{_METADATA_STEM}.json":
-            return f"{_METADATA_STEM}.json, not read", "give one table: a list of objects"
+        if (unread := _unread_table(folder, name)) is not None:
+            return unread
         skipped = reason_to_skip(name, self._readable, partial(_first_bytes, entry.path))
         if skipped is not None and not skipped[0].startswith("unsupported"):
             return skipped if exists else (skipping.NO_LINK, None)
@@ -411,6 +420,25 @@ class _Walk:
         if name in developed:
             return skipping.DEVELOPED, None
         return skipped or ("", None)
+
+
+def _unread_table(folder: str, name: str) -> tuple[str, str] | None:
+    """Return why a metadata table is not read, and a hint; None if the file is none."""
+    stem, _, suffix = name.lower().partition(".")
+    if stem != _METADATA_STEM or f".{suffix}" not in (*TABLES, *_OTHER_TABLES):
+        return None
+    if folder and f".{suffix}" in TABLES:
+        return "metadata table below the root, not read", "move its rows into one in the root"
+    if suffix == "json":
+        return f"{_METADATA_STEM}.json, not read", "give one table: a list of objects"
+    return f"metadata table, not read: {suffix}", f"save it as {_METADATA_STEM}.csv"
+
+
+_OTHER_TABLES = (
+    *(".xlsx", ".xls", ".xlsm", ".ods", ".numbers", ".txt", ".xml", ".yaml", ".yml"),
+    *(".csv.gz", ".csv.zip", ".jsonl.gz", ".json.gz"),
+)
+"""Suffixes of tables that other programs read."""
 
 
 def _exists(entry: os.DirEntry[str]) -> bool:

@@ -19,7 +19,7 @@ from lookalike.sources.base import Item, source_name
 from lookalike.sources.folder import file_signature, matching_name, similar_name
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from lookalike.sources.skipping import SkipCounter, Skipped, reason_to_skip
-from lookalike.sources.tables import Table, read_table
+from lookalike.sources.tables import Table, find_column, read_table
 from lookalike.sources.urls import read_url
 from lookalike.types import Failure
 
@@ -58,7 +58,7 @@ class ManifestSource:
                 folder or repeats an id (the message names the line).
         """
         table = read_table(path.absolute())
-        column = next((name for name in ("path", "url") if name in table.names), None)
+        column = find_column(table.names, ("path", "url"))
         if column is None:
             raise SourceError(
                 f"{path}: has no column path or url with the location of each image; its columns "
@@ -105,10 +105,11 @@ class ManifestSource:
 
     def _item(self, index: int, row: Mapping[str, Any]) -> Item:
         row_id = f"{self.name}:{self.keys[index]}"
-        metadata = {name: value for name, value in row.items() if name not in _RESERVED_COLUMNS}
+        reserved = _RESERVED_COLUMNS | {self.column}
+        metadata = {name: value for name, value in row.items() if name not in reserved}
         location = str(row[self.column])
         decoding = self.options.decoding
-        if self.column == "url":
+        if self.column.lower() == "url":
             read = partial(read_url, location)
             return Item(row_id, location, metadata, read, options=decoding)
         path = _find(self.table.path.parent, _relative(location))
@@ -135,7 +136,7 @@ def _keys(table: Table, column: str) -> dict[str, int]:
         if key_column not in row:
             raise SourceError(f"{table.place(number)}: has no {key_column}")
         key = str(row[key_column])
-        if key_column == "path":
+        if key_column.lower() == "path":
             key = _relative(key)
         if key in keys:
             other = table.place(keys[key]).removeprefix(f"{table.path}, ")
@@ -151,7 +152,7 @@ def _rows_to_take(
     readable = supported_suffixes()
 
     def skips(location: str) -> bool:
-        name = urlsplit(location).path if column == "url" else _relative(location)
+        name = urlsplit(location).path if column.lower() == "url" else _relative(location)
         if not options.takes(name):
             counter.add(skipping.EXCLUDED, location)
             return True
@@ -206,7 +207,7 @@ def _check(table: Table, number: int, row: Mapping[str, Any], column: str) -> No
     if not isinstance(location, str):
         problem = f"has no {column}" if location is None else f"{column} {location!r} is not text"
         raise SourceError(f"{table.place(number)}: {problem}")
-    if column == "url":
+    if column.lower() == "url":
         parts = urlsplit(location)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise SourceError(f"{table.place(number)}: {location!r} is not an http or https URL")

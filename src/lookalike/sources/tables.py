@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,14 +122,9 @@ def _read_csv(path: Path) -> Table:
     import pyarrow as pa
     from pyarrow import csv
 
-    data = read_regular(path)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SourceError(f"{path}, line {line}: is not UTF-8 text; save it in UTF-8") from None
+    text = _text_of(path)
     header = text.partition("\n")[0]
-    names = [name.strip() for name in _separated(header)]
+    names = [name.strip() for name in _separated(header, path)]
     if not header.strip():
         raise SourceError(f"{path}, line 1: expected a header with the names of the columns")
     if len(set(names)) < len(names):
@@ -163,14 +159,38 @@ def _read_csv(path: Path) -> Table:
     return Table(path, tuple(names), _Columns(dict(zip(names, columns, strict=True))), 2, "line")
 
 
+def _text_of(path: Path) -> str:
+    """Return the text of a file in UTF-8, or in UTF-16 with its mark, as spreadsheets write it."""
+    data = read_regular(path)
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SourceError(f"{path}, line {line}: is not UTF-8 text; save it in UTF-8") from None
+    return text if "\n" in text else text.replace("\r", "\n")
+
+
 def _separator(header: str) -> str:
     return max("\t", ";", ",", key=header.count)
 
 
-def _separated(header: str) -> list[str]:
+def _separated(header: str, path: Path) -> list[str]:
     import csv
 
-    return next(csv.reader([header.rstrip("\r")], delimiter=_separator(header)), [])
+    try:
+        return next(csv.reader([header.rstrip("\r")], delimiter=_separator(header)), [])
+    except csv.Error as error:
+        raise SourceError(f"{path}, line 1: broken CSV ({error})") from None
+
+
+def find_column(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """Return the first of some columns that a table has, in any case of letters; None if none."""
+    for each in wanted:
+        for name in (each, *names):
+            if name in names and name.lower() == each:
+                return name
+    return None
 
 
 def _typed(column: Any) -> Any:
