@@ -1087,6 +1087,7 @@ def main() -> None:
     unknown = set(arguments.sections) - {"kill", "space", "reads", "odd"}
     if unknown:
         parser.error(f"unknown section {min(unknown)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing stays mounted
     wanted = arguments.sections or ["kill", "space", "reads", "odd"]
     os.environ.update(_ONE_THREAD)
     with contextlib.ExitStack() as stack:
