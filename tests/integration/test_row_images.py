@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -56,3 +59,16 @@ def test_thumbnails_and_duplicates_use_it(gallery: Gallery) -> None:
     assert read_item_image(gallery, row).options.window == WINDOW
     vectors = read_thumbnails(gallery, list(gallery.store.records()), range(2))
     assert all(isinstance(vector, np.ndarray) for vector in vectors.values())
+
+
+def test_the_location_of_a_row_is_a_query_however_its_file_is_named(tmp_path: Path) -> None:
+    names = (b"\\xff.png", b"\xff.png", b"a\nb.png")
+    for number, name in enumerate(names):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        file = tmp_path / "p" / os.fsdecode(name)
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    made = Gallery.create(tmp_path / "g", encoder=open_encoder("color", [pixels]))
+    made.sync(tmp_path / "p")
+    for record in made.store.records():
+        assert made.search(record.uri, k=1)[0].id == record.id

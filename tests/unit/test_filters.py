@@ -168,6 +168,18 @@ def test_filters_match_a_row_by_row_oracle(rows: list[dict[str, Any]], where: Fi
     assert "no column" in message or "cannot be compared" in message
 
 
+@pytest.mark.parametrize("text", ["caf\u00e9", "cafe\u0301"], ids=["NFC", "NFD"])
+def test_accents_are_equal_however_they_are_stored(text: str) -> None:
+    columns = MetadataColumns([{"a": "caf\u00e9"}, {"a": "cafe\u0301"}, {"a": "cafe"}])
+    for where, expected in (
+        (f"a = '{text}'", [True, True, False]),
+        (f"a != '{text}'", [False, False, True]),
+        (f"a in ('{text}', 'x')", [True, True, False]),
+        (f"a like '{text.upper()}%'", [True, True, False]),
+    ):
+        assert parse(where).mask(columns).tolist() == expected
+
+
 @settings(max_examples=700, deadline=None)
 @given(FILTERS)
 def test_text_and_structure_are_equivalent(where: Filter) -> None:

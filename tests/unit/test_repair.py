@@ -178,6 +178,27 @@ def test_long_texts_in_a_png_do_not_matter(kind: str, place: str) -> None:
     assert read_header(png(parts)).width == 160
 
 
+def test_many_texts_and_a_huge_profile_do_not_cost_the_pixels() -> None:
+    header, *rest = chunks(ROWS["png"])
+    texts = [(b"tEXt", b"k\0" + b"x" * 900_000)] * 80
+    profile = (b"iCCP", b"k\0\0" + zlib.compress(bytes(20 << 20), 9))
+    for extra in (texts, [profile]):
+        assert np.array_equal(decode(png([header, *extra, *rest])), decode(ROWS["png"]))
+
+
+def test_a_few_bytes_of_a_vast_image_are_refused_at_once() -> None:
+    size = struct.pack("<HH", 65535, 65535)
+    data = b"GIF89a" + size + b"\xf0\0\0" + bytes(6) + b"," + bytes(4) + size + b"\0\2\2D\1\0;"
+    with pytest.raises(ImageError):
+        decode(data)
+
+
+def test_the_limit_of_pillow_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for kind in ("png", "tiff", "bmp", "gif"):
+        assert decode(ROWS[kind]).shape == (120, 160, 3)
+
+
 def test_large_color_profile_of_a_png_is_used() -> None:
     from PIL import ImageCms
 

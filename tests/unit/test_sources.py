@@ -278,6 +278,14 @@ def test_tables_of_other_programs_are_read(tmp_path: Path, data: bytes) -> None:
     assert source[0].metadata == {"tag": "x"}
 
 
+def test_patterns_match_accents_however_they_are_stored(tmp_path: Path) -> None:
+    for name in ("cafe\u0301/a.png", "b.png"):
+        write(tmp_path / name, png(9))
+    for pattern in ("caf\u00e9", "CAFE\u0301/*"):
+        source = open_source(tmp_path, options=SourceOptions(exclude=(pattern,)))
+        assert [item.id.rpartition(":")[2] for item in source] == ["b.png"]
+
+
 def test_rows_of_images_outside_of_the_folder_are_said(tmp_path: Path) -> None:
     for name in ("in/a.png", "out.png"):
         write(tmp_path / name, png(9))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -118,12 +119,12 @@ class Like:
     def mask(self, columns: Columns) -> Mask:
         """Return which rows match."""
         parts = (
-            ".*" if c == "%" else "." if c == "_" else re.escape(c) for c in self.pattern.casefold()
+            ".*" if c == "%" else "." if c == "_" else re.escape(c) for c in _folded(self.pattern)
         )
         pattern = re.compile("".join(parts), re.DOTALL)
 
         def matches(value: Any) -> bool:
-            return isinstance(value, str) and pattern.fullmatch(value.casefold()) is not None
+            return isinstance(value, str) and pattern.fullmatch(_folded(value)) is not None
 
         return _match_rows(columns, self.column, matches, {"text"}, "text")
 
@@ -196,17 +197,24 @@ def kind_of(value: Any) -> str:
     return "text" if isinstance(value, str) else "other"
 
 
+def _folded(text: str) -> str:
+    """Return a text without case, with accents stored in one way."""
+    return unicodedata.normalize("NFC", text.casefold())
+
+
 def equal_values(value: Scalar) -> tuple[Scalar, ...]:
     """Return the values that equal a value: itself, and of a number its text and the reverse.
 
     A number has one text: an integer, also as 2.0, its digits; another the shortest that reads as
     it. So ``0`` equals ``'0'``, but neither ``'00'`` nor ``'0.0'``, which may be codes or versions.
+    Texts that differ only in how accents are stored (NFC or NFD) are equal.
     """
     if isinstance(value, bool):
         return (value,)
     if isinstance(value, str):
+        forms = (value, *(unicodedata.normalize(form, value) for form in ("NFC", "NFD")))
         number = _number(value)
-        return (value,) if number is None else (value, number)
+        return (*dict.fromkeys(forms), *(() if number is None else (number,)))
     return (value, _text(value))
 
 

@@ -12,6 +12,7 @@ import io
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import IO, Any, cast
 
 import numpy as np
@@ -71,6 +72,12 @@ _DEEP_COLOR = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")
 _LEAST_BYTES = 32
 """A JPEG with less compressed data and only one color is taken to be empty."""
 
+_MAX_RATIO = 1_000_000
+"""Pixels per byte above which a damaged file holds nearly nothing of its image."""
+
+_PARTIAL_BYTES = 6
+"""Memory of a value of an image that is decoded as far as it goes."""
+
 _PNG_END = b"IEND\xaeB`\x82"
 _MAX_16_BITS = 65535
 _J2K_HEADER, _J2K_PRECISION, _PPM_HEADER = 1 << 16, 42, 1024
@@ -79,8 +86,17 @@ _J2K_HEADER, _J2K_PRECISION, _PPM_HEADER = 1 << 16, 42, 1024
 def open_file(kind: Format, file: IO[bytes]) -> ImageFile.ImageFile:
     """Open a file with Pillow's plugin or pi-heif; no pixels are decoded yet."""
     module, factory = _PLUGINS[kind.name]
-    opened = getattr(importlib.import_module(module), factory)(file)
-    return cast("ImageFile.ImageFile", opened)
+    opened = cast("ImageFile.ImageFile", getattr(importlib.import_module(module), factory)(file))
+    if kind.name == "TIFF":  # whose size Pillow would check again: limits are checked by us
+        opened.load_prepare = partial(_prepare_tiff, opened)  # type: ignore[method-assign]
+    return opened
+
+
+def _prepare_tiff(image: Any) -> None:
+    """Make the memory of a TIFF as Pillow does, whatever its size."""
+    if image._im is None:
+        image.im = Image.core.new(image.mode, image._tile_size)
+    ImageFile.ImageFile.load_prepare(image)
 
 
 def opened_despite_errors(kind: Format, file: IO[bytes]) -> ImageFile.ImageFile:
@@ -209,6 +225,12 @@ class _PillowFile:
         if self.kind.name != "JPEG":
             if self.kind.name not in PARTIAL_FORMATS:
                 raise ValueError("its decoder needs the whole file")
+            image = opened()
+            pixels = image.width * image.height
+            if pixels > _MAX_RATIO * len(self.data):
+                raise ValueError("nearly nothing of it is there")
+            size = _PARTIAL_BYTES * pixels * len(image.getbands())
+            self.request.reserve(image.width, image.height, size)
             return load_partially(opened)
         ended = ended_jpeg(self.data)
         if ended is None:

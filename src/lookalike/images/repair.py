@@ -24,13 +24,14 @@ _SOI, _EOI, _SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
 def repaired_png(data: bytes) -> tuple[bytes, bytes | None, bool]:
     """Return a PNG without what keeps decoders from its pixels.
 
-    Checksums are corrected; chunks of text that unpack to over 1 MB, ancillary chunks with a wrong
-    checksum and what follows the end of the file are left out.
+    Checksums are corrected; text after the first megabyte, profiles that unpack to over 16 MB,
+    ancillary chunks with a wrong checksum and what follows the end of the file are left out.
 
     Returns:
         The file, its color profile if it is too large for Pillow, and whether it was damaged.
     """
     chunks, damaged, position, profile = [_PNG_SIGNATURE], False, len(_PNG_SIGNATURE), None
+    text = 0
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         body = data[position + 8 : position + 8 + length]
@@ -40,9 +41,10 @@ def repaired_png(data: bytes) -> tuple[bytes, bytes | None, bool]:
         damaged |= wrong
         if not kind.isalpha() or (len(body) < length and kind not in _PNG_DATA):
             break
-        if kind == b"iCCP" and not wrong and (unpacked := _large_profile(body)) is not None:
-            profile = unpacked
-        elif not _is_text_bomb(kind, body) and not (wrong and kind[0] & 0x20):
+        text += _text_bytes(kind, body)
+        if kind == b"iCCP" and not wrong and _is_large_profile(body):
+            profile = _unpacked(_profile_in(body), _MAX_PROFILE)
+        elif (kind not in _TEXT_CHUNKS or text <= _MAX_TEXT) and not (wrong and kind[0] & 0x20):
             chunks += [struct.pack(">I", len(body)), kind, body, checksum]
         position += 12 + length
         if kind == b"IEND":
@@ -50,13 +52,13 @@ def repaired_png(data: bytes) -> tuple[bytes, bytes | None, bool]:
     return b"".join(chunks), profile, damaged
 
 
-def _is_text_bomb(kind: bytes, body: bytes) -> bool:
-    if kind not in _TEXT_CHUNKS:
-        return False
-    if len(body) > _MAX_TEXT:
-        return True
+def _text_bytes(kind: bytes, body: bytes) -> int:
+    """Return the bytes of a chunk of text when it is unpacked, or more than are allowed."""
+    if kind not in _TEXT_CHUNKS or kind == b"tEXt" or len(body) > _MAX_TEXT:
+        return len(body) if kind in _TEXT_CHUNKS else 0
     start = body.find(b"\0") + 2 if kind == b"zTXt" else _itxt_start(body)
-    return kind != b"tEXt" and _unpacked(body[start:], _MAX_TEXT) is None
+    unpacked = _unpacked(body[start:], _MAX_TEXT)
+    return len(body) + (_MAX_TEXT if unpacked is None else len(unpacked))
 
 
 def _itxt_start(body: bytes) -> int:
@@ -66,11 +68,13 @@ def _itxt_start(body: bytes) -> int:
     return body.find(b"\0", language + 1) + 1
 
 
-def _large_profile(body: bytes) -> bytes | None:
-    packed = body[body.find(b"\0") + 2 :]
-    if _unpacked(packed, _MAX_TEXT) is not None:
-        return None
-    return _unpacked(packed, _MAX_PROFILE)
+def _profile_in(body: bytes) -> bytes:
+    return body[body.find(b"\0") + 2 :]
+
+
+def _is_large_profile(body: bytes) -> bool:
+    """Return whether a profile is too large for Pillow."""
+    return _unpacked(_profile_in(body), _MAX_TEXT) is None
 
 
 def _unpacked(packed: bytes, limit: int) -> bytes | None:

@@ -14,6 +14,7 @@ from lookalike.errors import ImageError, InputError
 from lookalike.images.decode import ImageInput, decode
 from lookalike.images.foreground import FOREGROUND_MARGIN, Box, find_foreground
 from lookalike.sources import Item
+from lookalike.sources.opening import native_path
 from lookalike.stores.base import Record, RowReader
 from lookalike.types import Embeddings, ImageArray
 
@@ -43,7 +44,8 @@ def decode_query(
         raise InputError("no query image")
     uri = str(query) if isinstance(query, str | Path) else None
     name = uri or f"query {type(query).__name__}"
-    return name, uri, decode(query, name=name, full_size=full_size)
+    image = native_path(query) if isinstance(query, str) else query
+    return name, uri, decode(image, name=name, full_size=full_size)
 
 
 class OpenedGallery(Protocol):
