@@ -52,6 +52,18 @@ def test_suggestions_are_a_csv_and_a_contact_sheet(work: Path) -> None:
     assert not {row["id"] for row in rows} & {each["id"] for each in result}
 
 
+def test_all_of_a_small_gallery_are_suggested(tmp_path: Path) -> None:
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    run("index", "g", ".", "--encoder", "color", cwd=tmp_path)
+    assert len(run("label", "suggest", "g", cwd=tmp_path).splitlines()) == 3
+    name = tmp_path.name
+    (tmp_path / "some.csv").write_text(f"id,label\n{name}:0.png,a\n{name}:1.png,b")
+    rest = run("label", "suggest", "g", "--labels", "some.csv", cwd=tmp_path)
+    assert rest.splitlines() == [f"{name}:2.png"]
+
+
 def test_propagated_labels_are_accurate_and_written_to_the_metadata(work: Path) -> None:
     arguments = ("--labels", "first/labels.csv", "-o", "all.csv", "--write", "digit", "--json")
     result = json.loads(run("label", "propagate", "d.gallery", *arguments, cwd=work))

@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 
 app = new_group("Label a few images, propagate the labels, find label issues.")
 
+_SUGGESTED = 100
+"""Images that are suggested by default, or all if there are fewer."""
+
 _ISSUE_COLUMNS = ("id", "label", "suggested", "disagreement", "agreeing", "neighbors")
 
 
 @app.command("suggest", cls=Command)
 def suggest_command(
     gallery: Gallery,
-    count: Annotated[int, typer.Option("-k", metavar="K", help="Images to suggest.")] = 100,
+    count: Annotated[
+        int | None,
+        typer.Option("-k", metavar="K", help="Images to suggest.", show_default="100"),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -55,6 +61,9 @@ def suggest_command(
     label_set = None if labels is None else read_labels(labels, opened.store.ids())
     with console.progress() as on_progress:
         graph = neighbor_graph(opened, on_progress=on_progress)
+        if count is None:
+            unlabeled = len(graph) - (0 if label_set is None else len(label_set))
+            count = min(_SUGGESTED, max(1, unlabeled))
         rows = suggest(graph, count, label_set, seed=seed, on_progress=on_progress)
     ids = [graph.ids[row] for row in rows]
     if as_json:
