@@ -2,7 +2,8 @@ r"""Files: names that are no valid text, and reading that never waits.
 
 A file name on Linux is a sequence of bytes. Python represents bytes that are not UTF-8 by lone
 surrogates, which no store, JSON document or table can hold. IDs, URIs and specifications hold names
-with such bytes escaped, as in ``caf\xe9.jpg``; :func:`unescape_name` returns the name again.
+with such bytes escaped, as in ``caf\xe9.jpg``; :func:`unescape_name` returns the name again. They
+are the same where the locale makes Python read names as ASCII.
 """
 
 from __future__ import annotations
@@ -29,17 +30,48 @@ def escape_name(name: str) -> str:
     if os.name == "nt":  # where names are Unicode and a backslash separates folders
         return name
     return _TO_ESCAPE.sub(
-        lambda match: "\\x5c" if match[0] == "\\" else f"\\x{ord(match[0]) - 0xDC00:02x}", name
+        lambda match: "\\x5c" if match[0] == "\\" else f"\\x{ord(match[0]) - 0xDC00:02x}",
+        _read_as_utf8(name),
     )
+
+
+def _read_as_utf8(name: str) -> str:
+    """Return a name whose bytes Python read as ASCII as UTF-8; any other one unchanged."""
+    if name.isascii():
+        return name
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return name
 
 
 def unescape_name(text: str) -> str:
     """Return the file name or path that :func:`escape_name` made a text of."""
     if os.name == "nt":
         return text
-    return _ESCAPED.sub(
+    name = _ESCAPED.sub(
         lambda match: "\\" if match[1] == "5c" else chr(0xDC00 + int(match[1], 16)), text
     )
+    try:
+        return os.fsdecode(name.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return name
+
+
+class AnchoredPath:
+    """A path that stays where it was when it was given, whatever the working directory becomes."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._given = Path(path)
+        self._absolute = self._given.absolute()
+
+    @property
+    def path(self) -> Path:
+        """The path as it was given, as long as that leads to the same place; else absolute."""
+        try:
+            return self._given if self._given.absolute() == self._absolute else self._absolute
+        except OSError:  # the working directory is gone
+            return self._absolute
 
 
 def normalize_name(name: str) -> str:

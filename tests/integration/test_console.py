@@ -188,3 +188,10 @@ def test_a_closed_pipe_is_no_error(work: Path) -> None:
     )
     assert done.stdout == "[\n"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell that closes descriptors")
+def test_without_stdout_a_command_does_its_work(work: Path) -> None:
+    command_line = f"'{sys.executable}' -m lookalike info ł.gallery >&-"
+    done = subprocess.run(command_line, shell=True, cwd=work, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -195,8 +195,8 @@ def test_missing_or_changed_weights_are_refused(tmp_path: Path, digits: Source) 
 def test_encoders_are_unchanged_by_saving(name: str, tmp_path: Path, digits: Source) -> None:
     images = sample_images(digits)
     encoder: Encoder = open_encoder(name, images)
-    save_encoder(encoder, tmp_path / "e")
-    loaded = load_encoder(tmp_path / "e")
+    save_encoder(encoder, str(tmp_path / "e"))
+    loaded = load_encoder(str(tmp_path / "e"))
     np.testing.assert_array_equal(loaded.encode(images[:9]), encoder.encode(images[:9]))
     assert (loaded.fingerprint, loaded.dim, loaded.name) == (encoder.fingerprint, encoder.dim, name)
 

@@ -467,3 +467,23 @@ def test_requests_during_replacements_are_right_or_refused(
         assert sum(each.result() for each in asked) > 0
         assert turn > 2
         assert served.request("GET", "/readyz")[0].status == 200
+
+
+def test_a_relative_path_keeps_its_meaning(
+    sides: tuple[Side, Side], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = sides
+    a.create(path)
+    elsewhere = path.parent / "elsewhere"
+    b.create(elsewhere / path.name)
+    monkeypatch.chdir(path.parent)
+    gallery = Gallery.open(path.name)
+    assert gallery.path == Path(path.name)
+    monkeypatch.chdir(elsewhere)
+    assert gallery.path == path
+    assert answer(gallery, a.image(0))[0] == (f"{NAME}:a0.png", 0)
+    assert gallery.remove([f"{NAME}:a1.png"]) == 1
+    assert len(Gallery.open(path)) == 39
+    assert len(Gallery.open(path.name)) == 40
+    b.replace(path)
+    assert answer(gallery, b.image(0))[0] == (f"{NAME}:b0.png", 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,19 @@ def test_texts_with_lone_surrogates_become_valid() -> None:
     assert valid_text("caf\udce9") == r"caf\xe9"
     assert valid_text("a\ud83d") == r"a\ud83d"
     assert valid_text("😀é") == "😀é"
+
+
+@pytest.mark.parametrize("name", ["café.jpg".encode(), b"caf\xe9.jpg", "\u0444/\u00e9".encode()])
+def test_texts_of_names_do_not_depend_on_the_locale(name: bytes) -> None:
+    text = escape_name(os.fsdecode(name))
+    assert escape_name(name.decode("ascii", "surrogateescape")) == text
+    script = (
+        "import os, sys; from lookalike.files import escape_name, unescape_name; "
+        f"assert sys.getfilesystemencoding() == 'ascii'; name = os.fsdecode({name!r}); "
+        f"assert escape_name(name) == {text!a}; assert unescape_name({text!a}) == name"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, **plain}, check=True)
 
 
 def test_names_are_printed_on_one_line() -> None:

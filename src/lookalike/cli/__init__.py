@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -123,6 +124,7 @@ _SURROUNDINGS = frozenset(
 
 def main() -> None:
     """Run the command line; a user's mistake is an error on stderr and exit code 2."""
+    _replace_closed_output()
     with any_encoding(), only_main_prints():
         code: object = 0
         try:
@@ -142,6 +144,13 @@ def main() -> None:
             _fail(f"{error.filename or 'output'}: {error.strerror}")
         if isinstance(code, int) and code:
             sys.exit(code)
+
+
+def _replace_closed_output() -> None:
+    """Write to nowhere where the process was started without stdout or stderr."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - stays
 
 
 def _discard_output() -> None:

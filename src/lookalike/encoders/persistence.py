@@ -22,14 +22,14 @@ _COMPOSITE: Mapping[
 ] = {c.kind: c for c in (MultiViewEncoder, ConcatenatedEncoder, ProjectedEncoder)}
 
 
-def save_encoder(encoder: Encoder, folder: Path) -> None:
+def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     """Write an encoder as a new folder: its files first, ``encoder.json`` last.
 
     Raises:
         ArtifactError: the folder exists and is not empty.
         StorageError: it could not be written.
     """
-    with new_folder(folder) as partial:
+    with new_folder(Path(folder)) as partial:
         write_encoder(encoder, partial)
 
 
@@ -43,13 +43,14 @@ def write_encoder(encoder: Encoder, folder: Path) -> None:
         write_atomically(folder / name, data)
 
 
-def load_encoder(folder: Path) -> Encoder:
+def load_encoder(folder: str | Path) -> Encoder:
     """Load an encoder from its folder.
 
     Raises:
         ArtifactError: not an encoder folder, or its weights are missing, broken or changed.
         FormatVersionError: a newer lookalike wrote it.
     """
+    folder = Path(folder)
     description = read_manifest(folder / MANIFEST, what="an encoder")
     try:
         files = {name: (folder / name).read_bytes() for name in description["files"]}

@@ -26,7 +26,7 @@ from lookalike.errors import (
     SourceError,
     UnknownNameError,
 )
-from lookalike.files import escape_name, unescape_name
+from lookalike.files import AnchoredPath, escape_name, unescape_name
 from lookalike.filters import Where, as_filter
 from lookalike.gallery.archive import ColumnArchive, values_by_content, written_values
 from lookalike.gallery.ingest import (
@@ -71,7 +71,7 @@ from lookalike.stores.base import (
     matching_rows,
     replaced_error,
 )
-from lookalike.stores.milvus.address import Address
+from lookalike.stores.milvus.address import Address, is_address
 from lookalike.types import (
     Hit,
     Hits,
@@ -161,9 +161,9 @@ class _Opened:
 class Gallery:
     """A searchable collection of images. Create one with :meth:`create`, or :meth:`open` it.
 
-    ``path`` is its folder; ``address`` the Milvus collection of its rows, if they are not in the
-    folder; ``metric`` the default metric of searches; ``sources`` maps the name of each source to
-    its specification, ``source_options`` to the options that it was indexed with, as in
+    ``address`` is the Milvus collection of its rows, if they are not in the folder; ``metric`` the
+    default metric of searches; ``sources`` maps the name of each source to its specification,
+    ``source_options`` to the options that it was indexed with, as in
     :meth:`lookalike.sources.SourceOptions.as_dict`; ``written`` are metadata columns that come from
     no source, such as propagated labels: a sync keeps them while the image's content stays the
     same, and they come back with it.
@@ -174,7 +174,9 @@ class Gallery:
     """
 
     def __init__(self, location: str | Path) -> None:
-        self._location = location
+        is_folder = not (isinstance(location, str) and is_address(location))
+        self._place = AnchoredPath(location) if is_folder else None
+        self._address = location
         self._is_snapshot = False
         self._checking = threading.RLock()
         self._writer: _Opened | None = None
@@ -182,7 +184,7 @@ class Gallery:
 
     def _open(self) -> None:
         """Open the gallery that is in its place."""
-        opened = _Opened(self._location)
+        opened = _Opened(self._address if self._place is None else self._place.path)
         try:
             self._apply(opened)
         except (KeyError, TypeError, ValueError) as error:
@@ -194,7 +196,6 @@ class Gallery:
     def _apply(self, opened: _Opened) -> None:
         """Take over what the manifest says."""
         fields = opened.fields
-        self.path = opened.storage.path
         self.address = opened.storage.address
         self.metric = Metric(fields["metric"])
         self.sources: dict[str, str] = dict(fields["sources"])
@@ -275,6 +276,11 @@ class Gallery:
             UnreachableError: the Milvus server does not answer.
         """
         return cls(path)
+
+    @property
+    def path(self) -> Path:
+        """Its folder: as it was given, or absolute once the working directory has changed."""
+        return self._opened.storage.path
 
     @property
     def encoder(self) -> Encoder:

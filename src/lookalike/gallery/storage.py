@@ -29,6 +29,7 @@ from lookalike.config import settings
 from lookalike.encoders.base import Encoder, encoder_files
 from lookalike.encoders.persistence import write_encoder
 from lookalike.errors import ArtifactError, FingerprintError, SettingError
+from lookalike.files import AnchoredPath
 from lookalike.gallery.state import GalleryState
 from lookalike.stores.base import VectorStore, replaced_error
 from lookalike.stores.lance.store import LanceStore
@@ -50,7 +51,7 @@ class GalleryStorage(Protocol):
 
     @property
     def path(self) -> Path:
-        """The folder."""
+        """The folder, as it was given unless the working directory changed."""
         ...
 
     @property
@@ -119,9 +120,14 @@ class FolderStorage:
     facts: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._anchored = AnchoredPath(path)
         self._table = LanceStore.open(path / STORE)
         self.store: VectorStore = self._table
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._anchored.path
 
     def stamp(self) -> object:
         """Return a value that changes when the manifest is written or replaced."""
@@ -157,7 +163,7 @@ class MilvusStorage:
 
     def __init__(self, path: Path, store: MilvusStore, expected: str) -> None:
         address = store.address
-        self.path = path
+        self._anchored = AnchoredPath(path)
         self.address: Address | None = address
         self.store: VectorStore = store
         self.facts: Mapping[str, Any] = {"store": str(address), "index": store.index}
@@ -169,6 +175,11 @@ class MilvusStorage:
                 f"({actual[:12]}, not {expected[:12]}); open the gallery by its address, or create "
                 "another collection"
             )
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._anchored.path
 
     def stamp(self) -> object:
         """Return a value that changes when the address in the folder is replaced.

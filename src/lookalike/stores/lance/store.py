@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from lookalike.artifacts import flush
 from lookalike.errors import StorageError
+from lookalike.files import AnchoredPath
 from lookalike.filters import Columns, Filter
 from lookalike.process_state import default_environment
 from lookalike.stores.base import Record, Rows, check_rows, replaced_error
@@ -45,7 +46,7 @@ class LanceStore:
     """
 
     def __init__(self, dataset: Any, path: Path) -> None:
-        self._path = path
+        self._place = AnchoredPath(path)
         self._loading = threading.RLock()
         self._newest = LanceSnapshot(dataset, path, self._loading)
         self._identity = self._newest.identity
@@ -100,6 +101,10 @@ class LanceStore:
                 return self._newest
         except (ValueError, OSError) as error:
             raise unreadable(self._path, error) from error
+
+    @property
+    def _path(self) -> Path:
+        return self._place.path
 
     @property
     def dim(self) -> int:
