@@ -95,7 +95,7 @@ def open_file(kind: Format, file: IO[bytes]) -> ImageFile.ImageFile:
 def _prepare_tiff(image: Any) -> None:
     """Make the memory of a TIFF as Pillow does, whatever its size."""
     if image._im is None:
-        image.im = Image.core.new(image.mode, image._tile_size)
+        image.im = Image.new(image.mode, image._tile_size).im
     ImageFile.ImageFile.load_prepare(image)
 
 
