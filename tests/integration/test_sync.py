@@ -234,6 +234,19 @@ def test_a_moved_source_keeps_its_options_beside_new_ones(gallery: Gallery, phot
     assert gallery.source_options[photos.name] == {"window": [0, 4095], "exclude": ["*.gif"]}
 
 
+def test_a_moved_source_is_recognized_by_the_images_that_its_options_take(
+    gallery: Gallery, photos: Path
+) -> None:
+    for number in range(40):
+        draw(photos / "thumbs" / f"{number}.bmp", 100 + number)
+    gallery.sync(gallery.open_source(photos, options={"include": ["*.png"]}))
+    moved = photos.rename(photos.with_name("moved"))
+    report = gallery.sync(moved)
+    assert report.relocated == str(photos)
+    assert counts(report) == (0, 0, 0, 0, 12)
+    assert gallery.sources == {photos.name: str(moved)}
+
+
 def test_files_that_are_all_renamed_have_moved(gallery: Gallery, photos: Path) -> None:
     files = sorted(photos.rglob("*.png"))
     write_label(gallery, gallery.store.ids()[0], "kept")

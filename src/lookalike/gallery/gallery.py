@@ -60,8 +60,17 @@ from lookalike.images.foreground import Box
 from lookalike.images.options import DEFAULT_OPTIONS
 from lookalike.search.query import Query, QueryRegion
 from lookalike.search.search import SearchOptions
-from lookalike.sources import Item, ItemSource, Source, SourceOptions, open_items, open_source
+from lookalike.sources import (
+    FolderSource,
+    Item,
+    ItemSource,
+    Source,
+    SourceOptions,
+    open_items,
+    open_source,
+)
 from lookalike.sources.base import source_name
+from lookalike.sources.opening import with_name
 from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import (
     Record,
@@ -460,14 +469,31 @@ class Gallery:
         return open_source(spec, on_progress, empty=empty, name=name, options=opened)
 
     def _locate(self, source: Source, *, relocate: bool) -> LocatedSource:
-        """Return a source under its name in the gallery, opened with its recorded options."""
+        """Return a source under its name in the gallery, opened with its recorded options.
+
+        A source that has moved is recognized by the images that its options take.
+        """
         located = locate_source(source, self.sources, self._store.records, relocate=relocate)
-        recorded = self.source_options.get(located.source.name)
-        if not located.moved_from or not recorded:
+        if located.moved_from:
+            return replace(located, source=self._reopened(source, located.source.name))
+        folder = isinstance(source, FolderSource) and not source.named
+        if not folder or located.source.name in self.sources:
             return located
+        for name, options in self.source_options.items():
+            if options and name in self.sources and is_gone(self.sources[name]):
+                taken = self._reopened(source, name)
+                again = locate_source(taken, self.sources, self._store.records, relocate=False)
+                if again.moved_from:
+                    return again
+        return located
+
+    def _reopened(self, source: Source, name: str) -> Source:
+        """Return a source under a recorded name, with the options recorded of it."""
+        recorded = self.source_options.get(name)
+        if not recorded:
+            return with_name(source, name)
         options = SourceOptions.from_dict({**recorded, **source.options.as_dict()})
-        again = open_source(source.spec, name=located.source.name, options=options)
-        return replace(located, source=again)
+        return open_source(source.spec, empty=True, name=name, options=options)
 
     @property
     def archive(self) -> Mapping[str, Mapping[str, Any]]:
