@@ -7,6 +7,7 @@ a folder without a manifest is unfinished, and one with a manifest is complete.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -216,6 +217,17 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise StorageError(str(error).replace(str(partial), str(path))) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file or folder may be created or changed, before the work that it is to hold.
+
+    Raises:
+        StorageError: there is no permission, or the file system is read-only.
+    """
+    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not os.access(nearest, os.W_OK):
+        raise storage_error(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:

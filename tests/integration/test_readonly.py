@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,6 +168,18 @@ def test_writing_verbs_end_with_one_line(require: Require, work: Path) -> None:
         assert "Traceback" not in done.err
         if arguments[0] in ("evaluate", "label"):
             assert done.out, "what was computed is printed before saving fails"
+
+
+def test_training_is_refused_before_it_begins(require: Require, work: Path) -> None:
+    require(find_spec("torch"), "torch is not installed")
+    commands = [
+        ["train", "photos", "-o", "g.gallery/e", "--epochs", "1", "--no-evaluate"],
+        ["adapt", "photos", "--encoder", "color", "-o", "g.gallery/e"],
+    ]
+    for done in verbs(require, work, *commands):
+        assert done.code == 2
+        assert done.err.startswith("lookalike: error: g.gallery/e")
+        assert "cannot be written (Permission denied)" in done.err
 
 
 @pytest.mark.slow

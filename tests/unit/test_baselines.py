@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import lookalike as la
 from lookalike.cli.evaluation_tables import print_evaluation
@@ -74,6 +75,26 @@ def test_rows_that_cannot_be_read_are_missing_from_all_baselines(
     print_evaluation(evaluation)
     shown = capsys.readouterr().out
     assert "the baselines lack 1 row whose images cannot be read; the first: " in shown
+
+
+def test_a_baseline_without_any_result_is_left_out(tmp_path: Path) -> None:
+    """No figure of 0 for what is undefined: HOG sees nothing in images of one color."""
+    for label in "ab":
+        (tmp_path / "plain" / label).mkdir(parents=True)
+        for number in range(3):
+            plain = Image.new("RGB", (32, 32), (40 * number, 90, 10 * ord(label) % 256))
+            plain.save(tmp_path / "plain" / label / f"{number}.png")
+    source = open_source(tmp_path / "plain")
+    encoder = open_encoder("color", [item.image() for item in source])
+    gallery = Gallery.create(tmp_path / "g.gallery", encoder=encoder)
+    gallery.sync(source)
+    evaluation = la.evaluate(gallery, baselines=True)
+    assert {"chance", "pixels"} <= set(evaluation.baselines)
+    for name in ("hog", "hog-fine"):
+        assert name not in evaluation.baselines
+        assert evaluation.baselines_left_out[name] == (
+            f"encoder {name!r} has no result: its embeddings are zeros for all queries or all rows"
+        )
 
 
 def test_without_baselines_none_is_left_out(small: Gallery) -> None:

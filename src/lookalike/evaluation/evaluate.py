@@ -273,11 +273,23 @@ class _Benchmark:
         items, unread = _readable(self.rows)
         run = run_baselines(
             sample_images(self.rows),
-            lambda encoder: self.score(
-                encoder.name, self.search(encoder, self.store_for(encoder, items))
-            ),
+            lambda encoder: self._score_baseline(encoder, self.store_for(encoder, items)),
         )
         return BaselineResults({CHANCE: self.chance(), **run.results}, run.left_out, unread)
+
+    def _score_baseline(self, encoder: Encoder, store: RowReader) -> Scores:
+        """Return the scores of an encoder.
+
+        Raises:
+            InputError: it has no result for any query.
+        """
+        hits = self.search(encoder, store)
+        if not any(hits):
+            raise InputError(
+                f"encoder {encoder.name!r} has no result: its embeddings are zeros for all queries "
+                "or all rows"
+            )
+        return self.score(encoder.name, hits)
 
     def store_for(self, encoder: Encoder, items: Sequence[Item]) -> RowReader:
         """Return images of the gallery as encoded by another encoder."""

@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.artifacts import FORMAT, OLDEST_RUN, manifest_bytes, write_atomically
+from lookalike.artifacts import (
+    FORMAT,
+    OLDEST_RUN,
+    check_writable,
+    manifest_bytes,
+    write_atomically,
+)
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.composite import ProjectedEncoder
 from lookalike.encoders.persistence import load_encoder, write_encoder
@@ -129,6 +135,7 @@ def adapt(
     folder = None if out is None else Path(out)
     if folder is not None:
         _check_folder(folder, options)
+        check_writable(folder)
     opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
     images = _load_sample(opened)
     base = _open_base(encoder, images) if isinstance(encoder, str) else encoder

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save as save_tensors
 
+from lookalike.artifacts import check_writable
 from lookalike.encoders.base import MANIFEST, Preprocessing
 from lookalike.encoders.export import ExportAgreement, compare_embeddings, to_onnx
 from lookalike.encoders.onnx import DECODER_FILE, NetworkEncoder
@@ -123,6 +124,7 @@ def train(
             chosen = find_recipe(recipe)
             _check(chosen, options)
             _check_folder(folder, options)
+            check_writable(folder / CHECKPOINT)
             opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
             preprocessing = _preprocessing(opened, chosen, options)
             if group.is_main:
