@@ -161,6 +161,26 @@ def test_keep_rules(scenes: Gallery) -> None:
         find_duplicates(scenes, prefer=["a", "!"])
 
 
+def test_each_preferred_path_decides_among_those_that_the_ones_before_leave(
+    scenes: Gallery, caplog: pytest.LogCaptureFixture
+) -> None:
+    order = KeepOrder("first", ["!backup", "new", "p/old"])
+    paths = ("other/a", "new/a", "backup/new/a", "backup/a", "backup/old/a", "old/a")
+    keys = {
+        path: order.key(Record(f"p:{path}", f"/d/{path}", {}, ""), place, None)
+        for place, path in enumerate(paths)
+    }
+    assert sorted(paths, key=keys.__getitem__) == [
+        *("new/a", "old/a", "other/a"),
+        *("backup/new/a", "backup/a", "backup/old/a"),
+    ]
+    assert order.decision(keys["new/a"], keys["other/a"]) == "preferred path"
+    find_duplicates(scenes, exact=True, prefer=["*.png", "!nowhere"])
+    assert [record.message for record in caplog.records] == [
+        "no image matches the preferred path 'nowhere'"
+    ]
+
+
 def test_preferred_paths_decide_among_equal_files(scenes: Gallery) -> None:
     for pattern in ("??.png", "scenes:00.png", "*/scenes/00.PNG"):
         group = find_duplicates(scenes, exact=True, prefer=["nothing", pattern]).groups[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,12 +11,14 @@ from typing import Any
 from lookalike.errors import InputError, SettingError
 from lookalike.explore.comparison import NEAR, PIXELS, Comparison, Likeness, compare
 from lookalike.explore.copy_threshold import CopyThreshold
-from lookalike.explore.keep_rules import FileFacts, KeepOrder, read_facts
+from lookalike.explore.keep_rules import FileFacts, KeepOrder, matches, read_facts
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import Record
 from lookalike.types import ProgressCallback, ignore_progress
+
+log = logging.getLogger(__name__)
 
 EXACT = "exact"
 
@@ -196,11 +199,13 @@ def find_duplicates(  # noqa: PLR0913 - keyword options of the public call
     if max_distance is not None and not max_distance >= 0:
         raise SettingError("{max_distance} must be at least 0", max_distance=max_distance)
     gallery = gallery.snapshot()
-    gallery = gallery.snapshot()
     records = list(gallery.store.records())
     if len(records) < 2:
         size = "1 image" if records else "no images"
         raise InputError(f"{gallery.path}: has {size}; at least two are needed")
+    for pattern in order.prefer:
+        if not any(matches(record, pattern.removeprefix("!")) for record in records):
+            log.warning("no image matches the preferred path %r", pattern.removeprefix("!"))
     files = _Files(records, order)
     files.read_identical()
     distinct = files.distinct()

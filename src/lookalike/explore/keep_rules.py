@@ -131,11 +131,8 @@ class KeepOrder:
             place: its place in the order of ids.
             facts: of its file; None if it cannot be read.
         """
-        pattern = next(
-            (number for number, each in enumerate(self.prefer) if matches(record, each)),
-            len(self.prefer),
-        )
-        last = (facts is None, pattern, -place if self.rule == "last" else place)
+        unlike = tuple(not matches(record, pattern) for pattern in self.prefer)
+        last = (facts is None, unlike, -place if self.rule == "last" else place)
         if self.rule != "largest":
             return last
         if facts is None:
@@ -164,9 +161,11 @@ class KeepOrder:
 def matches(record: Record, pattern: str) -> bool:
     """Return whether a row's path below its source, its id or its location matches a pattern.
 
+    The path may begin with the source's name, which by default is that of its folder.
     As for :class:`lookalike.sources.SourceOptions`; after ``!`` whether it does not.
     """
     if pattern.startswith("!"):
         return not matches(record, pattern[1:])
-    _, _, path = record.id.partition(":")
-    return any(matches_glob(name, (pattern,)) for name in (path, record.id, record.uri))
+    source, _, path = record.id.partition(":")
+    names = (path, record.id, f"{source}/{path}", record.uri)
+    return any(matches_glob(name, (pattern,)) for name in names)
