@@ -17,6 +17,7 @@ from lookalike.evaluation.candidates import ChooseOptions
 from lookalike.evaluation.model_selection import choose, verdict
 from lookalike.evaluation.results import Evaluation
 from lookalike.evaluation.sanity_check import sanity_check
+from lookalike.evaluation.summary import cautions
 from lookalike.gallery.gallery import Gallery
 from lookalike.report.evaluation import report_page
 from lookalike.report.page import render_page
@@ -137,3 +138,15 @@ def test_the_first_queries_have_an_interval(small: Gallery) -> None:
     assert first.low <= scores.first.precision <= first.high
     assert first.high - first.low > every.high - every.low
     assert scores.as_dict()["first"]["precision_interval"] == [first.low, first.high]
+
+
+def test_one_label_for_all_rows_is_said(tmp_path: Path, few: Source, pixels: Encoder) -> None:
+    gallery = Gallery.create(tmp_path / "g.gallery", encoder=pixels)
+    gallery.sync(few)
+    said = "all rows have the label '0': any ranking has the same figures"
+    assert said not in cautions(la.evaluate(gallery))
+    others = [each.id for each in gallery.store.records() if str(each.metadata["label"]) != "0"]
+    assert 0 < gallery.remove(others) < len(few) - 1
+    evaluation = la.evaluate(gallery)
+    assert evaluation.scores.map.value == 1
+    assert said in cautions(evaluation)

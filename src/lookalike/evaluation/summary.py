@@ -67,8 +67,14 @@ def ceiling_note(evaluation: Evaluation) -> str:
 
 
 def cautions(evaluation: Evaluation) -> list[str]:
-    """Return what flatters or leaves out, as sentences: leakage, and queries without a figure."""
+    """Return what flatters or leaves out, as sentences.
+
+    That is leakage, one label for all rows, and queries without a figure.
+    """
     lines = [] if evaluation.leakage is None else evaluation.leakage.notes()
+    if [*evaluation.gallery_labels.values()] == [evaluation.rows]:
+        (label,) = evaluation.gallery_labels
+        lines.append(f"all rows have the label {label!r}: any ranking has the same figures")
     if count := evaluation.without_relevant:
         queries = format_count(count, "query has", "queries have")
         lines.append(f"{queries} no relevant row: in no figure")
