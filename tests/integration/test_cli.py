@@ -192,8 +192,8 @@ def test_evaluate_without_queries_uses_every_row_as_a_query(work: Path) -> None:
 
 def test_info_and_registries(work: Path) -> None:
     facts = json.loads(run("info", "d.gallery", "--json", cwd=work))
-    keys = {"format", "rows", "encoder", "fingerprint", "dim", "metric", "sources", "bytes"}
-    assert set(facts) == keys
+    keys = {"format", "identity", "revision", "rows", "encoder", "fingerprint", "dim", "metric"}
+    assert set(facts) == keys | {"sources", "bytes"}
     assert facts["rows"] == 1437
     assert facts["bytes"] > 100_000
     encoder = json.loads(run("info", "e.encoder", "--json", cwd=work))
