@@ -39,8 +39,8 @@ def command(
 ) -> None:
     """Remove images from a gallery; their files stay where they are.
 
-    Labels are kept, and come back if an image of the same content is indexed
-    again. Files of uploaded images are deleted.
+    What label propagate wrote is kept, and comes back if an image of the same
+    content is indexed again. Uploaded images are deleted with their metadata.
 
       lookalike remove photos.gallery --source holidays
       lookalike remove photos.gallery --id photos:a.jpg --id 'photos:thumbs/*'

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lookalike.errors import ImageError
 from lookalike.explore.comparison import read_thumbnails
 from lookalike.explore.copy_threshold import CopyThreshold, calibrate_threshold, thumbnail_vector
+from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ingest import item_hash
 from lookalike.sources import Item
@@ -60,6 +61,11 @@ class Leakage:
         """The number of queries that the gallery holds."""
         return len(self.exact) + len(self.near)
 
+    def describe(self) -> str:
+        """Return how many queries the gallery holds, as words."""
+        total = format_count(self.queries, "query", "queries")
+        return f"{self.leaked:,} of {total} {'is' if self.leaked == 1 else 'are'} in the gallery"
+
     def notes(self) -> list[str]:
         """Return what was found as sentences, without a full stop."""
         searched = self.threshold is not None
@@ -74,10 +80,7 @@ class Leakage:
                 if self.excluded
                 else "they find themselves, and the figures are too high"
             )
-            lines = [
-                f"leakage: {self.leaked:,} of {self.queries:,} queries are in the gallery "
-                f"({', '.join(parts)}); {effect}"
-            ]
+            lines = [f"leakage: {self.describe()} ({', '.join(parts)}); {effect}"]
         if self.near_unknown:
             lines.append(f"near-duplicates of the queries were not searched: {self.near_unknown}")
         return lines

@@ -31,7 +31,7 @@ def verdict(evaluation: Evaluation) -> str:
     text = _comparison(evaluation)
     if leakage is None or not leakage.leaked or leakage.excluded:
         return text
-    return f"{text}; {leakage.leaked:,} of {leakage.queries:,} queries are in the gallery"
+    return f"{text}; {leakage.describe()}"
 
 
 def _comparison(evaluation: Evaluation) -> str:
