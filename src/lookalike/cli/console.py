@@ -224,7 +224,9 @@ class _Rates:
 
     def text(self, p: Progress) -> str:
         rate = self.per_second(p)
-        return f"{rate:,.0f} {p.unit}/s" if rate else ""
+        if not rate or p.total == 1:
+            return ""
+        return f"{rate:,.0f} {p.unit}/s" if rate >= 10 else f"{rate:.1f} {p.unit}/s"
 
 
 class _Lines:
