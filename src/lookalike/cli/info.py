@@ -58,13 +58,17 @@ def command(
 
 
 def _readable(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return facts for people: a size in MB, and whether an evaluation is up to date."""
+    """Return facts for people: a size in MB, dates, and whether an evaluation is up to date."""
+    from datetime import datetime
+
     shown = dict(facts)
     if "bytes" in shown:
         shown["size"] = console.size(shown.pop("bytes"))
     if "evaluation" in shown:
         evaluation = dict(shown["evaluation"])
         changes = evaluation.pop("changes")
+        created = datetime.fromisoformat(evaluation["created_at"])
+        evaluation["created_at"] = f"{created:%Y-%m-%d %H:%M} UTC"
         evaluation["status"] = f"outdated ({changes} since)" if changes else "up to date"
         del evaluation["stale"]
         shown["evaluation"] = evaluation
