@@ -141,6 +141,12 @@ def test_saved_files_are_utf_8(work: Path) -> None:
     assert "żółw" in (work / "r.html").read_bytes().decode("utf-8")
 
 
+def test_a_title_is_not_wrapped_to_a_narrow_table(capsys: pytest.CaptureFixture[str]) -> None:
+    title = "photos/a long name of a query.jpg: 3 results, cosine"
+    console.print_table(("rank", "id"), [["1", "a"]], title=title)
+    assert capsys.readouterr().out.splitlines()[0] == title
+
+
 def test_control_characters_command_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_table(("id",), [["a\x1b[31m\nb\x07.png"]])
     assert capsys.readouterr().out.splitlines()[-1] == r"a\x1b[31m\nb\x07.png"

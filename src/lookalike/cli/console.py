@@ -94,20 +94,18 @@ def print_table(
     title: str = "",
     max_width: int = _PIPED_WIDTH,
 ) -> None:
-    """Print a table to stdout; columns of numbers are right-aligned.
+    """Print a title and a table to stdout; columns of numbers are right-aligned.
 
-    It is as wide as the terminal or, where there is none, at most ``max_width``.
+    The table is as wide as the terminal or, where there is none, at most ``max_width``.
     """
     from rich.box import SIMPLE_HEAD, Box
     from rich.console import Console
     from rich.table import Table
 
-    title, columns = _printable(title), [_printable(name) for name in columns]
+    columns = [_printable(name) for name in columns]
     rows = [[_printable(cell) for cell in row] for row in rows]
     table = Table(
-        title=title or None,
         box=SIMPLE_HEAD if _encoding().startswith("utf") else Box(_ASCII_HEAD, ascii=True),
-        title_justify="left",
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
@@ -120,6 +118,8 @@ def print_table(
     printer = Console(width=width, highlight=False, markup=False)
     with printer.capture() as capture:
         printer.print(table)
+    if title:
+        print(_printable(title))  # by itself: in the table it would be wrapped to its width
     for line in capture.get().splitlines():
         if line.strip():
             print(line.removeprefix(" ").rstrip())
