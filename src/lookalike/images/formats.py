@@ -293,12 +293,6 @@ _WEAK = frozenset(("TGA", "DIB", "PCX"))
 """Formats whose few first bytes occur in other files too."""
 
 
-def has_image_signature(header: bytes) -> bool:
-    """Return whether a file's first bytes have the signature of a format that is read here."""
-    kind = detect_format(header)
-    return kind is not None and kind.is_readable
-
-
 def media_type(data: bytes, name: str = "") -> str | None:
     """Return the media type of a file in a format that is read here, by its first bytes."""
     kind = detect_format(data, name)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DECODING_VERSION = 2
-"""Raised when the same file decodes to other pixels than before; ``docs/formats.md`` lists them."""
-
 TRUNCATED = "truncated"
 """The file ends early; what is missing has the median color of the rest, or is gray."""
 

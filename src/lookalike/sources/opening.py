@@ -61,13 +61,12 @@ def _empty_error(spec: str | Path, source: Source) -> SourceError:
     """Return the error that a source has no images; it says what it has instead."""
     folder = isinstance(source, FolderSource)
     problem = "the folder has no image files" if folder else "has no images"
-    listed = " ".join(sorted(supported_suffixes()))
     reasons = [
         f"{each.count:,} {each.reason}" + (f" ({each.hint})" if each.hint else "")
         for each in source.skipped[:_REASONS]
     ]
     reasons += [failure.reason for failure in source.problems[:1]]
-    skipped = f"; skipped: {', '.join(reasons)}" if reasons else f" ({listed})"
+    skipped = f"; skipped: {', '.join(reasons)}" if reasons else "; formats: lookalike doctor"
     return SourceError(f"{escape_name(str(spec))}: {problem}{skipped}")
 
 
