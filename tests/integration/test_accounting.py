@@ -211,7 +211,7 @@ def test_all_odd_files_together_with_their_reasons(gallery: Gallery, tmp_path: P
     assert counted["system folder"] == 1
     assert counted["not a regular file"] == 4
     assert counted["raw beside its JPEG or HEIC"] == 1  # a.dng beside a.jpg
-    assert counted["metadata table"] == 1
+    assert counted["metadata table, read for its columns"] == 1
     assert counted["metadata.json, not read"] == 1
     assert counted["unsupported: psd"] == 1
     assert counted["archive"] == 1

@@ -130,7 +130,7 @@ def test_a_metadata_table_is_found_in_any_case_of_letters(name: str, tmp_path: P
     source = open_source(tmp_path)
     assert source[0].metadata == {"n": 12345678901234567890}
     assert {each.reason for each in source.skipped} == {
-        "metadata table",
+        "metadata table, read for its columns",
         "metadata.json, not read",
     }
 
