@@ -14,6 +14,8 @@
     ├── ServiceError             a service answered with an error
     ├── UnreachableError         the server of the rows does not answer, or refuses the token
     ├── FetchError               a data set could not be downloaded
+    ├── CancelledError           the work was cancelled, since nobody waits for it
+    │   └── TimeLimitError       it took longer than its time limit
     ├── MissingDependencyError   an optional package is missing; has the install command
     └── StorageError             a write failed (disk full, no permission); nothing was changed
         └── BusyError            another process is writing
@@ -121,6 +123,14 @@ class UnreachableError(LookalikeError):
 
 class FetchError(LookalikeError):
     """A data set could not be downloaded."""
+
+
+class CancelledError(LookalikeError):
+    """The work was cancelled, since nobody waits for its result."""
+
+
+class TimeLimitError(CancelledError):
+    """The work took longer than its time limit."""
 
 
 class MissingDependencyError(LookalikeError):
