@@ -37,13 +37,14 @@ _NAMES_BEFORE_3 = (("colour", "color"),)
 """Manifest keys, and encoder names in values of ``name``, that formats 1 and 2 spell otherwise."""
 
 
-def write_atomically(path: Path, data: bytes, *, parents: bool = True) -> None:
+def write_atomically(path: Path, data: bytes, *, parents: bool = True, mode: int = 0o644) -> None:
     """Write a file so that it holds either all of ``data`` or its previous content.
 
     Args:
         path: the file.
         data: its content.
         parents: create the folders above it; without, a folder that is missing is an error.
+        mode: its permissions; until it has them, only its owner can read it.
 
     Raises:
         StorageError: the write failed (disk full, no permission); ``path`` is unchanged.
@@ -59,7 +60,7 @@ def write_atomically(path: Path, data: bytes, *, parents: bool = True) -> None:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        partial.chmod(0o644)
+        partial.chmod(mode)
         partial.replace(path)
         flush(path.parent)
     except OSError as error:
@@ -77,19 +78,21 @@ def write_cache(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def sole_writer(path: Path, *, what: str) -> Iterator[None]:
+def sole_writer(path: Path, *, what: str, wait: float = 0, mode: int = -1) -> Iterator[None]:
     """Hold a lock file. The system releases it when the process ends, however it ends.
 
     Args:
         path: the lock file; it is not deleted.
         what: what is being written, for messages.
+        wait: seconds to wait for another process that holds it.
+        mode: permissions of a lock file that does not exist yet; -1 leaves them to the umask.
 
     Raises:
         BusyError: another process holds it.
         StorageError: it cannot be created.
     """
     try:
-        lock = FileLock(path, timeout=0)
+        lock = FileLock(path, timeout=wait, mode=mode)
         lock.acquire()
     except Timeout:
         raise BusyError(
