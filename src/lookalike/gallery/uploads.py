@@ -16,6 +16,7 @@ from lookalike.gallery.gallery import IMAGES, Gallery
 from lookalike.gallery.sync import UPLOADS
 from lookalike.images.decode import content_hash
 from lookalike.images.formats import file_suffix
+from lookalike.metadata import check_metadata
 from lookalike.stores.base import Rows
 from lookalike.types import Embeddings, Metadata
 
@@ -61,7 +62,8 @@ def put(
 
     Raises:
         FingerprintError: it is not the gallery's encoder.
-        InputError: the key is invalid, or the gallery's rows are in Milvus.
+        InputError: the key is invalid, the metadata cannot be stored, or the gallery's rows are in
+            Milvus.
         BusyError: another process is writing.
         StorageError: it could not be written.
     """
@@ -72,6 +74,7 @@ def put(
             "lookalike index GALLERY SOURCE"
         )
     own = row_id(key)
+    metadata = check_metadata(metadata, what=own)
     digest = content_hash(data)
     name = f"{hashlib.sha256(own.encode()).hexdigest()[:24]}-{digest[:16]}{file_suffix(data)}"
     folder = (gallery.path / FOLDER).resolve()
@@ -102,7 +105,7 @@ def update_metadata(gallery: Gallery, item_id: str, metadata: Metadata) -> dict[
 
     Raises:
         MissingRowError: there is no such row.
-        InputError: the row is from a source.
+        InputError: the row is from a source, or all of its metadata together cannot be stored.
         BusyError: another process is writing.
         StorageError: it could not be written.
     """
@@ -112,7 +115,8 @@ def update_metadata(gallery: Gallery, item_id: str, metadata: Metadata) -> dict[
     def changed() -> Iterator[Rows]:  # read while no other process can write
         row = gallery.store.get([own])
         fields = {**row.metadata[0], **metadata}
-        merged.update({name: value for name, value in fields.items() if value is not None})
+        stored = {name: value for name, value in fields.items() if value is not None}
+        merged.update(check_metadata(stored, what=own))
         yield replace(row, metadata=[merged])
 
     gallery.upsert(changed(), fingerprint=gallery.fingerprint)

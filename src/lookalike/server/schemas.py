@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, field_validator
 
+from lookalike.errors import InputError
 from lookalike.filters import Where
 from lookalike.images.foreground import Box
+from lookalike.metadata import check_metadata
 from lookalike.search.query import QueryRegion
 from lookalike.search.search import SearchOptions, distance_threshold
 from lookalike.server.limits import Limits
@@ -20,7 +21,6 @@ _MAX_SIDE = 100_000
 MAX_TEXT = 2_000
 """Length of ids, texts and URLs, in characters."""
 _MAX_FILTER = 10_000
-_MAX_METADATA = 100_000
 _FILTER = "year >= 2020 and tag in ('a', 'b')"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -301,15 +301,12 @@ class Status(BaseModel):
 
 
 def storable(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return metadata unchanged if it can be stored: JSON values of UTF-8 text, at most 100 kB.
+    """Return metadata unchanged if they can be stored, see :mod:`lookalike.metadata`.
 
     Raises:
-        ValueError: it cannot be stored.
+        ValueError: they cannot be stored.
     """
     try:
-        size = len(json.dumps(metadata, allow_nan=False, ensure_ascii=False).encode())
-    except (UnicodeEncodeError, RecursionError) as error:
-        raise ValueError(f"cannot be stored as JSON ({type(error).__name__})") from None
-    if size > _MAX_METADATA:
-        raise ValueError(f"has {size:,} bytes; the limit is {_MAX_METADATA:,}")
-    return metadata
+        return check_metadata(metadata, what="metadata")
+    except InputError as error:
+        raise ValueError(str(error)) from None

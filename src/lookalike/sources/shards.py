@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tarfile
 from bisect import bisect_right
@@ -19,12 +18,13 @@ from lookalike.errors import ImageError, SettingError, SourceError
 from lookalike.files import check_regular, escape_name, valid_text
 from lookalike.formatting import format_count
 from lookalike.images.formats import supported_suffixes
+from lookalike.metadata import parse_json, plain
 from lookalike.sources import skipping
 from lookalike.sources.base import Item, source_name
 from lookalike.sources.folder import file_signature
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from lookalike.sources.skipping import SkipCounter, Skipped, reason_to_skip
-from lookalike.sources.tables import Table, plain, read_table
+from lookalike.sources.tables import Table, read_table
 from lookalike.types import Failure, Metadata
 
 TAR = ".tar"
@@ -231,7 +231,7 @@ class TarShard:
             fields["caption"] = self._bytes(*member.caption).decode("utf-8", "replace").strip()
         if member.metadata:
             try:
-                content = json.loads(self._bytes(*member.metadata))
+                content = parse_json(self._bytes(*member.metadata))
             except ValueError:
                 content = None
             if isinstance(content, dict):

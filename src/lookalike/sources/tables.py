@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import codecs
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from lookalike.errors import SourceError
 from lookalike.files import check_regular, read_regular, valid_text
+from lookalike.metadata import MAX_DIGITS, parse_json, plain
 
 SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"})
 
-MAX_DIGITS = 1_000
-"""Digits of an integer up to which it is read as one. Longer ones stay texts."""
-
-_TOO_LONG = 10**MAX_DIGITS
 _INT64 = r"^-?(0|[1-9][0-9]{0,17})$"
 _INTEGER = rf"^-?(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})$"
 _NUMBER = r"^-?(0|[1-9][0-9]{0,199})(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?$"
@@ -71,28 +64,6 @@ def read_table(path: Path, *, without: Sequence[str] = ()) -> Table:
         return _read_json(path) if suffix == ".json" else _read_json_lines(path)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def plain(value: Any) -> Any:
-    """Convert a value to a JSON value; None if that is not possible."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return valid_text(value)
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return value if abs(value) < _TOO_LONG else None
-    if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        whole = value.is_finite() and value == value.to_integral_value()
-        return plain(int(value) if whole else float(value))
-    if isinstance(value, Mapping):
-        return {valid_text(str(key)): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    return None
 
 
 class _Columns(Sequence[Mapping[str, Any]]):
@@ -224,17 +195,13 @@ def _number(text: str) -> int | float:
 def _read_json(path: Path) -> Table:
     """Read a JSON document that is a list of objects."""
     try:
-        rows = json.loads(read_regular(path), parse_int=_integer)
+        rows = parse_json(read_regular(path))
     except ValueError as error:
         raise SourceError(f"{path}: is not JSON ({error})") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise SourceError(f"{path}: expected a list of objects, as in [{{...}}, {{...}}]")
     names = dict.fromkeys(name for row in rows for name in row)
     return Table(path, tuple(names), [_without_missing(row) for row in rows])
-
-
-def _integer(digits: str) -> int | str:
-    return int(digits) if len(digits) <= MAX_DIGITS else digits
 
 
 def _without_missing(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,7 +218,7 @@ def _read_json_lines(path: Path) -> Table:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line, parse_int=_integer)
+                row = parse_json(line)
             except ValueError as error:
                 raise SourceError(f"{path}, line {number}: is not JSON ({error})") from None
             if not isinstance(row, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import ArtifactError, MissingRowError
 from lookalike.filters import Columns, Filter
+from lookalike.metadata import parse_metadata
 from lookalike.stores.base import Record, Rows, check_queries, matching_rows
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.lance import index
@@ -154,7 +154,7 @@ class LanceSnapshot:
             table = table.filter(pc.starts_with(table["id"], prefix))
         columns = (table[name].to_pylist() for name in names)
         for row_id, uri, metadata, *rest in zip(*columns, strict=True):
-            yield Record(row_id, uri, json.loads(metadata), *rest)
+            yield Record(row_id, uri, parse_metadata(metadata), *rest)
 
     def embeddings(self, ids: Sequence[str]) -> Embeddings:
         """Return the embeddings of rows, from memory if they are loaded."""
@@ -189,7 +189,7 @@ class LanceSnapshot:
             ids=table["id"].to_pylist(),
             uris=table["uri"].to_pylist(),
             embeddings=embedding_matrix(table, self.dim),
-            metadata=[json.loads(text) for text in table["metadata"].to_pylist()],
+            metadata=[parse_metadata(text) for text in table["metadata"].to_pylist()],
             hashes=table["content_hash"].to_pylist(),
             signatures=table[SIGNATURE].to_pylist(),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lookalike.filters import MetadataColumns
+from lookalike.metadata import parse_metadata
 from lookalike.stores.exact import ExactIndex, Neighbors
 from lookalike.types import Embeddings, Hit
 
@@ -88,7 +88,7 @@ class LoadedTable:
     @cached_property
     def columns(self) -> MetadataColumns:
         """The metadata, for filters."""
-        return MetadataColumns([json.loads(text) for text in self.table["metadata"].to_pylist()])
+        return MetadataColumns([*map(parse_metadata, self.table["metadata"].to_pylist())])
 
 
 def with_signatures(table: Any) -> Any:
@@ -103,7 +103,7 @@ def to_hits(nearest: Neighbors, table: Any) -> list[list[Hit]]:
     taken = table.select(["id", "uri", "metadata"]).take(pa.array(nearest.rows.ravel()))
     ids, uris, metadata = (column.to_pylist() for column in taken.columns)
     fields = zip(
-        ids, uris, nearest.distances.ravel().tolist(), map(json.loads, metadata), strict=True
+        ids, uris, nearest.distances.ravel().tolist(), map(parse_metadata, metadata), strict=True
     )
     count = nearest.rows.shape[1]
     return [

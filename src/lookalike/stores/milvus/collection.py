@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import ArtifactError, InputError, MissingRowError
+from lookalike.metadata import parse_metadata
 from lookalike.stores.base import Record, Rows
 from lookalike.stores.milvus.address import INDEXES, Address, IndexKind
 from lookalike.stores.milvus.client import MAX_TEXT, CollectionSchema, Connection
@@ -61,7 +62,7 @@ def to_entity(record: Record, embedding: NDArray[np.float32]) -> dict[str, Any]:
 
 def to_record(entity: Mapping[str, Any]) -> Record:
     """Return an entity as a row without its embedding."""
-    metadata: Metadata = json.loads(entity["metadata"])
+    metadata: Metadata = parse_metadata(entity["metadata"])
     texts = (entity[name] for name in ("content_hash", "signature"))
     return Record(entity["id"], entity["uri"], metadata, *texts)
 
@@ -72,7 +73,7 @@ def to_rows(entities: Sequence[Mapping[str, Any]], dim: int) -> Rows:
         ids=[entity["id"] for entity in entities],
         uris=[entity["uri"] for entity in entities],
         embeddings=embedding_matrix(entities, dim),
-        metadata=[json.loads(entity["metadata"]) for entity in entities],
+        metadata=[parse_metadata(entity["metadata"]) for entity in entities],
         hashes=[entity["content_hash"] for entity in entities],
         signatures=[entity["signature"] for entity in entities],
     )
@@ -89,7 +90,7 @@ def to_hits(
 
 
 def _metadata(entity: Mapping[str, Any]) -> Metadata:
-    metadata: Metadata = json.loads(entity["metadata"])
+    metadata: Metadata = parse_metadata(entity["metadata"])
     return metadata
 
 

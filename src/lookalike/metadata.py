@@ -1,0 +1,247 @@
+r"""What can be stored as metadata of an image: one rule for services, sources and labels.
+
+Metadata are JSON objects, by column. They are nested at most 20 levels and have at most 1,000
+columns and 100 kB as JSON; integers have at most 1,000 digits, numbers are finite, and texts have
+neither lone surrogates nor NUL. Whatever keeps to this can be read by every interface.
+
+:func:`check_metadata` refuses what does not; :func:`storable_metadata` changes it until it does, as
+for sources, where one value must not cost an image; :func:`parse_metadata` reads what was stored,
+also by older versions or by somebody else, and never fails.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+from lookalike.errors import InputError
+from lookalike.files import valid_text
+
+MAX_LEVELS = 20
+"""Levels of lists and objects inside a column's value."""
+
+MAX_COLUMNS = 1_000
+MAX_BYTES = 100_000
+"""Size as JSON, in UTF-8."""
+
+MAX_DIGITS = 1_000
+"""Digits of an integer."""
+
+ESCAPED = "metadata with characters that cannot be stored, escaped"
+LEFT_OUT = "metadata values that cannot be stored, left out"
+SHORTENED = f"metadata of over {MAX_BYTES // 1000} kB, shortened"
+
+_TOO_LONG = 10**MAX_DIGITS
+_SHORT = 300
+"""Characters of JSON text in which no number is too long or too large without an exponent."""
+
+_CUT = 4_000
+"""Characters that are left of a text that is too long."""
+
+_SUSPECT = re.compile(
+    r"NaN|Infinity|\\u(?:[dD][89a-fA-F]|0000)|[0-9.][eE]\+?[0-9]{3}|\x00|(?:[\[{][^\[{]*){21}"
+)
+"""What JSON text that was stored may have only if it breaks the rules, or in long texts."""
+
+
+def check_metadata(metadata: Mapping[str, Any], *, what: str) -> dict[str, Any]:
+    """Return metadata unchanged if they can be stored.
+
+    Args:
+        metadata: JSON values by column.
+        what: names the metadata in messages.
+
+    Raises:
+        InputError: they cannot be stored; the message names the column.
+    """
+    if len(metadata) > MAX_COLUMNS:
+        raise InputError(f"{what}: has {len(metadata):,} columns; the limit is {MAX_COLUMNS:,}")
+    for name, value in metadata.items():
+        problem = _problem(name, 0) or _problem(value, 0)
+        if problem:
+            shown = valid_text(str(name))[:80]
+            raise InputError(f"{what}: column {shown!r} {problem}")
+    size = _size(metadata)
+    if size > MAX_BYTES:
+        largest = max(metadata, key=lambda name: _size(metadata[name]))
+        raise InputError(
+            f"{what}: has {size:,} bytes, most of them in column {largest[:80]!r}; the limit is "
+            f"{MAX_BYTES:,}"
+        )
+    return dict(metadata)
+
+
+def _problem(value: object, level: int) -> str:
+    """Return why a value cannot be stored, as the end of a sentence; empty if it can be."""
+    problem = ""
+    if isinstance(value, str):
+        if "\0" in value or valid_text(value) != value:
+            problem = "has characters that cannot be stored (NUL or half of a surrogate pair)"
+    elif isinstance(value, float):
+        problem = "" if math.isfinite(value) else "is NaN or infinite"
+    elif isinstance(value, int):
+        problem = "" if -_TOO_LONG < value < _TOO_LONG else f"has over {MAX_DIGITS:,} digits"
+    elif isinstance(value, Mapping | list | tuple):
+        if level >= MAX_LEVELS:
+            return f"is nested over {MAX_LEVELS} levels deep"
+        parts = (*value, *value.values()) if isinstance(value, Mapping) else value
+        problem = next(filter(None, (_problem(part, level + 1) for part in parts)), "")
+    elif value is not None:
+        problem = f"is no JSON value but {type(value).__name__}"
+    return problem
+
+
+def _size(value: object) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode())
+
+
+def storable_metadata(metadata: Mapping[Any, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return metadata that can be stored, and notes on what was changed.
+
+    Texts are escaped, values without a form in JSON and what is nested too deep are left out, and
+    what is too large is cut. Missing values (None, NaN) are left out without a note.
+    """
+    cleaner = _Cleaner()
+    cleaned: dict[str, Any] = {}
+    for name, value in metadata.items():
+        if len(cleaned) == MAX_COLUMNS:
+            cleaner.notes[LEFT_OUT] = None
+            break
+        kept = cleaner.value(value)
+        if kept is not None:
+            cleaned[cleaner.name(name, cleaned)] = kept
+    if _may_be_large(cleaned) and _size(cleaned) > MAX_BYTES:
+        cleaner.notes[SHORTENED] = None
+        _shorten(cleaned)
+    return cleaned, tuple(cleaner.notes)
+
+
+def plain(value: object) -> Any:
+    """Return a value as a JSON value that can be stored; None if there is none."""
+    return _Cleaner().value(value)
+
+
+class _Cleaner:
+    """Makes values storable, and notes what that changed."""
+
+    def __init__(self) -> None:
+        self.notes: dict[str, None] = {}
+
+    def value(self, value: object, level: int = 0) -> Any:
+        """Return a JSON value that can be stored, None if there is none."""
+        if isinstance(value, str):
+            return self._text(value)
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None
+        if isinstance(value, int):
+            return value if -_TOO_LONG < value < _TOO_LONG else self._left_out()
+        if isinstance(value, Mapping | list | tuple):
+            return self._nested(value, level)
+        return self._other(value)
+
+    def name(self, name: object, taken: Mapping[str, Any]) -> str:
+        """Return the name of a column that no other one has."""
+        text = self._text(str(name))
+        while text in taken:
+            text += "_"
+        return text
+
+    def _text(self, text: str) -> str:
+        if text.isascii() and "\0" not in text:
+            return text
+        escaped = valid_text(text).replace("\0", "\\x00")
+        if escaped != text:
+            self.notes[ESCAPED] = None
+        return escaped
+
+    def _nested(self, value: Mapping[Any, Any] | list[Any] | tuple[Any, ...], level: int) -> Any:
+        if level >= MAX_LEVELS:
+            return self._left_out()
+        if not isinstance(value, Mapping):
+            return [self.value(each, level + 1) for each in value]
+        inner: dict[str, Any] = {}
+        for name, each in value.items():
+            inner[self.name(name, inner)] = self.value(each, level + 1)
+        return inner
+
+    def _other(self, value: object) -> Any:
+        """Return what stands for a value that JSON does not have."""
+        if isinstance(value, datetime | date | time):
+            return value.isoformat()
+        if isinstance(value, timedelta):
+            return value.total_seconds()
+        if isinstance(value, Decimal):
+            if not value.is_finite() or abs(value.adjusted()) > MAX_DIGITS:
+                return None if value.is_nan() else self._left_out()
+            whole = value == value.to_integral_value()
+            return self.value(int(value) if whole else float(value))
+        return self._left_out()
+
+    def _left_out(self) -> None:
+        self.notes[LEFT_OUT] = None
+
+
+def _may_be_large(metadata: Mapping[str, Any]) -> bool:
+    """Return False for metadata that are small for sure, which most are."""
+    if len(metadata) > _SHORT:
+        return True
+    longest = MAX_BYTES // (10 * (len(metadata) + 1))
+    for name, value in metadata.items():
+        if len(name) > longest or not isinstance(value, str | float | int):
+            return True
+        if isinstance(value, str) and len(value) > longest:
+            return True
+    return False
+
+
+def _shorten(metadata: dict[str, Any]) -> None:
+    """Cut the longest texts of metadata, and leave out other large values, until they fit."""
+    sizes = {name: len(json.dumps(name)) + _size(value) + 4 for name, value in metadata.items()}
+    excess = _size(metadata) - MAX_BYTES
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
+        if excess <= 0:
+            return
+        value = metadata[name]
+        if isinstance(value, str) and len(value) > _CUT and len(name) < _CUT:
+            metadata[name] = value[:_CUT] + "…"
+            excess -= sizes[name] - _size(metadata[name]) - _size(name) - 4
+        else:
+            del metadata[name]
+            excess -= _size(name) + _size(value)
+
+
+def parse_metadata(text: str) -> dict[str, Any]:
+    """Return metadata that were stored as JSON text.
+
+    What breaks the rules is changed as by :func:`storable_metadata`, but not shortened; what is no
+    JSON object becomes empty metadata.
+    """
+    careful = len(text) > _SHORT or _SUSPECT.search(text) is not None
+    try:
+        value = _Cleaner().value(parse_json(text), -1) if careful else json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON with integers of any length: those of over 1,000 digits stay texts.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deep to be read.
+    """
+    try:
+        return json.loads(text, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits.lstrip("-")) <= MAX_DIGITS else digits
