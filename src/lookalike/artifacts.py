@@ -11,14 +11,16 @@ import errno
 import json
 import logging
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lookalike.documents import SMALL, parse_json, read_json
 from lookalike.errors import ArtifactError, BusyError, FormatVersionError, StorageError
 
 log = logging.getLogger(__name__)
@@ -32,41 +34,61 @@ OLDEST_RUN = 3
 """Oldest format version of interrupted training runs that can be resumed; to be raised only when
 their own files change."""
 
+_LONGEST_VERSION = 10_000
+
+_LONGEST_PREFIX = 100
+"""Characters of a file's name at the start of its temporary name."""
+
 _KEYS_BEFORE_3 = {"normalised": "normalized", "learnt": "learned", "licence": "license"}
 _NAMES_BEFORE_3 = (("colour", "color"),)
 """Manifest keys, and encoder names in values of ``name``, that formats 1 and 2 spell otherwise."""
 
 
-def write_atomically(path: Path, data: bytes, *, parents: bool = True, mode: int = 0o644) -> None:
+def write_atomically(
+    path: Path, data: bytes, *, parents: bool = True, mode: int | None = None
+) -> None:
     """Write a file so that it holds either all of ``data`` or its previous content.
 
     Args:
         path: the file.
         data: its content.
         parents: create the folders above it; without, a folder that is missing is an error.
-        mode: its permissions; until it has them, only its owner can read it.
+        mode: its permissions, whatever the umask; by default those of the file that it replaces,
+            and for a new file what the umask allows.
 
     Raises:
         StorageError: the write failed (disk full, no permission); ``path`` is unchanged.
     """
-    partial: Path | None = None
+    partial = path.with_name(f".{path.name[:_LONGEST_PREFIX]}.{secrets.token_hex(8)}")
+    created = False
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as f:
-            partial = Path(f.name)
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        partial.chmod(mode)
+        kept = _mode_of(path) if mode is None else mode
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(partial, flags, 0o666 if kept is None else kept & 0o600)
+        created = True
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if kept is not None:
+            partial.chmod(kept)
         partial.replace(path)
         flush(path.parent)
     except OSError as error:
-        if partial is not None:
+        if created:
             partial.unlink(missing_ok=True)
         raise storage_error(path, error) from error
+
+
+def _mode_of(path: Path) -> int | None:
+    """Return the permissions of a regular file; None if there is none."""
+    try:
+        facts = path.lstat()
+    except FileNotFoundError:
+        return None
+    return stat.S_IMODE(facts.st_mode) if stat.S_ISREG(facts.st_mode) else None
 
 
 def write_cache(path: Path, data: bytes) -> None:
@@ -136,7 +158,7 @@ def read_manifest(path: Path, *, what: str, hint: str = "") -> dict[str, Any]:
     """Read a manifest of this or an older format version.
 
     Args:
-        path: the JSON file.
+        path: the JSON file; not a link.
         what: kind of the artifact, with its article ("a gallery"), for messages.
         hint: what to do if it is missing.
 
@@ -146,15 +168,18 @@ def read_manifest(path: Path, *, what: str, hint: str = "") -> dict[str, Any]:
     """
     folder = path.parent
     try:
-        fields = json.loads(path.read_bytes())
+        fields = read_json(path, hint=f"{folder} is not {what}", follow=False)
     except (FileNotFoundError, NotADirectoryError):
         reason = "" if hint else f" (has no {path.name})"
         if not folder.is_dir():
             reason = " (there is no such folder)"
         raise ArtifactError(f"{folder}: not {what}{reason}{hint and f'. {hint}'}") from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}); {folder} is not {what}") from error
     return check_manifest(fields, place=str(path), what=what)
+
+
+def parse_manifest(data: bytes, *, place: str, what: str, limit: int = SMALL) -> dict[str, Any]:
+    """Return the fields of a manifest that is not a file, as :func:`read_manifest`."""
+    return check_manifest(parse_json(data, place, limit=limit), place=place, what=what)
 
 
 def check_manifest(fields: Any, *, place: str, what: str) -> dict[str, Any]:
@@ -170,11 +195,12 @@ def check_manifest(fields: Any, *, place: str, what: str) -> dict[str, Any]:
         FormatVersionError: a newer lookalike wrote it.
     """
     version = fields.get("format") if isinstance(fields, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ArtifactError(f"{place}: has no format version; it is not the manifest of {what}")
     if version > FORMAT:
+        shown = version if version < _LONGEST_VERSION else "unknown"
         raise FormatVersionError(
-            f"{place}: written in format {version}, this lookalike reads up to {FORMAT}; "
+            f"{place}: written in format {shown}, this lookalike reads up to {FORMAT}; "
             "upgrade: pip install --upgrade lookalike"
         )
     return dict(_upgrade(fields) if version < 3 else fields)
@@ -206,12 +232,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise ArtifactError(f"{path}: already exists; choose another name or remove it first")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        partial = path.with_name(f".{path.name[:_LONGEST_PREFIX]}.{secrets.token_hex(8)}")
+        partial.mkdir()
     except OSError as error:
         raise storage_error(path, error) from error
     try:
         yield partial
-        partial.chmod(0o755)
         partial.replace(path)
     except OSError as error:
         raise storage_error(path, error) from error

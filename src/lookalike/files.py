@@ -1,9 +1,13 @@
-r"""Files: names that are no valid text, and reading that never waits.
+r"""Files: names that are no valid text or lead elsewhere, and reading that never waits.
 
 A file name on Linux is a sequence of bytes. Python represents bytes that are not UTF-8 by lone
 surrogates, which no store, JSON document or table can hold. IDs, URIs and specifications hold names
 with such bytes escaped, as in ``caf\xe9.jpg``; :func:`unescape_name` returns the name again. They
 are the same where the locale makes Python read names as ASCII.
+
+A name that was read from an artifact or from a server becomes part of a path only through
+:func:`bare_name`, and files of an artifact are opened with ``follow=False``: whoever made the
+artifact could otherwise name any file of the user.
 """
 
 from __future__ import annotations
@@ -13,10 +17,17 @@ import os
 import re
 import stat
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
+from typing import BinaryIO
+
+from lookalike.errors import ArtifactError
 
 _TO_ESCAPE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))|[\udc80-\udcff]")
 _ESCAPED = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
+
+_LONGEST_NAME = 200
+_LONGEST_SHOWN = 80
 
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -90,6 +101,59 @@ def valid_text(text: str) -> str:
     return text
 
 
+def bare_name(name: object, place: str, *, allowed: Collection[str] = ()) -> str:
+    """Return a file name that was read from an artifact or a server, if it is nothing but a name.
+
+    Args:
+        name: as it was read.
+        place: the artifact or address, for messages.
+        allowed: the names that may occur there; without any, every bare name may.
+
+    Raises:
+        ArtifactError: it is not a text, leads to another folder, has characters that a name cannot
+            have on every system, or is not allowed.
+    """
+    if (
+        not isinstance(name, str)
+        or name in ("", ".", "..")
+        or not name.isprintable()
+        or any(character in '/\\:*?"<>|' for character in name)
+        or name[-1] in ". "
+        or len(name) > _LONGEST_NAME
+    ):
+        raise ArtifactError(
+            f"{place}: names the file {_shorten(name)}, which is not a plain file name; it is "
+            "damaged, or was made to reach other files"
+        )
+    if allowed and name not in allowed:
+        raise ArtifactError(
+            f"{place}: names the file {_shorten(name)}, which does not belong there; expected "
+            f"{', '.join(sorted(allowed))}"
+        )
+    return name
+
+
+def _shorten(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
+
+
+def check_no_link(path: Path, *, what: str) -> None:
+    """Check that a file or folder inside an artifact is not a link, which could lead anywhere.
+
+    Args:
+        path: may be missing.
+        what: the artifact, with its article.
+
+    Raises:
+        ArtifactError: it is a link.
+    """
+    if path.is_symlink():
+        raise ArtifactError(
+            f"{path}: is a link, but {what} has files of its own; replace it by what it leads to"
+        )
+
+
 def check_regular(path: str | Path) -> None:
     """Check that a path is a regular file: reading a pipe, socket or device could wait for ever.
 
@@ -105,15 +169,39 @@ def read_regular(path: str | Path) -> bytes:
     Raises:
         OSError: it is not a regular file, or cannot be read; ``strerror`` says why.
     """
-    check_regular(path)  # opening alone may already have an effect on a device
-    with open(path, "rb", opener=_open_at_once) as file:
-        _check_mode(os.fstat(file.fileno()).st_mode, path)
+    with open_regular(path) as file:
         return file.read()
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:
+    """Open a regular file for reading; anything else is refused without waiting.
+
+    Args:
+        path: the file.
+        follow: also if the path is a link to a file.
+
+    Raises:
+        OSError: it is not a regular file, or cannot be opened; ``strerror`` says why.
+    """
+    if not follow and os.path.islink(path):  # noqa: PTH114 - a text, too
+        raise OSError(errno.ELOOP, "is a link", str(path))
+    check_regular(path)  # opening alone may already have an effect on a device
+    file = open(path, "rb", opener=_opener if follow else _opener_of_no_link)  # noqa: SIM115
+    try:
+        _check_mode(os.fstat(file.fileno()).st_mode, path)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _opener(path: str, flags: int) -> int:
     """Open a file without waiting for the writer of a pipe that has just taken its place."""
     return os.open(path, flags | _READ_ONLY)
+
+
+def _opener_of_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | _READ_ONLY | getattr(os, "O_NOFOLLOW", 0))
 
 
 def _check_mode(mode: int, path: str | Path) -> None:
