@@ -113,6 +113,12 @@ def command(
         bool | None,
         typer.Option("--strict/--no-strict", help="Refuse truncated and damaged images."),
     ] = None,
+    allow_private_urls: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-private-urls/--public-urls", help="Fetch images from private networks too."
+        ),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Keep running and re-index on changes.")
     ] = False,
@@ -136,7 +142,8 @@ def command(
     New and changed images are encoded, moved files are recognized, rows of deleted
     files are removed. What is not taken is counted, with its reason. Interrupted
     runs resume where they stopped. --include, --exclude, --pages, --window,
-    --max-megapixels and --strict are kept with the source for the next time.
+    --max-megapixels, --strict and --allow-private-urls are kept with the source
+    for the next time.
 
       lookalike index photos.gallery photos
       lookalike index photos.gallery photos --watch
@@ -158,6 +165,8 @@ def command(
         raise SettingError("{watch} and {dry_run} exclude each other", watch=True, dry_run=True)
     chosen_runner = _runner(runner, address, workers)
     options = _options(include, exclude, pages, window, max_megapixels, strict)
+    if allow_private_urls is not None:
+        options["allow_private_urls"] = allow_private_urls
 
     def sync() -> None:
         nonlocal relocate
@@ -313,7 +322,8 @@ def _print(path: str, report: SyncReport, rows: int | None, *, dry_run: bool) ->
     for note, count in report.notes.items():
         console.note(f"note: {format_count(count, 'image')}: {note}")
     for failure in report.failed[:_LISTED]:
-        console.note(f"failed: {printable(failure.uri)}: {printable(failure.reason)}")
+        reason = failure.reason.replace("allow_private_urls", "--allow-private-urls")
+        console.note(f"failed: {printable(failure.uri)}: {printable(reason)}")
     if len(report.failed) > _LISTED:
         console.note(f"... and {len(report.failed) - _LISTED:,} more; --json lists them all")
 

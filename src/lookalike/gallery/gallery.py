@@ -57,7 +57,6 @@ from lookalike.gallery.sync import (
     same_location,
 )
 from lookalike.images.foreground import Box
-from lookalike.images.options import DEFAULT_OPTIONS
 from lookalike.search.query import Query, QueryRegion
 from lookalike.search.search import SearchOptions
 from lookalike.sources import (
@@ -71,6 +70,7 @@ from lookalike.sources import (
 )
 from lookalike.sources.base import source_name
 from lookalike.sources.opening import with_name
+from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS
 from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import (
     Record,
@@ -798,25 +798,20 @@ class Gallery:
         return ItemSource(self.path.name, str(self.path), self.open_rows(records))
 
     def open_rows(self, rows: Iterable[Record | Hit]) -> list[Item]:
-        """Open the images of rows, which are decoded as when they were indexed.
+        """Open the images of rows, which are fetched and decoded as when they were indexed.
 
         Raises:
             SourceError: the source of some rows is missing. A missing file raises when it is read.
         """
-        rows = list(rows)
-        options = {
-            name: SourceOptions.from_dict(fields).decoding
-            for name, fields in self.source_options.items()
+        recorded = {
+            name: SourceOptions.from_dict(fields) for name, fields in self.source_options.items()
         }
-        return [
-            replace(
-                item,
-                id=row.id,
-                metadata=row.metadata,
-                options=options.get(row.id.partition(":")[0], DEFAULT_OPTIONS),
-            )
-            for item, row in zip(open_items([row.uri for row in rows]), rows, strict=True)
-        ]
+        items: list[Item] = []
+        for row in rows:
+            options = recorded.get(row.id.partition(":")[0], DEFAULT_SOURCE_OPTIONS)
+            (item,) = open_items([row.uri], options=options)
+            items.append(replace(item, id=row.id, metadata=row.metadata))
+        return items
 
     def read_image(self, row: Record | Hit, *, full_size: bool = False) -> ImageArray | None:
         """Return the image of a row, see :meth:`open_rows`; None if it cannot be read."""

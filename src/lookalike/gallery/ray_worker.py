@@ -14,8 +14,7 @@ from lookalike._version import __version__
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import SourceError
 from lookalike.gallery.ingest import EncodeTask, ExistingRows, ItemResult, commit, failed
-from lookalike.images.options import DecodeOptions
-from lookalike.sources import Item, open_items
+from lookalike.sources import Item, SourceOptions, open_items
 from lookalike.stores.base import Record, VectorStore
 from lookalike.stores.milvus.address import Address
 from lookalike.stores.milvus.store import MilvusStore
@@ -33,12 +32,13 @@ class ItemPayload:
     uri: str
     metadata: Metadata
     row: Record | None
-    options: DecodeOptions
+    options: SourceOptions
 
     @classmethod
     def of(cls, item: Item, existing: ExistingRows) -> ItemPayload:
         """Return the payload of an item."""
-        return cls(item.id, item.uri, item.metadata, existing.rows.get(item.id), item.options)
+        options = SourceOptions(decoding=item.options, allow_private_urls=item.allow_private_urls)
+        return cls(item.id, item.uri, item.metadata, existing.rows.get(item.id), options)
 
     def failed(self, reason: Exception | str) -> ItemResult:
         """Return its result if it could not be indexed."""

@@ -309,9 +309,11 @@ def _glob(pattern: str, ids: Sequence[str]) -> set[str]:
 def all_failed_error(source: Source, summary: IngestSummary) -> SourceError:
     """Return the error that no image of a source could be indexed; it names the first."""
     first = summary.failed[0]
+    reason = first.reason.replace("allow_private_urls", "{allow_private_urls}")
     return SourceError(
         f"{source.spec}: no image could be indexed ({len(source):,} failed); the first, "
-        f"{first.uri}: {first.reason}"
+        f"{first.uri}: {reason}",
+        allow_private_urls=None,
     )
 
 

@@ -27,6 +27,7 @@ from lookalike.errors import (
     StorageError,
     UnreachableError,
 )
+from lookalike.fetching import FetchOptions, fetch
 from lookalike.gallery import uploads
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
@@ -38,7 +39,6 @@ from lookalike.server.metrics import Metrics, Stages
 from lookalike.server.problems import ProblemError, too_many_requests
 from lookalike.server.settings import ServeSettings
 from lookalike.server.thumbnails import ItemImages, read_item_image
-from lookalike.server.url_fetch import FetchOptions, fetch
 from lookalike.stores.base import Rows, replaced_error
 from lookalike.types import Embeddings, Hits, ImageArray, Metadata
 

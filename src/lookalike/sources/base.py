@@ -29,7 +29,8 @@ class Item:
     location; ``read`` returns a file's bytes or an array. ``signature`` returns a cheap fingerprint
     of the content, such as a file's size and modification time: if it is unchanged, so is the
     image. If it is empty, the image has to be read to know. ``page``, counted from 0, is decoded
-    with ``options``.
+    with ``options``. ``allow_private_urls`` tells whether a URL is fetched also from a host that is
+    not on the public internet.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Item:
     signature: Callable[[], str] = field(default=no_signature, repr=False)
     options: DecodeOptions = DEFAULT_OPTIONS
     page: int = 0
+    allow_private_urls: bool = False
 
     def content(self) -> bytes | ImageArray:
         """Return the bytes of the file, or the array.

@@ -110,8 +110,16 @@ class ManifestSource:
         location = str(row[self.column])
         decoding = self.options.decoding
         if self.column.lower() == "url":
-            read = partial(read_url, location)
-            return Item(row_id, location, metadata, read, options=decoding)
+            allow_private = self.options.allow_private_urls
+            read = partial(read_url, location, allow_private=allow_private)
+            return Item(
+                row_id,
+                location,
+                metadata,
+                read,
+                options=decoding,
+                allow_private_urls=allow_private,
+            )
         path = _find(self.table.path.parent, _relative(location))
         return Item(
             row_id,

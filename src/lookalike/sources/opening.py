@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from lookalike.errors import SettingError, SourceError
+from lookalike.fetching import is_url
 from lookalike.files import check_regular, escape_name, read_regular, unescape_name
 from lookalike.images import idx
 from lookalike.images.formats import supported_suffixes
-from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
+from lookalike.images.options import DecodeOptions
 from lookalike.sources.arrays import DATASET_PREFIX, ArraySource, load_dataset, load_idx
 from lookalike.sources.base import Item, Source
 from lookalike.sources.folder import FolderSource, file_signature
@@ -77,13 +78,14 @@ def open_items(
     uris: Sequence[str],
     on_progress: ProgressCallback = ignore_progress,
     *,
-    options: DecodeOptions = DEFAULT_OPTIONS,
+    options: SourceOptions = DEFAULT_SOURCE_OPTIONS,
 ) -> list[Item]:
     """Open items by URI.
 
     A path; a page of a file, as in ``stack.tif#2``; a URL; or an image of a source, by its number,
     as in ``dataset:mnist/test#17``. The id of an item opened by path or URL is that path or URL.
-    The last four sources are cached until their file changes. Images are decoded with ``options``.
+    The last four sources are cached until their file changes. ``options``
+    are those of their source: how images are decoded, and from where they are fetched.
 
     Raises:
         SourceError: no such source, or its index is out of range. A missing file raises on reading.
@@ -91,22 +93,26 @@ def open_items(
     return [_open_item(uri, on_progress, options) for uri in uris]
 
 
-def _open_item(uri: str, on_progress: ProgressCallback, options: DecodeOptions) -> Item:
+def _open_item(uri: str, on_progress: ProgressCallback, options: SourceOptions) -> Item:
     base, mark, number = uri.rpartition("#")
-    if uri.startswith(("http://", "https://")):
-        return Item(uri, uri, {}, partial(read_url, uri), options=options)
+    if is_url(uri):
+        allow_private = options.allow_private_urls
+        read = partial(read_url, uri, allow_private=allow_private)
+        return Item(uri, uri, {}, read, options=options.decoding, allow_private_urls=allow_private)
     numbered = bool(mark) and number.isdigit()
     if uri.startswith(DATASET_PREFIX):
         if not numbered:
             raise SourceError(f"{uri}: expected dataset:NAME/SPLIT#INDEX, as dataset:mnist/test#17")
     elif not numbered or _is_file(native_path(uri)):
-        return _file_item(uri, native_path(uri), options)
+        return _file_item(uri, native_path(uri), options.decoding)
     elif os.path.splitext(base)[1].lower() in supported_suffixes():  # noqa: PTH122 - a text
-        return replace(_file_item(uri, native_path(base), options), page=max(0, int(number) - 1))
+        return replace(
+            _file_item(uri, native_path(base), options.decoding), page=max(0, int(number) - 1)
+        )
     source = _open_cached(base, on_progress)
     get = source.at_number if isinstance(source, ShardSource) else source.__getitem__
     try:
-        return replace(get(int(number)), options=options)
+        return replace(get(int(number)), options=options.decoding)
     except IndexError:
         raise SourceError(f"{uri}: {base} has images 0 to {len(source) - 1}") from None
 

@@ -27,6 +27,7 @@ class SourceOptions:
         include: take only images that match one of these patterns; all by default.
         exclude: leave out images that match one of these patterns.
         pages: ``first`` page of a file with several, or ``all``, each as an item.
+        allow_private_urls: fetch images also from hosts that are not on the public internet.
         decoding: of each image.
 
     Raises:
@@ -36,6 +37,7 @@ class SourceOptions:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     pages: str = "first"
+    allow_private_urls: bool = False
     decoding: DecodeOptions = DEFAULT_OPTIONS
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ class SourceOptions:
             "include": list(self.include),
             "exclude": list(self.exclude),
             "pages": None if self.pages == PAGES[0] else self.pages,
+            "allow_private_urls": self.allow_private_urls,
             "max_megapixels": _json_limit(self.decoding.max_megapixels),
             "strict": self.decoding.strict,
             "window": None if self.decoding.window is None else list(self.decoding.window),
@@ -70,6 +73,7 @@ class SourceOptions:
             include=tuple(fields.get("include", ())),
             exclude=tuple(fields.get("exclude", ())),
             pages=fields.get("pages", PAGES[0]),
+            allow_private_urls=fields.get("allow_private_urls", False),
             decoding=DecodeOptions(
                 max_megapixels=math.inf if largest == _NO_LIMIT else largest,
                 strict=fields.get("strict", False),

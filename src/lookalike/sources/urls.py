@@ -1,34 +1,44 @@
-"""Images at public addresses."""
+"""Images of sources at URLs."""
 
 from __future__ import annotations
 
-import http.client
-import urllib.error
-import urllib.request
-
 from lookalike.config import settings
-from lookalike.errors import ImageError
+from lookalike.errors import FetchError, ImageError, InputError
+from lookalike.fetching import FetchOptions, fetch
 
-_TIMEOUT_S = 10
+_TIMEOUT_S = 30
 _MAX_BYTES = 64 << 20
+_MAX_REDIRECTS = 5
+
+_PUBLIC = FetchOptions(
+    timeout=_TIMEOUT_S,
+    max_bytes=_MAX_BYTES,
+    max_redirects=_MAX_REDIRECTS,
+    advice="to fetch images from your own network, index with {allow_private_urls}",
+)
+_ANY = FetchOptions(
+    timeout=_TIMEOUT_S,
+    max_bytes=_MAX_BYTES,
+    max_redirects=_MAX_REDIRECTS,
+    is_allowed=lambda _: True,
+)
 
 
-def read_url(url: str) -> bytes:
+def read_url(url: str, *, allow_private: bool = False) -> bytes:
     """Return the bytes of one image at an http or https address.
 
+    Args:
+        url: the address.
+        allow_private: fetch also from hosts that are not on the public internet.
+
     Raises:
-        ImageError: the download failed, the file is larger than 64 MiB, or ``LOOKALIKE_OFFLINE``
-            is set.
+        ImageError: the host is not on the public internet, the download failed or took longer than
+            30 s, the file is larger than 64 MiB, or ``LOOKALIKE_OFFLINE`` is set.
     """
     if settings().offline:
         raise ImageError(f"{url}: not downloaded: LOOKALIKE_OFFLINE is set")
-    request = urllib.request.Request(url, headers={"User-Agent": "lookalike"})
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-            data: bytes = response.read(_MAX_BYTES + 1)
-    except (urllib.error.URLError, OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise ImageError(f"{url}: download failed ({reason})") from error
-    if len(data) > _MAX_BYTES:
-        raise ImageError(f"{url}: larger than {_MAX_BYTES >> 20} MiB")
-    return data
+        return fetch(url, _ANY if allow_private else _PUBLIC)
+    except (FetchError, InputError) as error:
+        reason = str(error).removeprefix(f"{url}: ")
+        raise ImageError(f"{url}: {reason}", allow_private_urls=None) from error

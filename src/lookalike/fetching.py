@@ -1,8 +1,13 @@
-"""Fetching of images from URLs in requests, protected against server-side request forgery (SSRF).
+"""Fetching of images from URLs, protected against server-side request forgery (SSRF).
 
-The address is checked when the connection is made, not before: by then a name may resolve to
-another machine (DNS rebinding). Fewer addresses count as public than for Python's ``is_global``,
-which includes NAT64, 6to4 and site-local addresses.
+All URLs of images are fetched here: those of queries to the service, and those of the rows of
+manifests. The address is checked when the connection is made, not before: by then a name may
+resolve to another machine (DNS rebinding). Fewer addresses count as public than for Python's
+``is_global``, which includes NAT64, 6to4 and site-local addresses. Proxies are not used, since they
+would connect to any address.
+
+A fetch ends at its deadline, whatever the host does, and when its work is cancelled
+(:mod:`lookalike.cancellation`).
 """
 
 from __future__ import annotations
@@ -13,15 +18,25 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from lookalike.errors import FetchError, InputError
+from lookalike.cancellation import check_cancelled
+from lookalike.errors import CancelledError, FetchError, InputError
 
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _CHUNK = 1 << 16
+_POLL_SECONDS = 0.1
+"""How often a waiting fetch looks whether it was cancelled."""
+
+_MAX_LOOKUPS = 64
+"""Host names that are resolved at a time; each may hang longer than its fetch."""
+
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _NOT_PUBLIC = tuple(
@@ -50,12 +65,14 @@ class FetchOptions:
         max_bytes: size of the image file.
         max_redirects: redirects to follow.
         is_allowed: decides on an IP address; None allows public addresses only.
+        advice: ends the message about a host that is not allowed.
     """
 
     timeout: float
     max_bytes: int
     max_redirects: int
     is_allowed: Callable[[str], bool] | None = None
+    advice: str = "upload the image instead"
 
 
 def is_public(text: str) -> bool:
@@ -70,28 +87,42 @@ def is_public(text: str) -> bool:
     return not any(address in network for network in _NOT_PUBLIC)
 
 
+def is_url(text: str) -> bool:
+    """Return whether a URI is the URL of an image, not the path of a file."""
+    return text[:8].lower().startswith(("http://", "https://"))
+
+
+def host_of(url: str) -> str:
+    """Return the host name of a URL in lower case, empty if it has none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
 def fetch(url: str, options: FetchOptions) -> bytes:
     """Return the body of a URL.
 
     Raises:
         InputError: not an http or https URL, or its host is not on the public internet.
         FetchError: no successful response within the limits.
+        CancelledError: the work was cancelled, or its own time is over.
     """
     deadline = _Deadline(options.timeout)
     try:
         for _ in range(options.max_redirects + 1):
             response = _get(url, options, deadline)
-            if deadline.expired:  # the body may have been cut off
-                raise TimeoutError
+            deadline.check()  # the body may have been cut off
             if isinstance(response, bytes):
                 return response
             url = urljoin(url, response)
     except (OSError, http.client.HTTPException, ValueError) as error:
+        check_cancelled()
         if deadline.expired:
             raise FetchError(f"{url}: took longer than {options.timeout:g} s") from None
         raise FetchError(f"{url}: {_reason(error)}") from error
     finally:
-        deadline.cancel()
+        deadline.end()
     raise FetchError(f"{url}: redirected more than {options.max_redirects} times")
 
 
@@ -158,14 +189,13 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(host, port, timeout=options.timeout)
         self._secure = scheme == "https"
         self._is_allowed = options.is_allowed or is_public
+        self._advice = options.advice
         self._deadline = deadline
 
     def connect(self) -> None:
-        addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        addresses = _resolve(self.host, self.port, self._deadline)
         if not all(self._is_allowed(str(address[0])) for *_, address in addresses):
-            raise InputError(
-                f"{self.host}: is not on the public internet; upload the image instead"
-            )
+            raise InputError(f"{self.host}: is not on the public internet; {self._advice}")
         family, kind, protocol, _, address = addresses[0]
         self.sock = socket.socket(family, kind, protocol)
         self.sock.settimeout(self.timeout)
@@ -181,32 +211,104 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _Deadline:
-    """Closes a connection after a total time; socket timeouts only limit single operations."""
+    """Closes a connection after a total time, or once the work of this thread is cancelled.
+
+    Socket timeouts would only limit single operations.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.expired = False
+        self._end = time.monotonic() + seconds
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._expire)
-        self._timer.daemon = True
-        self._timer.start()
+        watch = copy_context().run
+        threading.Thread(target=watch, args=(self._watch,), name="fetch", daemon=True).start()
 
     def watch(self, connection: socket.socket) -> None:
         """Close this connection when the deadline expires."""
-        self._socket = connection
+        with self._lock:
+            self._socket = connection
+            if self.expired:
+                self._shut()
+
+    def wait_for(self, event: threading.Event) -> None:
+        """Wait for an event.
+
+        Raises:
+            TimeoutError: the deadline expired before.
+        """
+        while not event.wait(_POLL_SECONDS):
+            self.check()
+
+    def check(self) -> None:
+        """Return if there is time left.
+
+        Raises:
+            TimeoutError: the deadline has expired.
+        """
         if self.expired:
-            self._expire()
+            raise TimeoutError
 
-    def cancel(self) -> None:
-        """Stop the timer."""
-        self._timer.cancel()
+    def end(self) -> None:
+        """Close nothing any more."""
+        self._ended.set()
 
-    def _expire(self) -> None:
-        self.expired = True
+    def _watch(self) -> None:
+        while not self._ended.wait(max(0.0, min(_POLL_SECONDS, self._end - time.monotonic()))):
+            if _is_cancelled() or time.monotonic() >= self._end:
+                with self._lock:
+                    self.expired = True
+                    self._shut()
+                return
+
+    def _shut(self) -> None:
         if self._socket is not None:
             try:
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # not the TLS shutdown
             except OSError:
                 self._socket.close()
+
+
+def _is_cancelled() -> bool:
+    try:
+        check_cancelled()
+    except CancelledError:
+        return True
+    return False
+
+
+_lookups = threading.BoundedSemaphore(_MAX_LOOKUPS)
+
+
+def _resolve(host: str, port: int, deadline: _Deadline) -> list[Any]:
+    """Return the addresses of a host.
+
+    The system's call cannot be interrupted and may take minutes, so a thread of its own waits.
+
+    Raises:
+        OSError: it cannot be resolved, or not before the deadline.
+    """
+    while not _lookups.acquire(timeout=_POLL_SECONDS):
+        deadline.check()
+    results: list[list[Any] | Exception] = []
+    resolved = threading.Event()
+
+    def look_up() -> None:
+        try:
+            results.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:  # noqa: BLE001 - raised in the thread that waits
+            results.append(error)
+        finally:
+            _lookups.release()
+            resolved.set()
+
+    threading.Thread(target=look_up, name="fetch-resolve", daemon=True).start()
+    deadline.wait_for(resolved)
+    (result,) = results
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _reason(error: Exception) -> str:
