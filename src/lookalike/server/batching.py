@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from lookalike.encoders.base import Encoder
 from lookalike.errors import LookalikeError, ReplacedError
+from lookalike.server.admission import current_client
 from lookalike.types import Embeddings, ImageArray
 
 MAX_BATCH = 16
 """Images per batch, unless a single request has more."""
+
+_CLOSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,10 @@ class _Job:
     images: Sequence[ImageArray]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Embeddings]
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self.future.cancelled()
 
     def resolve(self, result: Embeddings | BaseException) -> None:
         """Resolve the future from an encoder thread; the request may be cancelled by then."""
@@ -41,14 +48,14 @@ class Batcher:
     """Encodes images of concurrent requests in batches, with ``threads`` threads.
 
     A free thread takes all queued images, up to 16, as one batch: no request waits for a batch to
-    fill, and batches grow with the load.
+    fill, and batches grow with the load. Clients take turns; jobs of cancelled requests are
+    dropped.
     """
 
     def __init__(self, encoder: Encoder, threads: int) -> None:
         self.encoder = encoder
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._put_lock = threading.Lock()
-        self._take_lock = threading.Lock()
+        self._queued: OrderedDict[str, deque[_Job]] = OrderedDict()
+        self._changed = threading.Condition()
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"lookalike-encode-{i}", daemon=True)
@@ -66,43 +73,50 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Embeddings] = loop.create_future()
-        with self._put_lock:
+        with self._changed:
             if self._closed:
                 raise ReplacedError("the gallery of this encoder was replaced")
-            self._jobs.put(_Job(images, loop, future))
+            self._queued.setdefault(current_client(), deque()).append(_Job(images, loop, future))
+            self._changed.notify()
         return await future
 
     def close(self, *, wait: bool = True) -> None:
-        """Finish the queued jobs and end the threads."""
-        with self._put_lock:
+        """Finish the queued jobs and end the threads; wait for that at most 2 s."""
+        with self._changed:
             self._closed = True
-            for _ in self._threads:
-                self._jobs.put(None)
+            self._changed.notify_all()
         for thread in self._threads if wait else ():
-            thread.join()
+            thread.join(_CLOSE_SECONDS)
 
     def _work(self) -> None:
-        while (jobs := self._take()) is not None:
+        while jobs := self._take():
             self._encode(jobs)
 
-    def _take(self) -> list[_Job] | None:
-        """Return the queued jobs of one batch; None when the batcher is closed."""
-        with self._take_lock:
-            job = self._jobs.get()
-            if job is None:
-                return None
-            jobs, count = [job], len(job.images)
-            while count < MAX_BATCH:
-                try:
-                    job = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-                if job is None:
-                    self._jobs.put(None)
-                    break
+    def _take(self) -> list[_Job]:
+        """Wait for the jobs of one batch; none when the batcher is closed."""
+        with self._changed:
+            jobs: list[_Job] = []
+            while not jobs:
+                self._changed.wait_for(lambda: self._queued or self._closed)
+                if not self._queued:
+                    return []
+                jobs = self._take_batch()
+            return jobs
+
+    def _take_batch(self) -> list[_Job]:
+        """Return queued jobs of up to 16 images, of each client in turn."""
+        jobs: list[_Job] = []
+        count = 0
+        while self._queued and count < MAX_BATCH:
+            client, queued = next(iter(self._queued.items()))
+            self._queued.move_to_end(client)
+            job = queued.popleft()
+            if not queued:
+                del self._queued[client]
+            if not job.is_cancelled:
                 jobs.append(job)
                 count += len(job.images)
-            return jobs
+        return jobs
 
     def _encode(self, jobs: list[_Job]) -> None:
         """Encode a batch; if it fails, encode job by job, so that only invalid jobs fail."""

@@ -1,0 +1,61 @@
+"""Threads for blocking work, which clients take in turns."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from lookalike.cancellation import check_cancelled
+from lookalike.errors import CancelledError
+from lookalike.server.admission import FairSlots
+
+T = TypeVar("T")
+
+_POLL = 0.02
+
+
+class WorkerThreads:
+    """A fixed number of threads. Work that waits for one is dropped if its request is cancelled.
+
+    A thread counts as occupied until its work ends, also if nobody waits for that any more.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self._slots = FairSlots(count)
+        self._executor = ThreadPoolExecutor(count, thread_name_prefix=f"lookalike-{name}")
+
+    async def run(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run blocking work in a thread, with the request's cancellation and time limit.
+
+        Raises:
+            CancelledError: the request was cancelled, or its time is over, or the service stops.
+        """
+        client = await self._slots.acquire()
+        loop = asyncio.get_running_loop()
+
+        def release(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._slots.release, client)
+
+        try:
+            check_cancelled()
+            future = self._executor.submit(contextvars.copy_context().run, work, *arguments)
+        except BaseException as error:
+            self._slots.release(client)
+            if isinstance(error, RuntimeError):
+                raise CancelledError("the service stops") from error
+            raise
+        future.add_done_callback(release)
+        return await asyncio.wrap_future(future)
+
+    async def close(self, seconds: float) -> None:
+        """Wait for running work, at most some seconds; nothing new is begun."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._slots.used:
+                    await asyncio.sleep(_POLL)
