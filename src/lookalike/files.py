@@ -16,12 +16,12 @@ import errno
 import os
 import re
 import stat
-import unicodedata
 from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
 from lookalike.errors import ArtifactError
+from lookalike.texts import normalized
 
 _TO_ESCAPE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))|[\udc80-\udcff]")
 _ESCAPED = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
@@ -87,7 +87,7 @@ class AnchoredPath:
 
 def normalize_name(name: str) -> str:
     """Return the form that different spellings of a path share: Unicode NFC, with slashes."""
-    return unicodedata.normalize("NFC", name.replace("\\", "/"))
+    return normalized("NFC", name.replace("\\", "/"))
 
 
 def valid_text(text: str) -> str:

@@ -8,11 +8,15 @@ A row without a value in a column matches no comparison with it, neither ``=`` n
 ``is null`` and ``not (...)``. A list matches if one of its values does. A number and its text are
 equal: ``0`` and ``'0'``; in order, only values of one kind are compared. Booleans are not numbers;
 texts are compared by code point.
+
+Filters come from strangers: how large they may be is in :mod:`lookalike.filters.limits`, and their
+evaluation takes a time linear in the rows, patterns included, and can be cancelled.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from lookalike.errors import InputError
 from lookalike.filters.columns import MetadataColumns
 from lookalike.filters.conditions import (
     OPERATORS,
@@ -28,6 +32,7 @@ from lookalike.filters.conditions import (
     equal_values,
     float_of,
     kind_of,
+    shown,
 )
 from lookalike.filters.structure import from_structure
 from lookalike.filters.text import parse
@@ -61,10 +66,12 @@ def as_filter(where: Where) -> Filter:
     """Parse a filter from text or from a structure; a filter is returned as it is.
 
     Raises:
-        InputError: it cannot be parsed; the message shows the position.
+        InputError: it cannot be parsed, and the message shows the position; or it is too large.
     """
     if isinstance(where, str):
         return parse(where)
     if isinstance(where, Mapping):
         return from_structure(where)
+    if not hasattr(where, "mask"):
+        raise InputError(f"filter: a text or a structure is expected, not {shown(where)}")
     return where

@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.filters.conditions import kind_of
+from lookalike.cancellation import check_cancelled
+from lookalike.filters.conditions import STEP, kind_of
 from lookalike.types import Metadata
+
+_KEPT_BYTES = 256 << 20
+"""Memory for the codes of encoded columns; with more, those encoded first are encoded again."""
+
+_MAX_DEPTH = 40
+"""Levels of lists and objects up to which values are compared with each other."""
 
 
 class MetadataColumns:
@@ -27,31 +34,53 @@ class MetadataColumns:
     def names(self) -> Sequence[str]:
         """All columns, sorted by name."""
         if self._names is None:
-            self._names = tuple(sorted({name for row in self._rows for name in row}))
+            names: set[str] = set()
+            for start in range(0, len(self._rows), STEP):
+                check_cancelled()
+                names.update(*self._rows[start : start + STEP])
+            self._names = tuple(sorted(names))
         return self._names
+
+    @property
+    def rows(self) -> Sequence[Metadata]:
+        """The metadata by row."""
+        return self._rows
 
     def encoded(self, name: str) -> tuple[NDArray[np.int32], list[Any]]:
         """Return codes ``(rows,)``, -1 for null, and the distinct values that they index."""
-        if name not in self._encoded:
-            places: dict[Hashable, int] = {}
-            values: list[Any] = []
-            codes = np.full(len(self._rows), -1, np.int32)
-            for i, row in enumerate(self._rows):
-                value = row.get(name)
-                if value is None:
-                    continue
-                key = _hashable(value)
-                place = places.setdefault(key, len(values))
-                if place == len(values):
-                    values.append(value)
-                codes[i] = place
-            self._encoded[name] = codes, values
-        return self._encoded[name]
+        encoded = self._encoded.get(name)
+        if encoded is None:
+            encoded = self._encode(name)
+            keep = max(1, _KEPT_BYTES // max(1, encoded[0].nbytes))
+            self._encoded = dict([*[*self._encoded.items()][-keep:], (name, encoded)])
+        return encoded
+
+    def _encode(self, name: str) -> tuple[NDArray[np.int32], list[Any]]:
+        places: dict[Hashable, int] = {}
+        values: list[Any] = []
+        codes = np.full(len(self._rows), -1, np.int32)
+        for i, row in enumerate(self._rows):
+            if i % STEP == 0:
+                check_cancelled()
+            value = row.get(name)
+            if value is None:
+                continue
+            key = _hashable(value)
+            place = places.setdefault(key, len(values))
+            if place == len(values):
+                values.append(value)
+            codes[i] = place
+        return codes, values
 
 
-def _hashable(value: Any) -> Hashable:
-    if isinstance(value, Mapping):
-        return ("mapping", tuple((key, _hashable(inner)) for key, inner in value.items()))
-    if isinstance(value, list | tuple):
-        return ("list", tuple(map(_hashable, value)))
+def _hashable(value: Any, depth: int = 0) -> Hashable:
+    if isinstance(value, Mapping | list | tuple):
+        if depth == 0:
+            check_cancelled()  # it may be long
+        if depth > _MAX_DEPTH:
+            return ("deep", id(value))
+        if isinstance(value, Mapping):
+            pairs = ((key, _hashable(inner, depth + 1)) for key, inner in value.items())
+            return ("mapping", tuple(pairs))
+        return ("list", tuple(_hashable(inner, depth + 1) for inner in value))
     return (kind_of(value), value)

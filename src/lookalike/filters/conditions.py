@@ -5,15 +5,18 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError
+from lookalike.filters.limits import MAX_DIGITS, TOO_LONG
+from lookalike.filters.wildcards import Wildcards
+from lookalike.texts import FORMS, normalized
 
 Scalar = str | int | float | bool
 Mask = NDArray[np.bool_]
@@ -28,8 +31,17 @@ OPERATORS = {
 }
 """Operators in structures, and their signs in text."""
 
-MAX_DEPTH = 50
-"""Maximum nesting depth of conditions."""
+STEP = 4_096
+"""Values that are compared between checks whether the work was cancelled."""
+
+_MAX_NAMED = 20
+"""Columns that a message lists."""
+
+_MAX_COMPARED = 1_000
+"""Columns whose names are compared with an unknown one."""
+
+_LONGEST_SHOWN = 60
+"""Characters of a name or value that a message shows."""
 
 
 class Columns(Protocol):
@@ -118,13 +130,10 @@ class Like:
 
     def mask(self, columns: Columns) -> Mask:
         """Return which rows match."""
-        parts = (
-            ".*" if c == "%" else "." if c == "_" else re.escape(c) for c in _folded(self.pattern)
-        )
-        pattern = re.compile("".join(parts), re.DOTALL)
+        pattern = Wildcards(self.pattern)
 
         def matches(value: Any) -> bool:
-            return isinstance(value, str) and pattern.fullmatch(_folded(value)) is not None
+            return isinstance(value, str) and pattern.matches(value)
 
         return _match_rows(columns, self.column, matches, {"text"}, "text")
 
@@ -197,11 +206,6 @@ def kind_of(value: Any) -> str:
     return "text" if isinstance(value, str) else "other"
 
 
-def _folded(text: str) -> str:
-    """Return a text without case, with accents stored in one way."""
-    return unicodedata.normalize("NFC", text.casefold())
-
-
 def equal_values(value: Scalar) -> tuple[Scalar, ...]:
     """Return the values that equal a value: itself, and of a number its text and the reverse.
 
@@ -212,7 +216,7 @@ def equal_values(value: Scalar) -> tuple[Scalar, ...]:
     if isinstance(value, bool):
         return (value,)
     if isinstance(value, str):
-        forms = (value, *(unicodedata.normalize(form, value) for form in ("NFC", "NFD")))
+        forms = (value, *(normalized(form, value) for form in FORMS))
         number = _number(value)
         return (*dict.fromkeys(forms), *(() if number is None else (number,)))
     return (value, _text(value))
@@ -241,9 +245,6 @@ def float_of(number: float) -> float:
         return sys.float_info.max if number > 0 else -sys.float_info.max
 
 
-MAX_DIGITS = 1_000
-"""Digits of an integer that a filter compares with."""
-
 _NUMERIC = re.compile(rf"-?[0-9]{{1,{MAX_DIGITS}}}(\.[0-9]+)?(e[-+][0-9]{{2,3}})?", re.ASCII)
 _EQUATED = {"number", "text"}
 _PLURAL = {"boolean": "booleans", "number": "numbers", "text": "texts", "other": "lists"}
@@ -267,24 +268,56 @@ def _match_rows(
     _check_column(columns, name)
     codes, values = columns.encoded(name)
     if comparable and values:
-        kinds = {kind_of(inner) for value in values for inner in _inner(value)}
+        kinds = {kind_of(inner) for value in _in_steps(values) for inner in _inner(value)}
         if kinds and not kinds & comparable:
             actual = " and ".join(sorted(_PLURAL[each] for each in kinds))
             raise InputError(
-                f"filter: column {name!r} has {actual}, it cannot be compared with {_PLURAL[kind]}"
+                f"filter: column {shown(name)} has {actual}, it cannot be compared with "
+                f"{_PLURAL[kind]}"
             )
-    table = np.array([*(any(map(matches, _inner(value))) for value in values), False], np.bool_)
-    return np.asarray(table[codes])
+    table = [any(map(matches, _inner(value))) for value in _in_steps(values)]
+    return np.asarray(np.array([*table, False], np.bool_)[codes])
+
+
+def _in_steps(values: Sequence[Any]) -> Iterator[Any]:
+    """Yield values, with checks whether the work was cancelled."""
+    for place, value in enumerate(values):
+        if place % STEP == 0:
+            check_cancelled()
+        yield value
 
 
 def _inner(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else (value,)
+    if isinstance(value, list | tuple):
+        check_cancelled()  # it may be long
+        return value
+    return (value,)
 
 
 def _check_column(columns: Columns, name: str) -> None:
-    if name in columns.names:
+    check_cancelled()
+    names = columns.names
+    if name in names:
         return
-    matches = difflib.get_close_matches(name, columns.names, n=1, cutoff=0.4)
-    hint = f"did you mean {matches[0]!r}? " if matches else ""
-    names = ", ".join(columns.names) or "none"
-    raise InputError(f"filter: no column {name!r}: {hint}columns: {names}")
+    matches = difflib.get_close_matches(
+        name[:_LONGEST_SHOWN], names[:_MAX_COMPARED], n=1, cutoff=0.4
+    )
+    hint = f"did you mean {shown(matches[0])}? " if matches else ""
+    listed = ", ".join(each[:_LONGEST_SHOWN] for each in names[:_MAX_NAMED]) or "none"
+    more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
+    raise InputError(f"filter: no column {shown(name)}: {hint}columns: {listed}{more}")
+
+
+def shown(value: object) -> str:
+    """Return a name or a value for a message, shortened; of other objects the type."""
+    if isinstance(value, str):
+        text = repr(value[: _LONGEST_SHOWN + 1])
+    elif isinstance(value, int) and abs(value) >= TOO_LONG:
+        text = f"an integer of over {MAX_DIGITS:,} digits"
+    elif value is None or isinstance(value, int | float):
+        text = repr(value)
+    elif isinstance(value, Mapping | list | tuple):
+        text = f"{'an object' if isinstance(value, Mapping) else 'a list'} of {len(value):,}"
+    else:
+        text = type(value).__name__
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from lookalike.errors import InputError
 from lookalike.filters.conditions import (
-    MAX_DEPTH,
-    MAX_DIGITS,
     OPERATORS,
     AllOf,
     AnyOf,
@@ -20,17 +18,21 @@ from lookalike.filters.conditions import (
     Not,
     Scalar,
 )
+from lookalike.filters.limits import MAX_DEPTH, MAX_DIGITS, Budget
 
-_TOKEN = re.compile(
-    r"""\s*(?:
-      (?P<number>-?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?![\w.]))
-    | (?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")
-    | (?P<quoted>`(?:[^`]|``)+`)
-    | (?P<word>[^\W\d][\w.\-]*)
+_TOKEN = re.compile(  # of possessive repeats, which never try again what they have read
+    r"""\s*+(?:
+      (?P<number>-?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+(?![\w.]))
+    | (?P<text>'(?:[^']|'')*+'|"(?:[^"]|"")*+")
+    | (?P<quoted>`(?:[^`]|``)++`)
+    | (?P<word>[^\W\d][\w.\-]*+)
     | (?P<sign><=|>=|!=|<>|==|=|<|>|\(|\)|,)
     )""",
     re.VERBOSE,
 )
+_LONGEST_WORD = 60
+"""Characters of a word that a message repeats."""
+
 _SIGNS = {"==": "eq", "<>": "ne", **{sign: name for name, sign in OPERATORS.items()}}
 
 
@@ -39,6 +41,7 @@ class _Token:
     kind: str
     text: str
     start: int
+    stop: int
 
     def is_word(self, *words: str) -> bool:
         return self.kind == "word" and self.text.lower() in words
@@ -53,7 +56,8 @@ def parse(text: str) -> Filter:
     digits, ``_``, ``-`` and ``.`` are in backquotes.
 
     Raises:
-        InputError: it cannot be parsed; the message shows the position.
+        InputError: it cannot be parsed, and the message shows the position; or it is larger than
+            the limits of :mod:`lookalike.filters.limits`.
     """
     return _Parser(text).parse()
 
@@ -62,32 +66,34 @@ class _Parser:
     """A recursive-descent parser over the tokens of a text."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.tokens = self._tokens()
-        self.position = 0
+        self._budget = Budget()
+        self.text = self._budget.take_text(text)
+        self.end = len(text.rstrip())
         self.depth = 0
+        self.token = self._read(0)
 
     def parse(self) -> Filter:
-        if len(self.tokens) == 1:
+        if self.token.kind == "end":
             raise InputError("filter: it is empty; remove it to search all rows")
         condition = self._parse_or()
-        if self._peek().kind != "end":
+        if self.token.kind != "end":
             raise self._error("expected 'and', 'or' or the end")
         return condition
 
-    def _tokens(self) -> list[_Token]:
-        tokens, position = [], 0
-        end = len(self.text.rstrip())
-        while position < end:
-            match = _TOKEN.match(self.text, position)
-            if match is None:
-                rest = self.text[position:]
-                start = position + len(rest) - len(rest.lstrip())
-                raise _syntax_error(self.text, start, "unexpected character")
-            kind = str(match.lastgroup)
-            tokens.append(_Token(kind, match[kind], match.start(kind)))
-            position = match.end()
-        return [*tokens, _Token("end", "", end)]
+    def _read(self, position: int) -> _Token:
+        """Return the token at a position: each is read when it is needed, so that limits hold."""
+        if position >= self.end:
+            return _Token("end", "", self.end, self.end)
+        match = _TOKEN.match(self.text, position)
+        if match is None:
+            rest = self.text[position:]
+            start = position + len(rest) - len(rest.lstrip())
+            raise _syntax_error(self.text, start, "unexpected character")
+        kind = str(match.lastgroup)
+        return _Token(kind, match[kind], match.start(kind), match.end())
+
+    def _advance(self) -> None:
+        self.token = self._read(self.token.stop)
 
     def _parse_or(self) -> Filter:
         parts = [self._parse_and()]
@@ -117,17 +123,18 @@ class _Parser:
             self.depth -= 1
 
     def _parse_comparison(self) -> Filter:
+        self._budget.take_conditions()
         column = self._parse_column()
         negated = self._take_word("not")
         condition: Filter
         if self._take_word("in"):
             condition = In(column, self._parse_list())
         elif self._take_word("like"):
-            token = self._peek()
+            token = self.token
             pattern = self._parse_value()
             if not isinstance(pattern, str):
                 raise _syntax_error(self.text, token.start, "expected a text in quotes")
-            condition = Like(column, pattern)
+            condition = Like(column, self._budget.take_pattern(pattern))
         elif negated:
             raise self._error("expected 'in' or 'like'")
         elif self._take_word("is"):
@@ -136,60 +143,63 @@ class _Parser:
                 raise self._error("expected 'null'")
             condition = IsNull(column)
         else:
-            token = self._peek()
-            if token.text not in _SIGNS:
+            sign = self.token.text
+            if sign not in _SIGNS:
                 raise self._error("expected = != < <= > >=, in, like or is null")
-            self.position += 1
-            condition = Compare(column, _SIGNS[token.text], self._parse_value())
+            self._advance()
+            condition = Compare(column, _SIGNS[sign], self._parse_value())
         return Not(condition) if negated else condition
 
     def _parse_column(self) -> str:
-        token = self._peek()
+        token = self.token
         if token.kind == "quoted":
-            self.position += 1
+            self._advance()
             return token.text[1:-1].replace("``", "`")
         if token.kind != "word" or token.is_word("and", "or", "in", "like", "is", "null"):
             raise self._error("expected the name of a column")
-        self.position += 1
+        self._advance()
         return token.text
 
     def _parse_list(self) -> tuple[Scalar, ...]:
         self._expect("(")
         values = [self._parse_value()]
         while self._take_sign(","):
+            self._budget.take_values(1)
             values.append(self._parse_value())
+        self._budget.take_values(1)
         self._expect(")")
         return tuple(values)
 
     def _parse_value(self) -> Scalar:
-        token = self._peek()
-        self.position += 1
+        token = self.token
+        value: Scalar
         if token.kind == "text":
             quote = token.text[0]
-            return token.text[1:-1].replace(quote * 2, quote)
-        if token.kind == "number":
+            value = token.text[1:-1].replace(quote * 2, quote)
+        elif token.kind == "number":
             is_integer = not set(token.text) & set(".eE")
             if is_integer and len(token.text) > MAX_DIGITS:
                 raise _syntax_error(self.text, token.start, f"over {MAX_DIGITS:,} digits")
-            return int(token.text) if is_integer else float(token.text)
-        if token.is_word("true", "false"):
-            return token.text.lower() == "true"
-        self.position -= 1
-        hint = f"; put the text in quotes: '{token.text}'" if token.kind == "word" else ""
-        raise self._error(f"expected a text in quotes, a number, true or false{hint}")
-
-    def _peek(self) -> _Token:
-        return self.tokens[self.position]
+            value = int(token.text) if is_integer else float(token.text)
+        elif token.is_word("true", "false"):
+            value = token.text.lower() == "true"
+        else:
+            word = token.text if len(token.text) <= _LONGEST_WORD else "..."
+            hint = f"; put the text in quotes: '{word}'" if token.kind == "word" else ""
+            raise self._error(f"expected a text in quotes, a number, true or false{hint}")
+        self._advance()
+        return value
 
     def _take_word(self, word: str) -> bool:
-        matches = self._peek().is_word(word)
-        self.position += matches
+        matches = self.token.is_word(word)
+        if matches:
+            self._advance()
         return matches
 
     def _take_sign(self, sign: str) -> bool:
-        token = self._peek()
-        matches = token.kind == "sign" and token.text == sign
-        self.position += matches
+        matches = self.token.kind == "sign" and self.token.text == sign
+        if matches:
+            self._advance()
         return matches
 
     def _expect(self, sign: str) -> None:
@@ -197,7 +207,7 @@ class _Parser:
             raise self._error(f"expected {sign!r}")
 
     def _error(self, reason: str) -> InputError:
-        return _syntax_error(self.text, self._peek().start, reason)
+        return _syntax_error(self.text, self.token.start, reason)
 
 
 def _syntax_error(text: str, position: int, reason: str) -> InputError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import unicodedata
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -21,6 +20,7 @@ from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from lookalike.sources.skipping import SkipCounter, Skipped, reason_to_skip
 from lookalike.sources.tables import SUFFIXES as TABLES
 from lookalike.sources.tables import Table, find_column, read_table
+from lookalike.texts import FORMS, normalized
 from lookalike.types import Failure
 
 _IGNORED_FOLDERS = frozenset(
@@ -179,8 +179,8 @@ def matching_name(name: str, names: Container[str]) -> str | None:
         for path in (text, text.replace("\\", "/")):
             if path in names:
                 return path
-            for form in ("NFC", "NFD"):
-                if (variant := _normalized(path, form)) in names:
+            for form in FORMS:
+                if (variant := normalized(form, path)) in names:
                     return variant
     return None
 
@@ -191,10 +191,6 @@ def similar_name(name: str, names: Sequence[str]) -> str:
     same = [each for each in names if each.rpartition("/")[2].casefold() == base]
     near = same or difflib.get_close_matches(name, names[:_MAX_COMPARED], n=1, cutoff=0.75)
     return f"; did you mean {escape_name(near[0])!r}?" if near else ""
-
-
-def _normalized(path: str, form: str) -> str:
-    return unicodedata.normalize(form, path)  # type: ignore[arg-type]
 
 
 def _by_path(

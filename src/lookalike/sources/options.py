@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,6 +10,7 @@ from typing import Any
 
 from lookalike.errors import SettingError
 from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
+from lookalike.texts import folded
 
 PAGES = ("first", "all")
 
@@ -98,20 +98,15 @@ def _json_limit(limit: float | None) -> float | str | None:
     return _NO_LIMIT if limit == math.inf else limit
 
 
-def _folded(text: str) -> str:
-    """Return a text without case, with accents stored in one way."""
-    return unicodedata.normalize("NFC", text.casefold())
-
-
 def matches_glob(path: str, patterns: Sequence[str]) -> bool:
     """Return whether a path, or a folder that it is in, matches a pattern, in any case of letters.
 
     ``*`` matches slashes too. A pattern without a slash is for the name of the file or a folder.
     """
-    parts = _folded(path).split("/")
+    parts = folded(path).split("/")
     paths = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
     for pattern in patterns:
-        wanted = _folded(pattern).rstrip("/").removeprefix("./")
+        wanted = folded(pattern).rstrip("/").removeprefix("./")
         if any(fnmatchcase(each, wanted) for each in (paths if "/" in wanted else parts)):
             return True
     return False
