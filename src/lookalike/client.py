@@ -6,22 +6,38 @@ It needs only the standard library and what decodes images.
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
+import http.client
 import io
 import json
+import math
+import re
+import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlencode
+from typing import Any, NoReturn
+from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
 from PIL import Image
 
-from lookalike.errors import BusyError, ImageError, InputError, MissingRowError, ServiceError
+from lookalike.documents import parse_json
+from lookalike.errors import (
+    BusyError,
+    ImageError,
+    InputError,
+    MissingRowError,
+    ServiceError,
+    SettingError,
+)
 from lookalike.filters import Where
+from lookalike.formatting import printable, without_url_secrets
 from lookalike.images.decode import ImageInput, decode
 from lookalike.types import Hit, Hits, ImageArray, Metadata, Metric
 
@@ -33,6 +49,12 @@ _PROBLEMS: Mapping[str, type[Exception]] = {
 }
 _BATCH = 64
 _ATTEMPTS = 4
+_MAX_DELAY_S = 30
+"""The longest wait before a request is repeated, whatever the service asks for."""
+_MAX_ANSWER_BYTES = 256_000_000
+_MAX_PROBLEM_BYTES = 1_000_000
+_MAX_MESSAGE = 1_000
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +62,44 @@ class Client:
     """A service at ``url``; ``key`` is an API key, ``timeout`` is in seconds.
 
     A request that is refused because the service is at its limits, or because a gallery is being
-    replaced, is retried up to three times, after the delay that the service asks for.
+    replaced, is retried up to three times, after the delay that the service asks for, at most 30 s.
+    ``timeout`` is for each attempt, from the connection to the last byte.
+
+    The key is sent to the service only: a redirect to another scheme, host or port is an error. It
+    is neither shown nor pickled.
+
+    Raises:
+        SettingError: ``url`` is not an http or https address, or holds a user or password; ``key``
+            cannot be one; or ``timeout`` is not positive.
     """
 
     url: str
     key: str | None = field(default=None, repr=False)
     timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        _check_url(self.url)
+        if self.key is not None and not re.fullmatch("[!-~]+", self.key):
+            raise SettingError(
+                "{key} must be printable ASCII without spaces; was it read with its line end?",
+                key=None,
+            )
+        if not 0 < self.timeout < threading.TIMEOUT_MAX:
+            raise SettingError("{timeout} must be positive", timeout=self.timeout)
+
+    def __copy__(self) -> Client:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Client:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self.key is not None:
+            raise InputError(
+                "a client with an API key is not pickled, since whoever reads the pickle could use "
+                "the key; make one in each process: Client(url, key)"
+            )
+        return Client, (self.url, None, self.timeout)
 
     def galleries(self) -> list[str]:
         """Return the names of the galleries.
@@ -53,7 +107,9 @@ class Client:
         Raises:
             ServiceError: the service cannot be reached, or refuses the request.
         """
-        return [gallery["name"] for gallery in self.json("GET", "/v1/galleries")]
+        galleries = self.json("GET", "/v1/galleries")
+        with self._expected():
+            return [_text(gallery["name"]) for gallery in galleries]
 
     def gallery(self, name: str) -> RemoteGallery:
         """Return a gallery by its name in the service; no request is sent."""
@@ -63,7 +119,7 @@ class Client:
         """Send JSON and return the JSON of the response, None if its body is empty."""
         data = None if body is None else json.dumps(body).encode()
         response = self.send(method, path, data, "application/json")
-        return json.loads(response) if response else None
+        return self._parse(response) if response else None
 
     def send(
         self, method: str, path: str, data: bytes | None = None, kind: str = "application/json"
@@ -72,7 +128,8 @@ class Client:
 
         Raises:
             InputError, MissingRowError, ImageError, BusyError: as the same method of a gallery.
-            ServiceError: the service cannot be reached, or refuses the request, or fails.
+            ServiceError: the service cannot be reached, or refuses the request, or fails, or its
+                response is larger than 256 MB.
         """
         headers = {"Accept": "application/json, image/*"}
         if data is not None:
@@ -82,20 +139,235 @@ class Client:
         url = self.url.rstrip("/") + path
         for attempts_left in reversed(range(_ATTEMPTS)):
             request = urllib.request.Request(url, data, headers, method=method)
-            try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                    return bytes(response.read())
-            except urllib.error.HTTPError as error:
-                with error:
-                    delay = error.headers.get("Retry-After", "")
-                    if error.code in (429, 503) and attempts_left and delay.isdigit():
-                        time.sleep(int(delay))
-                        continue
-                    raise _error_of_response(url, error) from None
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "reason", error)
-                raise ServiceError(f"{self.url}: cannot be reached ({reason})") from error
+            status, delay, body = self._attempt(request)
+            if status < 400:
+                return body
+            if status in (429, 503) and attempts_left and delay is not None:
+                time.sleep(delay)
+                continue
+            raise _error_of_response(without_url_secrets(url), status, body)
         raise AssertionError
+
+    def _attempt(self, request: urllib.request.Request) -> tuple[int, int | None, bytes]:
+        """Send a request; return status, seconds after which to repeat it, and body."""
+        late = f"cannot be reached (no complete response within {self.timeout:g} s)"
+        with _TimeLimit(self.timeout) as limit:
+            request.time_limit = limit  # type: ignore[attr-defined]
+            try:
+                answer = _answer(request, self.timeout)
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                reason = _one_line(getattr(error, "reason", error))
+                self._fail(late if limit.is_over else f"cannot be reached ({reason})", error)
+            if limit.is_over:  # the connection was closed, so that its end seems to be regular
+                self._fail(late)
+            return answer
+
+    def _fail(self, message: str, cause: Exception | None = None) -> NoReturn:
+        raise ServiceError(f"{self.url}: {message}") from cause
+
+    def _parse(self, data: bytes) -> Any:
+        """Return the values of a JSON document of the service."""
+        return parse_json(data, self.url, error=ServiceError, limit=_MAX_ANSWER_BYTES)
+
+    @contextlib.contextmanager
+    def _expected(self) -> Iterator[None]:
+        """Report that values of the service are not of the types that they should be."""
+        try:
+            yield
+        except (AttributeError, LookupError, TypeError, ValueError, SettingError) as error:
+            self._fail("unexpected response; is it a lookalike service?", error)
+
+
+def _check_url(url: str) -> None:
+    """Check that an address is one that a key can be sent to.
+
+    Raises:
+        SettingError: it is not; the message has no password.
+    """
+    shown = printable(without_url_secrets(url))
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        known = False
+    if not known or printable(url) != url or " " in url or not url.isascii():
+        raise SettingError("{url} must be an address such as https://images.example.org", url=shown)
+    if "@" in parts.netloc:
+        raise SettingError(
+            "{url} must not hold a user or password; an API key is passed as {key}",
+            url=shown,
+            key=None,
+        )
+    if parts.query or parts.fragment:
+        raise SettingError("{url} must not have a query or fragment", url=shown)
+
+
+class _TimeLimit:
+    """Ends a connection after some time, however slowly bytes arrive.
+
+    Timeouts of sockets count from the last byte.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.is_over = False
+        self._lock = threading.Lock()
+        self._close: Callable[[], object] | None = None
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _TimeLimit:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._timer.join()
+
+    def covers(self, close: Callable[[], object]) -> None:
+        """Call ``close`` when the time is over."""
+        with self._lock:
+            self._close = close
+            if self.is_over:
+                close()
+
+    def _end(self) -> None:
+        with self._lock:
+            self.is_over = True
+            if self._close is not None:
+                self._close()
+
+
+class _SameOrigin(urllib.request.HTTPRedirectHandler):
+    """Follows redirects within the service: the key is not for others, nor for plain http."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        """Return the request to send instead."""
+        fp.close()  # its body, however long, is not read
+        if _origin(newurl) != _origin(req.full_url) or req.get_method() != "GET":
+            target = _one_line(without_url_secrets(newurl))
+            raise OSError(f"it redirects to {target}, which is not followed; use that address")
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request is not None:
+            request.time_limit = req.time_limit
+        return request
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname, parts.port or default
+
+
+class _Http(urllib.request.HTTPHandler):
+    """Opens connections that end with the time limit of their request."""
+
+    def http_open(self, req: Any) -> Any:
+        """Return the response."""
+        return self.do_open(_limited(http.client.HTTPConnection, req), req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    """The same with TLS."""
+
+    def https_open(self, req: Any) -> Any:
+        """Return the response."""
+        return self.do_open(_limited(http.client.HTTPSConnection, req), req)
+
+
+def _limited(kind: Callable[..., http.client.HTTPConnection], request: Any) -> Any:
+    def make(*arguments: Any, **options: Any) -> http.client.HTTPConnection:
+        connection = kind(*arguments, **options)
+        connect = connection.connect
+
+        def limited_connect() -> None:
+            connect()
+            opened = connection.sock
+            request.time_limit.covers(lambda: _shut_down(opened))
+
+        connection.connect = limited_connect  # type: ignore[method-assign]
+        return connection
+
+    return make
+
+
+@functools.cache
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_Http, _Https, _SameOrigin)
+
+
+def _answer(request: urllib.request.Request, timeout: float) -> tuple[int, int | None, bytes]:
+    """Return status, seconds after which to repeat a request, and body.
+
+    Raises:
+        OSError, ValueError, HTTPException: no complete response came.
+    """
+    try:
+        with _opener().open(request, timeout=timeout) as response:
+            return response.status, None, _read(response, _MAX_ANSWER_BYTES)
+    except urllib.error.HTTPError as error:
+        with error:
+            delay = _delay(error.headers.get("Retry-After", ""))
+            return error.code, delay, _read(error, _MAX_PROBLEM_BYTES)
+
+
+def _shut_down(connection: Any) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(2)  # both directions: who reads gets the end at once
+
+
+def _read(response: Any, limit: int) -> bytes:
+    """Return the body of a response.
+
+    Raises:
+        OSError: it is larger than ``limit`` bytes, or the connection broke.
+    """
+    blocks: list[bytes] = []
+    left = limit
+    while block := response.read(min(_BLOCK, left + 1)):
+        left -= len(block)
+        blocks.append(block)
+        if left < 0:
+            raise OSError(f"the response is larger than {limit / 1e6:,.0f} MB")
+    if response.length:  # what http.client only notices without a number of bytes
+        raise OSError("the connection broke before the end of the response")
+    return b"".join(blocks)
+
+
+def _delay(text: str) -> int | None:
+    """Return the seconds of a ``Retry-After``, at most 30; None if it has none."""
+    if not text.isascii() or not text.isdigit():
+        return None
+    return min(int(text[:9]), _MAX_DELAY_S)
+
+
+def _one_line(text: object) -> str:
+    return printable(str(text))[:_MAX_MESSAGE]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("not an object")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError("not a number")
+    return value
+
+
+def _whole_number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= sys.maxsize:
+        raise TypeError("not a whole number")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +379,12 @@ class RemoteGallery:
 
     def info(self) -> dict[str, Any]:
         """Return the facts of the gallery and the columns of its metadata."""
-        info: dict[str, Any] = self.client.json("GET", self._path())
-        return info
+        return self._object("GET")
 
     def __len__(self) -> int:
-        return int(self.info()["rows"])
+        info = self.info()
+        with self.client._expected():
+            return _whole_number(info["rows"])
 
     def search(  # noqa: PLR0913 - keyword options of the public call
         self,
@@ -165,10 +438,12 @@ class RemoteGallery:
             files = [_file_bytes(query) for query in queries[start : start + _BATCH]]
             images = [{"image": base64.b64encode(data).decode()} for data in files]
             body = {"queries": images, "k": k}
-            for each in self.client.json("POST", f"{self._path()}/search/batch", body)["results"]:
-                if each["result"] is None:
-                    raise _error_of_problem(each["problem"])
-                hits.append(self._hits(each["result"]))
+            answer = self.client.json("POST", f"{self._path()}/search/batch", body)
+            with self.client._expected():
+                for each, _ in zip(answer["results"], images, strict=True):
+                    if each["result"] is None:
+                        raise _error_of_problem(each["problem"])
+                    hits.append(self._hits(each["result"]))
         return hits
 
     def evaluation(self) -> dict[str, Any]:
@@ -177,13 +452,11 @@ class RemoteGallery:
         Raises:
             ServiceError: there is no saved evaluation.
         """
-        report: dict[str, Any] = self.client.json("GET", self._path("/evaluation"))
-        return report
+        return self._object("GET", "/evaluation")
 
     def item(self, id: str) -> dict[str, Any]:  # noqa: A002
         """Return an item's id, metadata, content hash, and the paths of its image."""
-        item: dict[str, Any] = self.client.json("GET", self._path("/item", id=id))
-        return item
+        return self._object("GET", "/item", id=id)
 
     def image(self, id: str) -> ImageArray:  # noqa: A002
         """Return an item's image, decoded."""
@@ -193,29 +466,47 @@ class RemoteGallery:
         """Add or replace an item; return whether it is new. Its id starts with ``api:``."""
         path = self._path("/item", id=id, metadata=json.dumps(dict(metadata or {})))
         response = self.client.send("PUT", path, _file_bytes(image), "application/octet-stream")
-        return bool(json.loads(response)["created"])
+        answer = self.client._parse(response)
+        with self.client._expected():
+            return bool(answer["created"])
 
     def update_metadata(self, id: str, metadata: Metadata) -> dict[str, Any]:  # noqa: A002
         """Change columns of an item's metadata, None removes one; return all of its metadata."""
         body = {"metadata": dict(metadata)}
-        response: dict[str, Any] = self.client.json("PATCH", self._path("/item", id=id), body)
-        return dict(response["metadata"])
+        response = self.client.json("PATCH", self._path("/item", id=id), body)
+        with self.client._expected():
+            return _object(response["metadata"])
 
     def remove(self, id: str) -> None:  # noqa: A002
         """Delete an item that was added with :meth:`put`."""
         self.client.json("DELETE", self._path("/item", id=id))
 
+    def _object(self, method: str, resource: str = "", **parameters: str) -> dict[str, Any]:
+        """Return the JSON object that a resource is."""
+        answer = self.client.json(method, self._path(resource, **parameters))
+        with self.client._expected():
+            return _object(answer)
+
     def _path(self, resource: str = "", **parameters: str) -> str:
         query = f"?{urlencode(parameters)}" if parameters else ""
         return f"/v1/galleries/{quote(self.name, safe='')}{resource}{query}"
 
-    def _hits(self, result: Mapping[str, Any]) -> Hits:
-        base = self.client.url.rstrip("/")
-        hits = tuple(
-            Hit(hit["rank"], hit["id"], base + hit["image_url"], hit["distance"], hit["metadata"])
-            for hit in result["hits"]
+    def _hits(self, result: Any) -> Hits:
+        with self.client._expected():
+            hits = tuple(map(self._hit, result["hits"]))
+            return Hits(_text(result["query"]), Metric(result["metric"]), hits)
+
+    def _hit(self, hit: Mapping[str, Any]) -> Hit:
+        path = _text(hit["image_url"])
+        if not path.startswith("/"):  # else it could lead to another host
+            raise ValueError("not a path")
+        return Hit(
+            rank=_whole_number(hit["rank"]),
+            id=_text(hit["id"]),
+            uri=self.client.url.rstrip("/") + path,
+            distance=_number(hit["distance"]),
+            metadata=_object(hit["metadata"]),
         )
-        return Hits(result["query"], Metric(result["metric"]), hits)
 
 
 def _without_none(**options: Any) -> dict[str, Any]:
@@ -239,18 +530,21 @@ def _file_bytes(image: ImageInput) -> bytes:
     return file.getvalue()
 
 
-def _error_of_response(url: str, error: urllib.error.HTTPError) -> Exception:
+def _error_of_response(url: str, status: int, body: bytes) -> Exception:
+    phrase = http.client.responses.get(status, "")
+    unknown = ServiceError(
+        f"{url}: the service responded {status} {phrase}".rstrip(), status=status
+    )
     try:
-        return _error_of_problem(json.loads(error.read()))
-    except (ValueError, KeyError, TypeError):
-        return ServiceError(
-            f"{url}: the service responded {error.code} {error.reason}", status=error.code
-        )
+        return _error_of_problem(parse_json(body, url, error=ServiceError))
+    except (ServiceError, LookupError, TypeError, ValueError, OverflowError):
+        return unknown
 
 
 def _error_of_problem(problem: Mapping[str, Any]) -> Exception:
-    kind = str(problem["type"]).rpartition(":")[2]
-    message = f"{problem['title']}: {problem['detail']}"
+    """Return the error of a problem document, in one line whatever it holds."""
+    kind = _text(problem["type"]).rpartition(":")[2]
+    message = _one_line(f"{_text(problem['title'])}: {_text(problem['detail'])}")
     if kind in _PROBLEMS:
         return _PROBLEMS[kind](message)
-    return ServiceError(message, status=int(problem["status"]), kind=kind)
+    return ServiceError(message, status=_whole_number(problem["status"]), kind=_one_line(kind))

@@ -13,6 +13,20 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+_URL = re.compile(r"\b((?:https?|ftp|milvus|milvus\+tls)://)([^\s'\"<>]+)", re.IGNORECASE)
+
+
+def without_url_secrets(text: str) -> str:
+    """Return a text whose URLs have no user, password, query and fragment."""
+    return _URL.sub(_without_secrets, text)
+
+
+def _without_secrets(match: re.Match[str]) -> str:
+    address = re.split("[?#]", match[2], maxsplit=1)[0]
+    host, slash, path = address.partition("/")
+    return match[1] + host.rpartition("@")[2] + slash + path
+
+
 def format_count(number: int, singular: str, plural: str = "") -> str:
     """Return a number with its noun: "1 row", "1,200 rows"; ``plural`` where no s is added."""
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

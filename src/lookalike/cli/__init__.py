@@ -111,7 +111,9 @@ def _options(
     if verbose:
         import logging
 
-        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+        from lookalike.cli.logs import log_to_stderr
+
+        log_to_stderr(logging.INFO, "%(name)s: %(message)s")
 
 
 _SURROUNDINGS = frozenset(

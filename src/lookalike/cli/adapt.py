@@ -87,7 +87,7 @@ def command(
         training = {key: origin[key] for key in keys}
         console.print_json({"path": str(out), **facts, **training})
         return
-    print(
+    console.print_lines(
         f"{out}: {adapted.name}, {adapted.dim} dimensions, from "
         f"{format_count(origin['views_per_image'], 'view')} of "
         f"{format_count(origin['images'], 'image')} in {origin['seconds']:.0f} s"

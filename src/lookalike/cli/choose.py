@@ -149,7 +149,7 @@ def _print(choice: Choice) -> None:
         columns = ["encoder", "quality", "difference to best", "images/s", "dim", ""]
         rows = [_ranked(candidate) for candidate in choice.candidates]
     console.print_table(columns, rows, title=title)
-    print(verdict(choice))
+    console.print_lines(verdict(choice))
     for name, reason in choice.not_tried.items():
         console.note(f"not tried: {name}: {reason}")
 

@@ -66,8 +66,21 @@ def any_encoding() -> Iterator[None]:
 
 def note(text: str) -> None:
     """Print lines to stderr; what would command the terminal is escaped."""
-    lines = [printable(line) for line in text.split("\n")]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    print(_printable_lines(text), file=sys.stderr, flush=True)
+
+
+def print_lines(text: str) -> None:
+    """Print lines for people to stdout; what would command the terminal is escaped."""
+    print(_printable_lines(text), flush=True)
+
+
+def print_names(names: Sequence[str]) -> None:
+    """Print names to stdout, one a line: as they are for programs, escaped on a terminal."""
+    print("\n".join(map(printable, names) if sys.stdout.isatty() else names))
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def print_json(value: Any, *, one_line: bool = False) -> None:
@@ -131,7 +144,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
         nested = value.items() if isinstance(value, Mapping) else [("", value)]
         for key, each in nested:
             label = f"{name} {key}".strip().replace("_", " ")
-            print(f"{label:24} {_readable(each)}")
+            print(f"{printable(label):24} {_readable(each)}")
 
 
 def _readable(value: object) -> str:
@@ -145,7 +158,7 @@ def _readable(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_readable(each)}" for name, each in value.items())
+        return ", ".join(f"{printable(name)} {_readable(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
         if len(value) > _LISTED:
             return format_count(len(value), "value")
@@ -182,12 +195,12 @@ def progress() -> Iterator[ProgressCallback]:
     from rich.progress import Progress as Bars
 
     with Bars(
-        TextColumn("{task.description:24}"),
+        TextColumn("{task.description:24}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
     ) as bars:
         ids: dict[str, Any] = {}
@@ -195,9 +208,11 @@ def progress() -> Iterator[ProgressCallback]:
 
         def show(p: Progress) -> None:
             if rates.update(p) or p.task not in ids:
-                ids[p.task] = bars.add_task(p.task, total=p.total, rate="", note="")
+                ids[p.task] = bars.add_task(printable(p.task), total=p.total, rate="", note="")
             rate = rates.text(p)
-            bars.update(ids[p.task], completed=p.done, total=p.total, rate=rate, note=p.note)
+            bars.update(
+                ids[p.task], completed=p.done, total=p.total, rate=rate, note=printable(p.note)
+            )
 
         yield show
 

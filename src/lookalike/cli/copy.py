@@ -54,7 +54,7 @@ def command(
     if as_json:
         console.print_json(report.as_dict())
         return
-    print(
+    console.print_lines(
         f"{target}: {format_count(report.rows, 'row')}; {report.added:,} added, "
         f"{report.updated:,} updated, {report.removed:,} removed, {report.unchanged:,} unchanged, "
         f"in {report.seconds:.1f} s; verified: {format_count(report.compared, 'row')} compared"

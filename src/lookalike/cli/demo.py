@@ -40,13 +40,13 @@ def command(
         raise typer.Exit(130) from None
     from lookalike.cli.evaluation_tables import print_evaluation
 
-    print()
+    console.print_lines("")
     print_evaluation(result.evaluation)
     labels = ", ".join(
         str(hit.metadata.get("item", hit.metadata.get("label", ""))) for hit in result.hits
     )
-    print(f"\n{result.hits.query}: {labels}  (contact sheet: {result.figure})")
-    print(f"\n{result.seconds:.0f} s in total. Report: {result.report}")
-    print("Next:")
+    console.print_lines(f"\n{result.hits.query}: {labels}  (contact sheet: {result.figure})")
+    console.print_lines(f"\n{result.seconds:.0f} s in total. Report: {result.report}")
+    console.print_lines("Next:")
     for line in result.next_commands:
-        print(f"  {line}")
+        console.print_lines(f"  {line}")

@@ -53,4 +53,4 @@ def _print(check: Check) -> None:
         break_on_hyphens=False,
     )
     margin = "\n" + " " * _INDENT
-    print(f"{status:6} {check.name:18}  {margin.join(lines)}", flush=True)
+    console.print_lines(f"{status:6} {check.name:18}  {margin.join(lines)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lookalike.cli.console import note, print_table
+from lookalike.cli.console import note, print_lines, print_table
 from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
@@ -22,29 +22,29 @@ def print_evaluation(evaluation: Evaluation) -> None:
     print_table(*_scores(evaluation), title=_title(evaluation))
     k = evaluation.k
     if not evaluation.criterion.labeled:
-        print(
+        print_lines(
             f"relevant results {evaluation.criterion.description}; mAP@{k} divides by "
             f"min({k}, relevant rows), mAP retrieved by the relevant results"
         )
     for text in baseline_notes(evaluation.baselines_left_out, evaluation.baselines_unread):
-        print(text)
+        print_lines(text)
     for text in cautions(evaluation):
-        print(text)
+        print_lines(text)
     leakage = evaluation.leakage
     if leakage is not None and leakage.leaked and not leakage.excluded:
-        print("without these rows: --exclude-duplicates")
+        print_lines("without these rows: --exclude-duplicates")
     if text := ceiling_note(evaluation):
-        print(text)
+        print_lines(text)
     if evaluation.variants:
         _print_variants(evaluation)
     first = evaluation.scores.first
     if first.queries < len(evaluation.examples):
         queries = format_count(first.queries, "query", "queries")
-        print(f"first {queries}: precision@{k} {_interval(first.precision_estimate)}")
-    print(f"* {verdict(evaluation)}")
+        print_lines(f"first {queries}: precision@{k} {_interval(first.precision_estimate)}")
+    print_lines(f"* {verdict(evaluation)}")
     if text := most_confused(evaluation):
-        print(f"most confused: {text}")
-    print(
+        print_lines(f"most confused: {text}")
+    print_lines(
         f"latency per query: median {evaluation.latency.p50:.2f} ms, "
         f"95th percentile {evaluation.latency.p95:.2f} ms"
     )
@@ -120,8 +120,8 @@ def print_robustness(result: RobustnessResult) -> None:
     print_table(columns, rows, title=title)
     if result.no_content:
         images = format_count(len(result.no_content), "image")
-        print(f"{images} without content (blank or nearly of one color): in no score")
-    print(verdict(result))
+        print_lines(f"{images} without content (blank or nearly of one color): in no score")
+    print_lines(verdict(result))
 
 
 def print_judgements(result: JudgementsResult) -> None:
@@ -141,7 +141,9 @@ def print_judgements(result: JudgementsResult) -> None:
     if rows:
         columns = ("gallery", "k", "precision@k", "mAP", "R@1", "queries", "agreement")
         print_table(columns, rows, title="Results judged relevant")
-        print("precision@k is over the results shown; mAP divides by the relevant ones among them")
+        print_lines(
+            "precision@k is over the results shown; mAP divides by the relevant ones among them"
+        )
     pairs = [
         (
             f"{pair.a} : {pair.b}",
@@ -156,7 +158,7 @@ def print_judgements(result: JudgementsResult) -> None:
         headings = ("galleries", "preferred", "ties", "share of the first", "agreement")
         print_table(headings, pairs, title="Preferences")
     for pair in result.preferences:
-        print(pair.verdict())
+        print_lines(pair.verdict())
     for each in result.hits:
         if each.left_out:
             queries = format_count(each.left_out, "query", "queries")

@@ -74,14 +74,14 @@ def map_command(
             }
         )
     else:
-        print(
+        console.print_lines(
             f"{format_count(len(result.ids), 'image')}, "
             f"{format_count(len(result.clusters), 'cluster')}, "
             f"{result.unclustered:,} unclustered"
         )
-        print(_quality(quality))
+        console.print_lines(_quality(quality))
         _print_left_out(result)
-        print(f"created {result.origin.created_at}")
+        console.print_lines(f"created {result.origin.created_at}")
     if out is not None:
         console.note(f"{out}: {console.size(len(page))}; open it in a browser")
     if result.unsaved:
@@ -119,7 +119,7 @@ def clusters_command(
         ]
         console.print_table(("cluster", "images", "share of label", "medoid"), rows)
         images = format_count(len(result.ids), "image")
-        print(f"{result.unclustered:,} of {images} unclustered")
+        console.print_lines(f"{result.unclustered:,} of {images} unclustered")
         _print_left_out(result)
     if out is None:
         return
@@ -245,16 +245,18 @@ def _print_duplicates(result: Duplicates) -> None:
         console.print_table(columns, rows)
     if len(result.groups) > _LISTED:
         more = format_count(len(result.groups) - _LISTED, "more group")
-        print(f"and {more}; list them with --json or --out")
-    print(f"{result.summary()}; nothing was deleted")
+        console.print_lines(f"and {more}; list them with --json or --out")
+    console.print_lines(f"{result.summary()}; nothing was deleted")
     by_id = sum(ID in group.decided_by for group in result.groups)
     if by_id and result.keep == "largest":
         groups = format_count(by_id, "group")
-        print(f"{groups} decided by the id: to choose by folder, --prefer FOLDER or '!FOLDER'")
+        console.print_lines(
+            f"{groups} decided by the id: to choose by folder, --prefer FOLDER or '!FOLDER'"
+        )
     if result.threshold is not None:
-        print(f"near-duplicates: {result.threshold.describe()}")
+        console.print_lines(f"near-duplicates: {result.threshold.describe()}")
     elif result.no_content:
-        print("near-duplicates: not searched, no image has content to compare")
+        console.print_lines("near-duplicates: not searched, no image has content to compare")
 
 
 def _map(
@@ -285,7 +287,7 @@ def _quality(quality: MapQuality) -> str:
 def _print_left_out(result: CollectionMap) -> None:
     if result.zero_embeddings:
         images = format_count(len(result.zero_embeddings), "image")
-        print(
+        console.print_lines(
             f"{images} with an embedding of zeros: not on the map, in no cluster, without a score"
         )
 

@@ -34,4 +34,4 @@ def command(
     if as_json:
         console.print_json({"path": str(out), "rows": rows, "layout": layout})
     else:
-        print(f"{out}: {format_count(rows, 'row')}, {layout}")
+        console.print_lines(f"{out}: {format_count(rows, 'row')}, {layout}")

@@ -37,15 +37,18 @@ def add_command(
 @app.command("list", cls=Command)
 def list_command(file: _File) -> None:
     """List keys and their permissions."""
-    from lookalike.server.api_keys import read_keys
+    from lookalike.server.api_keys import permission_problem, read_keys
 
     rows = [(key.name, _permissions(key.write)) for key in read_keys(file)]
     console.print_table(("key", "permissions"), rows)
+    problem = permission_problem(file)
+    if problem is not None:
+        console.note(f"warning: {problem}")
 
 
 @app.command("remove", cls=Command)
 def remove_command(file: _File, name: _Name) -> None:
-    """Remove a key; takes effect after a restart of the service."""
+    """Remove a key; a running service refuses it within a second."""
     from lookalike.server.api_keys import remove_key
 
     remove_key(file, name)

@@ -70,7 +70,7 @@ def suggest_command(
         uris = opened.store.get(ids).uris
         console.print_json([{"id": i, "uri": uri} for i, uri in zip(ids, uris, strict=True)])
     elif out is None:
-        print("\n".join(ids))
+        console.print_names(ids)
     if out is not None:
         _write_label_sheet(opened, ids, label_set, out / "labels.csv")
         console.note("fill in the column label; sheet.png shows the numbered images")
@@ -180,7 +180,7 @@ def issues_command(
             cells = [[row[name] for name in _ISSUE_COLUMNS] for row in rows[:k]]
             console.print_table(_ISSUE_COLUMNS, cells)
         labeled = format_count(result.labeled, "label")
-        print(f"{len(rows):,} of {labeled} disagree with the nearest neighbors")
+        console.print_lines(f"{len(rows):,} of {labeled} disagree with the nearest neighbors")
     if out is not None:
         sheet = [(row["id"], f"{row['label']}\n{row['suggested']}?") for row in rows[:k]]
         write_folder(opened, out / "issues.csv", _ISSUE_COLUMNS, rows, sheet)
@@ -238,17 +238,21 @@ def _print_propagation(result: Propagation) -> None:
     facts = result.as_dict()
     unknown = facts["images"] - facts["labeled"] - facts["propagated"]
     share = "" if result.coverage is None else f" ({result.coverage:.1%} of the unlabeled)"
-    print(
+    console.print_lines(
         f"{facts['labeled']:,} labeled, {facts['propagated']:,} propagated{share}, "
         f"{unknown:,} unknown"
     )
     if result.unreached:
         reason = "no label reaches them, or their embedding is zero"
-        print(f"{format_count(result.unreached, 'image')} without a prediction: {reason}")
+        console.print_lines(
+            f"{format_count(result.unreached, 'image')} without a prediction: {reason}"
+        )
     if not result.calibrated:
-        print("not calibrated (too few labels): confidences only rank images")
+        console.print_lines("not calibrated (too few labels): confidences only rank images")
         return
     if result.expected_precision is not None:
-        print(f"expected precision of propagated labels: {result.expected_precision:.1%}")
+        console.print_lines(
+            f"expected precision of propagated labels: {result.expected_precision:.1%}"
+        )
     accuracies = ", ".join(f"{name} {value:.3f}" for name, value in result.accuracies.items())
-    print(f"method: {result.method}; cross-validated accuracy: {accuracies}")
+    console.print_lines(f"method: {result.method}; cross-validated accuracy: {accuracies}")

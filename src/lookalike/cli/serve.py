@@ -38,6 +38,10 @@ def command(
         list[str] | None,
         typer.Option(metavar="ORIGIN", help="Allowed CORS origin (repeatable)."),
     ] = None,
+    audit_log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Append a line per write to FILE instead of stderr."),
+    ] = None,
 ) -> None:
     """Serve galleries over HTTP: a search page and an API.
 
@@ -49,24 +53,32 @@ def command(
     """
     import logging
 
+    from lookalike.cli.logs import log_to_file, log_to_stderr
     from lookalike.server.settings import ServeSettings, accepted_hosts, check_host, gallery_paths
 
     check_host(host, keys=keys is not None)
     paths = gallery_paths(galleries)
     console.require_package("fastapi", "serving galleries", "serve")
     from lookalike.gallery.gallery import Gallery
-    from lookalike.server.api_keys import read_keys
+    from lookalike.server.api_keys import KeyFile, permission_problem
     from lookalike.server.app import create_app
+    from lookalike.server.audit import AUDIT_LOG
     from lookalike.server.uvicorn_server import listen, run
 
     settings = ServeSettings(
-        keys=() if keys is None else read_keys(keys),
+        keys=() if keys is None else KeyFile(keys),
         allow_writes=write,
         allow_urls=allow_urls,
         hosts=accepted_hosts(host, allow_host or ()),
         origins=tuple(allow_origin or ()),
     )
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr(logging.WARNING, "%(levelname)s %(name)s: %(message)s")
+    logging.getLogger(AUDIT_LOG).setLevel(logging.INFO)
+    if audit_log is not None:
+        log_to_file(AUDIT_LOG, audit_log)
+    problem = None if keys is None else permission_problem(keys)
+    if problem is not None:
+        console.note(f"warning: {problem}")
     opened = {name: Gallery.open(path) for name, path in paths.items()}
     app = create_app(opened, settings)
     listening = listen(host, port)

@@ -119,7 +119,7 @@ def command(
         console.print_json(_summary(encoder, out) | {"sanity_check": result})
     else:
         for sentence in () if assessment is None else assessment.sentences():
-            print(f"  {sentence}")
+            console.print_lines(f"  {sentence}")
         console.note(f"next: lookalike index NAME.gallery {source} --encoder {out}")
     agrees = encoder.origin["export"]["sufficient"]
     if not agrees:
@@ -175,7 +175,7 @@ def _print(encoder: NetworkEncoder, out: Path) -> None:
     loss = "" if origin["loss"] is None else f", {loss_name} {origin['loss']:.5f}"
     epochs = float(f"{origin['epochs']:.3g}")
     passes = format_count(int(epochs), "epoch") if epochs.is_integer() else f"{epochs:g} epochs"
-    print(
+    console.print_lines(
         f"{out}: {encoder.name}, {encoder.dim} dimensions, {passes} of "
         f"{format_count(origin['images'], 'image')} in {origin['seconds']:.0f} s{loss}"
     )

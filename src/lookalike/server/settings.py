@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,19 +21,23 @@ class ServeSettings:
     """Access rights and limits of the service.
 
     Attributes:
-        keys: API keys. Without any, every client may read, and write if ``allow_writes``.
+        keys: API keys, or a :class:`~lookalike.server.api_keys.KeyFile` that is read again when it
+            changes. Without any, every client may read, and write if ``allow_writes``.
         allow_writes: accept writes from clients without a key.
         allow_urls: fetch query images from public URLs.
         hosts: accepted ``Host`` headers; empty accepts all.
         origins: origins whose pages may call the API from a browser (CORS).
+        trusted_proxies: addresses of reverse proxies, whose ``X-Forwarded-For`` tells the clients
+            apart that share the service's capacity.
         limits: resource limits.
     """
 
-    keys: tuple[Key, ...] = ()
+    keys: Sequence[Key] = ()
     allow_writes: bool = False
     allow_urls: bool = False
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
 
@@ -50,6 +54,37 @@ def check_host(host: str, *, keys: bool) -> None:
             host=host,
             keys=None,
         )
+
+
+def check_origins(origins: Iterable[str], *, allow_writes: bool, keys: bool) -> None:
+    """Refuse a service that any page of the web could write to, through its visitors.
+
+    Raises:
+        SettingError: all origins may write without a key.
+    """
+    if "*" in origins and allow_writes and not keys:
+        raise SettingError(
+            "{allow_origin} with {write} lets every website change the gallery, which requires "
+            "API keys; allow single origins, or create a key with: lookalike key add keys.json "
+            "NAME --write, then set {keys} to keys.json",
+            allow_origin="*",
+            write=None,
+            keys=None,
+        )
+
+
+def proxy_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Return IP addresses of reverse proxies as connections have them.
+
+    Raises:
+        SettingError: one is not an IP address.
+    """
+    try:
+        return tuple(str(ipaddress.ip_address(each.strip("[]"))) for each in addresses)
+    except ValueError as error:
+        raise SettingError(
+            f"{{trusted_proxy}}: {error}", trusted_proxy=None
+        ) from None
 
 
 def is_loopback(host: str) -> bool:

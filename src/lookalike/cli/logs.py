@@ -1,0 +1,157 @@
+"""Log lines on stderr and in files: one line each, nothing that steers a terminal, no floods."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import TextIO
+
+from lookalike.artifacts import storage_error
+from lookalike.errors import SettingError
+from lookalike.formatting import format_count, printable, without_url_secrets
+
+log = logging.getLogger(__name__)
+
+_WINDOW_S = 60.0
+_LINES = 20
+_KINDS = 1_000
+_MAX_CHARACTERS = 2_000
+
+
+def log_to_stderr(level: int, layout: str) -> None:
+    """Log to stderr from ``level`` on, as :class:`LineFormatter` writes it.
+
+    Nothing changes if logging is configured already.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter(layout))
+    handler.addFilter(RepeatFilter())
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+def log_to_file(name: str, path: Path) -> None:
+    """Append the messages of one logger to a file instead, which only its owner can read.
+
+    The file is opened again when it was renamed, as programs do that rotate logs.
+
+    Raises:
+        StorageError: the file cannot be written.
+        SettingError: it is not a regular file.
+    """
+    if path.exists() and not path.is_file():
+        raise SettingError(f"{path}: not a regular file, so nothing can be appended to it")
+    try:
+        handler = _PrivateFile(path)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    handler.setFormatter(LineFormatter("%(message)s"))
+    handler.addFilter(RepeatFilter())
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
+class LineFormatter(logging.Formatter):
+    """Writes a message as one line of printable text; the lines of a traceback are indented.
+
+    Control characters are escaped, and queries and passwords are cut from URLs.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and those of a traceback."""
+        record.message = _clean(record.getMessage())
+        suppressed = getattr(record, "suppressed", 0)
+        if suppressed:
+            count = format_count(suppressed, "line")
+            record.message += f" ({count} like this left out in the last minute)"
+        if self.usesTime():
+            record.asctime = self.formatTime(record, self.datefmt)
+        lines = [self.formatMessage(record)]
+        if record.exc_info and record.exc_info[0] is not None:
+            for text in traceback.format_exception(*record.exc_info):
+                lines += [f"  {_clean(line)}" for line in text.rstrip("\n").split("\n")]
+        return "\n".join(lines)
+
+
+def _clean(text: str) -> str:
+    cut = text[:_MAX_CHARACTERS] + ("..." if len(text) > _MAX_CHARACTERS else "")
+    return printable(without_url_secrets(cut.rstrip()))
+
+
+@dataclass(slots=True)
+class _Window:
+    """What was written of one kind of lines since a moment, and how many were not."""
+
+    started: float
+    lines: set[int] = field(default_factory=set)
+    suppressed: int = 0
+
+
+class RepeatFilter(logging.Filter):
+    """Passes the same line once a minute, and 20 lines a minute that differ in their values only.
+
+    The next line of that kind says how many were left out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._windows: dict[tuple[object, ...], _Window] = {}
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to write a record; its ``suppressed`` is how many before it were not.
+
+        A record whose ``each`` is true is always written.
+        """
+        if getattr(record, "each", False):
+            return True
+        kind: tuple[object, ...] = (record.name, record.levelno, str(record.msg)[:_MAX_CHARACTERS])
+        if record.exc_info and record.exc_info[0] is not None:
+            frames = traceback.extract_tb(record.exc_info[2], limit=-1)
+            kind += (record.exc_info[0], *((frame.filename, frame.lineno) for frame in frames))
+        line = hash(record.getMessage())
+        now = time.monotonic()
+        with self._lock:
+            window = self._windows.get(kind)
+            if window is None or now - window.started >= _WINDOW_S:
+                record.suppressed = 0 if window is None else window.suppressed
+                self._forget(now)
+                self._windows[kind] = _Window(now, {line})
+                return True
+            if line not in window.lines and len(window.lines) < _LINES:
+                window.lines.add(line)
+                return True
+            window.suppressed += 1
+            return False
+
+    def _forget(self, now: float) -> None:
+        """Keep a bounded number of kinds in mind."""
+        if len(self._windows) < _KINDS:
+            return
+        old = [key for key, each in self._windows.items() if now - each.started >= _WINDOW_S]
+        for key in old or list(self._windows)[: _KINDS // 2]:
+            del self._windows[key]
+
+
+class _PrivateFile(WatchedFileHandler):
+    """A log file for its owner only."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, mode="a", encoding="utf-8", errors="backslashreplace")
+
+    def _open(self) -> TextIO:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=_open_private)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
+        """Log a line instead of a traceback for each record, and keep the record with it."""
+        log.error("%s cannot be written; not written: %s", self.baseFilename, record.getMessage())
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
