@@ -1,33 +1,64 @@
 """A pool of decoder processes with limits on time and memory.
 
 A file that crashes, hangs or bloats its decoder fails only its own request: the process is killed
-and replaced.
+and replaced. So is one that was killed from outside, and its file is decoded again. Clients take
+turns by the time that their images took so far.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, Self
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from functools import partial
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
-from lookalike.errors import ImageError
+from lookalike.cancellation import check_cancelled
+from lookalike.errors import CancelledError, ImageError
 from lookalike.images.formats import upload_formats
 from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
 from lookalike.server import messages
+from lookalike.server.admission import current_client
+from lookalike.server.decoder_process import MAX_SIDE
+from lookalike.server.fair_queue import FairQueue
+from lookalike.server.problems import too_many_requests
 from lookalike.types import ImageArray
 
+T = TypeVar("T")
+
 _BUFFER = 1 << 20
-_CRASH_ERRORS = (asyncio.IncompleteReadError, BrokenPipeError, ConnectionResetError, ValueError)
+_MAX_HEADER = 1 << 16
+_MAX_PAYLOAD = 256 << 20
+
+_CRASH_ERRORS = (EOFError, OSError, ValueError, KeyError, TypeError)
 """Raised when a decoder dies or sends an invalid response."""
 
+_ATTEMPTS = 2
+"""Decoders that a file may crash: the first one may have been killed for another reason."""
+
+_GRACE_SECONDS = 1.0
+"""How long a decoder may go on with a request that was cancelled, before it is replaced."""
+
+_POLL_SECONDS = 0.25
+"""How often a waiting request looks whether it was cancelled."""
+
+_EXPECTED_SECONDS = 0.02
+_RESTART_SECONDS = 0.5
+"""What a client is charged while its request runs, and for a decoder that had to be replaced."""
+
+_MEDIA_TYPES = ("image/jpeg", "image/png")
 
 UPLOAD_MEGAPIXELS = 50
 """Largest image in an upload or from a URL."""
@@ -42,10 +73,58 @@ def upload_options() -> DecodeOptions:
     return DecodeOptions(max_megapixels=UPLOAD_MEGAPIXELS, formats=upload_formats())
 
 
+class Priority(IntEnum):
+    """Which images of one client are decoded first."""
+
+    QUERY = 0
+    THUMBNAIL = 1
+    BATCH = 2
+
+
+class DecodeBudget:
+    """The time that decoding the images of one request may take together.
+
+    Args:
+        seconds: of the decoders' processors.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.left = seconds
+
+    def check(self, name: str) -> None:
+        """Return if there is time left for an image.
+
+        Raises:
+            ImageError: there is none.
+        """
+        if self.left <= 0:
+            raise ImageError(
+                f"{name}: not decoded, since the images before it in this request took "
+                f"{self.seconds:g} s together, the limit; send fewer or smaller ones"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """A request that waits for a decoder, and the bytes that its result may have."""
+
+    turn: asyncio.Future[_Worker]
+    size: int
+
+
 class DecoderPool:
     """Decoder processes, each handling one request at a time. Use as ``async with``.
 
     ``restarts`` counts processes that had to be replaced.
+
+    Args:
+        count: processes.
+        seconds: time to decode one image.
+        memory: address space of a process, in bytes.
+        queue_seconds: time to wait for a process.
+        image_bytes: decoded images that are in memory at a time; further ones wait.
+        module: that is run.
     """
 
     def __init__(
@@ -54,48 +133,97 @@ class DecoderPool:
         *,
         seconds: float,
         memory: int,
+        queue_seconds: float = 20.0,
+        image_bytes: int = 256 << 20,
         module: str = "lookalike.server.decoder_process",
     ) -> None:
         self.seconds = seconds
         self.restarts = 0
+        self._queue_seconds = queue_seconds
+        self._image_bytes = image_bytes
+        self._held_bytes = 0
         command = (sys.executable, "-m", module, str(memory))
         self._workers = [_Worker(command) for _ in range(count)]
-        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
+        self._idle: list[_Worker] = []
+        self._queue: FairQueue[_Job] = FairQueue()
+        self._background: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         await asyncio.gather(*(worker.start() for worker in self._workers))
-        for worker in self._workers:
-            self._idle.put_nowait(worker)
+        self._idle += self._workers
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closed = True
+        for task in list(self._background):
+            task.cancel()
         for worker in self._workers:
-            worker.kill()
+            worker.kill(wait=True)
 
-    async def image(
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a process."""
+        return len(self._queue)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of decoded images that are in memory, or may be at the end of their decoding."""
+        return self._held_bytes
+
+    async def image(  # noqa: PLR0913 - options with names
         self,
-        data: bytes,
+        image: bytes | ImageArray,
         name: str,
         box: Sequence[int] | None = None,
         *,
         options: DecodeOptions | None = None,
         page: int = 0,
+        side: int = MAX_SIDE,
+        priority: Priority = Priority.QUERY,
+        budget: DecodeBudget | None = None,
     ) -> ImageArray:
-        """Decode an image file, to at most 2,048 pixels a side.
+        """Decode an image file, ``(H, W)`` or ``(H, W, 3)`` uint8.
 
         Args:
-            data: the file.
+            image: the file, or its pixels.
             name: of the image, in errors.
             box: crops the image first.
             options: of its source, for a file of the gallery; default the limits of uploads.
             page: of the file.
+            side: largest width and height of the result; at most 2,048.
+            priority: among the images of the same client.
+            budget: of the request.
 
         Raises:
-            ImageError: the file is not an image, or exceeds the limits.
+            ImageError: the file is not an image, exceeds the limits, or the budget is used up.
+            ProblemError: no process was free in time.
+            CancelledError: the request was cancelled, or its time is over.
         """
-        decoding = {"options": asdict(options or upload_options()), "page": page}
-        header, pixels = await self._request(data, task="image", name=name, box=box, **decoding)
-        return np.frombuffer(pixels, np.uint8).reshape(header["shape"])
+        side = min(side, MAX_SIDE)
+        request = {"task": "image", "name": name, "box": box, "side": side, "page": page}
+        request["options"] = asdict(options or upload_options())
+        return await self._run(
+            image, request, partial(self._image_of, side), priority, size=3 * side**2, budget=budget
+        )
+
+    async def features(
+        self,
+        image: bytes | ImageArray,
+        name: str,
+        *,
+        options: DecodeOptions = DEFAULT_OPTIONS,
+        page: int = 0,
+    ) -> ImageArray:
+        """Return a file or array of the gallery as local features need it, gray ``(H, W)`` uint8.
+
+        See :func:`lookalike.images.local_features.reduce_image`.
+
+        Raises:
+            ImageError, ProblemError, CancelledError: as of :meth:`image`.
+        """
+        request = {"task": "features", "name": name, "options": asdict(options), "page": page}
+        return await self._run(image, request, partial(self._image_of, MAX_SIDE), Priority.QUERY)
 
     async def thumbnail(
         self,
@@ -112,45 +240,221 @@ class DecoderPool:
         source.
 
         Raises:
-            ImageError: the file is not an image, or exceeds the limits.
+            ImageError, ProblemError, CancelledError: as of :meth:`image`.
         """
-        request: dict[str, Any] = {"task": "thumbnail", "name": name, "size": size}
+        request = {"task": "thumbnail", "name": name, "size": size}
         request |= {"options": asdict(options), "page": page}
+        return await self._run(image, request, _file_of, Priority.THUMBNAIL)
+
+    async def png(self, image: ImageArray, name: str) -> bytes:
+        """Return pixels as the bytes of a PNG.
+
+        Raises:
+            ImageError, ProblemError, CancelledError: as of :meth:`image`.
+        """
+        request = {"task": "png", "name": name}
+        return (await self._run(image, request, _file_of, Priority.THUMBNAIL))[1]
+
+    async def _run(
+        self,
+        image: bytes | ImageArray,
+        request: dict[str, Any],
+        read: Callable[[Mapping[str, Any], bytes], T],
+        priority: Priority,
+        *,
+        size: int = 0,
+        budget: DecodeBudget | None = None,
+    ) -> T:
+        """Send a request to a decoder once it is this client's turn; ``read`` its response."""
+        client = current_client()
         if not isinstance(image, bytes):
             request["shape"] = image.shape
             image = np.ascontiguousarray(image).tobytes()
-        header, data = await self._request(image, **request)
-        return header["type"], data
-
-    async def _request(self, data: bytes, **request: Any) -> messages.Message:
-        worker = await self._idle.get()
-        if worker.crashed:  # while it was idle
-            worker.kill()
-            self.restarts += 1
+        worker = await self._take(client, priority, size, request["name"], budget)
+        started = time.monotonic(), worker.starts
+        running = asyncio.create_task(self._attempts(worker, request, image, read))
+        running.add_done_callback(partial(self._finish, worker, started, client, size, budget))
         try:
-            async with asyncio.timeout(self.seconds):
-                header, payload = await worker.request(request, data)
-        except TimeoutError:
-            worker.kill()
-            limit = f"{self.seconds:g} s"
-            raise ImageError(f"{request['name']}: decoding took longer than {limit}") from None
-        except _CRASH_ERRORS:
-            worker.kill()
-            raise ImageError(f"{request['name']}: broken image (it crashed the decoder)") from None
-        except BaseException:
-            worker.kill()  # it may be in the middle of a message
-            raise
+            while not (await asyncio.wait([running], timeout=_POLL_SECONDS))[0]:
+                check_cancelled()
+            return running.result().value
         finally:
-            if worker.stopped:
-                self.restarts += 1
-            self._idle.put_nowait(worker)
-        if "error" in header:
-            raise ImageError(header["error"])
-        return header, payload
+            if not running.done():
+                self._in_background(_end(running))
+
+    async def _take(
+        self, client: str, priority: Priority, size: int, name: str, budget: DecodeBudget | None
+    ) -> _Worker:
+        """Wait for a decoder and for room for the result."""
+        job = _Job(turn=asyncio.get_running_loop().create_future(), size=size)
+        self._queue.put(client, priority, job)
+        self._dispatch()
+        deadline = time.monotonic() + self._queue_seconds
+        try:
+            while not (await asyncio.wait([job.turn], timeout=_POLL_SECONDS))[0]:
+                check_cancelled()
+                if time.monotonic() > deadline:
+                    raise too_many_requests(f"{self.waiting} images wait to be decoded")
+            check_cancelled()
+            if budget is not None:
+                budget.check(name)
+            return job.turn.result()
+        except BaseException:
+            if job.turn.done():
+                self._settle(client, size, 0.0)
+                self._release(job.turn.result())
+            else:
+                self._queue.remove(client, priority, job)
+            raise
+
+    def _dispatch(self) -> None:
+        """Give the idle decoders to those whose turn it is."""
+
+        def fits(job: _Job) -> bool:
+            return not self._held_bytes or job.size <= self._image_bytes - self._held_bytes
+
+        while self._idle and (taken := self._queue.take(fits)) is not None:
+            client, job = taken
+            self._held_bytes += job.size
+            self._queue.charge(client, _EXPECTED_SECONDS)
+            job.turn.set_result(self._idle.pop())
+
+    def _release(self, worker: _Worker) -> None:
+        self._idle.append(worker)
+        if not self._closed:
+            self._dispatch()
+
+    def _settle(self, client: str, size: int, seconds: float) -> None:
+        """Count the time that a request really took, and free what was held for its result."""
+        self._held_bytes -= size
+        self._queue.charge(client, seconds - _EXPECTED_SECONDS)
+
+    async def _attempts(
+        self,
+        worker: _Worker,
+        request: dict[str, Any],
+        data: bytes,
+        read: Callable[[Mapping[str, Any], bytes], T],
+    ) -> _Result[T]:
+        """Return the result of a decoder; of a fresh one, if it crashes."""
+        name, start = request["name"], time.monotonic()
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            try:
+                async with asyncio.timeout(self.seconds):
+                    if worker.stopped or worker.crashed:  # while it was idle
+                        await self._restart(worker)
+                    header, payload = await worker.request(request, data)
+                    error = header.get("error")
+                    value = read(header, payload) if error is None else None
+                    seconds = min(float(header["seconds"]), time.monotonic() - start)
+            except TimeoutError:
+                await self._restart(worker)
+                limit = f"{self.seconds:g} s"
+                raise ImageError(f"{name}: decoding took longer than {limit}") from None
+            except _CRASH_ERRORS:
+                await self._restart(worker)
+                if not attempts_left:
+                    raise ImageError(f"{name}: broken image (it crashed the decoder)") from None
+            except BaseException:
+                await self._restart(worker)  # it may be in the middle of a message
+                raise
+            else:
+                if value is None:
+                    raise ImageError(str(error))
+                return _Result(value, seconds)
+        raise AssertionError
+
+    async def _restart(self, worker: _Worker) -> None:
+        """Replace the process of a decoder; the new one gets ready in the background."""
+        worker.kill()
+        self.restarts += 1
+        if self._closed:
+            raise CancelledError("the service stops")
+        with contextlib.suppress(OSError):  # tried again at the next request
+            await worker.start()
+
+    def _finish(
+        self,
+        worker: _Worker,
+        started: tuple[float, int],
+        client: str,
+        size: int,
+        budget: DecodeBudget | None,
+        running: asyncio.Task[_Result[Any]],
+    ) -> None:
+        """Release a decoder after a request, whether anybody waits for its result or not."""
+        if running.cancelled() or running.exception() is not None:
+            seconds = time.monotonic() - started[0]
+        else:
+            seconds = running.result().seconds
+        seconds += _RESTART_SECONDS * (worker.starts - started[1])
+        if budget is not None:
+            budget.left -= seconds
+        self._settle(client, size, seconds)
+        self._release(worker)
+
+    def _image_of(self, side: int, header: Mapping[str, Any], payload: bytes) -> ImageArray:
+        """Return the pixels of a response, and count their bytes as long as they are used.
+
+        Raises:
+            ValueError: they are not those of an image.
+        """
+        shape = tuple(int(length) for length in header["shape"])
+        valid = len(shape) in (2, 3) and shape[2:] in ((), (3,))
+        if not valid or not 0 < min(shape[:2]) <= max(shape[:2]) <= side:
+            raise ValueError(f"unexpected shape {shape}")
+        pixels = np.frombuffer(payload, np.uint8)
+        image = pixels.reshape(shape)
+        self._held_bytes += len(payload)
+        free = weakref.finalize(pixels, self._free, asyncio.get_running_loop(), len(payload))
+        free.atexit = False
+        return image
+
+    def _free(self, loop: asyncio.AbstractEventLoop, size: int) -> None:
+        """Count an image that is no longer used; called in any thread."""
+
+        def free() -> None:
+            self._held_bytes -= size
+            self._dispatch()
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(free)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result(Generic[T]):
+    """What a decoder returned, and the time of its processor."""
+
+    value: T
+    seconds: float
+
+
+async def _end(running: asyncio.Task[Any]) -> None:
+    """Let a request whose result nobody waits for end soon: starting a process takes longer."""
+    try:
+        await asyncio.wait([running], timeout=_GRACE_SECONDS)
+    finally:
+        running.cancel()
+
+
+def _file_of(header: Mapping[str, Any], payload: bytes) -> tuple[str, bytes]:
+    """Return the media type and bytes of an encoded image.
+
+    Raises:
+        ValueError: it is no image.
+    """
+    if header["type"] not in _MEDIA_TYPES:
+        raise ValueError(f"unexpected media type {header['type']}")
+    return header["type"], payload
 
 
 class _Worker:
-    """One decoder process, started again on the next request if it was killed.
+    """One decoder process; ``starts`` counts how often it was started.
 
     It communicates over a socket pair. The process is started by ``Popen`` and not by the event
     loop, which may run fork handlers of libraries (such as Lance's warning) before the exec.
@@ -160,6 +464,7 @@ class _Worker:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.starts = 0
 
     @property
     def stopped(self) -> bool:
@@ -182,23 +487,35 @@ class _Worker:
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         self._streams = await asyncio.open_connection(sock=ours, limit=_BUFFER)
+        self.starts += 1
 
     async def request(self, request: dict[str, Any], data: bytes) -> messages.Message:
+        """Send a request and return its response.
+
+        Raises:
+            EOFError, OSError: the process ended.
+            ValueError: what it sent is no response.
+        """
         if self._streams is None:
-            await self.start()
-        assert self._streams is not None
+            raise EOFError("it could not be started")
         reader, writer = self._streams
         writer.writelines((messages.preamble(request, len(data)), data))
         await writer.drain()
         lengths = messages.LENGTHS.unpack(await reader.readexactly(messages.LENGTHS.size))
+        if lengths[0] > _MAX_HEADER or lengths[1] > _MAX_PAYLOAD:
+            raise ValueError("the response is too long")
         header, payload = [await reader.readexactly(length) for length in lengths]
-        return json.loads(header), payload
+        return dict(json.loads(header)), payload
 
-    def kill(self) -> None:
+    def kill(self, *, wait: bool = False) -> None:
+        """End the process; ``wait`` until it is gone, which may take as long as its memory does."""
         process, streams = self._process, self._streams
         self._process = self._streams = None
         if streams is not None:
             streams[1].transport.abort()
         if process is not None:
             process.kill()
-            process.wait()  # immediate, since SIGKILL cannot be ignored
+            if wait:
+                process.wait()
+            else:
+                threading.Thread(target=process.wait, name="reap-decoder", daemon=True).start()

@@ -1,7 +1,8 @@
 """A sandboxed decoder: ``python -m lookalike.server.decoder_process MEMORY_BYTES``.
 
 It handles requests from standard input until that is closed. A file that crashes the decoder, or
-needs more memory than ``MEMORY_BYTES``, ends this process and not the service.
+needs more memory than ``MEMORY_BYTES``, ends this process and not the service. Images that are too
+large for the service's own process are encoded here too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
@@ -19,6 +21,7 @@ from PIL import Image
 from lookalike.errors import InputError
 from lookalike.images.decode import decode, shrink_image
 from lookalike.images.foreground import Box
+from lookalike.images.local_features import reduce_image
 from lookalike.images.options import DecodeOptions
 from lookalike.server import messages
 from lookalike.types import ImageArray
@@ -30,38 +33,56 @@ Response = tuple[dict[str, Any], bytes | memoryview]
 
 
 def image(data: bytes, request: Mapping[str, Any]) -> Response:
-    """Decode to pixels; ``box`` crops the image first."""
+    """Decode to pixels, at most ``side`` wide and high; ``box`` crops the image first."""
     box = request.get("box")
-    pixels = _decode(data, request, full_size=box is not None)
+    pixels = _pixels(data, request, full_size=box is not None)
     pixels = pixels if box is None else Box.from_sequence(box).crop(pixels)
-    pixels = np.ascontiguousarray(shrink_image(pixels, MAX_SIDE))
-    return {"shape": pixels.shape}, pixels.reshape(-1).data
+    return _response(shrink_image(pixels, request.get("side", MAX_SIDE)))
+
+
+def features(data: bytes, request: Mapping[str, Any]) -> Response:
+    """Decode to what local features need of an image."""
+    return _response(reduce_image(_pixels(data, request)))
 
 
 def thumbnail(data: bytes, request: Mapping[str, Any]) -> Response:
     """Decode and encode at most ``size`` pixels wide and high, as JPEG or, if tiny, as PNG."""
+    pixels = shrink_image(_pixels(data, request), request["size"])
+    return _file(pixels, "PNG" if max(pixels.shape[:2]) <= _TINY else "JPEG")
+
+
+def png(data: bytes, request: Mapping[str, Any]) -> Response:
+    """Encode pixels as they are."""
+    return _file(_pixels(data, request), "PNG")
+
+
+def _pixels(data: bytes, request: Mapping[str, Any], *, full_size: bool = False) -> ImageArray:
+    """Return the pixels that were sent, or those of the file that was."""
     if "shape" in request:
-        pixels: ImageArray = np.frombuffer(data, np.uint8).reshape(request["shape"])
-    else:
-        pixels = _decode(data, request)
-    pixels = shrink_image(pixels, request["size"])
-    tiny = max(pixels.shape[:2]) <= _TINY
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG" if tiny else "JPEG", quality=85)
-    return {"type": "image/png" if tiny else "image/jpeg"}, file.getvalue()
-
-
-def _decode(data: bytes, request: Mapping[str, Any], *, full_size: bool = False) -> ImageArray:
+        return np.frombuffer(data, np.uint8).reshape(request["shape"])
     options = DecodeOptions(**request["options"])
     name, page = request["name"], request["page"]
     return decode(data, name=name, full_size=full_size, options=options, page=page)
+
+
+def _response(pixels: ImageArray) -> Response:
+    pixels = np.ascontiguousarray(pixels)
+    return {"shape": pixels.shape}, pixels.reshape(-1).data
+
+
+def _file(pixels: ImageArray, kind: str) -> Response:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, quality=85)
+    return {"type": Image.MIME[kind]}, file.getvalue()
 
 
 _TINY = 64
 
 TASKS: Mapping[str, Callable[[bytes, Mapping[str, Any]], Response]] = {
     "image": image,
+    "features": features,
     "thumbnail": thumbnail,
+    "png": png,
 }
 
 
@@ -80,7 +101,10 @@ def main(memory: int) -> None:
     _limit_resources(memory)
     requests, responses = _take_over_pipes()
     while (message := messages.read(requests)) is not None:
-        messages.write(responses, *handle(*message))
+        before = time.process_time()
+        header, payload = handle(*message)
+        messages.write(responses, {**header, "seconds": time.process_time() - before}, payload)
+        del message, payload
 
 
 def _limit_resources(memory: int) -> None:
