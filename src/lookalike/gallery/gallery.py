@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from lookalike.artifacts import sole_writer
+from lookalike.cancellation import check_cancelled
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import (
@@ -57,6 +59,7 @@ from lookalike.gallery.sync import (
     same_location,
 )
 from lookalike.images.foreground import Box
+from lookalike.images.local_features import reduce_image
 from lookalike.search.query import Query, QueryRegion
 from lookalike.search.search import SearchOptions
 from lookalike.sources import (
@@ -783,7 +786,8 @@ class Gallery:
             else:
                 vectors = region.without_image(str(keywords), opened.store.dim)
             # The snapshot is of the gallery of this encoder, or an error.
-            hits = options.run(opened.snapshot().store, vectors, self.read_images)
+            read = partial(self.read_images, reduce=reduce_image)
+            hits = options.run(opened.snapshot().store, vectors, read)
             return Hits(vectors.name, options.metric, hits, vectors.uri)
 
         return self._read(run)
@@ -820,9 +824,28 @@ class Gallery:
         except (ImageError, SourceError):
             return None
 
-    def read_images(self, rows: Iterable[Record | Hit]) -> list[ImageArray | None]:
-        """Return the images of rows; None where one cannot be read."""
-        return list(thread_map(self.read_image, rows))
+    def read_images(
+        self,
+        rows: Iterable[Record | Hit],
+        reduce: Callable[[ImageArray], ImageArray] | None = None,
+    ) -> list[ImageArray | None]:
+        """Return the images of rows; None where one cannot be read.
+
+        Args:
+            rows: of this gallery.
+            reduce: applied to each image as soon as it is decoded, so that only as many as there
+                are threads are ever in memory at full size.
+
+        Raises:
+            CancelledError: the work was cancelled, or its time is over.
+        """
+
+        def read(row: Record | Hit) -> ImageArray | None:
+            check_cancelled()
+            image = self.read_image(row)
+            return image if image is None or reduce is None else reduce(image)
+
+        return list(thread_map(read, rows, batch_size=1))
 
     def info(self) -> dict[str, Any]:
         """Return facts about the gallery, as JSON values."""

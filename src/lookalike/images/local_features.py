@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.config import settings
 from lookalike.errors import InputError, MissingDependencyError
 from lookalike.images.decode import resize_image, shrink_image, to_channels
@@ -99,6 +101,15 @@ class GeometricMatch:
 _NO_MATCH = GeometricMatch(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))
 
 
+def reduce_image(image: ImageArray) -> ImageArray:
+    """Return what :func:`extract_features` uses of an image: gray ``(H, W)``, at most 480 a side.
+
+    Of the result it detects the same features. Images that are compared are reduced one by one as
+    they are decoded, so that never many are in memory at full size.
+    """
+    return shrink_image(np.ascontiguousarray(to_channels(image, 1)[:, :, 0]), _MAX_SIDE)
+
+
 def extract_features(image: ImageArray, *, max_features: int = MAX_FEATURES) -> Features:
     """Detect the ``max_features`` largest local features of an image.
 
@@ -114,7 +125,7 @@ def extract_features(image: ImageArray, *, max_features: int = MAX_FEATURES) -> 
     except ImportError as error:
         package = "opencv-python-headless"
         raise MissingDependencyError(package, "geometric re-ranking", "geometric") from error
-    gray = _working_size(np.ascontiguousarray(to_channels(image, 1)[:, :, 0]))
+    gray = _working_size(reduce_image(image))
     sift = cv2.SIFT.create(contrastThreshold=_CONTRAST_THRESHOLD, enable_precise_upscale=True)
     keypoints, descriptors = sift.detectAndCompute(gray, None)
     values = np.array([(*p.pt, p.size, p.angle) for p in keypoints], np.float64).reshape(-1, 4)
@@ -170,16 +181,27 @@ def verify_candidates(
 ) -> list[GeometricMatch | None]:
     """Match a query with each candidate image in threads; None for unreadable images.
 
+    The result is the same for images of :func:`reduce_image`.
+
     Raises:
         MissingDependencyError: OpenCV is not installed.
+        CancelledError: the work was cancelled, or its time is over.
     """
     features = extract_features(query, max_features=MAX_QUERY_FEATURES)
 
     def verify(candidate: ImageArray | None) -> GeometricMatch | None:
-        return None if candidate is None else match_features(features, extract_features(candidate))
+        check_cancelled()
+        if candidate is None:
+            return None
+        return match_features(features, extract_features(reduce_image(candidate)))
 
     with ThreadPoolExecutor(settings().threads, thread_name_prefix="lookalike-geometric") as pool:
-        return list(pool.map(verify, candidates))
+        matches = [pool.submit(copy_context().run, verify, each) for each in candidates]
+        try:
+            return [match.result() for match in matches]
+        finally:
+            for match in matches:
+                match.cancel()
 
 
 def rerank_order(distances: Sequence[float], inliers: Sequence[int | None]) -> list[int]:
@@ -199,10 +221,10 @@ def rerank_order(distances: Sequence[float], inliers: Sequence[int | None]) -> l
 
 
 def _working_size(gray: ImageArray) -> ImageArray:
-    """Resize an image to the size at which features are detected."""
+    """Enlarge a small image to the size at which features are detected."""
     longer = max(gray.shape)
     if longer >= _MIN_SIDE:
-        return shrink_image(gray, _MAX_SIDE)
+        return gray
     scale = min(_ENLARGED_SIDE / longer, _MAX_ENLARGEMENT)
     height, width = (round(length * scale) for length in gray.shape)
     return resize_image(gray, height, width, filter="bicubic")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -78,7 +79,10 @@ def _read_small(item: Item, side: int) -> tuple[Item, ImageArray | str]:
 def thread_map(
     function: Callable[[T], U], items: Iterable[T], *, batch_size: int = 8
 ) -> Iterator[U]:
-    """Yield ``function(item)`` in order; threads work a few batches of items ahead."""
+    """Yield ``function(item)`` in order; threads work a few batches of items ahead.
+
+    The threads are cancelled with the work that called this (:mod:`lookalike.cancellation`).
+    """
     threads = settings().threads
     remaining = iter(items)
     batches = iter(lambda: list(islice(remaining, batch_size)), [])
@@ -90,7 +94,7 @@ def thread_map(
         pending: deque[Future[list[U]]] = deque()
         try:
             for batch in batches:
-                pending.append(pool.submit(work, batch))
+                pending.append(pool.submit(copy_context().run, work, batch))
                 if len(pending) > threads:
                     yield from pending.popleft().result()
             while pending:
