@@ -225,22 +225,27 @@ def parse_metadata(text: str) -> dict[str, Any]:
     """
     careful = len(text) > _SHORT or _SUSPECT.search(text) is not None
     try:
-        value = _Cleaner().value(parse_json(text), -1) if careful else json.loads(text)
+        value = _Cleaner().value(json_values(text), -1) if careful else json.loads(text)
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def parse_json(text: str | bytes) -> Any:
+class NestingError(ValueError):
+    """JSON is nested too deep to be parsed."""
+
+
+def json_values(text: str | bytes) -> Any:
     """Parse JSON with integers of any length: those of over 1,000 digits stay texts.
 
     Raises:
-        ValueError: it is not JSON, or nested too deep to be read.
+        NestingError: it is nested too deep to be parsed.
+        ValueError: it is not JSON.
     """
     try:
         return json.loads(text, parse_int=_integer)
     except RecursionError:
-        raise ValueError("nested too deep") from None
+        raise NestingError("nested too deep") from None
 
 
 def _integer(digits: str) -> int | str:

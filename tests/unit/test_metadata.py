@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookalike.errors import InputError
@@ -155,6 +155,7 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(st.characters()), json_values))
 def test_anything_becomes_storable(metadata: dict[str, Any]) -> None:
     cleaned, _ = storable_metadata(metadata)
@@ -162,6 +163,7 @@ def test_anything_becomes_storable(metadata: dict[str, Any]) -> None:
     assert parse_metadata(json.dumps(cleaned)) == cleaned
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text() | st.dictionaries(st.text(), json_values).map(json.dumps))
 def test_any_text_is_read(text: str) -> None:
     json.dumps(parse_metadata(text), allow_nan=False, ensure_ascii=False).encode()

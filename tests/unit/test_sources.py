@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import ImageError, SourceError
+from lookalike.metadata import check_metadata
 from lookalike.sources import SourceOptions, open_items, open_source
 
 RNG = np.random.default_rng(1)
@@ -232,17 +233,14 @@ def test_csv_as_written_by_spreadsheets(tmp_path: Path) -> None:
         ("m.csv", "path,year\n", "has no rows"),
         ("m.csv", "", "line 1: expected a header with the names of the columns"),
         ("m.csv", "path,path\na.png,b\n", "line 1: duplicate column 'path'"),
-        ("m.csv", "path,y\na.png,1\n../x.png,2\n", "line 3: the path '../x.png' is not below"),
+        ("m.csv", "path,y\n../x.png,2\n", "line 2: the path '../x.png' is not below"),
         ("m.csv", "path\n/etc/x.png\n", "line 2: the path '/etc/x.png' is not below"),
         ("m.csv", "path\na/../../x.png\n", "line 2: the path 'a/../../x.png' is not below"),
-        ("m.csv", "path,y\na.png,1\na.png,2\n", "line 3: same path as line 2, 'a.png'"),
-        ("m.csv", "path,y\na.png,1\n./a.png,2\n", "line 3: same path as line 2, 'a.png'"),
-        ("m.csv", "id,path\n1,a.png\n1,b.png\n", "line 3: same id as line 2, '1'"),
         ("m.csv", "id,path\n,a.png\n", "line 2: has no id"),
         ("m.csv", "path,y\n,1\n", "line 2: has no path"),
-        ("m.csv", "path,y\na.png,1\nb.png,1,2\n", "line 3: has 3 columns, the header has 2"),
-        ("m.jsonl", '{"path": "a.png"}\n{"path": \n', "line 2: is not JSON"),
-        ("m.jsonl", '{"path": "a.png"}\n3\n', "line 2: expected an object"),
+        ("m.csv", "path,y\na.png,1,2\n", "line 2: has 3 columns, the header has 2"),
+        ("m.jsonl", '{"path": \n', "line 1: is not JSON"),
+        ("m.jsonl", "3\n[]\n", "line 1: expected an object, as in {...} (1 more row cannot"),
         ("m.jsonl", '{"path": 3}\n', "line 1: path 3 is not text"),
         ("m.jsonl", '{"url": "file:///etc/passwd"}\n', "is not an http or https URL"),
         ("m.parquet", "nonsense", "broken Parquet"),
@@ -305,10 +303,115 @@ def test_tables_that_are_not_read_are_named(tmp_path: Path) -> None:
     }
 
 
-def test_text_that_is_not_utf_8_is_an_error_with_its_line(tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_bytes(b"path,t\na.png,x\nb.png,\xff\n")
-    with pytest.raises(SourceError, match="line 3: is not UTF-8"):
-        open_source(tmp_path / "m.csv")
+DEEP = "[" * 100_000 + "]" * 100_000
+
+BROKEN_ROWS: dict[str, tuple[str, str | bytes, dict[int, str]]] = {
+    "path twice": ("m.csv", "path,y\na.png,1\n./a.png,2\nb.png,3\n", {3: "same path as line 2"}),
+    "id twice": ("m.csv", "id,path\na.png,a.png\na.png,c.png\nb.png,b.png\n", {3: "same id"}),
+    "leaves": ("m.csv", "path\na.png\n../x.png\nb.png\n", {3: "is not below the manifest's"}),
+    "no path": ("m.csv", "path,y\na.png,1\n,2\nb.png,3\n", {3: "has no path"}),
+    "more cells": ("m.csv", "path,y\na.png,1\nc.png,1,2\nb.png,3\n", {3: "has 3 columns"}),
+    "fewer cells": ("m.csv", "path,y\na.png,1\n\nc.png\nb.png,3\n", {4: "has 1 columns"}),
+    "not UTF-8": ("m.csv", b"path,t\r\na.png,x\r\nc.png,\xff\r\nb.png,y", {3: "is not UTF-8"}),
+    "open quote": ("m.csv", 'path,t\na.png,x\nc.png,"y\nb.png,z\n', {3: "not closed"}),
+    "open quote at the end": (
+        "m.csv",
+        'path,t\na.png,"x\ny"\nb.png,y\nc.png,"y\n',
+        {5: "not closed"},
+    ),
+    "mixed line ends": ("m.csv", "path,y\r\na.png,1\rc.png\nb.png,3\r\n", {3: "has 1 columns"}),
+    "not JSON": ("m.jsonl", '{"path": "a.png"}\n\n{"path":\n{"path": "b.png"}', {3: "is not JSON"}),
+    "no object": ("m.jsonl", '{"path": "a.png"}\n3\n{"path": "b.png"}', {2: "expected an object"}),
+    "deep line": (
+        "m.jsonl",
+        f'{{"path": "a.png"}}\n{{"path": "c.png", "m": {DEEP}}}\n{{"path": "b.png"}}',
+        {2: "nested too deep"},
+    ),
+    "long line": (
+        "m.jsonl",
+        f'{{"path": "a.png"}}\n{{"path": "{"c" * 3_000_000}"}}\n{{"path": "b.png"}}',
+        {2: "longer than 1,000,000 bytes"},
+    ),
+    "deep element": (
+        "m.json",
+        f'[{{"path": "a.png", "t": "]}},\\""}}, {{"path": "c.png", "m": {DEEP}}}, {{"path": "b.png"}}]',
+        {2: "nested too deep"},
+    ),
+    "element": ("m.json", '[{"path": "a.png"}, 3, {"path": "b.png"}]', {2: "expected an object"}),
+    "long path": (
+        "m.jsonl",
+        f'{{"path": "a.png"}}\n{{"path": "{"c" * 3_000}.png"}}\n{{"path": "b.png"}}',
+        {2: "longer than 2,000 characters"},
+    ),
+    "number": ("m.jsonl", '{"path": "a.png"}\n{"path": 3}\n{"path": "b.png"}', {2: "is not text"}),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_ROWS)
+def test_a_broken_row_costs_no_other_row(case: str, tmp_path: Path) -> None:
+    name, text, expected = BROKEN_ROWS[case]
+    for image in ("a.png", "b.png"):
+        write(tmp_path / image)
+    path = write(tmp_path / name, text if isinstance(text, bytes) else text.encode())
+    source = open_source(path)
+    assert [item.id for item in source] == ["m:a.png", "m:b.png"]
+    assert [item.image().shape for item in source] == [(8, 8, 3)] * 2
+    assert len(source.problems) == len(expected)
+    for problem, (number, reason) in zip(source.problems, expected.items(), strict=True):
+        unit = "row" if name.endswith(".json") else "line"
+        assert problem.uri == f"{path}, {unit} {number}"
+        assert reason in problem.reason
+    if "twice" not in case and case not in ("leaves", "long path"):
+        assert list(source.unlisted_prefixes) == ["m:"]  # the broken row may be that of any image
+
+
+HOSTILE_VALUES = {
+    "surrogate": ('"\\ud800"', "\\ud800"),
+    "nul": ('"a\\u0000b"', "a\\x00b"),
+    "digits": ("1" * 5_000, "1" * 5_000),
+    "nan": ("NaN", None),
+    "infinite": ("1e999", None),
+    "deep": ("[" * 21 + "]" * 21, [[]]),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_VALUES)
+def test_values_of_a_manifest_are_made_storable(case: str, tmp_path: Path) -> None:
+    text, expected = HOSTILE_VALUES[case]
+    write(tmp_path / "a.png")
+    path = write(tmp_path / "m.jsonl", f'{{"path": "a.png", "v": {text}, "w": 1}}'.encode())
+    [item] = open_source(path)
+    assert check_metadata(item.metadata, what="x")["w"] == 1
+    if case != "deep":
+        assert item.metadata.get("v") == expected
+    path = write(tmp_path / "n.jsonl", f'{{"path": "a.png", "id": {text}}}'.encode())
+    try:
+        [item] = open_source(path)
+    except SourceError:
+        assert expected is None or len(str(expected)) > 2_000
+    else:
+        item.id.encode()
+        assert item.image().shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("path", ["a\\u0000.png", "\\ud800.png", "n" * 300 + ".png", "\\udcff.png"])
+def test_paths_that_no_file_can_have_fail_alone(path: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    text = f'{{"path": "{path}", "w": 1}}\n{{"path": "a.png"}}'
+    broken, item = open_source(write(tmp_path / "m.jsonl", text.encode()))
+    for text in (broken.id, broken.uri, broken.signature()):
+        text.encode()
+    with pytest.raises(ImageError, match="cannot be read"):
+        broken.image()
+    assert item.image().shape == (8, 8, 3)
+
+
+def test_a_table_that_needs_too_much_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    for name in ("m.csv", "m.json", "m.jsonl", "metadata.csv"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(1 << 42)
+        with pytest.raises(SourceError, match="GB of memory"):
+            open_source(tmp_path / name)
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from lookalike.errors import ImageError
-from lookalike.files import read_regular
 from lookalike.images.decoders import read_raster
 from lookalike.images.formats import (
     Format,
@@ -37,7 +36,7 @@ from lookalike.images.formats import (
     upload_hint,
 )
 from lookalike.images.intensity import full_range, percentile_window, to_8_bits
-from lookalike.images.memory import BUDGET, COUNTED_BYTES
+from lookalike.images.memory import BUDGET, COUNTED_BYTES, read_file
 from lookalike.images.options import (
     BY_PERCENTILES,
     DEFAULT_OPTIONS,
@@ -161,7 +160,7 @@ def decode_with_notes(
 
 def _read_file(path: Path, name: str) -> bytes:
     try:
-        return read_regular(path)
+        return read_file(path)
     except IsADirectoryError:
         raise ImageError(f"{name}: is a folder, not an image file") from None
     except (OSError, ValueError) as error:

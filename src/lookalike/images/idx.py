@@ -6,13 +6,15 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import SourceError
-from lookalike.files import read_regular
+from lookalike.files import open_regular
 from lookalike.formatting import format_count
+from lookalike.images.memory import BUDGET
 
 _UINT8 = 0x08
 _MAGIC_BYTES = 4
@@ -28,28 +30,54 @@ def is_idx(path: Path) -> bool:
 
 
 def _magic(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(_MAGIC_BYTES)
-    if start[:2] == _GZIP_MAGIC:
-        try:
-            with gzip.open(path) as unpacked:
-                return unpacked.read(_MAGIC_BYTES)
-        except (EOFError, zlib.error):
-            return b""
+        if start[:2] == _GZIP_MAGIC:
+            file.seek(0)
+            try:
+                with gzip.open(file) as unpacked:
+                    return unpacked.read(_MAGIC_BYTES)
+            except (EOFError, zlib.error):
+                return b""
     return start
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the decompressed bytes of a file, gzipped or not.
+    """Return the decompressed bytes of a file, gzipped or not, as many as its header implies.
+
+    Of a file that has more, one byte more is returned.
 
     Raises:
-        SourceError: the file cannot be read or its gzip stream is broken.
+        SourceError: the file cannot be read, its gzip stream is broken, or its header implies more
+            than fits into memory.
     """
     try:
-        data = read_regular(path)
-        return gzip.decompress(data) if data[:2] == _GZIP_MAGIC else data
+        with open_regular(path) as file:
+            is_packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+            file.seek(0)
+            with gzip.open(file) if is_packed else file as unpacked:
+                return _read_implied(unpacked, str(path))
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: cannot be read ({error})") from error
+
+
+def _read_implied(file: IO[bytes], name: str) -> bytes:
+    start = file.read(_MAGIC_BYTES)
+    if len(start) < _MAGIC_BYTES:
+        return start
+    start += file.read(4 * start[3])
+    implied, limit = math.prod(_shape(start)), BUDGET.limit()
+    if implied > limit:
+        raise SourceError(
+            f"{name}: its header implies {implied / 1e9:,.1f} GB, more than the {limit / 1e9:.1f} "
+            "GB of memory that may be used"
+        )
+    return start + file.read(implied + 1)
+
+
+def _shape(header: bytes) -> tuple[int, ...]:
+    sizes = header[_MAGIC_BYTES:]
+    return tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
 
 
 def parse(data: bytes, *, dims: int, name: str) -> NDArray[np.uint8]:
@@ -76,8 +104,7 @@ def parse(data: bytes, *, dims: int, name: str) -> NDArray[np.uint8]:
         kind = "images" if dims == 3 else "labels"
         raise SourceError(f"{name}: has {format_count(data[3], 'dimension')}, {kind} have {dims}")
     start = _MAGIC_BYTES + 4 * dims
-    sizes = data[_MAGIC_BYTES:start]
-    shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
+    shape = _shape(data[:start])
     expected = start + math.prod(shape)
     if len(shape) != dims or len(data) != expected:
         raise SourceError(

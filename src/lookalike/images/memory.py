@@ -7,12 +7,14 @@ it alone needs more than there is.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from lookalike.cpu_quota import control_groups
+from lookalike.files import open_regular
 
 COUNTED_BYTES = 128 << 20
 """Bytes from which an image is counted; less is always there."""
@@ -31,6 +33,7 @@ class MemoryBudget:
         self._fixed = limit
         self._reserved = 0
         self._changed = threading.Condition()
+        self._large_file = threading.Lock()
 
     def limit(self) -> int:
         """Return the most bytes that one image may take."""
@@ -59,9 +62,44 @@ class MemoryBudget:
                 self._reserved -= size
                 self._changed.notify_all()
 
+    @contextlib.contextmanager
+    def hold_file(self, size: int) -> Iterator[None]:
+        """Let no other large file be read or decoded during the block; small ones may be.
+
+        The bytes of a file stay in memory while it is decoded, beside what :meth:`reserve` counts.
+        """
+        if size < COUNTED_BYTES:
+            yield
+            return
+        with self._large_file:
+            yield
+
 
 BUDGET = MemoryBudget()
 """The memory of this process."""
+
+
+def read_file(path: str | Path) -> bytes:
+    """Return the bytes of a regular file that fits into memory.
+
+    Raises:
+        OSError: it is not a regular file, cannot be read, or is too large; ``strerror`` says so.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        limit = COUNTED_BYTES if size < COUNTED_BYTES else BUDGET.limit()
+        data = b"" if size > limit else file.read(size)
+        if size <= limit and (more := file.read(1)):  # of a system file whose size is not known
+            data += more + file.read(COUNTED_BYTES)
+        if size > limit or len(data) > limit:
+            size = max(size, len(data))
+            raise OSError(
+                errno.EFBIG,
+                f"the file has {size / 1e9:.1f} GB, more than the {limit / 1e9:.1f} GB of memory "
+                "that may be used",
+                str(path),
+            )
+        return data
 
 
 def available_memory(root: Path = _ROOT) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.errors import ImageError
+from lookalike.errors import CancelledError, ImageError
 from lookalike.formatting import format_count
 from lookalike.images.formats import Format, install_command
 from lookalike.images.intensity import Window
@@ -107,7 +107,7 @@ def decoder_errors(name: str) -> Iterator[None]:
     try:
         with _TOO_LARGE, _BAD_METADATA:
             yield
-    except ImageError:
+    except (ImageError, CancelledError):
         raise
     except RefusedError as error:
         raise ImageError(f"{name}: {error}") from None

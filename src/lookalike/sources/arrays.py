@@ -122,7 +122,7 @@ def load_idx(path: Path) -> ArraySource:
                 f"{path.name}; they must match"
             )
         labels = [str(value) for value in values]
-    if not len(images):
+    if not images.size:
         raise SourceError(f"{path}: has no images")
     spec = escape_name(str(path.absolute()))
     return ArraySource(source_name(path.name.removesuffix(".gz")), spec, images, labels, spec)

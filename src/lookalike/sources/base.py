@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from lookalike.errors import ImageError
+from lookalike.errors import CancelledError, ImageError
 from lookalike.files import escape_name
 from lookalike.images.decode import DecodedImage, decode_with_notes
+from lookalike.images.memory import BUDGET
 from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from lookalike.sources.skipping import Skipped
@@ -21,6 +22,11 @@ def no_signature() -> str:
     return ""
 
 
+def no_size() -> int:
+    """Return 0: it has no file of its own."""
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One image of a source, not yet read.
@@ -30,7 +36,8 @@ class Item:
     of the content, such as a file's size and modification time: if it is unchanged, so is the
     image. If it is empty, the image has to be read to know. ``page``, counted from 0, is decoded
     with ``options``. ``allow_private_urls`` tells whether a URL is fetched also from a host that is
-    not on the public internet.
+    not on the public internet. ``size`` returns the bytes of its file, 0 if it has none of its own;
+    ``notes`` say what of its metadata could not be read.
     """
 
     id: str
@@ -41,6 +48,14 @@ class Item:
     options: DecodeOptions = DEFAULT_OPTIONS
     page: int = 0
     allow_private_urls: bool = False
+    size: Callable[[], int] = field(default=no_size, repr=False)
+    notes: tuple[str, ...] = ()
+
+    @contextlib.contextmanager
+    def in_memory(self) -> Iterator[None]:
+        """Read and decode it in this block: of large files, one at a time is in memory."""
+        with BUDGET.hold_file(self.size()):
+            yield
 
     def content(self) -> bytes | ImageArray:
         """Return the bytes of the file, or the array.
@@ -70,7 +85,8 @@ class Item:
         Raises:
             ImageError: it cannot be read or decoded.
         """
-        return self.decode(self.content(), full_size=full_size).pixels
+        with self.in_memory():
+            return self.decode(self.content(), full_size=full_size).pixels
 
 
 @contextlib.contextmanager
@@ -81,16 +97,25 @@ def _image_errors(uri: str, verb: str) -> Iterator[None]:
     """
     try:
         yield
-    except ImageError:
+    except (ImageError, *NO_FAILURES):
         raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise ImageError(f"{uri}: cannot be {verb} ({reason})") from error
-    except MemoryError as error:
-        raise ImageError(f"{uri}: cannot be {verb} (not enough memory)") from error
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise ImageError(f"{uri}: cannot be {verb} ({reason})") from error
+    except BaseException as error:
+        raise ImageError(f"{uri}: cannot be {verb} ({failure_reason(error)})") from error
+
+
+NO_FAILURES = (CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What ends all work. Anything else is the failure of one item, also what is no Exception, such as
+a panic of a decoder in Rust."""
+
+
+def failure_reason(error: BaseException) -> str:
+    """Return why one item failed, for people."""
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 class Source(Protocol):

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import ImageError, SourceError
-from lookalike.files import escape_name, normalize_name, read_regular, unescape_name
+from lookalike.files import escape_name, normalize_name, unescape_name
 from lookalike.images.formats import HEADER_BYTES, RAW_SUFFIXES, developed_raws, supported_suffixes
 from lookalike.images.header import read_header
+from lookalike.images.memory import read_file
 from lookalike.sources import skipping
 from lookalike.sources.base import Item, source_name
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
@@ -129,10 +130,11 @@ class FolderSource:
             id=f"{self.name}:{key}{suffix}",
             uri=f"{escape_name(path)}{suffix}",
             metadata={**({"label": label} if label else {}), **self.columns.get(relative, {})},
-            read=partial(read_regular, path),
+            read=partial(read_file, path),
             signature=partial(file_signature, path),
             options=self.options.decoding,
             page=page,
+            size=partial(file_size, path),
         )
 
     def __iter__(self) -> Iterator[Item]:
@@ -147,7 +149,7 @@ class FolderSource:
                 f"columns are {', '.join(table.names)}"
             )
         columns, problems = _by_path(table, column, self.files, self.root)
-        return replace(self, columns=columns, problems=(*self.problems, *problems))
+        return replace(self, columns=columns, problems=(*self.problems, *table.problems, *problems))
 
     def _with_pages(self) -> FolderSource:
         """Return the source with an item for each page of a file."""
@@ -164,9 +166,17 @@ def file_signature(path: str | Path) -> str:
     """Return a file's size and modification time as text; empty if it cannot be read."""
     try:
         status = os.stat(path)  # noqa: PTH116 - half the cost of Path.stat, and there may be millions
-    except OSError:
+    except (OSError, ValueError):  # such as a name with NUL
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def file_size(path: str | Path) -> int:
+    """Return the bytes of a file; 0 if it cannot be asked."""
+    try:
+        return os.path.getsize(path)  # noqa: PTH202 - half the cost of Path.stat
+    except (OSError, ValueError):
+        return 0
 
 
 def matching_name(name: str, names: Container[str]) -> str | None:
@@ -216,7 +226,7 @@ def _by_path(
             problems.append(Failure(place, f"has no {column}"))
         elif file is None:
             outside = path.startswith(("/", "../"))
-            if outside or not (root / unescape_name(path)).is_file():
+            if outside or not os.path.isfile(root / unescape_name(path)):  # noqa: PTH113
                 hint = similar_name(path, files) if len(problems) < _EXPLAINED else ""
                 problems.append(Failure(place, f"{value!r} is not an image in the folder{hint}"))
         elif file in columns:

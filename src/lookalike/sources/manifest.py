@@ -12,11 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lookalike.errors import ImageError, SourceError
-from lookalike.files import escape_name, read_regular
+from lookalike.files import escape_name
+from lookalike.formatting import format_count
 from lookalike.images.formats import supported_suffixes
+from lookalike.images.memory import read_file
 from lookalike.sources import skipping
 from lookalike.sources.base import Item, source_name
-from lookalike.sources.folder import file_signature, matching_name, similar_name
+from lookalike.sources.folder import file_signature, file_size, matching_name, similar_name
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from lookalike.sources.skipping import SkipCounter, Skipped, reason_to_skip
 from lookalike.sources.tables import Table, find_column, read_table
@@ -24,6 +26,9 @@ from lookalike.sources.urls import read_url
 from lookalike.types import Failure
 
 _RESERVED_COLUMNS = frozenset(("path", "url", "id"))
+_MAX_KEY = 2_000
+"""Characters of an id or path; the service takes no longer ones."""
+
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
@@ -53,28 +58,34 @@ class ManifestSource:
     def read(cls, path: Path, options: SourceOptions = DEFAULT_SOURCE_OPTIONS) -> ManifestSource:
         """Read and check a manifest.
 
+        Rows without an image, that leave the folder or repeat an id are problems of the source.
+
         Raises:
-            SourceError: it cannot be read or lacks a column; or a row has no image, leaves the
-                folder or repeats an id (the message names the line).
+            SourceError: it cannot be read, lacks a column, or has no row that is right.
         """
         table = read_table(path.absolute())
         column = find_column(table.names, ("path", "url"))
-        if column is None:
+        if column is None and len(table.rows):
             raise SourceError(
                 f"{path}: has no column path or url with the location of each image; its columns "
                 f"are {', '.join(table.names) or 'none'}"
             )
-        if not len(table.rows):
-            raise SourceError(f"{path}: has no rows")
-        keys = _keys(table, column)
+        if column is None or not len(table.rows):
+            raise _no_rows(path, table.problems)
+        keys, problems, lost = _keys(table, column)
+        if not keys:
+            raise _no_rows(path, (*table.problems, *problems))
         counter = SkipCounter()
         taken = _rows_to_take(table, column, keys, options, counter)
+        name = source_name(path.stem)
         return cls(
             table,
-            source_name(path.stem),
+            name,
             tuple(taken),
             column,
             tuple(taken.values()),
+            (*table.problems, *problems),
+            unlisted_prefixes=(f"{name}:",) if lost else (),
             skipped=counter.result(),
             skipped_keys=frozenset(keys.keys() - taken.keys()),
             options=options,
@@ -128,29 +139,48 @@ class ManifestSource:
             partial(_bytes_of, path),
             partial(file_signature, path),
             decoding,
+            size=partial(file_size, path),
         )
 
 
-def _keys(table: Table, column: str) -> dict[str, int]:
-    """Return the numbers of all rows by key.
+def _no_rows(path: Path, problems: Sequence[Failure]) -> SourceError:
+    """Return the error that no row is right; it names the first."""
+    if not problems:
+        return SourceError(f"{path}: has no rows")
+    first, count = problems[0], len(problems)
+    return SourceError(
+        f"{first.uri}: {first.reason}"
+        + (f" ({format_count(count - 1, 'more row')} cannot be read)" if count > 1 else "")
+    )
 
-    Raises:
-        SourceError: a row is invalid or repeats a key; the message names the line.
+
+def _keys(table: Table, column: str) -> tuple[dict[str, int], list[Failure], bool]:
+    """Return the numbers of the rows that are right, by key, and what is wrong with the others.
+
+    The last value tells whether a row may be that of any image, since it has no key.
     """
+    lost = bool(table.problems)
     key_column = "id" if "id" in table.names else column
     keys: dict[str, int] = {}
+    problems: list[Failure] = []
     for number, row in enumerate(table.rows):
-        _check(table, number, row, column)
-        if key_column not in row:
-            raise SourceError(f"{table.place(number)}: has no {key_column}")
-        key = str(row[key_column])
+        problem = _problem(row, column)
+        if not problem and key_column not in row:
+            problem = f"has no {key_column}"
+        lost |= not isinstance(row.get(column), str) or key_column not in row
+        key = str(row.get(key_column))
         if key_column.lower() == "path":
             key = _relative(key)
-        if key in keys:
+        if not problem and key in keys:
             other = table.place(keys[key]).removeprefix(f"{table.path}, ")
-            raise SourceError(f"{table.place(number)}: same {key_column} as {other}, {key!r}")
-        keys[key] = number
-    return keys
+            problem = f"same {key_column} as {other}, {key!r}"
+        if not problem and len(key) > _MAX_KEY:
+            problem = f"its {key_column} is longer than {_MAX_KEY:,} characters"
+        if problem:
+            problems.append(Failure(table.place(number), problem))
+        else:
+            keys[key] = number
+    return keys, problems, lost
 
 
 def _rows_to_take(
@@ -181,7 +211,7 @@ def _relative(path: str) -> str:
 def _find(folder: Path, relative: str) -> Path:
     """Return the file that a path in a table means: spelled so, or else spelled alike."""
     path = folder / relative
-    if (relative.isascii() and "\\" not in relative) or path.exists():
+    if (relative.isascii() and "\\" not in relative) or _exists(path):
         return path
     spelled = matching_name(relative, _Existing(folder))
     return path if spelled is None else folder / spelled
@@ -194,13 +224,17 @@ class _Existing:
         self._folder = folder
 
     def __contains__(self, relative: object) -> bool:
-        return (self._folder / str(relative)).exists()
+        return _exists(self._folder / str(relative))
+
+
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - False for a name that is too long
 
 
 def _bytes_of(path: Path) -> bytes:
     """Return the bytes of a file; if it does not exist, the error names a similar one."""
     try:
-        return read_regular(path)
+        return read_file(path)
     except FileNotFoundError as error:
         try:
             names = sorted(os.listdir(path.parent))  # noqa: PTH208 - names only
@@ -210,19 +244,27 @@ def _bytes_of(path: Path) -> bytes:
         raise ImageError(f"{path}: cannot be read ({error.strerror}){hint}") from error
 
 
-def _check(table: Table, number: int, row: Mapping[str, Any], column: str) -> None:
+def _problem(row: Mapping[str, Any], column: str) -> str:
+    """Return what is wrong with the location of a row; empty if it is right."""
     location = row.get(column)
+    if location is None:
+        return f"has no {column}"
     if not isinstance(location, str):
-        problem = f"has no {column}" if location is None else f"{column} {location!r} is not text"
-        raise SourceError(f"{table.place(number)}: {problem}")
+        return f"{column} {str(location)[:80]} is not text"
     if column.lower() == "url":
-        parts = urlsplit(location)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise SourceError(f"{table.place(number)}: {location!r} is not an http or https URL")
-        return
+        is_url = location.lower().startswith(("http://", "https://"))
+        return "" if is_url and _host(location) else f"{location!r} is not an http or https URL"
     first = _relative(location.replace("\\", "/")).split("/")[0]
-    if Path(location).is_absolute() or _DRIVE.match(location) or first in ("..", "."):
-        raise SourceError(
-            f"{table.place(number)}: the path {location!r} is not below the manifest's folder; put "
-            "the manifest above the images and give paths relative to it"
+    if os.path.isabs(location) or _DRIVE.match(location) or first in ("..", "."):  # noqa: PTH117
+        return (
+            f"the path {location!r} is not below the manifest's folder; put the manifest above "
+            "the images and give paths relative to it"
         )
+    return ""
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:  # such as half an IPv6 address
+        return ""

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from lookalike.errors import SettingError, SourceError
 from lookalike.fetching import is_url
-from lookalike.files import check_regular, escape_name, read_regular, unescape_name
+from lookalike.files import check_regular, escape_name, unescape_name
 from lookalike.images import idx
 from lookalike.images.formats import supported_suffixes
+from lookalike.images.memory import read_file
 from lookalike.images.options import DecodeOptions
 from lookalike.sources.arrays import DATASET_PREFIX, ArraySource, load_dataset, load_idx
 from lookalike.sources.base import Item, Source
-from lookalike.sources.folder import FolderSource, file_signature
+from lookalike.sources.folder import FolderSource, file_signature, file_size
 from lookalike.sources.manifest import ManifestSource
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from lookalike.sources.shards import PARQUET, TAR, ShardSource, image_column, open_shards
@@ -99,7 +100,7 @@ def _open_item(uri: str, on_progress: ProgressCallback, options: SourceOptions) 
         allow_private = options.allow_private_urls
         read = partial(read_url, uri, allow_private=allow_private)
         return Item(uri, uri, {}, read, options=options.decoding, allow_private_urls=allow_private)
-    numbered = bool(mark) and number.isdigit()
+    numbered = bool(mark) and number.isdecimal() and len(number) <= _DIGITS
     if uri.startswith(DATASET_PREFIX):
         if not numbered:
             raise SourceError(f"{uri}: expected dataset:NAME/SPLIT#INDEX, as dataset:mnist/test#17")
@@ -117,9 +118,21 @@ def _open_item(uri: str, on_progress: ProgressCallback, options: SourceOptions) 
         raise SourceError(f"{uri}: {base} has images 0 to {len(source) - 1}") from None
 
 
+_DIGITS = 18
+"""Digits of the number of an image in a source, at most."""
+
+
 def _file_item(uri: str, path: str, options: DecodeOptions) -> Item:
     text = escape_name(uri) if uri == path else uri
-    return Item(text, text, {}, partial(read_regular, path), partial(file_signature, path), options)
+    return Item(
+        text,
+        text,
+        {},
+        partial(read_file, path),
+        partial(file_signature, path),
+        options,
+        size=partial(file_size, path),
+    )
 
 
 def native_path(uri: str) -> str:
@@ -209,11 +222,9 @@ def with_name(source: Source, name: str) -> Source:
     """
     if not name or ":" in name:
         raise SourceError("{name} must not be empty or contain a colon", name=name)
-    if isinstance(source, FolderSource | ShardSource):
+    if isinstance(source, FolderSource | ManifestSource | ShardSource):
         prefixes = [name + each.removeprefix(source.name) for each in source.unlisted_prefixes]
         return replace(source, name=name, unlisted_prefixes=prefixes, named=True)
-    if isinstance(source, ManifestSource):
-        return replace(source, name=name, named=True)
     raise SourceError(
         f"{{name}} is not allowed: {source.spec} has a fixed name, {source.name}", name=name
     )

@@ -18,7 +18,7 @@ from lookalike.errors import ImageError, SettingError, SourceError
 from lookalike.files import check_regular, escape_name, valid_text
 from lookalike.formatting import format_count
 from lookalike.images.formats import supported_suffixes
-from lookalike.metadata import parse_json, plain
+from lookalike.metadata import json_values, plain
 from lookalike.sources import skipping
 from lookalike.sources.base import Item, source_name
 from lookalike.sources.folder import file_signature
@@ -231,7 +231,7 @@ class TarShard:
             fields["caption"] = self._bytes(*member.caption).decode("utf-8", "replace").strip()
         if member.metadata:
             try:
-                content = parse_json(self._bytes(*member.metadata))
+                content = json_values(self._bytes(*member.metadata))
             except ValueError:
                 content = None
             if isinstance(content, dict):

@@ -1,24 +1,58 @@
-"""Read CSV, JSON Lines, JSON and Parquet files as rows of named values."""
+"""Read CSV, JSON Lines, JSON and Parquet files as rows of named values.
+
+Somebody else may have written them: a row that cannot be read is a problem of the table, and the
+others are read; what a file may take of memory is bounded before it is read.
+"""
 
 from __future__ import annotations
 
 import codecs
+import csv
+import io
+import re
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lookalike.errors import SourceError
-from lookalike.files import check_regular, read_regular, valid_text
-from lookalike.metadata import MAX_DIGITS, parse_json, plain
+from lookalike.files import check_regular, open_regular, read_regular, valid_text
+from lookalike.images.memory import BUDGET
+from lookalike.metadata import (
+    MAX_BYTES,
+    MAX_COLUMNS,
+    MAX_DIGITS,
+    MAX_LEVELS,
+    NestingError,
+    json_values,
+    plain,
+)
+from lookalike.types import Failure
 
 SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"})
+
+MAX_ROW = 10 * MAX_BYTES
+"""Bytes of a line of JSON, or characters of a cell of CSV: much more than metadata may have."""
+
+_MEMORY_OF_CSV = 3
+_MEMORY_OF_JSON = 4
+"""Bytes of memory that a byte of a file may take while it is read."""
+
+_BATCH_ROWS = 4_096
+_BYTES_PER_VALUE = 16
+_MAX_LEAVES = 10 * MAX_COLUMNS
 
 _INT64 = r"^-?(0|[1-9][0-9]{0,17})$"
 _INTEGER = rf"^-?(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})$"
 _NUMBER = r"^-?(0|[1-9][0-9]{0,199})(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?$"
 _LONG = r"^-?[0-9]{16,}$"
 """Integers that a float64 may not hold exactly."""
+
+_FIRST_LINE = re.compile(rb"([^\r\n]*)(?:\r\n?|\n)?")
+
+_JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
 
 _BOOLEAN = r"^(true|false|True|False|TRUE|FALSE)$"
 
@@ -27,7 +61,9 @@ _BOOLEAN = r"^(true|false|True|False|TRUE|FALSE)$"
 class Table:
     """The rows of a file; missing values, empty texts and NaN are left out of a row.
 
-    ``first`` is the number of the first row in the file, counted in ``unit``s (rows or lines).
+    ``problems`` are the rows that could not be read, and why. ``first`` is the number of the first
+    row in the file, counted in ``unit``s (rows or lines); ``numbers`` has those of all rows, if
+    they are not consecutive.
     """
 
     path: Path
@@ -35,10 +71,13 @@ class Table:
     rows: Sequence[Mapping[str, Any]]
     first: int = 1
     unit: str = "row"
+    problems: tuple[Failure, ...] = ()
+    numbers: Sequence[int] | None = None
 
     def place(self, row: int) -> str:
         """Return the location of a row for messages: the file and the line or row number."""
-        return f"{self.path}, {self.unit} {row + self.first}"
+        number = row + self.first if self.numbers is None else self.numbers[row]
+        return f"{self.path}, {self.unit} {number}"
 
 
 def read_table(path: Path, *, without: Sequence[str] = ()) -> Table:
@@ -52,18 +91,34 @@ def read_table(path: Path, *, without: Sequence[str] = ()) -> Table:
         without: columns of a Parquet file to skip.
 
     Raises:
-        SourceError: it cannot be read; the message names the line if there is one.
+        SourceError: it cannot be read at all, or needs more memory than there is.
     """
     suffix = path.suffix.lower()
     try:
         check_regular(path)
-        if suffix in (".csv", ".tsv"):
-            return _read_csv(path)
         if suffix == ".parquet":
             return _read_parquet(path, without)
+        separated = suffix in (".csv", ".tsv")
+        _check_memory(
+            path, path.stat().st_size * (_MEMORY_OF_CSV if separated else _MEMORY_OF_JSON)
+        )
+        if separated:
+            return _read_csv(path)
         return _read_json(path) if suffix == ".json" else _read_json_lines(path)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except MemoryError:
+        raise SourceError(f"{path}: cannot be read (not enough memory); split it") from None
+
+
+def _check_memory(path: Path, size: int) -> None:
+    """Refuse to read a table that may need more bytes of memory than there are."""
+    limit = BUDGET.limit()
+    if size > limit:
+        raise SourceError(
+            f"{path}: may need {size / 1e9:.1f} GB of memory, more than the {limit / 1e9:.1f} GB "
+            "that may be used; split it"
+        )
 
 
 class _Columns(Sequence[Mapping[str, Any]]):
@@ -86,60 +141,162 @@ class _Columns(Sequence[Mapping[str, Any]]):
 
 
 def _cell(value: Any) -> Any:
-    return plain(value.as_py() if hasattr(value, "as_py") else value)
+    """Return a value of a column as a JSON value; None for what has none."""
+    try:
+        return plain(value.as_py() if hasattr(value, "as_py") else value)
+    except UnicodeDecodeError as error:  # text that is none
+        return plain(bytes(error.object).decode("utf-8", "surrogateescape"))
+    except Exception:  # noqa: BLE001 - one value must not cost a row
+        return _as_text(value)
+
+
+def _as_text(value: Any) -> str | None:
+    """Return a value that Python has not, such as a time in nanoseconds, as text."""
+    try:
+        return valid_text(value.cast("string").as_py())
+    except Exception:  # noqa: BLE001 - one value must not cost a row
+        return None
 
 
 def _read_csv(path: Path) -> Table:
-    import pyarrow as pa
-    from pyarrow import csv
+    with open_regular(path) as file:
+        data = file.read()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    closed = data.count(b'"') % 2 == 0
+    fast = _read_csv_at_once(path, data) if closed and not wide else None
+    del data
+    return fast or _read_csv_by_row(path)
 
-    text = _text_of(path)
-    header = text.partition("\n")[0]
-    names = [name.strip() for name in _separated(header, path)]
+
+def _read_csv_at_once(path: Path, data: bytes) -> Table | None:
+    """Return a table without broken rows, which takes a tenth of the time; None if it has some."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    start = _FIRST_LINE.match(data)
+    assert start is not None
+    try:
+        header = start[1].decode("utf-8-sig")
+        names = _header(path, header)
+        table = arrow_csv.read_csv(
+            pa.BufferReader(memoryview(data)[start.end() :]),
+            read_options=arrow_csv.ReadOptions(use_threads=False, column_names=names),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=_separator(header), newlines_in_values=True
+            ),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+            ),
+        )
+    except (pa.ArrowException, UnicodeDecodeError):
+        return None
+    columns = [_typed(table.column(i).combine_chunks()) for i in range(table.num_columns)]
+    return Table(path, tuple(names), _Columns(dict(zip(names, columns, strict=True))), 2, "line")
+
+
+def _read_csv_by_row(path: Path) -> Table:
+    """Read a table row by row; broken rows are problems."""
+    import pyarrow as pa
+
+    csv.field_size_limit(MAX_ROW)
+    numbers: list[int] = []
+    problems: list[Failure] = []
+    with open_regular(path) as file:
+        lines = _Lines(_text_lines(file))
+        header = next(lines, "")
+        names = _header(path, header.rstrip("\r\n"))
+        cells: list[list[str]] = [[] for _ in names]
+        for number, row, problem in _csv_rows(lines, _separator(header), len(names)):
+            if problem:
+                problems.append(Failure(f"{path}, line {number}", problem))
+                continue
+            numbers.append(number)
+            for column, cell in zip(cells, row, strict=True):
+                column.append(cell)
+    columns = [_typed(pa.array(column, pa.string())) for column in cells]
+    rows = _Columns(dict(zip(names, columns, strict=True)))
+    return Table(path, tuple(names), rows, 2, "line", tuple(problems), numbers)
+
+
+class _Lines(Iterator[str]):
+    """Lines of a file that can be put back, with their numbers."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._again: deque[str] = deque()
+        self.taken: list[str] = []
+        self.number = 0
+        self.ended = False
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines, None)
+        if line is None:
+            self.ended = True
+            raise StopIteration
+        self.taken.append(line)
+        self.number += 1
+        return line
+
+    def put_back(self) -> None:
+        """Put back all lines that were taken but the first."""
+        self._again.extendleft(reversed(self.taken[1:]))
+        self.number -= len(self.taken) - 1
+        self.ended = False
+
+
+def _csv_rows(lines: _Lines, separator: str, columns: int) -> Iterator[tuple[int, list[str], str]]:
+    """Yield the line, cells and problem of each row; a broken row ends with its first line."""
+    while not lines.ended:
+        lines.taken = []
+        number = lines.number + 1
+        row: list[str] = []
+        problem = ""
+        try:
+            row = next(csv.reader(lines, delimiter=separator), [])
+            if lines.ended and lines.taken:
+                problem = "has a quoted text that is not closed"
+        except csv.Error as error:
+            problem = f"broken CSV ({error})"
+        problem = problem or _row_problem(row, columns)
+        if problem:
+            lines.put_back()
+        if problem or row:
+            yield number, row, problem
+
+
+def _text_lines(file: BinaryIO) -> Iterator[str]:
+    """Yield the lines of a text in UTF-8, or UTF-16 with its mark, as spreadsheets write it.
+
+    Bytes that are not of the encoding become lone surrogates.
+    """
+    wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    file.seek(0)
+    encoding, errors = ("utf-16", "replace") if wide else ("utf-8-sig", "surrogateescape")
+    return iter(io.TextIOWrapper(file, encoding, errors, newline=""))
+
+
+def _row_problem(row: Sequence[str], columns: int) -> str:
+    """Return what is wrong with a row of CSV; empty if it is right, or an empty line."""
+    if row and len(row) != columns:
+        return f"has {len(row)} columns, the header has {columns}"
+    if any(not cell.isascii() and valid_text(cell) != cell for cell in row):
+        return "is not UTF-8 text; save the file in UTF-8"
+    return ""
+
+
+def _header(path: Path, header: str) -> list[str]:
+    """Return the names of the columns.
+
+    Raises:
+        SourceError: there are none, or a name occurs twice.
+    """
+    names = [valid_text(name.strip()) for name in _separated(header, path)]
     if not header.strip():
         raise SourceError(f"{path}, line 1: expected a header with the names of the columns")
     if len(set(names)) < len(names):
         duplicate = next(name for name in names if names.count(name) > 1)
         raise SourceError(f"{path}, line 1: duplicate column {duplicate!r}")
-    ragged: list[Any] = []
-
-    def skip(row: Any) -> str:
-        ragged.append(row)
-        return "skip"
-
-    try:
-        table = csv.read_csv(
-            pa.BufferReader(text.encode()),
-            read_options=csv.ReadOptions(use_threads=False, column_names=names, skip_rows=1),
-            parse_options=csv.ParseOptions(
-                delimiter=_separator(header), newlines_in_values=True, invalid_row_handler=skip
-            ),
-            convert_options=csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        raise SourceError(f"{path}: broken CSV ({str(error).splitlines()[0]})") from None
-    if ragged:
-        row = ragged[0]
-        raise SourceError(
-            f"{path}, line {row.number}: has {row.actual_columns} columns, the header has "
-            f"{row.expected_columns}"
-        )
-    columns = [_typed(table.column(i).combine_chunks()) for i in range(table.num_columns)]
-    return Table(path, tuple(names), _Columns(dict(zip(names, columns, strict=True))), 2, "line")
-
-
-def _text_of(path: Path) -> str:
-    """Return the text of a file in UTF-8, or in UTF-16 with its mark, as spreadsheets write it."""
-    data = read_regular(path)
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        text = data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SourceError(f"{path}, line {line}: is not UTF-8 text; save it in UTF-8") from None
-    return text if "\n" in text else text.replace("\r", "\n")
+    return names
 
 
 def _separator(header: str) -> str:
@@ -147,10 +304,8 @@ def _separator(header: str) -> str:
 
 
 def _separated(header: str, path: Path) -> list[str]:
-    import csv
-
     try:
-        return next(csv.reader([header.rstrip("\r")], delimiter=_separator(header)), [])
+        return next(csv.reader([header], delimiter=_separator(header)), [])
     except csv.Error as error:
         raise SourceError(f"{path}, line 1: broken CSV ({error})") from None
 
@@ -192,16 +347,77 @@ def _number(text: str) -> int | float:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
+class _Objects:
+    """Collects the rows of JSON; what is no object is a problem."""
+
+    def __init__(self, path: Path, unit: str) -> None:
+        self._path, self._unit = path, unit
+        self._names: dict[str, None] = {}
+        self._rows: list[Mapping[str, Any]] = []
+        self._numbers: list[int] = []
+        self._problems: list[Failure] = []
+
+    def add_text(self, number: int, text: str | bytes) -> None:
+        """Add the row in a JSON text."""
+        try:
+            self.add(number, json_values(text))
+        except ValueError as error:
+            self.fail(number, f"is not JSON ({error})")
+
+    def add(self, number: int, value: object) -> None:
+        """Add a row."""
+        if not isinstance(value, dict):
+            self.fail(number, "expected an object, as in {...}")
+            return
+        row = _without_missing(value)
+        self._names |= dict.fromkeys(row)
+        self._rows.append(row)
+        self._numbers.append(number)
+
+    def fail(self, number: int, reason: str) -> None:
+        """Add a row that cannot be read."""
+        self._problems.append(Failure(f"{self._path}, {self._unit} {number}", reason))
+
+    def table(self) -> Table:
+        """Return the table of the rows."""
+        fields = (self._path, tuple(self._names), self._rows, 1, self._unit)
+        return Table(*fields, tuple(self._problems), self._numbers)
+
+
 def _read_json(path: Path) -> Table:
     """Read a JSON document that is a list of objects."""
+    data = read_regular(path)
+    objects = _Objects(path, "row")
     try:
-        rows = parse_json(read_regular(path))
+        rows = json_values(data)
+    except NestingError:
+        for number, text in enumerate(_elements(path, data), 1):
+            objects.add_text(number, text)
+        return objects.table()
     except ValueError as error:
         raise SourceError(f"{path}: is not JSON ({error})") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows[:1]):
         raise SourceError(f"{path}: expected a list of objects, as in [{{...}}, {{...}}]")
-    names = dict.fromkeys(name for row in rows for name in row)
-    return Table(path, tuple(names), [_without_missing(row) for row in rows])
+    for number, row in enumerate(rows, 1):
+        objects.add(number, row)
+    return objects.table()
+
+
+def _elements(path: Path, data: bytes) -> Iterator[str]:
+    """Yield the elements of a JSON list that is nested too deep to be parsed as a whole."""
+    text = data.decode("utf-8-sig", "surrogateescape")
+    level = start = 0
+    if not text.lstrip().startswith("["):
+        raise SourceError(f"{path}: expected a list of objects, as in [{{...}}, {{...}}]")
+    for token in _JSON_TOKEN.finditer(text):
+        if token[0] in "[{":
+            level += 1
+            start = start if level > 1 else token.end()
+        elif token[0] in "]}":
+            level -= 1
+        if (token[0] == "," and level == 1) or (token[0] in "]}" and level == 0):
+            yield text[start : token.start()]
+            start = token.end()
 
 
 def _without_missing(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,32 +427,136 @@ def _without_missing(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_json_lines(path: Path) -> Table:
-    rows = []
-    names: dict[str, None] = {}
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = parse_json(line)
-            except ValueError as error:
-                raise SourceError(f"{path}, line {number}: is not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise SourceError(f"{path}, line {number}: expected an object, as in {{...}}")
-            rows.append(_without_missing(row))
-            names |= dict.fromkeys(row)
-    return Table(path, tuple(names), rows, 1, "line")
+    objects = _Objects(path, "line")
+    with open_regular(path) as file:
+        number = 0
+        while line := file.readline(MAX_ROW):
+            number += 1
+            if len(line) == MAX_ROW and not line.endswith(b"\n"):
+                objects.fail(number, f"is longer than {MAX_ROW:,} bytes")
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(MAX_ROW)
+            elif line.strip():
+                objects.add_text(number, line)
+    return objects.table()
 
 
 def _read_parquet(path: Path, without: Sequence[str]) -> Table:
+    with open_parquet(path) as file:
+        names, problems = _columns_to_read(path, file, without)
+    rows = _Batches()
+    with open_parquet(path, read_dictionary=_texts_of(path)) as file:
+        numbers = _read_row_groups(path, file, names, rows, problems)
+    return Table(path, tuple(names), rows, 1, "row", tuple(problems), numbers)
+
+
+class _Batches(Sequence[Mapping[str, Any]]):
+    """The rows of batches of Arrow columns; converted on access."""
+
+    def __init__(self) -> None:
+        self._batches: list[Any] = []
+        self._ends: list[int] = []
+
+    def append(self, batch: Any) -> None:
+        """Add the rows of a batch."""
+        self._batches.append(batch)
+        self._ends.append(len(self) + batch.num_rows)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        row = range(len(self))[index]
+        place = bisect_right(self._ends, row)
+        batch, row = self._batches[place], row - (self._ends[place - 1] if place else 0)
+        pairs = ((name, _cell(batch.column(name)[row])) for name in batch.schema.names)
+        return {name: value for name, value in pairs if value is not None and value != ""}
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+
+def open_parquet(path: Path, **options: Any) -> Any:
+    """Return an open Parquet file, of which only the footer was read.
+
+    Raises:
+        SourceError: it is nested too deep, or broken.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    check_regular(path)
     try:
-        with pq.ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if name not in without]
-            table = file.read(columns=names)
-    except pa.ArrowException as error:
-        raise SourceError(f"{path}: broken Parquet ({str(error).splitlines()[0]})") from None
-    columns = {name: table.column(name).combine_chunks() for name in names}
-    return Table(path, tuple(names), _Columns(columns))
+        return pq.ParquetFile(path, **options)
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{path}: broken Parquet ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _columns_to_read(
+    path: Path, file: Any, without: Sequence[str]
+) -> tuple[list[str], list[Failure]]:
+    """Return the columns of a Parquet file that can be stored, and what is wrong with the others.
+
+    Raises:
+        SourceError: they may need more memory than there is.
+    """
+    metadata, names = file.metadata, [n for n in file.schema_arrow.names if n not in without]
+    if metadata.num_columns > _MAX_LEAVES:
+        raise SourceError(f"{path}: has {metadata.num_columns:,} columns, over {_MAX_LEAVES:,}")
+    leaves = [metadata.schema.column(i).path.split(".") for i in range(metadata.num_columns)]
+    deep = {leaf[0] for leaf in leaves if len(leaf) > 2 * MAX_LEVELS}
+    problems = [
+        Failure(str(path), f"column {name!r} is nested over {MAX_LEVELS} levels deep, not read")
+        for name in names
+        if name in deep
+    ]
+    names = [name for name in names if name not in deep]
+    wanted = [i for i, leaf in enumerate(leaves) if leaf[0] in frozenset(names)]
+    size = metadata.num_rows * len(wanted) * _BYTES_PER_VALUE
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        size += sum(max(0, group.column(i).total_uncompressed_size) for i in wanted)
+    _check_memory(path, size)
+    return names, problems
+
+
+def _texts_of(path: Path) -> list[str]:
+    """Return the columns of texts of a Parquet file: a text that is repeated is kept once."""
+    with open_parquet(path) as file:
+        schema = file.metadata.schema
+        columns = [schema.column(i) for i in range(file.metadata.num_columns)]
+    return [each.path for each in columns if each.physical_type == "BYTE_ARRAY"]
+
+
+def _read_row_groups(
+    path: Path, file: Any, names: Sequence[str], rows: _Batches, problems: list[Failure]
+) -> list[int]:
+    """Add the rows that can be read, and what is wrong with others; return their numbers.
+
+    Raises:
+        SourceError: they need more memory than there is, which the footer did not say.
+    """
+    import pyarrow as pa
+
+    numbers: list[int] = []
+    size, first = 0, 1
+    for group in range(file.metadata.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        start = len(numbers)
+        try:
+            for batch in file.iter_batches(_BATCH_ROWS, [group], names, use_threads=False):
+                size += batch.nbytes
+                _check_memory(path, size)
+                rows.append(batch)
+                begin = first + len(numbers) - start
+                numbers += range(begin, begin + batch.num_rows)
+        except (pa.ArrowException, OSError) as error:
+            begin = first + len(numbers) - start
+            place = f"{path}, rows {begin:,} to {first + count - 1:,}"
+            problems.append(Failure(place, f"broken Parquet ({_first_line(error)})"))
+        first += count
+    return numbers
