@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Protocol
 
 from lookalike.errors import CancelledError, TimeLimitError
 
@@ -79,3 +80,34 @@ def check_cancelled() -> None:
     current = _current.get()
     if current is not None:
         current.check()
+
+
+class Lock(Protocol):
+    """A lock of :mod:`threading`."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Return whether it is held now, after waiting for at most ``timeout`` seconds."""
+        ...
+
+    def release(self) -> None:
+        """Let another thread hold it."""
+
+
+_WAIT_S = 0.02
+"""Seconds that a lock is waited for between checks."""
+
+
+@contextlib.contextmanager
+def holding(lock: Lock) -> Iterator[None]:
+    """Hold a lock, and wait for it only as long as the current work may go on.
+
+    Raises:
+        CancelledError: the work was cancelled while it waited.
+        TimeLimitError: its time was over.
+    """
+    while not lock.acquire(timeout=_WAIT_S):
+        check_cancelled()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -34,6 +34,7 @@ from lookalike.filters.conditions import (
     kind_of,
     shown,
 )
+from lookalike.filters.rows import RowFilter
 from lookalike.filters.structure import from_structure
 from lookalike.filters.text import parse
 
@@ -49,6 +50,7 @@ __all__ = [
     "Like",
     "MetadataColumns",
     "Not",
+    "RowFilter",
     "Where",
     "as_filter",
     "equal_values",

@@ -17,6 +17,7 @@ from lookalike.errors import InputError
 from lookalike.filters.limits import MAX_DIGITS, TOO_LONG
 from lookalike.filters.wildcards import Wildcards
 from lookalike.texts import FORMS, normalized
+from lookalike.types import Metadata
 
 Scalar = str | int | float | bool
 Mask = NDArray[np.bool_]
@@ -52,6 +53,11 @@ class Columns(Protocol):
     @property
     def names(self) -> Sequence[str]:
         """All columns."""
+        ...
+
+    @property
+    def rows(self) -> Sequence[Metadata]:
+        """The metadata by row."""
         ...
 
     def encoded(self, name: str) -> tuple[NDArray[np.int32], Sequence[Any]]:

@@ -9,37 +9,52 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import InputError
+from lookalike.cancellation import check_cancelled, holding
+from lookalike.errors import CancelledError, InputError
+from lookalike.files import valid_text
 from lookalike.filters import Columns
+from lookalike.types import Metadata
 
 FUSION = 60
 """The constant of reciprocal rank fusion (Cormack et al. 2009, section 3)."""
+
+MAX_CHARACTERS = 2_000
+"""Characters of the keywords of a search."""
 
 _MAX_WORDS = 50
 
 _TIE = 1e-9
 """Relative difference of scores below which they are equal."""
 
+_STEP = 1_000
+"""Rows that are indexed or read between checks whether the work was cancelled."""
+
+_INSTRUCTIONS = 10_000
+"""Instructions of SQLite between such checks: about a millisecond."""
+
 
 class KeywordIndex:
-    """A full-text index of all metadata columns that hold text or numbers."""
+    """A full-text index of all metadata columns that hold text or numbers.
+
+    The first search builds it. If that is cancelled, the next search goes on where it ended.
+    """
 
     def __init__(self, columns: Columns) -> None:
-        self._connection = sqlite3.connect(":memory:", check_same_thread=False)
+        self._rows = columns.rows
+        self._indexed = 0
         self._lock = threading.Lock()
+        self._connection = sqlite3.connect(":memory:", check_same_thread=False)
         self._connection.execute(
             "CREATE VIRTUAL TABLE keywords USING fts5("
             "content, content='', columnsize=1, tokenize='unicode61 remove_diacritics 2')"
         )
-        rows = ((row, text) for row, text in enumerate(_texts(columns)) if text)
-        self._connection.executemany("INSERT INTO keywords (rowid, content) VALUES (?, ?)", rows)
 
     def search(self, keywords: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the numbers of rows with any of the keywords and their BM25 scores, best first.
@@ -48,43 +63,66 @@ class KeywordIndex:
         quotes matches its words in that order.
 
         Raises:
-            InputError: there is no keyword, or more than 50.
+            InputError: there is no keyword, or more than 50, or more than 2,000 characters.
+            CancelledError: the search was cancelled, or took too long.
         """
         query = _fts_query(keywords)
-        with self._lock:
-            matches = self._connection.execute(
-                "SELECT rowid, -bm25(keywords) FROM keywords WHERE keywords MATCH ? "
-                "ORDER BY 2 DESC, 1",
-                (query,),
-            ).fetchall()
-        rows = np.array([row for row, _ in matches], np.int64)
-        return rows, np.array([score for _, score in matches], np.float64)
+        with holding(self._lock):
+            self._build()
+            self._connection.set_progress_handler(_is_cancelled, _INSTRUCTIONS)
+            try:
+                return self._matches(query)
+            except sqlite3.OperationalError:
+                check_cancelled()  # which is why SQLite was interrupted
+                raise
+            finally:
+                self._connection.set_progress_handler(None, 0)
+
+    def _build(self) -> None:
+        """Index the rows that are not indexed yet."""
+        while self._indexed < len(self._rows):
+            check_cancelled()
+            stop = min(self._indexed + _STEP, len(self._rows))
+            texts = [(row, _text(self._rows[row])) for row in range(self._indexed, stop)]
+            self._connection.executemany(
+                "INSERT INTO keywords (rowid, content) VALUES (?, ?)",
+                [(row, text) for row, text in texts if text],
+            )
+            self._indexed = stop
+
+    def _matches(self, query: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        rows, scores = array("q"), array("d")
+        matches = self._connection.execute(
+            "SELECT rowid, -bm25(keywords) FROM keywords WHERE keywords MATCH ? ORDER BY 2 DESC, 1",
+            (query,),
+        )
+        while part := matches.fetchmany(_STEP):
+            check_cancelled()
+            rows.extend(row for row, _ in part)
+            scores.extend(score for _, score in part)
+        return np.array(rows, np.int64), np.array(scores, np.float64)
+
+
+def _is_cancelled() -> bool:
+    """Return whether the current work was cancelled; SQLite then ends what it is doing."""
+    try:
+        check_cancelled()
+    except CancelledError:
+        return True
+    return False
 
 
 _indexes: WeakKeyDictionary[Columns, KeywordIndex] = WeakKeyDictionary()
-_building = threading.Lock()
+_adding = threading.Lock()
 
 
 def keyword_index(columns: Columns) -> KeywordIndex:
-    """Return the index of these metadata, built once."""
-    with _building:
+    """Return the index of these metadata, of which there is one."""
+    with _adding:
         index = _indexes.get(columns)
         if index is None:
             index = _indexes[columns] = KeywordIndex(columns)
         return index
-
-
-@dataclass(frozen=True, slots=True)
-class RowFilter:
-    """A filter that matches rows by their numbers."""
-
-    rows: NDArray[np.int64]
-
-    def mask(self, columns: Columns) -> NDArray[np.bool_]:
-        """Return which rows these are."""
-        mask = np.zeros(len(columns), np.bool_)
-        mask[self.rows] = True
-        return mask
 
 
 def fuse_rankings(by_image: Sequence[str], by_text: Sequence[tuple[str, float]]) -> list[str]:
@@ -105,16 +143,10 @@ def fuse_rankings(by_image: Sequence[str], by_text: Sequence[tuple[str, float]])
     return sorted(total, key=lambda i: (-total[i], place_of.get(i, len(place_of)), i))
 
 
-def _texts(columns: Columns) -> Iterator[str]:
-    """Yield for each row all of its metadata as one text."""
-    rows: list[list[str]] = [[] for _ in range(len(columns))]
-    for name in columns.names:
-        codes, values = columns.encoded(name)
-        texts = [" ".join(_words_of(value)) for value in values]
-        for row in np.flatnonzero(codes >= 0).tolist():
-            rows[row].append(texts[codes[row]])
-    for parts in rows:
-        yield " ".join(parts)
+def _text(row: Metadata) -> str:
+    """Return all metadata of a row as one text, which SQLite can store."""
+    text = " ".join(word for name in sorted(row) for word in _words_of(row[name]))
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _words_of(value: object) -> Iterator[str]:
@@ -129,9 +161,15 @@ def _words_of(value: object) -> Iterator[str]:
 
 def _fts_query(keywords: str) -> str:
     """Return an FTS5 query in which every character of the keywords is literal."""
+    if len(keywords) > MAX_CHARACTERS:
+        raise InputError(
+            f"{{keywords}} has {len(keywords):,} characters, at most {MAX_CHARACTERS:,} are "
+            "allowed",
+            keywords=None,
+        )
     parts = [
         (quoted or word, bool(quoted))
-        for quoted, word in re.findall(r'"([^"]*)"|([^\s"]+)', keywords)
+        for quoted, word in re.findall(r'"([^"]*)"|([^\s"]+)', valid_text(keywords))
     ]
     terms = [
         f'"{part}"' + ("" if quoted else "*")

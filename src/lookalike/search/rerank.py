@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError, SettingError
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, Metric, check_embeddings
@@ -94,6 +95,7 @@ def database_augmentation(rows: Embeddings, k: int, *, alpha: float = 3.0) -> Em
     result = np.zeros((len(first), unit.shape[1]), np.float32)
     step = max(1, _CHUNK_VALUES // (k * max(1, unit.shape[1])))
     for start in range(0, len(distinct), step):
+        check_cancelled()
         part = slice(start, start + step)
         near = unit[index.others(start, start + step, k, Metric.COSINE).rows].astype(np.float64)
         rows_part = unit[part].astype(np.float64)

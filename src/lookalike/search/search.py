@@ -1,11 +1,13 @@
 """One search: the nearest rows to a query, their re-ranking, and fusion with keyword search.
 
-Re-ranking reads the first 200 hits only, so its cost does not grow with the gallery.
+Re-ranking reads the first 200 hits only, so its cost does not grow with the gallery. Between its
+steps a search checks whether it was cancelled.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,11 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import InputError, SettingError, UnknownNameError
-from lookalike.filters import Filter, Where, as_filter
+from lookalike.cancellation import check_cancelled
+from lookalike.errors import InputError, MissingRowError, SettingError, UnknownNameError
+from lookalike.filters import Filter, RowFilter, Where, as_filter
 from lookalike.images import local_features
 from lookalike.search import rerank
-from lookalike.search.keywords import RowFilter, fuse_rankings, keyword_index
+from lookalike.search.keywords import fuse_rankings, keyword_index
 from lookalike.search.query import QueryVectors
 from lookalike.stores.base import MAX_K, RowReader
 from lookalike.types import Embeddings, Hit, ImageArray, Metric
@@ -39,6 +42,9 @@ rows, more neighbors would pull it away from them."""
 GEOMETRIC_DEPTH = 20
 """Hits whose images ``geometric`` reads."""
 
+_LONGEST_NAME = 60
+"""Characters of an unknown re-ranking that a message shows."""
+
 _ROUNDING = 1e-9
 """Distance that an image may have to itself by rounding."""
 
@@ -59,12 +65,15 @@ def parse_rerankings(names: str | Sequence[str] | None) -> tuple[str, ...]:
 
     Raises:
         UnknownNameError: no re-ranking has that name; the nearest one is suggested.
+        SettingError: one occurs twice.
     """
     parts = names.split("+") if isinstance(names, str) else names or ()
     rerankings = tuple(name.strip() for name in parts)
     for name in rerankings:
         if name not in RERANKINGS:
-            raise UnknownNameError("re-ranking", name, RERANKINGS)
+            raise UnknownNameError("re-ranking", name[:_LONGEST_NAME], RERANKINGS)
+        if rerankings.count(name) > 1:
+            raise SettingError(f"{{rerank}}: {name!r} occurs twice, each may once", rerank=None)
     return rerankings
 
 
@@ -99,8 +108,8 @@ class SearchOptions:
     """How to search, checked; see :meth:`lookalike.Gallery.search` for each option.
 
     Raises:
-        SettingError: ``k`` or ``max_distance`` is out of range.
-        InputError: the filter cannot be parsed.
+        SettingError: ``k`` or ``max_distance`` is out of range, or a re-ranking occurs twice.
+        InputError: the filter cannot be parsed, or is too large.
         UnknownNameError: no such re-ranking.
     """
 
@@ -146,7 +155,7 @@ class SearchOptions:
         """Return at most ``k`` hits, best first; distances are from the query to the rows.
 
         Args:
-            store: the rows; a snapshot, where others may write meanwhile.
+            store: the rows; of one that can be written, they are read from one snapshot.
             query: the query's embeddings; none for a search by keywords alone.
             read_images: for geometric verification.
             timer: entered around the stages ``search``, ``rerank`` and ``keywords``.
@@ -155,121 +164,175 @@ class SearchOptions:
             InputError: geometric verification of a query that is not an image, or keywords
                 without a word.
             MissingDependencyError: geometric verification without OpenCV.
+            CancelledError: the search was cancelled, or took too long.
         """
-        depth = max(self.k, rerank.DEPTH) if self.rerankings or self.keywords else self.k
+        snapshot = getattr(store, "snapshot", None)
+        if snapshot is not None:
+            store = snapshot()
+        return _Search(self, store, query, read_images).run(timer)
+
+
+@dataclass(slots=True)
+class _Search:
+    """One search in one snapshot of the rows; the filter is evaluated once."""
+
+    options: SearchOptions
+    store: RowReader
+    query: QueryVectors
+    read_images: ImageReader
+    where: Filter | None = None
+    depth: int = 0
+
+    def run(self, timer: StageTimer) -> tuple[Hit, ...]:
+        """Return the hits."""
+        options = self.options
+        self.depth = options.k
+        if options.rerankings or options.keywords is not None:
+            self.depth = max(options.k, rerank.DEPTH)
         hits: list[Hit] = []
         with timer("search"):
-            if len(query.embeddings):
-                hits = self._nearest(store, query.embeddings, query.row_id, depth)
-        if self.rerankings:
+            if options.filter is not None:
+                self.where = self.store.resolve_filter(options.filter)
+            if len(self.query.embeddings):
+                hits = self._nearest(self.query.embeddings, self.where)
+        if options.rerankings and hits:
             with timer("rerank"):
-                hits = self._rerank(store, query, read_images, hits, depth)
-        if self.keywords is not None:
+                hits = self._rerank(hits)
+        if options.keywords is not None:
             with timer("keywords"):
-                hits = self._fuse_keywords(store, query, hits, depth)
-        limit = math.inf if self.max_distance is None else self.max_distance
-        results = [hit for hit in hits if hit.distance <= limit][: self.k]
+                hits = self._fuse_keywords(hits, options.keywords)
+        limit = math.inf if options.max_distance is None else options.max_distance
+        results = [hit for hit in hits if hit.distance <= limit][: options.k]
         return tuple(
             hit if hit.rank == rank else replace(hit, rank=rank)
             for rank, hit in enumerate(results, 1)
         )
 
-    def _nearest(
-        self,
-        store: RowReader,
-        vectors: Embeddings,
-        own_id: str | None,
-        depth: int,
-        where: Filter | None = None,
-    ) -> list[Hit]:
+    def _nearest(self, vectors: Embeddings, where: Filter | None) -> list[Hit]:
         """Return the nearest rows to any of the query vectors ``(v, dim)``, nearest first.
 
         The nearest rows to several vectors are among the nearest to each, so this is as exact as
         the store.
         """
+        own_id, depth = self.query.row_id, self.depth
         k = min(depth + (own_id is not None), max(depth, MAX_K))
-        results = store.search(vectors, k, self.metric, where or self.filter, exact=self.exact)
+        options = self.options
+        results = self.store.search(vectors, k, options.metric, where, exact=options.exact)
         if len(results) == 1:
             return [hit for hit in results[0] if hit.id != own_id][:depth]
         best: dict[str, Hit] = {}
-        for hit in (hit for hits in results for hit in hits if hit.id != own_id):
-            if hit.id not in best or hit.distance < best[hit.id].distance:
-                best[hit.id] = hit
+        for hits in results:
+            check_cancelled()
+            for hit in hits:
+                if hit.id != own_id and (
+                    hit.id not in best or hit.distance < best[hit.id].distance
+                ):
+                    best[hit.id] = hit
         return sorted(best.values(), key=lambda hit: (hit.distance, hit.id))[:depth]
 
-    def _fuse_keywords(
-        self, store: RowReader, query: QueryVectors, hits: list[Hit], depth: int
-    ) -> list[Hit]:
+    def _fuse_keywords(self, hits: list[Hit], keywords: str) -> list[Hit]:
         """Return hits fused by rank with the rows whose metadata match the keywords.
 
         Without an image, a row's distance is 1 - BM25 / (BM25 of the best row).
         """
-        rows, scores = self._keyword_scores(store, query.row_id)
-        if not scores:
+        rows, scores = self._keyword_rows(keywords)
+        if not len(rows):
             return hits
-        if not len(query.embeddings):
-            return _keyword_hits(store, scores, self.k)
-        nearest = self._nearest(store, query.embeddings, query.row_id, depth, RowFilter(rows))
+        if not len(self.query.embeddings):
+            return self._keyword_hits(rows, scores)
+        by_keywords = RowFilter(rows, self.store.columns())
         by_id = {hit.id: hit for hit in hits}
-        by_id |= {hit.id: hit for hit in nearest if hit.id not in by_id}
-        ranked = [(row_id, score) for row_id, score in scores.items() if row_id in by_id]
+        for hit in self._nearest(self.query.embeddings, by_keywords):
+            by_id.setdefault(hit.id, hit)
+        score_of = dict(zip(rows.tolist(), scores.tolist(), strict=True))
+        places = ((row_id, self._place(row_id)) for row_id in by_id)
+        matching = [
+            (-score_of[place], place, row_id) for row_id, place in places if place in score_of
+        ]
+        ranked = [(row_id, -negative) for negative, _, row_id in sorted(matching)]
         return [by_id[row_id] for row_id in fuse_rankings(list(by_id), ranked)]
 
-    def _keyword_scores(
-        self, store: RowReader, own_id: str | None
-    ) -> tuple[NDArray[np.int64], dict[str, float]]:
-        """Return the rows with the keywords that pass the filter, and their BM25 by id.
+    def _place(self, row_id: str) -> int:
+        """Return the row number of an id; -1 if a row on a server is newer than the snapshot."""
+        ids = self.store.ids()
+        place = bisect_left(ids, row_id)
+        return place if place < len(ids) and ids[place] == row_id else -1
 
-        The best come first. ``own_id`` has no score.
+    def _keyword_rows(self, keywords: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the rows with the keywords that pass the filter, best first, and their BM25.
+
+        The row that is the query is left out.
         """
-        columns = store.columns()
-        rows, scores = keyword_index(columns).search(str(self.keywords))
-        if self.filter is not None and len(rows):
-            passing = self.filter.mask(columns)[rows]
-            rows, scores = rows[passing], scores[passing]
-        ids = store.ids()
-        by_id = {ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
-        by_id.pop(own_id or "", None)
-        return rows, by_id
+        columns = self.store.columns()
+        rows, scores = keyword_index(columns).search(keywords)
+        passing = np.ones(len(rows), np.bool_)
+        if self.where is not None and len(rows):
+            passing = self.where.mask(columns)[rows]
+        if self.query.row_id is not None:
+            passing &= rows != self._place(self.query.row_id)
+        return rows[passing], scores[passing]
 
-    def _rerank(
-        self,
-        store: RowReader,
-        query: QueryVectors,
-        read_images: ImageReader,
-        hits: list[Hit],
-        depth: int,
-    ) -> list[Hit]:
-        """Return the hits in the order of the last re-ranking."""
+    def _keyword_hits(self, rows: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
+        ids = self.store.ids()
+        distances = np.maximum(0, 1 - scores / max(float(scores[0]), 1e-12)).tolist()
+        by_id = {
+            ids[row]: distance
+            for row, distance in zip(rows[: self.options.k].tolist(), distances, strict=False)
+        }
+        try:
+            hits = self.store.get([*by_id])
+        except MissingRowError:
+            hits = self.store.get(self._existing([*by_id]))
+        fields = zip(hits.ids, hits.uris, hits.metadata, strict=True)
+        return [
+            Hit(rank, row_id, uri, by_id[row_id], metadata)
+            for rank, (row_id, uri, metadata) in enumerate(fields, 1)
+        ]
+
+    def _existing(self, ids: Sequence[str]) -> Sequence[str]:
+        """Return the ids without those of rows on a server that were deleted meanwhile."""
+        try:
+            self.store.embeddings(ids)
+        except MissingRowError:
+            half = len(ids) // 2
+            return [*self._existing(ids[:half]), *self._existing(ids[half:])] if half else []
+        return ids
+
+    def _rerank(self, hits: list[Hit]) -> list[Hit]:
+        """Return the hits, of which the first 200 are in the order of the last re-ranking."""
+        metric, embeddings = self.options.metric, self.query.embeddings
+        hits, rows = self._with_embeddings(hits)
         if not hits:
             return hits
-        rows = store.embeddings([hit.id for hit in hits])
-        closest = _distances(query.embeddings, rows[:1], self.metric)[:, 0].argmin()
-        vector = query.embeddings[closest]
-        for name in self.rerankings:
+        closest = _distances(embeddings, rows[:1], metric)[:, :1].argmin()
+        vector = embeddings[closest]
+        for name in self.options.rerankings:
+            check_cancelled()
+            if not hits:
+                break
             if name == "aqe":
                 vector = rerank.alpha_query_expansion(vector, rows[:NEIGHBORS])
-                hits = self._nearest(store, vector[None], query.row_id, depth)
-                rows = store.embeddings([hit.id for hit in hits])
+                hits, rows = self._with_embeddings(self._nearest(vector[None], self.where))
                 continue
+            count = min(len(hits), rerank.DEPTH)
             if name == "geometric":
-                order = _verified_order(query.image, hits, read_images)
+                first = _verified_order(self.query.image, hits, self.read_images)
             else:
-                order = np.argsort(_rerank_distances(name, vector, rows), kind="stable").tolist()
+                distances = _rerank_distances(name, vector, rows[:count])
+                first = np.argsort(distances, kind="stable").tolist()
+            order = [*first, *range(len(first), len(hits))]
             hits, rows = [hits[i] for i in order], rows[order]
-        distances = _distances(query.embeddings, rows, self.metric).min(axis=0)
-        return [replace(hit, distance=float(d)) for hit, d in zip(hits, distances, strict=True)]
+        nearest = _distances(embeddings, rows, metric).min(axis=0)
+        return [replace(hit, distance=float(d)) for hit, d in zip(hits, nearest, strict=True)]
 
-
-def _keyword_hits(store: RowReader, scores: Mapping[str, float], k: int) -> list[Hit]:
-    ids = list(scores)[:k]
-    rows = store.get(ids)
-    best = max(scores[ids[0]], 1e-12)
-    fields = zip(rows.ids, rows.uris, rows.metadata, strict=True)
-    return [
-        Hit(rank, row_id, uri, max(0.0, 1 - scores[row_id] / best), metadata)
-        for rank, (row_id, uri, metadata) in enumerate(fields, 1)
-    ]
+    def _with_embeddings(self, hits: list[Hit]) -> tuple[list[Hit], Embeddings]:
+        """Return hits and their embeddings; rows deleted on a server meanwhile are left out."""
+        try:
+            return hits, self.store.embeddings([hit.id for hit in hits])
+        except MissingRowError:
+            ids = self._existing([hit.id for hit in hits])
+            kept = frozenset(ids)
+            return [hit for hit in hits if hit.id in kept], self.store.embeddings(ids)
 
 
 def _rerank_distances(
@@ -294,13 +357,29 @@ def _verified_order(
     candidates = hits[:GEOMETRIC_DEPTH]
     matches = local_features.verify_candidates(image, read_images(candidates))
     inliers = [None if match is None else match.inlier_count for match in matches]
-    order = local_features.rerank_order([hit.distance for hit in candidates], inliers)
-    return [*order, *range(len(candidates), len(hits))]
+    return local_features.rerank_order([hit.distance for hit in candidates], inliers)
+
+
+_CHUNK_VALUES = 1 << 22
+"""Values of differences held at a time, in 64 bits (32 MiB)."""
 
 
 def _distances(queries: Embeddings, rows: Embeddings, metric: Metric) -> NDArray[np.float64]:
     """Return the distance of each query to each row, ``(q, k)``."""
-    a, b = queries.astype(np.float64), rows.astype(np.float64)
+    result = np.empty((len(queries), len(rows)))
+    step = max(1, _CHUNK_VALUES // max(1, queries.size))
+    for start in range(0, len(rows), step):
+        check_cancelled()
+        part = rows[start : start + step].astype(np.float64)
+        result[:, start : start + step] = _distances_of_part(
+            queries.astype(np.float64), part, metric
+        )
+    return result
+
+
+def _distances_of_part(
+    a: NDArray[np.float64], b: NDArray[np.float64], metric: Metric
+) -> NDArray[np.float64]:
     if metric is Metric.L2:
         return np.asarray(np.linalg.norm(a[:, None] - b[None], axis=2))
     lengths = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)[None]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError, ReplacedError, SettingError
-from lookalike.filters import Columns, Filter
+from lookalike.filters import Columns, Filter, RowFilter
 from lookalike.types import Embeddings, Hit, Metadata, Metric, check_embeddings
 
 MAX_K = 16_384
@@ -138,6 +138,14 @@ class RowReader(Protocol):
         """Return the metadata of all rows by column, the rows sorted by id."""
         ...
 
+    def resolve_filter(self, where: Filter) -> Filter:
+        """Evaluate a filter; return one that matches the same rows of this snapshot at no cost.
+
+        Raises:
+            InputError: it names an unknown column, or compares values of different kinds.
+        """
+        ...
+
     def records(self, prefix: str = "") -> Iterator[Record]:
         """Iterate over rows without embeddings, sorted by id: all, or those with an id prefix."""
         ...
@@ -240,3 +248,9 @@ def matching_rows(where: Filter | None, columns: Columns) -> NDArray[np.int64] |
     if where is None or not len(columns):
         return None
     return np.flatnonzero(where.mask(columns))
+
+
+def selected_rows(where: Filter, columns: Columns) -> RowFilter:
+    """Return the filter of the rows that another one matches, by their numbers."""
+    rows = matching_rows(where, columns)
+    return RowFilter(np.empty(0, np.int64) if rows is None else rows, columns)

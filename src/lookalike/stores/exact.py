@@ -9,12 +9,14 @@ query on, the product uses rows in 8 bits.
 from __future__ import annotations
 
 import math
+import threading
 from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.stores.quantized import QuantizedRows
 from lookalike.types import Embeddings, Metric
 
@@ -28,6 +30,12 @@ _BLOCK = 64
 _EXTRA = 16
 _CHUNK_SCORES = 1 << 24
 """Scores held at a time (64 MiB); queries are processed in chunks."""
+
+_CHUNK_VALUES = 1 << 24
+"""Values of rows that are multiplied between checks whether the search was cancelled."""
+
+_CHUNK_DIRECT = 1 << 21
+"""Values whose distances are computed at a time, in 64 bits (16 MiB)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ class ExactIndex:
             self._inverse_norms = inverse.astype(np.float32)
         self._largest = float(norms.max(initial=0))
         self._quantized: QuantizedRows | None = None
+        self._quantizing = threading.Lock()
         self._cosine_scales = np.empty(0, np.float32)
         self._single_queries: float = 0
 
@@ -108,19 +117,30 @@ class ExactIndex:
             return nearest
         step = max(1, _CHUNK_SCORES // len(self))
         for start in range(0, len(queries), step):
+            check_cancelled()
             part = slice(start, start + step)
             self._search(queries[part], metric, nearest.rows[part], nearest.distances[part])
         return nearest
 
     def _quantize(self) -> QuantizedRows | None:
-        """Return the rows in 8 bits, if they are many and this is not the first single query."""
+        """Return the rows in 8 bits, if they are many and this is not the first single query.
+
+        While one search computes them, to the end since all later ones use them, others do without.
+        """
         if len(self) < _MIN_QUANTIZED:
             return None
         self._single_queries += 1
-        if self._quantized is None and self._single_queries > 1:
-            quantized = QuantizedRows(self._rows)
-            self._cosine_scales = quantized.scales * self._inverse_norms
-            self._quantized = quantized
+        if (
+            self._quantized is None
+            and self._single_queries > 1
+            and self._quantizing.acquire(blocking=False)
+        ):
+            try:
+                quantized = QuantizedRows(self._rows)
+                self._cosine_scales = quantized.scales * self._inverse_norms
+                self._quantized = quantized
+            finally:
+                self._quantizing.release()
         return self._quantized
 
     def _candidates(
@@ -183,9 +203,10 @@ class ExactIndex:
         if not (self._in_range and _in_range(_lengths(queries))):
             every = np.arange(len(self))
             for q, query in enumerate(queries):
+                check_cancelled()
                 rows[q], distances[q] = self._nearest(query, every, k, metric)
             return
-        scores = self._scores(queries, metric)
+        scores = self._scored(self._products(queries), metric)
         candidates = np.sort(_top(scores, min(k + _EXTRA, len(self))), axis=1)
         exact = self._distances(queries[:, None], candidates, metric)
         order = np.argsort(exact, axis=1, kind="stable")[:, :k]
@@ -207,11 +228,18 @@ class ExactIndex:
         order = np.argsort(exact, kind="stable")[:k]
         return rows[order], exact[order]
 
-    def _scores(self, queries: Embeddings, metric: Metric) -> NDArray[np.float32]:
-        """Return ``(q, rows)``: larger is nearer, in the order of the metric up to rounding."""
-        one = len(queries) == 1  # a matrix-vector product is faster then
-        products = (self._rows @ queries[0])[None] if one else queries @ self._rows.T
-        return self._scored(products, metric)
+    def _products(self, queries: Embeddings) -> NDArray[np.float32]:
+        """Return the products ``(q, rows)`` of queries with all rows."""
+        products = np.empty((len(queries), len(self)), np.float32)
+        step = max(1, _CHUNK_VALUES // max(1, self._rows.shape[1]))
+        for start in range(0, len(self), step):
+            check_cancelled()
+            rows, part = self._rows[start : start + step], products[:, start : start + step]
+            if len(queries) == 1:  # a matrix-vector product is faster then
+                np.matmul(rows, queries[0], out=part[0])
+            else:
+                np.matmul(queries, rows.T, out=part)
+        return products
 
     def _scored(
         self,
@@ -238,16 +266,28 @@ class ExactIndex:
         self, query: Embeddings, rows: NDArray[np.int64], metric: Metric
     ) -> NDArray[np.float64]:
         """Return the distances ``(..., m)`` of rows ``(..., m)`` to queries ``(..., 1, dim)``."""
-        vectors = self._rows[rows].astype(np.float64)
+        result = np.empty(rows.shape)
         target = query.astype(np.float64)
-        if metric is Metric.L2:
-            difference = vectors - target
-            return np.asarray(np.sqrt(np.einsum("...d,...d->...", difference, difference)))
-        products = np.einsum("...d,...d->...", vectors, target)
-        squares = np.einsum("...d,...d->...", vectors, vectors) * (target * target).sum(axis=-1)
-        norms = np.sqrt(squares)
-        similarity = np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
-        return np.asarray(1 - similarity)
+        step = max(1, _CHUNK_DIRECT // max(1, math.prod(rows.shape[:-1]) * self._rows.shape[1]))
+        for start in range(0, rows.shape[-1], step):
+            check_cancelled()
+            part = (..., slice(start, start + step))
+            result[part] = _distances(self._rows[rows[part]].astype(np.float64), target, metric)
+        return result
+
+
+def _distances(
+    vectors: NDArray[np.float64], target: NDArray[np.float64], metric: Metric
+) -> NDArray[np.float64]:
+    """Return the distances ``(..., m)`` of vectors ``(..., m, dim)`` to queries."""
+    if metric is Metric.L2:
+        difference = vectors - target
+        return np.asarray(np.sqrt(np.einsum("...d,...d->...", difference, difference)))
+    products = np.einsum("...d,...d->...", vectors, target)
+    squares = np.einsum("...d,...d->...", vectors, vectors) * (target * target).sum(axis=-1)
+    norms = np.sqrt(squares)
+    similarity = np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
+    return np.asarray(1 - similarity)
 
 
 def _lengths(rows: Embeddings) -> NDArray[np.float64]:

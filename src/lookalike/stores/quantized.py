@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.config import settings
 from lookalike.process_state import default_environment
 from lookalike.types import Embeddings
@@ -71,7 +72,10 @@ class QuantizedRows:
         step = peak / np.float32(_QUERY_LEVELS) if peak > 0 else np.float32(1)
         rounded = np.rint(query / step)
         codes = (rounded + (_QUERY_LEVELS + 1)).astype(np.uint8)[None]
-        products = [part.run(None, {"query": codes})[0][0] for part in self._parts]
+        products = []
+        for part in self._parts:
+            check_cancelled()
+            products.append(part.run(None, {"query": codes})[0][0])
         joined = products[0] if len(products) == 1 else np.concatenate(products)
         return joined, float(step), rounded * step
 

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled, holding
 from lookalike.errors import ArtifactError, MissingRowError
 from lookalike.filters import Columns, Filter
 from lookalike.metadata import parse_metadata
-from lookalike.stores.base import Record, Rows, check_queries, matching_rows
+from lookalike.stores.base import Record, Rows, check_queries, matching_rows, selected_rows
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.lance import index
 from lookalike.stores.lance.table import (
@@ -39,6 +40,8 @@ class LanceSnapshot:
     """The rows of one version of a table; they are read into memory on the first search.
 
     ``loading`` is held meanwhile, so that the versions of one store are not all read at a time.
+    What is read serves all later searches, so it is read to the end, even if the search that began
+    is cancelled; those that wait for it can be cancelled.
     """
 
     def __init__(self, dataset: Any, path: Path, loading: threading.RLock | None = None) -> None:
@@ -86,23 +89,28 @@ class LanceSnapshot:
         """Return the ``k`` nearest rows to each query."""
         queries = check_queries(queries, k, self.dim)
         if not exact and index.is_indexed(self.dataset, metric):
-            return [self._search_index(query, k, metric, where) for query in queries]
+            subset = None if where is None else matching_rows(where, self.columns())
+            return [self._search_index(query, k, metric, subset) for query in queries]
         loaded = self._load()
         exact_index = self._index(loaded)
         subset = None if where is None else matching_rows(where, self.columns())
         return to_hits(exact_index.search(queries, k, metric, subset), loaded.table)
 
     def _search_index(
-        self, query: NDArray[np.float32], k: int, metric: Metric, where: Filter | None
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        metric: Metric,
+        subset: NDArray[np.int64] | None,
     ) -> list[Hit]:
-        """Return the ``k`` nearest rows to a query by the index.
+        """Return the ``k`` nearest rows to a query, in a subset of the rows, by the index.
 
         With a filter, the number of candidates grows until ``k`` of them match. If few rows match,
         they are searched exactly, which is faster.
         """
+        check_cancelled()
         loaded = self._load()
         rows = len(loaded.table)
-        subset = None if where is None else matching_rows(where, self.columns())
         if subset is not None and len(subset) <= max(_MAX_DIRECT, k):
             table = loaded.table.take(subset)
             condition = pc.field("id").isin(table["id"].combine_chunks())
@@ -111,6 +119,7 @@ class LanceSnapshot:
             count = k if subset is None else 2 * k * rows // len(subset)
             table = self._nearest(query, count, metric, subset)
             while len(table) < k and count < rows:
+                check_cancelled()
                 count = min(4 * count, rows)
                 table = self._nearest(query, count, metric, subset)
         nearest = ExactIndex(embedding_matrix(table, self.dim)).search(query[None], k, metric)
@@ -143,8 +152,12 @@ class LanceSnapshot:
         loaded = self._load()
         if "columns" in vars(loaded):
             return loaded.columns
-        with self._loading:  # only one thread parses them
+        with holding(self._loading):  # only one thread parses them
             return loaded.columns
+
+    def resolve_filter(self, where: Filter) -> Filter:
+        """Return a filter evaluated."""
+        return selected_rows(where, self.columns())
 
     def records(self, prefix: str = "") -> Iterator[Record]:
         """Iterate over rows sorted by id."""
@@ -179,6 +192,7 @@ class LanceSnapshot:
         names = [name for name in schema(self.dim).names if name in self.dataset.schema.names]
         try:
             for batch in self.dataset.to_batches(columns=names, batch_size=count):
+                check_cancelled()
                 if len(batch):
                     yield self._rows(with_signatures(pa.Table.from_batches([batch])))
         except (OSError, ValueError) as error:
@@ -198,7 +212,7 @@ class LanceSnapshot:
         """Return the rows in memory; only one thread reads them."""
         if self._loaded is not None:
             return self._loaded
-        with self._loading:
+        with holding(self._loading):
             if self._loaded is None:
                 table = self._table(["id", "uri", "metadata"], row_ids=True)
                 self._loaded = LoadedTable(table, self.dataset)
@@ -209,7 +223,7 @@ class LanceSnapshot:
         if "index" in vars(loaded):
             return loaded.index
         try:
-            with self._loading:
+            with holding(self._loading):
                 return loaded.index
         except (OSError, ValueError) as error:
             raise unreadable(self._path, error) from error

@@ -145,6 +145,10 @@ class LanceStore:
         """Return the metadata of all rows by column."""
         return self.snapshot().columns()
 
+    def resolve_filter(self, where: Filter) -> Filter:
+        """Return a filter evaluated, for the newest version."""
+        return self.snapshot().resolve_filter(where)
+
     def records(self, prefix: str = "") -> Iterator[Record]:
         """Iterate over rows sorted by id."""
         return self.snapshot().records(prefix)

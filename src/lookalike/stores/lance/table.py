@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.filters import MetadataColumns
 from lookalike.metadata import parse_metadata
 from lookalike.stores.exact import ExactIndex, Neighbors
@@ -106,9 +107,11 @@ def to_hits(nearest: Neighbors, table: Any) -> list[list[Hit]]:
         ids, uris, nearest.distances.ravel().tolist(), map(parse_metadata, metadata), strict=True
     )
     count = nearest.rows.shape[1]
-    return [
-        [Hit(rank, *next(fields)) for rank in range(1, count + 1)] for _ in range(len(nearest.rows))
-    ]
+    hits: list[list[Hit]] = []
+    for _ in range(len(nearest.rows)):
+        check_cancelled()
+        hits.append([Hit(rank, *next(fields)) for rank in range(1, count + 1)])
+    return hits
 
 
 def embedding_matrix(table: Any, dim: int) -> Embeddings:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from lookalike.cancellation import check_cancelled
 from lookalike.config import settings
 from lookalike.errors import (
     ArtifactError,
@@ -185,6 +186,7 @@ class Connection:
         """
         level, after = CONSISTENCIES[STRONG], f'{key} >= ""'
         while True:
+            check_cancelled()
             try:
                 entities = self.call(
                     "query",
@@ -227,6 +229,8 @@ class Connection:
         pauses = iter(_PAUSES)
         pause = 0.0
         while True:
+            if method in _READS:
+                check_cancelled()
             try:
                 with _LOGS:
                     result = call()

@@ -6,14 +6,16 @@ import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import holding
 from lookalike.errors import ArtifactError, InputError, StorageError
-from lookalike.filters import Columns, Filter, MetadataColumns
+from lookalike.filters import Columns, Filter, MetadataColumns, RowFilter
 from lookalike.stores.base import (
     MAX_K,
     Record,
@@ -366,6 +368,11 @@ class MilvusStore:
         """Return the metadata of all rows by column; cached until rows are written."""
         return self._read_snapshot().columns
 
+    def resolve_filter(self, where: Filter) -> Filter:
+        """Return a filter with its expression, which the server evaluates."""
+        with self._same_collection():
+            return _Translated(where, self._translate(where))
+
     def records(self, prefix: str = "") -> Iterator[Record]:
         """Iterate over rows sorted by id, page by page."""
         for page in self._checked_pages(prefix_expression(prefix), TEXTS):
@@ -434,7 +441,7 @@ class MilvusStore:
         """Return ids and metadata, current or fixed; if several threads need them, one reads."""
         if self._fixed is not None:
             return self._fixed
-        with self._snapshots.lock:
+        with holding(self._snapshots.lock):
             revision = self.revision
             newest = self._snapshots.newest
             if newest is None or newest.revision != revision or is_open(revision):
@@ -450,12 +457,28 @@ class MilvusStore:
         """Return a filter as an expression, empty without filter; None if no row can match."""
         if where is None:
             return ""
+        if isinstance(where, _Translated):
+            return where.expression
         expression = self._columns.translate(where)
         if expression is not None:
             return expression or None
         snapshot = self._read_snapshot()
-        ids = np.array(snapshot.ids, dtype=np.object_)[where.mask(snapshot.columns)].tolist()
+        mask = where.mask(snapshot.columns)
+        rows = where.rows if isinstance(where, RowFilter) else np.flatnonzero(mask)
+        ids = [snapshot.ids[row] for row in rows[:MAX_K].tolist()]
         return ids_expression(ids) if ids else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Translated:
+    """A filter with its expression; None if no row can match."""
+
+    where: Filter
+    expression: str | None
+
+    def mask(self, columns: Columns) -> NDArray[np.bool_]:
+        """Return which rows match."""
+        return self.where.mask(columns)
 
 
 class _Snapshots:
