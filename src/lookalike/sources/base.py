@@ -37,7 +37,8 @@ class Item:
     image. If it is empty, the image has to be read to know. ``page``, counted from 0, is decoded
     with ``options``. ``allow_private_urls`` tells whether a URL is fetched also from a host that is
     not on the public internet. ``size`` returns the bytes of its file, 0 if it has none of its own;
-    ``notes`` say what of its metadata could not be read.
+    ``notes`` say what of its metadata could not be read. ``path`` is that of the file that ``read``
+    reads as a whole, as the system names it; None if it reads something else.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Item:
     allow_private_urls: bool = False
     size: Callable[[], int] = field(default=no_size, repr=False)
     notes: tuple[str, ...] = ()
+    path: str | None = None
 
     @contextlib.contextmanager
     def in_memory(self) -> Iterator[None]:

@@ -132,6 +132,7 @@ def _file_item(uri: str, path: str, options: DecodeOptions) -> Item:
         partial(file_signature, path),
         options,
         size=partial(file_size, path),
+        path=path,
     )
 
 
