@@ -177,9 +177,12 @@ def read_manifest(path: Path, *, what: str, hint: str = "") -> dict[str, Any]:
     return check_manifest(fields, place=str(path), what=what)
 
 
-def parse_manifest(data: bytes, *, place: str, what: str, limit: int = SMALL) -> dict[str, Any]:
+def parse_manifest(
+    data: bytes, *, place: str, what: str, hint: str = "", limit: int = SMALL
+) -> dict[str, Any]:
     """Return the fields of a manifest that is not a file, as :func:`read_manifest`."""
-    return check_manifest(parse_json(data, place, limit=limit), place=place, what=what)
+    fields = parse_json(data, place, hint=hint, limit=limit)
+    return check_manifest(fields, place=place, what=what)
 
 
 def check_manifest(fields: Any, *, place: str, what: str) -> dict[str, Any]:

@@ -273,29 +273,37 @@ class Fields:
         return value
 
     def number(self, name: str, low: float, high: float, default: Any = REQUIRED) -> float:
-        """Return a number from ``low`` to ``high``."""
+        """Return a number from ``low`` to ``high``, an int if it was written as one."""
         value = self._get(name, default)
         if not _is_number(value) or not low <= value <= high:
             raise self.invalid(name, f"a number from {low:,g} to {high:,g}")
-        return float(value)
+        number: float = value
+        return number
 
     def numbers(self, name: str, low: float, high: float) -> tuple[float, ...]:
-        """Return a list of numbers from ``low`` to ``high``."""
+        """Return a list of numbers from ``low`` to ``high``, ints if they were written as such."""
         values = self._get(name, REQUIRED)
         if not isinstance(values, list) or not all(
             _is_number(value) and low <= value <= high for value in values
         ):
             raise self.invalid(name, f"a list of numbers from {low:,g} to {high:,g}")
-        return tuple(map(float, values))
+        return tuple(values)
 
     def integers(self, name: str, low: int, high: int) -> tuple[int, ...]:
         """Return a list of whole numbers from ``low`` to ``high``."""
         values = self._get(name, REQUIRED)
-        if not isinstance(values, list) or not all(
-            type(value) is int and low <= value <= high for value in values
-        ):
+        if not isinstance(values, list) or not _all_integers(values, low, high):
             raise self.invalid(name, f"a list of whole numbers from {low:,} to {high:,}")
         return tuple(values)
+
+    def integer_lists(self, name: str, low: int, high: int) -> tuple[tuple[int, ...], ...]:
+        """Return a list of lists of whole numbers from ``low`` to ``high``."""
+        values = self._get(name, REQUIRED)
+        if not isinstance(values, list) or not all(
+            isinstance(each, list) and _all_integers(each, low, high) for each in values
+        ):
+            raise self.invalid(name, f"a list of lists of whole numbers from {low:,} to {high:,}")
+        return tuple(map(tuple, values))
 
     def texts(self, name: str, default: Any = REQUIRED) -> tuple[str, ...]:
         """Return a list of texts."""
@@ -349,6 +357,10 @@ class Fields:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _all_integers(values: Iterable[object], low: int, high: int) -> bool:
+    return all(type(value) is int and low <= value <= high for value in values)
 
 
 def _all_texts(values: Iterable[object]) -> bool:

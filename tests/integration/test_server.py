@@ -24,7 +24,8 @@ import lookalike as la
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import BusyError, ImageError, InputError, MissingRowError, ServiceError
-from lookalike.gallery.gallery import LOCK, Gallery
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.storage import LOCK
 from lookalike.gallery.uploads import FOLDER
 from lookalike.server.api_keys import Key, add_key, find_key, read_keys, remove_key
 from lookalike.server.limits import Limits

@@ -564,8 +564,8 @@ def test_a_saved_map_is_reused_until_the_rows_change(tmp_path: Path) -> None:
         ('{"format": 1}', "written by an older lookalike; recompute it: lookalike explore map"),
         ('{"format": 99}', "written by a newer lookalike"),
         ('{"format": 2}', "written by an older lookalike"),
-        ('{"format": 3}', "damaged"),
-        ("[]", "damaged"),
+        ('{"format": 3}', "map.json of g.gallery: field 'identity' is missing; recompute it"),
+        ("[]", "must be a JSON object"),
     ],
 )
 def test_unusable_map_files_are_reported_and_replaced(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.artifacts import manifest_bytes
-from lookalike.errors import ImageError, InputError, UnknownNameError
+from lookalike.documents import Fields
+from lookalike.errors import ArtifactError, ImageError, InputError, UnknownNameError
 from lookalike.images.decode import FILTERS, pad_image, resize_image, to_channels
 from lookalike.types import Embeddings, ImageArray
 
@@ -21,6 +23,18 @@ MANIFEST = "encoder.json"
 FIT_MODES = ("crop", "stretch", "white", "border")
 """How an image is fitted to the input size: center crop, stretch, or pad with white or with the
 border color."""
+
+MAX_DIM = 1_000_000
+"""Longest embedding."""
+
+MAX_SIDE = 4096
+"""Largest height and width of an encoder's input, in pixels."""
+
+MIN_STD, MAX_VALUE = 1e-6, 1e6
+"""Smallest divisor and largest size of ``mean`` and ``std``."""
+
+MIN_CROP = 0.01
+"""Smallest center crop that a file may ask for."""
 
 NATIVE_LIMIT = 64
 """Images that all have one size of at most this many pixels a side are not resized."""
@@ -99,7 +113,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         sizes = (self.height, self.width)
-        if min(sizes) < 1 or self.channels not in (1, 3):
+        if not 1 <= min(sizes) <= max(sizes) <= MAX_SIDE or self.channels not in (1, 3):
             raise ValueError(f"size {sizes} with {self.channels} channels")
         if self.filter not in FILTERS:
             raise ValueError(f"filter {self.filter!r}, expected {' or '.join(FILTERS)}")
@@ -136,6 +150,39 @@ class Preprocessing:
         if channels is None:
             channels = 3 if any(image.ndim == 3 for image in images) else 1
         return cls(height, width, channels)
+
+    @classmethod
+    def restore(cls, fields: Fields) -> Self:
+        """Restore from :meth:`as_dict`.
+
+        Raises:
+            ArtifactError: a field is missing, unknown or invalid.
+        """
+        fields.only([each.name for each in dataclass_fields(cls)])
+        channels = fields.integer("channels", 1, 3)
+        if channels == 2:
+            raise fields.invalid("channels", "1 or 3")
+        pad = fields.text("pad", allowed=("white", "border")) if fields.has("pad") else None
+        crop = fields.number("crop", MIN_CROP, 1) if fields.has("crop") else None
+        if pad is not None and crop is not None:
+            raise fields.invalid("crop", "left out with pad")
+        # Numbers stay as they were written: 1 and 1.0 have other fingerprints.
+        mean = fields.numbers("mean", -MAX_VALUE, MAX_VALUE) if fields.has("mean") else ()
+        std = fields.numbers("std", MIN_STD, MAX_VALUE) if fields.has("std") else ()
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) not in (0, channels):
+                raise fields.invalid(name, f"a list of {channels} numbers")
+        return cls(
+            fields.integer("height", 1, MAX_SIDE),
+            fields.integer("width", 1, MAX_SIDE),
+            channels,
+            exact=fields.flag("exact"),
+            filter=fields.text("filter", "bilinear", allowed=FILTERS),
+            crop=crop,
+            mean=mean,
+            std=std,
+            pad=pad,
+        )
 
     def with_fit(self, mode: str) -> Self:
         """Return a copy with another of :data:`FIT_MODES`; ``crop`` keeps an existing crop share.
@@ -196,7 +243,7 @@ class Preprocessing:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, optional ones only where they differ from defaults."""
         always = ("height", "width", "channels", "exact")
-        defaults = {field.name: field.default for field in fields(self)}
+        defaults = {field.name: field.default for field in dataclass_fields(self)}
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
@@ -213,6 +260,21 @@ def fingerprint(description: Mapping[str, Any], files: Mapping[str, bytes]) -> s
     return digest.hexdigest()
 
 
+def require_file(description: Fields, files: Mapping[str, bytes], name: str) -> bytes:
+    """Return a file of an encoder.
+
+    Raises:
+        ArtifactError: it is missing.
+    """
+    if name not in files:
+        encoder = description.text("name")
+        raise ArtifactError(
+            f"{description.place}: the file {name} of encoder {encoder!r} is missing; "
+            f"{description.hint}"
+        )
+    return files[name]
+
+
 def encoder_files(encoder: Encoder) -> dict[str, bytes]:
     """Return the files of an encoder's folder by name, ``encoder.json`` last."""
     files = dict(encoder.files())
@@ -221,6 +283,7 @@ def encoder_files(encoder: Encoder) -> dict[str, bytes]:
         "dim": encoder.dim,
         "normalized": encoder.normalized,
         "files": sorted(files),
+        "sha256": {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)},
         "fingerprint": encoder.fingerprint,
     }
     return {**files, MANIFEST: manifest_bytes(fields)}

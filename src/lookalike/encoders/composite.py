@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.documents import Fields
 from lookalike.encoders.base import Encoder, fingerprint
 from lookalike.encoders.weights import read_arrays, write_arrays
 from lookalike.encoders.whitening import LinearProjection
@@ -18,7 +19,7 @@ from lookalike.images.foreground import FOREGROUND_MARGIN, find_foreground
 from lookalike.types import Embeddings, ImageArray
 from lookalike.vectors import unit_rows
 
-RestoreEncoder = Callable[[Mapping[str, Any], Mapping[str, bytes]], Encoder]
+RestoreEncoder = Callable[[Fields, Mapping[str, bytes]], Encoder]
 """Restores an encoder from its description and files."""
 
 
@@ -65,11 +66,14 @@ class ConcatenatedEncoder:
 
     @classmethod
     def restore(
-        cls, description: Mapping[str, Any], files: Mapping[str, bytes], restore: RestoreEncoder
+        cls, description: Fields, files: Mapping[str, bytes], restore: RestoreEncoder
     ) -> ConcatenatedEncoder:
         """Restore from :meth:`describe` and :meth:`files`; ``restore`` does so for each encoder."""
         encoders = _restore_encoders(description, files, restore)
-        return cls(description["name"], encoders, tuple(description["weights"]))
+        weights = description.numbers("weights", 1e-30, 1e30)
+        if len(weights) != len(encoders):
+            raise description.invalid("weights", f"a list of {len(encoders)} numbers")
+        return cls(description.text("name"), encoders, weights)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -133,11 +137,14 @@ class MultiViewEncoder:
 
     @classmethod
     def restore(
-        cls, description: Mapping[str, Any], files: Mapping[str, bytes], restore: RestoreEncoder
+        cls, description: Fields, files: Mapping[str, bytes], restore: RestoreEncoder
     ) -> MultiViewEncoder:
         """Restore from :meth:`describe` and :meth:`files`; ``restore`` does so for each encoder."""
         encoders = _restore_encoders(description, files, restore)
-        return cls(description["name"], encoders, description["mirror"], description["foreground"])
+        if len({encoder.dim for encoder in encoders}) != 1:
+            raise description.invalid("parts", "encoders of one length")
+        mirror, foreground = description.flag("mirror"), description.flag("foreground")
+        return cls(description.text("name"), encoders, mirror, foreground)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -194,13 +201,16 @@ class ProjectedEncoder:
 
     @classmethod
     def restore(
-        cls, description: Mapping[str, Any], files: Mapping[str, bytes], restore: RestoreEncoder
+        cls, description: Fields, files: Mapping[str, bytes], restore: RestoreEncoder
     ) -> ProjectedEncoder:
         """Restore from :meth:`describe` and :meth:`files`; ``restore`` does so for the encoder."""
-        arrays = read_arrays(description, files)
+        encoder, *others = _restore_encoders(description, files, restore)
+        if others:
+            raise description.invalid("parts", "a list of one encoder")
+        dim = encoder.dim
+        arrays = read_arrays(description, files, {"mean": (dim,), "projection": (dim, None)})
         projection = LinearProjection(arrays["mean"], arrays["projection"])
-        (encoder,) = _restore_encoders(description, files, restore)
-        return cls(description["name"], encoder, projection, description["origin"])
+        return cls(description.text("name"), encoder, projection, description.mapping("origin"))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -223,7 +233,7 @@ def _numbered_files(encoders: Sequence[Encoder]) -> Mapping[str, bytes]:
 
 
 def _restore_encoders(
-    description: Mapping[str, Any], files: Mapping[str, bytes], restore: RestoreEncoder
+    description: Fields, files: Mapping[str, bytes], restore: RestoreEncoder
 ) -> tuple[Encoder, ...]:
     return tuple(
         restore(
@@ -234,8 +244,20 @@ def _restore_encoders(
                 if name.startswith(f"{number}-")
             },
         )
-        for number, part in enumerate(description["parts"])
+        for number, part in enumerate(description_parts(description))
     )
+
+
+def description_parts(description: Fields) -> list[Fields]:
+    """Return the descriptions of an encoder's parts, at least one.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    parts = description.objects("parts")
+    if not parts:
+        raise description.invalid("parts", "a list of encoders")
+    return parts
 
 
 def combine(

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.documents import Fields
 from lookalike.encoders.base import Preprocessing, fingerprint
 from lookalike.encoders.weights import read_arrays, write_arrays
 from lookalike.errors import InputError
@@ -26,6 +27,9 @@ _CHUNK_PIXELS = 1 << 20
 
 _MAX_EXACT_PCA_DIM = 1 << 10
 """For more pixel values PCA is randomized: seconds instead of minutes."""
+
+_MAX_LEVEL, _MAX_LEVELS = 16, 8
+"""Cells on a side of a spatial pyramid's grid, and its number of grids."""
 
 PixelBatch = NDArray[np.uint8]
 """``(n, height, width, channels)`` uint8."""
@@ -77,13 +81,16 @@ class HandcraftedEncoder(ABC):
         }
 
     @classmethod
-    def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
-        """Restore from :meth:`describe` and :meth:`files`."""
+    def restore(cls, description: Fields, files: Mapping[str, bytes]) -> Self:
+        """Restore from :meth:`describe` and :meth:`files`.
+
+        Raises:
+            ArtifactError: a field or an array is missing or invalid.
+        """
         del files
+        description.object("parameters").only(())
         return cls(
-            description["name"],
-            Preprocessing(**description["preprocessing"]),
-            **description["parameters"],
+            description.text("name"), Preprocessing.restore(description.object("preprocessing"))
         )
 
     @cached_property
@@ -161,11 +168,13 @@ class Pca(HandcraftedEncoder):
         return write_arrays({"mean": self.mean, "components": self.components})
 
     @classmethod
-    def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
+    def restore(cls, description: Fields, files: Mapping[str, bytes]) -> Self:
         """Restore from :meth:`describe` and :meth:`files`."""
-        arrays = read_arrays(description, files)
-        preprocessing = Preprocessing(**description["preprocessing"])
-        return cls(description["name"], preprocessing, arrays["mean"], arrays["components"])
+        name = description.text("name")
+        preprocessing = Preprocessing.restore(description.object("preprocessing"))
+        size = Pixels(name, preprocessing).dim
+        arrays = read_arrays(description, files, {"mean": (size,), "components": (None, size)})
+        return cls(name, preprocessing, arrays["mean"], arrays["components"])
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,21 @@ class Histogram(HandcraftedEncoder):
     def parameters(self) -> dict[str, Any]:
         """Return the kind of codes and the pyramid levels."""
         return {"codes": self.codes, "levels": list(self.levels)}
+
+    @classmethod
+    def restore(cls, description: Fields, files: Mapping[str, bytes]) -> Self:
+        """Restore from :meth:`describe` and :meth:`files`."""
+        del files
+        parameters = description.object("parameters")
+        parameters.only(("codes", "levels"))
+        levels = parameters.integers("levels", 1, _MAX_LEVEL)
+        if not 1 <= len(levels) <= _MAX_LEVELS:
+            raise parameters.invalid("levels", f"1 to {_MAX_LEVELS} numbers")
+        codes = parameters.text("codes", allowed=("hsv", "lbp"))
+        preprocessing = Preprocessing.restore(description.object("preprocessing"))
+        if preprocessing.channels != {"hsv": 3, "lbp": 1}[codes]:
+            raise parameters.invalid("codes", "lbp for 1 channel and hsv for 3")
+        return cls(description.text("name"), preprocessing, codes, levels)
 
     @property
     def _bins(self) -> int:

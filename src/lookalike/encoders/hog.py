@@ -10,13 +10,16 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.encoders.base import Preprocessing
+from lookalike.documents import Fields
+from lookalike.encoders.base import MAX_SIDE, Preprocessing
 from lookalike.encoders.handcrafted import HandcraftedEncoder, PixelBatch
 from lookalike.encoders.weights import read_arrays, write_arrays
 from lookalike.encoders.whitening import LinearProjection
 from lookalike.errors import InputError
 from lookalike.types import Embeddings, ImageArray
 from lookalike.vectors import unit_rows
+
+_MAX_ORIENTATIONS = 180
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,20 @@ class Hog(HandcraftedEncoder):
     def parameters(self) -> dict[str, Any]:
         """Return orientations, cell size and stride."""
         return {"orientations": self.orientations, "cell": self.cell, "stride": self.stride}
+
+    @classmethod
+    def restore(cls, description: Fields, files: Mapping[str, bytes]) -> Self:
+        """Restore from :meth:`describe` and :meth:`files`."""
+        del files
+        parameters = description.object("parameters")
+        parameters.only(("orientations", "cell", "stride"))
+        return cls(
+            description.text("name"),
+            Preprocessing.restore(description.object("preprocessing")),
+            parameters.integer("orientations", 1, _MAX_ORIENTATIONS),
+            parameters.integer("cell", 1, MAX_SIDE),
+            parameters.integer("stride", 1, MAX_SIDE),
+        )
 
     @property
     def dim(self) -> int:
@@ -139,11 +156,16 @@ class FineHog(HandcraftedEncoder):
         return write_arrays({"mean": self.mean, "projection": self.projection})
 
     @classmethod
-    def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
+    def restore(cls, description: Fields, files: Mapping[str, bytes]) -> Self:
         """Restore from :meth:`describe` and :meth:`files`."""
-        arrays = read_arrays(description, files)
-        preprocessing = Preprocessing(**description["preprocessing"])
-        return cls(description["name"], preprocessing, arrays["mean"], arrays["projection"])
+        name = description.text("name")
+        preprocessing = Preprocessing.restore(description.object("preprocessing"))
+        arrays = read_arrays(description, files, {"mean": (None,), "projection": (None, None)})
+        encoder = cls(name, preprocessing, arrays["mean"], arrays["projection"])
+        if encoder.projection.size:
+            size = encoder._cells_dim
+            read_arrays(description, files, {"mean": (size,), "projection": (size, None)})
+        return encoder
 
 
 def _strongest(

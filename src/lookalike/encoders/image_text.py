@@ -15,7 +15,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.encoders.base import Preprocessing, fingerprint
+from lookalike.documents import Fields
+from lookalike.encoders.base import Preprocessing, fingerprint, require_file
 from lookalike.encoders.onnx import MODEL_FILE, NetworkEncoder, OnnxModel
 from lookalike.errors import ArtifactError, InputError, MissingDependencyError
 from lookalike.types import Embeddings
@@ -80,27 +81,30 @@ class ImageTextEncoder(NetworkEncoder):
             tokenizers = importlib.import_module("tokenizers")
         except ModuleNotFoundError:
             raise MissingDependencyError("tokenizers", "text search", "text") from None
-        return tokenizers.Tokenizer.from_str(self._tokenizer_bytes.decode())
+        try:
+            return tokenizers.Tokenizer.from_str(self._tokenizer_bytes.decode())
+        except Exception as error:
+            raise ArtifactError(
+                f"encoder {self.name!r}: its {TOKENIZER_FILE} is broken ({error}); copy the "
+                "encoder again"
+            ) from error
 
     @cached_property
     def _text_model(self) -> OnnxModel:
-        return OnnxModel(self._text_model_bytes, name=f"text network of {self.name!r}")
+        return OnnxModel(self._text_model_bytes, name=f"text network of {self.name!r}", inputs=2)
 
     @classmethod
-    def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
+    def restore(cls, description: Fields, files: Mapping[str, bytes]) -> Self:
         """Restore from :meth:`describe` and :meth:`files`.
 
         Raises:
-            ArtifactError: a file is missing or broken.
+            ArtifactError: a field or a file is missing or broken.
         """
-        for name in (MODEL_FILE, TEXT_FILE, TOKENIZER_FILE):
-            if name not in files:
-                raise ArtifactError(f"encoder {description['name']!r}: its file {name} is missing")
         return cls(
-            description["name"],
-            files[MODEL_FILE],
-            Preprocessing(**description["preprocessing"]),
-            text=files[TEXT_FILE],
-            tokenizer=files[TOKENIZER_FILE],
-            origin=description["origin"],
+            description.text("name"),
+            require_file(description, files, MODEL_FILE),
+            Preprocessing.restore(description.object("preprocessing")),
+            text=require_file(description, files, TEXT_FILE),
+            tokenizer=require_file(description, files, TOKENIZER_FILE),
+            origin=description.mapping("origin"),
         )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,9 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.config import settings
+from lookalike.documents import Fields, read_json
 from lookalike.encoders.backbones import ONNX_PREFIX
-from lookalike.encoders.base import Preprocessing, fingerprint
+from lookalike.encoders.base import (
+    MAX_DIM,
+    MAX_SIDE,
+    MAX_VALUE,
+    MIN_CROP,
+    MIN_STD,
+    Preprocessing,
+    fingerprint,
+    require_file,
+)
+from lookalike.encoders.onnx_files import check_model, with_external_data
 from lookalike.errors import ArtifactError, InputError, SettingError
+from lookalike.files import read_regular
+from lookalike.images.decode import FILTERS
+from lookalike.images.memory import available_memory
 from lookalike.process_state import default_environment
 from lookalike.types import Embeddings, ImageArray
 from lookalike.vectors import unit_rows
@@ -28,7 +41,11 @@ with default_environment(ORT_DISABLE_TELEMETRY="1"):
 MODEL_FILE = "model.onnx"
 DECODER_FILE = "decoder.onnx"
 BATCH_SIZE = 64
-"""Images per call of the network in one thread."""
+"""Images per call of the network in one thread; fewer if they are very large."""
+
+_BATCH_PIXELS = BATCH_SIZE * 512 * 512
+_MIN_MEMORY = 2 << 30
+_OUTPUTS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
 class OnnxModel:
@@ -38,21 +55,79 @@ class OnnxModel:
     synchronize after every operator and compete with those of other calls.
     """
 
-    def __init__(self, model: bytes, *, name: str) -> None:
+    def __init__(self, model: bytes, *, name: str, inputs: int = 1) -> None:
+        check_model(model, name=name)
+        self._name = name
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # the message is in the exception, too
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        if _limits_memory():
+            options.add_session_config_entry("session.use_env_allocators", "1")
         providers = _providers()
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=providers)
         except Exception as error:
-            raise ArtifactError(f"{name}: ONNX Runtime cannot load the model ({error})") from error
+            raise ArtifactError(
+                f"{name}: ONNX Runtime cannot load the model ({_first_line(error)}); copy or "
+                "export it again"
+            ) from error
         self._inputs = [each.name for each in self._session.get_inputs()]
+        outputs = self._session.get_outputs()
+        self._output = outputs[0].name if outputs else ""
+        if len(self._inputs) != inputs or not outputs or outputs[0].type not in _OUTPUTS:
+            types = ", ".join(each.type for each in outputs[:1]) or "nothing"
+            raise ArtifactError(
+                f"{name}: the model takes {len(self._inputs)} inputs and returns {types}; expected "
+                f"{inputs} and a tensor of numbers"
+            )
 
     def __call__(self, *values: NDArray[Any]) -> NDArray[np.float32]:
-        """Run the model on its inputs; return ``(n, ...)`` float32."""
+        """Run the model on its inputs; return ``(n, ...)`` float32.
+
+        Raises:
+            ArtifactError: ONNX Runtime cannot run it, or it returns another number of rows.
+        """
         inputs = dict(zip(self._inputs, values, strict=True))
-        return np.asarray(self._session.run(None, inputs)[0], dtype=np.float32)
+        try:
+            output = self._session.run([self._output], inputs)[0]
+        except Exception as error:
+            raise ArtifactError(
+                f"{self._name}: ONNX Runtime cannot run the model ({_first_line(error)})"
+            ) from error
+        rows = np.asarray(output, dtype=np.float32)
+        if rows.ndim == 0 or len(rows) != len(values[0]):
+            raise ArtifactError(
+                f"{self._name}: the model returns an array of shape {rows.shape} for "
+                f"{len(values[0])} images; expected one row for each"
+            )
+        return rows
+
+
+def _first_line(error: Exception) -> str:
+    """Return ONNX Runtime's message in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
+@cache
+def _limits_memory() -> bool:
+    """Let all models take at most half of the memory that was free at first; return if it works.
+
+    Their tensors are what a model can make as large as it likes.
+    """
+    try:
+        onnxruntime.create_and_register_allocator(
+            onnxruntime.OrtMemoryInfo(
+                "Cpu",
+                onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
+                0,
+                onnxruntime.OrtMemType.DEFAULT,
+            ),
+            onnxruntime.OrtArenaCfg({"max_mem": max(_MIN_MEMORY, available_memory() // 2)}),
+        )
+    except Exception:  # noqa: BLE001 - another user of ONNX Runtime in this process has done so
+        return False
+    return True
 
 
 def _providers() -> list[str]:
@@ -108,7 +183,13 @@ class NetworkEncoder:
     def dim(self) -> int:
         """Length of an embedding, measured on a black image."""
         p = self.preprocessing
-        return int(self._run(np.zeros((1, p.channels, p.height, p.width), np.float32)).size)
+        dim = int(self._run(np.zeros((1, p.channels, p.height, p.width), np.float32)).size)
+        if not 1 <= dim <= MAX_DIM:
+            raise ArtifactError(
+                f"encoder {self.name!r}: its model returns {dim:,} numbers for an image; expected "
+                f"1 to {MAX_DIM:,}"
+            )
+        return dim
 
     @cached_property
     def fingerprint(self) -> str:
@@ -134,12 +215,14 @@ class NetworkEncoder:
             ImageError: the network accepts one size only, and an image has another.
         """
         out = np.empty((len(images), self.dim), np.float32)
+        p = self.preprocessing
+        size = max(1, min(BATCH_SIZE, _BATCH_PIXELS // (p.height * p.width)))
 
         def encode(start: int) -> None:
-            batch = slice(start, start + BATCH_SIZE)
+            batch = slice(start, start + size)
             out[batch] = self.run(self.prepare(images[batch]))
 
-        starts = range(0, len(images), BATCH_SIZE)
+        starts = range(0, len(images), size)
         if len(starts) <= 1:
             for start in starts:
                 encode(start)
@@ -154,8 +237,18 @@ class NetworkEncoder:
         return self.preprocessing.scaled(self.preprocessing.apply(images))
 
     def run(self, values: NDArray[np.float32]) -> Embeddings:
-        """Return embeddings ``(n, dim)`` for the output of :meth:`prepare`."""
+        """Return embeddings ``(n, dim)`` for the output of :meth:`prepare`.
+
+        Raises:
+            ArtifactError: ONNX Runtime cannot run the model, or it returns embeddings of another
+                length than for a black image.
+        """
         rows = self._run(values).reshape(len(values), -1)
+        if rows.shape[1] != self.dim:
+            raise ArtifactError(
+                f"encoder {self.name!r}: its model returns {rows.shape[1]:,} numbers for an image, "
+                f"and {self.dim:,} for another"
+            )
         return unit_rows(rows) if self.normalized else rows
 
     def reconstruct(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
@@ -184,22 +277,18 @@ class NetworkEncoder:
         }
 
     @classmethod
-    def restore(cls, description: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
+    def restore(cls, description: Fields, files: Mapping[str, bytes]) -> Self:
         """Restore from :meth:`describe` and :meth:`files`.
 
         Raises:
-            ArtifactError: the model is missing or broken.
+            ArtifactError: a field or the model is missing or broken.
         """
-        if MODEL_FILE not in files:
-            raise ArtifactError(
-                f"encoder {description['name']!r}: its weights {MODEL_FILE} are missing"
-            )
         return cls(
-            description["name"],
-            files[MODEL_FILE],
-            Preprocessing(**description["preprocessing"]),
-            normalized=description["normalized"],
-            origin=description["origin"],
+            description.text("name"),
+            require_file(description, files, MODEL_FILE),
+            Preprocessing.restore(description.object("preprocessing")),
+            normalized=description.flag("normalized"),
+            origin=description.mapping("origin"),
             extra={name: data for name, data in files.items() if name != MODEL_FILE},
         )
 
@@ -224,46 +313,56 @@ def open_onnx(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
     del sample
     path = Path(name.removeprefix(ONNX_PREFIX)).expanduser()
     try:
-        model = path.read_bytes()
+        model = read_regular(path)
     except OSError as error:
         raise InputError(f"encoder {name!r}: cannot be read ({error.strerror or error})") from error
     config = path.with_suffix(".json")
     try:
-        fields = json.loads(config.read_bytes())
-        preprocessing = _pop_preprocessing(fields)
-        normalize = bool(fields.pop("normalize", True))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"encoder {name!r}: {config} must describe the network's input, as in "
-            f'{{"size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}} ({error})'
-        ) from error
-    if fields:
-        unknown = ", ".join(map(repr, fields))
-        raise InputError(
-            f"{config}: unknown field {unknown}; fields: size, channels, mean, std, filter, "
-            "crop, normalize"
-        )
+        document = read_json(config, hint=_EXAMPLE, error=InputError)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"encoder {name!r}: there is no file {config}; {_EXAMPLE}") from None
+    fields = Fields.of(document, str(config), hint=_EXAMPLE, error=InputError)
+    fields.only(("size", "channels", "mean", "std", "filter", "crop", "normalize"))
+    preprocessing = _preprocessing(fields)
+    normalize = fields.flag("normalize", True)
+    model = with_external_data(model, path.parent, name=f"encoder {name!r}")
     origin = {"source": str(path.absolute()), "license": "your own"}
     return NetworkEncoder(path.stem, model, preprocessing, normalized=normalize, origin=origin)
 
 
-def _pop_preprocessing(fields: dict[str, Any]) -> Preprocessing:
-    size = fields.pop("size")
-    height, width = size if isinstance(size, list) else (size, size)
-    channels = int(fields.pop("channels", 3))
+_EXAMPLE = (
+    "it describes the network's input, as in "
+    '{"size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}'
+)
+
+
+def _preprocessing(fields: Fields) -> Preprocessing:
+    if isinstance(fields.values.get("size"), list):
+        sizes = fields.integers("size", 1, MAX_SIDE)
+        if len(sizes) != 2:
+            raise fields.invalid("size", "pixels, or [height, width]")
+        height, width = sizes
+    else:
+        height = width = fields.integer("size", 1, MAX_SIDE)
+    channels = fields.integer("channels", 1, 3, 3)
+    if channels == 2:
+        raise fields.invalid("channels", "1 or 3")
     return Preprocessing(
-        int(height),
-        int(width),
+        height,
+        width,
         channels,
-        filter=str(fields.pop("filter", "bilinear")),
-        crop=fields.pop("crop", None),
-        mean=_per_channel(fields.pop("mean", 0.0), channels),
-        std=_per_channel(fields.pop("std", 1.0), channels),
+        filter=fields.text("filter", "bilinear", allowed=FILTERS),
+        crop=fields.number("crop", MIN_CROP, 1) if fields.has("crop") else None,
+        mean=_per_channel(fields, "mean", 0.0, channels),
+        std=_per_channel(fields, "std", 1.0, channels),
     )
 
 
-def _per_channel(value: float | list[float], channels: int) -> tuple[float, ...]:
-    values = [value] * channels if isinstance(value, int | float) else value
+def _per_channel(fields: Fields, name: str, default: float, channels: int) -> tuple[float, ...]:
+    low, high = (MIN_STD, MAX_VALUE) if name == "std" else (-MAX_VALUE, MAX_VALUE)
+    if not isinstance(fields.values.get(name), list):
+        return (float(fields.number(name, low, high, default)),) * channels
+    values = fields.numbers(name, low, high)
     if len(values) != channels:
-        raise ValueError(f"expected {channels} numbers, got {values}")
-    return tuple(float(number) for number in values)
+        raise fields.invalid(name, f"a number, or a list of {channels}")
+    return tuple(map(float, values))

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lookalike.artifacts import new_folder, read_manifest, write_atomically
-from lookalike.encoders.base import MANIFEST, Encoder, encoder_files
-from lookalike.encoders.composite import ConcatenatedEncoder, MultiViewEncoder, ProjectedEncoder
+from lookalike.documents import Fields
+from lookalike.encoders.base import MANIFEST, MAX_DIM, Encoder, encoder_files
+from lookalike.encoders.composite import (
+    ConcatenatedEncoder,
+    MultiViewEncoder,
+    ProjectedEncoder,
+    description_parts,
+)
 from lookalike.encoders.handcrafted import HandcraftedEncoder, Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
-from lookalike.errors import ArtifactError, UnknownNameError
+from lookalike.encoders.weights import WEIGHTS_FILE
+from lookalike.errors import ArtifactError, InputError
+from lookalike.files import bare_name, open_regular
 
 _HANDCRAFTED: Mapping[str, type[HandcraftedEncoder]] = {
     c.kind: c for c in (Pixels, Pca, Hog, FineHog, Histogram)
@@ -20,6 +29,18 @@ _HANDCRAFTED: Mapping[str, type[HandcraftedEncoder]] = {
 _COMPOSITE: Mapping[
     str, type[MultiViewEncoder] | type[ConcatenatedEncoder] | type[ProjectedEncoder]
 ] = {c.kind: c for c in (MultiViewEncoder, ConcatenatedEncoder, ProjectedEncoder)}
+
+_FILES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(_HANDCRAFTED, ()),
+    **{c.kind: (WEIGHTS_FILE,) for c in (Pca, FineHog, ProjectedEncoder)},
+    **{c.kind: () for c in (MultiViewEncoder, ConcatenatedEncoder)},
+    "network": ("model.onnx", "decoder.onnx", WEIGHTS_FILE),
+    "pair": ("model.onnx", "text.onnx", "tokenizer.json"),
+}
+"""Names of the files that an encoder may have, by its kind; those of its parts are numbered."""
+
+MAX_PARTS = 64
+"""Encoders that one may consist of, parts of parts included."""
 
 
 def save_encoder(encoder: Encoder, folder: str | Path) -> None:
@@ -46,33 +67,112 @@ def write_encoder(encoder: Encoder, folder: Path) -> None:
 def load_encoder(folder: str | Path) -> Encoder:
     """Load an encoder from its folder.
 
+    Only the files that an encoder of its kind has are read, and only from this folder, so that an
+    encoder of somebody else reaches no other files; nor does copying it.
+
     Raises:
-        ArtifactError: not an encoder folder, or its weights are missing, broken or changed.
+        ArtifactError: not an encoder folder, or its description or a file is missing, broken,
+            changed or not one that belongs there.
         FormatVersionError: a newer lookalike wrote it.
     """
     folder = Path(folder)
-    description = read_manifest(folder / MANIFEST, what="an encoder")
+    description = read_description(folder)
+    files = read_encoder_files(folder, description)
     try:
-        files = {name: (folder / name).read_bytes() for name in description["files"]}
         encoder = _restore(description, files)
-        expected = description["fingerprint"]
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder / MANIFEST}: field {error} is missing or invalid") from error
-    except OSError as error:
+        dim = encoder.dim
+    except InputError as error:
+        raise ArtifactError(f"{folder}: {error}") from error
+    if not 1 <= dim <= MAX_DIM:
         raise ArtifactError(
-            f"{folder}: its file {Path(error.filename).name} cannot be read ({error.strerror}); "
-            "train or copy the encoder again"
-        ) from error
+            f"{folder}: its embeddings would have {dim:,} numbers; expected 1 to {MAX_DIM:,}"
+        )
+    expected = description.text("fingerprint")
     if encoder.fingerprint != expected:
         raise ArtifactError(
             f"{folder}: its files have changed since it was saved (fingerprint "
-            f"{encoder.fingerprint[:12]}, expected {expected[:12]}); train or copy it again"
+            f"{encoder.fingerprint[:12]}, expected {expected[:12]!r}); {description.hint}"
         )
+    if description.integer("dim", 1, MAX_DIM, dim) != dim:
+        raise description.invalid("dim", f"{dim}, as its files compute")
     return encoder
 
 
-def _restore(description: Mapping[str, Any], files: Mapping[str, bytes]) -> Encoder:
-    kind = description["kind"]
+def read_description(folder: Path) -> Fields:
+    """Return the fields of ``encoder.json``.
+
+    Raises:
+        ArtifactError: there is none, or it is broken.
+        FormatVersionError: a newer lookalike wrote it.
+    """
+    return describe_manifest(read_manifest(folder / MANIFEST, what="an encoder"), folder / MANIFEST)
+
+
+def describe_manifest(manifest: Mapping[str, Any], place: str | Path) -> Fields:
+    """Return the fields of a manifest that was read from ``place``."""
+    return Fields(manifest, str(place), "train or copy the encoder again")
+
+
+def read_encoder_files(folder: Path, description: Fields) -> dict[str, bytes]:
+    """Return the files of an encoder by name, each as it was when it was saved.
+
+    Raises:
+        ArtifactError: one is missing, a link, changed, or does not belong to such an encoder.
+    """
+    hashes = file_hashes(description)
+    files = {}
+    for name, expected in hashes.items():
+        try:
+            with open_regular(folder / name, follow=False) as file:
+                files[name] = file.read()
+        except OSError as error:
+            raise ArtifactError(
+                f"{folder}: its file {name} cannot be read ({error.strerror or error}); "
+                f"{description.hint}"
+            ) from error
+        if expected and hashlib.sha256(files[name]).hexdigest() != expected:
+            raise ArtifactError(
+                f"{folder}: its file {name} has changed since it was saved; {description.hint}"
+            )
+    return files
+
+
+def file_hashes(description: Fields) -> dict[str, str]:
+    """Return the SHA-256 of an encoder's files by name; empty texts before they were recorded.
+
+    Raises:
+        ArtifactError: the description names a file that such an encoder does not have.
+    """
+    allowed = _file_names(description, [MAX_PARTS])
+    names = [
+        bare_name(name, description.place, allowed=allowed or (MANIFEST,))
+        for name in description.texts("files")
+    ]
+    recorded = description.text_mapping("sha256", {})
+    if recorded and recorded.keys() != set(names):
+        raise description.invalid("sha256", "hashes of exactly its files")
+    return {name: recorded.get(name, "") for name in names}
+
+
+def _file_names(description: Fields, remaining: list[int]) -> set[str]:
+    """Return the names of the files that an encoder may have, those of its parts included."""
+    remaining[0] -= 1
+    if remaining[0] < 0:
+        raise ArtifactError(
+            f"{description.place}: has more than {MAX_PARTS} parts; {description.hint}"
+        )
+    kind = description.text("kind")
+    if kind not in _FILES:
+        raise description.invalid("kind", f"one of {', '.join(_FILES)}")
+    names = set(_FILES[kind])
+    if kind in _COMPOSITE:
+        for number, part in enumerate(description_parts(description)):
+            names |= {f"{number}-{name}" for name in _file_names(part, remaining)}
+    return names
+
+
+def _restore(description: Fields, files: Mapping[str, bytes]) -> Encoder:
+    kind = description.text("kind")
     if kind in _HANDCRAFTED:
         return _HANDCRAFTED[kind].restore(description, files)
     if kind in _COMPOSITE:
@@ -82,7 +182,4 @@ def _restore(description: Mapping[str, Any], files: Mapping[str, bytes]) -> Enco
 
     if kind == ImageTextEncoder.kind:
         return ImageTextEncoder.restore(description, files)
-    if kind != NetworkEncoder.kind:
-        kinds = [*_HANDCRAFTED, *_COMPOSITE, NetworkEncoder.kind, ImageTextEncoder.kind]
-        raise UnknownNameError("kind of encoder", kind, kinds)
     return NetworkEncoder.restore(description, files)

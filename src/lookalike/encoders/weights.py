@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from lookalike.documents import Fields
+from lookalike.encoders.base import require_file
 from lookalike.errors import ArtifactError
 
 WEIGHTS_FILE = "model.safetensors"
@@ -24,23 +25,38 @@ def write_arrays(arrays: Mapping[str, NDArray[np.float32]]) -> Mapping[str, byte
 
 
 def read_arrays(
-    description: Mapping[str, Any], files: Mapping[str, bytes]
+    description: Fields, files: Mapping[str, bytes], shapes: Mapping[str, tuple[int | None, ...]]
 ) -> Mapping[str, NDArray[np.float32]]:
     """Return the arrays that :func:`write_arrays` wrote.
 
     Args:
         description: of the encoder; its name appears in messages.
         files: of the encoder, by name.
+        shapes: of the arrays, by name; None where any length will do.
 
     Raises:
-        ArtifactError: the file is missing or broken.
+        ArtifactError: the file or an array is missing or broken, or has another shape or type, or
+            numbers that are not finite.
     """
-    name = description["name"]
-    if WEIGHTS_FILE not in files:
-        raise ArtifactError(f"encoder {name!r}: its weights {WEIGHTS_FILE} are missing")
+    data = require_file(description, files, WEIGHTS_FILE)
     try:
-        return dict(load_tensors(files[WEIGHTS_FILE]))
-    except SafetensorError as error:
-        raise ArtifactError(
-            f"encoder {name!r}: its weights {WEIGHTS_FILE} are broken ({error})"
-        ) from error
+        arrays = dict(load_tensors(data))
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise _broken(description, str(error)) from error
+    for name, shape in shapes.items():
+        array = arrays.get(name)
+        if array is None or array.dtype != np.float32 or array.ndim != len(shape):
+            raise _broken(description, f"no array {name} of float32 with {len(shape)} dimensions")
+        if any(wanted not in (None, size) for wanted, size in zip(shape, array.shape, strict=True)):
+            raise _broken(description, f"{name} has the shape {array.shape}")
+        if not np.isfinite(array).all():
+            raise _broken(description, f"{name} has numbers that are not finite")
+    return {name: arrays[name] for name in shapes}
+
+
+def _broken(description: Fields, reason: str) -> ArtifactError:
+    name = description.text("name")
+    return ArtifactError(
+        f"{description.place}: the weights {WEIGHTS_FILE} of encoder {name!r} are broken "
+        f"({' '.join(reason.split())[:200]}); {description.hint}"
+    )

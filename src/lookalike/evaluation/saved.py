@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lookalike.documents import Fields
 from lookalike.evaluation.results import Evaluation
 from lookalike.evaluation.summary import verdict
 from lookalike.gallery.derived import DerivedFile, Origin
@@ -15,13 +16,6 @@ from lookalike.gallery.gallery import Gallery
 FILE = DerivedFile("evaluation.json", 3, "evaluate again: lookalike evaluate {gallery} --save")
 
 _IMAGE = "image"
-_FIELDS = {
-    "rows": int,
-    "fingerprint": str,
-    "verdict": str,
-    "evaluation": dict,
-    "page": dict,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +66,15 @@ def load_saved_evaluation(gallery: Gallery) -> SavedEvaluation | None:
     return FILE.load(gallery, _from_document)
 
 
-def _from_document(document: Mapping[str, Any], origin: Origin) -> SavedEvaluation:
-    for name, kind in _FIELDS.items():
-        if not isinstance(document[name], kind):
-            raise TypeError(name)
-    return SavedEvaluation(origin=origin, **{name: document[name] for name in _FIELDS})
+def _from_document(document: Fields, origin: Origin) -> SavedEvaluation:
+    return SavedEvaluation(
+        origin=origin,
+        rows=document.integer("rows", 0, 1 << 62),
+        fingerprint=document.text("fingerprint"),
+        verdict=document.text("verdict"),
+        evaluation=document.mapping("evaluation"),
+        page=document.mapping("page"),
+    )
 
 
 def _file_names(evaluation: Evaluation, gallery: Gallery) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.documents import Fields
 from lookalike.errors import ArtifactError, InputError, StorageError
 from lookalike.explore.clusters import UNCLUSTERED, Cluster, describe_clusters, find_clusters
 from lookalike.explore.layout import METHOD, MapQuality, Points, compute_layout, measure_quality
@@ -179,29 +180,49 @@ def load_map(gallery: Gallery) -> CollectionMap | None:
     return FILE.load(gallery, _from_document)
 
 
-def _from_document(document: Mapping[str, Any], origin: Origin) -> CollectionMap:
-    ids = tuple(document["ids"])
-    points = decode_array(document["points"], "<u2").reshape(len(ids), 2) / _MAX_COORDINATE
+def _from_document(document: Fields, origin: Origin) -> CollectionMap:
+    ids = document.texts("ids")
+    count = len(ids)
+    k = document.integer("k", 0, count)
+    points = decode_array(document, "points", "<u2", count=2 * count).reshape(count, 2)
+    neighbors = decode_array(document, "neighbors", "<u4", count=count * k, below=count)
+    clusters = document.objects("clusters")
+    membership = decode_array(
+        document, "membership", "<i2", count=count, below=max(1, len(clusters))
+    )
+    if count and membership.min() < UNCLUSTERED:
+        raise document.invalid("membership", "an array of cluster numbers")
     return CollectionMap(
         ids=ids,
-        points=points.astype(np.float32),
-        membership=decode_array(document["membership"], "<i2").astype(np.int64),
-        clusters=tuple(
-            Cluster(*(each[name] for name in ("number", "size", "medoid", "label", "share")))
-            for each in document["clusters"]
-        ),
-        lof_scores=decode_array(document["lof_scores"], "<f4"),
-        neighbors=decode_array(document["neighbors"], "<u4").reshape(len(ids), -1).astype(np.int64),
+        points=(points / _MAX_COORDINATE).astype(np.float32),
+        membership=membership.astype(np.int64),
+        clusters=tuple(_cluster(each, number, ids) for number, each in enumerate(clusters)),
+        lof_scores=decode_array(document, "lof_scores", "<f4", count=count),
+        neighbors=neighbors.reshape(count, k).astype(np.int64),
         quality=MapQuality(
-            document["trustworthiness"],
-            document["neighborhood_preservation"],
-            document["sampled"],
+            _share(document, "trustworthiness"),
+            _share(document, "neighborhood_preservation"),
+            document.integer("sampled", 0, count),
         ),
-        fingerprint=document["fingerprint"],
-        embeddings_hash=document["embeddings_hash"],
+        fingerprint=document.text("fingerprint"),
+        embeddings_hash=document.text("embeddings_hash"),
         origin=origin,
-        zero_embeddings=tuple(document["zero_embeddings"]),
-        columns={each["name"]: _column(each) for each in document["columns"]},
+        zero_embeddings=document.texts("zero_embeddings"),
+        columns={each.text("name"): _column(each, count) for each in document.objects("columns")},
+    )
+
+
+def _share(document: Fields, name: str) -> float | None:
+    return document.number(name, 0, 1) if document.has(name) else None
+
+
+def _cluster(document: Fields, number: int, ids: Sequence[str]) -> Cluster:
+    return Cluster(
+        document.integer("number", number, number),
+        document.integer("size", 0, len(ids)),
+        document.integer("medoid", 0, len(ids) - 1),
+        document.text("label") if document.has("label") else None,
+        _share(document, "share"),
     )
 
 
@@ -236,9 +257,12 @@ def _display_text(value: object) -> str | None:
     return str(value)
 
 
-def _column(document: Mapping[str, Any]) -> list[str | None]:
-    codes = decode_array(document["codes"], "<i2")
-    return [None if code < 0 else document["values"][code] for code in codes]
+def _column(document: Fields, count: int) -> list[str | None]:
+    values = document.texts("values")
+    codes = decode_array(document, "codes", "<i2", count=count, below=max(1, len(values)))
+    if not values and count and codes.max() >= 0:
+        raise document.invalid("values", "a list of texts for each code")
+    return [None if code < 0 else values[code] for code in codes]
 
 
 def _hash(embeddings: Embeddings) -> str:

@@ -7,16 +7,17 @@ comes back with an image of the same content.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, Protocol
 
-from lookalike.artifacts import check_manifest, manifest_bytes
-from lookalike.errors import ArtifactError
+from lookalike.artifacts import manifest_bytes, parse_manifest
+from lookalike.documents import LARGE, Fields
 from lookalike.stores.base import Record
 from lookalike.types import Metadata
 
 FILE = "archive.json"
+
+_HINT = "restore it, or delete it with the labels of removed images that it holds"
 
 
 class FileStorage(Protocol):
@@ -72,17 +73,13 @@ class ColumnArchive:
         self._values = merged
 
     def _parse(self, data: bytes) -> dict[str, Metadata]:
-        place = f"{self._place}/{FILE}"
-        try:
-            fields: dict[str, Any] = check_manifest(
-                json.loads(data), place=place, what="an archive of labels"
-            )
-            return dict(fields["columns"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(
-                f"{place}: damaged ({error}); restore it, or delete it with the labels of removed "
-                "images that it holds"
-            ) from error
+        place, what = f"{self._place}/{FILE}", "an archive of labels"
+        manifest = parse_manifest(data, place=place, what=what, hint=_HINT, limit=LARGE)
+        fields = Fields(manifest, place, _HINT)
+        columns = fields.mapping("columns")
+        if not all(isinstance(values, dict) for values in columns.values()):
+            raise fields.invalid("columns", "an object of objects")
+        return columns
 
 
 def values_by_content(rows: Iterable[Record], written: Set[str]) -> dict[str, Metadata]:

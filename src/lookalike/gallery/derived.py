@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.artifacts import write_atomically
+from lookalike.documents import LARGE, Fields, read_json
 from lookalike.errors import ArtifactError, FormatVersionError
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
@@ -82,10 +83,10 @@ class DerivedFile:
         write_atomically(path, json.dumps(document).encode(), parents=False)
         return path
 
-    def load(self, gallery: Gallery, parse: Callable[[Mapping[str, Any], Origin], T]) -> T | None:
+    def load(self, gallery: Gallery, parse: Callable[[Fields, Origin], T]) -> T | None:
         """Return what ``parse`` makes of the document and its origin; None if there is no file.
 
-        ``parse`` may raise ValueError, TypeError, LookupError or AttributeError.
+        What ``parse`` finds wrong with a field it raises as ArtifactError or ValueError.
 
         Raises:
             FormatVersionError: another version of lookalike wrote the file.
@@ -94,22 +95,24 @@ class DerivedFile:
         # The gallery's name and not its path: clients of the HTTP service read these messages too.
         folder = gallery.path.absolute().name
         place, again = f"{self.name} of {folder}", self.again.format(gallery=folder)
+        path = gallery.path / self.name
         try:
-            document = json.loads((gallery.path / self.name).read_bytes())
-            version = document.get("format", 1)
-            if isinstance(version, int) and version != self.version:
-                age = "an older" if version < self.version else "a newer"
-                raise FormatVersionError(f"{place}: written by {age} lookalike; {again}")
-            saved = GalleryState(document["identity"], document["revision"])
-            changes = gallery.state.changes_since(saved)
-            return parse(document, Origin(saved, str(document["created_at"]), changes))
-        except FileNotFoundError:
+            document = read_json(path, place=place, hint=again, limit=LARGE, follow=False)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (
-            *(OSError, ValueError, TypeError, LookupError, AttributeError),
-            RecursionError,
-        ) as error:
-            raise ArtifactError(f"{place}: damaged ({type(error).__name__}); {again}") from error
+        fields = Fields.of(document, place, hint=again)
+        version = fields.integer("format", 1, 1 << 62, 1)
+        if version != self.version:
+            age = "an older" if version < self.version else "a newer"
+            raise FormatVersionError(f"{place}: written by {age} lookalike; {again}")
+        saved = GalleryState(fields.text("identity"), fields.text("revision"))
+        created_at = fields.text("created_at")
+        try:
+            datetime.fromisoformat(created_at)
+            return parse(fields, Origin(saved, created_at, gallery.state.changes_since(saved)))
+        except ValueError as error:
+            reason = " ".join(str(error).split())[:100]
+            raise ArtifactError(f"{place}: damaged ({reason}); {again}") from error
 
 
 def encode_array(values: NDArray[Any]) -> str:
@@ -117,6 +120,29 @@ def encode_array(values: NDArray[Any]) -> str:
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
 
 
-def decode_array(text: str, dtype: str) -> NDArray[Any]:
-    """Return the array ``(n,)`` that :func:`encode_array` wrote, of a type such as ``<f4``."""
-    return np.frombuffer(base64.b64decode(text), dtype)
+def decode_array(
+    fields: Fields, name: str, dtype: str, *, count: int, below: int | None = None
+) -> NDArray[Any]:
+    """Return the array that :func:`encode_array` wrote into a field.
+
+    Args:
+        fields: of the document.
+        name: of the field.
+        dtype: such as ``<f4``.
+        count: of its numbers; the result is ``(count,)``.
+        below: the numbers are smaller than this; floating-point ones are finite in any case.
+
+    Raises:
+        ArtifactError: it is not such an array.
+    """
+    try:
+        values = np.frombuffer(base64.b64decode(fields.text(name), validate=True), dtype)
+    except ValueError:
+        raise fields.invalid(name, "an array in base64") from None
+    if len(values) != count:
+        raise fields.invalid(name, f"an array of {count:,} numbers")
+    if below is not None and count and values.max() >= below:
+        raise fields.invalid(name, f"an array of numbers below {below:,}")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise fields.invalid(name, "an array of finite numbers")
+    return values

@@ -43,7 +43,8 @@ from lookalike.gallery.state import GalleryState
 from lookalike.gallery.storage import (
     ENCODER,
     IDENTITY,
-    MANIFEST,
+    IMAGES,
+    LOCK,
     create_storage,
     open_storage,
     read_gallery_manifest,
@@ -93,10 +94,6 @@ from lookalike.types import (
     ProgressCallback,
     ignore_progress,
 )
-
-LOCK = "writing.lock"
-IMAGES = "images"
-"""Folder of uploaded images."""
 
 _READ_AT_ONCE = 1_000
 
@@ -197,12 +194,7 @@ class Gallery:
     def _open(self) -> None:
         """Open the gallery that is in its place."""
         opened = _Opened(self._address if self._place is None else self._place.path)
-        try:
-            self._apply(opened)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"{opened.storage.path / MANIFEST}: missing or invalid field {error}"
-            ) from error
+        self._apply(opened)
         self._opened = opened
 
     def _apply(self, opened: _Opened) -> None:
@@ -349,6 +341,22 @@ class Gallery:
         view._is_snapshot, view._writer = True, None
         view._apply(view._opened)
         return view
+
+    def __copy__(self) -> Self:
+        view = object.__new__(type(self))
+        vars(view).update(vars(self))
+        return view
+
+    def __reduce__(self) -> tuple[Callable[[str], Self], tuple[str]]:
+        """Pickle the gallery as its location: it is opened again there, as it is then.
+
+        Raises:
+            InputError: this is a snapshot, which no other process can read.
+        """
+        if self._is_snapshot:
+            raise InputError(f"{self.path}: a snapshot cannot be pickled; pickle the gallery")
+        location = self._address if self._place is None else self._place.path.absolute()
+        return type(self).open, (str(location),)
 
     def check_identity(self, identity: str) -> None:
         """Check that the gallery that is in its place has an identity.
@@ -779,6 +787,7 @@ class Gallery:
             if text is not None:
                 vectors = region.encode_text(text, opened.encoder)
             elif id is not None:
+                opened = opened.snapshot()  # the query is a row of what is searched
                 needs = options.needs_image
                 vectors = region.encode_row(id, opened, self.open_rows, needs)
             elif query is not None:

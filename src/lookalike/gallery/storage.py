@@ -7,29 +7,39 @@ creates such a folder in the cache.
 
 A gallery's identity is that of its store. The manifest of a folder repeats it, so that the manifest
 of one gallery beside the rows of another is recognized.
+
+Galleries may be of somebody else, and so may the server: names that they hold become file names
+only through :func:`lookalike.files.bare_name`, and a folder's parts may not be links.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from lookalike.artifacts import (
-    check_manifest,
     manifest_bytes,
     new_folder,
+    parse_manifest,
     read_manifest,
     write_atomically,
     write_manifest,
 )
 from lookalike.config import settings
-from lookalike.encoders.base import Encoder, encoder_files
-from lookalike.encoders.persistence import write_encoder
-from lookalike.errors import ArtifactError, FingerprintError, SettingError
-from lookalike.files import AnchoredPath
+from lookalike.documents import Fields
+from lookalike.encoders.base import MANIFEST as ENCODER_MANIFEST
+from lookalike.encoders.base import MAX_DIM, Encoder, encoder_files
+from lookalike.encoders.persistence import describe_manifest, file_hashes, write_encoder
+from lookalike.errors import (
+    ArtifactError,
+    FingerprintError,
+    InputError,
+    SettingError,
+)
+from lookalike.files import AnchoredPath, bare_name, check_no_link, open_regular
 from lookalike.gallery.state import GalleryState
 from lookalike.stores.base import VectorStore, replaced_error
 from lookalike.stores.lance.store import LanceStore
@@ -40,9 +50,17 @@ from lookalike.types import Metric
 MANIFEST = "gallery.json"
 ENCODER = "encoder"
 STORE = "store"
+IMAGES = "images"
+"""Folder of uploaded images."""
+
+LOCK = "writing.lock"
 IDENTITY = "identity"
 
+_PARTS = (ENCODER, STORE, IMAGES, LOCK)
+_MAX_ROWS = 1 << 62
+
 _WHAT = "a gallery"
+_AGAIN = "copy the gallery again, or index the images into a new one"
 _HINT = "Create one: lookalike index photos.gallery photos"
 
 
@@ -135,7 +153,7 @@ class FolderStorage:
 
     def read(self) -> dict[str, Any]:
         """Return the current manifest."""
-        return read_manifest(self.path / MANIFEST, what=_WHAT, hint=_HINT)
+        return _check_fields(_read_folder_manifest(self.path), str(self.path / MANIFEST))
 
     def write(self, fields: Mapping[str, Any]) -> None:
         """Replace the manifest of this gallery."""
@@ -147,7 +165,8 @@ class FolderStorage:
     def read_file(self, name: str) -> bytes | None:
         """Return the content of a file in the folder; None if there is none."""
         try:
-            return (self.path / name).read_bytes()
+            with open_regular(self.path / name, follow=False) as file:
+                return file.read()
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -190,7 +209,7 @@ class MilvusStorage:
 
     def read(self) -> dict[str, Any]:
         """Return the current manifest."""
-        return _manifest(self._sidecar.read(MANIFEST), self.address)
+        return _manifest(self._sidecar.read(MANIFEST), str(self.address))
 
     def write(self, fields: Mapping[str, Any]) -> None:
         """Replace the manifest of this gallery."""
@@ -218,11 +237,42 @@ def open_storage(path: str | Path) -> GalleryStorage:
         store = MilvusStore.open(Address.parse(path))
         return MilvusStorage(_cached_folder(store), store, _fingerprint(store))
     folder = Path(path)
-    fields = read_manifest(folder / MANIFEST, what=_WHAT, hint=_HINT)
-    if "address" in fields:
-        store = MilvusStore.open(Address.parse(fields["address"]))
-        return MilvusStorage(folder, store, str(fields.get("fingerprint")))
+    manifest = _read_folder_manifest(folder)
+    for name in _PARTS:
+        check_no_link(folder / name, what=_WHAT)
+    if "address" in manifest:
+        fields = Fields(manifest, str(folder / MANIFEST), _AGAIN)
+        try:
+            address = Address.parse(fields.text("address"))
+        except InputError as error:
+            raise ArtifactError(f"{folder / MANIFEST}: {error}; {_AGAIN}") from error
+        return MilvusStorage(folder, MilvusStore.open(address), fields.text("fingerprint"))
     return FolderStorage(folder)
+
+
+def _read_folder_manifest(folder: Path) -> dict[str, Any]:
+    return read_manifest(folder / MANIFEST, what=_WHAT, hint=_HINT)
+
+
+def _check_fields(manifest: dict[str, Any], place: str) -> dict[str, Any]:
+    """Return a manifest whose fields are all of their types.
+
+    Raises:
+        ArtifactError: one is missing or invalid.
+    """
+    fields = Fields(manifest, place, _AGAIN)
+    fields.text("metric", allowed=tuple(Metric))
+    encoder = fields.object("encoder")
+    encoder.text("name")
+    encoder.text("fingerprint")
+    fields.text_mapping("sources")
+    for name in fields.mapping("source_options", {}):
+        fields.object("source_options").object(name)
+    fields.texts("written", ())
+    fields.text(IDENTITY, "")
+    fields.integer("dim", 1, MAX_DIM, 1)
+    fields.integer("rows", 0, _MAX_ROWS, 0)
+    return manifest
 
 
 def read_gallery_manifest(storage: GalleryStorage) -> dict[str, Any]:
@@ -328,16 +378,17 @@ def _write_handle(folder: Path, address: Address, fingerprint: str) -> None:
 
 def _cached_folder(store: MilvusStore) -> Path:
     """Return the folder in the cache of a gallery in Milvus, with its current encoder."""
-    address, fingerprint = store.address, _fingerprint(store)
+    address = store.address
+    fingerprint = bare_name(_fingerprint(store), str(address))
     server = f"{address.host}_{address.port}".replace(":", "_")
     folder = settings().data / "galleries" / server / fingerprint[:16] / f"{address.name}.gallery"
     if not (folder / MANIFEST).exists():
-        _manifest(store.sidecar.read(MANIFEST), address)
-        names = [name for name in store.sidecar.files() if name.startswith(f"{ENCODER}/")]
+        _manifest(store.sidecar.read(MANIFEST), str(address))
+        files = _encoder_files(store)
         try:
             with new_folder(folder) as partial:
-                for name in names:
-                    write_atomically(partial / name, store.sidecar.read(name))
+                for name, data in files.items():
+                    write_atomically(partial / ENCODER / name, data)
                 _write_handle(partial, address, fingerprint)
         except ArtifactError:
             if not (folder / MANIFEST).exists():  # otherwise another process created it
@@ -356,5 +407,25 @@ def _stamp(folder: Path) -> object:
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
-def _manifest(data: bytes, address: Address | None) -> dict[str, Any]:
-    return check_manifest(json.loads(data), place=f"{address}", what=_WHAT)
+def _manifest(data: bytes, address: str) -> dict[str, Any]:
+    return _check_fields(parse_manifest(data, place=address, what=_WHAT), address)
+
+
+def _encoder_files(store: MilvusStore) -> dict[str, bytes]:
+    """Return the files of the encoder beside a collection by name, its manifest last.
+
+    Raises:
+        ArtifactError: one is missing, has changed, or is not one that an encoder has.
+    """
+    place = f"{store.address}: {ENCODER}/{ENCODER_MANIFEST}"
+    manifest = store.sidecar.read(f"{ENCODER}/{ENCODER_MANIFEST}")
+    fields = parse_manifest(manifest, place=place, what="an encoder")
+    files = {}
+    for name, expected in file_hashes(describe_manifest(fields, place)).items():
+        files[name] = store.sidecar.read(f"{ENCODER}/{name}")
+        if expected and hashlib.sha256(files[name]).hexdigest() != expected:
+            raise ArtifactError(
+                f"{store.address}: its encoder's file {name} has changed since it was written; "
+                "copy the gallery again"
+            )
+    return {**files, ENCODER_MANIFEST: manifest}

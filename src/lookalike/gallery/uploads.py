@@ -12,7 +12,8 @@ from typing import Any
 from lookalike.artifacts import write_atomically
 from lookalike.errors import ArtifactError, BusyError, InputError, MissingRowError
 from lookalike.files import escape_name, unescape_name
-from lookalike.gallery.gallery import IMAGES, Gallery
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.storage import IMAGES
 from lookalike.gallery.sync import UPLOADS
 from lookalike.images.decode import content_hash
 from lookalike.images.formats import file_suffix

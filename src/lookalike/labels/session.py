@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import MissingRowError
+from lookalike.cancellation import holding
+from lookalike.documents import Fields
+from lookalike.errors import InputError, MissingRowError
 from lookalike.gallery.derived import DerivedFile, Origin, decode_array, encode_array
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import NeighborGraph
@@ -21,6 +23,12 @@ FILE = DerivedFile("labeling.json", 3, "create it again: lookalike label suggest
 
 MIN_CONFIDENCE = 0.9
 """Labels cover an image if the raw confidence of its propagated label is at least this."""
+
+MAX_LABELS = 1_000
+"""Different labels whose coverage is estimated at a time."""
+
+MAX_CELLS = 20_000_000
+"""Images times different labels of such an estimate: each of them has a score (80 MB)."""
 
 _GROUP_SIZE = 8
 _GRAPH_NEIGHBORS = 10
@@ -63,18 +71,37 @@ class LabelingSession:
         return GraphPropagation(self.graph, _GRAPH_NEIGHBORS)
 
     @cached_property
+    def _estimating(self) -> threading.Lock:
+        return threading.Lock()
+
+    @cached_property
     def _known_ids(self) -> frozenset[str]:
         return frozenset((*self.graph.ids, *self.graph.zero_embeddings))
 
     def coverage(self, labels: Mapping[str, tuple[str, ...]]) -> Coverage:
         """Return how many images labels by id cover along the neighbor graph.
 
+        One estimate of a session is computed at a time, within some 200 MB.
+
         Raises:
             MissingRowError: the gallery has no row with one of the ids.
+            InputError: over 1,000 different labels, or 20 million labels times images.
+            CancelledError: the work was cancelled, or took too long.
         """
+        different = len({label for each in labels.values() for label in each})
+        if different > MAX_LABELS or different * len(self.graph) > MAX_CELLS:
+            limit = min(MAX_LABELS, MAX_CELLS // max(1, len(self.graph)))
+            raise InputError(
+                f"{different:,} different labels; the limit for {len(self.graph):,} images is "
+                f"{limit:,}"
+            )
         unknown = next((row_id for row_id in labels if row_id not in self._known_ids), None)
         if unknown is not None:
             raise MissingRowError(f"no image has the id {unknown!r}")
+        with holding(self._estimating):
+            return self._coverage(labels)
+
+    def _coverage(self, labels: Mapping[str, tuple[str, ...]]) -> Coverage:
         matrix = LabelMatrix.of(self.graph, LabelSet("labels", dict(labels)))
         labeled = matrix.indicators.sum(axis=0)
         covered = np.zeros((len(self.graph), len(matrix.classes)), np.bool_)
@@ -83,7 +110,8 @@ class LabelingSession:
             predicted, confidence = matrix.predict(
                 self._propagation(matrix, matrix.labeled, every_row)
             )
-            covered = predicted & (confidence >= MIN_CONFIDENCE)[:, None]
+            predicted[~(confidence >= MIN_CONFIDENCE)] = False
+            covered = predicted
         return Coverage(
             images=len(self.graph),
             labeled=len(labels),
@@ -133,22 +161,24 @@ def load_session(gallery: Gallery) -> LabelingSession | None:
     return FILE.load(gallery, _from_document)
 
 
-def _from_document(document: Mapping[str, Any], origin: Origin) -> LabelingSession:
-    ids, k = tuple(document["ids"]), document["k"]
-    rows = decode_array(document["rows"], "<u4").astype(np.int64)
-    distances = decode_array(document["distances"], "<f4").astype(np.float64)
+def _from_document(document: Fields, origin: Origin) -> LabelingSession:
+    ids = document.texts("ids")
+    k = document.integer("k", 0, len(ids))
+    count = len(ids) * k
+    rows = decode_array(document, "rows", "<u4", count=count, below=len(ids)).astype(np.int64)
+    distances = decode_array(document, "distances", "<f4", count=count).astype(np.float64)
     graph = NeighborGraph(
         ids,
         np.empty((len(ids), 0), np.float32),
-        rows.reshape(-1, k),
-        distances.reshape(-1, k),
+        rows.reshape(len(ids), k),
+        distances.reshape(len(ids), k),
         origin.state,
-        tuple(document["zero_embeddings"]),
+        document.texts("zero_embeddings"),
     )
     return LabelingSession(
         graph=graph,
-        groups=tuple(tuple(group) for group in document["groups"]),
-        labels={row_id: tuple(labels) for row_id, labels in document["labels"].items()},
+        groups=document.integer_lists("groups", 0, len(ids) - 1),
+        labels=document.texts_mapping("labels"),
         origin=origin,
     )
 
