@@ -244,7 +244,7 @@ def test_files_are_only_served_by_item_id(shop: Serving, row_id: str, what: str)
             "/v1/galleries/shop/item?id=api:a",
             b'{"metadata": {"a": "\\ud800"}}',
             422,
-            "JSON",
+            "cannot be stored",
         ),
     ],
 )

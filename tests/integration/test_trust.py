@@ -99,7 +99,7 @@ def test_excess_requests_get_429_and_the_others_succeed(start: Start) -> None:
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(12) as pool:
         patch.setattr(type(encoder), "encode", lambda _, images: slow(images))
         accepted = [pool.submit(search, served, png()) for _ in range(3)]
-        while served.service.in_progress < 3:
+        while served.service.quotas.searches.used < 3:
             time.sleep(0.01)
         for _ in range(5):
             response, body = served.request("POST", SEARCH, png())

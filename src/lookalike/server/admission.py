@@ -56,10 +56,15 @@ def address_of(scope: Scope, proxies: Collection[str] = ()) -> str:
         forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
         hops = [hop.strip() for hop in forwarded if hop.strip()]
         peer = next((hop for hop in reversed(hops) if hop not in proxies), peer)
+    return network_of(peer)
+
+
+def network_of(peer: str) -> str:
+    """Return an IPv4 address, or the network of 64 bits of an IPv6 address."""
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])
     except ValueError:
-        return str(peer)[:100]
+        return peer[:100]
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return str(address.ipv4_mapped)

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from lookalike.errors import ArtifactError, LookalikeError, UnreachableError
+from lookalike.errors import ArtifactError, UnreachableError
 from lookalike.evaluation.saved import SavedEvaluation, load_saved_evaluation
 from lookalike.gallery.facets import Facet, facets
 from lookalike.report.page import render_page
 from lookalike.server import schemas
 from lookalike.server.dependencies import GalleryDep, ServiceDep
+from lookalike.server.handles import OpenGallery
+from lookalike.server.json_bodies import JsonRoute
 from lookalike.server.metrics import MEDIA_TYPE as METRICS
 from lookalike.server.metrics import Stages
 from lookalike.server.openapi import (
@@ -22,13 +24,13 @@ from lookalike.server.openapi import (
     error_responses,
     item_links,
 )
-from lookalike.server.problems import ProblemError, problem_of
-from lookalike.server.responses import run_search, search_result
-from lookalike.server.service import OpenGallery, SearchQuery, Service
-from lookalike.types import Hits
+from lookalike.server.problems import ProblemError
+from lookalike.server.queries import SearchQuery
+from lookalike.server.responses import batch_parts, json_in_parts, json_response, run_search
+from lookalike.server.service import Service
 
 router = APIRouter()
-v1 = APIRouter(prefix="/v1")
+v1 = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
 """Content-Security-Policy of a report, which contains its figures and styles."""
@@ -47,10 +49,21 @@ async def get_health() -> schemas.Status:
     responses=error_responses(),
     openapi_extra=PUBLIC,
 )
-async def get_readiness(service: ServiceDep) -> schemas.Status:
-    """Encode an image and search with it in every gallery; repeated after 2 s or a change."""
-    await service.check_ready()
-    return schemas.Status()
+async def get_readiness(service: ServiceDep) -> schemas.Readiness:
+    """Encode an image, search with it in every gallery and read a row.
+
+    It is an error if no gallery can be searched. Successes are reused for 2 s, unless the gallery
+    has changed.
+    """
+    errors = await service.readiness.check()
+    problems = [error for error in errors.values() if error is not None]
+    if problems and len(problems) == len(errors):
+        raise problems[0]
+    return schemas.Readiness(
+        status="degraded" if problems else "ok",
+        galleries=len(errors),
+        ready=len(errors) - len(problems),
+    )
 
 
 @router.get(
@@ -78,32 +91,41 @@ async def list_galleries(service: ServiceDep) -> list[schemas.GallerySummary]:
     "/galleries/{gallery}",
     tags=["galleries"],
     summary="Get a gallery",
+    response_model=schemas.GalleryDetails,
     responses=error_responses(),
 )
-async def get_gallery(opened: GalleryDep, service: ServiceDep) -> schemas.GalleryDetails:
+async def get_gallery(opened: GalleryDep, service: ServiceDep) -> Response:
     """Return a gallery with the columns of its metadata."""
-    described = await service.read(opened, lambda each: facets(each.store.columns()))
-    columns = [_column(facet) for facet in described]
-    return schemas.GalleryDetails(**await gallery_facts(service, opened), columns=columns)
+    described = await service.read(opened, lambda each: facets(each.store.columns()), long=True)
+    facts = await gallery_facts(service, opened)
+    return await json_response(
+        service,
+        lambda: schemas.GalleryDetails(**facts, columns=[_column(facet) for facet in described]),
+    )
 
 
 @v1.get(
     "/galleries/{gallery}/evaluation",
     tags=["galleries"],
     summary="Get the saved evaluation of a gallery",
+    response_model=schemas.EvaluationReport,
     responses=error_responses(),
 )
-async def get_evaluation(opened: GalleryDep, service: ServiceDep) -> schemas.EvaluationReport:
+async def get_evaluation(opened: GalleryDep, service: ServiceDep) -> Response:
     """Return the metrics that ``lookalike evaluate --save`` saved last."""
     saved = await _saved_evaluation(opened, service)
-    return schemas.EvaluationReport(
-        created_at=saved.origin.created_at,
-        rows=saved.rows,
-        fingerprint=saved.fingerprint,
-        summary=saved.verdict,
-        stale=saved.origin.stale,
-        changes=saved.origin.changes,
-        evaluation=dict(saved.evaluation),
+    return await json_response(
+        service,
+        lambda: schemas.EvaluationReport(
+            created_at=saved.origin.created_at,
+            rows=saved.rows,
+            fingerprint=saved.fingerprint,
+            summary=saved.verdict,
+            stale=saved.origin.stale,
+            changes=saved.origin.changes,
+            evaluation=dict(saved.evaluation),
+        ),
+        long=True,
     )
 
 
@@ -116,7 +138,8 @@ async def get_evaluation(opened: GalleryDep, service: ServiceDep) -> schemas.Eva
 )
 async def get_evaluation_report(opened: GalleryDep, service: ServiceDep) -> HTMLResponse:
     """Return the report that ``lookalike evaluate --save`` saved last, with its figures."""
-    page = render_page((await _saved_evaluation(opened, service)).page)
+    saved = await _saved_evaluation(opened, service)
+    page = await service.in_thread(render_page, saved.page, long=True)
     return HTMLResponse(page, headers={"content-security-policy": _REPORT_POLICY})
 
 
@@ -124,22 +147,22 @@ async def get_evaluation_report(opened: GalleryDep, service: ServiceDep) -> HTML
     "/galleries/{gallery}/search",
     tags=["search"],
     summary="Search with an item, a text, a URL or a base64 image",
+    response_model=schemas.SearchResult,
     responses={
         **item_links("$response.body#/hits/0/id", *ITEM_READS),
         **error_responses(501, 502),
     },
 )
-async def search(
-    opened: GalleryDep, service: ServiceDep, body: schemas.SearchRequest, response: Response
-) -> schemas.SearchResult:
+async def search(opened: GalleryDep, service: ServiceDep, body: schemas.SearchRequest) -> Response:
     """Return the most similar items. The Server-Timing header has the duration of each stage."""
-    return await run_search(opened, service, body.query(), body, response)
+    return await run_search(opened, service, body.query(), body)
 
 
 @v1.post(
     "/galleries/{gallery}/search/image",
     tags=["search"],
     summary="Search with an image file",
+    response_model=schemas.SearchResult,
     responses={**item_links("$response.body#/hits/0/id", *ITEM_READS), **error_responses(501)},
     openapi_extra=IMAGE_BODY,
 )
@@ -147,30 +170,29 @@ async def search_image(
     opened: GalleryDep,
     service: ServiceDep,
     request: Request,
-    response: Response,
     parameters: Annotated[schemas.UrlParameters, Query()],
-) -> schemas.SearchResult:
+) -> Response:
     """Return the items most similar to the image in the request body."""
     query = SearchQuery(image=await request.body())
-    return await run_search(opened, service, query, parameters.options(), response)
+    return await run_search(opened, service, query, parameters.options())
 
 
 @v1.post(
     "/galleries/{gallery}/search/batch",
     tags=["search"],
     summary="Search with several queries",
+    response_model=schemas.BatchResponse,
     responses=error_responses(501, 502),
 )
 async def search_batch(
-    opened: GalleryDep, service: ServiceDep, body: schemas.BatchRequest, response: Response
-) -> schemas.BatchResponse:
+    opened: GalleryDep, service: ServiceDep, body: schemas.BatchRequest
+) -> Response:
     """Return one result per query; a query that fails has a problem instead of a result."""
     stages = Stages(service.metrics)
     queries = [query.query() for query in body.queries]
     search = body.search(opened.gallery.metric)
     results = await service.search_all(opened, queries, body.region(), search, stages)
-    response.headers["server-timing"] = stages.header()
-    return schemas.BatchResponse(results=[_batch_result(opened, each) for each in results])
+    return await json_in_parts(service, lambda: batch_parts(opened, service, results), stages)
 
 
 async def gallery_facts(service: Service, opened: OpenGallery) -> dict[str, Any]:
@@ -192,7 +214,13 @@ async def all_gallery_facts(service: Service) -> list[dict[str, Any]]:
             facts.append(await gallery_facts(service, await service.open(handle)))
         except (ArtifactError, UnreachableError) as error:
             unknown = {"rows": 0, "supports_text": False, "writable": False}
-            facts.append({**_lasting_facts(handle.last), **unknown, "problem": str(error)})
+            facts.append(
+                {
+                    **_lasting_facts(handle.last),
+                    **unknown,
+                    "problem": service.problem_of(error).detail,
+                }
+            )
     return facts
 
 
@@ -223,7 +251,7 @@ def _column(facet: Facet) -> schemas.Column:
 
 
 async def _saved_evaluation(opened: OpenGallery, service: Service) -> SavedEvaluation:
-    saved = await service.read(opened, load_saved_evaluation)
+    saved = await service.read(opened, load_saved_evaluation, long=True)
     if saved is None:
         raise ProblemError(
             404,
@@ -232,9 +260,3 @@ async def _saved_evaluation(opened: OpenGallery, service: Service) -> SavedEvalu
             "the gallery has not been evaluated yet; run: lookalike evaluate GALLERY --save",
         )
     return saved
-
-
-def _batch_result(opened: OpenGallery, result: Hits | LookalikeError) -> schemas.BatchResult:
-    if isinstance(result, LookalikeError):
-        return schemas.BatchResult(problem=schemas.Problem(**problem_of(result).as_dict()))
-    return schemas.BatchResult(result=search_result(opened, result))

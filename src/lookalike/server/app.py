@@ -23,7 +23,7 @@ from lookalike.server.browsing import Browsing
 from lookalike.server.metrics import Metrics
 from lookalike.server.middleware import Middleware, problem_response
 from lookalike.server.openapi import customize_document
-from lookalike.server.problems import ProblemError, problem_of
+from lookalike.server.problems import ProblemError
 from lookalike.server.service import Service
 from lookalike.server.settings import ServeSettings
 
@@ -33,6 +33,7 @@ _HTTP_PROBLEMS = {
     400: ("malformed-request", "Malformed request"),
     404: ("endpoint-not-found", "Endpoint not found"),
     405: ("method-not-allowed", "Method not allowed"),
+    413: ("request-too-large", "Request too large"),
 }
 
 
@@ -77,7 +78,7 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
     ):
         app.add_exception_handler(kind, _handle_error)
     customize_document(app)
-    app.add_middleware(Middleware, settings=settings, metrics=metrics)
+    app.add_middleware(Middleware, service=service)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -91,10 +92,10 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
 
 async def _handle_error(request: Request, error: Exception) -> Response:
     """Report an error as a problem document, count it, and log server errors."""
-    problem = _problem(error)
+    service: Service = request.app.state.service
+    problem = _problem(error, service)
     if problem.status == 405:
         problem = replace(problem, headers={"allow": ", ".join(_methods(request))})
-    service: Service = request.app.state.service
     service.metrics.failures.labels(problem.kind).inc()
     if problem.status >= 500 and problem.kind != "internal-error":  # uvicorn logs those
         log.error("%s %s: %s", request.method, request.url.path, error)
@@ -111,11 +112,11 @@ def _methods(request: Request) -> list[str]:
     ]
 
 
-def _problem(error: Exception) -> ProblemError:
+def _problem(error: Exception, service: Service) -> ProblemError:
     if isinstance(error, ProblemError):
         return error
     if isinstance(error, LookalikeError):
-        return problem_of(error)
+        return service.problem_of(error)
     if isinstance(error, RequestValidationError):
         fields = [
             {"location": "/".join(map(str, each["loc"])), "message": each["msg"]}

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 
-from lookalike.errors import ImageError, LookalikeError
+from lookalike.errors import FetchError, ImageError, LookalikeError
 from lookalike.gallery.facets import Facet, facets
 from lookalike.gallery.state import GalleryState
-from lookalike.server.service import OpenGallery, Service
-from lookalike.server.sketch import SketchStyle, sketch_style
-from lookalike.server.thumbnails import read_item_image
+from lookalike.server.decoder_pool import Priority
+from lookalike.server.handles import OpenGallery
+from lookalike.server.service import Service
+from lookalike.server.sketch import MAX_SIDE, SketchStyle, sketch_style
 
 _SAMPLE = 32
 """Images that are read to measure the style of drawings."""
@@ -40,9 +41,9 @@ class Browsing:
 
     async def warm_up(self) -> None:
         """Compute the facts before the first request; requests report errors again."""
-        with contextlib.suppress(LookalikeError):
-            await self._service.check_ready()
-            for handle in self._service:
+        await self._service.readiness.check()
+        for handle in self._service:
+            with contextlib.suppress(LookalikeError):
                 opened = await self._service.open(handle)
                 await self.facets(opened)
                 await self.sketch_style(opened)
@@ -58,7 +59,9 @@ class Browsing:
         """Return the columns of a gallery's metadata."""
         entry = self._entry(opened)
         if entry.facets is None:
-            described = await self._service.read(opened, lambda each: facets(each.store.columns()))
+            described = await self._service.read(
+                opened, lambda each: facets(each.store.columns()), long=True
+            )
             entry.facets = tuple(described)[:_MAX_COLUMNS]
         return entry.facets
 
@@ -77,15 +80,12 @@ class Browsing:
         for row_id in sample.ids:
             try:
                 row = await self._service.row(opened, row_id)
-                stored = await self._service.in_thread(read_item_image, opened.gallery, row)
-                data = stored.content
-                if isinstance(data, bytes):
-                    data = await self._service.decoders.image(
-                        data, row_id, options=stored.options, page=stored.page
-                    )
-            except ImageError:
+                image = await self._service.item_images.image(
+                    opened.gallery, row, side=2 * MAX_SIDE, priority=Priority.BATCH
+                )
+            except (ImageError, FetchError):
                 continue
-            images.append(data)
-            if sketch_style([data]) is None and data.ndim != 2:
+            images.append(image)
+            if sketch_style([image]) is None and image.ndim != 2:
                 return None
         return sketch_style(images)

@@ -154,6 +154,12 @@ class DecoderPool:
         self._idle += self._workers
         return self
 
+    def kill(self) -> None:
+        """End all processes at once, in any thread, since this process is about to end."""
+        self._closed = True
+        for worker in self._workers:
+            worker.kill()
+
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
         for task in list(self._background):

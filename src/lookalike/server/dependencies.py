@@ -6,8 +6,9 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
 
+from lookalike.server.handles import OpenGallery
 from lookalike.server.schemas import MAX_TEXT
-from lookalike.server.service import OpenGallery, Service
+from lookalike.server.service import Service
 
 
 async def _service(request: Request) -> Service:  # async, or FastAPI would use a thread

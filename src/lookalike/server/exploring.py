@@ -15,12 +15,15 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
 from lookalike.labels.session import FILE, MIN_CONFIDENCE, LabelingSession, load_session
 from lookalike.server.dependencies import GalleryDep, ServiceDep
+from lookalike.server.handles import OpenGallery
+from lookalike.server.json_bodies import JsonRoute
 from lookalike.server.openapi import error_responses
 from lookalike.server.problems import ProblemError
+from lookalike.server.responses import json_response
 from lookalike.server.schemas import MAX_TEXT, RequestModel
-from lookalike.server.service import OpenGallery, Service
+from lookalike.server.service import Service
 
-router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["exploring"])
+router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["exploring"], route_class=JsonRoute)
 
 
 class MapCluster(BaseModel):
@@ -133,7 +136,7 @@ class LabelCoverage(BaseModel):
 )
 async def get_map(opened: GalleryDep, service: ServiceDep) -> Response:
     """Return the map that ``lookalike explore map`` created."""
-    collection_map = await service.read(opened, load_map)
+    collection_map = await service.read(opened, load_map, long=True)
     if collection_map is None:
         raise ProblemError(
             404,
@@ -141,15 +144,24 @@ async def get_map(opened: GalleryDep, service: ServiceDep) -> Response:
             "No map yet",
             "run: lookalike explore map GALLERY",
         )
-    return await service.in_thread(lambda: JSONResponse(collection_map.as_dict()))
+    return await service.in_thread(lambda: JSONResponse(collection_map.as_dict()), long=True)
 
 
-@router.get("/labeling", summary="Get images suggested for labeling", responses=error_responses())
+@router.get(
+    "/labeling",
+    summary="Get images suggested for labeling",
+    response_model=LabelingSuggestions,
+    responses=error_responses(),
+)
 async def get_labeling_suggestions(
     opened: GalleryDep, service: ServiceDep, request: Request
-) -> LabelingSuggestions:
+) -> Response:
     """Return the images that ``lookalike label suggest --save`` selected."""
     session = await _session(opened, service, request)
+    return await json_response(service, lambda: _suggestions(session), long=True)
+
+
+def _suggestions(session: LabelingSession) -> LabelingSuggestions:
     return LabelingSuggestions(
         created_at=session.origin.created_at,
         images=len(session.graph),
@@ -172,7 +184,7 @@ async def estimate_label_coverage(
     session = await _session(opened, service, request)
     labels = {row_id: tuple(dict.fromkeys(names)) for row_id, names in body.labels.items()}
     async with service.slot():
-        coverage = await service.in_thread(session.coverage, labels)
+        coverage = await service.in_thread(session.coverage, labels, long=True)
     return LabelCoverage(
         images=coverage.images,
         labeled=coverage.labeled,
@@ -196,7 +208,8 @@ class _CachedSession:
 
 async def _session(opened: OpenGallery, service: Service, request: Request) -> LabelingSession:
     sessions: dict[str, _CachedSession] = request.app.state.labeling_sessions
-    cached = await service.read(opened, partial(_load_session, sessions.get(opened.name)))
+    load = partial(_load_session, sessions.get(opened.name))
+    cached = await service.read(opened, load, long=True)
     sessions[opened.name] = cached
     if cached.session is None:
         raise ProblemError(

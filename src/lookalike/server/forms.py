@@ -15,8 +15,8 @@ from lookalike.filters import AllOf, Filter, from_structure
 from lookalike.gallery.facets import Facet
 from lookalike.search.query import QueryRegion
 from lookalike.search.search import SearchOptions
+from lookalike.server.queries import SearchQuery
 from lookalike.server.schemas import UrlParameters
-from lookalike.server.service import SearchQuery
 from lookalike.types import Metric
 
 _QUERY_FIELDS = ("id", "text", "url")

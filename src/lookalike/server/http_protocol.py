@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol with limits on slow, large and stalled requests.
 
-uvicorn keeps a connection whose headers never end, or whose response is never read.
+uvicorn keeps a connection whose headers never end, or whose response is never read; and does not
+notice that a client left which has sent several requests.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from lookalike.server.connections import ConnectionTable, connection_limit, has_hung_up
 from lookalike.server.limits import Limits
 
-SHUTDOWN_SECONDS = 15
-"""Time to finish accepted requests after a signal to stop."""
+ABORT_SECONDS = 13.0
+"""Time from a signal to stop until connections are closed."""
 
-_ABORT_SECONDS = SHUTDOWN_SECONDS - 1
+_HANG_UP_SECONDS = 0.5
+"""How often a connection with queued requests is checked."""
+
 _LINGER_SECONDS = 2
 _MAX_PIPELINED = 64
 """Requests of one connection that may arrive before the first of them is answered."""
@@ -24,10 +28,15 @@ _MAX_PIPELINED = 64
 class _LimitedProtocol(HttpToolsProtocol):
     """HTTP/1.1 with time limits for headers and responses, and a size limit for headers.
 
-    ``limits`` is set by :func:`limited_protocol`, since uvicorn creates the instances.
+    ``limits`` and ``table`` are set by :func:`limited_protocol`, since uvicorn creates the
+    instances.
     """
 
     limits: Limits
+    table: ConnectionTable
+    _running: Any = None
+    """The cycle of the request that is processed."""
+    _hang_up_timer: asyncio.TimerHandle | None = None
     _timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
     _refused = False
@@ -37,6 +46,10 @@ class _LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if not self.table.admit(self):
+            self._refused = True
+            transport.abort()
+            return
         transport.set_write_buffer_limits(0)  # so that "paused" means: not everything is sent
         self._start_timer(self.limits.header_seconds)
 
@@ -57,6 +70,22 @@ class _LimitedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._in_body = True
         super().on_headers_complete()
+        if self.pipeline and self._hang_up_timer is None:
+            self._watch_hang_up()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _watch_hang_up(self) -> None:
+        """End the requests of a client that left; while requests are queued, nothing is read."""
+        self._hang_up_timer = None
+        if self.transport.is_closing() or not self.pipeline:
+            return
+        if has_hung_up(self.transport):
+            self.transport.abort()
+        else:
+            self._hang_up_timer = self.loop.call_later(_HANG_UP_SECONDS, self._watch_hang_up)
 
     def on_body(self, body: bytes) -> None:
         self._header_bytes = 0
@@ -65,10 +94,13 @@ class _LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._stop_timer()
         self._in_body = False
+        self.table.work(self)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._is_idle():
+            self.table.wait(self)
         if self._in_body and self._is_idle():
             self.transport.close()
 
@@ -87,12 +119,22 @@ class _LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self.table.remove(self)
         self.resume_writing()
+        running = self._running
+        if running is not None and not running.response_complete:  # perhaps not the last request
+            running.disconnected = True
+            running.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
+
+    def drop(self) -> None:
+        """Close the connection at once, for one that has a request."""
+        self.transport.abort()
 
     def shutdown(self) -> None:
         super().shutdown()  # abort before uvicorn cancels its tasks, which it logs as errors
-        self.loop.call_later(_ABORT_SECONDS, self.transport.abort)
+        self.loop.call_later(ABORT_SECONDS, self.transport.abort)
 
     def _is_idle(self) -> bool:
         """Return whether the last request is answered."""
@@ -126,5 +168,6 @@ class _LimitedProtocol(HttpToolsProtocol):
 
 
 def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
-    """Return the protocol class for some limits."""
-    return type("LimitedProtocol", (_LimitedProtocol,), {"limits": limits})
+    """Return the protocol class of one service, for some limits."""
+    table = ConnectionTable(connection_limit(limits))
+    return type("LimitedProtocol", (_LimitedProtocol,), {"limits": limits, "table": table})

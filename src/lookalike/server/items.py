@@ -12,6 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from lookalike.gallery import uploads
 from lookalike.server import schemas
 from lookalike.server.dependencies import GalleryDep, ItemId, ServiceDep
+from lookalike.server.handles import OpenGallery
+from lookalike.server.json_bodies import JsonRoute
 from lookalike.server.limits import Limits
 from lookalike.server.openapi import (
     IMAGE_BODY,
@@ -20,26 +22,32 @@ from lookalike.server.openapi import (
     image_response,
     item_links,
 )
-from lookalike.server.responses import item_urls, run_search
-from lookalike.server.service import OpenGallery, SearchQuery
+from lookalike.server.queries import SearchQuery
+from lookalike.server.responses import dumps, item, item_parts, json_in_parts, run_search
+from lookalike.server.sending import FileResponse
 from lookalike.stores.base import Rows
 
-router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["items"])
+router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["items"], route_class=JsonRoute)
+
+_EDITABLE = f"{uploads.SOURCE}:"
 
 
 @router.get(
     "/item",
     summary="Get an item",
+    response_model=schemas.Item,
     responses={**item_links("$response.body#/id", *ITEM_READS[1:]), **error_responses()},
 )
-async def get_item(opened: GalleryDep, service: ServiceDep, row_id: ItemId) -> schemas.Item:
+async def get_item(opened: GalleryDep, service: ServiceDep, row_id: ItemId) -> Response:
     """Return an item and its metadata."""
-    return _item(opened, await service.row(opened, row_id), 0)
+    row = await service.row(opened, row_id)
+    return Response(dumps(item(opened, row, 0, _EDITABLE)), media_type="application/json")
 
 
 @router.get(
     "/sample",
     summary="Get a random sample of items",
+    response_model=list[schemas.Item],
     responses={**item_links("$response.body#/0/id", *ITEM_READS), **error_responses()},
 )
 async def sample_items(
@@ -49,10 +57,10 @@ async def sample_items(
     seed: Annotated[
         int, Query(ge=0, le=2**32, description="Random seed; the same seed draws the same items.")
     ] = 0,
-) -> list[schemas.Item]:
+) -> Response:
     """Return distinct items drawn at random; all of them if the gallery is small."""
     rows = await service.sample(opened, count, seed)
-    return [_item(opened, rows, place) for place in range(len(rows))]
+    return await json_in_parts(service, lambda: item_parts(opened, rows, _EDITABLE))
 
 
 @router.get(
@@ -64,13 +72,20 @@ async def sample_items(
 async def get_item_image(
     opened: GalleryDep, service: ServiceDep, request: Request, row_id: ItemId
 ) -> Response:
-    """Return the image file, or a PNG for items that are not files."""
+    """Return the image file without EXIF, GPS and comments; a PNG for items that are not files."""
     row = await service.row(opened, row_id)
-    tag = _tag(opened, row)
+    tag = _tag(opened, row, "original" if service.settings.originals else "stripped")
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=_cache_headers(tag))
-    media_type, data = await service.item_images.full(opened.gallery, row)
-    return Response(data, media_type=media_type, headers=_cache_headers(tag))
+    image = await service.item_images.full(opened.gallery, row)
+    return FileResponse(
+        image.file,
+        image.size,
+        quota=service.quotas.files,
+        in_thread=service.workers.reading.run,
+        media_type=image.media_type,
+        headers=_cache_headers(tag),
+    )
 
 
 @router.get(
@@ -101,18 +116,18 @@ async def get_item_thumbnail(
 @router.get(
     "/item/neighbors",
     summary="Find items similar to an item",
+    response_model=schemas.SearchResult,
     responses={**item_links("$response.body#/hits/0/id", *ITEM_READS), **error_responses(501)},
 )
 async def get_item_neighbors(
     opened: GalleryDep,
     service: ServiceDep,
     row_id: ItemId,
-    response: Response,
     k: Annotated[int, Query(ge=1, le=Limits().k, description="Number of results.")] = 7,
-) -> schemas.SearchResult:
+) -> Response:
     """Return the nearest neighbors of an item, without the item itself."""
     options = schemas.BodyParameters(k=k)
-    return await run_search(opened, service, SearchQuery(id=row_id), options, response)
+    return await run_search(opened, service, SearchQuery(id=row_id), options)
 
 
 @router.put(
@@ -164,20 +179,12 @@ async def delete_item(opened: GalleryDep, service: ServiceDep, row_id: ItemId) -
     await service.remove(opened, row_id)
 
 
-def _item(opened: OpenGallery, rows: Rows, place: int) -> schemas.Item:
-    row_id = rows.ids[place]
-    return schemas.Item(
-        id=row_id,
-        metadata=dict(rows.metadata[place]),
-        content_hash=rows.hashes[place],
-        editable=row_id.startswith(f"{uploads.SOURCE}:"),
-        **item_urls(opened, row_id),
-    )
+def _tag(opened: OpenGallery, row: Rows, variant: int | str) -> str:
+    """Return the ETag of an item's image, which is valid for one state of the gallery.
 
-
-def _tag(opened: OpenGallery, row: Rows, size: int | None = None) -> str:
-    """Return the ETag of an item's image, which is valid for one state of the gallery."""
-    parts = [opened.state.identity, opened.state.revision, row.ids[0], row.hashes[0], size]
+    ``variant`` is the size of a thumbnail, or how the file is sent.
+    """
+    parts = [opened.state.identity, opened.state.revision, row.ids[0], row.hashes[0], variant]
     return f'"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"'
 
 

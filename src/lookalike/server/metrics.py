@@ -40,11 +40,26 @@ class Metrics:
         )
         self.requests_in_progress = Gauge(
             "lookalike_requests_in_progress",
-            "Requests being processed or queued",
+            "Searches and writes being processed or queued",
             registry=self.registry,
         )
         self.buffered_bytes = Gauge(
             "lookalike_buffered_bytes", "Request bodies held in memory", registry=self.registry
+        )
+        self.answer_bytes = Gauge(
+            "lookalike_answer_bytes", "Responses held in memory", registry=self.registry
+        )
+        self.cancelled = Counter(
+            "lookalike_cancelled_requests",
+            "Requests ended before their response: disconnected, time-limit, stopping",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.ready = Gauge(
+            "lookalike_gallery_ready",
+            "Whether the last readiness check could search a gallery",
+            ("gallery",),
+            registry=self.registry,
         )
         self.restarts = Gauge(
             "lookalike_decoder_restarts", "Decoder processes replaced", registry=self.registry

@@ -22,10 +22,12 @@ from lookalike.server.api import all_gallery_facts, gallery_facts
 from lookalike.server.browsing import Browsing
 from lookalike.server.dependencies import GalleryDep, ServiceDep
 from lookalike.server.forms import SearchForm, display_text
+from lookalike.server.handles import OpenGallery
 from lookalike.server.metrics import Stages
-from lookalike.server.problems import ProblemError, problem_of
+from lookalike.server.problems import ProblemError
+from lookalike.server.queries import SearchQuery
 from lookalike.server.schemas import UrlParameters
-from lookalike.server.service import OpenGallery, SearchQuery, Service
+from lookalike.server.service import Service
 from lookalike.types import Hit, Metadata
 
 router = APIRouter(include_in_schema=False)
@@ -111,7 +113,7 @@ async def home(service: ServiceDep) -> Response:
     if len(handles) == 1:
         return RedirectResponse(f"/g/{handles[0].name}", 303)
     facts = await all_gallery_facts(service)
-    return render("galleries.html", service, galleries=facts)
+    return await render("galleries.html", service, galleries=facts)
 
 
 @router.get("/g/{gallery}")
@@ -121,7 +123,7 @@ async def search_page(
     """Show the search page, with the results of the query in the URL."""
     form = SearchForm(request.query_params)
     facets = await browsing.facets(opened)
-    return render(
+    return await render(
         "search.html",
         service,
         opened,
@@ -145,7 +147,7 @@ async def results(
     """Return only the results part of the search page."""
     form = SearchForm(request.query_params)
     values = await _results(service, browsing, opened, form)
-    return render("_results.html", service, opened, **values)
+    return await render("_results.html", service, opened, **values)
 
 
 @router.post("/g/{gallery}/results")
@@ -156,31 +158,31 @@ async def results_for_image(
     form = SearchForm(request.query_params)
     query = SearchQuery(image=await request.body())
     values = await _results(service, browsing, opened, form, query)
-    return render("_results.html", service, opened, **values)
+    return await render("_results.html", service, opened, **values)
 
 
 @router.get("/g/{gallery}/judge")
 async def judge_page(opened: GalleryDep, service: ServiceDep) -> Response:
     """Show the view for judging results."""
-    return render("judge.html", service, opened, view="/judge")
+    return await render("judge.html", service, opened, view="/judge")
 
 
 @router.get("/g/{gallery}/map")
 async def map_page(opened: GalleryDep, service: ServiceDep) -> Response:
     """Show the map of a gallery."""
-    return render("map.html", service, opened, view="/map")
+    return await render("map.html", service, opened, view="/map")
 
 
 @router.get("/g/{gallery}/label")
 async def label_page(opened: GalleryDep, service: ServiceDep) -> Response:
     """Show the view for labeling images."""
-    return render("label.html", service, opened, view="/label")
+    return await render("label.html", service, opened, view="/label")
 
 
 @router.get("/g/{gallery}/report")
 async def report_page(opened: GalleryDep, service: ServiceDep) -> Response:
     """Show the saved evaluation."""
-    saved = await service.read(opened, load_saved_evaluation)
+    saved = await service.read(opened, load_saved_evaluation, long=True)
     values = (
         {"page": None, "date": "", "changes": ""}
         if saved is None
@@ -190,17 +192,18 @@ async def report_page(opened: GalleryDep, service: ServiceDep) -> Response:
             "changes": saved.origin.changes,
         }
     )
-    return render("report.html", service, opened, view="/report", **values)
+    return await render("report.html", service, opened, view="/report", **values)
 
 
-def render(
+async def render(
     template: str, service: Service, opened: OpenGallery | None = None, **values: Any
 ) -> Response:
-    """Return a rendered template."""
+    """Return a rendered template; a long list of results takes long, so in a thread."""
     values |= {"needs_key": bool(service.settings.keys)}
     if opened is not None:
         values |= {"gallery": opened.name, "names": [each.name for each in service]}
-    return HTMLResponse(_templates.get_template(template).render(values))
+    text = await service.in_thread(_templates.get_template(template).render, values)
+    return HTMLResponse(text)
 
 
 def problem_page(problem: ProblemError) -> Response:
@@ -271,7 +274,7 @@ async def _result_set(
             query = await _transfer(service, opened, origin, query)
         hits = await service.search(opened, query, region, search, stages)
     except LookalikeError as error:
-        return {**values, "problem": problem_of(error)}
+        return {**values, "problem": service.problem_of(error)}
     return {
         **values,
         "by_keywords": search.keywords is not None,
@@ -293,7 +296,7 @@ async def _transfer(
         await service.row(opened, query.id)
     except MissingRowError:
         row = await service.row(origin, query.id)
-        return SearchQuery(image=(await service.item_images.full(origin.gallery, row))[1])
+        return SearchQuery(image=await service.item_images.content(origin.gallery, row))
     return query
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lookalike.errors import (
     ArtifactError,
     BusyError,
+    CancelledError,
     FetchError,
     ImageError,
     InputError,
@@ -16,6 +18,7 @@ from lookalike.errors import (
     MissingDependencyError,
     MissingRowError,
     StorageError,
+    TimeLimitError,
     UnreachableError,
 )
 
@@ -25,7 +28,10 @@ _TYPES = "urn:lookalike:problem:"
 
 @dataclass
 class ProblemError(Exception):
-    """A refused request; ``kind`` is the last part of the problem's ``type``."""
+    """A refused request; ``kind`` is the last part of the problem's ``type``.
+
+    ``continue_url``: where the page of the problem offers to go on, a path on this service.
+    """
 
     status: int
     kind: str
@@ -33,6 +39,7 @@ class ProblemError(Exception):
     detail: str
     headers: Mapping[str, str] = field(default_factory=dict)
     extensions: Mapping[str, Any] = field(default_factory=dict)
+    continue_url: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the problem document."""
@@ -52,20 +59,47 @@ _KINDS: tuple[tuple[type[LookalikeError], int, str, str], ...] = (
     (BusyError, 409, "gallery-locked", "Gallery locked by another process"),
     (FetchError, 502, "fetch-failed", "Image could not be fetched"),
     (MissingDependencyError, 501, "missing-dependency", "Missing dependency"),
+    (TimeLimitError, 503, "time-limit", "Time limit exceeded"),
+    (CancelledError, 503, "stopping", "Service is stopping"),
     (UnreachableError, 503, "store-unavailable", "Vector store unavailable"),
     (ArtifactError, 503, "gallery-unreadable", "Gallery cannot be read"),
     (StorageError, 507, "write-failed", "Gallery cannot be written"),
 )
 """Error types, HTTP status, kind and title; the first match applies."""
 
+_RETRY = (ArtifactError, CancelledError)
+"""Errors of which the client is told to try again."""
 
-def problem_of(error: LookalikeError) -> ProblemError:
-    """Return the problem that reports an error to HTTP clients."""
+_INTERNAL = (ArtifactError, StorageError, UnreachableError, MissingDependencyError)
+"""Errors about files of the service, which clients did not send."""
+
+_PATH = re.compile(
+    r"(?<![\w:/.-])(?:[A-Za-z]:)?[^\s'\"()\[\],;:/\\]*(?:[/\\][^\s'\"()\[\],;:/\\]+)+"
+)
+
+
+def problem_of(error: LookalikeError, hide: Iterable[Callable[[str], str]] = ()) -> ProblemError:
+    """Return the problem that reports an error to HTTP clients, after ``hide`` of its message."""
+    detail = str(error)
+    for each in hide:
+        detail = each(detail)
     for kind, status, name, title in _KINDS:
         if isinstance(error, kind):
-            headers = {"retry-after": "1"} if kind is ArtifactError else {}
-            return ProblemError(status, name, title, str(error), headers)
-    return ProblemError(500, "internal-error", "Internal error", str(error))
+            headers = {"retry-after": "1"} if isinstance(error, _RETRY) else {}
+            if isinstance(error, _INTERNAL):
+                detail = without_folders(detail)
+            return ProblemError(status, name, title, detail, headers)
+    return ProblemError(500, "internal-error", "Internal error", without_folders(detail))
+
+
+def without_folders(text: str) -> str:
+    """Return a message with the last part of each file path: the others are not for clients."""
+    return _PATH.sub(lambda match: re.split(r"[/\\]", match[0])[-1], text)
+
+
+def stopping() -> ProblemError:
+    """Return the problem of a service that is being stopped."""
+    return problem_of(CancelledError("the service is being stopped"))
 
 
 def too_many_requests(reason: str) -> ProblemError:

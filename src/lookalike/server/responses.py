@@ -1,48 +1,97 @@
-"""Search results as the API returns them."""
+"""Responses of the API in JSON, which are built in threads: large ones take long."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 from urllib.parse import quote
 
-from fastapi import Response
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+from starlette.responses import Response
 
+from lookalike.cancellation import check_cancelled
+from lookalike.errors import InputError, LookalikeError
 from lookalike.server import schemas
+from lookalike.server.handles import OpenGallery
 from lookalike.server.metrics import Stages
-from lookalike.server.service import OpenGallery, SearchQuery, Service
+from lookalike.server.queries import SearchQuery
+from lookalike.server.service import Service
+from lookalike.stores.base import Rows
 from lookalike.types import Hits
+
+_MEDIA_TYPE = "application/json"
 
 
 async def run_search(
-    gallery: OpenGallery,
-    service: Service,
-    query: SearchQuery,
-    options: schemas.BodyParameters,
-    response: Response,
-) -> schemas.SearchResult:
-    """Run one query and set the ``Server-Timing`` header to the duration of each stage."""
+    gallery: OpenGallery, service: Service, query: SearchQuery, options: schemas.BodyParameters
+) -> Response:
+    """Run one query; the ``Server-Timing`` header has the duration of each stage."""
     stages = Stages(service.metrics)
     search = options.search(gallery.gallery.metric)
     hits = await service.search(gallery, query, options.region(), search, stages)
-    response.headers["server-timing"] = stages.header()
-    return search_result(gallery, hits)
+    return await json_in_parts(service, lambda: _result_parts(gallery, hits), stages)
 
 
-def search_result(gallery: OpenGallery, hits: Hits) -> schemas.SearchResult:
-    """Return hits as a response; images are referred to by item id, never by location."""
-    return schemas.SearchResult(
-        query=hits.query,
-        metric=hits.metric.value,
-        hits=[
-            schemas.Hit(
-                rank=hit.rank,
-                id=hit.id,
-                distance=hit.distance,
-                metadata=dict(hit.metadata),
-                **item_urls(gallery, hit.id),
-            )
-            for hit in hits
-        ],
-    )
+async def json_response(
+    service: Service, build: Callable[[], BaseModel | list[Any]], *, long: bool = False
+) -> Response:
+    """Return what ``build`` returns as JSON; ``long`` if that may take seconds."""
+    data = await service.in_thread(lambda: dumps(build()), long=long)
+    return Response(data, media_type=_MEDIA_TYPE)
+
+
+async def json_in_parts(
+    service: Service, parts: Callable[[], Iterable[bytes]], stages: Stages | None = None
+) -> Response:
+    """Return a JSON document that is made of parts.
+
+    Raises:
+        InputError: it is larger than a response may be.
+    """
+    data = await service.in_thread(_join, parts, service.settings.limits.response_bytes)
+    headers = {} if stages is None else {"server-timing": stages.header()}
+    return Response(data, media_type=_MEDIA_TYPE, headers=headers)
+
+
+def batch_parts(
+    gallery: OpenGallery, service: Service, results: Iterable[Hits | LookalikeError]
+) -> Iterator[bytes]:
+    """Yield the JSON of a batch search."""
+    separator = b'{"results":['
+    for result in results:
+        yield separator
+        separator = b","
+        if isinstance(result, LookalikeError):
+            yield dumps({"result": None, "problem": service.problem_of(result).as_dict()})
+        else:
+            yield b'{"result":'
+            yield from _result_parts(gallery, result)
+            yield b',"problem":null}'
+    yield b"]}"
+
+
+def item_parts(gallery: OpenGallery, rows: Rows, editable: str) -> Iterator[bytes]:
+    """Yield the JSON of a list of items; ``editable`` is the prefix of ids that can be changed."""
+    separator = b"["
+    for place in range(len(rows)):
+        yield separator
+        separator = b","
+        yield dumps(item(gallery, rows, place, editable))
+    yield b"]" if len(rows) else b"[]"
+
+
+def item(gallery: OpenGallery, rows: Rows, place: int, editable: str) -> dict[str, Any]:
+    """Return the fields of a :class:`schemas.Item`."""
+    row_id = rows.ids[place]
+    return {
+        "id": row_id,
+        "metadata": dict(rows.metadata[place]),
+        "content_hash": rows.hashes[place],
+        "editable": row_id.startswith(editable),
+        **item_urls(gallery, row_id),
+    }
 
 
 def item_urls(gallery: OpenGallery, row_id: str) -> dict[str, str]:
@@ -50,3 +99,66 @@ def item_urls(gallery: OpenGallery, row_id: str) -> dict[str, str]:
     base = f"/v1/galleries/{gallery.name}/item"
     query = f"?id={quote(row_id, safe='')}"
     return {"image_url": f"{base}/image{query}", "thumbnail_url": f"{base}/thumbnail{query}"}
+
+
+def dumps(value: object) -> bytes:
+    """Return JSON in UTF-8; numbers that are not finite are null."""
+    if isinstance(value, BaseModel) or (
+        isinstance(value, list) and any(isinstance(each, BaseModel) for each in value)
+    ):
+        value = to_jsonable_python(value)
+    try:
+        text = _encode(value, ensure_ascii=False)
+        return text.encode()
+    except UnicodeEncodeError:  # half a character
+        return _encode(value, ensure_ascii=True).encode()
+
+
+def _encode(value: object, *, ensure_ascii: bool) -> str:
+    options: dict[str, Any] = {"ensure_ascii": ensure_ascii, "separators": (",", ":")}
+    options["default"] = to_jsonable_python
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_finite(value), **options)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
+
+
+def _result_parts(gallery: OpenGallery, hits: Hits) -> Iterator[bytes]:
+    """Yield the JSON of a search result; images are referred to by item id, never by location."""
+    yield b'{"query":%b,"metric":%b,"hits":[' % (dumps(hits.query), dumps(hits.metric.value))
+    separator = b""
+    for hit in hits:
+        yield separator
+        separator = b","
+        fields = {
+            "rank": hit.rank,
+            "id": hit.id,
+            "distance": float(hit.distance),
+            "metadata": dict(hit.metadata),
+        }
+        yield dumps(fields | item_urls(gallery, hit.id))
+    yield b"]}"
+
+
+def _join(parts: Callable[[], Iterable[bytes]], limit: int) -> bytes:
+    pieces, size = [], 0
+    for part in parts():
+        check_cancelled()
+        size += len(part)
+        if size > limit:
+            raise InputError(
+                f"the response would have more than {limit / 1e6:g} MB, the limit; ask for fewer "
+                "results"
+            )
+        pieces.append(part)
+    return b"".join(pieces)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lookalike.errors import InputError
 from lookalike.filters import Where
@@ -13,7 +13,7 @@ from lookalike.metadata import check_metadata
 from lookalike.search.query import QueryRegion
 from lookalike.search.search import SearchOptions, distance_threshold
 from lookalike.server.limits import Limits
-from lookalike.server.service import SearchQuery
+from lookalike.server.queries import SearchQuery
 from lookalike.types import Metric
 
 _LIMITS = Limits()
@@ -143,11 +143,15 @@ class Query(RequestModel):
     url: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
         None, description="URL of an image to fetch, if the service allows it."
     )
-    image: Base64Bytes | None = Field(None, description="An image file, encoded as base64.")
+    image: str | None = Field(
+        None,
+        description="An image file, encoded as base64.",
+        json_schema_extra={"format": "base64"},
+    )
 
     def query(self) -> SearchQuery:
         """Return the query for the service."""
-        return SearchQuery(image=self.image, id=self.id, text=self.text, url=self.url)
+        return SearchQuery(base64=self.image, id=self.id, text=self.text, url=self.url)
 
 
 class SearchRequest(BodyParameters, Query):
@@ -164,6 +168,16 @@ class BatchRequest(BodyParameters):
     queries: list[Query] = Field(
         min_length=1, max_length=_LIMITS.batch_queries, description="The queries."
     )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        hits = len(self.queries) * self.k
+        if hits > _LIMITS.batch_hits:
+            raise ValueError(
+                f"{len(self.queries)} queries with k={self.k} ask for {hits:,} results; the limit "
+                f"is {_LIMITS.batch_hits:,}"
+            )
+        return self
 
 
 class Hit(BaseModel):
@@ -292,6 +306,16 @@ class ItemMetadata(RequestModel):
     @classmethod
     def _storable(cls, value: dict[str, Any]) -> dict[str, Any]:
         return storable(value)
+
+
+class Readiness(BaseModel):
+    """Whether galleries can be searched."""
+
+    status: Literal["ok", "degraded"] = Field(
+        description="ok, or degraded if some galleries cannot be searched; none is an error."
+    )
+    galleries: int = Field(description="Galleries of the service.")
+    ready: int = Field(description="Those that can be searched.")
 
 
 class Status(BaseModel):

@@ -25,6 +25,7 @@ class ServeSettings:
             changes. Without any, every client may read, and write if ``allow_writes``.
         allow_writes: accept writes from clients without a key.
         allow_urls: fetch query images from public URLs.
+        originals: send image files as they are, with their metadata.
         hosts: accepted ``Host`` headers; empty accepts all.
         origins: origins whose pages may call the API from a browser (CORS).
         trusted_proxies: addresses of reverse proxies, whose ``X-Forwarded-For`` tells the clients
@@ -35,6 +36,7 @@ class ServeSettings:
     keys: Sequence[Key] = ()
     allow_writes: bool = False
     allow_urls: bool = False
+    originals: bool = False
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
@@ -82,9 +84,7 @@ def proxy_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
     try:
         return tuple(str(ipaddress.ip_address(each.strip("[]"))) for each in addresses)
     except ValueError as error:
-        raise SettingError(
-            f"{{trusted_proxy}}: {error}", trusted_proxy=None
-        ) from None
+        raise SettingError(f"{{trusted_proxy}}: {error}", trusted_proxy=None) from None
 
 
 def is_loopback(host: str) -> bool:

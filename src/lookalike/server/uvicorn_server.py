@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
+import os
 import signal
 import socket
+import sys
+import threading
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
+from fastapi import FastAPI
 
 from lookalike.errors import SettingError
-from lookalike.server.http_protocol import SHUTDOWN_SECONDS, limited_protocol
+from lookalike.server.connections import raise_file_limit
+from lookalike.server.http_protocol import ABORT_SECONDS, limited_protocol
 from lookalike.server.limits import Limits
+from lookalike.server.service import Service
+
+log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 15
 """Time after which an idle connection is closed."""
 
 _BACKLOG = 2048
+_SEND_BUFFER = 1 << 17
+"""Bytes of a response that the system holds for a client that does not read."""
+
+_STOP_SECONDS = 11.5
+"""Time to finish accepted requests after a signal to stop; then they end with 503."""
+
+_EXIT_SECONDS = 14.5
+"""Time after which the process ends, whatever its threads do."""
+
+_SWITCH_SECONDS = 0.001
+"""How long a thread computes in Python while others wait, so that responses do not."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -43,10 +63,32 @@ def listen(host: str, port: int) -> socket.socket:
     # Accepted connections inherit it; asyncio sets it only on sockets made with IPPROTO_TCP.
     # Without it a body waits 40 ms for the client's delayed acknowledgment of the headers.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     return listening
 
 
-def create_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
+class _Server(uvicorn.Server):
+    """A server that stops in a bounded time, whatever its clients and threads do."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish accepted requests, and end those that take too long."""
+        stop = self._service.running.stop
+        timer = asyncio.get_running_loop().call_later(_STOP_SECONDS, stop)
+        await super().shutdown(sockets)
+        timer.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; called for the signals of :func:`run`."""
+        if not self.should_exit:
+            _exit_later(self._service)
+        super().handle_exit(sig, frame)
+
+
+def create_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
     """Return a uvicorn server for the application, not running yet."""
     config = uvicorn.Config(
         app,
@@ -57,22 +99,46 @@ def create_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=int(ABORT_SECONDS),
+        proxy_headers=False,  # they tell clients apart, see admission.py
     )
-    return uvicorn.Server(config)
+    return _Server(config, app.state.service)
 
 
-def run(app: ASGIApp, listening: socket.socket, limits: Limits) -> None:
-    """Serve until SIGTERM or Ctrl-C; accepted requests are answered before it returns."""
+def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
+    """Serve until SIGTERM or Ctrl-C; accepted requests are answered before it returns.
+
+    If that takes longer than 14.5 s, the process ends at once.
+    """
+    raise_file_limit(limits)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    server = create_server(app, limits)
     previous = signal.signal(signal.SIGTERM, _exit)
     try:
-        create_server(app, limits).run(sockets=[listening])
+        server.run(sockets=[listening])
     except (KeyboardInterrupt, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code not in (0, None):
             raise
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _exit_later(service: Service) -> None:
+    """End the process after a time, without waiting for threads that cannot be ended."""
+
+    def end() -> None:
+        service.decoders.kill()
+        log.error(
+            "work did not end within %g s of the signal to stop, so it was cut off", _EXIT_SECONDS
+        )
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(0)
+
+    timer = threading.Timer(_EXIT_SECONDS, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> None:

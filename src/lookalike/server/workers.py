@@ -16,6 +16,7 @@ from lookalike.server.admission import FairSlots
 T = TypeVar("T")
 
 _POLL = 0.02
+_READERS = 8
 
 
 class WorkerThreads:
@@ -59,3 +60,30 @@ class WorkerThreads:
             async with asyncio.timeout(seconds):
                 while self._slots.used:
                     await asyncio.sleep(_POLL)
+
+
+class Workers:
+    """The threads of a service, apart by how long their work may take.
+
+    Args:
+        threads: cores to use.
+        remote: threads to wait for a remote store with, which need no core; 0 without one.
+        fetches: images that are fetched at a time.
+
+    Attributes:
+        short: searches and rows; work of milliseconds.
+        long: work that may take seconds, so that it does not hold up ``short`` work.
+        reading: image files and what is sent of them, which may be on a slow disk.
+        fetching: images from URLs.
+    """
+
+    def __init__(self, threads: int, *, remote: int, fetches: int) -> None:
+        self.short = WorkerThreads(max(4, 2 * threads, remote), "search")
+        self.long = WorkerThreads(max(3, threads, remote // 2), "work")
+        self.reading = WorkerThreads(_READERS, "read")
+        self.fetching = WorkerThreads(fetches, "fetch")
+
+    async def close(self, seconds: float) -> None:
+        """Wait for running work, at most some seconds together."""
+        pools = (self.short, self.long, self.reading, self.fetching)
+        await asyncio.gather(*(pool.close(seconds) for pool in pools))

@@ -1,0 +1,89 @@
+"""Writes of single items, one at a time for each gallery."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from lookalike.cancellation import Cancellation, cancellable
+from lookalike.errors import FingerprintError, ReplacedError
+from lookalike.gallery import uploads
+from lookalike.server.decoder_pool import DecoderPool
+from lookalike.server.handles import GalleryHandle, OpenGallery
+from lookalike.server.workers import WorkerThreads
+from lookalike.types import Metadata
+
+T = TypeVar("T")
+
+_ATTEMPTS = 2
+"""Attempts of a write during which the gallery is replaced."""
+
+_OPTIMIZE_EVERY = 64
+"""Writes between optimizations of the store."""
+
+
+class Writer:
+    """Adds, changes and removes items. A write that has begun is finished, whoever waits for it."""
+
+    def __init__(self, decoders: DecoderPool, threads: WorkerThreads) -> None:
+        self._decoders = decoders
+        self._threads = threads
+        self._writing: set[asyncio.Task[Any]] = set()
+
+    async def put(self, opened: OpenGallery, key: str, data: bytes, metadata: Metadata) -> bool:
+        """Add or replace an image; return whether it replaced one.
+
+        Raises:
+            LookalikeError: the image is invalid, or the gallery cannot be written.
+        """
+        row_id = uploads.row_id(key)
+        image = await self._decoders.image(data, row_id)
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            try:
+                embedding = await opened.batcher.encode([image])
+                row = (row_id, data, embedding, metadata, opened.gallery.fingerprint)
+                return await self.write(
+                    opened.handle, partial(uploads.put, opened.handle.gallery, *row)
+                )
+            except (ReplacedError, FingerprintError):  # encoded for the gallery before
+                if not attempts_left:
+                    raise
+                opened = await self._threads.run(opened.handle.open)
+        raise AssertionError
+
+    async def write(self, handle: GalleryHandle, work: Callable[[], T]) -> T:
+        """Run one write at a time, and optimize the store now and then.
+
+        Raises:
+            LookalikeError: the gallery cannot be written.
+        """
+        async with contextlib.AsyncExitStack() as lock:
+            await lock.enter_async_context(handle.write_slot.slot())
+            with cancellable(Cancellation()):
+                task = asyncio.create_task(self._write(handle, work, lock.pop_all()))
+        self._writing.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    async def _write(
+        self, handle: GalleryHandle, work: Callable[[], T], lock: contextlib.AsyncExitStack
+    ) -> T:
+        async with lock:
+            result = await self._threads.run(work)
+            handle.writes += 1
+            if handle.writes % _OPTIMIZE_EVERY == 0:
+                await self._threads.run(handle.gallery.optimize)
+            return result
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits for it
+
+    async def finish(self) -> None:
+        """Wait for the writes that have begun."""
+        if self._writing:
+            await asyncio.wait(self._writing)
