@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import ImageError, SourceError
+from lookalike.images import memory
 from lookalike.metadata import check_metadata
 from lookalike.sources import SourceOptions, open_items, open_source
 
@@ -244,6 +245,7 @@ def test_csv_as_written_by_spreadsheets(tmp_path: Path) -> None:
         ("m.jsonl", '{"path": 3}\n', "line 1: path 3 is not text"),
         ("m.jsonl", '{"url": "file:///etc/passwd"}\n', "is not an http or https URL"),
         ("m.parquet", "nonsense", "broken Parquet"),
+        ("m.parquet", "PAR1", "broken Parquet"),
         ("m.tar", "nonsense", "not a readable tar file"),
         ("m.xyz", "nonsense", "is neither a folder nor an IDX file"),
     ],
@@ -334,7 +336,9 @@ BROKEN_ROWS: dict[str, tuple[str, str | bytes, dict[int, str]]] = {
     ),
     "deep element": (
         "m.json",
-        f'[{{"path": "a.png", "t": "]}},\\""}}, {{"path": "c.png", "m": {DEEP}}}, {{"path": "b.png"}}]',
+        '[{"path": "a.png", "t": "]},\\""}, {"path": "c.png", "m": '
+        + DEEP
+        + '}, {"path": "b.png"}]',
         {2: "nested too deep"},
     ),
     "element": ("m.json", '[{"path": "a.png"}, 3, {"path": "b.png"}]', {2: "expected an object"}),
@@ -525,3 +529,179 @@ def test_parquet_shards_with_image_bytes(column: str, tmp_path: Path) -> None:
         with pytest.raises(ImageError, match=r"has no image \(status failed_to_download\)"):
             source[3].image()
     assert open_items([f"{tmp_path / '00000.parquet'}#9"])[0].image()[0, 0, 0] == 9
+
+
+def test_hostile_members_of_a_tar_cost_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as file:
+        for name, data in {
+            "../../a.png": png(1),
+            "/etc/b.png": png(2),
+            "c.png": png(3),
+            "c.json": DEEP.encode(),
+            "c.txt": b"x" * 2_000_000,
+            "d.png": png(4),
+            "d.json": b'{"v": "\\ud800", "n": NaN}',
+        }.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+        for name, kind in (("e.png", tarfile.SYMTYPE), ("f.png", tarfile.CHRTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/dev/zero"
+            file.addfile(info)
+        sparse = tarfile.TarInfo("g.png")
+        sparse.type = tarfile.GNUTYPE_SPARSE
+        file.addfile(sparse)
+        named = tarfile.TarInfo("h.png")
+        named.pax_headers = {"path": "h\0\udcff.png"}
+        named.size = len(png(5))
+        file.addfile(named, io.BytesIO(png(5)))
+    source = open_source(path)
+    items = {item.id: item for item in source}
+    assert list(items) == [
+        *("x:x/../../a", "x:x//etc/b", "x:x/c", "x:x/d", "x:x/h\\x00\\xff"),
+    ]
+    assert [int(item.image()[0, 0, 0]) for item in source] == [1, 2, 3, 4, 5]
+    assert [item.metadata for item in source] == [{}, {}, {}, {"v": "\\ud800"}, {}]
+    assert items["x:x/c"].notes == ("metadata of a shard that cannot be read, left out",)
+    assert {each.reason: each.count for each in source.skipped} == {"not a regular file": 3}
+
+
+def lying_tar(path: Path, sizes: dict[str, int], end: int) -> Path:
+    """Write a tar of headers whose members have other sizes than they say."""
+    data = bytearray()
+    for name, size in sizes.items():
+        info = tarfile.TarInfo(name)
+        info.size = size
+        data += info.tobuf(tarfile.GNU_FORMAT)
+    with path.open("wb") as file:
+        file.write(bytes(data))
+        file.truncate(end)
+    return path
+
+
+def test_a_member_that_is_larger_than_memory_fails_alone(tmp_path: Path) -> None:
+    source = open_source(lying_tar(tmp_path / "x.tar", {"a.png": 1 << 41}, 1 << 42))
+    [item] = source
+    with pytest.raises(ImageError, match=r"has 2,199,023,255,552 bytes, more than"):
+        item.image()
+
+
+def test_a_tar_of_headers_alone_is_no_tar(tmp_path: Path) -> None:
+    """A name of a terabyte is not read into memory, and 5,000 names in a row not recursed into."""
+    for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
+        info = tarfile.TarInfo("a.png")
+        info.type, info.size = kind, 1 << 40
+        path = tmp_path / "long.tar"
+        with path.open("wb") as file:
+            file.write(info.tobuf(tarfile.GNU_FORMAT))
+            file.truncate(1 << 41)
+        with pytest.raises(SourceError, match=r"a header has over|not a readable tar"):
+            open_source(path)
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2
+    chain = (info.tobuf(tarfile.GNU_FORMAT) + b"a\0" + bytes(510)) * 5_000
+    with pytest.raises(SourceError, match="not a readable tar"):
+        open_source(write(tmp_path / "chain.tar", chain))
+
+
+def test_a_broken_shard_costs_no_other(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    tar(tmp_path / "r" / "0.tar", {"a.png": png(1)})
+    write(tmp_path / "r" / "1.tar", b"nonsense")
+    source = open_source(tmp_path / "r")
+    assert [item.id for item in source] == ["r:0/a"]
+    [problem] = source.problems
+    assert problem.uri == str(tmp_path / "r" / "1.tar")
+    assert problem.reason.startswith("not a readable tar file")
+    assert list(source.unlisted_prefixes) == ["r:1/"]
+
+
+def test_hostile_values_in_parquet(tmp_path: Path) -> None:
+    """Invalid text, times that Python has not, and what JSON has not; other values stay."""
+    write(tmp_path / "a.png")
+    invalid = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xffx")]
+    )
+    deep: object = "x"
+    for _ in range(60):
+        deep = {"a": deep}
+    columns = {
+        "path": pa.array(["a.png"]),
+        "invalid": invalid,
+        "year": pa.array([(1 << 62) // 1_000], pa.timestamp("us")),
+        "nanoseconds": pa.array([1_600_000_000_000_000_001], pa.timestamp("ns")),
+        "duration": pa.array([1_500_000], pa.duration("us")),
+        "time": pa.array([1], pa.time64("us")),
+        "decimal": pa.array(["1.50"]).cast(pa.decimal128(10, 2)),
+        "binary": pa.array([[b"x"]]),
+        "nan": pa.array([float("nan")]),
+        "unsigned": pa.array([2**64 - 1], pa.uint64()),
+        "deep": pa.array([deep]),
+        "list": pa.array([[1, None, 2]]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet", store_schema=False)
+    source = open_source(tmp_path / "m.parquet")
+    [item] = source
+    metadata = dict(item.metadata)
+    assert check_metadata(metadata, what="x") == metadata
+    assert metadata.pop("nanoseconds").startswith("2020-09-13")
+    assert metadata.pop("year")
+    assert metadata == {
+        "invalid": "\\xffx",
+        "duration": metadata.get("duration"),
+        "time": "00:00:00.000001",
+        "decimal": 1.5,
+        "unsigned": 2**64 - 1,
+        "list": [1, None, 2],
+        "binary": [None],
+    }
+    [problem] = source.problems
+    assert problem.reason == "column 'deep' is nested over 20 levels deep, not read"
+
+
+def test_a_text_that_a_parquet_file_repeats_is_kept_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of 50 kB that would take 20 GB."""
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), ["x" * 1_000_000])
+    table = pa.table({"path": [f"{i}.png" for i in range(20_000)], "text": text})
+    pq.write_table(table, tmp_path / "m.parquet", store_schema=False)
+    monkeypatch.setattr(memory.BUDGET, "_fixed", 100_000_000)
+    source = open_source(tmp_path / "m.parquet")
+    assert len(source) == 20_000
+    assert len(str(source[19_999].metadata["text"])) == 1_000_000
+    monkeypatch.setattr(memory.BUDGET, "_fixed", 1_000_000)
+    with pytest.raises(SourceError, match="GB of memory"):
+        open_source(tmp_path / "m.parquet")
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_broken_row_group_costs_no_other(shards: bool, tmp_path: Path) -> None:
+    rows = 30
+    for i in range(rows):
+        write(tmp_path / f"{i}.png", png(i))
+    columns: dict[str, list[object]] = {"path": [f"{i}.png" for i in range(rows)]}
+    if shards:
+        columns = {"image": [png(i) for i in range(rows)], "n": list(range(rows))}
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=10, compression="zstd")
+    chunk = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[start : start + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
+    path.write_bytes(bytes(data))
+    source = open_source(path)
+    if not shards:
+        assert [item.id for item in source] == [f"m:{i}.png" for i in (*range(10), *range(20, 30))]
+        [problem] = source.problems
+        assert problem.uri == f"{path}, rows 11 to 20"
+        assert list(source.unlisted_prefixes) == ["m:"]
+        return
+    read: list[int | None] = []
+    for item in source:
+        try:
+            read.append(int(item.image()[0, 0, 0]))
+        except ImageError:
+            read.append(None)
+    assert read == [*range(10), *[None] * 10, *range(20, 30)]

@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
-from lookalike.errors import ImageError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.gallery.archive import ColumnArchive, written_values
 from lookalike.images.decode import content_hash
+from lookalike.metadata import storable_metadata
 from lookalike.sources import Item, Source
+from lookalike.sources.base import NO_FAILURES, failure_reason
 from lookalike.sources.options import pixels_key
 from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import Record, Rows, VectorStore
@@ -159,22 +161,42 @@ class EncodeTask:
         size = 0
         for item in items:
             try:
-                result, content = _compare(item, self.existing)
-                if content is None or self.encoder is None:
-                    results.append(result)
-                    continue
-                image = item.decode(content)
-            except ImageError as error:
-                results.append(failed(item.id, item.uri, error))
+                result, pixels = self._read(item)
+            except NO_FAILURES:
+                raise
+            except BaseException as error:  # noqa: BLE001 - one item must not end the others
+                expected = isinstance(error, LookalikeError)
+                reason = error if expected else f"cannot be read ({failure_reason(error)})"
+                results.append(failed(item.id, item.uri, reason))
                 continue
-            decoded.append((replace(result, notes=image.notes), image.pixels))
-            size += image.pixels.nbytes
+            if pixels is None:
+                results.append(result)
+                continue
+            decoded.append((result, pixels))
+            size += pixels.nbytes
             if size >= _ENCODE_BYTES:
                 results += _encode(decoded, self.encoder)
                 decoded, size = [], 0
-        if decoded and self.encoder is not None:
+        if decoded:
             results += _encode(decoded, self.encoder)
         return results
+
+    def _read(self, item: Item) -> tuple[ItemResult, ImageArray | None]:
+        """Return the result of an item, and its image if that has to be encoded.
+
+        Raises:
+            ImageError: it cannot be read or decoded.
+        """
+        metadata, notes = storable_metadata(item.metadata)
+        item = replace(item, metadata=metadata)
+        with item.in_memory():
+            result, content = _compare(item, self.existing)
+            if notes or item.notes:
+                result = replace(result, notes=(*item.notes, *notes))
+            if content is None or self.encoder is None:
+                return result, None
+            image = item.decode(content)
+            return replace(result, notes=(*result.notes, *image.notes)), image.pixels
 
 
 class Runner(Protocol):
@@ -278,7 +300,7 @@ def count_changes(
     return summary
 
 
-def failed(row_id: str, uri: str, reason: Exception | str) -> ItemResult:
+def failed(row_id: str, uri: str, reason: BaseException | str) -> ItemResult:
     """Return the result of an item that could not be indexed."""
     return ItemResult(row_id, uri, {}, Change.FAILED, reason=str(reason).removeprefix(f"{uri}: "))
 
@@ -377,17 +399,22 @@ def _same_content(item: Item, row: Record, signature: str, existing: ExistingRow
     return ItemResult(*fields, row_id=None if same else row.id)
 
 
-def _encode(decoded: Sequence[tuple[ItemResult, ImageArray]], encoder: Encoder) -> list[ItemResult]:
+def _encode(
+    decoded: Sequence[tuple[ItemResult, ImageArray]], encoder: Encoder | None
+) -> list[ItemResult]:
     """Encode images together; if that fails, one by one, so that only the cause fails."""
+    assert encoder is not None
     try:
         rows = encoder.encode([image for _, image in decoded])
         return [
             replace(result, embedding=row) for (result, _), row in zip(decoded, rows, strict=True)
         ]
-    except Exception as error:  # noqa: BLE001 - one image must not end a batch
+    except NO_FAILURES:
+        raise
+    except BaseException as error:  # noqa: BLE001 - one image must not end a batch
         if len(decoded) > 1:
             return [result for pair in decoded for result in _encode([pair], encoder)]
         result = decoded[0][0]
         expected = isinstance(error, ImageError)
-        reason = error if expected else f"cannot be encoded ({type(error).__name__}: {error})"
+        reason = error if expected else f"cannot be encoded ({failure_reason(error)})"
         return [failed(result.id, result.uri, reason)]

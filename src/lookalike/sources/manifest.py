@@ -163,7 +163,7 @@ def _keys(table: Table, column: str) -> tuple[dict[str, int], list[Failure], boo
     key_column = "id" if "id" in table.names else column
     keys: dict[str, int] = {}
     problems: list[Failure] = []
-    for number, row in enumerate(table.rows):
+    for number, row in enumerate(table.only(column, key_column)):
         problem = _problem(row, column)
         if not problem and key_column not in row:
             problem = f"has no {key_column}"
@@ -200,7 +200,7 @@ def _rows_to_take(
         counter.add(skipped[0], location, skipped[1])
         return True
 
-    rows = table.rows
+    rows = table.only(column)
     return {key: number for key, number in keys.items() if not skips(str(rows[number][column]))}
 
 

@@ -79,6 +79,10 @@ class Table:
         number = row + self.first if self.numbers is None else self.numbers[row]
         return f"{self.path}, {self.unit} {number}"
 
+    def only(self, *names: str) -> Sequence[Mapping[str, Any]]:
+        """Return the rows with some of the columns, which costs nothing for the others."""
+        return self.rows.only(names) if isinstance(self.rows, _Columns | _Batches) else self.rows
+
 
 def read_table(path: Path, *, without: Sequence[str] = ()) -> Table:
     """Read a table. The types of CSV columns (int, float, bool, text) are inferred.
@@ -127,6 +131,10 @@ class _Columns(Sequence[Mapping[str, Any]]):
     def __init__(self, columns: Mapping[str, Any]) -> None:
         self._columns = columns
         self._count = len(next(iter(columns.values()), ()))
+
+    def only(self, names: Sequence[str]) -> _Columns:
+        """Return the rows with some of the columns."""
+        return _Columns({name: self._columns[name] for name in names if name in self._columns})
 
     def __len__(self) -> int:
         return self._count
@@ -457,6 +465,14 @@ class _Batches(Sequence[Mapping[str, Any]]):
         self._batches: list[Any] = []
         self._ends: list[int] = []
 
+    def only(self, names: Sequence[str]) -> _Batches:
+        """Return the rows with some of the columns."""
+        rows = _Batches()
+        for batch in self._batches:
+            known = [name for name in dict.fromkeys(names) if name in batch.schema.names]
+            rows.append(batch.select(known))
+        return rows
+
     def append(self, batch: Any) -> None:
         """Add the rows of a batch."""
         self._batches.append(batch)
@@ -488,7 +504,7 @@ def open_parquet(path: Path, **options: Any) -> Any:
     check_regular(path)
     try:
         return pq.ParquetFile(path, **options)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # names may be no text
         raise SourceError(f"{path}: broken Parquet ({_first_line(error)})") from None
 
 
@@ -507,6 +523,9 @@ def _columns_to_read(
     metadata, names = file.metadata, [n for n in file.schema_arrow.names if n not in without]
     if metadata.num_columns > _MAX_LEAVES:
         raise SourceError(f"{path}: has {metadata.num_columns:,} columns, over {_MAX_LEAVES:,}")
+    if len(set(names)) < len(names):
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise SourceError(f"{path}: duplicate column {duplicate!r}")
     leaves = [metadata.schema.column(i).path.split(".") for i in range(metadata.num_columns)]
     deep = {leaf[0] for leaf in leaves if len(leaf) > 2 * MAX_LEVELS}
     problems = [
