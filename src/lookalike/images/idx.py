@@ -59,6 +59,8 @@ def read_bytes(path: Path) -> bytes:
                 return _read_implied(unpacked, str(path))
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: cannot be read ({error})") from error
+    except MemoryError:
+        raise SourceError(f"{path}: cannot be read (not enough memory)") from None
 
 
 def _read_implied(file: IO[bytes], name: str) -> bytes:
@@ -69,8 +71,8 @@ def _read_implied(file: IO[bytes], name: str) -> bytes:
     implied, limit = math.prod(_shape(start)), BUDGET.limit()
     if implied > limit:
         raise SourceError(
-            f"{name}: its header implies {implied / 1e9:,.1f} GB, more than the {limit / 1e9:.1f} "
-            "GB of memory that may be used"
+            f"{name}: its header implies {implied // 10**6:,} MB, more than the "
+            f"{limit // 10**6:,} MB of memory that may be used"
         )
     return start + file.read(implied + 1)
 
