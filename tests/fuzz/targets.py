@@ -1,0 +1,599 @@
+"""The parsers of strangers' bytes, each with valid inputs to start from."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gzip
+import io
+import json
+import shutil
+import struct
+import tarfile
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import ValidationError
+from starlette.datastructures import Headers, QueryParams
+
+from lookalike.cancellation import check_cancelled
+from lookalike.client import Client
+from lookalike.documents import parse_json
+from lookalike.encoders.handcrafted import Pca
+from lookalike.encoders.persistence import load_encoder, save_encoder
+from lookalike.encoders.registry import open_encoder
+from lookalike.errors import LookalikeError
+from lookalike.evaluation.ground_truth import is_header, read_ground_truth
+from lookalike.evaluation.human_judgements import FORMAT, VERSION, read_judgement_files
+from lookalike.explore import build_map, load_map
+from lookalike.filters import MetadataColumns, as_filter
+from lookalike.filters.text import parse as parse_filter
+from lookalike.gallery.facets import Facet
+from lookalike.gallery.gallery import Gallery
+from lookalike.images.decode import decode_with_notes
+from lookalike.images.header import read_header
+from lookalike.labels.label_set import read_labels
+from lookalike.metadata import check_metadata, parse_metadata, storable_metadata
+from lookalike.server.api_keys import read_keys
+from lookalike.sources import Source, open_source
+from lookalike.sources.arrays import load_idx
+from lookalike.stores.milvus.address import Address
+from lookalike.types import Metric
+from tests.fuzz.engine import Target
+from tests.fuzz.mutators import mutate_bytes, mutate_json, mutate_text
+
+CASES = Path(__file__).parent / "cases"
+"""Inputs that were crashes, in a folder for each target."""
+
+
+@cache
+def _folder() -> Path:
+    """Return a folder for the files that parsers read, in memory where there is such a disk."""
+    shared = Path("/dev/shm")
+    folder = Path(
+        tempfile.mkdtemp(prefix="lookalike-fuzz-", dir=shared if shared.is_dir() else None)
+    )
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _in_file(name: str, parse: Callable[[Path], object]) -> Callable[[bytes], None]:
+    """Return a parser of bytes that reads them from a file."""
+
+    def run(data: bytes) -> None:
+        path = _folder() / name
+        path.write_bytes(data)
+        parse(path)
+
+    return run
+
+
+# ---------------------------------------------------------------- filters
+
+_ROWS = (
+    {"label": "cat", "year": 2020, "tags": ["a", "b"], "score": 0.5, "new": True},
+    {"label": "dög", "year": 10**400, "tags": [], "deep": {"a": [1, {"b": None}]}},
+    {"label": None, "year": "2020", "score": -1e308, "a b": "x" * 500, "": "e\u0301" * 200},
+    *({"label": f"k{number % 7}", "year": number} for number in range(200)),
+)
+
+
+def _evaluate(where: Any) -> None:
+    columns = MetadataColumns(_ROWS)
+    as_filter(where).mask(columns)
+    check_cancelled()
+
+
+def _filter_text(data: bytes) -> None:
+    _evaluate(parse_filter(data.decode("utf-8", "surrogateescape")))
+
+
+def _filter_structure(data: bytes) -> None:
+    _evaluate(parse_json(data, "filter", error=LookalikeError))
+
+
+_FILTERS = (
+    b"year >= 2020 and label != 'cat'",
+    b"not (label in ('a', 'b', 3) or `a b` is not null) and score < -1.5e3",
+    b"label like '%_c%' or label not like 'a\\%' and new = true",
+    b"((year = '2020')) or tags = 'a' and year not in (1, 2.5, 'x')",
+    "label = 'd\u00f6g' and `` is null".encode(),
+)
+_STRUCTURES: tuple[Any, ...] = (
+    {"label": "cat", "year": {"gte": 2020, "lt": 2024.5}},
+    {"and": [{"label": {"in": ["a", None, True]}}, {"not": {"tags": {"like": "%a_"}}}]},
+    {"or": [{"score": {"null": False}}, {"and": [{"year": {"ne": 3}}, {"label": {"eq": "x"}}]}]},
+)
+
+# ---------------------------------------------------------------- sources
+
+
+def _read_all(source: Source) -> None:
+    """Go through a source as ``index`` does, without decoding images."""
+    for item in source:
+        storable_metadata(item.metadata)
+    len(source)
+    for problem in source.problems:
+        str(problem.reason)
+
+
+def _open(path: Path) -> None:
+    source = open_source(path)
+    _read_all(source)
+
+
+_CSV = (
+    b"path,label,year\na.png,cat,2020\nb/c.jpg,dog,\n",
+    'id;path;t\u00ebxt\n1;"a.png";"x; ""y""\nz"\n2;b.png;3.5e3\n'.encode(),
+    b"\xef\xbb\xbfPath\turl\r\na.png\thttp://h/a.png\r\n",
+    b"url,flag,big\nhttps://h/a?x=1,true,123456789012345678901234567890\n",
+)
+_JSONL = (
+    b'{"path": "a.png", "label": "cat", "n": [1, {"a": null}]}\n{"path": "b.png"}\n',
+    b'{"id": 3, "url": "http://h/x.png", "year": 1e3}\r\n\r\n{"id": "4", "url": "http://h/y.png"}\n',
+)
+
+
+def _table_folder(name: str) -> Callable[[bytes], None]:
+    """Return a parser of a metadata table beside an image."""
+
+    def run(data: bytes) -> None:
+        folder = _folder() / "photos"
+        if not folder.is_dir():
+            (folder / "b").mkdir(parents=True)
+            for image in ("a.png", "b/c.png"):
+                (folder / image).write_bytes(_image("PNG"))
+        path = folder / name
+        path.write_bytes(data)
+        try:
+            _open(folder)
+        finally:
+            path.unlink()
+
+    return run
+
+
+@cache
+def _parquets() -> tuple[bytes, ...]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    tables = (
+        pa.table({"path": ["a.png", "b.png"], "label": ["x", None], "year": [1, 2]}),
+        pa.table({"path": ["a.png"], "list": [[{"a": 1, "b": [1.5]}]], "blob": [b"\xff"]}),
+        pa.table({"key": ["1", "2"], "jpg": [_image("JPEG"), b"broken"], "text": ["a", "b"]}),
+    )
+    files = []
+    for table in tables:
+        file = io.BytesIO()
+        parquet.write_table(table, file)
+        files.append(file.getvalue())
+    return tuple(files)
+
+
+@cache
+def _tars() -> tuple[bytes, ...]:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        members = {"1.png": _image("PNG"), "1.json": b'{"a": [1]}', "2.jpg": b"x", "2.txt": b"y"}
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return (file.getvalue(),)
+
+
+def _read_shards(path: Path) -> None:
+    for item in open_source(path):
+        with contextlib.suppress(LookalikeError):
+            item.content()
+        storable_metadata(item.metadata)
+
+
+def _idx_files() -> tuple[bytes, ...]:
+    images = bytes((0, 0, 8, 3)) + struct.pack(">III", 3, 4, 5) + bytes(range(60))
+    return images, gzip.compress(images)
+
+
+# ---------------------------------------------------------------- judgements, labels, truths
+
+_JUDGEMENTS: dict[str, Any] = {
+    "format": FORMAT,
+    "version": VERSION,
+    "created_at": "2026-11-24T10:00:00Z",
+    "galleries": {
+        "a": {"encoder": "hog", "fingerprint": "f" * 64, "rows": 100},
+        "b": {"encoder": "color", "fingerprint": "e" * 64, "rows": 100},
+    },
+    "hits": [
+        {
+            "gallery": "a",
+            "query": "p:1.png",
+            "k": 3,
+            "returned": 2,
+            "answers": [
+                {"rank": 1, "id": "p:2.png", "relevant": True},
+                {"rank": 2, "id": "p:3.png", "relevant": False},
+            ],
+        }
+    ],
+    "preferences": [{"a": "a", "b": "b", "query": "p:1.png", "preferred": "a"}],
+}
+
+
+def _ground_truth(path: Path) -> None:
+    first, *_ = read_ground_truth(path)
+    is_header(first, {"q1"}, {"p:1"})
+
+
+_IDS = [f"photos:{number}.jpg" for number in range(50)]
+
+# ---------------------------------------------------------------- artifacts
+
+
+@cache
+def _encoder_folder() -> Path:
+    folder = _folder() / "encoder"
+    images = list(np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
+    encoder = open_encoder("pca", images)
+    assert isinstance(encoder, Pca)
+    save_encoder(encoder, folder)
+    return folder
+
+
+def _artifact_file(folder: Callable[[], Path], name: str, use: Callable[[Path], object]) -> Any:
+    """Return a parser of one file of an artifact, which has its content again afterwards."""
+
+    def run(data: bytes) -> None:
+        path = folder() / name
+        before = path.read_bytes()
+        path.write_bytes(data)
+        try:
+            use(folder())
+        finally:
+            path.write_bytes(before)
+
+    return run
+
+
+@cache
+def _gallery_folder() -> Path:
+    photos = _folder() / "gallery-photos"
+    photos.mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(photos / f"{number}.png")
+    source = open_source(photos)
+    path = _folder() / "fuzz.gallery"
+    encoder = open_encoder("color", [item.image() for item in source])
+    gallery = Gallery.create(path, encoder=encoder)
+    gallery.sync(source)
+    build_map(gallery)
+    return path
+
+
+def _open_gallery(folder: Path) -> None:
+    gallery = Gallery.open(folder)
+    gallery.info()
+    _ = gallery.encoder
+
+
+@cache
+def _opened_gallery() -> Gallery:
+    return Gallery.open(_gallery_folder())
+
+
+def _load_map(_: Path) -> None:
+    document = load_map(_opened_gallery())
+    if document is not None:
+        document.as_dict()
+
+
+# ---------------------------------------------------------------- images
+
+
+def _image(kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def _exif() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "maker"
+    exif[0x011A] = 72.5
+    exif.get_ifd(0x8769).update({0x9003: "2020:01:02 03:04:05", 0x9011: "+01:00", 0x927C: b"note"})
+    exif.get_ifd(0x8825).update({1: "N", 2: (1.0, 2.0, 3.0), 29: "2020:01:02"})
+    return exif
+
+
+@cache
+def _images(kinds: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(
+        _image(kind, exif=_exif())
+        if kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF")
+        else _image(kind)
+        for kind in kinds
+    )
+
+
+def _decode(data: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a message on stderr for each broken image is a flood
+        for read in (read_header, partial(decode_with_notes, name="an image")):
+            with contextlib.suppress(LookalikeError):
+                read(data)
+        decode_with_notes(data, name="an image")
+
+
+_MARK = b"Exif\0\0"
+
+
+def _mutate_exif(data: bytes, rng: Any, pool: Sequence[bytes]) -> bytes:
+    """Change bytes of the EXIF block only; the file around it stays valid."""
+    start = data.find(_MARK)
+    if start < 4 or data[:2] != b"\xff\xd8":
+        return mutate_bytes(data, rng, pool)
+    end = start - 2 + int.from_bytes(data[start - 2 : start], "big")
+    block = mutate_bytes(data[start + len(_MARK) : end], rng, pool)[:60_000]
+    length = (2 + len(_MARK) + len(block)).to_bytes(2, "big")
+    return data[: start - 2] + length + _MARK + block + data[end:]
+
+
+# ---------------------------------------------------------------- the service
+
+
+def _search_body(data: bytes) -> None:
+    from lookalike.server.schemas import SearchRequest
+
+    request = SearchRequest.model_validate_json(data)
+    request.query()
+    request.region()
+    options = request.search(Metric.COSINE)
+    if options.filter is not None:
+        options.filter.mask(MetadataColumns(_ROWS))
+
+
+def _batch_body(data: bytes) -> None:
+    from lookalike.server.schemas import BatchRequest
+
+    request = BatchRequest.model_validate_json(data)
+    request.region()
+    request.search(Metric.L2)
+    for query in request.queries:
+        query.query()
+
+
+def _metadata_body(data: bytes) -> None:
+    from lookalike.server.schemas import ItemMetadata
+
+    ItemMetadata.model_validate_json(data)
+
+
+_FACETS = (
+    Facet("label", "text", 10, 3, (("cat", 5), ("dog", 5)), None, None),
+    Facet("year", "number", 10, 3, (), 1.0, 2.0),
+    Facet("new", "boolean", 10, 2, ((True, 5), (False, 5)), None, None),
+)
+
+
+def _query_string(data: bytes) -> None:
+    from lookalike.server.forms import SearchForm
+    from lookalike.server.schemas import UrlParameters
+
+    params = QueryParams(data)
+    with contextlib.suppress(ValidationError, LookalikeError):
+        UrlParameters(**dict(params)).options().search(Metric.COSINE)
+    form = SearchForm(params)
+    _ = form.query, form.options_query, form.is_restricted, form.count_filters(_FACETS)
+    form.parse(_FACETS, Metric.COSINE)
+
+
+def _accept(data: bytes) -> None:
+    from lookalike.server.pages import is_page_request
+
+    headers = Headers(raw=[(b"accept", data)])
+    is_page_request("GET", "/", headers.get("accept", ""))
+
+
+def _metadata(data: bytes) -> None:
+    text = data.decode("utf-8", "surrogateescape")
+    stored = parse_metadata(text)
+    storable, _ = storable_metadata(stored)
+    check_metadata(storable, what="row")
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(parsed, dict):
+        check_metadata(parsed, what="row")
+
+
+def _answer(data: bytes) -> None:
+    client = Client("http://127.0.0.1:1")
+    gallery = client.gallery("g")
+    gallery._hits(client._parse(data))
+
+
+_RESULT = {
+    "query": "q",
+    "metric": "cosine",
+    "hits": [{"rank": 1, "id": "a", "image_url": "/x", "distance": 0.5, "metadata": {"a": 1}}],
+}
+_KEYS = {"keys": [{"name": "web", "write": False, "sha256": "0" * 64}]}
+
+
+def _documents(*values: Any) -> tuple[bytes, ...]:
+    return tuple(json.dumps(value).encode() for value in values)
+
+
+def _make() -> dict[str, Callable[[], Target]]:
+    """Return the makers of the targets, by name: their seeds cost something to make."""
+    labels = (
+        b"id,label,status\nphotos:1.jpg,cat,labeled\nphotos:2.jpg,a;b,\nphotos:3.jpg,unknown,x\n"
+    )
+    truths = (b"query,relevant\nq1,p:1,p:2\nq2,p:3\n", b"q1;a;b\n\nq2;\xc3\xa9\n")
+    makers: dict[str, Callable[[], Target]] = {
+        "filter-text": lambda: Target("filter-text", _filter_text, _FILTERS, mutate_text),
+        "filter-structure": lambda: Target(
+            "filter-structure", _filter_structure, _documents(*_STRUCTURES), mutate_json
+        ),
+        "judgements": lambda: Target(
+            "judgements",
+            _in_file("judgements.json", lambda path: read_judgement_files([path])),
+            _documents(_JUDGEMENTS),
+            mutate_json,
+        ),
+        "ground-truth": lambda: Target(
+            "ground-truth", _in_file("truth.csv", _ground_truth), truths, mutate_text
+        ),
+        "labels": lambda: Target(
+            "labels",
+            _in_file("labels.csv", lambda path: read_labels(path, _IDS)),
+            (labels,),
+            mutate_text,
+        ),
+        "manifest-parquet": lambda: Target(
+            "manifest-parquet", _in_file("m.parquet", _open), _parquets()
+        ),
+        "shard-tar": lambda: Target("shard-tar", _in_file("s.tar", _read_shards), _tars()),
+        "shard-parquet": lambda: Target(
+            "shard-parquet", _in_file("s.parquet", _read_shards), _parquets()[-1:]
+        ),
+        "idx": lambda: Target(
+            "idx",
+            _in_file("images-idx3-ubyte", lambda path: _read_all(load_idx(path))),
+            _idx_files(),
+        ),
+        "encoder-json": lambda: Target(
+            "encoder-json",
+            _artifact_file(_encoder_folder, "encoder.json", load_encoder),
+            ((_encoder_folder() / "encoder.json").read_bytes(),),
+            mutate_json,
+        ),
+        "encoder-weights": lambda: Target(
+            "encoder-weights",
+            _weights,
+            ((_encoder_folder() / "model.safetensors").read_bytes(),),
+        ),
+        "gallery-json": lambda: Target(
+            "gallery-json",
+            _artifact_file(_gallery_folder, "gallery.json", _open_gallery),
+            ((_gallery_folder() / "gallery.json").read_bytes(),),
+            mutate_json,
+        ),
+        "map-json": lambda: Target(
+            "map-json",
+            _artifact_file(_gallery_folder, "map.json", _load_map),
+            ((_gallery_folder() / "map.json").read_bytes(),),
+            mutate_json,
+        ),
+        "exif": lambda: Target("exif", _decode, _images(("JPEG",)), _mutate_exif),
+        "metadata": lambda: Target(
+            "metadata",
+            _metadata,
+            _documents(*_ROWS[:2], {"a": {"b": [1, 2.5, None]}}),
+            mutate_json,
+        ),
+        "search-body": lambda: Target(
+            "search-body",
+            _search_body,
+            _documents(
+                {"id": "a", "k": 7, "where": {"label": "cat"}, "box": [1, 2, 3, 4]},
+                {"image": "aGk=", "metric": "l2", "where": "year > 3", "rerank": "aqe+diffusion"},
+                {"text": "x", "max_distance": 1.5, "exact": True, "keywords": "red"},
+            ),
+            mutate_json,
+            (ValidationError,),
+        ),
+        "batch-body": lambda: Target(
+            "batch-body",
+            _batch_body,
+            _documents({"queries": [{"id": "a"}, {"image": "aGk="}], "k": 3, "min_score": 0.5}),
+            mutate_json,
+            (ValidationError,),
+        ),
+        "metadata-body": lambda: Target(
+            "metadata-body",
+            _metadata_body,
+            _documents({"metadata": {"a": 1, "b": None, "c": {"d": [1.5]}}}),
+            mutate_json,
+            (ValidationError,),
+        ),
+        "query-string": lambda: Target(
+            "query-string",
+            _query_string,
+            (
+                b"id=a&k=5&where=year+%3E+3&box=1,2,3,4&metric=l2&rerank=aqe",
+                b"text=red&value:label=cat&value:label=dog&min:year=1&max:year=2&value:new=true",
+            ),
+            mutate_text,
+        ),
+        "accept": lambda: Target(
+            "accept", _accept, (b"text/html,application/xhtml+xml;q=0.9,*/*;q=0.8",), mutate_text
+        ),
+        "keys": lambda: Target(
+            "keys", _in_file("keys.json", read_keys), _documents(_KEYS), mutate_json
+        ),
+        "answer": lambda: Target("answer", _answer, _documents(_RESULT), mutate_json),
+        "address": lambda: Target(
+            "address",
+            lambda data: Address.parse(data.decode("utf-8", "surrogateescape")),
+            (b"milvus://h:19530/name?index=hnsw&effort=10", b"milvus+tls://[::1]/a?timeout=3"),
+            mutate_text,
+        ),
+    }
+    for suffix, seeds, mutate in (
+        ("csv", _CSV, mutate_text),
+        ("tsv", _CSV[2:3], mutate_text),
+        ("jsonl", _JSONL, mutate_text),
+        ("json", (b"[" + _JSONL[0].replace(b"\n", b",", 1) + b"]",), mutate_json),
+    ):
+        makers[f"manifest-{suffix}"] = partial(
+            Target, f"manifest-{suffix}", _in_file(f"m.{suffix}", _open), seeds, mutate
+        )
+    folder_table = b"file_name,label\na.png,x\nb/c.png,y\n"
+    makers["folder-table"] = partial(
+        Target, "folder-table", _table_folder("metadata.csv"), (folder_table,), mutate_text
+    )
+    for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF"):
+        makers[f"image-{kind.lower()}"] = partial(
+            lambda kind: Target(f"image-{kind.lower()}", _decode, _images((kind,))), kind
+        )
+    return dict(sorted(makers.items()))
+
+
+def _weights(data: bytes) -> None:
+    """Load an encoder whose weights are these, and whose description agrees with them."""
+    import hashlib
+
+    description = _encoder_folder() / "encoder.json"
+    before = description.read_bytes()
+    fields = json.loads(before)
+    if "sha256" in fields:
+        fields["sha256"]["model.safetensors"] = hashlib.sha256(data).hexdigest()
+    description.write_text(json.dumps(fields))
+    try:
+        _artifact_file(_encoder_folder, "model.safetensors", load_encoder)(data)
+    finally:
+        description.write_bytes(before)
+
+
+_MAKERS = _make()
+
+TARGETS: tuple[str, ...] = tuple(_MAKERS)
+"""The names of all targets."""
+
+
+@cache
+def target(name: str) -> Target:
+    """Return a target by its name."""
+    return _MAKERS[name]()
