@@ -12,7 +12,6 @@ from PIL import Image
 from lookalike import Gallery
 from lookalike.encoders.registry import open_encoder
 from lookalike.explore.comparison import read_thumbnails
-from lookalike.server.thumbnails import read_item_image
 from lookalike.sources import SourceOptions, open_items, open_source
 
 WINDOW = (0.0, 4000.0)
@@ -56,7 +55,7 @@ def test_a_whole_box_of_a_row_is_the_row(gallery: Gallery) -> None:
 
 def test_thumbnails_and_duplicates_use_it(gallery: Gallery) -> None:
     row = gallery.store.get([gallery.store.ids()[0]])
-    assert read_item_image(gallery, row).options.window == WINDOW
+    assert gallery.open_rows(row.records())[0].options.window == WINDOW
     vectors = read_thumbnails(gallery, list(gallery.store.records()), range(2))
     assert all(isinstance(vector, np.ndarray) for vector in vectors.values())
 

@@ -207,8 +207,8 @@ class DecoderPool:
             CancelledError: the request was cancelled, or its time is over.
         """
         side = min(side, MAX_SIDE)
-        request = {"task": "image", "name": name, "box": box, "side": side, "page": page}
-        request["options"] = asdict(options or upload_options())
+        request: dict[str, Any] = {"task": "image", "name": name, "box": box, "side": side}
+        request |= {"options": asdict(options or upload_options()), "page": page}
         return await self._run(
             image, request, partial(self._image_of, side), priority, size=3 * side**2, budget=budget
         )
@@ -228,7 +228,12 @@ class DecoderPool:
         Raises:
             ImageError, ProblemError, CancelledError: as of :meth:`image`.
         """
-        request = {"task": "features", "name": name, "options": asdict(options), "page": page}
+        request: dict[str, Any] = {
+            "task": "features",
+            "name": name,
+            "options": asdict(options),
+            "page": page,
+        }
         return await self._run(image, request, partial(self._image_of, MAX_SIDE), Priority.QUERY)
 
     async def thumbnail(
@@ -248,7 +253,7 @@ class DecoderPool:
         Raises:
             ImageError, ProblemError, CancelledError: as of :meth:`image`.
         """
-        request = {"task": "thumbnail", "name": name, "size": size}
+        request: dict[str, Any] = {"task": "thumbnail", "name": name, "size": size}
         request |= {"options": asdict(options), "page": page}
         return await self._run(image, request, _file_of, Priority.THUMBNAIL)
 
