@@ -111,7 +111,7 @@ def command(
 
     if not queries and not ids and not text and keywords is None:
         raise InputError("no query: pass an image, --text, --keywords or --id")
-    opened = Gallery.open(gallery)
+    opened = Gallery.open(gallery).snapshot()
     chosen = opened.metric if metric is None else Metric(metric)
     options: dict[str, Any] = {
         "k": k,

@@ -131,6 +131,7 @@ def find_leakage(  # noqa: PLR0913 - keyword options
         exclude: find all rows like a query, not only whether there is one.
         on_progress: called after each step.
     """
+    gallery = gallery.snapshot()
     records = {record.id: record for record in gallery.store.records()}
     on_progress(Progress("leakage", 0, len(queries), "queries"))
     identical = _identical(records, queries)

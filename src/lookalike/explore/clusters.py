@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.explore.layout import Points
 from lookalike.types import Embeddings
 
@@ -77,6 +78,7 @@ def describe_clusters(
     """
     clusters = []
     for number in range(int(membership.max(initial=UNCLUSTERED)) + 1):
+        check_cancelled()
         rows = np.flatnonzero(membership == number)
         values = embeddings[rows]
         distances = np.linalg.norm(values - values.mean(axis=0), axis=1)

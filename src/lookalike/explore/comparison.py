@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError
 from lookalike.explore.copy_threshold import (
     CopyThreshold,
@@ -182,6 +183,7 @@ def _within(embeddings: Embeddings, places: Sequence[int], limit: float) -> NDAr
     chosen = embeddings[list(places)]
     norms = np.einsum("nd,nd->n", embeddings, embeddings)
     for start in range(0, len(embeddings), _PAIRS_PER_BLOCK) if len(chosen) else ():
+        check_cancelled()
         rows = slice(start, start + _PAIRS_PER_BLOCK)
         squares = norms[rows, None] - 2 * embeddings[rows] @ chosen.T + norms[list(places)]
         suspects[rows] = (squares <= limit**2).any(axis=1)
@@ -199,6 +201,7 @@ def read_thumbnails(
     """Return the thumbnail vectors of some places: None without content, a text if unreadable."""
     vectors: dict[int, NDArray[np.float32] | str | None] = {}
     for start in range(0, len(places), _BATCH):
+        check_cancelled()
         part = places[start : start + _BATCH]
         read = thread_map(partial(_thumbnail, gallery), [records[place] for place in part])
         vectors |= zip(part, read, strict=True)
@@ -220,6 +223,7 @@ def _correlated(
     index[list(thumbnails)] = np.arange(len(thumbnails))
     vectors = np.stack(list(thumbnails.values()))
     for start in range(0, len(pairs), _PAIRS_PER_BLOCK):
+        check_cancelled()
         block = pairs.select(np.arange(start, min(start + _PAIRS_PER_BLOCK, len(pairs))))
         block = block.select((index[block.first] >= 0) & (index[block.second] >= 0))
         first, second = vectors[index[block.first]], vectors[index[block.second]]

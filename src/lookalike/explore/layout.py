@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.errors import MissingDependencyError
 from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
@@ -100,6 +101,7 @@ def _tsne(
 
     def reporter(done: int) -> Callable[..., bool]:
         def report(iteration: int, *_: object) -> bool:
+            check_cancelled()
             on_progress(Progress("map", min(done + iteration, total), total, "steps"))
             return False
 
@@ -133,6 +135,7 @@ def measure_quality(graph: NeighborGraph, points: Points, *, seed: int = 0) -> M
     half_norms = np.einsum("nd,nd->n", graph.embeddings, graph.embeddings) / 2
     penalty, preserved = 0, 0
     for row, on_map in zip(sample, map_neighbors, strict=True):
+        check_cancelled()
         others = on_map[on_map != row][:k]
         proximity = graph.embeddings @ graph.embeddings[row] - half_norms
         proximity[row] = -np.inf

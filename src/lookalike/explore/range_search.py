@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError
 from lookalike.formatting import format_distance
 from lookalike.types import (
@@ -66,6 +67,7 @@ def pairs_within(
     for top in range(0, count, _BLOCK):
         rows = embeddings[top : top + _BLOCK]
         for left in range(top, count, _BLOCK):
+            check_cancelled()
             scores = rows @ embeddings[left : left + _BLOCK].T
             scores -= half_norms[top : top + _BLOCK, None]
             scores -= half_norms[None, left : left + _BLOCK]

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from lookalike.cancellation import check_cancelled
 from lookalike.filters import Columns, kind_of
 
 MAX_LISTED = 50
 """Values of a column with more distinct ones are not listed."""
+
+MAX_COLUMNS = 1_000
+"""Columns that are described, the first by name; filters accept any."""
+
+_STEP = 4_096
+"""Values that are counted between checks whether the work was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +47,36 @@ class Facet:
     high: float | None = None
 
 
+_described: WeakKeyDictionary[Columns, dict[str, Facet | None]] = WeakKeyDictionary()
+_adding = threading.Lock()
+
+
 def facets(columns: Columns) -> list[Facet]:
-    """Describe every column of booleans, numbers or texts, or lists of these."""
-    described = (_facet(columns, name) for name in columns.names)
-    return [facet for facet in described if facet is not None]
+    """Describe every column of booleans, numbers or texts, or lists of these; at most 1,000.
+
+    Each column is described once for all callers. If that is cancelled, the next call goes on.
+
+    Raises:
+        CancelledError: the work was cancelled, or took too long.
+    """
+    with _adding:
+        described = _described.setdefault(columns, {})
+    for name in columns.names[:MAX_COLUMNS]:
+        if name not in described:
+            described[name] = _facet(columns, name)
+    every = (described[name] for name in columns.names[:MAX_COLUMNS])
+    return [facet for facet in every if facet is not None]
 
 
 def _facet(columns: Columns, name: str) -> Facet | None:
     codes, values = columns.encoded(name)
     rows = np.bincount(codes[codes >= 0], minlength=len(values)).tolist()
     counts: Counter[tuple[str, Any]] = Counter()
-    for value, count in zip(values, rows, strict=True):
-        for inner in value if isinstance(value, list | tuple) else (value,):
+    for place, (value, count) in enumerate(zip(values, rows, strict=True)):
+        is_list = isinstance(value, list | tuple)
+        if is_list or place % _STEP == 0:
+            check_cancelled()
+        for inner in value if is_list else (value,):
             if (kind := kind_of(inner)) != "other":
                 counts[kind, inner] += count
     if not counts:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
@@ -83,6 +84,7 @@ class NeighborGraph:
         for _ in range(_SMOOTHING_STEPS):
             mean = np.zeros_like(values)
             for column in self.rows.T:
+                check_cancelled()
                 mean += values[column]
             values = unit_rows(values + mean / max(1, self.rows.shape[1]))
         return values
@@ -127,6 +129,7 @@ def graph_from_embeddings(
     index = ExactIndex(embeddings)
     rows, distances = [], []
     for start in range(0, len(ids), _CHUNK):
+        check_cancelled()
         neighbors = index.others(start, min(start + _CHUNK, len(ids)), k, Metric.L2)
         rows.append(neighbors.rows)
         distances.append(neighbors.distances)
@@ -143,5 +146,6 @@ def propagate_seeds(affinity: sparse.csr_array, seeds: NDArray[np.float32]) -> N
     """
     scores = seeds.copy()
     for _ in range(_PROPAGATION_STEPS):
+        check_cancelled()
         scores = np.float32(_ALPHA) * (affinity @ scores) + np.float32(1 - _ALPHA) * seeds
     return scores

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.labels.propagation_methods import LabelMatrix, Method
 
 _FOLDS = 10
@@ -101,6 +102,7 @@ def cross_validate(labels: LabelMatrix, method: Method, folds: Folds) -> HeldOut
     confidence, correct = [], []
     for assignment in folds.assignment:
         for fold in range(folds.count):
+            check_cancelled()
             test = (assignment == fold) & folds.scored
             train = assignment != fold
             if not test.any() or not train.any():

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.cancellation import check_cancelled
 from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.labels.label_set import SEPARATOR, LabelSet
 
@@ -16,6 +17,9 @@ K = 10
 """Labeled neighbors that are compared with each image."""
 
 _THRESHOLD = 0.5
+
+_STEP = 1_000
+"""Images that are compared between checks whether the work was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,8 @@ def find_label_issues(graph: NeighborGraph, labels: LabelSet) -> LabelIssues:
     labels.validate()
     compared: list[tuple[LabelIssue, float]] = []
     for row, row_id in enumerate(graph.ids):
+        if row % _STEP == 0:
+            check_cancelled()
         if row_id not in labels.by_id:
             continue
         neighbors = [

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from lookalike.cancellation import check_cancelled
 from lookalike.gallery.neighbors import NeighborGraph, propagate_seeds
 from lookalike.labels.label_set import LabelSet
 from lookalike.stores.exact import ExactIndex
@@ -16,6 +17,9 @@ from lookalike.types import Metric
 DEFAULT = "graph-10"
 _GRAPH_NEIGHBORS = (10, 5, 20)
 _VOTERS = (1, 3, 5)
+
+_CHUNK_VALUES = 1 << 22
+"""Scores that are computed at a time, beside the result (16 MiB)."""
 
 RowNumbers = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -51,16 +55,6 @@ class LabelMatrix:
         """Return the indicators of some labeled rows, ``(len(rows), classes)``."""
         return np.asarray(self.indicators[np.searchsorted(self.labeled, rows)])
 
-    def seeds(self, rows: RowNumbers) -> NDArray[np.float32]:
-        """Return the start of propagation from some labeled rows, ``(n, classes + 1)`` float32.
-
-        The last column is 1 for each of the rows: what it propagates to is reached by any label.
-        """
-        seeds = np.zeros((len(self.graph), len(self.classes) + 1), np.float32)
-        seeds[rows, :-1] = self.indicators_of(rows)
-        seeds[rows, -1] = 1
-        return seeds
-
     def predict(self, scores: Scores) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Return the predicted classes ``(n, classes)`` and their raw confidence ``(n,)``.
 
@@ -68,15 +62,21 @@ class LabelMatrix:
         every class above 0.5, as confident as its least certain class. Without scores (NaN) there
         is no prediction, and the confidence is NaN.
         """
-        best = scores.argmax(axis=1)
-        every_row = np.arange(len(scores))
         predicted = np.zeros(scores.shape, np.bool_)
-        predicted[every_row, best] = np.isfinite(scores[every_row, best])
-        if not self.multi_label:
-            return predicted, scores[every_row, best].astype(np.float64)
-        predicted |= scores > 0.5
-        certainty = np.where(predicted, scores, 1 - scores)
-        return predicted, certainty.min(axis=1).astype(np.float64)
+        confidence = np.empty(len(scores), np.float64)
+        step = max(1, _CHUNK_VALUES // max(1, len(self.classes)))
+        for start in range(0, len(scores), step):
+            check_cancelled()
+            part, marks = scores[start : start + step], predicted[start : start + step]
+            best = part.argmax(axis=1)
+            every_row = np.arange(len(part))
+            highest = part[every_row, best]
+            marks[every_row, best] = np.isfinite(highest)
+            if self.multi_label:
+                marks |= part > 0.5
+                highest = np.where(marks, part, 1 - part).min(axis=1)
+            confidence[start : start + step] = highest
+        return predicted, confidence
 
     def names(self, predicted: NDArray[np.bool_]) -> list[tuple[str, ...]]:
         """Return the labels of each row of ``(n, classes)`` by name."""
@@ -94,12 +94,27 @@ class GraphPropagation:
         """Score the ``test`` rows by the labels of the ``train`` rows; NaN if none reaches them."""
         if self._affinity is None:
             self._affinity = self._graph.affinity(self._k)
-        propagated = propagate_seeds(self._affinity, labels.seeds(train))[test]
-        total = propagated[:, -1:]
-        reached = total > 0
-        return np.where(
-            reached, propagated[:, :-1] / np.where(reached, total, 1), np.float32(np.nan)
-        )
+        indicators = labels.indicators_of(train).astype(np.float32)
+        # What ones propagate to is reached by any label.
+        total = self._propagate(np.ones((len(train), 1), np.float32), train, test)
+        unreached = total[:, 0] <= 0
+        total[unreached] = 1
+        scores = np.empty((len(test), len(labels.classes)), np.float32)
+        step = max(1, _CHUNK_VALUES // max(1, len(labels.graph)))
+        for start in range(0, len(labels.classes), step):
+            part = indicators[:, start : start + step]
+            scores[:, start : start + step] = self._propagate(part, train, test) / total
+        scores[unreached] = np.nan
+        return scores
+
+    def _propagate(
+        self, values: NDArray[np.float32], train: RowNumbers, test: RowNumbers
+    ) -> NDArray[np.float32]:
+        """Return what values ``(train, c)`` propagate to, ``(test, c)``."""
+        assert self._affinity is not None
+        seeds = np.zeros((len(self._graph), values.shape[1]), np.float32)
+        seeds[train] = values
+        return propagate_seeds(self._affinity, seeds)[test]
 
 
 class NeighborVote:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.errors import SettingError
 from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.labels.label_set import LabelSet
@@ -80,6 +81,7 @@ def _medoids(
     total = np.bincount(kmeans.labels_, uncertainty, clusters)
     rows: list[int] = []
     candidates = unlabeled.copy()
+    check_cancelled()
     for cluster in np.argsort(np.where(covered, np.inf, -total), kind="stable")[:count]:
         members = np.flatnonzero(candidates & (kmeans.labels_ == cluster))
         if not len(members):

@@ -219,8 +219,8 @@ def _variants(evaluation: Evaluation) -> Section:
 def _pipeline(example: Example, evaluation: Evaluation, gallery: Gallery) -> Section:
     image = open_items([example.uri])[0].image()
     embedding = gallery.encoder.encode([image])
-    ids = [record.id for record in gallery.store.records()]
-    rows = gallery.store.get(ids).embeddings.astype(np.float64)
+    store = gallery.snapshot().store
+    rows = store.get(store.ids()).embeddings.astype(np.float64)
     query = embedding[0].astype(np.float64)
     if evaluation.scores.metric is Metric.L2:
         distances = np.linalg.norm(rows - query, axis=1)
