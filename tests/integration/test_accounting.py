@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import socket
+import struct
 import tarfile
 import unicodedata
 from collections import Counter
@@ -23,14 +25,20 @@ from PIL import Image
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import open_encoder
-from lookalike.errors import ImageError, MissingRowError, SettingError, SourceError
+from lookalike.errors import (
+    CancelledError,
+    ImageError,
+    MissingRowError,
+    SettingError,
+    SourceError,
+)
 from lookalike.gallery import uploads
 from lookalike.gallery.archive import FILE
 from lookalike.gallery.copy import copy
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.sync import SyncReport
 from lookalike.images import formats
-from lookalike.sources import SourceOptions, open_items, open_source
+from lookalike.sources import ItemSource, SourceOptions, open_items, open_source
 from tests.integration.test_cli import lookalike, run
 from tests.integration.test_sync import write_label
 
@@ -549,6 +557,94 @@ def test_an_unforeseen_exception_fails_one_image_only(
     [item] = open_items([str(tmp_path / "p" / "0.png")])
     with pytest.raises(ImageError, match=r"0\.png: cannot be read \(TypeError: not enough"):
         replace(item, read=fail).image()
+
+
+class PanicException(BaseException):
+    """As decoders in Rust raise it: no Exception."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PanicException("index out of bounds"), MemoryError(), RecursionError(), struct.error("x")],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("step", ["signature", "read", "encode"])
+def test_whatever_one_item_raises_is_its_own_failure(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: Any
+) -> None:
+    for i in range(3):
+        put(tmp_path / "p" / f"{i}.png", encoded("PNG", i))
+    source = open_source(tmp_path / "p")
+
+    def fail(*_: object) -> Any:
+        raise error
+
+    items = [replace(source[1], **{step: fail}) if step != "encode" else source[1]]
+    items = [source[0], *items, source[2]]
+    if step == "encode":
+        encode = type(gallery.encoder).encode
+        monkeypatch.setattr(
+            type(gallery.encoder),
+            "encode",
+            lambda self, images: (
+                fail()
+                if any((image == np.asarray(picture(1))).all() for image in images)
+                else encode(self, images)
+            ),
+        )
+    report = gallery.sync(ItemSource("p", str(tmp_path / "p"), items))
+    assert report.added == 2
+    [failure] = report.failed
+    assert failure.uri == source[1].uri
+    assert ("memory" if isinstance(error, MemoryError) else type(error).__name__) in failure.reason
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), CancelledError("nobody waits")])
+def test_an_order_to_end_ends_all(gallery: Gallery, tmp_path: Path, error: BaseException) -> None:
+    put(tmp_path / "p" / "0.png", PNG)
+    source = open_source(tmp_path / "p")
+
+    def end() -> bytes:
+        raise error
+
+    with pytest.raises(type(error)):
+        gallery.sync(ItemSource("p", str(tmp_path / "p"), [replace(source[0], read=end)]))
+
+
+def test_hostile_files_cost_no_other(gallery: Gallery, tmp_path: Path) -> None:
+    """Each is named; none is waited for, or read beyond what fits into memory."""
+    root = tmp_path / "p"
+    for i in range(3):
+        put(root / f"{i}.png", encoded("PNG", i))
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    odd = bytearray(encoded("JPEG", 5, exif=exif))
+    odd[odd.index(b"\x01\x12\x00\x03") + 3] = 0xFF  # a type that there is not
+    put(root / "exif.jpg", bytes(odd))
+    avif = encoded("AVIF", 6)
+    for end in (20, 100, len(avif) // 2):
+        put(root / f"cut{end}.avif", avif[:end])
+    put(root / "zeros.avif", avif[:60] + bytes(len(avif) - 60))
+    for name in ("sparse.jpg", "sparse.png", "sparse.svg", "sparse.tif"):
+        with (root / name).open("wb") as file:
+            file.truncate(1 << 42)
+    os.mkfifo(root / "pipe.jpg")
+    (root / "device.png").symlink_to("/dev/zero")
+    (root / "endless.png").symlink_to("/proc/self/pagemap")
+    report = gallery.sync(root)
+    failed = {Path(each.uri).name: each.reason for each in report.failed}
+    for name in ("sparse.jpg", "sparse.png", "sparse.svg", "sparse.tif"):
+        assert re.match(r"cannot be read \(the file has 4,?398.0 GB, more than the", failed[name])
+    assert {f"cut{end}.avif" for end in (20, 100)} <= failed.keys()
+    assert "endless.png" in failed
+    skipped = {each.reason: each.count for each in report.skipped}
+    assert skipped == {"not a regular file": 2}
+    assert report.added >= 3
+    assert report.added + len(report.failed) == len(list(root.iterdir())) - 2
+    for page in ("first", "all"):
+        source = open_source(root, options=SourceOptions(pages=page))
+        assert len(source) >= report.added + len(report.failed)
+        assert gallery.sync(source, allow_removals=True).unchanged == report.added
 
 
 def test_names_that_are_not_utf_8_are_searched_and_shown(tmp_path: Path) -> None:

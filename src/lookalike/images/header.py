@@ -15,9 +15,10 @@ from PIL import ExifTags, Image, ImageFile
 from lookalike.errors import ImageError
 from lookalike.files import check_regular
 from lookalike.images.formats import FORMATS, HEADER_BYTES, Format, detect_format
+from lookalike.images.memory import BUDGET, COUNTED_BYTES
 from lookalike.images.other_formats import svg_size
 from lookalike.images.pillow import full_pages, open_file, opened_despite_errors, orientation_of
-from lookalike.images.raster import check_readable, decoder_errors
+from lookalike.images.raster import RefusedError, check_readable, decoder_errors
 from lookalike.images.tiff import (
     is_raw,
     is_unknown_order,
@@ -213,7 +214,7 @@ def _of_raw(file: IO[bytes], kind: Format) -> ImageHeader:
 def _of_jxl(file: IO[bytes], kind: Format) -> ImageHeader:
     import pyjpegxl
 
-    header = pyjpegxl.probe(file.read())
+    header = pyjpegxl.probe(_read_all(file))
     exif = Image.Exif()
     if header.exif:
         exif.load(header.exif)
@@ -223,8 +224,21 @@ def _of_jxl(file: IO[bytes], kind: Format) -> ImageHeader:
     )
 
 
+def _read_all(file: IO[bytes]) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        RefusedError: it does not fit into memory.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if size >= COUNTED_BYTES and size > BUDGET.limit():
+        raise RefusedError(f"the file has {size / 1e9:.1f} GB, more than fits into memory")
+    return file.read()
+
+
 def _of_svg(file: IO[bytes], kind: Format) -> ImageHeader:
-    width, height = svg_size(file.read())
+    width, height = svg_size(_read_all(file))
     return ImageHeader(width, height, kind.name, 1, True, None, False, None)
 
 
