@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from functools import partial
@@ -81,12 +82,8 @@ class Priority(IntEnum):
     BATCH = 2
 
 
-class DecodeBudget:
-    """The time that decoding the images of one request may take together.
-
-    Args:
-        seconds: of the decoders' processors.
-    """
+class _Budget:
+    """The time that decoding the images of one request may still take together."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -103,6 +100,23 @@ class DecodeBudget:
                 f"{name}: not decoded, since the images before it in this request took "
                 f"{self.seconds:g} s together, the limit; send fewer or smaller ones"
             )
+
+
+_batch: ContextVar[_Budget | None] = ContextVar("lookalike-batch", default=None)
+
+
+@contextlib.contextmanager
+def decoding_batch(seconds: float) -> Iterator[None]:
+    """Let the images that this block asks for be decoded last among those of their client.
+
+    Args:
+        seconds: of the decoders' processors, for all of them; further images are errors.
+    """
+    token = _batch.set(_Budget(seconds))
+    try:
+        yield
+    finally:
+        _batch.reset(token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +201,6 @@ class DecoderPool:
         page: int = 0,
         side: int = MAX_SIDE,
         priority: Priority = Priority.QUERY,
-        budget: DecodeBudget | None = None,
     ) -> ImageArray:
         """Decode an image file, ``(H, W)`` or ``(H, W, 3)`` uint8.
 
@@ -199,10 +212,9 @@ class DecoderPool:
             page: of the file.
             side: largest width and height of the result; at most 2,048.
             priority: among the images of the same client.
-            budget: of the request.
 
         Raises:
-            ImageError: the file is not an image, exceeds the limits, or the budget is used up.
+            ImageError: the file is not an image, exceeds the limits, or those of its batch.
             ProblemError: no process was free in time.
             CancelledError: the request was cancelled, or its time is over.
         """
@@ -210,7 +222,7 @@ class DecoderPool:
         request: dict[str, Any] = {"task": "image", "name": name, "box": box, "side": side}
         request |= {"options": asdict(options or upload_options()), "page": page}
         return await self._run(
-            image, request, partial(self._image_of, side), priority, size=3 * side**2, budget=budget
+            image, request, partial(self._image_of, side), priority, size=3 * side**2
         )
 
     async def features(
@@ -274,10 +286,10 @@ class DecoderPool:
         priority: Priority,
         *,
         size: int = 0,
-        budget: DecodeBudget | None = None,
     ) -> T:
         """Send a request to a decoder once it is this client's turn; ``read`` its response."""
-        client = current_client()
+        client, budget = current_client(), _batch.get()
+        priority = priority if budget is None else Priority.BATCH
         if not isinstance(image, bytes):
             request["shape"] = image.shape
             image = np.ascontiguousarray(image).tobytes()
@@ -294,7 +306,7 @@ class DecoderPool:
                 self._in_background(_end(running))
 
     async def _take(
-        self, client: str, priority: Priority, size: int, name: str, budget: DecodeBudget | None
+        self, client: str, priority: Priority, size: int, name: str, budget: _Budget | None
     ) -> _Worker:
         """Wait for a decoder and for room for the result."""
         job = _Job(turn=asyncio.get_running_loop().create_future(), size=size)
@@ -390,7 +402,7 @@ class DecoderPool:
         started: tuple[float, int],
         client: str,
         size: int,
-        budget: DecodeBudget | None,
+        budget: _Budget | None,
         running: asyncio.Task[_Result[Any]],
     ) -> None:
         """Release a decoder after a request, whether anybody waits for its result or not."""

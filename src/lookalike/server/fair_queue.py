@@ -27,7 +27,13 @@ class FairQueue(Generic[T]):
         return sum(len(items) for ranks in self._waiting.values() for items in ranks.values())
 
     def put(self, client: str, rank: int, item: T) -> None:
-        """Add an item; a client without any begins where the others are."""
+        """Add an item; a client without any begins where the others are.
+
+        Where nothing waits, nobody has been kept waiting, so all begin alike.
+        """
+        if not self._waiting:
+            self._now = max(self._used.values(), default=self._now)
+            self._used = {}
         if client not in self._waiting:
             self._used[client] = max(self._used.get(client, 0.0), self._now)
         ranks = self._waiting.setdefault(client, {})

@@ -26,6 +26,7 @@ class Limits:
         answer_bytes: all responses in memory together; three quarters for one client.
         response_bytes: one response in JSON.
         decode_seconds: time to decode one image.
+        batch_decode_seconds: time to decode the images of a batch search, all together.
         decode_memory: address space of a decoder process.
         fetch_seconds: time to fetch an image from a URL.
         fetches: images that are fetched at a time.
@@ -53,6 +54,7 @@ class Limits:
     answer_bytes: int = 200_000_000
     response_bytes: int = 32_000_000
     decode_seconds: float = 10.0
+    batch_decode_seconds: float = 10.0
     decode_memory: int = 1_500_000_000
     fetch_seconds: float = 5.0
     fetches: int = 8

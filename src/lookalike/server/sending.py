@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from lookalike.cancellation import Cancellation, cancellable
 from lookalike.server.admission import Quota, client_of
 from lookalike.server.metrics import Metrics
 from lookalike.server.problems import ProblemError
@@ -156,7 +157,8 @@ class FileResponse(Response):
         Raises:
             OSError: it became shorter; the connection is closed then.
         """
-        with contextlib.closing(self._file), self._quota.take():
+        unlimited = Cancellation()  # the time for the request ends where its response begins
+        with contextlib.closing(self._file), self._quota.take(), cancellable(unlimited):
             await send(
                 {
                     "type": "http.response.start",

@@ -23,7 +23,7 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.search.query import QueryRegion, encode_text
 from lookalike.search.search import SearchOptions
 from lookalike.server.admission import Quota
-from lookalike.server.decoder_pool import DecoderPool
+from lookalike.server.decoder_pool import DecoderPool, decoding_batch
 from lookalike.server.encoding import QueryEncoder
 from lookalike.server.handles import GalleryHandle, OpenGallery
 from lookalike.server.limits import Limits
@@ -239,7 +239,8 @@ class Service:
                     return error
 
         async with self.slot(len(queries) * cost_of(region, search)):
-            tasks = [asyncio.create_task(run(query)) for query in queries]
+            with decoding_batch(self.settings.limits.batch_decode_seconds):
+                tasks = [asyncio.create_task(run(query)) for query in queries]
             try:
                 return await asyncio.gather(*tasks)
             finally:
