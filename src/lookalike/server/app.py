@@ -66,7 +66,7 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
     )
     app.state.service = service
     app.state.browsing = Browsing(service)
-    app.state.labeling_sessions = {}
+    app.state.saved_files = exploring.SavedFiles()
     for router in (api.router, api.v1, items.router, exploring.router, pages.router):
         app.include_router(router)
     for kind in (

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from lookalike.explore import load_map
+from lookalike.cancellation import holding
+from lookalike.explore.map import FILE as MAP_FILE
+from lookalike.explore.map import load_map
+from lookalike.gallery.derived import DerivedFile
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
-from lookalike.labels.session import FILE, MIN_CONFIDENCE, LabelingSession, load_session
+from lookalike.labels.session import FILE as LABELING_FILE
+from lookalike.labels.session import MIN_CONFIDENCE, LabelingSession, load_session
 from lookalike.server.dependencies import GalleryDep, ServiceDep
 from lookalike.server.handles import OpenGallery
 from lookalike.server.json_bodies import JsonRoute
 from lookalike.server.openapi import error_responses
 from lookalike.server.problems import ProblemError
-from lookalike.server.responses import json_response
+from lookalike.server.responses import dumps, json_response
 from lookalike.server.schemas import MAX_TEXT, RequestModel
+from lookalike.server.sending import PIECE
 from lookalike.server.service import Service
+
+T = TypeVar("T")
 
 router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["exploring"], route_class=JsonRoute)
 
@@ -134,17 +142,25 @@ class LabelCoverage(BaseModel):
     response_class=JSONResponse,
     responses={200: {"model": MapDocument}, **error_responses()},
 )
-async def get_map(opened: GalleryDep, service: ServiceDep) -> Response:
+async def get_map(opened: GalleryDep, service: ServiceDep, request: Request) -> Response:
     """Return the map that ``lookalike explore map`` created."""
-    collection_map = await service.read(opened, load_map, long=True)
-    if collection_map is None:
+    files: SavedFiles = request.app.state.saved_files
+    data = await service.read(opened, partial(files.map.read, opened.name), long=True)
+    if data is None:
         raise ProblemError(
             404,
             "map-not-found",
             "No map yet",
             "run: lookalike explore map GALLERY",
         )
-    return await service.in_thread(lambda: JSONResponse(collection_map.as_dict()), long=True)
+    headers = {"content-length": str(len(data))}
+    return StreamingResponse(_pieces(data), media_type="application/json", headers=headers)
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    """Yield a document that all its readers share, as each of them is ready for more."""
+    for place in range(0, len(data), PIECE):
+        yield data[place : place + PIECE]
 
 
 @router.get(
@@ -197,34 +213,51 @@ async def estimate_label_coverage(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _CachedSession:
-    """The saved session of a gallery in one state, if there is one, and the time of its file."""
-
-    state: GalleryState
-    saved_ns: int | None
-    session: LabelingSession | None
-
-
 async def _session(opened: OpenGallery, service: Service, request: Request) -> LabelingSession:
-    sessions: dict[str, _CachedSession] = request.app.state.labeling_sessions
-    load = partial(_load_session, sessions.get(opened.name))
-    cached = await service.read(opened, load, long=True)
-    sessions[opened.name] = cached
-    if cached.session is None:
+    files: SavedFiles = request.app.state.saved_files
+    session = await service.read(opened, partial(files.labeling.read, opened.name), long=True)
+    if session is None:
         raise ProblemError(
             404,
             "suggestions-not-found",
             "No suggestions yet",
             "run: lookalike label suggest GALLERY --save",
         )
-    return cached.session
+    return session
 
 
-def _load_session(cached: _CachedSession | None, gallery: Gallery) -> _CachedSession:
-    """Read the saved session, unless neither its file nor the gallery changed since."""
-    file = gallery.path / FILE.name
-    saved_ns = file.stat().st_mtime_ns if file.exists() else None
-    if cached is not None and (cached.state, cached.saved_ns) == (gallery.state, saved_ns):
-        return cached
-    return _CachedSession(gallery.state, saved_ns, load_session(gallery))
+class _SavedFile(Generic[T]):
+    """A kind of file in the galleries of a service: its content, in memory once for all requests.
+
+    A file is read again when it or its gallery has changed; one file is read at a time.
+    """
+
+    def __init__(self, file: DerivedFile, load: Callable[[Gallery], T | None]) -> None:
+        self._file = file
+        self._load = load
+        self._reading = threading.Lock()
+        self._content: dict[str, tuple[GalleryState, int | None, T | None]] = {}
+
+    def read(self, name: str, gallery: Gallery) -> T | None:
+        """Return the content of the file in a gallery; None if there is none."""
+        path = gallery.path / self._file.name
+        state, saved_ns = gallery.state, path.stat().st_mtime_ns if path.exists() else None
+        with holding(self._reading):
+            content = self._content.get(name)
+            if content is None or content[:2] != (state, saved_ns):
+                self._content.pop(name, None)
+                content = self._content[name] = state, saved_ns, self._load(gallery)
+            return content[2]
+
+
+def _map_document(gallery: Gallery) -> bytes | None:
+    collection_map = load_map(gallery)
+    return None if collection_map is None else dumps(collection_map.as_dict())
+
+
+class SavedFiles:
+    """The saved maps and labeling sessions of a service."""
+
+    def __init__(self) -> None:
+        self.map = _SavedFile(MAP_FILE, _map_document)
+        self.labeling = _SavedFile(LABELING_FILE, load_session)
