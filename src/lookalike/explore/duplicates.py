@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError, SettingError
 from lookalike.explore.comparison import NEAR, PIXELS, Comparison, Likeness, compare
 from lookalike.explore.copy_threshold import CopyThreshold
@@ -260,6 +261,7 @@ class _Files:
         shared = [row for rows in by_hash.values() if len(rows) > 1 for row in rows]
         found = thread_map(read_facts, [self.records[row] for row in shared])
         for row, facts in zip(shared, found, strict=True):
+            check_cancelled()
             if facts is None:
                 self.unreadable.add(row)
             elif facts.changed:
@@ -291,6 +293,7 @@ class _Files:
         """Yield the groups of duplicates."""
         places = sorted(range(len(distinct)), key=lambda place: self.key(distinct[place]))
         for kept, others in _stars(places, comparison):
+            check_cancelled()
             found = [(row, _SAME_BYTES) for row in self.identical[kept][1:]]
             for place in others:
                 likeness = comparison.similar[kept][place]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.documents import Fields
 from lookalike.errors import ArtifactError, InputError, StorageError
 from lookalike.explore.clusters import UNCLUSTERED, Cluster, describe_clusters, find_clusters
@@ -17,7 +18,7 @@ from lookalike.explore.layout import METHOD, MapQuality, Points, compute_layout,
 from lookalike.explore.outliers import lof_scores
 from lookalike.formatting import format_count
 from lookalike.gallery.derived import DerivedFile, Origin, decode_array, encode_array
-from lookalike.gallery.facets import MAX_LISTED
+from lookalike.gallery.facets import MAX_COLUMNS, MAX_LISTED
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
@@ -240,7 +241,8 @@ def _with_columns(result: CollectionMap, gallery: Gallery, column: str) -> Colle
     rows = [record.metadata for record in gallery.store.records() if record.id in shown]
     columns: dict[str, list[str | None]] = {}
     names = {name for row in rows for name in row}
-    for name in sorted(names, key=lambda name: (name != column, name)):
+    for name in sorted(names, key=lambda name: (name != column, name))[:MAX_COLUMNS]:
+        check_cancelled()
         values = [_display_text(row.get(name)) for row in rows]
         if 1 < len({*values} - {None}) <= MAX_LISTED:
             columns[name] = values

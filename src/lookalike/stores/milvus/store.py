@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.cancellation import holding
+from lookalike.cancellation import Cancellation, cancellable, holding
 from lookalike.errors import ArtifactError, InputError, StorageError
 from lookalike.filters import Columns, Filter, MetadataColumns, RowFilter
 from lookalike.stores.base import (
@@ -441,7 +441,8 @@ class MilvusStore:
         """Return ids and metadata, current or fixed; if several threads need them, one reads."""
         if self._fixed is not None:
             return self._fixed
-        with holding(self._snapshots.lock):
+        # What is read serves later requests too, so it is read to the end even if this one is not.
+        with holding(self._snapshots.lock), cancellable(Cancellation()):
             revision = self.revision
             newest = self._snapshots.newest
             if newest is None or newest.revision != revision or is_open(revision):
