@@ -23,14 +23,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lookalike.cancellation import Cancellation, cancellable
 from lookalike.encoders.registry import open_encoder
-from lookalike.errors import ImageError
+from lookalike.errors import CancelledError, ImageError
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.options import DecodeOptions
-from lookalike.server.decoder_pool import DecoderPool
+from lookalike.server.admission import identify
+from lookalike.server.decoder_pool import DecoderPool, decoding_batch
 from lookalike.server.limits import Limits
+from lookalike.server.problems import ProblemError
 from lookalike.server.settings import ServeSettings
-from tests.bad_decoder import BLOAT, CRASH, EXIT, FAULTS, GARBAGE, HANG
+from tests.bad_decoder import BLOAT, CRASH, EXIT, FAULTS, GARBAGE, HANG, ONCE
 from tests.conftest import Require
 from tests.processes import PROC, alive, children
 from tests.raw_http import eventually
@@ -73,9 +76,12 @@ def bad(monkeypatch: pytest.MonkeyPatch, require: Require) -> Iterator[None]:
     assert not children(named=BAD)
 
 
-def with_decoders(count: int, work: Callable[[DecoderPool], Coroutine[Any, Any, None]]) -> None:
+def with_decoders(
+    count: int, work: Callable[[DecoderPool], Coroutine[Any, Any, None]], **options: Any
+) -> None:
     async def main() -> None:
-        async with DecoderPool(count, seconds=SECONDS, memory=MEMORY, module=BAD) as decoders:
+        limits: dict[str, Any] = {"seconds": SECONDS, "memory": MEMORY, **options}
+        async with DecoderPool(count, module=BAD, **limits) as decoders:
             assert len(children(named=BAD)) == count
             await work(decoders)
 
@@ -137,6 +143,111 @@ def test_response_of_a_cancelled_request_is_discarded(bad: None) -> None:
         assert (await decoders.image(png(7), "a good one")).max() == 7
 
     with_decoders(1, work)
+
+
+def test_a_file_whose_decoder_was_killed_from_outside_is_decoded_again(
+    bad: None, tmp_path: Path
+) -> None:
+    async def work(decoders: DecoderPool) -> None:
+        file = png(7) + ONCE + str(tmp_path / "killed").encode()
+        assert (await decoders.image(file, "a good one")).max() == 7
+        assert (tmp_path / "killed").exists()
+        assert decoders.restarts == 1
+
+    with_decoders(1, work)
+
+
+def test_requests_that_are_cancelled_leave_the_queue(bad: None) -> None:
+    async def work(decoders: DecoderPool) -> None:
+        hanging = asyncio.create_task(decoders.image(png() + HANG, "slow"))
+        queued = [asyncio.create_task(decoders.image(png(), "x")) for _ in range(9)]
+        limit = Cancellation()
+        with cancellable(limit):
+            limited = asyncio.create_task(decoders.image(png(), "x"))
+        while decoders.waiting < 10:
+            await asyncio.sleep(0)
+        for task in queued:
+            task.cancel()
+        limit.cancel()
+        results = await asyncio.gather(*queued, limited, return_exceptions=True)
+        assert {type(each) for each in results[:-1]} == {asyncio.CancelledError}
+        assert isinstance(results[-1], CancelledError)
+        assert decoders.waiting == 0
+        hanging.cancel()
+        assert (await decoders.image(png(7), "a good one")).max() == 7
+
+    with_decoders(1, work)
+
+
+def test_no_request_waits_for_ever(bad: None) -> None:
+    async def work(decoders: DecoderPool) -> None:
+        hanging = asyncio.create_task(decoders.image(png() + HANG, "slow"))
+        await asyncio.sleep(0)
+        with pytest.raises(ProblemError, match="wait to be decoded") as refused:
+            await decoders.image(png(), "x")
+        assert refused.value.status == 429
+        assert decoders.waiting == 0
+        hanging.cancel()
+
+    with_decoders(1, work, queue_seconds=0.1)
+
+
+def test_one_client_does_not_wait_for_all_images_of_another(bad: None) -> None:
+    order: list[str] = []
+
+    async def work(decoders: DecoderPool) -> None:
+        async def decode(client: str, **options: Any) -> None:
+            identify({}, client)
+            if options:
+                await decoders.thumbnail(png(), "x", 8)
+            else:
+                await decoders.image(png(), "x")
+            order.append(client)
+
+        hanging = asyncio.create_task(decoders.image(png() + HANG, "slow"))
+        await asyncio.sleep(0)
+        tasks = [asyncio.create_task(decode("busy", size=8)) for _ in range(5)]
+        while decoders.waiting < 5:
+            await asyncio.sleep(0)
+        tasks += [asyncio.create_task(decode(client)) for client in ("busy", "other")]
+        while decoders.waiting < 7:
+            await asyncio.sleep(0)
+        hanging.cancel()
+        await asyncio.gather(*tasks)
+        assert "other" in order[:2]
+
+    with_decoders(1, work)
+
+
+def test_images_of_a_batch_have_a_limit_of_time(bad: None) -> None:
+    async def work(decoders: DecoderPool) -> None:
+        with decoding_batch(1e-9):
+            assert (await decoders.image(png(7), "the first")).max() == 7
+            with pytest.raises(ImageError, match="the second: not decoded") as refused:
+                await decoders.image(png(7), "the second")
+        assert "the limit; send fewer or smaller ones" in str(refused.value)
+        assert (await decoders.image(png(7), "a good one")).max() == 7
+
+    with_decoders(1, work)
+
+
+def test_decoded_images_in_memory_are_limited(bad: None) -> None:
+    async def work(decoders: DecoderPool) -> None:
+        first = await decoders.image(png(7), "a good one", side=200)
+        held = decoders.held_bytes
+        assert held == first.nbytes
+        part = first[2:4]
+        second = asyncio.create_task(decoders.image(png(8), "a good one", side=200))
+        while not decoders.waiting:
+            await asyncio.sleep(0)
+        await decoders.thumbnail(png(9), "a thumbnail is not counted", 8)
+        del first
+        assert not second.done()
+        assert decoders.held_bytes == held
+        del part
+        assert (await second).max() == 8
+
+    with_decoders(2, work, image_bytes=100)
 
 
 def file_of(kind: str, size: tuple[int, int] = (40, 30)) -> bytes:

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from lookalike import fetching
-from lookalike.errors import FetchError, InputError
+from lookalike.cancellation import Cancellation, cancellable
+from lookalike.errors import CancelledError, FetchError, InputError, TimeLimitError
 from lookalike.fetching import FetchOptions, fetch, is_public
 from lookalike.gallery.gallery import Gallery
 from lookalike.server.limits import Limits
@@ -490,6 +491,48 @@ def test_proxy_variables_are_ignored(canary: Canary, monkeypatch: pytest.MonkeyP
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert fetch(canary.url(), LOCAL) == canary.image
+
+
+def test_a_name_that_is_never_resolved_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+
+    def hang(*_: Any, **__: Any) -> Any:
+        ended.wait()
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    try:
+        with pytest.raises(FetchError, match=r"took longer than 0\.2 s"):
+            fetch("http://image.example/", replace(OPTIONS, timeout=0.2))
+    finally:
+        ended.set()
+
+
+@pytest.mark.parametrize("path", ["/slow_body", "/endless_headers"])
+def test_a_fetch_ends_when_its_work_is_cancelled(canary: Canary, path: str) -> None:
+    work = Cancellation()
+
+    def run() -> bytes:
+        with cancellable(work):
+            return fetch(canary.url(path), replace(LOCAL, timeout=600.0))
+
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(run)
+        while not canary.paths:
+            assert not fetching.done()
+        work.cancel()
+        assert isinstance(fetching.exception(), CancelledError)
+
+
+def test_a_fetch_ends_with_the_time_of_its_work(canary: Canary) -> None:
+    with cancellable(Cancellation(0.2)), pytest.raises(TimeLimitError):
+        fetch(canary.url("/slow_body"), replace(LOCAL, timeout=600.0))
+
+
+def test_the_advice_for_private_addresses(canary: Canary) -> None:
+    with pytest.raises(InputError, match=r"127\.0\.0\.1: is not on the public internet; do that"):
+        fetch(canary.url(), replace(OPTIONS, advice="do that"))
+    assert canary.connections == 0
 
 
 def search_url(served: Serving, url: str) -> tuple[int, dict[str, Any]]:
