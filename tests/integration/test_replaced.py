@@ -372,8 +372,9 @@ def test_a_service_without_its_gallery_says_so_and_recovers(
         assert served.request("GET", "/readyz")[0].status == 200
         shutil.rmtree(path)
         item = quote(f"{NAME}:a0.png")
+        readiness = json.loads(served.request("GET", "/readyz")[1])
+        assert readiness == {"status": "degraded", "galleries": 2, "ready": 1}
         for method, url in (
-            ("GET", "/readyz"),
             ("GET", "/v1/galleries/g"),
             ("GET", f"/v1/galleries/g/item?id={item}"),
             ("GET", f"/v1/galleries/g/item/thumbnail?id={item}"),

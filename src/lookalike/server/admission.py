@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections import Counter, OrderedDict, deque
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from lookalike.server.fair_queue import FairQueue
 from lookalike.server.problems import too_many_requests
 
 _client: ContextVar[str] = ContextVar("lookalike-client", default="")
@@ -125,73 +128,81 @@ class Quota:
             del self._used[client]
 
 
-class FairSlots:
-    """Slots that clients take in turns; of several slots, one client leaves one to others.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turn:
+    """A request that waits for a slot."""
 
-    A request that is cancelled while it waits leaves the queue.
+    client: str
+    granted: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """An occupied slot: for whom, and since when (of ``time.monotonic``)."""
+
+    client: str
+    since: float
+
+
+class FairSlots:
+    """Slots that clients take in turns, by the time that they occupied slots so far.
+
+    Of several slots, one client leaves one to others. A request that is cancelled while it waits
+    leaves the queue.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._per_client = max(1, count - 1)
         self._running: Counter[str] = Counter()
+        self._queue: FairQueue[_Turn] = FairQueue()
         self.used = 0
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self._queue)
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """Occupy a slot, once it is this client's turn."""
-        client = await self.acquire()
+        slot = await self.acquire()
         try:
             yield
         finally:
-            self.release(client)
+            self.release(slot)
 
-    async def acquire(self) -> str:
-        """Wait for a slot, and return the client that it must be released for."""
-        client = current_client()
-        if self._may_run(client):
-            self._take(client)
-            return client
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(client, deque()).append(turn)
+    async def acquire(self) -> Slot:
+        """Wait for a slot, which must be released."""
+        turn = _Turn(current_client(), asyncio.get_running_loop().create_future())
+        self._queue.put(turn.client, 0, turn)
+        self._grant()
         try:
-            await turn
+            await turn.granted
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release(client)
+            if turn.granted.cancelled():
+                self._queue.remove(turn.client, 0, turn)
             else:
-                self._forget(client, turn)
+                self.release(Slot(turn.client, time.monotonic()))
             raise
-        return client
+        return Slot(turn.client, time.monotonic())
 
-    def release(self, client: str) -> None:
-        """Release a slot, to whose turn it is."""
+    def release(self, slot: Slot) -> None:
+        """Release a slot, for whose turn it is."""
         self.used -= 1
-        self._running[client] -= 1
-        if not self._running[client]:
-            del self._running[client]
-        while (following := next(filter(self._may_run, self._waiting), None)) is not None:
-            turns = self._waiting[following]
-            turn = turns.popleft()
-            self._waiting.move_to_end(following)
-            if not turns:
-                del self._waiting[following]
-            if not turn.done():
-                self._take(following)
-                turn.set_result(None)
+        self._running[slot.client] -= 1
+        if not self._running[slot.client]:
+            del self._running[slot.client]
+        self._queue.charge(slot.client, time.monotonic() - slot.since)
+        self._grant()
 
-    def _may_run(self, client: str) -> bool:
-        return self.used < self.count and self._running[client] < self._per_client
+    def _grant(self) -> None:
+        while self.used < self.count and (taken := self._queue.take(self._fits)) is not None:
+            client, turn = taken
+            if not turn.granted.done():
+                self.used += 1
+                self._running[client] += 1
+                turn.granted.set_result(None)
 
-    def _take(self, client: str) -> None:
-        self.used += 1
-        self._running[client] += 1
-
-    def _forget(self, client: str, turn: asyncio.Future[None]) -> None:
-        turns = self._waiting.get(client)
-        if turns is not None:
-            with contextlib.suppress(ValueError):
-                turns.remove(turn)
-            if not turns:
-                del self._waiting[client]
+    def _fits(self, turn: _Turn) -> bool:
+        return self._running[turn.client] < self._per_client

@@ -50,6 +50,7 @@ class Middleware:
                 await service.running.run(self._app, scope, body.take, receive, sender)
         except ProblemError as problem:
             metrics.failures.labels(problem.kind).inc()
+            body.release()
             response = problem_response(problem, scope)
             unread = not body.is_read and problem.status != TIMED_OUT
             seconds = limits.body_seconds if unread else 0

@@ -35,18 +35,18 @@ class WorkerThreads:
         Raises:
             CancelledError: the request was cancelled, or its time is over, or the service stops.
         """
-        client = await self._slots.acquire()
+        slot = await self._slots.acquire()
         loop = asyncio.get_running_loop()
 
         def release(_: object) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._slots.release, client)
+                loop.call_soon_threadsafe(self._slots.release, slot)
 
         try:
             check_cancelled()
             future = self._executor.submit(contextvars.copy_context().run, work, *arguments)
         except BaseException as error:
-            self._slots.release(client)
+            self._slots.release(slot)
             if isinstance(error, RuntimeError):
                 raise CancelledError("the service stops") from error
             raise
