@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -70,7 +72,8 @@ class LanceSnapshot:
     @cached_property
     def revision(self) -> str:
         """The number of the version and the first digits of its transaction's id."""
-        transaction = self.dataset.read_transaction(self.dataset.version)
+        with reading(self._path):
+            transaction = self.dataset.read_transaction(self.dataset.version)
         return f"{self.dataset.version}-{str(transaction.uuid).replace('-', '')[:12]}"
 
     def count(self) -> int:
@@ -134,10 +137,8 @@ class LanceSnapshot:
     ) -> Any:
         """Return the approximate nearest rows that are in a subset, sorted by id."""
         names = ["id", "uri", "metadata", "embedding"]
-        try:
+        with reading(self._path):
             table = index.nearest(self.dataset, query, k, metric, names)
-        except (OSError, ValueError) as error:
-            raise unreadable(self._path, error) from error
         if subset is not None:
             table = table.filter(pa.array(self._load().contains(table[ROW].to_numpy(), subset)))
         return table.take(pc.sort_indices(table["id"]))
@@ -190,13 +191,16 @@ class LanceSnapshot:
     def rows(self, count: int) -> Iterator[Rows]:
         """Iterate over all rows, at most ``count`` at a time."""
         names = [name for name in schema(self.dim).names if name in self.dataset.schema.names]
-        try:
-            for batch in self.dataset.to_batches(columns=names, batch_size=count):
-                check_cancelled()
-                if len(batch):
-                    yield self._rows(with_signatures(pa.Table.from_batches([batch])))
-        except (OSError, ValueError) as error:
-            raise unreadable(self._path, error) from error
+        with reading(self._path):
+            batches = iter(self.dataset.to_batches(columns=names, batch_size=count))
+        while True:
+            check_cancelled()
+            with reading(self._path):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            if len(batch):
+                yield self._rows(with_signatures(pa.Table.from_batches([batch])))
 
     def _rows(self, table: Any) -> Rows:
         return Rows(
@@ -222,11 +226,8 @@ class LanceSnapshot:
         """Return the index of the rows; only one thread builds it."""
         if "index" in vars(loaded):
             return loaded.index
-        try:
-            with holding(self._loading):
-                return loaded.index
-        except (OSError, ValueError) as error:
-            raise unreadable(self._path, error) from error
+        with reading(self._path), holding(self._loading):
+            return loaded.index
 
     def _table(self, names: Sequence[str], where: Any = None, *, row_ids: bool = False) -> Any:
         """Return columns, sorted by id; ``row_ids`` adds Lance's row ids.
@@ -235,18 +236,30 @@ class LanceSnapshot:
             ArtifactError: files of the table are missing or broken.
         """
         columns = [name for name in names if name in self.dataset.schema.names]
-        try:
+        with reading(self._path):
             table = self.dataset.to_table(columns=columns, filter=where, with_row_id=row_ids)
-        except (OSError, ValueError) as error:
-            raise unreadable(self._path, error) from error
         table = with_signatures(table) if SIGNATURE in names else table
         return table.take(pc.sort_indices(table["id"]))
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise ArtifactError for whatever Lance raises in the block about a table that is broken."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust, and no Exception
+            raise
+        raise unreadable(path, error) from error
+
+
 def unreadable(path: Path, error: BaseException) -> ArtifactError:
-    """Return the error that a table cannot be read, with Lance's reason."""
+    """Return the error that a table cannot be read, with Lance's reason and the next command."""
     return ArtifactError(
-        f"{path}: the table of the gallery is missing or broken ({first_line(error)})"
+        f"{path}: the table of the gallery is missing or broken ({first_line(error)}); to see what "
+        f"can be done: lookalike doctor {shlex.quote(str(path.parent))}"
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -15,14 +17,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lookalike.artifacts import flush
+from lookalike.artifacts import flush, storage_error
 from lookalike.errors import StorageError
 from lookalike.files import AnchoredPath
 from lookalike.filters import Columns, Filter
 from lookalike.process_state import default_environment
 from lookalike.stores.base import Record, Rows, check_rows, replaced_error
 from lookalike.stores.lance import index
-from lookalike.stores.lance.snapshot import LanceSnapshot, first_line, unreadable
+from lookalike.stores.lance.files import (
+    VERSIONS,
+    Checksums,
+    check_links,
+    check_version,
+    files_of,
+    newest_version,
+)
+from lookalike.stores.lance.snapshot import LanceSnapshot, first_line, reading
 from lookalike.stores.lance.table import IDENTITY, SIGNATURE, schema
 from lookalike.types import Embeddings, Hit, Metric
 
@@ -32,7 +42,9 @@ with default_environment(LANCE_LOG="error"):  # read when it is imported
 KEEP_VERSIONS = timedelta(minutes=15)
 """Age at which old versions are deleted; readers may have younger ones open."""
 
-_VERSIONS = "_versions"
+KEEP_DELETED = timedelta(days=7)
+"""Age of a file at which rows of it that were deleted are removed from it."""
+
 _DELETE_BATCH = 1_000
 _MAX_FRAGMENTS = 8
 
@@ -50,7 +62,7 @@ class LanceStore:
         self._loading = threading.RLock()
         self._newest = LanceSnapshot(dataset, path, self._loading)
         self._identity = self._newest.identity
-        self._stamp: object = None
+        self._stamp: _Stamp | None = None
         self._flushed: dict[Path, int] = {}
         self._lock = threading.RLock()
 
@@ -74,12 +86,11 @@ class LanceStore:
         """Open the newest version of a table.
 
         Raises:
-            ArtifactError: the table is missing or broken.
+            ArtifactError: the table is missing or broken, or has links or files of others.
         """
-        try:
-            return cls(lance.dataset(path), path)
-        except (ValueError, OSError) as error:
-            raise unreadable(path, error) from error
+        check_links(path)
+        with reading(path):
+            return cls(_open_newest(path)[0], path)
 
     def snapshot(self) -> LanceSnapshot:
         """Return the newest version; it is opened if anything was committed since the last call.
@@ -88,19 +99,18 @@ class LanceStore:
             ReplacedError: another table was put in the place of this one.
             ArtifactError: the table is missing or broken.
         """
-        try:
-            stamp = _stamp(self._path / _VERSIONS)
+        with reading(self._path):
+            stamp = _stamp(self._path / VERSIONS)
             with self._lock:
                 if stamp != self._stamp:
-                    newest = LanceSnapshot(lance.dataset(self._path), self._path, self._loading)
+                    dataset, stamp = _open_newest(self._path)
+                    newest = LanceSnapshot(dataset, self._path, self._loading)
                     if newest.identity != self._identity:
                         raise replaced_error(self._path)
                     if newest.revision != self._newest.revision:
                         self._newest = newest
                     self._stamp = stamp
                 return self._newest
-        except (ValueError, OSError) as error:
-            raise unreadable(self._path, error) from error
 
     @property
     def _path(self) -> Path:
@@ -199,12 +209,33 @@ class LanceStore:
                 self._commit(partial(_delete, condition))
         return before - self.count()
 
-    def optimize(self, metric: Metric) -> None:
-        """Update the index of a large table, merge small files and delete old versions."""
+    def optimize(self, metric: Metric, *, purge: bool = False) -> None:
+        """Update the index of a large table, merge small files and delete old versions.
+
+        Rows that were deleted or replaced are gone from disk once their file is a week old.
+        """
         self._commit(lambda table: index.optimize(table, metric))
-        if len(self.snapshot().dataset.get_fragments()) > _MAX_FRAGMENTS:
+        fragments = self.snapshot().dataset.get_fragments()
+        if purge or any(map(self._is_stale, fragments)):
+            self._commit(
+                lambda table: table.optimize.compact_files(materialize_deletions_threshold=0.0)
+            )
+        elif len(fragments) > _MAX_FRAGMENTS:
             self._commit(lambda table: table.optimize.compact_files())
-        self._commit(lambda table: table.cleanup_old_versions(KEEP_VERSIONS))
+        age = timedelta(0) if purge else KEEP_VERSIONS
+        self._commit(lambda table: table.cleanup_old_versions(age, delete_unverified=purge))
+
+    def _is_stale(self, fragment: Any) -> bool:
+        """Return whether a file has rows that were deleted, and is old enough to be rewritten."""
+        if not fragment.num_deletions:
+            return False
+        oldest = time.time() - KEEP_DELETED.total_seconds()
+        files = (self._path / "data" / file.path for file in fragment.data_files())
+        return any(file.exists() and file.stat().st_mtime < oldest for file in files)
+        try:
+            Checksums(self._path).forget_deleted()
+        except OSError as error:
+            raise storage_error(Checksums(self._path).file, error) from error
 
     def _commit(self, write: Callable[[Any], object]) -> None:
         """Write through a separate handle, since Lance moves it to the version it has written.
@@ -213,8 +244,9 @@ class LanceStore:
         """
         table = self._writable()
         try:
+            earlier = set(self._flushed) or files_of(self._path)
             write(table)
-            self._make_durable()
+            self._make_durable(earlier)
         except OSError as error:
             raise StorageError(
                 f"{self._path}: the table cannot be written ({first_line(error)}); "
@@ -240,13 +272,11 @@ class LanceStore:
             StorageError: the identity could not be written.
         """
         with self._lock:
-            try:
-                table = lance.dataset(self._path)
+            with reading(self._path):
+                table, _ = _open_newest(self._path)
                 newest = LanceSnapshot(table, self._path)
                 if newest.identity != self._identity:
                     raise replaced_error(self._path)
-            except (ValueError, OSError) as error:
-                raise unreadable(self._path, error) from error
             if not newest.is_named:
                 identity = uuid.uuid4().hex
                 try:
@@ -258,8 +288,12 @@ class LanceStore:
                 self._identity = identity
             return table
 
-    def _make_durable(self) -> None:
-        """Flush changed files to the disk, then the folders that name them."""
+    def _make_durable(self, earlier: Set[Path] = frozenset()) -> None:
+        """Flush changed files to the disk, then the folders that name them.
+
+        Checksums are recorded of files that are new since ``earlier``.
+        """
+        new = []
         for folder, _, names in os.walk(self._path):
             changed = False
             for name in names:
@@ -267,18 +301,56 @@ class LanceStore:
                 written = path.stat().st_mtime_ns
                 if self._flushed.get(path) != written:
                     flush(path)
+                    if path not in earlier:
+                        new.append(path)
                     self._flushed[path] = written
                     changed = True
             if changed:
                 flush(folder)
+        Checksums(self._path).add(new)
         flush(self._path.parent)
 
 
-def _stamp(versions: Path) -> object:
-    """Return what changes with a commit (the names), or when the folder is another one."""
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What changes with a commit (the names of the versions), or when the folder is another one."""
+
+    names: frozenset[str]
+    facts: tuple[int, ...]
+
+
+def _stamp(versions: Path) -> _Stamp:
     names = frozenset(os.listdir(versions))  # noqa: PTH208 - names only
     facts = versions.stat()
-    return names, facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns
+    return _Stamp(names, (facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns))
+
+
+def open_version(path: Path, number: int | None = None) -> Any:
+    """Open a version of a table, by default the one that Lance takes for the newest.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    return lance.dataset(path, version=number)
+
+
+def _open_newest(path: Path) -> tuple[Any, _Stamp]:
+    """Open the newest version of a table and check it; return it with the table's stamp.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+        ArtifactError: it refers to files of others.
+    """
+    while True:
+        stamp = _stamp(path / VERSIONS)
+        try:
+            dataset = open_version(path)
+            check_version(dataset, path, newest_version(stamp.names))
+        except (OSError, ValueError):
+            if _stamp(path / VERSIONS) == stamp:
+                raise  # otherwise another table was put in its place meanwhile
+        else:
+            return dataset, stamp
 
 
 def _delete(condition: Any, table: Any) -> None:

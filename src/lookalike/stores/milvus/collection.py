@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.documents import Fields, parse_json
 from lookalike.errors import ArtifactError, InputError, MissingRowError
 from lookalike.metadata import parse_metadata
 from lookalike.stores.base import Record, Rows
@@ -185,10 +186,18 @@ def _description(facts: Mapping[str, Any], address: Address) -> dict[str, Any]:
     """Return what was stored with a collection, and the server's number of it."""
     text = facts["description"]
     if not text.startswith(_MARK):
-        raise ArtifactError(
-            f"{address}: this collection was not created by lookalike; choose another name"
-        )
-    return {"collection": facts["collection_id"], **json.loads(text)["lookalike"]}
+        raise _foreign(address)
+    document = parse_json(text.encode(errors="surrogatepass"), f"{address}: its description")
+    fields = Fields.of(document, f"{address}: its description").object("lookalike")
+    fields.text("fingerprint", "")
+    fields.text("identity", "")
+    return {"collection": facts["collection_id"], **fields.values}
+
+
+def _foreign(address: Address) -> ArtifactError:
+    return ArtifactError(
+        f"{address}: this collection was not created by lookalike; choose another name"
+    )
 
 
 def _identity(description: Mapping[str, Any]) -> str:
@@ -227,15 +236,16 @@ def find_collection(address: Address) -> Collection | None:
     expected = {"id", FIELD, VECTOR, *TEXTS}
     description = _description(facts, address)
     if fields.keys() != expected:
-        raise ArtifactError(
-            f"{address}: this collection was not created by lookalike; choose another name"
-        )
+        raise _foreign(address)
     index = connection.call("describe_index", address.name, VECTOR)
     if index is None:
         return None
     kinds = {kind.type: kind for kind in INDEXES.values()}
     kind = kinds.get(index["index_type"]) or IndexKind(index["index_type"], {})
-    metric = {name: metric for metric, name in _METRICS.items()}[index["metric_type"]]
+    metrics = {name: metric for metric, name in _METRICS.items()}
+    if index["metric_type"] not in metrics:
+        raise _foreign(address)
+    metric = metrics[index["metric_type"]]
     connection.load_collection(address.name)
     connection.load_collection(SidecarCollection(connection).name)
     dim = int(fields[VECTOR]["params"]["dim"])

@@ -14,8 +14,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from lookalike.documents import parse_json
 from lookalike.errors import ArtifactError, InputError
 from lookalike.filters import Filter, MetadataColumns
 from lookalike.stores.base import Rows, new_revision, revision_number
@@ -93,7 +95,8 @@ class ColumnCatalog:
         Raises:
             InputError: it names an unknown column, or compares values of different kinds.
         """
-        expression = translate(where, self.types(), self._texts)
+        texts = cache(self._texts)  # a filter may have many patterns for one column
+        expression = translate(where, self.types(), texts)
         if expression is None:
             return None
         try:
@@ -103,7 +106,7 @@ class ColumnCatalog:
             if not types.kinds and self._count() == 0:
                 return ""
             types.check(where)
-            return translate(where, types, self._texts)
+            return translate(where, types, texts)
         return expression
 
     def _texts(self, column: str) -> set[str]:
@@ -116,6 +119,9 @@ class ColumnCatalog:
 
 _PART = 48_000
 """Bytes of a file per entity; base64 makes them a third longer."""
+
+_MAX_PARTS = 100_000
+"""Parts of a file: 4.8 GB."""
 
 _BATCH = 200
 _FILE, _COLUMN, _REVISION = "file:", "column:", "stamp"
@@ -179,7 +185,7 @@ class SidecarCollection:
             self._put(dict(zip(keys[batch], parts[batch], strict=True)))
         digest = hashlib.sha256(data).hexdigest()
         self._put({_FILE + name: json.dumps([number, len(parts), digest])})
-        old = [] if previous is None else _part_keys(name, *json.loads(previous)[:2])
+        old = [] if previous is None else _part_keys(name, *self._head(name, previous)[:2])
         for start in range(0, len(old), _BATCH):
             listed = ", ".join(map(quote, old[start : start + _BATCH]))
             self._connection.call("delete", self._name, filter=f"key in [{listed}]")
@@ -199,24 +205,43 @@ class SidecarCollection:
                 raise ArtifactError(
                     f"{self._connection.address}: has no {name}; not a complete gallery"
                 )
-            number, count, digest = json.loads(head)
+            number, count, digest = self._head(name, head)
             parts = self._get_all(f"part:{name}:{number}:")
-            data = b"".join(base64.b64decode(parts[key]) for key in sorted(parts))
+            try:
+                data = b"".join(base64.b64decode(parts[key]) for key in sorted(parts))
+            except ValueError:
+                data = b""
             if len(parts) == count and hashlib.sha256(data).hexdigest() == digest:
                 return data
             state = f"its {name} is broken: {len(parts)} of {count} parts"
         raise ArtifactError(f"{self._connection.address}: {state}")
 
+    def _head(self, name: str, text: str) -> tuple[str, int, str]:
+        """Return the number of a file's version, the number of its parts and its SHA-256.
+
+        Raises:
+            ArtifactError: the text is broken.
+        """
+        place = f"{self._connection.address}: its {name}"
+        match parse_json(text.encode(errors="surrogatepass"), place):
+            case [str(number), int(count), str(digest)] if 0 < count <= _MAX_PARTS:
+                return number, count, digest
+        raise ArtifactError(f"{place} is broken; copy the gallery again")
+
     def files(self) -> list[str]:
-        """Return the names of the files."""
+        """Return the names of the files; they are texts of the server."""
         return sorted(key.removeprefix(_FILE) for key in self._get_all(_FILE))
 
     def column_types(self) -> ColumnTypes:
         """Return the columns that rows have or had."""
         types = ColumnTypes()
         for key in self._get_all(_COLUMN):
-            name, kind = json.loads(key.removeprefix(_COLUMN))
-            types.add(name, _KINDS_BEFORE_3.get(kind, kind))
+            place = f"{self._connection.address}: its list of columns"
+            match parse_json(key.removeprefix(_COLUMN).encode(errors="surrogatepass"), place):
+                case [str(name), str(kind)]:
+                    types.add(name, _KINDS_BEFORE_3.get(kind, kind))
+                case _:
+                    raise ArtifactError(f"{place} is broken; copy the gallery again")
         return types
 
     def add_column_types(self, pairs: Sequence[tuple[str, str]]) -> None:

@@ -1,0 +1,200 @@
+"""The files of a Lance table: which version is the newest, and whether what it names is there.
+
+Lance writes every file once and then only reads it, and trusts what it reads: it takes a manifest
+of zeros, as a power failure may leave it, for an empty table, and follows paths out of the table's
+folder. So each version is checked when it is opened: it is the newest that there is, has the
+columns of a gallery, and all of its files are in the folder and complete. Checksums of the files
+are recorded beside the folder, for ``lookalike doctor``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lookalike.artifacts import flush
+from lookalike.errors import ArtifactError
+from lookalike.files import bare_name, check_no_link, open_regular
+from lookalike.stores.lance.table import SIGNATURE, schema
+
+VERSIONS = "_versions"
+DATA = "data"
+
+_HINT = "latest_version_hint.json"
+"""The only file that Lance replaces."""
+
+_MANIFEST = re.compile(r"(\d{1,20})\.manifest")
+_INVERTED = 20
+"""Digits of a manifest's name that counts down from the largest number of 64 bits."""
+
+_MAX_DIM = 1_000_000
+_CHUNK = 1 << 22
+
+
+def versions(path: Path) -> dict[int, Path]:
+    """Return the manifests of a table by the number of their version, the newest first.
+
+    Raises:
+        OSError: there is no table.
+    """
+    found = {}
+    for manifest in (path / VERSIONS).iterdir():
+        match = _MANIFEST.fullmatch(manifest.name)
+        if match is not None:
+            number = int(match[1])
+            found[2**64 - 1 - number if len(match[1]) == _INVERTED else number] = manifest
+    return dict(sorted(found.items(), reverse=True))
+
+
+def newest_version(names: Iterable[str]) -> int:
+    """Return the number of the newest version among names in :data:`VERSIONS`; 0 if none."""
+    newest = 0
+    for name in names:
+        match = _MANIFEST.fullmatch(name)
+        if match is not None:
+            number = int(match[1])
+            newest = max(newest, 2**64 - 1 - number if len(match[1]) == _INVERTED else number)
+    return newest
+
+
+def check_version(dataset: Any, path: Path, newest: int) -> None:
+    """Check that an opened version is not older than ``newest`` and can be read.
+
+    Raises:
+        ValueError: it is older, has no columns of a gallery, or a file is missing or incomplete.
+        OSError: a file cannot be examined.
+        ArtifactError: it refers to files outside of the folder.
+    """
+    if dataset.base_paths():
+        raise _elsewhere(path)
+    if dataset.version < newest:
+        raise ValueError(f"version {newest} is damaged")
+    fields = dataset.schema
+    if "embedding" not in fields.names or not pa.types.is_fixed_size_list(
+        fields.field("embedding").type
+    ):
+        raise ValueError("it has no embeddings")
+    dim = fields.field("embedding").type.list_size
+    if not 1 <= dim <= _MAX_DIM:
+        raise ValueError(f"embeddings of {dim:,} dimensions")
+    for expected in schema(dim):
+        if expected.name == SIGNATURE and SIGNATURE not in fields.names:
+            continue
+        if expected.name not in fields.names or fields.field(expected.name).type != expected.type:
+            raise ValueError(f"it has no column {expected.name} of type {expected.type}")
+    for name, size in data_files(dataset, path):
+        actual = (path / DATA / name).stat().st_size
+        if size and actual != size:
+            raise ValueError(f"{DATA}/{name} has {actual:,} of {size:,} bytes")
+
+
+def data_files(dataset: Any, path: Path) -> Iterator[tuple[str, int]]:
+    """Yield the names of a version's data files and their sizes, 0 where none is recorded.
+
+    Raises:
+        ArtifactError: a file is not in the table's folder.
+    """
+    for fragment in dataset.get_fragments():
+        for file in fragment.metadata.files:
+            name = bare_name(file.path, str(path))
+            if file.base_id is not None:
+                raise _elsewhere(path)
+            yield name, int(file.file_size_bytes or 0)
+
+
+def _elsewhere(path: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{path}: the table has files outside of its folder; copy the gallery again, by lookalike "
+        "copy where it was made"
+    )
+
+
+def files_of(path: Path) -> set[Path]:
+    """Return the files of a table."""
+    return {Path(folder, name) for folder, _, names in os.walk(path) for name in names}
+
+
+def check_links(path: Path) -> None:
+    """Check that a table has no links, which could lead to files of others.
+
+    Raises:
+        ArtifactError: it has one.
+    """
+    for folder, names, files in os.walk(path):
+        for name in (*names, *files):
+            check_no_link(Path(folder, name), what="a gallery")
+
+
+class Checksums:
+    """SHA-256 of a table's files, in ``NAME.sha256`` beside its folder, as sha256sum writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder = path
+        self.file = path.with_name(f"{path.name}.sha256")
+
+    def read(self) -> dict[str, str]:
+        """Return the checksums by path below the folder, without lines that are not complete.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        try:
+            with open_regular(self.file, follow=False) as file:
+                lines = file.read().decode(errors="replace").split("\n")
+        except FileNotFoundError:
+            return {}
+        pairs = (line.split("  ", 1) for line in lines if len(line) > 66)
+        return {name: digest for digest, name in pairs if len(digest) == 64}
+
+    def add(self, paths: Iterable[Path]) -> None:
+        """Record files that have just been written.
+
+        Raises:
+            OSError: they cannot be read, or the checksums cannot be written.
+        """
+        lines = [
+            f"{file_hash(path)}  {path.relative_to(self._folder).as_posix()}\n"
+            for path in sorted(paths)
+            if path.name != _HINT
+        ]
+        if not lines:
+            return
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        with os.fdopen(os.open(self.file, flags, 0o666), "wb") as file:
+            file.write("".join(lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def forget_deleted(self) -> None:
+        """Remove the lines of files that are gone, once most of them are.
+
+        Raises:
+            OSError: the checksums cannot be read or written.
+        """
+        known = self.read()
+        kept = {name: digest for name, digest in known.items() if (self._folder / name).exists()}
+        if len(kept) > len(known) / 2:
+            return
+        partial = self.file.with_name(f".{self.file.name}.new")
+        partial.write_text("".join(f"{digest}  {name}\n" for name, digest in kept.items()))
+        flush(partial)
+        partial.replace(self.file)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path, follow=False) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
