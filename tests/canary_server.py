@@ -16,11 +16,15 @@ TRICKLE_SECONDS = 20
 
 @dataclass
 class Canary:
-    """``paths`` were requested over ``connections`` connections."""
+    """``paths`` were requested over ``connections`` connections.
+
+    ``responds`` is the path that it responds to instead of any other.
+    """
 
     image: bytes
     port: int = 0
     connections: int = 0
+    responds: str = ""
     paths: list[str] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -39,7 +43,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.canary.paths.append(self.path)
-        behavior, _, argument = self.path[1:].partition("/")
+        path = self.canary.responds or self.path[1:]
+        behavior, _, argument = path.partition("/")
         with contextlib.suppress(ConnectionError):
             getattr(self, behavior.partition("?")[0])(unquote(argument))
 

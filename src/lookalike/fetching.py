@@ -132,12 +132,12 @@ def _get(url: str, options: FetchOptions, deadline: _Deadline) -> bytes | str:
     connection = _Connection(host, port, scheme, options, deadline)
     try:
         connection.request("GET", target, headers={"User-Agent": "lookalike", "Accept": "image/*"})
-        response = connection.getresponse()
-        if response.status in _REDIRECTS:
-            return response.headers.get("Location", "")
-        if response.status != http.client.OK:
-            raise FetchError(f"{url}: the server responded {response.status} {response.reason}")
-        return _read_body(url, response, options.max_bytes)
+        with connection.getresponse() as response:
+            if response.status in _REDIRECTS:
+                return response.headers.get("Location", "")
+            if response.status != http.client.OK:
+                raise FetchError(f"{url}: the server responded {response.status} {response.reason}")
+            return _read_body(url, response, options.max_bytes)
     finally:
         connection.close()
 
