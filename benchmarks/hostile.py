@@ -40,6 +40,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -569,6 +570,46 @@ def _proportional(pid: int) -> float:
     return 0.0
 
 
+# ---------------------------------------------------------------- mutations
+
+
+@dataclass
+class MutationsReport:
+    """What became of the inputs of each target."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """How the targets crashed."""
+        return [
+            f"{outcome.target}: {crash.reason}"
+            for outcome in self.outcomes
+            for crash in outcome.crashes
+        ]
+
+    def summary(self) -> str:
+        """Return the figures: all of them, then one line for each target."""
+        inputs, taken, crashed = (
+            sum(getattr(each, name) for each in self.outcomes)
+            for name in ("inputs", "taken", "crashed")
+        )
+        lines = [
+            f"mutations, {inputs:,} inputs for {len(self.outcomes)} parsers: {taken:,} taken, "
+            f"{inputs - taken - crashed:,} refused, {crashed:,} crashes",
+            *(f"  {outcome.summary()}" for outcome in self.outcomes),
+        ]
+        return "\n".join(lines)
+
+
+def mutations(count: int = MUTATIONS, seed: int = 0) -> MutationsReport:
+    """Run every parser on its share of the mutations, each parser in a process of its own."""
+    share = -(-count // len(TARGETS))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        run = partial(fuzz, seconds=0, count=share, seed=seed)
+        return MutationsReport(list(pool.map(run, TARGETS)))
+
+
 # ---------------------------------------------------------------- kills
 
 
@@ -711,3 +752,46 @@ def kills(
 ) -> KillsReport:
     """Run the rounds in a new folder."""
     return ServiceKills(work, seed).run(rounds, say)
+
+
+# ---------------------------------------------------------------- all
+
+
+def main() -> None:
+    """Run the sections and print their figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("sections", nargs="*", help="soak, mutations, kills; all by default")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of soak")
+    parser.add_argument("--clients", type=int, default=CLIENTS, help="that attack")
+    parser.add_argument("--addresses", type=int, default=ADDRESSES, help="that they come from")
+    parser.add_argument("--mutations", type=int, default=MUTATIONS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of kills")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, help="a new folder that is kept")
+    options = parser.parse_args()
+    unknown = set(options.sections) - {"soak", "mutations", "kills"}
+    if unknown:
+        parser.error(f"unknown section {min(unknown)}")
+    problems: list[str] = []
+    with contextlib.ExitStack() as stack:
+        work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        crowd = {"clients": options.clients, "addresses": options.addresses}
+        sections: dict[str, Callable[[], Any]] = {
+            "soak": lambda: soak(
+                work / "soak", minutes=options.minutes, seed=options.seed, **crowd
+            ),
+            "mutations": lambda: mutations(options.mutations, options.seed),
+            "kills": lambda: kills(work / "kills", options.rounds, options.seed),
+        }
+        for name in options.sections or sections:
+            started = time.monotonic()
+            result = sections[name]()
+            print(f"{result.summary()}\n  ({time.monotonic() - started:.0f} s)", flush=True)
+            problems += result.problems
+    for problem in problems[:50]:
+        print(f"  NOT MET: {problem}")
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()

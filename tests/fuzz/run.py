@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no target {unknown[0]}; list them with --list")
     crashed = 0
     for name in options.targets or TARGETS:
-        outcome = _fuzz(name, options)
+        outcome = fuzz(name, seconds=options.seconds, count=options.count, seed=options.seed)
         sys.stdout.write(outcome.summary() + "\n")
         for crash in outcome.crashes:
             path = CASES / name / crash.file_name
@@ -48,15 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if crashed else 0
 
 
-def _fuzz(name: str, options: Any) -> Outcome:
-    """Fuzz one target in another process; if that is ended, its last input is a crash."""
+def fuzz(name: str, *, seconds: float, count: int | None = None, seed: int = 0) -> Outcome:
+    """Fuzz one target in another process; if that is ended, its last input is a crash.
+
+    Args:
+        name: of the target.
+        seconds: time for it, unless there is a ``count``.
+        count: of mutations.
+        seed: random seed.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     last = CASES.parent / f".{name}.last"
     last.write_bytes(bytes(_LAST_BYTES))
-    work = context.Process(
-        target=_work, args=(name, options.seconds, options.count, options.seed, sender, last)
-    )
+    work = context.Process(target=_work, args=(name, seconds, count, seed, sender, last))
     try:
         work.start()
         sender.close()
