@@ -21,6 +21,7 @@ The attackers run at a low priority, since they are other machines in real life.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import contextlib
 import http.client
@@ -34,6 +35,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -50,6 +52,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.faults import Launcher, picture, service_address
+from tests.fuzz.engine import Outcome
+from tests.fuzz.run import fuzz
+from tests.fuzz.targets import TARGETS
 
 import lookalike as la
 from lookalike.errors import LookalikeError
