@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lookalike.errors import InputError, ReplacedError, SettingError
-from lookalike.filters import as_filter
+from lookalike.filters import RowFilter, as_filter
+from lookalike.search.query import QueryVectors
+from lookalike.search.search import SearchOptions
 from lookalike.stores.base import Rows, VectorStore, revision_number
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.lance.store import LanceStore
 from lookalike.stores.memory import MemoryStore
 from lookalike.stores.milvus.address import Address
 from lookalike.stores.milvus.store import MilvusStore
-from lookalike.types import Metric
+from lookalike.types import Hit, Metric
 from tests.milvus_server import emptied
 
 DIM = 5
@@ -233,6 +235,84 @@ def test_a_snapshot_has_ids_and_columns_of_one_revision(make: Make) -> None:
     if not isinstance(store, MilvusStore):  # which searches the rows as they are
         assert len(view.search(query, 10, Metric.L2)[0]) == DIM == view.count()
         assert view.get(["r0001"]).ids == ["r0001"]
+
+
+class Beside:
+    """A snapshot of a store, which is written before each method of the snapshot is called.
+
+    By turns, a row whose id sorts first is added, and removed together with another one.
+    """
+
+    def __init__(self, store: VectorStore) -> None:
+        self._store, self._view = store, store.snapshot()
+        self.writes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._view, name)
+        if name == "snapshot":
+            raise AttributeError(name)
+        if not callable(value):
+            return value
+
+        def method(*arguments: Any, **options: Any) -> Any:
+            if self.writes % 2:
+                self._store.delete(["a", "r0001"])
+            else:
+                vector = np.ones((1, DIM), np.float32)
+                self._store.upsert(Rows(["a"], ["/"], vector, [{"word": "first"}], ["h"]))
+            self.writes += 1
+            return value(*arguments, **options)
+
+        return method
+
+
+@pytest.mark.parametrize("where", [None, "word like 'token%'", "word != 'first'"])
+def test_a_search_beside_writes_returns_no_other_row(make: Make, where: str | None) -> None:
+    store = make(DIM)
+    stored = rows(np.random.default_rng(0).normal(size=(7, DIM)))
+    words = [{"word": f"token{place}"} for place in range(7)]
+    store.upsert(replace(stored, metadata=words))
+    vector = QueryVectors("q", None, stored.embeddings[:1])
+    nothing = QueryVectors("q", None, np.empty((0, DIM), np.float32))
+
+    def run(query: QueryVectors, **options: Any) -> tuple[Hit, ...]:
+        search = SearchOptions(metric=Metric.COSINE, where=where, **options)
+        beside = Beside(store)
+        hits = search.run(beside, query, lambda _: [])  # type: ignore[arg-type]
+        assert beside.writes > 1
+        return hits
+
+    for place in (0, 3, 6):
+        [hit] = run(nothing, k=3, keywords=f"token{place}")
+        assert (hit.id, hit.metadata) == (stored.ids[place], words[place])
+        hits = run(vector, k=7, keywords=f"token{place}", rerank="dba")
+        assert stored.ids[place] in [hit.id for hit in hits[:2]]
+        known = dict(zip(stored.ids, words, strict=True)) | {"a": {"word": "first"}}
+        assert all(known[hit.id] == hit.metadata for hit in hits)
+        assert where is None or "a" not in [hit.id for hit in hits]
+
+
+def test_a_filter_of_a_snapshot_is_evaluated_once(make: Make) -> None:
+    store = make(DIM)
+    store.upsert(rows(np.random.default_rng(0).normal(size=(20, DIM))))
+    view = store.snapshot()
+    query = np.eye(DIM, dtype=np.float32)[:1]
+    for text in ("label = 'a'", "label like '_' and not (label = 'b')", "label = 'nothing'"):
+        where = as_filter(text)
+        resolved = view.resolve_filter(where)
+        expected = view.search(query, 20, Metric.L2, where)
+        assert view.search(query, 20, Metric.L2, resolved) == expected
+        mask = resolved.mask(view.columns()).tolist()
+        assert mask == where.mask(view.columns()).tolist()
+        assert mask.count(True) == len(expected[0])
+    with pytest.raises(InputError, match="no column 'lable'"):
+        view.resolve_filter(as_filter("lable = 'a'"))
+    chosen = RowFilter(np.array([7, 2, 11]), view.columns())
+    found = view.search(query, 20, Metric.L2, chosen)[0]
+    assert {hit.id for hit in found} == {view.ids()[place] for place in (2, 7, 11)}
+    store.upsert(rows(np.ones((1, DIM)), "new"))
+    with pytest.raises(ValueError, match="one snapshot only"):
+        chosen.mask(store.snapshot().columns())
 
 
 def test_a_table_put_in_the_place_of_an_open_one_is_refused(tmp_path: Path) -> None:
