@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from lookalike.cancellation import Cancellation, cancellable, check_cancelled
+from lookalike.cancellation import Cancellation, cancellable, check_cancelled, holding
 from lookalike.errors import CancelledError, LookalikeError, TimeLimitError
 
 
@@ -68,3 +68,15 @@ def test_a_thread_with_a_copy_of_the_context_is_cancelled_too() -> None:
         thread.start()
         thread.join()
     assert len(errors) == 1
+
+
+def test_a_lock_is_waited_for_as_long_as_the_work_may_go_on() -> None:
+    lock = threading.Lock()
+    with holding(lock):
+        assert lock.locked()
+        with cancellable(Cancellation(0.05)), pytest.raises(TimeLimitError), holding(lock):
+            raise AssertionError
+    assert not lock.locked()
+    with cancellable(Cancellation(0.05)), holding(lock):
+        assert lock.locked()
+    assert not lock.locked()

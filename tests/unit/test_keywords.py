@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lookalike.errors import InputError
+from lookalike.cancellation import Cancellation, cancellable
+from lookalike.errors import CancelledError, InputError
 from lookalike.filters import MetadataColumns
 from lookalike.gallery.gallery import Gallery
 from lookalike.search.keywords import KeywordIndex, fuse_rankings, keyword_index
@@ -70,6 +72,61 @@ def test_the_index_is_built_once_per_metadata() -> None:
     columns = MetadataColumns(ROWS)
     assert keyword_index(columns) is keyword_index(columns)
     assert keyword_index(MetadataColumns(ROWS)) is not keyword_index(columns)
+
+
+def test_a_cancelled_index_goes_on_where_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookalike.search.keywords._STEP", 10)
+    index = KeywordIndex(MetadataColumns([{"word": f"token{i:03}"} for i in range(95)]))
+    cancelled = 0
+    while True:
+        cancellation = Cancellation()
+        checks = iter(range(3))
+
+        def check(
+            cancellation: Cancellation = cancellation, checks: Iterator[int] = checks
+        ) -> None:
+            if next(checks, None) is None:
+                raise CancelledError("enough")
+
+        cancellation.check = check  # type: ignore[method-assign]
+        try:
+            with cancellable(cancellation):
+                rows = index.search("token094 token007")[0].tolist()
+            break
+        except CancelledError:
+            cancelled += 1
+    assert rows == [7, 94]
+    assert 2 <= cancelled <= 5
+    assert index.search("token")[0].tolist() == list(range(95))
+
+
+def test_sqlite_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookalike.search.keywords._INSTRUCTIONS", 10)
+    index = KeywordIndex(MetadataColumns([{"word": "all"}] * 3_000))
+    assert len(index.search("all")[0]) == 3_000  # it is built
+    cancellation = Cancellation()
+    cancellation.cancel()
+    monkeypatch.setattr(KeywordIndex, "_build", lambda _: None)
+    with cancellable(cancellation), pytest.raises(CancelledError):
+        index.search("all")
+    assert len(index.search("all")[0]) == 3_000
+
+
+def test_a_search_that_waits_for_the_index_can_be_cancelled() -> None:
+    index = KeywordIndex(MetadataColumns(ROWS))
+    cancellation = Cancellation()
+    cancellation.cancel()
+    with index._lock, cancellable(cancellation), pytest.raises(CancelledError):
+        index.search("red")
+    assert len(index.search("red")[0]) == 2
+
+
+def test_texts_that_are_no_unicode_are_searched() -> None:
+    index = KeywordIndex(MetadataColumns([{"word": "caf\ud800 noir"}, {"word": "blanc"}]))
+    assert index.search("noir")[0].tolist() == [0]
+    assert index.search("blanc\ud800x noir")[0].tolist() == [0]
+    with pytest.raises(InputError, match="2,001 characters, at most 2,000"):
+        index.search("x" * 2_001)
 
 
 def test_rank_fusion_gives_equal_scores_one_rank() -> None:

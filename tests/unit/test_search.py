@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.errors import InputError, SettingError, UnknownNameError
+from lookalike.cancellation import Cancellation, cancellable
+from lookalike.errors import CancelledError, InputError, SettingError, UnknownNameError
+from lookalike.filters import Columns, as_filter
 from lookalike.search import rerank
 from lookalike.search.query import QueryVectors
 from lookalike.search.search import RERANKINGS, SearchOptions, parse_rerankings
 from lookalike.stores.base import Rows, VectorStore
+from lookalike.stores.exact import ExactIndex
 from lookalike.stores.lance.store import LanceStore
 from lookalike.stores.memory import MemoryStore
 from lookalike.types import Hit, ImageArray, Metric
@@ -97,6 +100,111 @@ def test_rerankings_are_a_string_or_a_list() -> None:
         parse_rerankings("k-reciprocal+difusion")
     with pytest.raises(UnknownNameError, match="re-ranking"):
         parse_rerankings("")
+    with pytest.raises(UnknownNameError) as error:
+        parse_rerankings("x" * 100_000)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("names", ["aqe+aqe", "+".join(["geometric"] * 24), ["dba", "aqe", "dba"]])
+def test_a_reranking_occurs_at_most_once(names: str | Sequence[str]) -> None:
+    with pytest.raises(SettingError, match=r"'(aqe|geometric|dba)' occurs twice"):
+        search(rerank=names)
+
+
+class CountedFilter:
+    """A filter that counts how often it is evaluated."""
+
+    def __init__(self, where: str) -> None:
+        self.where, self.count = as_filter(where), 0
+
+    def mask(self, columns: Columns) -> np.ndarray:
+        self.count += 1
+        return self.where.mask(columns)
+
+
+def test_a_filter_is_evaluated_once_per_search(store: VectorStore) -> None:
+    for rerank_names, keywords, vectors in (
+        (None, None, 1),
+        ("aqe+dba+k-reciprocal+diffusion", None, 14),
+        ("aqe", "1 2 3", 14),
+        (None, "1 2 3", 0),
+    ):
+        where = CountedFilter("even = true")
+        options = SearchOptions(
+            k=5, metric=Metric.L2, where=where, rerank=rerank_names, keywords=keywords
+        )
+        hits = options.run(store, query(vectors=vectors), no_images)
+        assert hits
+        assert all(hit.metadata["even"] for hit in hits)
+        assert where.count == 1
+
+
+def test_rerankings_read_few_hits_however_many_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, store: VectorStore
+) -> None:
+    monkeypatch.setattr(rerank, "DEPTH", 10)
+    plain = search(40).run(store, query(), no_images)
+    for name in ("dba", "k-reciprocal", "diffusion"):
+        hits = search(40, rerank=name).run(store, query(), no_images)
+        assert [hit.id for hit in hits[10:]] == [hit.id for hit in plain[10:]]
+        assert {hit.id for hit in hits[:10]} == {hit.id for hit in plain[:10]}
+
+
+class CountedCancellation(Cancellation):
+    """Ends the work at the n-th check."""
+
+    def __init__(self, checks: int) -> None:
+        super().__init__()
+        self.checks = checks
+
+    def check(self) -> None:
+        self.checks -= 1
+        if self.checks == 0:
+            self.cancel()
+        super().check()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rerank": "aqe+dba+k-reciprocal+diffusion"},
+        {"keywords": "1 2 3"},
+        {"where": "even = true"},
+    ],
+)
+def test_a_search_can_be_cancelled_at_each_of_its_checks(
+    store: VectorStore, options: dict[str, str]
+) -> None:
+    """However far it was, the next search has the same results."""
+    search_options = SearchOptions(k=7, metric=Metric.COSINE, **options)  # type: ignore[arg-type]
+    cancelled = 0
+    for checks in range(1, 400):
+        cancellation = CountedCancellation(checks)
+        try:
+            with cancellable(cancellation):
+                hits = search_options.run(store, query(vectors=14), no_images)
+            break
+        except CancelledError:
+            cancelled += 1
+    assert cancelled >= 5
+    assert hits == search_options.run(store, query(vectors=14), no_images)
+
+
+def test_exact_search_checks_between_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookalike.stores.exact._CHUNK_VALUES", 64 * 10)
+    monkeypatch.setattr("lookalike.stores.exact._CHUNK_DIRECT", 64 * 10)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(500, 64)).astype(np.float32)
+    index = ExactIndex(values)
+    for queries, scale in ((1, 1), (14, 1), (2, 1e20)):  # the last one is out of range
+        some = (scale * values[:queries]).astype(np.float32)
+        expected = index.search(some, 9, Metric.COSINE)
+        cancellation = CountedCancellation(10**9)
+        with cancellable(cancellation):
+            found = index.search(some, 9, Metric.COSINE)
+        np.testing.assert_array_equal(found.rows, expected.rows)
+        np.testing.assert_array_equal(found.distances, expected.distances)
+        assert 10**9 - cancellation.checks >= 50
 
 
 def test_options_out_of_range_are_refused() -> None:
