@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -20,7 +19,6 @@ from lookalike.images.tiff import (
     read_with_tifffile,
     tags_of,
 )
-from lookalike.process_state import MuteLoggers
 
 
 def read_raster(request: Request) -> Raster:
@@ -38,25 +36,20 @@ def _read_tiff(request: Request) -> Raster:
     file = io.BytesIO(request.data)
     if is_raw(file):
         return read_raw(replace(request, kind=FORMATS["RAW"]))
-    with _LOGGED_ERRORS:
-        try:
-            tags = tags_of(open_file(request.kind, file))
-            if not has_deep_planes(tags) and not has_signed_bytes(tags):
-                return read_with_pillow(request)
-        except SyntaxError as error:
-            if not is_unknown_order(error):
-                raise
-            return read_with_tifffile(request)
-        try:
-            return read_with_tifffile(request)
-        except (RefusedError, ValueError):
-            if not is_compressed(tags):  # which Pillow would take for planes of 8 bits
-                raise
-        return read_with_pillow(request)
-
-
-_LOGGED_ERRORS = MuteLoggers(logging.getLogger("PIL.TiffImagePlugin").name)
-"""Pillow logs errors that it raises, too."""
+    try:
+        tags = tags_of(open_file(request.kind, file))
+        if not has_deep_planes(tags) and not has_signed_bytes(tags):
+            return read_with_pillow(request)
+    except SyntaxError as error:
+        if not is_unknown_order(error):
+            raise
+        return read_with_tifffile(request)
+    try:
+        return read_with_tifffile(request)
+    except (RefusedError, ValueError):
+        if not is_compressed(tags):  # which Pillow would take for planes of 8 bits
+            raise
+    return read_with_pillow(request)
 
 
 _READERS: Mapping[str, Callable[[Request], Raster]] = {

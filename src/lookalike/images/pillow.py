@@ -72,8 +72,9 @@ _DEEP_COLOR = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")
 _LEAST_BYTES = 32
 """A JPEG with less compressed data and only one color is taken to be empty."""
 
-_MAX_RATIO = 1_000_000
-"""Pixels per byte above which a damaged file holds nearly nothing of its image."""
+_MAX_RATIO, _MAX_RATIO_OF_BITS = 10_000, 1_000_000
+"""Pixels per byte above which a damaged file holds nearly nothing of its image; the compression of
+fax machines takes half a million of black and white ones in a byte."""
 
 _PARTIAL_BYTES = 6
 """Memory of a value of an image that is decoded as far as it goes."""
@@ -227,7 +228,8 @@ class _PillowFile:
                 raise ValueError("its decoder needs the whole file")
             image = opened()
             pixels = image.width * image.height
-            if pixels > _MAX_RATIO * len(self.data):
+            ratio = _MAX_RATIO_OF_BITS if image.mode == "1" else _MAX_RATIO
+            if pixels > ratio * len(self.data):
                 raise ValueError("nearly nothing of it is there")
             size = _PARTIAL_BYTES * pixels * len(image.getbands())
             self.request.reserve(image.width, image.height, size)

@@ -15,7 +15,7 @@ from lookalike.formatting import format_count
 from lookalike.images.formats import Format, install_command
 from lookalike.images.intensity import Window
 from lookalike.images.options import FURTHER_FRAMES, FURTHER_PAGES, DecodeOptions
-from lookalike.process_state import IgnoreWarnings
+from lookalike.process_state import IgnoreWarnings, MuteLoggers
 
 LARGE = 50_000_000
 """Images of more pixels are reduced by a whole factor once they are decoded."""
@@ -44,6 +44,7 @@ ORIENTATIONS = {
 
 _TOO_LARGE = IgnoreWarnings(Image.DecompressionBombWarning)  # limits are checked here
 _BAD_METADATA = IgnoreWarnings(UserWarning, module=r"PIL\.")  # metadata is not needed
+_LOGGED_ERRORS = MuteLoggers("PIL.TiffImagePlugin")  # Pillow raises these errors, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,7 @@ def decoder_errors(name: str) -> Iterator[None]:
         ImageError: instead of any other exception.
     """
     try:
-        with _TOO_LARGE, _BAD_METADATA:
+        with _TOO_LARGE, _BAD_METADATA, _LOGGED_ERRORS:
             yield
     except (ImageError, CancelledError):
         raise
