@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from lookalike.search.query import QueryVectors
 from lookalike.stores.base import MAX_K, RowReader
 from lookalike.types import Embeddings, Hit, ImageArray, Metric
 from lookalike.vectors import unit_rows
+
+T = TypeVar("T")
 
 RERANKINGS: Mapping[str, str] = {
     "aqe": "alpha query expansion: search again with the query moved towards its 3 nearest rows",
@@ -245,18 +248,13 @@ class _Search:
         for hit in self._nearest(self.query.embeddings, by_keywords):
             by_id.setdefault(hit.id, hit)
         score_of = dict(zip(rows.tolist(), scores.tolist(), strict=True))
-        places = ((row_id, self._place(row_id)) for row_id in by_id)
+        ids = self.store.ids()
+        places = ((row_id, _place(ids, row_id)) for row_id in by_id)
         matching = [
             (-score_of[place], place, row_id) for row_id, place in places if place in score_of
         ]
         ranked = [(row_id, -negative) for negative, _, row_id in sorted(matching)]
         return [by_id[row_id] for row_id in fuse_rankings(list(by_id), ranked)]
-
-    def _place(self, row_id: str) -> int:
-        """Return the row number of an id; -1 if a row on a server is newer than the snapshot."""
-        ids = self.store.ids()
-        place = bisect_left(ids, row_id)
-        return place if place < len(ids) and ids[place] == row_id else -1
 
     def _keyword_rows(self, keywords: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the rows with the keywords that pass the filter, best first, and their BM25.
@@ -269,7 +267,7 @@ class _Search:
         if self.where is not None and len(rows):
             passing = self.where.mask(columns)[rows]
         if self.query.row_id is not None:
-            passing &= rows != self._place(self.query.row_id)
+            passing &= rows != _place(self.store.ids(), self.query.row_id)
         return rows[passing], scores[passing]
 
     def _keyword_hits(self, rows: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
@@ -279,24 +277,26 @@ class _Search:
             ids[row]: distance
             for row, distance in zip(rows[: self.options.k].tolist(), distances, strict=False)
         }
-        try:
-            hits = self.store.get([*by_id])
-        except MissingRowError:
-            hits = self.store.get(self._existing([*by_id]))
-        fields = zip(hits.ids, hits.uris, hits.metadata, strict=True)
+        existing = self._read_existing([*by_id], self.store.get)
+        records = (record for rows in existing for record in rows.records())
         return [
-            Hit(rank, row_id, uri, by_id[row_id], metadata)
-            for rank, (row_id, uri, metadata) in enumerate(fields, 1)
+            Hit(rank, each.id, each.uri, by_id[each.id], each.metadata)
+            for rank, each in enumerate(records, 1)
         ]
 
-    def _existing(self, ids: Sequence[str]) -> Sequence[str]:
-        """Return the ids without those of rows on a server that were deleted meanwhile."""
+    def _read_existing(self, ids: Sequence[str], read: Callable[[Sequence[str]], T]) -> list[T]:
+        """Return what is read of rows, in parts; those deleted on a server meanwhile are left out.
+
+        In other stores the rows of a snapshot stay, and there is one part.
+        """
         try:
-            self.store.embeddings(ids)
+            return [read(ids)]
         except MissingRowError:
             half = len(ids) // 2
-            return [*self._existing(ids[:half]), *self._existing(ids[half:])] if half else []
-        return ids
+            if not half:
+                return []
+        parts = self._read_existing(ids[:half], read)
+        return [*parts, *self._read_existing(ids[half:], read)]
 
     def _rerank(self, hits: list[Hit]) -> list[Hit]:
         """Return the hits, of which the first 200 are in the order of the last re-ranking."""
@@ -326,13 +326,21 @@ class _Search:
         return [replace(hit, distance=float(d)) for hit, d in zip(hits, nearest, strict=True)]
 
     def _with_embeddings(self, hits: list[Hit]) -> tuple[list[Hit], Embeddings]:
-        """Return hits and their embeddings; rows deleted on a server meanwhile are left out."""
-        try:
-            return hits, self.store.embeddings([hit.id for hit in hits])
-        except MissingRowError:
-            ids = self._existing([hit.id for hit in hits])
-            kept = frozenset(ids)
-            return [hit for hit in hits if hit.id in kept], self.store.embeddings(ids)
+        """Return hits that still exist, and their embeddings."""
+
+        def read(ids: Sequence[str]) -> tuple[Sequence[str], Embeddings]:
+            return ids, self.store.embeddings(ids)
+
+        parts = self._read_existing([hit.id for hit in hits], read)
+        kept = {row_id for ids, _ in parts for row_id in ids}
+        rows = [np.empty((0, self.store.dim), np.float32), *(part for _, part in parts)]
+        return [hit for hit in hits if hit.id in kept], np.concatenate(rows)
+
+
+def _place(ids: Sequence[str], row_id: str) -> int:
+    """Return the row number of an id; -1 if a row on a server is newer than the snapshot."""
+    place = bisect_left(ids, row_id)
+    return place if place < len(ids) and ids[place] == row_id else -1
 
 
 def _rerank_distances(
