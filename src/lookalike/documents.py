@@ -337,6 +337,13 @@ class Fields:
         """Return the fields of an object."""
         return replace(self, values=self.mapping(name, default), path=f"{self.path}{name}.")
 
+    def items(self, name: str) -> list[Any]:
+        """Return a list, its values as they were parsed."""
+        values = self._get(name, REQUIRED)
+        if not isinstance(values, list):
+            raise self.invalid(name, "a list")
+        return [*values]
+
     def objects(self, name: str) -> list[Fields]:
         """Return the fields of each object in a list."""
         values = self._get(name, REQUIRED)

@@ -1,14 +1,15 @@
-"""lookalike doctor: check the installation."""
+"""lookalike doctor: check the installation, or a gallery."""
 
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lookalike.cli import console
 from lookalike.cli.options import AsJson
+from lookalike.errors import SettingError
 
 if TYPE_CHECKING:
     from lookalike.diagnostics import Check
@@ -17,22 +18,41 @@ _WIDTH = 80
 _INDENT = 27
 
 
-def command(as_json: AsJson = False) -> None:
-    """Check the installation.
+def command(
+    gallery: Annotated[
+        str | None,
+        typer.Argument(metavar="GALLERY", help="Check the files of this gallery instead."),
+    ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Go back to the last complete version of the rows."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check the installation, or the files of a gallery.
 
     Each part that is installed is used once, in a process of its own; the line
     says what was done. A missing part (-) is optional.
 
+    Of a gallery, every file is read and compared with its checksum, and every
+    row is read. Damaged rows, as after a power failure, are restored from the
+    last complete version of the table with --repair.
+
+      lookalike doctor
+      lookalike doctor photos.gallery
+
     JSON: a list of name, ok (null: optional and missing), required, tried and
     detail.
 
-    Exit code 1: a required part does not work. An optional one that is broken
-    is marked, too.
+    Exit code 1: a required part does not work, or a file is damaged. An
+    optional part that is broken is marked, too.
     """
-    from lookalike.diagnostics import run_checks
+    from lookalike.diagnostics import check_gallery, run_checks
 
+    if repair and gallery is None:
+        raise SettingError("{repair} needs a gallery", repair=None)
     checks = []
-    for check in run_checks():
+    for check in run_checks() if gallery is None else check_gallery(gallery, repair=repair):
         checks.append(check)
         if not as_json:
             _print(check)

@@ -11,8 +11,6 @@ import hashlib
 import io
 import json
 import logging
-import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.array_files import read_archive
 from lookalike.artifacts import write_cache
 from lookalike.errors import ImageError
 from lookalike.images.decode import decode
@@ -49,7 +48,7 @@ _WITH_AMPERSAND = {
 }
 """OpenMoji's categories are Unicode's without the ampersand; labels of all vendors should agree."""
 
-_BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+_BROKEN = (OSError, ValueError, KeyError)
 """What numpy raises on a file that is damaged or not an archive of arrays."""
 
 
@@ -199,11 +198,8 @@ def _read(path: Path, key: str) -> Drawings | None:
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise ValueError("not an archive of arrays")
-            images, texts, seal = arrays["images"], arrays["texts"], str(arrays["seal"])
+        arrays = read_archive(path)
+        images, texts, seal = arrays["images"], arrays["texts"], str(arrays["seal"])
     except _BROKEN as error:
         log.info("%s: cannot be read (%s); rendering the emoji again", path, error)
         return None

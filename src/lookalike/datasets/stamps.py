@@ -13,8 +13,6 @@ import importlib.resources
 import importlib.util
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from functools import cache
@@ -24,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lookalike.array_files import read_archive
 from lookalike.artifacts import write_cache
 from lookalike.config import settings
 from lookalike.datasets.base import Split, check_split
@@ -190,9 +189,9 @@ def _cache_key(split: str) -> str:
 def _read(path: Path) -> NDArray[np.uint8] | None:
     """Return cached images, None if there are none or the file is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return np.asarray(arrays["images"], np.uint8)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        images = read_archive(path)["images"]
+        return images if images.dtype == np.uint8 and images.ndim == 4 else None
+    except (OSError, ValueError, KeyError):
         return None
 
 

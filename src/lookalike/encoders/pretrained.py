@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.artifacts import write_cache
+from lookalike.documents import Fields, read_json
 from lookalike.encoders.backbones import (
     BACKBONES,
     DEFAULT_POOLING,
@@ -34,6 +35,7 @@ from lookalike.errors import (
     SettingError,
     UnknownNameError,
 )
+from lookalike.files import read_regular
 from lookalike.types import ImageArray
 
 if TYPE_CHECKING:
@@ -114,15 +116,15 @@ def _open(
     if not (path.is_file() and config.is_file()):
         return _export(name, pooling, path, load)
     try:
-        fields = json.loads(config.read_bytes())
+        fields = Fields.of(read_json(config), str(config))
         return NetworkEncoder(
-            fields["name"],
-            path.read_bytes(),
-            Preprocessing(**fields["preprocessing"]),
+            fields.text("name"),
+            read_regular(path),
+            Preprocessing.restore(fields.object("preprocessing")),
             normalized=True,
-            origin=fields["origin"],
+            origin=fields.mapping("origin"),
         )
-    except (OSError, ValueError, KeyError, TypeError, ArtifactError) as error:
+    except (OSError, ArtifactError) as error:
         raise ArtifactError(
             f"{path}: the exported network is broken ({error}); delete the file to export it again"
         ) from error

@@ -54,9 +54,15 @@ IMAGES = "images"
 """Folder of uploaded images."""
 
 LOCK = "writing.lock"
+QUEUE = "writing.queue"
+INDEXING = "indexing.lock"
+"""Lock files: of the process that writes now, of the one that is next, and of a sync."""
+
 IDENTITY = "identity"
 
-_PARTS = (ENCODER, STORE, IMAGES, LOCK)
+PARTS = (ENCODER, STORE, IMAGES, LOCK, QUEUE, INDEXING)
+"""Folders and lock files of a gallery; none may be a link."""
+
 _MAX_ROWS = 1 << 62
 
 _WHAT = "a gallery"
@@ -238,7 +244,7 @@ def open_storage(path: str | Path) -> GalleryStorage:
         return MilvusStorage(_cached_folder(store), store, _fingerprint(store))
     folder = Path(path)
     manifest = _read_folder_manifest(folder)
-    for name in _PARTS:
+    for name in PARTS:
         check_no_link(folder / name, what=_WHAT)
     if "address" in manifest:
         fields = Fields(manifest, str(folder / MANIFEST), _AGAIN)
@@ -248,6 +254,17 @@ def open_storage(path: str | Path) -> GalleryStorage:
             raise ArtifactError(f"{folder / MANIFEST}: {error}; {_AGAIN}") from error
         return MilvusStorage(folder, MilvusStore.open(address), fields.text("fingerprint"))
     return FolderStorage(folder)
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """Return the manifest in a gallery's folder, or the address that is there in its place.
+
+    Raises:
+        ArtifactError: it is missing or broken.
+        FormatVersionError: a newer lookalike wrote it.
+    """
+    manifest = _read_folder_manifest(folder)
+    return manifest if "address" in manifest else _check_fields(manifest, str(folder / MANIFEST))
 
 
 def _read_folder_manifest(folder: Path) -> dict[str, Any]:

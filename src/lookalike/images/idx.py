@@ -43,9 +43,9 @@ def _magic(path: Path) -> bytes:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the decompressed bytes of a file, gzipped or not, as many as its header implies.
+    """Return the decompressed bytes of a file, gzipped or not.
 
-    Of a file that has more, one byte more is returned.
+    Of an IDX file these are as many as its header implies, and one more if it has more.
 
     Raises:
         SourceError: the file cannot be read, its gzip stream is broken, or its header implies more
@@ -64,11 +64,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _read_implied(file: IO[bytes], name: str) -> bytes:
-    start = file.read(_MAGIC_BYTES)
-    if len(start) < _MAGIC_BYTES:
-        return start
+    start, limit = file.read(_MAGIC_BYTES), BUDGET.limit()
+    if len(start) < _MAGIC_BYTES or start[:3] != bytes([0, 0, _UINT8]):
+        data = start + file.read(limit)
+        if len(data) > limit:
+            raise SourceError(f"{name}: larger than the memory that may be used")
+        return data
     start += file.read(4 * start[3])
-    implied, limit = math.prod(_shape(start)), BUDGET.limit()
+    implied = math.prod(_shape(start))
     if implied > limit:
         raise SourceError(
             f"{name}: its header implies {implied // 10**6:,} MB, more than the "

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import shutil
 import time
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.array_files import read_array
 from lookalike.artifacts import (
     FORMAT,
     OLDEST_RUN,
@@ -31,6 +31,7 @@ from lookalike.artifacts import (
     manifest_bytes,
     write_atomically,
 )
+from lookalike.documents import Fields, read_json
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.composite import ProjectedEncoder
 from lookalike.encoders.persistence import load_encoder, write_encoder
@@ -153,7 +154,7 @@ def adapt(
     cache = _EmbeddingCache(folder / _CACHE_FOLDER if folder else None, run)
     generator = ViewGenerator.of(images, options.query_domain, options.seed, background_images)
     embed = _Embedder(base, len(images), on_progress)
-    originals = cache.get("originals", lambda: embed(images, "encode images"))
+    originals = cache.get("originals", base.dim, lambda: embed(images, "encode images"))
     if np.ptp(originals, axis=0).max() == 0:
         cache.remove()
         raise InputError(
@@ -161,7 +162,9 @@ def adapt(
             "to learn"
         )
     first = cache.get(
-        "views-000", lambda: embed(generator.views(0), f"views 1/{options.views_per_image}")
+        "views-000",
+        base.dim,
+        lambda: embed(generator.views(0), f"views 1/{options.views_per_image}"),
     )
     components = PrincipalComponents.fit(np.concatenate([originals, first]))
     rank = components.components.shape[1]
@@ -181,7 +184,7 @@ def adapt(
             break
         task = f"views {number + 1}/{options.views_per_image}"
         make = partial(_embed_views, components, embed, generator, number, task)
-        views.append(cache.get(f"views-{number:03}", make))
+        views.append(cache.get(f"views-{number:03}", rank, make))
     projection = _fit_projection(
         components.transform(originals), np.stack(views, axis=1), dim, options, on_progress
     )
@@ -252,12 +255,18 @@ class _EmbeddingCache:
 
     def __init__(self, folder: Path | None, run: Mapping[str, Any]) -> None:
         self._folder = folder
+        self._images = int(run["images"])
         if folder is None:
             return
         manifest = folder / _RUN
         current = {"format": FORMAT, **run}
-        saved = json.loads(manifest.read_bytes()) if manifest.is_file() else current
-        if not OLDEST_RUN <= saved.get("format", 0) <= FORMAT:
+        saved = current
+        if manifest.exists():
+            hint = f"remove {folder} to start again"
+            document = read_json(manifest, hint=hint, follow=False)
+            saved = dict(Fields.of(document, str(manifest), hint=hint).values)
+        version = saved.get("format", 0)
+        if not isinstance(version, int) or not OLDEST_RUN <= version <= FORMAT:
             raise ArtifactError(
                 f"{folder.parent}: has an interrupted run written by another version of lookalike, "
                 "which cannot be resumed. Remove it, or choose another {out}",
@@ -272,13 +281,31 @@ class _EmbeddingCache:
             )
         write_atomically(manifest, manifest_bytes(run))
 
-    def get(self, name: str, make: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Return the stored array of this name, or make and store it."""
+    def get(
+        self, name: str, dim: int, make: Callable[[], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """Return the stored array ``(images, dim)`` of this name, or make and store it.
+
+        Raises:
+            ArtifactError: the stored one is damaged.
+        """
         if self._folder is None:
             return make()
         path = self._folder / f"{name}.npy"
         if path.is_file():
-            return np.asarray(np.load(path, allow_pickle=False))
+            try:
+                array = read_array(path)
+            except (OSError, ValueError) as error:
+                raise ArtifactError(
+                    f"{path}: damaged ({error}); remove it to compute it again"
+                ) from error
+            expected = (self._images, dim)
+            if array.dtype != np.float32 or array.shape != expected or not np.isfinite(array).all():
+                raise ArtifactError(
+                    f"{path}: has an array of {array.dtype} and shape {array.shape}, expected "
+                    f"finite float32 and {expected}; remove it to compute it again"
+                )
+            return array
         array = make()
         file = io.BytesIO()
         np.save(file, array)

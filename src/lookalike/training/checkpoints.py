@@ -17,9 +17,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from lookalike.artifacts import OLDEST_RUN, read_manifest, write_atomically, write_manifest
+from lookalike.documents import Fields
 from lookalike.errors import ArtifactError, SettingError
+from lookalike.files import bare_name, open_regular
 
 MANIFEST = "checkpoint.json"
+
+_HINT = "train again into a new folder"
+_MAX_STEPS, _MAX_LOSS = 1 << 50, 1e300
 
 _RUN_DEFAULTS = {"processes": 1}
 """Values of keys that a run may leave out."""
@@ -75,19 +80,22 @@ def load(
         ArtifactError: there is no checkpoint, it is damaged, or an older lookalike wrote it.
         SettingError: it belongs to another run (recipe, augment, seed or data differ).
     """
-    fields = read_manifest(folder / MANIFEST, what="a training run to resume")
-    if fields["format"] < OLDEST_RUN:
+    manifest = read_manifest(folder / MANIFEST, what="a training run to resume")
+    fields = Fields(manifest, str(folder / MANIFEST), _HINT)
+    if manifest["format"] < OLDEST_RUN:
         raise ArtifactError(
-            f"{folder}: written by an older lookalike (format {fields['format']}); it cannot be "
+            f"{folder}: written by an older lookalike (format {manifest['format']}); it cannot be "
             "resumed. Train again into a new folder"
         )
     try:
-        saved, current = ({**_RUN_DEFAULTS, **each} for each in (fields["run"], run))
+        saved, current = ({**_RUN_DEFAULTS, **each} for each in (fields.mapping("run"), run))
         changed = [key for key in current if saved.get(key) != current[key]]
         if changed:
             details = ", ".join(f"{key} was {saved.get(key)}, is {current[key]}" for key in changed)
             raise SettingError(f"{folder}: cannot resume with other settings ({details})")
-        tensors = load_tensors((folder / fields["weights"]).read_bytes())
+        weights = bare_name(fields.text("weights"), fields.place)
+        with open_regular(folder / weights, follow=False) as file:
+            tensors = load_tensors(file.read())
         model.load_state_dict(
             {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         )
@@ -99,10 +107,31 @@ def load(
                 slots.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
         _match_memory_layout(optimizer)
-        names = ("run", "epoch", "step", "loss_sum", "loss_marks", "seconds", "history")
-        return TrainingState(**{name: fields[name] for name in names})
+        return TrainingState(
+            run=fields.mapping("run"),
+            epoch=fields.integer("epoch", 0, _MAX_STEPS),
+            step=fields.integer("step", 0, _MAX_STEPS),
+            loss_sum=fields.number("loss_sum", -_MAX_LOSS, _MAX_LOSS),
+            loss_marks=_loss_marks(fields),
+            seconds=fields.number("seconds", 0, _MAX_LOSS),
+            history=[dict(each.values) for each in fields.objects("history")],
+        )
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
-        raise ArtifactError(f"{folder}: the checkpoint cannot be read ({error})") from error
+        raise ArtifactError(
+            f"{folder}: the checkpoint cannot be read ({error}); {_HINT}"
+        ) from error
+
+
+def _loss_marks(fields: Fields) -> list[tuple[int, float]]:
+    """Return pairs of step and sum of losses."""
+    marks: list[tuple[int, float]] = []
+    for mark in fields.items("loss_marks"):
+        match mark:
+            case [int(step), int(loss) | float(loss)]:
+                marks.append((step, loss))
+            case _:
+                raise fields.invalid("loss_marks", "a list of pairs of numbers")
+    return marks
 
 
 def _match_memory_layout(optimizer: torch.optim.Optimizer) -> None:

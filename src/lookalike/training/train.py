@@ -28,7 +28,7 @@ from lookalike.artifacts import check_writable
 from lookalike.encoders.base import MANIFEST, Preprocessing
 from lookalike.encoders.export import ExportAgreement, compare_embeddings, to_onnx
 from lookalike.encoders.onnx import DECODER_FILE, NetworkEncoder
-from lookalike.encoders.persistence import write_encoder
+from lookalike.encoders.persistence import describe_manifest, write_encoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import (
     ArtifactError,
@@ -163,7 +163,8 @@ def train(
             on_progress(Progress("export", 1, 1, "encoder"))
             return encoder.describe(), encoder.files()
 
-        return NetworkEncoder.restore(*group.broadcast(export))
+        description, files = group.broadcast(export)
+        return NetworkEncoder.restore(describe_manifest(description, folder / MANIFEST), files)
 
 
 @contextmanager

@@ -1,0 +1,268 @@
+"""The checks of ``lookalike doctor GALLERY``: every file of a gallery is read and compared."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lookalike.artifacts import sole_writer
+from lookalike.diagnostics.checks import Check
+from lookalike.encoders.base import MANIFEST as ENCODER_MANIFEST
+from lookalike.encoders.persistence import file_hashes, load_encoder, read_description
+from lookalike.errors import ArtifactError, LookalikeError, SettingError
+from lookalike.evaluation.saved import FILE as EVALUATION_FILE
+from lookalike.evaluation.saved import load_saved_evaluation
+from lookalike.explore.map import FILE as MAP_FILE
+from lookalike.explore.map import load_map
+from lookalike.files import open_regular, unescape_name
+from lookalike.formatting import format_count
+from lookalike.gallery.archive import FILE as ARCHIVE_FILE
+from lookalike.gallery.derived import Origin
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.storage import ENCODER, IMAGES, LOCK, MANIFEST, PARTS, STORE, read_folder
+from lookalike.gallery.uploads import SOURCE
+from lookalike.images.decode import content_hash
+from lookalike.labels.session import FILE as SESSION_FILE
+from lookalike.labels.session import load_session
+from lookalike.stores.lance.files import Checksums
+from lookalike.stores.lance.repair import TableReport, examine, go_back
+from lookalike.stores.milvus.address import is_address
+
+_ROWS = 4_096
+_LISTED = 10
+"""File names that a check lists."""
+
+_DERIVED: Sequence[tuple[str, Callable[[Gallery], Origin | None]]] = (
+    (MAP_FILE.name, lambda gallery: _origin(load_map(gallery))),
+    (EVALUATION_FILE.name, lambda gallery: _origin(load_saved_evaluation(gallery))),
+    (SESSION_FILE.name, lambda gallery: _origin(load_session(gallery))),
+)
+
+_OWN = {MANIFEST, ARCHIVE_FILE, *PARTS, *(name for name, _ in _DERIVED)}
+
+
+def check_gallery(path: str, *, repair: bool = False) -> Iterator[Check]:
+    """Yield the checks of a gallery: its manifest, encoder, rows, uploads and further files.
+
+    Args:
+        path: its folder, or the address of its collection in Milvus.
+        repair: first go back to the last version of the rows that can be read, if the newest one
+            cannot.
+
+    Raises:
+        SettingError: ``repair`` is set, and the rows are in Milvus.
+        ArtifactError: it is to be repaired, and no version can be read.
+        BusyError: it is to be repaired while another process writes.
+    """
+    folder = None if is_address(path) else Path(path)
+    fields: dict[str, object] = {}
+    if folder is not None:
+        try:
+            fields = read_folder(folder)
+        except LookalikeError as error:
+            yield _broken("manifest", error)
+            if not (folder / STORE).is_dir():
+                return
+        else:
+            yield Check("manifest", True, f"format {fields['format']}", "read", required=True)
+    if folder is None or "address" in fields:
+        if repair:
+            raise SettingError(
+                f"{path}: rows in Milvus cannot be repaired; remove {{repair}}", repair=None
+            )
+        yield from _check_collection(path)
+        return
+    yield _check_encoder(folder)
+    is_readable = True
+    for check in _check_table(folder, repair=repair):
+        yield check
+        is_readable = is_readable and check.ok is True
+    if not is_readable:
+        return
+    try:
+        gallery = Gallery.open(folder)
+    except LookalikeError as error:
+        yield _broken("gallery", error)
+        return
+    yield _tried("fingerprint", lambda: _compare_fingerprint(gallery), "compared")
+    yield _tried("archive", lambda: _archive(gallery), "read")
+    yield _check_uploads(gallery)
+    yield from _check_derived(gallery)
+    yield _list_others(folder)
+
+
+def _broken(name: str, error: Exception, tried: str = "") -> Check:
+    return Check(name, False, str(error), tried, required=True)
+
+
+def _tried(name: str, check: Callable[[], str], tried: str) -> Check:
+    """Return the result of a function that returns facts, or raises what is wrong."""
+    try:
+        return Check(name, True, check(), tried, required=True)
+    except LookalikeError as error:
+        return _broken(name, error)
+
+
+def _check_encoder(folder: Path) -> Check:
+    def check() -> str:
+        encoder = load_encoder(folder / ENCODER)
+        description = read_description(folder / ENCODER)
+        hashes = file_hashes(description)
+        recorded = sum(map(bool, hashes.values()))
+        return (
+            f"{encoder.name}, {encoder.dim} dimensions, {format_count(len(hashes), 'file')}, "
+            f"{recorded} with a checksum"
+        )
+
+    return _tried("encoder", check, "loaded, fingerprint computed")
+
+
+def _check_table(folder: Path, *, repair: bool) -> Iterator[Check]:
+    path = folder / STORE
+    try:
+        report = examine(path)
+        if repair and report.problems:
+            with sole_writer(folder / LOCK, what=f"the gallery {folder}"):
+                given_up, report = report.newest, go_back(path)
+            yield Check(
+                "repair", True, f"went back from version {given_up} to {report.newest}; index again"
+            )
+    except ArtifactError as error:
+        yield _broken("rows", error)
+        return
+    yield Check(
+        "rows",
+        not report.problems,
+        _describe_rows(folder, report),
+        "all read",
+        required=True,
+    )
+    files = f"{format_count(report.checked, 'file')} compared with checksums"
+    if report.unchecked:
+        files += f", {report.unchecked:,} of older versions have none"
+    if report.orphans:
+        files += f"; {format_count(len(report.orphans), 'file')} of an interrupted write, harmless"
+    yield Check("table files", True, files)
+
+
+def _describe_rows(folder: Path, report: TableReport) -> str:
+    if not report.problems:
+        return f"{report.rows:,}, version {report.newest}"
+    problem = f"version {report.newest} is damaged: {'; '.join(report.problems[:_LISTED])}"
+    if not report.readable:
+        return (
+            f"{problem}. No earlier version can be read: restore a copy of the gallery, or index "
+            "the images into a new one"
+        )
+    return (
+        f"{problem}. Version {report.readable} is complete and has {report.readable_rows:,} rows; "
+        f"go back to it: lookalike doctor {shlex.quote(str(folder))} --repair, then index again"
+    )
+
+
+def _compare_fingerprint(gallery: Gallery) -> str:
+    gallery.check_fingerprint(gallery.encoder)
+    return gallery.fingerprint[:12]
+
+
+def _archive(gallery: Gallery) -> str:
+    return f"what was written about {format_count(len(gallery.archive), 'removed image')}"
+
+
+def _check_uploads(gallery: Gallery) -> Check:
+    """Compare uploaded images with the hashes in their rows."""
+    folder = gallery.path / IMAGES
+    wrong, used = [], set()
+    count = 0
+    for record in gallery.store.records(f"{SOURCE}:"):
+        file = Path(unescape_name(record.uri))
+        count += 1
+        used.add(file.name)
+        try:
+            with open_regular(folder / file.name, follow=False) as opened:
+                if content_hash(opened.read()) != record.content_hash:
+                    wrong.append(f"{record.id} has another content")
+        except OSError as error:
+            wrong.append(f"{record.id}: {error.strerror or error}")
+    others = sorted(each.name for each in folder.glob("*")) if folder.is_dir() else []
+    orphans = [name for name in others if name not in used]
+    detail = f"{format_count(count, 'image')} compared with hashes"
+    if wrong:
+        detail = (
+            f"{len(wrong)} of {count:,} damaged: {'; '.join(wrong[:_LISTED])}. Upload them again"
+        )
+    if orphans:
+        detail += f"; {format_count(len(orphans), 'file')} of no row: {_names(orphans)}"
+    return Check("uploads", not wrong, detail, "read" if count else "", required=True)
+
+
+def _check_derived(gallery: Gallery) -> Iterator[Check]:
+    for name, load in _DERIVED:
+        try:
+            origin = load(gallery)
+        except LookalikeError as error:
+            yield _broken(name, error)
+            continue
+        if origin is not None:
+            stale = f", stale: {origin.changes} since" if origin.stale else ""
+            yield Check(name, True, f"of {origin.created_at}{stale}", "read", required=True)
+
+
+def _origin(derived: object) -> Origin | None:
+    return getattr(derived, "origin", None)
+
+
+def _list_others(folder: Path) -> Check:
+    """List files that belong to no part of a gallery."""
+    own = _OWN | {Checksums(folder / STORE).file.name}
+    others = [each.name for each in folder.iterdir() if each.name not in own]
+    try:
+        description = read_description(folder / ENCODER)
+        parts = {ENCODER_MANIFEST, *file_hashes(description)}
+        others += [
+            f"{ENCODER}/{each.name}"
+            for each in (folder / ENCODER).iterdir()
+            if each.name not in parts
+        ]
+    except (LookalikeError, OSError):
+        pass  # the check of the encoder says why
+    if not others:
+        return Check("other files", True, "none")
+    return Check(
+        "other files",
+        True,
+        f"{format_count(len(others), 'file')} not used by lookalike, may be deleted: "
+        f"{_names(sorted(others))}",
+    )
+
+
+def _names(names: list[str]) -> str:
+    more = "" if len(names) <= _LISTED else f" and {len(names) - _LISTED:,} more"
+    return ", ".join(map(ascii, names[:_LISTED])) + more
+
+
+def _check_collection(path: str) -> Iterator[Check]:
+    """Yield the checks of a gallery in Milvus."""
+    try:
+        gallery = Gallery.open(path)
+    except LookalikeError as error:
+        yield _broken("gallery", error)
+        return
+    yield Check("manifest", True, f"rows in {gallery.address}", "read", required=True)
+    yield _check_encoder(gallery.path)
+
+    def read() -> str:
+        count = 0
+        for rows in gallery.store.rows(_ROWS):
+            count += len(rows)
+            if not np.isfinite(rows.embeddings).all():
+                raise ArtifactError("embeddings that are not finite; copy the gallery again")
+        return f"{count:,}"
+
+    yield _tried("rows", read, "all read")
+    yield _tried("fingerprint", lambda: _compare_fingerprint(gallery), "compared")
+    yield _tried("archive", lambda: _archive(gallery), "read")
+    yield from _check_derived(gallery)
