@@ -266,7 +266,7 @@ def indexed_urls(folder: Path, canary: Canary, count: int) -> tuple[Gallery, lis
     gallery = new_gallery(folder)
     gallery.sync(open_source(manifest, options=SourceOptions(allow_private_urls=True)))
     assert len(gallery) == count
-    return gallery, gallery.store.ids()
+    return gallery, list(gallery.store.ids())
 
 
 def test_rows_with_urls_are_fetched_for_thumbnails(tmp_path: Path, canary: Canary) -> None:

@@ -47,7 +47,7 @@ _ATTEMPTS = 2
 _BATCH_CONCURRENCY = 4
 """Queries of one batch that run at a time."""
 
-_CLOSE_SECONDS = 3.0
+_CLOSE_SECONDS = 1.0
 """Time for work in threads to end when the service stops."""
 
 
@@ -269,7 +269,7 @@ class Service:
                     now = await self.open(opened.handle)
                 if now.state.identity != opened.state.identity:
                     raise replaced_error(opened.name)
-                read_images = self.item_images.reader(now.gallery)
+                read_images = self.item_images.reader(now.gallery, now.state)
                 run = partial(search.run, now.gallery.store, vectors, read_images)
                 hits = await self.in_thread(run, stages, long=long)
                 return Hits(vectors.name, search.metric, hits, vectors.uri)

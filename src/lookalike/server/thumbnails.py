@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from lookalike.cancellation import Cancellation, cancellable, check_cancelled
 from lookalike.errors import FetchError, ImageError, SourceError, TimeLimitError
@@ -95,7 +95,8 @@ class ItemImages:
         self._settings = settings
         self._reads = 0
         self._room = _Room(_READ_BYTES)
-        self._thumbnails = _Cache(_CACHE_BYTES)
+        self._thumbnails: _Cache[tuple[str, bytes]] = _Cache(_CACHE_BYTES)
+        self._reduced: _Cache[ImageArray] = _Cache(_CACHE_BYTES)
 
     async def full(self, gallery: Gallery, row: Rows) -> ImageFile:
         """Return an item's file without its metadata, or a PNG of its pixels.
@@ -138,7 +139,7 @@ class ItemImages:
                 item = await self._open(gallery, _record(row))
                 async with self._stored(item) as stored:
                     thumbnail = await self._thumbnail(item.id, stored, size)
-            self._thumbnails.put(key, thumbnail)
+            self._thumbnails.put(key, thumbnail, len(thumbnail[1]))
         return thumbnail
 
     async def image(
@@ -187,29 +188,36 @@ class ItemImages:
             async with self._room.hold(image.size):
                 return await self._workers.reading.run(image.file.read)
 
-    def reader(self, gallery: Gallery) -> ImageReader:
+    def reader(self, gallery: Gallery, state: GalleryState) -> ImageReader:
         """Return what reads the images of hits in the thread of a search, for local features.
 
         It is called in the event loop. What it returns waits in its thread until the images were
-        decoded and reduced by the decoders; one that cannot be read is None.
+        decoded and reduced by the decoders; one that cannot be read is None. Reduced images are
+        cached for one state of the gallery.
         """
         loop = asyncio.get_running_loop()
-        return lambda hits: _wait_for(loop, self._features_of(gallery, hits))
+        return lambda hits: _wait_for(loop, self._reduced_images(gallery, hits, state))
 
-    async def _features_of(self, gallery: Gallery, hits: Sequence[Hit]) -> list[ImageArray | None]:
+    async def _reduced_images(
+        self, gallery: Gallery, hits: Sequence[Hit], state: GalleryState
+    ) -> list[ImageArray | None]:
         """Return what local features need of the images of hits."""
         free = asyncio.Semaphore(_READ_AHEAD)
 
         async def read(hit: Hit) -> ImageArray | None:
             async with free:
+                if (image := self._reduced.get((state, hit.id))) is not None:
+                    return image
                 try:
                     item = await self._open(gallery, hit)
                     async with self._stored(item) as stored:
-                        return await self._decoders.features(
+                        image = await self._decoders.features(
                             stored.content, item.id, options=stored.options, page=stored.page
                         )
                 except (ImageError, FetchError):
                     return None
+                self._reduced.put((state, hit.id), image, image.nbytes)
+                return image
 
         reads = [asyncio.create_task(read(hit)) for hit in hits]
         try:
@@ -360,27 +368,28 @@ class _Room:
             self._released.set()
 
 
-class _Cache:
+class _Cache(Generic[T]):
     """A cache of images by least recent use, up to a number of bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._size = 0
-        self._images: OrderedDict[Any, tuple[str, bytes]] = OrderedDict()
+        self._images: OrderedDict[Any, tuple[T, int]] = OrderedDict()
 
-    def get(self, key: Any) -> tuple[str, bytes] | None:
-        if key in self._images:
-            self._images.move_to_end(key)
-        return self._images.get(key)
+    def get(self, key: Any) -> T | None:
+        if key not in self._images:
+            return None
+        self._images.move_to_end(key)
+        return self._images[key][0]
 
-    def put(self, key: Any, image: tuple[str, bytes]) -> None:
+    def put(self, key: Any, image: T, size: int) -> None:
         if key in self._images:
             return
-        self._images[key] = image
-        self._size += len(image[1])
+        self._images[key] = image, size
+        self._size += size
         while self._size > self._max_bytes:
             _, (_, evicted) = self._images.popitem(last=False)
-            self._size -= len(evicted)
+            self._size -= evicted
 
 
 def _wait_for(loop: asyncio.AbstractEventLoop, work: Any) -> Any:
