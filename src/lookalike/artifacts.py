@@ -10,16 +10,19 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
+from lookalike.cancellation import check_cancelled
 from lookalike.documents import SMALL, parse_json, read_json
 from lookalike.errors import ArtifactError, BusyError, FormatVersionError, StorageError
 
@@ -100,7 +103,9 @@ def write_cache(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def sole_writer(path: Path, *, what: str, wait: float = 0, mode: int = -1) -> Iterator[None]:
+def sole_writer(
+    path: Path, *, what: str, wait: float = 0, mode: int = -1, queue: Path | None = None
+) -> Iterator[None]:
     """Hold a lock file. The system releases it when the process ends, however it ends.
 
     Args:
@@ -108,14 +113,23 @@ def sole_writer(path: Path, *, what: str, wait: float = 0, mode: int = -1) -> It
         what: what is being written, for messages.
         wait: seconds to wait for another process that holds it.
         mode: permissions of a lock file that does not exist yet; -1 leaves them to the umask.
+        queue: a second lock file, held while waiting: a process that writes again and again cannot
+            overtake one that waits.
 
     Raises:
-        BusyError: another process holds it.
+        BusyError: another process holds it, or a thread of this one.
+        CancelledError: the current work was cancelled while it waited.
         StorageError: it cannot be created.
     """
+    until = time.monotonic() + wait
+    lock = FileLock(path, mode=mode)
     try:
-        lock = FileLock(path, timeout=wait, mode=mode)
-        lock.acquire()
+        with contextlib.ExitStack() as place:
+            if queue is not None:
+                turn = FileLock(queue, mode=mode)
+                _acquire(turn, until, what)
+                place.callback(turn.release)
+            _acquire(lock, until, what)
     except Timeout:
         raise BusyError(
             f"{what} is being written by another process; try again when it has finished"
@@ -126,6 +140,37 @@ def sole_writer(path: Path, *, what: str, wait: float = 0, mode: int = -1) -> It
         yield
     finally:
         lock.release()
+
+
+def _acquire(lock: BaseFileLock, until: float, what: str) -> None:
+    """Acquire a lock file, and say so if that takes long.
+
+    Raises:
+        Timeout: another process holds it until then.
+        CancelledError: the current work was cancelled.
+    """
+    said_at = time.monotonic() + _SILENT_S
+    while True:
+        left = until - time.monotonic()
+        try:
+            lock.acquire(timeout=max(0.0, min(left, _CHECK_S)), poll_interval=_POLL_S)
+        except Timeout:
+            if left <= _CHECK_S:
+                raise
+            check_cancelled()
+            if time.monotonic() > said_at:
+                log.warning("%s is being written by another process; waiting for it", what)
+                said_at = math.inf
+        else:
+            return
+
+
+_POLL_S = 0.01
+_CHECK_S = 0.1
+"""Seconds that a lock file is waited for between checks whether the work was cancelled."""
+
+_SILENT_S = 3.0
+"""Seconds of waiting after which it is said."""
 
 
 def flush(path: str | Path) -> None:

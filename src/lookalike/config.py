@@ -8,10 +8,12 @@
 ``LOOKALIKE_MILVUS_CA``     CA certificate file for milvus+tls://
 ``LOOKALIKE_DEVICE``   ``cuda``: run networks on a GPU; needs the package onnxruntime-gpu
 ``LOOKALIKE_THREADS``  threads of each pool (default: the cores that this process may use)
+``LOOKALIKE_LOCK_WAIT``  seconds to wait for other processes that write to a gallery (default: 60)
 """
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ from lookalike.cpu_quota import affinity, usable_cores
 from lookalike.errors import SettingError
 
 DEVICES = ("cpu", "cuda")
+_LOCK_WAIT_S = "60"
 UPLOAD_FORMATS = ("AVIF", "TIFF", "JPEG2000", "JXL")
 """Formats that the service accepts in uploads only if they are enabled."""
 
@@ -38,14 +41,15 @@ class Settings:
     milvus_token: str | None = field(default=None, repr=False)
     milvus_ca: Path | None = None
     device: str = "cpu"
+    lock_wait: float = 60.0
 
 
 def settings() -> Settings:
     """Read the environment.
 
     Raises:
-        SettingError: ``LOOKALIKE_THREADS`` is not a positive whole number, or
-            ``LOOKALIKE_FORMATS`` or ``LOOKALIKE_DEVICE`` names an unknown one.
+        SettingError: ``LOOKALIKE_THREADS`` is not a positive whole number, ``LOOKALIKE_LOCK_WAIT``
+            is no time, or ``LOOKALIKE_FORMATS`` or ``LOOKALIKE_DEVICE`` names an unknown one.
     """
     data = os.environ.get("LOOKALIKE_DATA")
     return Settings(
@@ -55,6 +59,7 @@ def settings() -> Settings:
         threads=_threads(),
         formats=_formats(),
         device=_device(),
+        lock_wait=_lock_wait(),
         milvus_token=os.environ.get("LOOKALIKE_MILVUS_TOKEN") or None,
         milvus_ca=Path(ca) if (ca := os.environ.get("LOOKALIKE_MILVUS_CA")) else None,
     )
@@ -85,6 +90,17 @@ def _threads() -> int:
     if not raw.isdigit() or int(raw) < 1:
         raise SettingError(f"LOOKALIKE_THREADS={raw!r}: must be a whole number of at least 1")
     return int(raw)
+
+
+def _lock_wait() -> float:
+    raw = os.environ.get("LOOKALIKE_LOCK_WAIT") or _LOCK_WAIT_S
+    try:
+        seconds = float(raw)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise SettingError(f"LOOKALIKE_LOCK_WAIT={raw!r}: must be a number of seconds, 0 or more")
+    return seconds
 
 
 def _device() -> str:

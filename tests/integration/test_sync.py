@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import queue
@@ -14,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,8 @@ from PIL import Image, ImageOps
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import open_encoder
-from lookalike.errors import InputError, SourceError, StorageError
-from lookalike.gallery import ingest
+from lookalike.errors import BusyError, InputError, SourceError
+from lookalike.gallery import ingest, uploads
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ingest import ItemResult
 from lookalike.gallery.sync import SyncReport
@@ -315,9 +316,21 @@ def test_overlapping_sources_are_refused(gallery: Gallery, photos: Path, tmp_pat
     assert len(gallery) == 12
 
 
-def test_a_second_writer_is_refused_while_readers_continue(
+def upload(gallery: Gallery, name: str, metadata: dict[str, Any] | None = None) -> str:
+    """Add an image through another opened gallery; return its id."""
+    other = Gallery.open(gallery.path)
+    image = np.full((8, 8, 3), sum(name.encode()) % 256, np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    vector = other.encoder.encode([image])
+    uploads.put(other, name, file.getvalue(), vector, metadata or {}, other.fingerprint)
+    return f"api:{name}"
+
+
+def test_a_second_sync_is_refused_while_readers_and_other_writers_continue(
     gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LOOKALIKE_LOCK_WAIT", "0")
     monkeypatch.setattr(ingest, "BATCH_IMAGES", 1)
     monkeypatch.setattr(ingest.ThreadRunner, "chunk_size", 4)
     for i in range(12, 24):
@@ -326,23 +339,76 @@ def test_a_second_writer_is_refused_while_readers_continue(
     assert len(reader) == 12
     observed = []
 
-    def observe(_: Progress) -> None:
-        with pytest.raises(StorageError, match="is being written by another process"):
+    def observe(progress: Progress) -> None:
+        with pytest.raises(BusyError, match="is being written by another process"):
             Gallery.open(gallery.path).sync(photos)
-        done = lookalike("index", gallery.path, photos)
-        assert done.returncode == 2
-        assert "is being written by another process" in done.stderr
+        if not observed:
+            done = lookalike("index", gallery.path, photos)
+            assert done.returncode == 2
+            assert "is being written by another process" in done.stderr
+        upload(gallery, f"u{progress.done}")
         observed.append((len(reader), len(reader.search(id="photos:a/00.png", k=50))))
 
     gallery.sync(photos, on_progress=observe)
-    assert observed[-1] == (24, 23)
+    assert len(gallery) == 24 + len(observed)
     assert all(rows - 1 == hits for rows, hits in observed)
     assert len(set(observed)) > 2
+    assert gallery.sources.keys() == {"photos", "api"}
+
+
+def test_what_others_write_during_a_sync_is_kept(
+    gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels written meanwhile stay with rows whose metadata change, removed rows stay removed."""
+    monkeypatch.setattr(ingest, "BATCH_IMAGES", 1)
+    monkeypatch.setattr(ingest.ThreadRunner, "chunk_size", 4)
+    ids = [record.id for record in gallery.store.records()]
+    (photos / "metadata.csv").write_text(
+        "path,n\n" + "".join(f"{each.partition(':')[2]},1\n" for each in ids)
+    )
+    draw(photos / "a" / "00.png", 99)
+
+    def write(progress: Progress) -> None:
+        if progress.done == 0:
+            other = Gallery.open(gallery.path)
+            rows = other.store.get(ids)
+            labeled = [{**old, "species": "cat"} for old in rows.metadata]
+            other.upsert(
+                replace(rows, metadata=labeled),
+                fingerprint=other.fingerprint,
+                written=frozenset({"species"}),
+            )
+            assert other.remove(ids[1:2]) == 1
+
+    report = gallery.sync(photos, on_progress=write)
+    assert not report.failed
+    now = {record.id: record.metadata for record in gallery.store.records()}
+    assert now.keys() == {*ids} - {ids[1]}
+    assert all(metadata["n"] == 1 for metadata in now.values())
+    assert "species" not in now[ids[0]]  # which has another image now
+    assert all(now[row_id]["species"] == "cat" for row_id in ids[2:])
+    assert [*gallery.archive.values()] == [{"species": "cat"}] * 2
+
+
+def test_a_source_that_is_removed_during_its_sync_stays_removed(
+    gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "BATCH_IMAGES", 1)
+    draw(photos / "a" / "new.png", 50)
+
+    def remove(progress: Progress) -> None:
+        if progress.done == 0:
+            Gallery.open(gallery.path).remove(source="photos")
+
+    with pytest.raises(SourceError, match="was removed from the gallery while it was indexed"):
+        gallery.sync(photos, on_progress=remove)
+    assert len(gallery) == 0
+    assert "photos" not in gallery.sources
 
 
 CHILD = """
 import sys
-from lookalike.gallery import ingest
+from lookalike.gallery import ingest, uploads
 from lookalike.gallery.gallery import Gallery
 ingest.BATCH_IMAGES, ingest.ThreadRunner.chunk_size = 20, 10
 commit = ingest.commit

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
+import re
 import shlex
 import threading
 import time
@@ -15,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 from lookalike.artifacts import sole_writer
 from lookalike.cancellation import check_cancelled
+from lookalike.config import settings
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import (
@@ -22,10 +26,10 @@ from lookalike.errors import (
     FingerprintError,
     ImageError,
     InputError,
-    MissingRowError,
     ReplacedError,
     SettingError,
     SourceError,
+    StorageError,
     UnknownNameError,
 )
 from lookalike.files import AnchoredPath, escape_name, unescape_name
@@ -36,20 +40,25 @@ from lookalike.gallery.ingest import (
     IngestSummary,
     IngestTarget,
     Runner,
+    Turn,
     count_changes,
     ingest,
+    records_of,
 )
 from lookalike.gallery.state import GalleryState
 from lookalike.gallery.storage import (
     ENCODER,
     IDENTITY,
     IMAGES,
+    INDEXING,
     LOCK,
+    QUEUE,
     create_storage,
     open_storage,
     read_gallery_manifest,
 )
 from lookalike.gallery.sync import (
+    UPLOADS,
     LocatedSource,
     SyncReport,
     all_failed_error,
@@ -95,7 +104,10 @@ from lookalike.types import (
     ignore_progress,
 )
 
-_READ_AT_ONCE = 1_000
+_UPLOADED = re.compile(r"\.?[0-9a-f]{24}-[0-9a-f]{16}(\.[0-9a-z.]*)?")
+"""Names of files of uploaded images, and of those that were being written."""
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -189,6 +201,8 @@ class Gallery:
         self._is_snapshot = False
         self._checking = threading.RLock()
         self._writer: _Opened | None = None
+        self._writing_thread = 0
+        self._is_swept = False
         self._open()
 
     def _open(self) -> None:
@@ -421,26 +435,19 @@ class Gallery:
         start = time.perf_counter()
         if isinstance(source, str | Path):
             source = self.open_source(source, on_progress, empty=allow_removals)
-        with contextlib.nullcontext() if dry_run else self._writing():
+        with contextlib.nullcontext() if dry_run else self._indexing():
             located = self._locate(source, relocate=relocate)
             source = located.source
             rows = {record.id: record for record in self._store.records(f"{source.name}:")}
             missing = missing_rows(source, rows, allow_removals=allow_removals)
             moved_from = {rows[row_id].content_hash: row_id for row_id in sorted(missing.removed)}
-            archive = self._archive()
-            values = {**archive.values, **values_by_content(rows.values(), self.written)}
+            values = {**self.archive, **values_by_content(rows.values(), self.written)}
             existing = ExistingRows(rows, moved_from, self.written, values, rehash)
             if dry_run:
                 summary = count_changes(source, existing, on_progress)
             else:
-                if runner is not None:  # which may write rows itself
-                    archive.keep(rows.values(), self.written)
-                target = IngestTarget(self.encoder, self._store, archive)
-                summary = self._write_changes(source, target, existing, on_progress, runner)
-                archive.keep((rows[row_id] for row_id in missing.removed), self.written)
-                self._store.delete(sorted(missing.removed))
-                self._store.optimize(self.metric)
-                self._write_manifest()
+                removed = sorted(missing.removed)
+                summary = self._write_changes(source, existing, removed, on_progress, runner)
         return SyncReport.of(located, summary, missing, time.perf_counter() - start)
 
     def open_source(
@@ -519,43 +526,132 @@ class Gallery:
     def _write_changes(
         self,
         source: Source,
-        target: IngestTarget,
         existing: ExistingRows,
+        removed: Sequence[str],
         on_progress: ProgressCallback,
         runner: Runner | None,
     ) -> IngestSummary:
-        """Add and update the rows of a source; restore the list of sources if every image fails."""
-        before = dict(self.sources), dict(self.source_options)
-        self.sources[source.name] = source.spec
-        self.source_options[source.name] = source.options.as_dict()
-        self._write_manifest()
-        summary = ingest(source, target, existing, on_progress, runner)
-        if len(source) and len(summary.failed) == len(source):
-            self.sources, self.source_options = before
-            self._write_manifest()
-            raise all_failed_error(source, summary)
+        """Add, update and remove the rows of a source.
+
+        Others may write between its batches, unless a runner writes rows itself. The list of
+        sources is restored if every image fails.
+        """
+        with contextlib.nullcontext() if runner is None else self._writing():
+            before = self._register(source, existing, keep=runner is not None)
+            encoder, identity = self.encoder, self.state.identity
+            target = IngestTarget(encoder, self._store, lambda: self._turn(source, identity))
+            summary = ingest(source, target, existing, on_progress, runner)
+            with self._turn(source, identity) as turn:
+                if len(source) and len(summary.failed) == len(source):
+                    self._restore_source(source.name, *before)
+                    raise all_failed_error(source, summary)
+                turn.archive.keep(records_of(turn.store, removed), turn.written)
+                turn.store.delete(removed)
+                self._sweep_uploads()
+                turn.store.optimize(self.metric)
+                self._write_manifest()
         return summary
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Hold the write lock, with the manifest read again: others may have written before.
+    def _register(
+        self, source: Source, existing: ExistingRows, *, keep: bool
+    ) -> tuple[str | None, dict[str, Any] | None]:
+        """List a source; return what was listed of it.
 
-        What is written goes to this very gallery, or fails if another was put in its place.
+        With ``keep``, what was written for its rows goes to the archive first.
+        """
+        with self._writing():
+            before = self.sources.get(source.name), self.source_options.get(source.name)
+            self.sources[source.name] = source.spec
+            self.source_options[source.name] = source.options.as_dict()
+            self._write_manifest()
+            if keep:
+                self._archive().keep(existing.rows.values(), self.written)
+        return before
+
+    def _restore_source(self, name: str, spec: str | None, options: dict[str, Any] | None) -> None:
+        """List a source as before, or not at all."""
+        for fields, value in ((self.sources, spec), (self.source_options, options)):
+            if value is None:
+                fields.pop(name, None)
+            else:
+                fields[name] = value  # type: ignore[assignment]
+        self._write_manifest()
+
+    @contextlib.contextmanager
+    def _turn(self, source: Source, identity: str) -> Iterator[Turn]:
+        """Let no other process write during the block, in which a sync writes a batch.
+
+        Raises:
+            ReplacedError: another gallery was put in the place of the one that is synced.
+            SourceError: its source was removed meanwhile.
+            BusyError: another process writes for too long.
+        """
+        with self._writing():
+            if GalleryState.of(self._store).identity != identity:
+                raise replaced_error(self.path)
+            if source.name not in self.sources:
+                raise SourceError(
+                    f"{source.spec}: the source {source.name!r} was removed from the gallery while "
+                    "it was indexed; index it again to add it"
+                )
+            yield Turn(self._store, self._archive(), self.written)
+
+    @contextlib.contextmanager
+    def _indexing(self) -> Iterator[None]:
+        """Let no other process sync a source of the gallery during the block; others may write.
 
         Raises:
             InputError: this is a snapshot.
             ArtifactError: the gallery is gone, or broken.
+            BusyError: another process is syncing for too long.
         """
+        self._check_writable()
+        what, wait = f"the gallery {self.path}", settings().lock_wait
+        with sole_writer(self.path / INDEXING, what=what, wait=wait):
+            self._current(reread=True)
+            yield
+
+    def _check_writable(self) -> None:
         if self._is_snapshot:
             raise InputError(f"{self.path}: this is a snapshot, which cannot be written")
-        self._current()  # or the lock would create the folder of a gallery that is gone
-        with sole_writer(self.path / LOCK, what=f"the gallery {self.path}"):
+        self._current()  # or a lock would create the folder of a gallery that is gone
+
+    @contextlib.contextmanager
+    def _writing(self, wait: float | None = None) -> Iterator[None]:
+        """Hold the write lock, with the manifest read again: others may have written before.
+
+        What is written goes to this very gallery, or fails if another was put in its place. Blocks
+        may be nested.
+
+        Args:
+            wait: seconds to wait for other writers, which take turns; by default that of the
+                settings.
+
+        Raises:
+            InputError: this is a snapshot.
+            ArtifactError: the gallery is gone, or broken.
+            BusyError: others write for too long.
+        """
+        if self._writing_thread == threading.get_ident():
+            yield
+            return
+        self._check_writable()
+        with sole_writer(
+            self.path / LOCK,
+            what=f"the gallery {self.path}",
+            wait=settings().lock_wait if wait is None else wait,
+            queue=self.path / QUEUE,
+        ):
             with self._checking:
                 self._writer = self._current(reread=True)
+            self._writing_thread = threading.get_ident()
             try:
+                if not self._is_swept:  # once: only a process that was killed leaves files
+                    self._sweep_uploads()
                 yield
             finally:
                 self._writer = None
+                self._writing_thread = 0
 
     def upsert(  # noqa: PLR0913 - what rows bring with them
         self,
@@ -567,6 +663,7 @@ class Gallery:
         written: Set[str] = frozenset(),
         archive: Mapping[str, Metadata] | None = None,
         keep_written: bool = False,
+        wait: float | None = None,
     ) -> None:
         """Insert or replace rows that are already encoded, in one batch or several.
 
@@ -578,27 +675,31 @@ class Gallery:
             written: metadata columns that come from no source.
             archive: what was written about images that are not among the rows.
             keep_written: add what was written for images of the same content, as a sync does.
+            wait: seconds to wait for other writers; by default that of the settings.
 
         Raises:
             FingerprintError: they are not of this gallery's encoder.
             InputError: wrong dimensions, values that are not finite, or a duplicate id.
+            BusyError: others write for too long; nothing was written.
+            StorageError: they could not be written.
         """
-        with self._writing():
+        with self._writing(wait):
             self._refuse_other_rows(fingerprint)
             if archive:
                 self._archive().add(archive)
-            if not written <= self.written:  # known before the rows, or a sync would drop them
-                self.written |= written
+            before = dict(self.sources), dict(self.source_options), self.written
+            self.written |= written  # known before the rows, or a sync would drop them
+            self.sources |= sources or {}
+            self.source_options |= source_options or {}
+            if (self.sources, self.source_options, self.written) != before:
                 self._write_manifest()
             for batch in (rows,) if isinstance(rows, Rows) else rows:
                 self._store.upsert(self._with_written(batch) if keep_written else batch)
-            self.sources |= sources or {}
-            self.source_options |= source_options or {}
-            self._write_manifest()
+            self._write_count()
 
     def _with_written(self, rows: Rows) -> Rows:
         """Return rows with what was written for their contents; archive that of replaced ones."""
-        before = {record.id: record for record in self._records_of(rows.ids)}
+        before = {record.id: record for record in records_of(self._store, rows.ids)}
         archive = self._archive()
         metadata = []
         for record in rows.records():
@@ -660,16 +761,21 @@ class Gallery:
         *,
         source: str | None = None,
         where: Where | None = None,
+        purge: bool = False,
+        wait: float | None = None,
     ) -> int:
         """Delete rows and return how many existed; the images of sources stay.
 
-        What was written into columns that come from no source is kept, and comes back with an image
-        of the same content. Files of uploaded images are deleted.
+        What was written into columns that come from no source is kept for 30 days, and comes back
+        with an image of the same content. Files of uploaded images are deleted. Other metadata of
+        the rows is gone from disk with the next :meth:`purge`.
 
         Args:
             ids: of the rows.
             source: delete all rows of this source, and forget the source.
             where: delete the rows that match a filter.
+            purge: keep nothing about them, and :meth:`purge` the gallery.
+            wait: seconds to wait for other writers; by default that of the settings.
 
         Raises:
             UnknownNameError: no such source.
@@ -677,28 +783,23 @@ class Gallery:
             InputError: the filter cannot be parsed.
             StorageError: they could not be deleted, or another process is writing.
         """
-        with self._writing():
+        with self._writing(wait):
             chosen = ids if ids is not None else self.select(source=source, where=where)
-            records = list(self._records_of(chosen))
-            self._archive().keep(records, self.written)
+            records = list(records_of(self._store, chosen))
+            if not purge:
+                self._archive().keep(records, self.written)
             count = self._store.delete(chosen)
             if source is not None:
                 self.sources.pop(source, None)
                 self.source_options.pop(source, None)
-            self._write_manifest()
+                self._write_manifest()
+            else:
+                self._write_count()
             self._delete_uploads(record.uri for record in records)
+            if purge:
+                self._archive().drop(record.content_hash for record in records)
+                self._purge()
         return count
-
-    def _records_of(self, ids: Sequence[str]) -> Iterator[Record]:
-        """Yield the rows that exist of some ids."""
-        for start in range(0, len(ids), _READ_AT_ONCE):
-            batch = ids[start : start + _READ_AT_ONCE]
-            try:
-                yield from self._store.get(batch).records()
-            except MissingRowError:
-                if len(batch) > 1:
-                    for row_id in batch:
-                        yield from self._records_of([row_id])
 
     def _delete_uploads(self, uris: Iterable[str]) -> None:
         """Delete the files of rows that are gone, if they are in the gallery's folder."""
@@ -709,14 +810,55 @@ class Gallery:
                 with contextlib.suppress(OSError):
                     file.unlink()
 
-    def optimize(self) -> None:
+    def _sweep_uploads(self) -> None:
+        """Delete files of uploads that no row has; a process that was killed leaves them.
+
+        Nothing is uploading meanwhile: files are written while the write lock is held.
+        """
+        self._is_swept = True
+        folder = self.path / IMAGES
+        try:
+            names = [name for name in os.listdir(folder) if _UPLOADED.fullmatch(name)]  # noqa: PTH208
+        except OSError:  # there is no such folder, or it is not to be read
+            return
+        if not names:
+            return
+        records = self._store.records(f"{UPLOADS}:")
+        used = {unescape_name(record.uri).rpartition("/")[2] for record in records}
+        for name in names:
+            if name not in used:
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink()
+
+    def optimize(self, *, wait: float | None = None) -> None:
         """Merge small files, update the index and delete old versions of the table.
+
+        Args:
+            wait: seconds to wait for other writers; by default that of the settings.
+
+        Raises:
+            StorageError: it could not be done, or another process is writing.
+        """
+        with self._writing(wait):
+            self._sweep_uploads()
+            self._store.optimize(self.metric)
+
+    def purge(self) -> None:
+        """Delete what is left on disk of rows that were removed or replaced, at once.
+
+        Without it, that is done by the first :meth:`optimize` after seven days, and 15 minutes
+        later at the earliest, since others may read old versions of the rows until then.
 
         Raises:
             StorageError: it could not be done, or another process is writing.
         """
         with self._writing():
-            self._store.optimize(self.metric)
+            self._archive().expire()
+            self._purge()
+
+    def _purge(self) -> None:
+        self._sweep_uploads()
+        self._store.optimize(self.metric, purge=True)
 
     def search(  # noqa: PLR0913 - keyword options of the public call
         self,
@@ -874,6 +1016,16 @@ class Gallery:
             "bytes": _size(now.path),
             **opened.storage.facts,
         }
+
+    def _write_count(self) -> None:
+        """Write the manifest, of which only the number of rows has changed since they were written.
+
+        They are written, whatever happens here: nobody relies on that number.
+        """
+        try:
+            self._write_manifest()
+        except StorageError as error:
+            log.warning("%s: its number of rows is out of date: %s", self.path, error)
 
     def _write_manifest(self) -> None:
         opened = self._writer or self._current()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from itertools import islice
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
-from lookalike.errors import ImageError, LookalikeError
+from lookalike.errors import ImageError, LookalikeError, MissingRowError
 from lookalike.gallery.archive import ColumnArchive, written_values
 from lookalike.images.decode import content_hash
 from lookalike.metadata import storable_metadata
@@ -28,7 +29,7 @@ from lookalike.sources import Item, Source
 from lookalike.sources.base import NO_FAILURES, failure_reason
 from lookalike.sources.options import pixels_key
 from lookalike.sources.sampling import thread_map
-from lookalike.stores.base import Record, Rows, VectorStore
+from lookalike.stores.base import Record, RowReader, Rows, VectorStore
 from lookalike.types import (
     Failure,
     ImageArray,
@@ -41,6 +42,8 @@ from lookalike.types import (
 BATCH_IMAGES = 4096
 BATCH_SECONDS = 10.0
 """A batch is committed when it has this many images, or this long after the previous one."""
+
+_READ_AT_ONCE = 1_000
 
 _ENCODE_BYTES = 16 << 20
 """A thread encodes its decoded images when they reach this size, or at the end of the chunk."""
@@ -231,12 +234,33 @@ class ThreadRunner:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What a writer needs of a gallery while no other one writes.
+
+    Args:
+        store: the rows.
+        archive: what was written of former contents.
+        written: metadata columns that come from no source.
+    """
+
+    store: VectorStore
+    archive: ColumnArchive
+    written: Set[str]
+
+
+@dataclass(frozen=True, slots=True)
 class IngestTarget:
-    """The store that rows are written to, its encoder, and what was written of former contents."""
+    """The gallery that rows are written to.
+
+    Args:
+        encoder: of its rows.
+        store: its rows, for runners that write them.
+        turn: waits until no other process writes, and lets none write during the block.
+    """
 
     encoder: Encoder
     store: VectorStore
-    archive: ColumnArchive
+    turn: Callable[[], AbstractContextManager[Turn]]
 
 
 def ingest(
@@ -250,7 +274,8 @@ def ingest(
 
     An item is unchanged if its signature is, or else its content hash. A new item with the content
     of a removed row has moved and takes over its embedding. Before a row's content is replaced,
-    what was written for it goes to the archive.
+    what was written for it goes to the archive. Other processes may write between batches; what
+    they write about rows of the source is kept.
 
     Args:
         source: the items.
@@ -280,13 +305,45 @@ def _archive_and_commit(
     results: Sequence[ItemResult], target: IngestTarget, existing: ExistingRows
 ) -> None:
     """Write the rows of a batch, after what was written for the contents that they replace."""
-    replaced = (
-        existing.rows[result.id]
-        for result in results
-        if result.embedding is not None and result.id in existing.rows
-    )
-    target.archive.keep(replaced, existing.written)
-    commit(results, target.store)
+    with target.turn() as turn:
+        sources = {result.row_id or result.id for result in results}
+        known = records_of(turn.store, sorted(sources & existing.rows.keys()))
+        now = {record.id: record for record in known}
+        replaced = (
+            now[result.id]
+            for result in results
+            if result.embedding is not None and result.id in now
+        )
+        turn.archive.keep(replaced, turn.written)
+        current = [_as_of_now(result, now, turn.written) for result in results]
+        commit([result for result in current if result is not None], turn.store)
+
+
+def _as_of_now(
+    result: ItemResult, now: Mapping[str, Record], written: Set[str]
+) -> ItemResult | None:
+    """Return a result with what was written for its row since the sync began.
+
+    None if its embedding is that of a row that was removed since.
+    """
+    row = now.get(result.row_id or result.id)
+    if row is None:
+        return None if result.row_id is not None else result
+    if row.content_hash != result.content_hash:
+        return result if result.row_id is None else None
+    return replace(result, metadata={**result.metadata, **written_values(row.metadata, written)})
+
+
+def records_of(store: RowReader, ids: Sequence[str]) -> Iterator[Record]:
+    """Yield the rows that exist of some ids."""
+    for start in range(0, len(ids), _READ_AT_ONCE):
+        batch = ids[start : start + _READ_AT_ONCE]
+        try:
+            yield from store.get(batch).records()
+        except MissingRowError:
+            if len(batch) > 1:
+                for row_id in batch:
+                    yield from records_of(store, [row_id])
 
 
 def count_changes(
@@ -307,6 +364,8 @@ def failed(row_id: str, uri: str, reason: BaseException | str) -> ItemResult:
 
 def commit(results: Sequence[ItemResult], store: VectorStore) -> None:
     """Write the rows of a batch; embeddings of known contents come from the store."""
+    if not results:
+        return
     known = [result for result in results if result.row_id is not None]
     rows = store.get([result.row_id for result in known if result.row_id is not None])
     embeddings = dict(zip([result.id for result in known], rows.embeddings, strict=True))

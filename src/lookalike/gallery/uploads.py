@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.artifacts import write_atomically
-from lookalike.errors import ArtifactError, BusyError, InputError, MissingRowError
+from lookalike.errors import InputError, MissingRowError
 from lookalike.files import escape_name, unescape_name
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.storage import IMAGES
@@ -27,6 +27,9 @@ SOURCE = UPLOADS
 FOLDER = IMAGES
 
 _MAX_KEY = 500
+
+WAIT_S = 5.0
+"""Seconds to wait for other writers, while somebody waits for the answer."""
 
 
 def row_id(key: str) -> str:
@@ -51,7 +54,7 @@ def put(
 ) -> bool:
     """Add or replace an image; return whether it replaced one.
 
-    The file is written before the row, so that no row lacks its file.
+    The file is written before the row, so that no row lacks its file. On an error, neither is.
 
     Args:
         gallery: written to.
@@ -79,26 +82,35 @@ def put(
     digest = content_hash(data)
     name = f"{hashlib.sha256(own.encode()).hexdigest()[:24]}-{digest[:16]}{file_suffix(data)}"
     folder = (gallery.path / FOLDER).resolve()
-    before = _file_of(gallery, own)
-    with contextlib.suppress(OSError):  # the next line says what is wrong
-        folder.mkdir(exist_ok=True)
-    write_atomically(folder / name, data, parents=False)
-    rows = Rows([own], [escape_name(str(folder / name))], embedding, [metadata], [digest])
-    replaces = before is None or before.name != name
+    before: list[Path] = []
+    written: list[Path] = []
+
+    def row() -> Iterator[Rows]:  # read and written while no other process can write
+        before.extend(_files_of(gallery, own))
+        with contextlib.suppress(OSError):  # the next line says what is wrong
+            folder.mkdir(exist_ok=True)
+        if folder / name not in before:
+            written.append(folder / name)
+        write_atomically(folder / name, data, parents=False)
+        uri = escape_name(str(folder / name))
+        yield Rows([own], [uri], embedding, [metadata], [digest])
+
     try:
         gallery.upsert(
-            rows,
+            row(),
             fingerprint=fingerprint,
             sources={SOURCE: escape_name(str(folder))},
             keep_written=True,
+            wait=WAIT_S,
         )
-    except (BusyError, ArtifactError):
-        if replaces:
-            _delete_file(gallery, folder / name)
+    except BaseException:
+        for file in written:
+            _delete_file(gallery, file)
         raise
-    if before is not None and replaces:
-        _delete_file(gallery, before)
-    return before is not None
+    for file in before:
+        if file.name != name:
+            _delete_file(gallery, file)
+    return bool(before)
 
 
 def update_metadata(gallery: Gallery, item_id: str, metadata: Metadata) -> dict[str, Any]:
@@ -120,7 +132,7 @@ def update_metadata(gallery: Gallery, item_id: str, metadata: Metadata) -> dict[
         merged.update(check_metadata(stored, what=own))
         yield replace(row, metadata=[merged])
 
-    gallery.upsert(changed(), fingerprint=gallery.fingerprint)
+    gallery.upsert(changed(), fingerprint=gallery.fingerprint, wait=WAIT_S)
     return merged
 
 
@@ -134,7 +146,7 @@ def remove(gallery: Gallery, item_id: str) -> None:
         StorageError: it could not be written.
     """
     own = editable_id(item_id)
-    if not gallery.remove([own]):
+    if not gallery.remove([own], wait=WAIT_S):
         raise MissingRowError(f"there is no row with the id {own!r}")
 
 
@@ -152,11 +164,12 @@ def editable_id(item_id: str) -> str:
     return row_id(item_id)
 
 
-def _file_of(gallery: Gallery, own: str) -> Path | None:
+def _files_of(gallery: Gallery, own: str) -> list[Path]:
+    """Return the file of a row, if there is one."""
     try:
-        return Path(unescape_name(gallery.store.get([own]).uris[0]))
+        return [Path(unescape_name(gallery.store.get([own]).uris[0]))]
     except MissingRowError:
-        return None
+        return []
 
 
 def _delete_file(gallery: Gallery, file: Path) -> None:

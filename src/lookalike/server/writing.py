@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
 from lookalike.cancellation import Cancellation, cancellable
-from lookalike.errors import FingerprintError, ReplacedError
+from lookalike.errors import BusyError, FingerprintError, LookalikeError, ReplacedError
 from lookalike.gallery import uploads
 from lookalike.server.decoder_pool import DecoderPool
 from lookalike.server.handles import GalleryHandle, OpenGallery
 from lookalike.server.workers import WorkerThreads
 from lookalike.types import Metadata
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -75,8 +78,17 @@ class Writer:
             result = await self._threads.run(work)
             handle.writes += 1
             if handle.writes % _OPTIMIZE_EVERY == 0:
-                await self._threads.run(handle.gallery.optimize)
+                await self._optimize(handle)
             return result
+
+    async def _optimize(self, handle: GalleryHandle) -> None:
+        """Optimize the store, unless another process writes; the write before it is done anyway."""
+        try:
+            await self._threads.run(partial(handle.gallery.optimize, wait=0))
+        except BusyError:
+            pass
+        except LookalikeError as error:
+            log.warning("%s: not optimized: %s", handle.name, error)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._writing.discard(task)

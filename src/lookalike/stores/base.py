@@ -195,8 +195,12 @@ class VectorStore(RowReader, Protocol):
         """Delete rows by id and return how many existed."""
         ...
 
-    def optimize(self, metric: Metric) -> None:
-        """Merge small files, update the index for a metric, and delete old versions."""
+    def optimize(self, metric: Metric, *, purge: bool = False) -> None:
+        """Merge small files, update the index for a metric, and delete old versions.
+
+        With ``purge``, nothing is left on disk of rows that were deleted or replaced; what others
+        are reading may fail.
+        """
         ...
 
 

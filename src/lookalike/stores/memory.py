@@ -148,7 +148,7 @@ class MemoryStore:
         state = self._state
         return (state.rows[key][0] for key in state.ids if key.startswith(prefix))
 
-    def optimize(self, metric: Metric) -> None:
+    def optimize(self, metric: Metric, *, purge: bool = False) -> None:
         """Do nothing."""
 
     def rows(self, count: int) -> Iterator[Rows]:

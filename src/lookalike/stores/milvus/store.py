@@ -235,8 +235,11 @@ class MilvusStore:
                 count += existing
         return count
 
-    def optimize(self, metric: Metric) -> None:
-        """Have Milvus index rows that are outside the index, if there are many."""
+    def optimize(self, metric: Metric, *, purge: bool = False) -> None:
+        """Have Milvus index rows that are outside the index, if there are many.
+
+        With ``purge``, have it delete removed rows from its files.
+        """
         del metric
         self._check_identity()
         if is_open(self.sidecar.revision()):  # a writer was killed
@@ -244,6 +247,8 @@ class MilvusStore:
         sealed = self._connection.call("get_collection_stats", self._name)["row_count"]
         if self.count() - int(sealed) >= _MAX_UNINDEXED:
             self._connection.call("flush", self._name)
+        if purge:
+            self._connection.call("compact", self._name)
 
     def search(
         self,
