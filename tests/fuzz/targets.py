@@ -38,9 +38,11 @@ from lookalike.gallery.facets import Facet
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import decode_with_notes
 from lookalike.images.header import read_header
+from lookalike.images.options import DecodeOptions
 from lookalike.labels.label_set import read_labels
 from lookalike.metadata import check_metadata, parse_metadata, storable_metadata
 from lookalike.server.api_keys import read_keys
+from lookalike.server.decoder_pool import UPLOAD_MEGAPIXELS
 from lookalike.sources import Source, open_source
 from lookalike.sources.arrays import load_idx
 from lookalike.stores.milvus.address import Address
@@ -325,13 +327,15 @@ def _images(kinds: tuple[str, ...]) -> tuple[bytes, ...]:
     )
 
 
+_OPTIONS = DecodeOptions(max_megapixels=UPLOAD_MEGAPIXELS)
+
+
 def _decode(data: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a message on stderr for each broken image is a flood
-        for read in (read_header, partial(decode_with_notes, name="an image")):
-            with contextlib.suppress(LookalikeError):
-                read(data)
-        decode_with_notes(data, name="an image")
+        with contextlib.suppress(LookalikeError):
+            read_header(data)
+        decode_with_notes(data, name="an image", options=_OPTIONS)
 
 
 _MARK = b"Exif\0\0"
@@ -367,7 +371,7 @@ def _batch_body(data: bytes) -> None:
 
     request = BatchRequest.model_validate_json(data)
     request.region()
-    request.search(Metric.L2)
+    request.search(Metric.COSINE)
     for query in request.queries:
         query.query()
 
@@ -437,9 +441,7 @@ def _documents(*values: Any) -> tuple[bytes, ...]:
 
 def _make() -> dict[str, Callable[[], Target]]:
     """Return the makers of the targets, by name: their seeds cost something to make."""
-    labels = (
-        b"id,label,status\nphotos:1.jpg,cat,labeled\nphotos:2.jpg,a;b,\nphotos:3.jpg,unknown,x\n"
-    )
+    labels = b"id,label,status\nphotos:1.jpg,cat,labeled\nphotos:2.jpg,a;b,\nphotos:3.jpg,unknown,propagated\n"
     truths = (b"query,relevant\nq1,p:1,p:2\nq2,p:3\n", b"q1;a;b\n\nq2;\xc3\xa9\n")
     makers: dict[str, Callable[[], Target]] = {
         "filter-text": lambda: Target("filter-text", _filter_text, _FILTERS, mutate_text),
