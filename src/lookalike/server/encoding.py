@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lookalike.errors import ImageError
-from lookalike.fetching import FetchOptions, fetch
 from lookalike.search.query import QueryRegion, QueryVectors
 from lookalike.search.search import SearchOptions
 from lookalike.server.decoder_pool import DecoderPool
@@ -17,6 +16,7 @@ from lookalike.server.settings import ServeSettings
 from lookalike.server.thumbnails import ItemImages
 from lookalike.server.workers import Workers
 from lookalike.types import Embeddings, ImageArray
+from lookalike.url_fetch import FetchOptions, fetch
 
 
 class QueryEncoder:

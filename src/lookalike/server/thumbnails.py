@@ -21,7 +21,6 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 from lookalike.cancellation import Cancellation, cancellable, check_cancelled
 from lookalike.errors import FetchError, ImageError, SourceError, TimeLimitError
-from lookalike.fetching import is_url
 from lookalike.files import open_regular
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
@@ -37,6 +36,7 @@ from lookalike.server.workers import Workers
 from lookalike.sources import Item
 from lookalike.stores.base import Record, Rows
 from lookalike.types import Hit, ImageArray
+from lookalike.url_fetch import is_url
 
 T = TypeVar("T")
 

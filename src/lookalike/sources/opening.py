@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from lookalike.errors import SettingError, SourceError
-from lookalike.fetching import is_url
 from lookalike.files import check_regular, escape_name, unescape_name
 from lookalike.images import idx
 from lookalike.images.formats import supported_suffixes
@@ -25,6 +24,7 @@ from lookalike.sources.shards import PARQUET, TAR, ShardSource, image_column, op
 from lookalike.sources.tables import SUFFIXES as TABLES
 from lookalike.sources.urls import read_url
 from lookalike.types import ProgressCallback, ignore_progress
+from lookalike.url_fetch import is_url
 
 
 def open_source(

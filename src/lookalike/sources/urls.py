@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lookalike.config import settings
 from lookalike.errors import FetchError, ImageError, InputError
-from lookalike.fetching import FetchOptions, fetch
+from lookalike.url_fetch import FetchOptions, fetch
 
 _TIMEOUT_S = 30
 _MAX_BYTES = 64 << 20

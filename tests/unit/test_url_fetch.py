@@ -17,13 +17,13 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from lookalike import fetching
+from lookalike import url_fetch
 from lookalike.cancellation import Cancellation, cancellable
 from lookalike.errors import CancelledError, FetchError, InputError, TimeLimitError
-from lookalike.fetching import FetchOptions, fetch, is_public
 from lookalike.gallery.gallery import Gallery
 from lookalike.server.limits import Limits
 from lookalike.server.settings import ServeSettings
+from lookalike.url_fetch import FetchOptions, fetch, is_public
 from tests.canary_server import Canary, canary_server
 from tests.serving import Serving, serving
 
@@ -574,7 +574,7 @@ def test_service_reveals_nothing_about_private_addresses(
 def test_service_searches_with_a_fetched_image(
     canary: Canary, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(url_fetch, "is_public", lambda address: address == "127.0.0.1")
     with serving({"digits": gallery}, ServeSettings(allow_urls=True)) as served:
         status, document = search_url(served, canary.url())
         assert status == 200
@@ -592,7 +592,7 @@ def test_service_searches_with_a_fetched_image(
 def test_slow_urls_do_not_delay_other_searches(
     canary: Canary, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(url_fetch, "is_public", lambda address: address == "127.0.0.1")
     limits = Limits(fetch_seconds=4.0)
     with (
         serving({"digits": gallery}, ServeSettings(allow_urls=True, limits=limits)) as served,
