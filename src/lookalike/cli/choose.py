@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike.cli import console
-from lookalike.cli.options import AsJson, Seed, Source
+from lookalike.cli.options import AsJson, Force, Seed, Source
 from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def command(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save a plot of quality against speed.")
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare encoders on your images with a few labels or judgements.
@@ -73,10 +74,12 @@ def command(
 
     Exit code 1: some images were skipped; each is listed.
     """
+    from lookalike.cli.output_files import check_output
     from lookalike.evaluation.candidates import ChooseOptions
     from lookalike.evaluation.model_selection import choose
 
     _check_options(labels, ask, out, plot, cheapest=cheapest)
+    check_output(plot, force=force, inputs=(source, labels))
     options = ChooseOptions(
         minutes=minutes,
         encoders=tuple(encoder) if encoder else None,

@@ -9,7 +9,8 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.commands import Command, DefaultGroup, new_group
-from lookalike.cli.options import AsJson, Gallery, MetricName, Report
+from lookalike.cli.options import AsJson, Force, Gallery, MetricName, Report
+from lookalike.cli.output_files import check_output
 
 if TYPE_CHECKING:
     from lookalike.evaluation.results import Evaluation
@@ -78,6 +79,7 @@ def evaluate_command(
         bool, typer.Option("--save", help="Save in the gallery, for info and serve.")
     ] = False,
     report: Report = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure search quality: precision@k, mAP@k and R@1 with 95 % intervals.
@@ -103,6 +105,8 @@ def evaluate_command(
     from lookalike.gallery.gallery import Gallery
 
     opened = Gallery.open(gallery).snapshot()
+    inputs = (queries, ground_truth, backgrounds)
+    check_output(report, force=force, gallery=opened, inputs=inputs)
     with console.progress() as on_progress:
         evaluation = evaluate(
             opened,
@@ -142,6 +146,7 @@ def robustness_command(
     k: Annotated[int, typer.Option("-k", metavar="K", help="Results per query.")] = 7,
     metric: MetricName = None,
     report: Report = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure robustness to image corruptions.
@@ -159,6 +164,7 @@ def robustness_command(
     from lookalike.gallery.gallery import Gallery
 
     opened = Gallery.open(gallery).snapshot()
+    check_output(report, force=force, gallery=opened)
     with console.progress() as on_progress:
         result = evaluate_robustness(opened, k=k, metric=metric, on_progress=on_progress)
     if as_json:
@@ -184,6 +190,7 @@ def judgements_command(
         typer.Argument(metavar="FILE", help="Files saved from the Judge view of lookalike serve."),
     ],
     report: Report = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Summarize people's relevance judgements and preferences.
@@ -196,6 +203,7 @@ def judgements_command(
     """
     from lookalike.evaluation.human_judgements import evaluate_judgements
 
+    check_output(report, force=force, inputs=files)
     result = evaluate_judgements(files)
     if as_json:
         console.print_json(result.as_dict())

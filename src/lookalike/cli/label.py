@@ -9,8 +9,14 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.commands import Command, new_group
-from lookalike.cli.options import AsJson, Gallery, Seed
-from lookalike.cli.output_files import OutputFolder, check_free, csv_bytes, write_folder
+from lookalike.cli.options import AsJson, Force, Gallery, Seed
+from lookalike.cli.output_files import (
+    OutputFolder,
+    check_free,
+    check_output,
+    csv_bytes,
+    write_folder,
+)
 from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
@@ -97,6 +103,7 @@ def propagate_command(
         str | None,
         typer.Option("--write", metavar="COLUMN", help="Also write to the metadata."),
     ] = None,
+    force: Force = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -115,6 +122,7 @@ def propagate_command(
 
     opened = Gallery.open(gallery)
     view = opened.snapshot()
+    check_output(out, force=force, gallery=view, inputs=(labels,))
     label_set = read_labels(labels, view.store.ids())
     if column is not None:
         check_column(view, column)

@@ -29,5 +29,6 @@ MetricName = Annotated[
 Report = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Save a report with figures (HTML).")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an output that is an input.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Random seed.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run in --out.")]

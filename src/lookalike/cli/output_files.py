@@ -1,10 +1,9 @@
-"""Folders that commands write for people: a CSV file and a contact sheet."""
+"""Files and folders that commands write for people, none of them over an input."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
-from io import StringIO
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,13 +34,77 @@ def check_free(out: Path | None) -> None:
         raise ArtifactError(f"{out}: already exists; choose another {{out}} or remove it", out=None)
 
 
-def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> bytes:
+def check_output(
+    out: Path | None,
+    *,
+    force: bool,
+    gallery: Gallery | None = None,
+    inputs: Iterable[str | Path | None] = (),
+) -> None:
+    """Check, before any work, that a file to be written is no input of the command.
+
+    Files that exist and are no inputs, such as the report of an earlier run, are overwritten.
+
+    Args:
+        out: the file; None if nothing is written.
+        force: overwrite it all the same.
+        gallery: that the command reads: its files, and the images and manifests of its sources.
+        inputs: other files and folders that it reads; what is no path is ignored.
+
+    Raises:
+        ArtifactError: it is one of them, by whatever path, or a folder.
+    """
+    from lookalike.errors import ArtifactError
+
+    if out is None or not out.exists():
+        return
+    if out.is_dir():
+        raise ArtifactError(f"{out}: is a folder; name a file")
+    if force:
+        return
+    for path in _inputs(out, gallery, inputs):
+        if _is_within(out, path):
+            raise ArtifactError(
+                f"{out}: is an input of this command; choose another file, or overwrite it with "
+                "{force}",
+                force=True,
+            )
+
+
+def _inputs(
+    out: Path, gallery: Gallery | None, inputs: Iterable[str | Path | None]
+) -> Iterator[str]:
+    """Yield paths of inputs; of the images of a gallery those whose file has the same name."""
+    from lookalike.files import unescape_name
+
+    yield from (str(path) for path in inputs if path is not None)
+    if gallery is None:
+        return
+    yield str(gallery.path)
+    yield from map(unescape_name, gallery.sources.values())
+    names = {out.name, Path(os.path.realpath(out)).name}
+    for record in gallery.store.records():
+        uri = unescape_name(record.uri)
+        if os.path.basename(uri) in names:  # noqa: PTH119 - there may be millions
+            yield uri
+
+
+def _is_within(out: Path, path: str) -> bool:
+    """Return whether an existing file is a file, or in a folder."""
+    try:
+        if os.path.samefile(out, path):  # noqa: PTH121 - may be no path at all
+            return True
+        real = os.path.realpath(path)
+        return os.path.isdir(real) and os.path.realpath(out).startswith(f"{real}{os.sep}")  # noqa: PTH112
+    except (OSError, ValueError):
+        return False
+
+
+def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> bytes:
     """Return a CSV file; cells that a row lacks are empty."""
-    text = StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    from lookalike import csv_text
+
+    return csv_text.csv_bytes(columns, ([row.get(name, "") for name in columns] for row in rows))
 
 
 def write_folder(

@@ -11,7 +11,8 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.commands import message
-from lookalike.cli.options import Gallery, K, MetricName
+from lookalike.cli.options import Force, Gallery, K, MetricName
+from lookalike.cli.output_files import check_output
 from lookalike.formatting import format_count, format_distance
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Save the matching points of the first result (PNG)."),
     ] = None,
+    force: Force = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Output JSON Lines, one per query.")
     ] = False,
@@ -112,6 +114,8 @@ def command(
     if not queries and not ids and not text and keywords is None:
         raise InputError("no query: pass an image, --text, --keywords or --id")
     opened = Gallery.open(gallery).snapshot()
+    for path in (image, matches):
+        check_output(path, force=force, gallery=opened, inputs=queries or ())
     chosen = opened.metric if metric is None else Metric(metric)
     options: dict[str, Any] = {
         "k": k,

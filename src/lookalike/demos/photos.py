@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lookalike.artifacts import write_atomically
+from lookalike.csv_text import csv_bytes
 from lookalike.demos.result import DemoResult, shell_command, shell_line
 from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.registry import default_encoder
@@ -162,11 +163,7 @@ def _write_pieces(folder: Path) -> int:
             Image.fromarray(piece).save(file, "JPEG", quality=92)
             write_atomically(folder / path, file.getvalue())
             rows.append((path, name, row, column, kind))
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(("path", "label", "row", "column", "kind"))
-    writer.writerows(rows)
-    write_atomically(table, text.getvalue().encode())
+    write_atomically(table, csv_bytes(("path", "label", "row", "column", "kind"), rows))
     return count
 
 

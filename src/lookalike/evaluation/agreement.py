@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.csv_text import unescape_cell
 from lookalike.errors import InputError
 from lookalike.evaluation.metrics import (
     RESAMPLES,
@@ -290,7 +291,10 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         )
     try:
         rows = [
-            (reader.line_num, {k.strip(): v.strip() for k, v in row.items() if isinstance(k, str)})
+            (
+                reader.line_num,
+                {k.strip(): unescape_cell(v.strip()) for k, v in row.items() if isinstance(k, str)},
+            )
             for row in reader
         ]
     except csv.Error as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+from lookalike.csv_text import unescape_cell
 from lookalike.errors import InputError
 from lookalike.files import normalize_name
 from lookalike.images.formats import supported_suffixes
@@ -67,7 +68,7 @@ def _parse(path: Path, text: str) -> list[GroundTruthLine]:
     lines = []
     try:
         for fields in reader:
-            query, *names = [field.strip() for field in fields] or [""]
+            query, *names = [unescape_cell(field.strip()) for field in fields] or [""]
             relevant = tuple(name for name in names if name)
             if query or relevant:
                 lines.append(GroundTruthLine(reader.line_num, query, relevant))

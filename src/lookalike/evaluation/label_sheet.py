@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Mapping, Sequence
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 
 from lookalike.artifacts import write_atomically
+from lookalike.csv_text import csv_bytes
 from lookalike.errors import SettingError
 from lookalike.sources import Item
 
@@ -48,11 +47,9 @@ def write_label_sheet(folder: Path, items: Sequence[Item], labels: Mapping[str, 
     Raises:
         StorageError: the file could not be written.
     """
-    text = StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(_COLUMNS)
-    for number, item in enumerate(items, 1):
-        writer.writerow([number, item.id, item.uri, labels.get(item.id, "")])
+    rows = (
+        (number, item.id, item.uri, labels.get(item.id, "")) for number, item in enumerate(items, 1)
+    )
     path = folder / FILE
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, csv_bytes(_COLUMNS, rows))
     return path

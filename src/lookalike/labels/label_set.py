@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+from lookalike.csv_text import unescape_cell
 from lookalike.errors import InputError
 from lookalike.formatting import format_count
 
@@ -119,7 +120,11 @@ def read_labels(path: str | Path, ids: Sequence[str]) -> LabelSet:
 def _labeled_rows(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield id and labels of each row that a person labeled."""
     for raw in reader:
-        row = {key.strip(): cell.strip() for key, cell in raw.items() if isinstance(key, str)}
+        row = {
+            key.strip(): unescape_cell(cell.strip())
+            for key, cell in raw.items()
+            if isinstance(key, str)
+        }
         labels = split_labels(row["label"])
         status = row.get("status") or LABELED
         if status not in STATUSES:

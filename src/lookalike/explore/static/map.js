@@ -349,7 +349,10 @@ export function showMap(root, data, options = {}) {
   }
 
   function save(rows, label) {
-    const cell = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+    // A text that a spreadsheet would take for a formula gets an apostrophe, see csv_text.py.
+    const isFormula = (text) => /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(text) && !/^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text);
+    const quoted = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+    const cell = (text) => quoted(isFormula(text) ? `'${text}` : text);
     const lines = ["id,label", ...rows.map((row) => `${cell(ids[row])},${cell(label)}`)];
     const url = URL.createObjectURL(new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv" }));
     element("a", { href: url, download: "selection.csv" }).click();

@@ -210,7 +210,10 @@ function restore() {
 }
 
 function save() {
-  const cell = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  // A text that a spreadsheet would take for a formula gets an apostrophe, see csv_text.py.
+  const isFormula = (text) => /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(text) && !/^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text);
+  const quoted = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const cell = (text) => quoted(isFormula(text) ? `'${text}` : text);
   const lines = ["id,label", ...Object.entries(currentLabels()).map(([id, labels]) => `${cell(id)},${cell(labels.join("; "))}`)];
   download(`${lines.join("\r\n")}\r\n`, "text/csv", `${gallery}-labels.csv`);
 }
