@@ -536,9 +536,11 @@ def _columns_to_read(
     names = [name for name in names if name not in deep]
     wanted = [i for i, leaf in enumerate(leaves) if leaf[0] in frozenset(names)]
     size = metadata.num_rows * len(wanted) * _BYTES_PER_VALUE
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        size += sum(max(0, group.column(i).total_uncompressed_size) for i in wanted)
+    if not without:
+        # The sizes of single columns would be in ``row_group(n).column(i)``, which ends the process
+        # if a footer is broken. What they add up to is checked again while rows are read.
+        groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+        size += sum(max(0, group.total_byte_size) for group in groups)
     _check_memory(path, size)
     return names, problems
 
