@@ -10,9 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike.errors import InputError, SettingError
+from lookalike.cancellation import Cancellation, cancellable
+from lookalike.errors import CancelledError, InputError, SettingError
+from lookalike.gallery.derived import Origin
 from lookalike.gallery.neighbors import graph_from_embeddings
+from lookalike.gallery.state import GalleryState
 from lookalike.labels import (
+    LabelingSession,
     LabelSet,
     NeighborGraph,
     Propagation,
@@ -285,3 +289,57 @@ def test_fewer_than_two_classes_are_rejected(
     graph = graph_from_embeddings(tuple("abc"), np.eye(3, dtype=np.float32))
     with pytest.raises(InputError, match=message):
         function(graph, LabelSet("labels.csv", labels))
+
+
+def session_of(graph: NeighborGraph) -> LabelingSession:
+    return LabelingSession(graph, (), {}, Origin(GalleryState("identity", "1-a"), "now"))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_coverage_in_chunks_equals_that_of_all_labels(
+    several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, truth = clusters()
+    labels = {
+        graph.ids[row]: (truth[row], *(["also"] if several and row % 24 == 0 else []))
+        for row in range(0, len(graph), 12)
+    }
+    session = session_of(graph)
+    expected = session.coverage(labels)
+    assert (expected.images, expected.labeled) == (len(graph), len(labels))
+    assert expected.covered > len(labels)
+    assert len(expected.labels) == CLASSES + several
+    for values in (1, 700, 1_500):
+        monkeypatch.setattr("lookalike.labels.propagation_methods._CHUNK_VALUES", values)
+        assert session_of(graph).coverage(labels) == expected
+
+
+def test_labels_times_images_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, _ = clusters()
+    session = session_of(graph)
+    many = {graph.ids[row]: tuple(f"{row} {n}" for n in range(20)) for row in range(100)}
+    with pytest.raises(InputError, match="2,000 different labels; the limit for 360 images is 1,0"):
+        session.coverage(many)
+    monkeypatch.setattr("lookalike.labels.session.MAX_CELLS", 360 * 30)
+    with pytest.raises(InputError, match="40 different labels; the limit for 360 images is 30"):
+        session.coverage(dict([*many.items()][:2]))
+
+
+def test_propagation_can_be_cancelled() -> None:
+    graph, truth = clusters()
+    cancellation = Cancellation()
+    cancellation.cancel()
+    labels = labels_of(graph, truth, list(range(0, len(graph), 12)))
+    session = session_of(graph)
+    for work in (
+        lambda: session.coverage(labels.by_id),
+        lambda: propagate(graph, labels),
+        lambda: find_label_issues(graph, labels),
+        lambda: suggest(graph, 5, labels),
+        lambda: graph_from_embeddings(graph.ids, graph.embeddings),
+    ):
+        with cancellable(cancellation), pytest.raises(CancelledError):
+            work()
+    with cancellable(cancellation), session._estimating, pytest.raises(CancelledError):
+        session.coverage(labels.by_id)  # and so can one that waits for another
+    assert session.coverage(labels.by_id).covered
