@@ -174,7 +174,10 @@ class Client:
         """Report that values of the service are not of the types that they should be."""
         try:
             yield
-        except (AttributeError, LookupError, TypeError, ValueError, SettingError) as error:
+        except (
+            *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+            SettingError,
+        ) as error:
             self._fail("unexpected response; is it a lookalike service?", error)
 
 
@@ -359,9 +362,12 @@ def _object(value: object) -> dict[str, Any]:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError("not a number")
-    return value
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("not finite")
+    return number
 
 
 def _whole_number(value: object) -> int:

@@ -156,6 +156,7 @@ def is_address(text: object) -> bool:
     return isinstance(text, str) and text.startswith(SCHEMES)
 
 
+_MAX_DIGITS = 9
 _NUMBERS = {"effort": (1, 32_768), "shards": (1, 64), "replicas": (1, 64), "timeout": (1, 3_600)}
 _NAMES = {"index": INDEXES, "consistency": CONSISTENCIES}
 
@@ -168,6 +169,8 @@ def _option(text: str, key: str, value: str) -> str | int:
     if key not in _NUMBERS:
         raise UnknownNameError(f"option of {text.partition('?')[0]}:", key, (*_NAMES, *_NUMBERS))
     low, high = _NUMBERS[key]
-    if not value.isdecimal() or not low <= int(value) <= high:
-        raise SettingError(f"{text}: {key}={value}: must be a whole number from {low} to {high:,}")
+    if not value.isdecimal() or len(value) > _MAX_DIGITS or not low <= int(value) <= high:
+        raise SettingError(
+            f"{text}: {key}={value[:80]}: must be a whole number from {low} to {high:,}"
+        )
     return int(value)
