@@ -301,7 +301,7 @@ def test_coverage_in_chunks_equals_that_of_all_labels(
 ) -> None:
     graph, truth = clusters()
     labels = {
-        graph.ids[row]: (truth[row], *(["also"] if several and row % 24 == 0 else []))
+        graph.ids[row]: (truth[row], *(["also"] if several and row < 3 * PER_CLASS else []))
         for row in range(0, len(graph), 12)
     }
     session = session_of(graph)
