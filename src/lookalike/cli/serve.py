@@ -31,12 +31,19 @@ def command(
     allow_urls: Annotated[
         bool, typer.Option("--allow-urls", help="Allow query images by public URL.")
     ] = False,
+    originals: Annotated[
+        bool, typer.Option("--originals", help="Send image files with EXIF, GPS and comments.")
+    ] = False,
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="HOST", help="Allowed Host header (repeatable).")
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(metavar="ORIGIN", help="Allowed CORS origin (repeatable)."),
+    ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Proxy whose X-Forwarded-For to use (repeatable)."),
     ] = None,
     audit_log: Annotated[
         Path | None,
@@ -54,9 +61,18 @@ def command(
     import logging
 
     from lookalike.cli.logs import log_to_file, log_to_stderr
-    from lookalike.server.settings import ServeSettings, accepted_hosts, check_host, gallery_paths
+    from lookalike.server.settings import (
+        ServeSettings,
+        accepted_hosts,
+        check_host,
+        check_origins,
+        gallery_paths,
+        proxy_addresses,
+    )
 
     check_host(host, keys=keys is not None)
+    check_origins(allow_origin or (), allow_writes=write, keys=keys is not None)
+    proxies = proxy_addresses(trusted_proxy or ())
     paths = gallery_paths(galleries)
     console.require_package("fastapi", "serving galleries", "serve")
     from lookalike.gallery.gallery import Gallery
@@ -69,8 +85,10 @@ def command(
         keys=() if keys is None else KeyFile(keys),
         allow_writes=write,
         allow_urls=allow_urls,
+        originals=originals,
         hosts=accepted_hosts(host, allow_host or ()),
         origins=tuple(allow_origin or ()),
+        trusted_proxies=proxies,
     )
     log_to_stderr(logging.WARNING, "%(levelname)s %(name)s: %(message)s")
     logging.getLogger(AUDIT_LOG).setLevel(logging.INFO)

@@ -17,7 +17,7 @@ from lookalike.types import Embeddings, ImageArray
 MAX_BATCH = 16
 """Images per batch, unless a single request has more."""
 
-_CLOSE_SECONDS = 2.0
+_CLOSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Batcher:
         return await future
 
     def close(self, *, wait: bool = True) -> None:
-        """Finish the queued jobs and end the threads; wait for that at most 2 s."""
+        """Finish the queued jobs and end the threads; wait for that at most 0.5 s each."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

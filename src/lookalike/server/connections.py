@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from lookalike.server.admission import network_of
 from lookalike.server.limits import Limits
 
-_RESERVED = 256
-"""File descriptors for galleries, libraries and decoders."""
+_RESERVED = 384
+"""File descriptors for galleries, libraries, decoders, and connections that are being closed."""
 
 _MIN_CONNECTIONS = 32
 

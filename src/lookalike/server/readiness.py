@@ -56,7 +56,7 @@ class Readiness:
     async def _check(self, handle: GalleryHandle) -> LookalikeError | None:
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                opened = await self._workers.short.run(handle.open)
+                opened = await self._workers.opening.run(handle.open)
                 last = self._successes.get(handle.name)
                 fresh = last is not None and time.monotonic() < last.valid_until
                 if not (fresh and last is not None and last.state == opened.state):

@@ -110,7 +110,7 @@ class Service:
         self.item_images = ItemImages(self.decoders, self.workers, settings)
         self.readiness = Readiness(self, self.workers, metrics)
         self._encoder = QueryEncoder(settings, self.workers, self.decoders, self.item_images)
-        self._writer = Writer(self.decoders, self.workers.long)
+        self._writer = Writer(self.decoders, self.workers)
         metrics.restarts.set_function(lambda: self.decoders.restarts)
         metrics.requests_in_progress.set_function(lambda: self.quotas.searches.used)
         metrics.buffered_bytes.set_function(lambda: self.quotas.bodies.used)
@@ -172,7 +172,7 @@ class Service:
 
     async def open(self, handle: GalleryHandle) -> OpenGallery:
         """Return a gallery as it is now; see :meth:`GalleryHandle.open`."""
-        return await self.in_thread(handle.open)
+        return await self.workers.opening.run(handle.open)
 
     async def read(
         self, opened: OpenGallery, work: Callable[[Gallery], T], *, long: bool = False

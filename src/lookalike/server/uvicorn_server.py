@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
+import contextlib
 import errno
 import logging
 import os
@@ -27,13 +29,18 @@ KEEP_ALIVE_SECONDS = 15
 """Time after which an idle connection is closed."""
 
 _BACKLOG = 2048
+"""Connections that wait to be accepted."""
+
+_ACCEPTED_AT_ONCE = 32
+"""Connections that are accepted before those that are too many of them are closed."""
+
 _SEND_BUFFER = 1 << 17
 """Bytes of a response that the system holds for a client that does not read."""
 
-_STOP_SECONDS = 11.5
+_STOP_SECONDS = 9.5
 """Time to finish accepted requests after a signal to stop; then they end with 503."""
 
-_EXIT_SECONDS = 14.5
+_EXIT_SECONDS = 14.0
 """Time after which the process ends, whatever its threads do."""
 
 _SWITCH_SECONDS = 0.001
@@ -74,6 +81,12 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen; asyncio's backlog is both what waits and what is accepted at once."""
+        await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(_BACKLOG)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish accepted requests, and end those that take too long."""
         stop = self._service.running.stop
@@ -98,6 +111,7 @@ def create_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        backlog=_ACCEPTED_AT_ONCE,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(ABORT_SECONDS),
         proxy_headers=False,  # they tell clients apart, see admission.py
@@ -108,9 +122,10 @@ def create_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
 def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
     """Serve until SIGTERM or Ctrl-C; accepted requests are answered before it returns.
 
-    If that takes longer than 14.5 s, the process ends at once.
+    If that takes longer than 14 s, the process ends at once.
     """
     raise_file_limit(limits)
+    codecs.lookup("unicode_escape")  # for log lines, also when no file can be opened any more
     sys.setswitchinterval(_SWITCH_SECONDS)
     server = create_server(app, limits)
     previous = signal.signal(signal.SIGTERM, _exit)
@@ -127,7 +142,8 @@ def _exit_later(service: Service) -> None:
     """End the process after a time, without waiting for threads that cannot be ended."""
 
     def end() -> None:
-        service.decoders.kill()
+        with contextlib.suppress(Exception):
+            service.decoders.kill()
         log.error(
             "work did not end within %g s of the signal to stop, so it was cut off", _EXIT_SECONDS
         )

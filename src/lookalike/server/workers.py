@@ -29,6 +29,11 @@ class WorkerThreads:
         self._slots = FairSlots(count)
         self._executor = ThreadPoolExecutor(count, thread_name_prefix=f"lookalike-{name}")
 
+    @property
+    def used(self) -> int:
+        """Threads that work."""
+        return self._slots.used
+
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run blocking work in a thread, with the request's cancellation and time limit.
 
@@ -71,6 +76,7 @@ class Workers:
         fetches: images that are fetched at a time.
 
     Attributes:
+        opening: galleries, before it is known what a request asks for.
         short: searches and rows; work of milliseconds.
         long: work that may take seconds, so that it does not hold up ``short`` work.
         reading: image files and what is sent of them, which may be on a slow disk.
@@ -78,6 +84,7 @@ class Workers:
     """
 
     def __init__(self, threads: int, *, remote: int, fetches: int) -> None:
+        self.opening = WorkerThreads(max(4, remote), "open")
         self.short = WorkerThreads(max(4, 2 * threads, remote), "search")
         self.long = WorkerThreads(max(3, threads, remote // 2), "work")
         self.reading = WorkerThreads(_READERS, "read")
@@ -85,5 +92,5 @@ class Workers:
 
     async def close(self, seconds: float) -> None:
         """Wait for running work, at most some seconds together."""
-        pools = (self.short, self.long, self.reading, self.fetching)
+        pools = (self.opening, self.short, self.long, self.reading, self.fetching)
         await asyncio.gather(*(pool.close(seconds) for pool in pools))

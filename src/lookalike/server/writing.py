@@ -14,7 +14,7 @@ from lookalike.errors import BusyError, FingerprintError, LookalikeError, Replac
 from lookalike.gallery import uploads
 from lookalike.server.decoder_pool import DecoderPool
 from lookalike.server.handles import GalleryHandle, OpenGallery
-from lookalike.server.workers import WorkerThreads
+from lookalike.server.workers import Workers
 from lookalike.types import Metadata
 
 log = logging.getLogger(__name__)
@@ -31,9 +31,9 @@ _OPTIMIZE_EVERY = 64
 class Writer:
     """Adds, changes and removes items. A write that has begun is finished, whoever waits for it."""
 
-    def __init__(self, decoders: DecoderPool, threads: WorkerThreads) -> None:
+    def __init__(self, decoders: DecoderPool, workers: Workers) -> None:
         self._decoders = decoders
-        self._threads = threads
+        self._workers = workers
         self._writing: set[asyncio.Task[Any]] = set()
 
     async def put(self, opened: OpenGallery, key: str, data: bytes, metadata: Metadata) -> bool:
@@ -54,7 +54,7 @@ class Writer:
             except (ReplacedError, FingerprintError):  # encoded for the gallery before
                 if not attempts_left:
                     raise
-                opened = await self._threads.run(opened.handle.open)
+                opened = await self._workers.opening.run(opened.handle.open)
         raise AssertionError
 
     async def write(self, handle: GalleryHandle, work: Callable[[], T]) -> T:
@@ -75,7 +75,7 @@ class Writer:
         self, handle: GalleryHandle, work: Callable[[], T], lock: contextlib.AsyncExitStack
     ) -> T:
         async with lock:
-            result = await self._threads.run(work)
+            result = await self._workers.long.run(work)
             handle.writes += 1
             if handle.writes % _OPTIMIZE_EVERY == 0:
                 await self._optimize(handle)
@@ -84,7 +84,7 @@ class Writer:
     async def _optimize(self, handle: GalleryHandle) -> None:
         """Optimize the store, unless another process writes; the write before it is done anyway."""
         try:
-            await self._threads.run(partial(handle.gallery.optimize, wait=0))
+            await self._workers.long.run(partial(handle.gallery.optimize, wait=0))
         except BusyError:
             pass
         except LookalikeError as error:
