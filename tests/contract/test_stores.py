@@ -278,7 +278,7 @@ def test_a_search_beside_writes_returns_no_other_row(make: Make, where: str | No
     def run(query: QueryVectors, **options: Any) -> tuple[Hit, ...]:
         search = SearchOptions(metric=Metric.COSINE, where=where, **options)
         beside = Beside(store)
-        hits = search.run(beside, query, lambda _: [])  # type: ignore[arg-type]
+        hits = search.run(beside, query, lambda _: [])
         assert beside.writes > 1
         return hits
 
