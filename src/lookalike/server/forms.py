@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -27,11 +27,29 @@ VALUE, MIN, MAX = "value:", "min:", "max:"
 """Prefixes of fields that filter by a column."""
 
 
+MAX_FIELDS = 1_000
+"""Fields of a form, among them one for each value that is selected."""
+
+
 @dataclass(frozen=True, slots=True)
 class SearchForm:
-    """A submitted search form."""
+    """A submitted search form.
+
+    Raises:
+        InputError: it has more than 1,000 fields.
+    """
 
     params: QueryParams
+    _selected: Mapping[str, Collection[str]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        fields = self.params.multi_items()
+        if len(fields) > MAX_FIELDS:
+            raise InputError(f"the form has {len(fields):,} fields; the limit is {MAX_FIELDS:,}")
+        selected: dict[str, dict[str, None]] = {}
+        for name, value in fields:
+            selected.setdefault(name, {})[value] = None
+        object.__setattr__(self, "_selected", selected)
 
     @property
     def query(self) -> SearchQuery | None:
@@ -79,7 +97,7 @@ class SearchForm:
             options = UrlParameters(**fields).options()
         except ValidationError as error:
             first = error.errors()[0]
-            raise InputError(f"{'/'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise InputError(f"{'/'.join(map(str, first['loc']))[:80]}: {first['msg']}") from None
         search = options.search(metric)
         conditions = [each for facet in facets if (each := self._filter(facet)) is not None]
         if search.filter is not None:
@@ -90,9 +108,9 @@ class SearchForm:
             search = replace(search, where=conditions[0])
         return options.region(), search
 
-    def selected_values(self, facet: Facet) -> list[str]:
+    def selected_values(self, facet: Facet) -> Collection[str]:
         """Return the selected values of a column, as texts."""
-        return self.params.getlist(VALUE + facet.column)
+        return self._selected.get(VALUE + facet.column, ())
 
     def count_filters(self, facets: Sequence[Facet]) -> int:
         """Return how many fields filter the results."""
