@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
 
-.PHONY: install demo quick test coverage check format bench clean
+.PHONY: install demo quick test coverage check format bench fuzz audit clean
 
 install: $(READY)
 
@@ -49,6 +49,27 @@ bench: $(READY)
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/large.py
 	$(BIN)/python benchmarks/index.py
+
+# Every parser of strangers' bytes, each for FUZZ_SECONDS. `.venv/bin/python -m tests.fuzz --list`
+# names the targets. Crashes are written to tests/fuzz/cases/, which the tests replay.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?=
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+# The locked versions against a database of known vulnerabilities, which needs internet access: not
+# a part of check, test or CI. Exit codes: 1 there are vulnerabilities, 2 the database was not asked.
+AUDIT := build/audit
+LOCKED ?= constraints.txt
+audit:
+	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }
+	@rm -f $(AUDIT)/report.txt; \
+	$(AUDIT)/bin/pip-audit --requirement $(LOCKED) --strict --no-deps --disable-pip --progress-spinner off --output $(AUDIT)/report.txt 2>$(AUDIT)/errors.txt; \
+	status=$$?; \
+	if [ $$status -eq 0 ]; then echo "make audit: no known vulnerability in $(LOCKED)"; exit 0; fi; \
+	if [ -s $(AUDIT)/report.txt ]; then cat $(AUDIT)/report.txt; exit 1; fi; \
+	tail -n 1 $(AUDIT)/errors.txt >&2; \
+	echo "make audit: the database of vulnerabilities could not be asked about every package; run it where there is internet access" >&2; exit 2
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
