@@ -18,7 +18,7 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.recall import search_recall
 from lookalike.gallery.storage import gallery_exists
 from lookalike.stores.base import Record, Rows
-from lookalike.stores.milvus.address import Address
+from lookalike.stores.milvus.address import Address, is_address
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 BATCH = 4_096
@@ -91,6 +91,7 @@ def copy(
     """
     start = time.perf_counter()
     gallery = gallery.snapshot()
+    _check_place(gallery, target)
     if gallery_exists(target):
         copied = Gallery.open(target)
         _check(gallery, copied, target, store)
@@ -129,6 +130,14 @@ def copy(
         recall=recall,
         seconds=seconds,
     )
+
+
+def _check_place(gallery: Gallery, target: str | Path) -> None:
+    """Refuse to write a copy into the folder of the gallery, among its own files."""
+    if is_address(target):
+        return
+    if gallery.path.resolve() in Path(target).resolve().parents:
+        raise InputError(f"{target}: is inside the gallery itself; choose another target")
 
 
 def _check(gallery: Gallery, copied: Gallery, target: str | Path, store: str | None) -> None:

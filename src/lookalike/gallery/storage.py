@@ -41,6 +41,7 @@ from lookalike.errors import (
 )
 from lookalike.files import AnchoredPath, bare_name, check_no_link, open_regular
 from lookalike.gallery.state import GalleryState
+from lookalike.sources.options import NO_LIMIT, PAGES, SourceOptions
 from lookalike.stores.base import VectorStore, replaced_error
 from lookalike.stores.lance.store import LanceStore
 from lookalike.stores.milvus.address import Address, is_address
@@ -281,15 +282,39 @@ def _check_fields(manifest: dict[str, Any], place: str) -> dict[str, Any]:
     fields.text("metric", allowed=tuple(Metric))
     encoder = fields.object("encoder")
     encoder.text("name")
-    encoder.text("fingerprint")
+    if not encoder.text("fingerprint").isalnum():
+        raise encoder.invalid("fingerprint", "letters and digits")
     fields.text_mapping("sources")
     for name in fields.mapping("source_options", {}):
-        fields.object("source_options").object(name)
+        _check_options(fields.object("source_options").object(name))
     fields.texts("written", ())
     fields.text(IDENTITY, "")
     fields.integer("dim", 1, MAX_DIM, 1)
     fields.integer("rows", 0, _MAX_ROWS, 0)
     return manifest
+
+
+def _check_options(fields: Fields) -> None:
+    """Check the recorded options of a source.
+
+    Raises:
+        ArtifactError: one is invalid.
+    """
+    fields.texts("include", ())
+    fields.texts("exclude", ())
+    fields.text("pages", PAGES[0], allowed=PAGES)
+    fields.flag("allow_private_urls", False)
+    fields.flag("strict", False)
+    if isinstance(fields.values.get("max_megapixels"), str):
+        fields.text("max_megapixels", allowed=(NO_LIMIT,))
+    elif fields.has("max_megapixels"):
+        fields.number("max_megapixels", 1e-6, 1e9)
+    if fields.has("window") and len(fields.numbers("window", -1e300, 1e300)) != 2:
+        raise fields.invalid("window", "a list of two numbers")
+    try:
+        SourceOptions.from_dict(fields.values)
+    except InputError as error:
+        raise ArtifactError(f"{fields.place}: {error}; {fields.hint}") from error
 
 
 def read_gallery_manifest(storage: GalleryStorage) -> dict[str, Any]:

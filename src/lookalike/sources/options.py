@@ -75,7 +75,7 @@ class SourceOptions:
             pages=fields.get("pages", PAGES[0]),
             allow_private_urls=fields.get("allow_private_urls", False),
             decoding=DecodeOptions(
-                max_megapixels=math.inf if largest == _NO_LIMIT else largest,
+                max_megapixels=math.inf if largest == NO_LIMIT else largest,
                 strict=fields.get("strict", False),
                 window=None if window is None else (float(window[0]), float(window[1])),
             ),
@@ -84,7 +84,7 @@ class SourceOptions:
 
 DEFAULT_SOURCE_OPTIONS = SourceOptions()
 
-_NO_LIMIT = "none"
+NO_LIMIT = "none"
 
 
 def pixels_key(decoding: DecodeOptions) -> str:
@@ -95,7 +95,7 @@ def pixels_key(decoding: DecodeOptions) -> str:
 
 def _json_limit(limit: float | None) -> float | str | None:
     """Return a limit as JSON has it, which has no infinity."""
-    return _NO_LIMIT if limit == math.inf else limit
+    return NO_LIMIT if limit == math.inf else limit
 
 
 def matches_glob(path: str, patterns: Sequence[str]) -> bool:

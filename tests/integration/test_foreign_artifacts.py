@@ -1,0 +1,336 @@
+"""Encoders and galleries of somebody else reach no other files, and fail in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike.artifacts import write_atomically
+from lookalike.encoders.persistence import load_encoder, save_encoder
+from lookalike.encoders.registry import open_encoder
+from lookalike.errors import ArtifactError, InputError, LookalikeError
+from lookalike.explore.map import FILE as MAP
+from lookalike.explore.map import build_map, load_map
+from lookalike.gallery.archive import FILE as ARCHIVE
+from lookalike.gallery.copy import copy
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.neighbors import neighbor_graph
+from lookalike.gallery.uploads import put
+from lookalike.labels.session import FILE as SESSION
+from lookalike.labels.session import load_session, save_session
+from lookalike.sources import SourceOptions, open_source
+from tests.integration.test_cli import lookalike
+
+NAMES = [
+    "../../../.bashrc",
+    "/etc/passwd",
+    "..",
+    ".",
+    "",
+    "a/model.onnx",
+    "a\\model.onnx",
+    "C:model.onnx",
+    "model.onnx\0",
+    "model.onnx\n",
+    "model.onnx ",
+    "x" * 300,
+    "notes.txt",
+    "encoder.json",
+    "gallery.json",
+    7,
+    None,
+    ["model.onnx"],
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with images, an encoder with files and a gallery with all derived files."""
+    root = tmp_path_factory.mktemp("made")
+    rng = np.random.default_rng(0)
+    (root / "photos").mkdir()
+    for number in range(40):
+        pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(root / "photos" / f"{number:02}.png")
+    source = open_source(root / "photos")
+    encoder = open_encoder("untrained+pixels,whiten=4", [item.image() for item in source])
+    save_encoder(encoder, root / "e")
+    gallery = Gallery.create(root / "g.gallery", encoder=encoder)
+    gallery.sync(open_source(root / "photos", options=SourceOptions(include=("*.png",))))
+    gallery._archive().add({"0" * 64: {"label": "a"}})
+    build_map(gallery)
+    save_session(gallery, neighbor_graph(gallery), [0, 1, 2], None)
+    return root
+
+
+@pytest.fixture
+def work(made: Path, tmp_path: Path) -> Path:
+    """Return a copy that a test may change, deep enough for names that lead out of it."""
+    work = tmp_path / "a" / "b"
+    shutil.copytree(made, work)
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "secret").chmod(0o600)
+    return work
+
+
+def change(file: Path, **fields: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def state(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Return mode and content of all files that are not below the folder of the work."""
+    return {
+        str(path): (path.lstat().st_mode, path.read_bytes())
+        for path in folder.iterdir()
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:30])
+def test_names_of_files_in_an_encoder_are_never_paths(
+    name: object, work: Path, tmp_path: Path
+) -> None:
+    before = state(tmp_path)
+    for folder in (work / "e", work / "g.gallery" / "encoder"):
+        files = json.loads((folder / "encoder.json").read_text())["files"]
+        change(folder / "encoder.json", files=[*files, name], sha256={})
+    with pytest.raises(ArtifactError, match=r"encoder\.json.*'files'|encoder\.json: names the"):
+        load_encoder(work / "e")
+    with pytest.raises(ArtifactError):
+        copy(Gallery.open(work / "g.gallery"), work / "copy.gallery")
+    assert not (work / "copy.gallery").exists()
+    assert state(tmp_path) == before
+
+
+def test_an_encoder_in_a_folder_of_names_reaches_nothing_by_the_command_line(
+    work: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".bashrc").write_text("owned")
+    change(work / "e" / "encoder.json", files=["../../../.bashrc"], sha256={})
+    done = lookalike("index", "h.gallery", "photos", "--encoder", "e", cwd=work)
+    assert done.returncode != 0
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "which is not a plain file name" in done.stderr
+    assert not (work / "h.gallery").exists()
+
+
+def test_every_file_of_an_encoder_is_compared(work: Path) -> None:
+    encoder = load_encoder(work / "e")
+    description = json.loads((work / "e" / "encoder.json").read_text())
+    assert description["files"] == ["0-model.onnx", "1-model.safetensors"]
+    assert description["sha256"].keys() == set(description["files"])
+    model = work / "e" / "0-model.onnx"
+    model.write_bytes(model.read_bytes() + b"\x12\x00")
+    with pytest.raises(ArtifactError, match=r"its file 0-model\.onnx has changed"):
+        load_encoder(work / "e")
+    shutil.rmtree(work / "e")
+    save_encoder(encoder, work / "e")
+    hashes = {**description["sha256"], "2-model.onnx": "0" * 64}
+    change(work / "e" / "encoder.json", sha256=hashes)
+    with pytest.raises(ArtifactError, match="'sha256' must be hashes of exactly its files"):
+        load_encoder(work / "e")
+
+
+LINKS = ["encoder", "store", "images", "writing.lock", "store/data", "store/_versions"]
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_inside_a_gallery_are_refused(name: str, work: Path, tmp_path: Path) -> None:
+    gallery = work / "g.gallery"
+    part, target = gallery / name, tmp_path / "target"
+    if part.is_dir():
+        part.rename(target)
+    elif name == "images":
+        target.mkdir()
+        (target / "kept.txt").write_text("x")
+    else:
+        target.write_text("precious")
+        part.unlink(missing_ok=True)
+    part.symlink_to(target)
+    before = sorted(target.rglob("*")) if target.is_dir() else target.read_text()
+    with pytest.raises(ArtifactError, match="is a link, but a gallery has files of its own"):
+        Gallery.open(gallery)
+    done = lookalike("index", "g.gallery", "photos", cwd=work)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) != (0, 0)
+    assert (sorted(target.rglob("*")) if target.is_dir() else target.read_text()) == before
+
+
+@pytest.mark.parametrize("name", ["0-model.onnx", "1-model.safetensors", "encoder.json"])
+def test_links_inside_an_encoder_are_refused(name: str, work: Path, tmp_path: Path) -> None:
+    file = work / "e" / name
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match=r"is a link"):
+        load_encoder(work / "e")
+    (work / "link").symlink_to(work / "e")  # what a user names may be a link
+    file.unlink()
+    (tmp_path / "elsewhere").rename(file)
+    assert load_encoder(work / "link").dim
+
+
+@pytest.mark.parametrize("name", [ARCHIVE, MAP.name, SESSION.name])
+def test_links_to_derived_files_are_not_followed(name: str, work: Path, tmp_path: Path) -> None:
+    file = work / "g.gallery" / name
+    file.unlink()
+    file.symlink_to(tmp_path / "secret")
+    gallery = Gallery.open(work / "g.gallery")
+    load = {
+        ARCHIVE: lambda: gallery.archive,
+        MAP.name: lambda: load_map(gallery),
+        SESSION.name: lambda: load_session(gallery),
+    }[name]
+    with pytest.raises(ArtifactError, match="is a link"):
+        load()
+
+
+# ---- JSON of others ------------------------------------------------------------------------------
+
+
+def use(gallery: Gallery) -> None:
+    """Use what a manifest says."""
+    assert gallery.encoder.dim
+    assert gallery.open_rows(gallery.store.records())
+    assert gallery.info()
+    with contextlib.suppress(InputError):  # of the sources that it names
+        gallery.sync(next(iter(gallery.sources.values()), ""), dry_run=True)
+
+
+DOCUMENTS: dict[str, Callable[[Path], object]] = {
+    "e/encoder.json": lambda work: load_encoder(work / "e"),
+    "g.gallery/gallery.json": lambda work: use(Gallery.open(work / "g.gallery")),
+    "g.gallery/archive.json": lambda work: Gallery.open(work / "g.gallery").archive,
+    "g.gallery/map.json": lambda work: load_map(Gallery.open(work / "g.gallery")),
+    "g.gallery/labeling.json": lambda work: load_session(Gallery.open(work / "g.gallery")),
+}
+
+HOSTILE = [
+    b"",
+    b"[]",
+    b"3",
+    b"{}",
+    b'{"format": true}',
+    b'{"format": 1e400}',
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b'{"format": ' + b"1" * 5_000 + b"}",
+    b'{"format": NaN}',
+    b'{"format": 4, "format": 4}',
+    b'{"format": 4, "name": "\xff"}',
+    b'{"format": 4, "name": "\\ud800"}',
+    '{"format": 4}'.encode("utf-16"),
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_hostile_documents_give_one_line(document: str, work: Path) -> None:
+    for data in HOSTILE:
+        (work / document).write_bytes(data)
+        with pytest.raises(ArtifactError) as caught:
+            DOCUMENTS[document](work)
+        assert Path(document).name in str(caught.value) or "g.gallery" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 500
+
+
+VALUES = [None, True, "yes", "", -1, 0, 10**12, 10**30, 1.5, [], [[]], {}, {"a": []}, "\u202e\n"]
+
+
+def variants(value: Any) -> Iterator[Any]:
+    """Yield a document with each field, also of inner objects, replaced or left out."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            rest = {key: each for key, each in value.items() if key != name}
+            yield rest
+            for other in VALUES:
+                yield {**rest, name: other}
+            for other in variants(inner):
+                yield {**rest, name: other}
+    elif isinstance(value, list) and value:
+        yield value[1:]
+        yield [*value, *value]
+        for other in (*VALUES, *variants(value[0])):
+            yield [other, *value[1:]]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_changed_fields_are_read_or_give_one_line(document: str, work: Path) -> None:
+    file = work / document
+    original = json.loads(file.read_text())
+    refused = []
+    for changed in variants(original):
+        file.write_text(json.dumps(changed))
+        try:
+            DOCUMENTS[document](work)
+        except LookalikeError as error:
+            refused.append(error)
+    assert len(refused) > 20
+    assert [error for error in refused if not isinstance(error, ArtifactError)] == []
+    assert [error for error in refused if "\n" in str(error) or len(str(error)) > 700] == []
+
+
+def test_more_parts_than_an_encoder_can_have_are_refused(work: Path) -> None:
+    description = json.loads((work / "e" / "encoder.json").read_text())
+    description["parts"] = description["parts"][1:] * 100
+    (work / "e" / "encoder.json").write_text(json.dumps(description))
+    with pytest.raises(ArtifactError, match="has more than 64 parts"):
+        load_encoder(work / "e")
+
+
+def test_a_copy_is_not_written_among_the_files_of_its_gallery(work: Path) -> None:
+    gallery = Gallery.open(work / "g.gallery")
+    for target in ("g.gallery", "g.gallery/copy", "g.gallery/store/../store/x"):
+        with pytest.raises(InputError, match="the gallery itself"):
+            copy(gallery, work / target)
+
+
+# ---- permissions ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o027, 0o022])
+def test_all_files_of_a_gallery_follow_the_umask(mask: int, made: Path, tmp_path: Path) -> None:
+    with umask(mask):
+        gallery = Gallery.create(tmp_path / "g", encoder=load_encoder(made / "e"))
+        gallery.sync(open_source(made / "photos"))
+        data = (made / "photos" / "00.png").read_bytes()
+        embedding = gallery.store.get(["photos:00.png"]).embeddings
+        put(gallery, "x", data, embedding, {}, gallery.fingerprint)
+        build_map(gallery)
+        save_encoder(gallery.encoder, tmp_path / "e")
+    paths = [tmp_path / "g", tmp_path / "e", *tmp_path.rglob("*")]
+    assert len(paths) > 15
+    assert [path for path in paths if path.stat().st_mode & mask] == []
+    readable = [path for path in paths if path.stat().st_mode & 0o044 & ~mask]
+    assert len(readable) == (0 if mask == 0o077 else len(paths))
+
+
+def test_modes_of_files_are_kept_or_as_asked(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    with umask(0o022):
+        write_atomically(file, b"1")
+        assert file.stat().st_mode & 0o777 == 0o644
+        file.chmod(0o640)
+        write_atomically(file, b"2")
+        assert file.stat().st_mode & 0o777 == 0o640
+        write_atomically(file, b"3", mode=0o600)
+        assert file.stat().st_mode & 0o777 == 0o600
+        write_atomically(file, b"4")
+        assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_bytes() == b"4"
