@@ -28,7 +28,8 @@ def test_selected_values_become_a_filter() -> None:
         ("value:label", "cat"), ("value:label", "dog"), ("value:label", "cat"), ("min:year", "2010")
     )
     _, search = submitted.parse(FACETS, Metric.COSINE)
-    assert search.filter == AllOf((In("label", ("cat", "dog")), Compare("year", "gte", 2010)))
+    parts = In("label", ("cat", "dog")), Compare("year", "gte", 2010)
+    assert search.filter == AllOf(tuple(AllOf((part,)) for part in parts))
     assert list(submitted.selected_values(FACETS[0])) == ["cat", "dog"]
     assert not submitted.selected_values(FACETS[1])
     assert submitted.count_filters(FACETS) == 2
