@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import ImageError
-from lookalike.explore.comparison import read_thumbnails
+from lookalike.explore.comparison import SAMPLED_SIDE, read_thumbnails
 from lookalike.explore.copy_threshold import CopyThreshold, calibrate_threshold, thumbnail_vector
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ingest import item_hash
+from lookalike.images.decode import shrink_image
 from lookalike.sources import Item
 from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import MAX_K, Record
@@ -195,7 +197,8 @@ class _NearSearch:
         """Return what a near-duplicate is in the gallery; or None, and why that is unknown."""
         records = list(self.records.values())
         sample = np.random.default_rng(0).permutation(len(records))[:_SAMPLE].tolist()
-        loaded = self.gallery.read_images(records[row] for row in sample)
+        reduce = partial(shrink_image, side=SAMPLED_SIDE)
+        loaded = self.gallery.read_images((records[row] for row in sample), reduce)
         images = [image for image in loaded if image is not None]
         if not images:
             return None, f"none of {len(sample)} images of the gallery can be read"

@@ -25,7 +25,7 @@ from lookalike.explore.copy_threshold import (
 from lookalike.explore.keep_rules import FileFacts, read_facts
 from lookalike.explore.range_search import Pairs, pairs_within
 from lookalike.gallery.gallery import Gallery
-from lookalike.images.decode import content_hash, to_channels
+from lookalike.images.decode import content_hash, shrink_image, to_channels
 from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import Record
 from lookalike.stores.exact import ExactIndex
@@ -44,6 +44,9 @@ SAMPLE = 200
 
 NEAR = "near"
 PIXELS = "pixels"
+
+SAMPLED_SIDE = 2048
+"""Longer side of the images of a sample, of which all are in memory."""
 
 _BATCH = 256
 _PAIRS_PER_BLOCK = 4_096
@@ -162,7 +165,7 @@ def compare(
 
 def _sampled(gallery: Gallery, records: Sequence[Record]) -> Sequence[ImageArray | None]:
     """Return the images of some rows, None for those that cannot be read."""
-    images = gallery.read_images(records)
+    images = gallery.read_images(records, reduce=partial(shrink_image, side=SAMPLED_SIDE))
     if all(image is None for image in images):
         raise InputError(
             f"{gallery.path}: none of {len(images)} sampled images can be read, the first is "

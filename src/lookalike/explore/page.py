@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from functools import partial
 from importlib.resources import files
 
 import numpy as np
@@ -79,7 +80,8 @@ def _sheets(
         part = rows[start : start + per_sheet]
         height = -(-len(part) // _SHEET_SIDE) * side
         sheet = np.zeros((height, _SHEET_SIDE * side, 4), np.uint8)
-        for place, image in enumerate(gallery.read_images(part)):
+        images = gallery.read_images(part, reduce=partial(shrink_image, side=side))
+        for place, image in enumerate(images):
             if image is not None:
                 _paste(sheet, image, place, side)
         buffer = io.BytesIO()
@@ -90,7 +92,7 @@ def _sheets(
 
 def _paste(sheet: ImageArray, image: ImageArray, place: int, side: int) -> None:
     """Center a thumbnail in its cell of an RGBA sheet; the rest of the cell is transparent."""
-    small = to_channels(shrink_image(image, side), 3)
+    small = to_channels(image, 3)
     height, width = small.shape[:2]
     top = place // _SHEET_SIDE * side + (side - height) // 2
     left = place % _SHEET_SIDE * side + (side - width) // 2

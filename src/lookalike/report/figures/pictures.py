@@ -13,6 +13,7 @@ from matplotlib.patches import ConnectionPatch
 from numpy.typing import NDArray
 
 from lookalike.formatting import format_distance
+from lookalike.images.decode import shrink_image
 from lookalike.report.figures.style import (
     CORRECT,
     HIGHLIGHT,
@@ -23,6 +24,9 @@ from lookalike.report.figures.style import (
 )
 from lookalike.sources import Item, open_items
 from lookalike.types import Embeddings, Hit, Hits, ImageArray
+
+_MAX_SIDE = 1024
+"""Larger images are scaled down as they are read: many are in memory for one figure."""
 
 RowOpener = Callable[[Sequence[Hit]], Sequence[Item]]
 
@@ -194,7 +198,7 @@ def _short(label: str, max_length: int = 15) -> str:
 
 def _images(hits: Sequence[Hit], open_rows: RowOpener | None) -> list[ImageArray]:
     items = open_rows(hits) if open_rows else open_items([hit.uri for hit in hits])
-    return [item.image() for item in items]
+    return [shrink_image(item.image(), _MAX_SIDE) for item in items]
 
 
 def _grid(
