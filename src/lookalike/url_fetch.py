@@ -55,6 +55,22 @@ _NOT_PUBLIC = tuple(
     )
 )
 
+_PRIVATE = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "::1/128",
+        "fc00::/7",
+    )
+)
+_CLOUD_METADATA = frozenset(
+    ipaddress.ip_address(text) for text in ("100.100.100.200", "fd00:ec2::254", "fd20:ce::254")
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchOptions:
@@ -85,6 +101,18 @@ def is_public(text: str) -> bool:
     if not address.is_global or address.is_multicast or address.is_reserved:
         return False
     return not any(address in network for network in _NOT_PUBLIC)
+
+
+def is_public_or_private(text: str) -> bool:
+    """Return whether an IP address belongs to the public internet, a private network or this host.
+
+    Addresses at which clouds tell machines their credentials do not, nor others of one link.
+    """
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    private = any(address in network for network in _PRIVATE)
+    return is_public(text) or (private and address not in _CLOUD_METADATA)
 
 
 def is_url(text: str) -> bool:

@@ -19,11 +19,12 @@ from PIL import Image
 
 from lookalike import url_fetch
 from lookalike.cancellation import Cancellation, cancellable
-from lookalike.errors import CancelledError, FetchError, InputError, TimeLimitError
+from lookalike.errors import CancelledError, FetchError, ImageError, InputError, TimeLimitError
 from lookalike.gallery.gallery import Gallery
 from lookalike.server.limits import Limits
 from lookalike.server.settings import ServeSettings
-from lookalike.url_fetch import FetchOptions, fetch, is_public
+from lookalike.sources.urls import read_url
+from lookalike.url_fetch import FetchOptions, fetch, is_public, is_public_or_private
 from tests.canary_server import Canary, canary_server
 from tests.serving import Serving, serving
 
@@ -264,6 +265,26 @@ def test_private_addresses_are_refused(unreached: Canary, host: str) -> None:
 )
 def test_public_addresses(address: str) -> None:
     assert is_public(address)
+
+
+OWN_NETWORK = ["127.0.0.1", "::1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "100.64.0.1", "fd12::1"]
+NEVER = [
+    *("169.254.169.254", "169.254.0.1", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
+    *("0.0.0.0", "::", "fe80::1", "fd00:ec2::254", "fd20:ce::254", "::ffff:169.254.169.254"),
+    *("64:ff9b::a9fe:a9fe", "224.0.0.1", "ff02::1", "240.0.0.1", "255.255.255.255"),
+]
+
+
+def test_private_networks_do_not_include_addresses_of_cloud_credentials() -> None:
+    assert [each for each in OWN_NETWORK if not is_public_or_private(each)] == []
+    assert [each for each in OWN_NETWORK if is_public(each)] == []
+    assert [each for each in NEVER if is_public_or_private(each)] == []
+    assert is_public_or_private("1.1.1.1")
+
+
+def test_rows_never_reach_addresses_of_cloud_credentials() -> None:
+    with pytest.raises(ImageError, match="never fetched from"):
+        read_url("http://169.254.169.254/latest/meta-data/", allow_private=True)
 
 
 @pytest.mark.parametrize("url", INVALID_URLS)

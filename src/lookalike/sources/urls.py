@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lookalike.config import settings
 from lookalike.errors import FetchError, ImageError, InputError
-from lookalike.url_fetch import FetchOptions, fetch
+from lookalike.url_fetch import FetchOptions, fetch, is_public_or_private
 
 _TIMEOUT_S = 30
 _MAX_BYTES = 64 << 20
@@ -16,11 +16,12 @@ _PUBLIC = FetchOptions(
     max_redirects=_MAX_REDIRECTS,
     advice="to fetch images from your own network, index with {allow_private_urls}",
 )
-_ANY = FetchOptions(
+_PRIVATE_TOO = FetchOptions(
     timeout=_TIMEOUT_S,
     max_bytes=_MAX_BYTES,
     max_redirects=_MAX_REDIRECTS,
-    is_allowed=lambda _: True,
+    is_allowed=is_public_or_private,
+    advice="such addresses are never fetched from",
 )
 
 
@@ -29,7 +30,7 @@ def read_url(url: str, *, allow_private: bool = False) -> bytes:
 
     Args:
         url: the address.
-        allow_private: fetch also from hosts that are not on the public internet.
+        allow_private: fetch also from hosts of private networks and from this one.
 
     Raises:
         ImageError: the host is not on the public internet, the download failed or took longer than
@@ -38,7 +39,7 @@ def read_url(url: str, *, allow_private: bool = False) -> bytes:
     if settings().offline:
         raise ImageError(f"{url}: not downloaded: LOOKALIKE_OFFLINE is set")
     try:
-        return fetch(url, _ANY if allow_private else _PUBLIC)
+        return fetch(url, _PRIVATE_TOO if allow_private else _PUBLIC)
     except (FetchError, InputError) as error:
         reason = str(error).removeprefix(f"{url}: ")
         raise ImageError(f"{url}: {reason}", allow_private_urls=None) from error
