@@ -31,7 +31,12 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs" / "galleries.md").read_text()
 SERVING = (ROOT / "docs" / "serving.md").read_text()
-PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")))
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+)
 
 SKIPPED = {
     "pip install": "would change the environment; CI installs from pyproject.toml",
