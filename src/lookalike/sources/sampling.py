@@ -64,7 +64,11 @@ def read_sample(
     sample = [SampledImage(item, image) for item, image in results if not isinstance(image, str)]
     if not sample:
         item, reason = results[0]
-        raise SourceError(f"{source.spec}: no image can be read; the first, {item.uri}: {reason}")
+        reason = str(reason).replace("allow_private_urls", "{allow_private_urls}")
+        raise SourceError(
+            f"{source.spec}: no image can be read; the first, {item.uri}: {reason}",
+            allow_private_urls=None,
+        )
     return sample
 
 
