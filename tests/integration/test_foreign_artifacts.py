@@ -241,7 +241,7 @@ def test_hostile_documents_give_one_line(document: str, work: Path) -> None:
         assert len(str(caught.value)) < 500
 
 
-VALUES = [None, True, "yes", "", -1, 0, 10**12, 10**30, 1.5, [], [[]], {}, {"a": []}, "\u202e\n"]
+VALUES: list[Any] = [None, True, "yes", "", -1, 0, 10**12, 10**30, 1.5, [], [[]], {}, {"a": []}, "\u202e\n"]
 
 
 def variants(value: Any) -> Iterator[Any]:

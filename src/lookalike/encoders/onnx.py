@@ -66,7 +66,12 @@ class OnnxModel:
             options.add_session_config_entry("session.use_env_allocators", "1")
         providers = _providers()
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=providers)
+            self._session = onnxruntime.InferenceSession(
+                model,
+                options,
+                providers=providers,
+                enable_fallback=len(providers) > 1,  # which prints to stdout, and tries twice
+            )
         except Exception as error:
             raise ArtifactError(
                 f"{name}: ONNX Runtime cannot load the model ({_first_line(error)}); copy or "
