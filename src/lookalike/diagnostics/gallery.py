@@ -54,7 +54,6 @@ def check_gallery(path: str, *, repair: bool = False) -> Iterator[Check]:
 
     Raises:
         SettingError: ``repair`` is set, and the rows are in Milvus.
-        ArtifactError: it is to be repaired, and no version can be read.
         BusyError: it is to be repaired while another process writes.
     """
     folder = None if is_address(path) else Path(path)

@@ -58,10 +58,11 @@ def write_encoder(encoder: Encoder, folder: Path) -> None:
     """Write an encoder's files into an existing folder, ``encoder.json`` last.
 
     Raises:
+        ArtifactError: the name of a file leads elsewhere.
         StorageError: a file could not be written.
     """
     for name, data in encoder_files(encoder).items():
-        write_atomically(folder / name, data)
+        write_atomically(folder / bare_name(name, f"encoder {encoder.name!r}"), data)
 
 
 def load_encoder(folder: str | Path) -> Encoder:
