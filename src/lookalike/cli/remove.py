@@ -35,12 +35,19 @@ def command(
     yes: Annotated[
         bool, typer.Option("--yes", help="Allow removing more than half of the gallery.")
     ] = False,
+    purge: Annotated[
+        bool,
+        typer.Option("--purge", help="Delete their metadata from disk at once, labels too."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove images from a gallery; their files stay where they are.
 
-    What label propagate wrote is kept, and comes back if an image of the same
-    content is indexed again. Uploaded images are deleted with their metadata.
+    What label propagate wrote is kept for 30 days, and comes back if an image of
+    the same content is indexed again. Uploaded images are deleted with their
+    metadata. Removed rows are gone from disk about a week later, at the first
+    index or 64th upload after that, or at once with --purge; programs that are
+    reading the gallery may then have to be started again.
 
       lookalike remove photos.gallery --source holidays
       lookalike remove photos.gallery --id photos:a.jpg --id 'photos:thumbs/*'
@@ -63,9 +70,9 @@ def command(
     if dry_run:
         count = len(chosen)
     elif source is not None:
-        count = opened.remove(source=source)
+        count = opened.remove(source=source, purge=purge)
     else:
-        count = opened.remove(chosen)
+        count = opened.remove(chosen, purge=purge)
     left = rows - count if dry_run else len(opened)
     if as_json:
         console.print_json({"removed": count, "ids": chosen, "rows": left, "dry_run": dry_run})

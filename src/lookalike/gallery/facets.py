@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from lookalike.cancellation import check_cancelled
-from lookalike.filters import Columns, kind_of
+from lookalike.filters import Columns, float_of, kind_of
 
 MAX_LISTED = 50
 """Values of a column with more distinct ones are not listed."""
@@ -90,7 +91,20 @@ def _facet(columns: Columns, name: str) -> Facet | None:
         kind,
         sum(rows),
         len(counts),
-        {value: count for (_, value), count in counts.most_common()} if few else None,
-        min(numbers, default=None),
-        max(numbers, default=None),
+        {_listed(value): count for (_, value), count in counts.most_common()} if few else None,
+        _in_range(min(numbers, default=None)),
+        _in_range(max(numbers, default=None)),
     )
+
+
+def _listed(value: Any) -> Any:
+    """Return a value; an integer beyond all float64 as text, which filters take for it too."""
+    beyond = isinstance(value, int) and abs(value) > sys.float_info.max
+    return str(value) if beyond else value
+
+
+def _in_range(number: float | None) -> float | None:
+    """Return a number, or the nearest float64 to an integer that is beyond all of them."""
+    if number is None or abs(number) <= sys.float_info.max:
+        return number
+    return float_of(number)

@@ -39,7 +39,14 @@ from lookalike.errors import (
     InputError,
     SettingError,
 )
-from lookalike.files import AnchoredPath, bare_name, check_no_link, open_regular
+from lookalike.files import (
+    AnchoredPath,
+    bare_name,
+    check_no_link,
+    escape_name,
+    open_regular,
+    valid_text,
+)
 from lookalike.gallery.state import GalleryState
 from lookalike.sources.options import NO_LIMIT, PAGES, SourceOptions
 from lookalike.stores.base import VectorStore, replaced_error
@@ -254,6 +261,7 @@ def open_storage(path: str | Path) -> GalleryStorage:
         except InputError as error:
             raise ArtifactError(f"{folder / MANIFEST}: {error}; {_AGAIN}") from error
         return MilvusStorage(folder, MilvusStore.open(address), fields.text("fingerprint"))
+    _check_path(folder)
     return FolderStorage(folder)
 
 
@@ -266,6 +274,20 @@ def read_folder(folder: Path) -> dict[str, Any]:
     """
     manifest = _read_folder_manifest(folder)
     return manifest if "address" in manifest else _check_fields(manifest, str(folder / MANIFEST))
+
+
+def _check_path(folder: Path) -> None:
+    """Refuse a folder that the table of rows cannot be in.
+
+    Raises:
+        ArtifactError: its path has control characters, or bytes that are not UTF-8.
+    """
+    path = str(folder.absolute())
+    if valid_text(path) != path or any(c < " " or c == "\x7f" for c in path):
+        raise ArtifactError(
+            f"{escape_name(str(folder))}: the rows cannot be in a folder whose path has line ends, "
+            "other control characters, or bytes that are not UTF-8; choose another"
+        )
 
 
 def _read_folder_manifest(folder: Path) -> dict[str, Any]:
@@ -378,6 +400,8 @@ def create_storage(
             )
         return _cached_folder(_create_collection(own, fields, encoder))
     folder = Path(path)
+    if address is None:
+        _check_path(folder)
     with new_folder(folder) as partial:
         (partial / ENCODER).mkdir()
         write_encoder(encoder, partial / ENCODER)

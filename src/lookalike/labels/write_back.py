@@ -8,6 +8,7 @@ from dataclasses import replace
 from lookalike.errors import InputError, SettingError
 from lookalike.gallery.gallery import Gallery
 from lookalike.labels.propagation import Propagation
+from lookalike.metadata import check_metadata, plain
 from lookalike.stores.base import Rows
 
 _BATCH = 10_000
@@ -17,11 +18,15 @@ def check_column(gallery: Gallery, column: str) -> None:
     """Check that labels may be written into a column: it is new, or was written so before.
 
     Raises:
-        SettingError: the name is empty.
+        SettingError: the name is empty, or cannot be that of a column.
         InputError: the column holds something else.
     """
     if not column.strip():
         raise SettingError("{column}: the name is empty", column=column)
+    try:
+        check_metadata({column: None}, what="the name")
+    except InputError as error:
+        raise SettingError(f"{{column}}: {error}", column=None) from None
     for record in gallery.store.records():
         if column in record.metadata and f"{column}_status" not in record.metadata:
             raise InputError(
@@ -41,7 +46,11 @@ def write_labels(gallery: Gallery, propagation: Propagation, column: str) -> Non
         ReplacedError: the labels are of another gallery, which was in its place.
         StorageError: the write failed, or another process is writing.
     """
-    metadata = dict(zip(propagation.ids, propagation.metadata(column), strict=True))
+    fields = (
+        {name: plain(value) for name, value in each.items()}
+        for each in propagation.metadata(column)
+    )
+    metadata = dict(zip(propagation.ids, fields, strict=True))
 
     def labeled() -> Iterator[Rows]:  # read while no other process can write
         if propagation.state is not None:
