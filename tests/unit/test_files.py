@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lookalike.errors import ImageError
-from lookalike.files import escape_name, read_regular, unescape_name, valid_text
+from lookalike.errors import ArtifactError, ImageError
+from lookalike.files import bare_name, escape_name, read_regular, unescape_name, valid_text
 from lookalike.formatting import printable
 from lookalike.images.decode import decode
 
@@ -89,3 +89,26 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         read_regular(tmp_path / "none")
     with pytest.raises(ImageError, match="not a regular file"):
         decode(tmp_path / "pipe.jpg")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "0-1-model.safetensors", "Größe 1.bin", "a" * 200])
+def test_bare_names_are_returned_as_they_are(name: str) -> None:
+    assert bare_name(name, "x.encoder") == name
+    assert bare_name(name, "x.encoder", allowed=(name, "other")) == name
+    with pytest.raises(ArtifactError, match=r"x\.encoder: names the file .* does not belong there"):
+        bare_name(name, "x.encoder", allowed=("other",))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", "../a", "/a", "a/b", "a\\b", "c:a", "a\0", "a\nb", "\u202ea", "a.", "a "),
+        *("*", "a" * 201, None, 3, b"a", ["a"]),
+    ],
+)
+def test_names_that_lead_elsewhere_are_refused_in_one_line(name: object) -> None:
+    with pytest.raises(ArtifactError, match="is not a plain file name") as caught:
+        bare_name(name, "x.encoder")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 200
