@@ -119,7 +119,7 @@ def test_bad_files_among_good_ones(bad: None) -> None:
                 assert (result == number).all()
         assert decoders.restarts == 2 * sum(RESTARTS.values())
 
-    with_decoders(2, work)
+    with_decoders(2, work, queue_seconds=120.0)
 
 
 def test_idle_decoder_is_replaced_when_killed(bad: None) -> None:
@@ -217,6 +217,28 @@ def test_one_client_does_not_wait_for_all_images_of_another(bad: None) -> None:
         assert "other" in order[:2]
 
     with_decoders(1, work)
+
+
+def test_slow_images_of_one_client_leave_a_decoder_to_others(bad: None) -> None:
+    async def work(decoders: DecoderPool) -> None:
+        async def hang() -> None:
+            identify({}, "slow")
+            await decoders.image(png() + HANG, "slow")
+
+        async def decode(client: str) -> int:
+            identify({}, client)
+            return int((await decoders.image(png(7), "a good one")).max())
+
+        hanging = [asyncio.create_task(hang()) for _ in range(5)]
+        while decoders.waiting < 4:
+            await asyncio.sleep(0)
+        for client in ("a", "b", "a"):
+            assert await asyncio.create_task(decode(client)) == 7
+        assert decoders.waiting == 4
+        for task in hanging:
+            task.cancel()
+
+    with_decoders(2, work)
 
 
 def test_images_of_a_batch_have_a_limit_of_time(bad: None) -> None:

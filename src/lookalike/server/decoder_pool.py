@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
@@ -45,6 +46,12 @@ _MAX_PAYLOAD = 256 << 20
 
 _CRASH_ERRORS = (EOFError, OSError, ValueError, KeyError, TypeError)
 """Raised when a decoder dies or sends an invalid response."""
+
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": "262144",  # a large image's memory is returned after it
+}
 
 _ATTEMPTS = 2
 """Decoders that a file may crash: the first one may have been killed for another reason."""
@@ -123,6 +130,7 @@ def decoding_batch(seconds: float) -> Iterator[None]:
 class _Job:
     """A request that waits for a decoder, and the bytes that its result may have."""
 
+    client: str
     turn: asyncio.Future[_Worker]
     size: int
 
@@ -148,7 +156,7 @@ class DecoderPool:
         seconds: float,
         memory: int,
         queue_seconds: float = 20.0,
-        image_bytes: int = 256 << 20,
+        image_bytes: int = 128 << 20,
         module: str = "lookalike.server.decoder_process",
     ) -> None:
         self.seconds = seconds
@@ -160,6 +168,7 @@ class DecoderPool:
         self._workers = [_Worker(command) for _ in range(count)]
         self._idle: list[_Worker] = []
         self._queue: FairQueue[_Job] = FairQueue()
+        self._running: Counter[str] = Counter()
         self._background: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -309,7 +318,7 @@ class DecoderPool:
         self, client: str, priority: Priority, size: int, name: str, budget: _Budget | None
     ) -> _Worker:
         """Wait for a decoder and for room for the result."""
-        job = _Job(turn=asyncio.get_running_loop().create_future(), size=size)
+        job = _Job(client=client, turn=asyncio.get_running_loop().create_future(), size=size)
         self._queue.put(client, priority, job)
         self._dispatch()
         deadline = time.monotonic() + self._queue_seconds
@@ -331,14 +340,18 @@ class DecoderPool:
             raise
 
     def _dispatch(self) -> None:
-        """Give the idle decoders to those whose turn it is."""
+        """Give the idle decoders to those whose turn it is; a client leaves one to others."""
+        per_client = max(1, len(self._workers) - 1)
 
         def fits(job: _Job) -> bool:
+            if job.client and self._running[job.client] >= per_client:
+                return False
             return not self._held_bytes or job.size <= self._image_bytes - self._held_bytes
 
         while self._idle and (taken := self._queue.take(fits)) is not None:
             client, job = taken
             self._held_bytes += job.size
+            self._running[client] += 1
             self._queue.charge(client, _EXPECTED_SECONDS)
             job.turn.set_result(self._idle.pop())
 
@@ -350,6 +363,9 @@ class DecoderPool:
     def _settle(self, client: str, size: int, seconds: float) -> None:
         """Count the time that a request really took, and free what was held for its result."""
         self._held_bytes -= size
+        self._running[client] -= 1
+        if not self._running[client]:
+            del self._running[client]
         self._queue.charge(client, seconds - _EXPECTED_SECONDS)
 
     async def _attempts(
@@ -507,7 +523,7 @@ class _Worker:
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 start_new_session=True,  # Ctrl-C in the shell goes to the service only
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env={**os.environ, **_ENVIRONMENT},
             )
         self._streams = await asyncio.open_connection(sock=ours, limit=_BUFFER)
         self.starts += 1

@@ -47,7 +47,7 @@ _MAX_READS = 512
 MAX_FILE_BYTES = 128 << 20
 """Largest file or array that is read."""
 
-_READ_BYTES = 256 << 20
+_READ_BYTES = 128 << 20
 """Files and arrays that are in memory at a time, to be sent to the decoders."""
 
 _READ_SECONDS = 20.0
@@ -96,7 +96,7 @@ class ItemImages:
         self._reads = 0
         self._room = _Room(_READ_BYTES)
         self._thumbnails: _Cache[tuple[str, bytes]] = _Cache(_CACHE_BYTES)
-        self._reduced: _Cache[ImageArray] = _Cache(_CACHE_BYTES)
+        self._reduced: _Cache[ImageArray] = _Cache(_CACHE_BYTES // 2)
 
     async def full(self, gallery: Gallery, row: Rows) -> ImageFile:
         """Return an item's file without its metadata, or a PNG of its pixels.
