@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -109,6 +110,10 @@ def metric(served: Serving, name: str) -> float:
     return 0.0 if match is None else float(match[1])
 
 
+def has_length(items: list[int], length: int) -> bool:
+    return len(items) == length
+
+
 DISCONNECTED = 'lookalike_cancelled_requests_total{reason="disconnected"}'
 
 
@@ -167,7 +172,7 @@ def test_decoders_and_encoders_do_not_work_for_clients_that_left(
             client = stack.enter_context(connect(served.port))
             client.sendall(post(image, f"{SEARCH}/image"))
             if number < threads:  # each in a batch of its own
-                assert eventually(lambda count=number + 1: len(sizes) == count)
+                assert eventually(partial(has_length, sizes, number + 1))
         assert eventually(lambda: served.service.quotas.searches.used == threads + 10)
     assert eventually(lambda: metric(served, DISCONNECTED) == threads + 10)
     release.set()
@@ -297,6 +302,10 @@ def test_json_of_very_many_values_is_refused_before_it_is_parsed(start: Start) -
 # ---- clients that do not read --------------------------------------------------------------------
 
 
+def holds(served: Serving, size: int) -> bool:
+    return served.service.quotas.answers.used == size
+
+
 def unread(port: int, request: bytes) -> socket.socket:
     """Send a request, and read nothing of its response."""
     client = socket.socket()
@@ -334,7 +343,7 @@ def test_responses_that_nobody_reads_have_a_budget_of_memory(start: Start) -> No
         for number in range(fitting):
             stack.enter_context(unread(served.port, post(batch, f"{SEARCH}/batch")))
             used = (number + 1) * size
-            assert eventually(lambda used=used: served.service.quotas.answers.used == used)
+            assert eventually(partial(holds, served, used))
         response, body = served.request("POST", f"{SEARCH}/batch", batch, JSON)
         assert response.status == 429
         assert "responses that are not read" in json.loads(body)["detail"]
@@ -481,25 +490,27 @@ def test_writes_from_every_website_need_a_key(path: Path) -> None:
 BREAKS: dict[str, Callable[[Path], None]] = {
     "gone": lambda folder: shutil.rmtree(folder),
     "no manifest": lambda folder: (folder / "gallery.json").unlink(),
-    "broken manifest": lambda folder: _overwrite(folder / "gallery.json", b"{"),
+    "broken manifest": lambda folder: _truncate(folder / "gallery.json"),
     "no rows": lambda folder: shutil.rmtree(folder / "store"),
     "broken rows": lambda folder: _overwrite_all(folder / "store", b"x"),
-    "broken files": lambda folder: [
-        _overwrite(folder / f"{name}.json", b'{"format": 99}')
-        for name in ("evaluation", "map", "labeling")
-    ],
+    "broken files": lambda folder: _break_files(folder),
     "no images": lambda folder: shutil.rmtree(folder.parent / "few"),
 }
 
 
-def _overwrite(file: Path, data: bytes) -> None:
-    file.write_bytes(data)
+def _truncate(file: Path) -> None:
+    file.write_bytes(b"{")
 
 
 def _overwrite_all(folder: Path, data: bytes) -> None:
     for file in folder.rglob("*"):
         if file.is_file():
-            _overwrite(file, data)
+            file.write_bytes(data)
+
+
+def _break_files(folder: Path) -> None:
+    for name in ("evaluation", "map", "labeling"):
+        (folder / f"{name}.json").write_text('{"format": 99}')
 
 
 @pytest.mark.parametrize("name", BREAKS)

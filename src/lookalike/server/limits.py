@@ -45,13 +45,13 @@ class Limits:
     batch_bytes: int = 100_000_000
     json_bytes: int = 5_000_000
     json_values: int = 500_000
-    buffered_bytes: int = 300_000_000
+    buffered_bytes: int = 200_000_000
     header_bytes: int = 65_536
     header_seconds: float = 10.0
     body_seconds: float = 30.0
     request_seconds: float = 30.0
     send_seconds: float = 30.0
-    answer_bytes: int = 200_000_000
+    answer_bytes: int = 100_000_000
     response_bytes: int = 32_000_000
     decode_seconds: float = 10.0
     batch_decode_seconds: float = 10.0

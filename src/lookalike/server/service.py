@@ -95,8 +95,8 @@ class Service:
         limits, threads = settings.limits, machine().threads
         self.quotas = Quotas.of(limits)
         self.running = RunningRequests(limits.request_seconds, metrics)
-        self.decoders = DecoderPool(
-            threads, seconds=limits.decode_seconds, memory=limits.decode_memory
+        self.decoders = DecoderPool(  # one client leaves one of them to others
+            threads + 1, seconds=limits.decode_seconds, memory=limits.decode_memory
         )
         self._handles = {
             name: GalleryHandle(name, gallery, threads) for name, gallery in galleries.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
+import ctypes
 import errno
 import logging
 import os
@@ -37,11 +38,15 @@ _ACCEPTED_AT_ONCE = 32
 _SEND_BUFFER = 1 << 17
 """Bytes of a response that the system holds for a client that does not read."""
 
-_STOP_SECONDS = 9.5
+_STOP_SECONDS = 9.0
 """Time to finish accepted requests after a signal to stop; then they end with 503."""
 
 _EXIT_SECONDS = 14.0
 """Time after which the process ends, whatever its threads do."""
+
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+_LARGE_BLOCK, _ARENAS = 1 << 18, 2
+"""Larger blocks of memory go back to the system when they are freed; see ``mallopt(3)``."""
 
 _SWITCH_SECONDS = 0.001
 """How long a thread computes in Python while others wait, so that responses do not."""
@@ -127,6 +132,7 @@ def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
     raise_file_limit(limits)
     codecs.lookup("unicode_escape")  # for log lines, also when no file can be opened any more
     sys.setswitchinterval(_SWITCH_SECONDS)
+    _return_freed_memory()
     server = create_server(app, limits)
     previous = signal.signal(signal.SIGTERM, _exit)
     try:
@@ -136,6 +142,14 @@ def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
             raise
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _return_freed_memory() -> None:
+    """Keep the memory of images from staying with the process after they were freed."""
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+        library.mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def _exit_later(service: Service) -> None:
