@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -273,31 +273,40 @@ def _match_rows(
     """
     _check_column(columns, name)
     codes, values = columns.encoded(name)
-    if comparable and values:
-        kinds = {kind_of(inner) for value in _in_steps(values) for inner in _inner(value)}
-        if kinds and not kinds & comparable:
-            actual = " and ".join(sorted(_PLURAL[each] for each in kinds))
-            raise InputError(
-                f"filter: column {shown(name)} has {actual}, it cannot be compared with "
-                f"{_PLURAL[kind]}"
-            )
-    table = [any(map(matches, _inner(value))) for value in _in_steps(values)]
-    return np.asarray(np.array([*table, False], np.bool_)[codes])
+    if comparable:
+        _check_kinds(name, values, comparable, kind)
+    table = np.zeros(len(values) + 1, np.bool_)
+    for start in range(0, len(values), STEP):
+        check_cancelled()
+        part = values[start : start + STEP]
+        table[start : start + len(part)] = [
+            _any(matches, value) if isinstance(value, list | tuple) else matches(value)
+            for value in part
+        ]
+    return np.asarray(table[codes])
 
 
-def _in_steps(values: Sequence[Any]) -> Iterator[Any]:
-    """Yield values, with checks whether the work was cancelled."""
+def _any(matches: Callable[[Any], bool], values: Sequence[Any]) -> bool:
+    """Return whether one of the values of a list matches."""
+    check_cancelled()  # there may be many
+    return any(map(matches, values))
+
+
+def _check_kinds(name: str, values: Sequence[Any], comparable: set[str], kind: str) -> None:
+    """Raise InputError if there are values, but none of a comparable kind."""
+    kinds: set[str] = set()
     for place, value in enumerate(values):
-        if place % STEP == 0:
+        is_list = isinstance(value, list | tuple)
+        if is_list or place % STEP == 0:
             check_cancelled()
-        yield value
-
-
-def _inner(value: Any) -> Sequence[Any]:
-    if isinstance(value, list | tuple):
-        check_cancelled()  # it may be long
-        return value
-    return (value,)
+        kinds.update(map(kind_of, value if is_list else (value,)))
+        if kinds & comparable:
+            return
+    if kinds:
+        actual = " and ".join(sorted(_PLURAL[each] for each in kinds))
+        raise InputError(
+            f"filter: column {shown(name)} has {actual}, it cannot be compared with {_PLURAL[kind]}"
+        )
 
 
 def _check_column(columns: Columns, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -181,6 +182,8 @@ class _Parser:
             if is_integer and len(token.text) > MAX_DIGITS:
                 raise _syntax_error(self.text, token.start, f"over {MAX_DIGITS:,} digits")
             value = int(token.text) if is_integer else float(token.text)
+            if value in (math.inf, -math.inf):
+                raise _syntax_error(self.text, token.start, "too large a number")
         elif token.is_word("true", "false"):
             value = token.text.lower() == "true"
         else:

@@ -40,9 +40,11 @@ class Wildcards:
         if self._is_whole:
             return len(text) == len(self._first.text) and self._first.is_at(text, 0)
         end = len(text) - len(self._last.text)
-        if len(text) < self._length or not self._last.is_at(text, end):
+        if len(text) < self._length:
             return False
-        if not self._first.is_at(text, 0):
+        if self._first.text and not self._first.is_at(text, 0):
+            return False
+        if self._last.text and not self._last.is_at(text, end):
             return False
         place = len(self._first.text)
         for piece in self._between:
