@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
+from lookalike.images import metadata_stripping
 from lookalike.images.metadata_stripping import Part, size_of, strip_metadata
 
 SECRET = b"50.12345N secret place"
@@ -149,6 +150,45 @@ def test_a_file_that_ends_early_is_encoded_anew(kind: str) -> None:
     data = picture(kind).removesuffix(SECRET)
     for size in (0, 1, 7, 30, len(data) // 2, len(data) - 1):
         assert stripped(data[:size], kind) is None
+
+
+def many_scans() -> bytes:
+    data = picture("JPEG").removesuffix(SECRET)
+    start = data.rindex(b"\xff\xda")
+    return data[:-2] + data[start : start + 16] * 200_000 + data[-2:]
+
+
+def many_blocks() -> bytes:
+    data = picture("GIF").removesuffix(SECRET)
+    return data[:-1] + b"\x21\xfe" + b"\1x" * 1_000_000 + b"\0\x3b"
+
+
+def many_chunks() -> bytes:
+    data = picture("PNG").removesuffix(SECRET)
+    return data[:-12] + b"\0\0\0\0teXt\0\0\0\0" * 500_000 + data[-12:]
+
+
+@pytest.mark.parametrize("made", [many_scans, many_blocks, many_chunks])
+def test_a_file_of_many_pieces_is_read_a_limited_number_of_times(
+    made: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each piece costs a few reads, none of which is long; a file of too many is refused."""
+
+    class Counting(io.BytesIO):
+        size = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(size)
+            Counting.size += len(data)
+            return data
+
+    data = made()
+    monkeypatch.setattr(metadata_stripping, "_MAX_READS", 100_000)
+    assert strip_metadata(Counting(data), KIND[data[:2]]) is None
+    assert Counting.size < 100_000 * 2 * 1024
+
+
+KIND = {b"\xff\xd8": "JPEG", b"\x89P": "PNG", b"GI": "GIF"}
 
 
 def test_other_formats_are_encoded_anew() -> None:

@@ -12,7 +12,10 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
+
+from lookalike.cancellation import check_cancelled
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -22,7 +25,10 @@ Part = bytes | range
 
 _CHUNK = 1 << 20
 _PIECE = 1 << 16
+_FIRST_CHUNK = 1 << 10
 _MAX_PARTS = 100_000
+_MAX_READS = 2_000_000
+_READS_PER_CHECK = 4_096
 _ORIENTATION = 0x0112
 _NO_ORIENTATION = 1
 
@@ -100,17 +106,27 @@ class _PartsReader(io.RawIOBase):
 
 
 class _Reader:
-    """Reads a file from its start; its end is an error."""
+    """Reads a file from its start; its end is an error, and so are too many small reads."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file = file
+        self._file = file
+        self._reads = 0
         self.position = 0
 
     def read(self, size: int) -> bytes:
-        data = self.file.read(size)
+        data = self.read_at_most(size)
         if len(data) < size:
             raise _InvalidError
-        self.position += size
+        return data
+
+    def read_at_most(self, size: int) -> bytes:
+        self._reads += 1
+        if self._reads > _MAX_READS:
+            raise _InvalidError
+        if not self._reads % _READS_PER_CHECK:
+            check_cancelled()
+        data = self._file.read(size)
+        self.position += len(data)
         return data
 
     def number(self, kind: str) -> int:
@@ -126,7 +142,7 @@ class _Reader:
         return range(start, start + size)
 
     def seek(self, position: int) -> None:
-        self.file.seek(position)
+        self._file.seek(position)
         self.position = position
 
 
@@ -181,7 +197,8 @@ def _jpeg(reader: _Reader) -> Iterator[Part]:
     if reader.read(2) != b"\xff\xd8":
         raise _InvalidError
     yield b"\xff\xd8"
-    has_frame = has_scan = has_exif = False
+    has_frame = has_scan = False
+    kept: set[int] = set()
     while (marker := _jpeg_marker(reader)) != _EOI:
         start = reader.position - 2
         size = reader.number(">H") - 2
@@ -189,11 +206,11 @@ def _jpeg(reader: _Reader) -> Iterator[Part]:
             raise _InvalidError
         if marker == _COM or _APP0 <= marker <= _APP15:
             content = reader.read(size)
-            if marker == _APP1 and content.startswith(b"Exif\0\0"):
-                if has_exif:
-                    continue
-                has_exif = True
-            yield _jpeg_segment(marker, content)
+            if marker == _APP2 and content.startswith(b"ICC_PROFILE\0"):
+                yield range(start, reader.position)
+            elif marker not in kept and (segment := _jpeg_segment(marker, content)) is not None:
+                kept.add(marker)
+                yield segment
             continue
         if marker not in _FRAMES | _TABLES | {_SOS}:
             raise _InvalidError
@@ -218,8 +235,8 @@ def _jpeg_marker(reader: _Reader) -> int:
     return marker
 
 
-def _jpeg_segment(marker: int, content: bytes) -> bytes:
-    """Return what is kept of an application segment or comment, empty if nothing is."""
+def _jpeg_segment(marker: int, content: bytes) -> bytes | None:
+    """Return what is kept of the first application segment of a kind; None of any other kind."""
     if marker == _APP0 and content.startswith(b"JFIF\0") and len(content) >= 14:
         content = content[:12] + b"\0\0"  # without the thumbnail
     elif marker == _APP1 and content.startswith(b"Exif\0\0"):
@@ -229,28 +246,26 @@ def _jpeg_segment(marker: int, content: bytes) -> bytes:
         content = b"Exif\0\0" + _exif(orientation)
     elif marker == _APP14 and content.startswith(b"Adobe") and len(content) >= 12:
         content = content[:12]
-    elif not (marker == _APP2 and content.startswith(b"ICC_PROFILE\0")):
-        return b""
+    else:
+        return None
     return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
 
 
 def _skip_scan(reader: _Reader) -> None:
     """Skip entropy-coded data, up to the next marker."""
+    size = _FIRST_CHUNK  # there may be many scans, and what is read too far is read again
     while True:
         start = reader.position
-        chunk = reader.file.read(_CHUNK)
+        chunk = reader.read_at_most(size)
+        if not chunk:
+            raise _InvalidError
         while chunk.endswith(b"\xff"):
-            following = reader.file.read(1)
-            if not following:
-                raise _InvalidError
-            chunk += following
+            chunk += reader.read(1)
         found = _NEXT_MARKER.search(chunk)
         if found is not None:
             reader.seek(start + found.start())
             return
-        if not chunk:
-            raise _InvalidError
-        reader.position = start + len(chunk)
+        size = min(2 * size, _CHUNK)
 
 
 _PNG_KEPT = frozenset(
@@ -350,7 +365,9 @@ def _webp(reader: _Reader) -> Iterator[Part]:
     end = 8 + reader.number("<I")
     if reader.read(4) != b"WEBP":
         raise _InvalidError
-    chunks = list(_riff_chunks(reader, end))
+    chunks = list(islice(_riff_chunks(reader, end), _MAX_PARTS))
+    if reader.position < end:
+        raise _InvalidError
     kinds = [kind for kind, _ in chunks]
     extended = kinds[:1] == [b"VP8X"]
     kept = chunks[1:] if extended else chunks[:1]
