@@ -253,7 +253,7 @@ class _SameOrigin(urllib.request.HTTPRedirectHandler):
             raise OSError(f"it redirects to {target}, which is not followed; use that address")
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         if request is not None:
-            request.time_limit = req.time_limit
+            request.time_limit = req.time_limit  # type: ignore[attr-defined]
         return request
 
 

@@ -7,6 +7,7 @@ import contextlib
 import mmap
 import multiprocessing
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,10 @@ def fuzz(name: str, *, seconds: float, count: int | None = None, seed: int = 0) 
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    last = CASES.parent / f".{name}.last"
-    last.write_bytes(bytes(_LAST_BYTES))
-    work = context.Process(target=_work, args=(name, seconds, count, seed, sender, last))
-    try:
+    with tempfile.TemporaryDirectory(prefix="lookalike-fuzz-") as folder:
+        last = Path(folder) / "input"
+        last.write_bytes(bytes(_LAST_BYTES))
+        work = context.Process(target=_work, args=(name, seconds, count, seed, sender, last))
         work.start()
         sender.close()
         outcome = None
@@ -72,14 +73,12 @@ def fuzz(name: str, *, seconds: float, count: int | None = None, seed: int = 0) 
         if isinstance(outcome, Outcome):
             return outcome
         data = last.read_bytes()
-        size = int.from_bytes(data[:_LENGTH], "big")
-        if not size or work.exitcode == 1:  # not the parser: its exceptions are caught
-            raise RuntimeError(f"{name}: the process ended with {work.exitcode}; see its traceback")
-        reason = f"the process ended with {work.exitcode}"
-        crash = Crash(data[_LENGTH : _LENGTH + size], reason, reason)
-        return Outcome(name, crashes=[crash], crashed=1)
-    finally:
-        last.unlink()
+    size = int.from_bytes(data[:_LENGTH], "big")
+    if not size or work.exitcode == 1:  # not the parser: its exceptions are caught
+        raise RuntimeError(f"{name}: the process ended with {work.exitcode}; see its traceback")
+    reason = f"the process ended with {work.exitcode}"
+    crash = Crash(data[_LENGTH : _LENGTH + size], reason, reason)
+    return Outcome(name, crashes=[crash], crashed=1)
 
 
 _LENGTH = 8

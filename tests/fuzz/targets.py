@@ -12,7 +12,7 @@ import struct
 import tarfile
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def _in_file(name: str, parse: Callable[[Path], object]) -> Callable[[bytes], No
 
 # ---------------------------------------------------------------- filters
 
-_ROWS = (
+_ROWS: tuple[Mapping[str, Any], ...] = (
     {"label": "cat", "year": 2020, "tags": ["a", "b"], "score": 0.5, "new": True},
     {"label": "dög", "year": 10**400, "tags": [], "deep": {"a": [1, {"b": None}]}},
     {"label": None, "year": "2020", "score": -1e308, "a b": "x" * 500, "": "e\u0301" * 200},
@@ -383,9 +383,9 @@ def _metadata_body(data: bytes) -> None:
 
 
 _FACETS = (
-    Facet("label", "text", 10, 3, (("cat", 5), ("dog", 5)), None, None),
-    Facet("year", "number", 10, 3, (), 1.0, 2.0),
-    Facet("new", "boolean", 10, 2, ((True, 5), (False, 5)), None, None),
+    Facet("label", "text", 10, 3, {"cat": 5, "dog": 5}, None, None),
+    Facet("year", "number", 10, 3, None, 1.0, 2.0),
+    Facet("new", "boolean", 10, 2, {True: 5, False: 5}, None, None),
 )
 
 
@@ -441,7 +441,9 @@ def _documents(*values: Any) -> tuple[bytes, ...]:
 
 def _make() -> dict[str, Callable[[], Target]]:
     """Return the makers of the targets, by name: their seeds cost something to make."""
-    labels = b"id,label,status\nphotos:1.jpg,cat,labeled\nphotos:2.jpg,a;b,\nphotos:3.jpg,unknown,propagated\n"
+    labels = (
+        b"id,label,status\nphotos:1.jpg,cat,labeled\nphotos:2.jpg,a;b,\nphotos:3.jpg,unknown,\n"
+    )
     truths = (b"query,relevant\nq1,p:1,p:2\nq2,p:3\n", b"q1;a;b\n\nq2;\xc3\xa9\n")
     makers: dict[str, Callable[[], Target]] = {
         "filter-text": lambda: Target("filter-text", _filter_text, _FILTERS, mutate_text),

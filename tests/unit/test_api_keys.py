@@ -8,7 +8,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -193,7 +192,3 @@ def test_a_broken_file_leaves_the_keys(
     new = add_key(path, "b", write=True)
     clock.now += 1
     assert [find_key(each, keys) is not None for each in (secret, new)] == [False, True]
-
-
-def test_the_clock_of_these_tests_is_the_one_in_use() -> None:
-    assert api_keys.time is time

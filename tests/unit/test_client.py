@@ -203,6 +203,7 @@ CALLS: dict[str, Callable[[la.client.RemoteGallery], object]] = {
     "patch": lambda gallery: gallery.update_metadata("a", {}),
     "evaluation": lambda gallery: gallery.evaluation(),
 }
+ODD: tuple[object, ...] = (None, [], "@h/", -1)
 WRONG: list[object] = [
     *(None, 1, "x", [], {}, [1], [[]], [None], {"rows": -1}, {"rows": 2**70}, {"rows": "x"}),
     *({"rows": True}, {"results": []}, {"results": 1}, {"results": [1]}, {"hits": []}),
@@ -211,11 +212,7 @@ WRONG: list[object] = [
     {"results": [{"result": RESULT}] * 2},
     {**RESULT, "metric": "x"},
     {**RESULT, "metric": []},
-    *(
-        {**RESULT, "hits": [{**HIT, name: value}]}
-        for name in HIT
-        for value in (None, [], "@h/", -1)
-    ),
+    *({**RESULT, "hits": [{**HIT, name: odd}]} for name in HIT for odd in ODD),
 ]
 
 

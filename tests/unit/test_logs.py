@@ -87,7 +87,7 @@ def test_a_flood_is_one_line_a_minute_with_a_count(
     lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("lookalike.cli.logs.time.monotonic", lambda: now[0])
     for _ in range(1_000):
         lines.log.error("no more file descriptors")
     assert len(lines.take()) == 1

@@ -8,9 +8,9 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import TextIO
 
 from lookalike.artifacts import storage_error
 from lookalike.errors import SettingError
@@ -145,7 +145,7 @@ class _PrivateFile(WatchedFileHandler):
     def __init__(self, path: Path) -> None:
         super().__init__(path, mode="a", encoding="utf-8", errors="backslashreplace")
 
-    def _open(self) -> TextIO:
+    def _open(self) -> TextIOWrapper:
         return open(self.baseFilename, "a", encoding="utf-8", opener=_open_private)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging

@@ -6,7 +6,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,7 @@ def read_bytes(path: Path) -> bytes:
         raise SourceError(f"{path}: cannot be read (not enough memory)") from None
 
 
-def _read_implied(file: IO[bytes], name: str) -> bytes:
+def _read_implied(file: BinaryIO | gzip.GzipFile, name: str) -> bytes:
     start, limit = file.read(_MAGIC_BYTES), BUDGET.limit()
     if len(start) < _MAGIC_BYTES or start[:3] != bytes([0, 0, _UINT8]):
         data = start + file.read(limit)
@@ -116,7 +116,10 @@ def parse(data: bytes, *, dims: int, name: str) -> NDArray[np.uint8]:
             f"{name}: corrupt IDX file: its header {shape} implies {expected:,} bytes, "
             f"the file has {len(data):,}"
         )
-    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
+    try:
+        return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
+    except ValueError:  # no bytes at all, in as many rows and columns as numpy cannot count
+        raise SourceError(f"{name}: corrupt IDX file: its header {shape} is impossible") from None
 
 
 def find_labels_file(images: Path) -> Path | None:
