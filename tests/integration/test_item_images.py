@@ -28,6 +28,7 @@ from lookalike.server.settings import LOOPBACK, ServeSettings
 from lookalike.sources import SourceOptions, open_items, open_source
 from tests.canary_server import Canary, canary_server
 from tests.conftest import Require
+from tests.integration.test_cli import lookalike, run
 from tests.serving import Serving, serving
 from tests.unit.test_metadata_stripping import PIXELS, SECRET, picture
 
@@ -247,6 +248,20 @@ def test_private_addresses_are_indexed_only_if_that_is_allowed(
     assert again.sync(again.open_source(manifest)).unchanged == 1
     with pytest.raises(ImageError, match="not on the public internet"):
         open_items([canary.url()])[0].image()
+
+
+def test_the_command_names_its_option_for_private_addresses(tmp_path: Path, canary: Canary) -> None:
+    manifest, gallery = manifest_of(tmp_path, canary.url()), tmp_path / "g.gallery"
+    index = ("index", gallery, manifest, "--encoder", "color")
+    refused = lookalike(*index)
+    assert refused.returncode == 2
+    assert "not on the public internet" in refused.stderr
+    assert "index with --allow-private-urls" in refused.stderr
+    assert canary.connections == 0
+    assert "1 added" in run(*index, "--allow-private-urls")
+    assert "1 unchanged" in run(*index)
+    (tmp_path / "picture.png").write_bytes(canary.image)
+    assert canary.url() in run("search", gallery, tmp_path / "picture.png", "--json")
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x"])
