@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import weakref
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
@@ -65,6 +65,12 @@ _POLL_SECONDS = 0.25
 _EXPECTED_SECONDS = 0.02
 _RESTART_SECONDS = 0.5
 """What a client is charged while its request runs, and for a decoder that had to be replaced."""
+
+_SLOW_SECONDS = 0.25
+_SLOW_DECAY = 0.8
+_REMEMBERED = 1_000
+"""A client is slow after an image that took so long, for some images. Slow clients together leave
+a decoder to others."""
 
 _MEDIA_TYPES = ("image/jpeg", "image/png")
 
@@ -169,6 +175,7 @@ class DecoderPool:
         self._idle: list[_Worker] = []
         self._queue: FairQueue[_Job] = FairQueue()
         self._running: Counter[str] = Counter()
+        self._paces: OrderedDict[str, float] = OrderedDict()
         self._background: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -340,12 +347,19 @@ class DecoderPool:
             raise
 
     def _dispatch(self) -> None:
-        """Give the idle decoders to those whose turn it is; a client leaves one to others."""
-        per_client = max(1, len(self._workers) - 1)
+        """Give the idle decoders to those whose turn it is.
+
+        One client leaves a decoder to others, and so do all clients with slow images together.
+        """
+        shared = max(1, len(self._workers) - 1)
 
         def fits(job: _Job) -> bool:
-            if job.client and self._running[job.client] >= per_client:
+            if job.client and self._running[job.client] >= shared:
                 return False
+            if self._is_slow(job.client):
+                running = sum(n for name, n in self._running.items() if self._is_slow(name))
+                if running >= shared:
+                    return False
             return not self._held_bytes or job.size <= self._image_bytes - self._held_bytes
 
         while self._idle and (taken := self._queue.take(fits)) is not None:
@@ -367,6 +381,12 @@ class DecoderPool:
         if not self._running[client]:
             del self._running[client]
         self._queue.charge(client, seconds - _EXPECTED_SECONDS)
+        self._paces[client] = max(seconds, _SLOW_DECAY * self._paces.pop(client, 0.0))
+        if len(self._paces) > _REMEMBERED:
+            self._paces.popitem(last=False)
+
+    def _is_slow(self, client: str) -> bool:
+        return client != "" and self._paces.get(client, 0.0) > _SLOW_SECONDS
 
     async def _attempts(
         self,

@@ -21,9 +21,12 @@ class ClientDisconnected(Exception):  # noqa: N818 - not an error
 class _Running:
     """The work for one request. Its threads see the cancellation, its task is cancelled."""
 
-    def __init__(self, cancellation: Cancellation, work: asyncio.Task[None]) -> None:
+    def __init__(
+        self, cancellation: Cancellation, work: asyncio.Task[None], sender: ResponseSender
+    ) -> None:
         self._cancellation = cancellation
         self._work = work
+        self._sender = sender
         self.reason: Exception | None = None
 
     def end(self, reason: Exception) -> None:
@@ -35,8 +38,19 @@ class _Running:
 
     def disconnect(self, watch: asyncio.Task[None]) -> None:
         """End the work, since the client disconnected."""
-        if not watch.cancelled():
+        if not watch.cancelled() and not self._sender.is_complete:
             self.end(ClientDisconnected())
+
+    def stop(self) -> None:
+        """End the work, since the service stops."""
+        if not self._sender.started:
+            self.end(stopping())
+
+    def time_out(self, seconds: float) -> None:
+        """End the work, since it took too long; sending its result has limits of its own."""
+        if not self._sender.started:
+            limit = f"the request took longer than {seconds:g} s, the limit"
+            self.end(problem_of(TimeLimitError(limit)))
 
 
 class RunningRequests:
@@ -74,10 +88,10 @@ class RunningRequests:
 
         with cancellable(cancellation):
             work = asyncio.create_task(call())
-        running = _Running(cancellation, work)
+        running = _Running(cancellation, work, sender)
         gone.add_done_callback(running.disconnect)
         timer = asyncio.get_running_loop().call_later(
-            self._seconds, self._time_out, running, sender
+            self._seconds, running.time_out, self._seconds
         )
         self._running.add(running)
         try:
@@ -94,15 +108,10 @@ class RunningRequests:
             if running.reason is not None:
                 self._metrics.cancelled.labels(_label(running.reason)).inc()
 
-    def _time_out(self, running: _Running, sender: ResponseSender) -> None:
-        if not sender.started:
-            limit = f"the request took longer than {self._seconds:g} s, the limit"
-            running.end(problem_of(TimeLimitError(limit)))
-
     def stop(self) -> None:
-        """End all requests, since the service stops."""
+        """End all requests whose responses have not started, since the service stops."""
         for running in list(self._running):
-            running.end(stopping())
+            running.stop()
 
 
 def _label(reason: Exception) -> str:

@@ -57,6 +57,8 @@ class ResponseSender:
         self._problem_response = problem_response
         self._start: Message | None = None
         self.status: int | None = None
+        self.is_complete = False
+        """Whether the end of the response is being sent."""
         self.on_start: Callable[[], None] = lambda: None
         """Called when the response starts, after the work for it."""
 
@@ -67,6 +69,8 @@ class ResponseSender:
 
     async def __call__(self, message: Message) -> None:
         """Send a message of the application."""
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.is_complete = len(message.get("body", b"")) <= PIECE
         if message["type"] == "http.response.start":
             self._start = message  # waits for the body, which may be too much
             return
@@ -97,6 +101,7 @@ class ResponseSender:
             for place in range(0, size, PIECE):
                 piece = bytes(view[place : place + PIECE])
                 more = place + PIECE < size
+                self.is_complete = not more
                 await self._send({"type": "http.response.body", "body": piece, "more_body": more})
         finally:
             self._quota.remove(client, size)
