@@ -7,18 +7,18 @@ galleries, without their names.
 
 from __future__ import annotations
 
-import json
+import codecs
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from lookalike.documents import Fields, parse_json
 from lookalike.errors import InputError
 from lookalike.evaluation.metrics import Estimate
 from lookalike.formatting import format_count
@@ -30,10 +30,11 @@ VERSION = 2
 _KEYS_OF_VERSION_1 = {"created_at": "made", "returned": "given", "relevant": "right"}
 
 _MAX_BYTES = 30_000_000
+_LARGEST = 1 << 40
+"""Largest number in a file."""
+
 _WEIGHT = {"a": 1.0, "b": 0.0, "neither": 0.5}
 _SIGNIFICANCE = 0.05
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,20 +325,32 @@ def _bytes(path: Path) -> bytes:
 
 
 def _parse(path: Path, data: bytes) -> JudgementFile:
-    fields = _Fields(_parse_json(path, data), f"{path}")
-    if fields.get("format", str) != FORMAT:
+    document = parse_json(
+        data.removeprefix(codecs.BOM_UTF8),
+        str(path),
+        hint="save the judgements again, from the Judge view",
+        error=InputError,
+        limit=_MAX_BYTES,
+    )
+    fields = Fields.of(document, str(path), error=InputError)
+    if fields.values.get("format") != FORMAT:
         raise InputError(f"{path}: not a judgement file; save one from the Judge view")
-    version = fields.get("version", int)
-    if not 1 <= version <= VERSION:
+    version = fields.integer("version", 1, _LARGEST)
+    if version > VERSION:
         raise InputError(f"{path}: written by a newer lookalike; update this one")
-    if version == 1:
-        fields = fields.with_keys(_KEYS_OF_VERSION_1)
-    fields.get("created_at", str)
+    key = dict(_KEYS_OF_VERSION_1 if version == 1 else {})
+    fields.text(key.get("created_at", "created_at"))
     galleries = {}
-    for name, gallery in fields.mapping("galleries"):
-        galleries[name] = gallery.printable("encoder"), gallery.get("fingerprint", str)
-        gallery.count("rows")
-    hits = [_query_judgement(each, galleries) for each in fields.objects("hits")]
+    for name in fields.mapping("galleries"):
+        if not name.isprintable():
+            raise InputError(f"{path}: galleries: the name {name!r} cannot be printed")
+        gallery = fields.object("galleries").object(name)
+        encoder = gallery.text("encoder")
+        if not encoder.isprintable():
+            raise gallery.invalid("encoder", "printable")
+        galleries[name] = encoder, gallery.text("fingerprint")
+        gallery.integer("rows", 0, _LARGEST)
+    hits = [_query_judgement(each, galleries, key) for each in fields.objects("hits")]
     preferences = [_preference_vote(each, galleries) for each in fields.objects("preferences")]
     if not hits and not preferences:
         raise InputError(f"{path}: no judgements; judge something and save again")
@@ -347,110 +360,45 @@ def _parse(path: Path, data: bytes) -> JudgementFile:
     return JudgementFile(path, galleries, hits, preferences)
 
 
-def _parse_json(path: Path, data: bytes) -> object:
-    try:
-        document: object = json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start:,})") from error
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"{path}, {place}: not JSON ({error.msg})") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: nested too deeply for a judgement file") from error
-    except ValueError as error:  # a number of thousands of digits
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
-    return document
-
-
-class _Fields:
-    """An object in a JSON file; errors name its place."""
-
-    def __init__(
-        self, value: object, place: str, keys: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
-        if not isinstance(value, dict):
-            raise InputError(f"{place}: must be an object")
-        self._value = value
-        self._keys = keys
-        self.place = place
-
-    def with_keys(self, keys: Mapping[str, str]) -> _Fields:
-        """Return the object with other keys than its fields' names, here and below."""
-        return _Fields(self._value, self.place, keys)
-
-    def __contains__(self, name: str) -> bool:
-        return self._keys.get(name, name) in self._value
-
-    def get(self, name: str, kind: type[T]) -> T:
-        key = self._keys.get(name, name)
-        value = self._value.get(key)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise InputError(f"{self.place}: {key!r} must be of type {kind.__name__}")
-        return value
-
-    def count(self, name: str, minimum: int = 0) -> int:
-        value = self.get(name, int)
-        if value < minimum:
-            raise InputError(f"{self.place}: {name!r} must be at least {minimum}")
-        return value
-
-    def printable(self, name: str) -> str:
-        """Return a string for display: no control characters, no lone surrogates."""
-        value = self.get(name, str)
-        if not value.isprintable():
-            raise InputError(f"{self.place}: {name!r} has characters that cannot be printed")
-        return value
-
-    def objects(self, name: str) -> list[_Fields]:
-        values: list[object] = self.get(name, list)
-        return [
-            _Fields(value, f"{self.place}: {name}[{number}]", self._keys)
-            for number, value in enumerate(values)
-        ]
-
-    def mapping(self, name: str) -> list[tuple[str, _Fields]]:
-        values: dict[str, object] = self.get(name, dict)
-        for key in values:
-            if not key.isprintable():
-                raise InputError(f"{self.place}: {name}: the name {key!r} cannot be printed")
-        return [
-            (key, _Fields(value, f"{self.place}: {name}.{key}", self._keys))
-            for key, value in values.items()
-        ]
-
-    def gallery(self, name: str, galleries: Mapping[str, object]) -> str:
-        value = self.get(name, str)
-        if value not in galleries:
-            raise InputError(f"{self.place}: {value!r} is not among the file's galleries")
-        return value
-
-
-def _query_judgement(fields: _Fields, galleries: Mapping[str, object]) -> QueryJudgement:
-    k = fields.count("k", minimum=1)
-    returned = fields.count("returned") if "returned" in fields else k
+def _query_judgement(
+    fields: Fields, galleries: Mapping[str, object], key: Mapping[str, str]
+) -> QueryJudgement:
+    """Return a judged query; ``key`` has the names of fields in an older version."""
+    place = f"{fields.place}: {fields.path.rstrip('.')}"
+    k = fields.integer("k", 1, _LARGEST)
+    returned = fields.integer(key.get("returned", "returned"), 0, _LARGEST, k)
     ranked = sorted(
-        (answer.get("rank", int), answer.get("id", str), answer.get("relevant", bool))
+        (
+            answer.integer("rank", -_LARGEST, _LARGEST),
+            answer.text("id"),
+            answer.flag(key.get("relevant", "relevant")),
+        )
         for answer in fields.objects("answers")
     )
     relevant = {row: is_relevant for _, row, is_relevant in ranked}
     ranks = [rank for rank, *_ in ranked]
     if len(relevant) != len(ranked) or len(set(ranks)) != len(ranks):
-        raise InputError(f"{fields.place}: judges a result twice")
+        raise InputError(f"{place}: judges a result twice")
     if len(relevant) > returned or returned > k or not all(1 <= rank <= returned for rank in ranks):
         results = format_count(returned, "result")
-        raise InputError(f"{fields.place}: has ranks or answers beyond the {results} returned")
-    gallery = fields.gallery("gallery", galleries)
-    return QueryJudgement(gallery, fields.get("query", str), k, returned, relevant)
+        raise InputError(f"{place}: has ranks or answers beyond the {results} returned")
+    gallery = _gallery(fields, "gallery", galleries)
+    return QueryJudgement(gallery, fields.text("query"), k, returned, relevant)
 
 
-def _preference_vote(fields: _Fields, galleries: Mapping[str, object]) -> PreferenceVote:
-    side = fields.get("preferred", str)
-    if side not in _WEIGHT:
-        raise InputError(f"{fields.place}: 'preferred' must be one of {', '.join(_WEIGHT)}")
-    a, b = fields.gallery("a", galleries), fields.gallery("b", galleries)
+def _preference_vote(fields: Fields, galleries: Mapping[str, object]) -> PreferenceVote:
+    side = fields.text("preferred", allowed=_WEIGHT)
+    a, b = _gallery(fields, "a", galleries), _gallery(fields, "b", galleries)
     if a == b:
-        raise InputError(f"{fields.place}: compares {a!r} with itself")
-    return PreferenceVote(a, b, fields.get("query", str), _WEIGHT[side])
+        raise InputError(f"{fields.place}: {fields.path.rstrip('.')}: compares {a!r} with itself")
+    return PreferenceVote(a, b, fields.text("query"), _WEIGHT[side])
+
+
+def _gallery(fields: Fields, name: str, galleries: Mapping[str, object]) -> str:
+    value = fields.text(name)
+    if value not in galleries:
+        raise fields.invalid(name, "among the file's galleries")
+    return value
 
 
 def _check_unique(place: str, judgements: Sequence[Hashable]) -> None:
