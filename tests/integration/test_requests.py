@@ -416,6 +416,7 @@ ADDRESSES = (
         {**LINK, "sec-fetch-dest": "iframe"},
         {"origin": "https://evil.example"},
         {"origin": "null"},
+        {"origin": "http://localhost:1"},
         {"referer": "https://evil.example/page"},
     ],
 )
@@ -441,6 +442,7 @@ def test_own_pages_and_other_programs_use_the_service(start: Start) -> None:
         {"sec-fetch-site": "none", "sec-fetch-mode": "navigate"},
         {"origin": served.url},
         {"referer": f"{served.url}/g/a"},
+        {"origin": "https://localhost:8443", "host": "localhost"},
         {},
     ):
         for address in ADDRESSES:

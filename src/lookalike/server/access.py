@@ -109,10 +109,17 @@ def _is_cross_site(headers: Headers, settings: ServeSettings) -> bool:
     source = origin if origin is not None else headers.get("referer")
     if not source:
         return False
+    return not _is_host(source, headers.get("host", ""))
+
+
+def _is_host(source: str, host: str) -> bool:
+    """Return whether a URL is of a host, with its port unless a proxy has cut that off."""
     try:
-        return urlsplit(source).netloc.lower() != headers.get("host", "").lower()
+        parts = urlsplit(source)
+        own = urlsplit(f"//{host}")
+        return parts.hostname == own.hostname and own.port in (None, parts.port)
     except ValueError:
-        return True
+        return False
 
 
 def _own_url(scope: Scope) -> str:
