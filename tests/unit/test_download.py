@@ -195,3 +195,10 @@ def test_packages_contain_exactly_the_pinned_files(
         require(False, f"{provider.label} could not be fetched: {error}")
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     assert digests == dict(dataset.checksums)
+
+
+def test_a_password_of_a_mirror_is_not_shown() -> None:
+    provider = WebFolder("http://user:secret@127.0.0.1:9/")
+    with pytest.raises(FetchError) as refused:
+        provider.get(NAMES, lambda _: None)
+    assert "secret" not in f"{provider.label}{refused.value}"

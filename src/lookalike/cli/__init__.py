@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -133,7 +134,7 @@ def main() -> None:
             code = typer.main.get_command(app).main(prog_name="lookalike", standalone_mode=False)
             sys.stdout.flush()
         except LookalikeError as error:
-            _fail(message(error))
+            _fail(_without_forged_lines(message(error)))
         except typer.TyperException as error:
             _fail(usage_message(error))
         except BrokenPipeError:  # the reader, such as head, has seen enough
@@ -161,6 +162,11 @@ def _discard_output() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def _without_forged_lines(text: str) -> str:
+    """Escape line ends in names, which could look like lines of the command; lists are indented."""
+    return re.sub(r"\n(?! )", r"\\n", text)
 
 
 def _fail(text: str) -> None:

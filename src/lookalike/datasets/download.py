@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.error
+import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +28,7 @@ from lookalike.artifacts import write_cache
 from lookalike.config import settings
 from lookalike.datasets.mnist_pickle import idx_files_from_pickle
 from lookalike.errors import FetchError, SourceError
+from lookalike.formatting import without_url_secrets
 from lookalike.images import idx
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10
 _COMMAND_TIMEOUT_S = 600
+_DOWNLOAD_TIMEOUT_S = 3_600
+_MAX_BYTES = 2_000_000_000
 _BLOCK = 1 << 18
 _MAX_LISTED = 6
 
@@ -157,15 +160,15 @@ class WebFolder:
 
     @property
     def label(self) -> str:
-        """The address."""
-        return self.base
+        """The address, without a password."""
+        return without_url_secrets(self.base)
 
     def get(self, names: Sequence[str], on_progress: ProgressCallback) -> Mapping[str, bytes]:
         """Download each file."""
         return {name: self._download(name, on_progress) for name in names}
 
     def _download(self, name: str, on_progress: ProgressCallback) -> bytes:
-        url = f"{self.base}{name}.gz"
+        url, started = f"{self.base}{name}.gz", time.monotonic()
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             path = Path(folder) / f"{name}.gz"
             try:
@@ -178,8 +181,12 @@ class WebFolder:
                     while block := response.read(_BLOCK):
                         file.write(block)
                         done += len(block)
+                        if done > _MAX_BYTES:
+                            raise FetchError(f"{name}.gz: larger than {_MAX_BYTES / 1e9:g} GB")
+                        if time.monotonic() - started > _DOWNLOAD_TIMEOUT_S:
+                            raise FetchError(f"{name}.gz: took over {_DOWNLOAD_TIMEOUT_S:,} s")
                         on_progress(Progress(f"download {name}", done, total, "bytes"))
-            except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 raise FetchError(f"{name}.gz: {getattr(error, 'reason', error)}") from error
             return idx.read_bytes(path)
 

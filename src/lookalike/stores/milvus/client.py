@@ -304,7 +304,7 @@ class Connection:
 
     def _error(self, method: str, name: str, error: Exception) -> LookalikeError:
         """Return what happened in one line, and what to do."""
-        code, message = getattr(error, "code", None), _message(error)
+        code, message = getattr(error, "code", None), _without_token(_message(error))
         if code == _NOT_FOUND or "collection not found" in message:
             return ArtifactError(
                 f"{self.address}: the server has no collection {name!r}; check the address, or "
@@ -352,6 +352,14 @@ def _is_temporary(error: Exception) -> bool:
     if isinstance(code, int) and not isinstance(code, bool) and code != _UNKNOWN:
         return code in _TEMPORARY
     return not isinstance(code, int) or "not ready" in _message(error)
+
+
+def _without_token(message: str) -> str:
+    """Return a server's message without the token, should it repeat that, or its password."""
+    token = settings().milvus_token or ""
+    for secret in (token, token.partition(":")[2]):
+        message = message.replace(secret, "***") if secret else message
+    return message
 
 
 def _message(error: Exception) -> str:
