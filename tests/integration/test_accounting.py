@@ -579,8 +579,12 @@ def test_whatever_one_item_raises_is_its_own_failure(
     def fail(*_: object) -> Any:
         raise error
 
-    items = [replace(source[1], **{step: fail}) if step != "encode" else source[1]]
-    items = [source[0], *items, source[2]]
+    odd = source[1]
+    if step == "signature":
+        odd = replace(odd, signature=fail)
+    elif step == "read":
+        odd = replace(odd, read=fail)
+    items = [source[0], odd, source[2]]
     if step == "encode":
         encode = type(gallery.encoder).encode
         monkeypatch.setattr(

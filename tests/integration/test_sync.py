@@ -337,7 +337,7 @@ def test_a_second_sync_is_refused_while_readers_and_other_writers_continue(
         draw(photos / "c" / f"{i}.png", i)
     reader = Gallery.open(gallery.path)
     assert len(reader) == 12
-    observed = []
+    observed: list[tuple[int, int]] = []
 
     def observe(progress: Progress) -> None:
         with pytest.raises(BusyError, match="is being written by another process"):

@@ -157,3 +157,48 @@ def test_large_images_are_reduced_by_a_whole_factor(
     assert reduced.shape[:2] == (45, 111)
     expected = np.asarray(Image.fromarray(whole).reduce(2))
     assert np.abs(reduced.astype(int) - expected).max() <= 2
+
+
+def test_large_files_are_in_memory_one_at_a_time(tmp_path: Path) -> None:
+    """Others, which are small, do not wait for them."""
+    budget = MemoryBudget(1 << 40)
+    inside, most = 0, 0
+    small_done = threading.Event()
+
+    def work(size: int) -> None:
+        nonlocal inside, most
+        with budget.hold_file(size):
+            if size < memory.COUNTED_BYTES:
+                small_done.set()
+                return
+            inside += 1
+            most = max(most, inside)
+            assert small_done.wait(60)
+            inside -= 1
+
+    sizes = [memory.COUNTED_BYTES] * 4 + [memory.COUNTED_BYTES - 1]
+    threads = [threading.Thread(target=work, args=(size,)) for size in sizes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (inside, most) == (0, 1)
+
+
+def test_a_file_that_does_not_fit_into_memory_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "COUNTED_BYTES", 1_000)
+    monkeypatch.setattr(memory.BUDGET, "_fixed", 3_000)
+    for size, fits in ((0, True), (999, True), (1_000, True), (3_000, True), (3_001, False)):
+        path = tmp_path / f"{size}.png"
+        path.write_bytes(b"x" * size)
+        if fits:
+            assert memory.read_file(path) == b"x" * size
+        else:
+            with pytest.raises(OSError, match="GB of memory that may be used"):
+                memory.read_file(path)
+            with pytest.raises(ImageError, match="GB of memory that may be used"):
+                decode(path)
+    with pytest.raises(OSError, match="GB of memory"):
+        memory.read_file("/proc/self/pagemap")  # whose size is said to be 0, and that has no end

@@ -369,7 +369,7 @@ def test_a_broken_row_costs_no_other_row(case: str, tmp_path: Path) -> None:
         assert list(source.unlisted_prefixes) == ["m:"]  # the broken row may be that of any image
 
 
-HOSTILE_VALUES = {
+HOSTILE_VALUES: dict[str, tuple[str, object]] = {
     "surrogate": ('"\\ud800"', "\\ud800"),
     "nul": ('"a\\u0000b"', "a\\x00b"),
     "digits": ("1" * 5_000, "1" * 5_000),

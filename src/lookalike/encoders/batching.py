@@ -8,6 +8,7 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import find_encoder_spec
 from lookalike.errors import ImageError, SourceError
 from lookalike.sources import Item, Source
+from lookalike.sources.base import NO_FAILURES, failure_reason
 from lookalike.sources.sampling import sample_images, thread_map
 from lookalike.types import Embeddings, ImageArray
 
@@ -45,6 +46,11 @@ def check_first_image(source: Source, encoder: Encoder) -> None:
             encoder.encode([image])
         except ImageError as error:
             raise ImageError(f"{item.uri}: {error}") from error
+        except NO_FAILURES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - another image may be right
+            reason = reason or f"{item.uri}: cannot be encoded ({failure_reason(error)})"
+            continue
         return
     raise SourceError(f"{source.spec}: no image can be read; the first: {reason}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import SourceError
 from lookalike.gallery.ingest import EncodeTask, ExistingRows, ItemResult, commit, failed
 from lookalike.sources import Item, SourceOptions, open_items
+from lookalike.sources.base import NO_FAILURES, failure_reason
 from lookalike.stores.base import Record, VectorStore
 from lookalike.stores.milvus.address import Address
 from lookalike.stores.milvus.store import MilvusStore
@@ -33,12 +34,14 @@ class ItemPayload:
     metadata: Metadata
     row: Record | None
     options: SourceOptions
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, item: Item, existing: ExistingRows) -> ItemPayload:
         """Return the payload of an item."""
         options = SourceOptions(decoding=item.options, allow_private_urls=item.allow_private_urls)
-        return cls(item.id, item.uri, item.metadata, existing.rows.get(item.id), options)
+        row = existing.rows.get(item.id)
+        return cls(item.id, item.uri, item.metadata, row, options, item.notes)
 
     def failed(self, reason: Exception | str) -> ItemResult:
         """Return its result if it could not be indexed."""
@@ -48,9 +51,13 @@ class ItemPayload:
         """Open the item by its uri; its result if that fails."""
         try:
             (item,) = open_items([self.uri], options=self.options)
-            return replace(item, id=self.id, metadata=self.metadata)
+            return replace(item, id=self.id, metadata=self.metadata, notes=self.notes)
         except SourceError as error:
             return self.failed(error)
+        except NO_FAILURES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - one item must not end the others
+            return self.failed(f"cannot be read ({failure_reason(error)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class WorkerConfig:
     """
 
     files: Mapping[str, bytes]
-    variables: Mapping[str, str]
+    variables: Mapping[str, str] = field(repr=False)  # one of them is a token
     existing: ExistingRows
     address: Address | None
 

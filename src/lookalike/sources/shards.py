@@ -224,7 +224,7 @@ class TarShard:
                 tarfile.open(mode="r:", fileobj=_Headers(file)) as tar,
             ):
                 for member in tar:
-                    tar.members.clear()  # which would keep all of them
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep all
                     self._add(member, members, skipped)
         except OSError as error:
             raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
