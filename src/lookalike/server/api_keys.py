@@ -204,7 +204,7 @@ class KeyFile(Sequence[Key]):
         except InputError as error:
             log.error("the keys stay as they were, since the key file has changed: %s", error)
         else:
-            log.warning("%s has changed; it has %d keys now", self.path, len(self._keys))
+            log.warning("%s has changed; keys now: %d", self.path, len(self._keys))
 
     @overload
     def __getitem__(self, index: int) -> Key: ...
