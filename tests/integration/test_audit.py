@@ -126,3 +126,26 @@ def test_a_key_file_for_everybody_is_warned_about(gallery: Path, tmp_path: Path)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "warning: " in done.stderr
     assert "chmod o=" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="environments are in /proc")
+def test_decoders_do_not_get_tokens(gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKALIKE_MILVUS_TOKEN", "user:secret")
+    monkeypatch.setenv("LOOKALIKE_THREADS", "1")
+    with serve(gallery) as (port, _):
+        la.Client(f"http://127.0.0.1:{port}").gallery("a").search(png(), k=1)
+        environments = [
+            _read(path / "environ")
+            for path in Path("/proc").iterdir()
+            if path.name.isdecimal() and b"decoder_process" in _read(path / "cmdline")
+        ]
+    ours = [each for each in environments if b"LOOKALIKE_THREADS=1" in each]
+    assert ours
+    assert not any(b"secret" in each for each in ours)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended
+        return b""

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -53,6 +54,9 @@ _ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "262144",  # a large image's memory is returned after it
 }
 
+_SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|_KEY", re.IGNORECASE)
+"""In names of environment variables that decoders do not get."""
+
 _ATTEMPTS = 2
 """Decoders that a file may crash: the first one may have been killed for another reason."""
 
@@ -85,6 +89,12 @@ def upload_options() -> DecodeOptions:
         SettingError: ``LOOKALIKE_FORMATS`` names an unknown format.
     """
     return DecodeOptions(max_megapixels=UPLOAD_MEGAPIXELS, formats=upload_formats())
+
+
+def _environment() -> dict[str, str]:
+    """Return the variables of a decoder, which has no use for tokens and passwords."""
+    inherited = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+    return inherited | _ENVIRONMENT
 
 
 class Priority(IntEnum):
@@ -543,7 +553,7 @@ class _Worker:
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 start_new_session=True,  # Ctrl-C in the shell goes to the service only
-                env={**os.environ, **_ENVIRONMENT},
+                env=_environment(),
             )
         self._streams = await asyncio.open_connection(sock=ours, limit=_BUFFER)
         self.starts += 1
