@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import io
 import struct
 from collections.abc import Callable
@@ -278,3 +279,30 @@ def test_images_that_are_opened_by_others_are_left_as_they_are() -> None:
 def test_empty_file_is_refused() -> None:
     with pytest.raises(ImageError, match="the file is empty"):
         decode(b"", name="a.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+@pytest.mark.parametrize("size", [(90, 60), (60, 91), (7, 300), (20, 20)])
+def test_downscaling_while_decoding_is_downscaling_afterwards(
+    mode: str, size: tuple[int, int]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, "PNG")
+    shrunk = decode(file.getvalue(), max_side=40)
+    np.testing.assert_array_equal(shrunk, shrink_image(decode(file.getvalue()), 40))
+    assert max(shrunk.shape[:2]) == min(40, max(size))
+    image = Image.fromarray(pixels)
+    np.testing.assert_array_equal(decode(image, max_side=40), shrink_image(pixels, 40))
+    np.testing.assert_array_equal(decode(pixels, max_side=40), shrink_image(pixels, 40))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pixels_of_large_images_are_copied_in_strips(
+    monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    module = importlib.import_module("lookalike.images.decode")
+    monkeypatch.setattr(module, "_STRIP", 100)
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 29, 3), np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    np.testing.assert_array_equal(decode(image), np.asarray(image))

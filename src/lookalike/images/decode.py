@@ -90,6 +90,7 @@ def decode(
     full_size: bool = False,
     options: DecodeOptions = DEFAULT_OPTIONS,
     page: int = 0,
+    max_side: int | None = None,
 ) -> ImageArray:
     """Decode one image to ``(H, W)`` gray or ``(H, W, 3)`` RGB uint8, EXIF orientation applied.
 
@@ -101,13 +102,15 @@ def decode(
         full_size: decode large images at full resolution too.
         options: limits, formats, and what to do with damaged files and with more than 8 bits.
         page: of a TIFF, or frame of an animation, counted from 0.
+        max_side: downscale to so many pixels on the longer side, as :func:`shrink_image` does, but
+            in less memory.
 
     Raises:
         ImageError: not an image, broken, empty, in a format that is not read, too large, or without
             that page.
     """
     return decode_with_notes(
-        image, name=name, full_size=full_size, options=options, page=page
+        image, name=name, full_size=full_size, options=options, page=page, max_side=max_side
     ).pixels
 
 
@@ -118,6 +121,7 @@ def decode_with_notes(
     full_size: bool = False,
     options: DecodeOptions = DEFAULT_OPTIONS,
     page: int = 0,
+    max_side: int | None = None,
 ) -> DecodedImage:
     """Decode one image like :func:`decode`; also return what is not as usual with it.
 
@@ -125,12 +129,14 @@ def decode_with_notes(
         ImageError: as of :func:`decode`.
     """
     if isinstance(image, np.ndarray):
-        return DecodedImage(_checked(image, name or "image array"))
+        pixels = _checked(image, name or "image array")
+        return DecodedImage(pixels if max_side is None else shrink_image(pixels, max_side))
     if isinstance(image, Image.Image):
         name = name or "PIL image"
         with decoder_errors(name):
             image.load()
-            return _finish(_raster_of(image), name, options, full_size=full_size)
+            upright_image, notes, pages = _finish(_raster_of(image), options, full_size=full_size)
+            return DecodedImage(_pixels(upright_image, name, max_side), notes, pages)
     if isinstance(image, bytes):
         data, name = image, name or "image bytes"
     else:
@@ -155,7 +161,9 @@ def decode_with_notes(
                 full_size=full_size,
             )
         )
-        return _finish(raster, name, options, full_size=full_size)
+        upright_image, notes, pages = _finish(raster, options, full_size=full_size)
+        del raster  # before its pixels are copied
+        return DecodedImage(_pixels(upright_image, name, max_side), notes, pages)
 
 
 def _read_file(path: Path, name: str) -> bytes:
@@ -209,8 +217,10 @@ def _raster_of(image: Image.Image) -> Raster:
     return replace(raster, orientation=orientation_of(image), profile=image.info.get("icc_profile"))
 
 
-def _finish(raster: Raster, name: str, options: DecodeOptions, *, full_size: bool) -> DecodedImage:
-    """Convert a decoded image to upright gray or RGB of 8 bits."""
+def _finish(
+    raster: Raster, options: DecodeOptions, *, full_size: bool
+) -> tuple[Image.Image, tuple[str, ...], int]:
+    """Return a decoded image as upright gray or RGB of 8 bits, its notes, and its pages."""
     notes = raster.notes
     if raster.values is None:
         assert raster.image is not None
@@ -224,8 +234,21 @@ def _finish(raster: Raster, name: str, options: DecodeOptions, *, full_size: boo
         return _in_srgb(part, raster)
 
     converted = convert(image) if factor == 1 else _reduced(image, factor, convert)
-    opaque = _opaque(upright(converted, raster.orientation))
-    return DecodedImage(_checked(np.asarray(opaque), name), notes, raster.pages)
+    return _opaque(upright(converted, raster.orientation)), notes, raster.pages
+
+
+def _pixels(image: Image.Image, name: str, max_side: int | None) -> ImageArray:
+    """Return the pixels of a gray or RGB image, downscaled first if it is larger than asked for."""
+    if max_side is not None and (size := shrunk_size(image.size, max_side)) is not None:
+        image = image.resize(size, FILTERS["bilinear"])
+    width, height = image.size
+    rows = max(1, _STRIP // max(1, width))
+    if rows >= height:
+        return _checked(np.asarray(image), name)
+    out = np.empty((height, width, *((3,) if image.mode == "RGB" else ())), np.uint8)
+    for top in range(0, height, rows):  # or Pillow would hold two copies of them
+        out[top : top + rows] = image.crop((0, top, width, min(height, top + rows)))
+    return _checked(out, name)
 
 
 def _in_8_bits(raster: Raster, options: DecodeOptions) -> tuple[Image.Image, bool]:
@@ -264,8 +287,10 @@ def _in_srgb(image: Image.Image, raster: Raster) -> Image.Image:
         with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
             image = ImageCms.profileToProfile(image, profile, _srgb(), outputMode=target) or image
     if image.has_transparency_data and raster.has_alpha:
-        return image.convert("RGBA")
-    return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
+        mode = "RGBA"
+    else:
+        mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _reduced(
@@ -403,11 +428,18 @@ def pad_image(image: ImageArray, aspect: float, fill: str) -> ImageArray:
 
 def shrink_image(image: ImageArray, side: int) -> ImageArray:
     """Downscale an image to at most ``side`` pixels on its longer side; small ones are kept."""
-    scale = side / max(image.shape[:2])
+    height, width = image.shape[:2]
+    size = shrunk_size((width, height), side)
+    return image if size is None else resize_image(image, size[1], size[0])
+
+
+def shrunk_size(size: tuple[int, int], side: int) -> tuple[int, int] | None:
+    """Return width and height downscaled to at most ``side`` pixels; None if they are no more."""
+    scale = side / max(size)
     if scale >= 1:
-        return image
-    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
-    return resize_image(image, height, width)
+        return None
+    width, height = (max(1, round(length * scale)) for length in size)
+    return width, height
 
 
 def to_channels(image: ImageArray, channels: int) -> ImageArray:
