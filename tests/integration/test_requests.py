@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -30,8 +31,10 @@ from lookalike.server.limits import Limits
 from lookalike.server.settings import LOOPBACK, ServeSettings
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
+from tests.bad_decoder import HANG
 from tests.conftest import Require
 from tests.integration.test_cli import lookalike
+from tests.processes import alive, children
 from tests.raw_http import PATIENCE, connect, eventually, parse_responses, receive_all
 from tests.serving import Serving, serving
 
@@ -108,6 +111,12 @@ def metric(served: Serving, name: str) -> float:
     text = served.request("GET", "/metrics")[1].decode()
     match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
     return 0.0 if match is None else float(match[1])
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the time that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def has_length(items: list[int], length: int) -> bool:
@@ -241,6 +250,51 @@ def test_the_service_stops_though_a_thread_never_ends(path: Path) -> None:
             assert "cut off" in running.stderr.read()
         finally:
             running.kill()
+
+
+HANGING = """
+import sys
+from functools import partial
+from lookalike.gallery.gallery import Gallery
+from lookalike.server import service, uvicorn_server
+from lookalike.server.app import create_app
+from lookalike.server.settings import LOOPBACK, ServeSettings
+
+service.DecoderPool = partial(service.DecoderPool, module="tests.bad_decoder")
+uvicorn_server._STOP_SECONDS, uvicorn_server._EXIT_SECONDS = 60, float(sys.argv[2])
+settings = ServeSettings(hosts=LOOPBACK)
+listening = uvicorn_server.listen("127.0.0.1", 0)
+app = create_app({"a": Gallery.open(sys.argv[1])}, settings)
+print(listening.getsockname()[1], flush=True)
+uvicorn_server.run(app, listening, settings.limits)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_decoders_end_with_the_service_in_the_middle_of_a_file(
+    path: Path, end: signal.Signals, require: Require
+) -> None:
+    require(sys.platform == "linux", "elsewhere they end after the file")
+    command = [sys.executable, "-c", HANGING, str(path), "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        assert running.stdout is not None
+        try:
+            port = int(running.stdout.readline())
+            assert eventually(lambda: children(running.pid, named="tests.bad_decoder"))
+            decoders = children(running.pid, named="tests.bad_decoder")
+            with connect(port) as client:
+                before = {each: cpu_seconds(each) for each in decoders}
+                image = (path.parent / "few" / "2.png").read_bytes() + HANG
+                client.sendall(post(image, f"{SEARCH}/image"))
+                assert eventually(
+                    lambda: any(cpu_seconds(each) > before[each] + 1 for each in decoders)
+                )
+                running.send_signal(end)
+                running.wait(PATIENCE)
+        finally:
+            running.kill()
+    assert eventually(lambda: not any(map(alive, decoders)))
 
 
 # ---- others are not held up ----------------------------------------------------------------------

@@ -8,8 +8,10 @@ large for the service's own process are encoded here too.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -77,6 +79,7 @@ def _file(pixels: ImageArray, kind: str) -> Response:
 
 
 _TINY = 64
+_PR_SET_PDEATHSIG = 1
 
 TASKS: Mapping[str, Callable[[bytes, Mapping[str, Any]], Response]] = {
     "image": image,
@@ -99,6 +102,7 @@ def handle(request: Mapping[str, Any], data: bytes) -> Response:
 def main(memory: int) -> None:
     """Handle requests until standard input is closed; ``memory`` in bytes."""
     _limit_resources(memory)
+    _end_with_service()
     requests, responses = _take_over_pipes()
     while (message := messages.read(requests)) is not None:
         before = time.process_time()
@@ -114,6 +118,13 @@ def _limit_resources(memory: int) -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end_with_service() -> None:
+    """End when the service does, however it ends, also in the middle of a file (Linux only)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _take_over_pipes() -> tuple[BinaryIO, BinaryIO]:
