@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pydantic import ValidationError
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import QueryParams
 
 from lookalike.cancellation import check_cancelled
 from lookalike.client import Client
 from lookalike.documents import parse_json
 from lookalike.encoders.handcrafted import Pca
+from lookalike.encoders.onnx_files import check_model, with_external_data
 from lookalike.encoders.persistence import load_encoder, save_encoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import LookalikeError
@@ -37,7 +38,9 @@ from lookalike.filters.text import parse as parse_filter
 from lookalike.gallery.facets import Facet
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import decode_with_notes
+from lookalike.images.formats import HEADER_BYTES, detect_format
 from lookalike.images.header import read_header
+from lookalike.images.metadata_stripping import open_parts, size_of, strip_metadata
 from lookalike.images.options import DecodeOptions
 from lookalike.labels.label_set import read_labels
 from lookalike.metadata import check_metadata, parse_metadata, storable_metadata
@@ -338,6 +341,58 @@ def _decode(data: bytes) -> None:
         decode_with_notes(data, name="an image", options=_OPTIONS)
 
 
+def _strip(data: bytes) -> None:
+    file = io.BytesIO(data)
+    kind = detect_format(data[:HEADER_BYTES], "an image")
+    parts = None if kind is None else strip_metadata(file, kind.name)
+    if parts is not None:
+        with open_parts(file, parts) as stripped:
+            assert len(stripped.read()) == size_of(parts)
+
+
+def _mutate_model(data: bytes, rng: Any, pool: Sequence[bytes]) -> bytes:
+    """Change a model mostly where its messages are, not its weights."""
+    return mutate_bytes(data[:2_000], rng, pool) + data[2_000:]
+
+
+@cache
+def _models() -> tuple[bytes, ...]:
+    """Return small ONNX models: a chain of nodes, a loop, and weights in another file."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    def model(nodes: Sequence[Any], tensors: Sequence[Any] = ()) -> bytes:
+        ends = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in ("x", "y")
+        ]
+        graph = helper.make_graph(list(nodes), "g", ends[:1], ends[1:], list(tensors))
+        data: bytes = helper.make_model(graph).SerializeToString()
+        return data
+
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [2, 2], [1.0, 2.0, 3.0, 4.0])
+    outside = onnx.TensorProto()
+    outside.CopyFrom(weights)
+    outside.ClearField("float_data")
+    outside.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "model.onnx.data"), ("offset", "0"), ("length", "16")):
+        outside.external_data.add(key=key, value=value)
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    return (
+        model([product], [weights]),
+        model([product], [outside]),
+        model([helper.make_node("Relu", ["x"], ["h"]), helper.make_node("Neg", ["h"], ["y"])]),
+    )
+
+
+def _check_onnx(data: bytes) -> None:
+    folder = _folder() / "model"
+    folder.mkdir(exist_ok=True)
+    (folder / "model.onnx.data").write_bytes(bytes(16))
+    with contextlib.suppress(LookalikeError):
+        check_model(data, name="model.onnx")
+    check_model(with_external_data(data, folder, name="model.onnx"), name="model.onnx")
+
+
 _MARK = b"Exif\0\0"
 
 
@@ -401,11 +456,33 @@ def _query_string(data: bytes) -> None:
     form.parse(_FACETS, Metric.COSINE)
 
 
-def _accept(data: bytes) -> None:
-    from lookalike.server.pages import is_page_request
+def _headers(data: bytes) -> None:
+    """Check the access of a request whose headers, one a line, and path are these."""
+    from lookalike.server.access import check_access, is_free, is_write
+    from lookalike.server.admission import client_of
+    from lookalike.server.middleware import problem_response
+    from lookalike.server.problems import ProblemError
+    from lookalike.server.settings import LOOPBACK, ServeSettings
 
-    headers = Headers(raw=[(b"accept", data)])
-    is_page_request("GET", "/", headers.get("accept", ""))
+    path, *lines = data.split(b"\n")
+    pairs = [line.partition(b": ") for line in lines]
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path.decode("latin-1"),
+        "raw_path": path,
+        "query_string": b"a=b",
+        "headers": [(name.lower(), value) for name, _, value in pairs],
+        "client": ("127.0.0.1", 1),
+        "state": {},
+    }
+    settings = ServeSettings(hosts=LOOPBACK, trusted_proxies=("127.0.0.1",))
+    _ = is_free(scope), is_write(scope)
+    try:
+        check_access(scope, settings)
+    except ProblemError as problem:
+        problem_response(problem, scope)
+    client_of(scope)
 
 
 def _metadata(data: bytes) -> None:
@@ -541,9 +618,18 @@ def _make() -> dict[str, Callable[[], Target]]:
             ),
             mutate_text,
         ),
-        "accept": lambda: Target(
-            "accept", _accept, (b"text/html,application/xhtml+xml;q=0.9,*/*;q=0.8",), mutate_text
+        "headers": lambda: Target(
+            "headers",
+            _headers,
+            (
+                b"/g/a\nhost: localhost:80\naccept: text/html;q=0.9,*/*\nx-forwarded-for: 1.2.3.4",
+                b"/v1/galleries\nhost: [::1]:8\norigin: http://[::1]:8\nsec-fetch-site: none",
+                b"/\nhost: localhost\nreferer: http://localhost/x\nx-forwarded-for: ::1, 5.6.7.8",
+            ),
+            mutate_text,
         ),
+        "onnx": lambda: Target("onnx", _check_onnx, _models(), _mutate_model),
+        "strip": lambda: Target("strip", _strip, _images(("JPEG", "PNG", "GIF", "BMP", "WEBP"))),
         "keys": lambda: Target(
             "keys", _in_file("keys.json", read_keys), _documents(_KEYS), mutate_json
         ),

@@ -201,3 +201,24 @@ def test_without_stdout_a_command_does_its_work(work: Path) -> None:
     command_line = f"'{sys.executable}' -m lookalike info ł.gallery >&-"
     done = subprocess.run(command_line, shell=True, cwd=work, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("odd", ["\x1b", "\x9b", "\u202e", "\u2028", "\ud800", "\x7f"])
+def test_no_output_steers_a_terminal(capsys: pytest.CaptureFixture[str], odd: str) -> None:
+    name = f"a{odd}[31mb"
+    console.note(name)
+    console.print_lines(name)
+    console.print_facts({name: name, "nested": {name: [name]}})
+    console.print_table((name,), [(name,)], title=name)
+    console.print_json({name: [name]})
+    console.print_json(name, one_line=True)
+    printed = capsys.readouterr()
+    text = (printed.out + printed.err).replace("\n", "")
+    assert text.isprintable()
+    assert json.loads(printed.out.splitlines()[-1]) == name
+
+
+def test_names_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "[red]a[/red] [link=http://h]b[/link]"
+    console.print_table(("name",), [(name,)], title=name)
+    assert capsys.readouterr().out.count(name) == 2

@@ -23,6 +23,9 @@ _ESCAPE = "backslashreplace"
 _ASCII_HEAD = "    \n    \n -- \n" + 5 * "    \n"
 """Rich's ``SIMPLE_HEAD`` in ASCII: a line below the head of a table."""
 
+_STEERING = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What steers a terminal or no console can write, and JSON escapes only in ASCII."""
+
 _NUMERIC = re.compile(r"[-+\d.,:%\[\] ]*")
 
 _PLAIN_EVERY_S = 10.0
@@ -87,7 +90,8 @@ def print_json(value: Any, *, one_line: bool = False) -> None:
     """Print a JSON document to stdout, or one line of JSON Lines; in ASCII unless it is UTF-8."""
     # A lone surrogate is escaped as JSON does it, other characters are not.
     ascii_only = not _encoding().startswith("utf")
-    print(json.dumps(value, ensure_ascii=ascii_only, indent=None if one_line else 2), flush=True)
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=None if one_line else 2)
+    print(_STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text), flush=True)
 
 
 def _encoding() -> str:
