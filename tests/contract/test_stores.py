@@ -343,6 +343,18 @@ def test_a_table_put_in_the_place_of_an_open_one_is_refused(tmp_path: Path) -> N
     np.testing.assert_array_equal(new.get(["r0001"]).embeddings, -np.eye(DIM)[1:2])
 
 
+def test_a_purged_store_has_the_same_rows(make: Make) -> None:
+    store = make(DIM)
+    store.upsert(rows(np.eye(DIM)))
+    store.upsert(rows(2 * np.eye(DIM)))
+    store.delete(["r0001"])
+    before = store.get(store.ids())
+    store.optimize(Metric.COSINE, purge=True)
+    after = store.get(store.ids())
+    assert list(after.ids) == list(before.ids) == [f"r{i:04}" for i in range(DIM) if i != 1]
+    np.testing.assert_array_equal(after.embeddings, before.embeddings)
+
+
 def test_lance_tables_reopen_and_compact(tmp_path: Path) -> None:
     store = LanceStore.create(tmp_path / "t", DIM)
     for i in range(20):

@@ -603,6 +603,28 @@ def test_whatever_one_item_raises_is_its_own_failure(
     assert ("memory" if isinstance(error, MemoryError) else type(error).__name__) in failure.reason
 
 
+def test_a_row_that_the_store_refuses_fails_alone(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one with more metadata than Milvus allows, or an embedding that is no number."""
+    for i in range(9):
+        put(tmp_path / "p" / f"{i}.png", encoded("PNG", i))
+    encode = type(gallery.encoder).encode
+
+    def broken(self: Encoder, images: list[np.ndarray]) -> Any:
+        vectors = encode(self, images)
+        for place, image in enumerate(images):
+            if (image == np.asarray(picture(4))).all():
+                vectors[place] = np.nan
+        return vectors
+
+    monkeypatch.setattr(type(gallery.encoder), "encode", broken)
+    report = gallery.sync(tmp_path / "p")
+    assert (report.added, len(report.failed), len(gallery)) == (8, 1, 8)
+    assert report.failed[0].uri.endswith("4.png")
+    assert "has NaN or Inf" in report.failed[0].reason
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), CancelledError("nobody waits")])
 def test_an_order_to_end_ends_all(gallery: Gallery, tmp_path: Path, error: BaseException) -> None:
     put(tmp_path / "p" / "0.png", PNG)

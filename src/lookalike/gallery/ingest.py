@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
-from lookalike.errors import ImageError, LookalikeError, MissingRowError
+from lookalike.errors import ImageError, InputError, LookalikeError, MissingRowError
 from lookalike.gallery.archive import ColumnArchive, written_values
 from lookalike.images.decode import content_hash
 from lookalike.metadata import storable_metadata
@@ -78,6 +78,14 @@ class IngestSummary:
             self.failed.append(Failure(result.uri, result.reason))
         self.counts[change] += 1
         self.notes.update(result.notes)
+
+    def refuse(self, result: ItemResult, failure: ItemResult) -> None:
+        """Count an item as failed that was counted as written: the store has refused it."""
+        change = result.change
+        if change is Change.MOVED and self.counts[change] == 0:
+            change = Change.ADDED
+        self.counts[change] -= 1
+        self.add(failure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,15 +302,18 @@ def ingest(
         pending += [result for result in results if result.pending]
         due = time.monotonic() - committed > BATCH_SECONDS
         if len(pending) >= BATCH_IMAGES or (pending and due):
-            _archive_and_commit(pending, target, existing)
+            _archive_and_commit(pending, target, existing, summary)
             pending, committed = [], time.monotonic()
     if pending:
-        _archive_and_commit(pending, target, existing)
+        _archive_and_commit(pending, target, existing, summary)
     return summary
 
 
 def _archive_and_commit(
-    results: Sequence[ItemResult], target: IngestTarget, existing: ExistingRows
+    results: Sequence[ItemResult],
+    target: IngestTarget,
+    existing: ExistingRows,
+    summary: IngestSummary,
 ) -> None:
     """Write the rows of a batch, after what was written for the contents that they replace."""
     with target.turn() as turn:
@@ -316,7 +327,9 @@ def _archive_and_commit(
         )
         turn.archive.keep(replaced, turn.written)
         current = [_as_of_now(result, now, turn.written) for result in results]
-        commit([result for result in current if result is not None], turn.store)
+        refused = commit_each([result for result in current if result is not None], turn.store)
+    for result, failure in refused:
+        summary.refuse(result, failure)
 
 
 def _as_of_now(
@@ -360,6 +373,25 @@ def count_changes(
 def failed(row_id: str, uri: str, reason: BaseException | str) -> ItemResult:
     """Return the result of an item that could not be indexed."""
     return ItemResult(row_id, uri, {}, Change.FAILED, reason=str(reason).removeprefix(f"{uri}: "))
+
+
+def commit_each(
+    results: Sequence[ItemResult], store: VectorStore
+) -> list[tuple[ItemResult, ItemResult]]:
+    """Write the rows of a batch; return those that the store refuses, each with its failure.
+
+    A store may allow less than others, such as shorter metadata.
+    """
+    try:
+        commit(results, store)
+    except InputError as error:
+        if len(results) == 1:
+            [result] = results
+            reason = str(error).removeprefix(f"{result.id}: ")
+            return [(result, failed(result.id, result.uri, reason))]
+        middle = len(results) // 2
+        return commit_each(results[:middle], store) + commit_each(results[middle:], store)
+    return []
 
 
 def commit(results: Sequence[ItemResult], store: VectorStore) -> None:

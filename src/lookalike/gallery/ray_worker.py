@@ -13,7 +13,13 @@ import numpy as np
 from lookalike._version import __version__
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import SourceError
-from lookalike.gallery.ingest import EncodeTask, ExistingRows, ItemResult, commit, failed
+from lookalike.gallery.ingest import (
+    EncodeTask,
+    ExistingRows,
+    ItemResult,
+    commit_each,
+    failed,
+)
 from lookalike.sources import Item, SourceOptions, open_items
 from lookalike.sources.base import NO_FAILURES, failure_reason
 from lookalike.stores.base import Record, VectorStore
@@ -111,8 +117,8 @@ class Worker:
         results = [by_id[payload.id] for payload in payloads]
         if self._store is not None:
             pending = [result for result in results if result.pending]
-            if pending:
-                commit(pending, self._store)
+            refused = {result.id: failure for result, failure in commit_each(pending, self._store)}
+            results = [refused.get(result.id, result) for result in results]
             results = [replace(result, embedding=None, written=True) for result in results]
         return split_embeddings(results)
 
