@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.artifacts import write_atomically
+from lookalike.artifacts import write_atomically, write_manifest
 from lookalike.encoders.persistence import load_encoder, save_encoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError, InputError, LookalikeError
@@ -24,10 +24,12 @@ from lookalike.gallery.archive import FILE as ARCHIVE
 from lookalike.gallery.copy import copy
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
+from lookalike.gallery.servers import check_server, remember_server
 from lookalike.gallery.uploads import put
 from lookalike.labels.session import FILE as SESSION
 from lookalike.labels.session import load_session, save_session
 from lookalike.sources import SourceOptions, open_source
+from lookalike.stores.milvus.address import Address
 from tests.integration.test_cli import lookalike
 
 NAMES = [
@@ -241,7 +243,22 @@ def test_hostile_documents_give_one_line(document: str, work: Path) -> None:
         assert len(str(caught.value)) < 500
 
 
-VALUES: list[Any] = [None, True, "yes", "", -1, 0, 10**12, 10**30, 1.5, [], [[]], {}, {"a": []}, "\u202e\n"]
+VALUES: list[Any] = [
+    None,
+    True,
+    "yes",
+    "",
+    -1,
+    0,
+    10**12,
+    10**30,
+    1.5,
+    [],
+    [[]],
+    {},
+    {"a": []},
+    "\u202e\n",
+]
 
 
 def variants(value: Any) -> Iterator[Any]:
@@ -290,6 +307,25 @@ def test_a_copy_is_not_written_among_the_files_of_its_gallery(work: Path) -> Non
     for target in ("g.gallery", "g.gallery/copy", "g.gallery/store/../store/x"):
         with pytest.raises(InputError, match="the gallery itself"):
             copy(gallery, work / target)
+
+
+def test_a_token_is_not_sent_to_a_server_that_only_a_folder_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_MILVUS_TOKEN", "root:secret")
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "data"))
+    (tmp_path / "g.gallery").mkdir()
+    address = "milvus://milvus.invalid:19530/photos"
+    write_manifest(tmp_path / "g.gallery" / "gallery.json", {"address": address})
+    with pytest.raises(ArtifactError, match=r"milvus\.invalid:19530, to which .* was not sent"):
+        Gallery.open(tmp_path / "g.gallery")
+    check_server(Address.parse("milvus://127.0.0.1:19530/photos"), "g")
+    remember_server(Address.parse(address))
+    check_server(Address.parse(address), "g")
+    with pytest.raises(ArtifactError, match="was not sent"):
+        check_server(Address.parse("milvus://milvus.invalid:19531/photos"), "g")
+    monkeypatch.delenv("LOOKALIKE_MILVUS_TOKEN")
+    check_server(Address.parse("milvus://other.invalid/photos"), "g")
 
 
 # ---- permissions ---------------------------------------------------------------------------------

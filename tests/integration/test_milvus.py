@@ -473,6 +473,35 @@ def test_existing_galleries_and_collections_are_not_replaced(
         MilvusStore.create(Address.parse(place("home")), DIM, Metric.L2)
 
 
+def test_names_that_a_server_holds_are_never_paths(
+    place: Callable[[str], str],
+    encoders: tuple[Encoder, Encoder],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server of somebody else cannot have files written outside of the cache's folder."""
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "a" / "b" / "data"))
+    address = place("others")
+    Gallery.create(address, encoder=encoders[0])
+    sidecar = MilvusStore.open(Address.parse(address)).sidecar
+    manifest = json.loads(sidecar.read("encoder/encoder.json"))
+    shutil.rmtree(tmp_path / "a")
+    for name in ("../../../../../evil.txt", "/evil.txt", "notes.txt"):
+        sidecar.write(f"encoder/{name}", b"owned")
+        changed = {**manifest, "files": [*manifest["files"], name], "sha256": {}}
+        sidecar.write("encoder/encoder.json", json.dumps(changed).encode())
+        with pytest.raises(ArtifactError, match="names the file"):
+            Gallery.open(address)
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    sidecar.write("encoder/encoder.json", b"[" * 100_000)
+    with pytest.raises(ArtifactError, match="levels deep"):
+        Gallery.open(address)
+    sidecar.write("encoder/encoder.json", json.dumps(manifest).encode())
+    assert len(Gallery.open(address)) == 0
+    names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert names == {"gallery.json", "encoder.json", *manifest["files"]}
+
+
 def foreign(place: Callable[[str], str]) -> str:
     """Return the address of a collection that lookalike did not create."""
     address = Address.parse(place("foreign"))

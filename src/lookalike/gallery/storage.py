@@ -47,6 +47,7 @@ from lookalike.files import (
     open_regular,
     valid_text,
 )
+from lookalike.gallery.servers import check_server, remember_server
 from lookalike.gallery.state import GalleryState
 from lookalike.sources.options import NO_LIMIT, PAGES, SourceOptions
 from lookalike.stores.base import VectorStore, replaced_error
@@ -249,6 +250,7 @@ def open_storage(path: str | Path) -> GalleryStorage:
     """
     if isinstance(path, str) and is_address(path):
         store = MilvusStore.open(Address.parse(path))
+        remember_server(store.address)
         return MilvusStorage(_cached_folder(store), store, _fingerprint(store))
     folder = Path(path)
     manifest = _read_folder_manifest(folder)
@@ -260,6 +262,7 @@ def open_storage(path: str | Path) -> GalleryStorage:
             address = Address.parse(fields.text("address"))
         except InputError as error:
             raise ArtifactError(f"{folder / MANIFEST}: {error}; {_AGAIN}") from error
+        check_server(address, str(folder))
         return MilvusStorage(folder, MilvusStore.open(address), fields.text("fingerprint"))
     _check_path(folder)
     return FolderStorage(folder)
@@ -428,6 +431,7 @@ def _create_collection(
         unfinished.drop()
     metric = Metric(fields["metric"])
     store = MilvusStore.create(address, encoder.dim, metric, dict(fields["encoder"]))
+    remember_server(address)
     for name, data in encoder_files(encoder).items():
         store.sidecar.write(f"{ENCODER}/{name}", data)
     store.sidecar.write(MANIFEST, manifest_bytes(fields))
