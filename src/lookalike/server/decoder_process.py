@@ -36,10 +36,11 @@ Response = tuple[dict[str, Any], bytes | memoryview]
 
 def image(data: bytes, request: Mapping[str, Any]) -> Response:
     """Decode to pixels, at most ``side`` wide and high; ``box`` crops the image first."""
-    box = request.get("box")
-    pixels = _pixels(data, request, full_size=box is not None)
-    pixels = pixels if box is None else Box.from_sequence(box).crop(pixels)
-    return _response(shrink_image(pixels, request.get("side", MAX_SIDE)))
+    box, side = request.get("box"), request.get("side", MAX_SIDE)
+    if box is None:
+        return _response(_pixels(data, request, max_side=side))
+    whole = _pixels(data, request, full_size=True)
+    return _response(shrink_image(Box.from_sequence(box).crop(whole), side))
 
 
 def features(data: bytes, request: Mapping[str, Any]) -> Response:
@@ -49,7 +50,7 @@ def features(data: bytes, request: Mapping[str, Any]) -> Response:
 
 def thumbnail(data: bytes, request: Mapping[str, Any]) -> Response:
     """Decode and encode at most ``size`` pixels wide and high, as JPEG or, if tiny, as PNG."""
-    pixels = shrink_image(_pixels(data, request), request["size"])
+    pixels = _pixels(data, request, max_side=request["size"])
     return _file(pixels, "PNG" if max(pixels.shape[:2]) <= _TINY else "JPEG")
 
 
@@ -58,13 +59,25 @@ def png(data: bytes, request: Mapping[str, Any]) -> Response:
     return _file(_pixels(data, request), "PNG")
 
 
-def _pixels(data: bytes, request: Mapping[str, Any], *, full_size: bool = False) -> ImageArray:
+def _pixels(
+    data: bytes,
+    request: Mapping[str, Any],
+    *,
+    full_size: bool = False,
+    max_side: int | None = None,
+) -> ImageArray:
     """Return the pixels that were sent, or those of the file that was."""
     if "shape" in request:
-        return np.frombuffer(data, np.uint8).reshape(request["shape"])
-    options = DecodeOptions(**request["options"])
-    name, page = request["name"], request["page"]
-    return decode(data, name=name, full_size=full_size, options=options, page=page)
+        pixels = np.frombuffer(data, np.uint8).reshape(request["shape"])
+        return pixels if max_side is None else shrink_image(pixels, max_side)
+    return decode(
+        data,
+        name=request["name"],
+        full_size=full_size,
+        options=DecodeOptions(**request["options"]),
+        page=request["page"],
+        max_side=max_side,
+    )
 
 
 def _response(pixels: ImageArray) -> Response:
