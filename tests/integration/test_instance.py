@@ -149,7 +149,8 @@ def galleries(work: Path) -> dict[str, Path]:
         ("web", "products.csv", ("broken.jpg", "none.jpg")),
         ("tar", "shards", (f"00000.tar#{len(IDS)}",)),
     ):
-        process = lookalike("index", f"{name}.gallery", source, "--encoder", "pixels", cwd=work)
+        options = ["--encoder", "pixels", *(["--allow-private-urls"] if name == "web" else [])]
+        process = lookalike("index", f"{name}.gallery", source, *options, cwd=work)
         assert process.returncode == 1, process.stderr
         assert f"{len(IDS)} added" in process.stdout
         for failure in failures:

@@ -440,12 +440,15 @@ def test_a_manifest_of_urls(web: str, tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "m.jsonl").write_text(
         json.dumps({"url": f"{web}/a.png", "k": 1}) + "\n" + json.dumps({"url": f"{web}/no.png"})
     )
-    item, missing = open_source(tmp_path / "m.jsonl")
+    options = SourceOptions(allow_private_urls=True)
+    item, missing = open_source(tmp_path / "m.jsonl", options=options)
     assert item.image()[0, 0, 0] == 9
     assert item.metadata == {"k": 1}
-    assert open_items([item.uri])[0].image()[0, 0, 0] == 9
-    with pytest.raises(ImageError, match="download failed"):
+    assert open_items([item.uri], options=options)[0].image()[0, 0, 0] == 9
+    with pytest.raises(ImageError, match="responded 404"):
         missing.image()
+    with pytest.raises(ImageError, match="not on the public internet"):
+        next(iter(open_source(tmp_path / "m.jsonl"))).image()
     monkeypatch.setenv("LOOKALIKE_OFFLINE", "1")
     with pytest.raises(ImageError, match="LOOKALIKE_OFFLINE"):
         item.image()
