@@ -108,8 +108,8 @@ def test_sqlite_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     cancellation.cancel()
     monkeypatch.setattr(KeywordIndex, "_build", lambda _: None)
     with cancellable(cancellation), pytest.raises(CancelledError):
-        index.search("all")
-    assert len(index.search("all")[0]) == 3_000
+        index.search("al")
+    assert len(index.search("al")[0]) == 3_000
 
 
 def test_a_search_that_waits_for_the_index_can_be_cancelled() -> None:

@@ -14,6 +14,7 @@ from lookalike.cancellation import Cancellation, cancellable
 from lookalike.errors import CancelledError, InputError, SettingError, UnknownNameError
 from lookalike.filters import Columns, as_filter
 from lookalike.search import rerank
+from lookalike.search.keywords import KeywordIndex
 from lookalike.search.query import QueryVectors
 from lookalike.search.search import RERANKINGS, SearchOptions, parse_rerankings
 from lookalike.stores.base import Rows, VectorStore
@@ -360,3 +361,27 @@ def test_geometrically_verified_hits_are_first(tmp_path: Path, require: Require)
     assert {hit.id: hit.distance for hit in hits} == pytest.approx(
         {hit.id: hit.distance for hit in plain}, abs=1e-6
     )
+
+
+def test_the_queries_of_a_batch_share_filter_and_keywords(
+    store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches: list[str] = []
+    matches = KeywordIndex._matches
+
+    def counted(index: KeywordIndex, text: str) -> tuple[np.ndarray, np.ndarray]:
+        searches.append(text)
+        return matches(index, text)
+
+    monkeypatch.setattr(KeywordIndex, "_matches", counted)
+    view = store.snapshot()
+    where = CountedFilter("even = true")
+    options = SearchOptions(k=5, metric=Metric.L2, where=where, keywords="1 2 3")
+    for seed in range(6):
+        assert options.run(view, query(seed), no_images)
+    assert where.count == len(searches) == 1
+    other = SearchOptions(k=5, metric=Metric.L2, where=CountedFilter("even = false"), keywords="4")
+    hits = other.run(view, query(), no_images)
+    assert not any(hit.metadata["even"] for hit in hits)
+    assert all(hit.metadata["even"] for hit in options.run(view, query(), no_images))
+    assert len(searches) == 3

@@ -49,6 +49,7 @@ class KeywordIndex:
     def __init__(self, columns: Columns) -> None:
         self._rows = columns.rows
         self._indexed = 0
+        self._latest: tuple[str, NDArray[np.int64], NDArray[np.float64]] | None = None
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(":memory:", check_same_thread=False)
         self._connection.execute(
@@ -68,10 +69,13 @@ class KeywordIndex:
         """
         query = _fts_query(keywords)
         with holding(self._lock):
+            if self._latest is not None and self._latest[0] == query:  # as in a batch
+                return self._latest[1:]
             self._build()
             self._connection.set_progress_handler(_is_cancelled, _INSTRUCTIONS)
             try:
-                return self._matches(query)
+                self._latest = query, *self._matches(query)
+                return self._latest[1:]
             except sqlite3.OperationalError:
                 check_cancelled()  # which is why SQLite was interrupted
                 raise

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -254,7 +255,17 @@ def matching_rows(where: Filter | None, columns: Columns) -> NDArray[np.int64] |
     return np.flatnonzero(where.mask(columns))
 
 
+_latest: WeakKeyDictionary[Columns, tuple[Filter, NDArray[np.int64]]] = WeakKeyDictionary()
+"""The filter that was evaluated last, by columns: the queries of a batch have the same."""
+
+
 def selected_rows(where: Filter, columns: Columns) -> RowFilter:
     """Return the filter of the rows that another one matches, by their numbers."""
-    rows = matching_rows(where, columns)
-    return RowFilter(np.empty(0, np.int64) if rows is None else rows, columns)
+    if isinstance(where, RowFilter):
+        return where
+    latest = _latest.get(columns)
+    if latest is None or latest[0] is not where:
+        rows = matching_rows(where, columns)
+        latest = where, np.empty(0, np.int64) if rows is None else rows
+        _latest[columns] = latest
+    return RowFilter(latest[1], columns)

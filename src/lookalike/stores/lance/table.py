@@ -101,16 +101,22 @@ def with_signatures(table: Any) -> Any:
 
 def to_hits(nearest: Neighbors, table: Any) -> list[list[Hit]]:
     """Return the hits of each query for row numbers of a table."""
-    taken = table.select(["id", "uri", "metadata"]).take(pa.array(nearest.rows.ravel()))
-    ids, uris, metadata = (column.to_pylist() for column in taken.columns)
-    fields = zip(
-        ids, uris, nearest.distances.ravel().tolist(), map(parse_metadata, metadata), strict=True
-    )
-    count = nearest.rows.shape[1]
+    rows, places = np.unique(nearest.rows, return_inverse=True)  # several queries may share them
+    taken = table.select(["id", "uri", "metadata"]).take(pa.array(rows))
+    ids, uris, texts = (column.to_pylist() for column in taken.columns)
+    metadata = list(map(parse_metadata, texts))
     hits: list[list[Hit]] = []
-    for _ in range(len(nearest.rows)):
+    for row_places, distances in zip(
+        places.reshape(nearest.rows.shape).tolist(), nearest.distances.tolist(), strict=True
+    ):
         check_cancelled()
-        hits.append([Hit(rank, *next(fields)) for rank in range(1, count + 1)])
+        fields = enumerate(zip(row_places, distances, strict=True), 1)
+        hits.append(
+            [
+                Hit(rank, ids[place], uris[place], distance, metadata[place])
+                for rank, (place, distance) in fields
+            ]
+        )
     return hits
 
 

@@ -91,6 +91,7 @@ class MilvusStore:
         self._fixed: Snapshot | None = None
         self._fixed_revision: str | None = None
         self._is_fixed = False
+        self._latest: _Translated | None = None
 
     @classmethod
     def create(
@@ -157,7 +158,7 @@ class MilvusStore:
     def snapshot(self) -> RowReader:
         """Return a view whose revision, ids and columns, once read, stay as they are."""
         view = copy(self)
-        view._is_fixed = True
+        view._is_fixed, view._latest = True, None
         return view
 
     @contextlib.contextmanager
@@ -375,8 +376,11 @@ class MilvusStore:
 
     def resolve_filter(self, where: Filter) -> Filter:
         """Return a filter with its expression, which the server evaluates."""
-        with self._same_collection():
-            return _Translated(where, self._translate(where))
+        latest = self._latest
+        if latest is None or latest.where is not where:
+            with self._same_collection():
+                latest = self._latest = _Translated(where, self._translate(where))
+        return latest
 
     def records(self, prefix: str = "") -> Iterator[Record]:
         """Iterate over rows sorted by id, page by page."""
