@@ -244,20 +244,8 @@ def test_hostile_documents_give_one_line(document: str, work: Path) -> None:
 
 
 VALUES: list[Any] = [
-    None,
-    True,
-    "yes",
-    "",
-    -1,
-    0,
-    10**12,
-    10**30,
-    1.5,
-    [],
-    [[]],
-    {},
-    {"a": []},
-    "\u202e\n",
+    *(None, True, "yes", "", -1, 0, 10**12, 10**30, 1.5),
+    *([], [[]], {}, {"a": []}, "\u202e\n"),
 ]
 
 

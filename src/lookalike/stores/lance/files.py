@@ -52,15 +52,30 @@ def versions(path: Path) -> dict[int, Path]:
     return dict(sorted(found.items(), reverse=True))
 
 
-def newest_version(names: Iterable[str]) -> int:
-    """Return the number of the newest version among names in :data:`VERSIONS`; 0 if none."""
-    newest = 0
+def newest_version(names: Iterable[str]) -> tuple[int, str]:
+    """Return number and name of the newest among names in :data:`VERSIONS`; 0 if there is none."""
+    newest = 0, ""
     for name in names:
         match = _MANIFEST.fullmatch(name)
         if match is not None:
             number = int(match[1])
-            newest = max(newest, 2**64 - 1 - number if len(match[1]) == _INVERTED else number)
+            number = 2**64 - 1 - number if len(match[1]) == _INVERTED else number
+            newest = max(newest, (number, name))
     return newest
+
+
+def check_manifest(path: Path, name: str) -> None:
+    """Compare a version's manifest with its checksum, if one is recorded, before Lance reads it.
+
+    Lance ends the process for some damaged manifests.
+
+    Raises:
+        ValueError: it has changed since it was written.
+        OSError: it cannot be read.
+    """
+    expected = Checksums(path).read().get(f"{VERSIONS}/{name}")
+    if expected is not None and file_hash(path / VERSIONS / name) != expected:
+        raise ValueError(f"{VERSIONS}/{name} has changed since it was written")
 
 
 def check_version(dataset: Any, path: Path, newest: int) -> None:
@@ -171,15 +186,15 @@ class Checksums:
             file.flush()
             os.fsync(file.fileno())
 
-    def forget_deleted(self) -> None:
-        """Remove the lines of files that are gone, once most of them are.
+    def forget_deleted(self, *, always: bool = False) -> None:
+        """Remove the lines of files that are gone, once most of them are or if it is asked for.
 
         Raises:
             OSError: the checksums cannot be read or written.
         """
         known = self.read()
         kept = {name: digest for name, digest in known.items() if (self._folder / name).exists()}
-        if len(kept) > len(known) / 2:
+        if len(kept) == len(known) or (len(kept) > len(known) / 2 and not always):
             return
         partial = self.file.with_name(f".{self.file.name}.new")
         partial.write_text("".join(f"{digest}  {name}\n" for name, digest in kept.items()))

@@ -82,7 +82,8 @@ def examine(path: Path) -> TableReport:
         if not reports[number].problems:
             break
     readable = next((number for number, each in reports.items() if not each.problems), 0)
-    used = _used_files(path, manifests)
+    good = [number for number in manifests if manifests[number].name not in _names(changed)]
+    used = _used_files(path, good)
     data = sorted(each.name for each in (path / DATA).glob("*")) if (path / DATA).is_dir() else []
     return TableReport(
         newest=newest,
@@ -117,6 +118,7 @@ def go_back(path: Path) -> TableReport:
             if number > report.readable:
                 manifest.rename(manifest.with_name(manifest.name + _BROKEN))
                 flush(manifest.parent)
+        Checksums(path).forget_deleted(always=True)  # the next version has the same name
     except OSError as error:
         raise storage_error(path, error) from error
     return examine(path)
@@ -155,8 +157,8 @@ def _examine_version(path: Path, number: int, changed: set[str]) -> _Version:
     rows = 0
     try:
         manifest = versions(path)[number].relative_to(path).as_posix()
-        if manifest in changed:
-            problems.append(f"{manifest} has changed since it was written")
+        if manifest in changed:  # which Lance may not survive
+            return _Version(0, [f"{manifest} has changed since it was written"])
         with reading(path):
             dataset = open_version(path, number)
             check_version(dataset, path, number)
@@ -166,7 +168,8 @@ def _examine_version(path: Path, number: int, changed: set[str]) -> _Version:
                 for name, _ in data_files(dataset, path)
                 if f"{DATA}/{name}" in changed
             ]
-            problems += _read(dataset, rows)
+            if not problems:
+                problems += _read(dataset, rows)
     except LookalikeError as error:
         problems.append(first_line(error.__cause__ or error))
     return _Version(rows, problems)
@@ -186,6 +189,10 @@ def _read(dataset: Any, rows: int) -> list[str]:
     if read != rows or ids != rows:
         problems.append(f"{read:,} of {rows:,} rows, with {ids:,} different ids")
     return problems
+
+
+def _names(paths: set[str]) -> set[str]:
+    return {path.rpartition("/")[2] for path in paths}
 
 
 def _used_files(path: Path, numbers: Iterable[int]) -> set[str]:

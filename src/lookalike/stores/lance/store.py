@@ -28,6 +28,7 @@ from lookalike.stores.lance.files import (
     VERSIONS,
     Checksums,
     check_links,
+    check_manifest,
     check_version,
     files_of,
     newest_version,
@@ -344,8 +345,11 @@ def _open_newest(path: Path) -> tuple[Any, _Stamp]:
     while True:
         stamp = _stamp(path / VERSIONS)
         try:
+            number, name = newest_version(stamp.names)
+            if name:
+                check_manifest(path, name)
             dataset = open_version(path)
-            check_version(dataset, path, newest_version(stamp.names))
+            check_version(dataset, path, number)
         except (OSError, ValueError):
             if _stamp(path / VERSIONS) == stamp:
                 raise  # otherwise another table was put in its place meanwhile
