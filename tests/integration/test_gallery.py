@@ -184,7 +184,7 @@ def test_missing_or_changed_weights_are_refused(tmp_path: Path, digits: Source) 
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(ArtifactError, match="its file model.safetensors has changed since it was saved"):
+    with pytest.raises(ArtifactError, match=r"its file model\.safetensors has changed"):
         load_encoder(tmp_path / "e")
     weights.unlink()
     with pytest.raises(ArtifactError, match=r"model\.safetensors cannot be read"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import lookalike as la
+from lookalike.documents import Fields
 from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.evaluation.results import Evaluation
@@ -74,7 +75,7 @@ def trained(recipe: str, **origin: Any) -> NetworkEncoder:
     network = open_encoder("untrained", [])
     assert isinstance(network, NetworkEncoder)
     described = {**network.describe(), "name": recipe, "origin": {"recipe": recipe, **origin}}
-    return NetworkEncoder.restore(described, network.files())
+    return NetworkEncoder.restore(Fields(described, "encoder.json"), network.files())
 
 
 def drawn(
