@@ -82,7 +82,7 @@ def with_decoders(
     async def main() -> None:
         limits: dict[str, Any] = {"seconds": SECONDS, "memory": MEMORY, **options}
         async with DecoderPool(count, module=BAD, **limits) as decoders:
-            assert len(children(named=BAD)) == count
+            assert eventually(lambda: len(children(named=BAD)) == count)
             await work(decoders)
 
     asyncio.run(main())
