@@ -321,6 +321,31 @@ def test_costly_work_of_one_client_leaves_room_for_another(
         endless.release.set()
 
 
+def test_a_gallery_that_does_not_answer_does_not_hold_up_the_others(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.server.api._FACTS_SECONDS", 0.2)
+    monkeypatch.setattr("lookalike.server.readiness._PROBE_SECONDS", 0.2)
+    galleries = {"a": Gallery.open(path), "slow": Gallery.open(path)}
+    with serving(galleries, ServeSettings(hosts=LOOPBACK)) as served:
+        assert json.loads(served.request("GET", "/readyz")[1])["status"] == "ok"
+        release = threading.Event()
+        slow = served.service.handle("slow")
+        monkeypatch.setattr(slow, "open", lambda: release.wait(PATIENCE) and slow.last)
+        try:
+            listed = json.loads(served.request("GET", "/v1/galleries")[1])
+            assert [each["name"] for each in listed] == ["a", "slow"]
+            assert listed[0]["problem"] is None
+            assert "did not answer" in listed[1]["problem"]
+            readiness = json.loads(served.request("GET", "/readyz")[1])
+            assert readiness == {"status": "degraded", "galleries": 2, "ready": 1}
+            assert metric(served, 'lookalike_gallery_ready{gallery="a"}') == 1
+            assert metric(served, 'lookalike_gallery_ready{gallery="slow"}') == 0
+            assert served.request("POST", SEARCH, PLAIN, JSON)[0].status == 200
+        finally:
+            release.set()
+
+
 def test_a_batch_costs_as_much_as_its_queries(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,7 +14,7 @@ from lookalike.gallery.facets import Facet, facets
 from lookalike.report.page import render_page
 from lookalike.server import schemas
 from lookalike.server.dependencies import GalleryDep, ServiceDep
-from lookalike.server.handles import OpenGallery
+from lookalike.server.handles import GalleryHandle, OpenGallery
 from lookalike.server.json_bodies import JsonRoute
 from lookalike.server.metrics import MEDIA_TYPE as METRICS
 from lookalike.server.metrics import Stages
@@ -31,6 +32,9 @@ from lookalike.server.service import Service
 
 router = APIRouter()
 v1 = APIRouter(prefix="/v1", route_class=JsonRoute)
+
+_FACTS_SECONDS = 5.0
+"""How long the list of galleries waits for one of them."""
 
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
 """Content-Security-Policy of a report, which contains its figures and styles."""
@@ -208,20 +212,19 @@ async def gallery_facts(service: Service, opened: OpenGallery) -> dict[str, Any]
 
 async def all_gallery_facts(service: Service) -> list[dict[str, Any]]:
     """Return the facts of all galleries; of those that cannot be read, the last ones."""
-    facts = []
-    for handle in service:
-        try:
-            facts.append(await gallery_facts(service, await service.open(handle)))
-        except (ArtifactError, UnreachableError) as error:
-            unknown = {"rows": 0, "supports_text": False, "writable": False}
-            facts.append(
-                {
-                    **_lasting_facts(handle.last),
-                    **unknown,
-                    "problem": service.problem_of(error).detail,
-                }
-            )
-    return facts
+    return await asyncio.gather(*(_facts_or_problem(service, handle) for handle in service))
+
+
+async def _facts_or_problem(service: Service, handle: GalleryHandle) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(_FACTS_SECONDS):
+            return await gallery_facts(service, await service.open(handle))
+    except (ArtifactError, UnreachableError) as error:
+        problem = service.problem_of(error).detail
+    except TimeoutError:
+        problem = f"it did not answer within {_FACTS_SECONDS:g} s"
+    unknown = {"rows": 0, "supports_text": False, "writable": False}
+    return {**_lasting_facts(handle.last), **unknown, "problem": problem}
 
 
 def _lasting_facts(opened: OpenGallery) -> dict[str, Any]:
