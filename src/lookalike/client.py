@@ -127,10 +127,13 @@ class Client:
         """Send a request with a body of the media type ``kind``; return the body of the response.
 
         Raises:
+            SettingError: ``path`` does not begin with a slash.
             InputError, MissingRowError, ImageError, BusyError: as the same method of a gallery.
             ServiceError: the service cannot be reached, or refuses the request, or fails, or its
                 response is larger than 256 MB.
         """
+        if not path.startswith("/"):  # else it could end the name of the host
+            raise SettingError("{path} must begin with a slash", path=path)
         headers = {"Accept": "application/json, image/*"}
         if data is not None:
             headers["Content-Type"] = kind

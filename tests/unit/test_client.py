@@ -147,6 +147,12 @@ def test_a_key_that_cannot_be_one_is_not_repeated(key: str) -> None:
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("path", ["@127.0.0.1/", ".evil.example/", "", "x"])
+def test_a_path_cannot_lead_to_another_host(server: Server, path: str) -> None:
+    with pytest.raises(SettingError, match="slash"):
+        la.Client(server.url, key=KEY).send("GET", path)
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
 def test_a_timeout_is_positive(timeout: float) -> None:
     with pytest.raises(SettingError, match="timeout"):
