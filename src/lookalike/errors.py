@@ -148,3 +148,8 @@ class StorageError(LookalikeError):
 
 class BusyError(StorageError):
     """Another process is writing."""
+
+
+def is_panic(error: BaseException) -> bool:
+    """Return whether an error is a panic of a library in Rust, which is no Exception."""
+    return type(error).__name__ == "PanicException"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,6 +30,7 @@ from lookalike.gallery.uploads import put
 from lookalike.labels.session import FILE as SESSION
 from lookalike.labels.session import load_session, save_session
 from lookalike.sources import SourceOptions, open_source
+from lookalike.stores.lance.table import IDENTITY
 from lookalike.stores.milvus.address import Address
 from tests.integration.test_cli import lookalike
 
@@ -164,6 +166,14 @@ def test_links_inside_a_gallery_are_refused(name: str, work: Path, tmp_path: Pat
     done = lookalike("index", "g.gallery", "photos", cwd=work)
     assert (done.returncode, len(done.stderr.strip().splitlines())) != (0, 0)
     assert (sorted(target.rglob("*")) if target.is_dir() else target.read_text()) == before
+
+
+@pytest.mark.parametrize("identity", ["a\r\nSet-Cookie: x", "", "../x", "x" * 101])
+def test_identities_that_could_be_more_than_a_name_are_refused(identity: str, work: Path) -> None:
+    table = lance.dataset(work / "g.gallery" / "store")
+    table.update_schema_metadata({IDENTITY.decode(): identity})
+    with pytest.raises(ArtifactError, match="its identity is damaged"):
+        Gallery.open(work / "g.gallery")
 
 
 @pytest.mark.parametrize("name", ["0-model.onnx", "1-model.safetensors", "encoder.json"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from lookalike.encoders.base import Preprocessing
+from lookalike.encoders.image_text import ImageTextEncoder
 from lookalike.encoders.onnx import NetworkEncoder, OnnxModel
 from lookalike.encoders.onnx_files import check_model, with_external_data
 from lookalike.encoders.persistence import load_encoder, save_encoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError, InputError
+from tests.conftest import Require
 
 IMAGES = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])
 EMBEDDINGS = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
@@ -329,3 +334,52 @@ def test_a_model_without_its_description_is_an_input_error(tmp_path: Path) -> No
     (tmp_path / "m" / "net.json").unlink()
     with pytest.raises(InputError, match=r"there is no file .*net\.json; it describes"):
         open_encoder(name, [])
+
+
+TOKENIZER: dict[str, object] = {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"},
+    "post_processor": None,
+    "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"},
+}
+PADDING = {"direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "reason"),
+    [
+        (b"", ""),
+        (b"\xff", "codec"),
+        (b"[" * 100_000, ""),
+        (json.dumps({**TOKENIZER, "model": {"type": "None"}}).encode(), ""),
+        (json.dumps(TOKENIZER).encode(), ""),  # texts of different lengths, not padded
+        (
+            json.dumps(
+                {
+                    **TOKENIZER,
+                    "padding": {
+                        "strategy": {"Fixed": 10**9},
+                        "pad_to_multiple_of": None,
+                        **PADDING,
+                    },
+                }
+            ).encode(),
+            "pads texts to more than 8,192 tokens",
+        ),
+    ],
+    ids=["empty", "no text", "deep", "no model", "not padded", "padded to a billion"],
+)
+def test_tokenizers_of_others_are_refused_in_one_line(
+    tokenizer: bytes, reason: str, require: Require
+) -> None:
+    require(find_spec("tokenizers"), "tokenizers is not installed")
+    encoder = ImageTextEncoder("t", PLAIN, Preprocessing(8, 8, 3), text=b"", tokenizer=tokenizer)
+    with pytest.raises(ArtifactError, match=r"its tokenizer\.json is broken") as caught:
+        encoder.encode_text(["a", "a b"])
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)

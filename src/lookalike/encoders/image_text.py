@@ -7,8 +7,9 @@ Runtime; text queries also need tokenizers (``pip install 'lookalike[text]'``).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -18,12 +19,21 @@ from numpy.typing import NDArray
 from lookalike.documents import Fields
 from lookalike.encoders.base import Preprocessing, fingerprint, require_file
 from lookalike.encoders.onnx import MODEL_FILE, NetworkEncoder, OnnxModel
-from lookalike.errors import ArtifactError, InputError, MissingDependencyError
+from lookalike.errors import (
+    ArtifactError,
+    InputError,
+    LookalikeError,
+    MissingDependencyError,
+    is_panic,
+)
 from lookalike.types import Embeddings
 from lookalike.vectors import unit_rows
 
 TEXT_FILE = "text.onnx"
 TOKENIZER_FILE = "tokenizer.json"
+
+
+_MAX_TOKENS = 8_192
 
 
 class ImageTextEncoder(NetworkEncoder):
@@ -66,9 +76,10 @@ class ImageTextEncoder(NetworkEncoder):
         for text in texts:
             if not text.strip():
                 raise InputError("the text query is empty")
-        encodings = self._tokenizer.encode_batch(list(texts))
-        ids = np.array([encoding.ids for encoding in encodings], np.int64)
-        mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
+        with self._tokenizing():
+            encodings = self._tokenizer.encode_batch(list(texts))
+            ids = np.array([encoding.ids for encoding in encodings], np.int64)
+            mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
         return unit_rows(self.run_text(ids, mask))
 
     def run_text(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -81,11 +92,29 @@ class ImageTextEncoder(NetworkEncoder):
             tokenizers = importlib.import_module("tokenizers")
         except ModuleNotFoundError:
             raise MissingDependencyError("tokenizers", "text search", "text") from None
+        with self._tokenizing():
+            tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer_bytes.decode())
+            padding = tokenizer.padding or {}
+            if (
+                max(padding.get("length") or 0, padding.get("pad_to_multiple_of") or 0)
+                > _MAX_TOKENS
+            ):
+                raise ValueError(f"it pads texts to more than {_MAX_TOKENS:,} tokens")
+            return tokenizer
+
+    @contextlib.contextmanager
+    def _tokenizing(self) -> Iterator[None]:
+        """Raise ArtifactError for whatever is wrong with the tokenizer in the block."""
         try:
-            return tokenizers.Tokenizer.from_str(self._tokenizer_bytes.decode())
-        except Exception as error:
+            yield
+        except LookalikeError:
+            raise
+        except BaseException as error:
+            if not (isinstance(error, Exception) or is_panic(error)):
+                raise
+            reason = " ".join(str(error).split())[:200]
             raise ArtifactError(
-                f"encoder {self.name!r}: its {TOKENIZER_FILE} is broken ({error}); copy the "
+                f"encoder {self.name!r}: its {TOKENIZER_FILE} is broken ({reason}); copy the "
                 "encoder again"
             ) from error
 

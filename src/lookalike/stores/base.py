@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -205,6 +206,9 @@ class VectorStore(RowReader, Protocol):
         ...
 
 
+_LONGEST_NUMBER = 20
+
+
 def new_revision(number: int) -> str:
     """Return the revision of the commit with this number, with a random mark."""
     return f"{number}-{uuid.uuid4().hex[:12]}"
@@ -213,7 +217,12 @@ def new_revision(number: int) -> str:
 def revision_number(revision: str) -> int:
     """Return the number of commits in a revision; 0 if it has none."""
     number = revision.partition("-")[0]
-    return int(number) if number.isdecimal() else 0
+    return int(number) if number.isdecimal() and len(number) < _LONGEST_NUMBER else 0
+
+
+def is_identity(text: str) -> bool:
+    """Return whether a text that was read is an identity: it becomes part of headers and files."""
+    return re.fullmatch(r"[A-Za-z0-9-]{1,100}", text) is not None
 
 
 def replaced_error(place: object) -> ReplacedError:

@@ -16,10 +16,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled, holding
-from lookalike.errors import ArtifactError, MissingRowError
+from lookalike.errors import ArtifactError, MissingRowError, is_panic
 from lookalike.filters import Columns, Filter
 from lookalike.metadata import parse_metadata
-from lookalike.stores.base import Record, Rows, check_queries, matching_rows, selected_rows
+from lookalike.stores.base import (
+    Record,
+    Rows,
+    check_queries,
+    is_identity,
+    matching_rows,
+    selected_rows,
+)
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.lance import index
 from lookalike.stores.lance.table import (
@@ -65,16 +72,20 @@ class LanceSnapshot:
     @cached_property
     def identity(self) -> str:
         """The table's identity; for tables without, one of this version."""
-        if self.is_named:
-            return str(self.dataset.schema.metadata[IDENTITY].decode())
-        return f"version-{self.revision}"
+        if not self.is_named:
+            return f"version-{self.revision}"
+        identity = str(self.dataset.schema.metadata[IDENTITY].decode(errors="replace"))
+        if not is_identity(identity):
+            raise unreadable(self._path, ValueError("its identity is damaged"))
+        return identity
 
     @cached_property
     def revision(self) -> str:
         """The number of the version and the first digits of its transaction's id."""
         with reading(self._path):
             transaction = self.dataset.read_transaction(self.dataset.version)
-        return f"{self.dataset.version}-{str(transaction.uuid).replace('-', '')[:12]}"
+        digits = "".join(filter(str.isalnum, str(transaction.uuid)))
+        return f"{self.dataset.version}-{digits[:12]}"
 
     def count(self) -> int:
         """Return the number of rows."""
@@ -250,7 +261,7 @@ def reading(path: Path) -> Iterator[None]:
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of Rust, and no Exception
+        if not is_panic(error):
             raise
         raise unreadable(path, error) from error
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lookalike.documents import Fields, parse_json
 from lookalike.errors import ArtifactError, InputError, MissingRowError
 from lookalike.metadata import parse_metadata
-from lookalike.stores.base import Record, Rows
+from lookalike.stores.base import Record, Rows, is_identity
 from lookalike.stores.milvus.address import INDEXES, Address, IndexKind
 from lookalike.stores.milvus.client import MAX_TEXT, CollectionSchema, Connection
 from lookalike.stores.milvus.filters import FIELD, ZERO, comparable_values
@@ -202,7 +202,10 @@ def _foreign(address: Address) -> ArtifactError:
 
 def _identity(description: Mapping[str, Any]) -> str:
     """Return a collection's identity; before format 4 it is the number that the server gave it."""
-    return str(description.get("identity") or f"collection-{description['collection']}")
+    identity = str(description.get("identity") or f"collection-{description['collection']}")
+    if not is_identity(identity):
+        raise ArtifactError("the collection's identity is damaged; copy the gallery again")
+    return identity
 
 
 def open_collection(address: Address) -> Collection:
