@@ -35,6 +35,10 @@ _INVERTED = 20
 
 _MAX_DIM = 1_000_000
 _CHUNK = 1 << 22
+_TAIL = 1 << 16
+"""Bytes at the end of the checksums in which those of the last commits are."""
+
+_LINE = re.compile(r"[0-9a-f]{64}  ")
 
 
 def versions(path: Path) -> dict[int, Path]:
@@ -73,8 +77,8 @@ def check_manifest(path: Path, name: str) -> None:
         ValueError: it has changed since it was written.
         OSError: it cannot be read.
     """
-    expected = Checksums(path).read().get(f"{VERSIONS}/{name}")
-    if expected is not None and file_hash(path / VERSIONS / name) != expected:
+    expected = Checksums(path).find(f"{VERSIONS}/{name}")
+    if expected and file_hash(path / VERSIONS / name) != expected:
         raise ValueError(f"{VERSIONS}/{name} has changed since it was written")
 
 
@@ -161,11 +165,22 @@ class Checksums:
         """
         try:
             with open_regular(self.file, follow=False) as file:
-                lines = file.read().decode(errors="replace").split("\n")
+                return _parse(file.read())
         except FileNotFoundError:
             return {}
-        pairs = (line.split("  ", 1) for line in lines if len(line) > 66)
-        return {name: digest for digest, name in pairs if len(digest) == 64}
+
+    def find(self, name: str) -> str:
+        """Return the checksum of a file that was written lately; empty if it is not among the last.
+
+        Raises:
+            OSError: the checksums cannot be read.
+        """
+        try:
+            with open_regular(self.file, follow=False) as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+                return _parse(file.read()).get(name, "")
+        except FileNotFoundError:
+            return ""
 
     def add(self, paths: Iterable[Path]) -> None:
         """Record files that have just been written.
@@ -200,6 +215,13 @@ class Checksums:
         partial.write_text("".join(f"{digest}  {name}\n" for name, digest in kept.items()))
         flush(partial)
         partial.replace(self.file)
+
+
+def _parse(data: bytes) -> dict[str, str]:
+    """Return checksums by name, of several the last one; incomplete lines are left out."""
+    lines = data.decode(errors="replace").split("\n")[:-1]
+    pairs = (line.split("  ", 1) for line in lines if _LINE.match(line))
+    return {name: digest for digest, name in pairs}
 
 
 def file_hash(path: Path) -> str:
