@@ -73,8 +73,9 @@ _RETRY = (ArtifactError, CancelledError)
 _INTERNAL = (ArtifactError, StorageError, UnreachableError, MissingDependencyError)
 """Errors about files of the service, which clients did not send."""
 
-_PATH = re.compile(
-    r"(?<![\w:/.-])(?:[A-Za-z]:)?[^\s'\"()\[\],;:/\\]*(?:[/\\][^\s'\"()\[\],;:/\\]+)+"
+_PATH = re.compile(  # it begins after a delimiter only, and never tries again what it has read
+    r"(?<![^\s'\"()\[\],;])[^\s'\"()\[\],;:/\\]*+(?:(?<!\w[A-Za-z])(?<=[A-Za-z]):)?+"
+    r"(?:\\?[/\\][^\s'\"()\[\],;:/\\]++)++"
 )
 
 

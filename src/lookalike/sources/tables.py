@@ -52,7 +52,8 @@ _LONG = r"^-?[0-9]{16,}$"
 
 _FIRST_LINE = re.compile(rb"([^\r\n]*)(?:\r\n?|\n)?")
 
-_JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
+_JSON_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
+"""A text, also one that does not end, or a character of the structure."""
 
 _BOOLEAN = r"^(true|false|True|False|TRUE|FALSE)$"
 

@@ -285,7 +285,7 @@ class Connection:
             ) from error
         except (MilvusException, RpcError) as error:
             raise self._error("connect", "", error) from error
-        match = re.search(r"(\d+)\.(\d+)", version)
+        match = re.search(r"(\d{1,9})\.(\d{1,9})", version)
         if match is not None and tuple(map(int, match.groups())) < MIN_VERSION:
             minimum = ".".join(map(str, MIN_VERSION))
             raise SettingError(
