@@ -105,10 +105,9 @@ def to_hits(nearest: Neighbors, table: Any) -> list[list[Hit]]:
     taken = table.select(["id", "uri", "metadata"]).take(pa.array(rows))
     ids, uris, texts = (column.to_pylist() for column in taken.columns)
     metadata = list(map(parse_metadata, texts))
+    grid: Any = places.reshape(nearest.rows.shape).tolist()
     hits: list[list[Hit]] = []
-    for row_places, distances in zip(
-        places.reshape(nearest.rows.shape).tolist(), nearest.distances.tolist(), strict=True
-    ):
+    for row_places, distances in zip(grid, nearest.distances.tolist(), strict=True):
         check_cancelled()
         fields = enumerate(zip(row_places, distances, strict=True), 1)
         hits.append(
