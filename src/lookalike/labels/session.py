@@ -27,8 +27,8 @@ MIN_CONFIDENCE = 0.9
 MAX_LABELS = 1_000
 """Different labels whose coverage is estimated at a time."""
 
-MAX_CELLS = 20_000_000
-"""Images times different labels of such an estimate: each of them has a score (80 MB)."""
+MAX_CELLS = 10_000_000
+"""Images times different labels of such an estimate: each of them has a score (40 MB)."""
 
 _GROUP_SIZE = 8
 _GRAPH_NEIGHBORS = 10
@@ -81,11 +81,11 @@ class LabelingSession:
     def coverage(self, labels: Mapping[str, tuple[str, ...]]) -> Coverage:
         """Return how many images labels by id cover along the neighbor graph.
 
-        One estimate of a session is computed at a time, within some 200 MB.
+        One estimate of a session is computed at a time, within some 100 MB.
 
         Raises:
             MissingRowError: the gallery has no row with one of the ids.
-            InputError: over 1,000 different labels, or 20 million labels times images.
+            InputError: over 1,000 different labels, or 10 million labels times images.
             CancelledError: the work was cancelled, or took too long.
         """
         different = len({label for each in labels.values() for label in each})

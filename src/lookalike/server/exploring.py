@@ -31,6 +31,9 @@ from lookalike.server.service import Service
 
 T = TypeVar("T")
 
+_CELLS_PER_COST = 200_000
+"""Images times labels whose estimate takes about as long as a plain search of a large gallery."""
+
 router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["exploring"], route_class=JsonRoute)
 
 
@@ -199,7 +202,8 @@ async def estimate_label_coverage(
     """Propagate labels along the neighbor graph and count the images covered. Nothing is stored."""
     session = await _session(opened, service, request)
     labels = {row_id: tuple(dict.fromkeys(names)) for row_id, names in body.labels.items()}
-    async with service.slot():
+    different = {label for names in labels.values() for label in names}
+    async with service.slot(1 + len(different) * len(session.graph) // _CELLS_PER_COST):
         coverage = await service.in_thread(session.coverage, labels, long=True)
     return LabelCoverage(
         images=coverage.images,
