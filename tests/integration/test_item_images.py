@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -275,6 +276,9 @@ def test_redirects_of_rows_stay_on_the_web(tmp_path: Path, canary: Canary, targe
     assert "must start with http" in report.failed[0].reason
 
 
+OWN_NETWORK = ServeSettings(allow_private_urls=True, hosts=LOOPBACK)
+
+
 def indexed_urls(folder: Path, canary: Canary, count: int) -> tuple[Gallery, list[str]]:
     """Return a gallery of rows with URLs, whose host sends them slowly from then on."""
     manifest = manifest_of(folder, *(canary.url(f"/image?{number}") for number in range(count)))
@@ -286,7 +290,7 @@ def indexed_urls(folder: Path, canary: Canary, count: int) -> tuple[Gallery, lis
 
 def test_rows_with_urls_are_fetched_for_thumbnails(tmp_path: Path, canary: Canary) -> None:
     gallery, ids = indexed_urls(tmp_path, canary, 1)
-    with serving({"g": gallery}) as served:
+    with serving({"g": gallery}, OWN_NETWORK) as served:
         for kind in ("image", "thumbnail"):
             response, body = served.request("GET", item(ids[0], kind))
             assert response.status == 200
@@ -298,11 +302,24 @@ def test_rows_with_urls_are_fetched_for_thumbnails(tmp_path: Path, canary: Canar
         assert b"127.0.0.1" not in body.replace(ids[0].encode(), b"")
 
 
+def test_a_gallery_alone_cannot_make_a_service_fetch_from_its_network(
+    tmp_path: Path, canary: Canary
+) -> None:
+    gallery, ids = indexed_urls(tmp_path, canary, 1)
+    before = canary.connections
+    with serving({"g": gallery}) as served:
+        for kind in ("image", "thumbnail"):
+            response, body = served.request("GET", item(ids[0], kind))
+            assert response.status in (422, 502)
+            assert b"127.0.0.1" not in body.replace(ids[0].encode(), b"")
+    assert canary.connections == before
+
+
 def test_a_slow_image_host_does_not_hold_up_searches(tmp_path: Path, canary: Canary) -> None:
     gallery, ids = indexed_urls(tmp_path, canary, 12)
     limits = Limits(fetch_seconds=25.0)
     statuses: list[int] = []
-    with serving({"g": gallery}, ServeSettings(limits=limits, hosts=LOOPBACK)) as served:
+    with serving({"g": gallery}, replace(OWN_NETWORK, limits=limits)) as served:
         canary.responds = "slow_body"
 
         def show(row_id: str) -> None:
@@ -327,7 +344,7 @@ def test_a_slow_image_host_has_a_limit_of_time(tmp_path: Path, canary: Canary) -
     gallery, ids = indexed_urls(tmp_path, canary, 1)
     canary.responds = "slow_body"
     limits = Limits(fetch_seconds=0.3)
-    with serving({"g": gallery}, ServeSettings(limits=limits, hosts=LOOPBACK)) as served:
+    with serving({"g": gallery}, replace(OWN_NETWORK, limits=limits)) as served:
         response, body = served.request("GET", item(ids[0], "thumbnail"))
         assert response.status == 502
         assert b"took longer than 0.3 s" in body
@@ -341,7 +358,9 @@ def test_the_service_ends_while_an_image_host_is_slow(tmp_path: Path, canary: Ca
     gallery, ids = indexed_urls(tmp_path, canary, 3)
     canary.responds = "slow_body"
     command = [sys.executable, "-m", "lookalike", "serve", str(gallery.path), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*command, "--allow-private-urls"], stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         line = next(line for line in iter(process.stderr.readline, "") if "serving at" in line)
         port = int(line.split(":")[2].split("/")[0])

@@ -31,6 +31,10 @@ def command(
     allow_urls: Annotated[
         bool, typer.Option("--allow-urls", help="Allow query images by public URL.")
     ] = False,
+    allow_private_urls: Annotated[
+        bool,
+        typer.Option("--allow-private-urls", help="Fetch rows' images from private networks too."),
+    ] = False,
     originals: Annotated[
         bool, typer.Option("--originals", help="Send image files with EXIF, GPS and comments.")
     ] = False,
@@ -85,6 +89,7 @@ def command(
         keys=() if keys is None else KeyFile(keys),
         allow_writes=write,
         allow_urls=allow_urls,
+        allow_private_urls=allow_private_urls,
         originals=originals,
         hosts=accepted_hosts(host, allow_host or ()),
         origins=tuple(allow_origin or ()),
@@ -104,5 +109,11 @@ def command(
     url_host = f"[{address}]" if ":" in address else address
     for name, gallery in opened.items():
         console.note(f"{name}: {format_count(len(gallery), 'row')}, {gallery.encoder.name}")
+        recorded = gallery.source_options.values()
+        if not allow_private_urls and any(each.get("allow_private_urls") for each in recorded):
+            console.note(
+                f"{name}: images on private networks are not shown; to fetch them, start with "
+                "--allow-private-urls"
+            )
     console.note(f"serving at http://{url_host}:{chosen_port}/ (Ctrl-C to stop)")
     run(app, listening, settings.limits)

@@ -952,8 +952,12 @@ class Gallery:
         records = self._read(lambda opened: list(opened.store.records()))
         return ItemSource(self.path.name, str(self.path), self.open_rows(records))
 
-    def open_rows(self, rows: Iterable[Record | Hit]) -> list[Item]:
+    def open_rows(self, rows: Iterable[Record | Hit], *, public_only: bool = False) -> list[Item]:
         """Open the images of rows, which are fetched and decoded as when they were indexed.
+
+        Args:
+            rows: of this gallery.
+            public_only: fetch from the public internet only, whatever is recorded.
 
         Raises:
             SourceError: the source of some rows is missing. A missing file raises when it is read.
@@ -964,6 +968,8 @@ class Gallery:
         items: list[Item] = []
         for row in rows:
             options = recorded.get(row.id.partition(":")[0], DEFAULT_SOURCE_OPTIONS)
+            if public_only:
+                options = replace(options, allow_private_urls=False)
             (item,) = open_items([row.uri], options=options)
             items.append(replace(item, id=row.id, metadata=row.metadata))
         return items

@@ -25,6 +25,7 @@ class ServeSettings:
             changes. Without any, every client may read, and write if ``allow_writes``.
         allow_writes: accept writes from clients without a key.
         allow_urls: fetch query images from public URLs.
+        allow_private_urls: fetch images of rows from private networks too, where that is recorded.
         originals: send image files as they are, with their metadata.
         hosts: accepted ``Host`` headers; empty accepts all.
         origins: origins whose pages may call the API from a browser (CORS).
@@ -36,6 +37,7 @@ class ServeSettings:
     keys: Sequence[Key] = ()
     allow_writes: bool = False
     allow_urls: bool = False
+    allow_private_urls: bool = False
     originals: bool = False
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()

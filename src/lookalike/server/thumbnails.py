@@ -188,14 +188,16 @@ class ItemImages:
             async with self._room.hold(image.size):
                 return await self._workers.reading.run(image.file.read)
 
-    def reader(self, gallery: Gallery, state: GalleryState) -> ImageReader:
+    def reader(
+        self, gallery: Gallery, state: GalleryState, loop: asyncio.AbstractEventLoop | None = None
+    ) -> ImageReader:
         """Return what reads the images of hits in the thread of a search, for local features.
 
-        It is called in the event loop. What it returns waits in its thread until the images were
-        decoded and reduced by the decoders; one that cannot be read is None. Reduced images are
-        cached for one state of the gallery.
+        It is called in the event loop, or with it. What it returns waits in its thread until the
+        images were decoded and reduced by the decoders; one that cannot be read is None. Reduced
+        images are cached for one state of the gallery.
         """
-        loop = asyncio.get_running_loop()
+        loop = loop or asyncio.get_running_loop()
         return lambda hits: _wait_for(loop, self._reduced_images(gallery, hits, state))
 
     async def _reduced_images(
@@ -227,7 +229,8 @@ class ItemImages:
                 each.cancel()
 
     async def _open(self, gallery: Gallery, row: Record | Hit) -> Item:
-        return await self._workers.reading.run(_open_item, gallery, row)
+        public_only = not self._settings.allow_private_urls
+        return await self._workers.reading.run(_open_item, gallery, row, public_only)
 
     @contextlib.asynccontextmanager
     async def _stored(self, item: Item) -> AsyncIterator[StoredImage]:
@@ -414,14 +417,14 @@ def _record(row: Rows) -> Record:
     return record
 
 
-def _open_item(gallery: Gallery, row: Record | Hit) -> Item:
+def _open_item(gallery: Gallery, row: Record | Hit, public_only: bool) -> Item:
     """Open an item of a gallery.
 
     Raises:
         ImageError: its source is missing; the message has the item's id but not its location.
     """
     with _errors_of(row.id):
-        (item,) = gallery.open_rows([row])
+        (item,) = gallery.open_rows([row], public_only=public_only)
         return item
 
 
