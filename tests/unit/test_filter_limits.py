@@ -190,11 +190,15 @@ def test_limits_leave_room_for_lists_of_ids() -> None:
 
 
 def test_characters_and_patterns_are_bounded() -> None:
+    text = "a" * (MAX_CHARACTERS + 1)
     many = {"x": {"in": ["a" * 600] * 2_000}}
-    for where in (f"x = '{'a' * MAX_CHARACTERS}'", {"x": "a" * (MAX_CHARACTERS + 1)}, many):
+    texts: tuple[Any, ...] = (f"x = '{text}'", {"x": text}, many)
+    for where in texts:
         with pytest.raises(InputError, match="over 1,000,000 characters"):
             as_filter(where)
-    for where in (f"x like '{'a' * (MAX_PATTERN + 1)}'", {"x": {"like": "_" * (MAX_PATTERN + 1)}}):
+    pattern = "_" * (MAX_PATTERN + 1)
+    patterns: tuple[Any, ...] = (f"x like '{pattern}'", {"x": {"like": pattern}})
+    for where in patterns:
         with pytest.raises(InputError, match="a pattern of 1,001 characters; the limit is 1,000"):
             as_filter(where)
 
