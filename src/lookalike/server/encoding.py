@@ -59,7 +59,9 @@ class QueryEncoder:
         if query.url is not None:
             data, name = await self._fetch(query.url, stages), query.url
         else:
-            data, name = await self._workers.short.run(query.image_data), "the image"
+            data, name = query.image or b"", "the image"
+            if query.base64 is not None:
+                data = await self._workers.short.run(query.image_data)
         with stages("decode"):
             image = await self._decoders.image(data, name, region.box)
         crops = await self._crops(image, region)

@@ -38,15 +38,13 @@ class SearchQuery:
         return self.image, self.base64, self.id, self.text, self.url
 
     def image_data(self) -> bytes:
-        """Return the image file, from base64 where it is that.
+        """Return the image file that is encoded as base64.
 
         Raises:
             InputError: it is not base64.
         """
-        if self.base64 is None:
-            return self.image or b""
         try:
-            return b64decode(self.base64)
+            return b64decode(self.base64 or "")
         except ValueError as error:
             raise InputError(f"image: not base64 ({error})") from None
 

@@ -20,8 +20,9 @@ from lookalike.errors import (
 )
 from lookalike.gallery import uploads
 from lookalike.gallery.gallery import Gallery
-from lookalike.search.query import QueryRegion, encode_text
-from lookalike.search.search import SearchOptions
+from lookalike.gallery.state import GalleryState
+from lookalike.search.query import QueryRegion, QueryVectors, encode_text
+from lookalike.search.search import ImageReader, SearchOptions
 from lookalike.server.admission import Quota
 from lookalike.server.decoder_pool import DecoderPool, decoding_batch
 from lookalike.server.encoding import QueryEncoder
@@ -37,7 +38,7 @@ from lookalike.server.thumbnails import ItemImages
 from lookalike.server.workers import Workers
 from lookalike.server.writing import Writer
 from lookalike.stores.base import Rows, replaced_error
-from lookalike.types import Hits, Metadata
+from lookalike.types import Hit, Hits, Metadata
 
 T = TypeVar("T")
 
@@ -264,14 +265,9 @@ class Service:
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
                 vectors = await self._encoder.vectors(opened, query, region, search, stages)
-                now = opened
-                if opened.gallery.address is None:
-                    now = await self.open(opened.handle)
-                if now.state.identity != opened.state.identity:
-                    raise replaced_error(opened.name)
-                read_images = self.item_images.reader(now.gallery, now.state)
-                run = partial(search.run, now.gallery.store, vectors, read_images)
-                hits = await self.in_thread(run, stages, long=long)
+                reader = partial(self.item_images.reader, loop=asyncio.get_running_loop())
+                run = partial(_search_now, opened, search, vectors, reader, stages)
+                hits = await self.in_thread(run, long=long)
                 return Hits(vectors.name, search.metric, hits, vectors.uri)
             except ArtifactError:
                 now = await self.open(opened.handle)
@@ -325,6 +321,24 @@ class Service:
         except Exception:  # noqa: BLE001 - it accepts texts, though not an empty list of them
             return True
         return True
+
+
+def _search_now(
+    opened: OpenGallery,
+    search: SearchOptions,
+    vectors: QueryVectors,
+    reader: Callable[[Gallery, GalleryState], ImageReader],
+    stages: Stages,
+) -> tuple[Hit, ...]:
+    """Search the rows as they are now.
+
+    Raises:
+        ReplacedError: they are those of another gallery.
+    """
+    now = opened.handle.open() if opened.gallery.address is None else opened
+    if now.state.identity != opened.state.identity:
+        raise replaced_error(opened.name)
+    return search.run(now.gallery.store, vectors, reader(now.gallery, now.state), stages)
 
 
 def _sample(gallery: Gallery, count: int, seed: int) -> Rows:
