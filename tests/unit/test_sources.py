@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -79,6 +80,24 @@ def test_link_loops_end_and_no_image_is_listed_twice(tmp_path: Path) -> None:
     (other / "back").symlink_to(root)
     (root / "dangling.png").symlink_to(tmp_path / "nowhere.png")
     assert keys(root) == ["dangling.png", "a/1.png", "out/x/2.png"]
+
+
+def test_a_thousand_folders_in_each_other_are_read(tmp_path: Path) -> None:
+    root = tmp_path / "r"
+    write(root / "a.png")
+    here = os.open(root, os.O_RDONLY)
+    for _ in range(1_500):  # step by step, since the path is too long for the system
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(os.open("b.png", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+    source = open_source(root)
+    found = [*source.problems, *list(source)[1:]]
+    assert source[0].uri == str(root / "a.png")
+    assert len(found) == 1  # the last one, or the folder that cannot be reached by its path
+    subprocess.run(["rm", "-rf", str(root)], check=True)  # shutil recurses
 
 
 def test_an_unreadable_sub_folder_is_reported_as_a_problem(

@@ -308,7 +308,7 @@ class _Walk:
                 f"{escape_name(str(self.root))}: cannot be read ({error.strerror})"
             ) from error
         self.table = self._find_table(names)
-        return self._files_below("")
+        return self._files()
 
     def _find_table(self, names: Sequence[str]) -> Path | None:
         """Return the metadata table in the root; a document of another kind is ignored.
@@ -334,8 +334,20 @@ class _Walk:
                 return None
         return tables[0] if tables else None
 
-    def _files_below(self, folder: str) -> Iterator[str]:
-        """Yield the files of a sub-folder; its path is empty or ends with a slash."""
+    def _files(self) -> Iterator[str]:
+        """Yield the files of the root and, after those of each folder, of its sub-folders."""
+        folders = [""]  # without recursion: there may be thousands in each other
+        while folders:
+            folder = folders.pop()
+            subfolders: list[str] = []
+            yield from self._files_in(folder, subfolders)
+            folders += [f"{folder}{name}/" for name in reversed(subfolders)]
+
+    def _files_in(self, folder: str, subfolders: list[str]) -> Iterator[str]:
+        """Yield the files of a folder, and add its sub-folders that are read.
+
+        Its path is empty or ends with a slash.
+        """
         try:
             with os.scandir(self.root / folder) as iterator:
                 entries = sorted(iterator, key=lambda entry: entry.name)
@@ -345,7 +357,6 @@ class _Walk:
             self.unlisted.append(folder)
             return
         developed = self._developed(entries, folder)
-        subfolders = []
         for entry in entries:
             if self._is_folder(entry):
                 if self._enters(entry, folder):
@@ -356,8 +367,6 @@ class _Walk:
                 self.skipped.add(reason, folder + entry.name, hint)
             else:
                 yield folder + entry.name
-        for name in subfolders:
-            yield from self._files_below(f"{folder}{name}/")
 
     def _is_folder(self, entry: os.DirEntry[str]) -> bool:
         try:
