@@ -13,6 +13,7 @@ from typing import Any
 import lance
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lookalike.artifacts import write_atomically, write_manifest
@@ -32,6 +33,8 @@ from lookalike.labels.session import load_session, save_session
 from lookalike.sources import SourceOptions, open_source
 from lookalike.stores.lance.table import IDENTITY
 from lookalike.stores.milvus.address import Address
+from lookalike.training import checkpoints
+from lookalike.training.adapt import _EmbeddingCache
 from tests.integration.test_cli import lookalike
 
 NAMES = [
@@ -324,6 +327,46 @@ def test_a_token_is_not_sent_to_a_server_that_only_a_folder_names(
         check_server(Address.parse("milvus://milvus.invalid:19531/photos"), "g")
     monkeypatch.delenv("LOOKALIKE_MILVUS_TOKEN")
     check_server(Address.parse("milvus://other.invalid/photos"), "g")
+
+
+def test_checkpoints_of_others_are_refused_in_one_line(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    run = {"recipe": "x"}
+    checkpoints.save(tmp_path, checkpoints.TrainingState(run), model, optimizer)
+    assert checkpoints.load(tmp_path, run, model, optimizer).epoch == 0
+    file = tmp_path / checkpoints.MANIFEST
+    original = json.loads(file.read_text())
+    names = ["../weights.safetensors", "/etc/passwd", "none.safetensors", 3]
+    wrong = [{"weights": name} for name in names]
+    wrong += [{"epoch": -1}, {"epoch": "1"}, {"loss_marks": [3]}, {"history": {}}, {"run": []}]
+    texts = [json.dumps({**original, **each}).encode() for each in wrong]
+    for data in (*texts, *HOSTILE):
+        file.write_bytes(data)
+        with pytest.raises(ArtifactError) as caught:
+            checkpoints.load(tmp_path, run, model, optimizer)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 500
+
+
+def test_interrupted_runs_of_others_are_refused_in_one_line(tmp_path: Path) -> None:
+    run = {"images": 3, "seed": 0}
+    cache = _EmbeddingCache(tmp_path, run)
+    array = cache.get("a", 2, lambda: np.ones((3, 2), np.float32))
+    np.testing.assert_array_equal(_EmbeddingCache(tmp_path, run).get("a", 2, pytest.fail), array)
+    header = (tmp_path / "a.npy").read_bytes()
+    for data in (b"", header[:-1], header.replace(b"(3, 2)", b"(3, 9)"), header + b"x"):
+        (tmp_path / "a.npy").write_bytes(data)
+        with pytest.raises(ArtifactError, match=r"a\.npy: .*; remove it to compute it again"):
+            cache.get("a", 2, pytest.fail)
+    np.save(tmp_path / "a.npy", np.full((3, 2), np.nan, np.float32))
+    with pytest.raises(ArtifactError, match="expected finite float32"):
+        cache.get("a", 2, pytest.fail)
+    for data in HOSTILE:
+        (tmp_path / "run.json").write_bytes(data)
+        with pytest.raises(ArtifactError) as caught:
+            _EmbeddingCache(tmp_path, run)
+        assert "\n" not in str(caught.value)
 
 
 # ---- permissions ---------------------------------------------------------------------------------
