@@ -547,6 +547,7 @@ class Gallery:
                     raise all_failed_error(source, summary)
                 turn.archive.keep(records_of(turn.store, removed), turn.written)
                 turn.store.delete(removed)
+                turn.archive.expire()
                 self._sweep_uploads()
                 turn.store.optimize(self.metric)
                 self._write_manifest()
@@ -840,6 +841,7 @@ class Gallery:
             StorageError: it could not be done, or another process is writing.
         """
         with self._writing(wait):
+            self._archive().expire()
             self._sweep_uploads()
             self._store.optimize(self.metric)
 
