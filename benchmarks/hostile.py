@@ -452,8 +452,9 @@ def soak(
     gallery = make_gallery(work, seed)
     report = SoakReport(minutes * 60)
     log = (work / "serve.log").open("w")
-    command = [sys.executable, "-m", "lookalike", "serve", gallery, "--write", "--allow-urls"]
-    service = subprocess.Popen([*command, "--port", "0"], stdout=log, stderr=log)
+    command = [sys.executable, "-m", "lookalike", "serve", str(gallery), "--write"]
+    options = ("--allow-urls", "--port", "0")
+    service = subprocess.Popen([*command, *options], stdout=log, stderr=log)
     hostile: subprocess.Popen[str] | None = None
     try:
         port = _port(service, work / "serve.log")
