@@ -318,7 +318,7 @@ def test_labels_times_images_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     graph, _ = clusters()
     session = session_of(graph)
     many = {graph.ids[row]: tuple(f"{row} {n}" for n in range(20)) for row in range(100)}
-    with pytest.raises(InputError, match="2,000 different labels; the limit .* is 1,000"):
+    with pytest.raises(InputError, match=r"2,000 different labels; the limit .* is 1,000"):
         session.coverage(many)
     monkeypatch.setattr("lookalike.labels.session.MAX_CELLS", 360 * 30)
     with pytest.raises(InputError, match="40 different labels; the limit for 360 images is 30"):
