@@ -27,7 +27,6 @@ from lookalike.gallery.uploads import SOURCE
 from lookalike.images.decode import content_hash
 from lookalike.labels.session import FILE as SESSION_FILE
 from lookalike.labels.session import load_session
-from lookalike.stores.lance.files import Checksums
 from lookalike.stores.lance.repair import TableReport, examine, go_back
 from lookalike.stores.milvus.address import is_address
 
@@ -216,8 +215,7 @@ def _origin(derived: object) -> Origin | None:
 
 def _list_others(folder: Path) -> Check:
     """List files that belong to no part of a gallery."""
-    own = _OWN | {Checksums(folder / STORE).file.name}
-    others = [each.name for each in folder.iterdir() if each.name not in own]
+    others = [each.name for each in folder.iterdir() if each.name not in _OWN]
     try:
         description = read_description(folder / ENCODER)
         parts = {ENCODER_MANIFEST, *file_hashes(description)}

@@ -4,7 +4,7 @@ Lance writes every file once and then only reads it, and trusts what it reads: i
 of zeros, as a power failure may leave it, for an empty table, and follows paths out of the table's
 folder. So each version is checked when it is opened: it is the newest that there is, has the
 columns of a gallery, and all of its files are in the folder and complete. Checksums of the files
-are recorded beside the folder, for ``lookalike doctor``.
+are recorded in the folder, for ``lookalike doctor``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lookalike.stores.lance.table import SIGNATURE, schema
 
 VERSIONS = "_versions"
 DATA = "data"
+CHECKSUMS = "checksums.sha256"
 
 _HINT = "latest_version_hint.json"
 """The only file that Lance replaces."""
@@ -151,11 +152,11 @@ def check_links(path: Path) -> None:
 
 
 class Checksums:
-    """SHA-256 of a table's files, in ``NAME.sha256`` beside its folder, as sha256sum writes it."""
+    """SHA-256 of a table's files, in a file of its folder, as sha256sum writes it."""
 
     def __init__(self, path: Path) -> None:
         self._folder = path
-        self.file = path.with_name(f"{path.name}.sha256")
+        self.file = path / CHECKSUMS
 
     def read(self) -> dict[str, str]:
         """Return the checksums by path below the folder, without lines that are not complete.
@@ -191,7 +192,7 @@ class Checksums:
         lines = [
             f"{file_hash(path)}  {path.relative_to(self._folder).as_posix()}\n"
             for path in sorted(paths)
-            if path.name != _HINT
+            if path.name not in (_HINT, CHECKSUMS)
         ]
         if not lines:
             return

@@ -19,6 +19,7 @@ from lookalike.artifacts import flush, storage_error
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import ArtifactError, LookalikeError
 from lookalike.stores.lance.files import (
+    CHECKSUMS,
     DATA,
     Checksums,
     check_links,
@@ -137,7 +138,7 @@ def _compare(path: Path, known: dict[str, str]) -> tuple[set[str], int, int]:
     for file in sorted(path.rglob("*")):
         check_cancelled()
         name = file.relative_to(path).as_posix()
-        if not file.is_file() or file.name.endswith((".json", _BROKEN)):
+        if not file.is_file() or file.name.endswith((".json", CHECKSUMS, _BROKEN)):
             continue
         if name not in known:
             unchecked += 1
