@@ -143,9 +143,11 @@ class Attacker:
                 outcome = attack(stop)
             except TimeoutError:
                 outcome = "no answer"
+            except ConnectionRefusedError:
+                stop.wait(0.1)  # the service has ended
+                continue
             except OSError as error:
                 outcome = type(error).__name__
-                stop.wait(0.05)  # refused: a real attacker's packets take a moment too
             outcomes[f"{attack.__name__} {outcome}"] += 1
         return outcomes
 
