@@ -10,7 +10,7 @@ from starlette.datastructures import QueryParams
 from lookalike.errors import InputError
 from lookalike.filters import AllOf, Compare, In
 from lookalike.gallery.facets import Facet
-from lookalike.server.forms import MAX_FIELDS, SearchForm
+from lookalike.server.forms import SearchForm
 from lookalike.types import Metric
 
 FACETS = [
@@ -33,13 +33,6 @@ def test_selected_values_become_a_filter() -> None:
     assert list(submitted.selected_values(FACETS[0])) == ["cat", "dog"]
     assert not submitted.selected_values(FACETS[1])
     assert submitted.count_filters(FACETS) == 2
-
-
-def test_the_number_of_fields_is_bounded() -> None:
-    many = [("value:label", str(i)) for i in range(MAX_FIELDS)]
-    assert len(form(*many).selected_values(FACETS[0])) == MAX_FIELDS
-    with pytest.raises(InputError, match="1,001 fields; the limit is 1,000"):
-        form(*many, ("k", "3"))
 
 
 def test_messages_about_fields_are_short() -> None:

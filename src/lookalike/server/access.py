@@ -31,6 +31,7 @@ def check_access(scope: Scope, settings: ServeSettings) -> None:
     if not settings.keys:
         _check_site(scope, headers, settings)
     _check_key(scope, headers, settings)
+    _check_parameters(scope, settings.limits.parameters)
 
 
 def is_write(scope: Scope) -> bool:
@@ -46,6 +47,18 @@ def is_free(scope: Scope) -> bool:
         or path.startswith("/static/")
         or scope["method"] == "OPTIONS"
     )
+
+
+def _check_parameters(scope: Scope, limit: int) -> None:
+    """Refuse URLs with so many parameters that checking each takes long."""
+    count = scope["query_string"].count(b"&") + 1
+    if count > limit:
+        raise ProblemError(
+            422,
+            "invalid-request",
+            "Invalid request",
+            f"the URL has {count:,} parameters; the limit is {limit:,}",
+        )
 
 
 def _check_host(headers: Headers, settings: ServeSettings) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from lookalike.cancellation import holding
@@ -108,12 +108,27 @@ class LabelingSuggestions(BaseModel):
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 
 
+def _check_labels(labels: Any) -> Any:
+    """Refuse the first item with invalid labels: an error for each of many takes long."""
+    for row_id, names in labels.items() if isinstance(labels, dict) else ():
+        valid = isinstance(names, list) and 0 < len(names) <= 20 and len(row_id) <= MAX_TEXT
+        if not valid or not all(isinstance(each, str) and 0 < len(each) <= 200 for each in names):
+            raise ValueError(
+                f"item {row_id[:80]!r}: an item has 1 to 20 labels of 1 to 200 characters each, "
+                f"and an ID of at most {MAX_TEXT:,} characters"
+            )
+    return labels
+
+
 class LabelsRequest(RequestModel):
     """Labels by item ID."""
 
-    labels: dict[
-        Annotated[str, Field(max_length=MAX_TEXT)],
-        Annotated[list[Label], Field(min_length=1, max_length=20)],
+    labels: Annotated[
+        dict[
+            Annotated[str, Field(max_length=MAX_TEXT)],
+            Annotated[list[Label], Field(min_length=1, max_length=20)],
+        ],
+        BeforeValidator(_check_labels),
     ] = Field(
         max_length=10_000,
         description="Labels by item ID; an item may have several.",

@@ -27,27 +27,16 @@ VALUE, MIN, MAX = "value:", "min:", "max:"
 """Prefixes of fields that filter by a column."""
 
 
-MAX_FIELDS = 1_000
-"""Fields of a form, among them one for each value that is selected."""
-
-
 @dataclass(frozen=True, slots=True)
 class SearchForm:
-    """A submitted search form.
-
-    Raises:
-        InputError: it has more than 1,000 fields.
-    """
+    """A submitted search form."""
 
     params: QueryParams
     _selected: Mapping[str, Collection[str]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        fields = self.params.multi_items()
-        if len(fields) > MAX_FIELDS:
-            raise InputError(f"the form has {len(fields):,} fields; the limit is {MAX_FIELDS:,}")
         selected: dict[str, dict[str, None]] = {}
-        for name, value in fields:
+        for name, value in self.params.multi_items():
             selected.setdefault(name, {})[value] = None
         object.__setattr__(self, "_selected", selected)
 

@@ -9,8 +9,11 @@ from typing import Any
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
+from lookalike.metadata import MAX_DIGITS
+
 _SMALL = 1 << 14
 _STEP = 1 << 20
+_LABELS = "/labeling/coverage"
 
 
 class JsonRoute(APIRoute):
@@ -32,21 +35,37 @@ class _JsonRequest(Request):
         if len(body) <= _SMALL:
             return json.loads(body)
         service = self.app.state.service
-        return await service.in_thread(_parse, body, service.settings.limits.json_values)
+        limits = service.settings.limits
+        has_labels = self.url.path.endswith(_LABELS)
+        max_values = limits.label_values if has_labels else limits.json_values
+        return await service.in_thread(_parse, body, max_values, limits.json_escapes)
 
 
-def _parse(body: bytes, max_values: int) -> Any:
-    """Parse JSON; its values are counted first, since each takes much more memory than its text.
+def _parse(body: bytes, max_values: int, max_escapes: int) -> Any:
+    """Parse JSON whose text has a bounded number of everything that takes long to parse.
+
+    Values are counted before, since each takes much more memory than its text.
 
     Raises:
-        HTTPException: there are too many values.
-        ValueError: it is not JSON.
+        HTTPException: there are too many values or escaped characters.
+        ValueError: it is not JSON, or has a number of too many digits.
     """
-    count = 0
+    values = escapes = 0
     for place in range(0, len(body), _STEP):
         piece = body[place : place + _STEP]
-        count += sum(piece.count(separator) for separator in (b",", b"[", b"{"))
-        if count > max_values:
-            detail = f"the JSON has more than {max_values:,} values, the limit"
-            raise HTTPException(413, detail)
-    return json.loads(body)
+        values += sum(piece.count(separator) for separator in (b",", b"[", b"{"))
+        escapes += piece.count(b"\\")
+        for count, limit, what in (
+            (values, max_values, "values"),
+            (escapes, max_escapes, "escaped characters"),
+        ):
+            if count > limit:
+                raise HTTPException(413, f"the JSON has more than {limit:,} {what}, the limit")
+    return json.loads(body, parse_int=_integer)
+
+
+def _integer(text: str) -> int:
+    """Return an integer; parsing a long one takes time that is not linear."""
+    if len(text) > MAX_DIGITS + 1:
+        raise ValueError(f"a number has over {MAX_DIGITS:,} digits")
+    return int(text)

@@ -17,6 +17,9 @@ class Limits:
         batch_bytes: the body of a batch search.
         json_bytes: the body of other requests in JSON.
         json_values: values in the body of a request in JSON.
+        label_values: the same of a request with labels of many items.
+        json_escapes: escaped characters in the body of a request in JSON.
+        parameters: parameters in the URL of a request.
         buffered_bytes: all request bodies in memory together; three quarters for one client.
         header_bytes: request line and headers of one request together.
         header_seconds: time to send the headers.
@@ -44,7 +47,10 @@ class Limits:
     upload_bytes: int = 20_000_000
     batch_bytes: int = 100_000_000
     json_bytes: int = 5_000_000
-    json_values: int = 500_000
+    json_values: int = 50_000
+    label_values: int = 250_000
+    json_escapes: int = 5_000_000
+    parameters: int = 1_000
     buffered_bytes: int = 200_000_000
     header_bytes: int = 65_536
     header_seconds: float = 10.0

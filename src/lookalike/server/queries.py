@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from collections.abc import Iterator
 from dataclasses import dataclass
+from string import ascii_letters, digits
 
+from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError
 from lookalike.search.query import QueryRegion
 from lookalike.search.search import SearchOptions
@@ -13,6 +16,10 @@ _RERANKING_COST = 2
 _GEOMETRIC_COST = 8
 _MULTI_CROP_COST = 3
 _PER_HITS = 100
+
+_PIECE = 1 << 18
+_MAX_PADDING = 100
+_NOT_BASE64 = bytes(set(range(256)) - set(f"{ascii_letters}{digits}+/".encode()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +51,7 @@ class SearchQuery:
             InputError: it is not base64.
         """
         try:
-            return b64decode(self.base64 or "")
+            return b"".join(_base64_pieces(self.base64 or ""))
         except ValueError as error:
             raise InputError(f"image: not base64 ({error})") from None
 
@@ -58,6 +65,29 @@ class SearchQuery:
             return
         if sum(value is not None for value in self._values) != 1:
             raise InputError("a search needs exactly one of image, id, text and url, or keywords")
+
+
+def _base64_pieces(text: str) -> Iterator[bytes]:
+    """Yield decoded base64 piece by piece: nothing else can run while one is decoded.
+
+    What follows the padding is ignored.
+
+    Raises:
+        ValueError: it is not base64.
+    """
+    if not text.isascii():
+        raise ValueError("it has other characters than ASCII")
+    end = text.find("=") if "=" in text else len(text)
+    rest = b""
+    for place in range(0, end, _PIECE):
+        check_cancelled()
+        letters = rest + text[place : min(place + _PIECE, end)].encode().translate(
+            None, _NOT_BASE64
+        )
+        whole = len(letters) // 4 * 4
+        yield b64decode(letters[:whole])
+        rest = letters[whole:]
+    yield b64decode(rest + text[end : end + _MAX_PADDING].encode())
 
 
 def cost_of(region: QueryRegion, search: SearchOptions) -> int:

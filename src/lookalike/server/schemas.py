@@ -21,6 +21,7 @@ _MAX_SIDE = 100_000
 MAX_TEXT = 2_000
 """Length of ids, texts and URLs, in characters."""
 _MAX_FILTER = 10_000
+_MAX_UNKNOWN = 20
 _FILTER = "year >= 2020 and tag in ('a', 'b')"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -31,6 +32,15 @@ class RequestModel(BaseModel):
     """A request without unknown fields, so that a misspelled option is an error."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, data: Any) -> Any:
+        """Refuse many unknown fields at once: an error for each takes long."""
+        if isinstance(data, dict) and len(data) > len(cls.model_fields) + _MAX_UNKNOWN:
+            unknown = next(name for name in data if name not in cls.model_fields)
+            raise ValueError(f"unknown field {unknown[:80]!r}, and others")
+        return data
 
 
 class _CommonParameters(RequestModel):
