@@ -33,6 +33,7 @@ from lookalike.server.decoder_pool import DecoderPool, decoding_batch
 from lookalike.server.limits import Limits
 from lookalike.server.problems import ProblemError
 from lookalike.server.settings import ServeSettings
+from lookalike.types import ImageArray
 from tests.bad_decoder import BLOAT, CRASH, EXIT, FAULTS, GARBAGE, HANG, ONCE
 from tests.conftest import Require
 from tests.processes import PROC, alive, children
@@ -270,6 +271,27 @@ def test_decoded_images_in_memory_are_limited(bad: None) -> None:
         assert (await second).max() == 8
 
     with_decoders(2, work, image_bytes=100)
+
+
+def test_images_that_one_client_holds_do_not_keep_others_waiting(bad: None) -> None:
+    async def work(decoders: DecoderPool) -> None:
+        async def decode(client: str) -> ImageArray:
+            identify({}, client)
+            return await decoders.image(png(7), f"an image of {client}", side=8)
+
+        held = [await asyncio.create_task(decode("busy")) for _ in range(5)]
+        size = held[0].nbytes
+        assert decoders.held_bytes == 5 * size
+        further = asyncio.create_task(decode("busy"))
+        while not decoders.waiting:
+            await asyncio.sleep(0)
+        others = [await asyncio.create_task(decode(client)) for client in ("a", "b")]
+        assert not further.done()
+        assert decoders.held_bytes == (5 + len(others)) * size
+        held.clear()
+        assert (await further).max() == 7
+
+    with_decoders(2, work, image_bytes=1_000)
 
 
 def file_of(kind: str, size: tuple[int, int] = (40, 30)) -> bytes:
