@@ -17,6 +17,7 @@ from lookalike.errors import CancelledError
 from lookalike.server.admission import (
     FairSlots,
     Quota,
+    SharedBytes,
     address_of,
     client_of,
     current_client,
@@ -343,3 +344,28 @@ def test_one_address_has_half_of_the_connections() -> None:
         table.remove(each)
     assert len(table) == 1
     assert table.admit(Fake("2001:db8::9"))
+
+
+def test_who_holds_memory_keeps_only_itself_waiting() -> None:
+    memory = SharedBytes(100)
+    assert memory.fits("a", 500)  # alone, also more than there is
+    memory.add("a", 40)
+    assert memory.fits("a", 10)
+    assert not memory.fits("a", 11)
+    for client in ("b", "c"):
+        assert memory.fits(client, 50)
+        memory.add(client, 50)
+    assert memory.total == 140
+    assert memory.fits("d", 100)
+    memory.add("d", 60)
+    assert not memory.fits("e", 1)
+    memory.add("b", -50)
+    assert memory.fits("e", 1)
+    assert memory.fits("b", 1)
+
+
+def test_the_service_itself_may_hold_all_memory() -> None:
+    memory = SharedBytes(100)
+    memory.add("", 60)
+    assert memory.fits("", 40)
+    assert not memory.fits("", 41)

@@ -26,6 +26,9 @@ _client: ContextVar[str] = ContextVar("lookalike-client", default="")
 _IPV6_PREFIX = 64
 """Bits of an IPv6 address that name a client: one machine has all addresses below them."""
 
+_OVERDRAFT = 2
+"""Memory may be held so many times by clients that hold nothing else."""
+
 _ALL_CLIENTS = 4
 """All clients together may occupy this many times what one may."""
 
@@ -206,3 +209,34 @@ class FairSlots:
 
     def _fits(self, turn: _Turn) -> bool:
         return self._running[turn.client] < self._per_client
+
+
+class SharedBytes:
+    """Memory of clients: half of it for one, and for each that has none also beyond it.
+
+    Who holds much for long, such as a search that waits for others, keeps only itself waiting.
+    What the service holds for itself, without a client, may be all of it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        """Bytes that all clients hold."""
+        return self._held.total()
+
+    def fits(self, client: str, size: int) -> bool:
+        """Return whether a client may hold so many bytes more; alone, also more than there are."""
+        own = self._held[client]
+        if not own:
+            return self.total < _OVERDRAFT * self._limit
+        limit = self._limit // 2 if client else self._limit
+        return own + size <= limit and self.total + size <= self._limit
+
+    def add(self, client: str, size: int) -> None:
+        """Count bytes that a client holds from now on, or releases if they are negative."""
+        self._held[client] += size
+        if not self._held[client]:
+            del self._held[client]

@@ -33,7 +33,7 @@ from lookalike.errors import CancelledError, ImageError
 from lookalike.images.formats import upload_formats
 from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
 from lookalike.server import messages
-from lookalike.server.admission import current_client
+from lookalike.server.admission import SharedBytes, current_client
 from lookalike.server.decoder_process import MAX_SIDE
 from lookalike.server.fair_queue import FairQueue
 from lookalike.server.problems import too_many_requests
@@ -75,9 +75,6 @@ _SLOW_DECAY = 0.8
 _REMEMBERED = 1_000
 """A client is slow after an image that took so long, for some images. Slow clients together leave
 a decoder to others."""
-
-_OVERDRAFT = 2
-"""Images may take so many times their memory with those of clients that have no other."""
 
 _MEDIA_TYPES = ("image/jpeg", "image/png")
 
@@ -182,8 +179,7 @@ class DecoderPool:
         self.seconds = seconds
         self.restarts = 0
         self._queue_seconds = queue_seconds
-        self._image_bytes = image_bytes
-        self._held: Counter[str] = Counter()
+        self._held = SharedBytes(image_bytes)
         command = (sys.executable, "-m", module, str(memory))
         self._workers = [_Worker(command) for _ in range(count)]
         self._idle: list[_Worker] = []
@@ -219,7 +215,7 @@ class DecoderPool:
     @property
     def held_bytes(self) -> int:
         """Bytes of decoded images that are in memory, or may be at the end of their decoding."""
-        return self._held.total()
+        return self._held.total
 
     async def image(  # noqa: PLR0913 - options with names
         self,
@@ -374,26 +370,14 @@ class DecoderPool:
                 running = sum(n for name, n in self._running.items() if self._is_slow(name))
                 if running >= shared:
                     return False
-            return self._has_room(job)
+            return self._held.fits(job.client, job.size)
 
         while self._idle and (taken := self._queue.take(fits)) is not None:
             client, job = taken
-            self._held[client] += job.size
+            self._held.add(client, job.size)
             self._running[client] += 1
             self._queue.charge(client, _EXPECTED_SECONDS)
             job.turn.set_result(self._idle.pop())
-
-    def _has_room(self, job: _Job) -> bool:
-        """Return whether the result of a job may be in memory now.
-
-        Who holds images for long, such as a search that waits for others, keeps only itself
-        waiting.
-        """
-        own, all_bytes = self._held[job.client], self._held.total()
-        if not own:
-            return all_bytes < _OVERDRAFT * self._image_bytes
-        limit = self._image_bytes // 2 if job.client else self._image_bytes
-        return own + job.size <= limit and all_bytes + job.size <= self._image_bytes
 
     def _release(self, worker: _Worker) -> None:
         self._idle.append(worker)
@@ -402,7 +386,7 @@ class DecoderPool:
 
     def _settle(self, client: str, size: int, seconds: float) -> None:
         """Count the time that a request really took, and free what was held for its result."""
-        self._hold(client, -size)
+        self._held.add(client, -size)
         self._running[client] -= 1
         if not self._running[client]:
             del self._running[client]
@@ -410,11 +394,6 @@ class DecoderPool:
         self._paces[client] = max(seconds, _SLOW_DECAY * self._paces.pop(client, 0.0))
         if len(self._paces) > _REMEMBERED:
             self._paces.popitem(last=False)
-
-    def _hold(self, client: str, size: int) -> None:
-        self._held[client] += size
-        if not self._held[client]:
-            del self._held[client]
 
     def _is_slow(self, client: str) -> bool:
         return client != "" and self._paces.get(client, 0.0) > _SLOW_SECONDS
@@ -496,7 +475,7 @@ class DecoderPool:
         pixels = np.frombuffer(payload, np.uint8)
         image = pixels.reshape(shape)
         client = current_client()
-        self._hold(client, len(payload))
+        self._held.add(client, len(payload))
         loop = asyncio.get_running_loop()
         free = weakref.finalize(pixels, self._free, loop, client, len(payload))
         free.atexit = False
@@ -506,7 +485,7 @@ class DecoderPool:
         """Count an image that is no longer used; called in any thread."""
 
         def free() -> None:
-            self._hold(client, -size)
+            self._held.add(client, -size)
             self._dispatch()
 
         with contextlib.suppress(RuntimeError):  # the loop is closed

@@ -28,6 +28,7 @@ from lookalike.images.formats import HEADER_BYTES, Format, detect_format
 from lookalike.images.metadata_stripping import open_parts, size_of, strip_metadata
 from lookalike.images.options import DecodeOptions
 from lookalike.search.search import ImageReader
+from lookalike.server.admission import Quota, SharedBytes, current_client
 from lookalike.server.decoder_pool import DecoderPool, Priority
 from lookalike.server.decoder_process import MAX_SIDE
 from lookalike.server.problems import too_many_requests
@@ -41,8 +42,8 @@ from lookalike.url_fetch import is_url
 T = TypeVar("T")
 
 _CACHE_BYTES = 64 << 20
-_MAX_READS = 512
-"""Images that are read at a time."""
+_MAX_READS = 256
+"""Images of one client that are read at a time; twice as many of all clients."""
 
 MAX_FILE_BYTES = 128 << 20
 """Largest file or array that is read."""
@@ -81,7 +82,7 @@ class ImageFile:
 
 
 class ItemImages:
-    """Reads images of items; more than 512 reads at a time are refused.
+    """Reads images of items; too many reads at a time are refused.
 
     Args:
         decoders: decode and encode them.
@@ -93,7 +94,7 @@ class ItemImages:
         self._decoders = decoders
         self._workers = workers
         self._settings = settings
-        self._reads = 0
+        self._reads = Quota(_MAX_READS, "images that are read", total=2 * _MAX_READS)
         self._room = _Room(_READ_BYTES)
         self._thumbnails: _Cache[tuple[str, bytes]] = _Cache(_CACHE_BYTES)
         self._reduced: _Cache[ImageArray] = _Cache(_CACHE_BYTES // 2)
@@ -109,7 +110,7 @@ class ItemImages:
             ImageError: the image cannot be read.
             FetchError: it could not be fetched.
         """
-        async with self._read_slot():
+        with self._reads.take():
             item = await self._open(gallery, _record(row))
             if item.path is not None:
                 image = await self._workers.reading.run(self._file_to_send, item)
@@ -135,7 +136,7 @@ class ItemImages:
         """
         key = state, row.ids[0], size
         if (thumbnail := self._thumbnails.get(key)) is None:
-            async with self._read_slot():
+            with self._reads.take():
                 item = await self._open(gallery, _record(row))
                 async with self._stored(item) as stored:
                     thumbnail = await self._thumbnail(item.id, stored, size)
@@ -164,7 +165,7 @@ class ItemImages:
             ImageError: the image cannot be read.
             FetchError: it could not be fetched.
         """
-        async with self._read_slot():
+        with self._reads.take():
             item = await self._open(gallery, _record(row))
             async with self._stored(item) as stored:
                 return await self._decoders.image(
@@ -326,24 +327,12 @@ class ItemImages:
             stored.content, row_id, size, options=stored.options, page=stored.page
         )
 
-    @contextlib.asynccontextmanager
-    async def _read_slot(self) -> AsyncIterator[None]:
-        if self._reads >= _MAX_READS:
-            raise too_many_requests(f"{self._reads} images are being read")
-        self._reads += 1
-        try:
-            yield
-        finally:
-            self._reads -= 1
-
 
 class _Room:
-    """Memory that waits for what is read before to be released, first come, first served."""
+    """Memory for files and pixels, in which a client waits for what it holds itself."""
 
     def __init__(self, size: int) -> None:
-        self._size = size
-        self._held = 0
-        self._turn = asyncio.Lock()
+        self._held = SharedBytes(size)
         self._released = asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -351,23 +340,22 @@ class _Room:
         """Hold so many bytes during the block; alone, also more than there is.
 
         Raises:
-            ProblemError: others did not release enough in time.
+            ProblemError: not enough was released in time.
         """
-        end = time.monotonic() + _READ_SECONDS
-        async with self._turn:
-            while self._held and self._held + size > self._size:
-                check_cancelled()
-                if time.monotonic() > end:
-                    raise too_many_requests("the memory for images is full")
-                self._released.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_POLL_SECONDS):
-                        await self._released.wait()
-            self._held += size
+        client, end = current_client(), time.monotonic() + _READ_SECONDS
+        while not self._held.fits(client, size):
+            check_cancelled()
+            if time.monotonic() > end:
+                raise too_many_requests("the memory for images is full")
+            self._released.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._released.wait()
+        self._held.add(client, size)
         try:
             yield
         finally:
-            self._held -= size
+            self._held.add(client, -size)
             self._released.set()
 
 
