@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -66,12 +67,15 @@ def read_json(
     place = place or str(path)
     try:
         with open_regular(path, follow=follow) as file:
-            data = file.read(limit + 1)
+            is_small = os.fstat(file.fileno()).st_size <= limit  # it may take nothing on the disk
+            data = file.read(limit + 1) if is_small else None
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as problem:
         reason = problem.strerror or str(problem)
         raise error(f"{place}: cannot be read ({reason}){_then(hint)}") from problem
+    if data is None:
+        raise error(f"{place}: cannot be read ({_too_large(limit)}){_then(hint)}")
     return parse_json(data, place, hint=hint, error=error, limit=limit)
 
 
@@ -97,13 +101,17 @@ def parse_json(
         raise error(f"{place}: cannot be read ({problem}){_then(hint)}") from None
 
 
+def _too_large(limit: int) -> str:
+    return f"larger than {limit / 1e6:,.0f} MB"
+
+
 class _InvalidError(ValueError):
     """What is wrong with a document."""
 
 
 def _parse(data: bytes, limit: int) -> Any:
     if len(data) > limit:
-        raise _InvalidError(f"larger than {limit / 1e6:,.0f} MB")
+        raise _InvalidError(_too_large(limit))
     containers = data.count(b"[") + data.count(b"{")
     if containers + data.count(b",") > _FREE_VALUES + len(data) // _BYTES_PER_VALUE:
         raise _InvalidError("too many values")

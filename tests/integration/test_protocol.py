@@ -188,6 +188,8 @@ LARGE = b"a" * 6_000
         HEALTH + b"x: " + LARGE + b"\r\ny: " + LARGE + b"\r\n\r\n",
         HEALTH + LARGE * 2 + b": x\r\n\r\n",
         HEALTH + b"".join(b"x%d: y\r\n" % i for i in range(5_000)) + b"\r\n",
+        HEALTH + b"x:\r\n" * 250 + b"\r\n",
+        PUT + b"transfer-encoding: chunked\r\n\r\n0\r\n" + b"x:\r\n" * 250 + b"\r\n",
         b"GET /" + LARGE * 2 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"GET /" + b"a" * 2_000_000,
         HEALTH + b"x: " + b"a" * 2_000_000,
@@ -210,6 +212,13 @@ def test_too_large_headers_are_refused(served: Serving, sent: bytes) -> None:
 def _send_all(connection: socket.socket, sent: bytes) -> None:
     with contextlib.suppress(OSError):
         connection.sendall(sent)
+
+
+def test_a_body_in_many_chunks_is_accepted(served: Serving) -> None:
+    chunks = b"1\r\na\r\n" * 900 + b"80\r\n%b\r\n" % (b"a" * 128) * 2_000 + b"0\r\n\r\n"
+    sent = SEARCH + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n" + chunks
+    (response,) = parse_responses(exchange(served.port, sent))
+    assert json.loads(response.body)["type"].endswith("invalid-image")
 
 
 def test_headers_within_the_limit_are_accepted(served: Serving) -> None:
@@ -345,6 +354,7 @@ def test_unfinished_uploads_count_as_buffered(served: Serving) -> None:
         SEARCH + b"content-length: 5\r\ncontent-length: 6\r\n\r\nabcdef",
         SEARCH + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         SEARCH + b"transfer-encoding: chunked\r\n\r\nxyz\r\n",
+        SEARCH + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 1_100,
         SEARCH + b"transfer-encoding: chunked\r\n\r\n-1\r\na\r\n0\r\n\r\n",
         SEARCH + b"transfer-encoding: chunked, identity\r\n\r\n5\r\nabcde\r\n0\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,18 @@ def test_documents_at_the_limits_are_read() -> None:
     assert parse_json(b"1" * 4_300, "f") > 0
     with pytest.raises(ArtifactError, match="larger than 1 MB"):
         parse_json(b'"' + b"a" * 1_000_000 + b'"', "f", limit=1_000_000)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "sparse.json").open("wb") as file:
+        file.truncate(1 << 40)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArtifactError, match="larger than 50 MB"):
+            read_json(tmp_path / "sparse.json", limit=50_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_reading_never_waits_or_follows_a_link_on_request(tmp_path: Path) -> None:

@@ -24,6 +24,16 @@ _LINGER_SECONDS = 2
 _MAX_PIPELINED = 64
 """Requests of one connection that may arrive before the first of them is answered."""
 
+_READ_BYTES = 1 << 16
+"""Bytes of one connection that are parsed before it is the turn of others."""
+
+_MAX_HEADERS = 200
+"""Headers and trailers of one request."""
+
+_FREE_CHUNKS, _MIN_CHUNK = 1_000, 64
+"""Chunks of a body beyond so many have at least so many bytes, on average: parsing a chunk takes as
+long as some kilobytes do."""
+
 
 class _LimitedProtocol(HttpToolsProtocol):
     """HTTP/1.1 with time limits for headers and responses, and a size limit for headers.
@@ -41,6 +51,8 @@ class _LimitedProtocol(HttpToolsProtocol):
     _send_timer: asyncio.TimerHandle | None = None
     _refused = False
     _in_body = False
+    _chunks = _chunk_bytes = 0
+    _too_many_headers = False
     _header_bytes = 0
     """Bytes since the request started or the last body chunk: request line, headers, trailers."""
 
@@ -51,6 +63,7 @@ class _LimitedProtocol(HttpToolsProtocol):
             transport.abort()
             return
         transport.set_write_buffer_limits(0)  # so that "paused" means: not everything is sent
+        transport.max_size = _READ_BYTES
         self._start_timer(self.limits.header_seconds)
 
     def data_received(self, data: bytes) -> None:
@@ -63,7 +76,14 @@ class _LimitedProtocol(HttpToolsProtocol):
         if self._header_bytes > self.limits.header_bytes:
             self._refuse(b"431 Request Header Fields Too Large")
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > _MAX_HEADERS:
+            self._too_many_headers = True
+            raise ValueError
+
     def on_headers_complete(self) -> None:
+        self._chunks = self._chunk_bytes = 0
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self.limits.header_bytes or len(self.pipeline) >= _MAX_PIPELINED:
             raise ValueError  # the parser reports it as its own error
@@ -89,6 +109,10 @@ class _LimitedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._header_bytes = 0
+        self._chunks += 1
+        self._chunk_bytes += len(body)
+        if self._chunk_bytes < (self._chunks - _FREE_CHUNKS) * _MIN_CHUNK:
+            raise ValueError
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -105,7 +129,7 @@ class _LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def send_400_response(self, _: str) -> None:
-        too_large = self._header_bytes > self.limits.header_bytes
+        too_large = self._too_many_headers or self._header_bytes > self.limits.header_bytes
         self._refuse(b"431 Request Header Fields Too Large" if too_large else b"400 Bad Request")
 
     def pause_writing(self) -> None:

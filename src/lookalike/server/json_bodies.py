@@ -1,17 +1,21 @@
-"""Request bodies in JSON, which are parsed in threads: large ones take long."""
+"""Request bodies in JSON, which are parsed and checked in threads: large ones take long."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope
 
 from lookalike.metadata import MAX_DIGITS
 
-_SMALL = 1 << 14
+_SMALL, _MEDIUM = 1 << 14, 1 << 18
+"""Smaller bodies are parsed at once, larger ones one at a time: nothing else runs meanwhile."""
+
 _STEP = 1 << 20
 _LABELS = "/labeling/coverage"
 
@@ -24,12 +28,23 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def with_own_parser(request: Request) -> Response:
-            return await handle(_JsonRequest(request.scope, request.receive))
+            return await handle(_JsonRequest(request.scope, request.receive, check))
+
+        def check(value: Any) -> Any:
+            """Return the model of a value, or the value if it is invalid, which is reported later."""
+            if self.body_field is None:
+                return value
+            model, errors = self.body_field.validate(value, loc=("body",))
+            return value if errors else model
 
         return with_own_parser
 
 
 class _JsonRequest(Request):
+    def __init__(self, scope: Scope, receive: Receive, check: Callable[[Any], Any]) -> None:
+        super().__init__(scope, receive)
+        self._check = check
+
     async def json(self) -> Any:
         body = await self.body()
         if len(body) <= _SMALL:
@@ -38,7 +53,10 @@ class _JsonRequest(Request):
         limits = service.settings.limits
         has_labels = self.url.path.endswith(_LABELS)
         max_values = limits.label_values if has_labels else limits.json_values
-        return await service.in_thread(_parse, body, max_values, limits.json_escapes)
+        parse = partial(_parse, body, max_values, limits.json_escapes)
+        workers = service.workers
+        pool = workers.short if len(body) <= _MEDIUM else workers.parsing
+        return await pool.run(lambda: self._check(parse()))
 
 
 def _parse(body: bytes, max_values: int, max_escapes: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Mapping
@@ -270,9 +271,10 @@ async def _result_set(
     values["encoder"] = opened.batcher.encoder.name
     try:
         region, search = form.parse(await browsing.facets(opened), opened.gallery.metric)
-        if opened is not origin:
-            query = await _transfer(service, opened, origin, query)
-        hits = await service.search(opened, query, region, search, stages)
+        with contextlib.ExitStack() as memory:
+            if opened is not origin:
+                query = await _transfer(service, opened, origin, query, memory)
+            hits = await service.search(opened, query, region, search, stages)
     except LookalikeError as error:
         return {**values, "problem": service.problem_of(error)}
     return {
@@ -287,16 +289,28 @@ async def _result_set(
 
 
 async def _transfer(
-    service: Service, opened: OpenGallery, origin: OpenGallery, query: SearchQuery
+    service: Service,
+    opened: OpenGallery,
+    origin: OpenGallery,
+    query: SearchQuery,
+    memory: contextlib.ExitStack,
 ) -> SearchQuery:
-    """Return the query for another gallery: an item that it does not have becomes an image."""
+    """Return the query for another gallery: an item that it does not have becomes an image.
+
+    Its file counts as one that the client uploaded, until ``memory`` is closed.
+
+    Raises:
+        ProblemError: the memory for uploads is full.
+    """
     if query.id is None:
         return query
     try:
         await service.row(opened, query.id)
     except MissingRowError:
         row = await service.row(origin, query.id)
-        return SearchQuery(image=await service.item_images.content(origin.gallery, row))
+        content = await service.item_images.content(origin.gallery, row)
+        memory.enter_context(service.quotas.bodies.take(len(content)))
+        return SearchQuery(image=content)
     return query
 
 

@@ -81,6 +81,7 @@ class Workers:
         long: work that may take seconds, so that it does not hold up ``short`` work.
         reading: image files and what is sent of them, which may be on a slow disk.
         fetching: images from URLs.
+        parsing: large bodies in JSON.
     """
 
     def __init__(self, threads: int, *, remote: int, fetches: int) -> None:
@@ -89,8 +90,9 @@ class Workers:
         self.long = WorkerThreads(max(3, threads, remote // 2), "work")
         self.reading = WorkerThreads(_READERS, "read")
         self.fetching = WorkerThreads(fetches, "fetch")
+        self.parsing = WorkerThreads(1, "parse")
 
     async def close(self, seconds: float) -> None:
         """Wait for running work, at most some seconds together."""
-        pools = (self.opening, self.short, self.long, self.reading, self.fetching)
+        pools = (self.opening, self.short, self.long, self.reading, self.fetching, self.parsing)
         await asyncio.gather(*(pool.close(seconds) for pool in pools))
