@@ -31,7 +31,7 @@ class JsonRoute(APIRoute):
             return await handle(_JsonRequest(request.scope, request.receive, check))
 
         def check(value: Any) -> Any:
-            """Return the model of a value, or the value if it is invalid, which is reported later."""
+            """Return the model of a value; the value if it is invalid, which is reported later."""
             if self.body_field is None:
                 return value
             model, errors = self.body_field.validate(value, loc=("body",))
