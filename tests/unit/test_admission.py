@@ -352,6 +352,9 @@ def test_who_holds_memory_keeps_only_itself_waiting() -> None:
     memory.add("a", 40)
     assert memory.fits("a", 10)
     assert not memory.fits("a", 11)
+    memory.add("a", 40)
+    assert memory.fits("a", 0)
+    memory.add("a", -40)
     for client in ("b", "c"):
         assert memory.fits(client, 50)
         memory.add(client, 50)

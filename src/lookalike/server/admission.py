@@ -230,6 +230,8 @@ class SharedBytes:
     def fits(self, client: str, size: int) -> bool:
         """Return whether a client may hold so many bytes more; alone, also more than there are."""
         own = self._held[client]
+        if not size:
+            return True
         if not own:
             return self.total < _OVERDRAFT * self._limit
         limit = self._limit // 2 if client else self._limit
