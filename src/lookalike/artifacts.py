@@ -25,6 +25,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from lookalike.cancellation import check_cancelled
 from lookalike.documents import SMALL, parse_json, read_json
 from lookalike.errors import ArtifactError, BusyError, FormatVersionError, StorageError
+from lookalike.files import check_regular
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def write_atomically(
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
+        _check_replaceable(path)
         kept = _mode_of(path) if mode is None else mode
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         descriptor = os.open(partial, flags, 0o666 if kept is None else kept & 0o600)
@@ -83,6 +85,16 @@ def write_atomically(
         if created:
             partial.unlink(missing_ok=True)
         raise storage_error(path, error) from error
+
+
+def _check_replaceable(path: Path) -> None:
+    """Check that nothing but a file would be replaced: not a device such as ``/dev/null``.
+
+    Raises:
+        OSError: there is something else, or a link to it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        check_regular(path)
 
 
 def _mode_of(path: Path) -> int | None:

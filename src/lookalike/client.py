@@ -36,6 +36,7 @@ from lookalike.errors import (
     ServiceError,
     SettingError,
 )
+from lookalike.files import read_regular
 from lookalike.filters import Where
 from lookalike.formatting import printable, without_url_secrets
 from lookalike.images.decode import ImageInput, decode
@@ -528,7 +529,7 @@ def _file_bytes(image: ImageInput) -> bytes:
         return image
     if isinstance(image, str | Path):
         try:
-            return Path(image).read_bytes()
+            return read_regular(image)
         except OSError as error:
             reason = error.strerror or str(error)
             raise ImageError(f"{image}: cannot be read ({reason})") from error

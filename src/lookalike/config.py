@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _threads() -> int:
     raw = os.environ.get("LOOKALIKE_THREADS")
     if not raw:
         return usable_cores()
-    if not raw.isdigit() or int(raw) < 1:
+    if not re.fullmatch("0*[1-9][0-9]{0,5}", raw):
         raise SettingError(f"LOOKALIKE_THREADS={raw!r}: must be a whole number of at least 1")
     return int(raw)
 

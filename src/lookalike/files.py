@@ -28,6 +28,7 @@ _ESCAPED = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
 
 _LONGEST_NAME = 200
 _LONGEST_SHOWN = 80
+_LARGEST_TEXT = 1_000_000_000
 
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -163,14 +164,32 @@ def check_regular(path: str | Path) -> None:
     _check_mode(os.stat(path).st_mode, path)  # noqa: PTH116 - half the cost of Path.stat
 
 
-def read_regular(path: str | Path) -> bytes:
+def read_regular(path: str | Path, *, limit: int | None = None, follow: bool = True) -> bytes:
     """Return the bytes of a regular file; anything else is refused without waiting.
 
+    Args:
+        path: the file.
+        limit: of its size, in bytes: a file may be much larger than what it takes on the disk.
+        follow: also if the path is a link to a file.
+
     Raises:
-        OSError: it is not a regular file, or cannot be read; ``strerror`` says why.
+        OSError: it is not a regular file, is larger, or cannot be read; ``strerror`` says why.
     """
-    with open_regular(path) as file:
-        return file.read()
+    with open_regular(path, follow=follow) as file:
+        if limit is not None and os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit / 1e6:,.0f} MB", str(path))
+        return file.read(-1 if limit is None else limit)
+
+
+def read_text(path: str | Path) -> str:
+    """Return the text of a regular file in UTF-8, its line ends as they are: names may have them.
+
+    Raises:
+        OSError: it is not a regular file, larger than 1 GB, or cannot be read; ``strerror`` says
+            why.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    return read_regular(path, limit=_LARGEST_TEXT).decode("utf-8-sig")
 
 
 def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:

@@ -12,6 +12,7 @@ from typing import Any
 
 import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -169,6 +170,52 @@ def test_links_inside_a_gallery_are_refused(name: str, work: Path, tmp_path: Pat
     done = lookalike("index", "g.gallery", "photos", cwd=work)
     assert (done.returncode, len(done.stderr.strip().splitlines())) != (0, 0)
     assert (sorted(target.rglob("*")) if target.is_dir() else target.read_text()) == before
+
+
+@pytest.mark.parametrize("folder", ["_transactions", "_versions", "data", "."])
+def test_pipes_inside_a_gallery_are_not_waited_for(folder: str, work: Path) -> None:
+    os.mkfifo(work / "g.gallery" / "store" / folder / "pipe")
+    with pytest.raises(ArtifactError, match="pipe: not a regular file; delete it"):
+        Gallery.open(work / "g.gallery")
+
+
+def test_files_much_larger_than_they_can_be_are_not_read(work: Path) -> None:
+    manifests = (work / "g.gallery" / "store" / "_versions").glob("*.manifest")
+    (work / "g.gallery" / ARCHIVE).unlink()
+    for file in (*manifests, work / "g.gallery" / ARCHIVE, work / "e" / "0-model.onnx"):
+        file.touch()
+        os.truncate(file, 1 << 40)
+    with pytest.raises(ArtifactError, match=r"\.manifest has 1,099,511,627,776 bytes"):
+        Gallery.open(work / "g.gallery")
+    with pytest.raises(ArtifactError, match=r"cannot be read \(larger than 2,200 MB"):
+        load_encoder(work / "e")
+
+
+def test_embeddings_that_are_not_finite_are_named(work: Path) -> None:
+    gallery = Gallery.open(work / "g.gallery")
+    table = lance.dataset(work / "g.gallery" / "store")
+    rows = table.to_table()
+    values = np.stack(rows["embedding"].to_numpy(zero_copy_only=False))
+    values[1, 0] = np.nan
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    place = rows.schema.names.index("embedding")
+    lance.write_dataset(
+        rows.set_column(place, rows.schema.field(place), vectors), table.uri, mode="overwrite"
+    )
+    name = rows["id"][1].as_py()
+    with pytest.raises(ArtifactError, match=f"the embedding of '{name}' has numbers that are not"):
+        neighbor_graph(gallery)
+
+
+def test_locations_of_sources_that_are_no_paths_are_none(work: Path) -> None:
+    manifest = work / "g.gallery" / "gallery.json"
+    fields = json.loads(manifest.read_text())
+    photos = str(work / "photos")
+    fields["sources"] = {"nul": "x\0y", "long": "x" * 5000, "photos": photos}
+    manifest.write_text(json.dumps(fields))
+    gallery = Gallery.open(work / "g.gallery")
+    report = gallery.sync(gallery.open_source(work / "photos"))
+    assert (report.added, report.failed) == (0, ())
 
 
 @pytest.mark.parametrize("identity", ["a\r\nSet-Cookie: x", "", "../x", "x" * 101])

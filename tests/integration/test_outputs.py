@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lookalike.artifacts import write_atomically
 from lookalike.cli.output_files import check_output
 from lookalike.encoders.registry import open_encoder
-from lookalike.errors import ArtifactError
+from lookalike.errors import ArtifactError, StorageError
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import open_source
 from tests.integration.test_cli import lookalike
@@ -78,7 +79,26 @@ def test_other_files_are_overwritten_and_folders_are_not(work: Path) -> None:
         check_output(work / "photos", force=True)
 
 
+def test_only_files_are_replaced(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)  # as /dev/stdout is a link to a pipe or a terminal
+    for path in (pipe, link):
+        with pytest.raises(ArtifactError, match="is not a regular file; name a file"):
+            check_output(path, force=True)
+        with pytest.raises(StorageError, match=r"cannot be written \(not a regular file"):
+            write_atomically(path, b"x")
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+
+
 COMMANDS = {
+    "map": ("explore", "map", "g", "-o", "photos/b.png"),
+    "rows": ("explore", "map", "g", "-o", "g/gallery.json"),
+    "model": (
+        *("choose", "photos", "--labels", "labels.csv"),
+        *("--encoder", "onnx:other.png", "--plot", "other.png"),
+    ),
     "labels": ("label", "propagate", "g", "--labels", "labels.csv", "-o", "./labels.csv"),
     "photo": ("search", "g", "other.png", "--image", "photos/b.png"),
     "query": ("search", "g", "other.png", "--image", "other.png"),
@@ -95,6 +115,19 @@ def test_commands_keep_their_inputs(case: str, work: Path) -> None:
         done.stderr
     )
     assert content(work) == before
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "other.png/x"])
+@pytest.mark.parametrize("command", ["export", "encoder", "report"])
+def test_what_cannot_be_a_path_is_an_error(command: str, name: str, work: Path) -> None:
+    arguments = {
+        "export": ("export", "g", name),
+        "encoder": ("index", "new", "photos", "--encoder", name),
+        "report": ("explore", "map", "g", "-o", name),
+    }[command]
+    done = lookalike(*arguments, cwd=work)
+    assert (done.returncode, "error: " in done.stderr) == (2, True)
+    assert "Traceback" not in done.stderr
 
 
 def test_a_table_of_propagated_labels_has_no_formulas_and_is_read_again(work: Path) -> None:

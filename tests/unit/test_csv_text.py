@@ -55,3 +55,12 @@ def test_labels_and_ground_truth_of_odd_ids_are_read_again(tmp_path: Path) -> No
         GroundTruthLine(1, ids[0], (ids[1],)),
         GroundTruthLine(2, ids[1], (ids[2],)),
     ]
+
+
+def test_labels_of_ids_with_line_ends_are_read_again(tmp_path: Path) -> None:
+    ids = ["photos:a\rb.jpg", "photos:a\nb.jpg", "photos:a\r\nb.jpg"]
+    path = tmp_path / "labels.csv"
+    path.write_bytes(csv_bytes(("id", "label"), [(each, "x") for each in ids]))
+    assert read_labels(path, ids).by_id == dict.fromkeys(ids, ("x",))
+    path.write_bytes(b"id,label\ra,x\rb,y\r")  # as old spreadsheets write it
+    assert read_labels(path, "ab").by_id == {"a": ("x",), "b": ("y",)}

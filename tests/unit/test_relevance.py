@@ -262,7 +262,7 @@ def test_damaged_ground_truth_files_are_refused(
 def test_unreadable_ground_truth_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.csv: cannot be read \(No such file"):
         build_relevance(ROWS, QUERIES, ground_truth=tmp_path / "none.csv")
-    with pytest.raises(InputError, match=r"cannot be read \(Is a directory"):
+    with pytest.raises(InputError, match=r"cannot be read \(is a folder"):
         build_relevance(ROWS, QUERIES, ground_truth=tmp_path)
     with pytest.raises(InputError, match="no rows to search"):
         ground_truth(tmp_path, "v000101,1\n", source(), QUERIES)

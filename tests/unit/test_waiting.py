@@ -106,3 +106,12 @@ def test_the_time_to_wait_is_a_setting(text: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("LOOKALIKE_LOCK_WAIT", text)
     with pytest.raises(SettingError, match="LOOKALIKE_LOCK_WAIT"):
         settings()
+
+
+@pytest.mark.parametrize("text", ["-1", "0", "nan", "\u00b2", "9" * 5000])
+def test_the_number_of_threads_is_a_setting(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKALIKE_THREADS", "03")
+    assert settings().threads == 3
+    monkeypatch.setenv("LOOKALIKE_THREADS", text)
+    with pytest.raises(SettingError, match="LOOKALIKE_THREADS"):
+        settings()

@@ -119,10 +119,14 @@ def _options(
 
 _SURROUNDINGS = frozenset(
     getattr(errno, name)
-    for name in ("EACCES", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENOSPC", "EPERM", "EROFS")
+    for name in (
+        *("EACCES", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE", "ENOSPC", "EPERM", "EROFS"),
+        *("EISDIR", "ELOOP", "ENAMETOOLONG", "ENOTDIR", "ENXIO", "ESTALE", "ETIMEDOUT", "ETXTBSY"),
+    )
     if hasattr(errno, name)
 )
-"""System errors that say what is wrong around the command: a full disk, a missing permission."""
+"""System errors that say what is wrong around the command: a full disk, a missing permission,
+a path that cannot be one."""
 
 
 def main() -> None:

@@ -79,7 +79,8 @@ def command(
     from lookalike.evaluation.model_selection import choose
 
     _check_options(labels, ask, out, plot, cheapest=cheapest)
-    check_output(plot, force=force, inputs=(source, labels))
+    models = (name.removeprefix("onnx:") for name in encoder or ())
+    check_output(plot, force=force, inputs=(source, labels, *models))
     options = ChooseOptions(
         minutes=minutes,
         encoders=tuple(encoder) if encoder else None,

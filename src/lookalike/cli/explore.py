@@ -9,8 +9,8 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.commands import Command, new_group
-from lookalike.cli.options import AsJson, Gallery
-from lookalike.cli.output_files import OutputFolder, check_free, write_folder
+from lookalike.cli.options import AsJson, Force, Gallery
+from lookalike.cli.output_files import OutputFolder, check_free, check_output, write_folder
 from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def map_command(
         int, typer.Option(metavar="N", help="Thumbnail side in pixels; 0 for none.")
     ] = 32,
     fresh: _Fresh = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Map a gallery in two dimensions, and report its quality.
@@ -53,6 +54,7 @@ def map_command(
     from lookalike.gallery.gallery import Gallery
 
     opened = Gallery.open(gallery).snapshot()
+    check_output(out, force=force, gallery=opened)
     with console.progress() as on_progress:
         result = build_map(opened, column=column, fresh=fresh, on_progress=on_progress)
         if out is not None:

@@ -58,8 +58,9 @@ def check_output(
 
     if out is None or not out.exists():
         return
-    if out.is_dir():
-        raise ArtifactError(f"{out}: is a folder; name a file")
+    if not out.is_file():
+        reason = "is a folder" if out.is_dir() else "is not a regular file"
+        raise ArtifactError(f"{out}: {reason}; name a file")
     if force:
         return
     for path in _inputs(out, gallery, inputs):

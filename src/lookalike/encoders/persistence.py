@@ -20,7 +20,7 @@ from lookalike.encoders.handcrafted import HandcraftedEncoder, Histogram, Pca, P
 from lookalike.encoders.hog import FineHog, Hog
 from lookalike.encoders.weights import WEIGHTS_FILE
 from lookalike.errors import ArtifactError, InputError
-from lookalike.files import bare_name, open_regular
+from lookalike.files import bare_name, read_regular
 
 _HANDCRAFTED: Mapping[str, type[HandcraftedEncoder]] = {
     c.kind: c for c in (Pixels, Pca, Hog, FineHog, Histogram)
@@ -38,6 +38,9 @@ _FILES: Mapping[str, tuple[str, ...]] = {
     "pair": ("model.onnx", "text.onnx", "tokenizer.json"),
 }
 """Names of the files that an encoder may have, by its kind; those of its parts are numbered."""
+
+_LARGEST_FILE = 2_200_000_000
+"""Bytes of a file of an encoder, at most: ONNX models of 2 GiB or more cannot be serialized."""
 
 MAX_PARTS = 64
 """Encoders that one may consist of, parts of parts included."""
@@ -124,8 +127,7 @@ def read_encoder_files(folder: Path, description: Fields) -> dict[str, bytes]:
     files = {}
     for name, expected in hashes.items():
         try:
-            with open_regular(folder / name, follow=False) as file:
-                files[name] = file.read()
+            files[name] = read_regular(folder / name, limit=_LARGEST_FILE, follow=False)
         except OSError as error:
             raise ArtifactError(
                 f"{folder}: its file {name} cannot be read ({error.strerror or error}); "

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from lookalike.evaluation.metrics import (
     bootstrap_batch_size,
     bootstrap_interval,
 )
+from lookalike.files import read_text
 from lookalike.formatting import format_count
 from lookalike.types import Embeddings
 from lookalike.vectors import unit_rows
@@ -275,12 +277,12 @@ def read_judgements(path: Path, ids: Sequence[str]) -> Judgements:
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Return the rows with their line numbers, cells stripped of spaces."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text; save it as CSV in UTF-8") from error
-    first = text.split("\n", 1)[0]
+    first = re.split("[\r\n]", text, maxsplit=1)[0]
     separator = ";" if ";" in first and "," not in first else ","
     reader = csv.DictReader(StringIO(text, newline=""), delimiter=separator, restval="")
     names = {name.strip() for name in reader.fieldnames or ()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from lookalike.csv_text import unescape_cell
 from lookalike.errors import InputError
-from lookalike.files import normalize_name
+from lookalike.files import normalize_name, read_text
 from lookalike.images.formats import supported_suffixes
 from lookalike.sources import Item, Source
 
@@ -49,7 +50,7 @@ def read_ground_truth(path: Path) -> list[GroundTruthLine]:
 
 def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError:
@@ -60,7 +61,7 @@ def _read_text(path: Path) -> str:
 
 
 def _parse(path: Path, text: str) -> list[GroundTruthLine]:
-    start = text.partition("\n")[0]
+    start = re.split("[\r\n]", text, maxsplit=1)[0]
     separator = ";" if start.count(";") > start.count(",") else ","
     reader = csv.reader(
         StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True

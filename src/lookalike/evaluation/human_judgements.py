@@ -21,6 +21,7 @@ import numpy as np
 from lookalike.documents import Fields, parse_json
 from lookalike.errors import InputError
 from lookalike.evaluation.metrics import Estimate
+from lookalike.files import open_regular
 from lookalike.formatting import format_count
 
 FORMAT = "lookalike-judgements"
@@ -315,7 +316,7 @@ def read_judgement_files(files: Iterable[Path]) -> list[JudgementFile]:
 
 def _bytes(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from lookalike.cancellation import check_cancelled
-from lookalike.errors import InputError
+from lookalike.errors import ArtifactError, InputError
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
@@ -97,6 +97,7 @@ def neighbor_graph(
 
     Raises:
         InputError: it has fewer than two rows, or fewer than two with an embedding but zeros.
+        ArtifactError: an embedding is not finite.
     """
     gallery = gallery.snapshot()
     ids = tuple(gallery.store.ids())
@@ -104,6 +105,12 @@ def neighbor_graph(
         rows = format_count(len(ids), "row")
         raise InputError(f"{gallery.path}: has {rows}, at least 2 are needed")
     embeddings = gallery.store.get(ids).embeddings
+    finite = np.isfinite(embeddings).all(axis=1)
+    if not finite.all():
+        raise ArtifactError(
+            f"{gallery.path}: the embedding of {ids[int(finite.argmin())]!r} has numbers that are "
+            "not finite; remove that row, and index its source again"
+        )
     zero: tuple[str, ...] = ()
     if gallery.metric is Metric.COSINE:
         defined = has_direction(embeddings)

@@ -29,7 +29,7 @@ from lookalike.artifacts import (
     write_manifest,
 )
 from lookalike.config import settings
-from lookalike.documents import Fields
+from lookalike.documents import LARGE, Fields
 from lookalike.encoders.base import MANIFEST as ENCODER_MANIFEST
 from lookalike.encoders.base import MAX_DIM, Encoder, encoder_files
 from lookalike.encoders.persistence import describe_manifest, file_hashes, write_encoder
@@ -44,7 +44,7 @@ from lookalike.files import (
     bare_name,
     check_no_link,
     escape_name,
-    open_regular,
+    read_regular,
     valid_text,
 )
 from lookalike.gallery.servers import check_server, remember_server
@@ -180,8 +180,7 @@ class FolderStorage:
     def read_file(self, name: str) -> bytes | None:
         """Return the content of a file in the folder; None if there is none."""
         try:
-            with open_regular(self.path / name, follow=False) as file:
-                return file.read()
+            return read_regular(self.path / name, limit=LARGE, follow=False)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -198,7 +199,9 @@ def _hash_at(source: Source, index: int) -> str:
 
 def is_gone(spec: str) -> bool:
     """Return whether nothing is at the location of a source any more."""
-    return not spec.startswith(DATASET_PREFIX) and not Path(unescape_name(spec)).exists()
+    if spec.startswith(DATASET_PREFIX):
+        return False
+    return not os.path.exists(unescape_name(spec))  # noqa: PTH110 - false for what is no path
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +337,11 @@ def same_location(one: str, other: str) -> bool:
 
 
 def _resolved(base: str) -> Path:
-    return Path(unescape_name(base)).resolve()
+    path = Path(unescape_name(base))
+    try:
+        return path.resolve()
+    except (OSError, ValueError):  # no path: too long, or with NUL
+        return path
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lookalike.csv_text import unescape_cell
 from lookalike.errors import InputError
+from lookalike.files import read_text
 from lookalike.formatting import format_count
 
 SEPARATOR = ";"
@@ -87,7 +88,7 @@ def read_labels(path: str | Path, ids: Sequence[str]) -> LabelSet:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:

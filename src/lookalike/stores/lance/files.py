@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from lookalike.artifacts import flush
 from lookalike.errors import ArtifactError
-from lookalike.files import bare_name, check_no_link, open_regular
+from lookalike.files import bare_name, check_no_link, check_regular, open_regular, read_regular
 from lookalike.stores.lance.table import SIGNATURE, schema
 
 VERSIONS = "_versions"
@@ -35,6 +35,8 @@ _INVERTED = 20
 """Digits of a manifest's name that counts down from the largest number of 64 bits."""
 
 _MAX_DIM = 1_000_000
+_LARGEST_MANIFEST = 200_000_000
+"""Bytes of a manifest or of the checksums, at most."""
 _CHUNK = 1 << 22
 _TAIL = 1 << 16
 """Bytes at the end of the checksums in which those of the last commits are."""
@@ -75,9 +77,12 @@ def check_manifest(path: Path, name: str) -> None:
     Lance ends the process for some damaged manifests.
 
     Raises:
-        ValueError: it has changed since it was written.
+        ValueError: it has changed since it was written, or is too large to be one.
         OSError: it cannot be read.
     """
+    size = (path / VERSIONS / name).stat().st_size
+    if size > _LARGEST_MANIFEST:
+        raise ValueError(f"{VERSIONS}/{name} has {size:,} bytes")
     expected = Checksums(path).find(f"{VERSIONS}/{name}")
     if expected and file_hash(path / VERSIONS / name) != expected:
         raise ValueError(f"{VERSIONS}/{name} has changed since it was written")
@@ -141,14 +146,29 @@ def files_of(path: Path) -> set[Path]:
 
 
 def check_links(path: Path) -> None:
-    """Check that a table has no links, which could lead to files of others.
+    """Check that a table has only files and folders.
+
+    Links could lead to files of others, and Lance would wait without end for a pipe.
 
     Raises:
-        ArtifactError: it has one.
+        ArtifactError: it has something else.
     """
     for folder, names, files in os.walk(path):
         for name in (*names, *files):
             check_no_link(Path(folder, name), what="a gallery")
+        for name in files:
+            _check_no_pipe(Path(folder, name))
+
+
+def _check_no_pipe(path: Path) -> None:
+    try:
+        check_regular(path)
+    except FileNotFoundError:  # deleted by another process in the meantime
+        return
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: {error.strerror}; delete it, a gallery has only files"
+        ) from error
 
 
 class Checksums:
@@ -165,8 +185,7 @@ class Checksums:
             OSError: the file cannot be read.
         """
         try:
-            with open_regular(self.file, follow=False) as file:
-                return _parse(file.read())
+            return _parse(read_regular(self.file, limit=_LARGEST_MANIFEST, follow=False))
         except FileNotFoundError:
             return {}
 
