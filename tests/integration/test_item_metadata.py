@@ -19,11 +19,16 @@ from lookalike.artifacts import sole_writer
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError, BusyError, InputError, StorageError
+from lookalike.explore.map import build_map, load_map
 from lookalike.gallery import storage, uploads
 from lookalike.gallery.archive import FILE
 from lookalike.gallery.copy import copy
+from lookalike.gallery.derived import EVALUATION
 from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.gallery.storage import IMAGES, LOCK
+from lookalike.labels import LabelSet
+from lookalike.labels.session import save_session
 from lookalike.metadata import MAX_BYTES, MAX_LEVELS
 from lookalike.stores.lance import store as lance_store
 from tests.integration.test_sync import draw, upload
@@ -266,6 +271,25 @@ def test_removed_metadata_are_gone_from_disk(
     assert len(gallery) == 20
     assert len(gallery.search(id="p:0.png", k=50)) == 19
     assert {record.id for record in gallery.store.records()} == {f"p:{i}.png" for i in range(20)}
+
+
+def test_a_purge_deletes_what_was_derived_from_removed_rows(
+    gallery: Gallery, tmp_path: Path
+) -> None:
+    for i in range(8):
+        draw(tmp_path / "p" / f"{i}.png", i)
+    gallery.sync(tmp_path / "p")
+    upload(gallery, "x", {"label": SECRET.decode()})
+    labels = LabelSet("labels", {"api:x": (SECRET.decode(),), "p:0.png": ("a",)})
+    build_map(gallery)
+    save_session(gallery, neighbor_graph(gallery), [0, 1], labels)
+    (gallery.path / EVALUATION).write_bytes(b"damaged " + SECRET)
+    gallery.remove(["api:x"], purge=True)
+    assert not on_disk(gallery)
+    build_map(gallery)
+    for _ in range(2):
+        gallery.purge()
+        assert load_map(gallery) is not None  # it is of these rows
 
 
 def test_labels_of_removed_images_are_kept_for_a_month(

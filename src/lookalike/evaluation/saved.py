@@ -10,10 +10,10 @@ from typing import Any
 from lookalike.documents import Fields
 from lookalike.evaluation.results import Evaluation
 from lookalike.evaluation.summary import verdict
-from lookalike.gallery.derived import DerivedFile, Origin
+from lookalike.gallery.derived import EVALUATION, DerivedFile, Origin
 from lookalike.gallery.gallery import Gallery
 
-FILE = DerivedFile("evaluation.json", 3, "evaluate again: lookalike evaluate {gallery} --save")
+FILE = DerivedFile(EVALUATION, 3, "evaluate again: lookalike evaluate {gallery} --save")
 
 _IMAGE = "image"
 

@@ -17,13 +17,13 @@ from lookalike.explore.clusters import UNCLUSTERED, Cluster, describe_clusters, 
 from lookalike.explore.layout import METHOD, MapQuality, Points, compute_layout, measure_quality
 from lookalike.explore.outliers import lof_scores
 from lookalike.formatting import format_count
-from lookalike.gallery.derived import DerivedFile, Origin, decode_array, encode_array
+from lookalike.gallery.derived import MAP, DerivedFile, Origin, decode_array, encode_array
 from lookalike.gallery.facets import MAX_COLUMNS, MAX_LISTED
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
 
-FILE = DerivedFile("map.json", 3, "recompute it: lookalike explore map {gallery} --fresh")
+FILE = DerivedFile(MAP, 3, "recompute it: lookalike explore map {gallery} --fresh")
 
 K = 8
 """Nearest neighbors of each image in the file."""

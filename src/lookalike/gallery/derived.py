@@ -6,12 +6,13 @@ Each records the state of the gallery that it was computed from, and is stale on
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,13 @@ from numpy.typing import NDArray
 from lookalike.artifacts import write_atomically
 from lookalike.documents import LARGE, Fields, read_json
 from lookalike.errors import ArtifactError, FormatVersionError
-from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
+
+if TYPE_CHECKING:
+    from lookalike.gallery.gallery import Gallery
+
+EVALUATION, LABELING, MAP = "evaluation.json", "labeling.json", "map.json"
+"""Names of all derived files."""
 
 T = TypeVar("T")
 
@@ -113,6 +119,26 @@ class DerivedFile:
         except ValueError as error:
             reason = " ".join(str(error).split())[:100]
             raise ArtifactError(f"{place}: damaged ({reason}); {again}") from error
+
+
+def delete_outdated(folder: Path, state: GalleryState) -> None:
+    """Delete the derived files of another state: they have ids and metadata of rows of then.
+
+    Args:
+        folder: of the gallery.
+        state: its state now.
+    """
+    for path in (folder / name for name in (EVALUATION, LABELING, MAP)):
+        try:
+            document = read_json(path, limit=LARGE, follow=False)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except ArtifactError:  # damaged, but who knows what is left in it
+            document = {}
+        fields = document if isinstance(document, dict) else {}
+        if (fields.get("identity"), fields.get("revision")) != (state.identity, state.revision):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def encode_array(values: NDArray[Any]) -> str:

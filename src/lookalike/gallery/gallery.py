@@ -35,6 +35,7 @@ from lookalike.errors import (
 from lookalike.files import AnchoredPath, escape_name, unescape_name
 from lookalike.filters import Where, as_filter
 from lookalike.gallery.archive import ColumnArchive, values_by_content, written_values
+from lookalike.gallery.derived import delete_outdated
 from lookalike.gallery.ingest import (
     ExistingRows,
     IngestSummary,
@@ -848,7 +849,7 @@ class Gallery:
     def purge(self) -> None:
         """Delete what is left on disk of rows that were removed or replaced, at once.
 
-        Without it, that is done by the first :meth:`optimize` after seven days, and 15 minutes
+        A map, evaluation or labeling session of an earlier state is deleted, too. Without it, that is done by the first :meth:`optimize` after seven days, and 15 minutes
         later at the earliest, since others may read old versions of the rows until then.
 
         Raises:
@@ -860,6 +861,7 @@ class Gallery:
 
     def _purge(self) -> None:
         self._sweep_uploads()
+        delete_outdated(self.path, GalleryState.of(self._store))
         self._store.optimize(self.metric, purge=True)
 
     def search(  # noqa: PLR0913 - keyword options of the public call

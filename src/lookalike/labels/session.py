@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from lookalike.cancellation import holding
 from lookalike.documents import Fields
 from lookalike.errors import InputError, MissingRowError
-from lookalike.gallery.derived import DerivedFile, Origin, decode_array, encode_array
+from lookalike.gallery.derived import LABELING, DerivedFile, Origin, decode_array, encode_array
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.labels.label_set import LabelSet
 from lookalike.labels.propagation_methods import GraphPropagation, LabelMatrix
 
-FILE = DerivedFile("labeling.json", 3, "create it again: lookalike label suggest {gallery} --save")
+FILE = DerivedFile(LABELING, 3, "create it again: lookalike label suggest {gallery} --save")
 
 MIN_CONFIDENCE = 0.9
 """Labels cover an image if the raw confidence of its propagated label is at least this."""
