@@ -48,6 +48,7 @@ HEAD = b"host: localhost\r\ncontent-type: image/png\r\n"
 SEARCH = b"POST /v1/galleries/digits/search/image HTTP/1.1\r\n" + HEAD
 PUT = b"PUT /v1/galleries/digits/item?id=a HTTP/1.1\r\n" + HEAD
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"
+LISTS = b"GET /v1/galleries HTTP/1.1\r\nhost: localhost\r\n\r\n" * 3
 LAST = HEALTH + b"connection: close\r\n\r\n"
 
 
@@ -224,6 +225,19 @@ def test_a_body_in_many_chunks_is_accepted(served: Serving) -> None:
 def test_headers_within_the_limit_are_accepted(served: Serving) -> None:
     sent = HEALTH + b"connection: close\r\nx: " + LARGE + b"\r\n\r\n"
     assert parse_responses(exchange(served.port, sent))[0].status == 200
+
+
+def test_a_malformed_request_is_no_response_to_the_one_before(
+    served: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is refused ends the requests before it, if they are not answered yet."""
+    for garbage in (b"nonsense", HEALTH + b"x:\r\n" * 250 + b"\r\n"):
+        received = exchange(served.port, LISTS + garbage + b"\r\n\r\n")
+        statuses = [each.status for each in parse_responses(received)]
+        assert statuses[-1] in (400, 431)
+        assert statuses[:-1] == [200] * (len(statuses) - 1)
+    assert served.request("GET", "/healthz")[0].status == 200
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_pipelined_requests(served: Serving) -> None:

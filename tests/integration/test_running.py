@@ -33,7 +33,7 @@ from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
 from tests.conftest import Require
 from tests.integration.test_cli import process
-from tests.processes import PROC, memory
+from tests.processes import PROC, alive, children, memory
 from tests.raw_http import eventually
 from tests.serving import serving
 
@@ -108,6 +108,38 @@ class Caller(threading.Thread):
                 if response.status not in (200, 429):
                     self.failures.append(f"status {response.status}")
                 self.successes += response.status == 200
+
+
+def test_ctrl_c_twice_ends_at_once_and_in_order(shop: Gallery) -> None:
+    """Without waiting for clients, but with the decoders, and without a traceback."""
+    with started(shop) as (running, port), contextlib.ExitStack() as stack:
+        upload, unread = (
+            stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(2)
+        )
+        head = b"POST /v1/galleries/shop/search/image HTTP/1.1\r\nhost: localhost\r\n"
+        upload.sendall(head + b"content-length: 1000\r\n\r\nabc")
+        unread.sendall(
+            b"GET /v1/galleries/shop/item/image?id=shapes:noise.png HTTP/1.1\r\n"
+            b"host: localhost\r\n\r\n"
+        )
+        assert unread.recv(1)
+        decoders = children(running.pid)
+        assert decoders
+        running.send_signal(signal.SIGINT)
+        assert eventually(lambda: _is_refused(port))
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == 0
+        assert running.stderr is not None
+        assert running.stderr.read() == ""
+        assert eventually(lambda: not any(alive(pid) for pid in decoders))
+
+
+def _is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return True
+    return False
 
 
 def test_sigterm_under_load_completes_accepted_requests(shop: Gallery) -> None:

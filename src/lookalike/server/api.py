@@ -82,7 +82,7 @@ async def get_readiness(service: ServiceDep) -> schemas.Readiness:
 )
 async def get_metrics(service: ServiceDep) -> Response:
     """Return counters, gauges and histograms in Prometheus' text format."""
-    return Response(service.metrics.text(), media_type=METRICS)
+    return Response(await service.in_thread(service.metrics.text), media_type=METRICS)
 
 
 @v1.get("/galleries", tags=["galleries"], summary="List galleries", responses=error_responses())

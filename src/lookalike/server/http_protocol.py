@@ -145,12 +145,18 @@ class _LimitedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self.table.remove(self)
         self.resume_writing()
-        running = self._running
-        if running is not None and not running.response_complete:  # perhaps not the last request
-            running.disconnected = True
-            running.message_event.set()
-        self.pipeline.clear()
+        self._end_requests()
         super().connection_lost(exc)
+
+    def _end_requests(self) -> bool:
+        """End the requests that are not answered; return whether a part of a response was sent."""
+        self.pipeline.clear()
+        running = self._running
+        if running is None or running.response_complete:
+            return False
+        running.disconnected = True  # perhaps it is not the last request
+        running.message_event.set()
+        return bool(running.response_started)
 
     def drop(self) -> None:
         """Close the connection at once, for one that has a request."""
@@ -184,6 +190,9 @@ class _LimitedProtocol(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
+        if self._end_requests():
+            self.transport.abort()
+            return
         self.transport.write(
             b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
         )

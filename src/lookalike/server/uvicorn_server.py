@@ -97,6 +97,11 @@ class _Server(uvicorn.Server):
         stop = self._service.running.stop
         timer = asyncio.get_running_loop().call_later(_STOP_SECONDS, stop)
         await super().shutdown(sockets)
+        if self.force_exit:  # by Ctrl-C twice: uvicorn would leave the service as it is
+            self._service.running.stop()
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+            await self.lifespan.shutdown()
         timer.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -104,6 +109,7 @@ class _Server(uvicorn.Server):
         if not self.should_exit:
             _exit_later(self._service)
         super().handle_exit(sig, frame)
+        del self._captured_signals[1:]  # raised again in the end, and asyncio ends well only once
 
 
 def create_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
