@@ -284,8 +284,10 @@ class Attacker:
 
     def coverage(self, _: threading.Event) -> str:
         """Ask for the coverage of many labels."""
-        labels = [f"label {number}" for number in range(20)]
-        body = {"labels": {f"photos:{number:05}.png": labels for number in range(3_000)}}
+        names = [f"label {number}" for number in range(self._rng.choice((20, 900, 3_000)))]
+        rows = self._rng.choice((20, _PHOTOS, 10 * _PHOTOS))  # the last is more than there are
+        labels = {f"photos:{row:05}.png": self._rng.sample(names, 20) for row in range(rows)}
+        body = {"labels": labels}
         return self._ask("POST", f"{_G}/labeling/coverage", body)
 
     def reads(self, _: threading.Event) -> str:
