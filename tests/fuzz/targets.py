@@ -13,11 +13,13 @@ import tarfile
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from pydantic import ValidationError
 from starlette.datastructures import QueryParams
@@ -32,23 +34,31 @@ from lookalike.encoders.registry import open_encoder
 from lookalike.errors import LookalikeError
 from lookalike.evaluation.ground_truth import is_header, read_ground_truth
 from lookalike.evaluation.human_judgements import FORMAT, VERSION, read_judgement_files
+from lookalike.evaluation.saved import FILE as EVALUATION_FILE
+from lookalike.evaluation.saved import load_saved_evaluation
 from lookalike.explore import build_map, load_map
 from lookalike.filters import MetadataColumns, as_filter
 from lookalike.filters.text import parse as parse_filter
+from lookalike.gallery.archive import FILE as ARCHIVE
+from lookalike.gallery.derived import EVALUATION, LABELING, Origin
 from lookalike.gallery.facets import Facet
 from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.images.decode import decode_with_notes
 from lookalike.images.formats import HEADER_BYTES, detect_format
 from lookalike.images.header import read_header
 from lookalike.images.metadata_stripping import open_parts, size_of, strip_metadata
 from lookalike.images.options import DecodeOptions
-from lookalike.labels.label_set import read_labels
+from lookalike.labels.label_set import LabelSet, read_labels
+from lookalike.labels.session import load_session, save_session
 from lookalike.metadata import check_metadata, parse_metadata, storable_metadata
+from lookalike.report.page import Page, Section, Table, render_page
 from lookalike.server.api_keys import read_keys
 from lookalike.server.decoder_pool import UPLOAD_MEGAPIXELS
 from lookalike.sources import Source, open_source
 from lookalike.sources.arrays import load_idx
 from lookalike.stores.milvus.address import Address
+from lookalike.training import checkpoints
 from lookalike.types import Metric
 from tests.fuzz.engine import Target
 from tests.fuzz.mutators import mutate_bytes, mutate_json, mutate_text
@@ -280,6 +290,14 @@ def _gallery_folder() -> Path:
     gallery = Gallery.create(path, encoder=encoder)
     gallery.sync(source)
     build_map(gallery)
+    graph = neighbor_graph(gallery)
+    labels = LabelSet("labels", {graph.ids[0]: ("a", "b"), graph.ids[1]: ("c",)})
+    save_session(gallery, graph, [2, 3, 4], labels)
+    gallery._archive().add({"0" * 64: {"label": "cat", "n": [1, None]}})
+    section = Section("Quality", "Text.", "aGk=", Table(("a", "b"), (("x", "1"),), wrap=True))
+    page = Page(title="a", subtitle="b", verdict="c", sections=(section,), highlight="x")
+    fields = {"rows": 12, "fingerprint": "f" * 64, "verdict": "good", "evaluation": {"k": 7}}
+    EVALUATION_FILE.save(gallery, Origin.now(gallery.state), {**fields, "page": asdict(page)})
     return path
 
 
@@ -298,6 +316,54 @@ def _load_map(_: Path) -> None:
     document = load_map(_opened_gallery())
     if document is not None:
         document.as_dict()
+
+
+def _load_session(_: Path) -> None:
+    session = load_session(_opened_gallery())
+    if session is not None:
+        session.coverage(session.labels)
+        [session.graph.ids[row] for group in session.groups for row in group]
+
+
+def _load_archive(_: Path) -> None:
+    archive = Gallery.open(_gallery_folder())._archive()
+    json.dumps(dict(archive.values))
+    archive.expire()
+
+
+def _load_evaluation(_: Path) -> None:
+    saved = load_saved_evaluation(_opened_gallery())
+    if saved is not None:
+        render_page(saved.page)
+
+
+_CHECKPOINT = "checkpoint-00001-0000002.safetensors"
+_CHECKPOINTED = {"recipe": "contrastive", "augment": "photos", "seed": 0}
+
+
+def _training() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.zeros(1, 3)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+@cache
+def _run_folder() -> Path:
+    folder = _folder() / "run"
+    folder.mkdir()
+    state = checkpoints.TrainingState(
+        _CHECKPOINTED, epoch=1, step=2, loss_marks=[(1, 0.5)], history=[{"loss": 0.5}]
+    )
+    checkpoints.save(folder, state, *_training())
+    return folder
+
+
+def _resume(folder: Path) -> None:
+    model, optimizer = _training()
+    checkpoints.load(folder, _CHECKPOINTED, model, optimizer)
+    optimizer.step()
 
 
 # ---------------------------------------------------------------- images
@@ -576,6 +642,35 @@ def _make() -> dict[str, Callable[[], Target]]:
             _artifact_file(_gallery_folder, "map.json", _load_map),
             ((_gallery_folder() / "map.json").read_bytes(),),
             mutate_json,
+        ),
+        "labeling-json": lambda: Target(
+            "labeling-json",
+            _artifact_file(_gallery_folder, LABELING, _load_session),
+            ((_gallery_folder() / LABELING).read_bytes(),),
+            mutate_json,
+        ),
+        "evaluation-json": lambda: Target(
+            "evaluation-json",
+            _artifact_file(_gallery_folder, EVALUATION, _load_evaluation),
+            ((_gallery_folder() / EVALUATION).read_bytes(),),
+            mutate_json,
+        ),
+        "archive-json": lambda: Target(
+            "archive-json",
+            _artifact_file(_gallery_folder, ARCHIVE, _load_archive),
+            ((_gallery_folder() / ARCHIVE).read_bytes(),),
+            mutate_json,
+        ),
+        "checkpoint-json": lambda: Target(
+            "checkpoint-json",
+            _artifact_file(_run_folder, checkpoints.MANIFEST, _resume),
+            ((_run_folder() / checkpoints.MANIFEST).read_bytes(),),
+            mutate_json,
+        ),
+        "checkpoint-weights": lambda: Target(
+            "checkpoint-weights",
+            _artifact_file(_run_folder, _CHECKPOINT, _resume),
+            ((_run_folder() / _CHECKPOINT).read_bytes(),),
         ),
         "exif": lambda: Target("exif", _decode, _images(("JPEG",)), _mutate_exif),
         "metadata": lambda: Target(

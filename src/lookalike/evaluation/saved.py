@@ -67,6 +67,7 @@ def load_saved_evaluation(gallery: Gallery) -> SavedEvaluation | None:
 
 
 def _from_document(document: Fields, origin: Origin) -> SavedEvaluation:
+    _check_page(document.object("page"))
     return SavedEvaluation(
         origin=origin,
         rows=document.integer("rows", 0, 1 << 62),
@@ -75,6 +76,33 @@ def _from_document(document: Fields, origin: Origin) -> SavedEvaluation:
         evaluation=document.mapping("evaluation"),
         page=document.mapping("page"),
     )
+
+
+def _check_page(page: Fields) -> None:
+    """Check that a report can be shown: somebody else may have written it.
+
+    Raises:
+        ArtifactError: a field is missing or of another type.
+    """
+    for name in ("title", "subtitle", "verdict"):
+        page.text(name)
+    _check_optional_text(page, "highlight")
+    for section in page.objects("sections"):
+        section.text("title")
+        section.text("text")
+        _check_optional_text(section, "image")
+        if "table" not in section.values or section.has("table"):
+            table = section.object("table")
+            table.texts("columns")
+            table.flag("wrap")
+            rows = table.items("rows")
+            if not all(isinstance(row, list) and row for row in rows):
+                raise table.invalid("rows", "a list of lists of texts")
+
+
+def _check_optional_text(fields: Fields, name: str) -> None:
+    if name not in fields.values or fields.has(name):  # a field, but null where there is none
+        fields.text(name)
 
 
 def _file_names(evaluation: Evaluation, gallery: Gallery) -> dict[str, str]:

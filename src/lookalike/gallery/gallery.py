@@ -849,8 +849,9 @@ class Gallery:
     def purge(self) -> None:
         """Delete what is left on disk of rows that were removed or replaced, at once.
 
-        A map, evaluation or labeling session of an earlier state is deleted, too. Without it, that is done by the first :meth:`optimize` after seven days, and 15 minutes
-        later at the earliest, since others may read old versions of the rows until then.
+        A map, evaluation or labeling session of an earlier state is deleted, too. The rows are also
+        deleted by the first :meth:`optimize` after seven days, and 15 minutes later at the
+        earliest, since others may read old versions of them until then.
 
         Raises:
             StorageError: it could not be done, or another process is writing.

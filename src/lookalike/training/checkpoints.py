@@ -106,6 +106,7 @@ def load(
                 index, _, name = rest.partition(".")
                 slots.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+        _check_slots(optimizer)
         _match_memory_layout(optimizer)
         return TrainingState(
             run=fields.mapping("run"),
@@ -132,6 +133,23 @@ def _loss_marks(fields: Fields) -> list[tuple[int, float]]:
             case _:
                 raise fields.invalid("loss_marks", "a list of pairs of numbers")
     return marks
+
+
+def _check_slots(optimizer: torch.optim.Optimizer) -> None:
+    """Check that the optimizer's state is of its weights, before its kernel reads it.
+
+    Raises:
+        ValueError: it is not.
+    """
+    for weight, slots in optimizer.state.items():
+        if not isinstance(weight, torch.Tensor):
+            raise ValueError(f"the optimizer has no weight {weight}")
+        shapes = {name: tuple(value.shape) for name, value in slots.items()}
+        shape = tuple(weight.shape)
+        if shapes != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
+            raise ValueError("the optimizer's state is not of Adam, or of other weights")
+        if not 0 <= float(slots["step"]) <= _MAX_STEPS:
+            raise ValueError(f"the optimizer is at step {float(slots['step']):g}")
 
 
 def _match_memory_layout(optimizer: torch.optim.Optimizer) -> None:
