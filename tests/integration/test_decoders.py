@@ -273,6 +273,30 @@ def test_decoded_images_in_memory_are_limited(bad: None) -> None:
     with_decoders(2, work, image_bytes=100)
 
 
+def test_one_large_image_is_decoded_at_a_time(bad: None) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (3_400, 3_400)).save(file, "PNG", compress_level=1)
+    large = file.getvalue()
+
+    async def main() -> None:
+        async with DecoderPool(3, seconds=SECONDS, memory=MEMORY) as pool:
+            turn = await pool._large.acquire()
+            decoding = [asyncio.create_task(pool.image(large, "large")) for _ in range(2)]
+            while pool._large.waiting < 2:
+                await asyncio.sleep(0.01)
+            assert (await pool.image(png(), "small")).shape == (8, 8)
+            decoding[0].cancel()
+            await asyncio.wait(decoding[:1])
+            assert not decoding[1].done()
+            pool._large.release(turn)
+            assert (await decoding[1]).shape == (2_048, 2_048, 3)
+            while pool._large.waiting or pool._large.used:
+                await asyncio.sleep(0.01)
+            assert (await pool.image(large, "large")).shape == (2_048, 2_048, 3)
+
+    asyncio.run(main())
+
+
 def test_images_that_one_client_holds_do_not_keep_others_waiting(bad: None) -> None:
     async def work(decoders: DecoderPool) -> None:
         async def decode(client: str) -> ImageArray:

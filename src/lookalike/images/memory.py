@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lookalike.cpu_quota import control_groups
@@ -27,9 +27,13 @@ _ROOT = Path("/")
 
 
 class MemoryBudget:
-    """Memory shared by threads; ``limit`` in bytes, default half of what is available."""
+    """Memory shared by threads; ``limit`` in bytes, default half of what is available.
+
+    ``before_large`` is called before a large image is decoded; other processes may do that too.
+    """
 
     def __init__(self, limit: int | None = None) -> None:
+        self.before_large: Callable[[], None] = lambda: None
         self._fixed = limit
         self._reserved = 0
         self._changed = threading.Condition()
@@ -51,6 +55,7 @@ class MemoryBudget:
         if size < COUNTED_BYTES:
             yield
             return
+        self.before_large()
         limit = self.limit()
         with self._changed:
             self._changed.wait_for(lambda: not self._reserved or self._reserved + size <= limit)

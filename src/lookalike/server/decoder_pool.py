@@ -2,7 +2,8 @@
 
 A file that crashes, hangs or bloats its decoder fails only its own request: the process is killed
 and replaced. So is one that was killed from outside, and its file is decoded again. Clients take
-turns by the time that their images took so far.
+turns by the time that their images took so far. Of large images, which may take some 800 MB each,
+one is decoded at a time.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from lookalike.errors import CancelledError, ImageError
 from lookalike.images.formats import upload_formats
 from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
 from lookalike.server import messages
-from lookalike.server.admission import SharedBytes, current_client
+from lookalike.server.admission import FairSlots, SharedBytes, current_client
 from lookalike.server.decoder_process import MAX_SIDE
 from lookalike.server.fair_queue import FairQueue
 from lookalike.server.problems import too_many_requests
@@ -180,6 +181,7 @@ class DecoderPool:
         self.restarts = 0
         self._queue_seconds = queue_seconds
         self._held = SharedBytes(image_bytes)
+        self._large = FairSlots(1)
         command = (sys.executable, "-m", module, str(memory))
         self._workers = [_Worker(command) for _ in range(count)]
         self._idle: list[_Worker] = []
@@ -409,10 +411,12 @@ class DecoderPool:
         name, start = request["name"], time.monotonic()
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
-                async with asyncio.timeout(self.seconds):
+                async with asyncio.timeout(self.seconds) as limit:
                     if worker.stopped or worker.crashed:  # while it was idle
                         await self._restart(worker)
                     header, payload = await worker.request(request, data)
+                    if header.get("large"):
+                        header, payload = await self._go_on(worker, limit)
                     error = header.get("error")
                     value = read(header, payload) if error is None else None
                     seconds = min(float(header["seconds"]), time.monotonic() - start)
@@ -432,6 +436,13 @@ class DecoderPool:
                     raise ImageError(str(error))
                 return _Result(value, seconds)
         raise AssertionError
+
+    async def _go_on(self, worker: _Worker, limit: asyncio.Timeout) -> messages.Message:
+        """Let a decoder go on with a large image, when no other one does; return its response."""
+        limit.reschedule(None)
+        async with self._large.slot():
+            limit.reschedule(asyncio.get_running_loop().time() + self.seconds)
+            return await worker.request({}, b"")
 
     async def _restart(self, worker: _Worker) -> None:
         """Replace the process of a decoder; the new one gets ready in the background."""

@@ -21,9 +21,10 @@ import numpy as np
 from PIL import Image
 
 from lookalike.errors import InputError
-from lookalike.images.decode import decode, shrink_image
+from lookalike.images.decode import Reduction, decode, shrink_image, shrink_to
 from lookalike.images.foreground import Box
-from lookalike.images.local_features import reduce_image
+from lookalike.images.local_features import reduce_decoded
+from lookalike.images.memory import BUDGET
 from lookalike.images.options import DecodeOptions
 from lookalike.server import messages
 from lookalike.types import ImageArray
@@ -38,19 +39,19 @@ def image(data: bytes, request: Mapping[str, Any]) -> Response:
     """Decode to pixels, at most ``side`` wide and high; ``box`` crops the image first."""
     box, side = request.get("box"), request.get("side", MAX_SIDE)
     if box is None:
-        return _response(_pixels(data, request, max_side=side))
+        return _response(_pixels(data, request, reduce=shrink_to(side)))
     whole = _pixels(data, request, full_size=True)
     return _response(shrink_image(Box.from_sequence(box).crop(whole), side))
 
 
 def features(data: bytes, request: Mapping[str, Any]) -> Response:
     """Decode to what local features need of an image."""
-    return _response(reduce_image(_pixels(data, request)))
+    return _response(_pixels(data, request, reduce=reduce_decoded))
 
 
 def thumbnail(data: bytes, request: Mapping[str, Any]) -> Response:
     """Decode and encode at most ``size`` pixels wide and high, as JPEG or, if tiny, as PNG."""
-    pixels = _pixels(data, request, max_side=request["size"])
+    pixels = _pixels(data, request, reduce=shrink_to(request["size"]))
     return _file(pixels, "PNG" if max(pixels.shape[:2]) <= _TINY else "JPEG")
 
 
@@ -64,19 +65,19 @@ def _pixels(
     request: Mapping[str, Any],
     *,
     full_size: bool = False,
-    max_side: int | None = None,
+    reduce: Reduction | None = None,
 ) -> ImageArray:
     """Return the pixels that were sent, or those of the file that was."""
     if "shape" in request:
         pixels = np.frombuffer(data, np.uint8).reshape(request["shape"])
-        return pixels if max_side is None else shrink_image(pixels, max_side)
+        return decode(pixels, reduce=reduce)
     return decode(
         data,
         name=request["name"],
         full_size=full_size,
         options=DecodeOptions(**request["options"]),
         page=request["page"],
-        max_side=max_side,
+        reduce=reduce,
     )
 
 
@@ -118,10 +119,28 @@ def main(memory: int) -> None:
     _end_with_service()
     requests, responses = _take_over_pipes()
     while (message := messages.read(requests)) is not None:
+        BUDGET.before_large = _Turn(requests, responses).wait
         before = time.process_time()
         header, payload = handle(*message)
         messages.write(responses, {**header, "seconds": time.process_time() - before}, payload)
         del message, payload
+
+
+class _Turn:
+    """The turn of this process among those that decode large images, for one request."""
+
+    def __init__(self, requests: BinaryIO, responses: BinaryIO) -> None:
+        self._requests = requests
+        self._responses = responses
+        self._is_ours = False
+
+    def wait(self) -> None:
+        """Wait for the turn, once; it ends with the response."""
+        if not self._is_ours:
+            self._is_ours = True
+            messages.write(self._responses, {"large": True}, b"")
+            if messages.read(self._requests) is None:
+                sys.exit()
 
 
 def _limit_resources(memory: int) -> None:
