@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lookalike.artifacts import write_atomically
-from lookalike.cli.output_files import check_output
+from lookalike.cli.output_files import check_output, write_folder
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError, StorageError
 from lookalike.gallery.gallery import Gallery
@@ -128,6 +130,19 @@ def test_what_cannot_be_a_path_is_an_error(command: str, name: str, work: Path) 
     done = lookalike(*arguments, cwd=work)
     assert (done.returncode, "error: " in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr
+
+
+def test_an_image_that_is_gone_does_not_end_a_sheet(work: Path, tmp_path: Path) -> None:
+    gallery = tmp_path / "g"
+    shutil.copytree(work / "g", gallery)
+    opened = Gallery.open(gallery)
+    records = list(opened.store.records())
+    rows = opened.store.get([record.id for record in records])
+    uris = [str(tmp_path / "gone.png"), "dataset:../x#1", *rows.uris[2:]]
+    opened.upsert(replace(rows, uris=uris), fingerprint=opened.fingerprint)
+    sheet = [(row_id, str(number)) for number, row_id in enumerate(rows.ids)]
+    write_folder(opened, tmp_path / "out" / "a.csv", ("id",), [], sheet)
+    assert (tmp_path / "out" / "sheet.png").stat().st_size > 1000
 
 
 def test_a_table_of_propagated_labels_has_no_formulas_and_is_read_again(work: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike.cli import console
+from lookalike.formatting import format_count, printable
 
 if TYPE_CHECKING:
     from lookalike.gallery.gallery import Gallery
@@ -126,15 +127,28 @@ def write_folder(
 
 
 def _write_sheet(gallery: Gallery, sheet: Sequence[tuple[str, str]], path: Path) -> None:
-    """Draw the first 100 images with their titles; write nothing without images."""
+    """Draw the first 100 images with their titles; write nothing without images.
+
+    One that cannot be read any more is left blank: the sheet may be the result of long work.
+    """
+    import numpy as np
+
+    from lookalike.gallery.ingest import records_of
     from lookalike.report import figures
-    from lookalike.sources import open_items
 
     if not sheet:
         return
     drawn = sheet[:MAX_SHEET_IMAGES]
-    items = open_items(list(gallery.store.get([row_id for row_id, _ in drawn]).uris))
-    titles = [title for _, title in drawn]
-    figures.save(figures.sample_grid([item.image() for item in items], titles), path)
+    ids = [row_id for row_id, _ in drawn]
+    images = gallery.read_images(records_of(gallery.store, ids))
+    blank = np.full((8, 8), 200, np.uint8)
+    shown = [blank if image is None else image for image in images]
+    figures.save(figures.sample_grid(shown, [title for _, title in drawn]), path)
+    unread = [row_id for row_id, image in zip(ids, images, strict=True) if image is None]
+    if unread:
+        console.note(
+            f"{path}: {format_count(len(unread), 'image')} cannot be read and left blank, e.g. "
+            f"{printable(unread[0])}"
+        )
     if len(sheet) > len(drawn):
         console.note(f"{path}: shows the first {len(drawn)} of {len(sheet):,}")

@@ -23,9 +23,10 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import (
     ArtifactError,
+    CancelledError,
     FingerprintError,
-    ImageError,
     InputError,
+    LookalikeError,
     ReplacedError,
     SettingError,
     SourceError,
@@ -980,10 +981,16 @@ class Gallery:
         return items
 
     def read_image(self, row: Record | Hit, *, full_size: bool = False) -> ImageArray | None:
-        """Return the image of a row, see :meth:`open_rows`; None if it cannot be read."""
+        """Return the image of a row, see :meth:`open_rows`; None if it cannot be read.
+
+        Raises:
+            CancelledError: the work was cancelled, or its time is over.
+        """
         try:
             return self.open_rows([row])[0].image(full_size=full_size)
-        except (ImageError, SourceError):
+        except CancelledError:
+            raise
+        except LookalikeError:  # whatever its URI names: a file, an address, a data set, a shard
             return None
 
     def read_images(
