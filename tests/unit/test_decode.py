@@ -17,6 +17,7 @@ from lookalike.images.decode import (
     decode,
     resize_image,
     shrink_image,
+    shrink_to,
     to_channels,
 )
 from lookalike.images.options import DecodeOptions
@@ -289,12 +290,12 @@ def test_downscaling_while_decoding_is_downscaling_afterwards(
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(file, "PNG")
-    shrunk = decode(file.getvalue(), max_side=40)
+    shrunk = decode(file.getvalue(), reduce=shrink_to(40))
     np.testing.assert_array_equal(shrunk, shrink_image(decode(file.getvalue()), 40))
     assert max(shrunk.shape[:2]) == min(40, max(size))
     image = Image.fromarray(pixels)
-    np.testing.assert_array_equal(decode(image, max_side=40), shrink_image(pixels, 40))
-    np.testing.assert_array_equal(decode(pixels, max_side=40), shrink_image(pixels, 40))
+    np.testing.assert_array_equal(decode(image, reduce=shrink_to(40)), shrink_image(pixels, 40))
+    np.testing.assert_array_equal(decode(pixels, reduce=shrink_to(40)), shrink_image(pixels, 40))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

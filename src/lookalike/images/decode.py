@@ -69,6 +69,9 @@ _GROUND_SAMPLE = 1 << 20
 ImageInput = str | Path | bytes | Image.Image | ImageArray
 """What :func:`decode` accepts; a ``str`` is always a path."""
 
+Reduction = Callable[[Image.Image], Image.Image]
+"""Makes a gray or RGB image smaller, or gray."""
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
@@ -90,7 +93,7 @@ def decode(
     full_size: bool = False,
     options: DecodeOptions = DEFAULT_OPTIONS,
     page: int = 0,
-    max_side: int | None = None,
+    reduce: Reduction | None = None,
 ) -> ImageArray:
     """Decode one image to ``(H, W)`` gray or ``(H, W, 3)`` RGB uint8, EXIF orientation applied.
 
@@ -102,15 +105,14 @@ def decode(
         full_size: decode large images at full resolution too.
         options: limits, formats, and what to do with damaged files and with more than 8 bits.
         page: of a TIFF, or frame of an animation, counted from 0.
-        max_side: downscale to so many pixels on the longer side, as :func:`shrink_image` does, but
-            in less memory.
+        reduce: applied before the pixels are copied, which saves memory; see :func:`shrink_to`.
 
     Raises:
         ImageError: not an image, broken, empty, in a format that is not read, too large, or without
             that page.
     """
     return decode_with_notes(
-        image, name=name, full_size=full_size, options=options, page=page, max_side=max_side
+        image, name=name, full_size=full_size, options=options, page=page, reduce=reduce
     ).pixels
 
 
@@ -121,7 +123,7 @@ def decode_with_notes(
     full_size: bool = False,
     options: DecodeOptions = DEFAULT_OPTIONS,
     page: int = 0,
-    max_side: int | None = None,
+    reduce: Reduction | None = None,
 ) -> DecodedImage:
     """Decode one image like :func:`decode`; also return what is not as usual with it.
 
@@ -130,13 +132,15 @@ def decode_with_notes(
     """
     if isinstance(image, np.ndarray):
         pixels = _checked(image, name or "image array")
-        return DecodedImage(pixels if max_side is None else shrink_image(pixels, max_side))
+        if reduce is not None:
+            pixels = np.asarray(reduce(Image.fromarray(pixels)))
+        return DecodedImage(pixels)
     if isinstance(image, Image.Image):
         name = name or "PIL image"
         with decoder_errors(name):
             image.load()
             upright_image, notes, pages = _finish(_raster_of(image), options, full_size=full_size)
-            return DecodedImage(_pixels(upright_image, name, max_side), notes, pages)
+            return DecodedImage(_pixels(upright_image, name, reduce), notes, pages)
     if isinstance(image, bytes):
         data, name = image, name or "image bytes"
     else:
@@ -163,7 +167,7 @@ def decode_with_notes(
         )
         upright_image, notes, pages = _finish(raster, options, full_size=full_size)
         del raster  # before its pixels are copied
-        return DecodedImage(_pixels(upright_image, name, max_side), notes, pages)
+        return DecodedImage(_pixels(upright_image, name, reduce), notes, pages)
 
 
 def _read_file(path: Path, name: str) -> bytes:
@@ -237,10 +241,10 @@ def _finish(
     return _opaque(upright(converted, raster.orientation)), notes, raster.pages
 
 
-def _pixels(image: Image.Image, name: str, max_side: int | None) -> ImageArray:
-    """Return the pixels of a gray or RGB image, downscaled first if it is larger than asked for."""
-    if max_side is not None and (size := shrunk_size(image.size, max_side)) is not None:
-        image = image.resize(size, FILTERS["bilinear"])
+def _pixels(image: Image.Image, name: str, reduce: Reduction | None) -> ImageArray:
+    """Return the pixels of a gray or RGB image, reduced before if that is asked for."""
+    if reduce is not None and min(image.size) > 0:
+        image = reduce(image)
     width, height = image.size
     rows = max(1, _STRIP // max(1, width))
     if rows >= height:
@@ -429,11 +433,21 @@ def pad_image(image: ImageArray, aspect: float, fill: str) -> ImageArray:
 def shrink_image(image: ImageArray, side: int) -> ImageArray:
     """Downscale an image to at most ``side`` pixels on its longer side; small ones are kept."""
     height, width = image.shape[:2]
-    size = shrunk_size((width, height), side)
+    size = _shrunk_size((width, height), side)
     return image if size is None else resize_image(image, size[1], size[0])
 
 
-def shrunk_size(size: tuple[int, int], side: int) -> tuple[int, int] | None:
+def shrink_to(side: int) -> Reduction:
+    """Return what downscales an image of Pillow as :func:`shrink_image` does its pixels."""
+
+    def shrink(image: Image.Image) -> Image.Image:
+        size = _shrunk_size(image.size, side)
+        return image if size is None else image.resize(size, FILTERS["bilinear"])
+
+    return shrink
+
+
+def _shrunk_size(size: tuple[int, int], side: int) -> tuple[int, int] | None:
     """Return width and height downscaled to at most ``side`` pixels; None if they are no more."""
     scale = side / max(size)
     if scale >= 1:

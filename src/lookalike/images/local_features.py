@@ -17,11 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from lookalike.cancellation import check_cancelled
 from lookalike.config import settings
 from lookalike.errors import InputError, MissingDependencyError
-from lookalike.images.decode import resize_image, shrink_image, to_channels
+from lookalike.images.decode import resize_image, shrink_to
 from lookalike.types import ImageArray
 
 MIN_INLIERS = 6
@@ -107,7 +108,12 @@ def reduce_image(image: ImageArray) -> ImageArray:
     Of the result it detects the same features. Images that are compared are reduced one by one as
     they are decoded, so that never many are in memory at full size.
     """
-    return shrink_image(np.ascontiguousarray(to_channels(image, 1)[:, :, 0]), _MAX_SIDE)
+    return np.asarray(reduce_decoded(Image.fromarray(image)))
+
+
+def reduce_decoded(image: Image.Image) -> Image.Image:
+    """Reduce an image of Pillow like :func:`reduce_image`, in less memory."""
+    return shrink_to(_MAX_SIDE)(image.convert("L"))
 
 
 def extract_features(image: ImageArray, *, max_features: int = MAX_FEATURES) -> Features:
