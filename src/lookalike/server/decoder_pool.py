@@ -411,12 +411,12 @@ class DecoderPool:
         name, start = request["name"], time.monotonic()
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
-                async with asyncio.timeout(self.seconds) as limit:
+                async with asyncio.timeout(self.seconds) as timer:
                     if worker.stopped or worker.crashed:  # while it was idle
                         await self._restart(worker)
                     header, payload = await worker.request(request, data)
                     if header.get("large"):
-                        header, payload = await self._go_on(worker, limit)
+                        header, payload = await self._go_on(worker, timer)
                     error = header.get("error")
                     value = read(header, payload) if error is None else None
                     seconds = min(float(header["seconds"]), time.monotonic() - start)
@@ -437,11 +437,11 @@ class DecoderPool:
                 return _Result(value, seconds)
         raise AssertionError
 
-    async def _go_on(self, worker: _Worker, limit: asyncio.Timeout) -> messages.Message:
+    async def _go_on(self, worker: _Worker, timer: asyncio.Timeout) -> messages.Message:
         """Let a decoder go on with a large image, when no other one does; return its response."""
-        limit.reschedule(None)
+        timer.reschedule(None)
         async with self._large.slot():
-            limit.reschedule(asyncio.get_running_loop().time() + self.seconds)
+            timer.reschedule(asyncio.get_running_loop().time() + self.seconds)
             return await worker.request({}, b"")
 
     async def _restart(self, worker: _Worker) -> None:
