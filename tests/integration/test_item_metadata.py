@@ -339,3 +339,17 @@ def test_a_gallery_cannot_be_where_its_table_cannot_be(tmp_path: Path, encoder: 
         with pytest.raises(ArtifactError, match="control characters, or bytes that are not UTF-8"):
             Gallery.create(path, encoder=encoder)
         assert not path.parent.exists()
+
+
+def test_uploads_follow_no_link(tmp_path: Path) -> None:
+    gallery = Gallery.create(
+        tmp_path / "g.gallery", encoder=open_encoder("color", [np.zeros((9, 9, 3), np.uint8)])
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (gallery.path / "images").symlink_to(elsewhere)
+    embedding = np.zeros((1, gallery.store.dim), np.float32)
+    with pytest.raises(ArtifactError, match="is a link"):
+        uploads.put(gallery, "a", b"image", embedding, {}, gallery.fingerprint)
+    assert list(elsewhere.iterdir()) == []
+    assert len(gallery) == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from lookalike.artifacts import write_atomically
 from lookalike.errors import InputError, MissingRowError
-from lookalike.files import escape_name, unescape_name
+from lookalike.files import check_no_link, escape_name, unescape_name
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.storage import IMAGES
 from lookalike.gallery.sync import UPLOADS
@@ -68,6 +68,7 @@ def put(
         FingerprintError: it is not the gallery's encoder.
         InputError: the key is invalid, the metadata cannot be stored, or the gallery's rows are in
             Milvus.
+        ArtifactError: its folder of images has become a link.
         BusyError: another process is writing.
         StorageError: it could not be written.
     """
@@ -86,6 +87,7 @@ def put(
     written: list[Path] = []
 
     def row() -> Iterator[Rows]:  # read and written while no other process can write
+        check_no_link(gallery.path / FOLDER, what="a gallery")
         before.extend(_files_of(gallery, own))
         with contextlib.suppress(OSError):  # the next line says what is wrong
             folder.mkdir(exist_ok=True)

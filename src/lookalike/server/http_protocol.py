@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from lookalike.server.connections import ConnectionTable, connection_limit, has_hung_up
 from lookalike.server.limits import Limits
 
-ABORT_SECONDS = 11.5
+ABORT_SECONDS = 10.0
 """Time from a signal to stop until connections are closed."""
 
 _HANG_UP_SECONDS = 0.5

@@ -38,10 +38,10 @@ _ACCEPTED_AT_ONCE = 32
 _SEND_BUFFER = 1 << 17
 """Bytes of a response that the system holds for a client that does not read."""
 
-_STOP_SECONDS = 10.5
+_STOP_SECONDS = 9.0
 """Time to finish accepted requests after a signal to stop; then they end with 503."""
 
-_EXIT_SECONDS = 13.5
+_EXIT_SECONDS = 12.0
 """Time after which the process ends, whatever its threads do."""
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
@@ -133,7 +133,7 @@ def create_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
 def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
     """Serve until SIGTERM or Ctrl-C; accepted requests are answered before it returns.
 
-    If that takes longer than 13.5 s, the process ends at once.
+    If that takes longer than 12 s, the process ends at once.
     """
     raise_file_limit(limits)
     codecs.lookup("unicode_escape")  # for log lines, also when no file can be opened any more
