@@ -653,6 +653,7 @@ class ServiceKills:
         self.gallery = work / "g.gallery"
         self._rng = random.Random(seed)
         self._version = itertools.count(1)
+        self._first = threading.Event()
         self._allowed: dict[str, set[State]] = {}
         photos = work / "photos"
         photos.mkdir(parents=True)
@@ -687,13 +688,15 @@ class ServiceKills:
             self._fault(str(error))
             return
         stop = threading.Event()
+        self._first.clear()
         threads = [
             threading.Thread(target=self._write, args=(address, part, self._rng.random(), stop))
             for part in range(self.WRITERS)
         ]
         for thread in threads:
             thread.start()
-        time.sleep(self._rng.uniform(0.1, 1.2))
+        self._first.wait(_PATIENCE)  # a service that has just started takes its time
+        time.sleep(self._rng.uniform(0, 0.5))
         self.launcher.kill()
         stop.set()
         for thread in threads:
@@ -727,6 +730,7 @@ class ServiceKills:
                 continue  # not acknowledged: either state is right
             self._allowed[row_id] = {state}
             self.report.acknowledged += 1
+            self._first.set()
 
     def _fault(self, text: str) -> None:
         self.report.problems.append(f"round {self.report.rounds}: {text}")
