@@ -95,6 +95,8 @@ class Launcher:
 
     def start(self, *arguments: object, file_limit: int | None = None) -> None:
         """Start a command; only one runs at a time."""
+        for stream in self._streams:
+            stream.write_bytes(b"")  # what the command before printed is not this one's
         job = {
             "argv": [str(each) for each in arguments],
             "folder": str(self._folder),
