@@ -7,6 +7,7 @@ notice that a client left which has sent several requests.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -196,7 +197,8 @@ class _LimitedProtocol(HttpToolsProtocol):
         self.transport.write(
             b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
         )
-        self.transport.write_eof()
+        with contextlib.suppress(OSError):  # the client may be gone
+            self.transport.write_eof()
         self._start_timer(_LINGER_SECONDS)
 
 
