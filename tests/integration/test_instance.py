@@ -348,7 +348,7 @@ def test_relevance_by_column(vendors: Path) -> None:
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "missing file": (["--ground-truth", "none.csv"], "none.csv: cannot be read (No such file"),
-    "folder": (["--ground-truth", "two"], "two: cannot be read (Is a directory)"),
+    "folder": (["--ground-truth", "two"], "two: cannot be read (is a folder)"),
     "empty file": (["--ground-truth", "empty.csv"], "empty.csv: empty; expected CSV"),
     "one column": (["--ground-truth", "one.csv"], "one.csv: only one column; expected CSV"),
     "image": (["--ground-truth", "two/two-1.png"], "two-1.png: not UTF-8 text"),

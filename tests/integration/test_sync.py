@@ -488,7 +488,8 @@ def test_batches_are_flushed_before_they_are_reported(
         files = [path for path in store.rglob("*") if path.is_file()]
         assert {str(path) for path in files} <= flushed.keys()
         for path in files:
-            assert flushed[str(path.parent)] >= flushed[str(path)]
+            if path.name != "checksums.sha256":  # which is continued in place
+                assert flushed[str(path.parent)] >= flushed[str(path)]
             assert flushed[str(path)] >= path.stat().st_mtime - 0.02
         commits.append(len(done))
 
