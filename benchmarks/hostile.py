@@ -673,7 +673,8 @@ class ServiceKills:
                 self._round()
                 self._check()
                 if number % 100 == 0:
-                    say(f"  {number:,} rounds, {time.monotonic() - started:.0f} s")
+                    seconds = time.monotonic() - started
+                    say(f"{self.report.summary()} ({seconds:.0f} s)")
         finally:
             self.launcher.close()
         return self.report
