@@ -82,6 +82,12 @@ def check_cancelled() -> None:
         current.check()
 
 
+def is_cancelled() -> bool:
+    """Return whether the current work may not go on, for callers that cannot raise."""
+    current = _current.get()
+    return current is not None and current.is_over
+
+
 class Lock(Protocol):
     """A lock of :mod:`threading`."""
 

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from lookalike.cancellation import check_cancelled
-from lookalike.errors import CancelledError, FetchError, InputError
+from lookalike.cancellation import check_cancelled, is_cancelled
+from lookalike.errors import FetchError, InputError
 
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
@@ -284,7 +284,7 @@ class _Deadline:
 
     def _watch(self) -> None:
         while not self._ended.wait(max(0.0, min(_POLL_SECONDS, self._end - time.monotonic()))):
-            if _is_cancelled() or time.monotonic() >= self._end:
+            if is_cancelled() or time.monotonic() >= self._end:
                 with self._lock:
                     self.expired = True
                     self._shut()
@@ -296,14 +296,6 @@ class _Deadline:
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # not the TLS shutdown
             except OSError:
                 self._socket.close()
-
-
-def _is_cancelled() -> bool:
-    try:
-        check_cancelled()
-    except CancelledError:
-        return True
-    return False
 
 
 _lookups = threading.BoundedSemaphore(_MAX_LOOKUPS)

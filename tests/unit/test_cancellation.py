@@ -7,20 +7,23 @@ import threading
 
 import pytest
 
-from lookalike.cancellation import Cancellation, cancellable, check_cancelled, holding
+from lookalike.cancellation import Cancellation, cancellable, check_cancelled, holding, is_cancelled
 from lookalike.errors import CancelledError, LookalikeError, TimeLimitError
 
 
 def test_work_outside_a_block_is_never_cancelled() -> None:
     Cancellation(0).cancel()
     check_cancelled()
+    assert not is_cancelled()
 
 
 def test_cancelled_work_ends_at_its_next_check() -> None:
     cancellation = Cancellation()
     with cancellable(cancellation):
         check_cancelled()
+        assert not is_cancelled()
         cancellation.cancel()
+        assert is_cancelled()
         with pytest.raises(CancelledError, match="nobody waits") as error:
             check_cancelled()
     assert not isinstance(error.value, TimeLimitError)

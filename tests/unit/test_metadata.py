@@ -166,4 +166,6 @@ def test_anything_becomes_storable(metadata: dict[str, Any]) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.text() | st.dictionaries(st.text(), json_values).map(json.dumps))
 def test_any_text_is_read(text: str) -> None:
-    json.dumps(parse_metadata(text), allow_nan=False, ensure_ascii=False).encode()
+    read = parse_metadata(text)
+    stored = json.dumps(read, allow_nan=False, ensure_ascii=False).encode()
+    assert json.loads(stored) == read

@@ -16,8 +16,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.cancellation import check_cancelled, holding
-from lookalike.errors import CancelledError, InputError
+from lookalike.cancellation import check_cancelled, holding, is_cancelled
+from lookalike.errors import InputError
 from lookalike.files import valid_text
 from lookalike.filters import Columns
 from lookalike.types import Metadata
@@ -72,7 +72,7 @@ class KeywordIndex:
             if self._latest is not None and self._latest[0] == query:  # as in a batch
                 return self._latest[1:]
             self._build()
-            self._connection.set_progress_handler(_is_cancelled, _INSTRUCTIONS)
+            self._connection.set_progress_handler(is_cancelled, _INSTRUCTIONS)
             try:
                 self._latest = query, *self._matches(query)
                 return self._latest[1:]
@@ -105,15 +105,6 @@ class KeywordIndex:
             rows.extend(row for row, _ in part)
             scores.extend(score for _, score in part)
         return np.array(rows, np.int64), np.array(scores, np.float64)
-
-
-def _is_cancelled() -> bool:
-    """Return whether the current work was cancelled; SQLite then ends what it is doing."""
-    try:
-        check_cancelled()
-    except CancelledError:
-        return True
-    return False
 
 
 _indexes: WeakKeyDictionary[Columns, KeywordIndex] = WeakKeyDictionary()
