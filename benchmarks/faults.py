@@ -236,6 +236,47 @@ def service_address(launcher: Launcher) -> str:
     raise TimeoutError(f"serve did not start: {launcher.printed()[-300:]}")
 
 
+def kill_during_writes(
+    launcher: Launcher,
+    gallery: Path,
+    client: Callable[[str, int, float, threading.Event], None],
+    seeds: Sequence[float],
+    pause: Callable[[], None],
+) -> Ended:
+    """Serve a gallery, and kill the service while clients write; return how it ended.
+
+    Args:
+        launcher: starts the service.
+        gallery: that is served.
+        client: writes to the address until the event is set, as the client of this number.
+        seeds: random seeds, one for each client.
+        pause: waits for the moment to kill the service.
+
+    Raises:
+        TimeoutError: the service did not start.
+    """
+    launcher.start("serve", gallery, "--write", "--port", "0")
+    try:
+        address = service_address(launcher)
+    except TimeoutError:
+        launcher.kill()
+        launcher.wait()
+        raise
+    stop = threading.Event()
+    threads = [
+        threading.Thread(target=client, args=(address, number, seed, stop))
+        for number, seed in enumerate(seeds)
+    ]
+    for thread in threads:
+        thread.start()
+    pause()
+    launcher.kill()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return launcher.wait()
+
+
 # ---------------------------------------------------------------- images
 
 
@@ -453,27 +494,16 @@ class KillRounds:
 
     def _upload(self) -> None:
         """Add, replace and remove uploaded images until the service is killed."""
-        self.launcher.start("serve", self.gallery, "--write", "--port", "0")
+        seeds = [self.rng.random() for _ in range(2)]
+        pause = self.rng.uniform(0, 0.4)
         try:
-            address = service_address(self.launcher)
+            ended = kill_during_writes(
+                self.launcher, self.gallery, self._client, seeds, lambda: time.sleep(pause)
+            )
         except TimeoutError as error:
-            self.launcher.kill()
-            self.launcher.wait()
             self._broken(str(error))
             return
-        stop = threading.Event()
-        threads = [
-            threading.Thread(target=self._client, args=(address, part, self.rng.random(), stop))
-            for part in range(2)
-        ]
-        for thread in threads:
-            thread.start()
-        time.sleep(self.rng.uniform(0, 0.4))
-        self.launcher.kill()
-        stop.set()
-        for thread in threads:
-            thread.join()
-        if self.launcher.wait().code == -signal.SIGKILL:
+        if ended.code == -signal.SIGKILL:
             self.report.killed["upload"] += 1
 
     def _client(self, address: str, part: int, seed: float, stop: threading.Event) -> None:

@@ -51,7 +51,7 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.faults import Launcher, picture, service_address
+from benchmarks.faults import Launcher, kill_during_writes, picture
 from tests.fuzz.engine import Outcome
 from tests.fuzz.run import fuzz
 from tests.fuzz.targets import TARGETS
@@ -680,29 +680,16 @@ class ServiceKills:
         return self.report
 
     def _round(self) -> None:
-        self.launcher.start("serve", self.gallery, "--write", "--port", "0")
-        try:
-            address = service_address(self.launcher)
-        except TimeoutError as error:
-            self.launcher.kill()
-            self.launcher.wait()
-            self._fault(str(error))
-            return
-        stop = threading.Event()
+        seeds = [self._rng.random() for _ in range(self.WRITERS)]
         self._first.clear()
-        threads = [
-            threading.Thread(target=self._write, args=(address, part, self._rng.random(), stop))
-            for part in range(self.WRITERS)
-        ]
-        for thread in threads:
-            thread.start()
+        try:
+            kill_during_writes(self.launcher, self.gallery, self._write, seeds, self._pause)
+        except TimeoutError as error:
+            self._fault(str(error))
+
+    def _pause(self) -> None:
         self._first.wait(_PATIENCE)  # a service that has just started takes its time
         time.sleep(self._rng.uniform(0, 0.5))
-        self.launcher.kill()
-        stop.set()
-        for thread in threads:
-            thread.join()
-        self.launcher.wait()
 
     def _write(self, address: str, part: int, seed: float, stop: threading.Event) -> None:
         """Add, replace, change and remove items of one part of the ids."""
