@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn
 
 from lookalike.errors import ArtifactError, LookalikeError
 from lookalike.files import open_regular
+from lookalike.texts import repeated
 
 MAX_DEPTH = 60
 """Objects and lists inside each other."""
@@ -144,8 +145,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object's fields, each of another name."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in fields if names.count(name) > 1)
+        twice = repeated(name for name, _ in pairs)
         raise _InvalidError(f"key {_brief(twice)} twice in an object")
     return fields
 

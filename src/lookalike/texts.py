@@ -1,4 +1,4 @@
-"""Unicode texts in one form, in time linear in their length.
+"""Unicode texts in one form, and repeated texts, in time linear in their length.
 
 ``unicodedata.normalize`` sorts the combining marks of a character by insertion: 10,000 of them,
 which a stranger can send as one text, take a second of the interpreter.
@@ -7,7 +7,7 @@ which a stranger can send as one text, take a second of the interpreter.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 Form = Literal["NFC", "NFD"]
@@ -53,3 +53,13 @@ def _parts(text: str) -> Iterator[str]:
 def _joins(character: str) -> bool:
     """Return whether a character may combine with the one before it."""
     return unicodedata.category(character)[0] == "M" or ord(character) in _JAMO
+
+
+def repeated(texts: Iterable[str]) -> str | None:
+    """Return the first text that occurs a second time; None if all are different."""
+    seen: set[str] = set()
+    for text in texts:
+        if text in seen:
+            return text
+        seen.add(text)
+    return None

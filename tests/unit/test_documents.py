@@ -143,3 +143,9 @@ def test_values_in_messages_are_short_and_on_one_line() -> None:
             fields.flag(name)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 150
+
+
+def test_a_repeated_key_is_found_among_many_in_one_pass() -> None:
+    keys = ",".join(f'"{number}":0' for number in range(300_000))
+    with pytest.raises(ArtifactError, match="key '299999' twice"):
+        parse_json(f'{{{keys},"299999":1}}'.encode(), "x.json")

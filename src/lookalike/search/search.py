@@ -24,6 +24,7 @@ from lookalike.search import rerank
 from lookalike.search.keywords import fuse_rankings, keyword_index
 from lookalike.search.query import QueryVectors
 from lookalike.stores.base import MAX_K, RowReader
+from lookalike.texts import repeated
 from lookalike.types import Embeddings, Hit, ImageArray, Metric
 from lookalike.vectors import unit_rows
 
@@ -75,8 +76,8 @@ def parse_rerankings(names: str | Sequence[str] | None) -> tuple[str, ...]:
     for name in rerankings:
         if name not in RERANKINGS:
             raise UnknownNameError("re-ranking", name[:_LONGEST_NAME], RERANKINGS)
-        if rerankings.count(name) > 1:
-            raise SettingError(f"{{rerank}}: {name!r} occurs twice, each may once", rerank=None)
+    if (twice := repeated(rerankings)) is not None:
+        raise SettingError(f"{{rerank}}: {twice!r} occurs twice, each may once", rerank=None)
     return rerankings
 
 

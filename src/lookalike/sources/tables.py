@@ -29,6 +29,7 @@ from lookalike.metadata import (
     json_values,
     plain,
 )
+from lookalike.texts import repeated
 from lookalike.types import Failure
 
 SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"})
@@ -302,8 +303,7 @@ def _header(path: Path, header: str) -> list[str]:
     names = [valid_text(name.strip()) for name in _separated(header, path)]
     if not header.strip():
         raise SourceError(f"{path}, line 1: expected a header with the names of the columns")
-    if len(set(names)) < len(names):
-        duplicate = next(name for name in names if names.count(name) > 1)
+    if (duplicate := repeated(names)) is not None:
         raise SourceError(f"{path}, line 1: duplicate column {duplicate!r}")
     return names
 
@@ -524,8 +524,7 @@ def _columns_to_read(
     metadata, names = file.metadata, [n for n in file.schema_arrow.names if n not in without]
     if metadata.num_columns > _MAX_LEAVES:
         raise SourceError(f"{path}: has {metadata.num_columns:,} columns, over {_MAX_LEAVES:,}")
-    if len(set(names)) < len(names):
-        duplicate = next(name for name in names if names.count(name) > 1)
+    if (duplicate := repeated(names)) is not None:
         raise SourceError(f"{path}: duplicate column {duplicate!r}")
     leaves = [metadata.schema.column(i).path.split(".") for i in range(metadata.num_columns)]
     deep = {leaf[0] for leaf in leaves if len(leaf) > 2 * MAX_LEVELS}
