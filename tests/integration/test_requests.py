@@ -411,7 +411,7 @@ def test_json_of_very_many_values_is_refused_before_it_is_parsed(start: Start) -
 
 
 def holds(served: Serving, size: int) -> bool:
-    return served.service.quotas.answers.used == size
+    return served.service.quotas.responses.used == size
 
 
 def unread(port: int, request: bytes) -> socket.socket:
@@ -432,7 +432,7 @@ def test_files_that_nobody_reads_are_not_in_memory_and_limited_in_number(start: 
         assert eventually(lambda: served.service.quotas.files.used == 3)
         assert served.request("GET", large)[0].status == 429
         assert served.request("GET", ITEM)[0].status == 200
-        assert served.service.quotas.answers.used == 0
+        assert served.service.quotas.responses.used == 0
         assert served.service.quotas.requests.used == 0  # their work is done
         clients[0].close()
         assert eventually(lambda: served.service.quotas.files.used == 2)
@@ -442,7 +442,7 @@ def test_files_that_nobody_reads_are_not_in_memory_and_limited_in_number(start: 
 
 
 def test_responses_that_nobody_reads_have_a_budget_of_memory(start: Start) -> None:
-    served = start(Limits(answer_bytes=4_000_000))
+    served = start(Limits(unsent_bytes=4_000_000))
     batch = json.dumps({"queries": [{"id": ID}] * 64, "k": 150}).encode()
     size = len(served.request("POST", f"{SEARCH}/batch", batch, JSON)[1])
     assert size > 500_000
@@ -455,9 +455,9 @@ def test_responses_that_nobody_reads_have_a_budget_of_memory(start: Start) -> No
         response, body = served.request("POST", f"{SEARCH}/batch", batch, JSON)
         assert response.status == 429
         assert "responses that are not read" in json.loads(body)["detail"]
-        assert metric(served, "lookalike_answer_bytes") == fitting * size
+        assert metric(served, "lookalike_unsent_response_bytes") == fitting * size
         assert served.request("POST", SEARCH, PLAIN, JSON)[0].status == 200
-    assert eventually(lambda: served.service.quotas.answers.used == 0)
+    assert eventually(lambda: served.service.quotas.responses.used == 0)
 
 
 def test_a_response_in_json_is_bounded(start: Start) -> None:

@@ -26,7 +26,7 @@ class Limits:
         body_seconds: time to send the body.
         request_seconds: time from the whole request to the response.
         send_seconds: time a client may stop reading a response.
-        answer_bytes: all responses in memory together; three quarters for one client.
+        unsent_bytes: all responses in memory that are not sent; three quarters for one client.
         response_bytes: one response in JSON.
         decode_seconds: time to decode one image.
         batch_decode_seconds: time to decode the images of a batch search, all together.
@@ -57,7 +57,7 @@ class Limits:
     body_seconds: float = 30.0
     request_seconds: float = 30.0
     send_seconds: float = 30.0
-    answer_bytes: int = 100_000_000
+    unsent_bytes: int = 100_000_000
     response_bytes: int = 32_000_000
     decode_seconds: float = 10.0
     batch_decode_seconds: float = 10.0

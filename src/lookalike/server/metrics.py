@@ -46,8 +46,8 @@ class Metrics:
         self.buffered_bytes = Gauge(
             "lookalike_buffered_bytes", "Request bodies held in memory", registry=self.registry
         )
-        self.answer_bytes = Gauge(
-            "lookalike_answer_bytes", "Responses held in memory", registry=self.registry
+        self.unsent_bytes = Gauge(
+            "lookalike_unsent_response_bytes", "Responses held in memory", registry=self.registry
         )
         self.cancelled = Counter(
             "lookalike_cancelled_requests",

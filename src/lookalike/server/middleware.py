@@ -38,7 +38,7 @@ class Middleware:
             return
         service = self._service
         limits, quotas, metrics = service.settings.limits, service.quotas, service.metrics
-        sender = ResponseSender(scope, send, quotas.answers, metrics, problem_response)
+        sender = ResponseSender(scope, send, quotas.responses, metrics, problem_response)
         body = Body(scope, limits, quotas.bodies)
         try:
             check_access(scope, service.settings)

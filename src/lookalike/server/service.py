@@ -60,7 +60,7 @@ class Quotas:
     searches: Quota
     work: Quota
     bodies: Quota
-    answers: Quota
+    responses: Quota
     files: Quota
 
     @classmethod
@@ -71,7 +71,7 @@ class Quotas:
             searches=Quota(limits.concurrent_requests, "searches in progress"),
             work=Quota(limits.queued_work, "work of the searches in progress"),
             bodies=_memory(limits.buffered_bytes, "memory for uploads"),
-            answers=_memory(limits.answer_bytes, "memory for responses that are not read yet"),
+            responses=_memory(limits.unsent_bytes, "memory for responses that are not read yet"),
             files=Quota(limits.files, "image files being sent"),
         )
 
@@ -115,7 +115,7 @@ class Service:
         metrics.restarts.set_function(lambda: self.decoders.restarts)
         metrics.requests_in_progress.set_function(lambda: self.quotas.searches.used)
         metrics.buffered_bytes.set_function(lambda: self.quotas.bodies.used)
-        metrics.answer_bytes.set_function(lambda: self.quotas.answers.used)
+        metrics.unsent_bytes.set_function(lambda: self.quotas.responses.used)
 
     async def __aenter__(self) -> Self:
         await self.decoders.__aenter__()
