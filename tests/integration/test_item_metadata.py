@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from lookalike.labels import LabelSet
 from lookalike.labels.session import save_session
 from lookalike.metadata import MAX_BYTES, MAX_LEVELS
 from lookalike.stores.lance import store as lance_store
+from tests.integration.test_cli import lookalike
 from tests.integration.test_sync import draw, upload
 from tests.serving import Serving, serving
 from tests.unit.test_metadata import REFUSED, STORED, nested
@@ -353,3 +355,23 @@ def test_uploads_follow_no_link(tmp_path: Path) -> None:
         uploads.put(gallery, "a", b"image", embedding, {}, gallery.fingerprint)
     assert list(elsewhere.iterdir()) == []
     assert len(gallery) == 0
+
+
+def test_the_command_purges_what_was_removed_before(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "p" / "0.png", 0)
+    gallery.sync(tmp_path / "p")
+    rows = gallery.store.get(["p:0.png"])
+    labeled = replace(rows, metadata=[{"name": SECRET.decode()}])
+    gallery.upsert(labeled, fingerprint=gallery.fingerprint, written=frozenset({"name"}))
+    gallery.remove(["p:0.png"])
+    upload(gallery, "x", {"name": SECRET.decode()})
+    uploads.remove(gallery, "api:x")
+    assert on_disk(gallery)
+    command = ["remove", str(gallery.path), "--purge"]
+    assert "dry run" in lookalike(*command, "--dry-run").stdout
+    assert on_disk(gallery)
+    done = lookalike(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not on_disk(gallery)

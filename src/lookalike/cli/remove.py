@@ -46,12 +46,14 @@ def command(
     What label propagate wrote is kept for 30 days, and comes back if an image of
     the same content is indexed again. Uploaded images are deleted with their
     metadata. Removed rows are gone from disk about a week later, at the first
-    index or 64th upload after that, or at once with --purge; programs that are
-    reading the gallery may then have to be started again.
+    index or 64th upload after that, or at once with --purge, which alone does
+    that for all rows removed before; programs that are reading the gallery may
+    then have to be started again.
 
       lookalike remove photos.gallery --source holidays
       lookalike remove photos.gallery --id photos:a.jpg --id 'photos:thumbs/*'
       lookalike remove photos.gallery --where "label = 'blurred'" --dry-run
+      lookalike remove photos.gallery --purge
 
     JSON: removed, ids, rows and dry_run.
     """
@@ -59,8 +61,13 @@ def command(
     from lookalike.gallery.gallery import Gallery
 
     opened = Gallery.open(gallery)
-    chosen = opened.select(id or (), source=source, where=where)
     rows = len(opened)
+    if purge and not (id or source or where):
+        if not dry_run:
+            opened.purge()
+        _report_purge(gallery, rows, dry_run=dry_run, as_json=as_json)
+        return
+    chosen = opened.select(id or (), source=source, where=where)
     if 2 * len(chosen) > rows and not (yes or dry_run or _confirm(len(chosen), rows)):
         raise SettingError(
             f"{gallery}: {len(chosen):,} of its {format_count(rows, 'row')} would be removed; to "
@@ -85,6 +92,15 @@ def command(
         console.note(f"... and {len(chosen) - _LISTED:,} more; --json lists them all")
     if source is None and count and not dry_run:
         console.note("the next index of their source adds them again; leave them out: --exclude")
+
+
+def _report_purge(gallery: str, rows: int, *, dry_run: bool, as_json: bool) -> None:
+    """Say that what rows removed before have left on disk is gone."""
+    if as_json:
+        console.print_json({"removed": 0, "ids": [], "rows": rows, "dry_run": dry_run})
+        return
+    done = "dry run, nothing written" if dry_run else "what removed rows left on disk is deleted"
+    print(f"{printable(gallery)}: {done}; {format_count(rows, 'row')}")
 
 
 def _confirm(count: int, rows: int) -> bool:

@@ -850,15 +850,18 @@ class Gallery:
     def purge(self) -> None:
         """Delete what is left on disk of rows that were removed or replaced, at once.
 
-        A map, evaluation or labeling session of an earlier state is deleted, too. The rows are also
-        deleted by the first :meth:`optimize` after seven days, and 15 minutes later at the
-        earliest, since others may read old versions of them until then.
+        Labels that are kept for their images are deleted, too, and so is a map, evaluation or
+        labeling session of an earlier state. The rows are also deleted by the first
+        :meth:`optimize` after seven days, and 15 minutes later at the earliest, since others may
+        read old versions of them until then.
 
         Raises:
             StorageError: it could not be done, or another process is writing.
         """
         with self._writing():
-            self._archive().expire()
+            archive = self._archive()
+            archive.expire()
+            archive.drop(archive.values)
             self._purge()
 
     def _purge(self) -> None:
