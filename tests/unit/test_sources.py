@@ -22,7 +22,7 @@ from PIL import Image
 from lookalike.errors import ImageError, SourceError
 from lookalike.images import memory
 from lookalike.metadata import check_metadata
-from lookalike.sources import SourceOptions, open_items, open_source
+from lookalike.sources import SourceOptions, open_items, open_source, tables
 
 RNG = np.random.default_rng(1)
 
@@ -727,3 +727,18 @@ def test_a_broken_row_group_costs_no_other(shards: bool, tmp_path: Path) -> None
         except ImageError:
             read.append(None)
     assert read == [*range(10), *[None] * 10, *range(20, 30)]
+
+
+def test_rows_that_all_swallow_the_others_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line opens a text that no further line closes."""
+    table = tmp_path / "table.csv"
+    table.write_text("path,name\n" + 'x"y,"z\n' * 200 + "a.png,a\n")
+    problems = tables.read_table(table).problems
+    assert len(problems) == 200
+    assert "not closed" in problems[0].reason
+    monkeypatch.setattr(tables, "_MAX_REREAD", 500)
+    problems = tables.read_table(table).problems
+    assert [problem.uri for problem in problems] == [f"{table}, line {n}" for n in (2, 3, 4)]
+    assert "the lines to 202 are not read either" in problems[-1].reason

@@ -41,6 +41,9 @@ _MEMORY_OF_CSV = 3
 _MEMORY_OF_JSON = 4
 """Bytes of memory that a byte of a file may take while it is read."""
 
+_MAX_REREAD = 1_000_000
+"""Lines that are read again since the row before them is broken: each row of a file could be."""
+
 _BATCH_ROWS = 4_096
 _BYTES_PER_VALUE = 16
 _MAX_LEAVES = 10 * MAX_COLUMNS
@@ -237,6 +240,7 @@ class _Lines(Iterator[str]):
         self.taken: list[str] = []
         self.number = 0
         self.ended = False
+        self._reread = 0
 
     def __next__(self) -> str:
         line = self._again.popleft() if self._again else next(self._lines, None)
@@ -247,11 +251,15 @@ class _Lines(Iterator[str]):
         self.number += 1
         return line
 
-    def put_back(self) -> None:
-        """Put back all lines that were taken but the first."""
+    def put_back(self) -> bool:
+        """Put back all lines that were taken but the first; not if too many were already."""
+        self._reread += len(self.taken) - 1
+        if self._reread > _MAX_REREAD:
+            return False
         self._again.extendleft(reversed(self.taken[1:]))
         self.number -= len(self.taken) - 1
         self.ended = False
+        return True
 
 
 def _csv_rows(lines: _Lines, separator: str, columns: int) -> Iterator[tuple[int, list[str], str]]:
@@ -268,8 +276,8 @@ def _csv_rows(lines: _Lines, separator: str, columns: int) -> Iterator[tuple[int
         except csv.Error as error:
             problem = f"broken CSV ({error})"
         problem = problem or _row_problem(row, columns)
-        if problem:
-            lines.put_back()
+        if problem and not lines.put_back():
+            problem += f"; the lines to {lines.number} are not read either"
         if problem or row:
             yield number, row, problem
 
