@@ -29,7 +29,7 @@ from tests.unit.test_idx import idx_bytes
 Images = Sequence[ImageArray] | NDArray[np.uint8]
 
 
-class MeanColor:
+class MeanColor(Encoder):
     """Encodes an image as its mean color, invariant to any rearrangement of its pixels."""
 
     name = "mean-color"
@@ -40,7 +40,7 @@ class MeanColor:
     def __init__(self) -> None:
         self.batches: list[list[ImageArray]] = []
 
-    def encode(self, images: Images) -> Embeddings:
+    def encode_batch(self, images: Images) -> Embeddings:
         self.batches.append(list(images))
         return np.array([np.asarray(i).reshape(-1, 3).mean(axis=0) for i in images], np.float32)
 
@@ -58,7 +58,7 @@ class Same(MeanColor):
         super().__init__()
         self.value = value
 
-    def encode(self, images: Images) -> Embeddings:
+    def encode_batch(self, images: Images) -> Embeddings:
         return np.full((len(images), self.dim), self.value, np.float32)
 
 

@@ -266,7 +266,7 @@ class Recorder:
         self.batches: list[list[int]] = []
         self.entered, self.release = threading.Semaphore(0), threading.Event()
 
-    def encode(self, images: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    def encode_batch(self, images: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         self.batches.append([int(image[0, 0]) for image in images])
         self.entered.release()
         self.release.wait()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 import lookalike as la
+from lookalike.encoders.base import Encoder
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.evaluation.agreement import (
     K,
@@ -31,17 +32,18 @@ QUICK = ChooseOptions(encoders=("pixels", "hog"), train=False)
 IDS = tuple(f"s:{i}" for i in range(40))
 
 
-class Named:
+class Named(Encoder):
     """An encoder that is never run."""
 
     normalized = True
     fingerprint = "none"
     dim = 2
+    name: str
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def encode(self, images: object) -> Embeddings:
+    def encode_batch(self, images: object) -> Embeddings:
         raise AssertionError(f"{images} were encoded")
 
     def files(self) -> Mapping[str, bytes]:

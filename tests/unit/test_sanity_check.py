@@ -65,8 +65,8 @@ def test_the_verdict_is_about_the_best_baseline() -> None:
 class FirstRow(Pixels):
     """Encodes only the first row of pixels."""
 
-    def encode(self, images: object) -> Embeddings:
-        embeddings = super().encode(images).copy()  # type: ignore[arg-type]
+    def encode_batch(self, images: object) -> Embeddings:
+        embeddings = super().encode_batch(images).copy()  # type: ignore[arg-type]
         embeddings[:, 8:] = 0
         return embeddings
 

@@ -8,14 +8,14 @@ import json
 import os
 import re
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from lookalike.formatting import format_count, printable
 
 if TYPE_CHECKING:
-    from lookalike.types import Failure, Progress, ProgressCallback
+    from lookalike.types import Failure, ProgressCallback
 
 _ESCAPE = "backslashreplace"
 """How characters are printed that the console's encoding lacks."""
@@ -27,9 +27,6 @@ _STEERING = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What steers a terminal or no console can write, and JSON escapes only in ASCII."""
 
 _NUMERIC = re.compile(r"[-+\d.,:%\[\] ]*")
-
-_PLAIN_EVERY_S = 10.0
-"""Seconds between lines of progress where stderr is no terminal."""
 
 _LISTED = 20
 """Failures that are listed, at most."""
@@ -186,87 +183,8 @@ def note_skipped(skipped: Sequence[Failure], singular: str, plural: str) -> None
         note(f"{format_count(len(skipped), singular, plural)} skipped")
 
 
-@contextlib.contextmanager
-def progress() -> Iterator[ProgressCallback]:
-    """Show each task's progress, rate and remaining time on stderr while the block runs."""
-    from rich.console import Console
+def progress() -> AbstractContextManager[ProgressCallback]:
+    """Show progress, rate and remaining time on stderr: bars on a terminal, lines elsewhere."""
+    from lookalike.progress import reporting
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Lines()
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    with Bars(
-        TextColumn("{task.description:24}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}", markup=False),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}", markup=False),
-        console=console,
-    ) as bars:
-        ids: dict[str, Any] = {}
-        rates = _Rates()
-
-        def show(p: Progress) -> None:
-            if rates.update(p) or p.task not in ids:
-                ids[p.task] = bars.add_task(printable(p.task), total=p.total, rate="", note="")
-            rate = rates.text(p)
-            bars.update(
-                ids[p.task], completed=p.done, total=p.total, rate=rate, note=printable(p.note)
-            )
-
-        yield show
-
-
-class _Rates:
-    """Rates of tasks, measured from their starts; a task that starts again is measured anew."""
-
-    def __init__(self) -> None:
-        self._started: dict[str, tuple[float, int]] = {}
-        self._last: dict[str, int] = {}
-
-    def update(self, p: Progress) -> bool:
-        """Record a task's progress; return whether it started again."""
-        again = p.done < self._last.get(p.task, 0)
-        if again or p.task not in self._started:
-            self._started[p.task] = time.monotonic(), p.done
-        self._last[p.task] = p.done
-        return again
-
-    def per_second(self, p: Progress) -> float:
-        start, first = self._started[p.task]
-        seconds = time.monotonic() - start
-        return (p.done - first) / seconds if seconds > 0.2 else 0.0
-
-    def text(self, p: Progress) -> str:
-        rate = self.per_second(p)
-        if not rate or p.total == 1:
-            return ""
-        return f"{rate:,.0f} {p.unit}/s" if rate >= 10 else f"{rate:.1f} {p.unit}/s"
-
-
-class _Lines:
-    """Progress where stderr is no terminal: a line every ten seconds and at each task's end."""
-
-    def __init__(self) -> None:
-        self._rates = _Rates()
-        self._last_printed = time.monotonic()
-
-    def __call__(self, p: Progress) -> None:
-        self._rates.update(p)
-        now = time.monotonic()
-        if p.done != p.total and now - self._last_printed < _PLAIN_EVERY_S:
-            return
-        self._last_printed = now
-        done = f"{p.done:,}" if p.total is None else f"{p.done:,} of {p.total:,}"
-        rate = self._rates.per_second(p)
-        left = (
-            f"{(p.total - p.done) / rate:.0f} s left"
-            if rate and p.total and p.done < p.total
-            else ""
-        )
-        parts = [f"{p.task}: {done} {p.unit}", self._rates.text(p), left, p.note]
-        note("  ".join(part for part in parts if part))
+    return reporting(lines=True)

@@ -25,7 +25,7 @@ _IMAGES = 30
 def _encode() -> None:
     from lookalike.encoders.registry import open_encoder
 
-    open_encoder("untrained", []).encode([np.zeros((28, 28), np.uint8)])
+    open_encoder("untrained", []).encode_batch([np.zeros((28, 28), np.uint8)])
 
 
 def _tables() -> None:
@@ -81,7 +81,7 @@ def _onnxscript() -> None:
 def _backbone(name: str) -> None:
     from lookalike.encoders.registry import open_encoder
 
-    open_encoder(name, []).encode([np.zeros((64, 64, 3), np.uint8)])
+    open_encoder(name, []).encode_batch([np.zeros((64, 64, 3), np.uint8)])
 
 
 def _timm() -> None:

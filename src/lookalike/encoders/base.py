@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from dataclasses import fields as dataclass_fields
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,48 +41,51 @@ NATIVE_LIMIT = 64
 """Images that all have one size of at most this many pixels a side are not resized."""
 
 
-class Encoder(Protocol):
-    """Maps images to embeddings. Encoding an image alone equals encoding it in a batch.
+class Encoder(ABC):
+    """Maps images to embeddings. Subclasses implement :meth:`encode_batch` for decoded images.
 
-    ``normalized`` says whether embeddings have unit length; ``fingerprint`` is a SHA-256 over
-    weights and preprocessing: encoders with equal fingerprints compute equal embeddings.
+    Encoding an image alone equals encoding it in a batch. ``normalized`` says whether embeddings
+    have unit length; ``fingerprint`` is a SHA-256 over weights and preprocessing: encoders with
+    equal fingerprints compute equal embeddings.
     """
 
-    @property
-    def name(self) -> str:
-        """Name in the registry, or of the recipe that trained it."""
-        ...
+    if TYPE_CHECKING:  # fields or properties of subclasses
 
-    @property
-    def dim(self) -> int:
-        """Length of an embedding."""
-        ...
+        @property
+        def name(self) -> str:
+            """Name in the registry, or of the recipe that trained it."""
 
-    @property
-    def normalized(self) -> bool:
-        """Whether every embedding has unit length (zero vectors excepted)."""
-        ...
+        @property
+        def dim(self) -> int:
+            """Length of an embedding."""
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of weights and preprocessing, as hexadecimal."""
-        ...
+        @property
+        def normalized(self) -> bool:
+            """Whether every embedding has unit length (zero vectors excepted)."""
 
-    def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
+        @property
+        def fingerprint(self) -> str:
+            """SHA-256 of weights and preprocessing, as hexadecimal."""
+
+    @abstractmethod
+    def encode_batch(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8.
 
         Raises:
             ImageError: the encoder does not accept an image's size.
         """
-        ...
 
+    @abstractmethod
     def files(self) -> Mapping[str, bytes]:
         """Return the weight files; :meth:`describe` and these restore the encoder."""
-        ...
 
+    @abstractmethod
     def describe(self) -> Mapping[str, Any]:
         """Return the fields of ``encoder.json``: kind, preprocessing, parameters, origin."""
-        ...
+
+    def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
+        """Return the embeddings of images."""
+        return self.encode_batch(images)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def check_first_image(source: Source, encoder: Encoder) -> None:
             reason = reason or str(error)
             continue
         try:
-            encoder.encode([image])
+            encoder.encode_batch([image])
         except ImageError as error:
             raise ImageError(f"{item.uri}: {error}") from error
         except NO_FAILURES:
@@ -72,7 +72,7 @@ def encode_items(
         size += images[-1].nbytes
         if len(images) == _MAX_BATCH_IMAGES or size >= _MAX_BATCH_BYTES or done == len(items):
             try:
-                yield encoder.encode(images)
+                yield encoder.encode_batch(images)
             except ImageError as error:
                 uri = _first_rejected(encoder, items[done - len(images) : done])
                 raise ImageError(f"{uri}: {error}") from error
@@ -83,7 +83,7 @@ def encode_items(
 def _first_rejected(encoder: Encoder, items: Sequence[Item]) -> str:
     for item in items:
         try:
-            encoder.encode([item.image()])
+            encoder.encode_batch([item.image()])
         except ImageError:
             return item.uri
     return items[0].uri

@@ -24,7 +24,7 @@ RestoreEncoder = Callable[[Fields, Mapping[str, bytes]], Encoder]
 
 
 @dataclass(frozen=True)
-class ConcatenatedEncoder:
+class ConcatenatedEncoder(Encoder):
     """Concatenates embeddings of several encoders, each of unit length times its weight.
 
     The squared distance between two embeddings is the mean of the encoders' squared distances,
@@ -43,10 +43,10 @@ class ConcatenatedEncoder:
         """Sum of the encoders' dimensions."""
         return sum(encoder.dim for encoder in self.encoders)
 
-    def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
+    def encode_batch(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8."""
         rows = [
-            unit_rows(encoder.encode(images)) * np.float32(weight)
+            unit_rows(encoder.encode_batch(images)) * np.float32(weight)
             for encoder, weight in zip(self.encoders, self.weights, strict=True)
         ]
         return unit_rows(np.concatenate(rows, axis=1))
@@ -83,7 +83,7 @@ class ConcatenatedEncoder:
 
 
 @dataclass(frozen=True)
-class MultiViewEncoder:
+class MultiViewEncoder(Encoder):
     """Test-time augmentation: averages unit-length embeddings of several views of an image.
 
     ``encoders`` are one network at several input sizes. ``mirror`` adds the mirror image for each
@@ -112,13 +112,13 @@ class MultiViewEncoder:
         """Dimensions of each encoder."""
         return self.encoders[0].dim
 
-    def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
+    def encode_batch(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8."""
         crops = [_crop_to_foreground(image) for image in images] if self.foreground else images
-        rows = [unit_rows(encoder.encode(crops)) for encoder in self.encoders]
+        rows = [unit_rows(encoder.encode_batch(crops)) for encoder in self.encoders]
         if self.mirror:
             mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in crops]
-            rows += [unit_rows(encoder.encode(mirrored)) for encoder in self.encoders]
+            rows += [unit_rows(encoder.encode_batch(mirrored)) for encoder in self.encoders]
         return unit_rows(np.sum(rows, axis=0, dtype=np.float32))
 
     def files(self) -> Mapping[str, bytes]:
@@ -160,7 +160,7 @@ def _crop_to_foreground(image: ImageArray) -> ImageArray:
 
 
 @dataclass(frozen=True)
-class ProjectedEncoder:
+class ProjectedEncoder(Encoder):
     """Projects an encoder's unit-length embeddings linearly and scales them to unit length.
 
     The projection is PCA whitening (:meth:`LinearProjection.fit_shrunk`) or was adapted to a
@@ -181,9 +181,9 @@ class ProjectedEncoder:
         """Output dimensions of the projection."""
         return int(self.projection.projection.shape[1])
 
-    def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
+    def encode_batch(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8."""
-        return self.project(unit_rows(self.encoder.encode(images)))
+        return self.project(unit_rows(self.encoder.encode_batch(images)))
 
     def project(self, rows: NDArray[np.float32]) -> Embeddings:
         """Return ``(n, dim)`` float32 for unit-length embeddings of the wrapped encoder."""

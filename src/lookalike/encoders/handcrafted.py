@@ -6,7 +6,7 @@ They accept gray and color images of any size. All but pixels and PCA return uni
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.documents import Fields
-from lookalike.encoders.base import Preprocessing, fingerprint
+from lookalike.encoders.base import Encoder, Preprocessing, fingerprint
 from lookalike.encoders.weights import read_arrays, write_arrays
 from lookalike.errors import InputError
 from lookalike.types import Embeddings, ImageArray
@@ -36,7 +36,7 @@ PixelBatch = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class HandcraftedEncoder(ABC):
+class HandcraftedEncoder(Encoder):
     """Preprocessing followed by a pure function of the pixels, :meth:`_embed`."""
 
     kind: ClassVar[str]
@@ -49,12 +49,7 @@ class HandcraftedEncoder(ABC):
     def _embed(self, pixels: PixelBatch) -> Embeddings:
         """Return ``(n, dim)`` float32 for preprocessed images."""
 
-    @property
-    @abstractmethod
-    def dim(self) -> int:
-        """Length of an embedding."""
-
-    def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
+    def encode_batch(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8."""
         p = self.preprocessing
         size = max(1, _CHUNK_PIXELS // (p.height * p.width * p.channels))
@@ -142,7 +137,7 @@ class Pca(HandcraftedEncoder):
                 f"encoder {name!r} needs at least {dim} images to fit {dim} components; "
                 f"there are {len(images)}"
             )
-        pixels = Pixels(name, preprocessing).encode(images)
+        pixels = Pixels(name, preprocessing).encode_batch(images)
         dim = min(dim, pixels.shape[1])
         mean = pixels.mean(axis=0)
         if pixels.shape[1] > _MAX_EXACT_PCA_DIM:

@@ -114,7 +114,7 @@ class FineHog(HandcraftedEncoder):
         plain = cls(name, preprocessing, np.empty(0, np.float32), np.empty((0, 0), np.float32))
         if len(images) < 2 * dim:
             return plain
-        fitted = LinearProjection.fit(plain.encode(images), dim)
+        fitted = LinearProjection.fit(plain.encode_batch(images), dim)
         return plain if fitted is None else cls(name, preprocessing, fitted.mean, fitted.projection)
 
     @property

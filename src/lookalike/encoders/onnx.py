@@ -21,6 +21,7 @@ from lookalike.encoders.base import (
     MAX_VALUE,
     MIN_CROP,
     MIN_STD,
+    Encoder,
     Preprocessing,
     fingerprint,
     require_file,
@@ -152,7 +153,7 @@ def _providers() -> list[str]:
     return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
-class NetworkEncoder:
+class NetworkEncoder(Encoder):
     """Preprocessing followed by an ONNX model.
 
     Args:
@@ -165,6 +166,8 @@ class NetworkEncoder:
     """
 
     kind = "network"
+    name: str
+    normalized: bool
 
     def __init__(
         self,
@@ -213,7 +216,7 @@ class NetworkEncoder:
         vars(clone).pop("fingerprint", None)  # a cached property
         return clone
 
-    def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
+    def encode_batch(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8.
 
         Raises:

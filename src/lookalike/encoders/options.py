@@ -128,7 +128,7 @@ def whiten_encoder(
             f"whiten={dim}: needs more images than dimensions, but there are {len(images):,}; use "
             f"at most whiten={max(1, len(images) // 2)}, or index more images"
         )
-    rows = unit_rows(encoder.encode(images))
+    rows = unit_rows(encoder.encode_batch(images))
     if np.ptp(rows, axis=0).max() == 0:
         raise InputError(
             f"whiten={dim}: all {len(images):,} images have the same embedding, which leaves no "

@@ -175,15 +175,15 @@ class CandidateRunner:
         if encoder is None:
             return
         batch = self.images[:_TIMED]
-        encoder.encode(batch)  # the first run of a network allocates its memory
+        encoder.encode_batch(batch)  # the first run of a network allocates its memory
         start = time.monotonic()
-        encoder.encode(batch)
+        encoder.encode_batch(batch)
         needed = (time.monotonic() - start) * len(self.images) / len(batch)
         if time.monotonic() + needed > self.deadline:
             self.not_tried[name] = f"encoding needs {needed:.0f} s, more than the time left"
             return
         start = time.monotonic()
-        embeddings = encoder.encode(self.images)
+        embeddings = encoder.encode_batch(self.images)
         seconds = max(time.monotonic() - start, 1e-9)
         yield Candidate(name, encoder, embeddings, len(self.images) / seconds)
 

@@ -190,7 +190,7 @@ def sanity_check(
     """
     sample = read_sample(source, SAMPLE, frozenset(labels or ()))
     images = [each.image for each in sample]
-    embeddings = encoder.encode(images)
+    embeddings = encoder.encode_batch(images)
     return SanityCheck(
         images=len(sample),
         spectrum=Spectrum.of(embeddings),
@@ -223,10 +223,10 @@ def _compare(
     if len(labeled) < MIN_LABELED or len(set(names)) < 2:
         return None
     images = [each.image for each in labeled]
-    precisions = _precisions(encoder.encode(images), names, k)
+    precisions = _precisions(encoder.encode_batch(images), names, k)
     compared = run_baselines(
         [each.image for each in sample],
-        lambda baseline: _precisions(baseline.encode(images), names, k),
+        lambda baseline: _precisions(baseline.encode_batch(images), names, k),
         on_progress,
     )
     scores = compared.results

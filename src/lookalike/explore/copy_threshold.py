@@ -130,8 +130,8 @@ def calibrate_threshold(
         return None
     per_image = len(ALTERATIONS)
     copies = [alter(image) for image in images for alter in ALTERATIONS.values()]
-    originals = encoder.encode(list(images))
-    distances = copy_distances(originals, encoder.encode(copies), per_image, metric)
+    originals = encoder.encode_batch(list(images))
+    distances = copy_distances(originals, encoder.encode_batch(copies), per_image, metric)
     correlations = np.array(
         [
             correlation(thumbnail_vector(image), thumbnail_vector(copy))

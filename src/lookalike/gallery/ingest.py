@@ -496,7 +496,7 @@ def _encode(
     """Encode images together; if that fails, one by one, so that only the cause fails."""
     assert encoder is not None
     try:
-        rows = encoder.encode([image for _, image in decoded])
+        rows = encoder.encode_batch([image for _, image in decoded])
         return [
             replace(result, embedding=row) for (result, _), row in zip(decoded, rows, strict=True)
         ]

@@ -218,7 +218,7 @@ def _variants(evaluation: Evaluation) -> Section:
 
 def _pipeline(example: Example, evaluation: Evaluation, gallery: Gallery) -> Section:
     image = open_items([example.uri])[0].image()
-    embedding = gallery.encoder.encode([image])
+    embedding = gallery.encoder.encode_batch([image])
     store = gallery.snapshot().store
     rows = store.get(store.ids()).embeddings.astype(np.float64)
     query = embedding[0].astype(np.float64)

@@ -111,7 +111,7 @@ class QueryRegion:
         name, uri, image = decode_query(query, full_size=self.box is not None)
         crops = self.crops(image)
         try:
-            embeddings = encoder.encode(crops)
+            embeddings = encoder.encode_batch(crops)
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
         row_id = query.id if isinstance(query, Item) else None

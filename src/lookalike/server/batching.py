@@ -121,7 +121,7 @@ class Batcher:
     def _encode(self, jobs: list[_Job]) -> None:
         """Encode a batch; if it fails, encode job by job, so that only invalid jobs fail."""
         try:
-            embeddings = self.encoder.encode([image for job in jobs for image in job.images])
+            embeddings = self.encoder.encode_batch([image for job in jobs for image in job.images])
         except Exception as error:  # noqa: BLE001 - passed on to the request
             if len(jobs) > 1 and isinstance(error, LookalikeError):
                 for job in jobs:

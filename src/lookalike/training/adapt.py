@@ -245,7 +245,7 @@ class _Embedder:
         remaining = iter(images)
         self.on_progress(Progress(task, 0, self.count, "images"))
         for chunk in iter(lambda: list(islice(remaining, _CHUNK)), []):
-            embeddings.append(unit_rows(self.encoder.encode(chunk)))
+            embeddings.append(unit_rows(self.encoder.encode_batch(chunk)))
             self.on_progress(Progress(task, sum(map(len, embeddings)), self.count, "images"))
         return np.concatenate(embeddings)
 

@@ -365,7 +365,7 @@ def _agreement(
         ]
     expected = torch.cat(parts).reshape(count, -1).numpy()
     listed = sample[:, 0] if sample.shape[1] == 1 else sample.transpose(0, 2, 3, 1)
-    return compare_embeddings(expected, encoder.encode(list(listed)))
+    return compare_embeddings(expected, encoder.encode_batch(list(listed)))
 
 
 def _export(

@@ -1,0 +1,174 @@
+"""Progress of long work: bars on a terminal, a table in a notebook, lines elsewhere.
+
+Public functions take ``progress``: True shows it where somebody watches, on a terminal or in a
+notebook; False does not; a callback gets every :class:`~lookalike.types.Progress`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import importlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from lookalike.formatting import printable
+from lookalike.types import Progress, ProgressCallback, ignore_progress
+
+ProgressOption = bool | ProgressCallback
+"""True, False, or a callback."""
+
+_PLAIN_EVERY_S = 10.0
+"""Seconds between lines of progress where stderr is no terminal."""
+
+_NOTEBOOK_EVERY_S = 0.2
+"""Seconds between updates of a notebook."""
+
+
+@contextlib.contextmanager
+def reporting(
+    progress: ProgressOption = True, *, lines: bool = False
+) -> Iterator[ProgressCallback]:
+    """Yield the callback to report progress to while the block runs.
+
+    Args:
+        progress: True to show it on a terminal (stderr) or in a notebook, False for nowhere; a
+            callback is yielded as it is.
+        lines: print lines to stderr where neither is there.
+    """
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield ignore_progress
+    elif (display := _notebook()) is not None:
+        yield _Table(display)
+    elif sys.stderr is not None and sys.stderr.isatty():
+        with _bars() as show:
+            yield show
+    else:
+        yield _Lines() if lines else ignore_progress
+
+
+def _notebook() -> Any:
+    """Return IPython's module of what it displays, None if this is no notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    return importlib.import_module("IPython.display")
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[ProgressCallback]:
+    """Show each task's progress, rate and remaining time on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    with Bars(
+        TextColumn("{task.description:24}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=Console(stderr=True),
+    ) as bars:
+        ids: dict[str, Any] = {}
+        rates = _Rates()
+
+        def show(p: Progress) -> None:
+            if rates.update(p) or p.task not in ids:
+                ids[p.task] = bars.add_task(printable(p.task), total=p.total, rate="", note="")
+            rate = rates.text(p)
+            bars.update(
+                ids[p.task], completed=p.done, total=p.total, rate=rate, note=printable(p.note)
+            )
+
+        yield show
+
+
+class _Rates:
+    """Rates of tasks, measured from their starts; a task that starts again is measured anew."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, tuple[float, int]] = {}
+        self._last: dict[str, int] = {}
+
+    def update(self, p: Progress) -> bool:
+        """Record a task's progress; return whether it started again."""
+        again = p.done < self._last.get(p.task, 0)
+        if again or p.task not in self._started:
+            self._started[p.task] = time.monotonic(), p.done
+        self._last[p.task] = p.done
+        return again
+
+    def per_second(self, p: Progress) -> float:
+        start, first = self._started[p.task]
+        seconds = time.monotonic() - start
+        return (p.done - first) / seconds if seconds > 0.2 else 0.0
+
+    def text(self, p: Progress) -> str:
+        rate = self.per_second(p)
+        if not rate or p.total == 1:
+            return ""
+        return f"{rate:,.0f} {p.unit}/s" if rate >= 10 else f"{rate:.1f} {p.unit}/s"
+
+
+class _Lines:
+    """Progress where stderr is no terminal: a line every ten seconds and at each task's end."""
+
+    def __init__(self) -> None:
+        self._rates = _Rates()
+        self._last_printed = time.monotonic()
+
+    def __call__(self, p: Progress) -> None:
+        self._rates.update(p)
+        now = time.monotonic()
+        if p.done != p.total and now - self._last_printed < _PLAIN_EVERY_S:
+            return
+        self._last_printed = now
+        done = f"{p.done:,}" if p.total is None else f"{p.done:,} of {p.total:,}"
+        rate = self._rates.per_second(p)
+        left = (
+            f"{(p.total - p.done) / rate:.0f} s left"
+            if rate and p.total and p.done < p.total
+            else ""
+        )
+        parts = [f"{p.task}: {done} {p.unit}", self._rates.text(p), left, p.note]
+        line = "  ".join(part for part in parts if part)
+        sys.stderr.write(printable(line) + "\n")
+        sys.stderr.flush()
+
+
+class _Table:
+    """Progress in a notebook: a row for each task, updated in its place."""
+
+    def __init__(self, display: Any) -> None:
+        self._display = display
+        self._handle: Any = None
+        self._rates = _Rates()
+        self._tasks: dict[str, Progress] = {}
+        self._last_shown = 0.0
+
+    def __call__(self, p: Progress) -> None:
+        self._rates.update(p)
+        self._tasks[p.task] = p
+        now = time.monotonic()
+        if p.done != p.total and now - self._last_shown < _NOTEBOOK_EVERY_S:
+            return
+        self._last_shown = now
+        rows = "".join(map(self._row, self._tasks.values()))
+        shown = self._display.HTML(f"<table>{rows}</table>")
+        if self._handle is None:
+            self._handle = self._display.display(shown, display_id=True)
+        else:
+            self._handle.update(shown)
+
+    def _row(self, p: Progress) -> str:
+        of = "" if p.total is None else f" of {p.total:,}"
+        bar = "" if p.total is None else f'<progress value="{p.done}" max="{p.total}"></progress>'
+        cells = [html.escape(p.task), bar, f"{p.done:,}{of} {p.unit}", self._rates.text(p), p.note]
+        return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
