@@ -142,6 +142,29 @@ class MissingDependencyError(LookalikeError):
         )
 
 
+def require(package: str, purpose: str, extra: str) -> None:
+    """Check that an optional package is installed; it is not imported.
+
+    Args:
+        package: its top-level module.
+        purpose: what needs it; begins the message.
+        extra: of lookalike, which installs it.
+
+    Raises:
+        MissingDependencyError: it is not; the message has the command that installs it.
+    """
+    from importlib.util import find_spec
+
+    try:
+        installed = find_spec(package) is not None
+    except ValueError:  # imported already, by something that gave it no spec
+        installed = True
+    except ImportError:
+        installed = False
+    if not installed:
+        raise MissingDependencyError(package, purpose, extra)
+
+
 class StorageError(LookalikeError):
     """A write failed; the previous state is unchanged."""
 

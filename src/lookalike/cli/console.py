@@ -35,20 +35,6 @@ _PIPED_WIDTH = 200
 """Columns of a table where stdout is no terminal."""
 
 
-def require_package(package: str, purpose: str, extra: str) -> None:
-    """Check that an optional package is installed.
-
-    Raises:
-        MissingDependencyError: it is not; the message has the command that installs it.
-    """
-    from importlib.util import find_spec
-
-    from lookalike.errors import MissingDependencyError
-
-    if find_spec(package) is None:
-        raise MissingDependencyError(package, purpose, extra)
-
-
 @contextlib.contextmanager
 def any_encoding() -> Iterator[None]:
     r"""Let stdout and stderr escape what their encoding lacks while the block runs.

@@ -287,7 +287,7 @@ def _sync_on_changes(changes: Iterator[bool], sync: Callable[[], None]) -> None:
 
 def _runner(name: str, address: str | None, workers: int | None) -> Runner | None:
     """Return where images are encoded; None for this process."""
-    from lookalike.errors import SettingError, UnknownNameError
+    from lookalike.errors import SettingError, UnknownNameError, require
 
     if name not in _RUNNERS:
         raise UnknownNameError("runner", name, _RUNNERS)
@@ -297,7 +297,7 @@ def _runner(name: str, address: str | None, workers: int | None) -> Runner | Non
                 "{address} and {workers} need {runner}", address=None, workers=None, runner="ray"
             )
         return None
-    console.require_package("ray", "--runner ray", "scale")
+    require("ray", "--runner ray", "scale")
     from lookalike.gallery.ray_runner import RayRunner
 
     return RayRunner(address, workers)
@@ -345,12 +345,11 @@ def _changes(path: Path, gallery: str) -> Iterator[bool]:
 
     What the gallery itself writes does not count, should it be in that folder.
     """
-    from lookalike.errors import MissingDependencyError, SettingError
+    from lookalike.errors import SettingError, require
 
-    try:
-        from watchfiles import watch
-    except ModuleNotFoundError:
-        raise MissingDependencyError("watchfiles", "--watch", "watch") from None
+    require("watchfiles", "--watch", "watch")
+    from watchfiles import watch
+
     if not path.exists():
         raise SettingError("{watch} needs a folder or file; there is no " + str(path), watch=True)
     own = Path(gallery).resolve()

@@ -65,6 +65,7 @@ def command(
     import logging
 
     from lookalike.cli.logs import log_to_file, log_to_stderr
+    from lookalike.errors import require
     from lookalike.server.settings import (
         ServeSettings,
         accepted_hosts,
@@ -78,7 +79,7 @@ def command(
     check_origins(allow_origin or (), allow_writes=write, keys=keys is not None)
     proxies = proxy_addresses(trusted_proxy or ())
     paths = gallery_paths(galleries)
-    console.require_package("fastapi", "serving galleries", "serve")
+    require("fastapi", "serving galleries", "serve")
     from lookalike.gallery.gallery import Gallery
     from lookalike.server.api_keys import KeyFile, permission_problem
     from lookalike.server.app import create_app
