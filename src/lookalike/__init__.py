@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from lookalike.training.adapt import AdaptOptions, adapt
     from lookalike.training.loop import TrainingOptions
     from lookalike.training.train import train
-    from lookalike.types import Hit, Hits, Metric
+    from lookalike.search.hits import Hits
+    from lookalike.types import Hit, Metric
 
 __all__ = [
     "AdaptOptions",
@@ -69,6 +70,7 @@ _HOMES = {
     "lookalike.evaluation.robustness": ("evaluate_robustness",),
     "lookalike.evaluation.sanity_check": ("sanity_check",),
     "lookalike.gallery.gallery": ("Gallery",),
+    "lookalike.search.hits": ("Hits",),
     "lookalike.sources": ("open_source",),
     "lookalike.training.adapt": (
         "AdaptOptions",
@@ -78,7 +80,6 @@ _HOMES = {
     "lookalike.training.train": ("train",),
     "lookalike.types": (
         "Hit",
-        "Hits",
         "Metric",
     ),
 }

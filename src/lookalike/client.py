@@ -40,7 +40,8 @@ from lookalike.files import read_regular
 from lookalike.filters import Where
 from lookalike.formatting import printable, without_url_secrets
 from lookalike.images.decode import ImageInput, decode
-from lookalike.types import Hit, Hits, ImageArray, Metadata, Metric
+from lookalike.search.hits import Hits
+from lookalike.types import Hit, ImageArray, Metadata, Metric
 
 _PROBLEMS: Mapping[str, type[Exception]] = {
     "item-not-found": MissingRowError,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,36 +55,6 @@ class Hit:
     uri: str
     distance: float
     metadata: Metadata
-
-
-@dataclass(frozen=True, slots=True)
-class Hits(Sequence[Hit]):
-    """The results of one query, best first; equal distances are ordered by id.
-
-    ``query`` is the name of the query, ``uri`` the location of its image, if it has one.
-    """
-
-    query: str
-    metric: Metric
-    rows: tuple[Hit, ...]
-    uri: str | None = None
-
-    @overload
-    def __getitem__(self, index: int) -> Hit: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Hit, ...]: ...
-    def __getitem__(self, index: int | slice) -> Hit | tuple[Hit, ...]:
-        return self.rows[index]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the query and its hits as JSON values."""
-        return {"query": self.query, "hits": [asdict(hit) for hit in self.rows]}
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Hit]:
-        return iter(self.rows)
 
 
 @dataclass(frozen=True, slots=True)

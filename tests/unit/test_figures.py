@@ -25,12 +25,13 @@ from lookalike.evaluation.results import Evaluation
 from lookalike.evaluation.summary import ranking, verdict
 from lookalike.formatting import format_distance
 from lookalike.gallery.gallery import Gallery
+from lookalike.plotting import CORRECT, HIGHLIGHT, INCORRECT, INK, MUTED
 from lookalike.report import figures
 from lookalike.report.evaluation import report_page
-from lookalike.report.figures.style import CORRECT, HIGHLIGHT, INCORRECT, INK, MUTED
+from lookalike.search.hits import Hits
 from lookalike.server import pages
 from lookalike.training.recipe import Layer
-from lookalike.types import Hit, Hits, Metric
+from lookalike.types import Hit, Metric
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from lookalike.formatting import format_count, format_distance
 if TYPE_CHECKING:
     from lookalike.errors import InputError
     from lookalike.gallery import gallery as galleries
-    from lookalike.types import Hits
+    from lookalike.search.hits import Hits
 
 
 def command(
@@ -137,7 +137,7 @@ def command(
         raise failures[0]
     _print(results, as_json=as_json)
     if image is not None:
-        _save_contact_sheet(opened, results, image)
+        _save_contact_sheet(results, image)
     if matches is not None:
         _save_matches(opened, results[0].hits, matches)
     for failure in failures:
@@ -213,7 +213,7 @@ def _print_table(hits: Hits) -> None:
     console.print_table(columns, rows, title=f"{hits.query}: {results}, {hits.metric.value}")
 
 
-def _save_contact_sheet(gallery: galleries.Gallery, results: Sequence[_Result], path: Path) -> None:
+def _save_contact_sheet(results: Sequence[_Result], path: Path) -> None:
     """Draw queries beside their hits, marked as correct or not where both have a label."""
     from lookalike.evaluation.relevance import mark_correct
     from lookalike.report import figures
@@ -222,7 +222,6 @@ def _save_contact_sheet(gallery: galleries.Gallery, results: Sequence[_Result], 
         [result.hits for result in results],
         [mark_correct(result.hits, result.label) for result in results],
         query_titles=[None if result.label is None else str(result.label) for result in results],
-        open_rows=gallery.open_rows,
     )
     figures.save(grid, path)
     console.note(f"contact sheet: {path}")

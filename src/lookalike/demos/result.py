@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike.evaluation.results import Evaluation
-from lookalike.types import Hits
+from lookalike.search.hits import Hits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ what is left of damaged files; ``memory`` bounds what large ones take.
 ``foreground`` finds the main object and crops boxes; ``local_features`` verifies matches
 geometrically; ``idx`` reads MNIST's files. ``corruptions`` derive images for robustness tests;
 ``compositing`` and ``stylization`` synthesize query photographs and drawings for training and
-evaluation.
+evaluation. ``inline`` shows images in notebooks.
 """
 
 from lookalike.images.decode import DecodedImage, ImageInput, decode, decode_with_notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,9 @@ from lookalike.report.page import (
     write_page,
 )
 from lookalike.report.training import training_sections
+from lookalike.search.hits import Hits, display_size
 from lookalike.sources import open_items
-from lookalike.types import Hits, Metric
+from lookalike.types import Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -236,9 +238,8 @@ def _pipeline(example: Example, evaluation: Evaluation, gallery: Gallery) -> Sec
                 image,
                 embedding,
                 distances,
-                _results(example, evaluation.scores.metric),
+                _results(example, evaluation.scores.metric, gallery),
                 _hit_titles(example, evaluation.criterion),
-                gallery.open_rows,
             )
         ),
     )
@@ -281,11 +282,10 @@ def _worst_queries(evaluation: Evaluation, gallery: Gallery) -> Section:
 def _grid(examples: Sequence[Example], evaluation: Evaluation, gallery: Gallery) -> Figure:
     shown = examples[:_MAX_EXAMPLES]
     return figures.hits_grid(
-        [_results(example, evaluation.scores.metric) for example in shown],
+        [_results(example, evaluation.scores.metric, gallery) for example in shown],
         [example.correct for example in shown],
         query_titles=[example.label for example in shown],
         hit_titles=[_hit_titles(example, evaluation.criterion) for example in shown],
-        open_rows=gallery.open_rows,
     )
 
 
@@ -390,8 +390,9 @@ def _incorrect(example: Example) -> int:
     return example.correct[: example.relevant or None].count(False)
 
 
-def _results(example: Example, metric: Metric) -> Hits:
-    return Hits(example.uri, metric, example.hits, example.uri)
+def _results(example: Example, metric: Metric, gallery: Gallery) -> Hits:
+    reader = partial(gallery.read_images, reduce=display_size)
+    return Hits(example.uri, metric, example.hits, example.uri, reader)
 
 
 def _hit_titles(example: Example, criterion: RelevanceCriterion) -> list[str]:

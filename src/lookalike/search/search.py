@@ -21,6 +21,7 @@ from lookalike.errors import InputError, MissingRowError, SettingError, UnknownN
 from lookalike.filters import Filter, RowFilter, Where, as_filter
 from lookalike.images import local_features
 from lookalike.search import rerank
+from lookalike.search.hits import ImageReader
 from lookalike.search.keywords import fuse_rankings, keyword_index
 from lookalike.search.query import QueryVectors
 from lookalike.stores.base import MAX_K, RowReader
@@ -51,9 +52,6 @@ _LONGEST_NAME = 60
 
 _ROUNDING = 1e-9
 """Distance that an image may have to itself by rounding."""
-
-ImageReader = Callable[[Sequence[Hit]], Sequence[ImageArray | None]]
-"""Reads the images of hits; None where one cannot be read."""
 
 StageTimer = Callable[[str], AbstractContextManager[None]]
 """Returns the context in which the stage of that name runs."""

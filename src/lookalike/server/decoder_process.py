@@ -23,6 +23,7 @@ from PIL import Image
 from lookalike.errors import InputError
 from lookalike.images.decode import Reduction, decode, shrink_image, shrink_to
 from lookalike.images.foreground import Box
+from lookalike.images.inline import thumbnail_file
 from lookalike.images.local_features import reduce_decoded
 from lookalike.images.memory import BUDGET
 from lookalike.images.options import DecodeOptions
@@ -52,7 +53,8 @@ def features(data: bytes, request: Mapping[str, Any]) -> Response:
 def thumbnail(data: bytes, request: Mapping[str, Any]) -> Response:
     """Decode and encode at most ``size`` pixels wide and high, as JPEG or, if tiny, as PNG."""
     pixels = _pixels(data, request, reduce=shrink_to(request["size"]))
-    return _file(pixels, "PNG" if max(pixels.shape[:2]) <= _TINY else "JPEG")
+    media_type, file = thumbnail_file(pixels)
+    return {"type": media_type}, file
 
 
 def png(data: bytes, request: Mapping[str, Any]) -> Response:
@@ -92,7 +94,6 @@ def _file(pixels: ImageArray, kind: str) -> Response:
     return {"type": Image.MIME[kind]}, file.getvalue()
 
 
-_TINY = 64
 _PR_SET_PDEATHSIG = 1
 
 TASKS: Mapping[str, Callable[[bytes, Mapping[str, Any]], Response]] = {

@@ -13,13 +13,13 @@ from starlette.responses import Response
 
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError, LookalikeError
+from lookalike.search.hits import Hits
 from lookalike.server import schemas
 from lookalike.server.handles import OpenGallery
 from lookalike.server.metrics import Stages
 from lookalike.server.queries import SearchQuery
 from lookalike.server.service import Service
 from lookalike.stores.base import Rows
-from lookalike.types import Hits
 
 _MEDIA_TYPE = "application/json"
 _FEW = 20

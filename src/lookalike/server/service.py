@@ -21,8 +21,9 @@ from lookalike.errors import (
 from lookalike.gallery import uploads
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
+from lookalike.search.hits import Hits, ImageReader
 from lookalike.search.query import QueryRegion, QueryVectors, encode_text
-from lookalike.search.search import ImageReader, SearchOptions
+from lookalike.search.search import SearchOptions
 from lookalike.server.admission import Quota
 from lookalike.server.decoder_pool import DecoderPool, decoding_batch
 from lookalike.server.encoding import QueryEncoder
@@ -38,7 +39,7 @@ from lookalike.server.thumbnails import ItemImages
 from lookalike.server.workers import Workers
 from lookalike.server.writing import Writer
 from lookalike.stores.base import Rows, replaced_error
-from lookalike.types import Hit, Hits, Metadata
+from lookalike.types import Hit, Metadata
 
 T = TypeVar("T")
 

@@ -27,7 +27,7 @@ from lookalike.gallery.state import GalleryState
 from lookalike.images.formats import HEADER_BYTES, Format, detect_format
 from lookalike.images.metadata_stripping import open_parts, size_of, strip_metadata
 from lookalike.images.options import DecodeOptions
-from lookalike.search.search import ImageReader
+from lookalike.search.hits import ImageReader
 from lookalike.server.admission import Quota, SharedBytes, current_client
 from lookalike.server.decoder_pool import DecoderPool, Priority
 from lookalike.server.decoder_process import MAX_SIDE

@@ -1,5 +1,6 @@
 """Figures as matplotlib objects; they draw results and compute none."""
 
+from lookalike.plotting import render, save
 from lookalike.report.figures.charts import (
     ERROR_BARS,
     Bar,
@@ -17,13 +18,11 @@ from lookalike.report.figures.charts import (
 from lookalike.report.figures.matching import matches
 from lookalike.report.figures.pictures import (
     corruptions,
-    hits,
-    hits_grid,
     pipeline,
     reconstructions,
     sample_grid,
 )
-from lookalike.report.figures.style import render, save
+from lookalike.search.contact_sheet import hits, hits_grid
 
 __all__ = [
     "ERROR_BARS",

@@ -9,12 +9,11 @@ from typing import Self
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from lookalike.evaluation.metrics import Estimate
-from lookalike.report.figures.style import HIGHLIGHT, INK, MUTED, PALETTE, STYLE
+from lookalike.plotting import HIGHLIGHT, INK, MUTED, PALETTE, STYLE, Figure
 from lookalike.training.recipe import Layer
 
 ERROR_BARS = "error bars: 95 % confidence interval"

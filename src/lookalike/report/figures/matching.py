@@ -5,10 +5,9 @@ from __future__ import annotations
 import matplotlib as mpl
 import numpy as np
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 
 from lookalike.images.local_features import GeometricMatch
-from lookalike.report.figures.style import HIGHLIGHT, INK, STYLE
+from lookalike.plotting import HIGHLIGHT, INK, STYLE, Figure
 from lookalike.types import ImageArray
 
 _SIDE = 3.2

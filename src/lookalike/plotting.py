@@ -1,4 +1,4 @@
-"""The style of figures, and saving them."""
+"""The style of figures of matplotlib, and saving them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import IO, Any
 
-from matplotlib.figure import Figure
+from matplotlib import figure as mpl_figure
 
 from lookalike.artifacts import write_atomically
 from lookalike.errors import SettingError
@@ -35,7 +35,16 @@ _MISSING_GLYPHS = IgnoreWarnings(UserWarning, r"Glyph \d+ .*missing from")
 """Labels may be in any script; matplotlib draws boxes for what its font lacks, and warns of it."""
 
 
-def render(figure: Figure, file: IO[bytes], format: str = "png") -> None:  # noqa: A002 - as theirs
+class Figure(mpl_figure.Figure):
+    """A figure that a notebook shows where it is the value of a cell, without ``%matplotlib``."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        render(self, file)
+        return file.getvalue()
+
+
+def render(figure: mpl_figure.Figure, file: IO[bytes], format: str = "png") -> None:  # noqa: A002 - as theirs
     """Write a figure into a file; the tables beside it have the text that its font lacks.
 
     Raises:
@@ -45,7 +54,7 @@ def render(figure: Figure, file: IO[bytes], format: str = "png") -> None:  # noq
         figure.savefig(file, dpi=DPI, format=format)
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: mpl_figure.Figure, path: Path) -> None:
     """Write a figure as PNG or, by the suffix, SVG or PDF.
 
     Raises:

@@ -1,0 +1,75 @@
+"""Images inside HTML: small files as ``data:`` URIs, and grids of them for notebooks."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+from lookalike.formatting import printable
+from lookalike.images.decode import shrink_image
+from lookalike.types import ImageArray
+
+_TINY = 64
+"""Images of at most so many pixels a side are PNG, others JPEG, which is smaller."""
+
+_CAPTION_CHARACTERS = 120
+_CELL = "margin:0;max-width:{side}px;overflow-wrap:anywhere;font-size:12px;line-height:1.3"
+_IMAGE = "max-width:{side}px;max-height:{side}px;min-width:64px;object-fit:contain;display:block"
+_MISSING = "width:{side}px;height:64px;border:1px dashed #888;color:#888;text-align:center"
+
+
+def thumbnail_file(pixels: ImageArray) -> tuple[str, bytes]:
+    """Return the media type and the bytes of a small image, as it is: PNG or JPEG."""
+    kind = "PNG" if max(pixels.shape[:2]) <= _TINY else "JPEG"
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, quality=85)
+    return Image.MIME[kind], file.getvalue()
+
+
+def data_uri(image: ImageArray, side: int = 160) -> str:
+    """Return an image as a ``data:`` URI, for ``<img src=...>``.
+
+    Args:
+        image: ``(H, W)`` or ``(H, W, 3)`` uint8.
+        side: maximum width and height in pixels; larger images are scaled down.
+    """
+    media_type, data = thumbnail_file(shrink_image(image, side))
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def grid_html(cells: Sequence[tuple[ImageArray | None, str]], *, side: int = 128) -> str:
+    """Return images with their captions as HTML that needs no styles or scripts around it.
+
+    Args:
+        cells: an image, None where it cannot be read, and its caption; captions are plain text of
+            one or more lines, which are escaped and shortened.
+        side: maximum width and height of an image in pixels.
+    """
+    figures = "".join(_figure_html(image, caption, side) for image, caption in cells)
+    return f'<div style="display:flex;flex-wrap:wrap;gap:8px;align-items:end">{figures}</div>'
+
+
+def _figure_html(image: ImageArray | None, caption: str, side: int) -> str:
+    lines = [html.escape(printable(shorten(line))) for line in caption.split("\n")]
+    if image is None:
+        picture = f'<div style="{_MISSING.format(side=side)}">no image</div>'
+    else:
+        style = _IMAGE.format(side=side)
+        picture = f'<img src="{data_uri(image, side)}" alt="{lines[0]}" style="{style}">'
+    text = "<br>".join(lines)
+    return (
+        f'<figure style="{_CELL.format(side=side)}">{picture}'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
+def shorten(text: str, characters: int = _CAPTION_CHARACTERS) -> str:
+    """Return a text of at most so many characters, with an ellipsis in its middle."""
+    if len(text) <= characters:
+        return text
+    end = (characters - 1) // 2
+    return f"{text[: characters - 1 - end]}…{text[len(text) - end :]}"

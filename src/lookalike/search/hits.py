@@ -1,0 +1,234 @@
+"""The hits of one query: as arrays, tables, a contact sheet, and thumbnails in a notebook."""
+
+from __future__ import annotations
+
+import copy
+import html
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import LookalikeError, SettingError, require
+from lookalike.formatting import format_count, format_distance, printable
+from lookalike.images.decode import shrink_image
+from lookalike.images.inline import grid_html, shorten
+from lookalike.sources import open_items
+from lookalike.types import Hit, ImageArray, Metric
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+ImageReader = Callable[[Sequence[Hit]], Sequence[ImageArray | None]]
+"""Reads the images of hits; None where one cannot be read."""
+
+_MAX_SIDE = 1024
+"""Images that are drawn are scaled down as they are read: many are in memory for one sheet."""
+
+_SHOWN = 24
+"""Thumbnails in a notebook."""
+
+_NAME_CHARACTERS = 60
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Hits(Sequence[Hit]):
+    """The results of one query, best first; equal distances are ordered by id.
+
+    ``query`` is the name of the query, ``uri`` the location of its image, if it has one. ``reader``
+    reads the images of hits; without one they are opened by their URIs. It is neither compared nor
+    pickled. A slice is ``Hits`` again; ranks stay those of the search.
+    """
+
+    query: str
+    metric: Metric
+    rows: tuple[Hit, ...]
+    uri: str | None = None
+    reader: ImageReader | None = field(default=None, compare=False)
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> Hits: ...
+    def __getitem__(self, index: int | slice) -> Hit | Hits:
+        if isinstance(index, slice):
+            return replace(self, rows=self.rows[index])
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.rows)
+
+    def __repr__(self) -> str:
+        best = (
+            f", best {shorten(self.rows[0].id, _NAME_CHARACTERS)!r} "
+            f"at {format_distance(self.rows[0].distance)}"
+            if self.rows
+            else ""
+        )
+        query = shorten(self.query, _NAME_CHARACTERS)
+        return f"<Hits of {query!r}: {format_count(len(self), 'hit')}, {self.metric}{best}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Hits, (self.query, self.metric, self.rows, self.uri)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hits:
+        return replace(self, rows=copy.deepcopy(self.rows, memo))
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the rows, best first."""
+        return [hit.id for hit in self.rows]
+
+    @property
+    def distances(self) -> NDArray[np.float64]:
+        """``(k,)`` float64, in the metric's units."""
+        return np.array([hit.distance for hit in self.rows], np.float64)
+
+    @property
+    def similarities(self) -> NDArray[np.float64]:
+        """Cosine similarities, 1 - cosine distance: ``(k,)`` float64 in [-1, 1].
+
+        Raises:
+            SettingError: the metric is not cosine.
+        """
+        if self.metric is not Metric.COSINE:
+            raise SettingError(
+                "{metric} has no similarities; use .distances, or search with metric='cosine'",
+                metric=str(self.metric),
+            )
+        return 1 - self.distances
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the query and its hits as JSON values."""
+        return {"query": self.query, "hits": [asdict(hit) for hit in self.rows]}
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame with a row for each hit.
+
+        Its columns are ``rank``, ``id``, ``uri``, ``distance``, for cosine ``similarity``, and
+        those of the metadata, by their own names. A column of the metadata of one of these names is
+        called ``metadata.NAME``. Missing values are null.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        require("pandas", "Hits.to_pandas", "pandas")
+        import pandas as pd
+
+        return pd.DataFrame(self._columns())
+
+    def to_arrow(self) -> pa.Table:
+        """Return a ``pyarrow.Table`` with the rows and columns of :meth:`to_pandas`.
+
+        A column whose values have no common type is text, in JSON.
+        """
+        import pyarrow as pa
+
+        def array(values: Any) -> pa.Array:
+            try:
+                return pa.array(values)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+                texts = [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
+                return pa.array(texts, pa.string())
+
+        columns = self._columns()
+        text = {name: pa.array(columns.pop(name), pa.string()) for name in ("id", "uri")}
+        arrays = {name: array(values) for name, values in columns.items()}
+        return pa.table({"rank": arrays.pop("rank"), **text, **arrays})
+
+    def _columns(self) -> dict[str, Any]:
+        """Return the columns of tables, in their order."""
+        columns: dict[str, Any] = {
+            "rank": np.array([hit.rank for hit in self.rows], np.int64),
+            "id": self.ids,
+            "uri": [hit.uri for hit in self.rows],
+            "distance": self.distances,
+        }
+        if self.metric is Metric.COSINE:
+            columns["similarity"] = self.similarities
+        for key in dict.fromkeys(key for hit in self.rows for key in hit.metadata):
+            name = key
+            while name in columns:
+                name = f"metadata.{name}"
+            columns[name] = [hit.metadata.get(key) for hit in self.rows]
+        return columns
+
+    def images(self) -> list[ImageArray | None]:
+        """Return the images of the hits, at most 1,024 pixels a side; None where one is unreadable.
+
+        Each is ``(H, W)`` or ``(H, W, 3)`` uint8.
+        """
+        read = _read_by_uri if self.reader is None else self.reader
+        images = read(self.rows)
+        return [None if each is None else display_size(each) for each in images]
+
+    def query_image(self) -> ImageArray | None:
+        """Return the image of the query, as :meth:`images`; None if it has none to read."""
+        return None if self.uri is None else _read_uri(self.uri)
+
+    def save_sheet(self, path: str | Path) -> None:
+        """Save a contact sheet: the query beside its hits with labels and distances.
+
+        Args:
+            path: of the file, PNG or, by the suffix, SVG or PDF.
+
+        Raises:
+            SettingError: no such kind of file.
+            StorageError: it could not be written.
+        """
+        from lookalike import plotting  # loads matplotlib
+        from lookalike.search.contact_sheet import contact_sheet
+
+        plotting.save(contact_sheet([self]), Path(path))
+
+    def _repr_html_(self) -> str:
+        """Return the first hits as thumbnails with rank, similarity or distance, and file name."""
+        shown = self[:_SHOWN]
+        try:
+            images: Sequence[ImageArray | None] = shown.images()
+            note = ""
+        except Exception as error:  # noqa: BLE001 - a notebook shows hits whose images are gone
+            images = [None] * len(shown)
+            note = f"; images cannot be read: {type(error).__name__}: {error}"
+        more = len(self) - len(shown)
+        title = (
+            f"{shorten(self.query)}: {format_count(len(self), 'hit')}, {self.metric}"
+            f"{f' ({more:,} more not shown)' if more else ''}{shorten(note, 300)}"
+        )
+        captions = [f"{hit.rank}  {self._score(hit)}\n{_file_name(hit)}" for hit in shown]
+        grid = grid_html(list(zip(images, captions, strict=True)))
+        return f"<div><p>{html.escape(printable(title))}</p>{grid}</div>"
+
+    def _score(self, hit: Hit) -> str:
+        if self.metric is Metric.COSINE:
+            return f"similarity {1 - hit.distance:z.3f}"
+        return f"distance {format_distance(hit.distance)}"
+
+
+def display_size(image: ImageArray) -> ImageArray:
+    """Downscale an image to what :meth:`Hits.images` returns."""
+    return shrink_image(image, _MAX_SIDE)
+
+
+def _file_name(hit: Hit) -> str:
+    """Return the last part of an id, which tells images of a folder apart."""
+    return hit.id.rpartition("/")[2] or hit.id
+
+
+def _read_by_uri(hits: Sequence[Hit]) -> list[ImageArray | None]:
+    return [_read_uri(hit.uri) for hit in hits]
+
+
+def _read_uri(uri: str) -> ImageArray | None:
+    try:
+        return display_size(open_items([uri])[0].image())
+    except LookalikeError:
+        return None
