@@ -14,7 +14,7 @@ from lookalike.files import check_regular, escape_name, unescape_name
 from lookalike.images import idx
 from lookalike.images.formats import supported_suffixes
 from lookalike.images.memory import read_file
-from lookalike.images.options import DecodeOptions
+from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
 from lookalike.sources.arrays import DATASET_PREFIX, ArraySource, load_dataset, load_idx
 from lookalike.sources.base import Item, Source
 from lookalike.sources.folder import FolderSource, file_signature, file_size
@@ -105,10 +105,10 @@ def _open_item(uri: str, on_progress: ProgressCallback, options: SourceOptions) 
         if not numbered:
             raise SourceError(f"{uri}: expected dataset:NAME/SPLIT#INDEX, as dataset:mnist/test#17")
     elif not numbered or _is_file(native_path(uri)):
-        return _file_item(uri, native_path(uri), options.decoding)
+        return file_item(uri, native_path(uri), options.decoding)
     elif os.path.splitext(base)[1].lower() in supported_suffixes():  # noqa: PTH122 - a text
         return replace(
-            _file_item(uri, native_path(base), options.decoding), page=max(0, int(number) - 1)
+            file_item(uri, native_path(base), options.decoding), page=max(0, int(number) - 1)
         )
     source = _open_cached(base, on_progress)
     get = source.at_number if isinstance(source, ShardSource) else source.__getitem__
@@ -122,7 +122,8 @@ _DIGITS = 18
 """Digits of the number of an image in a source, at most."""
 
 
-def _file_item(uri: str, path: str, options: DecodeOptions) -> Item:
+def file_item(uri: str, path: str, options: DecodeOptions = DEFAULT_OPTIONS) -> Item:
+    """Return the image of a file as an item; ``path`` is its name for the system."""
     text = escape_name(uri) if uri == path else uri
     return Item(
         text,
