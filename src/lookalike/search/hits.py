@@ -185,9 +185,9 @@ class Hits(Sequence[Hit]):
             StorageError: it could not be written.
         """
         from lookalike import plotting  # loads matplotlib
-        from lookalike.search.contact_sheet import contact_sheet
+        from lookalike.search import contact_sheet
 
-        plotting.save(contact_sheet([self]), Path(path))
+        plotting.save(contact_sheet.hits(self), Path(path))
 
     def _repr_html_(self) -> str:
         """Return the first hits as thumbnails with rank, similarity or distance, and file name."""
