@@ -5,90 +5,206 @@ The names below load on first use, so that importing the package costs nothing.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from lookalike._version import __version__
 
+TYPE_CHECKING = False  # not that of typing, which takes longer to import than all of this
 if TYPE_CHECKING:
-    from lookalike.client import Client
+    from typing import Any
+
+    from lookalike import encoders
+    from lookalike.client import Client, RemoteGallery
+    from lookalike.encoders.base import Encoder
     from lookalike.encoders.composite import combine
     from lookalike.encoders.persistence import load_encoder, save_encoder
     from lookalike.encoders.registry import open_encoder
-    from lookalike.errors import LookalikeError
+    from lookalike.errors import (
+        ArtifactError,
+        BusyError,
+        CancelledError,
+        FetchError,
+        FingerprintError,
+        FormatVersionError,
+        ImageError,
+        InputError,
+        LookalikeError,
+        MissingDependencyError,
+        MissingRowError,
+        ReplacedError,
+        ServiceError,
+        SettingError,
+        SourceError,
+        StorageError,
+        TimeLimitError,
+        UnknownNameError,
+        UnreachableError,
+    )
     from lookalike.evaluation.evaluate import evaluate
     from lookalike.evaluation.human_judgements import evaluate_judgements
     from lookalike.evaluation.model_selection import choose
+    from lookalike.evaluation.results import Evaluation
     from lookalike.evaluation.robustness import evaluate_robustness
     from lookalike.evaluation.sanity_check import sanity_check
+    from lookalike.explore.duplicates import find_duplicates as duplicates
+    from lookalike.explore.map import build_map as map  # noqa: A004 - as in la.map
+    from lookalike.explore.outliers import lof_scores as outliers
     from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.items import GalleryItem
+    from lookalike.labels.issues import find_label_issues
+    from lookalike.labels.propagation import propagate as propagate_labels
+    from lookalike.labels.suggest import suggest as suggest_labels
     from lookalike.report import figures
-    from lookalike.sources import open_source
+    from lookalike.search.hits import Hits
+    from lookalike.search.request import SearchRequest
+    from lookalike.sources.base import Source
+    from lookalike.sources.labels import read_labels
+    from lookalike.sources.opening import open_source
+    from lookalike.stores.base import VectorStore
     from lookalike.training.adapt import AdaptOptions, adapt
     from lookalike.training.loop import TrainingOptions
+    from lookalike.training.recipe import Recipe
     from lookalike.training.train import train
-    from lookalike.search.hits import Hits
     from lookalike.types import Hit, Metric
 
 __all__ = [
     "AdaptOptions",
+    "ArtifactError",
+    "BusyError",
+    "CancelledError",
     "Client",
+    "Encoder",
+    "Evaluation",
+    "FetchError",
+    "FingerprintError",
+    "FormatVersionError",
     "Gallery",
+    "GalleryItem",
     "Hit",
     "Hits",
+    "ImageError",
+    "InputError",
     "LookalikeError",
     "Metric",
+    "MissingDependencyError",
+    "MissingRowError",
+    "Recipe",
+    "RemoteGallery",
+    "ReplacedError",
+    "SearchRequest",
+    "ServiceError",
+    "SettingError",
+    "Source",
+    "SourceError",
+    "StorageError",
+    "TimeLimitError",
     "TrainingOptions",
+    "UnknownNameError",
+    "UnreachableError",
+    "VectorStore",
     "__version__",
     "adapt",
     "choose",
     "combine",
+    "duplicates",
+    "encoders",
     "evaluate",
     "evaluate_judgements",
     "evaluate_robustness",
     "figures",
+    "find_label_issues",
     "load_encoder",
+    "map",
     "open_encoder",
     "open_source",
+    "outliers",
+    "propagate_labels",
+    "read_labels",
     "sanity_check",
     "save_encoder",
+    "suggest_labels",
     "train",
 ]
 
-_HOMES = {
-    "lookalike.client": ("Client",),
-    "lookalike.encoders.composite": ("combine",),
-    "lookalike.encoders.persistence": (
-        "load_encoder",
-        "save_encoder",
-    ),
-    "lookalike.encoders.registry": ("open_encoder",),
-    "lookalike.errors": ("LookalikeError",),
-    "lookalike.evaluation.evaluate": ("evaluate",),
-    "lookalike.evaluation.human_judgements": ("evaluate_judgements",),
-    "lookalike.evaluation.model_selection": ("choose",),
-    "lookalike.evaluation.robustness": ("evaluate_robustness",),
-    "lookalike.evaluation.sanity_check": ("sanity_check",),
-    "lookalike.gallery.gallery": ("Gallery",),
-    "lookalike.search.hits": ("Hits",),
-    "lookalike.sources": ("open_source",),
-    "lookalike.training.adapt": (
-        "AdaptOptions",
-        "adapt",
-    ),
-    "lookalike.training.loop": ("TrainingOptions",),
-    "lookalike.training.train": ("train",),
-    "lookalike.types": (
-        "Hit",
-        "Metric",
-    ),
+_ORIGINS = {
+    "AdaptOptions": "lookalike.training.adapt",
+    "ArtifactError": "lookalike.errors",
+    "BusyError": "lookalike.errors",
+    "CancelledError": "lookalike.errors",
+    "Client": "lookalike.client",
+    "Encoder": "lookalike.encoders.base",
+    "Evaluation": "lookalike.evaluation.results",
+    "FetchError": "lookalike.errors",
+    "FingerprintError": "lookalike.errors",
+    "FormatVersionError": "lookalike.errors",
+    "Gallery": "lookalike.gallery.gallery",
+    "GalleryItem": "lookalike.gallery.items",
+    "Hit": "lookalike.types",
+    "Hits": "lookalike.search.hits",
+    "ImageError": "lookalike.errors",
+    "InputError": "lookalike.errors",
+    "LookalikeError": "lookalike.errors",
+    "Metric": "lookalike.types",
+    "MissingDependencyError": "lookalike.errors",
+    "MissingRowError": "lookalike.errors",
+    "Recipe": "lookalike.training.recipe",
+    "RemoteGallery": "lookalike.client",
+    "ReplacedError": "lookalike.errors",
+    "SearchRequest": "lookalike.search.request",
+    "ServiceError": "lookalike.errors",
+    "SettingError": "lookalike.errors",
+    "Source": "lookalike.sources.base",
+    "SourceError": "lookalike.errors",
+    "StorageError": "lookalike.errors",
+    "TimeLimitError": "lookalike.errors",
+    "TrainingOptions": "lookalike.training.loop",
+    "UnknownNameError": "lookalike.errors",
+    "UnreachableError": "lookalike.errors",
+    "VectorStore": "lookalike.stores.base",
+    "adapt": "lookalike.training.adapt",
+    "choose": "lookalike.evaluation.model_selection",
+    "combine": "lookalike.encoders.composite",
+    "duplicates": "lookalike.explore.duplicates:find_duplicates",
+    "evaluate": "lookalike.evaluation.evaluate",
+    "evaluate_judgements": "lookalike.evaluation.human_judgements",
+    "evaluate_robustness": "lookalike.evaluation.robustness",
+    "find_label_issues": "lookalike.labels.issues",
+    "load_encoder": "lookalike.encoders.persistence",
+    "map": "lookalike.explore.map:build_map",
+    "open_encoder": "lookalike.encoders.registry",
+    "open_source": "lookalike.sources.opening",
+    "outliers": "lookalike.explore.outliers:lof_scores",
+    "propagate_labels": "lookalike.labels.propagation:propagate",
+    "read_labels": "lookalike.sources.labels",
+    "sanity_check": "lookalike.evaluation.sanity_check",
+    "save_encoder": "lookalike.encoders.persistence",
+    "suggest_labels": "lookalike.labels.suggest:suggest",
+    "train": "lookalike.training.train",
+    "encoders": "lookalike.encoders:",
+    "figures": "lookalike.report.figures:",
 }
+"""The module of each name; after a colon, what it is called there, nothing for a module itself."""
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:
-    if name == "figures":
-        return importlib.import_module("lookalike.report.figures")
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(home), name)
-    raise AttributeError(f"module 'lookalike' has no attribute {name!r}")
+    origin = _ORIGINS.get(name)
+    if origin is None:
+        raise AttributeError(_unknown(name), name=name, obj=None)
+    from importlib import import_module
+
+    module, colon, attribute = origin.partition(":")
+    value: Any = import_module(module)
+    if attribute or not colon:
+        value = getattr(value, attribute or name)
+    globals()[name] = value
+    return value
+
+
+def _unknown(name: str) -> str:
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(name, __all__, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"module 'lookalike' has no attribute {name!r}{hint}"

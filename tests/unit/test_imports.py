@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-import lookalike
-
 HEAVY = (
     "cv2",
     "fastapi",
@@ -48,9 +46,3 @@ def test_evaluation_loads_scipy_stats_only_when_it_needs_it() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
-
-
-def test_public_names_all_resolve() -> None:
-    assert [name for name in lookalike.__all__ if getattr(lookalike, name, None) is None] == []
-    with pytest.raises(AttributeError, match="no_such"):
-        _ = lookalike.no_such
