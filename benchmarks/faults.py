@@ -53,7 +53,7 @@ import lookalike as la
 from lookalike.errors import LookalikeError, ServiceError, StorageError
 from lookalike.explore import load_map
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.uploads import SOURCE as UPLOADS
+from lookalike.gallery.ids import UPLOADS
 from lookalike.images.decode import content_hash
 
 ROUNDS = 1_000

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -250,3 +250,62 @@ def json_values(text: str | bytes) -> Any:
 
 def _integer(digits: str) -> int | str:
     return int(digits) if len(digits.lstrip("-")) <= MAX_DIGITS else digits
+
+
+def metadata_rows(value: object, count: int, *, of: str) -> list[dict[str, Any]]:
+    """Return an argument ``metadata`` as one JSON object per row.
+
+    Args:
+        value: None; a sequence of mappings; or a table of pandas, polars or arrow, with a row each.
+            Missing values of tables are left out, dates become texts.
+        count: number of rows.
+        of: what the rows are, in messages.
+
+    Raises:
+        InputError: it has another form, or another number of rows.
+    """
+    if value is None:
+        return [{} for _ in range(count)]
+    rows = _table_rows(value)
+    is_table = rows is not None
+    if rows is None:
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+            raise InputError(
+                f"metadata: expected a mapping for each of the {of}, or a table of pandas or "
+                f"arrow, got {type(value).__name__}"
+            )
+        rows = list(value)
+    if len(rows) != count:
+        raise InputError(f"metadata: has {len(rows):,} rows for {count:,} {of}; expected one each")
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise InputError(
+                f"metadata[{number}]: expected a mapping of columns to JSON values, got "
+                f"{type(row).__name__}"
+            )
+    native = [{name: _native(each) for name, each in row.items()} for row in rows]
+    return [storable_metadata(row)[0] for row in native] if is_table else native
+
+
+def _table_rows(value: Any) -> list[Any] | None:
+    """Return the rows of a table of pandas, polars or arrow as mappings; None for other values."""
+    if not hasattr(value, "columns") or isinstance(value, Mapping):
+        return None
+    if callable(getattr(value, "to_pylist", None)):  # arrow
+        return list(value.to_pylist())
+    if callable(getattr(value, "to_dicts", None)):  # polars
+        return list(value.to_dicts())
+    if callable(getattr(value, "to_dict", None)):  # pandas
+        return list(value.to_dict("records"))
+    return None
+
+
+def _native(value: Any) -> Any:
+    """Return a value without types of numpy and pandas; None for their missing values."""
+    if isinstance(value, Mapping):
+        return {name: _native(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_native(each) for each in value]
+    if hasattr(value, "dtype") and callable(getattr(value, "tolist", None)):
+        return value.tolist()
+    return None if type(value).__name__ in ("NAType", "NaTType") else value

@@ -385,7 +385,7 @@ def test_labels_come_back_with_the_same_content(gallery: Gallery, tmp_path: Path
     assert gallery.remove(["p:2.png"]) == 1
     gallery.sync(root)
     assert mark(gallery, "p:2.png") == "label 2"
-    assert gallery.remove(source="p") == 4
+    assert gallery.remove_rows(source="p") == 4
     assert (gallery.sources, len(gallery)) == ({}, 0)
     copied = tmp_path / "copy"
     gallery.sync(open_source(root, options=SourceOptions(exclude=("*",)), empty=True))
@@ -439,7 +439,7 @@ def test_labels_of_uploads_come_back(gallery: Gallery) -> None:
     assert mark(gallery, "api:x") == "mine"
     files = list((gallery.path / "images").iterdir())
     assert len(files) == 1
-    assert gallery.remove(where="title = 't'") == 1
+    assert gallery.remove_rows(where="title = 't'") == 1
     assert not files[0].exists()
     upload(PNG)
     assert mark(gallery, "api:x") == "mine"
@@ -718,10 +718,10 @@ def test_remove_by_source_id_pattern_and_filter(gallery: Gallery, tmp_path: Path
     with pytest.raises(MissingRowError, match=r"did you mean 'p:a/1\.png'"):
         gallery.select(["p:a/1.jpg"])
     with pytest.raises(SettingError, match="choose rows by one of"):
-        gallery.remove(source="p", where="label = 'a'")
-    assert gallery.remove(["p:a/1.png", "none"]) == 1
-    assert gallery.remove(where="label = 'b'") == 4
-    assert gallery.remove(source="q") == 2
+        gallery.remove_rows(source="p", where="label = 'a'")
+    assert gallery.remove_rows(["p:a/1.png", "none"]) == 1
+    assert gallery.remove_rows(where="label = 'b'") == 4
+    assert gallery.remove_rows(source="q") == 2
     assert gallery.store.ids() == ["p:a/2.png"]
     assert set(Gallery.open(gallery.path).sources) == {"p"}
 

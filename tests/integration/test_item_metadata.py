@@ -217,7 +217,7 @@ def test_files_that_a_killed_upload_left_are_swept(gallery: Gallery) -> None:
 
     for write in (
         lambda: upload(gallery, "y"),
-        lambda: Gallery.open(gallery.path).remove(["none"]),
+        lambda: Gallery.open(gallery.path).remove_rows(["none"]),
         gallery.optimize,
         gallery.purge,
     ):
@@ -264,7 +264,7 @@ def test_removed_metadata_are_gone_from_disk(
         assert on_disk(gallery)
         if number == 1:  # replaced instead of removed
             uploads.update_metadata(gallery, "api:x", {"name": "another"})
-        gallery.remove(["api:x"], purge=purge)
+        gallery.remove_rows(["api:x"], purge=purge)
         if not purge:
             gallery.optimize()
             age(gallery, 8)
@@ -286,7 +286,7 @@ def test_a_purge_deletes_what_was_derived_from_removed_rows(
     build_map(gallery)
     save_session(gallery, neighbor_graph(gallery), [0, 1], labels)
     (gallery.path / EVALUATION).write_bytes(b"damaged " + SECRET)
-    gallery.remove(["api:x"], purge=True)
+    gallery.remove_rows(["api:x"], purge=True)
     assert not on_disk(gallery)
     build_map(gallery)
     for _ in range(2):
@@ -312,7 +312,7 @@ def test_labels_of_removed_images_are_kept_for_a_month(
         return [*Gallery.open(gallery.path).archive.values()]
 
     label()
-    gallery.remove(["p:0.png"], purge=True)
+    gallery.remove_rows(["p:0.png"], purge=True)
     assert archive() == []
     label()
     gallery.remove(["p:0.png"])

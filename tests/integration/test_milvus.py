@@ -458,8 +458,8 @@ def test_written_labels_come_back_with_the_image(
     assert (report.added, {each.reason for each in report.skipped}) == (1, {"excluded"})
     assert again.store.get(["p:back.png"]).metadata == [{"mark": "mine"}]
     assert again.select(["p:[b1]*"]) == ["p:1.png", "p:back.png"]
-    assert again.remove(where="mark = 'mine'") == 1
-    assert again.remove(source="p") == 2
+    assert again.remove_rows(where="mark = 'mine'") == 1
+    assert again.remove_rows(source="p") == 2
     assert (again.sources, again.source_options) == ({}, {})
 
 

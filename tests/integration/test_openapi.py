@@ -28,7 +28,7 @@ from lookalike.client import RemoteGallery
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import InputError, MissingRowError
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.uploads import FOLDER
+from lookalike.gallery.storage import IMAGES
 from lookalike.server.api_keys import add_key, read_keys
 from lookalike.server.settings import LOOPBACK, ServeSettings
 from lookalike.sources import open_source
@@ -232,7 +232,7 @@ class Items(RuleBasedStateMachine):
     @invariant()
     def count(self) -> None:
         assert len(self.remote) == ROWS + len(self.items)
-        assert len(list((self.gallery.path / FOLDER).glob("*"))) == len(self.items)
+        assert len(list((self.gallery.path / IMAGES).glob("*"))) == len(self.items)
 
     def teardown(self) -> None:
         for name in self.items:

@@ -26,7 +26,7 @@ from lookalike.encoders.registry import open_encoder
 from lookalike.errors import BusyError, ImageError, InputError, MissingRowError, ServiceError
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.storage import LOCK
-from lookalike.gallery.uploads import FOLDER
+from lookalike.gallery.storage import IMAGES
 from lookalike.server.api_keys import Key, add_key, find_key, read_keys, remove_key
 from lookalike.server.limits import Limits
 from lookalike.server.settings import (
@@ -270,7 +270,7 @@ def test_deeply_nested_filters_are_refused(shop: Serving) -> None:
 
 
 def test_put_update_and_delete_items(shop: Serving, local: Gallery, remote: Any) -> None:
-    folder = local.path / FOLDER
+    folder = local.path / IMAGES
     yellow = np.full((30, 30, 3), (230, 220, 10), np.uint8)
     assert remote.put("odd/ä #1", yellow, {"label": "yellow"})
     assert remote.search(yellow, k=1)[0].id == "api:odd/ä #1"
@@ -318,7 +318,7 @@ def test_rows_of_another_process_appear_and_a_locked_gallery_is_reported(
         assert remote.search(new / "yellow.png", k=1)[0].id == "new:yellow.png"
         with FileLock(path / LOCK), pytest.raises(BusyError, match="locked by another process"):
             remote.put("mine", np.zeros((9, 9, 3), np.uint8))
-        assert not list((path / FOLDER).glob("*"))
+        assert not list((path / IMAGES).glob("*"))
 
 
 def test_saved_evaluation_is_served_without_file_paths(

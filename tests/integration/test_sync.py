@@ -302,7 +302,7 @@ def test_other_images_are_not_taken_for_a_source_that_is_gone(
     shutil.move(tmp_path / "kept", tmp_path / "elsewhere")
     with pytest.raises(SourceError, match="set relocate=True and name=photos"):
         gallery.sync(open_source(tmp_path / "elsewhere", name="chosen"))
-    assert gallery.remove(source="photos") == 12
+    assert gallery.remove_rows(source="photos") == 12
     assert counts(gallery.sync(open_source(tmp_path / "elsewhere", name="chosen")))[0] == 12
 
 
@@ -398,7 +398,7 @@ def test_a_source_that_is_removed_during_its_sync_stays_removed(
 
     def remove(progress: Progress) -> None:
         if progress.done == 0:
-            Gallery.open(gallery.path).remove(source="photos")
+            Gallery.open(gallery.path).remove_rows(source="photos")
 
     with pytest.raises(SourceError, match="was removed from the gallery while it was indexed"):
         gallery.sync(photos, on_progress=remove)

@@ -133,7 +133,7 @@ def _write_sheet(gallery: Gallery, sheet: Sequence[tuple[str, str]], path: Path)
     """
     import numpy as np
 
-    from lookalike.gallery.ingest import records_of
+    from lookalike.gallery.lookup import records_of
     from lookalike.report import figures
 
     if not sheet:

@@ -77,9 +77,9 @@ def command(
     if dry_run:
         count = len(chosen)
     elif source is not None:
-        count = opened.remove(source=source, purge=purge)
+        count = opened.remove_rows(source=source, purge=purge)
     else:
-        count = opened.remove(chosen, purge=purge)
+        count = opened.remove_rows(chosen, purge=purge)
     left = rows - count if dry_run else len(opened)
     if as_json:
         console.print_json({"removed": count, "ids": chosen, "rows": left, "dry_run": dry_run})

@@ -23,7 +23,7 @@ from lookalike.gallery.archive import FILE as ARCHIVE_FILE
 from lookalike.gallery.derived import Origin
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.storage import ENCODER, IMAGES, LOCK, MANIFEST, PARTS, STORE, read_folder
-from lookalike.gallery.uploads import SOURCE
+from lookalike.gallery.ids import UPLOADS
 from lookalike.images.decode import content_hash
 from lookalike.labels.session import FILE as SESSION_FILE
 from lookalike.labels.session import load_session
@@ -175,7 +175,7 @@ def _check_uploads(gallery: Gallery) -> Check:
     folder = gallery.path / IMAGES
     wrong, used = [], set()
     count = 0
-    for record in gallery.store.records(f"{SOURCE}:"):
+    for record in gallery.store.records(f"{UPLOADS}:"):
         file = Path(unescape_name(record.uri))
         count += 1
         used.add(file.name)

@@ -116,7 +116,7 @@ def copy(
         written=gallery.written,
         archive=gallery.archive,
     )
-    removed = copied.remove(extra) if extra else 0
+    removed = copied.remove_rows(extra) if extra else 0
     copied.optimize()
     compared = _compare(gallery, copied)
     queries, recall = _measure_recall(gallery, copied)

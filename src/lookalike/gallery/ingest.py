@@ -21,15 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
-from lookalike.errors import ImageError, InputError, LookalikeError, MissingRowError
+from lookalike.errors import ImageError, InputError, LookalikeError
 from lookalike.gallery.archive import ColumnArchive, written_values
+from lookalike.gallery.lookup import records_of
 from lookalike.images.decode import content_hash
 from lookalike.metadata import storable_metadata
 from lookalike.sources import Item, Source
 from lookalike.sources.base import NO_FAILURES, failure_reason
 from lookalike.sources.options import pixels_key
 from lookalike.sources.sampling import thread_map
-from lookalike.stores.base import Record, RowReader, Rows, VectorStore
+from lookalike.stores.base import Record, Rows, VectorStore
 from lookalike.types import (
     Failure,
     ImageArray,
@@ -42,8 +43,6 @@ from lookalike.types import (
 BATCH_IMAGES = 4096
 BATCH_SECONDS = 10.0
 """A batch is committed when it has this many images, or this long after the previous one."""
-
-_READ_AT_ONCE = 1_000
 
 _ENCODE_BYTES = 16 << 20
 """A thread encodes its decoded images when they reach this size, or at the end of the chunk."""
@@ -345,18 +344,6 @@ def _as_of_now(
     if row.content_hash != result.content_hash:
         return result if result.row_id is None else None
     return replace(result, metadata={**result.metadata, **written_values(row.metadata, written)})
-
-
-def records_of(store: RowReader, ids: Sequence[str]) -> Iterator[Record]:
-    """Yield the rows that exist of some ids."""
-    for start in range(0, len(ids), _READ_AT_ONCE):
-        batch = ids[start : start + _READ_AT_ONCE]
-        try:
-            yield from store.get(batch).records()
-        except MissingRowError:
-            if len(batch) > 1:
-                for row_id in batch:
-                    yield from records_of(store, [row_id])
 
 
 def count_changes(

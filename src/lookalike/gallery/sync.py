@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import os
 import re
@@ -12,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lookalike.errors import ImageError, MissingRowError, SourceError
+from lookalike.errors import ImageError, SourceError
 from lookalike.files import unescape_name
 from lookalike.formatting import format_count
+from lookalike.gallery.ids import UPLOADS, missing_row_error, similar_ids
 from lookalike.gallery.ingest import Change, IngestSummary, item_hash
 from lookalike.images.options import FURTHER_FRAMES, FURTHER_PAGES
 from lookalike.sources import (
@@ -29,9 +29,6 @@ from lookalike.sources.opening import with_name
 from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import Record
 from lookalike.types import Failure
-
-UPLOADS = "api"
-"""Name of the source of images that were added one by one."""
 
 _COMPARED = 100
 """Images that are read to recognize a source that has moved."""
@@ -295,14 +292,9 @@ def matching_ids(wanted: Iterable[str], ids: Sequence[str]) -> list[str]:
     for each in wanted:
         matches = {each} if each in known else _glob(each, ids)
         if not matches:
-            near = difflib.get_close_matches(each, ids[:_MAX_COMPARED_IDS], n=1, cutoff=0.75)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise MissingRowError(f"there is no row with the id {each!r}{hint}")
+            raise missing_row_error(each, similar_ids(each, ids))
         matching |= matches
     return sorted(matching)
-
-
-_MAX_COMPARED_IDS = 20_000
 
 
 def _glob(pattern: str, ids: Sequence[str]) -> set[str]:

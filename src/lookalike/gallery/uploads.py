@@ -4,57 +4,62 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lookalike.artifacts import write_atomically
-from lookalike.errors import InputError, MissingRowError
+from lookalike.errors import ImageError, InputError, MissingRowError
 from lookalike.files import check_no_link, escape_name, unescape_name
-from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.ids import UPLOADS, possible_ids, upload_id
+from lookalike.gallery.lookup import records_of
 from lookalike.gallery.storage import IMAGES
-from lookalike.gallery.sync import UPLOADS
+from lookalike.gallery.writing import WritableGallery
 from lookalike.images.decode import content_hash
 from lookalike.images.formats import file_suffix
 from lookalike.metadata import check_metadata
 from lookalike.stores.base import Rows
 from lookalike.types import Embeddings, Metadata
 
-SOURCE = UPLOADS
-"""Prefix of the ids of uploaded images."""
-
-FOLDER = IMAGES
-
-_MAX_KEY = 500
+_BATCH = 512
+"""Images whose rows are written together."""
 
 WAIT_S = 5.0
 """Seconds to wait for other writers, while somebody waits for the answer."""
 
 
-def row_id(key: str) -> str:
-    """Return the row id of a key, which may have the prefix already.
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An image to add or replace.
 
-    Raises:
-        InputError: it is empty, too long, or has characters that cannot be printed.
+    Args:
+        id: of its row, with the prefix of uploads.
+        content_hash: of its file.
+        read: returns the bytes of the file.
+        embedding: ``(dim,)`` float32.
+        metadata: JSON values.
     """
-    key = key.removeprefix(f"{SOURCE}:")
-    if not key or len(key) > _MAX_KEY or not key.isprintable():
-        raise InputError(f"id {key[:80]!r}: must be 1 to {_MAX_KEY} printable characters")
-    return f"{SOURCE}:{key}"
+
+    id: str
+    content_hash: str
+    read: Callable[[], bytes]
+    embedding: NDArray[np.float32]
+    metadata: Metadata
 
 
 def put(
-    gallery: Gallery,
+    gallery: WritableGallery,
     key: str,
     data: bytes,
     embedding: Embeddings,
     metadata: Metadata,
     fingerprint: str,
 ) -> bool:
-    """Add or replace an image; return whether it replaced one.
-
-    The file is written before the row, so that no row lacks its file. On an error, neither is.
+    """Add or replace an image; return whether it replaced one. See :func:`put_all`.
 
     Args:
         gallery: written to.
@@ -63,14 +68,81 @@ def put(
         embedding: ``(1, dim)`` float32.
         metadata: JSON values.
         fingerprint: of the encoder of the embedding.
+    """
+    upload = Upload(upload_id(key), content_hash(data), lambda: data, embedding[0], metadata)
+    return bool(put_all(gallery, [upload], fingerprint))
+
+
+def put_all(
+    gallery: WritableGallery,
+    uploads: Sequence[Upload],
+    fingerprint: str,
+    on_batch: Callable[[int], None] | None = None,
+) -> int:
+    """Add or replace images; return how many replaced one.
+
+    Files are written before their rows, so that no row lacks its file, and 512 rows at a time,
+    completely or not at all.
+
+    Args:
+        gallery: written to.
+        uploads: the images, with distinct ids.
+        fingerprint: of the encoder of the embeddings.
+        on_batch: called with the number of images that are written.
 
     Raises:
         FingerprintError: it is not the gallery's encoder.
-        InputError: the key is invalid, the metadata cannot be stored, or the gallery's rows are in
-            Milvus.
+        InputError: metadata cannot be stored, or the gallery's rows are in Milvus.
         ArtifactError: its folder of images has become a link.
         BusyError: another process is writing.
-        StorageError: it could not be written.
+        StorageError: they could not be written.
+    """
+    check_takes_uploads(gallery)
+    metadata = [check_metadata(each.metadata, what=each.id) for each in uploads]
+    uploads = [replace(u, metadata=m) for u, m in zip(uploads, metadata, strict=True)]
+    folder = (gallery.path / IMAGES).resolve()
+    unfinished: list[Path] = []
+    replaced = 0
+
+    def batches() -> Iterator[Rows]:  # read and written while no other process can write
+        nonlocal replaced
+        check_no_link(gallery.path / IMAGES, what="a gallery")
+        with contextlib.suppress(OSError):  # the next write says what is wrong
+            folder.mkdir(exist_ok=True)
+        for start in range(0, len(uploads), _BATCH):
+            batch = uploads[start : start + _BATCH]
+            existing = records_of(gallery.store, [each.id for each in batch])
+            before = [Path(unescape_name(record.uri)) for record in existing]
+            files = [folder / _file_name(each) for each in batch]
+            rows = _write_files(batch, files, set(before), unfinished)
+            yield rows
+            unfinished.clear()  # their rows are written
+            for file in set(before) - set(files):
+                _delete_file(gallery, file)
+            replaced += len(before)
+            if on_batch is not None:
+                on_batch(start + len(batch))
+
+    try:
+        gallery.upsert(
+            batches(),
+            fingerprint=fingerprint,
+            sources={UPLOADS: escape_name(str(folder))},
+            keep_written=True,
+            wait=WAIT_S,
+        )
+    except BaseException:
+        for file in unfinished:
+            _delete_file(gallery, file)
+        raise
+    return replaced
+
+
+def check_takes_uploads(gallery: WritableGallery) -> None:
+    """Refuse a gallery whose rows are in Milvus.
+
+    Raises:
+        InputError: they are.
     """
     if gallery.address is not None:
         raise InputError(
@@ -78,44 +150,39 @@ def put(
             "only one would have the file. Store the image where all can read it, and index it: "
             "lookalike index GALLERY SOURCE"
         )
-    own = row_id(key)
-    metadata = check_metadata(metadata, what=own)
-    digest = content_hash(data)
-    name = f"{hashlib.sha256(own.encode()).hexdigest()[:24]}-{digest[:16]}{file_suffix(data)}"
-    folder = (gallery.path / FOLDER).resolve()
-    before: list[Path] = []
-    written: list[Path] = []
-
-    def row() -> Iterator[Rows]:  # read and written while no other process can write
-        check_no_link(gallery.path / FOLDER, what="a gallery")
-        before.extend(_files_of(gallery, own))
-        with contextlib.suppress(OSError):  # the next line says what is wrong
-            folder.mkdir(exist_ok=True)
-        if folder / name not in before:
-            written.append(folder / name)
-        write_atomically(folder / name, data, parents=False)
-        uri = escape_name(str(folder / name))
-        yield Rows([own], [uri], embedding, [metadata], [digest])
-
-    try:
-        gallery.upsert(
-            row(),
-            fingerprint=fingerprint,
-            sources={SOURCE: escape_name(str(folder))},
-            keep_written=True,
-            wait=WAIT_S,
-        )
-    except BaseException:
-        for file in written:
-            _delete_file(gallery, file)
-        raise
-    for file in before:
-        if file.name != name:
-            _delete_file(gallery, file)
-    return bool(before)
 
 
-def update_metadata(gallery: Gallery, item_id: str, metadata: Metadata) -> dict[str, Any]:
+def _file_name(upload: Upload) -> str:
+    """Return the name of the file of an image, without its suffix."""
+    return f"{hashlib.sha256(upload.id.encode()).hexdigest()[:24]}-{upload.content_hash[:16]}"
+
+
+def _write_files(
+    batch: Sequence[Upload], files: list[Path], before: set[Path], unfinished: list[Path]
+) -> Rows:
+    """Write the files of images and return their rows; ``files`` get their suffixes.
+
+    Raises:
+        ImageError: a file has changed since it was encoded.
+    """
+    for place, each in enumerate(batch):
+        data = each.read()
+        if content_hash(data) != each.content_hash:
+            raise ImageError(f"{each.id}: its file has changed while it was added; add it again")
+        files[place] = files[place].with_name(files[place].name + file_suffix(data))
+        if files[place] not in before:
+            unfinished.append(files[place])
+        write_atomically(files[place], data, parents=False)
+    return Rows(
+        [each.id for each in batch],
+        [escape_name(str(file)) for file in files],
+        np.stack([each.embedding for each in batch]),
+        [each.metadata for each in batch],
+        [each.content_hash for each in batch],
+    )
+
+
+def update_metadata(gallery: WritableGallery, item_id: str, metadata: Metadata) -> dict[str, Any]:
     """Change columns of the metadata of an uploaded image; columns set to None are removed.
 
     Raises:
@@ -124,7 +191,7 @@ def update_metadata(gallery: Gallery, item_id: str, metadata: Metadata) -> dict[
         BusyError: another process is writing.
         StorageError: it could not be written.
     """
-    own = editable_id(item_id)
+    own = editable_id(gallery, item_id)
     merged: dict[str, Any] = {}
 
     def changed() -> Iterator[Rows]:  # read while no other process can write
@@ -138,7 +205,7 @@ def update_metadata(gallery: Gallery, item_id: str, metadata: Metadata) -> dict[
     return merged
 
 
-def remove(gallery: Gallery, item_id: str) -> None:
+def remove(gallery: WritableGallery, item_id: str) -> None:
     """Delete an uploaded image and its row.
 
     Raises:
@@ -147,35 +214,32 @@ def remove(gallery: Gallery, item_id: str) -> None:
         BusyError: another process is writing.
         StorageError: it could not be written.
     """
-    own = editable_id(item_id)
-    if not gallery.remove([own], wait=WAIT_S):
+    own = editable_id(gallery, item_id)
+    if not gallery.remove_rows([own], wait=WAIT_S):
         raise MissingRowError(f"there is no row with the id {own!r}")
 
 
-def editable_id(item_id: str) -> str:
-    """Return the id of an uploaded image.
+def editable_id(gallery: WritableGallery, item_id: str) -> str:
+    """Return the id of an uploaded image, which may be passed without its prefix.
 
     Raises:
         InputError: the row is from a source, whose next sync would undo a change.
+        MissingRowError: there is no such row.
     """
-    if not item_id.startswith(f"{SOURCE}:"):
+    existing = [record.id for record in records_of(gallery.store, possible_ids(item_id))]
+    own = existing[0] if existing else item_id
+    if existing and not own.startswith(f"{UPLOADS}:"):
         raise InputError(
             f"{item_id}: is from a source; change it there and index the source again (only "
-            f"uploaded images, {SOURCE}:..., can be edited)"
+            f"uploaded images, {UPLOADS}:..., can be edited)"
         )
-    return row_id(item_id)
+    if not existing:
+        raise MissingRowError(f"there is no row with the id {item_id!r}")
+    return own
 
 
-def _files_of(gallery: Gallery, own: str) -> list[Path]:
-    """Return the file of a row, if there is one."""
-    try:
-        return [Path(unescape_name(gallery.store.get([own]).uris[0]))]
-    except MissingRowError:
-        return []
-
-
-def _delete_file(gallery: Gallery, file: Path) -> None:
+def _delete_file(gallery: WritableGallery, file: Path) -> None:
     """Delete a file that no row has any more, if it is in the gallery's folder."""
-    if file.parent == (gallery.path / FOLDER).resolve():
+    if file.parent == (gallery.path / IMAGES).resolve():
         with contextlib.suppress(OSError):
             file.unlink()

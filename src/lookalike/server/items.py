@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from lookalike.gallery import uploads
+from lookalike.gallery.ids import UPLOADS, upload_id
 from lookalike.server import schemas
 from lookalike.server.dependencies import GalleryDep, ItemId, ServiceDep
 from lookalike.server.handles import OpenGallery
@@ -29,7 +29,7 @@ from lookalike.stores.base import Rows
 
 router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["items"], route_class=JsonRoute)
 
-_EDITABLE = f"{uploads.SOURCE}:"
+_EDITABLE = f"{UPLOADS}:"
 
 
 @router.get(
@@ -157,7 +157,7 @@ async def put_item(
 ) -> schemas.PutResult:
     """Store the image in the request body. The ID gets the prefix api: if it has none."""
     replaced = await service.put(opened, row_id, await request.body(), _metadata(metadata))
-    return schemas.PutResult(id=uploads.row_id(row_id), created=not replaced)
+    return schemas.PutResult(id=upload_id(row_id), created=not replaced)
 
 
 @router.patch(

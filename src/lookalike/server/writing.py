@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from lookalike.cancellation import Cancellation, cancellable
 from lookalike.errors import BusyError, FingerprintError, LookalikeError, ReplacedError
 from lookalike.gallery import uploads
+from lookalike.gallery.ids import upload_id
 from lookalike.server.decoder_pool import DecoderPool
 from lookalike.server.handles import GalleryHandle, OpenGallery
 from lookalike.server.workers import Workers
@@ -42,7 +43,7 @@ class Writer:
         Raises:
             LookalikeError: the image is invalid, or the gallery cannot be written.
         """
-        row_id = uploads.row_id(key)
+        row_id = upload_id(key)
         image = await self._decoders.image(data, row_id)
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:

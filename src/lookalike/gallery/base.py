@@ -1,0 +1,171 @@
+"""The interface that every gallery has: those of this machine and those of a service."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.gallery.ids import as_id, as_ids, missing_row_error
+from lookalike.gallery.items import GalleryItem
+from lookalike.progress import ProgressOption
+from lookalike.search.searchable import Searchable
+from lookalike.types import ImageArray, Metadata
+
+D = TypeVar("D")
+
+
+class BaseGallery(Searchable):
+    """Rows by id, with their images, embeddings and metadata.
+
+    :class:`lookalike.Gallery` and the galleries of :class:`lookalike.Client` have these methods,
+    with the same results and errors. Ids of images that were added with :meth:`add` begin with
+    ``api:``; wherever an id is passed, they may be passed without it, if no other row has that id.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def info(self) -> dict[str, Any]:
+        """Return facts about the gallery, as JSON values: ``rows``, ``dim``, ``encoder``, ..."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the ids of all rows, sorted."""
+
+    @abstractmethod
+    def add(
+        self,
+        images: object,
+        *,
+        ids: Iterable[str] | None = None,
+        metadata: object = None,
+        progress: ProgressOption = True,
+    ) -> list[str]:
+        """Encode images and store them in the gallery; return their ids.
+
+        Files are copied into the gallery, so that the originals may go. For a folder that stays
+        where it is, use :meth:`lookalike.Gallery.sync`. All images are read, decoded and encoded
+        before anything is written, and rows are written together.
+
+        Args:
+            images: one or many: a path, a file's bytes or file object, a PIL image, an array
+                ``(H, W)``, ``(H, W, 3)`` or ``(n, H, W[, 3])`` uint8, a tensor, an item, a source,
+                or an iterable of these.
+            ids: one text per image; ``api:`` is put before it. A row that has one already is
+                replaced. By default, ids are made from the content.
+            metadata: a mapping of JSON values per image, or a pandas or arrow table with a row per
+                image; none by default.
+            progress: True shows it on a terminal or in a notebook; False does not; a callback gets
+                it.
+
+        Returns:
+            the ids, in the order of the images.
+
+        Raises:
+            ImageError: an image cannot be read or decoded, or the encoder refuses it; nothing was
+                written.
+            InputError: wrong number of ids or metadata, an invalid or repeated id, metadata that
+                cannot be stored, a gallery in Milvus, or one without an encoder.
+            BusyError: another process is writing.
+            StorageError: they could not be written.
+        """
+
+    @abstractmethod
+    def remove(self, ids: str | Iterable[str]) -> int:
+        """Delete rows by id, one or many; return how many. Files of added images are deleted too.
+
+        A service deletes only images that were added to the gallery, not those of sources.
+
+        Raises:
+            MissingRowError: there is no row with one of the ids; nothing was deleted.
+            InputError: an id is no text, or the service may not delete it.
+            BusyError: another process is writing.
+            StorageError: they could not be deleted.
+        """
+
+    @abstractmethod
+    def update_metadata(self, id: str, metadata: Metadata) -> dict[str, Any]:  # noqa: A002
+        """Change columns of the metadata of an added image, None removes one; return all of it.
+
+        Raises:
+            MissingRowError: there is no such row.
+            InputError: the row is from a source, or its metadata cannot be stored.
+            BusyError: another process is writing.
+            StorageError: it could not be written.
+        """
+
+    @abstractmethod
+    def image(self, id: str, *, full_size: bool = False) -> ImageArray:  # noqa: A002
+        """Return the image of a row, ``(H, W)`` or ``(H, W, 3)`` uint8, upright.
+
+        Args:
+            id: of the row.
+            full_size: decode large images at full resolution too.
+
+        Raises:
+            MissingRowError: there is no such row.
+            ImageError: it cannot be read or decoded.
+        """
+
+    @abstractmethod
+    def embedding(self, id: str) -> NDArray[np.float32]:  # noqa: A002
+        """Return the embedding of a row, ``(dim,)`` float32.
+
+        Raises:
+            MissingRowError: there is no such row.
+        """
+
+    @abstractmethod
+    def read_item(self, item: GalleryItem, *, full_size: bool = False) -> ImageArray:
+        """Return the image of an item of this gallery; see :meth:`GalleryItem.image`."""
+
+    @abstractmethod
+    def _find(self, ids: Sequence[str]) -> list[GalleryItem | None]:
+        """Return the rows with some ids, in this order; None where there is none."""
+
+    @abstractmethod
+    def _ids_like(self, id: str) -> Iterable[str]:  # noqa: A002
+        """Return a few ids among which the one that was meant may be."""
+
+    @overload
+    def get(self, id: str) -> GalleryItem | None: ...
+    @overload
+    def get(self, id: str, default: D) -> GalleryItem | D: ...
+    @overload
+    def get(self, id: Iterable[str]) -> list[GalleryItem | None]: ...
+    @overload
+    def get(self, id: Iterable[str], default: D) -> list[GalleryItem | D]: ...
+    def get(self, id: str | Iterable[str], default: Any = None) -> Any:  # noqa: A002
+        """Return the row with an id, or those with several ids as a list, in their order.
+
+        Args:
+            id: an id, or several.
+            default: returned where there is no row.
+
+        Raises:
+            InputError: an id is no text.
+        """
+        items = [default if item is None else item for item in self._find(as_ids(id))]
+        return items[0] if isinstance(id, str) else items
+
+    def __getitem__(self, id: str) -> GalleryItem:  # noqa: A002
+        """Return the row with an id.
+
+        Raises:
+            MissingRowError: there is none; the message suggests the nearest id.
+            InputError: the id is no text.
+        """
+        [item] = self._find([as_id(id)])
+        if item is None:
+            raise missing_row_error(id, self._ids_like(id))
+        return item
+
+    def __contains__(self, id: object) -> bool:  # noqa: A002
+        return isinstance(id, str) and self._find([id]) != [None]

@@ -1,0 +1,124 @@
+"""Ids of rows: how they are passed, looked up, suggested and made."""
+
+from __future__ import annotations
+
+import difflib
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from lookalike.errors import InputError, MissingRowError
+
+UPLOADS = "api"
+"""Name of the source of images that were added one by one, and the prefix of their ids."""
+
+_PREFIX = f"{UPLOADS}:"
+
+_MAX_KEY = 500
+
+_COMPARED = 2_000
+"""Ids at the begin and around an id that are compared to suggest one."""
+
+_FORMS = "expected an id, such as 'photos:a.jpg', or a list of ids"
+
+
+def upload_id(key: object) -> str:
+    """Return the id of an uploaded image; its key may have the prefix ``api:`` already.
+
+    Raises:
+        InputError: it is no text, empty, too long, or has characters that cannot be printed.
+    """
+    if not isinstance(key, str):
+        raise InputError(f"id {key!r:.80}: must be a text, not {type(key).__name__}")
+    key = key.removeprefix(_PREFIX)
+    if not key or len(key) > _MAX_KEY or not key.isprintable():
+        raise InputError(f"id {key[:80]!r}: must be 1 to {_MAX_KEY} printable characters")
+    return f"{_PREFIX}{key}"
+
+
+def upload_ids(ids: Iterable[object] | None, hashes: Sequence[str]) -> list[str]:
+    """Return the ids of images that are added.
+
+    Args:
+        ids: as they are given, one per image; None to make them.
+        hashes: content hashes of the images. Equal images get different ids, by a number.
+
+    Raises:
+        InputError: their number is not that of the images, one is invalid, or one occurs twice.
+    """
+    if ids is None:
+        seen: Counter[str] = Counter()
+        made = []
+        for digest in hashes:
+            seen[digest] += 1
+            number = f"-{seen[digest]}" if seen[digest] > 1 else ""
+            made.append(f"{_PREFIX}{digest[:32]}{number}")
+        return made
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise InputError(f"ids: expected a list of texts, one per image, got {ids!r:.80}")
+    chosen = [upload_id(each) for each in ids]
+    if len(chosen) != len(hashes):
+        raise InputError(f"ids: got {len(chosen):,} for {len(hashes):,} images; expected one each")
+    check_distinct(chosen)
+    return chosen
+
+
+def check_distinct(ids: Sequence[str]) -> None:
+    """Refuse ids of which one occurs twice.
+
+    Raises:
+        InputError: the first that does.
+    """
+    if len(set(ids)) == len(ids):
+        return
+    twice = next(each for each, count in Counter(ids).items() if count > 1)
+    raise InputError(f"ids: {twice[:80]!r} occurs twice; ids must be distinct")
+
+
+def as_ids(ids: object) -> list[str]:
+    """Return one or many ids as a list.
+
+    Raises:
+        InputError: they are no texts.
+    """
+    if isinstance(ids, str):
+        return [ids]
+    if isinstance(ids, bytes) or not isinstance(ids, Iterable):
+        raise InputError(f"ids: {_FORMS}; got {type(ids).__name__}")
+    chosen = list(ids)
+    for each in chosen:
+        if not isinstance(each, str):
+            raise InputError(f"ids: {_FORMS}; got a list with {type(each).__name__}")
+    return chosen
+
+
+def as_id(value: object) -> str:
+    """Return an id.
+
+    Raises:
+        InputError: it is no text.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"id: expected a text, such as 'photos:a.jpg', got {type(value).__name__}")
+    return value
+
+
+def possible_ids(row_id: str) -> tuple[str, ...]:
+    """Return the ids that one stands for, best first: itself, and that of an uploaded image."""
+    return (row_id,) if row_id.startswith(_PREFIX) else (row_id, f"{_PREFIX}{row_id}")
+
+
+def similar_ids(wanted: str, ids: Sequence[str]) -> list[str]:
+    """Return a few of many sorted ids among which the one that was meant may be."""
+    near = list(ids[:_COMPARED])
+    for each in possible_ids(wanted):
+        place = bisect_left(ids, each)
+        near += ids[max(0, place - _COMPARED // 2) : place + _COMPARED // 2]
+    return list(dict.fromkeys(near))
+
+
+def missing_row_error(wanted: str, ids: Iterable[str] = ()) -> MissingRowError:
+    """Return the error that there is no row with an id; it suggests the nearest of ``ids``."""
+    near = difflib.get_close_matches(wanted, list(ids), n=1, cutoff=0.75)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return MissingRowError(f"there is no row with the id {wanted[:200]!r}{hint}")

@@ -1,0 +1,84 @@
+"""A row of a gallery, of this machine or of a service, as users see it."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import LookalikeError
+from lookalike.types import ImageArray, Metadata
+
+_SHOWN_COLUMNS = 20
+_SHOWN_TEXT = 200
+
+
+class ItemReader(Protocol):
+    """Reads what belongs to an item: a gallery."""
+
+    def embedding(self, id: str) -> NDArray[np.float32]:  # noqa: A002
+        """Return the embedding of a row, ``(dim,)`` float32."""
+        ...
+
+    def read_item(self, item: GalleryItem, *, full_size: bool = False) -> ImageArray:
+        """Return the image of an item, ``(H, W)`` or ``(H, W, 3)`` uint8."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryItem:
+    """One row of a gallery: ``id``, ``uri`` of its image, ``metadata``, ``content_hash``.
+
+    ``uri`` is a path or URL; for a gallery of a service, the URL of its image there. It is empty
+    where nothing is known of the image. ``gallery`` reads what else there is of it, when asked.
+    """
+
+    id: str
+    uri: str
+    metadata: Metadata
+    content_hash: str
+    gallery: ItemReader = field(repr=False, compare=False)
+    _embedding: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def embedding(self) -> NDArray[np.float32]:
+        """Its embedding, ``(dim,)`` float32.
+
+        Raises:
+            MissingRowError: the row is gone by now.
+        """
+        return self.gallery.embedding(self.id) if self._embedding is None else self._embedding
+
+    def image(self, *, full_size: bool = False) -> ImageArray:
+        """Return its image, ``(H, W)`` or ``(H, W, 3)`` uint8, upright.
+
+        Args:
+            full_size: decode large images at full resolution too.
+
+        Raises:
+            ImageError: it cannot be read or decoded.
+            SourceError: its source is missing.
+        """
+        return self.gallery.read_item(self, full_size=full_size)
+
+    def _repr_html_(self) -> str:
+        """Return its image, if it can be read, and its metadata, for a notebook."""
+        from lookalike.images.inline import grid_html
+
+        try:
+            image = self.image()
+        except LookalikeError:
+            image = None
+        rows = "".join(
+            f"<tr><th>{_cell(name)}</th><td>{_cell(value)}</td></tr>"
+            for name, value in list(self.metadata.items())[:_SHOWN_COLUMNS]
+        )
+        return f"{grid_html([(image, self.id)])}<table>{rows}</table>"
+
+
+def _cell(value: object) -> str:
+    text = str(value)
+    return html.escape(text if len(text) <= _SHOWN_TEXT else f"{text[:_SHOWN_TEXT]}…")

@@ -1,0 +1,58 @@
+"""Looking up rows of which some may not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import MissingRowError
+from lookalike.gallery.ids import possible_ids
+from lookalike.stores.base import Record, RowReader, Rows
+
+_READ_AT_ONCE = 1_000
+
+_FEW = 8
+"""Ids that are tried one by one, where not all have a row; more are compared with all ids."""
+
+
+def rows_of(store: RowReader, ids: Sequence[str]) -> Iterator[Rows]:
+    """Yield the rows that exist of some distinct ids, in their order, a part at a time."""
+    for start in range(0, len(ids), _READ_AT_ONCE):
+        batch = ids[start : start + _READ_AT_ONCE]
+        try:
+            yield store.get(batch)
+        except MissingRowError:
+            if len(batch) > _FEW:
+                known = frozenset(store.ids())
+                yield from rows_of(store, [row_id for row_id in batch if row_id in known])
+            elif len(batch) > 1:
+                for row_id in batch:
+                    yield from rows_of(store, [row_id])
+
+
+def records_of(store: RowReader, ids: Sequence[str]) -> Iterator[Record]:
+    """Yield the rows that exist of some distinct ids, without embeddings."""
+    for rows in rows_of(store, ids):
+        yield from rows.records()
+
+
+def find_rows(
+    store: RowReader, ids: Iterable[str]
+) -> dict[str, tuple[Record, NDArray[np.float32]]]:
+    """Return the rows that ids stand for (:func:`possible_ids`), and their embeddings, by id."""
+    wanted = list(dict.fromkeys(ids))
+    found = _by_id(store, wanted)
+    bare = {own: each for each in wanted if each not in found for own in possible_ids(each)[1:]}
+    for own, row in _by_id(store, list(bare)).items():
+        found[bare[own]] = row
+    return found
+
+
+def _by_id(store: RowReader, ids: Sequence[str]) -> dict[str, tuple[Record, NDArray[np.float32]]]:
+    return {
+        record.id: (record, embedding)
+        for rows in rows_of(store, ids)
+        for record, embedding in zip(rows.records(), rows.embeddings, strict=True)
+    }
