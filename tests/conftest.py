@@ -83,7 +83,7 @@ def _group(nodeid: str) -> str:
     """Return the group of a test: its file, or the one of all tests on a Milvus server."""
     path, _, name = nodeid.partition("::")
     file = Path(path)
-    on_server = file.parent.name == "contract" and "milvus" in name
+    on_server = file.parent.name == "contract" and "milvus" in name.lower()
     if on_server or file.stem in _MILVUS_FILES:
         return "milvus"
     return "corpus" if file.stem in _CORPUS_FILES else file.stem

@@ -41,7 +41,7 @@ from lookalike.filters import MetadataColumns, as_filter
 from lookalike.filters.text import parse as parse_filter
 from lookalike.gallery.archive import FILE as ARCHIVE
 from lookalike.gallery.derived import EVALUATION, LABELING, Origin
-from lookalike.gallery.facets import Facet
+from lookalike.filters.facets import Facet
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.images.decode import decode_with_notes
@@ -49,7 +49,7 @@ from lookalike.images.formats import HEADER_BYTES, detect_format
 from lookalike.images.header import read_header
 from lookalike.images.metadata_stripping import open_parts, size_of, strip_metadata
 from lookalike.images.options import DecodeOptions
-from lookalike.labels.label_set import LabelSet, read_labels
+from lookalike.sources.labels import LabelSet, read_labels
 from lookalike.labels.session import load_session, save_session
 from lookalike.metadata import check_metadata, parse_metadata, storable_metadata
 from lookalike.report.page import Page, Section, Table, render_page

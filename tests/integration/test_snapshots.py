@@ -19,11 +19,11 @@ import lookalike as la
 from lookalike.explore import build_map, find_duplicates
 from lookalike.explore.page import html
 from lookalike.gallery.export import export
-from lookalike.gallery.facets import facets
+from lookalike.filters.facets import facets
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.labels import find_label_issues, propagate, suggest
-from lookalike.labels.label_set import labels_from_column
+from lookalike.sources.labels import labels_of_items
 from lookalike.stores.base import Rows
 from lookalike.stores.lance.snapshot import LanceSnapshot
 
@@ -121,8 +121,7 @@ def label_facts(gallery: Gallery) -> list[Any]:
     gallery = gallery.snapshot()
     graph = neighbor_graph(gallery)
     records = list(gallery.store.records())
-    values = [record.metadata.get("label") for record in records]
-    labels = labels_from_column("labels", [record.id for record in records], values)
+    labels = labels_of_items("labels", records)
     issues = find_label_issues(graph, labels)
     few = replace(labels, by_id=dict([*labels.by_id.items()][:25]))
     return [

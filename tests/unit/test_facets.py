@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lookalike.cancellation import Cancellation, cancellable
 from lookalike.errors import CancelledError
 from lookalike.filters import MetadataColumns
-from lookalike.gallery.facets import MAX_COLUMNS, facets
+from lookalike.filters.facets import MAX_COLUMNS, facets
 
 
 class CountedColumns(MetadataColumns):

@@ -9,7 +9,7 @@ from starlette.datastructures import QueryParams
 
 from lookalike.errors import InputError
 from lookalike.filters import AllOf, Compare, In
-from lookalike.gallery.facets import Facet
+from lookalike.filters.facets import Facet
 from lookalike.server.forms import SearchForm
 from lookalike.types import Metric
 

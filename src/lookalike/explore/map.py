@@ -18,7 +18,7 @@ from lookalike.explore.layout import METHOD, MapQuality, Points, compute_layout,
 from lookalike.explore.outliers import lof_scores
 from lookalike.formatting import format_count
 from lookalike.gallery.derived import MAP, DerivedFile, Origin, decode_array, encode_array
-from lookalike.gallery.facets import MAX_COLUMNS, MAX_LISTED
+from lookalike.filters.facets import MAX_COLUMNS, MAX_LISTED
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress

@@ -311,16 +311,25 @@ def _check_kinds(name: str, values: Sequence[Any], comparable: set[str], kind: s
 
 def _check_column(columns: Columns, name: str) -> None:
     check_cancelled()
-    names = columns.names
+    check_column(name, columns.names, what="filter")
+
+
+def check_column(name: object, names: Sequence[str], *, what: str) -> None:
+    """Check that a column exists; ``what`` begins the message.
+
+    Raises:
+        InputError: it does not; the message has the most similar one.
+    """
     if name in names:
         return
+    text = name if isinstance(name, str) else ""
     matches = difflib.get_close_matches(
-        name[:_LONGEST_SHOWN], names[:_MAX_COMPARED], n=1, cutoff=0.4
+        text[:_LONGEST_SHOWN], names[:_MAX_COMPARED], n=1, cutoff=0.4
     )
     hint = f"did you mean {shown(matches[0])}? " if matches else ""
     listed = ", ".join(each[:_LONGEST_SHOWN] for each in names[:_MAX_NAMED]) or "none"
     more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
-    raise InputError(f"filter: no column {shown(name)}: {hint}columns: {listed}{more}")
+    raise InputError(f"{what}: no column {shown(name)}: {hint}columns: {listed}{more}")
 
 
 def shown(value: object) -> str:

@@ -4,6 +4,6 @@
 revision; ``derived`` files that are computed from one state; ``ingest`` encodes images, in threads
 or on a Ray cluster (``ray_runner``); ``sync`` reports changes; ``archive`` keeps what was written
 about images whose rows are gone; ``copy`` and ``export`` write galleries elsewhere; ``uploads``
-manages single images; ``facets`` describes metadata; ``neighbors`` builds the neighbor graph;
-``recall`` measures approximate search.
+manages single images; ``neighbors`` builds the neighbor graph; ``recall`` measures approximate
+search.
 """

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from lookalike.errors import ArtifactError, UnreachableError
 from lookalike.evaluation.saved import SavedEvaluation, load_saved_evaluation
-from lookalike.gallery.facets import Facet, facets
+from lookalike.filters.facets import Facet, facets
 from lookalike.report.page import render_page
 from lookalike.server import schemas
 from lookalike.server.dependencies import GalleryDep, ServiceDep

@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import dataclass
 
 from lookalike.errors import FetchError, ImageError, LookalikeError
-from lookalike.gallery.facets import Facet, facets
+from lookalike.filters.facets import Facet, facets
 from lookalike.gallery.state import GalleryState
 from lookalike.server.decoder_pool import Priority
 from lookalike.server.handles import OpenGallery

@@ -12,7 +12,7 @@ from starlette.datastructures import QueryParams
 
 from lookalike.errors import InputError
 from lookalike.filters import AllOf, Filter, from_structure
-from lookalike.gallery.facets import Facet
+from lookalike.filters.facets import Facet
 from lookalike.search.query import QueryRegion
 from lookalike.search.search import SearchOptions
 from lookalike.server.queries import SearchQuery

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import uuid
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import InputError, ReplacedError, SettingError
 from lookalike.filters import Columns, Filter, RowFilter
+from lookalike.filters.facets import Facet
 from lookalike.types import Embeddings, Hit, Metadata, Metric, check_embeddings
 
 MAX_K = 16_384
@@ -103,8 +105,35 @@ class RowReader(Protocol):
         """
         ...
 
-    def count(self) -> int:
-        """Return the number of rows."""
+    def count(self, where: Filter | None = None) -> int:
+        """Return the number of rows: of all, or of those that a filter matches.
+
+        Raises:
+            InputError: the filter names an unknown column, or compares values of different kinds.
+        """
+        ...
+
+    def sample(self, k: int, seed: int = 0) -> Rows:
+        """Return ``k`` different random rows in random order, or all rows if there are fewer.
+
+        Each row is as likely as any other. The same seed gives the same rows until rows are
+        written. Only these rows are read.
+
+        Raises:
+            SettingError: ``k`` is not positive.
+        """
+        ...
+
+    def facets(self, columns: Sequence[str] | None = None) -> list[Facet]:
+        """Describe columns of the metadata: their kind, their values, and how often each occurs.
+
+        Args:
+            columns: names, in the order of the result; by default all columns, sorted by name, the
+                first 1,000. Columns without booleans, numbers or texts are left out.
+
+        Raises:
+            InputError: there are rows, but none has or had one of the columns.
+        """
         ...
 
     def search(
@@ -255,6 +284,23 @@ def check_queries(queries: Embeddings, k: int, dim: int) -> Embeddings:
     if not 1 <= k <= MAX_K:
         raise SettingError(f"{{k}} must be from 1 to {MAX_K:,}", k=k)
     return check_embeddings(queries, dim=dim, what="queries")
+
+
+def sample_places(count: int, k: int, seed: int) -> list[int]:
+    """Return the numbers of ``k`` different random rows of ``count``, or of all if fewer exist.
+
+    Raises:
+        SettingError: ``k`` is not positive.
+    """
+    if k < 1:
+        raise SettingError("{k} must be at least 1", k=k)
+    return random.Random(seed).sample(range(count), min(k, count))
+
+
+def count_matching(where: Filter, columns: Columns) -> int:
+    """Return the number of rows that a filter matches."""
+    rows = matching_rows(where, columns)
+    return 0 if rows is None else len(rows)
 
 
 def matching_rows(where: Filter | None, columns: Columns) -> NDArray[np.int64] | None:

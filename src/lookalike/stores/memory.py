@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,100 +13,65 @@ from numpy.typing import NDArray
 from lookalike.cancellation import holding
 from lookalike.errors import MissingRowError
 from lookalike.filters import Columns, Filter, MetadataColumns
+from lookalike.filters.facets import Facet, facets
 from lookalike.stores.base import (
     Record,
-    RowReader,
     Rows,
     check_queries,
     check_rows,
+    count_matching,
     matching_rows,
     new_revision,
+    revision_number,
+    sample_places,
     selected_rows,
 )
 from lookalike.stores.exact import ExactIndex
+from lookalike.stores.snapshots import SnapshotStore
 from lookalike.types import Embeddings, Hit, Metric
 
 Row = tuple[Record, NDArray[np.float32]]
+"""A record and its embedding, ``(dim,)``."""
 
 
-class _State:
-    """The rows after one write. They never change; the matrix is built on the first search."""
+class MemorySnapshot:
+    """Rows that never change, in memory; the matrix is built on the first search.
 
-    def __init__(self, dim: int, rows: Mapping[str, Row], commits: int) -> None:
-        self.rows = rows
-        self.commits = commits
-        self.revision = new_revision(commits)
-        self.ids = sorted(rows)
-        self._dim = dim
+    Args:
+        dim: length of an embedding.
+        rows: by id.
+        identity: of the store.
+        revision: of the rows.
+    """
+
+    def __init__(self, dim: int, rows: Mapping[str, Row], identity: str, revision: str) -> None:
+        self.dim = dim
+        self.identity = identity
+        self.revision = revision
+        self.rows_by_id = rows
+        self._ids = sorted(rows)
         self._index: tuple[ExactIndex, MetadataColumns] | None = None
         self._building = threading.Lock()
 
-    @property
-    def index(self) -> tuple[ExactIndex, MetadataColumns]:
-        """The embeddings and metadata of the rows, sorted by id; built once."""
-        if self._index is None:
-            with holding(self._building):
-                self._index = self._index or self._build()
-        return self._index
+    @classmethod
+    def of(cls, rows: Rows, dim: int, identity: str, revision: str) -> Self:
+        """Return a snapshot of rows."""
+        return cls(dim, rows_by_id(rows, rows.embeddings), identity, revision)
 
-    def _build(self) -> tuple[ExactIndex, MetadataColumns]:
-        rows = [self.rows[row_id] for row_id in self.ids]
-        matrix = np.empty((len(rows), self._dim), np.float32)
-        for place, (_, embedding) in enumerate(rows):
-            matrix[place] = embedding
-        return ExactIndex(matrix), MetadataColumns([record.metadata for record, _ in rows])
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(rows={len(self._ids)}, dim={self.dim})"
 
+    def count(self, where: Filter | None = None) -> int:
+        """Return the number of rows, of those that a filter matches."""
+        return len(self._ids) if where is None else count_matching(where, self.columns())
 
-class MemoryStore:
-    """Rows in a dictionary. A write makes a new one, so that snapshots keep the old one."""
+    def sample(self, k: int, seed: int = 0) -> Rows:
+        """Return random rows."""
+        return self.get([self._ids[place] for place in sample_places(len(self._ids), k, seed)])
 
-    def __init__(self, dim: int) -> None:
-        self._dim = dim
-        self._identity = uuid.uuid4().hex
-        self._state = _State(dim, {}, 0)
-
-    @property
-    def dim(self) -> int:
-        """Length of an embedding."""
-        return self._dim
-
-    @property
-    def identity(self) -> str:
-        """A text that no other store has."""
-        return self._identity
-
-    @property
-    def revision(self) -> str:
-        """A text that changes with every write."""
-        return self._state.revision
-
-    def snapshot(self) -> RowReader:
-        """Return the rows as they are now."""
-        return copy(self)
-
-    def count(self) -> int:
-        """Return the number of rows."""
-        return len(self._state.rows)
-
-    def upsert(self, rows: Rows) -> None:
-        """Insert or replace rows by id."""
-        embeddings = check_rows(rows, self.dim)
-        if not len(rows):
-            return
-        columns = zip(rows.ids, rows.uris, rows.metadata, rows.hashes, rows.signatures, strict=True)
-        new = {
-            fields[0]: (Record(*fields), embedding.copy())
-            for fields, embedding in zip(columns, embeddings, strict=True)
-        }
-        self._commit({**self._state.rows, **new})
-
-    def delete(self, ids: Sequence[str]) -> int:
-        """Delete rows by id and return how many existed."""
-        rows = self._state.rows
-        removed = set(ids) & rows.keys()
-        if removed:
-            self._commit({key: row for key, row in rows.items() if key not in removed})
-        return len(removed)
+    def facets(self, columns: Sequence[str] | None = None) -> list[Facet]:
+        """Describe columns of the metadata."""
+        return facets(self.columns(), columns)
 
     def search(
         self,
@@ -120,12 +85,11 @@ class MemoryStore:
         """Return the ``k`` nearest rows to each query, always exactly."""
         del exact
         queries = check_queries(queries, k, self.dim)
-        state = self._state
-        index, columns = state.index
+        index, columns = self._built
         nearest = index.search(queries, k, metric, matching_rows(where, columns))
         return [
             [
-                _hit(rank, state.rows[state.ids[row]][0], float(distance))
+                _hit(rank, self.rows_by_id[self._ids[row]][0], float(distance))
                 for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
             ]
             for rows, distances in zip(nearest.rows, nearest.distances, strict=True)
@@ -133,29 +97,24 @@ class MemoryStore:
 
     def ids(self) -> Sequence[str]:
         """Return the ids of all rows, sorted."""
-        return self._state.ids
+        return self._ids
 
     def columns(self) -> Columns:
         """Return the metadata of all rows by column."""
-        return self._state.index[1]
+        return self._built[1]
 
     def resolve_filter(self, where: Filter) -> Filter:
-        """Return a filter evaluated, for a snapshot."""
+        """Return a filter evaluated."""
         return selected_rows(where, self.columns())
 
     def records(self, prefix: str = "") -> Iterator[Record]:
         """Iterate over rows sorted by id."""
-        state = self._state
-        return (state.rows[key][0] for key in state.ids if key.startswith(prefix))
-
-    def optimize(self, metric: Metric, *, purge: bool = False) -> None:
-        """Do nothing."""
+        return (self.rows_by_id[key][0] for key in self._ids if key.startswith(prefix))
 
     def rows(self, count: int) -> Iterator[Rows]:
         """Iterate over all rows, at most ``count`` at a time."""
-        view = copy(self)
-        ids = view.ids()
-        return (view.get(ids[start : start + count]) for start in range(0, len(ids), count))
+        ids = self._ids
+        return (self.get(ids[start : start + count]) for start in range(0, len(ids), count))
 
     def embeddings(self, ids: Sequence[str]) -> Embeddings:
         """Return the embeddings of rows."""
@@ -163,7 +122,7 @@ class MemoryStore:
 
     def get(self, ids: Sequence[str]) -> Rows:
         """Return rows by id."""
-        rows = self._state.rows
+        rows = self.rows_by_id
         missing = [key for key in ids if key not in rows]
         if missing:
             raise MissingRowError(f"there is no row with the id {missing[0]!r}")
@@ -178,8 +137,61 @@ class MemoryStore:
             signatures=[record.signature for record in records],
         )
 
+    @property
+    def _built(self) -> tuple[ExactIndex, MetadataColumns]:
+        """The embeddings and metadata of the rows, sorted by id; built once."""
+        if self._index is None:
+            with holding(self._building):
+                self._index = self._index or self._build()
+        return self._index
+
+    def _build(self) -> tuple[ExactIndex, MetadataColumns]:
+        rows = [self.rows_by_id[row_id] for row_id in self._ids]
+        matrix = np.empty((len(rows), self.dim), np.float32)
+        for place, (_, embedding) in enumerate(rows):
+            matrix[place] = embedding
+        return ExactIndex(matrix), MetadataColumns([record.metadata for record, _ in rows])
+
+
+class MemoryStore(SnapshotStore):
+    """Rows in a dictionary. A write makes a new one, so that snapshots keep the old one."""
+
+    def __init__(self, dim: int) -> None:
+        self._newest = MemorySnapshot(dim, {}, uuid.uuid4().hex, new_revision(0))
+
+    def __repr__(self) -> str:
+        return f"MemoryStore(rows={self.count()}, dim={self.dim})"
+
+    def snapshot(self) -> MemorySnapshot:
+        """Return the rows as they are now."""
+        return self._newest
+
+    def upsert(self, rows: Rows) -> None:
+        """Insert or replace rows by id."""
+        embeddings = check_rows(rows, self.dim)
+        if len(rows):
+            self._commit({**self._newest.rows_by_id, **rows_by_id(rows, embeddings)})
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete rows by id and return how many existed."""
+        rows = self._newest.rows_by_id
+        removed = set(ids) & rows.keys()
+        if removed:
+            self._commit({key: row for key, row in rows.items() if key not in removed})
+        return len(removed)
+
     def _commit(self, rows: Mapping[str, Row]) -> None:
-        self._state = _State(self.dim, rows, self._state.commits + 1)
+        revision = new_revision(revision_number(self.revision) + 1)
+        self._newest = MemorySnapshot(self.dim, rows, self.identity, revision)
+
+
+def rows_by_id(rows: Rows, embeddings: Embeddings) -> dict[str, Row]:
+    """Return rows by id, with copies of their embeddings."""
+    columns = zip(rows.ids, rows.uris, rows.metadata, rows.hashes, rows.signatures, strict=True)
+    return {
+        fields[0]: (Record(*fields), embedding.copy())
+        for fields, embedding in zip(columns, embeddings, strict=True)
+    }
 
 
 def _hit(rank: int, record: Record, distance: float) -> Hit:

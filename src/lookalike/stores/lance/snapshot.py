@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from lookalike.cancellation import check_cancelled, holding
 from lookalike.errors import ArtifactError, MissingRowError, is_panic
 from lookalike.filters import Columns, Filter
+from lookalike.filters.facets import Facet, facets
 from lookalike.metadata import parse_metadata
 from lookalike.stores.base import (
     Record,
     Rows,
     check_queries,
+    count_matching,
     is_identity,
     matching_rows,
+    sample_places,
     selected_rows,
 )
 from lookalike.stores.exact import ExactIndex
@@ -87,9 +90,26 @@ class LanceSnapshot:
         digits = "".join(filter(str.isalnum, str(transaction.uuid)))
         return f"{self.dataset.version}-{digits[:12]}"
 
-    def count(self) -> int:
-        """Return the number of rows."""
+    def __repr__(self) -> str:
+        return f"LanceSnapshot({str(self._path)!r}, dim={self.dim}, version={self.dataset.version})"
+
+    def count(self, where: Filter | None = None) -> int:
+        """Return the number of rows, of those that a filter matches."""
+        if where is not None:
+            return count_matching(where, self.columns())
         return int(self.dataset.count_rows())
+
+    def sample(self, k: int, seed: int = 0) -> Rows:
+        """Return random rows, taken by their places in the table."""
+        places = sample_places(self.count(), k, seed)
+        names = [name for name in schema(self.dim).names if name in self.dataset.schema.names]
+        with reading(self._path):
+            table = self.dataset.take(places, columns=names)
+        return self._rows(with_signatures(table))
+
+    def facets(self, columns: Sequence[str] | None = None) -> list[Facet]:
+        """Describe columns of the metadata."""
+        return facets(self.columns(), columns)
 
     def search(
         self,

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -20,9 +20,8 @@ import pyarrow.compute as pc
 from lookalike.artifacts import flush, storage_error
 from lookalike.errors import StorageError
 from lookalike.files import AnchoredPath
-from lookalike.filters import Columns, Filter
 from lookalike.process_state import default_environment
-from lookalike.stores.base import Record, Rows, check_rows, replaced_error
+from lookalike.stores.base import Rows, check_rows, replaced_error
 from lookalike.stores.lance import index
 from lookalike.stores.lance.files import (
     VERSIONS,
@@ -35,7 +34,8 @@ from lookalike.stores.lance.files import (
 )
 from lookalike.stores.lance.snapshot import LanceSnapshot, first_line, reading
 from lookalike.stores.lance.table import IDENTITY, SIGNATURE, schema
-from lookalike.types import Embeddings, Hit, Metric
+from lookalike.stores.snapshots import SnapshotStore
+from lookalike.types import Metric
 
 with default_environment(LANCE_LOG="error"):  # read when it is imported
     import lance
@@ -50,7 +50,7 @@ _DELETE_BATCH = 1_000
 _MAX_FRAGMENTS = 8
 
 
-class LanceStore:
+class LanceStore(SnapshotStore):
     """A Lance table at a path. Metadata are stored as JSON text.
 
     Each read sees the newest version, whoever wrote it; versions are kept in memory as
@@ -127,54 +127,8 @@ class LanceStore:
         """A text that no other table has; tables before format 4 get it with the next write."""
         return self._identity
 
-    @property
-    def revision(self) -> str:
-        """A text that changes with every commit."""
-        return self.snapshot().revision
-
-    def count(self) -> int:
-        """Return the number of rows."""
-        return self.snapshot().count()
-
-    def search(
-        self,
-        queries: Embeddings,
-        k: int,
-        metric: Metric,
-        where: Filter | None = None,
-        *,
-        exact: bool = False,
-    ) -> list[list[Hit]]:
-        """Return the ``k`` nearest rows to each query."""
-        return self.snapshot().search(queries, k, metric, where, exact=exact)
-
-    def ids(self) -> Sequence[str]:
-        """Return the ids of all rows, sorted."""
-        return self.snapshot().ids()
-
-    def columns(self) -> Columns:
-        """Return the metadata of all rows by column."""
-        return self.snapshot().columns()
-
-    def resolve_filter(self, where: Filter) -> Filter:
-        """Return a filter evaluated, for the newest version."""
-        return self.snapshot().resolve_filter(where)
-
-    def records(self, prefix: str = "") -> Iterator[Record]:
-        """Iterate over rows sorted by id."""
-        return self.snapshot().records(prefix)
-
-    def rows(self, count: int) -> Iterator[Rows]:
-        """Iterate over all rows, at most ``count`` at a time."""
-        return self.snapshot().rows(count)
-
-    def embeddings(self, ids: Sequence[str]) -> Embeddings:
-        """Return the embeddings of rows, from memory if they are loaded."""
-        return self.snapshot().embeddings(ids)
-
-    def get(self, ids: Sequence[str]) -> Rows:
-        """Return rows by id."""
-        return self.snapshot().get(ids)
+    def __repr__(self) -> str:
+        return f"LanceStore({str(self._path)!r}, dim={self.dim})"
 
     def upsert(self, rows: Rows) -> None:
         """Insert or replace rows by id, in one commit.
@@ -225,6 +179,10 @@ class LanceStore:
             self._commit(lambda table: table.optimize.compact_files())
         age = timedelta(0) if purge else KEEP_VERSIONS
         self._commit(lambda table: table.cleanup_old_versions(age, delete_unverified=purge))
+        try:
+            Checksums(self._path).forget_deleted()
+        except OSError as error:
+            raise storage_error(Checksums(self._path).file, error) from error
 
     def _is_stale(self, fragment: Any) -> bool:
         """Return whether a file has rows that were deleted, and is old enough to be rewritten."""
@@ -233,10 +191,6 @@ class LanceStore:
         oldest = time.time() - KEEP_DELETED.total_seconds()
         files = (self._path / "data" / file.path for file in fragment.data_files())
         return any(file.exists() and file.stat().st_mtime < oldest for file in files)
-        try:
-            Checksums(self._path).forget_deleted()
-        except OSError as error:
-            raise storage_error(Checksums(self._path).file, error) from error
 
     def _commit(self, write: Callable[[Any], object]) -> None:
         """Write through a separate handle, since Lance moves it to the version it has written.

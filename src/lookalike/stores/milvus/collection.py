@@ -18,7 +18,13 @@ from lookalike.metadata import parse_metadata
 from lookalike.stores.base import Record, Rows, is_identity
 from lookalike.stores.milvus.address import INDEXES, Address, IndexKind
 from lookalike.stores.milvus.client import MAX_TEXT, CollectionSchema, Connection
-from lookalike.stores.milvus.filters import FIELD, ZERO, comparable_values
+from lookalike.stores.milvus.filters import (
+    FIELD,
+    ORDER,
+    ZERO,
+    comparable_values,
+    random_place,
+)
 from lookalike.stores.milvus.sidecar import SidecarCollection
 from lookalike.types import Embeddings, Hit, Metadata, Metric
 
@@ -41,6 +47,7 @@ def to_entity(record: Record, embedding: NDArray[np.float32]) -> dict[str, Any]:
         InputError: one of its texts is longer than Milvus allows.
     """
     values = comparable_values(record.metadata)
+    values[ORDER] = random_place(record.id)
     if not embedding.any():
         values[ZERO] = 1
     texts = {

@@ -9,6 +9,7 @@ reaches an expression only as a quoted text.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import struct
@@ -39,6 +40,11 @@ FIELD = "fields"
 
 ZERO = "zero"
 """Marks, among a row's values, a zero vector, which Milvus omits from cosine searches."""
+
+ORDER = "order"
+"""A row's place, among its values, in a random order of all rows; older versions wrote none."""
+
+_PLACES = 1 << 32
 
 MAX_VALUES = 5_000
 """Maximum number of distinct texts that a pattern may match."""
@@ -226,6 +232,25 @@ def _differs(where: Compare, types: ColumnTypes) -> str:
         if where.column in types.lists:
             parts.append(f"({several})")
     return f"({' or '.join(parts)})"
+
+
+def random_place(row_id: str) -> str:
+    """Return the place of a row in a random order: eight hexadecimal digits of a hash of its id."""
+    return hashlib.sha256(row_id.encode()).hexdigest()[:8]
+
+
+def places_expression(start: float, share: float) -> str:
+    """Return the expression that matches a share of all rows, at random.
+
+    ``start`` is from 0 to 1: where in the random order they begin, which ends where it starts.
+    """
+    place, low = _value(ORDER), int(start * _PLACES)
+    high = low + int(share * _PLACES)
+    if share >= 1:
+        return _exists(ORDER)
+    first, last = quote(f"{low:08x}"), quote(f"{high % _PLACES:08x}")
+    joint = "or" if high >= _PLACES else "and"
+    return f"({_exists(ORDER)} and ({place} >= {first} {joint} {place} < {last}))"
 
 
 def _of_kind(value: str, letter: str) -> str:

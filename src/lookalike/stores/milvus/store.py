@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from lookalike.cancellation import Cancellation, cancellable, holding
 from lookalike.errors import ArtifactError, InputError, StorageError
 from lookalike.filters import Columns, Filter, MetadataColumns, RowFilter
+from lookalike.filters.facets import Facet, FacetCounter, checked_names, facets
+from lookalike.metadata import parse_metadata
 from lookalike.stores.base import (
     MAX_K,
     Record,
@@ -24,6 +27,7 @@ from lookalike.stores.base import (
     check_queries,
     check_rows,
     replaced_error,
+    sample_places,
 )
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.milvus.address import CONSISTENCIES, Address
@@ -46,7 +50,14 @@ from lookalike.stores.milvus.collection import (
     to_record,
     to_rows,
 )
-from lookalike.stores.milvus.filters import FIELD, ZERO, ids_expression, prefix_expression
+from lookalike.stores.milvus.filters import (
+    FIELD,
+    ZERO,
+    has_value_expression,
+    ids_expression,
+    places_expression,
+    prefix_expression,
+)
 from lookalike.stores.milvus.sidecar import ColumnCatalog, SidecarCollection, Snapshot, is_open
 from lookalike.types import Embeddings, Hit, Metric
 
@@ -55,6 +66,12 @@ _EXTRA_HITS = 16
 
 _FILTER_EFFORT = 4
 """Factor of the search effort with a filter: rows that do not match are dead ends of the graph."""
+
+_MORE_IDS, _LEAST_IDS = 4, 100
+"""Ids that are read to choose random rows from: this many per row, and at least."""
+
+_FEW_COLUMNS = 20
+"""Columns up to which only rows with values in them are read, for facets."""
 
 _REQUEST_BYTES = 16 << 20
 _ID_BATCH = 1_000
@@ -193,10 +210,83 @@ class MilvusStore:
         for name in (self._name, self.sidecar.name):
             self._connection.call("drop_collection", name)
 
-    def count(self) -> int:
-        """Return the number of rows."""
+    def __repr__(self) -> str:
+        return f"MilvusStore({str(self.address)!r}, dim={self.dim})"
+
+    def count(self, where: Filter | None = None) -> int:
+        """Return the number of rows, of those that a filter matches; the server counts them."""
         with self._same_collection():
-            return self._count("", STRONG)
+            if isinstance(where, _Translated):
+                where = where.where
+            if where is None:
+                return self._count("", STRONG)
+            expression = self._columns.translate(where)
+            if expression is None:  # not of a kind that the server evaluates
+                return int(np.count_nonzero(where.mask(self._read_snapshot().columns)))
+            return self._count(expression, STRONG) if expression else 0
+
+    def sample(self, k: int, seed: int = 0) -> Rows:
+        """Return random rows; of rows of older versions, all ids are read.
+
+        Milvus has no random order, so each row is stored with its place in one. Ids from a random
+        part of that order are read, and rows chosen from them: several times as many ids as rows,
+        so that each row is nearly as likely as any other.
+        """
+        with self._same_collection():
+            ids = self._sample_ids(k, seed)
+            entities = self._entities(ids, [*TEXTS, VECTOR])
+        return to_rows([entities[row_id] for row_id in ids if row_id in entities], self.dim)
+
+    def _sample_ids(self, k: int, seed: int) -> list[str]:
+        count = self._count("", STRONG)
+        order = random.Random(seed)
+        start = order.random()
+        share = (_MORE_IDS * k + _LEAST_IDS) / max(1, count)
+        if share < 1 and self._count(places_expression(0, 1), STRONG) != count:
+            share = 1
+        where = places_expression(start, share) if share < 1 else ""
+        ids = [entity["id"] for page in self._pages(where, []) for entity in page]
+        return [ids[place] for place in sample_places(len(ids), k, seed)]
+
+    def facets(self, columns: Sequence[str] | None = None) -> list[Facet]:
+        """Describe columns of the metadata; cached until rows are written.
+
+        Milvus neither groups rows by a value nor returns parts of a JSON field, and counts kept
+        beside the rows would be wrong as soon as two writers replace the same row. So the metadata
+        of all rows with a value in the columns is read once, page by page, and only the counts are
+        held in memory.
+        """
+        if self._fixed is not None:
+            return facets(self._fixed.columns, columns)
+        with self._same_collection():
+            existing = sorted(self._columns.types(fresh=True).kinds)
+            if not self._count("", STRONG):
+                return []
+            names = checked_names(columns, existing)
+            # As for snapshots: what is read serves later requests too.
+            with holding(self._snapshots.lock), cancellable(Cancellation()):
+                described = self._described()
+                if missing := [name for name in names if name not in described]:
+                    described |= self._count_values(missing)
+        return [facet for name in names if (facet := described[name]) is not None]
+
+    def _described(self) -> dict[str, Facet | None]:
+        """Return the facets that are known of the current revision, by column, to add others."""
+        revision, shared = self.revision, self._snapshots
+        if shared.described_at != revision or is_open(revision):
+            shared.described, shared.described_at = {}, revision
+        return shared.described
+
+    def _count_values(self, names: Sequence[str]) -> dict[str, Facet | None]:
+        """Describe columns from the rows that have values in them."""
+        counters = {name: FacetCounter(name) for name in names}
+        few = len(names) <= _FEW_COLUMNS
+        where = " or ".join(map(has_value_expression, names)) if few else ""
+        for page in self._pages(where, ["metadata"]):
+            part = MetadataColumns([parse_metadata(entity["metadata"]) for entity in page])
+            for counter in counters.values():
+                counter.add(part)
+        return {name: counter.facet() for name, counter in counters.items()}
 
     def upsert(self, rows: Rows) -> None:
         """Insert or replace rows by id.
@@ -492,8 +582,10 @@ class _Translated:
 
 
 class _Snapshots:
-    """The newest snapshot of a store, shared with its views."""
+    """The newest snapshot of a store, and its facets, shared with its views."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.newest: Snapshot | None = None
+        self.described: dict[str, Facet | None] = {}
+        self.described_at = ""

@@ -1,0 +1,149 @@
+"""Facets: the columns of metadata and their values, for filters."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from lookalike.cancellation import check_cancelled
+from lookalike.errors import InputError
+from lookalike.filters.conditions import Columns, check_column, float_of, kind_of
+
+MAX_LISTED = 50
+"""Values of a column with more distinct ones are not listed."""
+
+MAX_COLUMNS = 1_000
+"""Columns that are described, the first by name; filters accept any."""
+
+_STEP = 4_096
+"""Values that are counted between checks whether the work was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facet:
+    """One column of metadata.
+
+    Args:
+        column: its name.
+        kind: ``boolean``, ``number``, ``text`` or ``mixed``.
+        rows: rows that have a value.
+        distinct: distinct values.
+        values: rows by value, most frequent first, if there are few distinct values.
+        low: the smallest number.
+        high: the largest number.
+    """
+
+    column: str
+    kind: str
+    rows: int
+    distinct: int
+    values: Mapping[str | float | bool, int] | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+_described: WeakKeyDictionary[Columns, dict[str, Facet | None]] = WeakKeyDictionary()
+_adding = threading.Lock()
+
+
+def facets(columns: Columns, names: Sequence[str] | None = None) -> list[Facet]:
+    """Describe columns of booleans, numbers or texts, or lists of these.
+
+    Each column is described once for all callers. If that is cancelled, the next call goes on.
+
+    Args:
+        columns: the metadata.
+        names: of the columns to describe; by default all, the first 1,000 by name.
+
+    Returns:
+        Descriptions in the order of ``names``; columns without such values are left out.
+
+    Raises:
+        InputError: no row has one of the columns.
+        CancelledError: the work was cancelled, or took too long.
+    """
+    with _adding:
+        described = _described.setdefault(columns, {})
+    chosen = checked_names(names, columns.names) if len(columns) else ()
+    for name in chosen:
+        if name not in described:
+            counter = FacetCounter(name)
+            counter.add(columns)
+            described[name] = counter.facet()
+    return [facet for name in chosen if (facet := described[name]) is not None]
+
+
+def checked_names(names: Sequence[str] | None, existing: Sequence[str]) -> Sequence[str]:
+    """Return the columns to describe, without repetition: ``names``, or the first that exist.
+
+    Raises:
+        InputError: one does not exist.
+    """
+    if names is None:
+        return existing[:MAX_COLUMNS]
+    if isinstance(names, str):
+        raise InputError(f"columns: a list of names is expected, not the text {names!r}")
+    for name in names:
+        check_column(name, existing, what="columns")
+    return tuple(dict.fromkeys(names))
+
+
+class FacetCounter:
+    """Counts the values of a column; rows may be added in parts."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._rows = 0
+        self._counts: Counter[tuple[str, Any]] = Counter()
+
+    def add(self, columns: Columns) -> None:
+        """Count the values of some rows."""
+        codes, values = columns.encoded(self._name)
+        rows = np.bincount(codes[codes >= 0], minlength=len(values)).tolist()
+        self._rows += sum(rows)
+        for place, (value, count) in enumerate(zip(values, rows, strict=True)):
+            is_list = isinstance(value, list | tuple)
+            if is_list or place % _STEP == 0:
+                check_cancelled()
+            for inner in value if is_list else (value,):
+                if (kind := kind_of(inner)) != "other":
+                    self._counts[kind, inner] += count
+
+    def facet(self) -> Facet | None:
+        """Return what was counted; None if there are no booleans, numbers or texts."""
+        counts = self._counts
+        if not counts:
+            return None
+        kinds = {kind for kind, _ in counts}
+        kind = kinds.pop() if len(kinds) == 1 else "mixed"
+        few = len(counts) <= MAX_LISTED and kind != "mixed"
+        numbers = [value for _, value in counts] if kind == "number" else []
+        return Facet(
+            self._name,
+            kind,
+            self._rows,
+            len(counts),
+            {_listed(value): count for (_, value), count in counts.most_common()} if few else None,
+            _in_range(min(numbers, default=None)),
+            _in_range(max(numbers, default=None)),
+        )
+
+
+def _listed(value: Any) -> Any:
+    """Return a value; an integer beyond all float64 as text, which filters take for it too."""
+    beyond = isinstance(value, int) and abs(value) > sys.float_info.max
+    return str(value) if beyond else value
+
+
+def _in_range(number: float | None) -> float | None:
+    """Return a number, or the nearest float64 to an integer that is beyond all of them."""
+    if number is None or abs(number) <= sys.float_info.max:
+        return number
+    return float_of(number)
