@@ -110,7 +110,19 @@ class _Rates:
         seconds = time.monotonic() - start
         return (p.done - first) / seconds if seconds > 0.2 else 0.0
 
+    def remaining(self, p: Progress) -> str:
+        """Return the remaining time, such as "2 min 5 s left"; nothing if it is unknown or over."""
+        rate = self.per_second(p)
+        if not rate or p.total is None or p.done >= p.total:
+            return ""
+        minutes, seconds = divmod(round((p.total - p.done) / rate), 60)
+        hours, minutes = divmod(minutes, 60)
+        if hours:
+            return f"{hours} h {minutes} min left"
+        return f"{minutes} min {seconds} s left" if minutes else f"{seconds} s left"
+
     def text(self, p: Progress) -> str:
+        """Return the rate with its unit, such as "12.5 images/s"; nothing if there is none yet."""
         rate = self.per_second(p)
         if not rate or p.total == 1:
             return ""
@@ -130,21 +142,25 @@ class _Lines:
         if p.done != p.total and now - self._last_printed < _PLAIN_EVERY_S:
             return
         self._last_printed = now
-        done = f"{p.done:,}" if p.total is None else f"{p.done:,} of {p.total:,}"
-        rate = self._rates.per_second(p)
-        left = (
-            f"{(p.total - p.done) / rate:.0f} s left"
-            if rate and p.total and p.done < p.total
-            else ""
-        )
-        parts = [f"{p.task}: {done} {p.unit}", self._rates.text(p), left, p.note]
-        line = "  ".join(part for part in parts if part)
-        sys.stderr.write(printable(line) + "\n")
+        sys.stderr.write(_line(p, self._rates) + "\n")
         sys.stderr.flush()
 
 
+def _line(p: Progress, rates: _Rates) -> str:
+    """Return a task's progress as a line of text."""
+    parts = [f"{p.task}: {_count(p)}", rates.text(p), rates.remaining(p), p.note]
+    return printable("  ".join(part for part in parts if part))
+
+
+def _count(p: Progress) -> str:
+    return f"{p.done:,} {p.unit}" if p.total is None else f"{p.done:,} of {p.total:,} {p.unit}"
+
+
 class _Table:
-    """Progress in a notebook: a row for each task, updated in its place."""
+    """Progress in a notebook: a row for each task, updated in its place.
+
+    Frontends that show no HTML get lines of text.
+    """
 
     def __init__(self, display: Any) -> None:
         self._display = display
@@ -160,15 +176,19 @@ class _Table:
         if p.done != p.total and now - self._last_shown < _NOTEBOOK_EVERY_S:
             return
         self._last_shown = now
-        rows = "".join(map(self._row, self._tasks.values()))
-        shown = self._display.HTML(f"<table>{rows}</table>")
+        tasks = self._tasks.values()
+        shown = {
+            "text/html": f"<table>{''.join(map(self._row, tasks))}</table>",
+            "text/plain": "\n".join(_line(task, self._rates) for task in tasks),
+        }
         if self._handle is None:
-            self._handle = self._display.display(shown, display_id=True)
+            self._handle = self._display.display(shown, raw=True, display_id=True)
         else:
-            self._handle.update(shown)
+            self._handle.update(shown, raw=True)
 
     def _row(self, p: Progress) -> str:
-        of = "" if p.total is None else f" of {p.total:,}"
+        rates = self._rates
         bar = "" if p.total is None else f'<progress value="{p.done}" max="{p.total}"></progress>'
-        cells = [html.escape(p.task), bar, f"{p.done:,}{of} {p.unit}", self._rates.text(p), p.note]
+        texts = [_count(p), rates.text(p), rates.remaining(p), p.note]
+        cells = [html.escape(printable(p.task)), bar, *map(html.escape, map(printable, texts))]
         return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
