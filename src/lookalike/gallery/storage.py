@@ -18,7 +18,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lookalike.artifacts import (
     manifest_bytes,
@@ -51,10 +51,12 @@ from lookalike.gallery.servers import check_server, remember_server
 from lookalike.gallery.state import GalleryState
 from lookalike.sources.options import NO_LIMIT, PAGES, SourceOptions
 from lookalike.stores.base import VectorStore, replaced_error
-from lookalike.stores.lance.store import LanceStore
 from lookalike.stores.milvus.address import Address, is_address
-from lookalike.stores.milvus.store import MilvusStore
 from lookalike.types import Metric
+
+if TYPE_CHECKING:
+    from lookalike.stores.lance.store import LanceStore
+    from lookalike.stores.milvus.store import MilvusStore
 
 MANIFEST = "gallery.json"
 ENCODER = "encoder"
@@ -154,7 +156,7 @@ class FolderStorage:
 
     def __init__(self, path: Path) -> None:
         self._anchored = AnchoredPath(path)
-        self._table = LanceStore.open(path / STORE)
+        self._table = _lance().open(path / STORE)
         self.store: VectorStore = self._table
 
     @property
@@ -248,7 +250,7 @@ def open_storage(path: str | Path) -> GalleryStorage:
         UnreachableError: the Milvus server does not answer.
     """
     if isinstance(path, str) and is_address(path):
-        store = MilvusStore.open(Address.parse(path))
+        store = _milvus().open(Address.parse(path))
         remember_server(store.address)
         return MilvusStorage(_cached_folder(store), store, _fingerprint(store))
     folder = Path(path)
@@ -262,7 +264,7 @@ def open_storage(path: str | Path) -> GalleryStorage:
         except InputError as error:
             raise ArtifactError(f"{folder / MANIFEST}: {error}; {_AGAIN}") from error
         check_server(address, str(folder))
-        return MilvusStorage(folder, MilvusStore.open(address), fields.text("fingerprint"))
+        return MilvusStorage(folder, _milvus().open(address), fields.text("fingerprint"))
     _check_path(folder)
     return FolderStorage(folder)
 
@@ -371,7 +373,7 @@ def gallery_exists(path: str | Path) -> bool:
         UnreachableError: the server does not answer.
     """
     if isinstance(path, str) and is_address(path):
-        store = MilvusStore.find(Address.parse(path))
+        store = _milvus().find(Address.parse(path))
         return store is not None and MANIFEST in store.sidecar.files()
     return Path(path).exists()
 
@@ -408,7 +410,7 @@ def create_storage(
         (partial / ENCODER).mkdir()
         write_encoder(encoder, partial / ENCODER)
         if address is None:
-            store = LanceStore.create(partial / STORE, encoder.dim)
+            store = _lance().create(partial / STORE, encoder.dim)
             write_manifest(partial / MANIFEST, {IDENTITY: store.identity, **fields})
         else:
             _create_collection(address, fields, encoder)
@@ -420,7 +422,7 @@ def _create_collection(
     address: Address, fields: Mapping[str, Any], encoder: Encoder
 ) -> MilvusStore:
     """Create a collection, its encoder and, last, its manifest."""
-    unfinished = MilvusStore.find(address)
+    unfinished = _milvus().find(address)
     if unfinished is not None:
         if MANIFEST in unfinished.sidecar.files() or unfinished.count():
             raise ArtifactError(
@@ -429,12 +431,25 @@ def _create_collection(
             )
         unfinished.drop()
     metric = Metric(fields["metric"])
-    store = MilvusStore.create(address, encoder.dim, metric, dict(fields["encoder"]))
+    store = _milvus().create(address, encoder.dim, metric, dict(fields["encoder"]))
     remember_server(address)
     for name, data in encoder_files(encoder).items():
         store.sidecar.write(f"{ENCODER}/{name}", data)
     store.sidecar.write(MANIFEST, manifest_bytes(fields))
     return store
+
+
+def _lance() -> type[LanceStore]:
+    """Return the store of folders, loaded when one is opened: it takes longer than all else."""
+    from lookalike.stores.lance.store import LanceStore
+
+    return LanceStore
+
+
+def _milvus() -> type[MilvusStore]:
+    from lookalike.stores.milvus.store import MilvusStore
+
+    return MilvusStore
 
 
 def _fingerprint(store: MilvusStore) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.datasets import open_dataset
 from lookalike.errors import SourceError
 from lookalike.files import escape_name
 from lookalike.images import idx
@@ -87,6 +86,8 @@ def load_dataset(text: str, on_progress: ProgressCallback) -> ArraySource:
         UnknownNameError: no such data set or split.
         FetchError: the data set could not be fetched.
     """
+    from lookalike.datasets import open_dataset  # loads what downloads them
+
     match = re.fullmatch(r"dataset:([^/#\[\]]+)/([^/#\[\]]+)(?:\[(\d*):(\d*)\])?", text)
     if match is None:
         raise SourceError(
