@@ -40,7 +40,7 @@ class NewImages:
     """
 
     images: InputImages
-    ids: Iterable[object] | None
+    ids: Sequence[str] | None
     metadata: Sequence[Mapping[str, Any]]
 
     @classmethod

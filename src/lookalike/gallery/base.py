@@ -135,9 +135,9 @@ class BaseGallery(Searchable):
         """Return a few ids among which the one that was meant may be."""
 
     @overload
-    def get(self, id: str) -> GalleryItem | None: ...
+    def get(self, id: str) -> GalleryItem | None: ...  # type: ignore[overload-overlap]
     @overload
-    def get(self, id: str, default: D) -> GalleryItem | D: ...
+    def get(self, id: str, default: D) -> GalleryItem | D: ...  # type: ignore[overload-overlap]
     @overload
     def get(self, id: Iterable[str]) -> list[GalleryItem | None]: ...
     @overload

@@ -5,44 +5,43 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lookalike.cancellation import check_cancelled
 from lookalike.encoders.base import Encoder
+from lookalike.encoders.external import ExternalEncoder
 from lookalike.errors import (
     CancelledError,
     InputError,
     LookalikeError,
 )
-from lookalike.filters import Where
 from lookalike.gallery import uploads
 from lookalike.gallery.adding import add_images
 from lookalike.gallery.base import BaseGallery
+from lookalike.gallery.encoder_choice import choose_encoder
 from lookalike.gallery.ids import as_id, as_ids, missing_row_error, similar_ids
 from lookalike.gallery.indexing import IndexedGallery
 from lookalike.gallery.items import GalleryItem
 from lookalike.gallery.lookup import find_rows
-from lookalike.gallery.opening import OpenedGallery
+from lookalike.gallery.searching import run_request
 from lookalike.gallery.storage import (
     create_storage,
 )
-from lookalike.images.foreground import Box
-from lookalike.images.local_features import reduce_image
+from lookalike.gallery.vectors import ExternalRows, TemporaryFolder
 from lookalike.progress import ProgressOption, reporting
-from lookalike.search.hits import Hits, display_size
-from lookalike.search.query import Query, QueryRegion
-from lookalike.search.search import SearchOptions
+from lookalike.search.hits import Hits
+from lookalike.search.request import SearchRequest
 from lookalike.sources import (
     Item,
     ItemSource,
     SourceOptions,
     open_items,
 )
+from lookalike.sources.inputs import ManyImages, OneImage
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS
 from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import (
@@ -55,6 +54,9 @@ from lookalike.types import (
     Metadata,
     Metric,
 )
+
+_TEMPORARY = "vectors"
+"""Name of the folder of a temporary gallery."""
 
 GalleryRow = Record | Hit | GalleryItem
 """A row of a gallery, however it was found."""
@@ -80,7 +82,8 @@ class Gallery(IndexedGallery, BaseGallery):
         cls,
         path: str | Path,
         *,
-        encoder: Encoder,
+        encoder: str | Path | Encoder | None = None,
+        images: OneImage | ManyImages | None = None,
         metric: Metric | str = Metric.COSINE,
         store: str | None = None,
     ) -> Self:
@@ -88,120 +91,111 @@ class Gallery(IndexedGallery, BaseGallery):
 
         Args:
             path: its folder, or the address of a Milvus collection, ``milvus://HOST:PORT/NAME``.
-            encoder: encodes its rows.
+            encoder: encodes its rows: a name, as for :func:`lookalike.open_encoder`, such as
+                ``efficientnet-lite0``; an encoder; or the folder of a saved one. By default, one is
+                chosen by ``images``. A function or network of your own:
+                :func:`lookalike.encoders.from_callable`.
+            images: images of the collection: a folder, a source, or a list of images. They are not
+                added; encoders that are fitted to a collection, such as ``hog``, and the default
+                one need them.
             metric: default metric of searches.
             store: address of a Milvus collection for the rows; the folder holds the address.
 
         Raises:
+            InputError: no encoder and no images, a function without ``from_callable``, or an
+                encoder that needs images.
+            UnknownNameError: no such encoder; the message suggests the nearest name.
+            SourceError: no image can be decoded.
             ArtifactError: the folder exists and is not empty, or the collection exists.
             UnreachableError: the server does not answer.
             StorageError: it could not be written.
         """
+        return cls._create(path, choose_encoder(encoder, images), metric, store)
+
+    @classmethod
+    def _create(
+        cls, path: str | Path, encoder: Encoder, metric: Metric | str, store: str | None = None
+    ) -> Self:
         facts = {"name": encoder.name, "fingerprint": encoder.fingerprint}
         fields = {"encoder": facts, "dim": encoder.dim, "metric": Metric(metric).value}
         address = None if store is None else Address.parse(store)
         create_storage(path, {**fields, "sources": {}, "rows": 0}, encoder, address)
-        return cls.open(path)
+        return cls(path, encoder)
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls, path: str | Path, *, encoder: Encoder | None = None) -> Self:
         """Open a gallery by its folder, or by the address of its Milvus collection.
+
+        Args:
+            path: its folder or address.
+            encoder: the encoder of its rows. By default, that in its folder; an external one
+                (:func:`lookalike.encoders.from_callable`) has no function there, so that it must be
+                passed to encode images.
 
         Raises:
             ArtifactError: not a gallery, or broken.
             FormatVersionError: a newer lookalike wrote it.
+            FingerprintError: its rows are of another encoder.
             UnreachableError: the Milvus server does not answer.
         """
-        return cls(path)
+        if encoder is not None and not isinstance(encoder, Encoder):
+            raise InputError(
+                f"{{encoder}} must be an Encoder, such as of lookalike.open_encoder or "
+                f"lookalike.encoders.from_callable, not {type(encoder).__name__}",
+                encoder=None,
+            )
+        return cls(path, encoder)
 
-    def search(  # noqa: PLR0913 - keyword options of the public call
-        self,
-        query: Query | None = None,
+    @classmethod
+    def from_embeddings(  # noqa: PLR0913 - keyword options of the public call
+        cls,
+        embeddings: ArrayLike,
         *,
-        id: str | None = None,  # noqa: A002 - the field's name everywhere else
-        text: str | None = None,
-        k: int = 7,
-        metric: Metric | str | None = None,
-        where: Where | None = None,
-        max_distance: float | None = None,
-        exact: bool = False,
-        box: Sequence[int] | None = None,
-        foreground: bool = False,
-        multi_crop: bool = False,
-        rerank: str | Sequence[str] | None = None,
-        keywords: str | None = None,
-    ) -> Hits:
-        """Return the ``k`` most similar rows to one query, nearest first.
+        ids: Iterable[str | int] | None = None,
+        uris: Iterable[str | Path | None] | None = None,
+        metadata: object = None,
+        path: str | Path | None = None,
+        metric: Metric | str = Metric.COSINE,
+        name: str = "external",
+    ) -> Self:
+        """Make a gallery of embeddings that were made elsewhere; search it by vector and id.
+
+        It has no encoder, so it cannot be searched with images, nor can images be added. Whatever
+        needs embeddings and metadata only works: neighbors, maps, duplicates, labels, evaluation,
+        export.
 
         Args:
-            query: a path (``str`` or Path), a file's bytes, a PIL image, an array ``(H, W)`` or
-                ``(H, W, 3)`` uint8, or an item of a source.
-            id: use this row as the query; it is not among the hits.
-            text: a text query, for encoders of images and text.
-            k: results, at least 1.
-            metric: ``l2`` or ``cosine``; the gallery's own by default.
-            where: filter by metadata, e.g. ``"year >= 2020"`` or ``{"year": {"gte": 2020}}`` (see
-                :mod:`lookalike.filters`).
-            max_distance: maximum distance, in the metric's units.
-            exact: exact search; skip the approximate index of a large gallery.
-            box: crop the query to x, y, width and height in pixels.
-            foreground: crop the query to its main object, if one is detected.
-            multi_crop: also search with 13 crops of the query; each row counts with its nearest.
-            rerank: names in :data:`lookalike.search.RERANKINGS`, or one string of them joined by
-                ``+``, applied one after another to the first 200 hits. They change the order;
-                distances stay those from the query to the rows.
-            keywords: full-text search in metadata (:mod:`lookalike.search.keywords`), fused by
-                rank with the image ranking, or alone if there is no other query.
+            embeddings: ``(n, dim)`` numbers, finite, stored as float32.
+            ids: a distinct text for each, kept as it is; integers become texts. By default ``"0"``,
+                ``"1"``, ...
+            uris: path or URL of the image of each, which is shown where it can be read; None or
+                empty where there is none. Paths become absolute.
+            metadata: a mapping of JSON values for each, or a pandas or arrow table with a row each.
+            path: the new folder. By default, a temporary one that is deleted with the gallery; its
+                snapshots and items keep it.
+            metric: default metric of searches.
+            name: what the encoder is called; galleries of other names are kept apart.
 
         Raises:
-            ImageError: the query cannot be decoded, or the encoder refuses it.
-            MissingRowError: there is no row with this id.
-            InputError: there is no query or more than one, the encoder does not support text, the
-                filter cannot be parsed or does not fit the metadata, or the box is not inside the
-                image.
-            SettingError: ``k``, ``metric`` or ``max_distance`` is out of range.
-            UnknownNameError: no such re-ranking.
+            InputError: wrong shape or type, an embedding with NaN or Inf, another number of ids,
+                uris or metadata, a repeated id, or metadata that cannot be stored.
+            ArtifactError: the folder exists and is not empty.
+            StorageError: it could not be written.
         """
-        region = QueryRegion(
-            None if box is None else Box.from_sequence(box), foreground, multi_crop
-        )
-        options = SearchOptions(
-            k=k,
-            metric=self.metric if metric is None else Metric(metric),
-            where=where,
-            max_distance=max_distance,
-            exact=exact,
-            rerank=rerank,
-            keywords=keywords,
-        )
-        if sum(each is not None for each in (query, id, text)) > 1:
-            raise InputError("a search has one query: an image, the id of a row, or a text")
-        if query is None and id is None and text is None and keywords is None:
-            raise InputError("no query: pass an image, the id of a row, a text or keywords")
+        rows = ExternalRows.of(embeddings, ids, uris, metadata)
+        encoder = ExternalEncoder(name, rows.embeddings.shape[1])
+        temporary = None
+        if path is None:
+            temporary = TemporaryFolder()
+            path = temporary.path / f"{_TEMPORARY}.gallery"
+        gallery = cls._create(path, encoder, metric)
+        gallery._temporary = temporary
+        gallery.upsert(rows.batches(), fingerprint=encoder.fingerprint)
+        return gallery
 
-        def run(opened: OpenedGallery) -> Hits:
-            if text is not None:
-                vectors = region.encode_text(text, opened.encoder)
-            elif id is not None:
-                opened = opened.snapshot()  # the query is a row of what is searched
-                needs = options.needs_image
-                vectors = region.encode_row(id, opened, self.open_rows, needs)
-            elif query is not None:
-                vectors = region.encode_image(query, opened.encoder)
-            else:
-                vectors = region.without_image(str(keywords), opened.store.dim)
-            # The snapshot is of the gallery of this encoder, or an error.
-            read = partial(self.read_images, reduce=reduce_image)
-            hits = options.run(opened.snapshot().store, vectors, read)
-            return Hits(
-                vectors.name,
-                options.metric,
-                hits,
-                vectors.uri,
-                partial(self.read_images, reduce=display_size),
-            )
-
-        return self._read(run)
+    def _search(self, request: SearchRequest) -> list[Hits]:
+        request = request.for_metric(self.metric)
+        return self._read(lambda opened: run_request(self, opened, request))
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the ids of all rows as they are now, sorted."""

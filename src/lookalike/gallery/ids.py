@@ -36,7 +36,7 @@ def upload_id(key: object) -> str:
     return f"{_PREFIX}{key}"
 
 
-def upload_ids(ids: Iterable[object] | None, hashes: Sequence[str]) -> list[str]:
+def upload_ids(ids: object, hashes: Sequence[str]) -> list[str]:
     """Return the ids of images that are added.
 
     Args:

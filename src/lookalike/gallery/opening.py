@@ -24,6 +24,7 @@ from lookalike.gallery.storage import (
     open_storage,
     read_gallery_manifest,
 )
+from lookalike.gallery.vectors import TemporaryFolder
 from lookalike.stores.base import (
     RowReader,
     VectorStore,
@@ -40,12 +41,13 @@ T = TypeVar("T")
 class OpenedGallery:
     """What belongs together in an open gallery: its storage, manifest, rows and encoder."""
 
-    def __init__(self, location: str | Path) -> None:
+    def __init__(self, location: str | Path, encoder: Encoder | None = None) -> None:
         self.storage = open_storage(location)
         self.stamp = self.storage.stamp()
         self.fields = read_gallery_manifest(self.storage)
         self.store: RowReader = self.storage.store
-        self._encoders: list[Encoder] = []  # at most one, shared with snapshots
+        own = encoder is not None and encoder.fingerprint == self.fingerprint
+        self._encoders = [encoder] if encoder is not None and own else []  # shared with snapshots
         self._loading = threading.Lock()
 
     @property
@@ -55,7 +57,7 @@ class OpenedGallery:
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder of the rows, loaded once."""
+        """The encoder of the rows: the one that was passed, or that of the folder, loaded once."""
         with self._loading:
             if not self._encoders:
                 encoder = load_encoder(self.storage.path / ENCODER)
@@ -112,20 +114,25 @@ class StoredGallery:
     ArtifactError says so, and the next use tries again.
     """
 
-    def __init__(self, location: str | Path) -> None:
+    def __init__(self, location: str | Path, encoder: Encoder | None = None) -> None:
         is_folder = not (isinstance(location, str) and is_address(location))
         self._place = AnchoredPath(location) if is_folder else None
         self._address = location
+        self._passed_encoder = encoder
         self._is_snapshot = False
+        self._temporary: TemporaryFolder | None = None  # kept as long as this object or a view
         self._checking = threading.RLock()
         self._writer: OpenedGallery | None = None
         self._writing_thread = 0
         self._is_swept = False
         self._open()
+        if encoder is not None:
+            self._opened.check_fingerprint(encoder)
 
     def _open(self) -> None:
         """Open the gallery that is in its place."""
-        opened = OpenedGallery(self._address if self._place is None else self._place.path)
+        location = self._address if self._place is None else self._place.path
+        opened = OpenedGallery(location, self._passed_encoder)
         self._apply(opened)
         self._opened = opened
 
@@ -243,13 +250,23 @@ class StoredGallery:
     def __reduce__(self) -> tuple[Callable[[str], Self], tuple[str]]:
         """Pickle the gallery as its location: it is opened again there, as it is then.
 
+        An encoder that was passed to :meth:`lookalike.Gallery.open` is not pickled: the gallery has
+        that of its folder again, which for an external one has no function. Pass it again there.
+
         Raises:
-            InputError: this is a snapshot, which no other process can read.
+            InputError: this is a snapshot, which no other process can read, or a temporary gallery,
+                which is deleted with this object.
         """
         if self._is_snapshot:
             raise InputError(f"{self.path}: a snapshot cannot be pickled; pickle the gallery")
+        if self._temporary is not None:
+            raise InputError(
+                "a temporary gallery cannot be pickled, since it is deleted with its object; make "
+                "it with {path}",
+                path=None,
+            )
         location = self._address if self._place is None else self._place.path.absolute()
-        return type(self).open, (str(location),)
+        return type(self), (str(location),)
 
     def check_identity(self, identity: str) -> None:
         """Check that the gallery that is in its place has an identity.

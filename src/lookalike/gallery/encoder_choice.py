@@ -1,0 +1,55 @@
+"""The encoder of a new gallery."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lookalike.encoders.base import Encoder
+from lookalike.encoders.registry import default_encoder, open_encoder, sample_of
+from lookalike.errors import InputError
+from lookalike.sources import Source
+from lookalike.sources.inputs import as_images
+
+_SAMPLED = 50
+"""Images that the default encoder is chosen by."""
+
+
+def choose_encoder(encoder: object, images: object) -> Encoder:
+    """Return the encoder of a new gallery.
+
+    Args:
+        encoder: an encoder, its name or its folder; None for the default one for ``images``.
+        images: images of the collection; needed by encoders that are fitted, and by the default.
+
+    Raises:
+        InputError: it is none of these, or ``images`` are needed or are no images.
+        UnknownNameError: no such encoder.
+        SourceError: no image can be decoded.
+        ArtifactError: the folder is no saved encoder.
+    """
+    if images is not None and not isinstance(images, str | os.PathLike | Source):
+        images = as_images(images)  # read twice
+    if encoder is None:
+        if images is None:
+            raise InputError(
+                "a new gallery needs an encoder: pass {encoder}, such as 'efficientnet-lite0', or "
+                "{images}, such as a folder of them, by which one is chosen",
+                encoder=None,
+                images=None,
+            )
+        encoder, _ = default_for(images)
+    if not isinstance(encoder, str | os.PathLike | Encoder):
+        raise InputError(
+            f"{{encoder}} is a {type(encoder).__name__}; pass a name, a folder or an Encoder; of a "
+            "function or network: lookalike.encoders.from_callable(fn, dim=512, name='mine')",
+            encoder=None,
+        )
+    if isinstance(encoder, os.PathLike):
+        encoder = Path(encoder)
+    return open_encoder(encoder, images)
+
+
+def default_for(images: object) -> tuple[str, str]:
+    """Return the name of the default encoder for images, and the reason."""
+    return default_encoder(sample_of(images, _SAMPLED))

@@ -1,0 +1,135 @@
+"""Searches of a gallery on this machine: queries are decoded in threads and encoded in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lookalike.cancellation import check_cancelled
+from lookalike.errors import MissingRowError
+from lookalike.gallery.ids import missing_row_error, similar_ids
+from lookalike.gallery.lookup import find_rows
+from lookalike.gallery.opening import OpenedGallery
+from lookalike.images.local_features import reduce_image
+from lookalike.search.hits import Hits, display_size
+from lookalike.search.query import encode_queries, run_now, with_stored_rows
+from lookalike.search.region import QueryRegion
+from lookalike.search.request import Example, SearchRequest
+from lookalike.search.search import search_rows
+from lookalike.sources.inputs import as_images
+from lookalike.sources.sampling import thread_map
+from lookalike.stores.base import RowReader, Rows
+from lookalike.types import Embeddings, ImageArray
+
+if TYPE_CHECKING:
+    from lookalike.gallery.gallery import Gallery
+
+_BATCH = 32
+"""Images that are decoded and encoded at a time."""
+
+
+def run_request(gallery: Gallery, opened: OpenedGallery, request: SearchRequest) -> list[Hits]:
+    """Return the hits of each query of a request, all from one snapshot of the rows.
+
+    Args:
+        gallery: opens the images of rows.
+        opened: its parts as they are now.
+        request: with the metric.
+
+    Raises:
+        LookalikeError: see :meth:`lookalike.search.Searchable.search`.
+    """
+    queries = request.queries
+    if any(query.has_rows for query in queries):
+        opened = opened.snapshot()  # the queries are rows of what is searched
+        queries = tuple(with_stored_rows(query, opened.store) for query in queries)
+    read = partial(gallery.read_images, reduce=reduce_image)
+    if request.is_plain:
+        vectors = run_now(encode_queries(queries, request, _Steps(gallery, opened)))
+        # The snapshot is of the gallery of this encoder, or an error.
+        found = search_rows(request, opened.snapshot().store, vectors, read)
+    else:
+        vectors, found = [], []
+        for query in queries:
+            check_cancelled()
+            encoded = run_now(encode_queries((query,), request, _Steps(gallery, opened)))
+            opened = opened.snapshot()  # that of the first query, for all of them
+            found += search_rows(request, opened.store, encoded, read)
+            vectors += [replace(each, image=None) for each in encoded]  # which may be large
+    assert request.metric is not None
+    reader = partial(gallery.read_images, reduce=display_size)
+    return [
+        Hits(each.name, request.metric, hits, each.uri, reader)
+        for each, hits in zip(vectors, found, strict=True)
+    ]
+
+
+def query_rows(store: RowReader, ids: Sequence[str]) -> Rows:
+    """Return the rows that are queries; those of added images also without ``api:``.
+
+    Raises:
+        MissingRowError: there is no row with one of the ids; the nearest id is suggested.
+    """
+    try:
+        return store.get(ids)
+    except MissingRowError:
+        found = find_rows(store, ids)
+        for row_id in ids:
+            if row_id not in found:
+                raise missing_row_error(row_id, similar_ids(row_id, store.ids())) from None
+        return store.get([found[row_id][0].id for row_id in ids])
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """The steps from examples to embeddings, none of which waits for others."""
+
+    gallery: Gallery
+    opened: OpenedGallery
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.opened.store.dim
+
+    @property
+    def batch_size(self) -> int:
+        """Images to decode and encode at a time."""
+        return _BATCH
+
+    async def rows(self, ids: Sequence[str]) -> Rows:
+        """Return rows by id."""
+        return query_rows(self.opened.store, ids)
+
+    async def crops(
+        self, examples: Sequence[Example], rows: Sequence[Rows | None], region: QueryRegion
+    ) -> list[list[ImageArray]]:
+        """Decode images in threads, and crop them there."""
+        full_size = region.box is not None
+
+        def read(pair: tuple[Example, Rows | None]) -> list[ImageArray]:
+            check_cancelled()
+            example, row = pair
+            if row is not None:
+                image = self.gallery.open_rows(row.records())[0].image(full_size=full_size)
+            elif example.image is not None:
+                image = example.image.image(full_size=full_size)
+            else:
+                fetched = as_images(example.url, argument="url", allow_urls=True)[0]
+                image = fetched.image(full_size=full_size)
+            return region.crops(image)
+
+        pairs = list(zip(examples, rows, strict=True))
+        if len(pairs) == 1:
+            return [read(pairs[0])]
+        return list(thread_map(read, pairs, batch_size=1))
+
+    async def encode_images(self, images: Sequence[ImageArray]) -> Embeddings:
+        """Encode images as one batch."""
+        return self.opened.encoder.encode_batch(images)
+
+    async def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        """Encode texts as one batch."""
+        return self.opened.encoder.encode_text(texts)
