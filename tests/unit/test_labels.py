@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +21,6 @@ from lookalike.labels import (
     Propagation,
     find_label_issues,
     propagate,
-    read_labels,
-    split_labels,
     suggest,
 )
 
@@ -236,41 +233,6 @@ def test_three_images_are_enough() -> None:
     assert result.predictions[1] == ("x",)
     labels = LabelSet("labels.csv", {"a": ("x",), "b": ("y",), "c": ("y",)})
     assert find_label_issues(graph, labels).labeled == 3
-
-
-def test_cells_are_split_into_labels() -> None:
-    assert split_labels(" b; a ;b;; unknown") == ("a", "b")
-    assert split_labels("unknown") == split_labels("") == ()
-
-
-def test_label_files_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "labels.csv"
-    path.write_text("\ufeffid,label,other\na,Öl; 猫,1\nb,,2\nc,unknown,3\n", encoding="utf-8")
-    assert read_labels(path, "abc").by_id == {"a": ("Öl", "猫")}
-
-
-def test_propagated_labels_are_not_read_as_labels(tmp_path: Path) -> None:
-    path = tmp_path / "labels.csv"
-    path.write_text("id,label,status\na,x,labeled\nb,x,propagated\nc,unknown,unknown\n")
-    assert read_labels(path, "abc").by_id == {"a": ("x",)}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("id,label\nabx,1\n", "line 2: the gallery has no image with the id 'abx'; did you mean"),
-        ("id,label\nabc,1\nabc,2\n", "line 3: abc has the label '2' here and '1' above"),
-        ("name,label\nabc,1\n", "line 1: the columns are label, name; expected id and label"),
-        ("", "line 1: the columns are missing"),
-        ("id,label,status\nabc,1,spread\n", "line 2: unknown status 'spread'"),
-    ],
-)
-def test_invalid_label_files_are_rejected(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "labels.csv"
-    path.write_text(text)
-    with pytest.raises(InputError, match="csv") as raised:
-        read_labels(path, ["abc", "abd"])
-    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(

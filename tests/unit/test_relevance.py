@@ -14,8 +14,10 @@ from lookalike.evaluation.relevance import (
     GroundTruthCoverage,
     GroundTruthRelevance,
     build_relevance,
+    mark_correct,
 )
 from lookalike.sources import Item, ItemSource
+from lookalike.types import Hit
 
 
 def item(row_id: str, uri: str = "", **metadata: object) -> Item:
@@ -57,6 +59,37 @@ def test_relevance_is_by_label_by_default() -> None:
     unlabeled = relevance.relevant(item("q:1"))
     assert unlabeled is not None
     assert (unlabeled.skip_reason, unlabeled.irrelevant) == ("has no label", False)
+
+
+def test_rows_that_share_one_of_several_labels_are_relevant() -> None:
+    labels = ["a; b", "b", ["c", "a"], "unknown", "", "c"]
+    rows = source(*(item(f"s:{i}", label=each) for i, each in enumerate(labels)))
+    relevance = build_relevance(rows, rows)
+    relevant = relevance.relevant(rows[0])
+    assert relevant is not None
+    assert relevant.ids == {"s:0", "s:1", "s:2"}
+    assert (relevant.count, relevant.name) == (2, "a;b")
+    assert relevance.labels == {"s:0": "a;b", "s:1": "b", "s:2": "a;c", "s:5": "c"}
+    hits = [Hit(1, row.id, row.uri, 0.5, row.metadata) for row in rows]
+    assert mark_correct(hits, "a;b") == (True, True, True, None, None, False)
+    assert mark_correct(hits, "unknown") == (None,) * 6
+
+
+def test_labels_of_a_file_replace_those_of_the_metadata(tmp_path: Path) -> None:
+    rows = source(*(item(f"s:{i}", label="x") for i in range(4)))
+    queries = source(item("q:1"), item("q:2"), spec="queries")
+    path = tmp_path / "labels.csv"
+    path.write_text("id,label\ns:0,a\ns:1,a\ns:2,b\nq:1,a\nq:2,unknown\n")
+    relevance = build_relevance(rows, queries, labels=path)
+    first, second = relevance.relevant(queries[0]), relevance.relevant(queries[1])
+    assert first is not None
+    assert second is not None
+    assert first.ids == {"s:0", "s:1"}
+    assert second.skip_reason == "has no label"
+    with pytest.raises(SettingError, match=r"labels cannot be combined with match=x"):
+        build_relevance(rows, queries, labels=path, match="x")
+    with pytest.raises(InputError, match="labels: no row has a label"):
+        build_relevance(rows, queries, labels={"q:1": "a"})
 
 
 def test_rows_are_left_out_of_a_relevant_set() -> None:
@@ -246,9 +279,9 @@ def test_lines_of_one_query_are_merged(
         ("v000101\nv000102\n", "val.csv: only one column"),
         ("v000101,1\n,2\n", "val.csv, line 2: no query"),
         ("x1,1\nx2,2\n", "lists none of the 4 queries of val; its first is 'x1', the source's is"),
-        ('v000101,"1\nv000102,2\n', "broken CSV"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "val.csv: not UTF-8 text; expected CSV"),
-        (b"PK\3\4\0\0\0", "val.csv: not a text file; expected CSV"),
+        ('v000101,"1\nv000102,2\n', "val.csv, line 1: has a quoted text that is not closed"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "val.csv, line 1: is not UTF-8 text"),
+        (b"PK\3\4\0\0\0", "val.csv, line 1: is not text; expected CSV"),
     ],
 )
 def test_damaged_ground_truth_files_are_refused(

@@ -196,7 +196,7 @@ def issues_command(
 
 def _labels_from_column(gallery: galleries.Gallery, column: str) -> LabelSet:
     from lookalike.errors import InputError
-    from lookalike.labels.label_set import labels_from_column
+    from lookalike.sources.labels import labels_of_items
 
     records = list(gallery.store.records())
     if not any(column in record.metadata for record in records):
@@ -205,16 +205,14 @@ def _labels_from_column(gallery: galleries.Gallery, column: str) -> LabelSet:
             column=None,
             labels=None,
         )
-    values = [record.metadata.get(column) for record in records]
-    name = f"{gallery.path}, column {column}"
-    return labels_from_column(name, [record.id for record in records], values)
+    return labels_of_items(f"{gallery.path}, column {column}", records, column=column)
 
 
 def _write_label_sheet(
     gallery: galleries.Gallery, ids: list[str], labels: LabelSet | None, path: Path
 ) -> None:
     """Write the images to label, and below them those labeled so far."""
-    from lookalike.labels.label_set import SEPARATOR
+    from lookalike.sources.labels import SEPARATOR
 
     labeled = {} if labels is None else labels.by_id
     every = [*ids, *labeled]

@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lookalike.errors import InputError, SettingError
-from lookalike.evaluation.ground_truth import is_header, read_ground_truth, resolve_names
+from lookalike.evaluation.ground_truth import is_header, read_ground_truth, resolve_items
 from lookalike.formatting import format_count
 from lookalike.sources import Item, Source
+from lookalike.sources.labels import (
+    LABEL,
+    SEPARATOR,
+    LabelSet,
+    LabelSource,
+    labels_of_items,
+    read_labels,
+    split_labels,
+)
 from lookalike.types import Hit
-
-LABEL = "label"
 
 _MAX_NAMES = 3
 _MAX_COLUMNS = 12
@@ -137,6 +144,7 @@ def build_relevance(
     rows: Source,
     queries: Source,
     *,
+    labels: LabelSource | None = None,
     match: str | None = None,
     ground_truth: str | Path | None = None,
 ) -> Relevance:
@@ -145,22 +153,92 @@ def build_relevance(
     Args:
         rows: the gallery's rows.
         queries: the query images.
+        labels: of rows and queries (see :func:`~lookalike.sources.labels.read_labels`), instead
+            of the metadata column ``label``.
         match: a metadata column: rows with the query's value are relevant.
         ground_truth: a CSV file of queries and relevant rows (see :func:`read_ground_truth`).
 
     Raises:
-        SettingError: both options were given.
-        InputError: no row has a label or a value in the column, or the file cannot be used.
+        SettingError: more than one option was given.
+        InputError: no row has a label or a value in the column, or a file cannot be used.
     """
-    if ground_truth is None:
-        return ColumnRelevance.of(rows, match)
-    if match is not None:
+    given = {"labels": labels, "match": match, "ground_truth": ground_truth}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        one, other = list(given)[:2]
         raise SettingError(
-            "{match} cannot be combined with {ground_truth}: each defines relevance; use one",
-            match=match,
-            ground_truth=ground_truth,
+            f"{{{one}}} cannot be combined with {{{other}}}: each defines relevance; use one",
+            **{one: given[one] if one != "labels" else None, other: given[other]},
         )
-    return GroundTruthRelevance.of(Path(ground_truth), rows, queries)
+    if ground_truth is not None:
+        return GroundTruthRelevance.of(Path(ground_truth), rows, queries)
+    if match is not None:
+        return ColumnRelevance.of(rows, match)
+    return LabelRelevance.of(rows, queries, labels)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRelevance:
+    """Rows that share a label with the query are relevant.
+
+    ``row_labels`` and ``query_labels`` are by id, the latter None if they are in the queries'
+    metadata; ``groups`` are the ids of the rows with each label.
+    """
+
+    criterion: RelevanceCriterion
+    row_labels: LabelSet
+    query_labels: LabelSet | None
+    groups: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, rows: Source, queries: Source, labels: LabelSource | None = None) -> LabelRelevance:
+        """Group rows by label: those of ``labels``, or of the metadata.
+
+        Raises:
+            InputError: the labels cannot be read, or no row has one.
+        """
+        query_labels = None
+        if labels is None:
+            row_labels = labels_of_items(rows.spec, rows)
+        else:
+            row_ids, query_ids = [item.id for item in rows], [item.id for item in queries]
+            both = read_labels(labels, list(dict.fromkeys((*row_ids, *query_ids))))
+            row_labels, query_labels = both.restrict(row_ids), both.restrict(query_ids)
+        if not len(row_labels) and labels is None:
+            raise InputError(
+                f"{rows.spec}: no labels among {format_count(len(rows), 'row')}; index images from "
+                "sub-folders named by label, or define relevance by {match} or {ground_truth}",
+                match=None,
+                ground_truth=None,
+            )
+        if not len(row_labels):
+            raise InputError(f"{row_labels.name}: no row has a label")
+        groups: dict[str, set[str]] = {}
+        for row_id, names in row_labels.by_id.items():
+            for name in names:
+                groups.setdefault(name, set()).add(row_id)
+        ids = {name: frozenset(ids) for name, ids in groups.items()}
+        return cls(RelevanceCriterion(LABEL), row_labels, query_labels, ids)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The label of each row by id; several are one text."""
+        return self.row_labels.texts
+
+    def relevant(self, query: Item) -> RelevantSet:
+        """Return the rows that share a label; if no other row does, the query is skipped."""
+        if self.query_labels is None:
+            names = split_labels(query.metadata.get(LABEL))
+        else:
+            names = self.query_labels.by_id.get(query.id, ())
+        if not names:
+            return RelevantSet.skip(f"has no {LABEL}")
+        ids = frozenset[str]().union(*(self.groups.get(name, frozenset()) for name in names))
+        text = SEPARATOR.join(names)
+        relevant = RelevantSet.of(query, ids, text)
+        if relevant.count:
+            return relevant
+        return RelevantSet.skip(f"no other row has its {LABEL}, {text!r}", irrelevant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,26 +252,18 @@ class ColumnRelevance:
     groups: Mapping[str, frozenset[str]]
 
     @classmethod
-    def of(cls, rows: Source, match: str | None) -> ColumnRelevance:
-        """Group rows by a column, or by label.
+    def of(cls, rows: Source, match: str) -> ColumnRelevance:
+        """Group rows by a column.
 
         Raises:
             InputError: no row has a value in it.
         """
-        column = LABEL if match is None else match
         groups: dict[str, set[str]] = {}
         columns: Counter[str] = Counter()
         for item in rows:
             columns.update(item.metadata.keys())
-            if item.metadata.get(column) is not None:
-                groups.setdefault(str(item.metadata[column]), set()).add(item.id)
-        if not groups and match is None:
-            raise InputError(
-                f"{rows.spec}: no labels among {format_count(len(rows), 'row')}; index images from "
-                "sub-folders named by label, or define relevance by {match} or {ground_truth}",
-                match=None,
-                ground_truth=None,
-            )
+            if item.metadata.get(match) is not None:
+                groups.setdefault(str(item.metadata[match]), set()).add(item.id)
         if not groups:
             names = ", ".join(name for name, _ in columns.most_common(_MAX_COLUMNS)) or "none"
             raise InputError(
@@ -201,14 +271,12 @@ class ColumnRelevance:
                 f"{format_count(len(rows), 'row')}; columns: {names}"
             )
         ids = {value: frozenset(ids) for value, ids in groups.items()}
-        return cls(RelevanceCriterion(column, labeled=match is None), ids)
+        return cls(RelevanceCriterion(match, labeled=False), ids)
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """The label of each row by id; empty for another column."""
-        if not self.criterion.labeled:
-            return {}
-        return {row_id: label for label, ids in self.groups.items() for row_id in ids}
+        """Empty: results are not reported by value."""
+        return {}
 
     def relevant(self, query: Item) -> RelevantSet:
         """Return the rows with the query's value; if no other row has it, the query is skipped."""
@@ -245,9 +313,9 @@ class GroundTruthRelevance:
         if not len(rows):
             raise InputError(f"{rows.spec}: no rows to search")
         latest = lines[::-1]  # so that a name stands for its first line
-        query_ids = resolve_names(path, queries, {line.query: line.number for line in latest})
+        query_ids = resolve_items(path, queries, {line.query: line.number for line in latest})
         row_names = {name: line.number for line in latest for name in line.relevant}
-        row_ids = resolve_names(path, rows, row_names)
+        row_ids = resolve_items(path, rows, row_names)
         if is_header(lines[0], query_ids, row_ids):
             lines = lines[1:]
         ids: dict[str, set[str]] = {}
@@ -295,8 +363,13 @@ def mark_correct(
 ) -> tuple[bool | None, ...]:
     """Return for each hit whether it has a value in a column, both compared as strings.
 
-    None where unknown: the hit has nothing in the column, or ``value`` is None.
+    In the column ``label``, whether they share a label. None where unknown: the hit has nothing in
+    the column, or ``value`` is None.
     """
+    if column == LABEL:
+        names = frozenset(split_labels(value))
+        theirs = [split_labels(hit.metadata.get(LABEL)) for hit in hits]
+        return tuple(bool(names.intersection(each)) if names and each else None for each in theirs)
     return tuple(
         None
         if value is None or hit.metadata.get(column) is None

@@ -8,10 +8,10 @@
 
 from lookalike.gallery.neighbors import NeighborGraph, neighbor_graph
 from lookalike.labels.issues import LabelIssue, LabelIssues, find_label_issues
-from lookalike.labels.label_set import UNKNOWN, LabelSet, read_labels, split_labels
 from lookalike.labels.propagation import Propagation, propagate
 from lookalike.labels.session import LabelingSession, load_session, save_session
 from lookalike.labels.suggest import suggest
+from lookalike.sources.labels import UNKNOWN, LabelSet, read_labels, split_labels
 
 __all__ = [
     "UNKNOWN",

@@ -11,7 +11,7 @@ import numpy as np
 
 from lookalike.cancellation import check_cancelled
 from lookalike.gallery.neighbors import NeighborGraph
-from lookalike.labels.label_set import SEPARATOR, LabelSet
+from lookalike.sources.labels import SEPARATOR, LabelSet
 
 K = 10
 """Labeled neighbors that are compared with each image."""

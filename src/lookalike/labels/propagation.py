@@ -19,8 +19,8 @@ from lookalike.labels.cross_validation import (
     make_folds,
     select_method,
 )
-from lookalike.labels.label_set import LABELED, PROPAGATED, SEPARATOR, UNKNOWN, LabelSet
 from lookalike.labels.propagation_methods import DEFAULT, LabelMatrix, Method, methods_for
+from lookalike.sources.labels import LABELED, PROPAGATED, SEPARATOR, UNKNOWN, LabelSet
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 MIN_HELD_OUT = 20

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from lookalike.cancellation import check_cancelled
 from lookalike.gallery.neighbors import NeighborGraph, propagate_seeds
-from lookalike.labels.label_set import LabelSet
+from lookalike.sources.labels import LabelSet
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Metric
 

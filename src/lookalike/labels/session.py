@@ -16,8 +16,8 @@ from lookalike.errors import InputError, MissingRowError
 from lookalike.gallery.derived import LABELING, DerivedFile, Origin, decode_array, encode_array
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import NeighborGraph
-from lookalike.labels.label_set import LabelSet
 from lookalike.labels.propagation_methods import GraphPropagation, LabelMatrix
+from lookalike.sources.labels import LabelSet
 
 FILE = DerivedFile(LABELING, 3, "create it again: lookalike label suggest {gallery} --save")
 

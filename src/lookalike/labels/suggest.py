@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import SettingError
 from lookalike.gallery.neighbors import NeighborGraph
-from lookalike.labels.label_set import LabelSet
 from lookalike.labels.propagation import raw_confidence
 from lookalike.process_state import IgnoreWarnings
+from lookalike.sources.labels import LabelSet
 from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
 
 _FEW_CLUSTERS = 20

@@ -12,12 +12,13 @@ import io
 import re
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lookalike.errors import SourceError
+from lookalike.csv_text import unescape_cell
+from lookalike.errors import SourceError, require
 from lookalike.files import check_regular, open_regular, read_regular, valid_text
 from lookalike.images.memory import BUDGET
 from lookalike.metadata import (
@@ -31,6 +32,9 @@ from lookalike.metadata import (
 )
 from lookalike.texts import repeated
 from lookalike.types import Failure
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"})
 
@@ -89,15 +93,18 @@ class Table:
         return self.rows.only(names) if isinstance(self.rows, _Columns | _Batches) else self.rows
 
 
-def read_table(path: Path, *, without: Sequence[str] = ()) -> Table:
+def read_table(path: Path, *, without: Sequence[str] = (), texts: bool = False) -> Table:
     """Read a table. The types of CSV columns (int, float, bool, text) are inferred.
 
     Integers of any length are exact; those of over 1,000 digits stay texts.
 
     Args:
-        path: ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, ``.json`` (a list of objects) or
-            ``.parquet``.
+        path: ``.tsv``, ``.jsonl``, ``.ndjson``, ``.json`` (a list of objects), ``.parquet``, or
+            CSV. The separator of CSV and TSV is a comma, semicolon or tab, the most frequent one
+            of the header.
         without: columns of a Parquet file to skip.
+        texts: keep the cells of CSV as texts, without the apostrophes of escaped formulas
+            (:mod:`lookalike.csv_text`).
 
     Raises:
         SourceError: it cannot be read at all, or needs more memory than there is.
@@ -107,13 +114,42 @@ def read_table(path: Path, *, without: Sequence[str] = ()) -> Table:
         check_regular(path)
         if suffix == ".parquet":
             return _read_parquet(path, without)
-        separated = suffix in (".csv", ".tsv")
-        _check_memory(
-            path, path.stat().st_size * (_MEMORY_OF_CSV if separated else _MEMORY_OF_JSON)
-        )
-        if separated:
-            return _read_csv(path)
-        return _read_json(path) if suffix == ".json" else _read_json_lines(path)
+        if suffix in (".json", ".jsonl", ".ndjson"):
+            _check_memory(path, path.stat().st_size * _MEMORY_OF_JSON)
+            return _read_json(path) if suffix == ".json" else _read_json_lines(path)
+        _check_memory(path, path.stat().st_size * _MEMORY_OF_CSV)
+        return _read_csv(path, texts=texts)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except MemoryError:
+        raise SourceError(f"{path}: cannot be read (not enough memory); split it") from None
+
+
+def read_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Read CSV or TSV whose rows may have different lengths, as texts; return them by line number.
+
+    There is no header; the separator is that of the first line. Cells are stripped, and
+    apostrophes before formulas taken away, as by ``read_table(path, texts=True)``.
+
+    Raises:
+        SourceError: it cannot be read, or a row is broken; the message names the line.
+    """
+    try:
+        check_regular(path)
+        _check_memory(path, path.stat().st_size * _MEMORY_OF_CSV)
+        csv.field_size_limit(MAX_ROW)
+        with open_regular(path) as file:
+            lines = _Lines(_text_lines(file))
+            rows = []
+            first = lines.peek()
+            separator = _separator(first) if re.search("[,;\t]", first) else ","
+            for number, row, problem in _csv_rows(lines, separator, None):
+                if problem:
+                    raise SourceError(f"{path}, line {number}: {problem}")
+                if any("\0" in cell for cell in row):
+                    raise SourceError(f"{path}, line {number}: is not text; expected CSV")
+                rows.append((number, [unescape_cell(cell.strip()) for cell in row]))
+            return rows
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
     except MemoryError:
@@ -171,17 +207,20 @@ def _as_text(value: Any) -> str | None:
         return None
 
 
-def _read_csv(path: Path) -> Table:
+def _read_csv(path: Path, *, texts: bool) -> Table:
+    convert = _unescaped if texts else _typed
     with open_regular(path) as file:
         data = file.read()
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     closed = data.count(b'"') % 2 == 0
-    fast = _read_csv_at_once(path, data) if closed and not wide else None
+    fast = _read_csv_at_once(path, data, convert) if closed and not wide else None
+    if fast and texts and data.count(b"\n", 0, -1) != len(fast.rows):
+        fast = None  # empty lines, or line ends in cells: places would name other lines
     del data
-    return fast or _read_csv_by_row(path)
+    return fast or _read_csv_by_row(path, convert)
 
 
-def _read_csv_at_once(path: Path, data: bytes) -> Table | None:
+def _read_csv_at_once(path: Path, data: bytes, convert: Callable[[Any], Any]) -> Table | None:
     """Return a table without broken rows, which takes a tenth of the time; None if it has some."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -203,11 +242,11 @@ def _read_csv_at_once(path: Path, data: bytes) -> Table | None:
         )
     except (pa.ArrowException, UnicodeDecodeError):
         return None
-    columns = [_typed(table.column(i).combine_chunks()) for i in range(table.num_columns)]
+    columns = [convert(table.column(i).combine_chunks()) for i in range(table.num_columns)]
     return Table(path, tuple(names), _Columns(dict(zip(names, columns, strict=True))), 2, "line")
 
 
-def _read_csv_by_row(path: Path) -> Table:
+def _read_csv_by_row(path: Path, convert: Callable[[Any], Any]) -> Table:
     """Read a table row by row; broken rows are problems."""
     import pyarrow as pa
 
@@ -226,7 +265,7 @@ def _read_csv_by_row(path: Path) -> Table:
             numbers.append(number)
             for column, cell in zip(cells, row, strict=True):
                 column.append(cell)
-    columns = [_typed(pa.array(column, pa.string())) for column in cells]
+    columns = [convert(pa.array(column, pa.string())) for column in cells]
     rows = _Columns(dict(zip(names, columns, strict=True)))
     return Table(path, tuple(names), rows, 2, "line", tuple(problems), numbers)
 
@@ -251,6 +290,13 @@ class _Lines(Iterator[str]):
         self.number += 1
         return line
 
+    def peek(self) -> str:
+        """Return the next line without taking it; empty at the end."""
+        line = self._again[0] if self._again else next(self._lines, "")
+        if line and not self._again:
+            self._again.append(line)
+        return line
+
     def put_back(self) -> bool:
         """Put back all lines that were taken but the first; not if too many were already."""
         self._reread += len(self.taken) - 1
@@ -262,15 +308,21 @@ class _Lines(Iterator[str]):
         return True
 
 
-def _csv_rows(lines: _Lines, separator: str, columns: int) -> Iterator[tuple[int, list[str], str]]:
-    """Yield the line, cells and problem of each row; a broken row ends with its first line."""
+def _csv_rows(
+    lines: _Lines, separator: str, columns: int | None
+) -> Iterator[tuple[int, list[str], str]]:
+    """Yield the line, cells and problem of each row; a broken row ends with its first line.
+
+    Without a number of ``columns``, rows may have any; they may have spaces before quoted texts.
+    """
     while not lines.ended:
         lines.taken = []
         number = lines.number + 1
         row: list[str] = []
         problem = ""
         try:
-            row = next(csv.reader(lines, delimiter=separator), [])
+            spaces = columns is None
+            row = next(csv.reader(lines, delimiter=separator, skipinitialspace=spaces), [])
             if lines.ended and lines.taken:
                 problem = "has a quoted text that is not closed"
         except csv.Error as error:
@@ -293,9 +345,9 @@ def _text_lines(file: BinaryIO) -> Iterator[str]:
     return iter(io.TextIOWrapper(file, encoding, errors, newline=""))
 
 
-def _row_problem(row: Sequence[str], columns: int) -> str:
+def _row_problem(row: Sequence[str], columns: int | None) -> str:
     """Return what is wrong with a row of CSV; empty if it is right, or an empty line."""
-    if row and len(row) != columns:
+    if row and columns is not None and len(row) != columns:
         return f"has {len(row)} columns, the header has {columns}"
     if any(not cell.isascii() and valid_text(cell) != cell for cell in row):
         return "is not UTF-8 text; save the file in UTF-8"
@@ -325,6 +377,18 @@ def _separated(header: str, path: Path) -> list[str]:
         return next(csv.reader([header], delimiter=_separator(header)), [])
     except csv.Error as error:
         raise SourceError(f"{path}, line 1: broken CSV ({error})") from None
+
+
+def data_frame(purpose: str, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a pandas DataFrame of columns.
+
+    Raises:
+        MissingDependencyError: pandas is not installed; the message begins with ``purpose``.
+    """
+    require("pandas", purpose, "pandas")
+    import pandas as pd
+
+    return pd.DataFrame(columns)
 
 
 def find_column(names: Sequence[str], wanted: Sequence[str]) -> str | None:
@@ -358,6 +422,17 @@ def _typed(column: Any) -> Any:
                 return [_number(text) if text else None for text in texts.to_pylist()]
             return pc.if_else(empty, None, texts).cast(kind)
     return texts
+
+
+def _unescaped(column: Any) -> Any:
+    """Return a text column with stripped cells, without the apostrophes of escaped formulas."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = pc.utf8_trim_whitespace(column)
+    if not pc.any(pc.starts_with(texts, "'")).as_py():
+        return texts
+    return pa.array([unescape_cell(text) for text in texts.to_pylist()], pa.string())
 
 
 def _number(text: str) -> int | float:
