@@ -27,8 +27,8 @@ from PIL import Image
 
 from lookalike.datasets import open_dataset
 from lookalike.datasets.stamps import background_photos
-from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.persistence import load_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.evaluation.evaluate import evaluate
 from lookalike.evaluation.metrics import bootstrap_interval
 from lookalike.gallery.gallery import Gallery
@@ -155,7 +155,7 @@ class Benchmark:
                     adapt(source, encoder=encoder, out=out, options=options)
                 fitted = load_encoder(out)
             else:
-                fitted = fit_encoder(encoder, source)
+                fitted = open_encoder(encoder, source)
             Gallery.create(path, encoder=fitted)
         gallery = Gallery.open(path)
         gallery.sync(source)

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lookalike as la
-from lookalike.encoders.batching import encode_items, fit_encoder
+from lookalike.encoders.batching import encode_items
 from lookalike.encoders.persistence import load_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.evaluation.metrics import bootstrap_interval
 from lookalike.gallery.neighbors import graph_from_embeddings
 from lookalike.labels import (
@@ -31,7 +32,7 @@ from lookalike.labels import (
     suggest,
 )
 from lookalike.stores.exact import ExactIndex
-from lookalike.training.loop import TrainingOptions
+from lookalike.training.options import TrainingOptions
 from lookalike.training.train import train
 from lookalike.types import Metric
 from lookalike.vectors import unit_rows
@@ -74,7 +75,7 @@ def main() -> None:
     measure_ten_labels(graphs, truth)
     measure_calibration(graphs, truth)
     measure_label_issues(graphs[0], truth)
-    pixels = np.concatenate(list(encode_items(fit_encoder("pixels", source), items)))
+    pixels = np.concatenate(list(encode_items(open_encoder("pixels", source), items)))
     baseline = graph_from_embeddings(ids, pixels)
     rows: list[list[str]] = []
     for count in LABELS_PER_CLASS:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.batching import fit_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import open_source
@@ -37,7 +37,7 @@ class Side:
         for number in range(count):
             pixels = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
             Image.fromarray(pixels).resize((16, 16), 2).save(folder / f"{folder.name}{number}.png")
-        return cls(folder, fit_encoder("pca", open_source(folder)))
+        return cls(folder, open_encoder("pca", open_source(folder)))
 
     def image(self, number: int) -> Path:
         return self.folder / f"{self.folder.name}{number}.png"

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.encoders.batching import fit_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import (
     ArtifactError,
     FingerprintError,
@@ -26,9 +26,9 @@ from lookalike.errors import (
 from lookalike.explore import build_map, load_map
 from lookalike.gallery.gallery import Gallery
 from lookalike.labels import neighbor_graph, propagate, save_session, suggest
-from lookalike.labels.label_set import LabelSet
 from lookalike.labels.write_back import write_labels
 from lookalike.sources import Item, open_source
+from lookalike.sources.labels import LabelSet
 from lookalike.stores.base import Rows
 from tests.serving import Serving, serving
 from tests.swapped import NAME, Answer, Reads, Side, answer, finish, read_repeatedly, start_reader
@@ -69,7 +69,7 @@ def test_an_open_gallery_is_the_one_in_its_place(sides: tuple[Side, Side], path:
 
 def test_a_gallery_of_other_dimensions_is_opened_too(sides: tuple[Side, Side], path: Path) -> None:
     a, b = sides
-    color = replace(b, encoder=fit_encoder("color", open_source(b.folder)))
+    color = replace(b, encoder=open_encoder("color", open_source(b.folder)))
     assert color.encoder.dim != a.encoder.dim
     gallery = a.create(path)
     item, reads = replacing(color, path, b.image(0))

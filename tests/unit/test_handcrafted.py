@@ -268,5 +268,5 @@ def test_exact_preprocessing_refuses_other_sizes() -> None:
 def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'pixels'"):
         open_encoder("pixel", SMALL)
-    with pytest.raises(InputError, match="the sample has no images"):
+    with pytest.raises(InputError, match="images: has no images"):
         open_encoder("pixels", [])

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from lookalike.encoders.base import Encoder, Preprocessing
-from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.composite import MultiViewEncoder, ProjectedEncoder
 from lookalike.encoders.options import SHRINKAGE, EncoderOptions, whiten_encoder
 from lookalike.encoders.persistence import load_encoder, save_encoder
@@ -217,7 +216,7 @@ def test_shrinkage_bounds_directions_without_variance() -> None:
 
 def test_encoder_whitened_on_a_collection() -> None:
     source = open_source("dataset:digits/train[:300]")
-    encoder = fit_encoder("pixels,whiten=16", source)
+    encoder = open_encoder("pixels,whiten=16", source)
     assert isinstance(encoder, ProjectedEncoder)
     assert (encoder.name, encoder.dim, encoder.normalized) == ("pixels,whiten=16", 16, True)
     assert encoder.origin == {"learned": "whitening", "images": 300, "shrinkage": SHRINKAGE}

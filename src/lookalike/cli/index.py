@@ -197,7 +197,7 @@ def command(
                     relocate=relocate,
                     dry_run=dry_run,
                     rehash=rehash,
-                    on_progress=on_progress,
+                    progress=on_progress,
                     runner=chosen_runner,
                 )
                 rows = len(into)
@@ -401,16 +401,13 @@ def _open(
 
 def _encoder(name: str | None, source: sources.Source) -> Encoder:
     """Open an encoder for a new gallery, and check that it takes the source's images."""
-    from lookalike.encoders.batching import check_first_image, fit_encoder
-    from lookalike.encoders.persistence import load_encoder
-    from lookalike.encoders.registry import default_encoder
+    from lookalike.encoders.batching import check_first_image
+    from lookalike.encoders.registry import default_encoder, open_encoder
     from lookalike.sources.sampling import sample_images
 
     if name is None:
         name, kind = default_encoder(sample_images(source, _SAMPLED))
         console.note(f"encoder: {name} ({kind}); for others: lookalike encoders")
-    if not Path(name).is_dir():
-        return fit_encoder(name, source)
-    encoder = load_encoder(Path(name))
+    encoder = open_encoder(name, source)
     check_first_image(source, encoder)
     return encoder

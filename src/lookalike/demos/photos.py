@@ -15,8 +15,7 @@ from PIL import Image
 from lookalike.artifacts import write_atomically
 from lookalike.csv_text import csv_bytes
 from lookalike.demos.result import DemoResult, shell_command, shell_line
-from lookalike.encoders.batching import fit_encoder
-from lookalike.encoders.registry import default_encoder
+from lookalike.encoders.registry import default_encoder, open_encoder
 from lookalike.errors import MissingDependencyError
 from lookalike.evaluation.evaluate import evaluate
 from lookalike.evaluation.relevance import mark_correct
@@ -71,8 +70,8 @@ def run_demo(
         gallery = Gallery.open(path)
     else:
         name, _ = default_encoder(sample_images(source, 50))
-        gallery = Gallery.create(path, encoder=fit_encoder(name, source))
-    report = gallery.sync(source, on_progress=on_progress)
+        gallery = Gallery.create(path, encoder=open_encoder(name, source))
+    report = gallery.sync(source, progress=on_progress)
     log(
         f"   {report.added:,} added, {report.unchanged:,} unchanged in {report.seconds:.1f} s; "
         f"encoder {gallery.encoder.name}"
@@ -81,7 +80,7 @@ def run_demo(
     old, new = _rename_piece(pieces)
     log(f"3. Index again after renaming {old} to {new}")
     log(shell_line("index", path, pieces))
-    report = gallery.sync(pieces, on_progress=on_progress)
+    report = gallery.sync(pieces, progress=on_progress)
     log(
         f"   {report.moved} moved, {report.unchanged:,} unchanged (not read again) in "
         f"{report.seconds:.1f} s"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from lookalike.demos.result import DemoResult, shell_command, shell_line
 from lookalike.encoders.base import MANIFEST, Encoder
-from lookalike.encoders.batching import fit_encoder
 from lookalike.encoders.persistence import load_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.evaluation.evaluate import evaluate
 from lookalike.evaluation.relevance import mark_correct
 from lookalike.gallery.gallery import Gallery
@@ -53,7 +53,7 @@ def run_demo(
     path = folder / "plain.gallery"
     log("2. Index with a pretrained encoder, for comparison")
     log(shell_line("index", path, SHOP, "--encoder", _ENCODER))
-    plain = _gallery(path, shop, lambda: fit_encoder(_ENCODER, shop), on_progress)
+    plain = _gallery(path, shop, lambda: open_encoder(_ENCODER, shop), on_progress)
 
     encoder = folder / "street.encoder"
     path = folder / "products.gallery"
@@ -64,7 +64,7 @@ def run_demo(
     if not (encoder / MANIFEST).exists():
         resume = (encoder / "views").exists()
         options = AdaptOptions(views_per_image=VIEWS_PER_IMAGE, resume=resume)
-        adapt(shop, encoder=BASE, out=encoder, options=options, on_progress=on_progress)
+        adapt(shop, encoder=BASE, out=encoder, options=options, progress=on_progress)
     adapted = _gallery(path, shop, lambda: load_encoder(encoder), on_progress)
 
     (query,) = open_items([f"{STREET}#{_QUERY}"])
@@ -122,5 +122,5 @@ def _gallery(
 ) -> Gallery:
     """Open the gallery of an earlier run or create it, and sync it."""
     gallery = Gallery.open(path) if path.exists() else Gallery.create(path, encoder=make())
-    gallery.sync(shop, on_progress=on_progress)
+    gallery.sync(shop, progress=on_progress)
     return gallery

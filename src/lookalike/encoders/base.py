@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING, Any, Self
@@ -15,8 +15,16 @@ from numpy.typing import NDArray
 
 from lookalike.artifacts import manifest_bytes
 from lookalike.documents import Fields
-from lookalike.errors import ArtifactError, ImageError, InputError, UnknownNameError
+from lookalike.errors import ArtifactError, ImageError, InputError, SettingError, UnknownNameError
 from lookalike.images.decode import FILTERS, pad_image, resize_image, to_channels
+from lookalike.progress import ProgressOption, reporting
+from lookalike.sources.inputs import (
+    ManyImages,
+    OneImage,
+    ValueRange,
+    count_of,
+    stream_images,
+)
 from lookalike.types import Embeddings, ImageArray
 
 MANIFEST = "encoder.json"
@@ -42,7 +50,10 @@ NATIVE_LIMIT = 64
 
 
 class Encoder(ABC):
-    """Maps images to embeddings. Subclasses implement :meth:`encode_batch` for decoded images.
+    """Maps images to embeddings.
+
+    Users call :meth:`encode`. Subclasses implement :meth:`encode_batch` for decoded images,
+    :meth:`files` and :meth:`describe`; the rest is written once, here.
 
     Encoding an image alone equals encoding it in a batch. ``normalized`` says whether embeddings
     have unit length; ``fingerprint`` is a SHA-256 over weights and preprocessing: encoders with
@@ -83,9 +94,109 @@ class Encoder(ABC):
     def describe(self) -> Mapping[str, Any]:
         """Return the fields of ``encoder.json``: kind, preprocessing, parameters, origin."""
 
-    def encode(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
-        """Return the embeddings of images."""
-        return self.encode_batch(images)
+    @property
+    def is_available(self) -> bool:
+        """Whether it can encode; not if it is a function of the user's that is not here."""
+        return True
+
+    @property
+    def supports_text(self) -> bool:
+        """Whether it embeds texts too, so that a text finds images."""
+        return type(self).encode_text_batch is not Encoder.encode_text_batch
+
+    def encode(
+        self,
+        images: OneImage | ManyImages,
+        *,
+        batch_size: int = 64,
+        show_progress: ProgressOption | None = None,
+        value_range: ValueRange | None = None,
+        allow_urls: bool = False,
+        allow_private_urls: bool = False,
+    ) -> Embeddings:
+        """Return the embedding of an image, ``(dim,)`` float32, or of n images, ``(n, dim)``.
+
+        Images are decoded in threads; no more than a batch and what is read ahead is in memory.
+
+        Args:
+            images: one image or several, in any of the forms of
+                :data:`lookalike.sources.inputs.OneImage`: paths, bytes, file objects, PIL images,
+                uint8 arrays, tensors, items of a source. An array ``(H, W, 3)`` is one image,
+                ``(N, H, W, 3)`` are several.
+            batch_size: images that are encoded at a time, at least 1.
+            show_progress: True, False, or a callback; None shows it for more than one batch, on a
+                terminal or in a notebook.
+            value_range: values of black and white in arrays that are not uint8, as ``(0, 1)``.
+            allow_urls: fetch URLs.
+            allow_private_urls: fetch URLs also from hosts that are not on the public internet.
+
+        Raises:
+            InputError: not images, none at all, or arrays that are not uint8 without
+                ``value_range``.
+            ImageError: an image cannot be decoded, or the encoder does not accept it.
+            SettingError: a parameter is out of range.
+        """
+        from lookalike.encoders.batching import encode_inputs
+
+        check_batch_size(batch_size)
+        single, inputs = stream_images(
+            images,
+            value_range=value_range,
+            allow_urls=allow_urls,
+            allow_private_urls=allow_private_urls,
+        )
+        total = 1 if single else count_of(images)
+        show = total is None or total > batch_size if show_progress is None else show_progress
+        with reporting(show) as on_progress:
+            rows = encode_inputs(self, inputs, batch_size, total, on_progress)
+        return rows[0] if single else rows
+
+    def encode_text(self, texts: str | Sequence[str]) -> Embeddings:
+        """Return the embedding of a text, ``(dim,)`` float32, or of n texts, ``(n, dim)``.
+
+        Raises:
+            InputError: the encoder supports images only, or ``texts`` is no text and no texts, or a
+                text is empty.
+            MissingDependencyError: a package for texts is not installed.
+        """
+        if not self.supports_text:
+            return self.encode_text_batch(())
+        several = [texts] if isinstance(texts, str) else texts
+        if isinstance(several, bytes | Mapping | Set) or not isinstance(several, Iterable):
+            raise InputError(
+                f"texts: expected a text or a list of texts, not {type(texts).__name__}"
+            )
+        several = list(several)
+        for number, text in enumerate(several):
+            if not isinstance(text, str):
+                raise InputError(f"texts[{number}]: expected a text, not {type(text).__name__}")
+            if not text.strip():
+                raise InputError("the text query is empty")
+        if not several:
+            raise InputError("texts: has no texts; pass a text or a list of texts")
+        rows = self.encode_text_batch(several)
+        return rows[0] if isinstance(texts, str) else rows
+
+    def encode_text_batch(self, texts: Sequence[str]) -> Embeddings:
+        """Return ``(n, dim)`` float32 for n texts, none of them empty.
+
+        Subclasses that embed texts implement it; :meth:`encode_text` is what others call.
+
+        Raises:
+            InputError: the encoder supports images only.
+        """
+        del texts
+        raise InputError(
+            f"encoder {self.name!r} supports images only; for text queries index with a CLIP or "
+            "SigLIP model: lookalike index GALLERY SOURCE --encoder transformers:NAME"
+        )
+
+    def __repr__(self) -> str:
+        normalized = " normalized" if self.normalized else ""
+        return (
+            f"<Encoder {self.name!r} dim={self.dim}{normalized} "
+            f"fingerprint={self.fingerprint[:8]}…>"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +364,16 @@ class Preprocessing:
             for name, value in asdict(self).items()
             if name in always or value != defaults[name]
         }
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Check a number of images that are encoded at a time.
+
+    Raises:
+        SettingError: it is no number of at least 1.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise SettingError("{batch_size} must be a number of at least 1", batch_size=batch_size)
 
 
 def fingerprint(description: Mapping[str, Any], files: Mapping[str, bytes]) -> str:

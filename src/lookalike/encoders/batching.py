@@ -1,31 +1,24 @@
-"""Fitting an encoder to a source, and encoding images of a source in batches."""
+"""Encoding of images in batches: of users' images, and of the items of a source."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
 
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.registry import find_encoder_spec
 from lookalike.errors import ImageError, SourceError
 from lookalike.sources import Item, Source
 from lookalike.sources.base import NO_FAILURES, failure_reason
-from lookalike.sources.sampling import sample_images, thread_map
-from lookalike.types import Embeddings, ImageArray
+from lookalike.sources.inputs import InputImage
+from lookalike.sources.sampling import thread_map
+from lookalike.types import Embeddings, ImageArray, Progress, ProgressCallback
 
 _MAX_BATCH_IMAGES, _MAX_BATCH_BYTES = 1024, 128 << 20
 """Limits of a batch of decoded images."""
 
-
-def fit_encoder(name: str, source: Source) -> Encoder:
-    """Open an encoder by name and fit its size and projection to a sample of a source.
-
-    Raises:
-        UnknownNameError: no such encoder; the message suggests the nearest name.
-        InputError: it cannot be fitted to these images.
-        SourceError: no image can be decoded; the message has the first reason.
-    """
-    spec = find_encoder_spec(name)
-    return spec.fit(name, sample_images(source, spec.sample, spec.side))
+_Readable = TypeVar("_Readable", Item, InputImage)
 
 
 def check_first_image(source: Source, encoder: Encoder) -> None:
@@ -55,6 +48,34 @@ def check_first_image(source: Source, encoder: Encoder) -> None:
     raise SourceError(f"{source.spec}: no image can be read; the first: {reason}")
 
 
+def encode_inputs(
+    encoder: Encoder,
+    images: Iterable[InputImage],
+    batch_size: int,
+    total: int | None,
+    on_progress: ProgressCallback,
+) -> Embeddings:
+    """Return the embeddings of a user's images, ``(n, dim)`` float32.
+
+    Args:
+        encoder: any.
+        images: at least one; each is read when its batch is.
+        batch_size: images that are encoded at a time.
+        total: the number of images, None if it is not known.
+        on_progress: called after each batch.
+
+    Raises:
+        ImageError: an image cannot be decoded, or the encoder does not accept it.
+    """
+    rows, done = [], 0
+    on_progress(Progress("encode", 0, total, "images"))
+    for batch in _encoded(encoder, images, lambda image: image.name, batch_size):
+        rows.append(batch)
+        done += len(batch)
+        on_progress(Progress("encode", done, total, "images"))
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
 def encode_items(
     encoder: Encoder, items: Sequence[Item], report: Callable[[int], None] = lambda _: None
 ) -> Iterator[Embeddings]:
@@ -65,25 +86,52 @@ def encode_items(
     Raises:
         ImageError: an image cannot be decoded, or the encoder does not accept it.
     """
-    images: list[ImageArray] = []
+    done = 0
+    for batch in _encoded(encoder, items, lambda item: item.uri, _MAX_BATCH_IMAGES):
+        yield batch
+        done += len(batch)
+        report(done)
+
+
+def _encoded(
+    encoder: Encoder,
+    images: Iterable[_Readable],
+    name: Callable[[_Readable], str],
+    batch_size: int,
+) -> Iterator[Embeddings]:
+    """Yield embeddings of images in order, in batches of limited size; threads decode ahead."""
+
+    def read(image: _Readable) -> tuple[str, ImageArray]:
+        return name(image), image.image()
+
+    names: list[str] = []
+    batch: list[ImageArray] = []
     size = 0
-    for done, image in enumerate(thread_map(Item.image, items), 1):
-        images.append(image)
-        size += images[-1].nbytes
-        if len(images) == _MAX_BATCH_IMAGES or size >= _MAX_BATCH_BYTES or done == len(items):
-            try:
-                yield encoder.encode_batch(images)
-            except ImageError as error:
-                uri = _first_rejected(encoder, items[done - len(images) : done])
-                raise ImageError(f"{uri}: {error}") from error
-            report(done)
-            images, size = [], 0
+    for each, pixels in thread_map(read, images):
+        names.append(each)
+        batch.append(pixels)
+        size += pixels.nbytes
+        if len(batch) == batch_size or size >= _MAX_BATCH_BYTES:
+            yield _encode_named(encoder, names, batch)
+            names, batch, size = [], [], 0
+    if batch:
+        yield _encode_named(encoder, names, batch)
 
 
-def _first_rejected(encoder: Encoder, items: Sequence[Item]) -> str:
-    for item in items:
-        try:
-            encoder.encode_batch([item.image()])
-        except ImageError:
-            return item.uri
-    return items[0].uri
+def _encode_named(
+    encoder: Encoder, names: Sequence[str], batch: Sequence[ImageArray]
+) -> Embeddings:
+    """Encode a batch; an image that the encoder does not accept is named."""
+    try:
+        return encoder.encode_batch(batch)
+    except ImageError as error:
+        rejected = next((n for n, i in zip(names, batch, strict=True) if _rejects(encoder, i)), "")
+        raise ImageError(f"{rejected or names[0]}: {error}") from error
+
+
+def _rejects(encoder: Encoder, image: ImageArray) -> bool:
+    try:
+        encoder.encode_batch([image])
+    except ImageError:
+        return True
+    return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lookalike.documents import Fields
 from lookalike.encoders.base import Encoder, fingerprint
+from lookalike.encoders.specs import RestoreEncoder
 from lookalike.encoders.weights import read_arrays, write_arrays
 from lookalike.encoders.whitening import LinearProjection
 from lookalike.errors import InputError
@@ -19,11 +20,8 @@ from lookalike.images.foreground import FOREGROUND_MARGIN, find_foreground
 from lookalike.types import Embeddings, ImageArray
 from lookalike.vectors import unit_rows
 
-RestoreEncoder = Callable[[Fields, Mapping[str, bytes]], Encoder]
-"""Restores an encoder from its description and files."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConcatenatedEncoder(Encoder):
     """Concatenates embeddings of several encoders, each of unit length times its weight.
 
@@ -42,6 +40,11 @@ class ConcatenatedEncoder(Encoder):
     def dim(self) -> int:
         """Sum of the encoders' dimensions."""
         return sum(encoder.dim for encoder in self.encoders)
+
+    @property
+    def is_available(self) -> bool:
+        """Whether all its parts can encode."""
+        return all(encoder.is_available for encoder in self.encoders)
 
     def encode_batch(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8."""
@@ -82,7 +85,7 @@ class ConcatenatedEncoder(Encoder):
         return fingerprint({"kind": self.kind, "weights": self.weights, "parts": prints}, {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MultiViewEncoder(Encoder):
     """Test-time augmentation: averages unit-length embeddings of several views of an image.
 
@@ -111,6 +114,11 @@ class MultiViewEncoder(Encoder):
     def dim(self) -> int:
         """Dimensions of each encoder."""
         return self.encoders[0].dim
+
+    @property
+    def is_available(self) -> bool:
+        """Whether all its parts can encode."""
+        return all(encoder.is_available for encoder in self.encoders)
 
     def encode_batch(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8."""
@@ -159,7 +167,7 @@ def _crop_to_foreground(image: ImageArray) -> ImageArray:
     return foreground.box(FOREGROUND_MARGIN).crop(image) if foreground.detected else image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProjectedEncoder(Encoder):
     """Projects an encoder's unit-length embeddings linearly and scales them to unit length.
 
@@ -180,6 +188,11 @@ class ProjectedEncoder(Encoder):
     def dim(self) -> int:
         """Output dimensions of the projection."""
         return int(self.projection.projection.shape[1])
+
+    @property
+    def is_available(self) -> bool:
+        """Whether all its parts can encode."""
+        return self.encoder.is_available
 
     def encode_batch(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8."""

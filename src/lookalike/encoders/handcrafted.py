@@ -35,7 +35,7 @@ PixelBatch = NDArray[np.uint8]
 """``(n, height, width, channels)`` uint8."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HandcraftedEncoder(Encoder):
     """Preprocessing followed by a pure function of the pixels, :meth:`_embed`."""
 
@@ -94,7 +94,7 @@ class HandcraftedEncoder(Encoder):
         return fingerprint({**self.describe(), "name": self.kind}, self.files())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pixels(HandcraftedEncoder):
     """Raw pixels in [0, 1]: the simplest baseline."""
 
@@ -110,7 +110,7 @@ class Pixels(HandcraftedEncoder):
         return pixels.reshape(len(pixels), -1).astype(np.float32) / np.float32(255)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pca(HandcraftedEncoder):
     """Principal components of the pixels (Pearson 1901), not whitened.
 
@@ -172,7 +172,7 @@ class Pca(HandcraftedEncoder):
         return cls(name, preprocessing, arrays["mean"], arrays["components"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Histogram(HandcraftedEncoder):
     """Histogram of pixel codes, over the whole image or a spatial pyramid.
 

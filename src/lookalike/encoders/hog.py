@@ -22,7 +22,7 @@ from lookalike.vectors import unit_rows
 _MAX_ORIENTATIONS = 180
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Hog(HandcraftedEncoder):
     """Histograms of oriented gradients over overlapping cells (Dalal and Triggs 2005).
 
@@ -83,7 +83,7 @@ class Hog(HandcraftedEncoder):
         return unit_rows(np.sqrt(cells))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FineHog(HandcraftedEncoder):
     """Fine HOG with signed orientations and half-whitening: the strongest handcrafted baseline.
 

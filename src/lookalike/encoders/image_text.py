@@ -21,7 +21,6 @@ from lookalike.encoders.base import Preprocessing, fingerprint, require_file
 from lookalike.encoders.onnx import MODEL_FILE, NetworkEncoder, OnnxModel
 from lookalike.errors import (
     ArtifactError,
-    InputError,
     LookalikeError,
     MissingDependencyError,
     is_panic,
@@ -66,16 +65,12 @@ class ImageTextEncoder(NetworkEncoder):
         }
         return fingerprint(fields, files)
 
-    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+    def encode_text_batch(self, texts: Sequence[str]) -> Embeddings:
         """Return ``(n, dim)`` float32 of unit length for n texts; long texts are truncated.
 
         Raises:
-            InputError: a text is empty.
             MissingDependencyError: tokenizers is not installed.
         """
-        for text in texts:
-            if not text.strip():
-                raise InputError("the text query is empty")
         with self._tokenizing():
             encodings = self._tokenizer.encode_batch(list(texts))
             ids = np.array([encoding.ids for encoding in encodings], np.int64)

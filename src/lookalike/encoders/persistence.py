@@ -16,8 +16,15 @@ from lookalike.encoders.composite import (
     ProjectedEncoder,
     description_parts,
 )
+from lookalike.encoders.external import ExternalEncoder
 from lookalike.encoders.handcrafted import HandcraftedEncoder, Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
+from lookalike.encoders.specs import (
+    ENTRY_POINT_GROUP,
+    EncoderSpec,
+    external_kind,
+    restore_external,
+)
 from lookalike.encoders.weights import WEIGHTS_FILE
 from lookalike.errors import ArtifactError, InputError
 from lookalike.files import bare_name, read_regular
@@ -35,6 +42,7 @@ _FILES: Mapping[str, tuple[str, ...]] = {
     **{c.kind: (WEIGHTS_FILE,) for c in (Pca, FineHog, ProjectedEncoder)},
     **{c.kind: () for c in (MultiViewEncoder, ConcatenatedEncoder)},
     "network": ("model.onnx", "decoder.onnx", WEIGHTS_FILE),
+    ExternalEncoder.kind: (),
     "pair": ("model.onnx", "text.onnx", "tokenizer.json"),
 }
 """Names of the files that an encoder may have, by its kind; those of its parts are numbered."""
@@ -166,12 +174,27 @@ def _file_names(description: Fields, remaining: list[int]) -> set[str]:
         )
     kind = description.text("kind")
     if kind not in _FILES:
-        raise description.invalid("kind", f"one of {', '.join(_FILES)}")
+        return set(_external(kind, description).files)
     names = set(_FILES[kind])
     if kind in _COMPOSITE:
         for number, part in enumerate(description_parts(description)):
             names |= {f"{number}-{name}" for name in _file_names(part, remaining)}
     return names
+
+
+def _external(kind: str, description: Fields) -> EncoderSpec:
+    """Return the spec of the package that restores a kind that is not built in.
+
+    Raises:
+        ArtifactError: no package that is installed does.
+    """
+    spec = external_kind(kind)
+    if spec is None:
+        raise ArtifactError(
+            f"{description.place}: no installed package restores encoders of kind {kind[:60]!r}; "
+            f"install the one that registers it in {ENTRY_POINT_GROUP}, or {description.hint}"
+        )
+    return spec
 
 
 def _restore(description: Fields, files: Mapping[str, bytes]) -> Encoder:
@@ -180,6 +203,10 @@ def _restore(description: Fields, files: Mapping[str, bytes]) -> Encoder:
         return _HANDCRAFTED[kind].restore(description, files)
     if kind in _COMPOSITE:
         return _COMPOSITE[kind].restore(description, files, _restore)
+    if kind not in _FILES:
+        return restore_external(_external(kind, description), description, files)
+    if kind == ExternalEncoder.kind:
+        return ExternalEncoder.restore(description, files)
     from lookalike.encoders.image_text import ImageTextEncoder
     from lookalike.encoders.onnx import NetworkEncoder
 

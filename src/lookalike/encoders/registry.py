@@ -1,15 +1,47 @@
 """The registry of encoders by name.
 
 Other packages register an encoder with an entry point in the group ``lookalike.encoders`` that
-refers to an :class:`EncoderSpec`.
+refers to an :class:`EncoderSpec`. In their ``pyproject.toml``::
+
+    [project.entry-points."lookalike.encoders"]
+    stripes = "stripes_encoder:SPEC"
+
+and in ``stripes_encoder.py``::
+
+    from lookalike.encoders import Encoder, EncoderSpec
+
+    class Stripes(Encoder):
+        kind = "stripes"
+        normalized = False
+
+        def __init__(self, name: str, bands: int) -> None:
+            self.name, self.bands, self.dim = name, bands, bands
+            self.fingerprint = hashlib.sha256(f"stripes {bands}".encode()).hexdigest()
+
+        def encode_batch(self, images): ...         # (n, dim) float32 of decoded uint8 images
+        def files(self): return {}                  # weights as bytes by name, if it has any
+        def describe(self): return {"kind": self.kind, "name": self.name, "bands": self.bands}
+
+        @classmethod
+        def restore(cls, description, files):       # the fields of describe(), and files()
+            return cls(description.text("name"), description.integer("bands", 1, 64))
+
+    SPEC = EncoderSpec("stripes", "mean of horizontal bands", lambda name, sample: Stripes(name, 8),
+                       sample=0, kind=Stripes.kind, restore=Stripes.restore)
+
+Then ``stripes`` is a name like those below, in Python and on the command line. A saved encoder or a
+gallery is opened through ``kind`` and ``restore``, which may read only the files named by ``files``
+of the spec, and only with equal hashes; ``description`` is a :class:`lookalike.documents.Fields`,
+whose methods check types and ranges. The restored encoder must have the fingerprint and length of
+the one that was saved. ``fit`` gets ``sample`` images of the collection, none where it is 0.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.resources
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,51 +53,24 @@ from lookalike.encoders.composite import combine
 from lookalike.encoders.handcrafted import Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
 from lookalike.encoders.options import EncoderOptions
-from lookalike.errors import SettingError, UnknownNameError
-from lookalike.sources.sampling import SAMPLE, SAMPLE_SIDE
+from lookalike.encoders.persistence import load_encoder
+from lookalike.encoders.specs import ENTRY_POINT_GROUP, EncoderSpec, FitEncoder, external_specs
+from lookalike.errors import InputError, SettingError, UnknownNameError
+from lookalike.files import is_url
+from lookalike.images.formats import supported_suffixes
+from lookalike.sources import Source, open_source
+from lookalike.sources.inputs import ManyImages, OneImage, as_images
+from lookalike.sources.sampling import SAMPLE, SAMPLE_SIDE, sample_images, sample_inputs
 from lookalike.types import ImageArray
-
-_ENTRY_POINT_GROUP = "lookalike.encoders"
 
 _SEPARATOR = "+"
 """Joins the names of concatenated encoders, as in ``hog-fine+color``."""
 
+ENCODER_SUFFIX = ".encoder"
+"""Of the folders of saved encoders, as ``shoes.encoder``."""
+
 _NETWORK_SIDE = 256
 """Pixels on the longer side of sample images that are enough for a network's input."""
-
-FitEncoder = Callable[[str, Sequence[ImageArray]], Encoder]
-"""Opens the encoder of a name, fitted to a sample of images."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderSpec:
-    """An encoder of the registry.
-
-    Args:
-        name: in the registry.
-        summary: a short noun phrase.
-        fit: opens it for a collection, given its name and a sample of images.
-        baseline: included as a baseline in evaluations.
-        sample: number of images that ``fit`` needs.
-        side: pixels on the longer side of these images.
-        license: of weights and code, an SPDX identifier.
-        dim: length of an embedding, if it does not depend on the collection.
-        input: size and channels of the input.
-        source: of the weights.
-        cached: path of the exported network, for pretrained encoders.
-    """
-
-    name: str
-    summary: str
-    fit: FitEncoder
-    baseline: bool = False
-    sample: int = 200
-    side: int = SAMPLE_SIDE
-    license: str = "Apache-2.0"
-    dim: int | None = None
-    input: str = "fits the images"
-    source: str = "built in"
-    cached: Path | None = None
 
 
 def _pixels(name: str, sample: Sequence[ImageArray]) -> Encoder:
@@ -133,7 +138,9 @@ _BUILT_IN = (
     EncoderSpec(
         "texture-pyramid", "local binary patterns, spatial pyramid", _histogram("lbp", (1, 2, 4))
     ),
-    EncoderSpec("untrained", "random CNN (report-conv), 28x28 gray", _untrained, baseline=True),
+    EncoderSpec(
+        "untrained", "random CNN (report-conv), 28x28 gray", _untrained, baseline=True, sample=0
+    ),
 )
 
 
@@ -142,6 +149,7 @@ def _backbone_spec(backbone: backbones.Backbone) -> EncoderSpec:
         backbone.name,
         backbone.summary,
         pretrained.open_backbone,
+        sample=0,
         license=backbone.license,
         dim=backbone.dim,
         input=f"{backbone.size}x{backbone.size} RGB",
@@ -157,14 +165,12 @@ def encoder_specs() -> Mapping[str, EncoderSpec]:
         SettingError: two encoders share a name.
     """
     specs: dict[str, EncoderSpec] = {}
-    entry_points = importlib.metadata.entry_points(group=_ENTRY_POINT_GROUP)
-    external = [entry_point.load() for entry_point in entry_points]
     networks = map(_backbone_spec, backbones.BACKBONES.values())
-    for spec in (*_BUILT_IN, *networks, *external):
+    for spec in (*_BUILT_IN, *networks, *external_specs()):
         if spec.name in specs:
             raise SettingError(
                 f"two encoders are called {spec.name!r}; uninstall one of the packages that "
-                f"register entry points in {_ENTRY_POINT_GROUP}"
+                f"register entry points in {ENTRY_POINT_GROUP}"
             )
         specs[spec.name] = spec
     return specs
@@ -252,11 +258,11 @@ def _find_one(text: str) -> EncoderSpec:
 
 def _find_without_options(name: str) -> EncoderSpec:
     if name.startswith(TIMM_PREFIXES):
-        return EncoderSpec(name, "timm model", pretrained.open_backbone)
+        return EncoderSpec(name, "timm model", pretrained.open_backbone, sample=0)
     if name.startswith(TRANSFORMERS_PREFIX):
-        return EncoderSpec(name, "transformers image-text model", _image_text)
+        return EncoderSpec(name, "transformers image-text model", _image_text, sample=0)
     if name.startswith(ONNX_PREFIX):
-        return EncoderSpec(name, "ONNX model", _onnx)
+        return EncoderSpec(name, "ONNX model", _onnx, sample=0)
     specs = encoder_specs()
     base = name.partition("/")[0]
     if name not in specs and base in backbones.BACKBONES:
@@ -266,16 +272,89 @@ def _find_without_options(name: str) -> EncoderSpec:
     return specs[name]
 
 
-def open_encoder(name: str, sample: Sequence[ImageArray]) -> Encoder:
-    """Open an encoder by name, fitted to a sample of a collection.
+def open_encoder(
+    name: str | Path | Encoder,
+    images: OneImage | ManyImages | None = None,
+    *,
+    allow_urls: bool = False,
+) -> Encoder:
+    """Open an encoder.
+
+    Networks need no images. An encoder whose size or projection is fitted to a collection, such as
+    ``hog`` or ``pca``, needs images of it; at most as many as it needs are read, evenly spaced.
 
     Args:
-        name: as for :func:`find_encoder_spec`, such as ``hog-fine+color`` or ``pixels,whiten=16``.
-        sample: images ``(H, W)`` or ``(H, W, 3)`` uint8, to which size and projection are fitted.
+        name: as for :func:`find_encoder_spec`, such as ``efficientnet-lite0``, ``hog-fine+color``
+            or ``pixels,whiten=16``; or the folder of a saved encoder. An encoder is returned as is.
+        images: a folder or whatever else :func:`lookalike.open_source` opens, a source, or images
+            in any of the forms of :meth:`Encoder.encode`.
+        allow_urls: fetch URLs among ``images``.
 
     Raises:
         UnknownNameError: no such encoder; the message suggests the nearest name.
         SettingError: an option is invalid.
-        InputError: the sample is too small.
+        InputError: ``name`` is no name, ``images`` are needed, are no images, or are too few.
+        SourceError: no image can be decoded; the message has the first reason.
+        ArtifactError: the folder is no saved encoder, or broken.
     """
-    return find_encoder_spec(name).fit(name, sample)
+    if isinstance(name, Encoder):
+        return name
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(
+            f"name: expected the name of an encoder, its folder, or an Encoder, not "
+            f"{type(name).__name__}"
+        )
+    folder = Path(name).expanduser()
+    if isinstance(name, Path) or folder.suffix == ENCODER_SUFFIX or _is_other_folder(name, folder):
+        return load_encoder(folder)
+    name = str(name)
+    spec = find_encoder_spec(name)
+    sample: Sequence[ImageArray] = ()
+    if spec.sample:
+        if images is None:
+            raise InputError(
+                f"encoder {name!r} is fitted to a collection and needs images of it: "
+                f"open_encoder({name!r}, 'photos') with a folder, a source or a list of images"
+            )
+        sample = sample_of(images, spec.sample, spec.side, allow_urls=allow_urls)
+    encoder = spec.fit(name, sample)
+    if not isinstance(encoder, Encoder):
+        raise InputError(
+            f"encoder {name!r}: the package that registers it opens a {type(encoder).__name__}, "
+            "not an Encoder"
+        )
+    return encoder
+
+
+def _is_other_folder(name: str | os.PathLike[str], folder: Path) -> bool:
+    """Return whether a name is that of a folder, and of no encoder in the registry."""
+    return folder.is_dir() and str(name) not in encoder_specs()
+
+
+def sample_of(
+    images: object, count: int, side: int = SAMPLE_SIDE, *, allow_urls: bool = False
+) -> list[ImageArray]:
+    """Return at most ``count`` evenly spaced images of a collection, scaled down.
+
+    Args:
+        images: as for :func:`open_encoder`.
+        count: at most so many.
+        side: pixels on the longer side.
+        allow_urls: fetch URLs among ``images``.
+
+    Raises:
+        InputError: they are no images, or none.
+        SourceError: no image of the folder or source can be decoded.
+        ImageError: one of the images that were passed cannot be decoded.
+    """
+    if isinstance(images, str | os.PathLike) and not _is_image(os.fspath(images)):
+        images = open_source(os.fspath(images))
+    if isinstance(images, Source):
+        return sample_images(images, count, side)
+    return sample_inputs(as_images(images, allow_urls=allow_urls), count, side)
+
+
+def _is_image(text: str) -> bool:
+    """Return whether a path or URI is that of one image, not of a source."""
+    suffix = Path(text.partition("#")[0]).suffix.lower()
+    return is_url(text) or "#" in text or suffix in supported_suffixes()

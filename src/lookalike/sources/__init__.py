@@ -3,8 +3,9 @@
 ``open_source`` opens a folder, a manifest (CSV, JSON Lines or Parquet with paths or URLs), tar or
 Parquet shards, an IDX pair or ``dataset:NAME/SPLIT``; ``open_items`` opens single items by URI.
 Each kind has a module: ``folder``, ``manifest``, ``shards``, ``arrays``. ``base`` defines the
-interface, ``inputs`` reads the images that users pass, ``options`` says what is taken, ``skipping`` counts what is not; ``tables`` reads tables,
-``urls`` downloads images, ``sampling`` reads evenly spaced samples in threads.
+interface, ``options`` what is taken, ``skipping`` counts what is not; ``inputs`` reads the images
+that users pass, ``tables`` reads tables, ``urls`` downloads images, ``sampling`` reads evenly
+spaced samples in threads.
 """
 
 from lookalike.sources.arrays import DATASET_PREFIX, ArraySource

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lookalike.errors import CancelledError, ImageError
 from lookalike.files import escape_name
@@ -120,6 +120,7 @@ def failure_reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
+@runtime_checkable
 class Source(Protocol):
     """A named sequence of items; ``spec`` opens it again with :func:`open_source`.
 

@@ -32,21 +32,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, Protocol, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.errors import ImageError, InputError, LookalikeError, SettingError
-from lookalike.files import escape_name
+from lookalike.files import escape_name, is_url
 from lookalike.images.decode import decode
 from lookalike.images.raster import decoder_errors
-from lookalike.sources.base import Item, failure_reason
-from lookalike.sources.opening import file_item, native_path, open_items
+from lookalike.sources.base import Item, ItemSource, Source, failure_reason
+from lookalike.sources.opening import file_item, native_path, open_items, open_source
 from lookalike.sources.options import SourceOptions
-from lookalike.types import ImageArray
-from lookalike.url_fetch import is_url
+from lookalike.types import ImageArray, ProgressCallback, ignore_progress
 
 
 class BinaryFile(Protocol):
@@ -245,6 +244,39 @@ def _chained(first: InputImage, rest: Iterator[InputImage]) -> Iterator[InputIma
     yield first
     del first
     yield from rest
+
+
+SourceLike = str | os.PathLike[str] | Source | ManyImages
+"""Where images come from: an argument of :func:`~lookalike.sources.opening.open_source`, an opened
+source, or several images."""
+
+
+def as_source(
+    images: SourceLike,
+    on_progress: ProgressCallback = ignore_progress,
+    *,
+    argument: str = "images",
+) -> Source:
+    """Return a source as it is, open one, or make one of images, which are decoded when needed.
+
+    Args:
+        images: a :data:`SourceLike`.
+        on_progress: called during downloads.
+        argument: the name of the argument in messages.
+
+    Raises:
+        SourceError: the path does not exist, or has no images.
+        InputError: neither a source nor images.
+    """
+    if isinstance(images, str | os.PathLike):
+        return open_source(images if isinstance(images, str) else Path(images), on_progress)
+    if hasattr(images, "spec") and hasattr(images, "unlisted_prefixes"):
+        return cast(Source, images)
+    items = [
+        Item(image.item_id or f"{argument}:{number}", image.uri or image.name, {}, image.image)
+        for number, image in enumerate(as_images(images, argument=argument))
+    ]
+    return ItemSource(argument, f"{len(items):,} images", items)
 
 
 def count_of(images: object) -> int | None:

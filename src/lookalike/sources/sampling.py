@@ -1,9 +1,9 @@
-"""Read and decode images in threads, and draw evenly spaced samples of a source."""
+"""Decode images in threads, in batches; draw evenly spaced samples of a source."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from lookalike.config import settings
 from lookalike.errors import ImageError, SourceError
 from lookalike.images.decode import shrink_image
 from lookalike.sources import Item, Source
+from lookalike.sources.inputs import InputImage
 from lookalike.types import ImageArray
 
 SAMPLE = 5_000
@@ -22,6 +23,12 @@ SAMPLE = 5_000
 
 SAMPLE_SIDE = 128
 """Default longer side of sampled images, in pixels."""
+
+_MAX_BATCH_IMAGES, _MAX_BATCH_BYTES = 1024, 128 << 20
+"""Limits of a batch of decoded images."""
+
+_MAX_CHUNK_IMAGES, _MAX_CHUNK_BYTES = 8, 2 << 20
+"""Limits of what one thread decodes at a time, in images and bytes of their files."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -44,6 +51,28 @@ def sample_images(source: Source, count: int = SAMPLE, side: int = SAMPLE_SIDE) 
     return [sampled.image for sampled in read_sample(source, count, side=side)]
 
 
+def sample_inputs(
+    images: Sequence[InputImage], count: int = SAMPLE, side: int = SAMPLE_SIDE
+) -> list[ImageArray]:
+    """Return at most ``count`` of a user's images, evenly spaced, for fitting an encoder.
+
+    They are scaled down like those of a source.
+
+    Raises:
+        ImageError: one of them cannot be decoded.
+    """
+
+    def read(image: InputImage) -> ImageArray:
+        return shrink_image(image.image(), side)
+
+    return list(thread_map(read, images[:: _step(len(images), count)]))
+
+
+def _step(total: int, count: int) -> int:
+    """Return the distance of at most ``count`` evenly spaced images."""
+    return max(1, -(-total // count))
+
+
 def read_sample(
     source: Source, count: int, ids: Set[str] = frozenset(), side: int = SAMPLE_SIDE
 ) -> list[SampledImage]:
@@ -55,8 +84,7 @@ def read_sample(
     Raises:
         SourceError: none can be decoded; the message has the reason for the first.
     """
-    step = max(1, -(-len(source) // count))
-    chosen = [source[index] for index in range(0, len(source), step)]
+    chosen = [source[index] for index in range(0, len(source), _step(len(source), count))]
     if ids:
         drawn = {item.id for item in chosen}
         chosen += [item for item in source if item.id in ids and item.id not in drawn]
@@ -78,6 +106,68 @@ def _read_small(item: Item, side: int) -> tuple[Item, ImageArray | str]:
         return item, shrink_image(item.image(), side)
     except ImageError as error:
         return item, str(error).removeprefix(f"{item.uri}: ")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedBatch:
+    """Some of a list of items, decoded: ``images[i]`` is that of the item ``places[i]``.
+
+    ``failures`` are the reasons of items that cannot be decoded, by place. ``done`` items of the
+    list have been decoded so far.
+    """
+
+    done: int
+    places: Sequence[int]
+    images: Sequence[ImageArray]
+    failures: Mapping[int, ImageError]
+
+
+def decode_batches(items: Sequence[Item]) -> Iterator[DecodedBatch]:
+    """Decode each item once, in order, and yield batches of at most 1,024 images and 128 MiB.
+
+    Threads decode ahead of what was yielded: a few images, of large ones one each.
+    """
+    places: list[int] = []
+    images: list[ImageArray] = []
+    failures: dict[int, ImageError] = {}
+    size = done = 0
+    for decoded in thread_map(_decode_all, _chunks(items), batch_size=1):
+        for image in decoded:
+            if isinstance(image, ImageError):
+                failures[done] = image
+            else:
+                places.append(done)
+                images.append(image)
+                size += image.nbytes
+            done += 1
+            if len(images) == _MAX_BATCH_IMAGES or size >= _MAX_BATCH_BYTES or done == len(items):
+                yield DecodedBatch(done, places, images, failures)
+                places, images, failures, size = [], [], {}, 0
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield what one thread decodes at a time: several small files, or one large one."""
+    chunk: list[Item] = []
+    size = 0
+    for item in items:
+        length = item.size()
+        if chunk and (len(chunk) == _MAX_CHUNK_IMAGES or size + length > _MAX_CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(item)
+        size += length
+    if chunk:
+        yield chunk
+
+
+def _decode_all(items: Sequence[Item]) -> list[ImageArray | ImageError]:
+    decoded: list[ImageArray | ImageError] = []
+    for item in items:
+        try:
+            decoded.append(item.image())
+        except ImageError as error:
+            decoded.append(error)
+    return decoded
 
 
 def thread_map(

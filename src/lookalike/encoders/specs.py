@@ -1,0 +1,133 @@
+"""Descriptions of encoders, and those that other packages register."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookalike.documents import Fields
+from lookalike.encoders.base import Encoder
+from lookalike.errors import ArtifactError, LookalikeError, SettingError
+from lookalike.sources.base import failure_reason
+from lookalike.sources.sampling import SAMPLE_SIDE
+from lookalike.types import ImageArray
+
+ENTRY_POINT_GROUP = "lookalike.encoders"
+
+FitEncoder = Callable[[str, Sequence[ImageArray]], Encoder]
+"""Opens the encoder of a name, fitted to a sample of images."""
+
+RestoreEncoder = Callable[[Fields, Mapping[str, bytes]], Encoder]
+"""Restores an encoder from its description and files."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """An encoder of the registry.
+
+    Args:
+        name: in the registry.
+        summary: a short noun phrase.
+        fit: opens it for a collection, given its name and a sample of images, each ``(H, W)`` or
+            ``(H, W, 3)`` uint8.
+        baseline: included as a baseline in evaluations.
+        sample: number of images that ``fit`` needs; 0 if it needs none, such as a network.
+        side: pixels on the longer side of these images.
+        license: of weights and code, an SPDX identifier.
+        dim: length of an embedding, if it does not depend on the collection.
+        input: size and channels of the input.
+        source: of the weights.
+        cached: path of the exported network, for pretrained encoders.
+        kind: for an encoder of another package, what its ``describe()`` returns as ``kind``; begin
+            it with the package's name, as in ``mypackage-network``.
+        files: the names of all files that its ``files()`` may return, bare names.
+        restore: restores a saved encoder of this kind from the fields of its ``describe()`` and its
+            files; a classmethod of the encoder, usually.
+    """
+
+    name: str
+    summary: str
+    fit: FitEncoder
+    baseline: bool = False
+    sample: int = 200
+    side: int = SAMPLE_SIDE
+    license: str = "Apache-2.0"
+    dim: int | None = None
+    input: str = "fits the images"
+    source: str = "built in"
+    cached: Path | None = None
+    kind: str = ""
+    files: tuple[str, ...] = ()
+    restore: RestoreEncoder | None = None
+
+
+def external_specs() -> list[EncoderSpec]:
+    """Return the encoders that other packages register.
+
+    A package that cannot be imported is left out, with a warning in the log: it must not take the
+    other encoders away.
+    """
+    specs = []
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            spec = entry_point.load()
+        except Exception as error:  # noqa: BLE001 - whatever another package raises
+            reason = failure_reason(error)
+            _log.warning(
+                "encoder %r (%s) is left out: %s", entry_point.name, entry_point.value, reason
+            )
+            continue
+        if isinstance(spec, EncoderSpec):
+            specs.append(spec)
+        else:
+            _log.warning(
+                "encoder %r (%s) is left out: it is a %s, not an EncoderSpec",
+                entry_point.name,
+                entry_point.value,
+                type(spec).__name__,
+            )
+    return specs
+
+
+def external_kind(kind: str) -> EncoderSpec | None:
+    """Return the spec of another package that restores encoders of a kind, None if there is none.
+
+    Raises:
+        SettingError: packages register different ways to restore it.
+    """
+    specs = [s for s in external_specs() if s.kind == kind and s.restore is not None]
+    if len({(spec.files, spec.restore) for spec in specs}) > 1:
+        raise SettingError(
+            f"encoders of kind {kind!r} are registered by several packages in "
+            f"{ENTRY_POINT_GROUP}; uninstall one of them"
+        )
+    return specs[0] if specs else None
+
+
+def restore_external(spec: EncoderSpec, description: Fields, files: Mapping[str, bytes]) -> Encoder:
+    """Restore an encoder of another package.
+
+    Raises:
+        ArtifactError: it cannot be restored, for whatever reason.
+    """
+    assert spec.restore is not None
+    try:
+        encoder = spec.restore(description, files)
+    except LookalikeError:
+        raise
+    except Exception as error:
+        raise ArtifactError(
+            f"{description.place}: an encoder of kind {spec.kind!r} cannot be restored "
+            f"({failure_reason(error)}); {description.hint}"
+        ) from error
+    if not isinstance(encoder, Encoder):
+        raise ArtifactError(
+            f"{description.place}: restoring an encoder of kind {spec.kind!r} returned a "
+            f"{type(encoder).__name__}, not an Encoder"
+        )
+    return encoder
