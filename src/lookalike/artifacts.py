@@ -18,14 +18,15 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from filelock import BaseFileLock, FileLock, Timeout
+from typing import TYPE_CHECKING, Any
 
 from lookalike.cancellation import check_cancelled
 from lookalike.documents import SMALL, parse_json, read_json
 from lookalike.errors import ArtifactError, BusyError, FormatVersionError, StorageError
 from lookalike.files import check_regular
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,8 @@ def sole_writer(
         CancelledError: the current work was cancelled while it waited.
         StorageError: it cannot be created.
     """
+    from filelock import FileLock, Timeout  # loads asyncio and SQLite
+
     until = time.monotonic() + wait
     lock = FileLock(path, mode=mode)
     try:
@@ -161,6 +164,8 @@ def _acquire(lock: BaseFileLock, until: float, what: str) -> None:
         Timeout: another process holds it until then.
         CancelledError: the current work was cancelled.
     """
+    from filelock import Timeout
+
     said_at = time.monotonic() + _SILENT_S
     while True:
         left = until - time.monotonic()

@@ -33,6 +33,11 @@ _LARGEST_TEXT = 1_000_000_000
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
+def is_url(text: str) -> bool:
+    """Return whether a URI is the URL of an image, not the path of a file."""
+    return text[:8].lower().startswith(("http://", "https://"))
+
+
 def escape_name(name: str) -> str:
     r"""Return a file name or path as valid text, from which :func:`unescape_name` restores it.
 

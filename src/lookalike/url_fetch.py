@@ -115,11 +115,6 @@ def is_public_or_private(text: str) -> bool:
     return is_public(text) or (private and address not in _CLOUD_METADATA)
 
 
-def is_url(text: str) -> bool:
-    """Return whether a URI is the URL of an image, not the path of a file."""
-    return text[:8].lower().startswith(("http://", "https://"))
-
-
 def host_of(url: str) -> str:
     """Return the host name of a URL in lower case, empty if it has none."""
     try:

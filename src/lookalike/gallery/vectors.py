@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.files import escape_name, valid_text
+from lookalike.files import escape_name, is_url, valid_text
 from lookalike.gallery.ids import check_distinct
 from lookalike.metadata import check_metadata, metadata_rows
 from lookalike.sources import DATASET_PREFIX
 from lookalike.stores.base import Rows
 from lookalike.types import Embeddings, check_embeddings
-from lookalike.url_fetch import is_url
 
 _BATCH = 8_192
 

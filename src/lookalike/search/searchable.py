@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lookalike.errors import InputError
+from lookalike.files import is_url
 from lookalike.filters import Where
 from lookalike.search.hits import Hits
 from lookalike.search.region import QueryRegion
 from lookalike.search.request import Example, Query, SearchRequest, as_vectors
 from lookalike.sources.inputs import InputImage, ManyImages, OneImage, as_images
 from lookalike.types import Metric
-from lookalike.url_fetch import is_url
 
 _QUERIES = (
     "pass one of {query}, {id}, {text}, {url}, {vector} and {vectors}, or {like} with {unlike}"

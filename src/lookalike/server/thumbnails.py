@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 from lookalike.cancellation import Cancellation, cancellable, check_cancelled
 from lookalike.errors import FetchError, ImageError, SourceError, TimeLimitError
-from lookalike.files import open_regular
+from lookalike.files import is_url, open_regular
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
 from lookalike.images.formats import HEADER_BYTES, Format, detect_format
@@ -37,7 +37,6 @@ from lookalike.server.workers import Workers
 from lookalike.sources import Item
 from lookalike.stores.base import Record, Rows
 from lookalike.types import Hit, ImageArray
-from lookalike.url_fetch import is_url
 
 T = TypeVar("T")
 

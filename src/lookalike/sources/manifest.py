@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lookalike.errors import ImageError, SourceError
-from lookalike.files import escape_name
+from lookalike.files import escape_name, is_url
 from lookalike.formatting import format_count
 from lookalike.images.formats import supported_suffixes
 from lookalike.images.memory import read_file
@@ -252,8 +252,8 @@ def _problem(row: Mapping[str, Any], column: str) -> str:
     if not isinstance(location, str):
         return f"{column} {str(location)[:80]} is not text"
     if column.lower() == "url":
-        is_url = location.lower().startswith(("http://", "https://"))
-        return "" if is_url and _host(location) else f"{location!r} is not an http or https URL"
+        valid = is_url(location) and _host(location)
+        return "" if valid else f"{location!r} is not an http or https URL"
     first = _relative(location.replace("\\", "/")).split("/")[0]
     if os.path.isabs(location) or _DRIVE.match(location) or first in ("..", "."):  # noqa: PTH117
         return (

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from lookalike.errors import SettingError, SourceError
-from lookalike.files import check_regular, escape_name, unescape_name
+from lookalike.files import check_regular, escape_name, is_url, unescape_name
 from lookalike.images import idx
 from lookalike.images.formats import supported_suffixes
 from lookalike.images.memory import read_file
@@ -24,7 +24,6 @@ from lookalike.sources.shards import PARQUET, TAR, ShardSource, image_column, op
 from lookalike.sources.tables import SUFFIXES as TABLES
 from lookalike.sources.urls import read_url
 from lookalike.types import ProgressCallback, ignore_progress
-from lookalike.url_fetch import is_url
 
 
 def open_source(

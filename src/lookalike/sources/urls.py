@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lookalike.config import settings
 from lookalike.errors import FetchError, ImageError, InputError
-from lookalike.url_fetch import FetchOptions, fetch, is_public_or_private
 
 _TIMEOUT_S = 30
 _MAX_BYTES = 64 << 20
 _MAX_REDIRECTS = 5
-
-_PUBLIC = FetchOptions(
-    timeout=_TIMEOUT_S,
-    max_bytes=_MAX_BYTES,
-    max_redirects=_MAX_REDIRECTS,
-    advice="to fetch images from your own network, index with {allow_private_urls}",
-)
-_PRIVATE_TOO = FetchOptions(
-    timeout=_TIMEOUT_S,
-    max_bytes=_MAX_BYTES,
-    max_redirects=_MAX_REDIRECTS,
-    is_allowed=is_public_or_private,
-    advice="such addresses are never fetched from",
-)
 
 
 def read_url(url: str, *, allow_private: bool = False) -> bytes:
@@ -36,10 +23,24 @@ def read_url(url: str, *, allow_private: bool = False) -> bytes:
         ImageError: the host is not on the public internet, the download failed or took longer than
             30 s, the file is larger than 64 MiB, or ``LOOKALIKE_OFFLINE`` is set.
     """
+    from lookalike.url_fetch import FetchOptions, fetch, is_public_or_private  # loads ssl
+
+    options = FetchOptions(
+        timeout=_TIMEOUT_S,
+        max_bytes=_MAX_BYTES,
+        max_redirects=_MAX_REDIRECTS,
+        advice="to fetch images from your own network, index with {allow_private_urls}",
+    )
+    if allow_private:
+        options = replace(
+            options,
+            is_allowed=is_public_or_private,
+            advice="such addresses are never fetched from",
+        )
     if settings().offline:
         raise ImageError(f"{url}: not downloaded: LOOKALIKE_OFFLINE is set")
     try:
-        return fetch(url, _PRIVATE_TOO if allow_private else _PUBLIC)
+        return fetch(url, options)
     except (FetchError, InputError) as error:
         reason = str(error).removeprefix(f"{url}: ")
         raise ImageError(f"{url}: {reason}", allow_private_urls=None) from error
