@@ -125,7 +125,7 @@ def memory(work: Path) -> None:
             peaks[tenth] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     start = time.perf_counter()
-    gallery.sync(work / "many", on_progress=measure)
+    gallery.sync(work / "many", progress=measure)
     seconds = time.perf_counter() - start
     print(f"  {FILES:,} files in {seconds:.0f} s; peak MB at each tenth:")
     print("  " + " ".join(f"{megabytes:.0f}" for megabytes in peaks.values()))

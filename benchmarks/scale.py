@@ -200,7 +200,7 @@ def indexed(gallery: Gallery, source: Source, runner: Runner | None) -> tuple[fl
         if progress.done and not first:
             first.append((time.perf_counter(), progress.done))
 
-    gallery.sync(source, runner=runner, on_progress=record)
+    gallery.sync(source, runner=runner, progress=record)
     [(began, done)] = first
     return began - start, (len(source) - done) / (time.perf_counter() - began)
 

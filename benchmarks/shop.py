@@ -85,7 +85,7 @@ def measure_indexing(encoder: Path, count: int) -> None:
         print(f"{count:,} JPEGs of {_SIDE}x{_SIDE}, {size / 1e6:,.0f} MB in shards")
         path = Path(folder, "shop.gallery")
         gallery = Gallery.create(path, encoder=load_encoder(encoder))
-        report = gallery.sync(str(shards), on_progress=_print_progress)
+        report = gallery.sync(str(shards), progress=_print_progress)
         disk = sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) / 1e6
         rate = report.added / report.seconds
         print(

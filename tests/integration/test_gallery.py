@@ -126,7 +126,7 @@ def test_an_interrupted_sync_resumes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        gallery.sync(digits, on_progress=interrupt)
+        gallery.sync(digits, progress=interrupt)
     again = Gallery.open(tmp_path / "i.gallery")
     assert len(again) == 200
     report = again.sync(digits)

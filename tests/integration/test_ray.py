@@ -277,7 +277,7 @@ gallery = la.Gallery.create(sys.argv[1], encoder=encoder)
 import lookalike.gallery.ray_driver, ray.util.client.logsclient, sklearn.cluster
 before = snapshot("ray", "ray._private.worker")
 report = gallery.sync(
-    Path(sys.argv[2]), runner=RayRunner(chunk_size=4), on_progress=lambda _: print("the program's")
+    Path(sys.argv[2]), runner=RayRunner(chunk_size=4), progress=lambda _: print("the program's")
 )
 changed = changes(before, snapshot("ray", "ray._private.worker"))
 changed.pop("random", None)  # Ray draws names from it

@@ -349,7 +349,7 @@ def test_a_second_sync_is_refused_while_readers_and_other_writers_continue(
         upload(gallery, f"u{progress.done}")
         observed.append((len(reader), len(reader.search(id="photos:a/00.png", k=50))))
 
-    gallery.sync(photos, on_progress=observe)
+    gallery.sync(photos, progress=observe)
     assert len(gallery) == 24 + len(observed)
     assert all(rows - 1 == hits for rows, hits in observed)
     assert len(set(observed)) > 2
@@ -380,7 +380,7 @@ def test_what_others_write_during_a_sync_is_kept(
             )
             assert other.remove(ids[1:2]) == 1
 
-    report = gallery.sync(photos, on_progress=write)
+    report = gallery.sync(photos, progress=write)
     assert not report.failed
     now = {record.id: record.metadata for record in gallery.store.records()}
     assert now.keys() == {*ids} - {ids[1]}
@@ -401,7 +401,7 @@ def test_a_source_that_is_removed_during_its_sync_stays_removed(
             Gallery.open(gallery.path).remove_rows(source="photos")
 
     with pytest.raises(SourceError, match="was removed from the gallery while it was indexed"):
-        gallery.sync(photos, on_progress=remove)
+        gallery.sync(photos, progress=remove)
     assert len(gallery) == 0
     assert "photos" not in gallery.sources
 

@@ -39,14 +39,13 @@ def command(
       lookalike copy photos.gallery backup.gallery
       lookalike copy photos.gallery milvus://localhost:19530/photos
     """
-    from lookalike.gallery.copy import copy
     from lookalike.gallery.gallery import Gallery
 
     opened = Gallery.open(gallery)
     try:
         with console.progress() as on_progress:
-            report = copy(
-                opened, target, store=store, allow_removals=allow_removals, on_progress=on_progress
+            report = opened.copy_to(
+                target, store=store, allow_removals=allow_removals, progress=on_progress
             )
     except KeyboardInterrupt:
         console.note("interrupted; run the same command again to resume")

@@ -26,11 +26,10 @@ def command(
     lookalike export photos.gallery photos.parquet
     lookalike export photos.gallery embeddings --layout npy
     """
-    from lookalike.gallery.export import export
     from lookalike.gallery.gallery import Gallery
 
     with console.progress() as on_progress:
-        rows = export(Gallery.open(gallery), out, layout=layout, on_progress=on_progress)
+        rows = Gallery.open(gallery).export(out, layout=layout, progress=on_progress)
     if as_json:
         console.print_json({"path": str(out), "rows": rows, "layout": layout})
     else:

@@ -308,12 +308,7 @@ def _print(path: str, report: SyncReport, rows: int | None, *, dry_run: bool) ->
         console.note(f"the source has moved here from {report.relocated}; its rows stay")
     total = "" if rows is None else f"{format_count(rows, 'row')}; "
     would = "dry run, nothing written: " if dry_run else ""
-    skipped = sum(each.count for each in report.skipped)
-    print(
-        f"{printable(path)}: {total}{would}{report.added:,} added, {report.updated:,} updated, "
-        f"{report.moved:,} moved, {report.removed:,} removed, {report.unchanged:,} unchanged, "
-        f"{len(report.failed):,} failed, {skipped:,} skipped, in {report.seconds:.1f} s"
-    )
+    print(f"{printable(path)}: {total}{would}{report.summary()}")
     _print_skipped(report.skipped)
     if report.kept:
         console.note(

@@ -14,14 +14,16 @@ from lookalike.demos.result import DemoResult, shell_command, shell_line
 from lookalike.encoders.base import MANIFEST
 from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.encoders.persistence import load_encoder
-from lookalike.errors import ArtifactError, MissingDependencyError
+from lookalike.errors import ArtifactError
 from lookalike.evaluation.evaluate import evaluate
 from lookalike.evaluation.relevance import mark_correct
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
 from lookalike.report.evaluation import write_report
 from lookalike.sources import Source, open_source
+from lookalike.training.options import TrainingOptions
 from lookalike.training.recipes import RECIPES
+from lookalike.training.train import train
 from lookalike.types import ProgressCallback, ignore_progress
 
 _QUERY = 17
@@ -146,15 +148,10 @@ def _encoder(
         if isinstance(encoder, NetworkEncoder) and encoder.name in RECIPES:
             return encoder
         raise ArtifactError(f"{path}: not an encoder of this demo; remove it and run again")
-    try:
-        from lookalike.training.loop import TrainingOptions
-        from lookalike.training.train import train
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "torch", "training", "train") from error
     options = TrainingOptions(resume=path.exists())
     if recipe == demo.recipes[-1]:
         options = replace(options, augment=demo.augment, size=demo.size, minutes=demo.minutes)
-    return train(source, recipe=recipe, out=path, options=options, on_progress=on_progress)
+    return train(source, recipe=recipe, out=path, options=options, progress=on_progress)
 
 
 def _gallery(
@@ -163,5 +160,5 @@ def _gallery(
     """Open the gallery of an earlier run or create it, and sync it."""
     gallery = Gallery.open(path) if path.exists() else Gallery.create(path, encoder=encoder)
     gallery.check_fingerprint(encoder)
-    gallery.sync(source, on_progress=on_progress)
+    gallery.sync(source, progress=on_progress)
     return gallery

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,10 +23,10 @@ from lookalike.gallery import uploads
 from lookalike.gallery.adding import add_images
 from lookalike.gallery.base import BaseGallery
 from lookalike.gallery.encoder_choice import choose_encoder
-from lookalike.gallery.ids import as_id, as_ids, missing_row_error, similar_ids
+from lookalike.gallery.ids import as_id, as_ids, missing_row_error
 from lookalike.gallery.indexing import IndexedGallery
 from lookalike.gallery.items import GalleryItem
-from lookalike.gallery.lookup import find_rows
+from lookalike.gallery.lookup import find_rows, ids_like
 from lookalike.gallery.searching import run_request
 from lookalike.gallery.storage import (
     create_storage,
@@ -54,6 +54,10 @@ from lookalike.types import (
     Metadata,
     Metric,
 )
+
+if TYPE_CHECKING:
+    from lookalike.gallery.copy import CopyReport
+    from lookalike.gallery.neighbors import NeighborGraph
 
 _TEMPORARY = "vectors"
 """Name of the folder of a temporary gallery."""
@@ -220,7 +224,7 @@ class Gallery(IndexedGallery, BaseGallery):
             found = find_rows(self._store, wanted)
             for row_id in wanted:
                 if row_id not in found:
-                    raise missing_row_error(row_id, similar_ids(row_id, self._store.ids()))
+                    raise missing_row_error(row_id, ids_like(self._store, row_id))
             return self.remove_rows(list({record.id: None for record, _ in found.values()}))
 
     def update_metadata(self, id: str, metadata: Metadata) -> dict[str, Any]:  # noqa: A002
@@ -252,7 +256,77 @@ class Gallery(IndexedGallery, BaseGallery):
         return items
 
     def _ids_like(self, id: str) -> list[str]:  # noqa: A002
-        return similar_ids(id, self._read(lambda opened: opened.snapshot().store.ids()))
+        return self._read(lambda opened: ids_like(opened.snapshot().store, id))
+
+    def neighbors(self, k: int = 20, *, progress: ProgressOption = True) -> NeighborGraph:
+        """Return the exact ``k`` nearest neighbors of every row, by the gallery's metric.
+
+        Args:
+            k: neighbors of each row.
+            progress: True shows it on a terminal or in a notebook; a callback gets it.
+
+        Raises:
+            SettingError: ``k`` is out of range.
+            InputError: fewer than two rows, or fewer than two with an embedding but zeros.
+        """
+        from lookalike.gallery.neighbors import neighbor_graph
+
+        with reporting(progress) as on_progress:
+            return neighbor_graph(self, k, on_progress)
+
+    def export(
+        self, path: str | Path, *, layout: str = "parquet", progress: ProgressOption = True
+    ) -> int:
+        """Write ids, URIs, metadata and embeddings for other tools; return the number of rows.
+
+        Args:
+            path: the new file or folder.
+            layout: ``parquet``, one file, or ``npy``, a folder in the layout of clip-retrieval; see
+                :func:`lookalike.gallery.export.export`.
+            progress: True shows it on a terminal or in a notebook; a callback gets it.
+
+        Raises:
+            UnknownNameError: no such layout.
+            ArtifactError: ``path`` exists.
+            StorageError: it could not be written.
+        """
+        from lookalike.gallery.export import export
+
+        with reporting(progress) as on_progress:
+            return export(self, path, layout=layout, on_progress=on_progress)
+
+    def copy_to(
+        self,
+        target: str | Path,
+        *,
+        store: str | None = None,
+        allow_removals: bool = False,
+        progress: ProgressOption = True,
+    ) -> CopyReport:
+        """Copy encoder, rows and sources, or update a copy, and verify it.
+
+        Images stay where they are.         An interrupted copy resumes when it is called again.
+
+        Args:
+            target: a folder or the address of a Milvus collection; created if it does not exist.
+            store: for a new folder, the address of a Milvus collection for its rows.
+            allow_removals: delete target rows that are missing from the gallery.
+            progress: True shows it on a terminal or in a notebook; a callback gets it.
+
+        Raises:
+            InputError: the target is the gallery itself, or its rows are not in ``store``.
+            FingerprintError: the target has another encoder.
+            ArtifactError: the target has rows that the gallery does not have, or rows read back
+                differ.
+            UnreachableError: a Milvus server does not answer.
+            StorageError: the target could not be written.
+        """
+        from lookalike.gallery.copy import copy
+
+        with reporting(progress) as on_progress:
+            return copy(
+                self, target, store=store, allow_removals=allow_removals, on_progress=on_progress
+            )
 
     def items(self) -> ItemSource:
         """Return the rows as a source of images, ordered by id.

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lookalike.encoders.external import ExternalEncoder
 from lookalike.errors import (
+    InputError,
     SettingError,
     SourceError,
 )
@@ -37,6 +39,7 @@ from lookalike.gallery.sync import (
     same_location,
 )
 from lookalike.gallery.writing import WritableGallery
+from lookalike.progress import ProgressOption, reporting
 from lookalike.sources import (
     FolderSource,
     Source,
@@ -65,7 +68,7 @@ class IndexedGallery(WritableGallery):
         relocate: bool = False,
         dry_run: bool = False,
         rehash: bool = False,
-        on_progress: ProgressCallback = ignore_progress,
+        progress: ProgressOption = True,
         runner: Runner | None = None,
     ) -> SyncReport:
         """Bring the rows of one source up to date: new, changed, moved and removed images.
@@ -85,7 +88,8 @@ class IndexedGallery(WritableGallery):
             dry_run: count the changes without writing. Images are not decoded, so unreadable ones
                 are not found.
             rehash: read files again whose size and modification time are unchanged.
-            on_progress: called after every chunk of a batch.
+            progress: True shows it on a terminal or in a notebook; False does not; a callback gets
+                it after every chunk of a batch.
             runner: encodes the images elsewhere (:mod:`lookalike.gallery.ray_runner`).
 
         Raises:
@@ -99,9 +103,18 @@ class IndexedGallery(WritableGallery):
                 "{dry_run} encodes nothing; remove {runner}", dry_run=None, runner=None
             )
         start = time.perf_counter()
-        if isinstance(source, str | Path):
-            source = self.open_source(source, on_progress, empty=allow_removals)
-        with contextlib.nullcontext() if dry_run else self._indexing():
+        with contextlib.ExitStack() as stack:
+            on_progress = stack.enter_context(reporting(progress))
+            if isinstance(source, str | Path):
+                source = self.open_source(source, on_progress, empty=allow_removals)
+            elif not isinstance(source, Source):
+                raise InputError(
+                    f"source: expected a folder, or whatever else lookalike.open_source opens, not "
+                    f"{type(source).__name__}; images are added with Gallery.add"
+                )
+            if not dry_run:
+                self._check_encodes()
+                stack.enter_context(self._indexing())
             located = self._locate(source, relocate=relocate)
             source = located.source
             rows = {record.id: record for record in self._store.records(f"{source.name}:")}
@@ -151,6 +164,16 @@ class IndexedGallery(WritableGallery):
         fields = {**self.source_options.get(known, {}), **(options or {})}
         opened = SourceOptions.from_dict(fields)
         return open_source(spec, on_progress, empty=empty, name=name, options=opened)
+
+    def _check_encodes(self) -> None:
+        """Refuse an external encoder whose function is not here, before each image fails.
+
+        Raises:
+            InputError: it is one.
+        """
+        encoder = self.encoder
+        if isinstance(encoder, ExternalEncoder) and not encoder.is_available:
+            encoder.encode_batch([])
 
     def _locate(self, source: Source, *, relocate: bool) -> LocatedSource:
         """Return a source under its name in the gallery, opened with its recorded options.

@@ -13,7 +13,7 @@ from typing import Any
 
 from lookalike.errors import ImageError, SourceError
 from lookalike.files import unescape_name
-from lookalike.formatting import format_count
+from lookalike.formatting import format_count, printable
 from lookalike.gallery.ids import UPLOADS, missing_row_error, similar_ids
 from lookalike.gallery.ingest import Change, IngestSummary, item_hash
 from lookalike.images.options import FURTHER_FRAMES, FURTHER_PAGES
@@ -34,7 +34,7 @@ _COMPARED = 100
 """Images that are read to recognize a source that has moved."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SyncReport:
     """What a sync did, in images.
 
@@ -63,6 +63,22 @@ class SyncReport:
     skipped: tuple[Skipped, ...] = ()
     notes: Mapping[str, int] = field(default_factory=dict)
     relocated: str = ""
+
+    def __repr__(self) -> str:
+        example = ""
+        if self.failed:
+            first = self.failed[0]
+            more = f" (and {len(self.failed) - 1:,} more)" if len(self.failed) > 1 else ""
+            example = f"\n  failed: {printable(first.uri)}: {printable(first.reason)[:200]}{more}"
+        return f"<SyncReport: {self.summary()}{example}>"
+
+    def summary(self) -> str:
+        """Return the counts and the duration, for people."""
+        return (
+            f"{self.added:,} added, {self.updated:,} updated, {self.moved:,} moved, "
+            f"{self.removed:,} removed, {self.unchanged:,} unchanged, {len(self.failed):,} failed, "
+            f"{sum(each.count for each in self.skipped):,} skipped, in {self.seconds:.1f} s"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

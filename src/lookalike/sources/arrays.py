@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lookalike.errors import SourceError
 from lookalike.files import escape_name
 from lookalike.images import idx
-from lookalike.sources.base import Item, source_name
+from lookalike.sources.base import Item, source_name, source_repr
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from lookalike.sources.skipping import Skipped
 from lookalike.types import Failure, ProgressCallback
@@ -21,7 +21,7 @@ from lookalike.types import Failure, ProgressCallback
 DATASET_PREFIX = "dataset:"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ArraySource:
     """A source of images in one array: an IDX pair or a data set.
 
@@ -46,6 +46,9 @@ class ArraySource:
         """Return False: what is outside the slice is not in the source."""
         del item_id
         return False
+
+    def __repr__(self) -> str:
+        return source_repr(self)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from lookalike.errors import CancelledError, ImageError
 from lookalike.files import escape_name
+from lookalike.formatting import format_count, printable
 from lookalike.images.decode import DecodedImage, decode_with_notes
 from lookalike.images.memory import BUDGET
 from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
@@ -171,7 +172,7 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Item]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ItemSource:
     """A source made of a list of items, such as the rows of a gallery."""
 
@@ -193,6 +194,9 @@ class ItemSource:
         del item_id
         return False
 
+    def __repr__(self) -> str:
+        return source_repr(self)
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -201,6 +205,17 @@ class ItemSource:
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.items)
+
+
+def source_repr(source: Source) -> str:
+    """Return a source in one line: its name, size and location."""
+    counts = [format_count(len(source), "image")]
+    if source.problems:
+        counts.append(format_count(len(source.problems), "problem"))
+    if skipped := sum(each.count for each in source.skipped):
+        counts.append(f"{skipped:,} skipped")
+    place = printable(source.spec)
+    return f"<{type(source).__name__} {source.name!r}: {', '.join(counts)}, {place}>"
 
 
 def source_name(text: str) -> str:

@@ -16,7 +16,7 @@ from lookalike.images.formats import HEADER_BYTES, RAW_SUFFIXES, developed_raws,
 from lookalike.images.header import read_header
 from lookalike.images.memory import read_file
 from lookalike.sources import skipping
-from lookalike.sources.base import Item, source_name
+from lookalike.sources.base import Item, source_name, source_repr
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from lookalike.sources.skipping import SkipCounter, Skipped, reason_to_skip
 from lookalike.sources.tables import SUFFIXES as TABLES
@@ -38,7 +38,7 @@ _MAX_COMPARED = 20_000
 """Names that are compared with one that does not exist, to find a similar one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FolderSource:
     """The image files below a folder; the name of a file's parent folder is its label.
 
@@ -114,6 +114,9 @@ class FolderSource:
         if mark and page.isdigit() and not _is_listed(self.root, key):
             return self.options.pages != "all" and _is_listed(self.root, base)
         return _is_listed(self.root, key)
+
+    def __repr__(self) -> str:
+        return source_repr(self)
 
     def __len__(self) -> int:
         return len(self.files)

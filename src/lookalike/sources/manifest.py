@@ -17,7 +17,7 @@ from lookalike.formatting import format_count
 from lookalike.images.formats import supported_suffixes
 from lookalike.images.memory import read_file
 from lookalike.sources import skipping
-from lookalike.sources.base import Item, source_name
+from lookalike.sources.base import Item, source_name, source_repr
 from lookalike.sources.folder import file_signature, file_size, matching_name, similar_name
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from lookalike.sources.skipping import SkipCounter, Skipped, reason_to_skip
@@ -32,7 +32,7 @@ _MAX_KEY = 2_000
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ManifestSource:
     """The rows of a table with a column ``path`` or ``url``; the other columns are metadata.
 
@@ -104,6 +104,9 @@ class ManifestSource:
     def has_file(self, item_id: str) -> bool:
         """Return whether the manifest has a row of this ID that is not among the items."""
         return item_id.removeprefix(f"{self.name}:") in self.skipped_keys
+
+    def __repr__(self) -> str:
+        return source_repr(self)
 
     def __len__(self) -> int:
         return len(self.keys)

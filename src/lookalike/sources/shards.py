@@ -23,7 +23,7 @@ from lookalike.images.formats import supported_suffixes
 from lookalike.images.memory import BUDGET
 from lookalike.metadata import json_values, plain
 from lookalike.sources import skipping
-from lookalike.sources.base import Item, source_name
+from lookalike.sources.base import Item, source_name, source_repr
 from lookalike.sources.folder import file_signature
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from lookalike.sources.skipping import SkipCounter, Skipped, reason_to_skip
@@ -90,7 +90,7 @@ class Shard(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ShardSource:
     """The images of one shard, or of all those in a folder, in sorted order.
 
@@ -156,6 +156,9 @@ class ShardSource:
             for shard in self.shards
             if escape_name(shard.path.stem) == stem
         )
+
+    def __repr__(self) -> str:
+        return source_repr(self)
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
