@@ -1,24 +1,34 @@
-"""The nearest-neighbor graph of a gallery, and label propagation along it."""
+"""The nearest neighbors of every row of a gallery; their graph, and label propagation along it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from lookalike.cancellation import check_cancelled
-from lookalike.errors import ArtifactError, InputError
+from lookalike.errors import ArtifactError, InputError, SettingError
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
+from lookalike.progress import ProgressOption, reporting
+from lookalike.sources.tables import data_frame
+from lookalike.stores.base import MAX_K
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, Metric, Progress, ProgressCallback, ignore_progress
 from lookalike.vectors import has_direction, unit_rows
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 K = 20
 """Neighbors of each row in a graph."""
+
+PUBLIC_K = 10
+"""Neighbors of each row that are returned to users by default."""
 
 _SCALE_NEIGHBOR = 7
 _CHUNK = 2_048
@@ -27,7 +37,75 @@ _ALPHA = 0.9
 _PROPAGATION_STEPS = 40
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
+class Neighbors:
+    """The nearest neighbors of every row of a gallery, without the row itself.
+
+    ``rows`` are positions in ``ids``: those of ``ids[3]`` are ``[ids[i] for i in rows[3]]``. With
+    the metric cosine, rows with an embedding of zeros are left out: they have no direction, so none
+    is nearer than another.
+
+    Args:
+        ids: of the rows, sorted.
+        rows: ``(n, k)`` int64, nearest first; ``k`` is at most ``n - 1``.
+        distances: ``(n, k)`` float64, in the metric's units.
+        metric: of the gallery.
+        zero_embeddings: ids of the rows that are left out.
+    """
+
+    ids: tuple[str, ...]
+    rows: NDArray[np.int64]
+    distances: NDArray[np.float64]
+    metric: Metric
+    zero_embeddings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        rows = format_count(len(self), "row")
+        return f"<Neighbors of {rows}: k={self.rows.shape[1]}, {self.metric}>"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame of edges: ``id``, ``rank`` (from 1), ``neighbor``, ``distance``.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        n, k = self.rows.shape
+        ids = np.array(self.ids, object)
+        columns = {
+            "id": np.repeat(ids, k),
+            "rank": np.tile(np.arange(1, k + 1), n),
+            "neighbor": ids[self.rows.ravel()],
+            "distance": self.distances.ravel(),
+        }
+        return data_frame("Neighbors.to_pandas", columns)
+
+
+def neighbors(gallery: Gallery, k: int = PUBLIC_K, *, progress: ProgressOption = True) -> Neighbors:
+    """Return the ``k`` nearest neighbors of every row, by exact search in the gallery's metric.
+
+    Args:
+        gallery: whose embeddings are compared; no image is read.
+        k: neighbors of each row; all others if there are fewer.
+        progress: True shows it on a terminal or in a notebook; False does not; a callback gets it.
+
+    Raises:
+        SettingError: ``k`` is not a number of at least 1.
+        InputError: fewer than two rows, or fewer than two with an embedding but zeros.
+    """
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= MAX_K:
+        raise SettingError(f"{{k}} must be a number from 1 to {MAX_K:,}", k=k)
+    with reporting(progress) as on_progress:
+        graph = neighbor_graph(gallery, int(k), on_progress)
+    distances = graph.distances
+    if gallery.metric is Metric.COSINE:
+        distances = distances**2 / 2  # of unit length
+    return Neighbors(graph.ids, graph.rows, distances, gallery.metric, graph.zero_embeddings)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class NeighborGraph:
     """The k nearest neighbors of the rows of a gallery.
 
@@ -49,6 +127,9 @@ class NeighborGraph:
     distances: NDArray[np.float64]
     state: GalleryState | None = None
     zero_embeddings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<NeighborGraph of {format_count(len(self), 'row')}: k={self.rows.shape[1]}>"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -104,7 +185,7 @@ def neighbor_graph(
     if len(ids) < 2:
         rows = format_count(len(ids), "row")
         raise InputError(f"{gallery.path}: has {rows}, at least 2 are needed")
-    embeddings = gallery.store.get(ids).embeddings
+    embeddings = gallery.store.embeddings(ids)
     finite = np.isfinite(embeddings).all(axis=1)
     if not finite.all():
         raise ArtifactError(
