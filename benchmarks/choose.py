@@ -24,7 +24,7 @@ from lookalike.evaluation.label_sheet import draw_rows
 from lookalike.evaluation.metrics import bootstrap_interval
 from lookalike.sources import ArraySource, open_source
 from lookalike.stores.exact import ExactIndex
-from lookalike.training.loop import TrainingOptions
+from lookalike.training.options import TrainingOptions
 from lookalike.training.train import train
 from lookalike.types import Embeddings, Metric
 from lookalike.vectors import unit_rows
@@ -66,7 +66,7 @@ def encode(source: ArraySource, augment: str) -> dict[str, Embeddings]:
     for name in candidate_names():
         embeddings[name] = open_encoder(name, sample).encode(source.images)
     small = source.subset(0, min(SAMPLE, len(source)))
-    trained = train(small, recipe=TRAINED, augment=augment, options=TrainingOptions(minutes=1))
+    trained = train(small, recipe=TRAINED, options=TrainingOptions(minutes=1, augment=augment))
     embeddings[TRAINED] = trained.encode(source.images)
     return embeddings
 

@@ -27,7 +27,7 @@ from lookalike.evaluation.metrics import bootstrap_interval
 from lookalike.sources import ArraySource, open_source
 from lookalike.sources.sampling import SAMPLE
 from lookalike.stores.exact import ExactIndex
-from lookalike.training.loop import TrainingOptions
+from lookalike.training.options import TrainingOptions
 from lookalike.training.train import train
 from lookalike.types import Metric
 

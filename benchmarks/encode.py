@@ -26,7 +26,7 @@ from lookalike.encoders.hog import FineHog
 from lookalike.encoders.onnx import BATCH_SIZE, MODEL_FILE, NetworkEncoder, OnnxModel
 from lookalike.encoders.persistence import load_encoder
 from lookalike.sources import ArraySource, open_source
-from lookalike.training.loop import TrainingOptions
+from lookalike.training.options import TrainingOptions
 from lookalike.training.towers import Concatenated, FineHogModule, UnitLength, tower
 from lookalike.training.train import train
 

@@ -27,7 +27,7 @@ from lookalike.explore.layout import (
     principal_components,
 )
 from lookalike.gallery.neighbors import NeighborGraph, graph_from_embeddings
-from lookalike.training.loop import TrainingOptions
+from lookalike.training.options import TrainingOptions
 from lookalike.training.train import train
 from lookalike.vectors import unit_rows
 

@@ -21,7 +21,7 @@ from lookalike.evaluation.metrics import Scores
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import ArraySource, open_source
 from lookalike.stores.exact import ExactIndex
-from lookalike.training.loop import TrainingOptions
+from lookalike.training.options import TrainingOptions
 from lookalike.training.train import train
 from lookalike.types import Metric, Progress
 

@@ -27,8 +27,8 @@ from lookalike.sources import ArraySource, open_source
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.allocator import retain_memory
 from lookalike.training.augmentations import AUGMENTATIONS
-from lookalike.training.loop import TrainingOptions
-from lookalike.training.networks import to_channels_last
+from lookalike.training.networks import set_memory_format
+from lookalike.training.options import TrainingOptions
 from lookalike.training.recipes import RECIPES
 from lookalike.training.tasks import make_task
 from lookalike.training.train import train
@@ -105,7 +105,7 @@ def augmentation_share(images: np.ndarray) -> float:
     torch.set_num_threads(settings().threads)
     recipe, augment = RECIPES["contrastive"], AUGMENTATIONS["digits"]
     task = make_task(recipe, images[:5000, None], augment, ignore_progress).train()
-    to_channels_last(task)
+    set_memory_format(task, task.memory_format)
     pixels = torch.from_numpy(images[:5000, None].copy())
     rows = torch.arange(recipe.batch)
     values = pixels[: 2 * recipe.batch].float() / 255

@@ -24,8 +24,9 @@ from lookalike.encoders.base import Preprocessing
 from lookalike.errors import LookalikeError, SettingError, SourceError
 from lookalike.sources import open_source
 from lookalike.training.distributed import ProcessGroup, current_group, process_group
-from lookalike.training.loop import TrainingOptions, fit
+from lookalike.training.loop import fit
 from lookalike.training.losses import nt_xent
+from lookalike.training.options import TrainingOptions
 from lookalike.training.recipes import RECIPES, Recipe
 from lookalike.training.train import train
 from lookalike.types import Progress, ProgressCallback, ignore_progress

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from lookalike.sources.opening import open_source
     from lookalike.stores.base import VectorStore
     from lookalike.training.adapt import AdaptOptions, adapt
-    from lookalike.training.loop import TrainingOptions
+    from lookalike.training.options import TrainingOptions
     from lookalike.training.recipe import Recipe
     from lookalike.training.train import train
     from lookalike.types import Hit, Metric
@@ -155,7 +155,7 @@ _ORIGINS = {
     "SourceError": "lookalike.errors",
     "StorageError": "lookalike.errors",
     "TimeLimitError": "lookalike.errors",
-    "TrainingOptions": "lookalike.training.loop",
+    "TrainingOptions": "lookalike.training.options",
     "UnknownNameError": "lookalike.errors",
     "UnreachableError": "lookalike.errors",
     "VectorStore": "lookalike.stores.base",

@@ -38,10 +38,10 @@ from lookalike.evaluation.saved import FILE as EVALUATION_FILE
 from lookalike.evaluation.saved import load_saved_evaluation
 from lookalike.explore import build_map, load_map
 from lookalike.filters import MetadataColumns, as_filter
+from lookalike.filters.facets import Facet
 from lookalike.filters.text import parse as parse_filter
 from lookalike.gallery.archive import FILE as ARCHIVE
 from lookalike.gallery.derived import EVALUATION, LABELING, Origin
-from lookalike.filters.facets import Facet
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.images.decode import decode_with_notes
@@ -49,7 +49,6 @@ from lookalike.images.formats import HEADER_BYTES, detect_format
 from lookalike.images.header import read_header
 from lookalike.images.metadata_stripping import open_parts, size_of, strip_metadata
 from lookalike.images.options import DecodeOptions
-from lookalike.sources.labels import LabelSet, read_labels
 from lookalike.labels.session import load_session, save_session
 from lookalike.metadata import check_metadata, parse_metadata, storable_metadata
 from lookalike.report.page import Page, Section, Table, render_page
@@ -57,8 +56,10 @@ from lookalike.server.api_keys import read_keys
 from lookalike.server.decoder_pool import UPLOAD_MEGAPIXELS
 from lookalike.sources import Source, open_source
 from lookalike.sources.arrays import load_idx
+from lookalike.sources.labels import LabelSet, read_labels
 from lookalike.stores.milvus.address import Address
 from lookalike.training import checkpoints
+from lookalike.training.run_folder import CHECKPOINT_MANIFEST
 from lookalike.types import Metric
 from tests.fuzz.engine import Target
 from tests.fuzz.mutators import mutate_bytes, mutate_json, mutate_text
@@ -663,8 +664,8 @@ def _make() -> dict[str, Callable[[], Target]]:
         ),
         "checkpoint-json": lambda: Target(
             "checkpoint-json",
-            _artifact_file(_run_folder, checkpoints.MANIFEST, _resume),
-            ((_run_folder() / checkpoints.MANIFEST).read_bytes(),),
+            _artifact_file(_run_folder, CHECKPOINT_MANIFEST, _resume),
+            ((_run_folder() / CHECKPOINT_MANIFEST).read_bytes(),),
             mutate_json,
         ),
         "checkpoint-weights": lambda: Target(

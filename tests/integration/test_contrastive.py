@@ -23,9 +23,8 @@ from lookalike.encoders.registry import open_encoder
 from lookalike.errors import SettingError, SourceError, UnknownNameError
 from lookalike.sources import ArraySource, Source, open_source
 from lookalike.stores.exact import ExactIndex
-from lookalike.training import loop
-from lookalike.training import train as training_train
-from lookalike.training.loop import TrainingOptions
+from lookalike.training import loop, run
+from lookalike.training.options import TrainingOptions
 from lookalike.training.recipes import RECIPES
 from lookalike.training.towers import mirror_tower, tower
 from lookalike.training.train import train
@@ -59,7 +58,7 @@ def trained(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Trained
         return to_onnx(module, example)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_train, "to_onnx", spy)
+        patch.setattr(run, "to_onnx", spy)
         train(source, recipe="contrastive", out=folder, options=TrainingOptions(epochs=8, **SMALL))
     return Trained(folder, modules[-1])
 

@@ -23,7 +23,8 @@ from lookalike.errors import SettingError
 from lookalike.training import checkpoints
 from lookalike.training import train as training_train
 from lookalike.training.distributed import SINGLE_PROCESS, ProcessGroup, current_group
-from lookalike.training.loop import Schedule, TrainingOptions
+from lookalike.training.loop import Schedule
+from lookalike.training.options import TrainingOptions
 from lookalike.training.recipes import RECIPES
 from lookalike.training.train import train
 from tests.distributed_run import SOURCE, WHOLE

@@ -36,6 +36,7 @@ from lookalike.stores.lance.table import IDENTITY
 from lookalike.stores.milvus.address import Address
 from lookalike.training import checkpoints
 from lookalike.training.adapt import _EmbeddingCache
+from lookalike.training.run_folder import CHECKPOINT_MANIFEST
 from tests.integration.test_cli import lookalike
 
 NAMES = [
@@ -382,7 +383,7 @@ def test_checkpoints_of_others_are_refused_in_one_line(tmp_path: Path) -> None:
     run = {"recipe": "x"}
     checkpoints.save(tmp_path, checkpoints.TrainingState(run), model, optimizer)
     assert checkpoints.load(tmp_path, run, model, optimizer).epoch == 0
-    file = tmp_path / checkpoints.MANIFEST
+    file = tmp_path / CHECKPOINT_MANIFEST
     original = json.loads(file.read_text())
     names = ["../weights.safetensors", "/etc/passwd", "none.safetensors", 3]
     wrong = [{"weights": name} for name in names]

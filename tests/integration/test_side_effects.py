@@ -18,7 +18,7 @@ from lookalike.encoders.export import to_onnx
 from lookalike.errors import ArtifactError, SettingError
 from lookalike.sources import Source, open_source
 from lookalike.training.adapt import AdaptOptions, adapt
-from lookalike.training.loop import TrainingOptions
+from lookalike.training.options import TrainingOptions
 from lookalike.training.train import train
 from lookalike.training.untrained import untrained_model
 from lookalike.types import Progress
@@ -62,7 +62,7 @@ def test_training_uses_its_own_threads_and_random_numbers(few: Source, tmp_path:
     def record(progress: Progress) -> None:
         threads.append(torch.get_num_threads())
 
-    first = train(few, recipe="report-conv", out=tmp_path / "1", options=ONCE, on_progress=record)
+    first = train(few, recipe="report-conv", out=tmp_path / "1", options=ONCE, progress=record)
     torch.rand(100)
     second = train(few, recipe="report-conv", out=tmp_path / "2", options=ONCE)
     assert threads[-1] == 1
@@ -83,7 +83,7 @@ def test_interrupted_training_restores_the_process(few: Source, tmp_path: Path) 
             os.kill(os.getpid(), signal.SIGINT)
 
     with unchanged(*LOGGERS), pytest.raises(KeyboardInterrupt):
-        train(few, recipe="report-conv", out=tmp_path / "e", options=ONCE, on_progress=interrupt)
+        train(few, recipe="report-conv", out=tmp_path / "e", options=ONCE, progress=interrupt)
 
 
 def test_adapting_with_contrast_restores_the_process() -> None:
@@ -107,7 +107,7 @@ def test_the_openmp_variable_is_set_only_during_the_import_of_torch() -> None:
         "    def find_spec(self, name, *_):\n"
         "        if name == 'torch': print(os.environ.get('OMP_WAIT_POLICY'))\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "import lookalike as la; la.train, la.TrainingOptions\n"
+        "import lookalike.training.run\n"
         "new = {k for k, v in os.environ.items() if before.get(k) != v}\n"
         "print(sorted(k for k in new if not k.startswith(('TORCH', 'PYTORCH'))))"
     )

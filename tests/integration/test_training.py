@@ -21,9 +21,11 @@ from lookalike.encoders.base import Preprocessing
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import ArtifactError, SettingError, SourceError, UnknownNameError
 from lookalike.sources import Source, open_source
-from lookalike.training.loop import TrainingOptions, fit
+from lookalike.training.loop import fit
+from lookalike.training.networks import report_network
+from lookalike.training.options import TrainingOptions
 from lookalike.training.recipes import RECIPES
-from lookalike.training.tasks import NETWORKS
+from lookalike.training.report_recipes import network_layers
 from lookalike.training.train import train
 from lookalike.training.untrained import untrained_model
 from lookalike.types import Progress, ProgressCallback, ignore_progress
@@ -42,7 +44,7 @@ def test_the_exported_encoder_agrees_with_torch(
     recipe: str, source: Source, tmp_path: Path
 ) -> None:
     encoder = train(source, recipe=recipe, out=tmp_path / "e")
-    model = NETWORKS[RECIPES[recipe].network]().eval()
+    model = report_network(RECIPES[recipe]).eval()
     weights = load_file(tmp_path / "e" / "model.safetensors")
     model.load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})
     images = [item.image() for item in source]
@@ -67,8 +69,8 @@ def test_the_exported_encoder_agrees_with_torch(
 
 @pytest.mark.parametrize("recipe", RECIPE_NAMES)
 def test_recipe_layers_match_the_networks(recipe: str) -> None:
-    layers = RECIPES[recipe].layers
-    network = NETWORKS[RECIPES[recipe].network]()
+    layers = network_layers(RECIPES[recipe])
+    network = report_network(RECIPES[recipe])
     assert sum(layer.parameters for layer in layers) == sum(map(torch.numel, network.parameters()))
     shape = tuple(int(n) for n in layers[-1].output.split(" x "))
     assert network(torch.zeros(2, 1, 28, 28)).shape[1:] == shape

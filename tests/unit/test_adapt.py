@@ -156,7 +156,7 @@ def test_an_interrupted_run_resumes_exactly(
 
     out = tmp_path / "e"
     with pytest.raises(KeyboardInterrupt):
-        adapt(drawings, encoder=base, out=out, options=DRAWN, on_progress=interrupt)
+        adapt(drawings, encoder=base, out=out, options=DRAWN, progress=interrupt)
     with pytest.raises(ArtifactError, match="interrupted run; resume it with resume=True"):
         adapt(drawings, encoder=base, out=out, options=DRAWN)
     resumed = replace(DRAWN, resume=True)

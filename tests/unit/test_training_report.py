@@ -22,7 +22,7 @@ from lookalike.report.training import training_sections
 from lookalike.training.checkpoints import TrainingState
 from lookalike.training.loop import FitResult, epoch_record
 from lookalike.training.recipes import RECIPES
-from lookalike.training.train import _origin
+from lookalike.training.run import _origin
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def command(
                 out=out,
                 backgrounds=backgrounds,
                 options=options,
-                on_progress=on_progress,
+                progress=on_progress,
             )
     except KeyboardInterrupt:
         console.note(

@@ -60,18 +60,18 @@ def recipes(name: _Name = None, as_json: AsJson = False) -> None:
     lookalike recipes
     lookalike train photos -o my.encoder --recipe contrastive
     """
-    from lookalike.training.recipes import RECIPES
+    from lookalike.training.recipes import load_recipes
 
     rows = [
         {
             "name": each.name,
             "summary": each.summary,
-            "augment": each.augment,
+            "augment": each.augment_name,
             "batch": each.batch,
             "learning_rate": each.learning_rate,
             "epochs": each.epochs,
         }
-        for each in RECIPES.values()
+        for each in load_recipes().values()
     ]
     _show("recipe", rows, ("name", "epochs", "summary"), name, as_json)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +14,13 @@ from lookalike.cli.options import AsJson, Resume, Seed, Source
 from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
     from lookalike import sources
     from lookalike.encoders.onnx import NetworkEncoder
     from lookalike.evaluation.sanity_check import SanityCheck
+    from lookalike.sources.labels import LabelSet
+    from lookalike.training.recipe import Recipe
 
 OWN, NONE = "own", "none"
 
@@ -25,7 +29,10 @@ def command(
     source: Source,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder.")],
     recipe: Annotated[
-        str, typer.Option(metavar="NAME", help="Training recipe; see lookalike recipes.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Recipe: see lookalike recipes; or your own, MODULE:OBJECT."
+        ),
     ] = "contrastive",
     epochs: Annotated[
         int | None,
@@ -46,6 +53,18 @@ def command(
         int | None,
         typer.Option(
             metavar="N", help="Image side in pixels, 32 to 224.", show_default="by image size"
+        ),
+    ] = None,
+    code_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Numbers in an embedding (report-*).", show_default="the recipe's"
+        ),
+    ] = None,
+    widths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N", help="Widths of hidden layers (report-*).", show_default="the recipe's"
         ),
     ] = None,
     device: Annotated[
@@ -72,18 +91,16 @@ def command(
     evaluation.
 
       lookalike train photos -o my.encoder --minutes 10
+      lookalike train dataset:mnist/train -o my.encoder --recipe my_recipe:RECIPE
       torchrun --nproc-per-node 2 -m lookalike train photos -o my.encoder
     """
-    from lookalike.errors import MissingDependencyError
-
-    try:
-        from lookalike.training.distributed import process_group
-        from lookalike.training.loop import TrainingOptions
-        from lookalike.training.train import has_checkpoint, train
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "torch", "training", "train") from error
-
     from lookalike.sources import open_source
+    from lookalike.training.options import TrainingOptions
+    from lookalike.training.run_folder import has_checkpoint
+    from lookalike.training.train import check_installed, train
+
+    check_installed()
+    from lookalike.training.distributed import process_group
 
     options = TrainingOptions(
         epochs=epochs,
@@ -93,15 +110,16 @@ def command(
         resume=resume,
         augment=augment,
         size=size,
+        code_size=code_size,
+        widths=_widths(widths),
     )
+    chosen = _recipe(recipe)
     try:
         with console.progress() as on_progress, process_group(device) as group:
             with group.shared_errors():
                 opened = open_source(source, on_progress)
                 label_of = _labels(labels, opened)
-            encoder = train(
-                opened, recipe=recipe, out=out, options=options, on_progress=on_progress
-            )
+            encoder = train(opened, recipe=chosen, out=out, options=options, progress=on_progress)
     except KeyboardInterrupt:
         console.note(
             f"interrupted; resume with the same command and --resume (checkpoint in {out})"
@@ -132,8 +150,62 @@ def command(
         raise typer.Exit(1)
 
 
+def _widths(text: str | None) -> tuple[int, ...] | None:
+    """Return the widths of ``32,64``."""
+    from lookalike.errors import SettingError
+
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(",") if text.strip())
+    except ValueError:
+        raise SettingError("{widths} must be integers, as in 32,64", widths=text) from None
+
+
+def _recipe(name: str) -> str | Recipe:
+    """Return a recipe's name, or the object that ``module:object`` names, which is imported."""
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        return name
+    import importlib
+
+    from lookalike.errors import SettingError
+    from lookalike.training.recipe import Recipe
+
+    with _working_directory_on_path():
+        try:
+            found = getattr(importlib.import_module(module_name), attribute)
+        except (ModuleNotFoundError, AttributeError, ValueError) as error:
+            if isinstance(error, ModuleNotFoundError) and error.name != module_name:
+                raise
+            raise SettingError(
+                f"{{recipe}} cannot be imported ({error}); it must be MODULE:OBJECT, with the "
+                "module in this folder or installed",
+                recipe=name,
+            ) from error
+    recipe = found() if callable(found) else found
+    if not isinstance(recipe, Recipe):
+        raise SettingError(
+            f"{{recipe}} must be a lookalike.Recipe, or a function that returns one; it is of type "
+            f"{type(recipe).__name__}",
+            recipe=name,
+        )
+    return recipe
+
+
+@contextlib.contextmanager
+def _working_directory_on_path() -> Iterator[None]:
+    """Let modules in the working directory be imported, as ``python -m`` does."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
 def _evaluate(
-    encoder: NetworkEncoder, source: sources.Source, labels: Mapping[str, str] | None, out: Path
+    encoder: NetworkEncoder, source: sources.Source, labels: LabelSet | None, out: Path
 ) -> SanityCheck | None:
     """Evaluate an encoder that is already written; return None, with a note, if that fails."""
     from lookalike.cli.commands import message
@@ -143,7 +215,7 @@ def _evaluate(
     written = f"the encoder in {out} is complete"
     try:
         with console.progress() as on_progress:
-            return sanity_check(encoder, source, labels=labels, on_progress=on_progress)
+            return sanity_check(encoder, source, labels=labels, progress=on_progress)
     except KeyboardInterrupt:
         console.note(f"interrupted in the final evaluation; {written}")
         raise typer.Exit(130) from None
@@ -167,12 +239,8 @@ def _summary(encoder: NetworkEncoder, out: Path) -> dict[str, Any]:
 
 
 def _print(encoder: NetworkEncoder, out: Path) -> None:
-    from lookalike.training.recipe import LOSSES
-    from lookalike.training.recipes import find_recipe
-
     origin = encoder.origin
-    loss_name = LOSSES[find_recipe(origin["recipe"]).objective]
-    loss = "" if origin["loss"] is None else f", {loss_name} {origin['loss']:.5f}"
+    loss = "" if origin["loss"] is None else f", {origin['loss_name']} {origin['loss']:.5f}"
     epochs = float(f"{origin['epochs']:.3g}")
     passes = format_count(int(epochs), "epoch") if epochs.is_integer() else f"{epochs:g} epochs"
     console.print_lines(
@@ -181,25 +249,22 @@ def _print(encoder: NetworkEncoder, out: Path) -> None:
     )
 
 
-def _labels(labels: str, source: sources.Source) -> Mapping[str, str] | None:
-    """Return labels by id; None stands for the source's own."""
+def _labels(labels: str, source: sources.Source) -> LabelSet | None:
+    """Return the labels; None stands for the source's own."""
     if labels == OWN:
         return None
     if labels == NONE:
-        return {}
-    from lookalike.errors import InputError
-    from lookalike.evaluation.agreement import LabelJudgements, read_judgements
-    from lookalike.evaluation.sanity_check import MIN_LABELED
+        from lookalike.sources.labels import LabelSet
 
-    judgements = read_judgements(Path(labels), [item.id for item in source])
-    if not isinstance(judgements, LabelJudgements):
+        return LabelSet(NONE, {})
+    from lookalike.errors import InputError
+    from lookalike.evaluation.sanity_check import MIN_LABELED
+    from lookalike.sources.labels import read_labels
+
+    label_set = read_labels(labels, [item.id for item in source])
+    if len(label_set) < MIN_LABELED:
         raise InputError(
-            f"{labels}: has pairs; evaluating training needs the columns id and label (pairs are "
-            "for lookalike choose)"
-        )
-    if len(judgements.labels) < MIN_LABELED:
-        raise InputError(
-            f"{labels}: {format_count(len(judgements.labels), 'image')} labeled, at least "
+            f"{labels}: {format_count(len(label_set), 'image')} labeled, at least "
             f"{MIN_LABELED} are needed to evaluate training; label more, or pass --labels none"
         )
-    return judgements.labels
+    return label_set

@@ -12,12 +12,14 @@ import numpy as np
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import encoder_specs, open_encoder
-from lookalike.errors import SettingError, UnknownNameError
+from lookalike.errors import MissingDependencyError, SettingError, UnknownNameError
 from lookalike.evaluation.agreement import Quality
 from lookalike.evaluation.baselines import UNUSABLE
 from lookalike.evaluation.robustness import evaluate_encoder_robustness
 from lookalike.sources import ItemSource
 from lookalike.sources.sampling import SampledImage
+from lookalike.training.options import TrainingOptions
+from lookalike.training.train import check_installed, train
 from lookalike.types import Embeddings, Progress, ProgressCallback
 
 CANDIDATES = ("pixels", "color-pyramid", "texture-pyramid", "hog", "hog-fine", "hog-fine+color")
@@ -197,17 +199,16 @@ class CandidateRunner:
             self.not_tried[TRAINED] = "too little time left for training"
             return None
         try:
-            from lookalike.training.loop import TrainingOptions
-            from lookalike.training.train import train
-        except ModuleNotFoundError as error:
-            package = error.name or "torch"
-            self.not_tried[TRAINED] = f"needs {package!r}: pip install 'lookalike[train]'"
+            check_installed()
+        except MissingDependencyError as error:
+            self.not_tried[TRAINED] = str(error)
             return None
         items = [replace(s.item, read=partial(np.asarray, s.image)) for s in self.sample]
         return train(
             ItemSource("sample", "a sample of the images", items),
             recipe=TRAINED,
-            augment=self.options.augment,
-            options=TrainingOptions(minutes=seconds / 60, seed=self.options.seed),
-            on_progress=self.on_progress,
+            options=TrainingOptions(
+                minutes=seconds / 60, seed=self.options.seed, augment=self.options.augment
+            ),
+            progress=self.on_progress,
         )

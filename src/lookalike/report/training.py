@@ -12,8 +12,9 @@ from lookalike.evaluation.results import Evaluation
 from lookalike.report import figures
 from lookalike.report.page import Section, Table, png
 from lookalike.sources import open_items
-from lookalike.training.recipe import LOSSES
+from lookalike.training.recipe import LOSSES, Recipe
 from lookalike.training.recipes import RECIPES
+from lookalike.training.report_recipes import network_layers
 
 _QUERIES = 10
 
@@ -22,19 +23,16 @@ def training_sections(
     evaluation: Evaluation, encoders: Mapping[str, NetworkEncoder]
 ) -> Iterator[Section]:
     """Yield layers, training losses and reconstructions of an evaluation's networks."""
-    for name in encoders:
-        if name in RECIPES and RECIPES[name].layers:
-            yield _layers(name)
-    for objective in LOSSES:
-        histories = {
-            name: encoder.origin["history"]
-            for name, encoder in encoders.items()
-            if name in RECIPES
-            and RECIPES[name].objective == objective
-            and encoder.origin.get("history")
-        }
-        if histories:
-            yield _losses(objective, histories)
+    for name, encoder in encoders.items():
+        recipe = _built_in(encoder)
+        if recipe is not None and recipe.widths is not None:
+            yield _layers(name, recipe)
+    histories: dict[str, dict[str, Sequence[Mapping[str, Any]]]] = {}
+    for name, encoder in encoders.items():
+        if encoder.origin.get("history"):
+            histories.setdefault(_loss_name(encoder), {})[name] = encoder.origin["history"]
+    for loss_name in sorted(histories, key=_loss_rank):
+        yield _losses(loss_name, histories[loss_name])
     autoencoders = {
         name: encoder for name, encoder in encoders.items() if DECODER_FILE in encoder.files()
     }
@@ -42,18 +40,37 @@ def training_sections(
         yield _reconstructions(evaluation, autoencoders)
 
 
-def _layers(name: str) -> Section:
-    layers = RECIPES[name].layers
+def _built_in(encoder: NetworkEncoder) -> Recipe | None:
+    """Return the built-in recipe that trained an encoder, in its code size and widths, or None."""
+    recipe = RECIPES.get(encoder.name)
+    if recipe is None or recipe.widths is None:
+        return recipe
+    return recipe.resized(encoder.origin.get("code_size"), encoder.origin.get("widths"))
+
+
+def _loss_name(encoder: NetworkEncoder) -> str:
+    recipe = _built_in(encoder)
+    return str(encoder.origin.get("loss_name", "loss")) if recipe is None else recipe.loss_name
+
+
+def _loss_rank(loss_name: str) -> int:
+    """Return the place of a loss: the built-in ones first, in their order."""
+    return (*LOSSES.values(), loss_name).index(loss_name)
+
+
+def _layers(name: str, recipe: Recipe) -> Section:
+    layers = network_layers(recipe)
     rows = [(layer.title, layer.output, f"{layer.parameters:,}") for layer in layers]
+    (dim,) = (layer.output for layer in layers if layer.is_embedding)
     return Section(
         f"Network of {name}",
-        f"{RECIPES[name].summary}.",
+        f"{recipe.summary.partition(';')[0]}; its embedding is {dim}.",
         png(figures.network_table(name, layers)),
         Table(("layer", "output shape", "parameters"), rows),
     )
 
 
-def _losses(objective: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section:
+def _losses(loss_name: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section:
     rows = [
         (name, _epoch_name(number, epoch), f"{epoch['loss']:.6f}", f"{epoch['seconds']:.1f}")
         for name, history in histories.items()
@@ -61,11 +78,11 @@ def _losses(objective: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]
     ]
     curves = [_curve(name, history) for name, history in histories.items()]
     return Section(
-        f"Training loss: {objective}",
-        f"{_DESCRIPTIONS[objective]}. Lines are means over a twentieth of an epoch; points, the "
-        "legend and the table are means over whole epochs, the last of which is the training loss "
-        "that is reported elsewhere.",
-        png(figures.training_curve(curves, LOSSES[objective])),
+        f"Training loss: {loss_name}",
+        f"{_DESCRIPTIONS.get(loss_name, _OWN)}. Lines are means over a twentieth of an epoch; "
+        "points, the legend and the table are means over whole epochs, the last of which is the "
+        "training loss that is reported elsewhere.",
+        png(figures.training_curve(curves, loss_name)),
         Table(("recipe", "epoch", "mean loss", "seconds"), rows),
     )
 
@@ -83,11 +100,14 @@ def _reconstructions(evaluation: Evaluation, encoders: Mapping[str, NetworkEncod
 
 
 _DESCRIPTIONS = {
-    "reconstruction": "Mean squared error per pixel on the training images, values from 0 to 1",
-    "contrastive": "NT-Xent: cross entropy, in nats, of identifying an image's other view in a "
-    "batch",
+    LOSSES["reconstruction"]: "Mean squared error per pixel on the training images, values from 0 "
+    "to 1",
+    LOSSES["contrastive"]: "NT-Xent: cross entropy, in nats, of identifying an image's other view "
+    "in a batch",
 }
-"""For each objective, what its loss is."""
+"""What a built-in loss is, by its name."""
+
+_OWN = "The loss of a recipe of one's own on the training images"
 
 
 def _curve(name: str, history: Sequence[Mapping[str, Any]]) -> figures.TrainingCurve:

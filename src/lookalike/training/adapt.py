@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,21 +37,14 @@ from lookalike.encoders.composite import ProjectedEncoder
 from lookalike.encoders.persistence import load_encoder, write_encoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.encoders.whitening import LinearProjection, PrincipalComponents, fit_discriminant
-from lookalike.errors import (
-    ArtifactError,
-    InputError,
-    MissingDependencyError,
-    SettingError,
-    UnknownNameError,
-)
-from lookalike.sources import Source, open_source
+from lookalike.errors import ArtifactError, InputError, SettingError, UnknownNameError, require
+from lookalike.progress import ProgressOption, reporting
+from lookalike.sources import Source
+from lookalike.sources.inputs import SourceLike, as_source
 from lookalike.sources.sampling import sample_images
 from lookalike.training.synthesis import QUERY_DOMAINS, ViewGenerator
-from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
+from lookalike.types import ImageArray, Progress, ProgressCallback
 from lookalike.vectors import unit_rows
-
-if TYPE_CHECKING:
-    from lookalike.training.contrastive_refinement import Refinement
 
 log = logging.getLogger(__name__)
 
@@ -98,31 +91,34 @@ DEFAULTS = AdaptOptions()
 
 
 def adapt(
-    source: str | Path | Source,
+    images: SourceLike,
     *,
     encoder: str | Encoder = BASE,
     out: str | Path | None = None,
-    backgrounds: str | Path | Source | None = None,
+    backgrounds: SourceLike | None = None,
     options: AdaptOptions = DEFAULTS,
-    on_progress: ProgressCallback = ignore_progress,
+    progress: ProgressOption = True,
 ) -> ProjectedEncoder:
-    """Adapt an encoder to a collection without labels, and write it to the folder ``out``.
+    """Adapt an encoder to a collection without labels; return it.
 
     The projection is the linear discriminant with each image and its views as a class: embeddings
     are whitened by the scatter within classes (the learned whitening of Mikolajczyk and Matas 2007,
     section 3), and the directions with the largest variance between classes are kept.
 
     Args:
-        source: an argument of :func:`lookalike.open_source`, or an opened source; a sample of at
-            most 3,000 images is used.
+        images: a folder or another argument of :func:`lookalike.open_source`, an opened source, or
+            images: arrays ``(n, h, w)`` or ``(n, h, w, 3)`` uint8, lists of files, PIL images, ...
+            A sample of at most 3,000 images is used.
         encoder: a name, the path of an encoder folder, or an encoder.
-        out: the encoder folder to create; during the run it holds the views' embeddings.
+        out: the encoder folder to create; during the run it holds the views' embeddings. Without it
+            nothing is written, and an interrupted run cannot be resumed.
         backgrounds: photos on which items are put in street photos, by default collages of the
             collection. For an honest evaluation they must not include the queries.
         options: see :class:`AdaptOptions`.
-        on_progress: called at each stage.
+        progress: True, False, or a callback; see :mod:`lookalike.progress`.
 
     Raises:
+        MissingDependencyError: a package that the encoder or ``contrast`` needs is not installed.
         UnknownNameError: no such encoder or query domain.
         SettingError: an option is out of range.
         InputError: more dimensions than images, or all images have the same embedding.
@@ -132,12 +128,24 @@ def adapt(
     """
     _check_options(options)
     if options.contrast:
-        _import_refine()
+        require("torch", "contrastive refinement", "train")
+    with reporting(progress) as on_progress:
+        return _adapt(images, encoder, out, backgrounds, options, on_progress)
+
+
+def _adapt(
+    source: SourceLike,
+    encoder: str | Encoder,
+    out: str | Path | None,
+    backgrounds: SourceLike | None,
+    options: AdaptOptions,
+    on_progress: ProgressCallback,
+) -> ProjectedEncoder:
     folder = None if out is None else Path(out)
     if folder is not None:
         _check_folder(folder, options)
         check_writable(folder)
-    opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
+    opened = as_source(source, on_progress)
     images = _load_sample(opened)
     base = _open_base(encoder, images) if isinstance(encoder, str) else encoder
     dim = _dim(options, len(images), base, opened)
@@ -204,20 +212,6 @@ def adapt(
     return adapted
 
 
-def _import_refine() -> Callable[..., Refinement]:
-    """Return :func:`lookalike.training.contrastive_refinement.refine`.
-
-    Raises:
-        MissingDependencyError: torch is not installed.
-    """
-    try:
-        from lookalike.training.contrastive_refinement import refine
-    except ModuleNotFoundError as error:
-        purpose = "contrastive refinement"
-        raise MissingDependencyError(error.name or "torch", purpose, "train") from error
-    return refine
-
-
 def _fit_projection(
     rows: NDArray[np.float32],
     views: NDArray[np.float32],
@@ -227,7 +221,8 @@ def _fit_projection(
 ) -> LinearProjection:
     if not options.contrast:
         return fit_discriminant(rows, views, dim)
-    refine = _import_refine()
+    from lookalike.training.contrastive_refinement import refine
+
     start = fit_discriminant(rows, views[:, :-1], dim)
     return refine(rows, views, start, seed=options.seed, on_progress=on_progress).projection
 
@@ -396,15 +391,11 @@ def _load_sample(source: Source) -> list[ImageArray]:
 
 
 def _load_backgrounds(
-    backgrounds: str | Path | Source | None, on_progress: ProgressCallback
+    backgrounds: SourceLike | None, on_progress: ProgressCallback
 ) -> list[ImageArray]:
     if backgrounds is None:
         return []
-    opened = (
-        open_source(backgrounds, on_progress)
-        if isinstance(backgrounds, str | Path)
-        else backgrounds
-    )
+    opened = as_source(backgrounds, on_progress, argument="backgrounds")
     return sample_images(opened, _MAX_BACKGROUNDS, _BACKGROUND_SIDE)
 
 

@@ -20,13 +20,12 @@ from lookalike.artifacts import OLDEST_RUN, read_manifest, write_atomically, wri
 from lookalike.documents import Fields
 from lookalike.errors import ArtifactError, SettingError
 from lookalike.files import bare_name, open_regular
-
-MANIFEST = "checkpoint.json"
+from lookalike.training.run_folder import CHECKPOINT_MANIFEST
 
 _HINT = "train again into a new folder"
 _MAX_STEPS, _MAX_LOSS = 1 << 50, 1e300
 
-_RUN_DEFAULTS = {"processes": 1}
+_RUN_DEFAULTS = {"processes": 1, "code_size": None, "widths": None}
 """Values of keys that a run may leave out."""
 
 
@@ -60,12 +59,45 @@ def save(
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in slots.items()}
     name = f"checkpoint-{state.epoch:05d}-{state.step:07d}.safetensors"
-    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    write_atomically(folder / name, save_tensors(plain))
-    write_manifest(folder / MANIFEST, {**asdict(state), "weights": name})
+    write_atomically(folder / name, save_tensors(plain_tensors(tensors)))
+    write_manifest(folder / CHECKPOINT_MANIFEST, {**asdict(state), "weights": name})
     for old in folder.glob("checkpoint-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
+
+
+def plain_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return tensors as safetensors writes them: on the CPU, contiguous, none shared by two names.
+
+    Networks of one's own may share weights between layers.
+    """
+    plain: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        tensor = value.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return plain
+
+
+def read_run(folder: Path) -> Mapping[str, Any]:
+    """Return what a checkpoint says of its run.
+
+    Raises:
+        ArtifactError: there is no checkpoint, it is damaged, or an older lookalike wrote it.
+    """
+    return _read(folder).mapping("run")
+
+
+def _read(folder: Path) -> Fields:
+    manifest = read_manifest(folder / CHECKPOINT_MANIFEST, what="a training run to resume")
+    if manifest["format"] < OLDEST_RUN:
+        raise ArtifactError(
+            f"{folder}: written by an older lookalike (format {manifest['format']}); it cannot be "
+            "resumed. Train again into a new folder"
+        )
+    return Fields(manifest, str(folder / CHECKPOINT_MANIFEST), _HINT)
 
 
 def load(
@@ -80,13 +112,7 @@ def load(
         ArtifactError: there is no checkpoint, it is damaged, or an older lookalike wrote it.
         SettingError: it belongs to another run (recipe, augment, seed or data differ).
     """
-    manifest = read_manifest(folder / MANIFEST, what="a training run to resume")
-    fields = Fields(manifest, str(folder / MANIFEST), _HINT)
-    if manifest["format"] < OLDEST_RUN:
-        raise ArtifactError(
-            f"{folder}: written by an older lookalike (format {manifest['format']}); it cannot be "
-            "resumed. Train again into a new folder"
-        )
+    fields = _read(folder)
     try:
         saved, current = ({**_RUN_DEFAULTS, **each} for each in (fields.mapping("run"), run))
         changed = [key for key in current if saved.get(key) != current[key]]

@@ -23,8 +23,11 @@ from lookalike.training.augmentations import find_augmentations
 from lookalike.training.checkpoints import TrainingState
 from lookalike.training.distributed import ProcessGroup, current_group
 from lookalike.training.interrupts import DeferredInterrupt
-from lookalike.training.networks import to_channels_last
-from lookalike.training.recipes import Recipe
+from lookalike.training.networks import set_memory_format
+from lookalike.training.options import TrainingOptions
+from lookalike.training.own import own_task
+from lookalike.training.recipe import Recipe
+from lookalike.training.run_folder import CHECKPOINT_MANIFEST
 from lookalike.training.tasks import Task, make_task
 from lookalike.training.torch_state import preserve_torch_state, seed_weights
 from lookalike.types import Progress, ProgressCallback, ignore_progress
@@ -38,32 +41,6 @@ _MIN_CHECKPOINT_S = 1.0
 _REPORT_EVERY = 10
 _CURVE_POINTS = 20
 """Points of the loss curve per epoch, if it has as many steps."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingOptions:
-    """Options of a training run; None stands for the recipe's default.
-
-    Args:
-        epochs: number of epochs.
-        minutes: time limit, including preparation; may end within an epoch. A decaying learning
-            rate reaches its minimum by then.
-        seed: of the initial weights, the order of images and the augmentations.
-        device: torch device, such as ``cpu`` or ``cuda``.
-        resume: continue from the checkpoint. On a CPU this gives the weights of an uninterrupted
-            run, bit for bit.
-        augment: an augmentation preset (:data:`lookalike.training.augmentations.AUGMENTATIONS`),
-            for recipes that augment.
-        size: side in pixels to which images are resized, for recipes without a fixed size.
-    """
-
-    epochs: int | None = None
-    minutes: float | None = None
-    seed: int = 0
-    device: str = "cpu"
-    resume: bool = False
-    augment: str | None = None
-    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +81,15 @@ def fit(
     seed_weights(options.seed)
     device = torch.device(options.device)
     augment = options.augment or recipe.augment
-    preset = None if augment is None else find_augmentations(augment)
+    if isinstance(augment, str):
+        augment = find_augmentations(augment)
     clock = _Clock(options.minutes)
-    task = make_task(recipe, images, preset, on_progress).to(device)
-    to_channels_last(task)
+    task = (
+        own_task(recipe, images, augment)
+        if recipe.is_own
+        else make_task(recipe, images, augment, on_progress)
+    ).to(device)
+    set_memory_format(task, task.memory_format)
     optimizer = _optimizer(task, recipe)
     state = TrainingState(run=run)
     if options.resume:
@@ -232,7 +214,7 @@ def _check_loss(state: TrainingState, folder: Path) -> None:
     problem = (
         f"{folder}: the loss became NaN or infinite in epoch {state.epoch + 1}, step {state.step}"
     )
-    if (folder / checkpoints.MANIFEST).exists():
+    if (folder / CHECKPOINT_MANIFEST).exists():
         # Resuming alone would repeat the same steps.
         raise ArtifactError(
             f"{problem}; the last good checkpoint is kept: write its encoder with {{resume}} and a "

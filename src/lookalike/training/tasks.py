@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,11 +15,10 @@ from lookalike.encoders.hog import FineHog
 from lookalike.encoders.whitening import LinearProjection
 from lookalike.sources.sampling import SAMPLE
 from lookalike.stores.exact import ExactIndex
-from lookalike.training.augmentations import Augmentations
 from lookalike.training.distributed import current_group
 from lookalike.training.losses import nt_xent, reconstruction_loss
-from lookalike.training.networks import Autoencoder, convolutional, linear
-from lookalike.training.recipes import Recipe
+from lookalike.training.networks import Autoencoder, report_network
+from lookalike.training.recipe import TOWER, Augment, Recipe
 from lookalike.training.towers import (
     Concatenated,
     FineHogModule,
@@ -30,13 +28,6 @@ from lookalike.training.towers import (
     tower,
 )
 from lookalike.types import Embeddings, Metric, Progress, ProgressCallback
-
-NETWORKS: Mapping[str, Callable[[], Autoencoder]] = {
-    "linear": linear,
-    "conv": lambda: convolutional(batch_norm=False),
-    "conv-bn": lambda: convolutional(batch_norm=True),
-}
-"""The report's networks, for gray images of 28x28 pixels; the tower adapts to any size."""
 
 DIM = 128
 """Dimensions of the tower's embedding."""
@@ -48,9 +39,14 @@ _CHUNK = 2000
 
 
 class Task(nn.Module, ABC):
-    """A network in training; ``normalized`` tells whether its embeddings have unit length."""
+    """A network in training.
+
+    ``normalized`` tells whether its embeddings have unit length, ``memory_format`` how weights and
+    images lie in memory.
+    """
 
     normalized = False
+    memory_format = torch.channels_last
 
     @abstractmethod
     def loss(self, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -82,17 +78,17 @@ class Reconstruction(Task):
     Denoising autoencoders: Vincent, Larochelle, Bengio, Manzagol 2008.
     """
 
-    def __init__(self, model: Autoencoder, augment: Augmentations | None) -> None:
+    def __init__(self, model: Autoencoder, augment: Augment | None) -> None:
         super().__init__()
         self.model = model
         self.augment = augment
 
     def loss(self, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Return the mean squared error of the reconstructions."""
-        clean = _to_float(pixels[current_group().shard(rows)])
+        clean = _to_float(pixels[current_group().shard(rows)], self.memory_format)
         inputs = clean if self.augment is None else self.augment(clean, generator)
         return reconstruction_loss(
-            self.model(inputs.contiguous(memory_format=torch.channels_last)), clean
+            self.model(inputs.contiguous(memory_format=self.memory_format)), clean
         )
 
     def encoder(self, pixels: Tensor) -> nn.Module:
@@ -132,7 +128,7 @@ class Contrastive(Task):
         net: nn.Module,
         fine_hog: FineHog,
         neighbors: NDArray[np.int64],
-        augment: Augmentations,
+        augment: Augment,
     ) -> None:
         super().__init__()
         self.net = net
@@ -169,8 +165,8 @@ class Contrastive(Task):
         return Concatenated(network, self.fine_hog, self.fine_hog_weight)
 
 
-def _to_float(pixels: Tensor) -> Tensor:
-    return (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
+def _to_float(pixels: Tensor, memory_format: torch.memory_format = torch.channels_last) -> Tensor:
+    return (pixels.float() / 255).contiguous(memory_format=memory_format)
 
 
 def _autocast(device: torch.device) -> torch.autocast:
@@ -184,15 +180,18 @@ def _autocast(device: torch.device) -> torch.autocast:
 def make_task(
     recipe: Recipe,
     images: NDArray[np.uint8],
-    augment: Augmentations | None,
+    augment: Augment | None,
     on_progress: ProgressCallback,
 ) -> Task:
-    """Return a recipe's task for images ``(n, c, h, w)`` uint8, with torch's initial weights."""
+    """Return the task of a built-in recipe for images ``(n, c, h, w)`` uint8.
+
+    Its network has torch's initial weights.
+    """
     _, channels, height, width = images.shape
-    if recipe.network != "tower":
-        return Reconstruction(NETWORKS[recipe.network](), augment)
+    if recipe.network != TOWER:
+        return Reconstruction(report_network(recipe), augment)
     net = tower(channels, height, width, DIM)
-    if recipe.objective == "reconstruction":
+    if recipe.loss == "reconstruction":
         return Reconstruction(Autoencoder(net, mirror_tower(channels, height, width, DIM)), augment)
     if augment is None:
         raise ValueError(f"recipe {recipe.name!r} needs an augmentation preset")
