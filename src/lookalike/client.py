@@ -5,7 +5,6 @@ It needs only the standard library and what decodes images.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import http.client
@@ -32,15 +31,18 @@ from lookalike.errors import (
     BusyError,
     ImageError,
     InputError,
+    LookalikeError,
     MissingRowError,
     ServiceError,
     SettingError,
 )
 from lookalike.files import read_regular
-from lookalike.filters import Where
 from lookalike.formatting import printable, without_url_secrets
 from lookalike.images.decode import ImageInput, decode
 from lookalike.search.hits import Hits
+from lookalike.search.request import Query, SearchRequest
+from lookalike.search.searchable import Searchable
+from lookalike.sources.sampling import thread_map
 from lookalike.types import Hit, ImageArray, Metadata, Metric
 
 _PROBLEMS: Mapping[str, type[Exception]] = {
@@ -50,6 +52,10 @@ _PROBLEMS: Mapping[str, type[Exception]] = {
     "gallery-locked": BusyError,
 }
 _BATCH = 64
+"""Queries of a batch; services have limits by default that fit the following."""
+_BATCH_HITS, _BATCH_BYTES, _BATCH_VALUES = 10_000, 60_000_000, 40_000
+_THUMBNAIL = 512
+"""Largest width and height of the images of hits, in pixels."""
 _ATTEMPTS = 4
 _MAX_DELAY_S = 30
 """The longest wait before a request is repeated, whatever the service asks for."""
@@ -382,7 +388,7 @@ def _whole_number(value: object) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteGallery:
+class RemoteGallery(Searchable):
     """A gallery of a service. Its methods raise the errors of :meth:`Client.send`."""
 
     client: Client
@@ -397,64 +403,22 @@ class RemoteGallery:
         with self.client._expected():
             return _whole_number(info["rows"])
 
-    def search(  # noqa: PLR0913 - keyword options of the public call
-        self,
-        query: ImageInput | None = None,
-        *,
-        id: str | None = None,  # noqa: A002 - its name in the API
-        text: str | None = None,
-        url: str | None = None,
-        k: int = 7,
-        metric: Metric | str | None = None,
-        where: Where | None = None,
-        max_distance: float | None = None,
-        exact: bool = False,
-        box: Sequence[int] | None = None,
-        foreground: bool = False,
-        multi_crop: bool = False,
-        rerank: str | Sequence[str] | None = None,
-        keywords: str | None = None,
-    ) -> Hits:
-        """Return the ``k`` most similar rows, like :meth:`lookalike.Gallery.search`.
-
-        Instead of an image, id or text, ``url`` is an address for the service to fetch, if it
-        allows that. Filters are texts or mappings. The uri of a hit is the URL of its image.
-        """
-        options = _without_none(
-            k=k,
-            metric=None if metric is None else Metric(metric).value,
-            where=where,
-            max_distance=max_distance,
-            exact=exact,
-            box=None if box is None else list(box),
-            foreground=foreground,
-            multi_crop=multi_crop,
-            rerank=rerank if rerank is None or isinstance(rerank, str) else "+".join(rerank),
-            keywords=keywords,
-        )
-        body = _without_none(id=id, text=text, url=url)
-        if query is not None:
-            body["image"] = base64.b64encode(_file_bytes(query)).decode()
-        result = self.client.json("POST", f"{self._path()}/search", {**body, **options})
-        return self._hits(result)
-
-    def search_all(self, queries: Sequence[ImageInput], *, k: int = 7) -> list[Hits]:
-        """Return the hits of many images, sent 64 per request.
-
-        Raises:
-            ImageError: an image is invalid; no results are returned.
-        """
+    def _search(self, request: SearchRequest) -> list[Hits]:
+        """Send one query as a search, several as batches."""
+        options = request.options_as_json()
+        if len(request.queries) == 1 and len(request.queries[0].examples) <= 1:
+            [query] = request.queries
+            body = {**query.as_json(), **options}
+            return [self._hits(self.client.json("POST", f"{self._path()}/search", body), query)]
         hits: list[Hits] = []
-        for start in range(0, len(queries), _BATCH):
-            files = [_file_bytes(query) for query in queries[start : start + _BATCH]]
-            images = [{"image": base64.b64encode(data).decode()} for data in files]
-            body = {"queries": images, "k": k}
+        for queries, bodies in _batches(request):
+            body = {"queries": bodies, **options}
             answer = self.client.json("POST", f"{self._path()}/search/batch", body)
             with self.client._expected():
-                for each, _ in zip(answer["results"], images, strict=True):
+                for each, query in zip(answer["results"], queries, strict=True):
                     if each["result"] is None:
                         raise _error_of_problem(each["problem"])
-                    hits.append(self._hits(each["result"]))
+                    hits.append(self._hits(each["result"], query))
         return hits
 
     def evaluation(self) -> dict[str, Any]:
@@ -502,10 +466,26 @@ class RemoteGallery:
         query = f"?{urlencode(parameters)}" if parameters else ""
         return f"/v1/galleries/{quote(self.name, safe='')}{resource}{query}"
 
-    def _hits(self, result: Any) -> Hits:
+    def _hits(self, result: Any, query: Query) -> Hits:
+        """Return the hits of a query, which has the name that it has here."""
+        image = query.examples[0].image if len(query.examples) == 1 else None
+        uri = None if image is None else image.uri
         with self.client._expected():
+            name = query.name if query.examples else _text(result["query"])
             hits = tuple(map(self._hit, result["hits"]))
-            return Hits(_text(result["query"]), Metric(result["metric"]), hits)
+            return Hits(name, Metric(result["metric"]), hits, uri, self._thumbnails)
+
+    def _thumbnails(self, hits: Sequence[Hit]) -> list[ImageArray | None]:
+        """Return small images of hits; None where the service cannot read one."""
+
+        def thumbnail(hit: Hit) -> ImageArray | None:
+            path = self._path("/item/thumbnail", id=hit.id, size=str(_THUMBNAIL))
+            try:
+                return decode(self.client.send("GET", path), name=hit.id)
+            except LookalikeError:
+                return None
+
+        return list(thread_map(thumbnail, hits, batch_size=1))
 
     def _hit(self, hit: Mapping[str, Any]) -> Hit:
         path = _text(hit["image_url"])
@@ -520,8 +500,34 @@ class RemoteGallery:
         )
 
 
-def _without_none(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+def _batches(request: SearchRequest) -> Iterator[tuple[list[Query], list[dict[str, Any]]]]:
+    """Yield queries as JSON, as many at a time as a service takes in one request.
+
+    Raises:
+        ImageError: a file cannot be read.
+    """
+    most = max(1, min(_BATCH, _BATCH_HITS // request.k))
+    queries: list[Query] = []
+    bodies: list[dict[str, Any]] = []
+    size = values = 0
+    for query in request.queries:
+        body = query.as_json()
+        vectors = [each.vector for each in query.examples if each.vector is not None]
+        more_values = sum(map(len, vectors)) + 10 * len(query.examples)
+        images = body.get("like", []) + body.get("unlike", []) if "like" in body else [body]
+        more_bytes = sum(len(each.get("image", "")) for each in images)
+        if queries and (
+            len(queries) == most
+            or size + more_bytes > _BATCH_BYTES
+            or values + more_values > _BATCH_VALUES
+        ):
+            yield queries, bodies
+            queries, bodies, size, values = [], [], 0, 0
+        queries.append(query)
+        bodies.append(body)
+        size += more_bytes
+        values += more_values
+    yield queries, bodies
 
 
 def _file_bytes(image: ImageInput) -> bytes:

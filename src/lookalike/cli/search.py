@@ -45,6 +45,14 @@ def command(
         list[str] | None,
         typer.Option("--id", metavar="ID", help="Use an indexed image as the query, by ID."),
     ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(metavar="IMAGE", help="Example of one query, a file or ID (repeatable)."),
+    ] = None,
+    unlike: Annotated[
+        list[str] | None,
+        typer.Option(metavar="IMAGE", help="Example of what --like shall not find (repeatable)."),
+    ] = None,
     k: K = 7,
     metric: MetricName = None,
     where: Annotated[
@@ -57,7 +65,7 @@ def command(
     max_distance: Annotated[
         float | None, typer.Option(metavar="D", help="Maximum distance.")
     ] = None,
-    min_score: Annotated[
+    min_similarity: Annotated[
         float | None,
         typer.Option(metavar="S", help="Minimum cosine similarity (1 = identical)."),
     ] = None,
@@ -99,53 +107,52 @@ def command(
       lookalike search photos.gallery query.jpg --image results.png
       lookalike search photos.gallery --text "a red bicycle" -k 20
       lookalike search photos.gallery query.jpg --where "year >= 2020"
+      lookalike search photos.gallery --like a.jpg --like b.jpg --unlike c.jpg
 
     JSON line: "query" and "hits", each with rank, id, uri, distance and metadata.
 
     Exit code 1: some queries could not be read; each is listed.
     """
     from lookalike.errors import InputError
-    from lookalike.filters import parse
     from lookalike.gallery.gallery import Gallery
     from lookalike.images.foreground import Box
-    from lookalike.search.search import distance_threshold, parse_rerankings
-    from lookalike.types import Metric
 
-    if not queries and not ids and not text and keywords is None:
-        raise InputError("no query: pass an image, --text, --keywords or --id")
+    if not any((queries, ids, text, like, unlike, keywords is not None)):
+        raise InputError("no query: pass an image, --text, --like, --keywords or --id")
     opened = Gallery.open(gallery).snapshot()
     for path in (image, matches):
         check_output(path, force=force, gallery=opened, inputs=queries or ())
-    chosen = opened.metric if metric is None else Metric(metric)
     options: dict[str, Any] = {
         "k": k,
-        "metric": chosen,
-        "where": None if where is None else parse(where),
-        "max_distance": distance_threshold(chosen, max_distance, min_score),
+        "metric": metric,
+        "where": where,
+        "max_distance": max_distance,
+        "min_similarity": min_similarity,
         "exact": exact,
         "box": None if box is None else Box.parse(box),
         "foreground": foreground,
         "multi_crop": multi_crop,
-        "rerank": parse_rerankings(rerank),
+        "rerank": rerank,
         "keywords": keywords,
     }
-    results, failures = _search_images(opened, queries or [], options)
-    results += _search_others(opened, ids or [], text or [], options)
-    if not results and not failures:
+    failures: list[InputError] = []
+    if like or unlike:
+        results = [_search_combined(opened, queries, ids, (like, unlike, text), options)]
+    elif queries or ids or text:
+        results, failures = _search_images(opened, queries or [], options)
+        results += _search_others(opened, ids or [], text or [], options)
+    else:
         results = [_Result(opened.search(**options))]
-    if failures and not results:
+    if not results:
         raise failures[0]
     _print(results, as_json=as_json)
     if image is not None:
         _save_contact_sheet(results, image)
     if matches is not None:
         _save_matches(opened, results[0].hits, matches)
-    for failure in failures:
-        console.note(f"failed: {message(failure)}")
     if k > len(opened):
         console.note(f"-k {k}: the gallery has only {format_count(len(opened), 'row')}")
-    if failures:
-        raise typer.Exit(1)
+    _report(failures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,19 +166,69 @@ class _Result:
 def _search_images(
     gallery: galleries.Gallery, queries: Sequence[str], options: Mapping[str, Any]
 ) -> tuple[list[_Result], list[InputError]]:
-    """Search by image files and items of data sets; unreadable ones are failures."""
+    """Search by image files, URLs and items of data sets; unreadable ones are failures."""
     from lookalike.errors import InputError
-    from lookalike.sources import DATASET_PREFIX, open_items
 
-    results, failures = [], []
+    images, failures = [], []
     for query in queries:
         try:
-            item = open_items([query])[0] if query.startswith(DATASET_PREFIX) else None
-            label = None if item is None else item.metadata.get("label")
-            results.append(_Result(gallery.search(item or query, **options), label))
+            images.append(_image(query))
+        except InputError as error:
+            failures.append(error)
+    try:
+        found = gallery.search([image for image, _ in images], **options) if images else []
+        labels = [label for _, label in images]
+        return [_Result(*pair) for pair in zip(found, labels, strict=True)], failures
+    except InputError as error:
+        if len(images) == 1:
+            return [], [*failures, error]
+    results = []
+    for image, label in images:  # one by one, to know which
+        try:
+            results.append(_Result(gallery.search(image, **options), label))
         except InputError as error:
             failures.append(error)
     return results, failures
+
+
+def _image(query: str) -> tuple[Any, object]:
+    """Return an image to search with, and its label, if it has one."""
+    from lookalike.search.request import Example
+    from lookalike.sources import DATASET_PREFIX, open_items
+    from lookalike.files import is_url
+
+    if is_url(query):
+        return Example(url=query), None
+    if query.startswith(DATASET_PREFIX):
+        item = open_items([query])[0]
+        return item, item.metadata.get("label")
+    return query, None
+
+
+def _search_combined(
+    gallery: galleries.Gallery,
+    queries: Sequence[str] | None,
+    ids: Sequence[str] | None,
+    examples: tuple[Sequence[str] | None, ...],
+    options: Mapping[str, Any],
+) -> _Result:
+    """Search with one query of several examples: files, or IDs of indexed images, and a text."""
+    like, unlike = (
+        None
+        if not names
+        else [gallery[each] if each in gallery else _image(each)[0] for each in names]
+        for names in examples[:2]
+    )
+    text = examples[2]
+    arguments: dict[str, Any] = {
+        "query": queries or None,
+        "id": ids or None,
+        "like": like,
+        "unlike": unlike,
+        "text": text[0] if text and len(text) == 1 else text or None,
+    }
+    combined: Hits = gallery.search(**arguments, **options)
+    return _Result(combined)
 
 
 def _search_others(
@@ -182,11 +239,21 @@ def _search_others(
 ) -> list[_Result]:
     """Search by indexed images, then by texts."""
     results = []
-    for row_id in ids:
-        hits = gallery.search(id=row_id, **options)
-        label = gallery.store.get([row_id]).metadata[0].get("label")
-        results.append(_Result(hits, label))
-    return results + [_Result(gallery.search(text=text, **options)) for text in texts]
+    if ids:
+        labels = [each.get("label") for each in gallery.store.get(ids).metadata]
+        found = gallery.search(id=list(ids), **options)
+        results += [_Result(hits, label) for hits, label in zip(found, labels, strict=True)]
+    if texts:
+        results += [_Result(hits) for hits in gallery.search(text=list(texts), **options)]
+    return results
+
+
+def _report(failures: Sequence[InputError]) -> None:
+    """List the queries that could not be read; end with 1 if there are any."""
+    for failure in failures:
+        console.note(f"failed: {message(failure)}")
+    if failures:
+        raise typer.Exit(1)
 
 
 def _print(results: Sequence[_Result], *, as_json: bool) -> None:

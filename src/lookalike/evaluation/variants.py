@@ -7,7 +7,7 @@ A variant is a way to crop the query (``foreground``, ``multi-crop``) and re-ran
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -16,10 +16,10 @@ from typing import Any, Self
 import numpy as np
 
 from lookalike.errors import UnknownNameError
-from lookalike.evaluation.metrics import Estimate, PerQuery, QueryScores, Scores
-from lookalike.evaluation.relevance import RelevantSet
+from lookalike.evaluation.metrics import Estimate, PerQuery, Scores
+from lookalike.evaluation.trial import Trial, TrialQuery
 from lookalike.gallery.gallery import Gallery
-from lookalike.search.search import RERANKINGS
+from lookalike.search.request import RERANKINGS
 from lookalike.sources import Item
 from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import MAX_K
@@ -28,7 +28,6 @@ from lookalike.types import Hit, Metric, Progress, ProgressCallback
 CROPS = ("foreground", "multi-crop")
 ALL = "all"
 _TIMED = 50
-_REPORT_EVERY = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +116,11 @@ def parse_variants(names: str | Sequence[str] | None) -> tuple[SearchVariant, ..
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantBenchmark:
-    """Queries of a gallery with their relevant and ignored rows, to compare search variants on."""
+    """Queries of a gallery, and their images in ``items``, to compare search variants on."""
 
     gallery: Gallery
-    queries: Sequence[Item]
-    relevant: Sequence[RelevantSet]
-    ignored: Sequence[frozenset[str]]
+    items: Sequence[Item]
+    queries: Sequence[TrialQuery]
     k: int
     metric: Metric
     first: int
@@ -130,38 +128,57 @@ class VariantBenchmark:
     def run(
         self, variants: Sequence[SearchVariant], plain: PerQuery, on_progress: ProgressCallback
     ) -> Mapping[str, VariantResult]:
-        """Score each variant; ``plain`` is ``(q,)``, average precision of a plain search."""
-        return {variant.name: self._measure(variant, plain, on_progress) for variant in variants}
+        """Score each variant; ``plain`` is ``(q,)``, average precision of a plain search.
 
-    def _measure(
-        self, variant: SearchVariant, plain: PerQuery, on_progress: ProgressCallback
-    ) -> VariantResult:
-        correct = np.zeros((len(self.queries), self.k), np.bool_)
-        seconds: list[float] = []
-        for number, hits in enumerate(self._hits(variant, seconds)):
-            correct[number, : len(hits)] = [hit.id in self.relevant[number].ids for hit in hits]
-            if (number + 1) % _REPORT_EVERY == 0 or number + 1 == len(self.queries):
-                task = f"search, {variant.name}"
-                on_progress(Progress(task, number + 1, len(self.queries), "queries"))
-        counts = np.array([relevant.count for relevant in self.relevant], np.int64)
-        values = QueryScores.of(correct, counts)
-        scores = Scores.of(variant.name, self.metric, values, [], self.first)
-        delta = Estimate.of(values.average_precision - plain)
-        return VariantResult(scores, delta, 1000 * float(np.median(seconds)))
-
-    def _hits(self, variant: SearchVariant, seconds: list[float]) -> Iterator[tuple[Hit, ...]]:
-        """Yield the hits of each query; run the first ones one by one and note their times."""
-        queries = list(zip(self.queries, self.ignored, strict=True))
-        for item, ignored in queries[:_TIMED]:
-            decoded = replace(item, read=partial(np.asarray, item.image()))
-            start = time.perf_counter()
-            hits = self._search(variant, (decoded, ignored))
-            seconds.append(time.perf_counter() - start)
-            yield hits
-        yield from thread_map(lambda query: self._search(variant, query), queries[_TIMED:])
+        Each query is decoded once for all variants. The first ones are searched one by one, to
+        measure the time.
+        """
+        if not variants:
+            return {}
+        hits: list[list[tuple[Hit, ...]]] = []
+        seconds: list[list[float]] = []
+        for number in range(len(self.items[:_TIMED])):
+            results, times = self._search(number, variants)
+            hits.append(results)
+            seconds.append(times)
+            on_progress(Progress("search variants", number + 1, len(self.items), "queries"))
+        rest = range(_TIMED, len(self.items))
+        for results, _ in thread_map(lambda number: self._search(number, variants), rest):
+            hits.append(results)
+            on_progress(Progress("search variants", len(hits), len(self.items), "queries"))
+        return {
+            variant.name: self._score(
+                variant,
+                [each[place] for each in hits],
+                [each[place] for each in seconds],
+                plain,
+            )
+            for place, variant in enumerate(variants)
+        }
 
     def _search(
-        self, variant: SearchVariant, query: tuple[Item, frozenset[str]]
-    ) -> tuple[Hit, ...]:
-        item, ignored = query
-        return variant.search(self.gallery, item, self.k, self.metric, ignored)
+        self, number: int, variants: Sequence[SearchVariant]
+    ) -> tuple[list[tuple[Hit, ...]], list[float]]:
+        """Return the hits of one query with each variant, and the seconds that they took."""
+        item, ignored = self.items[number], self.queries[number].ignored
+        decoded = replace(item, read=partial(np.asarray, item.image()))
+        hits, seconds = [], []
+        for variant in variants:
+            start = time.perf_counter()
+            hits.append(variant.search(self.gallery, decoded, self.k, self.metric, ignored))
+            seconds.append(time.perf_counter() - start)
+        return hits, seconds
+
+    def _score(
+        self,
+        variant: SearchVariant,
+        hits: Sequence[Sequence[Hit]],
+        seconds: Sequence[float],
+        plain: PerQuery,
+    ) -> VariantResult:
+        values = Trial.of_hits(hits, self.queries, k=self.k, metric=self.metric).scores
+        return VariantResult(
+            Scores.of(variant.name, self.metric, values, [], self.first),
+            Estimate.of(values.average_precision - plain),
+            1000 * float(np.median(seconds)),
+        )

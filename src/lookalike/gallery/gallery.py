@@ -57,7 +57,7 @@ from lookalike.types import (
 
 if TYPE_CHECKING:
     from lookalike.gallery.copy import CopyReport
-    from lookalike.gallery.neighbors import NeighborGraph
+    from lookalike.gallery.neighbors import Neighbors
 
 _TEMPORARY = "vectors"
 """Name of the folder of a temporary gallery."""
@@ -258,21 +258,20 @@ class Gallery(IndexedGallery, BaseGallery):
     def _ids_like(self, id: str) -> list[str]:  # noqa: A002
         return self._read(lambda opened: ids_like(opened.snapshot().store, id))
 
-    def neighbors(self, k: int = 20, *, progress: ProgressOption = True) -> NeighborGraph:
+    def neighbors(self, k: int = 10, *, progress: ProgressOption = True) -> Neighbors:
         """Return the exact ``k`` nearest neighbors of every row, by the gallery's metric.
 
         Args:
-            k: neighbors of each row.
+            k: neighbors of each row; all others if there are fewer.
             progress: True shows it on a terminal or in a notebook; a callback gets it.
 
         Raises:
             SettingError: ``k`` is out of range.
             InputError: fewer than two rows, or fewer than two with an embedding but zeros.
         """
-        from lookalike.gallery.neighbors import neighbor_graph
+        from lookalike.gallery.neighbors import neighbors
 
-        with reporting(progress) as on_progress:
-            return neighbor_graph(self, k, on_progress)
+        return neighbors(self, k, progress=progress)
 
     def export(
         self, path: str | Path, *, layout: str = "parquet", progress: ProgressOption = True

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import MissingRowError
-from lookalike.gallery.ids import missing_row_error, similar_ids
-from lookalike.gallery.lookup import find_rows
+from lookalike.gallery.ids import missing_row_error
+from lookalike.gallery.lookup import find_rows, ids_like
 from lookalike.gallery.opening import OpenedGallery
 from lookalike.images.local_features import reduce_image
 from lookalike.search.hits import Hits, display_size
@@ -78,7 +78,7 @@ def query_rows(store: RowReader, ids: Sequence[str]) -> Rows:
         found = find_rows(store, ids)
         for row_id in ids:
             if row_id not in found:
-                raise missing_row_error(row_id, similar_ids(row_id, store.ids())) from None
+                raise missing_row_error(row_id, ids_like(store, row_id)) from None
         return store.get([found[row_id][0].id for row_id in ids])
 
 

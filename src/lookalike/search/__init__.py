@@ -1,11 +1,22 @@
-"""Search: from a query to ranked hits.
+"""Search: from queries to ranked hits.
 
-``query`` turns images, rows and texts into query vectors; ``search`` runs a search with its
-options; ``rerank`` has the re-ranking methods; ``keywords`` is full-text search in metadata.
-``hits`` are the results of one query, ``contact_sheet`` draws them.
+``request`` is what is asked for, ``searchable`` the public call that builds it. ``region`` crops
+query images, ``query`` turns queries into vectors, ``search`` finds the nearest rows. ``rerank``
+has the re-ranking methods, ``keywords`` is full-text search in metadata. ``hits`` are the results
+of one query, ``contact_sheet`` draws them.
 """
 
-from lookalike.search.query import Query, QueryRegion, QueryVectors
-from lookalike.search.search import RERANKINGS, SearchOptions
+from lookalike.search.query import QueryVectors
+from lookalike.search.region import QueryRegion
+from lookalike.search.request import RERANKINGS, Example, Query, SearchRequest
+from lookalike.search.searchable import Searchable
 
-__all__ = ["RERANKINGS", "Query", "QueryRegion", "QueryVectors", "SearchOptions"]
+__all__ = [
+    "RERANKINGS",
+    "Example",
+    "Query",
+    "QueryRegion",
+    "QueryVectors",
+    "SearchRequest",
+    "Searchable",
+]

@@ -1,208 +1,318 @@
-"""Queries: images, rows or texts, turned into query vectors."""
+"""From queries to query vectors: decoded, cropped, encoded and combined.
+
+It is written once, over the :class:`QuerySteps` of whoever searches. A gallery takes each step at
+once, a service in its processes and threads while others are served.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lookalike.encoders.base import Encoder
-from lookalike.errors import ImageError, InputError
-from lookalike.images.decode import ImageInput, decode
-from lookalike.images.foreground import FOREGROUND_MARGIN, Box, find_foreground
-from lookalike.sources import Item
-from lookalike.sources.opening import native_path
-from lookalike.stores.base import Record, RowReader
-from lookalike.types import Embeddings, ImageArray
+from lookalike.errors import ImageError, InputError, MissingRowError, SettingError
+from lookalike.search.region import QueryRegion
+from lookalike.search.request import Example, Query, SearchRequest
+from lookalike.stores.base import RowReader, Rows
+from lookalike.types import Embeddings, ImageArray, Metric
+from lookalike.vectors import unit_rows
 
-Query = ImageInput | Item
-"""A path, a file's bytes, a PIL image, an array, or an item of a source."""
+T = TypeVar("T")
 
-_CROPS = ((2 / 3, 2), (1 / 2, 3))
-"""Crops of a multi-crop query: the share of each side, and crops per side."""
-
-
-def decode_query(
-    query: Query | None, *, full_size: bool = False
-) -> tuple[str, str | None, ImageArray]:
-    """Return a query's name, its uri if it has one, and its image.
-
-    Args:
-        query: the image.
-        full_size: decode at full resolution, also where a smaller image would do.
-
-    Raises:
-        InputError: the query is None.
-        ImageError: it cannot be decoded.
-    """
-    if isinstance(query, Item):
-        return query.uri, query.uri, query.image(full_size=full_size)
-    if query is None:
-        raise InputError("no query image")
-    uri = str(query) if isinstance(query, str | Path) else None
-    name = uri or f"query {type(query).__name__}"
-    image = native_path(query) if isinstance(query, str) else query
-    return name, uri, decode(image, name=name, full_size=full_size)
-
-
-class OpenedGallery(Protocol):
-    """Rows and their encoder."""
-
-    @property
-    def store(self) -> RowReader:
-        """The rows."""
-        ...
-
-    @property
-    def encoder(self) -> Encoder:
-        """Their encoder."""
-        ...
-
-
-RowOpener = Callable[[Iterable[Record]], Sequence[Item]]
+_CANCELLED_OUT = 1e-6
+"""Length of a combination, relative to its examples, below which only rounding errors are left."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueryVectors:
     """A query as vectors ``(v, dim)`` float32: one per crop, none for keywords alone.
 
-    Each row counts with its nearest vector. ``row_id`` is the id of the row that is the query
-    itself, which is never a hit; ``image`` is the image that geometric verification compares.
+    Each row counts with its nearest vector. ``row_ids`` are the ids of rows that the query is or
+    was made of, which are never hits; ``image`` is the image that geometric verification compares.
     """
 
     name: str
     uri: str | None
     embeddings: Embeddings
-    row_id: str | None = None
+    row_ids: tuple[str, ...] = ()
     image: ImageArray | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class QueryRegion:
-    """The region of a query image to search for.
-
-    Args:
-        box: crop to this box first.
-        foreground: crop to the main object, if one is detected.
-        multi_crop: also search with 13 overlapping crops (2 x 2 of two thirds of each side, 3 x 3
-            of one half); each row counts with its nearest crop. Finds small objects in cluttered
-            photos.
-    """
-
-    box: Box | None = None
-    foreground: bool = False
-    multi_crop: bool = False
+class QuerySteps(Protocol):
+    """The steps from examples to embeddings, in one gallery."""
 
     @property
-    def is_whole_image(self) -> bool:
-        """Whether the query is the image as it is."""
-        return self == QueryRegion()
+    def dim(self) -> int:
+        """Length of an embedding."""
+        ...
 
-    def encode_image(self, query: Query | None, encoder: Encoder) -> QueryVectors:
-        """Encode an image.
+    @property
+    def batch_size(self) -> int:
+        """Images to decode and encode at a time: so many are in memory."""
+        ...
+
+    async def rows(self, ids: Sequence[str]) -> Rows:
+        """Return rows by id, in this order.
 
         Raises:
-            ImageError: it cannot be decoded, or the encoder refuses it.
-            InputError: the box is not inside the image.
+            MissingRowError: there is no row with one of the ids.
         """
-        name, uri, image = decode_query(query, full_size=self.box is not None)
-        crops = self.crops(image)
-        try:
-            embeddings = encoder.encode_batch(crops)
-        except ImageError as error:
-            raise ImageError(f"{name}: {error}") from error
-        row_id = query.id if isinstance(query, Item) else None
-        return QueryVectors(name, uri, embeddings, row_id, crops[0])
+        ...
 
-    def encode_row(
-        self, row_id: str, gallery: OpenedGallery, open_rows: RowOpener, needs_image: bool
-    ) -> QueryVectors:
-        """Return a row as the query: its stored embedding, or its image encoded again.
+    async def crops(
+        self, examples: Sequence[Example], rows: Sequence[Rows | None], region: QueryRegion
+    ) -> list[list[ImageArray]]:
+        """Decode images, URLs and rows; return the crops of each, the first holds the others.
 
         Args:
-            row_id: the row.
-            gallery: where it is; its encoder is opened for a region only.
-            open_rows: opens its image, see :meth:`lookalike.Gallery.open_rows`.
-            needs_image: a re-ranking reads the query's image.
+            examples: each an image, a URL, or a row.
+            rows: the row of each example, None if it is none.
+            region: of each image.
 
         Raises:
-            MissingRowError: there is no row with this id.
-            ImageError: its image is needed and cannot be read.
-            SourceError: its image is needed and its source is missing.
+            ImageError: an image cannot be read or decoded.
+            InputError: the box is not inside an image.
         """
-        row = gallery.store.get([row_id])
-        if self.is_whole_image and not needs_image:
-            return QueryVectors(row_id, row.uris[0], row.embeddings, row_id)
-        (item,) = open_rows(row.records())
-        vectors = self.encode_image(item, gallery.encoder)
-        embeddings = row.embeddings if self.is_whole_image else vectors.embeddings
-        return replace(vectors, name=row_id, embeddings=embeddings, row_id=row_id)
+        ...
 
-    def encode_text(self, text: str, encoder: Encoder) -> QueryVectors:
-        """Encode a text.
+    async def encode_images(self, images: Sequence[ImageArray]) -> Embeddings:
+        """Return ``(n, dim)`` embeddings of images.
 
         Raises:
-            InputError: the encoder supports images only, or a region is set.
+            ImageError: the encoder does not accept one of them.
+            InputError: the encoder is not available.
         """
-        self._refuse_region("a text query")
-        return QueryVectors(text, None, encode_text(encoder, [text]))
+        ...
 
-    def without_image(self, keywords: str, dim: int) -> QueryVectors:
-        """Return the query of a search by keywords alone, which has no vectors.
+    async def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        """Return ``(n, dim)`` embeddings of texts.
 
         Raises:
-            InputError: a region is set.
+            InputError: the encoder supports images only.
         """
-        self._refuse_region("a search by keywords alone")
-        return QueryVectors(keywords, None, np.empty((0, dim), np.float32))
-
-    def crops(self, image: ImageArray) -> list[ImageArray]:
-        """Return the crops of an image to encode; the first holds all the others."""
-        region = image if self.box is None else self.box.crop(image)
-        if self.foreground:
-            region = find_foreground(region).box(FOREGROUND_MARGIN).crop(region)
-        if not self.multi_crop:
-            return [region]
-        return [region, *(box.crop(region) for box in multi_crop_boxes(region))]
-
-    def _refuse_region(self, what: str) -> None:
-        if not self.is_whole_image:
-            raise InputError(
-                f"{what} has no image to crop; remove {{box}}, {{foreground}} and {{multi_crop}}",
-                box=None,
-                foreground=None,
-                multi_crop=None,
-            )
+        ...
 
 
-def multi_crop_boxes(image: ImageArray) -> list[Box]:
-    """Return 2 x 2 boxes of two thirds of the sides and 3 x 3 of one half."""
-    height, width = image.shape[:2]
-    boxes = []
-    for share, count in _CROPS:
-        high, wide = max(1, round(height * share)), max(1, round(width * share))
-        tops, lefts = (
-            [round(step * (whole - part) / (count - 1)) for step in range(count)]
-            for whole, part in ((height, high), (width, wide))
-        )
-        boxes += [Box(left, top, wide, high) for top in tops for left in lefts]
-    return boxes
+async def encode_queries(
+    queries: Sequence[Query], request: SearchRequest, steps: QuerySteps
+) -> list[QueryVectors]:
+    """Return the vectors of queries; what can be done for several at a time is.
 
-
-def encode_text(encoder: Encoder, texts: Sequence[str]) -> Embeddings:
-    """Return ``(n, dim)`` embeddings of texts.
+    Args:
+        queries: some of those of the request.
+        request: how to search, with the metric.
+        steps: of the gallery.
 
     Raises:
-        InputError: the encoder supports images only.
+        ImageError: an image cannot be decoded, or the encoder refuses it.
+        MissingRowError: there is no row with an id.
+        SourceError: the image of a row is needed, and its source is missing.
+        InputError: a region where there is no image to crop, a box that is not inside an image, a
+            vector of another dimension, a text for an encoder of images, or examples that cancel
+            each other out.
     """
-    encode = getattr(encoder, "encode_text", None)
-    if encode is None:
+    for query in queries:
+        query.check_region(request.region)
+    examples = [example for query in queries for example in query.examples]
+    encoded = iter(await _encode_examples(examples, request, steps))
+    results = []
+    for query in queries:
+        parts = [next(encoded) for _ in query.examples]
+        if len(parts) == 1:
+            results.append(parts[0])
+        elif not parts:
+            empty = np.empty((0, steps.dim), np.float32)
+            results.append(QueryVectors(str(request.keywords), None, empty))
+        else:
+            results.append(_combined(query, parts, request.metric or Metric.COSINE))
+    return results
+
+
+def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a coroutine whose steps never wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    coroutine.close()
+    raise AssertionError("a step waited")
+
+
+def with_stored_rows(query: Query, store: RowReader) -> Query:
+    """Return a query whose images of items are the rows of these items, if there are such rows."""
+
+    def row_of(example: Example) -> Example:
+        item_id = None if example.image is None else example.image.item_id
+        if not example.stored or item_id is None:
+            return example
+        try:
+            store.get([item_id])
+        except MissingRowError:
+            return example
+        return Example(id=item_id, weight=example.weight)
+
+    if not any(example.stored for example in query.examples):
+        return query
+    return replace(query, examples=tuple(row_of(example) for example in query.examples))
+
+
+def combine_embeddings(
+    embeddings: Embeddings, weights: Sequence[float], metric: Metric
+) -> NDArray[np.float32]:
+    """Return one vector ``(dim,)`` of several examples: Rocchio's formula without a first query.
+
+    The mean of ``weight * embedding`` over positive weights, plus that over negative weights; those
+    of zero do not count. For cosine, embeddings are scaled to unit length first. For l2, the result
+    is divided by the sum of both mean weights, so that it is a weighted mean of the embeddings: for
+    weights 1 and -0.5, it is twice the mean of the positive ones minus that of the negative ones.
+
+    Rocchio, "Relevance feedback in information retrieval" (1971); Manning et al., "Introduction to
+    Information Retrieval" (2008), equation 9.3.
+
+    Args:
+        embeddings: ``(n, dim)`` float32.
+        weights: of each, at least one above zero.
+        metric: of the search.
+
+    Raises:
+        InputError: for cosine, the examples cancel each other out.
+        SettingError: for l2, the mean weight of the negative ones is not less than that of the
+            others.
+    """
+    factors = np.asarray(weights, np.float64)
+    rows = (unit_rows(embeddings) if metric is Metric.COSINE else embeddings).astype(np.float64)
+    result, total = np.zeros(rows.shape[1]), 0.0
+    for chosen in (factors > 0, factors < 0):
+        if chosen.any():
+            result += factors[chosen] @ rows[chosen] / chosen.sum()
+            total += float(factors[chosen].mean())
+    if metric is Metric.L2:
+        if total <= 0:
+            raise SettingError(
+                "{weights}: for l2, those of {unlike} must be smaller on average than the others",
+                weights=None,
+                unlike=None,
+            )
+        result /= total
+    elif np.linalg.norm(result) <= _CANCELLED_OUT * np.abs(factors).max():
         raise InputError(
-            f"encoder {encoder.name!r} supports images only; for text queries index with a CLIP or "
-            "SigLIP model: lookalike index GALLERY SOURCE --encoder transformers:NAME"
+            "{like} and {unlike} cancel each other out: the combined vector is zero; change "
+            "{weights}, or an example",
+            like=None,
+            unlike=None,
+            weights=None,
         )
-    embeddings: Embeddings = encode(texts)
-    return embeddings
+    return result.astype(np.float32)
+
+
+def _combined(query: Query, parts: Sequence[QueryVectors], metric: Metric) -> QueryVectors:
+    embeddings = np.concatenate([part.embeddings for part in parts])
+    vector = combine_embeddings(embeddings, [each.weight for each in query.examples], metric)
+    row_ids = tuple(row_id for part in parts for row_id in part.row_ids)
+    return QueryVectors(query.name, None, vector[None], row_ids)
+
+
+@dataclass(slots=True)
+class _Part:
+    """An example while it is encoded."""
+
+    example: Example
+    row: Rows | None = None
+    crops: list[ImageArray] = field(default_factory=list)
+    embeddings: Embeddings | None = None
+
+    def vectors(self) -> QueryVectors:
+        """Return it as a query of its own."""
+        assert self.embeddings is not None
+        image = self.example.image
+        uri = None if image is None else image.uri
+        row_id = self.example.id if image is None else image.item_id
+        if self.row is not None:
+            uri, row_id = self.row.uris[0], self.row.ids[0]
+        return QueryVectors(
+            self.example.name,
+            uri,
+            self.embeddings,
+            () if row_id is None else (row_id,),
+            self.crops[0] if self.crops else None,
+        )
+
+
+async def _encode_examples(
+    examples: Sequence[Example], request: SearchRequest, steps: QuerySteps
+) -> list[QueryVectors]:
+    """Return each example as a query of its own; all of a kind are encoded together."""
+    parts = [_Part(example) for example in examples]
+    stored = [part for part in parts if part.example.id is not None]
+    if stored:
+        rows = await steps.rows([str(part.example.id) for part in stored])
+        for place, part in enumerate(stored):
+            part.row = _row(rows, place)
+            if request.region.is_whole_image:
+                part.embeddings = part.row.embeddings
+    await _encode_images(parts, request, steps)
+    texts = [part for part in parts if part.example.text is not None]
+    if texts:
+        embeddings = await steps.encode_texts([str(part.example.text) for part in texts])
+        for place, part in enumerate(texts):
+            part.embeddings = embeddings[place : place + 1]
+    for part in parts:
+        if part.example.vector is not None:
+            part.embeddings = _checked_vector(part.example.vector, steps.dim)
+    return [part.vectors() for part in parts]
+
+
+async def _encode_images(parts: Sequence[_Part], request: SearchRequest, steps: QuerySteps) -> None:
+    """Decode and encode images and URLs, and rows of which a crop or the image is needed."""
+    rows_too = request.needs_image or not request.region.is_whole_image
+    chosen = [
+        part for part in parts if part.example.is_image and (rows_too or part.example.id is None)
+    ]
+    for start in range(0, len(chosen), steps.batch_size):
+        batch = chosen[start : start + steps.batch_size]
+        crops = await steps.crops(
+            [part.example for part in batch], [part.row for part in batch], request.region
+        )
+        for part, each in zip(batch, crops, strict=True):
+            part.crops = each
+        await _encode_crops([part for part in batch if part.embeddings is None], steps)
+        for part in batch:
+            part.crops = part.crops[:1] if request.needs_image else []
+
+
+async def _encode_crops(parts: Sequence[_Part], steps: QuerySteps) -> None:
+    """Encode the crops of several examples; an error names the example."""
+    if not parts:
+        return
+    try:
+        embeddings = await steps.encode_images([crop for part in parts for crop in part.crops])
+    except ImageError as error:
+        if len(parts) == 1:
+            raise ImageError(f"{parts[0].example.name}: {error}") from error
+        for part in parts:
+            await _encode_crops([part], steps)
+        return
+    start = 0
+    for part in parts:
+        part.embeddings = embeddings[start : start + len(part.crops)]
+        start += len(part.crops)
+
+
+def _row(rows: Rows, place: int) -> Rows:
+    """Return one of several rows."""
+    part = slice(place, place + 1)
+    columns = (rows.ids, rows.uris, rows.embeddings, rows.metadata, rows.hashes, rows.signatures)
+    return Rows(*(column[part] for column in columns))  # type: ignore[arg-type]
+
+
+def _checked_vector(vector: NDArray[np.float32], dim: int) -> Embeddings:
+    if len(vector) != dim:
+        raise InputError(
+            f"{{vector}} has {len(vector)} dimensions; the embeddings of this gallery have {dim}",
+            vector=None,
+        )
+    return vector[None]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from lookalike.errors import InputError
 from lookalike.images.foreground import FOREGROUND_MARGIN, Box, find_foreground
@@ -38,7 +41,16 @@ class QueryRegion:
         Raises:
             InputError: ``box`` is not four whole numbers.
         """
-        return cls(None if box is None else Box.from_sequence(box), foreground, multi_crop)
+        if box is not None:
+            if isinstance(box, str) or not isinstance(box, Sequence | np.ndarray):
+                raise InputError("{box} must be x, y, width and height in pixels", box=box)
+            try:
+                box = Box.from_sequence([operator.index(value) for value in box])
+            except TypeError:
+                raise InputError(
+                    "{box} must be x, y, width and height in whole pixels", box=list(box)
+                ) from None
+        return cls(box, bool(foreground), bool(multi_crop))
 
     @property
     def is_whole_image(self) -> bool:

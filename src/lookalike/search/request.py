@@ -165,7 +165,9 @@ class Example:
         Raises:
             InputError: it has not exactly one field, or that is unknown or of another type.
         """
-        known = {name: fields.get(name) for name in _KINDS if fields.get(name) is not None}
+        known: dict[str, Any] = {
+            name: value for name in _KINDS if (value := fields.get(name)) is not None
+        }
         image = known.pop("image", None)
         if image is not None and not isinstance(image, str):
             raise InputError("{image} must be a file in base64", image=None)
@@ -550,7 +552,8 @@ def as_vectors(argument: str, values: object, *, ndim: int) -> NDArray[np.float3
     """
     shape = "(dim,)" if ndim == 1 else "(n, dim)"
     try:
-        array = np.array(values, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            array = np.array(values, dtype=np.float32)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"{{{argument}}} must be numbers of shape {shape}, not {type(values).__name__}",

@@ -1,4 +1,4 @@
-"""One search: the nearest rows to a query, their re-ranking, and fusion with keyword search.
+"""The search in a store: the nearest rows, their re-ranking, and fusion with keyword search.
 
 Re-ranking reads the first 200 hits only, so its cost does not grow with the gallery. Between its
 steps a search checks whether it was cancelled.
@@ -6,9 +6,8 @@ steps a search checks whether it was cancelled.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -17,28 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
-from lookalike.errors import InputError, MissingRowError, SettingError, UnknownNameError
-from lookalike.filters import Filter, RowFilter, Where, as_filter
+from lookalike.errors import InputError, MissingRowError
+from lookalike.filters import Filter, RowFilter
 from lookalike.images import local_features
 from lookalike.search import rerank
 from lookalike.search.hits import ImageReader
 from lookalike.search.keywords import fuse_rankings, keyword_index
 from lookalike.search.query import QueryVectors
+from lookalike.search.request import SearchRequest
 from lookalike.stores.base import MAX_K, RowReader
-from lookalike.texts import repeated
 from lookalike.types import Embeddings, Hit, ImageArray, Metric
 from lookalike.vectors import unit_rows
 
 T = TypeVar("T")
-
-RERANKINGS: Mapping[str, str] = {
-    "aqe": "alpha query expansion: search again with the query moved towards its 3 nearest rows",
-    "dba": "database augmentation: compare with each hit moved towards its 3 nearest hits",
-    "k-reciprocal": "prefer hits that share mutual nearest neighbors with the query",
-    "diffusion": "rank hits by diffusion over their neighbor graph",
-    "geometric": "geometric verification: first the hits whose local features match the query's",
-}
-"""Re-ranking methods and what each does."""
 
 NEIGHBORS = 3
 """Neighbors used by query expansion and database augmentation. Where a query has few relevant
@@ -46,12 +36,6 @@ rows, more neighbors would pull it away from them."""
 
 GEOMETRIC_DEPTH = 20
 """Hits whose images ``geometric`` reads."""
-
-_LONGEST_NAME = 60
-"""Characters of an unknown re-ranking that a message shows."""
-
-_ROUNDING = 1e-9
-"""Distance that an image may have to itself by rounding."""
 
 StageTimer = Callable[[str], AbstractContextManager[None]]
 """Returns the context in which the stage of that name runs."""
@@ -62,153 +46,104 @@ def no_timer(_: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def parse_rerankings(names: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of re-rankings; a string holds several joined by ``+``.
+def search_rows(
+    request: SearchRequest,
+    store: RowReader,
+    queries: Sequence[QueryVectors],
+    read_images: ImageReader,
+    timer: StageTimer = no_timer,
+) -> list[tuple[Hit, ...]]:
+    """Return at most ``k`` hits for each query, best first; distances are from query to rows.
+
+    All queries are searched for in one snapshot, in which the filter is evaluated once; those that
+    are neither re-ranked nor of several vectors are searched for together.
+
+    Args:
+        request: how to search, with the metric; its own queries are those that were encoded.
+        store: the rows; of one that can be written, they are read from one snapshot.
+        queries: their embeddings; none for a search by keywords alone.
+        read_images: for geometric verification.
+        timer: entered around the stages ``search``, ``rerank`` and ``keywords``.
 
     Raises:
-        UnknownNameError: no re-ranking has that name; the nearest one is suggested.
-        SettingError: one occurs twice.
+        InputError: geometric verification of a query that is not an image, or keywords without a
+            word.
+        SettingError: ``min_similarity`` for another metric than cosine.
+        MissingDependencyError: geometric verification without OpenCV.
+        CancelledError: the search was cancelled, or took too long.
     """
-    parts = names.split("+") if isinstance(names, str) else names or ()
-    rerankings = tuple(name.strip() for name in parts)
-    for name in rerankings:
-        if name not in RERANKINGS:
-            raise UnknownNameError("re-ranking", name[:_LONGEST_NAME], RERANKINGS)
-    if (twice := repeated(rerankings)) is not None:
-        raise SettingError(f"{{rerank}}: {twice!r} occurs twice, each may once", rerank=None)
-    return rerankings
+    snapshot = getattr(store, "snapshot", None)
+    if snapshot is not None:
+        store = snapshot()
+    request = request.for_metric(Metric.COSINE)
+    where = request.filter
+    if where is not None:
+        with timer("search"):
+            where = store.resolve_filter(where)
+    if request.is_plain and all(len(query.embeddings) == 1 for query in queries):
+        with timer("search"):
+            return _search_plain(request, store, queries, where)
+    return [_Search(request, store, query, read_images, where).run(timer) for query in queries]
 
 
-def distance_threshold(
-    metric: Metric, max_distance: float | None, min_score: float | None
-) -> float | None:
-    """Return the maximum distance for a limit of distance or of cosine similarity.
-
-    Raises:
-        SettingError: both limits are set, ``min_score`` is out of range, or the metric is not
-            cosine.
-    """
-    if min_score is None:
-        return max_distance
-    if max_distance is not None:
-        raise SettingError(
-            "{min_score} and {max_distance} exclude each other", min_score=None, max_distance=None
+def _search_plain(
+    request: SearchRequest, store: RowReader, queries: Sequence[QueryVectors], where: Filter | None
+) -> list[tuple[Hit, ...]]:
+    """Return the nearest rows to each query, all searched for at once."""
+    excluded = max((len(query.row_ids) for query in queries), default=0)
+    k = min(request.k + excluded, max(request.k, MAX_K))
+    vectors = np.concatenate([query.embeddings for query in queries])
+    results = store.search(vectors, k, _metric(request), where, exact=request.exact)
+    return [
+        _best(
+            [hit for hit in hits if hit.id not in query.row_ids] if query.row_ids else hits, request
         )
-    if metric is not Metric.COSINE:
-        raise SettingError(
-            "{min_score} needs the cosine metric; for l2 use {max_distance}",
-            min_score=None,
-            max_distance=None,
-        )
-    if not -1 <= min_score <= 1:
-        raise SettingError("{min_score} must be from -1 to 1", min_score=min_score)
-    return 1 - min_score + _ROUNDING
+        for query, hits in zip(queries, results, strict=True)
+    ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchOptions:
-    """How to search, checked; see :meth:`lookalike.Gallery.search` for each option.
+def _best(hits: Sequence[Hit], request: SearchRequest) -> tuple[Hit, ...]:
+    """Return the first ``k`` hits within the distance limit, ranked from 1."""
+    limit = request.distance_limit
+    results = [hit for hit in hits if hit.distance <= limit][: request.k]
+    return tuple(
+        hit if hit.rank == rank else replace(hit, rank=rank) for rank, hit in enumerate(results, 1)
+    )
 
-    Raises:
-        SettingError: ``k`` or ``max_distance`` is out of range, or a re-ranking occurs twice.
-        InputError: the filter cannot be parsed, or is too large.
-        UnknownNameError: no such re-ranking.
-    """
 
-    k: int
-    metric: Metric
-    where: Where | None = None
-    max_distance: float | None = None
-    exact: bool = False
-    rerank: str | Sequence[str] | None = None
-    keywords: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise SettingError("{k} must be at least 1", k=self.k)
-        if self.max_distance is not None and not self.max_distance >= 0:
-            raise SettingError("{max_distance} must be at least 0", max_distance=self.max_distance)
-        if self.where is not None:
-            object.__setattr__(self, "where", as_filter(self.where))
-        object.__setattr__(self, "rerank", parse_rerankings(self.rerank))
-
-    @property
-    def filter(self) -> Filter | None:
-        """The condition on metadata, parsed."""
-        return None if self.where is None else as_filter(self.where)
-
-    @property
-    def rerankings(self) -> tuple[str, ...]:
-        """The names of the re-rankings, in their order."""
-        return parse_rerankings(self.rerank)
-
-    @property
-    def needs_image(self) -> bool:
-        """Whether a re-ranking reads the query's image."""
-        return "geometric" in self.rerankings
-
-    def run(
-        self,
-        store: RowReader,
-        query: QueryVectors,
-        read_images: ImageReader,
-        timer: StageTimer = no_timer,
-    ) -> tuple[Hit, ...]:
-        """Return at most ``k`` hits, best first; distances are from the query to the rows.
-
-        Args:
-            store: the rows; of one that can be written, they are read from one snapshot.
-            query: the query's embeddings; none for a search by keywords alone.
-            read_images: for geometric verification.
-            timer: entered around the stages ``search``, ``rerank`` and ``keywords``.
-
-        Raises:
-            InputError: geometric verification of a query that is not an image, or keywords
-                without a word.
-            MissingDependencyError: geometric verification without OpenCV.
-            CancelledError: the search was cancelled, or took too long.
-        """
-        snapshot = getattr(store, "snapshot", None)
-        if snapshot is not None:
-            store = snapshot()
-        return _Search(self, store, query, read_images).run(timer)
+def _metric(request: SearchRequest) -> Metric:
+    assert request.metric is not None
+    return request.metric
 
 
 @dataclass(slots=True)
 class _Search:
-    """One search in one snapshot of the rows; the filter is evaluated once."""
+    """The search for one query in a snapshot of the rows; the filter is evaluated already."""
 
-    options: SearchOptions
+    request: SearchRequest
     store: RowReader
     query: QueryVectors
     read_images: ImageReader
-    where: Filter | None = None
+    where: Filter | None
     depth: int = 0
 
     def run(self, timer: StageTimer) -> tuple[Hit, ...]:
         """Return the hits."""
-        options = self.options
-        self.depth = options.k
-        if options.rerankings or options.keywords is not None:
-            self.depth = max(options.k, rerank.DEPTH)
+        request = self.request
+        self.depth = request.k
+        if request.rerankings or request.keywords is not None:
+            self.depth = max(request.k, rerank.DEPTH)
         hits: list[Hit] = []
-        with timer("search"):
-            if options.filter is not None:
-                self.where = self.store.resolve_filter(options.filter)
-            if len(self.query.embeddings):
+        if len(self.query.embeddings):
+            with timer("search"):
                 hits = self._nearest(self.query.embeddings, self.where)
-        if options.rerankings and hits:
+        if request.rerankings and hits:
             with timer("rerank"):
                 hits = self._rerank(hits)
-        if options.keywords is not None:
+        if request.keywords is not None:
             with timer("keywords"):
-                hits = self._fuse_keywords(hits, options.keywords)
-        limit = math.inf if options.max_distance is None else options.max_distance
-        results = [hit for hit in hits if hit.distance <= limit][: options.k]
-        return tuple(
-            hit if hit.rank == rank else replace(hit, rank=rank)
-            for rank, hit in enumerate(results, 1)
-        )
+                hits = self._fuse_keywords(hits, request.keywords)
+        return _best(hits, request)
 
     def _nearest(self, vectors: Embeddings, where: Filter | None) -> list[Hit]:
         """Return the nearest rows to any of the query vectors ``(v, dim)``, nearest first.
@@ -216,17 +151,17 @@ class _Search:
         The nearest rows to several vectors are among the nearest to each, so this is as exact as
         the store.
         """
-        own_id, depth = self.query.row_id, self.depth
-        k = min(depth + (own_id is not None), max(depth, MAX_K))
-        options = self.options
-        results = self.store.search(vectors, k, options.metric, where, exact=options.exact)
+        own_ids, depth = self.query.row_ids, self.depth
+        k = min(depth + len(own_ids), max(depth, MAX_K))
+        exact = self.request.exact
+        results = self.store.search(vectors, k, _metric(self.request), where, exact=exact)
         if len(results) == 1:
-            return [hit for hit in results[0] if hit.id != own_id][:depth]
+            return [hit for hit in results[0] if hit.id not in own_ids][:depth]
         best: dict[str, Hit] = {}
         for hits in results:
             check_cancelled()
             for hit in hits:
-                if hit.id != own_id and (
+                if hit.id not in own_ids and (
                     hit.id not in best or hit.distance < best[hit.id].distance
                 ):
                     best[hit.id] = hit
@@ -258,15 +193,15 @@ class _Search:
     def _keyword_rows(self, keywords: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the rows with the keywords that pass the filter, best first, and their BM25.
 
-        The row that is the query is left out.
+        The rows that the query is made of are left out.
         """
         columns = self.store.columns()
         rows, scores = keyword_index(columns).search(keywords)
         passing = np.ones(len(rows), np.bool_)
         if self.where is not None and len(rows):
             passing = self.where.mask(columns)[rows]
-        if self.query.row_id is not None:
-            passing &= rows != _place(self.store.ids(), self.query.row_id)
+        for row_id in self.query.row_ids:
+            passing &= rows != _place(self.store.ids(), row_id)
         return rows[passing], scores[passing]
 
     def _keyword_hits(self, rows: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
@@ -274,7 +209,7 @@ class _Search:
         distances = np.maximum(0, 1 - scores / max(float(scores[0]), 1e-12)).tolist()
         by_id = {
             ids[row]: distance
-            for row, distance in zip(rows[: self.options.k].tolist(), distances, strict=False)
+            for row, distance in zip(rows[: self.request.k].tolist(), distances, strict=False)
         }
         existing = self._read_existing([*by_id], self.store.get)
         records = (record for rows in existing for record in rows.records())
@@ -299,13 +234,13 @@ class _Search:
 
     def _rerank(self, hits: list[Hit]) -> list[Hit]:
         """Return the hits, of which the first 200 are in the order of the last re-ranking."""
-        metric, embeddings = self.options.metric, self.query.embeddings
+        metric, embeddings = _metric(self.request), self.query.embeddings
         hits, rows = self._with_embeddings(hits)
         if not hits:
             return hits
         closest = _distances(embeddings, rows[:1], metric)[:, :1].argmin()
         vector = embeddings[closest]
-        for name in self.options.rerankings:
+        for name in self.request.rerankings:
             check_cancelled()
             if not hits:
                 break

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from lookalike.errors import ArtifactError, UnreachableError
+from lookalike.errors import ArtifactError, LookalikeError, UnreachableError
 from lookalike.evaluation.saved import SavedEvaluation, load_saved_evaluation
-from lookalike.filters.facets import Facet, facets
+from lookalike.filters.facets import Facet
 from lookalike.report.page import render_page
+from lookalike.search import request as search_request
+from lookalike.search.hits import Hits
 from lookalike.server import schemas
 from lookalike.server.dependencies import GalleryDep, ServiceDep
 from lookalike.server.handles import GalleryHandle, OpenGallery
@@ -26,7 +29,6 @@ from lookalike.server.openapi import (
     item_links,
 )
 from lookalike.server.problems import ProblemError
-from lookalike.server.queries import SearchQuery
 from lookalike.server.responses import batch_parts, json_in_parts, json_response, run_search
 from lookalike.server.service import Service
 
@@ -100,7 +102,7 @@ async def list_galleries(service: ServiceDep) -> list[schemas.GallerySummary]:
 )
 async def get_gallery(opened: GalleryDep, service: ServiceDep) -> Response:
     """Return a gallery with the columns of its metadata."""
-    described = await service.read(opened, lambda each: facets(each.store.columns()), long=True)
+    described = await service.read(opened, lambda each: each.store.facets(), long=True)
     facts = await gallery_facts(service, opened)
     return await json_response(
         service,
@@ -159,7 +161,7 @@ async def get_evaluation_report(opened: GalleryDep, service: ServiceDep) -> HTML
 )
 async def search(opened: GalleryDep, service: ServiceDep, body: schemas.SearchRequest) -> Response:
     """Return the most similar items. The Server-Timing header has the duration of each stage."""
-    return await run_search(opened, service, body.query(), body)
+    return await run_search(opened, service, body.request(body.query(body.keywords)))
 
 
 @v1.post(
@@ -177,8 +179,8 @@ async def search_image(
     parameters: Annotated[schemas.UrlParameters, Query()],
 ) -> Response:
     """Return the items most similar to the image in the request body."""
-    query = SearchQuery(image=await request.body())
-    return await run_search(opened, service, query, parameters.options())
+    query = search_request.Query.of(image=search_request.SentImage(await request.body()))
+    return await run_search(opened, service, parameters.options().request(query))
 
 
 @v1.post(
@@ -193,10 +195,22 @@ async def search_batch(
 ) -> Response:
     """Return one result per query; a query that fails has a problem instead of a result."""
     stages = Stages(service.metrics)
-    queries = [query.query() for query in body.queries]
-    search = body.search(opened.gallery.metric)
-    results = await service.search_all(opened, queries, body.region(), search, stages)
-    return await json_in_parts(service, lambda: batch_parts(opened, service, results), stages)
+    queries = [_query_or_error(query, body.keywords) for query in body.queries]
+    valid = [query for query in queries if not isinstance(query, LookalikeError)]
+    results: Iterator[Hits | LookalikeError] = iter(())
+    if valid:
+        results = iter(await service.search_all(opened, body.request(*valid), stages))
+    merged = [each if isinstance(each, LookalikeError) else next(results) for each in queries]
+    return await json_in_parts(service, lambda: batch_parts(opened, service, merged), stages)
+
+
+def _query_or_error(
+    query: schemas.Query, keywords: str | None
+) -> search_request.Query | LookalikeError:
+    try:
+        return query.query(keywords)
+    except LookalikeError as error:
+        return error
 
 
 async def gallery_facts(service: Service, opened: OpenGallery) -> dict[str, Any]:
@@ -205,7 +219,7 @@ async def gallery_facts(service: Service, opened: OpenGallery) -> dict[str, Any]
     return {
         **_lasting_facts(opened),
         "rows": await service.read(opened, len),
-        "supports_text": service.supports_text(opened),
+        "supports_text": opened.batcher.encoder.supports_text,
         "writable": service.settings.allow_writes or any(key.write for key in keys),
     }
 

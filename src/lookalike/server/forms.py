@@ -13,11 +13,8 @@ from starlette.datastructures import QueryParams
 from lookalike.errors import InputError
 from lookalike.filters import AllOf, Filter, from_structure
 from lookalike.filters.facets import Facet
-from lookalike.search.query import QueryRegion
-from lookalike.search.search import SearchOptions
-from lookalike.server.queries import SearchQuery
+from lookalike.search.request import Query, SearchRequest, query_from_json
 from lookalike.server.schemas import UrlParameters
-from lookalike.types import Metric
 
 _QUERY_FIELDS = ("id", "text", "url")
 _PAGE_FIELDS = ("upload", "sample", "compare", *_QUERY_FIELDS)
@@ -41,10 +38,16 @@ class SearchForm:
         object.__setattr__(self, "_selected", selected)
 
     @property
-    def query(self) -> SearchQuery | None:
-        """The query, None if the form has none."""
-        row_id, text, url = (self.params.get(name) or None for name in _QUERY_FIELDS)
-        return SearchQuery(id=row_id, text=text, url=url) if row_id or text or url else None
+    def query(self) -> Query | None:
+        """The query, None if the form has none.
+
+        Raises:
+            InputError: it has several.
+        """
+        fields = {name: value for name in _QUERY_FIELDS if (value := self.params.get(name))}
+        if self.keywords:
+            fields["keywords"] = self.keywords
+        return query_from_json(fields) if fields else None
 
     @property
     def keywords(self) -> str:
@@ -70,8 +73,8 @@ class SearchForm:
             )
         )
 
-    def parse(self, facets: Sequence[Facet], metric: Metric) -> tuple[QueryRegion, SearchOptions]:
-        """Return the region of the query and the search; ``metric`` is the gallery's own.
+    def request(self, query: Query, facets: Sequence[Facet]) -> SearchRequest:
+        """Return the request of a query with the options of the form.
 
         Raises:
             InputError: a field is invalid; the message names it.
@@ -87,15 +90,13 @@ class SearchForm:
         except ValidationError as error:
             first = error.errors()[0]
             raise InputError(f"{'/'.join(map(str, first['loc']))[:80]}: {first['msg']}") from None
-        search = options.search(metric)
+        request = options.request(query)
         conditions = [each for facet in facets if (each := self._filter(facet)) is not None]
-        if search.filter is not None:
-            conditions.append(search.filter)
+        if request.filter is not None:
+            conditions.append(request.filter)
         if len(conditions) > 1:
-            search = replace(search, where=AllOf(tuple(conditions)))
-        elif conditions:
-            search = replace(search, where=conditions[0])
-        return options.region(), search
+            return replace(request, where=AllOf(tuple(conditions)))
+        return replace(request, where=conditions[0]) if conditions else request
 
     def selected_values(self, facet: Facet) -> Collection[str]:
         """Return the selected values of a column, as texts."""
@@ -110,7 +111,8 @@ class SearchForm:
     def is_restricted(self) -> bool:
         """Whether filters or a maximum distance may exclude results."""
         return any(
-            name in ("where", "max_distance", "min_score") or name.startswith((VALUE, MIN, MAX))
+            name in ("where", "max_distance", "min_similarity")
+            or name.startswith((VALUE, MIN, MAX))
             for name in self.params
         )
 

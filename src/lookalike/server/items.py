@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
+from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ids import UPLOADS, upload_id
+from lookalike.search import request as search
 from lookalike.server import schemas
 from lookalike.server.dependencies import GalleryDep, ItemId, ServiceDep
 from lookalike.server.handles import OpenGallery
@@ -22,7 +25,6 @@ from lookalike.server.openapi import (
     image_response,
     item_links,
 )
-from lookalike.server.queries import SearchQuery
 from lookalike.server.responses import dumps, item, item_parts, json_in_parts, run_search
 from lookalike.server.sending import FileResponse
 from lookalike.stores.base import Rows
@@ -42,6 +44,36 @@ async def get_item(opened: GalleryDep, service: ServiceDep, row_id: ItemId) -> R
     """Return an item and its metadata."""
     row = await service.row(opened, row_id)
     return Response(dumps(item(opened, row, 0, _EDITABLE)), media_type="application/json")
+
+
+@router.get("/items", summary="List the IDs of items", responses=error_responses())
+async def list_items(
+    opened: GalleryDep,
+    service: ServiceDep,
+    after: Annotated[
+        str,
+        Query(max_length=schemas.MAX_TEXT, description="Last ID of the page before; none at first."),
+    ] = "",
+    limit: Annotated[int, Query(ge=1, le=10_000, description="Maximum number of IDs.")] = 1_000,
+) -> schemas.ItemIds:
+    """Return IDs in alphabetical order, a page at a time.
+
+    Items that are added or deleted between pages may be in them or not.
+    """
+    return await service.read(opened, lambda gallery: _page(gallery, after, limit))
+
+
+@router.get(
+    "/item/embedding",
+    summary="Get the embedding of an item",
+    responses={**item_links("$response.body#/id", *ITEM_READS), **error_responses()},
+)
+async def get_item_embedding(
+    opened: GalleryDep, service: ServiceDep, row_id: ItemId
+) -> schemas.ItemEmbedding:
+    """Return the embedding of an item, as 32-bit floating-point numbers."""
+    row = await service.row(opened, row_id)
+    return schemas.ItemEmbedding(id=row.ids[0], embedding=row.embeddings[0].tolist())
 
 
 @router.get(
@@ -126,8 +158,8 @@ async def get_item_neighbors(
     k: Annotated[int, Query(ge=1, le=Limits().k, description="Number of results.")] = 7,
 ) -> Response:
     """Return the nearest neighbors of an item, without the item itself."""
-    options = schemas.BodyParameters(k=k)
-    return await run_search(opened, service, SearchQuery(id=row_id), options)
+    query = search.Query.of(id=row_id)
+    return await run_search(opened, service, search.SearchRequest(queries=(query,), k=k))
 
 
 @router.put(
@@ -177,6 +209,15 @@ async def update_item_metadata(
 async def delete_item(opened: GalleryDep, service: ServiceDep, row_id: ItemId) -> None:
     """Delete an item that was added through this API."""
     await service.remove(opened, row_id)
+
+
+def _page(gallery: Gallery, after: str, limit: int) -> schemas.ItemIds:
+    """Return the ids that follow one."""
+    ids = gallery.store.ids()
+    start = bisect_right(ids, after)
+    page = list(ids[start : start + limit])
+    more = start + limit < len(ids)
+    return schemas.ItemIds(ids=page, next=page[-1] if more else None, rows=len(ids))
 
 
 def _tag(opened: OpenGallery, row: Rows, variant: int | str) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -15,10 +15,10 @@ import jinja2
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from lookalike.errors import LookalikeError, MissingRowError
+from lookalike.errors import InputError, LookalikeError, MissingRowError
 from lookalike.evaluation.saved import load_saved_evaluation
 from lookalike.formatting import format_distance
-from lookalike.search.search import RERANKINGS
+from lookalike.search.request import RERANKINGS, Example, Query, SentImage
 from lookalike.server.api import all_gallery_facts, gallery_facts
 from lookalike.server.browsing import Browsing
 from lookalike.server.dependencies import GalleryDep, ServiceDep
@@ -26,7 +26,6 @@ from lookalike.server.forms import SearchForm, display_text
 from lookalike.server.handles import OpenGallery
 from lookalike.server.metrics import Stages
 from lookalike.server.problems import ProblemError
-from lookalike.server.queries import SearchQuery
 from lookalike.server.schemas import UrlParameters
 from lookalike.server.service import Service
 from lookalike.types import Hit, Metadata
@@ -157,7 +156,7 @@ async def results_for_image(
 ) -> Response:
     """Return only the results part, for the image in the request body."""
     form = SearchForm(request.query_params)
-    query = SearchQuery(image=await request.body())
+    query = Query.of(image=SentImage(await request.body()))
     values = await _results(service, browsing, opened, form, query)
     return await render("_results.html", service, opened, **values)
 
@@ -224,11 +223,16 @@ async def _results(
     browsing: Browsing,
     opened: OpenGallery,
     form: SearchForm,
-    query: SearchQuery | None = None,
+    query: Query | None = None,
 ) -> dict[str, Any]:
     """Return the values of the results template: result sets, or a sample to pick a query from."""
     options = f"&{form.options_query}" if form.options_query else ""
-    query = query or form.query or (SearchQuery() if form.keywords else None)
+    values: dict[str, Any] = {"sample": None, "options": options, "restricted": form.is_restricted}
+    try:
+        query = query or form.query
+    except InputError as error:
+        empty = {"gallery": opened.name, "encoder": opened.batcher.encoder.name, "hits": []}
+        return {**values, "result_sets": [{**empty, "problem": service.problem_of(error)}]}
     if query is None:
         sample = await _sample(service, opened, form)
         return {"sample": sample, "result_sets": [], "options": options}
@@ -238,12 +242,7 @@ async def _results(
         await _result_set(service, browsing, each, opened, form, query)
         for each in (opened, *others)
     ]
-    return {
-        "sample": None,
-        "result_sets": result_sets,
-        "options": options,
-        "restricted": form.is_restricted,
-    }
+    return {**values, "result_sets": result_sets}
 
 
 async def _sample(service: Service, opened: OpenGallery, form: SearchForm) -> Mapping[str, Any]:
@@ -263,23 +262,23 @@ async def _result_set(
     opened: OpenGallery,
     origin: OpenGallery,
     form: SearchForm,
-    query: SearchQuery,
+    query: Query,
 ) -> Mapping[str, Any]:
     """Return the results of one gallery, or the problem; ``origin`` has the item of the query."""
     stages, start = Stages(service.metrics), time.perf_counter()
     values: dict[str, Any] = {"gallery": opened.name, "problem": None, "hits": []}
     values["encoder"] = opened.batcher.encoder.name
     try:
-        region, search = form.parse(await browsing.facets(opened), opened.gallery.metric)
+        request = form.request(query, await browsing.facets(opened))
         with contextlib.ExitStack() as memory:
             if opened is not origin:
                 query = await _transfer(service, opened, origin, query, memory)
-            hits = await service.search(opened, query, region, search, stages)
+            hits = await service.search(opened, request.for_query(query), stages)
     except LookalikeError as error:
         return {**values, "problem": service.problem_of(error)}
     return {
         **values,
-        "by_keywords": search.keywords is not None,
+        "by_keywords": request.keywords is not None,
         "by_image": not query.is_empty,
         "metric": hits.metric.value,
         "rows": await service.read(opened, len),
@@ -292,9 +291,9 @@ async def _transfer(
     service: Service,
     opened: OpenGallery,
     origin: OpenGallery,
-    query: SearchQuery,
+    query: Query,
     memory: contextlib.ExitStack,
-) -> SearchQuery:
+) -> Query:
     """Return the query for another gallery: an item that it does not have becomes an image.
 
     Its file counts as one that the client uploaded, until ``memory`` is closed.
@@ -302,16 +301,18 @@ async def _transfer(
     Raises:
         ProblemError: the memory for uploads is full.
     """
-    if query.id is None:
-        return query
-    try:
-        await service.row(opened, query.id)
-    except MissingRowError:
-        row = await service.row(origin, query.id)
-        content = await service.item_images.content(origin.gallery, row)
-        memory.enter_context(service.quotas.bodies.take(len(content)))
-        return SearchQuery(image=content)
-    return query
+    examples: list[Example] = []
+    for example in query.examples:
+        if example.id is not None:
+            try:
+                await service.row(opened, example.id)
+            except MissingRowError:
+                row = await service.row(origin, example.id)
+                content = await service.item_images.content(origin.gallery, row)
+                memory.enter_context(service.quotas.bodies.take(len(content)))
+                example = replace(example, id=None, image=SentImage(content))
+        examples.append(example)
+    return Query(tuple(examples))
 
 
 def _hit(hit: Hit) -> Mapping[str, Any]:

@@ -13,7 +13,8 @@ from lookalike.errors import ImageError, LookalikeError, UnreachableError
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
 from lookalike.search.query import QueryVectors
-from lookalike.search.search import SearchOptions
+from lookalike.search.request import Query, SearchRequest
+from lookalike.search.search import search_rows
 from lookalike.server.handles import GalleryHandle, OpenGallery
 from lookalike.server.metrics import Metrics
 from lookalike.server.workers import Workers
@@ -89,8 +90,10 @@ class Readiness:
 
 def _search_and_read(gallery: Gallery, vectors: QueryVectors) -> int:
     """Return the number of rows, after a search and reading a row."""
-    search = SearchOptions(k=1, metric=gallery.metric)
-    for hit in search.run(gallery.store, vectors, _no_images):
+    example = Query.of(vector=vectors.embeddings[0])
+    request = SearchRequest(queries=(example,), k=1, metric=gallery.metric)
+    [hits] = search_rows(request, gallery.store, [vectors], _no_images)
+    for hit in hits:
         gallery.store.get([hit.id])
     return len(gallery)
 

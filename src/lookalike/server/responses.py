@@ -14,10 +14,9 @@ from starlette.responses import Response
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError, LookalikeError
 from lookalike.search.hits import Hits
-from lookalike.server import schemas
+from lookalike.search.request import SearchRequest
 from lookalike.server.handles import OpenGallery
 from lookalike.server.metrics import Stages
-from lookalike.server.queries import SearchQuery
 from lookalike.server.service import Service
 from lookalike.stores.base import Rows
 
@@ -27,13 +26,10 @@ _FEW = 20
 each takes some milliseconds."""
 
 
-async def run_search(
-    gallery: OpenGallery, service: Service, query: SearchQuery, options: schemas.BodyParameters
-) -> Response:
+async def run_search(gallery: OpenGallery, service: Service, request: SearchRequest) -> Response:
     """Run one query; the ``Server-Timing`` header has the duration of each stage."""
     stages = Stages(service.metrics)
-    search = options.search(gallery.gallery.metric)
-    hits = await service.search(gallery, query, options.region(), search, stages)
+    hits = await service.search(gallery, request, stages)
     if len(hits) <= _FEW:
         data = _join(lambda: _result_parts(gallery, hits), service.settings.limits.response_bytes)
         return _json(data, stages)

@@ -7,19 +7,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lookalike.errors import InputError
-from lookalike.filters import Where
-from lookalike.images.foreground import Box
 from lookalike.metadata import check_metadata
-from lookalike.search.query import QueryRegion
-from lookalike.search.search import SearchOptions, distance_threshold
+from lookalike.search import request as search_request
 from lookalike.server.limits import Limits
-from lookalike.server.queries import SearchQuery
-from lookalike.types import Metric
 
 _LIMITS = Limits()
 _MAX_SIDE = 100_000
 MAX_TEXT = 2_000
 """Length of ids, texts and URLs, in characters."""
+MAX_EXAMPLES = 32
+"""Examples of a query."""
+MAX_DIM = 16_384
+"""Values of a vector."""
 _MAX_FILTER = 10_000
 _MAX_UNKNOWN = 20
 _FILTER = "year >= 2020 and tag in ('a', 'b')"
@@ -53,7 +52,7 @@ class _CommonParameters(RequestModel):
     max_distance: Annotated[Finite, Field(ge=0)] | None = Field(
         None, description="Maximum distance, in units of the metric; no limit by default."
     )
-    min_score: Annotated[Finite, Field(ge=-1, le=1)] | None = Field(
+    min_similarity: Annotated[Finite, Field(ge=-1, le=1)] | None = Field(
         None,
         description="Minimum cosine similarity (1 = identical); no limit by default. "
         "Excludes max_distance.",
@@ -94,29 +93,14 @@ class BodyParameters(_CommonParameters):
         description="Crop the query to [x, y, width, height], in pixels; not cropped by default.",
     )
 
-    def region(self) -> QueryRegion:
-        """Return the parts of the query image to search with."""
-        box = None if self.box is None else Box.from_sequence(self.box)
-        return QueryRegion(box, self.foreground, self.multi_crop)
-
-    def search(self, default_metric: Metric) -> SearchOptions:
-        """Return the search in a gallery whose metric is ``default_metric``.
+    def request(self, *queries: search_request.Query) -> search_request.SearchRequest:
+        """Return the request of some queries with these options.
 
         Raises:
             InputError: options exclude each other, or the filter is invalid.
         """
-        metric = default_metric if self.metric is None else Metric(self.metric)
-        limit = distance_threshold(metric, self.max_distance, self.min_score)
-        where: Where | None = self.where
-        return SearchOptions(
-            k=self.k,
-            metric=metric,
-            where=where,
-            max_distance=limit,
-            exact=self.exact,
-            rerank=self.rerank,
-            keywords=self.keywords,
-        )
+        options = search_request.options_from_json(self.model_dump())
+        return search_request.SearchRequest(queries=queries, **options)
 
 
 class UrlParameters(_CommonParameters):
@@ -139,8 +123,8 @@ class UrlParameters(_CommonParameters):
         return BodyParameters(**{**self.model_dump(), "box": box})
 
 
-class Query(RequestModel):
-    """A query: exactly one of id, text, url and image."""
+class Example(RequestModel):
+    """What results should be like, or unlike: exactly one of id, text, url, image and vector."""
 
     id: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
         None, description="ID of an item of the gallery; the item itself is not a result."
@@ -158,17 +142,65 @@ class Query(RequestModel):
         description="An image file, encoded as base64.",
         json_schema_extra={"format": "base64"},
     )
+    vector: Annotated[list[Finite], Field(min_length=1, max_length=MAX_DIM)] | None = Field(
+        None,
+        description="An embedding of the gallery's dimensions (dim), of any length.",
+    )
 
-    def query(self) -> SearchQuery:
-        """Return the query for the service."""
-        return SearchQuery(base64=self.image, id=self.id, text=self.text, url=self.url)
+
+class Query(Example):
+    """A query: exactly one of id, text, url, image, vector and like."""
+
+    like: Annotated[list[Example], Field(min_length=1, max_length=MAX_EXAMPLES)] | None = Field(
+        None,
+        description="Several examples of what results should be like, combined into one query: the "
+        "mean of these, minus that of the examples of unlike, each times its weight.",
+        examples=[[{"id": "photos:cats/1.jpg"}, {"text": "red"}]],
+    )
+    unlike: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] | None = Field(
+        None, description="Examples of what results should be unlike; needs like."
+    )
+    weights: (
+        Annotated[list[Annotated[Finite, Field(ge=0)]], Field(max_length=2 * MAX_EXAMPLES)] | None
+    ) = Field(
+        None,
+        description="Weights of the examples of like, then of unlike; 1 and 0.5 by default.",
+    )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if len(self.like or ()) + len(self.unlike or ()) > MAX_EXAMPLES:
+            raise ValueError(f"like and unlike have more than {MAX_EXAMPLES} examples together")
+        return self
+
+    def query(self, keywords: str | None) -> search_request.Query:
+        """Return the query; one of keywords alone if there is nothing else.
+
+        Raises:
+            InputError: there is not exactly one query.
+        """
+        return search_request.query_from_json(
+            {**self.model_dump(include=_QUERY), "keywords": keywords}
+        )
+
+
+_QUERY = set(Query.model_fields)
 
 
 class SearchRequest(BodyParameters, Query):
     """A query and the options of the search."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"id": "photos:cats/1.jpg", "k": 7}]}
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"id": "photos:cats/1.jpg", "k": 7},
+                {
+                    "like": [{"id": "photos:cats/1.jpg"}, {"id": "photos:cats/2.jpg"}],
+                    "unlike": [{"id": "photos:dogs/1.jpg"}],
+                },
+            ]
+        },
     )
 
 
@@ -279,6 +311,21 @@ class Item(BaseModel):
     editable: bool = Field(description="Whether the item can be changed through this API.")
     image_url: str = Field(description="Path of the image on this service.")
     thumbnail_url: str = Field(description="Path of the thumbnail on this service.")
+
+
+class ItemIds(BaseModel):
+    """A page of the IDs of a gallery's items."""
+
+    ids: list[str] = Field(description="IDs in alphabetical order (by Unicode code point).")
+    next: str | None = Field(description="Pass it as `after` for the next page; null at the end.")
+    rows: int = Field(description="Number of items of the gallery.")
+
+
+class ItemEmbedding(BaseModel):
+    """The embedding of an item."""
+
+    id: str = Field(description="ID of the item.")
+    embedding: list[float] = Field(description="As many numbers as the gallery's `dim`.")
 
 
 class EvaluationReport(BaseModel):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,16 +13,17 @@ from lookalike.config import settings as machine
 from lookalike.errors import (
     ArtifactError,
     CancelledError,
-    InputError,
     LookalikeError,
     UnreachableError,
 )
 from lookalike.gallery import uploads
+from lookalike.gallery.lookup import row_of
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
 from lookalike.search.hits import Hits, ImageReader
-from lookalike.search.query import QueryRegion, QueryVectors, encode_text
-from lookalike.search.search import SearchOptions
+from lookalike.search.query import QueryVectors
+from lookalike.search.request import Query, SearchRequest
+from lookalike.search.search import search_rows
 from lookalike.server.admission import Quota
 from lookalike.server.decoder_pool import DecoderPool, decoding_batch
 from lookalike.server.encoding import QueryEncoder
@@ -31,7 +31,7 @@ from lookalike.server.handles import GalleryHandle, OpenGallery
 from lookalike.server.limits import Limits
 from lookalike.server.metrics import Metrics, Stages
 from lookalike.server.problems import ProblemError, problem_of
-from lookalike.server.queries import SearchQuery, cost_of, is_long
+from lookalike.server.queries import cost_of, is_long
 from lookalike.server.readiness import Readiness
 from lookalike.server.running import RunningRequests
 from lookalike.server.settings import ServeSettings
@@ -39,7 +39,7 @@ from lookalike.server.thumbnails import ItemImages
 from lookalike.server.workers import Workers
 from lookalike.server.writing import Writer
 from lookalike.stores.base import Rows, replaced_error
-from lookalike.types import Hit, Metadata
+from lookalike.types import Hit, Metadata, Metric
 
 T = TypeVar("T")
 
@@ -194,33 +194,22 @@ class Service:
                 raise
             return await self.in_thread(work, now.gallery, long=long)
 
-    async def search(
-        self,
-        opened: OpenGallery,
-        query: SearchQuery,
-        region: QueryRegion,
-        search: SearchOptions,
-        stages: Stages,
-    ) -> Hits:
-        """Run one query.
+    async def search(self, opened: OpenGallery, request: SearchRequest, stages: Stages) -> Hits:
+        """Run a request of one query.
 
         Raises:
             LookalikeError: the query or its options are invalid, or the gallery is gone.
             ProblemError: the service is at its limits, or does not fetch URLs.
         """
-        query.validate(search)
-        async with self.slot(cost_of(region, search)):
-            return await self._search(opened, query, region, search, stages)
+        request = request.for_metric(opened.gallery.metric)
+        async with self.slot(cost_of(request)):
+            with decoding_batch(self.settings.limits.batch_decode_seconds):
+                return await self._search(opened, request, stages)
 
     async def search_all(
-        self,
-        opened: OpenGallery,
-        queries: list[SearchQuery],
-        region: QueryRegion,
-        search: SearchOptions,
-        stages: Stages,
+        self, opened: OpenGallery, request: SearchRequest, stages: Stages
     ) -> list[Hits | LookalikeError]:
-        """Run several queries and return their results in order; an invalid query's is its error.
+        """Run all queries and return their results in order; an invalid query's is its error.
 
         Raises:
             ProblemError: the service is at its limits, or does not fetch URLs.
@@ -228,48 +217,41 @@ class Service:
             UnreachableError: the vector store does not respond.
             CancelledError: the request was cancelled, or its time is over.
         """
+        request = request.for_metric(opened.gallery.metric)
         semaphore = asyncio.Semaphore(_BATCH_CONCURRENCY)
 
-        async def run(query: SearchQuery) -> Hits | LookalikeError:
+        async def run(query: Query) -> Hits | LookalikeError:
             async with semaphore:
                 try:
-                    query.validate(search)
-                    return await self._search(opened, query, region, search, stages)
+                    return await self._search(opened, request.for_query(query), stages)
                 except (UnreachableError, ArtifactError, CancelledError):
                     raise
                 except LookalikeError as error:
                     return error
 
-        async with self.slot(len(queries) * cost_of(region, search)):
+        async with self.slot(cost_of(request)):
             with decoding_batch(self.settings.limits.batch_decode_seconds):
-                tasks = [asyncio.create_task(run(query)) for query in queries]
+                tasks = [asyncio.create_task(run(query)) for query in request.queries]
             try:
                 return await asyncio.gather(*tasks)
             finally:
                 for task in tasks:
                     task.cancel()  # or each would wait for an unavailable store
 
-    async def _search(
-        self,
-        opened: OpenGallery,
-        query: SearchQuery,
-        region: QueryRegion,
-        search: SearchOptions,
-        stages: Stages,
-    ) -> Hits:
+    async def _search(self, opened: OpenGallery, request: SearchRequest, stages: Stages) -> Hits:
         """Run one query; run it again if the gallery was replaced meanwhile.
 
         The rows that are searched are those after encoding, if they are of the same gallery. A
         store on a server checks that itself.
         """
-        long = is_long(region, search)
+        long = is_long(request)
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
-                vectors = await self._encoder.vectors(opened, query, region, search, stages)
+                vectors = await self._encoder.vectors(opened, request, stages)
                 reader = partial(self.item_images.reader, loop=asyncio.get_running_loop())
-                run = partial(_search_now, opened, search, vectors, reader, stages)
+                run = partial(_search_now, opened, request, vectors, reader, stages)
                 hits = await self.in_thread(run, long=long)
-                return Hits(vectors.name, search.metric, hits, vectors.uri)
+                return Hits(vectors.name, request.metric or Metric.COSINE, hits, vectors.uri)
             except ArtifactError:
                 now = await self.open(opened.handle)
                 if now.state == opened.state or not attempts_left:
@@ -283,11 +265,11 @@ class Service:
         Raises:
             MissingRowError: there is no row with that id.
         """
-        return await self.read(opened, lambda gallery: gallery.store.get([row_id]))
+        return await self.read(opened, lambda gallery: row_of(gallery.store, row_id))
 
     async def sample(self, opened: OpenGallery, count: int, seed: int) -> Rows:
         """Return a random sample of rows, at most ``count``, reproducible by ``seed``."""
-        return await self.read(opened, lambda gallery: _sample(gallery, count, seed))
+        return await self.read(opened, lambda gallery: gallery.store.sample(count, seed))
 
     async def put(self, opened: OpenGallery, key: str, data: bytes, metadata: Metadata) -> bool:
         """Add or replace an image; return whether it replaced one.
@@ -313,20 +295,10 @@ class Service:
         async with self.slot():
             await self._writer.write(opened.handle, work)
 
-    def supports_text(self, opened: OpenGallery) -> bool:
-        """Return whether a gallery's encoder accepts text queries."""
-        try:
-            encode_text(opened.batcher.encoder, [])
-        except InputError:
-            return False
-        except Exception:  # noqa: BLE001 - it accepts texts, though not an empty list of them
-            return True
-        return True
-
 
 def _search_now(
     opened: OpenGallery,
-    search: SearchOptions,
+    request: SearchRequest,
     vectors: QueryVectors,
     reader: Callable[[Gallery, GalleryState], ImageReader],
     stages: Stages,
@@ -339,10 +311,7 @@ def _search_now(
     now = opened.handle.open() if opened.gallery.address is None else opened
     if now.state.identity != opened.state.identity:
         raise replaced_error(opened.name)
-    return search.run(now.gallery.store, vectors, reader(now.gallery, now.state), stages)
+    read = reader(now.gallery, now.state)
+    [hits] = search_rows(request, now.gallery.store, [vectors], read, stages)
+    return hits
 
-
-def _sample(gallery: Gallery, count: int, seed: int) -> Rows:
-    ids = gallery.store.ids()
-    places = random.Random(seed).sample(range(len(ids)), min(count, len(ids)))
-    return gallery.store.get([ids[place] for place in places])
