@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.artifacts import manifest_bytes
 from lookalike.documents import Fields
 from lookalike.errors import ArtifactError, ImageError, InputError, SettingError, UnknownNameError
 from lookalike.images.decode import FILTERS, pad_image, resize_image, to_channels
@@ -398,17 +397,3 @@ def require_file(description: Fields, files: Mapping[str, bytes], name: str) -> 
             f"{description.hint}"
         )
     return files[name]
-
-
-def encoder_files(encoder: Encoder) -> dict[str, bytes]:
-    """Return the files of an encoder's folder by name, ``encoder.json`` last."""
-    files = dict(encoder.files())
-    fields = {
-        **encoder.describe(),
-        "dim": encoder.dim,
-        "normalized": encoder.normalized,
-        "files": sorted(files),
-        "sha256": {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)},
-        "fingerprint": encoder.fingerprint,
-    }
-    return {**files, MANIFEST: manifest_bytes(fields)}

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lookalike.artifacts import new_folder, read_manifest, write_atomically
+from lookalike.artifacts import manifest_bytes, new_folder, read_manifest, write_atomically
 from lookalike.documents import Fields
-from lookalike.encoders.base import MANIFEST, MAX_DIM, Encoder, encoder_files
+from lookalike.encoders.base import MANIFEST, MAX_DIM, Encoder
 from lookalike.encoders.composite import (
     ConcatenatedEncoder,
     MultiViewEncoder,
@@ -74,6 +74,35 @@ def write_encoder(encoder: Encoder, folder: Path) -> None:
     """
     for name, data in encoder_files(encoder).items():
         write_atomically(folder / bare_name(name, f"encoder {encoder.name!r}"), data)
+
+
+def encoder_files(encoder: Encoder) -> dict[str, bytes]:
+    """Return the files of an encoder's folder by name, ``encoder.json`` last.
+
+    Raises:
+        InputError: nobody could restore it: its kind is not known, or it has other files than
+            encoders of its kind have.
+    """
+    files = dict(encoder.files())
+    fields = {
+        **encoder.describe(),
+        "dim": encoder.dim,
+        "normalized": encoder.normalized,
+        "files": sorted(files),
+        "sha256": {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)},
+        "fingerprint": encoder.fingerprint,
+    }
+    try:
+        file_hashes(Fields(fields, f"encoder {encoder.name!r}", _UNREGISTERED))
+        return {**files, MANIFEST: manifest_bytes(fields)}
+    except (ArtifactError, TypeError, ValueError) as error:
+        raise InputError(f"the encoder cannot be saved: {error}") from error
+
+
+_UNREGISTERED = (
+    "register it as lookalike.encoders.registry describes, or wrap it by "
+    "lookalike.encoders.from_callable"
+)
 
 
 def load_encoder(folder: str | Path) -> Encoder:
@@ -192,7 +221,8 @@ def _external(kind: str, description: Fields) -> EncoderSpec:
     if spec is None:
         raise ArtifactError(
             f"{description.place}: no installed package restores encoders of kind {kind[:60]!r}; "
-            f"install the one that registers it in {ENTRY_POINT_GROUP}, or {description.hint}"
+            f"install the package that registers it (entry point {ENTRY_POINT_GROUP}), or "
+            f"{description.hint}"
         )
     return spec
 

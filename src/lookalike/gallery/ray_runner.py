@@ -19,7 +19,7 @@ from typing import Any
 
 from lookalike._version import __version__
 from lookalike.config import lookalike_variables, settings
-from lookalike.encoders.base import encoder_files
+from lookalike.encoders.persistence import encoder_files
 from lookalike.errors import (
     LookalikeError,
     MissingDependencyError,

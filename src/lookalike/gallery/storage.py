@@ -31,8 +31,13 @@ from lookalike.artifacts import (
 from lookalike.config import settings
 from lookalike.documents import LARGE, Fields
 from lookalike.encoders.base import MANIFEST as ENCODER_MANIFEST
-from lookalike.encoders.base import MAX_DIM, Encoder, encoder_files
-from lookalike.encoders.persistence import describe_manifest, file_hashes, write_encoder
+from lookalike.encoders.base import MAX_DIM, Encoder
+from lookalike.encoders.persistence import (
+    describe_manifest,
+    encoder_files,
+    file_hashes,
+    write_encoder,
+)
 from lookalike.errors import (
     ArtifactError,
     FingerprintError,

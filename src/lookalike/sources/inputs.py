@@ -402,7 +402,7 @@ class _Reader:
                 f"pass {_TENSORS if tensor else _ARRAYS}"
             )
         if not array.size:
-            raise InputError(f"{name}: has no pixels (shape {array.shape})")
+            raise InputError(f"{name}: has no pixels (shape {array.shape}); pass {_FORMS}")
         self._check_type(array, name)
         if layout.several:
             return None
