@@ -188,18 +188,20 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def __getattr__(name: str) -> Any:
-    origin = _ORIGINS.get(name)
-    if origin is None:
-        raise AttributeError(_unknown(name), name=name, obj=None)
-    from importlib import import_module
+if not TYPE_CHECKING:  # so that type checkers refuse names that do not exist
 
-    module, colon, attribute = origin.partition(":")
-    value: Any = import_module(module)
-    if attribute or not colon:
-        value = getattr(value, attribute or name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        origin = _ORIGINS.get(name)
+        if origin is None:
+            raise AttributeError(_unknown(name), name=name, obj=None)
+        from importlib import import_module
+
+        module, colon, attribute = origin.partition(":")
+        value: Any = import_module(module)
+        if attribute or not colon:
+            value = getattr(value, attribute or name)
+        globals()[name] = value
+        return value
 
 
 def _unknown(name: str) -> str:

@@ -47,7 +47,7 @@ def test_every_error_is_public() -> None:
 def test_type_checkers_see_the_names_that_load_at_run_time() -> None:
     """Each name is imported for type checkers from where it is loaded, under the same name."""
     tree = ast.parse(Path(str(la.__file__)).read_text())
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
     typed = {
         alias.asname or alias.name: f"{node.module}.{alias.name}"
         for node in block.body
