@@ -254,7 +254,8 @@ def test_fewer_than_two_classes_are_rejected(
 
 
 def session_of(graph: NeighborGraph) -> LabelingSession:
-    return LabelingSession(graph, (), {}, Origin(GalleryState("identity", "1-a"), "now"))
+    origin = Origin(GalleryState("identity", "1-a"), "now")
+    return LabelingSession(graph=graph, groups=(), labels={}, origin=origin)
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,19 +15,16 @@ from lookalike.encoders.base import MANIFEST as ENCODER_MANIFEST
 from lookalike.encoders.persistence import file_hashes, load_encoder, read_description
 from lookalike.errors import ArtifactError, LookalikeError, SettingError
 from lookalike.evaluation.saved import FILE as EVALUATION_FILE
-from lookalike.evaluation.saved import load_saved_evaluation
 from lookalike.explore.map import FILE as MAP_FILE
-from lookalike.explore.map import load_map
 from lookalike.files import open_regular, unescape_name
 from lookalike.formatting import format_count
 from lookalike.gallery.archive import FILE as ARCHIVE_FILE
-from lookalike.gallery.derived import Origin
+from lookalike.gallery.derived import DerivedFile
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.storage import ENCODER, IMAGES, LOCK, MANIFEST, PARTS, STORE, read_folder
 from lookalike.gallery.ids import UPLOADS
+from lookalike.gallery.storage import ENCODER, IMAGES, LOCK, MANIFEST, PARTS, STORE, read_folder
 from lookalike.images.decode import content_hash
 from lookalike.labels.session import FILE as SESSION_FILE
-from lookalike.labels.session import load_session
 from lookalike.stores.lance.repair import TableReport, examine, go_back
 from lookalike.stores.milvus.address import is_address
 
@@ -34,13 +32,9 @@ _ROWS = 4_096
 _LISTED = 10
 """File names that a check lists."""
 
-_DERIVED: Sequence[tuple[str, Callable[[Gallery], Origin | None]]] = (
-    (MAP_FILE.name, lambda gallery: _origin(load_map(gallery))),
-    (EVALUATION_FILE.name, lambda gallery: _origin(load_saved_evaluation(gallery))),
-    (SESSION_FILE.name, lambda gallery: _origin(load_session(gallery))),
-)
+_DERIVED: Sequence[DerivedFile[Any]] = (MAP_FILE, EVALUATION_FILE, SESSION_FILE)
 
-_OWN = {MANIFEST, ARCHIVE_FILE, *PARTS, *(name for name, _ in _DERIVED)}
+_OWN = {MANIFEST, ARCHIVE_FILE, *PARTS, *(file.name for file in _DERIVED)}
 
 
 def check_gallery(path: str, *, repair: bool = False) -> Iterator[Check]:
@@ -198,19 +192,15 @@ def _check_uploads(gallery: Gallery) -> Check:
 
 
 def _check_derived(gallery: Gallery) -> Iterator[Check]:
-    for name, load in _DERIVED:
+    for file in _DERIVED:
         try:
-            origin = load(gallery)
+            saved = file.load(gallery)
         except LookalikeError as error:
-            yield _broken(name, error)
+            yield _broken(file.name, error)
             continue
-        if origin is not None:
-            stale = f", stale: {origin.changes} since" if origin.stale else ""
-            yield Check(name, True, f"of {origin.created_at}{stale}", "read", required=True)
-
-
-def _origin(derived: object) -> Origin | None:
-    return getattr(derived, "origin", None)
+        if saved is not None:
+            stale = f", stale: {saved.changes} since" if saved.stale else ""
+            yield Check(file.name, True, f"of {saved.created_at}{stale}", "read", required=True)
 
 
 def _list_others(folder: Path) -> Check:

@@ -9,25 +9,20 @@ from typing import Any
 
 from lookalike.documents import Fields
 from lookalike.evaluation.results import Evaluation
-from lookalike.evaluation.summary import verdict
-from lookalike.gallery.derived import EVALUATION, DerivedFile, Origin
+from lookalike.gallery.derived import EVALUATION, DerivedFile, Origin, Saved
 from lookalike.gallery.gallery import Gallery
-
-FILE = DerivedFile(EVALUATION, 3, "evaluate again: lookalike evaluate {gallery} --save")
 
 _IMAGE = "image"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SavedEvaluation:
+class SavedEvaluation(Saved):
     """An evaluation as it was saved.
 
     ``evaluation`` is the document of ``lookalike evaluate --json``, ``page`` the report's title,
-    sections and figures; neither contains paths. ``origin``: the state of the gallery that was
-    evaluated, and what changed since.
+    sections and figures; neither contains paths.
     """
 
-    origin: Origin
     rows: int
     fingerprint: str
     verdict: str
@@ -43,17 +38,18 @@ def save_evaluation(evaluation: Evaluation, gallery: Gallery, page: Mapping[str,
         StorageError: it could not be written.
     """
     names = _file_names(evaluation, gallery)
-    fields = {
-        "rows": evaluation.rows,
-        "fingerprint": gallery.fingerprint,
-        "verdict": verdict(evaluation),
-        "evaluation": {
+    saved = SavedEvaluation(
+        origin=Origin.now(evaluation.state),
+        rows=evaluation.rows,
+        fingerprint=gallery.fingerprint,
+        verdict=evaluation.verdict(),
+        evaluation={
             **_without_paths(evaluation.as_dict(), names),
             "gallery": gallery.path.absolute().name,
         },
-        "page": _without_paths(page, names),
-    }
-    return FILE.save(gallery, Origin.now(evaluation.state), fields)
+        page=_without_paths(page, names),
+    )
+    return FILE.save(gallery, saved)
 
 
 def load_saved_evaluation(gallery: Gallery) -> SavedEvaluation | None:
@@ -63,7 +59,7 @@ def load_saved_evaluation(gallery: Gallery) -> SavedEvaluation | None:
         FormatVersionError: another version of lookalike wrote the file.
         ArtifactError: the file is damaged.
     """
-    return FILE.load(gallery, _from_document)
+    return FILE.load(gallery)
 
 
 def _from_document(document: Fields, origin: Origin) -> SavedEvaluation:
@@ -76,6 +72,25 @@ def _from_document(document: Fields, origin: Origin) -> SavedEvaluation:
         evaluation=document.mapping("evaluation"),
         page=document.mapping("page"),
     )
+
+
+def _fields(saved: SavedEvaluation) -> dict[str, Any]:
+    return {
+        "rows": saved.rows,
+        "fingerprint": saved.fingerprint,
+        "verdict": saved.verdict,
+        "evaluation": saved.evaluation,
+        "page": saved.page,
+    }
+
+
+FILE = DerivedFile(
+    EVALUATION,
+    3,
+    "evaluate again: lookalike evaluate {gallery} --save",
+    _fields,
+    _from_document,
+)
 
 
 def _check_page(page: Fields) -> None:

@@ -16,14 +16,12 @@ from lookalike.errors import ArtifactError, InputError, StorageError
 from lookalike.explore.clusters import UNCLUSTERED, Cluster, describe_clusters, find_clusters
 from lookalike.explore.layout import METHOD, MapQuality, Points, compute_layout, measure_quality
 from lookalike.explore.outliers import lof_scores
-from lookalike.formatting import format_count
-from lookalike.gallery.derived import MAP, DerivedFile, Origin, decode_array, encode_array
 from lookalike.filters.facets import MAX_COLUMNS, MAX_LISTED
+from lookalike.formatting import format_count
+from lookalike.gallery.derived import MAP, DerivedFile, Origin, Saved, decode_array, encode_array
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
-
-FILE = DerivedFile(MAP, 3, "recompute it: lookalike explore map {gallery} --fresh")
 
 K = 8
 """Nearest neighbors of each image in the file."""
@@ -31,17 +29,16 @@ K = 8
 _MAX_COORDINATE = 65_535
 
 
-@dataclass(frozen=True, slots=True)
-class CollectionMap:
-    """The map of a gallery; arrays are in the order of ``ids``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionMap(Saved):
+    """The map of a gallery, saved in it; arrays are in the order of ``ids``.
 
     ``points`` is ``(n, 2)`` float32 in [0, 1], ``membership`` ``(n,)`` cluster numbers, -1 for
     unclustered images, ``lof_scores`` ``(n,)`` local outlier factors, and ``neighbors`` ``(n, k)``
     row numbers of the nearest images, nearest first. ``columns`` holds the value of each row for
     metadata columns with few distinct values. ``zero_embeddings`` are ids of rows that are not on
-    the map: with the metric cosine, an embedding of zeros has no neighbors. ``stale``: the
-    gallery's rows or encoder have changed since the map was created. ``unsaved``: why it is not
-    saved in the gallery, empty if it is.
+    the map: with the metric cosine, an embedding of zeros has no neighbors. ``unsaved``:
+    why it is not saved in the gallery, empty if it is.
     """
 
     ids: tuple[str, ...]
@@ -53,14 +50,8 @@ class CollectionMap:
     quality: MapQuality
     fingerprint: str
     embeddings_hash: str
-    origin: Origin
     columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     zero_embeddings: tuple[str, ...] = ()
-
-    @property
-    def stale(self) -> bool:
-        """Whether the gallery has changed since the map was computed."""
-        return self.origin.stale
 
     unsaved: str = ""
 
@@ -71,6 +62,10 @@ class CollectionMap:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of the map; arrays are base64 of little-endian numbers."""
+        return FILE.document(self) | {"stale": self.stale, "changes": self.changes}
+
+    def _fields(self) -> dict[str, Any]:
+        """Return the fields of the document, without those of the origin."""
         columns = []
         for name, values in self.columns.items():
             distinct = sorted({value for value in values if value is not None})
@@ -78,15 +73,9 @@ class CollectionMap:
             codes = np.array([code_of[value] for value in values], "<i2")
             columns.append({"name": name, "values": distinct, "codes": encode_array(codes)})
         return {
-            "format": FILE.version,
-            "created_at": self.origin.created_at,
-            "identity": self.origin.state.identity,
-            "revision": self.origin.state.revision,
             "fingerprint": self.fingerprint,
             "embeddings_hash": self.embeddings_hash,
             "method": METHOD,
-            "stale": self.origin.stale,
-            "changes": self.origin.changes,
             **asdict(self.quality),
             "ids": list(self.ids),
             "zero_embeddings": list(self.zero_embeddings),
@@ -165,7 +154,7 @@ def build_map(
         on_progress(Progress("clusters", len(graph), len(graph), "images"))
     result = _with_columns(result, gallery, column)
     try:
-        FILE.save(gallery, result.origin, result.as_dict())
+        FILE.save(gallery, result)
     except StorageError as error:
         return replace(result, unsaved=str(error))
     return result
@@ -178,7 +167,7 @@ def load_map(gallery: Gallery) -> CollectionMap | None:
         FormatVersionError: a newer lookalike wrote the file.
         ArtifactError: an older lookalike wrote the file, or it is damaged.
     """
-    return FILE.load(gallery, _from_document)
+    return FILE.load(gallery)
 
 
 def _from_document(document: Fields, origin: Origin) -> CollectionMap:
@@ -211,6 +200,15 @@ def _from_document(document: Fields, origin: Origin) -> CollectionMap:
         zero_embeddings=document.texts("zero_embeddings"),
         columns={each.text("name"): _column(each, count) for each in document.objects("columns")},
     )
+
+
+FILE = DerivedFile(
+    MAP,
+    3,
+    "recompute it: lookalike explore map {gallery} --fresh",
+    CollectionMap._fields,
+    _from_document,
+)
 
 
 def _share(document: Fields, name: str) -> float | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 EVALUATION, LABELING, MAP = "evaluation.json", "labeling.json", "map.json"
 """Names of all derived files."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,43 +54,84 @@ class Origin:
         return bool(self.changes)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """What was computed from a gallery and is saved in it; maps, evaluations, … extend it.
+
+    ``origin``: the state of the gallery that it was computed from, and what changed since.
+    """
+
+    origin: Origin
+
+    @property
+    def created_at(self) -> str:
+        """When it was computed, in UTC, ISO 8601."""
+        return self.origin.created_at
+
+    @property
+    def revision(self) -> str:
+        """The revision of the gallery that it was computed from."""
+        return self.origin.state.revision
+
+    @property
+    def stale(self) -> bool:
+        """Whether the gallery has changed since."""
+        return self.origin.stale
+
+    @property
+    def changes(self) -> str:
+        """What happened to the gallery since, for people; empty if nothing did."""
+        return self.origin.changes
+
+
+S = TypeVar("S", bound=Saved)
+
+
 @dataclass(frozen=True, slots=True)
-class DerivedFile:
+class DerivedFile(Generic[S]):
     """A kind of derived file: a JSON document in a gallery's folder.
 
     Args:
         name: of the file.
         version: of its format.
         again: how to make it again; ``{gallery}`` is the gallery's name.
+        encode: returns the fields of the document, without those of its origin.
+        decode: returns what is in a document; what it finds wrong with a field it raises as
+            ArtifactError or ValueError.
     """
 
     name: str
     version: int
     again: str
+    encode: Callable[[S], Mapping[str, Any]]
+    decode: Callable[[Fields, Origin], S]
 
-    def save(self, gallery: Gallery, origin: Origin, fields: Mapping[str, Any]) -> Path:
-        """Write the file, completely or not at all; return its path.
-
-        Raises:
-            ArtifactError: the gallery is gone, or was replaced since the state of ``origin``.
-            StorageError: it could not be written.
-        """
-        gallery.check_identity(origin.state.identity)
-        document = {
+    def document(self, value: S) -> dict[str, Any]:
+        """Return the document of a value, with its origin."""
+        origin = value.origin
+        return {
             "format": self.version,
             "created_at": origin.created_at,
             "identity": origin.state.identity,
             "revision": origin.state.revision,
-            **fields,
+            **self.encode(value),
         }
+
+    def save(self, gallery: Gallery, value: S) -> Path:
+        """Write the file, completely or not at all; return its path.
+
+        Raises:
+            ArtifactError: the gallery is gone, or was replaced since the value was computed.
+            StorageError: it could not be written.
+        """
+        gallery.check_identity(value.origin.state.identity)
+        document = self.document(value)
         path = gallery.path / self.name
         write_atomically(path, json.dumps(document).encode(), parents=False)
         return path
 
-    def load(self, gallery: Gallery, parse: Callable[[Fields, Origin], T]) -> T | None:
-        """Return what ``parse`` makes of the document and its origin; None if there is no file.
-
-        What ``parse`` finds wrong with a field it raises as ArtifactError or ValueError.
+    def load(self, gallery: Gallery) -> S | None:
+        """Return what is saved in a gallery; None if there is no file.
 
         Raises:
             FormatVersionError: another version of lookalike wrote the file.
@@ -115,7 +154,8 @@ class DerivedFile:
         created_at = fields.text("created_at")
         try:
             datetime.fromisoformat(created_at)
-            return parse(fields, Origin(saved, created_at, gallery.state.changes_since(saved)))
+            origin = Origin(saved, created_at, gallery.state.changes_since(saved))
+            return self.decode(fields, origin)
         except ValueError as error:
             reason = " ".join(str(error).split())[:100]
             raise ArtifactError(f"{place}: damaged ({reason}); {again}") from error

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,18 @@ from numpy.typing import NDArray
 from lookalike.cancellation import holding
 from lookalike.documents import Fields
 from lookalike.errors import InputError, MissingRowError
-from lookalike.gallery.derived import LABELING, DerivedFile, Origin, decode_array, encode_array
+from lookalike.gallery.derived import (
+    LABELING,
+    DerivedFile,
+    Origin,
+    Saved,
+    decode_array,
+    encode_array,
+)
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.labels.propagation_methods import GraphPropagation, LabelMatrix
 from lookalike.sources.labels import LabelSet
-
-FILE = DerivedFile(LABELING, 3, "create it again: lookalike label suggest {gallery} --save")
 
 MIN_CONFIDENCE = 0.9
 """Labels cover an image if the raw confidence of its propagated label is at least this."""
@@ -53,18 +59,16 @@ class Coverage:
     labels: tuple[LabelCount, ...]
 
 
-@dataclass(frozen=True)
-class LabelingSession:
-    """Images to label, in groups of similar ones, with the labels so far.
+@dataclass(frozen=True, kw_only=True)
+class LabelingSession(Saved):
+    """Images to label, in groups of similar ones, with the labels so far; saved in the gallery.
 
-    ``groups`` hold row numbers of ``graph``; ``labels`` maps ids to labels. ``origin``: the state
-    of the gallery that the images were suggested for, and what changed since.
+    ``groups`` hold row numbers of ``graph``; ``labels`` maps ids to labels.
     """
 
     graph: NeighborGraph
     groups: tuple[tuple[int, ...], ...]
     labels: Mapping[str, tuple[str, ...]]
-    origin: Origin
 
     @cached_property
     def _propagation(self) -> GraphPropagation:
@@ -138,16 +142,7 @@ def save_session(
         labels={} if labels is None else labels.by_id,
         origin=Origin.now(graph.state or gallery.state),
     )
-    fields = {
-        "groups": session.groups,
-        "labels": session.labels,
-        "ids": graph.ids,
-        "zero_embeddings": graph.zero_embeddings,
-        "k": graph.rows.shape[1],
-        "rows": encode_array(graph.rows.astype("<u4")),
-        "distances": encode_array(graph.distances.astype("<f4")),
-    }
-    FILE.save(gallery, session.origin, fields)
+    FILE.save(gallery, session)
     return session
 
 
@@ -158,7 +153,20 @@ def load_session(gallery: Gallery) -> LabelingSession | None:
         FormatVersionError: a newer lookalike wrote the file.
         ArtifactError: an older lookalike wrote the file, or it is damaged.
     """
-    return FILE.load(gallery, _from_document)
+    return FILE.load(gallery)
+
+
+def _fields(session: LabelingSession) -> dict[str, Any]:
+    graph = session.graph
+    return {
+        "groups": session.groups,
+        "labels": session.labels,
+        "ids": graph.ids,
+        "zero_embeddings": graph.zero_embeddings,
+        "k": graph.rows.shape[1],
+        "rows": encode_array(graph.rows.astype("<u4")),
+        "distances": encode_array(graph.distances.astype("<f4")),
+    }
 
 
 def _from_document(document: Fields, origin: Origin) -> LabelingSession:
@@ -181,6 +189,15 @@ def _from_document(document: Fields, origin: Origin) -> LabelingSession:
         labels=document.texts_mapping("labels"),
         origin=origin,
     )
+
+
+FILE = DerivedFile(
+    LABELING,
+    3,
+    "create it again: lookalike label suggest {gallery} --save",
+    _fields,
+    _from_document,
+)
 
 
 def _group_by_similarity(graph: NeighborGraph, rows: list[int]) -> tuple[tuple[int, ...], ...]:

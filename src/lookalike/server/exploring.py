@@ -13,12 +13,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from lookalike.cancellation import holding
 from lookalike.explore.map import FILE as MAP_FILE
-from lookalike.explore.map import load_map
-from lookalike.gallery.derived import DerivedFile
+from lookalike.gallery.derived import DerivedFile, Saved
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
 from lookalike.labels.session import FILE as LABELING_FILE
-from lookalike.labels.session import MIN_CONFIDENCE, LabelingSession, load_session
+from lookalike.labels.session import MIN_CONFIDENCE, LabelingSession
 from lookalike.server.dependencies import GalleryDep, ServiceDep
 from lookalike.server.handles import OpenGallery
 from lookalike.server.json_bodies import JsonRoute
@@ -30,6 +29,7 @@ from lookalike.server.sending import PIECE
 from lookalike.server.service import Service
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Saved)
 
 _CELLS_PER_COST = 200_000
 """Images times labels whose estimate takes about as long as a plain search of a large gallery."""
@@ -197,10 +197,10 @@ async def get_labeling_suggestions(
 
 def _suggestions(session: LabelingSession) -> LabelingSuggestions:
     return LabelingSuggestions(
-        created_at=session.origin.created_at,
+        created_at=session.created_at,
         images=len(session.graph),
-        stale=session.origin.stale,
-        changes=session.origin.changes,
+        stale=session.stale,
+        changes=session.changes,
         groups=[[session.graph.ids[row] for row in group] for group in session.groups],
         labels={row_id: list(labels) for row_id, labels in session.labels.items()},
     )
@@ -245,21 +245,26 @@ async def _session(opened: OpenGallery, service: Service, request: Request) -> L
     return session
 
 
+def _load(file: DerivedFile[S], convert: Callable[[S], T], gallery: Gallery) -> T | None:
+    saved = file.load(gallery)
+    return None if saved is None else convert(saved)
+
+
 class _SavedFile(Generic[T]):
     """A kind of file in the galleries of a service: its content, in memory once for all requests.
 
     A file is read again when it or its gallery has changed; one file is read at a time.
     """
 
-    def __init__(self, file: DerivedFile, load: Callable[[Gallery], T | None]) -> None:
-        self._file = file
-        self._load = load
+    def __init__(self, file: DerivedFile[S], convert: Callable[[S], T]) -> None:
+        self._name = file.name
+        self._load = partial(_load, file, convert)
         self._reading = threading.Lock()
         self._content: dict[str, tuple[GalleryState, int | None, T | None]] = {}
 
     def read(self, name: str, gallery: Gallery) -> T | None:
         """Return the content of the file in a gallery; None if there is none."""
-        path = gallery.path / self._file.name
+        path = gallery.path / self._name
         state, saved_ns = gallery.state, path.stat().st_mtime_ns if path.exists() else None
         with holding(self._reading):
             content = self._content.get(name)
@@ -269,14 +274,9 @@ class _SavedFile(Generic[T]):
             return content[2]
 
 
-def _map_document(gallery: Gallery) -> bytes | None:
-    collection_map = load_map(gallery)
-    return None if collection_map is None else dumps(collection_map.as_dict())
-
-
 class SavedFiles:
     """The saved maps and labeling sessions of a service."""
 
     def __init__(self) -> None:
-        self.map = _SavedFile(MAP_FILE, _map_document)
-        self.labeling = _SavedFile(LABELING_FILE, load_session)
+        self.map = _SavedFile(MAP_FILE, lambda saved: dumps(saved.as_dict()))
+        self.labeling = _SavedFile(LABELING_FILE, lambda session: session)
