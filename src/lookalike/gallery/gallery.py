@@ -19,6 +19,8 @@ from lookalike.errors import (
     InputError,
     LookalikeError,
 )
+from lookalike.files import is_url
+from lookalike.formatting import format_count
 from lookalike.gallery import uploads
 from lookalike.gallery.adding import add_images
 from lookalike.gallery.base import BaseGallery
@@ -32,6 +34,7 @@ from lookalike.gallery.storage import (
     create_storage,
 )
 from lookalike.gallery.vectors import ExternalRows, TemporaryFolder
+from lookalike.images.decode import shrink_image
 from lookalike.progress import ProgressOption, reporting
 from lookalike.search.hits import Hits
 from lookalike.search.request import SearchRequest
@@ -58,6 +61,9 @@ from lookalike.types import (
 if TYPE_CHECKING:
     from lookalike.gallery.copy import CopyReport
     from lookalike.gallery.neighbors import Neighbors
+
+_PREVIEW_SIDE = 160
+"""Pixels on the longer side of images in a notebook."""
 
 _TEMPORARY = "vectors"
 """Name of the folder of a temporary gallery."""
@@ -257,6 +263,25 @@ class Gallery(IndexedGallery, BaseGallery):
 
     def _ids_like(self, id: str) -> list[str]:  # noqa: A002
         return self._read(lambda opened: ids_like(opened.snapshot().store, id))
+
+    def _preview(self, count: int) -> list[tuple[ImageArray | None, str]]:
+        rows = list(self._read(lambda opened: opened.snapshot().store.sample(2 * count)).records())
+        local = [row for row in rows if row.uri and not is_url(row.uri)]  # URLs may take long
+        cells: list[tuple[ImageArray | None, str]] = []
+        for row in local:
+            if len(cells) < count and (image := self.read_image(row)) is not None:
+                cells.append((shrink_image(image, _PREVIEW_SIDE), row.id))
+        return cells
+
+    def __repr__(self) -> str:
+        name = f"{type(self).__name__} {str(self.address or self.path)!r}"
+        if self._is_snapshot:
+            name += " (snapshot)"
+        try:
+            rows = format_count(len(self), "row")
+        except LookalikeError as error:  # it is gone, or its server does not answer
+            return f"<{name}: {type(error).__name__}>"
+        return f"<{name}: {rows}, {self._encoder_facts['name']}, {self.metric}>"
 
     def neighbors(self, k: int = 10, *, progress: ProgressOption = True) -> Neighbors:
         """Return the exact ``k`` nearest neighbors of every row, by the gallery's metric.
