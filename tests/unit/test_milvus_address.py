@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 
-from lookalike.errors import InputError, SettingError, UnknownNameError
-from lookalike.stores.milvus.address import INDEXES, PORT, Address, is_address
+from lookalike.errors import SettingError, UnknownNameError
+from lookalike.stores.milvus.address import INDEXES, PORT, Address
 
 
 def test_an_address_has_host_port_and_name() -> None:
@@ -137,18 +137,19 @@ def test_a_password_is_refused_and_not_repeated(text: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("milvus://h/n", True),
-        ("milvus+tls://h/n", True),
-        ("milvus:/h/n", False),
-        ("photos/milvus://h", False),
-        (None, False),
-    ],
-)
-def test_addresses_are_distinguished_from_paths(text: object, expected: bool) -> None:
-    assert is_address(text) is expected
-    if not expected:
-        with pytest.raises(InputError):
-            Address.parse(text)  # type: ignore[arg-type]
+@pytest.mark.parametrize("text", ["milvus:/h/n", "photos/milvus://h", "", None, 7])
+def test_other_values_are_no_addresses(text: object) -> None:
+    with pytest.raises(SettingError, match="expected milvus://HOST:PORT/NAME"):
+        Address.parse(text)  # type: ignore[arg-type]
+
+
+def test_a_server_on_this_machine_needs_no_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKALIKE_MILVUS_TOKEN", "root:secret")
+    for host in ("localhost", "127.0.0.1", "[::1]"):
+        assert Address.parse(f"milvus://{host}/n").server == ""
+    address = Address.parse("milvus://db.example.org/n")
+    assert (address.server, address.folder) == ("db.example.org:19530", "db.example.org_19530")
+    assert "on the server db.example.org:19530, to which LOOKALIKE_MILVUS_TOKEN" in address.guard
+    assert "secret" not in address.guard
+    monkeypatch.delenv("LOOKALIKE_MILVUS_TOKEN")
+    assert address.guard == ""

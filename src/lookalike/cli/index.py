@@ -370,14 +370,14 @@ def _open(
     """Create the gallery if there is none, or check that the options fit it."""
     from lookalike.errors import FingerprintError, SettingError
     from lookalike.gallery.gallery import Gallery
-    from lookalike.stores.milvus.address import Address
+    from lookalike.stores.registry import parse_address
     from lookalike.types import Metric
 
     chosen = Metric(metric)
     if gallery is None:
         opened = _encoder(encoder, source)
         return Gallery.create(path, encoder=opened, metric=chosen, store=store)
-    if store is not None and Address.parse(store) != gallery.address:
+    if store is not None and parse_address(store) != gallery.address:
         raise SettingError(
             f"{path}: its rows are in {gallery.address or 'its folder'}, not in {store}; "
             f"to move them: lookalike copy {path} {store}"

@@ -26,7 +26,7 @@ from lookalike.gallery.storage import ENCODER, IMAGES, LOCK, MANIFEST, PARTS, ST
 from lookalike.images.decode import content_hash
 from lookalike.labels.session import FILE as SESSION_FILE
 from lookalike.stores.lance.repair import TableReport, examine, go_back
-from lookalike.stores.milvus.address import is_address
+from lookalike.stores.registry import is_address
 
 _ROWS = 4_096
 _LISTED = 10

@@ -18,7 +18,7 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.recall import search_recall
 from lookalike.gallery.storage import gallery_exists
 from lookalike.stores.base import Record, Rows
-from lookalike.stores.milvus.address import Address, is_address
+from lookalike.stores.registry import is_address, parse_address
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 BATCH = 4_096
@@ -141,7 +141,7 @@ def _check_place(gallery: Gallery, target: str | Path) -> None:
 
 
 def _check(gallery: Gallery, copied: Gallery, target: str | Path, store: str | None) -> None:
-    if store is not None and Address.parse(store) != copied.address:
+    if store is not None and parse_address(store) != copied.address:
         raise SettingError(
             f"{target}: its rows are in {copied.address or 'its folder'}, not in {store}; remove "
             "{store}",
@@ -214,23 +214,21 @@ def _compare(gallery: Gallery, copied: Gallery) -> int:
             f"{place}: has {len(copied):,} of {len(gallery):,} rows after the copy; another "
             "process may have written. Copy again"
         )
-    ids = gallery.store.ids()
-    sample = ids[:: max(1, len(ids) // SAMPLE_ROWS)]
-    one, other = gallery.store.get(sample), copied.store.get(sample)
+    one = gallery.store.sample(SAMPLE_ROWS)
+    other = copied.store.get(one.ids)
     same = (one.uris, one.metadata, one.hashes, one.signatures) == (
         *(other.uris, other.metadata, other.hashes, other.signatures),
     )
     if not same or not np.array_equal(one.embeddings, other.embeddings):
         raise ArtifactError(f"{place}: rows read back differ from those written. Copy again")
-    return len(sample)
+    return len(one)
 
 
 def _measure_recall(gallery: Gallery, copied: Gallery) -> tuple[int, float | None]:
     """Return the number of queries, and the recall of the copy's search for them, if any."""
-    ids = gallery.store.ids()
-    if not ids:
+    queries = gallery.store.sample(RECALL_QUERIES).embeddings
+    if not len(queries):
         return 0, None
-    queries = gallery.store.get(ids[:: max(1, len(ids) // RECALL_QUERIES)]).embeddings
     local = gallery if gallery.address is None else copied
     exact = local.store.search(queries, RECALL_K, gallery.metric, exact=True)
     results = copied.store.search(queries, RECALL_K, gallery.metric)

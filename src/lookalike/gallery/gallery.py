@@ -50,7 +50,7 @@ from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import (
     Record,
 )
-from lookalike.stores.milvus.address import Address
+from lookalike.stores.registry import parse_address
 from lookalike.types import (
     Hit,
     ImageArray,
@@ -128,7 +128,7 @@ class Gallery(IndexedGallery, BaseGallery):
     ) -> Self:
         facts = {"name": encoder.name, "fingerprint": encoder.fingerprint}
         fields = {"encoder": facts, "dim": encoder.dim, "metric": Metric(metric).value}
-        address = None if store is None else Address.parse(store)
+        address = None if store is None else parse_address(store)
         create_storage(path, {**fields, "sources": {}, "rows": 0}, encoder, address)
         return cls(path, encoder)
 

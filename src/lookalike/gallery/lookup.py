@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import MissingRowError
-from lookalike.gallery.ids import possible_ids
+from lookalike.gallery.ids import can_be_id, missing_row_error, possible_ids, similar_ids
 from lookalike.stores.base import Record, RowReader, Rows
 
 _READ_AT_ONCE = 1_000
 
 _FEW = 8
 """Ids that are tried one by one, where not all have a row; more are compared with all ids."""
+
+_MAX_SEARCHED = 20_000
+"""Rows of a store up to which all ids are read to suggest one."""
 
 
 def rows_of(store: RowReader, ids: Sequence[str]) -> Iterator[Rows]:
@@ -42,12 +46,24 @@ def find_rows(
     store: RowReader, ids: Iterable[str]
 ) -> dict[str, tuple[Record, NDArray[np.float32]]]:
     """Return the rows that ids stand for (:func:`possible_ids`), and their embeddings, by id."""
-    wanted = list(dict.fromkeys(ids))
+    wanted = list(dict.fromkeys(filter(can_be_id, ids)))
     found = _by_id(store, wanted)
     bare = {own: each for each in wanted if each not in found for own in possible_ids(each)[1:]}
     for own, row in _by_id(store, list(bare)).items():
         found[bare[own]] = row
     return found
+
+
+def row_of(store: RowReader, row_id: str) -> Rows:
+    """Return the row that an id stands for.
+
+    Raises:
+        MissingRowError: there is none.
+    """
+    for each in possible_ids(row_id):
+        with contextlib.suppress(MissingRowError):
+            return store.get([each])
+    raise missing_row_error(row_id)
 
 
 def _by_id(store: RowReader, ids: Sequence[str]) -> dict[str, tuple[Record, NDArray[np.float32]]]:
@@ -56,3 +72,8 @@ def _by_id(store: RowReader, ids: Sequence[str]) -> dict[str, tuple[Record, NDAr
         for rows in rows_of(store, ids)
         for record, embedding in zip(rows.records(), rows.embeddings, strict=True)
     }
+
+
+def ids_like(store: RowReader, wanted: str) -> list[str]:
+    """Return a few ids among which the one that was meant may be; none of a large store."""
+    return similar_ids(wanted, store.ids()) if store.count() <= _MAX_SEARCHED else []

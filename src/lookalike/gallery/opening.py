@@ -30,7 +30,7 @@ from lookalike.stores.base import (
     VectorStore,
     replaced_error,
 )
-from lookalike.stores.milvus.address import is_address
+from lookalike.stores.registry import is_address
 from lookalike.types import (
     Metric,
 )

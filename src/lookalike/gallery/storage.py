@@ -1,9 +1,9 @@
 """Storage of a gallery: its manifest, its encoder and its rows.
 
-A gallery is a folder. Its rows are a table in the folder, or a collection in Milvus. In Milvus, the
-manifest and the encoder are stored beside the collection, so that its address is enough to open the
-gallery; the folder holds the address and a copy of the encoder. Opening a gallery by its address
-creates such a folder in the cache.
+A gallery is a folder. Its rows are a table in the folder, or in a store that has an address, such
+as a collection in Milvus. There, the manifest and the encoder are stored beside the rows, so that
+the address is enough to open the gallery; the folder holds the address and a copy of the encoder.
+Opening a gallery by its address creates such a folder in the cache.
 
 A gallery's identity is that of its store. The manifest of a folder repeats it, so that the manifest
 of one gallery beside the rows of another is recognized.
@@ -56,12 +56,19 @@ from lookalike.gallery.servers import check_server, remember_server
 from lookalike.gallery.state import GalleryState
 from lookalike.sources.options import NO_LIMIT, PAGES, SourceOptions
 from lookalike.stores.base import VectorStore, replaced_error
-from lookalike.stores.milvus.address import Address, is_address
+from lookalike.stores.registry import (
+    AddressedStore,
+    StoreAddress,
+    create_store,
+    find_store,
+    is_address,
+    open_store,
+    parse_address,
+)
 from lookalike.types import Metric
 
 if TYPE_CHECKING:
     from lookalike.stores.lance.store import LanceStore
-    from lookalike.stores.milvus.store import MilvusStore
 
 MANIFEST = "gallery.json"
 ENCODER = "encoder"
@@ -100,13 +107,13 @@ class GalleryStorage(Protocol):
         ...
 
     @property
-    def address(self) -> Address | None:
-        """The address of the rows, if they are in Milvus."""
+    def address(self) -> StoreAddress | None:
+        """The address of the rows, if they are not in the folder."""
         ...
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Facts about the Milvus collection, as JSON values; none for a folder."""
+        """Facts about a store that has an address, as JSON values; none for a folder."""
         ...
 
     def stamp(self) -> object:
@@ -156,7 +163,7 @@ class GalleryStorage(Protocol):
 class FolderStorage:
     """A gallery whose rows are in its folder."""
 
-    address: Address | None = None
+    address: StoreAddress | None = None
     facts: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, path: Path) -> None:
@@ -198,16 +205,16 @@ class FolderStorage:
         write_atomically(self.path / name, data)
 
 
-class MilvusStorage:
-    """A gallery whose rows are in Milvus."""
+class AddressStorage:
+    """A gallery whose rows are in a store that has an address."""
 
-    def __init__(self, path: Path, store: MilvusStore, expected: str) -> None:
+    def __init__(self, path: Path, store: AddressedStore, expected: str) -> None:
         address = store.address
         self._anchored = AnchoredPath(path)
-        self.address: Address | None = address
+        self.address: StoreAddress | None = address
         self.store: VectorStore = store
-        self.facts: Mapping[str, Any] = {"store": str(address), "index": store.index}
-        self._sidecar = store.sidecar
+        self.facts: Mapping[str, Any] = {"store": str(address), **store.facts}
+        self._files = store
         actual = _fingerprint(store)
         if actual != expected:
             raise FingerprintError(
@@ -224,40 +231,41 @@ class MilvusStorage:
     def stamp(self) -> object:
         """Return a value that changes when the address in the folder is replaced.
 
-        The store checks with each read that the collection was not.
+        The store checks with each read that the rows were not.
         """
         return _stamp(self.path)
 
     def read(self) -> dict[str, Any]:
         """Return the current manifest."""
-        return _manifest(self._sidecar.read(MANIFEST), str(self.address))
+        return _manifest(self._files.read_file(MANIFEST), str(self.address))
 
     def write(self, fields: Mapping[str, Any]) -> None:
         """Replace the manifest of this gallery."""
-        GalleryState.of(self.store)  # refuses another collection
-        self._sidecar.write(MANIFEST, manifest_bytes(fields))
+        GalleryState.of(self.store)  # refuses another store in its place
+        self._files.write_file(MANIFEST, manifest_bytes(fields))
 
     def read_file(self, name: str) -> bytes | None:
-        """Return the content of a file beside the collection; None if there is none."""
-        return self._sidecar.read(name) if name in self._sidecar.files() else None
+        """Return the content of a file beside the rows; None if there is none."""
+        return self._files.read_file(name) if name in self._files.files() else None
 
     def write_file(self, name: str, data: bytes) -> None:
-        """Write or replace a file beside the collection."""
-        self._sidecar.write(name, data)
+        """Write or replace a file beside the rows."""
+        self._files.write_file(name, data)
 
 
 def open_storage(path: str | Path) -> GalleryStorage:
-    """Open the storage of a gallery by its folder or its Milvus address.
+    """Open the storage of a gallery by its folder or its address.
 
     Raises:
         ArtifactError: there is no gallery, or it is broken.
         FingerprintError: the collection was recreated with another encoder.
-        UnreachableError: the Milvus server does not answer.
+        UnknownNameError: no installed package has a store of the address's scheme.
+        UnreachableError: the server does not answer.
     """
     if isinstance(path, str) and is_address(path):
-        store = _milvus().open(Address.parse(path))
+        store = open_store(parse_address(path))
         remember_server(store.address)
-        return MilvusStorage(_cached_folder(store), store, _fingerprint(store))
+        return AddressStorage(_cached_folder(store), store, _fingerprint(store))
     folder = Path(path)
     manifest = _read_folder_manifest(folder)
     for name in PARTS:
@@ -265,11 +273,11 @@ def open_storage(path: str | Path) -> GalleryStorage:
     if "address" in manifest:
         fields = Fields(manifest, str(folder / MANIFEST), _AGAIN)
         try:
-            address = Address.parse(fields.text("address"))
+            address = parse_address(fields.text("address"))
         except InputError as error:
             raise ArtifactError(f"{folder / MANIFEST}: {error}; {_AGAIN}") from error
         check_server(address, str(folder))
-        return MilvusStorage(folder, _milvus().open(address), fields.text("fingerprint"))
+        return AddressStorage(folder, open_store(address), fields.text("fingerprint"))
     _check_path(folder)
     return FolderStorage(folder)
 
@@ -378,36 +386,36 @@ def gallery_exists(path: str | Path) -> bool:
         UnreachableError: the server does not answer.
     """
     if isinstance(path, str) and is_address(path):
-        store = _milvus().find(Address.parse(path))
-        return store is not None and MANIFEST in store.sidecar.files()
+        store = find_store(parse_address(path))
+        return store is not None and MANIFEST in store.files()
     return Path(path).exists()
 
 
 def create_storage(
-    path: str | Path, fields: Mapping[str, Any], encoder: Encoder, address: Address | None
+    path: str | Path, fields: Mapping[str, Any], encoder: Encoder, address: StoreAddress | None
 ) -> Path:
     """Create the storage of an empty gallery, completely or not at all; return its folder.
 
     Args:
-        path: a new folder, or the address of a new collection.
+        path: a new folder, or the address of a new store.
         fields: the manifest.
         encoder: encodes its rows.
-        address: the Milvus collection of the rows; by default they are in the folder.
+        address: of the rows; by default they are in the folder.
 
     Raises:
-        SettingError: ``path`` and ``address`` are different collections.
-        ArtifactError: the folder or the collection exists.
-        UnreachableError: the Milvus server does not answer.
+        SettingError: ``path`` and ``address`` are different addresses.
+        ArtifactError: the folder or the store exists.
+        UnreachableError: the server does not answer.
         StorageError: it could not be written.
     """
     if isinstance(path, str) and is_address(path):
-        own = Address.parse(path)
+        own = parse_address(path)
         if address not in (None, own):
             raise SettingError(
                 f"{path}: its rows are in this collection, not in {address}; remove {{store}}",
                 store=None,
             )
-        return _cached_folder(_create_collection(own, fields, encoder))
+        return _cached_folder(_create_rows(own, fields, encoder))
     folder = Path(path)
     if address is None:
         _check_path(folder)
@@ -418,29 +426,29 @@ def create_storage(
             store = _lance().create(partial / STORE, encoder.dim)
             write_manifest(partial / MANIFEST, {IDENTITY: store.identity, **fields})
         else:
-            _create_collection(address, fields, encoder)
+            _create_rows(address, fields, encoder)
             _write_handle(partial, address, encoder.fingerprint)
     return folder
 
 
-def _create_collection(
-    address: Address, fields: Mapping[str, Any], encoder: Encoder
-) -> MilvusStore:
-    """Create a collection, its encoder and, last, its manifest."""
-    unfinished = _milvus().find(address)
+def _create_rows(
+    address: StoreAddress, fields: Mapping[str, Any], encoder: Encoder
+) -> AddressedStore:
+    """Create a store, its encoder and, last, its manifest."""
+    unfinished = find_store(address)
     if unfinished is not None:
-        if MANIFEST in unfinished.sidecar.files() or unfinished.count():
+        if MANIFEST in unfinished.files() or unfinished.count():
             raise ArtifactError(
                 f"{address}: there is already a gallery; open it by its address, or choose "
                 "another name"
             )
         unfinished.drop()
     metric = Metric(fields["metric"])
-    store = _milvus().create(address, encoder.dim, metric, dict(fields["encoder"]))
+    store = create_store(address, encoder.dim, metric, dict(fields["encoder"]))
     remember_server(address)
     for name, data in encoder_files(encoder).items():
-        store.sidecar.write(f"{ENCODER}/{name}", data)
-    store.sidecar.write(MANIFEST, manifest_bytes(fields))
+        store.write_file(f"{ENCODER}/{name}", data)
+    store.write_file(MANIFEST, manifest_bytes(fields))
     return store
 
 
@@ -451,28 +459,25 @@ def _lance() -> type[LanceStore]:
     return LanceStore
 
 
-def _milvus() -> type[MilvusStore]:
-    from lookalike.stores.milvus.store import MilvusStore
-
-    return MilvusStore
-
-
-def _fingerprint(store: MilvusStore) -> str:
+def _fingerprint(store: AddressedStore) -> str:
     return str(store.description.get("fingerprint", ""))
 
 
-def _write_handle(folder: Path, address: Address, fingerprint: str) -> None:
+def _write_handle(folder: Path, address: StoreAddress, fingerprint: str) -> None:
     write_manifest(folder / MANIFEST, {"address": address.text, "fingerprint": fingerprint})
 
 
-def _cached_folder(store: MilvusStore) -> Path:
-    """Return the folder in the cache of a gallery in Milvus, with its current encoder."""
+def _cached_folder(store: AddressedStore) -> Path:
+    """Return the folder in the cache of a gallery that was opened by its address.
+
+    It has the current encoder.
+    """
     address = store.address
     fingerprint = bare_name(_fingerprint(store), str(address))
-    server = f"{address.host}_{address.port}".replace(":", "_")
-    folder = settings().data / "galleries" / server / fingerprint[:16] / f"{address.name}.gallery"
+    parts = (address.folder, fingerprint[:16], f"{address.name}.gallery")
+    folder = settings().data.joinpath("galleries", *parts)
     if not (folder / MANIFEST).exists():
-        _manifest(store.sidecar.read(MANIFEST), str(address))
+        _manifest(store.read_file(MANIFEST), str(address))
         files = _encoder_files(store)
         try:
             with new_folder(folder) as partial:
@@ -500,18 +505,18 @@ def _manifest(data: bytes, address: str) -> dict[str, Any]:
     return _check_fields(parse_manifest(data, place=address, what=_WHAT), address)
 
 
-def _encoder_files(store: MilvusStore) -> dict[str, bytes]:
-    """Return the files of the encoder beside a collection by name, its manifest last.
+def _encoder_files(store: AddressedStore) -> dict[str, bytes]:
+    """Return the files of the encoder beside some rows by name, its manifest last.
 
     Raises:
         ArtifactError: one is missing, has changed, or is not one that an encoder has.
     """
     place = f"{store.address}: {ENCODER}/{ENCODER_MANIFEST}"
-    manifest = store.sidecar.read(f"{ENCODER}/{ENCODER_MANIFEST}")
+    manifest = store.read_file(f"{ENCODER}/{ENCODER_MANIFEST}")
     fields = parse_manifest(manifest, place=place, what="an encoder")
     files = {}
     for name, expected in file_hashes(describe_manifest(fields, place)).items():
-        files[name] = store.sidecar.read(f"{ENCODER}/{name}")
+        files[name] = store.read_file(f"{ENCODER}/{name}")
         if expected and hashlib.sha256(files[name]).hexdigest() != expected:
             raise ArtifactError(
                 f"{store.address}: its encoder's file {name} has changed since it was written; "

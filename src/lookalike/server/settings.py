@@ -10,7 +10,7 @@ from pathlib import Path
 from lookalike.errors import InputError, SettingError
 from lookalike.server.api_keys import Key
 from lookalike.server.limits import Limits
-from lookalike.stores.milvus.address import Address, is_address
+from lookalike.stores.registry import is_address, parse_address
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """Host names of the local machine."""
@@ -122,7 +122,7 @@ def gallery_paths(galleries: Iterable[str]) -> dict[str, str]:
     for text in galleries:
         name, separator, path = text.partition("=")
         if is_address(text):
-            path, name = text, Address.parse(text).name
+            path, name = text, parse_address(text).name
         elif not separator or Path(text).exists():
             path, name = text, Path(text).resolve().name.removesuffix(".gallery")
         if not name or not all(c.isalnum() or c in "-_." for c in name) or not name.isascii():

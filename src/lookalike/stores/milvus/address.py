@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
+from lookalike.config import settings
 from lookalike.errors import SettingError, UnknownNameError
 
 SCHEMES = ("milvus://", "milvus+tls://")
@@ -104,7 +106,7 @@ class Address:
             SettingError: it is not an address, or an option is out of range.
             UnknownNameError: no such option, index or consistency.
         """
-        if not is_address(text):
+        if not isinstance(text, str) or not text.startswith(SCHEMES):
             raise SettingError(f"{text}: expected milvus://HOST:PORT/NAME")
         try:
             parts = urlsplit(text)
@@ -138,6 +140,30 @@ class Address:
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
     @property
+    def folder(self) -> str:
+        """The name of a folder for the galleries of the server."""
+        return f"{self.host}_{self.port}".replace(":", "_")
+
+    @property
+    def server(self) -> str:
+        """The server, which alone is sent the token; empty for one on this machine."""
+        try:
+            is_local = ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            is_local = self.host == "localhost"
+        return "" if is_local else f"{self.host}:{self.port}"
+
+    @property
+    def guard(self) -> str:
+        """That the token was not sent there, if there is one."""
+        if settings().milvus_token is None:
+            return ""
+        return (
+            f"its rows are on the server {self.server}, to which LOOKALIKE_MILVUS_TOKEN was not "
+            "sent from here before. If the server is yours"
+        )
+
+    @property
     def kind(self) -> IndexKind:
         """The index of a new collection."""
         return INDEXES[self.index]
@@ -149,11 +175,6 @@ class Address:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"milvus{'+tls' if self.tls else ''}://{host}:{self.port}/{self.name}"
-
-
-def is_address(text: object) -> bool:
-    """Return whether a text is the address of a collection rather than a path."""
-    return isinstance(text, str) and text.startswith(SCHEMES)
 
 
 _MAX_DIGITS = 9

@@ -205,6 +205,23 @@ class MilvusStore:
         search_params = self.address.search_params(10, self._kind)
         return {"type": self._kind.type, **self._kind.build, **search_params}
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The index."""
+        return {"index": self.index}
+
+    def files(self) -> list[str]:
+        """Return the names of the files in the sidecar."""
+        return self.sidecar.files()
+
+    def read_file(self, name: str) -> bytes:
+        """Return the content of a file in the sidecar."""
+        return self.sidecar.read(name)
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Write or replace a file in the sidecar."""
+        self.sidecar.write(name, data)
+
     def drop(self) -> None:
         """Delete the collection and its sidecar."""
         for name in (self._name, self.sidecar.name):
