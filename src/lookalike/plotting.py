@@ -54,14 +54,14 @@ def render(figure: mpl_figure.Figure, file: IO[bytes], format: str = "png") -> N
         figure.savefig(file, dpi=DPI, format=format)
 
 
-def save(figure: mpl_figure.Figure, path: Path) -> None:
+def save(figure: mpl_figure.Figure, path: str | Path) -> None:
     """Write a figure as PNG or, by the suffix, SVG or PDF.
 
     Raises:
         SettingError: matplotlib does not support the suffix.
         StorageError: it could not be written.
     """
-    data = io.BytesIO()
+    path, data = Path(path), io.BytesIO()
     try:
         render(figure, data, format=path.suffix.removeprefix(".") or "png")
     except ValueError as error:

@@ -187,7 +187,7 @@ class Hits(Sequence[Hit]):
         from lookalike import plotting  # loads matplotlib
         from lookalike.search import contact_sheet
 
-        plotting.save(contact_sheet.hits(self), Path(path))
+        plotting.save(contact_sheet.hits(self), path)
 
     def _repr_html_(self) -> str:
         """Return the first hits as thumbnails with rank, similarity or distance, and file name."""
