@@ -27,8 +27,9 @@ from lookalike.datasets.stamps import background_photos
 from lookalike.encoders.persistence import load_encoder
 from lookalike.gallery.gallery import Gallery
 from lookalike.search.query import QueryVectors
+from lookalike.search.request import RERANKINGS, Query, SearchRequest
 from lookalike.search.rerank import DEPTH
-from lookalike.search.search import RERANKINGS, SearchOptions
+from lookalike.search.search import search_rows
 from lookalike.stores.base import Rows
 from lookalike.stores.lance.store import LanceStore
 from lookalike.types import Metric, Progress
@@ -62,7 +63,9 @@ def measure_search(count: int) -> None:
         steps = [name for name in RERANKINGS if name != "geometric"]
         for name in ("", *steps, "aqe+k-reciprocal", MULTI_CROP):
             rerank = "" if name == MULTI_CROP else name
-            search = SearchOptions(k=7, metric=Metric.COSINE, rerank=rerank or None)
+            request = SearchRequest(
+                queries=(Query.of(id="encoded"),), metric=Metric.COSINE, rerank=rerank or None
+            )
             times = []
             for number, query in enumerate(queries):
                 crops = query[None]
@@ -70,7 +73,8 @@ def measure_search(count: int) -> None:
                     others = (number + np.arange(CROPS - 1)) % QUERIES
                     crops = np.concatenate([crops, queries[others]])
                 start = time.perf_counter()
-                search.run(store, QueryVectors("", None, crops), lambda hits: [None] * len(hits))
+                vectors = QueryVectors("", None, crops)
+                search_rows(request, store, [vectors], lambda hits: [None] * len(hits))
                 times.append((time.perf_counter() - start) * 1000)
             p50, p95 = np.percentile(times[3:], [50, 95])
             print(f"{name or 'plain':18} p50 {p50:6.1f} ms, p95 {p95:6.1f} ms")

@@ -694,7 +694,7 @@ def _make() -> dict[str, Callable[[], Target]]:
         "batch-body": lambda: Target(
             "batch-body",
             _batch_body,
-            _documents({"queries": [{"id": "a"}, {"image": "aGk="}], "k": 3, "min_score": 0.5}),
+            _documents({"queries": [{"id": "a"}, {"image": "aGk="}], "k": 3, "min_similarity": 0.5}),
             mutate_json,
             (ValidationError,),
         ),

@@ -26,7 +26,8 @@ from lookalike.cancellation import check_cancelled
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import CancelledError, TimeLimitError
 from lookalike.gallery.gallery import Gallery
-from lookalike.search.search import SearchOptions
+from lookalike.search.request import SearchRequest
+from lookalike.search.search import search_rows
 from lookalike.server.limits import Limits
 from lookalike.server.settings import LOOPBACK, ServeSettings
 from lookalike.sources import open_source
@@ -81,25 +82,24 @@ def start(path: Path) -> Iterator[Start]:
 class Endless:
     """Searches that go on until they are cancelled."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, only: Callable[[SearchOptions], bool]):
-        self.begun: list[SearchOptions] = []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, only: Callable[[SearchRequest], bool]):
+        self.begun: list[SearchRequest] = []
         self.ended: list[type] = []
         self.release = threading.Event()
-        run = SearchOptions.run
 
-        def endless(options: SearchOptions, *arguments: Any) -> Any:
-            if not only(options):
-                return run(options, *arguments)
-            self.begun.append(options)
+        def endless(request: SearchRequest, *arguments: Any) -> Any:
+            if not only(request):
+                return search_rows(request, *arguments)
+            self.begun.append(request)
             try:
                 while not self.release.wait(0.005):
                     check_cancelled()
             except CancelledError as error:
                 self.ended.append(type(error))
                 raise
-            return run(options, *arguments)
+            return search_rows(request, *arguments)
 
-        monkeypatch.setattr(SearchOptions, "run", endless)
+        monkeypatch.setattr("lookalike.server.service.search_rows", endless)
 
 
 def post(body: bytes, path: str = SEARCH) -> bytes:
@@ -166,7 +166,7 @@ def test_decoders_and_encoders_do_not_work_for_clients_that_left(
 ) -> None:
     served = start()
     encoder = type(served.service.handle("a").gallery.encoder)
-    encode, sizes, release = encoder.encode, [], threading.Event()
+    encode, sizes, release = encoder.encode_batch, [], threading.Event()
 
     def waiting(self: Any, images: Any) -> Any:
         sizes.append(len(images))
@@ -175,7 +175,7 @@ def test_decoders_and_encoders_do_not_work_for_clients_that_left(
 
     image = (path.parent / "few" / "2.png").read_bytes()
     threads = len(served.service.handle("a").last.batcher._threads)
-    monkeypatch.setattr(encoder, "encode", waiting)
+    monkeypatch.setattr(encoder, "encode_batch", waiting)
     with contextlib.ExitStack() as stack:
         for number in range(threads + 10):
             client = stack.enter_context(connect(served.port))
@@ -209,8 +209,7 @@ def test_a_request_that_takes_too_long_gets_a_503(
 SPINNING = """
 import sys
 from lookalike.gallery.gallery import Gallery
-from lookalike.search.search import SearchOptions
-from lookalike.server import http_protocol, uvicorn_server
+from lookalike.server import http_protocol, service, uvicorn_server
 from lookalike.server.app import create_app
 from lookalike.server.settings import LOOPBACK, ServeSettings
 
@@ -219,7 +218,7 @@ def spin(*_):
     while True:
         pass
 
-SearchOptions.run = spin
+service.search_rows = spin
 uvicorn_server._STOP_SECONDS, uvicorn_server._EXIT_SECONDS = 0.2, 1.5
 settings = ServeSettings(hosts=LOOPBACK)
 listening = uvicorn_server.listen("127.0.0.1", 0)

@@ -170,7 +170,7 @@ def test_concurrent_queries_get_their_own_results(
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda path: remote.search(path, k=1), paths))
     assert [hits[0].id for hits in results] == [f"colors:{p.relative_to(colors)}" for p in paths]
-    assert [hits[0].id for hits in remote.search_all(paths, k=1)] == [h[0].id for h in results]
+    assert [hits[0].id for hits in remote.search(paths, k=1)] == [h[0].id for h in results]
 
 
 def test_gallery_details_and_columns(shop: Serving, remote: Any, encoder: Encoder) -> None:
@@ -187,7 +187,7 @@ def test_gallery_details_and_columns(shop: Serving, remote: Any, encoder: Encode
 
 
 def test_item_image_and_thumbnail(shop: Serving, colors: Path, remote: Any) -> None:
-    item = remote.item("colors:red/4.png")
+    item = remote.client.json("GET", "/v1/galleries/shop/item?id=colors:red/4.png")
     assert item["metadata"] == {"label": "red", "year": 2004}
     response, body = shop.request("GET", item["image_url"])
     assert body == (colors / "red" / "4.png").read_bytes()
@@ -272,10 +272,10 @@ def test_deeply_nested_filters_are_refused(shop: Serving) -> None:
 def test_put_update_and_delete_items(shop: Serving, local: Gallery, remote: Any) -> None:
     folder = local.path / IMAGES
     yellow = np.full((30, 30, 3), (230, 220, 10), np.uint8)
-    assert remote.put("odd/ä #1", yellow, {"label": "yellow"})
+    remote.add(yellow, ids="odd/ä #1", metadata={"label": "yellow"})
     assert remote.search(yellow, k=1)[0].id == "api:odd/ä #1"
     assert np.array_equal(remote.image("api:odd/ä #1"), yellow)
-    assert not remote.put("odd/ä #1", yellow // 2, {"label": "olive", "year": 1})
+    remote.add(yellow // 2, ids="odd/ä #1", metadata={"label": "olive", "year": 1})
     assert len(list(folder.iterdir())) == 1
     assert remote.update_metadata("api:odd/ä #1", {"year": None, "a": [1, "b"]}) == {
         "label": "olive",
@@ -287,14 +287,14 @@ def test_put_update_and_delete_items(shop: Serving, local: Gallery, remote: Any)
     remote.remove("api:odd/ä #1")
     assert list(folder.iterdir()) == []
     with pytest.raises(MissingRowError):
-        remote.item("api:odd/ä #1")
+        _ = remote["api:odd/ä #1"]
     assert len(remote) == 30
 
 
 def test_put_items_survive_a_sync(tmp_path: Path, colors: Path, encoder: Encoder) -> None:
     gallery = create_gallery(tmp_path / "a.gallery", encoder, colors)
     with serving({"a": gallery}) as served:
-        served.client().gallery("a").put("mine", np.zeros((9, 9, 3), np.uint8))
+        served.client().gallery("a").add(np.zeros((9, 9, 3), np.uint8), ids="mine")
     again = Gallery.open(tmp_path / "a.gallery")
     assert again.sync(colors).unchanged == 30
     assert len(again) == 31
@@ -317,7 +317,7 @@ def test_rows_of_another_process_appear_and_a_locked_gallery_is_reported(
         assert done.returncode == 0, done.stderr
         assert remote.search(new / "yellow.png", k=1)[0].id == "new:yellow.png"
         with FileLock(path / LOCK), pytest.raises(BusyError, match="locked by another process"):
-            remote.put("mine", np.zeros((9, 9, 3), np.uint8))
+            remote.add(np.zeros((9, 9, 3), np.uint8), ids="mine")
         assert not list((path / IMAGES).glob("*"))
 
 
@@ -353,7 +353,7 @@ def test_saved_evaluation_is_served_without_file_paths(
         for text in (page, alone, json.dumps(report)):
             assert str(tmp_path) not in text
             assert str(colors) not in text
-        remote.put("one", np.zeros((9, 9, 3), np.uint8))
+        remote.add(np.zeros((9, 9, 3), np.uint8), ids="one")
         assert remote.evaluation()["stale"]
         (path / "evaluation.json").write_text("{}")
         with pytest.raises(ServiceError, match="cannot be read") as broken:
@@ -377,7 +377,7 @@ def test_searches_succeed_during_writes(tmp_path: Path, colors: Path, encoder: E
     with serving({"a": gallery}) as served, ThreadPoolExecutor(4) as pool:
         remote = served.client().gallery("a")
         images = rng.integers(0, 255, (30, 20, 20, 3), np.uint8)
-        puts = [pool.submit(remote.put, f"{i}", image) for i, image in enumerate(images)]
+        puts = [pool.submit(remote.add, image, ids=f"{i}") for i, image in enumerate(images)]
         results = [pool.submit(remote.search, image, k=100) for image in images]
         assert all(each.result() for each in puts)
         assert all(len(each.result()) >= 30 for each in results)
@@ -399,9 +399,9 @@ def test_api_keys_and_permissions(tmp_path: Path, colors: Path, encoder: Encoder
             response, _ = served.request("GET", "/metrics", headers={"x-api-key": key})
             assert response.status == 200
         with pytest.raises(ServiceError, match="read-only") as refused:
-            served.client(reader).gallery("a").put("x", query)
+            served.client(reader).gallery("a").add(query, ids="x")
         assert refused.value.status == 403
-        assert served.client(writer).gallery("a").put("x", query)
+        assert served.client(writer).gallery("a").add(query, ids="x")
         assert served.request("GET", "/metrics")[0].status == 401
         assert served.request("GET", "/healthz")[0].status == 200
         assert served.request("GET", "/readyz")[0].status == 200
@@ -413,7 +413,7 @@ def test_writing_is_disabled_by_default(tmp_path: Path, colors: Path, encoder: E
         serving({"a": gallery}, ServeSettings()) as served,
         pytest.raises(ServiceError, match="--write"),
     ):
-        served.client().gallery("a").put("x", colors / "red" / "0.png")
+        served.client().gallery("a").add(colors / "red" / "0.png", ids="x")
 
 
 def test_unknown_hosts_are_refused(shop: Serving) -> None:
@@ -571,5 +571,5 @@ def test_client_errors(shop: Serving, tmp_path: Path) -> None:
         shop.client().gallery("none").info()
     with pytest.raises(ImageError, match="cannot be read"):
         shop.client().gallery("shop").search(tmp_path / "none.png")
-    with pytest.raises(InputError, match="exactly one"):
+    with pytest.raises(InputError, match="no query"):
         shop.client().gallery("shop").search()

@@ -525,15 +525,15 @@ def test_index_and_search_on_the_command_line(photos: Path, tmp_path: Path) -> N
     moved = run(*("index", "g", "fotos", "--name", "photos", "--relocate", "--json"), cwd=tmp_path)
     assert json.loads(moved)["unchanged"] == 12
     query = "fotos/a/00.png"
-    options = ("--where", "label = 'a'", "--min-score", "0.9999", "--json")
+    options = ("--where", "label = 'a'", "--min-similarity", "0.9999", "--json")
     hits = json.loads(run("search", "g", query, *options, cwd=tmp_path))["hits"]
     assert [hit["id"] for hit in hits] == ["photos:a/00.png"]
     for arguments, message in (
-        (("--min-score", "2"), "--min-score 2 must be from -1 to 1"),
-        (("--min-score", "0", "--max-distance", "1"), "exclude each other"),
+        (("--min-similarity", "2"), "--min-similarity 2 must be from -1 to 1"),
+        (("--min-similarity", "0", "--max-distance", "1"), "exclude each other"),
         (
-            ("--min-score", "0", "--metric", "l2"),
-            "--min-score needs the cosine metric; for l2 use --max-distance",
+            ("--min-similarity", "0", "--metric", "l2"),
+            "--min-similarity needs the cosine metric; for l2 use --max-distance",
         ),
         (("--max-distance", "-1"), "--max-distance -1 must be at least 0"),
         (("--where", "label = "), "filter, character 8: expected a text"),

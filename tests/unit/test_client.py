@@ -103,7 +103,7 @@ def test_a_redirect_to_another_origin_gets_no_key(server: Server, status: int, s
         target = f"{scheme}://127.0.0.1:{other.port}/v1/galleries?token=x"
         server.answers = [(status, {"Location": target}, b"")] * 2
         client = la.Client(server.url, key=KEY, timeout=10)
-        for call in (client.galleries, lambda: client.gallery("a").put("x", IMAGE)):
+        for call in (client.galleries, lambda: client.gallery("a").add(IMAGE, ids="x")):
             with pytest.raises(ServiceError) as refused:
                 call()
             assert KEY not in str(refused.value)
@@ -203,9 +203,10 @@ CALLS: dict[str, Callable[[la.client.RemoteGallery], object]] = {
     "info": lambda gallery: gallery.info(),
     "rows": len,
     "search": lambda gallery: gallery.search(id="a"),
-    "batch": lambda gallery: gallery.search_all([IMAGE]),
-    "item": lambda gallery: gallery.item("a"),
-    "put": lambda gallery: gallery.put("a", IMAGE),
+    "batch": lambda gallery: gallery.search([IMAGE, IMAGE]),
+    "items": list,
+    "item": lambda gallery: gallery["a"],
+    "embedding": lambda gallery: gallery.embedding("a"),
     "patch": lambda gallery: gallery.update_metadata("a", {}),
     "evaluation": lambda gallery: gallery.evaluation(),
 }
@@ -215,7 +216,7 @@ WRONG: list[object] = [
     *({"rows": True}, {"results": []}, {"results": 1}, {"results": [1]}, {"hits": []}),
     *({"results": [{"result": None, "problem": 1}]}, {"metadata": []}, {"created": []}),
     {"results": [{"result": None, "problem": {"type": 1, "title": 1, "detail": 1}}]},
-    {"results": [{"result": RESULT}] * 2},
+    {"results": [{"result": RESULT}] * 3},
     {**RESULT, "metric": "x"},
     {**RESULT, "metric": []},
     *({**RESULT, "hits": [{**HIT, name: odd}]} for name in HIT for odd in ODD),
@@ -240,8 +241,8 @@ def test_right_answers_are_taken(server: Server) -> None:
     gallery = la.Client(server.url).gallery("g")
     server.answers = [(200, {}, json.dumps(RESULT).encode())]
     assert gallery.search(id="a")[0] == la.Hit(1, "a", f"{server.url}/x", 0.5, {})
-    server.answers = [(200, {}, json.dumps({"results": [{"result": RESULT}]}).encode())]
-    assert [hits.query for hits in gallery.search_all([IMAGE])] == ["q"]
+    server.answers = [(200, {}, json.dumps({"results": [{"result": RESULT}] * 2}).encode())]
+    assert [hits.ids for hits in gallery.search([IMAGE, IMAGE])] == [["a"], ["a"]]
 
 
 @pytest.mark.parametrize("status", [400, 404, 422, 500, 599])
@@ -319,3 +320,13 @@ def test_a_dripping_response_ends_with_the_timeout(server: Server, before: bytes
             la.Client(server.url, timeout=0.4).galleries()
     finally:
         dripping.set()
+
+
+def test_ids_are_read_a_page_at_a_time(server: Server) -> None:
+    pages = [{"ids": ["a", "b"], "next": "b", "rows": 3}, {"ids": ["c"], "next": None, "rows": 3}]
+    server.answers = [(200, {}, json.dumps(page).encode()) for page in pages]
+    assert list(iter(la.Client(server.url).gallery("g"))) == ["a", "b", "c"]
+    assert [path.partition("?")[2] for _, path, _ in server.requests] == [
+        "after=&limit=10000",
+        "after=b&limit=10000",
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from lookalike.cancellation import Cancellation, cancellable
 from lookalike.errors import CancelledError, InputError, SettingError, UnknownNameError
 from lookalike.filters import Columns, as_filter
 from lookalike.search import rerank
+from lookalike.search.hits import ImageReader
 from lookalike.search.keywords import KeywordIndex
 from lookalike.search.query import QueryVectors
-from lookalike.search.search import RERANKINGS, SearchOptions, parse_rerankings
-from lookalike.stores.base import Rows, VectorStore
+from lookalike.search.request import RERANKINGS, Query, SearchRequest, parse_rerankings
+from lookalike.search.search import search_rows
+from lookalike.stores.base import RowReader, Rows, VectorStore
 from lookalike.stores.exact import ExactIndex
 from lookalike.stores.lance.store import LanceStore
 from lookalike.stores.memory import MemoryStore
@@ -52,7 +55,20 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> VectorStore:
 
 def query(seed: int = 0, vectors: int = 1, row_id: str | None = None) -> QueryVectors:
     rng = np.random.default_rng(seed)
-    return QueryVectors("query", None, rng.normal(size=(vectors, DIM)).astype(np.float32), row_id)
+    row_ids = () if row_id is None else (row_id,)
+    return QueryVectors("query", None, rng.normal(size=(vectors, DIM)).astype(np.float32), row_ids)
+
+
+def request_of(**options: Any) -> SearchRequest:
+    """Return a request whose query is encoded already."""
+    return SearchRequest(queries=(Query.of(id="encoded"),), **options)
+
+
+def run(
+    request: SearchRequest, store: RowReader, query: QueryVectors, read_images: ImageReader
+) -> tuple[Hit, ...]:
+    [hits] = search_rows(request, store, [query], read_images)
+    return hits
 
 
 def search(
@@ -62,8 +78,8 @@ def search(
     where: str | None = None,
     max_distance: float | None = None,
     rerank: str | Sequence[str] | None = None,
-) -> SearchOptions:
-    return SearchOptions(k=k, metric=metric, where=where, max_distance=max_distance, rerank=rerank)
+) -> SearchRequest:
+    return request_of(k=k, metric=metric, where=where, max_distance=max_distance, rerank=rerank)
 
 
 def distance(a: np.ndarray, b: np.ndarray, metric: Metric) -> float:
@@ -82,7 +98,7 @@ def nearest(
     """Return all rows by distance to the nearest vector, ties by id, with loops."""
     pairs = []
     for record in store.records():
-        if record.id == query.row_id or not keep(int(record.id)):
+        if record.id in query.row_ids or not keep(int(record.id)):
             continue
         row = store.get([record.id]).embeddings[0]
         # Duplicates have equal distances.
@@ -131,10 +147,10 @@ def test_a_filter_is_evaluated_once_per_search(store: VectorStore) -> None:
         (None, "1 2 3", 0),
     ):
         where = CountedFilter("even = true")
-        options = SearchOptions(
+        options = request_of(
             k=5, metric=Metric.L2, where=where, rerank=rerank_names, keywords=keywords
         )
-        hits = options.run(store, query(vectors=vectors), no_images)
+        hits = run(options, store, query(vectors=vectors), no_images)
         assert hits
         assert all(hit.metadata["even"] for hit in hits)
         assert where.count == 1
@@ -144,9 +160,9 @@ def test_rerankings_read_few_hits_however_many_are_asked_for(
     monkeypatch: pytest.MonkeyPatch, store: VectorStore
 ) -> None:
     monkeypatch.setattr(rerank, "DEPTH", 10)
-    plain = search(40).run(store, query(), no_images)
+    plain = run(search(40), store, query(), no_images)
     for name in ("dba", "k-reciprocal", "diffusion"):
-        hits = search(40, rerank=name).run(store, query(), no_images)
+        hits = run(search(40, rerank=name), store, query(), no_images)
         assert [hit.id for hit in hits[10:]] == [hit.id for hit in plain[10:]]
         assert {hit.id for hit in hits[:10]} == {hit.id for hit in plain[:10]}
 
@@ -177,18 +193,18 @@ def test_a_search_can_be_cancelled_at_each_of_its_checks(
     store: VectorStore, options: dict[str, str]
 ) -> None:
     """However far it was, the next search has the same results."""
-    search_options = SearchOptions(k=7, metric=Metric.COSINE, **options)  # type: ignore[arg-type]
+    search_options = request_of(k=7, metric=Metric.COSINE, **options)
     cancelled = 0
     for checks in range(1, 400):
         cancellation = CountedCancellation(checks)
         try:
             with cancellable(cancellation):
-                hits = search_options.run(store, query(vectors=14), no_images)
+                hits = run(search_options, store, query(vectors=14), no_images)
             break
         except CancelledError:
             cancelled += 1
     assert cancelled >= 5
-    assert hits == search_options.run(store, query(vectors=14), no_images)
+    assert hits == run(search_options, store, query(vectors=14), no_images)
 
 
 def test_exact_search_checks_between_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +248,7 @@ def test_each_row_counts_with_its_nearest_vector(
     query_vectors = query(1, vectors, row_id)
     expected = nearest(store, query_vectors, metric)
     for k in (1, 5, 59, 100):
-        hits = search(k, metric).run(store, query_vectors, no_images)
+        hits = run(search(k, metric), store, query_vectors, no_images)
         assert [hit.id for hit in hits] == [row_id for _, row_id in expected[:k]]
         assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
         distances = [d for d, _ in expected[:k]]
@@ -256,14 +272,14 @@ def test_reranking_defines_the_order(store: VectorStore, metric: Metric, name: s
         }
         scores = methods[name](vector, rows)
     expected = [first[i] for i in np.argsort(scores, kind="stable")]
-    hits = search(ROWS * 2, metric, rerank=name).run(store, query_vectors, no_images)
+    hits = run(search(ROWS * 2, metric, rerank=name), store, query_vectors, no_images)
     assert [hit.id for hit in hits] == expected
     assert expected != first
     for rank, hit in enumerate(hits, 1):
         row = store.get([hit.id]).embeddings[0]
         assert (hit.rank, hit.uri, hit.metadata["k"]) == (rank, hit.id, int(hit.id))
         assert hit.distance == pytest.approx(distance(vector, row, metric), abs=1e-6)
-    assert search(4, metric, rerank=name).run(store, query_vectors, no_images) == hits[:4]
+    assert run(search(4, metric, rerank=name), store, query_vectors, no_images) == hits[:4]
 
 
 @pytest.mark.parametrize("metric", list(Metric))
@@ -279,7 +295,7 @@ def test_query_expansion_searches_again(
             query_vectors.embeddings[0], store.embeddings(first[:3])
         )
         again = nearest(store, QueryVectors("moved", None, moved[None]), metric)
-        hits = search(4, metric, rerank="aqe").run(store, query_vectors, no_images)
+        hits = run(search(4, metric, rerank="aqe"), store, query_vectors, no_images)
         assert [hit.id for hit in hits] == [row_id for _, row_id in again[:4]]
         new_hits += len({hit.id for hit in hits} - set(first[:4]))
         for hit in hits:
@@ -292,11 +308,11 @@ def test_query_expansion_searches_again(
 @pytest.mark.parametrize("name", ["aqe", "dba", "k-reciprocal", "diffusion"])
 def test_filters_and_distance_limits_apply_to_reranked_hits(store: VectorStore, name: str) -> None:
     query_vectors = query(5, vectors=3, row_id="08")
-    every = search(ROWS, where="even = true", rerank=name).run(store, query_vectors, no_images)
+    every = run(search(ROWS, where="even = true", rerank=name), store, query_vectors, no_images)
     assert sorted(int(hit.id) for hit in every) == [i for i in range(0, ROWS, 2) if i != 8]
     limit = float(np.median([hit.distance for hit in every]))
     near = search(ROWS, where="even = true", max_distance=limit, rerank=name)
-    limited = near.run(store, query_vectors, no_images)
+    limited = run(near, store, query_vectors, no_images)
     assert [hit.id for hit in limited] == [hit.id for hit in every if hit.distance <= limit]
     assert [hit.rank for hit in limited] == list(range(1, len(limited) + 1))
     true = {row_id: d for d, row_id in nearest(store, query_vectors, Metric.COSINE)}
@@ -311,10 +327,10 @@ def test_rerankings_run_in_sequence(store: VectorStore) -> None:
     )
     ids = [i for _, i in nearest(store, QueryVectors("moved", None, moved[None]), Metric.COSINE)]
     order = np.argsort(rerank.k_reciprocal_distances(moved, store.embeddings(ids)), kind="stable")
-    both = search(ROWS, rerank="aqe+k-reciprocal").run(store, query_vectors, no_images)
+    both = run(search(ROWS, rerank="aqe+k-reciprocal"), store, query_vectors, no_images)
     assert [hit.id for hit in both] == [ids[i] for i in order]
-    reversed_order = search(ROWS, rerank="k-reciprocal+aqe").run(store, query_vectors, no_images)
-    first = search(3, rerank="k-reciprocal").run(store, query_vectors, no_images)
+    reversed_order = run(search(ROWS, rerank="k-reciprocal+aqe"), store, query_vectors, no_images)
+    first = run(search(3, rerank="k-reciprocal"), store, query_vectors, no_images)
     moved = rerank.alpha_query_expansion(vector, store.embeddings([hit.id for hit in first]))
     ids = [i for _, i in nearest(store, QueryVectors("moved", None, moved[None]), Metric.COSINE)]
     assert [hit.id for hit in reversed_order] == ids
@@ -323,12 +339,12 @@ def test_rerankings_run_in_sequence(store: VectorStore) -> None:
 @pytest.mark.parametrize("name", [None, *RERANKINGS])
 def test_a_filter_that_nothing_matches_has_no_hits(store: VectorStore, name: str | None) -> None:
     options = search(where="k > 1000", rerank=name)
-    assert options.run(store, query(), no_images) == ()
+    assert run(options, store, query(), no_images) == ()
 
 
 def test_geometric_verification_needs_an_image(store: VectorStore) -> None:
     with pytest.raises(InputError, match="the query must be an image"):
-        search(rerank="geometric").run(store, query(), no_images)
+        run(search(rerank="geometric"), store, query(), no_images)
 
 
 def test_geometrically_verified_hits_are_first(tmp_path: Path, require: Require) -> None:
@@ -349,14 +365,14 @@ def test_geometrically_verified_hits_are_first(tmp_path: Path, require: Require)
     vectors = np.array([(1, 0), (0.5, 1), (1, 0.2), (1, 0.1)], np.float32)
     store.upsert(Rows(ids, uris, vectors, [{}] * 4, ids))
     warped = np.asarray(Image.fromarray(china).rotate(8).crop((150, 80, 500, 380)))
-    query_vectors = QueryVectors("china", None, np.array([(1, 0)], np.float32), None, warped)
+    query_vectors = QueryVectors("china", None, np.array([(1, 0)], np.float32), (), warped)
 
     def read_images(hits: Sequence[Hit]) -> list[ImageArray | None]:
         return [np.asarray(Image.open(each.uri)) if each.id != "gone" else None for each in hits]
 
-    plain = search(4).run(store, query_vectors, read_images)
+    plain = run(search(4), store, query_vectors, read_images)
     assert [hit.id for hit in plain] == ["blank", "gone", "flower", "china"]
-    hits = search(4, rerank="geometric").run(store, query_vectors, read_images)
+    hits = run(search(4, rerank="geometric"), store, query_vectors, read_images)
     assert [hit.id for hit in hits] == ["china", "blank", "gone", "flower"]
     assert {hit.id: hit.distance for hit in hits} == pytest.approx(
         {hit.id: hit.distance for hit in plain}, abs=1e-6
@@ -376,12 +392,12 @@ def test_the_queries_of_a_batch_share_filter_and_keywords(
     monkeypatch.setattr(KeywordIndex, "_matches", counted)
     view = store.snapshot()
     where = CountedFilter("even = true")
-    options = SearchOptions(k=5, metric=Metric.L2, where=where, keywords="1 2 3")
+    options = request_of(k=5, metric=Metric.L2, where=where, keywords="1 2 3")
     for seed in range(6):
-        assert options.run(view, query(seed), no_images)
+        assert run(options, view, query(seed), no_images)
     assert where.count == len(searches) == 1
-    other = SearchOptions(k=5, metric=Metric.L2, where=CountedFilter("even = false"), keywords="4")
-    hits = other.run(view, query(), no_images)
+    other = request_of(k=5, metric=Metric.L2, where=CountedFilter("even = false"), keywords="4")
+    hits = run(other, view, query(), no_images)
     assert not any(hit.metadata["even"] for hit in hits)
-    assert all(hit.metadata["even"] for hit in options.run(view, query(), no_images))
+    assert all(hit.metadata["even"] for hit in run(options, view, query(), no_images))
     assert len(searches) == 3

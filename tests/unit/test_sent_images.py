@@ -8,23 +8,23 @@ from base64 import b64decode, encodebytes
 import pytest
 
 from lookalike.errors import InputError
-from lookalike.server import queries
-from lookalike.server.queries import SearchQuery
+from lookalike.search import request
+from lookalike.search.request import SentImage
 
 
 @pytest.mark.parametrize("piece", [1, 5, 64])
 def test_pieces_are_the_whole(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
-    monkeypatch.setattr(queries, "_PIECE", piece)
+    monkeypatch.setattr(request, "_PIECE", piece)
     rng = random.Random(0)
     for size in range(120):
         data = rng.randbytes(size)
         lines = encodebytes(data).decode()
-        assert SearchQuery(base64=lines).image_data() == data
+        assert SentImage(lines).file_bytes() == data
     for text in ("", "=", "QUJD", " Q\tU-J D ", "QUI=QUJD", "QU=\n=", "/+//"):
-        assert SearchQuery(base64=text).image_data() == b64decode(text)
+        assert SentImage(text).file_bytes() == b64decode(text)
 
 
 @pytest.mark.parametrize("text", ["Q", "QUJDR", "QU=", "é", "QUJD" * 100_000 + "é"])
 def test_what_is_not_base64_is_an_error(text: str) -> None:
     with pytest.raises(InputError, match="image: not base64"):
-        SearchQuery(base64=text).image_data()
+        SentImage(text).file_bytes()
