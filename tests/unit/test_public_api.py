@@ -71,7 +71,7 @@ def test_a_misspelt_name_suggests_the_nearest(name: str, nearest: str) -> None:
         getattr(la, name)
     assert not hasattr(la, "zzzzzz")
     with pytest.raises(AttributeError, match=r"no attribute 'zzzzzz'$"):
-        _ = la.zzzzzz
+        _ = la.zzzzzz  # type: ignore[attr-defined]
 
 
 def test_a_traceback_has_one_suggestion() -> None:
