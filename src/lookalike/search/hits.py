@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import LookalikeError, SettingError, require
+from lookalike.errors import LookalikeError, SettingError
 from lookalike.formatting import format_count, format_distance, printable
 from lookalike.images.decode import shrink_image
 from lookalike.images.inline import grid_html, shorten
 from lookalike.sources import open_items
+from lookalike.sources.tables import data_frame
 from lookalike.types import Hit, ImageArray, Metric
 
 if TYPE_CHECKING:
@@ -120,10 +121,7 @@ class Hits(Sequence[Hit]):
         Raises:
             MissingDependencyError: pandas is not installed.
         """
-        require("pandas", "Hits.to_pandas", "pandas")
-        import pandas as pd
-
-        return pd.DataFrame(self._columns())
+        return data_frame("Hits.to_pandas", self._columns())
 
     def to_arrow(self) -> pa.Table:
         """Return a ``pyarrow.Table`` with the rows and columns of :meth:`to_pandas`.
