@@ -18,7 +18,7 @@ from lookalike.encoders.base import Encoder, Preprocessing
 from lookalike.encoders.handcrafted import Pixels
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.evaluation.metrics import bootstrap_interval
-from lookalike.evaluation.robustness import MEANING, evaluate_encoder_robustness, verdict
+from lookalike.evaluation.robustness import MEANING, evaluate_encoder_robustness
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.corruptions import CORRUPTIONS
 from lookalike.sources import Source, open_source
@@ -87,7 +87,7 @@ def test_an_invariant_encoder_retrieves_every_original() -> None:
     for scores in result.scores.values():
         for estimate in (scores.map, scores.recall_at_1, scores.recall):
             assert (estimate.value, estimate.interval.low, estimate.interval.high) == (1, 1, 1)
-    assert verdict(result) == (
+    assert result.verdict() == (
         "mean-color is equally robust to crop, rotation, blur (mAP@7 1.0000); this measures "
         f"{MEANING}"
     )
@@ -208,7 +208,7 @@ def test_settings_out_of_range_are_refused(gallery: Gallery) -> None:
 
 def test_progress_is_reported_to_the_end(gallery: Gallery) -> None:
     reports: list[Progress] = []
-    la.evaluate_robustness(gallery, queries=100, on_progress=reports.append)
+    la.evaluate_robustness(gallery, queries=100, progress=reports.append)
     assert [p.done for p in reports] == [0, 64, 100]
     assert {(p.task, p.total) for p in reports} == {("robustness", 100)}
 

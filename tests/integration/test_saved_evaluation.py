@@ -16,7 +16,6 @@ import lookalike as la
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError, FormatVersionError, ReplacedError
 from lookalike.evaluation.saved import FILE, load_saved_evaluation, save_evaluation
-from lookalike.evaluation.summary import verdict
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
@@ -190,5 +189,5 @@ def test_a_gallery_is_evaluated_from_within_its_folder(work: Path) -> None:
     saved = load_saved_evaluation(Gallery.open(work / "g.gallery"))
     assert saved is not None
     assert saved.evaluation["gallery"] == "g.gallery"
-    assert saved.verdict == verdict(la.evaluate(Gallery.open(work / "g.gallery")))
+    assert saved.verdict == la.evaluate(Gallery.open(work / "g.gallery")).verdict()
     assert saved.page["verdict"] == saved.verdict

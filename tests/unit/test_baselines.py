@@ -10,18 +10,21 @@ from PIL import Image
 import lookalike as la
 from lookalike.cli.evaluation_tables import print_evaluation
 from lookalike.encoders.base import Encoder
+from lookalike.encoders.hog import Hog
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ImageError
-from lookalike.evaluation.baselines import run_baselines
+from lookalike.evaluation.baselines import fit_baselines
 from lookalike.evaluation.candidates import ChooseOptions
-from lookalike.evaluation.model_selection import choose, verdict
+from lookalike.evaluation.model_selection import choose
 from lookalike.evaluation.results import Evaluation
 from lookalike.evaluation.sanity_check import sanity_check
+from lookalike.evaluation.single_pass import encode_once
 from lookalike.evaluation.summary import cautions
 from lookalike.gallery.gallery import Gallery
 from lookalike.report.evaluation import report_page
 from lookalike.report.page import render_page
 from lookalike.sources import Source, open_source
+from lookalike.types import Embeddings
 
 REASON = "encoder 'pca' needs at least 32 images to fit 32 components; there are 20"
 
@@ -114,21 +117,27 @@ def test_the_sanity_check_names_what_it_left_out() -> None:
 
 
 def test_what_fails_while_a_baseline_runs_leaves_it_out(few: Source) -> None:
-    def fail(encoder: Encoder) -> str:
-        if encoder.name == "hog":
-            raise ImageError("photos/a.jpg: cannot be read")
-        return encoder.name
+    class Failing(Hog):
+        def encode_batch(self, images: object) -> Embeddings:
+            raise ImageError(f"{type(images).__name__} too small")
 
-    run = run_baselines([item.image() for item in few], fail)
-    assert set(run.results) == {"pixels", "hog-fine", "untrained"}
-    assert run.left_out == {"pca": REASON, "hog": "photos/a.jpg: cannot be read"}
+    sample = [item.image() for item in few]
+    hog, pixels = open_encoder("hog", sample), open_encoder("pixels", sample)
+    assert isinstance(hog, Hog)
+    failing = Failing("failing", hog.preprocessing, hog.orientations, hog.cell, hog.stride)
+    encoded = encode_once(list(few), {"failing": failing, "pixels": pixels})
+    assert set(encoded.embeddings) == {"pixels"}
+    assert str(encoded.rejected["failing"]) == f"{few[0].uri}: list too small"
+    fitted, left_out = fit_baselines(sample)
+    assert set(fitted) == {"pixels", "hog", "hog-fine", "untrained"}
+    assert left_out == {"pca": REASON}
 
 
 def test_a_choice_of_one_encoder_is_compared_with_none(few: Source) -> None:
     options = ChooseOptions(encoders=("pixels", "pca"), train=False)
     chosen = choose(few, labels="own", options=options)
     assert chosen.not_tried == {"pca": REASON}
-    assert verdict(chosen).endswith("; no other encoder was run")
+    assert chosen.verdict().endswith("; no other encoder was run")
 
 
 def test_the_first_queries_have_an_interval(small: Gallery) -> None:

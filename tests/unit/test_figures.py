@@ -22,7 +22,6 @@ from lookalike.errors import SettingError
 from lookalike.evaluation.metrics import Estimate, Interval
 from lookalike.evaluation.relevance import mark_correct
 from lookalike.evaluation.results import Evaluation
-from lookalike.evaluation.summary import ranking, verdict
 from lookalike.formatting import format_distance
 from lookalike.gallery.gallery import Gallery
 from lookalike.plotting import CORRECT, HIGHLIGHT, INCORRECT, INK, MUTED
@@ -201,7 +200,7 @@ def test_the_report_draws_precision_by_labels_and_map_otherwise(
 ) -> None:
     (((bars, label), _),) = recorded(monkeypatch, "interval_chart", evaluation, gallery)
     assert label == "precision@7, cosine distance; error bars: 95 % confidence interval"
-    assert [bar.value for bar in bars] == [s.precision.value for _, s in ranking(evaluation)]
+    assert [bar.value for bar in bars] == [s.precision.value for _, s in evaluation.ranking()]
     assert [bar.name for bar in bars if bar.highlight] == [evaluation.scores.encoder]
     (((bars, label), _),) = recorded(
         monkeypatch, "interval_chart", ground_truth_evaluation, gallery
@@ -218,8 +217,8 @@ def test_the_gallery_s_own_encoder_is_not_also_a_baseline(
 ) -> None:
     own = evaluation.scores.encoder
     assert own in evaluation.baselines
-    assert sorted(name for name, _ in ranking(evaluation)) == sorted(evaluation.baselines)
-    assert own not in verdict(evaluation).partition("the best baseline")[2]
+    assert sorted(name for name, _ in evaluation.ranking()) == sorted(evaluation.baselines)
+    assert own not in evaluation.verdict().partition("the best baseline")[2]
     (((bars, _), _),) = recorded(monkeypatch, "interval_chart", evaluation, gallery)
     assert [bar.name for bar in bars].count(own) == 1
 

@@ -18,14 +18,15 @@ from lookalike.evaluation.agreement import (
     K,
     LabelJudgements,
     PairJudgements,
-    average_precisions,
     read_judgements,
     roc_auc,
 )
 from lookalike.evaluation.candidates import Candidate, ChooseOptions, candidate_names
 from lookalike.evaluation.label_sheet import draw_rows, write_label_sheet
-from lookalike.evaluation.model_selection import OWN, choose, rank_candidates, verdict
+from lookalike.evaluation.model_selection import OWN, choose, rank_candidates
+from lookalike.evaluation.trial import leave_one_out
 from lookalike.sources import FolderSource, Source
+from lookalike.sources.labels import LabelSet, read_labels
 from lookalike.types import Embeddings
 
 QUICK = ChooseOptions(encoders=("pixels", "hog"), train=False)
@@ -53,6 +54,10 @@ class Named(Encoder):
         return {}
 
 
+def labeled(labels: dict[str, str]) -> LabelJudgements:
+    return LabelJudgements(read_labels(labels))
+
+
 def candidate(name: str, embeddings: NDArray[np.floating], rate: float) -> Candidate:
     return Candidate(name, Named(name), embeddings.astype(np.float32), rate)
 
@@ -64,6 +69,10 @@ def clustered(labels: Sequence[str], noise: float, seed: int = 0) -> Embeddings:
     centers = np.eye(len(names), 8)
     rows = np.stack([centers[names.index(label)] for label in labels])
     return (rows + noise * rng.standard_normal(rows.shape)).astype(np.float32)
+
+
+def label_set(labels: Sequence[str]) -> LabelSet:
+    return LabelSet("labels", {f"{i:03}": (label,) for i, label in enumerate(labels)})
 
 
 def slow_average_precision(query: int, rows: Embeddings, labels: Sequence[str]) -> float | None:
@@ -92,13 +101,13 @@ def test_leave_one_out_matches_a_slow_version(count: int) -> None:
     slow = [slow_average_precision(i, rows, labels) for i in range(count)]
     expected = [value for value in slow if value is not None]
     assert len(expected) < count
-    np.testing.assert_allclose(average_precisions(rows, np.array(labels)), expected, atol=1e-9)
+    values = leave_one_out(rows, label_set(labels), k=K).scores.average_precision
+    np.testing.assert_allclose(values, expected, atol=1e-9)
 
 
 def test_ties_do_not_profit_from_the_order_of_the_labels() -> None:
-    labels = np.array(["a"] * 100 + ["b"] * 100)
-    same = average_precisions(np.ones((200, 3), np.float32), labels)
-    assert same.mean() < 0.6
+    same = leave_one_out(np.ones((200, 3), np.float32), label_set(["a"] * 100 + ["b"] * 100), k=K)
+    assert same.map.value < 0.6
 
 
 def test_area_under_the_curve_matches_a_slow_version() -> None:
@@ -156,7 +165,7 @@ def test_pairs_rank_the_encoder_that_separates_them_first() -> None:
 
 def test_the_best_and_the_fastest_tied_with_it_are_marked() -> None:
     labels = [str(i % 4) for i in range(40)]
-    judgements = LabelJudgements(dict(zip(IDS, labels, strict=True)))
+    judgements = labeled(dict(zip(IDS, labels, strict=True)))
     good = clustered(labels, 0.1)
     candidates = [
         candidate("bad but fast", clustered(labels, 9), 1000),
@@ -173,7 +182,7 @@ def test_the_best_and_the_fastest_tied_with_it_are_marked() -> None:
 
 def test_the_cheapest_may_differ_from_the_best() -> None:
     labels = [str(i % 4) for i in range(40)]
-    judgements = LabelJudgements(dict(zip(IDS, labels, strict=True)))
+    judgements = labeled(dict(zip(IDS, labels, strict=True)))
     worse = clustered(labels, 0.1)
     worse[0] = -1  # one of forty images is far from the others of its label
     result = rank_candidates(
@@ -201,7 +210,9 @@ def test_label_sheets_are_read_back(digits: Source, tmp_path: Path) -> None:
     items = [digits[i] for i in range(30)]
     labels = {item.id: str(item.metadata["label"]) for item in items[:20]}
     path = write_label_sheet(tmp_path / "ask", items, labels)
-    assert read_judgements(path, [item.id for item in digits]) == LabelJudgements(labels)
+    result = read_judgements(path, [item.id for item in digits])
+    assert isinstance(result, LabelJudgements)
+    assert result.labels.texts == labels
 
 
 def written(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -215,7 +226,7 @@ def test_files_of_spreadsheets_are_read(tmp_path: Path) -> None:
     result = read_judgements(path, IDS)
     assert isinstance(result, LabelJudgements)
     assert len(result.labels) == 12
-    assert result.labels[IDS[1]] == "b"
+    assert result.labels.by_id[IDS[1]] == ("b",)
 
 
 def test_pairs_are_read_with_any_word_for_yes_and_no(tmp_path: Path) -> None:
@@ -228,14 +239,17 @@ def test_pairs_are_read_with_any_word_for_yes_and_no(tmp_path: Path) -> None:
 
 MANY = "".join(f"{IDS[i]},{'ab'[i % 2]}\n" for i in range(12))
 BAD = {
-    "no columns": ("name,kind\nx,y\n", r"line 1: columns kind, name; expected id and"),
-    "nothing": ("", r"line 1: columns missing"),
-    "no rows": ("id,label\n", r"no rows below the header"),
-    "unknown id": (f"id,label\ns:4O,a\n{MANY}", r"line 2, column id: .*'s:4O'; did you mean 's:4"),
-    "strange id": ("id,label\n????,a\n", r"line 2, column id: .*ids look like 's:0'"),
+    "no columns": ("name,kind\nx,y\n", r"line 1: the columns are kind, name; expected id"),
+    "nothing": ("", r"line 1: expected a header"),
+    "no rows": ("id,label\n", r"0 labeled images, at least 10 needed"),
+    "unknown id": (
+        f"id,label\ns:4O,a\n{MANY}",
+        r"line 2: no image has the id 's:4O'; did you mean 's:4",
+    ),
+    "strange id": ("id,label\n????,a\n", r"line 2: .*ids look like 's:0'"),
     "contradiction": (
         f"id,label\n{MANY}s:0,b\n",
-        r"line 14, column label: s:0 is 'b' here and 'a'",
+        r"line 14: s:0 has the label 'b' here and 'a' above",
     ),
     "one label": (
         "id,label\n" + "".join(f"{i},a\n" for i in IDS[:12]),
@@ -283,7 +297,7 @@ def test_without_labels_nothing_is_ranked(digits: Source) -> None:
     assert all(
         c.quality is None and set(c.robustness) == {"noise", "jpeg"} for c in result.candidates
     )
-    assert "without labels, quality is unknown" in verdict(result)
+    assert "without labels, quality is unknown" in result.verdict()
     assert result.as_dict()["best"] is None
     with pytest.raises(InputError, match="without labels, quality is unknown"):
         result.select()
@@ -297,7 +311,7 @@ def test_own_labels_are_used_on_request(digits: Source) -> None:
     assert values == sorted(values, reverse=True)
     assert result.select().best
     assert result.select(cheapest=True).cheapest
-    assert verdict(result).startswith(f"{result.candidates[0].name} is best on 400")
+    assert result.verdict().startswith(f"{result.candidates[0].name} is best on 400")
 
 
 def test_encoders_that_cannot_be_run_are_listed(folder: Path, digits: Source) -> None:

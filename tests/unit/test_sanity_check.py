@@ -9,8 +9,9 @@ import pytest
 
 from lookalike.encoders.handcrafted import Pixels
 from lookalike.encoders.registry import open_encoder
+from lookalike.evaluation.comparison import Comparison
 from lookalike.evaluation.metrics import Estimate, Interval
-from lookalike.evaluation.sanity_check import BaselineComparison, Spectrum, sanity_check
+from lookalike.evaluation.sanity_check import SanityCheck, Spectrum, sanity_check
 from lookalike.sources import ArraySource, open_source
 from lookalike.sources.sampling import read_sample
 from lookalike.types import Embeddings
@@ -36,30 +37,31 @@ def test_the_spectrum_has_the_effective_rank_and_collapsed_dimensions() -> None:
     assert same.effective == 0
 
 
-def comparison(low: float, high: float) -> BaselineComparison:
+def checked(low: float, high: float) -> SanityCheck:
     difference = Estimate((low + high) / 2, Interval(low, high))
     base = Estimate(0.8, Interval(0.79, 0.81))
-    worse = replace(base, value=0.5)
-    return BaselineComparison(
-        k=7,
-        queries=500,
-        labels=10,
-        precision=base,
-        baselines={"pixels": worse, "hog-fine": base},
+    comparison = Comparison(
+        measure="precision@7",
+        encoder="mine",
+        score=base,
+        baselines={"pixels": replace(base, value=0.5), "hog-fine": base},
         differences={"hog-fine": difference},
     )
+    spectrum = Spectrum.of(np.eye(3, dtype=np.float32))
+    return SanityCheck(500, spectrum, {}, comparison, queries=500, labels=10)
 
 
 def test_the_verdict_is_about_the_best_baseline() -> None:
-    assert comparison(0.01, 0.03).verdict() == (
-        "better than the best baseline, hog-fine, by +0.0200 [+0.0100, +0.0300]"
+    assert checked(0.01, 0.03).verdict() == (
+        "mine: precision@7 0.8000, better than the best baseline, hog-fine (0.8000): +0.0200 "
+        "[+0.0100, +0.0300]"
     )
-    assert comparison(-0.03, -0.01).verdict() == (
-        "worse than the best baseline, hog-fine, by -0.0200 [-0.0300, -0.0100]; use hog-fine "
-        "instead"
-    )
-    tied = "not significantly different from the best baseline, hog-fine: +0.0000"
-    assert comparison(-0.01, 0.01).verdict().startswith(tied)
+    worse = checked(-0.03, -0.01).verdict()
+    assert ", worse than the best baseline, hog-fine (0.8000): -0.0200 [" in worse
+    assert worse.endswith("; use hog-fine instead")
+    tied = checked(-0.01, 0.01).verdict()
+    assert ", not significantly different from the best baseline, hog-fine (0.8000): +0." in tied
+    assert tied.endswith("; use hog-fine, which needs no training")
 
 
 class FirstRow(Pixels):
@@ -84,7 +86,7 @@ def test_a_collapsed_encoder_is_worse_than_the_baselines(source: ArraySource) ->
     assert isinstance(pixels, Pixels)
     result = sanity_check(FirstRow("first-row", pixels.preprocessing), source)
     assert result.comparison is not None
-    assert result.comparison.verdict().startswith("worse than the best baseline, ")
+    assert ", worse than the best baseline, " in result.verdict()
     assert len(result.spectrum.collapsed) >= 56
     text = "\n".join(result.sentences())
     assert f"; {len(result.spectrum.collapsed)} collapsed: " in text
@@ -110,7 +112,7 @@ def test_precision_matches_brute_force(source: ArraySource) -> None:
     for i, row in enumerate(rows):
         order = [j for j in np.argsort(-(rows @ row), kind="stable") if j != i][:7]
         precisions.append(np.mean(labels[order] == labels[i]))
-    assert result.precision.value == pytest.approx(np.mean(precisions))
+    assert result.score.value == pytest.approx(np.mean(precisions))
     assert result.differences["hog"].value == pytest.approx(0)
 
 
@@ -121,8 +123,8 @@ def test_without_labels_search_quality_is_unknown(source: ArraySource) -> None:
     assert result.as_dict()["comparison"] is None
     assert result.sentences()[-1].startswith("search quality: unknown without labels")
     few = {source[i].id: str(i % 2) for i in range(40)}
-    some = sanity_check(open_encoder("pixels", sample), source, labels=few).comparison
-    assert some is not None
+    some = sanity_check(open_encoder("pixels", sample), source, labels=few)
+    assert some.comparison is not None
     assert (some.queries, some.labels) == (40, 2)
 
 

@@ -89,7 +89,7 @@ def command(
         seed=seed,
     )
     with console.progress() as on_progress:
-        choice = choose(source, labels=labels, options=options, on_progress=on_progress)
+        choice = choose(source, labels=labels, options=options, progress=on_progress)
     if as_json:
         console.print_json(choice.as_dict())
     else:
@@ -143,8 +143,6 @@ def _check_options(
 
 def _print(choice: Choice) -> None:
     """Print the encoders, by quality where there were labels, and the verdict."""
-    from lookalike.evaluation.model_selection import verdict
-
     title = f"{format_count(len(choice.items), 'image')} of {choice.source}"
     if choice.judgements is None:
         columns, rows = _unranked(choice.candidates)
@@ -153,7 +151,7 @@ def _print(choice: Choice) -> None:
         columns = ["encoder", "quality", "difference to best", "images/s", "dim", ""]
         rows = [_ranked(candidate) for candidate in choice.candidates]
     console.print_table(columns, rows, title=title)
-    console.print_lines(verdict(choice))
+    console.print_lines(choice.verdict())
     for name, reason in choice.not_tried.items():
         console.note(f"not tried: {name}: {reason}")
 
@@ -225,7 +223,8 @@ def _write_images_to_label(choice: Choice, count: int, folder: Path, seed: int) 
     from lookalike.evaluation.label_sheet import draw_rows, write_label_sheet
     from lookalike.report import figures
 
-    labels = choice.judgements.labels if isinstance(choice.judgements, LabelJudgements) else {}
+    judged = choice.judgements
+    labels = judged.labels.texts if isinstance(judged, LabelJudgements) else {}
     labeled = [row for row, item in enumerate(choice.items) if item.id in labels]
     drawn = draw_rows(len(choice.items), count, exclude=frozenset(labeled), seed=seed)
     items = [choice.items[row] for row in drawn]

@@ -32,6 +32,10 @@ def evaluate_command(
             metavar="COLUMN", help="Relevant: rows with the query's value in this column."
         ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Labels of images by id, instead of folder names."),
+    ] = None,
     ground_truth: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Relevant: as in this CSV; lines of QUERY,ID,ID,..."),
@@ -105,7 +109,7 @@ def evaluate_command(
     from lookalike.gallery.gallery import Gallery
 
     opened = Gallery.open(gallery).snapshot()
-    inputs = (queries, ground_truth, backgrounds)
+    inputs = (queries, labels, ground_truth, backgrounds)
     check_output(report, force=force, gallery=opened, inputs=inputs)
     with console.progress() as on_progress:
         evaluation = evaluate(
@@ -114,6 +118,7 @@ def evaluate_command(
             k=k,
             first=first,
             metric=metric,
+            labels=labels,
             match=match,
             ground_truth=ground_truth,
             protocol=protocol,
@@ -122,7 +127,7 @@ def evaluate_command(
             variants=variants,
             baselines=baselines,
             exclude_duplicates=exclude_duplicates,
-            on_progress=on_progress,
+            progress=on_progress,
         )
     if as_json:
         console.print_json(evaluation.as_dict())
@@ -166,7 +171,7 @@ def robustness_command(
     opened = Gallery.open(gallery).snapshot()
     check_output(report, force=force, gallery=opened)
     with console.progress() as on_progress:
-        result = evaluate_robustness(opened, k=k, metric=metric, on_progress=on_progress)
+        result = evaluate_robustness(opened, k=k, metric=metric, progress=on_progress)
     if as_json:
         console.print_json(result.as_dict())
     else:

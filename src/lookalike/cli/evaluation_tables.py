@@ -9,7 +9,6 @@ from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
     from lookalike.evaluation.human_judgements import JudgementsResult
-    from lookalike.evaluation.metrics import Estimate
     from lookalike.evaluation.results import Evaluation
     from lookalike.evaluation.robustness import RobustnessResult
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print the scores of gallery and baselines, those of variants, and the verdict."""
     from lookalike.evaluation.baselines import baseline_notes
-    from lookalike.evaluation.summary import cautions, ceiling_note, most_confused, verdict
+    from lookalike.evaluation.summary import cautions, ceiling_note, most_confused
 
     print_table(*_scores(evaluation), title=_title(evaluation))
     k = evaluation.k
@@ -40,14 +39,14 @@ def print_evaluation(evaluation: Evaluation) -> None:
     first = evaluation.scores.first
     if first.queries < len(evaluation.examples):
         queries = format_count(first.queries, "query", "queries")
-        print_lines(f"first {queries}: precision@{k} {_interval(first.precision_estimate)}")
-    print_lines(f"* {verdict(evaluation)}")
+        print_lines(f"first {queries}: precision@{k} {first.precision_estimate!s}")
+    print_lines(f"* {evaluation.verdict()}")
     if text := most_confused(evaluation):
         print_lines(f"most confused: {text}")
-    print_lines(
-        f"latency per query: median {evaluation.latency.p50:.2f} ms, "
-        f"95th percentile {evaluation.latency.p95:.2f} ms"
-    )
+    if (latency := evaluation.latency) is not None:
+        print_lines(
+            f"latency per query: median {latency.p50:.2f} ms, 95th percentile {latency.p95:.2f} ms"
+        )
 
 
 def _title(evaluation: Evaluation) -> str:
@@ -60,17 +59,15 @@ def _title(evaluation: Evaluation) -> str:
 
 def _scores(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows, the best encoder first."""
-    from lookalike.evaluation.summary import ranking
-
     k, rows = evaluation.k, []
-    for name, scores in ranking(evaluation):
+    for name, scores in evaluation.ranking():
         marked = f"{name} *" if scores is evaluation.scores else name
         first = f"{scores.recall_at_1.value:.4f}"
         if evaluation.criterion.labeled:
-            rows.append([marked, _interval(scores.precision), _interval(scores.map), first])
+            rows.append([marked, str(scores.precision), str(scores.map), first])
         else:
             retrieved, recall = (f"{e.value:.4f}" for e in (scores.map_retrieved, scores.recall))
-            rows.append([marked, _interval(scores.map), retrieved, first, recall])
+            rows.append([marked, str(scores.map), retrieved, first, recall])
     if evaluation.criterion.labeled:
         return ["encoder", f"precision@{k}", f"mAP@{k}", "R@1"], rows
     return ["encoder", f"mAP@{k}", "mAP retrieved", "R@1", f"recall@{k}"], rows
@@ -82,7 +79,7 @@ def _print_variants(evaluation: Evaluation) -> None:
         f"{evaluation.scores.map.value:.4f}",
         "",
         f"{evaluation.scores.recall_at_1.value:.4f}",
-        f"{evaluation.latency.p50:.1f}",
+        "" if evaluation.latency is None else f"{evaluation.latency.p50:.1f}",
     ]
     rows = [
         [
@@ -100,12 +97,10 @@ def _print_variants(evaluation: Evaluation) -> None:
 
 def print_robustness(result: RobustnessResult) -> None:
     """Print the scores under each corruption, and the verdict."""
-    from lookalike.evaluation.robustness import verdict
-
     rows = [
         (
             name,
-            _interval(scores.map),
+            str(scores.map),
             f"{scores.recall_at_1.value:.4f}",
             f"{scores.recall.value:.4f}",
             scores.summary,
@@ -121,7 +116,7 @@ def print_robustness(result: RobustnessResult) -> None:
     if result.no_content:
         images = format_count(len(result.no_content), "image")
         print_lines(f"{images} without content (blank or nearly of one color): in no score")
-    print_lines(verdict(result))
+    print_lines(result.verdict())
 
 
 def print_judgements(result: JudgementsResult) -> None:
@@ -130,7 +125,7 @@ def print_judgements(result: JudgementsResult) -> None:
         (
             each.gallery,
             str(each.k),
-            _interval(each.precision),
+            str(each.precision),
             f"{each.map_retrieved.value:.4f}",
             f"{each.recall_at_1.value:.4f}",
             f"{each.queries:,}",
@@ -149,7 +144,7 @@ def print_judgements(result: JudgementsResult) -> None:
             f"{pair.a} : {pair.b}",
             f"{pair.for_a} : {pair.for_b}",
             str(pair.ties),
-            _interval(pair.share),
+            str(pair.share),
             _share(pair.agreement),
         )
         for pair in result.preferences
@@ -169,8 +164,3 @@ def print_judgements(result: JudgementsResult) -> None:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _interval(e: Estimate) -> str:
-    """Return a value with its 95 % interval."""
-    return f"{e.value:.4f} [{e.interval.describe('.3f')}]"

@@ -102,9 +102,9 @@ def run_demo(
 
     log(f"5. Evaluate with all {len(test):,} queries, and with baselines")
     log(shell_line("evaluate", gallery.path, test_spec, "--baselines"))
-    evaluation = evaluate(gallery, test, baselines=True, on_progress=on_progress)
+    evaluation = evaluate(gallery, test, baselines=True, progress=on_progress)
     others = {
-        recipe: evaluate(other, test, on_progress=on_progress).scores
+        recipe: evaluate(other, test, progress=on_progress).scores
         for recipe, other in galleries.items()
         if recipe != main
     }

@@ -105,7 +105,7 @@ def run_demo(
 
     log("5. Evaluate: every piece is a query for the others of its photograph")
     log(shell_line("evaluate", path, "--baselines"))
-    evaluation = evaluate(gallery, baselines=True, on_progress=on_progress)
+    evaluation = evaluate(gallery, baselines=True, progress=on_progress)
 
     log(f"6. Write the report: {folder / 'report.html'}")
     write_report(evaluation, gallery, folder / "report.html")

@@ -91,9 +91,9 @@ def run_demo(
     log(f"5. Evaluate with {len(queries)} photographs, and with baselines")
     variants = ("--variants", ",".join(VARIANTS)) if VARIANTS else ()
     log(shell_line("evaluate", path, STREET, "--match", "item", "--baselines", *variants))
-    before = evaluate(plain, queries, match="item", on_progress=on_progress)
+    before = evaluate(plain, queries, match="item", progress=on_progress)
     evaluation = evaluate(
-        adapted, queries, match="item", baselines=True, variants=VARIANTS, on_progress=on_progress
+        adapted, queries, match="item", baselines=True, variants=VARIANTS, progress=on_progress
     )
     evaluation = replace(evaluation, others={f"{_ENCODER}, pretrained": before.scores})
 

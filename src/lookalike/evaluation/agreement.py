@@ -9,30 +9,31 @@ under the ROC curve of the cosine similarity. Both compare encoders on the same 
 
 from __future__ import annotations
 
-import csv
-import difflib
-import re
-from collections import Counter
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.csv_text import unescape_cell
 from lookalike.errors import InputError
 from lookalike.evaluation.metrics import (
     RESAMPLES,
     Estimate,
     Interval,
-    average_precision_at_k,
     bootstrap_batch_size,
     bootstrap_interval,
 )
-from lookalike.files import read_text
+from lookalike.evaluation.trial import leave_one_out
 from lookalike.formatting import format_count
+from lookalike.sources.labels import (
+    LabelSet,
+    LabelSource,
+    read_labels,
+    resolve_ids,
+)
+from lookalike.sources.tables import Table, read_table
 from lookalike.types import Embeddings
 from lookalike.vectors import unit_rows
 
@@ -45,8 +46,7 @@ MIN_PAIRS = 5
 
 _YES = frozenset(("yes", "y", "1", "true"))
 _NO = frozenset(("no", "n", "0", "false"))
-_MAX_COMPARED = 20_000
-"""Ids among which the nearest to a mistyped one is sought."""
+_PAIR_COLUMNS = ("id_a", "id_b", "similar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,32 +59,31 @@ class Quality:
     @property
     def tied(self) -> bool:
         """Whether there is no significant difference to the best encoder."""
-        return self.difference.low <= 0 <= self.difference.high
+        return self.difference.side == 0
 
 
 @dataclass(frozen=True, slots=True)
 class LabelJudgements:
-    """Labels of images, by id."""
+    """Labels of images: two of them are similar if they share a label."""
 
-    labels: Mapping[str, str]
+    labels: LabelSet
 
     measure = f"leave-one-out mAP@{K}"
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The labeled images."""
-        return tuple(self.labels)
+        return tuple(self.labels.by_id)
 
     @property
     def summary(self) -> str:
         """The number of images and labels, in words."""
-        labels = len(set(self.labels.values()))
-        return f"{format_count(len(self.labels), 'labeled image')}, {format_count(labels, 'label')}"
+        labels = format_count(len(self.labels.counts), "label")
+        return f"{format_count(len(self.labels), 'labeled image')}, {labels}"
 
     def restrict(self, ids: frozenset[str]) -> LabelJudgements:
         """Return the labels of these images only."""
-        labels = {row_id: label for row_id, label in self.labels.items() if row_id in ids}
-        return LabelJudgements(labels)
+        return LabelJudgements(self.labels.restrict(ids))
 
     def check(self, name: str) -> None:
         """Check that there are enough to compare encoders.
@@ -98,13 +97,15 @@ class LabelJudgements:
                 f"{name}: {format_count(len(self.labels), 'labeled image')}, at least "
                 f"{MIN_LABELED} needed; label {MIN_LABELED - len(self.labels)} more"
             )
-        counts = Counter(self.labels.values())
+        counts = self.labels.counts
         if len(counts) == 1:
             raise InputError(
                 f"{name}: all {len(self.labels)} images have the label {next(iter(counts))!r}; at "
                 "least two labels needed"
             )
-        paired = sum(count for count in counts.values() if count > 1)
+        paired = sum(
+            any(counts[label] > 1 for label in labels) for labels in self.labels.by_id.values()
+        )
         if paired < MIN_LABELED // 2:
             raise InputError(
                 f"{name}: images that share their label with another: {paired}, at least "
@@ -118,8 +119,10 @@ class LabelJudgements:
         same, so the intervals are somewhat narrow: with few labels, a candidate as good as the
         best was not counted as tied in up to 3 of 10 samples.
         """
-        labels = np.array([self.labels[row_id] for row_id in self.ids])
-        values = {name: average_precisions(rows, labels) for name, rows in embeddings.items()}
+        values = {
+            name: leave_one_out(rows, self.labels, k=K).scores.average_precision
+            for name, rows in embeddings.items()
+        }
         best = max(values, key=lambda name: float(values[name].mean()))
         return {
             name: Quality(
@@ -209,31 +212,6 @@ class PairJudgements:
 Judgements = LabelJudgements | PairJudgements
 
 
-def average_precisions(embeddings: Embeddings, labels: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Return leave-one-out average precision at 5 of each image that shares its label.
-
-    Args:
-        embeddings: ``(n, dim)``.
-        labels: ``(n,)``.
-
-    Ties are broken at random, in the same way for every encoder, since the order of the images
-    may follow their labels.
-    """
-    count = len(labels)
-    order = np.random.default_rng(0).permutation(count)
-    unit, names = unit_rows(embeddings[order]), labels[order]
-    similarity = unit @ unit.T
-    np.fill_diagonal(similarity, -np.inf)
-    k = min(K, count - 1)
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    relevant = (names[:, None] == names).sum(axis=1) - 1
-    values = np.empty(count)
-    values[order] = average_precision_at_k(names[nearest] == names[:, None], relevant)
-    shared = np.empty(count, np.bool_)
-    shared[order] = relevant > 0
-    return values[shared]
-
-
 def roc_auc(
     positive: NDArray[np.float64], negative: NDArray[np.float64], axis: int = -1
 ) -> NDArray[np.float64]:
@@ -248,112 +226,59 @@ def roc_auc(
     return np.asarray(wins / (positive.shape[axis] * negative.shape[axis]))
 
 
-def read_judgements(path: Path, ids: Sequence[str]) -> Judgements:
-    """Read a CSV of labels (columns ``id``, ``label``) or pairs (``id_a``, ``id_b``, ``similar``).
+def read_judgements(source: LabelSource, ids: Sequence[str]) -> Judgements:
+    """Read labels, or a table of pairs with the columns ``id_a``, ``id_b`` and ``similar``.
 
-    Other columns are ignored, and so are rows with an empty label or judgement. ``similar`` is yes
-    or no, 1 or 0, true or false. The separator is a comma or a semicolon.
+    Other columns are ignored, and so are rows without a label or judgement. ``similar`` is yes or
+    no, 1 or 0, true or false.
 
     Args:
-        path: the file.
+        source: what :func:`~lookalike.sources.labels.read_labels` takes; a table of pairs is a
+            file.
         ids: the ids of the source.
 
     Raises:
-        InputError: it cannot be read, lacks columns, has an unknown id or a contradiction (line
-            and column are named), or has too few judgements.
+        InputError: it cannot be read, lacks columns, has an unknown id or a contradiction (the
+            line is named), or has too few judgements.
     """
-    rows = _rows(path)
-    columns = rows[0][1].keys() if rows else ()
-    id_set = frozenset(ids)
+    name = "labels"
+    if isinstance(source, str | os.PathLike):
+        source, name = read_table(Path(source), texts=True), str(source)
     judgements: Judgements
-    if {"id_a", "id_b", "similar"} <= set(columns):
-        judgements = _pairs(path, rows, id_set)
+    if isinstance(source, Table) and set(_PAIR_COLUMNS) <= set(source.names):
+        judgements = _read_pairs(source, ids)
     else:
-        judgements = _labels(path, rows, id_set)
-    judgements.check(str(path))
+        judgements = LabelJudgements(read_labels(source, ids))
+    judgements.check(name)
     return judgements
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows with their line numbers, cells stripped of spaces."""
-    try:
-        text = read_text(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text; save it as CSV in UTF-8") from error
-    first = re.split("[\r\n]", text, maxsplit=1)[0]
-    separator = ";" if ";" in first and "," not in first else ","
-    reader = csv.DictReader(StringIO(text, newline=""), delimiter=separator, restval="")
-    names = {name.strip() for name in reader.fieldnames or ()}
-    if not (names >= {"id", "label"} or names >= {"id_a", "id_b", "similar"}):
-        raise InputError(
-            f"{path}, line 1: columns {', '.join(sorted(names)) or 'missing'}; expected id and "
-            "label, or id_a, id_b and similar"
-        )
-    try:
-        rows = [
-            (
-                reader.line_num,
-                {k.strip(): unescape_cell(v.strip()) for k, v in row.items() if isinstance(k, str)},
-            )
-            for row in reader
-        ]
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: broken CSV ({error})") from error
-    if not rows:
-        raise InputError(f"{path}: no rows below the header")
-    return rows
-
-
-def _labels(
-    path: Path, rows: Sequence[tuple[int, Mapping[str, str]]], ids: frozenset[str]
-) -> LabelJudgements:
-    labels: dict[str, str] = {}
-    for line, row in rows:
-        if not row["label"]:
-            continue
-        row_id = _check_id(path, line, "id", row["id"], ids)
-        if labels.setdefault(row_id, row["label"]) != row["label"]:
-            raise InputError(
-                f"{path}, line {line}, column label: {row_id} is {row['label']!r} here and "
-                f"{labels[row_id]!r} above; delete one of the rows"
-            )
-    return LabelJudgements(labels)
-
-
-def _pairs(
-    path: Path, rows: Sequence[tuple[int, Mapping[str, str]]], ids: frozenset[str]
-) -> PairJudgements:
+def _read_pairs(table: Table, ids: Sequence[str]) -> PairJudgements:
+    if table.problems:
+        raise InputError(f"{table.problems[0].uri}: {table.problems[0].reason}")
+    rows = [(table.place(number), row) for number, row in enumerate(table.only(*_PAIR_COLUMNS))]
+    rows = [(place, row) for place, row in rows if "similar" in row]
+    ends = [
+        (f"{at}, column {c}", str(row.get(c, ""))) for at, row in rows for c in _PAIR_COLUMNS[:2]
+    ]
+    id_of = resolve_ids(ends, ids)
     pairs: dict[tuple[str, str], bool] = {}
-    for line, row in rows:
-        answer = row["similar"].lower()
-        if not answer:
-            continue
+    for place, row in rows:
+        answer = str(row["similar"]).lower()
         if answer not in _YES | _NO:
             raise InputError(
-                f"{path}, line {line}, column similar: {row['similar']!r}; expected yes or no, "
-                "1 or 0"
+                f"{place}, column similar: {row['similar']!r}; expected yes or no, 1 or 0"
             )
-        one, other = (_check_id(path, line, name, row[name], ids) for name in ("id_a", "id_b"))
+        one, other = (id_of[str(row.get(name, ""))] for name in _PAIR_COLUMNS[:2])
         if one == other:
-            raise InputError(f"{path}, line {line}, column id_b: {other}, the same as id_a")
+            raise InputError(f"{place}, column id_b: {other}, the same as id_a")
         pair = min(one, other), max(one, other)
         if pairs.setdefault(pair, answer in _YES) != (answer in _YES):
             raise InputError(
-                f"{path}, line {line}, column similar: contradicts a row above for the same two "
-                "images; delete one of the rows"
+                f"{place}, column similar: contradicts a row above for the same two images; "
+                "delete one of the rows"
             )
     return PairJudgements(tuple(pairs), tuple(pairs.values()))
-
-
-def _check_id(path: Path, line: int, column: str, row_id: str, ids: frozenset[str]) -> str:
-    if row_id in ids:
-        return row_id
-    candidates = sorted(ids)[:_MAX_COMPARED]
-    matches = difflib.get_close_matches(row_id, candidates, n=1, cutoff=0.4)
-    hint = f"; did you mean {matches[0]!r}?" if matches else f"; ids look like {candidates[0]!r}"
-    raise InputError(f"{path}, line {line}, column {column}: no image has the id {row_id!r}{hint}")
 
 
 def _interval(values: NDArray[np.float64]) -> Interval:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Mapping, Sequence
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import encoder_specs
@@ -18,20 +16,6 @@ UNUSABLE = (InputError, ArtifactError, MissingDependencyError)
 """Why an encoder cannot be run on some images: too few or too small ones, an unreadable image, a
 missing file or package."""
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class BaselineResults(Generic[T]):
-    """Results by baseline, and the reasons of the baselines without one.
-
-    ``unread`` are rows that no baseline has, since their images cannot be read.
-    """
-
-    results: dict[str, T] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    unread: tuple[Failure, ...] = ()
-
 
 def baseline_notes(left_out: Mapping[str, str], unread: Sequence[Failure] = ()) -> list[str]:
     """Return a line for each baseline that could not be run, and one for unreadable rows."""
@@ -43,25 +27,26 @@ def baseline_notes(left_out: Mapping[str, str], unread: Sequence[Failure] = ()) 
     return notes
 
 
-def run_baselines(
-    sample: Sequence[ImageArray],
-    work: Callable[[Encoder], T],
-    on_progress: ProgressCallback = ignore_progress,
-) -> BaselineResults[T]:
-    """Fit each baseline of the registry to a sample and run it.
+def fit_baselines(
+    sample: Sequence[ImageArray], on_progress: ProgressCallback = ignore_progress
+) -> tuple[dict[str, Encoder], dict[str, str]]:
+    """Fit each baseline of the registry to a sample.
 
     Args:
         sample: images ``(H, W)`` or ``(H, W, 3)`` uint8.
-        work: what to compute with a baseline; what it raises of :data:`UNUSABLE` leaves it out.
         on_progress: called for each baseline.
+
+    Returns:
+        The encoders by name, and the reasons of those that cannot be fitted.
     """
     specs = [spec for spec in encoder_specs().values() if spec.baseline]
-    run: BaselineResults[T] = BaselineResults()
+    fitted: dict[str, Encoder] = {}
+    left_out: dict[str, str] = {}
     for number, spec in enumerate(specs):
-        on_progress(Progress("compare with baselines", number, len(specs), "encoders"))
+        on_progress(Progress("fit baselines", number, len(specs), "encoders"))
         try:
-            run.results[spec.name] = work(spec.fit(spec.name, sample))
+            fitted[spec.name] = spec.fit(spec.name, sample)
         except UNUSABLE as error:
-            run.left_out[spec.name] = str(error)
-    on_progress(Progress("compare with baselines", len(specs), len(specs), "encoders"))
-    return run
+            left_out[spec.name] = str(error)
+    on_progress(Progress("fit baselines", len(specs), len(specs), "encoders"))
+    return fitted, left_out

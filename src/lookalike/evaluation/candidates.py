@@ -15,6 +15,7 @@ from lookalike.encoders.registry import encoder_specs, open_encoder
 from lookalike.errors import MissingDependencyError, SettingError, UnknownNameError
 from lookalike.evaluation.agreement import Quality
 from lookalike.evaluation.baselines import UNUSABLE
+from lookalike.evaluation.metrics import table_row
 from lookalike.evaluation.robustness import evaluate_encoder_robustness
 from lookalike.sources import ItemSource
 from lookalike.sources.sampling import SampledImage
@@ -88,6 +89,24 @@ class Candidate:
         """Whether R@1 is at least 0.9 under every corruption."""
         return all(recall >= _ROBUST_RECALL for recall in self.robustness.values())
 
+    def as_row(self) -> dict[str, Any]:
+        """Return the fields as columns of a table."""
+        row: dict[str, Any] = {
+            "encoder": self.name,
+            "images_per_second": self.rate,
+            "dim": self.encoder.dim,
+        }
+        if self.quality is None:
+            return row | dict(self.robustness) | {"robust": self.robust}
+        difference = self.quality.difference
+        row |= table_row({"quality": self.quality.estimate})
+        row |= {"difference_low": difference.low, "difference_high": difference.high}
+        return row | {
+            "tied": self.quality.tied,
+            "best": self.best,
+            "cheapest": self.cheapest,
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         fields: dict[str, Any] = {
@@ -155,6 +174,7 @@ class CandidateRunner:
                 self.images[:_ROBUSTNESS_IMAGES],
                 queries=_ROBUSTNESS_QUERIES,
                 corruptions=CORRUPTIONS,
+                embeddings=candidate.embeddings[:_ROBUSTNESS_IMAGES],
             )
             recalls = {name: scores.recall_at_1.value for name, scores in result.scores.items()}
             yield replace(candidate, robustness=recalls)

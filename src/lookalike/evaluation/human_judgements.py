@@ -20,7 +20,7 @@ import numpy as np
 
 from lookalike.documents import Fields, parse_json
 from lookalike.errors import InputError
-from lookalike.evaluation.metrics import Estimate
+from lookalike.evaluation.metrics import Estimate, QueryScores
 from lookalike.files import open_regular
 from lookalike.formatting import format_count
 
@@ -218,9 +218,11 @@ def _gallery_judgements(
 
 def _scores(relevant: Mapping[str, bool]) -> tuple[float, float, float]:
     """Return precision, average precision of the retrieved, and recall at 1."""
-    marks = np.array(list(relevant.values()), np.float64)
-    gains = marks * np.cumsum(marks) / np.arange(1, len(marks) + 1)
-    return float(marks.mean()), float(gains.sum() / max(1.0, marks.sum())), float(marks[0])
+    marks = np.array([list(relevant.values())], np.bool_)
+    scores = QueryScores.of(marks, marks.sum(axis=1))
+    values = (scores.precision, scores.average_precision_of_retrieved, scores.recall_at_1)
+    precision, average, first = (float(each[0]) for each in values)
+    return precision, average, first
 
 
 def _preference(a: str, b: str, queries: Mapping[str, list[float]]) -> Preference:

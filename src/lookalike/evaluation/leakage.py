@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import ImageError
 from lookalike.explore.comparison import SAMPLED_SIDE, read_thumbnails
-from lookalike.explore.copy_threshold import CopyThreshold, calibrate_threshold, thumbnail_vector
+from lookalike.explore.copy_threshold import CopyThreshold, calibrate_threshold
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ingest import item_hash
@@ -38,6 +38,11 @@ _NEAREST = 3
 
 _FIRST_DEPTH = 64
 _LISTED = 20
+
+
+Thumbnails = Sequence[NDArray[np.float32] | None]
+"""What is compared of each query, :func:`~lookalike.explore.copy_threshold.thumbnail_vector` of its
+image: None if that has no content, or was not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +121,7 @@ def find_leakage(  # noqa: PLR0913 - keyword options
     embeddings: Embeddings,
     *,
     nearest: Sequence[Sequence[Hit]] | None = None,
-    near: bool = True,
+    thumbnails: Thumbnails | None = None,
     exclude: bool = False,
     on_progress: ProgressCallback = ignore_progress,
 ) -> LeakedRows:
@@ -128,8 +133,8 @@ def find_leakage(  # noqa: PLR0913 - keyword options
         embeddings: ``(q, dim)`` of the queries, by the gallery's encoder.
         nearest: the nearest rows of each query by the gallery's metric, without itself, if they are
             known: saves a search unless all rows like a query are to be found.
-        near: also search near-duplicates, which reads 100 of the gallery's images and those near
-            the queries.
+        thumbnails: of the queries, to also search near-duplicates, which reads 100 of the
+            gallery's images and those near the queries.
         exclude: find all rows like a query, not only whether there is one.
         on_progress: called after each step.
     """
@@ -139,8 +144,8 @@ def find_leakage(  # noqa: PLR0913 - keyword options
     identical = _identical(records, queries)
     similar: dict[str, frozenset[str]] = {}
     threshold, unknown = None, ""
-    if near:
-        search = _NearSearch(gallery, records, queries, embeddings)
+    if thumbnails is not None:
+        search = _NearSearch(gallery, records, queries, embeddings, thumbnails)
         threshold, unknown = search.calibrate()
         known = None if exclude else nearest
         similar = {} if threshold is None else search.run(threshold, known, exclude=exclude)
@@ -192,6 +197,7 @@ class _NearSearch:
     records: Mapping[str, Record]
     queries: Sequence[Item]
     embeddings: Embeddings
+    thumbnails: Thumbnails
 
     def calibrate(self) -> tuple[CopyThreshold | None, str]:
         """Return what a near-duplicate is in the gallery; or None, and why that is unknown."""
@@ -213,7 +219,6 @@ class _NearSearch:
         self, threshold: CopyThreshold, nearest: Sequence[Sequence[Hit]] | None, *, exclude: bool
     ) -> dict[str, frozenset[str]]:
         """Return the near-duplicates of each query that has any, by its id."""
-        thumbnails = list(thread_map(_thumbnail, self.queries))
         if nearest is None:
             hits = self._within(threshold.distance, exclude=exclude)
         else:
@@ -232,7 +237,7 @@ class _NearSearch:
 
         return {
             query.id: near
-            for query, vector, found in zip(self.queries, thumbnails, hits, strict=True)
+            for query, vector, found in zip(self.queries, self.thumbnails, hits, strict=True)
             if vector is not None
             if (near := frozenset(row for row in found if is_near(vector, row)))
         }
@@ -272,7 +277,3 @@ class _NearSearch:
     def _euclidean(self, distance: float) -> float:
         """Return the distance of vectors, of unit length where the metric is cosine."""
         return distance if self.gallery.metric is Metric.L2 else float(max(2 * distance, 0) ** 0.5)
-
-
-def _thumbnail(query: Item) -> NDArray[np.float32] | None:
-    return thumbnail_vector(query.image())

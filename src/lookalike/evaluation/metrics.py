@@ -42,6 +42,11 @@ class Interval:
         """Whether there is an interval."""
         return not math.isnan(self.low)
 
+    @property
+    def side(self) -> int:
+        """1 if the whole interval is above 0, -1 if it is below, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
     def as_list(self) -> list[float | None]:
         """Return both ends as JSON values, null if there is no interval."""
         return [self.low, self.high] if self.is_defined else [None, None]
@@ -227,6 +232,22 @@ class Estimate:
         interval = bootstrap_interval(values)
         return cls(float(values.mean()), interval)
 
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.interval.describe('.3f')}]"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values, the interval as ``[low, high]``."""
+        return {"value": self.value, "interval": self.interval.as_list()}
+
+
+def table_row(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    """Return estimates as columns of a table: ``NAME``, ``NAME_low`` and ``NAME_high``."""
+    row: dict[str, float] = {}
+    for name, estimate in estimates.items():
+        low, high = estimate.interval.low, estimate.interval.high
+        row |= {name: estimate.value, f"{name}_low": low, f"{name}_high": high}
+    return row
+
 
 @dataclass(frozen=True, slots=True)
 class GroupScore:
@@ -262,7 +283,7 @@ class FirstScore(GroupScore):
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Scores:
     """One encoder's scores over all queries, over the first ones, and by label.
 
@@ -307,11 +328,22 @@ class Scores:
             per_label={str(label): group(names == label) for label in np.unique(names)},
         )
 
+    def __repr__(self) -> str:
+        return (
+            f"Scores({self.encoder!r}, {self.metric.value}: precision {self.precision}, "
+            f"mAP {self.map}, R@1 {self.recall_at_1})"
+        )
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The scores over all queries, by name."""
+        names = ("precision", "map", "map_retrieved", "recall", "recall_at_1")
+        return {name: getattr(self, name) for name in names}
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, intervals as ``NAME_interval: [low, high]``."""
         fields: dict[str, Any] = {"encoder": self.encoder, "metric": self.metric.value}
-        for name in ("precision", "map", "map_retrieved", "recall", "recall_at_1"):
-            estimate: Estimate = getattr(self, name)
+        for name, estimate in self.estimates.items():
             fields[name] = estimate.value
             fields[f"{name}_interval"] = estimate.interval.as_list()
         fields["first"] = self.first.as_dict()

@@ -15,8 +15,13 @@ from typing import Any
 import numpy as np
 
 from lookalike.encoders.registry import find_encoder_spec
-from lookalike.errors import InputError, SettingError
-from lookalike.evaluation.agreement import Judgements, LabelJudgements, read_judgements
+from lookalike.errors import InputError, SettingError, require
+from lookalike.evaluation.agreement import (
+    Judgements,
+    LabelJudgements,
+    PairJudgements,
+    read_judgements,
+)
 from lookalike.evaluation.candidates import (
     DEFAULTS,
     Candidate,
@@ -24,18 +29,22 @@ from lookalike.evaluation.candidates import (
     ChooseOptions,
     candidate_names,
 )
+from lookalike.formatting import format_count
+from lookalike.gallery.notebook import scores_html
+from lookalike.progress import ProgressOption, reporting
 from lookalike.sources import Item, ItemSource, Source, open_source
+from lookalike.sources.labels import LabelSet, LabelSource, labels_of_items
 from lookalike.sources.sampling import SampledImage, read_sample
-from lookalike.types import Failure, ProgressCallback, ignore_progress
+from lookalike.types import Failure
 
 OWN = "own"
 IMAGES = 3_000
 """Maximum number of images, unless more are labeled."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Choice:
-    """The result of :func:`choose`.
+    """The result of :func:`choose`; in a notebook, a table of the candidates.
 
     ``candidates`` are ordered by quality, or as they were run without labels. ``items`` are the
     images of the sample. ``not_tried`` holds the reason by name of the encoder.
@@ -60,6 +69,56 @@ class Choice:
                 return candidate
         raise InputError(UNRANKED)
 
+    def verdict(self) -> str:
+        """Name the best encoder and those tied with it, in one sentence."""
+        if self.judgements is None:
+            return UNRANKED
+        best, cheapest = self.select(), self.select(cheapest=True)
+        assert best.quality is not None
+        text = (
+            f"{best.name} is best on {self.judgements.summary}: "
+            f"{self.judgements.measure} {best.quality.estimate.value:.3f}"
+        )
+        if len(self.candidates) == 1:
+            return f"{text}; no other encoder was run"
+        tied = [c.name for c in self.candidates if not c.best and c.quality and c.quality.tied]
+        if not tied:
+            return f"{text}; all others are significantly worse"
+        faster = f", and {cheapest.name} is the fastest of these" if cheapest is not best else ""
+        return f"{text}; not significantly better than {', '.join(tied)}{faster}; label more images"
+
+    def __repr__(self) -> str:
+        candidates = format_count(len(self.candidates), "encoder")
+        return (
+            f"Choice({candidates} on {format_count(len(self.items), 'image')};\n  {self.verdict()})"
+        )
+
+    def _repr_html_(self) -> str:
+        title = f"{format_count(len(self.items), 'image')} of {self.source}"
+        if self.judgements is not None:
+            title += f", {self.judgements.summary}; quality: {self.judgements.measure}"
+        columns = list(dict.fromkeys(name for row in self._rows() for name in row))
+        rows = [[_cell(row.get(name)) for name in columns] for row in self._rows()]
+        return scores_html(title, columns, rows, self.verdict())
+
+    def to_pandas(self) -> Any:
+        """Return the candidates as a DataFrame, in their order.
+
+        The columns are ``images_per_second``, ``dim`` and, with labels, ``quality``,
+        ``quality_low``, ``quality_high``, ``difference_low``, ``difference_high`` to the best one,
+        ``tied``, ``best`` and ``cheapest``; without, R@1 by corruption and ``robust``.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        require("pandas", "Choice.to_pandas", "pandas")
+        import pandas as pd
+
+        return pd.DataFrame(self._rows()).set_index("encoder")
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [candidate.as_row() for candidate in self.candidates]
+
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of ``lookalike choose --json``."""
         ranked = self.judgements is not None
@@ -74,7 +133,7 @@ class Choice:
             "candidates": [candidate.as_dict() for candidate in self.candidates],
             "not_tried": dict(self.not_tried),
             "seconds": self.seconds,
-            "verdict": verdict(self),
+            "verdict": self.verdict(),
         }
 
 
@@ -87,19 +146,20 @@ UNRANKED = (
 def choose(
     source: str | Path | Source,
     *,
-    labels: str | Path | Judgements | None = None,
+    labels: LabelSource | Judgements | None = None,
     options: ChooseOptions = DEFAULTS,
-    on_progress: ProgressCallback = ignore_progress,
+    progress: ProgressOption = True,
 ) -> Choice:
     """Run encoders on images and rank them by labels or judgements of pairs.
 
     Args:
         source: a source for :func:`lookalike.open_source`, or an opened one.
-        labels: a CSV file (see :func:`lookalike.evaluation.agreement.read_judgements`), judgements
-            in memory, or ``"own"`` for the source's labels. The source's labels are not used by
-            default, since names of sub-folders need not mean similarity.
+        labels: what :func:`~lookalike.sources.labels.read_labels` takes (a label file, a mapping,
+            a DataFrame), a file of pairs (``id_a,id_b,similar``), or ``"own"`` for the source's
+            labels. The source's labels are not used by default, since names of sub-folders need
+            not mean similarity.
         options: time limit, encoders, training, seed.
-        on_progress: called for each encoder.
+        progress: True shows it on a terminal or in a notebook, False does not; or a callback.
 
     Raises:
         InputError: labels that cannot be used or are too few, or fewer than two images.
@@ -113,21 +173,22 @@ def choose(
     for name in names:
         find_encoder_spec(name)
     start = time.monotonic()
-    opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
-    judgements = _judgements(opened, labels)
-    sample, skipped = _sample(opened, judgements, options.seed)
-    ids = [each.item.id for each in sample]
-    if judgements is not None:
-        judgements = judgements.restrict(frozenset(ids))
-        judgements.check(str(labels) if isinstance(labels, str | Path) else "labels")
-    runner = CandidateRunner(sample, options, start + 60 * options.minutes, on_progress)
-    candidates = tuple(runner.run(names))
-    if not candidates:
-        raise InputError(f"{opened.spec}: no encoder could be run: {runner.reasons()}")
-    if judgements is None:
-        candidates = tuple(runner.with_robustness(candidates))
-    else:
-        candidates = rank_candidates(candidates, judgements, ids)
+    with reporting(progress) as on_progress:
+        opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
+        judgements = _judgements(opened, labels)
+        sample, skipped = _sample(opened, judgements, options.seed)
+        ids = [each.item.id for each in sample]
+        if judgements is not None:
+            judgements = judgements.restrict(frozenset(ids))
+            judgements.check(str(labels) if isinstance(labels, str | Path) else "labels")
+        runner = CandidateRunner(sample, options, start + 60 * options.minutes, on_progress)
+        candidates = tuple(runner.run(names))
+        if not candidates:
+            raise InputError(f"{opened.spec}: no encoder could be run: {runner.reasons()}")
+        if judgements is None:
+            candidates = tuple(runner.with_robustness(candidates))
+        else:
+            candidates = rank_candidates(candidates, judgements, ids)
     return Choice(
         source=opened.spec,
         candidates=candidates,
@@ -137,6 +198,10 @@ def choose(
         not_tried=runner.not_tried,
         seconds=time.monotonic() - start,
     )
+
+
+def _cell(value: object) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def rank_candidates(
@@ -157,49 +222,27 @@ def rank_candidates(
     )
 
 
-def verdict(choice: Choice) -> str:
-    """Name the best encoder and those tied with it, in one sentence."""
-    if choice.judgements is None:
-        return UNRANKED
-    best, cheapest = choice.select(), choice.select(cheapest=True)
-    assert best.quality is not None
-    text = (
-        f"{best.name} is best on {choice.judgements.summary}: "
-        f"{choice.judgements.measure} {best.quality.estimate.value:.3f}"
-    )
-    if len(choice.candidates) == 1:
-        return f"{text}; no other encoder was run"
-    tied = [c.name for c in choice.candidates if not c.best and c.quality and c.quality.tied]
-    if not tied:
-        return f"{text}; all others are significantly worse"
-    faster = f", and {cheapest.name} is the fastest of these" if cheapest is not best else ""
-    return f"{text}; not significantly better than {', '.join(tied)}{faster}; label more images"
-
-
-def _judgements(source: Source, labels: str | Path | Judgements | None) -> Judgements | None:
-    if labels is None or not isinstance(labels, str | Path):
+def _judgements(source: Source, labels: LabelSource | Judgements | None) -> Judgements | None:
+    if labels is None or isinstance(labels, LabelJudgements | PairJudgements):
         return labels
-    if labels == OWN:
-        source_labels = {
-            i.id: str(i.metadata["label"]) for i in source if i.metadata.get("label") is not None
-        }
-        if not source_labels:
+    if isinstance(labels, str) and labels == OWN:
+        own = labels_of_items(f"{source.spec}, its own labels", source)
+        if not len(own):
             raise InputError(
-                f"{source.spec}: has no labels; give a CSV file as {{labels}}", labels=None
+                f"{source.spec}: has no labels; give a file of labels as {{labels}}", labels=None
             )
-        judgements = LabelJudgements(_subsample(source_labels))
-        judgements.check(f"{source.spec}, its own labels")
+        judgements = LabelJudgements(_subsample(own))
+        judgements.check(own.name)
         return judgements
-    return read_judgements(Path(labels), [item.id for item in source])
+    return read_judgements(labels, [item.id for item in source])
 
 
-def _subsample(labels: Mapping[str, str]) -> Mapping[str, str]:
+def _subsample(labels: LabelSet) -> LabelSet:
     """Return at most :data:`IMAGES` of the labels."""
     if len(labels) <= IMAGES:
         return labels
-    drawn = np.random.default_rng(0).permutation(len(labels))[:IMAGES]
-    pairs = list(labels.items())
-    return dict(pairs[i] for i in sorted(drawn.tolist()))
+    ids = list(labels.by_id)
+    return labels.restrict(ids[i] for i in np.random.default_rng(0).permutation(len(ids))[:IMAGES])
 
 
 def _sample(

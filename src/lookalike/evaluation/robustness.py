@@ -8,7 +8,6 @@ by precision, since it favors those trained with the same corruptions as augment
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,26 +20,21 @@ from numpy.typing import NDArray
 from lookalike.config import settings
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.batching import encode_items
-from lookalike.errors import ImageError, InputError, SettingError
-from lookalike.evaluation.metrics import (
-    Correct,
-    Estimate,
-    average_precision_at_k,
-    recall_at_1,
-    recall_at_k,
-)
+from lookalike.errors import ImageError, InputError, SettingError, require
+from lookalike.evaluation.metrics import Correct, Estimate, QueryScores, table_row
+from lookalike.evaluation.trial import EncodedRows, SearchableRows, known_item
 from lookalike.explore.copy_threshold import has_content
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.notebook import scores_html
 from lookalike.images.corruptions import Corruption, find_corruptions
 from lookalike.images.decode import content_hash, shrink_image
+from lookalike.progress import ProgressOption, reporting
 from lookalike.sources import Item
-from lookalike.stores.base import MAX_K, Record, RowReader, Rows
-from lookalike.stores.memory import MemoryStore
+from lookalike.stores.base import Record
 from lookalike.types import (
     Embeddings,
     Failure,
-    Hit,
     ImageArray,
     Metric,
     Progress,
@@ -79,27 +73,31 @@ class CorruptionScores:
     @classmethod
     def of(cls, summary: str, correct: Correct) -> Self:
         """Average ``(q, k)``: whether the original has each rank."""
-        one = np.ones(len(correct), np.int64)
+        scores = QueryScores.of(correct, np.ones(len(correct), np.int64))
         return cls(
             summary,
-            Estimate.of(average_precision_at_k(correct, one)),
-            Estimate.of(recall_at_1(correct)),
-            Estimate.of(recall_at_k(correct, one)),
+            Estimate.of(scores.average_precision),
+            Estimate.of(scores.recall_at_1),
+            Estimate.of(scores.recall),
         )
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The scores by name."""
+        return {"map": self.map, "recall_at_1": self.recall_at_1, "recall": self.recall}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, intervals as ``NAME_interval: [low, high]``."""
         fields: dict[str, Any] = {"summary": self.summary}
-        for name in ("map", "recall_at_1", "recall"):
-            estimate: Estimate = getattr(self, name)
+        for name, estimate in self.estimates.items():
             fields[name] = estimate.value
             fields[f"{name}_interval"] = estimate.interval.as_list()
         return fields
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RobustnessResult:
-    """The result of :func:`evaluate_robustness`.
+    """The result of :func:`evaluate_robustness`; in a notebook, a table of the scores.
 
     ``gallery`` is its path, None for images outside a gallery. ``rows`` is the number of images
     searched, ``queries`` of those corrupted. ``no_content`` are the sampled images that are blank
@@ -119,6 +117,49 @@ class RobustnessResult:
     scores: Mapping[str, CorruptionScores]
     examples: tuple[Mapping[str, ImageArray], ...]
     no_content: tuple[str, ...] = ()
+
+    def verdict(self) -> str:
+        """Name the corruptions that the encoder is most and least robust to, in one sentence."""
+        values = {name: f"{scores.map.value:.4f}" for name, scores in self.scores.items()}
+        high, low = (
+            f"{', '.join(name for name in values if values[name] == end)} (mAP@{self.k} {end})"
+            for end in (max(values.values()), min(values.values()))
+        )
+        most = f"most robust to {high}, least to {low}"
+        ranks = f"equally robust to {high}" if high == low else most
+        return f"{self.encoder} is {ranks}; this measures {MEANING}"
+
+    def __repr__(self) -> str:
+        return f"RobustnessResult({self._title()};\n  {self.verdict()})"
+
+    def _title(self) -> str:
+        images = format_count(self.queries, "corrupted image")
+        return f"{images} among {format_count(self.rows, 'row')}, {self.metric.value} distance"
+
+    def _repr_html_(self) -> str:
+        columns = ("corruption", f"mAP@{self.k}", "R@1", f"recall@{self.k}", "strength")
+        rows = [
+            (name, *map(str, (each.map, each.recall_at_1, each.recall)), each.summary)
+            for name, each in self.scores.items()
+        ]
+        return scores_html(self._title(), columns, rows, self.verdict())
+
+    def to_pandas(self) -> Any:
+        """Return the scores as a DataFrame, a row for each corruption.
+
+        The columns are ``map``, ``recall_at_1`` and ``recall``, each with ``NAME_low`` and
+        ``NAME_high``, the ends of its 95 % interval.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        require("pandas", "RobustnessResult.to_pandas", "pandas")
+        import pandas as pd
+
+        rows = [
+            {"corruption": name, **table_row(each.estimates)} for name, each in self.scores.items()
+        ]
+        return pd.DataFrame(rows).set_index("corruption")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of ``lookalike evaluate robustness --json``."""
@@ -144,7 +185,7 @@ def evaluate_robustness(
     queries: int = 500,
     seed: int = 0,
     metric: Metric | str | None = None,
-    on_progress: ProgressCallback = ignore_progress,
+    progress: ProgressOption = True,
 ) -> RobustnessResult:
     """Corrupt images of a gallery and search for their originals.
 
@@ -164,7 +205,7 @@ def evaluate_robustness(
         seed: of the sample and the corruptions; galleries of the same images get the same queries
             whatever their encoder.
         metric: ``l2`` or ``cosine``; by default the gallery's own.
-        on_progress: called after each batch.
+        progress: True shows it on a terminal or in a notebook, False does not; or a callback.
 
     Raises:
         InputError: fewer than two distinct images, or none that can be read and has content.
@@ -176,14 +217,16 @@ def evaluate_robustness(
     target = _Target(
         name=str(gallery.path),
         encoder=gallery.encoder,
-        store=gallery.store,
+        rows=gallery.store,
+        records=list(gallery.store.records()),
         metric=gallery.metric if metric is None else Metric(metric),
         open_items=gallery.open_rows,
     )
-    return experiment.run(target, str(gallery.path), on_progress)
+    with reporting(progress) as on_progress:
+        return experiment.run(target, str(gallery.path), on_progress)
 
 
-def evaluate_encoder_robustness(
+def evaluate_encoder_robustness(  # noqa: PLR0913 - keyword options
     encoder: Encoder,
     images: Sequence[ImageArray] | NDArray[np.uint8],
     *,
@@ -191,6 +234,7 @@ def evaluate_encoder_robustness(
     queries: int = 500,
     seed: int = 0,
     corruptions: Sequence[str] | None = None,
+    embeddings: Embeddings | None = None,
 ) -> RobustnessResult:
     """Run :func:`evaluate_robustness` on images outside a gallery, with cosine distance.
 
@@ -201,6 +245,7 @@ def evaluate_encoder_robustness(
         queries: maximum number of distinct images, drawn at random.
         seed: of the sample and the corruptions.
         corruptions: names in :data:`lookalike.images.corruptions.CORRUPTIONS`; by default, all.
+        embeddings: ``(n, dim)`` of the images, if they have been encoded.
 
     Raises:
         InputError: fewer than two distinct images.
@@ -214,30 +259,20 @@ def evaluate_encoder_robustness(
         row_id: Item(row_id, f"image {number}", {}, partial(np.asarray, image))
         for number, (row_id, image) in enumerate(zip(ids, images, strict=True))
     }
-    store = MemoryStore(encoder.dim)
-    if ids:
-        embeddings = np.concatenate(list(encode_items(encoder, list(items.values()))))
-        hashes = [content_hash(image) for image in images]
-        store.upsert(Rows(ids, [""] * len(ids), embeddings, [{}] * len(ids), hashes))
+    if embeddings is None:
+        embeddings = encoder.encode_batch(images) if ids else np.empty((0, encoder.dim), np.float32)
     target = _Target(
         name="images",
         encoder=encoder,
-        store=store,
+        rows=EncodedRows(ids, embeddings),
+        records=[
+            Record(row_id, "", {}, content_hash(image))
+            for row_id, image in zip(ids, images, strict=True)
+        ],
         metric=Metric.COSINE,
         open_items=lambda records: [items[record.id] for record in records],
     )
     return experiment.run(target, None, ignore_progress)
-
-
-def verdict(result: RobustnessResult) -> str:
-    """Name the corruptions that the encoder is most and least robust to, in one sentence."""
-    values = {name: f"{scores.map.value:.4f}" for name, scores in result.scores.items()}
-    high, low = (
-        f"{', '.join(name for name in values if values[name] == end)} (mAP@{result.k} {end})"
-        for end in (max(values.values()), min(values.values()))
-    )
-    ranks = f"equally robust to {high}" if high == low else f"most robust to {high}, least to {low}"
-    return f"{result.encoder} is {ranks}; this measures {MEANING}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +281,8 @@ class _Target:
 
     name: str
     encoder: Encoder
-    store: RowReader
+    rows: SearchableRows
+    records: Sequence[Record]
     metric: Metric
     open_items: Callable[[Sequence[Record]], Sequence[Item]]
 
@@ -288,9 +324,9 @@ class _Experiment:
             InputError: fewer than two distinct images, or none that can be read.
             ImageError: the encoder cannot encode one.
         """
-        records = list(target.store.records())
+        records = target.records
         sample = self._draw(target, records)
-        ranks = _OriginalRanks.of(records, target, self.k)
+        copies = _copies(records)
         correct: dict[str, list[Correct]] = {each.name: [] for each in self.corruptions}
         skipped: list[Failure] = []
         blank: list[str] = []
@@ -305,8 +341,10 @@ class _Experiment:
             for corruption in self.corruptions if queries else ():
                 items = [query.item(corruption, self.seed) for query in queries]
                 embeddings = np.concatenate(list(encode_items(target.encoder, items)))
-                contents = [query.content for query in queries]
-                correct[corruption.name].append(ranks.correct(embeddings, contents))
+                originals = [copies[query.content] for query in queries]
+                correct[corruption.name].append(
+                    known_item(target.rows, originals, embeddings, k=self.k, metric=target.metric)
+                )
             for place, query in enumerate(queries, done):
                 if place * _EXAMPLES >= len(examples) * len(sample):  # evenly spread
                     examples.append(query)
@@ -388,42 +426,12 @@ class _Query:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _OriginalRanks:
-    """Ranks of originals among the rows; ``contents`` is the content of each row by id."""
-
-    store: RowReader
-    metric: Metric
-    k: int
-    contents: Mapping[str, str]
-    copies: Mapping[str, int]
-
-    @classmethod
-    def of(cls, records: Sequence[Record], target: _Target, k: int) -> Self:
-        contents = {record.id: _content(record) for record in records}
-        return cls(target.store, target.metric, k, contents, Counter(contents.values()))
-
-    def correct(self, embeddings: Embeddings, contents: Sequence[str]) -> Correct:
-        """Return ``(q, k)``: whether the original of each of ``(q, dim)`` has each rank."""
-        correct = np.zeros((len(embeddings), self.k), np.bool_)
-        # With one more hit per copy, the first k hold all rows that tie with the original.
-        depths = [max(self.k, min(self.k + self.copies[c], MAX_K)) for c in contents]
-        for depth in sorted(set(depths)):
-            queries = [q for q, value in enumerate(depths) if value == depth]
-            results = self.store.search(embeddings[queries], depth, self.metric)
-            for q, hits in zip(queries, results, strict=True):
-                rank = self._rank(hits, contents[q])
-                if rank is not None and rank <= self.k:
-                    correct[q, rank - 1] = True
-        return correct
-
-    def _rank(self, hits: Sequence[Hit], content: str) -> int | None:
-        """Return the original's rank, after all other rows at its distance; None if not a hit."""
-        own = [hit.distance for hit in hits if self.contents.get(hit.id) == content]
-        if not own:
-            return None
-        others = [hit for hit in hits if self.contents.get(hit.id) != content]
-        return 1 + sum(hit.distance <= own[0] for hit in others)
+def _copies(records: Sequence[Record]) -> dict[str, frozenset[str]]:
+    """Return the ids of the rows of each image, by its content."""
+    copies: dict[str, set[str]] = {}
+    for record in records:
+        copies.setdefault(_content(record), set()).add(record.id)
+    return {content: frozenset(ids) for content, ids in copies.items()}
 
 
 def _content(record: Record) -> str:

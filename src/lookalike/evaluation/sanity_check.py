@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
-from lookalike.errors import InputError
-from lookalike.evaluation.baselines import baseline_notes, run_baselines
-from lookalike.evaluation.metrics import Estimate
+from lookalike.errors import InputError, LookalikeError
+from lookalike.evaluation.baselines import baseline_notes, fit_baselines
+from lookalike.evaluation.comparison import Comparison, verdict
+from lookalike.evaluation.metrics import PerQuery
 from lookalike.evaluation.robustness import MEANING, evaluate_encoder_robustness
+from lookalike.evaluation.single_pass import encode_images
+from lookalike.evaluation.trial import leave_one_out
+from lookalike.formatting import format_count
+from lookalike.progress import ProgressOption, reporting
 from lookalike.sources import Source
-from lookalike.sources.sampling import SampledImage, read_sample
-from lookalike.stores.exact import ExactIndex
-from lookalike.types import (
-    Embeddings,
-    ImageArray,
-    Metric,
-    ProgressCallback,
-    ignore_progress,
-)
-from lookalike.vectors import has_direction
+from lookalike.sources.labels import LabelSet, LabelSource, labels_of_items, read_labels
+from lookalike.sources.sampling import read_sample
+from lookalike.types import Embeddings, ImageArray
 
 SAMPLE = 3_000
 """Maximum number of unlabeled images, spread evenly over the source."""
 
 MIN_LABELED = 30
+DEFAULT_K = 7
 _ROBUSTNESS_QUERIES = 100
 _MAX_SHOWN = 10
+_UNKNOWN = (
+    "search quality: unknown without labels; to compare encoders with a few labels, see lookalike "
+    "choose --help"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,56 +63,39 @@ class Spectrum:
         return cls(values.shape[1], effective, tuple(int(i) for i in collapsed))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaselineComparison:
-    """Leave-one-out precision@k of an encoder and every baseline over the labeled images.
-
-    ``differences`` are the encoder's precision less each baseline's, paired by query; ``left_out``
-    has the reason of each baseline that could not be run.
-    """
-
-    k: int
-    queries: int
-    labels: int
-    precision: Estimate
-    baselines: Mapping[str, Estimate]
-    differences: Mapping[str, Estimate]
-    left_out: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def best(self) -> str | None:
-        """Name of the best baseline; None if none could be run."""
-        return max(self.baselines, key=lambda name: self.baselines[name].value, default=None)
-
-    def verdict(self) -> str:
-        """Compare the encoder with the best baseline, in one sentence."""
-        best = self.best
-        if best is None:
-            return "not compared: no baseline could be run"
-        difference = self.differences[best]
-        low, high = difference.interval.low, difference.interval.high
-        interval = f"{difference.value:+.4f} [{low:+.4f}, {high:+.4f}]"
-        if low > 0:
-            return f"better than the best baseline, {best}, by {interval}"
-        if high < 0:
-            return f"worse than the best baseline, {best}, by {interval}; use {best} instead"
-        return (
-            f"not significantly different from the best baseline, {best}: {interval}; "
-            f"use {best}, which needs no training"
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class SanityCheck:
     """The result of :func:`sanity_check`.
 
-    ``robustness`` is mAP@7 by corruption; ``comparison`` is None without enough labels.
+    ``robustness`` is mAP@7 by corruption. ``comparison`` is leave-one-out precision@k over
+    ``queries`` labeled images of ``labels`` labels, beside the baselines; None without enough
+    labels.
     """
 
     images: int
     spectrum: Spectrum
     robustness: Mapping[str, float]
-    comparison: BaselineComparison | None
+    comparison: Comparison | None
+    k: int = DEFAULT_K
+    queries: int = 0
+    labels: int = 0
+
+    def __repr__(self) -> str:
+        images = format_count(self.images, "image")
+        return f"SanityCheck({images}: {self.sentences()[-1]})"
+
+    def verdict(self) -> str:
+        """Compare the encoder with the best baseline, in one sentence, with what follows."""
+        c = self.comparison
+        if c is None or c.best is None or not c.differences[c.best].interval.is_defined:
+            return _UNKNOWN if c is None else verdict(c)
+        side = c.differences[c.best].interval.side
+        advice = {
+            1: "",
+            0: f"; use {c.best}, which needs no training",
+            -1: f"; use {c.best} instead",
+        }
+        return verdict(c) + advice[side]
 
     def sentences(self) -> list[str]:
         """Return the result in one line each."""
@@ -124,21 +109,15 @@ class SanityCheck:
             scores = ", ".join(f"{name} {value:.2f}" for name, value in self.robustness.items())
             lines.append(f"robustness ({MEANING}), mAP@7: {scores}")
         if self.comparison is None:
-            lines.append(
-                "search quality: unknown without labels; to compare encoders with a few labels, "
-                "see lookalike choose --help"
-            )
-            return lines
+            return [*lines, _UNKNOWN]
         c = self.comparison
-        interval = c.precision.interval
         baselines = ", ".join(f"{name} {score.value:.4f}" for name, score in c.baselines.items())
         lines.append(
-            f"search quality: precision@{c.k} {c.precision.value:.4f} "
-            f"[{interval.low:.4f}, {interval.high:.4f}] on {c.queries:,} labeled images; "
+            f"search quality: {c.measure} {c.score} on {self.queries:,} labeled images; "
             f"baselines: {baselines}"
         )
         lines += baseline_notes(c.left_out)
-        lines.append(f"verdict: {c.verdict()}")
+        lines.append(f"verdict: {self.verdict()}")
         return lines
 
     def as_dict(self) -> dict[str, Any]:
@@ -154,15 +133,15 @@ class SanityCheck:
         if self.comparison is not None:
             c = self.comparison
             fields["comparison"] = {
-                "k": c.k,
-                "queries": c.queries,
-                "labels": c.labels,
-                "precision": _as_json(c.precision),
-                "baselines": {name: _as_json(score) for name, score in c.baselines.items()},
-                "differences": {name: _as_json(score) for name, score in c.differences.items()},
+                "k": self.k,
+                "queries": self.queries,
+                "labels": self.labels,
+                "precision": c.score.as_dict(),
+                "baselines": {name: score.as_dict() for name, score in c.baselines.items()},
+                "differences": {name: each.as_dict() for name, each in c.differences.items()},
                 "left_out": dict(c.left_out),
                 "best_baseline": c.best,
-                "verdict": c.verdict(),
+                "verdict": self.verdict(),
             }
         return fields
 
@@ -171,90 +150,71 @@ def sanity_check(
     encoder: Encoder,
     source: Source,
     *,
-    labels: Mapping[str, str] | None = None,
-    k: int = 7,
-    on_progress: ProgressCallback = ignore_progress,
+    labels: LabelSource | None = None,
+    k: int = DEFAULT_K,
+    progress: ProgressOption = True,
 ) -> SanityCheck:
     """Check a trained encoder: spectrum, robustness and, with labels, precision beside baselines.
+
+    Each image is decoded once. Images whose label no other one has are searched, but no queries.
 
     Args:
         encoder: the trained encoder.
         source: the images it was trained on.
-        labels: by id; by default, those of the source. An empty mapping means none. Labeled images
-            are used in addition to the sample.
+        labels: what :func:`~lookalike.sources.labels.read_labels` takes; by default, those of the
+            source. An empty mapping means none. Labeled images are used in addition to the sample.
         k: hits per query.
-        on_progress: called for each baseline.
+        progress: True shows it on a terminal or in a notebook, False does not; or a callback.
 
     Raises:
         SourceError: no image can be read.
+        InputError: the labels cannot be read, or have an unknown id.
     """
-    sample = read_sample(source, SAMPLE, frozenset(labels or ()))
+    given = None if labels is None else read_labels(labels, [item.id for item in source])
+    sample = read_sample(source, SAMPLE, frozenset(() if given is None else given.by_id))
+    if given is None:
+        given = labels_of_items(source.spec, (each.item for each in sample))
     images = [each.image for each in sample]
-    embeddings = encoder.encode_batch(images)
-    return SanityCheck(
-        images=len(sample),
-        spectrum=Spectrum.of(embeddings),
-        robustness=_robustness(encoder, images),
-        comparison=_compare(encoder, sample, labels, k, on_progress),
+    ids = [each.item.id for each in sample]
+    with reporting(progress) as on_progress:
+        embeddings = encoder.encode_batch(images)
+        result = SanityCheck(
+            images=len(sample),
+            spectrum=Spectrum.of(embeddings),
+            robustness=_robustness(encoder, images, embeddings),
+            comparison=None,
+            k=k,
+        )
+        places = [place for place, row_id in enumerate(ids) if row_id in given.by_id]
+        labels_of_sample = LabelSet(given.name, {ids[i]: given.by_id[ids[i]] for i in places})
+        if len(places) < MIN_LABELED or len(labels_of_sample.counts) < 2:
+            return result
+        trial = leave_one_out(embeddings[places], labels_of_sample, k=k)
+        fitted, left_out = fit_baselines(images, on_progress)
+        labeled = [images[place] for place in places]
+        baselines: dict[str, PerQuery] = {}
+        for name, rows in encode_images(labeled, fitted).items():
+            if isinstance(rows, LookalikeError):
+                left_out[name] = str(rows)
+            else:
+                baselines[name] = leave_one_out(rows, labels_of_sample, k=k).scores.precision
+    return replace(
+        result,
+        comparison=Comparison.of(
+            f"precision@{k}", encoder.name, trial.scores.precision, baselines, left_out
+        ),
+        queries=len(trial.relevant),
+        labels=len(labels_of_sample.counts),
     )
 
 
-def _robustness(encoder: Encoder, images: Sequence[ImageArray]) -> dict[str, float]:
+def _robustness(
+    encoder: Encoder, images: Sequence[ImageArray], embeddings: Embeddings
+) -> dict[str, float]:
     try:
-        result = evaluate_encoder_robustness(encoder, images, queries=_ROBUSTNESS_QUERIES)
+        result = evaluate_encoder_robustness(
+            encoder, images, queries=_ROBUSTNESS_QUERIES, embeddings=embeddings
+        )
     except InputError:  # fewer than two distinct images
         return {}
     return {name: scores.map.value for name, scores in result.scores.items()}
-
-
-def _compare(
-    encoder: Encoder,
-    sample: Sequence[SampledImage],
-    labels: Mapping[str, str] | None,
-    k: int,
-    on_progress: ProgressCallback,
-) -> BaselineComparison | None:
-    """Compare with every baseline on the labeled part of a sample; None with too few labels."""
-    label_of = {
-        each.item.id: str(label) for each in sample if (label := _label(each, labels)) is not None
-    }
-    labeled = [each for each in sample if each.item.id in label_of]
-    names = np.array([label_of[each.item.id] for each in labeled])
-    if len(labeled) < MIN_LABELED or len(set(names)) < 2:
-        return None
-    images = [each.image for each in labeled]
-    precisions = _precisions(encoder.encode_batch(images), names, k)
-    compared = run_baselines(
-        [each.image for each in sample],
-        lambda baseline: _precisions(baseline.encode_batch(images), names, k),
-        on_progress,
-    )
-    scores = compared.results
-    return BaselineComparison(
-        k=k,
-        queries=len(labeled),
-        labels=len(set(names)),
-        precision=Estimate.of(precisions),
-        baselines={name: Estimate.of(each) for name, each in scores.items()},
-        differences={name: Estimate.of(precisions - each) for name, each in scores.items()},
-        left_out=compared.left_out,
-    )
-
-
-def _label(sampled: SampledImage, labels: Mapping[str, str] | None) -> object:
-    item = sampled.item
-    return item.metadata.get("label") if labels is None else labels.get(item.id)
-
-
-def _precisions(embeddings: Embeddings, labels: NDArray[Any], k: int) -> NDArray[np.float64]:
-    """Return leave-one-out precision@k of each row, ``(rows,)``; 0 for an embedding of zeros.
-
-    All others are at the same distance from such a row: their order says nothing.
-    """
-    others = ExactIndex(embeddings).others(0, len(embeddings), k, Metric.COSINE).rows
-    precisions = (labels[others] == labels[:, None]).mean(axis=1)
-    return np.where(has_direction(embeddings), precisions, 0)
-
-
-def _as_json(estimate: Estimate) -> dict[str, Any]:
-    return {"value": estimate.value, "interval": estimate.interval.as_list()}

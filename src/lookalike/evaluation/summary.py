@@ -1,57 +1,14 @@
-"""An evaluation in sentences: comparison with the baselines, confusions, the precision ceiling."""
+"""An evaluation in sentences: the precision ceiling, what flatters it, confusions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from lookalike.evaluation.metrics import Estimate, Scores
 from lookalike.evaluation.results import Evaluation
 from lookalike.formatting import format_count
 
 LOW_CEILING = 0.5
 """Precision@k is reported with its ceiling where that is lower."""
-
-
-def ranking(evaluation: Evaluation) -> list[tuple[str, Scores]]:
-    """Return the scores of gallery, baselines and others, the best first.
-
-    They are ordered by precision@k if relevance is by label, else by mAP@k: with one relevant row,
-    precision@7 cannot exceed 1/7.
-    """
-    own = (evaluation.scores.encoder, evaluation.scores)
-    scores = [*_baselines(evaluation).items(), *evaluation.others.items(), own]
-    return sorted(scores, key=lambda pair: -_main_score(evaluation, pair[1]).value)
-
-
-def verdict(evaluation: Evaluation) -> str:
-    """Compare the gallery's encoder with the best baseline, in one sentence, with any leakage."""
-    leakage = evaluation.leakage
-    text = _comparison(evaluation)
-    if leakage is None or not leakage.leaked or leakage.excluded:
-        return text
-    return f"{text}; {leakage.describe()}"
-
-
-def _comparison(evaluation: Evaluation) -> str:
-    own = _main_score(evaluation, evaluation.scores)
-    measure = "precision" if evaluation.criterion.labeled else "mAP"
-    text = f"{evaluation.scores.encoder}: {measure}@{evaluation.k} {own.value:.4f}"
-    if not evaluation.baselines:
-        return f"{text}; not compared with baselines"
-    baselines = {
-        name: _main_score(evaluation, scores) for name, scores in _baselines(evaluation).items()
-    }
-    name, best = max(baselines.items(), key=lambda pair: pair[1].value)
-    baseline = f"the best baseline, {name} ({best.value:.4f})"
-    if not own.interval.is_defined:
-        return f"{text}; one query, so it cannot be compared with {baseline}"
-    if own.interval.low > best.interval.high:
-        return f"{text}, better than {baseline}"
-    if own.interval.high < best.interval.low:
-        return f"{text}, worse than {baseline}"
-    return f"{text}, not significantly different from {baseline}: their intervals overlap"
 
 
 def ceiling_note(evaluation: Evaluation) -> str:
@@ -98,14 +55,3 @@ def most_confused(evaluation: Evaluation, count: int = 3) -> str:
         for hits, query, hit in pairs[:count]
         if hits
     )
-
-
-def _main_score(evaluation: Evaluation, scores: Scores) -> Estimate:
-    """Return the score that encoders are ranked by."""
-    return scores.precision if evaluation.criterion.labeled else scores.map
-
-
-def _baselines(evaluation: Evaluation) -> Mapping[str, Scores]:
-    """Return the baselines other than the gallery's own encoder."""
-    own = evaluation.scores.encoder
-    return {name: scores for name, scores in evaluation.baselines.items() if name != own}

@@ -19,8 +19,6 @@ from lookalike.evaluation.summary import (
     cautions,
     ceiling_note,
     most_confused,
-    ranking,
-    verdict,
 )
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
@@ -42,6 +40,9 @@ from lookalike.types import Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_SAMPLE = 2_000
+"""Rows whose distances to a query are drawn; more would read a large gallery for one figure."""
 
 _MAX_EXAMPLES = 8
 _MAX_SAMPLE = 30
@@ -80,7 +81,7 @@ def report_page(
             f"{evaluation.queries}, {format_count(evaluation.rows, 'row')}, "
             f"{format_count(evaluation.k, 'hit')} per query, {evaluation.scores.metric} distance"
         ),
-        verdict=verdict(evaluation),
+        verdict=evaluation.verdict(),
         highlight=evaluation.scores.encoder,
         sections=list(_sections(evaluation, gallery, networks or {})),
     )
@@ -117,7 +118,7 @@ def _scores(evaluation: Evaluation) -> Section:
     labeled = evaluation.criterion.labeled
     columns: list[str] = []
     rows: list[tuple[str, ...]] = []
-    for name, scores in ranking(evaluation):
+    for name, scores in evaluation.ranking():
         cells = _cells(scores, k, labeled=labeled)
         columns = ["encoder", *(column for column, _ in cells)]
         rows.append((name, *(value for _, value in cells)))
@@ -175,7 +176,7 @@ def _bars(evaluation: Evaluation) -> list[figures.Bar]:
             scores.precision if evaluation.criterion.labeled else scores.map,
             highlight=scores is evaluation.scores,
         )
-        for name, scores in ranking(evaluation)
+        for name, scores in evaluation.ranking()
     ]
 
 
@@ -188,7 +189,7 @@ def _variants(evaluation: Evaluation) -> Section:
             "",
             "",
             f"{evaluation.scores.recall_at_1.value:.4f}",
-            f"{evaluation.latency.p50:.1f}",
+            "" if evaluation.latency is None else f"{evaluation.latency.p50:.1f}",
         )
     ]
     for name, result in evaluation.variants.items():
@@ -221,18 +222,20 @@ def _variants(evaluation: Evaluation) -> Section:
 def _pipeline(example: Example, evaluation: Evaluation, gallery: Gallery) -> Section:
     image = open_items([example.uri])[0].image()
     embedding = gallery.encoder.encode_batch([image])
-    store = gallery.snapshot().store
-    rows = store.get(store.ids()).embeddings.astype(np.float64)
+    sample = gallery.store.sample(_SAMPLE)
+    rows = sample.embeddings.astype(np.float64)
     query = embedding[0].astype(np.float64)
     if evaluation.scores.metric is Metric.L2:
         distances = np.linalg.norm(rows - query, axis=1)
     else:
         norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(query)
         distances = 1 - np.divide(rows @ query, norms, out=np.zeros(len(rows)), where=norms > 0)
+    described = "all images" if len(rows) < _SAMPLE else f"{_SAMPLE:,} random images"
     return Section(
         "How a search works",
         "The encoder turns the query into an embedding. Its distance to the embedding of each "
-        "image in the gallery is computed; the nearest images are the hits.",
+        "image in the gallery is computed; the nearest images are the hits. The histogram shows "
+        f"the distances to {described}.",
         png(
             figures.pipeline(
                 image,
@@ -304,7 +307,7 @@ def _confusion(evaluation: Evaluation) -> Section:
 
 
 def _per_label(evaluation: Evaluation) -> Section:
-    encoders = [(name, scores) for name, scores in ranking(evaluation) if name != CHANCE]
+    encoders = [(name, scores) for name, scores in evaluation.ranking() if name != CHANCE]
     labels = sorted(evaluation.scores.per_label)
     series = [
         figures.Series(
@@ -380,7 +383,9 @@ def _settings(evaluation: Evaluation, gallery: Gallery) -> Section:
             ),
             "relevance": evaluation.criterion.as_dict(),
             "protocol": evaluation.protocol.name if evaluation.protocol else "none",
-            "latency per query": f"p50 {latency.p50:.2f} ms, p95 {latency.p95:.2f} ms",
+            "latency per query": "not measured"
+            if latency is None
+            else f"p50 {latency.p50:.2f} ms, p95 {latency.p95:.2f} ms",
         },
     )
 

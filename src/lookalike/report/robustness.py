@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lookalike.evaluation.robustness import MEANING, RobustnessResult, verdict
+from lookalike.evaluation.robustness import MEANING, RobustnessResult
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import figures
@@ -37,7 +37,7 @@ def write_robustness_report(result: RobustnessResult, gallery: Gallery, path: Pa
             f"{format_count(result.queries, 'image')} corrupted, each to find its original among "
             f"{format_count(result.rows, 'row')}, {result.metric} distance"
         ),
-        verdict=verdict(result),
+        verdict=result.verdict(),
         sections=[_scores(result), _corruptions(result), _settings(result, gallery)],
     )
     write_page(page, path)
