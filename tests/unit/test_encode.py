@@ -305,7 +305,7 @@ def test_unreadable_images_are_no_sample(tmp_path: Path) -> None:
         open_encoder("hog", "no folder")
     with pytest.raises(InputError, match="images: has no images"):
         open_encoder("hog", [])
-    with pytest.raises(InputError, match="images: int 3 is no image"):
+    with pytest.raises(InputError, match="images: got int 3; pass"):
         open_encoder("hog", 3)  # type: ignore[arg-type]
 
 

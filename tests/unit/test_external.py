@@ -193,12 +193,12 @@ def test_function_may_return_tensors_and_sparse_matrices() -> None:
         (np.zeros(3), r"not \(3,\)"),
         (np.full((6, 3), np.nan), "row 0 has NaN or Inf"),
         (np.full((6, 3), 1e300), "row 0 has NaN or Inf"),
-        (np.zeros((6, 3), complex), "must return numbers .* not a ndarray"),
-        ([["a"] * 3] * 6, "must return numbers .* not a list"),
-        ([[1], [1, 2]], "must return numbers .* not a list"),
-        (None, "must return numbers .* not a NoneType"),
-        ({"a": 1}, "must return numbers .* not a dict"),
-        ("text", "must return numbers .* not a str"),
+        (np.zeros((6, 3), complex), "must return numbers .* not ndarray"),
+        ([["a"] * 3] * 6, "must return numbers .* not list"),
+        ([[1], [1, 2]], "must return numbers .* not list"),
+        (None, "must return numbers .* not NoneType"),
+        ({"a": 1}, "must return numbers .* not dict"),
+        ("text", "must return numbers .* not str"),
     ],
 )
 def test_wrong_outputs_are_refused(output: Any, message: str) -> None:

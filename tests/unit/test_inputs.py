@@ -355,7 +355,7 @@ class Awaited:
 @pytest.mark.filterwarnings("error")
 def test_asynchronous_files() -> None:
     np.testing.assert_array_equal(only(Upload(PNG)), RGB)
-    with pytest.raises(InputError, match=r"^images: a Awaited .* awaited, pass the bytes"):
+    with pytest.raises(InputError, match=r"^images: reading Awaited .* awaited, pass the bytes"):
         as_images(Awaited())
 
 

@@ -115,7 +115,7 @@ class ExternalEncoder(Encoder):
         except ValueError:
             is_number = False
         if not is_number:
-            raise InputError(f"{what}: {expected}, not a {type(output).__name__}")
+            raise InputError(f"{what}: {expected}, not {type(output).__name__}")
         if values.shape != (count, self.dim):
             raise InputError(f"{what}: {expected}, not {values.shape}, for {count} images")
         with np.errstate(over="ignore"):  # infinite values are refused

@@ -320,7 +320,7 @@ def open_encoder(
     encoder = spec.fit(name, sample)
     if not isinstance(encoder, Encoder):
         raise InputError(
-            f"encoder {name!r}: the package that registers it opens a {type(encoder).__name__}, "
+            f"encoder {name!r}: the package that registers it opens {type(encoder).__name__}, "
             "not an Encoder"
         )
     return encoder

@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from lookalike.documents import Fields
@@ -77,21 +78,19 @@ def external_specs() -> list[EncoderSpec]:
         try:
             spec = entry_point.load()
         except Exception as error:  # noqa: BLE001 - whatever another package raises
-            reason = failure_reason(error)
-            _log.warning(
-                "encoder %r (%s) is left out: %s", entry_point.name, entry_point.value, reason
-            )
+            _warn(entry_point, failure_reason(error))
             continue
         if isinstance(spec, EncoderSpec):
             specs.append(spec)
         else:
-            _log.warning(
-                "encoder %r (%s) is left out: it is a %s, not an EncoderSpec",
-                entry_point.name,
-                entry_point.value,
-                type(spec).__name__,
-            )
+            _warn(entry_point, f"it is {type(spec).__name__}, not an EncoderSpec")
     return specs
+
+
+@cache
+def _warn(entry_point: importlib.metadata.EntryPoint, reason: str) -> None:
+    """Say once why an encoder is left out."""
+    _log.warning("encoder %r (%s) is left out: %s", entry_point.name, entry_point.value, reason)
 
 
 def external_kind(kind: str) -> EncoderSpec | None:
@@ -127,7 +126,7 @@ def restore_external(spec: EncoderSpec, description: Fields, files: Mapping[str,
         ) from error
     if not isinstance(encoder, Encoder):
         raise ArtifactError(
-            f"{description.place}: restoring an encoder of kind {spec.kind!r} returned a "
+            f"{description.place}: restoring an encoder of kind {spec.kind!r} returned "
             f"{type(encoder).__name__}, not an Encoder"
         )
     return encoder

@@ -346,12 +346,12 @@ class _Reader:
         if array is not None:
             values = array[0].tolist()
         if isinstance(values, Mapping | Set) or not isinstance(values, Iterable):
-            raise InputError(f"{self.argument}: {_described(values)} is no image; pass {_FORMS}")
+            raise InputError(f"{self.argument}: got {_described(values)}; pass {_FORMS}")
         for number, value in enumerate(values):
             name = f"{self.argument}[{number}]"
             image = self.one(value, name)
             if image is None:
-                raise InputError(f"{name}: {_described(value)} is no image; pass {_FORMS}")
+                raise InputError(f"{name}: got {_described(value)}; pass {_FORMS}")
             yield image
 
     def _file(self, value: str | os.PathLike[str], name: str) -> InputImage:
@@ -390,8 +390,7 @@ class _Reader:
             if array.ndim == 1 and array.dtype.kind in "UTO":
                 return None
             raise InputError(
-                f"{name}: an array of {array.dtype} and shape {array.shape} is no image; pass "
-                f"{_FORMS}"
+                f"{name}: got an array of {array.dtype} and shape {array.shape}; pass {_FORMS}"
             )
         layout = _layout(array.shape, tensor)
         if layout is None or (layout.several and name != self.argument):
@@ -555,8 +554,8 @@ def _read(file: Any, name: str) -> bytes:
     if isinstance(data, str):
         raise InputError(f"{name}: the file is opened as text; open it with mode 'rb'")
     raise InputError(
-        f"{name}: {_described(file)} does not return the bytes of a file; if it must be awaited, "
-        "pass the bytes"
+        f"{name}: reading {_described(file)} does not return bytes; if it must be awaited, pass "
+        "the bytes"
     )
 
 
@@ -591,7 +590,7 @@ def _described(value: object) -> str:
         return "None"
     kind = type(value).__name__
     number = isinstance(value, numbers.Number)
-    return f"{kind} {value!r}" if number and len(repr(value)) <= _LONGEST else f"a {kind}"
+    return f"{kind} {value!r}" if number and len(repr(value)) <= _LONGEST else kind
 
 
 _LONGEST = 40
