@@ -522,7 +522,7 @@ class KillRounds:
                 if remove:
                     remote.remove(row_id)
                 else:
-                    remote.put(key, data, {"part": part})
+                    remote.add(data, ids=key, metadata={"part": part}, progress=False)
             except (LookalikeError, OSError, ValueError, http.client.HTTPException):
                 continue  # not acknowledged: either state is right
             self.ledger.acknowledge(row_id, digest)
@@ -811,12 +811,12 @@ class SpaceRounds:
         self.launcher.start("serve", "g.gallery", "--write", "--port", "0")
         try:
             remote = la.Client(service_address(self.launcher)).gallery("g")
-            remote.put("before", picture(self.rng))
+            remote.add(picture(self.rng), ids="before", progress=False)
             state = self._state()
             for free in (0, 4096, 16_384):
                 self.report.attempts += 1
                 with self.disk.only(free):
-                    status = self._status(lambda: remote.put("new", picture(self.rng, 64)))
+                    status = self._status(lambda: remote.add(picture(self.rng, 64), ids="new", progress=False))
                     found = len(remote.search(id="photos:a/0.png", k=3))
                 self.report.refused += status != 200
                 if status not in (200, 507) or found != 3:
@@ -825,7 +825,7 @@ class SpaceRounds:
                     self.report.faults.append(f"upload, {free} bytes: not the old state")
                 if status == 200:
                     remote.remove("new")
-            remote.put("new", picture(self.rng, 64))
+            remote.add(picture(self.rng, 64), ids="new", progress=False)
         finally:
             self.launcher.kill()
             self.launcher.wait()

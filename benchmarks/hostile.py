@@ -709,7 +709,9 @@ class ServiceKills:
             allowed.add(state)
             try:
                 if action == "put":
-                    remote.put(row_id, data, {"version": version})
+                    remote.add(
+                        data, ids=row_id, metadata={"version": version}, progress=False
+                    )
                 elif action == "change":
                     remote.update_metadata(row_id, {"version": version})
                 else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.client
-import io
 import json
 import math
 import re
@@ -17,14 +16,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
 from lookalike.documents import parse_json
 from lookalike.errors import (
@@ -36,14 +34,18 @@ from lookalike.errors import (
     ServiceError,
     SettingError,
 )
-from lookalike.files import read_regular
 from lookalike.formatting import printable, without_url_secrets
-from lookalike.images.decode import ImageInput, decode
+from lookalike.gallery.base import BaseGallery
+from lookalike.gallery.ids import UPLOADS, as_id, as_ids, can_be_id, missing_row_error, similar_ids
+from lookalike.gallery.items import GalleryItem
+from lookalike.gallery.new_images import NewImages
+from lookalike.images.decode import content_hash, decode
+from lookalike.progress import ProgressOption, reporting
 from lookalike.search.hits import Hits
 from lookalike.search.request import Query, SearchRequest
-from lookalike.search.searchable import Searchable
+from lookalike.sources.inputs import InputImage
 from lookalike.sources.sampling import thread_map
-from lookalike.types import Hit, ImageArray, Metadata, Metric
+from lookalike.types import Hit, ImageArray, Metadata, Metric, Progress
 
 _PROBLEMS: Mapping[str, type[Exception]] = {
     "item-not-found": MissingRowError,
@@ -63,6 +65,12 @@ _MAX_ANSWER_BYTES = 256_000_000
 _MAX_PROBLEM_BYTES = 1_000_000
 _MAX_MESSAGE = 1_000
 _BLOCK = 1 << 18
+_PAGE = 10_000
+"""Ids that are asked for at a time."""
+_LONGEST_PARAMETER = 6_000
+"""Characters of metadata that are sent in a URL."""
+_LONGEST_ID = 2_000
+"""Characters of an id that a service takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +159,7 @@ class Client:
         for attempts_left in reversed(range(_ATTEMPTS)):
             request = urllib.request.Request(url, data, headers, method=method)
             status, delay, body = self._attempt(request)
-            if status < 400:
+            if status < 300:  # a redirect that is not followed is none
                 return body
             if status in (429, 503) and attempts_left and delay is not None:
                 time.sleep(delay)
@@ -388,7 +396,7 @@ def _whole_number(value: object) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteGallery(Searchable):
+class RemoteGallery(BaseGallery):
     """A gallery of a service. Its methods raise the errors of :meth:`Client.send`."""
 
     client: Client
@@ -399,9 +407,9 @@ class RemoteGallery(Searchable):
         return self._object("GET")
 
     def __len__(self) -> int:
-        info = self.info()
+        page = self._object("GET", "/items", limit="1")
         with self.client._expected():
-            return _whole_number(info["rows"])
+            return _whole_number(page["rows"])
 
     def _search(self, request: SearchRequest) -> list[Hits]:
         """Send one query as a search, several as batches."""
@@ -429,32 +437,123 @@ class RemoteGallery(Searchable):
         """
         return self._object("GET", "/evaluation")
 
-    def item(self, id: str) -> dict[str, Any]:  # noqa: A002
-        """Return an item's id, metadata, content hash, and the paths of its image."""
-        return self._object("GET", "/item", id=id)
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the ids of all rows, sorted, which are read a page at a time."""
+        after: str | None = ""
+        while after is not None:
+            page = self._object("GET", "/items", after=after, limit=str(_PAGE))
+            with self.client._expected():
+                yield from map(_text, page["ids"])
+                after = None if page["next"] is None else _text(page["next"])
 
-    def image(self, id: str) -> ImageArray:  # noqa: A002
-        """Return an item's image, decoded."""
-        return decode(self.client.send("GET", self._path("/item/image", id=id)), name=id)
+    def image(self, id: str, *, full_size: bool = False) -> ImageArray:  # noqa: A002
+        """Return the image of a row, ``(H, W)`` or ``(H, W, 3)`` uint8."""
+        path = self._path("/item/image", id=_row_id(id))
+        return decode(self.client.send("GET", path), name=id, full_size=full_size)
 
-    def put(self, id: str, image: ImageInput, metadata: Metadata | None = None) -> bool:  # noqa: A002
-        """Add or replace an item; return whether it is new. Its id starts with ``api:``."""
-        path = self._path("/item", id=id, metadata=json.dumps(dict(metadata or {})))
-        response = self.client.send("PUT", path, _file_bytes(image), "application/octet-stream")
-        answer = self.client._parse(response)
+    def embedding(self, id: str) -> NDArray[np.float32]:  # noqa: A002
+        """Return the embedding of a row, ``(dim,)`` float32."""
+        answer = self._object("GET", "/item/embedding", id=_row_id(id))
         with self.client._expected():
-            return bool(answer["created"])
+            return np.array([_number(value) for value in answer["embedding"]], np.float32)
+
+    def read_item(self, item: GalleryItem, *, full_size: bool = False) -> ImageArray:
+        """Return the image of an item of this gallery; see :meth:`GalleryItem.image`."""
+        return self.image(item.id, full_size=full_size)
+
+    def add(
+        self,
+        images: object,
+        *,
+        ids: Iterable[str] | None = None,
+        metadata: object = None,
+        progress: ProgressOption = True,
+    ) -> list[str]:
+        """Send images to the gallery, one by one; see :meth:`BaseGallery.add`.
+
+        All are read and decoded before the first is sent. If the service then refuses one, those
+        before it are stored.
+        """
+        new = NewImages.of(images, ids, metadata)
+        with reporting(progress) as on_progress:
+            total = len(new.images)
+            on_progress(Progress("read", 0, total, "images"))
+            hashes = []
+            for done, digest in enumerate(thread_map(_check_file, new.images), 1):
+                hashes.append(digest)
+                on_progress(Progress("read", done, total, "images"))
+            own = new.final_ids(hashes)
+            for done, (row_id, image) in enumerate(zip(own, new.images, strict=True), 1):
+                self._put(row_id, image.file_bytes(), new.metadata[done - 1])
+                on_progress(Progress("upload", done, total, "images"))
+        return own
+
+    def _put(self, row_id: str, data: bytes, metadata: Metadata) -> None:
+        """Add or replace an item; metadata that are too long for a URL follow."""
+        text = json.dumps(metadata)
+        is_long = len(text) > _LONGEST_PARAMETER
+        path = self._path("/item", id=row_id, metadata="{}" if is_long else text)
+        self.client.send("PUT", path, data, "application/octet-stream")
+        if is_long:
+            self.update_metadata(row_id, metadata)
 
     def update_metadata(self, id: str, metadata: Metadata) -> dict[str, Any]:  # noqa: A002
         """Change columns of an item's metadata, None removes one; return all of its metadata."""
         body = {"metadata": dict(metadata)}
-        response = self.client.json("PATCH", self._path("/item", id=id), body)
+        response = self.client.json("PATCH", self._path("/item", id=_row_id(id)), body)
         with self.client._expected():
             return _object(response["metadata"])
 
-    def remove(self, id: str) -> None:  # noqa: A002
-        """Delete an item that was added with :meth:`put`."""
-        self.client.json("DELETE", self._path("/item", id=id))
+    def remove(self, ids: str | Iterable[str]) -> int:
+        """Delete images that were added, one or many; return how many.
+
+        See :meth:`BaseGallery.remove`.
+        """
+        wanted = list(dict.fromkeys(as_ids(ids)))
+        found: dict[str, None] = {}
+        for row_id, item in zip(wanted, self._find(wanted), strict=True):
+            if item is None:
+                raise missing_row_error(row_id, self._ids_like(row_id))
+            found[item.id] = None
+        # Those that the service refuses to delete come first, so that it deletes none.
+        for row_id in sorted(found, key=lambda each: each.startswith(f"{UPLOADS}:")):
+            self.client.json("DELETE", self._path("/item", id=row_id))
+        return len(found)
+
+    def _find(self, ids: Sequence[str]) -> list[GalleryItem | None]:
+        unique = list(dict.fromkeys(ids))
+        items = dict(zip(unique, thread_map(self._item, unique, batch_size=1), strict=True))
+        return [items[row_id] for row_id in ids]
+
+    def _item(self, row_id: str) -> GalleryItem | None:
+        """Return an item; None if there is none."""
+        try:
+            row_id = _row_id(row_id)
+            answer = self._object("GET", "/item", id=row_id)
+        except MissingRowError:
+            return None
+        with self.client._expected():
+            return GalleryItem(
+                _text(answer["id"]),
+                self._url(answer["image_url"]),
+                _object(answer["metadata"]),
+                _text(answer["content_hash"]),
+                self,
+            )
+
+    def _ids_like(self, id: str) -> list[str]:  # noqa: A002
+        page = self._object("GET", "/items", limit=str(_PAGE))
+        with self.client._expected():
+            return similar_ids(id, [_text(each) for each in page["ids"]])
+
+    def _preview(self, count: int) -> list[tuple[ImageArray | None, str]]:
+        sample = self.client.json("GET", self._path("/sample", count=str(count)))
+        with self.client._expected():
+            ids = [_text(item["id"]) for item in sample]
+        return list(zip(map(self._thumbnail, ids), ids, strict=True))
+
+    def __repr__(self) -> str:
+        return f"<RemoteGallery {self.name!r} of {printable(self.client.url)}>"
 
     def _object(self, method: str, resource: str = "", **parameters: str) -> dict[str, Any]:
         """Return the JSON object that a resource is."""
@@ -477,24 +576,26 @@ class RemoteGallery(Searchable):
 
     def _thumbnails(self, hits: Sequence[Hit]) -> list[ImageArray | None]:
         """Return small images of hits; None where the service cannot read one."""
+        return list(thread_map(lambda hit: self._thumbnail(hit.id), hits, batch_size=1))
 
-        def thumbnail(hit: Hit) -> ImageArray | None:
-            path = self._path("/item/thumbnail", id=hit.id, size=str(_THUMBNAIL))
-            try:
-                return decode(self.client.send("GET", path), name=hit.id)
-            except LookalikeError:
-                return None
+    def _thumbnail(self, row_id: str) -> ImageArray | None:
+        path = self._path("/item/thumbnail", id=row_id, size=str(_THUMBNAIL))
+        try:
+            return decode(self.client.send("GET", path), name=row_id)
+        except LookalikeError:
+            return None
 
-        return list(thread_map(thumbnail, hits, batch_size=1))
+    def _url(self, path: object) -> str:
+        """Return the URL of a path on the service."""
+        if not _text(path).startswith("/"):  # else it could lead to another host
+            raise ValueError("not a path")
+        return self.client.url.rstrip("/") + _text(path)
 
     def _hit(self, hit: Mapping[str, Any]) -> Hit:
-        path = _text(hit["image_url"])
-        if not path.startswith("/"):  # else it could lead to another host
-            raise ValueError("not a path")
         return Hit(
             rank=_whole_number(hit["rank"]),
             id=_text(hit["id"]),
-            uri=self.client.url.rstrip("/") + path,
+            uri=self._url(hit["image_url"]),
             distance=_number(hit["distance"]),
             metadata=_object(hit["metadata"]),
         )
@@ -530,21 +631,28 @@ def _batches(request: SearchRequest) -> Iterator[tuple[list[Query], list[dict[st
     yield queries, bodies
 
 
-def _file_bytes(image: ImageInput) -> bytes:
-    """Return an image file as it is, or a PNG of pixels."""
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, str | Path):
-        try:
-            return read_regular(image)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ImageError(f"{image}: cannot be read ({reason})") from error
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(decode(image))
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+def _row_id(value: object) -> str:
+    """Return an id of an item.
+
+    Raises:
+        InputError: it is no text.
+        MissingRowError: no item can have it.
+    """
+    row_id = as_id(value)
+    if not can_be_id(row_id) or len(row_id) > _LONGEST_ID:
+        raise missing_row_error(row_id)
+    return row_id
+
+
+def _check_file(image: InputImage) -> str:
+    """Return the content hash of an image file.
+
+    Raises:
+        ImageError: it cannot be read or decoded.
+    """
+    data = image.file_bytes()
+    decode(data, name=image.name)
+    return content_hash(data)
 
 
 def _error_of_response(url: str, status: int, body: bytes) -> Exception:

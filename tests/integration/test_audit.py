@@ -75,7 +75,7 @@ def test_writes_are_audited_and_revoked_keys_refused(gallery: Path, tmp_path: Pa
     with serve(gallery, "--keys", keys, "--audit-log", log) as (port, printed):
         client = la.Client(f"http://127.0.0.1:{port}", key=writer)
         remote = client.gallery("a")
-        assert remote.put("x", png(1))
+        assert remote.add(png(1), ids="x") == ["api:x"]
         remote.update_metadata("api:x", {"label": "b"})
         remote.remove("api:x")
         assert put(port, "y\n\x1b[31m", writer) in (200, 201, 422)

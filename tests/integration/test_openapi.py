@@ -183,7 +183,7 @@ class Items(RuleBasedStateMachine):
 
     @rule(name=KEYS, gray=st.integers(0, 255), metadata=METADATA)
     def put(self, name: str, gray: int, metadata: dict[str, Any]) -> None:
-        assert self.remote.put(name, png(gray), metadata) is (name not in self.items)
+        assert self.remote.add(png(gray), ids=name, metadata=metadata) == [f"api:{name}"]
         self.items[name] = gray, metadata
 
     @rule(name=KEYS, metadata=METADATA)
@@ -225,7 +225,7 @@ class Items(RuleBasedStateMachine):
                 self.remote.search(id=f"api:{name}")
             return
         gray, metadata = self.items[name]
-        assert self.remote.item(f"api:{name}")["metadata"] == metadata
+        assert self.remote[f"api:{name}"].metadata == metadata
         assert np.array_equal(self.remote.image(f"api:{name}"), np.full((8, 8), gray, np.uint8))
         assert f"api:{name}" not in {hit.id for hit in self.remote.search(id=f"api:{name}", k=100)}
 

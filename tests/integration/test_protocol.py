@@ -148,7 +148,7 @@ def test_too_large_content_length_is_refused_at_once(served: Serving, length: in
 def test_client_that_sends_a_too_large_body_gets_the_reason(served: Serving) -> None:
     remote = served.client().gallery("digits")
     with pytest.raises(ServiceError, match="the limit is 3 MB") as refused:
-        remote.put("large", bytes(2 * LIMITS.upload_bytes))
+        remote.client.send("PUT", "/v1/galleries/digits/item?id=large", bytes(2 * LIMITS.upload_bytes))
     assert refused.value.status == 413
 
 

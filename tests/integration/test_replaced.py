@@ -359,7 +359,7 @@ def test_a_service_serves_the_gallery_in_its_place(sides: tuple[Side, Side], pat
         page = served.request("GET", "/g/g")[1].decode()
         assert f"{NAME}%3Ab" in page
         assert f"{NAME}%3Aa" not in page
-        remote.put("mine", a.image(7))  # encoded with the new encoder
+        remote.add(a.image(7), ids="mine")  # encoded with the new encoder
         assert answer(Gallery.open(path), a.image(7))[0] == ("api:mine", 0)
 
 

@@ -209,9 +209,9 @@ def test_texts_are_returned_unchanged_and_never_as_html(start: Start, tmp_path: 
     remote = start().client().gallery("a")
     odd = ["<script>alert(1)</script>", "\"'`&;", "a\nb\tc", "\u202egnp.exe", "ü✓😀", "{{7*7}}"]
     key = "odd <b> \u202e & 'x'".replace("\u202e", "")
-    remote.put(key, png(), {f"c{i}": text for i, text in enumerate(odd)})
+    remote.add(png(), ids=key, metadata={f"c{i}": text for i, text in enumerate(odd)})
     try:
-        assert list(remote.item(f"api:{key}")["metadata"].values()) == odd
+        assert list(remote[f"api:{key}"].metadata.values()) == odd
         served = remote.client
         import urllib.request
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ImageError
-from lookalike.gallery.ids import upload_ids
+from lookalike.gallery.new_images import NewImages
 from lookalike.gallery.uploads import Upload, check_takes_uploads, put_all
 from lookalike.gallery.writing import WritableGallery
 from lookalike.images.decode import content_hash, decode
-from lookalike.metadata import metadata_rows
-from lookalike.sources.inputs import InputImage, InputImages, as_images
+from lookalike.sources.inputs import InputImage, InputImages
 from lookalike.sources.sampling import thread_map
 from lookalike.types import ImageArray, Progress, ProgressCallback
 
@@ -27,40 +25,6 @@ _CHUNK = 32
 
 _KEPT_BYTES = 256 << 20
 """Bytes of files that are kept until they are written; the others are read again."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewImages:
-    """What is added: the images, and what was passed with them.
-
-    Args:
-        images: as they were passed.
-        ids: as they were passed, None to make them from the contents.
-        metadata: of each image.
-    """
-
-    images: InputImages
-    ids: Sequence[str] | None
-    metadata: Sequence[Mapping[str, Any]]
-
-    @classmethod
-    def of(cls, images: object, ids: object, metadata: object) -> NewImages:
-        """Check the arguments of :meth:`BaseGallery.add`.
-
-        Raises:
-            InputError: something is no image, or the number or the form of the others is wrong.
-        """
-        inputs = as_images(images)
-        if inputs.single:  # one of each, without a list around it
-            ids = [ids] if isinstance(ids, str) else ids
-            metadata = [metadata] if isinstance(metadata, Mapping) else metadata
-        rows = metadata_rows(metadata, len(inputs), of="images")
-        chosen = None if ids is None else upload_ids(ids, [""] * len(inputs))
-        return cls(inputs, chosen, rows)
-
-    def final_ids(self, hashes: Sequence[str]) -> list[str]:
-        """Return the ids of the rows, given the content hashes of the images."""
-        return upload_ids(self.ids, hashes)
 
 
 def add_images(

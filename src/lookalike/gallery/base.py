@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar, overload
@@ -11,11 +12,15 @@ from numpy.typing import NDArray
 
 from lookalike.gallery.ids import as_id, as_ids, missing_row_error
 from lookalike.gallery.items import GalleryItem
+from lookalike.images.inline import grid_html
 from lookalike.progress import ProgressOption
 from lookalike.search.searchable import Searchable
 from lookalike.types import ImageArray, Metadata
 
 D = TypeVar("D")
+
+_PREVIEW = 12
+"""Images that a notebook shows of a gallery, at most."""
 
 
 class BaseGallery(Searchable):
@@ -134,6 +139,10 @@ class BaseGallery(Searchable):
     def _ids_like(self, id: str) -> Iterable[str]:  # noqa: A002
         """Return a few ids among which the one that was meant may be."""
 
+    @abstractmethod
+    def _preview(self, count: int) -> Sequence[tuple[ImageArray | None, str]]:
+        """Return images of rows with their ids, at most so many; None for an unreadable one."""
+
     @overload
     def get(self, id: str) -> GalleryItem | None: ...  # type: ignore[overload-overlap]
     @overload
@@ -166,6 +175,17 @@ class BaseGallery(Searchable):
         if item is None:
             raise missing_row_error(id, self._ids_like(id))
         return item
+
+    def _repr_html_(self) -> str:
+        """Return facts and a row of images for a notebook; what cannot be read is left out."""
+        try:
+            facts = html.escape(repr(self))
+            images = [
+                (image, row_id) for image, row_id in self._preview(_PREVIEW) if image is not None
+            ]
+            return f"<div><p>{facts}</p>{grid_html(images)}</div>"
+        except Exception as error:  # noqa: BLE001 - a notebook goes on, whatever is gone
+            return f"<p>{html.escape(f'{type(self).__name__}: {error}')}</p>"
 
     def __contains__(self, id: object) -> bool:  # noqa: A002
         return isinstance(id, str) and self._find([id]) != [None]

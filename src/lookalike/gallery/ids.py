@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from lookalike.errors import InputError, MissingRowError
+from lookalike.files import valid_text
 
 UPLOADS = "api"
 """Name of the source of images that were added one by one, and the prefix of their ids."""
@@ -101,6 +102,11 @@ def as_id(value: object) -> str:
     if not isinstance(value, str):
         raise InputError(f"id: expected a text, such as 'photos:a.jpg', got {type(value).__name__}")
     return value
+
+
+def can_be_id(text: str) -> bool:
+    """Return whether a row can have an id: others cannot be stored, so there is none."""
+    return bool(text) and "\0" not in text and valid_text(text) == text
 
 
 def possible_ids(row_id: str) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.files import escape_name, is_url, valid_text
-from lookalike.gallery.ids import check_distinct
+from lookalike.files import escape_name, is_url
+from lookalike.gallery.ids import can_be_id, check_distinct
 from lookalike.metadata import check_metadata, metadata_rows
 from lookalike.sources import DATASET_PREFIX
 from lookalike.stores.base import Rows
@@ -104,7 +104,7 @@ def _ids(ids: object, count: int) -> list[str]:
         if not isinstance(value, str) and not is_number:
             raise InputError(f"ids: expected texts or integers, got {type(value).__name__}")
         text = str(value)
-        if not text or "\0" in text or valid_text(text) != text:
+        if not can_be_id(text):
             raise InputError(
                 f"ids: {text[:80]!r} is empty, or has characters that cannot be stored"
             )

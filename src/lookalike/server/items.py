@@ -52,7 +52,9 @@ async def list_items(
     service: ServiceDep,
     after: Annotated[
         str,
-        Query(max_length=schemas.MAX_TEXT, description="Last ID of the page before; none at first."),
+        Query(
+            max_length=schemas.MAX_TEXT, description="Last ID of the page before; none at first."
+        ),
     ] = "",
     limit: Annotated[int, Query(ge=1, le=10_000, description="Maximum number of IDs.")] = 1_000,
 ) -> schemas.ItemIds:

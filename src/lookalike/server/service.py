@@ -17,8 +17,8 @@ from lookalike.errors import (
     UnreachableError,
 )
 from lookalike.gallery import uploads
-from lookalike.gallery.lookup import row_of
 from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.lookup import row_of
 from lookalike.gallery.state import GalleryState
 from lookalike.search.hits import Hits, ImageReader
 from lookalike.search.query import QueryVectors
