@@ -56,11 +56,8 @@ from lookalike.encoders.options import EncoderOptions
 from lookalike.encoders.persistence import load_encoder
 from lookalike.encoders.specs import ENTRY_POINT_GROUP, EncoderSpec, FitEncoder, external_specs
 from lookalike.errors import InputError, SettingError, UnknownNameError
-from lookalike.files import is_url
-from lookalike.images.formats import supported_suffixes
-from lookalike.sources import Source, open_source
-from lookalike.sources.inputs import ManyImages, OneImage, as_images
-from lookalike.sources.sampling import SAMPLE, SAMPLE_SIDE, sample_images, sample_inputs
+from lookalike.sources.inputs import SourceLike, as_source
+from lookalike.sources.sampling import SAMPLE, SAMPLE_SIDE, sample_images
 from lookalike.types import ImageArray
 
 _SEPARATOR = "+"
@@ -273,8 +270,8 @@ def _find_without_options(name: str) -> EncoderSpec:
 
 
 def open_encoder(
-    name: str | Path | Encoder,
-    images: OneImage | ManyImages | None = None,
+    name: str | os.PathLike[str] | Encoder,
+    images: SourceLike | None = None,
     *,
     allow_urls: bool = False,
 ) -> Encoder:
@@ -304,10 +301,8 @@ def open_encoder(
             f"name: expected the name of an encoder, its folder, or an Encoder, not "
             f"{type(name).__name__}"
         )
-    folder = Path(name).expanduser()
-    if isinstance(name, Path) or folder.suffix == ENCODER_SUFFIX or _is_other_folder(name, folder):
-        return load_encoder(folder)
-    name = str(name)
+    if not isinstance(name, str) or _is_folder(name):
+        return load_encoder(Path(name).expanduser())
     spec = find_encoder_spec(name)
     sample: Sequence[ImageArray] = ()
     if spec.sample:
@@ -326,13 +321,14 @@ def open_encoder(
     return encoder
 
 
-def _is_other_folder(name: str | os.PathLike[str], folder: Path) -> bool:
-    """Return whether a name is that of a folder, and of no encoder in the registry."""
-    return folder.is_dir() and str(name) not in encoder_specs()
+def _is_folder(name: str) -> bool:
+    """Return whether a name is that of a saved encoder's folder, and of none in the registry."""
+    folder = Path(name).expanduser()
+    return folder.suffix == ENCODER_SUFFIX or (folder.is_dir() and name not in encoder_specs())
 
 
 def sample_of(
-    images: object, count: int, side: int = SAMPLE_SIDE, *, allow_urls: bool = False
+    images: SourceLike, count: int, side: int = SAMPLE_SIDE, *, allow_urls: bool = False
 ) -> list[ImageArray]:
     """Return at most ``count`` evenly spaced images of a collection, scaled down.
 
@@ -344,17 +340,6 @@ def sample_of(
 
     Raises:
         InputError: they are no images, or none.
-        SourceError: no image of the folder or source can be decoded.
-        ImageError: one of the images that were passed cannot be decoded.
+        SourceError: no image can be decoded; the message has the first reason.
     """
-    if isinstance(images, str | os.PathLike) and not _is_image(os.fspath(images)):
-        images = open_source(os.fspath(images))
-    if isinstance(images, Source):
-        return sample_images(images, count, side)
-    return sample_inputs(as_images(images, allow_urls=allow_urls), count, side)
-
-
-def _is_image(text: str) -> bool:
-    """Return whether a path or URI is that of one image, not of a source."""
-    suffix = Path(text.partition("#")[0]).suffix.lower()
-    return is_url(text) or "#" in text or suffix in supported_suffixes()
+    return sample_images(as_source(images, allow_urls=allow_urls), count, side)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import default_encoder, open_encoder, sample_of
 from lookalike.errors import InputError
-from lookalike.sources import Source
-from lookalike.sources.inputs import as_images
+from lookalike.sources.inputs import SourceLike, as_source
 
 _SAMPLED = 50
 """Images that the default encoder is chosen by."""
 
 
-def choose_encoder(encoder: object, images: object) -> Encoder:
+def choose_encoder(encoder: object, images: SourceLike | None) -> Encoder:
     """Return the encoder of a new gallery.
 
     Args:
@@ -28,8 +26,6 @@ def choose_encoder(encoder: object, images: object) -> Encoder:
         SourceError: no image can be decoded.
         ArtifactError: the folder is no saved encoder.
     """
-    if images is not None and not isinstance(images, str | os.PathLike | Source):
-        images = as_images(images)  # read twice
     if encoder is None:
         if images is None:
             raise InputError(
@@ -38,6 +34,7 @@ def choose_encoder(encoder: object, images: object) -> Encoder:
                 encoder=None,
                 images=None,
             )
+        images = as_source(images)  # it is read twice
         encoder, _ = default_for(images)
     if not isinstance(encoder, str | os.PathLike | Encoder):
         raise InputError(
@@ -45,11 +42,9 @@ def choose_encoder(encoder: object, images: object) -> Encoder:
             "function or network: lookalike.encoders.from_callable(fn, dim=512, name='mine')",
             encoder=None,
         )
-    if isinstance(encoder, os.PathLike):
-        encoder = Path(encoder)
     return open_encoder(encoder, images)
 
 
-def default_for(images: object) -> tuple[str, str]:
+def default_for(images: SourceLike) -> tuple[str, str]:
     """Return the name of the default encoder for images, and the reason."""
     return default_encoder(sample_of(images, _SAMPLED))

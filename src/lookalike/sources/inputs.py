@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ from PIL import Image
 from lookalike.errors import ImageError, InputError, LookalikeError, SettingError
 from lookalike.files import escape_name, is_url
 from lookalike.images.decode import decode
+from lookalike.images.formats import supported_suffixes
 from lookalike.images.raster import decoder_errors
 from lookalike.sources.base import Item, ItemSource, Source, failure_reason
 from lookalike.sources.opening import file_item, native_path, open_items, open_source
@@ -246,9 +247,9 @@ def _chained(first: InputImage, rest: Iterator[InputImage]) -> Iterator[InputIma
     yield from rest
 
 
-SourceLike = str | os.PathLike[str] | Source | ManyImages
+SourceLike = Source | OneImage | ManyImages
 """Where images come from: an argument of :func:`~lookalike.sources.opening.open_source`, an opened
-source, or several images."""
+source, or images."""
 
 
 def as_source(
@@ -256,6 +257,7 @@ def as_source(
     on_progress: ProgressCallback = ignore_progress,
     *,
     argument: str = "images",
+    allow_urls: bool = False,
 ) -> Source:
     """Return a source as it is, open one, or make one of images, which are decoded when needed.
 
@@ -263,20 +265,27 @@ def as_source(
         images: a :data:`SourceLike`.
         on_progress: called during downloads.
         argument: the name of the argument in messages.
+        allow_urls: fetch URLs of images.
 
     Raises:
         SourceError: the path does not exist, or has no images.
         InputError: neither a source nor images.
     """
-    if isinstance(images, str | os.PathLike):
-        return open_source(images if isinstance(images, str) else Path(images), on_progress)
-    if hasattr(images, "spec") and hasattr(images, "unlisted_prefixes"):
-        return cast(Source, images)
+    if isinstance(images, str | os.PathLike) and not _is_image_uri(text := os.fspath(images)):
+        return open_source(text, on_progress)
+    if isinstance(images, Source):
+        return images
     items = [
         Item(image.item_id or f"{argument}:{number}", image.uri or image.name, {}, image.image)
-        for number, image in enumerate(as_images(images, argument=argument))
+        for number, image in enumerate(as_images(images, argument=argument, allow_urls=allow_urls))
     ]
     return ItemSource(argument, f"{len(items):,} images", items)
+
+
+def _is_image_uri(text: str) -> bool:
+    """Return whether a path or URI is that of one image, not of a source."""
+    suffix = os.path.splitext(text)[1].lower()  # noqa: PTH122 - a text
+    return is_url(text) or "#" in text or suffix in supported_suffixes()
 
 
 def count_of(images: object) -> int | None:

@@ -15,7 +15,6 @@ from lookalike.config import settings
 from lookalike.errors import ImageError, SourceError
 from lookalike.images.decode import shrink_image
 from lookalike.sources import Item, Source
-from lookalike.sources.inputs import InputImage
 from lookalike.types import ImageArray
 
 SAMPLE = 5_000
@@ -51,28 +50,6 @@ def sample_images(source: Source, count: int = SAMPLE, side: int = SAMPLE_SIDE) 
     return [sampled.image for sampled in read_sample(source, count, side=side)]
 
 
-def sample_inputs(
-    images: Sequence[InputImage], count: int = SAMPLE, side: int = SAMPLE_SIDE
-) -> list[ImageArray]:
-    """Return at most ``count`` of a user's images, evenly spaced, for fitting an encoder.
-
-    They are scaled down like those of a source.
-
-    Raises:
-        ImageError: one of them cannot be decoded.
-    """
-
-    def read(image: InputImage) -> ImageArray:
-        return shrink_image(image.image(), side)
-
-    return list(thread_map(read, images[:: _step(len(images), count)]))
-
-
-def _step(total: int, count: int) -> int:
-    """Return the distance of at most ``count`` evenly spaced images."""
-    return max(1, -(-total // count))
-
-
 def read_sample(
     source: Source, count: int, ids: Set[str] = frozenset(), side: int = SAMPLE_SIDE
 ) -> list[SampledImage]:
@@ -84,7 +61,8 @@ def read_sample(
     Raises:
         SourceError: none can be decoded; the message has the reason for the first.
     """
-    chosen = [source[index] for index in range(0, len(source), _step(len(source), count))]
+    step = max(1, -(-len(source) // count))
+    chosen = [source[index] for index in range(0, len(source), step)]
     if ids:
         drawn = {item.id for item in chosen}
         chosen += [item for item in source if item.id in ids and item.id not in drawn]
