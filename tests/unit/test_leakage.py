@@ -149,7 +149,7 @@ def test_queries_without_a_relevant_row_are_counted_and_in_no_figure(
     folder: Path, gallery: Gallery, tmp_path: Path
 ) -> None:
     save(tmp_path / "queries", range(10, 12))
-    with_unknown = tmp_path / "queries" / "unknown"
+    with_unknown = tmp_path / "queries" / "other"
     with_unknown.mkdir()
     picture(9, 0).save(with_unknown / "0.png")
     known = evaluate(gallery, folder / "others", k=3)

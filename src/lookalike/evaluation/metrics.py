@@ -145,6 +145,11 @@ def bootstrap_interval(values: PerQuery, *, level: float = 0.95, seed: int = 0) 
     return Interval(float(low), float(high))
 
 
+def standard_error(values: PerQuery) -> float:
+    """Return the standard error of the mean of values; 0 of a single one."""
+    return float(values.std() / math.sqrt(len(values)))
+
+
 def bootstrap_batch_size(count: int) -> int:
     """Return the ``batch`` of :func:`scipy.stats.bootstrap` for samples of ``count`` values."""
     return max(1, _BATCH // count)
@@ -247,6 +252,12 @@ def table_row(estimates: Mapping[str, Estimate]) -> dict[str, float]:
         low, high = estimate.interval.low, estimate.interval.high
         row |= {name: estimate.value, f"{name}_low": low, f"{name}_high": high}
     return row
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the rows of a table as columns; None where a row has no value."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lookalike.encoders.registry import find_encoder_spec
-from lookalike.errors import InputError, SettingError, require
+from lookalike.errors import InputError, SettingError
 from lookalike.evaluation.agreement import (
     Judgements,
     LabelJudgements,
@@ -29,13 +29,18 @@ from lookalike.evaluation.candidates import (
     ChooseOptions,
     candidate_names,
 )
+from lookalike.evaluation.metrics import columns_of
 from lookalike.formatting import format_count
 from lookalike.gallery.notebook import scores_html
 from lookalike.progress import ProgressOption, reporting
 from lookalike.sources import Item, ItemSource, Source, open_source
 from lookalike.sources.labels import LabelSet, LabelSource, labels_of_items
 from lookalike.sources.sampling import SampledImage, read_sample
+from lookalike.sources.tables import data_frame
 from lookalike.types import Failure
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OWN = "own"
 IMAGES = 3_000
@@ -101,7 +106,7 @@ class Choice:
         rows = [[_cell(row.get(name)) for name in columns] for row in self._rows()]
         return scores_html(title, columns, rows, self.verdict())
 
-    def to_pandas(self) -> Any:
+    def to_pandas(self) -> pd.DataFrame:
         """Return the candidates as a DataFrame, in their order.
 
         The columns are ``images_per_second``, ``dim`` and, with labels, ``quality``,
@@ -111,10 +116,7 @@ class Choice:
         Raises:
             MissingDependencyError: pandas is not installed.
         """
-        require("pandas", "Choice.to_pandas", "pandas")
-        import pandas as pd
-
-        return pd.DataFrame(self._rows()).set_index("encoder")
+        return data_frame("Choice.to_pandas", columns_of(self._rows())).set_index("encoder")
 
     def _rows(self) -> list[dict[str, Any]]:
         return [candidate.as_row() for candidate in self.candidates]

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import require
 from lookalike.evaluation.comparison import Comparison, verdict
 from lookalike.evaluation.leakage import Leakage
-from lookalike.evaluation.metrics import Estimate, Scores, table_row
+from lookalike.evaluation.metrics import Estimate, Scores, columns_of, table_row
 from lookalike.evaluation.protocols import EvaluationProtocol
 from lookalike.evaluation.relevance import RelevanceCriterion
 from lookalike.evaluation.variants import VariantResult
 from lookalike.formatting import format_count
 from lookalike.gallery.notebook import scores_html
 from lookalike.gallery.state import GalleryState
+from lookalike.sources.tables import data_frame
 from lookalike.types import Failure, Hit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ class Evaluation:
         title = f"{queries}, {format_count(self.rows, 'row')}, {self.scores.metric.value} distance"
         return scores_html(title, columns, rows, self.verdict())
 
-    def to_pandas(self) -> Any:
+    def to_pandas(self) -> pd.DataFrame:
         """Return the scores as a DataFrame, a row for each encoder, the best first.
 
         The columns are ``precision``, ``map``, ``map_retrieved``, ``recall`` and ``recall_at_1``,
@@ -166,11 +169,8 @@ class Evaluation:
         Raises:
             MissingDependencyError: pandas is not installed.
         """
-        require("pandas", "Evaluation.to_pandas", "pandas")
-        import pandas as pd
-
         rows = [{"encoder": name, **table_row(scores.estimates)} for name, scores in self.ranking()]
-        return pd.DataFrame(rows).set_index("encoder")
+        return data_frame("Evaluation.to_pandas", columns_of(rows)).set_index("encoder")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of ``lookalike evaluate --json``."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from lookalike.config import settings
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.batching import encode_items
-from lookalike.errors import ImageError, InputError, SettingError, require
-from lookalike.evaluation.metrics import Correct, Estimate, QueryScores, table_row
+from lookalike.errors import ImageError, InputError, SettingError
+from lookalike.evaluation.metrics import Correct, Estimate, QueryScores, columns_of, table_row
 from lookalike.evaluation.trial import EncodedRows, SearchableRows, known_item
 from lookalike.explore.copy_threshold import has_content
 from lookalike.formatting import format_count
@@ -31,6 +31,7 @@ from lookalike.images.corruptions import Corruption, find_corruptions
 from lookalike.images.decode import content_hash, shrink_image
 from lookalike.progress import ProgressOption, reporting
 from lookalike.sources import Item
+from lookalike.sources.tables import data_frame
 from lookalike.stores.base import Record
 from lookalike.types import (
     Embeddings,
@@ -41,6 +42,9 @@ from lookalike.types import (
     ProgressCallback,
     ignore_progress,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MEANING = "invariance to corruptions, not search quality"
 """What the result measures; part of every output."""
@@ -144,7 +148,7 @@ class RobustnessResult:
         ]
         return scores_html(self._title(), columns, rows, self.verdict())
 
-    def to_pandas(self) -> Any:
+    def to_pandas(self) -> pd.DataFrame:
         """Return the scores as a DataFrame, a row for each corruption.
 
         The columns are ``map``, ``recall_at_1`` and ``recall``, each with ``NAME_low`` and
@@ -153,13 +157,10 @@ class RobustnessResult:
         Raises:
             MissingDependencyError: pandas is not installed.
         """
-        require("pandas", "RobustnessResult.to_pandas", "pandas")
-        import pandas as pd
-
         rows = [
             {"corruption": name, **table_row(each.estimates)} for name, each in self.scores.items()
         ]
-        return pd.DataFrame(rows).set_index("corruption")
+        return data_frame("RobustnessResult.to_pandas", columns_of(rows)).set_index("corruption")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of ``lookalike evaluate robustness --json``."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
+from lookalike.evaluation.metrics import Estimate, PerQuery, standard_error
 from lookalike.labels.propagation_methods import LabelMatrix, Method
 
 _FOLDS = 10
@@ -42,23 +43,33 @@ def make_folds(labels: LabelMatrix, seed: int) -> Folds:
 class HeldOutPredictions:
     """A method's predictions of held-out labels.
 
-    ``confidence`` is ``(trials,)``, raw, NaN without a prediction; ``correct`` ``(trials,)``;
-    ``labels`` counts the rows that were held out, each of them once per repeat.
+    ``confidence`` is ``(trials,)``, raw, NaN without a prediction; ``correct`` ``(trials,)`` bool;
+    ``rows`` ``(trials,)`` int64 are the held-out rows, each of them once per repeat.
     """
 
     confidence: NDArray[np.float64]
     correct: NDArray[np.bool_]
-    labels: int
+    rows: NDArray[np.int64]
 
     @property
-    def accuracy(self) -> float:
-        """The share of rows with a correct prediction; NaN if none was held out."""
-        return float(self.correct.mean()) if len(self.correct) else float("nan")
+    def labels(self) -> int:
+        """The number of rows that were held out."""
+        return len(np.unique(self.rows))
 
     @property
-    def standard_error(self) -> float:
-        """The standard error of the accuracy."""
-        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / max(1, self.labels)))
+    def by_row(self) -> PerQuery:
+        """The share of correct predictions of each held-out row, ``(labels,)``."""
+        _, place, counts = np.unique(self.rows, return_inverse=True, return_counts=True)
+        return np.asarray(np.bincount(place, self.correct) / counts)
+
+    @property
+    def accuracy(self) -> Estimate:
+        """The share of rows with a correct prediction, with its 95 % interval over the rows.
+
+        Raises:
+            InputError: none was held out.
+        """
+        return Estimate.of(self.by_row)
 
     def calibrate(self, confidence: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the probability that predictions of a raw confidence ``(n,)`` are correct.
@@ -92,14 +103,15 @@ def select_method(results: Mapping[str, HeldOutPredictions]) -> str:
 
     The one-standard-error rule of Hastie et al. 2009, section 7.10.
     """
-    best = max(results.values(), key=lambda result: result.accuracy)
-    required = best.accuracy - best.standard_error
-    return next(name for name, result in results.items() if result.accuracy >= required)
+    accuracy = {name: float(result.by_row.mean()) for name, result in results.items()}
+    best = max(accuracy, key=lambda name: accuracy[name])
+    required = accuracy[best] - standard_error(results[best].by_row)
+    return next(name for name in results if accuracy[name] >= required)
 
 
 def cross_validate(labels: LabelMatrix, method: Method, folds: Folds) -> HeldOutPredictions:
     """Predict the rows of each fold from the rows of all other folds."""
-    confidence, correct = [], []
+    confidence, correct, rows = [], [], []
     for assignment in folds.assignment:
         for fold in range(folds.count):
             check_cancelled()
@@ -111,10 +123,12 @@ def cross_validate(labels: LabelMatrix, method: Method, folds: Folds) -> HeldOut
             predicted, raw = labels.predict(scores)
             confidence.append(raw)
             correct.append((predicted == labels.indicators[test]).all(axis=1))
-    held_out = int(folds.scored.sum())
+            rows.append(np.flatnonzero(test))
     if not confidence:
-        return HeldOutPredictions(np.empty(0), np.empty(0, np.bool_), held_out)
-    return HeldOutPredictions(np.concatenate(confidence), np.concatenate(correct), held_out)
+        return HeldOutPredictions(np.empty(0), np.empty(0, np.bool_), np.empty(0, np.int64))
+    return HeldOutPredictions(
+        np.concatenate(confidence), np.concatenate(correct), np.concatenate(rows)
+    )
 
 
 def _log_odds(values: NDArray[np.float64]) -> NDArray[np.float64]:

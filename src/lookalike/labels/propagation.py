@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import InputError, SettingError
-from lookalike.gallery.neighbors import NeighborGraph
+from lookalike.errors import InputError, MissingRowError, SettingError
+from lookalike.formatting import format_count
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.local import local_gallery
+from lookalike.gallery.neighbors import NeighborGraph, neighbor_graph
+from lookalike.gallery.notebook import table_html, text_html
 from lookalike.gallery.state import GalleryState
 from lookalike.labels.cross_validation import (
     HeldOutPredictions,
@@ -19,17 +24,47 @@ from lookalike.labels.cross_validation import (
     make_folds,
     select_method,
 )
+from lookalike.labels.gallery_labels import labels_for
 from lookalike.labels.propagation_methods import DEFAULT, LabelMatrix, Method, methods_for
-from lookalike.sources.labels import LABELED, PROPAGATED, SEPARATOR, UNKNOWN, LabelSet
+from lookalike.progress import ProgressOption, reporting
+from lookalike.sources.labels import (
+    LABELED,
+    PROPAGATED,
+    SEPARATOR,
+    STATUSES,
+    UNKNOWN,
+    LabelSet,
+    LabelSource,
+)
+from lookalike.sources.tables import data_frame
 from lookalike.types import Progress, ProgressCallback, ignore_progress
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MIN_HELD_OUT = 20
 """With fewer labels to hold out, confidence cannot be calibrated."""
 
 
 @dataclass(frozen=True, slots=True)
+class PropagatedLabel:
+    """What propagation says of one image.
+
+    ``labels`` are empty where unknown, ``prediction`` are the likeliest ones in any case.
+    ``confidence`` is the probability that the prediction is correct, NaN without one. ``status`` is
+    ``labeled``, ``propagated`` or ``unknown``.
+    """
+
+    id: str
+    labels: tuple[str, ...]
+    confidence: float
+    status: str
+    prediction: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Propagation:
-    """Labels of all rows of a gallery.
+    """Labels of all rows of a gallery, sorted by id; ``result[id]`` is that of one.
 
     ``predictions`` are the likeliest labels of every row, empty where there is none: no label
     reaches the row along the graph, or its embedding is zero (``zero_embeddings`` rows, where the
@@ -54,6 +89,95 @@ class Propagation:
     calibrated: bool
     state: GalleryState | None = None
     zero_embeddings: int = 0
+    gallery: Gallery | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        counts = Counter(self.status(row) for row in range(len(self)))
+        numbers = ", ".join(f"{counts[status]:,} {status}" for status in STATUSES)
+        return f"<Propagation to {format_count(len(self), 'image')}: {numbers}, {self.method}>"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, row_id: object) -> bool:
+        return isinstance(row_id, str) and self._place(row_id) is not None
+
+    def __getitem__(self, row_id: str) -> PropagatedLabel:
+        """Return what is known of one image.
+
+        Raises:
+            MissingRowError: there is no row with that id.
+        """
+        row = self._place(row_id)
+        if row is None:
+            raise MissingRowError(f"no image has the id {row_id!r}")
+        return PropagatedLabel(
+            row_id,
+            self.labels[row],
+            float(self.confidence[row]),
+            self.status(row),
+            self.predictions[row],
+        )
+
+    def _place(self, row_id: str) -> int | None:
+        row = bisect_left(self.ids, row_id)
+        return row if row < len(self.ids) and self.ids[row] == row_id else None
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame with a row for each image, in order of id.
+
+        Its columns are ``id``, ``label`` (null where unknown), ``confidence`` (0 to 1, NaN without
+        a prediction), ``status`` and ``prediction``; several labels are separated by semicolons.
+        Read as labels again, only rows of status ``labeled`` count.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        columns = {
+            "id": list(self.ids),
+            "label": [SEPARATOR.join(each) or None for each in self.labels],
+            "confidence": self.confidence,
+            "status": [self.status(row) for row in range(len(self))],
+            "prediction": [SEPARATOR.join(each) or None for each in self.predictions],
+        }
+        return data_frame("Propagation.to_pandas", columns)
+
+    def write(self, column: str) -> None:
+        """Write labels, confidences and statuses into the metadata of the gallery.
+
+        The columns are ``column``, ``column_confidence`` and ``column_status``. They stay with an
+        image as long as its content does, also when its source is synced again. Rows that were
+        removed since are left out.
+
+        Args:
+            column: a new one, or one that was written so before.
+
+        Raises:
+            SettingError: the name cannot be that of a column.
+            InputError: the gallery has such a column from elsewhere.
+            ReplacedError: another gallery was put in its place.
+            StorageError: the write failed, or another process is writing.
+        """
+        from lookalike.labels.write_back import check_column, write_labels
+
+        if self.gallery is None:
+            raise InputError("this propagation has no gallery to be written to")
+        check_column(self.gallery, column)
+        write_labels(self.gallery, self, column)
+
+    def _repr_html_(self) -> str:
+        """Return the counts by label for a notebook."""
+        rows = [
+            (
+                each["label"],
+                f"{each['labeled']:,}",
+                f"{each['propagated']:,}",
+                "" if each["confidence"] is None else f"{each['confidence']:.3f}",
+            )
+            for each in self.summary()
+        ]
+        table = table_html(("label", "labeled", "propagated", "mean confidence"), rows)
+        return f"<p>{text_html(self)}</p>{table}"
 
     def status(self, row: int) -> str:
         """Return ``labeled``, ``propagated`` or ``unknown``."""
@@ -142,6 +266,55 @@ class Propagation:
         }
 
 
+def propagate_labels(
+    gallery: Gallery,
+    labels: LabelSource,
+    *,
+    precision: float | None = None,
+    seed: int = 0,
+    progress: ProgressOption = True,
+) -> Propagation:
+    """Propagate a few labels to all images of a gallery, with confidences.
+
+    The method is chosen, and the confidence calibrated, by cross-validation (:func:`propagate`).
+    Labels that are passed never change. Nothing is written; :meth:`Propagation.write` does.
+
+    Args:
+        gallery: whose images are labeled.
+        labels: what :func:`~lookalike.sources.labels.read_labels` takes: a label file, a mapping
+            from id to a label or a list of labels, a pandas Series or DataFrame.
+        precision: the target precision, e.g. 0.99; the uncertain become unknown. None accepts all.
+        seed: of the cross-validation.
+        progress: True shows it on a terminal or in a notebook; False does not; a callback gets it.
+
+    Raises:
+        InputError: no labels, only one class, an unknown id, too few labels for a target precision,
+            or fewer than two rows.
+        SettingError: ``precision`` is not between 0 and 1.
+    """
+    view = local_gallery(gallery).snapshot()
+    label_set = labels_for(view, labels)
+    label_set.validate()
+    check_precision(precision)
+    with reporting(progress) as on_progress:
+        graph = neighbor_graph(view, on_progress=on_progress)
+        result = propagate(
+            graph, label_set, precision=precision, seed=seed, on_progress=on_progress
+        )
+    return replace(result, gallery=gallery)
+
+
+def check_precision(precision: float | None) -> None:
+    """Check a target precision.
+
+    Raises:
+        SettingError: it is not between 0 and 1.
+    """
+    is_number = isinstance(precision, int | float) and not isinstance(precision, bool)
+    if precision is not None and not (is_number and 0 < precision < 1):
+        raise SettingError("{precision} must be between 0 and 1, e.g. 0.99", precision=precision)
+
+
 def propagate(
     graph: NeighborGraph,
     labels: LabelSet,
@@ -171,8 +344,7 @@ def propagate(
         SettingError: ``precision`` is not between 0 and 1.
     """
     labels.validate()
-    if precision is not None and not 0 < precision < 1:
-        raise SettingError("{precision} must be between 0 and 1, e.g. 0.99", precision=precision)
+    check_precision(precision)
     matrix = LabelMatrix.of(graph, labels)
     if not len(matrix.labeled):
         raise InputError(
@@ -213,7 +385,7 @@ def propagate(
         confidence=confidence,
         labeled=labeled,
         method=method,
-        accuracies={name: each.accuracy for name, each in results.items()} if calibrated else {},
+        accuracies={name: each.accuracy.value for name, each in results.items()} if calibrated else {},
         threshold=threshold,
         precision=precision,
         calibrated=calibrated,
