@@ -94,7 +94,7 @@ def test_writes_are_audited_and_revoked_keys_refused(gallery: Path, tmp_path: Pa
     assert [
         (line["client"], line["method"], line["id"], line["outcome"]) for line in lines[:3]
     ] == [
-        ("writer", "PUT", "x", "done"),
+        ("writer", "PUT", "api:x", "done"),
         ("writer", "PATCH", "api:x", "done"),
         ("writer", "DELETE", "api:x", "done"),
     ]

@@ -317,7 +317,7 @@ def test_processes_read_while_rows_are_written(
     while any(each.poll() is None for each in readers):
         rows = Rows([f"x:{commits % 50}"], ["x"], far, [{"turn": commits}], ["x"])
         gallery.upsert(rows, fingerprint=gallery.fingerprint)
-        gallery.remove([f"x:{(commits + 25) % 50}"])
+        gallery.remove_rows([f"x:{(commits + 25) % 50}"])
         if commits % 10 == 0:
             gallery.optimize()
         commits += 1
