@@ -22,6 +22,7 @@ from lookalike.encoders.composite import combine
 from lookalike.encoders.persistence import load_encoder, save_encoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError, InputError, SettingError
+from lookalike.gallery.ray_runner import RayRunner
 from lookalike.types import ImageArray
 
 torch: Any = pytest.importorskip("torch")
@@ -323,6 +324,18 @@ def test_changed_descriptions_are_refused(tmp_path: Path, field: str, value: Any
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
     with pytest.raises(ArtifactError):
         load_encoder(tmp_path / "e")
+
+
+def test_functions_are_not_sent_to_other_machines(tmp_path: Path) -> None:
+    part = combine([from_callable(means, dim=3, name="mean"), open_encoder("color", RGB)])
+    for number, encoder in enumerate((from_callable(means, dim=3, name="mean"), part)):
+        gallery = la.Gallery.create(tmp_path / f"{number}.gallery", encoder=encoder)
+        folder = tmp_path / f"photos{number}"
+        folder.mkdir()
+        Image.fromarray(RGB[0]).save(folder / "a.png")
+        with pytest.raises(SettingError, match="made of a function, which cannot be sent"):
+            gallery.sync(folder, runner=RayRunner(), progress=False)
+        assert gallery.sync(folder, progress=False).added == 1
 
 
 def test_exported() -> None:

@@ -171,6 +171,16 @@ class ExternalEncoder(Encoder):
         return fingerprint(fields, {})
 
 
+def has_function(encoder: Encoder) -> bool:
+    """Return whether an encoder, or a part of it, is a user's function, which no file holds."""
+    return _describes_function(encoder.describe())
+
+
+def _describes_function(description: Mapping[str, Any]) -> bool:
+    parts = description.get("parts", ())
+    return description.get("kind") == ExternalEncoder.kind or any(map(_describes_function, parts))
+
+
 def from_callable(  # noqa: PLR0913 - keywords of a public function
     fn: Any,
     *,

@@ -19,6 +19,7 @@ from typing import Any
 
 from lookalike._version import __version__
 from lookalike.config import lookalike_variables, settings
+from lookalike.encoders.external import has_function
 from lookalike.encoders.persistence import encoder_files
 from lookalike.errors import (
     LookalikeError,
@@ -71,9 +72,16 @@ class RayRunner:
         Raises:
             MissingDependencyError: Ray is not installed.
             UnreachableError: the cluster does not answer, or has no free cores.
-            SettingError: a machine has another version of lookalike.
+            SettingError: a machine has another version of lookalike, or the encoder is a function,
+                which is not sent to others.
         """
         assert task.encoder is not None
+        if has_function(task.encoder):
+            raise SettingError(
+                f"encoder {task.encoder.name!r} is made of a function, which cannot be sent to the "
+                "machines of a Ray cluster; encode without {runner}",
+                runner=None,
+            )
         existing = task.existing
         moved = {row_id: existing.rows[row_id] for row_id in existing.moved_from.values()}
         config = WorkerConfig(
