@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.errors import LookalikeError
 from lookalike.evaluation.comparison import Comparison, verdict
 from lookalike.evaluation.leakage import Leakage
 from lookalike.evaluation.metrics import Estimate, Scores, columns_of, table_row
@@ -18,8 +19,9 @@ from lookalike.evaluation.variants import VariantResult
 from lookalike.formatting import format_count
 from lookalike.gallery.notebook import scores_html
 from lookalike.gallery.state import GalleryState
+from lookalike.sources import open_items
 from lookalike.sources.tables import data_frame
-from lookalike.types import Failure, Hit
+from lookalike.types import Failure, Hit, ImageArray
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +49,13 @@ class Example:
     hits: tuple[Hit, ...]
     correct: tuple[bool, ...]
     relevant: int
+
+    def image(self) -> ImageArray | None:
+        """Return the query's image, which is read again; None if it cannot be."""
+        try:
+            return open_items([self.uri])[0].image()
+        except LookalikeError:  # whatever the URI names: a file, an address, a data set, a shard
+            return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,7 @@ from lookalike.report.page import (
 )
 from lookalike.report.training import training_sections
 from lookalike.search.hits import Hits, display_size
-from lookalike.sources import open_items
-from lookalike.types import Metric
+from lookalike.types import ImageArray, Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,9 +93,8 @@ def _sections(
     yield _scores(evaluation)
     if evaluation.variants:
         yield _variants(evaluation)
-    example = next((example for example in evaluation.examples if example.hits), None)
-    if example is not None:
-        yield _pipeline(example, evaluation, gallery)
+    if gallery.encoder.is_available:
+        yield from _pipeline(evaluation, gallery)
     yield _best_queries(evaluation, gallery)
     if any(_incorrect(example) for example in evaluation.examples):
         yield _worst_queries(evaluation, gallery)
@@ -106,7 +105,7 @@ def _sections(
         yield _classes(evaluation)
     else:
         yield _relevant_rows(evaluation)
-    yield _sample(evaluation)
+    yield from _sample(evaluation)
     encoder = gallery.encoder
     if isinstance(encoder, NetworkEncoder):
         yield from training_sections(evaluation, {encoder.name: encoder, **networks})
@@ -219,8 +218,19 @@ def _variants(evaluation: Evaluation) -> Section:
     )
 
 
-def _pipeline(example: Example, evaluation: Evaluation, gallery: Gallery) -> Section:
-    image = open_items([example.uri])[0].image()
+def _pipeline(evaluation: Evaluation, gallery: Gallery) -> Iterator[Section]:
+    """Yield how one query is searched, if the image of any of the first can be read."""
+    with_hits = (example for example in evaluation.examples if example.hits)
+    for example in islice(with_hits, _MAX_SAMPLE):
+        image = example.image()
+        if image is not None:
+            yield _search(example, image, evaluation, gallery)
+            return
+
+
+def _search(
+    example: Example, image: ImageArray, evaluation: Evaluation, gallery: Gallery
+) -> Section:
     embedding = gallery.encoder.encode_batch([image])
     sample = gallery.store.sample(_SAMPLE)
     rows = sample.embeddings.astype(np.float64)
@@ -361,12 +371,13 @@ def _relevant_rows(evaluation: Evaluation) -> Section:
     )
 
 
-def _sample(evaluation: Evaluation) -> Section:
+def _sample(evaluation: Evaluation) -> Iterator[Section]:
     step = max(1, len(evaluation.examples) // _MAX_SAMPLE)
     shown = evaluation.examples[::step][:_MAX_SAMPLE]
-    images = [item.image() for item in open_items([example.uri for example in shown])]
-    grid = figures.sample_grid(images, [example.label for example in shown])
-    return Section("Sample of the queries", "Evenly spaced in the source.", png(grid))
+    read = [(image, each.label) for each in shown if (image := each.image()) is not None]
+    if read:
+        grid = figures.sample_grid([image for image, _ in read], [label for _, label in read])
+        yield Section("Sample of the queries", "Evenly spaced in the source.", png(grid))
 
 
 def _settings(evaluation: Evaluation, gallery: Gallery) -> Section:

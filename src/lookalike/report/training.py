@@ -11,7 +11,6 @@ from lookalike.encoders.onnx import DECODER_FILE, NetworkEncoder
 from lookalike.evaluation.results import Evaluation
 from lookalike.report import figures
 from lookalike.report.page import Section, Table, png
-from lookalike.sources import open_items
 from lookalike.training.recipe import LOSSES, Recipe
 from lookalike.training.recipes import RECIPES
 from lookalike.training.report_recipes import network_layers
@@ -37,7 +36,7 @@ def training_sections(
         name: encoder for name, encoder in encoders.items() if DECODER_FILE in encoder.files()
     }
     if autoencoders:
-        yield _reconstructions(evaluation, autoencoders)
+        yield from _reconstructions(evaluation, autoencoders)
 
 
 def _built_in(encoder: NetworkEncoder) -> Recipe | None:
@@ -87,11 +86,15 @@ def _losses(loss_name: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]
     )
 
 
-def _reconstructions(evaluation: Evaluation, encoders: Mapping[str, NetworkEncoder]) -> Section:
-    items = open_items([example.uri for example in evaluation.examples[:_QUERIES]])
-    originals = [item.image() for item in items]
+def _reconstructions(
+    evaluation: Evaluation, encoders: Mapping[str, NetworkEncoder]
+) -> Iterator[Section]:
+    images = (example.image() for example in evaluation.examples[:_QUERIES])
+    originals = [image for image in images if image is not None]
+    if not originals:
+        return
     decoded = {name: encoder.reconstruct(originals) for name, encoder in encoders.items()}
-    return Section(
+    yield Section(
         "Reconstructions",
         "Queries, and their reconstruction from the embedding by each autoencoder. A good "
         "reconstruction does not imply good search quality.",
