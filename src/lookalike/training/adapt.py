@@ -34,7 +34,7 @@ from lookalike.artifacts import (
 from lookalike.documents import Fields, read_json
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.composite import ProjectedEncoder
-from lookalike.encoders.persistence import load_encoder, write_encoder
+from lookalike.encoders.persistence import write_encoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.encoders.whitening import LinearProjection, PrincipalComponents, fit_discriminant
 from lookalike.errors import ArtifactError, InputError, SettingError, UnknownNameError, require
@@ -147,7 +147,7 @@ def _adapt(
         check_writable(folder)
     opened = as_source(source, on_progress)
     images = _load_sample(opened)
-    base = _open_base(encoder, images) if isinstance(encoder, str) else encoder
+    base = open_encoder(encoder, images)
     dim = _dim(options, len(images), base, opened)
     background_images = _load_backgrounds(backgrounds, on_progress)
     start = time.perf_counter()
@@ -320,10 +320,6 @@ def _embed_views(
     task: str,
 ) -> NDArray[np.float32]:
     return components.transform(embed(generator.views(number), task))
-
-
-def _open_base(name: str, images: Sequence[ImageArray]) -> Encoder:
-    return load_encoder(Path(name)) if Path(name).is_dir() else open_encoder(name, images)
 
 
 def _check_options(options: AdaptOptions) -> None:
