@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -39,7 +39,7 @@ from lookalike.server.thumbnails import ItemImages
 from lookalike.server.workers import Workers
 from lookalike.server.writing import Writer
 from lookalike.stores.base import Rows, replaced_error
-from lookalike.types import Hit, Metadata, Metric
+from lookalike.types import Hit, Metadata
 
 T = TypeVar("T")
 
@@ -202,9 +202,15 @@ class Service:
             ProblemError: the service is at its limits, or does not fetch URLs.
         """
         request = request.for_metric(opened.gallery.metric)
+
+        async def run(now: OpenGallery) -> Hits:
+            vectors = await self._encoder.vectors(now, request, stages)
+            [hits] = await self._search(now, request, [vectors], stages)
+            return hits
+
         async with self.slot(cost_of(request)):
             with decoding_batch(self.settings.limits.batch_decode_seconds):
-                return await self._search(opened, request, stages)
+                return await self._in_current(opened, run)
 
     async def search_all(
         self, opened: OpenGallery, request: SearchRequest, stages: Stages
@@ -218,40 +224,68 @@ class Service:
             CancelledError: the request was cancelled, or its time is over.
         """
         request = request.for_metric(opened.gallery.metric)
+        async with self.slot(cost_of(request)):
+            return await self._in_current(opened, lambda now: self._run_all(now, request, stages))
+
+    async def _run_all(
+        self, opened: OpenGallery, request: SearchRequest, stages: Stages
+    ) -> list[Hits | LookalikeError]:
+        """Encode queries, some at a time; search for plain ones together, for others one by one."""
         semaphore = asyncio.Semaphore(_BATCH_CONCURRENCY)
 
-        async def run(query: Query) -> Hits | LookalikeError:
+        async def run(query: Query) -> QueryVectors | Hits:
             async with semaphore:
-                try:
-                    return await self._search(opened, request.for_query(query), stages)
-                except (UnreachableError, ArtifactError, CancelledError):
-                    raise
-                except LookalikeError as error:
-                    return error
+                one = request.for_query(query)
+                vectors = await self._encoder.vectors(opened, one, stages)
+                if request.is_plain:
+                    return vectors
+                [hits] = await self._search(opened, one, [vectors], stages)
+                return hits
 
-        async with self.slot(cost_of(request)):
-            with decoding_batch(self.settings.limits.batch_decode_seconds):
-                tasks = [asyncio.create_task(run(query)) for query in request.queries]
-            try:
-                return await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()  # or each would wait for an unavailable store
+        with decoding_batch(self.settings.limits.batch_decode_seconds):
+            tasks = [asyncio.create_task(_or_error(run(query))) for query in request.queries]
+        try:
+            results = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()  # or each would wait for an unavailable store
+        encoded = [each for each in results if isinstance(each, QueryVectors)]
+        hits: Iterator[Hits | LookalikeError] = iter(())
+        if encoded:
+            found = await _or_error(self._search(opened, request, encoded, stages, long=True))
+            hits = iter([found] * len(encoded) if isinstance(found, LookalikeError) else found)
+        return [next(hits) if isinstance(each, QueryVectors) else each for each in results]
 
-    async def _search(self, opened: OpenGallery, request: SearchRequest, stages: Stages) -> Hits:
-        """Run one query; run it again if the gallery was replaced meanwhile.
+    async def _search(
+        self,
+        opened: OpenGallery,
+        request: SearchRequest,
+        vectors: Sequence[QueryVectors],
+        stages: Stages,
+        *,
+        long: bool = False,
+    ) -> list[Hits]:
+        """Search for encoded queries in a thread.
 
         The rows that are searched are those after encoding, if they are of the same gallery. A
         store on a server checks that itself.
         """
-        long = is_long(request)
+        reader = partial(self.item_images.reader, loop=asyncio.get_running_loop())
+        run = partial(_search_now, opened, request, vectors, reader, stages)
+        found = await self.in_thread(run, long=long or is_long(request))
+        metric = request.metric or opened.gallery.metric
+        return [
+            Hits(each.name, metric, hits, each.uri)
+            for each, hits in zip(vectors, found, strict=True)
+        ]
+
+    async def _in_current(
+        self, opened: OpenGallery, work: Callable[[OpenGallery], Awaitable[T]]
+    ) -> T:
+        """Return what ``work`` does; do it again if the gallery was replaced meanwhile."""
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
-                vectors = await self._encoder.vectors(opened, request, stages)
-                reader = partial(self.item_images.reader, loop=asyncio.get_running_loop())
-                run = partial(_search_now, opened, request, vectors, reader, stages)
-                hits = await self.in_thread(run, long=long)
-                return Hits(vectors.name, request.metric or Metric.COSINE, hits, vectors.uri)
+                return await work(opened)
             except ArtifactError:
                 now = await self.open(opened.handle)
                 if now.state == opened.state or not attempts_left:
@@ -296,13 +330,23 @@ class Service:
             await self._writer.write(opened.handle, work)
 
 
+async def _or_error(work: Awaitable[T]) -> T | LookalikeError:
+    """Return the result of one of several queries, or what is wrong with that one."""
+    try:
+        return await work
+    except (UnreachableError, ArtifactError, CancelledError):
+        raise
+    except LookalikeError as error:
+        return error
+
+
 def _search_now(
     opened: OpenGallery,
     request: SearchRequest,
-    vectors: QueryVectors,
+    vectors: Sequence[QueryVectors],
     reader: Callable[[Gallery, GalleryState], ImageReader],
     stages: Stages,
-) -> tuple[Hit, ...]:
+) -> list[tuple[Hit, ...]]:
     """Search the rows as they are now.
 
     Raises:
@@ -312,6 +356,4 @@ def _search_now(
     if now.state.identity != opened.state.identity:
         raise replaced_error(opened.name)
     read = reader(now.gallery, now.state)
-    [hits] = search_rows(request, now.gallery.store, [vectors], read, stages)
-    return hits
-
+    return search_rows(request, now.gallery.store, vectors, read, stages)
