@@ -116,7 +116,7 @@ def test_a_search_beside_writes_returns_no_other_row(make: Make, where: str | No
     nothing = QueryVectors("q", None, np.empty((0, DIM), np.float32))
 
     def run(query: QueryVectors, **options: Any) -> tuple[Hit, ...]:
-        request = SearchRequest((Query(),), metric=Metric.COSINE, where=where, **options)
+        request = SearchRequest(queries=(Query(),), metric=Metric.COSINE, where=where, **options)
         beside = Beside(store)
         [hits] = search_rows(request, beside, [query], lambda _: [])
         assert beside.writes > 1

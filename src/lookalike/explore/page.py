@@ -74,10 +74,10 @@ def _sheets(
     collection_map: CollectionMap, gallery: Gallery, side: int, on_progress: ProgressCallback
 ) -> Iterator[str]:
     """Yield sprite sheets of 32 x 32 thumbnails in the order of rows, WebP as base64."""
-    rows = list(gallery.store.get(collection_map.ids).records())
+    ids = collection_map.ids
     per_sheet = _SHEET_SIDE * _SHEET_SIDE
-    for start in range(0, len(rows), per_sheet):
-        part = rows[start : start + per_sheet]
+    for start in range(0, len(ids), per_sheet):
+        part = list(gallery.store.get(ids[start : start + per_sheet]).records())
         height = -(-len(part) // _SHEET_SIDE) * side
         sheet = np.zeros((height, _SHEET_SIDE * side, 4), np.uint8)
         images = gallery.read_images(part, reduce=partial(shrink_image, side=side))
@@ -86,7 +86,7 @@ def _sheets(
                 _paste(sheet, image, place, side)
         buffer = io.BytesIO()
         Image.fromarray(sheet).save(buffer, format="WEBP", quality=_WEBP_QUALITY, method=2)
-        on_progress(Progress("thumbnails", start + len(part), len(rows), "images"))
+        on_progress(Progress("thumbnails", start + len(part), len(ids), "images"))
         yield base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from lookalike.errors import InputError, SettingError
+from lookalike.filters import AllOf, Filter, IsNull, Not
 from lookalike.gallery.gallery import Gallery
 from lookalike.labels.propagation import Propagation
 from lookalike.metadata import check_metadata, plain
-from lookalike.stores.base import Rows
+from lookalike.stores.base import RowReader, Rows
 
 _BATCH = 10_000
 
@@ -27,13 +28,22 @@ def check_column(gallery: Gallery, column: str) -> None:
         check_metadata({column: None}, what="the name")
     except InputError as error:
         raise SettingError(f"{{column}}: {error}", column=None) from None
-    for record in gallery.store.records():
-        if column in record.metadata and f"{column}_status" not in record.metadata:
-            raise InputError(
-                f"{gallery.path}: the metadata column {column!r} exists already and is not "
-                "overwritten; choose another name for {column}",
-                column=None,
-            )
+    has_value, status = Not(IsNull(column)), f"{column}_status"
+    store = gallery.snapshot().store
+    if _count(store, has_value) > _count(store, AllOf((has_value, Not(IsNull(status))))):
+        raise InputError(
+            f"{gallery.path}: the metadata column {column!r} exists already and is not "
+            "overwritten; choose another name for {column}",
+            column=None,
+        )
+
+
+def _count(store: RowReader, where: Filter) -> int:
+    """Return the number of rows that a filter matches: none if there is no such column."""
+    try:
+        return store.count(where)
+    except InputError:
+        return 0
 
 
 def write_labels(gallery: Gallery, propagation: Propagation, column: str) -> None:

@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import dataclass
 
 from lookalike.errors import FetchError, ImageError, LookalikeError
-from lookalike.filters.facets import Facet, facets
+from lookalike.filters.facets import Facet
 from lookalike.gallery.state import GalleryState
 from lookalike.server.decoder_pool import Priority
 from lookalike.server.handles import OpenGallery
@@ -60,7 +60,7 @@ class Browsing:
         entry = self._entry(opened)
         if entry.facets is None:
             described = await self._service.read(
-                opened, lambda each: facets(each.store.columns()), long=True
+                opened, lambda each: each.store.facets(), long=True
             )
             entry.facets = tuple(described)[:_MAX_COLUMNS]
         return entry.facets

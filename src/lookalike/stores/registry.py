@@ -17,10 +17,9 @@ line. A package is imported only for an address of its scheme.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lookalike.errors import SettingError, UnknownNameError
 from lookalike.sources.base import failure_reason
@@ -33,6 +32,9 @@ from lookalike.stores.addresses import (
 )
 from lookalike.stores.milvus.address import Address
 from lookalike.types import Metric
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "lookalike.stores"
 
@@ -158,8 +160,10 @@ def _spec_of(address: StoreAddress) -> StoreSpec:
     return find_store_spec(scheme_of(address.text or str(address)))
 
 
-def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
-    return {each.name: each for each in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+def _entry_points() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # loads the parser of e-mail
+
+    return {each.name: each for each in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 __all__ = [

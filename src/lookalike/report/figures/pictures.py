@@ -35,7 +35,7 @@ def pipeline(
     Args:
         query: the query image.
         embedding: ``(1, dim)``.
-        distances: ``(rows,)``, to each row of the gallery.
+        distances: ``(rows,)``, to all rows of the gallery, or to a sample.
         results: the hits, at least one.
         hit_titles: the title of each hit; by default as in :func:`hits_grid`.
     """
