@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from lookalike.evaluation import variants
 from lookalike.evaluation.synthetic_queries import make_synthetic_queries
 from lookalike.evaluation.variants import CROPS, parse_variants
 from lookalike.gallery.gallery import Gallery
-from lookalike.search.search import RERANKINGS
+from lookalike.search.request import RERANKINGS
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
 from tests.integration.test_cli import lookalike
@@ -79,7 +80,7 @@ def test_variant_scores_match_a_slow_version(shop: Gallery, metric: str) -> None
     k, names = 4, ["multi-crop", "foreground", "k-reciprocal", "multi-crop+aqe"]
     evaluation = la.evaluate(shop, k=k, metric=metric, variants=names)
     assert list(evaluation.variants) == names
-    options: dict[str, dict[str, object]] = {
+    options: dict[str, dict[str, Any]] = {
         "multi-crop": {"multi_crop": True},
         "foreground": {"foreground": True},
         "k-reciprocal": {"rerank": "k-reciprocal"},
@@ -91,7 +92,7 @@ def test_variant_scores_match_a_slow_version(shop: Gallery, metric: str) -> None
     for name, options_of in options.items():
         shares, values = [], []
         for item in shop.items():
-            hits = shop.search(item, k=k, metric=metric, **options_of)  # type: ignore[arg-type]
+            hits = shop.search(item, k=k, metric=metric, **options_of)
             correct = [hit.metadata["label"] == item.metadata["label"] for hit in hits]
             shares.append(sum(correct) / k)
             precisions = [sum(correct[: i + 1]) / (i + 1) for i in range(k) if correct[i]]
