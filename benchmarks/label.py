@@ -27,8 +27,8 @@ from lookalike.labels import (
     LabelSet,
     NeighborGraph,
     Propagation,
-    find_label_issues,
     propagate,
+    rank_labels,
     suggest,
 )
 from lookalike.stores.exact import ExactIndex
@@ -190,14 +190,14 @@ def calibration_error(confidence: NDArray[np.float64], is_correct: NDArray[np.bo
 
 
 def measure_label_issues(graph: NeighborGraph, truth: Truth) -> None:
-    """Print the average precision of ``find_label_issues`` at ranking planted wrong labels."""
+    """Print the average precision of ``rank_labels`` at ranking planted wrong labels."""
     for share in WRONG_SHARES:
         rng = np.random.default_rng(0)
         planted = rng.permutation(len(truth))[: int(share * len(truth))]
         labels = truth.copy()
         for row in planted:
             labels[row] = str((int(truth[row]) + rng.integers(1, CLASSES)) % CLASSES)
-        result = find_label_issues(graph, label_set(graph, labels, range(len(labels))))
+        result = rank_labels(graph, label_set(graph, labels, range(len(labels))))
         is_wrong = np.zeros(len(truth), np.bool_)
         is_wrong[planted] = True
         ranked = is_wrong[[issue.row for issue in result.ranking]]

@@ -46,12 +46,12 @@ if TYPE_CHECKING:
     from lookalike.evaluation.sanity_check import sanity_check
     from lookalike.explore.duplicates import find_duplicates as duplicates
     from lookalike.explore.map import build_map as map  # noqa: A004 - as in la.map
-    from lookalike.explore.outliers import lof_scores as outliers
+    from lookalike.explore.outliers import outliers
     from lookalike.gallery.gallery import Gallery
     from lookalike.gallery.items import GalleryItem
     from lookalike.labels.issues import find_label_issues
-    from lookalike.labels.propagation import propagate as propagate_labels
-    from lookalike.labels.suggest import suggest as suggest_labels
+    from lookalike.labels.propagation import propagate_labels
+    from lookalike.labels.suggest import suggest_labels
     from lookalike.report import figures
     from lookalike.search.hits import Hits
     from lookalike.search.request import SearchRequest
@@ -171,12 +171,12 @@ _ORIGINS = {
     "map": "lookalike.explore.map:build_map",
     "open_encoder": "lookalike.encoders.registry",
     "open_source": "lookalike.sources.opening",
-    "outliers": "lookalike.explore.outliers:lof_scores",
-    "propagate_labels": "lookalike.labels.propagation:propagate",
+    "outliers": "lookalike.explore.outliers",
+    "propagate_labels": "lookalike.labels.propagation",
     "read_labels": "lookalike.sources.labels",
     "sanity_check": "lookalike.evaluation.sanity_check",
     "save_encoder": "lookalike.encoders.persistence",
-    "suggest_labels": "lookalike.labels.suggest:suggest",
+    "suggest_labels": "lookalike.labels.suggest",
     "train": "lookalike.training.train",
     "encoders": "lookalike.encoders:",
     "figures": "lookalike.report.figures:",

@@ -115,7 +115,7 @@ def test_wrong_labels_rank_first_among_issues(work: Path) -> None:
         ),
         (
             ("propagate", "d.gallery", "--labels", "all-bad.csv", "-o", "x.csv"),
-            "with the id 'nobody'",
+            "no image has the id 'nobody'",
         ),
         (
             ("propagate", "d.gallery", "--labels", "two.csv", "-o", "x.csv", "--precision", "0.9"),

@@ -444,6 +444,7 @@ def test_chains_of_similar_images_do_not_join_a_group(tmp_path: Path) -> None:
         for each in group.duplicates:
             other = thumbnail_vector(np.asarray(Image.open(folder / file_name(each.id))))
             assert correlation(kept, other) == pytest.approx(each.correlation, abs=1e-5)
+            assert each.correlation is not None
             assert each.correlation > 0.9
 
 

@@ -19,8 +19,8 @@ from lookalike.labels import (
     LabelSet,
     NeighborGraph,
     Propagation,
-    find_label_issues,
     propagate,
+    rank_labels,
     suggest,
 )
 
@@ -81,7 +81,7 @@ def test_suggestions_are_distinct_and_unlabeled() -> None:
     second = suggest(graph, 10, labels)
     assert len(set(first) | set(second)) == 20
     assert sorted(suggest(graph, len(graph))) == list(range(len(graph)))
-    with pytest.raises(SettingError, match="count=351 must be from 1 to 350"):
+    with pytest.raises(SettingError, match="k=351 must be from 1 to 350"):
         suggest(graph, 351, labels)
 
 
@@ -218,7 +218,7 @@ def test_wrong_labels_rank_first() -> None:
     wrong = [5, 100, 200, 300]
     labels = {row_id: (truth[row],) for row, row_id in enumerate(graph.ids)}
     labels |= {graph.ids[row]: ("class 5" if row < 300 else "class 0",) for row in wrong}
-    result = find_label_issues(graph, LabelSet("labels.csv", labels))
+    result = rank_labels(graph, LabelSet("labels.csv", labels))
     assert {issue.row for issue in result.ranking[:4]} == set(wrong)
     assert {issue.row for issue in result.issues} == set(wrong)
     assert result.issues[0].suggested == (truth[result.issues[0].row],)
@@ -232,7 +232,7 @@ def test_three_images_are_enough() -> None:
     result = propagate(graph, LabelSet("labels.csv", {"a": ("x",), "c": ("y",)}))
     assert result.predictions[1] == ("x",)
     labels = LabelSet("labels.csv", {"a": ("x",), "b": ("y",), "c": ("y",)})
-    assert find_label_issues(graph, labels).labeled == 3
+    assert rank_labels(graph, labels).labeled == 3
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_three_images_are_enough() -> None:
         ({"a": ("x",), "b": ("x",)}, r"the only label is 'x' \(2 images\)"),
     ],
 )
-@pytest.mark.parametrize("function", [propagate, find_label_issues])
+@pytest.mark.parametrize("function", [propagate, rank_labels])
 def test_fewer_than_two_classes_are_rejected(
     labels: dict[str, tuple[str, ...]],
     message: str,
@@ -297,7 +297,7 @@ def test_propagation_can_be_cancelled() -> None:
     for work in (
         lambda: session.coverage(labels.by_id),
         lambda: propagate(graph, labels),
-        lambda: find_label_issues(graph, labels),
+        lambda: rank_labels(graph, labels),
         lambda: suggest(graph, 5, labels),
         lambda: graph_from_embeddings(graph.ids, graph.embeddings),
     ):

@@ -56,7 +56,7 @@ def map_command(
     opened = Gallery.open(gallery).snapshot()
     check_output(out, force=force, gallery=opened)
     with console.progress() as on_progress:
-        result = build_map(opened, column=column, fresh=fresh, on_progress=on_progress)
+        result = build_map(opened, column=column, fresh=fresh, progress=on_progress)
         if out is not None:
             page = html(result, opened, thumbnails=thumbnails, on_progress=on_progress).encode()
             write_atomically(out, page)
@@ -139,26 +139,31 @@ def outliers_command(
     gallery: Gallery,
     k: Annotated[int, typer.Option("-k", metavar="K", help="Images to list.")] = _LISTED,
     out: OutputFolder = None,
-    fresh: _Fresh = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Recompute the scores; don't use those of the map.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List outliers by local outlier factor (about 1: fits in).
 
     lookalike explore outliers photos.gallery -k 50 -o outliers
     """
-    from lookalike.errors import SettingError
+    from lookalike.explore.outliers import outliers
+    from lookalike.gallery.gallery import Gallery
 
-    if k < 1:
-        raise SettingError("{k} must be at least 1", k=k)
-    opened, result = _map(gallery, "label", out, fresh=fresh)
-    places = (-result.lof_scores).argsort(kind="stable")[:k].tolist()
-    scores = [(result.ids[place], float(result.lof_scores[place])) for place in places]
+    check_free(out)
+    opened = Gallery.open(gallery).snapshot()
+    with console.progress() as on_progress:
+        result = outliers(opened, k, fresh=fresh, progress=on_progress)
+    scores = list(zip(result.ids, result.scores.tolist(), strict=True))
     if as_json:
         console.print_json([{"id": row_id, "lof_score": score} for row_id, score in scores])
     else:
         rows = [(f"{score:.2f}", row_id) for row_id, score in scores]
         console.print_table(("outlier factor", "id"), rows)
-        _print_left_out(result)
+        if result.zero_embeddings:
+            images = format_count(len(result.zero_embeddings), "image")
+            console.print_lines(f"{images} with an embedding of zeros: without a score")
     if out is not None:
         lines = [{"id": row_id, "lof_score": f"{score:.4f}"} for row_id, score in scores]
         sheet = [(row_id, f"{score:.2f}") for row_id, score in scores]
@@ -208,7 +213,7 @@ def duplicates_command(
             prefer=prefer or (),
             max_distance=max_distance,
             exact=exact,
-            on_progress=on_progress,
+            progress=on_progress,
         )
     if as_json:
         console.print_json(result.as_dict())
@@ -270,7 +275,7 @@ def _map(
     check_free(out)
     opened = Gallery.open(gallery).snapshot()
     with console.progress() as on_progress:
-        result = build_map(opened, column=column, fresh=fresh, on_progress=on_progress)
+        result = build_map(opened, column=column, fresh=fresh, progress=on_progress)
     if result.unsaved:
         _note_unsaved(result)
     return opened, result

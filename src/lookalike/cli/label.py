@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,13 +21,12 @@ from lookalike.cli.output_files import (
 from lookalike.formatting import format_count
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lookalike.gallery import gallery as galleries
     from lookalike.labels import LabelSet, Propagation
 
 app = new_group("Label a few images, propagate the labels, find label issues.")
-
-_SUGGESTED = 100
-"""Images that are suggested by default, or all if there are fewer."""
 
 _ISSUE_COLUMNS = ("id", "label", "suggested", "disagreement", "agreeing", "neighbors")
 
@@ -34,14 +34,14 @@ _ISSUE_COLUMNS = ("id", "label", "suggested", "disagreement", "agreeing", "neigh
 @app.command("suggest", cls=Command)
 def suggest_command(
     gallery: Gallery,
-    count: Annotated[
+    k: Annotated[
         int | None,
         typer.Option("-k", metavar="K", help="Images to suggest.", show_default="100"),
     ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Labels so far: CSV of id,label; suggests uncertain ones."
+            metavar="FILE", help="Labels so far: table of id,label; suggests uncertain ones."
         ),
     ] = None,
     out: OutputFolder = None,
@@ -60,38 +60,35 @@ def suggest_command(
       lookalike label suggest photos.gallery --labels 1/labels.csv -o 2
     """
     from lookalike.gallery.gallery import Gallery
-    from lookalike.labels import neighbor_graph, read_labels, save_session, suggest
+    from lookalike.labels.suggest import suggest_labels
 
     check_free(out)
     opened = Gallery.open(gallery).snapshot()
-    label_set = None if labels is None else read_labels(labels, opened.store.ids())
     with console.progress() as on_progress:
-        graph = neighbor_graph(opened, on_progress=on_progress)
-        if count is None:
-            unlabeled = len(graph) - (0 if label_set is None else len(label_set))
-            count = min(_SUGGESTED, max(1, unlabeled))
-        rows = suggest(graph, count, label_set, seed=seed, on_progress=on_progress)
-    ids = [graph.ids[row] for row in rows]
+        result = suggest_labels(opened, k, labels=labels, seed=seed, progress=on_progress)
     if as_json:
-        uris = opened.store.get(ids).uris
-        console.print_json([{"id": i, "uri": uri} for i, uri in zip(ids, uris, strict=True)])
+        pairs = zip(result.ids, result.uris, strict=True)
+        console.print_json([{"id": row_id, "uri": uri} for row_id, uri in pairs])
     elif out is None:
-        console.print_names(ids)
+        console.print_names(result.ids)
     if out is not None:
-        _write_label_sheet(opened, ids, label_set, out / "labels.csv")
+        _write_label_sheet(opened, result.ids, result.labels, out / "labels.csv")
         console.note("fill in the column label; sheet.png shows the numbered images")
         console.note(
             f"next: lookalike label propagate {gallery} --labels {out / 'labels.csv'} -o OUT.csv"
         )
     if save:
-        save_session(opened, graph, rows, label_set)
+        result.save()
         console.note(f"saved in {gallery}; to label: lookalike serve {gallery}")
 
 
 @app.command("propagate", cls=Command)
 def propagate_command(
     gallery: Gallery,
-    labels: Annotated[Path, typer.Option(metavar="FILE", help="Labels: CSV of id,label.")],
+    labels: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Labels: a table of id,label (CSV, JSONL, Parquet)."),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Output CSV.")],
     precision: Annotated[
         float | None,
@@ -117,20 +114,17 @@ def propagate_command(
     """
     from lookalike.artifacts import write_atomically
     from lookalike.gallery.gallery import Gallery
-    from lookalike.labels import neighbor_graph, propagate, read_labels
-    from lookalike.labels.write_back import check_column, write_labels
+    from lookalike.labels.propagation import propagate_labels
+    from lookalike.labels.write_back import check_column
 
     opened = Gallery.open(gallery)
     view = opened.snapshot()
     check_output(out, force=force, gallery=view, inputs=(labels,))
-    label_set = read_labels(labels, view.store.ids())
     if column is not None:
         check_column(view, column)
     with console.progress() as on_progress:
-        label_set.validate()
-        graph = neighbor_graph(view, on_progress=on_progress)
-        result = propagate(
-            graph, label_set, precision=precision, seed=seed, on_progress=on_progress
+        result = propagate_labels(
+            view, labels, precision=precision, seed=seed, progress=on_progress
         )
     uris = view.store.get(result.ids).uris
     rows = ({**row, "uri": uri} for row, uri in zip(result.rows(), uris, strict=True))
@@ -142,7 +136,7 @@ def propagate_command(
     write_atomically(out, csv_bytes(columns, rows))
     console.note(f"{out}: {format_count(len(result.ids), 'row')}")
     if column is not None:
-        write_labels(opened, result, column)
+        replace(result, gallery=opened).write(column)
         console.note(f"{gallery}: metadata column {column} written")
 
 
@@ -152,7 +146,9 @@ def issues_command(
     labels: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Labels: CSV of id,label.", show_default="the gallery's --column"
+            metavar="FILE",
+            help="Labels: a table of id,label (CSV, JSONL, Parquet).",
+            show_default="the gallery's --column",
         ),
     ] = None,
     column: Annotated[
@@ -169,17 +165,12 @@ def issues_command(
     lookalike label issues photos.gallery -o issues
     """
     from lookalike.gallery.gallery import Gallery
-    from lookalike.labels import find_label_issues, neighbor_graph, read_labels
+    from lookalike.labels.issues import find_label_issues
 
     check_free(out)
     opened = Gallery.open(gallery).snapshot()
-    if labels is None:
-        label_set = _labels_from_column(opened, column)
-    else:
-        label_set = read_labels(labels, opened.store.ids())
-    label_set.validate()
     with console.progress() as on_progress:
-        result = find_label_issues(neighbor_graph(opened, on_progress=on_progress), label_set)
+        result = find_label_issues(opened, labels, column=column, progress=on_progress)
     rows = list(result.rows())
     if as_json:
         console.print_json(result.as_dict())
@@ -194,22 +185,8 @@ def issues_command(
         write_folder(opened, out / "issues.csv", _ISSUE_COLUMNS, rows, sheet)
 
 
-def _labels_from_column(gallery: galleries.Gallery, column: str) -> LabelSet:
-    from lookalike.errors import InputError
-    from lookalike.sources.labels import labels_of_items
-
-    records = list(gallery.store.records())
-    if not any(column in record.metadata for record in records):
-        raise InputError(
-            f"{gallery.path}: no metadata column {column!r}; pass another {{column}} or {{labels}}",
-            column=None,
-            labels=None,
-        )
-    return labels_of_items(f"{gallery.path}, column {column}", records, column=column)
-
-
 def _write_label_sheet(
-    gallery: galleries.Gallery, ids: list[str], labels: LabelSet | None, path: Path
+    gallery: galleries.Gallery, ids: Sequence[str], labels: LabelSet | None, path: Path
 ) -> None:
     """Write the images to label, and below them those labeled so far."""
     from lookalike.sources.labels import SEPARATOR

@@ -138,7 +138,7 @@ def _map() -> None:
     from lookalike.explore import build_map
 
     with _gallery() as gallery:
-        result = build_map(gallery)
+        result = build_map(gallery, progress=False)
         _expect(len(result.ids) == _IMAGES, "a map lacks images")
 
 

@@ -57,12 +57,13 @@ class Likeness:
     """How alike two images are: ``kind`` is ``near``, or ``pixels`` for equal pixels.
 
     ``distance`` is the Euclidean distance of their embeddings (of unit length where the metric is
-    cosine), ``correlation`` that of their thumbnails; 0 and 1 where the pixels are equal.
+    cosine), ``correlation`` that of their thumbnails, None if these were not compared; 0 and 1
+    where the pixels are equal.
     """
 
     kind: str
     distance: float
-    correlation: float
+    correlation: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,9 @@ class Comparison:
     """The duplicates among some rows, by their place in the list of these.
 
     ``facts`` are those of the files that were compared. ``similar`` maps a place to those of its
-    duplicates. Not compared were the places in ``unreadable`` and ``changed``;
-    ``no_content`` were compared by their pixels alone.
+    duplicates. Not compared were the places in ``unreadable`` and ``changed``; ``no_content`` were
+    compared by their pixels alone. ``embeddings_only``: no image can be read, so that nothing but
+    embeddings was compared.
     """
 
     threshold: CopyThreshold | None = None
@@ -80,6 +82,7 @@ class Comparison:
     unreadable: Sequence[int] = ()
     changed: Sequence[int] = ()
     no_content: Sequence[int] = ()
+    embeddings_only: bool = False
 
 
 def compare(
@@ -111,10 +114,28 @@ def compare(
     sample = np.random.default_rng(seed).permutation(len(records))[:SAMPLE].tolist()
     images = dict(zip(sample, _sampled(gallery, [records[p] for p in sample]), strict=True))
     readable = {place: image for place, image in images.items() if image is not None}
+    if not readable and max_distance is not None:
+        return _by_embeddings(embeddings, defined, max_distance, on_progress)
+    if not readable:
+        raise InputError(
+            f"{gallery.path}: none of {len(images)} sampled images can be read, the first is "
+            f"{records[sample[0]].uri or records[sample[0]].id}; pass {{max_distance}} to compare "
+            "embeddings alone, or {exact} to find identical files",
+            max_distance=None,
+            exact=None,
+        )
     index = ExactIndex(embeddings[defined])
+    encoder = gallery.encoder if gallery.encoder.is_available else None
+    if encoder is None and max_distance is None:
+        raise InputError(
+            f"{gallery.path}: its encoder is not here to calibrate the distance of near-duplicates "
+            "on altered copies; pass {max_distance}, or {exact} to find identical files",
+            max_distance=None,
+            exact=None,
+        )
     threshold = calibrate_threshold(
         list(readable.values()),
-        gallery.encoder,
+        encoder,
         gallery.metric,
         lambda queries, k: index.search(queries, k, Metric.L2).distances,
         max_distance,
@@ -165,14 +186,25 @@ def compare(
 
 def _sampled(gallery: Gallery, records: Sequence[Record]) -> Sequence[ImageArray | None]:
     """Return the images of some rows, None for those that cannot be read."""
-    images = gallery.read_images(records, reduce=partial(shrink_image, side=SAMPLED_SIDE))
-    if all(image is None for image in images):
-        raise InputError(
-            f"{gallery.path}: none of {len(images)} sampled images can be read, the first is "
-            f"{records[0].uri}; identical files are found without decoding images: "
-            f"lookalike explore duplicates {gallery.path} --exact"
-        )
-    return images
+    return gallery.read_images(records, reduce=partial(shrink_image, side=SAMPLED_SIDE))
+
+
+def _by_embeddings(
+    embeddings: Embeddings,
+    defined: NDArray[np.bool_],
+    max_distance: float,
+    on_progress: ProgressCallback,
+) -> Comparison:
+    """Compare rows whose images cannot be read: those within a distance are near-duplicates."""
+    places = np.flatnonzero(defined)
+    pairs = pairs_within(embeddings[places], max_distance, on_progress).renumbered(places)
+    similar: dict[int, dict[int, Likeness]] = defaultdict(dict)
+    for a, b, distance in zip(
+        pairs.first.tolist(), pairs.second.tolist(), pairs.distances.tolist(), strict=True
+    ):
+        similar[a][b] = similar[b][a] = Likeness(NEAR, distance, None)
+    zero = np.flatnonzero(~defined).tolist()
+    return Comparison(similar=similar, no_content=zero, embeddings_only=True)
 
 
 def _within(embeddings: Embeddings, places: Sequence[int], limit: float) -> NDArray[np.bool_]:

@@ -98,7 +98,7 @@ class CopyThreshold:
 
 def calibrate_threshold(
     images: Sequence[ImageArray],
-    encoder: Encoder,
+    encoder: Encoder | None,
     metric: Metric,
     nearest: NearestDistances,
     max_distance: float | None = None,
@@ -114,7 +114,7 @@ def calibrate_threshold(
 
     Args:
         images: a sample of the collection.
-        encoder: of the collection.
+        encoder: of the collection; None if there is only a ``max_distance``.
         metric: of the collection.
         nearest: searches the collection.
         max_distance: replaces the calibrated distance.
@@ -130,8 +130,6 @@ def calibrate_threshold(
         return None
     per_image = len(ALTERATIONS)
     copies = [alter(image) for image in images for alter in ALTERATIONS.values()]
-    originals = encoder.encode_batch(list(images))
-    distances = copy_distances(originals, encoder.encode_batch(copies), per_image, metric)
     correlations = np.array(
         [
             correlation(thumbnail_vector(image), thumbnail_vector(copy))
@@ -139,12 +137,17 @@ def calibrate_threshold(
             for copy in copies[place * per_image : (place + 1) * per_image]
         ]
     )
+    distances = np.zeros(len(copies))
+    if encoder is not None:
+        originals = encoder.encode_batch(list(images))
+        distances = copy_distances(originals, encoder.encode_batch(copies), per_image, metric)
     defined = np.isfinite(distances) & np.isfinite(correlations)
     if not defined.any():
         return None
     distances, correlations = distances[defined], correlations[defined]
     used = defined.reshape(-1, per_image).any(axis=1)
     if max_distance is None:
+        assert encoder is not None
         max_distance = min(
             float(np.quantile(distances, TARGET_RECALL)),
             _crowding_distance(originals[used], metric, nearest),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError, SettingError
@@ -15,13 +17,23 @@ from lookalike.explore.copy_threshold import CopyThreshold
 from lookalike.explore.keep_rules import FileFacts, KeepOrder, matches, read_facts
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.local import local_gallery
+from lookalike.gallery.notebook import SHOWN, Caption, images_html, table_html, text_html
+from lookalike.progress import ProgressOption, reporting
 from lookalike.sources.sampling import thread_map
+from lookalike.sources.tables import data_frame
 from lookalike.stores.base import Record
-from lookalike.types import ProgressCallback, ignore_progress
+from lookalike.types import ProgressCallback
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
 EXACT = "exact"
+
+_SHOWN_GROUPS = 8
+"""Groups that are shown in a notebook."""
 
 _SAME_BYTES = Likeness(EXACT, 0.0, 1.0)
 
@@ -33,14 +45,15 @@ class Duplicate:
     ``kind`` is ``exact`` (the same file content), ``pixels`` (blank images with the same pixels)
     or ``near``. ``distance`` is the Euclidean distance of its embedding to that of the kept image
     (of unit length where the metric is cosine), ``correlation`` that of their thumbnails; 0 and 1
-    unless the kind is ``near``. ``decided_by`` is the criterion by which the other image is kept,
+    unless the kind is ``near``. The correlation is None if no image of the gallery could be read.
+    ``decided_by`` is the criterion by which the other image is kept,
     one of :data:`lookalike.explore.keep_rules.CRITERIA`.
     """
 
     id: str
     kind: str
     distance: float
-    correlation: float
+    correlation: float | None
     decided_by: str
 
 
@@ -63,7 +76,7 @@ class DuplicateGroup:
         return tuple(dict.fromkeys(each.decided_by for each in self.duplicates))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Duplicates:
     """Groups of duplicates, the largest first.
 
@@ -74,7 +87,8 @@ class Duplicates:
     ``same_file`` rows that show the same file as another row, which are not redundant;
     ``no_content``, among the images that were read, those that are blank or nearly of one color,
     and those with an embedding of zeros: they are duplicates only of images with equal bytes or
-    pixels.
+    pixels. ``embeddings_only``: no image could be read, so that near-duplicates were found by the
+    distance of their embeddings alone.
     """
 
     images: int
@@ -85,6 +99,11 @@ class Duplicates:
     changed: tuple[str, ...] = ()
     same_file: tuple[str, ...] = ()
     no_content: tuple[str, ...] = ()
+    embeddings_only: bool = False
+    gallery: Gallery | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return f"<Duplicates among {format_count(self.images, 'image')}: {self.summary()}>"
 
     @property
     def redundant(self) -> tuple[str, ...]:
@@ -109,8 +128,46 @@ class Duplicates:
                     "id": each.id,
                     "decided_by": each.decided_by,
                     "distance": f"{each.distance:.6f}",
-                    "correlation": f"{each.correlation:.4f}",
+                    "correlation": "" if each.correlation is None else f"{each.correlation:.4f}",
                 }
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame with a row for each image of a group, the one to keep first.
+
+        Its columns are ``group`` (a number from 1), ``kind``, ``keep`` (bool), ``id``,
+        ``decided_by``, and ``distance`` and ``correlation`` to the kept image (NaN for itself).
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        rows = list(self.rows())
+        columns: dict[str, Any] = {
+            "group": np.array([int(row["group"]) for row in rows], np.int64),
+            "kind": [row["kind"] for row in rows],
+            "keep": np.array([row["keep"] == "yes" for row in rows], np.bool_),
+            "id": [row["id"] for row in rows],
+            "decided_by": [row["decided_by"] for row in rows],
+        }
+        for name in ("distance", "correlation"):
+            values = [row.get(name) or "nan" for row in rows]
+            columns[name] = np.array([float(value) for value in values], np.float64)
+        return data_frame("Duplicates.to_pandas", columns)
+
+    def _repr_html_(self) -> str:
+        """Return the largest groups for a notebook: thumbnails, or ids if none can be read."""
+        parts = [f"<p>{text_html(self)}</p>"]
+        groups = self.groups[:_SHOWN_GROUPS]
+        for number, group in enumerate(groups, 1):
+            kept = Caption(group.keep, f"{group.keep}\nkeep")
+            others = [Caption(each.id, f"{each.id}\n{each.kind}") for each in group.duplicates]
+            captions = [kept, *others][:SHOWN]
+            rows = [(each.id, each.text.rpartition("\n")[2]) for each in captions]
+            title = f"group {number}: {format_count(1 + len(others), 'image')}"
+            shown = images_html(self.gallery, captions) or table_html(("id", ""), rows)
+            parts.append(f"<p>{text_html(title)}</p>{shown}")
+        if len(self.groups) > len(groups):
+            parts.append(f"<p>{len(self.groups) - len(groups):,} more groups</p>")
+        return "".join(parts)
 
     def summary(self) -> str:
         """Return the number of groups and redundant files as one line of text."""
@@ -120,6 +177,8 @@ class Duplicates:
 
     def notes(self) -> Iterator[str]:
         """Yield a sentence for each kind of images that were not compared like the others."""
+        if self.embeddings_only:
+            yield "no image can be read: near-duplicates by the distance of embeddings alone"
         if self.no_content:
             images = format_count(len(self.no_content), "image")
             yield (
@@ -154,6 +213,7 @@ class Duplicates:
             "changed": list(self.changed),
             "same_file": list(self.same_file),
             "no_content": list(self.no_content),
+            "embeddings_only": self.embeddings_only,
         }
 
 
@@ -165,7 +225,7 @@ def find_duplicates(  # noqa: PLR0913 - keyword options of the public call
     max_distance: float | None = None,
     exact: bool = False,
     seed: int = 0,
-    on_progress: ProgressCallback = ignore_progress,
+    progress: ProgressOption = True,
 ) -> Duplicates:
     """Find groups of duplicates. Nothing is deleted or written.
 
@@ -176,7 +236,9 @@ def find_duplicates(  # noqa: PLR0913 - keyword options of the public call
     content are duplicates only if their bytes or pixels are equal.
 
     Which image is kept is decided by the header and the size of its file, read anew; an image that
-    cannot be read is never kept instead of one that can.
+    cannot be read is never kept instead of one that can. Where no image can be read, as of
+    embeddings that were made elsewhere, near-duplicates need ``max_distance`` and are those within
+    it. :meth:`Gallery.remove` deletes the ``redundant`` ones.
 
     Args:
         gallery: whose rows are compared.
@@ -185,10 +247,11 @@ def find_duplicates(  # noqa: PLR0913 - keyword options of the public call
         prefer: patterns of paths, folders or ids, with ``*`` and ``?``, of images to keep if
             nothing but their ids tells them apart, the most preferred first; ``!backup``
             prefers what is not in such a folder.
-        max_distance: maximum distance of embeddings, instead of the calibrated one.
+        max_distance: maximum Euclidean distance of embeddings (of unit length where the metric is
+            cosine), instead of the calibrated one.
         exact: find identical files only; no image is decoded.
         seed: of the sample of images for the calibration.
-        on_progress: called after each step.
+        progress: True shows it on a terminal or in a notebook; False does not; a callback gets it.
 
     Raises:
         InputError: fewer than two rows, no readable image, or too many pairs within the distance.
@@ -196,10 +259,30 @@ def find_duplicates(  # noqa: PLR0913 - keyword options of the public call
         UnknownNameError: no such rule.
         ImageError: the encoder rejects an image.
     """
-    order = KeepOrder(keep, tuple(prefer))
-    if max_distance is not None and not max_distance >= 0:
+    order = KeepOrder(keep, (prefer,) if isinstance(prefer, str) else tuple(prefer))
+    if max_distance is not None and not _is_number(max_distance):
         raise SettingError("{max_distance} must be at least 0", max_distance=max_distance)
-    gallery = gallery.snapshot()
+    view = local_gallery(gallery).snapshot()
+    with reporting(progress) as on_progress:
+        result = _find(view, order, max_distance, seed, on_progress, exact=exact)
+    return replace(result, gallery=gallery)
+
+
+def _is_number(value: object) -> bool:
+    if not isinstance(value, int | float | np.floating) or isinstance(value, bool):
+        return False
+    return bool(value >= 0)
+
+
+def _find(
+    gallery: Gallery,
+    order: KeepOrder,
+    max_distance: float | None,
+    seed: int,
+    on_progress: ProgressCallback,
+    *,
+    exact: bool,
+) -> Duplicates:
     records = list(gallery.store.records())
     if len(records) < 2:
         size = "1 image" if records else "no images"
@@ -228,13 +311,14 @@ def find_duplicates(  # noqa: PLR0913 - keyword options of the public call
 
     return Duplicates(
         images=len(records),
-        keep=keep,
+        keep=order.rule,
         threshold=comparison.threshold,
         groups=tuple(sorted(groups, key=lambda group: (-len(group.duplicates), group.keep))),
         unreadable=ids(files.unreadable, comparison.unreadable),
         changed=ids(files.changed, comparison.changed),
         same_file=ids(files.same_file),
         no_content=ids((), comparison.no_content),
+        embeddings_only=comparison.embeddings_only,
     )
 
 
@@ -321,7 +405,7 @@ def _stars(order: Sequence[int], comparison: Comparison) -> Iterator[tuple[int, 
             continue
         similar = comparison.similar.get(kept, {})
         nearest = sorted(
-            (each.distance, -each.correlation, place)
+            (each.distance, -(each.correlation or 0), place)
             for place, each in similar.items()
             if place not in taken
         )

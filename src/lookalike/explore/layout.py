@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
-from lookalike.errors import MissingDependencyError
+from lookalike.errors import require
 from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
 
@@ -82,12 +82,11 @@ def principal_components(embeddings: Embeddings) -> NDArray[np.float64]:
 def _tsne(
     graph: NeighborGraph, start: NDArray[np.float64], seed: int, on_progress: ProgressCallback
 ) -> NDArray[np.float64]:
-    try:
-        from openTSNE import TSNEEmbedding
-        from openTSNE.affinity import PerplexityBasedNN
-        from openTSNE.nearest_neighbors import PrecomputedNeighbors
-    except ImportError:
-        raise MissingDependencyError("openTSNE", "a map", "explore") from None
+    require("openTSNE", "a map", "explore")
+    from openTSNE import TSNEEmbedding
+    from openTSNE.affinity import PerplexityBasedNN
+    from openTSNE.nearest_neighbors import PrecomputedNeighbors
+
     from lookalike.config import settings
 
     k = min(_NEIGHBORS, graph.rows.shape[1])

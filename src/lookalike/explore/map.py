@@ -5,23 +5,32 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.artifacts import write_atomically
 from lookalike.cancellation import check_cancelled
 from lookalike.documents import Fields
 from lookalike.errors import ArtifactError, InputError, StorageError
 from lookalike.explore.clusters import UNCLUSTERED, Cluster, describe_clusters, find_clusters
 from lookalike.explore.layout import METHOD, MapQuality, Points, compute_layout, measure_quality
-from lookalike.explore.outliers import lof_scores
+from lookalike.explore.lof import lof_scores
 from lookalike.filters.facets import MAX_COLUMNS, MAX_LISTED
 from lookalike.formatting import format_count
 from lookalike.gallery.derived import MAP, DerivedFile, Origin, Saved, decode_array, encode_array
 from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.local import local_gallery
 from lookalike.gallery.neighbors import neighbor_graph
-from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
+from lookalike.progress import ProgressOption, reporting
+from lookalike.sources.labels import SEPARATOR, split_labels
+from lookalike.sources.tables import data_frame
+from lookalike.types import Embeddings, Progress, ProgressCallback
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 K = 8
 """Nearest neighbors of each image in the file."""
@@ -29,16 +38,17 @@ K = 8
 _MAX_COORDINATE = 65_535
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CollectionMap(Saved):
     """The map of a gallery, saved in it; arrays are in the order of ``ids``.
 
     ``points`` is ``(n, 2)`` float32 in [0, 1], ``membership`` ``(n,)`` cluster numbers, -1 for
     unclustered images, ``lof_scores`` ``(n,)`` local outlier factors, and ``neighbors`` ``(n, k)``
-    row numbers of the nearest images, nearest first. ``columns`` holds the value of each row for
-    metadata columns with few distinct values. ``zero_embeddings`` are ids of rows that are not on
-    the map: with the metric cosine, an embedding of zeros has no neighbors. ``unsaved``:
-    why it is not saved in the gallery, empty if it is.
+    row numbers of the nearest images, nearest first. ``column`` is the metadata column that names
+    the clusters; ``columns`` holds the value of each row for metadata columns with few distinct
+    values. ``zero_embeddings`` are ids of rows that are not on the map: with the metric cosine, an
+    embedding of zeros has no neighbors. ``unsaved``: why it is not saved in the gallery, empty if
+    it is. ``gallery`` is where images for thumbnails are read.
     """
 
     ids: tuple[str, ...]
@@ -50,15 +60,71 @@ class CollectionMap(Saved):
     quality: MapQuality
     fingerprint: str
     embeddings_hash: str
+    column: str = ""
     columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     zero_embeddings: tuple[str, ...] = ()
 
     unsaved: str = ""
+    gallery: Gallery | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"<CollectionMap of {format_count(len(self), 'image')}: "
+            f"{format_count(len(self.clusters), 'cluster')}, {self.unclustered:,} unclustered>"
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     @property
     def unclustered(self) -> int:
         """The number of images in no cluster."""
         return int((self.membership == UNCLUSTERED).sum())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame with a row for each image.
+
+        Its columns are ``id``, ``x``, ``y`` (0 to 1), ``cluster`` (its number, -1 for none),
+        ``name`` (of the cluster, null for none) and ``lof_score``.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        names = {each.number: each.name for each in self.clusters}
+        columns = {
+            "id": list(self.ids),
+            "x": self.points[:, 0],
+            "y": self.points[:, 1],
+            "cluster": self.membership,
+            "name": [names.get(number) for number in self.membership.tolist()],
+            "lof_score": self.lof_scores,
+        }
+        return data_frame("CollectionMap.to_pandas", columns)
+
+    def save_html(self, path: str | Path, *, thumbnails: int = 32) -> Path:
+        """Write the map as one HTML file that needs no other, to explore in a browser.
+
+        Args:
+            path: of the file; an existing one is replaced.
+            thumbnails: pixels per side of a thumbnail, at most 256; 0 for none.
+
+        Raises:
+            SettingError: ``thumbnails`` is out of range.
+            InputError: the map has no gallery.
+            StorageError: it could not be written.
+        """
+        from lookalike.explore.page import html
+
+        if self.gallery is None:
+            raise InputError("this map has no gallery to read thumbnails from; build or load it")
+        write_atomically(Path(path), html(self, self.gallery, thumbnails=thumbnails).encode())
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        """Return a picture of the map and its largest clusters, for a notebook."""
+        from lookalike.explore.picture import map_html
+
+        return map_html(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of the map; arrays are base64 of little-endian numbers."""
@@ -85,6 +151,7 @@ class CollectionMap(Saved):
             "lof_scores": encode_array(self.lof_scores.astype("<f4")),
             "k": self.neighbors.shape[1],
             "neighbors": encode_array(self.neighbors.astype("<u4")),
+            "column": self.column,
             "columns": columns,
         }
 
@@ -95,7 +162,7 @@ def build_map(
     column: str = "label",
     fresh: bool = False,
     seed: int = 0,
-    on_progress: ProgressCallback = ignore_progress,
+    progress: ProgressOption = True,
 ) -> CollectionMap:
     """Return the map of a gallery: the saved one if it is up to date, else a new one, saved.
 
@@ -110,21 +177,28 @@ def build_map(
         column: metadata column whose values name the clusters, if it exists.
         fresh: recompute the map in any case.
         seed: of the layout.
-        on_progress: called after each step.
+        progress: True shows it on a terminal or in a notebook; False does not; a callback gets it.
 
     Raises:
         InputError: fewer than three rows, or fewer with an embedding but zeros.
         MissingDependencyError: openTSNE is not installed.
     """
-    gallery = gallery.snapshot()
+    with reporting(progress) as on_progress:
+        result = _build(local_gallery(gallery).snapshot(), column, seed, fresh, on_progress)
+    return replace(result, gallery=gallery)
+
+
+def _build(
+    gallery: Gallery, column: str, seed: int, fresh: bool, on_progress: ProgressCallback
+) -> CollectionMap:
     saved = None if fresh else _load_if_usable(gallery)
     if saved is not None and not saved.stale:
-        return _with_columns(saved, gallery, column)
+        return saved if saved.column == column else _with_columns(saved, gallery, column)
     if len(gallery) < 3:
         size = format_count(len(gallery), "image")
         raise InputError(f"{gallery.path}: has {size}; a map needs at least three")
     ids = tuple(gallery.store.ids())
-    embeddings_hash = _hash(gallery.store.get(ids).embeddings)
+    embeddings_hash = _hash(gallery.store.embeddings(ids))
     origin = Origin.now(gallery.state)
     shown = () if saved is None else tuple(sorted((*saved.ids, *saved.zero_embeddings)))
     if saved is not None and (shown, saved.embeddings_hash) == (ids, embeddings_hash):
@@ -167,7 +241,14 @@ def load_map(gallery: Gallery) -> CollectionMap | None:
         FormatVersionError: a newer lookalike wrote the file.
         ArtifactError: an older lookalike wrote the file, or it is damaged.
     """
-    return FILE.load(gallery)
+    saved = FILE.load(gallery)
+    return None if saved is None else replace(saved, gallery=gallery)
+
+
+def load_current_map(gallery: Gallery) -> CollectionMap | None:
+    """Return the map saved in the gallery if it can be read and is up to date, else None."""
+    saved = _load_if_usable(gallery)
+    return None if saved is None or saved.stale else saved
 
 
 def _from_document(document: Fields, origin: Origin) -> CollectionMap:
@@ -198,6 +279,7 @@ def _from_document(document: Fields, origin: Origin) -> CollectionMap:
         embeddings_hash=document.text("embeddings_hash"),
         origin=origin,
         zero_embeddings=document.texts("zero_embeddings"),
+        column=document.text("column", ""),
         columns={each.text("name"): _column(each, count) for each in document.objects("columns")},
     )
 
@@ -244,10 +326,10 @@ def _with_columns(result: CollectionMap, gallery: Gallery, column: str) -> Colle
         values = [_display_text(row.get(name)) for row in rows]
         if 1 < len({*values} - {None}) <= MAX_LISTED:
             columns[name] = values
-    labels = [_display_text(row.get(column)) for row in rows]
-    embeddings = gallery.store.get(result.ids).embeddings
+    labels = [_label(row.get(column)) for row in rows]
+    embeddings = gallery.store.embeddings(result.ids)
     clusters = describe_clusters(result.membership, embeddings, labels)
-    return replace(result, clusters=clusters, columns=columns)
+    return replace(result, clusters=clusters, column=column, columns=columns)
 
 
 def _display_text(value: object) -> str | None:
@@ -255,6 +337,13 @@ def _display_text(value: object) -> str | None:
     if value is None or isinstance(value, list | dict | float):
         return None
     return str(value)
+
+
+def _label(value: object) -> str | None:
+    """Return the labels in a metadata value as one text; None without, or for a measurement."""
+    if isinstance(value, dict | float):
+        return None
+    return SEPARATOR.join(split_labels(value)) or None
 
 
 def _column(document: Fields, count: int) -> list[str | None]:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lookalike.cancellation import check_cancelled
-from lookalike.gallery.neighbors import NeighborGraph
-from lookalike.sources.labels import SEPARATOR, LabelSet
+from lookalike.formatting import format_count
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.local import local_gallery
+from lookalike.gallery.neighbors import NeighborGraph, neighbor_graph
+from lookalike.gallery.notebook import SHOWN, Caption, images_html, table_html, text_html
+from lookalike.labels.gallery_labels import gallery_labels, labels_for
+from lookalike.progress import ProgressOption, reporting
+from lookalike.sources.labels import LABEL, SEPARATOR, LabelSet, LabelSource
+from lookalike.sources.tables import data_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 K = 10
 """Labeled neighbors that are compared with each image."""
@@ -39,12 +49,23 @@ class LabelIssue:
     neighbors: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LabelIssues:
     """All ``labeled`` images that have a labeled neighbor, by falling disagreement."""
 
     ranking: tuple[LabelIssue, ...]
     labeled: int
+    gallery: Gallery | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        labels = format_count(self.labeled, "label")
+        return f"<LabelIssues: {len(self):,} of {labels} disagree with the nearest neighbors>"
+
+    def __len__(self) -> int:
+        return len(self.issues)
+
+    def __iter__(self) -> Iterator[LabelIssue]:
+        return iter(self.issues)
 
     @property
     def issues(self) -> tuple[LabelIssue, ...]:
@@ -67,6 +88,33 @@ class LabelIssues:
                 "neighbors": str(issue.neighbors),
             }
 
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame with a row for each issue, the worst first.
+
+        Its columns are ``id``, ``label``, ``suggested``, ``disagreement`` (0 to 1), ``agreeing``
+        and ``neighbors``; several labels are separated by semicolons.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        issues = self.issues
+        columns = {
+            "id": [each.id for each in issues],
+            "label": [SEPARATOR.join(each.labels) for each in issues],
+            "suggested": [SEPARATOR.join(each.suggested) for each in issues],
+            "disagreement": np.array([each.disagreement for each in issues], np.float64),
+            "agreeing": np.array([each.agreeing for each in issues], np.int64),
+            "neighbors": np.array([each.neighbors for each in issues], np.int64),
+        }
+        return data_frame("LabelIssues.to_pandas", columns)
+
+    def _repr_html_(self) -> str:
+        """Return the worst issues with their images, or as a table if none can be read."""
+        rows = [(row["id"], row["label"], f"{row['suggested']}?") for row in self.rows()]
+        captions = [Caption(row[0], "\n".join(row)) for row in rows[:SHOWN]]
+        shown = images_html(self.gallery, captions)
+        return f"<p>{text_html(self)}</p>{shown or table_html(('id', 'label', 'suggested'), rows)}"
+
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of ``lookalike label issues --json``."""
         return {
@@ -86,7 +134,36 @@ class LabelIssues:
         }
 
 
-def find_label_issues(graph: NeighborGraph, labels: LabelSet) -> LabelIssues:
+def find_label_issues(
+    gallery: Gallery,
+    labels: LabelSource | None = None,
+    *,
+    column: str = LABEL,
+    progress: ProgressOption = True,
+) -> LabelIssues:
+    """Rank the labels of a gallery by how much those of the nearest images disagree with them.
+
+    Nothing is changed, and no image is read.
+
+    Args:
+        gallery: whose images are labeled.
+        labels: what :func:`~lookalike.sources.labels.read_labels` takes; by default those in the
+            metadata.
+        column: of the metadata, with the labels.
+        progress: True shows it on a terminal or in a notebook; False does not; a callback gets it.
+
+    Raises:
+        InputError: no labels, only one class, an unknown id, or fewer than two rows.
+    """
+    view = local_gallery(gallery).snapshot()
+    label_set = gallery_labels(view, column) if labels is None else labels_for(view, labels)
+    label_set.validate()
+    with reporting(progress) as on_progress:
+        result = rank_labels(neighbor_graph(view, on_progress=on_progress), label_set)
+    return replace(result, gallery=gallery)
+
+
+def rank_labels(graph: NeighborGraph, labels: LabelSet) -> LabelIssues:
     """Rank labeled images by how much the labels of their neighbors disagree with theirs.
 
     Each of the nearest labeled neighbors (at most ten of those in the graph) votes with the

@@ -91,6 +91,7 @@ class MapDocument(BaseModel):
     neighbors: str = Field(
         description="Indexes of each item's k nearest neighbors, nearest first; base64 of uint32."
     )
+    column: str = Field(description="Metadata column that names the clusters.")
     columns: list[MapColumn] = Field(description="Metadata columns of few values.")
 
 
