@@ -7,7 +7,6 @@ notebook; False does not; a callback gets every :class:`~lookalike.types.Progres
 from __future__ import annotations
 
 import contextlib
-import html
 import importlib
 import sys
 import time
@@ -187,8 +186,10 @@ class _Table:
             self._handle.update(shown, raw=True)
 
     def _row(self, p: Progress) -> str:
+        from html import escape
+
         rates = self._rates
         bar = "" if p.total is None else f'<progress value="{p.done}" max="{p.total}"></progress>'
         texts = [_count(p), rates.text(p), rates.remaining(p), p.note]
-        cells = [html.escape(printable(p.task)), bar, *map(html.escape, map(printable, texts))]
+        cells = [escape(printable(p.task)), bar, *map(escape, map(printable, texts))]
         return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

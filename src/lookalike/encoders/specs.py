@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lookalike.documents import Fields
 from lookalike.encoders.base import Encoder
@@ -15,6 +15,9 @@ from lookalike.errors import ArtifactError, LookalikeError, SettingError
 from lookalike.sources.base import failure_reason
 from lookalike.sources.sampling import SAMPLE_SIDE
 from lookalike.types import ImageArray
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "lookalike.encoders"
 
@@ -73,8 +76,10 @@ def external_specs() -> list[EncoderSpec]:
     A package that cannot be imported is left out, with a warning in the log: it must not take the
     other encoders away.
     """
+    from importlib.metadata import entry_points
+
     specs = []
-    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             spec = entry_point.load()
         except Exception as error:  # noqa: BLE001 - whatever another package raises
@@ -88,7 +93,7 @@ def external_specs() -> list[EncoderSpec]:
 
 
 @cache
-def _warn(entry_point: importlib.metadata.EntryPoint, reason: str) -> None:
+def _warn(entry_point: EntryPoint, reason: str) -> None:
     """Say once why an encoder is left out."""
     _log.warning("encoder %r (%s) is left out: %s", entry_point.name, entry_point.value, reason)
 

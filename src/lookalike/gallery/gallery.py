@@ -24,7 +24,6 @@ from lookalike.formatting import format_count
 from lookalike.gallery import uploads
 from lookalike.gallery.adding import add_images
 from lookalike.gallery.base import BaseGallery
-from lookalike.gallery.encoder_choice import choose_encoder
 from lookalike.gallery.ids import as_id, as_ids, missing_row_error
 from lookalike.gallery.indexing import IndexedGallery
 from lookalike.gallery.items import GalleryItem
@@ -120,6 +119,8 @@ class Gallery(IndexedGallery, BaseGallery):
             UnreachableError: the server does not answer.
             StorageError: it could not be written.
         """
+        from lookalike.gallery.encoder_choice import choose_encoder  # loads every encoder
+
         return cls._create(path, choose_encoder(encoder, images), metric, store)
 
     @classmethod

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import (
     ArtifactError,
     FingerprintError,
@@ -58,6 +57,8 @@ class OpenedGallery:
     @property
     def encoder(self) -> Encoder:
         """The encoder of the rows: the one that was passed, or that of the folder, loaded once."""
+        from lookalike.encoders.persistence import load_encoder
+
         with self._loading:
             if not self._encoders:
                 encoder = load_encoder(self.storage.path / ENCODER)

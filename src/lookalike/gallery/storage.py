@@ -32,12 +32,6 @@ from lookalike.config import settings
 from lookalike.documents import LARGE, Fields
 from lookalike.encoders.base import MANIFEST as ENCODER_MANIFEST
 from lookalike.encoders.base import MAX_DIM, Encoder
-from lookalike.encoders.persistence import (
-    describe_manifest,
-    encoder_files,
-    file_hashes,
-    write_encoder,
-)
 from lookalike.errors import (
     ArtifactError,
     FingerprintError,
@@ -416,6 +410,8 @@ def create_storage(
                 store=None,
             )
         return _cached_folder(_create_rows(own, fields, encoder))
+    from lookalike.encoders.persistence import write_encoder
+
     folder = Path(path)
     if address is None:
         _check_path(folder)
@@ -435,6 +431,8 @@ def _create_rows(
     address: StoreAddress, fields: Mapping[str, Any], encoder: Encoder
 ) -> AddressedStore:
     """Create a store, its encoder and, last, its manifest."""
+    from lookalike.encoders.persistence import encoder_files
+
     unfinished = find_store(address)
     if unfinished is not None:
         if MANIFEST in unfinished.files() or unfinished.count():
@@ -511,6 +509,8 @@ def _encoder_files(store: AddressedStore) -> dict[str, bytes]:
     Raises:
         ArtifactError: one is missing, has changed, or is not one that an encoder has.
     """
+    from lookalike.encoders.persistence import describe_manifest, file_hashes
+
     place = f"{store.address}: {ENCODER}/{ENCODER_MANIFEST}"
     manifest = store.read_file(f"{ENCODER}/{ENCODER_MANIFEST}")
     fields = parse_manifest(manifest, place=place, what="an encoder")

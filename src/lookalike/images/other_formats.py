@@ -7,7 +7,6 @@ import math
 import re
 from dataclasses import replace
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
@@ -106,6 +105,8 @@ def svg_size(data: bytes) -> tuple[int, int]:
     Raises:
         ValueError: it is not an SVG drawing.
     """
+    from xml.etree import ElementTree
+
     root = next((element for _, element in ElementTree.iterparse(io.BytesIO(data), ("start",))))
     if not root.tag.endswith("svg"):
         raise ValueError(f"its root is {root.tag}, not svg")

@@ -7,7 +7,6 @@ again when the metadata have changed.
 from __future__ import annotations
 
 import re
-import sqlite3
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
@@ -47,6 +46,8 @@ class KeywordIndex:
     """
 
     def __init__(self, columns: Columns) -> None:
+        import sqlite3
+
         self._rows = columns.rows
         self._indexed = 0
         self._latest: tuple[str, NDArray[np.int64], NDArray[np.float64]] | None = None
@@ -67,6 +68,8 @@ class KeywordIndex:
             InputError: there is no keyword, or more than 50, or more than 2,000 characters.
             CancelledError: the search was cancelled, or took too long.
         """
+        import sqlite3
+
         query = _fts_query(keywords)
         with holding(self._lock):
             if self._latest is not None and self._latest[0] == query:  # as in a batch
