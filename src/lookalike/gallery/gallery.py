@@ -16,6 +16,7 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.external import ExternalEncoder
 from lookalike.errors import (
     CancelledError,
+    ImageError,
     InputError,
     LookalikeError,
 )
@@ -248,6 +249,8 @@ class Gallery(IndexedGallery, BaseGallery):
 
     def read_item(self, item: GalleryItem, *, full_size: bool = False) -> ImageArray:
         """Return the image of an item of this gallery; see :meth:`GalleryItem.image`."""
+        if not item.uri:
+            raise ImageError(f"{item.id}: has no image; its embedding was made elsewhere")
         return self.open_rows([item])[0].image(full_size=full_size)
 
     def _find(self, ids: Sequence[str]) -> list[GalleryItem | None]:
@@ -275,7 +278,8 @@ class Gallery(IndexedGallery, BaseGallery):
         return cells
 
     def __repr__(self) -> str:
-        name = f"{type(self).__name__} {str(self.address or self.path)!r}"
+        place = "temporary" if self._temporary else str(self.address or self.path)
+        name = f"{type(self).__name__} {place!r}"
         if self._is_snapshot:
             name += " (snapshot)"
         try:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lookalike.encoders.external import ExternalEncoder
 from lookalike.errors import (
     InputError,
     SettingError,
@@ -172,7 +171,7 @@ class IndexedGallery(WritableGallery):
             InputError: it is one.
         """
         encoder = self.encoder
-        if isinstance(encoder, ExternalEncoder) and not encoder.is_available:
+        if not encoder.is_available:
             encoder.encode_batch([])
 
     def _locate(self, source: Source, *, relocate: bool) -> LocatedSource:

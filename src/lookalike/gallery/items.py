@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import LookalikeError
+from lookalike.formatting import printable
+from lookalike.images.inline import grid_html, shorten
 from lookalike.types import ImageArray, Metadata
 
 _SHOWN_COLUMNS = 20
@@ -28,7 +30,7 @@ class ItemReader(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GalleryItem:
     """One row of a gallery: ``id``, ``uri`` of its image, ``metadata``, ``content_hash``.
 
@@ -42,6 +44,10 @@ class GalleryItem:
     content_hash: str
     gallery: ItemReader = field(repr=False, compare=False)
     _embedding: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        columns = shorten(printable(str(dict(self.metadata))), _SHOWN_TEXT)
+        return f"<GalleryItem {printable(self.id)!r}: {columns}>"
 
     @property
     def embedding(self) -> NDArray[np.float32]:
@@ -66,8 +72,6 @@ class GalleryItem:
 
     def _repr_html_(self) -> str:
         """Return its image, if it can be read, and its metadata, for a notebook."""
-        from lookalike.images.inline import grid_html
-
         try:
             image = self.image()
         except LookalikeError:
@@ -80,5 +84,4 @@ class GalleryItem:
 
 
 def _cell(value: object) -> str:
-    text = str(value)
-    return html.escape(text if len(text) <= _SHOWN_TEXT else f"{text[:_SHOWN_TEXT]}…")
+    return html.escape(shorten(str(value), _SHOWN_TEXT))

@@ -73,8 +73,8 @@ def _matrix(embeddings: object) -> Embeddings:
     try:
         with np.errstate(over="ignore"):  # what is too large is not finite, and refused
             array: NDArray[Any] = np.asarray(embeddings)
-            if array.dtype.kind not in "fiub":
-                array = array.astype(np.float64)
+            if array.dtype.kind not in "fiu":
+                raise TypeError(f"{array.dtype} are no real numbers")
             matrix = array.astype(np.float32)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"embeddings: {_SHAPE}; got {type(embeddings).__name__}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -78,10 +79,10 @@ class Readiness:
     async def _probe(self, opened: OpenGallery) -> None:
         """Search a gallery with a blank image, and read the row of the first hit."""
         blank = np.full((64, 64, 3), 255, np.uint8)
-        try:
-            embedding = await opened.batcher.encode([blank])
-        except ImageError:  # the encoder works, but only for images of one size
-            embedding = np.zeros((1, opened.gallery.store.dim), np.float32)
+        embedding = np.zeros((1, opened.gallery.store.dim), np.float32)
+        if opened.batcher.encoder.is_available:  # others are searched by vector and id
+            with contextlib.suppress(ImageError):  # it works, but only for images of one size
+                embedding = await opened.batcher.encode([blank])
         rows = await self._workers.short.run(
             _search_and_read, opened.gallery, QueryVectors("readiness probe", None, embedding)
         )
