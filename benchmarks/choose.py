@@ -23,6 +23,7 @@ from lookalike.evaluation.candidates import TRAINED, candidate_names
 from lookalike.evaluation.label_sheet import draw_rows
 from lookalike.evaluation.metrics import bootstrap_interval
 from lookalike.sources import ArraySource, open_source
+from lookalike.sources.labels import LabelSet
 from lookalike.stores.exact import ExactIndex
 from lookalike.training.options import TrainingOptions
 from lookalike.training.train import train
@@ -130,7 +131,8 @@ def draws(
         correct = tied = 0
         for seed in range(DRAWS):
             rows = draw(nearest, budget, seed)
-            judgements = LabelJudgements({str(row): str(labels[row]) for row in rows})
+            by_id = {str(row): (str(labels[row]),) for row in rows}
+            judgements = LabelJudgements(LabelSet("labels", by_id))
             try:
                 judgements.check("labels")
             except InputError:

@@ -23,6 +23,7 @@ from lookalike.errors import InputError
 from lookalike.evaluation.metrics import Estimate, QueryScores
 from lookalike.files import open_regular
 from lookalike.formatting import format_count
+from lookalike.gallery.notebook import scores_html
 
 FORMAT = "lookalike-judgements"
 VERSION = 2
@@ -114,9 +115,9 @@ def _json_fields(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class JudgementsResult:
-    """The result of :func:`evaluate_judgements`.
+    """The result of :func:`evaluate_judgements`; in a notebook, a table of precision by gallery.
 
     ``hits`` are by gallery and k. ``unfinished`` names galleries for which no query was judged
     completely.
@@ -126,6 +127,30 @@ class JudgementsResult:
     hits: tuple[GalleryJudgements, ...]
     preferences: tuple[Preference, ...]
     unfinished: tuple[str, ...] = ()
+
+    def verdict(self) -> str:
+        """Return the preferences between galleries, in one sentence; empty if none was asked."""
+        return "; ".join(each.verdict() for each in self.preferences)
+
+    def __repr__(self) -> str:
+        precision = ", ".join(f"{each.gallery} {each.precision}" for each in self.hits)
+        parts = [f"precision@k: {precision}"] if precision else []
+        parts += [self.verdict()] if self.preferences else []
+        return f"JudgementsResult({format_count(self.files, 'file')};\n  {'; '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        columns = ("gallery", "k", "precision@k", "mAP", "R@1", "queries")
+        rows = [
+            (
+                each.gallery,
+                each.k,
+                *map(str, (each.precision, each.map_retrieved, each.recall_at_1)),
+                each.queries,
+            )
+            for each in self.hits
+        ]
+        title = f"Results judged relevant, from {format_count(self.files, 'file')}"
+        return scores_html(title, columns, rows, self.verdict())
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document of ``lookalike evaluate judgements --json``."""

@@ -45,7 +45,7 @@ Thumbnails = Sequence[NDArray[np.float32] | None]
 image: None if that has no content, or was not read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Leakage:
     """The queries that the gallery holds.
 
@@ -62,6 +62,9 @@ class Leakage:
     threshold: CopyThreshold | None = None
     near_unknown: str = ""
     excluded: bool = False
+
+    def __repr__(self) -> str:
+        return f"Leakage({'; '.join(self.notes())})"
 
     @property
     def leaked(self) -> int:

@@ -116,11 +116,11 @@ def _preferences(result: JudgementsResult) -> Section:
     )
     columns = ("first", "second", "queries", "prefer first", "prefer second", "ties")
     more = ("share for first", INTERVAL, "sign test p", "agreement")
-    verdicts = "; ".join(preference.verdict() for preference in result.preferences)
     return Section(
         "Preferences",
-        f"Result: {verdicts}. A difference is significant if the interval excludes one half and "
-        "the two-sided sign test rejects equality (p < 0.05), which takes six queries or more.",
+        f"Result: {result.verdict()}. A difference is significant if the interval excludes one "
+        "half and the two-sided sign test rejects equality (p < 0.05), which takes six queries or "
+        "more.",
         png(figures.interval_chart(bars, label, reference=0.5)),
         Table((*columns, *more), rows),
     )
