@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.encoders.base import Encoder
@@ -54,13 +56,16 @@ from lookalike.filters import (
 from lookalike.gallery.copy import CopyReport, copy
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.storage import MANIFEST, gallery_exists
+from lookalike.metadata import parse_metadata
 from lookalike.sources import open_source
-from lookalike.stores.base import Rows
+from lookalike.stores.base import Record, Rows
 from lookalike.stores.memory import MemoryStore
 from lookalike.stores.milvus import client, sidecar
 from lookalike.stores.milvus import store as milvus_module
 from lookalike.stores.milvus.address import Address
 from lookalike.stores.milvus.client import Connection
+from lookalike.stores.milvus.collection import to_entity
+from lookalike.stores.milvus.filters import FIELD, ORDER
 from lookalike.stores.milvus.sidecar import SidecarCollection
 from lookalike.stores.milvus.store import MilvusStore
 from lookalike.types import Metric, Progress
@@ -284,6 +289,21 @@ def test_filters_match_the_same_rows_as_in_memory(
         )
 
     assert _outcome(actual) == _outcome(expected)
+    assert _outcome(lambda: store.count(where)) == _outcome(lambda: oracle.count(where))
+
+
+def test_facets_are_those_of_the_same_rows_in_memory(
+    both: tuple[MilvusStore, MemoryStore],
+) -> None:
+    store, oracle = both
+    read = MemoryStore(DIM)  # stored as JSON, NUL becomes an escape
+    rows = oracle.get(oracle.ids())
+    read.upsert(
+        replace(rows, metadata=[parse_metadata(json.dumps(each)) for each in rows.metadata])
+    )
+    assert store.facets() == read.facets()
+    names = [facet.column for facet in read.facets()][::-2]
+    assert store.facets(names) == read.facets(names)
 
 
 def _outcome(call: Callable[[], Any]) -> Any:
@@ -291,6 +311,75 @@ def _outcome(call: Callable[[], Any]) -> Any:
         return call()
     except InputError as error:
         return f"refused: {error}"
+
+
+# Small questions.
+
+
+@pytest.fixture
+def transferred(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows in each answer of the server; sidecars do not count."""
+    sizes: list[int] = []
+    call = Connection.call
+
+    def counted(self: Connection, method: str, name: str, *arguments: Any, **options: Any) -> Any:
+        answer = call(self, method, name, *arguments, **options)
+        if method == "query" and name == self.address.name:
+            sizes.append(len(answer))
+        return answer
+
+    monkeypatch.setattr(Connection, "call", counted)
+    return sizes
+
+
+def test_small_questions_read_few_rows(small: MilvusStore, transferred: list[int]) -> None:
+    ids = [f"r{i:04}" for i in range(1_000)]
+    embeddings = np.random.default_rng(0).normal(size=(len(ids), DIM))
+    metadata: list[dict[str, Any]] = [
+        {"label": "ab"[i % 2], **({"rare": i} if i < 30 else {})} for i in range(len(ids))
+    ]
+    small.upsert(rows_of(ids, embeddings, metadata))
+
+    def rows_read(work: Callable[[], Any]) -> int:
+        transferred.clear()
+        work()
+        return sum(transferred)
+
+    assert rows_read(lambda: small.sample(5)) < 250
+    assert rows_read(small.count) == 1
+    assert rows_read(lambda: small.count(as_filter("label = 'a' and not (rare > 7)"))) == 1
+    assert rows_read(lambda: small.facets(["rare"])) == 1 + 30
+    assert rows_read(lambda: small.snapshot().facets(["rare"])) == 1  # known of this revision
+    assert rows_read(small.facets) == 1 + len(ids)
+    assert rows_read(small.facets) == 1
+    small.delete(ids[:1])
+    assert rows_read(lambda: small.facets(["rare"])) == 1 + 29
+
+
+def test_a_sample_of_rows_of_older_versions(
+    small: MilvusStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their place in a random order was not stored."""
+
+    def without_place(record: Record, embedding: NDArray[np.float32]) -> dict[str, Any]:
+        entity = to_entity(record, embedding)
+        del entity[FIELD][ORDER]
+        return entity
+
+    ids = [f"r{i:03}" for i in range(300)]
+    embeddings = np.random.default_rng(0).normal(size=(len(ids), DIM)).astype(np.float32)
+    rows = rows_of(ids, embeddings, [{} for _ in ids])
+    with monkeypatch.context() as patch:
+        patch.setattr("lookalike.stores.milvus.store.to_entity", without_place)
+        small.upsert(rows)
+    small.upsert(rows_of(ids[:150], embeddings[:150], [{} for _ in ids[:150]]))
+    drawn: set[str] = set()
+    for seed in range(30):
+        sample = small.sample(40, seed)
+        assert len(set(sample.ids)) == 40
+        drawn.update(sample.ids)
+    assert len(drawn) > 280
+    assert small.sample(40, 3).ids == small.sample(40, 3).ids != small.sample(40, 4).ids
 
 
 # Paging.
@@ -824,7 +913,7 @@ WRITER = """
 import json, sys
 import numpy as np
 from lookalike.stores.milvus.address import Address
-from lookalike.stores.base import Rows
+from lookalike.stores.base import Record, Rows
 from lookalike.stores.milvus.store import MilvusStore
 store = MilvusStore.open(Address.parse(sys.argv[1]))
 print("ready", flush=True)
