@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import lookalike as la
 from lookalike.errors import ImageError, InputError, LookalikeError, SettingError
 from lookalike.images.decode import decode
 from lookalike.sources import open_source
@@ -387,6 +388,18 @@ def test_objects_with_an_image(path: Path) -> None:
     assert item.item_id == f"{path.parent.name}:photo.png"
     with pytest.raises(ImageError, match="images: cannot be read"):
         as_images(Failing())[0].image()
+
+
+def test_items_of_a_gallery_are_images_but_not_a_gallery(path: Path, tmp_path: Path) -> None:
+    gallery = la.Gallery.create(tmp_path / "g.gallery", encoder=la.open_encoder("color", [RGB]))
+    gallery.sync(path.parent, progress=False)
+    (item_id,) = gallery
+    (image,) = as_images(gallery[item_id])
+    assert (image.item_id, image.uri) == (item_id, str(path))
+    np.testing.assert_array_equal(image.image(), RGB)
+    assert len(as_images([gallery[item_id], path])) == 2
+    with pytest.raises(InputError, match=r"^images: got Gallery; pass "):
+        as_images(gallery)
 
 
 def test_names_and_uris(path: Path) -> None:

@@ -341,7 +341,9 @@ class _Reader:
             hasattr(value, "tell") or not hasattr(value, "__getitem__")  # a source is no file
         ):
             return _bytes_image(_read(value, name), name)
-        return _foreign_image(value, name) if _has_method(value, "image") else None
+        if _has_method(value, "image") and not _is_gallery(value):
+            return _foreign_image(value, name)
+        return None
 
     def several(self, values: object) -> Iterator[InputImage]:
         """Yield the images of a list, array or anything else of several images."""
@@ -354,7 +356,8 @@ class _Reader:
             return
         if array is not None:
             values = array[0].tolist()
-        if isinstance(values, Mapping | Set) or not isinstance(values, Iterable):
+        unordered = isinstance(values, Mapping | Set) or _is_gallery(values)
+        if unordered or not isinstance(values, Iterable):
             raise InputError(f"{self.argument}: got {_described(values)}; pass {_FORMS}")
         for number, value in enumerate(values):
             name = f"{self.argument}[{number}]"
@@ -591,6 +594,11 @@ def _called(value: Any, name: str, full_size: bool) -> ImageArray:
 
 def _has_method(value: object, name: str) -> bool:
     return callable(getattr(value, name, None)) and not isinstance(value, type)
+
+
+def _is_gallery(value: object) -> bool:
+    """Return whether this is a gallery: what it lists are ids, not paths."""
+    return _has_method(value, "search")
 
 
 def _described(value: object) -> str:
