@@ -41,7 +41,9 @@ import sys, time
 import lookalike as la
 
 folder, path = sys.argv[1:]
-gallery = la.Gallery.create(path, encoder=la.open_encoder("hog", la.open_source(folder)))
+source = la.open_source(folder)
+sample = [source[number].image() for number in range(min(50, len(source)))]
+gallery = la.Gallery.create(path, encoder=la.open_encoder("hog", sample))
 gallery.sync(folder)
 start = time.perf_counter()
 evaluation = la.evaluate(gallery, k=7, baselines=True)

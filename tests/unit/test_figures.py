@@ -119,7 +119,7 @@ def test_distances_are_formatted_alike_on_the_command_line_and_the_page(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hits = results(gallery, -2e-15, 3e-15, 0.25)
-    monkeypatch.setattr(Gallery, "search", lambda *_, **__: hits)
+    monkeypatch.setattr(Gallery, "search", lambda *_, **__: [hits])
     shown = CliRunner().invoke(cli.app, ["search", str(gallery.path), "--id", "digits/train:1"])
     assert shown.exit_code == 0
     cells = [line.split() for line in shown.stdout.splitlines() if line.strip()[:1].isdigit()]
