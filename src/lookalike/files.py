@@ -28,7 +28,6 @@ _ESCAPED = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
 
 _LONGEST_NAME = 200
 _LONGEST_SHOWN = 80
-_LARGEST_TEXT = 1_000_000_000
 
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -184,17 +183,6 @@ def read_regular(path: str | Path, *, limit: int | None = None, follow: bool = T
         if limit is not None and os.fstat(file.fileno()).st_size > limit:
             raise OSError(errno.EFBIG, f"larger than {limit / 1e6:,.0f} MB", str(path))
         return file.read(-1 if limit is None else limit)
-
-
-def read_text(path: str | Path) -> str:
-    """Return the text of a regular file in UTF-8, its line ends as they are: names may have them.
-
-    Raises:
-        OSError: it is not a regular file, larger than 1 GB, or cannot be read; ``strerror`` says
-            why.
-        UnicodeDecodeError: it is not UTF-8.
-    """
-    return read_regular(path, limit=_LARGEST_TEXT).decode("utf-8-sig")
 
 
 def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:

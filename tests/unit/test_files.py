@@ -18,7 +18,6 @@ from lookalike.files import (
     bare_name,
     escape_name,
     read_regular,
-    read_text,
     unescape_name,
     valid_text,
 )
@@ -40,15 +39,6 @@ def test_any_name_becomes_a_valid_text_and_back(name: bytes) -> None:
     text = escape_name(path)
     json.dumps(text, ensure_ascii=False).encode()
     assert os.fsencode(unescape_name(text)) == name
-
-
-def test_texts_keep_their_line_ends_and_are_bounded(tmp_path: Path) -> None:
-    path = tmp_path / "labels.csv"
-    path.write_bytes(b'\xef\xbb\xbfid,label\r\n"a\rb",c\n')
-    assert read_text(path) == 'id,label\r\n"a\rb",c\n'
-    os.truncate(path, 1 << 40)
-    with pytest.raises(OSError, match="larger than 1,000 MB"):
-        read_text(path)
 
 
 @given(NAMES, NAMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,15 @@ def test_a_table_with_other_columns_is_refused_with_its_name(tmp_path: Path) -> 
     path.write_text('{"name": "abc", "label": "a"}\n')
     with pytest.raises(InputError, match=r"labels.jsonl: the columns are label, name; expected"):
         read_labels(path)
+
+
+def test_files_that_are_larger_than_the_memory_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("id,label\n")
+    os.truncate(path, 1 << 40)
+    for read in READERS.values():
+        with pytest.raises(InputError, match=r"labels.csv: may need .* GB of memory"):
+            read(path)
 
 
 def test_a_label_set_has_a_short_repr() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import io
 import time
@@ -25,6 +24,7 @@ from lookalike.report import figures
 from lookalike.report.evaluation import write_report
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
+from lookalike.sources.tables import read_table
 from lookalike.types import ImageArray, ProgressCallback, ignore_progress
 
 NAME = "photos"
@@ -147,7 +147,7 @@ def _write_pieces(folder: Path) -> int:
     """Write the pieces and ``metadata.csv`` unless they exist; return the number of photographs."""
     table = folder / "metadata.csv"
     if table.exists():
-        return len({row["label"] for row in csv.DictReader(table.read_text().splitlines())})
+        return len({row["label"] for row in read_table(table).only("label")})
     rows = []
     count = 0
     for name, image in _photographs():
