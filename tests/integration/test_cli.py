@@ -174,7 +174,7 @@ def test_evaluate_prints_the_promised_keys(work: Path) -> None:
     assert (result["leakage"]["queries"], result["leakage"]["exact"]) == (360, 0)
     assert set(result["baselines"]) == {"chance", "pixels", "pca", "hog", "hog-fine", "untrained"}
     for baseline in result["baselines"].values():
-        assert set(baseline) == scores
+        assert set(baseline) == scores | {"difference", "difference_interval"}
         assert baseline["precision_interval"][0] <= baseline["precision"]
     assert result["first"]["queries"] == 100
     assert set(result["first"]) == {"queries", "precision", "precision_interval", "map"}

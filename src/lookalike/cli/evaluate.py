@@ -99,9 +99,10 @@ def evaluate_command(
 
     JSON: precision, map, map_retrieved, recall and recall_at_1, each with
     NAME_interval; queries, skipped, without_relevant, zero_embeddings, leakage
-    (exact, near, excluded, examples), relevance, per_label, first, baselines,
-    baselines_left_out (reasons by name), baselines_unread (rows),
-    variants (each with map_delta and latency_ms) and latency_ms.
+    (exact, near, excluded, examples), relevance, per_label, first, baselines
+    (each with difference), baselines_left_out (reasons by name),
+    baselines_unread (rows), variants (each with map_delta and latency_ms) and
+    latency_ms (null where no query could be encoded).
 
     Exit code 1: some queries were skipped; each is listed.
     """
