@@ -277,7 +277,7 @@ def test_saved_without_the_function_and_used_again_with_it(tmp_path: Path) -> No
     assert loaded == encoder
     assert loaded.describe() == encoder.describe()
     assert loaded.fingerprint == encoder.fingerprint
-    with pytest.raises(InputError, match=r"encoder 'net' was made from a function .* encoder="):
+    with pytest.raises(InputError, match=r"encoder 'net' has no function here.* encoder="):
         loaded.encode(RGB)
     with pytest.raises(InputError, match="supports images only"):
         loaded.encode_text("a")
@@ -291,7 +291,7 @@ def test_part_of_other_encoders(tmp_path: Path) -> None:
     loaded = load_encoder(tmp_path / "e")
     assert loaded.fingerprint == mixed.fingerprint
     assert not loaded.is_available
-    with pytest.raises(InputError, match="encoder 'mean' was made from a function"):
+    with pytest.raises(InputError, match="encoder 'mean' has no function here"):
         loaded.encode(RGB)
 
 
