@@ -23,6 +23,7 @@ from torch import nn
 from lookalike.encoders.base import Preprocessing
 from lookalike.errors import LookalikeError, SettingError, SourceError
 from lookalike.sources import open_source
+from lookalike.training.checkpoints import plain_tensors
 from lookalike.training.distributed import ProcessGroup, current_group, process_group
 from lookalike.training.loop import fit
 from lookalike.training.losses import nt_xent
@@ -31,6 +32,7 @@ from lookalike.training.recipes import RECIPES, Recipe
 from lookalike.training.train import train
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 from tests.integration.test_cli import lookalike
+from tests.own_recipes import OWN
 
 ROWS = 13
 SOURCE = "dataset:digits/train[:100]"
@@ -125,8 +127,10 @@ def different_data(group: ProcessGroup) -> str:
 def fits(folder: Path, group: ProcessGroup, results: dict[str, Any]) -> None:
     """Train uninterrupted, interrupted on one process and resumed, and up to a time limit."""
     small: dict[str, Any] = {"batch": 65, "min_steps": 1}
-    for name, epochs in (("contrastive", 3), ("report-conv-bn", 2), ("report-linear", 1)):
-        recipe = replace(RECIPES[name], **small) if name == "contrastive" else RECIPES[name]
+    contrastive = replace(RECIPES["contrastive"], **small)
+    conv, linear = RECIPES["report-conv-bn"], RECIPES["report-linear"]
+    for recipe, epochs in ((contrastive, 3), (conv, 2), (linear, 1), (OWN, 3)):
+        name = recipe.name
         options = TrainingOptions(epochs=epochs, seed=3)
         trained(recipe, options, folder / f"{name}-whole")
         parts = folder / f"{name}-parts"
@@ -162,7 +166,7 @@ def trained(
     run = {"recipe": recipe.name, "processes": current_group().world_size}
     pixels = images.transpose(0, 3, 1, 2).copy()
     fitted = fit(recipe, pixels, options, folder, run, on_progress)
-    weights = {name: value.contiguous() for name, value in fitted.task.state_dict().items()}
+    weights = plain_tensors(fitted.task.state_dict())
     save_file(weights, f"{folder}-{current_group().rank}.safetensors")
 
 

@@ -107,7 +107,7 @@ def test_errors_and_reductions_are_shared_by_all_processes(distributed_run: Dist
     assert one["fingerprint"] == other["fingerprint"]
 
 
-@pytest.mark.parametrize("recipe", ["contrastive", "report-conv-bn", "report-linear"])
+@pytest.mark.parametrize("recipe", ["contrastive", "report-conv-bn", "report-linear", "own"])
 def test_an_interrupt_of_one_process_stops_all_and_resume_is_exact(
     recipe: str, distributed_run: DistributedRun
 ) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import lookalike as la
 from lookalike.encoders.base import Preprocessing
+from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import ArtifactError, SettingError, SourceError, UnknownNameError
 from lookalike.sources import Source, open_source
@@ -29,6 +30,7 @@ from lookalike.training.report_recipes import network_layers
 from lookalike.training.train import train
 from lookalike.training.untrained import untrained_model
 from lookalike.types import Progress, ProgressCallback, ignore_progress
+from tests.integration.test_cli import lookalike, run
 
 RECIPE_NAMES = ("report-linear", "report-conv", "report-conv-bn")
 COUNT = 600
@@ -77,6 +79,91 @@ def test_recipe_layers_match_the_networks(recipe: str) -> None:
     (embedding,) = (layer.output for layer in layers if layer.is_embedding)
     assert network.encoder(torch.zeros(2, 1, 28, 28)).shape[1:] == tuple(
         int(n) for n in embedding.split(" x ")
+    )
+
+
+SIZES = {
+    "report-linear": [(16, None), (None, (64,)), (2, (256, 64))],
+    "fast-conv": [(None, (8, 2)), (10, None), (16, (32, 64)), (None, (5,))],
+    "report-conv-bn": [(7, (3,))],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "code_size", "widths"),
+    [(name, *sizes) for name, several in SIZES.items() for sizes in several],
+)
+def test_layers_of_any_code_size_and_widths_match_the_networks(
+    name: str, code_size: int | None, widths: tuple[int, ...] | None
+) -> None:
+    recipe = RECIPES[name].resized(code_size, widths)
+    layers, network = network_layers(recipe), report_network(recipe).eval()
+    assert sum(layer.parameters for layer in layers) == sum(map(torch.numel, network.parameters()))
+    images = torch.rand(2, 1, 28, 28)
+    code = network.encoder(images)
+    (embedding,) = (layer.output for layer in layers if layer.is_embedding)
+    assert embedding == " x ".join(map(str, code.shape[1:]))
+    assert code_size is None or code.shape == (2, code_size)
+    assert network.decoder(code).shape == images.shape
+
+
+def test_code_size_and_widths_are_recorded_and_restored_on_resume(tmp_path: Path) -> None:
+    few = open_source("dataset:digits/train[:30]")
+    command = ("train", few.spec, "--recipe", "fast-linear", "-o", "e", "--no-evaluate")
+    shown = run(*command, "--code-size", 16, "--widths", "64,32", cwd=tmp_path)
+    assert "e: fast-linear, 16 dimensions, 1 epoch of 30 images" in shown
+    again = json.loads(run(*command, "--resume", "--epochs", 2, "--json", cwd=tmp_path))
+    assert (again["dim"], again["epochs"]) == (16, 2)
+    encoder = load_encoder(tmp_path / "e")
+    assert isinstance(encoder, NetworkEncoder)
+    assert (encoder.origin["code_size"], encoder.origin["widths"]) == (16, [64, 32])
+    with pytest.raises(SettingError, match=r"code_size was 16, is None"):
+        resume(few, tmp_path / "e", code_size=32)
+    with pytest.raises(SettingError, match=r"widths was \[64, 32\], is \[64\]"):
+        resume(few, tmp_path / "e", widths=(64,))
+
+
+def resume(source: Source, folder: Path, **options: Any) -> None:
+    chosen = TrainingOptions(resume=True, epochs=3, **options)
+    train(source, recipe="fast-linear", out=folder, options=chosen)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        ("contrastive", {"code_size": 16}, "code_size=16 is not allowed: recipe 'contrastive'"),
+        ("denoising", {"widths": (3,)}, "widths=.* is not allowed: recipe 'denoising'"),
+        ("report-linear", {"code_size": 0}, "code_size=0 must be from 1 to 4,096"),
+        ("report-linear", {"code_size": 2.5}, "code_size=2.5 must be from 1 to 4,096"),
+        ("report-linear", {"widths": (0,)}, "widths=0 must be from 1 to 4,096"),
+        ("report-linear", {"widths": "32"}, "widths=32 must be a list of integers"),
+        ("report-linear", {"widths": [1] * 9}, "must be at most 8 layers"),
+        ("report-conv", {"widths": ()}, "must be 1 or 2 layers"),
+        ("report-conv", {"widths": (1, 2, 3)}, "widths=1,2,3 must be 1 or 2 layers"),
+        ("report-conv", {"epochs": "3"}, "epochs=3 must be an integer"),
+        ("report-conv", {"minutes": float("nan")}, "minutes=nan must be a number"),
+        ("report-conv", {"seed": -1}, "seed=-1 must be from 0 to"),
+        ("contrastive", {"size": 64.5}, "size=64.5 must be from 32 to 224"),
+        ("contrastive", {"augment": 3}, "augment=3 must be a name"),
+        ("contrastive", {"device": None}, "device must be a name"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    recipe: str, options: dict[str, Any], message: str, source: Source, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        train(source, recipe=recipe, out=tmp_path / "e", options=TrainingOptions(**options))
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("text", ["32,x", "3.5", "32;64"])
+def test_widths_that_are_no_integers_are_refused_by_the_command_line(
+    text: str, tmp_path: Path
+) -> None:
+    done = lookalike("train", "dataset:digits/train", "-o", "e", "--widths", text, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"--widths '{text}' must be integers, as in 32,64" in done.stderr.replace(
+        f"--widths {text} ", f"--widths '{text}' "
     )
 
 

@@ -33,24 +33,38 @@ def to_onnx(
     module = module.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     # With several inputs, the exporter refuses one name for the axis of all.
     rows = torch.export.Dim("n") if len(plain) == 1 else torch.export.Dim.DYNAMIC
+    shapes = tuple({0: rows} for _ in plain)
     with _DEPRECATED[0], _DEPRECATED[1], _REGISTRATION:
-        program = torch.onnx.export(
-            module,
-            plain,
-            dynamic_shapes=tuple({0: rows} for _ in plain),
-            input_names=list(names),
-            output_names=["embeddings"],
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
-    model = program.model_proto
+        model = _export(module, plain, shapes, names)
+        if any(each.type.tensor_type.shape.dim[0].dim_value for each in model.graph.input):
+            # Code such as ``len(images)`` fixes the number of images, unless it is compiled.
+            traced = torch.export.export(module, plain, dynamic_shapes=shapes, strict=True)
+            model = _export(traced, plain, shapes, names)
     # The exporter records the source file of each operator, with this machine's paths.
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info):
         del part.metadata_props[:]
     return bytes(model.SerializeToString())
+
+
+def _export(
+    module: torch.nn.Module | torch.export.ExportedProgram,
+    examples: tuple[torch.Tensor, ...],
+    shapes: tuple[Any, ...],
+    names: tuple[str, ...],
+) -> Any:
+    program = torch.onnx.export(
+        module,
+        examples,
+        dynamic_shapes=shapes,
+        input_names=list(names),
+        output_names=["embeddings"],
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    return program.model_proto
 
 
 MIN_COSINE = 0.9999

@@ -5,7 +5,6 @@ Everything that a recipe's functions return is checked before the first step, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +16,7 @@ from lookalike.encoders.base import MAX_DIM
 from lookalike.errors import SettingError
 from lookalike.training.distributed import current_group
 from lookalike.training.networks import Autoencoder
-from lookalike.training.recipe import Augment, Recipe
+from lookalike.training.recipe import Augment, EmbeddingFunction, Recipe
 from lookalike.training.tasks import Reconstruction, Task
 from lookalike.training.torch_state import seed_weights
 from lookalike.training.towers import UnitLength
@@ -97,7 +96,7 @@ class OwnTask(Task):
 class _Embedding(nn.Module):
     """Images ``(n, c, h, w)`` in [0, 1] to the embeddings ``(n, dim)`` of a recipe's network."""
 
-    def __init__(self, net: nn.Module, embed: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    def __init__(self, net: nn.Module, embed: EmbeddingFunction) -> None:
         super().__init__()
         self.net = net
         self._embed = embed
@@ -120,14 +119,15 @@ def own_task(recipe: Recipe, images: NDArray[np.uint8], augment: Augment | None)
         raise SettingError(
             f"recipe {recipe.name!r}: {{network}} must have weights to train", network=None
         )
-    task: Task = OwnTask(recipe, net, augment)
-    if not callable(recipe.loss):
-        task = _autoencoder(recipe, net, augment)
-    _check_embedding(recipe, task, images)
+    if callable(recipe.loss):
+        _check_embedding(recipe, net, recipe.embedding or _call, images)
+        return OwnTask(recipe, net, augment)
+    task = _autoencoder(recipe, net, augment)
+    _check_embedding(recipe, task.model.encoder, _call, images)
     return task
 
 
-def _autoencoder(recipe: Recipe, net: nn.Module, augment: Augment | None) -> Task:
+def _autoencoder(recipe: Recipe, net: nn.Module, augment: Augment | None) -> Reconstruction:
     encoder, decoder = (getattr(net, name, None) for name in ("encoder", "decoder"))
     if not (isinstance(encoder, nn.Module) and isinstance(decoder, nn.Module)):
         raise SettingError(
@@ -145,16 +145,20 @@ def _call(net: nn.Module, images: Tensor) -> Tensor:
     return result
 
 
-def _check_embedding(recipe: Recipe, task: Task, images: NDArray[np.uint8]) -> None:
+def _check_embedding(
+    recipe: Recipe, net: nn.Module, embed: EmbeddingFunction, images: NDArray[np.uint8]
+) -> None:
+    """Embed two images, in eval mode."""
     pixels = torch.from_numpy(images[:2])
-    training = [(module, module.training) for module in task.modules()]
+    modes = [(module, module.training) for module in net.modules()]
     with torch.no_grad():
-        rows = task.eval().encoder(pixels)(pixels.float() / 255)
-    for module, mode in training:
+        rows = embed(net.eval(), pixels.float() / 255)
+    for module, mode in modes:
         module.training = mode
     if (
         not isinstance(rows, Tensor)
-        or rows.shape[:1] != pixels.shape[:1]
+        or rows.ndim < 2
+        or len(rows) != len(pixels)
         or not rows.is_floating_point()
         or not 1 <= rows[0].numel() <= MAX_DIM
     ):
