@@ -41,12 +41,12 @@ def check_gallery(path: str, *, repair: bool = False) -> Iterator[Check]:
     """Yield the checks of a gallery: its manifest, encoder, rows, uploads and further files.
 
     Args:
-        path: its folder, or the address of its collection in Milvus.
+        path: its folder, or the address of its rows.
         repair: first go back to the last version of the rows that can be read, if the newest one
             cannot.
 
     Raises:
-        SettingError: ``repair`` is set, and the rows are in Milvus.
+        SettingError: ``repair`` is set, and the rows are not in the folder.
         BusyError: it is to be repaired while another process writes.
     """
     folder = None if is_address(path) else Path(path)
@@ -63,7 +63,8 @@ def check_gallery(path: str, *, repair: bool = False) -> Iterator[Check]:
     if folder is None or "address" in fields:
         if repair:
             raise SettingError(
-                f"{path}: rows in Milvus cannot be repaired; remove {{repair}}", repair=None
+                f"{path}: rows outside its folder cannot be repaired; remove {{repair}}",
+                repair=None,
             )
         yield from _check_collection(path)
         return
@@ -232,7 +233,7 @@ def _names(names: list[str]) -> str:
 
 
 def _check_collection(path: str) -> Iterator[Check]:
-    """Yield the checks of a gallery in Milvus."""
+    """Yield the checks of a gallery whose rows are not in its folder."""
     try:
         gallery = Gallery.open(path)
     except LookalikeError as error:

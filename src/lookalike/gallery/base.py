@@ -77,7 +77,7 @@ class BaseGallery(Searchable):
             ImageError: an image cannot be read or decoded, or the encoder refuses it; nothing was
                 written.
             InputError: wrong number of ids or metadata, an invalid or repeated id, metadata that
-                cannot be stored, a gallery in Milvus, or one without an encoder.
+                cannot be stored, rows that are not in the gallery's folder, or no encoder.
             BusyError: another process is writing.
             StorageError: they could not be written.
         """

@@ -1,4 +1,4 @@
-"""Copy a gallery, from a folder to Milvus or back, and verify the copy."""
+"""Copy a gallery, from a folder to a store with an address or back, and verify the copy."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def copy(
 
     Args:
         gallery: copied from.
-        target: a folder or the address of a Milvus collection; created if it does not exist.
-        store: for a new folder, the address of a Milvus collection for its rows.
+        target: a folder or an address of rows; created if it does not exist.
+        store: for a new folder, the address of its rows.
         allow_removals: delete target rows that are missing from the gallery.
         on_progress: called after every batch.
 
@@ -86,7 +86,7 @@ def copy(
         InputError: the target is the gallery itself, or its rows are not in ``store``.
         FingerprintError: the target has another encoder.
         ArtifactError: the target has rows that the gallery does not have, or rows read back differ.
-        UnreachableError: a Milvus server does not answer.
+        UnreachableError: a server does not answer.
         StorageError: the target could not be written.
     """
     start = time.perf_counter()

@@ -75,12 +75,11 @@ GalleryRow = Record | Hit | GalleryItem
 class Gallery(IndexedGallery, BaseGallery):
     """A searchable collection of images. Create one with :meth:`create`, or :meth:`open` it.
 
-    ``address`` is the Milvus collection of its rows, if they are not in the folder; ``metric`` the
-    default metric of searches; ``sources`` maps the name of each source to its specification,
-    ``source_options`` to the options that it was indexed with, as in
-    :meth:`lookalike.sources.SourceOptions.as_dict`; ``written`` are metadata columns that come from
-    no source, such as propagated labels: a sync keeps them while the image's content stays the
-    same, and they come back with it.
+    ``address`` is that of its rows, if they are not in the folder; ``metric`` the default metric of
+    searches; ``sources`` maps the name of each source to its specification, ``source_options`` to
+    the options that it was indexed with, as in :meth:`lookalike.sources.SourceOptions.as_dict`;
+    ``written`` are metadata columns that come from no source, such as propagated labels: a sync
+    keeps them while the image's content stays the same, and they come back with it.
 
     Whenever it is used, it sees what other processes have written. If another gallery was put in
     its place, that one is opened: encoder and rows are always of one gallery. Where there is none,
@@ -100,7 +99,7 @@ class Gallery(IndexedGallery, BaseGallery):
         """Create an empty gallery, completely or not at all.
 
         Args:
-            path: its folder, or the address of a Milvus collection, ``milvus://HOST:PORT/NAME``.
+            path: its folder, or the address of new rows, such as ``milvus://HOST:PORT/NAME``.
             encoder: encodes its rows: a name, as for :func:`lookalike.open_encoder`, such as
                 ``efficientnet-lite0``; an encoder; or the folder of a saved one. By default, one is
                 chosen by ``images``. A function or network of your own:
@@ -109,7 +108,8 @@ class Gallery(IndexedGallery, BaseGallery):
                 added; encoders that are fitted to a collection, such as ``hog``, and the default
                 one need them.
             metric: default metric of searches.
-            store: address of a Milvus collection for the rows; the folder holds the address.
+            store: address of new rows, in Milvus or in the store of an installed package
+                (:mod:`lookalike.stores.registry`); the folder holds the address.
 
         Raises:
             InputError: no encoder and no images, a function without ``from_callable``, or an
@@ -136,7 +136,7 @@ class Gallery(IndexedGallery, BaseGallery):
 
     @classmethod
     def open(cls, path: str | Path, *, encoder: Encoder | None = None) -> Self:
-        """Open a gallery by its folder, or by the address of its Milvus collection.
+        """Open a gallery by its folder, or by the address of its rows.
 
         Args:
             path: its folder or address.
@@ -148,7 +148,7 @@ class Gallery(IndexedGallery, BaseGallery):
             ArtifactError: not a gallery, or broken.
             FormatVersionError: a newer lookalike wrote it.
             FingerprintError: its rows are of another encoder.
-            UnreachableError: the Milvus server does not answer.
+            UnreachableError: the server does not answer.
         """
         if encoder is not None and not isinstance(encoder, Encoder):
             raise InputError(
@@ -337,8 +337,8 @@ class Gallery(IndexedGallery, BaseGallery):
         Images stay where they are.         An interrupted copy resumes when it is called again.
 
         Args:
-            target: a folder or the address of a Milvus collection; created if it does not exist.
-            store: for a new folder, the address of a Milvus collection for its rows.
+            target: a folder or an address of rows; created if it does not exist.
+            store: for a new folder, the address of its rows.
             allow_removals: delete target rows that are missing from the gallery.
             progress: True shows it on a terminal or in a notebook; a callback gets it.
 
@@ -347,7 +347,7 @@ class Gallery(IndexedGallery, BaseGallery):
             FingerprintError: the target has another encoder.
             ArtifactError: the target has rows that the gallery does not have, or rows read back
                 differ.
-            UnreachableError: a Milvus server does not answer.
+            UnreachableError: a server does not answer.
             StorageError: the target could not be written.
         """
         from lookalike.gallery.copy import copy

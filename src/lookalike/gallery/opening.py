@@ -108,7 +108,7 @@ class OpenedGallery:
 
 
 class StoredGallery:
-    """A gallery in a folder or in Milvus, as it is whenever it is used.
+    """A gallery in a folder or at an address, as it is whenever it is used.
 
     It sees what other processes have written. If another gallery was put in its place, that one is
     opened: encoder and rows are always of one gallery. Where there is none, or half of one, an
@@ -209,7 +209,7 @@ class StoredGallery:
 
         Raises:
             ArtifactError: the gallery is gone, or broken.
-            UnreachableError: the Milvus server does not answer.
+            UnreachableError: the server does not answer.
         """
         return self._read(lambda opened: GalleryState.of(opened.store))
 
@@ -227,7 +227,7 @@ class StoredGallery:
         """Return the gallery as it is now, for several reads that must fit together.
 
         It is read-only, and later writes do not change it, nor another gallery in its place. Of
-        rows in Milvus, only ids and metadata columns stay as they are.
+        rows on a server, only ids and metadata columns stay as they are.
         """
         if self._is_snapshot:
             return self

@@ -92,7 +92,7 @@ def put_all(
 
     Raises:
         FingerprintError: it is not the gallery's encoder.
-        InputError: metadata cannot be stored, or the gallery's rows are in Milvus.
+        InputError: metadata cannot be stored, or the gallery's rows are not in its folder.
         ArtifactError: its folder of images has become a link.
         BusyError: another process is writing.
         StorageError: they could not be written.
@@ -139,16 +139,16 @@ def put_all(
 
 
 def check_takes_uploads(gallery: WritableGallery) -> None:
-    """Refuse a gallery whose rows are in Milvus.
+    """Refuse a gallery whose rows are not in its folder.
 
     Raises:
-        InputError: they are.
+        InputError: they are not.
     """
     if gallery.address is not None:
         raise InputError(
-            "images cannot be uploaded to a gallery in Milvus: several machines may serve it, and "
-            "only one would have the file. Store the image where all can read it, and index it: "
-            "lookalike index GALLERY SOURCE"
+            f"images cannot be uploaded to a gallery with rows at {gallery.address}: several "
+            "machines may serve it, and only one would have the file. Store the image where all "
+            "can read it, and index it: lookalike index GALLERY SOURCE"
         )
 
 
