@@ -24,6 +24,8 @@ _MAX_UNKNOWN = 20
 _FILTER = "year >= 2020 and tag in ('a', 'b')"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Component = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A number in a list; texts of numbers are for the query strings of URLs only."""
 Length = Annotated[int, Field(ge=0, le=_MAX_SIDE)]
 
 
@@ -142,7 +144,7 @@ class Example(RequestModel):
         description="An image file, encoded as base64.",
         json_schema_extra={"format": "base64"},
     )
-    vector: Annotated[list[Finite], Field(min_length=1, max_length=MAX_DIM)] | None = Field(
+    vector: Annotated[list[Component], Field(min_length=1, max_length=MAX_DIM)] | None = Field(
         None,
         description="An embedding of the gallery's dimensions (dim), of any length.",
     )
@@ -161,7 +163,8 @@ class Query(Example):
         None, description="Examples of what results should be unlike; needs like."
     )
     weights: (
-        Annotated[list[Annotated[Finite, Field(ge=0)]], Field(max_length=2 * MAX_EXAMPLES)] | None
+        Annotated[list[Annotated[Component, Field(ge=0)]], Field(max_length=2 * MAX_EXAMPLES)]
+        | None
     ) = Field(
         None,
         description="Weights of the examples of like, then of unlike; 1 and 0.5 by default.",
