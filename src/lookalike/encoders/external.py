@@ -90,8 +90,8 @@ class ExternalEncoder(Encoder):
         """
         if self.function is None:
             raise InputError(
-                f"encoder {self.name!r} has no function here, which is not saved with it; in Python, "
-                "open the gallery with it: Gallery.open(..., encoder=from_callable(...)); search by "
+                f"encoder {self.name!r} has no function here, since functions are not saved; open "
+                "the gallery with it: Gallery.open(..., encoder=from_callable(...)); search by "
                 "vector or id works without"
             )
         out = np.empty((len(images), self.dim), np.float32)
