@@ -154,6 +154,11 @@ def test_cached_export_needs_neither_torch_nor_transformers(
     assert isinstance(reopened, ImageTextEncoder)
     with pytest.raises(MissingDependencyError, match="text search needs"):
         reopened.encode_text(["a"])
+    Gallery.create(tmp_path / "g", encoder=reopened)
+    with pytest.raises(MissingDependencyError) as missing:
+        Gallery.open(tmp_path / "g").search(text="a")
+    done = lookalike("search", "g", "--text", "a", cwd=tmp_path)
+    assert (done.returncode, done.stderr.strip()) == (2, f"lookalike: {missing.value}")
 
 
 def test_gallery_is_searched_by_text(

@@ -15,7 +15,6 @@ from lookalike.formatting import format_count, printable
 
 if TYPE_CHECKING:
     from lookalike import sources
-    from lookalike.encoders.base import Encoder
     from lookalike.gallery.gallery import Gallery
     from lookalike.gallery.ingest import Runner
     from lookalike.gallery.sync import SyncReport
@@ -30,9 +29,6 @@ _POLL_MS = 500
 
 _LISTED = 20
 """Failures that are listed, at most."""
-
-_SAMPLED = 50
-"""Images that the default encoder is chosen by."""
 
 
 def command(
@@ -297,7 +293,7 @@ def _runner(name: str, address: str | None, workers: int | None) -> Runner | Non
                 "{address} and {workers} need {runner}", address=None, workers=None, runner="ray"
             )
         return None
-    require("ray", "--runner ray", "scale")
+    require("ray", "the Ray runner", "scale")
     from lookalike.gallery.ray_runner import RayRunner
 
     return RayRunner(address, workers)
@@ -369,14 +365,17 @@ def _open(
 ) -> Gallery:
     """Create the gallery if there is none, or check that the options fit it."""
     from lookalike.errors import FingerprintError, SettingError
+    from lookalike.gallery.encoder_choice import default_for
     from lookalike.gallery.gallery import Gallery
     from lookalike.stores.registry import parse_address
     from lookalike.types import Metric
 
     chosen = Metric(metric)
     if gallery is None:
-        opened = _encoder(encoder, source)
-        return Gallery.create(path, encoder=opened, metric=chosen, store=store)
+        if encoder is None:
+            encoder, kind = default_for(source)
+            console.note(f"encoder: {encoder} ({kind}); for others: lookalike encoders")
+        return Gallery.create(path, encoder=encoder, images=source, metric=chosen, store=store)
     if store is not None and parse_address(store) != gallery.address:
         raise SettingError(
             f"{path}: its rows are in {gallery.address or 'its folder'}, not in {store}; "
@@ -392,17 +391,3 @@ def _open(
             "new gallery for the other encoder"
         )
     return gallery
-
-
-def _encoder(name: str | None, source: sources.Source) -> Encoder:
-    """Open an encoder for a new gallery, and check that it takes the source's images."""
-    from lookalike.encoders.batching import check_first_image
-    from lookalike.encoders.registry import default_encoder, open_encoder
-    from lookalike.sources.sampling import sample_images
-
-    if name is None:
-        name, kind = default_encoder(sample_images(source, _SAMPLED))
-        console.note(f"encoder: {name} ({kind}); for others: lookalike encoders")
-    encoder = open_encoder(name, source)
-    check_first_image(source, encoder)
-    return encoder

@@ -22,8 +22,8 @@ from lookalike.encoders.onnx import MODEL_FILE, NetworkEncoder, OnnxModel
 from lookalike.errors import (
     ArtifactError,
     LookalikeError,
-    MissingDependencyError,
     is_panic,
+    require,
 )
 from lookalike.types import Embeddings
 from lookalike.vectors import unit_rows
@@ -83,10 +83,8 @@ class ImageTextEncoder(NetworkEncoder):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        try:
-            tokenizers = importlib.import_module("tokenizers")
-        except ModuleNotFoundError:
-            raise MissingDependencyError("tokenizers", "text search", "text") from None
+        require("tokenizers", "text search", "text")
+        tokenizers = importlib.import_module("tokenizers")
         with self._tokenizing():
             tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer_bytes.decode())
             padding = tokenizer.padding or {}

@@ -23,9 +23,9 @@ from lookalike.encoders.external import has_function
 from lookalike.encoders.persistence import encoder_files
 from lookalike.errors import (
     LookalikeError,
-    MissingDependencyError,
     SettingError,
     UnreachableError,
+    require,
 )
 from lookalike.gallery.ingest import EncodeTask, ExistingRows, ItemResult
 from lookalike.gallery.ray_driver import preserve_driver_state, starting
@@ -129,11 +129,9 @@ def _import_ray() -> Any:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    try:
-        with starting():
-            import ray
-    except ModuleNotFoundError:
-        raise MissingDependencyError("ray", "the Ray runner", "scale") from None
+    require("ray", "the Ray runner", "scale")
+    with starting():
+        import ray
     return ray
 
 

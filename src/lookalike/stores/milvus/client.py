@@ -20,10 +20,10 @@ from lookalike.config import settings
 from lookalike.errors import (
     ArtifactError,
     LookalikeError,
-    MissingDependencyError,
     SettingError,
     StorageError,
     UnreachableError,
+    require,
 )
 from lookalike.process_state import MuteLoggers, default_environment
 from lookalike.stores.milvus.address import CONSISTENCIES, Address, IndexKind
@@ -257,14 +257,10 @@ class Connection:
         return str(state.name) == "Loaded"
 
     def _connect(self) -> Any:
-        try:
-            with default_environment(GRPC_VERBOSITY="NONE"):  # read when it is imported
-                from pymilvus import MilvusClient
-                from pymilvus.exceptions import MilvusException
-        except ModuleNotFoundError:
-            raise MissingDependencyError(
-                "pymilvus", f"the store {self.address}", "milvus"
-            ) from None
+        require("pymilvus", f"the store {self.address}", "milvus")
+        with default_environment(GRPC_VERBOSITY="NONE"):  # read when it is imported
+            from pymilvus import MilvusClient
+            from pymilvus.exceptions import MilvusException
         from grpc import RpcError
 
         config = settings()
