@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import BusyError, ImageError, InputError, MissingRowError, ServiceError
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.storage import LOCK
-from lookalike.gallery.storage import IMAGES
+from lookalike.gallery.storage import IMAGES, LOCK
+from lookalike.server import schemas
 from lookalike.server.api_keys import Key, add_key, find_key, read_keys, remove_key
 from lookalike.server.limits import Limits
 from lookalike.server.settings import (
@@ -573,3 +573,134 @@ def test_client_errors(shop: Serving, tmp_path: Path) -> None:
         shop.client().gallery("shop").search(tmp_path / "none.png")
     with pytest.raises(InputError, match="no query"):
         shop.client().gallery("shop").search()
+
+
+SEARCH = "/v1/galleries/shop/search"
+
+
+def test_a_search_by_vector_and_by_examples_is_that_of_the_gallery(
+    shop: Serving, local: Gallery, remote: Any, colors: Path
+) -> None:
+    row = local["colors:red/3.png"]
+    vector = row.embedding * 7
+    image = base64.b64encode((colors / "red" / "4.png").read_bytes()).decode()
+    like: list[dict[str, Any]] = [{"id": row.id}, {"image": image}]
+    unlike = [
+        {"id": "colors:blue/1.png"},
+        {"vector": local["colors:green/1.png"].embedding.tolist()},
+    ]
+
+    def examples(gallery: Any) -> dict[str, Any]:
+        return {
+            "like": [gallery["colors:red/3.png"], colors / "red" / "4.png"],
+            "unlike": [gallery["colors:blue/1.png"], gallery["colors:green/1.png"].embedding],
+        }
+
+    for body, expected in (
+        ({"vector": vector.tolist()}, local.search(vector=vector)),
+        ({"like": like, "unlike": unlike}, local.search(**examples(local))),
+        (
+            {"like": like, "unlike": unlike, "weights": [1, 2, 0, 0.5]},
+            local.search(**examples(local), weights=[1, 2, 0, 0.5]),
+        ),
+        ({"id": row.id, "min_similarity": 0.5}, local.search(row, min_similarity=0.5)),
+    ):
+        found = shop.client().json("POST", SEARCH, body)
+        assert [hit["id"] for hit in found["hits"]] == expected.ids
+        assert found["query"].startswith(expected.query.split(" ")[0])
+        distances = [hit["distance"] for hit in found["hits"]]
+        np.testing.assert_allclose(distances, expected.distances, atol=1e-6)
+    makers: list[Callable[[Any], dict[str, Any]]] = [
+        lambda _: {"vector": vector},
+        lambda gallery: {**examples(gallery), "weights": [1, 2, 0, 0.5]},
+        lambda gallery: {"like": [gallery["colors:red/3.png"]]},
+        lambda gallery: {"query": gallery["colors:red/3.png"], "k": 3},
+        lambda _: {
+            "query": colors / "red" / "4.png",
+            "min_similarity": 0.2,
+            "where": "year > 2003",
+        },
+    ]
+    for make in makers:
+        here, there = local.search(**make(local)), remote.search(**make(remote))
+        assert same_hits(here, there)
+        assert (here.query, here.metric) == (there.query, there.metric)
+
+
+def test_several_queries_of_a_client_are_one_request(
+    shop: Serving, local: Gallery, remote: Any, colors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+    send = la.Client.send
+
+    def counted(client: la.Client, method: str, path: str, *arguments: Any) -> bytes:
+        sent.append(path)
+        return send(client, method, path, *arguments)
+
+    monkeypatch.setattr(la.Client, "send", counted)
+    paths = sorted(colors.rglob("*.png"))
+    vectors = np.stack([local[row_id].embedding for row_id in local])
+    for options in (
+        {"query": paths},
+        {"vectors": vectors, "k": 3},
+        {"id": list(local), "where": "year < 2005"},
+        {"query": paths[:4], "rerank": "aqe"},
+    ):
+        here, there = local.search(**options), remote.search(**options)
+        assert [same_hits(*pair) for pair in zip(here, there, strict=True)] == [True] * len(here)
+        assert [hits.query for hits in here] == [hits.query for hits in there]
+        assert sent == [f"{SEARCH}/batch"]
+        sent.clear()
+    assert len(remote.search(vectors=np.repeat(vectors, 5, axis=0), k=1)) == 150
+    assert len(sent) == 3
+    sent.clear()
+    assert len(remote.search(vectors=np.repeat(vectors, 2, axis=0), k=500)) == 60
+    assert len(sent) == 3  # of 10,000 results at most
+    with pytest.raises(InputError, match="images only"):
+        remote.search(text=["a", "b"])
+    with pytest.raises(MissingRowError, match="'no'"):
+        remote.search(id=["colors:red/3.png", "no"])
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "expected"),
+    [
+        ({"vector": [1, 2]}, 422, "2 dimensions"),
+        ({"vector": [1e300] * 128}, 422, "NaN or Inf"),
+        ({"vector": []}, 422, "at least 1"),
+        ({"vector": ["1"]}, 422, "valid number"),
+        ({"like": []}, 422, "at least 1"),
+        ({"like": [{}]}, 422, "exactly one of"),
+        ({"like": [{"id": "a", "like": []}]}, 422, "like"),
+        ({"like": [{"id": "a"}] * 33}, 422, "32"),
+        ({"like": [{"id": "a"}] * 20, "unlike": [{"id": "a"}] * 20}, 422, "more than 32"),
+        ({"like": [{"id": "no"}]}, 404, "no row"),
+        ({"like": [{"id": "a"}], "id": "a"}, 422, "exactly one of"),
+        ({"like": [{"id": "a"}], "weights": [1, 2]}, 422, "1, not 2"),
+        ({"like": [{"id": "a"}], "weights": [0]}, 422, "above 0"),
+        ({"like": [{"id": "a"}], "weights": [-1]}, 422, "greater than or equal to 0"),
+        ({"unlike": [{"id": "a"}]}, 422, "like or text is missing"),
+        ({"like": [{"text": "red"}, {"id": "colors:red/3.png"}]}, 422, "images only"),
+        ({"like": [{"url": "http://a/"}]}, 403, "--allow-urls"),
+        ({"like": [{"image": "AAAA"}]}, 422, "unsupported image format"),
+        ({"vector": [1.0] * 128, "box": [0, 0, 1, 1]}, 422, "no image to crop"),
+        ({"id": "colors:red/3.png", "min_similarity": 2}, 422, "less than or equal to 1"),
+        ({"id": "colors:red/3.png", "min_similarity": 0, "metric": "l2"}, 422, "cosine metric"),
+        ({"id": "colors:red/3.png", "min_score": 0}, 422, "min_score"),
+    ],
+)
+def test_invalid_vectors_and_examples_are_refused(
+    shop: Serving, body: dict[str, Any], status: int, expected: str
+) -> None:
+    kind = {"content-type": "application/json"}
+    response, data = shop.request("POST", SEARCH, json.dumps(body).encode(), kind)
+    assert response.status == status
+    assert expected in json.dumps(json.loads(data), ensure_ascii=False)
+    options = {name: body[name] for name in body if name in schemas.BodyParameters.model_fields}
+    query = {name: body[name] for name in body if name not in options and name != "min_score"}
+    many = {"queries": [query, {"id": "colors:red/3.png"}], **options}
+    response, data = shop.request("POST", f"{SEARCH}/batch", json.dumps(many).encode(), kind)
+    if response.status == 200 and not options and "min_score" not in body:
+        first, second = json.loads(data)["results"]
+        assert first["problem"]["status"] == status
+        assert second["problem"] is None

@@ -193,6 +193,11 @@ class Example:
         return self.id or self.text or self.url or "vector"
 
     @property
+    def is_negative(self) -> bool:
+        """Whether results should be unlike it; also if its weight is zero."""
+        return math.copysign(1, self.weight) < 0
+
+    @property
     def is_image(self) -> bool:
         """Whether it is an image, of which a part can be searched for."""
         return self.text is None and self.vector is None
@@ -290,8 +295,8 @@ class Query:
         """
         if len(self.examples) <= 1:
             return self.examples[0].as_json() if self.examples else {}
-        like = [example for example in self.examples if example.weight >= 0]
-        unlike = [example for example in self.examples if example.weight < 0]
+        like = [example for example in self.examples if not example.is_negative]
+        unlike = [example for example in self.examples if example.is_negative]
         return {
             "like": [example.as_json() for example in like],
             "unlike": [example.as_json() for example in unlike],
@@ -303,8 +308,8 @@ class Query:
         """Names it in results and messages; ``a.jpg + red - b.jpg`` if it has several examples."""
         if len(self.examples) == 1:
             return self.examples[0].name
-        like = [example.name for example in self.examples if example.weight >= 0]
-        unlike = [example.name for example in self.examples if example.weight < 0]
+        like = [example.name for example in self.examples if not example.is_negative]
+        unlike = [example.name for example in self.examples if example.is_negative]
         name = " - ".join([" + ".join(like), *unlike])
         return name if len(name) <= _LONGEST_QUERY_NAME else name[: _LONGEST_QUERY_NAME - 1] + "…"
 
