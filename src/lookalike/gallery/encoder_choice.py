@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from lookalike.encoders.base import Encoder
+from lookalike.encoders.batching import check_first_image
 from lookalike.encoders.registry import default_encoder, open_encoder, sample_of
 from lookalike.errors import InputError
 from lookalike.sources.inputs import SourceLike, as_source
@@ -24,25 +25,29 @@ def choose_encoder(encoder: object, images: SourceLike | None) -> Encoder:
         InputError: it is none of these, or ``images`` are needed or are no images.
         UnknownNameError: no such encoder.
         SourceError: no image can be decoded.
+        ImageError: the encoder does not accept the images.
         ArtifactError: the folder is no saved encoder.
     """
+    source = None if images is None else as_source(images)  # which is read twice
     if encoder is None:
-        if images is None:
+        if source is None:
             raise InputError(
                 "a new gallery needs an encoder: pass {encoder}, such as 'efficientnet-lite0', or "
                 "{images}, such as a folder of them, by which one is chosen",
                 encoder=None,
                 images=None,
             )
-        images = as_source(images)  # it is read twice
-        encoder, _ = default_for(images)
+        encoder, _ = default_for(source)
     if not isinstance(encoder, str | os.PathLike | Encoder):
         raise InputError(
             f"{{encoder}} is a {type(encoder).__name__}; pass a name, a folder or an Encoder; of a "
             "function or network: lookalike.encoders.from_callable(fn, dim=512, name='mine')",
             encoder=None,
         )
-    return open_encoder(encoder, images)
+    opened = open_encoder(encoder, source)
+    if source is not None:
+        check_first_image(source, opened)
+    return opened
 
 
 def default_for(images: SourceLike) -> tuple[str, str]:

@@ -52,7 +52,6 @@ from lookalike.stores.base import (
 )
 from lookalike.types import (
     ProgressCallback,
-    ignore_progress,
 )
 
 
@@ -131,7 +130,7 @@ class IndexedGallery(WritableGallery):
     def open_source(
         self,
         spec: str | Path,
-        on_progress: ProgressCallback = ignore_progress,
+        progress: ProgressOption = True,
         *,
         empty: bool = False,
         name: str | None = None,
@@ -141,7 +140,7 @@ class IndexedGallery(WritableGallery):
 
         Args:
             spec: what :func:`lookalike.open_source` takes.
-            on_progress: called during downloads.
+            progress: True shows downloads on a terminal or in a notebook; a callback gets it.
             empty: allow a folder without images.
             name: the name of the source; by default the one that the gallery has for its location,
                 or that of the folder or file.
@@ -162,7 +161,7 @@ class IndexedGallery(WritableGallery):
             )
         fields = {**self.source_options.get(known, {}), **(options or {})}
         opened = SourceOptions.from_dict(fields)
-        return open_source(spec, on_progress, empty=empty, name=name, options=opened)
+        return open_source(spec, progress, empty=empty, name=name, options=opened)
 
     def _check_encodes(self) -> None:
         """Refuse an external encoder whose function is not here, before each image fails.

@@ -15,6 +15,7 @@ from lookalike.images import idx
 from lookalike.images.formats import supported_suffixes
 from lookalike.images.memory import read_file
 from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
+from lookalike.progress import ProgressOption, reporting
 from lookalike.sources.arrays import DATASET_PREFIX, ArraySource, load_dataset, load_idx
 from lookalike.sources.base import Item, Source
 from lookalike.sources.folder import FolderSource, file_signature, file_size
@@ -28,7 +29,7 @@ from lookalike.types import ProgressCallback, ignore_progress
 
 def open_source(
     spec: str | Path,
-    on_progress: ProgressCallback = ignore_progress,
+    progress: ProgressOption = True,
     *,
     empty: bool = False,
     name: str | None = None,
@@ -41,7 +42,8 @@ def open_source(
             ``.ndjson``, ``.json``, ``.parquet`` with a column ``path`` or ``url``); a tar or
             Parquet file of images; the images file of an IDX pair (its labels are found beside
             it); or ``dataset:NAME/SPLIT``, with an optional slice, ``dataset:mnist/train[:5000]``.
-        on_progress: called during downloads.
+        progress: True shows downloads on a terminal or in a notebook; False does not; a callback
+            gets their progress.
         empty: allow a folder without images.
         name: the name of the source; by default that of the folder or file.
         options: what is taken, and how it is decoded.
@@ -52,7 +54,8 @@ def open_source(
         UnknownNameError: no such data set or split.
         FetchError: the data set could not be fetched.
     """
-    source = _open(spec, on_progress, options)
+    with reporting(progress) as on_progress:
+        source = _open(spec, on_progress, options)
     if not len(source) and not empty:
         raise _empty_error(spec, source)
     return source if name is None else with_name(source, name)
