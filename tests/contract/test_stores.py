@@ -19,6 +19,7 @@ from lookalike.search.request import Query, SearchRequest
 from lookalike.search.search import search_rows
 from lookalike.stores.base import Rows, VectorStore, revision_number
 from lookalike.stores.exact import ExactIndex
+from lookalike.stores.lance.files import Checksums
 from lookalike.stores.lance.store import LanceStore
 from lookalike.stores.memory import MemoryStore
 from lookalike.stores.milvus.address import Address
@@ -173,6 +174,18 @@ def test_lance_tables_reopen_and_compact(tmp_path: Path) -> None:
     assert reopened.count() == 60
     assert reopened.dim == DIM
     assert len(reopened.snapshot().dataset.get_fragments()) == 1
+
+
+def test_checksums_of_deleted_files_of_a_table_are_forgotten(tmp_path: Path) -> None:
+    store = LanceStore.create(tmp_path / "t", DIM)
+    for i in range(9):
+        store.upsert(rows(np.full((3, DIM), float(i))))
+    checksums = Checksums(tmp_path / "t")
+    before = len(checksums.read())
+    store.optimize(Metric.COSINE, purge=True)
+    named = checksums.read()
+    assert 0 < len(named) < before / 2
+    assert all((tmp_path / "t" / name).exists() for name in named)
 
 
 VALUES = st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, 1.0, -1.0, 1e-30])
