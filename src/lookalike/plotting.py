@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Sized
 from pathlib import Path
 from typing import IO, Any
 
 from matplotlib import figure as mpl_figure
 
 from lookalike.artifacts import write_atomically
-from lookalike.errors import SettingError
+from lookalike.errors import InputError, SettingError
 from lookalike.process_state import IgnoreWarnings
 
 INK = "#222222"
@@ -54,13 +56,27 @@ def render(figure: mpl_figure.Figure, file: IO[bytes], format: str = "png") -> N
         figure.savefig(file, dpi=DPI, format=format)
 
 
+def check_some(**values: Sized) -> None:
+    """Check that there is something to draw, in arguments by name.
+
+    Raises:
+        InputError: one is empty.
+    """
+    for name, value in values.items():
+        if not len(value):
+            raise InputError(f"{{{name}}} is empty: there is nothing to draw", **{name: None})
+
+
 def save(figure: mpl_figure.Figure, path: str | Path) -> None:
     """Write a figure as PNG or, by the suffix, SVG or PDF.
 
     Raises:
+        InputError: ``path`` is no path.
         SettingError: matplotlib does not support the suffix.
         StorageError: it could not be written.
     """
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise InputError(f"{{path}} must be the path of a file, not {path!r:.60}", path=None)
     path, data = Path(path), io.BytesIO()
     try:
         render(figure, data, format=path.suffix.removeprefix(".") or "png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 import lookalike as la
 from lookalike import cli
-from lookalike.errors import SettingError
+from lookalike.errors import InputError, SettingError
 from lookalike.evaluation.metrics import Estimate, Interval
 from lookalike.evaluation.relevance import mark_correct
 from lookalike.evaluation.results import Evaluation
@@ -413,6 +414,32 @@ def test_the_pipeline_shows_the_distances_and_the_nearest(gallery: Gallery) -> N
         np.zeros((8, 8), np.uint8), embedding, distances, results(gallery, 0.1), ["mine"]
     )
     assert titles(few)[-1] == "mine\n0.1000"
+
+
+@pytest.mark.parametrize(
+    ("draw", "name"),
+    [
+        (lambda: figures.hits_grid([]), "results"),
+        (lambda: figures.hits_grid([3]), "results"),  # type: ignore[list-item]
+        (lambda: figures.hits(Hits("q", Metric.L2, ()), [True]), "correct"),
+        (lambda: figures.sample_grid([], []), "images"),
+        (lambda: figures.corruptions([]), "examples"),
+        (lambda: figures.reconstructions([], {}), "originals"),
+        (lambda: figures.class_distribution({}, {}), "gallery"),
+        (lambda: figures.network_table("net", []), "layers"),
+        (lambda: figures.training_curve([], "loss"), "curves"),
+        (lambda: figures.confusion([], np.zeros((0, 0), np.int64)), "labels"),
+        (lambda: figures.scores_per_label([], [], "precision"), "labels"),
+        (lambda: figures.interval_chart([], "precision"), "bars"),
+        (lambda: figures.quality_by_speed([], "precision"), "points"),
+        (lambda: figures.save(figures.hits(Hits("q", Metric.L2, ())), 3), "path"),  # type: ignore[arg-type]
+    ],
+)
+def test_nothing_to_draw_is_an_error_that_names_the_argument(
+    draw: Callable[[], object], name: str
+) -> None:
+    with pytest.raises(InputError, match=f"^{name}"):
+        draw()
 
 
 def test_unsupported_file_types_are_refused(gallery: Gallery, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from lookalike.formatting import format_distance
-from lookalike.plotting import CORRECT, INCORRECT, INK, MUTED, STYLE, Figure
+from lookalike.errors import InputError
+from lookalike.formatting import format_count, format_distance
+from lookalike.plotting import CORRECT, INCORRECT, INK, MUTED, STYLE, Figure, check_some
 from lookalike.search.hits import Hits
 from lookalike.types import Hit, ImageArray
 
@@ -21,6 +22,9 @@ def hits(results: Hits, correct: Sequence[bool | None] | None = None) -> Figure:
     Args:
         results: of one query; without a URI its image is not drawn.
         correct: whether each hit is correct, None where unknown.
+
+    Raises:
+        InputError: as of :func:`hits_grid`.
     """
     return hits_grid([results], None if correct is None else [correct])
 
@@ -44,7 +48,11 @@ def hits_grid(
         query_titles: the title of each query, below "query".
         hit_titles: the title of each hit; by default its label or, without one, its id.
         row_names: a title on the left of each row.
+
+    Raises:
+        InputError: no results, something that is no hits, or another number of marks.
     """
+    _check(results, correct)
     columns = max(len(row) for row in results) + 1
     left = 0.3 if row_names else 0.05
     figure, axes = image_grid(len(results), columns, cell=(1.05, 1.38), left=left)
@@ -62,6 +70,21 @@ def hits_grid(
         for x, (image, hit) in enumerate(zip(row.images(), row, strict=True)):
             draw_hit(axes[y, 1 + x], image, hit, titles[x], marks[x])
     return figure
+
+
+def _check(results: Sequence[Hits], correct: Sequence[Sequence[bool | None] | None] | None) -> None:
+    check_some(results=results)
+    for y, row in enumerate(results):
+        if not isinstance(row, Hits):
+            raise InputError(
+                f"{{results}} must be Hits of a search, not {type(row).__name__}", results=None
+            )
+        marks = correct[y] if correct else None
+        if marks is not None and len(marks) != len(row):
+            raise InputError(
+                f"{{correct}} has {len(marks)} marks for {format_count(len(row), 'hit')}",
+                correct=None,
+            )
 
 
 def hit_title(hit: Hit) -> str:

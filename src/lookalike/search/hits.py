@@ -179,6 +179,7 @@ class Hits(Sequence[Hit]):
             path: of the file, PNG or, by the suffix, SVG or PDF.
 
         Raises:
+            InputError: ``path`` is no path.
             SettingError: no such kind of file.
             StorageError: it could not be written.
         """

@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from lookalike.evaluation.metrics import Estimate
-from lookalike.plotting import HIGHLIGHT, INK, MUTED, PALETTE, STYLE, Figure
+from lookalike.plotting import HIGHLIGHT, INK, MUTED, PALETTE, STYLE, Figure, check_some
 from lookalike.training.recipe import Layer
 
 ERROR_BARS = "error bars: 95 % confidence interval"
@@ -82,6 +82,7 @@ class TrainingCurve:
 
 def class_distribution(gallery: Mapping[str, int], queries: Mapping[str, int]) -> Figure:
     """Draw the number of images with each label in the gallery and among the queries."""
+    check_some(gallery=gallery)
     labels = sorted({*gallery, *queries})
     place = np.arange(len(labels))
     with mpl.rc_context(STYLE):
@@ -107,6 +108,7 @@ def network_table(name: str, layers: Sequence[Layer]) -> Figure:
 
     The layer whose output is the embedding is bold.
     """
+    check_some(layers=layers)
     total = sum(layer.parameters for layer in layers)
     cells = [
         [layer.title, layer.output, f"{layer.parameters:,}" if layer.parameters else ""]
@@ -147,6 +149,7 @@ def training_curve(curves: Sequence[TrainingCurve], loss: str) -> Figure:
         curves: in the order of the legend.
         loss: the name of the loss with its unit, for the axis.
     """
+    check_some(curves=curves)
     with mpl.rc_context(STYLE):
         figure = _chart((7.5, 2.9))
         ax = figure.subplots()
@@ -170,6 +173,7 @@ def confusion(labels: Sequence[str], counts: NDArray[np.int64]) -> Figure:
         labels: names of rows and columns.
         counts: ``(labels, labels)`` hits, by label of the query (row) and of the hit (column).
     """
+    check_some(labels=labels)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     incorrect = np.ma.masked_array(share, np.eye(len(labels), dtype=bool))
     darkest = incorrect.max() if len(labels) > 1 else 0.0
@@ -204,6 +208,7 @@ def scores_per_label(labels: Sequence[str], series: Sequence[Series], score: str
         series: the encoders' scores, in the order of the legend; the highlighted one is on top.
         score: the name of the score, for the y axis.
     """
+    check_some(labels=labels, series=series)
     place = np.arange(len(labels))
     with mpl.rc_context(STYLE):
         figure = _chart((7.5, 3.6))
@@ -231,6 +236,7 @@ def interval_chart(bars: Sequence[Bar], label: str, *, reference: float | None =
         label: of the value axis.
         reference: position of a dotted vertical line.
     """
+    check_some(bars=bars)
     values = np.array([bar.value for bar in bars])
     # Rounding may put the end of an interval on the wrong side of its value.
     below = np.maximum(values - [bar.low for bar in bars], 0)
@@ -263,6 +269,7 @@ def quality_by_speed(points: Sequence[TradeOff], quality: str) -> Figure:
         points: the encoders, in the order of the legend.
         quality: the name of the quality measure, for the y axis.
     """
+    check_some(points=points)
     with mpl.rc_context(STYLE):
         figure = _chart((7.5, 3.8))
         ax = figure.subplots()

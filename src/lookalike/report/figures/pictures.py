@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import ConnectionPatch
 from numpy.typing import NDArray
 
-from lookalike.plotting import HIGHLIGHT, INK, MUTED, STYLE, Figure
+from lookalike.plotting import HIGHLIGHT, INK, MUTED, STYLE, Figure, check_some
 from lookalike.search.contact_sheet import (
     draw_hit,
     hit_title,
@@ -39,6 +39,7 @@ def pipeline(
         results: the hits, at least one.
         hit_titles: the title of each hit; by default as in :func:`hits_grid`.
     """
+    check_some(results=results)
     shown = min(4, len(results))
     titles = hit_titles or [hit_title(hit) for hit in results]
     with mpl.rc_context(STYLE):
@@ -76,6 +77,7 @@ def pipeline(
 
 def sample_grid(images: Sequence[ImageArray], labels: Sequence[str]) -> Figure:
     """Draw images with their labels, ten per row; labels may have two lines and are shortened."""
+    check_some(images=images, labels=labels)
     columns = min(10, len(images))
     rows = -(-len(images) // columns)
     lines = max(label.count("\n") for label in labels)
@@ -87,6 +89,7 @@ def sample_grid(images: Sequence[ImageArray], labels: Sequence[str]) -> Figure:
 
 def corruptions(examples: Sequence[Mapping[str, ImageArray]]) -> Figure:
     """Draw images, one per row, beside their corrupted versions, by name."""
+    check_some(examples=examples)
     figure, axes = image_grid(len(examples), len(examples[0]), cell=(1.05, 1.2))
     for row, images in zip(axes, examples, strict=True):
         for ax, (name, image) in zip(row, images.items(), strict=True):
@@ -98,6 +101,7 @@ def reconstructions(
     originals: Sequence[ImageArray], decoded: Mapping[str, NDArray[np.float32]]
 ) -> Figure:
     """Draw originals above each autoencoder's reconstructions, ``(n, 1, H, W)`` in [0, 1]."""
+    check_some(originals=originals)
     figure, axes = image_grid(len(decoded) + 1, len(originals), cell=(0.8, 0.86), left=1.25)
     for ax, image in zip(axes[0], originals, strict=True):
         picture(ax, image, "", INK)
