@@ -207,6 +207,15 @@ def test_images_of_all_forms_are_added(pair: Pair, tmp_path: Path) -> None:
     assert pair.same(len) == ROWS + 1
 
 
+def test_a_page_of_a_file_is_added_by_itself(pair: Pair, tmp_path: Path) -> None:
+    path = tmp_path / "pages.tif"
+    pages = [Image.fromarray(gray(value)) for value in (20, 90)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    assert pair.same(lambda g: g.add(f"{path}#2", ids="p")) == ["api:p"]
+    assert pair.same(lambda g: int(g.image("p")[0, 0])) == 90
+    assert pair.same(lambda g: g.search(f"{path}#2", k=1, metric="l2").ids) == ["api:p"]
+
+
 def rewound(image: object) -> object:
     return io.BytesIO(image.getvalue()) if isinstance(image, io.BytesIO) else image
 

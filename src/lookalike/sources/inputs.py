@@ -42,6 +42,7 @@ from lookalike.errors import ImageError, InputError, LookalikeError, SettingErro
 from lookalike.files import escape_name, is_url
 from lookalike.images.decode import decode
 from lookalike.images.formats import supported_suffixes
+from lookalike.images.options import DEFAULT_OPTIONS
 from lookalike.images.raster import decoder_errors
 from lookalike.sources.base import Item, ItemSource, Source, failure_reason
 from lookalike.sources.opening import file_item, native_path, open_items, open_source
@@ -138,12 +139,18 @@ class InputImage:
     def file_bytes(self) -> bytes:
         """Return the image file as it is, or a PNG of the pixels where there is none.
 
+        A further page of a file, and an image that is decoded with options of its own, is a PNG,
+        too: whoever reads the file would see another image.
+
         Raises:
             ImageError: it cannot be read; the message has its name.
         """
         if isinstance(self._origin, Item):
-            with self._origin.in_memory():
-                content = self._origin.content()
+            item = self._origin
+            with item.in_memory():
+                content = item.content()
+                if item.page or item.options != DEFAULT_OPTIONS:
+                    content = item.decode(content, full_size=True).pixels
         else:
             content = self._origin(True)
         if isinstance(content, bytes):
