@@ -25,7 +25,7 @@ from lookalike.evaluation.single_pass import encode_once
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import DecodedImage, ImageInput, decode_with_notes
 from lookalike.report.evaluation import report_page
-from lookalike.sources import Item, open_source, sampling
+from lookalike.sources import Item, ItemSource, open_source, sampling
 from lookalike.sources.sampling import decode_batches
 from lookalike.types import ImageArray
 
@@ -82,6 +82,7 @@ def test_own_rows_are_decoded_to_measure_the_latency_only(
     assert (len(result.examples), len(decoded), set(decoded.values())) == (COUNT, 5, {1})
 
 
+@pytest.mark.slow
 def test_with_baselines_every_row_is_decoded_to_fit_them_and_once_for_all(
     gallery: Gallery, decoded: Counter[str]
 ) -> None:
@@ -123,6 +124,7 @@ def test_search_variants_share_the_decoded_queries(
     assert (len(decoded), set(decoded.values())) == (COUNT, {2})
 
 
+@pytest.mark.slow
 def test_choosing_and_checking_decode_each_image_once(photos: Path, decoded: Counter[str]) -> None:
     options = ChooseOptions(encoders=("pixels", "color", "hog"), train=False)
     chosen = choose(photos, labels="own", options=options, progress=False)
@@ -262,3 +264,19 @@ def test_results_are_short_and_are_tables_in_notebooks(gallery: Gallery, photos:
         assert choice._repr_html_().count("<tr>") == 3
     assert len(repr(result.scores).splitlines()) == 1
     assert la.evaluate is evaluate
+
+
+def test_what_is_no_gallery_or_no_source_is_named(gallery: Gallery) -> None:
+    for wrong in ("g.gallery", None, 3):
+        with pytest.raises(InputError, match=r"gallery: expected an open lookalike\.Gallery, got"):
+            evaluate(wrong, progress=False)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r"gallery: expected an open lookalike\.Gallery, got"):
+            evaluate_robustness(wrong, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="queries"):
+        evaluate(gallery, 3, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no labeled query among 0 images"):
+        evaluate(gallery, ItemSource("none", "none", []), progress=False)
+    with pytest.raises(InputError, match="source"):
+        choose(3, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="first=0 must be at least 1"):
+        evaluate(gallery, first=0, progress=False)

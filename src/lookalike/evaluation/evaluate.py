@@ -25,9 +25,10 @@ from lookalike.evaluation.trial import EncodedRows, SearchableRows, Trial, Trial
 from lookalike.evaluation.variants import SearchVariant, VariantBenchmark, parse_variants
 from lookalike.explore.copy_threshold import thumbnail_vector
 from lookalike.formatting import format_count
-from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.gallery import Gallery, as_gallery
 from lookalike.progress import ProgressOption, reporting
-from lookalike.sources import Item, ItemSource, Source, open_source
+from lookalike.sources import Item, ItemSource, Source
+from lookalike.sources.inputs import SourceLike, as_source
 from lookalike.sources.labels import LabelSource
 from lookalike.sources.sampling import sample_images
 from lookalike.types import (
@@ -51,7 +52,7 @@ _OWN = ""
 
 def evaluate(  # noqa: PLR0913 - keyword options of the public call
     gallery: Gallery,
-    queries: str | Path | Source | None = None,
+    queries: SourceLike | None = None,
     *,
     k: int | None = None,
     first: int = 100,
@@ -61,7 +62,7 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
     ground_truth: str | Path | None = None,
     protocol: str | None = None,
     synthetic_queries: bool = False,
-    backgrounds: str | Path | Source | None = None,
+    backgrounds: SourceLike | None = None,
     variants: str | Sequence[str] | None = None,
     baselines: bool = False,
     exclude_duplicates: bool = False,
@@ -84,7 +85,7 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
 
     Args:
         gallery: the gallery to search.
-        queries: a source of query images; by default, the gallery's own rows.
+        queries: a source of query images, or images; by default, the gallery's own rows.
         k: hits per query; by default 7, or the protocol's.
         first: number of first queries that are also reported by themselves.
         metric: ``l2`` or ``cosine``; by default the gallery's own.
@@ -132,7 +133,7 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
             ground_truth=ground_truth,
             exclude_duplicates=exclude_duplicates or None,
         )
-    gallery = gallery.snapshot()
+    gallery = as_gallery(gallery).snapshot()
     rows = gallery.items()
     with reporting(progress) as on_progress:
         source: Source
@@ -143,9 +144,7 @@ def evaluate(  # noqa: PLR0913 - keyword options of the public call
             )
         else:
             source = (
-                open_source(queries, on_progress)
-                if isinstance(queries, str | Path)
-                else queries or rows
+                rows if queries is None else as_source(queries, on_progress, argument="queries")
             )
             relevance = build_relevance(
                 rows, source, labels=labels, match=match, ground_truth=ground_truth

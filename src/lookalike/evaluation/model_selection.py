@@ -33,7 +33,8 @@ from lookalike.evaluation.metrics import columns_of
 from lookalike.formatting import format_count
 from lookalike.gallery.notebook import scores_html
 from lookalike.progress import ProgressOption, reporting
-from lookalike.sources import Item, ItemSource, Source, open_source
+from lookalike.sources import Item, ItemSource, Source
+from lookalike.sources.inputs import SourceLike, as_source
 from lookalike.sources.labels import LabelSet, LabelSource, labels_of_items
 from lookalike.sources.sampling import SampledImage, read_sample
 from lookalike.sources.tables import data_frame
@@ -146,7 +147,7 @@ UNRANKED = (
 
 
 def choose(
-    source: str | Path | Source,
+    source: SourceLike,
     *,
     labels: LabelSource | Judgements | None = None,
     options: ChooseOptions = DEFAULTS,
@@ -155,7 +156,7 @@ def choose(
     """Run encoders on images and rank them by labels or judgements of pairs.
 
     Args:
-        source: a source for :func:`lookalike.open_source`, or an opened one.
+        source: what :func:`lookalike.open_source` takes, an opened source, or images.
         labels: what :func:`~lookalike.sources.labels.read_labels` takes (a label file, a mapping,
             a DataFrame), a file of pairs (``id_a,id_b,similar``), or ``"own"`` for the source's
             labels. The source's labels are not used by default, since names of sub-folders need
@@ -176,7 +177,7 @@ def choose(
         find_encoder_spec(name)
     start = time.monotonic()
     with reporting(progress) as on_progress:
-        opened = open_source(source, on_progress) if isinstance(source, str | Path) else source
+        opened = as_source(source, on_progress, argument="source")
         judgements = _judgements(opened, labels)
         sample, skipped = _sample(opened, judgements, options.seed)
         ids = [each.item.id for each in sample]

@@ -25,7 +25,7 @@ from lookalike.evaluation.metrics import Correct, Estimate, QueryScores, columns
 from lookalike.evaluation.trial import EncodedRows, SearchableRows, known_item
 from lookalike.explore.copy_threshold import has_content
 from lookalike.formatting import format_count
-from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.gallery import Gallery, as_gallery
 from lookalike.gallery.notebook import scores_html
 from lookalike.images.corruptions import Corruption, find_corruptions
 from lookalike.images.decode import content_hash, shrink_image
@@ -214,7 +214,7 @@ def evaluate_robustness(
         SourceError: the source of a row is missing.
     """
     experiment = _Experiment.of(k, queries, seed)
-    gallery = gallery.snapshot()
+    gallery = as_gallery(gallery).snapshot()
     target = _Target(
         name=str(gallery.path),
         encoder=gallery.encoder,

@@ -18,7 +18,7 @@ from lookalike.evaluation.single_pass import encode_images
 from lookalike.evaluation.trial import leave_one_out
 from lookalike.formatting import format_count
 from lookalike.progress import ProgressOption, reporting
-from lookalike.sources import Source
+from lookalike.sources.inputs import SourceLike, as_source
 from lookalike.sources.labels import LabelSet, LabelSource, labels_of_items, read_labels
 from lookalike.sources.sampling import read_sample
 from lookalike.types import Embeddings, ImageArray
@@ -148,7 +148,7 @@ class SanityCheck:
 
 def sanity_check(
     encoder: Encoder,
-    source: Source,
+    source: SourceLike,
     *,
     labels: LabelSource | None = None,
     k: int = DEFAULT_K,
@@ -170,10 +170,11 @@ def sanity_check(
         SourceError: no image can be read.
         InputError: the labels cannot be read, or have an unknown id.
     """
-    given = None if labels is None else read_labels(labels, [item.id for item in source])
-    sample = read_sample(source, SAMPLE, frozenset(() if given is None else given.by_id))
+    opened = as_source(source, argument="source")
+    given = None if labels is None else read_labels(labels, [item.id for item in opened])
+    sample = read_sample(opened, SAMPLE, frozenset(() if given is None else given.by_id))
     if given is None:
-        given = labels_of_items(source.spec, (each.item for each in sample))
+        given = labels_of_items(opened.spec, (each.item for each in sample))
     images = [each.image for each in sample]
     ids = [each.item.id for each in sample]
     with reporting(progress) as on_progress:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +19,8 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.images.compositing import cluttered_background, compose_photo
 from lookalike.images.decode import shrink_image
 from lookalike.images.foreground import find_foreground
-from lookalike.sources import Item, ItemSource, Source, open_source
+from lookalike.sources import Item, ItemSource
+from lookalike.sources.inputs import SourceLike, as_source
 from lookalike.sources.sampling import sample_images
 from lookalike.stores.base import Record
 from lookalike.types import ImageArray, ProgressCallback, ignore_progress
@@ -33,7 +33,7 @@ _BACKGROUNDS, _BACKGROUND_SIDE = 200, 480
 
 def make_synthetic_queries(
     gallery: Gallery,
-    backgrounds: str | Path | Source | None = None,
+    backgrounds: SourceLike | None = None,
     *,
     queries: int = QUERIES,
     seed: int = 1,
@@ -109,14 +109,10 @@ class _Composer:
 
 
 def _open_backgrounds(
-    gallery: Gallery, backgrounds: str | Path | Source | None, on_progress: ProgressCallback
+    gallery: Gallery, backgrounds: SourceLike | None, on_progress: ProgressCallback
 ) -> list[ImageArray]:
     if backgrounds is not None:
-        source = (
-            open_source(backgrounds, on_progress)
-            if isinstance(backgrounds, str | Path)
-            else backgrounds
-        )
+        source = as_source(backgrounds, on_progress, argument="backgrounds")
         return sample_images(source, _BACKGROUNDS, _BACKGROUND_SIDE)
     images = sample_images(gallery.items(), _BACKGROUNDS)
     masks = [find_foreground(image).mask for image in images]

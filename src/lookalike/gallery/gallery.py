@@ -451,3 +451,17 @@ def _size(folder: Path) -> int:
         with contextlib.suppress(OSError):
             size += file.stat().st_size if file.is_file() else 0
     return size
+
+
+def as_gallery(value: object, argument: str = "gallery") -> Gallery:
+    """Return an argument that is to be an open gallery on this machine.
+
+    Raises:
+        InputError: it is something else; the message says how to open one.
+    """
+    if isinstance(value, Gallery):
+        return value
+    raise InputError(
+        f"{argument}: expected an open lookalike.Gallery, got {type(value).__name__}; open one "
+        "with lookalike.Gallery.open(PATH)"
+    )
