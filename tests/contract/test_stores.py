@@ -133,6 +133,17 @@ def test_a_search_beside_writes_returns_no_other_row(make: Make, where: str | No
         assert where is None or "a" not in [hit.id for hit in hits]
 
 
+def test_rows_are_taken_by_their_places_and_print_one_line() -> None:
+    stored = rows(np.arange(20.0).reshape(4, DIM))
+    taken = stored.take([2, 0, 2])
+    assert taken.ids == [stored.ids[place] for place in (2, 0, 2)]
+    np.testing.assert_array_equal(taken.embeddings, stored.embeddings[[2, 0, 2]])
+    assert (taken.hashes, taken.metadata[1]) == (["h2", "h0", "h2"], stored.metadata[0])
+    assert stored.take([]).embeddings.shape == (0, DIM)
+    assert repr(stored) == "Rows(4 rows, embeddings (4, 5))"
+    assert "\n" not in repr(MemoryStore(DIM))
+
+
 def test_stores_have_different_identities() -> None:
     assert MemoryStore(DIM).identity != MemoryStore(DIM).identity
 

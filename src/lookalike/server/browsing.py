@@ -77,9 +77,9 @@ class Browsing:
     async def _measure_style(self, opened: OpenGallery) -> SketchStyle | None:
         sample = await self._service.sample(opened, _SAMPLE, 0)
         images = []
-        for row_id in sample.ids:
+        for place in range(len(sample)):
+            row = sample.take([place])
             try:
-                row = await self._service.row(opened, row_id)
                 image = await self._service.item_images.image(
                     opened.gallery, row, side=2 * MAX_SIDE, priority=Priority.BATCH
                 )

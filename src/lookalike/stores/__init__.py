@@ -1,7 +1,9 @@
 """Vector stores: rows with an embedding and metadata, and their search.
 
-``base`` is the interface; ``memory``, ``lance`` and ``milvus`` implement it; ``exact`` is exact
-nearest-neighbor search in memory, with ``quantized`` rows for speed. Stores know nothing of images.
+``base`` is the interface; ``memory``, ``lance`` and ``milvus`` implement it, ``snapshots`` has what
+they share; ``exact`` is exact nearest-neighbor search in memory, with ``quantized`` rows for speed.
+``addresses`` are those of stores outside a gallery's folder, ``registry`` finds their stores, also
+those of other packages. Stores know nothing of images.
 """
 
 from lookalike.stores.base import Record, RowReader, Rows, VectorStore

@@ -24,16 +24,19 @@ MAX_K = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows as columns of equal length.
+    """Rows as columns of equal length: row ``i`` is the ``i``-th value of each.
 
     Args:
-        ids: unique ids.
-        uris: locations of the images.
+        ids: distinct texts.
+        uris: locations of the images: a path, a URL, or a place in a file of several images.
         embeddings: ``(n, dim)`` float32, finite.
-        metadata: JSON values.
-        hashes: content hashes of the images.
+        metadata: JSON values by column, one mapping per row.
+        hashes: SHA-256 of the images' contents; equal for copies of an image.
         signatures: cheap fingerprints of the contents (see :class:`lookalike.sources.Item`); empty
             by default.
+
+    Raises:
+        InputError: the columns have different lengths.
     """
 
     ids: Sequence[str]
@@ -59,6 +62,20 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"Rows({len(self):,} rows, embeddings {np.shape(self.embeddings)})"
+
+    def take(self, places: Sequence[int]) -> Rows:
+        """Return some of the rows, by their places from 0, in this order."""
+        return Rows(
+            ids=[self.ids[place] for place in places],
+            uris=[self.uris[place] for place in places],
+            embeddings=self.embeddings[list(places)],
+            metadata=[self.metadata[place] for place in places],
+            hashes=[self.hashes[place] for place in places],
+            signatures=[self.signatures[place] for place in places],
+        )
+
     def records(self) -> Iterator[Record]:
         """Iterate over the rows without embeddings."""
         columns = (self.ids, self.uris, self.metadata, self.hashes, self.signatures)
@@ -67,7 +84,15 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row without its embedding."""
+    """One row without its embedding.
+
+    Args:
+        id: identifies it in the gallery, ``SOURCE:KEY``.
+        uri: where its image is.
+        metadata: JSON values by column.
+        content_hash: SHA-256 of the image's content.
+        signature: cheap fingerprint of the content; empty if there is none.
+    """
 
     id: str
     uri: str
