@@ -120,7 +120,7 @@ def test_two_images_have_results_where_two_can_have_them() -> None:
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_only_galleries_of_this_machine_are_taken(name: str) -> None:
-    with pytest.raises(InputError, match=r"^gallery: expected a lookalike.Gallery, .* got str$"):
+    with pytest.raises(InputError, match=r"^gallery: expected an open lookalike.Gallery, got str"):
         RESULTS[name]("photos.gallery")  # type: ignore[arg-type]
 
 

@@ -16,8 +16,7 @@ from lookalike.explore.comparison import NEAR, PIXELS, Comparison, Likeness, com
 from lookalike.explore.copy_threshold import CopyThreshold
 from lookalike.explore.keep_rules import FileFacts, KeepOrder, matches, read_facts
 from lookalike.formatting import format_count
-from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.local import local_gallery
+from lookalike.gallery.gallery import Gallery, as_gallery
 from lookalike.gallery.notebook import SHOWN, Caption, images_html, table_html, text_html
 from lookalike.progress import ProgressOption, reporting
 from lookalike.sources.sampling import thread_map
@@ -262,7 +261,7 @@ def find_duplicates(  # noqa: PLR0913 - keyword options of the public call
     order = KeepOrder(keep, (prefer,) if isinstance(prefer, str) else tuple(prefer))
     if max_distance is not None and not _is_number(max_distance):
         raise SettingError("{max_distance} must be at least 0", max_distance=max_distance)
-    view = local_gallery(gallery).snapshot()
+    view = as_gallery(gallery).snapshot()
     with reporting(progress) as on_progress:
         result = _find(view, order, max_distance, seed, on_progress, exact=exact)
     return replace(result, gallery=gallery)

@@ -16,13 +16,19 @@ from lookalike.cancellation import check_cancelled
 from lookalike.documents import Fields
 from lookalike.errors import ArtifactError, InputError, StorageError
 from lookalike.explore.clusters import UNCLUSTERED, Cluster, describe_clusters, find_clusters
-from lookalike.explore.layout import METHOD, MapQuality, Points, compute_layout, measure_quality
+from lookalike.explore.layout import (
+    METHOD,
+    MapQuality,
+    Points,
+    check_installed,
+    compute_layout,
+    measure_quality,
+)
 from lookalike.explore.lof import lof_scores
 from lookalike.filters.facets import MAX_COLUMNS, MAX_LISTED
 from lookalike.formatting import format_count
 from lookalike.gallery.derived import MAP, DerivedFile, Origin, Saved, decode_array, encode_array
-from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.local import local_gallery
+from lookalike.gallery.gallery import Gallery, as_gallery
 from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.progress import ProgressOption, reporting
 from lookalike.sources.labels import SEPARATOR, split_labels
@@ -184,7 +190,7 @@ def build_map(
         MissingDependencyError: openTSNE is not installed.
     """
     with reporting(progress) as on_progress:
-        result = _build(local_gallery(gallery).snapshot(), column, seed, fresh, on_progress)
+        result = _build(as_gallery(gallery).snapshot(), column, seed, fresh, on_progress)
     return replace(result, gallery=gallery)
 
 
@@ -204,6 +210,7 @@ def _build(
     if saved is not None and (shown, saved.embeddings_hash) == (ids, embeddings_hash):
         result = replace(saved, origin=replace(origin, created_at=saved.origin.created_at))
     else:
+        check_installed()
         graph = neighbor_graph(gallery, on_progress=on_progress)
         if len(graph) < 3:
             raise InputError(

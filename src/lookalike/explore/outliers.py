@@ -12,8 +12,7 @@ from lookalike.errors import SettingError
 from lookalike.explore.lof import lof_scores
 from lookalike.explore.map import load_current_map
 from lookalike.formatting import format_count
-from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.local import local_gallery
+from lookalike.gallery.gallery import Gallery, as_gallery
 from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.gallery.notebook import SHOWN, Caption, images_html, table_html, text_html
 from lookalike.progress import ProgressOption, reporting
@@ -86,7 +85,7 @@ def outliers(
     """
     if not isinstance(k, int) or isinstance(k, bool) or k < 1:
         raise SettingError("{k} must be at least 1", k=k)
-    view = local_gallery(gallery).snapshot()
+    view = as_gallery(gallery).snapshot()
     current = None if fresh else load_current_map(view)
     if current is not None:
         ids, scores, zero = current.ids, current.lof_scores, current.zero_embeddings

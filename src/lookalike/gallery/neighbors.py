@@ -12,7 +12,7 @@ from scipy import sparse
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import ArtifactError, InputError, SettingError
 from lookalike.formatting import format_count
-from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.gallery import Gallery, as_gallery
 from lookalike.gallery.state import GalleryState
 from lookalike.progress import ProgressOption, reporting
 from lookalike.sources.tables import data_frame
@@ -97,6 +97,7 @@ def neighbors(gallery: Gallery, k: int = PUBLIC_K, *, progress: ProgressOption =
     """
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= MAX_K:
         raise SettingError(f"{{k}} must be a number from 1 to {MAX_K:,}", k=k)
+    gallery = as_gallery(gallery).snapshot()
     with reporting(progress) as on_progress:
         graph = neighbor_graph(gallery, int(k), on_progress)
     distances = graph.distances

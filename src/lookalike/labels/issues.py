@@ -11,8 +11,7 @@ import numpy as np
 
 from lookalike.cancellation import check_cancelled
 from lookalike.formatting import format_count
-from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.local import local_gallery
+from lookalike.gallery.gallery import Gallery, as_gallery
 from lookalike.gallery.neighbors import NeighborGraph, neighbor_graph
 from lookalike.gallery.notebook import SHOWN, Caption, images_html, table_html, text_html
 from lookalike.labels.gallery_labels import gallery_labels, labels_for
@@ -155,7 +154,7 @@ def find_label_issues(
     Raises:
         InputError: no labels, only one class, an unknown id, or fewer than two rows.
     """
-    view = local_gallery(gallery).snapshot()
+    view = as_gallery(gallery).snapshot()
     label_set = gallery_labels(view, column) if labels is None else labels_for(view, labels)
     label_set.validate()
     with reporting(progress) as on_progress:

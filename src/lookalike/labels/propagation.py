@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import InputError, MissingRowError, SettingError
 from lookalike.formatting import format_count
-from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.local import local_gallery
+from lookalike.gallery.gallery import Gallery, as_gallery
 from lookalike.gallery.neighbors import NeighborGraph, neighbor_graph
 from lookalike.gallery.notebook import table_html, text_html
 from lookalike.gallery.state import GalleryState
@@ -292,7 +291,7 @@ def propagate_labels(
             or fewer than two rows.
         SettingError: ``precision`` is not between 0 and 1.
     """
-    view = local_gallery(gallery).snapshot()
+    view = as_gallery(gallery).snapshot()
     label_set = labels_for(view, labels)
     label_set.validate()
     check_precision(precision)
@@ -385,7 +384,9 @@ def propagate(
         confidence=confidence,
         labeled=labeled,
         method=method,
-        accuracies={name: each.accuracy.value for name, each in results.items()} if calibrated else {},
+        accuracies={name: each.accuracy.value for name, each in results.items()}
+        if calibrated
+        else {},
         threshold=threshold,
         precision=precision,
         calibrated=calibrated,

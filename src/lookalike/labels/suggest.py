@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError, SettingError
 from lookalike.formatting import format_count
-from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.local import local_gallery
+from lookalike.gallery.gallery import Gallery, as_gallery
 from lookalike.gallery.neighbors import NeighborGraph, neighbor_graph
 from lookalike.gallery.notebook import SHOWN, Caption, images_html, table_html, text_html
 from lookalike.labels.gallery_labels import labels_for
@@ -121,7 +120,7 @@ def suggest_labels(
         SettingError: ``k`` is below 1 or above the number of unlabeled images.
         InputError: labels of one class only, an unknown id, or fewer than two rows.
     """
-    view = local_gallery(gallery).snapshot()
+    view = as_gallery(gallery).snapshot()
     label_set = None if labels is None else labels_for(view, labels)
     if k is not None and (not isinstance(k, int) or isinstance(k, bool)):
         raise SettingError("{k} must be a whole number", k=k)
