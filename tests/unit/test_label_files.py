@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+import lookalike as la
 from lookalike.cli.train import _labels
 from lookalike.errors import InputError
 from lookalike.evaluation.agreement import LabelJudgements, read_judgements
+from lookalike.evaluation.model_selection import OWN, _judgements
 from lookalike.evaluation.relevance import build_relevance
 from lookalike.labels import LabelSet, read_labels, split_labels
+from lookalike.labels.gallery_labels import gallery_labels
 from lookalike.sources import Item, ItemSource
 
 IDS = [f"photos:{kind}/{number}.jpg" for kind in ("cat", "dog", "sky") for number in range(12)]
@@ -111,6 +115,27 @@ def test_one_file_has_the_same_classes_in_every_command(kind: str, tmp_path: Pat
     path = write_table(tmp_path / "labels", kind)
     for command, read in READERS.items():
         assert read(path) == EXPECTED, command
+
+
+def test_an_evaluation_has_the_classes_of_the_file(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(len(IDS), 4))
+    gallery = la.Gallery.from_embeddings(values, ids=IDS)
+    path = write_table(tmp_path / "labels", "semicolon")
+    result = la.evaluate(gallery, labels=path, progress=False)
+    assert result.gallery_labels == Counter(";".join(labels) for labels in EXPECTED.values())
+
+
+def test_labels_in_the_metadata_follow_the_same_rules() -> None:
+    values = np.random.default_rng(0).normal(size=(len(IDS), 4))
+    metadata = [{"label": cell} for cell in CELLS.values()]
+    gallery = la.Gallery.from_embeddings(values, ids=IDS, metadata=metadata)
+    assert gallery_labels(gallery).by_id == EXPECTED
+    rows = gallery.items()
+    relevance = build_relevance(rows, rows)
+    assert {i: split_labels(text) for i, text in relevance.labels.items()} == EXPECTED
+    judgements = _judgements(rows, OWN)
+    assert isinstance(judgements, LabelJudgements)
+    assert judgements.labels.by_id == EXPECTED
 
 
 @pytest.mark.parametrize(
