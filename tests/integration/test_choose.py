@@ -118,7 +118,7 @@ MISTAKES = {
     "ask too many": (["--ask", "401", "-o", "x"], "--ask 401 must be from 2 to 400"),
     "out is there": (["--labels", "own", "-o", "full"], "full: already exists"),
     "no file": (["--labels", "none.csv"], "none.csv: cannot be read"),
-    "unknown id": (["--labels", "bad.csv"], "bad.csv, line 2, column id: no image has the id"),
+    "unknown id": (["--labels", "bad.csv"], "bad.csv, line 2: no image has the id"),
     "no time": (["--minutes", "0"], "--minutes 0 must be above 0"),
     "unknown encoder": (["--encoder", "hgo"], "did you mean 'hog'"),
 }

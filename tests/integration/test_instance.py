@@ -351,7 +351,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "folder": (["--ground-truth", "two"], "two: cannot be read (is a folder)"),
     "empty file": (["--ground-truth", "empty.csv"], "empty.csv: empty; expected CSV"),
     "one column": (["--ground-truth", "one.csv"], "one.csv: only one column; expected CSV"),
-    "image": (["--ground-truth", "two/two-1.png"], "two-1.png: not UTF-8 text"),
+    "image": (["--ground-truth", "two/two-1.png"], "two-1.png, line 1: is not UTF-8 text"),
     "other names": (["--ground-truth", "other.csv"], "lists none of the 40 queries of "),
     "unknown rows": (
         ["--ground-truth", "unknown.csv"],
