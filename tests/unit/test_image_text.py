@@ -158,7 +158,7 @@ def test_cached_export_needs_neither_torch_nor_transformers(
     with pytest.raises(MissingDependencyError) as missing:
         Gallery.open(tmp_path / "g").search(text="a")
     done = lookalike("search", "g", "--text", "a", cwd=tmp_path)
-    assert (done.returncode, done.stderr.strip()) == (2, f"lookalike: {missing.value}")
+    assert (done.returncode, done.stderr.strip()) == (2, f"lookalike: error: {missing.value}")
 
 
 def test_gallery_is_searched_by_text(

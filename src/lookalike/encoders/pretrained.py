@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 POOLINGS = ("gem", "avg", "max", "rmac", "attention", "grid", "layers")
 
-_EXTRA = "pretrained"
 _MIN_SIZE, _MAX_SIZE = 64, 1024
 """Limits of the option ``size``, in pixels."""
 
@@ -144,7 +143,8 @@ def _export(
 
         loaded = load()
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "torch", f"encoder {name!r}", _EXTRA) from error
+        extra = "timm" if name.startswith(TIMM_PREFIXES) else "pretrained"
+        raise MissingDependencyError(error.name or "torch", f"encoder {name!r}", extra) from error
     p = loaded.preprocessing
     embedder = Embedder(loaded.features, MODULES[pooling]()).eval()
     example = torch.rand(2, 3, p.height, p.width, generator=torch.Generator().manual_seed(0))

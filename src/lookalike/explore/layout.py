@@ -79,10 +79,19 @@ def principal_components(embeddings: Embeddings) -> NDArray[np.float64]:
     return np.asarray(components / max(float(components[:, 0].std()), 1e-12) * 1e-4)
 
 
+def check_installed() -> None:
+    """Check that the package that a layout needs is installed.
+
+    Raises:
+        MissingDependencyError: it is not.
+    """
+    require("openTSNE", "a map", "explore")
+
+
 def _tsne(
     graph: NeighborGraph, start: NDArray[np.float64], seed: int, on_progress: ProgressCallback
 ) -> NDArray[np.float64]:
-    require("openTSNE", "a map", "explore")
+    check_installed()
     from openTSNE import TSNEEmbedding
     from openTSNE.affinity import PerplexityBasedNN
     from openTSNE.nearest_neighbors import PrecomputedNeighbors
