@@ -82,7 +82,7 @@ def test_recipe_layers_match_the_networks(recipe: str) -> None:
     )
 
 
-SIZES = {
+SIZES: dict[str, list[tuple[int | None, tuple[int, ...] | None]]] = {
     "report-linear": [(16, None), (None, (64,)), (2, (256, 64))],
     "fast-conv": [(None, (8, 2)), (10, None), (16, (32, 64)), (None, (5,))],
     "report-conv-bn": [(7, (3,))],
