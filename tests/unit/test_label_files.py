@@ -250,5 +250,5 @@ def test_files_that_are_larger_than_the_memory_are_not_read(tmp_path: Path) -> N
 
 def test_a_label_set_has_a_short_repr() -> None:
     labels = read_labels({f"x:{i}": str(i % 7) for i in range(1000)})
-    assert repr(labels) == "LabelSet('labels': 1,000 labeled images, 7 labels)"
+    assert repr(labels) == "<LabelSet 'labels': 1,000 labeled images, 7 labels>"
     assert labels.counts["0"] == 143

@@ -26,7 +26,7 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="CSV of id,label or id_a,id_b,similar; own: the source's.",
+            help="Table of id,label or id_a,id_b,similar; own: the source's.",
         ),
     ] = None,
     out: Annotated[

@@ -76,7 +76,7 @@ def command(
         str,
         typer.Option(
             metavar="FILE",
-            help="Labels for the final evaluation: own (the source's), a CSV of id,label, or none.",
+            help="Labels for the final evaluation: own (the source's), a label file, or none.",
         ),
     ] = OWN,
     evaluate: Annotated[

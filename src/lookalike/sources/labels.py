@@ -66,7 +66,7 @@ class LabelSet:
 
     def __repr__(self) -> str:
         images = format_count(len(self), "labeled image")
-        return f"LabelSet({self.name!r}: {images}, {format_count(len(self.counts), 'label')})"
+        return f"<LabelSet {self.name!r}: {images}, {format_count(len(self.counts), 'label')}>"
 
     def __len__(self) -> int:
         return len(self.by_id)
