@@ -182,7 +182,7 @@ def test_gallery_is_searched_by_text(
     assert (tmp_path / "w.png").exists()
     with pytest.raises(InputError, match="the text query is empty"):
         gallery.search(text="  ")
-    message = "a search has one query: an image, the id of a row, or a text"
+    message = "query and text exclude each other"
     with pytest.raises(InputError, match=message):
         gallery.search("x.png", text="a")
 
