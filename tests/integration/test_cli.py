@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import lookalike as la
 from lookalike.cli import main
 from tests.unit.test_idx import IMAGES, idx_bytes
 
@@ -234,6 +235,39 @@ def test_a_broken_image_is_listed_and_the_rest_is_indexed(folder: Path, tmp_path
     )
     assert result.returncode == 1
     assert "no.png: cannot be read" in result.stderr
+
+
+def test_search_combines_examples(folder: Path, tmp_path: Path) -> None:
+    """Files, and IDs of indexed images, which are not among the results."""
+    gallery = tmp_path / "s.gallery"
+    run("index", gallery, folder)
+    name = f"{folder.name}:red/0.png"
+    files = [folder / label / "1.png" for label in ("red", "green")]
+    examples = ("--like", name, "--like", files[0], "--unlike", files[1])
+    [line] = run("search", gallery, *examples, "-k", 50, "--json").splitlines()
+    shown = json.loads(line)
+    assert shown["query"] == f"{name} + {files[0]} - {files[1]}"
+    opened = la.Gallery.open(gallery)
+    expected = opened.search(like=[opened[name], files[0]], unlike=files[1], k=50)
+    assert [hit["id"] for hit in shown["hits"]] == expected.ids
+    assert name not in expected.ids
+    assert expected[0].id.startswith(f"{folder.name}:red/")
+    several = run("search", gallery, *files, "--min-similarity", "0.5", "--json").splitlines()
+    found = opened.search(files, min_similarity=0.5)
+    assert [json.loads(each)["query"] for each in several] == [str(file) for file in files]
+    assert [[hit["id"] for hit in json.loads(each)["hits"]] for each in several] == [
+        hits.ids for hits in found
+    ]
+    for arguments, message in (
+        (("--unlike", files[0]), "--like or --text is missing"),
+        ((files[0], "--like", files[1]), "QUERY excludes --like and --unlike"),
+        (("--id", name, "--like", files[1]), "--id excludes --like and --unlike"),
+        (("--like", tmp_path / "no.png"), "no.png: cannot be read"),
+        (("--like", name, "--text", "a", "--text", "b"), "must be one string"),
+    ):
+        done = lookalike("search", gallery, *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr
 
 
 MISTAKES = {

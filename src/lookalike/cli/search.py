@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def command(
     gallery: Gallery,
-    queries: Annotated[
+    query: Annotated[
         list[str] | None,
         typer.Argument(metavar="QUERY", help="Image file, or dataset:NAME/SPLIT#INDEX."),
     ] = None,
@@ -117,11 +117,11 @@ def command(
     from lookalike.gallery.gallery import Gallery
     from lookalike.images.foreground import Box
 
-    if not any((queries, ids, text, like, unlike, keywords is not None)):
+    if not any((query, ids, text, like, unlike, keywords is not None)):
         raise InputError("no query: pass an image, --text, --like, --keywords or --id")
     opened = Gallery.open(gallery).snapshot()
     for path in (image, matches):
-        check_output(path, force=force, gallery=opened, inputs=queries or ())
+        check_output(path, force=force, gallery=opened, inputs=query or ())
     options: dict[str, Any] = {
         "k": k,
         "metric": metric,
@@ -137,9 +137,9 @@ def command(
     }
     failures: list[InputError] = []
     if like or unlike:
-        results = [_search_combined(opened, queries, ids, (like, unlike, text), options)]
-    elif queries or ids or text:
-        results, failures = _search_images(opened, queries or [], options)
+        results = [_search_combined(opened, query, ids, (like, unlike, text), options)]
+    elif query or ids or text:
+        results, failures = _search_images(opened, query or [], options)
         results += _search_others(opened, ids or [], text or [], options)
     else:
         results = [_Result(opened.search(**options))]
@@ -193,9 +193,9 @@ def _search_images(
 
 def _image(query: str) -> tuple[Any, object]:
     """Return an image to search with, and its label, if it has one."""
+    from lookalike.files import is_url
     from lookalike.search.request import Example
     from lookalike.sources import DATASET_PREFIX, open_items
-    from lookalike.files import is_url
 
     if is_url(query):
         return Example(url=query), None
