@@ -30,6 +30,7 @@ from lookalike.training.recipes import RECIPES, find_recipe, load_recipes
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 from tests.integration.test_cli import lookalike
 from tests.integration.test_cli import run as run_lookalike
+from tests.integration.test_readme import blocks
 from tests.own_recipes import OWN, Network
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -272,6 +273,15 @@ def test_entry_points_that_are_no_recipe_are_refused(install: Callable[[str, str
     install("mine", "tests.own_recipes:Network")
     with pytest.raises(SettingError, match=r"'mine' in .* must be a lookalike\.Recipe"):
         load_recipes()
+
+
+@pytest.mark.slow
+def test_the_recipe_of_the_docs_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (EXAMPLES.parent / "docs" / "extending.md").read_text()
+    (block,) = (each for each in blocks(page, "python") if "la.Recipe(" in each)
+    exec(block, {})
+    assert load_encoder(tmp_path / "mine.encoder").dim == 64
 
 
 @pytest.mark.slow

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import sys
+from types import ModuleType
 
 import pytest
 
-from lookalike.errors import InputError, ServiceError, SettingError, UnknownNameError
+from lookalike.errors import (
+    InputError,
+    MissingDependencyError,
+    ServiceError,
+    SettingError,
+    UnknownNameError,
+    require,
+)
 
 
 def test_parameters_read_as_keywords_in_python() -> None:
@@ -33,6 +42,20 @@ def test_braces_that_name_no_parameter_stay() -> None:
 def test_unknown_names_name_the_nearest(name: str, hint: str) -> None:
     error = UnknownNameError("encoder", name, ["pixels", "hog"])
     assert str(error) == f"unknown encoder {name!r}{hint} hog, pixels"
+
+
+def test_a_missing_package_is_named_with_its_install_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    require("json", "a test", "none")
+    message = r"a test needs the package 'no_such': pip install 'lookalike\[extra\]'"
+    with pytest.raises(MissingDependencyError, match=message):
+        require("no_such", "a test", "extra")
+    monkeypatch.setitem(sys.modules, "json", None)
+    with pytest.raises(MissingDependencyError):
+        require("json", "a test", "none")
+    monkeypatch.setitem(sys.modules, "json", ModuleType("json"))  # without a spec
+    require("json", "a test", "none")
 
 
 def test_errors_can_be_pickled() -> None:

@@ -127,3 +127,32 @@ def test_the_chart_names_the_loss_and_ends_with_the_reported_one(
     assert section.table.rows[-1][2] == f"{origin['loss']:.6f}"
     wrong = "squared" if recipe == "contrastive" else "NT-Xent"
     assert wrong not in section.text
+
+
+def test_losses_of_recipes_of_ones_own_follow_the_built_in_ones(
+    monkeypatch: pytest.MonkeyPatch, evaluation: Evaluation
+) -> None:
+    history = _origin(finished(), RECIPES["contrastive"], "photos")["history"]
+    encoders = {
+        "own": trained("own", history=history, loss_name="triplet"),
+        "fast-conv": trained("fast-conv", history=history),
+        "denoising": trained("denoising", history=history),
+    }
+    calls, sections = drawn(monkeypatch, evaluation, encoders)
+    assert [([curve.name for curve in curves], axis) for curves, axis in calls] == [
+        (["fast-conv", "denoising"], "mean squared error per pixel"),
+        (["own"], "triplet"),
+    ]
+    (section,) = (each for each in sections if each.title == "Training loss: triplet")
+    assert section.text.startswith("The loss of a recipe of one's own")
+
+
+def test_the_layers_are_those_of_the_code_size_and_widths(
+    monkeypatch: pytest.MonkeyPatch, evaluation: Evaluation
+) -> None:
+    encoder = trained("fast-linear", code_size=8, widths=[64])
+    _, sections = drawn(monkeypatch, evaluation, {"fast-linear": encoder})
+    (section,) = (each for each in sections if each.title == "Network of fast-linear")
+    assert section.text == "report-linear in batches of 128, for speed; its embedding is 8."
+    assert section.table is not None
+    assert [row[1] for row in section.table.rows] == ["1 x 28 x 28", "64", "8", "64", "1 x 28 x 28"]
