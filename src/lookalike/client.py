@@ -206,6 +206,12 @@ def _check_url(url: str) -> None:
     Raises:
         SettingError: it is not; the message has no password.
     """
+    if not isinstance(url, str):
+        raise SettingError(
+            f"{{url}} must be an address such as https://images.example.org, not "
+            f"{type(url).__name__}",
+            url=None,
+        )
     shown = printable(without_url_secrets(url))
     try:
         parts = urlsplit(url)

@@ -20,7 +20,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
-from lookalike.errors import ArtifactError
+from lookalike.errors import ArtifactError, InputError
 from lookalike.texts import normalized
 
 _TO_ESCAPE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))|[\udc80-\udcff]")
@@ -30,6 +30,18 @@ _LONGEST_NAME = 200
 _LONGEST_SHOWN = 80
 
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def as_path(value: object, argument: str) -> Path:
+    """Return an argument that is a path.
+
+    Raises:
+        InputError: it is something else, or empty.
+    """
+    if isinstance(value, Path) or (isinstance(value, str | os.PathLike) and os.fspath(value)):
+        return Path(value)
+    shown = repr(value) if isinstance(value, str) else type(value).__name__
+    raise InputError(f"{{{argument}}} must be a path, not {shown}", **{argument: None})
 
 
 def is_url(text: str) -> bool:

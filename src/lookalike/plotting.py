@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sized
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +11,7 @@ from matplotlib import figure as mpl_figure
 
 from lookalike.artifacts import write_atomically
 from lookalike.errors import InputError, SettingError
+from lookalike.files import as_path
 from lookalike.process_state import IgnoreWarnings
 
 INK = "#222222"
@@ -75,9 +75,12 @@ def save(figure: mpl_figure.Figure, path: str | Path) -> None:
         SettingError: matplotlib does not support the suffix.
         StorageError: it could not be written.
     """
-    if not isinstance(path, str | os.PathLike) or not str(path):
-        raise InputError(f"{{path}} must be the path of a file, not {path!r:.60}", path=None)
-    path, data = Path(path), io.BytesIO()
+    if not isinstance(figure, mpl_figure.Figure):
+        raise InputError(
+            f"{{figure}} must be a figure of lookalike.figures, not {type(figure).__name__}",
+            figure=None,
+        )
+    path, data = as_path(path, "path"), io.BytesIO()
     try:
         render(figure, data, format=path.suffix.removeprefix(".") or "png")
     except ValueError as error:

@@ -289,6 +289,8 @@ def combine(
     Raises:
         InputError: fewer than two encoders, or weights that do not fit.
     """
+    if not isinstance(encoders, Sequence) or not all(isinstance(e, Encoder) for e in encoders):
+        raise InputError("{encoders} must be a list of encoders", encoders=None)
     factors = tuple(float(w) for w in (weights if weights is not None else [1.0] * len(encoders)))
     if len(encoders) < 2:
         raise InputError(f"combine needs at least 2 encoders, got {len(encoders)}")

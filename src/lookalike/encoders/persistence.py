@@ -27,7 +27,7 @@ from lookalike.encoders.specs import (
 )
 from lookalike.encoders.weights import WEIGHTS_FILE
 from lookalike.errors import ArtifactError, InputError
-from lookalike.files import bare_name, read_regular
+from lookalike.files import as_path, bare_name, read_regular
 
 _HANDCRAFTED: Mapping[str, type[HandcraftedEncoder]] = {
     c.kind: c for c in (Pixels, Pca, Hog, FineHog, Histogram)
@@ -58,10 +58,15 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     """Write an encoder as a new folder: its files first, ``encoder.json`` last.
 
     Raises:
+        InputError: no encoder, no path, or an encoder that nobody could restore.
         ArtifactError: the folder exists and is not empty.
         StorageError: it could not be written.
     """
-    with new_folder(Path(folder)) as partial:
+    if not isinstance(encoder, Encoder):
+        raise InputError(
+            f"{{encoder}} must be an Encoder, not {type(encoder).__name__}", encoder=None
+        )
+    with new_folder(as_path(folder, "folder")) as partial:
         write_encoder(encoder, partial)
 
 
@@ -112,11 +117,12 @@ def load_encoder(folder: str | Path) -> Encoder:
     encoder of somebody else reaches no other files; nor does copying it.
 
     Raises:
+        InputError: ``folder`` is no path.
         ArtifactError: not an encoder folder, or its description or a file is missing, broken,
             changed or not one that belongs there.
         FormatVersionError: a newer lookalike wrote it.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     description = read_description(folder)
     files = read_encoder_files(folder, description)
     try:

@@ -21,7 +21,7 @@ import numpy as np
 from lookalike.documents import Fields, parse_json
 from lookalike.errors import InputError
 from lookalike.evaluation.metrics import Estimate, QueryScores
-from lookalike.files import open_regular
+from lookalike.files import as_path, open_regular
 from lookalike.formatting import format_count
 from lookalike.gallery.notebook import scores_html
 
@@ -177,7 +177,11 @@ def evaluate_judgements(files: Sequence[str | Path]) -> JudgementsResult:
         InputError: a file cannot be read, is damaged (the place is named) or given twice; files
             judge different encoders under one gallery name; or no query was judged completely.
     """
-    read = read_judgement_files(Path(file) for file in files)
+    if isinstance(files, str | Path) or not isinstance(files, Iterable):
+        raise InputError(
+            f"{{files}} must be a list of paths, not {type(files).__name__}", files=None
+        )
+    read = read_judgement_files(as_path(file, "files") for file in files)
     if not read:
         raise InputError("no judgement file; save one from the Judge view of lookalike serve")
     judgements: dict[tuple[str, int], dict[str, list[QueryJudgement]]] = defaultdict(

@@ -75,5 +75,8 @@ def as_filter(where: Where) -> Filter:
     if isinstance(where, Mapping):
         return from_structure(where)
     if not hasattr(where, "mask"):
-        raise InputError(f"filter: a text or a structure is expected, not {shown(where)}")
+        raise InputError(
+            '{where} must be a text such as "year >= 2020", or a structure, not ' + shown(where),
+            where=None,
+        )
     return where

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import ArtifactError, FingerprintError, InputError, SettingError
+from lookalike.files import as_path
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.recall import search_recall
@@ -90,6 +91,8 @@ def copy(
         StorageError: the target could not be written.
     """
     start = time.perf_counter()
+    if not isinstance(target, str):
+        target = as_path(target, "target")
     gallery = gallery.snapshot()
     _check_place(gallery, target)
     if gallery_exists(target):

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from lookalike.artifacts import new_folder, storage_error
 from lookalike.errors import ArtifactError, UnknownNameError
+from lookalike.files import as_path
 from lookalike.gallery.gallery import Gallery
 from lookalike.stores.base import Rows
 from lookalike.types import Progress, ProgressCallback, ignore_progress
@@ -46,7 +47,7 @@ def export(
         ArtifactError: ``path`` exists.
         StorageError: it could not be written.
     """
-    target = Path(path)
+    target = as_path(path, "path")
     if layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, LAYOUTS)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):

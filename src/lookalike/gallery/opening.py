@@ -15,7 +15,7 @@ from lookalike.errors import (
     InputError,
     ReplacedError,
 )
-from lookalike.files import AnchoredPath
+from lookalike.files import AnchoredPath, as_path
 from lookalike.gallery.state import GalleryState
 from lookalike.gallery.storage import (
     ENCODER,
@@ -117,7 +117,7 @@ class StoredGallery:
 
     def __init__(self, location: str | Path, encoder: Encoder | None = None) -> None:
         is_folder = not (isinstance(location, str) and is_address(location))
-        self._place = AnchoredPath(location) if is_folder else None
+        self._place = AnchoredPath(as_path(location, "path")) if is_folder else None
         self._address = location
         self._passed_encoder = encoder
         self._is_snapshot = False

@@ -40,6 +40,7 @@ from lookalike.errors import (
 )
 from lookalike.files import (
     AnchoredPath,
+    as_path,
     bare_name,
     check_no_link,
     escape_name,
@@ -260,7 +261,7 @@ def open_storage(path: str | Path) -> GalleryStorage:
         store = open_store(parse_address(path))
         remember_server(store.address)
         return AddressStorage(_cached_folder(store), store, _fingerprint(store))
-    folder = Path(path)
+    folder = as_path(path, "path")
     manifest = _read_folder_manifest(folder)
     for name in PARTS:
         check_no_link(folder / name, what=_WHAT)
@@ -412,7 +413,7 @@ def create_storage(
         return _cached_folder(_create_rows(own, fields, encoder))
     from lookalike.encoders.persistence import write_encoder
 
-    folder = Path(path)
+    folder = as_path(path, "path")
     if address is None:
         _check_path(folder)
     with new_folder(folder) as partial:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from lookalike.errors import SettingError, SourceError
-from lookalike.files import check_regular, escape_name, is_url, unescape_name
+from lookalike.files import as_path, check_regular, escape_name, is_url, unescape_name
 from lookalike.images import idx
 from lookalike.images.formats import supported_suffixes
 from lookalike.images.memory import read_file
@@ -49,11 +49,14 @@ def open_source(
         options: what is taken, and how it is decoded.
 
     Raises:
+        InputError: ``spec`` is no path.
         SourceError: the path does not exist, has no images, or is of an unknown kind.
         SettingError: an option is not for this kind of source.
         UnknownNameError: no such data set or split.
         FetchError: the data set could not be fetched.
     """
+    if not isinstance(spec, str):
+        spec = as_path(spec, "spec")
     with reporting(progress) as on_progress:
         source = _open(spec, on_progress, options)
     if not len(source) and not empty:
