@@ -537,14 +537,14 @@ def test_an_unforeseen_exception_fails_one_image_only(
 ) -> None:
     for i in range(5):
         put(tmp_path / "p" / f"{i}.png", encoded("PNG", i))
-    encode = type(gallery.encoder).encode
+    encode = type(gallery.encoder).encode_batch
 
     def refuse(self: Encoder, images: list[np.ndarray]) -> Any:
         if any((image == np.asarray(picture(2))).all() for image in images):
             raise ZeroDivisionError("odd image")
         return encode(self, images)
 
-    monkeypatch.setattr(type(gallery.encoder), "encode", refuse)
+    monkeypatch.setattr(type(gallery.encoder), "encode_batch", refuse)
     report = gallery.sync(tmp_path / "p")
     assert report.added == 4
     assert [(Path(each.uri).name, each.reason) for each in report.failed] == [
@@ -586,10 +586,10 @@ def test_whatever_one_item_raises_is_its_own_failure(
         odd = replace(odd, read=fail)
     items = [source[0], odd, source[2]]
     if step == "encode":
-        encode = type(gallery.encoder).encode
+        encode = type(gallery.encoder).encode_batch
         monkeypatch.setattr(
             type(gallery.encoder),
-            "encode",
+            "encode_batch",
             lambda self, images: (
                 fail()
                 if any((image == np.asarray(picture(1))).all() for image in images)
@@ -609,7 +609,7 @@ def test_a_row_that_the_store_refuses_fails_alone(
     """Such as one with more metadata than Milvus allows, or an embedding that is no number."""
     for i in range(9):
         put(tmp_path / "p" / f"{i}.png", encoded("PNG", i))
-    encode = type(gallery.encoder).encode
+    encode = type(gallery.encoder).encode_batch
 
     def broken(self: Encoder, images: list[np.ndarray]) -> Any:
         vectors = encode(self, images)
@@ -618,7 +618,7 @@ def test_a_row_that_the_store_refuses_fails_alone(
                 vectors[place] = np.nan
         return vectors
 
-    monkeypatch.setattr(type(gallery.encoder), "encode", broken)
+    monkeypatch.setattr(type(gallery.encoder), "encode_batch", broken)
     report = gallery.sync(tmp_path / "p")
     assert (report.added, len(report.failed), len(gallery)) == (8, 1, 8)
     assert report.failed[0].uri.endswith("4.png")
