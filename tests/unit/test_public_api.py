@@ -98,3 +98,12 @@ def test_a_gallery_loads_what_only_some_of_its_methods_need_later() -> None:
         f"print([name for name in {late!r} if name in sys.modules])"
     )
     assert python(code) == "[]\n"
+
+
+def test_names_resolve_without_optional_packages() -> None:
+    optional = ("cv2", "fastapi", "onnx", "openTSNE", "pandas", "pymilvus", "ray", "torch")
+    code = (
+        f"import sys\nsys.modules.update(dict.fromkeys({optional!r}))\n"
+        "import lookalike as la\nprint([name for name in dir(la) if getattr(la, name) is None])"
+    )
+    assert python(code) == "[]\n"
