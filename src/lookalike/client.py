@@ -43,7 +43,7 @@ from lookalike.images.decode import content_hash, decode
 from lookalike.progress import ProgressOption, reporting
 from lookalike.search.hits import Hits
 from lookalike.search.request import Query, SearchRequest
-from lookalike.sources.inputs import InputImage
+from lookalike.sources.inputs import InputImage, ManyImages, OneImage
 from lookalike.sources.sampling import thread_map
 from lookalike.types import Hit, ImageArray, Metadata, Metric, Progress
 
@@ -469,7 +469,7 @@ class RemoteGallery(BaseGallery):
 
     def add(
         self,
-        images: object,
+        images: OneImage | ManyImages,
         *,
         ids: Iterable[str] | None = None,
         metadata: object = None,

@@ -15,6 +15,7 @@ from lookalike.gallery.items import GalleryItem
 from lookalike.images.inline import grid_html
 from lookalike.progress import ProgressOption
 from lookalike.search.searchable import Searchable
+from lookalike.sources.inputs import ManyImages, OneImage
 from lookalike.types import ImageArray, Metadata
 
 D = TypeVar("D")
@@ -47,7 +48,7 @@ class BaseGallery(Searchable):
     @abstractmethod
     def add(
         self,
-        images: object,
+        images: OneImage | ManyImages,
         *,
         ids: Iterable[str] | None = None,
         metadata: object = None,

@@ -84,6 +84,10 @@ class Gallery(IndexedGallery, BaseGallery):
     Whenever it is used, it sees what other processes have written. If another gallery was put in
     its place, that one is opened: encoder and rows are always of one gallery. Where there is none,
     or half of one, an ArtifactError says so, and the next use tries again.
+
+    Copies and snapshots share what is open. Pickled are only the folder or address: unpickling
+    opens the gallery there, without an encoder that was passed to :meth:`open`. Snapshots and
+    temporary galleries cannot be pickled.
     """
 
     @classmethod
@@ -215,7 +219,7 @@ class Gallery(IndexedGallery, BaseGallery):
 
     def add(
         self,
-        images: object,
+        images: OneImage | ManyImages,
         *,
         ids: Iterable[str] | None = None,
         metadata: object = None,
