@@ -61,7 +61,7 @@ def document(keyed: tuple[Serving, str]) -> dict[str, Any]:
 
 
 def test_requests_conform_to_the_document(keyed: tuple[Serving, str], tmp_path: Path) -> None:
-    """Thousands of reproducible requests by schemathesis, with all of its checks.
+    """Thousands of reproducible requests by schemathesis, with all of its checks but one.
 
     It generates them from examples, from the limits of the schema, at random, and by following the
     links of the document. API keys are not random: one valid key is enough of the two schemes.
@@ -69,6 +69,9 @@ def test_requests_conform_to_the_document(keyed: tuple[Serving, str], tmp_path: 
     served, key = keyed
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
     options = ["--checks", "all", "--max-examples", "100", "--generation-deterministic"]
+    # It compares paths without their query: a GET of another item than the deleted one counts as
+    # one of the deleted one. Deletions are tested against a model below.
+    options += ["--exclude-checks", "use_after_free"]
     options += ["--generation-with-security-parameters", "false", "--warnings", "off", "--no-color"]
     done = subprocess.run(
         [*command, f"{served.url}/openapi.json", "-H", f"Authorization: Bearer {key}", *options],
