@@ -31,8 +31,8 @@ from lookalike.training.options import TrainingOptions
 from lookalike.training.recipes import RECIPES, Recipe
 from lookalike.training.train import train
 from lookalike.types import Progress, ProgressCallback, ignore_progress
+from tests.custom_recipes import OWN
 from tests.integration.test_cli import lookalike
-from tests.own_recipes import OWN
 
 ROWS = 13
 SOURCE = "dataset:digits/train[:100]"

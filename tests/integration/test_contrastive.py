@@ -23,7 +23,7 @@ from lookalike.encoders.registry import open_encoder
 from lookalike.errors import SettingError, SourceError, UnknownNameError
 from lookalike.sources import ArraySource, Source, open_source
 from lookalike.stores.exact import ExactIndex
-from lookalike.training import loop, run
+from lookalike.training import loop, pipeline
 from lookalike.training.options import TrainingOptions
 from lookalike.training.recipes import RECIPES
 from lookalike.training.towers import mirror_tower, tower
@@ -58,7 +58,7 @@ def trained(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Trained
         return to_onnx(module, example)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "to_onnx", spy)
+        patch.setattr(pipeline, "to_onnx", spy)
         train(source, recipe="contrastive", out=folder, options=TrainingOptions(epochs=8, **SMALL))
     return Trained(folder, modules[-1])
 
@@ -238,7 +238,9 @@ def test_train_ends_with_a_sanity_check(tmp_path: Path) -> None:
     assert "effective rank: " in shown
     assert "not search quality), mAP@7: crop " in shown
     assert "on 100 labeled images; baselines: pixels 0." in shown
-    assert re.search(r"verdict: .*, (worse than|not significantly different from) the best base", shown)
+    assert re.search(
+        r"verdict: .*, (worse than|not significantly different from) the best base", shown
+    )
     summary = json.loads(cli("json", *arguments, "--json", cwd=tmp_path))["sanity_check"]
     assert summary["comparison"]["best_baseline"] in summary["comparison"]["verdict"]
     assert set(summary["robustness"]) >= {"crop", "noise", "jpeg"}
@@ -269,7 +271,7 @@ def test_train_evaluates_with_a_file_of_labels(tmp_path: Path) -> None:
                     *(f"digits/train:{i},digits/train:{i + 1},{i % 2}" for i in range(20)),
                 ]
             ),
-            "has pairs",
+            "the columns are id_a, id_b, similar; expected id",
         ),
     ],
 )

@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import SettingError
-from lookalike.training import checkpoints
-from lookalike.training import run as training_run
+from lookalike.training import checkpoints, pipeline
 from lookalike.training.distributed import SINGLE_PROCESS, ProcessGroup, current_group
 from lookalike.training.loop import Schedule
 from lookalike.training.options import TrainingOptions
@@ -247,7 +246,7 @@ def test_every_process_gets_images_and_its_own_random_numbers(
     with pytest.raises(
         SettingError, match="11 processes need a batch of at least 22 images; this run has 20"
     ):
-        training_run._check_batch(20, ProcessGroup(rank=0, world_size=11))
+        pipeline._check_batch(20, ProcessGroup(rank=0, world_size=11))
 
 
 def test_cores_are_divided_among_processes_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import ArtifactError, InputError
 from lookalike.sources import Source, open_source
 from lookalike.sources.base import Item, ItemSource
-from lookalike.training import run as training_run
+from lookalike.training import pipeline
 from lookalike.training.options import TrainingOptions
 from lookalike.training.recipes import RECIPES
 from lookalike.training.train import train
@@ -130,7 +130,7 @@ def trained(source: Source, recipe: str) -> Trained:
 
     options = TrainingOptions(epochs=1, size=32 if RECIPES[recipe].size is None else None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_run, "to_onnx", spy)
+        patch.setattr(pipeline, "to_onnx", spy)
         encoder = train(source, recipe=recipe, options=options)
     return Trained(encoder, modules[-1])
 
@@ -218,7 +218,7 @@ DIGITS = "dataset:digits/train[:60]"
 def exported_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Export another network than the trained one."""
     other = to_onnx(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 32)), EXAMPLE)
-    monkeypatch.setattr(training_run, "to_onnx", lambda *_: other)
+    monkeypatch.setattr(pipeline, "to_onnx", lambda *_: other)
 
 
 EXAMPLE = torch.zeros(2, 1, 28, 28)
@@ -265,7 +265,7 @@ def test_a_failed_export_is_made_up_for_by_resuming(
             steps.append(progress.done)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "to_onnx", fail)
+        patch.setattr(pipeline, "to_onnx", fail)
         with pytest.raises(ArtifactError) as caught:
             train(DIGITS, recipe="fast-linear", out=tmp_path / "e", options=ONCE)
     assert str(caught.value) == (
@@ -287,7 +287,7 @@ def test_a_failed_export_without_a_folder_keeps_the_checkpoint(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "to_onnx", fail)
+        patch.setattr(pipeline, "to_onnx", fail)
         with pytest.raises(ArtifactError) as caught:
             train(DIGITS, recipe="fast-linear", options=ONCE)
     (folder,) = tmp_path.glob("lookalike-*/encoder")
@@ -345,7 +345,7 @@ def test_an_interrupt_before_the_first_checkpoint_promises_none(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training_run, "_load", interrupt)
+    monkeypatch.setattr(pipeline, "_load", interrupt)
     done = lookalike("train", DIGITS, "--recipe", "fast-linear", "-o", "e", cwd=tmp_path)
     assert done.returncode == 130
     assert "interrupted before the first checkpoint; nothing was written to e" in done.stderr

@@ -107,7 +107,7 @@ def test_the_openmp_variable_is_set_only_during_the_import_of_torch() -> None:
         "    def find_spec(self, name, *_):\n"
         "        if name == 'torch': print(os.environ.get('OMP_WAIT_POLICY'))\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "import lookalike.training.run\n"
+        "import lookalike.training.pipeline\n"
         "new = {k for k, v in os.environ.items() if before.get(k) != v}\n"
         "print(sorted(k for k in new if not k.startswith(('TORCH', 'PYTORCH'))))"
     )

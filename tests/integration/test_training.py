@@ -339,7 +339,7 @@ def test_a_missing_gpu_is_refused(source: Source, tmp_path: Path) -> None:
         train(source, recipe="fast-linear", options=TrainingOptions(device="cuda"))
 
 
-def test_unknown_recipes_and_too_few_images_are_refused(source: Source, tmp_path: Path) -> None:
+def test_unkncustom_recipes_and_too_few_images_are_refused(source: Source, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'report-conv-bn'"):
         train(source, recipe="report-conv-b")
     with pytest.raises(SourceError, match="at least 2 images"):

@@ -22,7 +22,7 @@ from lookalike.report.training import training_sections
 from lookalike.training.checkpoints import TrainingState
 from lookalike.training.loop import FitResult, epoch_record
 from lookalike.training.recipes import RECIPES
-from lookalike.training.run import _origin
+from lookalike.training.pipeline import _origin
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_the_chart_names_the_loss_and_ends_with_the_reported_one(
     assert wrong not in section.text
 
 
-def test_losses_of_recipes_of_ones_own_follow_the_built_in_ones(
+def test_losses_of_custom_recipes_follow_the_built_in_ones(
     monkeypatch: pytest.MonkeyPatch, evaluation: Evaluation
 ) -> None:
     history = _origin(finished(), RECIPES["contrastive"], "photos")["history"]
@@ -144,7 +144,7 @@ def test_losses_of_recipes_of_ones_own_follow_the_built_in_ones(
         (["own"], "triplet"),
     ]
     (section,) = (each for each in sections if each.title == "Training loss: triplet")
-    assert section.text.startswith("The loss of a recipe of one's own")
+    assert section.text.startswith("The loss of a custom recipe")
 
 
 def test_the_layers_are_those_of_the_code_size_and_widths(

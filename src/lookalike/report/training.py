@@ -78,7 +78,7 @@ def _losses(loss_name: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]
     curves = [_curve(name, history) for name, history in histories.items()]
     return Section(
         f"Training loss: {loss_name}",
-        f"{_DESCRIPTIONS.get(loss_name, _OWN)}. Lines are means over a twentieth of an epoch; "
+        f"{_DESCRIPTIONS.get(loss_name, _CUSTOM)}. Lines are means over a twentieth of an epoch; "
         "points, the legend and the table are means over whole epochs, the last of which is the "
         "training loss that is reported elsewhere.",
         png(figures.training_curve(curves, loss_name)),
@@ -110,7 +110,7 @@ _DESCRIPTIONS = {
 }
 """What a built-in loss is, by its name."""
 
-_OWN = "The loss of a recipe of one's own on the training images"
+_CUSTOM = "The loss of a custom recipe on the training images"
 
 
 def _curve(name: str, history: Sequence[Mapping[str, Any]]) -> figures.TrainingCurve:

@@ -69,7 +69,7 @@ def save(
 def plain_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return tensors as safetensors writes them: on the CPU, contiguous, none shared by two names.
 
-    Networks of one's own may share weights between layers.
+    Custom networks may share weights between layers.
     """
     plain: dict[str, torch.Tensor] = {}
     seen: set[int] = set()

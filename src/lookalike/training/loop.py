@@ -21,11 +21,11 @@ from lookalike.training import checkpoints
 from lookalike.training.allocator import retain_memory
 from lookalike.training.augmentations import find_augmentations
 from lookalike.training.checkpoints import TrainingState
+from lookalike.training.custom import custom_task
 from lookalike.training.distributed import ProcessGroup, current_group
 from lookalike.training.interrupts import DeferredInterrupt
 from lookalike.training.networks import set_memory_format
 from lookalike.training.options import TrainingOptions
-from lookalike.training.own import own_task
 from lookalike.training.recipe import Recipe
 from lookalike.training.run_folder import CHECKPOINT_MANIFEST
 from lookalike.training.tasks import Task, make_task
@@ -85,8 +85,8 @@ def fit(
         augment = find_augmentations(augment)
     clock = _Clock(options.minutes)
     task = (
-        own_task(recipe, images, augment)
-        if recipe.is_own
+        custom_task(recipe, images, augment)
+        if recipe.is_custom
         else make_task(recipe, images, augment, on_progress)
     ).to(device)
     set_memory_format(task, task.memory_format)

@@ -13,7 +13,7 @@ from lookalike.errors import SettingError
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
-    from lookalike.training.own import Batch
+    from lookalike.training.custom import Batch
 
 LOSSES = {"reconstruction": "mean squared error per pixel", "contrastive": "NT-Xent loss"}
 """What each built-in loss is called in reports."""
@@ -65,18 +65,18 @@ class Layer:
 class Recipe:
     """Network, loss, augmentations and schedule of a training run.
 
-    A recipe of one's own gives functions for ``network`` and ``loss``, and passes to
-    :func:`lookalike.train` or is named by an entry point in the group ``lookalike.recipes``. Random
-    numbers that its functions take from torch depend on the seed and the step only, so that its
-    runs resume exactly, too.
+    A custom recipe has functions as ``network`` and ``loss``. It is passed to
+    :func:`lookalike.train`, or named by an entry point in the group ``lookalike.recipes``. Random
+    numbers that its functions draw from torch depend only on seed and step, so that its runs resume
+    exactly, too.
 
     Args:
         name: of the recipe and of its encoders: letters, digits, ``.``, ``_``, ``-``.
         network: ``network(channels, height, width)`` returns a ``torch.nn.Module`` for images
             ``(n, channels, height, width)`` float32 in [0, 1]; or the name of a built-in one.
         loss: ``loss(network, batch)`` returns a scalar tensor; ``batch`` is a
-            :class:`~lookalike.training.own.Batch`. Or "reconstruction", the mean squared error of
-            a network with an ``encoder`` and a ``decoder``.
+            :class:`~lookalike.training.custom.Batch`. Or "reconstruction", the mean squared error
+            of a network with an ``encoder`` and a ``decoder``.
         embedding: ``embedding(network, images)`` returns ``(n, dim)``, what is exported; by
             default the network's output; with "reconstruction" always that of its ``encoder``.
         normalized: scale embeddings to unit length.
@@ -138,8 +138,8 @@ class Recipe:
             self._check_sizes()
 
     @property
-    def is_own(self) -> bool:
-        """Whether its network is a function, and not built in."""
+    def is_custom(self) -> bool:
+        """Whether its network is a function instead of a built-in one."""
         return not isinstance(self.network, str)
 
     @property
@@ -165,7 +165,7 @@ class Recipe:
         if self.widths is None:
             raise SettingError(
                 f"{'{widths}' if code_size is None else '{code_size}'} is not allowed: recipe "
-                f"{self.name!r} has a network of its own sizes; use a report-* or fast-* recipe",
+                f"{self.name!r} has a network of fixed sizes; use a report-* or fast-* recipe",
                 code_size=code_size,
                 widths=widths,
             )
@@ -192,13 +192,13 @@ class Recipe:
                 f"one of {', '.join(LOSSES)}",
                 "loss",
             )
-        if self.is_own and self.loss == "contrastive":
+        if self.is_custom and self.loss == "contrastive":
             raise self._error("{loss} is not for other networks; give a function", "loss")
-        if not self.is_own and callable(self.loss):
-            raise self._error("{network} is built in; a loss of one's own needs its own", "network")
+        if not self.is_custom and callable(self.loss):
+            raise self._error("{network} is built in; a custom loss needs another one", "network")
         if isinstance(self.loss, str) and (self.embedding or self.normalized):
             name = "embedding" if self.embedding else "normalized"
-            raise self._error(f"{{{name}}} needs a loss of one's own", name)
+            raise self._error(f"{{{name}}} needs a custom loss", name)
         if self.embedding is not None and not callable(self.embedding):
             raise self._error("{embedding} must be a function of network and images", "embedding")
         if not (self.augment is None or isinstance(self.augment, str) or callable(self.augment)):

@@ -34,7 +34,7 @@ def train(
         images: a folder or another argument of :func:`lookalike.open_source`, an opened source, or
             images: arrays ``(n, h, w)`` or ``(n, h, w, 3)`` uint8, lists of files, PIL images, ...
         recipe: a name in :func:`lookalike.training.recipes.load_recipes`, or a
-            :class:`lookalike.Recipe` of one's own.
+            :class:`lookalike.Recipe`.
         out: the encoder folder to create; during training it holds only checkpoints. Without it
             the encoder is only returned, and an interrupted run cannot be resumed; a run that fails
             after its first checkpoint keeps a temporary folder, which the error names.
@@ -54,7 +54,7 @@ def train(
     check_installed()
     options.check()
     chosen = find_recipe(recipe)
-    from lookalike.training.run import run_training
+    from lookalike.training.pipeline import run_training
 
     with reporting(progress) as on_progress:
         if out is not None:

@@ -1,4 +1,4 @@
-"""A recipe of one's own that uses what such recipes may: dropout, shared weights, no generator."""
+"""A custom recipe that uses what such recipes may: dropout, shared weights, no generator."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 import lookalike as la
+from lookalike.training.custom import Batch
 from lookalike.training.losses import nt_xent
-from lookalike.training.own import Batch
 
 
 class Network(nn.Module):

@@ -1,4 +1,4 @@
-"""Recipes of one's own: training, exact resume, export, command line, entry points, bad recipes."""
+"""Custom recipes: training, exact resume, export, command line, entry points, bad recipes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import SettingError, UnknownNameError
 from lookalike.sources import Source, open_source
+from lookalike.training.custom import Batch
 from lookalike.training.loop import fit
-from lookalike.training.own import Batch
 from lookalike.training.recipes import RECIPES, find_recipe, load_recipes
 from lookalike.types import Progress, ProgressCallback, ignore_progress
+from tests.custom_recipes import OWN, Network
 from tests.integration.test_cli import lookalike
 from tests.integration.test_cli import run as run_lookalike
 from tests.integration.test_readme import blocks
-from tests.own_recipes import OWN, Network
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -46,7 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder trained by the command line, from a module that is gone afterwards."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "mine").mkdir()
-    shutil.copy(Path(__file__).parents[1] / "own_recipes.py", folder / "my_recipes.py")
+    shutil.copy(Path(__file__).parents[1] / "custom_recipes.py", folder / "my_recipes.py")
     arguments = ("--recipe", "my_recipes:recipe", "--epochs", 3, "--no-evaluate")
     shown = run_lookalike("train", "dataset:digits/train[:200]", "-o", "e", *arguments, cwd=folder)
     assert "e: own, 8 dimensions, 3 epochs of 200 images" in shown
@@ -148,7 +148,7 @@ class Autoencoder(nn.Module):
         )
 
 
-def test_an_autoencoder_of_ones_own_is_exported_with_its_decoder() -> None:
+def test_a_custom_autoencoder_is_exported_with_its_decoder() -> None:
     images = np.random.default_rng(0).integers(0, 255, (30, 32, 40, 3), dtype=np.uint8)
     recipe = la.Recipe(name="auto", network=Autoencoder, loss="reconstruction")
     encoder = la.train(images, recipe=recipe, progress=False)
@@ -163,10 +163,10 @@ def test_an_autoencoder_of_ones_own_is_exported_with_its_decoder() -> None:
         ({"name": "a b"}, "name=a b of a recipe must be up to 64 letters"),
         ({"name": 3}, "name=3 of a recipe must be"),
         ({"network": "vgg"}, "network=vgg must be a function of channels, height and width"),
-        ({"network": "linear"}, "network=linear is built in; a loss of one's own needs its own"),
+        ({"network": "linear"}, "network=linear is built in; a custom loss needs another one"),
         ({"loss": "triplet"}, "loss=triplet must be a function of network and batch"),
         ({"loss": "contrastive"}, "loss=contrastive is not for other networks"),
-        ({"loss": "reconstruction", "normalized": True}, "normalized=True needs a loss of one's"),
+        ({"loss": "reconstruction", "normalized": True}, "normalized=True needs a custom loss"),
         ({"embedding": 3}, "embedding=3 must be a function of network and images"),
         ({"augment": 3}, "augment=3 must be a function of images and generator"),
         ({"batch": 1}, "batch=1 must be an integer of at least 2"),
@@ -219,9 +219,9 @@ def test_what_a_recipe_returns_is_checked(
     ("name", "message"),
     [
         ("no_such_module:X", "--recipe no_such_module:X cannot be imported (No module named"),
-        ("tests.own_recipes:NONE", "cannot be imported (module 'tests.own_recipes' has no"),
-        ("tests.own_recipes:", "cannot be imported"),
-        ("tests.own_recipes:nn", "must be a lookalike.Recipe, or a function that returns one"),
+        ("tests.custom_recipes:NONE", "cannot be imported (module 'tests.custom_recipes' has no"),
+        ("tests.custom_recipes:", "cannot be imported"),
+        ("tests.custom_recipes:nn", "must be a lookalike.Recipe, or a function that returns one"),
         ("owm", "unknown recipe 'owm'"),
     ],
 )
@@ -253,7 +253,7 @@ def test_recipes_of_other_packages_are_found_by_name_and_listed(
     install: Callable[[str, str], None],
 ) -> None:
     assert "own" not in load_recipes()
-    install("mine", "tests.own_recipes:OWN")
+    install("mine", "tests.custom_recipes:OWN")
     assert find_recipe("own") is OWN
     assert find_recipe("report-conv") is RECIPES["report-conv"]
     listed = json.loads(run_lookalike("recipes", "own", "--json"))
@@ -263,14 +263,14 @@ def test_recipes_of_other_packages_are_found_by_name_and_listed(
 def test_two_recipes_of_one_name_and_other_objects_are_refused(
     install: Callable[[str, str], None],
 ) -> None:
-    install("mine", "tests.own_recipes:OWN")
-    install("yours", "tests.own_recipes:OWN")
+    install("mine", "tests.custom_recipes:OWN")
+    install("yours", "tests.custom_recipes:OWN")
     with pytest.raises(SettingError, match="two recipes are called 'own'; uninstall one"):
         load_recipes()
 
 
 def test_entry_points_that_are_no_recipe_are_refused(install: Callable[[str, str], None]) -> None:
-    install("mine", "tests.own_recipes:Network")
+    install("mine", "tests.custom_recipes:Network")
     with pytest.raises(SettingError, match=r"'mine' in .* must be a lookalike\.Recipe"):
         load_recipes()
 
@@ -286,7 +286,7 @@ def test_the_recipe_of_the_docs_trains(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_the_example_trains_a_recipe_that_beats_pixels(capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_path(str(EXAMPLES / "own_recipe.py"), run_name="__main__")
+    runpy.run_path(str(EXAMPLES / "custom_recipe.py"), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()[-2:]
     own, pixels = (float(line.split("precision@7 ")[1].split()[0]) for line in lines)
     assert lines[0].startswith("small-contrastive: ")

@@ -1,4 +1,4 @@
-"""Recipes of one's own as training tasks: the batch that a loss gets, and checks of what it makes.
+"""Custom recipes as training tasks: the batch that a loss gets, and checks of what it makes.
 
 Everything that a recipe's functions return is checked before the first step, where it can be.
 """
@@ -55,8 +55,8 @@ class Batch:
         return current_group().all_gather(rows[None], self._count)[0]
 
 
-class OwnTask(Task):
-    """A network and a loss of a recipe of one's own."""
+class CustomTask(Task):
+    """The network and the loss of a custom recipe."""
 
     memory_format = torch.contiguous_format  # which a network that calls Tensor.view needs
 
@@ -105,8 +105,8 @@ class _Embedding(nn.Module):
         return self._embed(self.net, images).flatten(1)
 
 
-def own_task(recipe: Recipe, images: NDArray[np.uint8], augment: Augment | None) -> Task:
-    """Return the task of a recipe of one's own for images ``(n, c, h, w)`` uint8.
+def custom_task(recipe: Recipe, images: NDArray[np.uint8], augment: Augment | None) -> Task:
+    """Return the task of a custom recipe for images ``(n, c, h, w)`` uint8.
 
     Raises:
         SettingError: network or embedding are not what training and export need.
@@ -121,7 +121,7 @@ def own_task(recipe: Recipe, images: NDArray[np.uint8], augment: Augment | None)
         )
     if callable(recipe.loss):
         _check_embedding(recipe, net, recipe.embedding or _call, images)
-        return OwnTask(recipe, net, augment)
+        return CustomTask(recipe, net, augment)
     task = _autoencoder(recipe, net, augment)
     _check_embedding(recipe, task.model.encoder, _call, images)
     return task

@@ -46,8 +46,8 @@ log = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 
-_OWN_SETTINGS = ("batch", "learning_rate", "weight_decay", "one_cycle", "drop_last")
-"""What of a recipe of one's own must be the same on resume, besides its name."""
+_CUSTOM_SETTINGS = ("batch", "learning_rate", "weight_decay", "one_cycle", "drop_last")
+"""What of a custom recipe must be the same on resume, besides its name."""
 
 _SAMPLE = 200
 """Images that decide on the default size and the channels."""
@@ -143,7 +143,7 @@ def _run(recipe: Recipe, options: TrainingOptions, images: NDArray[np.uint8]) ->
     }
     standard = RECIPES.get(recipe.name)
     if standard is None:
-        run |= {name: getattr(recipe, name) for name in _OWN_SETTINGS}
+        run |= {name: getattr(recipe, name) for name in _CUSTOM_SETTINGS}
     if recipe.widths is not None:
         if standard is None or recipe.code_size != standard.code_size:
             run["code_size"] = recipe.code_size

@@ -1,11 +1,11 @@
 """Train an encoder with a recipe of your own: a small contrastive network for handwritten digits.
 
-    python examples/own_recipe.py
+    python examples/custom_recipe.py
 
 It takes about 20 seconds on one core. The recipe can also be named on the command line, from
 this folder; search does not need its code:
 
-    lookalike train dataset:digits/train --recipe own_recipe:RECIPE -o own.encoder
+    lookalike train dataset:digits/train --recipe custom_recipe:RECIPE -o own.encoder
     lookalike index own.gallery dataset:digits/train --encoder own.encoder
     lookalike evaluate own.gallery dataset:digits/test -k 7 --baselines
 """
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 import lookalike as la
+from lookalike.training.custom import Batch
 from lookalike.training.losses import nt_xent
-from lookalike.training.own import Batch
 
 
 class SmallNetwork(nn.Module):
