@@ -35,7 +35,7 @@ from lookalike.errors import LookalikeError
 from lookalike.evaluation.ground_truth import is_header, read_ground_truth
 from lookalike.evaluation.human_judgements import FORMAT, VERSION, read_judgement_files
 from lookalike.evaluation.saved import FILE as EVALUATION_FILE
-from lookalike.evaluation.saved import load_saved_evaluation
+from lookalike.evaluation.saved import SavedEvaluation, load_saved_evaluation
 from lookalike.explore import build_map, load_map
 from lookalike.filters import MetadataColumns, as_filter
 from lookalike.filters.facets import Facet
@@ -52,6 +52,7 @@ from lookalike.images.options import DecodeOptions
 from lookalike.labels.session import load_session, save_session
 from lookalike.metadata import check_metadata, parse_metadata, storable_metadata
 from lookalike.report.page import Page, Section, Table, render_page
+from lookalike.search.request import Query
 from lookalike.server.api_keys import read_keys
 from lookalike.server.decoder_pool import UPLOAD_MEGAPIXELS
 from lookalike.sources import Source, open_source
@@ -250,6 +251,12 @@ def _ground_truth(path: Path) -> None:
 
 _IDS = [f"photos:{number}.jpg" for number in range(50)]
 
+_LABELS = [
+    {"id": "photos:1.jpg", "label": "cat", "status": "labeled"},
+    {"id": "2.jpg", "label": ["a; b", 3, 2.5, None, True]},
+    {"id": 3, "label": "unknown"},
+]
+
 # ---------------------------------------------------------------- artifacts
 
 
@@ -297,8 +304,15 @@ def _gallery_folder() -> Path:
     gallery._archive().add({"0" * 64: {"label": "cat", "n": [1, None]}})
     section = Section("Quality", "Text.", "aGk=", Table(("a", "b"), (("x", "1"),), wrap=True))
     page = Page(title="a", subtitle="b", verdict="c", sections=(section,), highlight="x")
-    fields = {"rows": 12, "fingerprint": "f" * 64, "verdict": "good", "evaluation": {"k": 7}}
-    EVALUATION_FILE.save(gallery, Origin.now(gallery.state), {**fields, "page": asdict(page)})
+    saved = SavedEvaluation(
+        origin=Origin.now(gallery.state),
+        rows=12,
+        fingerprint="f" * 64,
+        verdict="good",
+        evaluation={"k": 7},
+        page=asdict(page),
+    )
+    EVALUATION_FILE.save(gallery, saved)
     return path
 
 
@@ -481,21 +495,17 @@ def _search_body(data: bytes) -> None:
     from lookalike.server.schemas import SearchRequest
 
     request = SearchRequest.model_validate_json(data)
-    request.query()
-    request.region()
-    options = request.search(Metric.COSINE)
-    if options.filter is not None:
-        options.filter.mask(MetadataColumns(_ROWS))
+    search = request.request(request.query(request.keywords)).for_metric(Metric.COSINE)
+    if search.filter is not None:
+        search.filter.mask(MetadataColumns(_ROWS))
 
 
 def _batch_body(data: bytes) -> None:
     from lookalike.server.schemas import BatchRequest
 
     request = BatchRequest.model_validate_json(data)
-    request.region()
-    request.search(Metric.COSINE)
-    for query in request.queries:
-        query.query()
+    queries = [query.query(request.keywords) for query in request.queries]
+    request.request(*queries).for_metric(Metric.COSINE)
 
 
 def _metadata_body(data: bytes) -> None:
@@ -511,16 +521,19 @@ _FACETS = (
 )
 
 
+_QUERY = Query.of(id="a")
+
+
 def _query_string(data: bytes) -> None:
     from lookalike.server.forms import SearchForm
     from lookalike.server.schemas import UrlParameters
 
     params = QueryParams(data)
     with contextlib.suppress(ValidationError, LookalikeError):
-        UrlParameters(**dict(params)).options().search(Metric.COSINE)
+        UrlParameters(**dict(params)).options().request(_QUERY).for_metric(Metric.COSINE)
     form = SearchForm(params)
-    _ = form.query, form.options_query, form.is_restricted, form.count_filters(_FACETS)
-    form.parse(_FACETS, Metric.COSINE)
+    _ = form.options_query, form.is_restricted, form.count_filters(_FACETS)
+    form.request(form.query or _QUERY, _FACETS).for_metric(Metric.COSINE)
 
 
 def _headers(data: bytes) -> None:
@@ -568,7 +581,7 @@ def _metadata(data: bytes) -> None:
 def _answer(data: bytes) -> None:
     client = Client("http://127.0.0.1:1")
     gallery = client.gallery("g")
-    gallery._hits(client._parse(data))
+    gallery._hits(client._parse(data), _QUERY)
 
 
 _RESULT = {
@@ -608,6 +621,12 @@ def _make() -> dict[str, Callable[[], Target]]:
             _in_file("labels.csv", lambda path: read_labels(path, _IDS)),
             (labels,),
             mutate_text,
+        ),
+        "labels-json": lambda: Target(
+            "labels-json",
+            _in_file("labels.json", lambda path: read_labels(path, _IDS)),
+            _documents(_LABELS),
+            mutate_json,
         ),
         "manifest-parquet": lambda: Target(
             "manifest-parquet", _in_file("m.parquet", _open), _parquets()
@@ -694,7 +713,13 @@ def _make() -> dict[str, Callable[[], Target]]:
         "batch-body": lambda: Target(
             "batch-body",
             _batch_body,
-            _documents({"queries": [{"id": "a"}, {"image": "aGk="}], "k": 3, "min_similarity": 0.5}),
+            _documents(
+                {
+                    "queries": [{"id": "a"}, {"image": "aGk="}, {"vector": [1, 2]}],
+                    "k": 3,
+                    "min_similarity": 0.5,
+                }
+            ),
             mutate_json,
             (ValidationError,),
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,9 +112,9 @@ def test_a_box_outside_the_image_is_refused(
 @pytest.mark.parametrize(
     "region", [{"box": (0, 0, 5, 5)}, {"foreground": True}, {"multi_crop": True}]
 )
-def test_a_text_query_has_no_region(shop: Gallery, region: dict[str, object]) -> None:
+def test_a_text_query_has_no_region(shop: Gallery, region: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="a text query has no image to crop"):
-        shop.search(text="shoe", **region)  # type: ignore[arg-type]
+        shop.search(text="shoe", **region)
 
 
 def test_an_indexed_image_with_a_box_is_encoded_again(shop: Gallery) -> None:

@@ -640,13 +640,15 @@ def test_several_queries_of_a_client_are_one_request(
     monkeypatch.setattr(la.Client, "send", counted)
     paths = sorted(colors.rglob("*.png"))
     vectors = np.stack([local[row_id].embedding for row_id in local])
-    for options in (
+    every: list[dict[str, Any]] = [
         {"query": paths},
         {"vectors": vectors, "k": 3},
         {"id": list(local), "where": "year < 2005"},
         {"query": paths[:4], "rerank": "aqe"},
-    ):
-        here, there = local.search(**options), remote.search(**options)
+    ]
+    for options in every:
+        here: list[la.Hits] = local.search(**options)
+        there = remote.search(**options)
         assert [same_hits(*pair) for pair in zip(here, there, strict=True)] == [True] * len(here)
         assert [hits.query for hits in here] == [hits.query for hits in there]
         assert sent == [f"{SEARCH}/batch"]

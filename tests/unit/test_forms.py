@@ -10,8 +10,8 @@ from starlette.datastructures import QueryParams
 from lookalike.errors import InputError
 from lookalike.filters import AllOf, Compare, In
 from lookalike.filters.facets import Facet
+from lookalike.search.request import Query
 from lookalike.server.forms import SearchForm
-from lookalike.types import Metric
 
 FACETS = [
     Facet("label", "text", 3, 3, {"cat": 1, "dog": 1, "": 1}),
@@ -27,7 +27,7 @@ def test_selected_values_become_a_filter() -> None:
     submitted = form(
         ("value:label", "cat"), ("value:label", "dog"), ("value:label", "cat"), ("min:year", "2010")
     )
-    _, search = submitted.parse(FACETS, Metric.COSINE)
+    search = submitted.request(Query.of(id="a"), FACETS)
     parts = In("label", ("cat", "dog")), Compare("year", "gte", 2010)
     assert search.filter == AllOf(tuple(AllOf((part,)) for part in parts))
     assert list(submitted.selected_values(FACETS[0])) == ["cat", "dog"]
@@ -38,5 +38,17 @@ def test_selected_values_become_a_filter() -> None:
 def test_messages_about_fields_are_short() -> None:
     for name, value in (("x" * 60_000, "1"), ("min:year", "9" * 60_000 + "x"), ("k", "x" * 60_000)):
         with pytest.raises(InputError) as error:
-            form((name, value)).parse(FACETS, Metric.COSINE)
+            form((name, value)).request(Query.of(id="a"), FACETS)
         assert len(str(error.value)) < 200
+
+
+def test_the_query_of_a_form_is_one() -> None:
+    assert form().query is None
+    assert form(("id", ""), ("k", "3")).query is None
+    assert form(("keywords", " red ")).query == Query()
+    query = form(("id", "a"), ("keywords", "red"), ("min_similarity", "0.5")).query
+    assert query is not None
+    request = form(("min_similarity", "0.5"), ("k", "3")).request(query, FACETS)
+    assert (query.name, request.k, request.min_similarity) == ("a", 3, 0.5)
+    with pytest.raises(InputError, match="exactly one"):
+        _ = form(("id", "a"), ("text", "b")).query
