@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from lookalike.progress import ProgressOption, reporting
 from lookalike.sources import Item, ItemSource, Source
 from lookalike.sources.inputs import SourceLike, as_source
 from lookalike.sources.labels import LabelSource
-from lookalike.sources.sampling import sample_images
+from lookalike.sources.sampling import DecodedBatch, decode_batches, sample_images
 from lookalike.types import (
     Embeddings,
     Failure,
@@ -308,18 +308,25 @@ class _Benchmark:
             return _Read(list(range(len(queries.items))), self._stored(queries.items))
         encoders: dict[str, Encoder] = {}
         left_out: dict[str, str] = {}
-        items: list[Item] = []
+        places, items = _merge(self.rows.items if settings.baselines else (), queries.items)
+        batches: Iterator[DecodedBatch] = decode_batches(items)
         if settings.baselines:
-            encoders, left_out = fit_baselines(sample_images(self.rows), self.on_progress)
-            items += self.rows.items
-        places, items = _merge(items, queries.items)
+            first = next(batches)
+            encoders, left_out = self._fit_baselines(first)
+            batches = _resume(first, batches)
+            del first
         if not by_vector:
             encoders[_OWN] = self.gallery.encoder
         wanted = np.zeros(len(items), np.bool_)
         wanted[places] = True
         seen = _SeenImages(items, places, near=self.searches_near)
         encoded = encode_once(
-            items, encoders, only={_OWN: wanted}, visit=seen.add, on_progress=self.on_progress
+            items,
+            encoders,
+            batches=batches,
+            only={_OWN: wanted},
+            visit=seen.add,
+            on_progress=self.on_progress,
         )
         for name, error in encoded.rejected.items():
             if name == _OWN:
@@ -351,6 +358,18 @@ class _Benchmark:
             images=seen.images,
             thumbnails=[seen.thumbnails.get(place) for place in kept] if seen.near else None,
         )
+
+    def _fit_baselines(self, first: DecodedBatch) -> tuple[dict[str, Encoder], dict[str, str]]:
+        """Fit the baselines to a sample of the rows; the first ones have been decoded.
+
+        Of a small gallery, these are all, so that no image is decoded twice.
+        """
+        decoded = {
+            self.rows[place].id: image
+            for place, image in zip(first.places, first.images, strict=True)
+            if place < len(self.rows)
+        }
+        return fit_baselines(sample_images(self.rows, decoded=decoded), self.on_progress)
 
     def _stored(self, items: Sequence[Item]) -> Embeddings:
         """Return the embeddings of rows as they are in the gallery."""
@@ -516,6 +535,13 @@ class _SeenImages:
         if place in self._timed and self._bytes + image.nbytes <= _TIMED_BYTES:
             self._bytes += image.nbytes
             self.images[_key(self._items[place])] = image
+
+
+def _resume(first: DecodedBatch, rest: Iterator[DecodedBatch]) -> Iterator[DecodedBatch]:
+    """Yield batches of which one was taken; it does not stay in memory."""
+    yield first
+    del first
+    yield from rest
 
 
 def _key(item: Item) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from lookalike.encoders.handcrafted import HandcraftedEncoder
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.evaluation.baselines import UNUSABLE
 from lookalike.sources import Item
-from lookalike.sources.sampling import decode_batches, thread_map
+from lookalike.sources.sampling import DecodedBatch, decode_batches, thread_map
 from lookalike.types import Embeddings, ImageArray, Progress, ProgressCallback, ignore_progress
 
 _SLICE = 64
@@ -39,6 +39,7 @@ def encode_once(
     items: Sequence[Item],
     encoders: Mapping[str, Encoder],
     *,
+    batches: Iterator[DecodedBatch] | None = None,
     only: Mapping[str, NDArray[np.bool_]] | None = None,
     visit: Callable[[int, ImageArray], None] | None = None,
     on_progress: ProgressCallback = ignore_progress,
@@ -50,6 +51,7 @@ def encode_once(
     Args:
         items: to encode, in order.
         encoders: by name.
+        batches: of all the items, by :func:`decode_batches`, if their decoding has begun.
         only: ``(n,)``: the items that an encoder is given, by its name; all by default.
         visit: called with the place and the image of each item that can be decoded, in order.
         on_progress: called after each batch.
@@ -58,7 +60,7 @@ def encode_once(
     unread: dict[int, ImageError] = {}
     rejected: dict[str, LookalikeError] = {}
     on_progress(Progress("encode", 0, len(items), "images"))
-    for batch in decode_batches(items):
+    for batch in decode_batches(items) if batches is None else batches:
         unread.update(batch.failures)
         places = np.array(batch.places, np.int64)
         wanted = {

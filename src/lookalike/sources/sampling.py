@@ -41,17 +41,31 @@ class SampledImage:
     image: ImageArray
 
 
-def sample_images(source: Source, count: int = SAMPLE, side: int = SAMPLE_SIDE) -> list[ImageArray]:
+def sample_images(
+    source: Source,
+    count: int = SAMPLE,
+    side: int = SAMPLE_SIDE,
+    *,
+    decoded: Mapping[str, ImageArray] | None = None,
+) -> list[ImageArray]:
     """Return the images of :func:`read_sample`, for fitting an encoder.
+
+    ``decoded`` are images by id that need not be read again.
 
     Raises:
         SourceError: none can be decoded; the message has the reason for the first.
     """
-    return [sampled.image for sampled in read_sample(source, count, side=side)]
+    sample = read_sample(source, count, side=side, decoded=decoded)
+    return [sampled.image for sampled in sample]
 
 
 def read_sample(
-    source: Source, count: int, ids: Set[str] = frozenset(), side: int = SAMPLE_SIDE
+    source: Source,
+    count: int,
+    ids: Set[str] = frozenset(),
+    side: int = SAMPLE_SIDE,
+    *,
+    decoded: Mapping[str, ImageArray] | None = None,
 ) -> list[SampledImage]:
     """Return at most ``count`` images, evenly spaced over a source, and those with the given ids.
 
@@ -66,7 +80,7 @@ def read_sample(
     if ids:
         drawn = {item.id for item in chosen}
         chosen += [item for item in source if item.id in ids and item.id not in drawn]
-    results = list(thread_map(partial(_read_small, side=side), chosen))
+    results = list(thread_map(partial(_read_small, side=side, decoded=decoded or {}), chosen))
     sample = [SampledImage(item, image) for item, image in results if not isinstance(image, str)]
     if not sample:
         item, reason = results[0]
@@ -78,10 +92,13 @@ def read_sample(
     return sample
 
 
-def _read_small(item: Item, side: int) -> tuple[Item, ImageArray | str]:
+def _read_small(
+    item: Item, side: int, decoded: Mapping[str, ImageArray]
+) -> tuple[Item, ImageArray | str]:
     """Return an item and its image, scaled down, or the reason why it cannot be read."""
     try:
-        return item, shrink_image(item.image(), side)
+        image = decoded[item.id] if item.id in decoded else item.image()
+        return item, shrink_image(image, side)
     except ImageError as error:
         return item, str(error).removeprefix(f"{item.uri}: ")
 
