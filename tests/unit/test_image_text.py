@@ -33,11 +33,15 @@ def folder(
 ) -> Path:
     """A model folder of transformers with tokenizer and image processor."""
     without_torchvision(require, "transformers")
+    return write_model(tmp_path_factory.mktemp("model") / request.param, request.param)
+
+
+def write_model(path: Path, kind: str) -> Path:
+    """Write a small random model, ``clip`` or ``siglip``, into a folder; return the folder."""
     import tokenizers
     import transformers
     from tokenizers import models, pre_tokenizers, processors
 
-    path = tmp_path_factory.mktemp("model") / request.param
     backend = tokenizers.Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
     )
@@ -45,7 +49,7 @@ def folder(
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
-    names = ["input_ids", "attention_mask"] if request.param == "clip" else ["input_ids"]
+    names = ["input_ids", "attention_mask"] if kind == "clip" else ["input_ids"]
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",
@@ -63,7 +67,7 @@ def folder(
     text = {**small, "vocab_size": len(WORDS), "max_position_embeddings": 12, "eos_token_id": 2}
     image = {**small, "image_size": 32, "patch_size": 8}
     torch.manual_seed(0)
-    if request.param == "clip":
+    if kind == "clip":
         projection: dict[str, Any] = {"projection_dim": 16}
         clip = transformers.CLIPConfig(
             text_config={**text, **projection}, vision_config={**image, **projection}, **projection
