@@ -54,6 +54,9 @@ ACCEPTED = (
 )
 
 _MAX_COMPARED_IDS = 20_000
+_LONGEST_NAME = 200
+"""Characters of an unknown name that are compared with ids and shown."""
+
 _FIRST_BELOW_HEADER = 2
 
 
@@ -345,9 +348,10 @@ def resolve_ids(names: Sequence[tuple[str, str]], ids: Sequence[str]) -> dict[st
 def _no_id(name: str, matches: Sequence[str], ids: Sequence[str]) -> str:
     if matches:
         return (
-            f"{name!r} is ambiguous: {matches[0]} or {matches[1]} ({len(matches):,} matches); use "
+            f"{name[:_LONGEST_NAME]!r} is ambiguous: {matches[0]} or {matches[1]} ({len(matches):,} matches); use "
             "the full id"
         )
+    name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
     similar = difflib.get_close_matches(name, ids[:_MAX_COMPARED_IDS], n=1, cutoff=0.4)
     hint = "there are no images"
     if len(ids):
