@@ -346,12 +346,12 @@ def resolve_ids(names: Sequence[tuple[str, str]], ids: Sequence[str]) -> dict[st
 
 
 def _no_id(name: str, matches: Sequence[str], ids: Sequence[str]) -> str:
+    name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
     if matches:
         return (
-            f"{name[:_LONGEST_NAME]!r} is ambiguous: {matches[0]} or {matches[1]} ({len(matches):,} matches); use "
+            f"{name!r} is ambiguous: {matches[0]} or {matches[1]} ({len(matches):,} matches); use "
             "the full id"
         )
-    name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
     similar = difflib.get_close_matches(name, ids[:_MAX_COMPARED_IDS], n=1, cutoff=0.4)
     hint = "there are no images"
     if len(ids):
