@@ -173,12 +173,12 @@ def test_errors_write_parameters_as_options() -> None:
 def test_errors_write_other_values_as_python_does(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise SettingError(
-            "{k} with {where}, {train}, {gallery}, {queries}, {depth}",
+            "{k} with {where}, {train}, {gallery}, {query}, {depth}",
             k=3,
             where="year > 3",
             train=False,
             gallery="a.gallery",
-            queries=None,
+            query=None,
             depth=2,
         )
 
