@@ -31,7 +31,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("rows") / "photos"
     rows = [(f"c{number % 4}", rng.integers(0, 9, SIDE) * 28) for number in range(36)]
-    rows += [("c0", rows[0][1]), ("c0", rows[0][1]), ("c1", rows[0][1]), ("c2", np.zeros(SIDE, np.int64))]
+    rows += [
+        ("c0", rows[0][1]),
+        ("c0", rows[0][1]),
+        ("c1", rows[0][1]),
+        ("c2", np.zeros(SIDE, np.int64)),
+    ]
     rows += [("alone", rows[5][1])]
     for number, (label, values) in enumerate(rows):
         (folder / label).mkdir(parents=True, exist_ok=True)
