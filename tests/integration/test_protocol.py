@@ -45,6 +45,7 @@ LIMITS = Limits(
     send_seconds=1.0,
 )
 HEAD = b"host: localhost\r\ncontent-type: image/png\r\n"
+ITEM = "/v1/galleries/digits/item"
 SEARCH = b"POST /v1/galleries/digits/search/image HTTP/1.1\r\n" + HEAD
 PUT = b"PUT /v1/galleries/digits/item?id=a HTTP/1.1\r\n" + HEAD
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"
@@ -148,7 +149,7 @@ def test_too_large_content_length_is_refused_at_once(served: Serving, length: in
 def test_client_that_sends_a_too_large_body_gets_the_reason(served: Serving) -> None:
     remote = served.client().gallery("digits")
     with pytest.raises(ServiceError, match="the limit is 3 MB") as refused:
-        remote.client.send("PUT", "/v1/galleries/digits/item?id=large", bytes(2 * LIMITS.upload_bytes))
+        remote.client.send("PUT", f"{ITEM}?id=large", bytes(2 * LIMITS.upload_bytes))
     assert refused.value.status == 413
 
 
