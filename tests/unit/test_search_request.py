@@ -14,19 +14,21 @@ from PIL import Image
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import open_encoder
-from lookalike.errors import InputError, LookalikeError, MissingRowError, SettingError
+from lookalike.errors import ImageError, InputError, LookalikeError, MissingRowError, SettingError
 from lookalike.filters import Filter, parse
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.items import GalleryItem
 from lookalike.images.foreground import Box
 from lookalike.search import searchable
 from lookalike.search.hits import Hits
-from lookalike.search.query import combine_embeddings
+from lookalike.search.query import combine_embeddings, encode_queries, run_now
 from lookalike.search.region import QueryRegion
 from lookalike.search.request import Example, Query, SearchRequest, SentImage
+from lookalike.search.search import search_rows
 from lookalike.sources import open_source
-from lookalike.stores.base import RowReader
-from lookalike.types import Embeddings, Metric
+from lookalike.stores.base import RowReader, Rows
+from lookalike.stores.memory import MemoryStore
+from lookalike.types import Embeddings, ImageArray, Metric
 
 COUNT = 30
 
@@ -206,7 +208,7 @@ def test_a_vector_has_any_length(gallery: Gallery) -> None:
         ({"id": "photos:1.png", "box": [1, 2, 3, "x"]}, "in whole pixels"),
         ({"id": "photos:1.png", "rerank": 3}, "rerank must be a name, or a list of names"),
         ({"id": "photos:1.png", "rerank": "aqe+aqe"}, "'aqe' occurs twice"),
-        ({"id": "photos:1.png", "where": 3}, "filter: a text or a structure"),
+        ({"id": "photos:1.png", "where": 3}, "where must be a text .* or a structure"),
         ({"id": "photos:1.png", "keywords": 3}, "keywords must be a string"),
         ({"vector": [1.0], "box": [0, 0, 1, 1]}, "a vector has no image to crop"),
         ({"text": "red", "multi_crop": True}, "a text query has no image to crop"),
@@ -407,6 +409,70 @@ def test_a_parsed_filter_is_not_sent() -> None:
 def test_json_that_is_no_query_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(LookalikeError):
         SearchRequest.from_json(fields)
+
+
+def test_vectors_without_an_encoder_are_searched_by_vector_and_id(photos: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    gallery = Gallery.from_embeddings(vectors)
+    ids = list(gallery)
+    assert gallery.search(vector=gallery[ids[3]].embedding)[0].id == ids[3]
+    assert ids[3] not in gallery.search(id=ids[3]).ids
+    assert len(gallery.search(vectors=vectors)) == 20
+    assert gallery.search(like=[gallery[ids[1]], gallery[ids[2]]], unlike=gallery[ids[3]])
+    refused: list[dict[str, Any]] = [
+        {"query": photos / "00.png"},
+        {"like": [photos / "00.png"]},
+        {"text": "red"},
+    ]
+    for options in refused:
+        with pytest.raises(InputError, match="encoder"):
+            gallery.search(**options)
+
+
+def test_a_url_is_fetched_from_the_public_internet_only(gallery: Gallery) -> None:
+    with pytest.raises(ImageError, match="not on the public internet; download the image"):
+        gallery.search(url="http://127.0.0.1:9/a.png")
+    with pytest.raises(ImageError, match="must start with http"):
+        gallery.search(url=["file:///etc/passwd"])
+
+
+def test_texts_are_queries_and_examples() -> None:
+    colors = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
+    vectors = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1)], np.float32)
+    store = MemoryStore(3)
+    ids = ["red", "green", "blue", "yellow", "magenta"]
+    store.upsert(Rows(ids, ids, vectors, [{}] * 5, ids))
+
+    class Steps:
+        """Steps of a gallery in memory."""
+
+        dim, batch_size = 3, 1
+
+        async def rows(self, ids: Sequence[str]) -> Rows:
+            return store.get(ids)
+
+        async def crops(self, *_: object) -> list[list[ImageArray]]:
+            raise AssertionError("there are no images")
+
+        async def encode_images(self, images: Sequence[ImageArray]) -> Embeddings:
+            raise AssertionError(f"{len(images)} images are encoded")
+
+        async def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+            return np.array([colors[text] for text in texts], np.float32)
+
+    queries = (
+        Query.of(text="blue"),
+        Query.combine([Example(id="red")], [], Example(text="green")),
+        Query.combine([], [Example(text="green")], Example(text="red"), weights=[1, 1]),
+    )
+    request = SearchRequest(queries=queries, metric=Metric.COSINE, k=2)
+    encoded = run_now(encode_queries(queries, request, Steps()))
+    found = search_rows(request, store, encoded, lambda _: [])
+    assert [[hit.id for hit in hits] for hits in found] == [
+        ["blue", "magenta"],
+        ["yellow", "green"],
+        ["red", "magenta"],
+    ]
 
 
 def test_requests_do_not_change() -> None:

@@ -12,14 +12,15 @@ from lookalike.errors import MissingRowError
 from lookalike.gallery.ids import missing_row_error
 from lookalike.gallery.lookup import find_rows, ids_like
 from lookalike.gallery.opening import OpenedGallery
+from lookalike.images.decode import decode
 from lookalike.images.local_features import reduce_image
 from lookalike.search.hits import Hits, display_size
 from lookalike.search.query import encode_queries, run_now, with_stored_rows
 from lookalike.search.region import QueryRegion
 from lookalike.search.request import Example, SearchRequest
 from lookalike.search.search import search_rows
-from lookalike.sources.inputs import as_images
 from lookalike.sources.sampling import thread_map
+from lookalike.sources.urls import read_url
 from lookalike.stores.base import RowReader, Rows
 from lookalike.types import Embeddings, ImageArray
 
@@ -117,8 +118,9 @@ class _Steps:
             elif example.image is not None:
                 image = example.image.image(full_size=full_size)
             else:
-                fetched = as_images(example.url, argument="url", allow_urls=True)[0]
-                image = fetched.image(full_size=full_size)
+                url = str(example.url)
+                data = read_url(url, advice="download the image, and pass its path")
+                image = decode(data, name=url, full_size=full_size)
             return region.crops(image)
 
         pairs = list(zip(examples, rows, strict=True))

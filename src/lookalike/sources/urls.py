@@ -12,12 +12,16 @@ _MAX_BYTES = 64 << 20
 _MAX_REDIRECTS = 5
 
 
-def read_url(url: str, *, allow_private: bool = False) -> bytes:
+_ADVICE = "to fetch images from your own network, index with {allow_private_urls}"
+
+
+def read_url(url: str, *, allow_private: bool = False, advice: str = _ADVICE) -> bytes:
     """Return the bytes of one image at an http or https address.
 
     Args:
         url: the address.
         allow_private: fetch also from hosts of private networks and from this one.
+        advice: ends the message about a host that is not on the public internet.
 
     Raises:
         ImageError: the host is not on the public internet, the download failed or took longer than
@@ -29,7 +33,7 @@ def read_url(url: str, *, allow_private: bool = False) -> bytes:
         timeout=_TIMEOUT_S,
         max_bytes=_MAX_BYTES,
         max_redirects=_MAX_REDIRECTS,
-        advice="to fetch images from your own network, index with {allow_private_urls}",
+        advice=advice,
     )
     if allow_private:
         options = replace(
