@@ -40,6 +40,7 @@ from lookalike.gallery.ids import UPLOADS, as_id, as_ids, can_be_id, missing_row
 from lookalike.gallery.items import GalleryItem
 from lookalike.gallery.new_images import NewImages
 from lookalike.images.decode import content_hash, decode
+from lookalike.metadata import metadata_changes
 from lookalike.progress import ProgressOption, reporting
 from lookalike.search.hits import Hits
 from lookalike.search.request import Query, SearchRequest
@@ -505,7 +506,7 @@ class RemoteGallery(BaseGallery):
 
     def update_metadata(self, id: str, metadata: Metadata) -> dict[str, Any]:  # noqa: A002
         """Change columns of an item's metadata, None removes one; return all of its metadata."""
-        body = {"metadata": dict(metadata)}
+        body = {"metadata": metadata_changes(metadata)}
         response = self.client.json("PATCH", self._path("/item", id=_row_id(id)), body)
         with self.client._expected():
             return _object(response["metadata"])

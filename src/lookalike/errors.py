@@ -82,7 +82,7 @@ class UnknownNameError(InputError):
     """A name that no registry has; the message names the nearest one."""
 
     def __init__(self, kind: str, name: str, available: Iterable[str]) -> None:
-        names = sorted(available)
+        names, name = sorted(available), str(name)
         matches = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         hint = f": did you mean {matches[0]!r}?" if matches else ";"
         super().__init__(f"unknown {kind} {name!r}{hint} available: {', '.join(names)}")

@@ -283,8 +283,26 @@ def metadata_rows(value: object, count: int, *, of: str) -> list[dict[str, Any]]
                 f"metadata[{number}]: expected a mapping of columns to JSON values, got "
                 f"{type(row).__name__}"
             )
+        for name in () if is_table else row:
+            if not isinstance(name, str):
+                raise InputError(
+                    f"metadata[{number}]: the column {name!r} must have a text as name"
+                )
     native = [{name: _native(each) for name, each in row.items()} for row in rows]
     return [storable_metadata(row)[0] for row in native] if is_table else native
+
+
+def metadata_changes(value: object) -> Mapping[str, Any]:
+    """Return an argument ``metadata`` of changes to one row: values by column, None to remove it.
+
+    Raises:
+        InputError: it is no mapping of texts.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise InputError(
+            f"metadata: expected a mapping of columns to JSON values, got {type(value).__name__}"
+        )
+    return {name: _native(each) for name, each in value.items()}
 
 
 def _table_rows(value: Any) -> list[Any] | None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from lookalike.errors import SettingError
 from lookalike.formatting import printable
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
@@ -36,8 +37,16 @@ def reporting(
         progress: True to show it on a terminal (stderr) or in a notebook, False for nowhere; a
             callback is yielded as it is.
         lines: print lines to stderr where neither is there.
+
+    Raises:
+        SettingError: ``progress`` is neither a flag nor a function.
     """
     if not isinstance(progress, bool):
+        if not callable(progress):
+            raise SettingError(
+                "{progress} must be True, False or a function that is called with it",
+                progress=progress,
+            )
         yield progress
     elif not progress:
         yield ignore_progress

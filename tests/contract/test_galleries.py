@@ -278,6 +278,11 @@ def test_metadata_in_all_forms(pair: Pair) -> None:
         (lambda g: g.update_metadata("n1", {"a": float("inf")}), ""),
         (lambda g: g.search(vector=np.zeros(3)), "3"),
         (lambda g: g.search(), "no query"),
+        (lambda g: g.update_metadata("n1", 3), "metadata: expected a mapping"),
+        (lambda g: g.add(gray(1), metadata={1: 2}), "metadata[0]: the column 1"),
+        (lambda g: g.add(gray(1), progress="yes"), "progress=yes must be True, False"),
+        (lambda g: g.add([gray(1)], ids={"a"}), "ids: expected a list"),
+        (lambda g: g.remove({"n1": 1}), "ids: expected an id"),
     ],
 )
 def test_invalid_input_is_refused(

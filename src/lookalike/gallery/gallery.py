@@ -35,6 +35,7 @@ from lookalike.gallery.storage import (
 )
 from lookalike.gallery.vectors import ExternalRows, TemporaryFolder
 from lookalike.images.decode import shrink_image
+from lookalike.metadata import metadata_changes
 from lookalike.progress import ProgressOption, reporting
 from lookalike.search.hits import Hits
 from lookalike.search.request import SearchRequest
@@ -241,7 +242,7 @@ class Gallery(IndexedGallery, BaseGallery):
 
     def update_metadata(self, id: str, metadata: Metadata) -> dict[str, Any]:  # noqa: A002
         """Change the metadata of an added image; see :meth:`BaseGallery.update_metadata`."""
-        return uploads.update_metadata(self, as_id(id), metadata)
+        return uploads.update_metadata(self, as_id(id), metadata_changes(metadata))
 
     def embedding(self, id: str) -> NDArray[np.float32]:  # noqa: A002
         """Return the embedding of a row, ``(dim,)`` float32."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from lookalike.errors import InputError, MissingRowError
 from lookalike.files import valid_text
@@ -55,7 +55,7 @@ def upload_ids(ids: object, hashes: Sequence[str]) -> list[str]:
             number = f"-{seen[digest]}" if seen[digest] > 1 else ""
             made.append(f"{_PREFIX}{digest[:32]}{number}")
         return made
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+    if isinstance(ids, str | bytes | Mapping | Set) or not isinstance(ids, Iterable):
         raise InputError(f"ids: expected a list of texts, one per image, got {ids!r:.80}")
     chosen = [upload_id(each) for each in ids]
     if len(chosen) != len(hashes):
@@ -84,7 +84,7 @@ def as_ids(ids: object) -> list[str]:
     """
     if isinstance(ids, str):
         return [ids]
-    if isinstance(ids, bytes) or not isinstance(ids, Iterable):
+    if isinstance(ids, bytes | Mapping) or not isinstance(ids, Iterable):
         raise InputError(f"ids: {_FORMS}; got {type(ids).__name__}")
     chosen = list(ids)
     for each in chosen:

@@ -303,6 +303,8 @@ def _check_path(folder: Path) -> None:
 
 
 def _read_folder_manifest(folder: Path) -> dict[str, Any]:
+    if "\0" in str(folder):
+        raise ArtifactError(f"{escape_name(str(folder))!r}: no path of a gallery")
     return read_manifest(folder / MANIFEST, what=_WHAT, hint=_HINT)
 
 

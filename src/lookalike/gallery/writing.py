@@ -25,7 +25,7 @@ from lookalike.files import unescape_name
 from lookalike.filters import Where, as_filter
 from lookalike.gallery.archive import ColumnArchive, written_values
 from lookalike.gallery.derived import delete_outdated
-from lookalike.gallery.ids import UPLOADS
+from lookalike.gallery.ids import UPLOADS, as_ids
 from lookalike.gallery.lookup import records_of
 from lookalike.gallery.opening import StoredGallery
 from lookalike.gallery.state import GalleryState
@@ -223,6 +223,7 @@ class WritableGallery(StoredGallery):
             if source not in self.sources:
                 raise UnknownNameError("source", source, self.sources)
             return [record.id for record in self.store.records(f"{source}:")]
+        ids = as_ids(ids)
         view = self.snapshot().store
         known = view.ids()
         if where is not None:
