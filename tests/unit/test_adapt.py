@@ -284,3 +284,16 @@ def test_adapt_on_the_command_line(drawings: Source, tmp_path: Path, query_domai
     done = lookalike("adapt", drawings.spec, "-o", tmp_path / "e", "--encoder", "pixels")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_arrays_are_adapted_to_without_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 255, (6, 40, 40, 3), dtype=np.uint8)
+    seen: list[Progress] = []
+    options = AdaptOptions(views_per_image=2, dim=3)
+    adapted = adapt(images, encoder="pixels", options=options, progress=seen.append)
+    assert (adapted.dim, adapted.origin["images"]) == (3, 6)
+    assert {each.task for each in seen} == {"encode images", "views 1/2", "views 2/2"}
+    assert list(tmp_path.iterdir()) == []

@@ -59,7 +59,7 @@ CASES = {
     "label issues": Case((la.find_label_issues,), own=("k",)),  # how many are listed
     "search": Case(
         (Gallery.search,),
-        {"queries": "query", "ids": "id"},
+        {"ids": "id"},
         own=("image", "matches"),
     ),
     "index": Case(

@@ -58,7 +58,7 @@ def command(
     code_size: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Numbers in an embedding (report-*).", show_default="the recipe's"
+            metavar="N", help="Dimensions of the embedding (report-*).", show_default="the recipe's"
         ),
     ] = None,
     widths: Annotated[

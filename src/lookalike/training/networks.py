@@ -30,7 +30,7 @@ def linear(code_size: int = 32, widths: Sequence[int] = ()) -> Autoencoder:
     """Return the fully connected autoencoder 784-32-784 for ``(n, 1, 28, 28)``.
 
     Args:
-        code_size: numbers in a code.
+        code_size: dimensions of the code.
         widths: units of the hidden layers between image and code; the decoder mirrors them.
     """
     sizes = [784, *widths, code_size]
@@ -55,7 +55,7 @@ def convolutional(
     Args:
         batch_norm: see above.
         widths: output channels of the convolutions, one or two.
-        code_size: numbers in a code, by a linear layer behind the convolutions; None for none.
+        code_size: dimensions of the code, by a linear layer behind the convolutions; None for none.
     """
     channels = [1, *widths]
     side = 28 >> len(widths)

@@ -24,7 +24,7 @@ class TrainingOptions:
         augment: an augmentation preset (:data:`lookalike.training.augmentations.AUGMENTATIONS`),
             for recipes that augment.
         size: side in pixels to which images are resized, for recipes without a fixed size.
-        code_size: numbers in an embedding, for the report's recipes (``report-*``, ``fast-*``).
+        code_size: dimensions of the embedding, for the report's recipes (``report-*``, ``fast-*``).
         widths: of the layers between image and code, for the report's recipes: numbers of units
             of the linear ones, of channels of the convolutional ones.
         device: torch device, such as ``cpu`` or ``cuda``.

@@ -92,8 +92,8 @@ class Recipe:
         drop_last: skip the last batch of an epoch if it is incomplete.
         size: side in pixels of the gray images that the network takes; None for any size and color.
         widths: of the hidden layers, for the report's networks; None for others.
-        code_size: numbers in an embedding, for the report's networks; None leaves the code of a
-            convolutional one as it is.
+        code_size: dimensions of the embedding, for the report's networks; None leaves the code of
+            a convolutional one as it is.
 
     Raises:
         SettingError: a field is out of range, or of another type.
