@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+
+_METADATA_CHARACTERS = 200
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, separators of lines, changes of the writing direction, lone surrogates."""
@@ -11,6 +14,19 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\
 def printable(text: str) -> str:
     """Return a name with the characters escaped that would break a line or steer a terminal."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def shorten(text: str, characters: int = 120) -> str:
+    """Return a text of at most so many characters, with an ellipsis in its middle."""
+    if len(text) <= characters:
+        return text
+    end = (characters - 1) // 2
+    return f"{text[: characters - 1 - end]}…{text[len(text) - end :]}"
+
+
+def format_metadata(metadata: Mapping[str, object]) -> str:
+    """Return metadata in one line, shortened, for a repr."""
+    return shorten(printable(str(dict(metadata))), _METADATA_CHARACTERS)
 
 
 _URL = re.compile(r"\b((?:https?|ftp|milvus|milvus\+tls)://)([^\s'\"<>]+)", re.IGNORECASE)

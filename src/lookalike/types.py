@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError, SettingError
+from lookalike.formatting import format_distance, format_metadata, printable
 
 ImageArray = NDArray[np.uint8]
 """``(H, W)`` gray or ``(H, W, 3)`` RGB, uint8, upright."""
@@ -46,7 +47,7 @@ class Metric(StrEnum):
         raise SettingError(f"{{metric}} must be {' or '.join(cls)}", metric=value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Hit:
     """One retrieved row. ``rank`` counts from 1; ``distance`` is in the metric's own units."""
 
@@ -55,6 +56,10 @@ class Hit:
     uri: str
     distance: float
     metadata: Metadata
+
+    def __repr__(self) -> str:
+        place = f"{printable(self.id)!r} at {format_distance(self.distance)}"
+        return f"<Hit {self.rank}: {place}, {format_metadata(self.metadata)}>"
 
 
 @dataclass(frozen=True, slots=True)

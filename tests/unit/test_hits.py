@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import MissingDependencyError, SettingError
+from lookalike.formatting import shorten
 from lookalike.images.decode import decode
-from lookalike.images.inline import data_uri, grid_html, shorten
+from lookalike.images.inline import data_uri, grid_html
 from lookalike.search import contact_sheet
-from lookalike.search.hits import Hits
+from lookalike.search.hits import Hits, HitsList
 from lookalike.types import Hit, ImageArray, Metric
 
 
@@ -129,10 +130,36 @@ def test_a_notebook_shows_thumbnails_with_rank_similarity_and_name() -> None:
     results = Hits("q.jpg", Metric.COSINE, hits().rows, None, gray_images)
     text = results._repr_html_()
     assert text.count("<img") == 2
-    assert "1  similarity 1.000<br>1.jpg" in text
+    assert "1  similarity 1.000<br>photos:cats/1.jpg" in text
     assert "q.jpg: 2 hits, cosine" in text
     (first, _) = re.findall(r"data:image/(?:png|jpeg);base64,([^\"]+)", text)
     assert Image.open(io.BytesIO(base64.b64decode(first))).size == (80, 40)
+
+
+def test_a_notebook_shows_the_query_and_labels_that_are_not_in_the_id(tmp_path: Path) -> None:
+    Image.new("RGB", (80, 40)).save(tmp_path / "q.png")
+    rows = (hit(1, label="cats"), hit(2, label="tabby"))
+    text = Hits("q.png", Metric.COSINE, rows, str(tmp_path / "q.png"), gray_images)._repr_html_()
+    assert text.count("<img") == 3
+    assert text.index(">query<") < text.index("1  similarity 0.750<br>photos:cats/1.jpg<")
+    assert "2  similarity 0.750<br>tabby<br>photos:cats/2.jpg<" in text
+    url = Hits("q.png", Metric.COSINE, rows, "https://example.org/q.png", gray_images)
+    assert url._repr_html_().count("<img") == 2  # nothing is fetched to show results
+
+
+def test_a_notebook_shows_several_results_one_below_the_other() -> None:
+    one = Hits("q", Metric.COSINE, tuple(hit(n) for n in range(1, 10)), None, gray_images)
+    text = HitsList([one] * 12)._repr_html_()
+    assert text.count("q: 9 hits, cosine (2 more not shown)") == 10
+    assert text.count("<img") == 70
+    assert "2 more queries not shown" in text
+
+
+def test_a_hit_is_one_line_without_noise() -> None:
+    assert repr(hit(1, distance=4e-16, label="cat")) == (
+        "<Hit 1: 'photos:cats/1.jpg' at 0.0000, {'label': 'cat'}>"
+    )
+    assert len(repr(Hit(1, "a\nb", "", 0.1, {"text": "x" * 5000}))) < 240
 
 
 def test_a_notebook_shows_a_bounded_number_of_escaped_hits() -> None:

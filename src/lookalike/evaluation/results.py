@@ -167,7 +167,7 @@ class Evaluation:
         columns, rows = self._table()
         queries = format_count(len(self.examples), "query", "queries")
         title = f"{queries}, {format_count(self.rows, 'row')}, {self.scores.metric.value} distance"
-        return scores_html(title, columns, rows, self.verdict())
+        return scores_html(title, columns, rows, f"* {self.verdict()}")
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the scores as a DataFrame, a row for each encoder, the best first.

@@ -42,7 +42,7 @@ class Outliers:
 
     def __repr__(self) -> str:
         first = f", first {self.ids[0]!r} at {self.scores[0]:.2f}" if self.ids else ""
-        return f"<Outliers: {len(self)} of {format_count(self.compared, 'image')}{first}>"
+        return f"<Outliers: top {len(self)} of {format_count(self.compared, 'image')}{first}>"
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,12 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import LookalikeError
-from lookalike.formatting import printable
-from lookalike.images.inline import grid_html, shorten
+from lookalike.formatting import format_metadata, printable
+from lookalike.images.inline import item_html
 from lookalike.types import ImageArray, Metadata
-
-_SHOWN_COLUMNS = 20
-_SHOWN_TEXT = 200
 
 
 class ItemReader(Protocol):
@@ -46,8 +42,7 @@ class GalleryItem:
     _embedding: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        columns = shorten(printable(str(dict(self.metadata))), _SHOWN_TEXT)
-        return f"<GalleryItem {printable(self.id)!r}: {columns}>"
+        return f"<GalleryItem {printable(self.id)!r}: {format_metadata(self.metadata)}>"
 
     @property
     def embedding(self) -> NDArray[np.float32]:
@@ -76,12 +71,4 @@ class GalleryItem:
             image = self.image()
         except LookalikeError:
             image = None
-        rows = "".join(
-            f"<tr><th>{_cell(name)}</th><td>{_cell(value)}</td></tr>"
-            for name, value in list(self.metadata.items())[:_SHOWN_COLUMNS]
-        )
-        return f"{grid_html([(image, self.id)])}<table>{rows}</table>"
-
-
-def _cell(value: object) -> str:
-    return html.escape(shorten(str(value), _SHOWN_TEXT))
+        return item_html(image, self.id, self.metadata)

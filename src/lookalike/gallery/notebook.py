@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from lookalike.errors import LookalikeError
-from lookalike.formatting import printable
+from lookalike.formatting import printable, shorten
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import shrink_image
-from lookalike.images.inline import grid_html, shorten
+from lookalike.images.inline import grid_html
 
 SHOWN = 24
 """Images, or rows of a table, in a notebook."""

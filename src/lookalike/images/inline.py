@@ -9,14 +9,17 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from lookalike.formatting import printable
+from lookalike.formatting import printable, shorten
 from lookalike.images.decode import shrink_image
-from lookalike.types import ImageArray
+from lookalike.types import ImageArray, Metadata
 
 _TINY = 64
 """Images of at most so many pixels a side are PNG, others JPEG, which is smaller."""
 
-_CAPTION_CHARACTERS = 120
+_COLUMNS = 20
+_CELL_CHARACTERS = 200
+"""Columns of the metadata of an image that are shown, and characters of each."""
+
 _CELL = "margin:0;max-width:{side}px;overflow-wrap:anywhere;font-size:12px;line-height:1.3"
 _IMAGE = "max-width:{side}px;max-height:{side}px;min-width:64px;object-fit:contain;display:block"
 _MISSING = "width:{side}px;height:64px;border:1px dashed #888;color:#888;text-align:center"
@@ -67,9 +70,14 @@ def _figure_html(image: ImageArray | None, caption: str, side: int) -> str:
     )
 
 
-def shorten(text: str, characters: int = _CAPTION_CHARACTERS) -> str:
-    """Return a text of at most so many characters, with an ellipsis in its middle."""
-    if len(text) <= characters:
-        return text
-    end = (characters - 1) // 2
-    return f"{text[: characters - 1 - end]}…{text[len(text) - end :]}"
+def item_html(image: ImageArray | None, name: str, metadata: Metadata) -> str:
+    """Return an image with its name and a table of its metadata, as :func:`grid_html`."""
+    rows = "".join(
+        f"<tr><th>{_cell(column)}</th><td>{_cell(value)}</td></tr>"
+        for column, value in list(metadata.items())[:_COLUMNS]
+    )
+    return f"{grid_html([(image, name)])}<table>{rows}</table>"
+
+
+def _cell(value: object) -> str:
+    return html.escape(shorten(str(value), _CELL_CHARACTERS))

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import LookalikeError, SettingError
-from lookalike.formatting import format_count, format_distance, printable
+from lookalike.files import is_url
+from lookalike.formatting import format_count, format_distance, printable, shorten
 from lookalike.images.decode import shrink_image
-from lookalike.images.inline import grid_html, shorten
+from lookalike.images.inline import grid_html
 from lookalike.sources import open_items
 from lookalike.sources.tables import data_frame
 from lookalike.types import Hit, ImageArray, Metric
@@ -33,6 +34,10 @@ _MAX_SIDE = 1024
 
 _SHOWN = 24
 """Thumbnails in a notebook."""
+
+_SHOWN_QUERIES = 10
+_SHOWN_PER_QUERY = 7
+"""The same of several queries."""
 
 _NAME_CHARACTERS = 60
 
@@ -189,8 +194,11 @@ class Hits(Sequence[Hit]):
         plotting.save(contact_sheet.hits(self), path)
 
     def _repr_html_(self) -> str:
-        """Return the first hits as thumbnails with rank, similarity or distance, and file name."""
-        shown = self[:_SHOWN]
+        """Return the query and the first hits as thumbnails, with their similarity or distance."""
+        return self._thumbnails(_SHOWN)
+
+    def _thumbnails(self, limit: int) -> str:
+        shown = self[:limit]
         try:
             images: Sequence[ImageArray | None] = shown.images()
             note = ""
@@ -202,9 +210,17 @@ class Hits(Sequence[Hit]):
             f"{shorten(self.query)}: {format_count(len(self), 'hit')}, {self.metric}"
             f"{f' ({more:,} more not shown)' if more else ''}{shorten(note, 300)}"
         )
-        captions = [f"{hit.rank}  {self._score(hit)}\n{_file_name(hit)}" for hit in shown]
-        grid = grid_html(list(zip(images, captions, strict=True)))
-        return f"<div><p>{html.escape(printable(title))}</p>{grid}</div>"
+        cells = [(image, self._caption(hit)) for image, hit in zip(images, shown, strict=True)]
+        query = None if self.uri is None or is_url(self.uri) else self.query_image()
+        if query is not None:
+            cells.insert(0, (query, "query"))
+        return f"<div><p>{html.escape(printable(title))}</p>{grid_html(cells)}</div>"
+
+    def _caption(self, hit: Hit) -> str:
+        """Return rank, score and id of a hit, and its label unless that is part of the id."""
+        label = str(hit.metadata.get("label") or "")
+        lines = (f"{hit.rank}  {self._score(hit)}", "" if label in hit.id else label, hit.id)
+        return "\n".join(line for line in lines if line)
 
     def _score(self, hit: Hit) -> str:
         if self.metric is Metric.COSINE:
@@ -212,14 +228,20 @@ class Hits(Sequence[Hit]):
         return f"distance {format_distance(hit.distance)}"
 
 
+class HitsList(list[Hits]):
+    """The results of several queries, in their order: a list that a notebook shows as images."""
+
+    def _repr_html_(self) -> str:
+        """Return a row of thumbnails for each of the first queries."""
+        rows = "".join(results._thumbnails(_SHOWN_PER_QUERY) for results in self[:_SHOWN_QUERIES])
+        more = len(self) - _SHOWN_QUERIES
+        note = f"<p>{more:,} more queries not shown</p>" if more > 0 else ""
+        return f"<div>{rows}{note}</div>"
+
+
 def display_size(image: ImageArray) -> ImageArray:
     """Downscale an image to what :meth:`Hits.images` returns."""
     return shrink_image(image, _MAX_SIDE)
-
-
-def _file_name(hit: Hit) -> str:
-    """Return the last part of an id, which tells images of a folder apart."""
-    return hit.id.rpartition("/")[2] or hit.id
 
 
 def _read_by_uri(hits: Sequence[Hit]) -> list[ImageArray | None]:

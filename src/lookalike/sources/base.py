@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from lookalike.errors import CancelledError, ImageError
+from lookalike.errors import CancelledError, ImageError, LookalikeError
 from lookalike.files import escape_name
-from lookalike.formatting import format_count, printable
+from lookalike.formatting import format_count, format_metadata, printable
 from lookalike.images.decode import DecodedImage, decode_with_notes
+from lookalike.images.inline import item_html
 from lookalike.images.memory import BUDGET
 from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
@@ -28,7 +29,7 @@ def no_size() -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Item:
     """One image of a source, not yet read.
 
@@ -45,14 +46,25 @@ class Item:
     id: str
     uri: str
     metadata: Metadata
-    read: Callable[[], bytes | ImageArray] = field(repr=False)
-    signature: Callable[[], str] = field(default=no_signature, repr=False)
+    read: Callable[[], bytes | ImageArray]
+    signature: Callable[[], str] = no_signature
     options: DecodeOptions = DEFAULT_OPTIONS
     page: int = 0
     allow_private_urls: bool = False
-    size: Callable[[], int] = field(default=no_size, repr=False)
+    size: Callable[[], int] = no_size
     notes: tuple[str, ...] = ()
     path: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Item {printable(self.id)!r}: {format_metadata(self.metadata)}>"
+
+    def _repr_html_(self) -> str:
+        """Return its image, if it can be read, and its metadata, for a notebook."""
+        try:
+            image = self.image()
+        except LookalikeError:
+            image = None
+        return item_html(image, self.id, self.metadata)
 
     @contextlib.contextmanager
     def in_memory(self) -> Iterator[None]:
