@@ -140,6 +140,7 @@ class MuteLoggers(_SharedBlock):
             logger.removeFilter(self)
 
     def _loggers(self) -> list[logging.Logger]:
+        logging.getLogger(self._name)  # its library may make it only inside the block
         loggers = list(logging.root.manager.loggerDict.items())
         return [
             logger

@@ -282,6 +282,14 @@ def test_loggers_are_muted_only_in_the_thread_of_the_block(
     assert all(message.startswith("kept") for message in caplog.messages)
 
 
+def test_a_logger_is_muted_that_its_library_makes_later(caplog: pytest.LogCaptureFixture) -> None:
+    name = "a.library.that.is.loaded.later"
+    with MuteLoggers(name):
+        logging.getLogger(name).warning("dropped")
+    logging.getLogger(name).warning("kept")
+    assert caplog.messages == ["kept"]
+
+
 def test_existing_environment_variables_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOKALIKE_ONE", "theirs")
     with unchanged(), default_environment(LOOKALIKE_ONE="ours", LOOKALIKE_TWO="ours"):

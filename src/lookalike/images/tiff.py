@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -198,7 +197,6 @@ def open_tifffile(file: IO[bytes]) -> Iterator[Any]:
         )
     import tifffile
 
-    logging.getLogger("tifffile")  # it makes its logger later than it is muted here
     with MuteLoggers("tifffile"), tifffile.TiffFile(file) as opened:
         yield opened
 
