@@ -293,9 +293,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         ArtifactError: ``path`` exists and is not an empty folder.
         StorageError: it could not be written.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ArtifactError(f"{path}: already exists; choose another name or remove it first")
     try:
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise ArtifactError(f"{path}: already exists; choose another name or remove it first")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name[:_LONGEST_PREFIX]}.{secrets.token_hex(8)}")
         partial.mkdir()
@@ -319,7 +319,10 @@ def check_writable(path: Path) -> None:
     Raises:
         StorageError: there is no permission, or the file system is read-only.
     """
-    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+    try:
+        nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+    except OSError as error:  # its name is too long
+        raise storage_error(path, error) from error
     if not os.access(nearest, os.W_OK):
         raise storage_error(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 

@@ -39,9 +39,29 @@ def as_path(value: object, argument: str) -> Path:
         InputError: it is something else, or empty.
     """
     if isinstance(value, Path) or (isinstance(value, str | os.PathLike) and os.fspath(value)):
-        return Path(value)
+        path = Path(value)
+        if (problem := _path_problem(path)) is not None:
+            raise InputError(f"{{{argument}}} {problem}", **{argument: None})
+        return path
     shown = repr(value) if isinstance(value, str) else type(value).__name__
     raise InputError(f"{{{argument}}} must be a path, not {shown}", **{argument: None})
+
+
+def _path_problem(path: Path) -> str | None:
+    """Return why the system can have no such path, None if it can."""
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return "is too long for a path"
+    except ValueError:  # NUL, or half of a surrogate pair
+        return "has characters that no path can have"
+    return None
+
+
+def expand_home(path: str | os.PathLike[str]) -> str:
+    """Return a path without ``~``; as it is, if there is no such user."""
+    return os.path.expanduser(path)  # noqa: PTH111 - that of Path raises for unknown users
 
 
 def is_url(text: str) -> bool:

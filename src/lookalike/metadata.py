@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 from lookalike.errors import InputError
@@ -289,7 +290,36 @@ def metadata_rows(value: object, count: int, *, of: str) -> list[dict[str, Any]]
                     f"metadata[{number}]: the column {name!r} must have a text as name"
                 )
     native = [{name: _native(each) for name, each in row.items()} for row in rows]
-    return [storable_metadata(row)[0] for row in native] if is_table else native
+    if not is_table:
+        return native
+    return [_table_row(row, number) for number, row in enumerate(native)]
+
+
+def _table_row(row: Mapping[Any, Any], number: int) -> dict[str, Any]:
+    """Return a row of a table as JSON values, without those that are missing.
+
+    Raises:
+        InputError: a value has no form in JSON.
+    """
+    cleaner = _Cleaner()
+    cleaned: dict[str, Any] = {}
+    for name, value in row.items():
+        if is_missing(value):
+            continue
+        kept = cleaner.value(value)
+        if kept is None or LEFT_OUT in cleaner.notes:
+            raise InputError(
+                f"metadata[{number}]: column {str(name)[:80]!r} has a value that cannot be stored, "
+                f"{str(value)[:80]!r} ({type(value).__name__}); make it a text or a number"
+            )
+        cleaned[cleaner.name(name, cleaned)] = kept
+    return cleaned
+
+
+def is_missing(value: object) -> bool:
+    """Return whether a value of a table is missing: None, NaN, or NA or NaT of pandas."""
+    is_nan = isinstance(value, Real) and value != value
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
 
 
 def metadata_changes(value: object) -> Mapping[str, Any]:
@@ -309,6 +339,9 @@ def _table_rows(value: Any) -> list[Any] | None:
     """Return the rows of a table of pandas, polars or arrow as mappings; None for other values."""
     if not hasattr(value, "columns") or isinstance(value, Mapping):
         return None
+    names = list(getattr(value, "column_names", value.columns))  # those of arrow are its data
+    if len(set(names)) < len(names):
+        raise InputError("metadata: two columns of the table have the same name")
     if callable(getattr(value, "to_pylist", None)):  # arrow
         return list(value.to_pylist())
     if callable(getattr(value, "to_dicts", None)):  # polars
@@ -318,12 +351,14 @@ def _table_rows(value: Any) -> list[Any] | None:
     return None
 
 
-def _native(value: Any) -> Any:
+def _native(value: Any, level: int = 0) -> Any:
     """Return a value without types of numpy and pandas; None for their missing values."""
+    if level > MAX_LEVELS:  # it will be refused
+        return value
     if isinstance(value, Mapping):
-        return {name: _native(each) for name, each in value.items()}
+        return {name: _native(each, level + 1) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_native(each) for each in value]
+        return [_native(each, level + 1) for each in value]
     if hasattr(value, "dtype") and callable(getattr(value, "tolist", None)):
         return value.tolist()
     return None if type(value).__name__ in ("NAType", "NaTType") else value

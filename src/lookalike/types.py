@@ -57,6 +57,9 @@ class Hit:
     distance: float
     metadata: Metadata
 
+    def __hash__(self) -> int:
+        return hash((self.rank, self.id))  # not of the metadata, which may have lists
+
     def __repr__(self) -> str:
         place = f"{printable(self.id)!r} at {format_distance(self.distance)}"
         return f"<Hit {self.rank}: {place}, {format_metadata(self.metadata)}>"

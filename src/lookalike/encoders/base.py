@@ -138,6 +138,7 @@ class Encoder(ABC):
         from lookalike.encoders.batching import encode_inputs
 
         check_batch_size(batch_size)
+        batch_size = int(batch_size)
         single, inputs = stream_images(
             images,
             value_range=value_range,
@@ -371,7 +372,8 @@ def check_batch_size(batch_size: int) -> None:
     Raises:
         SettingError: it is no number of at least 1.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    is_number = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+    if not is_number or batch_size < 1:
         raise SettingError("{batch_size} must be a number of at least 1", batch_size=batch_size)
 
 

@@ -29,7 +29,9 @@ from lookalike.encoders.base import (
 from lookalike.errors import InputError, SettingError
 from lookalike.images.decode import to_channels
 from lookalike.types import Embeddings, ImageArray, check_embeddings
-from lookalike.vectors import unit_rows
+from lookalike.vectors import as_numbers, unit_rows
+
+_LONGEST_NAME = 500
 
 Images = Sequence[ImageArray] | NDArray[np.uint8]
 
@@ -66,6 +68,10 @@ class ExternalEncoder(Encoder):
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise SettingError("{name} must be the name of the encoder", name=self.name)
+        if len(self.name) > _LONGEST_NAME or not self.name.isprintable():
+            raise SettingError(
+                f"{{name}} must be at most {_LONGEST_NAME} printable characters", name=None
+            )
         if isinstance(self.dim, bool) or not isinstance(self.dim, int | np.integer):
             raise SettingError("{dim} must be the length of an embedding", dim=self.dim)
         if not 1 <= self.dim <= MAX_DIM:
@@ -104,18 +110,10 @@ class ExternalEncoder(Encoder):
         """Return a function's output as ``(count, dim)`` float32."""
         what = f"encoder {self.name!r}"
         expected = f"its function must return numbers of shape ({count}, {self.dim})"
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(output, torch.Tensor):
-            output = output.detach().cpu().float().numpy()
-        elif hasattr(output, "toarray"):  # a sparse matrix
-            output = output.toarray()
         try:
-            values = np.asarray(output)
-            is_number = values.dtype.kind in "buif"
-        except ValueError:
-            is_number = False
-        if not is_number:
-            raise InputError(f"{what}: {expected}, not {type(output).__name__}")
+            values = as_numbers(output)
+        except ValueError as error:
+            raise InputError(f"{what}: {expected}, not {type(output).__name__}") from error
         if values.shape != (count, self.dim):
             raise InputError(f"{what}: {expected}, not {values.shape}, for {count} images")
         with np.errstate(over="ignore"):  # infinite values are refused

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,7 +28,7 @@ from lookalike.encoders.base import (
 )
 from lookalike.encoders.onnx_files import check_model, with_external_data
 from lookalike.errors import ArtifactError, InputError, SettingError
-from lookalike.files import read_regular
+from lookalike.files import expand_home, read_regular
 from lookalike.images.decode import FILTERS
 from lookalike.images.memory import available_memory
 from lookalike.process_state import default_environment
@@ -58,7 +58,7 @@ class OnnxModel:
 
     def __init__(self, model: bytes, *, name: str, inputs: int = 1) -> None:
         check_model(model, name=name)
-        self._name = name
+        self._name, self._model = name, model
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4  # the message is in the exception, too
@@ -87,6 +87,13 @@ class OnnxModel:
                 f"{name}: the model takes {len(self._inputs)} inputs and returns {types}; expected "
                 f"{inputs} and a tensor of numbers"
             )
+
+    def __deepcopy__(self, memo: object) -> OnnxModel:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = partial(OnnxModel, name=self._name, inputs=len(self._inputs))
+        return make, (self._model,)
 
     def __call__(self, *values: NDArray[Any]) -> NDArray[np.float32]:
         """Run the model on its inputs; return ``(n, ...)`` float32.
@@ -319,7 +326,7 @@ def open_onnx(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
         ArtifactError: ONNX Runtime cannot load the model.
     """
     del sample
-    path = Path(name.removeprefix(ONNX_PREFIX)).expanduser()
+    path = Path(expand_home(name.removeprefix(ONNX_PREFIX)))
     try:
         model = read_regular(path)
     except OSError as error:

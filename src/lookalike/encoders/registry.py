@@ -56,6 +56,7 @@ from lookalike.encoders.options import EncoderOptions
 from lookalike.encoders.persistence import load_encoder
 from lookalike.encoders.specs import ENTRY_POINT_GROUP, EncoderSpec, FitEncoder, external_specs
 from lookalike.errors import InputError, SettingError, UnknownNameError
+from lookalike.files import expand_home
 from lookalike.sources.inputs import SourceLike, as_source
 from lookalike.sources.sampling import SAMPLE, SAMPLE_SIDE, sample_images
 from lookalike.types import ImageArray
@@ -219,7 +220,7 @@ def find_encoder_spec(name: str) -> EncoderSpec:
 
 def _find_one(text: str) -> EncoderSpec:
     """Return the spec of one encoder with its options."""
-    if text.startswith(ONNX_PREFIX) and Path(text.removeprefix(ONNX_PREFIX)).expanduser().is_file():
+    if text.startswith(ONNX_PREFIX) and Path(expand_home(text.removeprefix(ONNX_PREFIX))).is_file():
         return _find_without_options(text)  # the path may contain commas
     name, *texts = text.split(",")
     spec = _find_without_options(name)
@@ -302,7 +303,7 @@ def open_encoder(
             f"{type(name).__name__}"
         )
     if not isinstance(name, str) or _is_folder(name):
-        return load_encoder(Path(name).expanduser())
+        return load_encoder(Path(expand_home(name)))
     spec = find_encoder_spec(name)
     sample: Sequence[ImageArray] = ()
     if spec.sample:
@@ -323,7 +324,7 @@ def open_encoder(
 
 def _is_folder(name: str) -> bool:
     """Return whether a name is that of a saved encoder's folder, and of none in the registry."""
-    folder = Path(name).expanduser()
+    folder = Path(expand_home(name))
     return folder.suffix == ENCODER_SUFFIX or (folder.is_dir() and name not in encoder_specs())
 
 

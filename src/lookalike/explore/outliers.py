@@ -83,7 +83,7 @@ def outliers(
         SettingError: ``k`` is not a number of at least 1.
         InputError: fewer than two rows, or fewer than two with an embedding but zeros.
     """
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
         raise SettingError("{k} must be at least 1", k=k)
     view = as_gallery(gallery).snapshot()
     current = None if fresh else load_current_map(view)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,9 @@ class _Parser:
         if operator in OPERATORS:
             return Compare(name, operator, self._scalar(name, value))
         if operator == "in":
-            if not isinstance(value, list | tuple) or not value:
+            if not isinstance(value, str) and hasattr(value, "tolist"):  # an array or a Series
+                value = value.tolist()
+            if not isinstance(value, list | tuple | Set) or not value:
                 raise InputError(f"{place}: 'in' takes a list of values, not {shown(value)}")
             self._budget.take_values(len(value))
             return In(name, tuple(self._scalar(name, each) for each in value))
@@ -101,6 +103,8 @@ class _Parser:
         raise InputError(f"{place}: no operator {shown(operator)}; operators: {operators}")
 
     def _scalar(self, name: str, value: Any) -> Scalar:
+        if isinstance(value, np.generic):
+            value = value.item()
         if isinstance(value, int) and abs(value) >= TOO_LONG:
             raise InputError(
                 f"filter: column {shown(name)}: compared with over {MAX_DIGITS:,} digits"

@@ -91,7 +91,7 @@ def copy(
         StorageError: the target could not be written.
     """
     start = time.perf_counter()
-    if not isinstance(target, str):
+    if not (isinstance(target, str) and is_address(target)):
         target = as_path(target, "target")
     gallery = gallery.snapshot()
     _check_place(gallery, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -254,8 +255,6 @@ class Gallery(IndexedGallery, BaseGallery):
 
     def read_item(self, item: GalleryItem, *, full_size: bool = False) -> ImageArray:
         """Return the image of an item of this gallery; see :meth:`GalleryItem.image`."""
-        if not item.uri:
-            raise ImageError(f"{item.id}: has no image; its embedding was made elsewhere")
         return self.open_rows([item])[0].image(full_size=full_size)
 
     def _find(self, ids: Sequence[str]) -> list[GalleryItem | None]:
@@ -389,7 +388,10 @@ class Gallery(IndexedGallery, BaseGallery):
             options = recorded.get(row.id.partition(":")[0], DEFAULT_SOURCE_OPTIONS)
             if public_only:
                 options = replace(options, allow_private_urls=False)
-            (item,) = open_items([row.uri], options=options)
+            if row.uri:
+                (item,) = open_items([row.uri], options=options)
+            else:
+                item = Item(row.id, "", {}, partial(_no_image, row.id))
             items.append(replace(item, id=row.id, metadata=row.metadata))
         return items
 
@@ -447,6 +449,10 @@ class Gallery(IndexedGallery, BaseGallery):
             "bytes": _size(now.path),
             **opened.storage.facts,
         }
+
+
+def _no_image(row_id: str) -> ImageArray:
+    raise ImageError(f"{row_id}: has no image; its embedding was made elsewhere")
 
 
 def _size(folder: Path) -> int:

@@ -6,6 +6,7 @@ import difflib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
+from numbers import Integral
 
 from lookalike.errors import InputError, MissingRowError
 from lookalike.files import valid_text
@@ -21,6 +22,12 @@ _COMPARED = 2_000
 """Ids at the begin and around an id that are compared to suggest one."""
 
 _FORMS = "expected an id, such as 'photos:a.jpg', or a list of ids"
+
+
+def id_text(value: object) -> object:
+    """Return an id of a list as a text if it is an integer; anything else as it is."""
+    is_number = isinstance(value, Integral) and not isinstance(value, bool)
+    return str(value) if is_number else value
 
 
 def upload_id(key: object) -> str:
@@ -57,7 +64,7 @@ def upload_ids(ids: object, hashes: Sequence[str]) -> list[str]:
         return made
     if isinstance(ids, str | bytes | Mapping | Set) or not isinstance(ids, Iterable):
         raise InputError(f"ids: expected a list of texts, one per image, got {ids!r:.80}")
-    chosen = [upload_id(each) for each in ids]
+    chosen = [upload_id(id_text(each)) for each in ids]
     if len(chosen) != len(hashes):
         raise InputError(f"ids: got {len(chosen):,} for {len(hashes):,} images; expected one each")
     check_distinct(chosen)
@@ -84,7 +91,8 @@ def as_ids(ids: object) -> list[str]:
     """
     if isinstance(ids, str):
         return [ids]
-    if isinstance(ids, bytes | Mapping) or not isinstance(ids, Iterable):
+    is_table = isinstance(ids, bytes | Mapping) or hasattr(ids, "columns")
+    if is_table or not isinstance(ids, Iterable):
         raise InputError(f"ids: {_FORMS}; got {type(ids).__name__}")
     chosen = list(ids)
     for each in chosen:

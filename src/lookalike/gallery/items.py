@@ -41,6 +41,9 @@ class GalleryItem:
     gallery: ItemReader = field(repr=False, compare=False)
     _embedding: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
+    def __hash__(self) -> int:
+        return hash((self.id, self.uri))  # not of the metadata, which may have lists
+
     def __repr__(self) -> str:
         return f"<GalleryItem {printable(self.id)!r}: {format_metadata(self.metadata)}>"
 

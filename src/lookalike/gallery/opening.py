@@ -248,6 +248,9 @@ class StoredGallery:
         vars(view).update(vars(self))
         return view
 
+    def __deepcopy__(self, memo: object) -> Self:
+        return copy(self)
+
     def __reduce__(self) -> tuple[Callable[[str], Self], tuple[str]]:
         """Pickle the gallery as its location: it is opened again there, as it is then.
 

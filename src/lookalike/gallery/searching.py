@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import MissingRowError
-from lookalike.gallery.ids import missing_row_error
+from lookalike.gallery.ids import can_be_id, missing_row_error
 from lookalike.gallery.lookup import find_rows, ids_like
 from lookalike.gallery.opening import OpenedGallery
 from lookalike.images.decode import decode
@@ -73,14 +74,14 @@ def query_rows(store: RowReader, ids: Sequence[str]) -> Rows:
     Raises:
         MissingRowError: there is no row with one of the ids; the nearest id is suggested.
     """
-    try:
-        return store.get(ids)
-    except MissingRowError:
-        found = find_rows(store, ids)
-        for row_id in ids:
-            if row_id not in found:
-                raise missing_row_error(row_id, ids_like(store, row_id)) from None
-        return store.get([found[row_id][0].id for row_id in ids])
+    with contextlib.suppress(MissingRowError):
+        if all(map(can_be_id, ids)):
+            return store.get(ids)
+    found = find_rows(store, ids)
+    for row_id in ids:
+        if row_id not in found:
+            raise missing_row_error(row_id, ids_like(store, row_id))
+    return store.get([found[row_id][0].id for row_id in ids])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,21 +7,21 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.files import escape_name, is_url
-from lookalike.gallery.ids import can_be_id, check_distinct
-from lookalike.metadata import check_metadata, metadata_rows
+from lookalike.files import escape_name, expand_home, is_url
+from lookalike.gallery.ids import can_be_id, check_distinct, id_text
+from lookalike.metadata import check_metadata, is_missing, metadata_rows
 from lookalike.sources import DATASET_PREFIX
 from lookalike.stores.base import Rows
 from lookalike.types import Embeddings, check_embeddings
+from lookalike.vectors import as_numbers
 
 _BATCH = 8_192
 
@@ -55,7 +55,8 @@ class ExternalRows:
         matrix = _matrix(embeddings)
         names = _ids(ids, len(matrix))
         rows = metadata_rows(metadata, len(matrix), of="embeddings")
-        rows = [check_metadata(row, what=own) for own, row in zip(names, rows, strict=True)]
+        for number, row in enumerate(rows):
+            check_metadata(row, what=f"metadata[{number}]")
         return cls(matrix, names, _uris(uris, len(matrix)), rows)
 
     def batches(self) -> Iterator[Rows]:
@@ -68,15 +69,10 @@ class ExternalRows:
 
 
 def _matrix(embeddings: object) -> Embeddings:
-    if hasattr(embeddings, "detach"):  # a tensor
-        embeddings = embeddings.detach().cpu()
     try:
         with np.errstate(over="ignore"):  # what is too large is not finite, and refused
-            array: NDArray[Any] = np.asarray(embeddings)
-            if array.dtype.kind not in "fiu":
-                raise TypeError(f"{array.dtype} are no real numbers")
-            matrix = array.astype(np.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
+            matrix = as_numbers(embeddings).astype(np.float32)
+    except ValueError as error:
         raise InputError(f"embeddings: {_SHAPE}; got {type(embeddings).__name__}") from error
     if matrix.ndim != 2 or not matrix.size:
         raise InputError(f"embeddings: {_SHAPE}; got the shape {matrix.shape}")
@@ -84,7 +80,10 @@ def _matrix(embeddings: object) -> Embeddings:
 
 
 def _listed(values: object, count: int, name: str) -> list[Any]:
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+    unordered = isinstance(values, str | bytes | Mapping | set | frozenset) or hasattr(
+        values, "columns"
+    )
+    if unordered or not isinstance(values, Iterable):
         raise InputError(f"{name}: expected a list with one per row, got {type(values).__name__}")
     listed = list(values)
     if len(listed) != count:
@@ -100,10 +99,9 @@ def _ids(ids: object, count: int) -> list[str]:
         return [str(number) for number in range(count)]
     chosen = []
     for value in _listed(ids, count, "ids"):
-        is_number = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not isinstance(value, str) and not is_number:
+        text = id_text(value)
+        if not isinstance(text, str):
             raise InputError(f"ids: expected texts or integers, got {type(value).__name__}")
-        text = str(value)
         if not can_be_id(text):
             raise InputError(
                 f"ids: {text[:80]!r} is empty, or has characters that cannot be stored"
@@ -121,13 +119,13 @@ def _uris(uris: object, count: int) -> list[str]:
 
 def _uri(value: object) -> str:
     """Return the URI of an image: a path becomes absolute; empty for a missing one."""
-    if value is None or value == "" or value != value:
+    if is_missing(value):
         return ""
     if not isinstance(value, str | os.PathLike):
         raise InputError(f"uris: expected paths or URLs, got {type(value).__name__}")
     text = os.fspath(value)
     if not isinstance(text, str) or "\0" in text:
         raise InputError(f"uris: {text!r:.80} is no path or URL")
-    if is_url(text) or text.startswith(DATASET_PREFIX):
+    if not text or is_url(text) or text.startswith(DATASET_PREFIX):
         return text
-    return escape_name(str(Path(text).expanduser().absolute()))
+    return escape_name(str(Path(expand_home(text)).absolute()))

@@ -309,7 +309,7 @@ def check_precision(precision: float | None) -> None:
     Raises:
         SettingError: it is not between 0 and 1.
     """
-    is_number = isinstance(precision, int | float) and not isinstance(precision, bool)
+    is_number = isinstance(precision, int | float | np.floating) and not isinstance(precision, bool)
     if precision is not None and not (is_number and 0 < precision < 1):
         raise SettingError("{precision} must be between 0 and 1, e.g. 0.99", precision=precision)
 

@@ -122,7 +122,7 @@ def suggest_labels(
     """
     view = as_gallery(gallery).snapshot()
     label_set = None if labels is None else labels_for(view, labels)
-    if k is not None and (not isinstance(k, int) or isinstance(k, bool)):
+    if k is not None and (not isinstance(k, int | np.integer) or isinstance(k, bool)):
         raise SettingError("{k} must be a whole number", k=k)
     with reporting(progress) as on_progress:
         graph = neighbor_graph(view, on_progress=on_progress)

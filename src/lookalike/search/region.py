@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lookalike.errors import InputError
+from lookalike.errors import InputError, SettingError
 from lookalike.images.foreground import FOREGROUND_MARGIN, Box, find_foreground
 from lookalike.types import ImageArray
 
@@ -40,6 +40,7 @@ class QueryRegion:
 
         Raises:
             InputError: ``box`` is not four whole numbers.
+            SettingError: another option is neither True nor False.
         """
         if box is not None:
             if isinstance(box, str) or not isinstance(box, Sequence | np.ndarray):
@@ -50,7 +51,7 @@ class QueryRegion:
                 raise InputError(
                     "{box} must be x, y, width and height in whole pixels", box=list(box)
                 ) from None
-        return cls(box, bool(foreground), bool(multi_crop))
+        return cls(box, as_flag("foreground", foreground), as_flag("multi_crop", multi_crop))
 
     @property
     def is_whole_image(self) -> bool:
@@ -82,6 +83,17 @@ class QueryRegion:
 
 
 WHOLE_IMAGE = QueryRegion()
+
+
+def as_flag(name: str, value: object) -> bool:
+    """Return an option that is True or False.
+
+    Raises:
+        SettingError: it is something else.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise SettingError(f"{{{name}}} must be True or False", **{name: value})
+    return bool(value)
 
 
 def multi_crop_boxes(image: ImageArray) -> list[Box]:

@@ -19,9 +19,10 @@ from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.filters import Filter, Where, as_filter
 from lookalike.images.decode import decode
-from lookalike.search.region import WHOLE_IMAGE, QueryRegion
+from lookalike.search.region import WHOLE_IMAGE, QueryRegion, as_flag
 from lookalike.texts import repeated
 from lookalike.types import ImageArray, Metric
+from lookalike.vectors import as_numbers
 
 RERANKINGS: Mapping[str, str] = {
     "aqe": "alpha query expansion: search again with the query moved towards its 3 nearest rows",
@@ -395,6 +396,7 @@ class SearchRequest:
         metric = None if self.metric is None else Metric(self.metric)
         where = None if self.where is None else as_filter(self.where)
         object.__setattr__(self, "k", int(self.k))
+        object.__setattr__(self, "exact", as_flag("exact", self.exact))
         object.__setattr__(self, "metric", metric)
         object.__setattr__(self, "filter", where)
         object.__setattr__(self, "rerank", parse_rerankings(self.rerank))
@@ -558,8 +560,8 @@ def as_vectors(argument: str, values: object, *, ndim: int) -> NDArray[np.float3
     shape = "(dim,)" if ndim == 1 else "(n, dim)"
     try:
         with np.errstate(over="ignore"):
-            array = np.array(values, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError):
+            array = as_numbers(values).astype(np.float32)
+    except ValueError:
         raise InputError(
             f"{{{argument}}} must be numbers of shape {shape}, not {type(values).__name__}",
             **{argument: None},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from lookalike.errors import InputError
 from lookalike.files import is_url
 from lookalike.filters import Where
-from lookalike.search.hits import Hits
+from lookalike.search.hits import Hits, HitsList
 from lookalike.search.region import QueryRegion
 from lookalike.search.request import Example, Query, SearchRequest, as_vectors
 from lookalike.sources.inputs import InputImage, ManyImages, OneImage, as_images
@@ -197,7 +197,7 @@ class Searchable(ABC):
         for each in queries:
             each.check_region(request.region)
         results = self._search(request)
-        return results[0] if single else results
+        return results[0] if single else HitsList(results)
 
     def _queries(
         self,
@@ -246,6 +246,8 @@ class Searchable(ABC):
         Raises:
             InputError: they are something else, or none.
         """
+        if isinstance(values, Iterator):
+            values = list(values)  # what they are is looked at twice
         one = self._special(values, argument)
         if one is not None:
             return [one], True
@@ -278,10 +280,12 @@ class Searchable(ABC):
             if owner is self or owner == self:
                 return Example(id=row_id)
             return Example(image=as_images(value, argument=argument)[0], stored=True)
-        is_query = argument.startswith("query")
-        if is_query or not isinstance(value, np.ndarray) or value.ndim != 1:
+        is_vector = isinstance(value, np.ndarray) or hasattr(value, "detach")
+        if argument.startswith("query") or not is_vector or getattr(value, "ndim", 0) != 1:
             return None
-        return None if value.dtype.kind in "OSU" else Example(vector=value)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "OSU":  # of paths
+            return None
+        return Example(vector=as_vectors("vector", value, ndim=1))
 
 
 def _image_example(image: InputImage, argument: str) -> Example:
@@ -297,7 +301,8 @@ def _value_examples(name: str, values: object) -> tuple[list[Example], bool]:
         return [Example(vector=row) for row in as_vectors(name, values, ndim=2)], False
     if isinstance(values, str):
         return [_named_example(name, values)], True
-    if isinstance(values, bytes | Mapping) or not isinstance(values, Iterable):
+    is_table = isinstance(values, bytes | Mapping) or hasattr(values, "columns")
+    if is_table or not isinstance(values, Iterable):
         raise InputError(
             f"{{{name}}} must be a string or a list of strings, not {type(values).__name__}",
             **{name: None},

@@ -31,7 +31,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, overload
 
 import numpy as np
@@ -39,7 +38,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.errors import ImageError, InputError, LookalikeError, SettingError
-from lookalike.files import escape_name, is_url
+from lookalike.files import escape_name, expand_home, is_url
 from lookalike.images.decode import decode
 from lookalike.images.formats import supported_suffixes
 from lookalike.images.options import DEFAULT_OPTIONS
@@ -305,8 +304,10 @@ def count_of(images: object) -> int | None:
 
 def _check_range(value_range: object) -> ValueRange:
     try:
+        if isinstance(value_range, str | bytes | Mapping | Set):
+            raise TypeError("it has no order")
         low, high = (float(value) for value in value_range)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise SettingError(
@@ -340,6 +341,8 @@ class _Reader:
         if isinstance(value, bytes | bytearray | memoryview):
             return _bytes_image(bytes(value), name)
         if isinstance(value, Image.Image):
+            if not (value.width and value.height):
+                raise InputError(f"{name}: has no pixels (size {value.size}); pass {_FORMS}")
             return InputImage(name, None, None, partial(_pillow_pixels, value, name))
         array = _as_array(value, name)
         if array is not None:
@@ -386,8 +389,7 @@ class _Reader:
         text = os.fsdecode(value)
         if not text:
             raise InputError(f"{name}: the path is empty; pass {_FORMS}")
-        if text.startswith("~"):
-            text = str(Path(text).expanduser())
+        text = expand_home(text)
         if os.path.isdir(native_path(text)):  # noqa: PTH112 - Path() would refuse some texts
             raise InputError(
                 f"{name}: {escape_name(text)} is a folder; pass the images in it, as in "

@@ -10,7 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from lookalike.errors import SettingError, SourceError
-from lookalike.files import as_path, check_regular, escape_name, is_url, unescape_name
+from lookalike.files import (
+    as_path,
+    check_regular,
+    escape_name,
+    expand_home,
+    is_url,
+    unescape_name,
+)
 from lookalike.images import idx
 from lookalike.images.formats import supported_suffixes
 from lookalike.images.memory import read_file
@@ -173,7 +180,7 @@ def _open(spec: str | Path, on_progress: ProgressCallback, options: SourceOption
     text = str(spec)
     if text.startswith(DATASET_PREFIX):
         return _refuse_options(load_dataset(text, on_progress), options)
-    path = Path(native_path(str(Path(spec).expanduser())))
+    path = Path(native_path(expand_home(spec)))
     if path.is_dir():
         folder = FolderSource.scan(path, options)
         shards = None if len(folder) else open_shards(path, options)
