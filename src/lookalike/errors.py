@@ -83,7 +83,7 @@ class UnknownNameError(InputError):
 
     def __init__(self, kind: str, name: str, available: Iterable[str]) -> None:
         names, name = sorted(available), str(name)
-        matches = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f": did you mean {matches[0]!r}?" if matches else ";"
         super().__init__(f"unknown {kind} {name!r}{hint} available: {', '.join(names)}")
 

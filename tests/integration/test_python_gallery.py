@@ -22,6 +22,7 @@ from lookalike.errors import (
     ImageError,
     InputError,
     LookalikeError,
+    MissingRowError,
     SettingError,
     SourceError,
     UnknownNameError,
@@ -95,6 +96,27 @@ def test_ids_uris_and_tables_in_their_common_forms(folder: Path) -> None:
     assert gallery.metric == "l2"
     numbered = la.Gallery.from_embeddings(vectors()[:2], ids=np.array([10, 20]))
     assert list(numbered) == ["10", "20"]
+
+
+def test_all_rows_as_an_array_and_as_a_table(external: la.Gallery) -> None:
+    embeddings = external.embeddings()
+    assert embeddings.dtype == np.float32
+    assert embeddings.flags.writeable
+    order = [int(row_id) for row_id in external]
+    assert np.array_equal(embeddings, vectors()[order].astype(np.float32))
+    assert np.array_equal(external.embeddings(["7", "3"]), vectors()[[7, 3]].astype(np.float32))
+    assert external.embeddings([]).shape == (0, DIM)
+    table = external.to_pandas()
+    assert list(table.columns) == ["id", "uri", *labels()[0]]
+    assert list(table["id"]) == list(external)
+    assert list(table["label"]) == [labels()[place]["label"] for place in order]
+    named = la.Gallery.from_embeddings(vectors()[:2], metadata=[{"id": 1}, {"year": 2000}])
+    assert list(named.to_pandas().columns) == ["id", "uri", "metadata.id", "year"]
+    with pytest.raises(MissingRowError, match="no row with the id 'x'"):
+        external.embeddings(["x"])
+    wrong: Any = [1]
+    with pytest.raises(InputError, match="ids: expected an id"):
+        external.embeddings(wrong)
 
 
 def test_search_by_vector_and_id_only(external: la.Gallery) -> None:

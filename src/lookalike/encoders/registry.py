@@ -67,6 +67,9 @@ _SEPARATOR = "+"
 ENCODER_SUFFIX = ".encoder"
 """Of the folders of saved encoders, as ``shoes.encoder``."""
 
+_FAMILIES = ("onnx:FILE", "timm:NAME", "transformers:NAME")
+"""Forms of names that are not listed one by one."""
+
 _NETWORK_SIDE = 256
 """Pixels on the longer side of sample images that are enough for a network's input."""
 
@@ -266,7 +269,7 @@ def _find_without_options(name: str) -> EncoderSpec:
     if name not in specs and base in backbones.BACKBONES:
         return replace(specs[base], name=name)
     if name not in specs:
-        raise UnknownNameError("encoder", name, specs)
+        raise UnknownNameError("encoder", name, (*specs, *_FAMILIES))
     return specs[name]
 
 

@@ -49,11 +49,14 @@ from lookalike.sources import (
 from lookalike.sources.inputs import ManyImages, OneImage
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS
 from lookalike.sources.sampling import thread_map
+from lookalike.sources.tables import add_metadata, data_frame
 from lookalike.stores.base import (
     Record,
+    RowReader,
 )
 from lookalike.stores.registry import parse_address
 from lookalike.types import (
+    Embeddings,
     Hit,
     ImageArray,
     Metadata,
@@ -61,6 +64,8 @@ from lookalike.types import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lookalike.gallery.copy import CopyReport
     from lookalike.gallery.neighbors import Neighbors
 
@@ -248,6 +253,41 @@ class Gallery(IndexedGallery, BaseGallery):
     def embedding(self, id: str) -> NDArray[np.float32]:  # noqa: A002
         """Return the embedding of a row, ``(dim,)`` float32."""
         return self[id].embedding
+
+    def embeddings(self, ids: Iterable[str] | None = None) -> Embeddings:
+        """Return the embeddings of rows, ``(n, dim)`` float32.
+
+        Args:
+            ids: of the rows, in this order; by default all, in the order of ``list(gallery)``.
+
+        Raises:
+            MissingRowError: there is no row with one of the ids.
+            InputError: an id is no text.
+        """
+        chosen = None if ids is None else as_ids(ids)
+
+        def read(rows: RowReader) -> Embeddings:
+            wanted = list(rows.ids()) if chosen is None else chosen
+            return np.require(rows.embeddings(wanted), requirements="W")
+
+        return self._read(lambda opened: read(opened.snapshot().store))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame of all rows, sorted by id as in ``list(gallery)``.
+
+        Its columns are ``id``, ``uri`` and those of the metadata, by their own names; one that is
+        called like these is ``metadata.NAME``. Missing values are null.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        records = self._read(lambda opened: list(opened.snapshot().store.records()))
+        columns: dict[str, Any] = {
+            "id": [record.id for record in records],
+            "uri": [record.uri for record in records],
+        }
+        add_metadata(columns, [record.metadata for record in records])
+        return data_frame("Gallery.to_pandas", columns)
 
     def image(self, id: str, *, full_size: bool = False) -> ImageArray:  # noqa: A002
         """Return the image of a row, ``(H, W)`` or ``(H, W, 3)`` uint8."""

@@ -416,6 +416,10 @@ def create_storage(
     from lookalike.encoders.persistence import write_encoder
 
     folder = as_path(path, "path")
+    if (folder / MANIFEST).is_file():
+        raise ArtifactError(
+            f"{folder}: is a gallery already; open it with Gallery.open, or choose another name"
+        )
     if address is None:
         _check_path(folder)
     with new_folder(folder) as partial:

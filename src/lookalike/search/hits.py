@@ -19,7 +19,7 @@ from lookalike.formatting import format_count, format_distance, printable, short
 from lookalike.images.decode import shrink_image
 from lookalike.images.inline import grid_html
 from lookalike.sources import open_items
-from lookalike.sources.tables import data_frame
+from lookalike.sources.tables import add_metadata, data_frame
 from lookalike.types import Hit, ImageArray, Metric
 
 if TYPE_CHECKING:
@@ -157,11 +157,7 @@ class Hits(Sequence[Hit]):
         }
         if self.metric is Metric.COSINE:
             columns["similarity"] = self.similarities
-        for key in dict.fromkeys(key for hit in self.rows for key in hit.metadata):
-            name = key
-            while name in columns:
-                name = f"metadata.{name}"
-            columns[name] = [hit.metadata.get(key) for hit in self.rows]
+        add_metadata(columns, [hit.metadata for hit in self.rows])
         return columns
 
     def images(self) -> list[ImageArray | None]:

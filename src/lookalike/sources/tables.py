@@ -391,6 +391,18 @@ def data_frame(purpose: str, columns: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def add_metadata(columns: dict[str, Any], metadata: Sequence[Mapping[str, Any]]) -> None:
+    """Add metadata to the columns of a table, one value per row, None where it has none.
+
+    A column of the metadata that is called like one of the table becomes ``metadata.NAME``.
+    """
+    for key in dict.fromkeys(key for fields in metadata for key in fields):
+        name = key
+        while name in columns:
+            name = f"metadata.{name}"
+        columns[name] = [fields.get(key) for fields in metadata]
+
+
 def find_column(names: Sequence[str], wanted: Sequence[str]) -> str | None:
     """Return the first of some columns that a table has, in any case of letters; None if none."""
     for each in wanted:
