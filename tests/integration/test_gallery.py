@@ -209,7 +209,7 @@ def test_folders_that_are_not_galleries_are_refused(
         ArtifactError, match=r"not a gallery\. Create one: lookalike index photos.gallery"
     ):
         Gallery.open(tmp_path)
-    with pytest.raises(ArtifactError, match="is a gallery already; open it with Gallery.open"):
+    with pytest.raises(ArtifactError, match=r"is a gallery already; open it with Gallery\.open"):
         Gallery.create(gallery.path, encoder=pixels)
     manifest = gallery.path / "gallery.json"
     fields = json.loads(manifest.read_text())
