@@ -229,6 +229,22 @@ def test_a_temporary_gallery_is_deleted_with_its_last_user() -> None:
 # -- encoders
 
 
+def test_a_query_that_is_no_file_may_be_meant_as_an_id_or_a_text(
+    tmp_path: Path, folder: Path
+) -> None:
+    gallery = la.Gallery.create(tmp_path / "a.gallery", images=folder)
+    gallery.sync(folder, progress=False)
+    row = next(iter(gallery))
+    for query in (row, "a red cat"):
+        with pytest.raises(ImageError, match="for the id of a row use id, for a text text"):
+            gallery.search(query)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(ImageError) as refused:
+        gallery.search(broken)
+    assert "use id" not in str(refused.value)
+
+
 def test_an_encoder_by_name_folder_or_default(
     tmp_path: Path, folder: Path, digits: Source, pixels: Encoder
 ) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lookalike.cancellation import check_cancelled
-from lookalike.errors import MissingRowError
+from lookalike.errors import ImageError, MissingRowError
 from lookalike.gallery.ids import can_be_id, missing_row_error
 from lookalike.gallery.lookup import find_rows, ids_like
 from lookalike.gallery.opening import OpenedGallery
@@ -18,7 +18,7 @@ from lookalike.images.local_features import reduce_image
 from lookalike.search.hits import Hits, display_size
 from lookalike.search.query import encode_queries, run_now, with_stored_rows
 from lookalike.search.region import QueryRegion
-from lookalike.search.request import Example, SearchRequest
+from lookalike.search.request import Example, QueryImage, SearchRequest
 from lookalike.search.search import search_rows
 from lookalike.sources.sampling import thread_map
 from lookalike.sources.urls import read_url
@@ -117,7 +117,7 @@ class _Steps:
             if row is not None:
                 image = self.gallery.open_rows(row.records())[0].image(full_size=full_size)
             elif example.image is not None:
-                image = example.image.image(full_size=full_size)
+                image = _query_image(example.image, full_size)
             else:
                 url = str(example.url)
                 data = read_url(url, advice="download the image, and pass its path")
@@ -136,3 +136,14 @@ class _Steps:
     async def encode_texts(self, texts: Sequence[str]) -> Embeddings:
         """Encode texts as one batch."""
         return self.opened.encoder.encode_text(texts)
+
+
+def _query_image(image: QueryImage, full_size: bool) -> ImageArray:
+    """Return a query decoded; a path without a file may be meant as an id or a text."""
+    try:
+        return image.image(full_size=full_size)
+    except ImageError as error:
+        if image.item_id is None and isinstance(error.__cause__, FileNotFoundError):
+            hint = "for the id of a row use {id}, for a text {text}"
+            raise ImageError(f"{error}; {hint}", id=None, text=None) from error
+        raise
