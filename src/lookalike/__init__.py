@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         UnreachableError,
     )
+    from lookalike.evaluation.candidates import ChooseOptions
     from lookalike.evaluation.evaluate import evaluate
     from lookalike.evaluation.human_judgements import evaluate_judgements
     from lookalike.evaluation.model_selection import choose
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from lookalike.sources.base import Source
     from lookalike.sources.labels import read_labels
     from lookalike.sources.opening import open_source
+    from lookalike.sources.options import SourceOptions
     from lookalike.stores.base import VectorStore
     from lookalike.training.adapt import AdaptOptions, adapt
     from lookalike.training.options import TrainingOptions
@@ -70,6 +72,7 @@ __all__ = [
     "ArtifactError",
     "BusyError",
     "CancelledError",
+    "ChooseOptions",
     "Client",
     "Encoder",
     "Evaluation",
@@ -94,6 +97,7 @@ __all__ = [
     "SettingError",
     "Source",
     "SourceError",
+    "SourceOptions",
     "StorageError",
     "TimeLimitError",
     "TrainingOptions",
@@ -129,6 +133,7 @@ _ORIGINS = {
     "ArtifactError": "lookalike.errors",
     "BusyError": "lookalike.errors",
     "CancelledError": "lookalike.errors",
+    "ChooseOptions": "lookalike.evaluation.candidates",
     "Client": "lookalike.client",
     "Encoder": "lookalike.encoders.base",
     "Evaluation": "lookalike.evaluation.results",
@@ -153,6 +158,7 @@ _ORIGINS = {
     "SettingError": "lookalike.errors",
     "Source": "lookalike.sources.base",
     "SourceError": "lookalike.errors",
+    "SourceOptions": "lookalike.sources.options",
     "StorageError": "lookalike.errors",
     "TimeLimitError": "lookalike.errors",
     "TrainingOptions": "lookalike.training.options",

@@ -141,7 +141,9 @@ def test_a_notebook_shows_the_query_and_labels_that_are_not_in_the_id(tmp_path: 
     rows = (hit(1, label="cats"), hit(2, label="tabby"))
     text = Hits("q.png", Metric.COSINE, rows, str(tmp_path / "q.png"), gray_images)._repr_html_()
     assert text.count("<img") == 3
-    assert text.index(">query<") < text.index("1  similarity 0.750<br>photos:cats/1.jpg<")
+    assert text.index(">query<br>\N{NO-BREAK SPACE}<br>\N{NO-BREAK SPACE}<") < text.index(
+        "1  similarity 0.750<br>photos:cats/1.jpg<"
+    )
     assert "2  similarity 0.750<br>tabby<br>photos:cats/2.jpg<" in text
     url = Hits("q.png", Metric.COSINE, rows, "https://example.org/q.png", gray_images)
     assert url._repr_html_().count("<img") == 2  # nothing is fetched to show results

@@ -8,10 +8,11 @@ import os
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lookalike.errors import ImageError, SourceError
+from lookalike.errors import ImageError, SettingError, SourceError
+from lookalike.evaluation.candidates import ChooseOptions
 from lookalike.images import memory
 from lookalike.metadata import check_metadata
 from lookalike.sources import SourceOptions, open_items, open_source, tables
@@ -179,6 +181,17 @@ def test_integers_of_any_length_are_exact(tmp_path: Path) -> None:
     assert third == {"mixed": 2, "zeros": "2"}
     (tmp_path / "m.jsonl").write_text(f'{{"path": "a.png", "n": {long}, "m": {longer}}}')
     assert open_source(tmp_path / "m.jsonl")[0].metadata == {"n": int(long), "m": longer}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda value: SourceOptions(include=value), lambda value: ChooseOptions(encoders=value)],
+)
+def test_one_text_is_not_taken_for_a_list_of_letters(make: Callable[[Any], object]) -> None:
+    for wrong in ("*.jpg", b"*.jpg", [1], 3):
+        with pytest.raises(SettingError, match="must be a list of texts"):
+            make(wrong)
+    assert SourceOptions(include=["*.jpg"]) == SourceOptions(include=("*.jpg",))  # type: ignore[arg-type]
 
 
 def test_patterns_take_names_at_any_depth_and_paths(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from lookalike.evaluation.baselines import UNUSABLE
 from lookalike.evaluation.metrics import table_row
 from lookalike.evaluation.robustness import evaluate_encoder_robustness
 from lookalike.sources import ItemSource
+from lookalike.sources.options import as_texts
 from lookalike.sources.sampling import SampledImage
 from lookalike.training.options import TrainingOptions
 from lookalike.training.train import check_installed, train
@@ -50,6 +51,9 @@ class ChooseOptions:
     ``minutes`` limits the whole run. ``encoders`` are names for :func:`open_encoder`, by default
     :func:`candidate_names`. ``train`` adds an encoder trained on the images with the augmentation
     preset ``augment``.
+
+    Raises:
+        SettingError: ``encoders`` are no list of texts.
     """
 
     minutes: float = 5.0
@@ -57,6 +61,10 @@ class ChooseOptions:
     train: bool = True
     augment: str | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.encoders is not None:
+            object.__setattr__(self, "encoders", as_texts("encoders", self.encoders))
 
 
 DEFAULTS = ChooseOptions()

@@ -209,7 +209,8 @@ class Hits(Sequence[Hit]):
         cells = [(image, self._caption(hit)) for image, hit in zip(images, shown, strict=True)]
         query = None if self.uri is None or is_url(self.uri) else self.query_image()
         if query is not None:
-            cells.insert(0, (query, "query"))
+            lines = max((caption.count("\n") for _, caption in cells), default=0)
+            cells.insert(0, (query, "query" + "\n\N{NO-BREAK SPACE}" * lines))  # as high as theirs
         return f"<div><p>{html.escape(printable(title))}</p>{grid_html(cells)}</div>"
 
     def _caption(self, hit: Hit) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -31,7 +31,7 @@ class SourceOptions:
         decoding: of each image.
 
     Raises:
-        SettingError: ``pages`` is neither.
+        SettingError: ``pages`` is neither, or a pattern is no text.
     """
 
     include: tuple[str, ...] = ()
@@ -43,6 +43,8 @@ class SourceOptions:
     def __post_init__(self) -> None:
         if self.pages not in PAGES:
             raise SettingError(f"{{pages}} must be {' or '.join(PAGES)}", pages=self.pages)
+        for name in ("include", "exclude"):
+            object.__setattr__(self, name, as_texts(name, getattr(self, name)))
 
     def takes(self, path: str) -> bool:
         """Return whether a path relative to the source is taken by the patterns."""
@@ -80,6 +82,19 @@ class SourceOptions:
                 window=None if window is None else (float(window[0]), float(window[1])),
             ),
         )
+
+
+def as_texts(name: str, values: object) -> tuple[str, ...]:
+    """Return an option of several texts as a tuple.
+
+    Raises:
+        SettingError: it is one text, of which each character would be one, or something else.
+    """
+    if not isinstance(values, str | bytes) and isinstance(values, Iterable):
+        texts = tuple(values)
+        if all(isinstance(text, str) for text in texts):
+            return texts
+    raise SettingError(f"{{{name}}} must be a list of texts", **{name: values})
 
 
 DEFAULT_SOURCE_OPTIONS = SourceOptions()
