@@ -157,7 +157,8 @@ class Searchable(ABC):
                 ``+``, applied one after another to the first 200 hits. They change the order;
                 distances stay those from the query to the rows.
             keywords: full-text search in metadata (:mod:`lookalike.search.keywords`), fused by
-                rank with the image ranking, or alone if there is no other query.
+                rank with the image ranking. Alone, if there is no other query, the distance of a
+                hit is 1 - score / best score.
             value_range: values of black and white in arrays that are not uint8, as ``(0, 1)``.
 
         Raises:
