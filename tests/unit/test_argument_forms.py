@@ -218,3 +218,104 @@ def test_an_empty_pil_image_has_no_pixels(tmp_path: Path) -> None:
     encoder = la.encoders.from_callable(len, dim=4, name="mine")
     with pytest.raises(la.InputError, match=r"^images: has no pixels"):
         encoder.encode(Image.new("RGB", (0, 5)))
+
+
+WRONG = [1.5, "x", [], b"x", {}, np.zeros(3), object(), len, pd.DataFrame(), Path("x"), math.nan]
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "right"),
+    [
+        (la.map, "seed", ()),
+        (la.map, "column", ("x",)),
+        (la.map, "fresh", ()),
+        (la.duplicates, "keep", ("x",)),
+        (la.duplicates, "prefer", ([],)),
+        (la.duplicates, "exact", ()),
+        (la.duplicates, "max_distance", (1.5,)),
+        (la.outliers, "k", ()),
+        (la.suggest_labels, "k", ()),
+        (la.suggest_labels, "seed", ()),
+        (la.find_label_issues, "column", ("x",)),
+        (la.evaluate, "k", ()),
+        (la.evaluate, "first", ()),
+        (la.evaluate, "match", ("x",)),
+        (la.evaluate, "metric", ()),
+        (la.evaluate, "ground_truth", ("x", Path("x"))),
+        (la.evaluate_robustness, "queries", ()),
+    ],
+)
+def test_options_of_a_wrong_type_are_named(
+    gallery: la.Gallery, call: Any, name: str, right: tuple[Any, ...]
+) -> None:
+    for value in WRONG:
+        if not any(value is each or value == each for each in right if type(value) is type(each)):
+            with pytest.raises(la.SettingError, match=rf"^(unknown )?{name}\b"):
+                call(gallery, **{name: value}, progress=False)
+
+
+def test_options_of_encoders_of_a_wrong_type_are_named() -> None:
+    encoder = la.encoders.from_callable(len, dim=4, name="mine")
+    for values in (1, "12", [None], {0: 1}, np.float64(2)):
+        with pytest.raises(la.SettingError, match=r"^weights(=.*)? must be a list of numbers"):
+            la.combine([encoder, encoder], values)  # type: ignore[arg-type]
+        with pytest.raises(la.SettingError, match=r"^mean(=.*)? must be a list of numbers"):
+            la.encoders.from_callable(len, dim=4, name="mine", size=8, mean=values)  # type: ignore[arg-type]
+    with pytest.raises(la.SettingError, match=r"^name must be a text, not ndarray"):
+        la.combine([encoder, encoder], name=np.zeros(2))  # type: ignore[arg-type]
+
+
+def test_seeds_have_a_range(gallery: la.Gallery) -> None:
+    for seed in (-1, 2**32):
+        with pytest.raises(la.SettingError, match=rf"^seed={seed} must be from 0 to 4,294,967,295"):
+            la.map(gallery, seed=seed, progress=False)
+
+
+def test_options_may_be_numbers_of_numpy(gallery: la.Gallery) -> None:
+    options: Any = {"seed": np.uint8(1), "fresh": np.False_, "progress": False}
+    assert len(la.map(gallery, **options).ids) == 6
+    count: Any = np.int32(2)
+    assert len(la.suggest_labels(gallery, count, progress=False)) == 2
+
+
+def test_a_wrong_call_is_a_type_error_as_ever(gallery: la.Gallery) -> None:
+    wrong: Any = la.map
+    with pytest.raises(TypeError, match=r"build_map\(\) got an unexpected keyword argument 'sead'"):
+        wrong(gallery, sead=1)
+
+
+def test_results_are_compared_and_hashed_without_their_arrays(gallery: la.Gallery) -> None:
+    evaluation = la.evaluate(gallery, match="s", progress=False)
+    layout = la.map(gallery, progress=False)
+    for result in (evaluation, layout, la.outliers(gallery, progress=False)):
+        copied = copy.deepcopy(result)
+        assert result == result
+        assert result != copied
+        assert len({result, copied}) == 2
+
+
+def test_counts_of_hits_have_a_limit(gallery: la.Gallery) -> None:
+    for k in (16_385, 10**30):
+        with pytest.raises(la.SettingError, match=rf"^k={k} must be at most 16,384"):
+            la.evaluate(gallery, match="s", k=k, progress=False)
+        with pytest.raises(la.SettingError, match=rf"^k={k} must be at most 16,384"):
+            la.evaluate_robustness(gallery, k=k, progress=False)
+
+
+def test_labels_belong_to_ids_that_are_integers_too() -> None:
+    labels = la.read_labels(pd.Series(["x", "y"]), ids=["0", "1"])
+    assert labels.by_id == {"0": ("x",), "1": ("y",)}
+    with pytest.raises(la.InputError, match=r"^labels: the label of 0 must be text, .*got bytes"):
+        la.read_labels({"0": b"x"})
+    wrong: Any = 3
+    with pytest.raises(la.SettingError, match=r"^ids=3 must be a list of texts"):
+        la.read_labels({"0": "x"}, ids=wrong)
+
+
+def test_options_of_a_source_are_source_options(tmp_path: Path) -> None:
+    options: Any = {"pages": "all"}
+    with pytest.raises(la.InputError, match=r"^options must be SourceOptions, not dict"):
+        la.open_source(tmp_path, options=options)
+    name: Any = 3
+    with pytest.raises(la.SettingError, match=r"^name=3 must be a text"):
+        la.open_source(tmp_path, name=name)

@@ -174,8 +174,8 @@ def test_numbers_with_gaps_are_no_fractions() -> None:
 def test_propagated_labels_are_not_read_as_labels(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("id,label,status\na,x,labeled\nb,x,propagated\nc,unknown,unknown\n")
-    assert read_labels(path, "abc").by_id == {"a": ("x",)}
-    assert read_labels(pd.read_csv(path), "abc").by_id == {"a": ("x",)}
+    assert read_labels(path, list("abc")).by_id == {"a": ("x",)}
+    assert read_labels(pd.read_csv(path), list("abc")).by_id == {"a": ("x",)}
 
 
 def test_images_are_named_as_in_a_file_of_ground_truth() -> None:
@@ -217,7 +217,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(
     [
         (7, "labels: expected a path of a label file, a mapping of ids to labels, a pandas Series"),
         (["a", "b"], "labels: expected a path of a label file"),
-        ({1: "a"}, "labels: the id of an image must be text, got 1"),
+        ({1.5: "a"}, "labels: the id of an image must be text, got 1.5"),
         ({"abc": {"label": "a"}}, "labels: the label of abc must be text, a number, or a list"),
         ({"x": "a"}, "labels: no image has the id 'x'"),
         (pd.DataFrame({"id": ["abc"]}), "labels: the columns are id; expected id"),

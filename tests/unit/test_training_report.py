@@ -21,8 +21,8 @@ from lookalike.report.page import Section
 from lookalike.report.training import training_sections
 from lookalike.training.checkpoints import TrainingState
 from lookalike.training.loop import FitResult, epoch_record
-from lookalike.training.recipes import RECIPES
 from lookalike.training.pipeline import _origin
+from lookalike.training.recipes import RECIPES
 
 
 @pytest.fixture

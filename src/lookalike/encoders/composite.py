@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.arguments import checked
 from lookalike.documents import Fields
 from lookalike.encoders.base import Encoder, fingerprint
 from lookalike.encoders.specs import RestoreEncoder
@@ -273,6 +274,7 @@ def description_parts(description: Fields) -> list[Fields]:
     return parts
 
 
+@checked
 def combine(
     encoders: Sequence[Encoder],
     weights: Sequence[float] | None = None,

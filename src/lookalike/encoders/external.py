@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.arguments import checked
 from lookalike.documents import Fields
 from lookalike.encoders.base import (
     MAX_DIM,
@@ -179,6 +180,7 @@ def _describes_function(description: Mapping[str, Any]) -> bool:
     return description.get("kind") == ExternalEncoder.kind or any(map(_describes_function, parts))
 
 
+@checked
 def from_callable(  # noqa: PLR0913 - keywords of a public function
     fn: Any,
     *,

@@ -46,6 +46,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lookalike.arguments import checked
 from lookalike.encoders import backbones, pretrained
 from lookalike.encoders.backbones import ONNX_PREFIX, TIMM_PREFIXES, TRANSFORMERS_PREFIX
 from lookalike.encoders.base import NATIVE_LIMIT, Encoder, Preprocessing
@@ -273,6 +274,7 @@ def _find_without_options(name: str) -> EncoderSpec:
     return specs[name]
 
 
+@checked
 def open_encoder(
     name: str | os.PathLike[str] | Encoder,
     images: SourceLike | None = None,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.arguments import checked
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ImageError, InputError, SettingError
 from lookalike.evaluation.baselines import CHANCE, fit_baselines
@@ -31,6 +32,7 @@ from lookalike.sources import Item, ItemSource, Source
 from lookalike.sources.inputs import SourceLike, as_source
 from lookalike.sources.labels import LabelSource
 from lookalike.sources.sampling import DecodedBatch, decode_batches, sample_images
+from lookalike.stores.base import MAX_K
 from lookalike.types import (
     Embeddings,
     Failure,
@@ -50,6 +52,7 @@ _OWN = ""
 """The gallery's encoder among the baselines, which have names."""
 
 
+@checked
 def evaluate(  # noqa: PLR0913 - keyword options of the public call
     gallery: Gallery,
     queries: SourceLike | None = None,
@@ -206,6 +209,8 @@ class _Settings:
             k = DEFAULT_K if opened is None else opened.k
         if k < 1:
             raise SettingError("{k} must be at least 1", k=k)
+        if k > MAX_K:
+            raise SettingError(f"{{k}} must be at most {MAX_K:,}", k=k)
         if first < 1:
             raise SettingError("{first} must be at least 1", first=first)
         parsed = None if metric is None else Metric(metric)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.arguments import checked
 from lookalike.documents import Fields, parse_json
 from lookalike.errors import InputError
 from lookalike.evaluation.metrics import Estimate, QueryScores
@@ -167,6 +168,7 @@ class JudgementsResult:
         }
 
 
+@checked
 def evaluate_judgements(files: Sequence[str | Path]) -> JudgementsResult:
     """Summarize human judgements, with 95 % confidence intervals over the queries.
 

@@ -58,7 +58,7 @@ class Example:
             return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
 class Evaluation:
     """The result of :func:`evaluate`; in a notebook, a table of the scores.
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.arguments import checked
 from lookalike.config import settings
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.batching import encode_items
@@ -32,7 +33,7 @@ from lookalike.images.decode import content_hash, shrink_image
 from lookalike.progress import ProgressOption, reporting
 from lookalike.sources import Item
 from lookalike.sources.tables import data_frame
-from lookalike.stores.base import Record
+from lookalike.stores.base import MAX_K, Record
 from lookalike.types import (
     Embeddings,
     Failure,
@@ -179,6 +180,7 @@ class RobustnessResult:
         }
 
 
+@checked
 def evaluate_robustness(
     gallery: Gallery,
     *,
@@ -307,6 +309,8 @@ class _Experiment:
         """
         if k < 1:
             raise SettingError("{k} must be at least 1", k=k)
+        if k > MAX_K:
+            raise SettingError(f"{{k}} must be at most {MAX_K:,}", k=k)
         if queries < 1:
             raise SettingError("{queries} must be at least 1", queries=queries)
         if seed < 0:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.arguments import checked
 from lookalike.encoders.base import Encoder
 from lookalike.errors import InputError, LookalikeError
 from lookalike.evaluation.baselines import baseline_notes, fit_baselines
@@ -146,6 +147,7 @@ class SanityCheck:
         return fields
 
 
+@checked
 def sanity_check(
     encoder: Encoder,
     source: SourceLike,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lookalike.arguments import checked
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError, SettingError
 from lookalike.explore.comparison import NEAR, PIXELS, Comparison, Likeness, compare
@@ -216,6 +217,7 @@ class Duplicates:
         }
 
 
+@checked
 def find_duplicates(  # noqa: PLR0913 - keyword options of the public call
     gallery: Gallery,
     *,

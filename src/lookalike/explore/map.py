@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.arguments import checked
 from lookalike.artifacts import write_atomically
 from lookalike.cancellation import check_cancelled
 from lookalike.documents import Fields
@@ -44,7 +45,7 @@ K = 8
 _MAX_COORDINATE = 65_535
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
 class CollectionMap(Saved):
     """The map of a gallery, saved in it; arrays are in the order of ``ids``.
 
@@ -162,6 +163,7 @@ class CollectionMap(Saved):
         }
 
 
+@checked
 def build_map(
     gallery: Gallery,
     *,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.arguments import checked
 from lookalike.errors import SettingError
 from lookalike.explore.lof import lof_scores
 from lookalike.explore.map import load_current_map
@@ -25,7 +26,7 @@ K = 20
 """Outliers that are listed by default."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
 class Outliers:
     """The rows of a gallery with the highest local outlier factors, the highest first.
 
@@ -65,6 +66,7 @@ class Outliers:
         return f"<p>{text_html(self)}</p>{shown or table_html(('id', 'outlier factor'), rows)}"
 
 
+@checked
 def outliers(
     gallery: Gallery, k: int = K, *, fresh: bool = False, progress: ProgressOption = True
 ) -> Outliers:
@@ -83,7 +85,7 @@ def outliers(
         SettingError: ``k`` is not a number of at least 1.
         InputError: fewer than two rows, or fewer than two with an embedding but zeros.
     """
-    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
+    if k < 1:
         raise SettingError("{k} must be at least 1", k=k)
     view = as_gallery(gallery).snapshot()
     current = None if fresh else load_current_map(view)

@@ -64,8 +64,8 @@ class BaseGallery(Searchable):
             images: one or many: a path, a file's bytes or file object, a PIL image, an array
                 ``(H, W)``, ``(H, W, 3)`` or ``(n, H, W[, 3])`` uint8, a tensor, an item, a source,
                 or an iterable of these.
-            ids: one text or integer per image; ``api:`` is put before it. A row that has one already is
-                replaced. By default, ids are made from the content.
+            ids: one text or integer per image; ``api:`` is put before it. A row that has one
+                already is replaced. By default, ids are made from the content.
             metadata: a mapping of JSON values per image, or a pandas or arrow table with a row per
                 image; none by default.
             progress: True shows it on a terminal or in a notebook; False does not; a callback gets

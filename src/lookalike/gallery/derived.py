@@ -54,7 +54,7 @@ class Origin:
         return bool(self.changes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Saved:
     """What was computed from a gallery and is saved in it; maps, evaluations, … extend it.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lookalike.arguments import checked
 from lookalike.cancellation import check_cancelled
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.external import ExternalEncoder
@@ -332,6 +333,7 @@ class Gallery(IndexedGallery, BaseGallery):
             return f"<{name}: {type(error).__name__}>"
         return f"<{name}: {rows}, {self._encoder_facts['name']}, {self.metric}>"
 
+    @checked
     def neighbors(self, k: int = 10, *, progress: ProgressOption = True) -> Neighbors:
         """Return the exact ``k`` nearest neighbors of every row, by the gallery's metric.
 
@@ -347,6 +349,7 @@ class Gallery(IndexedGallery, BaseGallery):
 
         return neighbors(self, k, progress=progress)
 
+    @checked
     def export(
         self, path: str | Path, *, layout: str = "parquet", progress: ProgressOption = True
     ) -> int:
@@ -368,6 +371,7 @@ class Gallery(IndexedGallery, BaseGallery):
         with reporting(progress) as on_progress:
             return export(self, path, layout=layout, on_progress=on_progress)
 
+    @checked
     def copy_to(
         self,
         target: str | Path,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lookalike.arguments import checked
 from lookalike.errors import (
     InputError,
     SettingError,
@@ -58,6 +59,7 @@ from lookalike.types import (
 class IndexedGallery(WritableGallery):
     """A gallery that follows sources of images."""
 
+    @checked
     def sync(  # noqa: PLR0913 - keyword options of the public call
         self,
         source: str | Path | Source,
@@ -127,6 +129,7 @@ class IndexedGallery(WritableGallery):
                 summary = self._write_changes(source, existing, removed, on_progress, runner)
         return SyncReport.of(located, summary, missing, time.perf_counter() - start)
 
+    @checked
     def open_source(
         self,
         spec: str | Path,

@@ -37,7 +37,7 @@ _ALPHA = 0.9
 _PROPAGATION_STEPS = 40
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Neighbors:
     """The nearest neighbors of every row of a gallery, without the row itself.
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lookalike.arguments import checked
 from lookalike.artifacts import sole_writer
 from lookalike.config import settings
 from lookalike.errors import (
@@ -195,6 +196,7 @@ class WritableGallery(StoredGallery):
                 f"mixed with rows of {self._encoder_facts['name']!r}"
             )
 
+    @checked
     def select(
         self,
         ids: Sequence[str] = (),
@@ -231,6 +233,7 @@ class WritableGallery(StoredGallery):
             return [] if places is None else [known[place] for place in places]
         return matching_ids(ids, known)
 
+    @checked
     def remove_rows(
         self,
         ids: Sequence[str] | None = None,
@@ -306,6 +309,7 @@ class WritableGallery(StoredGallery):
                 with contextlib.suppress(OSError):
                     (folder / name).unlink()
 
+    @checked
     def optimize(self, *, wait: float | None = None) -> None:
         """Merge small files, update the index and delete old versions of the table.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lookalike.arguments import checked
 from lookalike.cancellation import check_cancelled
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery, as_gallery
@@ -133,6 +134,7 @@ class LabelIssues:
         }
 
 
+@checked
 def find_label_issues(
     gallery: Gallery,
     labels: LabelSource | None = None,

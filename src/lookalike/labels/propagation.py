@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.arguments import checked
 from lookalike.errors import InputError, MissingRowError, SettingError
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery, as_gallery
@@ -61,7 +62,7 @@ class PropagatedLabel:
     prediction: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Propagation:
     """Labels of all rows of a gallery, sorted by id; ``result[id]`` is that of one.
 
@@ -265,6 +266,7 @@ class Propagation:
         }
 
 
+@checked
 def propagate_labels(
     gallery: Gallery,
     labels: LabelSource,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.arguments import checked
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError, SettingError
 from lookalike.formatting import format_count
@@ -33,7 +34,7 @@ _DEFAULT_COUNT = 100
 _FEW_CLUSTERS = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
 class Suggestions(Sequence[str]):
     """Ids of images to label, the most useful first.
 
@@ -95,6 +96,7 @@ class Suggestions(Sequence[str]):
         return f"<p>{text_html(self)}</p>{shown or table_html(('number', 'id'), pairs)}"
 
 
+@checked
 def suggest_labels(
     gallery: Gallery,
     k: int | None = None,
@@ -122,8 +124,6 @@ def suggest_labels(
     """
     view = as_gallery(gallery).snapshot()
     label_set = None if labels is None else labels_for(view, labels)
-    if k is not None and (not isinstance(k, int | np.integer) or isinstance(k, bool)):
-        raise SettingError("{k} must be a whole number", k=k)
     with reporting(progress) as on_progress:
         graph = neighbor_graph(view, on_progress=on_progress)
         if k is None:

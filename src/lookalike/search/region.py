@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lookalike.errors import InputError, SettingError
+from lookalike.arguments import as_flag
+from lookalike.errors import InputError
 from lookalike.images.foreground import FOREGROUND_MARGIN, Box, find_foreground
 from lookalike.types import ImageArray
 
@@ -83,17 +84,6 @@ class QueryRegion:
 
 
 WHOLE_IMAGE = QueryRegion()
-
-
-def as_flag(name: str, value: object) -> bool:
-    """Return an option that is True or False.
-
-    Raises:
-        SettingError: it is something else.
-    """
-    if not isinstance(value, bool | np.bool_):
-        raise SettingError(f"{{{name}}} must be True or False", **{name: value})
-    return bool(value)
 
 
 def multi_crop_boxes(image: ImageArray) -> list[Box]:

@@ -15,11 +15,12 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.arguments import as_flag
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.filters import Filter, Where, as_filter
 from lookalike.images.decode import decode
-from lookalike.search.region import WHOLE_IMAGE, QueryRegion, as_flag
+from lookalike.search.region import WHOLE_IMAGE, QueryRegion
 from lookalike.texts import repeated
 from lookalike.types import ImageArray, Metric
 from lookalike.vectors import as_numbers

@@ -13,11 +13,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lookalike.arguments import checked
 from lookalike.errors import InputError
 from lookalike.formatting import format_count
 from lookalike.images.formats import supported_suffixes
@@ -163,6 +165,7 @@ def _label_text(value: object) -> str:
     return str(value)
 
 
+@checked
 def read_labels(
     source: LabelSource, ids: Sequence[str] | None = None, *, argument: str = "labels"
 ) -> LabelSet:
@@ -221,6 +224,8 @@ _Entry = tuple[str, str, tuple[str, ...]]
 
 def _pairs(argument: str, pairs: Iterable[tuple[object, object]]) -> Iterator[_Entry]:
     for name, value in pairs:
+        if isinstance(name, Integral) and not isinstance(name, bool):
+            name = str(name)
         if not isinstance(name, str):
             raise InputError(
                 f"{argument}: the id of an image must be text, got {name!r}; expected {ACCEPTED}"
@@ -231,7 +236,7 @@ def _pairs(argument: str, pairs: Iterable[tuple[object, object]]) -> Iterator[_E
 
 
 def _checked(place: str, name: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping | bytes):
         raise InputError(
             f"{place}: the label of {name} must be text, a number, or a list of these, got "
             f"{type(value).__name__}"

@@ -9,7 +9,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lookalike.errors import SettingError, SourceError
+from lookalike.arguments import checked
+from lookalike.errors import InputError, SettingError, SourceError
 from lookalike.files import (
     as_path,
     check_regular,
@@ -34,6 +35,7 @@ from lookalike.sources.urls import read_url
 from lookalike.types import ProgressCallback, ignore_progress
 
 
+@checked
 def open_source(
     spec: str | Path,
     progress: ProgressOption = True,
@@ -64,6 +66,9 @@ def open_source(
     """
     if not isinstance(spec, str):
         spec = as_path(spec, "spec")
+    if not isinstance(options, SourceOptions):
+        kind = type(options).__name__
+        raise InputError(f"{{options}} must be SourceOptions, not {kind}", options=None)
     with reporting(progress) as on_progress:
         source = _open(spec, on_progress, options)
     if not len(source) and not empty:

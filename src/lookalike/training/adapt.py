@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.arguments import checked
 from lookalike.array_files import read_array
 from lookalike.artifacts import (
     FORMAT,
@@ -90,6 +91,7 @@ class AdaptOptions:
 DEFAULTS = AdaptOptions()
 
 
+@checked
 def adapt(
     images: SourceLike,
     *,

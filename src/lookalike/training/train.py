@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lookalike.arguments import checked
 from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.errors import require
 from lookalike.progress import ProgressOption, reporting
@@ -13,6 +14,7 @@ from lookalike.training.recipes import DEFAULT, Recipe, find_recipe
 from lookalike.training.run_folder import temporary_folder
 
 
+@checked
 def train(
     images: SourceLike,
     *,
