@@ -27,10 +27,11 @@ from __future__ import annotations
 
 import difflib
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 
 class LookalikeError(Exception):
@@ -163,6 +164,20 @@ def require(package: str, purpose: str, extra: str) -> None:
         installed = False
     if not installed:
         raise MissingDependencyError(package, purpose, extra)
+
+
+@contextmanager
+def requiring(package: str, purpose: str, extra: str) -> Iterator[None]:
+    """Import an optional package in the block.
+
+    Raises:
+        MissingDependencyError: it, or a package that it needs itself, is not installed.
+    """
+    require(package, purpose, extra)
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(error.name or package, purpose, extra) from error
 
 
 class StorageError(LookalikeError):

@@ -23,7 +23,7 @@ from lookalike.errors import (
     ArtifactError,
     LookalikeError,
     is_panic,
-    require,
+    requiring,
 )
 from lookalike.types import Embeddings
 from lookalike.vectors import unit_rows
@@ -83,8 +83,8 @@ class ImageTextEncoder(NetworkEncoder):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        require("tokenizers", "text search", "text")
-        tokenizers = importlib.import_module("tokenizers")
+        with requiring("tokenizers", "text search", "text"):
+            tokenizers = importlib.import_module("tokenizers")
         with self._tokenizing():
             tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer_bytes.decode())
             padding = tokenizer.padding or {}

@@ -25,7 +25,7 @@ from lookalike.errors import (
     LookalikeError,
     SettingError,
     UnreachableError,
-    require,
+    requiring,
 )
 from lookalike.gallery.ingest import EncodeTask, ExistingRows, ItemResult
 from lookalike.gallery.ray_driver import preserve_driver_state, starting
@@ -129,8 +129,7 @@ def _import_ray() -> Any:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    require("ray", "the Ray runner", "scale")
-    with starting():
+    with requiring("ray", "the Ray runner", "scale"), starting():
         import ray
     return ray
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lookalike.csv_text import unescape_cell
-from lookalike.errors import SourceError, require
+from lookalike.errors import SourceError, requiring
 from lookalike.files import check_regular, open_regular, read_regular, valid_text
 from lookalike.images.memory import BUDGET
 from lookalike.metadata import (
@@ -385,8 +385,8 @@ def data_frame(purpose: str, columns: Mapping[str, Any]) -> pd.DataFrame:
     Raises:
         MissingDependencyError: pandas is not installed; the message begins with ``purpose``.
     """
-    require("pandas", purpose, "pandas")
-    import pandas as pd
+    with requiring("pandas", purpose, "pandas"):
+        import pandas as pd
 
     return pd.DataFrame(columns)
 

@@ -23,7 +23,7 @@ from lookalike.errors import (
     SettingError,
     StorageError,
     UnreachableError,
-    require,
+    requiring,
 )
 from lookalike.process_state import MuteLoggers, default_environment
 from lookalike.stores.milvus.address import CONSISTENCIES, Address, IndexKind
@@ -257,8 +257,10 @@ class Connection:
         return str(state.name) == "Loaded"
 
     def _connect(self) -> Any:
-        require("pymilvus", f"the store {self.address}", "milvus")
-        with default_environment(GRPC_VERBOSITY="NONE"):  # read when it is imported
+        with (
+            requiring("pymilvus", f"the store {self.address}", "milvus"),
+            default_environment(GRPC_VERBOSITY="NONE"),  # read when it is imported
+        ):
             from pymilvus import MilvusClient
             from pymilvus.exceptions import MilvusException
         from grpc import RpcError
