@@ -54,8 +54,8 @@ def test_the_report_is_self_contained_with_every_figure(finished: tuple[Path, st
         "Network of report-linear",
         "Network of report-conv",
         "Network of report-conv-bn",
-        "Training loss: reconstruction",
-        "Training loss: contrastive",
+        "Training loss: mean squared error per pixel",
+        "Training loss: NT-Xent loss",
         "Reconstructions",
         "Settings",
     ):
