@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
@@ -30,6 +31,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         SettingError: an argument is of another type; the message names it.
     """
     signature = inspect.signature(function)
+    options = {
+        name: type(parameter.default)
+        for name, parameter in signature.parameters.items()
+        if is_dataclass(parameter.default)
+    }
     kinds = {
         name: found
         for name, parameter in signature.parameters.items()
@@ -43,11 +49,26 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         except TypeError:
             return function(*args, **kwargs)  # says what is wrong with the call
         for name, value in bound.arguments.items():
+            if name in options and not isinstance(value, options[name]):
+                expected, kind = options[name].__name__, type(value).__name__
+                raise SettingError(f"{{{name}}} must be {expected}, not {kind}", **{name: None})
             if name in kinds:
                 bound.arguments[name] = _checked(name, value, kinds[name])
         return function(*bound.args, **bound.kwargs)
 
     return call
+
+
+def check_fields(options: Any) -> None:
+    """Check the fields of a frozen dataclass as :func:`checked` checks arguments.
+
+    Raises:
+        SettingError: one is of another type.
+    """
+    for each in fields(options):
+        if kinds := _kinds_of(each.type):
+            value = _checked(each.name, getattr(options, each.name), kinds)
+            object.__setattr__(options, each.name, value)
 
 
 def as_flag(name: str, value: object) -> bool:
@@ -57,6 +78,15 @@ def as_flag(name: str, value: object) -> bool:
         SettingError: it is something else.
     """
     return bool(_checked(name, value, ("bool",)))
+
+
+def as_texts(name: str, values: object) -> tuple[str, ...]:
+    """Return an option of several texts as a tuple.
+
+    Raises:
+        SettingError: it is one text, of which each character would be one, or something else.
+    """
+    return tuple(_checked(name, values, ("Sequence[str]",)))
 
 
 _OTHER = object()

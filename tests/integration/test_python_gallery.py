@@ -235,6 +235,8 @@ def test_a_query_that_is_no_file_may_be_meant_as_an_id_or_a_text(
     gallery = la.Gallery.create(tmp_path / "a.gallery", images=folder)
     gallery.sync(folder, progress=False)
     row = next(iter(gallery))
+    with pytest.raises(MissingRowError, match=f"did you mean {row!r}"):
+        gallery[row.partition(":")[2]]
     for query in (row, "a red cat"):
         with pytest.raises(ImageError, match="for the id of a row use id, for a text text"):
             gallery.search(query)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.arguments import as_texts, check_fields
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import encoder_specs, open_encoder
 from lookalike.errors import MissingDependencyError, SettingError, UnknownNameError
@@ -18,7 +19,6 @@ from lookalike.evaluation.baselines import UNUSABLE
 from lookalike.evaluation.metrics import table_row
 from lookalike.evaluation.robustness import evaluate_encoder_robustness
 from lookalike.sources import ItemSource
-from lookalike.sources.options import as_texts
 from lookalike.sources.sampling import SampledImage
 from lookalike.training.options import TrainingOptions
 from lookalike.training.train import check_installed, train
@@ -63,6 +63,7 @@ class ChooseOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.encoders is not None:
             object.__setattr__(self, "encoders", as_texts("encoders", self.encoders))
 

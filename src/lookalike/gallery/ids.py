@@ -133,6 +133,8 @@ def similar_ids(wanted: str, ids: Sequence[str]) -> list[str]:
 
 def missing_row_error(wanted: str, ids: Iterable[str] = ()) -> MissingRowError:
     """Return the error that there is no row with an id; it suggests the nearest of ``ids``."""
-    near = difflib.get_close_matches(wanted, list(ids), n=1, cutoff=0.75)
+    candidates = list(ids)
+    near = [each for each in candidates if each.endswith(f":{wanted}")]  # it lacks its source
+    near += difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.75)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return MissingRowError(f"there is no row with the id {wanted[:200]!r}{hint}")

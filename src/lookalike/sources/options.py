@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from lookalike.arguments import as_texts
 from lookalike.errors import SettingError
 from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
 from lookalike.texts import folded
@@ -82,19 +83,6 @@ class SourceOptions:
                 window=None if window is None else (float(window[0]), float(window[1])),
             ),
         )
-
-
-def as_texts(name: str, values: object) -> tuple[str, ...]:
-    """Return an option of several texts as a tuple.
-
-    Raises:
-        SettingError: it is one text, of which each character would be one, or something else.
-    """
-    if not isinstance(values, str | bytes) and isinstance(values, Iterable):
-        texts = tuple(values)
-        if all(isinstance(text, str) for text in texts):
-            return texts
-    raise SettingError(f"{{{name}}} must be a list of texts", **{name: values})
 
 
 DEFAULT_SOURCE_OPTIONS = SourceOptions()
