@@ -65,7 +65,6 @@ def write_atomically(
         StorageError: the write failed (disk full, no permission); ``path`` is unchanged.
     """
     partial = path.with_name(f".{path.name[:_LONGEST_PREFIX]}.{secrets.token_hex(8)}")
-    created = False
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +72,6 @@ def write_atomically(
         kept = _mode_of(path) if mode is None else mode
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         descriptor = os.open(partial, flags, 0o666 if kept is None else kept & 0o600)
-        created = True
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -82,10 +80,12 @@ def write_atomically(
             partial.chmod(kept)
         partial.replace(path)
         flush(path.parent)
-    except OSError as error:
-        if created:
-            partial.unlink(missing_ok=True)
-        raise storage_error(path, error) from error
+    except BaseException as error:  # also when it is interrupted
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError):
+            raise storage_error(path, error) from error
+        raise
 
 
 def _check_replaceable(path: Path) -> None:

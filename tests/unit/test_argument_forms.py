@@ -319,3 +319,43 @@ def test_options_of_a_source_are_source_options(tmp_path: Path) -> None:
     name: Any = 3
     with pytest.raises(la.SettingError, match=r"^name=3 must be a text"):
         la.open_source(tmp_path, name=name)
+
+
+def test_option_objects_are_checked(tmp_path: Path) -> None:
+    options: Any = {"epochs": 1}
+    for call in (la.train, la.adapt, la.choose):
+        wrong: Any = call
+        with pytest.raises(la.SettingError, match=r"^options must be \w+Options, not dict"):
+            wrong(tmp_path, options=options)
+    fields: Any
+    for kind, fields in (
+        (la.AdaptOptions, {"views_per_image": "x"}),
+        (la.AdaptOptions, {"minutes": []}),
+        (la.ChooseOptions, {"train": "yes"}),
+        (la.ChooseOptions, {"seed": -1}),
+        (la.TrainingOptions, {"epochs": "x"}),
+        (la.TrainingOptions, {"resume": 1}),
+    ):
+        with pytest.raises(la.SettingError, match=rf"^{next(iter(fields))}\b"):
+            kind(**fields)
+    count: Any = np.int64(3)
+    assert type(la.TrainingOptions(epochs=count).epochs) is int
+
+
+def test_an_interrupt_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lookalike.artifacts import write_atomically
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a.png", b"data")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_within_the_store_is_one() -> None:
+    from lookalike.stores.lance.snapshot import reading
+
+    with pytest.raises(KeyboardInterrupt), reading(Path("store")):
+        raise OSError("External error: KeyboardInterrupt: , /rust/file.rs:1")

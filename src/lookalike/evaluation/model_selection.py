@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lookalike.arguments import checked
 from lookalike.encoders.registry import find_encoder_spec
 from lookalike.errors import InputError, SettingError
 from lookalike.evaluation.agreement import (
@@ -146,6 +147,7 @@ UNRANKED = (
 )
 
 
+@checked
 def choose(
     source: SourceLike,
     *,

@@ -172,6 +172,9 @@ def sanity_check(
         SourceError: no image can be read.
         InputError: the labels cannot be read, or have an unknown id.
     """
+    if not isinstance(encoder, Encoder):
+        kind = type(encoder).__name__
+        raise InputError(f"{{encoder}} must be an Encoder, not {kind}", encoder=None)
     opened = as_source(source, argument="source")
     given = None if labels is None else read_labels(labels, [item.id for item in opened])
     sample = read_sample(opened, SAMPLE, frozenset(() if given is None else given.by_id))

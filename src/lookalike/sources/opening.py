@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from lookalike.arguments import checked
-from lookalike.errors import InputError, SettingError, SourceError
+from lookalike.errors import SettingError, SourceError
 from lookalike.files import (
     as_path,
     check_regular,
@@ -66,9 +66,6 @@ def open_source(
     """
     if not isinstance(spec, str):
         spec = as_path(spec, "spec")
-    if not isinstance(options, SourceOptions):
-        kind = type(options).__name__
-        raise InputError(f"{{options}} must be SourceOptions, not {kind}", options=None)
     with reporting(progress) as on_progress:
         source = _open(spec, on_progress, options)
     if not len(source) and not empty:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.arguments import checked
+from lookalike.arguments import check_fields, checked
 from lookalike.array_files import read_array
 from lookalike.artifacts import (
     FORMAT,
@@ -77,6 +77,9 @@ class AdaptOptions:
         contrast: refine the projection by contrastive learning with hard negatives; needs torch.
         seed: of the views.
         resume: continue an interrupted run.
+
+    Raises:
+        SettingError: an option is of another type.
     """
 
     query_domain: str = "street"
@@ -86,6 +89,9 @@ class AdaptOptions:
     contrast: bool = False
     seed: int = 0
     resume: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 DEFAULTS = AdaptOptions()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lookalike.arguments import check_fields
 from lookalike.errors import SettingError
-from lookalike.training.recipe import is_integer, is_number
+from lookalike.training.recipe import is_number
 
 MIN_SIZE, MAX_SIZE = 32, 224
 """Bounds of ``TrainingOptions.size``, in pixels."""
@@ -31,6 +32,9 @@ class TrainingOptions:
         seed: of the initial weights, the order of images and the augmentations.
         resume: continue from the checkpoint, with its ``augment``, ``code_size`` and ``widths``. On
             a CPU this gives the weights of an uninterrupted run, bit for bit.
+
+    Raises:
+        SettingError: an option is of another type.
     """
 
     epochs: int | None = None
@@ -43,32 +47,27 @@ class TrainingOptions:
     seed: int = 0
     resume: bool = False
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def check(self) -> None:
-        """Check types and ranges.
+        """Check ranges.
 
         Raises:
-            SettingError: an option is out of range, or of another type.
+            SettingError: an option is out of range.
         """
-        if self.epochs is not None and not is_integer(self.epochs):
-            raise SettingError("{epochs} must be an integer", epochs=self.epochs)
         if self.epochs is not None and self.epochs < 1:
             raise SettingError("{epochs} must be at least 1", epochs=self.epochs)
         if self.minutes is not None and not is_number(self.minutes):
             raise SettingError("{minutes} must be a number", minutes=self.minutes)
         if self.minutes is not None and self.minutes <= 0:
             raise SettingError("{minutes} must be above 0", minutes=self.minutes)
-        if self.size is not None and not (
-            is_integer(self.size) and MIN_SIZE <= self.size <= MAX_SIZE
-        ):
+        if self.size is not None and not MIN_SIZE <= self.size <= MAX_SIZE:
             raise SettingError(
                 f"{{size}} must be from {MIN_SIZE} to {MAX_SIZE} pixels", size=self.size
             )
-        if not (is_integer(self.seed) and 0 <= self.seed < _MAX_SEED):
+        if not 0 <= self.seed < _MAX_SEED:
             raise SettingError(f"{{seed}} must be from 0 to {_MAX_SEED - 1:,}", seed=self.seed)
-        for name in ("augment", "device"):
-            value = getattr(self, name)
-            if not isinstance(value, str) and not (value is None and name == "augment"):
-                raise SettingError(f"{{{name}}} must be a name", **{name: value})
 
 
 DEFAULTS = TrainingOptions()

@@ -279,11 +279,18 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
+        check_interrupted(error)
         raise unreadable(path, error) from error
     except BaseException as error:
         if not is_panic(error):
             raise
         raise unreadable(path, error) from error
+
+
+def check_interrupted(error: Exception) -> None:
+    """Raise KeyboardInterrupt if that is what an error of Lance is about: it may wrap it."""
+    if "error: KeyboardInterrupt" in str(error):
+        raise KeyboardInterrupt from error
 
 
 def unreadable(path: Path, error: BaseException) -> ArtifactError:

@@ -32,7 +32,7 @@ from lookalike.stores.lance.files import (
     files_of,
     newest_version,
 )
-from lookalike.stores.lance.snapshot import LanceSnapshot, first_line, reading
+from lookalike.stores.lance.snapshot import LanceSnapshot, check_interrupted, first_line, reading
 from lookalike.stores.lance.table import IDENTITY, SIGNATURE, schema
 from lookalike.stores.snapshots import SnapshotStore
 from lookalike.types import Metric
@@ -79,6 +79,7 @@ class LanceStore(SnapshotStore):
             store = cls(lance.write_dataset(named.empty_table(), path, mode="create"), path)
             store._make_durable()
         except OSError as error:
+            check_interrupted(error)
             raise StorageError(f"{path}: the table cannot be written ({error})") from error
         return store
 
@@ -203,6 +204,7 @@ class LanceStore(SnapshotStore):
             write(table)
             self._make_durable(earlier)
         except OSError as error:
+            check_interrupted(error)
             raise StorageError(
                 f"{self._path}: the table cannot be written ({first_line(error)}); "
                 "the rows committed before are unchanged"
@@ -237,6 +239,7 @@ class LanceStore(SnapshotStore):
                 try:
                     table.update_schema_metadata({IDENTITY.decode(): identity})
                 except OSError as error:
+                    check_interrupted(error)
                     raise StorageError(
                         f"{self._path}: the table cannot be written ({first_line(error)})"
                     ) from error
