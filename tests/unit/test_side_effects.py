@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import logging
 import os
 import pickle
@@ -89,6 +90,7 @@ def test_reading_damaged_and_unusual_files_leaves_no_trace(require: Require) -> 
 
 
 def test_indexing_and_searching_leave_no_trace(photos: Path, tmp_path: Path) -> None:
+    importlib.import_module("lance")  # sets the level of its own logger
     with unchanged("pylance"):
         for number in range(5):
             encoder = open_encoder("pixels", [np.zeros((30, 30, 3), np.uint8)])
