@@ -94,11 +94,11 @@ class Searchable(ABC):
     def search(self, *, vectors: ArrayLike, **options: Unpack[SearchOptions]) -> list[Hits]: ...
     def search(  # noqa: PLR0913 - keyword options of the public call
         self,
-        query: object = None,
+        query: OneImage | ManyImages | None = None,
         *,
-        id: object = None,  # noqa: A002 - the field's name everywhere else
-        text: object = None,
-        url: object = None,
+        id: str | Sequence[str] | None = None,  # noqa: A002 - the field's name everywhere else
+        text: str | Sequence[str] | None = None,
+        url: str | Sequence[str] | None = None,
         vector: ArrayLike | None = None,
         vectors: ArrayLike | None = None,
         like: object = None,
