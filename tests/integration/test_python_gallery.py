@@ -149,7 +149,11 @@ def test_whatever_needs_no_images_works(external: la.Gallery, tmp_path: Path) ->
     assert external.export(tmp_path / "rows.parquet") == ROWS
     table = pq.read_table(tmp_path / "rows.parquet")
     assert np.allclose(np.stack(table["embedding"].to_numpy()), external_rows(external, table))
-    assert external.copy_to(tmp_path / "copy.gallery").rows == ROWS
+    report = external.copy_to(tmp_path / "copy.gallery")
+    assert report.rows == ROWS
+    assert repr(report).startswith(
+        "<CopyReport: 60 added, 0 updated, 0 removed, 0 unchanged, recall@10 1.0000, in "
+    )
     copied = la.Gallery.open(tmp_path / "copy.gallery")
     assert (
         copied.search(vector=vectors()[5], k=3).ids == external.search(vector=vectors()[5], k=3).ids
@@ -169,6 +173,22 @@ def test_a_service_serves_embeddings(tmp_path: Path) -> None:
         assert np.array_equal(remote["5"].embedding, gallery["5"].embedding)
         with pytest.raises(InputError, match="function"):
             remote.search(gray(1))
+        unnamed: Any = None
+        with pytest.raises(InputError, match=r"^name must be a text"):
+            served.client().gallery(unnamed)
+
+
+def test_a_service_takes_filters_with_values_of_numpy(tmp_path: Path) -> None:
+    metadata = [{"n": number} for number in range(ROWS)]
+    gallery = la.Gallery.from_embeddings(vectors(), path=tmp_path / "v.gallery", metadata=metadata)
+    with serving({"v": gallery}) as served:
+        remote = served.client().gallery("v")
+        conditions: list[Any] = [np.int64(3), {"in": np.array([2, 3])}, {"in": {4}}]
+        for condition in conditions:
+            where = {"n": condition}
+            found = remote.search(vector=vectors()[0], where=where).ids
+            assert found == gallery.search(vector=vectors()[0], where=where).ids
+            assert found
 
 
 @pytest.mark.parametrize(

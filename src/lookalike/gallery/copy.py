@@ -31,7 +31,7 @@ RECALL_QUERIES = 100
 RECALL_K = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CopyReport:
     """What a copy did, in rows.
 
@@ -56,6 +56,13 @@ class CopyReport:
     queries: int
     recall: float | None
     seconds: float
+
+    def __repr__(self) -> str:
+        recall = "" if self.recall is None else f"recall@10 {self.recall:.4f}, "
+        return (
+            f"<CopyReport: {self.added:,} added, {self.updated:,} updated, {self.removed:,} "
+            f"removed, {self.unchanged:,} unchanged, {recall}in {self.seconds:.1f} s>"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
