@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
@@ -24,6 +24,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.arguments import checked
 from lookalike.documents import parse_json
 from lookalike.errors import (
     BusyError,
@@ -128,13 +129,18 @@ class Client:
         with self._expected():
             return [_text(gallery["name"]) for gallery in galleries]
 
+    @checked
     def gallery(self, name: str) -> RemoteGallery:
-        """Return a gallery by its name in the service; no request is sent."""
+        """Return a gallery by its name in the service; no request is sent.
+
+        Raises:
+            SettingError: the name is no text.
+        """
         return RemoteGallery(self, name)
 
     def json(self, method: str, path: str, body: object = None) -> Any:
         """Send JSON and return the JSON of the response, None if its body is empty."""
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else json.dumps(body, default=_json_value).encode()
         response = self.send(method, path, data, "application/json")
         return self._parse(response) if response else None
 
@@ -199,6 +205,19 @@ class Client:
             SettingError,
         ) as error:
             self._fail("unexpected response; is it a lookalike service?", error)
+
+
+def _json_value(value: Any) -> Any:
+    """Return what stands for a value of a filter that JSON does not have: of numpy, pandas, a set.
+
+    Raises:
+        TypeError: nothing does.
+    """
+    if isinstance(value, Set):
+        return list(value)
+    if callable(getattr(value, "tolist", None)):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def _check_url(url: str) -> None:
