@@ -104,7 +104,9 @@ def _number(value: object) -> object:
         number = float(value)
     except OverflowError:
         return _OTHER
-    return int(value) if isinstance(value, int | np.integer) else number
+    if isinstance(value, int | np.integer) and abs(number) < 2**53:
+        return int(value)
+    return number
 
 
 def _flag(value: object) -> object:

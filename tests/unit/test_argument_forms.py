@@ -274,6 +274,8 @@ def test_seeds_have_a_range(gallery: la.Gallery) -> None:
 def test_options_may_be_numbers_of_numpy(gallery: la.Gallery) -> None:
     options: Any = {"seed": np.uint8(1), "fresh": np.False_, "progress": False}
     assert len(la.map(gallery, **options).ids) == 6
+    everything = la.duplicates(gallery, max_distance=10**30, progress=False)
+    assert len(everything.groups) == 1
     count: Any = np.int32(2)
     assert len(la.suggest_labels(gallery, count, progress=False)) == 2
 

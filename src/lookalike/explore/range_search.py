@@ -61,7 +61,8 @@ def pairs_within(
     half_norms = (np.einsum("nd,nd->n", embeddings, embeddings) / 2).astype(np.float32)
     # The error bound of float32; pairs let through by it are computed again in float64.
     slack = 4e-6 * float(half_norms.max(initial=0)) * embeddings.shape[1] ** 0.5
-    limit = np.float32(-(max_distance**2) / 2 - slack)
+    with np.errstate(over="ignore"):  # then all pairs are within it
+        limit = np.float32(-(np.float64(max_distance) ** 2) / 2 - slack)
     blocks: list[NDArray[np.int64]] = []
     total = 0
     for top in range(0, count, _BLOCK):
