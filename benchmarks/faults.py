@@ -816,7 +816,9 @@ class SpaceRounds:
             for free in (0, 4096, 16_384):
                 self.report.attempts += 1
                 with self.disk.only(free):
-                    status = self._status(lambda: remote.add(picture(self.rng, 64), ids="new", progress=False))
+                    status = self._status(
+                        lambda: remote.add(picture(self.rng, 64), ids="new", progress=False)
+                    )
                     found = len(remote.search(id="photos:a/0.png", k=3))
                 self.report.refused += status != 200
                 if status not in (200, 507) or found != 3:

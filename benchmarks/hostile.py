@@ -709,9 +709,7 @@ class ServiceKills:
             allowed.add(state)
             try:
                 if action == "put":
-                    remote.add(
-                        data, ids=row_id, metadata={"version": version}, progress=False
-                    )
+                    remote.add(data, ids=row_id, metadata={"version": version}, progress=False)
                 elif action == "change":
                     remote.update_metadata(row_id, {"version": version})
                 else:

@@ -258,7 +258,7 @@ def test_metadata_in_all_forms(pair: Pair) -> None:
         (lambda g: g.add([gray(1), gray(2)], ids=["a"]), "ids: got 1 for 2"),
         (lambda g: g.add([gray(1), gray(2)], ids=["a", "a"]), "ids: 'api:a' occurs twice"),
         (lambda g: g.add([gray(1), gray(2)], ids=["a", "api:a"]), "occurs twice"),
-        (lambda g: g.add(gray(1), ids=[1]), "must be a text, not int"),
+        (lambda g: g.add(gray(1), ids=[1.5]), "must be a text, not float"),
         (lambda g: g.add(gray(1), ids=""), "1 to 500 printable"),
         (lambda g: g.add([gray(1)], ids="a"), "ids: expected a list"),
         (lambda g: g.add(gray(1), ids=7), "ids: expected a list"),

@@ -26,7 +26,18 @@ from lookalike.sources.labels import labels_of_items
 from lookalike.stores.base import Rows
 from lookalike.stores.lance.snapshot import LanceSnapshot
 
-READS = ("search", "ids", "columns", "records", "rows", "embeddings", "get", "count", "sample", "facets")
+READS = (
+    "search",
+    "ids",
+    "columns",
+    "records",
+    "rows",
+    "embeddings",
+    "get",
+    "count",
+    "sample",
+    "facets",
+)
 MAX_WRITES = 12
 
 

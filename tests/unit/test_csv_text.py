@@ -63,4 +63,4 @@ def test_labels_of_ids_with_line_ends_are_read_again(tmp_path: Path) -> None:
     path.write_bytes(csv_bytes(("id", "label"), [(each, "x") for each in ids]))
     assert read_labels(path, ids).by_id == dict.fromkeys(ids, ("x",))
     path.write_bytes(b"id,label\ra,x\rb,y\r")  # as old spreadsheets write it
-    assert read_labels(path, "ab").by_id == {"a": ("x",), "b": ("y",)}
+    assert read_labels(path, ["a", "b"]).by_id == {"a": ("x",), "b": ("y",)}

@@ -198,5 +198,5 @@ def test_keywords_find_distant_rows(gallery: Gallery) -> None:
 def test_regions_without_an_image_are_refused(gallery: Gallery) -> None:
     with pytest.raises(InputError, match="keywords alone"):
         gallery.search(keywords="red", multi_crop=True)
-    with pytest.raises(InputError, match="a search has one query"):
+    with pytest.raises(InputError, match="query and id exclude each other"):
         gallery.search(np.zeros((24, 24, 3), np.uint8), id="things:00.png", keywords="red")

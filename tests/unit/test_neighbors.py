@@ -58,7 +58,7 @@ def test_rows_of_zeros_are_left_out() -> None:
 
 @pytest.mark.parametrize("k", [0, -1, 2.5, "3", True, 20_000])
 def test_k_is_checked(k: object) -> None:
-    with pytest.raises(SettingError, match="k=.* must be a number from 1 to 16,384"):
+    with pytest.raises(SettingError, match=r"k=.* must be a number from 1 to 16,384"):
         neighbors(gallery_of(VALUES), k)  # type: ignore[arg-type]
 
 
