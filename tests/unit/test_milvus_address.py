@@ -120,7 +120,7 @@ def test_errors_name_the_address(text: str, message: str) -> None:
 
 @pytest.mark.parametrize(("text", "message"), [
     ("milvus://h/n?index=hsnw", "unknown index 'hsnw': did you mean 'hnsw'?"),
-    ("milvus://h/n?consistency=some", "unknown consistency 'some': "),
+    ("milvus://h/n?consistency=some", "unknown consistency 'some'; available: bounded"),
     ("milvus://h/n?tiemout=5", "option of milvus://h/n: 'tiemout': did you mean 'timeout'?"),
 ])  # fmt: skip
 def test_unknown_names_get_the_nearest_suggested(text: str, message: str) -> None:
