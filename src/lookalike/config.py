@@ -19,8 +19,6 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import platformdirs
-
 from lookalike.cpu_quota import affinity, usable_cores
 from lookalike.errors import SettingError
 
@@ -54,7 +52,7 @@ def settings() -> Settings:
     """
     data = os.environ.get("LOOKALIKE_DATA")
     return Settings(
-        data=Path(data).expanduser() if data else Path(platformdirs.user_cache_dir("lookalike")),
+        data=Path(data).expanduser() if data else _user_cache(),
         mirror=os.environ.get("LOOKALIKE_MIRROR") or None,
         offline=os.environ.get("LOOKALIKE_OFFLINE", "") not in ("", "0"),
         threads=_threads(),
@@ -64,6 +62,12 @@ def settings() -> Settings:
         milvus_token=os.environ.get("LOOKALIKE_MILVUS_TOKEN") or None,
         milvus_ca=Path(ca) if (ca := os.environ.get("LOOKALIKE_MILVUS_CA")) else None,
     )
+
+
+def _user_cache() -> Path:
+    import platformdirs  # which takes a while
+
+    return Path(platformdirs.user_cache_dir("lookalike"))
 
 
 def lookalike_variables() -> dict[str, str]:

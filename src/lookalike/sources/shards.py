@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import tarfile
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from lookalike.errors import ImageError, SettingError, SourceError
 from lookalike.files import escape_name, open_regular
@@ -29,6 +28,9 @@ from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from lookalike.sources.skipping import SkipCounter, Skipped, reason_to_skip
 from lookalike.sources.tables import MAX_ROW, Table, open_parquet, read_table
 from lookalike.types import Failure, Metadata
+
+if TYPE_CHECKING:
+    import tarfile
 
 TAR = ".tar"
 PARQUET = ".parquet"
@@ -221,6 +223,8 @@ class TarShard:
         self._readable = supported_suffixes()
         members: dict[str, _Member] = {}
         skipped: set[str] = set()
+        import tarfile  # which takes a while
+
         try:
             with (
                 open_regular(self.path) as file,
@@ -345,7 +349,7 @@ class _Headers(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""
         if not 0 <= size <= _MAX_HEADER:
-            raise tarfile.ReadError(f"a header has over {_MAX_HEADER:,} bytes")
+            raise ValueError(f"a header has over {_MAX_HEADER:,} bytes")
         return self._file.read(size)
 
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -147,6 +146,8 @@ class Address:
     @property
     def server(self) -> str:
         """The server, which alone is sent the token; empty for one on this machine."""
+        import ipaddress
+
         try:
             is_local = ipaddress.ip_address(self.host).is_loopback
         except ValueError:
