@@ -252,15 +252,17 @@ def test_what_cannot_be_called_is_refused(fn: Any) -> None:
         from_callable(fn, dim=3, name="mine")
 
 
-def test_fingerprint_is_of_name_length_and_the_users_text() -> None:
+def test_fingerprint_is_of_whatever_changes_the_embeddings() -> None:
     def prints(**options: Any) -> str:
         return from_callable(
             means, **{"dim": 3, "name": "mine", "fingerprint": "v1", **options}
         ).fingerprint
 
     base = prints()
-    assert len({base, prints(dim=4), prints(name="x"), prints(fingerprint="v2")}) == 4
-    assert base == prints(size=8) == prints(normalized=True) == prints(batch_size=3)
+    others = [prints(dim=4), prints(name="x"), prints(fingerprint="v2"), prints(channels=1)]
+    others += [prints(size=8), prints(size=9), prints(normalized=True)]
+    assert len({base, *others}) == 8
+    assert base == prints(batch_size=3)
     assert base == ExternalEncoder("mine", 3, "v1").fingerprint
 
 

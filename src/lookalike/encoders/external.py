@@ -160,14 +160,8 @@ class ExternalEncoder(Encoder):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of kind, name, length and the user's fingerprint."""
-        fields = {
-            "kind": self.kind,
-            "name": self.name,
-            "dim": int(self.dim),
-            "user_fingerprint": self.user_fingerprint,
-        }
-        return fingerprint(fields, {})
+        """SHA-256 of name, length, preprocessing and the user's fingerprint."""
+        return fingerprint(self.describe(), {})
 
 
 def has_function(encoder: Encoder) -> bool:
@@ -210,7 +204,7 @@ def from_callable(  # noqa: PLR0913 - keywords of a public function
     It returns ``(n, dim)`` finite numbers, as an array, a tensor, a sparse matrix or lists.
 
     The encoder is saved without ``fn``, so the user answers for it being the same: galleries are
-    opened with ``encoder=`` and an encoder of the same ``name``, ``dim`` and ``fingerprint``.
+    opened with ``encoder=`` and an encoder of the same ``fingerprint`` and other arguments.
 
     Args:
         fn: the function or model.
