@@ -440,7 +440,7 @@ class RemoteGallery(BaseGallery):
     def _search(self, request: SearchRequest) -> list[Hits]:
         """Send one query as a search, several as batches."""
         options = request.options_as_json()
-        if len(request.queries) == 1 and len(request.queries[0].examples) <= 1:
+        if len(request.queries) == 1:
             [query] = request.queries
             body = {**query.as_json(), **options}
             return [self._hits(self.client.json("POST", f"{self._path()}/search", body), query)]

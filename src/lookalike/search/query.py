@@ -251,7 +251,7 @@ async def _encode_examples(
     if stored:
         rows = await steps.rows([str(part.example.id) for part in stored])
         for place, part in enumerate(stored):
-            part.row = _row(rows, place)
+            part.row = rows.take([place])
             if request.region.is_whole_image:
                 part.embeddings = part.row.embeddings
     await _encode_images(parts, request, steps)
@@ -300,13 +300,6 @@ async def _encode_crops(parts: Sequence[_Part], steps: QuerySteps) -> None:
     for part in parts:
         part.embeddings = embeddings[start : start + len(part.crops)]
         start += len(part.crops)
-
-
-def _row(rows: Rows, place: int) -> Rows:
-    """Return one of several rows."""
-    part = slice(place, place + 1)
-    columns = (rows.ids, rows.uris, rows.embeddings, rows.metadata, rows.hashes, rows.signatures)
-    return Rows(*(column[part] for column in columns))  # type: ignore[arg-type]
 
 
 def _checked_vector(vector: NDArray[np.float32], dim: int) -> Embeddings:
