@@ -261,18 +261,12 @@ def find_duplicates(  # noqa: PLR0913 - keyword options of the public call
         ImageError: the encoder rejects an image.
     """
     order = KeepOrder(keep, (prefer,) if isinstance(prefer, str) else tuple(prefer))
-    if max_distance is not None and not _is_number(max_distance):
+    if max_distance is not None and not max_distance >= 0:
         raise SettingError("{max_distance} must be at least 0", max_distance=max_distance)
     view = as_gallery(gallery).snapshot()
     with reporting(progress) as on_progress:
         result = _find(view, order, max_distance, seed, on_progress, exact=exact)
     return replace(result, gallery=gallery)
-
-
-def _is_number(value: object) -> bool:
-    if not isinstance(value, int | float | np.floating) or isinstance(value, bool):
-        return False
-    return bool(value >= 0)
 
 
 def _find(

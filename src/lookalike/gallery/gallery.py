@@ -382,7 +382,7 @@ class Gallery(IndexedGallery, BaseGallery):
     ) -> CopyReport:
         """Copy encoder, rows and sources, or update a copy, and verify it.
 
-        Images stay where they are.         An interrupted copy resumes when it is called again.
+        Images stay where they are. An interrupted copy resumes when it is called again.
 
         Args:
             target: a folder or an address of rows; created if it does not exist.

@@ -19,7 +19,7 @@ _PREFIX = f"{UPLOADS}:"
 _MAX_KEY = 500
 
 _COMPARED = 2_000
-"""Ids at the begin and around an id that are compared to suggest one."""
+"""Ids at the beginning and around an id that are compared to suggest one."""
 
 _FORMS = "expected an id, such as 'photos:a.jpg', or a list of ids"
 

@@ -8,7 +8,6 @@ value, an empty one, NaN or ``unknown`` is no label.
 from __future__ import annotations
 
 import difflib
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from lookalike.arguments import checked
 from lookalike.errors import InputError
 from lookalike.formatting import format_count
 from lookalike.images.formats import supported_suffixes
+from lookalike.metadata import is_missing
 from lookalike.sources.names import item_names, resolve_names
 from lookalike.sources.tables import Table, data_frame, find_column, read_table
 
@@ -156,13 +156,9 @@ def _label_text(value: object) -> str:
     """Return one value as text; empty if it is missing. 3.0 is 3: a missing value made it so."""
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, float):
-        if math.isnan(value):
-            return ""
-        return str(int(value)) if value.is_integer() else str(value)
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # of pandas
+    if is_missing(value):
         return ""
-    return str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 @checked
