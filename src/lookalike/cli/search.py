@@ -47,11 +47,11 @@ def command(
     ] = None,
     like: Annotated[
         list[str] | None,
-        typer.Option(metavar="IMAGE", help="Example of one query, a file or ID (repeatable)."),
+        typer.Option(metavar="IMAGE", help="Positive example, a file or ID (repeatable)."),
     ] = None,
     unlike: Annotated[
         list[str] | None,
-        typer.Option(metavar="IMAGE", help="Example of what --like shall not find (repeatable)."),
+        typer.Option(metavar="IMAGE", help="Negative example, a file or ID (repeatable)."),
     ] = None,
     k: K = 7,
     metric: MetricName = None,

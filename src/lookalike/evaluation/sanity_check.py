@@ -176,10 +176,10 @@ def sanity_check(
         kind = type(encoder).__name__
         raise InputError(f"{{encoder}} must be an Encoder, not {kind}", encoder=None)
     opened = as_source(source, argument="source")
-    given = None if labels is None else read_labels(labels, [item.id for item in opened])
-    sample = read_sample(opened, SAMPLE, frozenset(() if given is None else given.by_id))
-    if given is None:
-        given = labels_of_items(opened.spec, (each.item for each in sample))
+    label_set = None if labels is None else read_labels(labels, [item.id for item in opened])
+    sample = read_sample(opened, SAMPLE, frozenset(() if label_set is None else label_set.by_id))
+    if label_set is None:
+        label_set = labels_of_items(opened.spec, (each.item for each in sample))
     images = [each.image for each in sample]
     ids = [each.item.id for each in sample]
     with reporting(progress) as on_progress:
@@ -191,8 +191,10 @@ def sanity_check(
             comparison=None,
             k=k,
         )
-        places = [place for place, row_id in enumerate(ids) if row_id in given.by_id]
-        labels_of_sample = LabelSet(given.name, {ids[i]: given.by_id[ids[i]] for i in places})
+        places = [place for place, row_id in enumerate(ids) if row_id in label_set.by_id]
+        labels_of_sample = LabelSet(
+            label_set.name, {ids[i]: label_set.by_id[ids[i]] for i in places}
+        )
         if len(places) < MIN_LABELED or len(labels_of_sample.counts) < 2:
             return result
         trial = leave_one_out(embeddings[places], labels_of_sample, k=k)

@@ -529,8 +529,8 @@ def options_from_json(fields: Mapping[str, Any]) -> dict[str, Any]:
         foreground=bool(fields.get("foreground")),
         multi_crop=bool(fields.get("multi_crop")),
     )
-    given = {name: fields[name] for name in ("k", *_OPTIONS) if fields.get(name) is not None}
-    return {"region": region, **given}
+    options = {name: fields[name] for name in ("k", *_OPTIONS) if fields.get(name) is not None}
+    return {"region": region, **options}
 
 
 def parse_rerankings(names: str | Sequence[str] | None) -> tuple[str, ...]:
