@@ -241,11 +241,11 @@ class Gallery(IndexedGallery, BaseGallery):
         """Delete rows by id; see :meth:`BaseGallery.remove`, and :meth:`remove_rows` for more."""
         wanted = as_ids(ids)
         with self._writing():
-            found = find_rows(self._store, wanted)
+            rows_by_id = find_rows(self._store, wanted)
             for row_id in wanted:
-                if row_id not in found:
+                if row_id not in rows_by_id:
                     raise missing_row_error(row_id, ids_like(self._store, row_id))
-            return self.remove_rows(list({record.id: None for record, _ in found.values()}))
+            return self.remove_rows(list({record.id: None for record, _ in rows_by_id.values()}))
 
     def update_metadata(self, id: str, metadata: Metadata) -> dict[str, Any]:  # noqa: A002
         """Change the metadata of an added image; see :meth:`BaseGallery.update_metadata`."""
@@ -299,13 +299,13 @@ class Gallery(IndexedGallery, BaseGallery):
         return self.open_rows([item])[0].image(full_size=full_size)
 
     def _find(self, ids: Sequence[str]) -> list[GalleryItem | None]:
-        found = self._read(lambda opened: find_rows(opened.store, ids))
+        rows_by_id = self._read(lambda opened: find_rows(opened.store, ids))
         items: list[GalleryItem | None] = []
         for row_id in ids:
-            if row_id not in found:
+            if row_id not in rows_by_id:
                 items.append(None)
                 continue
-            record, embedding = found[row_id]
+            record, embedding = rows_by_id[row_id]
             fields = (record.id, record.uri, record.metadata, record.content_hash)
             items.append(GalleryItem(*fields, self, embedding))
         return items

@@ -56,12 +56,12 @@ def upload_ids(ids: object, hashes: Sequence[str]) -> list[str]:
     """
     if ids is None:
         seen: Counter[str] = Counter()
-        made = []
+        chosen = []
         for digest in hashes:
             seen[digest] += 1
             number = f"-{seen[digest]}" if seen[digest] > 1 else ""
-            made.append(f"{_PREFIX}{digest[:32]}{number}")
-        return made
+            chosen.append(f"{_PREFIX}{digest[:32]}{number}")
+        return chosen
     if isinstance(ids, str | bytes | Mapping | Set) or not isinstance(ids, Iterable):
         raise InputError(f"ids: expected a list of texts, one per image, got {ids!r:.80}")
     chosen = [upload_id(id_text(each)) for each in ids]

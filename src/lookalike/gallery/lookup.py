@@ -47,11 +47,13 @@ def find_rows(
 ) -> dict[str, tuple[Record, NDArray[np.float32]]]:
     """Return the rows that ids stand for (:func:`possible_ids`), and their embeddings, by id."""
     wanted = list(dict.fromkeys(filter(can_be_id, ids)))
-    found = _by_id(store, wanted)
-    bare = {own: each for each in wanted if each not in found for own in possible_ids(each)[1:]}
+    rows_by_id = _by_id(store, wanted)
+    bare = {
+        own: each for each in wanted if each not in rows_by_id for own in possible_ids(each)[1:]
+    }
     for own, row in _by_id(store, list(bare)).items():
-        found[bare[own]] = row
-    return found
+        rows_by_id[bare[own]] = row
+    return rows_by_id
 
 
 def row_of(store: RowReader, row_id: str) -> Rows:

@@ -51,20 +51,20 @@ def run_request(gallery: Gallery, opened: OpenedGallery, request: SearchRequest)
     if request.is_plain:
         vectors = run_now(encode_queries(queries, request, _Steps(gallery, opened)))
         # The snapshot is of the gallery of this encoder, or an error.
-        found = search_rows(request, opened.snapshot().store, vectors, read)
+        hits_of_queries = search_rows(request, opened.snapshot().store, vectors, read)
     else:
-        vectors, found = [], []
+        vectors, hits_of_queries = [], []
         for query in queries:
             check_cancelled()
             encoded = run_now(encode_queries((query,), request, _Steps(gallery, opened)))
             opened = opened.snapshot()  # that of the first query, for all of them
-            found += search_rows(request, opened.store, encoded, read)
+            hits_of_queries += search_rows(request, opened.store, encoded, read)
             vectors += [replace(each, image=None) for each in encoded]  # which may be large
     assert request.metric is not None
     reader = partial(gallery.read_images, reduce=display_size)
     return [
         Hits(each.name, request.metric, hits, each.uri, reader)
-        for each, hits in zip(vectors, found, strict=True)
+        for each, hits in zip(vectors, hits_of_queries, strict=True)
     ]
 
 
@@ -77,11 +77,11 @@ def query_rows(store: RowReader, ids: Sequence[str]) -> Rows:
     with contextlib.suppress(MissingRowError):
         if all(map(can_be_id, ids)):
             return store.get(ids)
-    found = find_rows(store, ids)
+    rows_by_id = find_rows(store, ids)
     for row_id in ids:
-        if row_id not in found:
+        if row_id not in rows_by_id:
             raise missing_row_error(row_id, ids_like(store, row_id))
-    return store.get([found[row_id][0].id for row_id in ids])
+    return store.get([rows_by_id[row_id][0].id for row_id in ids])
 
 
 @dataclass(frozen=True, slots=True)
