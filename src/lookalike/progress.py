@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import sys
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 from lookalike.errors import SettingError
@@ -20,6 +22,8 @@ from lookalike.types import Progress, ProgressCallback, ignore_progress
 ProgressOption = bool | ProgressCallback
 """True, False, or a callback."""
 
+_notices = logging.getLogger("lookalike.notice")
+
 _PLAIN_EVERY_S = 10.0
 """Seconds between lines of progress where stderr is no terminal."""
 
@@ -27,20 +31,51 @@ _NOTEBOOK_EVERY_S = 0.2
 """Seconds between updates of a notebook."""
 
 
+_current: ContextVar[ProgressCallback | None] = ContextVar("current_progress", default=None)
+
+
 @contextlib.contextmanager
 def reporting(
-    progress: ProgressOption = True, *, lines: bool = False
+    progress: ProgressOption | None = True, *, lines: bool = False
 ) -> Iterator[ProgressCallback]:
     """Yield the callback to report progress to while the block runs.
 
+    Work inside the block that is not given the callback finds it with :func:`current_progress`.
+
     Args:
         progress: True to show it on a terminal (stderr) or in a notebook, False for nowhere; a
-            callback is yielded as it is.
+            callback is yielded as it is. None is that of the block around, True if there is none.
         lines: print lines to stderr where neither is there.
 
     Raises:
         SettingError: ``progress`` is neither a flag nor a function.
     """
+    if progress is None:
+        progress = _current.get() or True
+    with _opened(progress, lines=lines) as callback:
+        token = _current.set(callback)
+        try:
+            yield callback
+        finally:
+            _current.reset(token)
+
+
+def current_progress() -> ProgressCallback:
+    """Return the callback of the innermost :func:`reporting`, one that ignores it if none is on."""
+    return _current.get() or ignore_progress
+
+
+def notice(text: str) -> None:
+    """Say a line that a person should read now, such as the license of what is downloaded.
+
+    The library logs it, on the logger ``lookalike.notice``; the command line prints it to stderr.
+    """
+    _notices.info("%s", text)
+
+
+@contextlib.contextmanager
+def _opened(progress: ProgressOption, *, lines: bool) -> Iterator[ProgressCallback]:
+    """Yield the callback of what shows the progress."""
     if not isinstance(progress, bool):
         if not callable(progress):
             raise SettingError(

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.datasets.download import NpmPackage
+from lookalike.download import NpmPackage
 from lookalike.encoders.registry import open_encoder
 from lookalike.explore import build_map
 from lookalike.gallery.gallery import Gallery

@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike.datasets.download import (
+from lookalike.datasets.mnist_pickle import idx_files_from_pickle
+from lookalike.datasets.registry import DATASETS, FASHION_MNIST, MNIST, IdxDataset, open_dataset
+from lookalike.download import (
     AptPackage,
     Folder,
     NpmPackage,
-    PickleWheel,
     Provider,
     WebFolder,
+    Wheel,
 )
-from lookalike.datasets.mnist_pickle import idx_files_from_pickle
-from lookalike.datasets.registry import DATASETS, FASHION_MNIST, MNIST, IdxDataset, open_dataset
 from lookalike.errors import FetchError, UnknownNameError
 from tests.conftest import Require
 from tests.unit.test_idx import idx_bytes
@@ -179,7 +179,7 @@ def test_the_nearest_data_set_name_is_suggested() -> None:
     ("dataset", "provider_type", "tool"),
     [
         (MNIST, NpmPackage, "npm"),
-        (MNIST, PickleWheel, "python3"),
+        (MNIST, Wheel, "python3"),
         (FASHION_MNIST, AptPackage, "apt-get"),
     ],
     ids=["npm", "wheel", "apt"],

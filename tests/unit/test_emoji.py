@@ -21,8 +21,8 @@ import resvg_py
 
 import lookalike as la
 from lookalike.datasets import emoji, registry
-from lookalike.datasets.download import Folder, NpmPackage, Provider
 from lookalike.datasets.registry import EMOJI, OPENMOJI, TWEMOJI, EmojiDataset
+from lookalike.download import Folder, NpmPackage, Provider
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import (
     FetchError,

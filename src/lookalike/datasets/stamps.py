@@ -26,7 +26,7 @@ from lookalike.array_files import read_archive
 from lookalike.artifacts import write_cache
 from lookalike.config import settings
 from lookalike.datasets.base import Split, check_split
-from lookalike.datasets.download import AptPackage, Folder, Provider, fetch
+from lookalike.download import AptPackage, Folder, Provider, fetch
 from lookalike.errors import MissingDependencyError
 from lookalike.images.compositing import DEFAULT_PHOTO, compose_photo
 from lookalike.images.decode import decode, pad_image, resize_image, shrink_image

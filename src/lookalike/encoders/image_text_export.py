@@ -13,6 +13,7 @@ from lookalike.encoders.backbones import TRANSFORMERS_PREFIX
 from lookalike.encoders.base import MANIFEST, Preprocessing
 from lookalike.encoders.image_text import ImageTextEncoder
 from lookalike.encoders.persistence import load_encoder, write_encoder
+from lookalike.encoders.timm_export import import_failure
 from lookalike.errors import InputError, MissingDependencyError
 from lookalike.types import ImageArray
 
@@ -64,7 +65,7 @@ def _export(name: str) -> ImageTextEncoder:
         processor_config, _ = mixin.get_image_processor_dict(source)
         length = min(int(model.config.text_config.max_position_embeddings), _MAX_TOKENS)
     except (ImportError, RuntimeError) as error:
-        raise backbones.import_failure("transformers", name, error) from error
+        raise import_failure("transformers", name, error) from error
     except (OSError, ValueError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

@@ -26,9 +26,9 @@ from lookalike.encoders.backbones import (
     Backbone,
     LoadedBackbone,
     cache_path,
-    load_timm,
 )
 from lookalike.encoders.base import Preprocessing
+from lookalike.encoders.timm_export import load_timm
 from lookalike.errors import (
     ArtifactError,
     MissingDependencyError,

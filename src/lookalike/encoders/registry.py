@@ -58,6 +58,7 @@ from lookalike.encoders.persistence import load_encoder
 from lookalike.encoders.specs import ENTRY_POINT_GROUP, EncoderSpec, FitEncoder, external_specs
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.files import expand_home
+from lookalike.progress import ProgressOption, reporting
 from lookalike.sources.inputs import SourceLike, as_source
 from lookalike.sources.sampling import SAMPLE, SAMPLE_SIDE, sample_images
 from lookalike.types import ImageArray
@@ -280,8 +281,9 @@ def open_encoder(
     images: SourceLike | None = None,
     *,
     allow_urls: bool = False,
+    progress: ProgressOption | None = None,
 ) -> Encoder:
-    """Open an encoder.
+    """Open an encoder; weights that are not in the cache yet are fetched.
 
     Networks need no images. An encoder whose size or projection is fitted to a collection, such as
     ``hog`` or ``pca``, needs images of it; at most as many as it needs are read, evenly spaced.
@@ -292,6 +294,8 @@ def open_encoder(
         images: a folder or whatever else :func:`lookalike.open_source` opens, a source, or images
             in any of the forms of :meth:`Encoder.encode`.
         allow_urls: fetch URLs among ``images``.
+        progress: True shows downloads on a terminal or in a notebook; False does not; a callback
+            gets it. None is that of the work around.
 
     Raises:
         UnknownNameError: no such encoder; the message suggests the nearest name.
@@ -318,7 +322,8 @@ def open_encoder(
                 f"open_encoder({name!r}, 'photos') with a folder, a source or a list of images"
             )
         sample = sample_of(images, spec.sample, spec.side, allow_urls=allow_urls)
-    encoder = spec.fit(name, sample)
+    with reporting(progress):
+        encoder = spec.fit(name, sample)
     if not isinstance(encoder, Encoder):
         raise InputError(
             f"encoder {name!r}: the package that registers it opens {type(encoder).__name__}, "

