@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from lookalike.documents import Fields
 from lookalike.errors import ArtifactError, ImageError, InputError, SettingError, UnknownNameError
-from lookalike.images.decode import FILTERS, pad_image, resize_image, to_channels
+from lookalike.images.decode import (
+    FILTERS,
+    RESIZE_MODES,
+    Resize,
+    pad_image,
+    resize_and_crop,
+    resize_image,
+    to_channels,
+)
 from lookalike.progress import ProgressOption, reporting
 from lookalike.sources.inputs import (
     ManyImages,
@@ -208,12 +216,20 @@ class Preprocessing:
         width: in pixels.
         channels: 1 (gray, ITU-R 601 luma) or 3 (RGB).
         exact: refuse images of another size instead of resizing them.
-        filter: ``bilinear`` or ``bicubic``, both antialiased.
+        filter: one of :data:`lookalike.images.decode.FILTERS`, such as ``bilinear`` or
+            ``bicubic``, all antialiased but ``nearest``.
         crop: center crop of this share of the shorter side, instead of stretching.
         mean: subtracted from each channel's values in [0, 1]; default 0.
         std: divisor of each channel after that; default 1.
         pad: keep the aspect ratio and pad both sides equally, with ``white`` or the median color
             of the ``border``, instead of stretching.
+        resize: height and width to resize to before a center crop of ``height`` x ``width``, as
+            networks are trained, instead of stretching.
+        resize_mode: one of :data:`lookalike.images.decode.RESIZE_MODES`.
+        fill: levels from 0 to 255 of what the crop has outside of the resized image, one for each
+            channel; default 0.
+        round_offset: round the place of the crop as torchvision does
+            (:class:`lookalike.images.decode.Resize`).
     """
 
     height: int
@@ -225,6 +241,10 @@ class Preprocessing:
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
     pad: str | None = None
+    resize: Sequence[int] = ()
+    resize_mode: str = "exact"
+    fill: Sequence[int] = ()
+    round_offset: bool = False
 
     def __post_init__(self) -> None:
         sizes = (self.height, self.width)
@@ -236,8 +256,12 @@ class Preprocessing:
             raise ValueError(f"crop {self.crop}, expected a share above 0 and at most 1")
         if self.pad not in (None, "white", "border"):
             raise ValueError(f"pad {self.pad!r}, expected white or border")
-        if self.pad is not None and self.crop is not None:
-            raise ValueError("crop and pad exclude each other")
+        if (self.pad is not None) + (self.crop is not None) + bool(self.resize) > 1:
+            raise ValueError("crop, pad and resize exclude each other")
+        if self.resize_mode not in RESIZE_MODES:
+            raise ValueError(f"resize_mode {self.resize_mode!r}, expected {RESIZE_MODES}")
+        if self.resize and (len(self.resize) != 2 or not 1 <= min(self.resize) <= MAX_SIDE):
+            raise ValueError(f"resize {self.resize!r}, expected height and width")
 
     @classmethod
     def for_sample(
@@ -281,10 +305,14 @@ class Preprocessing:
         crop = fields.number("crop", MIN_CROP, 1) if fields.has("crop") else None
         if pad is not None and crop is not None:
             raise fields.invalid("crop", "left out with pad")
+        resize = fields.integers("resize", 1, MAX_SIDE) if fields.has("resize") else ()
+        if resize and (len(resize) != 2 or pad is not None or crop is not None):
+            raise fields.invalid("resize", "height and width, without crop and pad")
+        fill = fields.integers("fill", 0, 255) if fields.has("fill") else ()
         # Numbers stay as they were written: 1 and 1.0 have other fingerprints.
         mean = fields.numbers("mean", -MAX_VALUE, MAX_VALUE) if fields.has("mean") else ()
         std = fields.numbers("std", MIN_STD, MAX_VALUE) if fields.has("std") else ()
-        for name, values in (("mean", mean), ("std", std)):
+        for name, values in (("mean", mean), ("std", std), ("fill", fill)):
             if len(values) not in (0, channels):
                 raise fields.invalid(name, f"a list of {channels} numbers")
         return cls(
@@ -297,19 +325,44 @@ class Preprocessing:
             mean=mean,
             std=std,
             pad=pad,
+            resize=resize,
+            resize_mode=fields.text("resize_mode", "exact", allowed=RESIZE_MODES),
+            fill=fill,
+            round_offset=fields.flag("round_offset", False),
         )
 
+    def with_size(self, height: int, width: int) -> Self:
+        """Return a copy with another input size; ``resize`` keeps its ratio to it.
+
+        Raises:
+            SettingError: the size is out of range.
+        """
+        sizes = (height, width)
+        resize: tuple[int, ...] = ()
+        if self.resize:
+            before = (self.height, self.width)
+            resize = tuple(
+                max(1, round(side * new / old))
+                for side, new, old in zip(self.resize, sizes, before, strict=True)
+            )
+        if not 1 <= min(*sizes, *resize) <= max(*sizes, *resize) <= MAX_SIDE:
+            raise SettingError(f"{{size}} must be from 1 to {MAX_SIDE} pixels", size=max(sizes))
+        return replace(self, height=height, width=width, resize=resize)
+
     def with_fit(self, mode: str) -> Self:
-        """Return a copy with another of :data:`FIT_MODES`; ``crop`` keeps an existing crop share.
+        """Return a copy with another of :data:`FIT_MODES`; ``crop`` keeps an existing crop.
 
         Raises:
             UnknownNameError: no such mode.
         """
         if mode not in FIT_MODES:
             raise UnknownNameError("fit", mode, FIT_MODES)
+        if mode == "crop" and self.resize and self.resize_mode == "cover":
+            return self
+        plain = replace(self, resize=(), resize_mode="exact", fill=(), round_offset=False)
         if mode == "crop":
-            return replace(self, pad=None, crop=self.crop or 1.0)
-        return replace(self, crop=None, pad=None if mode == "stretch" else mode)
+            return replace(plain, pad=None, crop=self.crop or 1.0)
+        return replace(plain, crop=None, pad=None if mode == "stretch" else mode)
 
     def apply(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return ``(n, height, width, channels)`` uint8.
@@ -328,17 +381,24 @@ class Preprocessing:
                     "image, or index with an encoder that accepts any size (see: lookalike "
                     "encoders)"
                 )
-            if self.pad is not None:
-                image = pad_image(image, self.height / self.width, self.pad)
-            scaled = resize_image(
-                image, self.height, self.width, filter=self.filter, crop=self.crop
-            )
-            row[:] = to_channels(scaled, self.channels)
+            row[:] = to_channels(self._fitted(image), self.channels)
         return out
+
+    def _fitted(self, image: ImageArray) -> ImageArray:
+        """Return an image of the input's height and width."""
+        if self.resize:
+            height, width = self.resize
+            resize = Resize(height, width, self.resize_mode, self.fill or (0,), self.round_offset)
+            return resize_and_crop(image, resize, (self.height, self.width), filter=self.filter)
+        if self.pad is not None:
+            image = pad_image(image, self.height / self.width, self.pad)
+        return resize_image(image, self.height, self.width, filter=self.filter, crop=self.crop)
 
     def _is_ready(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> bool:
         """Return whether a stack of gray images needs only a channel axis."""
         if self.channels != 1 or self.crop not in (None, 1) or not isinstance(images, np.ndarray):
+            return False
+        if self.resize:
             return False
         return images.shape[1:] == (self.height, self.width)
 

@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -53,7 +53,15 @@ from lookalike.images.raster import (
 )
 from lookalike.types import ImageArray
 
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+FILTERS = {each.name.lower(): each for each in Image.Resampling}
+"""Pillow's resampling filters: bilinear, bicubic, lanczos, nearest, box and hamming."""
+
+RESIZE_MODES = ("exact", "cover", "contain")
+"""How an image is resized to a height and width before the crop: stretched to them, or with its
+aspect ratio to the smallest size that covers them, or the largest that they contain."""
+
+_WHOLE = 8
+"""An image that becomes over so many times as large as its crop is not resized as a whole."""
 
 _STRIP = 1 << 22
 """Pixels that are converted at a time, where the image is reduced."""
@@ -394,6 +402,89 @@ def resize_image(
         return image
     box = None if crop is None else _center_crop(image.shape[:2], height / width, crop)
     return np.asarray(Image.fromarray(image).resize((width, height), FILTERS[filter], box))
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """How an image is resized before a center crop.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        mode: one of :data:`RESIZE_MODES`.
+        fill: levels of what the crop has outside of the resized image, one or three.
+        round_offset: a crop that is half a pixel off the grid begins at the even pixel, as in
+            torchvision; otherwise at the one before, as in transformers.
+    """
+
+    height: int
+    width: int
+    mode: str = "exact"
+    fill: Sequence[int] = (0,)
+    round_offset: bool = False
+
+    def shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """Return height and width of an image of that shape once it is resized, at least 1."""
+        if self.mode == "exact":
+            return self.height, self.width
+        ratios = (self.height / rows, self.width / columns)
+        if self.mode == "cover":
+            # The shorter side exactly, the longer one cut to whole pixels, as torchvision does.
+            if ratios[0] >= ratios[1]:
+                return self.height, max(1, int(self.height * columns / rows))
+            return max(1, int(self.width * rows / columns)), self.width
+        scale = min(ratios)
+        return max(1, round(rows * scale)), max(1, round(columns * scale))
+
+
+def resize_and_crop(
+    image: ImageArray,
+    resize: Resize,
+    crop: tuple[int, int],
+    *,
+    filter: str = "bilinear",  # noqa: A002 - the field's word
+) -> ImageArray:
+    """Resize, then take the center crop, padded where the resized image is smaller.
+
+    An image of any aspect ratio takes little memory.
+
+    Args:
+        image: ``(H, W)`` or ``(H, W, 3)`` uint8.
+        resize: to what size, and how.
+        crop: height and width of the result.
+        filter: a key of :data:`FILTERS`.
+    """
+    shape = image.shape[:2]
+    scaled = resize.shape(*shape)
+    kept = tuple(min(full, side) for full, side in zip(scaled, crop, strict=True))
+    halves = [abs(full - side) / 2 for full, side in zip(scaled, crop, strict=True)]
+    offsets = [round(half) if resize.round_offset else int(half) for half in halves]
+    # Where the resized image is smaller, the offset is that of the image in the crop.
+    starts = [o if full > side else 0 for o, full, side in zip(offsets, scaled, crop, strict=True)]
+    places = [
+        int(h) if full < side else 0 for h, full, side in zip(halves, scaled, crop, strict=True)
+    ]
+    if math.prod(scaled) > _WHOLE * math.prod(crop):
+        # Only the crop is computed: equal but for rounding.
+        spans = [
+            (start * length / full, (start + side) * length / full)
+            for start, side, length, full in zip(starts, kept, shape, scaled, strict=True)
+        ]
+        (top, bottom), (left, right) = spans
+        box = (left, top, right, bottom)
+        part = np.asarray(Image.fromarray(image).resize(kept[::-1], FILTERS[filter], box))
+    else:
+        part = resize_image(image, *scaled, filter=filter)
+        part = part[starts[0] : starts[0] + kept[0], starts[1] : starts[1] + kept[1]]
+    if kept == tuple(crop):
+        return part
+    is_colored = len(set(resize.fill)) > 1
+    if is_colored:
+        part = to_channels(part, 3)
+    out = np.empty((*crop, *part.shape[2:]), np.uint8)
+    out[:] = np.asarray(resize.fill if is_colored else resize.fill[0], np.uint8)
+    out[places[0] : places[0] + kept[0], places[1] : places[1] + kept[1]] = part
+    return out
 
 
 def _center_crop(
