@@ -22,6 +22,7 @@ from pathlib import Path
 
 from lookalike.errors import ArtifactError
 from lookalike.files import bare_name, open_regular
+from lookalike.wire_format import BYTES, read_fields, read_varint, to_varint
 
 MAX_MODEL = 2_000_000_000
 """Bytes of a model with its weights: what Protocol Buffers and ONNX Runtime take in one piece."""
@@ -47,7 +48,6 @@ _NESTED: Mapping[str, Mapping[int, str]] = {
 }
 """Messages of ``onnx.proto`` that may hold tensors or nodes, by the number of their field."""
 
-_VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14
 _EXTERNAL = 1
 
@@ -70,68 +70,24 @@ class _Message:
     level: int = 0
 
     def fields(self) -> Iterator[tuple[int, int, int | memoryview, memoryview]]:
-        """Yield number, wire type, value (or its bytes) and the whole field.
+        """Return number, wire type, value (or its bytes) and the whole of each field.
 
         Raises:
             ValueError: it is no such message.
         """
-        data, place = self.data, 0
-        while place < len(data):
-            self.budget[0] -= 1
-            if self.budget[0] < 0:
-                raise ValueError("too many fields")
-            start = place
-            tag, place = _varint(data, place)
-            number, wire = tag >> 3, tag & 7
-            value: int | memoryview
-            if number == 0:
-                raise ValueError("field 0")
-            if wire == _VARINT:
-                value, place = _varint(data, place)
-            else:
-                size = {_FIXED_64: 8, _FIXED_32: 4}.get(wire, 0)
-                if wire == _BYTES:
-                    size, place = _varint(data, place)
-                elif not size:
-                    raise ValueError(f"wire type {wire}")
-                if size > len(data) - place:
-                    raise ValueError("cut off")
-                value, place = data[place : place + size], place + size
-            yield number, wire, value, data[start:place]
+        return read_fields(self.data, self.budget)
 
     def nested(self, number: int, wire: int, value: int | memoryview) -> _Message | None:
         """Return a field as a message, if it is one that may hold tensors or nodes."""
         kind = _NESTED[self.kind].get(number)
         if kind is None:
             return None
-        if wire != _BYTES or not isinstance(value, memoryview):
+        if wire != BYTES or not isinstance(value, memoryview):
             raise ValueError(f"a {kind} is expected")
         level = self.level + (kind == "graph")
         if level > _MAX_LEVELS:
             raise ValueError("graphs are nested too deeply")
         return _Message(kind, value, self.budget, level)
-
-
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if place >= len(data) or shift > 63:
-            raise ValueError("cut off")
-        byte = data[place]
-        value |= (byte & 0x7F) << shift
-        place += 1
-        if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, place
-        shift += 7
-
-
-def _to_varint(value: int) -> bytes:
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
 
 
 def _text(value: int | memoryview) -> str:
@@ -200,8 +156,8 @@ class _Rewriter:
                 pieces.append(whole)
                 continue
             changed = True
-            pieces.append(_to_varint(number << 3 | _BYTES))
-            pieces.append(_to_varint(sum(map(len, rewritten))))
+            pieces.append(to_varint(number << 3 | BYTES))
+            pieces.append(to_varint(sum(map(len, rewritten))))
             pieces += rewritten
         return pieces if changed else None
 
@@ -221,7 +177,7 @@ class _Rewriter:
         if not is_external:
             return None
         data = self._read(entries)
-        kept += [_to_varint(_RAW_DATA << 3 | _BYTES), _to_varint(len(data)), data]
+        kept += [to_varint(_RAW_DATA << 3 | BYTES), to_varint(len(data)), data]
         return kept
 
     def _read(self, entries: Mapping[str, str]) -> bytes:
@@ -359,10 +315,10 @@ def _numbers(wire: int, value: int | memoryview) -> list[int]:
     numbers = []
     if isinstance(value, int):
         numbers.append(value)
-    elif wire == _BYTES:
+    elif wire == BYTES:
         place = 0
         while place < len(value):
-            number, place = _varint(value, place)
+            number, place = read_varint(value, place)
             numbers.append(number)
             if len(numbers) > 64:
                 raise ValueError("a tensor of too many dimensions")

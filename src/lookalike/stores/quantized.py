@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
 from lookalike.config import settings
+from lookalike.onnx_graph import Graph
 from lookalike.process_state import default_environment
 from lookalike.types import Embeddings
 
@@ -92,47 +93,11 @@ def _product(codes: NDArray[np.int8]) -> Any:
 
 
 def _model(codes: NDArray[np.int8]) -> bytes:
-    """Return an ONNX model of one MatMulInteger, encoded here as protobuf messages.
-
-    The package onnx is large and otherwise needed for training only.
-    """
+    """Return an ONNX model of one MatMulInteger."""
     dim, count = codes.shape
-    uint8, int8, int32 = 2, 3, 6
-    rows = _message((1, dim), (1, count), (2, int8), (8, b"rows"), (9, codes.tobytes()))
-    zero = _message((2, uint8), (8, b"zero"), (9, bytes([_QUERY_LEVELS + 1])))
-    node = _message(
-        *((1, b"query"), (1, b"rows"), (1, b"zero")), (2, b"products"), (4, b"MatMulInteger")
-    )
-    graph = _message(
-        (1, node),
-        (2, b"products"),
-        *((5, rows), (5, zero)),
-        (11, _value_info(b"query", uint8, dim)),
-        (12, _value_info(b"products", int32, count)),
-    )
-    return _message((1, 8), (7, graph), (8, _message((2, 17))))
-
-
-def _value_info(name: bytes, kind: int, columns: int) -> bytes:
-    """Return the message of an input or output ``(1, columns)``."""
-    shape = _message((1, _message((1, 1))), (1, _message((1, columns))))
-    return _message((1, name), (2, _message((1, _message((1, kind), (2, shape))))))
-
-
-def _message(*fields: tuple[int, int | bytes]) -> bytes:
-    """Return a protobuf message: integers as varints, bytes with their length as a prefix."""
-    parts = []
-    for number, value in fields:
-        if isinstance(value, int):
-            parts += [_varint(number << 3), _varint(value)]
-        else:
-            parts += [_varint(number << 3 | 2), _varint(len(value)), value]
-    return b"".join(parts)
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 127:
-        encoded.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*encoded, value])
+    graph = Graph()
+    query = graph.input("query", (1, dim), np.uint8)
+    zero = graph.constant(np.array(_QUERY_LEVELS + 1, np.uint8))
+    products = graph.node("MatMulInteger", query, graph.constant(codes), zero)
+    graph.output(products, (1, count), np.int32)
+    return graph.to_bytes()
