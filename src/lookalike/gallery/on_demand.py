@@ -1,0 +1,256 @@
+"""Galleries of folders that are searched without an index step: one per folder and encoder, cached.
+
+They are in ``galleries/NAME-HASH/ENCODER.gallery`` below the cache folder, where ``NAME-HASH``
+stands for the folder's resolved path; ``folder.json`` beside them says which folder it is, and
+which encoder was chosen for it by default. Nothing else is lost with them: all can be deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookalike.artifacts import read_manifest, write_manifest
+from lookalike.config import settings
+from lookalike.encoders.base import Encoder
+from lookalike.errors import ArtifactError, BusyError, SourceError, StorageError
+from lookalike.files import as_path, check_no_link, escape_name, expand_home
+from lookalike.formatting import format_count
+from lookalike.gallery.archive import written_values
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.storage import MANIFEST
+from lookalike.gallery.sync import SyncReport
+from lookalike.metadata import storable_metadata
+from lookalike.progress import ProgressOption, notice, reporting
+from lookalike.sources import Source
+from lookalike.sources.base import source_name
+from lookalike.sources.folder import file_signature
+from lookalike.sources.opening import open_source
+from lookalike.sources.options import pixels_key
+from lookalike.sources.tables import SUFFIXES as TABLES
+
+CACHE = "galleries"
+"""Folder of the cache that holds galleries, also those of addresses."""
+
+_FOLDER = "folder.json"
+_WHAT = "a cached gallery"
+_ONNX = "onnx:"
+
+_READABLE = 40
+"""Characters of a folder's or an encoder's name at the start of that of its gallery."""
+
+_HASH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class OnDemand:
+    """The gallery of a folder, brought up to date.
+
+    Args:
+        gallery: of the folder's images.
+        report: what changed, failed and was skipped.
+    """
+
+    gallery: Gallery
+    report: SyncReport
+
+
+def open_on_demand(
+    folder: str | Path,
+    *,
+    encoder: str | Path | Encoder | None = None,
+    progress: ProgressOption | None = None,
+) -> Gallery:
+    """Return the cached gallery of a folder of images, created or brought up to date first.
+
+    See :func:`index_on_demand`.
+    """
+    return index_on_demand(folder, encoder=encoder, progress=progress).gallery
+
+
+def index_on_demand(
+    folder: str | Path,
+    *,
+    encoder: str | Path | Encoder | None = None,
+    progress: ProgressOption | None = None,
+) -> OnDemand:
+    """Create the cached gallery of a folder of images, or bring it up to date.
+
+    It follows the folder: rows of removed files are removed, however many. A folder without any
+    image is refused, so that a drive that is not mounted costs no index. An interrupted first index
+    is resumed by the next call. Of two processes that do it at once, the second waits.
+
+    Args:
+        folder: of images.
+        encoder: as for :meth:`lookalike.Gallery.create`; there is a gallery for each. By default,
+            one is chosen by the images of the folder, the first time.
+        progress: True shows it on a terminal or in a notebook; a callback gets it. None is that of
+            the work around.
+
+    Raises:
+        SourceError: there is no such folder, it is a file, has no images, or none of them can be
+            indexed.
+        UnknownNameError: no such encoder.
+        StorageError: the cache cannot be written.
+        BusyError: another process indexes the folder for too long.
+        ArtifactError: the cached gallery is broken.
+    """
+    path = _folder(folder)
+    place = _place(path)
+    try:
+        with reporting(progress) as on_progress:
+            source = open_source(path, on_progress)
+            gallery = _opened(place, path, source, encoder)
+            report = _unchanged(gallery, source)
+            if report is None:
+                report = gallery.sync(source, allow_removals=True, progress=on_progress)
+            return OnDemand(gallery, report)
+    except BusyError as error:
+        raise BusyError(
+            f"{escape_name(str(path))}: another process is indexing it; wait until that is done, "
+            f"and try again ({error})"
+        ) from error
+    except StorageError as error:
+        raise StorageError(
+            f"{escape_name(str(path))}: cannot be indexed on demand, since the cache cannot be "
+            f"written: {error}; set LOOKALIKE_DATA to a folder that can, or index it yourself: "
+            f"lookalike index {shlex.quote(path.name)}.gallery {shlex.quote(str(path))}"
+        ) from error
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; it is only a cache: to make it again, delete {place}") from (
+            error
+        )
+
+
+def cached_galleries(folder: str | Path) -> list[Path]:
+    """Return the cached galleries of a folder of images, sorted.
+
+    Raises:
+        SourceError: there is no such folder, or it is a file.
+    """
+    return sorted(each.parent for each in _place(_folder(folder)).glob(f"*.gallery/{MANIFEST}"))
+
+
+def is_image_folder(path: str | Path) -> bool:
+    """Return whether a path is that of a folder that is no gallery."""
+    text = expand_home(path)
+    return os.path.isdir(text) and not os.path.exists(os.path.join(text, MANIFEST))  # noqa: PTH110, PTH112, PTH118 - Path() would refuse some texts
+
+
+def _folder(folder: str | Path) -> Path:
+    """Return the resolved path of a folder, so that each has one gallery, by whatever path.
+
+    Raises:
+        SourceError: there is none.
+    """
+    given = as_path(folder, "folder")
+    path = Path(expand_home(given))
+    shown = escape_name(str(given))
+    if not path.exists():
+        raise SourceError(f"{shown}: there is no such folder")
+    if not path.is_dir():
+        quoted = shlex.quote(str(given))
+        if path.suffix.lower() in (*TABLES, ".tar"):
+            advice = f"index it first: lookalike index {shlex.quote(path.stem)}.gallery {quoted}"
+        else:
+            advice = f"search the folder that holds it: lookalike search {shlex.quote(str(given.parent))} QUERY"
+        raise SourceError(f"{shown}: is a file, not a folder of images; {advice}")
+    return path.resolve()
+
+
+def _place(path: Path) -> Path:
+    """Return the folder in the cache that has the galleries of a folder."""
+    return settings().data / CACHE / _readable(path.name or "root", str(path))
+
+
+def _readable(name: str, key: str) -> str:
+    """Return a file name for every system that begins with a name, and differs by its key."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:_READABLE].strip("-.") or "folder"
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{plain}-{digest[:_HASH]}"
+
+
+def _opened(
+    place: Path, path: Path, source: Source, encoder: str | Path | Encoder | None
+) -> Gallery:
+    """Open the gallery of a folder and an encoder, which is created if there is none."""
+    check_no_link(place, what=_WHAT)
+    chosen = _default(place) if encoder is None else encoder
+    reason = ""
+    if chosen is None:
+        from lookalike.gallery.encoder_choice import default_for
+
+        chosen, reason = default_for(source)
+    name, key = _encoder_key(chosen)
+    gallery = place / f"{_readable(name, key)}.gallery"
+    passed = chosen if isinstance(chosen, Encoder) else None
+    if not (gallery / MANIFEST).exists():
+        _say_first(source, name, reason)
+        try:
+            Gallery.create(gallery, encoder=chosen, images=source)
+        except ArtifactError:
+            if not (gallery / MANIFEST).exists():  # otherwise another process created it
+                raise
+        if encoder is None or not (place / _FOLDER).exists():
+            default = name if encoder is None else ""
+            write_manifest(place / _FOLDER, {"folder": escape_name(str(path)), "encoder": default})
+    return Gallery.open(gallery, encoder=passed)
+
+
+def _say_first(source: Source, name: str, reason: str) -> None:
+    """Say that a folder is indexed, which may take long, and by which encoder."""
+    chosen = f" ({reason})" if reason else ""
+    count = format_count(len(source), "image")
+    notice(f"indexing {count} for the first time, with {name}{chosen}")
+
+
+def _default(place: Path) -> str | None:
+    """Return the encoder that was chosen for a folder; None if none was."""
+    try:
+        name = read_manifest(place / _FOLDER, what=_WHAT).get("encoder")
+    except ArtifactError:
+        return None
+    return name if isinstance(name, str) and name else None
+
+
+def _encoder_key(encoder: str | Path | Encoder) -> tuple[str, str]:
+    """Return the name of an encoder, and a text that tells it from others of that name."""
+    if isinstance(encoder, Encoder):
+        return encoder.name, encoder.fingerprint
+    text = os.fspath(encoder)
+    files = [part.removeprefix(_ONNX) for part in text.split("+") if part.startswith(_ONNX)]
+    if not files and os.path.isdir(expand_home(text)):  # noqa: PTH112 - a name
+        files = [text]
+    if not files:
+        return text, text
+    paths = [os.path.abspath(expand_home(file.partition(",")[0])) for file in files]  # noqa: PTH100 - texts
+    states = [f"{path} {file_signature(path)}" for path in paths]
+    return source_name(Path(text).name), "\n".join([text, *states])
+
+
+def _unchanged(gallery: Gallery, source: Source) -> SyncReport | None:
+    """Return the report of a sync of a source that is as its rows are; None if it may differ.
+
+    Only file sizes and times are compared, and nothing is locked or written.
+    """
+    if gallery.sources != {source.name: source.spec} or source.problems:
+        return None
+    rows = {record.id: record for record in gallery.store.records()}
+    if len(rows) != len(source):
+        return None
+    for item in source:
+        row = rows.get(item.id)
+        if row is None or item.uri != row.uri:
+            return None
+        cheap, pixels = item.signature(), pixels_key(item.options)
+        if not cheap or row.signature != (f"{cheap} {pixels}" if pixels else cheap):
+            return None
+        if row.metadata != item.metadata:
+            metadata, _ = storable_metadata(item.metadata)
+            if row.metadata != metadata | written_values(row.metadata, gallery.written):
+                return None
+    return SyncReport(0, 0, 0, 0, len(rows), (), 0.0, skipped=tuple(source.skipped))
