@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import InputError
 from lookalike.images.decode import resize_image, shrink_image, to_channels
+from lookalike.images.pixel_filters import gaussian_blur, label_components
 from lookalike.types import ImageArray
 
 Mask = NDArray[np.float32]
@@ -32,6 +33,10 @@ _PLAIN_TOLERANCE = 14.0
 
 _PLAIN_SHARE = 0.9
 """Share of the border that a plain background must cover; the object may touch the rest."""
+
+_BORDER_COLORS = 8
+_MAX_STEPS = 100
+"""Clusters of the border's colors, and steps to find them."""
 
 _MIN_SHARE, _MAX_SHARE = 0.005, 0.98
 """Limits of the object's share of the image; beyond them nothing is detected."""
@@ -121,17 +126,15 @@ def find_foreground(image: ImageArray) -> Foreground:
     connected to the border. Otherwise the border's colors are clustered into eight, pixels are
     split by their distance to these (Otsu 1979), and the object is the largest distant component.
     """
-    from scipy import ndimage
-
     small = shrink_image(to_channels(image, 3), _WORKING_SIDE).astype(np.float32)
     border = _border_pixels(small)
     color = _plain_background(small, border)
     if color is not None:
         mask = ~_connected_to_border(np.abs(small - color).max(axis=2) <= _PLAIN_TOLERANCE)
     else:
-        distances = ndimage.gaussian_filter(_border_distances(small, border), 2)
+        distances = gaussian_blur(_border_distances(small, border), (2, 2))
         largest = _largest_component(distances > _otsu_threshold(distances))
-        mask = ndimage.binary_fill_holes(largest)
+        mask = ~_connected_to_border(~largest)  # holes are filled
     shape = image.shape[:2]
     if not _MIN_SHARE <= float(mask.mean()) <= _MAX_SHARE:
         return Foreground(np.ones(shape, np.float32), detected=False)
@@ -158,16 +161,12 @@ def _plain_background(
 
 def _connected_to_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pixels of a mask that are connected to the border within it."""
-    from scipy import ndimage
-
-    components, _ = ndimage.label(np.pad(mask, 1, constant_values=True))
+    components, _ = label_components(np.pad(mask, 1, constant_values=True))
     return np.asarray((components == components[0, 0])[1:-1, 1:-1])
 
 
 def _largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    from scipy import ndimage
-
-    components, count = ndimage.label(mask)
+    components, count = label_components(mask)
     if count == 0:
         return mask
     sizes = np.bincount(components.ravel())
@@ -179,13 +178,44 @@ def _border_distances(
     image: NDArray[np.float32], border: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return each pixel's distance ``(H, W)`` to the nearest of eight colors of the border."""
-    from sklearn.cluster import KMeans
-
-    count = min(8, len(np.unique(border, axis=0)))
-    centers = KMeans(count, n_init=1, random_state=0).fit(border).cluster_centers_
+    centers = _cluster_colors(border, _BORDER_COLORS)
     pixels = image.reshape(-1, 1, 3)
     nearest = np.linalg.norm(pixels - centers[None], axis=2).min(axis=1)
     return np.asarray(nearest.reshape(image.shape[:2]), np.float32)
+
+
+def _cluster_colors(colors: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Return the means of ``count`` clusters of colors ``(n, 3)``, or of fewer, by k-means.
+
+    Begins with colors drawn in proportion to their squared distance to those drawn before (Arthur
+    and Vassilvitskii 2007).
+    """
+    rng = np.random.default_rng(0)
+    centers = colors[rng.integers(len(colors))][None]
+    while len(centers) < count:
+        squares = _squared_distances(colors, centers).min(axis=1).astype(np.float64)
+        if not squares.any():
+            break
+        drawn = rng.choice(len(colors), p=squares / squares.sum())
+        centers = np.concatenate([centers, colors[drawn][None]])
+    members = None
+    for _ in range(_MAX_STEPS):
+        nearest_center = _squared_distances(colors, centers).argmin(axis=1)
+        if members is not None and (members == nearest_center).all():
+            break
+        members = nearest_center
+        sizes = np.bincount(members, minlength=len(centers))
+        sums = np.stack([np.bincount(members, plane, len(centers)) for plane in colors.T], axis=1)
+        means = sums / np.maximum(sizes, 1)[:, None]
+        centers = np.where(sizes[:, None] > 0, means, centers).astype(np.float32)
+    return centers
+
+
+def _squared_distances(
+    colors: NDArray[np.float32], centers: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the squared distances ``(n, count)`` of colors to centers."""
+    return np.asarray(((colors[:, None] - centers[None]) ** 2).sum(axis=2))
 
 
 def _otsu_threshold(values: NDArray[np.float32]) -> float:

@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 
 from lookalike.images.decode import resize_image, shrink_image, to_channels
 from lookalike.images.foreground import Mask, find_foreground
+from lookalike.images.pixel_filters import dilate, erode, gaussian_blur, sample_bilinear, sobel
 from lookalike.types import ImageArray
 
 MAX_SIDE = 160
@@ -103,18 +104,16 @@ def _draw_outlines(
     values: NDArray[np.float32], mask: Mask, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Draw dark lines around the item and along its color edges."""
-    from scipy import ndimage
-
     side = max(mask.shape)
-    smooth = ndimage.gaussian_filter(values, (side * 0.01, side * 0.01, 0))
-    slope = np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1)).max(axis=2)
+    smooth = gaussian_blur(values, (side * 0.01, side * 0.01))
+    slope = np.hypot(sobel(smooth, 0), sobel(smooth, 1)).max(axis=2)
     edge = slope > rng.uniform(80, 240)
     inside = mask > 0.5
-    edge |= inside & ~ndimage.binary_erosion(inside, iterations=1)
+    edge |= inside & ~erode(inside)
     thickness = max(1, round(side * rng.uniform(0.003, 0.011)))
-    edge = ndimage.binary_dilation(edge, iterations=thickness)
+    edge = dilate(edge, thickness)
     ink = values.min(axis=2, keepdims=True) * rng.uniform(0, 0.4)
-    soft = ndimage.gaussian_filter(edge.astype(np.float32), 0.7)[:, :, None]
+    soft = gaussian_blur(edge.astype(np.float32), (0.7, 0.7))[:, :, None]
     return np.asarray(values * (1 - soft) + ink * soft, np.float32)
 
 
@@ -134,7 +133,7 @@ def _warp(image: ImageArray, rng: np.random.Generator) -> ImageArray:
     if rng.random() < _P_ELASTIC:
         u += _displacement((height, width), rng) * width
         v += _displacement((height, width), rng) * height
-    return _sample(image, u, v)
+    return sample_bilinear(image, u, v, int(_WHITE))
 
 
 def _displacement(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -143,13 +142,3 @@ def _displacement(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[n
     return np.asarray(
         Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BICUBIC), np.float32
     )
-
-
-def _sample(image: ImageArray, u: NDArray[np.float32], v: NDArray[np.float32]) -> ImageArray:
-    from scipy import ndimage
-
-    planes = [
-        ndimage.map_coordinates(image[:, :, c], [v, u], order=1, mode="constant", cval=_WHITE)
-        for c in range(3)
-    ]
-    return np.ascontiguousarray(np.dstack(planes))
