@@ -43,7 +43,7 @@ from lookalike.gallery.new_images import NewImages
 from lookalike.images.decode import content_hash, decode
 from lookalike.metadata import metadata_changes
 from lookalike.progress import ProgressOption, reporting
-from lookalike.search.hits import Hits
+from lookalike.search.hits import RANKED_BY, Hits
 from lookalike.search.request import Query, SearchRequest
 from lookalike.sources.inputs import InputImage, ManyImages, OneImage
 from lookalike.sources.sampling import thread_map
@@ -598,7 +598,10 @@ class RemoteGallery(BaseGallery):
         with self.client._expected():
             name = query.name if query.examples else _text(result["query"])
             hits = tuple(map(self._hit, result["hits"]))
-            return Hits(name, Metric(result["metric"]), hits, uri, self._thumbnails)
+            note = None if result.get("note") is None else _text(result["note"])
+            ranked_by = RANKED_BY[RANKED_BY.index(result.get("ranked_by", "embedding"))]
+            metric = Metric(result["metric"])
+            return Hits(name, metric, hits, uri, self._thumbnails, ranked_by, note)
 
     def _thumbnails(self, hits: Sequence[Hit]) -> list[ImageArray | None]:
         """Return small images of hits; None where the service cannot read one."""

@@ -106,7 +106,7 @@ def test_sqlite_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(index.search("all")[0]) == 3_000  # it is built
     cancellation = Cancellation()
     cancellation.cancel()
-    monkeypatch.setattr(KeywordIndex, "_build", lambda _: None)
+    monkeypatch.setattr(KeywordIndex, "_build", lambda *_: None)
     with cancellable(cancellation), pytest.raises(CancelledError):
         index.search("al")
     assert len(index.search("al")[0]) == 3_000

@@ -68,7 +68,7 @@ def run(
     request: SearchRequest, store: RowReader, query: QueryVectors, read_images: ImageReader
 ) -> tuple[Hit, ...]:
     [hits] = search_rows(request, store, [query], read_images)
-    return hits
+    return hits.rows
 
 
 def search(
@@ -382,12 +382,12 @@ def test_geometrically_verified_hits_are_first(tmp_path: Path, require: Require)
 def test_the_queries_of_a_batch_share_filter_and_keywords(
     store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    searches: list[str] = []
+    searches: list[object] = []
     matches = KeywordIndex._matches
 
-    def counted(index: KeywordIndex, text: str) -> tuple[np.ndarray, np.ndarray]:
-        searches.append(text)
-        return matches(index, text)
+    def counted(index: KeywordIndex, terms: Any) -> tuple[np.ndarray, np.ndarray]:
+        searches.append(terms)
+        return matches(index, terms)
 
     monkeypatch.setattr(KeywordIndex, "_matches", counted)
     view = store.snapshot()

@@ -164,7 +164,7 @@ def test_a_vector_has_any_length(gallery: Gallery) -> None:
         ({"text": ()}, "text is an empty list"),
         ({"id": 5}, "id must be a string or a list of strings, not int"),
         ({"id": ["a", 5]}, "id must be a string or a list of strings; one of the list is int"),
-        ({"text": "red"}, "supports images only"),
+        ({"text": "?!"}, "has no word to search for"),
         ({"vector": [1.0, 2.0]}, r"vector has 2 dimensions; .* have \d+"),
         ({"vector": [[1.0, 2.0]]}, r"shape \(dim,\), not \(1, 2\); pass several as vectors"),
         ({"vector": ["a"]}, r"vector must be numbers of shape \(dim,\)"),
@@ -422,11 +422,12 @@ def test_vectors_without_an_encoder_are_searched_by_vector_and_id(photos: Path) 
     refused: list[dict[str, Any]] = [
         {"query": photos / "00.png"},
         {"like": [photos / "00.png"]},
-        {"text": "red"},
     ]
     for options in refused:
         with pytest.raises(InputError, match="encoder"):
             gallery.search(**options)
+    by_name = gallery.search(text=ids[3])
+    assert (by_name[0].id, by_name.ranked_by) == (ids[3], "keywords")
 
 
 def test_a_url_is_fetched_from_the_public_internet_only(gallery: Gallery) -> None:
@@ -446,7 +447,7 @@ def test_texts_are_queries_and_examples() -> None:
     class Steps:
         """Steps of a gallery in memory."""
 
-        dim, batch_size = 3, 1
+        dim, batch_size, supports_text = 3, 1, True
 
         async def rows(self, ids: Sequence[str]) -> Rows:
             return store.get(ids)

@@ -55,6 +55,9 @@ MIN_CROP = 0.01
 NATIVE_LIMIT = 64
 """Images that all have one size of at most this many pixels a side are not resized."""
 
+TEXT_COMMAND = "lookalike search FOLDER WORDS --encoder clip-b32"
+"""The command that searches by text with an image-text encoder."""
+
 
 class Encoder(ABC):
     """Maps images to embeddings.
@@ -195,8 +198,7 @@ class Encoder(ABC):
         """
         del texts
         raise InputError(
-            f"encoder {self.name!r} supports images only; for text queries index with a CLIP or "
-            "SigLIP model: lookalike index GALLERY SOURCE --encoder transformers:NAME"
+            f"encoder {self.name!r} supports images only; for text queries: {TEXT_COMMAND}"
         )
 
     def __repr__(self) -> str:

@@ -48,24 +48,19 @@ def run_request(gallery: Gallery, opened: OpenedGallery, request: SearchRequest)
         opened = opened.snapshot()  # the queries are rows of what is searched
         queries = tuple(with_stored_rows(query, opened.store) for query in queries)
     read = partial(gallery.read_images, reduce=reduce_image)
+    results: list[Hits] = []
     if request.is_plain:
         vectors = run_now(encode_queries(queries, request, _Steps(gallery, opened)))
         # The snapshot is of the gallery of this encoder, or an error.
-        hits_of_queries = search_rows(request, opened.snapshot().store, vectors, read)
+        results = search_rows(request, opened.snapshot().store, vectors, read)
     else:
-        vectors, hits_of_queries = [], []
         for query in queries:
             check_cancelled()
             encoded = run_now(encode_queries((query,), request, _Steps(gallery, opened)))
             opened = opened.snapshot()  # that of the first query, for all of them
-            hits_of_queries += search_rows(request, opened.store, encoded, read)
-            vectors += [replace(each, image=None) for each in encoded]  # which may be large
-    assert request.metric is not None
+            results += search_rows(request, opened.store, encoded, read)
     reader = partial(gallery.read_images, reduce=display_size)
-    return [
-        Hits(each.name, request.metric, hits, each.uri, reader)
-        for each, hits in zip(vectors, hits_of_queries, strict=True)
-    ]
+    return [replace(hits, reader=reader) for hits in results]
 
 
 def query_rows(store: RowReader, ids: Sequence[str]) -> Rows:
@@ -95,6 +90,11 @@ class _Steps:
     def dim(self) -> int:
         """Length of an embedding."""
         return self.opened.store.dim
+
+    @property
+    def supports_text(self) -> bool:
+        """Whether the encoder embeds texts."""
+        return self.opened.encoder.supports_text
 
     @property
     def batch_size(self) -> int:

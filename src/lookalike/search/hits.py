@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,11 @@ from lookalike.types import Hit, ImageArray, Metric
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+RankedBy = Literal["embedding", "keywords", "embedding+keywords"]
+"""What the order of hits comes from."""
+
+RANKED_BY: tuple[RankedBy, ...] = get_args(RankedBy)
 
 ImageReader = Callable[[Sequence[Hit]], Sequence[ImageArray | None]]
 """Reads the images of hits; None where one cannot be read."""
@@ -49,6 +54,11 @@ class Hits(Sequence[Hit]):
     ``query`` is the name of the query, ``uri`` the location of its image, if it has one. ``reader``
     reads the images of hits; without one they are opened by their URIs. It is neither compared nor
     pickled. A slice is ``Hits`` again; ranks stay those of the search.
+
+    ``ranked_by`` says what the order comes from: ``embedding``, ``keywords`` (names and metadata),
+    or ``embedding+keywords``, both fused by rank. ``note`` is what a person should know about it:
+    that a text was searched in names and metadata, since the encoder has no texts, and which words
+    match nothing.
     """
 
     query: str
@@ -56,6 +66,8 @@ class Hits(Sequence[Hit]):
     rows: tuple[Hit, ...]
     uri: str | None = None
     reader: ImageReader | None = field(default=None, compare=False)
+    ranked_by: RankedBy = "embedding"
+    note: str | None = None
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...
@@ -80,13 +92,19 @@ class Hits(Sequence[Hit]):
             else ""
         )
         query = shorten(self.query, _NAME_CHARACTERS)
-        return f"<Hits of {query!r}: {format_count(len(self), 'hit')}, {self.metric}{best}>"
+        return f"<Hits of {query!r}: {format_count(len(self), 'hit')}, {self.measure}{best}>"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Hits, (self.query, self.metric, self.rows, self.uri)
+        fields = (self.query, self.metric, self.rows, self.uri, None, self.ranked_by, self.note)
+        return Hits, fields
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Hits:
         return replace(self, rows=copy.deepcopy(self.rows, memo))
+
+    @property
+    def measure(self) -> str:
+        """What distances are in: the metric, or ``keywords``, where they are 1 - score / best."""
+        return "keywords" if self.ranked_by == "keywords" else self.metric.value
 
     @property
     def ids(self) -> list[str]:
@@ -103,8 +121,10 @@ class Hits(Sequence[Hit]):
         """Cosine similarities, 1 - cosine distance: ``(k,)`` float64 in [-1, 1].
 
         Raises:
-            SettingError: the metric is not cosine.
+            SettingError: the metric is not cosine, or nothing but keywords was searched for.
         """
+        if self.ranked_by == "keywords":
+            raise SettingError("hits by keywords have no similarities; use .distances")
         if self.metric is not Metric.COSINE:
             raise SettingError(
                 "{metric} has no similarities; use .distances, or search with metric='cosine'",
@@ -113,8 +133,13 @@ class Hits(Sequence[Hit]):
         return 1 - self.distances
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the query and its hits as JSON values."""
-        return {"query": self.query, "hits": [asdict(hit) for hit in self.rows]}
+        """Return the query, what ranked its hits, the note and the hits as JSON values."""
+        return {
+            "query": self.query,
+            "ranked_by": self.ranked_by,
+            "note": self.note,
+            "hits": [asdict(hit) for hit in self.rows],
+        }
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a DataFrame with a row for each hit.
@@ -155,7 +180,7 @@ class Hits(Sequence[Hit]):
             "uri": [hit.uri for hit in self.rows],
             "distance": self.distances,
         }
-        if self.metric is Metric.COSINE:
+        if self.measure == Metric.COSINE:
             columns["similarity"] = self.similarities
         add_metadata(columns, [hit.metadata for hit in self.rows])
         return columns
@@ -203,8 +228,9 @@ class Hits(Sequence[Hit]):
             note = f"; images cannot be read: {type(error).__name__}: {error}"
         more = len(self) - len(shown)
         title = (
-            f"{shorten(self.query)}: {format_count(len(self), 'hit')}, {self.metric}"
+            f"{shorten(self.query)}: {format_count(len(self), 'hit')}, {self.measure}"
             f"{f' ({more:,} more not shown)' if more else ''}{shorten(note, 300)}"
+            f"{'' if self.note is None else f'; {shorten(self.note, 300)}'}"
         )
         cells = [(image, self._caption(hit)) for image, hit in zip(images, shown, strict=True)]
         query = None if self.uri is None or is_url(self.uri) else self.query_image()
@@ -220,7 +246,7 @@ class Hits(Sequence[Hit]):
         return "\n".join(line for line in lines if line)
 
     def _score(self, hit: Hit) -> str:
-        if self.metric is Metric.COSINE:
+        if self.measure == Metric.COSINE:
             return f"similarity {1 - hit.distance:z.3f}"
         return f"distance {format_distance(hit.distance)}"
 

@@ -13,7 +13,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.encoders.base import TEXT_COMMAND
 from lookalike.errors import ImageError, InputError, MissingRowError, SettingError
+from lookalike.search.keywords import keywords_of_text
 from lookalike.search.region import QueryRegion
 from lookalike.search.request import Example, Query, SearchRequest
 from lookalike.stores.base import RowReader, Rows
@@ -32,6 +34,8 @@ class QueryVectors:
 
     Each row counts with its nearest vector. ``row_ids`` are the ids of rows that the query is or
     was made of, which are never hits; ``image`` is the image that geometric verification compares.
+    ``keywords`` stand for the texts of the query where the encoder has none; they are fused with
+    the vectors as those of a request are.
     """
 
     name: str
@@ -39,6 +43,7 @@ class QueryVectors:
     embeddings: Embeddings
     row_ids: tuple[str, ...] = ()
     image: ImageArray | None = None
+    keywords: str | None = None
 
 
 class QuerySteps(Protocol):
@@ -47,6 +52,11 @@ class QuerySteps(Protocol):
     @property
     def dim(self) -> int:
         """Length of an embedding."""
+        ...
+
+    @property
+    def supports_text(self) -> bool:
+        """Whether the encoder embeds texts; keywords stand for them otherwise."""
         ...
 
     @property
@@ -88,10 +98,10 @@ class QuerySteps(Protocol):
         ...
 
     async def encode_texts(self, texts: Sequence[str]) -> Embeddings:
-        """Return ``(n, dim)`` embeddings of texts.
+        """Return ``(n, dim)`` embeddings of texts, if that is supported.
 
         Raises:
-            InputError: the encoder supports images only.
+            InputError: the encoder is not available.
         """
         ...
 
@@ -100,6 +110,8 @@ async def encode_queries(
     queries: Sequence[Query], request: SearchRequest, steps: QuerySteps
 ) -> list[QueryVectors]:
     """Return the vectors of queries; what can be done for several at a time is.
+
+    Texts are searched for by their words in names and metadata where the encoder has images only.
 
     Args:
         queries: some of those of the request.
@@ -111,24 +123,51 @@ async def encode_queries(
         MissingRowError: there is no row with an id.
         SourceError: the image of a row is needed, and its source is missing.
         InputError: a region where there is no image to crop, a box that is not inside an image, a
-            vector of another dimension, a text for an encoder of images, or examples that cancel
-            each other out.
+            vector of another dimension, examples that cancel each other out, a text without words
+            or a negative one for an encoder of images.
     """
     for query in queries:
         query.check_region(request.region)
-    examples = [example for query in queries for example in query.examples]
+    several = [(query, None) if steps.supports_text else _by_keywords(query) for query in queries]
+    examples = [example for query, _ in several for example in query.examples]
     encoded = iter(await _encode_examples(examples, request, steps))
     results = []
-    for query in queries:
+    for whole, (query, keywords) in zip(queries, several, strict=True):
         parts = [next(encoded) for _ in query.examples]
         if len(parts) == 1:
-            results.append(parts[0])
+            vectors = parts[0]
         elif not parts:
-            empty = np.empty((0, steps.dim), np.float32)
-            results.append(QueryVectors(str(request.keywords), None, empty))
+            name = str(request.keywords) if whole.is_empty else whole.name
+            vectors = QueryVectors(name, None, np.empty((0, steps.dim), np.float32))
         else:
-            results.append(_combined(query, parts, request.metric or Metric.COSINE))
+            vectors = _combined(query, parts, request.metric or Metric.COSINE)
+        if keywords is not None:
+            vectors = replace(vectors, name=whole.name, keywords=keywords)
+        results.append(vectors)
     return results
+
+
+def _by_keywords(query: Query) -> tuple[Query, str | None]:
+    """Return a query without its texts, and their words; None if it has no text.
+
+    Raises:
+        InputError: a text has no word, results should be unlike it, or nothing else is left than
+            what they should be unlike.
+    """
+    texts = [example for example in query.examples if example.text is not None]
+    if not texts:
+        return query, None
+    rest = tuple(example for example in query.examples if example.text is None)
+    unlike = next((example for example in texts if example.weight < 0), None)
+    if unlike is not None or (rest and not any(example.weight > 0 for example in rest)):
+        what = "an image in {like}" if unlike is None else f"no text, such as {unlike.text!r}"
+        raise InputError(
+            f"{{unlike}} needs {what}, without an image-text encoder; with one: {TEXT_COMMAND}",
+            unlike=None,
+            like=None,
+        )
+    positive = [str(example.text) for example in texts if example.weight > 0]
+    return Query(rest), keywords_of_text(" ".join(positive)) if positive else None
 
 
 def run_now(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -9,19 +9,21 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
+from lookalike.encoders.base import TEXT_COMMAND
 from lookalike.errors import InputError, MissingRowError
 from lookalike.filters import Filter, RowFilter
 from lookalike.images import local_features
 from lookalike.search import rerank
-from lookalike.search.hits import ImageReader
-from lookalike.search.keywords import fuse_rankings, keyword_index
+from lookalike.search.hits import Hits, ImageReader, RankedBy
+from lookalike.search.keywords import fuse_rankings, keyword_index, names_of_rows
 from lookalike.search.query import QueryVectors
 from lookalike.search.request import SearchRequest
 from lookalike.stores.base import MAX_K, RowReader
@@ -29,6 +31,11 @@ from lookalike.types import Embeddings, Hit, ImageArray, Metric
 from lookalike.vectors import unit_rows
 
 T = TypeVar("T")
+
+TEXT_NOTE = (
+    f"no image-text encoder: searched names and metadata; for search by content: {TEXT_COMMAND}"
+)
+"""Says how a text was searched for that was not embedded."""
 
 NEIGHBORS = 3
 """Neighbors used by query expansion and database augmentation. Where a query has few relevant
@@ -52,7 +59,7 @@ def search_rows(
     queries: Sequence[QueryVectors],
     read_images: ImageReader,
     timer: StageTimer = no_timer,
-) -> list[tuple[Hit, ...]]:
+) -> list[Hits]:
     """Return at most ``k`` hits for each query, best first; distances are from query to rows.
 
     All queries are searched for in one snapshot, in which the filter is evaluated once; those that
@@ -80,15 +87,19 @@ def search_rows(
     if where is not None:
         with timer("search"):
             where = store.resolve_filter(where)
-    if request.is_plain and all(len(query.embeddings) == 1 for query in queries):
+    if request.is_plain and all(map(_is_plain, queries)):
         with timer("search"):
             return _search_plain(request, store, queries, where)
     return [_Search(request, store, query, read_images, where).run(timer) for query in queries]
 
 
+def _is_plain(query: QueryVectors) -> bool:
+    return len(query.embeddings) == 1 and query.keywords is None
+
+
 def _search_plain(
     request: SearchRequest, store: RowReader, queries: Sequence[QueryVectors], where: Filter | None
-) -> list[tuple[Hit, ...]]:
+) -> list[Hits]:
     """Return the nearest rows to each query, all searched for at once."""
     excluded = max((len(query.row_ids) for query in queries), default=0)
     k = min(request.k + excluded, max(request.k, MAX_K))
@@ -96,19 +107,22 @@ def _search_plain(
     results = store.search(vectors, k, _metric(request), where, exact=request.exact)
     return [
         _best(
-            [hit for hit in hits if hit.id not in query.row_ids] if query.row_ids else hits, request
+            [hit for hit in hits if hit.id not in query.row_ids] if query.row_ids else hits,
+            request,
+            query,
         )
         for query, hits in zip(queries, results, strict=True)
     ]
 
 
-def _best(hits: Sequence[Hit], request: SearchRequest) -> tuple[Hit, ...]:
+def _best(hits: Sequence[Hit], request: SearchRequest, query: QueryVectors) -> Hits:
     """Return the first ``k`` hits within the distance limit, ranked from 1."""
     limit = request.distance_limit
     results = [hit for hit in hits if hit.distance <= limit][: request.k]
-    return tuple(
+    rows = tuple(
         hit if hit.rank == rank else replace(hit, rank=rank) for rank, hit in enumerate(results, 1)
     )
+    return Hits(query.name, _metric(request), rows, query.uri)
 
 
 def _metric(request: SearchRequest) -> Metric:
@@ -126,12 +140,15 @@ class _Search:
     read_images: ImageReader
     where: Filter | None
     depth: int = 0
+    unmatched: dict[str, str | None] = field(default_factory=dict)
 
-    def run(self, timer: StageTimer) -> tuple[Hit, ...]:
+    def run(self, timer: StageTimer) -> Hits:
         """Return the hits."""
         request = self.request
+        texts = (request.keywords, self.query.keywords)
+        keywords = " ".join(each for each in texts if each is not None)
         self.depth = request.k
-        if request.rerankings or request.keywords is not None:
+        if request.rerankings or keywords:
             self.depth = max(request.k, rerank.DEPTH)
         hits: list[Hit] = []
         if len(self.query.embeddings):
@@ -140,10 +157,25 @@ class _Search:
         if request.rerankings and hits:
             with timer("rerank"):
                 hits = self._rerank(hits)
-        if request.keywords is not None:
-            with timer("keywords"):
-                hits = self._fuse_keywords(hits, request.keywords)
-        return _best(hits, request)
+        if request.keywords is None and self.query.keywords is None:
+            return _best(hits, request, self.query)
+        with timer("keywords"):
+            hits = self._fuse_keywords(hits, keywords)
+        ranked_by: RankedBy = "embedding+keywords" if len(self.query.embeddings) else "keywords"
+        return replace(
+            _best(hits, request, self.query), ranked_by=ranked_by, note=self._note() or None
+        )
+
+    def _note(self) -> str:
+        """Return what a person should know about the search for keywords."""
+        notes = [] if self.query.keywords is None else [TEXT_NOTE]
+        if self.unmatched:
+            words = ", ".join(
+                f"{word!r}" + (f" (similar: {similar})" if similar else "")
+                for word, similar in self.unmatched.items()
+            )
+            notes.append(f"no name or metadata with {words}")
+        return "; ".join(notes)
 
     def _nearest(self, vectors: Embeddings, where: Filter | None) -> list[Hit]:
         """Return the nearest rows to any of the query vectors ``(v, dim)``, nearest first.
@@ -168,7 +200,7 @@ class _Search:
         return sorted(best.values(), key=lambda hit: (hit.distance, hit.id))[:depth]
 
     def _fuse_keywords(self, hits: list[Hit], keywords: str) -> list[Hit]:
-        """Return hits fused by rank with the rows whose metadata match the keywords.
+        """Return hits fused by rank with the rows whose names or metadata match the keywords.
 
         Without an image, a row's distance is 1 - BM25 / (BM25 of the best row).
         """
@@ -196,7 +228,9 @@ class _Search:
         The rows that the query is made of are left out.
         """
         columns = self.store.columns()
-        rows, scores = keyword_index(columns).search(keywords)
+        index = keyword_index(columns)
+        rows, scores = index.search(keywords, partial(names_of_rows, self.store))
+        self.unmatched = index.unmatched(keywords)
         passing = np.ones(len(rows), np.bool_)
         if self.where is not None and len(rows):
             passing = self.where.mask(columns)[rows]

@@ -81,6 +81,11 @@ class _Steps:
         return self.opened.gallery.store.dim
 
     @property
+    def supports_text(self) -> bool:
+        """Whether the encoder embeds texts."""
+        return self.opened.batcher.encoder.supports_text
+
+    @property
     def batch_size(self) -> int:
         """One image at a time: the memory of decoded images is shared by all requests."""
         return 1

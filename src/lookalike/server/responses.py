@@ -141,7 +141,13 @@ def _finite(value: object) -> object:
 
 def _result_parts(gallery: OpenGallery, hits: Hits) -> Iterator[bytes]:
     """Yield the JSON of a search result; images are referred to by item id, never by location."""
-    yield b'{"query":%b,"metric":%b,"hits":[' % (dumps(hits.query), dumps(hits.metric.value))
+    head = {
+        "query": hits.query,
+        "metric": hits.metric.value,
+        "ranked_by": hits.ranked_by,
+        "note": hits.note,
+    }
+    yield dumps(head)[:-1] + b',"hits":['
     separator = b""
     for hit in hits:
         yield separator

@@ -76,8 +76,8 @@ class _CommonParameters(RequestModel):
     exact: bool = Field(False, description="Exact search; skip the approximate index.")
     keywords: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
         None,
-        description="Full-text search in metadata; fused with the image ranking if there is a "
-        "query image.",
+        description="Full-text search in names and metadata; fused with the image ranking if "
+        "there is a query image.",
         examples=["red shoe"],
     )
 
@@ -133,8 +133,9 @@ class Example(RequestModel):
     )
     text: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
         None,
-        description="Text query (needs an image-text encoder such as CLIP or SigLIP; see "
-        "supports_text of the gallery).",
+        description="Text query: by content with an image-text encoder such as CLIP or SigLIP "
+        "(see supports_text of the gallery), else by its words in names and metadata (see "
+        "ranked_by of the result).",
     )
     url: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
         None, description="URL of an image to fetch, if the service allows it."
@@ -241,6 +242,16 @@ class SearchResult(BaseModel):
 
     query: str = Field(description="The item id, text, URL or keywords, or a name for the image.")
     metric: str = Field(description="Metric of the distances: cosine or l2.")
+    ranked_by: Literal["embedding", "keywords", "embedding+keywords"] = Field(
+        description="What the order comes from: embedding (a text was searched by content), "
+        "keywords (by names and metadata; the distance is then 1 - score / best score), or both, "
+        "fused by rank."
+    )
+    note: str | None = Field(
+        description="What to know about the results: that a text was searched in names and "
+        "metadata, since the encoder supports images only, or which keywords match nothing; "
+        "usually null."
+    )
     hits: list[Hit] = Field(description="Results, best first.")
 
 
@@ -294,7 +305,9 @@ class GallerySummary(BaseModel):
     metric: str = Field(description="Default metric: cosine or l2.")
     encoder: str = Field(description="Name of the encoder.")
     fingerprint: str = Field(description="Fingerprint of the encoder's weights and preprocessing.")
-    supports_text: bool = Field(description="Whether text queries are supported.")
+    supports_text: bool = Field(
+        description="Whether text queries are by content; else by names and metadata."
+    )
     writable: bool = Field(description="Whether the service accepts writes.")
     problem: str | None = Field(None, description="Why it cannot be searched now; usually null.")
 

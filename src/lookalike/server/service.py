@@ -39,7 +39,7 @@ from lookalike.server.thumbnails import ItemImages
 from lookalike.server.workers import Workers
 from lookalike.server.writing import Writer
 from lookalike.stores.base import Rows, replaced_error
-from lookalike.types import Hit, Metadata
+from lookalike.types import Metadata
 
 T = TypeVar("T")
 
@@ -272,12 +272,8 @@ class Service:
         """
         reader = partial(self.item_images.reader, loop=asyncio.get_running_loop())
         run = partial(_search_now, opened, request, vectors, reader, stages)
-        found = await self.in_thread(run, long=long or is_long(request))
-        metric = request.metric or opened.gallery.metric
-        return [
-            Hits(each.name, metric, hits, each.uri)
-            for each, hits in zip(vectors, found, strict=True)
-        ]
+        by_keywords = any(each.keywords is not None for each in vectors)
+        return await self.in_thread(run, long=long or by_keywords or is_long(request))
 
     async def _in_current(
         self, opened: OpenGallery, work: Callable[[OpenGallery], Awaitable[T]]
@@ -346,7 +342,7 @@ def _search_now(
     vectors: Sequence[QueryVectors],
     reader: Callable[[Gallery, GalleryState], ImageReader],
     stages: Stages,
-) -> list[tuple[Hit, ...]]:
+) -> list[Hits]:
     """Search the rows as they are now.
 
     Raises:
