@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 class LookalikeError(Exception):
@@ -80,13 +80,30 @@ class MissingRowError(InputError):
 
 
 class UnknownNameError(InputError):
-    """A name that no registry has; the message names the nearest one."""
+    """A name that no registry has; the message names the nearest one.
 
-    def __init__(self, kind: str, name: str, available: Iterable[str]) -> None:
+    Args:
+        kind: of what is named.
+        name: that is unknown.
+        available: all names.
+        meant: what ``name`` may mean, instead of the name that is spelled most alike.
+        command: that lists the names, instead of the list of all.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        available: Iterable[str],
+        *,
+        meant: Sequence[str] = (),
+        command: str = "",
+    ) -> None:
         names, name = sorted(available), str(name)
-        matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f": did you mean {matches[0]!r}?" if matches else ";"
-        super().__init__(f"unknown {kind} {name!r}{hint} available: {', '.join(names)}")
+        matches = meant or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f": did you mean {' or '.join(map(repr, matches))}?" if matches else ";"
+        names_all = f"all names: {command}" if command else f"available: {', '.join(names)}"
+        super().__init__(f"unknown {kind} {name!r}{hint} {names_all}")
 
 
 class SettingError(InputError):
@@ -154,16 +171,20 @@ def require(package: str, purpose: str, extra: str) -> None:
     Raises:
         MissingDependencyError: it is not; the message has the command that installs it.
     """
+    if not is_installed(package):
+        raise MissingDependencyError(package, purpose, extra)
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package is installed, by its top-level module; it is not imported."""
     from importlib.util import find_spec
 
     try:
-        installed = find_spec(package) is not None
+        return find_spec(package) is not None
     except ValueError:  # imported already, by something that gave it no spec
-        installed = True
+        return True
     except ImportError:
-        installed = False
-    if not installed:
-        raise MissingDependencyError(package, purpose, extra)
+        return False
 
 
 @contextmanager

@@ -400,8 +400,8 @@ def test_missing_user_model_is_an_error(tmp_path: Path) -> None:
 
 def test_specs_of_pretrained_encoders(lite0: NetworkEncoder) -> None:
     spec = encoder_specs()["efficientnet-lite0"]
-    assert spec.cached is not None
-    assert spec.cached.is_file()
+    assert all(file.is_file() for file in spec.weight_files())
+    assert spec.weight_files()
     assert (spec.dim, spec.license) == (1280, "Apache-2.0")
     assert find_encoder_spec("efficientnet-lite0/avg+color").name == "efficientnet-lite0/avg+color"
     assert find_encoder_spec("timm:resnet18").name == "timm:resnet18"

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookalike.cli import console
 from lookalike.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lookalike.encoders.catalog import Family
+    from lookalike.encoders.specs import EncoderSpec
 
 _Name = Annotated[
     str | None, typer.Argument(metavar="NAME", help="Show the details of one [default: list all].")
@@ -17,41 +23,99 @@ _WIDTH = 80
 
 
 def encoders(name: _Name = None, as_json: AsJson = False) -> None:
-    """List built-in and pretrained encoders.
+    """List encoders.
 
       lookalike encoders
-      lookalike encoders efficientnet-lite0
+      lookalike encoders clip-b32
 
-    More can be named wherever an encoder is:
+    Options follow an encoder's name; + joins several encoders:
 
+      NAME,mirror,whiten=128      also foreground (any encoder)
+      NAME,size=320,fit=stretch   input size, or 224:320; fit: crop,
+                                  stretch, white, border (networks)
       efficientnet-lite0/rmac     another pooling: gem, avg, max, rmac,
                                   attention, grid, layers
-      timm:NAME, hf-hub:NAME      a model of timm, e.g. DINOv2
-      onnx:FILE                   your own network
-      hog+color                   several, joined by +
-      NAME,size=320,fit=stretch   input size, or 224:320; fit: crop,
-                                  stretch, white, border (pretrained)
-      NAME,mirror,whiten=128      also foreground (any encoder)
+      clip-b32,dtype=fp16         another precision: q8, fp16, fp32
+      efficientnet-lite0+sscd     concatenated embeddings
     """
-    from lookalike.encoders.registry import encoder_specs
+    from lookalike.encoders.catalog import FAMILIES
+    from lookalike.encoders.registry import encoder_specs, find_encoder_spec
+    from lookalike.errors import is_installed
 
-    rows = []
-    for each in encoder_specs().values():
-        cached = each.cached if each.cached is not None and each.cached.is_file() else None
-        rows.append(
-            {
-                "name": each.name,
-                "summary": each.summary,
-                "dim": each.dim,
-                "input": each.input,
-                "baseline": each.baseline,
-                "license": each.license,
-                "source": each.source,
-                "cached": None if cached is None else str(cached),
-                "bytes": None if cached is None else cached.stat().st_size,
-            }
-        )
-    _show("encoder", rows, ("name", "summary"), name, as_json)
+    if name is not None and name not in {family.form for family in FAMILIES}:
+        _show_one(_encoder_row(find_encoder_spec(name)), as_json)
+        return
+    rows = [_encoder_row(spec) for spec in encoder_specs().values()]
+    families = [_family_row(family) for family in FAMILIES]
+    if name is not None or as_json:
+        _show("encoder", [*rows, *families], (), name, as_json)
+        return
+    _print_columns(
+        [row for row in rows if row["download"] is None], ("name", "summary"), title="Built in"
+    )
+    networks = [row for row in rows if row["download"] is not None]
+    columns = ("name", "summary", "dim", "input", "license", "text", "state")
+    _print_columns([_brief(row) for row in networks], columns, title="\nPretrained networks")
+    _print_columns(families, ("example", "summary", "state"), title="\nMore by name")
+    if not is_installed("tokenizers"):
+        console.note("text queries need the package tokenizers: pip install 'lookalike[text]'")
+
+
+def _encoder_row(spec: EncoderSpec) -> dict[str, Any]:
+    files = spec.weight_files()
+    return {
+        "name": spec.name,
+        "summary": spec.summary,
+        "dim": spec.dim,
+        "input": spec.input,
+        "text": spec.supports_text,
+        "baseline": spec.baseline,
+        "license": spec.license,
+        "source": spec.source,
+        "download": spec.download,
+        "state": _state(spec, files),
+        "cached": str(files[0]) if files else None,
+        "bytes": sum(file.stat().st_size for file in files) if files else None,
+    }
+
+
+def _state(spec: EncoderSpec, files: Sequence[Path]) -> str | None:
+    """Return whether an encoder's weights are here, or what opening it downloads.
+
+    None if nobody knows before it is opened.
+    """
+    from lookalike.config import settings
+
+    if spec.download is None:
+        return "built in" if spec.source == "built in" else None
+    if files:
+        return "cached" if settings().data in files[0].parents else "installed"
+    if settings().offline:
+        return "not cached"
+    return f"downloads {spec.download / 1e6:,.0f} MB"
+
+
+def _family_row(family: Family) -> dict[str, Any]:
+    from lookalike.errors import is_installed
+
+    missing = family.module and not is_installed(family.module)
+    return {
+        "name": family.form,
+        "summary": family.summary,
+        "example": family.example,
+        "state": f"needs lookalike[{family.extra}]" if missing else "ready",
+        "install": f"pip install 'lookalike[{family.extra}]'" if missing else None,
+    }
+
+
+def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a network's row as the table shows it: the side of its input, and yes or no."""
+    return {
+        **row,
+        "dim": row["dim"] or "-",
+        "input": row["input"].partition("x")[0],
+        "text": "yes" if row["text"] else "no",
+    }
 
 
 def recipes(name: _Name = None, as_json: AsJson = False) -> None:
@@ -110,21 +174,33 @@ def _show(
     if name is None:
         if as_json:
             console.print_json(rows)
-            return
-        cells = [[_cell(row[column]) for column in columns] for row in rows]
-        console.print_table(columns, cells, max_width=_WIDTH)
+        else:
+            _print_columns(rows, columns)
         return
     by_name = {row["name"]: row for row in rows}
     if name not in by_name:
         raise UnknownNameError(kind, name, by_name)
-    row = dict(by_name[name])
+    _show_one(by_name[name], as_json)
+
+
+def _show_one(row: Mapping[str, Any], as_json: bool) -> None:
+    """Print everything known of one; sizes for people in MB."""
     if as_json:
         console.print_json(row)
         return
-    if "bytes" in row:
-        size = row.pop("bytes")
-        row["size"] = None if size is None else console.size(size)
-    console.print_facts(row)
+    facts = {"size" if name == "bytes" else name: value for name, value in row.items()}
+    for name in {"size", "download"} & facts.keys():
+        facts[name] = None if facts[name] is None else console.size(facts[name])
+    console.print_facts(facts)
+
+
+def _print_columns(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, title: str = ""
+) -> None:
+    cells = [[_cell(row[column]) for column in columns] for row in rows]
+    if title:
+        console.print_lines(title)
+    console.print_table(columns, cells, max_width=_WIDTH)
 
 
 def _cell(value: object) -> str:

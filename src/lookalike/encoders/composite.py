@@ -55,6 +55,20 @@ class ConcatenatedEncoder(Encoder):
         ]
         return unit_rows(np.concatenate(rows, axis=1))
 
+    @property
+    def supports_text(self) -> bool:
+        """Never: the parts embed a text in different spaces, or not at all."""
+        return False
+
+    def encode_text_batch(self, texts: Sequence[str]) -> Embeddings:
+        """Refuse; the message names the parts that embed texts by themselves.
+
+        Raises:
+            InputError: always.
+        """
+        del texts
+        return _refuse_texts(self, self.encoders, "joins several encoders")
+
     def files(self) -> Mapping[str, bytes]:
         """Return the encoders' files, each prefixed with its encoder's number."""
         return _numbered_files(self.encoders)
@@ -130,6 +144,19 @@ class MultiViewEncoder(Encoder):
             rows += [unit_rows(encoder.encode_batch(mirrored)) for encoder in self.encoders]
         return unit_rows(np.sum(rows, axis=0, dtype=np.float32))
 
+    @property
+    def supports_text(self) -> bool:
+        """Whether the network embeds texts; views are of images only."""
+        return self.encoders[0].supports_text
+
+    def encode_text_batch(self, texts: Sequence[str]) -> Embeddings:
+        """Return ``(n, dim)`` float32 of unit length for n texts.
+
+        Raises:
+            InputError: the network embeds images only.
+        """
+        return unit_rows(self.encoders[0].encode_text_batch(texts))
+
     def files(self) -> Mapping[str, bytes]:
         """Return the encoders' files, each prefixed with its encoder's number."""
         return _numbered_files(self.encoders)
@@ -199,6 +226,20 @@ class ProjectedEncoder(Encoder):
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8."""
         return self.project(unit_rows(self.encoder.encode_batch(images)))
 
+    @property
+    def supports_text(self) -> bool:
+        """Never: the projection is learned from embeddings of images."""
+        return False
+
+    def encode_text_batch(self, texts: Sequence[str]) -> Embeddings:
+        """Refuse; the message names the projected encoder if it embeds texts by itself.
+
+        Raises:
+            InputError: always.
+        """
+        del texts
+        return _refuse_texts(self, (self.encoder,), "projects embeddings of images")
+
     def project(self, rows: NDArray[np.float32]) -> Embeddings:
         """Return ``(n, dim)`` float32 for unit-length embeddings of the wrapped encoder."""
         centered = np.asarray(rows - self.projection.mean, np.float32)
@@ -236,6 +277,17 @@ class ProjectedEncoder(Encoder):
         return write_arrays(
             {"mean": self.projection.mean, "projection": self.projection.projection}
         )
+
+
+def _refuse_texts(encoder: Encoder, parts: Sequence[Encoder], reason: str) -> Embeddings:
+    """Raise the error for text queries; it says more if a part embeds texts by itself."""
+    names = [part.name for part in parts if part.supports_text]
+    if not names:
+        return Encoder.encode_text_batch(encoder, ())
+    raise InputError(
+        f"encoder {encoder.name!r} {reason}, so that it embeds no texts; for text queries index "
+        f"with {' or '.join(names)} alone: lookalike index GALLERY SOURCE --encoder {names[0]}"
+    )
 
 
 def _numbered_files(encoders: Sequence[Encoder]) -> Mapping[str, bytes]:

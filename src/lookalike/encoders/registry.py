@@ -41,6 +41,7 @@ from __future__ import annotations
 import importlib.resources
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,12 +51,14 @@ from lookalike.arguments import checked
 from lookalike.encoders import backbones, pretrained
 from lookalike.encoders.backbones import ONNX_PREFIX, TIMM_PREFIXES, TRANSFORMERS_PREFIX
 from lookalike.encoders.base import NATIVE_LIMIT, Encoder, Preprocessing
+from lookalike.encoders.catalog import FAMILIES, HUB_ALIASES, HubAlias, guesses
 from lookalike.encoders.composite import combine
 from lookalike.encoders.handcrafted import Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
 from lookalike.encoders.options import EncoderOptions
 from lookalike.encoders.persistence import load_encoder
 from lookalike.encoders.specs import ENTRY_POINT_GROUP, EncoderSpec, FitEncoder, external_specs
+from lookalike.encoders.sscd import SSCD_PREFIX, SSCD_SPEC, open_sscd
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.files import expand_home
 from lookalike.progress import ProgressOption, reporting
@@ -68,9 +71,6 @@ _SEPARATOR = "+"
 
 ENCODER_SUFFIX = ".encoder"
 """Of the folders of saved encoders, as ``shoes.encoder``."""
-
-_FAMILIES = ("onnx:FILE", "timm:NAME", "transformers:NAME")
-"""Forms of names that are not listed one by one."""
 
 _NETWORK_SIDE = 256
 """Pixels on the longer side of sample images that are enough for a network's input."""
@@ -157,8 +157,55 @@ def _backbone_spec(backbone: backbones.Backbone) -> EncoderSpec:
         dim=backbone.dim,
         input=f"{backbone.size}x{backbone.size} RGB",
         source=backbone.source,
-        cached=backbone.cache_path(backbones.DEFAULT_POOLING),
+        weights=lambda: [
+            path for path in [backbone.cache_path(backbones.DEFAULT_POOLING)] if path.is_file()
+        ],
     )
+
+
+def _alias_spec(alias: HubAlias) -> EncoderSpec:
+    full_name = alias.full_name()
+    return EncoderSpec(
+        alias.name,
+        alias.summary,
+        _renamed(full_name),
+        sample=0,
+        license=alias.license,
+        dim=alias.dim,
+        input=f"{alias.size}x{alias.size} RGB",
+        source=full_name,
+        supports_text=alias.supports_text,
+        download=alias.download,
+    )
+
+
+def _alias_with_options(alias: HubAlias, text: str, options: Sequence[str]) -> EncoderSpec:
+    """Return the spec of a short name with options, which may replace its precision."""
+    full_name = alias.full_name(options)
+    full, spec = _find_one(full_name), _alias_spec(alias)
+    is_default = full_name.startswith(spec.source)
+    return replace(
+        spec,
+        name=text,
+        fit=_renamed(full_name),
+        sample=full.sample,
+        side=full.side,
+        dim=full.dim or spec.dim,
+        source=full_name,
+        download=spec.download if is_default else None,
+        weights=spec.weights if is_default else None,
+    )
+
+
+def _renamed(full_name: str) -> FitEncoder:
+    """Return a function that opens the encoder of a full name under a short one."""
+
+    def fit(name: str, sample: Sequence[ImageArray]) -> Encoder:
+        encoder = copy(_find_one(full_name).fit(full_name, sample))
+        encoder.__dict__["name"] = name
+        return encoder
+
+    return fit
 
 
 def encoder_specs() -> Mapping[str, EncoderSpec]:
@@ -169,7 +216,8 @@ def encoder_specs() -> Mapping[str, EncoderSpec]:
     """
     specs: dict[str, EncoderSpec] = {}
     networks = map(_backbone_spec, backbones.BACKBONES.values())
-    for spec in (*_BUILT_IN, *networks, *external_specs()):
+    aliases = map(_alias_spec, HUB_ALIASES.values())
+    for spec in (*_BUILT_IN, *networks, SSCD_SPEC, *aliases, *external_specs()):
         if spec.name in specs:
             raise SettingError(
                 f"two encoders are called {spec.name!r}; uninstall one of the packages that "
@@ -219,15 +267,18 @@ def find_encoder_spec(name: str) -> EncoderSpec:
         fit,
         sample=max(spec.sample for spec in specs),
         side=max(spec.side for spec in specs),
-        license=", ".join(sorted({spec.license for spec in specs})),
+        license=", ".join(sorted({spec.license for spec in specs if spec.license})),
     )
 
 
 def _find_one(text: str) -> EncoderSpec:
     """Return the spec of one encoder with its options."""
-    if text.startswith(ONNX_PREFIX) and Path(expand_home(text.removeprefix(ONNX_PREFIX))).is_file():
+    prefix = text[: text.find(":") + 1]
+    if prefix in (ONNX_PREFIX, SSCD_PREFIX) and _is_file(text.removeprefix(prefix)):
         return _find_without_options(text)  # the path may contain commas
     name, *texts = text.split(",")
+    if name in HUB_ALIASES:
+        return _alias_with_options(HUB_ALIASES[name], text, texts)
     spec = _find_without_options(name)
     if not texts:
         return spec
@@ -259,19 +310,33 @@ def _find_one(text: str) -> EncoderSpec:
     )
 
 
+def _named_spec(name: str, summary: str, fit: FitEncoder) -> EncoderSpec:
+    """Return the spec of a network whose license and size are known once it is opened."""
+    return EncoderSpec(name, summary, fit, sample=0, license="", input="", source=name)
+
+
+def _is_file(path: str) -> bool:
+    return Path(expand_home(path)).is_file()
+
+
 def _find_without_options(name: str) -> EncoderSpec:
     if name.startswith(TIMM_PREFIXES):
-        return EncoderSpec(name, "timm model", pretrained.open_backbone, sample=0)
+        return _named_spec(name, "timm model", pretrained.open_backbone)
     if name.startswith(TRANSFORMERS_PREFIX):
-        return EncoderSpec(name, "transformers image-text model", _image_text, sample=0)
+        return _named_spec(name, "transformers image-text model", _image_text)
     if name.startswith(ONNX_PREFIX):
-        return EncoderSpec(name, "ONNX model", _onnx, sample=0)
+        return _named_spec(name, "ONNX model", _onnx)
+    if name.startswith(SSCD_PREFIX):
+        return _named_spec(name, "SSCD network", open_sscd)
     specs = encoder_specs()
     base = name.partition("/")[0]
     if name not in specs and base in backbones.BACKBONES:
         return replace(specs[base], name=name)
     if name not in specs:
-        raise UnknownNameError("encoder", name, (*specs, *_FAMILIES))
+        names = (*specs, *(family.form for family in FAMILIES))
+        raise UnknownNameError(
+            "encoder", name, names, meant=guesses(name), command="lookalike encoders"
+        )
     return specs[name]
 
 

@@ -46,7 +46,10 @@ class EncoderSpec:
         dim: length of an embedding, if it does not depend on the collection.
         input: size and channels of the input.
         source: of the weights.
-        cached: path of the exported network, for pretrained encoders.
+        supports_text: whether it embeds texts, too, so that a text finds images.
+        download: bytes of weights that opening it the first time fetches, about; None if it has
+            none to fetch.
+        weights: returns the files of its weights on this machine, none before they are fetched.
         kind: for an encoder of another package, what its ``describe()`` returns as ``kind``; begin
             it with the package's name, as in ``mypackage-network``.
         files: the names of all files that its ``files()`` may return, bare names.
@@ -64,10 +67,16 @@ class EncoderSpec:
     dim: int | None = None
     input: str = "fits the images"
     source: str = "built in"
-    cached: Path | None = None
+    supports_text: bool = False
+    download: int | None = None
+    weights: Callable[[], Sequence[Path]] | None = None
     kind: str = ""
     files: tuple[str, ...] = ()
     restore: RestoreEncoder | None = None
+
+    def weight_files(self) -> list[Path]:
+        """Return the files of its weights on this machine, none before they are fetched."""
+        return [] if self.weights is None else list(self.weights())
 
 
 def external_specs() -> list[EncoderSpec]:

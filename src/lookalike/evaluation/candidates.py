@@ -12,6 +12,7 @@ import numpy as np
 
 from lookalike.arguments import as_texts, check_fields
 from lookalike.encoders.base import Encoder
+from lookalike.encoders.catalog import PHOTOGRAPHS
 from lookalike.encoders.registry import encoder_specs, open_encoder
 from lookalike.errors import MissingDependencyError, SettingError, UnknownNameError
 from lookalike.evaluation.agreement import Quality
@@ -139,9 +140,16 @@ class Candidate:
 
 
 def candidate_names() -> tuple[str, ...]:
-    """Return :data:`CANDIDATES` and the encoders of other packages, such as pretrained ones."""
-    added = (name for name in encoder_specs() if name not in EXCLUDED and name not in CANDIDATES)
-    return (*CANDIDATES, *added)
+    """Return :data:`CANDIDATES`, networks whose weights are here, and encoders of other packages.
+
+    ``efficientnet-lite0`` is always among them; other networks are not fetched to be tried.
+    """
+    added = (
+        spec.name
+        for spec in encoder_specs().values()
+        if spec.name == PHOTOGRAPHS or spec.download is None or spec.weight_files()
+    )
+    return (*CANDIDATES, *(name for name in added if name not in {*EXCLUDED, *CANDIDATES}))
 
 
 class CandidateRunner:

@@ -1,0 +1,293 @@
+"""SSCD, a network that finds copies of images.
+
+Pizzi et al. 2022, "A Self-Supervised Descriptor for Image Copy Detection". A ResNet-50
+(He et al. 2016) with generalized mean pooling and a projection to 512 dimensions, trained so that
+edited copies of an image, cropped, recompressed or with text on them, stay near it and other images
+of the same things do not. The weights are those of the official release, in any
+of its layouts: torchvision, Classy Vision and TorchScript.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.config import settings
+from lookalike.encoders.base import MAX_DIM, Preprocessing
+from lookalike.encoders.specs import EncoderSpec
+from lookalike.errors import ArtifactError, InputError
+from lookalike.files import expand_home, read_regular
+from lookalike.onnx_graph import Graph
+from lookalike.types import ImageArray
+
+if TYPE_CHECKING:
+    from lookalike.encoders.onnx import NetworkEncoder
+
+SSCD_PREFIX = "sscd:"
+
+SIDE = 320
+"""Height and width of the input in pixels. Images are stretched to it, as the authors recommend."""
+
+ADDRESS = "https://dl.fbaipublicfiles.com/sscd-copy-detection/sscd_disc_mixup.torchvision.pt"
+"""Of the weights that the authors recommend."""
+
+SIZE = 98_500_000
+"""Bytes of the file, to one percent."""
+
+LICENSE = "MIT"
+
+FILES = tuple(f"sscd_disc_mixup.{layout}.pt" for layout in ("torchvision", "torchscript", "classy"))
+"""Names of the file in each layout of the release; the first one is fetched."""
+
+_GEM_POWER = 3.0
+_GEM_MINIMUM = 1e-6
+_BN_EPSILON = 1e-5
+_MAX_BLOCKS = 64
+
+_Arrays = Mapping[str, NDArray[Any]]
+
+_NESTED = re.compile(
+    r"(?:.*\.)?layer([1-4])\.(\d{1,2})\.(conv[123]|bn[123]|downsample\.[01])\.([a-z_]+)"
+)
+_TOP = re.compile(r"(?:.*\.)?(conv1|bn1|fc)\.([a-z_]+)")
+_CLASSY_STEM = re.compile(r"(?:.*\.)?initial_block\._module\.([01])\.([a-z_]+)")
+_CLASSY_BLOCK = re.compile(
+    r"(?:.*\.)?blocks\.([0-3])\.block\d-(\d{1,2})\."
+    r"(convolutional_block\.[01346]|bn|downsample\.[01])\.([a-z_]+)"
+)
+_CLASSY_HEAD = re.compile(r"(?:.*\.)?embeddings\.1\.([a-z_]+)")
+_CLASSY_PARTS = {
+    "convolutional_block.0": "conv1",
+    "convolutional_block.1": "bn1",
+    "convolutional_block.3": "conv2",
+    "convolutional_block.4": "bn2",
+    "convolutional_block.6": "conv3",
+    "bn": "bn3",
+}
+
+
+def sscd_network(state: _Arrays, *, name: str) -> bytes:
+    """Build the ONNX model of weights in any layout of the official release.
+
+    Its input ``images`` is ``(n, 3, h, w)`` float32, its output ``embeddings`` ``(n, dim)`` of unit
+    length. ResNet-50 and other networks of bottleneck blocks, such as ResNeXt-101, are built by the
+    shapes of the weights. Batch normalization is folded into the convolutions.
+
+    Args:
+        state: arrays by their names.
+        name: of the file, for messages.
+
+    Raises:
+        ArtifactError: an array is missing, of another shape, or not finite.
+    """
+    return _Builder(_torchvision_names(state), name).build()
+
+
+def _torchvision_names(state: _Arrays) -> dict[str, NDArray[Any]]:
+    """Return the arrays under torchvision's names, such as ``layer1.0.conv1.weight``."""
+    return {known: array for name, array in state.items() if (known := _torchvision_name(name))}
+
+
+def _torchvision_name(name: str) -> str:
+    if match := _NESTED.fullmatch(name):
+        layer, block, part, array = match.groups()
+        return f"layer{layer}.{int(block)}.{part}.{array}"
+    if match := _CLASSY_BLOCK.fullmatch(name):
+        layer, block, part, array = match.groups()
+        return f"layer{int(layer) + 1}.{int(block)}.{_CLASSY_PARTS.get(part, part)}.{array}"
+    if match := _CLASSY_STEM.fullmatch(name):
+        return f"{('conv1', 'bn1')[int(match[1])]}.{match[2]}"
+    if match := _CLASSY_HEAD.fullmatch(name):
+        return f"fc.{match[1]}"
+    match = _TOP.fullmatch(name)
+    return f"{match[1]}.{match[2]}" if match else ""
+
+
+class _Builder:
+    """Builds the graph from arrays under torchvision's names."""
+
+    def __init__(self, arrays: _Arrays, name: str) -> None:
+        self._arrays, self._name = arrays, name
+        self._graph = Graph()
+
+    def build(self) -> bytes:
+        g = self._graph
+        values = g.input("images", (None, 3, None, None))
+        values, channels = self._convolve(values, "conv1", "bn1", 3, stride=2, padding=3)
+        values = g.max_pool(g.relu(values), 3, stride=2, padding=1)
+        for layer in range(1, 5):
+            for block in range(self._count(layer)):
+                stride = 2 if layer > 1 and block == 0 else 1
+                values, channels = self._block(values, f"layer{layer}.{block}", channels, stride)
+        weight = self._array("fc.weight", (None, channels))
+        bias = self._array("fc.bias", (len(weight),))
+        embeddings = g.unit_length(g.linear(self._pool(values), weight, bias))
+        g.output(embeddings, (None, len(weight)), name="embeddings")
+        return g.to_bytes()
+
+    def _count(self, layer: int) -> int:
+        """Return the number of blocks of a layer, at least one."""
+        count = 1
+        while f"layer{layer}.{count}.conv1.weight" in self._arrays and count < _MAX_BLOCKS:
+            count += 1
+        return count
+
+    def _block(self, values: str, place: str, channels: int, stride: int) -> tuple[str, int]:
+        """Add a bottleneck block (He et al. 2016, figure 5); the 3x3 convolution has the stride."""
+        g = self._graph
+        out, inner = self._convolve(values, f"{place}.conv1", f"{place}.bn1", channels)
+        out, inner = self._convolve(
+            g.relu(out), f"{place}.conv2", f"{place}.bn2", inner, stride=stride, padding=1
+        )
+        out, outer = self._convolve(g.relu(out), f"{place}.conv3", f"{place}.bn3", inner)
+        shortcut = values
+        if f"{place}.downsample.0.weight" in self._arrays:
+            shortcut, channels = self._convolve(
+                values, f"{place}.downsample.0", f"{place}.downsample.1", channels, stride=stride
+            )
+        elif stride > 1:
+            raise self._missing(f"{place}.downsample.0.weight")
+        if channels != outer:
+            raise self._wrong(f"{place}.conv3.weight", f"{channels} outputs, not {outer}")
+        return g.relu(g.add(out, shortcut)), outer
+
+    def _convolve(
+        self, values: str, conv: str, norm: str, channels: int, *, stride: int = 1, padding: int = 0
+    ) -> tuple[str, int]:
+        """Add a convolution with its normalization; return the maps and their channels."""
+        size = 2 * padding + 1
+        weight = self._array(f"{conv}.weight", (None, None, size, size))
+        count, width = weight.shape[:2]
+        groups, rest = divmod(channels, width)
+        if rest or count % groups:
+            raise self._wrong(f"{conv}.weight", f"groups of {channels} channels, not of {width}")
+        scale, offset, mean, variance = (
+            self._array(f"{norm}.{part}", (count,)).astype(np.float64)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        if variance.min() < 0:
+            raise self._wrong(f"{norm}.running_var", "no negative numbers")
+        factor = scale / np.sqrt(variance + _BN_EPSILON)
+        folded = (weight * factor[:, None, None, None]).astype(np.float32)
+        bias = (offset - mean * factor).astype(np.float32)
+        maps = self._graph.conv(values, folded, bias, stride=stride, padding=padding, groups=groups)
+        return maps, count
+
+    def _pool(self, maps: str) -> str:
+        """Pool maps ``(n, c, h, w)`` to ``(n, c)`` (Radenović et al. 2018, section 3.2)."""
+        g = self._graph
+        powers = g.node(
+            "Pow", g.node("Max", maps, g.constant(_GEM_MINIMUM)), g.constant(_GEM_POWER)
+        )
+        return g.node("Pow", g.reduce("ReduceMean", powers, (2, 3)), g.constant(1 / _GEM_POWER))
+
+    def _array(self, name: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """Return an array; None is any length.
+
+        Raises:
+            ArtifactError: it is missing, of another shape or type, or not finite.
+        """
+        if name not in self._arrays:
+            raise self._missing(name)
+        array = self._arrays[name]
+        lengths = zip(array.shape, shape, strict=False)
+        if (
+            array.ndim != len(shape)
+            or any(e not in (None, a) for a, e in lengths)
+            or not array.size
+        ):
+            expected = " x ".join("n" if each is None else str(each) for each in shape)
+            raise self._wrong(name, f"the shape {expected}, not {array.shape}")
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise self._wrong(name, "finite numbers")
+        if max(array.shape) > MAX_DIM:
+            raise self._wrong(name, f"at most {MAX_DIM:,} rows")
+        return array
+
+    def _missing(self, name: str) -> ArtifactError:
+        return ArtifactError(
+            f"{self._name}: is no network of SSCD (it has no weights {name}); {_HINT}"
+        )
+
+    def _wrong(self, name: str, expected: str) -> ArtifactError:
+        return ArtifactError(
+            f"{self._name}: is no network of SSCD ({name} should have {expected}); {_HINT}"
+        )
+
+
+_HINT = "take sscd_disc_mixup.torchvision.pt, or another file of weights, of the official release"
+
+
+def cached_weights() -> list[Path]:
+    """Return the file of the weights in the cache; nothing if it is not there."""
+    folder = settings().data / "encoders"
+    return [path for name in FILES if (path := folder / name).is_file()][:1]
+
+
+def fetch_weights() -> tuple[Path, bytes]:
+    """Return the file of the weights in the cache, and its bytes; fetch it if it is not there.
+
+    Raises:
+        FetchError: it cannot be fetched.
+    """
+    (path,) = cached_weights()
+    return path, read_regular(path)
+
+
+def open_sscd(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
+    """Open ``sscd``, or the weights in a file of the user's by ``sscd:FILE``.
+
+    Args:
+        name: ``sscd``, whose weights are fetched if they are not in the cache, or with the prefix.
+        sample: ignored; every encoder is opened with one.
+
+    Raises:
+        InputError: the user's file cannot be read.
+        FetchError: the weights cannot be fetched.
+        ArtifactError: the file has no weights of such a network.
+    """
+    from lookalike.encoders.onnx import NetworkEncoder
+    from lookalike.torch_files import read_state
+
+    del sample
+    if name.startswith(SSCD_PREFIX):
+        path = Path(expand_home(name.removeprefix(SSCD_PREFIX)))
+        source, weights_license = str(path.absolute()), "your own"
+        try:
+            data = read_regular(path)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"encoder {name!r}: cannot be read ({reason})") from error
+    else:
+        path, data = fetch_weights()
+        source, weights_license = ADDRESS, LICENSE
+    state = read_state(data, name=str(path))
+    model = sscd_network(state, name=str(path))
+    origin = {
+        "source": source,
+        "license": weights_license,
+        "weights": hashlib.sha256(data).hexdigest(),
+    }
+    return NetworkEncoder(name, model, PREPROCESSING, normalized=True, origin=origin)
+
+
+PREPROCESSING = Preprocessing(SIDE, SIDE, 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+SSCD_SPEC = EncoderSpec(
+    "sscd",
+    "finds copies",
+    open_sscd,
+    sample=0,
+    license=LICENSE,
+    dim=512,
+    input=f"{SIDE}x{SIDE} RGB",
+    source=ADDRESS,
+    download=SIZE,
+    weights=cached_weights,
+)
