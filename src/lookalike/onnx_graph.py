@@ -399,14 +399,19 @@ def _read_model(model: bytes, name: str) -> _Parts:
 def _read_graph(data: memoryview, parts: _Parts, budget: list[int]) -> None:
     for number, _, value, whole in read_fields(data, budget):
         if number == _GRAPH_OUTPUT:
-            parts.outputs.append(_value_info(_bytes(value), budget))
+            parts.outputs.append(read_value_info(_bytes(value), budget))
         else:
             parts.graph.append(whole)
     if not parts.outputs:
         raise ValueError("no outputs")
 
 
-def _value_info(data: memoryview, budget: list[int]) -> Value:
+def read_value_info(data: memoryview, budget: list[int]) -> Value:
+    """Return what a message ``ValueInfoProto`` says; ``budget`` is that of :func:`read_fields`.
+
+    Raises:
+        ValueError: it is no such message.
+    """
     name, shape, dtype = "", None, None
     for number, _, value, _ in read_fields(data, budget):
         if number == 1:

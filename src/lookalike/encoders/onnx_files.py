@@ -162,19 +162,8 @@ class _Rewriter:
         return pieces if changed else None
 
     def _tensor(self, message: _Message) -> list[bytes | memoryview] | None:
-        kept: list[bytes | memoryview] = []
-        entries: dict[str, str] = {}
-        is_external = False
-        for number, _, value, whole in message.fields():
-            if number == _EXTERNAL_DATA and isinstance(value, memoryview):
-                pair = {key: _text(text) for key, _, text, _ in _Message("", value, [100]).fields()}
-                entries[pair.get(1, "")] = pair.get(2, "")
-                is_external = True
-            elif number == _DATA_LOCATION:
-                is_external = is_external or value == _EXTERNAL
-            else:
-                kept.append(whole)
-        if not is_external:
+        kept, entries = _split_tensor(message)
+        if entries is None:
             return None
         data = self._read(entries)
         kept += [to_varint(_RAW_DATA << 3 | BYTES), to_varint(len(data)), data]
@@ -206,6 +195,50 @@ class _Rewriter:
                 f"{self.name}: its weights {location!r} cannot be read "
                 f"({error.strerror or error}); put the file beside the model"
             ) from error
+
+
+def _split_tensor(message: _Message) -> tuple[list[bytes | memoryview], dict[str, str] | None]:
+    """Return a tensor's fields but those that say where its values are, and these by key.
+
+    None instead if its values are in the model.
+    """
+    kept: list[bytes | memoryview] = []
+    entries: dict[str, str] = {}
+    is_external = False
+    for number, _, value, whole in message.fields():
+        if number == _EXTERNAL_DATA and isinstance(value, memoryview):
+            pair = {key: _text(text) for key, _, text, _ in _Message("", value, [100]).fields()}
+            entries[pair.get(1, "")] = pair.get(2, "")
+            is_external = True
+        elif number == _DATA_LOCATION:
+            is_external = is_external or value == _EXTERNAL
+        else:
+            kept.append(whole)
+    return kept, entries if is_external else None
+
+
+def external_files(model: bytes, *, name: str) -> list[str]:
+    """Return the names of the files beside a model that hold weights of it.
+
+    Raises:
+        ArtifactError: it refers to a file that is not in its folder, or is no ONNX model.
+    """
+    try:
+        return sorted({bare_name(each, name) for each in _locations(_whole(model, name))})
+    except ValueError as error:
+        raise _broken(name, error) from error
+
+
+def _locations(message: _Message) -> Iterator[str]:
+    if message.kind == "tensor":
+        _, entries = _split_tensor(message)
+        if entries is not None:
+            yield entries.get("location", "")
+        return
+    for number, wire, value, _ in message.fields():
+        inner = message.nested(number, wire, value)
+        if inner is not None:
+            yield from _locations(inner)
 
 
 def _is_number(text: str) -> bool:
