@@ -332,6 +332,7 @@ def _pairs(arguments: Sequence[Any]) -> dict[Any, Any]:
 
 _CALLS: Mapping[tuple[str, str], Callable[[Sequence[Any]], Any]] = {
     ("collections", "OrderedDict"): _pairs,
+    ("_codecs", "encode"): _first,
     ("torch._utils", "_rebuild_tensor"): _rebuild_plain,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_plain,
     ("torch._utils", "_rebuild_tensor_v3"): _rebuild_typed,
@@ -629,8 +630,12 @@ class _Legacy(_File):
     @classmethod
     def open(cls, data: bytes) -> _Legacy:
         file, machine = io.BytesIO(data), _Machine()
-        if machine.load(file) != _MAGIC:
-            raise ValueError("neither a zip file nor its older format")
+        try:
+            is_known = machine.load(file) == _MAGIC
+        except ValueError:
+            is_known = False
+        if not is_known:
+            raise ValueError("neither of its two formats")
         machine.load(file)  # version of the format
         machine.load(file)  # of the machine, whose byte order does not matter: storages are little
         root, keys = machine.load(file), machine.load(file)

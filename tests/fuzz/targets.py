@@ -12,6 +12,7 @@ import struct
 import tarfile
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
@@ -59,6 +60,7 @@ from lookalike.sources import Source, open_source
 from lookalike.sources.arrays import load_idx
 from lookalike.sources.labels import LabelSet, read_labels
 from lookalike.stores.milvus.address import Address
+from lookalike.torch_files import read_state
 from lookalike.training import checkpoints
 from lookalike.training.run_folder import CHECKPOINT_MANIFEST
 from lookalike.types import Metric
@@ -437,6 +439,39 @@ def _mutate_model(data: bytes, rng: Any, pool: Sequence[bytes]) -> bytes:
 
 
 @cache
+def _torch_files() -> tuple[bytes, ...]:
+    """Return small files of torch in both formats, and a tree of modules as TorchScript has it."""
+    base = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+    values = {"a": base, "b": {"c": base.T[1:], "d": [base.bfloat16(), 3]}, "e": torch.ones(())}
+    files = []
+    for is_zip in (True, False):
+        file = io.BytesIO()
+        torch.save(values, file, _use_new_zipfile_serialization=is_zip)
+        files.append(file.getvalue())
+    module = b"c__torch__.m\nNet\n)\x81"
+    with zipfile.ZipFile(io.BytesIO(files[0])) as old:
+        tree = b"\x80\x02" + module + old.read("archive/data.pkl")[2:-1] + b"b."
+    return (*files, _with_pickle(files[0], tree))
+
+
+def _with_pickle(data: bytes, content: bytes) -> bytes:
+    """Return a zip file of torch with another pickle, whose sum is right."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, content if name.endswith("data.pkl") else old.read(name))
+    return file.getvalue()
+
+
+def _mutate_torch(data: bytes, rng: Any, pool: Sequence[bytes]) -> bytes:
+    """Change the pickle of a file more often than what is around it."""
+    if rng.random() < 0.7:
+        with contextlib.suppress(Exception), zipfile.ZipFile(io.BytesIO(data)) as old:
+            return _with_pickle(data, mutate_bytes(old.read("archive/data.pkl"), rng, pool))
+    return mutate_bytes(data, rng, pool)
+
+
+@cache
 def _models() -> tuple[bytes, ...]:
     """Return small ONNX models: a chain of nodes, a loop, and weights in another file."""
     import onnx
@@ -750,6 +785,9 @@ def _make() -> dict[str, Callable[[], Target]]:
             mutate_text,
         ),
         "onnx": lambda: Target("onnx", _check_onnx, _models(), _mutate_model),
+        "torch": lambda: Target(
+            "torch", lambda data: read_state(data, name="w"), _torch_files(), _mutate_torch
+        ),
         "strip": lambda: Target("strip", _strip, _images(("JPEG", "PNG", "GIF", "BMP", "WEBP"))),
         "keys": lambda: Target(
             "keys", _in_file("keys.json", read_keys), _documents(_KEYS), mutate_json
