@@ -12,8 +12,16 @@ from lookalike.cancellation import Cancellation, cancellable
 from lookalike.errors import CancelledError, InputError
 from lookalike.filters import MetadataColumns
 from lookalike.gallery.gallery import Gallery
-from lookalike.search.keywords import KeywordIndex, fuse_rankings, keyword_index
+from lookalike.search.keywords import (
+    KeywordIndex,
+    fuse_rankings,
+    keyword_index,
+    keywords_of_text,
+    names_of_rows,
+)
 from lookalike.sources import open_source
+from lookalike.stores.base import Rows
+from lookalike.stores.memory import MemoryStore
 from lookalike.types import Metadata
 from tests.unit.test_explore import scene
 
@@ -200,3 +208,112 @@ def test_regions_without_an_image_are_refused(gallery: Gallery) -> None:
         gallery.search(keywords="red", multi_crop=True)
     with pytest.raises(InputError, match="query and id exclude each other"):
         gallery.search(np.zeros((24, 24, 3), np.uint8), id="things:00.png", keywords="red")
+
+
+NAMES = [
+    "IMG_2041.jpg",
+    "flower/12.jpg",
+    "flower/120.jpg",
+    "holiday/red-bicycle.jpg",
+    "redBicycle7.PNG",
+    "XMLFile/DSC00042.jpg",
+    "Été à Nîmes.jpg",
+    "東京タワー夜景.jpg",
+    "写真/京都.jpg",
+]
+
+
+def named(text: str) -> list[str]:
+    index = KeywordIndex(MetadataColumns([{}] * len(NAMES)))
+    return [NAMES[row] for row in index.search(text, lambda: NAMES)[0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("IMG_2041", ["IMG_2041.jpg"]),
+        ("img2041", ["IMG_2041.jpg"]),
+        ("2041", ["IMG_2041.jpg"]),
+        ("flower/12", ["flower/12.jpg", "flower/120.jpg"]),
+        ("flower/120.jpg", ["flower/120.jpg"]),
+        ("red-bicycle.jpg", ["holiday/red-bicycle.jpg"]),
+        ('"red bicycle"', ["holiday/red-bicycle.jpg", "redBicycle7.PNG"]),
+        ("redbicycle", ["redBicycle7.PNG"]),
+        ("RedBicycle", ["redBicycle7.PNG", "holiday/red-bicycle.jpg"]),
+        ("bicycle 7", ["redBicycle7.PNG", "holiday/red-bicycle.jpg"]),
+        ("xml", ["XMLFile/DSC00042.jpg"]),
+        ("file", ["XMLFile/DSC00042.jpg"]),
+        ("00042", ["XMLFile/DSC00042.jpg"]),
+        ("ete nimes", ["Été à Nîmes.jpg"]),
+        ("E\u0301te\u0301", ["Été à Nîmes.jpg"]),
+        ("タワー", ["東京タワー夜景.jpg"]),
+        ("東京 夜景", ["東京タワー夜景.jpg"]),
+        ("京都", ["写真/京都.jpg"]),
+        ("京", ["写真/京都.jpg", "東京タワー夜景.jpg"]),
+        ("橋", []),
+    ],
+)
+def test_names_are_split_into_words(text: str, expected: list[str]) -> None:
+    assert named(text)[: len(expected)] == expected
+    assert expected or not named(text)
+
+
+def test_scores_of_metadata_stay_where_no_name_matches() -> None:
+    columns = MetadataColumns(ROWS)
+    alone = KeywordIndex(columns).search("red shoe leather")
+    with_names = KeywordIndex(columns).search("red shoe leather", lambda: ["x/y z.jpg"] * 5)
+    assert all(map(np.array_equal, alone, with_names))
+
+
+def test_scores_of_names_and_metadata_add_up() -> None:
+    columns = MetadataColumns([{"color": "red"}, {"color": "blue"}, {"color": "red"}, {}, {}, {}])
+    names = ["shoe1", "shoe2", "hat", "hat", "hat", "hat"]
+    rows, scores = KeywordIndex(columns).search("red shoe", lambda: names)
+    assert rows.tolist()[0] == 0
+    assert set(rows.tolist()) == {0, 1, 2}
+    assert (np.diff(scores) <= 0).all()
+
+
+def test_keywords_that_match_nothing_are_named_with_similar_words() -> None:
+    index = KeywordIndex(MetadataColumns(ROWS))
+    assert index.unmatched("red leathr qqqqq 1999") == {
+        "leathr": "leather",
+        "qqqqq": None,
+        "1999": None,
+    }
+    assert index.unmatched("red leather") == {}
+    assert len(index.unmatched(" ".join(f"leathr{'x' * i}" for i in range(40)))) == 40
+
+
+def test_names_of_rows_are_keys_and_files() -> None:
+    vectors = np.ones((3, 2), np.float32)
+
+    def names(ids: list[str], uris: list[str]) -> list[str]:
+        store = MemoryStore(2)
+        store.upsert(Rows(ids, uris, vectors[: len(ids)], [{}] * len(ids), ids))
+        return names_of_rows(store)
+
+    assert names(["photos:a/1.jpg", "photos:b.jpg"], ["/x/a/1.jpg", "/x/b.jpg"]) == [
+        "a/1.jpg",
+        "b.jpg",
+    ]
+    assert names(["cats:1.jpg", "dogs:1.jpg"], ["/x/cats/1.jpg", "/x/dogs/1.jpg"]) == [
+        "cats:1.jpg",
+        "dogs:1.jpg",
+    ]
+    products = names(["p:17", "p:18"], ["https://example.org/img/red-shoe.jpg?w=9", "s.tar#18.jpg"])
+    assert products == ["17 red-shoe", "18"]
+    added = f"g/images/{'0a' * 12}-{'b1' * 8}.png"
+    assert names(["api:hat", "api:shoe"], [added, added]) == ["hat", "shoe"]
+    assert names([], []) == []
+
+
+def test_texts_are_searched_without_their_stop_words() -> None:
+    assert keywords_of_text('a photo of "the" red bicycle, in a garden') == (
+        "photo red bicycle, garden"
+    )
+    assert keywords_of_text("the") == "the"
+    assert len(keywords_of_text(" ".join(map(str, range(99)))).split()) == 50
+    for text in ("", " \t", "?!", '""'):
+        with pytest.raises(InputError, match="text=.* has no word to search for"):
+            keywords_of_text(text)

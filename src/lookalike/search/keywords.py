@@ -19,6 +19,7 @@ import unicodedata
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -54,20 +55,25 @@ _INSTRUCTIONS = 10_000
 _TABLES = ("keywords", "names")
 """The full-text tables: of metadata, and of names."""
 
+_SUGGESTED = 5
+"""Words without a match for which a similar one is looked for, at most."""
+
 _SIMILAR = 20_000
 """Words of the index that a word without a match is compared with, at most."""
 
 _STOP_WORDS = frozenset(
-    "a an and are at by for from in is it its of on or that the this to with".split()
+    (
+        *("a", "an", "and", "are", "at", "by", "for", "from", "in", "is"),
+        *("it", "its", "of", "on", "or", "that", "the", "this", "to", "with"),
+    )
 )
 """Words of a text in English that say nothing about an image."""
 
-_BOUNDARY = re.compile(
-    "(?<=[a-z\u00df-\u00f6\u00f8-\u00ff])(?=[A-Z\u00c0-\u00d6\u00d8-\u00de])"
-    "|(?<=[A-Z])(?=[A-Z][a-z])"
-    r"|(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)"
-)
-"""Where a name without spaces has another word: redBicycle, XMLFile, IMG2041."""
+_MIXED = re.compile("[a-z][A-Z]|[A-Za-z][0-9]|[0-9][A-Za-z]|[A-Z][A-Z][a-z]")
+"""Where a name without spaces has another word: redBicycle, IMG2041, 4x, XMLFile."""
+
+_PARTS = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\\x00-\\x7f]+")
+"""The words that a name is made of."""
 
 _IDEOGRAPH = re.compile(
     "([\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
@@ -146,12 +152,13 @@ class KeywordIndex:
 
         def find(connection: Any) -> dict[str, str | None]:
             if self._latest_unmatched is None or self._latest_unmatched[0] != keywords:
-                words = {
-                    term.text: self._similar_word(connection, term.text)
+                words = [
+                    term.text
                     for term in terms
                     if not any(_has_match(connection, table, term) for table in _TABLES)
-                }
-                self._latest_unmatched = keywords, words
+                ]
+                similar = [self._similar_word(connection, word) for word in words[:_SUGGESTED]]
+                self._latest_unmatched = keywords, dict(zip_longest(words, similar))
             return self._latest_unmatched[1]
 
         return self._run(find)
@@ -315,8 +322,12 @@ def _text(row: Metadata) -> str:
 
 def _name_text(name: str) -> str:
     """Return a name and the words that it is made of."""
-    words = _BOUNDARY.sub(" ", name)
-    return _separated(name if words == name else f"{name} {words}")
+    return _separated(f"{name} {_split(name)}" if _MIXED.search(name) else name)
+
+
+def _split(name: str) -> str:
+    """Return the words that a name is made of, separated by spaces."""
+    return " ".join(_PARTS.findall(name))
 
 
 def _separated(text: str) -> str:
@@ -368,8 +379,7 @@ class _Term:
         text = _separated(self.text)
         if table == "keywords" or self.quoted:
             return f'"{text}"' + ("" if self.quoted else "*")
-        words = _BOUNDARY.sub(" ", text)
-        forms = dict.fromkeys((text, words))
+        forms = (text, _split(text)) if _MIXED.search(text) else (text,)
         return " OR ".join(f'"{form}" OR "{form}"*' for form in forms)
 
 
