@@ -46,7 +46,12 @@ _PANELS = {
 
 
 class _Root(Group):
-    """The command line itself; its help page lists the commands in the order of the panels."""
+    """The command line itself; its help page lists the commands in the order of the panels.
+
+    A folder or gallery in the place of a command is searched.
+    """
+
+    unknown = "no such command or folder"
 
     def __init__(self, *, commands: dict[str, Any], **attributes: Any) -> None:
         ordered = {name: commands[name] for names in _PANELS.values() for name in names}
@@ -55,11 +60,31 @@ class _Root(Group):
                 ordered[name].rich_help_panel = panel
         super().__init__(commands=ordered, **attributes)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Return the command that the first argument names, or the search of the path it is.
+
+        A folder that is called like a command is given as a path: ``./search``.
+        """
+        first = args[0]
+        if first not in self.commands and (os.path.lexists(first) or "://" in first):
+            return "search", self.commands["search"], args
+        return super().resolve_command(ctx, args)
+
+    def suggestions(self) -> list[str]:
+        """Return the commands, and the folders here that could be searched."""
+        folders: list[str] = []
+        with contextlib.suppress(OSError), os.scandir() as entries:
+            names = (each.name for each in entries if each.is_dir())
+            folders += [name for name in names if not name.startswith(".")]
+        return [*self.commands, *sorted(folders)]
+
 
 app = typer.Typer(
     name="lookalike",
     cls=_Root,
-    help="Find similar images, and measure how well it works.",
+    help="Find similar images, and measure how well it works.\n\n"
+    "  lookalike FOLDER QUERY.jpg\n"
+    '  lookalike FOLDER "words"',
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help, in half the time

@@ -90,8 +90,15 @@ class Group(TyperGroup):
         name = args[0]
         if name in self.commands or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
-        ctx.fail(f"no such command {name}{_hint(name, self.commands)}")
+        ctx.fail(f"{self.unknown} {name}{_hint(name, self.suggestions())}")
         raise AssertionError  # pragma: no cover - fail does not return
+
+    unknown = "no such command"
+    """Begins the message about a name that is none of its commands."""
+
+    def suggestions(self) -> Iterable[str]:
+        """Return the names that may be meant by another one."""
+        return self.commands
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write what the group is for."""
@@ -155,10 +162,19 @@ def _usage_problem(error: typer.TyperException, ctx: typer.Context | None) -> st
         names = [] if ctx is None else _option_names(ctx.command.get_params(ctx))
         return f"no such option {option}{_hint(option, names)}"
     if kind == "MissingParameter" and param is not None:
-        return f"missing {param.param_type_name} {_name(param)}"
+        return f"missing {param.param_type_name} {_name(param)}{_folder_hint(ctx)}"
     if kind == "BadParameter" and param is not None:
         return f"{_name(param)} {_plain(error.message)}"
     return _plain(error.format_message())
+
+
+def _folder_hint(ctx: typer.Context | None) -> str:
+    """Return the end of a message: how to search a folder that is called like the command."""
+    name = "" if ctx is None or ctx.parent is None else ctx.info_name
+    is_root = ctx is not None and ctx.parent is not None and ctx.parent.parent is None
+    if not (name and is_root and Path(name).is_dir()):
+        return ""
+    return f"; to search the folder of that name: lookalike ./{name}"
 
 
 _SENTENCES = (

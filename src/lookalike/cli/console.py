@@ -169,6 +169,20 @@ def note_skipped(skipped: Sequence[Failure], singular: str, plural: str) -> None
         note(f"{format_count(len(skipped), singular, plural)} skipped")
 
 
+def note_failed(failures: Sequence[Failure], *, more: str = "") -> None:
+    """List on stderr what could not be indexed, the first twenty with their reasons.
+
+    Args:
+        failures: of a sync.
+        more: what lists the others, such as "--json lists them all".
+    """
+    for failure in failures[:_LISTED]:
+        reason = failure.reason.replace("allow_private_urls", "--allow-private-urls")
+        note(f"failed: {printable(failure.uri)}: {printable(reason)}")
+    if len(failures) > _LISTED:
+        note(f"... and {len(failures) - _LISTED:,} more" + (f"; {more}" if more else ""))
+
+
 def progress() -> AbstractContextManager[ProgressCallback]:
     """Show progress, rate and remaining time on stderr: bars on a terminal, lines elsewhere."""
     from lookalike.progress import reporting

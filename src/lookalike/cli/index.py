@@ -27,9 +27,6 @@ _SETTLED_MS = 1_000
 
 _POLL_MS = 500
 
-_LISTED = 20
-"""Failures that are listed, at most."""
-
 
 def command(
     gallery: Annotated[
@@ -312,11 +309,7 @@ def _print(path: str, report: SyncReport, rows: int | None, *, dry_run: bool) ->
         )
     for note, count in report.notes.items():
         console.note(f"note: {format_count(count, 'image')}: {note}")
-    for failure in report.failed[:_LISTED]:
-        reason = failure.reason.replace("allow_private_urls", "--allow-private-urls")
-        console.note(f"failed: {printable(failure.uri)}: {printable(reason)}")
-    if len(report.failed) > _LISTED:
-        console.note(f"... and {len(report.failed) - _LISTED:,} more; --json lists them all")
+    console.note_failed(report.failed, more="--json lists them all")
 
 
 def _print_skipped(skipped: Sequence[Skipped]) -> None:

@@ -1,9 +1,11 @@
-"""lookalike search: similar images."""
+"""lookalike search: similar images, in a gallery or in a folder of images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import shlex
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,21 +13,47 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.commands import message
-from lookalike.cli.options import Force, Gallery, K, MetricName
+from lookalike.cli.options import Force, K, MetricName
 from lookalike.cli.output_files import check_output
-from lookalike.formatting import format_count, format_distance
+from lookalike.cli.queries import OneQuery, Queries, is_image_file, read_queries
+from lookalike.cli.results import (
+    Collector,
+    CsvRows,
+    JsonLines,
+    Output,
+    PathLines,
+    Paths,
+    Result,
+    Table,
+    open_in_viewer,
+    without_query,
+)
+from lookalike.cli.terminal_images import AUTO, OFF, choose_protocol
+from lookalike.formatting import format_count, printable
 
 if TYPE_CHECKING:
     from lookalike.errors import InputError
     from lookalike.gallery import gallery as galleries
     from lookalike.search.hits import Hits
+    from lookalike.types import Failure
+
+_BATCH = 16
+"""Queries that are encoded together, at most; their results are printed before the next ones."""
 
 
 def command(
-    gallery: Gallery,
+    gallery: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="Folder of images, gallery, or milvus://HOST:PORT/NAME."
+        ),
+    ],
     query: Annotated[
         list[str] | None,
-        typer.Argument(metavar="QUERY", help="Image file, or dataset:NAME/SPLIT#INDEX."),
+        typer.Argument(
+            metavar="QUERY",
+            help="Image, folder of images, URL, - for stdin, words, or dataset:NAME/SPLIT#INDEX.",
+        ),
     ] = None,
     text: Annotated[
         list[str] | None,
@@ -54,6 +82,14 @@ def command(
         typer.Option(metavar="IMAGE", help="Negative example, a file or ID (repeatable)."),
     ] = None,
     k: K = 7,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Encoder for a folder of images.",
+            show_default="by image type",
+        ),
+    ] = None,
     metric: MetricName = None,
     where: Annotated[
         str | None,
@@ -69,6 +105,9 @@ def command(
         float | None,
         typer.Option(metavar="S", help="Minimum cosine similarity (1 = identical)."),
     ] = None,
+    include_self: Annotated[
+        bool, typer.Option("--include-self", help="Keep the query's own file in the results.")
+    ] = False,
     box: Annotated[
         str | None, typer.Option(metavar="X,Y,W,H", help="Crop the query, in pixels.")
     ] = None,
@@ -89,39 +128,73 @@ def command(
     exact: Annotated[
         bool, typer.Option("--exact", help="Exact search; skip the approximate index.")
     ] = False,
+    allow_private_urls: Annotated[
+        bool,
+        typer.Option("--allow-private-urls", help="Fetch queries from private networks too."),
+    ] = False,
+    paths: Annotated[
+        bool, typer.Option("--paths", help="Output the paths of the results, one a line.")
+    ] = False,
+    null: Annotated[
+        bool, typer.Option("-0", "--null", help="Like --paths, each followed by a NUL byte.")
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Output CSV.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Output JSON Lines, one per query.")
+    ] = False,
+    preview: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Images in the terminal: auto, kitty, iterm2, sixel or off."
+        ),
+    ] = AUTO,
     image: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Save a contact sheet of the results (PNG)."),
+    ] = None,
+    open_sheet: Annotated[
+        bool, typer.Option("--open", help="Open a contact sheet in the image viewer.")
+    ] = False,
+    copy_to: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Copy the results, named by rank."),
+    ] = None,
+    link_to: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Link the results, named by rank."),
     ] = None,
     matches: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Save the matching points of the first result (PNG)."),
     ] = None,
     force: Force = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Output JSON Lines, one per query.")
-    ] = False,
 ) -> None:
     """Find the images most similar to each query, nearest first.
 
-      lookalike search photos.gallery query.jpg --image results.png
-      lookalike search photos.gallery --text "a red bicycle" -k 20
+      lookalike search photos query.jpg
+      lookalike search photos "a red bicycle" -k 20 --encoder clip-b32
+      lookalike search photos new-photos --csv > similar.csv
       lookalike search photos.gallery query.jpg --where "year >= 2020"
       lookalike search photos.gallery --like a.jpg --like b.jpg --unlike c.jpg
 
+    A folder of images is indexed on demand: its gallery is in the cache, and
+    brought up to date each time. "lookalike photos query.jpg" is the short form.
+
     JSON line: "query" and "hits", each with rank, id, uri, distance and metadata.
 
-    Exit code 1: some queries could not be read; each is listed.
+    Exit code 1: some queries or images could not be read, or some results not
+    copied; each is listed.
     """
-    from lookalike.errors import InputError
-    from lookalike.gallery.gallery import Gallery
     from lookalike.images.foreground import Box
 
-    if not any((query, ids, text, like, unlike, keywords is not None)):
-        raise InputError("no query: pass an image, --text, --like, --keywords or --id")
-    opened = Gallery.open(gallery).snapshot()
-    for path in (image, matches):
-        check_output(path, force=force, gallery=opened, inputs=query or ())
+    outputs = _Outputs(
+        _format(paths=paths, null=null, as_csv=as_csv, as_json=as_json, preview=preview),
+        _collector(copy_to, link_to, force=force),
+        image,
+        open_sheet,
+        matches,
+        force,
+    )
     options: dict[str, Any] = {
         "k": k,
         "metric": metric,
@@ -135,152 +208,360 @@ def command(
         "rerank": rerank,
         "keywords": keywords,
     }
-    failures: list[InputError] = []
-    if like or unlike:
-        results = [_search_combined(opened, query, ids, (like, unlike, text), options)]
-    elif query or ids or text:
-        results, failures = _search_images(opened, query or [], options)
-        results += _search_others(opened, ids or [], text or [], options)
-    else:
-        results = [_Result(opened.search(**options))]
-    if not results:
+    is_combined = bool(like or unlike)
+    others = any((ids, text, is_combined, keywords is not None))
+    _check_order(gallery, query or ())
+    queries = read_queries(
+        [] if is_combined else query or [],
+        folder=gallery,
+        allow_private_urls=allow_private_urls,
+    )
+    if queries.failures and not (len(queries) or others):
+        raise queries.failures[0]
+    try:
+        searched = _open(gallery, encoder, is_query=bool(query) or others)
+        if not (query or others):
+            _introduce(searched)
+            _finish(searched.failures, [])
+            return
+        search = _Search(searched.gallery, options, include_self=include_self)
+        if is_combined:
+            results: Iterable[Result] = [search.combined(query, ids, (like, unlike, text))]
+        else:
+            results = search.each(queries, ids or [], text or [])
+        count = 1 if is_combined else len(queries) + len(ids or []) + len(text or [])
+        outputs.write(results, searched, max(1, count), query or ())
+    except KeyboardInterrupt:
+        console.note("interrupted; run the same command again, indexed images are kept")
+        raise typer.Exit(130) from None
+    failures = [*queries.failures, *search.failures]
+    if not outputs.count and failures:
         raise failures[0]
-    _print(results, as_json=as_json)
-    if image is not None:
-        _save_contact_sheet(results, image)
-    if matches is not None:
-        _save_matches(opened, results[0].hits, matches)
-    if k > len(opened):
-        console.note(f"-k {k}: the gallery has only {format_count(len(opened), 'row')}")
-    _report(failures)
+    if search.left_out and not outputs.rows:
+        console.note("the only result is the query itself; --include-self shows it")
+    if k > len(searched.gallery):
+        rows = format_count(len(searched.gallery), "row")
+        console.note(f"-k {k}: the gallery has only {rows}")
+    _finish(searched.failures, failures, failed=outputs.failed)
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
-    """The hits of one query; ``label`` is the query's own, if it has one."""
+class _Searched:
+    """What is searched.
 
-    hits: Hits
-    label: object = None
+    Args:
+        typed: its path as it was typed.
+        gallery: its rows.
+        paths: how locations are written.
+        failures: images of a folder that could not be indexed.
+        summary: what has changed in a folder.
+    """
+
+    typed: str
+    gallery: galleries.Gallery
+    paths: Paths
+    failures: Sequence[Failure] = ()
+    summary: str = ""
 
 
-def _search_images(
-    gallery: galleries.Gallery, queries: Sequence[str], options: Mapping[str, Any]
-) -> tuple[list[_Result], list[InputError]]:
-    """Search by image files, URLs and items of data sets; unreadable ones are failures."""
+def _check_order(path: str, queries: Sequence[str]) -> None:
+    """Check that what is searched is no image, as where the arguments are swapped.
+
+    Raises:
+        InputError: it is.
+    """
     from lookalike.errors import InputError
 
-    images, failures = [], []
-    for query in queries:
-        try:
-            images.append(_image(query))
-        except InputError as error:
-            failures.append(error)
-    try:
-        found = gallery.search([image for image, _ in images], **options) if images else []
-        labels = [label for _, label in images]
-        return [_Result(*pair) for pair in zip(found, labels, strict=True)], failures
-    except InputError as error:
-        if len(images) == 1:
-            return [], [*failures, error]
-    results = []
-    for image, label in images:  # one by one, to know which
-        try:
-            results.append(_Result(gallery.search(image, **options), label))
-        except InputError as error:
-            failures.append(error)
-    return results, failures
-
-
-def _image(query: str) -> tuple[Any, object]:
-    """Return an image to search with, and its label, if it has one."""
-    from lookalike.files import is_url
-    from lookalike.search.request import Example
-    from lookalike.sources import DATASET_PREFIX, open_items
-
-    if is_url(query):
-        return Example(url=query), None
-    if query.startswith(DATASET_PREFIX):
-        item = open_items([query])[0]
-        return item, item.metadata.get("label")
-    return query, None
-
-
-def _search_combined(
-    gallery: galleries.Gallery,
-    queries: Sequence[str] | None,
-    ids: Sequence[str] | None,
-    examples: tuple[Sequence[str] | None, ...],
-    options: Mapping[str, Any],
-) -> _Result:
-    """Search with one query of several examples: files, or IDs of indexed images, and a text."""
-    like, unlike = (
-        None
-        if not names
-        else [gallery[each] if each in gallery else _image(each)[0] for each in names]
-        for names in examples[:2]
+    if not is_image_file(path):
+        return
+    folders = [each for each in queries if Path(each).is_dir()]
+    where = shlex.quote(folders[0]) if folders else "FOLDER"
+    raise InputError(
+        f"{path}: is an image; the folder or gallery to search comes first: "
+        f"lookalike search {where} {shlex.quote(path)}"
     )
-    text = examples[2]
-    arguments: dict[str, Any] = {
-        "query": queries or None,
-        "id": ids or None,
-        "like": like,
-        "unlike": unlike,
-        "text": text[0] if text and len(text) == 1 else text or None,
-    }
-    combined: Hits = gallery.search(**arguments, **options)
-    return _Result(combined)
 
 
-def _search_others(
-    gallery: galleries.Gallery,
-    ids: Sequence[str],
-    texts: Sequence[str],
-    options: Mapping[str, Any],
-) -> list[_Result]:
-    """Search by indexed images, then by texts."""
-    results = []
-    if ids:
-        labels = [each.get("label") for each in gallery.store.get(ids).metadata]
-        found = gallery.search(id=list(ids), **options)
-        results += [_Result(hits, label) for hits, label in zip(found, labels, strict=True)]
-    if texts:
-        results += [_Result(hits) for hits in gallery.search(text=list(texts), **options)]
-    return results
+def _open(path: str, encoder: str | None, *, is_query: bool) -> _Searched:
+    """Open a gallery, or bring that of a folder of images up to date.
+
+    Raises:
+        SettingError: a gallery has another encoder.
+        InputError: there is nothing to search for in a gallery.
+    """
+    from lookalike.errors import InputError, SettingError
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.on_demand import index_on_demand, is_image_folder
+
+    if is_image_folder(path) or Path(path).is_file():
+        with console.progress() as on_progress:
+            indexed = index_on_demand(path, encoder=encoder, progress=on_progress)
+        report = indexed.report
+        changed = report.added or report.updated or report.moved or report.removed
+        summary = report.summary() if changed else ""
+        paths = Paths(str(Path(path).expanduser().resolve()), path)
+        return _Searched(path, indexed.gallery.snapshot(), paths, report.failed, summary)
+    gallery = Gallery.open(path).snapshot()
+    if encoder is not None and encoder != gallery.encoder.name:
+        raise SettingError(
+            f"{{encoder}} is for folders of images; {path} is a gallery of encoder "
+            f"{gallery.encoder.name!r}",
+            encoder=encoder,
+        )
+    if not is_query:
+        quoted = shlex.quote(path)
+        raise InputError(
+            "no query: pass an image, --text, --like, --keywords or --id, as in "
+            f"lookalike search {quoted} query.jpg"
+        )
+    return _Searched(path, gallery, Paths())
 
 
-def _report(failures: Sequence[InputError]) -> None:
-    """List the queries that could not be read; end with 1 if there are any."""
+def _introduce(searched: _Searched) -> None:
+    """Say what a folder has, and what to type next."""
+    rows = len(searched.gallery)
+    state = searched.summary or "up to date"
+    typed = printable(searched.typed)
+    encoder = searched.gallery.info()["encoder"]
+    print(f"{typed}: {format_count(rows, 'image')}, encoder {encoder}; {state}")
+    folder = shlex.quote(searched.typed)
+    example = next(iter(searched.gallery.store.sample(1).records()), None)
+    file = None if example is None else searched.paths.file(example.uri)
+    print(f"next: lookalike {folder} {printable(shlex.quote(file or 'query.jpg'))}")
+    print(f'      lookalike {folder} "words"')
+    print(f"      lookalike serve {folder}")
+
+
+class _Search:
+    """Searches by queries one after another; those that cannot be read are failures."""
+
+    def __init__(
+        self, gallery: galleries.Gallery, options: Mapping[str, Any], *, include_self: bool
+    ) -> None:
+        self._gallery = gallery
+        self._options = options
+        self._include_self = include_self
+        self.failures: list[InputError] = []
+        self.left_out = 0
+
+    def each(self, queries: Queries, ids: Sequence[str], texts: Sequence[str]) -> Iterator[Result]:
+        """Yield the result of each query; that of keywords alone if there is none."""
+        if not (queries.parts or queries.failures or ids or texts):
+            yield Result(self._gallery.search(**self._options))
+            return
+        for batch in _batches(queries):
+            if batch[0].text is not None:
+                yield from self._texts([str(each.text) for each in batch])
+            else:
+                yield from self._images(batch)
+        if ids:
+            labels = [each.get("label") for each in self._gallery.store.get(ids).metadata]
+            of_ids = self._gallery.search(id=list(ids), **self._options)
+            yield from (Result(*pair) for pair in zip(of_ids, labels, strict=True))
+        if texts:
+            yield from self._texts(texts)
+
+    def combined(
+        self,
+        queries: Sequence[str] | None,
+        ids: Sequence[str] | None,
+        examples: tuple[Sequence[str] | None, ...],
+    ) -> Result:
+        """Search with one query of several examples: files, or IDs of indexed images, a text."""
+        like, unlike = (None if names is None else self._examples(names) for names in examples[:2])
+        text = examples[2]
+        arguments: dict[str, Any] = {
+            "query": queries or None,
+            "id": ids or None,
+            "like": like,
+            "unlike": unlike,
+            "text": text[0] if text and len(text) == 1 else text or None,
+        }
+        hits: Hits = self._gallery.search(**arguments, **self._options)
+        return Result(hits)
+
+    def _examples(self, names: Sequence[str]) -> list[Any]:
+        """Return images by id, or by file, URL or item of a data set."""
+        examples: list[Any] = []
+        for name in names:
+            if name in self._gallery:
+                examples.append(self._gallery[name])
+                continue
+            queries = read_queries([name])
+            if queries.failures:
+                raise queries.failures[0]
+            examples += [name if each.image is None else each.image for each in queries]
+        return examples
+
+    def _texts(self, texts: Sequence[str]) -> Iterator[Result]:
+        hits_of_texts = self._gallery.search(text=list(texts), **self._options)
+        return (Result(hits) for hits in hits_of_texts)
+
+    def _images(self, batch: Sequence[OneQuery]) -> Iterator[Result]:
+        """Yield the results of images, encoded together unless one of them cannot be read."""
+        from lookalike.errors import InputError
+
+        try:
+            hits_of_images = self._search([each.image for each in batch])
+        except InputError as error:
+            if len(batch) == 1:
+                self.failures.append(error)
+                return
+            for each in batch:  # one by one, to know which
+                yield from self._images([each])
+            return
+        for each, hits in zip(batch, hits_of_images, strict=True):
+            yield Result(hits, each.label)
+
+    def _search(self, images: Sequence[Any]) -> list[Hits]:
+        from lookalike.stores.base import MAX_K
+
+        k = self._options["k"]
+        if self._include_self or not 0 < k < MAX_K:
+            return list(self._gallery.search(list(images), **self._options))
+        results = []
+        for hits in self._gallery.search(list(images), **{**self._options, "k": k + 1}):
+            others, left_out = without_query(hits, k)
+            self.left_out += left_out
+            results.append(others)
+        return results
+
+
+def _batches(queries: Iterable[OneQuery]) -> Iterator[list[OneQuery]]:
+    """Yield runs of queries that are all images or all words."""
+    batch: list[OneQuery] = []
+    for query in queries:
+        other = batch and (batch[0].text is None) != (query.text is None)
+        if other or len(batch) == _BATCH:
+            yield batch
+            batch = []
+        batch.append(query)
+    if batch:
+        yield batch
+
+
+@dataclass(slots=True)
+class _Outputs:
+    """Everything that becomes of results: what is printed, and files.
+
+    Args:
+        new_format: makes what prints results.
+        new_collector: makes what copies them.
+        image: contact sheet to save.
+        open_sheet: open the contact sheet.
+        matches: drawing of matching points to save.
+        force: overwrite what is an input.
+    """
+
+    new_format: Callable[[Paths], Output]
+    new_collector: Callable[[Paths], Collector] | None
+    image: Path | None
+    open_sheet: bool
+    matches: Path | None
+    force: bool
+    count: int = field(default=0, init=False)
+    rows: int = field(default=0, init=False)
+    failed: bool = field(default=False, init=False)
+
+    def write(
+        self, results: Iterable[Result], searched: _Searched, count: int, inputs: Sequence[str]
+    ) -> None:
+        """Print results as they come; draw and open afterwards what is of all of them."""
+        for path in (self.image, self.matches):
+            check_output(path, force=self.force, gallery=searched.gallery, inputs=inputs)
+        if searched.summary:
+            console.note(f"{searched.typed}: {searched.summary}")
+        output = self.new_format(searched.paths)
+        collector = self.new_collector and self.new_collector(searched.paths)
+        if collector is not None:
+            collector.open(several=count > 1)
+        kept: list[Result] = []
+        for result in results:
+            self.count += 1
+            self.rows += len(result.hits)
+            output.write(result)
+            if collector is not None:
+                collector.write(result)
+            if self.image is not None or self.open_sheet or (self.matches and not kept):
+                kept.append(result)
+        if collector is not None:
+            collector.report()
+            self.failed = bool(collector.failures)
+        if kept:
+            self._draw(kept, searched.gallery)
+
+    def _draw(self, results: Sequence[Result], gallery: galleries.Gallery) -> None:
+        sheet = self.image
+        if sheet is None and self.open_sheet:
+            folder = tempfile.mkdtemp(prefix="lookalike-")
+            sheet = Path(folder, "results.png")
+        if sheet is not None:
+            _save_contact_sheet(results, sheet)
+        if sheet is not None and self.open_sheet:
+            open_in_viewer(sheet)
+        if self.matches is not None:
+            _save_matches(gallery, results[0].hits, self.matches)
+
+
+def _format(
+    *, paths: bool, null: bool, as_csv: bool, as_json: bool, preview: str
+) -> Callable[[Paths], Output]:
+    """Return what makes the output in the one chosen format.
+
+    Raises:
+        SettingError: two formats are chosen.
+        UnknownNameError: no such protocol of previews.
+    """
+    from lookalike.errors import SettingError
+
+    chosen = {"paths": paths, "null": null and not paths, "as_csv": as_csv, "as_json": as_json}
+    names = [name for name, is_chosen in chosen.items() if is_chosen]
+    protocol = choose_protocol(preview)
+    if names and preview not in (AUTO, OFF):
+        names.append("preview")
+    if len(names) > 1:
+        raise SettingError(
+            f"{{{names[0]}}} and {{{names[1]}}} exclude each other", **dict.fromkeys(names[:2])
+        )
+    if as_json:
+        return lambda _: JsonLines()
+    if as_csv:
+        return CsvRows
+    if paths or null:
+        return lambda where: PathLines(where, null=null)
+    return lambda where: Table(where, protocol)
+
+
+def _collector(
+    copy_to: Path | None, link_to: Path | None, *, force: bool
+) -> Callable[[Paths], Collector] | None:
+    """Return what makes the copies of results; None for none.
+
+    Raises:
+        SettingError: both copies and links are wanted.
+    """
+    from lookalike.errors import SettingError
+
+    if copy_to is not None and link_to is not None:
+        raise SettingError("{copy_to} and {link_to} exclude each other", copy_to=None, link_to=None)
+    folder = copy_to or link_to
+    if folder is None:
+        return None
+    return lambda where: Collector(folder, where, link=link_to is not None, force=force)
+
+
+def _finish(
+    unindexed: Sequence[Failure], failures: Sequence[InputError], *, failed: bool = False
+) -> None:
+    """List what could not be indexed or read; end with 1 if there is anything."""
+    console.note_failed(unindexed)
     for failure in failures:
         console.note(f"failed: {message(failure)}")
-    if failures:
+    if unindexed or failures or failed:
         raise typer.Exit(1)
 
 
-def _print(results: Sequence[_Result], *, as_json: bool) -> None:
-    for result in results:
-        if as_json:
-            console.print_json(result.hits.as_dict(), one_line=True)
-        else:
-            _print_table(result.hits)
-
-
-def _print_table(hits: Hits) -> None:
-    labeled = any("label" in hit.metadata for hit in hits)
-    columns = ("rank", "distance", *(["label"] if labeled else []), "id")
-    rows = [
-        (
-            str(hit.rank),
-            format_distance(hit.distance),
-            *([str(hit.metadata.get("label", ""))] if labeled else []),
-            hit.id,
-        )
-        for hit in hits
-    ]
-    results = format_count(len(hits), "result")
-    console.print_table(columns, rows, title=f"{hits.query}: {results}, {hits.metric.value}")
-
-
-def _save_contact_sheet(results: Sequence[_Result], path: Path) -> None:
+def _save_contact_sheet(results: Sequence[Result], path: Path) -> None:
     """Draw queries beside their hits, marked as correct or not where both have a label."""
     from lookalike.evaluation.relevance import mark_correct
     from lookalike.report import figures

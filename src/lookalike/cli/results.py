@@ -1,0 +1,311 @@
+"""What the search prints and does with its results: tables, JSON, CSV, paths, copies, a viewer."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lookalike.cli import console
+from lookalike.errors import InputError, SettingError, StorageError
+from lookalike.files import escape_name, is_url, unescape_name
+from lookalike.formatting import format_count, format_distance, printable
+
+if TYPE_CHECKING:
+    from lookalike.search.hits import Hits
+
+_CSV_COLUMNS = ("query", "rank", "id", "path", "distance", "similarity", "label")
+
+_SHOWN = 24
+"""Images of a preview, at most; the terminal is narrower."""
+
+_NAME_CHARACTERS = 60
+_LISTED = 20
+
+_VIEWERS = {"darwin": "open", "linux": "xdg-open"}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The hits of one query; ``label`` is the query's own, if it has one."""
+
+    hits: Hits
+    label: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Writes the locations of images as a person typed their folder.
+
+    Args:
+        root: resolved path of the folder that is searched; None for a gallery, whose paths are
+            absolute.
+        typed: the folder as it was typed.
+    """
+
+    root: str | None = None
+    typed: str = ""
+
+    def file(self, uri: str) -> str | None:
+        """Return the path of the file of an image, as the system names it; None if it has none."""
+        if not uri or is_url(uri) or uri.startswith("dataset:"):
+            return None
+        path = unescape_name(uri)
+        base, mark, page = path.rpartition("#")
+        if mark and page.isdecimal() and not os.path.lexists(path):
+            path = base
+        if self.root is None or not path.startswith(f"{self.root}{os.sep}"):
+            return path
+        return os.path.join(self.typed, path[len(self.root) + 1 :])  # noqa: PTH118 - a text
+
+    def shown(self, uri: str) -> str:
+        """Return the location of an image as valid text."""
+        path = self.file(uri)
+        return uri if path is None else escape_name(path)
+
+
+class Table:
+    """Prints a table for each query, and its images where the terminal can show them."""
+
+    def __init__(self, paths: Paths, protocol: str | None) -> None:
+        self._paths = paths
+        self._protocol = protocol
+
+    def write(self, result: Result) -> None:
+        """Print a result."""
+        hits = result.hits
+        labeled = any("label" in hit.metadata for hit in hits)
+        place = "id" if self._paths.root is None else "path"
+        columns = ("rank", "distance", *(["label"] if labeled else []), place)
+        rows = [
+            (
+                str(hit.rank),
+                format_distance(hit.distance),
+                *([str(hit.metadata.get("label", ""))] if labeled else []),
+                hit.id if self._paths.root is None else self._paths.shown(hit.uri),
+            )
+            for hit in hits
+        ]
+        count = format_count(len(hits), "result")
+        title = f"{self._paths.shown(hits.query)}: {count}, {hits.metric.value}"
+        console.print_table(columns, rows, title=title)
+        if self._protocol is not None:
+            from lookalike.cli.terminal_images import print_images
+
+            query = [] if hits.uri is None or is_url(hits.uri) else [hits.query_image()]
+            print_images([*query, *hits[:_SHOWN].images()], self._protocol)
+
+
+class JsonLines:
+    """Prints a JSON line for each query."""
+
+    def write(self, result: Result) -> None:
+        """Print a result."""
+        console.print_json(result.hits.as_dict(), one_line=True)
+
+
+class CsvRows:
+    """Prints a CSV file with a row for each hit."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._columns: Sequence[str] | None = _CSV_COLUMNS
+
+    def write(self, result: Result) -> None:
+        """Print a result."""
+        from lookalike.csv_text import csv_bytes
+        from lookalike.types import Metric
+
+        hits = result.hits
+        cosine = hits.metric is Metric.COSINE
+        rows = [
+            (
+                hits.query,
+                hit.rank,
+                hit.id,
+                self._paths.shown(hit.uri),
+                hit.distance,
+                1 - hit.distance if cosine else "",
+                hit.metadata.get("label", ""),
+            )
+            for hit in hits
+        ]
+        lines = csv_bytes(_CSV_COLUMNS, rows).decode().split("\r\n", 1)
+        head = "" if self._columns is None else f"{lines[0]}\n"
+        self._columns = None
+        print(head + lines[1].replace("\r\n", "\n"), end="", flush=True)
+
+
+class PathLines:
+    """Prints the path of each hit: as it is for programs, escaped on a terminal."""
+
+    def __init__(self, paths: Paths, *, null: bool) -> None:
+        self._paths = paths
+        self._null = null
+
+    def write(self, result: Result) -> None:
+        """Print a result."""
+        names = (self._paths.file(hit.uri) or hit.uri for hit in result.hits)
+        distinct = list(dict.fromkeys(name for name in names if name))
+        if not self._null and sys.stdout.isatty():
+            console.print_lines("\n".join(map(printable, distinct)))
+            return
+        end = "\0" if self._null else "\n"
+        text = "".join(f"{name}{end}" for name in distinct)
+        binary = getattr(sys.stdout, "buffer", None)
+        if binary is None:  # a stream of text in the place of stdout
+            print(text, end="", flush=True)
+            return
+        sys.stdout.flush()
+        binary.write(text.encode("utf-8", "surrogateescape"))
+        binary.flush()
+
+
+Output = Table | JsonLines | CsvRows | PathLines
+
+
+class Collector:
+    """Copies or links the files of results into a folder, none over a file that exists.
+
+    Names begin with the rank; of several queries, each has a sub-folder.
+    """
+
+    def __init__(self, folder: Path, paths: Paths, *, link: bool, force: bool) -> None:
+        self._folder = folder
+        self._paths = paths
+        self._link = link
+        self._force = force
+        self._several = False
+        self._queries = 0
+        self._done = 0
+        self.failures: list[str] = []
+
+    def open(self, *, several: bool) -> None:
+        """Make the folder.
+
+        Raises:
+            SettingError: it is a file.
+            StorageError: it cannot be written.
+        """
+        self._several = several
+        if self._folder.exists() and not self._folder.is_dir():
+            raise SettingError(f"{escape_name(str(self._folder))}: is a file; name a folder")
+        self._make(self._folder)
+
+    def write(self, result: Result) -> None:
+        """Copy or link the files of one query."""
+        self._queries += 1
+        folder = self._folder
+        if self._several:
+            folder /= f"{self._queries:03}-{_plain(result.hits.query)}"
+            self._make(folder)
+        width = max(2, len(str(len(result.hits))))
+        for hit in result.hits:
+            try:
+                self._put(hit.uri, folder, f"{hit.rank:0{width}}")
+                self._done += 1
+            except OSError as error:
+                reason = error.strerror or str(error)
+                self.failures.append(f"{self._paths.shown(hit.uri) or hit.id}: {reason}")
+
+    def report(self) -> None:
+        """Say how many files there are now, and which are not."""
+        verb = "linked" if self._link else "copied"
+        place = escape_name(str(self._folder))
+        console.note(f"{verb}: {format_count(self._done, 'file')} into {place}")
+        for failure in self.failures[:_LISTED]:
+            console.note(f"not {verb}: {failure}")
+        if len(self.failures) > _LISTED:
+            console.note(f"... and {len(self.failures) - _LISTED:,} more")
+
+    def _make(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{escape_name(str(folder))}: cannot be written ({error.strerror})"
+            ) from error
+
+    def _put(self, uri: str, folder: Path, rank: str) -> None:
+        """Copy or link one file.
+
+        Raises:
+            OSError: it is no file, cannot be read or written, or the new name exists.
+        """
+        from lookalike.files import check_regular
+
+        path = self._paths.file(uri)
+        if path is None:
+            raise OSError("its image is not a file of its own")
+        check_regular(path)
+        target = folder / f"{rank}-{os.path.basename(path)}"  # noqa: PTH119 - a text
+        if os.path.lexists(target):
+            if not self._force or target.is_dir():
+                raise OSError(f"{escape_name(str(target))} exists; overwrite it with --force")
+            if not target.is_symlink() and target.samefile(path):
+                raise OSError("is the result itself")
+            target.unlink()
+        if self._link:
+            target.symlink_to(os.path.abspath(path))  # noqa: PTH100 - a text
+        else:
+            with open(path, "rb") as source, open(target, "xb") as copy:  # noqa: PTH123
+                shutil.copyfileobj(source, copy)
+            shutil.copystat(path, target)
+
+
+def _plain(name: str) -> str:
+    """Return the last part of a query's name, as a part of a folder's name on every system."""
+    last = os.path.basename(name.rstrip("/")) or "query"  # noqa: PTH119 - a text
+    return re.sub(r"[^\w.-]+", "-", last)[:_NAME_CHARACTERS].strip(".-") or "query"
+
+
+def without_query(hits: Hits, k: int) -> tuple[Hits, bool]:
+    """Return the first ``k`` hits but the query's own file, and whether that was among them."""
+    rows = [hit for hit in hits if not _is_same_image(hits.uri, hit.uri)]
+    kept = tuple(replace(hit, rank=rank) for rank, hit in enumerate(rows[:k], 1))
+    return replace(hits, rows=kept), len(rows) < len(hits)
+
+
+def _is_same_image(query: str | None, uri: str) -> bool:
+    """Return whether two locations are of one image: the same file, by whatever path."""
+    if not query or not uri or is_url(query) or is_url(uri):
+        return bool(query) and query == uri
+    if query == uri:
+        return True
+    try:
+        one, other = (os.path.realpath(unescape_name(each)) for each in (query, uri))
+        if one.casefold() != other.casefold():
+            return False
+        return one == other or os.path.samefile(one, other)  # noqa: PTH121 - texts
+    except (OSError, ValueError):
+        return False
+
+
+def open_in_viewer(path: Path) -> None:
+    """Open an image in the platform's viewer, without a shell.
+
+    Raises:
+        InputError: there is none.
+    """
+    if sys.platform == "win32":
+        os.startfile(path)
+        return
+    name = _VIEWERS.get(sys.platform, "xdg-open")
+    program = shutil.which(name)
+    if program is None:
+        raise InputError(
+            f"{path}: cannot be opened, since {name} is not installed; open it yourself"
+        )
+    subprocess.Popen(
+        [program, str(path.absolute())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
