@@ -25,6 +25,7 @@ import gzip
 import hashlib
 import http.server
 import re
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -143,7 +144,7 @@ class HubServer:
             "HF_HUB_CACHE": str(folder / "huggingface" / "hub"),
             "HF_TOKEN": "",
             "HUGGING_FACE_HUB_TOKEN": "",
-            "HF_TOKEN_PATH": "",
+            "HF_TOKEN_PATH": str(folder / "huggingface" / "token"),
             "HF_HUB_OFFLINE": "",
             "TRANSFORMERS_OFFLINE": "",
             "HF_HUB_DISABLE_IMPLICIT_TOKEN": "",
@@ -326,8 +327,13 @@ def git_sha1(data: bytes) -> str:
 
 
 @contextlib.contextmanager
-def hub_server() -> Iterator[HubServer]:
-    """Run a hub, and the storage that it redirects to, in threads."""
+def hub_server(certificate: tuple[Path, Path] | None = None) -> Iterator[HubServer]:
+    """Run a hub, and the storage that it redirects to, in threads.
+
+    Args:
+        certificate: files of the certificate and the key with which the hub, not the storage,
+            speaks HTTPS.
+    """
     hub = HubServer()
     with contextlib.ExitStack() as running:
         for host in ("hub", "storage"):
@@ -335,10 +341,16 @@ def hub_server() -> Iterator[HubServer]:
             server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
             server.daemon_threads = True
             running.enter_context(server)
+            scheme = "http"
+            if certificate is not None and host == "hub":
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(*certificate)
+                server.socket = context.wrap_socket(server.socket, server_side=True)
+                scheme = "https"
             thread = threading.Thread(target=server.serve_forever, args=(0.02,))
             thread.start()
             running.callback(thread.join)
             running.callback(server.shutdown)
-            address = f"http://127.0.0.1:{server.server_address[1]}"
+            address = f"{scheme}://127.0.0.1:{server.server_address[1]}"
             setattr(hub, "endpoint" if host == "hub" else "storage", address)
         yield hub

@@ -54,6 +54,20 @@ def cache_error(path: Path, error: OSError | str) -> StorageError:
     )
 
 
+def check_space(folder: Path, size: int) -> None:
+    """Check that files of so many bytes fit on the disk of a folder.
+
+    Raises:
+        StorageError: they do not.
+    """
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return
+    if free < size + _SPARE_BYTES:
+        raise cache_error(folder, f"{size / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free")
+
+
 @dataclass(slots=True)
 class CommitRecord:
     """What is known of one commit of a model: its license and files, None for absent ones."""
@@ -156,14 +170,7 @@ class ModelCache:
         Raises:
             StorageError: they do not.
         """
-        try:
-            free = shutil.disk_usage(self.folder).free
-        except OSError:
-            return
-        if free < size + _SPARE_BYTES:
-            raise cache_error(
-                self.folder, f"{size / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free"
-            )
+        check_space(self.folder, size)
 
 
 def _damage(path: Path, file: HubFile) -> str:

@@ -22,6 +22,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from urllib.error import URLError
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -80,6 +81,20 @@ class _TransientError(Exception):
         self.seconds = seconds
 
 
+class _HttpsHandler(urllib.request.AbstractHTTPHandler):
+    """Connections whose certificates are verified, also if the process has turned that off."""
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        return ssl.create_default_context()  # which takes a while
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        """Return the response to a request; urllib finds this method by its name."""
+        return self.do_open(http.client.HTTPSConnection, request, context=self._context)
+
+    https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+
 class HubClient:
     """The hub, for one model.
 
@@ -88,15 +103,21 @@ class HubClient:
         repo: OWNER/NAME, checked.
     """
 
+    setting = "HF_ENDPOINT"
+    """The variable that says where requests go."""
+
+    offline_hint = ", or use what is cached: HF_HUB_OFFLINE=1"
+
     def __init__(self, config: HubSettings, repo: str) -> None:
         self._config = config
         self._repo = repo
+        self._name = f"hub:{repo}"
         self._origin = _origin(config.endpoint)
         self._opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
             urllib.request.HTTPHandler(),
-            urllib.request.HTTPSHandler(context=ssl.create_default_context()),
+            _HttpsHandler(),
         ):
             self._opener.add_handler(handler)
 
@@ -154,7 +175,7 @@ class HubClient:
         Raises:
             FetchError: the model or revision is not there.
         """
-        name = f"hub:{self._repo}"
+        name = self._name
         match headers.get("X-Error-Code", ""):
             case "RepoNotFound":
                 raise self._no_model()
@@ -173,12 +194,12 @@ class HubClient:
         endpoint = self._config.endpoint
         if not is_commit(commit):
             raise FetchError(
-                f"hub:{self._repo}: {endpoint} does not answer as a hub of models does (without "
-                "X-Repo-Commit); check HF_ENDPOINT and the proxy"
+                f"{self._name}: {endpoint} does not answer as a hub of models does (without "
+                f"X-Repo-Commit); check {self.setting} and the proxy"
             )
         if is_commit(revision) and commit != revision:
             raise FetchError(
-                f"hub:{self._repo}: {endpoint} answered with commit {commit[:12]}, not "
+                f"{self._name}: {endpoint} answered with commit {commit[:12]}, not "
                 f"{revision[:12]}; try again"
             )
 
@@ -224,7 +245,7 @@ class HubClient:
                 raise FetchError(
                     f"{self._file(path)}: what {self._config.endpoint} sent is not this file "
                     f"({problem}); it was deleted. Try again; if that does not help, what lies "
-                    "between (HF_ENDPOINT, a proxy) changes files"
+                    f"between ({self.setting}, a proxy) changes files"
                 )
             log.warning("%s: what was resumed is wrong; downloaded anew", self._file(path))
 
@@ -277,7 +298,7 @@ class HubClient:
             problem = f"{int(length):,} bytes, not {size:,}"
         if problem:
             raise FetchError(
-                f"hub:{self._repo}: the answer of {_host(url)} is not the file that was asked for "
+                f"{self._name}: the answer of {_host(url)} is not the file that was asked for "
                 f"({shorten(printable(problem))})"
             )
 
@@ -331,16 +352,16 @@ class HubClient:
         """
         if error.seconds is not None and error.seconds > _LONGEST_WAIT_S:
             raise FetchError(
-                f"hub:{self._repo}: {error.reason} and asks to wait for "
+                f"{self._name}: {error.reason} and asks to wait for "
                 f"{error.seconds:,.0f} s. Try again then; what was downloaded is kept"
             )
         if failures > _RETRIES:
             raise FetchError(
-                f"hub:{self._repo}: {error.reason}, {failures} times in a row. Try again later; "
+                f"{self._name}: {error.reason}, {failures} times in a row. Try again later; "
                 "what was downloaded is kept and resumed"
             )
         seconds = _BACKOFF_S * 2 ** (failures - 1) if error.seconds is None else error.seconds
-        log.info("%s: %s; again in %.1f s", f"hub:{self._repo}", error.reason, seconds)
+        log.info("%s: %s; again in %.1f s", self._name, error.reason, seconds)
         wait(seconds)
 
     @contextmanager
@@ -376,21 +397,21 @@ class HubClient:
         host = _host(url)
         if isinstance(reason, ssl.SSLCertVerificationError):
             return FetchError(
-                f"hub:{self._repo}: the certificate of {host} is not trusted "
+                f"{self._name}: the certificate of {host} is not trusted "
                 f"({reason.verify_message}); if a proxy signs it, name its certificates with "
                 "SSL_CERT_FILE"
             )
         if isinstance(reason, socket.gaierror):
             return FetchError(
-                f"hub:{self._repo}: the address of {host} could not be resolved; check the "
-                "connection, the proxy and HF_ENDPOINT, or use what is cached: HF_HUB_OFFLINE=1"
+                f"{self._name}: the address of {host} could not be resolved; check the "
+                f"connection, the proxy and {self.setting}{self.offline_hint}"
             )
         if isinstance(reason, TimeoutError):
             return _TransientError(f"{host} did not answer for {_TIMEOUT_S} s")
         if isinstance(reason, OSError) and reason.errno == errno.ECONNREFUSED:
             return _TransientError(f"{host} refuses connections")
         if isinstance(error, ValueError | http.client.InvalidURL):
-            return FetchError(f"hub:{self._repo}: {host} was not asked: {printable(str(error))}")
+            return FetchError(f"{self._name}: {host} was not asked: {printable(str(error))}")
         text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
         return _TransientError(f"the connection to {host} failed ({shorten(printable(str(text)))})")
 
@@ -410,10 +431,10 @@ class HubClient:
             origin = None
         if not location or origin is None:
             shown = without_url_secrets(shorten(printable(location)))
-            raise FetchError(f"hub:{self._repo}: {_host(url)} redirects to {shown!r}, no address")
+            raise FetchError(f"{self._name}: {_host(url)} redirects to {shown!r}, no address")
         if urlsplit(url).scheme == "https" and origin[0] == "http" and not _is_loopback(origin[1]):
             raise FetchError(
-                f"hub:{self._repo}: {_host(url)} redirects to {_host(target)} without encryption, "
+                f"{self._name}: {_host(url)} redirects to {_host(target)} without encryption, "
                 "which is refused"
             )
         return target
@@ -427,7 +448,7 @@ class HubClient:
         status, headers = response.status, response.headers
         if status < 300:
             return
-        config, name = self._config, f"hub:{self._repo}"
+        config, name = self._config, self._name
         code, text = headers.get("X-Error-Code", ""), headers.get("X-Error-Message", "")
         text = shorten(printable(text), 200)
         page = f"{config.endpoint}/{self._repo}"
@@ -470,7 +491,7 @@ class HubClient:
             else "it is private: then set HF_TOKEN to a token with access"
         )
         return FetchError(
-            f"hub:{self._repo}: {config.endpoint} has no such model, or {access}. Check the "
+            f"{self._name}: {config.endpoint} has no such model, or {access}. Check the "
             f"spelling of owner and name at {config.endpoint}/models?search="
             f"{quote(self._repo.partition('/')[2])}"
         )
@@ -480,7 +501,7 @@ class HubClient:
         return f"{self._config.endpoint}/{self._repo}/resolve/{place}"
 
     def _file(self, path: str) -> str:
-        return f"hub:{self._repo}: {path}"
+        return f"{self._name}: {path}"
 
 
 def wait(seconds: float) -> None:
