@@ -93,7 +93,7 @@ class Table:
             for hit in hits
         ]
         count = format_count(len(hits), "result")
-        title = f"{self._paths.shown(hits.query)}: {count}, {hits.metric.value}"
+        title = f"{self._paths.shown(hits.query)}: {count}, {hits.measure}"
         console.print_table(columns, rows, title=title)
         if self._protocol is not None:
             from lookalike.cli.terminal_images import print_images
@@ -123,7 +123,7 @@ class CsvRows:
         from lookalike.types import Metric
 
         hits = result.hits
-        cosine = hits.metric is Metric.COSINE
+        cosine = hits.measure == Metric.COSINE.value
         rows = [
             (
                 hits.query,

@@ -185,8 +185,6 @@ def command(
     Exit code 1: some queries or images could not be read, or some results not
     copied; each is listed.
     """
-    from lookalike.images.foreground import Box
-
     outputs = _Outputs(
         _format(paths=paths, null=null, as_csv=as_csv, as_json=as_json, preview=preview),
         _collector(copy_to, link_to, force=force),
@@ -202,7 +200,7 @@ def command(
         "max_distance": max_distance,
         "min_similarity": min_similarity,
         "exact": exact,
-        "box": None if box is None else Box.parse(box),
+        "box": None if box is None else _box(box),
         "foreground": foreground,
         "multi_crop": multi_crop,
         "rerank": rerank,
@@ -243,6 +241,12 @@ def command(
         rows = format_count(len(searched.gallery), "row")
         console.note(f"-k {k}: the gallery has only {rows}")
     _finish(searched.failures, failures, failed=outputs.failed)
+
+
+def _box(text: str) -> Any:
+    from lookalike.images.foreground import Box
+
+    return Box.parse(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,6 +466,7 @@ class _Outputs:
     count: int = field(default=0, init=False)
     rows: int = field(default=0, init=False)
     failed: bool = field(default=False, init=False)
+    notes: list[str] = field(default_factory=list, init=False)
 
     def write(
         self, results: Iterable[Result], searched: _Searched, count: int, inputs: Sequence[str]
@@ -480,6 +485,7 @@ class _Outputs:
             self.count += 1
             self.rows += len(result.hits)
             output.write(result)
+            self._say(result.hits.note)
             if collector is not None:
                 collector.write(result)
             if self.image is not None or self.open_sheet or (self.matches and not kept):
@@ -489,6 +495,12 @@ class _Outputs:
             self.failed = bool(collector.failures)
         if kept:
             self._draw(kept, searched.gallery)
+
+    def _say(self, text: str | None) -> None:
+        """Say what a person should know about results, once for all of them."""
+        if text is not None and text not in self.notes:
+            self.notes.append(text)
+            console.note(f"note: {text}")
 
     def _draw(self, results: Sequence[Result], gallery: galleries.Gallery) -> None:
         sheet = self.image
@@ -564,14 +576,14 @@ def _finish(
 def _save_contact_sheet(results: Sequence[Result], path: Path) -> None:
     """Draw queries beside their hits, marked as correct or not where both have a label."""
     from lookalike.evaluation.relevance import mark_correct
-    from lookalike.report import figures
+    from lookalike.search.contact_sheet import contact_sheet
 
-    grid = figures.hits_grid(
+    sheet = contact_sheet(
         [result.hits for result in results],
         [mark_correct(result.hits, result.label) for result in results],
         query_titles=[None if result.label is None else str(result.label) for result in results],
     )
-    figures.save(grid, path)
+    sheet.save(path)
     console.note(f"contact sheet: {path}")
 
 

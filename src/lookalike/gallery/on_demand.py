@@ -157,7 +157,8 @@ def _folder(folder: str | Path) -> Path:
         if path.suffix.lower() in (*TABLES, ".tar"):
             advice = f"index it first: lookalike index {shlex.quote(path.stem)}.gallery {quoted}"
         else:
-            advice = f"search the folder that holds it: lookalike search {shlex.quote(str(given.parent))} QUERY"
+            parent = shlex.quote(str(given.parent))
+            advice = f"search the folder that holds it: lookalike search {parent} QUERY"
         raise SourceError(f"{shown}: is a file, not a folder of images; {advice}")
     return path.resolve()
 
@@ -242,11 +243,12 @@ def _unchanged(gallery: Gallery, source: Source) -> SyncReport | None:
     rows = {record.id: record for record in gallery.store.records()}
     if len(rows) != len(source):
         return None
+    pixels = pixels_key(source.options.decoding)
     for item in source:
         row = rows.get(item.id)
         if row is None or item.uri != row.uri:
             return None
-        cheap, pixels = item.signature(), pixels_key(item.options)
+        cheap = item.signature()
         if not cheap or row.signature != (f"{cheap} {pixels}" if pixels else cheap):
             return None
         if row.metadata != item.metadata:
