@@ -51,4 +51,12 @@ def test_the_query_of_a_form_is_one() -> None:
     request = form(("min_similarity", "0.5"), ("k", "3")).request(query, FACETS)
     assert (query.name, request.k, request.min_similarity) == ("a", 3, 0.5)
     with pytest.raises(InputError, match="exactly one"):
-        _ = form(("id", "a"), ("text", "b")).query
+        _ = form(("id", "a"), ("url", "b")).query
+    for text in ("", " b "):
+        with pytest.raises(InputError, match="exactly one"):
+            _ = form(("id", "a"), ("url", "b"), ("text", text)).query
+    one, both = form(("text", " b ")).query, form(("id", "a"), ("text", "b")).query
+    assert one is not None
+    assert both is not None
+    assert [each.text for each in one.examples] == ["b"]
+    assert (both.name, [each.weight for each in both.examples]) == ("a + b", [1, 1])

@@ -315,5 +315,5 @@ def test_texts_are_searched_without_their_stop_words() -> None:
     assert keywords_of_text("the") == "the"
     assert len(keywords_of_text(" ".join(map(str, range(99)))).split()) == 50
     for text in ("", " \t", "?!", '""'):
-        with pytest.raises(InputError, match="text=.* has no word to search for"):
+        with pytest.raises(InputError, match=r"text=.* has no word to search for"):
             keywords_of_text(text)

@@ -249,10 +249,20 @@ def combine_embeddings(
 
 
 def _combined(query: Query, parts: Sequence[QueryVectors], metric: Metric) -> QueryVectors:
-    embeddings = np.concatenate([part.embeddings for part in parts])
-    vector = combine_embeddings(embeddings, [each.weight for each in query.examples], metric)
+    """Return several examples as one query; if one is an image with crops, one vector for each."""
+    weights = [example.weight for example in query.examples]
+    vectors = [
+        combine_embeddings(
+            np.stack([part.embeddings[min(crop, len(part.embeddings) - 1)] for part in parts]),
+            weights,
+            metric,
+        )
+        for crop in range(max(len(part.embeddings) for part in parts))
+    ]
     row_ids = tuple(row_id for part in parts for row_id in part.row_ids)
-    return QueryVectors(query.name, None, vector[None], row_ids)
+    images = [part for example, part in zip(query.examples, parts, strict=True) if example.is_image]
+    image = images[0].image if len(images) == 1 else None
+    return QueryVectors(query.name, None, np.stack(vectors), row_ids, image)
 
 
 @dataclass(slots=True)

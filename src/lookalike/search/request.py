@@ -326,7 +326,7 @@ class Query:
         return any(example.id is not None or example.stored for example in self.examples)
 
     def check_region(self, region: QueryRegion) -> None:
-        """Check that a region is of the one image of this query.
+        """Check that a region is of the one image of this query, which may have a text too.
 
         Raises:
             InputError: there is no such image.
@@ -335,9 +335,10 @@ class Query:
             return
         if self.is_empty:
             region.refuse_for("a search by keywords alone")
-        if len(self.examples) > 1:
+        images = sum(example.is_image for example in self.examples)
+        if images > 1:
             region.refuse_for("a query of several examples")
-        if not self.examples[0].is_image:
+        if not images:
             region.refuse_for("a vector" if self.examples[0].text is None else "a text query")
 
 

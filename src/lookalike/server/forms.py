@@ -13,10 +13,11 @@ from starlette.datastructures import QueryParams
 from lookalike.errors import InputError
 from lookalike.filters import AllOf, Filter, from_structure
 from lookalike.filters.facets import Facet
-from lookalike.search.request import Query, SearchRequest, query_from_json
+from lookalike.search.request import Example, Query, SearchRequest, query_from_json
 from lookalike.server.schemas import UrlParameters
 
-_QUERY_FIELDS = ("id", "text", "url")
+_IMAGE_FIELDS = ("id", "url")
+_QUERY_FIELDS = (*_IMAGE_FIELDS, "text")
 _PAGE_FIELDS = ("upload", "sample", "compare", *_QUERY_FIELDS)
 """Fields that are not search options."""
 
@@ -42,16 +43,29 @@ class SearchForm:
         """The query, None if the form has none.
 
         Raises:
-            InputError: it has several.
+            InputError: it has several images.
         """
-        fields = {name: value for name in _QUERY_FIELDS if (value := self.params.get(name))}
+        fields = {name: value for name in _IMAGE_FIELDS if (value := self.params.get(name))}
+        if fields and self.text:
+            return self.query_with(Example.from_json(fields))
+        if self.text:
+            fields["text"] = self.text
         if self.keywords:
             fields["keywords"] = self.keywords
         return query_from_json(fields) if fields else None
 
+    def query_with(self, image: Example) -> Query:
+        """Return the query of an image, and of the text of the form, if it has one."""
+        return Query((image, *([Example(text=self.text)] if self.text else [])))
+
+    @property
+    def text(self) -> str:
+        """The text to search by."""
+        return self.params.get("text", "").strip()
+
     @property
     def keywords(self) -> str:
-        """The keywords to search in metadata."""
+        """The keywords to search in names and metadata."""
         return self.params.get("keywords", "").strip()
 
     @property

@@ -19,6 +19,7 @@ from lookalike.errors import InputError, LookalikeError, MissingRowError
 from lookalike.evaluation.saved import load_saved_evaluation
 from lookalike.formatting import format_distance
 from lookalike.search.request import RERANKINGS, Example, Query, SentImage
+from lookalike.search.search import TEXT_NOTE
 from lookalike.server.api import all_gallery_facts, gallery_facts
 from lookalike.server.browsing import Browsing
 from lookalike.server.dependencies import GalleryDep, ServiceDep
@@ -156,7 +157,7 @@ async def results_for_image(
 ) -> Response:
     """Return only the results part, for the image in the request body."""
     form = SearchForm(request.query_params)
-    query = Query.of(image=SentImage(await request.body()))
+    query = form.query_with(Example(image=SentImage(await request.body())))
     values = await _results(service, browsing, opened, form, query)
     return await render("_results.html", service, opened, **values)
 
@@ -278,8 +279,9 @@ async def _result_set(
         return {**values, "problem": service.problem_of(error)}
     return {
         **values,
-        "by_keywords": request.keywords is not None,
-        "by_image": not query.is_empty,
+        "ranked_by": hits.ranked_by,
+        "has_text": bool(form.text),
+        "note": (hits.note or "").removeprefix(TEXT_NOTE).removeprefix("; "),
         "metric": hits.metric.value,
         "rows": await service.read(opened, len),
         "latency_ms": (time.perf_counter() - start) * 1000,

@@ -8,7 +8,7 @@ import { setUpCamera } from "./camera.js";
 import * as history from "./history.js";
 
 let form, results, gallery, cropBox;
-let query = null; // {kind: "id" | "text" | "url", value} or {kind: "image", blob, name, upload}
+let query = null; // {kind: "id" | "url", value} or {kind: "image", blob, name, upload}; a text is in the form
 let activeRequest = null;
 let currentSearch = location.search;
 
@@ -22,9 +22,8 @@ export function start(main) {
   form.addEventListener("change", onOptionChange);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const text = form.elements.text?.value.trim();
-    if (text && text !== (query?.kind === "text" ? query.value : "")) setQuery({ kind: "text", value: text });
-    else run();
+    form.querySelector("#clear").hidden = false;
+    run({ remember: true });
   });
   form.querySelector("#search-url")?.addEventListener("click", () => {
     const value = form.querySelector("#url[type=url]").value.trim();
@@ -49,15 +48,15 @@ async function restoreQuery() {
   const uploadId = parameters.get("upload");
   if (uploadId) {
     const entry = await history.find(uploadId);
-    if (entry) return setQuery({ kind: "image", blob: entry.blob, name: entry.name, upload: uploadId }, { push: false });
+    const text = parameters.get("text") ?? "";
+    if (entry) return setQuery({ kind: "image", blob: entry.blob, name: entry.name, upload: uploadId }, { push: false, text });
     return showProblem(new Problem("Image not available", "The uploaded image isn't stored; upload it again."));
   }
-  const kind = ["id", "text", "url"].find((name) => parameters.get(name));
-  if (kind) {
-    query = { kind, value: parameters.get(kind) };
-    await showQuery();
-    history.add(query);
-  }
+  const kind = ["id", "url"].find((name) => parameters.get(name));
+  if (kind) query = { kind, value: parameters.get(kind) };
+  if (!query && !parameters.get("text")) return;
+  await showQuery();
+  history.add(query ?? { kind: "text", value: parameters.get("text") });
 }
 
 // ---- queries ---------------------------------------------------------------------------------
@@ -122,8 +121,10 @@ async function onDraw(blob, finished) {
   drawingBusy = false;
 }
 
-async function setQuery(newQuery, { push = true } = {}) {
-  query = newQuery;
+// Replaces image and text by an image, or by a text: {kind: "text", value}.
+async function setQuery(newQuery, { push = true, text = "" } = {}) {
+  query = newQuery.kind === "text" ? null : newQuery;
+  form.elements.text.value = query ? text : newQuery.value;
   cropBox.clear();
   await showQuery();
   await run({ push, remember: true });
@@ -133,13 +134,12 @@ async function setQuery(newQuery, { push = true } = {}) {
 async function showQuery() {
   const figure = form.querySelector("#query-image");
   const frame = form.querySelector("#query-frame");
-  const hasImage = query.kind === "image" || query.kind === "id";
-  for (const kind of ["id", "url"]) form.elements.namedItem(kind).value = query.kind === kind ? query.value : "";
-  if (form.elements.text) form.elements.text.value = query.kind === "text" ? query.value : "";
+  const hasImage = query?.kind === "image" || query?.kind === "id";
+  for (const kind of ["id", "url"]) form.elements.namedItem(kind).value = query?.kind === kind ? query.value : "";
   figure.hidden = !hasImage;
   form.querySelector("#clear").hidden = false;
-  form.querySelector("#query-caption").textContent = query.kind === "image" ? query.name : query.value;
   if (!hasImage) return cropBox.disable();
+  form.querySelector("#query-caption").textContent = query.kind === "image" ? query.name : query.value;
   const image = element("img", { alt: "Query image" });
   frame.replaceChildren(image);
   try {
@@ -158,7 +158,7 @@ async function showQuery() {
 function searchOptions() {
   const options = new URLSearchParams();
   for (const [name, value] of new FormData(form)) {
-    if (value && !["id", "url", "text"].includes(name)) options.append(name, value);
+    if (value.trim?.() && !["id", "url"].includes(name)) options.append(name, value);
   }
   return options;
 }
@@ -187,8 +187,9 @@ async function run({ push = true, remember = false } = {}) {
     }
     const response = await request(`/g/${gallery}/results?${requestParameters}`, options);
     const page = parseHTML(await response.text());
-    if (remember && query) {
-      const uploadId = await history.add(query);
+    const text = requestParameters.get("text");
+    if (remember && (query || text)) {
+      const uploadId = await history.add(query ?? { kind: "text", value: text });
       if (uploadId) query.upload = uploadId;
     }
     if (query?.upload) pageParameters.set("upload", query.upload);
