@@ -54,6 +54,20 @@ class ImageTextEncoder(NetworkEncoder):
         super().__init__(name, model, preprocessing, normalized=True, origin=origin, extra=extra)
         self._text_model_bytes, self._tokenizer_bytes = text, tokenizer
 
+    @property
+    def logits(self) -> Mapping[str, float] | None:
+        """``scale`` and ``bias`` that the networks were trained with; None if they are not known.
+
+        A cosine times ``scale`` plus ``bias`` is what was predicted: by SigLIP the log-odds that
+        text and image belong together, by CLIP the logits of a softmax over texts.
+        """
+        values = self.origin.get("logits")
+        if not isinstance(values, Mapping):
+            return None
+        pair = {name: values.get(name) for name in ("scale", "bias")}
+        numbers = {name: float(v) for name, v in pair.items() if isinstance(v, int | float)}
+        return numbers if len(numbers) == len(pair) else None
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of preprocessing, both networks and the tokenizer."""
@@ -78,8 +92,26 @@ class ImageTextEncoder(NetworkEncoder):
         return unit_rows(self.run_text(ids, mask))
 
     def run_text(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return ``(n, dim)`` float32 for token ids and attention mask, both ``(n, length)``."""
-        return self._text_model(ids, mask).reshape(len(ids), -1)
+        """Return ``(n, dim)`` float32 for token ids and attention mask, both ``(n, length)``.
+
+        Raises:
+            ArtifactError: the text network takes other inputs.
+        """
+        model = self._text_model
+        values = {
+            **dict.fromkeys(("input_ids", "tokens"), ids),
+            **dict.fromkeys(("attention_mask", "mask"), mask),
+            "position_ids": np.broadcast_to(np.arange(ids.shape[1]), ids.shape),
+            "token_type_ids": np.zeros_like(ids),
+        }
+        unknown = [name for name in model.inputs if name not in values]
+        if unknown and len(model.inputs) > 1:
+            raise ArtifactError(
+                f"encoder {self.name!r}: its text network has an input that is not supported: "
+                f"{', '.join(unknown)}"
+            )
+        arrays = [ids] if unknown else [values[name] for name in model.inputs]
+        return model(*arrays).reshape(len(ids), -1)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -113,7 +145,7 @@ class ImageTextEncoder(NetworkEncoder):
 
     @cached_property
     def _text_model(self) -> OnnxModel:
-        return OnnxModel(self._text_model_bytes, name=f"text network of {self.name!r}", inputs=2)
+        return OnnxModel(self._text_model_bytes, name=f"text network of {self.name!r}", inputs=None)
 
     @classmethod
     def restore(cls, description: Fields, files: Mapping[str, bytes]) -> Self:

@@ -6,30 +6,22 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import cache, cached_property, partial
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.config import settings
-from lookalike.documents import Fields, read_json
-from lookalike.encoders.backbones import ONNX_PREFIX
+from lookalike.documents import Fields
 from lookalike.encoders.base import (
     MAX_DIM,
-    MAX_SIDE,
-    MAX_VALUE,
-    MIN_CROP,
-    MIN_STD,
     Encoder,
     Preprocessing,
     fingerprint,
     require_file,
 )
-from lookalike.encoders.onnx_files import check_model, with_external_data
+from lookalike.encoders.onnx_files import check_model
 from lookalike.errors import ArtifactError, InputError, SettingError
-from lookalike.files import expand_home, read_regular
-from lookalike.images.decode import FILTERS
 from lookalike.images.memory import available_memory
 from lookalike.process_state import default_environment
 from lookalike.types import Embeddings, ImageArray
@@ -46,19 +38,36 @@ BATCH_SIZE = 64
 
 _BATCH_PIXELS = BATCH_SIZE * 512 * 512
 _MIN_MEMORY = 2 << 30
+_INPUTS: Mapping[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
 _OUTPUTS = ("tensor(float)", "tensor(float16)", "tensor(double)")
+_SCALES_A_BATCH = b"DynamicQuantize"
+"""In the names of operators that quantize all rows of a batch by one scale."""
 
 
 class OnnxModel:
-    """An ONNX model with a free batch dimension; its first output has n rows.
+    """An ONNX model; its first output has a row for each row of its inputs.
 
     Each call uses one core, and several calls may run at once: threads inside a call would
     synchronize after every operator and compete with those of other calls.
+
+    Rows are run one at a time where the model takes one only, or computes a scale for all rows
+    together (dynamic quantization): the result for one row then depends on no other.
+
+    Args:
+        model: bytes of the ONNX file.
+        name: of the model, for messages.
+        inputs: how many it must have; any number if None.
     """
 
-    def __init__(self, model: bytes, *, name: str, inputs: int = 1) -> None:
+    def __init__(self, model: bytes, *, name: str, inputs: int | None = 1) -> None:
         check_model(model, name=name)
-        self._name, self._model = name, model
+        self._name, self._model, self._expected = name, model, inputs
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4  # the message is in the exception, too
@@ -78,43 +87,69 @@ class OnnxModel:
                 f"{name}: ONNX Runtime cannot load the model ({_first_line(error)}); copy or "
                 "export it again"
             ) from error
-        self._inputs = [each.name for each in self._session.get_inputs()]
+        self.inputs: Mapping[str, Any] = {
+            each.name: _INPUTS.get(each.type) for each in self._session.get_inputs()
+        }
+        """Type of each input by name, None if it is none of numbers."""
         outputs = self._session.get_outputs()
-        self._output = outputs[0].name if outputs else ""
-        if len(self._inputs) != inputs or not outputs or outputs[0].type not in _OUTPUTS:
+        self.outputs: Mapping[str, int] = {each.name: len(each.shape or ()) for each in outputs}
+        """Number of axes of each output by name, 0 if it is not known."""
+        fixed = {each.shape[0] for each in self._session.get_inputs() if each.shape}
+        self._one_by_one = fixed == {1} or _SCALES_A_BATCH in model
+        wrong = inputs is not None and len(self.inputs) != inputs
+        if wrong or not outputs or outputs[0].type not in _OUTPUTS:
             types = ", ".join(each.type for each in outputs[:1]) or "nothing"
             raise ArtifactError(
-                f"{name}: the model takes {len(self._inputs)} inputs and returns {types}; expected "
-                f"{inputs} and a tensor of numbers"
+                f"{name}: the model takes {len(self.inputs)} inputs and returns {types}; expected "
+                f"{1 if inputs is None else inputs} and a tensor of numbers"
             )
 
     def __deepcopy__(self, memo: object) -> OnnxModel:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        make = partial(OnnxModel, name=self._name, inputs=len(self._inputs))
+        make = partial(OnnxModel, name=self._name, inputs=self._expected)
         return make, (self._model,)
 
     def __call__(self, *values: NDArray[Any]) -> NDArray[np.float32]:
-        """Run the model on its inputs; return ``(n, ...)`` float32.
+        """Run the model on its inputs, in their order; return ``(n, ...)`` float32.
 
         Raises:
             ArtifactError: ONNX Runtime cannot run it, or it returns another number of rows.
         """
-        inputs = dict(zip(self._inputs, values, strict=True))
+        if self._one_by_one and len(values[0]) > 1:
+            rows = [self(*(value[i : i + 1] for value in values)) for i in range(len(values[0]))]
+            if len({row.shape for row in rows}) > 1:
+                raise ArtifactError(f"{self._name}: the model returns rows of different shapes")
+            return np.concatenate(rows)
+        first, *_ = self.outputs
+        [output] = self.run_named(dict(zip(self.inputs, values, strict=True)), [first])
+        if output.ndim == 0 or len(output) != len(values[0]):
+            raise ArtifactError(
+                f"{self._name}: the model returns an array of shape {output.shape} for "
+                f"{len(values[0])} images; expected one row for each"
+            )
+        return output
+
+    def run_named(
+        self, values: Mapping[str, NDArray[Any]], outputs: Sequence[str]
+    ) -> list[NDArray[np.float32]]:
+        """Run the model on inputs by name; return some outputs by name, float32.
+
+        Raises:
+            ArtifactError: ONNX Runtime cannot run it.
+        """
+        feeds = {
+            name: value if (dtype := self.inputs[name]) is None else value.astype(dtype, copy=False)
+            for name, value in values.items()
+        }
         try:
-            output = self._session.run([self._output], inputs)[0]
+            arrays = self._session.run(list(outputs), feeds)
         except Exception as error:
             raise ArtifactError(
                 f"{self._name}: ONNX Runtime cannot run the model ({_first_line(error)})"
             ) from error
-        rows = np.asarray(output, dtype=np.float32)
-        if rows.ndim == 0 or len(rows) != len(values[0]):
-            raise ArtifactError(
-                f"{self._name}: the model returns an array of shape {rows.shape} for "
-                f"{len(values[0])} images; expected one row for each"
-            )
-        return rows
+        return [np.asarray(array, dtype=np.float32) for array in arrays]
 
 
 def _first_line(error: Exception) -> str:
@@ -223,6 +258,32 @@ class NetworkEncoder(Encoder):
         vars(clone).pop("fingerprint", None)  # a cached property
         return clone
 
+    def with_size(self, size: int) -> Self:
+        """Return the same network for images of another height and width, in pixels.
+
+        Raises:
+            InputError: it does not accept images of that size.
+            SettingError: the size is out of range.
+        """
+        clone = copy(self)
+        clone.preprocessing = self.preprocessing.with_size(size, size)
+        for cached in ("fingerprint", "dim"):
+            vars(clone).pop(cached, None)
+        try:
+            same = clone.dim == self.dim
+        except ArtifactError as error:
+            raise self._refused_size(size, str(error)) from error
+        if not same:
+            raise self._refused_size(size, f"its embeddings would have {clone.dim:,} numbers")
+        return clone
+
+    def _refused_size(self, size: int, reason: str) -> InputError:
+        p = self.preprocessing
+        return InputError(
+            f"encoder {self.name!r}: does not accept size={size}; use its own of {p.width}x"
+            f"{p.height} pixels ({reason})"
+        )
+
     def encode_batch(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8.
 
@@ -306,78 +367,3 @@ class NetworkEncoder(Encoder):
             origin=description.mapping("origin"),
             extra={name: data for name, data in files.items() if name != MODEL_FILE},
         )
-
-
-def open_onnx(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
-    """Open ``onnx:FILE``, a user's own model, with its preprocessing in a JSON file beside it.
-
-    The JSON file has the model's path with the suffix ``.json``. Its fields are ``size`` (pixels,
-    or ``[height, width]``), and optionally ``channels`` (default 3), ``mean`` and ``std`` of values
-    in [0, 1] (one number, or one for each channel; default 0 and 1), ``filter`` (``bilinear`` or
-    ``bicubic``), ``crop`` (center crop as a share of the shorter side; default: stretch the whole
-    image) and ``normalize`` (unit length; default true).
-
-    Args:
-        name: with the prefix.
-        sample: ignored; every encoder is opened with one.
-
-    Raises:
-        InputError: a file is missing, or a field is missing, unknown or invalid.
-        ArtifactError: ONNX Runtime cannot load the model.
-    """
-    del sample
-    path = Path(expand_home(name.removeprefix(ONNX_PREFIX)))
-    try:
-        model = read_regular(path)
-    except OSError as error:
-        raise InputError(f"encoder {name!r}: cannot be read ({error.strerror or error})") from error
-    config = path.with_suffix(".json")
-    try:
-        document = read_json(config, hint=_EXAMPLE, error=InputError)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"encoder {name!r}: there is no file {config}; {_EXAMPLE}") from None
-    fields = Fields.of(document, str(config), hint=_EXAMPLE, error=InputError)
-    fields.only(("size", "channels", "mean", "std", "filter", "crop", "normalize"))
-    preprocessing = _preprocessing(fields)
-    normalize = fields.flag("normalize", True)
-    model = with_external_data(model, path.parent, name=f"encoder {name!r}")
-    origin = {"source": str(path.absolute()), "license": "your own"}
-    return NetworkEncoder(path.stem, model, preprocessing, normalized=normalize, origin=origin)
-
-
-_EXAMPLE = (
-    "it describes the network's input, as in "
-    '{"size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}'
-)
-
-
-def _preprocessing(fields: Fields) -> Preprocessing:
-    if isinstance(fields.values.get("size"), list):
-        sizes = fields.integers("size", 1, MAX_SIDE)
-        if len(sizes) != 2:
-            raise fields.invalid("size", "pixels, or [height, width]")
-        height, width = sizes
-    else:
-        height = width = fields.integer("size", 1, MAX_SIDE)
-    channels = fields.integer("channels", 1, 3, 3)
-    if channels == 2:
-        raise fields.invalid("channels", "1 or 3")
-    return Preprocessing(
-        height,
-        width,
-        channels,
-        filter=fields.text("filter", "bilinear", allowed=FILTERS),
-        crop=fields.number("crop", MIN_CROP, 1) if fields.has("crop") else None,
-        mean=_per_channel(fields, "mean", 0.0, channels),
-        std=_per_channel(fields, "std", 1.0, channels),
-    )
-
-
-def _per_channel(fields: Fields, name: str, default: float, channels: int) -> tuple[float, ...]:
-    low, high = (MIN_STD, MAX_VALUE) if name == "std" else (-MAX_VALUE, MAX_VALUE)
-    if not isinstance(fields.values.get(name), list):
-        return (float(fields.number(name, low, high, default)),) * channels
-    values = fields.numbers(name, low, high)
-    if len(values) != channels:
-        raise fields.invalid(name, f"a number, or a list of {channels}")
-    return tuple(map(float, values))

@@ -15,10 +15,12 @@ Both read the wire format of Protocol Buffers, so that the package onnx is not n
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from lookalike.errors import ArtifactError
 from lookalike.files import bare_name, open_regular
@@ -115,12 +117,12 @@ def _broken(name: str, error: Exception) -> ArtifactError:
     return ArtifactError(f"{name}: is not a complete ONNX model ({error}); copy or export it again")
 
 
-def with_external_data(model: bytes, folder: Path, *, name: str) -> bytes:
+def with_external_data(model: bytes, places: Path | Mapping[str, Path], *, name: str) -> bytes:
     """Return a model that holds all of its weights; unchanged if it already does.
 
     Args:
         model: of any origin.
-        folder: of the model; weights are read from files in it.
+        places: folder of the model, in which files with weights lie, or where each lies by name.
         name: of the encoder, for messages.
 
     Raises:
@@ -128,7 +130,7 @@ def with_external_data(model: bytes, folder: Path, *, name: str) -> bytes:
             or it is too large with its weights, or no ONNX model.
     """
     try:
-        chunks = _Rewriter(folder, name).message(_whole(model, name))
+        chunks = _Rewriter(places, name).message(_whole(model, name))
     except ValueError as error:
         raise _broken(name, error) from error
     return model if chunks is None else b"".join(chunks)
@@ -138,7 +140,7 @@ def with_external_data(model: bytes, folder: Path, *, name: str) -> bytes:
 class _Rewriter:
     """Copies a model, with weights in place of the names of files that hold them."""
 
-    folder: Path
+    places: Path | Mapping[str, Path]
     name: str
     read: int = 0
     """Bytes read from other files."""
@@ -177,7 +179,7 @@ class _Rewriter:
             raise ValueError(f"weights in {location} at no valid place")
         offset, length = int(numbers["offset"]), int(numbers["length"])
         try:
-            with open_regular(self.folder / location, follow=False) as file:
+            with self._open(location) as file:
                 size = file.seek(0, 2)
                 length = length or max(0, size - offset)
                 self.read += length
@@ -195,6 +197,13 @@ class _Rewriter:
                 f"{self.name}: its weights {location!r} cannot be read "
                 f"({error.strerror or error}); put the file beside the model"
             ) from error
+
+    def _open(self, location: str) -> BinaryIO:
+        if isinstance(self.places, Path):
+            return open_regular(self.places / location, follow=False)
+        if location not in self.places:
+            raise FileNotFoundError(errno.ENOENT, "no such file", location)
+        return open_regular(self.places[location])
 
 
 def _split_tensor(message: _Message) -> tuple[list[bytes | memoryview], dict[str, str] | None]:

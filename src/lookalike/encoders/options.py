@@ -1,9 +1,13 @@
-"""Options after an encoder's name: ``NAME,size=320,fit=white,mirror,foreground,whiten=256``."""
+"""Options after an encoder's name: ``NAME,size=320,fit=white,mirror,foreground,whiten=256``.
+
+ONNX models also take ``dtype=q8``, ``output=NAME`` and ``pooling=NAME``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +16,7 @@ from lookalike.encoders.base import FIT_MODES, Encoder
 from lookalike.encoders.composite import MultiViewEncoder, ProjectedEncoder
 from lookalike.encoders.whitening import LinearProjection
 from lookalike.errors import InputError, SettingError, UnknownNameError
+from lookalike.files import expand_home
 from lookalike.types import ImageArray
 from lookalike.vectors import unit_rows
 
@@ -19,6 +24,74 @@ SHRINKAGE = 0.05
 """Shrinkage of the spectrum towards its mean when whitening."""
 
 _NAMES = ("size", "fit", "mirror", "foreground", "whiten")
+
+
+DTYPES: Mapping[str, str] = {
+    "fp32": "",
+    "fp16": "_fp16",
+    "q8": "_quantized",
+    "int8": "_int8",
+    "uint8": "_uint8",
+    "q4": "_q4",
+    "q4f16": "_q4f16",
+    "bnb4": "_bnb4",
+}
+"""Endings of the files of a model on the hub, by the names of their precisions."""
+
+_MODEL_OPTIONS = ("dtype", "output", "pooling")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """Which file of an ONNX model is opened, and what of it is the embedding.
+
+    Args:
+        dtype: a key of :data:`DTYPES`; default the first that there is.
+        output: name of the output that is the embedding; default chosen by its name.
+        pooling: of an output of tokens or maps; default that of the kind of model.
+    """
+
+    dtype: str | None = None
+    output: str | None = None
+    pooling: str | None = None
+
+    @classmethod
+    def split(cls, texts: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return the options of a model, and the others."""
+        own = [text for text in texts if text.strip().partition("=")[0] in _MODEL_OPTIONS]
+        return own, [text for text in texts if text not in own]
+
+    @classmethod
+    def parse(cls, name: str, texts: Sequence[str]) -> Self:
+        """Parse options such as ``dtype=q8`` of the encoder called ``name``.
+
+        Raises:
+            UnknownNameError: no such option or precision.
+            SettingError: a value is missing or given twice.
+        """
+        options: dict[str, str] = {}
+        for text in texts:
+            option, _, value = (part.strip() for part in text.partition("="))
+            if option not in _MODEL_OPTIONS:
+                raise UnknownNameError(f"option of encoder {name!r}:", option, _MODEL_OPTIONS)
+            if not value:
+                raise SettingError(f"encoder {name!r}: {text!r} must be {option}=VALUE")
+            if option in options:
+                raise SettingError(f"encoder {name!r}: option {option} is given twice")
+            options[option] = value
+        if options.get("dtype", "fp32") not in DTYPES:
+            raise UnknownNameError(f"dtype of encoder {name!r}:", options["dtype"], DTYPES)
+        return cls(**options)
+
+
+def split_path(text: str) -> tuple[str, list[str]]:
+    """Return a path and the options behind it; a path that exists may contain commas."""
+    parts = text.split(",")
+    for count in range(len(parts), 0, -1):
+        path = ",".join(parts[:count])
+        if Path(expand_home(path)).exists():
+            return path, parts[count:]
+    return parts[0], parts[1:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

