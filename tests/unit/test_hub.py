@@ -58,7 +58,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that were waited before requests were made again, which takes none here."""
     seconds: list[float] = []
-    monkeypatch.setattr("lookalike.hub.client.wait", seconds.append)
+    monkeypatch.setattr("lookalike.hub.transfer.wait", seconds.append)
     return seconds
 
 

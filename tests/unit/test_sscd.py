@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,11 @@ import pytest
 from numpy.typing import NDArray
 
 from lookalike.encoders.registry import find_encoder_spec, open_encoder
-from lookalike.encoders.sscd import sscd_network
-from lookalike.errors import ArtifactError, InputError
+from lookalike.encoders.sscd import FILES, sscd_network
+from lookalike.errors import ArtifactError, FetchError, InputError
 from lookalike.torch_files import read_state
+from lookalike.types import Progress
+from tests.hub_server import HubServer, hub_server
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -261,3 +267,114 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no weights")
     with pytest.raises(ArtifactError, match=r"text\.pt"):
         open_encoder(f"sscd:{tmp_path}/text.pt")
+
+
+WEIGHTS = FILES[0]
+
+
+@pytest.fixture(scope="module")
+def weights() -> bytes:
+    return saved(random_model("torchvision"), "zip")
+
+
+@pytest.fixture
+def server(weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A mirror that has the weights and redirects to a second host; an empty cache."""
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr("lookalike.encoders.sscd.SIZE", len(weights))
+    monkeypatch.setattr("lookalike.hub.transfer._BACKOFF_S", 0.0)
+    with hub_server() as hub:
+        hub.add("a/mirror", {f"sscd/{WEIGHTS}": weights})
+        address = hub.variables(tmp_path)["HF_ENDPOINT"]
+        monkeypatch.setenv("LOOKALIKE_MIRROR", f"{address}/a/mirror/resolve/main/")
+        yield hub
+
+
+def test_weights_are_fetched_once(
+    server: HubServer,
+    weights: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert find_encoder_spec("sscd").weight_files() == []
+    events: list[Progress] = []
+    with caplog.at_level("INFO", "lookalike.notice"):
+        encoder = open_encoder("sscd", progress=events.append)
+    said = [text for text in caplog.messages if text.startswith("downloading")]
+    assert len(said) == 1
+    assert f"{WEIGHTS}: {len(weights) / 1e6:,.1f} MB, license: MIT" in said[0]
+    assert (events[-1].done, events[-1].total) == (len(weights), len(weights))
+    assert encoder.dim == DIM
+    path = tmp_path / "cache" / "sscd" / WEIGHTS
+    assert path.read_bytes() == weights
+    digest = hashlib.sha256(weights).hexdigest()
+    assert path.with_name(f"{WEIGHTS}.sha256").read_text() == f"{digest}  {WEIGHTS}\n"
+    assert find_encoder_spec("sscd").weight_files() == [path]
+    origin = encoder.describe()["origin"]
+    assert (origin["license"], origin["weights"]) == ("MIT", digest)
+
+    count = len(server.requests)
+    monkeypatch.setenv("LOOKALIKE_OFFLINE", "1")
+    assert open_encoder("sscd").fingerprint == encoder.fingerprint
+    assert len(server.requests) == count
+
+    path.write_bytes(saved(random_model("classy"), "zip"))
+    with pytest.raises(FetchError, match=r"has changed since its first use.*delete both files"):
+        open_encoder("sscd")
+
+
+def test_a_cut_download_is_resumed(server: HubServer, weights: bytes) -> None:
+    server.faults.cut_after, server.faults.cuts = len(weights) // 3, 20
+    open_encoder("sscd")
+    ranges = [each.headers["range"] for each in server.requests if "range" in each.headers]
+    assert f"bytes={len(weights) // 3}-" in ranges
+
+
+def test_a_failed_download_is_resumed_by_the_next_one(
+    server: HubServer, weights: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.hub.transfer._RETRIES", 0)
+    server.faults.cut_after, server.faults.cuts = len(weights) // 2, 1
+    with monkeypatch.context() as patch:
+        patch.setattr("lookalike.hub.transfer.Transfer._wait", stop)
+        with pytest.raises(FetchError, match="stopped"):
+            open_encoder("sscd")
+    assert find_encoder_spec("sscd").weight_files() == []
+    before = len(server.requests)
+    assert open_encoder("sscd").dim == DIM
+    ranges = [each.headers.get("range") for each in server.requests[before:]]
+    assert f"bytes={len(weights) // 2}-" in ranges
+
+
+def stop(*_: object) -> None:
+    raise FetchError("stopped")
+
+
+def test_several_openings_at_once_fetch_once(server: HubServer) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        encoders = list(pool.map(open_encoder, ["sscd"] * 4))
+    assert len({encoder.fingerprint for encoder in encoders}) == 1
+    assert server.count("GET", "storage") == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_what_is_not_there_is_said(
+    server: HubServer, weights: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache" / "sscd"
+    by_hand = rf"put sscd_disc_mixup\.torchvision\.pt or .* into {folder}, or open sscd:FILE"
+    monkeypatch.setattr("lookalike.encoders.sscd.SIZE", 2 * len(weights))
+    with pytest.raises(FetchError, match=rf"bytes, not about .*another file.*{by_hand}"):
+        open_encoder("sscd")
+    monkeypatch.setenv("LOOKALIKE_MIRROR", f"{os.environ['LOOKALIKE_MIRROR']}elsewhere")
+    with pytest.raises(FetchError, match=rf"there is no such file.*{by_hand}"):
+        open_encoder("sscd")
+    count = len(server.requests)
+    monkeypatch.setenv("LOOKALIKE_OFFLINE", "1")
+    with pytest.raises(FetchError, match=rf"LOOKALIKE_OFFLINE forbids.*{by_hand}"):
+        open_encoder("sscd")
+    assert len(server.requests) == count
+    folder.mkdir(exist_ok=True, parents=True)
+    (folder / FILES[1]).write_bytes(saved(random_model("torchvision"), "torchscript"))
+    assert open_encoder("sscd").dim == DIM

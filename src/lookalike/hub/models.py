@@ -194,7 +194,7 @@ class HubModel:
             )
         with PartialFile(self._cache.incomplete(self.commit, path), file) as partial:
             self._cache.check_space(file.size - partial.size)
-            client.download(self.commit, path, file, partial, on_bytes)
+            client.download(client.url(self.commit, path), client.label(path), partial, on_bytes)
             sha256 = partial.hasher.sha256
             partial.finish(self._cache.path(self.commit, path))
         self._remember(path, HubFile(file.size, sha256, file.git_sha1))
