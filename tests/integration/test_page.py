@@ -670,14 +670,52 @@ def test_skip_a_group(tab: Open) -> None:
     assert page.get_attribute("#group", "data-group") == first
 
 
-def test_keywords_alone_and_with_an_image(tab: Open, site: Serving) -> None:
+def test_text_alone_and_with_an_image(tab: Open, site: Serving, colors: Path) -> None:
     page = tab("/g/shop")
-    page.fill("#keywords", "green")
-    results = searched(page, lambda: page.press("#keywords", "Enter"))
+    page.fill("#text", "green")
+    results = searched(page, lambda: page.press("#text", "Enter"))
     assert results == ids(site, "shop", keywords="green")
-    page = tab(item() + "&keywords=green")
-    assert hits(page) == ids(site, "shop", id="colors:red/4.png", keywords="green")
+    assert parse_qs(urlsplit(page.url).query) == {"text": ["green"]}
+    page.wait_for_function("() => document.querySelectorAll('#history li').length === 1")
+    again = tab(page.url.removeprefix(site.url))
+    assert (hits(again), again.input_value("#text")) == (results, "green")
+    page.fill("#text", "gren 4")
+    searched(page, lambda: page.press("#text", "Enter"))
+    assert "No name or metadata with 'gren' (similar: green)." in page.inner_text("#results")
+    both = ids(site, "shop", id="colors:red/4.png", keywords="green")
+    page = tab(item())
+    page.fill("#text", "green")
+    assert searched(page, lambda: page.press("#text", "Enter")) == both
     assert "best match of image and text first" in page.inner_text("#results [role=status]")
+    assert hits(tab(item() + "&text=green")) == hits(tab(item() + "&keywords=green")) == both
+    searched(page, lambda: page.locator(".thumbnail").nth(2).click())
+    assert page.input_value("#text") == ""
+    page = tab("/g/shop")
+    searched(page, lambda: page.set_input_files("#file", colors / "red" / "5.png"))
+    page.fill("#text", "green")
+    results = searched(page, lambda: page.press("#text", "Enter"))
+    assert results == ids(site, "shop", colors / "red" / "5.png", keywords="green")
+    page.reload()
+    page.wait_for_selector("main[data-ready]")
+    assert (hits(page), page.input_value("#text")) == (results, "green")
+    page.fill("#text", "qqqq")
+    page.click("#clear")
+    page.wait_for_selector("text=Pick an image or upload your own")
+
+
+def test_text_without_javascript(tab: Open, site: Serving) -> None:
+    page = tab(item(), java_script_enabled=False)
+    page.fill("#text", "green")
+    with page.expect_navigation():
+        page.press("#text", "Enter")
+    shown = page.locator("#results .hit dl dd:first-of-type").all_text_contents()
+    assert shown == ids(site, "shop", id="colors:red/4.png", keywords="green")
+    page = tab("/g/shop", java_script_enabled=False)
+    page.fill("#text", "qqqq")
+    with page.expect_navigation():
+        page.locator("#text + button").click()
+    assert "No name or metadata with 'qqqq'." in page.inner_text("#results")
+    assert "empty" not in page.inner_text("#results")
 
 
 @pytest.fixture(scope="module")

@@ -191,12 +191,6 @@ def test_gallery_is_searched_by_text(
         gallery.search("x.png", text="a")
 
 
-def test_image_only_encoder_refuses_text_queries(gallery: Gallery, tmp_path: Path) -> None:
-    process = lookalike("search", gallery.path, "--text", "a shoe")
-    assert process.returncode == 2
-    assert "encoder 'pixels' supports images only" in process.stderr
-
-
 def test_folder_without_an_image_text_model_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -280,7 +280,6 @@ async def _result_set(
     return {
         **values,
         "ranked_by": hits.ranked_by,
-        "has_text": bool(form.text),
         "note": (hits.note or "").removeprefix(TEXT_NOTE).removeprefix("; "),
         "metric": hits.metric.value,
         "rows": await service.read(opened, len),
