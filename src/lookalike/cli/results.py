@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -302,10 +303,11 @@ def open_in_viewer(path: Path) -> None:
         raise InputError(
             f"{path}: cannot be opened, since {name} is not installed; open it yourself"
         )
-    subprocess.Popen(
+    viewer = subprocess.Popen(
         [program, str(path.absolute())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    threading.Thread(target=viewer.wait, daemon=True).start()  # it may stay open for long

@@ -193,7 +193,7 @@ def _opened(
         _say_first(source, name, reason)
         try:
             Gallery.create(gallery, encoder=chosen, images=source)
-        except ArtifactError:
+        except (ArtifactError, StorageError):
             if not (gallery / MANIFEST).exists():  # otherwise another process created it
                 raise
         if encoder is None or not (place / _FOLDER).exists():
