@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from lookalike.labels.propagation import propagate_labels
     from lookalike.labels.suggest import suggest_labels
     from lookalike.report import figures
+    from lookalike.search.contact_sheet import ContactSheet, contact_sheet
     from lookalike.search.hits import Hits
     from lookalike.search.request import SearchRequest
     from lookalike.sources.base import Source
@@ -74,6 +75,7 @@ __all__ = [
     "CancelledError",
     "ChooseOptions",
     "Client",
+    "ContactSheet",
     "Encoder",
     "Evaluation",
     "FetchError",
@@ -108,6 +110,7 @@ __all__ = [
     "adapt",
     "choose",
     "combine",
+    "contact_sheet",
     "duplicates",
     "encoders",
     "evaluate",
@@ -135,6 +138,7 @@ _ORIGINS = {
     "CancelledError": "lookalike.errors",
     "ChooseOptions": "lookalike.evaluation.candidates",
     "Client": "lookalike.client",
+    "ContactSheet": "lookalike.search.contact_sheet",
     "Encoder": "lookalike.encoders.base",
     "Evaluation": "lookalike.evaluation.results",
     "FetchError": "lookalike.errors",
@@ -168,6 +172,7 @@ _ORIGINS = {
     "adapt": "lookalike.training.adapt",
     "choose": "lookalike.evaluation.model_selection",
     "combine": "lookalike.encoders.composite",
+    "contact_sheet": "lookalike.search.contact_sheet",
     "duplicates": "lookalike.explore.duplicates:find_duplicates",
     "evaluate": "lookalike.evaluation.evaluate",
     "evaluate_judgements": "lookalike.evaluation.human_judgements",

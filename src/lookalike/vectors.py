@@ -54,3 +54,69 @@ def unit_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def has_direction(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return which rows of ``(n, dim)`` are not zero, ``(n,)``: the others have no direction."""
     return np.asarray(values.any(axis=1))
+
+
+_EXACT_SIDE, _EXACT_SHARE = 1_500, 4
+"""Principal axes are approximate beyond this many rows and columns, if less than a fourth of them
+is wanted."""
+
+_OVERSAMPLED, _POWER_STEPS = 10, 5
+"""Directions beside those that are wanted, and iterations, of the approximate solution."""
+
+_PART = 4_096
+"""Rows, or columns, that are converted to float64 at a time."""
+
+
+def principal_axes(
+    values: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
+    """Return the mean ``(d,)``, principal axes ``(count, d)`` and variances ``(count,)`` of rows.
+
+    The largest variance is first, the largest number of each axis positive. Exact unless a few axes
+    of over 1,500 rows and columns are wanted: then by randomized subspace iteration (Halko et al.
+    2011, algorithms 4.4 and 5.1).
+
+    Args:
+        values: ``(n, d)``, at least two rows.
+        count: at most n and d.
+    """
+    mean = values.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centered = values - mean
+    if min(values.shape) > max(_EXACT_SIDE, _EXACT_SHARE * count):
+        axes, squares = _approximate_axes(centered, count)
+    elif values.shape[1] <= len(values):
+        squares, directions = np.linalg.eigh(_gram(centered.T))
+        axes = directions.T
+    else:  # the Gram matrix has the same eigenvalues, and is smaller
+        squares, weights = np.linalg.eigh(_gram(centered))
+        lengths = np.sqrt(np.maximum(squares, 1e-12 * max(squares[-1], 1e-30)))
+        axes = (weights / lengths).astype(np.float32).T @ centered
+        axes = np.linalg.qr(axes[::-1].T).Q.T[::-1]  # also where there is no variance
+    largest = np.argsort(-squares, kind="stable")[:count]
+    axes, squares = axes[largest], np.maximum(squares[largest], 0)
+    signs = np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1))
+    axes = np.ascontiguousarray(axes * np.where(signs < 0, -1, 1), np.float32)
+    return mean, axes, squares / (len(values) - 1)
+
+
+def _gram(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return ``rows @ rows.T`` in float64, ``(n, n)``."""
+    total = np.zeros((len(rows),) * 2)
+    for start in range(0, rows.shape[1], _PART):
+        part = rows[:, start : start + _PART].astype(np.float64)
+        total += part @ part.T
+    return total
+
+
+def _approximate_axes(
+    centered: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return the leading right singular vectors ``(count + 10, d)`` and their squared values."""
+    width = min(count + _OVERSAMPLED, *centered.shape)
+    start = np.random.default_rng(0).standard_normal((centered.shape[1], width), np.float32)
+    basis = np.linalg.qr(centered @ start).Q
+    for _ in range(_POWER_STEPS):
+        basis = np.linalg.qr(centered.T @ basis).Q
+        basis = np.linalg.qr(centered @ basis).Q
+    _, singular, axes = np.linalg.svd(basis.T @ centered, full_matrices=False)
+    return axes, singular.astype(np.float64) ** 2

@@ -122,7 +122,7 @@ def errors(gallery: la.Gallery) -> str:
 
 
 def draw(hits: la.Hits) -> bytes:
-    return la.figures.hits(hits)._repr_png_()
+    return la.contact_sheet(hits)._repr_png_()
 
 
 class Sink:
@@ -149,7 +149,7 @@ BAD = {
     'la.evaluate("g.gallery", 3)': "arg-type",
     'la.evaluate(la.Gallery.open("g")).precision_at_7': "attr-defined",
     'la.encoders.from_callable(print, name="mine")': "call-arg",
-    "la.figures.hits(3)": "arg-type",
+    "la.contact_sheet(3)": "arg-type",
     'z: str = la.MissingDependencyError("a", "b", "c")': "assignment",
     'la.Gallery.open("g").search("q.jpg").save_sheet()': "call-arg",
 }

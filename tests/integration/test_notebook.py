@@ -79,10 +79,10 @@ g = la.Gallery.from_embeddings(V, uris=uris)
 hits = g.search(vector=V[0])
 hits
 """,
-    "la.figures.hits(hits)",
+    "la.contact_sheet(hits)",
     """
 %matplotlib inline
-la.figures.hits(hits)
+la.contact_sheet(hits)
 """,
     """
 from lookalike.progress import reporting

@@ -25,9 +25,10 @@ from lookalike.evaluation.relevance import mark_correct
 from lookalike.evaluation.results import Evaluation
 from lookalike.formatting import format_distance
 from lookalike.gallery.gallery import Gallery
-from lookalike.plotting import CORRECT, HIGHLIGHT, INCORRECT, INK, MUTED
+from lookalike.report import evaluation as report_evaluation
 from lookalike.report import figures
 from lookalike.report.evaluation import report_page
+from lookalike.report.figures.style import HIGHLIGHT, MUTED
 from lookalike.search.hits import Hits
 from lookalike.server import pages
 from lookalike.training.recipe import Layer
@@ -56,15 +57,6 @@ def png_size(figure: Figure) -> int:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return len(buffer.getvalue())
-
-
-def frames(figure: Figure) -> list[str]:
-    """Return the color of the frame of each image that has one."""
-    return [
-        to_hex(ax.spines["left"].get_edgecolor())
-        for ax in figure.axes
-        if ax.axison and ax.images and ax.spines["left"].get_linewidth() == 2
-    ]
 
 
 def titles(figure: Figure) -> list[str]:
@@ -180,14 +172,15 @@ def recorded(
 ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Return the arguments that the report gives to a drawing function, call by call."""
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    draw = getattr(figures, name)
+    module = report_evaluation if name == "contact_sheet" else figures
+    draw = getattr(module, name)
 
     def record(*args: Any, **kwargs: Any) -> Figure:
         calls.append((args, kwargs))
         figure: Figure = draw(*args, **kwargs)
         return figure
 
-    monkeypatch.setattr(figures, name, record)
+    monkeypatch.setattr(module, name, record)
     report_page(evaluation, gallery)
     return calls
 
@@ -227,7 +220,7 @@ def test_the_gallery_s_own_encoder_is_not_also_a_baseline(
 def test_the_report_marks_hits_by_ground_truth_and_names_them_by_id(
     ground_truth_evaluation: Evaluation, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = recorded(monkeypatch, "hits_grid", ground_truth_evaluation, gallery)
+    calls = recorded(monkeypatch, "contact_sheet", ground_truth_evaluation, gallery)
     assert len(calls) == 2
     ((best, best_marks), best_titles), ((_, worst_marks), worst_titles) = calls
     assert best_marks == [(True, True, False, False, False)]
@@ -339,51 +332,6 @@ def test_the_layer_of_the_embedding_is_bold() -> None:
     ]
 
 
-def test_hits_are_drawn_with_and_without_the_query_image(gallery: Gallery) -> None:
-    with_image = gallery.search(id="digits/train:1", k=3)
-    without = gallery.search(np.zeros((8, 8), np.uint8), k=3)
-    assert (len(titles(figures.hits(with_image))), len(titles(figures.hits(without)))) == (4, 3)
-    assert png_size(figures.hits(with_image)) > png_size(figures.hits(without)) > 1_000
-
-
-def test_frames_mark_correct_and_incorrect_hits(gallery: Gallery) -> None:
-    hits = results(gallery, -2e-15, 0.25, 0.5)
-    figure = figures.hits(hits, [True, None, False])
-    assert frames(figure) == [CORRECT, INCORRECT]
-    assert titles(figure) == ["query", "✓ a\n0.0000", "b\n0.2500", "✗ c\n0.5000"]
-    colors = [ax.title.get_color() for ax in figure.axes]
-    assert colors == [INK, CORRECT, INK, INCORRECT]
-    assert frames(figures.hits(hits)) == []
-
-
-def test_a_grid_of_hits_takes_marks_titles_and_names_for_each_row(gallery: Gallery) -> None:
-    rows = [results(gallery, 0.1, 0.2), results(gallery, 0.3), results(gallery, 0.4)]
-    figure = figures.hits_grid(
-        rows,
-        [[False, False], None, [True]],
-        query_titles=["folder/cat", None, "a label of many letters"],
-        hit_titles=[["x", "y"], ["z"], ["x"]],
-        row_names=["plain", "adapted", "multi-crop"],
-    )
-    assert frames(figure) == [INCORRECT, INCORRECT, CORRECT]
-    assert titles(figure) == [
-        *("query\ncat", "✗ x\n0.1000", "✗ y\n0.2000"),
-        *("query", "z\n0.3000"),
-        *("query\na label of man…", "✓ x\n0.4000"),
-    ]
-    assert [text.get_text() for text in figure.texts] == ["plain", "adapted", "multi-crop"]
-    assert png_size(figure) > 3_000
-
-
-def test_hits_without_a_label_have_their_id_as_title(gallery: Gallery) -> None:
-    hits = results(gallery, 0.1, 0.2)
-    bare = (replace(hits[0], metadata={}), replace(hits[1], metadata={"label": None}))
-    names = [f"{hit.id}\n{format_distance(hit.distance)}" for hit in hits]
-    assert titles(figures.hits(replace(hits, rows=bare)))[1:] == [
-        name.rpartition("/")[2] for name in names
-    ]
-
-
 def test_correct_hits_are_marked_by_values_compared_as_strings() -> None:
     def hit(**metadata: object) -> Hit:
         return Hit(1, "a", "a", 0.0, metadata)
@@ -419,12 +367,6 @@ def test_the_pipeline_shows_the_distances_and_the_nearest(gallery: Gallery) -> N
 @pytest.mark.parametrize(
     ("draw", "name"),
     [
-        (lambda: figures.hits_grid([]), "results"),
-        (lambda: figures.hits_grid([3]), "results"),  # type: ignore[list-item]
-        (lambda: figures.hits(Hits("q", Metric.L2, ()), [True]), "correct"),
-        (lambda: figures.sample_grid([], []), "images"),
-        (lambda: figures.corruptions([]), "examples"),
-        (lambda: figures.reconstructions([], {}), "originals"),
         (lambda: figures.class_distribution({}, {}), "gallery"),
         (lambda: figures.network_table("net", []), "layers"),
         (lambda: figures.training_curve([], "loss"), "curves"),
@@ -432,7 +374,7 @@ def test_the_pipeline_shows_the_distances_and_the_nearest(gallery: Gallery) -> N
         (lambda: figures.scores_per_label([], [], "precision"), "labels"),
         (lambda: figures.interval_chart([], "precision"), "bars"),
         (lambda: figures.quality_by_speed([], "precision"), "points"),
-        (lambda: figures.save(figures.hits(Hits("q", Metric.L2, ())), 3), "path"),  # type: ignore[arg-type]
+        (lambda: figures.save(figures.class_distribution({"a": 1}, {}), 3), "path"),  # type: ignore[arg-type]
     ],
 )
 def test_nothing_to_draw_is_an_error_that_names_the_argument(
@@ -442,8 +384,8 @@ def test_nothing_to_draw_is_an_error_that_names_the_argument(
         draw()
 
 
-def test_unsupported_file_types_are_refused(gallery: Gallery, tmp_path: Path) -> None:
-    figure = figures.hits(gallery.search(id="digits/train:1", k=1))
+def test_unsupported_file_types_are_refused(tmp_path: Path) -> None:
+    figure = figures.class_distribution({"a": 1}, {})
     with pytest.raises(SettingError, match=r"h\.xyz: "):
         figures.save(figure, tmp_path / "h.xyz")
     figures.save(figure, tmp_path / "h.svg")

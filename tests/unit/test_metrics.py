@@ -181,6 +181,21 @@ def test_intervals_match_a_slow_bootstrap() -> None:
         bootstrap_interval(np.array([]))
 
 
+def test_intervals_of_distinct_values_are_those_of_scipy() -> None:
+    values = np.random.default_rng(5).random(300)
+    theirs = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=2_000,
+        batch=(1 << 19) // 300,
+        confidence_level=0.9,
+        method="percentile",
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    interval = bootstrap_interval(values, level=0.9, seed=3)
+    assert (interval.low, interval.high) == pytest.approx((theirs.low, theirs.high), rel=1e-12)
+
+
 def test_intervals_of_repeated_values_match_those_of_scipy() -> None:
     rng = np.random.default_rng(6)
     values = rng.binomial(7, 0.8, size=2_000) / 7

@@ -126,6 +126,7 @@ def test_area_under_the_curve_matches_scikit_learn() -> None:
         roc_auc_score(truth, np.concatenate(row)) for row in zip(positive, negative, strict=True)
     ]
     np.testing.assert_allclose(roc_auc(positive, negative), theirs)
+    np.testing.assert_allclose(roc_auc(positive.T, negative.T, axis=0), theirs)
 
 
 def test_differences_between_encoders_are_paired() -> None:

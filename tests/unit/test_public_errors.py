@@ -49,7 +49,7 @@ def vectors() -> Any:
         (lambda: la_.adapt(3), "images"),
         (lambda: la_.choose(3), "source"),
         (lambda: la_.figures.save("x", "y.png"), "figure"),
-        (lambda: la_.figures.hits(3), "results"),
+        (lambda: la_.contact_sheet(3), "results"),
     ],
 )
 def test_functions_name_the_argument(call: Callable[[], object], name: str) -> None:

@@ -221,7 +221,7 @@ def _save_plot(choice: Choice, path: Path) -> None:
 def _write_images_to_label(choice: Choice, count: int, folder: Path, seed: int) -> None:
     from lookalike.evaluation.agreement import LabelJudgements
     from lookalike.evaluation.label_sheet import draw_rows, write_label_sheet
-    from lookalike.report import figures
+    from lookalike.search.contact_sheet import image_sheet
 
     judged = choice.judgements
     labels = judged.labels.texts if isinstance(judged, LabelJudgements) else {}
@@ -232,6 +232,6 @@ def _write_images_to_label(choice: Choice, count: int, folder: Path, seed: int) 
     path = write_label_sheet(folder, [*items, *(choice.items[row] for row in labeled)], labels)
     sheet = folder / "sheet.png"
     numbers = [str(number) for number in range(1, len(items) + 1)]
-    figures.save(figures.sample_grid([item.image() for item in items], numbers), sheet)
+    image_sheet((item.image() for item in items), numbers).save(sheet)
     console.note(f"{path}: fill in the column label; {sheet} shows the numbered images")
     console.note(f"next: lookalike choose {choice.source} --labels {path}")

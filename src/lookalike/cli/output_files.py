@@ -131,19 +131,15 @@ def _write_sheet(gallery: Gallery, sheet: Sequence[tuple[str, str]], path: Path)
 
     One that cannot be read any more is left blank: the sheet may be the result of long work.
     """
-    import numpy as np
-
     from lookalike.gallery.lookup import records_of
-    from lookalike.report import figures
+    from lookalike.search.contact_sheet import image_sheet
 
     if not sheet:
         return
     drawn = sheet[:MAX_SHEET_IMAGES]
     ids = [row_id for row_id, _ in drawn]
     images = gallery.read_images(records_of(gallery.store, ids))
-    blank = np.full((8, 8), 200, np.uint8)
-    shown = [blank if image is None else image for image in images]
-    figures.save(figures.sample_grid(shown, [title for _, title in drawn]), path)
+    image_sheet(images, [title for _, title in drawn]).save(path)
     unread = [row_id for row_id, image in zip(ids, images, strict=True) if image is None]
     if unread:
         console.note(

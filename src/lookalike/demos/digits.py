@@ -18,8 +18,8 @@ from lookalike.errors import ArtifactError
 from lookalike.evaluation.evaluate import evaluate
 from lookalike.evaluation.relevance import mark_correct
 from lookalike.gallery.gallery import Gallery
-from lookalike.report import figures
 from lookalike.report.evaluation import write_report
+from lookalike.search.contact_sheet import contact_sheet
 from lookalike.sources import Source, open_source
 from lookalike.training.options import TrainingOptions
 from lookalike.training.recipes import RECIPES
@@ -97,8 +97,7 @@ def run_demo(
     hits = gallery.search(query)
     figure = folder / "hits.png"
     label = str(query.metadata["label"])
-    grid = figures.hits_grid([hits], [mark_correct(hits, label)], query_titles=[label])
-    figures.save(grid, figure)
+    contact_sheet([hits], [mark_correct(hits, label)], query_titles=[label]).save(figure)
 
     log(f"5. Evaluate with all {len(test):,} queries, and with baselines")
     log(shell_line("evaluate", gallery.path, test_spec, "--baselines"))

@@ -20,8 +20,8 @@ from lookalike.evaluation.evaluate import evaluate
 from lookalike.evaluation.relevance import mark_correct
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import decode
-from lookalike.report import figures
 from lookalike.report.evaluation import write_report
+from lookalike.search.contact_sheet import contact_sheet
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
 from lookalike.sources.tables import read_table
@@ -95,13 +95,13 @@ def run_demo(
     hits = gallery.search(query, k=7)
     filtered = gallery.search(query, k=7, where=where)
     figure = folder / "hits.png"
-    grid = figures.hits_grid(
+    sheet = contact_sheet(
         [hits, filtered],
         [mark_correct(hits, photograph), None],
         query_titles=[photograph, None],
         row_names=["all", "other photographs"],
     )
-    figures.save(grid, figure)
+    sheet.save(figure)
 
     log("5. Evaluate: every piece is a query for the others of its photograph")
     log(shell_line("evaluate", path, "--baselines"))

@@ -14,8 +14,8 @@ from lookalike.encoders.registry import open_encoder
 from lookalike.evaluation.evaluate import evaluate
 from lookalike.evaluation.relevance import mark_correct
 from lookalike.gallery.gallery import Gallery
-from lookalike.report import figures
 from lookalike.report.evaluation import write_report
+from lookalike.search.contact_sheet import contact_sheet
 from lookalike.sources import ItemSource, Source, open_items, open_source
 from lookalike.training.adapt import BASE, AdaptOptions, adapt
 from lookalike.types import ProgressCallback, ignore_progress
@@ -79,14 +79,14 @@ def run_demo(
     ]
     figure = folder / "hits.png"
     item = str(query.metadata["item"])
-    grid = figures.hits_grid(
+    sheet = contact_sheet(
         results,
         [mark_correct(hits, item, "item") for hits in results],
         query_titles=[item] * len(results),
         hit_titles=[[str(hit.metadata["item"]) for hit in hits] for hits in results],
         row_names=("pretrained", "adapted", "adapted, multi-crop"),
     )
-    figures.save(grid, figure)
+    sheet.save(figure)
 
     log(f"5. Evaluate with {len(queries)} photographs, and with baselines")
     variants = ("--variants", ",".join(VARIANTS)) if VARIANTS else ()

@@ -53,7 +53,7 @@ def _images() -> str:
 def _reports() -> None:
     from lookalike.report import figures
 
-    figures.render(figures.interval_chart([figures.Bar("a", 0.5, 0.4, 0.6)], "a"), io.BytesIO())
+    figures.interval_chart([figures.Bar("a", 0.5, 0.4, 0.6)], "a").encode("png")
 
 
 def _torch() -> None:

@@ -20,13 +20,10 @@ from lookalike.encoders.base import Encoder, Preprocessing, fingerprint
 from lookalike.encoders.weights import read_arrays, write_arrays
 from lookalike.errors import InputError
 from lookalike.types import Embeddings, ImageArray
-from lookalike.vectors import unit_rows
+from lookalike.vectors import principal_axes, unit_rows
 
 _CHUNK_PIXELS = 1 << 20
 """Pixels processed at a time, which bounds memory."""
-
-_MAX_EXACT_PCA_DIM = 1 << 10
-"""For more pixel values PCA is randomized: seconds instead of minutes."""
 
 _MAX_LEVEL, _MAX_LEVELS = 16, 8
 """Cells on a side of a spatial pyramid's grid, and its number of grids."""
@@ -139,15 +136,8 @@ class Pca(HandcraftedEncoder):
             )
         pixels = Pixels(name, preprocessing).encode_batch(images)
         dim = min(dim, pixels.shape[1])
-        mean = pixels.mean(axis=0)
-        if pixels.shape[1] > _MAX_EXACT_PCA_DIM:
-            from sklearn.decomposition import PCA
-
-            pca = PCA(dim, svd_solver="randomized", random_state=0).fit(pixels)
-            return cls(name, preprocessing, mean, pca.components_.astype(np.float32))
-        centered = pixels - mean
-        _, vectors = np.linalg.eigh(centered.T @ centered / np.float32(len(pixels)))
-        return cls(name, preprocessing, mean, np.ascontiguousarray(vectors.T[::-1][:dim]))
+        mean, axes, _ = principal_axes(pixels, dim)
+        return cls(name, preprocessing, mean, axes)
 
     @property
     def dim(self) -> int:

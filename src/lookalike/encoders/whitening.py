@@ -8,6 +8,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.vectors import principal_axes
+
 RIDGE = 0.1
 """Ridge added to the within-item covariance, as a share of its mean variance."""
 
@@ -17,8 +19,6 @@ length, that is whitened. Rounding errors of float32 are about 1e-7 of the lengt
 and whitening and scaling to unit length would raise them above one hundredth."""
 
 _MAX_COMPONENTS = 1024
-_MAX_FULL_SVD = 1500
-"""Up to this many rows or columns PCA uses the full SVD, beyond it a randomized one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +43,12 @@ class LinearProjection:
         """
         if len(values) < 2 * dim or np.ptp(values, axis=0).max() == 0:
             return None
-        from sklearn.decomposition import PCA
-
-        dim = min(dim, values.shape[1])
-        solver = "full" if dim == values.shape[1] else "randomized"
-        pca = PCA(dim, svd_solver=solver, random_state=0).fit(values)
-        variances = pca.explained_variance_
+        mean, axes, variances = principal_axes(values, min(dim, values.shape[1]))
         length = float(np.sqrt(np.einsum("ij,ij->i", values, values).mean(dtype=np.float64)))
         if np.sqrt(variances[0]) < MIN_DEVIATION * length:
             return None
         scale = (variances + 1e-4 * variances[0]) ** (-strength / 2)
-        projection = np.ascontiguousarray(pca.components_.T * scale, np.float32)
-        return cls(pca.mean_.astype(np.float32), projection)
+        return cls(mean, np.ascontiguousarray(axes.T * scale, np.float32))
 
     @classmethod
     def fit_shrunk(cls, values: NDArray[np.float32], dim: int, shrinkage: float) -> Self:
@@ -63,14 +57,10 @@ class LinearProjection:
         A share of ``shrinkage`` of each variance is replaced by the mean of the ``dim`` variances
         (Ledoit and Wolf 2004). Needs more than ``dim`` rows that are not all equal.
         """
-        from sklearn.decomposition import PCA
-
-        solver = "full" if min(values.shape) <= _MAX_FULL_SVD else "randomized"
-        pca = PCA(dim, svd_solver=solver, random_state=0).fit(values)
-        variances = pca.explained_variance_.astype(np.float64)
+        mean, axes, variances = principal_axes(values, dim)
         variances = (1 - shrinkage) * variances + shrinkage * variances.mean()
-        projection = pca.components_.T / np.sqrt(np.maximum(variances, 1e-12 * variances[0]))
-        return cls(pca.mean_.astype(np.float32), np.ascontiguousarray(projection, np.float32))
+        projection = axes.T / np.sqrt(np.maximum(variances, 1e-12 * variances[0]))
+        return cls(mean, np.ascontiguousarray(projection, np.float32))
 
 
 def fit_discriminant(
@@ -113,18 +103,9 @@ class PrincipalComponents:
     @classmethod
     def fit(cls, rows: NDArray[np.float32]) -> Self:
         """Fit to ``(n, d)`` float32 rows that are not all equal."""
-        mean = rows.mean(axis=0)
-        centered = rows - mean
         count = min(_MAX_COMPONENTS, rows.shape[1], len(rows) - 1)
-        if rows.shape[1] <= len(rows):
-            _, directions = np.linalg.eigh(centered.T @ centered)
-            return cls(mean, np.ascontiguousarray(directions[:, ::-1][:, :count]))
-        # With fewer rows than dimensions, the Gram matrix is the smaller eigenproblem.
-        variances, weights = np.linalg.eigh((centered @ centered.T).astype(np.float64))
-        variances, weights = variances[::-1][:count], weights[:, ::-1][:, :count]
-        nonzero = variances > 1e-9 * max(variances[0], 1e-30)
-        components = centered.T @ (weights[:, nonzero] / np.sqrt(variances[nonzero]))
-        return cls(mean, np.ascontiguousarray(components, np.float32))
+        mean, axes, variances = principal_axes(rows, count)
+        return cls(mean, np.ascontiguousarray(axes[variances > 1e-9 * variances[0]].T))
 
     def transform(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return ``(n, k)`` float32 for ``(n, d)`` rows."""

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from lookalike.errors import InputError
 from lookalike.evaluation.metrics import (
-    RESAMPLES,
     Estimate,
     Interval,
-    bootstrap_batch_size,
     bootstrap_interval,
+    resampled_interval,
+    resampled_statistic,
 )
 from lookalike.evaluation.trial import leave_one_out
 from lookalike.formatting import format_count
@@ -181,8 +181,6 @@ class PairJudgements:
         The intervals are bootstrapped over the pairs, similar and dissimilar ones separately, with
         the same resamples for every encoder.
         """
-        from scipy.stats import bootstrap
-
         place = {row_id: row for row, row_id in enumerate(self.ids)}
         ends = np.array([[place[a], place[b]] for a, b in self.pairs])
         similar = np.array(self.similar)
@@ -192,19 +190,12 @@ class PairJudgements:
             similarity[number] = np.einsum("ij,ij->i", unit[ends[:, 0]], unit[ends[:, 1]])
         groups = similarity[:, similar], similarity[:, ~similar]
         values = roc_auc(*groups)
-        # scipy resamples the same pairs for every row, which keeps the differences paired.
-        resampled = bootstrap(
-            groups,
-            roc_auc,
-            axis=-1,
-            n_resamples=RESAMPLES,
-            batch=bootstrap_batch_size(similarity.size),
-            method="percentile",
-            rng=np.random.default_rng(0),
-        ).bootstrap_distribution
+        resampled = resampled_statistic(groups, roc_auc, np.random.default_rng(0))
         best = resampled[values.argmax()]
         return {
-            name: Quality(Estimate(float(value), _interval(means)), _interval(means - best))
+            name: Quality(
+                Estimate(float(value), resampled_interval(means)), resampled_interval(means - best)
+            )
             for name, value, means in zip(embeddings, values, resampled, strict=True)
         }
 
@@ -220,10 +211,20 @@ def roc_auc(
     Computed as the Mann-Whitney statistic (Hanley and McNeil 1982). scikit-learn's
     ``roc_auc_score`` gives the same for one sample at a time; this is vectorized over resamples.
     """
-    from scipy.stats import mannwhitneyu
+    positive, negative = np.moveaxis(positive, axis, -1), np.moveaxis(negative, axis, -1)
+    below, not_above = (_negatives_before(positive, negative, ties) for ties in (False, True))
+    return np.asarray((below + not_above) / 2 / (positive.shape[-1] * negative.shape[-1]))
 
-    wins = mannwhitneyu(positive, negative, axis=axis, method="asymptotic").statistic
-    return np.asarray(wins / (positive.shape[axis] * negative.shape[axis]))
+
+def _negatives_before(
+    positive: NDArray[np.float64], negative: NDArray[np.float64], ties: bool
+) -> NDArray[np.int64]:
+    """Return how many pairs have a lower negative score, or with ``ties`` one as low: ``(...)``."""
+    parts = (negative, positive) if ties else (positive, negative)  # a stable sort keeps the order
+    order = np.concatenate(parts, axis=-1).argsort(axis=-1, kind="stable")
+    first = parts[0].shape[-1]
+    is_negative = order < first if ties else order >= first
+    return np.asarray((np.cumsum(is_negative, axis=-1) * ~is_negative).sum(axis=-1))
 
 
 def read_judgements(source: LabelSource, ids: Sequence[str]) -> Judgements:
@@ -279,8 +280,3 @@ def _read_pairs(table: Table, ids: Sequence[str]) -> PairJudgements:
                 "delete one of the rows"
             )
     return PairJudgements(tuple(pairs), tuple(pairs.values()))
-
-
-def _interval(values: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Interval(float(low), float(high))

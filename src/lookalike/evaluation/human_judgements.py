@@ -95,10 +95,12 @@ class Preference:
     @property
     def p_value(self) -> float:
         """Two-sided sign test of equal preference, without ties."""
-        from scipy.stats import binomtest
-
         decided = self.for_a + self.for_b
-        return float(binomtest(self.for_a, decided).pvalue) if decided else 1.0
+        ways = total = 1  # sequences of choices in which the less preferred is never chosen
+        for chosen in range(1, min(self.for_a, self.for_b) + 1):
+            ways = ways * (decided - chosen + 1) // chosen
+            total += ways
+        return min(1.0, float(2 * total / 2**decided))
 
     def verdict(self) -> str:
         """Return the result in one sentence."""

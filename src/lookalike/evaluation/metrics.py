@@ -7,7 +7,7 @@ first, False where a query has fewer than k hits. They return one value in [0, 1
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -128,31 +128,45 @@ def bootstrap_interval(values: PerQuery, *, level: float = 0.95, seed: int = 0) 
         # How often a resample draws each distinct value is multinomial: the same distribution of
         # means, for 10,000 queries ten times as fast.
         drawn = rng.multinomial(len(values), counts / len(values), RESAMPLES)
-        tail = (1 - level) / 2
-        low, high = np.quantile(drawn @ distinct / len(values), [tail, 1 - tail])
-        return Interval(float(low), float(high))
-    from scipy.stats import bootstrap  # takes half a second to import
+        return resampled_interval(drawn @ distinct / len(values), level)
+    return resampled_interval(resampled_statistic((values,), np.mean, rng), level)
 
-    low, high = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=bootstrap_batch_size(len(values)),
-        confidence_level=level,
-        method="percentile",
-        rng=rng,
-    ).confidence_interval
+
+def resampled_statistic(
+    samples: Sequence[NDArray[np.float64]],
+    statistic: Callable[..., NDArray[np.float64]],
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Return a statistic of 2,000 bootstrap resamples, in the last axis.
+
+    Args:
+        samples: each ``(..., n)``, resampled independently along the last axis; all rows of one
+            sample alike, which keeps their differences paired.
+        statistic: of resamples ``(..., b, n)`` and ``axis=-1``, ``(..., b)``.
+        rng: source of all randomness.
+    """
+    batch = max(1, _BATCH // max(sample.size for sample in samples))
+    results = []
+    for start in range(0, RESAMPLES, batch):
+        count = min(batch, RESAMPLES - start)
+        drawn = [
+            sample[..., rng.integers(sample.shape[-1], size=(count, sample.shape[-1]))]
+            for sample in samples
+        ]
+        results.append(statistic(*drawn, axis=-1))
+    return np.concatenate(results, axis=-1)
+
+
+def resampled_interval(values: NDArray[np.float64], level: float = 0.95) -> Interval:
+    """Return the percentile interval of the values of a statistic over resamples, ``(n,)``."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))
 
 
 def standard_error(values: PerQuery) -> float:
     """Return the standard error of the mean of values; 0 of a single one."""
     return float(values.std() / math.sqrt(len(values)))
-
-
-def bootstrap_batch_size(count: int) -> int:
-    """Return the ``batch`` of :func:`scipy.stats.bootstrap` for samples of ``count`` values."""
-    return max(1, _BATCH // count)
 
 
 def _gains(correct: Correct) -> PerQuery:

@@ -12,6 +12,7 @@ from lookalike.cancellation import check_cancelled
 from lookalike.errors import require
 from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
+from lookalike.vectors import principal_axes
 
 METHOD = "t-SNE"
 
@@ -66,16 +67,10 @@ def compute_layout(
 
 def principal_components(embeddings: Embeddings) -> NDArray[np.float64]:
     """Return the first two principal components, ``(n, 2)``, the first with deviation 1e-4."""
-    from sklearn.utils.extmath import randomized_svd
-
-    centered = embeddings - embeddings.mean(axis=0)
-    count = min(2, *centered.shape)
-    left, scales, _ = randomized_svd(centered, count, n_iter=7, random_state=0)
+    count = min(2, *embeddings.shape)
+    mean, axes, _ = principal_axes(embeddings, count)
     components = np.zeros((len(embeddings), 2))
-    components[:, :count] = left * scales
-    # The sign of a component depends on the machine; the map should not.
-    largest = components[np.abs(components).argmax(axis=0), [0, 1]]
-    components *= np.where(largest < 0, -1, 1)
+    components[:, :count] = (embeddings - mean) @ axes.T
     return np.asarray(components / max(float(components[:, 0].std()), 1e-12) * 1e-4)
 
 

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from lookalike.cancellation import check_cancelled
-from lookalike.errors import ArtifactError, InputError, SettingError
+from lookalike.errors import ArtifactError, InputError, SettingError, requiring
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery, as_gallery
 from lookalike.gallery.state import GalleryState
@@ -23,6 +22,7 @@ from lookalike.vectors import has_direction, unit_rows
 
 if TYPE_CHECKING:
     import pandas as pd
+    from scipy import sparse
 
 K = 20
 """Neighbors of each row in a graph."""
@@ -141,7 +141,13 @@ class NeighborGraph:
         ``W`` connects rows of which one is among the ``k`` nearest of the other, with the weight
         ``exp(-d_ij^2 / (s_i s_j))``, where ``s_i`` is the distance to the seventh neighbor
         (Zelnik-Manor and Perona 2004, section 2).
+
+        Raises:
+            MissingDependencyError: scipy is not installed.
         """
+        with requiring("scipy", "label propagation", "label"):
+            from scipy import sparse
+
         k = min(k, self.rows.shape[1])
         scale = self.distances[:, min(_SCALE_NEIGHBOR, self.distances.shape[1]) - 1]
         scale = np.maximum(scale, max(float(scale.mean()) * 1e-3, 1e-12))

@@ -208,7 +208,7 @@ def _cluster_colors(colors: NDArray[np.float32], count: int) -> NDArray[np.float
         sums = np.stack([np.bincount(members, plane, len(centers)) for plane in colors.T], axis=1)
         means = sums / np.maximum(sizes, 1)[:, None]
         centers = np.where(sizes[:, None] > 0, means, centers).astype(np.float32)
-    return centers
+    return np.asarray(centers)
 
 
 def _squared_distances(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from lookalike.cancellation import check_cancelled
+from lookalike.errors import require
 from lookalike.gallery.neighbors import NeighborGraph, propagate_seeds
 from lookalike.sources.labels import LabelSet
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Metric
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 DEFAULT = "graph-10"
 _GRAPH_NEIGHBORS = (10, 5, 20)
@@ -24,6 +28,15 @@ _CHUNK_VALUES = 1 << 22
 RowNumbers = NDArray[np.int64]
 Scores = NDArray[np.float32]
 """``(n, classes)``, in [0, 1]: the support for each class; NaN where there is none for any."""
+
+
+def check_installed() -> None:
+    """Check that the packages that labeling needs are installed.
+
+    Raises:
+        MissingDependencyError: they are not.
+    """
+    require("sklearn", "labeling", "label")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,16 +34,17 @@ from lookalike.report.page import (
     write_page,
 )
 from lookalike.report.training import training_sections
+from lookalike.search.contact_sheet import ContactSheet, contact_sheet, image_sheet
 from lookalike.search.hits import Hits, display_size
 from lookalike.types import ImageArray, Metric
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _SAMPLE = 2_000
 """Rows whose distances to a query are drawn; more would read a large gallery for one figure."""
 
 _MAX_EXAMPLES = 8
+_MAX_PIXELS = 3_000_000
+"""Of a contact sheet, which is a part of the page."""
+
 _MAX_SAMPLE = 30
 
 
@@ -292,13 +292,14 @@ def _worst_queries(evaluation: Evaluation, gallery: Gallery) -> Section:
     )
 
 
-def _grid(examples: Sequence[Example], evaluation: Evaluation, gallery: Gallery) -> Figure:
+def _grid(examples: Sequence[Example], evaluation: Evaluation, gallery: Gallery) -> ContactSheet:
     shown = examples[:_MAX_EXAMPLES]
-    return figures.hits_grid(
+    return contact_sheet(
         [_results(example, evaluation.scores.metric, gallery) for example in shown],
         [example.correct for example in shown],
         query_titles=[example.label for example in shown],
         hit_titles=[_hit_titles(example, evaluation.criterion) for example in shown],
+        max_pixels=_MAX_PIXELS,
     )
 
 
@@ -376,7 +377,7 @@ def _sample(evaluation: Evaluation) -> Iterator[Section]:
     shown = evaluation.examples[::step][:_MAX_SAMPLE]
     read = [(image, each.label) for each in shown if (image := each.image()) is not None]
     if read:
-        grid = figures.sample_grid([image for image, _ in read], [label for _, label in read])
+        grid = image_sheet([image for image, _ in read], [label for _, label in read])
         yield Section("Sample of the queries", "Evenly spaced in the source.", png(grid))
 
 

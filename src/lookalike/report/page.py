@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from lookalike.evaluation.metrics import Estimate
 from lookalike.gallery.gallery import Gallery
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lookalike.report.figures.style import Figure
+    from lookalike.search.contact_sheet import ContactSheet
 
 SETTINGS = "Settings"
 """The title of the section with the settings, which contains paths."""
@@ -113,10 +113,6 @@ def interval_cells(column: str, estimate: Estimate) -> tuple[tuple[str, str], tu
     return (column, f"{estimate.value:.4f}"), (INTERVAL, interval)
 
 
-def png(figure: Figure) -> str:
+def png(figure: Figure | ContactSheet) -> str:
     """Return a figure as a base64 PNG, for :class:`Section`."""
-    from lookalike.report import figures  # a service shows reports without drawing any
-
-    buffer = io.BytesIO()
-    figures.render(figure, buffer)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(figure.encode("PNG")).decode()

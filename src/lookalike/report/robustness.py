@@ -18,6 +18,7 @@ from lookalike.report.page import (
     settings_section,
     write_page,
 )
+from lookalike.search.contact_sheet import rows_sheet
 
 
 def write_robustness_report(result: RobustnessResult, gallery: Gallery, path: Path) -> None:
@@ -77,11 +78,12 @@ def _scores(result: RobustnessResult) -> Section:
 
 def _corruptions(result: RobustnessResult) -> Section:
     strengths = "; ".join(f"{name}: {scores.summary}" for name, scores in result.scores.items())
+    examples = result.examples
     return Section(
         "Corruptions",
         f"Example images and their corrupted versions. Strengths: {strengths}. Within a range, the "
         "strength is drawn at random for each image.",
-        png(figures.corruptions(result.examples)),
+        png(rows_sheet([[(image, name) for name, image in each.items()] for each in examples])),
     )
 
 

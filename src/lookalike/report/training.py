@@ -11,6 +11,7 @@ from lookalike.encoders.onnx import DECODER_FILE, NetworkEncoder
 from lookalike.evaluation.results import Evaluation
 from lookalike.report import figures
 from lookalike.report.page import Section, Table, png
+from lookalike.search.contact_sheet import rows_sheet
 from lookalike.training.recipe import LOSSES, Recipe
 from lookalike.training.recipes import RECIPES
 from lookalike.training.report_recipes import network_layers
@@ -94,11 +95,15 @@ def _reconstructions(
     if not originals:
         return
     decoded = {name: encoder.reconstruct(originals) for name, encoder in encoders.items()}
+    drawn = [[(image, "") for image in originals]] + [
+        [(np.rint(image[0] * 255).astype(np.uint8), "") for image in values]  # (1, H, W) in [0, 1]
+        for values in decoded.values()
+    ]
     yield Section(
         "Reconstructions",
         "Queries, and their reconstruction from the embedding by each autoencoder. A good "
         "reconstruction does not imply good search quality.",
-        png(figures.reconstructions(originals, decoded)),
+        png(rows_sheet(drawn, ["original", *decoded])),
     )
 
 

@@ -199,20 +199,19 @@ class Hits(Sequence[Hit]):
         return None if self.uri is None else _read_uri(self.uri)
 
     def save_sheet(self, path: str | Path) -> None:
-        """Save a contact sheet: the query beside its hits with labels and distances.
+        """Save a contact sheet: the query beside its hits with names, distances and labels.
 
         Args:
-            path: of the file, PNG or, by the suffix, SVG or PDF.
+            path: of the file, PNG or, by the suffix, JPEG, WebP or PDF.
 
         Raises:
             InputError: ``path`` is no path.
             SettingError: no such kind of file.
             StorageError: it could not be written.
         """
-        from lookalike import plotting  # loads matplotlib
-        from lookalike.search import contact_sheet
+        from lookalike.search.contact_sheet import contact_sheet
 
-        plotting.save(contact_sheet.hits(self), path)
+        contact_sheet(self).save(path)
 
     def _repr_html_(self) -> str:
         """Return the query and the first hits as thumbnails, with their similarity or distance."""

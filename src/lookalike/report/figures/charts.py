@@ -13,7 +13,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from lookalike.evaluation.metrics import Estimate
-from lookalike.plotting import HIGHLIGHT, INK, MUTED, PALETTE, STYLE, Figure, check_some
+from lookalike.report.figures.style import HIGHLIGHT, MUTED, PALETTE, STYLE, Figure
+from lookalike.search.contact_sheet import INK, check_some
 from lookalike.training.recipe import Layer
 
 ERROR_BARS = "error bars: 95 % confidence interval"

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.collections import LineCollection
 
 from lookalike.images.local_features import GeometricMatch
-from lookalike.plotting import HIGHLIGHT, INK, STYLE, Figure
+from lookalike.report.figures.style import HIGHLIGHT, STYLE, Figure
+from lookalike.search.contact_sheet import INK
 from lookalike.types import ImageArray
 
 _SIDE = 3.2

@@ -1,8 +1,8 @@
-"""Figures of images: hits, the search pipeline, samples, corruptions, reconstructions."""
+"""The stages of one search as a figure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -11,16 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.patches import ConnectionPatch
 from numpy.typing import NDArray
 
-from lookalike.plotting import HIGHLIGHT, INK, MUTED, STYLE, Figure, check_some
-from lookalike.search.contact_sheet import (
-    draw_hit,
-    hit_title,
-    image_grid,
-    picture,
-    shorten_title,
-)
+from lookalike.formatting import format_distance
+from lookalike.report.figures.style import HIGHLIGHT, MUTED, STYLE, Figure
+from lookalike.search.contact_sheet import INK, check_some
 from lookalike.search.hits import Hits
-from lookalike.types import Embeddings, ImageArray
+from lookalike.types import Embeddings, Hit, ImageArray
 
 
 def pipeline(
@@ -37,18 +32,18 @@ def pipeline(
         embedding: ``(1, dim)``.
         distances: ``(rows,)``, to all rows of the gallery, or to a sample.
         results: the hits, at least one.
-        hit_titles: the title of each hit; by default as in :func:`hits_grid`.
+        hit_titles: the title of each hit; by default its label or, without one, its id.
     """
     check_some(results=results)
     shown = min(4, len(results))
-    titles = hit_titles or [hit_title(hit) for hit in results]
+    titles = hit_titles or [_hit_title(hit) for hit in results]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 2.6))
         names: list[Any] = ["query", "embedding", "all", *(f"hit{i}" for i in range(shown))]
         grid = {"left": 0.01, "right": 0.99, "top": 0.72, "bottom": 0.2, "wspace": 0.35}
         ratios = [1, 1, 2, *[0.8] * shown]
         parts = figure.subplot_mosaic([names], width_ratios=ratios, gridspec_kw=grid)
-        picture(parts["query"], query, "", INK)
+        _picture(parts["query"], query, "")
         parts["query"].set_title("1  query", fontsize=9)
         side = int(np.ceil(np.sqrt(embedding.size)))
         square = np.full(side * side, np.nan)  # NaN cells stay blank
@@ -65,7 +60,8 @@ def pipeline(
         ax.set_xlim(left=0)
         ax.set_yticks([])
         for i, image in enumerate(results[:shown].images()):
-            draw_hit(parts[f"hit{i}"], image, results[i], titles[i], None)
+            title = f"{_shorten_title(titles[i])}\n{format_distance(results[i].distance)}"
+            _picture(parts[f"hit{i}"], image, title)
         left = parts["hit0"].get_position().x0
         nearest = "nearest row" if len(results) == 1 else f"{len(results)} nearest rows"
         omitted = f" ({shown} shown)" if shown < len(results) else ""
@@ -75,42 +71,26 @@ def pipeline(
     return figure
 
 
-def sample_grid(images: Sequence[ImageArray], labels: Sequence[str]) -> Figure:
-    """Draw images with their labels, ten per row; labels may have two lines and are shortened."""
-    check_some(images=images, labels=labels)
-    columns = min(10, len(images))
-    rows = -(-len(images) // columns)
-    lines = max(label.count("\n") for label in labels)
-    figure, axes = image_grid(rows, columns, cell=(0.8, 0.95 + 0.17 * lines))
-    for ax, image, label in zip(axes.flat, images, labels, strict=False):
-        picture(ax, image, "\n".join(shorten_title(line, 11) for line in label.split("\n")), INK)
-    return figure
+def _hit_title(hit: Hit) -> str:
+    """Return the label of a hit or, without one, its id."""
+    label = hit.metadata.get("label")
+    return hit.id if label is None else str(label)
 
 
-def corruptions(examples: Sequence[Mapping[str, ImageArray]]) -> Figure:
-    """Draw images, one per row, beside their corrupted versions, by name."""
-    check_some(examples=examples)
-    figure, axes = image_grid(len(examples), len(examples[0]), cell=(1.05, 1.2))
-    for row, images in zip(axes, examples, strict=True):
-        for ax, (name, image) in zip(row, images.items(), strict=True):
-            picture(ax, image, name, INK)
-    return figure
+def _picture(ax: Axes, image: ImageArray | None, title: str) -> None:
+    """Draw an image with a title above it."""
+    if image is None:
+        ax.text(0.5, 0.5, "no image", ha="center", va="center", fontsize=7.5, color=MUTED)
+    else:
+        ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_title(title, fontsize=7.5, color=INK, pad=4)
+    ax.axis("off")
 
 
-def reconstructions(
-    originals: Sequence[ImageArray], decoded: Mapping[str, NDArray[np.float32]]
-) -> Figure:
-    """Draw originals above each autoencoder's reconstructions, ``(n, 1, H, W)`` in [0, 1]."""
-    check_some(originals=originals)
-    figure, axes = image_grid(len(decoded) + 1, len(originals), cell=(0.8, 0.86), left=1.25)
-    for ax, image in zip(axes[0], originals, strict=True):
-        picture(ax, image, "", INK)
-    for row, values in zip(axes[1:], decoded.values(), strict=True):
-        for ax, image in zip(row, values, strict=True):
-            picture(ax, np.rint(image[0] * 255).astype(np.uint8), "", INK)
-    for row, name in zip(axes, ["original", *decoded], strict=True):
-        row[0].text(-0.15, 0.5, name, transform=row[0].transAxes, ha="right", va="center")
-    return figure
+def _shorten_title(title: str, max_length: int = 15) -> str:
+    """Return the last part of a label or id, shortened to fit above an image."""
+    last = title.rpartition("/")[2]
+    return last if len(last) <= max_length else f"{last[: max_length - 1]}…"
 
 
 def _arrow(figure: Figure, left: Axes, right: Axes) -> None:
