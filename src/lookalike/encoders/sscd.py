@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.artifacts import write_cache
 from lookalike.config import settings
 from lookalike.encoders.base import MAX_DIM, Preprocessing
 from lookalike.encoders.specs import EncoderSpec
-from lookalike.errors import ArtifactError, InputError
+from lookalike.errors import ArtifactError, FetchError, InputError
 from lookalike.files import expand_home, read_regular
 from lookalike.onnx_graph import Graph
 from lookalike.types import ImageArray
@@ -29,26 +30,30 @@ from lookalike.types import ImageArray
 if TYPE_CHECKING:
     from lookalike.encoders.onnx import NetworkEncoder
 
+SSCD = "sscd"
 SSCD_PREFIX = "sscd:"
 
 SIDE = 320
 """Height and width of the input in pixels. Images are stretched to it, as the authors recommend."""
 
-ADDRESS = "https://dl.fbaipublicfiles.com/sscd-copy-detection/sscd_disc_mixup.torchvision.pt"
-"""Of the weights that the authors recommend."""
+RELEASE = "https://dl.fbaipublicfiles.com/sscd-copy-detection/"
+"""Address of the folder that the authors published the weights in."""
 
 SIZE = 98_500_000
-"""Bytes of the file, to one percent."""
+"""Bytes of the file, to two percent."""
 
 LICENSE = "MIT"
 
 FILES = tuple(f"sscd_disc_mixup.{layout}.pt" for layout in ("torchvision", "torchscript", "classy"))
-"""Names of the file in each layout of the release; the first one is fetched."""
+"""Names of the file in each layout of the release, of the weights that the authors recommend.
+
+The first one is fetched; any of them is used if it is in the cache."""
 
 _GEM_POWER = 3.0
 _GEM_MINIMUM = 1e-6
 _BN_EPSILON = 1e-5
 _MAX_BLOCKS = 64
+_LONGEST_RECORD = 1_000
 
 _Arrays = Mapping[str, NDArray[Any]]
 
@@ -225,19 +230,68 @@ _HINT = "take sscd_disc_mixup.torchvision.pt, or another file of weights, of the
 
 
 def cached_weights() -> list[Path]:
-    """Return the file of the weights in the cache; nothing if it is not there."""
-    folder = settings().data / "encoders"
-    return [path for name in FILES if (path := folder / name).is_file()][:1]
+    """Return the file of the weights in the cache, in any layout; nothing if it is not there."""
+    return [path for name in FILES if (path := _folder() / name).is_file()][:1]
+
+
+def _folder() -> Path:
+    return settings().data / SSCD
 
 
 def fetch_weights() -> tuple[Path, bytes]:
     """Return the file of the weights in the cache, and its bytes; fetch it if it is not there.
 
+    The release states no sum of it. Its SHA-256 is recorded in the cache at the first use and
+    compared from then on.
+
     Raises:
-        FetchError: it cannot be fetched.
+        FetchError: it cannot be fetched, or has changed since its first use.
+        StorageError: the cache cannot be written.
     """
-    (path,) = cached_weights()
-    return path, read_regular(path)
+    paths = cached_weights()
+    path = paths[0] if paths else _download()
+    try:
+        data = read_regular(path)
+    except OSError as error:
+        raise FetchError(f"{path}: cannot be read ({error.strerror or error})") from error
+    digest = hashlib.sha256(data).hexdigest()
+    record = path.with_name(f"{path.name}.sha256")
+    try:
+        recorded = read_regular(record, limit=_LONGEST_RECORD).decode("ascii", "replace").split()
+    except OSError:
+        write_cache(record, f"{digest}  {path.name}\n".encode())
+        return path, data
+    if recorded[:1] != [digest]:
+        raise FetchError(
+            f"{path}: has changed since its first use (SHA-256 {digest[:16]}..., recorded in "
+            f"{record.name}: {' '.join(recorded)[:16]}...); delete both files to fetch it again"
+        )
+    return path, data
+
+
+def _download() -> Path:
+    """Fetch the file of the weights into the cache.
+
+    Raises:
+        FetchError: it cannot be fetched; the message says where it could be put.
+        StorageError: the cache cannot be written.
+    """
+    from lookalike.hub.addresses import fetch_file
+
+    config = settings()
+    path = _folder() / FILES[0]
+    by_hand = f"put {' or '.join(FILES[:2])} of {RELEASE} into {path.parent}, or open sscd:FILE"
+    if config.offline:
+        raise FetchError(
+            f"encoder {SSCD!r}: its weights are not in the cache, and LOOKALIKE_OFFLINE forbids to "
+            f"download them; {by_hand}"
+        )
+    base = RELEASE if config.mirror is None else f"{config.mirror.rstrip('/')}/{SSCD}/"
+    try:
+        fetch_file(f"{base}{path.name}", path, size=SIZE, license_=LICENSE)
+    except FetchError as error:
+        raise FetchError(f"encoder {SSCD!r}: {error}. Try again, or {by_hand}") from error
+    return path
 
 
 def open_sscd(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
@@ -266,7 +320,7 @@ def open_sscd(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
             raise InputError(f"encoder {name!r}: cannot be read ({reason})") from error
     else:
         path, data = fetch_weights()
-        source, weights_license = ADDRESS, LICENSE
+        source, weights_license = f"{RELEASE}{path.name}", LICENSE
     state = read_state(data, name=str(path))
     model = sscd_network(state, name=str(path))
     origin = {
@@ -280,14 +334,14 @@ def open_sscd(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
 PREPROCESSING = Preprocessing(SIDE, SIDE, 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 SSCD_SPEC = EncoderSpec(
-    "sscd",
+    SSCD,
     "finds copies",
     open_sscd,
     sample=0,
     license=LICENSE,
     dim=512,
     input=f"{SIDE}x{SIDE} RGB",
-    source=ADDRESS,
+    source=f"{RELEASE}{FILES[0]}",
     download=SIZE,
     weights=cached_weights,
 )

@@ -29,7 +29,7 @@ from lookalike.errors import ArtifactError, BusyError, StorageError
 from lookalike.files import read_regular
 from lookalike.formatting import printable
 from lookalike.hub.names import check_path, is_commit
-from lookalike.hub.sums import HubFile, hash_file
+from lookalike.hub.sums import HubFile, mismatch
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,10 @@ class ModelCache:
     def path(self, commit: str, path: str) -> Path:
         """Return where a file is or will be."""
         return self.folder / commit / "files" / check_path(path, self._repo)
+
+    def files(self, commit: str) -> dict[str, Path]:
+        """Return the files of a commit that are there, by path."""
+        return _files_below(self.folder / commit / "files")
 
     def incomplete(self, commit: str, path: str) -> Path:
         """Return where the bytes of a file are until it is whole."""
@@ -173,11 +177,15 @@ class ModelCache:
         check_space(self.folder, size)
 
 
+def _files_below(folder: Path) -> dict[str, Path]:
+    places = folder.rglob("*") if folder.is_dir() else ()
+    return {place.relative_to(folder).as_posix(): place for place in places if place.is_file()}
+
+
 def _damage(path: Path, file: HubFile) -> str:
     """Return what is wrong with the bytes of a file; empty if nothing is."""
     try:
-        size = path.stat().st_size
-        return hash_file(path, file.size).mismatch(file) if size == file.size else f"{size:,} bytes"
+        return mismatch(path, file)
     except OSError as error:
         return error.strerror or str(error)
 
@@ -238,6 +246,10 @@ class OtherCache:
                 return None
             commit = ref.decode("utf-8", "replace").strip()
         return commit if is_commit(commit) and self._snapshot(commit).is_dir() else None
+
+    def files(self, commit: str) -> dict[str, Path]:
+        """Return the files of a commit that are there, by path."""
+        return _files_below(self._snapshot(commit))
 
     def _snapshot(self, commit: str) -> Path:
         return self._folder / "snapshots" / commit
