@@ -64,15 +64,18 @@ def fetch(
     providers: Sequence[Provider],
     names: Sequence[str],
     on_progress: ProgressCallback = ignore_progress,
+    *,
+    what: str = "",
 ) -> Mapping[str, bytes]:
     """Return the decompressed, verified bytes of some files of a data set.
 
     Args:
-        dataset: the name of the data set, and of its folder in the cache.
+        dataset: the name of the data set or network, and of its folder in the cache.
         checksums: SHA-256 of the decompressed bytes of every file of the set, by file name.
         providers: tried in turn after the cache; the first that has the whole set fills the cache.
         names: the files to return.
         on_progress: called during downloads.
+        what: the files in messages; default the data set.
 
     Raises:
         FetchError: no provider has all files with their checksums; the reasons are listed.
@@ -97,7 +100,7 @@ def fetch(
     attempts = "\n  ".join(reasons)
     offline = " (LOOKALIKE_OFFLINE is set)" if config.offline else ""
     raise FetchError(
-        f"data set {dataset!r} could not be fetched{offline}. Put its files "
+        f"{what or f'data set {dataset!r}'} could not be fetched{offline}. Put "
         f"{_join_names(list(checksums))} (or .gz) into {cache.path}, or fix one of these:\n  "
         f"{attempts}"
     )

@@ -20,7 +20,10 @@ _REGISTRATION = MuteLoggers("torch.onnx._internal.exporter._registration", loggi
 
 
 def to_onnx(
-    module: torch.nn.Module, *examples: torch.Tensor, names: tuple[str, ...] = ("images",)
+    module: torch.nn.Module,
+    *examples: torch.Tensor,
+    names: tuple[str, ...] = ("images",),
+    outputs: tuple[str, ...] = ("embeddings",),
 ) -> bytes:
     """Return ``module`` in eval mode as the bytes of one ONNX file with its weights.
 
@@ -28,6 +31,7 @@ def to_onnx(
         module: moved to the CPU and switched to eval mode.
         examples: inputs, at least 2 rows each.
         names: of the inputs.
+        outputs: names of the outputs.
     """
     plain = tuple(example.detach().contiguous() for example in examples)
     module = module.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -35,11 +39,11 @@ def to_onnx(
     rows = torch.export.Dim("n") if len(plain) == 1 else torch.export.Dim.DYNAMIC
     shapes = tuple({0: rows} for _ in plain)
     with _DEPRECATED[0], _DEPRECATED[1], _REGISTRATION:
-        model = _export(module, plain, shapes, names)
+        model = _export(module, plain, shapes, (names, outputs))
         if any(each.type.tensor_type.shape.dim[0].dim_value for each in model.graph.input):
             # Code such as ``len(images)`` fixes the number of images, unless it is compiled.
             traced = torch.export.export(module, plain, dynamic_shapes=shapes, strict=True)
-            model = _export(traced, plain, shapes, names)
+            model = _export(traced, plain, shapes, (names, outputs))
     # The exporter records the source file of each operator, with this machine's paths.
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info):
         del part.metadata_props[:]
@@ -50,14 +54,14 @@ def _export(
     module: torch.nn.Module | torch.export.ExportedProgram,
     examples: tuple[torch.Tensor, ...],
     shapes: tuple[Any, ...],
-    names: tuple[str, ...],
+    names: tuple[tuple[str, ...], tuple[str, ...]],
 ) -> Any:
     program = torch.onnx.export(
         module,
         examples,
         dynamic_shapes=shapes,
-        input_names=list(names),
-        output_names=["embeddings"],
+        input_names=list(names[0]),
+        output_names=list(names[1]),
         dynamo=True,
         external_data=False,
         verbose=False,

@@ -13,7 +13,7 @@ from lookalike.encoders.backbones import TRANSFORMERS_PREFIX
 from lookalike.encoders.base import MANIFEST, Preprocessing
 from lookalike.encoders.image_text import ImageTextEncoder
 from lookalike.encoders.persistence import load_encoder, write_encoder
-from lookalike.encoders.timm_export import import_failure
+from lookalike.encoders.torchvision_repair import import_failure
 from lookalike.errors import InputError, MissingDependencyError
 from lookalike.types import ImageArray
 
@@ -106,8 +106,7 @@ def _export(name: str) -> ImageTextEncoder:
 def _towers(model: Any, *, uses_mask: bool) -> tuple[nn.Module, nn.Module]:
     """Return image tower and text tower as modules that return unit-length embeddings."""
     from torch import nn
-
-    from lookalike.encoders.pooling import unit
+    from torch.nn.functional import normalize
 
     class ImageTower(nn.Module):
         def __init__(self) -> None:
@@ -115,7 +114,7 @@ def _towers(model: Any, *, uses_mask: bool) -> tuple[nn.Module, nn.Module]:
             self.model = model
 
         def forward(self, images: Tensor) -> Tensor:
-            return unit(_embeddings(self.model.get_image_features(pixel_values=images)))
+            return normalize(_embeddings(self.model.get_image_features(pixel_values=images)))
 
     class TextTower(nn.Module):
         def __init__(self) -> None:
@@ -126,7 +125,7 @@ def _towers(model: Any, *, uses_mask: bool) -> tuple[nn.Module, nn.Module]:
             # SigLIP was trained without a mask; using it times 0 keeps both inputs in the graph.
             options = {"attention_mask": mask} if uses_mask else {}
             rows = _embeddings(self.model.get_text_features(input_ids=ids, **options))
-            return unit(rows if uses_mask else rows + 0 * mask[:, :1])
+            return normalize(rows if uses_mask else rows + 0 * mask[:, :1])
 
     return ImageTower(), TextTower()
 

@@ -1,139 +1,135 @@
-"""Pooling of feature maps to one vector per image, as torch modules; needed for export only.
+"""Pooling of feature maps to one vector per image, as nodes of an ONNX graph.
 
-Maps are ``(n, c, h, w)``. Multi-layer pooling takes a sequence of them, the deepest last.
+Maps are values ``(n, c, h, w)`` of a graph. They are built here into the networks that are made
+without torch, and added behind those that torch exported. The sizes of maps are known when nodes
+are added: regions and cells are at fixed positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from lookalike.onnx_graph import Graph
+
+DEFAULT_POOLING, MULTI_LAYER_POOLING, NATIVE_POOLING = "gem", "layers", "own"
+"""The default pooling, the one of several layers, and the one that a network was trained with."""
+
+POOLINGS = (DEFAULT_POOLING, "avg", "max", "rmac", "attention", "grid", MULTI_LAYER_POOLING)
+
+Size = tuple[int, int]
+"""Height and width of maps."""
 
 _EPSILON = 1e-12
+_GEM_POWER = 3.0
+_GEM_MINIMUM = 1e-6
+_LARGE = 12
+"""Rows from which on maps are pooled over a grid of 4 x 4 cells instead of 3 x 3."""
 
 
-class GeM(nn.Module):
-    """Generalized mean pooling (Radenović et al. 2018, section 3.2); p = 1 is the average."""
+def add_pooling(graph: Graph, pooling: str, maps: Sequence[str], sizes: Sequence[Size]) -> str:
+    """Add a pooling, scaled to unit length, and return the embeddings ``(n, dim)``.
 
-    def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.p, self.eps = p, eps
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return ``(n, c)`` of ``(n, c, h, w)``; negative values count as zero."""
-        return maps.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
-
-
-class Average(nn.Module):
-    """Average pooling."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return ``(n, c)`` of ``(n, c, h, w)``."""
-        return maps.mean(dim=(2, 3))
+    Args:
+        graph: computes the maps.
+        pooling: one of :data:`POOLINGS`; or :data:`NATIVE_POOLING`, whose values are embeddings
+            ``(n, dim)`` already.
+        maps: values ``(n, c, h, w)``; several for :data:`MULTI_LAYER_POOLING`, the deepest last.
+        sizes: of each.
+    """
+    if pooling == MULTI_LAYER_POOLING:
+        return graph.unit_length(layers(graph, maps, sizes))
+    if pooling == NATIVE_POOLING:
+        return graph.unit_length(maps[-1])
+    return graph.unit_length(_SINGLE[pooling](graph, maps[-1], sizes[-1]))
 
 
-class Max(nn.Module):
-    """Max pooling (MAC, Tolias et al. 2016, section 3)."""
+def gem(graph: Graph, maps: str, size: Size | None = None) -> str:
+    """Generalized mean pooling with p = 3 (Radenović et al. 2018, section 3.2), ``(n, c)``.
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return ``(n, c)`` of ``(n, c, h, w)``."""
-        return maps.amax(dim=(2, 3))
+    Negative values count as zero.
+    """
+    del size
+    positive = graph.node("Max", maps, graph.constant(_GEM_MINIMUM))
+    powers = graph.node("Pow", positive, graph.constant(_GEM_POWER))
+    return graph.node("Pow", graph.reduce("ReduceMean", powers, (2, 3)), graph.constant(1 / 3))
 
 
-class RMac(nn.Module):
-    """R-MAC: the sum of unit-length MAC vectors of square regions at three scales.
+def average(graph: Graph, maps: str, size: Size | None = None) -> str:
+    """Average pooling, ``(n, c)``."""
+    del size
+    return graph.reduce("ReduceMean", maps, (2, 3))
+
+
+def maximum(graph: Graph, maps: str, size: Size | None = None) -> str:
+    """Max pooling (MAC, Tolias et al. 2016, section 3), ``(n, c)``."""
+    del size
+    return graph.reduce("ReduceMax", maps, (2, 3))
+
+
+def rmac(graph: Graph, maps: str, size: Size) -> str:
+    """R-MAC: the sum of unit-length MAC vectors of square regions at three scales, ``(n, c)``.
 
     Tolias et al. 2016, section 4, without the whitening of each region.
     """
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return ``(n, c)`` of ``(n, c, h, w)``."""
-        return torch.stack([unit(maxima) for maxima, _ in _regions(maps)]).sum(dim=0)
+    parts = [graph.unit_length(maximum(graph, part)) for part in _regions(graph, maps, size)]
+    return graph.node("Sum", *parts)
 
 
-class Attention(nn.Module):
-    """R-MAC with each region weighted by its mean spatial attention.
+def attention(graph: Graph, maps: str, size: Size) -> str:
+    """R-MAC with each region weighted by its mean spatial attention, ``(n, c)``.
 
     Attention is the norm of the features at each position, as the spatial weights of CroW
     (Kalantidis et al. 2016, section 3.2, square root included). Regions of plain background, which
     R-MAC weights like any other, count little.
     """
+    norms = graph.reduce("ReduceL2", maps, (1,), keepdims=True)
+    largest = graph.reduce("ReduceMax", norms, (2, 3), keepdims=True)
+    largest = graph.node("Max", largest, graph.constant(_EPSILON))
+    weights = graph.node("Sqrt", graph.node("Div", norms, largest))
+    parts = [
+        graph.node("Mul", graph.unit_length(maximum(graph, part)), average(graph, weight))
+        for part, weight in zip(
+            _regions(graph, maps, size), _regions(graph, weights, size), strict=True
+        )
+    ]
+    return graph.node("Sum", *parts)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return ``(n, c)`` of ``(n, c, h, w)``."""
-        attention = torch.linalg.vector_norm(maps, dim=1, keepdim=True)
-        attention = (
-            attention / attention.amax(dim=(2, 3), keepdim=True).clamp(min=_EPSILON)
-        ).sqrt()
-        parts = [unit(maxima) * mean(attention) for maxima, mean in _regions(maps)]
-        return torch.stack(parts).sum(dim=0)
 
-
-class GridPooling(nn.Module):
-    """Average pooling over a grid of ``side`` x ``side`` overlapping cells, concatenated.
+def grid(graph: Graph, maps: str, size: Size, side: int = 3) -> str:
+    """Average pooling over ``side`` x ``side`` overlapping cells, ``(n, c * side * side)``.
 
     Keeps the spatial layout, which helps for drawings and shop images whose item fills the image.
-    Negative values count as zero.
+    Negative values count as zero. Maps of fewer positions have fewer cells.
     """
-
-    def __init__(self, side: int = 3) -> None:
-        super().__init__()
-        self.side = side
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return ``(n, c * side * side)`` of ``(n, c, h, w)``; fewer for smaller maps."""
-        (height, down), (width, across) = (_windows(s, self.side) for s in maps.shape[2:])
-        cells = functional.avg_pool2d(torch.relu(maps), (height, width), (down, across))
-        return cells.flatten(1)
+    (height, down), (width, across) = (_windows(length, side) for length in size)
+    cells = graph.node(
+        "AveragePool", graph.relu(maps), kernel_shape=[height, width], strides=[down, across]
+    )
+    return graph.node("Flatten", cells, axis=1)
 
 
-class MultiLayerPooling(nn.Module):
-    """GeM and 3 x 3 grid of the deepest maps, concatenated with 4 x 4 grids of earlier layers.
+def layers(graph: Graph, maps: Sequence[str], sizes: Sequence[Size]) -> str:
+    """GeM and 3 x 3 grid of the deepest maps, then grids of earlier layers, ``(n, dim)``.
 
     Each part has unit length. Deep layers encode what is shown, earlier ones its appearance;
     whitening or a learned projection weights them.
     """
-
-    needs_layers = True
-
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Return ``(n, dim)`` of two or more maps ``(n, c, h, w)``, the deepest last."""
-        parts = [GeM()(maps[-1]), GridPooling(3)(maps[-1])]
-        parts += [GridPooling(3 if m.shape[2] < 12 else 4)(m) for m in maps[:-1]]
-        return torch.cat([unit(part) for part in parts], dim=1)
+    parts = [gem(graph, maps[-1]), grid(graph, maps[-1], sizes[-1])]
+    parts += [
+        grid(graph, each, size, 3 if size[0] < _LARGE else 4)
+        for each, size in zip(maps[:-1], sizes[:-1], strict=True)
+    ]
+    return graph.node("Concat", *(graph.unit_length(part) for part in parts), axis=1)
 
 
-MODULES: Mapping[str, Callable[[], nn.Module]] = {
-    "gem": GeM,
-    "avg": Average,
-    "max": Max,
-    "rmac": RMac,
-    "attention": Attention,
-    "grid": GridPooling,
-    "layers": MultiLayerPooling,
-    "own": nn.Identity,
+_SINGLE: dict[str, Callable[[Graph, str, Size], str]] = {
+    DEFAULT_POOLING: gem,
+    "avg": average,
+    "max": maximum,
+    "rmac": rmac,
+    "attention": attention,
+    "grid": grid,
 }
-"""By the names of :data:`lookalike.encoders.pretrained.POOLINGS`; ``own`` returns its input."""
-
-
-class Embedder(nn.Module):
-    """A backbone with pooling, scaled to unit length."""
-
-    def __init__(self, features: nn.Module, pooling: nn.Module) -> None:
-        super().__init__()
-        self.features, self.pooling = features, pooling
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return ``(n, dim)`` of unit length."""
-        return unit(self.pooling(self.features(images)))
-
-
-def unit(rows: Tensor) -> Tensor:
-    """Scale rows ``(n, dim)`` to unit length, with fewer operators than torch's normalize."""
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return torch.div(rows, length.clamp(min=_EPSILON))
 
 
 def _windows(length: int, count: int) -> tuple[int, int]:
@@ -144,17 +140,12 @@ def _windows(length: int, count: int) -> tuple[int, int]:
     return length - stride * (count - 1), stride
 
 
-def _regions(maps: Tensor) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:
-    """Return for each region its maxima ``(n, c)``, and a function that averages maps over it."""
-    regions: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = []
-    for top, left, side in region_grid(maps.shape[2], maps.shape[3]):
-        rows, columns = slice(top, top + side), slice(left, left + side)
-
-        def mean(other: Tensor, rows: slice = rows, columns: slice = columns) -> Tensor:
-            return other[:, :, rows, columns].mean(dim=(2, 3))
-
-        regions.append((maps[:, :, rows, columns].amax(dim=(2, 3)), mean))
-    return regions
+def _regions(graph: Graph, maps: str, size: Size) -> list[str]:
+    """Return the parts of maps in R-MAC's regions."""
+    return [
+        graph.slice(maps, (2, 3), (top, left), (top + side, left + side))
+        for top, left, side in region_grid(*size)
+    ]
 
 
 def region_grid(height: int, width: int, scales: int = 3) -> list[tuple[int, int, int]]:

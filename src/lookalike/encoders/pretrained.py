@@ -1,33 +1,27 @@
-"""Pretrained encoders: backbones exported once to ONNX, into the cache.
+"""Pretrained encoders: networks that are built or exported to ONNX once, into the cache.
 
-Only the export needs torch, which is therefore imported inside functions. With the exported network
-in the cache, as on a machine that serves, ONNX Runtime is enough.
+Those of :data:`lookalike.encoders.backbones.BACKBONES` are built without torch. Those of timm are
+exported by it, which is therefore imported inside functions: with the exported network in the
+cache, as on a machine that serves, ONNX Runtime is enough.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.artifacts import write_cache
 from lookalike.documents import Fields, read_json
-from lookalike.encoders.backbones import (
-    BACKBONES,
-    DEFAULT_POOLING,
-    NATIVE_POOLING,
-    TIMM_PREFIXES,
-    Backbone,
-    LoadedBackbone,
-    cache_path,
-)
+from lookalike.encoders.backbones import BACKBONES, TIMM_PREFIXES, Backbone, cache_path
 from lookalike.encoders.base import Preprocessing
+from lookalike.encoders.pooling import DEFAULT_POOLING, NATIVE_POOLING, POOLINGS, add_pooling
 from lookalike.encoders.timm_export import load_timm
 from lookalike.errors import (
     ArtifactError,
@@ -36,12 +30,11 @@ from lookalike.errors import (
     UnknownNameError,
 )
 from lookalike.files import read_regular
+from lookalike.onnx_graph import Graph, append, model_outputs
 from lookalike.types import ImageArray
 
 if TYPE_CHECKING:
     from lookalike.encoders.onnx import NetworkEncoder
-
-POOLINGS = ("gem", "avg", "max", "rmac", "attention", "grid", "layers")
 
 _MIN_SIZE, _MAX_SIZE = 64, 1024
 """Limits of the option ``size``, in pixels."""
@@ -50,12 +43,12 @@ _MIN_SIZE, _MAX_SIZE = 64, 1024
 def open_backbone(
     name: str, sample: Sequence[ImageArray] = (), *, size: int | None = None, fit: str | None = None
 ) -> NetworkEncoder:
-    """Open a pretrained encoder, exporting it first if it is not in the cache.
+    """Open a pretrained encoder, making its network first if it is not in the cache.
 
     Args:
         name: a name in :data:`BACKBONES`, ``timm:NAME`` or ``hf-hub:NAME``, optionally followed by
-            a slash and one of :data:`POOLINGS`. The default pooling is ``gem``, for timm the
-            model's native one.
+            a slash and one of :data:`lookalike.encoders.pooling.POOLINGS`. The default pooling is
+            ``gem``, for timm the model's native one.
         sample: ignored; every encoder is opened with one.
         size: input height and width in pixels; default the network's own.
         fit: one of :data:`lookalike.encoders.base.FIT_MODES`; default the network's own.
@@ -65,6 +58,7 @@ def open_backbone(
         MissingDependencyError: a package that the export needs is not installed.
         InputError: timm cannot load the model, or it has no feature maps to pool.
         SettingError: ``size`` is out of range.
+        FetchError: the weights are not on this machine and cannot be fetched.
         ArtifactError: the weights are not the pinned ones, or the export differs from torch.
     """
     del sample
@@ -77,21 +71,28 @@ def open_backbone(
     if name.startswith(TIMM_PREFIXES):
         safe = re.sub(r"[^\w.\-]", "_", base)
         path = cache_path(f"{safe}-{variant}")
-        encoder = _open(name, pooling, path, lambda: load_timm(base, pooling, size))
+        encoder = _open(name, path, lambda: _export_timm(name, base, pooling, size))
     elif base in BACKBONES:
         backbone = BACKBONES[base]
         path = backbone.cache_path(variant)
-        encoder = _open(name, pooling, path, lambda: _load_at_size(backbone, pooling, size))
+        encoder = _open(name, path, lambda: _build(backbone, pooling, size))
     else:
         raise UnknownNameError("encoder", base, BACKBONES)
     return encoder if fit is None else encoder.with_fit(fit)
 
 
-def _load_at_size(backbone: Backbone, pooling: str, size: int | None) -> LoadedBackbone:
-    loaded = backbone.load(pooling)
-    if size is None:
-        return loaded
-    return replace(loaded, preprocessing=replace(loaded.preprocessing, height=size, width=size))
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """A network with a pooling, as an ONNX model."""
+
+    model: bytes
+    preprocessing: Preprocessing
+    origin: Mapping[str, Any]
+
+
+def _build(backbone: Backbone, pooling: str, size: int | None) -> _Network:
+    model = backbone.build(pooling, size)
+    return _Network(model, backbone.preprocessing(size), {**backbone.origin, "pooling": pooling})
 
 
 def _split_pooling(name: str) -> tuple[str, str]:
@@ -106,14 +107,17 @@ def _split_pooling(name: str) -> tuple[str, str]:
     return base, pooling
 
 
-def _open(
-    name: str, pooling: str, path: Path, load: Callable[[], LoadedBackbone]
-) -> NetworkEncoder:
+def _open(name: str, path: Path, make: Callable[[], _Network]) -> NetworkEncoder:
     from lookalike.encoders.onnx import NetworkEncoder
 
     config = path.with_suffix(".json")
     if not (path.is_file() and config.is_file()):
-        return _export(name, pooling, path, load)
+        network = make()
+        encoder = NetworkEncoder(
+            name, network.model, network.preprocessing, normalized=True, origin=network.origin
+        )
+        _write(path, encoder)
+        return encoder
     try:
         fields = Fields.of(read_json(config), str(config))
         return NetworkEncoder(
@@ -125,39 +129,93 @@ def _open(
         )
     except (OSError, ArtifactError) as error:
         raise ArtifactError(
-            f"{path}: the exported network is broken ({error}); delete the file to export it again"
+            f"{path}: the network in the cache is broken ({error}); delete the file, and it is "
+            "made again"
         ) from error
 
 
-def _export(
-    name: str, pooling: str, path: Path, load: Callable[[], LoadedBackbone]
-) -> NetworkEncoder:
-    """Export a backbone into the cache: the network first, its configuration last."""
-    from lookalike.encoders.onnx import NetworkEncoder
+def _write(path: Path, encoder: NetworkEncoder) -> None:
+    """Write a network into the cache: the model first, its configuration last."""
+    fields = {
+        "name": encoder.name,
+        "preprocessing": encoder.preprocessing.as_dict(),
+        "origin": encoder.origin,
+    }
+    for model in encoder.files().values():
+        write_cache(path, model)
+    if path.is_file():
+        write_cache(path.with_suffix(".json"), json.dumps(fields, indent=2).encode())
 
+
+def _export_timm(name: str, base: str, pooling: str, size: int | None) -> _Network:
+    """Export a model of timm, and add the pooling behind its feature maps."""
     try:
         import torch
 
         from lookalike.encoders.export import to_onnx
-        from lookalike.encoders.pooling import MODULES, Embedder
 
-        loaded = load()
+        loaded = load_timm(base, pooling, size)
     except ModuleNotFoundError as error:
-        extra = "timm" if name.startswith(TIMM_PREFIXES) else "pretrained"
-        raise MissingDependencyError(error.name or "torch", f"encoder {name!r}", extra) from error
+        raise MissingDependencyError(error.name or "torch", f"encoder {name!r}", "timm") from error
     p = loaded.preprocessing
-    embedder = Embedder(loaded.features, MODULES[pooling]()).eval()
     example = torch.rand(2, 3, p.height, p.width, generator=torch.Generator().manual_seed(0))
-    model = to_onnx(embedder, example)
-    origin = {**loaded.origin, "pooling": pooling, "torch": torch.__version__}
-    encoder = NetworkEncoder(name, model, p, normalized=True, origin=origin)
+    features = loaded.features.eval()
     with torch.no_grad():
-        check_export(name, embedder(example).numpy(), encoder.run(example.numpy()))
-    fields = {"name": name, "preprocessing": p.as_dict(), "origin": origin}
-    write_cache(path, model)
-    if path.is_file():
-        write_cache(path.with_suffix(".json"), json.dumps(fields, indent=2).encode())
-    return encoder
+        output = features(example)
+    maps = [each.numpy() for each in (output if isinstance(output, list | tuple) else [output])]
+    names = tuple(f"features_{number}" for number in range(len(maps)))
+    model = pooled(to_onnx(features, example, outputs=names), pooling, name=f"encoder {name!r}")
+    check_export(name, pool(pooling, maps), _run(name, model, example.numpy()))
+    origin = {**loaded.origin, "pooling": pooling, "torch": torch.__version__}
+    return _Network(model, p, origin)
+
+
+def pooled(model: bytes, pooling: str, *, name: str) -> bytes:
+    """Add a pooling behind the feature maps of a model, whose sizes it declares.
+
+    Args:
+        model: returns maps ``(n, c, h, w)``, for the pooling ``layers`` several, the deepest last;
+            for the native pooling ``(n, dim)``.
+        pooling: one of :data:`lookalike.encoders.pooling.POOLINGS`, or the native one.
+        name: for messages.
+
+    Raises:
+        ArtifactError: it does not declare how large they are.
+    """
+    sizes = [_sizes(value.shape, name) for value in model_outputs(model, name=name)]
+
+    def add(graph: Graph, maps: list[str]) -> list[str]:
+        embeddings = add_pooling(graph, pooling, maps, sizes)
+        return [graph.output(embeddings, (None, None), name="embeddings")]
+
+    return append(model, add, name=name)
+
+
+def _sizes(shape: tuple[int | None, ...] | None, name: str) -> tuple[int, int]:
+    """Return height and width of maps; nothing of embeddings."""
+    if shape is not None and len(shape) == 2:
+        return 1, 1
+    if shape is None or len(shape) != 4 or shape[2] is None or shape[3] is None:
+        raise ArtifactError(f"{name}: does not declare the size of its feature maps")
+    return shape[2], shape[3]
+
+
+def pool(pooling: str, maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Pool feature maps ``(n, c, h, w)``, or several of them, to ``(n, dim)`` of unit length."""
+    graph = Graph()
+    names = [
+        graph.input(f"maps_{number}", (None, *each.shape[1:])) for number, each in enumerate(maps)
+    ]
+    sizes = [(each.shape[2], each.shape[3]) if each.ndim == 4 else (1, 1) for each in maps]
+    embeddings = add_pooling(graph, pooling, names, sizes)
+    graph.output(embeddings, (None, None), name="embeddings")
+    return _run(f"pooling {pooling!r}", graph.to_bytes(), *maps)
+
+
+def _run(name: str, model: bytes, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    from lookalike.encoders.onnx import OnnxModel
+
+    return OnnxModel(model, name=name, inputs=len(inputs))(*inputs)
 
 
 def check_export(name: str, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> None:

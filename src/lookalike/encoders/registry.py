@@ -43,6 +43,7 @@ import os
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ from lookalike.encoders.backbones import (
     TRANSFORMERS_PREFIX,
 )
 from lookalike.encoders.base import NATIVE_LIMIT, Encoder, Preprocessing
-from lookalike.encoders.catalog import FAMILIES, HUB_ALIASES, HubAlias, guesses
+from lookalike.encoders.catalog import DTYPE, FAMILIES, HUB_ALIASES, HubAlias, guesses
 from lookalike.encoders.composite import combine
 from lookalike.encoders.handcrafted import Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
@@ -186,7 +187,14 @@ def _alias_spec(alias: HubAlias) -> EncoderSpec:
         source=full_name,
         supports_text=alias.supports_text,
         download=alias.download,
+        weights=partial(_local_networks, alias),
     )
+
+
+def _local_networks(alias: HubAlias) -> Sequence[Path]:
+    from lookalike.encoders.model_files import local_networks
+
+    return local_networks(alias.repo, DTYPE, with_text=alias.supports_text)
 
 
 def _alias_with_options(alias: HubAlias, text: str, options: Sequence[str]) -> EncoderSpec:

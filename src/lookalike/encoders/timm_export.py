@@ -1,16 +1,20 @@
-"""Backbones of timm, loaded by name in torch for export to ONNX; needed for export only."""
+"""Networks of timm, loaded by name in torch for export to ONNX; needed for export only."""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping
+from typing import Any
 
-from lookalike.encoders.backbones import MULTI_LAYER_POOLING, NATIVE_POOLING, LoadedBackbone
+from lookalike.encoders.backbones import LoadedBackbone
 from lookalike.encoders.base import Preprocessing
+from lookalike.encoders.pooling import MULTI_LAYER_POOLING
+from lookalike.encoders.torchvision_repair import import_beside_torchvision
 from lookalike.errors import InputError
+from lookalike.images.decode import FILTERS
 
-if TYPE_CHECKING:
-    from torch import nn
+_RESIZE_MODES = {"center": "cover", "squash": "exact", "border": "contain"}
+"""Modes of :class:`lookalike.images.decode.Resize` by timm's ``crop_mode``."""
 
 
 def load_timm(name: str, pooling: str, size: int | None) -> LoadedBackbone:
@@ -22,85 +26,83 @@ def load_timm(name: str, pooling: str, size: int | None) -> LoadedBackbone:
         size: input height and width in pixels; default the model's own.
 
     Raises:
+        ModuleNotFoundError: timm is not installed.
         InputError: timm cannot load the model, it does not accept images of that size, or it has
             no feature maps to pool.
     """
-    try:
-        timm: Any = importlib.import_module("timm")
-    except ModuleNotFoundError:
-        raise
-    except (ImportError, RuntimeError) as error:
-        raise import_failure("timm", name, error) from error
-    model_name = name.removeprefix("timm:")
-    options: dict[str, Any] = {} if pooling == NATIVE_POOLING else {"global_pool": ""}
+    purpose = f"encoder {name!r}"
+    timm = import_beside_torchvision("timm", purpose)
+    network = _create(timm, name, pooling, size)
+    config = import_beside_torchvision("timm.data", purpose).resolve_model_data_config(network)
+    height, width = (size, size) if size is not None else config["input_size"][1:]
+    from lookalike.encoders.timm_maps import features_of
+
+    features = features_of(network, name, pooling, (int(height), int(width)))
+    preprocessing = timm_preprocessing(config, (int(height), int(width)), purpose)
+    model_license = str((network.pretrained_cfg or {}).get("license") or "see the model's page")
+    return LoadedBackbone(features, preprocessing, {"source": name, "license": model_license})
+
+
+def _create(timm: Any, name: str, pooling: str, size: int | None) -> Any:
+    """Return timm's network with its weights, without its classifier."""
+    options: dict[str, Any] = {"num_classes": 0}
     if pooling == MULTI_LAYER_POOLING:
         options = {"features_only": True, "out_indices": (-2, -1)}
-    if size is not None and "vit" in model_name:
-        options["img_size"] = size
-    head = {} if pooling == MULTI_LAYER_POOLING else {"num_classes": 0}
-    try:
-        network = timm.create_model(model_name, pretrained=True, **head, **options)
-    except (RuntimeError, ValueError, OSError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"encoder {name!r}: timm cannot load it ({reason}); timm.list_models(pretrained=True) "
-            "lists the names, and weights that are not cached need internet access"
-        ) from error
-    config = importlib.import_module("timm.data").resolve_model_data_config(network)
-    height, width = (size, size) if size is not None else config["input_size"][1:]
-    features = _with_maps(network, name, pooling, (height, width))
-    preprocessing = Preprocessing(
-        height,
-        width,
-        3,
-        filter="bicubic" if config["interpolation"] == "bicubic" else "bilinear",
-        crop=float(config["crop_pct"]),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-    )
-    model_license = str((network.pretrained_cfg or {}).get("license") or "see the model's page")
-    origin = {"source": name, "license": model_license}
-    return LoadedBackbone(features, preprocessing, origin)
+    model_name = name.removeprefix("timm:")
 
-
-def _with_maps(network: nn.Module, name: str, pooling: str, size: tuple[int, int]) -> nn.Module:
-    """Return the network so that it returns feature maps, a transformer's tokens as a grid."""
-    import torch
+    def create(**more: Any) -> Any:
+        return timm.create_model(model_name, pretrained=True, **options, **more).eval()
 
     try:
-        with torch.no_grad():
-            output = network.eval()(torch.zeros(1, 3, *size))
-    except (RuntimeError, AssertionError) as error:
+        if size is None:
+            return create()
+        try:
+            return create(img_size=size)  # whose position embeddings depend on it
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            return create()
+    except Exception as error:  # timm and the libraries that download raise many kinds
+        reason = " ".join((str(error).strip() or type(error).__name__).split())[:300]
+        at = "" if size is None else f" at {size} pixels"
         raise InputError(
-            f"encoder {name!r}: does not accept images of {size[1]}x{size[0]} pixels ({error})"
+            f"encoder {name!r}: timm cannot load it{at} ({reason}); timm.list_models("
+            "pretrained=True) lists the names, and weights that are not cached need internet access"
         ) from error
-    if pooling in (NATIVE_POOLING, MULTI_LAYER_POOLING) or output.ndim == 4:
-        return network
-    prefix = int(getattr(network, "num_prefix_tokens", 0))
-    grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
-    if output.ndim != 3 or grid is None or grid[0] * grid[1] != output.shape[1] - prefix:
+
+
+def timm_preprocessing(
+    config: Mapping[str, Any], size: tuple[int, int], purpose: str
+) -> Preprocessing:
+    """Translate a data configuration of timm: images as ``timm.data.create_transform`` makes them.
+
+    Args:
+        config: the result of ``timm.data.resolve_model_data_config``.
+        size: input height and width in pixels.
+        purpose: names the encoder in messages.
+
+    Raises:
+        InputError: it crops or interpolates in a way that is not known here.
+    """
+    share = float(config["crop_pct"])
+    mode, interpolation = str(config["crop_mode"]), str(config["interpolation"])
+    if interpolation == "random":  # in training; timm's choice where nothing is said
+        interpolation = "bicubic"
+    if mode not in _RESIZE_MODES or interpolation not in FILTERS:
         raise InputError(
-            f"encoder {name!r}: has no feature maps to pool; remove /{pooling} from the name"
+            f"{purpose}: its images are cropped in timm's mode {mode!r} and resized with the "
+            f"filter {interpolation!r}, which lookalike does not know; export the model to ONNX, "
+            "and open it as onnx:FILE"
         )
-    height, width = grid
-
-    class Maps(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            tokens = self.network(images)[:, prefix:]
-            return tokens.transpose(1, 2).unflatten(2, (height, width))  # type: ignore[no-any-return]
-
-    return Maps()
-
-
-def import_failure(package: str, name: str, error: Exception) -> InputError:
-    """Return the error for an installed package that cannot be imported."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(
-        f"encoder {name!r}: the package {package!r} is installed but cannot be imported "
-        f"({reason}); check that the versions of torch and torchvision match, or uninstall "
-        "torchvision"
+    mean = tuple(config["mean"])
+    return Preprocessing(
+        *size,
+        3,
+        filter=interpolation,
+        resize=tuple(max(1, math.floor(side / share)) for side in size),
+        resize_mode=_RESIZE_MODES[mode],
+        fill=tuple(round(255 * level) for level in mean) if mode == "border" else (),
+        round_offset=True,
+        mean=mean,
+        std=tuple(config["std"]),
     )
