@@ -942,3 +942,25 @@ def test_notices_do_not_show_secrets_of_addresses(
     with caplog.at_level(logging.DEBUG), pytest.raises(FetchError, match="answered 403") as caught:
         open_model(REPO).fetch([MODEL])
     assert "key=1" not in str(caught.value) + caplog.text
+
+
+def test_a_commit_that_is_gone_is_told_from_an_unknown_revision(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    model = open_model(REPO)
+    hub.models[REPO].commits.clear()
+    hub.add(REPO, FILES | {"config.json": b"{}"})
+    with pytest.raises(FetchError, match=f"commit {model.commit[:12]}, which main was.*delete"):
+        open_model(REPO).find(MODEL)
+    shutil.rmtree(tmp_path / "lookalike")
+    assert open_model(REPO).read("config.json") == b"{}"
+
+
+def test_a_size_or_sum_that_the_hub_stated_wrongly_is_asked_for_again(hub: HubServer) -> None:
+    model = open_model(REPO)
+    hub.models[REPO].commits[model.commit][MODEL] = BIG + b"x"
+    model.find(MODEL)
+    hub.models[REPO].commits[model.commit][MODEL] = BIG
+    with pytest.raises(FetchError, match="2,048,000 bytes, not 2,048,001"):
+        model.fetch([MODEL])
+    assert open_model(REPO).fetch([MODEL])[MODEL].read_bytes() == BIG

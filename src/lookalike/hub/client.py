@@ -38,6 +38,10 @@ class Description:
     file: HubFile | None
 
 
+class MissingRevisionError(FetchError):
+    """The model has no such revision."""
+
+
 class HubClient(Transfer):
     """The hub, for one model.
 
@@ -106,14 +110,15 @@ class HubClient(Transfer):
         """Return the description of a file that is not there.
 
         Raises:
-            FetchError: the model or revision is not there.
+            FetchError: the model is not there.
+            MissingRevisionError: the revision is not there.
         """
         name = self.name
         match headers.get("X-Error-Code", ""):
             case "RepoNotFound":
                 raise self._no_model()
             case "RevisionNotFound":
-                raise FetchError(
+                raise MissingRevisionError(
                     f"{name}: has no revision {revision!r}; see "
                     f"{self._config.endpoint}/{self._repo}/tree/main for its branches and tags"
                 )

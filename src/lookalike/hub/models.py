@@ -10,7 +10,7 @@ from lookalike.config import hub_settings
 from lookalike.errors import ArtifactError, FetchError
 from lookalike.files import read_regular
 from lookalike.hub.cache import CommitRecord, ModelCache, ModelRecord, OtherCache
-from lookalike.hub.client import HubClient
+from lookalike.hub.client import HubClient, MissingRevisionError
 from lookalike.hub.model_card import license_of
 from lookalike.hub.names import check_path, check_repo, check_revision
 from lookalike.hub.partial import PartialFile
@@ -94,7 +94,13 @@ class HubModel:
             return file
         if hub_settings().offline:
             return None
-        description = self._client().describe(self.commit, path)
+        try:
+            description = self._client().describe(self.commit, path)
+        except MissingRevisionError as error:
+            raise FetchError(
+                f"hub:{self.repo}: commit {self.commit[:12]}, which {self.revision} was once, is "
+                f"not there any more; to open the newest, delete {self._cache.folder}"
+            ) from error
         if description is None:
             return None
         self._remember(path, description.file)
@@ -194,7 +200,12 @@ class HubModel:
             )
         with PartialFile(self._cache.incomplete(self.commit, path), file) as partial:
             self._cache.check_space(file.size - partial.size)
-            client.download(client.url(self.commit, path), client.label(path), partial, on_bytes)
+            try:
+                address, label = client.url(self.commit, path), client.label(path)
+                client.download(address, label, partial, on_bytes)
+            except FetchError:
+                self._forget(path)  # what the hub said of it may be what is wrong
+                raise
             sha256 = partial.hasher.sha256
             partial.finish(self._cache.path(self.commit, path))
         self._remember(path, HubFile(file.size, sha256, file.git_sha1))
@@ -218,6 +229,13 @@ class HubModel:
     def _remember(self, path: str, file: HubFile | None) -> None:
         def change(record: ModelRecord) -> None:
             record.commits.setdefault(self.commit, CommitRecord()).files[path] = file
+
+        change(self._record)
+        self._cache.update(change)
+
+    def _forget(self, path: str) -> None:
+        def change(record: ModelRecord) -> None:
+            record.commits.setdefault(self.commit, CommitRecord()).files.pop(path, None)
 
         change(self._record)
         self._cache.update(change)

@@ -37,7 +37,7 @@ class PartialFile:
         self._tag_path = path.with_name(path.name + ".tag")
         self._file: BinaryIO | None = None
         self.target = file
-        self.hasher = Hasher(file.size)
+        self.hasher = Hasher(file)
         self.received = 0
         self.is_mixed = False
         self._tag = ""
@@ -115,7 +115,7 @@ class PartialFile:
             self._file.truncate(0)
         except OSError as error:
             raise self._fail(error) from error
-        self.hasher = Hasher(self.target.size)
+        self.hasher = Hasher(self.target)
 
     def finish(self, path: Path) -> None:
         """Make the whole file stand at a path.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,49 +45,54 @@ class HubFile:
 
 
 class Hasher:
-    """Sums of bytes that arrive in blocks.
+    """Sums of bytes that arrive in blocks, compared with those of the file they should be."""
 
-    Args:
-        size: of all the bytes, which is part of what git sums.
-    """
-
-    def __init__(self, size: int) -> None:
+    def __init__(self, file: HubFile) -> None:
         self.size = 0
+        self._file = file
         self._sha256 = hashlib.sha256()
-        self._git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        self._git = None
+        if file.git_sha1 is not None:
+            self._git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
 
     def update(self, block: bytes) -> None:
         """Add the next bytes."""
         self.size += len(block)
         self._sha256.update(block)
-        self._git.update(block)
+        if self._git is not None:
+            self._git.update(block)
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the bytes so far, in hex."""
         return self._sha256.hexdigest()
 
-    def mismatch(self, file: HubFile) -> str:
-        """Return how the bytes differ from what the file should be; empty if they do not."""
+    @property
+    def mismatch(self) -> str:
+        """How the bytes differ from what the file should be; empty if they do not."""
+        file = self._file
         if self.size != file.size:
             return f"{self.size:,} bytes, not {file.size:,}"
+        git_sha1 = None if self._git is None else self._git.hexdigest()
         for name, actual, expected in (
             ("SHA-256", self.sha256, file.sha256),
-            ("git SHA-1", self._git.hexdigest(), file.git_sha1),
+            ("git SHA-1", git_sha1, file.git_sha1),
         ):
-            if expected is not None and actual != expected:
+            if expected is not None and actual is not None and actual != expected:
                 return f"{name} {actual[:16]}..., not {expected[:16]}..."
         return ""
 
 
-def hash_file(path: Path, size: int) -> Hasher:
-    """Return the sums of a file that should have so many bytes.
+def mismatch(path: Path, file: HubFile) -> str:
+    """Return how a file on this machine differs from what it should be; empty if it does not.
 
     Raises:
         OSError: it cannot be read.
     """
-    hasher = Hasher(size)
-    with open_regular(path) as file:
-        while block := file.read(_BLOCK):
+    hasher = Hasher(file)
+    with open_regular(path) as content:
+        if (size := os.fstat(content.fileno()).st_size) != file.size:
+            return f"{size:,} bytes, not {file.size:,}"
+        while block := content.read(_BLOCK):
             hasher.update(block)
-    return hasher
+    return hasher.mismatch

@@ -151,7 +151,7 @@ class Transfer(ABC):
                 self.retry(
                     lambda: self._get(url, label, partial, on_bytes), lambda: partial.received
                 )
-            problem = partial.hasher.mismatch(file)
+            problem = partial.hasher.mismatch
             if not problem:
                 return
             resumed = resumed or partial.is_mixed
@@ -185,7 +185,7 @@ class Transfer(ABC):
                     partial.restart()
                     raise _TransientError("the server has no such range", 0)
                 self.check(response, url, label)
-                self._check_body(response, offset, partial.target.size, url)
+                self._check_body(response, offset, partial.target.size, label)
                 if response.status != http.client.PARTIAL_CONTENT and offset:
                     partial.restart()
                 partial.is_mixed = offset > 0 and partial.size > 0
@@ -195,7 +195,7 @@ class Transfer(ABC):
         raise FetchError(f"{label}: redirected more than {MAX_REDIRECTS} times")
 
     def _check_body(
-        self, response: http.client.HTTPResponse, offset: int, size: int, url: str
+        self, response: http.client.HTTPResponse, offset: int, size: int, label: str
     ) -> None:
         """Check that a body has the bytes that were asked for, or all of them."""
         headers, problem = response.headers, ""
@@ -212,10 +212,8 @@ class Transfer(ABC):
         elif re.fullmatch("[0-9]{1,15}", length) and int(length) != size:
             problem = f"{int(length):,} bytes, not {size:,}"
         if problem:
-            raise FetchError(
-                f"{self.name}: the answer of {host_of(url)} is not the file that was asked for "
-                f"({shorten(printable(problem))})"
-            )
+            problem = shorten(printable(problem))
+            raise FetchError(f"{label}: the answer is not the file that was asked for ({problem})")
 
     def _read(
         self,
