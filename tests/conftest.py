@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -24,6 +25,9 @@ from lookalike.sources import Source, open_source
 from lookalike.sources.sampling import sample_images
 from tests import milvus_server
 from tests.milvus_server import MilvusServer
+
+if TYPE_CHECKING:
+    from tests.hub_models import Reference
 
 Require = Callable[[object, str], None]
 
@@ -44,6 +48,7 @@ _LONGEST_FIRST = (
     "test_pretrained",
     "test_contrastive",
     "test_training",
+    "test_hub_models",
     "test_demo",
     "test_page",
     "test_readme",
@@ -132,6 +137,26 @@ def milvus(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def _width_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Print tables as into a pipe, whatever terminal the tests are started from."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(scope="session")
+def hub_model(
+    require: Require, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Path, Reference]]:
+    """Small random models as they lie on the hub, by kind, with what torch computes of them."""
+    for package in ("transformers", "torchvision", "onnx"):
+        require(find_spec(package), f"{package} is not installed")
+    root = tmp_path_factory.mktemp("hub_models")
+    built: dict[str, Reference] = {}
+
+    def get(kind: str) -> tuple[Path, Reference]:
+        from tests.hub_models import build
+
+        if kind not in built:
+            built[kind] = build(kind, root / kind)
+        return root / kind, built[kind]
+
+    return get
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ import numpy as np
 from lookalike.encoders.onnx import OnnxModel
 from lookalike.encoders.onnx_parts import Signature, extract, read_signature
 from lookalike.encoders.options import ModelOptions
+from lookalike.encoders.pooling import DEFAULT_POOLING, OF_ANY_SIZE, SINGLE_LAYER
 from lookalike.errors import InputError, UnknownNameError
 from lookalike.onnx_graph import Graph, append
 
@@ -58,7 +59,7 @@ _REGISTERS = {"dinov2_with_registers": 4, "dinov3_vit": 4}
 TOKEN_POOLINGS = ("cls", "mean")
 """Of tokens ``(n, t, c)``: the first one, or the mean of all but the first and registers."""
 
-MAP_POOLINGS = ("avg",)
+MAP_POOLINGS = tuple(SINGLE_LAYER)
 """Of maps ``(n, c, h, w)``."""
 
 _END = (1 << 31) - 1
@@ -219,6 +220,7 @@ def _pooled(model: bytes, pooling: str, config: Mapping[str, Any], name: str) ->
 
     def build(graph: Graph, outputs: list[str]) -> list[str]:
         [values] = outputs
+        shape = graph.source(values).shape
         if graph.source(values).dtype != np.float32:
             values = graph.node("Cast", values, to=1)
         if pooling == "cls":
@@ -228,7 +230,13 @@ def _pooled(model: bytes, pooling: str, config: Mapping[str, Any], name: str) ->
             tokens = graph.slice(values, (1,), (first,), (_END,)) if first else values
             rows = graph.reduce("ReduceMean", tokens, (1,))
         else:
-            rows = graph.reduce("ReduceMean", values, (2, 3))
+            size = (shape or ())[2:]
+            if pooling not in OF_ANY_SIZE and (len(size) != 2 or None in size):
+                raise InputError(
+                    f"encoder {name!r}: pooling={pooling} needs maps of a fixed size, and the "
+                    f"model does not say what theirs is; use pooling={DEFAULT_POOLING}"
+                )
+            rows = SINGLE_LAYER[pooling](graph, values, (size[0] or 0, size[1] or 0))
         graph.output(rows, (None, None), name="embeddings")
         return [rows]
 

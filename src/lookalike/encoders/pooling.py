@@ -40,7 +40,7 @@ def add_pooling(graph: Graph, pooling: str, maps: Sequence[str], sizes: Sequence
         return graph.unit_length(layers(graph, maps, sizes))
     if pooling == NATIVE_POOLING:
         return graph.unit_length(maps[-1])
-    return graph.unit_length(_SINGLE[pooling](graph, maps[-1], sizes[-1]))
+    return graph.unit_length(SINGLE_LAYER[pooling](graph, maps[-1], sizes[-1]))
 
 
 def gem(graph: Graph, maps: str, size: Size | None = None) -> str:
@@ -122,7 +122,7 @@ def layers(graph: Graph, maps: Sequence[str], sizes: Sequence[Size]) -> str:
     return graph.node("Concat", *(graph.unit_length(part) for part in parts), axis=1)
 
 
-_SINGLE: dict[str, Callable[[Graph, str, Size], str]] = {
+SINGLE_LAYER: dict[str, Callable[[Graph, str, Size], str]] = {
     DEFAULT_POOLING: gem,
     "avg": average,
     "max": maximum,
@@ -130,6 +130,10 @@ _SINGLE: dict[str, Callable[[Graph, str, Size], str]] = {
     "attention": attention,
     "grid": grid,
 }
+"""What adds a pooling of the maps of one layer, by name."""
+
+OF_ANY_SIZE = frozenset({DEFAULT_POOLING, "avg", "max"})
+"""Poolings of maps whose size need not be known."""
 
 
 def _windows(length: int, count: int) -> tuple[int, int]:

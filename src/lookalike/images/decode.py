@@ -60,7 +60,7 @@ RESIZE_MODES = ("exact", "cover", "contain")
 """How an image is resized to a height and width before the crop: stretched to them, or with its
 aspect ratio to the smallest size that covers them, or the largest that they contain."""
 
-_WHOLE = 8
+_WHOLE = 64
 """An image that becomes over so many times as large as its crop is not resized as a whole."""
 
 _STRIP = 1 << 22
