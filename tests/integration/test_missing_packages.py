@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 BLOCKED = (
-    *("cv2", "fastapi", "openTSNE", "pandas", "pymilvus", "ray", "timm"),
-    *("torch", "transformers", "watchfiles"),
+    *("cv2", "fastapi", "matplotlib", "openTSNE", "pandas", "pymilvus", "ray", "scipy"),
+    *("skimage", "sklearn", "timm", "torch", "transformers", "watchfiles"),
 )
 
 CALLS = {
@@ -33,6 +33,18 @@ CALLS = {
         "index new photos --encoder transformers:x/y",
     ),
     "map": ("la.map(la.Gallery.open('g'))", "explore map g -o map.html"),
+    "suggestions": ("la.suggest_labels(la.Gallery.open('g'), 3)", "label suggest g -k 3"),
+    "label propagation": (
+        "la.propagate_labels(la.Gallery.open('g'), {'photos:3.png': 'a', 'photos:4.png': 'b'})",
+        "label propagate g --labels labels.csv -o all.csv",
+    ),
+    "a chart": ("la.figures", None),
+    "a report": (None, "evaluate robustness g --report report.html"),
+    "a saved report": (None, "evaluate g --synthetic-queries --save"),
+    "a plot": (None, "choose photos --labels labels.csv --plot plot.png"),
+    "digits": ("la.open_source('dataset:digits/train')", "index new dataset:digits/train"),
+    "scenes": ("stamps.background_photos()", None),
+    "a demo": (None, "demo digits"),
     "re-ranking": (
         "la.Gallery.open('g').search('photos/3.png', rerank='geometric')",
         "search g photos/3.png --rerank geometric",
@@ -55,6 +67,15 @@ EXTRAS = {
     "adapt a timm model": "'torch': pip install 'lookalike[timm]'",
     "a transformers model": "'torch': pip install 'lookalike[transformers]'",
     "map": "'openTSNE': pip install 'lookalike[explore]'",
+    "suggestions": "'scikit-learn': pip install 'lookalike[label]'",
+    "label propagation": "'scikit-learn': pip install 'lookalike[label]'",
+    "a chart": "'matplotlib': pip install 'lookalike[report]'",
+    "a report": "'matplotlib': pip install 'lookalike[report]'",
+    "a saved report": "'matplotlib': pip install 'lookalike[report]'",
+    "a plot": "'matplotlib': pip install 'lookalike[report]'",
+    "digits": "'scikit-learn': pip install 'lookalike[digits]'",
+    "scenes": "'scikit-image': pip install 'lookalike[stamps]'",
+    "a demo": "'matplotlib': pip install 'lookalike[report]'",
     "re-ranking": "'opencv-python-headless': pip install 'lookalike[geometric]'",
     "a Milvus server": "'pymilvus': pip install 'lookalike[milvus]'",
     "Ray": "'ray': pip install 'lookalike[scale]'",
@@ -80,6 +101,7 @@ from PIL import Image
 from pathlib import Path
 import lookalike as la
 from lookalike.cli import main
+from lookalike.datasets import stamps
 from lookalike.errors import MissingDependencyError
 from lookalike.gallery import ray_runner
 
@@ -89,6 +111,7 @@ for number in range(12):
     Image.fromarray(pixels).save(f"photos/{number}.png")
 gallery = la.Gallery.create("g", encoder=la.open_encoder("pixels", "photos"))
 gallery.sync("photos", progress=False)
+Path("labels.csv").write_text("id,label\\nphotos:3.png,a\\nphotos:4.png,b\\n")
 
 def called(code):
     try:
@@ -109,32 +132,58 @@ def run(command):
 results = {
     name: [code and called(code), command and run(command)] for name, (code, command) in CALLS
 }
-print(json.dumps(results))
+written = sorted(path.name for path in Path().iterdir())
+working = {command: run(command) for command in WORKING}
+print("\\n" + json.dumps([results, written, working]))
 """
+
+WORKING = (
+    "search g photos/3.png --image hits.png",
+    "search g photos/3.png --foreground",
+    "search g photos/3.png --multi-crop",
+    "evaluate g --synthetic-queries --baselines",
+    "evaluate robustness g",
+    "explore duplicates g -o duplicates",
+    "explore outliers g",
+    "index second photos --encoder hog-fine",
+)
+"""Commands that a plain installation has."""
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]]:
-    """Each function's message, and each command's exit code and stderr."""
-    folder = tmp_path_factory.mktemp("missing")
-    code = f"BLOCKED = {BLOCKED!r}\nCALLS = {[*CALLS.items()]!r}\n{PROGRAM}"
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
+    """Message, exit code and stderr of what needs a package; the files left; what works."""
+    code = f"BLOCKED = {BLOCKED!r}\nCALLS = {[*CALLS.items()]!r}\nWORKING = {WORKING!r}\n{PROGRAM}"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=tmp_path_factory.mktemp("missing"),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in Path(folder).iterdir()) == ["g", "photos"]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    results, written, working = json.loads(done.stdout.splitlines()[-1])
+    return results, written, working
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_functions_and_commands_name_the_package_and_its_extra(
-    name: str, results: dict[str, list[object]]
+    name: str, outcome: tuple[Any, Any, Any]
 ) -> None:
-    message, command = results[name]
+    message, command = outcome[0][name]
     assert isinstance(message or "", str)
     if command is not None:
-        assert isinstance(command, list)
         code, stderr = command
         message = message or stderr.removeprefix("lookalike: error: ").strip()
         assert (code, stderr) == (2, f"lookalike: error: {message}\n")
     assert str(message).endswith(f" needs the package {EXTRAS[name]}")
+
+
+def test_nothing_is_written_by_what_lacks_a_package(outcome: tuple[Any, Any, Any]) -> None:
+    assert outcome[1] == ["g", "labels.csv", "photos"]
+
+
+@pytest.mark.parametrize("command", WORKING)
+def test_a_plain_installation_has(command: str, outcome: tuple[Any, Any, Any]) -> None:
+    code, stderr = outcome[2][command] or (0, "")
+    assert code in (None, 0), stderr

@@ -75,12 +75,15 @@ def command(
     Exit code 1: some images were skipped; each is listed.
     """
     from lookalike.cli.output_files import check_output
+    from lookalike.errors import require
     from lookalike.evaluation.candidates import ChooseOptions
     from lookalike.evaluation.model_selection import choose
 
     _check_options(labels, ask, out, plot, cheapest=cheapest)
     models = (name.removeprefix("onnx:") for name in encoder or ())
     check_output(plot, force=force, inputs=(source, labels, *models))
+    if plot is not None:
+        require("matplotlib", "a plot", "report")
     options = ChooseOptions(
         minutes=minutes,
         encoders=tuple(encoder) if encoder else None,

@@ -112,6 +112,7 @@ def evaluate_command(
     opened = Gallery.open(gallery).snapshot()
     inputs = (queries, labels, ground_truth, backgrounds)
     check_output(report, force=force, gallery=opened, inputs=inputs)
+    _check_installed(report, save=save)
     with console.progress() as on_progress:
         evaluation = evaluate(
             opened,
@@ -171,6 +172,7 @@ def robustness_command(
 
     opened = Gallery.open(gallery).snapshot()
     check_output(report, force=force, gallery=opened)
+    _check_installed(report)
     with console.progress() as on_progress:
         result = evaluate_robustness(opened, k=k, metric=metric, progress=on_progress)
     if as_json:
@@ -210,6 +212,7 @@ def judgements_command(
     from lookalike.evaluation.human_judgements import evaluate_judgements
 
     check_output(report, force=force, inputs=files)
+    _check_installed(report)
     result = evaluate_judgements(files)
     if as_json:
         console.print_json(result.as_dict())
@@ -222,6 +225,14 @@ def judgements_command(
 
         write_judgements_report(result, report)
         console.note(f"report: {report}")
+
+
+def _check_installed(report: Path | None, *, save: bool = False) -> None:
+    """Check, before any work, that what draws the charts of a report is installed."""
+    from lookalike.errors import require
+
+    if report is not None or save:
+        require("matplotlib", "a report", "report")
 
 
 def _write(

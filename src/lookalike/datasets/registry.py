@@ -76,7 +76,7 @@ class BundledDigits:
         try:
             from sklearn.datasets import load_digits
         except ImportError:
-            raise MissingDependencyError("scikit-learn", "dataset:digits", "train") from None
+            raise MissingDependencyError("scikit-learn", "dataset:digits", "digits") from None
         bunch = load_digits()
         part = slice(0, 1437) if split == "train" else slice(1437, None)
         images = np.rint(bunch.images[part] * (255 / 16)).astype(np.uint8)

@@ -150,12 +150,15 @@ def background_photos() -> list[ImageArray]:
     """Return the photographs of scikit-image and scikit-learn, as backgrounds of street photos.
 
     Raises:
-        MissingDependencyError: scikit-image is not installed.
+        MissingDependencyError: one of them is not installed.
     """
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise MissingDependencyError("scikit-image", "dataset:stamps/street", "stamps")
-    from sklearn.datasets import load_sample_images
+    try:
+        from sklearn.datasets import load_sample_images
+    except ImportError:
+        raise MissingDependencyError("scikit-learn", "dataset:stamps/street", "stamps") from None
 
     folder = Path(spec.origin).parent / "data"
     return [*(decode(folder / name) for name in _BACKGROUND_FILES), *load_sample_images().images]

@@ -129,7 +129,7 @@ def _photographs() -> Iterator[tuple[str, ImageArray]]:
     try:
         bunch = importlib.import_module("sklearn.datasets").load_sample_images()
     except ImportError:
-        raise MissingDependencyError("scikit-learn", "the demo photos", "train") from None
+        raise MissingDependencyError("scikit-learn", "the demo photos", "stamps") from None
     for path, image in zip(bunch.filenames, bunch.images, strict=True):
         yield Path(path).stem, image
     try:

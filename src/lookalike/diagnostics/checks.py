@@ -81,7 +81,7 @@ _PARTS = (
     _Part("embeddings", "encoded an image", "", None, ("onnxruntime",)),
     _Part("tables", "wrote and searched rows", "", None, ("lance",)),
     _Part("images", "wrote and read {formats}", "", None, ("PIL",)),
-    _Part("reports", "drew a chart", "", None, ("matplotlib",)),
+    _Part("charts", "drew a chart", "reports, plots", "report", ("matplotlib",)),
     _Part("torch", "trained a network for a step", "training", "train", ("torch",)),
     _Part(
         "onnxscript",
@@ -91,7 +91,7 @@ _PARTS = (
         ("onnxscript", "onnx", "torch"),
     ),
     *(
-        _Part(each.name, "encoded an image", each.summary, "pretrained", each.packages)
+        _Part(each.name, "encoded an image", each.summary, None, each.packages)
         for each in BACKBONES.values()
     ),
     _Part("timm", "ran a small model", "encoders timm:NAME", "timm", ("timm", "torch")),
@@ -102,8 +102,9 @@ _PARTS = (
         "transformers",
         ("transformers", "torch"),
     ),
-    _Part("tokenizers", "encoded a text", "text queries", "text", ("tokenizers",)),
+    _Part("tokenizers", "encoded a text", "", None, ("tokenizers",)),
     _Part("service", "searched over HTTP", "serve", "serve", ("fastapi", "uvicorn", "httptools")),
+    _Part("label", "clustered 30 images", "label", "label", ("sklearn", "scipy")),
     _Part("map", "mapped 30 images", "explore", "explore", ("openTSNE",)),
     _Part("heif", "found its HEVC decoder", "HEIC photographs", "heif", ("pi_heif",)),
     _Part("raw", "loaded, decoded nothing", "raw photographs", "raw", ("rawpy",)),

@@ -50,7 +50,7 @@ def _images() -> str:
     return ", ".join(readable)
 
 
-def _reports() -> None:
+def _charts() -> None:
     from lookalike.report import figures
 
     figures.interval_chart([figures.Bar("a", 0.5, 0.4, 0.6)], "a").encode("png")
@@ -134,6 +134,14 @@ def _service() -> None:
             thread.join()
 
 
+def _label() -> None:
+    from lookalike.labels.suggest import suggest_labels
+
+    with _gallery() as gallery:
+        result = suggest_labels(gallery, 3, progress=False)
+        _expect(len(result.ids) == 3, "suggestions lack images")
+
+
 def _map() -> None:
     from lookalike.explore import build_map
 
@@ -207,13 +215,14 @@ PROBES: Mapping[str, Callable[[], str | None]] = {
     "embeddings": _encode,
     "tables": _tables,
     "images": _images,
-    "reports": _reports,
+    "charts": _charts,
     "torch": _torch,
     "onnxscript": _onnxscript,
     "timm": _timm,
     "transformers": _transformers,
     "tokenizers": _tokenizers,
     "service": _service,
+    "label": _label,
     "map": _map,
     "heif": _heif,
     "raw": _raw,

@@ -25,7 +25,13 @@ from lookalike.labels.cross_validation import (
     select_method,
 )
 from lookalike.labels.gallery_labels import labels_for
-from lookalike.labels.propagation_methods import DEFAULT, LabelMatrix, Method, methods_for
+from lookalike.labels.propagation_methods import (
+    DEFAULT,
+    LabelMatrix,
+    Method,
+    check_installed,
+    methods_for,
+)
 from lookalike.progress import ProgressOption, reporting
 from lookalike.sources.labels import (
     LABELED,
@@ -292,7 +298,9 @@ def propagate_labels(
         InputError: no labels, only one class, an unknown id, too few labels for a target precision,
             or fewer than two rows.
         SettingError: ``precision`` is not between 0 and 1.
+        MissingDependencyError: scikit-learn is not installed.
     """
+    check_installed()
     view = as_gallery(gallery).snapshot()
     label_set = labels_for(view, labels)
     label_set.validate()

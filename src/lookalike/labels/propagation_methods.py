@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
-from lookalike.errors import require
+from lookalike.errors import MissingDependencyError, is_installed
 from lookalike.gallery.neighbors import NeighborGraph, propagate_seeds
 from lookalike.sources.labels import LabelSet
 from lookalike.stores.exact import ExactIndex
@@ -36,7 +36,8 @@ def check_installed() -> None:
     Raises:
         MissingDependencyError: they are not.
     """
-    require("sklearn", "labeling", "label")
+    if not is_installed("sklearn"):
+        raise MissingDependencyError("scikit-learn", "labeling", "label")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from lookalike.gallery.neighbors import NeighborGraph, neighbor_graph
 from lookalike.gallery.notebook import SHOWN, Caption, images_html, table_html, text_html
 from lookalike.labels.gallery_labels import labels_for
 from lookalike.labels.propagation import raw_confidence
+from lookalike.labels.propagation_methods import check_installed
 from lookalike.labels.session import LabelingSession, save_session
 from lookalike.process_state import IgnoreWarnings
 from lookalike.progress import ProgressOption, reporting
@@ -121,7 +122,9 @@ def suggest_labels(
     Raises:
         SettingError: ``k`` is below 1 or above the number of unlabeled images.
         InputError: labels of one class only, an unknown id, or fewer than two rows.
+        MissingDependencyError: scikit-learn is not installed.
     """
+    check_installed()
     view = as_gallery(gallery).snapshot()
     label_set = None if labels is None else labels_for(view, labels)
     with reporting(progress) as on_progress:
