@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GALLERY_MANIFEST = "gallery.json"
+ENCODER_MANIFEST = "encoder.json"
+"""The manifests of a gallery's and an encoder's folder."""
+
 FORMAT = 4
 """Format version of manifests. To raise it: add one here, teach :func:`_upgrade` the old layout,
 keep a folder of the old version in ``tests/data`` with a test that opens it, and describe the
@@ -216,13 +220,12 @@ def manifest_bytes(fields: Mapping[str, Any]) -> bytes:
     return (text + "\n").encode()
 
 
-def read_manifest(path: Path, *, what: str, hint: str = "") -> dict[str, Any]:
+def read_manifest(path: Path, *, what: str) -> dict[str, Any]:
     """Read a manifest of this or an older format version.
 
     Args:
         path: the JSON file; not a link.
         what: kind of the artifact, with its article ("a gallery"), for messages.
-        hint: what to do if it is missing.
 
     Raises:
         ArtifactError: the folder or the manifest is missing or broken.
@@ -232,10 +235,8 @@ def read_manifest(path: Path, *, what: str, hint: str = "") -> dict[str, Any]:
     try:
         fields = read_json(path, hint=f"{folder} is not {what}", follow=False)
     except (FileNotFoundError, NotADirectoryError):
-        reason = "" if hint else f" (has no {path.name})"
-        if not folder.is_dir():
-            reason = " (there is no such folder)"
-        raise ArtifactError(f"{folder}: not {what}{reason}{hint and f'. {hint}'}") from None
+        reason = f"has no {path.name}" if folder.is_dir() else "there is no such folder"
+        raise ArtifactError(f"{folder}: not {what} ({reason})") from None
     return check_manifest(fields, place=str(path), what=what)
 
 

@@ -206,7 +206,7 @@ def test_folders_that_are_not_galleries_are_refused(
     with pytest.raises(ArtifactError, match="there is no such folder"):
         Gallery.open(tmp_path / "none")
     with pytest.raises(
-        ArtifactError, match=r"not a gallery\. Create one: lookalike index photos.gallery"
+        ArtifactError, match=r"not a gallery \(has no gallery.json\); create one: lookalike index"
     ):
         Gallery.open(tmp_path)
     with pytest.raises(ArtifactError, match=r"is a gallery already; open it with Gallery\.open"):

@@ -52,6 +52,7 @@ class _Root(Group):
     """
 
     unknown = "no such command or folder"
+    advice = "; to search a folder of images: lookalike FOLDER QUERY"
 
     def __init__(self, *, commands: dict[str, Any], **attributes: Any) -> None:
         ordered = {name: commands[name] for names in _PANELS.values() for name in names}

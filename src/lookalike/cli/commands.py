@@ -90,11 +90,14 @@ class Group(TyperGroup):
         name = args[0]
         if name in self.commands or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
-        ctx.fail(f"{self.unknown} {name}{_hint(name, self.suggestions())}")
+        ctx.fail(f"{self.unknown} {name}{_hint(name, self.suggestions()) or self.advice}")
         raise AssertionError  # pragma: no cover - fail does not return
 
     unknown = "no such command"
     """Begins the message about a name that is none of its commands."""
+
+    advice = ""
+    """Ends it where no command has a similar name."""
 
     def suggestions(self) -> Iterable[str]:
         """Return the names that may be meant by another one."""

@@ -51,9 +51,9 @@ def map_command(
     from lookalike.artifacts import write_atomically
     from lookalike.explore import build_map
     from lookalike.explore.page import html
-    from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.on_demand import open_or_index
 
-    opened = Gallery.open(gallery).snapshot()
+    opened = open_or_index(gallery).snapshot()
     check_output(out, force=force, gallery=opened)
     with console.progress() as on_progress:
         result = build_map(opened, column=column, fresh=fresh, progress=on_progress)
@@ -149,10 +149,10 @@ def outliers_command(
     lookalike explore outliers photos.gallery -k 50 -o outliers
     """
     from lookalike.explore.outliers import outliers
-    from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.on_demand import open_or_index
 
     check_free(out)
-    opened = Gallery.open(gallery).snapshot()
+    opened = open_or_index(gallery).snapshot()
     with console.progress() as on_progress:
         result = outliers(opened, k, fresh=fresh, progress=on_progress)
     scores = list(zip(result.ids, result.scores.tolist(), strict=True))
@@ -202,10 +202,10 @@ def duplicates_command(
       lookalike explore duplicates photos.gallery --prefer originals
     """
     from lookalike.explore import find_duplicates
-    from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.on_demand import open_or_index
 
     check_free(out)
-    opened = Gallery.open(gallery).snapshot()
+    opened = open_or_index(gallery).snapshot()
     with console.progress() as on_progress:
         result = find_duplicates(
             opened,
@@ -270,10 +270,10 @@ def _map(
     gallery: str, column: str, out: Path | None, *, fresh: bool
 ) -> tuple[galleries.Gallery, CollectionMap]:
     from lookalike.explore import build_map
-    from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.on_demand import open_or_index
 
     check_free(out)
-    opened = Gallery.open(gallery).snapshot()
+    opened = open_or_index(gallery).snapshot()
     with console.progress() as on_progress:
         result = build_map(opened, column=column, fresh=fresh, progress=on_progress)
     if result.unsaved:

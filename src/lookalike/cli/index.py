@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +12,7 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.commands import message
-from lookalike.cli.options import AsJson, Source
+from lookalike.cli.options import AsJson, OptionalSource
 from lookalike.formatting import format_count, printable
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from lookalike.gallery.ingest import Runner
     from lookalike.gallery.sync import SyncReport
     from lookalike.sources import Skipped
+    from lookalike.types import ProgressCallback
 
 _RUNNERS = ("local", "ray")
 
@@ -36,7 +39,7 @@ def command(
             help="Gallery folder, e.g. photos.gallery, or milvus://HOST:PORT/NAME.",
         ),
     ],
-    source: Source,
+    source: OptionalSource = None,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -136,84 +139,201 @@ def command(
     files are removed. What is not taken is counted, with its reason. Interrupted
     runs resume where they stopped. --include, --exclude, --pages, --window,
     --max-megapixels, --strict and --allow-private-urls are kept with the source
-    for the next time.
+    for the next time. Without SOURCE, a gallery is synced with all of its sources;
+    of a folder of images, the gallery is FOLDER.gallery in the current folder.
 
       lookalike index photos.gallery photos
       lookalike index photos.gallery photos --watch
       lookalike index photos.gallery photos --exclude thumbs --exclude '*.gif'
       lookalike index shop.gallery products.csv --encoder hog-fine+color
+      lookalike index photos.gallery
 
     JSON: added, updated, moved, removed, unchanged, kept, failed, skipped,
-    skipped_examples, notes and seconds.
+    skipped_examples, notes and seconds; without SOURCE a line for each source.
 
     Exit code 1: some images failed; each is listed.
     """
     from lookalike.errors import SettingError
-    from lookalike.gallery.gallery import Gallery
-    from lookalike.gallery.storage import gallery_exists
-    from lookalike.gallery.sync import SyncReport
-    from lookalike.sources import SourceOptions, open_source
 
     if watch and dry_run:
         raise SettingError("{watch} and {dry_run} exclude each other", watch=True, dry_run=True)
-    chosen_runner = _runner(runner, address, workers)
     options = _options(include, exclude, pages, window, max_megapixels, strict)
     if allow_private_urls is not None:
         options["allow_private_urls"] = allow_private_urls
-
-    def sync() -> None:
-        nonlocal relocate
-        with console.progress() as on_progress:
-            into = Gallery.open(gallery) if gallery_exists(gallery) else None
-            if into is None:
-                opened = open_source(
-                    source,
-                    on_progress,
-                    empty=allow_removals,
-                    name=name,
-                    options=SourceOptions.from_dict(options),
-                )
-            else:
-                opened = into.open_source(
-                    source, on_progress, empty=allow_removals, name=name, options=options
-                )
-            if into is None and dry_run:
-                failed = tuple(opened.problems)
-                skipped = tuple(opened.skipped)
-                report = SyncReport(len(opened), 0, 0, 0, 0, failed, 0.0, skipped=skipped)
-                rows = None
-            else:
-                into = _open(gallery, into, encoder, metric, store, opened)
-                report = into.sync(
-                    opened,
-                    allow_removals=allow_removals,
-                    relocate=relocate,
-                    dry_run=dry_run,
-                    rehash=rehash,
-                    progress=on_progress,
-                    runner=chosen_runner,
-                )
-                rows = len(into)
-        relocate = False  # once is enough, however long a watch goes on
-        if as_json:
-            console.print_json(report.as_dict(), one_line=watch)
-        else:
-            _print(gallery, report, rows, dry_run=dry_run)
-        failures.append(len(report.failed))
-
-    failures: list[int] = []
+    of_source = {"name": name, "relocate": relocate or None, **dict.fromkeys(options, True)}
+    of_new = {"encoder": encoder, "store": store}
+    path, sources = _sources(gallery, source, {**of_source, **of_new})
+    run = _Run(
+        path,
+        encoder=encoder,
+        metric=metric,
+        store=store,
+        name=name,
+        relocate=relocate,
+        options=options,
+        allow_removals=allow_removals,
+        dry_run=dry_run,
+        rehash=rehash,
+        runner=_runner(runner, address, workers),
+        json_lines=as_json and (watch or source is None),
+        as_json=as_json,
+    )
     try:
-        changes = _changes(Path(source), gallery) if watch else iter(())
-        next(changes, None)  # from here on no change is missed
-        sync()
-        if watch:
-            console.note(f"watching {source}; Ctrl-C to stop")
-            _sync_on_changes(changes, sync)
+        if not watch:
+            run.sync_all(sources)
+        else:
+            if len(sources) != 1:
+                raise SettingError("{watch} needs {source}", watch=True, source=None)
+            changes = _changes(Path(sources[0]), path)
+            next(changes, None)  # from here on no change is missed
+            run.sync(sources[0])
+            console.note(f"watching {printable(sources[0])}; Ctrl-C to stop")
+            _sync_on_changes(changes, lambda: run.sync(sources[0]))
     except KeyboardInterrupt:
         console.note("interrupted; run the same command again to resume")
         raise typer.Exit(130) from None
-    if failures[-1]:
+    if run.has_failures:
         raise typer.Exit(1)
+
+
+def _sources(
+    gallery: str, source: str | None, options: dict[str, Any]
+) -> tuple[str, Sequence[str]]:
+    """Return the gallery and the sources to sync it with, of one argument or two.
+
+    Raises:
+        LookalikeError: the arguments are swapped, or the only one is neither a gallery nor a source
+            of images, or options are for the source or for a new gallery and there is none.
+    """
+    from lookalike.errors import InputError, SettingError
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.sources.path_kinds import (
+        PathKind,
+        gallery_name,
+        kind_of_path,
+        no_gallery_error,
+    )
+    from lookalike.stores.registry import is_address
+
+    kind = PathKind.GALLERY if is_address(gallery) else kind_of_path(gallery)
+    is_source = kind in (PathKind.IMAGES, PathKind.SOURCE)
+    if source is not None:
+        meant = PathKind.GALLERY if is_address(source) else kind_of_path(source)
+        is_new = meant is PathKind.MISSING and not source.startswith("dataset:")
+        if is_source and (meant is PathKind.GALLERY or (is_new and source.endswith(".gallery"))):
+            raise InputError(
+                f"{gallery}: is a source of images; the gallery comes first: lookalike index "
+                f"{shlex.quote(source)} {shlex.quote(gallery)}"
+            )
+        return gallery, [source]
+    if is_source or kind is PathKind.FOLDER:
+        name = gallery_name(gallery)
+        state = "syncing" if Path(name).exists() else "creating"
+        console.note(f"{state} {printable(name)}; another one: lookalike index GALLERY SOURCE")
+        return name, [gallery]
+    if kind is not PathKind.GALLERY:
+        raise no_gallery_error(gallery)
+    for option, value in options.items():
+        if value is not None:
+            raise SettingError(f"{{{option}}} needs {{source}}", **{option: None, "source": None})
+    recorded = list(Gallery.open(gallery).sources.values())
+    if not recorded:
+        raise InputError(
+            f"{gallery}: has no source to sync with; add one: lookalike index "
+            f"{shlex.quote(gallery)} SOURCE"
+        )
+    return gallery, recorded
+
+
+@dataclass(kw_only=True, slots=True)
+class _Run:
+    """Syncs a gallery with its sources, one after another."""
+
+    path: str = field(kw_only=False)
+    encoder: str | None
+    metric: str
+    store: str | None
+    name: str | None
+    relocate: bool
+    options: dict[str, Any]
+    allow_removals: bool
+    dry_run: bool
+    rehash: bool
+    runner: Runner | None
+    json_lines: bool
+    as_json: bool
+    has_failures: bool = False
+
+    def sync_all(self, sources: Sequence[str]) -> None:
+        """Sync with each source; one of several that cannot be read is noted.
+
+        Raises:
+            SourceError: none can be read.
+        """
+        from lookalike.errors import SourceError
+
+        errors = []
+        for source in sources:
+            try:
+                self.sync(source, several=len(sources) > 1)
+            except SourceError as error:
+                errors.append(error)
+                if len(errors) == len(sources):
+                    raise
+                console.note(f"failed: {message(error)}")
+        self.has_failures = self.has_failures or bool(errors)
+
+    def sync(self, source: str, *, several: bool = False) -> None:
+        """Create the gallery if there is none, sync it with a source, and print what was done."""
+        from lookalike.gallery.gallery import Gallery
+        from lookalike.gallery.storage import gallery_exists
+        from lookalike.gallery.sync import SyncReport
+
+        with console.progress() as on_progress:
+            into = Gallery.open(self.path) if gallery_exists(self.path) else None
+            opened = self._open_source(into, source, on_progress)
+            if into is None and self.dry_run:
+                failed, skipped = tuple(opened.problems), tuple(opened.skipped)
+                report = SyncReport(len(opened), 0, 0, 0, 0, failed, 0.0, skipped=skipped)
+                rows = None
+            else:
+                into = _open(self.path, into, self.encoder, self.metric, self.store, opened)
+                report = into.sync(
+                    opened,
+                    allow_removals=self.allow_removals,
+                    relocate=self.relocate,
+                    dry_run=self.dry_run,
+                    rehash=self.rehash,
+                    progress=on_progress,
+                    runner=self.runner,
+                )
+                rows = len(into)
+        self.relocate = False  # once is enough, however long a watch goes on
+        if self.as_json:
+            named = {"source": opened.name} if several else {}
+            console.print_json(named | report.as_dict(), one_line=self.json_lines)
+        else:
+            shown = f"{self.path}, {opened.name}" if several else self.path
+            _print(shown, report, rows, dry_run=self.dry_run)
+        self.has_failures = bool(report.failed)
+
+    def _open_source(
+        self, gallery: Gallery | None, source: str, on_progress: ProgressCallback
+    ) -> sources.Source:
+        """Open a source with its options, and with those that the gallery has of it."""
+        from lookalike.sources import SourceOptions, open_source
+
+        if gallery is not None:
+            return gallery.open_source(
+                source, on_progress, empty=self.allow_removals, name=self.name, options=self.options
+            )
+        return open_source(
+            source,
+            on_progress,
+            empty=self.allow_removals,
+            name=self.name,
+            options=SourceOptions.from_dict(self.options),
+        )
 
 
 def _options(
@@ -358,7 +478,7 @@ def _open(
 ) -> Gallery:
     """Create the gallery if there is none, or check that the options fit it."""
     from lookalike.errors import FingerprintError, SettingError
-    from lookalike.gallery.encoder_choice import default_for
+    from lookalike.gallery.encoder_choice import better_encoder, default_for
     from lookalike.gallery.gallery import Gallery
     from lookalike.stores.registry import parse_address
     from lookalike.types import Metric
@@ -367,7 +487,7 @@ def _open(
     if gallery is None:
         if encoder is None:
             encoder, kind = default_for(source)
-            console.note(f"encoder: {encoder} ({kind}); for others: lookalike encoders")
+            console.note(f"encoder: {encoder} ({kind}); {better_encoder(encoder)}")
         return Gallery.create(path, encoder=encoder, images=source, metric=chosen, store=store)
     if store is not None and parse_address(store) != gallery.address:
         raise SettingError(

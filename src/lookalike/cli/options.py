@@ -10,13 +10,14 @@ import typer
 Gallery = Annotated[
     str, typer.Argument(metavar="GALLERY", help="Gallery folder, or milvus://HOST:PORT/NAME.")
 ]
-Source = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        help="Folder, manifest (.csv, .jsonl, .parquet), tar or Parquet shards, IDX file, or "
-        "dataset:NAME/SPLIT.",
-    ),
+_SOURCE_HELP = (
+    "Folder, manifest (.csv, .jsonl, .parquet), tar or Parquet shards, IDX file, or "
+    "dataset:NAME/SPLIT."
+)
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help=_SOURCE_HELP)]
+OptionalSource = Annotated[
+    str | None,
+    typer.Argument(metavar="SOURCE", help=_SOURCE_HELP, show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Output JSON.")]
 K = Annotated[int, typer.Option("-k", metavar="K", help="Results per query.")]

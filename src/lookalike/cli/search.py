@@ -269,13 +269,18 @@ class _Searched:
 
 
 def _check_order(path: str, queries: Sequence[str]) -> None:
-    """Check that what is searched is no image, as where the arguments are swapped.
+    """Check that what is searched exists and is no image, as where the arguments are swapped.
 
     Raises:
-        InputError: it is.
+        ArtifactError: there is none.
+        InputError: it is an image.
     """
     from lookalike.errors import InputError
+    from lookalike.sources.path_kinds import PathKind, kind_of_path, no_gallery_error
+    from lookalike.stores.registry import is_address
 
+    if not is_address(path) and kind_of_path(path) is PathKind.MISSING:
+        raise no_gallery_error(path)
     if not is_image_file(path):
         return
     folders = [each for each in queries if Path(each).is_dir()]

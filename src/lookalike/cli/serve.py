@@ -14,7 +14,9 @@ from lookalike.formatting import format_count
 def command(
     galleries: Annotated[
         list[str],
-        typer.Argument(metavar="GALLERY", help="Gallery: FOLDER, NAME=FOLDER or milvus://..."),
+        typer.Argument(
+            metavar="GALLERY", help="Gallery or folder of images, NAME=FOLDER or milvus://..."
+        ),
     ],
     host: Annotated[
         str, typer.Option(metavar="HOST", help="Address to listen on; a public one needs --keys.")
@@ -57,6 +59,7 @@ def command(
     """Serve galleries over HTTP: a search page and an API.
 
       lookalike serve photos.gallery
+      lookalike serve photos
       lookalike serve shop=products.gallery photos.gallery --port 0
       lookalike serve photos.gallery --host 0.0.0.0 --keys keys.json
 
@@ -80,7 +83,7 @@ def command(
     proxies = proxy_addresses(trusted_proxy or ())
     paths = gallery_paths(galleries)
     require("fastapi", "serving galleries", "serve")
-    from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.on_demand import open_or_index
     from lookalike.server.api_keys import KeyFile, permission_problem
     from lookalike.server.app import create_app
     from lookalike.server.audit import AUDIT_LOG
@@ -103,7 +106,8 @@ def command(
     problem = None if keys is None else permission_problem(keys)
     if problem is not None:
         console.note(f"warning: {problem}")
-    opened = {name: Gallery.open(path) for name, path in paths.items()}
+    with console.progress() as on_progress:
+        opened = {name: open_or_index(path, progress=on_progress) for name, path in paths.items()}
     app = create_app(opened, settings)
     listening = listen(host, port)
     address, chosen_port = listening.getsockname()[:2]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.artifacts import ENCODER_MANIFEST
 from lookalike.documents import Fields
 from lookalike.errors import ArtifactError, ImageError, InputError, SettingError, UnknownNameError
 from lookalike.images.decode import (
@@ -34,7 +35,7 @@ from lookalike.sources.inputs import (
 )
 from lookalike.types import Embeddings, ImageArray
 
-MANIFEST = "encoder.json"
+MANIFEST = ENCODER_MANIFEST
 
 FIT_MODES = ("crop", "stretch", "white", "border")
 """How an image is fitted to the input size: center crop, stretch, or pad with white or with the

@@ -6,9 +6,18 @@ import os
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.batching import check_first_image
-from lookalike.encoders.registry import default_encoder, open_encoder, sample_of
+from lookalike.encoders.catalog import PHOTOGRAPHS
+from lookalike.encoders.registry import (
+    default_encoder,
+    find_encoder_spec,
+    open_encoder,
+    sample_of,
+)
 from lookalike.errors import InputError
 from lookalike.sources.inputs import SourceLike, as_source
+
+_TEXT_ENCODER = "clip-b32"
+"""The encoder that is recommended for search by text."""
 
 _SAMPLED = 50
 """Images that the default encoder is chosen by."""
@@ -48,6 +57,16 @@ def choose_encoder(encoder: object, images: SourceLike | None) -> Encoder:
     if source is not None:
         check_first_image(source, opened)
     return opened
+
+
+def better_encoder(name: str) -> str:
+    """Return what to say once of the default encoder ``name``: which one searches by text, too."""
+    if name != PHOTOGRAPHS:
+        return "for others: lookalike encoders"
+    spec = find_encoder_spec(_TEXT_ENCODER)
+    is_here = spec.download is None or spec.weight_files()
+    size = "" if is_here else f" ({(spec.download or 0) / 1e6:.0f} MB)"
+    return f"for search by text: --encoder {spec.name}{size}"
 
 
 def default_for(images: SourceLike) -> tuple[str, str]:

@@ -31,6 +31,7 @@ from lookalike.sources.base import source_name
 from lookalike.sources.folder import file_signature
 from lookalike.sources.opening import open_source
 from lookalike.sources.options import pixels_key
+from lookalike.sources.path_kinds import PathKind, kind_of_path
 from lookalike.sources.tables import SUFFIXES as TABLES
 
 CACHE = "galleries"
@@ -126,6 +127,18 @@ def index_on_demand(
         )
 
 
+def open_or_index(path: str | Path, *, progress: ProgressOption | None = None) -> Gallery:
+    """Return the gallery at a path or an address, or of a folder of images, brought up to date.
+
+    Raises:
+        ArtifactError: it is neither.
+        LookalikeError: see :func:`index_on_demand` and :meth:`lookalike.Gallery.open`.
+    """
+    if kind_of_path(path) is PathKind.IMAGES:
+        return open_on_demand(path, progress=progress)
+    return Gallery.open(path)
+
+
 def cached_galleries(folder: str | Path) -> list[Path]:
     """Return the cached galleries of a folder of images, sorted.
 
@@ -183,9 +196,10 @@ def _opened(
     chosen = _default(place) if encoder is None else encoder
     reason = ""
     if chosen is None:
-        from lookalike.gallery.encoder_choice import default_for
+        from lookalike.gallery.encoder_choice import better_encoder, default_for
 
-        chosen, reason = default_for(source)
+        chosen, kind = default_for(source)
+        reason = f" ({kind}); {better_encoder(chosen)}"
     name, key = _encoder_key(chosen)
     gallery = place / f"{_readable(name, key)}.gallery"
     passed = chosen if isinstance(chosen, Encoder) else None
@@ -204,9 +218,8 @@ def _opened(
 
 def _say_first(source: Source, name: str, reason: str) -> None:
     """Say that a folder is indexed, which may take long, and by which encoder."""
-    chosen = f" ({reason})" if reason else ""
     count = format_count(len(source), "image")
-    notice(f"indexing {count} for the first time, with {name}{chosen}")
+    notice(f"indexing {count} for the first time; encoder: {name}{reason}")
 
 
 def _default(place: Path) -> str | None:

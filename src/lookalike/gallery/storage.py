@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lookalike.artifacts import (
+    GALLERY_MANIFEST,
     manifest_bytes,
     new_folder,
     parse_manifest,
@@ -50,6 +51,7 @@ from lookalike.files import (
 from lookalike.gallery.servers import check_server, remember_server
 from lookalike.gallery.state import GalleryState
 from lookalike.sources.options import NO_LIMIT, PAGES, SourceOptions
+from lookalike.sources.path_kinds import no_gallery_error
 from lookalike.stores.base import VectorStore, replaced_error
 from lookalike.stores.registry import (
     AddressedStore,
@@ -65,7 +67,7 @@ from lookalike.types import Metric
 if TYPE_CHECKING:
     from lookalike.stores.lance.store import LanceStore
 
-MANIFEST = "gallery.json"
+MANIFEST = GALLERY_MANIFEST
 ENCODER = "encoder"
 STORE = "store"
 IMAGES = "images"
@@ -85,7 +87,6 @@ _MAX_ROWS = 1 << 62
 
 _WHAT = "a gallery"
 _AGAIN = "copy the gallery again, or index the images into a new one"
-_HINT = "Create one: lookalike index photos.gallery photos"
 
 
 class GalleryStorage(Protocol):
@@ -305,7 +306,12 @@ def _check_path(folder: Path) -> None:
 def _read_folder_manifest(folder: Path) -> dict[str, Any]:
     if "\0" in str(folder):
         raise ArtifactError(f"{escape_name(str(folder))!r}: no path of a gallery")
-    return read_manifest(folder / MANIFEST, what=_WHAT, hint=_HINT)
+    try:
+        return read_manifest(folder / MANIFEST, what=_WHAT)
+    except ArtifactError:
+        if (folder / MANIFEST).exists():
+            raise
+        raise no_gallery_error(folder) from None
 
 
 def _check_fields(manifest: dict[str, Any], place: str) -> dict[str, Any]:

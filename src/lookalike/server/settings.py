@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,9 +128,10 @@ def gallery_paths(galleries: Iterable[str]) -> dict[str, str]:
         elif not separator or Path(text).exists():
             path, name = text, Path(text).resolve().name.removesuffix(".gallery")
         if not name or not all(c.isalnum() or c in "-_." for c in name) or not name.isascii():
+            plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-") or "photos"
             raise InputError(
-                f"{text}: {name!r} cannot be part of a URL; write NAME=PATH with a name of "
-                "letters, digits, '-', '_' and '.'"
+                f"{text}: {name!r} cannot be part of a URL; name it with letters, digits, '-', '_' "
+                f"and '.': lookalike serve {shlex.quote(f'{plain}={path}')}"
             )
         if name in paths:
             raise InputError(

@@ -29,6 +29,7 @@ from lookalike.sources.base import Item, Source
 from lookalike.sources.folder import FolderSource, file_signature, file_size
 from lookalike.sources.manifest import ManifestSource
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
+from lookalike.sources.path_kinds import check_source
 from lookalike.sources.shards import PARQUET, TAR, ShardSource, image_column, open_shards
 from lookalike.sources.tables import SUFFIXES as TABLES
 from lookalike.sources.urls import read_url
@@ -183,12 +184,11 @@ def _open(spec: str | Path, on_progress: ProgressCallback, options: SourceOption
     if text.startswith(DATASET_PREFIX):
         return _refuse_options(load_dataset(text, on_progress), options)
     path = Path(native_path(expand_home(spec)))
+    check_source(path)
     if path.is_dir():
         folder = FolderSource.scan(path, options)
         shards = None if len(folder) else open_shards(path, options)
         return folder if shards is None else _refuse_pages(shards, options)
-    if not path.exists():
-        raise SourceError(f"{escape_name(str(path))}: there is no such file or folder")
     _check_regular(path)
     suffix = path.suffix.lower()
     if suffix == TAR or (suffix == PARQUET and image_column(path) is not None):
