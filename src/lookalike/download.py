@@ -7,7 +7,6 @@ is tried. Only verified files are cached, each by an atomic rename.
 from __future__ import annotations
 
 import hashlib
-import http.client
 import importlib.util
 import logging
 import shutil
@@ -15,8 +14,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,15 +26,15 @@ from lookalike.config import settings
 from lookalike.errors import FetchError, SourceError
 from lookalike.formatting import without_url_secrets
 from lookalike.images import idx
+from lookalike.transfer.addresses import FileTransfer
+from lookalike.transfer.partial import PartialFile
+from lookalike.transfer.sums import RemoteFile
 from lookalike.types import Progress, ProgressCallback, ignore_progress
 
 log = logging.getLogger(__name__)
 
-_TIMEOUT_S = 10
 _COMMAND_TIMEOUT_S = 600
-_DOWNLOAD_TIMEOUT_S = 3_600
 _MAX_BYTES = 2_000_000_000
-_BLOCK = 1 << 18
 _MAX_LISTED = 6
 
 
@@ -170,26 +167,20 @@ class WebFolder:
         return {name: self._download(name, on_progress) for name in names}
 
     def _download(self, name: str, on_progress: ProgressCallback) -> bytes:
-        url, started = f"{self.base}{name}.gz", time.monotonic()
+        url = f"{self.base}{name}.gz"
+        transfer = FileTransfer(f"{name}.gz", url)
+        file = RemoteFile(transfer.size(url))
+        if file.size > _MAX_BYTES:
+            raise FetchError(f"{name}.gz: larger than {_MAX_BYTES / 1e9:g} GB")
+
+        def on_bytes(done: int) -> None:
+            on_progress(Progress(f"download {name}", done, file.size, "bytes"))
+
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             path = Path(folder) / f"{name}.gz"
-            try:
-                with (
-                    urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response,
-                    path.open("wb") as file,
-                ):
-                    total = int(response.headers.get("Content-Length") or 0) or None
-                    done = 0
-                    while block := response.read(_BLOCK):
-                        file.write(block)
-                        done += len(block)
-                        if done > _MAX_BYTES:
-                            raise FetchError(f"{name}.gz: larger than {_MAX_BYTES / 1e9:g} GB")
-                        if time.monotonic() - started > _DOWNLOAD_TIMEOUT_S:
-                            raise FetchError(f"{name}.gz: took over {_DOWNLOAD_TIMEOUT_S:,} s")
-                        on_progress(Progress(f"download {name}", done, total, "bytes"))
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                raise FetchError(f"{name}.gz: {getattr(error, 'reason', error)}") from error
+            with PartialFile(Path(folder) / "partial", file) as partial:
+                transfer.download(url, f"{name}.gz", partial, on_bytes)
+                partial.finish(path)
             return idx.read_bytes(path)
 
 

@@ -28,9 +28,10 @@ from lookalike.errors import (
     SettingError,
     StorageError,
 )
-from lookalike.hub import HubFile, HubModel, open_model
+from lookalike.hub import HubModel, open_model
 from lookalike.hub.model_card import license_of
 from lookalike.progress import reporting
+from lookalike.transfer.sums import RemoteFile
 from lookalike.types import Progress
 from tests.conftest import Require
 from tests.hub_server import PATIENCE_S, HubServer, git_sha1, hub_server
@@ -58,7 +59,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that were waited before requests were made again, which takes none here."""
     seconds: list[float] = []
-    monkeypatch.setattr("lookalike.hub.transfer.wait", seconds.append)
+    monkeypatch.setattr("lookalike.transfer.client.wait", seconds.append)
     return seconds
 
 
@@ -79,8 +80,8 @@ def test_a_model_is_opened_at_one_commit_with_license_sizes_and_sums(hub: HubSer
     assert model.commit == hub.models[REPO].revisions["main"]
     assert model.license == "apache-2.0"
     config = FILES["config.json"]
-    assert model.find("config.json") == HubFile(len(config), None, git_sha1(config))
-    assert model.find(MODEL) == HubFile(len(BIG), hashlib.sha256(BIG).hexdigest(), None)
+    assert model.find("config.json") == RemoteFile(len(config), None, git_sha1(config))
+    assert model.find(MODEL) == RemoteFile(len(BIG), hashlib.sha256(BIG).hexdigest(), None)
     assert model.find("onnx/other.onnx") is None
     assert model.read("config.json") == config
     places = model.fetch([MODEL, "config.json", MODEL])
@@ -536,12 +537,12 @@ def test_servers_that_stay_busy_are_given_up(hub: HubServer, waits: list[float])
 
 def test_no_connection(hub: HubServer, monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(FetchError, match=r"127\.0\.0\.1:9 refuses connections, 5 times"):
+    with pytest.raises(FetchError, match=r"127\.0\.0\.1:9 refuses connections.*HF_HUB_OFFLINE=1"):
         open_model(REPO)
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
     with pytest.raises(FetchError, match=r"hub\.invalid could not be resolved.*HF_HUB_OFFLINE=1"):
         open_model(REPO)
-    assert len(waits) == 4
+    assert waits == []
 
 
 @pytest.mark.parametrize(
@@ -861,7 +862,7 @@ def test_copies_instead_of_links_are_used_by_their_size(hub: HubServer, tmp_path
     (snapshot / "README.md").write_bytes(b"---\nlicense: mit\n---")
     model = open_model(REPO, "c" * 40)
     assert model.license == "mit"
-    assert model.find("config.json") == HubFile(2)
+    assert model.find("config.json") == RemoteFile(2)
     assert model.read("config.json") == b"{}"
     assert hub.requests == []
 

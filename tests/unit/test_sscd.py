@@ -282,7 +282,7 @@ def server(weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """A mirror that has the weights and redirects to a second host; an empty cache."""
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "cache"))
     monkeypatch.setattr("lookalike.encoders.sscd.SIZE", len(weights))
-    monkeypatch.setattr("lookalike.hub.transfer._BACKOFF_S", 0.0)
+    monkeypatch.setattr("lookalike.transfer.client._BACKOFF_S", 0.0)
     with hub_server() as hub:
         hub.add("a/mirror", {f"sscd/{WEIGHTS}": weights})
         address = hub.variables(tmp_path)["HF_ENDPOINT"]
@@ -336,7 +336,7 @@ def test_a_failed_download_is_resumed_by_the_next_one(
 ) -> None:
     server.faults.cut_after, server.faults.cuts = len(weights) // 2, 1
     with monkeypatch.context() as patch:
-        patch.setattr("lookalike.hub.transfer.Transfer._wait", stop)
+        patch.setattr("lookalike.transfer.client.Transfer._wait", stop)
         with pytest.raises(FetchError, match="stopped"):
             open_encoder("sscd")
     assert find_encoder_spec("sscd").weight_files() == []

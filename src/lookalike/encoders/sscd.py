@@ -276,7 +276,7 @@ def _download() -> Path:
         FetchError: it cannot be fetched; the message says where it could be put.
         StorageError: the cache cannot be written.
     """
-    from lookalike.hub.addresses import fetch_file
+    from lookalike.transfer.addresses import fetch_file
 
     config = settings()
     path = _folder() / FILES[0]

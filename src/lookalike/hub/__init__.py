@@ -5,6 +5,6 @@ opening of a model nothing is requested again, neither for its files nor for tho
 """
 
 from lookalike.hub.models import HubModel, open_model
-from lookalike.hub.sums import HubFile
+from lookalike.transfer.sums import RemoteFile
 
-__all__ = ["HubFile", "HubModel", "open_model"]
+__all__ = ["HubModel", "RemoteFile", "open_model"]

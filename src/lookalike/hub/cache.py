@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +28,8 @@ from lookalike.errors import ArtifactError, BusyError, StorageError
 from lookalike.files import read_regular
 from lookalike.formatting import printable
 from lookalike.hub.names import check_path, is_commit
-from lookalike.hub.sums import HubFile, mismatch
+from lookalike.transfer.storage import cache_error, check_space
+from lookalike.transfer.sums import RemoteFile, mismatch
 
 log = logging.getLogger(__name__)
 
@@ -41,31 +41,6 @@ _LOCK_WAIT_S = 4 * 3600
 
 _RECORD_WAIT_S = 20
 _MAX_SIZE = 1 << 50
-_SPARE_BYTES = 50_000_000
-"""Bytes of the disk that a download leaves free."""
-
-
-def cache_error(path: Path, error: OSError | str) -> StorageError:
-    """Return the error that the cache cannot be written, and what to do about it."""
-    reason = error if isinstance(error, str) else error.strerror or str(error)
-    return StorageError(
-        f"{path}: cannot be written ({reason}); nothing was changed. Make room or choose another "
-        "cache folder with LOOKALIKE_DATA"
-    )
-
-
-def check_space(folder: Path, size: int) -> None:
-    """Check that files of so many bytes fit on the disk of a folder.
-
-    Raises:
-        StorageError: they do not.
-    """
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError:
-        return
-    if free < size + _SPARE_BYTES:
-        raise cache_error(folder, f"{size / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free")
 
 
 @dataclass(slots=True)
@@ -73,7 +48,7 @@ class CommitRecord:
     """What is known of one commit of a model: its license and files, None for absent ones."""
 
     license: str | None = None
-    files: dict[str, HubFile | None] = field(default_factory=dict)
+    files: dict[str, RemoteFile | None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -105,7 +80,7 @@ class ModelCache:
         name = hashlib.sha256(path.encode()).hexdigest()[:32]
         return self.folder / commit / "incomplete" / name
 
-    def has(self, commit: str, path: str, file: HubFile) -> bool:
+    def has(self, commit: str, path: str, file: RemoteFile) -> bool:
         """Return whether a file is there; a damaged one is deleted."""
         place = self.path(commit, path)
         if not place.is_file():
@@ -182,7 +157,7 @@ def _files_below(folder: Path) -> dict[str, Path]:
     return {place.relative_to(folder).as_posix(): place for place in places if place.is_file()}
 
 
-def _damage(path: Path, file: HubFile) -> str:
+def _damage(path: Path, file: RemoteFile) -> str:
     """Return what is wrong with the bytes of a file; empty if nothing is."""
     try:
         return mismatch(path, file)
@@ -217,7 +192,7 @@ def _commit(fields: Fields) -> CommitRecord:
     )
 
 
-def _file(fields: Fields) -> HubFile:
+def _file(fields: Fields) -> RemoteFile:
     def sum_(name: str, digits: int) -> str | None:
         if not fields.has(name):
             return None
@@ -226,7 +201,7 @@ def _file(fields: Fields) -> HubFile:
         return text
 
     size = fields.integer("size", 0, _MAX_SIZE)
-    return HubFile(size, sum_("sha256", 64), sum_("git_sha1", 40))
+    return RemoteFile(size, sum_("sha256", 64), sum_("git_sha1", 40))
 
 
 class OtherCache:
@@ -258,14 +233,14 @@ class OtherCache:
         """Return where a file is, if it is there."""
         return self._snapshot(commit) / check_path(path, self._repo)
 
-    def file(self, commit: str, path: str) -> HubFile | None:
+    def file(self, commit: str, path: str) -> RemoteFile | None:
         """Return a file that is there, with the sum that the name of its blob is."""
         place = self.path(commit, path)
         try:
             if not place.is_file():
                 return None
             name = place.readlink().name if place.is_symlink() else ""
-            return HubFile.of_sum(place.stat().st_size, name)
+            return RemoteFile.of_sum(place.stat().st_size, name)
         except OSError:
             return None
 
@@ -275,7 +250,7 @@ class OtherCache:
             return (self._folder / ".no_exist" / commit / check_path(path, self._repo)).is_file()
         return False
 
-    def has(self, commit: str, path: str, file: HubFile) -> bool:
+    def has(self, commit: str, path: str, file: RemoteFile) -> bool:
         """Return whether a file is there; a damaged one is left to the tool that wrote it."""
         place = self.path(commit, path)
         if not place.is_file():

@@ -17,8 +17,7 @@ from lookalike.config import HubSettings
 from lookalike.errors import FetchError
 from lookalike.formatting import printable, shorten
 from lookalike.hub.names import is_commit
-from lookalike.hub.sums import HubFile
-from lookalike.hub.transfer import (
+from lookalike.transfer.client import (
     MAX_REDIRECTS,
     REDIRECTS,
     Transfer,
@@ -26,6 +25,7 @@ from lookalike.hub.transfer import (
     host_of,
     status_of,
 )
+from lookalike.transfer.sums import RemoteFile
 
 _MAX_BYTES = 50_000_000_000
 
@@ -35,7 +35,7 @@ class Description:
     """A commit, and a file of it, None if it has no such file."""
 
     commit: str
-    file: HubFile | None
+    file: RemoteFile | None
 
 
 class MissingRevisionError(FetchError):
@@ -102,7 +102,7 @@ class HubClient(Transfer):
                 f"{self.label(path)}: {self._config.endpoint} does not say its size, or one of "
                 f"over {_MAX_BYTES / 1e9:g} GB"
             )
-        return Description(commit, HubFile.of_sum(int(size), entity_tag(tag)))
+        return Description(commit, RemoteFile.of_sum(int(size), entity_tag(tag)))
 
     def _not_found(
         self, headers: http.client.HTTPMessage, revision: str, commit: str

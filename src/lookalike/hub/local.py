@@ -1,4 +1,4 @@
-"""What is on this machine of a model of the hub, without a request and without reading its files."""
+"""What this machine has of a model of the hub, without a request and without reading files."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from lookalike.hub.cache import CommitRecord, ModelCache, ModelRecord, OtherCach
 from lookalike.hub.client import HubClient, MissingRevisionError
 from lookalike.hub.model_card import license_of
 from lookalike.hub.names import check_path, check_repo, check_revision
-from lookalike.hub.partial import PartialFile
-from lookalike.hub.sums import HubFile
 from lookalike.progress import current_progress, notice
+from lookalike.transfer.partial import PartialFile
+from lookalike.transfer.sums import RemoteFile
 from lookalike.types import Progress
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class HubModel:
     def __repr__(self) -> str:
         return f"HubModel({self.repo!r}, revision={self.revision!r}, commit={self.commit!r})"
 
-    def find(self, path: str) -> HubFile | None:
+    def find(self, path: str) -> RemoteFile | None:
         """Return the size and sum of a file, None if the model has no such file.
 
         The hub is asked once; offline, a file that nothing is known of counts as absent (see
@@ -148,7 +148,7 @@ class HubModel:
             places |= self._download(missing)
         return {path: place for path in files if (place := places[path]) is not None}
 
-    def _existing(self, path: str) -> HubFile:
+    def _existing(self, path: str) -> RemoteFile:
         file = self.find(path)
         if file is None:
             raise FetchError(
@@ -156,7 +156,7 @@ class HubModel:
             )
         return file
 
-    def _place(self, path: str, file: HubFile) -> Path | None:
+    def _place(self, path: str, file: RemoteFile) -> Path | None:
         """Return where a file is on this machine, None if it is not."""
         if self._cache.has(self.commit, path, file):
             return self._cache.path(self.commit, path)
@@ -164,7 +164,7 @@ class HubModel:
             return self._other.path(self.commit, path)
         return None
 
-    def _download(self, files: dict[str, HubFile]) -> dict[str, Path | None]:
+    def _download(self, files: dict[str, RemoteFile]) -> dict[str, Path | None]:
         client = self._client()
         size = sum(file.size for file in files.values())
         if size > _SILENT_BYTES:
@@ -191,7 +191,7 @@ class HubModel:
         return places
 
     def _download_file(
-        self, client: HubClient, path: str, file: HubFile, on_bytes: Callable[[int], None]
+        self, client: HubClient, path: str, file: RemoteFile, on_bytes: Callable[[int], None]
     ) -> None:
         if not file.has_sum:
             endpoint = hub_settings().endpoint
@@ -208,7 +208,7 @@ class HubModel:
                 raise
             sha256 = partial.hasher.sha256
             partial.finish(self._cache.path(self.commit, path))
-        self._remember(path, HubFile(file.size, sha256, file.git_sha1))
+        self._remember(path, RemoteFile(file.size, sha256, file.git_sha1))
 
     def _client(self) -> HubClient:
         config = hub_settings()
@@ -226,7 +226,7 @@ class HubModel:
     def _known(self) -> CommitRecord:
         return self._record.commits.setdefault(self.commit, CommitRecord())
 
-    def _remember(self, path: str, file: HubFile | None) -> None:
+    def _remember(self, path: str, file: RemoteFile | None) -> None:
         def change(record: ModelRecord) -> None:
             record.commits.setdefault(self.commit, CommitRecord()).files[path] = file
 
@@ -245,7 +245,7 @@ class HubModel:
         if (commit := self._record.revisions.get(revision)) is not None:
             return commit
         commit = self._other.commit(revision)
-        files: dict[str, HubFile | None] = {}
+        files: dict[str, RemoteFile | None] = {}
         if commit is None:
             commit, files = self._ask_commit()
 
@@ -257,7 +257,7 @@ class HubModel:
         self._cache.update(change)
         return commit
 
-    def _ask_commit(self) -> tuple[str, dict[str, HubFile | None]]:
+    def _ask_commit(self) -> tuple[str, dict[str, RemoteFile | None]]:
         """Return the commit of the revision, and what was found out about its files."""
         client = self._client()
         for path in _PROBES:

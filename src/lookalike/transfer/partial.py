@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 from lookalike.artifacts import flush
 from lookalike.files import open_regular
-from lookalike.hub.cache import cache_error
-from lookalike.hub.sums import Hasher, HubFile
+from lookalike.transfer.storage import cache_error
+from lookalike.transfer.sums import Hasher, RemoteFile
 
 _BLOCK = 1 << 20
 _LONGEST_TAG = 400
@@ -32,7 +32,7 @@ class PartialFile:
         is_mixed: whether its bytes are of more than one response.
     """
 
-    def __init__(self, path: Path, file: HubFile) -> None:
+    def __init__(self, path: Path, file: RemoteFile) -> None:
         self._path = path
         self._tag_path = path.with_name(path.name + ".tag")
         self._file: BinaryIO | None = None

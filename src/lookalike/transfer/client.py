@@ -27,7 +27,7 @@ from lookalike._version import __version__
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import FetchError
 from lookalike.formatting import printable, shorten, without_url_secrets
-from lookalike.hub.partial import PartialFile
+from lookalike.transfer.partial import PartialFile
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class Transfer(ABC):
                 raise FetchError(
                     f"{label}: what {host_of(url)} sent is not this file "
                     f"({problem}); it was deleted. Try again; if that does not help, what lies "
-                    f"between{self.setting and f' ({self.setting}'}, a proxy) changes files"
+                    f"between ({', '.join(self._between())}) changes files"
                 )
             log.warning("%s: what was resumed is wrong; downloaded anew", label)
 
@@ -316,17 +316,25 @@ class Transfer(ABC):
             )
         if isinstance(reason, socket.gaierror):
             return FetchError(
-                f"{self.name}: the address of {host} could not be resolved; check the "
-                f"connection, the proxy and {self.setting}{self.offline_hint}"
+                f"{self.name}: the address of {host} could not be resolved"
+                f"{self._check_connection()}"
             )
         if isinstance(reason, TimeoutError):
             return _TransientError(f"{host} did not answer for {_TIMEOUT_S} s")
         if isinstance(reason, OSError) and reason.errno == errno.ECONNREFUSED:
-            return _TransientError(f"{host} refuses connections")
+            return FetchError(f"{self.name}: {host} refuses connections{self._check_connection()}")
         if isinstance(error, ValueError | http.client.InvalidURL):
             return FetchError(f"{self.name}: {host} was not asked: {printable(str(error))}")
         text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
         return _TransientError(f"the connection to {host} failed ({shorten(printable(str(text)))})")
+
+    def _between(self) -> list[str]:
+        """Return what may lead requests elsewhere."""
+        return ["a proxy", *([self.setting] if self.setting else [])]
+
+    def _check_connection(self) -> str:
+        places = " and ".join(self._between())
+        return f"; check the connection, {places}{self.offline_hint}"
 
     def redirect(self, url: str, headers: http.client.HTTPMessage) -> str:
         """Return where a response leads.

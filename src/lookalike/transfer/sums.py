@@ -1,4 +1,4 @@
-"""Sums of the files of models: SHA-256 of large files, git's SHA-1 of small ones."""
+"""Sums of files: SHA-256, and the SHA-1 that git and the hub of models name small files by."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class HubFile:
-    """A file of a model.
+class RemoteFile:
+    """A file as its server describes it.
 
     Attributes:
         size: in bytes.
-        sha256: in hex; of a small file, None until it was downloaded.
-        git_sha1: of a small file, as git names its blob; None of a large one.
+        sha256: in hex; None if it is not stated, as of small files of the hub.
+        git_sha1: as git names its blob; None if it is not stated, as of large files of the hub.
     """
 
     size: int
@@ -30,7 +30,7 @@ class HubFile:
     git_sha1: str | None = None
 
     @classmethod
-    def of_sum(cls, size: int, text: str) -> HubFile:
+    def of_sum(cls, size: int, text: str) -> RemoteFile:
         """Return a file with the sum that an entity tag or the name of a blob is, if it is one."""
         return cls(
             size,
@@ -47,7 +47,7 @@ class HubFile:
 class Hasher:
     """Sums of bytes that arrive in blocks, compared with those of the file they should be."""
 
-    def __init__(self, file: HubFile) -> None:
+    def __init__(self, file: RemoteFile) -> None:
         self.size = 0
         self._file = file
         self._sha256 = hashlib.sha256()
@@ -83,7 +83,7 @@ class Hasher:
         return ""
 
 
-def mismatch(path: Path, file: HubFile) -> str:
+def mismatch(path: Path, file: RemoteFile) -> str:
     """Return how a file on this machine differs from what it should be; empty if it does not.
 
     Raises:

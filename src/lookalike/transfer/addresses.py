@@ -13,11 +13,11 @@ from pathlib import Path
 from lookalike.artifacts import sole_writer
 from lookalike.errors import FetchError
 from lookalike.formatting import without_url_secrets
-from lookalike.hub.cache import cache_error, check_space
-from lookalike.hub.partial import PartialFile
-from lookalike.hub.sums import HubFile
-from lookalike.hub.transfer import MAX_REDIRECTS, REDIRECTS, Transfer, host_of, status_of
 from lookalike.progress import current_progress, notice
+from lookalike.transfer.client import MAX_REDIRECTS, REDIRECTS, Transfer, host_of, status_of
+from lookalike.transfer.partial import PartialFile
+from lookalike.transfer.storage import cache_error, check_space
+from lookalike.transfer.sums import RemoteFile
 from lookalike.types import Progress
 
 _LOCK_WAIT_S = 4 * 3600
@@ -42,7 +42,7 @@ def fetch_file(address: str, path: Path, *, size: int, license_: str) -> None:
         StorageError: the file cannot be written.
     """
     name = without_url_secrets(address)
-    transfer = _FileTransfer(name, address)
+    transfer = FileTransfer(name, address)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,7 +50,7 @@ def fetch_file(address: str, path: Path, *, size: int, license_: str) -> None:
     with sole_writer(path.with_name(f".{path.name}.lock"), what=path.name, wait=_LOCK_WAIT_S):
         if path.is_file():  # another process fetched it
             return
-        file = HubFile(transfer.size(address))
+        file = RemoteFile(transfer.size(address))
         if abs(file.size - size) > _TOLERANCE * size:
             raise FetchError(
                 f"{name}: has {file.size:,} bytes, not about {size:,}; it is another file"
@@ -67,7 +67,7 @@ def fetch_file(address: str, path: Path, *, size: int, license_: str) -> None:
             partial.finish(path)
 
 
-class _FileTransfer(Transfer):
+class FileTransfer(Transfer):
     """Transfer of one file, without a token."""
 
     setting = "LOOKALIKE_MIRROR"
