@@ -23,7 +23,7 @@ from typing import Protocol
 
 from lookalike.artifacts import write_cache
 from lookalike.config import settings
-from lookalike.errors import FetchError, SourceError
+from lookalike.errors import FetchError, SourceError, StorageError
 from lookalike.formatting import without_url_secrets
 from lookalike.images import idx
 from lookalike.transfer.addresses import FileTransfer
@@ -178,9 +178,12 @@ class WebFolder:
 
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             path = Path(folder) / f"{name}.gz"
-            with PartialFile(Path(folder) / "partial", file) as partial:
-                transfer.download(url, f"{name}.gz", partial, on_bytes)
-                partial.finish(path)
+            try:
+                with PartialFile(Path(folder) / "partial", file) as partial:
+                    transfer.download(url, f"{name}.gz", partial, on_bytes)
+                    partial.finish(path)
+            except StorageError as error:
+                raise FetchError(f"{name}.gz: no room for it in {folder} (TMPDIR)") from error
             return idx.read_bytes(path)
 
 

@@ -27,6 +27,7 @@ from lookalike.download import (
 )
 from lookalike.errors import FetchError, UnknownNameError
 from tests.conftest import Require
+from tests.hub_server import hub_server
 from tests.unit.test_idx import idx_bytes
 
 NAMES = tuple(MNIST.checksums)
@@ -82,6 +83,20 @@ def test_a_download_fills_the_cache_and_is_not_repeated(
     assert sorted(path.name for path in cache.iterdir()) == sorted(NAMES)
     shutil.rmtree(folder)
     assert dataset.load("test").images.shape == (2, 28, 28)
+
+
+def test_a_download_that_is_cut_is_resumed_and_redirects_are_followed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.transfer.client.wait", lambda _: None)
+    with hub_server() as hub:
+        hub.add("a/mirror", {f"{name}.gz": gzip.compress(data) for name, data in FILES.items()})
+        hub.faults.cut_after, hub.faults.cuts = 20, 2
+        dataset = tiny(WebFolder(f"{hub.endpoint}/a/mirror/resolve/main/"))
+        assert dataset.load("train").labels.tolist() == [3, 1]
+        ranges = [each.headers["range"] for each in hub.requests if "range" in each.headers]
+    assert set(ranges) == {"bytes=20-", "bytes=40-"}
+    assert sorted(path.name for path in cache.iterdir()) == sorted(NAMES)
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(
