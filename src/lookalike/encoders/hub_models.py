@@ -168,7 +168,7 @@ def _open(name: str, files: ModelFiles, layout: Layout, options: ModelOptions) -
     encoder = ImageTextEncoder(
         name, image, preprocessing, text=text, tokenizer=tokenizer, origin=origin
     )
-    _check_text(encoder, length)
+    _check_text(encoder, text, length)
     return _checked(encoder)
 
 
@@ -220,10 +220,17 @@ def _checked(encoder: NetworkEncoder) -> NetworkEncoder:
     return encoder
 
 
-def _check_text(encoder: ImageTextEncoder, length: int | None) -> None:
-    """Check that the networks of images and texts embed in one space."""
-    ids = np.ones((1, length or 4), np.int64)
-    dim = encoder.run_text(ids, np.ones_like(ids)).shape[1]
+def _check_text(encoder: ImageTextEncoder, text: bytes, length: int | None) -> None:
+    """Check that the networks of images and texts embed in one space.
+
+    The network of texts, which is not needed to embed images, is run only if it does not say how
+    long its embeddings are.
+    """
+    shape = read_signature(text, name=f"encoder {encoder.name!r}").outputs[0].shape or (None,)
+    dim = shape[-1]
+    if dim is None:
+        ids = np.ones((1, length or 4), np.int64)
+        dim = encoder.run_text(ids, np.ones_like(ids)).shape[1]
     if dim != encoder.dim:
         raise InputError(
             f"encoder {encoder.name!r}: embeddings have {encoder.dim:,} numbers for images and "
