@@ -590,16 +590,16 @@ def test_progress_and_a_notice_before_a_large_download(
     with caplog.at_level(logging.INFO, "lookalike.notice"), reporting(reports.append):
         model = open_model("owner/larger")
         model.fetch(["b.bin"])
-        assert caplog.messages == []
+        assert (caplog.messages, reports) == ([], [])
         model.fetch(["a.bin", "b.bin"])
         model.fetch(["a.bin", "b.bin"])
     assert caplog.messages == [
         f"downloading hub:owner/larger (commit {model.commit[:12]}): 2.0 MB, license: not stated"
     ]
     assert {(each.task, each.unit) for each in reports} == {("download hub:owner/larger", "bytes")}
-    large = [each for each in reports if each.total == len(BIG)]
-    assert [large[0].done, large[-1].done] == [0, len(BIG)]
-    assert [each.done for each in large] == sorted(each.done for each in large)
+    assert {each.total for each in reports} == {len(BIG)}
+    assert [reports[0].done, reports[-1].done] == [0, len(BIG)]
+    assert [each.done for each in reports] == sorted(each.done for each in reports)
 
 
 @pytest.mark.parametrize("name", ["LOOKALIKE_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])

@@ -64,7 +64,6 @@ class ModelCache:
 
     def __init__(self, repo: str) -> None:
         self._repo = repo
-        self._warned = False
         self.folder = settings().data / "hub" / repo
 
     def path(self, commit: str, path: str) -> Path:
@@ -104,16 +103,14 @@ class ModelCache:
         return ModelRecord()
 
     def update(self, change: Callable[[ModelRecord], None]) -> None:
-        """Change what is known of the model; log a warning if it cannot be written."""
+        """Change what is known of the model; nothing happens if it cannot be written."""
         try:
             with self._lock("record.lock", wait=_RECORD_WAIT_S):
                 record = self.record()
                 change(record)
                 write_atomically(self.folder / "model.json", _record_bytes(record))
         except StorageError as error:
-            if not self._warned:
-                log.warning("the hub will be asked again the next time: %s", error)
-            self._warned = True
+            log.info("the hub will be asked again the next time: %s", error)
 
     @contextlib.contextmanager
     def downloading(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from lookalike.hub.names import check_path, check_repo, check_revision
 from lookalike.progress import current_progress, notice
 from lookalike.transfer.partial import PartialFile
 from lookalike.transfer.sums import RemoteFile
-from lookalike.types import Progress
+from lookalike.types import Progress, ignore_progress
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _PROBES = (_CARD, "config.json")
 _LARGEST_READ = 200_000_000
 _LARGEST_CARD = 10_000_000
 _SILENT_BYTES = 1_000_000
-"""Downloads of up to so many bytes are not announced."""
+"""Downloads of up to so many bytes are not shown."""
 
 
 def open_model(repo: str, revision: str = "main") -> HubModel:
@@ -175,7 +175,7 @@ class HubModel:
         places: dict[str, Path | None] = {}
         with self._cache.downloading():
             done = 0
-            on_progress = current_progress()
+            on_progress = current_progress() if size > _SILENT_BYTES else ignore_progress
             for path, file in files.items():
                 place = self._cache.path(self.commit, path)
                 if not self._cache.has(self.commit, path, file):  # nor did another process load it
