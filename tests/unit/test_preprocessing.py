@@ -48,14 +48,15 @@ def test_the_shorter_side_is_resized_before_the_crop(shape: tuple[int, int], sid
 def test_an_image_that_is_smaller_than_the_crop_is_padded() -> None:
     image = photo(20, 40)
     p = Preprocessing(21, 21, 3, resize=(21, 21), resize_mode="contain", fill=(10, 20, 30))
-    [row] = p.apply([image])
-    assert (row[:5] == (10, 20, 30)).all()
-    assert (row[15:] == (10, 20, 30)).all()
     resized = Image.fromarray(image).resize((21, 10), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(row[5:15], np.asarray(resized))
+    for top, each in ((6, p), (5, replace(p, round_offset=True))):
+        [row] = each.apply([image])
+        np.testing.assert_array_equal(row[top : top + 10], np.asarray(resized))
+        outside = np.delete(row, range(top, top + 10), axis=0)
+        assert (outside == (10, 20, 30)).all()
     [gray] = Preprocessing(21, 21, 3, resize=(16, 16), resize_mode="cover").apply([image[:, :, 0]])
-    assert (gray[[0, 1, -1, -2]] == 0).all()
-    assert gray[2:-3].any(axis=(1, 2)).all()
+    assert (gray[[0, 1, 2, -1, -2]] == 0).all()
+    assert gray[3:-2].any(axis=(1, 2)).all()
 
 
 def test_the_crop_is_placed_as_the_reference_does() -> None:

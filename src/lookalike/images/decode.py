@@ -54,7 +54,7 @@ from lookalike.images.raster import (
 from lookalike.types import ImageArray
 
 FILTERS = {each.name.lower(): each for each in Image.Resampling}
-"""Pillow's resampling filters: bilinear, bicubic, lanczos, nearest, box and hamming."""
+"""Pillow's resampling filters, such as ``bilinear``, ``bicubic``, ``lanczos`` and ``nearest``."""
 
 RESIZE_MODES = ("exact", "cover", "contain")
 """How an image is resized to a height and width before the crop: stretched to them, or with its
@@ -413,8 +413,9 @@ class Resize:
         width: in pixels.
         mode: one of :data:`RESIZE_MODES`.
         fill: levels of what the crop has outside of the resized image, one or three.
-        round_offset: a crop that is half a pixel off the grid begins at the even pixel, as in
-            torchvision; otherwise at the one before, as in transformers.
+        round_offset: a crop that is half a pixel off the grid begins at the even pixel, and the
+            larger padding is behind the image, as in torchvision; otherwise the crop begins at the
+            pixel before, and the larger padding is before the image, as in transformers.
     """
 
     height: int
@@ -429,10 +430,12 @@ class Resize:
             return self.height, self.width
         ratios = (self.height / rows, self.width / columns)
         if self.mode == "cover":
-            # The shorter side exactly, the longer one cut to whole pixels, as torchvision does.
+            # One side exactly; the other is cut to whole pixels for a square, as torchvision does,
+            # and rounded otherwise, as timm does.
+            whole = int if self.height == self.width else round
             if ratios[0] >= ratios[1]:
-                return self.height, max(1, int(self.height * columns / rows))
-            return max(1, int(self.width * rows / columns)), self.width
+                return self.height, max(1, whole(self.height * columns / rows))
+            return max(1, whole(self.width * rows / columns)), self.width
         scale = min(ratios)
         return max(1, round(rows * scale)), max(1, round(columns * scale))
 
@@ -461,8 +464,10 @@ def resize_and_crop(
     offsets = [round(half) if resize.round_offset else int(half) for half in halves]
     # Where the resized image is smaller, the offset is that of the image in the crop.
     starts = [o if full > side else 0 for o, full, side in zip(offsets, scaled, crop, strict=True)]
+    place = int if resize.round_offset else math.ceil
     places = [
-        int(h) if full < side else 0 for h, full, side in zip(halves, scaled, crop, strict=True)
+        place(half) if full < side else 0
+        for half, full, side in zip(halves, scaled, crop, strict=True)
     ]
     if math.prod(scaled) > _WHOLE * math.prod(crop):
         # Only the crop is computed: equal but for rounding.
