@@ -13,7 +13,7 @@ from lookalike.cli.options import AsJson
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lookalike.encoders.catalog import Family
+    from lookalike.encoders.short_names import Family
     from lookalike.encoders.specs import EncoderSpec
 
 _Name = Annotated[
@@ -38,8 +38,8 @@ def encoders(name: _Name = None, as_json: AsJson = False) -> None:
       clip-b32,dtype=fp16         another precision: q8, fp16, fp32
       efficientnet-lite0+sscd     concatenated embeddings
     """
-    from lookalike.encoders.catalog import FAMILIES
     from lookalike.encoders.registry import encoder_specs, find_encoder_spec
+    from lookalike.encoders.short_names import FAMILIES
     from lookalike.errors import is_installed
 
     if name is not None and name not in {family.form for family in FAMILIES}:
@@ -54,7 +54,7 @@ def encoders(name: _Name = None, as_json: AsJson = False) -> None:
         [row for row in rows if row["download"] is None], ("name", "summary"), title="Built in"
     )
     networks = [row for row in rows if row["download"] is not None]
-    columns = ("name", "summary", "dim", "input", "license", "text", "state")
+    columns = ("name", "summary", "dim", "px", "license", "text", "state")
     _print_columns([_brief(row) for row in networks], columns, title="\nPretrained networks")
     _print_columns(families, ("example", "summary", "state"), title="\nMore by name")
     if not is_installed("tokenizers"):
@@ -92,7 +92,7 @@ def _state(spec: EncoderSpec, files: Sequence[Path]) -> str | None:
         return "cached" if settings().data in files[0].parents else "installed"
     if settings().offline:
         return "not cached"
-    return f"downloads {spec.download / 1e6:,.0f} MB"
+    return f"download {spec.download / 1e6:,.0f} MB"
 
 
 def _family_row(family: Family) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **row,
         "dim": row["dim"] or "-",
-        "input": row["input"].partition("x")[0],
+        "px": row["input"].partition("x")[0],
         "text": "yes" if row["text"] else "no",
     }
 

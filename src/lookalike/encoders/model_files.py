@@ -20,6 +20,7 @@ from lookalike.encoders.onnx_files import external_files, with_external_data
 from lookalike.encoders.options import DTYPES, ModelOptions
 from lookalike.errors import InputError
 from lookalike.files import read_regular
+from lookalike.progress import notice
 
 if TYPE_CHECKING:
     from lookalike.hub import HubModel
@@ -50,6 +51,11 @@ class ModelFiles(ABC):
         self.label = label
         self.hashes: dict[str, str] = {}
         """SHA-256 of the files that were read, by path."""
+
+    @property
+    def hint(self) -> str:
+        """What ends a message about a file that is not there."""
+        return ""
 
     @abstractmethod
     def has(self, path: str) -> bool:
@@ -107,7 +113,7 @@ class ModelFiles(ABC):
         missing = [each for each in weights.values() if not self.has(each)]
         if missing:
             raise InputError(
-                f"{self.label}: {path} has its weights in {', '.join(missing)}, which is not there"
+                f"{self.label}: {path} has its weights in {', '.join(missing)}, which is not there{self.hint}"
             )
         places = self.locate(list(weights.values()))
         for each in weights.values():
@@ -156,6 +162,11 @@ class HubFiles(ModelFiles):
         super().__init__(f"hub:{model.repo}")
         self._model = model
 
+    @property
+    def hint(self) -> str:
+        """Offline, that the hub was not asked."""
+        return self._model.hint
+
     def has(self, path: str) -> bool:
         """Return whether there is such a file."""
         return self._model.find(path) is not None
@@ -175,6 +186,45 @@ class HubFiles(ModelFiles):
             "commit": self._model.commit,
             "license": self._model.license or "see the model's page",
         }
+
+
+class _LocalFiles(FolderFiles):
+    """Files of a model on the hub that are on this machine."""
+
+    def __init__(self, places: Mapping[str, Path]) -> None:
+        super().__init__(Path())
+        self._places = places
+
+    def has(self, path: str) -> bool:
+        """Return whether there is such a file."""
+        return path in self._places
+
+    def locate(self, paths: Sequence[str]) -> Mapping[str, Path]:
+        """Return where files are."""
+        return {path: self._places[path] for path in paths}
+
+
+def local_networks(repo: str, dtype: str, *, with_text: bool) -> list[Path]:
+    """Return the networks of a model of the hub if all of them are on this machine, else nothing.
+
+    Nothing is requested.
+
+    Args:
+        repo: OWNER/NAME.
+        dtype: of :data:`lookalike.encoders.options.DTYPES`.
+        with_text: whether the model has a network of texts, and a tokenizer.
+    """
+    from lookalike.hub.local import local_files
+
+    files = _LocalFiles(local_files(repo))
+    layout = _layout(files, dtype)
+    if layout is None or not files.has(PREPROCESSOR):
+        return []
+    has_both = layout.text is not None or not Path(layout.image).name.startswith("vision_model")
+    if with_text and not (has_both and files.has(TOKENIZER)):
+        return []
+    paths = [*layout.networks, *([TOKENIZER] if with_text else [])]
+    return list(files.locate(paths).values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +251,14 @@ def find_layout(files: ModelFiles, options: ModelOptions, *, name: str) -> Layou
     for dtype in DTYPES if options.dtype is None else [options.dtype]:
         layout = _layout(files, dtype)
         if layout is not None:
+            if files.hint:
+                notice(f"{files.label}: dtype={dtype}{files.hint}")
             return layout
     others = [dtype for dtype in DTYPES if dtype != options.dtype and _layout(files, dtype)]
     if options.dtype is not None and others:
         raise InputError(
             f"encoder {name!r}: has no networks with dtype={options.dtype}; it has dtype="
-            f"{', '.join(others)}"
+            f"{', '.join(others)}{files.hint}"
         )
     raise _unknown_layout(files, name)
 
@@ -245,5 +297,5 @@ def _unknown_layout(files: ModelFiles, name: str) -> InputError:
     return InputError(
         f"encoder {name!r}: has no networks in ONNX (onnx/model.onnx, or onnx/vision_model.onnx "
         f"and onnx/text_model.onnx); it has {listed or 'none of the usual files'}. To export it "
-        f"with torch: {other}"
+        f"with torch: {other}{files.hint}"
     )

@@ -57,12 +57,12 @@ from lookalike.encoders.backbones import (
     TRANSFORMERS_PREFIX,
 )
 from lookalike.encoders.base import NATIVE_LIMIT, Encoder, Preprocessing
-from lookalike.encoders.catalog import DTYPE, FAMILIES, HUB_ALIASES, HubAlias, guesses
 from lookalike.encoders.composite import combine
 from lookalike.encoders.handcrafted import Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
 from lookalike.encoders.options import EncoderOptions, ModelOptions, split_path
 from lookalike.encoders.persistence import load_encoder
+from lookalike.encoders.short_names import DTYPE, FAMILIES, HUB_ALIASES, HubAlias, guesses
 from lookalike.encoders.specs import ENTRY_POINT_GROUP, EncoderSpec, FitEncoder, external_specs
 from lookalike.encoders.sscd import SSCD_PREFIX, SSCD_SPEC, open_sscd
 from lookalike.errors import InputError, SettingError, UnknownNameError

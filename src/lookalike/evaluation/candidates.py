@@ -12,8 +12,8 @@ import numpy as np
 
 from lookalike.arguments import as_texts, check_fields
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.catalog import PHOTOGRAPHS
 from lookalike.encoders.registry import encoder_specs, open_encoder
+from lookalike.encoders.short_names import PHOTOGRAPHS
 from lookalike.errors import MissingDependencyError, SettingError, UnknownNameError
 from lookalike.evaluation.agreement import Quality
 from lookalike.evaluation.baselines import UNUSABLE

@@ -90,7 +90,7 @@ _ALIASES = (
     ),
     HubAlias(
         name="siglip2-b16",
-        summary="multilingual text",
+        summary="multilingual",
         repo="onnx-community/siglip2-base-patch16-224-ONNX",
         license="Apache-2.0",
         dim=768,
@@ -100,7 +100,7 @@ _ALIASES = (
     ),
     HubAlias(
         name="nomic-vision",
-        summary="general images",
+        summary="general",
         repo="nomic-ai/nomic-embed-vision-v1.5",
         license="Apache-2.0",
         dim=768,
