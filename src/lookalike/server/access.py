@@ -76,7 +76,7 @@ def _check_host(headers: Headers, settings: ServeSettings) -> None:
             "host-not-allowed",
             "Host not allowed",
             f"the request is for the host {host[:100]!r}; to allow it, start the service with: "
-            "lookalike serve --allow-host HOST",
+            "lookalike serve GALLERY --allow-host HOST",
         )
 
 
@@ -106,7 +106,7 @@ def _check_site(scope: Scope, headers: Headers, settings: ServeSettings) -> None
         "A link on another site leads to this search."
         if is_link
         else "without API keys, pages of other sites must not use the service; to allow one, start "
-        "it with: lookalike serve --allow-origin ORIGIN",
+        "it with: lookalike serve GALLERY --allow-origin ORIGIN",
         continue_url=_own_url(scope) if is_link else None,
     )
 
@@ -152,8 +152,8 @@ def _check_key(scope: Scope, headers: Headers, settings: ServeSettings) -> None:
                 403,
                 "forbidden",
                 "Writing is disabled",
-                "start the service with lookalike serve --write, or with --keys and send a key "
-                "that has write permission",
+                "start the service with: lookalike serve GALLERY --write; or with --keys, and send "
+                "a key that has write permission",
             )
         return
     scheme, _, secret = headers.get("authorization", "").partition(" ")

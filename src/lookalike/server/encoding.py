@@ -56,7 +56,8 @@ class QueryEncoder:
                 403,
                 "forbidden",
                 "Fetching URLs is disabled",
-                "upload the image instead, or start the service with: lookalike serve --allow-urls",
+                "upload the image instead, or start the service with: lookalike serve GALLERY "
+                "--allow-urls",
             )
         limits = self.settings.limits
         options = FetchOptions(

@@ -73,7 +73,7 @@ def no_gallery_error(path: str | Path) -> ArtifactError:
         ),
         PathKind.IMAGES: (
             "is a folder of images, not a gallery",
-            f"create one: lookalike index {_gallery_name(path)} {quoted}; "
+            f"{_existing_gallery(path)}create one: lookalike index {_gallery_name(path)} {quoted}; "
             f"or search without: lookalike search {quoted} QUERY",
         ),
         PathKind.IMAGE: (
@@ -124,6 +124,16 @@ def gallery_name(path: str | Path) -> str:
     if path.is_file():
         name = name.partition(".")[0] or name
     return f"{(name or 'photos').removesuffix('.gallery')}.gallery"
+
+
+def _existing_gallery(path: str | Path) -> str:
+    """Return the beginning of advice: the gallery here that a folder's images may be in."""
+    folder = Path(expand_home(path))
+    for place in (Path(), folder.parent):
+        gallery = place / gallery_name(folder)
+        if (gallery / GALLERY_MANIFEST).exists():
+            return f"did you mean {shlex.quote(escape_name(str(gallery)))}? "
+    return ""
 
 
 def _gallery_name(path: str | Path) -> str:

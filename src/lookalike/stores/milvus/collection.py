@@ -226,7 +226,7 @@ def open_collection(address: Address) -> Collection:
     if collection is None:
         raise ArtifactError(
             f"{address}: the server has no complete collection {address.name!r}; check the "
-            "address, or index the images: lookalike index"
+            f"address, or index images: lookalike index {address} FOLDER"
         )
     return collection
 
