@@ -612,6 +612,7 @@ def test_offline_only_cached_files_are_used(
     model = open_model(REPO)
     assert model.license == "apache-2.0"
     assert model.fetch([MODEL])[MODEL].read_bytes() == BIG
+    assert model.hint == ""
     assert model.find("config.json") is None
     assert f"{name}=1" in model.hint
     with pytest.raises(FetchError, match=rf"no file config\.json .*{name}=1"):
@@ -620,7 +621,7 @@ def test_offline_only_cached_files_are_used(
         open_model("owner/other")
     assert hub.requests == []
     monkeypatch.delenv(name)
-    assert model.hint == ""
+    assert open_model(REPO).hint == ""
     assert model.read("config.json") == FILES["config.json"]
 
 

@@ -113,7 +113,8 @@ class ModelFiles(ABC):
         missing = [each for each in weights.values() if not self.has(each)]
         if missing:
             raise InputError(
-                f"{self.label}: {path} has its weights in {', '.join(missing)}, which is not there{self.hint}"
+                f"{self.label}: {path} has its weights in {', '.join(missing)}, which is not there"
+                f"{self.hint}"
             )
         places = self.locate(list(weights.values()))
         for each in weights.values():

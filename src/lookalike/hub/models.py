@@ -58,11 +58,14 @@ class HubModel:
         revision: the branch, tag or commit that it was opened by.
         commit: 40 hexadecimal digits.
         license: as its model card states it, such as ``apache-2.0``; empty if that is unknown.
+        hint: ends a message about an absent file: that it may be absent only since the hub may
+            not be asked. Empty unless :meth:`find` would have asked.
     """
 
     def __init__(self, repo: str, revision: str) -> None:
         self.repo = repo
         self.revision = revision
+        self.hint = ""
         self._cache = ModelCache(repo)
         self._other = OtherCache(repo)
         self._record = self._cache.record()
@@ -92,7 +95,8 @@ class HubModel:
             if file is None or file.has_sum:
                 self._remember(path, file)
             return file
-        if hub_settings().offline:
+        if offline := hub_settings().offline:
+            self.hint = f" ({offline}: the hub was not asked; only its cached files are used)"
             return None
         try:
             description = self._client().describe(self.commit, path)
@@ -105,12 +109,6 @@ class HubModel:
             return None
         self._remember(path, description.file)
         return description.file
-
-    @property
-    def hint(self) -> str:
-        """What to say after a file was not there: offline, the hub was not asked; else nothing."""
-        offline = hub_settings().offline
-        return offline and f" ({offline}: the hub was not asked; only its cached files are used)"
 
     def read(self, path: str) -> bytes:
         """Return the verified bytes of a file, which is cached.
