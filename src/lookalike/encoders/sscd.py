@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from lookalike.artifacts import write_cache
 from lookalike.config import settings
 from lookalike.encoders.base import MAX_DIM, Preprocessing
+from lookalike.encoders.pooling import gem
 from lookalike.encoders.specs import EncoderSpec
 from lookalike.errors import ArtifactError, FetchError, InputError
 from lookalike.files import expand_home, read_regular
-from lookalike.onnx_graph import Graph
+from lookalike.onnx_graph import Graph, folded_conv
 from lookalike.types import ImageArray
 
 if TYPE_CHECKING:
@@ -49,9 +50,6 @@ FILES = tuple(f"sscd_disc_mixup.{layout}.pt" for layout in ("torchvision", "torc
 
 The first one is fetched; any of them is used if it is in the cache."""
 
-_GEM_POWER = 3.0
-_GEM_MINIMUM = 1e-6
-_BN_EPSILON = 1e-5
 _MAX_BLOCKS = 64
 _LONGEST_RECORD = 1_000
 
@@ -132,7 +130,7 @@ class _Builder:
                 values, channels = self._block(values, f"layer{layer}.{block}", channels, stride)
         weight = self._array("fc.weight", (None, channels))
         bias = self._array("fc.bias", (len(weight),))
-        embeddings = g.unit_length(g.linear(self._pool(values), weight, bias))
+        embeddings = g.unit_length(g.linear(gem(g, values), weight, bias))
         g.output(embeddings, (None, len(weight)), name="embeddings")
         return g.to_bytes()
 
@@ -172,25 +170,13 @@ class _Builder:
         groups, rest = divmod(channels, width)
         if rest or count % groups:
             raise self._wrong(f"{conv}.weight", f"groups of {channels} channels, not of {width}")
-        scale, offset, mean, variance = (
-            self._array(f"{norm}.{part}", (count,)).astype(np.float64)
-            for part in ("weight", "bias", "running_mean", "running_var")
-        )
-        if variance.min() < 0:
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            self._array(f"{norm}.{part}", (count,))
+        if self._arrays[f"{norm}.running_var"].min() < 0:
             raise self._wrong(f"{norm}.running_var", "no negative numbers")
-        factor = scale / np.sqrt(variance + _BN_EPSILON)
-        folded = (weight * factor[:, None, None, None]).astype(np.float32)
-        bias = (offset - mean * factor).astype(np.float32)
+        folded, bias = folded_conv(self._arrays, conv, norm)
         maps = self._graph.conv(values, folded, bias, stride=stride, padding=padding, groups=groups)
         return maps, count
-
-    def _pool(self, maps: str) -> str:
-        """Pool maps ``(n, c, h, w)`` to ``(n, c)`` (Radenović et al. 2018, section 3.2)."""
-        g = self._graph
-        powers = g.node(
-            "Pow", g.node("Max", maps, g.constant(_GEM_MINIMUM)), g.constant(_GEM_POWER)
-        )
-        return g.node("Pow", g.reduce("ReduceMean", powers, (2, 3)), g.constant(1 / _GEM_POWER))
 
     def _array(self, name: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
         """Return an array; None is any length.
