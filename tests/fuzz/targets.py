@@ -29,9 +29,12 @@ from lookalike.cancellation import check_cancelled
 from lookalike.client import Client
 from lookalike.documents import parse_json
 from lookalike.encoders.handcrafted import Pca
-from lookalike.encoders.onnx_files import check_model, with_external_data
+from lookalike.encoders.image_processor import read_image_processor
+from lookalike.encoders.onnx_files import check_model, external_files, with_external_data
+from lookalike.encoders.onnx_parts import extract, read_signature
 from lookalike.encoders.persistence import load_encoder, save_encoder
 from lookalike.encoders.registry import open_encoder
+from lookalike.encoders.tokenization import text_tokenizer
 from lookalike.errors import LookalikeError
 from lookalike.evaluation.ground_truth import is_header, read_ground_truth
 from lookalike.evaluation.human_judgements import FORMAT, VERSION, read_judgement_files
@@ -506,7 +509,65 @@ def _check_onnx(data: bytes) -> None:
     (folder / "model.onnx.data").write_bytes(bytes(16))
     with contextlib.suppress(LookalikeError):
         check_model(data, name="model.onnx")
+    with contextlib.suppress(LookalikeError):
+        outputs = [each.name for each in read_signature(data, name="model.onnx").outputs]
+        extract(data, outputs[:1], name="model.onnx")
+        external_files(data, name="model.onnx")
     check_model(with_external_data(data, folder, name="model.onnx"), name="model.onnx")
+
+
+_PROCESSORS = (
+    {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": 40},
+        "crop_size": {"height": 32, "width": 32},
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.5, 0.4, 0.3],
+    },
+    {
+        "image_processor_type": "JinaCLIPImageProcessor",
+        "size": 32,
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.5, 0.4, 0.3],
+        "resize_mode": "longest",
+        "fill_color": [1, 2, 3],
+    },
+)
+_TOKENIZER = {
+    "added_tokens": [{"id": 2, "content": "<pad>"}],
+    "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]},
+    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []},
+}
+_TOKENIZERS = (
+    {"config": {"model_type": "siglip"}, "tokenizer": _TOKENIZER, "options": {}},
+    {
+        "config": {"model_type": "clip", "text_config": {"max_position_embeddings": 9}},
+        "tokenizer": {"model": {"type": "Unigram", "vocab": [["</s>", 0.0]]}},
+        "options": {"pad_token": {"content": "</s>"}, "model_max_length": 10**30},
+    },
+)
+
+
+def _image_processor(data: bytes) -> None:
+    fields = parse_json(data, "preprocessor_config.json", error=LookalikeError)
+    if isinstance(fields, dict):
+        p = read_image_processor(fields, name="m")
+        if p.height * p.width < 1 << 16:
+            p.scaled(p.apply([np.zeros((5, 7, 3), np.uint8)]))
+
+
+def _tokenizer(data: bytes) -> None:
+    """Complete a tokenizer for a model of any configuration, which are objects of JSON."""
+    fields = parse_json(data, "all", error=LookalikeError)
+    values = fields if isinstance(fields, dict) else {}
+    config, options = (values.get(name) for name in ("config", "options"))
+    text_tokenizer(
+        json.dumps(values.get("tokenizer")).encode(),
+        config if isinstance(config, dict) else {},
+        options if isinstance(options, dict) else {},
+    )
 
 
 _MARK = b"Exif\0\0"
@@ -784,6 +845,10 @@ def _make() -> dict[str, Callable[[], Target]]:
             ),
             mutate_text,
         ),
+        "image-processor": lambda: Target(
+            "image-processor", _image_processor, _documents(*_PROCESSORS), mutate_json
+        ),
+        "tokenizer": lambda: Target("tokenizer", _tokenizer, _documents(*_TOKENIZERS), mutate_json),
         "onnx": lambda: Target("onnx", _check_onnx, _models(), _mutate_model),
         "torch": lambda: Target(
             "torch", lambda data: read_state(data, name="w"), _torch_files(), _mutate_torch
