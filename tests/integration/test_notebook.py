@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from lookalike.demos.photos import _write_pieces
+from lookalike.demos.photos import write_pieces
 from tests.conftest import Require
 from tests.integration.test_python_docs import installed
 from tests.integration.test_readme import ROOT
@@ -25,7 +25,7 @@ LABELS = ("china", "coffee", "flower")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the images of the notebook, in which kernels keep their files too."""
     home = tmp_path_factory.mktemp("home")
-    _write_pieces(home / "pieces")
+    write_pieces(home / "pieces")
     (home / "photos").mkdir()
     for label in LABELS:
         (home / "pieces" / label).rename(home / "photos" / label)

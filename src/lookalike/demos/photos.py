@@ -14,16 +14,15 @@ from PIL import Image
 from lookalike.artifacts import write_atomically
 from lookalike.csv_text import csv_bytes
 from lookalike.demos.result import DemoResult, shell_command, shell_line
-from lookalike.encoders.registry import default_encoder, open_encoder
 from lookalike.errors import MissingDependencyError
 from lookalike.evaluation.evaluate import evaluate
 from lookalike.evaluation.relevance import mark_correct
 from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.on_demand import index_on_demand
 from lookalike.images.decode import decode
 from lookalike.report.evaluation import write_report
 from lookalike.search.contact_sheet import contact_sheet
 from lookalike.sources import open_source
-from lookalike.sources.sampling import sample_images
 from lookalike.sources.tables import read_table
 from lookalike.types import ImageArray, ProgressCallback, ignore_progress
 
@@ -60,17 +59,25 @@ def run_demo(
     folder = out / NAME
     pieces = folder / "pieces"
     path = folder / "photos.gallery"
-    count = _write_pieces(pieces)
+    count = write_pieces(pieces)
     source = open_source(pieces, on_progress)
     log(f"1. Data: {count} photographs, cut into {len(source):,} pieces: {pieces}")
 
-    log("2. Index the folder; metadata comes from its metadata.csv")
+    query = pieces / _QUERY
+    log("2. Search the folder in one command; its gallery is kept in the cache")
+    log(shell_line(pieces, query))
+    first = index_on_demand(pieces, progress=on_progress)
+    nearest = ", ".join(
+        str(hit.metadata["label"]) for hit in first.gallery.search(query) if hit.distance > 1e-6
+    )
+    log(f"   {first.report.added:,} added in {first.report.seconds:.1f} s; nearest: {nearest}")
+
+    log("3. Index it into a gallery of its own; metadata comes from its metadata.csv")
     log(shell_line("index", path, pieces))
     if path.exists():
         gallery = Gallery.open(path)
     else:
-        name, _ = default_encoder(sample_images(source, 50))
-        gallery = Gallery.create(path, encoder=open_encoder(name, source))
+        gallery = Gallery.create(path, encoder=first.gallery.encoder)
     report = gallery.sync(source, progress=on_progress)
     log(
         f"   {report.added:,} added, {report.unchanged:,} unchanged in {report.seconds:.1f} s; "
@@ -78,7 +85,7 @@ def run_demo(
     )
 
     old, new = _rename_piece(pieces)
-    log(f"3. Index again after renaming {old} to {new}")
+    log(f"4. Index again after renaming {old} to {new}")
     log(shell_line("index", path, pieces))
     report = gallery.sync(pieces, progress=on_progress)
     log(
@@ -86,10 +93,9 @@ def run_demo(
         f"{report.seconds:.1f} s"
     )
 
-    query = pieces / _QUERY
     photograph = query.parent.name
     where = f"label != '{photograph}' and row < {_ROWS - 1}"
-    log("4. Search, in all pieces and with a metadata filter")
+    log("5. Search, in all pieces and with a metadata filter")
     log(shell_line("search", path, query))
     log(shell_line("search", path, query, "--where", where))
     hits = gallery.search(query, k=7)
@@ -103,11 +109,11 @@ def run_demo(
     )
     sheet.save(figure)
 
-    log("5. Evaluate: every piece is a query for the others of its photograph")
+    log("6. Evaluate: every piece is a query for the others of its photograph")
     log(shell_line("evaluate", path, "--baselines"))
     evaluation = evaluate(gallery, baselines=True, progress=on_progress)
 
-    log(f"6. Write the report: {folder / 'report.html'}")
+    log(f"7. Write the report: {folder / 'report.html'}")
     write_report(evaluation, gallery, folder / "report.html")
     return DemoResult(
         evaluation=evaluation,
@@ -143,7 +149,7 @@ def _photographs() -> Iterator[tuple[str, ImageArray]]:
             yield path.stem, image
 
 
-def _write_pieces(folder: Path) -> int:
+def write_pieces(folder: Path) -> int:
     """Write the pieces and ``metadata.csv`` unless they exist; return the number of photographs."""
     table = folder / "metadata.csv"
     if table.exists():
