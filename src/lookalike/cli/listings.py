@@ -40,7 +40,6 @@ def encoders(name: _Name = None, as_json: AsJson = False) -> None:
     """
     from lookalike.encoders.registry import encoder_specs, find_encoder_spec
     from lookalike.encoders.short_names import FAMILIES
-    from lookalike.errors import is_installed
 
     if name is not None and name not in {family.form for family in FAMILIES}:
         _show_one(_encoder_row(find_encoder_spec(name)), as_json)
@@ -57,8 +56,6 @@ def encoders(name: _Name = None, as_json: AsJson = False) -> None:
     columns = ("name", "summary", "dim", "px", "license", "text", "state")
     _print_columns([_brief(row) for row in networks], columns, title="\nPretrained networks")
     _print_columns(families, ("example", "summary", "state"), title="\nMore by name")
-    if not is_installed("tokenizers"):
-        console.note("text queries need the package tokenizers: pip install 'lookalike[text]'")
 
 
 def _encoder_row(spec: EncoderSpec) -> dict[str, Any]:
