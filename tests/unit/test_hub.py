@@ -20,6 +20,7 @@ import pytest
 
 from lookalike.cancellation import Cancellation, cancellable
 from lookalike.config import hub_settings
+from lookalike.diagnostics.checks import run_checks
 from lookalike.errors import (
     ArtifactError,
     CancelledError,
@@ -966,3 +967,22 @@ def test_a_size_or_sum_that_the_hub_stated_wrongly_is_asked_for_again(hub: HubSe
     with pytest.raises(FetchError, match="2,048,000 bytes, not 2,048,001"):
         model.fetch([MODEL])
     assert open_model(REPO).fetch([MODEL])[MODEL].read_bytes() == BIG
+
+
+def test_doctor_says_which_hub_is_used(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check() -> tuple[bool | None, str]:
+        (result,) = (each for each in run_checks() if each.name == "hub")
+        return result.ok, result.detail
+
+    monkeypatch.setattr("lookalike.diagnostics.checks._PARTS", ())
+    assert check() == (True, f"{hub.endpoint}, no token")
+    monkeypatch.setenv("HF_TOKEN", "hf_valid")
+    assert check() == (True, f"{hub.endpoint}, token in HF_TOKEN")
+    hub_settings().cache.mkdir(parents=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert check() == (True, f"off (HF_HUB_OFFLINE=1); reads {hub_settings().cache}")
+    monkeypatch.setenv("HF_ENDPOINT", "nonsense")
+    ok, detail = check()
+    assert ok is False
+    assert "HF_ENDPOINT='nonsense'" in detail
+    assert hub.requests == []

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lookalike._version import __version__
-from lookalike.config import settings
+from lookalike.config import hub_settings, settings
 from lookalike.cpu_quota import affinity, cpu_quota, usable_cores
 from lookalike.encoders.backbones import BACKBONES, CACHE_FOLDER
+from lookalike.errors import SettingError
 from lookalike.formatting import format_count
 
 _PROBE_S = 120
@@ -80,7 +81,7 @@ class _Part:
 _PARTS = (
     _Part("embeddings", "encoded an image", "", None, ("onnxruntime",)),
     _Part("tables", "wrote and searched rows", "", None, ("lance",)),
-    _Part("images", "wrote and read {formats}", "", None, ("PIL",)),
+    _Part("images", "wrote and read {output}", "", None, ("PIL",)),
     _Part("charts", "drew a chart", "reports, plots", "report", ("matplotlib",)),
     _Part("torch", "trained a network for a step", "training", "train", ("torch",)),
     _Part(
@@ -94,10 +95,10 @@ _PARTS = (
         _Part(each.name, "encoded an image", each.summary, None, each.packages)
         for each in BACKBONES.values()
     ),
-    _Part("timm", "ran a small model", "encoders timm:NAME", "timm", ("timm", "torch")),
+    _Part("timm", "ran a small model{output}", "encoders timm:NAME", "timm", ("timm", "torch")),
     _Part(
         "transformers",
-        "ran a small model",
+        "ran a small model{output}",
         "encoders transformers:NAME",
         "transformers",
         ("transformers", "torch"),
@@ -131,6 +132,7 @@ def run_checks() -> Iterator[Check]:
     yield _cache()
     where = "off (LOOKALIKE_OFFLINE)" if config.offline else config.mirror or "allowed"
     yield Check("downloads", True, where)
+    yield _hub()
     yield Check("threads", True, f"{config.threads} ({_limit()})")
 
 
@@ -160,11 +162,9 @@ def _try(part: _Part) -> Check:
         return Check(part.name, False, version, tried, required=required)
     said = done.stdout.strip().rpartition("\n")[2]
     if done.returncode == 0:
-        tried = part.tried.format(formats=said)
+        tried = part.tried.format(output=said)
         return Check(part.name, True, version, tried, required=required)
     reason = said or f"the process ended with {done.returncode}: {_last_line(done.stderr)}"
-    if "torchvision" in reason:
-        reason += "; reinstall torchvision for this torch, or uninstall it"
     return Check(part.name, False, f"{version}: {reason}", _WITHOUT_SUCCESS, required)
 
 
@@ -186,6 +186,18 @@ def _cache() -> Check:
     encoders = format_count(exported, "exported encoder")
     detail = f"{size / 1e6:,.0f} MB, {encoders}, in {folder} (LOOKALIKE_DATA)"
     return Check("cache", True, detail, "wrote a file", required=True)
+
+
+def _hub() -> Check:
+    """Check the settings of the hub of models, without a request."""
+    try:
+        config = hub_settings()
+    except SettingError as error:
+        return Check("hub", False, str(error))
+    token = f"token in {config.token_source}" if config.token else "no token"
+    where = f"off ({config.offline})" if config.offline else f"{config.endpoint}, {token}"
+    other = f"; reads {config.cache}" if config.cache.is_dir() else ""
+    return Check("hub", True, where + other)
 
 
 def _limit() -> str:
