@@ -105,8 +105,8 @@ def test_it_runs_as_a_process(work: Path) -> None:
     assert mistake.returncode == 2
     assert (
         mistake.stderr
-        == "lookalike: error: none.gallery: not a gallery (there is no such folder); create one: "
-        "lookalike index none.gallery FOLDER\n"
+        == "lookalike: error: none.gallery: not a gallery (there is no such folder); did you mean "
+        "d.gallery? create one: lookalike index none.gallery FOLDER\n"
     )
 
 
@@ -234,7 +234,7 @@ def test_a_broken_image_is_listed_and_the_rest_is_indexed(folder: Path, tmp_path
         "search", tmp_path / "s.gallery", folder / "red" / "0.png", tmp_path / "no.png"
     )
     assert result.returncode == 1
-    assert "no.png: cannot be read" in result.stderr
+    assert "no.png: there is no such file" in result.stderr
 
 
 def test_search_combines_examples(folder: Path, tmp_path: Path) -> None:
@@ -244,15 +244,20 @@ def test_search_combines_examples(folder: Path, tmp_path: Path) -> None:
     name = f"{folder.name}:red/0.png"
     files = [folder / label / "1.png" for label in ("red", "green")]
     examples = ("--like", name, "--like", files[0], "--unlike", files[1])
-    [line] = run("search", gallery, *examples, "-k", 50, "--json").splitlines()
+    [line] = run("search", gallery, *examples, "-k", 50, "--include-self", "--json").splitlines()
     shown = json.loads(line)
     assert shown["query"] == f"{name} + {files[0]} - {files[1]}"
     opened = la.Gallery.open(gallery)
     expected = opened.search(like=[opened[name], files[0]], unlike=files[1], k=50)
     assert [hit["id"] for hit in shown["hits"]] == expected.ids
     assert name not in expected.ids
+    others = json.loads(run("search", gallery, *examples, "-k", 50, "--json"))["hits"]
+    own = {f"{folder.name}:{label}/1.png" for label in ("red", "green")}
+    assert [hit["id"] for hit in others] == [each for each in expected.ids if each not in own]
     assert expected[0].id.startswith(f"{folder.name}:red/")
-    several = run("search", gallery, *files, "--min-similarity", "0.5", "--json").splitlines()
+    several = run(
+        *("search", gallery, *files, "--min-similarity", "0.5", "--include-self", "--json")
+    ).splitlines()
     found = opened.search(files, min_similarity=0.5)
     assert [json.loads(each)["query"] for each in several] == [str(file) for file in files]
     assert [[hit["id"] for hit in json.loads(each)["hits"]] for each in several] == [
@@ -262,7 +267,7 @@ def test_search_combines_examples(folder: Path, tmp_path: Path) -> None:
         (("--unlike", files[0]), "--like or --text is missing"),
         ((files[0], "--like", files[1]), "QUERY excludes --like and --unlike"),
         (("--id", name, "--like", files[1]), "--id excludes --like and --unlike"),
-        (("--like", tmp_path / "no.png"), "no.png: cannot be read"),
+        (("--like", tmp_path / "no.png"), "no.png: there is no such file"),
         (("--like", name, "--text", "a", "--text", "b"), "must be one string"),
     ):
         done = lookalike("search", gallery, *arguments)
@@ -304,10 +309,10 @@ MISTAKES = {
         ["index", "d.gallery", "dataset:digits/test", "--encoder", "hog"],
         "d.gallery: made with encoder 'fast-conv', not 'hog'",
     ),
-    "not a gallery": (["search", "text", "text/a.txt"], "text: not a gallery"),
+    "not a gallery": (["search", "text", "text/a.txt"], "text: the folder has no image files"),
     "no gallery": (["search", "none.gallery", "a.png"], "there is no such folder"),
     "newer gallery": (["search", "new.gallery", "a.png"], "written in format 99"),
-    "missing query": (["search", "d.gallery", "none.png"], "none.png: cannot be read"),
+    "missing query": (["search", "d.gallery", "none.png"], "none.png: there is no such file"),
     "query is text": (["search", "d.gallery", "text/a.txt"], "a.txt: unsupported image format"),
     "query size": (["search", "exact.gallery", "photos/0.png"], "0.png: the image is 40x30"),
     "no query": (["search", "d.gallery"], "no query: pass an image"),
@@ -338,7 +343,7 @@ MISTAKES = {
     ),
     "unknown story": (["demo", "mnits", "-o", "x.demo"], "did you mean 'mnist'"),
     "info on nothing": (["info", "empty"], "empty: not a gallery"),
-    "unknown verb": (["serach"], "no such command serach; did you mean search?"),
+    "unknown verb": (["serach"], "no such command or folder serach; did you mean search?"),
     "unknown option": (["search", "d.gallery", "--nn", "3"], "no such option --nn"),
 }
 

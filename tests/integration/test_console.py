@@ -110,7 +110,10 @@ def test_every_verb_prints_to_every_console(work: Path, arguments: tuple[str, ..
 
 def test_names_are_shown_as_far_as_the_console_has_them(work: Path) -> None:
     del work
-    shown = {each: command(each, "search", "ł.gallery", QUERY, "-k", 1) for each in ENCODINGS}
+    shown = {
+        each: command(each, "search", "ł.gallery", QUERY, "--include-self", "-k", 1)
+        for each in ENCODINGS
+    }
     assert f"photos:żółw/1 {NAME}" in shown["utf-8"].out
     assert "─" in shown["utf-8"].out
     assert r"za\u017có\u0142\u0107 \u65e5\u672c \U0001f600 é.png" in shown["cp1252"].out
@@ -157,7 +160,7 @@ def test_control_characters_command_no_terminal(capsys: pytest.CaptureFixture[st
     "environment", [{"PYTHONIOENCODING": "cp1252"}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}]
 )
 def test_a_process_of_another_encoding(work: Path, environment: dict[str, str]) -> None:
-    arguments = ["search", "ł.gallery", QUERY, "-k", "1", "--json"]
+    arguments = ["search", "ł.gallery", QUERY, "-k", "1", "--include-self", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "lookalike", *arguments],
         env={**os.environ, **environment},

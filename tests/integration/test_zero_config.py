@@ -89,7 +89,7 @@ def test_a_folder_is_searched_in_one_command(home: Path, cache: Path) -> None:
     assert lines[0] == "query.png: 4 results, cosine"
     assert lines[1].split() == ["rank", "distance", "label", "path"]
     assert [line.split()[-1].rpartition("/")[0] for line in lines[3:]] == ["photos/red"] * 4
-    assert "indexing 16 images for the first time" in done.stderr
+    assert "indexing 16 images for the first time; encoder: hog-fine+color" in done.stderr
     assert state(home) == before
     assert len(galleries(cache)) == 1
     assert run("photos", "query.png", "-k", "4", cwd=home) == done.stdout
@@ -306,7 +306,7 @@ MISTAKES: dict[str, tuple[Sequence[str], str]] = {
     "typo of a command": (["serach"], "no such command or folder serach; did you mean search?"),
     "no such folder": (["search", "nowhere", "query.png"], "nowhere"),
     "empty folder": (["empty"], "empty: the folder has no image files"),
-    "a text": (["notes.txt", "query.png"], "notes.txt: is a file, not a folder of images"),
+    "a text": (["notes.txt", "query.png"], "notes.txt: not a gallery"),
     "a manifest": (["list.csv", "query.png"], "lookalike index list.gallery list.csv"),
     "empty query": (["photos", ""], "'': there is no such file"),
     "empty queries": (["photos", "empty"], "empty: the folder has no image files"),
@@ -361,7 +361,7 @@ def test_mistakes_lead_on(mistaken: Path) -> None:
 
 def test_a_folder_called_like_a_command(home: Path) -> None:
     (home / "photos").rename(home / "search")
-    assert "missing argument PATH" in lookalike("search", cwd=home).stderr
+    assert "missing argument GALLERY" in lookalike("search", cwd=home).stderr
     assert paths("./search", "query.png", cwd=home)[0].startswith("./search/red/")
     assert paths("search", "search", "query.png", cwd=home)[0].startswith("search/red/")
 
@@ -696,7 +696,7 @@ def test_the_library_opens_folders_too(home: Path, cache: Path) -> None:
     assert own.fingerprint == gallery.fingerprint
     with pytest.raises(SourceError, match="there is no such folder"):
         open_on_demand(home / "nowhere")
-    with pytest.raises(SourceError, match="is a file, not a folder of images"):
+    with pytest.raises(SourceError, match="is an image, not a gallery"):
         open_on_demand(home / "query.png")
 
 

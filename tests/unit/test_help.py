@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,8 +118,8 @@ def test_evaluate_lists_its_three_commands() -> None:
 
 
 TYPOS = {
-    ("serach",): ("no such command serach; did you mean search?", "lookalike"),
-    ("evaluat", "x"): ("no such command evaluat; did you mean evaluate?", "lookalike"),
+    ("serach",): ("no such command or folder serach; did you mean search?", "lookalike"),
+    ("evaluat", "x"): ("no such command or folder evaluat; did you mean evaluate?", "lookalike"),
     ("label", "isues"): ("no such command isues; did you mean issues?", "lookalike label"),
     ("evaluate", "robustnes", "x"): (
         "no such command robustnes; did you mean robustness?",
@@ -170,7 +171,11 @@ def test_errors_write_parameters_as_options() -> None:
     assert shown.stderr == "lookalike: error: --watch and --dry-run exclude each other\n"
 
 
-def test_errors_write_other_values_as_python_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_write_other_values_as_python_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "gallery.json").touch()
+
     def fail(*_: object, **__: object) -> None:
         raise SettingError(
             "{k} with {where}, {train}, {gallery}, {query}, {depth}",
@@ -183,7 +188,7 @@ def test_errors_write_other_values_as_python_does(monkeypatch: pytest.MonkeyPatc
         )
 
     monkeypatch.setattr("lookalike.gallery.gallery.Gallery.open", fail)
-    shown = lookalike("search", "a.gallery", "--text", "x")
+    shown = lookalike("search", tmp_path, "--text", "x")
     assert shown.stderr == (
         "lookalike: error: -k 3 with --where 'year > 3', train=False, GALLERY a.gallery, QUERY, "
         "depth=2\n"

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lookalike.errors import ImageError, InputError
@@ -89,14 +88,6 @@ def read_queries(
     return Queries(parts, failures)
 
 
-def is_image_file(path: str) -> bool:
-    """Return whether a path is that of a file whose suffix is that of an image."""
-    from lookalike.images.formats import format_of_suffix
-
-    name, suffix = os.path.splitext(path)  # noqa: PTH122 - a text
-    return bool(name) and format_of_suffix(suffix) is not None and os.path.isfile(path)  # noqa: PTH113
-
-
 def _query(argument: str, folder: str | None, allow_private_urls: bool) -> OneQuery | Source:
     from lookalike.files import is_url
     from lookalike.sources import DATASET_PREFIX, SourceOptions, open_items, open_source
@@ -146,7 +137,9 @@ def _stdin() -> Any:
 
 
 def _refuse_gallery(argument: str) -> None:
-    if Path(argument, "gallery.json").exists():
+    from lookalike.sources.path_kinds import PathKind, kind_of_path
+
+    if kind_of_path(argument) is PathKind.GALLERY:
         raise InputError(
             f"{argument}: is a gallery, no query; the gallery to search comes first, the images "
             "to search for after it"

@@ -266,14 +266,20 @@ def _plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", last)[:_NAME_CHARACTERS].strip(".-") or "query"
 
 
-def without_query(hits: Hits, k: int) -> tuple[Hits, bool]:
-    """Return the first ``k`` hits but the query's own file, and whether that was among them."""
-    rows = [hit for hit in hits if not _is_same_image(hits.uri, hit.uri)]
+def without_queries(hits: Hits, queries: Sequence[str], k: int) -> tuple[Hits, bool]:
+    """Return the first ``k`` hits that are no query's own file, and whether there were such.
+
+    Args:
+        hits: more than ``k``, since some may be left out.
+        queries: locations of the query images.
+        k: number of hits.
+    """
+    rows = [hit for hit in hits if not any(_is_same_image(query, hit.uri) for query in queries)]
     kept = tuple(replace(hit, rank=rank) for rank, hit in enumerate(rows[:k], 1))
     return replace(hits, rows=kept), len(rows) < len(hits)
 
 
-def _is_same_image(query: str | None, uri: str) -> bool:
+def _is_same_image(query: str, uri: str) -> bool:
     """Return whether two locations are of one image: the same file, by whatever path."""
     if not query or not uri or is_url(query) or is_url(uri):
         return bool(query) and query == uri

@@ -15,7 +15,7 @@ from lookalike.cli import console
 from lookalike.cli.commands import message
 from lookalike.cli.options import Force, K, MetricName
 from lookalike.cli.output_files import check_output
-from lookalike.cli.queries import OneQuery, Queries, is_image_file, read_queries
+from lookalike.cli.queries import OneQuery, Queries, read_queries
 from lookalike.cli.results import (
     Collector,
     CsvRows,
@@ -26,7 +26,7 @@ from lookalike.cli.results import (
     Result,
     Table,
     open_in_viewer,
-    without_query,
+    without_queries,
 )
 from lookalike.cli.terminal_images import AUTO, OFF, choose_protocol
 from lookalike.formatting import format_count, printable
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from lookalike.search.hits import Hits
     from lookalike.types import Failure
 
+_GALLERY_SUFFIX = ".gallery"
+"""A folder of such a name is a gallery, or what is left of one."""
+
 _BATCH = 16
 """Queries that are encoded together, at most; their results are printed before the next ones."""
 
@@ -45,7 +48,7 @@ def command(
     gallery: Annotated[
         str,
         typer.Argument(
-            metavar="PATH", help="Folder of images, gallery, or milvus://HOST:PORT/NAME."
+            metavar="GALLERY", help="Gallery, folder of images, or milvus://HOST:PORT/NAME."
         ),
     ],
     query: Annotated[
@@ -208,7 +211,10 @@ def command(
     }
     is_combined = bool(like or unlike)
     others = any((ids, text, is_combined, keywords is not None))
-    _check_order(gallery, query or ())
+    is_folder = _is_folder(gallery, query or ())
+    searched = (
+        None if is_folder else _open_gallery(gallery, encoder, is_query=bool(query) or others)
+    )
     queries = read_queries(
         [] if is_combined else query or [],
         folder=gallery,
@@ -217,7 +223,7 @@ def command(
     if queries.failures and not (len(queries) or others):
         raise queries.failures[0]
     try:
-        searched = _open(gallery, encoder, is_query=bool(query) or others)
+        searched = searched or _open_folder(gallery, encoder)
         if not (query or others):
             _introduce(searched)
             _finish(searched.failures, [])
@@ -268,48 +274,56 @@ class _Searched:
     summary: str = ""
 
 
-def _check_order(path: str, queries: Sequence[str]) -> None:
-    """Check that what is searched exists and is no image, as where the arguments are swapped.
+def _is_folder(path: str, queries: Sequence[str]) -> bool:
+    """Return whether a path is that of a folder to index, not of a gallery.
 
     Raises:
-        ArtifactError: there is none.
-        InputError: it is an image.
+        ArtifactError: it is neither.
+        InputError: it is an image, as where the arguments are swapped.
     """
     from lookalike.errors import InputError
     from lookalike.sources.path_kinds import PathKind, kind_of_path, no_gallery_error
     from lookalike.stores.registry import is_address
 
-    if not is_address(path) and kind_of_path(path) is PathKind.MISSING:
+    if is_address(path):
+        return False
+    kind = kind_of_path(path)
+    if kind is PathKind.IMAGE:
+        folders = [each for each in queries if Path(each).is_dir()]
+        where = shlex.quote(folders[0]) if folders else "FOLDER"
+        raise InputError(
+            f"{path}: is an image; the folder or gallery to search comes first: "
+            f"lookalike search {where} {shlex.quote(path)}"
+        )
+    is_folder = kind in (PathKind.IMAGES, PathKind.FOLDER) and not path.endswith(_GALLERY_SUFFIX)
+    if not is_folder and kind is not PathKind.GALLERY:
         raise no_gallery_error(path)
-    if not is_image_file(path):
-        return
-    folders = [each for each in queries if Path(each).is_dir()]
-    where = shlex.quote(folders[0]) if folders else "FOLDER"
-    raise InputError(
-        f"{path}: is an image; the folder or gallery to search comes first: "
-        f"lookalike search {where} {shlex.quote(path)}"
-    )
+    return is_folder
 
 
-def _open(path: str, encoder: str | None, *, is_query: bool) -> _Searched:
-    """Open a gallery, or bring that of a folder of images up to date.
+def _open_folder(path: str, encoder: str | None) -> _Searched:
+    """Bring the cached gallery of a folder of images up to date."""
+    from lookalike.gallery.on_demand import index_on_demand
+
+    with console.progress() as on_progress:
+        indexed = index_on_demand(path, encoder=encoder, progress=on_progress)
+    report = indexed.report
+    changed = report.added or report.updated or report.moved or report.removed
+    summary = report.summary() if changed else ""
+    paths = Paths(str(Path(path).expanduser().resolve()), path)
+    return _Searched(path, indexed.gallery.snapshot(), paths, report.failed, summary)
+
+
+def _open_gallery(path: str, encoder: str | None, *, is_query: bool) -> _Searched:
+    """Open a gallery.
 
     Raises:
-        SettingError: a gallery has another encoder.
-        InputError: there is nothing to search for in a gallery.
+        SettingError: an encoder is chosen, and the gallery has another one.
+        InputError: there is nothing to search for.
     """
     from lookalike.errors import InputError, SettingError
     from lookalike.gallery.gallery import Gallery
-    from lookalike.gallery.on_demand import index_on_demand, is_image_folder
 
-    if is_image_folder(path) or Path(path).is_file():
-        with console.progress() as on_progress:
-            indexed = index_on_demand(path, encoder=encoder, progress=on_progress)
-        report = indexed.report
-        changed = report.added or report.updated or report.moved or report.removed
-        summary = report.summary() if changed else ""
-        paths = Paths(str(Path(path).expanduser().resolve()), path)
-        return _Searched(path, indexed.gallery.snapshot(), paths, report.failed, summary)
     gallery = Gallery.open(path).snapshot()
     if encoder is not None and encoder != gallery.encoder.name:
         raise SettingError(
@@ -318,10 +332,9 @@ def _open(path: str, encoder: str | None, *, is_query: bool) -> _Searched:
             encoder=encoder,
         )
     if not is_query:
-        quoted = shlex.quote(path)
         raise InputError(
             "no query: pass an image, --text, --like, --keywords or --id, as in "
-            f"lookalike search {quoted} query.jpg"
+            f"lookalike search {shlex.quote(path)} query.jpg"
         )
     return _Searched(path, gallery, Paths())
 
@@ -378,6 +391,8 @@ class _Search:
     ) -> Result:
         """Search with one query of several examples: files, or IDs of indexed images, a text."""
         like, unlike = (None if names is None else self._examples(names) for names in examples[:2])
+        from lookalike.stores.base import MAX_K
+
         text = examples[2]
         arguments: dict[str, Any] = {
             "query": queries or None,
@@ -386,8 +401,16 @@ class _Search:
             "unlike": unlike,
             "text": text[0] if text and len(text) == 1 else text or None,
         }
-        hits: Hits = self._gallery.search(**arguments, **self._options)
-        return Result(hits)
+        files = [
+            name for name in (*(examples[0] or ()), *(examples[1] or ())) if Path(name).is_file()
+        ]
+        k = self._options["k"]
+        if self._include_self or not 0 < k < MAX_K - len(files):
+            return Result(self._gallery.search(**arguments, **self._options))
+        hits = self._gallery.search(**arguments, **{**self._options, "k": k + len(files)})
+        others, left_out = without_queries(hits, files, k)
+        self.left_out += left_out
+        return Result(others)
 
     def _examples(self, names: Sequence[str]) -> list[Any]:
         """Return images by id, or by file, URL or item of a data set."""
@@ -430,7 +453,7 @@ class _Search:
             return list(self._gallery.search(list(images), **self._options))
         results = []
         for hits in self._gallery.search(list(images), **{**self._options, "k": k + 1}):
-            others, left_out = without_query(hits, k)
+            others, left_out = without_queries(hits, [hits.uri or ""], k)
             self.left_out += left_out
             results.append(others)
         return results

@@ -31,8 +31,7 @@ from lookalike.sources.base import source_name
 from lookalike.sources.folder import file_signature
 from lookalike.sources.opening import open_source
 from lookalike.sources.options import pixels_key
-from lookalike.sources.path_kinds import PathKind, kind_of_path
-from lookalike.sources.tables import SUFFIXES as TABLES
+from lookalike.sources.path_kinds import PathKind, kind_of_path, no_gallery_error
 
 CACHE = "galleries"
 """Folder of the cache that holds galleries, also those of addresses."""
@@ -148,12 +147,6 @@ def cached_galleries(folder: str | Path) -> list[Path]:
     return sorted(each.parent for each in _place(_folder(folder)).glob(f"*.gallery/{MANIFEST}"))
 
 
-def is_image_folder(path: str | Path) -> bool:
-    """Return whether a path is that of a folder that is no gallery."""
-    text = expand_home(path)
-    return os.path.isdir(text) and not os.path.exists(os.path.join(text, MANIFEST))  # noqa: PTH110, PTH112, PTH118 - Path() would refuse some texts
-
-
 def _folder(folder: str | Path) -> Path:
     """Return the resolved path of a folder, so that each has one gallery, by whatever path.
 
@@ -162,17 +155,10 @@ def _folder(folder: str | Path) -> Path:
     """
     given = as_path(folder, "folder")
     path = Path(expand_home(given))
-    shown = escape_name(str(given))
     if not path.exists():
-        raise SourceError(f"{shown}: there is no such folder")
+        raise SourceError(f"{escape_name(str(given))}: there is no such folder")
     if not path.is_dir():
-        quoted = shlex.quote(str(given))
-        if path.suffix.lower() in (*TABLES, ".tar"):
-            advice = f"index it first: lookalike index {shlex.quote(path.stem)}.gallery {quoted}"
-        else:
-            parent = shlex.quote(str(given.parent))
-            advice = f"search the folder that holds it: lookalike search {parent} QUERY"
-        raise SourceError(f"{shown}: is a file, not a folder of images; {advice}")
+        raise SourceError(str(no_gallery_error(given)))
     return path.resolve()
 
 
