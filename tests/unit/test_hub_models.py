@@ -213,6 +213,8 @@ def test_precisions_are_checked(tmp_path: Path) -> None:
         find_encoder_spec("hub:owner/name,dtype=q9")
     with pytest.raises(SettingError, match=r"'dtype=' must be dtype=VALUE"):
         find_encoder_spec("hub:owner/name,dtype=")
+    with pytest.raises(UnknownNameError, match=r"unknown option .*'dtyp': did you mean 'dtype'"):
+        find_encoder_spec("hub:owner/name,dtyp=q8")
     with pytest.raises(SettingError, match="option output is given twice"):
         find_encoder_spec(f"onnx:{tmp_path},output=a,output=b")
 
@@ -238,7 +240,7 @@ def test_options_of_encoders_apply(hub_model: HubModels) -> None:
 @pytest.mark.parametrize("kind", ["vit", "clip"])
 def test_a_size_that_the_network_does_not_take_is_refused(kind: str, hub_model: HubModels) -> None:
     folder, _ = hub_model(kind)
-    with pytest.raises(InputError, match=r"does not accept size=64; use its own of 32x32 pixels"):
+    with pytest.raises(InputError, match=r"size=64 is not accepted.*own size, 32x32 pixels"):
         open_encoder(f"onnx:{folder},size=64")
 
 

@@ -269,20 +269,18 @@ class NetworkEncoder(Encoder):
         clone.preprocessing = self.preprocessing.with_size(size, size)
         for cached in ("fingerprint", "dim"):
             vars(clone).pop(cached, None)
+        reason = f"its embeddings would have another length than {self.dim:,}"
         try:
-            same = clone.dim == self.dim
-        except ArtifactError as error:
-            raise self._refused_size(size, str(error)) from error
-        if not same:
-            raise self._refused_size(size, f"its embeddings would have {clone.dim:,} numbers")
+            is_equal = clone.dim == self.dim
+        except ArtifactError:
+            is_equal, reason = False, "its network cannot be run on such images"
+        if not is_equal:
+            p = self.preprocessing
+            raise InputError(
+                f"encoder {self.name!r}: size={size} is not accepted, since {reason}; use its own "
+                f"size, {p.width}x{p.height} pixels"
+            )
         return clone
-
-    def _refused_size(self, size: int, reason: str) -> InputError:
-        p = self.preprocessing
-        return InputError(
-            f"encoder {self.name!r}: does not accept size={size}; use its own of {p.width}x"
-            f"{p.height} pixels ({reason})"
-        )
 
     def encode_batch(self, images: Sequence[ImageArray] | NDArray[np.uint8]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n images, each ``(H, W)`` or ``(H, W, 3)`` uint8.

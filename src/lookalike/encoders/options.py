@@ -38,7 +38,8 @@ DTYPES: Mapping[str, str] = {
 }
 """Endings of the files of a model on the hub, by the names of their precisions."""
 
-_MODEL_OPTIONS = ("dtype", "output", "pooling")
+MODEL_OPTIONS = ("dtype", "output", "pooling")
+"""Names of the options of ONNX models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ class ModelOptions:
     @classmethod
     def split(cls, texts: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the options of a model, and the others."""
-        own = [text for text in texts if text.strip().partition("=")[0] in _MODEL_OPTIONS]
+        own = [text for text in texts if text.strip().partition("=")[0] in MODEL_OPTIONS]
         return own, [text for text in texts if text not in own]
 
     @classmethod
@@ -72,8 +73,8 @@ class ModelOptions:
         options: dict[str, str] = {}
         for text in texts:
             option, _, value = (part.strip() for part in text.partition("="))
-            if option not in _MODEL_OPTIONS:
-                raise UnknownNameError(f"option of encoder {name!r}:", option, _MODEL_OPTIONS)
+            if option not in MODEL_OPTIONS:
+                raise UnknownNameError(f"option of encoder {name!r}:", option, MODEL_OPTIONS)
             if not value:
                 raise SettingError(f"encoder {name!r}: {text!r} must be {option}=VALUE")
             if option in options:
@@ -113,8 +114,13 @@ class EncoderOptions:
     whiten: int | None = None
 
     @classmethod
-    def parse(cls, name: str, texts: Sequence[str]) -> Self:
+    def parse(cls, name: str, texts: Sequence[str], *, others: Sequence[str] = ()) -> Self:
         """Parse options such as ``size=320`` or ``mirror`` of the encoder called ``name``.
+
+        Args:
+            name: of the encoder.
+            texts: the options.
+            others: names of further options of this encoder, for messages.
 
         Raises:
             UnknownNameError: no such option or fit mode.
@@ -124,7 +130,7 @@ class EncoderOptions:
         for text in texts:
             option, equals, value = text.strip().partition("=")
             if option not in _NAMES:
-                raise UnknownNameError(f"option of encoder {name!r}:", option, _NAMES)
+                raise UnknownNameError(f"option of encoder {name!r}:", option, (*_NAMES, *others))
             is_flag = option in ("mirror", "foreground")
             if is_flag == bool(equals):
                 expected = option if is_flag else f"{option}=VALUE"

@@ -60,11 +60,11 @@ from lookalike.encoders.base import NATIVE_LIMIT, Encoder, Preprocessing
 from lookalike.encoders.composite import combine
 from lookalike.encoders.handcrafted import Histogram, Pca, Pixels
 from lookalike.encoders.hog import FineHog, Hog
-from lookalike.encoders.options import EncoderOptions, ModelOptions, split_path
+from lookalike.encoders.options import MODEL_OPTIONS, EncoderOptions, ModelOptions, split_path
 from lookalike.encoders.persistence import load_encoder
 from lookalike.encoders.short_names import DTYPE, FAMILIES, HUB_ALIASES, HubAlias, guesses
 from lookalike.encoders.specs import ENTRY_POINT_GROUP, EncoderSpec, FitEncoder, external_specs
-from lookalike.encoders.sscd import SSCD_PREFIX, SSCD_SPEC, open_sscd
+from lookalike.encoders.sscd import SSCD, SSCD_PREFIX, SSCD_SPEC, open_sscd
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.files import expand_home
 from lookalike.progress import ProgressOption, reporting
@@ -298,13 +298,15 @@ def _find_one(text: str) -> EncoderSpec:
     spec = _find_without_options(name)
     if not texts:
         return spec
-    options = EncoderOptions.parse(name, texts)
+    is_published = name.startswith((HUB_PREFIX, ONNX_PREFIX))
+    options = EncoderOptions.parse(name, texts, others=MODEL_OPTIONS if is_published else ())
     is_backbone = name.startswith(TIMM_PREFIXES) or name.split("/")[0] in backbones.BACKBONES
-    is_network = is_backbone or name.startswith((HUB_PREFIX, ONNX_PREFIX, TRANSFORMERS_PREFIX))
+    is_network = is_backbone or is_published or name == SSCD
+    is_network = is_network or name.startswith((TRANSFORMERS_PREFIX, SSCD_PREFIX))
     if not is_network and (options.sizes or options.fit):
         raise SettingError(
             f"encoder {text!r}: size and fit are for pretrained networks "
-            f"({', '.join(backbones.BACKBONES)}, timm:NAME, hub:OWNER/NAME)"
+            f"({', '.join(backbones.BACKBONES)}, {SSCD}, timm:NAME, hub:OWNER/NAME)"
         )
 
     def fit(name: str, sample: Sequence[ImageArray]) -> Encoder:
