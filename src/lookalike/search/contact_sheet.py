@@ -281,9 +281,9 @@ class _Layout:
     columns: int
     leads: bool
 
-    def line_height(self, text_lines: int) -> int:
-        """Return the height of a line of tiles in points."""
-        return self.side + 4 + text_lines * _LINE + _GAP
+    def line_height(self, tallest: float, text_lines: int) -> int:
+        """Return the height of a line of tiles in points, the tallest image given."""
+        return math.ceil(tallest) + 4 + text_lines * _LINE + _GAP
 
     @property
     def width(self) -> int:
@@ -307,7 +307,7 @@ def _draw(strips: Sequence[_Strip], columns: int, max_pixels: int = MAX_PIXELS) 
     for side, scale in _SIZES:
         layout = _Layout(side, scale, columns, leads)
         # Below images are two lines as a rule, and three at most.
-        height = sum(lines) * layout.line_height(3) + titles * (_LINE + _GAP)
+        height = sum(lines) * layout.line_height(side, 3) + titles * (_LINE + _GAP)
         if layout.width * height * scale**2 <= max_pixels:
             break
     painter = _Painter(layout)
@@ -338,7 +338,7 @@ class _Painter:
         self._layout = layout
         self._bands: list[Image.Image] = []
         self._cells: list[Cell] = []
-        self._top = _MARGIN
+        self._top = self._px(_MARGIN)  # of the next band, in pixels
         self._text = _Text(_FONT_SIZE * layout.scale)
 
     def draw(self, strip: _Strip) -> None:
@@ -362,47 +362,58 @@ class _Painter:
         placed = [(column, tile) for column, tile in enumerate(tiles)]
         if lead is not None:
             placed.insert(0, (-1, lead))
-        top = self._top
+        pictures = [self._picture(tile) for _, tile in placed]
+        tallest = max(picture.height for picture in pictures)
         text_lines = max(len(tile.lines) for _, tile in placed)
-        band = self._band(self._layout.line_height(text_lines))
-        for column, tile in placed:
-            self._draw_tile(band, tile, column, top)
+        top = self._top
+        height = self._layout.line_height(tallest / self._layout.scale, text_lines)
+        band = self._band(height)
+        for (column, tile), picture in zip(placed, pictures, strict=True):
+            self._draw_tile(band, tile, picture, self._px(self._layout.left(column)), tallest)
+            box = self._box(picture, self._px(self._layout.left(column)), tallest)
+            below = (box[0], top + box[1], box[2], top + box[3])
+            self._cells.append(Cell(below, tile.lines, tile.correct))
 
-    def _draw_tile(self, band: Image.Image, tile: Tile, column: int, top: int) -> None:
-        side, left = self._px(self._layout.side), self._px(self._layout.left(column))
-        draw = ImageDraw.Draw(band)
-        if tile.image is None:
-            x, y, width, height = left, 0, side, side
-            draw.rectangle((x, y, x + side - 1, y + side - 1), fill=_EMPTY)
-            self._write_words(band, tile.words or "no image", left, side)
-        else:
-            picture = _fit(tile.image, side)
-            width, height = picture.size
-            x, y = left + (side - width) // 2, side - height
-            band.paste(picture, (x, y))
-        color = INK
+    def _picture(self, tile: Tile) -> Image.Image:
+        """Return what is drawn of a tile's image, in its size on the sheet."""
+        side = self._px(self._layout.side)
+        if tile.image is not None:
+            return _fit(tile.image, side)
+        picture = Image.new("RGB", (side, side), _EMPTY)
+        lines = self._text.wrap(
+            tile.words or "no image", side - self._px(8), side // self._px(_LINE) - 1
+        )
+        top = (side - len(lines) * self._px(_LINE)) / 2
+        for number, line in enumerate(lines):
+            place = side / 2, top + number * self._px(_LINE)
+            self._text.write_centered(picture, line, place, side, MUTED)
+        return picture
+
+    def _box(self, picture: Image.Image, left: int, bottom: int) -> tuple[int, int, int, int]:
+        """Return where a picture is in its band: centered in its column, at the bottom."""
+        x = left + (self._px(self._layout.side) - picture.width) // 2
+        return x, bottom - picture.height, x + picture.width, bottom
+
+    def _draw_tile(
+        self, band: Image.Image, tile: Tile, picture: Image.Image, left: int, bottom: int
+    ) -> None:
+        x, y, right, _ = self._box(picture, left, bottom)
+        band.paste(picture, (x, y))
+        side, color = self._px(self._layout.side), INK
         if tile.correct is not None:
             color = CORRECT if tile.correct else INCORRECT
-            _mark(draw, (x, y, x + width - 1, y + height - 1), tile.correct, self._layout.scale)
-        below = side + self._px(4)
+            box = (x, y, right - 1, bottom - 1)
+            _mark(ImageDraw.Draw(band), box, tile.correct, self._layout.scale)
+        below = bottom + self._px(4)
         for number, line in enumerate(tile.lines):
             place = left + side / 2, below + number * self._px(_LINE)
             self._text.write_centered(band, line, place, side, color if number == 0 else MUTED)
-        box = (x, self._px(top) + y, x + width, self._px(top) + y + height)
-        self._cells.append(Cell(box, tile.lines, tile.correct))
-
-    def _write_words(self, band: Image.Image, words: str, left: int, side: int) -> None:
-        lines = self._text.wrap(words, side - self._px(8), side // self._px(_LINE) - 1)
-        top = (side - len(lines) * self._px(_LINE)) / 2
-        for number, line in enumerate(lines):
-            place = left + side / 2, top + number * self._px(_LINE)
-            self._text.write_centered(band, line, place, side, MUTED)
 
     def sheet(self) -> ContactSheet:
         """Return all that was drawn."""
         scale = self._layout.scale
         width = self._px(self._layout.width)
-        height = self._px(self._top + _MARGIN - _GAP)
+        height = self._top + self._px(_MARGIN - _GAP)
         image = Image.new("RGB", (width, height), _PAPER)
         top = self._px(_MARGIN)
         for band in self._bands:
@@ -415,7 +426,7 @@ class _Painter:
     def _band(self, height: int) -> Image.Image:
         band = Image.new("RGB", (self._px(self._layout.width), self._px(height)), _PAPER)
         self._bands.append(band)
-        self._top += height
+        self._top += band.height
         return band
 
     def _px(self, points: float) -> int:
