@@ -55,6 +55,7 @@ from lookalike.images.metadata_stripping import open_parts, size_of, strip_metad
 from lookalike.images.options import DecodeOptions
 from lookalike.labels.session import load_session, save_session
 from lookalike.metadata import check_metadata, parse_metadata, storable_metadata
+from lookalike.onnx_graph import append
 from lookalike.report.page import Page, Section, Table, render_page
 from lookalike.search.request import Query
 from lookalike.server.api_keys import read_keys
@@ -513,6 +514,8 @@ def _check_onnx(data: bytes) -> None:
         outputs = [each.name for each in read_signature(data, name="model.onnx").outputs]
         extract(data, outputs[:1], name="model.onnx")
         external_files(data, name="model.onnx")
+    with contextlib.suppress(LookalikeError):
+        append(data, lambda graph, outputs: [graph.unit_length(outputs[0])], name="model.onnx")
     check_model(with_external_data(data, folder, name="model.onnx"), name="model.onnx")
 
 

