@@ -180,7 +180,9 @@ def run(network: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(session.run(["embeddings"], {"images": images})[0])
 
 
-@pytest.mark.parametrize("how", ["zip", "legacy", "torchscript"])
+@pytest.mark.parametrize(
+    "how", ["zip", "legacy", pytest.param("torchscript", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("layout", ["torchvision", "classy"])
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_the_network_agrees_with_torch(layout: str, how: str) -> None:
@@ -259,6 +261,12 @@ def test_a_file_of_the_users(tmp_path: Path) -> None:
     assert origin["source"] == str(path)
     again = open_encoder(f"sscd:{path}")
     assert again.fingerprint == encoder.fingerprint
+    small = open_encoder(f"sscd:{path},size=128,fit=white,mirror")
+    mirrored = small.encode([image, image[:, ::-1]])
+    assert mirrored.shape == (2, DIM)
+    np.testing.assert_allclose(mirrored[0], mirrored[1], atol=1e-5)
+    assert small.describe()["parts"][0]["preprocessing"]["pad"] == "white"
+    assert small.describe()["parts"][0]["preprocessing"]["height"] == 128
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -358,7 +366,6 @@ def test_several_openings_at_once_fetch_once(server: HubServer) -> None:
     assert [each.method for each in bodies if each.method == "GET"] == ["GET"]
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_what_is_not_there_is_said(
     server: HubServer, weights: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -376,5 +383,5 @@ def test_what_is_not_there_is_said(
         open_encoder("sscd")
     assert len(server.requests) == count
     folder.mkdir(exist_ok=True, parents=True)
-    (folder / FILES[1]).write_bytes(saved(random_model("torchvision"), "torchscript"))
+    (folder / FILES[2]).write_bytes(saved(random_model("classy"), "zip"))
     assert open_encoder("sscd").dim == DIM

@@ -41,7 +41,7 @@ RELEASE = "https://dl.fbaipublicfiles.com/sscd-copy-detection/"
 """Address of the folder that the authors published the weights in."""
 
 SIZE = 98_500_000
-"""Bytes of the file, to two percent."""
+"""Bytes of the file, about: those of the weights of this network."""
 
 LICENSE = "MIT"
 

@@ -21,7 +21,7 @@ from lookalike.transfer.sums import RemoteFile
 from lookalike.types import Progress
 
 _LOCK_WAIT_S = 4 * 3600
-_TOLERANCE = 0.02
+_TOLERANCE = 0.1
 
 
 def fetch_file(address: str, path: Path, *, size: int, license_: str) -> None:
@@ -34,7 +34,7 @@ def fetch_file(address: str, path: Path, *, size: int, license_: str) -> None:
     Args:
         address: http or https.
         path: where it shall stand.
-        size: in bytes, to two percent; a file of another size is refused.
+        size: in bytes, to ten percent; a file of another size is refused.
         license_: of the file.
 
     Raises:
