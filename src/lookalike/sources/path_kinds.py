@@ -22,6 +22,8 @@ _ENTRIES = 2_000
 
 _NEAR = 0.6
 
+_SUFFIX = ".gallery"
+
 
 class PathKind(Enum):
     """What a path leads to."""
@@ -123,7 +125,7 @@ def gallery_name(path: str | Path) -> str:
     name = path.name if path.name not in ("", "..") else path.resolve().name
     if path.is_file():
         name = name.partition(".")[0] or name
-    return f"{(name or 'photos').removesuffix('.gallery')}.gallery"
+    return f"{(name or 'photos').removesuffix(_SUFFIX)}{_SUFFIX}"
 
 
 def _existing_gallery(path: str | Path) -> str:
@@ -148,14 +150,14 @@ def _near(path: str | Path) -> str:
     except (OSError, ValueError):
         return ""
     name = missing.name
-    bare = {each.removesuffix(".gallery"): each for each in sorted(names)}
-    matches = difflib.get_close_matches(name, names, n=1, cutoff=_NEAR)
-    if not matches:
-        near = difflib.get_close_matches(name.removesuffix(".gallery"), bare, n=1, cutoff=_NEAR)
-        matches = [bare[each] for each in near]
+    is_gallery = name.endswith(_SUFFIX)
+    # Of a folder and a gallery of one name, the last is suggested: what was typed.
+    ordered = sorted(names, key=lambda each: (each.endswith(_SUFFIX) == is_gallery, each))
+    bare = {each.removesuffix(_SUFFIX): each for each in ordered}
+    matches = difflib.get_close_matches(name.removesuffix(_SUFFIX), bare, n=1, cutoff=_NEAR)
     if not matches:
         return ""
-    similar = missing.parent / matches[0]
+    similar = missing.parent / bare[matches[0]]
     return f"did you mean {shlex.quote(escape_name(str(similar)))}? "
 
 
