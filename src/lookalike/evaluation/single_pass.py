@@ -179,7 +179,7 @@ def _tasks(images: Sequence[ImageArray], encoders: Mapping[str, Encoder]) -> Ite
 def _is_idempotent(preprocessing: Preprocessing) -> bool:
     """Return whether it leaves the images alone that it has already been applied to."""
     p = preprocessing
-    return not p.exact and p.crop is None and p.pad is None
+    return not p.exact and p.crop is None and p.pad is None and not p.resize
 
 
 def _first_rejected(encoder: Encoder, images: Sequence[ImageArray]) -> int:

@@ -457,39 +457,44 @@ def resize_and_crop(
         crop: height and width of the result.
         filter: a key of :data:`FILTERS`.
     """
-    shape = image.shape[:2]
-    scaled = resize.shape(*shape)
-    kept = tuple(min(full, side) for full, side in zip(scaled, crop, strict=True))
-    halves = [abs(full - side) / 2 for full, side in zip(scaled, crop, strict=True)]
-    offsets = [round(half) if resize.round_offset else int(half) for half in halves]
-    # Where the resized image is smaller, the offset is that of the image in the crop.
-    starts = [o if full > side else 0 for o, full, side in zip(offsets, scaled, crop, strict=True)]
-    place = int if resize.round_offset else math.ceil
-    places = [
-        place(half) if full < side else 0
-        for half, full, side in zip(halves, scaled, crop, strict=True)
-    ]
-    if math.prod(scaled) > _WHOLE * math.prod(crop):
+    rows, columns = image.shape[:2]
+    height, width = resize.shape(rows, columns)
+    top, down, kept_rows = _centered(height, crop[0], round_offset=resize.round_offset)
+    left, across, kept_columns = _centered(width, crop[1], round_offset=resize.round_offset)
+    if height * width > _WHOLE * crop[0] * crop[1]:
         # Only the crop is computed: equal but for rounding.
-        spans = [
-            (start * length / full, (start + side) * length / full)
-            for start, side, length, full in zip(starts, kept, shape, scaled, strict=True)
-        ]
-        (top, bottom), (left, right) = spans
-        box = (left, top, right, bottom)
-        part = np.asarray(Image.fromarray(image).resize(kept[::-1], FILTERS[filter], box))
+        across_scale, down_scale = columns / width, rows / height
+        box = (
+            left * across_scale,
+            top * down_scale,
+            (left + kept_columns) * across_scale,
+            (top + kept_rows) * down_scale,
+        )
+        size = (kept_columns, kept_rows)
+        part = np.asarray(Image.fromarray(image).resize(size, FILTERS[filter], box))
     else:
-        part = resize_image(image, *scaled, filter=filter)
-        part = part[starts[0] : starts[0] + kept[0], starts[1] : starts[1] + kept[1]]
-    if kept == tuple(crop):
+        part = resize_image(image, height, width, filter=filter)
+        part = part[top : top + kept_rows, left : left + kept_columns]
+    if (kept_rows, kept_columns) == tuple(crop):
         return part
     is_colored = len(set(resize.fill)) > 1
     if is_colored:
         part = to_channels(part, 3)
     out = np.empty((*crop, *part.shape[2:]), np.uint8)
     out[:] = np.asarray(resize.fill if is_colored else resize.fill[0], np.uint8)
-    out[places[0] : places[0] + kept[0], places[1] : places[1] + kept[1]] = part
+    out[down : down + kept_rows, across : across + kept_columns] = part
     return out
+
+
+def _centered(length: int, side: int, *, round_offset: bool) -> tuple[int, int, int]:
+    """Return where a crop begins in a length, where the length begins in the crop, and what it has.
+
+    One of the first two is 0.
+    """
+    half = abs(length - side) / 2
+    if length > side:
+        return round(half) if round_offset else int(half), 0, side
+    return 0, int(half) if round_offset else math.ceil(half), length
 
 
 def _center_crop(
