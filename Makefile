@@ -55,6 +55,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/first_search.py
 	$(BIN)/python benchmarks/python_api.py search import
 	$(BIN)/python benchmarks/large.py
 	$(BIN)/python benchmarks/index.py

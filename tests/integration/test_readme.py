@@ -21,6 +21,7 @@ from PIL import Image
 
 import lookalike as la
 from lookalike.cli import app
+from lookalike.gallery import on_demand
 from lookalike.stores.base import Rows
 from tests.conftest import Require
 from tests.integration.test_cli import run
@@ -44,6 +45,7 @@ SKIPPED = {
     "make test": "runs this test",
     "lookalike index clip.gallery": "needs a model hub; see tests/unit/test_image_text.py",
     "lookalike search clip.gallery": "needs a model hub; see tests/unit/test_image_text.py",
+    'lookalike photos "a red flower"': "needs a model hub; see tests/unit/test_hub_models.py",
     "lookalike copy photos.gallery milvus:": "needs a server; see tests/integration/test_milvus.py",
     "lookalike index milvus:": "needs a server and a cluster; see tests/integration/test_ray.py",
     "torchrun": "needs free cores; see tests/integration/test_distributed.py",
@@ -57,7 +59,7 @@ SMALLER = {
 }
 """Options changed for a folder of 36 images."""
 
-_LABELS = ("flower", "coffee", "china")
+_LABELS = ("flower", "coffee", "china", "coins")
 COMMANDS: Any = typer.main.get_command(app)
 
 
@@ -86,8 +88,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def readme_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``photos`` of the README: photos/flower/12.jpg and so on."""
     home = tmp_path_factory.mktemp("readme")
-    write_photos(home / "photos", _LABELS, "{:02}.jpg")
+    write_photos(home / "photos", _LABELS[:3], "{:02}.jpg")
     return home
+
+
+@pytest.fixture(autouse=True)
+def _galleries_on_demand(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep galleries of folders out of the cache, which has weights that other tests need too."""
+    monkeypatch.setattr(on_demand, "CACHE", str(tmp_path_factory.getbasetemp() / "galleries"))
 
 
 def blocks(page: str, *kinds: str) -> Iterator[str]:
@@ -163,8 +173,8 @@ def run_block(block: str, home: Path, stack: contextlib.ExitStack) -> None:
 
 
 def test_readme_commands_print_what_the_readme_shows(readme_home: Path) -> None:
-    (block,) = blocks(README, "console")
-    first, *others = re.split(r"^\$ lookalike ", block, flags=re.MULTILINE)
+    shown = "".join(blocks(README, "console"))
+    first, *others = re.split(r"^\$ lookalike ", shown, flags=re.MULTILINE)
     assert not first
     for each in others:
         command, expected = each.split("\n", 1)
@@ -230,8 +240,13 @@ def test_contributing_examples_work(
 
 
 def _command(words: Sequence[str]) -> tuple[Any, list[str]]:
-    """Return the command that words name, and the words after its name."""
+    """Return the command that words name, and the words after its name.
+
+    A folder in its place is the short form of ``search``.
+    """
     found, rest = COMMANDS, list(words)
+    if rest[0] == "photos":
+        rest.insert(0, "search")
     while hasattr(found, "commands") and rest and rest[0] in found.commands:
         found = found.commands[rest.pop(0)]
     return found, rest

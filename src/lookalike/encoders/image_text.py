@@ -1,7 +1,7 @@
 """Image-text encoders: CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023).
 
 They embed images and texts in one space, so that a text query finds images. Here they run in ONNX
-Runtime; text queries also need tokenizers (``pip install 'lookalike[text]'``).
+Runtime, text queries also by tokenizers.
 :mod:`lookalike.encoders.image_text_export` exports them from transformers.
 """
 
