@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from lookalike.explore.outliers import outliers
     from lookalike.gallery.gallery import Gallery
     from lookalike.gallery.items import GalleryItem
+    from lookalike.gallery.on_demand import open_on_demand
     from lookalike.labels.issues import find_label_issues
     from lookalike.labels.propagation import propagate_labels
     from lookalike.labels.suggest import suggest_labels
@@ -121,6 +122,7 @@ __all__ = [
     "load_encoder",
     "map",
     "open_encoder",
+    "open_on_demand",
     "open_source",
     "outliers",
     "propagate_labels",
@@ -181,6 +183,7 @@ _ORIGINS = {
     "load_encoder": "lookalike.encoders.persistence",
     "map": "lookalike.explore.map:build_map",
     "open_encoder": "lookalike.encoders.registry",
+    "open_on_demand": "lookalike.gallery.on_demand",
     "open_source": "lookalike.sources.opening",
     "outliers": "lookalike.explore.outliers",
     "propagate_labels": "lookalike.labels.propagation",

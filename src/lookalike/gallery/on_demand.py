@@ -67,7 +67,15 @@ def open_on_demand(
 ) -> Gallery:
     """Return the cached gallery of a folder of images, created or brought up to date first.
 
-    See :func:`index_on_demand`.
+    Args:
+        folder: of images.
+        encoder: as for :meth:`lookalike.Gallery.create`; there is a gallery for each. By default,
+            one is chosen by the images of the folder, the first time.
+        progress: True shows it on a terminal or in a notebook; a callback gets it. None is that of
+            the work around.
+
+    Raises:
+        LookalikeError: see :func:`index_on_demand`.
     """
     return index_on_demand(folder, encoder=encoder, progress=progress).gallery
 
