@@ -10,7 +10,6 @@ import tarfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,17 +104,6 @@ def require() -> Require:
             pytest.skip(reason)
 
     return check
-
-
-def without_torchvision(require: Require, package: str) -> None:
-    """Have a package imported that imports torchvision, which may be built for another torch.
-
-    It then lacks its own operators, and what describes them to torch fails on import; the packages
-    here use none of them.
-    """
-    require(find_spec(package), f"{package} is not installed")
-    described = "torchvision._meta_registrations"
-    sys.modules.setdefault(described, ModuleType(described))
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
+import os
 import shutil
+import string
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,12 +18,15 @@ import pytest
 import torch
 from PIL import Image
 
+from lookalike.encoders import image_text_export
 from lookalike.encoders.image_text import ImageTextEncoder
 from lookalike.encoders.persistence import load_encoder, save_encoder
 from lookalike.encoders.registry import open_encoder
+from lookalike.encoders.sentencepiece_files import sentencepiece_tokenizer
+from lookalike.encoders.torchvision_repair import import_beside_torchvision
 from lookalike.errors import ArtifactError, InputError, MissingDependencyError
 from lookalike.gallery.gallery import Gallery
-from tests.conftest import Require, without_torchvision
+from tests import hub_models
 from tests.integration.test_cli import lookalike, run
 
 pytestmark = pytest.mark.slow
@@ -28,19 +36,17 @@ TEXTS = ["a red shoe", "blue cat", "photo of a cat " * 9]
 
 
 @pytest.fixture(scope="module", params=["clip", "siglip"])
-def folder(
-    request: pytest.FixtureRequest, require: Require, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder of transformers with tokenizer and image processor."""
-    without_torchvision(require, "transformers")
     return write_model(tmp_path_factory.mktemp("model") / request.param, request.param)
 
 
 def write_model(path: Path, kind: str) -> Path:
     """Write a small random model, ``clip`` or ``siglip``, into a folder; return the folder."""
     import tokenizers
-    import transformers
     from tokenizers import models, pre_tokenizers, processors
+
+    transformers = import_beside_torchvision("transformers", "the tests")
 
     backend = tokenizers.Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
@@ -72,7 +78,7 @@ def write_model(path: Path, kind: str) -> Path:
         clip = transformers.CLIPConfig(
             text_config={**text, **projection}, vision_config={**image, **projection}, **projection
         )
-        model: transformers.PreTrainedModel = transformers.CLIPModel(clip)
+        model = transformers.CLIPModel(clip)
         size = {
             "size": {"shortest_edge": 40},
             "do_center_crop": True,
@@ -86,7 +92,8 @@ def write_model(path: Path, kind: str) -> Path:
         size = {"size": {"height": 32, "width": 32}}
     model.save_pretrained(path)
     mean = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
-    processor = {**size, **mean, "resample": 3, "do_normalize": True, "image_processor_type": "x"}
+    name = "CLIPImageProcessor" if kind == "clip" else "SiglipImageProcessor"
+    processor = {**size, **mean, "resample": 3, "do_normalize": True, "image_processor_type": name}
     (path / "preprocessor_config.json").write_text(json.dumps(processor))
     return path
 
@@ -105,8 +112,7 @@ def encoder(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Image
 
 
 def test_embeddings_match_transformers(encoder: ImageTextEncoder, folder: Path) -> None:
-    import transformers
-
+    transformers = import_beside_torchvision("transformers", "the tests")
     model = transformers.AutoModel.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     rng = np.random.default_rng(0)
@@ -133,7 +139,7 @@ def test_embeddings_match_transformers(encoder: ImageTextEncoder, folder: Path) 
 def test_preprocessing_follows_the_image_processor(encoder: ImageTextEncoder, folder: Path) -> None:
     preprocessing = encoder.preprocessing
     assert (preprocessing.height, preprocessing.filter) == (32, "bicubic")
-    assert preprocessing.crop == (0.8 if folder.name == "clip" else None)
+    assert list(preprocessing.resize) == ([40, 40] if folder.name == "clip" else [])
     assert list(preprocessing.mean) == [0.48, 0.46, 0.41]
 
 
@@ -201,3 +207,225 @@ def test_folder_without_an_image_text_model_is_refused(
         with pytest.raises(InputError, match="cannot load an image-text model from it"):
             open_encoder(f"transformers:{name}", [])
     assert not (tmp_path / "cache").exists()
+
+
+WORDING = [
+    *("a photo of a cat", "A Photo, of a CAT!!", "  two   spaces ", "naïve CAFÉ", "Zebra qux"),
+    *("photo-of_a (cat)", "tab\tnew\nline", "cat…", "é", "red shoe " * 40),
+]
+
+
+def write_published(path: Path, kind: str) -> tuple[Any, Any]:
+    """Write a small random model as it is published; return it and its own image processor."""
+    transformers = import_beside_torchvision("transformers", "the tests")
+    torch.manual_seed(0)
+    processor = hub_models.SIGLIP_PROCESSOR
+    if kind == "clip":
+        model, processor = hub_models.clip_model(), hub_models.CLIP_PROCESSOR
+        hub_models.clip_tokenizer().save_pretrained(path)
+    elif kind == "altclip":
+        model, processor = altclip_model(transformers), hub_models.CLIP_PROCESSOR
+        transformers.XLMRobertaTokenizer(vocab=xlm_vocabulary()).save_pretrained(path)
+    else:
+        model = hub_models.siglip_model()
+    model.save_pretrained(path)
+    if kind == "siglip":
+        (path / "spiece.model").write_bytes(trained_pieces())
+        fields = {"tokenizer_class": "SiglipTokenizer", "pad_token": "</s>"}
+        (path / "tokenizer_config.json").write_text(json.dumps(fields))
+    elif kind == "siglip2":
+        hub_models.gemma_tokenizer("Siglip2Tokenizer").save_pretrained(path)
+    (path / "preprocessor_config.json").write_text(json.dumps(processor))
+    own = hub_models.pil_processor("siglip" if "siglip" in kind else "clip", processor)
+    return model, own
+
+
+def altclip_model(transformers: Any) -> Any:
+    text = {**hub_models.SMALL, "vocab_size": len(xlm_vocabulary()), "project_dim": 16}
+    text |= {"max_position_embeddings": 40, "pad_token_id": 1}
+    config = transformers.AltCLIPConfig(
+        text_config=text, vision_config=hub_models.VISION, projection_dim=16
+    )
+    return hub_models.enlarged(transformers.AltCLIPModel(config))
+
+
+def xlm_vocabulary() -> list[tuple[str, float]]:
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(each, -3.0 - i / 50) for i, each in enumerate(string.ascii_letters + "!,.")]
+    return [*pieces, ("<mask>", 0.0)]
+
+
+def trained_pieces() -> bytes:
+    """Return a model of SentencePiece with the settings of SigLIP's."""
+    file, rng = io.BytesIO(), np.random.default_rng(0)
+    words = ["a", "photo", "of", "cat", "dog", "red", "shoe", "table", "green", "shirts", "café"]
+    sentencepiece = importlib.import_module("sentencepiece")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(" ".join(rng.choice(words, 6)) for _ in range(1_000)),
+        model_writer=file,
+        vocab_size=30,
+        model_type="unigram",
+        normalization_rule_name="nmt_nfkc",
+        minloglevel=3,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+    )
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2", "altclip"])
+def test_published_models_agree_with_transformers(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images and texts as they come, through transformers' own image processor and tokenizer."""
+    transformers = import_beside_torchvision("transformers", "the tests")
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "cache"))
+    model, processor = write_published(tmp_path / kind, kind)
+    encoder = open_encoder(f"transformers:{tmp_path / kind}", [])
+    assert isinstance(encoder, ImageTextEncoder)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, size, dtype=np.uint8) for size in ((50, 70, 3), (64, 40, 3))]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / kind)
+    length = {"clip": 77, "altclip": 38}.get(kind, 64)
+    options = {"padding": "max_length", "truncation": True, "max_length": length}
+    tokens = tokenizer(WORDING, padding_side="right", return_tensors="pt", **options)
+    if "siglip" in kind:
+        tokens = {"input_ids": tokens["input_ids"]}  # trained without a mask
+    with torch.no_grad():
+        of_images = model.get_image_features(hub_models.processed(processor, images))
+        of_texts = model.get_text_features(**tokens)
+    np.testing.assert_allclose(
+        encoder.encode(images), hub_models.unit(of_images.pooler_output), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        encoder.encode_text(WORDING), hub_models.unit(of_texts.pooler_output), atol=1e-4
+    )
+    scale = model.logit_scale.exp().item()
+    assert encoder.logits is not None
+    assert encoder.logits["scale"] == pytest.approx(scale, rel=1e-5)
+
+
+def test_pieces_are_tokenized_as_by_sentencepiece() -> None:
+    """The document alone, without SigLIP's rules, on every kind of character of its table."""
+    import tokenizers
+
+    data = trained_pieces()
+    sentencepiece = importlib.import_module("sentencepiece")
+    reference = sentencepiece.SentencePieceProcessor(model_proto=data)
+    tokenizer = tokenizers.Tokenizer.from_str(sentencepiece_tokenizer(data).decode())
+    rng = np.random.default_rng(0)
+    letters = list("abcdefgh  éÅß½①ﬁ,.猫’\u00a0\t")
+    texts = ["".join(rng.choice(letters, rng.integers(1, 40))) for _ in range(500)]
+    for text in (*texts, *WORDING, "!"):
+        assert tokenizer.encode(text).ids == [*reference.encode(text), 1], repr(text)
+
+
+@pytest.mark.parametrize("data", [b"", b"no", b"\x0a\x02\x08\x01"])
+def test_broken_pieces_are_refused(data: bytes) -> None:
+    with pytest.raises(ArtifactError, match=r"spiece\.model: is not a model of SentencePiece"):
+        sentencepiece_tokenizer(data)
+
+
+def test_pieces_of_another_kind_are_refused() -> None:
+    data = trained_pieces()
+    with pytest.raises(ArtifactError, match="is not a unigram model of SentencePiece with the tok"):
+        sentencepiece_tokenizer(data, end="</end>")
+
+
+def refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the message of a model that is refused."""
+    monkeypatch.setenv("LOOKALIKE_DATA", str(path.parent / "cache"))
+    with pytest.raises(InputError) as error:
+        open_encoder(f"transformers:{path}", [])
+    assert str(error.value).startswith(f"encoder 'transformers:{path}': ")
+    return str(error.value)
+
+
+def test_naflex_is_refused_with_what_to_use_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = import_beside_torchvision("transformers", "the tests")
+    text = {**hub_models.SMALL, "vocab_size": 64, "projection_size": 32}
+    config = transformers.Siglip2Config(
+        text_config=text, vision_config={**hub_models.SMALL, "num_patches": 16, "patch_size": 8}
+    )
+    transformers.Siglip2Model(config).save_pretrained(tmp_path / "m")
+    message = refused(tmp_path / "m", monkeypatch)
+    assert "patches of images of any aspect ratio (naflex)" in message
+    assert "google/siglip2-base-patch16-224" in message
+    assert "hub:OWNER/NAME" in message
+
+
+def test_other_models_are_refused_by_their_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = import_beside_torchvision("transformers", "the tests")
+    config = transformers.ViTConfig(**hub_models.VISION)
+    transformers.ViTModel(config).save_pretrained(tmp_path / "m")
+    message = refused(tmp_path / "m", monkeypatch)
+    assert "a model of the type 'vit', which does not embed images and texts in one spac" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"preprocessor_config.json": None}, "has no preprocessor_config.json"),
+        ({"preprocessor_config.json": {"do_pad": True}}, "do_pad"),
+        ({"preprocessor_config.json": {"crop_size": {"height": 40, "width": 40}}}, "not accept"),
+        ({"tokenizer.json": None}, "its tokenizer"),
+    ],
+)
+def test_processing_that_is_not_known_is_refused(
+    change: dict[str, Any], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path / "m", "clip")
+    for name, fields in change.items():
+        path = tmp_path / "m" / name
+        if fields is None:
+            path.unlink()
+        else:
+            path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    assert expected in refused(tmp_path / "m", monkeypatch)
+
+
+@pytest.mark.parametrize("package", ["sentencepiece", "protobuf"])
+def test_packages_of_tokenizers_are_named(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = import_beside_torchvision("transformers", "the tests")
+    write_model(tmp_path / "m", "clip")
+
+    def fail(_: str) -> None:
+        raise ImportError(f"this tokenizer requires the {package} library")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
+    monkeypatch.setattr(image_text_export, "_installed", lambda _: False)
+    message = refused(tmp_path / "m", monkeypatch)
+    assert message.endswith(f"its tokenizer needs {package}: pip install {package}")
+    monkeypatch.setattr(image_text_export, "_installed", lambda _: True)
+    assert f"(this tokenizer requires the {package} library)" in refused(
+        tmp_path / "m", monkeypatch
+    )
+
+
+OPENS = """
+import sys
+from lookalike.encoders.registry import open_encoder
+encoder = open_encoder(f"transformers:{sys.argv[1]}", [])
+print(encoder.dim, encoder.encode_text("a red shoe").shape)
+"""
+
+
+def test_opens_in_the_environment_of_make(tmp_path: Path) -> None:
+    """In a process that imports nothing before: torchvision may be built for another torch."""
+    model = write_model(tmp_path / "m", "clip")
+    done = subprocess.run(
+        [sys.executable, "-c", OPENS, str(model)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LOOKALIKE_DATA": str(tmp_path / "cache")},
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("16 (16,)\n", 0), done.stderr

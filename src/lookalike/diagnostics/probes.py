@@ -19,6 +19,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lookalike.encoders.torchvision_repair import (
+    import_beside_torchvision,
+    torchvision_lacks_operators,
+)
+
 _IMAGES = 30
 
 
@@ -84,15 +89,16 @@ def _backbone(name: str) -> None:
     open_encoder(name, []).encode_batch([np.zeros((64, 64, 3), np.uint8)])
 
 
-def _timm() -> None:
-    timm: Any = importlib.import_module("timm")
+def _timm() -> str:
+    timm: Any = import_beside_torchvision("timm", "encoders timm:NAME")
     torch: Any = importlib.import_module("torch")
     network = timm.create_model("test_resnet", pretrained=False, num_classes=0)
     network.eval()(torch.zeros(1, 3, 64, 64))
+    return _about_torchvision()
 
 
-def _transformers() -> None:
-    transformers: Any = importlib.import_module("transformers")
+def _transformers() -> str:
+    transformers: Any = import_beside_torchvision("transformers", "encoders transformers:NAME")
     torch: Any = importlib.import_module("torch")
     importlib.import_module("transformers.image_processing_base")
     config = transformers.CLIPVisionConfig(
@@ -104,6 +110,13 @@ def _transformers() -> None:
         patch_size=8,
     )
     transformers.CLIPVisionModel(config).eval()(torch.zeros(1, 3, 16, 16))
+    return _about_torchvision()
+
+
+def _about_torchvision() -> str:
+    if torchvision_lacks_operators():
+        return "; torchvision's own operators do not load beside this torch and are not needed"
+    return ""
 
 
 def _tokenizers() -> None:

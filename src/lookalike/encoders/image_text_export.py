@@ -1,29 +1,51 @@
-"""Export of CLIP and SigLIP models of transformers to ONNX, once, into the cache."""
+"""Export of image-text models of transformers to ONNX, once, into the cache.
+
+CLIP and SigLIP, and other models that embed images and texts in one space (``get_image_features``
+and ``get_text_features``), if their images and texts are prepared in ways that are known here. The
+others are refused with the reason.
+"""
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lookalike.artifacts import new_folder
+from lookalike.documents import parse_json
 from lookalike.encoders import backbones, pretrained
 from lookalike.encoders.backbones import TRANSFORMERS_PREFIX
 from lookalike.encoders.base import MANIFEST, Preprocessing
+from lookalike.encoders.export_progress import ExportProgress
+from lookalike.encoders.image_processor import read_image_processor
 from lookalike.encoders.image_text import ImageTextEncoder
 from lookalike.encoders.persistence import load_encoder, write_encoder
-from lookalike.encoders.torchvision_repair import import_failure
-from lookalike.errors import InputError, MissingDependencyError
+from lookalike.encoders.sentencepiece_files import SENTENCEPIECE_FILE, sentencepiece_tokenizer
+from lookalike.encoders.tokenization import MAX_TOKENS, text_tokenizer
+from lookalike.encoders.torchvision_repair import import_beside_torchvision
+from lookalike.errors import InputError, LookalikeError, MissingDependencyError
+from lookalike.files import read_regular
 from lookalike.types import ImageArray
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_BILINEAR, _BICUBIC = 2, 3
-"""Pillow's numbers of the filters."""
+_SIGLIP = "siglip"
+_OWN_LENGTH = ("clip", _SIGLIP)
+"""Kinds of models whose texts have one length, which their own configuration says."""
 
-_MAX_TOKENS = 512
+_NO_LIMIT = 100_000
+"""``model_max_length`` from which on a tokenizer says that there is none."""
+
+_TOKENIZER_PACKAGES = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+"""Packages that some tokenizers of transformers need, and their modules."""
+
+_INSTEAD = (
+    "use a CLIP or SigLIP model (transformers:openai/clip-vit-base-patch32), or an ONNX model with "
+    "its own tokenizer: hub:OWNER/NAME"
+)
 
 
 def open_image_text(name: str, sample: Sequence[ImageArray] = ()) -> ImageTextEncoder:
@@ -35,7 +57,8 @@ def open_image_text(name: str, sample: Sequence[ImageArray] = ()) -> ImageTextEn
 
     Raises:
         MissingDependencyError: transformers or torch is not installed.
-        InputError: transformers cannot load it as an image-text model.
+        InputError: transformers cannot load it as an image-text model, or its images or texts are
+            prepared in a way that is not known here.
         ArtifactError: the export computes other embeddings than torch.
     """
     del sample
@@ -50,60 +73,206 @@ def open_image_text(name: str, sample: Sequence[ImageArray] = ()) -> ImageTextEn
 
 
 def _export(name: str) -> ImageTextEncoder:
-    source = name.removeprefix(TRANSFORMERS_PREFIX)
+    source, purpose = name.removeprefix(TRANSFORMERS_PREFIX), f"encoder {name!r}"
+    progress = ExportProgress(name, 4)
+    progress.begin("loading")
     try:
-        torch = importlib.import_module("torch")
-        transformers = importlib.import_module("transformers")
+        transformers = import_beside_torchvision("transformers", purpose)
+        import torch
+
         from lookalike.encoders.export import to_onnx
     except ModuleNotFoundError as error:
         package = error.name or "transformers"
-        raise MissingDependencyError(package, f"encoder {name!r}", "transformers") from error
-    try:
-        model = transformers.AutoModel.from_pretrained(source).eval()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        mixin = importlib.import_module("transformers.image_processing_base").ImageProcessingMixin
-        processor_config, _ = mixin.get_image_processor_dict(source)
-        length = min(int(model.config.text_config.max_position_embeddings), _MAX_TOKENS)
-    except (ImportError, RuntimeError) as error:
-        raise import_failure("transformers", name, error) from error
-    except (OSError, ValueError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"encoder {name!r}: transformers cannot load an image-text model from it ({reason}); "
-            "give the folder or hub id of a CLIP or SigLIP model"
-        ) from error
-    uses_mask = "attention_mask" in tokenizer.model_input_names
-    backend = tokenizer.backend_tokenizer
-    backend.enable_truncation(length)
-    backend.enable_padding(
-        length=length, pad_id=tokenizer.pad_token_id or 0, pad_token=tokenizer.pad_token or ""
+        raise MissingDependencyError(package, purpose, "transformers") from error
+    model = _load_model(transformers, source, name)
+    processor, tokenizer = _load_processing(transformers, source, name, model.config)
+    encodings = _encoded(tokenizer, ["a photo", "two photos of something else"])
+    ids, mask = (torch.tensor(rows) for rows in encodings)
+    images = torch.rand(
+        *(2, 3, processor.height, processor.width), generator=torch.Generator().manual_seed(0)
     )
-    p = _preprocessing(processor_config)
-    images = torch.rand(2, 3, p.height, p.width, generator=torch.Generator().manual_seed(0))
-    encodings = backend.encode_batch(["a photo", "two photos of something else"])
-    ids = torch.tensor([encoding.ids for encoding in encodings])
-    mask = torch.tensor([encoding.attention_mask for encoding in encodings])
-    image_tower, text_tower = _towers(model, uses_mask=uses_mask)
+    # SigLIP was trained without a mask: what it is padded with belongs to its texts.
+    texts = (ids,) if model.config.model_type == _SIGLIP else (ids, mask)
+    towers = _towers(model)
+    with torch.no_grad():
+        expected = [
+            _run(tower, values, name)
+            for tower, values in zip(towers, ((images,), texts), strict=True)
+        ]
+    if expected[0].shape[1:] != expected[1].shape[1:]:
+        raise _refusal(name, model.config.model_type, "its images and texts differ in length")
+    progress.begin("image network")
+    image_network = to_onnx(towers[0], images)
+    progress.begin("text network")
+    names = ("tokens", "mask")[: len(texts)]
     model_license = getattr(model.config, "license", None) or "see the model's page"
     encoder = ImageTextEncoder(
         name,
-        to_onnx(image_tower, images),
-        p,
-        text=to_onnx(text_tower, ids, mask, names=("tokens", "mask")),
-        tokenizer=backend.to_str().encode(),
-        origin={"source": source, "license": model_license, "torch": torch.__version__},
+        image_network,
+        processor,
+        text=to_onnx(towers[1], *texts, names=names),
+        tokenizer=tokenizer,
+        origin={
+            "source": source,
+            "license": model_license,
+            "torch": torch.__version__,
+            **_logits(model),
+        },
     )
-    with torch.no_grad():
-        outputs = (
-            (image_tower(images), encoder.run(images.numpy())),
-            (text_tower(ids, mask), encoder.run_text(ids.numpy(), mask.numpy())),
-        )
-    for expected, actual in outputs:
-        pretrained.check_export(name, expected.numpy(), actual)
+    progress.begin("comparison with torch")
+    actual = (encoder.run(images.numpy()), encoder.run_text(ids.numpy(), mask.numpy()))
+    for of_torch, of_export in zip(expected, actual, strict=True):
+        pretrained.check_export(name, of_torch.numpy(), of_export)
+    progress.end()
     return encoder
 
 
-def _towers(model: Any, *, uses_mask: bool) -> tuple[nn.Module, nn.Module]:
+def _refusal(name: str, kind: str, reason: str) -> InputError:
+    return InputError(f"encoder {name!r}: a model of the type {kind!r}, {reason}; {_INSTEAD}")
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join((str(error).strip() or type(error).__name__).split())[:300]
+
+
+def _load_model(transformers: Any, source: str, name: str) -> Any:
+    """Return the model in eval mode.
+
+    Raises:
+        InputError: transformers cannot load it, or it does not embed images and texts.
+    """
+    try:
+        model = transformers.AutoModel.from_pretrained(source).eval()
+    except Exception as error:  # transformers and the libraries that download raise many kinds
+        raise InputError(
+            f"encoder {name!r}: transformers cannot load an image-text model from it "
+            f"({_reason(error)}); use the folder or hub id of a CLIP or SigLIP model"
+        ) from error
+    kind = str(model.config.model_type)
+    if kind == "siglip2":
+        raise _refusal(
+            name,
+            kind,
+            "which takes patches of images of any aspect ratio (naflex) instead of pixels; SigLIP "
+            "2 is also published for one image size, as google/siglip2-base-patch16-224",
+        )
+    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+        raise _refusal(name, kind, "which does not embed images and texts in one space")
+    return model
+
+
+def _load_processing(
+    transformers: Any, source: str, name: str, config: Any
+) -> tuple[Preprocessing, bytes]:
+    """Return what is done to images, and the tokenizer as a complete ``tokenizer.json``.
+
+    Raises:
+        InputError: one of them is missing, or not known here.
+    """
+    purpose = f"encoder {name!r}"
+    module = import_beside_torchvision("transformers.image_processing_base", purpose)
+    try:
+        fields, _ = module.ImageProcessingMixin.get_image_processor_dict(source)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{purpose}: has no preprocessor_config.json, which says how its images are resized "
+            f"and normalized ({_reason(error)})"
+        ) from error
+    processor = read_image_processor(fields, name=name)
+    document, options = _load_tokenizer(transformers, source, name, config)
+    kind, length = str(config.model_type), None
+    if kind not in _OWN_LENGTH:
+        longest = options.get("model_max_length")
+        positions = getattr(config.text_config, "max_position_embeddings", MAX_TOKENS)
+        if "roberta" in str(getattr(config.text_config, "model_type", "")) or kind == "altclip":
+            positions -= (getattr(config.text_config, "pad_token_id", None) or 1) + 1
+        has_limit = isinstance(longest, int) and 0 < longest < _NO_LIMIT
+        limits = [int(longest)] if has_limit and longest is not None else []
+        length = min(*limits, int(positions), MAX_TOKENS)
+    place = f"{purpose}: its tokenizer"
+    return processor, text_tokenizer(
+        document, config.to_dict(), options, length=length, place=place
+    )
+
+
+def _load_tokenizer(
+    transformers: Any, source: str, name: str, config: Any
+) -> tuple[bytes, Mapping[str, Any]]:
+    """Return a tokenizer as the bytes of a ``tokenizer.json``, and fields about it.
+
+    Raises:
+        InputError: transformers cannot load it, or it is written in Python only.
+    """
+    if config.model_type == _SIGLIP and _file(transformers, source, "tokenizer.json") is None:
+        pieces = _file(transformers, source, SENTENCEPIECE_FILE)
+        if pieces is not None:
+            path = _file(transformers, source, "tokenizer_config.json")
+            fields = parse_json(read_regular(path), str(path), hint="copy it again") if path else {}
+            document = sentencepiece_tokenizer(read_regular(pieces), place=str(pieces))
+            return document, fields if isinstance(fields, Mapping) else {}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # tokenizers raise many kinds, and panic
+        raise _tokenizer_failure(name, error) from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise _refusal(
+            name,
+            str(config.model_type),
+            f"whose tokenizer {type(tokenizer).__name__} is written in Python and has no "
+            "tokenizer.json",
+        )
+    return backend.to_str().encode(), {
+        "pad_token": tokenizer.pad_token,
+        "tokenizer_class": type(tokenizer).__name__,
+        "model_max_length": tokenizer.model_max_length,
+    }
+
+
+def _tokenizer_failure(name: str, error: Exception) -> LookalikeError:
+    """Return the error for a tokenizer that cannot be loaded; it names packages that it lacks."""
+    reason = _reason(error)
+    missing = [
+        package
+        for package, module in _TOKENIZER_PACKAGES.items()
+        if package in reason.lower() and not _installed(module)
+    ]
+    if missing:
+        return InputError(
+            f"encoder {name!r}: its tokenizer needs {' and '.join(missing)}: pip install "
+            f"{' '.join(missing)}"
+        )
+    return InputError(f"encoder {name!r}: its tokenizer cannot be loaded ({reason}); {_INSTEAD}")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
+
+
+def _file(transformers: Any, source: str, path: str) -> Path | None:
+    """Return a file of the model in its folder or in transformers' cache, None if it has none."""
+    found = transformers.utils.cached_file(
+        source,
+        path,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return None if found is None else Path(found)
+
+
+def _encoded(tokenizer: bytes, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return token ids and attention mask of texts."""
+    from tokenizers import Tokenizer
+
+    encodings = Tokenizer.from_str(tokenizer.decode()).encode_batch(list(texts))
+    return [each.ids for each in encodings], [each.attention_mask for each in encodings]
+
+
+def _towers(model: Any) -> tuple[nn.Module, nn.Module]:
     """Return image tower and text tower as modules that return unit-length embeddings."""
     from torch import nn
     from torch.nn.functional import normalize
@@ -121,13 +290,34 @@ def _towers(model: Any, *, uses_mask: bool) -> tuple[nn.Module, nn.Module]:
             super().__init__()
             self.model = model
 
-        def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-            # SigLIP was trained without a mask; using it times 0 keeps both inputs in the graph.
-            options = {"attention_mask": mask} if uses_mask else {}
-            rows = _embeddings(self.model.get_text_features(input_ids=ids, **options))
-            return normalize(rows if uses_mask else rows + 0 * mask[:, :1])
+        def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+            options = {} if mask is None else {"attention_mask": mask}
+            return normalize(_embeddings(self.model.get_text_features(input_ids=ids, **options)))
 
     return ImageTower(), TextTower()
+
+
+def _run(tower: nn.Module, values: Sequence[Tensor], name: str) -> Tensor:
+    """Return the embeddings ``(n, dim)`` of a tower.
+
+    Raises:
+        InputError: it does not accept the values, or returns something else.
+    """
+    try:
+        rows: Tensor = tower(*values)
+    except Exception as error:  # models raise many kinds
+        shape = "x".join(map(str, values[0].shape[1:]))
+        raise InputError(
+            f"encoder {name!r}: the model does not accept an input of {shape} ({_reason(error)}); "
+            f"{_INSTEAD}"
+        ) from error
+    if rows.ndim != 2:
+        shape = "x".join(map(str, rows.shape[1:]))
+        raise InputError(
+            f"encoder {name!r}: the model returns {shape} numbers instead of one embedding; "
+            f"{_INSTEAD}"
+        )
+    return rows
 
 
 def _embeddings(output: Any) -> Tensor:
@@ -136,27 +326,10 @@ def _embeddings(output: Any) -> Tensor:
     return rows
 
 
-def _preprocessing(config: Mapping[str, Any]) -> Preprocessing:
-    """Translate the configuration of a transformers image processor."""
-    size = config["size"]
-    crop = config.get("crop_size") if config.get("do_center_crop") else None
-    shortest = size if isinstance(size, int) else size.get("shortest_edge")
-    share = None
-    if crop is not None and shortest is not None:
-        side = crop if isinstance(crop, int) else crop["height"]
-        height = width = int(side)
-        share = min(1.0, side / shortest)
-    elif shortest is not None:
-        height = width = int(shortest)
-    else:
-        height, width = int(size["height"]), int(size["width"])
-    normalized = config.get("do_normalize", True)
-    return Preprocessing(
-        height,
-        width,
-        3,
-        filter="bicubic" if config.get("resample", _BILINEAR) == _BICUBIC else "bilinear",
-        crop=share,
-        mean=tuple(config["image_mean"]) if normalized else (),
-        std=tuple(config["image_std"]) if normalized else (),
-    )
+def _logits(model: Any) -> dict[str, Any]:
+    """Return scale and bias of the cosines that the model was trained with, if it has them."""
+    scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
+    if scale is None or scale.numel() != 1:
+        return {}
+    offset = 0.0 if bias is None else float(bias.detach().item())
+    return {"logits": {"scale": float(scale.detach().exp().item()), "bias": offset}}

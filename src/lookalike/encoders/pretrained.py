@@ -21,6 +21,7 @@ from lookalike.artifacts import write_cache
 from lookalike.documents import Fields, read_json
 from lookalike.encoders.backbones import BACKBONES, TIMM_PREFIXES, Backbone, cache_path
 from lookalike.encoders.base import Preprocessing
+from lookalike.encoders.export_progress import ExportProgress
 from lookalike.encoders.pooling import DEFAULT_POOLING, NATIVE_POOLING, POOLINGS, add_pooling
 from lookalike.encoders.timm_export import load_timm
 from lookalike.errors import (
@@ -149,6 +150,8 @@ def _write(path: Path, encoder: NetworkEncoder) -> None:
 
 def _export_timm(name: str, base: str, pooling: str, size: int | None) -> _Network:
     """Export a model of timm, and add the pooling behind its feature maps."""
+    progress = ExportProgress(name, 3)
+    progress.begin("loading")
     try:
         import torch
 
@@ -163,9 +166,12 @@ def _export_timm(name: str, base: str, pooling: str, size: int | None) -> _Netwo
     with torch.no_grad():
         output = features(example)
     maps = [each.numpy() for each in (output if isinstance(output, list | tuple) else [output])]
+    progress.begin("network")
     names = tuple(f"features_{number}" for number in range(len(maps)))
     model = pooled(to_onnx(features, example, outputs=names), pooling, name=f"encoder {name!r}")
+    progress.begin("comparison with torch")
     check_export(name, pool(pooling, maps), _run(name, model, example.numpy()))
+    progress.end()
     origin = {**loaded.origin, "pooling": pooling, "torch": torch.__version__}
     return _Network(model, p, origin)
 

@@ -51,7 +51,11 @@ def _create(timm: Any, name: str, pooling: str, size: int | None) -> Any:
     model_name = name.removeprefix("timm:")
 
     def create(**more: Any) -> Any:
-        return timm.create_model(model_name, pretrained=True, **options, **more).eval()
+        network = timm.create_model(model_name, pretrained=True, **options, **more).eval()
+        for module in network.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False  # its strides are others than the exporter believes
+        return network
 
     try:
         if size is None:

@@ -121,8 +121,17 @@ def _deepest_maps(network: Any, name: str, example: Tensor) -> nn.Module | None:
         grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
         if grid is not None and grid[0] * grid[1] == output.shape[1] - prefix > 1:
             return _TokenMaps(network, prefix, (int(grid[0]), int(grid[1])))
+    return _last_intermediate(network, example)
+
+
+def _last_intermediate(network: Any, example: Tensor) -> nn.Module | None:
+    """Return the network as a module that returns the maps of its last block, None if it has none.
+
+    timm returns them as ``(n, c, h, w)``, whatever the axis order inside the network.
+    """
     if not hasattr(network, "forward_intermediates"):
         return None
+    counts = _counts(network)
     for norm in (True, False):  # without, where timm says that it cannot normalize them
         intermediate = _LastIntermediate(network, norm=norm)
         try:
@@ -189,8 +198,8 @@ class _TokenMaps(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the maps of images ``(n, 3, height, width)``."""
-        tokens: Tensor = self.network(images)[:, self._prefix :]
-        return tokens.transpose(1, 2).unflatten(2, self._grid)
+        tokens: Tensor = self.network(images)[:, self._prefix :].transpose(1, 2)
+        return tokens.reshape(*tokens.shape[:2], *self._grid)
 
 
 class _LastIntermediate(nn.Module):

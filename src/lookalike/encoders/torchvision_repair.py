@@ -83,8 +83,14 @@ def _import_torchvision() -> None:
         except RuntimeError as error:
             if "torchvision::" not in str(error) or _DESCRIPTIONS in sys.modules:
                 raise
-            sys.modules[_DESCRIPTIONS] = ModuleType(_DESCRIPTIONS)
+            stand_in = sys.modules[_DESCRIPTIONS] = ModuleType(_DESCRIPTIONS)
             try:
                 importlib.import_module("torchvision")
             finally:
-                sys.modules.pop(_DESCRIPTIONS, None)
+                if sys.modules.get(_DESCRIPTIONS) is stand_in:
+                    del sys.modules[_DESCRIPTIONS]
+
+
+def torchvision_lacks_operators() -> bool:
+    """Return whether torchvision was imported without its compiled operators."""
+    return "torchvision" in sys.modules and _DESCRIPTIONS not in sys.modules
