@@ -23,6 +23,7 @@ from lookalike.errors import ArtifactError, ImageError, InputError, SettingError
 from lookalike.sources import open_source
 from lookalike.types import Embeddings, ImageArray, Progress
 from tests.canary_server import canary_server
+from tests.color_words import color_words
 
 RNG = np.random.default_rng(2)
 IMAGES = [RNG.integers(0, 256, (40 + i, 50, 3)).astype(np.uint8) for i in range(11)]
@@ -174,6 +175,21 @@ class Words(Recorder):
 
     def encode_text_batch(self, texts: Sequence[str]) -> Embeddings:
         return np.array([[len(text)] * 3 for text in texts], np.float32)
+
+
+def test_texts_in_several_sentences() -> None:
+    encoder = color_words()
+    rows = [encoder.encode_text(text) for text in ("red", "red blue", "red green")]
+    expected = np.mean(rows, axis=0)
+    ensemble = encoder.encode_text("red", templates=["{}", "{} blue", "{} green"])
+    np.testing.assert_allclose(ensemble, expected / np.linalg.norm(expected), atol=1e-6)
+    several = encoder.encode_text(["red", "green"], templates=["{}", "{} blue"])
+    alone = [encoder.encode_text(text, templates=["{}", "{} blue"]) for text in ("red", "green")]
+    np.testing.assert_allclose(several, alone, atol=1e-6)
+    bad: Any
+    for bad in ("a {}", ["no place"], ["{} and {}"], [3]):
+        with pytest.raises(SettingError, match="templates must be a list of texts with one"):
+            encoder.encode_text("red", templates=bad)
 
 
 def test_texts() -> None:

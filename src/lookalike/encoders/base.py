@@ -34,6 +34,7 @@ from lookalike.sources.inputs import (
     stream_images,
 )
 from lookalike.types import Embeddings, ImageArray
+from lookalike.vectors import unit_rows
 
 MANIFEST = ENCODER_MANIFEST
 
@@ -163,12 +164,21 @@ class Encoder(ABC):
             rows = encode_inputs(self, inputs, batch_size, total, on_progress)
         return rows[0] if single else rows
 
-    def encode_text(self, texts: str | Sequence[str]) -> Embeddings:
+    def encode_text(
+        self, texts: str | Sequence[str], *, templates: Sequence[str] = ()
+    ) -> Embeddings:
         """Return the embedding of a text, ``(dim,)`` float32, or of n texts, ``(n, dim)``.
+
+        Args:
+            texts: one text or several.
+            templates: sentences such as ``"a photo of a {}"``. The embedding of a text is then the
+                mean of its embeddings in each of them, as a direction (Radford et al. 2021, section
+                3.1.4). Whether that helps depends on network and images: measure it.
 
         Raises:
             InputError: the encoder supports images only, or ``texts`` is no text and no texts, or a
                 text is empty.
+            SettingError: ``templates`` are not texts that have ``{}`` once.
             MissingDependencyError: a package for texts is not installed.
         """
         if not self.supports_text:
@@ -186,8 +196,23 @@ class Encoder(ABC):
                 raise InputError("the text query is empty")
         if not several:
             raise InputError("texts: has no texts; pass a text or a list of texts")
-        rows = self.encode_text_batch(several)
+        rows = self._encode_in_templates(several, templates)
         return rows[0] if isinstance(texts, str) else rows
+
+    def _encode_in_templates(self, texts: Sequence[str], templates: Sequence[str]) -> Embeddings:
+        """Return the embeddings of texts; with templates, the directions of their means."""
+        if isinstance(templates, str) or not all(
+            isinstance(each, str) and each.count("{}") == 1 for each in templates
+        ):
+            raise SettingError(
+                "{templates} must be a list of texts with one {} each, as 'a photo of a {}'",
+                templates=None,
+            )
+        if not templates:
+            return self.encode_text_batch(texts)
+        sentences = [template.replace("{}", text) for template in templates for text in texts]
+        rows = unit_rows(self.encode_text_batch(sentences))
+        return unit_rows(rows.reshape(len(templates), len(texts), -1).mean(axis=0))
 
     def encode_text_batch(self, texts: Sequence[str]) -> Embeddings:
         """Return ``(n, dim)`` float32 for n texts, none of them empty.
