@@ -231,6 +231,13 @@ def test_the_command_line_says_how_a_text_was_answered(served: Serving) -> None:
     two = lookalike("search", paths["names"], "--text", "bicycle", "--text", "garden")
     assert two.stderr.count(TEXT_NOTE) == 1
     assert "bicycle: 1 result, keywords" in two.stdout
+    several = lookalike("search", paths["names"], "--text", "qqqq", "--text", "wwww")
+    assert several.stdout == "qqqq: 0 results, keywords\nwwww: 0 results, keywords\n"
+    assert several.stderr.splitlines() == [
+        f"note: {TEXT_NOTE}",
+        "note: no name or metadata with 'qqqq'",
+        "note: no name or metadata with 'wwww'",
+    ]
     assert (
         json.loads(run("search", str(paths["content"]), "--text", "red", "--json"))["note"] is None
     )

@@ -95,6 +95,9 @@ class Table:
         ]
         count = format_count(len(hits), "result")
         title = f"{self._paths.shown(hits.query)}: {count}, {hits.measure}"
+        if not rows:
+            console.print_lines(title)
+            return
         console.print_table(columns, rows, title=title)
         if self._protocol is not None:
             from lookalike.cli.terminal_images import print_images

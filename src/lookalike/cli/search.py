@@ -243,7 +243,7 @@ def command(
         raise failures[0]
     if search.left_out and not outputs.rows:
         console.note("the only result is the query itself; --include-self shows it")
-    if k > len(searched.gallery):
+    if k > len(searched.gallery) and outputs.rows:
         rows = format_count(len(searched.gallery), "row")
         console.note(f"-k {k}: the gallery has only {rows}")
     _finish(searched.failures, failures, failed=outputs.failed)
@@ -513,7 +513,7 @@ class _Outputs:
             self.count += 1
             self.rows += len(result.hits)
             output.write(result)
-            self._say(result.hits.note)
+            self._say(result.hits.note, searched)
             if collector is not None:
                 collector.write(result)
             if self.image is not None or self.open_sheet or (self.matches and not kept):
@@ -524,11 +524,15 @@ class _Outputs:
         if kept:
             self._draw(kept, searched.gallery)
 
-    def _say(self, text: str | None) -> None:
+    def _say(self, note: str | None, searched: _Searched) -> None:
         """Say what a person should know about results, once for all of them."""
-        if text is not None and text not in self.notes:
-            self.notes.append(text)
-            console.note(f"note: {text}")
+        from lookalike.search.search import split_note
+
+        for text in split_note(note):
+            if text not in self.notes:
+                self.notes.append(text)
+                folder = "FOLDER" if searched.paths.root is None else shlex.quote(searched.typed)
+                console.note(f"note: {text.replace('FOLDER', folder)}")
 
     def _draw(self, results: Sequence[Result], gallery: galleries.Gallery) -> None:
         sheet = self.image

@@ -53,6 +53,14 @@ def no_timer(_: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def split_note(note: str | None) -> list[str]:
+    """Return the parts of the note of hits: how a text was searched for, what matches nothing."""
+    if note is None or not note.startswith(TEXT_NOTE):
+        return [] if note is None else [note]
+    rest = note.removeprefix(TEXT_NOTE).removeprefix("; ")
+    return [TEXT_NOTE, rest] if rest else [TEXT_NOTE]
+
+
 def search_rows(
     request: SearchRequest,
     store: RowReader,

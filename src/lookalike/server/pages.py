@@ -19,7 +19,7 @@ from lookalike.errors import InputError, LookalikeError, MissingRowError
 from lookalike.evaluation.saved import load_saved_evaluation
 from lookalike.formatting import format_distance
 from lookalike.search.request import RERANKINGS, Example, Query, SentImage
-from lookalike.search.search import TEXT_NOTE
+from lookalike.search.search import TEXT_NOTE, split_note
 from lookalike.server.api import all_gallery_facts, gallery_facts
 from lookalike.server.browsing import Browsing
 from lookalike.server.dependencies import GalleryDep, ServiceDep
@@ -280,7 +280,7 @@ async def _result_set(
     return {
         **values,
         "ranked_by": hits.ranked_by,
-        "note": (hits.note or "").removeprefix(TEXT_NOTE).removeprefix("; "),
+        "note": "; ".join(each for each in split_note(hits.note) if each != TEXT_NOTE),
         "metric": hits.metric.value,
         "rows": await service.read(opened, len),
         "latency_ms": (time.perf_counter() - start) * 1000,
