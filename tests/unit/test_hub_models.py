@@ -256,14 +256,15 @@ VALUES = {
 }
 
 
-def own_model(*outputs: str, inputs: Mapping[str, Any] | None = None) -> bytes:
+def own_model(*outputs: str, inputs: Mapping[str, Any] | None = None, weights: int = 48) -> bytes:
     """Return a network of images of 4 x 4 pixels with some of the outputs tokens, maps and rows."""
     inputs = inputs or {"x": ("n", 3, 4, 4)}
     shapes = {"tokens": TOKENS, "maps": MAPS, "rows": ROWS}
     nodes, tensors, values = [helper.make_node("Flatten", [next(iter(inputs))], ["f"])], [], []
     for name in outputs:
         shape = shapes[name]
-        tensors += [numpy_helper.from_array(VALUES[name], f"{name}_w")]
+        matrix = np.resize(VALUES[name], (weights, VALUES[name].shape[1]))
+        tensors += [numpy_helper.from_array(matrix, f"{name}_w")]
         tensors += [numpy_helper.from_array(np.array([-1, *shape[1:]]), f"{name}_s")]
         nodes += [helper.make_node("MatMul", ["f", f"{name}_w"], [f"{name}_flat"])]
         nodes += [helper.make_node("Reshape", [f"{name}_flat", f"{name}_s"], [name])]
@@ -409,6 +410,29 @@ def test_models_that_are_not_known_are_refused(
         fields = {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}
     with pytest.raises(InputError, match=message):
         open_encoder(changed(folder, tmp_path / "m", file, **fields))
+
+
+def test_scores_of_classes_are_no_embedding_unless_they_are_named(
+    hub_model: HubModels, tmp_path: Path
+) -> None:
+    shutil.copytree(hub_model("vit")[0], tmp_path / "m")
+    model = own_model("rows", inputs={"pixel_values": ("n", 3, 32, 32)}, weights=3 * 32 * 32)
+    proto = onnx.load_model_from_string(model)
+    proto.graph.node[-1].output[0] = proto.graph.output[0].name = "logits"
+    onnx.save(proto, tmp_path / "m" / "onnx" / "model.onnx")
+    with pytest.raises(InputError, match=r"not known which .*Outputs: logits \(\?, 6\)"):
+        open_encoder(f"onnx:{tmp_path / 'm'}")
+    assert open_encoder(f"onnx:{tmp_path / 'm'},output=logits").dim == 6
+
+
+def test_a_network_that_is_too_large_is_refused_before_it_is_read(
+    hub_model: HubModels, tmp_path: Path
+) -> None:
+    shutil.copytree(hub_model("vit")[0], tmp_path / "m")
+    with (tmp_path / "m" / "onnx" / "model.onnx_data").open("wb") as file:
+        file.truncate(3_000_000_000)  # which takes nothing on the disk
+    with pytest.raises(InputError, match=r"onnx/model\.onnx has 3\.0 GB, .* dtype=fp16"):
+        open_encoder(f"onnx:{tmp_path / 'm'}")
 
 
 def test_missing_descriptions_are_named(hub_model: HubModels, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ TEXT_OUTPUTS = (
 """Names of embeddings, the best first."""
 
 HIDDEN = "last_hidden_state"
+SCORES = "logits"
+"""Output of classifiers: published models without another one have no embedding."""
 
 _CLS = frozenset(
     {
@@ -170,7 +172,8 @@ def _choose(
     if output is not None and output not in ranks:
         raise UnknownNameError(f"output of encoder {name!r}:", output, ranks)
     if output is None:
-        output = _known_output(ranks, names, is_pooled=options.pooling is None)
+        known = {each: rank for each, rank in ranks.items() if each != SCORES or not config}
+        output = _known_output(known, names, is_pooled=options.pooling is None)
     if output is not None:
         rank = ranks[output]
         pooling = options.pooling or (

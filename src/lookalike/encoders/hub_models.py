@@ -40,7 +40,7 @@ from lookalike.encoders.model_files import (
     layout_of_file,
 )
 from lookalike.encoders.onnx import NetworkEncoder, OnnxModel
-from lookalike.encoders.onnx_files import with_external_data
+from lookalike.encoders.onnx_files import MAX_MODEL, with_external_data
 from lookalike.encoders.onnx_parts import extract, read_signature
 from lookalike.encoders.options import ModelOptions, split_path
 from lookalike.encoders.tokenization import text_tokenizer
@@ -140,8 +140,8 @@ def _describes(root: Path) -> bool:
 
 def _open(name: str, files: ModelFiles, layout: Layout, options: ModelOptions) -> NetworkEncoder:
     """Open the networks of a layout."""
-    _download(files, layout)
     place = f"encoder {name!r}"
+    _download(files, layout, place)
     config = files.read_json(CONFIG)
     model = files.read_model(layout.image)
     is_combined = layout.text is None and has_texts(model, name=name)
@@ -172,8 +172,19 @@ def _open(name: str, files: ModelFiles, layout: Layout, options: ModelOptions) -
     return _checked(encoder)
 
 
-def _download(files: ModelFiles, layout: Layout) -> None:
-    """Have all files that are needed on this machine, so that their size is told at once."""
+def _download(files: ModelFiles, layout: Layout, place: str) -> None:
+    """Have all files that are needed on this machine, so that their size is told at once.
+
+    Raises:
+        InputError: a network is too large to be run.
+    """
+    for path in layout.networks:
+        size = files.size(path) + files.size(path + _WEIGHTS_ENDING)
+        if size > MAX_MODEL:
+            raise InputError(
+                f"{place}: {path} has {size / 1e9:.1f} GB, and at most {MAX_MODEL / 1e9:g} GB can "
+                "be run in one piece; use a smaller precision, as with dtype=fp16 or dtype=q8"
+            )
     paths = list(layout.networks)
     paths += [each for path in layout.networks if files.has(each := path + _WEIGHTS_ENDING)]
     paths += [each for each in _DESCRIPTIONS if files.has(each)]

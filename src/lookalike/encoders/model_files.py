@@ -62,6 +62,10 @@ class ModelFiles(ABC):
         """Return whether there is such a file."""
 
     @abstractmethod
+    def size(self, path: str) -> int:
+        """Return the bytes of a file, 0 if there is no such file."""
+
+    @abstractmethod
     def locate(self, paths: Sequence[str]) -> Mapping[str, Path]:
         """Return where files are on this machine; those of the hub are downloaded."""
 
@@ -142,6 +146,10 @@ class FolderFiles(ModelFiles):
         """Return whether there is such a file."""
         return (self._folder / path).is_file()
 
+    def size(self, path: str) -> int:
+        """Return the bytes of a file, 0 if there is no such file."""
+        return self.locate([path])[path].stat().st_size if self.has(path) else 0
+
     def locate(self, paths: Sequence[str]) -> Mapping[str, Path]:
         """Return where files are."""
         return {path: self._folder / path for path in paths}
@@ -171,6 +179,11 @@ class HubFiles(ModelFiles):
     def has(self, path: str) -> bool:
         """Return whether there is such a file."""
         return self._model.find(path) is not None
+
+    def size(self, path: str) -> int:
+        """Return the bytes of a file, 0 if there is no such file."""
+        file = self._model.find(path)
+        return 0 if file is None else file.size
 
     def locate(self, paths: Sequence[str]) -> Mapping[str, Path]:
         """Return where files are on this machine, once they are downloaded."""
