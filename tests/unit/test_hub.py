@@ -410,6 +410,18 @@ def test_a_cut_connection_is_resumed(hub: HubServer, waits: list[float]) -> None
     assert waits == [0.5, 0.5, 0.5]
 
 
+def test_a_connection_that_is_cut_after_a_few_bytes_is_given_up(
+    hub: HubServer, waits: list[float]
+) -> None:
+    model = open_model(REPO)
+    model.find(MODEL)
+    hub.faults.cut_after, hub.faults.cuts = 1_000, 99
+    with pytest.raises(FetchError, match=r"was cut, 5 times in a row.*kept and resumed"):
+        model.fetch([MODEL])
+    assert waits == [0.5, 1.0, 2.0, 4.0]
+    assert storage_ranges(hub) == ["", *(f"bytes={n}000-" for n in range(1, 5))]
+
+
 def test_a_download_that_failed_is_resumed_by_the_next(
     hub: HubServer, tmp_path: Path, waits: list[float]
 ) -> None:
@@ -478,6 +490,19 @@ def test_parts_that_do_not_fit_are_noticed_by_the_sum(
     assert storage_ranges(hub) == ["bytes=600000-", ""]
 
 
+@pytest.mark.parametrize("tag", [b"", b'"a"\r\nHost: other', b"W/x", b"\xff" * 1000])
+def test_a_tag_that_was_damaged_is_not_sent(
+    hub: HubServer, interrupted: HubModel, tmp_path: Path, tag: bytes
+) -> None:
+    folder = tmp_path / "lookalike/hub" / REPO / interrupted.commit / "incomplete"
+    (path,) = folder.glob("*.tag")
+    path.write_bytes(tag)
+    assert interrupted.fetch([MODEL])[MODEL].read_bytes() == BIG
+    (request,) = (each for each in hub.requests if each.host == "storage")
+    assert request.headers["range"] == "bytes=600000-"
+    assert "if-range" not in request.headers
+
+
 def test_a_part_that_is_too_long_is_dropped(
     hub: HubServer, interrupted: HubModel, tmp_path: Path
 ) -> None:
@@ -503,7 +528,7 @@ def test_a_range_that_is_not_there_is_refused_once(
 
 
 def test_servers_that_are_busy_are_asked_again_when_they_say_so(
-    hub: HubServer, waits: list[float]
+    hub: HubServer, waits: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     date = email.utils.formatdate(time.time() - 5, usegmt=True)
     hub.faults.statuses = [
@@ -512,8 +537,13 @@ def test_servers_that_are_busy_are_asked_again_when_they_say_so(
         (429, {"RateLimit": '"api";r=0;t=55'}),
         (502, {"Retry-After": date}),
     ]
-    assert open_model(REPO).license == "apache-2.0"
+    with caplog.at_level(logging.INFO, "lookalike.notice"):
+        assert open_model(REPO).license == "apache-2.0"
     assert waits == [7.0, 1.0, 55.0, 0.0]
+    assert [message.partition("; ")[2] for message in caplog.messages] == [
+        "waiting for 7 s",
+        "waiting for 55 s",
+    ]
 
 
 @pytest.mark.parametrize("retry_after", ["3600", "99999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])

@@ -27,7 +27,8 @@ from lookalike._version import __version__
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import FetchError
 from lookalike.formatting import printable, shorten, without_url_secrets
-from lookalike.transfer.partial import PartialFile
+from lookalike.progress import notice
+from lookalike.transfer.partial import PartialFile, strong_tag
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +37,20 @@ _TIMEOUT_S = 20
 
 _STALL_S = 60
 _STALL_BYTES = 100_000
-"""A connection that brings fewer bytes in that time counts as cut."""
+"""A connection that brings fewer bytes in that time counts as cut. One that is cut after fewer bytes
+counts as a failure in a row with the one before."""
 
 _RETRIES = 4
-"""Tries after the first, without a byte in between."""
+"""Tries after the first, with next to no bytes in between."""
 
 _BACKOFF_S = 0.5
 """Seconds before the first retry; each further one waits twice as long."""
 
 _LONGEST_WAIT_S = 90
 """Seconds to wait at most because a server says so."""
+
+_SAID_WAIT_S = 3
+"""Waits from so many seconds are said."""
 
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
@@ -129,7 +134,7 @@ class Transfer(ABC):
     ) -> None:
         """Download the bytes of a file that are not there yet, and verify all of them.
 
-        A connection that is cut is resumed, a few times without a byte in between. What came stays
+        A connection that is cut is resumed, a few times with next to no bytes in between. What came stays
         in ``partial`` if it fails, to be resumed by another call.
 
         Args:
@@ -189,7 +194,7 @@ class Transfer(ABC):
                 if response.status != http.client.PARTIAL_CONTENT and offset:
                     partial.restart()
                 partial.is_mixed = offset > 0 and partial.size > 0
-                partial.tag = _strong_tag(response.headers.get("ETag", ""))
+                partial.tag = strong_tag(response.headers.get("ETag", ""))
                 self._read(response, partial, on_bytes)
                 return
         raise FetchError(f"{label}: redirected more than {MAX_REDIRECTS} times")
@@ -242,7 +247,7 @@ class Transfer(ABC):
 
         Args:
             attempt: makes the request.
-            progress: returns a number that grows with what requests bring.
+            progress: returns the number of bytes that requests have brought.
         """
         failures, before = 0, progress()
         while True:
@@ -251,7 +256,7 @@ class Transfer(ABC):
                 attempt()
             except _TransientError as error:
                 after = progress()
-                failures = 1 if after > before else failures + 1
+                failures = 1 if after - before >= _STALL_BYTES else failures + 1
                 before = after
                 self._wait(error, failures)
             else:
@@ -274,7 +279,8 @@ class Transfer(ABC):
                 "what was downloaded is kept and resumed"
             )
         seconds = _BACKOFF_S * 2 ** (failures - 1) if error.seconds is None else error.seconds
-        log.info("%s: %s; again in %.1f s", self.name, error.reason, seconds)
+        if seconds >= _SAID_WAIT_S:
+            notice(f"{self.name}: {error.reason}; waiting for {seconds:.0f} s")
         wait(seconds)
 
     @contextmanager
@@ -396,11 +402,6 @@ def status_of(response: http.client.HTTPResponse) -> str:
 def entity_tag(text: str) -> str:
     """Return an entity tag without quotes and mark of weakness."""
     return text.strip().removeprefix("W/").strip('"').lower()
-
-
-def _strong_tag(text: str) -> str:
-    """Return an entity tag that may stand in If-Range, else nothing."""
-    return text if re.fullmatch(r'"[!#-~]{1,200}"', text) else ""
 
 
 def _retry_after(headers: http.client.HTTPMessage) -> float | None:

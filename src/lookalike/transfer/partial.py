@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,11 @@ from lookalike.transfer.sums import Hasher, RemoteFile
 
 _BLOCK = 1 << 20
 _LONGEST_TAG = 400
+
+
+def strong_tag(text: str) -> str:
+    """Return an entity tag that may stand in If-Range, else nothing."""
+    return text if re.fullmatch(r'"[!#-~]{1,200}"', text) else ""
 
 
 class PartialFile:
@@ -55,7 +61,7 @@ class PartialFile:
         if self._path.is_symlink() or (self._path.exists() and not self._path.is_file()):
             self._path.unlink()
         with contextlib.suppress(OSError), open_regular(self._tag_path, follow=False) as file:
-            self._tag = file.read(_LONGEST_TAG).decode("ascii", "replace")
+            self._tag = strong_tag(file.read(_LONGEST_TAG).decode("ascii", "replace"))
         self._file = self._path.open("ab")
         if self._file.tell() > self.target.size:
             self._file.truncate(0)
