@@ -95,16 +95,16 @@ def test_embeddings_are_those_of_torch(
     photographs: list[np.ndarray],
     reference: nn.Module,
 ) -> None:
-    made = pretrained.open_backbone("efficientnet-lite0", size=size)
-    values = torch.from_numpy(made.prepare(photographs))
+    opened = pretrained.open_backbone("efficientnet-lite0", size=size)
+    values = torch.from_numpy(opened.prepare(photographs))
     with torch.no_grad():
         maps = reference.extract_features(values)  # type: ignore[operator]
     expected = slow_gem(maps.numpy())
-    np.testing.assert_allclose(made.encode(photographs), expected, atol=1e-5)
-    assert (made.dim, made.normalized) == (1280, True)
-    alone = np.concatenate([made.encode([image]) for image in photographs])
+    np.testing.assert_allclose(opened.encode(photographs), expected, atol=1e-5)
+    assert (opened.dim, opened.normalized) == (1280, True)
+    alone = np.concatenate([opened.encode([image]) for image in photographs])
     np.testing.assert_allclose(alone, expected, atol=1e-5)
-    assert made.origin["license"] == "Apache-2.0"
+    assert opened.origin["license"] == "Apache-2.0"
 
 
 def test_layers_are_those_of_torch(
@@ -114,12 +114,12 @@ def test_layers_are_those_of_torch(
     for number in (10, 15):
         block = reference.get_submodule(f"_blocks.{number}")
         block.register_forward_hook(lambda *arguments: maps.append(arguments[-1].numpy()))
-    made = pretrained.open_backbone("efficientnet-lite0/layers")
+    opened = pretrained.open_backbone("efficientnet-lite0/layers")
     with torch.no_grad():
-        last = reference.extract_features(torch.from_numpy(made.prepare(photographs)))  # type: ignore[operator]
+        last = reference.extract_features(torch.from_numpy(opened.prepare(photographs)))  # type: ignore[operator]
     assert [each.shape[1:] for each in maps] == [(112, 14, 14), (320, 7, 7)]
     expected = pretrained.pool("layers", [*maps, last.numpy()])
-    np.testing.assert_allclose(made.encode(photographs), expected, atol=1e-5)
+    np.testing.assert_allclose(opened.encode(photographs), expected, atol=1e-5)
 
 
 def test_every_machine_gets_the_same_bytes(encoder: NetworkEncoder) -> None:
@@ -367,7 +367,10 @@ def test_user_onnx_model(model_path: Path, tmp_path: Path) -> None:
         ('{"size": 16, "channels": "3"}', "'channels' must be a whole number"),
         ('{"size": 16, "mean": [1, 2]}', "'mean' must be a number, or a list of 3"),
         ('{"size": 16, "std": 0}', "'std' must be a number from 1e-06"),
-        ('{"size": 16, "filter": "cubic"}', "'filter' must be one of nearest, box, bilinear, hamming, bicubic"),
+        (
+            '{"size": 16, "filter": "cubic"}',
+            "'filter' must be one of nearest, box, bilinear, hamming, bicubic",
+        ),
         ('{"size": 16, "crop": 2}', "'crop' must be a number from 0.01 to 1"),
         ('{"size": 16, "normalize": "yes"}', "'normalize' must be true or false"),
         ('{"size": 16, "sice": 16}', "unknown field 'sice'"),

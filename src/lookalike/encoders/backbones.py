@@ -84,9 +84,9 @@ class Backbone:
 
     def files(self) -> list[Path]:
         """Return its file on this machine: the built network, or else the weights."""
-        path = self.cache_path(DEFAULT_POOLING)
-        found = path if path.is_file() else self.weights_path()
-        return [] if found is None else [found]
+        built = self.cache_path(DEFAULT_POOLING)
+        path = built if built.is_file() else self.weights_path()
+        return [] if path is None else [path]
 
     def is_available(self) -> bool:
         """Return whether it can be opened without a download."""
