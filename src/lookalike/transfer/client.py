@@ -37,8 +37,8 @@ _TIMEOUT_S = 20
 
 _STALL_S = 60
 _STALL_BYTES = 100_000
-"""A connection that brings fewer bytes in that time counts as cut. One that is cut after fewer bytes
-counts as a failure in a row with the one before."""
+"""A connection that brings fewer bytes in that time counts as cut; one that is cut after fewer counts
+as another failure in a row."""
 
 _RETRIES = 4
 """Tries after the first, with next to no bytes in between."""
@@ -134,8 +134,8 @@ class Transfer(ABC):
     ) -> None:
         """Download the bytes of a file that are not there yet, and verify all of them.
 
-        A connection that is cut is resumed, a few times with next to no bytes in between. What came stays
-        in ``partial`` if it fails, to be resumed by another call.
+        A connection that is cut is resumed, a few times with next to no bytes in between. What came
+        stays in ``partial`` if it fails, to be resumed by another call.
 
         Args:
             url: of the file.
