@@ -8,30 +8,31 @@ which encoder was chosen for it by default. Nothing else is lost with them: all 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from lookalike.artifacts import read_manifest, write_manifest
+from lookalike._version import __version__
+from lookalike.artifacts import read_manifest, write_cache, write_manifest
 from lookalike.config import settings
+from lookalike.documents import read_json
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ArtifactError, BusyError, SourceError, StorageError
 from lookalike.files import as_path, check_no_link, escape_name, expand_home
 from lookalike.formatting import format_count
-from lookalike.gallery.archive import written_values
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.storage import MANIFEST
 from lookalike.gallery.sync import SyncReport
-from lookalike.metadata import storable_metadata
 from lookalike.progress import ProgressOption, notice, reporting
-from lookalike.sources import Source
+from lookalike.sources import FolderSource, Source
 from lookalike.sources.base import source_name
 from lookalike.sources.folder import file_signature
 from lookalike.sources.opening import open_source
-from lookalike.sources.options import pixels_key
 from lookalike.sources.path_kinds import PathKind, kind_of_path, no_gallery_error
+from lookalike.types import ProgressCallback
 
 CACHE = "galleries"
 """Folder of the cache that holds galleries, also those of addresses."""
@@ -113,10 +114,7 @@ def index_on_demand(
         with reporting(progress) as on_progress:
             source = open_source(path, on_progress)
             gallery = _opened(place, path, source, encoder)
-            report = _unchanged(gallery, source)
-            if report is None:
-                report = gallery.sync(source, allow_removals=True, progress=on_progress)
-            return OnDemand(gallery, report)
+            return OnDemand(gallery, _sync(gallery, source, on_progress))
     except BusyError as error:
         raise BusyError(
             f"{escape_name(str(path))}: another process is indexing it; wait until that is done, "
@@ -240,26 +238,47 @@ def _encoder_key(encoder: str | Path | Encoder) -> tuple[str, str]:
     return source_name(Path(text).name), "\n".join([text, *states])
 
 
-def _unchanged(gallery: Gallery, source: Source) -> SyncReport | None:
-    """Return the report of a sync of a source that is as its rows are; None if it may differ.
+def _sync(gallery: Gallery, source: Source, on_progress: ProgressCallback) -> SyncReport:
+    """Bring a gallery up to date, unless neither the folder nor its rows have changed since.
 
-    Only file sizes and times are compared, and nothing is locked or written.
+    What they were is recorded beside the gallery; an unchanged folder costs a listing of its files,
+    and nothing is locked or written.
     """
-    if gallery.sources != {source.name: source.spec} or source.problems:
+    record = gallery.path.with_suffix(".json")
+    listing = _listing(source)
+    if listing and _recorded(record) == _record(listing, gallery):
+        return SyncReport(0, 0, 0, 0, len(source), (), 0.0, skipped=tuple(source.skipped))
+    report = gallery.sync(source, allow_removals=True, progress=on_progress)
+    if listing and not report.failed:
+        write_cache(record, json.dumps(_record(listing, gallery)).encode())
+    return report
+
+
+def _record(listing: str, gallery: Gallery) -> dict[str, str]:
+    state = gallery.state
+    return {"listing": listing, "identity": state.identity, "revision": state.revision}
+
+
+def _recorded(path: Path) -> object:
+    """Return what was recorded; None if nothing was, or nothing that can be read."""
+    try:
+        return read_json(path, follow=False)
+    except (OSError, ArtifactError):
         return None
-    rows = {record.id: record for record in gallery.store.records()}
-    if len(rows) != len(source):
-        return None
-    pixels = pixels_key(source.options.decoding)
-    for item in source:
-        row = rows.get(item.id)
-        if row is None or item.uri != row.uri:
-            return None
-        cheap = item.signature()
-        if not cheap or row.signature != (f"{cheap} {pixels}" if pixels else cheap):
-            return None
-        if row.metadata != item.metadata:
-            metadata, _ = storable_metadata(item.metadata)
-            if row.metadata != metadata | written_values(row.metadata, gallery.written):
-                return None
-    return SyncReport(0, 0, 0, 0, len(rows), (), 0.0, skipped=tuple(source.skipped))
+
+
+def _listing(source: Source) -> str:
+    """Return a hash of the names, sizes, times and metadata of a folder's files.
+
+    Empty if some cannot be listed, or if the images are in files of several.
+    """
+    if not isinstance(source, FolderSource) or source.problems:
+        return ""
+    facts = (__version__, source.spec, source.name, source.options.as_dict(), source.columns)
+    digest = hashlib.sha256(repr(facts).encode("utf-8", "surrogatepass"))
+    for file in source.files:
+        signature = file_signature(f"{source.root}/{file}")
+        if not signature:
+            return ""
+        digest.update(f"{file}\0{signature}\0".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
