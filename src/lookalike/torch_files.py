@@ -214,7 +214,7 @@ class _Tensor:
         steps = tuple(stride * size for stride in self.strides)
         view = np.lib.stride_tricks.as_strided(flat, self.shape, steps if used else None)
         plain: NDArray[Any] = np.array(view, dtype.newbyteorder("="), order="C")
-        return plain if self.type.widen is None else np.array(self.type.widen(plain))
+        return plain if self.type.widen is None else np.asarray(self.type.widen(plain))
 
     @property
     def nbytes(self) -> int:
