@@ -37,8 +37,8 @@ _TIMEOUT_S = 20
 
 _STALL_S = 60
 _STALL_BYTES = 100_000
-"""A connection that brings fewer bytes in that time counts as cut; one that is cut after fewer counts
-as another failure in a row."""
+"""A connection that brings fewer bytes in that time counts as cut; one that is cut after fewer
+counts as another failure in a row."""
 
 _RETRIES = 4
 """Tries after the first, with next to no bytes in between."""
