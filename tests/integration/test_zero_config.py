@@ -23,6 +23,8 @@ from PIL import Image
 from lookalike.cli import terminal_images
 from lookalike.cli.queries import Queries
 from lookalike.cli.search import _Search
+from lookalike.encoders.persistence import save_encoder
+from lookalike.encoders.registry import open_encoder
 from lookalike.errors import SourceError
 from lookalike.gallery import ingest, on_demand
 from lookalike.gallery.on_demand import index_on_demand, open_on_demand
@@ -208,6 +210,21 @@ def test_the_default_encoder_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch
         "lookalike.gallery.encoder_choice.default_encoder", lambda _: ("pixels", "other")
     )
     assert "encoder hog-fine+color" in run("photos", cwd=home)
+
+
+def test_a_saved_encoder_is_known_by_its_file(home: Path, cache: Path) -> None:
+    folder = home / "my.encoder"
+    save_encoder(open_encoder("color", home / "photos"), folder)
+    assert "16 added" in run("search", "photos", "--encoder", "my.encoder", cwd=home)
+    for name in ("./my.encoder", folder):
+        assert "; up to date" in run("search", "photos", "--encoder", name, cwd=home)
+    assert "16 added" in run("photos", cwd=home)
+    assert "; up to date" in run("photos", cwd=home)
+    shutil.rmtree(folder)
+    save_encoder(open_encoder("texture", home / "photos"), folder)
+    done = run("search", "photos", "--encoder", "my.encoder", cwd=home)
+    assert "encoder texture; 16 added" in done
+    assert len(galleries(cache)) == 3
 
 
 def test_images_that_fail_are_listed(home: Path) -> None:

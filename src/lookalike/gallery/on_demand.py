@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike._version import __version__
-from lookalike.artifacts import read_manifest, write_cache, write_manifest
+from lookalike.artifacts import manifest_bytes, read_manifest, write_cache
 from lookalike.config import settings
 from lookalike.documents import read_json
 from lookalike.encoders.base import Encoder
@@ -196,15 +196,16 @@ def _opened(
     gallery = place / f"{_readable(name, key)}.gallery"
     passed = chosen if isinstance(chosen, Encoder) else None
     if not (gallery / MANIFEST).exists():
-        _say_first(source, name, reason)
         try:
             Gallery.create(gallery, encoder=chosen, images=source)
         except (ArtifactError, StorageError):
             if not (gallery / MANIFEST).exists():  # otherwise another process created it
                 raise
-        if encoder is None or not (place / _FOLDER).exists():
-            default = name if encoder is None else ""
-            write_manifest(place / _FOLDER, {"folder": escape_name(str(path)), "encoder": default})
+        _say_first(source, name, reason)
+    if reason or not (place / _FOLDER).exists():
+        default = name if encoder is None else ""
+        facts = {"folder": escape_name(str(path)), "encoder": default}
+        write_cache(place / _FOLDER, manifest_bytes(facts))
     return Gallery.open(gallery, encoder=passed)
 
 
@@ -228,14 +229,18 @@ def _encoder_key(encoder: str | Path | Encoder) -> tuple[str, str]:
     if isinstance(encoder, Encoder):
         return encoder.name, encoder.fingerprint
     text = os.fspath(encoder)
-    files = [part.removeprefix(_ONNX) for part in text.split("+") if part.startswith(_ONNX)]
-    if not files and os.path.isdir(expand_home(text)):  # noqa: PTH112 - a name
-        files = [text]
-    if not files:
+    if _ONNX not in text and not os.path.isdir(expand_home(text)):  # noqa: PTH112 - a name
         return text, text
-    paths = [os.path.abspath(expand_home(file.partition(",")[0])) for file in files]  # noqa: PTH100 - texts
-    states = [f"{path} {file_signature(path)}" for path in paths]
-    return source_name(Path(text).name), "\n".join([text, *states])
+    parts = text.split("+") if _ONNX in text else [text]
+    return source_name(Path(text).name), "\n".join(map(_with_state, parts))
+
+
+def _with_state(name: str) -> str:
+    """Return the name of an encoder with the path, size and time of its file, if it has one."""
+    path, comma, options = name.removeprefix(_ONNX).partition(",")
+    path = os.path.abspath(expand_home(path))  # noqa: PTH100 - a text
+    signature = file_signature(path)
+    return f"{path} {signature}{comma}{options}" if signature else name
 
 
 def _sync(gallery: Gallery, source: Source, on_progress: ProgressCallback) -> SyncReport:
