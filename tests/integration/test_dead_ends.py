@@ -7,6 +7,8 @@ import contextlib
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -240,3 +242,17 @@ def test_python_gets_the_same_messages(home: Path) -> None:
         Gallery.open(home / "holidays")
     with pytest.raises(SourceError, match="is a gallery, not a source of images"):
         open_source(home / "photos.gallery")
+
+
+def test_a_folder_of_images_is_served(home: Path) -> None:
+    command = [sys.executable, "-m", "lookalike", "serve", "photos", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=home) as process:
+        try:
+            assert process.stderr is not None
+            lines = iter(process.stderr.readline, "")
+            url = next(each for line in lines for each in re.findall(r"http://\S+", line))
+            names = la.Client(url).gallery("photos").search(text="3", k=1)
+            assert [hit.id for hit in names] == ["photos:3.png"]
+        finally:
+            process.terminate()
+            process.wait(30)
