@@ -1,7 +1,7 @@
 """Copies: how often an edited image finds its original, and what SSCD adds to street photos.
 
     python benchmarks/copies.py [--encoder NAME ...] [--model FILE] [--images N]
-    python benchmarks/copies.py --street [--encoder NAME ...] [--model FILE]
+    python benchmarks/copies.py --street-photos [--encoder NAME ...] [--model FILE]
 
 The images are 11 photographs and the 307 photographed items of the data set stamps, or N of them;
 each is edited in the ways below and searched among all originals. Prints Markdown tables of
@@ -10,7 +10,7 @@ each is edited in the ways below and searched among all originals. Prints Markdo
 - the share found without a false pair: those more similar to their original than any two different
   originals are to each other.
 
-``--street`` prints mAP@7 and R@1 of street photos instead. ``--encoder`` may be repeated
+``--street-photos`` prints mAP@7 and R@1 of street photos instead. ``--encoder`` may be repeated
 [default: efficientnet-lite0, sscd and both joined]. ``--model`` measures an ONNX network that takes
 ``(n, 320, 320, 3)`` uint8 in the place of sscd, such as a conversion of its weights.
 """
@@ -178,10 +178,10 @@ def main() -> None:
     parser.add_argument("--encoder", action="append", metavar="NAME")
     parser.add_argument("--model", type=Path, metavar="FILE")
     parser.add_argument("--images", type=int, default=307, metavar="N")
-    parser.add_argument("--street", action="store_true")
+    parser.add_argument("--street-photos", action="store_true")
     arguments = parser.parse_args()
     names = arguments.encoder or [LITE0, SSCD, f"{LITE0}+{SSCD}"]
-    if arguments.street:
+    if arguments.street_photos:
         names = arguments.encoder or [STRETCHED, SSCD, f"{STRETCHED}+{SSCD}"]
         measure_street(Parts(names, arguments.model))
     else:

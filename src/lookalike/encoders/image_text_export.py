@@ -25,7 +25,7 @@ from lookalike.encoders.persistence import load_encoder, write_encoder
 from lookalike.encoders.sentencepiece_files import SENTENCEPIECE_FILE, sentencepiece_tokenizer
 from lookalike.encoders.tokenization import MAX_TOKENS, text_tokenizer
 from lookalike.encoders.torchvision_repair import import_beside_torchvision
-from lookalike.errors import InputError, LookalikeError, MissingDependencyError
+from lookalike.errors import InputError, LookalikeError, MissingDependencyError, require
 from lookalike.files import read_regular
 from lookalike.types import ImageArray
 
@@ -74,6 +74,7 @@ def open_image_text(name: str, sample: Sequence[ImageArray] = ()) -> ImageTextEn
 
 def _export(name: str) -> ImageTextEncoder:
     source, purpose = name.removeprefix(TRANSFORMERS_PREFIX), f"encoder {name!r}"
+    require("torch", purpose, "transformers")
     progress = ExportProgress(name, 4)
     progress.begin("loading")
     try:

@@ -29,6 +29,7 @@ from lookalike.errors import (
     MissingDependencyError,
     SettingError,
     UnknownNameError,
+    require,
 )
 from lookalike.files import read_regular
 from lookalike.onnx_graph import Graph, append, model_outputs
@@ -150,6 +151,7 @@ def _write(path: Path, encoder: NetworkEncoder) -> None:
 
 def _export_timm(name: str, base: str, pooling: str, size: int | None) -> _Network:
     """Export a model of timm, and add the pooling behind its feature maps."""
+    require("torch", f"encoder {name!r}", "timm")
     progress = ExportProgress(name, 3)
     progress.begin("loading")
     try:
