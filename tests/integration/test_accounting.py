@@ -682,8 +682,13 @@ def test_names_that_are_not_utf_8_are_searched_and_shown(tmp_path: Path) -> None
     hits = json.loads(run("search", "g", "--id", row, "--json", "-k", "3", cwd=tmp_path))["hits"]
     assert len(hits) == 3
     query = os.fsdecode(b"p\xff/caf\xe9.png")
-    hits = json.loads(run("search", "g", query, "--json", "-k", "1", cwd=tmp_path))["hits"]
+    options = ("--include-self", "--json", "-k", "1")
+    hits = json.loads(run("search", "g", query, *options, cwd=tmp_path))["hits"]
     assert [hit["id"] for hit in hits] == [row]
+    hits = json.loads(run("search", "g", query, "--json", cwd=tmp_path))["hits"]
+    assert sorted(hit["id"] for hit in hits) == [
+        *(r"p\xff:a" "\nb.png", r"p\xff:caf\x5cxe9.png", r"p\xff:ok.png")
+    ]
     text = run("search", "g", "--id", row, "--foreground", "-k", "3", cwd=tmp_path)
     assert r"a\nb.png" in text
     assert json.loads(run("index", "g", folder, "--json", cwd=tmp_path))["unchanged"] == 4

@@ -482,7 +482,8 @@ def test_folder_and_address_open_the_same_gallery(
     assert evaluated[0] == evaluated[1]
     for where in (by_folder.path, place("home")):
         assert json.loads(run("info", where, "--json"))["rows"] == 12
-        hits_json = json.loads(run("search", where, own / "a" / "new.png", "--json"))["hits"]
+        query = own / "a" / "new.png"
+        hits_json = json.loads(run("search", where, query, "--include-self", "--json"))["hits"]
         assert hits_json[0]["id"] == "photos:a/new.png"
     again = json.loads(run("index", place("home"), own, "--json"))
     assert (again["unchanged"], again["added"]) == (12, 0)

@@ -525,7 +525,7 @@ def test_index_and_search_on_the_command_line(photos: Path, tmp_path: Path) -> N
     moved = run(*("index", "g", "fotos", "--name", "photos", "--relocate", "--json"), cwd=tmp_path)
     assert json.loads(moved)["unchanged"] == 12
     query = "fotos/a/00.png"
-    options = ("--where", "label = 'a'", "--min-similarity", "0.9999", "--json")
+    options = ("--where", "label = 'a'", "--min-similarity", "0.9999", "--include-self", "--json")
     hits = json.loads(run("search", "g", query, *options, cwd=tmp_path))["hits"]
     assert [hit["id"] for hit in hits] == ["photos:a/00.png"]
     for arguments, message in (

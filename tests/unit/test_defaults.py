@@ -58,9 +58,12 @@ CASES = {
     "label propagate": Case((la.propagate_labels,), own=("column",)),
     "label issues": Case((la.find_label_issues,), own=("k",)),  # how many are listed
     "search": Case(
-        (Gallery.search,),
+        (Gallery.search, la.open_on_demand, SourceOptions),
         {"ids": "id"},
-        own=("image", "matches"),
+        own=(
+            *("include_self", "preview", "paths", "null", "as_csv"),  # what is printed
+            *("image", "matches", "open_sheet", "copy_to", "link_to"),
+        ),
     ),
     "index": Case(
         (Gallery.create, Gallery.sync, la.open_source, SourceOptions, RayRunner),
