@@ -38,8 +38,10 @@ def main(work: Path) -> None:
     if not (work / "photos").exists():
         run(work, "demo", "photos", "--out", "demo")
         shutil.copytree(work / "demo" / "photos" / "pieces", work / "photos")
+    run(work, "photos", "photos/flower/12.jpg")
     run(work, "index", "photos.gallery", "photos")
-    run(work, "search", "photos.gallery", "photos/flower/12.jpg")
+    where = ("--where", "label != 'coins'")
+    run(work, "search", "photos.gallery", "photos/flower/12.jpg", *where, "-k", "3")
     queries = [f"--id=photos:{name}.jpg" for name in QUERIES]
     run(work, "search", "photos.gallery", *queries, "--image", "hits.png")
     with Image.open(work / "hits.png") as sheet:
