@@ -58,7 +58,7 @@ def read_signature(model: bytes, *, name: str) -> Signature:
     Raises:
         ArtifactError: it is no ONNX model.
     """
-    _, graph = _read(model, name)
+    _, graph = _read(model, name, with_nodes=False)
     inputs = tuple(each for each in graph.inputs if each.name not in graph.tensors)
     return Signature(inputs, tuple(graph.outputs))
 
@@ -77,7 +77,7 @@ def extract(model: bytes, outputs: Sequence[str], *, name: str) -> bytes:
     Raises:
         ArtifactError: it is no ONNX model.
     """
-    others, graph = _read(model, name)
+    others, graph = _read(model, name, with_nodes=True)
     needed = _needed(graph, outputs)
     present = [each.name for each in graph.outputs]
     if present == list(outputs) and all(
@@ -122,15 +122,15 @@ def _needed(graph: _Graph, outputs: Sequence[str]) -> set[str]:
     return needed
 
 
-def _read(model: bytes, name: str) -> tuple[list[Chunk], _Graph]:
-    """Return the fields of a model but its graph, and the graph."""
+def _read(model: bytes, name: str, *, with_nodes: bool) -> tuple[list[Chunk], _Graph]:
+    """Return the fields of a model but its graph, and the graph, with its nodes or without."""
     budget = [_MAX_FIELDS]
     others: list[Chunk] = []
     graphs: list[_Graph] = []
     try:
         for number, _, value, whole in read_fields(memoryview(model), budget):
             if number == _MODEL_GRAPH:
-                graphs.append(_read_graph(_data(value), budget))
+                graphs.append(_read_graph(_data(value), budget, with_nodes=with_nodes))
             else:
                 others.append(whole)
         if len(graphs) != 1:
@@ -142,11 +142,13 @@ def _read(model: bytes, name: str) -> tuple[list[Chunk], _Graph]:
     return others, graphs[0]
 
 
-def _read_graph(data: memoryview, budget: list[int]) -> _Graph:
+def _read_graph(data: memoryview, budget: list[int], *, with_nodes: bool) -> _Graph:
     graph = _Graph()
     for number, _, value, whole in read_fields(data, budget):
         item: str | _Node = ""
         if number == _NODE:
+            if not with_nodes:
+                continue
             node = _Node(set(), set())
             _read_node(_data(value), node, budget, 0)
             item = node
