@@ -15,7 +15,7 @@ from lookalike.cli import console
 from lookalike.cli.commands import message
 from lookalike.cli.options import Force, K, MetricName
 from lookalike.cli.output_files import check_output
-from lookalike.cli.queries import OneQuery, Queries, read_queries
+from lookalike.cli.queries import STDIN, OneQuery, Queries, read_queries
 from lookalike.cli.results import (
     Collector,
     CsvRows,
@@ -236,7 +236,8 @@ def command(
         count = 1 if is_combined else len(queries) + len(ids or []) + len(text or [])
         outputs.write(results, searched, max(1, count), query or ())
     except KeyboardInterrupt:
-        console.note("interrupted; run the same command again, indexed images are kept")
+        done = f" after {format_count(outputs.count, 'query', 'queries')}" if outputs.count else ""
+        console.note(f"interrupted{done}; run the same command again, indexed images are kept")
         raise typer.Exit(130) from None
     failures = [*queries.failures, *search.failures]
     if not outputs.count and failures:
@@ -282,13 +283,14 @@ def _is_folder(path: str, queries: Sequence[str]) -> bool:
         InputError: it is an image, as where the arguments are swapped.
     """
     from lookalike.errors import InputError
+    from lookalike.files import is_url
     from lookalike.sources.path_kinds import PathKind, kind_of_path, no_gallery_error
     from lookalike.stores.registry import is_address
 
-    if is_address(path):
+    if is_address(path) and not is_url(path):
         return False
     kind = kind_of_path(path)
-    if kind is PathKind.IMAGE:
+    if kind is PathKind.IMAGE or is_url(path) or path == STDIN:
         folders = [each for each in queries if Path(each).is_dir()]
         where = shlex.quote(folders[0]) if folders else "FOLDER"
         raise InputError(
