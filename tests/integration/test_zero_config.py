@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from lookalike.encoders.persistence import save_encoder
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import SourceError
 from lookalike.gallery import ingest, on_demand
+from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.on_demand import index_on_demand, open_on_demand
 from lookalike.sources import Item, open_source
 from lookalike.types import Progress
@@ -261,6 +263,25 @@ def test_ctrl_c_says_how_to_go_on(home: Path, monkeypatch: pytest.MonkeyPatch) -
     done = lookalike("photos", "query.png", cwd=home)
     assert done.returncode == 130
     assert done.stderr.startswith("interrupted; run the same command again")
+
+
+def test_ctrl_c_keeps_the_results_so_far(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("photos", cwd=home)
+    search = Gallery.search
+    calls = []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(Gallery, "search", interrupted)
+    monkeypatch.setattr("lookalike.cli.search._BATCH", 5)
+    done = lookalike("photos", "photos", "--json", cwd=home)
+    assert done.returncode == 130
+    assert len(done.stdout.splitlines()) == 5
+    assert done.stderr.startswith("interrupted after 5 queries; ")
 
 
 def test_two_processes_at_once(home: Path, cache: Path) -> None:

@@ -103,8 +103,8 @@ class Table:
             from lookalike.cli.terminal_images import print_images
 
             query = [] if hits.uri is None or is_url(hits.uri) else [hits.query_image()]
-            rows = tuple(hit for hit in hits[:_SHOWN] if not is_url(hit.uri))  # may take long
-            print_images([*query, *replace(hits, rows=rows).images()], self._protocol)
+            local = tuple(hit for hit in hits[:_SHOWN] if not is_url(hit.uri))  # may take long
+            print_images([*query, *replace(hits, rows=local).images()], self._protocol)
 
 
 class JsonLines:
