@@ -50,7 +50,9 @@ def encoders(name: _Name = None, as_json: AsJson = False) -> None:
         _show("encoder", [*rows, *families], (), name, as_json)
         return
     _print_columns(
-        [row for row in rows if row["download"] is None], ("name", "summary"), title="Built in"
+        [row for row in rows if row["download"] is None],
+        ("name", "summary"),
+        title="Without weights",
     )
     networks = [row for row in rows if row["download"] is not None]
     columns = ("name", "summary", "dim", "px", "license", "text", "state")
@@ -84,6 +86,8 @@ def _state(spec: EncoderSpec, files: Sequence[Path]) -> str | None:
     from lookalike.config import settings
 
     if spec.download is None:
+        if spec.kind:  # of another package
+            return "installed"
         return "built in" if spec.source == "built in" else None
     if files:
         return "cached" if settings().data in files[0].parents else "installed"
