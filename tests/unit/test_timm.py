@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 import os
@@ -62,20 +61,19 @@ FAMILIES = (
     Family("swin_tiny_patch4_window7_224", 112, "nhwc", {"depths": (1, 1, 1, 1)}, average=True),
     Family("swinv2_tiny_window8_256", 64, "nhwc", {"depths": (1, 1, 1, 1)}, average=True),
     Family("mambaout_femto", 64, "nhwc", {"depths": (1, 1, 1, 1)}),
-    Family("sequencer2d_s", None, "nhwc", {"layers": (1, 1, 1, 1)}, average=True),
+    Family("sequencer2d_s", 112, "nhwc", {"layers": (1, 1, 1, 1)}, average=True),
     Family("vit_tiny_patch16_224", 64, 1, {"depth": 2}),
     Family("deit_tiny_distilled_patch16_224", 64, 2, {"depth": 2}),
     Family("beit_base_patch16_224", 64, 1, {"depth": 2}),
     Family("eva02_tiny_patch14_224", 70, 1, {"depth": 2}),
     Family("vit_small_patch14_dinov2", 70, 1, {"depth": 2}),
     Family("vit_small_patch14_reg4_dinov2", 70, 5, {"depth": 2}),
-    Family("mixer_s32_224", None, 0, {"num_blocks": 2}, average=True),
+    Family("mixer_s32_224", None, 0, average=True),
     Family("pvt_v2_b0", 64, "nchw", {"depths": (1, 1, 1, 1)}, average=True),
-    Family("coatnet_nano_rw_224", None, "nchw", average=True),
     Family("davit_tiny", 224, "nchw", {"depths": (1, 1, 1, 1)}),
     Family("hiera_tiny_224", None, "intermediate", {"stages": (1, 1, 1, 1)}),
     Family("efficientformer_l1", None, 0, average=True),
-    Family("repvit_m0_9", 64, "nchw"),
+    Family("repvit_m0_9", 64, "nchw", average=True),
     Family("fastvit_t8", 64, "nchw", {"layers": (1, 1, 1, 1)}, average=True),
     Family("hgnet_tiny", 64, "nchw"),
 )
@@ -126,7 +124,8 @@ def maps_of(network: Any, values: torch.Tensor, layout: str | int) -> torch.Tens
     if layout == "intermediate":
         return network.forward_intermediates(values, indices=1, intermediates_only=True)[-1]
     if isinstance(layout, int):
-        tokens = network.forward_features(values)[:, layout:]
+        norm = getattr(network, "fc_norm", nn.Identity())  # behind the pooling, if it averages
+        tokens = norm(network.forward_features(values))[:, layout:]
         side = math.isqrt(tokens.shape[1])
         assert side * side == tokens.shape[1]
         return tokens.reshape(len(tokens), side, side, -1).permute(0, 3, 1, 2)
@@ -139,15 +138,15 @@ def maps_of(network: Any, values: torch.Tensor, layout: str | int) -> torch.Tens
 def test_family_agrees_with_torch(family: Family, random_weights: Callable[..., Any]) -> None:
     create = random_weights(**family.shallow)
     size = "" if family.size is None else f",size={family.size}"
-    own_size = {}
-    if family.size is not None and takes_size(create(family.model)):
-        own_size = {"img_size": family.size}
     native = open_encoder(f"timm:{family.model}{size}", [])
     gem = open_encoder(f"timm:{family.model}/gem{size}", [])
     assert isinstance(native, NetworkEncoder)
     assert isinstance(gem, NetworkEncoder)
     values = torch.from_numpy(native.prepare(images()))
-    network = create(family.model, num_classes=0, **own_size)
+    try:
+        network = create(family.model, num_classes=0, img_size=values.shape[2])
+    except TypeError:  # networks without position embeddings take images of any size
+        network = create(family.model, num_classes=0)
     with torch.no_grad():
         embeddings = network(values)
         maps = maps_of(network, values, family.layout)
@@ -158,10 +157,6 @@ def test_family_agrees_with_torch(family: Family, random_weights: Callable[..., 
     expected = nn.functional.normalize(embeddings)
     np.testing.assert_allclose(native.encode(images()), expected.numpy(), atol=1e-4)
     np.testing.assert_allclose(gem.encode(images()), slow_gem(maps.numpy()), atol=1e-4)
-
-
-def takes_size(network: nn.Module) -> bool:
-    return "img_size" in inspect.signature(type(network)).parameters
 
 
 def test_layers_of_channels_last(random_weights: Callable[..., Any], timm: ModuleType) -> None:
@@ -255,6 +250,25 @@ def test_what_timm_does_not_document_is_refused(
     monkeypatch.setattr(timm, "create_model", changed)
     with pytest.raises(InputError, match=rf"encoder 'timm:resnet18': .*{expected}"):
         open_encoder(f"timm:resnet18{pooling},size=64", [])
+
+
+class Unexportable(nn.Module):
+    num_features = 2
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[float(each.sum()), 1] for each in images])
+
+
+def test_network_that_torch_cannot_export(
+    timm: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
+    network = Unexportable()
+    network.pretrained_cfg = timm.get_pretrained_cfg("resnet18").to_dict()
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: network)
+    with pytest.raises(InputError, match=r"'timm:own': torch .* cannot export it to ONNX \(.*hub:"):
+        open_encoder("timm:own,size=64", [])
+    assert not list(tmp_path.rglob("*.onnx"))
 
 
 def test_export_says_what_it_does(

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lookalike.errors import InputError
 from lookalike.process_state import IgnoreWarnings, MuteLoggers
 
-# The exporter warns of deprecations inside torch, which callers cannot act on.
-_DEPRECATED = IgnoreWarnings(FutureWarning), IgnoreWarnings(DeprecationWarning)
+# The exporter warns of deprecations and attributes inside torch, which callers cannot act on.
+_INTERNAL = tuple(map(IgnoreWarnings, (FutureWarning, DeprecationWarning, UserWarning)))
 
 # Logs a message for each operator of torchvision, unused here, that is not installed.
 _REGISTRATION = MuteLoggers("torch.onnx._internal.exporter._registration", logging.ERROR)
@@ -24,6 +25,7 @@ def to_onnx(
     *examples: torch.Tensor,
     names: tuple[str, ...] = ("images",),
     outputs: tuple[str, ...] = ("embeddings",),
+    purpose: str = "the network",
 ) -> bytes:
     """Return ``module`` in eval mode as the bytes of one ONNX file with its weights.
 
@@ -32,18 +34,28 @@ def to_onnx(
         examples: inputs, at least 2 rows each.
         names: of the inputs.
         outputs: names of the outputs.
+        purpose: names the network in messages.
+
+    Raises:
+        InputError: torch cannot export it.
     """
     plain = tuple(example.detach().contiguous() for example in examples)
     module = module.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     # With several inputs, the exporter refuses one name for the axis of all.
     rows = torch.export.Dim("n") if len(plain) == 1 else torch.export.Dim.DYNAMIC
     shapes = tuple({0: rows} for _ in plain)
-    with _DEPRECATED[0], _DEPRECATED[1], _REGISTRATION:
-        model = _export(module, plain, shapes, (names, outputs))
-        if any(each.type.tensor_type.shape.dim[0].dim_value for each in model.graph.input):
-            # Code such as ``len(images)`` fixes the number of images, unless it is compiled.
-            traced = torch.export.export(module, plain, dynamic_shapes=shapes, strict=True)
-            model = _export(traced, plain, shapes, (names, outputs))
+    try:
+        with _INTERNAL[0], _INTERNAL[1], _INTERNAL[2], _REGISTRATION:
+            model = _export(module, plain, shapes, (names, outputs))
+            if any(each.type.tensor_type.shape.dim[0].dim_value for each in model.graph.input):
+                # Code such as ``len(images)`` fixes the number of images, unless it is compiled.
+                traced = torch.export.export(module, plain, dynamic_shapes=shapes, strict=True)
+                model = _export(traced, plain, shapes, (names, outputs))
+    except Exception as error:  # torch raises many kinds
+        raise InputError(
+            f"{purpose}: torch {torch.__version__} cannot export it to ONNX ({_reason(error)}); "
+            "change what the exporter names, or use a model published as ONNX: hub:OWNER/NAME"
+        ) from error
     # The exporter records the source file of each operator, with this machine's paths.
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info):
         del part.metadata_props[:]
@@ -69,6 +81,13 @@ def _export(
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     return program.model_proto
+
+
+def _reason(error: Exception) -> str:
+    """Return what the exporter says went wrong, behind its advice to developers of torch."""
+    cause = error.__cause__ if isinstance(error, torch.onnx.OnnxExporterError) else None
+    text = str(cause or error).strip() or type(error).__name__
+    return " ".join(text.split())[:300]
 
 
 MIN_COSINE = 0.9999

@@ -103,7 +103,7 @@ def _export(name: str) -> ImageTextEncoder:
     if expected[0].shape[1:] != expected[1].shape[1:]:
         raise _refusal(name, model.config.model_type, "its images and texts differ in length")
     progress.begin("image network")
-    image_network = to_onnx(towers[0], images)
+    image_network = to_onnx(towers[0], images, purpose=purpose)
     progress.begin("text network")
     names = ("tokens", "mask")[: len(texts)]
     model_license = getattr(model.config, "license", None) or "see the model's page"
@@ -111,7 +111,7 @@ def _export(name: str) -> ImageTextEncoder:
         name,
         image_network,
         processor,
-        text=to_onnx(towers[1], *texts, names=names),
+        text=to_onnx(towers[1], *texts, names=names, purpose=purpose),
         tokenizer=tokenizer,
         origin={
             "source": source,

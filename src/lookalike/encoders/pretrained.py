@@ -151,7 +151,8 @@ def _write(path: Path, encoder: NetworkEncoder) -> None:
 
 def _export_timm(name: str, base: str, pooling: str, size: int | None) -> _Network:
     """Export a model of timm, and add the pooling behind its feature maps."""
-    require("torch", f"encoder {name!r}", "timm")
+    purpose = f"encoder {name!r}"
+    require("torch", purpose, "timm")
     progress = ExportProgress(name, 3)
     progress.begin("loading")
     try:
@@ -170,7 +171,11 @@ def _export_timm(name: str, base: str, pooling: str, size: int | None) -> _Netwo
     maps = [each.numpy() for each in (output if isinstance(output, list | tuple) else [output])]
     progress.begin("network")
     names = tuple(f"features_{number}" for number in range(len(maps)))
-    model = pooled(to_onnx(features, example, outputs=names), pooling, name=f"encoder {name!r}")
+    model = pooled(
+        to_onnx(features, example, outputs=names, purpose=purpose),
+        pooling,
+        name=f"encoder {name!r}",
+    )
     progress.begin("comparison with torch")
     check_export(name, pool(pooling, maps), _run(name, model, example.numpy()))
     progress.end()
