@@ -277,7 +277,7 @@ def test_ctrl_c_keeps_the_results_so_far(home: Path, monkeypatch: pytest.MonkeyP
         return search(*arguments, **options)
 
     monkeypatch.setattr(Gallery, "search", interrupted)
-    monkeypatch.setattr("lookalike.cli.search._BATCH", 5)
+    monkeypatch.setattr(sys.modules["lookalike.cli.search"], "_BATCH", 5)
     done = lookalike("photos", "photos", "--json", cwd=home)
     assert done.returncode == 130
     assert len(done.stdout.splitlines()) == 5
