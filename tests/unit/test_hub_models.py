@@ -435,6 +435,15 @@ def test_a_network_that_is_too_large_is_refused_before_it_is_read(
         open_encoder(f"onnx:{tmp_path / 'm'}")
 
 
+def test_a_model_with_code_of_its_own_is_told_by_its_class(
+    hub_model: HubModels, tmp_path: Path
+) -> None:
+    folder, reference = hub_model("nomic")
+    fields = {"model_type": "another", "architectures": ["NomicVisionModel"]}
+    name = changed(folder, tmp_path / "m", "config.json", **fields)
+    agrees(open_encoder(name).encode(IMAGES), reference.images(IMAGES))
+
+
 def test_missing_descriptions_are_named(hub_model: HubModels, tmp_path: Path) -> None:
     folder, reference = hub_model("clip")
     shutil.copytree(folder, tmp_path / "m")

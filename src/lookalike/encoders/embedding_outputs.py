@@ -44,6 +44,8 @@ _CLS = frozenset(
 )
 """Kinds of models whose embedding is the first token of ``last_hidden_state``."""
 
+_BY_CLASS = {"NomicVisionModel": "nomic_bert"}
+
 _TOKEN_MEAN = frozenset({"swin", "swinv2", "ijepa"})
 """Kinds of models without such a token: the mean of all tokens."""
 
@@ -210,7 +212,7 @@ def _known_output(ranks: Mapping[str, int], names: Sequence[str], *, is_pooled: 
 
 def _own_pooling(output: str, rank: int, config: Mapping[str, Any]) -> str | None:
     """Return the pooling that a kind of model was trained with; None if it is not known."""
-    kind = config.get("model_type")
+    kind = _kind(config)
     if rank == 4 and (output == IMAGE_OUTPUTS[-1] or kind in _MAP_MEAN):
         return "avg"
     if rank == 3 and output == HIDDEN:
@@ -246,9 +248,19 @@ def _pooled(model: bytes, pooling: str, config: Mapping[str, Any], name: str) ->
     return append(model, build, name=f"encoder {name!r}")
 
 
+def _kind(config: Mapping[str, Any]) -> str:
+    """Return the kind of a model; one with code of its own may be told by its class."""
+    classes = config.get("architectures")
+    names = classes if isinstance(classes, list) else []
+    return next(
+        (_BY_CLASS[each] for each in names if isinstance(each, str) and each in _BY_CLASS),
+        str(config.get("model_type", "")),
+    )
+
+
 def _prefix_tokens(config: Mapping[str, Any]) -> int:
     """Return how many tokens come before those of the image."""
-    kind = str(config.get("model_type", ""))
+    kind = _kind(config)
     if kind not in _CLS:
         return 0
     registers = config.get("num_register_tokens", _REGISTERS.get(kind, 0))
