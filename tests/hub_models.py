@@ -148,8 +148,8 @@ def processed(processor: Any, images: Sequence[Pixels]) -> Tensor:
 def pil_processor(module: str, config: Mapping[str, Any]) -> Any:
     """Return an image processor of transformers that uses Pillow, as a file configures it."""
     name = f"transformers.models.{module}.image_processing_pil_{module}"
-    found = import_beside_torchvision(name, "these tests")
-    [kind] = [getattr(found, each) for each in found.__all__ if each.endswith("Pil")]
+    processors = import_beside_torchvision(name, "these tests")
+    [kind] = [getattr(processors, each) for each in processors.__all__ if each.endswith("Pil")]
     return kind.from_dict({**config})
 
 
