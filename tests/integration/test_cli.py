@@ -105,8 +105,8 @@ def test_it_runs_as_a_process(work: Path) -> None:
     assert mistake.returncode == 2
     assert (
         mistake.stderr
-        == "lookalike: error: none.gallery: not a gallery (there is no such folder); did you mean "
-        "d.gallery? create one: lookalike index none.gallery FOLDER\n"
+        == "lookalike: error: none.gallery: not a gallery (there is no such folder); create one: "
+        "lookalike index none.gallery FOLDER\n"
     )
 
 

@@ -303,6 +303,12 @@ def test_names_of_rows_are_keys_and_files() -> None:
     ]
     products = names(["p:17", "p:18"], ["https://example.org/img/red-shoe.jpg?w=9", "s.tar#18.jpg"])
     assert products == ["17 red-shoe", "18"]
+    digits = ["dataset:digits/test#7", "dataset:digits/test#8"]
+    assert names(["digits/test:7", "digits/test:8"], digits) == ["", ""]
+    assert names(["digits/test:7", "p:8"], [digits[0], "https://example.org/hat.jpg"]) == [
+        "digits/test",
+        "p:8 hat",
+    ]
     added = f"g/images/{'0a' * 12}-{'b1' * 8}.png"
     assert names(["api:hat", "api:shoe"], [added, added]) == ["hat", "shoe"]
     assert names([], []) == []

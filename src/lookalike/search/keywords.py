@@ -17,7 +17,7 @@ import re
 import threading
 import unicodedata
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, TypeVar
@@ -260,15 +260,17 @@ def keyword_index(columns: Columns) -> KeywordIndex:
 def names_of_rows(store: RowReader) -> list[str]:
     """Return what rows are called: the key of each id, and the name of its file if that is another.
 
-    The name of a source is part of it if there are several.
+    The name of a source is part of it if there are several. The number of an image in a file of
+    several, such as of a data set, is no name.
     """
     ids = store.ids()
     if not len(ids):
         return []
     sources = {ids[0].partition(":")[0], ids[-1].partition(":")[0]}  # they are sorted
-    names = [row_id if len(sources) > 1 else row_id.partition(":")[2] or row_id for row_id in ids]
     sample = store.sample(_SAMPLED)
-    pairs = zip(sample.ids, sample.uris, strict=True)
+    pairs = list(zip(sample.ids, sample.uris, strict=True))
+    numbered = {row_id.partition(":")[0] for row_id, uri in pairs if _is_number(row_id, uri)}
+    names = [_name(row_id, numbered, with_source=len(sources) > 1) for row_id in ids]
     if any(_file_name(uri) not in row_id for row_id, uri in pairs):
         places = {row_id: place for place, row_id in enumerate(ids)}
         for number, record in enumerate(store.records()):
@@ -278,6 +280,20 @@ def names_of_rows(store: RowReader) -> list[str]:
             if not number % _STEP:
                 check_cancelled()
     return names
+
+
+def _is_number(row_id: str, uri: str) -> bool:
+    """Return whether the key of an id is the number of the image in its file."""
+    key = row_id.partition(":")[2]
+    return key.isdecimal() and uri.endswith(f"#{key}")
+
+
+def _name(row_id: str, numbered: Collection[str], *, with_source: bool) -> str:
+    """Return what a row is called by its id; its source alone if that numbers its images."""
+    source, _, key = row_id.partition(":")
+    if source in numbered and key.isdecimal():
+        return source if with_source else ""
+    return row_id if with_source else key or row_id
 
 
 def keywords_of_text(text: str) -> str:
