@@ -34,6 +34,7 @@ from lookalike.encoders.onnx_files import check_model, external_files, with_exte
 from lookalike.encoders.onnx_parts import extract, read_signature
 from lookalike.encoders.persistence import load_encoder, save_encoder
 from lookalike.encoders.registry import open_encoder
+from lookalike.encoders.sentencepiece_files import sentencepiece_tokenizer
 from lookalike.encoders.tokenization import text_tokenizer
 from lookalike.errors import LookalikeError
 from lookalike.evaluation.ground_truth import is_header, read_ground_truth
@@ -68,6 +69,7 @@ from lookalike.torch_files import read_state
 from lookalike.training import checkpoints
 from lookalike.training.run_folder import CHECKPOINT_MANIFEST
 from lookalike.types import Metric
+from lookalike.wire_format import message
 from tests.fuzz.engine import Target
 from tests.fuzz.mutators import mutate_bytes, mutate_json, mutate_text
 
@@ -576,6 +578,18 @@ def _tokenizer(data: bytes) -> None:
 _MARK = b"Exif\0\0"
 
 
+def _pieces() -> tuple[bytes, ...]:
+    """Return small models of SentencePiece, with and without a trainer and a table."""
+    kinds = [(b"<pad>", 3), (b"</s>", 3), (b"<unk>", 2), ("▁a".encode(), 1), (b"b", 1)]
+    pieces = [(1, message((1, piece), (2, -1.5), (3, kind))) for piece, kind in kinds]
+    trainer, table = (2, message((3, 1), (35, 0), (40, 2))), (3, message((2, b"\1\0\0\0")))
+    return tuple(b"".join(message(*each)) for each in (pieces, [*pieces, trainer, table]))
+
+
+def _sentencepiece(data: bytes) -> None:
+    text_tokenizer(sentencepiece_tokenizer(data), {"model_type": "siglip"})
+
+
 def _mutate_exif(data: bytes, rng: Any, pool: Sequence[bytes]) -> bytes:
     """Change bytes of the EXIF block only; the file around it stays valid."""
     start = data.find(_MARK)
@@ -852,6 +866,7 @@ def _make() -> dict[str, Callable[[], Target]]:
             "image-processor", _image_processor, _documents(*_PROCESSORS), mutate_json
         ),
         "tokenizer": lambda: Target("tokenizer", _tokenizer, _documents(*_TOKENIZERS), mutate_json),
+        "sentencepiece": lambda: Target("sentencepiece", _sentencepiece, _pieces()),
         "onnx": lambda: Target("onnx", _check_onnx, _models(), _mutate_model),
         "torch": lambda: Target(
             "torch", lambda data: read_state(data, name="w"), _torch_files(), _mutate_torch

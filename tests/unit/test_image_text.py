@@ -26,6 +26,7 @@ from lookalike.encoders.sentencepiece_files import sentencepiece_tokenizer
 from lookalike.encoders.torchvision_repair import import_beside_torchvision
 from lookalike.errors import ArtifactError, InputError, MissingDependencyError
 from lookalike.gallery.gallery import Gallery
+from lookalike.wire_format import message
 from tests import hub_models
 from tests.integration.test_cli import lookalike, run
 
@@ -341,6 +342,16 @@ def refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         open_encoder(f"transformers:{path}", [])
     assert str(error.value).startswith(f"encoder 'transformers:{path}': ")
     return str(error.value)
+
+
+def test_broken_table_of_characters_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which the package tokenizers finds, with a panic."""
+    write_published(tmp_path / "m", "siglip")
+    pieces = tmp_path / "m" / "spiece.model"
+    pieces.write_bytes(pieces.read_bytes() + b"".join(message((3, message((2, b"\xff" * 9))))))
+    assert "its tokenizer cannot be loaded" in refused(tmp_path / "m", monkeypatch)
 
 
 def test_naflex_is_refused_with_what_to_use_instead(

@@ -25,7 +25,7 @@ from lookalike.encoders.persistence import load_encoder, write_encoder
 from lookalike.encoders.sentencepiece_files import SENTENCEPIECE_FILE, sentencepiece_tokenizer
 from lookalike.encoders.tokenization import MAX_TOKENS, text_tokenizer
 from lookalike.encoders.torchvision_repair import import_beside_torchvision
-from lookalike.errors import InputError, LookalikeError, MissingDependencyError, require
+from lookalike.errors import InputError, LookalikeError, MissingDependencyError, is_panic, require
 from lookalike.files import read_regular
 from lookalike.types import ImageArray
 
@@ -87,7 +87,7 @@ def _export(name: str) -> ImageTextEncoder:
         raise MissingDependencyError(package, purpose, "transformers") from error
     model = _load_model(transformers, source, name)
     processor, tokenizer = _load_processing(transformers, source, name, model.config)
-    encodings = _encoded(tokenizer, ["a photo", "two photos of something else"])
+    encodings = _encoded(tokenizer, ["a photo", "two photos of something else"], name)
     ids, mask = (torch.tensor(rows) for rows in encodings)
     images = torch.rand(
         *(2, 3, processor.height, processor.width), generator=torch.Generator().manual_seed(0)
@@ -230,7 +230,7 @@ def _load_tokenizer(
     }
 
 
-def _tokenizer_failure(name: str, error: Exception) -> LookalikeError:
+def _tokenizer_failure(name: str, error: BaseException) -> LookalikeError:
     """Return the error for a tokenizer that cannot be loaded; it names packages that it lacks."""
     reason = _reason(error)
     missing = [
@@ -265,11 +265,22 @@ def _file(transformers: Any, source: str, path: str) -> Path | None:
     return None if found is None else Path(found)
 
 
-def _encoded(tokenizer: bytes, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
-    """Return token ids and attention mask of texts."""
+def _encoded(
+    tokenizer: bytes, texts: Sequence[str], name: str
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return token ids and attention mask of texts.
+
+    Raises:
+        InputError: the tokenizer is broken.
+    """
     from tokenizers import Tokenizer
 
-    encodings = Tokenizer.from_str(tokenizer.decode()).encode_batch(list(texts))
+    try:
+        encodings = Tokenizer.from_str(tokenizer.decode()).encode_batch(list(texts))
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
+        raise _tokenizer_failure(name, error) from error
     return [each.ids for each in encodings], [each.attention_mask for each in encodings]
 
 

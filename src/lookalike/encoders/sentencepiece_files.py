@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -123,6 +124,8 @@ def _read(data: bytes) -> tuple[list[tuple[str, float, int]], dict[int, int], by
             if not isinstance(piece, memoryview) or not isinstance(kind, int):
                 raise ValueError("a piece is missing")
             chance = struct.unpack("<f", score)[0] if isinstance(score, memoryview) else 0.0
+            if not math.isfinite(chance):
+                raise ValueError("a log-probability is not finite")
             pieces.append((bytes(piece).decode(), chance, kind))
         elif number == _TRAINER:
             trainer = {key: each for key, each in fields.items() if isinstance(each, int)}
