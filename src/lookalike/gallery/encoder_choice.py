@@ -6,13 +6,13 @@ import os
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.batching import check_first_image
-from lookalike.encoders.catalog import PHOTOGRAPHS
 from lookalike.encoders.registry import (
     default_encoder,
     find_encoder_spec,
     open_encoder,
     sample_of,
 )
+from lookalike.encoders.short_names import PHOTOGRAPHS
 from lookalike.errors import InputError
 from lookalike.sources.inputs import SourceLike, as_source
 
