@@ -123,8 +123,7 @@ def test_distances_are_formatted_alike_on_the_command_line_and_the_page(
         "rows": 400,
         "latency_ms": 1.0,
         "metric": "cosine",
-        "by_keywords": False,
-        "by_image": True,
+        "ranked_by": "embedding",
         "hits": [pages._hit(hit) for hit in hits],
     }
     template = pages._templates.get_template("_results.html")
