@@ -70,7 +70,6 @@ FAMILIES = (
     Family("vit_small_patch14_reg4_dinov2", 70, 5, {"depth": 2}),
     Family("mixer_s32_224", None, 0, average=True),
     Family("pvt_v2_b0", 64, "nchw", {"depths": (1, 1, 1, 1)}, average=True),
-    Family("davit_tiny", 224, "nchw", {"depths": (1, 1, 1, 1)}),
     Family("hiera_tiny_224", None, "intermediate", {"stages": (1, 1, 1, 1)}),
     Family("efficientformer_l1", None, 0, average=True),
     Family("repvit_m0_9", 64, "nchw", average=True),
