@@ -124,6 +124,7 @@ def test_distances_are_formatted_alike_on_the_command_line_and_the_page(
         "latency_ms": 1.0,
         "metric": "cosine",
         "ranked_by": "embedding",
+        "note": "",
         "hits": [pages._hit(hit) for hit in hits],
     }
     template = pages._templates.get_template("_results.html")
