@@ -82,7 +82,7 @@ hits
     "la.contact_sheet(hits)",
     """
 %matplotlib inline
-la.contact_sheet(hits)
+la.figures.class_distribution({"cat": 3, "dog": 2}, {"cat": 1})
 """,
     """
 from lookalike.progress import reporting
@@ -102,11 +102,10 @@ def test_objects_show_themselves_once_in_a_kernel(home: Path) -> None:
     (thumbnails,) = cells[1]
     assert thumbnails.data["text/html"].count("<img") == 5
     assert thumbnails.data["text/plain"].startswith("<Hits of ")
-    for figure in cells[2], cells[3]:
-        (output,) = figure
+    for (output,), kind in ((cells[2], "<ContactSheet of"), (cells[3], "<Figure size")):
         assert output.output_type == "execute_result"
         assert set(output.data) == {"image/png", "text/plain"}
-        assert output.data["text/plain"].startswith("<Figure size")
+        assert output.data["text/plain"].startswith(kind)
     (table,) = cells[4]
     assert "2 of 2 images" in table.data["text/html"]
     assert table.data["text/plain"].startswith("read: 2 of 2 images")
