@@ -9,9 +9,9 @@ Implementations: ``handcrafted`` and ``hog`` need no network, ``onnx`` runs one 
 concatenates, averages or projects embeddings, with the projections of ``whitening``; ``weights``
 stores learned arrays.
 
-Pretrained networks: ``lite0`` is built without torch, ``timm_export`` and ``image_text_export`` load
-others in torch and export them with ``export``. ``pretrained`` adds the nodes of ``pooling`` behind
-their feature maps and keeps the result in the cache; ``backbones`` describes them.
+Pretrained networks: ``lite0`` is built without torch; ``timm_export`` and ``image_text_export``
+load others in torch and export them with ``export``. ``pretrained`` adds the nodes of ``pooling``
+behind their feature maps and keeps the result in the cache; ``backbones`` describes them.
 """
 
 from lookalike.encoders.base import Encoder, Preprocessing
