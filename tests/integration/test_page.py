@@ -676,6 +676,8 @@ def test_text_alone_and_with_an_image(tab: Open, site: Serving, colors: Path) ->
     results = searched(page, lambda: page.press("#text", "Enter"))
     assert results == ids(site, "shop", keywords="green")
     assert parse_qs(urlsplit(page.url).query) == {"text": ["green"]}
+    assert page.locator("#results .number").count() == 0  # no distances
+    assert page.locator("#results .hit").first.get_by_text("Rank 1").count() == 1
     page.wait_for_function("() => document.querySelectorAll('#history li').length === 1")
     again = tab(page.url.removeprefix(site.url))
     assert (hits(again), again.input_value("#text")) == (results, "green")

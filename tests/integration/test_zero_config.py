@@ -127,6 +127,12 @@ def test_words_find_names_without_an_encoder_of_text(home: Path) -> None:
     assert done.stdout.splitlines()[0] == "photos/red-bicycle.png"
     assert "note: " in done.stderr
     assert paths("photos", "bicycle", cwd=home) == ["photos/red-bicycle.png"]
+    table = run("photos", "bicycle", cwd=home).splitlines()
+    assert table[0] == "bicycle: 1 result, keywords"
+    assert table[1].split() == ["rank", "path"]
+    assert table[-1].split() == ["1", "photos/red-bicycle.png"]
+    (row,) = csv.DictReader(run("photos", "bicycle", "--csv", cwd=home).splitlines())
+    assert (row["path"], row["distance"], row["similarity"]) == ("photos/red-bicycle.png", "", "")
 
 
 def test_the_query_itself_is_left_out(home: Path) -> None:
@@ -341,6 +347,11 @@ MISTAKES: dict[str, tuple[Sequence[str], str]] = {
         ["fotos", "q.png"],
         "no such command or folder fotos; did you mean photos",
     ),
+    "a folder that is not there": (
+        ["pictures", "q.png"],
+        "no such command or folder pictures; to search a folder of images: lookalike FOLDER QUERY",
+    ),
+    "no near command": (["chords"], "no such command or folder chords; to search a folder"),
     "typo of a command": (["serach"], "no such command or folder serach; did you mean search?"),
     "no such folder": (["search", "nowhere", "query.png"], "nowhere"),
     "empty folder": (["empty"], "empty: the folder has no image files"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,9 @@ def test_hits_have_their_file_name_distance_and_label() -> None:
     assert lines(sheet) == [("query",), ("1.jpg", "0.0000  cat"), ("2.jpg", "0.2500  cat")]
     bare = hits(0.5)
     assert lines(contact_sheet(bare))[1:] == [("1.jpg", "0.5000")]
+    keywords = replace(hits(0.0, label="cat"), ranked_by="keywords")
+    assert lines(contact_sheet(keywords))[1:] == [("1.jpg", "cat")]
+    assert lines(contact_sheet(replace(bare, ranked_by="keywords")))[1:] == [("1.jpg",)]
 
 
 def test_the_query_is_an_image_with_its_name_or_words(tmp_path: Path) -> None:

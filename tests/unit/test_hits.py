@@ -114,6 +114,14 @@ def test_the_repr_is_one_line_whatever_is_in_it() -> None:
     assert repr(Hits("q", Metric.L2, ())) == "<Hits of 'q': 0 hits, l2>"
 
 
+def test_hits_of_keywords_show_no_distance() -> None:
+    results = Hits("a cat", Metric.COSINE, (hit(1, 0.0),), ranked_by="keywords")
+    assert repr(results) == "<Hits of 'a cat': 1 hit, keywords, best 'photos:cats/1.jpg'>"
+    text = results._repr_html_()
+    assert "1<br>photos:cats/1.jpg" in text
+    assert "0.0000" not in text
+
+
 def test_copies_and_pickles_are_equal() -> None:
     results = Hits("q", Metric.COSINE, (hit(1, label="cat"),), "/q.jpg", lambda _: [])
     for other in (copy.copy(results), copy.deepcopy(results), pickle.loads(pickle.dumps(results))):

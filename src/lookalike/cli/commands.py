@@ -205,7 +205,7 @@ def _hint(name: str, available: Iterable[str]) -> str:
     """Return the end of a message that suggests the nearest available name, if one is close."""
     names = {each.lstrip("-"): each for each in available}
     bare = name.lstrip("-")
-    matches = difflib.get_close_matches(bare, names, n=1)
+    matches = difflib.get_close_matches(bare, names, n=1, cutoff=0.7)
     if not matches and len(bare) > 1:
         matches = [each for each in names if each.startswith(bare)][:1]
     return f"; did you mean {names[matches[0]]}?" if matches else ""

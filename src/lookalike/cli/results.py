@@ -83,11 +83,12 @@ class Table:
         hits = result.hits
         labeled = any("label" in hit.metadata for hit in hits)
         place = "id" if self._paths.root is None else "path"
-        columns = ("rank", "distance", *(["label"] if labeled else []), place)
+        distance = ["distance"] if hits.has_distances else []
+        columns = ("rank", *distance, *(["label"] if labeled else []), place)
         rows = [
             (
                 str(hit.rank),
-                format_distance(hit.distance),
+                *([format_distance(hit.distance)] if distance else []),
                 *([str(hit.metadata.get("label", ""))] if labeled else []),
                 hit.id if self._paths.root is None else self._paths.shown(hit.uri),
             )
@@ -135,7 +136,7 @@ class CsvRows:
                 hit.rank,
                 hit.id,
                 self._paths.shown(hit.uri),
-                hit.distance,
+                hit.distance if hits.has_distances else "",
                 1 - hit.distance if cosine else "",
                 hit.metadata.get("label", ""),
             )

@@ -247,13 +247,14 @@ def _hit_tiles(results: Hits, titles: Sequence[str] | None, marks: Marks | None)
     for start in range(0, len(results), _READ):
         part = results[start : start + _READ]
         for place, (image, hit) in enumerate(zip(part.images(), part, strict=True), start):
-            distance = format_distance(hit.distance)
+            facts = [format_distance(hit.distance)] if results.has_distances else []
             if titles is not None:
-                lines = (_last_part(titles[place]), distance)
+                name = _last_part(titles[place])
             else:
-                label = hit.metadata.get("label")
                 name = _last_part(hit.id.partition(":")[2] or hit.id)
-                lines = (name, distance if label is None else f"{distance}  {label}")
+                label = hit.metadata.get("label")
+                facts += [] if label is None else [str(label)]
+            lines = (name, *(["  ".join(facts)] if facts else []))
             yield Tile(image, lines, None if marks is None else marks[place])
 
 

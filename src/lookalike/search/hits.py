@@ -86,8 +86,7 @@ class Hits(Sequence[Hit]):
 
     def __repr__(self) -> str:
         best = (
-            f", best {shorten(self.rows[0].id, _NAME_CHARACTERS)!r} "
-            f"at {format_distance(self.rows[0].distance)}"
+            f", best {shorten(self.rows[0].id, _NAME_CHARACTERS)!r}{self._at(self.rows[0])}"
             if self.rows
             else ""
         )
@@ -105,6 +104,11 @@ class Hits(Sequence[Hit]):
     def measure(self) -> str:
         """What distances are in: the metric, or ``keywords``, where they are 1 - score / best."""
         return "keywords" if self.ranked_by == "keywords" else self.metric.value
+
+    @property
+    def has_distances(self) -> bool:
+        """Whether hits are at a distance: not where they are ranked by keywords alone."""
+        return self.ranked_by != "keywords"
 
     @property
     def ids(self) -> list[str]:
@@ -238,13 +242,19 @@ class Hits(Sequence[Hit]):
             cells.insert(0, (query, "query" + "\n\N{NO-BREAK SPACE}" * lines))  # as high as theirs
         return f"<div><p>{html.escape(printable(title))}</p>{grid_html(cells)}</div>"
 
+    def _at(self, hit: Hit) -> str:
+        return f" at {format_distance(hit.distance)}" if self.has_distances else ""
+
     def _caption(self, hit: Hit) -> str:
         """Return rank, score and id of a hit, and its label unless that is part of the id."""
         label = str(hit.metadata.get("label") or "")
-        lines = (f"{hit.rank}  {self._score(hit)}", "" if label in hit.id else label, hit.id)
+        rank = f"{hit.rank}  {self._score(hit)}".rstrip()
+        lines = (rank, "" if label in hit.id else label, hit.id)
         return "\n".join(line for line in lines if line)
 
     def _score(self, hit: Hit) -> str:
+        if not self.has_distances:
+            return ""
         if self.measure == Metric.COSINE:
             return f"similarity {1 - hit.distance:z.3f}"
         return f"distance {format_distance(hit.distance)}"
