@@ -651,6 +651,12 @@ def test_offline_only_cached_files_are_used(
     with pytest.raises(FetchError, match=f"not in the cache, and {name}=1"):
         open_model("owner/other")
     assert hub.requests == []
+    place = model.fetch([MODEL])[MODEL]
+    place.write_bytes(BIG[:-1])
+    lacking = rf"{MODEL}: not in the cache, and {name}=1 .* copy the folder .*{REPO} from"
+    with pytest.raises(FetchError, match=lacking):
+        model.fetch([MODEL])
+    place.write_bytes(BIG)
     monkeypatch.delenv(name)
     assert open_model(REPO).hint == ""
     assert model.read("config.json") == FILES["config.json"]
@@ -706,7 +712,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_the_download(
     model = open_model(REPO)
     usage = shutil.disk_usage(".")._replace(free=50_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(StorageError, match=r"2\.0 MB needed, 50\.0 MB free.*LOOKALIKE_DATA"):
+    with pytest.raises(StorageError, match=r"2\.0 MB and 50 MB to spare needed, 50\.0 MB free.*LOOKALIKE_DATA"):
         model.fetch([MODEL])
     assert hub.count("GET", "storage") == 0
 

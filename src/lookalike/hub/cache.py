@@ -86,7 +86,7 @@ class ModelCache:
             return False
         if not (problem := _damage(place, file)):
             return True
-        log.warning("%s: damaged (%s); it is downloaded again", place, problem)
+        log.warning("%s: damaged (%s); deleted, to be downloaded again", place, problem)
         with contextlib.suppress(OSError):
             place.unlink()
         return False

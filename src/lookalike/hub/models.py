@@ -163,7 +163,7 @@ class HubModel:
         return None
 
     def _download(self, files: dict[str, RemoteFile]) -> dict[str, Path | None]:
-        client = self._client()
+        client = self._client(", ".join(files))
         size = sum(file.size for file in files.values())
         if size > _SILENT_BYTES:
             notice(
@@ -208,13 +208,19 @@ class HubModel:
             partial.finish(self._cache.path(self.commit, path))
         self._remember(path, RemoteFile(file.size, sha256, file.git_sha1))
 
-    def _client(self) -> HubClient:
+    def _client(self, missing: str = "") -> HubClient:
+        """Return the client, with which files that are missing may be fetched.
+
+        Raises:
+            FetchError: that is forbidden.
+        """
         config = hub_settings()
         if config.offline:
             name = f"hub:{self.repo}" + ("" if self.revision == "main" else f"@{self.revision}")
             raise FetchError(
-                f"{name}: not in the cache, and {config.offline} forbids to download it. Open it "
-                f"once with a connection, or copy it into {self._cache.folder}"
+                f"{name}: {missing and f'{missing}: '}not in the cache, and {config.offline} "
+                "forbids to download it. Open it once with a connection, or copy the folder "
+                f"{self._cache.folder} from a machine that has it"
             )
         if self._opened_client is None:
             self._opened_client = HubClient(config, self.repo)

@@ -141,12 +141,12 @@ class PartialFile:
             self._path.parent.rmdir()
         except OSError as error:
             if not path.is_file():
-                raise self._fail(error) from error
+                raise self._fail(error, path) from error
 
-    def _fail(self, error: OSError) -> Exception:
-        """Delete everything, and return the error that says why."""
+    def _fail(self, error: OSError, place: Path | None = None) -> Exception:
+        """Delete everything, and return the error that says why ``place`` cannot be written."""
         self.close()
         for path in (self._path, self._tag_path):
             with contextlib.suppress(OSError):
                 path.unlink()
-        return cache_error(self._path, error)
+        return cache_error(place or self._path, error)

@@ -31,4 +31,5 @@ def check_space(folder: Path, size: int) -> None:
     except OSError:
         return
     if free < size + _SPARE_BYTES:
-        raise cache_error(folder, f"{size / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free")
+        needed = f"{size / 1e6:,.1f} MB and {_SPARE_BYTES / 1e6:g} MB to spare needed"
+        raise cache_error(folder, f"{needed}, {free / 1e6:,.1f} MB free")
