@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import string
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lookalike.encoders import image_text_export
+from lookalike.encoders import backbones, image_text_export
 from lookalike.encoders.image_text import ImageTextEncoder
 from lookalike.encoders.persistence import load_encoder, save_encoder
 from lookalike.encoders.registry import open_encoder
@@ -170,6 +171,20 @@ def test_cached_export_needs_neither_torch_nor_transformers(
         Gallery.open(tmp_path / "g").search(text="a")
     done = lookalike("search", "g", "--text", "a", cwd=tmp_path)
     assert (done.returncode, done.stderr.strip()) == (2, f"lookalike: error: {missing.value}")
+
+
+def test_an_export_of_an_older_version_is_made_again(
+    encoder: ImageTextEncoder, folder: Path
+) -> None:
+    name = f"transformers:{folder}"
+    cached = backbones.cache_path(re.sub(r"[^\w.\-]", "_", name)).with_suffix("")
+    manifest = json.loads((cached / "encoder.json").read_text())
+    assert manifest["origin"].pop("export") == 2
+    (cached / "encoder.json").write_text(json.dumps(manifest))
+    opened = open_encoder(name, [])
+    assert isinstance(opened, ImageTextEncoder)
+    assert opened.origin["export"] == 2
+    assert opened.fingerprint == encoder.fingerprint
 
 
 def test_gallery_is_searched_by_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -317,6 +318,34 @@ def test_local_weights(
     gem = open_encoder(f"timm:{name}/gem", [])
     assert gem.dim == dim
     assert gem.fingerprint != encoder.fingerprint
+
+
+def test_an_export_of_an_older_version_is_made_again(
+    timm: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
+    create, model = timm.create_model, "test_resnet.r160_in1k"
+    torch.save(create(model, pretrained=False).state_dict(), tmp_path / "w.pth")
+    overlay = {"file": str(tmp_path / "w.pth")}
+    monkeypatch.setattr(
+        timm, "create_model", lambda *a, **o: create(*a, **o, pretrained_cfg_overlay=overlay)
+    )
+    name = f"timm:{model}"
+    current = open_encoder(name, [])
+    (config,) = (tmp_path / "encoders").glob("*.json")
+    fields = json.loads(config.read_text())
+    assert fields["origin"].pop("export") == 2
+    fields["preprocessing"] |= {"resize": [160, 160]}
+    config.write_text(json.dumps(fields))
+    with monkeypatch.context() as without_torch, caplog.at_level("INFO", "lookalike.notice"):
+        without_torch.setitem(sys.modules, "timm", None)
+        older = open_encoder(name, [])
+    assert older.fingerprint != current.fingerprint
+    assert "by an older version of lookalike" in caplog.text
+    assert open_encoder(name, []).fingerprint == current.fingerprint
 
 
 def test_unknown_model_is_an_error(

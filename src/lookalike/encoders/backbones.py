@@ -6,6 +6,7 @@ of timm are loaded in torch (:mod:`lookalike.encoders.timm_export`).
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from lookalike.config import settings
 from lookalike.encoders import lite0
 from lookalike.encoders.base import Preprocessing
 from lookalike.encoders.pooling import DEFAULT_POOLING
+from lookalike.progress import notice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,6 +93,28 @@ class Backbone:
     def is_available(self) -> bool:
         """Return whether it can be opened without a download."""
         return bool(self.files())
+
+
+EXPORT_VERSION = 2
+"""Recorded as ``export`` in the origin of networks that torch exported. Raise it when the same name
+is exported to another network or preprocessing than before. 2: axis order of maps, crops as timm
+has them, and texts as the models were trained."""
+
+
+def is_outdated(name: str, origin: Mapping[str, Any], package: str) -> bool:
+    """Return whether an export in the cache is to be made again, by today's rules.
+
+    Where torch or the package is missing, it is used as it is, which is said.
+    """
+    if origin.get("export") == EXPORT_VERSION:
+        return False
+    if all(map(importlib.util.find_spec, ("torch", package))):
+        return True
+    notice(
+        f"encoder {name!r}: exported by an older version of lookalike, which may have prepared "
+        f"its images otherwise than it was trained; with lookalike[{package}] it is exported again"
+    )
+    return False
 
 
 def cache_path(stem: str) -> Path:

@@ -25,6 +25,8 @@ from lookalike.images.decode import (
     resize_image,
     to_channels,
 )
+from lookalike.files import valid_text
+from lookalike.formatting import printable
 from lookalike.progress import ProgressOption, reporting
 from lookalike.sources.inputs import (
     ManyImages,
@@ -194,6 +196,8 @@ class Encoder(ABC):
                 raise InputError(f"texts[{number}]: expected a text, not {type(text).__name__}")
             if not text.strip():
                 raise InputError("the text query is empty")
+            if valid_text(text) != text:
+                raise InputError(f"the text query has bytes that are no text: {printable(text)}")
         if not several:
             raise InputError("texts: has no texts; pass a text or a list of texts")
         rows = self._encode_in_templates(several, templates)

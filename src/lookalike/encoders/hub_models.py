@@ -104,6 +104,8 @@ def open_onnx(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
     del sample
     text, texts = split_path(name.removeprefix(ONNX_PREFIX))
     options = ModelOptions.parse(name, texts)
+    if not text.strip():
+        raise InputError(f"encoder {name!r}: names no network; write onnx:FOLDER or onnx:FILE")
     path = Path(expand_home(text))
     if path.is_dir():
         return open_model_folder(path, name=name, options=options)

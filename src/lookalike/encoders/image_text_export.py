@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from lookalike.artifacts import new_folder
 from lookalike.documents import parse_json
 from lookalike.encoders import backbones, pretrained
-from lookalike.encoders.backbones import TRANSFORMERS_PREFIX
+from lookalike.encoders.backbones import EXPORT_VERSION, TRANSFORMERS_PREFIX, is_outdated
 from lookalike.encoders.base import MANIFEST, Preprocessing
 from lookalike.encoders.export_progress import ExportProgress
 from lookalike.encoders.image_processor import read_image_processor
 from lookalike.encoders.image_text import ImageTextEncoder
-from lookalike.encoders.persistence import load_encoder, write_encoder
+from lookalike.encoders.persistence import load_encoder, read_description, write_encoder
 from lookalike.encoders.sentencepiece_files import SENTENCEPIECE_FILE, sentencepiece_tokenizer
 from lookalike.encoders.tokenization import MAX_TOKENS, text_tokenizer
 from lookalike.encoders.torchvision_repair import import_beside_torchvision
@@ -63,8 +64,13 @@ def open_image_text(name: str, sample: Sequence[ImageArray] = ()) -> ImageTextEn
     """
     del sample
     folder = backbones.cache_path(re.sub(r"[^\w.\-]", "_", name)).with_suffix("")
-    if not (folder / MANIFEST).is_file():
+    is_cached = (folder / MANIFEST).is_file()
+    if is_cached:
+        origin = read_description(folder).mapping("origin")
+        is_cached = not is_outdated(name, origin, "transformers")
+    if not is_cached:
         encoder = _export(name)
+        shutil.rmtree(folder, ignore_errors=True)  # an older export
         with new_folder(folder) as partial:
             write_encoder(encoder, partial)
     loaded = load_encoder(folder)
@@ -117,6 +123,7 @@ def _export(name: str) -> ImageTextEncoder:
             "source": source,
             "license": model_license,
             "torch": torch.__version__,
+            "export": EXPORT_VERSION,
             **_logits(model),
         },
     )

@@ -303,13 +303,20 @@ def _layout(files: ModelFiles, dtype: str) -> Layout | None:
 def _unknown_layout(files: ModelFiles, name: str) -> InputError:
     names = files.names()
     listed = ", ".join(names[:_MAX_LISTED]) + (", …" if len(names) > _MAX_LISTED else "")
-    repo = files.label.removeprefix("hub:")
-    is_timm = any(each.startswith("open_clip") for each in names) or (
-        "architecture" in files.read_json(CONFIG)
-    )
-    other = f"hf-hub:{repo}" if is_timm else f"transformers:{repo}"
     return InputError(
         f"encoder {name!r}: has no networks in ONNX (onnx/model.onnx, or onnx/vision_model.onnx "
-        f"and onnx/text_model.onnx); it has {listed or 'none of the usual files'}. To export it "
-        f"with torch: {other}{files.hint}"
+        f"and onnx/text_model.onnx); it has {listed or 'none of the usual files'}"
+        f"{_other_way(files, names)}{files.hint}"
     )
+
+
+def _other_way(files: ModelFiles, names: Sequence[str]) -> str:
+    """Return how a model without networks of the layout may be opened, if it may be."""
+    if network := next((each for each in names if each.endswith(".onnx")), ""):
+        return f". To open one of its networks: onnx:{files.label}/{network}"
+    is_open_clip = any(each.startswith("open_clip") for each in names)
+    if not is_open_clip and not any(each in names for each in _TELLING):
+        return ""
+    repo = files.label.removeprefix("hub:")
+    is_timm = is_open_clip or "architecture" in files.read_json(CONFIG)
+    return f". To export it with torch: {'hf-hub' if is_timm else 'transformers'}:{repo}"

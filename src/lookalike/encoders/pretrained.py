@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from lookalike.artifacts import write_cache
 from lookalike.documents import Fields, read_json
-from lookalike.encoders.backbones import BACKBONES, TIMM_PREFIXES, Backbone, cache_path
+from lookalike.encoders.backbones import (
+    BACKBONES,
+    EXPORT_VERSION,
+    TIMM_PREFIXES,
+    Backbone,
+    cache_path,
+    is_outdated,
+)
 from lookalike.encoders.base import Preprocessing
 from lookalike.encoders.export_progress import ExportProgress
 from lookalike.encoders.pooling import DEFAULT_POOLING, NATIVE_POOLING, POOLINGS, add_pooling
@@ -112,14 +119,28 @@ def _split_pooling(name: str) -> tuple[str, str]:
 def _open(name: str, path: Path, make: Callable[[], _Network]) -> NetworkEncoder:
     from lookalike.encoders.onnx import NetworkEncoder
 
-    config = path.with_suffix(".json")
-    if not (path.is_file() and config.is_file()):
+    encoder = _cached(path)
+    is_timm = name.startswith(TIMM_PREFIXES)
+    if encoder is None or (is_timm and is_outdated(name, encoder.origin, "timm")):
         network = make()
         encoder = NetworkEncoder(
             name, network.model, network.preprocessing, normalized=True, origin=network.origin
         )
         _write(path, encoder)
-        return encoder
+    return encoder
+
+
+def _cached(path: Path) -> NetworkEncoder | None:
+    """Return the encoder in the cache, None if there is none.
+
+    Raises:
+        ArtifactError: it is broken.
+    """
+    from lookalike.encoders.onnx import NetworkEncoder
+
+    config = path.with_suffix(".json")
+    if not (path.is_file() and config.is_file()):
+        return None
     try:
         fields = Fields.of(read_json(config), str(config))
         return NetworkEncoder(
@@ -180,6 +201,7 @@ def _export_timm(name: str, base: str, pooling: str, size: int | None) -> _Netwo
     check_export(name, pool(pooling, maps), _run(name, model, example.numpy()))
     progress.end()
     origin = {**loaded.origin, "pooling": pooling, "torch": torch.__version__}
+    origin["export"] = EXPORT_VERSION
     return _Network(model, p, origin)
 
 

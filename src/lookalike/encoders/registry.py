@@ -273,7 +273,7 @@ def find_encoder_spec(name: str) -> EncoderSpec:
         UnknownNameError: no such encoder; the message suggests the nearest name.
         SettingError: an option is invalid.
     """
-    specs = [_find_one(part.strip()) for part in name.split(_SEPARATOR)]
+    specs = [_find_one(part) for part in _split_names(name)]
     if len(specs) == 1:
         return specs[0]
 
@@ -288,6 +288,26 @@ def find_encoder_spec(name: str) -> EncoderSpec:
         side=max(spec.side for spec in specs),
         license=", ".join(sorted({spec.license for spec in specs if spec.license})),
     )
+
+
+def _split_names(text: str) -> list[str]:
+    """Return the names that are joined; a path that exists may contain what joins them."""
+    parts, names = text.split(_SEPARATOR), []
+    while parts:
+        counts = range(len(parts), 1, -1)
+        count = next((n for n in counts if _is_path(_SEPARATOR.join(parts[:n]))), 1)
+        names.append(_SEPARATOR.join(parts[:count]).strip())
+        parts = parts[count:]
+    return names
+
+
+def _is_path(text: str) -> bool:
+    """Return whether a text names an encoder by a path that exists, and has its options."""
+    prefix, _, rest = text.strip().partition(":")
+    if f"{prefix}:" not in (ONNX_PREFIX, SSCD_PREFIX):
+        return False
+    path, options = split_path(rest)
+    return Path(expand_home(path)).exists() and not any(_SEPARATOR in each for each in options)
 
 
 def _find_one(text: str) -> EncoderSpec:

@@ -296,6 +296,8 @@ def open_sscd(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
     from lookalike.torch_files import read_state
 
     del sample
+    if name.strip() == SSCD_PREFIX:
+        raise InputError(f"encoder {name!r}: names no file; write {SSCD_PREFIX}FILE or {SSCD}")
     if name.startswith(SSCD_PREFIX):
         path = Path(expand_home(name.removeprefix(SSCD_PREFIX)))
         source, weights_license = str(path.absolute()), "your own"
