@@ -712,7 +712,8 @@ def test_a_disk_that_is_too_small_is_noticed_before_the_download(
     model = open_model(REPO)
     usage = shutil.disk_usage(".")._replace(free=50_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(StorageError, match=r"2\.0 MB and 50 MB to spare needed, 50\.0 MB free.*LOOKALIKE_DATA"):
+    message = r"2\.0 MB and 50 MB to spare needed, 50\.0 MB free.*LOOKALIKE_DATA"
+    with pytest.raises(StorageError, match=message):
         model.fetch([MODEL])
     assert hub.count("GET", "storage") == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -381,6 +382,38 @@ def test_a_model_without_networks_names_its_files_and_other_ways(tmp_path: Path)
     (tmp_path / "config.json").write_text('{"architecture": "vit_tiny"}')
     with pytest.raises(InputError, match="hf-hub:"):
         open_encoder(f"onnx:{tmp_path}")
+    for file in tmp_path.iterdir():
+        file.unlink()
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"it has a\.jpg$"):
+        open_encoder(f"onnx:{tmp_path}")
+    (tmp_path / "best.onnx").write_bytes(b"")
+    with pytest.raises(InputError, match=rf"one of its networks: onnx:{tmp_path}/best\.onnx$"):
+        open_encoder(f"onnx:{tmp_path}")
+    with pytest.raises(InputError, match="write onnx:FOLDER or onnx:FILE"):
+        open_encoder("onnx:")
+
+
+@pytest.mark.parametrize("name", [b"a b", b"c++", b"a,b+c", b"caf\xe9"])
+def test_paths_may_have_what_separates_names_and_bytes_that_are_no_text(
+    name: bytes, hub_model: HubModels, tmp_path: Path
+) -> None:
+    path = tmp_path / os.fsdecode(name)
+    shutil.copytree(hub_model("clip")[0], path)
+    encoder = open_encoder(f"onnx:{path}")
+    both = open_encoder(f"onnx:{path},mirror+color", IMAGES)
+    assert both.dim == encoder.dim + open_encoder("color", IMAGES).dim
+    for number, each in enumerate((encoder, both)):
+        save_encoder(each, tmp_path / f"{number}.encoder")
+        saved = open_encoder(tmp_path / f"{number}.encoder")
+        assert saved.fingerprint == each.fingerprint
+        np.testing.assert_array_equal(saved.encode_batch(IMAGES), each.encode_batch(IMAGES))
+
+
+def test_a_text_query_of_bytes_that_are_no_text_is_refused(hub_model: HubModels) -> None:
+    encoder = open_encoder(f"onnx:{hub_model('clip')[0]}")
+    with pytest.raises(InputError, match=r"the text query has bytes that are no text: caf"):
+        encoder.encode_text("caf\udce9")
 
 
 @pytest.mark.parametrize(

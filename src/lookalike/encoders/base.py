@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from lookalike.artifacts import ENCODER_MANIFEST
 from lookalike.documents import Fields
 from lookalike.errors import ArtifactError, ImageError, InputError, SettingError, UnknownNameError
+from lookalike.files import valid_text
+from lookalike.formatting import printable
 from lookalike.images.decode import (
     FILTERS,
     RESIZE_MODES,
@@ -25,8 +27,6 @@ from lookalike.images.decode import (
     resize_image,
     to_channels,
 )
-from lookalike.files import valid_text
-from lookalike.formatting import printable
 from lookalike.progress import ProgressOption, reporting
 from lookalike.sources.inputs import (
     ManyImages,
