@@ -356,6 +356,23 @@ def test_unknown_model_is_an_error(
         open_encoder("timm:resnet9000", [])
 
 
+OFFLINE = """
+from lookalike.encoders.registry import open_encoder
+from lookalike.errors import InputError
+try:
+    open_encoder("timm:resnet18", [])
+except InputError as error:
+    print(error)
+"""
+
+
+def test_offline_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKALIKE_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")  # which would be tried again and again
+    assert python(OFFLINE, tmp_path).strip().endswith("; LOOKALIKE_OFFLINE=1 is set")
+
+
 OPENS = """
 import sys
 from lookalike.encoders.registry import open_encoder

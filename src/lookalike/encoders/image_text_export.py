@@ -25,7 +25,7 @@ from lookalike.encoders.image_text import ImageTextEncoder
 from lookalike.encoders.persistence import load_encoder, read_description, write_encoder
 from lookalike.encoders.sentencepiece_files import SENTENCEPIECE_FILE, sentencepiece_tokenizer
 from lookalike.encoders.tokenization import MAX_TOKENS, text_tokenizer
-from lookalike.encoders.torchvision_repair import import_beside_torchvision
+from lookalike.encoders.torchvision_repair import import_beside_torchvision, offline_hint
 from lookalike.errors import InputError, LookalikeError, MissingDependencyError, is_panic, require
 from lookalike.files import read_regular
 from lookalike.types import ImageArray
@@ -155,6 +155,7 @@ def _load_model(transformers: Any, source: str, name: str) -> Any:
         raise InputError(
             f"encoder {name!r}: transformers cannot load an image-text model from it "
             f"({_reason(error)}); use the folder or hub id of a CLIP or SigLIP model"
+            + offline_hint()
         ) from error
     kind = str(model.config.model_type)
     if kind == "siglip2":

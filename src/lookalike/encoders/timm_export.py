@@ -9,7 +9,7 @@ from typing import Any
 from lookalike.encoders.backbones import LoadedBackbone
 from lookalike.encoders.base import Preprocessing
 from lookalike.encoders.pooling import MULTI_LAYER_POOLING
-from lookalike.encoders.torchvision_repair import import_beside_torchvision
+from lookalike.encoders.torchvision_repair import import_beside_torchvision, offline_hint
 from lookalike.errors import InputError
 from lookalike.images.decode import FILTERS
 
@@ -72,6 +72,7 @@ def _create(timm: Any, name: str, pooling: str, size: int | None) -> Any:
         raise InputError(
             f"encoder {name!r}: timm cannot load it{at} ({reason}); timm.list_models("
             "pretrained=True) lists the names, and weights that are not cached need internet access"
+            + offline_hint()
         ) from error
 
 

@@ -20,7 +20,9 @@ import threading
 from collections.abc import Iterator
 from types import ModuleType
 
+from lookalike.config import hub_settings
 from lookalike.errors import InputError, LookalikeError
+from lookalike.process_state import default_environment
 
 _DESCRIPTIONS = "torchvision._meta_registrations"
 """The module that describes the operators to torch."""
@@ -46,7 +48,9 @@ def import_beside_torchvision(package: str, purpose: str) -> ModuleType:
     """
     with _importing("torchvision", purpose):
         _import_torchvision()
-    with _importing(package.partition(".")[0], purpose):
+    # What downloads for timm and transformers reads it when it is imported, and would else retry.
+    offline = {"HF_HUB_OFFLINE": "1"} if hub_settings().offline else {}
+    with _importing(package.partition(".")[0], purpose), default_environment(**offline):
         return importlib.import_module(package)
 
 
@@ -94,3 +98,9 @@ def _import_torchvision() -> None:
 def torchvision_lacks_operators() -> bool:
     """Return whether torchvision was imported without its compiled operators."""
     return "torchvision" in sys.modules and _DESCRIPTIONS not in sys.modules
+
+
+def offline_hint() -> str:
+    """Return the end of a message about weights that are not here, where requests are forbidden."""
+    offline = hub_settings().offline
+    return f"; {offline} is set" if offline else ""
