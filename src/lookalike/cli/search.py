@@ -13,7 +13,7 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.commands import message
-from lookalike.cli.options import Force, K, MetricName
+from lookalike.cli.options import K, MetricName
 from lookalike.cli.output_files import check_output
 from lookalike.cli.queries import STDIN, OneQuery, Queries, read_queries
 from lookalike.cli.results import (
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lookalike.errors import InputError
     from lookalike.gallery import gallery as galleries
     from lookalike.search.hits import Hits
+    from lookalike.sources import Skipped
     from lookalike.types import Failure
 
 _GALLERY_SUFFIX = ".gallery"
@@ -62,7 +63,7 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="WORDS",
-            help="Text query (needs an encoder such as CLIP or SigLIP).",
+            help="Text query; without an image-text encoder: names and metadata.",
         ),
     ] = None,
     keywords: Annotated[
@@ -170,7 +171,10 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Save the matching points of the first result (PNG)."),
     ] = None,
-    force: Force = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Overwrite copies that exist, and files that are inputs."),
+    ] = False,
 ) -> None:
     """Find the images most similar to each query, nearest first.
 
@@ -183,7 +187,8 @@ def command(
     A folder of images is indexed on demand: its gallery is in the cache, and
     brought up to date each time. "lookalike photos query.jpg" is the short form.
 
-    JSON line: "query" and "hits", each with rank, id, uri, distance and metadata.
+    JSON line: "query", "ranked_by", "note" and "hits", each with rank, id, uri,
+    distance and metadata.
 
     Exit code 1: some queries or images could not be read, or some results not
     copied; each is listed.
@@ -222,8 +227,12 @@ def command(
     )
     if queries.failures and not (len(queries) or others):
         raise queries.failures[0]
+    if queries.are_words:
+        whole = " ".join(query or ())
+        console.note(f'note: each word is a query of its own; one query: "{printable(whole)}"')
     try:
         searched = searched or _open_folder(gallery, encoder)
+        console.note_not_taken(searched.skipped)
         if not (query or others):
             _introduce(searched)
             _finish(searched.failures, [])
@@ -266,6 +275,7 @@ class _Searched:
         paths: how locations are written.
         failures: images of a folder that could not be indexed.
         summary: what has changed in a folder.
+        skipped: what a folder has and is not searched.
     """
 
     typed: str
@@ -273,6 +283,7 @@ class _Searched:
     paths: Paths
     failures: Sequence[Failure] = ()
     summary: str = ""
+    skipped: Sequence[Skipped] = ()
 
 
 def _is_folder(path: str, queries: Sequence[str]) -> bool:
@@ -313,7 +324,8 @@ def _open_folder(path: str, encoder: str | None) -> _Searched:
     changed = report.added or report.updated or report.moved or report.removed
     summary = report.summary() if changed else ""
     paths = Paths(str(Path(path).expanduser().resolve()), path)
-    return _Searched(path, indexed.gallery.snapshot(), paths, report.failed, summary)
+    skipped = [each for each in report.skipped if changed or each.is_installable]
+    return _Searched(path, indexed.gallery.snapshot(), paths, report.failed, summary, skipped)
 
 
 def _open_gallery(path: str, encoder: str | None, *, is_query: bool) -> _Searched:
@@ -379,11 +391,26 @@ class _Search:
             else:
                 yield from self._images(batch)
         if ids:
+            self._check_ids(ids)
             labels = [each.get("label") for each in self._gallery.store.get(ids).metadata]
             of_ids = self._gallery.search(id=list(ids), **self._options)
             yield from (Result(*pair) for pair in zip(of_ids, labels, strict=True))
         if texts:
             yield from self._texts(texts)
+
+    def _check_ids(self, ids: Sequence[str]) -> None:
+        """Check that there are rows with these ids.
+
+        Raises:
+            MissingRowError: there is none; the one that was meant is suggested.
+        """
+        from lookalike.gallery.ids import missing_row_error, similar_ids
+
+        for each in ids:
+            if each not in self._gallery:
+                of_sources = [f"{source}:{each}" for source in self._gallery.sources]
+                near = [other for other in of_sources if other in self._gallery]
+                raise missing_row_error(each, near or similar_ids(each, self._gallery.store.ids()))
 
     def combined(
         self,
@@ -522,7 +549,7 @@ class _Outputs:
                 kept.append(result)
         if collector is not None:
             collector.report()
-            self.failed = bool(collector.failures)
+            self.failed = not collector.is_complete
         if kept:
             self._draw(kept, searched.gallery)
 
